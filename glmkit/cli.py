@@ -1,0 +1,51 @@
+"""The command line. Each file of `glmkit/commands/` is one command; heavy imports live inside its `run`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import pkgutil
+import sys
+
+from glmkit import __version__, commands
+from glmkit.errors import UserError, nearest
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with the nearest name in the message of an unknown command or option."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        options = [text for action in self._actions for text in action.option_strings]
+        for word in message.split():
+            word = word.strip("':,")
+            if word.startswith("--") and word not in options and (guess := nearest(word, options)):
+                message += f"; did you mean {guess}?"
+                break
+        self.exit(2, f"error: {message}\n  try:   {self.prog} --help\n")
+
+
+def build_parser() -> Parser:
+    parser = Parser(prog="glmkit", description="Run, fine-tune, evaluate and compare GLM-Image models.")
+    parser.add_argument("--version", action="version", version=f"glmkit {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
+    for module_info in sorted(pkgutil.iter_modules(commands.__path__), key=lambda info: info.name):
+        module = importlib.import_module(f"glmkit.commands.{module_info.name}")
+        command = subparsers.add_parser(module_info.name, help=module.HELP, description=module.HELP)
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0 done, 2 bad input, 130 interrupted."""
+    arguments = build_parser().parse_args(argv)
+    try:
+        return int(arguments.run(arguments) or 0)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to continue", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 0

@@ -1,0 +1,36 @@
+"""The one error that users see."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something the user can mend: what is wrong, what was found, what to type.
+
+    The command line prints the message without a traceback and exits with code 2.
+    """
+
+    def __init__(self, what: str, *, found: object = None, fix: str | None = None) -> None:
+        self.what, self.found, self.fix = what, found, fix
+        lines = [what]
+        if found is not None:
+            lines.append(f"  found: {found}")
+        if fix is not None:
+            lines.append(f"  try:   {fix}")
+        super().__init__("\n".join(lines))
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name closest in spelling to `name`, or None when nothing is close."""
+    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return matches[0] if matches else None
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
+    """The error for a name that is not in a set of known names."""
+    known = sorted(known)
+    guess = nearest(name, known)
+    fix = f"did you mean {guess!r}? Known: {', '.join(known)}" if guess else f"one of {', '.join(known)}"
+    return UserError(f"unknown {kind} {name!r}", fix=fix)

@@ -1,0 +1,1 @@
+"""One file a suite; each has `load() -> list[Prompt]`."""

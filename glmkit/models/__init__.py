@@ -1,0 +1,1 @@
+"""The hybrid model as pure modules, and the checkpoint folder."""

@@ -1,0 +1,1 @@
+"""The synthetic poster world that nano was trained on: grammar and renderer."""
