@@ -28,9 +28,13 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(f"no space left while writing {path}", fix="free some space and run the same command again") from error
+            raise UserError(
+                f"no space left while writing {path}", fix="free some space and run the same command again"
+            ) from error
         if error.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EISDIR):
-            raise UserError(f"cannot write {path}: {error.strerror}", fix="choose a folder that can be written") from error
+            raise UserError(
+                f"cannot write {path}: {error.strerror}", fix="choose a folder that can be written"
+            ) from error
         raise
     finally:
         temporary.unlink(missing_ok=True)
@@ -78,7 +82,9 @@ def append_jsonl(path: str | Path, row: dict[str, Any]) -> None:
             os.fsync(handle.fileno())
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(f"no space left while writing {path}", fix="free some space and run the same command again") from error
+            raise UserError(
+                f"no space left while writing {path}", fix="free some space and run the same command again"
+            ) from error
         raise
 
 

@@ -22,7 +22,9 @@ class Record:
         names = {field.name for field in fields(cls)}
         unknown = sorted(set(row) - names)
         if unknown:
-            raise UserError(f"{cls.__name__} has no field {unknown[0]!r}", found=row, fix=f"fields: {', '.join(sorted(names))}")
+            raise UserError(
+                f"{cls.__name__} has no field {unknown[0]!r}", found=row, fix=f"fields: {', '.join(sorted(names))}"
+            )
         try:
             return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in row.items()})
         except TypeError as error:

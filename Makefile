@@ -1,0 +1,52 @@
+# make demo   fine-tune nano on posters, evaluate before and after, write reports/demo/index.html
+# make test   ruff, mypy and all tests
+# Both set up .venv first, and only when pyproject.toml or constraints.txt changed since the last time.
+
+PYTHON ?= python3
+WORKERS ?= 2
+LIMIT ?= 32
+
+BIN := .venv/bin
+READY := .venv/.ready
+DEMO := reports/demo
+EVAL := $(BIN)/glmkit eval --suite text-render --split simple --limit $(LIMIT)
+
+.PHONY: demo test lint clean
+.DELETE_ON_ERROR:
+
+demo: $(DEMO)/index.html
+	@echo
+	@echo "The comparison is ready: open $(abspath $<)"
+
+test: lint
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist worksteal
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# A command that is stopped half-way goes on where it stopped when make runs it again;
+# the files named here appear only when their step is complete.
+$(DEMO)/before/summary.json: | $(READY)
+	$(EVAL) --run $(@D)
+
+$(DEMO)/poster_lora/.done: recipes/poster_lora.yaml | $(READY)
+	$(BIN)/glmkit finetune $< output=$(@D)
+	@touch $@
+
+$(DEMO)/after/summary.json: $(DEMO)/poster_lora/.done
+	$(EVAL) --adapter $(<D) --run $(@D)
+
+$(DEMO)/index.html: $(DEMO)/before/summary.json $(DEMO)/after/summary.json
+	$(BIN)/glmkit report $(DEMO)/before $(DEMO)/after --out $@
+
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
+	$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11) and "glmkit needs Python 3.11 or newer: make PYTHON=python3.11")'
+	@echo "Installing into .venv (several GB and a few minutes the first time)"
+	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[eval,dev]"
+	@touch $@
+
+clean:
+	rm -rf $(DEMO) .mypy_cache .pytest_cache .ruff_cache
