@@ -1,0 +1,224 @@
+"""From a prompt to the token sequence that the autoregressive model reads, and back from positions to training batches.
+
+A text-to-image sequence is `prompt <sop>H/32 W/32<eop><sop>h w<eop> start | preview h*w | large H/32*W/32 | end`;
+an edit puts `start codes end` of every source first, has one size pair and no preview. The token layout is that of
+`GlmImageProcessor`, the positions are those of `GlmImageModel.get_rope_index` (transformers 5, `models/glm_image`).
+
+Shapes: B batch, T tokens, P prompt tokens, N picture tokens (preview, large); the 3 of a position: time, row, column.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from glmkit.errors import UserError
+from glmkit.models.autoregressive import AutoregressiveConfig
+
+TOKEN_PIXELS = 32
+PREVIEW_SIDE = 16
+MAX_ASPECT = 4
+IGNORED = -100
+
+Grid = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Grids:
+    """Rows and columns of the large grid (32 pixels a token) and of the preview (about 256 tokens)."""
+
+    large: Grid
+    preview: Grid
+
+
+def grids(height: int, width: int) -> Grids:
+    """The grids of a picture of height x width pixels. Raises UserError for a size that the model cannot draw."""
+    if height % TOKEN_PIXELS or width % TOKEN_PIXELS or min(height, width) < TOKEN_PIXELS:
+        near = [max(1, round(side / TOKEN_PIXELS)) * TOKEN_PIXELS for side in (width, height)]
+        raise UserError(
+            f"width and height must be multiples of {TOKEN_PIXELS}",
+            found=f"{width}x{height}",
+            fix=f"{near[0]}x{near[1]}",
+        )
+    if max(height, width) > MAX_ASPECT * min(height, width):
+        raise UserError(
+            f"a picture may be at most {MAX_ASPECT} times as long as wide",
+            found=f"{width}x{height}",
+            fix="a longer short side",
+        )
+    large = (height // TOKEN_PIXELS, width // TOKEN_PIXELS)
+    ratio = large[0] / large[1]
+    return Grids(large, (int(math.sqrt(ratio) * PREVIEW_SIDE), int(math.sqrt(1 / ratio) * PREVIEW_SIDE)))
+
+
+class PromptTokenizer:
+    """The tokenizer and chat template of a `processor/` folder; gives the ids that the stock processor gives."""
+
+    def __init__(self, folder: Path | str) -> None:
+        from transformers import AutoTokenizer
+
+        self.tokenizer = AutoTokenizer.from_pretrained(str(folder))
+        self.image_token_id: int = self.tokenizer.convert_tokens_to_ids(self.tokenizer.image_token)
+
+    def text_to_image(self, prompt: str, height: int, width: int) -> list[int]:
+        """Ids of a prompt for a picture of height x width pixels, up to and with the start of the preview."""
+        shape = grids(height, width)
+        return self._ids(self._chat(prompt, 0) + self._size(shape.large) + self._size(shape.preview))
+
+    def edit(self, prompt: str, source_ids: Sequence[Tensor], height: int, width: int) -> list[int]:
+        """Ids of an edit of 1 to 3 sources, each given as its codes h w, up to and with the start of the picture."""
+        image = self.tokenizer.image_token
+        parts = self._chat(prompt, len(source_ids)).split(image)
+        if len(parts) != len(source_ids) + 1:
+            raise UserError(f"a prompt must not contain {image}", found=prompt, fix="take it out")
+        text = parts[0] + "".join(
+            image * codes.numel() + after for codes, after in zip(source_ids, parts[1:], strict=True)
+        )
+        ids = self._ids(text + self._size(grids(height, width).large))
+        codes = iter(torch.cat([codes.flatten() for codes in source_ids]).tolist())
+        return [next(codes) if token == self.image_token_id else token for token in ids]
+
+    def _chat(self, prompt: str, sources: int) -> str:
+        content = [{"type": "image"}] * sources + [{"type": "text", "text": prompt}]
+        return self.tokenizer.apply_chat_template([{"role": "user", "content": content}], tokenize=False)
+
+    def _size(self, grid: Grid) -> str:
+        return f"{self.tokenizer.grid_bos_token}{grid[0]} {grid[1]}{self.tokenizer.grid_eos_token}"
+
+    def _ids(self, text: str) -> list[int]:
+        start = self.tokenizer.bos_token
+        # The stock processor leaves automatic tokens out exactly when the text already opens with the start token.
+        return self.tokenizer(text + start, add_special_tokens=not text.startswith(start))["input_ids"]
+
+
+def decode_positions(start: int, grids_in_order: Sequence[Grid], device: torch.device | str = "cpu") -> Tensor:
+    """Positions 3 x N of picture tokens whose first grid starts at position `start`, grids in writing order.
+
+    Time stays at the start of its grid, row and column count from it; the next grid starts after the longer side.
+    """
+    parts = []
+    for height, width in grids_in_order:
+        row = torch.arange(height, device=device)[:, None].expand(height, width)
+        column = torch.arange(width, device=device).expand(height, width)
+        parts.append(torch.stack((torch.zeros_like(row), row, column)).flatten(1) + start)
+        start += max(height, width)
+    return torch.cat(parts, dim=1)
+
+
+def prompt_positions(ids: Sequence[int], source_grids: Sequence[Grid], image_start_token_id: int) -> Tensor:
+    """Positions 3 x P of a prompt: text counts up on all axes, the codes after the k-th start token form grid k."""
+    parts, begin, position = [], 0, 0
+    for height, width in source_grids:
+        first_code = list(ids).index(image_start_token_id, begin) + 1
+        text = torch.arange(position, position + first_code - begin).expand(3, -1)
+        position += first_code - begin
+        parts += [text, decode_positions(position, [(height, width)])]
+        position += max(height, width)
+        begin = first_code + height * width
+    parts.append(torch.arange(position, position + len(ids) - begin).expand(3, -1))
+    return torch.cat(parts, dim=1)
+
+
+def next_position(positions_3P: Tensor) -> int:
+    """Where the first grid after a prompt starts: prompts end with text, which counts up on all axes."""
+    return int(positions_3P[0, -1]) + 1
+
+
+@dataclass(frozen=True)
+class TrainingSequence:
+    """One teacher-forced sequence. `targets_T[t]` is what to predict from token t, -100 where nothing is."""
+
+    ids_T: Tensor
+    positions_3T: Tensor
+    targets_T: Tensor
+
+
+def training_sequence(
+    prompt_ids: Sequence[int],
+    pictures: Sequence[Tensor],
+    config: AutoregressiveConfig,
+    source_grids: Sequence[Grid] = (),
+) -> TrainingSequence:
+    """Prompt, then the pictures' codes h w in writing order (preview, large; an edit: large), then the end token."""
+    order = [(codes.shape[0], codes.shape[1]) for codes in pictures]
+    prompt_3P = prompt_positions(prompt_ids, source_grids, config.image_start_token_id)
+    # The end token stands where a one-token grid would.
+    picture_3N = decode_positions(next_position(prompt_3P), [*order, (1, 1)])
+    end = torch.tensor([config.image_end_token_id])
+    written = torch.cat([codes.flatten().cpu() for codes in pictures] + [end])
+    ids_T = torch.cat((torch.tensor(list(prompt_ids)), written))
+    targets_T = torch.full_like(ids_T, IGNORED)
+    targets_T[len(prompt_ids) - 1 : -1] = written
+    return TrainingSequence(ids_T, torch.cat((prompt_3P, picture_3N), dim=1), targets_T)
+
+
+@dataclass(frozen=True)
+class TrainingBatch:
+    """Teacher-forced text-to-image sequences, padded on the right: attention looks back, so no mask is needed.
+
+    `valid_BT` is False on padding. `targets_BT` holds what to predict from each token, -100 where nothing is;
+    `preview_BT` is True where that is a preview code. The same without the prompts, for a head that computes only
+    what the loss reads (`model(ids_BT, positions_3BT, keep=keep_BN)`): `keep_BN` are the N + 1 columns that have a
+    target, and `written_BN` are those targets: preview, large, end.
+    """
+
+    ids_BT: Tensor
+    positions_3BT: Tensor
+    valid_BT: Tensor
+    targets_BT: Tensor
+    preview_BT: Tensor
+    keep_BN: Tensor
+    written_BN: Tensor
+
+
+def training_batch(
+    prompts: Sequence[Sequence[int]],
+    preview_Bhw: Tensor,
+    large_Bhw: Tensor,
+    config: AutoregressiveConfig,
+    prompt_length: int | None = None,
+) -> TrainingBatch:
+    """Batch text-to-image sequences of one picture size, on the device of the codes.
+
+    `prompt_length` pads to a fixed number of columns (for compiled models); by default the longest prompt decides.
+    """
+    device, batch = large_Bhw.device, len(prompts)
+    longest = max(len(prompt) for prompt in prompts)
+    if prompt_length is not None and longest > prompt_length:
+        raise UserError(
+            f"a prompt has {longest} tokens", fix=f"a prompt_length of at least {longest}, not {prompt_length}"
+        )
+    columns = prompt_length or longest
+    padded = [list(prompt) + [config.pad_token_id] * (columns - len(prompt)) for prompt in prompts]
+    prompt_BP = torch.tensor(padded, device=device)
+    length_B1 = torch.tensor([[len(prompt)] for prompt in prompts], device=device)
+
+    end_B1 = torch.full((batch, 1), config.image_end_token_id, device=device)
+    written_BN = torch.cat((preview_Bhw.flatten(1), large_Bhw.flatten(1), end_B1), dim=1)
+    order = [(codes.shape[1], codes.shape[2]) for codes in (preview_Bhw, large_Bhw)]
+    picture_3N = decode_positions(0, [*order, (1, 1)], device)
+    at_BN = length_B1 + torch.arange(written_BN.shape[1], device=device)
+
+    def with_pictures(prompt_part_BP: Tensor, fill: int, index_BN: Tensor, values_BN: Tensor) -> Tensor:
+        tail = prompt_part_BP.new_full((batch, written_BN.shape[1]), fill)
+        return torch.cat((prompt_part_BP, tail), dim=1).scatter(1, index_BN, values_BN)
+
+    text_BP = torch.arange(columns, device=device).expand(batch, -1)
+    positions = [with_pictures(text_BP, 0, at_BN, length_B1 + axis) for axis in picture_3N]
+    targets_BT = with_pictures(torch.full_like(prompt_BP, IGNORED), IGNORED, at_BN - 1, written_BN)
+    is_preview_BN = (torch.arange(written_BN.shape[1], device=device) < preview_Bhw[0].numel()).expand(batch, -1)
+    column_T = torch.arange(targets_BT.shape[1], device=device)
+    return TrainingBatch(
+        ids_BT=with_pictures(prompt_BP, config.pad_token_id, at_BN, written_BN),
+        positions_3BT=torch.stack(positions),
+        valid_BT=column_T < length_B1 + written_BN.shape[1],
+        targets_BT=targets_BT,
+        preview_BT=torch.zeros_like(targets_BT, dtype=torch.bool).scatter(1, at_BN - 1, is_preview_BN),
+        keep_BN=at_BN - 1,
+        written_BN=written_BN,
+    )
