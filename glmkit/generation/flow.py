@@ -1,0 +1,145 @@
+"""Flow matching: which times the decoder is told, which noise levels they mean, and Euler's steps through them.
+
+A time t in 1..1000 has two faces. The decoder is fed `t - 1`, UNSHIFTED; the latents carry noise at
+`sigma = shift(t / 1000)`, which depends on the picture's size. Both are made in one place, `pair`, from which
+generation (`schedule`) and training (`training_times`) draw, so that the two cannot drift apart.
+
+Formulas: `GlmImagePipeline.__call__` and `FlowMatchEulerDiscreteScheduler` (linear time shift) of diffusers 0.42.
+Shapes: B batch, C channels, H W rows and columns of latents, n steps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from glmkit.errors import UserError
+
+PIXELS_PER_TOKEN = 16  # 8 pixels a latent, 2 latents a patch
+
+
+@dataclass(frozen=True)
+class FlowConfig:
+    """The keys of `scheduler_config.json` that the schedule depends on; the defaults are the published values."""
+
+    num_train_timesteps: int = 1000
+    base_shift: float = 0.25
+    max_shift: float = 0.75
+    base_image_seq_len: int = 256
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> FlowConfig:
+        """Reads a published config; a scheduler that shifts times in another way is refused."""
+        for key, expected in (("use_dynamic_shifting", True), ("time_shift_type", "linear")):
+            if values.get(key) != expected:
+                raise UserError(
+                    f"the scheduler's {key} is not GLM-Image's", found=values.get(key), fix=f"{key}: {expected}"
+                )
+        return cls(**{field.name: values[field.name] for field in fields(cls) if field.name in values})
+
+
+class Times(NamedTuple):
+    """What the decoder is told (`timestep`, t - 1) and the noise level that it means (`sigma`, shifted); same shape."""
+
+    timestep: Tensor
+    sigma: Tensor
+
+
+class Schedule(NamedTuple):
+    """`timesteps` n, fed to the decoder one a step; `sigmas` n + 1, falling to 0. Both float32 on the CPU."""
+
+    timesteps: Tensor
+    sigmas: Tensor
+
+
+def sequence_length(height: int, width: int) -> int:
+    """Image tokens of the decoder for a picture of height x width pixels."""
+    return (height // PIXELS_PER_TOKEN) * (width // PIXELS_PER_TOKEN)
+
+
+def mu(seq_len: int, config: FlowConfig) -> float:
+    """The strength of the shift for a picture of `seq_len` tokens; larger pictures get more noise."""
+    return config.max_shift * math.sqrt(seq_len / config.base_image_seq_len) + config.base_shift
+
+
+def shift_sigma(sigma: Tensor, seq_len: int, config: FlowConfig) -> Tensor:
+    """Noise levels in (0, 1] shifted for the size: mu / (mu + 1 / sigma - 1)."""
+    strength = mu(seq_len, config)
+    return strength / (strength + 1 / sigma - 1)
+
+
+def pair(t: Tensor, height: int, width: int, config: FlowConfig) -> Times:
+    """The two faces of the times t (any shape, in 1..num_train_timesteps) for a picture of height x width pixels."""
+    t = t.float()
+    return Times(t - 1, shift_sigma(t / config.num_train_timesteps, sequence_length(height, width), config))
+
+
+def schedule(height: int, width: int, steps: int, config: FlowConfig) -> Schedule:
+    """Equally spaced whole times from 1000 down to above 1, paired with their noise levels."""
+    if not 1 <= steps <= config.num_train_timesteps:
+        raise UserError(f"the number of steps must be 1 to {config.num_train_timesteps}", found=steps, fix="--steps 30")
+    # numpy's linspace, since another rounding of its float64 values would move a floor by a whole time
+    t = np.floor(np.linspace(config.num_train_timesteps, 1, steps + 1)[:-1])
+    times = pair(torch.from_numpy(t), height, width, config)
+    return Schedule(times.timestep, torch.cat([times.sigma, torch.zeros(1)]))
+
+
+def denoise(
+    velocity: Callable[[Tensor, Tensor], Tensor],
+    noise: Tensor,
+    schedule: Schedule,
+    progress: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """Clean latents B C H W from `noise` by Euler's method, in float32.
+
+    `velocity(latents B C H W, timestep B)` predicts `noise - clean`, B C H W. `progress(done, steps)` is called after
+    each step.
+    """
+    latents = noise.float()
+    timesteps = schedule.timesteps.to(noise.device)
+    sigmas = schedule.sigmas.tolist()
+    for step, timestep in enumerate(timesteps):
+        change = velocity(latents, timestep.expand(len(latents))).float()
+        latents = latents + (sigmas[step + 1] - sigmas[step]) * change
+        if progress is not None:
+            progress(step + 1, len(timesteps))
+    return latents
+
+
+def training_times(
+    count: int,
+    height: int,
+    width: int,
+    config: FlowConfig,
+    *,
+    logit_mean: float = 0.0,
+    logit_std: float | None = 1.0,
+    generator: torch.Generator | None = None,
+    device: torch.device | str = "cpu",
+) -> Times:
+    """Random times for `count` pictures, paired as generation pairs them.
+
+    t / 1000 follows a logit-normal law (Esser et al. 2024, arXiv:2403.03206) BEFORE the shift, squeezed into
+    [1, 1000] / 1000; `logit_std` None makes it uniform. `generator` must live on `device`.
+    """
+    if logit_std is None:
+        u = torch.rand(count, generator=generator, device=device)
+    else:
+        u = torch.sigmoid(logit_mean + logit_std * torch.randn(count, generator=generator, device=device))
+    return pair(1 + u * (config.num_train_timesteps - 1), height, width, config)
+
+
+def noisy(latents: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+    """Latents B C H W at noise levels `sigma` B: (1 - sigma) clean + sigma noise."""
+    return torch.lerp(latents, noise, sigma[:, None, None, None].to(latents.dtype))
+
+
+def velocity_target(latents: Tensor, noise: Tensor) -> Tensor:
+    """What the decoder learns to predict: the change of the noisy latents with sigma."""
+    return noise - latents

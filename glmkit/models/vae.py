@@ -1,0 +1,63 @@
+"""The VAE: pixels to normalised latents and back, around diffusers' AutoencoderKL.
+
+Shapes: B batch, C latent channels, H W rows and columns of pixels, h w of latents (H / scale, W / scale).
+Normalised latents are `(z - latents_mean) / latents_std`, per channel, with the two lists of the checkpoint's config.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+
+from glmkit.errors import UserError
+
+
+class Vae(nn.Module):
+    """Encodes and decodes; `autoencoder` is the stock module, so its weights keep the published names."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, autoencoder: AutoencoderKL) -> None:
+        super().__init__()
+        self.autoencoder = autoencoder
+        mean, std = autoencoder.config.latents_mean, autoencoder.config.latents_std
+        if mean is None or std is None:
+            raise UserError(
+                "the VAE's config has no latents_mean and latents_std",
+                found=f"latents_mean {mean}, latents_std {std}",
+                fix="a checkpoint whose vae/config.json gives one number a latent channel for both",
+            )
+        self.register_buffer("mean", _per_channel(mean), persistent=False)
+        self.register_buffer("std", _per_channel(std), persistent=False)
+
+    @property
+    def scale(self) -> int:
+        """Pixels a latent, along each side."""
+        return 2 ** (len(self.autoencoder.config.block_out_channels) - 1)
+
+    def set_statistics(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """New per-channel statistics, C numbers each; they are saved with the autoencoder's config."""
+        self.autoencoder.register_to_config(latents_mean=list(mean), latents_std=list(std))
+        self.mean.copy_(_per_channel(mean))
+        self.std.copy_(_per_channel(std))
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """The normalised mode B C h w of the posterior of pixels B 3 H W in [-1, 1]."""
+        return self.encode_distribution(pixels)[0]
+
+    def encode_distribution(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the posterior, each B C h w, both in normalised units."""
+        posterior = self.autoencoder.encode(pixels).latent_dist
+        return (posterior.mean - self.mean) / self.std, posterior.std / self.std
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pixels B 3 H W of normalised latents B C h w; about [-1, 1], not clamped."""
+        return self.autoencoder.decode(latents * self.std + self.mean, return_dict=False)[0]
+
+
+def _per_channel(values: Sequence[float]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1)
