@@ -1,0 +1,239 @@
+"""The poster world: what a poster can show, and how a caption says it.
+
+A `Scene` is the complete ground truth of one poster; everything else (mask, picture, caption, checks) follows from it.
+Texts never touch shapes, so every text stands on the background colour alone. All lengths scale with the shorter side.
+Pixel positions count from the top left corner; a baseline is the row on which letters stand.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, replace
+from functools import cache
+
+from glmkit.posters import fonts
+from glmkit.posters.words import Split, draw_text
+
+COLOURS: dict[str, tuple[int, int, int]] = {
+    "white": (250, 249, 245),
+    "black": (22, 22, 26),
+    "grey": (134, 140, 148),
+    "red": (212, 36, 44),
+    "orange": (245, 128, 24),
+    "yellow": (252, 210, 60),
+    "green": (34, 139, 72),
+    "teal": (24, 160, 164),
+    "blue": (36, 84, 204),
+    "purple": (114, 54, 170),
+    "pink": (246, 158, 190),
+    "brown": (112, 68, 40),
+}
+SHAPES = ("circle", "ring", "square", "diamond", "triangle", "star", "stripe")
+POSITIONS = ("top", "middle", "bottom")
+NO_SHAPE_SHARE = 0.12
+SECOND_LINE_SHARE = 0.35
+MIN_TEXT_CONTRAST = 3.0
+MIN_SHAPE_CONTRAST = 1.5
+MARGIN = 0.08  # of the shorter side, between the edge and the nearest text or shape
+GAP = 0.045  # of the shorter side, between the lines and between text and shape
+MAX_LINE_WIDTH = 0.92  # of the width
+MIN_RADIUS, MAX_RADIUS = 0.05, 0.2  # of the shorter side
+CAPITALS = (28 / 256, 64 / 256)  # lowest and highest capitals of a headline, of the shorter side
+SECOND_SIZES = (21 / 256, 34 / 256)  # font size of a second line, of the shorter side
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of text, centred: its font size and the row of its baseline."""
+
+    text: str
+    size: int
+    baseline: int
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One flat shape, or none. `place` is what captions say, (x, y) and `radius` what is drawn."""
+
+    kind: str = "none"
+    colour: str = ""
+    place: str = ""
+    x: float = 0.0
+    y: float = 0.0
+    radius: float = 0.0
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Ground truth of one poster: one or two lines of text in one typeface and colour, and at most one shape."""
+
+    height: int
+    width: int
+    background: str
+    text_colour: str
+    font: str
+    position: str
+    lines: tuple[Line, ...]
+    shape: Shape
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The texts in reading order: the headline, then the second line if there is one."""
+        return tuple(line.text for line in self.lines)
+
+    @property
+    def size_word(self) -> str:
+        """How a caption calls the size of the headline, from the height of its capitals."""
+        capitals = self.lines[0].size * fonts.proportions(self.font).capital / min(self.height, self.width)
+        return "huge" if capitals > 0.195 else "large" if capitals > 0.14 else "medium"
+
+    @property
+    def text_rows(self) -> tuple[float, float]:
+        """First and last row that a letter can touch."""
+        first, last, heights = self.lines[0], self.lines[-1], fonts.proportions(self.font)
+        return first.baseline - heights.ascender * first.size, last.baseline + heights.descender * last.size
+
+
+def draw_scene(
+    rng: random.Random,
+    *,
+    height: int = 256,
+    width: int = 256,
+    split: Split = "train",
+    typefaces: tuple[str, ...] = fonts.TRAINING_TYPEFACES,
+) -> Scene:
+    """Draw one poster's ground truth. The same `rng` state and arguments give the same scene."""
+    font, position, headline = rng.choice(typefaces), rng.choice(POSITIONS), draw_text(rng, split)
+    texts, sizes = [headline], [_headline_size(rng, font, headline, height, width)]
+    if rng.random() < SECOND_LINE_SHARE:
+        texts.append(draw_text(rng, split, longest=10))
+        sizes.append(_second_size(rng, font, texts[1], sizes[0], height, width))
+    lines = tuple(map(Line, texts, sizes, _baselines(font, position, sizes, height, width)))
+    colours = {"background": "white", "text_colour": "black"}
+    return recolour(Scene(height, width, font=font, position=position, lines=lines, shape=Shape(), **colours), rng)
+
+
+def recolour(scene: Scene, rng: random.Random) -> Scene:
+    """The same letters at the same place, with new colours and a new shape: the text mask stays valid."""
+    background = rng.choice(tuple(COLOURS))
+    scene = replace(scene, background=background, text_colour=rng.choice(readable_on(background)), shape=Shape())
+    return scene if rng.random() < NO_SHAPE_SHARE else replace(scene, shape=_draw_shape(scene, rng))
+
+
+def contrast(one: tuple[int, int, int], other: tuple[int, int, int]) -> float:
+    """Contrast ratio of two sRGB colours, 1 to 21 (WCAG 2.2, definition of contrast ratio)."""
+    low, high = sorted((_luminance(one), _luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def _luminance(colour: tuple[int, int, int]) -> float:
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (value / 255 for value in colour)]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@cache
+def readable_on(background: str, least: float = MIN_TEXT_CONTRAST) -> tuple[str, ...]:
+    """Names of the colours that stand out from `background` with a contrast ratio of at least `least`."""
+    return tuple(name for name, colour in COLOURS.items() if contrast(colour, COLOURS[background]) >= least)
+
+
+def _headline_size(rng: random.Random, font: str, text: str, height: int, width: int) -> int:
+    shorter, capital, unit = min(height, width), fonts.proportions(font).capital, fonts.unit_width(font, text)
+    wished = rng.triangular(0.5, MAX_LINE_WIDTH, 0.84) * width / unit
+    low, high = (share * shorter / capital for share in CAPITALS)
+    return int(min(max(wished, low), high, MAX_LINE_WIDTH * width / unit))
+
+
+def _second_size(rng: random.Random, font: str, text: str, headline_size: int, height: int, width: int) -> int:
+    shorter, unit = min(height, width), fonts.unit_width(font, text)
+    low, high = (share * shorter for share in SECOND_SIZES)
+    wished = rng.uniform(0.45, 0.8) * width / unit
+    return int(min(max(min(wished, high, 0.62 * headline_size), low), MAX_LINE_WIDTH * width / unit))
+
+
+def _baselines(font: str, position: str, sizes: list[int], height: int, width: int) -> list[int]:
+    """The rows on which the lines stand, the block of all lines at the top, in the middle or at the bottom."""
+    heights, shorter = fonts.proportions(font), min(height, width)
+    rows = [heights.ascender * sizes[0]]
+    for size, previous in zip(sizes[1:], sizes, strict=False):
+        rows.append(rows[-1] + heights.descender * previous + GAP * shorter + heights.ascender * size)
+    block = rows[-1] + heights.descender * sizes[-1]
+    top = {"top": MARGIN * shorter, "middle": (height - block) / 2, "bottom": height - MARGIN * shorter - block}[
+        position
+    ]
+    return [round(top + row) for row in rows]
+
+
+def _draw_shape(scene: Scene, rng: random.Random) -> Shape:
+    """A shape in the free rows above or below the text, or none where they are too few."""
+    shorter = min(scene.height, scene.width)
+    first, last = scene.text_rows
+    above = (MARGIN * shorter, first - GAP * shorter)
+    below = (last + GAP * shorter, scene.height - MARGIN * shorter)
+    row, (top, bottom) = rng.choice(
+        {"top": [("bottom", below)], "bottom": [("top", above)], "middle": [("top", above), ("bottom", below)]}[
+            scene.position
+        ]
+    )
+    radius = min((bottom - top) / 2, MAX_RADIUS * shorter)
+    if radius < MIN_RADIUS * shorter:
+        return Shape()
+    kind, side = rng.choice(SHAPES), rng.choice(("left", "", "right"))
+    colour = rng.choice(readable_on(scene.background, MIN_SHAPE_CONTRAST))
+    y = (top + bottom) / 2
+    if kind == "stripe":
+        return Shape(kind, colour, row, scene.width / 2, y, radius / 3)
+    edge = MARGIN * shorter + radius
+    x = {"left": edge, "": scene.width / 2, "right": scene.width - edge}[side]
+    return Shape(kind, colour, f"{row} {side}".strip(), x, y, radius)
+
+
+def caption(scene: Scene, rng: random.Random) -> str:
+    """One of several ways to describe the scene; double quotes hold exactly its texts, in reading order.
+
+    Colours, shape, place and position are always named; family and size of the letters in three of four captions.
+    """
+    family = f"{fonts.TYPEFACES[scene.font].family} " if rng.random() < 0.75 else ""
+    size = f"{scene.size_word} " if rng.random() < 0.75 else ""
+    style = f"{size}{scene.text_colour} {family}"
+    where = {"top": "at the top", "middle": "in the middle", "bottom": "at the bottom"}[scene.position]
+    background, title = scene.background, f'"{scene.texts[0]}"'
+    poster = rng.choice(("poster", "poster", "sign", "card"))
+    template = rng.choice(
+        (
+            f"{_a(background)} {poster} with the headline {title} in {style}letters {where}",
+            f"{_a(background)} {poster} with the text {title} in {style}letters {where}",
+            f"A {poster} on a plain {background} background that says {title} in {style}letters {where}",
+            f"{_a(background)} {poster} that reads {title} {where} in {style}type",
+            f"A simple {poster} with {_a(background).lower()} background and {title} written {where} in {style}letters",
+            f"Flat {background} background, {style}text {title} {where}",
+            f"Design {_a(background).lower()} {poster} with {title} in {style}letters {where}",
+        )
+    )
+    return _sentence(template, _second_phrase(scene, rng), _shape_phrase(scene, rng))
+
+
+def _second_phrase(scene: Scene, rng: random.Random) -> str:
+    if len(scene.lines) == 1:
+        return ""
+    title = f'"{scene.texts[1]}"'
+    return rng.choice(
+        (f"{title} in smaller letters below", f"below it {title} in small letters", f"{title} as a second line")
+    )
+
+
+def _shape_phrase(scene: Scene, rng: random.Random) -> str:
+    shape = scene.shape
+    if shape.kind == "none":
+        return rng.choice(("", "", "no shapes"))
+    what = f"{_a(shape.colour).lower()} {shape.kind}"
+    where = f"in the {shape.place} corner" if " " in shape.place else f"at the {shape.place}"
+    return f"{rng.choice(('', '', 'decorated with '))}{what} {where}"
+
+
+def _sentence(*parts: str) -> str:
+    return ", ".join(part for part in parts if part) + "."
+
+
+def _a(word: str) -> str:
+    return f"{'An' if word[0] in 'aeiou' else 'A'} {word}"

@@ -1,0 +1,150 @@
+"""From scenes to pixels: text masks from the CPU, shapes and colours in torch, batched, on any device.
+
+Shape vocabulary: B batch, C channels, H W rows and columns.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from glmkit.posters.grammar import COLOURS, Scene
+from glmkit.posters.masks import text_mask
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A shape as one rule in polar coordinates around its centre, for radius 1.
+
+    The plane is folded into `folds` equal wedges that start at a corner; inside a wedge the edge is the straight line
+    through that corner with its normal at `normal` radians. `folds` 0 is a circle, `ring` its line of that thickness;
+    `squeeze` 0 ignores the column, which turns the circle into a stripe.
+    """
+
+    folds: int = 0
+    normal: float = 0.0
+    ring: float = 0.0
+    squeeze: float = 1.0
+    turn: float = 0.0
+
+
+def _star(points: int, inner: float) -> Outline:
+    """A star whose inner corners lie at `inner` times its radius."""
+    half = math.pi / points
+    across = (inner * math.cos(half) - 1.0, inner * math.sin(half))
+    return Outline(folds=points, normal=math.atan2(-across[0], across[1]))
+
+
+OUTLINES = {
+    "none": Outline(),
+    "circle": Outline(),
+    "ring": Outline(ring=0.16),
+    "stripe": Outline(squeeze=0.0),
+    "triangle": Outline(folds=3, normal=math.pi / 3),
+    "square": Outline(folds=4, normal=math.pi / 4, turn=math.pi / 4),
+    "diamond": Outline(folds=4, normal=math.pi / 4),
+    "star": _star(5, 0.42),
+}
+NOWHERE = -4.0  # a radius far below zero: no pixel is inside
+
+
+@dataclass(frozen=True)
+class SceneBatch:
+    """What `compose` needs beside the masks: colours in [-1, 1] (B 3), geometry in pixels and outline numbers (B)."""
+
+    background: Tensor
+    text_colour: Tensor
+    shape_colour: Tensor
+    x: Tensor
+    y: Tensor
+    radius: Tensor
+    wedge: Tensor
+    normal: Tensor
+    ring: Tensor
+    squeeze: Tensor
+    turn: Tensor
+
+    def to(self, device: torch.device | str) -> SceneBatch:
+        return SceneBatch(**{name: value.to(device, non_blocking=True) for name, value in vars(self).items()})
+
+
+def _signed(colour: tuple[int, int, int]) -> tuple[float, ...]:
+    return tuple(value / 127.5 - 1.0 for value in colour)
+
+
+_SIGNED = {name: _signed(colour) for name, colour in COLOURS.items()} | {"": (0.0, 0.0, 0.0)}
+_NUMBERS = {
+    name: (math.pi / line.folds if line.folds else 0.0, line.normal, line.ring, line.squeeze, line.turn)
+    for name, line in OUTLINES.items()
+}
+
+
+def batch_params(scenes: Sequence[Scene]) -> SceneBatch:
+    """The numbers of B scenes of one size as CPU tensors."""
+    rows = np.array(
+        [
+            (
+                *_SIGNED[scene.background],
+                *_SIGNED[scene.text_colour],
+                *_SIGNED[scene.shape.colour],
+                scene.shape.x,
+                scene.shape.y,
+                NOWHERE if scene.shape.kind == "none" else scene.shape.radius,
+                *_NUMBERS[scene.shape.kind],
+            )
+            for scene in scenes
+        ],
+        dtype=np.float32,
+    )
+    table = torch.from_numpy(rows)
+    return SceneBatch(table[:, 0:3], table[:, 3:6], table[:, 6:9], *(table[:, column] for column in range(9, 17)))
+
+
+def shape_coverage(params: SceneBatch, height: int, width: int) -> Tensor:
+    """Share of every pixel that the shape covers: B 1 H W in [0, 1], edges one pixel soft."""
+    rows = torch.arange(height, device=params.x.device, dtype=torch.float32) + 0.5
+    columns = torch.arange(width, device=params.x.device, dtype=torch.float32) + 0.5
+    down = rows[None, :, None] - params.y[:, None, None]
+    right = (columns[None, None, :] - params.x[:, None, None]) * params.squeeze[:, None, None]
+    distance = torch.sqrt(down * down + right * right)
+    half = params.wedge[:, None, None]
+    span = torch.where(half > 0, 2 * half, 1.0)
+    # Angles count from straight up, where a shape without turn has a corner.
+    angle = torch.atan2(right, -down) + params.turn[:, None, None]
+    folded = torch.where(half > 0, (angle - span * torch.round(angle / span)).abs(), 0.0)
+    normal, radius = params.normal[:, None, None], params.radius[:, None, None]
+    inside = radius * torch.cos(normal) - distance * torch.cos(folded - normal)
+    line = params.ring[:, None, None] * radius
+    inside = torch.where(line > 0, line - (inside - line).abs(), inside)
+    return (inside + 0.5).clamp(0, 1)[:, None]
+
+
+def compose(params: SceneBatch, masks: Tensor, device: torch.device | str | None = None) -> Tensor:
+    """Pictures B 3 H W, float32 in [-1, 1], on `device` (default: where the masks are).
+
+    `masks` are uint8 B H W text masks of the same scenes: background, then shape, then letters.
+    """
+    device = masks.device if device is None else device
+    params, letters = params.to(device), masks.to(device)[:, None].float() / 255
+    shape = shape_coverage(params, *masks.shape[-2:])
+    background, ink = params.background[:, :, None, None], params.text_colour[:, :, None, None]
+    pixels = background + shape * (params.shape_colour[:, :, None, None] - background)
+    return pixels + letters * (ink - pixels)
+
+
+def render(scene: Scene) -> Image.Image:
+    """The poster as an RGB picture, by the same code as a batch."""
+    pixels = compose(batch_params([scene]), torch.from_numpy(text_mask(scene).copy())[None])
+    return to_image(pixels[0])
+
+
+def to_image(pixels: Tensor) -> Image.Image:
+    """3 H W in [-1, 1] to an RGB picture."""
+    values = ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return Image.fromarray(values.permute(1, 2, 0).cpu().numpy(), "RGB")

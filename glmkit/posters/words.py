@@ -1,0 +1,88 @@
+"""The words that posters show: a list of common English words, split by a stable hash, and random strings.
+
+Held-out words never appear on a training poster; every tenth or so training text is not a word at all, so that a
+model trained on posters learns to spell letters instead of remembering words.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+Split = Literal["train", "held-out"]
+
+HELD_OUT_SHARE = 0.12
+RANDOM_SHARE = 0.3
+VOWELS, CONSONANTS = "aeiou", "bcdfghjklmnprstvwz"
+# Letters that look like another one (l and I) or like a digit (O) can only be told apart inside words.
+UPPER, LOWER, DIGITS = "ABCDEFGHJKLMNOPQRSTUVWXYZ", "abcdefghijkmnopqrstuvwxyz", "0123456789"
+
+
+@cache
+def words(split: Split) -> tuple[str, ...]:
+    """All lower-case words of a split, in alphabetical order."""
+    listed = Path(__file__).with_name("words.txt").read_text(encoding="utf-8").split()
+    return tuple(word for word in listed if held_out(word) == (split == "held-out"))
+
+
+@cache
+def short_words(split: Split, longest: int) -> tuple[str, ...]:
+    """The words of a split with at most `longest` letters."""
+    return tuple(word for word in words(split) if len(word) <= longest)
+
+
+def held_out(word: str) -> bool:
+    """Whether a word belongs to the held-out split: a hash of its lower-case letters, the same on every machine."""
+    digest = hashlib.sha256(word.lower().encode("utf-8")).digest()
+    return int.from_bytes(digest[:4], "big") < HELD_OUT_SHARE * 2**32
+
+
+def cased(text: str, rng: random.Random) -> str:
+    """UPPER, Capitalised or lower: half of all headlines are set in capitals."""
+    return rng.choices((text.upper(), text.capitalize(), text), weights=(5, 3, 2))[0]
+
+
+def draw_text(rng: random.Random, split: Split, *, longest: int = 9) -> str:
+    """One text of a poster: a word, two short words, or (training only) a random string or a number.
+
+    At most `longest` letters and digits, plus one sign at the end of about a tenth of the words. The held-out split
+    holds nothing but held-out words.
+    """
+    if split == "train" and rng.random() < RANDOM_SHARE:
+        return _random_string(rng, longest)
+    if rng.random() < 0.12:
+        first = rng.choice(short_words(split, (longest - 1) // 2))
+        second = rng.choice(short_words(split, longest - 1 - len(first)))
+        text = cased(f"{first} {second}", rng)
+    else:
+        text = cased(rng.choice(short_words(split, longest)), rng)
+    return text + rng.choice("!!!?.") if rng.random() < 0.1 else text
+
+
+def _random_string(rng: random.Random, longest: int) -> str:
+    kind = rng.random()
+    if kind < 0.4:
+        letters = rng.choice((UPPER, LOWER))
+        text = "".join(rng.choices(letters, k=rng.randint(2, min(8, longest))))
+        return text.capitalize() if letters is LOWER and rng.random() < 0.3 else text
+    if kind < 0.75:
+        start = rng.randint(0, 1)
+        sounds = (VOWELS if (place + start) % 2 else CONSONANTS for place in range(rng.randint(3, min(8, longest))))
+        return cased("".join(rng.choice(letters) for letters in sounds), rng)
+    number = str(rng.randint(2, 9999))
+    return rng.choice(
+        (
+            number,
+            f"{rng.randint(1, 99)}%",
+            f"-{rng.randint(5, 95)}%",
+            f"${rng.randint(1, 999)}",
+            f"{rng.randint(1, 12)}:{rng.randint(0, 59):02d}",
+            f"{rng.randint(1, 99)}.{rng.randint(0, 99):02d}",
+            f"{rng.randint(1, 9)},{rng.randint(0, 999):03d}",
+            f"{rng.choice(UPPER)} & {rng.choice(UPPER)}",
+            f"{rng.choice(UPPER)}-{rng.randint(2, 99)}",
+        )
+    )
