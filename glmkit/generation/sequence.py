@@ -23,6 +23,7 @@ from glmkit.models.autoregressive import AutoregressiveConfig
 TOKEN_PIXELS = 32
 PREVIEW_SIDE = 16
 MAX_ASPECT = 4
+MAX_SOURCES = 3
 IGNORED = -100
 
 Grid = tuple[int, int]
@@ -62,16 +63,25 @@ class PromptTokenizer:
     def __init__(self, folder: Path | str) -> None:
         from transformers import AutoTokenizer
 
+        if not (Path(folder) / "tokenizer.json").is_file():
+            raise UserError(f"{folder} has no tokenizer.json", fix="the processor/ folder of a GLM-Image checkpoint")
         self.tokenizer = AutoTokenizer.from_pretrained(str(folder))
         self.image_token_id: int = self.tokenizer.convert_tokens_to_ids(self.tokenizer.image_token)
 
     def text_to_image(self, prompt: str, height: int, width: int) -> list[int]:
         """Ids of a prompt for a picture of height x width pixels, up to and with the start of the preview."""
+        return self.text_to_image_batch([prompt], height, width)[0]
+
+    def text_to_image_batch(self, prompts: Sequence[str], height: int, width: int) -> list[list[int]]:
+        """`text_to_image` of many prompts for one size, tokenised together."""
         shape = grids(height, width)
-        return self._ids(self._chat(prompt, 0) + self._size(shape.large) + self._size(shape.preview))
+        size = self._size(shape.large) + self._size(shape.preview)
+        return self._ids([self._chat(prompt, 0) + size for prompt in prompts])
 
     def edit(self, prompt: str, source_ids: Sequence[Tensor], height: int, width: int) -> list[int]:
         """Ids of an edit of 1 to 3 sources, each given as its codes h w, up to and with the start of the picture."""
+        if not 1 <= len(source_ids) <= MAX_SOURCES:
+            raise UserError(f"an edit takes 1 to {MAX_SOURCES} source pictures", found=len(source_ids))
         image = self.tokenizer.image_token
         parts = self._chat(prompt, len(source_ids)).split(image)
         if len(parts) != len(source_ids) + 1:
@@ -79,21 +89,24 @@ class PromptTokenizer:
         text = parts[0] + "".join(
             image * codes.numel() + after for codes, after in zip(source_ids, parts[1:], strict=True)
         )
-        ids = self._ids(text + self._size(grids(height, width).large))
+        ids = self._ids([text + self._size(grids(height, width).large)])[0]
         codes = iter(torch.cat([codes.flatten() for codes in source_ids]).tolist())
         return [next(codes) if token == self.image_token_id else token for token in ids]
 
     def _chat(self, prompt: str, sources: int) -> str:
+        if not prompt.strip():
+            raise UserError("the prompt is empty", fix="describe the picture")
         content = [{"type": "image"}] * sources + [{"type": "text", "text": prompt}]
         return self.tokenizer.apply_chat_template([{"role": "user", "content": content}], tokenize=False)
 
     def _size(self, grid: Grid) -> str:
         return f"{self.tokenizer.grid_bos_token}{grid[0]} {grid[1]}{self.tokenizer.grid_eos_token}"
 
-    def _ids(self, text: str) -> list[int]:
+    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
         start = self.tokenizer.bos_token
         # The stock processor leaves automatic tokens out exactly when the text already opens with the start token.
-        return self.tokenizer(text + start, add_special_tokens=not text.startswith(start))["input_ids"]
+        opened = texts[0].startswith(start)
+        return self.tokenizer([text + start for text in texts], add_special_tokens=not opened)["input_ids"]
 
 
 def decode_positions(start: int, grids_in_order: Sequence[Grid], device: torch.device | str = "cpu") -> Tensor:

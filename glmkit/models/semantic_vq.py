@@ -236,8 +236,10 @@ def halved_size(height: int, width: int, min_pixels: int, max_pixels: int, patch
 def prepare(image: Image.Image, size: tuple[int, int], mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """A picture as float C h w of the given (height, width): bicubic with antialiasing on 8 bits, then normalised.
 
-    The same kernel as the published processor's (torchvision's resize of a uint8 tensor).
+    Transparent parts lie on white. The same kernel as the published processor's (torchvision's resize of uint8).
     """
+    if image.has_transparency_data:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     pixels_HWC = torch.from_numpy(np.array(image.convert("RGB")))
     pixels_1CHW = pixels_HWC.permute(2, 0, 1)[None].contiguous()
     resized_Chw = F.interpolate(pixels_1CHW, size=size, mode="bicubic", antialias=True, align_corners=False)[0]

@@ -1,0 +1,131 @@
+"""Make the `processor/` folder of a new checkpoint: tokenizer, chat template and picture settings, in published form.
+
+The published vocabulary starts with the picture codes, so that the head of the language model can stop after them:
+codes `<|dit_token_0|>` ..., the start and the end of a picture, spares, then everything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from glmkit.errors import UserError
+from glmkit.files import atomic_path, write_json
+
+CODE_TOKEN = "<|dit_token_{}|>"
+# After the codes: start and end of a picture and 126 spares, as in the published head (16512 = 16384 + 128).
+EXTRA_CODE_TOKENS = 128
+GRID_START, GRID_END = "<sop>", "<eop>"
+IMAGE, PAD = "<|image|>", "<|endoftext|>"
+BYTES = 256
+
+TEMPLATE = """\
+{%- for message in messages -%}
+  {%- if message.content is string -%}
+    {{- message.content -}}
+  {%- else -%}
+    {%- for part in message.content -%}
+      {%- if part.type == 'image' -%}
+        {{- 'START|image|END' -}}
+      {%- elif part.type == 'text' -%}
+        {{- part.text -}}
+      {%- endif -%}
+    {%- endfor -%}
+  {%- endif -%}
+{%- endfor -%}
+"""
+
+
+@dataclass(frozen=True)
+class ProcessorIds:
+    """The ids that a model's config must repeat. Codes are 0 .. image_start_token_id - 1."""
+
+    vocab_size: int
+    vision_vocab_size: int
+    image_start_token_id: int
+    image_end_token_id: int
+    image_token_id: int
+    pad_token_id: int
+
+
+def build_processor(
+    folder: Path | str, corpus: Iterable[str], codes: int, vocab_size: int, min_pixels: int, max_pixels: int
+) -> ProcessorIds:
+    """Train a byte-level BPE tokenizer on `corpus` and write the folder that stock `GlmImageProcessor` loads.
+
+    `vocab_size` is the most entries that the vocabulary may have, codes included (a small corpus gives fewer);
+    `min_pixels` and `max_pixels` bound source pictures before they are halved. Returns the ids of the special tokens.
+    """
+    least = codes + EXTRA_CODE_TOKENS + 4 + BYTES
+    if vocab_size < least:
+        raise UserError(f"{codes} codes need a vocabulary of at least {least}", found=f"vocab_size={vocab_size}")
+    tokenizer = _train(corpus, codes, vocab_size)
+    start, end = CODE_TOKEN.format(codes), CODE_TOKEN.format(codes + 1)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_path(folder / "tokenizer.json") as path:
+        tokenizer.save(str(path))
+    write_json(folder / "tokenizer_config.json", _tokenizer_config(start, end))
+    write_json(folder / "preprocessor_config.json", _preprocessor_config(min_pixels, max_pixels))
+    with atomic_path(folder / "chat_template.jinja") as path:
+        path.write_text(TEMPLATE.replace("START|image|END", start + IMAGE + end), encoding="utf-8")
+    return ProcessorIds(
+        vocab_size=tokenizer.get_vocab_size(),
+        vision_vocab_size=codes + EXTRA_CODE_TOKENS,
+        image_start_token_id=codes,
+        image_end_token_id=codes + 1,
+        image_token_id=tokenizer.token_to_id(IMAGE),
+        pad_token_id=tokenizer.token_to_id(PAD),
+    )
+
+
+def _train(corpus: Iterable[str], codes: int, vocab_size: int):  # type: ignore[no-untyped-def]
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    names = [CODE_TOKEN.format(index) for index in range(codes + EXTRA_CODE_TOKENS)]
+    special = [AddedToken(name, special=True, normalized=False) for name in [*names, PAD, GRID_START, GRID_END, IMAGE]]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(corpus, trainer)
+    return tokenizer
+
+
+def _tokenizer_config(start: str, end: str) -> dict[str, object]:
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "processor_class": "GlmImageProcessor",
+        "bos_token": start,
+        "eos_token": end,
+        "pad_token": PAD,
+        "extra_special_tokens": {"image_token": IMAGE, "grid_bos_token": GRID_START, "grid_eos_token": GRID_END},
+        "padding_side": "left",
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": 131072,
+    }
+
+
+def _preprocessor_config(min_pixels: int, max_pixels: int) -> dict[str, object]:
+    return {
+        "image_processor_type": "GlmImageImageProcessor",
+        "processor_class": "GlmImageProcessor",
+        "size": {"shortest_edge": min_pixels, "longest_edge": max_pixels},
+        "patch_size": 16,
+        "merge_size": 1,
+        "temporal_patch_size": 1,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "do_rescale": True,
+        "do_normalize": True,
+        "resample": 3,
+        "rescale_factor": 1 / 255,
+    }
