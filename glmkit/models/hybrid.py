@@ -1,0 +1,123 @@
+"""The whole model: every part of one model folder, each loaded when it is first used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+
+from glmkit.errors import UserError
+from glmkit.files import read_json
+from glmkit.models import checkpoint
+
+if TYPE_CHECKING:
+    from glmkit.models.autoregressive import AutoregressiveModel
+    from glmkit.models.decoder import DiffusionDecoder
+    from glmkit.models.glyph import GlyphEncoder
+    from glmkit.models.semantic_vq import SemanticTokenizer
+    from glmkit.models.vae import Vae
+
+
+@dataclass(frozen=True)
+class SourceSettings:
+    """How source pictures enter the semantic tokenizer: pixel bounds before halving, mean and std a channel."""
+
+    min_pixels: int
+    max_pixels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def from_dict(cls, settings: dict[str, Any]) -> SourceSettings:
+        """Read a published `preprocessor_config.json`, in its present form (`size`) or the former (`min_pixels`)."""
+        size = settings.get("size", {})
+        return cls(
+            settings.get("min_pixels") or size["shortest_edge"],
+            settings.get("max_pixels") or size["longest_edge"],
+            tuple(settings["image_mean"]),
+            tuple(settings["image_std"]),
+        )
+
+
+class HybridModel:
+    """The parts of a model folder on one device in one dtype, in eval mode and without gradients.
+
+    A part may be replaced by assigning to it (training and adapters do). `name` is how the user called the model,
+    `adapters` are the folders of the adapters that were merged into it.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        name: str | None = None,
+    ) -> None:
+        self.folder, self.device, self.dtype = folder, torch.device(device), dtype
+        self.name = name or folder.name
+        self.adapters: tuple[str, ...] = ()
+
+    @classmethod
+    def load(
+        cls,
+        model: str | Path,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        parts: Iterable[str] = tuple(checkpoint.PARTS),
+    ) -> HybridModel:
+        """Find the model ("nano", folder or hub id) and load `parts` now; other parts load when they are used."""
+        parts = tuple(parts)
+        hybrid = cls(checkpoint.resolve(model, parts), device, dtype, str(model))
+        for part in parts:
+            getattr(hybrid, part)
+        return hybrid
+
+    def _part(self, part: str) -> torch.nn.Module:
+        return checkpoint.load_part(self.folder, part, self.device, self.dtype).requires_grad_(False)
+
+    @cached_property
+    def autoregressive(self) -> AutoregressiveModel:
+        return cast("AutoregressiveModel", self._part("autoregressive"))
+
+    @cached_property
+    def semantic_vq(self) -> SemanticTokenizer:
+        return cast("SemanticTokenizer", self._part("semantic_vq"))
+
+    @cached_property
+    def decoder(self) -> DiffusionDecoder:
+        return cast("DiffusionDecoder", self._part("decoder"))
+
+    @cached_property
+    def glyph(self) -> GlyphEncoder:
+        return cast("GlyphEncoder", self._part("glyph"))
+
+    @cached_property
+    def vae(self) -> Vae:
+        return cast("Vae", self._part("vae"))
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        from glmkit.generation.sequence import PromptTokenizer
+
+        return PromptTokenizer(self.folder / "processor")
+
+    @cached_property
+    def flow(self) -> Any:
+        from glmkit.generation.flow import FlowConfig
+
+        return FlowConfig.from_dict(read_json(self.folder / "scheduler" / "scheduler_config.json"))
+
+    @cached_property
+    def source_settings(self) -> SourceSettings:
+        path = self.folder / "processor" / "preprocessor_config.json"
+        try:
+            if path.exists():
+                return SourceSettings.from_dict(read_json(path))
+            path = path.with_name("processor_config.json")  # where transformers 5 writes them
+            return SourceSettings.from_dict(read_json(path)["image_processor"])
+        except KeyError as error:
+            raise UserError(f"{path} lacks {error}", fix="the processor/ folder of a GLM-Image model") from error

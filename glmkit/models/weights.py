@@ -1,0 +1,166 @@
+"""Folders of safetensors files: one `STEM.safetensors`, or shards with `STEM.safetensors.index.json`.
+
+Headers are read without torch, so counting and checking a checkpoint costs nothing; tensors are mapped from the file
+and converted one by one, so weights are never held twice.
+Format: https://github.com/huggingface/safetensors#format (8 bytes header length, JSON header, data).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from glmkit.errors import UserError
+from glmkit.files import atomic_path, read_json, write_json
+
+if TYPE_CHECKING:
+    import torch
+
+LARGEST_HEADER = 100_000_000
+DEFAULT_SHARD_BYTES = 5_000_000_000
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One tensor as its file's header describes it. `dtype` is the safetensors name, for example BF16."""
+
+    file: Path
+    shape: tuple[int, ...]
+    dtype: str
+    bytes: int
+
+    @property
+    def numel(self) -> int:
+        count = 1
+        for size in self.shape:
+            count *= size
+        return count
+
+
+def contents(folder: Path, stem: str) -> dict[str, Stored]:
+    """Every tensor of a weight folder, by its published name.
+
+    A single file wins over an index, as in the public libraries. UserError when there are no weights, when a shard is
+    missing, cut short or broken, or when the index names a tensor that its shard does not hold.
+    """
+    single, index = folder / f"{stem}.safetensors", folder / f"{stem}.safetensors.index.json"
+    if single.exists():
+        return read_header(single)
+    if not index.exists():
+        raise UserError(f"no weights in {folder}", fix=f"a folder with {single.name} or {index.name}")
+    weight_map = read_json(index).get("weight_map", {})
+    found: dict[str, Stored] = {}
+    for name in sorted(set(weight_map.values())):
+        if not (folder / name).exists():
+            raise UserError(f"{folder / name} is missing", fix=f"{index.name} names it: download or copy it again")
+        found.update(read_header(folder / name))
+    lost = sorted(set(weight_map) - set(found))
+    if lost:
+        raise UserError(f"{folder / weight_map[lost[0]]} does not hold {lost[0]}", fix="download or copy it again")
+    return {name: found[name] for name in weight_map}
+
+
+def read_header(path: Path) -> dict[str, Stored]:
+    """The tensors of one safetensors file, after checking that the file is as long as its header says."""
+    size = path.stat().st_size
+    with path.open("rb") as handle:
+        length = int.from_bytes(handle.read(8), "little")
+        if size < 8 or length > min(size - 8, LARGEST_HEADER):
+            raise _broken(path, f"{size:,} bytes, which is not a complete safetensors header")
+        try:
+            header = json.loads(handle.read(length))
+            header.pop("__metadata__", None)
+            tensors = {
+                name: Stored(
+                    path, tuple(entry["shape"]), entry["dtype"], entry["data_offsets"][1] - entry["data_offsets"][0]
+                )
+                for name, entry in header.items()
+            }
+            end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise _broken(path, "a header that is not safetensors") from error
+    if size != 8 + length + end:
+        raise _broken(path, f"{size:,} bytes, expected {8 + length + end:,}")
+    return tensors
+
+
+def _broken(path: Path, found: str) -> UserError:
+    return UserError(f"{path} is truncated or broken", found=found, fix="download or copy this file again")
+
+
+def read(stored: Mapping[str, Stored]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield (name, tensor) file by file. Tensors are private maps of the file: pages are read when touched."""
+    from safetensors import SafetensorError, safe_open
+
+    for path in sorted({entry.file for entry in stored.values()}):
+        try:
+            with safe_open(path, framework="pt") as handle:
+                for name in sorted(name for name, entry in stored.items() if entry.file == path):
+                    yield name, handle.get_tensor(name)
+        except SafetensorError as error:
+            raise _broken(path, str(error)) from error
+
+
+def write(
+    folder: Path, stem: str, tensors: Mapping[str, torch.Tensor], max_shard_bytes: int = DEFAULT_SHARD_BYTES
+) -> None:
+    """Write `tensors` as the weights of `folder`, replacing what was there.
+
+    Every file is written completely under another name before the first one gets its own: a kill while writing leaves
+    the old weights. Names are those of the public libraries (`STEM.safetensors`, `STEM-00001-of-00002.safetensors`).
+    """
+    from safetensors.torch import save_file
+
+    shards = _shards(tensors, max_shard_bytes)
+    count = len(shards)
+    names = (
+        [f"{stem}.safetensors"]
+        if count == 1
+        else [f"{stem}-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1)]
+    )
+    index = folder / f"{stem}.safetensors.index.json"
+    old = set(folder.glob(f"{stem}*.safetensors"))
+    staged: list[tuple[Path, Path]] = []
+    try:
+        for name, shard in zip(names, shards, strict=True):
+            part = folder / f".{name}.new"
+            staged.append((part, folder / name))
+            with atomic_path(part) as temporary:
+                save_file({key: tensors[key].detach().cpu().contiguous() for key in shard}, temporary, {"format": "pt"})
+        for part, path in staged:
+            part.replace(path)
+    finally:
+        for part, _ in staged:
+            part.unlink(missing_ok=True)
+    if count > 1:
+        total = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+        weight_map = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}
+        write_json(index, {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))})
+    else:
+        index.unlink(missing_ok=True)
+    for path in old - {folder / name for name in names}:
+        path.unlink()
+
+
+def _shards(tensors: Mapping[str, torch.Tensor], max_shard_bytes: int) -> list[list[str]]:
+    """Group names in order so that no group exceeds the limit, unless one tensor alone does."""
+    shards: list[list[str]] = [[]]
+    used = 0
+    for name, tensor in tensors.items():
+        size = tensor.numel() * tensor.element_size()
+        if shards[-1] and used + size > max_shard_bytes:
+            shards.append([])
+            used = 0
+        shards[-1].append(name)
+        used += size
+    return shards
+
+
+def some(names: Iterable[str], limit: int = 3) -> str:
+    """The first few names and how many more there are, for error messages."""
+    listed = sorted(names)
+    more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
+    return ", ".join(listed[:limit]) + more

@@ -1,0 +1,21 @@
+"""Fixtures that several test folders share."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole toy GLM-Image folder written by the stock classes. Read only: copy it (`tiny_copy`) to change it."""
+    import tiny_checkpoint
+
+    return tiny_checkpoint.build(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture
+def tiny_copy(tiny_model: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_model, tmp_path / "model"))
