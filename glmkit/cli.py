@@ -5,22 +5,32 @@ from __future__ import annotations
 import argparse
 import importlib
 import pkgutil
+import re
 import sys
+from typing import NoReturn
 
 from glmkit import __version__, commands
 from glmkit.errors import UserError, nearest
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with the nearest name in the message of an unknown command or option."""
+    """argparse with the nearest name in the message of an unknown command, option or choice."""
 
-    def error(self, message: str) -> None:  # type: ignore[override]
-        options = [text for action in self._actions for text in action.option_strings]
-        for word in message.split():
-            word = word.strip("':,")
-            if word.startswith("--") and word not in options and (guess := nearest(word, options)):
-                message += f"; did you mean {guess}?"
-                break
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def, override]
+        """Refuse what is left over here, where the options of the command are known, not in the parent parser."""
+        namespace, rest = super().parse_known_args(args, namespace)
+        if rest:
+            self.error(f"unrecognized arguments: {' '.join(rest)}")
+        return namespace, rest
+
+    def error(self, message: str) -> NoReturn:
+        guess = None
+        if choice := re.search("invalid choice: '([^']*)'", message):
+            guess = nearest(choice[1], [str(value) for action in self._actions for value in action.choices or ()])
+        elif option := re.search(r"unrecognized arguments: .*?(--[^\s=]+)", message):
+            guess = nearest(option[1], [text for action in self._actions for text in action.option_strings])
+        if guess:
+            message += f"; did you mean {guess}?"
         self.exit(2, f"error: {message}\n  try:   {self.prog} --help\n")
 
 

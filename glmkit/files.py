@@ -6,7 +6,7 @@ import errno
 import json
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +27,20 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(
-                f"no space left while writing {path}", fix="free some space and run the same command again"
-            ) from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EISDIR):
-            raise UserError(
-                f"cannot write {path}: {error.strerror}", fix="choose a folder that can be written"
-            ) from error
+        _explain(path, error)
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def _explain(path: Path, error: OSError) -> None:
+    """Raise what the user can do about a failed write; return when it is not for the user to mend."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        fix = "free some space and run the same command again"
+        raise UserError(f"no space left while writing {path}", fix=fix) from error
+    if error.errno in (errno.EACCES, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
+        raise UserError(f"cannot write {path}: {error.strerror}", fix="choose a folder that can be written") from error
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -53,6 +56,8 @@ def read_json(path: str | Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid JSON", found=str(error)) from error
 
@@ -81,10 +86,7 @@ def append_jsonl(path: str | Path, row: dict[str, Any]) -> None:
             handle.flush()
             os.fsync(handle.fileno())
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(
-                f"no space left while writing {path}", fix="free some space and run the same command again"
-            ) from error
+        _explain(path, error)
         raise
 
 
@@ -95,6 +97,8 @@ def read_jsonl(path: str | Path, *, partial: bool = False) -> list[dict[str, Any
         lines = path.read_text(encoding="utf-8", errors="replace" if partial else "strict").split("\n")
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text", found=str(error)) from error
     rows = []

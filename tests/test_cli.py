@@ -1,0 +1,112 @@
+"""The command line: help for everything, errors that say what to type, never a traceback."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from pathlib import Path
+
+import pytest
+
+from glmkit import __version__, commands
+from glmkit.cli import build_parser, main
+
+COMMANDS = [info.name for info in pkgutil.iter_modules(commands.__path__)]
+
+
+def run(argv: list[str]) -> int:
+    """The exit code of one command line, whether main returns or argparse exits."""
+    try:
+        return main(argv)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A command of one file, dropped into the folder of commands; `--fail NAME` raises that error."""
+    name = f"test_{tmp_path.name.replace('-', '_')}"
+    (tmp_path / f"{name}.py").write_text(
+        "from glmkit.errors import UserError\n"
+        "HELP = 'Fail as told, 100%% of the time.'\n"
+        "def add_arguments(parser):\n"
+        "    parser.add_argument('words', nargs='*')\n"
+        "    parser.add_argument('--fail', choices=('user', 'stop', 'pipe', 'bug'))\n"
+        "def run(arguments):\n"
+        "    if arguments.fail == 'user':\n"
+        "        raise UserError('no such suite', found='sute', fix='--suite text-render')\n"
+        "    if arguments.fail:\n"
+        "        raise {'stop': KeyboardInterrupt, 'pipe': BrokenPipeError, 'bug': ZeroDivisionError}[arguments.fail]\n"
+        "    print('done', *arguments.words)\n"
+        "    return 0\n"
+    )
+    monkeypatch.setattr(commands, "__path__", [*commands.__path__, str(tmp_path)])
+    return name
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert importlib.import_module(f"glmkit.commands.{name}").HELP
+    assert run([name, "--help"]) == 0
+    assert f"glmkit {name}" in capsys.readouterr().out
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in COMMANDS)
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out == f"glmkit {__version__}\n"
+
+
+def test_a_file_in_the_folder_is_a_command(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([command, "a", "b"]) == 0
+    assert capsys.readouterr().out == "done a b\n"
+
+
+def test_a_user_error_has_three_lines_and_code_2(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([command, "--fail", "user"]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "error: no such suite",
+        "  found: sute",
+        "  try:   --suite text-render",
+    ]
+
+
+def test_an_interrupt_says_how_to_go_on(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([command, "--fail", "stop"]) == 130
+    assert "same command again" in capsys.readouterr().err
+
+
+def test_a_closed_pipe_is_no_error(command: str) -> None:
+    assert run([command, "--fail", "pipe"]) == 0
+
+
+def test_a_bug_of_ours_is_not_hidden(command: str) -> None:
+    with pytest.raises(ZeroDivisionError):
+        run([command, "--fail", "bug"])
+
+
+def test_an_unknown_option_names_the_nearest_one_of_its_command(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([command, "--fial", "user"]) == 2
+    error = capsys.readouterr().err
+    assert "did you mean --fail?" in error
+    assert f"glmkit {command} --help" in error
+
+
+def test_an_unknown_command_names_the_nearest_one(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([command + "s"]) == 2
+    error = capsys.readouterr().err
+    assert f"did you mean {command}?" in error
+    assert "Traceback" not in error
+
+
+def test_no_command_is_an_error() -> None:
+    with pytest.raises(SystemExit) as stop:
+        build_parser().parse_args([])
+    assert stop.value.code == 2

@@ -1,0 +1,102 @@
+"""The map of the house: imports run one way, and the light rooms stay free of torch."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "glmkit"
+CORE = {"__init__", "errors", "files", "records", "config", "runs"}
+MAY_IMPORT = {
+    "core": {"core"},
+    "models": {"core", "models"},
+    "posters": {"core", "posters"},
+    "generation": {"core", "models", "generation"},
+    "training": {"core", "models", "posters", "generation", "training"},
+    "metrics": {"core", "metrics"},
+    "evaluation": {"core", "models", "posters", "generation", "metrics", "evaluation"},
+    "reporting": {"core", "metrics", "reporting"},
+    "commands": {"core", "models", "posters", "generation", "training", "metrics", "evaluation", "reporting"},
+    "cli": {"core", "commands"},
+    "__main__": {"cli"},
+}
+HEAVY = {"torch", "torchvision", "transformers", "diffusers", "peft", "accelerate", "torchmetrics", "open_clip"}
+
+
+def room_of(module: str) -> str:
+    """The room of a dotted module name. Metrics and their statistics are a room of their own inside evaluation."""
+    parts = module.split(".")[1:]
+    if not parts or parts[0] in CORE:
+        return "core"
+    return "metrics" if parts[:2] in (["evaluation", "metrics"], ["evaluation", "stats"]) else parts[0]
+
+
+def modules() -> dict[str, Path]:
+    names = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+        names[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return names
+
+
+def imported(path: Path, known: set[str]) -> set[str]:
+    """Every module that a file imports anywhere in it, `if TYPE_CHECKING` included."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            source = node.module or ""
+            found |= {name if (name := f"{source}.{alias.name}") in known else source for alias in node.names}
+    return found
+
+
+MODULES = modules()
+
+
+def test_imports_run_one_way() -> None:
+    wrong = []
+    for module, path in MODULES.items():
+        for target in imported(path, set(MODULES)):
+            if target.split(".")[0] == "glmkit" and room_of(target) not in MAY_IMPORT[room_of(module)]:
+                wrong.append(f"{module} imports {target}")
+    assert not wrong
+
+
+@pytest.mark.parametrize("room", ["core", "metrics", "reporting"])
+def test_light_rooms_never_name_heavy_packages(room: str) -> None:
+    wrong = [
+        f"{module} imports {target}"
+        for module, path in MODULES.items()
+        if room_of(module) == room
+        for target in imported(path, set(MODULES))
+        if target.split(".")[0] in HEAVY
+    ]
+    assert not wrong
+
+
+def test_light_rooms_load_without_heavy_packages() -> None:
+    light = [name for name in MODULES if room_of(name) in {"core", "metrics", "reporting", "commands", "cli"}]
+    code = "import importlib, sys\n"
+    code += f"for name in {light!r}: importlib.import_module(name)\n"
+    code += f"print(sorted(set(sys.modules) & {HEAVY!r}))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout.strip() == "[]", result.stderr
+
+
+def test_help_is_quick() -> None:
+    """`glmkit --help` in under 0.7 s of processor time (wall time would measure the neighbours, too)."""
+
+    def seconds() -> float:
+        before = os.times()
+        subprocess.run([sys.executable, "-m", "glmkit", "--help"], capture_output=True, check=True)
+        after = os.times()
+        return after.children_user + after.children_system - before.children_user - before.children_system
+
+    assert min(seconds() for _ in range(3)) < 0.7
