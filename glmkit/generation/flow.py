@@ -69,9 +69,9 @@ def mu(seq_len: int, config: FlowConfig) -> float:
 
 
 def shift_sigma(sigma: Tensor, seq_len: int, config: FlowConfig) -> Tensor:
-    """Noise levels in (0, 1] shifted for the size: mu / (mu + 1 / sigma - 1)."""
-    strength = mu(seq_len, config)
-    return strength / (strength + 1 / sigma - 1)
+    """Noise levels in [0, 1] shifted for the size: mu / (mu + 1 / sigma - 1), written so that 0 and 1 stay exact."""
+    scaled = mu(seq_len, config) * sigma
+    return scaled / (scaled + (1 - sigma))
 
 
 def pair(t: Tensor, height: int, width: int, config: FlowConfig) -> Times:
