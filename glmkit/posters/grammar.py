@@ -30,6 +30,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 }
 SHAPES = ("circle", "ring", "square", "diamond", "triangle", "star", "stripe")
 POSITIONS = ("top", "middle", "bottom")
+NOUNS = ("poster", "poster", "sign", "card")
 NO_SHAPE_SHARE = 0.12
 SECOND_LINE_SHARE = 0.35
 MIN_TEXT_CONTRAST = 3.0
@@ -37,7 +38,7 @@ MIN_SHAPE_CONTRAST = 1.5
 MARGIN = 0.08  # of the shorter side, between the edge and the nearest text or shape
 GAP = 0.045  # of the shorter side, between the lines and between text and shape
 MAX_LINE_WIDTH = 0.92  # of the width
-MIN_RADIUS, MAX_RADIUS = 0.05, 0.2  # of the shorter side
+MIN_RADIUS, MAX_RADIUS = 0.065, 0.2  # of the shorter side
 CAPITALS = (28 / 256, 64 / 256)  # lowest and highest capitals of a headline, of the shorter side
 SECOND_SIZES = (21 / 256, 34 / 256)  # font size of a second line, of the shorter side
 
@@ -188,7 +189,7 @@ def _draw_shape(scene: Scene, rng: random.Random) -> Shape:
     return Shape(kind, colour, f"{row} {side}".strip(), x, y, radius)
 
 
-def caption(scene: Scene, rng: random.Random) -> str:
+def caption(scene: Scene, rng: random.Random, *, nouns: tuple[str, ...] = NOUNS) -> str:
     """One of several ways to describe the scene; double quotes hold exactly its texts, in reading order.
 
     Colours, shape, place and position are always named; family and size of the letters in three of four captions.
@@ -198,7 +199,7 @@ def caption(scene: Scene, rng: random.Random) -> str:
     style = f"{size}{scene.text_colour} {family}"
     where = {"top": "at the top", "middle": "in the middle", "bottom": "at the bottom"}[scene.position]
     background, title = scene.background, f'"{scene.texts[0]}"'
-    poster = rng.choice(("poster", "poster", "sign", "card"))
+    poster = rng.choice(nouns)
     template = rng.choice(
         (
             f"{_a(background)} {poster} with the headline {title} in {style}letters {where}",
@@ -206,7 +207,7 @@ def caption(scene: Scene, rng: random.Random) -> str:
             f"A {poster} on a plain {background} background that says {title} in {style}letters {where}",
             f"{_a(background)} {poster} that reads {title} {where} in {style}type",
             f"A simple {poster} with {_a(background).lower()} background and {title} written {where} in {style}letters",
-            f"Flat {background} background, {style}text {title} {where}",
+            f"Flat {background} {poster}, {style}text {title} {where}",
             f"Design {_a(background).lower()} {poster} with {title} in {style}letters {where}",
         )
     )

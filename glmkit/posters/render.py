@@ -6,7 +6,7 @@ Shape vocabulary: B batch, C channels, H W rows and columns.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,25 +74,24 @@ class SceneBatch:
         return SceneBatch(**{name: value.to(device, non_blocking=True) for name, value in vars(self).items()})
 
 
-def _signed(colour: tuple[int, int, int]) -> tuple[float, ...]:
-    return tuple(value / 127.5 - 1.0 for value in colour)
+Palette = Mapping[str, tuple[int, int, int]]
 
-
-_SIGNED = {name: _signed(colour) for name, colour in COLOURS.items()} | {"": (0.0, 0.0, 0.0)}
 _NUMBERS = {
     name: (math.pi / line.folds if line.folds else 0.0, line.normal, line.ring, line.squeeze, line.turn)
     for name, line in OUTLINES.items()
 }
 
 
-def batch_params(scenes: Sequence[Scene]) -> SceneBatch:
-    """The numbers of B scenes of one size as CPU tensors."""
+def batch_params(scenes: Sequence[Scene], palette: Palette = COLOURS) -> SceneBatch:
+    """The numbers of B scenes of one size as CPU tensors; `palette` gives the sRGB bytes of their colour names."""
+    signed = {name: tuple(value / 127.5 - 1.0 for value in colour) for name, colour in palette.items()}
+    signed[""] = (0.0, 0.0, 0.0)  # the colour of no shape
     rows = np.array(
         [
             (
-                *_SIGNED[scene.background],
-                *_SIGNED[scene.text_colour],
-                *_SIGNED[scene.shape.colour],
+                *signed[scene.background],
+                *signed[scene.text_colour],
+                *signed[scene.shape.colour],
                 scene.shape.x,
                 scene.shape.y,
                 NOWHERE if scene.shape.kind == "none" else scene.shape.radius,
@@ -138,13 +137,13 @@ def compose(params: SceneBatch, masks: Tensor, device: torch.device | str | None
     return pixels + letters * (ink - pixels)
 
 
-def render(scene: Scene) -> Image.Image:
+def render(scene: Scene, palette: Palette = COLOURS) -> Image.Image:
     """The poster as an RGB picture, by the same code as a batch."""
-    pixels = compose(batch_params([scene]), torch.from_numpy(text_mask(scene).copy())[None])
+    pixels = compose(batch_params([scene], palette), torch.from_numpy(text_mask(scene).copy())[None])
     return to_image(pixels[0])
 
 
 def to_image(pixels: Tensor) -> Image.Image:
     """3 H W in [-1, 1] to an RGB picture."""
     values = ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-    return Image.fromarray(values.permute(1, 2, 0).cpu().numpy(), "RGB")
+    return Image.fromarray(values.permute(1, 2, 0).cpu().numpy())
