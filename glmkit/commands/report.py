@@ -1,0 +1,21 @@
+"""glmkit report: evaluation runs side by side in one HTML file."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+HELP = "Compare evaluation runs in one self-contained HTML file."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="run folder of glmkit eval; the first is the base")
+    parser.add_argument("--out", metavar="FILE.html", type=Path, required=True, help="the file to write")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from glmkit.reporting.build import write_report
+
+    write_report(arguments.runs, arguments.out)
+    print(f"wrote {arguments.out}")
+    return 0

@@ -1,0 +1,127 @@
+"""The numbers of a report: scores, splits and paired differences on the common prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from glmkit.evaluation import stats
+from glmkit.evaluation.stats import Estimate
+from glmkit.records import Score
+from glmkit.reporting import words
+from glmkit.reporting.load import EvalRun
+from glmkit.reporting.plot import Axis, axis
+from glmkit.reporting.words import Difference
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of an interval plot. `group` is the split, empty in the overall plot."""
+
+    group: str
+    run: str
+    estimate: Estimate
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric with what it means and what was measured; `direction` is higher or lower (is better)."""
+
+    name: str
+    direction: str
+    definition: str
+    axis: Axis
+    rows: tuple[Row, ...]
+    splits: tuple[Row, ...]
+    differences: tuple[Difference, ...]
+
+    @property
+    def higher_is_better(self) -> bool:
+        return self.direction == "higher"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`prompts` are the common ones, in the order of the first run; `notes` say what limits the comparison."""
+
+    metrics: tuple[Metric, ...]
+    prompts: tuple[str, ...]
+    verdict: str
+    notes: tuple[str, ...]
+
+
+def compare(runs: Sequence[EvalRun]) -> Comparison:
+    """Score all runs on their common prompts; the metrics are those that every run has, the first one leads."""
+    common = set.intersection(*(run.prompts for run in runs))
+    prompts = tuple(dict.fromkeys(picture.prompt_id for picture in runs[0].pictures if picture.prompt_id in common))
+    scores = {run.name: [score for score in run.scores if score.prompt_id in common] for run in runs}
+    names = [name for name in runs[0].summary.metrics if all(name in run.summary.metrics for run in runs)]
+    metrics = tuple(measure(name, runs[0].summary.metrics[name], scores) for name in names)
+    return Comparison(metrics, prompts, say_verdict(metrics[0], scores), tuple(notes(runs, common)))
+
+
+def measure(name: str, about: dict[str, str], scores: dict[str, list[Score]]) -> Metric:
+    """Pool one metric over each run and split, and pair every run with the first."""
+    rows = tuple(Row("", run, stats.estimate(rows, name)) for run, rows in scores.items())
+    splits = list(dict.fromkeys(score.split for rows in scores.values() for score in rows))
+    split_rows = tuple(
+        Row(split, run, stats.estimate([score for score in rows if score.split == split], name))
+        for split in splits
+        for run, rows in scores.items()
+        if len(splits) > 1
+    )
+    base, *others = scores
+    higher = about["direction"] == "higher"
+    return Metric(
+        name=name,
+        direction=about["direction"],
+        definition=about["definition"],
+        axis=axis(row.estimate for row in (*rows, *split_rows)),
+        rows=rows,
+        splits=split_rows,
+        differences=tuple(paired(name, base, other, scores, higher) for other in others),
+    )
+
+
+def paired(metric: str, base: str, other: str, scores: dict[str, list[Score]], higher: bool) -> Difference:
+    estimate = Estimate(*stats.paired_difference(scores[base], scores[other], metric))
+    return words.difference(base, other, estimate, higher)
+
+
+def say_verdict(metric: Metric, scores: dict[str, list[Score]]) -> str:
+    """Two runs: the second against the first. More: the best against the second best."""
+    estimates = {row.run: row.estimate for row in metric.rows}
+    known = [run for run, estimate in estimates.items() if estimate.value is not None]
+    lead = None
+    if len(scores) == 2 and len(known) == 2:
+        lead = metric.differences[0]
+    elif len(known) > 1:
+        ranked = sorted(known, key=lambda run: estimates[run].value or 0.0, reverse=metric.higher_is_better)
+        lead = paired(metric.name, ranked[1], ranked[0], scores, metric.higher_is_better)
+    return words.verdict(metric.name, estimates, lead, metric.higher_is_better)
+
+
+def notes(runs: Sequence[EvalRun], common: set[str]) -> list[str]:
+    """What a reader must know before trusting the difference between these runs."""
+    said = []
+    if any(run.prompts != common for run in runs):
+        amounts = words.enumerate_words([f"{len(run.prompts)} in {run.name}" for run in runs])
+        said.append(
+            f"The runs have different prompts ({amounts}). All numbers and pictures on this page are for the "
+            f"{words.count(len(common), 'common prompt')}."
+        )
+    for run in runs:
+        failed = run.summary.n_total - run.summary.n_scored
+        if failed:
+            said.append(
+                f"{run.name}: {failed} of {words.count(run.summary.n_total, 'picture')} could not be made or read. "
+                "They are missing from the scores, not counted as 0."
+            )
+    for about, values in (
+        ("read by different OCR engines", [run.summary.ocr for run in runs]),
+        ("made from different versions of the suite", [run.manifest["settings"]["suite_fingerprint"] for run in runs]),
+        ("drawn with different seeds", [str(run.seeds) for run in runs]),
+    ):
+        if len(set(values)) > 1:
+            said.append(f"The pictures were {about}; part of the difference may come from that.")
+    return said

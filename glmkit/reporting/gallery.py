@@ -1,0 +1,116 @@
+"""The cards of the gallery: every common prompt with the pictures of all runs, marked and ranked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from glmkit.records import Generation, Score
+from glmkit.reporting.compare import Comparison
+from glmkit.reporting.load import EvalRun
+from glmkit.reporting.marking import Marking, mark
+from glmkit.reporting.pictures import Thumbnail, thumbnail
+from glmkit.reporting.ranking import change, prompt_values, ranks
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One picture of one run, or the reason why there is none (`error`), or neither when the run has no such seed."""
+
+    run: str
+    seed: int
+    picture: Thumbnail | None = None
+    error: str | None = None
+    values: tuple[tuple[str, float | None], ...] = ()
+    marking: Marking | None = None
+
+
+@dataclass(frozen=True)
+class Card:
+    """One prompt. `figures` go seed by seed, run by run; `places` maps an order to the place of this card in it.
+
+    `flaws` holds "error" when a picture failed and "text" when a text was not read as expected. `changes`
+    holds second run minus first run for each metric, and is empty for another number of runs.
+    """
+
+    id: str
+    split: str
+    prompt: str
+    expected: tuple[str, ...]
+    figures: tuple[Figure, ...]
+    places: dict[str, int]
+    flaws: tuple[str, ...]
+    changes: tuple[tuple[str, float], ...]
+
+    @property
+    def search(self) -> str:
+        return " ".join((self.id, self.prompt, *self.expected)).lower()
+
+
+def gallery(runs: Sequence[EvalRun], comparison: Comparison) -> list[Card]:
+    """One card a common prompt, in the order of the first run."""
+    signs = {metric.name: 1 if metric.higher_is_better else -1 for metric in comparison.metrics}
+    values = [prompt_values(run.scores, signs) for run in runs]
+    failed = {score.prompt_id for run in runs for score in run.scores if score.error is not None}
+    places = ranks(comparison.prompts, values, failed)
+    drawn = pairs(runs)
+    cards = []
+    for prompt_id in comparison.prompts:
+        gain = change(prompt_id, values) if len(runs) == 2 else None
+        changes = tuple((name, sign * value) for (name, sign), value in zip(signs.items(), gain or [], strict=False))
+        cards.append(card(prompt_id, runs, drawn[prompt_id], list(signs), places[prompt_id], changes))
+    return cards
+
+
+def pairs(runs: Sequence[EvalRun]) -> dict[str, dict[tuple[str, int], tuple[Generation, Score]]]:
+    """Prompt id -> (run, seed) -> the picture and its score."""
+    drawn: dict[str, dict[tuple[str, int], tuple[Generation, Score]]] = {}
+    for run in runs:
+        scores = {score.id: score for score in run.scores}
+        for picture in run.pictures:
+            drawn.setdefault(picture.prompt_id, {})[run.name, picture.seed] = (picture, scores[picture.id])
+    return drawn
+
+
+def card(
+    prompt_id: str,
+    runs: Sequence[EvalRun],
+    drawn: dict[tuple[str, int], tuple[Generation, Score]],
+    metrics: Sequence[str],
+    places: dict[str, int],
+    changes: tuple[tuple[str, float], ...],
+) -> Card:
+    seeds = sorted({seed for _, seed in drawn})
+    figures = tuple(figure(run, seed, drawn.get((run.name, seed)), metrics) for seed in seeds for run in runs)
+    picture, score = next(iter(drawn.values()))
+    flaws = {
+        "error": any(item.error is not None for item in figures),
+        "text": any(item.marking is not None and not item.marking.perfect for item in figures),
+    }
+    return Card(
+        id=prompt_id,
+        split=score.split,
+        prompt=picture.prompt,
+        expected=score.expected,
+        figures=figures,
+        places=places,
+        flaws=tuple(name for name, present in flaws.items() if present),
+        changes=changes,
+    )
+
+
+def figure(run: EvalRun, seed: int, drawn: tuple[Generation, Score] | None, metrics: Sequence[str]) -> Figure:
+    """Embed the picture; whatever failed (drawing, the file, reading) becomes the error of the figure."""
+    if drawn is None:
+        return Figure(run.name, seed)
+    picture, score = drawn
+    if picture.file is None:
+        return Figure(run.name, seed, error=picture.error or score.error)
+    try:
+        embedded = thumbnail(run.folder / picture.file)
+    except OSError as error:
+        return Figure(run.name, seed, error=score.error or f"{picture.file} cannot be opened: {error.strerror or error}")
+    if score.error is not None:
+        return Figure(run.name, seed, embedded, score.error)
+    values = tuple((metric, score.value(metric)) for metric in metrics)
+    return Figure(run.name, seed, embedded, None, values, mark(score.expected, score.read))

@@ -1,0 +1,99 @@
+"""Read evaluation runs, refuse what cannot be compared, and find the prompts that all runs share."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from glmkit.errors import UserError
+from glmkit.files import read_json, read_jsonl
+from glmkit.records import Generation, Score, Summary
+
+
+@dataclass(frozen=True)
+class EvalRun:
+    """A finished evaluation. `pictures` and `scores` have the same ids; `name` is unique among the runs of a report."""
+
+    folder: Path
+    name: str
+    summary: Summary
+    manifest: dict[str, Any]
+    pictures: tuple[Generation, ...]
+    scores: tuple[Score, ...]
+
+    @property
+    def prompts(self) -> set[str]:
+        return {picture.prompt_id for picture in self.pictures}
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return tuple(sorted({picture.seed for picture in self.pictures}))
+
+
+def load_runs(folders: Sequence[Path]) -> tuple[EvalRun, ...]:
+    """Read the runs; UserError when one is no finished evaluation, or when they have no prompt in common."""
+    runs = [load_run(folder) for folder in folders]
+    for index, run in enumerate(runs):
+        if any(run.folder.resolve() == other.folder.resolve() for other in runs[:index]):
+            raise UserError(f"{run.folder} is given twice", fix="name each run once")
+        if run.summary.suite != runs[0].summary.suite:
+            raise UserError(
+                "runs of different suites cannot be compared",
+                found=f"{runs[0].folder}: {runs[0].summary.suite}, {run.folder}: {run.summary.suite}",
+                fix="make one report for each suite",
+            )
+    if not set.intersection(*(run.prompts for run in runs)):
+        raise UserError("the runs have no prompt in common", fix="evaluate them with the same --split and --limit")
+    names = unique_names([run.name for run in runs], [run.folder.resolve().name for run in runs])
+    return tuple(replace(run, name=name) for run, name in zip(runs, names, strict=True))
+
+
+def load_run(folder: Path) -> EvalRun:
+    """Read one run folder of `glmkit eval`."""
+    again = "glmkit eval --suite SUITE --run DIR makes a run folder"
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a run folder", found="a file" if folder.exists() else "nothing", fix=again)
+    if not (folder / "manifest.json").exists():
+        raise UserError(f"{folder} is not a run folder", found="a folder without manifest.json", fix=again)
+    manifest = read_json(folder / "manifest.json")
+    if manifest.get("kind") != "eval":
+        raise UserError(f"{folder} is not an evaluation", found=f"a run of kind {manifest.get('kind')!r}", fix=again)
+    if not (folder / "summary.json").exists():
+        raise UserError(
+            f"{folder} is not finished",
+            found="no summary.json",
+            fix="run the same glmkit eval command again; it continues where it stopped",
+        )
+    summary = Summary.from_row(read_json(folder / "summary.json"))
+    return EvalRun(
+        folder=folder,
+        name=run_name(summary),
+        summary=summary,
+        manifest=manifest,
+        pictures=tuple(Generation.from_row(row) for row in read_jsonl(folder / "images.jsonl")),
+        scores=tuple(Score.from_row(row) for row in read_jsonl(folder / "scores.jsonl")),
+    )
+
+
+def run_name(summary: Summary) -> str:
+    """What people call this run: the model, and the adapters on it."""
+    return " + ".join(last_part(name) for name in [summary.model, *summary.adapters])
+
+
+def last_part(name: str) -> str:
+    return Path(name).name or name
+
+
+def unique_names(names: Sequence[str], folders: Sequence[str]) -> list[str]:
+    """Add the folder, and a number when that is not enough, to names that several runs share."""
+    counts = Counter(names)
+    longer = [f"{name} ({folder})" if counts[name] > 1 else name for name, folder in zip(names, folders, strict=True)]
+    seen: Counter[str] = Counter()
+    unique = []
+    for name in longer:
+        seen[name] += 1
+        unique.append(name if seen[name] == 1 else f"{name} #{seen[name]}")
+    return unique

@@ -1,0 +1,40 @@
+"""Interval plots: positions in percent of the width, so that the browser scales lines but not letters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from glmkit.evaluation.stats import Estimate
+
+MOST_STEPS = 5  # of an axis
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A scale from `low` to `high` with `ticks` in between, both ends included."""
+
+    low: float
+    high: float
+    ticks: tuple[float, ...]
+
+    def percent(self, value: float) -> str:
+        """Where a value stands, 0 % left to 100 % right."""
+        return f"{100 * (value - self.low) / (self.high - self.low):.2f}%"
+
+
+def axis(estimates: Iterable[Estimate]) -> Axis:
+    """From 0 to 1, or from the lowest to the highest value where that is not enough."""
+    values = [v for e in estimates for v in (e.value, e.low, e.high) if v is not None]
+    low, high = min([0.0, *values]), max([1.0, *values])
+    step = round_step((high - low) / MOST_STEPS)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    ticks = tuple(round(index * step, 10) for index in range(first, last + 1))
+    return Axis(ticks[0], ticks[-1], ticks)
+
+
+def round_step(width: float) -> float:
+    """The next of 1, 2, 5, 10, ... times a power of ten."""
+    power: float = 10.0 ** math.floor(math.log10(width))
+    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= width * (1 - 1e-9))

@@ -1,0 +1,59 @@
+"""What was compared, and with what: the tables at the top and at the end of a report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from glmkit.reporting.load import EvalRun
+
+Table = list[tuple[str, list[str]]]  # label, one text a run
+
+
+def setup(runs: Sequence[EvalRun]) -> Table:
+    """The facts that a reader needs first: one row a fact, one column a run."""
+    return [
+        ("Model", [run.summary.model for run in runs]),
+        ("Adapters", ["\n".join(run.summary.adapters) or "none" for run in runs]),
+        ("Prompts", [str(len(run.prompts)) for run in runs]),
+        ("Seeds", [", ".join(map(str, run.seeds)) for run in runs]),
+        ("Pictures scored", [f"{run.summary.n_scored} of {run.summary.n_total}" for run in runs]),
+        ("Read by", [run.summary.ocr for run in runs]),
+        ("Device", [text(run.manifest["environment"]["device"]) for run in runs]),
+        ("Started", [run.manifest["started"].replace("T", " ").replace("+00:00", " UTC") for run in runs]),
+    ]
+
+
+def provenance(runs: Sequence[EvalRun]) -> Table:
+    """Everything that the manifests recorded; a row for each name that any of them has."""
+    facts = [collect(run) for run in runs]
+    names = dict.fromkeys(name for fact in facts for name in fact)
+    return [(name, [fact.get(name, "–") for fact in facts]) for name in names]
+
+
+def collect(run: EvalRun) -> dict[str, str]:
+    settings, environment = run.manifest["settings"], run.manifest["environment"]
+    git = environment["git"]
+    return {
+        "Run folder": Path(run.folder).resolve().name,
+        **{f"Setting: {name.replace('_', ' ')}": text(value) for name, value in settings.items()},
+        "glmkit": environment["glmkit"],
+        "Revision": "–" if git is None else git["revision"][:12] + (" with local changes" if git["dirty"] else ""),
+        "Python": environment["python"],
+        "Platform": environment["platform"],
+        "Libraries": "\n".join(f"{name} {version}" for name, version in environment["versions"].items()),
+        "Continued": "\n".join(resumed["at"] for resumed in run.manifest["resumed"]) or "never",
+        "Intervals": ", ".join(f"{name} {value}" for name, value in run.summary.bootstrap.items()),
+    }
+
+
+def text(value: Any) -> str:
+    """A JSON value as people write it."""
+    if value is None or value == []:
+        return "none"
+    if isinstance(value, list):
+        return "\n".join(text(item) for item in value)
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {text(item)}" for name, item in value.items())
+    return str(value)

@@ -1,0 +1,130 @@
+"""Run folders as `glmkit eval` writes them, with pictures drawn here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image, ImageDraw, ImageFont
+
+from glmkit.evaluation import stats
+from glmkit.evaluation.metrics import text as text_metrics
+from glmkit.files import write_json, write_jsonl
+from glmkit.records import Generation, Prompt, Score, Summary
+
+PAPERS = ("#f3e2c7", "#24406b", "#7a2e2e", "#dfe8e0", "#efc94c", "#30343f")
+Reading = Sequence[str] | Exception  # the lines that OCR found, or the failure
+MakeRun = Callable[..., Path]
+
+
+def draw(path: Path, lines: Sequence[str], number: int, side: int = 256) -> None:
+    """A poster with the lines in it."""
+    paper = PAPERS[number % len(PAPERS)]
+    picture = Image.new("RGB", (side, side), paper)
+    pen = ImageDraw.Draw(picture)
+    dark = sum(picture.getpixel((0, 0))) < 380
+    pen.ellipse((side * 0.55, side * 0.5, side * 0.95, side * 0.9), fill="#c8553d" if dark else "#3f7d6e")
+    for row, line in enumerate(lines):
+        ink = "white" if dark else "black"
+        pen.text((side / 12, side * (0.12 + 0.16 * row)), line, fill=ink, font=ImageFont.load_default(side / 10))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path)
+
+
+def summarise(scores: Sequence[Score], model: str, adapters: Sequence[str], suite: str) -> Summary:
+    def numbers(rows: Sequence[Score]) -> dict[str, Any]:
+        found = {name: stats.estimate(rows, name) for name in text_metrics.METRICS}
+        return {
+            "n_scored": sum(row.error is None for row in rows),
+            "n_total": len(rows),
+            "n_prompts": max(estimate.n for estimate in found.values()),
+            "scores": {name: {"value": e.value, "low": e.low, "high": e.high} for name, e in found.items()},
+        }
+
+    splits = dict.fromkeys(score.split for score in scores)
+    return Summary(
+        suite=suite,
+        model=model,
+        adapters=tuple(adapters),
+        **numbers(scores),
+        splits={split: numbers([score for score in scores if score.split == split]) for split in splits},
+        metrics=text_metrics.METRICS,
+        ocr="pp-ocrv6-small/onnxruntime",
+        bootstrap={"unit": "prompt", "resamples": stats.RESAMPLES, "level": stats.LEVEL, "seed": stats.SEED},
+    )
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> MakeRun:
+    """make_run(name, [(prompt, reading), ...]) writes a finished run folder and returns its path."""
+
+    def make(
+        name: str,
+        samples: Sequence[tuple[Prompt, Reading]],
+        adapters: Sequence[str] = (),
+        suite: str = "text-render",
+        side: int = 256,
+    ) -> Path:
+        folder = tmp_path / name
+        pictures, scores = [], []
+        for number, (prompt, reading) in enumerate(samples):
+            failed = str(reading) if isinstance(reading, Exception) else None
+            common = {"id": f"{prompt.id}_0", "prompt_id": prompt.id, "seed": 0, "error": failed}
+            file = None if failed else f"pictures/{number}.png"
+            lines = () if isinstance(reading, Exception) else tuple(reading)
+            pictures.append(Generation(prompt=prompt.prompt, file=file, seconds=1.5, **common))
+            counts = {} if failed else text_metrics.counts(prompt.texts, lines, prompt.language)
+            place = {"split": prompt.split, "language": prompt.language, "expected": prompt.texts}
+            scores.append(Score(read=lines, counts=counts, **place, **common))
+            if file:
+                draw(folder / file, lines, number, side)
+        write_jsonl(folder / "images.jsonl", (row.to_row() for row in pictures))
+        write_jsonl(folder / "scores.jsonl", (row.to_row() for row in scores))
+        write_json(folder / "summary.json", summarise(scores, "nano", adapters, suite).to_row())
+        write_json(folder / "manifest.json", manifest(suite, adapters))
+        return folder
+
+    return make
+
+
+def manifest(suite: str, adapters: Sequence[str]) -> dict[str, Any]:
+    return {
+        "kind": "eval",
+        "settings": {
+            "suite": suite,
+            "suite_fingerprint": "5f0c9a",
+            "model": "nano",
+            "model_fingerprint": "77d1e2",
+            "adapters": [{"path": path, "fingerprint": "0a1b2c"} for path in adapters],
+            "images": None,
+            "split": None,
+            "limit": None,
+            "seeds": 1,
+            "size": "256x256",
+            "steps": 30,
+            "guidance": 1.5,
+            "ocr": "pp-ocrv6-small/onnxruntime",
+        },
+        "environment": {
+            "glmkit": "0.1.0",
+            "git": {"revision": "dad0708c0ffee123456", "dirty": False},
+            "python": "3.12.3",
+            "platform": "Linux",
+            "device": "cpu",
+            "versions": {"torch": "2.11.0", "transformers": "5.17.0"},
+        },
+        "started": "2026-01-02T03:04:05+00:00",
+        "resumed": [],
+    }
+
+
+@pytest.fixture
+def prompts() -> list[Prompt]:
+    """Six prompts in two splits."""
+    words = [("SUMMER SALE", "50 % off"), ("Jazz Night",), ("Fresh Bread", "every day"), ("Open",), ("Café",), ("GO",)]
+    return [
+        Prompt(f"p{i:02}", f'A poster that says "{" and ".join(texts)}".', texts, "simple" if i < 4 else "hard")
+        for i, texts in enumerate(words)
+    ]
