@@ -36,7 +36,7 @@ $(DEMO)/poster_lora/.done: recipes/poster_lora.yaml | $(READY)
 	@touch $@
 
 $(DEMO)/after/summary.json: $(DEMO)/poster_lora/.done
-	$(EVAL) --adapter $(<D) --run $(@D)
+	$(EVAL) --adapter $(<D)/adapter --run $(@D)
 
 $(DEMO)/index.html: $(DEMO)/before/summary.json $(DEMO)/after/summary.json
 	$(BIN)/glmkit report $(DEMO)/before $(DEMO)/after --out $@
