@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from glmkit import errors
 from glmkit.errors import UserError
 from glmkit.files import read_json, write_json
-from glmkit.models import published, weights
+from glmkit.models import defaults, published, weights
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 NANO = Path(__file__).resolve().parents[2] / "data" / "nano"
 INDEX = "model_index.json"
-DEFAULTS = "glmkit.json"
+DEFAULTS = defaults.FILE
 
 
 @dataclass(frozen=True)

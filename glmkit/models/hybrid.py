@@ -100,18 +100,6 @@ class HybridModel:
         return cast("Vae", self._part("vae"))
 
     @cached_property
-    def tokenizer(self) -> Any:
-        from glmkit.generation.sequence import PromptTokenizer
-
-        return PromptTokenizer(self.folder / "processor")
-
-    @cached_property
-    def flow(self) -> Any:
-        from glmkit.generation.flow import FlowConfig
-
-        return FlowConfig.from_dict(read_json(self.folder / "scheduler" / "scheduler_config.json"))
-
-    @cached_property
     def source_settings(self) -> SourceSettings:
         path = self.folder / "processor" / "preprocessor_config.json"
         try:

@@ -1,0 +1,95 @@
+"""Adapters: a folder with PEFT adapters for the decoder and the autoregressive model, tied to the model they are for.
+
+    DIR/decoder/         adapter_config.json  adapter_model.safetensors  glmkit_adapter.json
+    DIR/autoregressive/  the same
+
+`glmkit_adapter.json` holds a fingerprint of the part that was adapted, so that an adapter of another model is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from pathlib import Path
+
+import torch
+
+import glmkit
+from glmkit.errors import UserError
+from glmkit.files import read_json, write_json
+from glmkit.models import checkpoint, weights
+from glmkit.models.hybrid import HybridModel
+
+CARD = "glmkit_adapter.json"
+PARTS = ("decoder", "autoregressive")
+PROBED = 16
+# Keys that libraries write into a config without changing the model.
+VOLATILE = {"_diffusers_version", "_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}
+
+
+def fingerprint(folder: Path, part: str) -> str:
+    """A short name for a part: its config, its tensors' names and shapes, and the first values of each as bfloat16.
+
+    The same for the same weights in other shards, or stored as float32 instead of bfloat16.
+    """
+    settings = {key: value for key, value in checkpoint.config(folder, part).items() if key not in VOLATILE}
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    tensors = dict(weights.read(checkpoint.contents(folder, part)))
+    for name in sorted(tensors):
+        first = tensors[name].flatten()[:PROBED].to(torch.bfloat16).view(torch.int16)
+        digest.update(f"{name}\0{tuple(tensors[name].shape)}\0".encode() + first.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def write_base(adapter: Path, part: str, base: Path) -> None:
+    """Tie the adapter folder of one part to the model folder `base` that it was trained on."""
+    card = {"part": part, "base": base.name, "fingerprint": fingerprint(base, part), "glmkit": glmkit.__version__}
+    write_json(adapter / CARD, card)
+
+
+def parts_of(folder: Path) -> list[str]:
+    """The parts that an adapter folder adapts. UserError when it has none."""
+    found = [part for part in PARTS if (folder / part / "adapter_config.json").is_file()]
+    if not found:
+        raise UserError(
+            f"{folder} is not an adapter folder" if folder.exists() else f"adapter folder {folder} does not exist",
+            fix=f"a folder with {PARTS[0]}/ or {PARTS[1]}/ in it, as glmkit finetune writes it (RUN/adapter)",
+        )
+    return found
+
+
+def check_adapter(model: Path, folder: Path) -> None:
+    """UserError unless every part of the adapter was trained on this model and its files are whole."""
+    for part in parts_of(folder):
+        where = folder / part
+        if not (where / CARD).is_file():
+            raise UserError(f"{where} has no {CARD}, so its base model is unknown", fix="an adapter of glmkit finetune")
+        card = read_json(where / CARD)
+        if card.get("fingerprint") != fingerprint(model, part):
+            raise UserError(
+                f"{where} is an adapter of another model",
+                found=f"its base was {card.get('base')!r}; this is {model} with another {part}",
+                fix="--model with the model it was trained on, or train it again",
+            )
+        if not (where / "adapter_model.safetensors").is_file():
+            raise UserError(f"{where} has no adapter_model.safetensors", fix="copy the whole adapter folder again")
+        weights.read_header(where / "adapter_model.safetensors")
+
+
+def apply_adapter(hybrid: HybridModel, folder: Path | str) -> None:
+    """Merge an adapter into the model's weights; call it again for a second adapter, whose change is added.
+
+    Merging costs nothing per step and needs no PEFT modules afterwards. Raises UserError before anything is changed.
+    """
+    from peft import PeftModel
+
+    folder = Path(folder)
+    check_adapter(hybrid.folder, folder)
+    for part in parts_of(folder):
+        module = getattr(hybrid, part)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PEFT guesses about hub models that our modules are not
+            wrapped = PeftModel.from_pretrained(module, str(folder / part), torch_device=str(hybrid.device))
+        setattr(hybrid, part, wrapped.merge_and_unload().eval().requires_grad_(False))
+    hybrid.adapters = (*hybrid.adapters, str(folder))

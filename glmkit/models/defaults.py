@@ -1,0 +1,41 @@
+"""What a model draws when nothing is said: `glmkit.json` in its folder, else the public checkpoint's usual values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+from glmkit import errors
+from glmkit.config import parse_size
+from glmkit.errors import UserError
+from glmkit.files import read_json
+
+FILE = "glmkit.json"
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """Size in pixels, decoder steps and guidance; the values here are those of the public model's README."""
+
+    height: int = 1024
+    width: int = 1024
+    steps: int = 30
+    guidance: float = 1.5
+
+
+def of(folder: Path) -> Defaults:
+    """The defaults of a model folder; `glmkit.json` is `{"defaults": {"size": "256x256", "steps": 20, ...}}`."""
+    path = folder / FILE
+    if not path.exists():
+        return Defaults()
+    given = dict(read_json(path).get("defaults", {}))
+    known = {field.name for field in fields(Defaults)} - {"height", "width"} | {"size"}
+    for key in given:
+        if key not in known:
+            raise errors.unknown(f"default in {path}", key, known)
+    if "size" in given:
+        try:
+            given["height"], given["width"] = parse_size(str(given.pop("size")))
+        except UserError as error:
+            raise UserError(f"{path}: {error.what}", found=error.found, fix='"size": "256x256"') from error
+    return replace(Defaults(), **given)

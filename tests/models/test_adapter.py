@@ -1,0 +1,129 @@
+"""Adapters: merged like stock PEFT applies them, several at once, and refused on a model they are not for."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import tiny_checkpoint
+import torch
+
+from glmkit.errors import UserError
+from glmkit.models import adapter, checkpoint
+from glmkit.models.hybrid import HybridModel
+
+TARGETS = {"decoder": ["to_q", "to_v", "proj_out"], "autoregressive": ["q_proj", "gate_up_proj"]}
+
+
+def make_adapter(model: Path, folder: Path, part: str, seed: int = 0, alpha: int = 6) -> torch.nn.Module:
+    """A random LoRA of `part`, saved as training saves it; returns the wrapped module."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(seed)
+    wrapped = get_peft_model(
+        checkpoint.load_part(model, part),
+        LoraConfig(r=3, lora_alpha=alpha, target_modules=TARGETS[part], init_lora_weights=False),
+    )
+    wrapped.save_pretrained(str(folder / part))
+    adapter.write_base(folder / part, part, model)
+    return wrapped.eval()
+
+
+def decoder_inputs(seed: int = 3) -> tuple[torch.Tensor | None, ...]:
+    draw = torch.Generator().manual_seed(seed)
+    return (
+        torch.randn(2, 4, 8, 8, generator=draw),
+        torch.randn(2, 5, 24, generator=draw),
+        None,
+        torch.randint(64, (2, 16), generator=draw),
+        torch.ones(2, dtype=torch.bool),
+        torch.tensor([500.0, 20.0]),
+        torch.full((2, 2), 64.0),
+        torch.zeros(2, 2),
+    )
+
+
+@torch.no_grad()
+def test_merged_decoder_equals_the_wrapped_one(tiny_model: Path, tmp_path: Path) -> None:
+    wrapped = make_adapter(tiny_model, tmp_path / "a", "decoder")
+    hybrid = HybridModel(tiny_model)
+    plain = hybrid.decoder(*decoder_inputs())
+    adapter.apply_adapter(hybrid, tmp_path / "a")
+    merged = hybrid.decoder(*decoder_inputs())
+    torch.testing.assert_close(merged, wrapped(*decoder_inputs()), atol=1e-5, rtol=1e-5)
+    assert (merged - plain).abs().max() > 0.01
+    assert not [name for name, _ in hybrid.decoder.named_modules() if "lora" in name]
+
+
+@torch.no_grad()
+def test_stock_diffusers_applies_the_same_adapter(tiny_model: Path, tmp_path: Path) -> None:
+    wrapped = make_adapter(tiny_model, tmp_path / "a", "decoder", alpha=3)
+    stock = tiny_checkpoint.stock_pipeline(tiny_model).transformer
+    stock.load_lora_adapter(
+        tmp_path / "a" / "decoder", prefix="base_model.model", weight_name="adapter_model.safetensors"
+    )
+    latents, glyph, _, prior, keep, timestep, size, crop = decoder_inputs()
+    theirs = stock(latents, glyph, prior, ~keep[:, None].expand_as(prior), timestep, size, crop).sample
+    stock.unload_lora()
+    torch.testing.assert_close(theirs, wrapped(*decoder_inputs()), atol=1e-4, rtol=0)
+
+
+def test_two_adapters_add_up(tiny_model: Path, tmp_path: Path) -> None:
+    for name, seed in (("a", 0), ("b", 1)):
+        make_adapter(tiny_model, tmp_path / name, "autoregressive", seed)
+    weight = "language_model.layers.0.self_attn.q_proj.weight"
+
+    def change(*names: str) -> torch.Tensor:
+        hybrid = HybridModel(tiny_model)
+        before = hybrid.autoregressive.state_dict()[weight].clone()
+        for name in names:
+            adapter.apply_adapter(hybrid, tmp_path / name)
+        assert hybrid.adapters == tuple(str(tmp_path / name) for name in names)
+        return hybrid.autoregressive.state_dict()[weight] - before
+
+    torch.testing.assert_close(change("a", "b"), change("a") + change("b"), atol=1e-5, rtol=1e-5)
+
+
+def test_the_file_stays_as_it_was(tiny_model: Path, tmp_path: Path) -> None:
+    """Weights are mapped from the file: merging into them must not write through."""
+    before = {name: value.clone() for name, value in checkpoint.load_part(tiny_model, "decoder").state_dict().items()}
+    make_adapter(tiny_model, tmp_path / "a", "decoder")
+    adapter.apply_adapter(HybridModel(tiny_model), tmp_path / "a")
+    after = checkpoint.load_part(tiny_model, "decoder").state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_an_adapter_of_another_model_is_refused(tiny_model: Path, tiny_copy: Path, tmp_path: Path) -> None:
+    make_adapter(tiny_model, tmp_path / "a", "decoder")
+    decoder = checkpoint.load_part(tiny_copy, "decoder")
+    with torch.no_grad():
+        decoder.proj_out.bias[0] += 1
+    checkpoint.save_part(tiny_copy, "decoder", decoder)
+    with pytest.raises(UserError, match="another model"):
+        adapter.apply_adapter(HybridModel(tiny_copy), tmp_path / "a")
+
+
+def test_the_fingerprint_follows_the_weights_not_their_storage(tiny_copy: Path) -> None:
+    first = adapter.fingerprint(tiny_copy, "decoder")
+    decoder = checkpoint.load_part(tiny_copy, "decoder")
+    checkpoint.save_part(tiny_copy, "decoder", decoder, torch.bfloat16, max_shard_bytes=60_000)
+    assert adapter.fingerprint(tiny_copy, "decoder") == first
+    assert adapter.fingerprint(tiny_copy, "autoregressive") != first
+
+
+def test_broken_adapters(tiny_model: Path, tmp_path: Path) -> None:
+    hybrid = HybridModel(tiny_model)
+    with pytest.raises(UserError, match="does not exist"):
+        adapter.apply_adapter(hybrid, tmp_path / "none")
+    with pytest.raises(UserError, match="not an adapter folder"):
+        adapter.apply_adapter(hybrid, tiny_model)
+    make_adapter(tiny_model, tmp_path / "a", "decoder")
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    (tmp_path / "b" / "decoder" / adapter.CARD).unlink()
+    with pytest.raises(UserError, match="base model is unknown"):
+        adapter.apply_adapter(hybrid, tmp_path / "b")
+    path = tmp_path / "a" / "decoder" / "adapter_model.safetensors"
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(UserError, match="truncated"):
+        adapter.apply_adapter(hybrid, tmp_path / "a")
