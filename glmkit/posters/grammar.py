@@ -28,7 +28,8 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "pink": (246, 158, 190),
     "brown": (112, 68, 40),
 }
-SHAPES = ("circle", "ring", "square", "diamond", "triangle", "star", "stripe")
+# Shapes that no reader takes for a character: rings are read as O, squares and diamonds as bullets.
+SHAPES = ("circle", "triangle", "hexagon", "star", "burst", "stripe")
 POSITIONS = ("top", "middle", "bottom")
 NOUNS = ("poster", "poster", "sign", "card")
 NO_SHAPE_SHARE = 0.12

@@ -20,18 +20,20 @@ from glmkit.posters.masks import text_mask
 
 @dataclass(frozen=True)
 class Outline:
-    """A shape as one rule in polar coordinates around its centre, for radius 1.
+    """A shape as one rule in polar coordinates around its centre, for radius 1 and one corner pointing up.
 
-    The plane is folded into `folds` equal wedges that start at a corner; inside a wedge the edge is the straight line
-    through that corner with its normal at `normal` radians. `folds` 0 is a circle, `ring` its line of that thickness;
-    `squeeze` 0 ignores the column, which turns the circle into a stripe.
+    The plane is folded into `folds` equal wedges, one around each corner; inside a wedge the edge is the straight line
+    through the corner with its normal at `normal` radians. `folds` 0 is a circle; `squeeze` 0 ignores the column,
+    which turns the circle into a stripe.
     """
 
     folds: int = 0
     normal: float = 0.0
-    ring: float = 0.0
     squeeze: float = 1.0
-    turn: float = 0.0
+
+
+def _polygon(corners: int) -> Outline:
+    return Outline(folds=corners, normal=math.pi / corners)
 
 
 def _star(points: int, inner: float) -> Outline:
@@ -44,12 +46,11 @@ def _star(points: int, inner: float) -> Outline:
 OUTLINES = {
     "none": Outline(),
     "circle": Outline(),
-    "ring": Outline(ring=0.16),
+    "triangle": _polygon(3),
+    "hexagon": _polygon(6),
+    "star": _star(5, inner=0.42),
+    "burst": _star(12, inner=0.75),
     "stripe": Outline(squeeze=0.0),
-    "triangle": Outline(folds=3, normal=math.pi / 3),
-    "square": Outline(folds=4, normal=math.pi / 4, turn=math.pi / 4),
-    "diamond": Outline(folds=4, normal=math.pi / 4),
-    "star": _star(5, 0.42),
 }
 NOWHERE = -4.0  # a radius far below zero: no pixel is inside
 
@@ -66,9 +67,7 @@ class SceneBatch:
     radius: Tensor
     wedge: Tensor
     normal: Tensor
-    ring: Tensor
     squeeze: Tensor
-    turn: Tensor
 
     def to(self, device: torch.device | str) -> SceneBatch:
         return SceneBatch(**{name: value.to(device, non_blocking=True) for name, value in vars(self).items()})
@@ -77,8 +76,7 @@ class SceneBatch:
 Palette = Mapping[str, tuple[int, int, int]]
 
 _NUMBERS = {
-    name: (math.pi / line.folds if line.folds else 0.0, line.normal, line.ring, line.squeeze, line.turn)
-    for name, line in OUTLINES.items()
+    name: (math.pi / line.folds if line.folds else 0.0, line.normal, line.squeeze) for name, line in OUTLINES.items()
 }
 
 
@@ -102,7 +100,7 @@ def batch_params(scenes: Sequence[Scene], palette: Palette = COLOURS) -> SceneBa
         dtype=np.float32,
     )
     table = torch.from_numpy(rows)
-    return SceneBatch(table[:, 0:3], table[:, 3:6], table[:, 6:9], *(table[:, column] for column in range(9, 17)))
+    return SceneBatch(table[:, 0:3], table[:, 3:6], table[:, 6:9], *(table[:, column] for column in range(9, 15)))
 
 
 def shape_coverage(params: SceneBatch, height: int, width: int) -> Tensor:
@@ -114,13 +112,10 @@ def shape_coverage(params: SceneBatch, height: int, width: int) -> Tensor:
     distance = torch.sqrt(down * down + right * right)
     half = params.wedge[:, None, None]
     span = torch.where(half > 0, 2 * half, 1.0)
-    # Angles count from straight up, where a shape without turn has a corner.
-    angle = torch.atan2(right, -down) + params.turn[:, None, None]
+    angle = torch.atan2(right, -down)
     folded = torch.where(half > 0, (angle - span * torch.round(angle / span)).abs(), 0.0)
     normal, radius = params.normal[:, None, None], params.radius[:, None, None]
     inside = radius * torch.cos(normal) - distance * torch.cos(folded - normal)
-    line = params.ring[:, None, None] * radius
-    inside = torch.where(line > 0, line - (inside - line).abs(), inside)
     return (inside + 0.5).clamp(0, 1)[:, None]
 
 

@@ -49,7 +49,7 @@ SCHEMES = (  # background, letters and frame, shape
 
 def style_scenes(split: Split) -> Iterator[tuple[Scene, str]]:
     """The inner poster and the caption of every picture of a split. Colour names are those of this module."""
-    rng = random.Random(f"retro {split}")
+    rng = random.Random(f"retro 2 {split}")
     for index in range(COUNTS[split]):
         background, ink, accent = SCHEMES[index % len(SCHEMES)]
         scene = replace(_words_only(rng, split), background=background, text_colour=ink)
