@@ -84,8 +84,6 @@ class PromptTokenizer:
             raise UserError(f"an edit takes 1 to {MAX_SOURCES} source pictures", found=len(source_ids))
         image = self.tokenizer.image_token
         parts = self._chat(prompt, len(source_ids)).split(image)
-        if len(parts) != len(source_ids) + 1:
-            raise UserError(f"a prompt must not contain {image}", found=prompt, fix="take it out")
         text = parts[0] + "".join(
             image * codes.numel() + after for codes, after in zip(source_ids, parts[1:], strict=True)
         )
@@ -96,6 +94,8 @@ class PromptTokenizer:
     def _chat(self, prompt: str, sources: int) -> str:
         if not prompt.strip():
             raise UserError("the prompt is empty", fix="describe the picture")
+        if self.tokenizer.image_token in prompt:
+            raise UserError(f"a prompt must not contain {self.tokenizer.image_token}", found=prompt, fix="take it out")
         content = [{"type": "image"}] * sources + [{"type": "text", "text": prompt}]
         return self.tokenizer.apply_chat_template([{"role": "user", "content": content}], tokenize=False)
 
