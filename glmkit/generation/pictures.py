@@ -1,0 +1,75 @@
+"""Pictures on disk: source pictures with clear errors, results with the request in their PNG text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
+
+import glmkit
+from glmkit.errors import UserError
+from glmkit.files import atomic_path
+from glmkit.records import Request
+
+
+def read_picture(path: str | Path) -> Image.Image:
+    """A picture as RGB, upright, transparent parts on white. UserError when it is missing or broken."""
+    path = Path(path)
+    try:
+        with Image.open(path) as opened:
+            opened.load()
+            image = ImageOps.exif_transpose(opened)
+    except FileNotFoundError as error:
+        raise UserError(f"picture {path} does not exist", fix="check the path") from error
+    except UnidentifiedImageError as error:
+        raise UserError(f"{path} is not a picture", fix="a PNG, JPEG or WebP file") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(
+            f"picture {path} cannot be read", found=error, fix="save it again, or use another one"
+        ) from error
+    if image.has_transparency_data:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    return image.convert("RGB")
+
+
+def described(request: Request, model: str, adapters: Sequence[str] = ()) -> dict[str, str]:
+    """The text that a picture carries: what is needed to draw it again."""
+    text = {
+        "prompt": request.prompt,
+        "seed": str(request.seed),
+        "size": f"{request.width}x{request.height}",
+        "steps": str(request.steps),
+        "guidance": str(request.guidance),
+        "sampling": f"temperature {request.temperature}, top-p {request.top_p}, top-k {request.top_k}",
+        "model": model,
+        "version": f"glmkit {glmkit.__version__}",
+    }
+    if request.sources:
+        text["sources"] = "\n".join(request.sources)
+    if adapters:
+        text["adapters"] = "\n".join(adapters)
+    return text
+
+
+def save_picture(
+    path: str | Path, image: Image.Image, request: Request, model: str, adapters: Sequence[str] = ()
+) -> None:
+    """Write a PNG that carries its request as text; complete or absent."""
+    info = PngImagePlugin.PngInfo()
+    for key, value in described(request, model, adapters).items():
+        info.add_text(key, value)
+    with atomic_path(path) as temporary:
+        image.save(temporary, format="PNG", pnginfo=info)
+
+
+def is_drawn(path: str | Path, request: Request, model: str, adapters: Sequence[str] = ()) -> bool:
+    """Whether `path` is the complete picture of exactly this request, drawn by any version."""
+    try:
+        with Image.open(path) as opened:
+            opened.load()
+            text = dict(getattr(opened, "text", {}))
+    except (OSError, SyntaxError, ValueError):
+        return False
+    wanted = described(request, model, adapters)
+    return {**text, "version": wanted["version"]} == wanted

@@ -1,0 +1,223 @@
+"""Whole pictures against stock diffusers, and the contract of a request: alone or in a batch, it is the same picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_checkpoint
+import torch
+from PIL import Image
+
+from glmkit.errors import UserError
+from glmkit.generation import pipeline
+from glmkit.models.hybrid import HybridModel
+from glmkit.records import Request
+
+PROMPTS = ("a red poster with 'HELLO'", 'a green sky, “ONE” and "TWO" written over the sea', "no text at all")
+
+
+@pytest.fixture(scope="module")
+def hybrid(tiny_model: Path) -> HybridModel:
+    return HybridModel.load(tiny_model)
+
+
+def request(number: int = 0, **changes: object) -> Request:
+    plain = Request(str(number), PROMPTS[number % 3], seed=number, height=128, width=96, steps=3)
+    return replace(plain, **changes)  # type: ignore[arg-type]
+
+
+def random_codes(height: int, width: int, seed: int = 0) -> torch.Tensor:
+    shape = (height // 32, width // 32)
+    return torch.randint(tiny_checkpoint.CODES, shape, generator=torch.Generator().manual_seed(seed))
+
+
+def picture(path: Path, width: int, height: int, seed: int = 0) -> str:
+    """A smooth random picture file."""
+    small = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC).save(path)
+    return str(path)
+
+
+@pytest.mark.parametrize(("height", "width"), [(128, 128), (96, 256), (224, 64)])
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_picture_equals_stock(hybrid: HybridModel, height: int, width: int, prompt: str) -> None:
+    """From injected codes and noise, float32: latents within 1e-4 and the picture within one level of 255."""
+    one = request(prompt=prompt, height=height, width=width, steps=4, guidance=2.5)
+    codes, noise = random_codes(height, width), pipeline.initial_noise(hybrid, one)
+    stock = tiny_checkpoint.stock_pipeline(hybrid.folder)
+    arguments = {
+        "prompt": prompt,
+        "height": height,
+        "width": width,
+        "num_inference_steps": 4,
+        "guidance_scale": 2.5,
+        "latents": noise,
+        "prior_token_ids": pipeline.upsampled(codes)[None],
+    }
+    theirs = stock(**arguments, output_type="latent").images
+    ours = pipeline.denoise_prior(hybrid, [one], [codes])
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
+    (drawn,) = pipeline.decode_prior(hybrid, [one], [codes], noise)
+    levels = np.asarray(drawn).astype(int) - np.asarray(stock(**arguments).images[0]).astype(int)
+    assert np.abs(levels).max() <= 1
+
+
+@pytest.mark.parametrize("sizes", [[(128, 160)], [(128, 128), (256, 128), (160, 192)]])
+def test_edit_equals_stock(hybrid: HybridModel, tmp_path: Path, sizes: Sequence[tuple[int, int]]) -> None:
+    """Stock editing raises before it draws, but its decoder stage runs from given codes of target and sources."""
+    paths = tuple(picture(tmp_path / f"{i}.png", *size, seed=i) for i, size in enumerate(sizes))
+    one = request(height=128, width=96, sources=paths, guidance=2.0)
+    (sources,) = pipeline.encode_sources(hybrid, [one])
+    codes = random_codes(128, 96)
+    theirs = tiny_checkpoint.stock_pipeline(hybrid.folder)(
+        prompt=one.prompt,
+        image=[Image.open(path) for path in paths],
+        height=128,
+        width=96,
+        num_inference_steps=3,
+        guidance_scale=2.0,
+        latents=pipeline.initial_noise(hybrid, one),
+        prior_token_ids=pipeline.upsampled(codes)[None],
+        prior_token_image_ids=[torch.cat([pipeline.upsampled(source.codes) for source in sources])],
+        source_image_grid_thw=[torch.tensor([[1, 2 * s.codes.shape[0], 2 * s.codes.shape[1]] for s in sources])],
+        output_type="latent",
+    ).images
+    ours = pipeline.denoise_prior(hybrid, [one], [codes], sources=[sources])
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
+    unedited = pipeline.denoise_prior(hybrid, [replace(one, sources=())], [codes])
+    assert (ours - unedited).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(("width", "height"), [(128, 128), (300, 170), (64, 48), (900, 640)])
+def test_source_codes_equal_stock(hybrid: HybridModel, tmp_path: Path, width: int, height: int) -> None:
+    """Codes by transformers' own processor, features and quantiser; latents of the same grid whatever the size."""
+    path = picture(tmp_path / "a.png", width, height)
+    stock = tiny_checkpoint.stock_pipeline(hybrid.folder)
+    inputs = stock.processor.image_processor([Image.open(path)], return_tensors="pt")
+    features = stock.vision_language_encoder.get_image_features(inputs["pixel_values"], inputs["image_grid_thw"])
+    theirs = stock.vision_language_encoder.get_image_tokens(features.pooler_output, inputs["image_grid_thw"])
+    ours = pipeline.encode_source(hybrid, pipeline.read_picture(path))
+    assert tuple(ours.codes.shape) == tuple(inputs["image_grid_thw"][0, 1:].tolist())
+    assert torch.equal(ours.codes.flatten(), theirs)
+    assert ours.latents.shape[-2:] == (4 * ours.codes.shape[0], 4 * ours.codes.shape[1])
+
+
+def test_source_latents_equal_stock(hybrid: HybridModel, tmp_path: Path) -> None:
+    path = picture(tmp_path / "a.png", 160, 128)
+    stock = tiny_checkpoint.stock_pipeline(hybrid.folder)
+    with torch.no_grad():
+        raw = stock.vae.encode(stock.image_processor.preprocess(Image.open(path))).latent_dist.mode()
+    mean, std = (torch.tensor(stock.vae.config[key]).view(1, -1, 1, 1) for key in ("latents_mean", "latents_std"))
+    ours = pipeline.encode_source(hybrid, pipeline.read_picture(path)).latents
+    torch.testing.assert_close(ours, (raw - mean) / std, atol=1e-5, rtol=1e-5)
+
+
+def test_alone_or_in_a_batch(hybrid: HybridModel, tmp_path: Path) -> None:
+    """Different prompt lengths, numbers of quoted texts and seeds; edits with different numbers of sources."""
+    path = picture(tmp_path / "a.png", 160, 128)
+    texts = [request(i) for i in range(3)]
+    edits = [request(i, sources=(path,) * (i % 2 + 1)) for i in range(3)]
+    for requests in (texts, edits):
+        together = pipeline.prior_tokens(hybrid, requests)
+        latents = pipeline.denoise_prior(hybrid, requests, together)
+        for i, one in enumerate(requests):
+            (alone,) = pipeline.prior_tokens(hybrid, [one])
+            assert torch.equal(alone, together[i])
+            single = pipeline.denoise_prior(hybrid, [one], [alone])[0]
+            torch.testing.assert_close(single, latents[i], atol=2e-5, rtol=0)
+
+
+def test_each_input_matters(hybrid: HybridModel, tmp_path: Path) -> None:
+    """Seed, prompt and sources change the codes; codes, seed and quoted text change the latents."""
+    base = request(0)
+    path = picture(tmp_path / "a.png", 160, 128)
+
+    def codes(one: Request) -> torch.Tensor:
+        return pipeline.prior_tokens(hybrid, [one])[0]
+
+    for change in ({"seed": 5}, {"prompt": "a black bird"}, {"sources": (path,)}, {"top_k": 1}):
+        assert not torch.equal(codes(base), codes(request(0, **change)))
+    grid = random_codes(128, 96)
+
+    def latents(one: Request, prior: torch.Tensor = grid) -> torch.Tensor:
+        return pipeline.denoise_prior(hybrid, [one], [prior])
+
+    for other in (
+        latents(request(0, seed=5)),
+        latents(request(0, prompt="a red poster with 'HELLA'")),
+        latents(base, random_codes(128, 96, seed=1)),
+        latents(request(0, guidance=3.0)),
+    ):
+        assert (latents(base) - other).abs().max() > 1e-4
+    assert torch.equal(latents(base), latents(request(0, prompt="a blue house with 'HELLO'")))  # only glyphs count
+
+
+def test_guidance_rows_together_or_one_after_the_other(
+    hybrid: HybridModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = picture(tmp_path / "a.png", 128, 128)
+    for requests in ([request(0), request(1)], [request(0, sources=(path,))]):
+        grid = [random_codes(128, 96, seed=i) for i in range(len(requests))]
+        monkeypatch.setattr(pipeline, "PAIRED_TOKENS", 10**9)
+        paired = pipeline.denoise_prior(hybrid, requests, grid)
+        monkeypatch.setattr(pipeline, "PAIRED_TOKENS", 0)
+        torch.testing.assert_close(pipeline.denoise_prior(hybrid, requests, grid), paired, atol=1e-5, rtol=0)
+
+
+def test_the_global_random_state_is_neither_read_nor_changed(hybrid: HybridModel) -> None:
+    one = request(0)
+    torch.manual_seed(1)
+    first = pipeline.draw(hybrid, [one])[0]
+    state = torch.get_rng_state()
+    torch.manual_seed(2)
+    assert first.tobytes() == pipeline.draw(hybrid, [one])[0].tobytes()
+    torch.manual_seed(1)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_batches_hold_one_size(hybrid: HybridModel) -> None:
+    requests = [request(i, height=(64, 96)[i % 2], steps=1) for i in range(5)]
+    drawn = {one.id: image for one, image in pipeline.generate(hybrid, requests, batch_size=4)}
+    assert sorted(drawn) == ["0", "1", "2", "3", "4"]
+    assert [drawn[str(i)].size for i in range(5)] == [(96, (64, 96)[i % 2]) for i in range(5)]
+
+
+def test_one_failure_costs_one_picture(hybrid: HybridModel, tmp_path: Path) -> None:
+    good = picture(tmp_path / "good.png", 128, 128)
+    sources = [(good,), (str(tmp_path / "missing.png"),), (good,)]
+    requests = [request(i, sources=own, steps=1) for i, own in enumerate(sources)]
+    outcomes = {outcome.request.id: outcome for outcome in pipeline.attempt(hybrid, requests, batch_size=3)}
+    assert [outcomes[str(i)].image is not None for i in range(3)] == [True, False, True]
+    assert "does not exist" in str(outcomes["1"].error)
+    with pytest.raises(UserError, match=r"missing\.png"):
+        list(pipeline.generate(hybrid, requests))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prompt": "  \n"}, "prompt is empty"),
+        ({"width": 100}, "multiples of 32"),
+        ({"width": 640}, "4 times"),
+        ({"steps": 0}, "number of steps"),
+        ({"guidance": float("nan")}, "guidance"),
+        ({"seed": -1}, "seed"),
+        ({"sources": ("a",) * 4}, "1 to 3"),
+        ({"temperature": 0.0}, "temperature"),
+    ],
+)
+def test_impossible_requests(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        pipeline.check(request(**changes))
+
+
+def test_progress_counts_codes_and_steps(hybrid: HybridModel) -> None:
+    seen: list[tuple[str, int, int]] = []
+    pipeline.draw(hybrid, [request(0)], lambda *step: seen.append(step))
+    codes, steps = ([step for step in seen if step[0] == stage] for stage in ("codes", "denoising"))
+    assert [done for _, done, _ in steps] == [1, 2, 3]
+    assert codes[-1][1] == codes[-1][2] == len(codes)
