@@ -269,13 +269,10 @@ class Attention(nn.Module):
         self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, source: KeyValue | None
     ) -> tuple[Tensor, KeyValue]:
         """`x` B T+N D; `mask` B 1 1 S+T+N, True where a key may be read; `source` keys are put in front."""
-        query, key, value = (
-            linear(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for linear in (self.to_q, self.to_k, self.to_v)
-        )
-        query, key = (rotate(_layer_norm(x), *rope).to(value.dtype) for x in (query, key))
-        own = KeyValue(key, value)
-        if source is not None:
-            key, value = torch.cat([source.key, key], dim=2), torch.cat([source.value, value], dim=2)
+        query, key, value = (linear(x).unflatten(-1, (self.heads, -1)) for linear in (self.to_q, self.to_k, self.to_v))
+        query, key = (rotate(_layer_norm(heads), *rope).to(value.dtype) for heads in (query, key))
+        query, own = query.transpose(1, 2), KeyValue(key.transpose(1, 2), value.transpose(1, 2))
+        key, value = own if source is None else KeyValue.join([source, own], dim=2)
         out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return self.to_out[0](out.transpose(1, 2).flatten(2)), own
 
@@ -364,7 +361,7 @@ def sinusoid(numbers: Tensor, dim: int) -> Tensor:
 
 
 def rotary_table(text: int, rows: int, columns: int, head_dim: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Cosines and sines, (text + rows * columns) x head_dim / 2, float32; half of the angles are rows', half columns'.
+    """Cosines and sines, both (text + rows * columns) x 1 x head_dim / 2, float32: row angles, then column angles.
 
     Glyph tokens have no position: their angle is 0, which leaves them as they are.
     """
@@ -375,14 +372,16 @@ def rotary_table(text: int, rows: int, columns: int, head_dim: int, device: torc
     image = torch.cat(
         [of_rows[:, None].expand(-1, columns, -1), of_columns[None].expand(rows, -1, -1)], dim=-1
     ).flatten(0, 1)
-    angles = F.pad(image, (0, 0, text, 0))
+    angles = F.pad(image, (0, 0, text, 0))[:, None]
     return angles.cos(), angles.sin()
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotates the pairs (i, i + d/2) of x (B K T d) by the table's angles; the result is float32."""
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+    """Rotates the pairs (i, i + d/2) of x (B T K d) by the table's angles; the result is float32."""
+    first, second = x.float().chunk(2, dim=-1)
+    return torch.cat(
+        [torch.addcmul(first * cos, second, sin, value=-1), torch.addcmul(second * cos, first, sin)], dim=-1
+    )
 
 
 def _layer_norm(x: Tensor) -> Tensor:
