@@ -1,0 +1,138 @@
+"""Masks and pictures: the same pixels alone, in a batch, by one worker or by several."""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from glmkit.posters import fonts
+from glmkit.posters.check import background_colour, background_is, shape_is
+from glmkit.posters.grammar import COLOURS, SHAPES, Scene, Shape, draw_scene, recolour
+from glmkit.posters.masks import mask_pool, text_mask
+from glmkit.posters.render import batch_params, compose, render, shape_coverage
+
+
+def plain(kind: str, text_colour: str = "red") -> Scene:
+    shape = Shape(kind, "blue", "bottom", 64.0, 80.0, 30.0)
+    scene = draw_scene(random.Random(0), height=128, width=128)
+    return replace(scene, background="white", text_colour=text_colour, shape=shape)
+
+
+def test_the_number_of_workers_changes_nothing() -> None:
+    alone, masks = mask_pool(600, seed=7, height=64, width=64)
+    shared, same = mask_pool(600, seed=7, height=64, width=64, workers=2)
+    assert alone == shared and np.array_equal(masks, same)
+    start, few = mask_pool(5, seed=7, height=64, width=64)
+    assert start == alone[:5] and np.array_equal(few, masks[:5])
+    assert mask_pool(5, seed=8, height=64, width=64)[0] != start
+
+
+@pytest.mark.parametrize(("height", "width"), [(128, 128), (256, 256), (320, 192), (192, 320), (512, 512)])
+def test_masks_hold_the_letters_inside_their_rows(height: int, width: int) -> None:
+    for seed in range(30):
+        scene = draw_scene(random.Random(seed), height=height, width=width)
+        mask = text_mask(scene)
+        assert mask.shape == (height, width) and mask.dtype == np.uint8 and mask.max() == 255
+        rows, columns = np.nonzero(mask)
+        first, last = scene.text_rows
+        assert rows.min() >= first - 2 and rows.max() <= last + 2
+        assert columns.min() > 0 and columns.max() < width - 1
+
+
+def test_a_batch_is_its_pictures() -> None:
+    scenes, masks = mask_pool(12, seed=3, height=96, width=160)
+    batch = compose(batch_params(scenes), torch.from_numpy(masks))
+    assert batch.shape == (12, 3, 96, 160) and batch.min() >= -1 and batch.max() <= 1
+    for scene, pixels in zip(scenes, batch, strict=True):
+        alone = np.asarray(render(scene), dtype=np.float32).transpose(2, 0, 1) / 127.5 - 1
+        assert np.abs(alone - pixels.numpy()).max() <= 1 / 255 + 1e-6
+
+
+def test_background_shape_and_letters_have_exactly_their_colours() -> None:
+    scene = plain("circle", text_colour="black")
+    pixels = np.asarray(render(scene))
+    assert tuple(pixels[0, 0]) == COLOURS["white"]
+    assert tuple(pixels[80, 64]) in (COLOURS["blue"], COLOURS["black"])
+    assert {tuple(pixel) for pixel in pixels[text_mask(scene) == 255]} == {COLOURS["black"]}
+
+
+def corners(kind: str) -> list[tuple[float, float]]:
+    """The corners of a shape of radius 1, x right and y down, written out independently of the renderer."""
+    count, inner = {"triangle": (3, None), "hexagon": (6, None), "star": (5, 0.42), "burst": (12, 0.75)}[kind]
+    points = []
+    for step in range(2 * count):
+        length = 1.0 if step % 2 == 0 else inner
+        if length is not None:
+            angle = np.pi * step / count
+            points.append((length * np.sin(angle), -length * np.cos(angle)))
+    return points
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_shapes_match_filled_polygons(kind: str) -> None:
+    scene, scale = plain(kind), 8
+    expected = Image.new("L", (128 * scale, 128 * scale), 0)
+    draw, (x, y, radius) = ImageDraw.Draw(expected), (64 * scale, 80 * scale, 30 * scale)
+    if kind == "circle":
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=255)
+    elif kind == "stripe":
+        draw.rectangle((0, y - radius, 128 * scale, y + radius - 1), fill=255)
+    else:
+        draw.polygon([(x + radius * across, y + radius * down) for across, down in corners(kind)], fill=255)
+    smooth = np.asarray(expected.resize((128, 128), Image.Resampling.BOX), dtype=np.float32) / 255
+    drawn = shape_coverage(batch_params([scene]), 128, 128)[0, 0].numpy()
+    assert np.abs(drawn - smooth).mean() < 0.004 and ((drawn > 0.5) != (smooth > 0.5)).mean() < 0.004
+
+
+def test_no_shape_covers_nothing() -> None:
+    assert shape_coverage(batch_params([plain("none")]), 128, 128).max() == 0
+
+
+def test_checks_agree_with_the_truth_and_notice_a_lie() -> None:
+    rng = random.Random(5)
+    for seed in range(40):
+        scene = draw_scene(random.Random(seed))
+        picture = render(scene)
+        assert background_is(picture, scene) and shape_is(picture, scene), scene
+        other = recolour(scene, rng)
+        assert background_is(picture, other) == (other.background == scene.background)
+        if scene.shape.kind not in ("none", "stripe"):
+            kind = next(kind for kind in SHAPES if kind not in (scene.shape.kind, "stripe"))
+            assert not shape_is(picture, replace(scene, shape=replace(scene.shape, kind=kind)))
+            assert not shape_is(render(replace(scene, shape=Shape())), scene)
+
+
+def test_background_survives_noise() -> None:
+    rng = np.random.default_rng(0)
+    for name, colour in COLOURS.items():
+        noisy = np.clip(np.array(colour) + rng.normal(0, 12, (64, 64, 3)), 0, 255).astype(np.uint8)
+        assert background_colour(Image.fromarray(noisy)) == name
+
+
+def test_drawing_is_fast_enough_to_train_on() -> None:
+    scenes, _ = mask_pool(1024, seed=1, height=32, width=32)
+    batch_params(scenes)
+    start = time.perf_counter()
+    batch_params(scenes)
+    assert time.perf_counter() - start < 0.2, "1 to 2 ms when the machine is idle"
+    start = time.perf_counter()
+    mask_pool(200, seed=2)
+    assert (time.perf_counter() - start) / 200 < 0.01, "0.5 ms when the machine is idle"
+
+
+def test_every_typeface_travels_with_its_licence() -> None:
+    folder = Path(fonts.__file__).parent / "fonts"
+    readme = (folder / "README.md").read_text(encoding="utf-8")
+    files = sorted(path.name for path in folder.glob("*.woff"))
+    assert files == sorted(face.file for face in fonts.TYPEFACES.values())
+    for name in files:
+        row = next(line for line in readme.splitlines() if name in line)
+        assert (folder / row.split("`")[1]).stat().st_size > 1000
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 400_000

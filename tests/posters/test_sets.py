@@ -1,0 +1,64 @@
+"""The files that were drawn by the posters package are what it draws."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from glmkit.files import read_jsonl
+from glmkit.posters.grammar import COLOURS
+from glmkit.posters.simple import simple_rows, simple_scenes
+from glmkit.posters.style_set import COLOURS as STYLE_COLOURS
+from glmkit.posters.style_set import COUNTS, FOLDERS, write_set
+from glmkit.posters.words import held_out
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_drawing_the_style_set_again_changes_nothing(tmp_path: Path) -> None:
+    write_set(tmp_path)
+    for split, folder in FOLDERS.items():
+        kept, drawn = ROOT / "data" / "posters" / folder, tmp_path / folder
+        rows = read_jsonl(kept / "metadata.jsonl")
+        assert rows == read_jsonl(drawn / "metadata.jsonl") and len(rows) == COUNTS[split]
+        assert {row["file_name"] for row in rows} == {path.name for path in kept.glob("*.png")}
+        for row in rows:
+            old, new = Image.open(kept / row["file_name"]), Image.open(drawn / row["file_name"])
+            assert old.mode == "RGB" and old.size == (256, 256)
+            assert np.array_equal(np.asarray(old), np.asarray(new)), row["file_name"]
+            assert (kept / row["file_name"]).stat().st_size < 30_000
+
+
+def test_the_style_is_new_to_a_model_of_the_posters() -> None:
+    assert not set(STYLE_COLOURS) & set(COLOURS)
+    for colour in STYLE_COLOURS.values():
+        assert min(np.abs(np.subtract(colour, other)).max() for other in COLOURS.values()) >= 24
+
+
+@pytest.mark.parametrize("split", ["train", "held-out"])
+def test_style_captions_hold_words_of_their_split(split: str) -> None:
+    for row in read_jsonl(ROOT / "data" / "posters" / FOLDERS[split] / "metadata.jsonl"):  # type: ignore[index]
+        texts = re.findall(r'"([^"]*)"', row["text"])
+        assert 1 <= len(texts) <= 2 and "retro" in row["text"] and "framed" in row["text"]
+        for word in " ".join(texts).split():
+            assert held_out(word.strip("!?.")) == (split == "held-out")
+
+
+def test_the_simple_prompts_are_held_out_and_different() -> None:
+    prompts = simple_scenes()
+    assert len(prompts) == 80 == len({prompt for _, _, prompt in prompts})
+    texts = [text for _, scene, _ in prompts for text in scene.texts]
+    assert len({text.lower() for text in texts}) == len(texts)
+    assert all(held_out(word.strip("!?.")) for text in texts for word in text.split())
+    assert len({scene.background for _, scene, _ in prompts}) == len(COLOURS)
+
+
+def test_the_benchmark_file_holds_the_simple_prompts() -> None:
+    path = ROOT / "benchmarks" / "text_render" / "prompts.jsonl"
+    kept = [row for row in map(json.loads, path.read_text(encoding="utf-8").splitlines()) if row["split"] == "simple"]
+    assert kept == simple_rows(), "draw them again: python -m glmkit.posters.simple"
