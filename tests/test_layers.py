@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import importlib.metadata
 import os
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -100,3 +103,24 @@ def test_help_is_quick() -> None:
         return after.children_user + after.children_system - before.children_user - before.children_system
 
     assert min(seconds() for _ in range(3)) < 0.7
+
+
+def declared(requirements: list[str]) -> set[str]:
+    return {re.split(r"[<>=]", line)[0].lower().replace("_", "-") for line in requirements}
+
+
+def test_every_imported_package_is_declared() -> None:
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    of_users = declared(project["dependencies"] + extras["eval"])
+    of_developers = of_users | declared(extras["dev"])
+    distributions = importlib.metadata.packages_distributions()
+    ours = {"glmkit", "tests", *(path.stem for path in Path(__file__).parent.glob("*.py"))}
+    missing = set()
+    for path in [*PACKAGE.rglob("*.py"), *Path(__file__).parent.rglob("*.py")]:
+        known = of_users if path.is_relative_to(PACKAGE) else of_developers
+        for package in {target.split(".")[0] for target in imported(path, set(MODULES))}:
+            names = {name.lower().replace("_", "-") for name in distributions.get(package, [package])}
+            if package not in sys.stdlib_module_names | ours and not names & known:
+                missing.add(f"{path.name} imports {package}")
+    assert not missing
