@@ -9,7 +9,9 @@ HELP = "Compare evaluation runs in one self-contained HTML file."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="run folder of glmkit eval; the first is the base")
+    parser.add_argument(
+        "runs", metavar="RUN", nargs="+", type=Path, help="run folder of glmkit eval; the first is the base"
+    )
     parser.add_argument("--out", metavar="FILE.html", type=Path, required=True, help="the file to write")
 
 

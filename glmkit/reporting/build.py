@@ -48,14 +48,15 @@ def write_report(folders: Sequence[Path], out: Path) -> None:
 
 
 def environment() -> jinja2.Environment:
-    """Everything that a template prints is escaped; a name that does not exist is an error, not a blank."""
+    """Whatever a template prints is escaped and free of hidden controls; an unknown name is an error, not a blank."""
     made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
         autoescape=True,
+        finalize=lambda value: words.visible(value) if type(value) is str else value,  # Markup is a subclass
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"visible": words.visible, "number": words.number, "label": words.label, "count": words.count}
+    made.filters |= {"number": words.number, "label": words.label, "count": words.count}
     made.globals |= {"difference_sentence": words.difference_sentence}
     return made

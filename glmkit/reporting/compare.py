@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from glmkit.evaluation import stats
@@ -60,7 +60,7 @@ def compare(runs: Sequence[EvalRun]) -> Comparison:
     return Comparison(metrics, prompts, say_verdict(metrics[0], scores), tuple(notes(runs, common)))
 
 
-def measure(name: str, about: dict[str, str], scores: dict[str, list[Score]]) -> Metric:
+def measure(name: str, about: Mapping[str, str], scores: dict[str, list[Score]]) -> Metric:
     """Pool one metric over each run and split, and pair every run with the first."""
     rows = tuple(Row("", run, stats.estimate(rows, name)) for run, rows in scores.items())
     splits = list(dict.fromkeys(score.split for rows in scores.values() for score in rows))
@@ -110,13 +110,14 @@ def notes(runs: Sequence[EvalRun], common: set[str]) -> list[str]:
             f"The runs have different prompts ({amounts}). All numbers and pictures on this page are for the "
             f"{words.count(len(common), 'common prompt')}."
         )
-    for run in runs:
-        failed = run.summary.n_total - run.summary.n_scored
-        if failed:
-            said.append(
-                f"{run.name}: {failed} of {words.count(run.summary.n_total, 'picture')} could not be made or read. "
-                "They are missing from the scores, not counted as 0."
-            )
+    failed = [
+        f"{run.summary.n_total - run.summary.n_scored} of {words.count(run.summary.n_total, 'picture')} of {run.name}"
+        for run in runs
+        if run.summary.n_scored < run.summary.n_total
+    ]
+    if failed:
+        amounts = words.enumerate_words(failed)
+        said.append(f"{amounts} could not be made or read. They are missing from the scores, not counted as 0.")
     for about, values in (
         ("read by different OCR engines", [run.summary.ocr for run in runs]),
         ("made from different versions of the suite", [run.manifest["settings"]["suite_fingerprint"] for run in runs]),

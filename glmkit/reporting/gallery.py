@@ -52,7 +52,8 @@ def gallery(runs: Sequence[EvalRun], comparison: Comparison) -> list[Card]:
     signs = {metric.name: 1 if metric.higher_is_better else -1 for metric in comparison.metrics}
     values = [prompt_values(run.scores, signs) for run in runs]
     failed = {score.prompt_id for run in runs for score in run.scores if score.error is not None}
-    places = ranks(comparison.prompts, values, failed)
+    asked = {picture.prompt_id: picture.prompt for picture in runs[0].pictures}
+    places = ranks({prompt_id: asked[prompt_id] for prompt_id in comparison.prompts}, values, failed)
     drawn = pairs(runs)
     cards = []
     for prompt_id in comparison.prompts:
@@ -109,7 +110,9 @@ def figure(run: EvalRun, seed: int, drawn: tuple[Generation, Score] | None, metr
     try:
         embedded = thumbnail(run.folder / picture.file)
     except OSError as error:
-        return Figure(run.name, seed, error=score.error or f"{picture.file} cannot be opened: {error.strerror or error}")
+        return Figure(
+            run.name, seed, error=score.error or f"{picture.file} cannot be opened: {error.strerror or error}"
+        )
     if score.error is not None:
         return Figure(run.name, seed, embedded, score.error)
     values = tuple((metric, score.value(metric)) for metric in metrics)

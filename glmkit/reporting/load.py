@@ -53,14 +53,7 @@ def load_runs(folders: Sequence[Path]) -> tuple[EvalRun, ...]:
 
 def load_run(folder: Path) -> EvalRun:
     """Read one run folder of `glmkit eval`."""
-    again = "glmkit eval --suite SUITE --run DIR makes a run folder"
-    if not folder.is_dir():
-        raise UserError(f"{folder} is not a run folder", found="a file" if folder.exists() else "nothing", fix=again)
-    if not (folder / "manifest.json").exists():
-        raise UserError(f"{folder} is not a run folder", found="a folder without manifest.json", fix=again)
-    manifest = read_json(folder / "manifest.json")
-    if manifest.get("kind") != "eval":
-        raise UserError(f"{folder} is not an evaluation", found=f"a run of kind {manifest.get('kind')!r}", fix=again)
+    manifest = load_manifest(folder)
     if not (folder / "summary.json").exists():
         raise UserError(
             f"{folder} is not finished",
@@ -68,23 +61,32 @@ def load_run(folder: Path) -> EvalRun:
             fix="run the same glmkit eval command again; it continues where it stopped",
         )
     summary = Summary.from_row(read_json(folder / "summary.json"))
-    return EvalRun(
-        folder=folder,
-        name=run_name(summary),
-        summary=summary,
-        manifest=manifest,
-        pictures=tuple(Generation.from_row(row) for row in read_jsonl(folder / "images.jsonl")),
-        scores=tuple(Score.from_row(row) for row in read_jsonl(folder / "scores.jsonl")),
-    )
+    pictures = tuple(Generation.from_row(row) for row in read_jsonl(folder / "images.jsonl"))
+    scores = tuple(Score.from_row(row) for row in read_jsonl(folder / "scores.jsonl"))
+    unscored = {picture.id for picture in pictures} ^ {score.id for score in scores}
+    if unscored:
+        raise UserError(
+            f"{folder}: images.jsonl and scores.jsonl do not fit", found=f"{min(unscored)} in only one of them"
+        )
+    return EvalRun(folder, run_name(summary), summary, manifest, pictures, scores)
+
+
+def load_manifest(folder: Path) -> dict[str, Any]:
+    """What `glmkit eval` recorded about a run; UserError when the folder is something else."""
+    fix = "glmkit eval --suite SUITE --run DIR makes a run folder"
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a run folder", found="a file" if folder.exists() else "nothing", fix=fix)
+    if not (folder / "manifest.json").exists():
+        raise UserError(f"{folder} is not a run folder", found="a folder without manifest.json", fix=fix)
+    manifest: dict[str, Any] = read_json(folder / "manifest.json")
+    if manifest.get("kind") != "eval":
+        raise UserError(f"{folder} is not an evaluation", found=f"a run of kind {manifest.get('kind')!r}", fix=fix)
+    return manifest
 
 
 def run_name(summary: Summary) -> str:
     """What people call this run: the model, and the adapters on it."""
-    return " + ".join(last_part(name) for name in [summary.model, *summary.adapters])
-
-
-def last_part(name: str) -> str:
-    return Path(name).name or name
+    return " + ".join("/".join(Path(name).parts[-2:]) for name in [summary.model, *summary.adapters])
 
 
 def unique_names(names: Sequence[str], folders: Sequence[str]) -> list[str]:

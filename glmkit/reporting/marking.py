@@ -13,6 +13,7 @@ import numpy as np
 from glmkit.evaluation.metrics.text import normalise
 
 MIN_FOUND = 0.4  # below this share of right letters a match is chance, and the text counts as not found
+WRONG, MISSING, EXTRA = 10, 11, 9  # costs; of two equal explanations the one that loses no letter wins
 CLAIMED = "\0"  # stands for letters that an earlier text has taken; matches nothing
 
 
@@ -68,8 +69,8 @@ class Marking:
 def mark(texts: Sequence[str], lines: Sequence[str]) -> Marking:
     """Find each expected text in the lines that were read, the longest text first.
 
-    Letters that the metrics take for equal (case, width, shape of quotes) are equal here. A text may be spread over several lines, or share a line with another text;
-    letters are given to one text only.
+    Letters that the metrics take for equal (case, width, shape of quotes) are equal here. A text may be spread over
+    several lines, or share a line with another text; letters are given to one text only.
     """
     read = "\n".join(lines)
     free = fold(read)
@@ -100,18 +101,18 @@ def align(expected: str, read: str) -> list[tuple[int | None, int | None]]:
     """The cheapest way to find `expected` somewhere inside `read` (Sellers 1980: free start, free end).
 
     Returns pairs of positions in reading order; None stands for a missing (read side) or extra (expected side) letter.
-    A change, a missing letter and an extra letter cost 1; an extra line break costs nothing.
+    An extra line break costs nothing.
     """
     letters = np.array([ord(letter) for letter in read], dtype=np.int64)
     space = np.array([letter.isspace() for letter in read], dtype=bool)
-    claimed = letters == ord(CLAIMED)
-    extra = np.where(letters == ord("\n"), 0, 1) + len(expected) * claimed  # nobody steps over another text
+    wall = (letters == ord(CLAIMED)) * MISSING * len(expected)
+    extra = np.where(letters == ord("\n"), 0, EXTRA) + wall  # nobody steps over another text
     walked = np.concatenate([[0], np.cumsum(extra)])
     costs = np.zeros((len(expected) + 1, len(read) + 1), dtype=np.int64)
     changes = np.empty((len(expected), len(read)), dtype=np.int64)
     for e, letter in enumerate(expected):
-        changes[e] = np.where(space if letter.isspace() else letters == ord(letter), 0, 1 + len(expected) * claimed)
-        costs[e + 1] = costs[e] + 1
+        changes[e] = np.where(space if letter.isspace() else letters == ord(letter), 0, WRONG + wall)
+        costs[e + 1] = costs[e] + MISSING
         costs[e + 1, 1:] = np.minimum(costs[e + 1, 1:], costs[e, :-1] + changes[e])
         costs[e + 1] = np.minimum.accumulate(costs[e + 1] - walked) + walked
     return trace_back(costs, changes, extra)
@@ -125,7 +126,7 @@ def trace_back(costs: np.ndarray, changes: np.ndarray, extra: np.ndarray) -> lis
         if r > 0 and costs[e, r] == costs[e - 1, r - 1] + changes[e - 1, r - 1]:
             e, r = e - 1, r - 1
             pairs.append((e, r))
-        elif costs[e, r] == costs[e - 1, r] + 1:
+        elif costs[e, r] == costs[e - 1, r] + MISSING:
             e -= 1
             pairs.append((e, None))
         else:

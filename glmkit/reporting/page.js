@@ -1,28 +1,20 @@
 "use strict";
-// Sorting and filtering of the prompts. Without JavaScript the page shows all prompts in their own order.
+// Sorting and filtering of the prompts. Without JavaScript the page shows all prompts in the order of the suite.
 const gallery = document.getElementById("gallery");
 const controls = document.getElementById("controls");
 const prompts = Array.from(gallery.querySelectorAll(".prompt"));
-const number = (card, key) => Number(card.dataset[key]);
-const last = (value) => (Number.isNaN(value) ? -Infinity : value);
-const order = {
-  given: (a, b) => number(a, "place") - number(b, "place"),
-  worst: (a, b) => number(b, "badness") - number(a, "badness"),
-  change: (a, b) => last(Math.abs(number(b, "change"))) - last(Math.abs(number(a, "change"))),
-  better: (a, b) => last(number(b, "change")) - last(number(a, "change")),
-  worse: (a, b) => last(-number(b, "change")) - last(-number(a, "change")),
-  prompt: (a, b) => a.dataset.search.localeCompare(b.dataset.search),
-};
 
 function arrange() {
   const { sort, split, show, find } = Object.fromEntries(new FormData(controls));
   const words = find.trim().toLowerCase();
-  const sorted = [...prompts].sort((a, b) => order[sort](a, b) || order.given(a, b));
+  const place = (card) => Number(card.dataset[sort]); // the page comes with the place of each prompt in each order
+  const sorted = [...prompts].sort((a, b) => place(a) - place(b));
   let shown = 0;
   for (const card of sorted) {
-    const wanted = (!split || card.dataset.split === split)
-      && (show === "all" || card.dataset.flaws.split(" ").includes(show))
-      && card.dataset.search.includes(words);
+    const { split: ownSplit, flaws, search } = card.dataset;
+    const wanted = (!split || split === ownSplit)
+      && (show === "all" || flaws.split(" ").includes(show))
+      && search.includes(words);
     card.hidden = !wanted;
     shown += wanted;
   }

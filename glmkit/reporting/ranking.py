@@ -30,8 +30,8 @@ def change(prompt_id: str, runs: Sequence[Values]) -> list[float] | None:
     return [after - before for before, after in zip(runs[0][prompt_id], runs[-1][prompt_id], strict=True)]
 
 
-def ranks(prompts: Sequence[str], runs: Sequence[Values], failed: set[str]) -> dict[str, dict[str, int]]:
-    """The place of each prompt in each order; ties keep the order of the suite.
+def ranks(prompts: Mapping[str, str], runs: Sequence[Values], failed: set[str]) -> dict[str, dict[str, int]]:
+    """The place of each prompt (id -> text) in each order; ties keep the order of the suite.
 
     `worst`: by the lowest value of any run, prompts with a `failed` picture first; `change`: by the largest distance
     between runs; `better` and `worse`: by last run minus first run. The metrics decide one after another, and prompts
@@ -54,6 +54,7 @@ def ranks(prompts: Sequence[str], runs: Sequence[Values], failed: set[str]) -> d
         "change": sorted(prompts, key=spread),
         "better": sorted(prompts, key=lambda prompt_id: gain(prompt_id, -1)),
         "worse": sorted(prompts, key=lambda prompt_id: gain(prompt_id, 1)),
+        "alphabet": sorted(prompts, key=lambda prompt_id: prompts[prompt_id].casefold()),
         "given": list(prompts),
     }
     places: dict[str, dict[str, int]] = {prompt_id: {} for prompt_id in prompts}

@@ -1,0 +1,170 @@
+"""The page in a real browser, spoken to over Chromium's DevTools pipe. Runs where a Chromium is on PATH."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from glmkit.records import Prompt
+from glmkit.reporting.build import write_report
+from tests.reporting.conftest import MakeRun
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+OPTIONS = (
+    "--headless --no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync "
+    "--no-first-run --remote-debugging-pipe"
+)
+
+
+class Browser:
+    """One tab. `problems` collects what the page wrote to the console, what it threw, and what it tried to load."""
+
+    def __init__(self, profile: Path) -> None:
+        to_browser, self._out = os.pipe()
+        self._in, from_browser = os.pipe()
+        wiring = f'exec "{CHROMIUM}" {OPTIONS} --user-data-dir="{profile}" 3<&{to_browser} 4>&{from_browser}'
+        self._process = subprocess.Popen(
+            ["bash", "-c", wiring],
+            pass_fds=(to_browser, from_browser),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        os.close(to_browser)
+        os.close(from_browser)
+        self._pending = b""
+        self._number = 0
+        self._session: str | None = None
+        self.problems: list[Any] = []
+        target = self.send("Target.createTarget", url="about:blank")["targetId"]
+        self._session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self.send(f"{domain}.enable")
+
+    def send(self, method: str, **parameters: Any) -> Any:
+        self._number += 1
+        message = {"id": self._number, "method": method, "params": parameters}
+        if self._session:
+            message["sessionId"] = self._session
+        os.write(self._out, json.dumps(message).encode() + b"\0")
+        while (answer := self._receive()).get("id") != self._number:
+            pass
+        assert "error" not in answer, answer
+        return answer["result"]
+
+    def _receive(self) -> dict[str, Any]:
+        while b"\0" not in self._pending:
+            read = os.read(self._in, 1 << 16)
+            assert read, "the browser has gone"
+            self._pending += read
+        line, self._pending = self._pending.split(b"\0", 1)
+        answer: dict[str, Any] = json.loads(line)
+        method, parameters = answer.get("method"), answer.get("params", {})
+        url = parameters.get("request", {}).get("url", "")
+        if method in ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded") or url.startswith(
+            "http"
+        ):
+            self.problems.append(answer)
+        return answer
+
+    def open(self, page: Path, width: int, scheme: str = "light") -> None:
+        self.send(
+            "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 500
+        )
+        self.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        self.send("Page.navigate", url=page.as_uri())
+        while self._receive().get("method") != "Page.loadEventFired":
+            pass
+
+    def run(self, script: str) -> Any:
+        result = self.send("Runtime.evaluate", expression=script, returnByValue=True)
+        assert "exceptionDetails" not in result, result
+        return result["result"].get("value")
+
+    def press_tab(self) -> None:
+        for kind in ("keyDown", "keyUp"):
+            self.send("Input.dispatchKeyEvent", type=kind, key="Tab", code="Tab", windowsVirtualKeyCode=9)
+
+    def close(self) -> None:
+        self._session = None
+        self.send("Browser.close")
+        self._process.wait(timeout=20)
+        os.close(self._in)
+        os.close(self._out)
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Browser]:
+    opened = Browser(tmp_path / "profile")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def page(tmp_path: Path, make_run: MakeRun, prompts: list[Prompt]) -> Path:
+    long = Prompt("long", "W" * 400, ("W" * 60,), "hard")
+    before = [(prompt, [prompt.texts[0][1:]]) for prompt in prompts] + [(long, ["W" * 60])]
+    after = [(prompt, prompt.texts) for prompt in prompts] + [(long, RuntimeError("x" * 300))]
+    out = tmp_path / "report.html"
+    write_report([make_run("before", before), make_run("after", after, adapters=["runs/a/adapter"])], out)
+    return out
+
+
+def shown(browser: Browser) -> list[str]:
+    script = "Array.from(document.querySelectorAll('.prompt:not([hidden]) h3 bdi'), e => e.textContent)"
+    return list(browser.run(script))
+
+
+def choose(browser: Browser, name: str, value: str) -> None:
+    field = f"document.querySelector('#controls [name={name}]')"
+    browser.run(f"{field}.value = {value!r}; {field}.dispatchEvent(new Event('input', {{bubbles: true}}))")
+
+
+@pytest.mark.parametrize("chromium", [CHROMIUM] if CHROMIUM else [])
+def test_order_and_filters(chromium: str, browser: Browser, page: Path) -> None:
+    browser.open(page, 1280)
+    given = shown(browser)
+    assert given == ["p00", "p01", "p02", "p03", "p04", "p05", "long"]
+    choose(browser, "sort", "worst")
+    worst = shown(browser)
+    assert worst[0] == "long" and sorted(worst) == sorted(given) and worst != given
+    choose(browser, "split", "hard")
+    assert shown(browser) == [name for name in worst if name in ("p04", "p05", "long")]
+    choose(browser, "show", "error")
+    assert shown(browser) == ["long"]
+    assert browser.run("document.getElementById('shown').textContent") == "1 of 7 prompts"
+    choose(browser, "show", "all")
+    choose(browser, "split", "")
+    choose(browser, "find", "JAZZ")
+    assert shown(browser) == ["p01"]
+    assert browser.problems == []
+
+
+@pytest.mark.parametrize("chromium", [CHROMIUM] if CHROMIUM else [])
+def test_widths_and_colours(chromium: str, browser: Browser, page: Path) -> None:
+    papers = set()
+    for width, scheme in ((1280, "light"), (390, "light"), (390, "dark")):
+        browser.open(page, width, scheme)
+        assert browser.run("document.documentElement.scrollWidth") <= width
+        assert browser.run("Array.from(document.images).every(i => i.complete && i.naturalWidth > 0)")
+        papers.add(browser.run("getComputedStyle(document.body).backgroundColor"))
+    assert len(papers) == 2
+    assert browser.problems == []
+
+
+@pytest.mark.parametrize("chromium", [CHROMIUM] if CHROMIUM else [])
+def test_the_keyboard_reaches_links_details_and_controls(chromium: str, browser: Browser, page: Path) -> None:
+    browser.open(page, 1280)
+    reached: list[str] = []
+    while "find" not in reached and len(reached) < 40:
+        browser.press_tab()
+        reached.append(browser.run("document.activeElement.name || document.activeElement.tagName"))
+    assert reached[0] == "A" and reached.count("A") == 5
+    assert "SUMMARY" in reached
+    assert [name for name in reached if name in ("sort", "show", "split", "find")] == ["sort", "show", "split", "find"]

@@ -1,0 +1,219 @@
+"""The page as a parser sees it: complete, escaped, self-contained, and equal to the numbers of the runs."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from glmkit.cli import main
+from glmkit.errors import UserError
+from glmkit.records import Prompt
+from glmkit.reporting.build import write_report
+from tests.reporting.conftest import MakeRun
+
+VOID = {"meta", "img", "input", "br", "link"}
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, text by nearest element, and a check that every element is closed."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.texts: list[str] = []
+        self.script = ""
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open[-1:] == ["script"]:
+            self.script += data
+        elif self.open[-1:] != ["style"]:
+            self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.texts).split())
+
+    def all(self, tag: str, **attributes: str) -> list[dict[str, str | None]]:
+        return [have for name, have in self.tags if name == tag and attributes.items() <= have.items()]
+
+
+def report(tmp_path: Path, *runs: Path) -> Page:
+    out = tmp_path / "out" / "report.html"
+    write_report(runs, out)
+    return Page(out.read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def two(make_run: MakeRun, prompts: list[Prompt]) -> tuple[Path, Path]:
+    """Before: every text without its first letter. After: all right. One OCR failure in the first run."""
+    before = [(prompt, [text[1:] for text in prompt.texts]) for prompt in prompts]
+    before[4] = (prompts[4], RuntimeError("engine <stopped>"))
+    after = [(prompt, prompt.texts) for prompt in prompts]
+    return make_run("before", before), make_run("after", after, adapters=["runs/poster_lora/adapter"])
+
+
+def test_verdict_scores_and_differences(tmp_path: Path, two: tuple[Path, Path]) -> None:
+    page = report(tmp_path, *two)
+    summary = json.loads((two[1] / "summary.json").read_text())
+    assert "nano + poster_lora/adapter is better than nano: word accuracy is higher by" in page.text
+    assert "5 prompts" in page.text  # the paired ones
+    assert "1 of 6 pictures of nano could not be made or read" in page.text
+    assert f"{summary['scores']['word_accuracy']['value']:.3f}" == "1.000"
+    before = json.loads((two[0] / "summary.json").read_text())["scores"]["ned"]
+    assert f"{before['value']:.3f} {before['low']:.3f} to {before['high']:.3f}" in page.text
+    assert "higher is better" in page.text and "lower is better" in page.text
+    assert "glmkit-wa-1" in page.text  # the definition
+    assert "Word accuracy by split" in page.text
+    for fact in ("torch 2.11.0", "dad0708c0ffe", "pp-ocrv6-small/onnxruntime", "2026-01-02 03:04:05 UTC", "cpu"):
+        assert fact in page.text
+
+
+def test_every_picture_is_inside_and_every_failure_is_a_card(tmp_path: Path, two: tuple[Path, Path]) -> None:
+    page = report(tmp_path, *two)
+    assert len(page.all("article")) == 6
+    pictures = page.all("img")
+    assert len(pictures) == 11
+    assert all(str(picture["src"]).startswith("data:image/") for picture in pictures)
+    assert "engine <stopped>" in page.text
+    failed = [card for card in page.all("article") if "error" in str(card["data-flaws"]).split()]
+    assert len(failed) == 1 and failed[0]["data-worst"] == "0"
+
+
+def test_a_lost_picture_file_is_an_error_card(tmp_path: Path, two: tuple[Path, Path]) -> None:
+    (two[1] / "pictures" / "0.png").unlink()
+    (two[1] / "pictures" / "1.png").write_bytes(b"not a picture")
+    page = report(tmp_path, *two)
+    assert "pictures/0.png cannot be opened: No such file or directory" in page.text
+    assert "pictures/1.png cannot be opened" in page.text
+
+
+def test_nothing_is_loaded_from_outside(tmp_path: Path, two: tuple[Path, Path]) -> None:
+    page = report(tmp_path, *two)
+    for tag, attributes in page.tags:
+        assert tag != "link"
+        for name in ("src", "href", "action", "srcset"):
+            assert (attributes.get(name) or "#").startswith(("#", "data:image/")), (tag, attributes)
+    policy = next(str(a["content"]) for _, a in page.tags if a.get("http-equiv") == "Content-Security-Policy")
+    digest = base64.b64encode(hashlib.sha256(page.script.encode()).digest()).decode()
+    assert policy.startswith("default-src 'none'") and f"script-src 'sha256-{digest}'" in policy
+
+
+def test_whatever_a_prompt_contains_stays_text(tmp_path: Path, make_run: MakeRun) -> None:
+    nasty = "</script><script>alert(1)</script>\" onmouseover='x' {{ 7 * 7 }} & <b>\u202egnp.exe " + "W" * 500
+    prompt = Prompt(nasty, nasty, (nasty,), split=nasty)
+    page = report(tmp_path, make_run("a", [(prompt, [nasty[:40]])]), make_run("b", [(prompt, RuntimeError(nasty))]))
+    assert len(page.all("script")) == 1 and "alert" not in page.script
+    assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
+    assert "49" not in page.text
+    assert "{{ 7 * 7 }} & <b>[U+202E]gnp.exe" in page.text
+    assert "\u202e" not in page.text
+
+
+def test_runs_with_different_prompts_are_compared_on_the_common_ones(
+    tmp_path: Path, make_run: MakeRun, prompts: list[Prompt]
+) -> None:
+    a = make_run("a", [(prompt, prompt.texts) for prompt in prompts[:4]])
+    b = make_run("b", [(prompt, ["?"]) for prompt in prompts[2:]])
+    page = report(tmp_path, a, b)
+    assert "4 in nano (a) and 4 in nano (b)" in page.text
+    assert "2 common prompts" in page.text
+    assert len(page.all("article")) == 2
+    assert "nano (b) is worse than nano (a): word accuracy is lower by 1.000" in page.text
+
+
+def test_one_run_and_three_runs(tmp_path: Path, make_run: MakeRun, prompts: list[Prompt]) -> None:
+    runs = [make_run(f"r{n}", [(p, p.texts if i >= n else ["?"]) for i, p in enumerate(prompts)]) for n in (1, 2, 6)]
+    alone = report(tmp_path, runs[0])
+    assert "nano reaches a word accuracy of" in alone.text and "resolved when" in alone.text
+    assert [option.get("value") for option in alone.all("option")][:3] == ["given", "worst", "alphabet"]
+    three = report(tmp_path, *runs)
+    assert "nano (r1) has the best word accuracy of 3 runs" in three.text
+    assert "its lead over nano (r2) is not resolved" in three.text
+    assert len(three.all("img")) == 18
+
+
+def test_large_pictures_shrink(tmp_path: Path, make_run: MakeRun, prompts: list[Prompt]) -> None:
+    page = report(tmp_path, make_run("big", [(prompts[0], prompts[0].texts)], side=1024))
+    source = str(page.all("img")[0]["src"])
+    kind, content = source.split(";base64,")
+    assert kind == "data:image/webp"
+    with Image.open(io.BytesIO(base64.b64decode(content))) as picture:
+        assert picture.size == (320, 320)
+    assert len(content) < 30_000
+
+
+def test_ids_are_unique_and_anchors_lead_somewhere(tmp_path: Path, two: tuple[Path, Path]) -> None:
+    page = report(tmp_path, *two)
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert {str(link["href"])[1:] for link in page.all("a")} <= set(ids)
+    assert all(picture.get("alt") for picture in page.all("img"))
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (lambda run: [item.unlink() for item in run.glob("*.json*")], "is not a run folder"),
+        (lambda run: (run / "summary.json").unlink(), "is not finished"),
+        (lambda run: (run / "manifest.json").write_text('{"kind": "finetune"}'), "is not an evaluation"),
+        (lambda run: (run / "scores.jsonl").write_text('{"id": '), "scores.jsonl, line 1: not a JSON object"),
+        (lambda run: (run / "scores.jsonl").write_text(""), "images.jsonl and scores.jsonl do not fit"),
+    ],
+)
+def test_what_is_not_a_finished_evaluation(tmp_path: Path, two: tuple[Path, Path], harm, message: str) -> None:
+    harm(two[1])
+    with pytest.raises(UserError, match=re.escape(message)):
+        write_report(two, tmp_path / "report.html")
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_what_cannot_be_compared(tmp_path: Path, make_run: MakeRun, prompts: list[Prompt], capsys) -> None:
+    sample = [(prompts[0], prompts[0].texts)]
+    a, b = make_run("a", sample), make_run("b", sample, suite="cvtg-2k")
+    c = make_run("c", [(prompts[1], prompts[1].texts)])
+    out = tmp_path / "report.html"
+    for runs, message in (
+        ([a, b], "runs of different suites cannot be compared"),
+        ([a, c], "no prompt in common"),
+        ([a, a], "is given twice"),
+        ([tmp_path / "nowhere"], "is not a run folder"),
+        ([out.with_name("nofolder.txt")], "is not a run folder"),
+    ):
+        assert main(["report", *map(str, runs), "--out", str(out)]) == 2
+        assert message in capsys.readouterr().err
+        assert not out.exists()
+
+
+def test_the_command_writes_the_page_and_imports_no_torch(tmp_path: Path, two: tuple[Path, Path]) -> None:
+    out = tmp_path / "report.html"
+    code = "import sys; from glmkit.cli import main; assert main(sys.argv[1:]) == 0; assert 'torch' not in sys.modules"
+    command = [sys.executable, "-c", code, "report", *map(str, two), "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"wrote {out}\n"
+    assert Page(out.read_text(encoding="utf-8")).all("article")

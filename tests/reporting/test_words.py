@@ -1,0 +1,52 @@
+"""The sentences say what the numbers say."""
+
+from __future__ import annotations
+
+import pytest
+
+from glmkit.evaluation.stats import Estimate
+from glmkit.reporting import words
+
+
+@pytest.mark.parametrize(
+    ("estimate", "higher_is_better", "outcome"),
+    [
+        (Estimate(0.12, 0.05, 0.19, 64), True, "better"),
+        (Estimate(0.12, 0.05, 0.19, 64), False, "worse"),
+        (Estimate(-0.12, -0.19, -0.05, 64), True, "worse"),
+        (Estimate(-0.12, -0.19, -0.05, 64), False, "better"),
+        (Estimate(0.12, -0.01, 0.19, 64), True, "open"),
+        (Estimate(0.12, 0.0, 0.19, 64), True, "open"),
+        (Estimate(0.12, None, None, 1), True, "open"),
+    ],
+)
+def test_outcome(estimate: Estimate, higher_is_better: bool, outcome: str) -> None:
+    assert words.difference("a", "b", estimate, higher_is_better).outcome == outcome
+
+
+def test_a_resolved_difference_in_words() -> None:
+    change = words.difference("nano", "lora", Estimate(-0.12, -0.19, -0.05, 64), higher_is_better=False)
+    expected = "lora is better than nano by 0.120 (95 % interval 0.050 to 0.190, 64 prompts)"
+    assert words.difference_sentence(change) == expected
+    assert words.pair_verdict("cer", change, False) == (
+        "lora is better than nano: CER is lower by 0.120 (95 % interval 0.050 to 0.190, 64 prompts)."
+    )
+
+
+def test_an_unresolved_difference_in_words() -> None:
+    change = words.difference("nano", "lora", Estimate(0.02, -0.05, 0.09, 64), higher_is_better=True)
+    assert words.difference_sentence(change) == (
+        "lora against nano: difference not resolved, +0.020 (95 % interval −0.050 to +0.090, 64 prompts)"
+    )
+
+
+def test_too_few_prompts_and_nothing_scored() -> None:
+    change = words.difference("a", "b", Estimate(0.5, None, None, 1), True)
+    assert words.difference_sentence(change).endswith("+0.500 (1 prompt, too few for an interval)")
+    nothing = words.difference("a", "b", Estimate(None, None, None, 0), True)
+    assert words.difference_sentence(nothing) == "b against a: no common scored prompt"
+    assert words.verdict("ned", {"a": nothing.estimate}, None, True) == "No picture could be scored."
+
+
+def test_control_characters_become_visible_and_letters_stay() -> None:
+    assert words.visible("a\u202eb\x07 שלום 👩\u200d🍳\n") == "a[U+202E]b[U+0007] שלום 👩\u200d🍳\n"
