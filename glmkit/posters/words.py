@@ -1,6 +1,6 @@
 """The words that posters show: a list of common English words, split by a stable hash, and random strings.
 
-Held-out words never appear on a training poster; every tenth or so training text is not a word at all, so that a
+Held-out words never appear on a training poster; almost a third of the training texts are no words at all, so that a
 model trained on posters learns to spell letters instead of remembering words.
 """
 
