@@ -29,6 +29,7 @@ from glmkit.generation.pictures import read_picture
 from glmkit.generation.sampler import Sampling, sample_tokens, uniforms
 from glmkit.generation.sequence import TOKEN_PIXELS, PromptTokenizer, grids, prompt_positions
 from glmkit.models.decoder import SourceCache
+from glmkit.models.devices import dtype_for as dtype_for
 from glmkit.models.hybrid import HybridModel
 from glmkit.models.semantic_vq import halved_size, prepare
 from glmkit.records import Request

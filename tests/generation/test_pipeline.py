@@ -1,4 +1,4 @@
-"""Whole pictures against stock diffusers, and the contract of a request: alone or in a batch, it is the same picture."""
+"""Whole pictures against stock diffusers, and the contract of a request: the same picture alone or in a batch."""
 
 from __future__ import annotations
 

@@ -1,0 +1,233 @@
+"""What `glmkit generate` and `glmkit edit` do: load the model, read requests, draw into files, resume."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from glmkit import errors
+from glmkit.config import parse_size
+from glmkit.errors import UserError
+from glmkit.files import append_jsonl, read_jsonl, write_jsonl
+from glmkit.generation import pipeline
+from glmkit.generation.pictures import is_drawn, save_picture
+from glmkit.generation.sequence import MAX_ASPECT, TOKEN_PIXELS
+from glmkit.models import checkpoint, defaults
+from glmkit.models.adapter import apply_adapter, check_adapter
+from glmkit.models.devices import DTYPES, dtype_for, pick_device
+from glmkit.models.hybrid import HybridModel
+from glmkit.records import Generation, Prompt, Request
+
+ROW_KEYS = {"id", "prompt", "seed", "size", "steps", "guidance", "sources"}
+# A suite's prompts can be drawn as they are; what they say about the expected picture is not needed here.
+PASSED_OVER = {field.name for field in fields(Prompt)} - ROW_KEYS
+SAFE_ID = re.compile(r"\w[\w.-]*")
+
+
+@dataclass(frozen=True)
+class Options:
+    """The settings of the command line that both commands share; None means the model's default."""
+
+    model: str
+    adapters: tuple[str, ...]
+    size: str | None
+    seed: int
+    steps: int | None
+    guidance: float | None
+    device: str
+    dtype: str
+
+    def folder(self) -> Path:
+        return checkpoint.resolve(self.model)
+
+    def request(self, folder: Path, name: str, prompt: str) -> Request:
+        """A request with the model's defaults where nothing was said."""
+        usual = defaults.of(folder)
+        height, width = parse_size(self.size) if self.size else (usual.height, usual.width)
+        steps = usual.steps if self.steps is None else self.steps
+        guidance = usual.guidance if self.guidance is None else self.guidance
+        return Request(name, prompt, self.seed, height, width, steps=steps, guidance=guidance)
+
+    def load(self, folder: Path) -> HybridModel:
+        """The model with its adapters merged; parts load when they are first needed."""
+        device = pick_device(self.device)
+        for adapter in self.adapters:
+            check_adapter(folder, Path(adapter))
+        hybrid = HybridModel(
+            folder, device, dtype_for(device) if self.dtype == "auto" else DTYPES[self.dtype], self.model
+        )
+        for adapter in self.adapters:
+            apply_adapter(hybrid, adapter)
+        return hybrid
+
+
+def size_like(width: int, height: int, usual: defaults.Defaults) -> tuple[int, int]:
+    """(height, width) of the model's usual area in the shape of a picture of this size, as multiples of 32."""
+    scale = math.sqrt(usual.height * usual.width / (width * height))
+    sides = [max(TOKEN_PIXELS, round(side * scale / TOKEN_PIXELS) * TOKEN_PIXELS) for side in (height, width)]
+    limit = MAX_ASPECT * min(sides)
+    return min(sides[0], limit), min(sides[1], limit)
+
+
+def read_requests(path: Path, base: Request) -> list[Request]:
+    """Requests from a JSONL file: `prompt`, and optionally `id`, `seed`, `size`, `steps`, `guidance`, `sources`.
+
+    What a row does not say is taken from `base`; ids default to the row's number; sources are relative to the file.
+    UserError names the row that cannot be drawn.
+    """
+    requests = []
+    for number, row in enumerate(read_jsonl(path), start=1):
+        try:
+            requests.append(_request(row, replace(base, id=f"{number:04d}"), path.parent))
+        except UserError as error:
+            raise UserError(f"{path}, row {number}: {error.what}", found=error.found, fix=error.fix) from error
+    if not requests:
+        raise UserError(f"{path} has no rows", fix='one object a line: {"id": "first", "prompt": "a red poster"}')
+    names: set[str] = set()
+    for request in requests:
+        if request.id in names:
+            raise UserError(f"{path}: two rows have the id {request.id!r}", fix="give every row an id of its own")
+        names.add(request.id)
+    return requests
+
+
+def _request(row: dict[str, Any], base: Request, folder: Path) -> Request:
+    for key in row:
+        if key not in ROW_KEYS | PASSED_OVER:
+            raise errors.unknown("key", key, ROW_KEYS)
+    values = {key: row[key] for key in ("id", "prompt", "seed", "steps", "guidance") if row.get(key) is not None}
+    if not isinstance(values.get("prompt"), str):
+        raise UserError("the prompt is missing", found=row)
+    wrong = [
+        key for key, kind in (("seed", int), ("steps", int), ("guidance", (int, float))) if not _is(values, key, kind)
+    ]
+    if wrong:
+        raise UserError(f"{wrong[0]} is not a number", found=repr(values[wrong[0]]))
+    values["id"] = str(values.get("id", base.id))
+    if not SAFE_ID.fullmatch(values["id"]):
+        raise UserError("an id must be a file name of letters, digits, '_', '-' and '.'", found=values["id"])
+    if row.get("size") is not None:
+        values["height"], values["width"] = parse_size(str(row["size"]))
+    if row.get("sources"):
+        if not isinstance(row["sources"], list):
+            raise UserError("sources must be a list of paths", found=row["sources"])
+        values["sources"] = tuple(str(folder / source) for source in row["sources"])
+    request = replace(base, **values)
+    pipeline.check(request)
+    return request
+
+
+def _is(values: dict[str, Any], key: str, kind: Any) -> bool:
+    return key not in values or (isinstance(values[key], kind) and not isinstance(values[key], bool))
+
+
+def draw_file(options: Options, folder: Path, request: Request, path: Path) -> dict[str, Any]:
+    """Draw one request into `path`; returns what was done, for one line of JSON."""
+    pipeline.check(request)
+    started = time.perf_counter()
+    hybrid = options.load(folder)
+    with bars() as shown:
+        (image,) = pipeline.draw(hybrid, [request], shown.progress)
+    save_picture(path, image, request, hybrid.name, hybrid.adapters)
+    facts = {
+        key: getattr(request, key) for key in ("prompt", "seed", "width", "height", "steps", "guidance", "sources")
+    }
+    seconds = round(time.perf_counter() - started, 2)
+    return {"file": str(path), **facts, "model": hybrid.name, "adapters": hybrid.adapters, "seconds": seconds}
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What became of a list of requests: a row for each, in their order, and how many were there already."""
+
+    rows: tuple[Generation, ...]
+    skipped: int
+
+    @property
+    def failed(self) -> int:
+        return sum(row.error is not None for row in self.rows)
+
+
+def draw_folder(
+    load: Callable[[], HybridModel],
+    requests: Sequence[Request],
+    folder: Path,
+    signature: tuple[str, tuple[str, ...]],
+    batch_size: int,
+    bars: Bars,
+) -> Drawn:
+    """Draw `<id>.png` for every request into `folder`, with one row each in `images.jsonl`.
+
+    Complete pictures of exactly these requests (`signature`: model and adapters) are kept; failures are rows with
+    their error and are tried again by the next run. `load` is called only when there is something to draw.
+    """
+    journal = folder / "images.jsonl"
+    old = {row["id"]: row for row in read_jsonl(journal, partial=True)} if journal.exists() else {}
+    rows: dict[str, Generation] = {}
+    for request in requests:
+        if is_drawn(folder / f"{request.id}.png", request, *signature):
+            seconds = old.get(request.id, {}).get("seconds")
+            rows[request.id] = _row(request, seconds)
+    kept = len(rows)
+    write_jsonl(journal, (row.to_row() for row in rows.values()))
+    todo = [request for request in requests if request.id not in rows]
+    if todo:
+        bars.pictures(len(todo))
+        for outcome in pipeline.attempt(load(), todo, batch_size, bars.progress):
+            request = outcome.request
+            if outcome.image is not None:
+                save_picture(folder / f"{request.id}.png", outcome.image, request, *signature)
+            rows[request.id] = _row(request, round(outcome.seconds, 3), outcome.error)
+            append_jsonl(journal, rows[request.id].to_row())
+            bars.picture_done()
+        write_jsonl(journal, (rows[request.id].to_row() for request in requests))
+    return Drawn(tuple(rows[request.id] for request in requests), kept)
+
+
+def _row(request: Request, seconds: float | None, error: Exception | None = None) -> Generation:
+    file = None if error else f"{request.id}.png"
+    return Generation(
+        request.id, request.id, request.prompt, request.seed, file, seconds, str(error) if error else None
+    )
+
+
+class Bars:
+    """Progress bars on stderr: the pictures of a list, and the codes and denoising steps of the present batch."""
+
+    def __init__(self, progress: Any) -> None:
+        self._bars, self._tasks, self._all = progress, dict[str, Any](), None
+
+    def progress(self, stage: str, done: int, total: int) -> None:
+        if stage not in self._tasks:
+            self._tasks[stage] = self._bars.add_task(stage, total=total)
+        self._bars.update(self._tasks[stage], completed=done, total=total)
+
+    def pictures(self, total: int) -> None:
+        self._all = self._bars.add_task("pictures", total=total)
+
+    def picture_done(self) -> None:
+        self._bars.advance(self._all)
+
+
+@contextmanager
+def bars() -> Iterator[Bars]:
+    """Progress bars that live as long as the block."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (TextColumn("{task.description:>10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
+        yield Bars(progress)

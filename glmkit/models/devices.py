@@ -1,0 +1,29 @@
+"""Where and in what precision a model runs."""
+
+from __future__ import annotations
+
+import torch
+
+from glmkit.errors import UserError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def pick_device(name: str) -> torch.device:
+    """The device called `auto` (CUDA where there is one), `cpu`, `cuda` or `cuda:1`. UserError when it is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"unknown device {name!r}", fix="--device auto, cpu or cuda") from error
+    if device.type == "cuda" and not (torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()):
+        raise UserError(
+            f"device {name} is not available", found=f"{torch.cuda.device_count()} GPUs", fix="--device cpu"
+        )
+    return device
+
+
+def dtype_for(device: str | torch.device) -> torch.dtype:
+    """bfloat16 on a GPU, as the public checkpoint is stored; float32 on a CPU, where bfloat16 is slower."""
+    return torch.bfloat16 if torch.device(device).type == "cuda" else torch.float32
