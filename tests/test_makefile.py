@@ -1,0 +1,63 @@
+"""`make demo` and `make test` do what is missing, and only that."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+STEPS = (  # what a step types, and the file that says it is done
+    ("pip install", ".venv/.ready"),
+    ("--run reports/demo/before", "reports/demo/before/summary.json"),
+    ("glmkit finetune", "reports/demo/poster_lora/.done"),
+    ("--adapter reports/demo/poster_lora/adapter", "reports/demo/after/summary.json"),
+    ("glmkit report", "reports/demo/index.html"),
+)
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Path:
+    for name in ("Makefile", "pyproject.toml", "constraints.txt", "recipes/poster_lora.yaml"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(ROOT / name, tmp_path / name)
+        os.utime(tmp_path / name, (time.time() - 60, time.time() - 60))
+    return tmp_path
+
+
+def planned(folder: Path, target: str) -> str:
+    outside = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    command = ["make", "-n", target]
+    result = subprocess.run(command, cwd=folder, env=outside, capture_output=True, text=True, check=True)
+    return result.stdout
+
+
+def finish(folder: Path, name: str) -> None:
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).touch()
+
+
+def test_the_demo_goes_on_where_it_stopped(fresh: Path) -> None:
+    for done in range(len(STEPS)):
+        plan = planned(fresh, "demo")
+        assert [typed in plan for typed, _ in STEPS] == [step >= done for step in range(len(STEPS))]
+        finish(fresh, STEPS[done][1])
+    assert "glmkit" not in planned(fresh, "demo").replace(str(fresh), "")
+
+
+def test_only_changed_dependencies_are_installed_again(fresh: Path) -> None:
+    finish(fresh, ".venv/.ready")
+    assert "pip install" not in planned(fresh, "test")
+    later = time.time() + 60
+    os.utime(fresh / "constraints.txt", (later, later))
+    plan = planned(fresh, "test")
+    assert "pip install" in plan and "pytest" in plan and "ruff check" in plan and "mypy" in plan
+
+
+def test_continuous_integration_calls_make_test() -> None:
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
+    assert "make test" in (ROOT / ".ci" / "run").read_text()
