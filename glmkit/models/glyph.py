@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import chain
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from transformers import ByT5Tokenizer, T5EncoderModel
 # Opening and closing quote, in the order in which the published code collects the spans.
 QUOTES = (("'", "'"), ("“", "”"), ('"', '"'), ("「", "」"))
 MAX_SPAN_TOKENS = 2048
-BYTE_OFFSET = 3  # ByT5 ids: 0 padding, 1 end, 2 unknown, then the 256 bytes
+PADDING, END, FIRST_BYTE = 0, 1, 3  # ByT5's ids: padding, end, unknown, then the 256 bytes
 
 
 def quoted_spans(prompt: str) -> list[str]:
@@ -55,16 +56,17 @@ class GlyphEncoder(nn.Module):
         numbers: dict[tuple[str, bool], int] = {}
         rows = []
         for spans in prompts:
+            spans = spans or [""]
             # Published rule: with an even number of spans, each begins with a padding token that is attended to.
-            padded = len(spans) > 0 and len(spans) % 2 == 0
-            rows.append([numbers.setdefault((span, padded), len(numbers)) for span in spans or [""]])
+            padded = len(spans) % 2 == 0
+            rows.append([numbers.setdefault((span, padded), len(numbers)) for span in spans])
         tokens = [self._tokens(span, padded) for span, padded in numbers]
         lengths = np.array([len(ids) for ids in tokens])
 
         device = self.encoder.device
         real = np.arange(lengths.max()) < lengths[:, None]
-        ids = np.full(real.shape, self.tokenizer.pad_token_id)
-        ids[real] = np.concatenate(tokens)
+        ids = np.full(real.shape, PADDING)
+        ids[real] = np.fromiter(chain.from_iterable(tokens), dtype=ids.dtype, count=lengths.sum())
         hidden = self.encoder(_to(ids, device), attention_mask=_to(real.astype(np.int64), device)).last_hidden_state
         source, mask = (_to(array, device) for array in _placement(rows, lengths))
         return hidden.flatten(0, 1)[source] * mask[..., None], mask
@@ -73,9 +75,8 @@ class GlyphEncoder(nn.Module):
         if "<" in span:  # may spell a special token, which the tokenizer reads as one
             ids = self.tokenizer(span, max_length=MAX_SPAN_TOKENS, truncation=True).input_ids
         else:
-            bytes_ = span.encode()[: MAX_SPAN_TOKENS - 1]
-            ids = [*(byte + BYTE_OFFSET for byte in bytes_), self.tokenizer.eos_token_id]
-        return [self.tokenizer.pad_token_id, *ids] if padded else ids
+            ids = [*(byte + FIRST_BYTE for byte in span.encode()[: MAX_SPAN_TOKENS - 1]), END]
+        return [PADDING, *ids] if padded else ids
 
 
 def _placement(rows: list[list[int]], lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -101,4 +102,6 @@ def _count_up(counts: np.ndarray) -> np.ndarray:
 
 
 def _to(array: np.ndarray, device: torch.device) -> Tensor:
-    return torch.from_numpy(array).to(device, non_blocking=True)
+    tensor = torch.from_numpy(array)
+    # from pinned memory the copy does not wait for what the GPU is doing
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
