@@ -64,12 +64,14 @@ def filtered(logits_BV: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor, Ten
 
 
 def draw(logits_BV: Tensor, uniforms_B: Tensor, sampling: Sampling) -> Tensor:
-    """One code for each row, int64 B: the first one whose cumulative probability exceeds its uniform number."""
+    """One code for each row, int64 B: the first one whose cumulative probability exceeds its uniform number.
+
+    `uniforms_B` is float32: times a float64 mass, a number under 1 cannot round up to the border.
+    """
     ids_BK, cumulative_BK, allowed_B1 = filtered(logits_BV, sampling)
     mass_B1 = cumulative_BK.gather(1, allowed_B1 - 1)
     rank_B1 = (cumulative_BK <= uniforms_B[:, None] * mass_B1).sum(dim=-1, keepdim=True)
-    # In exact arithmetic a number under 1 stays inside; rounding must not carry it over the border.
-    return ids_BK.gather(1, torch.minimum(rank_B1, allowed_B1 - 1))[:, 0]
+    return ids_BK.gather(1, rank_B1)[:, 0]
 
 
 @dataclass(frozen=True)

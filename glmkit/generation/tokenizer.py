@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from glmkit.errors import UserError
 from glmkit.files import atomic_path, write_json
@@ -80,7 +81,7 @@ def build_processor(
     )
 
 
-def _train(corpus: Iterable[str], codes: int, vocab_size: int):  # type: ignore[no-untyped-def]
+def _train(corpus: Iterable[str], codes: int, vocab_size: int) -> Any:
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
     names = [CODE_TOKEN.format(index) for index in range(codes + EXTRA_CODE_TOKENS)]

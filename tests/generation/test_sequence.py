@@ -71,16 +71,6 @@ def test_text_ids_equal_stock(processor: tuple[Path, ProcessorIds], height: int,
         assert PromptTokenizer(folder).text_to_image(prompt, height, width) == expected
 
 
-def test_stock_pads_our_tokenizer_on_the_left(processor: tuple[Path, ProcessorIds]) -> None:
-    folder, ids = processor
-    inputs = stock_inputs(folder, PROMPTS[:2], [], 256, 256)
-    for row, prompt in enumerate(PROMPTS[:2]):
-        ours = PromptTokenizer(folder).text_to_image(prompt, 256, 256)
-        padding = inputs["input_ids"].shape[1] - len(ours)
-        assert inputs["input_ids"][row].tolist() == [ids.pad_token_id] * padding + ours
-        assert inputs["attention_mask"][row].sum() == len(ours)
-
-
 @pytest.mark.parametrize("sizes", [[(96, 128)], [(90, 200), (128, 96), (64, 64)]])
 def test_edit_ids_equal_stock(processor: tuple[Path, ProcessorIds], sizes: list[tuple[int, int]]) -> None:
     folder, ids = processor
@@ -91,20 +81,6 @@ def test_edit_ids_equal_stock(processor: tuple[Path, ProcessorIds], sizes: list[
     expected_T = inputs["input_ids"][0]
     expected_T[expected_T == ids.image_token_id] = torch.cat([part.flatten() for part in codes])
     assert PromptTokenizer(folder).edit("make it 'BLUE'", codes, 96, 160) == expected_T.tolist()
-
-
-def test_ids_of_a_new_processor(processor: tuple[Path, ProcessorIds]) -> None:
-    """Codes come first, then start and end; text never becomes a code."""
-    folder, ids = processor
-    tokenizer = PromptTokenizer(folder).tokenizer
-    assert tokenizer.convert_tokens_to_ids([f"<|dit_token_{index}|>" for index in (0, CODES - 1)]) == [0, CODES - 1]
-    assert (ids.image_start_token_id, ids.image_end_token_id) == (CODES, CODES + 1)
-    assert tokenizer.convert_tokens_to_ids([tokenizer.bos_token, tokenizer.eos_token]) == [CODES, CODES + 1]
-    assert len(tokenizer) == ids.vocab_size <= 600
-    text = "any bytes: \x00 é 海 🙂"
-    plain = tokenizer(text)["input_ids"]
-    assert min(plain) >= ids.vision_vocab_size
-    assert tokenizer.decode(plain) == text
 
 
 def test_grids_equal_stock(processor: tuple[Path, ProcessorIds]) -> None:
@@ -135,12 +111,6 @@ def test_prompts_that_cannot_be_read(processor: tuple[Path, ProcessorIds], tmp_p
             tokenizer.edit("brighter", sources, 256, 256)
     with pytest.raises(UserError, match="tokenizer.json"):
         PromptTokenizer(tmp_path)
-
-
-def test_vocabulary_too_small_for_codes_and_bytes(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="vocabulary of at least 452"):
-        build_processor(tmp_path / "new", ["text"], CODES, 451, MIN_PIXELS, MAX_PIXELS)
-    assert not (tmp_path / "new").exists()
 
 
 def test_decode_positions_by_hand() -> None:
