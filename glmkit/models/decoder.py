@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -152,9 +152,9 @@ class DiffusionDecoder(nn.Module):
         for index, block in enumerate(self.transformer_blocks):
             source = None if sources is None else sources.layers[index]
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                text, image, _ = checkpoint(block, text, image, condition, rope, mask, source, use_reentrant=False)
+                text, image = checkpoint(block, text, image, condition, rope, mask, source, use_reentrant=False)
             else:
-                text, image, _ = block(text, image, condition, rope, mask, source)
+                text, image = block(text, image, condition, rope, mask, source)
         patches = self.proj_out(self.norm_out(image, condition))
         return F.pixel_shuffle(patches.transpose(1, 2).unflatten(2, (rows, columns)), self.config.patch_size)
 
@@ -177,7 +177,7 @@ class DiffusionDecoder(nn.Module):
         rope = rotary_table(0, rows, columns, self.config.attention_head_dim, image.device)
         layers = []
         for block in self.transformer_blocks:
-            text, image, own = block(text, image, condition, rope, None, None)
+            text, image, own = cast(Block, block).with_keys(text, image, condition, rope)
             layers.append(own)
         return layers
 
@@ -204,8 +204,22 @@ class Block(nn.Module):
         rope: tuple[Tensor, Tensor],
         mask: Tensor | None,
         source: KeyValue | None,
+    ) -> tuple[Tensor, Tensor]:
+        """`text` B T D and `image` B N D after the block."""
+        # Only these two leave: another output would get a gradient of zeros in a compiled backward pass.
+        text, image, _ = self.with_keys(text, image, condition, rope, mask, source)
+        return text, image
+
+    def with_keys(
+        self,
+        text: Tensor,
+        image: Tensor,
+        condition: Tensor,
+        rope: tuple[Tensor, Tensor],
+        mask: Tensor | None = None,
+        source: KeyValue | None = None,
     ) -> tuple[Tensor, Tensor, KeyValue]:
-        """`text` B T D and `image` B N D after the block, and the keys and values that it computed for them."""
+        """Both streams after the block, and the keys and values that it computed for them."""
         lengths = [text.shape[1], image.shape[1]]
         of_image, of_text = self.norm1(condition)
         joint = torch.cat([of_text.attention.apply(text), of_image.attention.apply(image)], dim=1)
