@@ -86,7 +86,13 @@ def load_manifest(folder: Path) -> dict[str, Any]:
 
 def run_name(summary: Summary) -> str:
     """What people call this run: the model, and the adapters on it."""
-    return " + ".join("/".join(Path(name).parts[-2:]) for name in [summary.model, *summary.adapters])
+    return " + ".join(short_name(name) for name in (summary.model, *summary.adapters))
+
+
+def short_name(name: str) -> str:
+    """The last folder of a path or hub id; for RUN/adapter, where fine-tuning puts its result, the run's."""
+    path = Path(name)
+    return (path.parent.name if path.name == "adapter" else path.name) or name
 
 
 def unique_names(names: Sequence[str], folders: Sequence[str]) -> list[str]:

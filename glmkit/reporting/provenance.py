@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from glmkit.reporting import words
 from glmkit.reporting.load import EvalRun
 
 Table = list[tuple[str, list[str]]]  # label, one text a run
@@ -37,7 +38,7 @@ def collect(run: EvalRun) -> dict[str, str]:
     git = environment["git"]
     return {
         "Run folder": Path(run.folder).resolve().name,
-        **{f"Setting: {name.replace('_', ' ')}": text(value) for name, value in settings.items()},
+        **{words.label(name): text(value) for name, value in settings.items()},
         "glmkit": environment["glmkit"],
         "Revision": "–" if git is None else git["revision"][:12] + (" with local changes" if git["dirty"] else ""),
         "Python": environment["python"],

@@ -80,7 +80,7 @@ def two(make_run: MakeRun, prompts: list[Prompt]) -> tuple[Path, Path]:
 def test_verdict_scores_and_differences(tmp_path: Path, two: tuple[Path, Path]) -> None:
     page = report(tmp_path, *two)
     summary = json.loads((two[1] / "summary.json").read_text())
-    assert "nano + poster_lora/adapter is better than nano: word accuracy is higher by" in page.text
+    assert "nano + poster_lora is better than nano: word accuracy is higher by" in page.text
     assert "5 prompts" in page.text  # the paired ones
     assert "1 of 6 pictures of nano could not be made or read" in page.text
     assert f"{summary['scores']['word_accuracy']['value']:.3f}" == "1.000"
