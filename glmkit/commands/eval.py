@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
         seeds=arguments.seeds,
     )
     folder = arguments.folder or plan.default_folder()
-    summary = evaluate(plan, folder, None if from_images else _device(arguments.device))
+    summary = evaluate(plan, folder) if from_images else evaluate(plan, folder, _device(arguments.device))
     if arguments.json:
         print(json.dumps({"run": str(folder), **summary.to_row()}, ensure_ascii=False))
     else:
@@ -94,7 +94,12 @@ def _drawing(arguments: argparse.Namespace) -> Drawing:
 def _device(name: str | None) -> str:
     import torch
 
-    return name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f"device {name!r} cannot be used", found=str(error).splitlines()[0], fix="--device cpu") from error
+    return str(device)
 
 
 def table(summary: Summary) -> str:

@@ -83,7 +83,7 @@ class Plan:
         return Path("reports") / f"{self.suite}-{name}-{hashlib.sha256(settings).hexdigest()[:8]}"
 
 
-def evaluate(plan: Plan, folder: Path, device: str | None = None) -> Summary:
+def evaluate(plan: Plan, folder: Path, device: str = "cpu") -> Summary:
     """Run the plan in `folder`, or continue it there; UserError with the difference when it holds another plan.
 
     Pictures are drawn on `device`; OCR runs on the CPU. Writes manifest.json, images.jsonl, pictures/, readings.jsonl

@@ -92,8 +92,8 @@ def counts(expected: Sequence[str], read: Sequence[str], language: str) -> dict[
 def assign(expected: Sequence[str], words: Sequence[str]) -> list[Match]:
     """Pair expected texts with disjoint runs of consecutive read pieces, the most similar pair first.
 
-    Ties go to the longer text, then to the earlier text and the earlier, shorter run. Runs of several pieces have at
-    most twice the characters of the text; pairs that share nothing (similarity 0) are left out.
+    Ties go to the longer text, then to the earlier text and the earlier, shorter run. A run of several pieces has at
+    most twice the characters of its text. A text stays without a run only when all pieces are taken.
     """
     texts = [_squeeze(text) for text in expected]
     runs = _runs(words, 2 * max(map(len, texts), default=0))
@@ -101,20 +101,20 @@ def assign(expected: Sequence[str], words: Sequence[str]) -> list[Match]:
         return []
     strings = [run for _, _, run in runs]
     similarities = cdist(texts, strings, scorer=Levenshtein.normalized_similarity, dtype=np.float64)
-    pairs = [
-        Match(text, start, stop, float(similarities[text, column]))
-        for text in range(len(texts))
-        for column, (start, stop, run) in enumerate(runs)
-        if similarities[text, column] > 0 and (stop == start + 1 or len(run) <= 2 * len(texts[text]))
-    ]
-    pairs.sort(key=lambda pair: (-pair.similarity, -len(texts[pair.text]), pair))
-    chosen: list[Match] = []
-    for pair in pairs:
-        if all(pair.text != other.text and (pair.stop <= other.start or other.stop <= pair.start) for other in chosen):
-            chosen.append(pair)
+    starts, stops, sizes = (np.array(column) for column in zip(*((a, b, len(run)) for a, b, run in runs), strict=True))
+    lengths = np.array([len(text) for text in texts])
+    text, run = np.nonzero((stops == starts + 1) | (sizes <= 2 * lengths[:, None]))
+    best_first = np.lexsort((stops[run], starts[run], text, -lengths[text], -similarities[text, run]))
+    chosen: dict[int, Match] = {}
+    free = np.ones(len(words), dtype=bool)
+    for index, column in zip(text[best_first].tolist(), run[best_first].tolist(), strict=True):
+        start, stop, _ = runs[column]
+        if index not in chosen and free[start:stop].all():
+            chosen[index] = Match(index, start, stop, float(similarities[index, column]))
+            free[start:stop] = False
             if len(chosen) == len(texts):
                 break
-    return sorted(chosen)
+    return [chosen[index] for index in sorted(chosen)]
 
 
 def _runs(words: Sequence[str], longest: int) -> list[tuple[int, int, str]]:

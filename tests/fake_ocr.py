@@ -1,0 +1,55 @@
+"""An OCR engine for tests: the picture says in its PNG text what is read, and how reading goes wrong.
+
+FAKE_OCR_LOG: a file that gets the name of each picture that is read. FAKE_OCR_SECONDS: how long each takes.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from PIL import Image, PngImagePlugin
+
+from glmkit.evaluation.reading import Line
+
+
+def identity() -> str:
+    return "fake"
+
+
+def load(threads: int) -> Callable[[Path], list[Line]]:
+    if os.environ.get("FAKE_OCR_BROKEN"):
+        raise RuntimeError("no weights")
+    return _read
+
+
+def write(path: Path, *lines: str, confidence: float = 0.9, does: str = "read") -> Path:
+    """A picture in which `lines` are read, from top to bottom."""
+    info = PngImagePlugin.PngInfo()
+    info.add_text("does", does)
+    for row, text in enumerate(lines):
+        info.add_itxt(f"line{row}", text)
+    info.add_text("confidence", str(confidence))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8)).save(path, pnginfo=info)
+    return path
+
+
+def _read(path: Path) -> list[Line]:
+    print("libraries print, too")
+    if log := os.environ.get("FAKE_OCR_LOG"):
+        with open(log, "a", encoding="utf-8") as handle:
+            handle.write(f"{os.getpid()} {path.name}\n")
+    time.sleep(float(os.environ.get("FAKE_OCR_SECONDS", "0")))
+    with Image.open(path) as picture:
+        text = dict(picture.text)  # type: ignore[attr-defined]
+    if text["does"] == "crash":
+        os._exit(7)
+    if text["does"] == "hang":
+        time.sleep(60)
+    if text["does"] == "fail":
+        raise ValueError("unreadable")
+    rows = [value for key, value in text.items() if key.startswith("line")]
+    return [Line(value, float(text["confidence"]), (0, 10 * row, 50, 10 * row + 8)) for row, value in enumerate(rows)]

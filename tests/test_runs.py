@@ -1,0 +1,64 @@
+"""The run folder: settings are fixed by the first command, the environment is recorded each time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from glmkit.errors import UserError
+from glmkit.files import read_json
+from glmkit.runs import environment, fingerprint, open_run
+
+
+def test_the_same_settings_continue(tmp_path: Path) -> None:
+    settings = {"suite": "text-render", "limit": 3, "adapters": [{"path": "a"}]}
+    first = open_run(tmp_path / "run", "eval", settings, "cuda")
+    again = open_run(tmp_path / "run", "eval", settings, "cpu")
+    assert (first.resumed, again.resumed) == (False, True)
+    manifest = read_json(tmp_path / "run" / "manifest.json")
+    assert manifest["settings"] == settings
+    assert manifest["environment"]["device"] == "cuda"
+    assert [entry["environment"]["device"] for entry in manifest["resumed"]] == ["cpu"]
+
+
+@pytest.mark.parametrize("change", [{"limit": 4}, {"limit": None}, {"seeds": 2}])
+def test_other_settings_are_named_and_change_nothing(tmp_path: Path, change: dict[str, object]) -> None:
+    open_run(tmp_path, "eval", {"limit": 3})
+    before = (tmp_path / "manifest.json").read_bytes()
+    with pytest.raises(UserError, match=rf"{next(iter(change))} was .*, now"):
+        open_run(tmp_path, "eval", {"limit": 3, **change})
+    assert (tmp_path / "manifest.json").read_bytes() == before
+
+
+def test_other_kinds_of_folders_are_refused(tmp_path: Path) -> None:
+    open_run(tmp_path / "run", "finetune", {})
+    with pytest.raises(UserError, match="another kind of run"):
+        open_run(tmp_path / "run", "eval", {})
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.png").touch()
+    with pytest.raises(UserError, match="is not a run folder"):
+        open_run(tmp_path / "photos", "eval", {})
+    (tmp_path / "run" / "manifest.json").write_text("[]")
+    with pytest.raises(UserError, match="not the manifest"):
+        open_run(tmp_path / "run", "eval", {})
+
+
+def test_the_environment_names_versions_and_revision() -> None:
+    found = environment("cpu")
+    assert found["versions"]["numpy"] and found["python"] and found["glmkit"]
+    assert found["git"] is None or len(found["git"]["revision"]) == 40
+
+
+def test_fingerprint_sees_content_names_and_both_ends(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    content = bytearray(300_000)
+    seen = set()
+    for name, position in (("w", None), ("w", 0), ("w", 299_999), ("v", 299_999)):
+        if position is not None:
+            content[position] = 1
+        (folder / name).write_bytes(content)
+        seen.add(fingerprint(folder))
+    assert len(seen) == 4
+    assert fingerprint(folder) == fingerprint(folder)
