@@ -6,8 +6,8 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from glmkit.commands import generate
 from glmkit.errors import UserError
+from glmkit.generation.arguments import Options, add_options, check_png
 
 HELP = "Change one picture, or combine two or three, as a prompt says."
 
@@ -16,26 +16,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("sources", metavar="SOURCE.png", nargs="+", help="one to three pictures")
     parser.add_argument("prompt", metavar="PROMPT", help="what to make of them")
     parser.add_argument("--out", metavar="FILE.png", type=Path, required=True, help="the file to write")
-    generate.add_shared_arguments(parser)
+    add_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    generate.check_file(arguments.out)
+    options = Options.of(arguments)
+    check_png(arguments.out)
     if Path(arguments.prompt).is_file():
-        raise UserError(
-            "the last argument is the prompt", found=f"the file {arguments.prompt}", fix='glmkit edit A.png "..."'
-        )
+        raise UserError("the prompt comes last", found=f"the file {arguments.prompt}", fix='glmkit edit A.png "..."')
 
-    from glmkit.generation.jobs import draw_file, size_like
+    from glmkit.generation.jobs import draw_file, request_of, size_like
     from glmkit.generation.pictures import read_picture
     from glmkit.models import defaults
+    from glmkit.models.checkpoint import resolve
 
-    options = generate.options_of(arguments)
-    folder = options.folder()
-    request = replace(options.request(folder, arguments.out.stem, arguments.prompt), sources=tuple(arguments.sources))
-    pictures = [read_picture(path) for path in request.sources]
+    folder = resolve(options.model)
+    sources = [read_picture(path) for path in arguments.sources]
+    request = request_of(options, folder, arguments.out.stem, arguments.prompt)
+    request = replace(request, sources=tuple(arguments.sources))
     if options.size is None:
-        height, width = size_like(*pictures[0].size, defaults.of(folder))
+        height, width = size_like(*sources[0].size, defaults.of(folder))
         request = replace(request, height=height, width=width)
-    generate.report(arguments, draw_file(options, folder, request, arguments.out))
+    print(draw_file(options, folder, request, arguments.out))
     return 0

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -16,9 +17,10 @@ from glmkit.config import parse_size
 from glmkit.errors import UserError
 from glmkit.files import append_jsonl, read_jsonl, write_jsonl
 from glmkit.generation import pipeline
+from glmkit.generation.arguments import Options
 from glmkit.generation.pictures import is_drawn, save_picture
 from glmkit.generation.sequence import MAX_ASPECT, TOKEN_PIXELS
-from glmkit.models import checkpoint, defaults
+from glmkit.models import defaults
 from glmkit.models.adapter import apply_adapter, check_adapter
 from glmkit.models.devices import DTYPES, dtype_for, pick_device
 from glmkit.models.hybrid import HybridModel
@@ -30,41 +32,25 @@ PASSED_OVER = {field.name for field in fields(Prompt)} - ROW_KEYS
 SAFE_ID = re.compile(r"\w[\w.-]*")
 
 
-@dataclass(frozen=True)
-class Options:
-    """The settings of the command line that both commands share; None means the model's default."""
+def request_of(options: Options, folder: Path, name: str, prompt: str) -> Request:
+    """A request with the model's defaults where nothing was said."""
+    usual = defaults.of(folder)
+    height, width = parse_size(options.size) if options.size else (usual.height, usual.width)
+    steps = usual.steps if options.steps is None else options.steps
+    guidance = usual.guidance if options.guidance is None else options.guidance
+    return Request(name, prompt, options.seed, height, width, steps=steps, guidance=guidance)
 
-    model: str
-    adapters: tuple[str, ...]
-    size: str | None
-    seed: int
-    steps: int | None
-    guidance: float | None
-    device: str
-    dtype: str
 
-    def folder(self) -> Path:
-        return checkpoint.resolve(self.model)
-
-    def request(self, folder: Path, name: str, prompt: str) -> Request:
-        """A request with the model's defaults where nothing was said."""
-        usual = defaults.of(folder)
-        height, width = parse_size(self.size) if self.size else (usual.height, usual.width)
-        steps = usual.steps if self.steps is None else self.steps
-        guidance = usual.guidance if self.guidance is None else self.guidance
-        return Request(name, prompt, self.seed, height, width, steps=steps, guidance=guidance)
-
-    def load(self, folder: Path) -> HybridModel:
-        """The model with its adapters merged; parts load when they are first needed."""
-        device = pick_device(self.device)
-        for adapter in self.adapters:
-            check_adapter(folder, Path(adapter))
-        hybrid = HybridModel(
-            folder, device, dtype_for(device) if self.dtype == "auto" else DTYPES[self.dtype], self.model
-        )
-        for adapter in self.adapters:
-            apply_adapter(hybrid, adapter)
-        return hybrid
+def load(options: Options, folder: Path) -> HybridModel:
+    """The model with its adapters merged; parts load when they are first needed."""
+    device = pick_device(options.device)
+    for adapter in options.adapters:
+        check_adapter(folder, Path(adapter))
+    dtype = dtype_for(device) if options.dtype == "auto" else DTYPES[options.dtype]
+    hybrid = HybridModel(folder, device, dtype, options.model)
+    for adapter in options.adapters:
+        apply_adapter(hybrid, adapter)
+    return hybrid
 
 
 def size_like(width: int, height: int, usual: defaults.Defaults) -> tuple[int, int]:
@@ -127,19 +113,20 @@ def _is(values: dict[str, Any], key: str, kind: Any) -> bool:
     return key not in values or (isinstance(values[key], kind) and not isinstance(values[key], bool))
 
 
-def draw_file(options: Options, folder: Path, request: Request, path: Path) -> dict[str, Any]:
-    """Draw one request into `path`; returns what was done, for one line of JSON."""
+def draw_file(options: Options, folder: Path, request: Request, path: Path) -> str:
+    """Draw one request into `path`; returns what was done as a line for people, or of JSON."""
     pipeline.check(request)
     started = time.perf_counter()
-    hybrid = options.load(folder)
+    hybrid = load(options, folder)
     with bars() as shown:
         (image,) = pipeline.draw(hybrid, [request], shown.progress)
     save_picture(path, image, request, hybrid.name, hybrid.adapters)
-    facts = {
-        key: getattr(request, key) for key in ("prompt", "seed", "width", "height", "steps", "guidance", "sources")
-    }
     seconds = round(time.perf_counter() - started, 2)
-    return {"file": str(path), **facts, "model": hybrid.name, "adapters": hybrid.adapters, "seconds": seconds}
+    if not options.json:
+        return f"{path}: {request.width}x{request.height}, seed {request.seed}, {seconds} s"
+    facts = {key: value for key, value in request.to_row().items() if key != "id"}
+    facts |= {"model": hybrid.name, "adapters": hybrid.adapters, "seconds": seconds}
+    return json.dumps({"file": str(path), **facts}, ensure_ascii=False)
 
 
 @dataclass(frozen=True)
@@ -155,37 +142,32 @@ class Drawn:
 
 
 def draw_folder(
-    load: Callable[[], HybridModel],
-    requests: Sequence[Request],
-    folder: Path,
-    signature: tuple[str, tuple[str, ...]],
-    batch_size: int,
-    bars: Bars,
+    options: Options, folder: Path, requests: Sequence[Request], out: Path, batch_size: int, shown: Bars
 ) -> Drawn:
-    """Draw `<id>.png` for every request into `folder`, with one row each in `images.jsonl`.
+    """Draw `<id>.png` for every request into `out`, with one row each in `images.jsonl`.
 
-    Complete pictures of exactly these requests (`signature`: model and adapters) are kept; failures are rows with
-    their error and are tried again by the next run. `load` is called only when there is something to draw.
+    Complete pictures of exactly these requests, model and adapters are kept; failures are rows with their error and
+    are tried again by the next run. The model is loaded only when there is something to draw.
     """
-    journal = folder / "images.jsonl"
-    old = {row["id"]: row for row in read_jsonl(journal, partial=True)} if journal.exists() else {}
+    drawn_with = (options.model, options.adapters)
+    journal = out / "images.jsonl"
+    old = {row.get("id"): row for row in read_jsonl(journal, partial=True)} if journal.exists() else {}
     rows: dict[str, Generation] = {}
     for request in requests:
-        if is_drawn(folder / f"{request.id}.png", request, *signature):
-            seconds = old.get(request.id, {}).get("seconds")
-            rows[request.id] = _row(request, seconds)
-    kept = len(rows)
+        if is_drawn(out / f"{request.id}.png", request, *drawn_with):
+            rows[request.id] = _row(request, old.get(request.id, {}).get("seconds"))
+    kept, todo = len(rows), [request for request in requests if request.id not in rows]
     write_jsonl(journal, (row.to_row() for row in rows.values()))
-    todo = [request for request in requests if request.id not in rows]
     if todo:
-        bars.pictures(len(todo))
-        for outcome in pipeline.attempt(load(), todo, batch_size, bars.progress):
+        hybrid = load(options, folder)
+        shown.pictures(len(todo))
+        for outcome in pipeline.attempt(hybrid, todo, batch_size, shown.progress):
             request = outcome.request
             if outcome.image is not None:
-                save_picture(folder / f"{request.id}.png", outcome.image, request, *signature)
+                save_picture(out / f"{request.id}.png", outcome.image, request, *drawn_with)
             rows[request.id] = _row(request, round(outcome.seconds, 3), outcome.error)
             append_jsonl(journal, rows[request.id].to_row())
-            bars.picture_done()
+            shown.picture_done()
         write_jsonl(journal, (rows[request.id].to_row() for request in requests))
     return Drawn(tuple(rows[request.id] for request in requests), kept)
 

@@ -1,0 +1,59 @@
+"""The command line options that `glmkit generate` and `glmkit edit` share. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+from glmkit.errors import UserError
+
+
+@dataclass(frozen=True)
+class Options:
+    """What was asked for; None means the model's default."""
+
+    model: str
+    adapters: tuple[str, ...]
+    size: str | None
+    seed: int
+    steps: int | None
+    guidance: float | None
+    device: str
+    dtype: str
+    json: bool
+
+    @classmethod
+    def of(cls, arguments: argparse.Namespace) -> Options:
+        return cls(
+            arguments.model,
+            tuple(arguments.adapter),
+            arguments.size,
+            arguments.seed,
+            arguments.steps,
+            arguments.guidance,
+            arguments.device,
+            arguments.dtype,
+            arguments.json,
+        )
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options that `Options.of` reads, and --json."""
+    parser.add_argument("--model", default="nano", help="nano, a model folder or a hub id (default %(default)s)")
+    parser.add_argument("--adapter", metavar="DIR", nargs="+", action="extend", default=[], help="adapters to add")
+    parser.add_argument("--size", metavar="WIDTHxHEIGHT", help="pixels, multiples of 32 (default: the model's)")
+    parser.add_argument("--seed", metavar="N", type=int, default=0, help="another seed, another picture (default 0)")
+    parser.add_argument("--steps", metavar="N", type=int, help="steps of the diffusion decoder (default: the model's)")
+    parser.add_argument("--guidance", metavar="G", type=float, help="how closely to follow (default: the model's)")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default %(default)s)")
+    parser.add_argument(
+        "--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="auto: bfloat16 on a GPU, else float32"
+    )
+    parser.add_argument("--json", action="store_true", help="print one line of JSON")
+
+
+def check_png(path: Path) -> None:
+    """UserError unless `path` can become a PNG file."""
+    if path.suffix.lower() != ".png" or path.is_dir():
+        raise UserError("--out must be a PNG file", found=path, fix=f"--out {path.with_suffix('.png')}")
