@@ -160,14 +160,14 @@ def draw_folder(
     write_jsonl(journal, (row.to_row() for row in rows.values()))
     if todo:
         hybrid = load(options, folder)
-        shown.pictures(len(todo))
-        for outcome in pipeline.attempt(hybrid, todo, batch_size, shown.progress):
+        shown.pictures(0, len(todo))
+        for done, outcome in enumerate(pipeline.attempt(hybrid, todo, batch_size, shown.progress), start=1):
             request = outcome.request
             if outcome.image is not None:
                 save_picture(out / f"{request.id}.png", outcome.image, request, *drawn_with)
             rows[request.id] = _row(request, round(outcome.seconds, 3), outcome.error)
             append_jsonl(journal, rows[request.id].to_row())
-            shown.picture_done()
+            shown.pictures(done, len(todo))
         write_jsonl(journal, (rows[request.id].to_row() for request in requests))
     return Drawn(tuple(rows[request.id] for request in requests), kept)
 
@@ -182,24 +182,25 @@ def _row(request: Request, seconds: float | None, error: Exception | None = None
 class Bars:
     """Progress bars on stderr: the pictures of a list, and the codes and denoising steps of the present batch."""
 
-    def __init__(self, progress: Any) -> None:
-        self._bars, self._tasks, self._all = progress, dict[str, Any](), None
+    def __init__(self, display: Any) -> None:
+        self._display, self._tasks = display, dict[str, Any]()
+
+    def _show(self, name: str, done: int, total: int) -> None:
+        if name not in self._tasks:
+            self._display.start()
+            self._tasks[name] = self._display.add_task(name, total=total)
+        self._display.update(self._tasks[name], completed=done, total=total)
 
     def progress(self, stage: str, done: int, total: int) -> None:
-        if stage not in self._tasks:
-            self._tasks[stage] = self._bars.add_task(stage, total=total)
-        self._bars.update(self._tasks[stage], completed=done, total=total)
+        self._show(stage, done, total)
 
-    def pictures(self, total: int) -> None:
-        self._all = self._bars.add_task("pictures", total=total)
-
-    def picture_done(self) -> None:
-        self._bars.advance(self._all)
+    def pictures(self, done: int, total: int) -> None:
+        self._show("pictures", done, total)
 
 
 @contextmanager
 def bars() -> Iterator[Bars]:
-    """Progress bars that live as long as the block."""
+    """Progress bars that appear with the first step and end with the block."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -211,5 +212,9 @@ def bars() -> Iterator[Bars]:
     )
 
     columns = (TextColumn("{task.description:>10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
-        yield Bars(progress)
+    display = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True))
+    try:
+        yield Bars(display)
+    finally:
+        if display.tasks:
+            display.stop()

@@ -1,0 +1,259 @@
+"""glmkit generate and edit from the command line: files, lines of JSON, resuming, and what bad input says."""
+
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from glmkit.cli import main
+from glmkit.files import read_jsonl, write_json, write_jsonl
+from glmkit.generation import pipeline
+
+QUICK = ["--size", "64x96", "--steps", "2", "--device", "cpu"]
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    levels = np.random.default_rng(0).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    path = tmp_path / "source.png"
+    Image.fromarray(levels).resize((160, 128), Image.Resampling.BICUBIC).save(path)
+    return path
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_one_picture(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "new" / "a.png"
+    command = ["generate", "a poster with 'HI'", "--model", str(tiny_model), "--seed", "3", "--out", str(out), "--json"]
+    assert main([*command, *QUICK]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    result = json.loads(line)
+    assert (result["file"], result["seed"], result["width"], result["height"]) == (str(out), 3, 64, 96)
+    assert (result["steps"], result["guidance"], result["model"]) == (2, 1.5, str(tiny_model))
+    with Image.open(out) as image:
+        assert image.size == (64, 96)
+        assert image.text["prompt"] == "a poster with 'HI'"  # type: ignore[attr-defined]
+        first = image.tobytes()
+    assert files(out.parent) == ["a.png"]
+    out.unlink()
+    assert main([*command, *QUICK]) == 0
+    assert Image.open(out).tobytes() == first
+
+
+def test_defaults_come_from_the_model(tiny_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_json(tiny_copy / "glmkit.json", {"defaults": {"size": "96x64", "steps": 3, "guidance": 4.0}})
+    assert main(["generate", "a", "--model", str(tiny_copy), "--out", str(tmp_path / "a.png"), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["width"], result["height"], result["steps"], result["guidance"]) == (96, 64, 3, 4.0)
+    write_json(tiny_copy / "glmkit.json", {"defaults": {"stepps": 3}})
+    assert main(["generate", "a", "--model", str(tiny_copy), "--out", str(tmp_path / "b.png")]) == 2
+    assert "did you mean 'steps'" in capsys.readouterr().err
+
+
+def test_edit(tiny_model: Path, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sheets = []
+    for count in (1, 3):
+        out = tmp_path / f"{count}.png"
+        command = ["edit", *[str(source)] * count, "make it green", "--model", str(tiny_model), "--out", str(out)]
+        assert main([*command, *QUICK, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["sources"] == [str(source)] * count
+        sheets.append(Image.open(out).tobytes())
+    assert sheets[0] != sheets[1]
+
+
+def test_an_edit_keeps_the_shape_of_its_source(
+    tiny_copy: Path, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_json(tiny_copy / "glmkit.json", {"defaults": {"size": "128x128", "steps": 1}})
+    Image.open(source).resize((200, 100)).save(source)
+    assert main(["edit", str(source), "a", "--model", str(tiny_copy), "--out", str(tmp_path / "a.png"), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["width"], result["height"]) == (192, 96)
+
+
+def write_prompts(path: Path, source: Path) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = [
+        {"id": "one", "prompt": "a red poster with 'ONE'", "seed": 1},
+        {"id": "two", "prompt": "a longer prompt with 'TWO' and \"THREE\"", "size": "96x64"},
+        {"id": "three", "prompt": "another", "seed": 5},
+        {"id": "four", "prompt": "an edit", "sources": [source.name]},
+    ]
+    write_jsonl(path, rows)
+    return rows
+
+
+def test_a_file_of_prompts_resumes(
+    tiny_model: Path, tmp_path: Path, source: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that is killed and run again has the pictures of a run that was not; complete ones are not drawn twice."""
+    rows = write_prompts(tmp_path / "prompts.jsonl", source)
+
+    def run(out: Path) -> int:
+        command = ["generate", "--prompts", str(tmp_path / "prompts.jsonl"), "--out", str(out), "--batch-size", "2"]
+        return main([*command, "--model", str(tiny_model), "--json", *QUICK])
+
+    assert run(tmp_path / "whole") == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "out": str(tmp_path / "whole"),
+        "drawn": 4,
+        "skipped": 0,
+        "failed": 0,
+    }
+    original, calls = pipeline.draw, []
+
+    def killed(hybrid: object, requests: list[object], progress: object) -> list[Image.Image]:
+        calls.append(len(requests))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return original(hybrid, requests, progress)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "draw", killed)
+        assert run(tmp_path / "parts") == 130
+    assert [row["id"] for row in read_jsonl(tmp_path / "parts" / "images.jsonl")] == ["one", "three"]
+    capsys.readouterr()
+    assert run(tmp_path / "parts") == 0
+    assert json.loads(capsys.readouterr().out)["skipped"] == 2
+    for row in rows:
+        whole, parts = (Image.open(tmp_path / name / f"{row['id']}.png") for name in ("whole", "parts"))
+        assert whole.tobytes() == parts.tobytes()
+    journal = read_jsonl(tmp_path / "parts" / "images.jsonl")
+    assert [row["id"] for row in journal] == [row["id"] for row in rows]
+    assert all(row["file"] == f"{row['id']}.png" and row["error"] is None for row in journal)
+    rows[0]["prompt"] = "something else"
+    write_jsonl(tmp_path / "prompts.jsonl", rows)
+    assert run(tmp_path / "parts") == 0
+    assert json.loads(capsys.readouterr().out)["skipped"] == 3
+
+
+def test_a_failure_is_a_row(tiny_model: Path, tmp_path: Path, source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_prompts(tmp_path / "prompts.jsonl", source)
+    kept = source.read_bytes()
+    source.write_bytes(b"no picture")
+    command = ["generate", "--prompts", str(tmp_path / "prompts.jsonl"), "--out", str(tmp_path / "out")]
+    command += ["--model", str(tiny_model), *QUICK]
+    assert main(command) == 1
+    assert "four: " in capsys.readouterr().err
+    rows = {row["id"]: row for row in read_jsonl(tmp_path / "out" / "images.jsonl")}
+    assert "is not a picture" in rows["four"]["error"] and rows["four"]["file"] is None
+    assert files(tmp_path / "out") == ["images.jsonl", "one.png", "three.png", "two.png"]
+    source.write_bytes(kept)
+    assert main(command) == 0
+    assert all(row["error"] is None for row in read_jsonl(tmp_path / "out" / "images.jsonl"))
+
+
+BAD = {
+    "unknown model": (["generate", "a", "--model", "nanoo"], "did you mean 'nano'"),
+    "missing folder": (["generate", "a", "--model", "./no/where"], "does not exist"),
+    "not a model folder": (["generate", "a", "--model", "TMP"], "not a model folder"),
+    "odd size": (["generate", "a", "--size", "100x64"], "multiples of 32"),
+    "long size": (["generate", "a", "--size", "640x128"], "4 times"),
+    "no size": (["generate", "a", "--size", "big"], "WIDTHxHEIGHT"),
+    "empty prompt": (["generate", " "], "prompt is empty"),
+    "no prompt": (["generate"], "either a prompt or --prompts"),
+    "no prompts": (["generate", "--prompts", "TMP/none.jsonl"], "--out must be a folder"),
+    "not a PNG": (["generate", "a", "--out", "TMP/a.jpg"], "--out TMP/a.png"),
+    "no steps": (["generate", "a", "--steps", "0"], "number of steps"),
+    "bad device": (["generate", "a", "--device", "gpu"], "--device auto, cpu or cuda"),
+    "missing adapter": (["generate", "a", "--adapter", "TMP/none"], "does not exist"),
+    "missing source": (["edit", "TMP/none.png", "a"], "none.png does not exist"),
+    "corrupt source": (["edit", "TMP/corrupt.png", "a"], "is not a picture"),
+    "long source": (["edit", "TMP/long.png", "a"], "4 times"),
+    "many sources": (["edit", *["TMP/source.png"] * 4, "a"], "1 to 3"),
+    "empty edit": (["edit", "TMP/source.png", ""], "prompt is empty"),
+    "forgotten edit": (["edit", "TMP/source.png", "TMP/source.png"], "the prompt comes last"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input(
+    name: str, tiny_model: Path, tmp_path: Path, source: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 2, what is wrong and what to type, no traceback, and no file."""
+    argv, message = BAD[name]
+    (tmp_path / "corrupt.png").write_bytes(b"\x89PNG no")
+    Image.new("RGB", (900, 100)).save(tmp_path / "long.png")
+    before = files(tmp_path)
+    argv = [word.replace("TMP", str(tmp_path)) for word in argv]
+    for option, value in (("--out", str(tmp_path / "a.png")), ("--model", str(tiny_model)), ("--steps", "1")):
+        argv += [] if option in argv else [option, value]
+    assert main(argv) == 2
+    shown = capsys.readouterr()
+    assert message.replace("TMP", str(tmp_path)) in shown.err
+    assert shown.err.startswith("error: ") and "Traceback" not in shown.err and not shown.out
+    assert files(tmp_path) == before
+
+
+def test_a_truncated_checkpoint(tiny_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tiny_copy / "transformer" / "diffusion_pytorch_model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    out = tmp_path / "a.png"
+    assert main(["generate", "a", "--model", str(tiny_copy), "--out", str(out), *QUICK]) == 2
+    assert f"{path} is truncated" in capsys.readouterr().err
+    assert main(["info", str(tiny_copy)]) == 2
+    assert not out.exists()
+
+
+def test_a_full_disk(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of the picture is written, then the disk is full: the old picture stays, nothing else is left."""
+    out = tmp_path / "a.png"
+    out.write_bytes(b"the old picture")
+
+    def full(self: Image.Image, path: Path, **_: object) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    assert main(["generate", "a", "--model", str(tiny_model), "--out", str(out), *QUICK]) == 2
+    assert "no space left" in capsys.readouterr().err
+    assert files(tmp_path) == ["a.png"] and out.read_bytes() == b"the old picture"
+    write_jsonl(tmp_path / "prompts.jsonl", [{"id": "x", "prompt": "a"}])
+    command = ["generate", "--prompts", str(tmp_path / "prompts.jsonl"), "--out", str(tmp_path / "out")]
+    assert main([*command, "--model", str(tiny_model), *QUICK]) == 2
+    assert files(tmp_path / "out") == ["images.jsonl"]
+
+
+def test_adapters(tiny_model: Path, tiny_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An adapter changes the picture and is written into it; with another model it is refused."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    from glmkit.models import adapter, checkpoint
+
+    config = LoraConfig(r=2, lora_alpha=8, target_modules=["to_q", "proj_out"], init_lora_weights=False)
+    torch.manual_seed(0)
+    get_peft_model(checkpoint.load_part(tiny_model, "decoder"), config).save_pretrained(
+        str(tmp_path / "ad" / "decoder")
+    )
+    adapter.write_base(tmp_path / "ad" / "decoder", "decoder", tiny_model)
+    drawn = []
+    for name, more in (("plain", []), ("adapted", ["--adapter", str(tmp_path / "ad")])):
+        out = tmp_path / f"{name}.png"
+        assert main(["generate", "a", "--model", str(tiny_model), "--out", str(out), *QUICK, *more]) == 0
+        drawn.append(Image.open(out))
+    assert drawn[0].tobytes() != drawn[1].tobytes()
+    assert drawn[1].text["adapters"] == str(tmp_path / "ad")  # type: ignore[attr-defined]
+    checkpoint.save_part(tiny_copy, "decoder", checkpoint.new_part(tiny_copy, "decoder"))
+    capsys.readouterr()
+    command = ["generate", "a", "--model", str(tiny_copy), "--adapter", str(tmp_path / "ad"), *QUICK]
+    assert main([*command, "--out", str(tmp_path / "c.png")]) == 2
+    assert "adapter of another model" in capsys.readouterr().err
+
+
+def test_info(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", "glm-image", "--json"]) == 0
+    counts = {row["part"]: row["parameters"] for row in json.loads(capsys.readouterr().out)["parts"]}
+    assert counts["language_model"] == 8_847_155_200 and counts["decoder"] == 6_926_882_880
+    assert main(["info", str(tiny_model)]) == 0
+    assert "language_model" in capsys.readouterr().out
+    assert main(["info", "glm-imag"]) == 2
+    assert "did you mean 'glm-image'" in capsys.readouterr().err
