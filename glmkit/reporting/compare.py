@@ -11,6 +11,7 @@ from glmkit.records import Score
 from glmkit.reporting import words
 from glmkit.reporting.load import EvalRun
 from glmkit.reporting.plot import Axis, axis
+from glmkit.reporting.provenance import drawn_with
 from glmkit.reporting.words import Difference
 
 
@@ -122,6 +123,7 @@ def notes(runs: Sequence[EvalRun], common: set[str]) -> list[str]:
         ("read by different OCR engines", [run.summary.ocr for run in runs]),
         ("made from different versions of the suite", [run.manifest["settings"]["suite_fingerprint"] for run in runs]),
         ("drawn with different seeds", [str(run.seeds) for run in runs]),
+        ("drawn with different settings", [drawn_with(run.manifest["settings"]) for run in runs]),
     ):
         if len(set(values)) > 1:
             said.append(f"The pictures were {about}; part of the difference may come from that.")

@@ -63,7 +63,9 @@ class Marking:
         counts = {kind: sum(text.letters(kind) for text in self.texts) for kind in ("wrong", "missing", "extra")}
         counts["extra"] += sum(not letter.isspace() for line in self.unexpected for letter in line)
         found = [f"{count} {kind}" for kind, count in counts.items() if count]
-        return f"Letters: {', '.join(found)}" if found else "Every letter as expected"
+        if found:
+            return f"Letters: {', '.join(found)}"
+        return "Every letter as expected" if self.perfect else "Every letter as expected, but not every space"
 
 
 def mark(texts: Sequence[str], lines: Sequence[str]) -> Marking:
@@ -101,17 +103,21 @@ def align(expected: str, read: str) -> list[tuple[int | None, int | None]]:
     """The cheapest way to find `expected` somewhere inside `read` (Sellers 1980: free start, free end).
 
     Returns pairs of positions in reading order; None stands for a missing (read side) or extra (expected side) letter.
-    An extra line break costs nothing.
+    An extra line break costs nothing; a space is never taken for a letter.
     """
     letters = np.array([ord(letter) for letter in read], dtype=np.int64)
     space = np.array([letter.isspace() for letter in read], dtype=bool)
-    wall = (letters == ord(CLAIMED)) * MISSING * len(expected)
+    never = MISSING * (len(expected) + 1)  # dearer than to leave the whole text out
+    wall = never * (letters == ord(CLAIMED))
     extra = np.where(letters == ord("\n"), 0, EXTRA) + wall  # nobody steps over another text
     walked = np.concatenate([[0], np.cumsum(extra)])
     costs = np.zeros((len(expected) + 1, len(read) + 1), dtype=np.int64)
     changes = np.empty((len(expected), len(read)), dtype=np.int64)
     for e, letter in enumerate(expected):
-        changes[e] = np.where(space if letter.isspace() else letters == ord(letter), 0, WRONG + wall)
+        if letter.isspace():
+            changes[e] = np.where(space, 0, never)
+        else:
+            changes[e] = np.where(letters == ord(letter), 0, WRONG + wall + never * space)
         costs[e + 1] = costs[e] + MISSING
         costs[e + 1, 1:] = np.minimum(costs[e + 1, 1:], costs[e, :-1] + changes[e])
         costs[e + 1] = np.minimum.accumulate(costs[e + 1] - walked) + walked

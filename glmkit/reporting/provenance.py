@@ -21,9 +21,15 @@ def setup(runs: Sequence[EvalRun]) -> Table:
         ("Seeds", [", ".join(map(str, run.seeds)) for run in runs]),
         ("Pictures scored", [f"{run.summary.n_scored} of {run.summary.n_total}" for run in runs]),
         ("Read by", [run.summary.ocr for run in runs]),
-        ("Device", [text(run.manifest["environment"]["device"]) for run in runs]),
+        ("Drawn with", [drawn_with(run.manifest["settings"]) for run in runs]),
+        ("Device", [run.manifest["environment"]["device"] or "–" for run in runs]),
         ("Started", [run.manifest["started"].replace("T", " ").replace("+00:00", " UTC") for run in runs]),
     ]
+
+
+def drawn_with(settings: dict[str, Any]) -> str:
+    """Size, steps and guidance; pictures that were made elsewhere have none."""
+    return ", ".join(f"{name} {settings[name]}" for name in ("size", "steps", "guidance") if settings.get(name)) or "–"
 
 
 def provenance(runs: Sequence[EvalRun]) -> Table:

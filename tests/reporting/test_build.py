@@ -89,7 +89,14 @@ def test_verdict_scores_and_differences(tmp_path: Path, two: tuple[Path, Path]) 
     assert "higher is better" in page.text and "lower is better" in page.text
     assert "glmkit-wa-1" in page.text  # the definition
     assert "Word accuracy by split" in page.text
-    for fact in ("torch 2.11.0", "dad0708c0ffe", "pp-ocrv6-small/onnxruntime", "2026-01-02 03:04:05 UTC", "cpu"):
+    for fact in (
+        "torch 2.11.0",
+        "dad0708c0ffe",
+        "pp-ocrv6-small/onnxruntime",
+        "2026-01-02 03:04:05 UTC",
+        "cpu",
+        "steps 30",
+    ):
         assert fact in page.text
 
 

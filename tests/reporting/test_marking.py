@@ -45,6 +45,14 @@ def test_what_the_metrics_take_for_equal_is_perfect(texts: list[str], lines: lis
     assert mark(texts, lines).perfect
 
 
+def test_a_space_is_never_a_wrong_letter() -> None:
+    marking = mark(["OPEN", "SALE"], ["OPEN", "ALE"])
+    assert spelled(marking)[1] == [("missing", "S", ""), ("right", "ALE", "ALE")]
+    spaces = mark(["BLUE SKY"], ["BLUESKY"])
+    assert spelled(spaces) == [[("right", "BLUE", "BLUE"), ("missing", " ", ""), ("right", "SKY", "SKY")]]
+    assert spaces.in_words == "Every letter as expected, but not every space"
+
+
 def test_a_letter_serves_one_text_only() -> None:
     marking = mark(["GO", "GO"], ["GO"])
     assert spelled(marking) == [[("right", "GO", "GO")], [("missing", "GO", "")]]
