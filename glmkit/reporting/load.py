@@ -12,6 +12,8 @@ from glmkit.errors import UserError
 from glmkit.files import read_json, read_jsonl
 from glmkit.records import Generation, Score, Summary
 
+MANIFEST = {"kind", "settings", "environment", "started", "resumed"}  # what every run records
+
 
 @dataclass(frozen=True)
 class EvalRun:
@@ -78,9 +80,11 @@ def load_manifest(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder} is not a run folder", found="a file" if folder.exists() else "nothing", fix=fix)
     if not (folder / "manifest.json").exists():
         raise UserError(f"{folder} is not a run folder", found="a folder without manifest.json", fix=fix)
-    manifest: dict[str, Any] = read_json(folder / "manifest.json")
-    if manifest.get("kind") != "eval":
-        raise UserError(f"{folder} is not an evaluation", found=f"a run of kind {manifest.get('kind')!r}", fix=fix)
+    manifest = read_json(folder / "manifest.json")
+    if not isinstance(manifest, dict) or not MANIFEST <= set(manifest):
+        raise UserError(f"{folder / 'manifest.json'} is not the manifest of a run", fix=fix)
+    if manifest["kind"] != "eval":
+        raise UserError(f"{folder} is not an evaluation", found=f"a run of kind {manifest['kind']!r}", fix=fix)
     return manifest
 
 

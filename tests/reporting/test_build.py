@@ -131,13 +131,13 @@ def test_nothing_is_loaded_from_outside(tmp_path: Path, two: tuple[Path, Path]) 
 
 
 def test_whatever_a_prompt_contains_stays_text(tmp_path: Path, make_run: MakeRun) -> None:
-    nasty = "</script><script>alert(1)</script>\" onmouseover='x' {{ 7 * 7 }} & <b>\u202egnp.exe " + "W" * 500
+    nasty = "</script><script>alert(1)</script>\" onmouseover='x' {{ 7 * 191 }} & <b>\u202egnp.exe " + "W" * 500
     prompt = Prompt(nasty, nasty, (nasty,), split=nasty)
     page = report(tmp_path, make_run("a", [(prompt, [nasty[:40]])]), make_run("b", [(prompt, RuntimeError(nasty))]))
     assert len(page.all("script")) == 1 and "alert" not in page.script
     assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
-    assert "49" not in page.text
-    assert "{{ 7 * 7 }} & <b>[U+202E]gnp.exe" in page.text
+    assert "1337" not in page.text
+    assert "{{ 7 * 191 }} & <b>[U+202E]gnp.exe" in page.text
     assert "\u202e" not in page.text
 
 
@@ -182,12 +182,17 @@ def test_ids_are_unique_and_anchors_lead_somewhere(tmp_path: Path, two: tuple[Pa
     assert all(picture.get("alt") for picture in page.all("img"))
 
 
+def change_kind(manifest: Path) -> None:
+    manifest.write_text(manifest.read_text().replace('"eval"', '"finetune"'))
+
+
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
         (lambda run: [item.unlink() for item in run.glob("*.json*")], "is not a run folder"),
         (lambda run: (run / "summary.json").unlink(), "is not finished"),
-        (lambda run: (run / "manifest.json").write_text('{"kind": "finetune"}'), "is not an evaluation"),
+        (lambda run: (run / "manifest.json").write_text('["kind"]'), "is not the manifest of a run"),
+        (lambda run: change_kind(run / "manifest.json"), "is not an evaluation"),
         (lambda run: (run / "scores.jsonl").write_text('{"id": '), "scores.jsonl, line 1: not a JSON object"),
         (lambda run: (run / "scores.jsonl").write_text(""), "images.jsonl and scores.jsonl do not fit"),
     ],
