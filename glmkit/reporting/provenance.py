@@ -29,7 +29,9 @@ def setup(runs: Sequence[EvalRun]) -> Table:
 
 def drawn_with(settings: dict[str, Any]) -> str:
     """Size, steps and guidance; pictures that were made elsewhere have none."""
-    return ", ".join(f"{name} {settings[name]}" for name in ("size", "steps", "guidance") if settings.get(name)) or "–"
+    if "steps" not in settings:
+        return "–"
+    return "{width}x{height} pixels, {steps} steps, guidance {guidance}".format(**settings)
 
 
 def provenance(runs: Sequence[EvalRun]) -> Table:

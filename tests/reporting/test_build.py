@@ -95,7 +95,7 @@ def test_verdict_scores_and_differences(tmp_path: Path, two: tuple[Path, Path]) 
         "pp-ocrv6-small/onnxruntime",
         "2026-01-02 03:04:05 UTC",
         "cpu",
-        "steps 30",
+        "320x256 pixels, 30 steps, guidance 1.5",
     ):
         assert fact in page.text
 
