@@ -43,7 +43,8 @@ def number(value: float | None, signed: bool = False) -> str:
     """Three decimals with a true minus sign; a dash for no value."""
     if value is None:
         return "–"
-    return f"{value:{'+' if signed else ''}.3f}".replace("-", "\u2212")
+    rounded = round(value, 3) + 0.0  # + 0.0: there is no minus zero
+    return f"{rounded:{'+' if signed else ''}.3f}".replace("-", "\u2212")
 
 
 def count(amount: int, thing: str) -> str:
@@ -91,7 +92,7 @@ def verdict(metric: str, scores: dict[str, Estimate], lead: Difference | None, h
     if len(scores) == 2:
         return pair_verdict(metric, lead, higher_is_better)
     sentence = f"{lead.other} has the best {inside(metric)} of {len(scores)} runs, {number(known[lead.other].value)}"
-    if lead.outcome == "open":
+    if lead.outcome != "better":  # "worse" happens when the best run failed on prompts where the second did well
         return f"{sentence}, but its lead over {lead.base} is not resolved."
     return f"{sentence}, ahead of {lead.base} by {size_of(lead)}."
 

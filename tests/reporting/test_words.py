@@ -48,5 +48,10 @@ def test_too_few_prompts_and_nothing_scored() -> None:
     assert words.verdict("ned", {"a": nothing.estimate}, None, True) == "No picture could be scored."
 
 
+def test_numbers() -> None:
+    values = [(0.12345, False), (-0.5, True), (0.5, True), (-0.0001, True), (None, False)]
+    assert [words.number(*value) for value in values] == ["0.123", "−0.500", "+0.500", "+0.000", "–"]
+
+
 def test_control_characters_become_visible_and_letters_stay() -> None:
     assert words.visible("a\u202eb\x07 שלום 👩\u200d🍳\n") == "a[U+202E]b[U+0007] שלום 👩\u200d🍳\n"
