@@ -46,11 +46,18 @@ class Drawing:
 
 
 def draw(folder: Path, prompts: Sequence[Prompt], drawing: Drawing, device: str) -> list[Generation]:
-    """Draw what the run folder lacks, and what failed before; returns one row a prompt and seed, in prompt order."""
+    """Draw what the run folder lacks, and what failed before; returns one row a prompt and seed, in prompt order.
+
+    Batches are cut from all requests, and one that lacks a picture is drawn whole: floating-point sums depend on the
+    batch, and a continued run must give the very pixels of an undisturbed one.
+    """
     journal = folder / "images.jsonl"
     wanted = {f"{prompt.id}_{seed}": (prompt, seed) for prompt in prompts for seed in range(drawing.seeds)}
     rows = {row.id: row for row in _finished(journal)}
-    requests = [drawing.request(*pair) for name, pair in wanted.items() if name not in rows]
+    names = list(wanted)
+    batches = [names[start : start + BATCH] for start in range(0, len(names), BATCH)]
+    missing = [name for batch in batches if not rows.keys() >= set(batch) for name in batch]
+    requests = [drawing.request(*wanted[name]) for name in missing]
     for row in _drawn(folder, requests, wanted, drawing, device) if requests else ():
         append_jsonl(journal, row.to_row())
         rows[row.id] = row

@@ -67,6 +67,7 @@ def test_paired_interval_is_the_normal_one_and_changes_sign_with_the_sides() -> 
     assert result.difference == pytest.approx(gains.mean())
     assert (result.low, result.high) == pytest.approx((gains.mean() - half, gains.mean() + half), abs=0.08 * half)
     other = paired_difference(rows(after), rows(before), "m")
+    assert result.low is not None and result.high is not None
     assert (other.low, other.high) == pytest.approx((-result.high, -result.low))
 
 

@@ -1,0 +1,194 @@
+"""From pictures to summary: coverage, resume after a kill, and nothing that is not asked."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import fake_ocr
+import pytest
+
+from glmkit.errors import UserError
+from glmkit.evaluation import suites
+from glmkit.evaluation.evaluate import Plan, evaluate
+from glmkit.files import read_json, read_jsonl, write_jsonl
+from glmkit.records import Generation, Score, Summary
+
+pytestmark = pytest.mark.usefixtures("ocr_log")
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    fake_ocr.write(tmp_path / "pictures" / "a.png", "red", "fox")
+    fake_ocr.write(tmp_path / "pictures" / "b_0.png", "OWL hare")
+    fake_ocr.write(tmp_path / "pictures" / "b_1.png", "0wl")
+    return tmp_path / "pictures"
+
+
+def plan(images: Path, **changes: object) -> Plan:
+    return Plan(**{"suite": "text-render", "images": images, "engine": "fake_ocr", **changes})  # type: ignore[arg-type]
+
+
+def scores(run: Path) -> dict[str, Score]:
+    return {row["id"]: Score.from_row(row) for row in read_jsonl(run / "scores.jsonl")}
+
+
+def test_scores_and_coverage_of_a_folder(suite: str, images: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    summary = evaluate(plan(images), run)
+    rows = scores(run)
+    assert list(rows) == ["a_0", "b_0", "b_1", "c_0"]
+    assert rows["a_0"].read == ("red", "fox") and rows["a_0"].value("ned") == 1
+    assert rows["b_1"].counts["word_accuracy"] == [0, 2]
+    assert (rows["c_0"].error, rows["c_0"].counts) == ("no picture", {})
+    assert (summary.n_scored, summary.n_total, summary.n_prompts) == (3, 4, 2)
+    assert summary.scores["word_accuracy"]["value"] == pytest.approx(4 / 6)
+    assert summary.scores["ned"]["value"] == pytest.approx((1 + 2 + 2 / 3) / 5)
+    assert summary.splits["zh"]["n_scored"] == 0 and summary.splits["zh"]["scores"]["ned"]["value"] is None
+    assert summary.splits["short"]["scores"] == summary.scores
+    assert Summary.from_row(read_json(run / "summary.json")).scores == summary.scores
+    for row in read_jsonl(run / "images.jsonl"):
+        generation = Generation.from_row(row)
+        assert generation.file is None or (run / generation.file).is_file()
+
+
+def test_a_corrupt_picture_is_an_error_row_until_it_is_mended(suite: str, images: Path, tmp_path: Path) -> None:
+    (images / "c.png").write_bytes(b"GIF89a")
+    run = tmp_path / "run"
+    assert evaluate(plan(images), run).n_scored == 3
+    assert str(scores(run)["c_0"].error).startswith("OCR: UnidentifiedImageError")
+    fake_ocr.write(images / "c.png", "狐 狸")
+    assert evaluate(plan(images), run).n_scored == 4
+    assert scores(run)["c_0"].value("word_accuracy") == 1
+
+
+def test_lines_below_the_confidence_are_not_compared(suite: str, images: Path, tmp_path: Path) -> None:
+    fake_ocr.write(images / "a.png", "red fox", confidence=0.49)
+    evaluate(plan(images), tmp_path / "run")
+    assert scores(tmp_path / "run")["a_0"].read == ()
+    assert read_jsonl(tmp_path / "run" / "readings.jsonl")[0]["lines"]
+
+
+def test_wanted_seeds_split_and_limit(suite: str, images: Path, tmp_path: Path) -> None:
+    evaluate(plan(images, seeds=2, limit=1), tmp_path / "one")
+    assert list(scores(tmp_path / "one")) == ["a_0", "a_1", "c_0", "c_1"]
+    evaluate(plan(images, split="short"), tmp_path / "two")
+    assert list(scores(tmp_path / "two")) == ["a_0", "b_0", "b_1"]
+
+
+def test_a_repeated_run_reads_nothing_again(suite: str, images: Path, tmp_path: Path, ocr_log: Path) -> None:
+    evaluate(plan(images), tmp_path / "run")
+    before = (tmp_path / "run" / "summary.json").read_bytes()
+    assert len(ocr_log.read_text().splitlines()) == 3
+    evaluate(plan(images), tmp_path / "run")
+    assert len(ocr_log.read_text().splitlines()) == 3
+    assert (tmp_path / "run" / "summary.json").read_bytes() == before
+
+
+def test_a_killed_run_continues_to_the_same_numbers(tmp_path: Path, ocr_log: Path) -> None:
+    prompts = suites.prompts(suites.load("text-render"), "regions", 12)
+    for number, prompt in enumerate(prompts):
+        fake_ocr.write(tmp_path / "pictures" / f"{prompt.id}.png", *prompt.texts[number % 2 :], f"noise {number}")
+    folder, run = tmp_path / "pictures", tmp_path / "killed"
+    chosen = plan(folder, split="regions", limit=12)
+    whole = evaluate(chosen, tmp_path / "whole")
+    ocr_log.write_text("")
+
+    code = "import sys; from pathlib import Path; from glmkit.evaluation.evaluate import Plan, evaluate\n"
+    code += f"evaluate({chosen!r}, Path({str(run)!r}))".replace("PosixPath", "Path")
+    environment = {**os.environ, "FAKE_OCR_SECONDS": "0.1"}
+    process = subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.DEVNULL)
+    while len(ocr_log.read_text().splitlines()) < 5:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    with (run / "readings.jsonl").open("a") as journal:
+        journal.write('{"sha256": "cut o')
+    _wait_for_the_end_of(int(ocr_log.read_text().split()[0]))
+    assert not (run / "summary.json").exists()
+    read_before = len(read_jsonl(run / "readings.jsonl", partial=True))
+    assert 3 <= read_before < 12
+    ocr_log.write_text("")
+
+    resumed = evaluate(chosen, run)
+    assert resumed == whole
+    assert (run / "scores.jsonl").read_bytes() == (tmp_path / "whole" / "scores.jsonl").read_bytes()
+    assert len(ocr_log.read_text().splitlines()) == 12 - read_before
+    assert len(read_json(run / "manifest.json")["resumed"]) == 1
+
+
+def _wait_for_the_end_of(pid: int) -> None:
+    """An OCR process must not outlive a killed run."""
+    for _ in range(500):
+        try:
+            os.kill(pid, 0)
+            if Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z":
+                return
+        except (ProcessLookupError, FileNotFoundError):
+            return
+        time.sleep(0.01)
+    raise AssertionError("the OCR process is still there")
+
+
+@pytest.mark.parametrize(
+    ("folder", "split", "message"),
+    [("pictures", "shrt", "did you mean 'short'"), ("nowhere", None, "picture folder .*nowhere does not exist")],
+)
+def test_bad_plans_leave_no_folder(
+    suite: str, images: Path, tmp_path: Path, folder: str, split: str | None, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        evaluate(plan(tmp_path / folder, split=split), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_without_matching_pictures_says_how_to_name_them(suite: str, images: Path, tmp_path: Path) -> None:
+    (tmp_path / "cats").mkdir()
+    fake_ocr.write(tmp_path / "cats" / "cat.png")
+    with pytest.raises(UserError, match=r"found: cat.png\n.*a.png or a_0.png"):
+        evaluate(plan(tmp_path / "cats"), tmp_path / "run")
+    fake_ocr.write(images / "b.png")
+    with pytest.raises(UserError, match="two pictures of 'b' with seed 0"):
+        evaluate(plan(images), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_settings_and_other_prompts_are_refused(suite: str, images: Path, tmp_path: Path) -> None:
+    evaluate(plan(images), tmp_path / "run")
+    with pytest.raises(UserError, match="limit was None, now 1"):
+        evaluate(plan(images, limit=1), tmp_path / "run")
+    path = suites.load(suite).PROMPTS
+    rows = read_jsonl(path)
+    write_jsonl(path, [{**rows[0], "texts": ["Blue Fox"]}, *rows[1:]])
+    with pytest.raises(UserError, match="suite_fingerprint was"):
+        evaluate(plan(images), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"id": "a"}, "given twice"),
+        ({"id": "../a"}, "names a picture file"),
+        ({"texts": []}, "no expected text"),
+        ({"texts": ["x", " "]}, "no expected text"),
+    ],
+)
+def test_broken_prompt_files_are_refused(suite: str, row: dict[str, object], message: str) -> None:
+    chosen = suites.load(suite)
+    good = read_jsonl(chosen.PROMPTS)
+    write_jsonl(chosen.PROMPTS, [*good, {"id": "d", "prompt": "p", "texts": ["x"], **row}])
+    with pytest.raises(UserError, match=message):
+        suites.prompts(chosen)
+
+
+def test_rows_are_plain_json(suite: str, images: Path, tmp_path: Path) -> None:
+    evaluate(plan(images), tmp_path / "run")
+    text = (tmp_path / "run" / "scores.jsonl").read_text(encoding="utf-8")
+    assert json.loads(text.splitlines()[0])["counts"]["word_accuracy"] == [2, 2]
+    assert "狐狸" in text

@@ -1,0 +1,124 @@
+"""Pictures that a model draws: each request once, whatever interrupts it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from glmkit.errors import UserError
+from glmkit.evaluation import pictures, suites
+from glmkit.evaluation.evaluate import Plan, evaluate
+from glmkit.evaluation.pictures import Drawing, draw
+from glmkit.files import read_jsonl
+from glmkit.generation import pipeline
+from glmkit.models.hybrid import HybridModel
+from glmkit.records import Prompt, Request
+
+PROMPTS = [Prompt(id=name, prompt=f"a sign '{name}'", texts=(name,)) for name in ("fox", "owl", "hare")]
+
+
+@pytest.fixture
+def drawing(tiny_model: Path) -> Drawing:
+    return Drawing(model=str(tiny_model), adapters=(), seeds=2, height=64, width=96, steps=2, guidance=1.5)
+
+
+def requested(monkeypatch: pytest.MonkeyPatch, fail_at: dict[str, BaseException]) -> list[str]:
+    """Lets drawing fail at some requests; the names of all requests that were tried."""
+    tried: list[str] = []
+    real = pipeline.attempt
+
+    def attempt(hybrid: HybridModel, requests: list[Request], batch_size: int) -> Iterator[pipeline.Outcome]:
+        for outcome in real(hybrid, requests, batch_size):
+            tried.append(outcome.request.id)
+            error = fail_at.get(outcome.request.id)
+            if isinstance(error, Exception):
+                outcome = replace(outcome, image=None, error=error)
+            elif error is not None:
+                raise error
+            yield outcome
+
+    monkeypatch.setattr(pipeline, "attempt", attempt)
+    return tried
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (folder / "pictures").iterdir()}
+
+
+def test_pictures_are_the_pipelines_own(drawing: Drawing, tmp_path: Path) -> None:
+    rows = draw(tmp_path, PROMPTS[:1], drawing, "cpu")
+    assert [row.id for row in rows] == ["fox_0", "fox_1"]
+    hybrid = HybridModel.load(drawing.model)
+    requests = [Request("x", PROMPTS[0].prompt, seed, 64, 96, steps=2, guidance=1.5) for seed in (0, 1)]
+    for row, (_, expected) in zip(rows, pipeline.generate(hybrid, requests, 2), strict=True):
+        with Image.open(tmp_path / str(row.file)) as picture:
+            assert picture.tobytes() == expected.tobytes()
+            assert picture.text["prompt"] == row.prompt  # type: ignore[attr-defined]
+
+
+def test_an_interrupted_run_continues_to_the_same_pixels(
+    drawing: Drawing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pictures, "BATCH", 2)
+    whole = draw(tmp_path / "whole", PROMPTS, drawing, "cpu")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        requested(patch, {"owl_1": KeyboardInterrupt()})
+        draw(tmp_path / "cut", PROMPTS, drawing, "cpu")
+    with (tmp_path / "cut" / "images.jsonl").open("a") as journal:
+        journal.write('{"id": "cut o')
+    tried = requested(monkeypatch, {})
+    rows = draw(tmp_path / "cut", PROMPTS, drawing, "cpu")
+    assert tried == ["owl_0", "owl_1", "hare_0", "hare_1"]
+    assert [replace(row, seconds=None) for row in rows] == [replace(row, seconds=None) for row in whole]
+    assert content(tmp_path / "cut") == content(tmp_path / "whole")
+    assert [row["id"] for row in read_jsonl(tmp_path / "cut" / "images.jsonl")] == [row.id for row in whole]
+
+
+def test_a_failed_picture_is_a_row_and_is_tried_again(
+    drawing: Drawing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        requested(patch, {"owl_0": RuntimeError("out of memory")})
+        rows = draw(tmp_path, PROMPTS[:2], drawing, "cpu")
+    assert [(row.id, row.error) for row in rows if row.error] == [("owl_0", "drawing: out of memory")]
+    assert all(row.error is None for row in draw(tmp_path, PROMPTS[:2], drawing, "cpu"))
+    tried = requested(monkeypatch, {})
+    assert len(draw(tmp_path, PROMPTS[:2], drawing, "cpu")) == 4
+    assert tried == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"height": 100}, "multiple of 32|multiples of 32"),
+        ({"steps": 0}, "number of steps"),
+        ({"adapters": ("nowhere",)}, "adapter folder nowhere does not exist"),
+        ({"model": "nanoo"}, "did you mean 'nano'"),
+    ],
+)
+def test_what_cannot_be_drawn_leaves_no_folder(
+    drawing: Drawing, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    plan = Plan("text-render", limit=1, drawing=replace(drawing, **change), engine="fake_ocr")
+    with pytest.raises(UserError, match=message):
+        evaluate(plan, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("ocr_log")
+def test_weights_that_changed_are_refused(drawing: Drawing, tiny_copy: Path, tmp_path: Path, suite: str) -> None:
+    plan = Plan(suite, split="zh", drawing=replace(drawing, model=str(tiny_copy), seeds=1), engine="fake_ocr")
+    run = tmp_path / "run"
+    assert evaluate(plan, run).n_total == 1
+    weights = next((tiny_copy / "vae").glob("*.safetensors"))
+    changed = bytearray(weights.read_bytes())
+    changed[-1] ^= 1
+    weights.write_bytes(changed)
+    with pytest.raises(UserError, match="model_fingerprint was"):
+        evaluate(plan, run)
+    assert len(suites.prompts(suites.load(suite))) == 3
