@@ -36,7 +36,7 @@ from glmkit.records import Request
 
 MAX_SOURCES = 3
 # Both rows of guidance go through the decoder together while the batch has at most this many image tokens.
-PAIRED_TOKENS = 4096
+PAIRED_TOKENS = 1024
 
 # progress(stage, done, total): stage is "codes" or "denoising", counted from 1 for every batch.
 Progress = Callable[[str, int, int], None]
@@ -214,7 +214,7 @@ def decode_prior(
 @torch.inference_mode()
 def decode_latents(hybrid: HybridModel, latents: Tensor) -> Tensor:
     """Pixels B 3 8H 8W, about [-1, 1], of normalised latents B C H W."""
-    return hybrid.vae.decode(latents.to(hybrid.dtype)).float()
+    return hybrid.vae.decode(latents).float()
 
 
 def to_image(pixels: Tensor) -> Image.Image:
@@ -343,7 +343,7 @@ def _write(hybrid: HybridModel, sources: Sequence[Source]) -> SourceCache | None
     if not sources:
         return None
     return hybrid.decoder.write_sources(
-        [(source.latents, upsampled(source.codes)[None], source.size) for source in sources]
+        [(source.latents.to(hybrid.dtype), upsampled(source.codes)[None], source.size) for source in sources]
     )
 
 

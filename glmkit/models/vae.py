@@ -56,7 +56,8 @@ class Vae(nn.Module):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Pixels B 3 H W of normalised latents B C h w; about [-1, 1], not clamped."""
-        return self.autoencoder.decode(latents * self.std + self.mean, return_dict=False)[0]
+        raw = latents * self.std + self.mean  # in the statistics' precision, float32 whatever the weights are
+        return self.autoencoder.decode(raw.to(self.autoencoder.dtype), return_dict=False)[0]
 
 
 def _per_channel(values: Sequence[float]) -> Tensor:

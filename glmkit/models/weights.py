@@ -130,6 +130,7 @@ def write(
             staged.append((part, folder / name))
             with atomic_path(part) as temporary:
                 save_file({key: tensors[key].detach().cpu().contiguous() for key in shard}, temporary, {"format": "pt"})
+                temporary.chmod(folder.stat().st_mode & 0o666)  # safetensors lets only the owner read its files
         for part, path in staged:
             part.replace(path)
     finally:

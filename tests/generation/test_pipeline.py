@@ -179,6 +179,17 @@ def test_the_global_random_state_is_neither_read_nor_changed(hybrid: HybridModel
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_bfloat16_draws_nearly_the_same(hybrid: HybridModel, tmp_path: Path) -> None:
+    half = HybridModel.load(hybrid.folder, dtype=torch.bfloat16, parts=())
+    path = picture(tmp_path / "a.png", 160, 128)
+    grid = [random_codes(128, 96)]
+    for one in (request(0), request(0, sources=(path,))):
+        (image,) = pipeline.draw(half, [one])
+        assert image.size == (96, 128)
+        low, full = (np.asarray(pipeline.decode_prior(model, [one], grid)[0]).astype(int) for model in (half, hybrid))
+        assert np.abs(low - full).mean() < 4
+
+
 def test_batches_hold_one_size(hybrid: HybridModel) -> None:
     requests = [request(i, height=(64, 96)[i % 2], steps=1) for i in range(5)]
     drawn = {one.id: image for one, image in pipeline.generate(hybrid, requests, batch_size=4)}
