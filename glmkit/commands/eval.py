@@ -25,7 +25,7 @@ DRAWING_OPTIONS = ("model", "adapter", "size", "steps", "guidance")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--suite", required=True, help="text-render")
     parser.add_argument("--model", help="nano, a model folder or a hub id (default nano)")
-    parser.add_argument("--adapter", metavar="DIR", action="append", help="adapter folder; repeat for several")
+    parser.add_argument("--adapter", metavar="DIR", nargs="+", action="extend", help="adapters to add")
     parser.add_argument(
         "--images", metavar="DIR", type=Path, help="score these pictures: <prompt id>.png or <prompt id>_<seed>.png"
     )
@@ -36,13 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", metavar="N", type=int, help="decoder steps (default: the model's)")
     parser.add_argument("--guidance", metavar="G", type=float, help="decoder guidance (default: the model's)")
     parser.add_argument("--run", metavar="DIR", type=Path, dest="folder", help="run folder (default: one in reports/)")
-    parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default %(default)s)")
     parser.add_argument("--json", action="store_true", help="print the summary as one line of JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
     from glmkit.evaluation import suites
-    from glmkit.evaluation.evaluate import Plan, evaluate
+    from glmkit.evaluation.evaluate import ENGINE, Plan, evaluate
 
     suites.load(arguments.suite)  # a misspelt suite must not cost a download
     for name in ("limit", "seeds"):
@@ -51,17 +51,18 @@ def run(arguments: argparse.Namespace) -> int:
     given = [name for name in DRAWING_OPTIONS if getattr(arguments, name) is not None]
     if arguments.images is not None and given:
         raise UserError("--images scores pictures as they are", found=f"--{given[0]}", fix=f"leave out --{given[0]}")
-    from_images = arguments.images is not None
+    device, drawing = ("cpu", None) if arguments.images is not None else _drawing(arguments)
     plan = Plan(
         suite=arguments.suite,
+        engine=ENGINE,
         split=arguments.split,
         limit=arguments.limit,
-        drawing=None if from_images else _drawing(arguments),
+        drawing=drawing,
         images=arguments.images,
         seeds=arguments.seeds,
     )
     folder = arguments.folder or plan.default_folder()
-    summary = evaluate(plan, folder) if from_images else evaluate(plan, folder, _device(arguments.device))
+    summary = evaluate(plan, folder, device)
     if arguments.json:
         print(json.dumps({"run": str(folder), **summary.to_row()}, ensure_ascii=False))
     else:
@@ -72,15 +73,17 @@ def run(arguments: argparse.Namespace) -> int:
     return 0 if summary.n_scored else 1
 
 
-def _drawing(arguments: argparse.Namespace) -> Drawing:
-    """The model's own size, steps and guidance, with those that were given instead."""
+def _drawing(arguments: argparse.Namespace) -> tuple[str, Drawing]:
+    """The device, and the model's own size, steps and guidance unless others were given."""
     from glmkit.evaluation.pictures import Drawing
     from glmkit.models import checkpoint, defaults
+    from glmkit.models.devices import dtype_for, pick_device
 
+    device = pick_device(arguments.device)
     model = arguments.model or "nano"
     usual = defaults.of(checkpoint.resolve(model))
     height, width = parse_size(arguments.size) if arguments.size else (usual.height, usual.width)
-    return Drawing(
+    drawing = Drawing(
         model=model,
         adapters=tuple(arguments.adapter or ()),
         seeds=arguments.seeds or 1,
@@ -88,18 +91,9 @@ def _drawing(arguments: argparse.Namespace) -> Drawing:
         width=width,
         steps=usual.steps if arguments.steps is None else arguments.steps,
         guidance=usual.guidance if arguments.guidance is None else arguments.guidance,
+        dtype=str(dtype_for(device)).removeprefix("torch."),
     )
-
-
-def _device(name: str | None) -> str:
-    import torch
-
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UserError(f"device {name!r} cannot be used", found=str(error).splitlines()[0], fix="--device cpu") from error
-    return str(device)
+    return str(device), drawing
 
 
 def table(summary: Summary) -> str:

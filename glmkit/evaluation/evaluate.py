@@ -31,16 +31,17 @@ Readings = Mapping[str, tuple[Line, ...] | ReadError]
 class Plan:
     """What one evaluation measures: pictures that a model draws (`drawing`), or those in the folder `images`.
 
-    `seeds` is how many pictures a prompt should have in `images`; None takes what is there.
+    `engine` is the module name of the OCR engine. `seeds` is how many pictures a prompt should have in `images`; None
+    takes what is there.
     """
 
     suite: str
+    engine: str
     split: str | None = None
     limit: int | None = None
     drawing: Drawing | None = None
     images: Path | None = None
     seeds: int | None = None
-    engine: str = ENGINE
 
     @property
     def name(self) -> str:

@@ -9,9 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import track
-
 from glmkit.errors import UserError
 from glmkit.files import append_jsonl, atomic_path, read_jsonl, write_jsonl
 from glmkit.generation.pictures import save_picture
@@ -23,7 +20,7 @@ BATCH = 8
 
 @dataclass(frozen=True)
 class Drawing:
-    """With what pictures are drawn. `height` and `width` are pixels."""
+    """With what pictures are drawn. `height` and `width` are pixels, `dtype` is float32 or bfloat16."""
 
     model: str
     adapters: tuple[str, ...]
@@ -32,6 +29,7 @@ class Drawing:
     width: int
     steps: int
     guidance: float
+    dtype: str
 
     def request(self, prompt: Prompt, seed: int) -> Request:
         return Request(
@@ -76,26 +74,27 @@ def _finished(journal: Path) -> list[Generation]:
 def _drawn(
     folder: Path, requests: list[Request], wanted: dict[str, tuple[Prompt, int]], drawing: Drawing, device: str
 ) -> Iterator[Generation]:
-    import torch
-
     from glmkit.generation import pipeline
+    from glmkit.generation.jobs import bars
     from glmkit.models.adapter import apply_adapter
+    from glmkit.models.devices import DTYPES
     from glmkit.models.hybrid import HybridModel
 
-    dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
-    hybrid = HybridModel.load(drawing.model, device, dtype)
+    hybrid = HybridModel.load(drawing.model, device, DTYPES[drawing.dtype])
     for adapter in drawing.adapters:
         apply_adapter(hybrid, adapter)
-    outcomes = pipeline.attempt(hybrid, requests, BATCH)
-    for outcome in track(outcomes, "drawing", len(requests), console=Console(stderr=True)):
-        name = outcome.request.id
-        prompt, seed = wanted[name]
-        file = None
-        if outcome.image is not None:
-            file = f"pictures/{name}.png"
-            save_picture(folder / file, outcome.image, outcome.request, hybrid.name, hybrid.adapters)
-        error = None if outcome.error is None else f"drawing: {outcome.error}"
-        yield Generation(name, prompt.id, prompt.prompt, seed, file, round(outcome.seconds, 3), error)
+    with bars() as shown:
+        shown.pictures(0, len(requests))
+        for done, outcome in enumerate(pipeline.attempt(hybrid, requests, BATCH, shown.progress), start=1):
+            name = outcome.request.id
+            prompt, seed = wanted[name]
+            file = None
+            if outcome.image is not None:
+                file = f"pictures/{name}.png"
+                save_picture(folder / file, outcome.image, outcome.request, hybrid.name, hybrid.adapters)
+            error = None if outcome.error is None else f"drawing: {outcome.error}"
+            yield Generation(name, prompt.id, prompt.prompt, seed, file, round(outcome.seconds, 3), error)
+            shown.pictures(done, len(requests))
 
 
 def find(images: Path, prompts: Sequence[Prompt]) -> dict[tuple[str, int], Path]:

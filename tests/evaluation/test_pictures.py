@@ -24,7 +24,9 @@ PROMPTS = [Prompt(id=name, prompt=f"a sign '{name}'", texts=(name,)) for name in
 
 @pytest.fixture
 def drawing(tiny_model: Path) -> Drawing:
-    return Drawing(model=str(tiny_model), adapters=(), seeds=2, height=64, width=96, steps=2, guidance=1.5)
+    return Drawing(
+        model=str(tiny_model), adapters=(), seeds=2, height=64, width=96, steps=2, guidance=1.5, dtype="float32"
+    )
 
 
 def requested(monkeypatch: pytest.MonkeyPatch, fail_at: dict[str, BaseException]) -> list[str]:
@@ -32,8 +34,8 @@ def requested(monkeypatch: pytest.MonkeyPatch, fail_at: dict[str, BaseException]
     tried: list[str] = []
     real = pipeline.attempt
 
-    def attempt(hybrid: HybridModel, requests: list[Request], batch_size: int) -> Iterator[pipeline.Outcome]:
-        for outcome in real(hybrid, requests, batch_size):
+    def attempt(hybrid: HybridModel, requests: list[Request], *more: Any) -> Iterator[pipeline.Outcome]:
+        for outcome in real(hybrid, requests, *more):
             tried.append(outcome.request.id)
             error = fail_at.get(outcome.request.id)
             if isinstance(error, Exception):
@@ -104,7 +106,7 @@ def test_a_failed_picture_is_a_row_and_is_tried_again(
 def test_what_cannot_be_drawn_leaves_no_folder(
     drawing: Drawing, tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
-    plan = Plan("text-render", limit=1, drawing=replace(drawing, **change), engine="fake_ocr")
+    plan = Plan("text-render", "fake_ocr", limit=1, drawing=replace(drawing, **change))
     with pytest.raises(UserError, match=message):
         evaluate(plan, tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -112,7 +114,7 @@ def test_what_cannot_be_drawn_leaves_no_folder(
 
 @pytest.mark.usefixtures("ocr_log")
 def test_weights_that_changed_are_refused(drawing: Drawing, tiny_copy: Path, tmp_path: Path, suite: str) -> None:
-    plan = Plan(suite, split="zh", drawing=replace(drawing, model=str(tiny_copy), seeds=1), engine="fake_ocr")
+    plan = Plan(suite, "fake_ocr", split="zh", drawing=replace(drawing, model=str(tiny_copy), seeds=1))
     run = tmp_path / "run"
     assert evaluate(plan, run).n_total == 1
     weights = next((tiny_copy / "vae").glob("*.safetensors"))

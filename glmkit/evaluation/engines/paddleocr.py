@@ -8,10 +8,12 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -41,10 +43,13 @@ def identity() -> str:
 def load(threads: int) -> Callable[[Path], list[Line]]:
     """The engine as a function: picture file -> lines as PaddleOCR orders them. Uses `threads` CPU threads.
 
+    Meant for a process of its own: it leaves a stand-in among the imported modules.
     The function raises UserError for a file that is not a picture.
     """
     identity()
     os.environ.setdefault("PADDLE_PDX_DISABLE_MODEL_SOURCE_CHECK", "True")
+    # PaddleX imports this downloader and with it torch, 6 of 8 seconds. Our weights are local: an empty one will do.
+    sys.modules.setdefault("modelscope", ModuleType("modelscope"))
     from paddleocr import PaddleOCR
 
     folder = model_folder()

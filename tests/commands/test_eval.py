@@ -1,0 +1,111 @@
+"""glmkit eval from the command line: what it prints, and what it says about bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import fake_ocr
+import pytest
+
+from glmkit.cli import main
+from glmkit.evaluation import evaluate, suites
+from glmkit.evaluation.engines import paddleocr
+
+FIRST = suites.prompts(suites.load("text-render"), "regions", 3)
+
+
+@pytest.fixture(autouse=True)
+def quick_ocr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fake engine instead of PaddleOCR, and a folder of its own to work in."""
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join((str(Path(fake_ocr.__file__).parent), os.environ.get("PYTHONPATH", "")))
+    )
+    monkeypatch.setattr(evaluate, "ENGINE", "fake_ocr")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    for prompt in FIRST[:2]:
+        fake_ocr.write(tmp_path / "pictures" / f"{prompt.id}.png", *prompt.texts)
+    return tmp_path / "pictures"
+
+
+def arguments(images: Path, *more: str) -> list[str]:
+    return ["eval", "--suite", "text-render", "--split", "regions", "--limit", "3", "--images", str(images), *more]
+
+
+def test_json_is_one_line_and_equals_the_summary_file(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments(images, "--run", "run", "--json")) == 0
+    printed = capsys.readouterr()
+    assert printed.out.count("\n") == 1
+    summary = json.loads(printed.out)
+    assert summary.pop("run") == "run"
+    assert summary == json.loads(Path("run/summary.json").read_text())
+    assert (summary["n_scored"], summary["n_total"], summary["scores"]["ned"]["value"]) == (2, 3, 1.0)
+    assert "1 of 3 pictures have no score" in printed.err
+
+
+def test_table_and_default_folder(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments(images)) == 0
+    out = capsys.readouterr().out
+    assert "regions  2/3       1.000 [1.000, 1.000]" in out
+    (folder,) = Path("reports").iterdir()
+    assert folder.name.startswith("text-render-pictures-") and f"run folder: {folder}" in out
+    assert main(arguments(images)) == 0
+    assert main(arguments(images, "--seeds", "1")) == 0
+    assert len(list(Path("reports").iterdir())) == 2
+
+
+def test_nothing_scored_is_a_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / f"{FIRST[0].id}.png").write_bytes(b"not a picture")
+    assert main(arguments(tmp_path / "bad")) == 1
+    assert "not scored" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("--suite text-rendr", "did you mean 'text-render'"),
+        ("--suite text-render --split region --images pictures", "did you mean 'regions'"),
+        ("--suite text-render --images nowhere", "picture folder nowhere does not exist"),
+        ("--suite text-render --limit 0", "--limit must be at least 1"),
+        ("--suite text-render --seeds -1", "--seeds must be at least 1"),
+        ("--suite text-render --images pictures --model nano", "leave out --model"),
+        ("--suite text-render --images pictures --steps 3", "leave out --steps"),
+        ("--suite text-render --model nanno", "did you mean 'nano'"),
+        ("--suite text-render --model TINY --size 100x100", "multiples of 32"),
+        ("--suite text-render --model TINY --size big", "WIDTHxHEIGHT"),
+        ("--suite text-render --model TINY --adapter nowhere", "adapter folder nowhere does not exist"),
+        ("--suite text-render --model TINY --device gpu", "unknown device 'gpu'"),
+    ],
+)
+def test_bad_input(
+    command: str, message: str, images: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["eval", *command.replace("TINY", str(tiny_model)).split()]) == 2
+    assert message in capsys.readouterr().err
+    assert not Path("reports").exists()
+
+
+def test_an_engine_that_is_not_installed(
+    images: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(evaluate, "ENGINE", paddleocr.__name__)
+    monkeypatch.setattr(paddleocr, "NEEDS", ("paddleocr-of-tomorrow",))
+    assert main(arguments(images)) == 2
+    assert 'pip install "glmkit[eval]"' in capsys.readouterr().err
+    assert not Path("reports").exists()
+
+
+def test_a_model_is_drawn_and_scored(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The tiny model's pictures lack the text that the fake engine reads: rows with errors, and exit code 1."""
+    command = ["eval", "--suite", "text-render", "--split", "zh", "--limit", "1", "--model", str(tiny_model)]
+    assert main([*command, "--size", "64x64", "--steps", "1", "--device", "cpu", "--run", "run", "--json"]) == 1
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["model"], summary["n_scored"], summary["n_total"]) == (str(tiny_model), 0, 1)
+    assert len(list(Path("run/pictures").iterdir())) == 1
+    assert json.loads(Path("run/manifest.json").read_text())["settings"]["steps"] == 1
