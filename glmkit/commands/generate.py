@@ -38,10 +38,12 @@ def run(arguments: argparse.Namespace) -> int:
         return _run_file(options, arguments.prompts, arguments.out, arguments.batch_size)
     check_png(arguments.out)
 
-    from glmkit.generation.jobs import draw_file, request_of
     from glmkit.models.checkpoint import resolve
 
     folder = resolve(options.model)
+
+    from glmkit.generation.jobs import draw_file, request_of
+
     request = request_of(options, folder, arguments.out.stem, arguments.prompt)
     print(draw_file(options, folder, request, arguments.out))
     return 0
@@ -53,10 +55,12 @@ def _run_file(options: Options, prompts: Path, out: Path, batch_size: int) -> in
     if out.is_file() or out.suffix.lower() == ".png":
         raise UserError("with --prompts, --out must be a folder", found=out, fix=f"--out {out.with_suffix('')}")
 
-    from glmkit.generation.jobs import bars, draw_folder, read_requests, request_of
     from glmkit.models.checkpoint import resolve
 
     folder = resolve(options.model)
+
+    from glmkit.generation.jobs import bars, draw_folder, read_requests, request_of
+
     requests = read_requests(prompts, request_of(options, folder, "", ""))
     with bars() as shown:
         drawn = draw_folder(options, folder, requests, out, batch_size, shown)

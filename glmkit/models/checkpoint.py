@@ -92,7 +92,9 @@ def resolve(model: str | Path, parts: Iterable[str] = tuple(PARTS)) -> Path:
     """
     name = str(model)
     if name == "nano":
-        return _model_folder(NANO)
+        if not (NANO / INDEX).is_file():
+            raise UserError(f"the model nano is not in {NANO}", fix="install glmkit from its clone: pip install -e .")
+        return NANO
     folder = Path(name).expanduser()
     if folder.exists():
         return _model_folder(folder)

@@ -69,9 +69,12 @@ class HybridModel:
         dtype: torch.dtype = torch.float32,
         parts: Iterable[str] = tuple(checkpoint.PARTS),
     ) -> HybridModel:
-        """Find the model ("nano", folder or hub id) and load `parts` now; other parts load when they are used."""
+        """Find the model ("nano", folder or hub id) and load `parts` now; other parts load when they are used.
+
+        From the hub only the files of `parts` are downloaded; those of all parts when it is empty.
+        """
         parts = tuple(parts)
-        hybrid = cls(checkpoint.resolve(model, parts), device, dtype, str(model))
+        hybrid = cls(checkpoint.resolve(model, parts or tuple(checkpoint.PARTS)), device, dtype, str(model))
         for part in parts:
             getattr(hybrid, part)
         return hybrid
