@@ -16,6 +16,7 @@ from glmkit.records import Generation, Prompt, Request
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 BATCH = 8
+PARTS = ("autoregressive", "glyph", "decoder", "vae")
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,9 @@ def draw(folder: Path, prompts: Sequence[Prompt], drawing: Drawing, device: str)
     missing = [name for batch in batches if not rows.keys() >= set(batch) for name in batch]
     requests = [drawing.request(*wanted[name]) for name in missing]
     for row in _drawn(folder, requests, wanted, drawing, device) if requests else ():
-        append_jsonl(journal, row.to_row())
-        rows[row.id] = row
+        if row.error is None or row.id not in rows:
+            append_jsonl(journal, row.to_row())
+            rows[row.id] = row
     ordered = [rows[name] for name in wanted]
     write_jsonl(journal, (row.to_row() for row in ordered))
     return ordered
@@ -80,7 +82,7 @@ def _drawn(
     from glmkit.models.devices import DTYPES
     from glmkit.models.hybrid import HybridModel
 
-    hybrid = HybridModel.load(drawing.model, device, DTYPES[drawing.dtype])
+    hybrid = HybridModel.load(drawing.model, device, DTYPES[drawing.dtype], PARTS)  # now: a broken one stops the run
     for adapter in drawing.adapters:
         apply_adapter(hybrid, adapter)
     with bars() as shown:

@@ -124,3 +124,13 @@ def test_weights_that_changed_are_refused(drawing: Drawing, tiny_copy: Path, tmp
     with pytest.raises(UserError, match="model_fingerprint was"):
         evaluate(plan, run)
     assert len(suites.prompts(suites.load(suite))) == 3
+
+
+@pytest.mark.usefixtures("ocr_log")
+def test_a_truncated_checkpoint_stops_the_run(drawing: Drawing, tiny_copy: Path, tmp_path: Path, suite: str) -> None:
+    weights = next((tiny_copy / "transformer").glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-100])
+    plan = Plan(suite, "fake_ocr", drawing=replace(drawing, model=str(tiny_copy)))
+    with pytest.raises(UserError, match=weights.name):
+        evaluate(plan, tmp_path / "run")
+    assert not (tmp_path / "run" / "scores.jsonl").exists()

@@ -48,6 +48,19 @@ def test_an_engine_that_does_not_start_stops_the_run(tmp_path: Path, monkeypatch
         list(read_all([fake_ocr.write(tmp_path / "1.png")], "fake_ocr"))
 
 
+def test_many_pictures_are_shared_among_processes(
+    tmp_path: Path, ocr_log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading.os, "sched_getaffinity", lambda pid: set(range(6)), raising=False)
+    monkeypatch.setattr(reading, "PICTURES_A_PROCESS", 2)
+    monkeypatch.setenv("FAKE_OCR_SECONDS", "0.1")
+    paths = [fake_ocr.write(tmp_path / f"{number}.png", f"text {number}") for number in range(8)]
+    found = results(*paths)
+    assert found == {f"{number}.png": (Line(f"text {number}", 0.9, (0, 0, 50, 8)),) for number in range(8)}
+    notes = [line.split() for line in ocr_log.read_text().splitlines()]
+    assert len({pid for pid, _ in notes}) == 3 and len(notes) == 8
+
+
 def test_reading_order_goes_by_rows_then_columns() -> None:
     def line(text: str, left: int, top: int, height: int = 20) -> Line:
         return Line(text, 1.0, (left, top, left + 40, top + height))
