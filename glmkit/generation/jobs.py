@@ -20,7 +20,7 @@ from glmkit.generation import pipeline
 from glmkit.generation.arguments import Options
 from glmkit.generation.pictures import is_drawn, save_picture
 from glmkit.generation.sequence import MAX_ASPECT, TOKEN_PIXELS
-from glmkit.models import defaults
+from glmkit.models import checkpoint, defaults
 from glmkit.models.adapter import apply_adapter, check_adapter
 from glmkit.models.devices import DTYPES, dtype_for, pick_device
 from glmkit.models.hybrid import HybridModel
@@ -41,13 +41,16 @@ def request_of(options: Options, folder: Path, name: str, prompt: str) -> Reques
     return Request(name, prompt, options.seed, height, width, steps=steps, guidance=guidance)
 
 
-def load(options: Options, folder: Path) -> HybridModel:
-    """The model with its adapters merged; parts load when they are first needed."""
+def load(options: Options, folder: Path, requests: Sequence[Request]) -> HybridModel:
+    """The model with its adapters merged and every part that `requests` need, so that a broken file shows at once."""
     device = pick_device(options.device)
     for adapter in options.adapters:
         check_adapter(folder, Path(adapter))
     dtype = dtype_for(device) if options.dtype == "auto" else DTYPES[options.dtype]
     hybrid = HybridModel(folder, device, dtype, options.model)
+    for part in checkpoint.PARTS:
+        if part != "semantic_vq" or any(request.sources for request in requests):
+            getattr(hybrid, part)
     for adapter in options.adapters:
         apply_adapter(hybrid, adapter)
     return hybrid
@@ -117,7 +120,7 @@ def draw_file(options: Options, folder: Path, request: Request, path: Path) -> s
     """Draw one request into `path`; returns what was done as a line for people, or of JSON."""
     pipeline.check(request)
     started = time.perf_counter()
-    hybrid = load(options, folder)
+    hybrid = load(options, folder, [request])
     with bars() as shown:
         (image,) = pipeline.draw(hybrid, [request], shown.progress)
     save_picture(path, image, request, hybrid.name, hybrid.adapters)
@@ -157,9 +160,9 @@ def draw_folder(
         if is_drawn(out / f"{request.id}.png", request, *drawn_with):
             rows[request.id] = _row(request, old.get(request.id, {}).get("seconds"))
     kept, todo = len(rows), [request for request in requests if request.id not in rows]
-    write_jsonl(journal, (row.to_row() for row in rows.values()))
     if todo:
-        hybrid = load(options, folder)
+        hybrid = load(options, folder, todo)
+        write_jsonl(journal, (row.to_row() for row in rows.values()))
         shown.pictures(0, len(todo))
         for done, outcome in enumerate(pipeline.attempt(hybrid, todo, batch_size, shown.progress), start=1):
             request = outcome.request
@@ -168,7 +171,7 @@ def draw_folder(
             rows[request.id] = _row(request, round(outcome.seconds, 3), outcome.error)
             append_jsonl(journal, rows[request.id].to_row())
             shown.pictures(done, len(todo))
-        write_jsonl(journal, (rows[request.id].to_row() for request in requests))
+    write_jsonl(journal, (rows[request.id].to_row() for request in requests))
     return Drawn(tuple(rows[request.id] for request in requests), kept)
 
 

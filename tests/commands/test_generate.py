@@ -159,6 +159,7 @@ BAD = {
     "empty prompt": (["generate", " "], "prompt is empty"),
     "no prompt": (["generate"], "either a prompt or --prompts"),
     "no prompts": (["generate", "--prompts", "TMP/none.jsonl"], "--out must be a folder"),
+    "missing prompts": (["generate", "--prompts", "TMP/none.jsonl", "--out", "TMP/out"], "none.jsonl does not exist"),
     "not a PNG": (["generate", "a", "--out", "TMP/a.jpg"], "--out TMP/a.png"),
     "no steps": (["generate", "a", "--steps", "0"], "number of steps"),
     "bad device": (["generate", "a", "--device", "gpu"], "--device auto, cpu or cuda"),
@@ -198,7 +199,10 @@ def test_a_truncated_checkpoint(tiny_copy: Path, tmp_path: Path, capsys: pytest.
     assert main(["generate", "a", "--model", str(tiny_copy), "--out", str(out), *QUICK]) == 2
     assert f"{path} is truncated" in capsys.readouterr().err
     assert main(["info", str(tiny_copy)]) == 2
-    assert not out.exists()
+    write_jsonl(tmp_path / "prompts.jsonl", [{"prompt": "a"}])
+    command = ["generate", "--prompts", str(tmp_path / "prompts.jsonl"), "--model", str(tiny_copy)]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 2
+    assert files(tmp_path) == ["model", "prompts.jsonl"]
 
 
 def test_a_full_disk(
