@@ -1,0 +1,299 @@
+"""Recipes: YAML -> dict (+ `key=value` overrides) -> typed, frozen sections.
+
+Recipes hold values, never code. Duplicate and unknown keys are errors that name the path and the nearest known key.
+This module never imports torch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from glmkit.errors import UserError, nearest
+
+
+class Section(BaseModel):
+    """A recipe section: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Posters(Section):
+    """Training pictures drawn on the fly by `glmkit.posters` instead of files. `size` is WIDTHxHEIGHT in pixels."""
+
+    count: int = Field(gt=0)
+    held_out: int = Field(default=256, gt=0)
+    size: str = "256x256"
+    seed: int = 0
+    workers: int = Field(default=0, ge=0, description="processes that draw; 0 means one a core")
+
+
+class Data(Section):
+    """Either folders of pictures with `metadata.jsonl` or `.txt` captions, or synthetic posters."""
+
+    train: str | None = None
+    held_out: str | None = None
+    posters: Posters | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Data:
+        if (self.train is None) == (self.posters is None):
+            raise ValueError("give either data.train (a folder) or data.posters, not both and not neither")
+        if self.train is not None and self.held_out is None:
+            raise ValueError("data.held_out (a folder) is missing: without it nobody can see over-fitting")
+        return self
+
+
+class Lora(Section):
+    """LoRA through PEFT. `targets` are endings of module names."""
+
+    rank: int = Field(default=16, gt=0)
+    alpha: int = Field(default=16, gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    targets: tuple[str, ...]
+
+
+class Stage(Section):
+    """What the one training loop needs to know, whatever it trains."""
+
+    method: Literal["lora", "full"]
+    lora: Lora | None = None
+    steps: int = Field(gt=0)
+    batch_size: int = Field(gt=0)
+    accumulate: int = Field(default=1, gt=0, description="micro-batches a step; the batch is divided among them")
+    learning_rate: float = Field(gt=0)
+    warmup_steps: int = Field(default=0, ge=0)
+    decay_fraction: float = Field(default=0.3, ge=0, le=1, description="last part of the steps, linear to zero")
+    weight_decay: float = Field(default=0.01, ge=0)
+    beta2: float = Field(default=0.99, gt=0, lt=1)
+    clip_norm: float = Field(default=1.0, gt=0)
+    ema: float = Field(default=0.0, ge=0, lt=1, description="decay of the averaged weights that are saved; 0 is off")
+    compile: bool = False
+    held_out_every: int = Field(default=0, ge=0, description="steps between held-out losses; 0: start and end only")
+    save_every: int = Field(default=0, ge=0, description="steps between resumable states; 0: none")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Stage:
+        if (self.method == "lora") != (self.lora is not None):
+            raise ValueError("method: lora needs a lora section, and method: full must not have one")
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"batch_size {self.batch_size} is not divisible by accumulate {self.accumulate}")
+        return self
+
+
+class VaeStage(Stage):
+    """Pixels -> latents -> pixels. `crop` is the side in pixels of the random crops that are trained on."""
+
+    crop: int = Field(default=128, gt=0, multiple_of=8)
+    kl_weight: float = Field(default=1e-6, ge=0)
+    edge_weight: float = Field(default=0.5, ge=0, description="weight of the L1 loss on pixel differences")
+    text_weight: float = Field(default=0.0, ge=0, description="extra weight of pixels that carry text, where known")
+
+
+class SemanticStage(Stage):
+    """Semantic tokenizer: codes must tell the caption (without its quoted words) and a coarse picture."""
+
+    caption_weight: float = Field(default=1.0, ge=0)
+    commitment: float = Field(default=0.25, ge=0)
+    revive_every: int = Field(default=50, gt=0, description="steps between replacing codes that nobody uses")
+    codebook_decay: float = Field(default=0.97, gt=0, lt=1)
+
+
+class AutoregressiveStage(Stage):
+    """Next-token prediction over preview, large grid and end; the image positions only."""
+
+    preview_weight: float = Field(default=1.0, ge=0)
+
+
+class DecoderStage(Stage):
+    """Flow matching on latents, with the picture's own tokens as prior (teacher forcing)."""
+
+    train_glyph: bool = False
+    drop: float = Field(default=0.1, ge=0, le=1, description="joint drop of prior and glyph text, for guidance")
+    prior_drop: float = Field(default=0.0, ge=0, le=1, description="drop of the prior alone")
+    prior_noise: float = Field(default=0.0, ge=0, le=1, description="share of prior ids replaced by random codes")
+    text_weight: float = Field(default=0.0, ge=0, description="extra weight of latents that carry text, where known")
+    logit_std: float = Field(default=1.0, gt=0)
+
+
+class Samples(Section):
+    """Pictures drawn at step 0 and every `every` steps (0: start and end only)."""
+
+    prompts: tuple[str, ...] = ()
+    every: int = Field(default=0, ge=0)
+    size: str | None = None
+    steps: int | None = Field(default=None, gt=0)
+
+
+STAGES: dict[str, type[Stage]] = {
+    "vae": VaeStage,
+    "semantic_vq": SemanticStage,
+    "autoregressive": AutoregressiveStage,
+    "decoder": DecoderStage,
+}
+
+
+class Recipe(Section):
+    """A whole training run. Stages run in the order of the system's own data flow.
+
+    `output` is the run folder. Adapters go to OUTPUT/adapter; parts trained with `method: full` are written into the
+    model folder `save` (default OUTPUT/model, a copy of `model`). `architecture` names a file of sizes from which
+    `model` is made when it does not exist yet.
+    """
+
+    model: str = "nano"
+    architecture: str | None = None
+    output: str
+    save: str | None = None
+    save_dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    seed: int = 0
+    data: Data
+    vae: VaeStage | None = None
+    semantic_vq: SemanticStage | None = None
+    autoregressive: AutoregressiveStage | None = None
+    decoder: DecoderStage | None = None
+    samples: Samples = Samples()
+
+    @field_validator("output")
+    @classmethod
+    def _not_empty(cls, value: str) -> str:
+        if not value.strip():
+            raise ValueError("output must name a folder")
+        return value
+
+    @model_validator(mode="after")
+    def _some_stage(self) -> Recipe:
+        if not self.stages:
+            raise ValueError(f"a recipe needs at least one stage: {', '.join(STAGES)}")
+        return self
+
+    @property
+    def stages(self) -> dict[str, Stage]:
+        return {name: stage for name in STAGES if (stage := getattr(self, name)) is not None}
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that refuses a key given twice."""
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: set[str] = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node)
+        if key in seen:
+            raise UserError(
+                f"{key_node.start_mark.name}: key {key!r} is given twice",
+                found=f"again on line {key_node.start_mark.line + 1}",
+                fix="keep one of the two",
+            )
+        seen.add(key)
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+# YAML 1.1 reads 1e-4 as text; recipes are full of such numbers.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+0123456789."),
+)
+
+
+def _parse(text: str, name: str) -> Any:
+    try:
+        loader = _Loader(text)
+        loader.name = name
+        return loader.get_single_data()
+    except yaml.YAMLError as error:
+        raise UserError(f"{name} is not valid YAML", found=str(error)) from error
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """A YAML mapping; UserError when missing, broken, or with a key given twice."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        folder = Path(path).parent
+        known = [str(other) for other in folder.glob("*.yaml")] if folder.is_dir() else []
+        guess = nearest(str(path), known)
+        raise UserError(f"recipe {path} does not exist", fix=f"did you mean {guess}?" if guess else None) from error
+    except (UnicodeDecodeError, OSError) as error:
+        raise UserError(f"cannot read {path}", found=str(error)) from error
+    value = _parse(text, str(path))
+    if not isinstance(value, dict):
+        raise UserError(f"{path} must hold `key: value` lines", found=type(value).__name__)
+    return value
+
+
+def override(values: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
+    """`values` with `a.b.c=value` assignments applied; values are read as YAML."""
+    result = _copy(values)
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not equals or not path:
+            raise UserError("an override must look like key=value", found=assignment, fix="decoder.steps=50")
+        *parents, last = path.split(".")
+        target = result
+        for key in parents:
+            child = target.setdefault(key, {})
+            if not isinstance(child, dict):
+                raise UserError(f"override {assignment!r}: {key!r} is a value, not a section")
+            target = child
+        target[last] = _parse(text, f"override {assignment}")
+    return result
+
+
+def _copy(value: Any) -> Any:
+    return {key: _copy(child) for key, child in value.items()} if isinstance(value, Mapping) else value
+
+
+def load(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
+    """Read a recipe, apply overrides, check everything. Raises UserError that names the key."""
+    return from_dict(override(read_yaml(path), overrides), str(path))
+
+
+def from_dict(values: Mapping[str, Any], name: str = "recipe") -> Recipe:
+    """A checked Recipe from plain values; UserError lists every problem with its path."""
+    try:
+        return Recipe.model_validate(dict(values))
+    except ValidationError as error:
+        raise UserError(f"{name} is not a valid recipe:\n" + "\n".join(map(_explain, error.errors()))) from error
+
+
+def _explain(problem: Any) -> str:
+    path = [str(part) for part in problem["loc"]]
+    line = f"  {'.'.join(path) or 'recipe'}: "
+    if problem["type"] == "extra_forbidden":
+        known = _keys_of(path[:-1])
+        guess = nearest(path[-1], known)
+        hint = f"; did you mean {guess!r}?" if guess else ""
+        return f"{line}unknown key{hint} (known: {', '.join(known)})"
+    if problem["type"] == "missing":
+        return f"{line}missing"
+    return f"{line}{problem['msg']} (found {problem['input']!r})"
+
+
+def _keys_of(path: list[str]) -> list[str]:
+    section: Any = Recipe
+    for key in path:
+        annotation = section.model_fields[key].annotation
+        section = next(t for t in (annotation, *get_args(annotation)) if isinstance(t, type) and issubclass(t, Section))
+    return sorted(section.model_fields)
+
+
+def to_yaml(recipe: Recipe) -> str:
+    """The resolved recipe, as it is saved before work starts."""
+    return yaml.safe_dump(recipe.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """`WIDTHxHEIGHT` in pixels -> (height, width). Raises UserError when it is not of that form."""
+    width, x, height = text.lower().partition("x")
+    if not x or not width.isdigit() or not height.isdigit():
+        raise UserError("a size is WIDTHxHEIGHT in pixels", found=text, fix="--size 256x256")
+    return int(height), int(width)

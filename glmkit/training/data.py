@@ -1,0 +1,197 @@
+"""Training pictures with captions: from folders, or drawn by `glmkit.posters`. One interface for both.
+
+B batch, H W rows and columns in pixels.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from glmkit import config
+from glmkit.errors import UserError
+from glmkit.files import read_jsonl
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+class Pictures(Protocol):
+    """Captioned pictures, each with height and width that are multiples of 32."""
+
+    captions: list[str]
+    sizes: list[tuple[int, int]]
+
+    def pixels(self, indices: Sequence[int], device: torch.device) -> Tensor:
+        """Pictures of one size as B 3 H W in [-1, 1]."""
+
+    def text_mask(self, indices: Sequence[int], device: torch.device) -> Tensor | None:
+        """B 1 H W in [0, 1], 1 where text is drawn; None where nobody knows."""
+
+
+class FolderPictures:
+    """Pictures of a folder in the `imagefolder` layout: `metadata.jsonl` with `file_name` and `text`, or `.txt` files.
+
+    A picture whose sides are not multiples of 32 is centre-cropped to the next smaller ones, never resized.
+    Raises UserError for a caption without its picture, a picture without a caption, and a picture that cannot be read.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        rows = _captioned_files(Path(folder))
+        self.files = [path for path, _ in rows]
+        self.captions = [text for _, text in rows]
+        self._pixels = [_read(path) for path in self.files]
+        self.sizes = [(int(array.shape[0]), int(array.shape[1])) for array in self._pixels]
+
+    def pixels(self, indices: Sequence[int], device: torch.device) -> Tensor:
+        batch = np.stack([self._pixels[index] for index in indices])
+        return torch.from_numpy(batch).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+    def text_mask(self, indices: Sequence[int], device: torch.device) -> Tensor | None:
+        return None
+
+
+def _captioned_files(folder: Path) -> list[tuple[Path, str]]:
+    if not folder.is_dir():
+        raise UserError(f"picture folder {folder} does not exist", fix="data.train=FOLDER data.held_out=FOLDER")
+    table = folder / "metadata.jsonl"
+    if table.exists():
+        rows = []
+        for number, row in enumerate(read_jsonl(table), start=1):
+            if not isinstance(row.get("file_name"), str) or not isinstance(row.get("text"), str):
+                raise UserError(f"{table}, line {number}: needs file_name and text", found=row)
+            rows.append((folder / row["file_name"], row["text"]))
+    else:
+        pictures = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+        rows = [(path, _caption_beside(path)) for path in pictures]
+    if not rows:
+        raise UserError(f"no pictures in {folder}", fix="put PNG files and a metadata.jsonl (file_name, text) there")
+    for path, text in rows:
+        if not path.is_file():
+            raise UserError(f"the caption of {path.name} has no picture", found=f"{path} does not exist")
+        if not text.strip():
+            raise UserError(f"the caption of {path} is empty")
+    return rows
+
+
+def _caption_beside(path: Path) -> str:
+    try:
+        return path.with_suffix(".txt").read_text(encoding="utf-8").strip()
+    except FileNotFoundError as error:
+        raise UserError(f"picture {path} has no caption", fix=f"write {path.with_suffix('.txt').name}") from error
+
+
+def _read(path: Path) -> np.ndarray:
+    try:
+        with Image.open(path) as image:
+            picture = image.convert("RGB")
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"cannot read picture {path}", found=str(error), fix="replace or remove the file") from error
+    height, width = picture.height // 32 * 32, picture.width // 32 * 32
+    if height == 0 or width == 0:
+        raise UserError(f"picture {path} is too small", found=f"{picture.width}x{picture.height}", fix="at least 32x32")
+    left, top = (picture.width - width) // 2, (picture.height - height) // 2
+    return np.asarray(picture.crop((left, top, left + width, top + height)))
+
+
+class PosterPictures:
+    """Posters of `glmkit.posters`: text masks drawn once on the CPU, coloured on the device that asks for them."""
+
+    def __init__(
+        self, count: int, height: int, width: int, seed: int, workers: int, split: Literal["train", "held-out"]
+    ) -> None:
+        from glmkit.posters import grammar, masks, render
+
+        scenes, drawn = masks.mask_pool(
+            count, seed, height=height, width=width, workers=workers or cores(), split=split
+        )
+        self.captions = [grammar.caption(scene, random.Random(f"{seed}-{index}")) for index, scene in enumerate(scenes)]
+        self.sizes = [(height, width)] * count
+        self._masks = torch.from_numpy(drawn)
+        self._params = render.batch_params(scenes)
+        self._device = torch.device("cpu")
+
+    def to(self, device: torch.device) -> None:
+        """Keep the masks on `device`: count * H * W bytes."""
+        self._masks, self._params, self._device = self._masks.to(device), self._params.to(device), device
+
+    def _rows(self, indices: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
+        if self._device != device:
+            self.to(device)
+        rows = torch.as_tensor(np.asarray(indices), device=device)
+        return rows, self._masks[rows]
+
+    def pixels(self, indices: Sequence[int], device: torch.device) -> Tensor:
+        from glmkit.posters import render
+
+        rows, masks = self._rows(indices, device)
+        chosen = render.SceneBatch(**{name: value[rows] for name, value in vars(self._params).items()})
+        return render.compose(chosen, masks)
+
+    def text_mask(self, indices: Sequence[int], device: torch.device) -> Tensor | None:
+        return self._rows(indices, device)[1].unsqueeze(1).float() / 255
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def groups(sizes: Sequence[tuple[int, int]], most: int, limit: int) -> list[list[int]]:
+    """The first `limit` pictures in lists of at most `most` pictures of one size."""
+    chosen: dict[tuple[int, int], list[int]] = {}
+    for index, size in enumerate(sizes[:limit]):
+        chosen.setdefault(size, []).append(index)
+    return [members[start : start + most] for members in chosen.values() for start in range(0, len(members), most)]
+
+
+def load(data: config.Data) -> tuple[Pictures, Pictures]:
+    """The training and the held-out pictures of a recipe. Held-out posters use words that training never sees."""
+    if data.posters is None:
+        assert data.train is not None and data.held_out is not None
+        return FolderPictures(data.train), FolderPictures(data.held_out)
+    posters = data.posters
+    height, width = config.parse_size(posters.size)
+    train = PosterPictures(posters.count, height, width, posters.seed, posters.workers, "train")
+    held_out = PosterPictures(posters.held_out, height, width, posters.seed + 1, posters.workers, "held-out")
+    return train, held_out
+
+
+class Batches:
+    """Which pictures make up which step: a pure function of seed and step, so that a resumed run sees the same order.
+
+    Pictures of one size share a batch. An epoch shows every picture once, in an order drawn from (seed, epoch);
+    the last batch of a size is filled up from the start of its own shuffled list.
+    """
+
+    def __init__(self, sizes: Sequence[tuple[int, int]], batch_size: int, seed: int) -> None:
+        self.batch_size, self.seed = batch_size, seed
+        self.buckets: dict[tuple[int, int], np.ndarray] = {}
+        for size in sorted(set(sizes)):
+            self.buckets[size] = np.array([index for index, other in enumerate(sizes) if other == size])
+        self.per_epoch = sum(-(-len(bucket) // batch_size) for bucket in self.buckets.values())
+        self._epoch: tuple[int, list[np.ndarray]] = (-1, [])
+
+    def __getitem__(self, step: int) -> np.ndarray:
+        """Indices of the pictures of `step` (0, 1, ...)."""
+        epoch, place = divmod(step, self.per_epoch)
+        if self._epoch[0] != epoch:
+            self._epoch = (epoch, list(self._shuffled(epoch)))
+        return self._epoch[1][place]
+
+    def _shuffled(self, epoch: int) -> Iterator[np.ndarray]:
+        rng = np.random.default_rng([self.seed, epoch])
+        batches = []
+        for bucket in self.buckets.values():
+            order = rng.permutation(bucket)
+            count = -(-len(order) // self.batch_size)
+            filled = np.resize(order, count * self.batch_size)
+            batches.extend(filled.reshape(count, self.batch_size))
+        yield from (batches[index] for index in rng.permutation(len(batches)))

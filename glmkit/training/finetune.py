@@ -1,0 +1,159 @@
+"""A recipe, run: data, then its stages one after the other, each from files to files.
+
+The run folder holds the resolved recipe, the manifest, a log and a result a stage, sample pictures, and adapters.
+A stage whose result file exists is done; running the same command again continues with the next one.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from glmkit import config, runs
+from glmkit.config import Recipe, Stage
+from glmkit.files import atomic_path, read_json, write_json
+from glmkit.generation.flow import FlowConfig
+from glmkit.generation.sequence import PromptTokenizer
+from glmkit.models import checkpoint
+from glmkit.models.hybrid import HybridModel
+from glmkit.training import data, lora, objectives
+from glmkit.training.initialise import fresh_part, initialise
+from glmkit.training.loop import Loop, Place
+from glmkit.training.samples import Sampler
+
+MAX_SHARD_BYTES = 15 * 2**20
+# Which parts of the model each stage reads; the first is what it trains.
+NEEDS = {
+    "vae": ("vae",),
+    "semantic_vq": ("semantic_vq",),
+    "autoregressive": ("autoregressive", "semantic_vq"),
+    "decoder": ("decoder", "glyph", "vae", "semantic_vq"),
+}
+
+
+def finetune(recipe: Recipe, device: torch.device) -> dict[str, Any]:
+    """Run every stage of `recipe` that is not done yet; returns the stages' results by name."""
+    output = Path(recipe.output)
+    runs.open_run(output, "finetune", _flat(recipe.model_dump(mode="json")), str(device))
+    with atomic_path(output / "recipe.yaml") as temporary:
+        temporary.write_text(config.to_yaml(recipe), encoding="utf-8")
+    folder = _model_folder(recipe)
+    results: dict[str, Any] = {}
+    pictures: tuple[data.Pictures, data.Pictures] | None = None
+    for name, stage in recipe.stages.items():
+        result = output / f"{name}.json"
+        if result.exists():
+            print(f"{name}: already done ({result})")
+        else:
+            pictures = pictures or data.load(recipe.data)
+            write_json(result, _run_stage(name, stage, recipe, folder, pictures, device))
+            (output / f"{name}.state.pt").unlink(missing_ok=True)
+        results[name] = read_json(result)
+    return results
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested sections as `a.b.c: value`, so that a difference between two runs can be named."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
+    return flat
+
+
+def _model_folder(recipe: Recipe) -> Path:
+    """Where parts are read from: the model itself, or the folder that full training writes into."""
+    if recipe.architecture:
+        initialise(Path(recipe.model), recipe.architecture)
+    base = checkpoint.resolve(recipe.model)
+    if all(stage.method == "lora" for stage in recipe.stages.values()):
+        return base
+    target = Path(recipe.save or Path(recipe.output) / "model")
+    if target.resolve() != base.resolve() and not (target / checkpoint.INDEX).exists():
+        unfinished = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        shutil.copytree(base, unfinished)
+        unfinished.rename(target)
+    return target
+
+
+def _run_stage(
+    name: str,
+    stage: Stage,
+    recipe: Recipe,
+    folder: Path,
+    pictures: tuple[data.Pictures, data.Pictures],
+    device: torch.device,
+) -> dict[str, Any]:
+    torch.manual_seed(recipe.seed)  # fresh weights: new parts and adapters
+    hybrid = HybridModel(folder, device, name=recipe.model)
+    trained = _trained_parts(name, stage)
+    for part in trained:
+        setattr(hybrid, part, _fresh_or_loaded(folder, part, stage).to(device).requires_grad_(stage.method == "full"))
+    wrapped = None
+    if stage.lora is not None:
+        wrapped = lora.inject(getattr(hybrid, trained[0]), stage.lora)
+    objective = objectives.build(name, **_context(name, hybrid, stage, pictures, device))
+    if stage.compile:
+        objective.compile()
+    train, _ = pictures
+    batches = data.Batches(train.sizes, stage.batch_size, recipe.seed)
+    output = Path(recipe.output)
+    loop = Loop(objective, batches, stage, Place(output, name, recipe.seed, device))
+    sampler = Sampler.for_stage(name, hybrid, recipe.samples, output / "samples") if recipe.samples.prompts else None
+    result = loop.run(sampler, recipe.samples.every)
+    _save(name, hybrid, wrapped, trained, recipe, folder)
+    return result
+
+
+def _trained_parts(name: str, stage: Stage) -> tuple[str, ...]:
+    return (name, "glyph") if isinstance(stage, config.DecoderStage) and stage.train_glyph else (name,)
+
+
+def _fresh_or_loaded(folder: Path, part: str, stage: Stage) -> nn.Module:
+    """The part with its weights; with fresh ones when it has none yet and the whole of it is trained."""
+    has_weights = any((folder / checkpoint.PARTS[part].folder).glob("*.safetensors")) and bool(
+        checkpoint.contents(folder, part)
+    )
+    if has_weights or stage.method == "lora":
+        return checkpoint.load_part(folder, part)
+    return fresh_part(folder, part)
+
+
+def _context(
+    name: str,
+    hybrid: HybridModel,
+    stage: Stage,
+    pictures: tuple[data.Pictures, data.Pictures],
+    device: torch.device,
+) -> dict[str, Any]:
+    context: dict[str, Any] = {part: getattr(hybrid, part) for part in NEEDS[name]}
+    if name == "semantic_vq":
+        context["text_tokenizer"] = PromptTokenizer(hybrid.folder / "processor").tokenizer
+    if name == "autoregressive":
+        context["tokenizer"] = PromptTokenizer(hybrid.folder / "processor")
+    if name == "decoder":
+        context["flow_config"] = FlowConfig.from_dict(read_json(hybrid.folder / "scheduler" / "scheduler_config.json"))
+    return {**context, "pictures": pictures[0], "held_out": pictures[1], "stage": stage, "device": device}
+
+
+def _save(
+    name: str, hybrid: HybridModel, wrapped: nn.Module | None, trained: tuple[str, ...], recipe: Recipe, folder: Path
+) -> None:
+    if wrapped is not None:
+        lora.save(wrapped, Path(recipe.output) / "adapter" / name, name, folder)
+        return
+    for part in trained:
+        checkpoint.save_part(folder, part, getattr(hybrid, part), getattr(torch, recipe.save_dtype), MAX_SHARD_BYTES)
+
+
+def describe(results: dict[str, Any]) -> str:
+    """One line a stage: steps, held-out loss before and after, time."""
+    return "\n".join(
+        f"{name}: {result['steps']} steps in {result['seconds']:.0f} s, "
+        f"held-out loss {result['before']['loss']:.4f} -> {result['after']['loss']:.4f}"
+        for name, result in results.items()
+    )

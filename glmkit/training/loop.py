@@ -1,0 +1,220 @@
+"""The one training loop. A stage differs only in its objective.
+
+Every random number of step s comes from a generator seeded by (seed, s) and the pictures of step s are a function of
+(seed, s), so a run that was killed and resumed does the same as one that was not.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor, nn
+
+from glmkit.config import Stage
+from glmkit.errors import UserError
+from glmkit.files import append_jsonl, atomic_path
+from glmkit.training.data import Batches
+from glmkit.training.objectives import Objective
+
+LOG_EVERY = 20
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a stage writes: `folder` of the run, `name` of the stage; and the seed of everything random in it."""
+
+    folder: Path
+    name: str
+    seed: int
+    device: torch.device
+
+    @property
+    def state(self) -> Path:
+        return self.folder / f"{self.name}.state.pt"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / f"{self.name}.log.jsonl"
+
+
+def learning_rate(step: int, stage: Stage) -> float:
+    """Warm up linearly, stay, decay linearly to zero over the last `decay_fraction` of the steps."""
+    warmup = min(1.0, (step + 1) / stage.warmup_steps) if stage.warmup_steps else 1.0
+    decay_steps = max(1, round(stage.steps * stage.decay_fraction))
+    return stage.learning_rate * warmup * min(1.0, (stage.steps - step) / decay_steps)
+
+
+def step_generator(place: Place, step: int) -> torch.Generator:
+    seed = int(np.random.SeedSequence([place.seed, step]).generate_state(1, np.uint64)[0] >> 1)
+    return torch.Generator(place.device).manual_seed(seed)
+
+
+class Averaged:
+    """Exponential moving average of the trained parameters (Polyak averaging), with a warm-up of the decay."""
+
+    def __init__(self, parameters: list[nn.Parameter], decay: float) -> None:
+        self.parameters, self.decay = parameters, decay
+        self.shadow = [parameter.detach().clone() for parameter in parameters]
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        decay = min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(self.shadow, [parameter.detach() for parameter in self.parameters], 1 - decay)
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        """Exchange the averaged and the current values; calling it twice changes nothing."""
+        for parameter, shadow in zip(self.parameters, self.shadow, strict=True):
+            current = parameter.detach().clone()
+            parameter.copy_(shadow)
+            shadow.copy_(current)
+
+
+class Loop:
+    """Optimizer, schedule, averaging, progress and resume around one objective."""
+
+    def __init__(self, objective: Objective, batches: Batches, stage: Stage, place: Place) -> None:
+        self.objective, self.batches, self.stage, self.place = objective, batches, stage, place
+        self.parameters = [parameter for parameter in objective.trained.parameters() if parameter.requires_grad]
+        matrices = [parameter for parameter in self.parameters if parameter.ndim > 1]
+        vectors = [parameter for parameter in self.parameters if parameter.ndim <= 1]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}],
+            lr=stage.learning_rate,
+            betas=(0.9, stage.beta2),
+            weight_decay=stage.weight_decay,
+            fused=place.device.type == "cuda",
+        )
+        self.averaged = Averaged(self.parameters, stage.ema) if stage.ema else None
+        self.step = 0
+
+    def run(self, sample: Callable[[int], None] | None = None, sample_every: int = 0) -> dict[str, Any]:
+        """Train to the last step; returns held-out losses `before` and `after`, seconds, and peak memory in bytes."""
+        self._resume()
+        started = time.monotonic()
+        if self.step == 0:
+            self._observe(sample)
+        with _progress() as bar:
+            task = bar.add_task(self.place.name, total=self.stage.steps, completed=self.step, note="")
+            while self.step < self.stage.steps:
+                shown = self._step()
+                bar.update(task, completed=self.step)
+                if self.step % LOG_EVERY == 0 or self.step == self.stage.steps:
+                    bar.update(task, note=self._log(shown))
+                if self._due(self.stage.save_every):
+                    self._save()
+                if self._due(self.stage.held_out_every) or self._due(sample_every):
+                    self._observe(sample if self._due(sample_every) else None, bar)
+        if self.averaged:
+            self.averaged.swap()
+        self.objective.finish()
+        after = self.objective.held_out()
+        self._note({"step": self.step, "held_out": after})
+        if sample:
+            sample(self.step)
+        rows = [row["held_out"] for row in self._rows() if "held_out" in row]
+        peak = torch.cuda.max_memory_allocated(self.place.device) if self.place.device.type == "cuda" else None
+        return {
+            "steps": self.step,
+            "before": rows[0],
+            "after": after,
+            "seconds": round(time.monotonic() - started, 1),
+            "peak_bytes": peak,
+        }
+
+    def _due(self, every: int) -> bool:
+        return every > 0 and self.step % every == 0 and self.step < self.stage.steps
+
+    def _step(self) -> dict[str, Tensor]:
+        generator = step_generator(self.place, self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.step, self.stage)
+        shown: dict[str, Tensor] = {}
+        for indices in np.split(self.batches[self.step], self.stage.accumulate):
+            with torch.autocast(self.place.device.type, torch.bfloat16, enabled=self.place.device.type == "cuda"):
+                loss, shown = self.objective.loss(indices, generator)
+            (loss / self.stage.accumulate).backward()
+            shown = {"loss": loss.detach(), **shown}
+        torch.nn.utils.clip_grad_norm_(self.parameters, self.stage.clip_norm, error_if_nonfinite=False)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        if self.averaged:
+            self.averaged.update(self.step)
+        self.objective.after_step(self.step, generator)
+        return shown
+
+    def _observe(self, sample: Callable[[int], None] | None, bar: Progress | None = None) -> None:
+        if self.averaged:
+            self.averaged.swap()
+        losses = self.objective.held_out()
+        self._note({"step": self.step, "held_out": losses})
+        (bar.console.print if bar else print)(f"{self.place.name} step {self.step}: held-out {_format(losses)}")
+        if sample:
+            sample(self.step)
+        if self.averaged:
+            self.averaged.swap()
+
+    def _log(self, shown: dict[str, Tensor]) -> str:
+        values = {name: float(value) for name, value in shown.items()}
+        if not math.isfinite(values["loss"]):
+            raise UserError(
+                f"{self.place.name}: the loss is {values['loss']} at step {self.step}",
+                fix=f"a smaller learning rate: {self.place.name}.learning_rate={self.stage.learning_rate / 4:g}",
+            )
+        self._note({"step": self.step, **values})
+        return _format(values)
+
+    def _note(self, row: dict[str, Any]) -> None:
+        append_jsonl(self.place.log, {"time": round(time.time(), 1), **row})
+
+    def _rows(self) -> list[dict[str, Any]]:
+        from glmkit.files import read_jsonl
+
+        return read_jsonl(self.place.log, partial=True) if self.place.log.exists() else []
+
+    def _save(self) -> None:
+        state = {
+            "step": self.step,
+            "model": self.objective.trained.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "averaged": self.averaged.shadow if self.averaged else None,
+        }
+        with atomic_path(self.place.state) as temporary:
+            torch.save(state, temporary)
+
+    def _resume(self) -> None:
+        if not self.place.state.exists():
+            self.place.log.unlink(missing_ok=True)
+            return
+        state = torch.load(self.place.state, map_location=self.place.device, weights_only=True)
+        self.objective.trained.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.averaged:
+            self.averaged.shadow = state["averaged"]
+        self.step = int(state["step"])
+        print(f"{self.place.name}: continuing at step {self.step}")
+
+
+def _format(values: dict[str, float]) -> str:
+    return " ".join(f"{name} {value:.4g}" for name, value in values.items())
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )

@@ -1,0 +1,71 @@
+"""LoRA through PEFT: put adapters into a part, save them so that PEFT, glmkit and stock diffusers all load them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+from torch import nn
+
+from glmkit.config import Lora
+from glmkit.errors import UserError
+
+DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
+
+
+def inject(module: nn.Module, lora: Lora) -> nn.Module:
+    """Freeze `module` and add adapters to the modules whose names end in one of `lora.targets`; returns PEFT's wrap.
+
+    Raises UserError when a target names no module.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    names = [name for name, child in module.named_modules() if isinstance(child, nn.Linear)]
+    for target in lora.targets:
+        if not any(name == target or name.endswith(f".{target}") for name in names):
+            from glmkit.errors import nearest
+
+            endings = sorted(
+                {".".join(name.split(".")[-2:]) for name in names} | {name.split(".")[-1] for name in names}
+            )
+            raise UserError(
+                f"lora target {target!r} names no linear layer", fix=f"did you mean {nearest(target, endings)!r}?"
+            )
+    config = LoraConfig(
+        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=list(lora.targets)
+    )
+    module.requires_grad_(False)
+    return get_peft_model(module, config)  # type: ignore[arg-type]
+
+
+def save(wrapped: nn.Module, folder: Path, part: str, base: Path) -> None:
+    """Write an adapter that is complete or absent: PEFT's own two files, and for the decoder a copy in the diffusers
+    key style, whose metadata carries rank and alpha (without it diffusers assumes alpha = rank).
+    """
+    from glmkit.models import adapter
+
+    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    wrapped.save_pretrained(str(unfinished), safe_serialization=True)  # type: ignore[operator]
+    (unfinished / "README.md").unlink(missing_ok=True)
+    adapter.write_base(unfinished, part, base)
+    if part == "decoder":
+        _write_diffusers(wrapped, unfinished / DIFFUSERS_FILE)
+    shutil.rmtree(folder, ignore_errors=True)
+    unfinished.rename(folder)
+
+
+def _write_diffusers(wrapped: nn.Module, path: Path) -> None:
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import save_file
+
+    state = {
+        f"transformer.{name.removeprefix('base_model.model.')}": tensor.detach().cpu().contiguous()
+        for name, tensor in get_peft_model_state_dict(wrapped).items()
+    }
+    settings = wrapped.peft_config["default"].to_dict()  # type: ignore[union-attr, index]
+    kept = {key: settings[key] for key in ("r", "lora_alpha", "lora_dropout")}
+    kept["target_modules"] = sorted(settings["target_modules"])
+    metadata = {f"transformer.{key}": value for key, value in kept.items()}
+    save_file(state, path, {"format": "pt", "lora_adapter_metadata": json.dumps(metadata)})

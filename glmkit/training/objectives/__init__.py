@@ -1,0 +1,44 @@
+"""What each stage learns: one file a stage, one class with `loss` and `held_out`; the loop is `training/loop.py`."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+class Objective(Protocol):
+    """The seam between the loop and a stage. Everything random comes from the generator that the loop passes in."""
+
+    trained: nn.Module
+    """Holds every trained parameter (those that require gradients), also parts that only training needs."""
+
+    def loss(self, indices: np.ndarray, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """Scalar loss of the pictures `indices`, and what to show beside it (detached scalars)."""
+
+    def held_out(self) -> dict[str, float]:
+        """Losses on pictures never trained on, with fixed noise and times; the key `loss` is the one that counts."""
+
+    def after_step(self, step: int, generator: torch.Generator) -> None:
+        """Called after every optimizer step."""
+
+    def finish(self) -> None:
+        """Called once when the last step is done and averaged weights, if any, are in place."""
+
+    def compile(self) -> None:
+        """Compile what runs every step."""
+
+
+def build(name: str, **context: Any) -> Objective:
+    """The objective of stage `name` (vae, semantic_vq, autoregressive, decoder)."""
+    from glmkit.training.objectives import autoregressive, decoder, semantic_vq, vae
+
+    kinds = {
+        "vae": vae.VaeObjective,
+        "semantic_vq": semantic_vq.SemanticObjective,
+        "autoregressive": autoregressive.AutoregressiveObjective,
+        "decoder": decoder.DecoderObjective,
+    }
+    return kinds[name](**context)

@@ -1,0 +1,181 @@
+"""The semantic tokenizer: codes must tell what the caption says and roughly where.
+
+Two heads that only training needs read the codes of a picture: one predicts a coarse picture (4x4 colours a token),
+the other is a small captioner (as in CapPa, arXiv 2306.07915) that must write the caption, its quoted words blanked:
+spelling is the glyph encoder's task, and codes that spell would disagree with it. Codes follow their features by
+exponential averages (VQ-VAE, arXiv 1711.00937, appendix A); codes that nobody uses are replaced by current features.
+B batch, h w token rows and columns, D encoder width, E code width, K codes, T caption tokens.
+"""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from glmkit.config import SemanticStage
+from glmkit.generation.sequence import grids
+from glmkit.models.semantic_vq import SemanticTokenizer
+from glmkit.training import cache
+from glmkit.training.data import Pictures, groups
+
+CAPTION_TOKENS = 64
+CAPTION_WIDTH = 192
+COLOURS_A_SIDE = 4
+HELD_OUT_PICTURES = 256
+
+
+class Captioner(nn.Module):
+    """Two causal transformer layers that write a caption while looking at the codes."""
+
+    def __init__(self, width: int, vocabulary: int, side: int) -> None:
+        super().__init__()
+        self.words = nn.Embedding(vocabulary, CAPTION_WIDTH)
+        self.order = nn.Parameter(torch.randn(CAPTION_TOKENS, CAPTION_WIDTH) * 0.02)
+        self.place = nn.Parameter(torch.randn(1, CAPTION_WIDTH, side, side) * 0.02)
+        self.look = nn.Linear(width, CAPTION_WIDTH)
+        layer = nn.TransformerDecoderLayer(
+            CAPTION_WIDTH, 6, 4 * CAPTION_WIDTH, dropout=0.0, batch_first=True, norm_first=True
+        )
+        self.layers = nn.TransformerDecoder(layer, 2, nn.LayerNorm(CAPTION_WIDTH))
+        self.write = nn.Linear(CAPTION_WIDTH, vocabulary)
+
+    def forward(self, codes: Tensor, words: Tensor) -> Tensor:
+        """Next-word logits B T V from codes B D h w and words B T."""
+        place = F.interpolate(self.place, codes.shape[-2:], mode="bilinear", align_corners=False)
+        memory = self.look(codes.flatten(2).transpose(1, 2)) + place.flatten(2).transpose(1, 2)
+        causal = nn.Transformer.generate_square_subsequent_mask(words.shape[1], device=words.device)
+        x = self.words(words) + self.order[: words.shape[1]]
+        return self.write(self.layers(x, memory, tgt_mask=causal, tgt_is_causal=True))
+
+
+class SemanticObjective:
+    def __init__(
+        self,
+        semantic_vq: SemanticTokenizer,
+        text_tokenizer: PreTrainedTokenizerBase,
+        pictures: Pictures,
+        held_out: Pictures,
+        stage: SemanticStage,
+        device: torch.device,
+    ) -> None:
+        self.tokenizer, self.stage, self.device = semantic_vq, stage, device
+        self.pictures, self.held_out_pictures = pictures, held_out
+        width = semantic_vq.config.hidden_size
+        self.codebook = semantic_vq.vqmodel.quantize.embedding.weight
+        self.codebook.requires_grad_(False)
+        self.trained = nn.ModuleDict(
+            {
+                "tokenizer": semantic_vq,
+                "captioner": Captioner(width, len(text_tokenizer), semantic_vq.visual.embeddings.side),
+                "painter": nn.Sequential(
+                    nn.Conv2d(width, width, 3, padding=1), nn.GELU(), nn.Conv2d(width, 3 * COLOURS_A_SIDE**2, 1)
+                ),
+            }
+        ).to(device)
+        self.trained.register_buffer("count", torch.ones(len(self.codebook), device=device))
+        self.trained.register_buffer("sum", F.normalize(self.codebook.detach().clone(), dim=-1))
+        self.trained.register_buffer("used", torch.zeros(len(self.codebook), device=device))
+        self.captions = _blanked(text_tokenizer, pictures.captions, device)
+        self.known = _blanked(text_tokenizer, held_out.captions, device)
+        self.held_out_groups = groups(held_out.sizes, 32, limit=HELD_OUT_PICTURES)
+        self._recent: Tensor | None = None
+        self._read = self._forward
+
+    def loss(self, indices: np.ndarray, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        pixels = self.pictures.pixels(indices, self.device)
+        # Both grids share one vocabulary of codes: half of the batch is seen as large grid, half as preview.
+        half = len(indices) // 2
+        both = grids(*pixels.shape[-2:])
+        words = self.captions[torch.as_tensor(indices, device=self.device)]
+        totals, recent = [], []
+        for part, (height, width) in ((slice(None, half), both.large), (slice(half, None), both.preview)):
+            seen = cache.halve(pixels[part], height * 16, width * 16)
+            painted, caption, commitment, wanted, ids = self._read(seen, words[part])
+            self._follow(wanted, ids)
+            totals.append(torch.stack([painted, caption, commitment]))
+            recent.append(wanted.detach())
+        self._recent = torch.cat(recent)
+        painted, caption, commitment = torch.stack(totals).mean(dim=0)
+        loss = painted + self.stage.caption_weight * caption + self.stage.commitment * commitment
+        shown = {"colours": painted.detach(), "caption": caption.detach(), "used": (self.trained.used > 0.1).sum()}
+        return loss, shown
+
+    def _forward(self, pixels: Tensor, words: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Losses of colours, caption and commitment; normalised features B*h*w E and their ids."""
+        raw = self.tokenizer.vqmodel.quant_conv(self.tokenizer.features(pixels))
+        found = self.tokenizer.vqmodel.quantize(raw)
+        wanted = F.normalize(raw.float(), dim=1).movedim(1, -1).flatten(0, -2)
+        codes = self.tokenizer.vqmodel.post_quant_conv(found.features)
+        colours = F.avg_pool2d(pixels, 16 // COLOURS_A_SIDE)
+        painted = F.pixel_shuffle(self.trained["painter"](codes), COLOURS_A_SIDE)
+        logits = self.trained["captioner"](codes, words[:, :-1]).float()
+        caption = F.cross_entropy(logits.flatten(0, 1), words[:, 1:].flatten(), ignore_index=0)
+        return (painted.float() - colours).abs().mean(), caption, found.commitment, wanted, found.ids.flatten()
+
+    @torch.no_grad()
+    def _follow(self, wanted: Tensor, ids: Tensor) -> None:
+        """Move every code towards the mean of the features that chose it."""
+        keep, state = self.stage.codebook_decay, self.trained
+        hits = torch.zeros_like(state.count).index_add_(0, ids, torch.ones_like(ids, dtype=torch.float32))
+        sums = torch.zeros_like(state.sum).index_add_(0, ids, wanted.detach())
+        state.count.lerp_(hits, 1 - keep)
+        state.sum.lerp_(sums, 1 - keep)
+        state.used.lerp_((hits > 0).float(), 1 - keep)
+        self.codebook.copy_(F.normalize(state.sum / (state.count[:, None] + 1e-6), dim=-1))
+
+    @torch.no_grad()
+    def after_step(self, step: int, generator: torch.Generator) -> None:
+        """Replace codes that hardly anybody uses by features of this step; the first time, all of them."""
+        if step % self.stage.revive_every or step > 0.8 * self.stage.steps or self._recent is None:
+            return
+        state = self.trained
+        dead = state.used < 0.02 if step > self.stage.revive_every else torch.ones_like(state.used, dtype=torch.bool)
+        pick = torch.randint(len(self._recent), (len(dead),), generator=generator, device=self.device)
+        fresh = self._recent[pick]
+        self.codebook.copy_(torch.where(dead[:, None], fresh, self.codebook))
+        state.sum.copy_(torch.where(dead[:, None], fresh, state.sum))
+        state.count.copy_(torch.where(dead, 1.0, state.count))
+        state.used.copy_(torch.where(dead, 0.1, state.used))
+
+    @torch.no_grad()
+    def held_out(self) -> dict[str, float]:
+        """Colour and caption losses on both grids, and the share of codes that the held-out pictures use."""
+        totals, seen_ids = [], []
+        for indices in self.held_out_groups:
+            pixels = self.held_out_pictures.pixels(indices, self.device)
+            words = self.known[torch.as_tensor(indices, device=self.device)]
+            both = grids(*pixels.shape[-2:])
+            for height, width in (both.large, both.preview):
+                seen = cache.halve(pixels, height * 16, width * 16)
+                painted, caption, _, _, ids = self._forward(seen, words)
+                totals.append(torch.stack([painted, caption]))
+                seen_ids.append(ids)
+        painted, caption = torch.stack(totals).mean(dim=0).tolist()
+        used = torch.cat(seen_ids).unique().numel() / len(self.codebook)
+        return {
+            "loss": painted + self.stage.caption_weight * caption,
+            "colours": painted,
+            "caption": caption,
+            "codes_used": used,
+        }
+
+    def finish(self) -> None:
+        pass
+
+    def compile(self) -> None:
+        self._read = torch.compile(self._forward)
+
+
+def _blanked(tokenizer: PreTrainedTokenizerBase, captions: list[str], device: torch.device) -> Tensor:
+    """Captions as N T ids, quoted words removed, start token first, padded with 0 (a code, never a word)."""
+    texts = [re.sub(r"[“\"「][^”\"」]*[”\"」]", '""', caption) for caption in captions]
+    table = np.zeros((len(texts), CAPTION_TOKENS), dtype=np.int64)
+    for row, ids in enumerate(tokenizer(texts, add_special_tokens=False)["input_ids"]):
+        ids = [tokenizer.bos_token_id, *ids][:CAPTION_TOKENS]
+        table[row, : len(ids)] = ids
+    return torch.from_numpy(table).to(device)

@@ -1,0 +1,91 @@
+"""The VAE: pixels -> latents -> pixels, on random crops (it is fully convolutional)."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from glmkit.config import VaeStage
+from glmkit.models.vae import Vae
+from glmkit.training.data import Pictures, groups
+
+
+class VaeObjective:
+    """L1 + squared error + L1 on neighbouring pixels' differences (letters live on edges) + a little KL."""
+
+    def __init__(self, vae: Vae, pictures: Pictures, held_out: Pictures, stage: VaeStage, device: torch.device) -> None:
+        self.vae, self.trained = vae, vae.autoencoder
+        self.pictures, self.held_out_pictures, self.stage, self.device = pictures, held_out, stage, device
+        self.held_out_groups = groups(held_out.sizes, 16, limit=len(held_out.sizes))
+        self._reconstruct = self._forward
+
+    def _forward(self, crops: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_variance = self.trained.encoder(crops).float().chunk(2, dim=1)
+        log_variance = log_variance.clamp(-30, 20)
+        kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
+        return self.trained.decoder(mean + (0.5 * log_variance).exp() * noise).float(), kl
+
+    def loss(self, indices: np.ndarray, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        pixels = self.pictures.pixels(indices, self.device)
+        mask = self.pictures.text_mask(indices, self.device) if self.stage.text_weight else None
+        top, left = _corner(pixels, self.stage.crop, generator)
+        window = (..., slice(top, top + self.stage.crop), slice(left, left + self.stage.crop))
+        crops = pixels[window]
+        latent = (len(crops), self.trained.config.latent_channels, self.stage.crop // 8, self.stage.crop // 8)
+        noise = torch.randn(latent, generator=generator, device=self.device)
+        drawn, kl = self._reconstruct(crops, noise)
+        weight = 1 + self.stage.text_weight * mask[window] if mask is not None else torch.ones_like(crops[:, :1])
+        difference = drawn - crops
+        pixel = (weight * (difference.abs() + difference.square())).mean()
+        edge = difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean()
+        loss = pixel + self.stage.edge_weight * edge + self.stage.kl_weight * kl
+        return loss, {"psnr": psnr(drawn.detach(), crops), "kl": kl.detach()}
+
+    @torch.no_grad()
+    def held_out(self) -> dict[str, float]:
+        """Peak signal-to-noise ratio in dB on whole pictures, from the latents' mean; `loss` is its negative."""
+        errors = []
+        for indices in self.held_out_groups:
+            pixels = self.held_out_pictures.pixels(indices, self.device)
+            drawn = self.trained.decoder(self._mean(pixels)).clamp(-1, 1)
+            errors.append((drawn - pixels).square().mean(dim=(1, 2, 3)))
+        value = -10 * math.log10(torch.cat(errors).mean().item() / 4)
+        return {"loss": -value, "psnr": value}
+
+    def after_step(self, step: int, generator: torch.Generator) -> None:
+        pass
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Measure the latents' mean and standard deviation a channel, which every later stage normalises with."""
+        latents = [
+            self._mean(self.pictures.pixels(indices, self.device)).transpose(0, 1).flatten(1)
+            for indices in groups(self.pictures.sizes, 16, limit=512)
+        ]
+        values = torch.cat(latents, dim=1).double()
+        self.vae.set_statistics(values.mean(dim=1).tolist(), values.std(dim=1).tolist())
+
+    def _mean(self, pixels: Tensor) -> Tensor:
+        return self.trained.encoder(pixels).chunk(2, dim=1)[0]
+
+    def compile(self) -> None:
+        self._reconstruct = torch.compile(self._forward)
+
+
+def _corner(pixels: Tensor, crop: int, generator: torch.Generator) -> tuple[int, int]:
+    """One random corner for the whole batch; on the CPU, from the step's own seed."""
+    cpu = torch.Generator().manual_seed(generator.initial_seed() ^ 1)
+    height, width = pixels.shape[-2:]
+    if min(height, width) < crop:
+        raise ValueError(f"crop {crop} is larger than the pictures ({width}x{height})")
+    top = int(torch.randint(height - crop + 1, (), generator=cpu))
+    left = int(torch.randint(width - crop + 1, (), generator=cpu))
+    return top, left
+
+
+def psnr(drawn: Tensor, true: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB of pixels in [-1, 1] (peak to peak 2), over the whole batch."""
+    return -10 * torch.log10((drawn - true).square().mean() / 4)
