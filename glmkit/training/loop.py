@@ -116,7 +116,7 @@ class Loop:
         if self.averaged:
             self.averaged.swap()
         self.objective.finish()
-        after = self.objective.held_out()
+        after = self._held_out()
         self._note({"step": self.step, "held_out": after})
         if sample:
             sample(self.step)
@@ -152,10 +152,15 @@ class Loop:
         self.objective.after_step(self.step, generator)
         return shown
 
+    def _held_out(self) -> dict[str, float]:
+        # Eager: held-out batches have other shapes, and compiling for them would take longer than running them.
+        with torch.compiler.set_stance("force_eager"):
+            return self.objective.held_out()
+
     def _observe(self, sample: Callable[[int], None] | None, bar: Progress | None = None) -> None:
         if self.averaged:
             self.averaged.swap()
-        losses = self.objective.held_out()
+        losses = self._held_out()
         self._note({"step": self.step, "held_out": losses})
         (bar.console.print if bar else print)(f"{self.place.name} step {self.step}: held-out {_format(losses)}")
         if sample:

@@ -94,4 +94,4 @@ class AutoregressiveObjective:
 
     def compile(self) -> None:
         for layer in self.trained.language_model.layers:
-            layer.compile()
+            layer.compile(dynamic=False)

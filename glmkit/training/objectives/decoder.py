@@ -162,4 +162,4 @@ class DecoderObjective:
 
     def compile(self) -> None:
         for block in self.decoder.transformer_blocks:
-            block.compile()
+            block.compile(dynamic=False)

@@ -135,8 +135,11 @@ class SemanticObjective:
             return
         state = self.trained
         dead = state.used < 0.02 if step > self.stage.revive_every else torch.ones_like(state.used, dtype=torch.bool)
-        pick = torch.randint(len(self._recent), (len(dead),), generator=generator, device=self.device)
-        fresh = self._recent[pick]
+        # Features far from every code are taken first (k-means++): most tokens are plain background, which a handful
+        # of codes can name.
+        far = 1 - (self._recent @ self.codebook.T).amax(dim=1)
+        replace = len(dead) > len(far)
+        fresh = self._recent[torch.multinomial(far.clamp_min(1e-6), len(dead), replace, generator=generator)]
         self.codebook.copy_(torch.where(dead[:, None], fresh, self.codebook))
         state.sum.copy_(torch.where(dead[:, None], fresh, state.sum))
         state.count.copy_(torch.where(dead, 1.0, state.count))
@@ -168,7 +171,7 @@ class SemanticObjective:
         pass
 
     def compile(self) -> None:
-        self._read = torch.compile(self._forward)
+        self._read = torch.compile(self._forward, dynamic=False)
 
 
 def _blanked(tokenizer: PreTrainedTokenizerBase, captions: list[str], device: torch.device) -> Tensor:

@@ -72,7 +72,7 @@ class VaeObjective:
         return self.trained.encoder(pixels).chunk(2, dim=1)[0]
 
     def compile(self) -> None:
-        self._reconstruct = torch.compile(self._forward)
+        self._reconstruct = torch.compile(self._forward, dynamic=False)
 
 
 def _corner(pixels: Tensor, crop: int, generator: torch.Generator) -> tuple[int, int]:
