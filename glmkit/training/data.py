@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -173,25 +173,23 @@ class Batches:
 
     def __init__(self, sizes: Sequence[tuple[int, int]], batch_size: int, seed: int) -> None:
         self.batch_size, self.seed = batch_size, seed
-        self.buckets: dict[tuple[int, int], np.ndarray] = {}
-        for size in sorted(set(sizes)):
-            self.buckets[size] = np.array([index for index, other in enumerate(sizes) if other == size])
-        self.per_epoch = sum(-(-len(bucket) // batch_size) for bucket in self.buckets.values())
-        self._epoch: tuple[int, list[np.ndarray]] = (-1, [])
+        members = {size: [i for i, other in enumerate(sizes) if other == size] for size in sorted(set(sizes))}
+        self.buckets = [np.array(bucket) for bucket in members.values()]
+        self.per_epoch = sum(-(-len(bucket) // batch_size) for bucket in self.buckets)
+        self._epoch: tuple[int, list[list[int]]] = (-1, [])
 
-    def __getitem__(self, step: int) -> np.ndarray:
+    def __getitem__(self, step: int) -> list[int]:
         """Indices of the pictures of `step` (0, 1, ...)."""
         epoch, place = divmod(step, self.per_epoch)
         if self._epoch[0] != epoch:
-            self._epoch = (epoch, list(self._shuffled(epoch)))
+            self._epoch = (epoch, self._shuffled(epoch))
         return self._epoch[1][place]
 
-    def _shuffled(self, epoch: int) -> Iterator[np.ndarray]:
+    def _shuffled(self, epoch: int) -> list[list[int]]:
         rng = np.random.default_rng([self.seed, epoch])
-        batches = []
-        for bucket in self.buckets.values():
+        batches: list[list[int]] = []
+        for bucket in self.buckets:
             order = rng.permutation(bucket)
             count = -(-len(order) // self.batch_size)
-            filled = np.resize(order, count * self.batch_size)
-            batches.extend(filled.reshape(count, self.batch_size))
-        yield from (batches[index] for index in rng.permutation(len(batches)))
+            batches += np.resize(order, (count, self.batch_size)).tolist()
+        return [batches[index] for index in rng.permutation(len(batches))]

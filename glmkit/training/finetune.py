@@ -104,9 +104,7 @@ def _run_stage(
     output = Path(recipe.output)
     loop = Loop(objective, batches, stage, Place(output, name, recipe.seed, device))
     sampler = Sampler.for_stage(name, hybrid, recipe.samples, output / "samples") if recipe.samples.prompts else None
-    result = loop.run(sampler, recipe.samples.every)
-    _save(name, hybrid, wrapped, trained, recipe, folder)
-    return result
+    return loop.run(lambda: _export(name, hybrid, wrapped, trained, recipe, folder), sampler, recipe.samples.every)
 
 
 def _trained_parts(name: str, stage: Stage) -> tuple[str, ...]:
@@ -140,7 +138,7 @@ def _context(
     return {**context, "pictures": pictures[0], "held_out": pictures[1], "stage": stage, "device": device}
 
 
-def _save(
+def _export(
     name: str, hybrid: HybridModel, wrapped: nn.Module | None, trained: tuple[str, ...], recipe: Recipe, folder: Path
 ) -> None:
     if wrapped is not None:

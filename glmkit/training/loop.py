@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from glmkit.config import Stage
 from glmkit.errors import UserError
-from glmkit.files import append_jsonl, atomic_path
+from glmkit.files import append_jsonl, atomic_path, read_jsonl
 from glmkit.training.data import Batches
 from glmkit.training.objectives import Objective
 
@@ -84,10 +85,12 @@ class Loop:
     def __init__(self, objective: Objective, batches: Batches, stage: Stage, place: Place) -> None:
         self.objective, self.batches, self.stage, self.place = objective, batches, stage, place
         self.parameters = [parameter for parameter in objective.trained.parameters() if parameter.requires_grad]
-        matrices = [parameter for parameter in self.parameters if parameter.ndim > 1]
-        vectors = [parameter for parameter in self.parameters if parameter.ndim <= 1]
+        groups: list[dict[str, Any]] = [
+            {"params": [parameter for parameter in self.parameters if parameter.ndim > 1]},
+            {"params": [parameter for parameter in self.parameters if parameter.ndim <= 1], "weight_decay": 0.0},
+        ]
         self.optimizer = torch.optim.AdamW(
-            [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}],
+            groups,
             lr=stage.learning_rate,
             betas=(0.9, stage.beta2),
             weight_decay=stage.weight_decay,
@@ -96,8 +99,17 @@ class Loop:
         self.averaged = Averaged(self.parameters, stage.ema) if stage.ema else None
         self.step = 0
 
-    def run(self, sample: Callable[[int], None] | None = None, sample_every: int = 0) -> dict[str, Any]:
-        """Train to the last step; returns held-out losses `before` and `after`, seconds, and peak memory in bytes."""
+    def run(
+        self,
+        export: Callable[[], None],
+        sample: Callable[[int], None] | None = None,
+        sample_every: int = 0,
+    ) -> dict[str, Any]:
+        """Train to the last step; returns held-out losses `before` and `after`, seconds, and peak memory in bytes.
+
+        `export` writes the trained weights where users find them: with every saved state, and at the end. `sample`
+        draws pictures at step 0, every `sample_every` steps and at the end.
+        """
         self._resume()
         started = time.monotonic()
         if self.step == 0:
@@ -111,11 +123,14 @@ class Loop:
                     bar.update(task, note=self._log(shown))
                 if self._due(self.stage.save_every):
                     self._save()
+                    with self._averaged_weights():
+                        export()
                 if self._due(self.stage.held_out_every) or self._due(sample_every):
                     self._observe(sample if self._due(sample_every) else None, bar)
         if self.averaged:
             self.averaged.swap()
         self.objective.finish()
+        export()
         after = self._held_out()
         self._note({"step": self.step, "held_out": after})
         if sample:
@@ -138,7 +153,9 @@ class Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, self.stage)
         shown: dict[str, Tensor] = {}
-        for indices in np.split(self.batches[self.step], self.stage.accumulate):
+        batch, size = self.batches[self.step], self.stage.batch_size // self.stage.accumulate
+        for start in range(0, len(batch), size):
+            indices = batch[start : start + size]
             with torch.autocast(self.place.device.type, torch.bfloat16, enabled=self.place.device.type == "cuda"):
                 loss, shown = self.objective.loss(indices, generator)
             (loss / self.stage.accumulate).backward()
@@ -158,15 +175,23 @@ class Loop:
             return self.objective.held_out()
 
     def _observe(self, sample: Callable[[int], None] | None, bar: Progress | None = None) -> None:
+        with self._averaged_weights():
+            losses = self._held_out()
+            self._note({"step": self.step, "held_out": losses})
+            (bar.console.print if bar else print)(f"{self.place.name} step {self.step}: held-out {_format(losses)}")
+            if sample:
+                sample(self.step)
+
+    @contextmanager
+    def _averaged_weights(self) -> Iterator[None]:
+        """The averaged weights in place of the current ones, where there are any."""
         if self.averaged:
             self.averaged.swap()
-        losses = self._held_out()
-        self._note({"step": self.step, "held_out": losses})
-        (bar.console.print if bar else print)(f"{self.place.name} step {self.step}: held-out {_format(losses)}")
-        if sample:
-            sample(self.step)
-        if self.averaged:
-            self.averaged.swap()
+        try:
+            yield
+        finally:
+            if self.averaged:
+                self.averaged.swap()
 
     def _log(self, shown: dict[str, Tensor]) -> str:
         values = {name: float(value) for name, value in shown.items()}
@@ -182,8 +207,6 @@ class Loop:
         append_jsonl(self.place.log, {"time": round(time.time(), 1), **row})
 
     def _rows(self) -> list[dict[str, Any]]:
-        from glmkit.files import read_jsonl
-
         return read_jsonl(self.place.log, partial=True) if self.place.log.exists() else []
 
     def _save(self) -> None:

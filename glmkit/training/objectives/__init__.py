@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,7 +15,7 @@ class Objective(Protocol):
     trained: nn.Module
     """Holds every trained parameter (those that require gradients), also parts that only training needs."""
 
-    def loss(self, indices: np.ndarray, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, indices: Sequence[int], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Scalar loss of the pictures `indices`, and what to show beside it (detached scalars)."""
 
     def held_out(self) -> dict[str, float]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -68,8 +67,8 @@ class AutoregressiveObjective:
         self.known = Sequences(held_out, semantic_vq, tokenizer, device)
         self.held_out_groups = groups(held_out.sizes, 16, limit=HELD_OUT_PICTURES)
 
-    def loss(self, indices: np.ndarray, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        parts = self.sequences.losses(self.trained, indices.tolist())
+    def loss(self, indices: Sequence[int], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        parts = self.sequences.losses(self.trained, indices)
         return self._total(parts), {name: value.detach() for name, value in parts.items()}
 
     def _total(self, parts: dict[str, Tensor]) -> Tensor:

@@ -71,7 +71,7 @@ class DecoderObjective:
         self.known = Conditions.of(held_out, vae, semantic_vq, device, False)
         self.held_out_groups = groups(held_out.sizes, 32, limit=HELD_OUT_PICTURES)
 
-    def loss(self, indices: np.ndarray, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, indices: Sequence[int], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         latents = self.train.latents[indices].float()
         height, width = (8 * side for side in latents.shape[-2:])
         timestep, sigma = flow.training_times(

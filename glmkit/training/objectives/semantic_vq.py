@@ -10,6 +10,7 @@ B batch, h w token rows and columns, D encoder width, E code width, K codes, T c
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -53,6 +54,46 @@ class Captioner(nn.Module):
         return self.write(self.layers(x, memory, tgt_mask=causal, tgt_is_causal=True))
 
 
+class CodeAverages(nn.Module):
+    """Codes K E that follow the features choosing them. Buffers: exponential averages of how often a code is chosen
+    (`count` K), of the sum of its features (`sum` K E), and of whether a batch uses it at all (`used` K).
+    """
+
+    count: Tensor
+    sum: Tensor
+    used: Tensor
+
+    def __init__(self, codebook: Tensor, decay: float) -> None:
+        super().__init__()
+        self.codebook, self.decay = codebook.requires_grad_(False), decay
+        self.register_buffer("count", torch.ones(len(codebook)))
+        self.register_buffer("sum", F.normalize(codebook.detach().clone(), dim=-1))
+        self.register_buffer("used", torch.zeros(len(codebook)))
+
+    @torch.no_grad()
+    def follow(self, wanted: Tensor, ids: Tensor) -> None:
+        """Move every code towards the mean of the features (normalised, N E) that chose it (ids N)."""
+        hits = torch.zeros_like(self.count).index_add_(0, ids, torch.ones_like(ids, dtype=torch.float32))
+        sums = torch.zeros_like(self.sum).index_add_(0, ids, wanted.detach())
+        self.count.lerp_(hits, 1 - self.decay)
+        self.sum.lerp_(sums, 1 - self.decay)
+        self.used.lerp_((hits > 0).float(), 1 - self.decay)
+        self.codebook.copy_(F.normalize(self.sum / (self.count[:, None] + 1e-6), dim=-1))
+
+    @torch.no_grad()
+    def revive(self, features: Tensor, generator: torch.Generator, everything: bool) -> None:
+        """Give unused codes (or all) the place of features N E, far ones first (k-means++): most tokens are plain
+        background, which a handful of codes can name.
+        """
+        dead = torch.ones_like(self.used, dtype=torch.bool) if everything else self.used < 0.02
+        far = 1 - (features @ self.codebook.T).amax(dim=1)
+        fresh = features[torch.multinomial(far.clamp_min(1e-6), len(dead), len(dead) > len(far), generator=generator)]
+        self.codebook.copy_(torch.where(dead[:, None], fresh, self.codebook))
+        self.sum.copy_(torch.where(dead[:, None], fresh, self.sum))
+        self.count.copy_(torch.where(dead, 1.0, self.count))
+        self.used.copy_(torch.where(dead, 0.1, self.used))
+
+
 class SemanticObjective:
     def __init__(
         self,
@@ -66,27 +107,19 @@ class SemanticObjective:
         self.tokenizer, self.stage, self.device = semantic_vq, stage, device
         self.pictures, self.held_out_pictures = pictures, held_out
         width = semantic_vq.config.hidden_size
-        self.codebook = semantic_vq.vqmodel.quantize.embedding.weight
-        self.codebook.requires_grad_(False)
-        self.trained = nn.ModuleDict(
-            {
-                "tokenizer": semantic_vq,
-                "captioner": Captioner(width, len(text_tokenizer), semantic_vq.visual.embeddings.side),
-                "painter": nn.Sequential(
-                    nn.Conv2d(width, width, 3, padding=1), nn.GELU(), nn.Conv2d(width, 3 * COLOURS_A_SIDE**2, 1)
-                ),
-            }
-        ).to(device)
-        self.trained.register_buffer("count", torch.ones(len(self.codebook), device=device))
-        self.trained.register_buffer("sum", F.normalize(self.codebook.detach().clone(), dim=-1))
-        self.trained.register_buffer("used", torch.zeros(len(self.codebook), device=device))
+        self.averages = CodeAverages(semantic_vq.vqmodel.quantize.embedding.weight, stage.codebook_decay)
+        self.captioner = Captioner(width, len(text_tokenizer), semantic_vq.visual.embeddings.side)
+        self.painter = nn.Sequential(
+            nn.Conv2d(width, width, 3, padding=1), nn.GELU(), nn.Conv2d(width, 3 * COLOURS_A_SIDE**2, 1)
+        )
+        self.trained = nn.ModuleList([semantic_vq, self.captioner, self.painter, self.averages]).to(device)
         self.captions = _blanked(text_tokenizer, pictures.captions, device)
         self.known = _blanked(text_tokenizer, held_out.captions, device)
         self.held_out_groups = groups(held_out.sizes, 32, limit=HELD_OUT_PICTURES)
         self._recent: Tensor | None = None
         self._read = self._forward
 
-    def loss(self, indices: np.ndarray, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, indices: Sequence[int], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         pixels = self.pictures.pixels(indices, self.device)
         # Both grids share one vocabulary of codes: half of the batch is seen as large grid, half as preview.
         half = len(indices) // 2
@@ -96,13 +129,13 @@ class SemanticObjective:
         for part, (height, width) in ((slice(None, half), both.large), (slice(half, None), both.preview)):
             seen = cache.halve(pixels[part], height * 16, width * 16)
             painted, caption, commitment, wanted, ids = self._read(seen, words[part])
-            self._follow(wanted, ids)
+            self.averages.follow(wanted, ids)
             totals.append(torch.stack([painted, caption, commitment]))
             recent.append(wanted.detach())
         self._recent = torch.cat(recent)
         painted, caption, commitment = torch.stack(totals).mean(dim=0)
         loss = painted + self.stage.caption_weight * caption + self.stage.commitment * commitment
-        shown = {"colours": painted.detach(), "caption": caption.detach(), "used": (self.trained.used > 0.1).sum()}
+        shown = {"colours": painted.detach(), "caption": caption.detach(), "used": (self.averages.used > 0.1).sum()}
         return loss, shown
 
     def _forward(self, pixels: Tensor, words: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -112,38 +145,15 @@ class SemanticObjective:
         wanted = F.normalize(raw.float(), dim=1).movedim(1, -1).flatten(0, -2)
         codes = self.tokenizer.vqmodel.post_quant_conv(found.features)
         colours = F.avg_pool2d(pixels, 16 // COLOURS_A_SIDE)
-        painted = F.pixel_shuffle(self.trained["painter"](codes), COLOURS_A_SIDE)
-        logits = self.trained["captioner"](codes, words[:, :-1]).float()
+        painted = F.pixel_shuffle(self.painter(codes), COLOURS_A_SIDE)
+        logits = self.captioner(codes, words[:, :-1]).float()
         caption = F.cross_entropy(logits.flatten(0, 1), words[:, 1:].flatten(), ignore_index=0)
         return (painted.float() - colours).abs().mean(), caption, found.commitment, wanted, found.ids.flatten()
 
-    @torch.no_grad()
-    def _follow(self, wanted: Tensor, ids: Tensor) -> None:
-        """Move every code towards the mean of the features that chose it."""
-        keep, state = self.stage.codebook_decay, self.trained
-        hits = torch.zeros_like(state.count).index_add_(0, ids, torch.ones_like(ids, dtype=torch.float32))
-        sums = torch.zeros_like(state.sum).index_add_(0, ids, wanted.detach())
-        state.count.lerp_(hits, 1 - keep)
-        state.sum.lerp_(sums, 1 - keep)
-        state.used.lerp_((hits > 0).float(), 1 - keep)
-        self.codebook.copy_(F.normalize(state.sum / (state.count[:, None] + 1e-6), dim=-1))
-
-    @torch.no_grad()
     def after_step(self, step: int, generator: torch.Generator) -> None:
         """Replace codes that hardly anybody uses by features of this step; the first time, all of them."""
-        if step % self.stage.revive_every or step > 0.8 * self.stage.steps or self._recent is None:
-            return
-        state = self.trained
-        dead = state.used < 0.02 if step > self.stage.revive_every else torch.ones_like(state.used, dtype=torch.bool)
-        # Features far from every code are taken first (k-means++): most tokens are plain background, which a handful
-        # of codes can name.
-        far = 1 - (self._recent @ self.codebook.T).amax(dim=1)
-        replace = len(dead) > len(far)
-        fresh = self._recent[torch.multinomial(far.clamp_min(1e-6), len(dead), replace, generator=generator)]
-        self.codebook.copy_(torch.where(dead[:, None], fresh, self.codebook))
-        state.sum.copy_(torch.where(dead[:, None], fresh, state.sum))
-        state.count.copy_(torch.where(dead, 1.0, state.count))
-        state.used.copy_(torch.where(dead, 0.1, state.used))
+        if step % self.stage.revive_every == 0 and step <= 0.8 * self.stage.steps and self._recent is not None:
+            self.averages.revive(self._recent, generator, everything=step == self.stage.revive_every)
 
     @torch.no_grad()
     def held_out(self) -> dict[str, float]:
@@ -159,7 +169,7 @@ class SemanticObjective:
                 totals.append(torch.stack([painted, caption]))
                 seen_ids.append(ids)
         painted, caption = torch.stack(totals).mean(dim=0).tolist()
-        used = torch.cat(seen_ids).unique().numel() / len(self.codebook)
+        used = torch.cat(seen_ids).unique().numel() / len(self.averages.codebook)
         return {
             "loss": painted + self.stage.caption_weight * caption,
             "colours": painted,

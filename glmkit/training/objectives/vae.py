@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,7 +28,7 @@ class VaeObjective:
         kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
         return self.trained.decoder(mean + (0.5 * log_variance).exp() * noise).float(), kl
 
-    def loss(self, indices: np.ndarray, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, indices: Sequence[int], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         pixels = self.pictures.pixels(indices, self.device)
         mask = self.pictures.text_mask(indices, self.device) if self.stage.text_weight else None
         top, left = _corner(pixels, self.stage.crop, generator)
