@@ -120,6 +120,12 @@ class DecoderStage(Stage):
     text_weight: float = Field(default=0.0, ge=0, description="extra weight of latents that carry text, where known")
     logit_std: float = Field(default=1.0, gt=0)
 
+    @model_validator(mode="after")
+    def _glyph_is_saved(self) -> DecoderStage:
+        if self.train_glyph and self.method == "lora":
+            raise ValueError("train_glyph needs method: full, since an adapter holds no glyph encoder")
+        return self
+
 
 class Samples(Section):
     """Pictures drawn at step 0 and every `every` steps (0: start and end only)."""
@@ -182,8 +188,10 @@ class _Loader(yaml.SafeLoader):
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: set[str] = set()
+    seen: set[Any] = set()
     for key_node, _ in node.value:
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise yaml.constructor.ConstructorError(None, None, "a key must be a name", key_node.start_mark)
         key = loader.construct_object(key_node)
         if key in seen:
             raise UserError(
