@@ -1,0 +1,173 @@
+"""Recipes: what is refused, and by which name; overrides; the resolved recipe reads back as itself."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from glmkit import config
+from glmkit.errors import UserError
+
+RECIPE = """\
+model: nano
+output: reports/x
+data:
+  train: a
+  held_out: b
+decoder:
+  method: lora
+  lora: {rank: 4, targets: [to_q]}
+  steps: 10
+  batch_size: 4
+  learning_rate: 1e-4
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+def message(path: Path, *overrides: str) -> str:
+    with pytest.raises(UserError) as caught:
+        config.load(path, overrides)
+    return str(caught.value)
+
+
+def test_numbers_are_numbers(recipe: Path) -> None:
+    """YAML 1.1 reads 1e-4 as text."""
+    assert config.load(recipe).decoder.learning_rate == 1e-4  # type: ignore[union-attr]
+    for text, value in (("1e-4", 1e-4), ("2E3", 2000.0), (".5e-1", 0.05), ("3.0", 3.0)):
+        assert config.load(recipe, [f"decoder.learning_rate={text}"]).decoder.learning_rate == value  # type: ignore[union-attr]
+    text = config.override({}, ["a=1e-4x", "b=e5", "c=1e", "d=2026-01-02x"])
+    assert text == {"a": "1e-4x", "b": "e5", "c": "1e", "d": "2026-01-02x"}
+
+
+@pytest.mark.parametrize(
+    ("assignment", "path", "guess"),
+    [
+        ("modell=nano", "modell", "'model'"),
+        ("decoder.step=3", "decoder.step", "'steps'"),
+        ("decoder.lora.target=[to_q]", "decoder.lora.target", "'targets'"),
+        ("data.posters.cuont=3", "data.posters.cuont", "'count'"),
+        ("samples.prompt=[a]", "samples.prompt", "'prompts'"),
+        ("autoregresive.steps=3", "autoregresive", "'autoregressive'"),
+    ],
+)
+def test_unknown_keys_name_their_path_and_the_nearest(recipe: Path, assignment: str, path: str, guess: str) -> None:
+    shown = message(recipe, assignment)
+    assert f"{path}: unknown key; did you mean {guess}" in shown and str(recipe) in shown
+
+
+def test_every_problem_is_listed(recipe: Path) -> None:
+    shown = message(recipe, "decoder.steps=0", "decoder.batch_size=many", "seed=x", "output= ")
+    for path in ("decoder.steps: ", "decoder.batch_size: ", "seed: ", "output: "):
+        assert f"  {path}" in shown
+    assert "found 'many'" in shown
+
+
+@pytest.mark.parametrize(
+    ("assignments", "said"),
+    [
+        (["data.train=null"], "either data.train"),
+        (["data.posters={count: 3}"], "not both"),
+        (["data.held_out=null"], "data.held_out (a folder) is missing"),
+        (["decoder.lora=null"], "needs a lora section"),
+        (["decoder.method=full"], "must not have one"),
+        (["decoder.accumulate=3"], "not divisible by accumulate 3"),
+        (["decoder=null"], "at least one stage"),
+        (["decoder.train_glyph=true"], "method: full"),
+    ],
+)
+def test_contradictions(recipe: Path, assignments: list[str], said: str) -> None:
+    assert said in message(recipe, *assignments)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key", "line"),
+    [
+        ("output: reports/x", "output: reports/x\nmodel: other", "model", 3),
+        ("  held_out: b", "  held_out: b\n  train: c", "train", 6),
+        ("rank: 4,", "rank: 4, rank: 8,", "rank", 8),
+    ],
+)
+def test_duplicate_keys(recipe: Path, old: str, new: str, key: str, line: int) -> None:
+    recipe.write_text(RECIPE.replace(old, new))
+    shown = message(recipe)
+    assert f"{recipe}: key {key!r} is given twice" in shown and f"line {line}" in shown
+
+
+@pytest.mark.parametrize("text", ["", "- a\n- b\n", "just words", "a: [1", "a: !!python/object:os.system x", "[a]: b"])
+def test_broken_yaml(recipe: Path, text: str) -> None:
+    recipe.write_text(text)
+    assert str(recipe) in message(recipe)
+
+
+def test_not_a_text_file(recipe: Path) -> None:
+    recipe.write_bytes(b"\xff\xfe\x00")
+    assert f"cannot read {recipe}" in message(recipe)
+    assert "cannot read" in message(recipe.parent)
+
+
+def test_a_missing_recipe_names_the_nearest(recipe: Path) -> None:
+    shown = message(recipe.with_name("recipes.yaml"))
+    assert "does not exist" in shown and f"did you mean {recipe}" in shown
+    assert "does not exist" in message(Path("no/where.yaml"))
+
+
+def test_overrides(recipe: Path) -> None:
+    loaded = config.load(
+        recipe,
+        [
+            "decoder.lora.targets=[to_k, ff.net.2]",
+            "samples.prompts=['a = b', c]",
+            "decoder.learning_rate=2e-3",
+            "seed=7",
+        ],
+    )
+    assert loaded.decoder is not None and loaded.decoder.lora is not None
+    assert loaded.decoder.lora.targets == ("to_k", "ff.net.2") and loaded.decoder.lora.rank == 4
+    assert loaded.samples.prompts == ("a = b", "c") and loaded.seed == 7 and loaded.decoder.learning_rate == 2e-3
+    values: dict[str, Any] = {"a": {"b": 1}}
+    assert config.override(values, ["a.b=2"]) == {"a": {"b": 2}} and values == {"a": {"b": 1}}
+
+
+@pytest.mark.parametrize(
+    "bad", ["seed", "=3", "model.x=1", "decoder.steps.x=1", "seed=[1", "samples={every: 1, every: 2}"]
+)
+def test_bad_overrides(recipe: Path, bad: str) -> None:
+    assert bad.split("=")[0] in message(recipe, bad)
+
+
+def test_the_resolved_recipe_reads_back_as_itself(recipe: Path) -> None:
+    first = config.load(recipe, ["samples.prompts=['say \"12:30\", NO, é']", "decoder.learning_rate=1e-05"])
+    recipe.write_text(config.to_yaml(first), encoding="utf-8")
+    assert config.load(recipe) == first
+    with pytest.raises(ValidationError):
+        first.seed = 3
+
+
+def test_stages_run_in_the_order_of_the_data_flow(recipe: Path) -> None:
+    stage = "{method: full, steps: 1, batch_size: 1, learning_rate: 1}"
+    loaded = config.load(recipe, [f"vae={stage}", f"autoregressive={stage}", f"semantic_vq={stage}"])
+    assert list(loaded.stages) == ["vae", "semantic_vq", "autoregressive", "decoder"]
+
+
+def test_sizes() -> None:
+    assert config.parse_size("320x256") == (256, 320)
+    assert config.parse_size("64X32") == (32, 64)
+    for bad in ("256", "x256", "256x", "a x b", "-32x32", "3.5x4", ""):
+        with pytest.raises(UserError, match="WIDTHxHEIGHT"):
+            config.parse_size(bad)
+
+
+def test_recipes_are_read_without_torch(recipe: Path) -> None:
+    code = f"import sys; from glmkit import config; config.load({str(recipe)!r}); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -1,0 +1,41 @@
+"""Every recipe of the repository is read, names its own command, and names files that are there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from glmkit import config
+from glmkit.files import read_jsonl
+from glmkit.generation.sequence import grids
+
+ROOT = Path(__file__).parents[1]
+RECIPES = sorted(path for path in (ROOT / "recipes").rglob("*.yaml") if path.name != "architecture.yaml")
+
+
+def test_there_are_recipes() -> None:
+    assert {"poster_lora.yaml", "vae.yaml", "semantic_vq.yaml", "autoregressive.yaml"} <= {
+        path.name for path in RECIPES
+    }
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_recipe(path: Path) -> None:
+    recipe = config.load(path)
+    header = re.match(r"(?:# .*\n)*?# (glmkit finetune \S+)\n", path.read_text(encoding="utf-8"))
+    assert header and header[1] == f"glmkit finetune {path.relative_to(ROOT)}", "the header names another command"
+    if recipe.architecture:
+        assert (ROOT / recipe.architecture).is_file()
+    for folder in filter(None, (recipe.data.train, recipe.data.held_out)):
+        for row in read_jsonl(ROOT / folder / "metadata.jsonl"):
+            assert (ROOT / folder / row["file_name"]).is_file()
+    for size in filter(None, (recipe.samples.size, recipe.data.posters and recipe.data.posters.size)):
+        grids(*config.parse_size(size))
+
+
+def test_recipes_write_into_folders_of_their_own() -> None:
+    outputs = [config.load(path).output for path in RECIPES]
+    assert len(set(outputs)) == len(outputs)
+    assert all(output.startswith("reports/") for output in outputs), "reports/ is ignored by git"
