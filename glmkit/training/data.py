@@ -13,12 +13,13 @@ from typing import Literal, Protocol
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from glmkit import config
 from glmkit.errors import UserError
 from glmkit.files import read_jsonl
+from glmkit.generation.pictures import read_picture
+from glmkit.generation.sequence import MAX_ASPECT, grids
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -40,7 +41,8 @@ class FolderPictures:
     """Pictures of a folder in the `imagefolder` layout: `metadata.jsonl` with `file_name` and `text`, or `.txt` files.
 
     A picture whose sides are not multiples of 32 is centre-cropped to the next smaller ones, never resized.
-    Raises UserError for a caption without its picture, a picture without a caption, and a picture that cannot be read.
+    Transparent parts lie on white, as in a source picture of an edit. Raises UserError for a caption without its
+    picture, a picture without a caption, and a picture that cannot be read or drawn.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -61,42 +63,63 @@ class FolderPictures:
 def _captioned_files(folder: Path) -> list[tuple[Path, str]]:
     if not folder.is_dir():
         raise UserError(f"picture folder {folder} does not exist", fix="data.train=FOLDER data.held_out=FOLDER")
-    table = folder / "metadata.jsonl"
-    if table.exists():
-        rows = []
-        for number, row in enumerate(read_jsonl(table), start=1):
-            if not isinstance(row.get("file_name"), str) or not isinstance(row.get("text"), str):
-                raise UserError(f"{table}, line {number}: needs file_name and text", found=row)
-            rows.append((folder / row["file_name"], row["text"]))
-    else:
-        pictures = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
-        rows = [(path, _caption_beside(path)) for path in pictures]
+    rows = _of_table(folder) if (folder / "metadata.jsonl").exists() else _of_texts(folder)
     if not rows:
         raise UserError(f"no pictures in {folder}", fix="put PNG files and a metadata.jsonl (file_name, text) there")
     for path, text in rows:
         if not path.is_file():
             raise UserError(f"the caption of {path.name} has no picture", found=f"{path} does not exist")
         if not text.strip():
-            raise UserError(f"the caption of {path} is empty")
+            raise UserError(f"the caption of {path} is empty", fix="describe the picture")
     return rows
 
 
+def _pictures_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+
+
+def _of_table(folder: Path) -> list[tuple[Path, str]]:
+    table = folder / "metadata.jsonl"
+    rows = []
+    for number, row in enumerate(read_jsonl(table), start=1):
+        if not isinstance(row.get("file_name"), str) or not isinstance(row.get("text"), str):
+            raise UserError(f"{table}, line {number}: needs file_name and text", found=row)
+        rows.append((folder / row["file_name"], row["text"]))
+    forgotten = sorted(set(_pictures_in(folder)) - {path for path, _ in rows})
+    if forgotten:
+        raise UserError(f"picture {forgotten[0]} has no caption", fix=f"add it to {table.name}, or take it away")
+    return rows
+
+
+def _of_texts(folder: Path) -> list[tuple[Path, str]]:
+    pictures = _pictures_in(folder)
+    alone = sorted(set(folder.glob("*.txt")) - {path.with_suffix(".txt") for path in pictures})
+    if alone:
+        raise UserError(f"the caption {alone[0]} has no picture", fix="add the picture, or take the caption away")
+    return [(path, _caption_beside(path)) for path in pictures]
+
+
 def _caption_beside(path: Path) -> str:
+    text = path.with_suffix(".txt")
     try:
-        return path.with_suffix(".txt").read_text(encoding="utf-8").strip()
+        return text.read_text(encoding="utf-8").strip()
     except FileNotFoundError as error:
-        raise UserError(f"picture {path} has no caption", fix=f"write {path.with_suffix('.txt').name}") from error
+        raise UserError(f"picture {path} has no caption", fix=f"write {text.name}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{text} is not UTF-8 text", found=str(error)) from error
 
 
 def _read(path: Path) -> np.ndarray:
-    try:
-        with Image.open(path) as image:
-            picture = image.convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"cannot read picture {path}", found=str(error), fix="replace or remove the file") from error
+    picture = read_picture(path)
     height, width = picture.height // 32 * 32, picture.width // 32 * 32
     if height == 0 or width == 0:
         raise UserError(f"picture {path} is too small", found=f"{picture.width}x{picture.height}", fix="at least 32x32")
+    if max(height, width) > MAX_ASPECT * min(height, width):
+        raise UserError(
+            f"picture {path} is more than {MAX_ASPECT} times as long as wide",
+            found=f"{picture.width}x{picture.height}",
+            fix="crop it",
+        )
     left, top = (picture.width - width) // 2, (picture.height - height) // 2
     return np.asarray(picture.crop((left, top, left + width, top + height)))
 
@@ -159,6 +182,7 @@ def load(data: config.Data) -> tuple[Pictures, Pictures]:
         return FolderPictures(data.train), FolderPictures(data.held_out)
     posters = data.posters
     height, width = config.parse_size(posters.size)
+    grids(height, width)  # refuses a size that the model cannot draw
     train = PosterPictures(posters.count, height, width, posters.seed, posters.workers, "train")
     held_out = PosterPictures(posters.held_out, height, width, posters.seed + 1, posters.workers, "held-out")
     return train, held_out

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from glmkit.config import VaeStage
+from glmkit.errors import UserError
 from glmkit.models.vae import Vae
 from glmkit.training.data import Pictures, groups
 
@@ -17,6 +18,13 @@ class VaeObjective:
     """L1 + squared error + L1 on neighbouring pixels' differences (letters live on edges) + a little KL."""
 
     def __init__(self, vae: Vae, pictures: Pictures, held_out: Pictures, stage: VaeStage, device: torch.device) -> None:
+        smallest = min(map(min, pictures.sizes))
+        if stage.crop > smallest:
+            raise UserError(
+                "the crops are larger than the pictures",
+                found=f"vae.crop {stage.crop}, a side of {smallest} pixels",
+                fix=f"vae.crop={smallest}",
+            )
         self.vae, self.trained = vae, vae.autoencoder
         self.pictures, self.held_out_pictures, self.stage, self.device = pictures, held_out, stage, device
         self.held_out_groups = groups(held_out.sizes, 16, limit=len(held_out.sizes))
@@ -79,8 +87,6 @@ def _corner(pixels: Tensor, crop: int, generator: torch.Generator) -> tuple[int,
     """One random corner for the whole batch; on the CPU, from the step's own seed."""
     cpu = torch.Generator().manual_seed(generator.initial_seed() ^ 1)
     height, width = pixels.shape[-2:]
-    if min(height, width) < crop:
-        raise ValueError(f"crop {crop} is larger than the pictures ({width}x{height})")
     top = int(torch.randint(height - crop + 1, (), generator=cpu))
     left = int(torch.randint(width - crop + 1, (), generator=cpu))
     return top, left

@@ -1,0 +1,204 @@
+"""Training pictures: what a folder may hold, what is refused, what the numbers are, and which pictures make a step."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from glmkit import config
+from glmkit.errors import UserError
+from glmkit.posters import grammar, masks, render
+from glmkit.training import data
+
+CPU = torch.device("cpu")
+
+
+def picture(path: Path, width: int = 64, height: int = 32, seed: int = 0) -> np.ndarray:
+    levels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    Image.fromarray(levels).save(path)
+    return levels
+
+
+def table(folder: Path, *rows: dict[str, object]) -> None:
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+
+
+def test_a_folder_with_a_table(tmp_path: Path) -> None:
+    """Captions go with their files, not with the order of names."""
+    second, first = picture(tmp_path / "a.png", seed=1), picture(tmp_path / "b.png", seed=2)
+    table(tmp_path, {"file_name": "b.png", "text": "first"}, {"file_name": "a.png", "text": "second"})
+    found = data.FolderPictures(tmp_path)
+    assert found.captions == ["first", "second"] and found.sizes == [(32, 64)] * 2
+    pixels = found.pixels([1, 0], CPU)
+    assert pixels.shape == (2, 3, 32, 64) and pixels.dtype == torch.float32
+    for row, levels in zip(pixels, (second, first), strict=True):
+        torch.testing.assert_close(row, torch.from_numpy(levels).permute(2, 0, 1) / 255 * 2 - 1, atol=1e-6, rtol=0)
+    assert pixels.min() == -1 and pixels.max() == 1
+    assert found.text_mask([0], CPU) is None
+
+
+def test_a_folder_with_text_files(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    picture(tmp_path / "b.JPG")
+    (tmp_path / "a.txt").write_text("ein Käse\n", encoding="utf-8")
+    (tmp_path / "b.txt").write_text("another")
+    (tmp_path / "notes.md").write_text("no caption")
+    assert data.FolderPictures(tmp_path).captions == ["ein Käse", "another"]
+
+
+def test_sides_are_cropped_around_the_centre(tmp_path: Path) -> None:
+    levels = picture(tmp_path / "a.png", width=101, height=70)
+    table(tmp_path, {"file_name": "a.png", "text": "a"})
+    pixels = data.FolderPictures(tmp_path).pixels([0], CPU)[0]
+    expected = torch.from_numpy(levels[3:67, 2:98].copy()).permute(2, 0, 1) / 255 * 2 - 1
+    torch.testing.assert_close(pixels, expected, atol=1e-6, rtol=0)
+
+
+def test_transparent_parts_lie_on_white(tmp_path: Path) -> None:
+    Image.new("RGBA", (32, 32), (0, 0, 0, 0)).save(tmp_path / "a.png")
+    table(tmp_path, {"file_name": "a.png", "text": "a"})
+    assert data.FolderPictures(tmp_path).pixels([0], CPU).min() == 1
+
+
+def bad_folder(name: str, folder: Path) -> str:
+    """Make one kind of broken folder; returns what the error must say."""
+    folder.mkdir()
+    if name != "no text file":
+        table(folder, {"file_name": "a.png", "text": "a"})
+    picture(folder / "a.png")
+    match name:
+        case "caption without picture":
+            (folder / "a.png").unlink()
+            return "the caption of a.png has no picture"
+        case "picture without caption":
+            picture(folder / "b.png")
+            return f"picture {folder / 'b.png'} has no caption"
+        case "no text file":
+            return "write a.txt"
+        case "text file alone":
+            (folder / "metadata.jsonl").unlink()
+            (folder / "a.txt").write_text("a")
+            (folder / "b.txt").write_text("b")
+            return f"the caption {folder / 'b.txt'} has no picture"
+        case "text file that is not text":
+            (folder / "metadata.jsonl").unlink()
+            (folder / "a.txt").write_bytes(b"\xff\xfe\x00")
+            return "a.txt is not UTF-8 text"
+        case "corrupt":
+            whole = (folder / "a.png").read_bytes()
+            (folder / "a.png").write_bytes(whole[: len(whole) // 2])
+            return f"picture {folder / 'a.png'} cannot be read"
+        case "not a picture":
+            (folder / "a.png").write_bytes(b"no picture")
+            return f"{folder / 'a.png'} is not a picture"
+        case "empty caption":
+            table(folder, {"file_name": "a.png", "text": " \n"})
+            return f"the caption of {folder / 'a.png'} is empty"
+        case "too small":
+            picture(folder / "a.png", width=64, height=31)
+            return "at least 32x32"
+        case "too long":
+            picture(folder / "a.png", width=320, height=64)
+            return "more than 4 times as long as wide"
+        case "wrong columns":
+            table(folder, {"file": "a.png", "text": "a"})
+            return "line 1: needs file_name and text"
+        case "empty":
+            table(folder)
+            (folder / "a.png").unlink()
+            return f"no pictures in {folder}"
+    raise AssertionError(name)
+
+
+BAD = [
+    *("caption without picture", "picture without caption", "no text file", "text file alone", "corrupt"),
+    *(
+        "text file that is not text",
+        "not a picture",
+        "empty caption",
+        "too small",
+        "too long",
+        "wrong columns",
+        "empty",
+    ),
+]
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_folders(name: str, tmp_path: Path) -> None:
+    said = bad_folder(name, tmp_path / "pictures")
+    with pytest.raises(UserError) as caught:
+        data.FolderPictures(tmp_path / "pictures")
+    assert said in str(caught.value)
+
+
+def test_a_missing_folder(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        data.FolderPictures(tmp_path / "none")
+
+
+def test_posters_are_what_the_renderer_draws() -> None:
+    pictures = data.PosterPictures(5, 64, 96, seed=3, workers=1, split="train")
+    scenes, drawn = masks.mask_pool(5, 3, height=64, width=96)
+    assert pictures.sizes == [(64, 96)] * 5
+    pixels = pictures.pixels([4, 0, 2], CPU)
+    for index, row in zip([4, 0, 2], pixels, strict=True):
+        expected = torch.from_numpy(np.array(render.render(scenes[index]))).permute(2, 0, 1)
+        assert ((row + 1) * 127.5 - expected).abs().max() <= 1
+        assert all(f'"{text}"' in pictures.captions[index] for text in scenes[index].texts)
+    mask = pictures.text_mask([4, 1], CPU)
+    assert mask is not None and mask.shape == (2, 1, 64, 96)
+    assert torch.equal((mask * 255).round().to(torch.uint8)[:, 0], torch.from_numpy(drawn[[4, 1]]))
+    again = data.PosterPictures(5, 64, 96, seed=3, workers=2, split="train")
+    assert again.captions == pictures.captions
+    assert torch.equal(again.pixels([1], CPU), pictures.pixels([1], CPU))
+
+
+def test_a_recipe_holds_words_back() -> None:
+    train, held_out = data.load(config.Data(posters=config.Posters(count=4, held_out=3, size="64x32", workers=1)))
+    assert len(train.captions) == 4 and held_out.sizes == [(32, 64)] * 3
+    scene = masks.scene_of(1, 0, height=32, width=64, split="held-out")
+    assert held_out.captions[0] == grammar.caption(scene, random.Random("1-0"))
+    with pytest.raises(UserError, match="multiples of 32"):
+        data.load(config.Data(posters=config.Posters(count=4, size="100x64")))
+
+
+SIZES = [(64, 64)] * 7 + [(32, 64)] * 4 + [(64, 64)] * 2
+
+
+def test_an_epoch_shows_every_picture_and_mixes_no_sizes() -> None:
+    batches = data.Batches(SIZES, 4, seed=0)
+    assert batches.per_epoch == 3 + 1
+    for epoch in range(3):
+        steps = [batches[epoch * 4 + step] for step in range(4)]
+        assert {len({SIZES[index] for index in batch}) for batch in steps} == {1}
+        assert all(len(batch) == 4 for batch in steps)
+        seen = Counter(index for batch in steps for index in batch)
+        assert set(seen) == set(range(len(SIZES)))
+        assert sum(seen.values()) == len(SIZES) + 3 and max(seen.values()) <= 2
+    even = data.Batches([(64, 64)] * 12, 4, seed=0)
+    assert sorted(index for step in range(3) for index in even[step]) == list(range(12))
+
+
+def test_the_order_is_a_function_of_seed_and_step() -> None:
+    one, other = data.Batches(SIZES, 4, seed=5), data.Batches(SIZES, 4, seed=5)
+    forward = [one[step] for step in range(20)]
+    assert [other[step] for step in reversed(range(20))] == forward[::-1]
+    assert forward[:4] != forward[4:8], "every epoch has its own order"
+    assert [data.Batches(SIZES, 4, seed=6)[step] for step in range(20)] != forward
+
+
+def test_a_batch_larger_than_the_set_repeats_it() -> None:
+    assert Counter(data.Batches([(32, 32)] * 3, 6, seed=0)[0]) == {0: 2, 1: 2, 2: 2}
+
+
+def test_groups() -> None:
+    sizes = [(32, 32), (64, 64), (32, 32), (32, 32), (64, 64)]
+    assert data.groups(sizes, 2, limit=4) == [[0, 2], [3], [1]]
