@@ -1,6 +1,6 @@
 """The one training loop. A stage differs only in its objective.
 
-Every random number of step s comes from a generator seeded by (seed, s) and the pictures of step s are a function of
+Every random number of step s comes from generators seeded by (seed, s) and the pictures of step s are a function of
 (seed, s), so a run that was killed and resumed does the same as one that was not.
 """
 
@@ -53,8 +53,9 @@ def learning_rate(step: int, stage: Stage) -> float:
     return stage.learning_rate * warmup * min(1.0, (stage.steps - step) / decay_steps)
 
 
-def step_generator(place: Place, step: int) -> torch.Generator:
-    seed = int(np.random.SeedSequence([place.seed, step]).generate_state(1, np.uint64)[0] >> 1)
+def step_generator(place: Place, step: int, micro_batch: int = 0) -> torch.Generator:
+    """The generator of one micro-batch; none shares its seed with another."""
+    seed = int(np.random.SeedSequence([place.seed, step, micro_batch]).generate_state(1, np.uint64)[0] >> 1)
     return torch.Generator(place.device).manual_seed(seed)
 
 
@@ -111,6 +112,7 @@ class Loop:
         draws pictures at step 0, every `sample_every` steps and at the end.
         """
         self._resume()
+        self.objective.trained.train()
         started = time.monotonic()
         if self.step == 0:
             self._observe(sample)
@@ -119,7 +121,7 @@ class Loop:
             while self.step < self.stage.steps:
                 shown = self._step()
                 bar.update(task, completed=self.step)
-                if self.step % LOG_EVERY == 0 or self.step == self.stage.steps:
+                if self.step % LOG_EVERY == 0 or self.step == self.stage.steps or self._due(self.stage.save_every):
                     bar.update(task, note=self._log(shown))
                 if self._due(self.stage.save_every):
                     self._save()
@@ -149,13 +151,14 @@ class Loop:
         return every > 0 and self.step % every == 0 and self.step < self.stage.steps
 
     def _step(self) -> dict[str, Tensor]:
-        generator = step_generator(self.place, self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, self.stage)
         shown: dict[str, Tensor] = {}
         batch, size = self.batches[self.step], self.stage.batch_size // self.stage.accumulate
-        for start in range(0, len(batch), size):
+        for number, start in enumerate(range(0, len(batch), size)):
             indices = batch[start : start + size]
+            generator = step_generator(self.place, self.step, number)
+            torch.manual_seed(generator.initial_seed() ^ 2)  # dropout draws from the global generator
             with torch.autocast(self.place.device.type, torch.bfloat16, enabled=self.place.device.type == "cuda"):
                 loss, shown = self.objective.loss(indices, generator)
             (loss / self.stage.accumulate).backward()
@@ -170,9 +173,12 @@ class Loop:
         return shown
 
     def _held_out(self) -> dict[str, float]:
+        self.objective.trained.eval()
         # Eager: held-out batches have other shapes, and compiling for them would take longer than running them.
         with torch.compiler.set_stance("force_eager"):
-            return self.objective.held_out()
+            losses = self.objective.held_out()
+        self.objective.trained.train()
+        return losses
 
     def _observe(self, sample: Callable[[int], None] | None, bar: Progress | None = None) -> None:
         with self._averaged_weights():

@@ -40,7 +40,7 @@ class Sampler:
     def __call__(self, step: int) -> None:
         from glmkit.generation import pipeline
 
-        parts = [self.hybrid.autoregressive, self.hybrid.decoder]
+        parts = [self.hybrid.autoregressive, self.hybrid.glyph, self.hybrid.decoder]
         modes = [part.training for part in parts]
         for part in parts:
             part.eval()

@@ -1,0 +1,280 @@
+"""The one loop: resumed equals uninterrupted, the schedule, accumulation, averaging, and what stops it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from glmkit.config import DecoderStage
+from glmkit.errors import UserError
+from glmkit.files import read_jsonl
+from glmkit.training.data import Batches
+from glmkit.training.loop import Averaged, Loop, Place, learning_rate, step_generator
+
+SIZES = [(32, 32)] * 10
+
+
+def stage(**changes: Any) -> DecoderStage:
+    values: dict[str, Any] = {"method": "full", "steps": 8, "batch_size": 4, "learning_rate": 0.05, **changes}
+    return DecoderStage(**values)
+
+
+class Regression:
+    """A stand-in objective: a linear map from fixed inputs, with noise on its input if asked, and dropout."""
+
+    def __init__(self, noise: float = 0.0, dropout: float = 0.0, fail_at: int | None = None) -> None:
+        torch.manual_seed(0)
+        self.trained: nn.Module = nn.Sequential(nn.Linear(3, 4), nn.Dropout(dropout), nn.Linear(4, 1))
+        draw = torch.Generator().manual_seed(1)
+        self.inputs, self.targets = torch.randn(10, 3, generator=draw), torch.randn(10, 1, generator=draw)
+        self.noise, self.fail_at, self.steps, self.modes = noise, fail_at, 0, set[bool]()
+        self.finished = 0
+
+    def loss(self, indices: Sequence[int], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        self.modes.add(self.trained.training)
+        inputs = self.inputs[list(indices)]
+        inputs = inputs + self.noise * torch.randn(inputs.shape, generator=generator)
+        error = (self.trained(inputs) - self.targets[list(indices)]).square().mean()
+        return error * (float("nan") if self.fail_at == self.steps else 1), {"error": error.detach()}
+
+    @torch.no_grad()
+    def held_out(self) -> dict[str, float]:
+        return {"loss": (self.trained(self.inputs) - self.targets).square().mean().item()}
+
+    def after_step(self, step: int, generator: torch.Generator) -> None:
+        self.steps = step
+
+    def finish(self) -> None:
+        self.finished += 1
+
+    def compile(self) -> None:
+        raise AssertionError
+
+
+def loop_in(folder: Path, objective: Regression, **changes: Any) -> Loop:
+    place = Place(folder, "decoder", 3, torch.device("cpu"))
+    settings = stage(**changes)
+    return Loop(objective, Batches(SIZES, settings.batch_size, place.seed), settings, place)
+
+
+def weights(objective: Regression) -> list[Tensor]:
+    return [value.clone() for value in objective.trained.state_dict().values()]
+
+
+def equal(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+NOISY: dict[str, Any] = {"steps": 20, "ema": 0.9, "save_every": 6, "warmup_steps": 3, "accumulate": 2}
+
+
+def test_resumed_equals_uninterrupted(tmp_path: Path) -> None:
+    """Stopped between two saved states: the steps since the last one are done again, alike to the last bit."""
+    whole = Regression(noise=0.5, dropout=0.3)
+    expected = loop_in(tmp_path / "whole", whole, **NOISY).run(lambda: None)
+
+    class Killed(Exception):
+        pass
+
+    class Dying(Regression):
+        def after_step(self, step: int, generator: torch.Generator) -> None:
+            if step == 10:
+                raise Killed
+
+    with pytest.raises(Killed):
+        loop_in(tmp_path / "parts", Dying(noise=0.5, dropout=0.3), **NOISY).run(lambda: None)
+    torch.manual_seed(12345)  # a new process has another global state
+    resumed, exported = Regression(noise=0.5, dropout=0.3), []
+    loop = loop_in(tmp_path / "parts", resumed, **NOISY)
+    result = loop.run(lambda: exported.append(loop.step))
+    assert exported == [12, 18, 20], "went on from the state of step 6"
+    assert equal(weights(resumed), weights(whole))
+    assert (result["before"], result["after"]) == (expected["before"], expected["after"])
+    assert result["before"] != result["after"]
+
+
+SCRIPT = """
+import os, signal, sys
+from pathlib import Path
+import torch
+sys.path.insert(0, {tests!r})
+import importlib.util
+spec = importlib.util.spec_from_file_location("test_loop", {file!r})
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+class Dying(module.Regression):
+    def after_step(self, step, generator):
+        if step == 10:
+            os.kill(os.getpid(), signal.SIGKILL)
+module.loop_in(Path({folder!r}), Dying(noise=0.5), **module.NOISY).run(lambda: None)
+"""
+
+
+def test_a_process_that_is_killed_goes_on(tmp_path: Path) -> None:
+    """SIGKILL leaves a complete state and no half file; optimizer and averages are those of an unbroken run."""
+    script = SCRIPT.format(tests=str(Path(__file__).parents[1]), file=__file__, folder=str(tmp_path / "parts"))
+    process = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], timeout=120, capture_output=True)
+    assert process.returncode == -signal.SIGKILL, process.stderr.decode()
+    assert sorted(os.listdir(tmp_path / "parts")) == ["decoder.log.jsonl", "decoder.state.pt"]
+    whole, resumed = Regression(noise=0.5), Regression(noise=0.5)
+    loops = loop_in(tmp_path / "whole", whole, **NOISY), loop_in(tmp_path / "parts", resumed, **NOISY)
+    for loop in loops:
+        loop.run(lambda: None)
+        assert loop.step == 20
+    assert equal(weights(whole), weights(resumed))
+    for loop in loops:
+        loop.stage = stage(**{**NOISY, "steps": 40})
+        loop._step()  # one step more shows the optimizer's state
+    assert equal(weights(whole), weights(resumed))
+    assert loops[0].averaged and loops[1].averaged
+    assert equal(loops[0].averaged.shadow, loops[1].averaged.shadow)
+
+
+def test_the_learning_rate() -> None:
+    of = stage(steps=100, warmup_steps=10, decay_fraction=0.2, learning_rate=1.0)
+    expected = {0: 0.1, 4: 0.5, 9: 1.0, 50: 1.0, 80: 1.0, 90: 0.5, 99: 0.05}
+    assert {step: pytest.approx(learning_rate(step, of)) for step in expected} == expected
+    flat = stage(steps=100, decay_fraction=0.0, learning_rate=1.0)
+    assert {learning_rate(step, flat) for step in range(100)} == {1.0}
+    falling = stage(steps=4, decay_fraction=1.0, learning_rate=1.0)
+    assert [learning_rate(step, falling) for step in range(4)] == [1.0, 0.75, 0.5, 0.25]
+
+
+def test_the_optimizer_uses_it(tmp_path: Path) -> None:
+    """One step of AdamW from zero moments moves every weight by the learning rate; vectors do not decay."""
+    objective = Regression()
+    before = weights(objective)
+    loop = loop_in(tmp_path, objective, steps=10, warmup_steps=5, weight_decay=0.5)
+    loop._step()
+    for old, new in zip(before, weights(objective), strict=True):
+        decayed = old * (1 - 0.01 * 0.5) if old.ndim > 1 else old
+        torch.testing.assert_close((new - decayed).abs(), torch.full_like(old, 0.01), atol=1e-5, rtol=0)
+
+
+def test_accumulated_equals_at_once(tmp_path: Path) -> None:
+    results = []
+    for accumulate in (1, 2, 4):
+        objective = Regression()
+        loop_in(tmp_path / str(accumulate), objective, accumulate=accumulate).run(lambda: None)
+        results.append(torch.cat([value.flatten() for value in weights(objective)]))
+    torch.testing.assert_close(results[0], results[1], atol=1e-6, rtol=0)
+    torch.testing.assert_close(results[0], results[2], atol=1e-6, rtol=0)
+
+
+def test_micro_batches_draw_their_own_numbers(tmp_path: Path) -> None:
+    """Objectives seed what must be known on the CPU by the generator's seed: it must not repeat within a step."""
+    seeds: list[tuple[int, ...]] = []
+
+    class Listening(Regression):
+        def loss(self, indices: Sequence[int], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+            seeds.append((generator.initial_seed(), *torch.randint(1 << 60, (2,), generator=generator).tolist()))
+            return super().loss(indices, generator)
+
+    loop_in(tmp_path, Listening(), steps=3, accumulate=4).run(lambda: None)
+    assert len(seeds) == 12 and all(len(set(column)) == 12 for column in zip(*seeds, strict=True))
+
+
+def test_gradients_are_clipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = loop_in(tmp_path, Regression(), clip_norm=1e-3)
+    norms: list[float] = []
+
+    def record(*_: Any) -> None:
+        norms.append(float(torch.cat([p.grad.flatten() for p in loop.parameters if p.grad is not None]).norm()))
+
+    monkeypatch.setattr(loop.optimizer, "step", record)
+    loop._step()
+    assert norms == [pytest.approx(1e-3, rel=1e-3)]
+
+
+def test_averages() -> None:
+    """Against the recursion written out, with the warm-up of the decay; swapping twice changes nothing."""
+    parameter = nn.Parameter(torch.tensor([1.0, -2.0]))
+    averaged, expected = Averaged([parameter], 0.9), parameter.detach().clone().double()
+    for step in range(1, 200):
+        with torch.no_grad():
+            parameter += 0.1 * step
+        averaged.update(step)
+        decay = min(0.9, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * parameter.detach().double()
+    torch.testing.assert_close(averaged.shadow[0].double(), expected, rtol=1e-4, atol=0)
+    current, shadow = parameter.detach().clone(), averaged.shadow[0].clone()
+    averaged.swap()
+    assert torch.equal(parameter, shadow) and torch.equal(averaged.shadow[0], current)
+    averaged.swap()
+    assert torch.equal(parameter, current) and torch.equal(averaged.shadow[0], shadow)
+
+
+def test_averaged_weights_are_what_is_exported_and_scored(tmp_path: Path) -> None:
+    objective, exported = Regression(), []
+    loop = loop_in(tmp_path, objective, ema=0.9, save_every=3)
+    result = loop.run(lambda: exported.append(weights(objective)))
+    assert len(exported) == 3 and objective.finished == 1
+    assert equal(exported[-1], weights(objective)) and not equal(exported[-1], exported[-2])
+    assert loop.averaged and not equal(loop.averaged.shadow, exported[-1]), "the raw weights are the other ones"
+    assert result["after"] == objective.held_out()
+    state = torch.load(loop.place.state, weights_only=True)
+    assert not equal(list(state["model"].values()), exported[1]), "training goes on from the raw weights"
+    assert equal(state["averaged"], exported[1])
+
+
+@pytest.mark.parametrize("save_every", [0, 3])
+def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path: Path, save_every: int) -> None:
+    """Said with what to type; no broken weights are exported or saved."""
+    exported: list[int] = []
+    loop = loop_in(tmp_path, Regression(fail_at=2), save_every=save_every)
+    with pytest.raises(UserError) as caught:
+        loop.run(lambda: exported.append(1))
+    assert "the loss is nan" in str(caught.value) and "decoder.learning_rate=0.0125" in str(caught.value)
+    assert not exported and not loop.place.state.exists()
+
+
+def test_the_log(tmp_path: Path) -> None:
+    """Losses every 20 steps and at the end; held-out losses at the start, when asked, and at the end."""
+    calls: list[int] = []
+    loop = loop_in(tmp_path, Regression(), steps=45, held_out_every=15)
+    result = loop.run(lambda: None, calls.append, 30)
+    rows = read_jsonl(loop.place.log)
+    assert [row["step"] for row in rows if "loss" in row] == [20, 40, 45]
+    held_out = {row["step"]: row["held_out"] for row in rows if "held_out" in row}
+    assert list(held_out) == [0, 15, 30, 45] and calls == [0, 30, 45]
+    assert result["before"] == held_out[0] and result["after"] == held_out[45]
+    assert result["after"]["loss"] < result["before"]["loss"]
+    assert result["steps"] == 45 and result["peak_bytes"] is None
+
+
+def test_training_drops_and_scoring_does_not(tmp_path: Path) -> None:
+    """Dropout acts in every step, also after a look at the held-out pictures, and never in a held-out loss."""
+    objective = Regression(dropout=0.5)
+    objective.trained.eval()  # as a part comes from its folder
+    scores: list[bool] = []
+    held_out = objective.held_out
+
+    def listening() -> dict[str, float]:
+        scores.append(objective.trained.training)
+        return held_out()
+
+    objective.held_out = listening  # type: ignore[method-assign]
+    loop_in(tmp_path, objective, held_out_every=2).run(lambda: None)
+    assert objective.modes == {True} and set(scores) == {False}
+
+
+def test_seeds_of_steps_differ() -> None:
+    place = Place(Path("x"), "vae", 3, torch.device("cpu"))
+    seeds = {step_generator(place, step).initial_seed() for step in range(100)}
+    assert len(seeds) == 100
+    other = Place(Path("x"), "vae", 4, torch.device("cpu"))
+    assert step_generator(other, 1).initial_seed() not in seeds
+    assert step_generator(place, 7).initial_seed() == int(
+        np.random.SeedSequence([3, 7]).generate_state(1, np.uint64)[0] >> 1
+    )
