@@ -56,10 +56,13 @@ def _chunks(members: list[int]) -> Iterator[list[int]]:
 
 
 def halve(pixels: Tensor, height: int, width: int) -> Tensor:
-    """B 3 H W in [-1, 1] resized to height x width (bicubic, anti-aliased) on the 8-bit levels that the published
-    image processor produces."""
-    resized = F.interpolate(pixels.float(), (height, width), mode="bicubic", antialias=True, align_corners=False)
-    return ((resized + 1) * 127.5).round().clamp(0, 255) / 127.5 - 1
+    """B 3 H W in [-1, 1] resized to height x width as the published image processor resizes 8-bit pictures: bicubic
+    with anti-aliasing, first along the rows, and on whole levels after each of the two passes."""
+    levels = (pixels.float() + 1) * 127.5
+    for size in ((pixels.shape[-2], width), (height, width)):
+        levels = F.interpolate(levels, size, mode="bicubic", antialias=True, align_corners=False)
+        levels = levels.round().clamp(0, 255)
+    return levels / 127.5 - 1
 
 
 def large_ids(tokenizer: SemanticTokenizer, pixels: Tensor) -> Tensor:
