@@ -1,0 +1,268 @@
+"""The losses of the two generators, against cross-entropy and flow matching written out over stock models."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_checkpoint
+import torch
+from torch import Tensor
+
+from glmkit.config import AutoregressiveStage, DecoderStage
+from glmkit.generation import pipeline
+from glmkit.generation.sequence import training_sequence
+from glmkit.models.hybrid import HybridModel
+from glmkit.training import cache, data
+from glmkit.training.objectives import build
+from glmkit.training.objectives.autoregressive import AutoregressiveObjective
+from glmkit.training.objectives.decoder import DecoderObjective
+
+CPU = torch.device("cpu")
+STAGE: dict[str, Any] = {"method": "full", "steps": 1, "batch_size": 2, "learning_rate": 1e-3}
+SIZE = 64
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="module")
+def hybrid(tiny_model: Path) -> HybridModel:
+    return HybridModel(tiny_model)
+
+
+@pytest.fixture(scope="module")
+def pictures(posters: Path) -> tuple[data.Pictures, data.Pictures]:
+    return data.FolderPictures(posters / "train"), data.FolderPictures(posters / "held_out")
+
+
+def autoregressive(hybrid: HybridModel, pictures: Any, **changes: Any) -> AutoregressiveObjective:
+    objective = build(
+        "autoregressive",
+        autoregressive=hybrid.autoregressive,
+        semantic_vq=hybrid.semantic_vq,
+        tokenizer=pipeline.prompt_tokenizer(hybrid.folder),
+        pictures=pictures[0],
+        held_out=pictures[1],
+        stage=AutoregressiveStage(**STAGE, **changes),
+        device=CPU,
+    )
+    assert isinstance(objective, AutoregressiveObjective)
+    return objective
+
+
+def stock_nats(hybrid: HybridModel, pictures: data.Pictures, index: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Negative log-probabilities of one picture's preview, large grid and end, each token on its own: stock logits."""
+    pixels = pictures.pixels([index], CPU)
+    preview, large = cache.preview_ids(hybrid.semantic_vq, pixels)[0], cache.large_ids(hybrid.semantic_vq, pixels)[0]
+    prompt = pipeline.prompt_tokenizer(hybrid.folder).text_to_image(pictures.captions[index], *pictures.sizes[index])
+    sequence = training_sequence(prompt, [preview, large], hybrid.autoregressive.config)
+    model = tiny_checkpoint.stock_pipeline(hybrid.folder).vision_language_encoder
+    hidden = model.model.language_model(
+        input_ids=sequence.ids_T[None], position_ids=sequence.positions_3T[:, None]
+    ).last_hidden_state
+    nats = -model.lm_head(hidden)[0].double().log_softmax(dim=-1)
+    at = torch.arange(len(prompt) - 1, len(sequence.ids_T) - 1)  # each token predicts its successor
+    written = torch.cat(
+        [preview.flatten(), large.flatten(), torch.tensor([hybrid.autoregressive.config.image_end_token_id])]
+    )
+    assert torch.equal(sequence.ids_T[at + 1], written)
+    of_preview, of_large, of_end = nats[at, written].split([preview.numel(), large.numel(), 1])
+    return of_preview, of_large, of_end
+
+
+@pytest.mark.parametrize("indices", [[0], [3, 1, 2], [5, 4]])
+@torch.no_grad()
+def test_autoregressive_loss(hybrid: HybridModel, pictures: Any, indices: list[int]) -> None:
+    """Prompts of several lengths in one batch; the parts apart, the preview weighted, the end as 1/64 of a token."""
+    loss, shown = autoregressive(hybrid, pictures, preview_weight=0.3).loss(indices, seeded(0))
+    rows = [stock_nats(hybrid, pictures[0], index) for index in indices]
+    preview, large, end = (torch.stack(part) for part in zip(*rows, strict=True))
+    expected = {"preview": preview.mean(), "large": large.mean(), "end": end.mean()}
+    for name, value in expected.items():
+        assert shown[name].item() == pytest.approx(value.item(), abs=1e-4)
+    total = 0.3 * expected["preview"] + expected["large"] + expected["end"] / 64
+    assert loss.item() == pytest.approx(total.item(), abs=1e-4)
+    assert abs(expected["preview"] - expected["large"]) > 0.01, "a mix-up of the parts would show"
+
+
+@torch.no_grad()
+def test_autoregressive_held_out(hybrid: HybridModel, pictures: Any) -> None:
+    objective = autoregressive(hybrid, pictures)
+    losses = objective.held_out()
+    parts = [stock_nats(hybrid, pictures[1], index) for index in range(3)]
+    expected = [torch.cat(column).mean().item() for column in zip(*parts, strict=True)]
+    assert [losses[name] for name in ("preview", "large", "end")] == pytest.approx(expected, abs=1e-4)
+    torch.manual_seed(99)
+    assert objective.held_out() == losses
+
+
+def test_autoregressive_gradient_reaches_the_model(tiny_model: Path, pictures: Any) -> None:
+    hybrid = HybridModel(tiny_model)
+    hybrid.autoregressive.requires_grad_(True)
+    loss, shown = autoregressive(hybrid, pictures).loss([0, 1], seeded(0))
+    loss.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in hybrid.autoregressive.parameters())
+    assert not any(value.requires_grad for value in shown.values())
+    head = hybrid.autoregressive.lm_head.weight.grad
+    assert head is not None and head.abs().sum(dim=1).gt(0).all(), "every output column competes, codes or not"
+
+
+def decoder(hybrid: HybridModel, pictures: Any, **changes: Any) -> DecoderObjective:
+    objective = build(
+        "decoder",
+        decoder=hybrid.decoder,
+        glyph=hybrid.glyph,
+        vae=hybrid.vae,
+        semantic_vq=hybrid.semantic_vq,
+        flow_config=pipeline.flow_config(hybrid.folder),
+        pictures=pictures[0],
+        held_out=pictures[1],
+        stage=DecoderStage(**{**STAGE, "drop": 0.0, **changes}),
+        device=CPU,
+    )
+    assert isinstance(objective, DecoderObjective)
+    return objective
+
+
+def stock_error(
+    hybrid: HybridModel, pictures: data.Pictures, index: int, noise: Tensor, time: float, drop: bool = False
+) -> Tensor:
+    """Squared velocity error C h w of one picture at one time in 1..1000, alone through stock diffusers."""
+    stock = tiny_checkpoint.stock_pipeline(hybrid.folder)
+    pixels, (height, width) = pictures.pixels([index], CPU), pictures.sizes[index]
+    raw = stock.vae.encode(pixels).latent_dist.mode()
+    statistics = (stock.vae.config.latents_mean, stock.vae.config.latents_std)
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in statistics)
+    clean = (raw - mean) / std
+    tokens = (height // 16) * (width // 16)
+    strength = 0.75 * math.sqrt(tokens / 256) + 0.25
+    sigma = strength / (strength + 1000 / time - 1)
+    codes = cache.large_ids(hybrid.semantic_vq, pixels)
+    prior = torch.from_numpy(np.kron(codes[0].numpy(), np.ones((2, 2), dtype=np.int64))).flatten()[None]
+    predicted = stock.transformer(
+        hidden_states=(1 - sigma) * clean + sigma * noise[None],
+        encoder_hidden_states=stock._get_glyph_embeds(["" if drop else pictures.captions[index]], device=CPU),
+        prior_token_id=prior,
+        prior_token_drop=torch.full_like(prior, drop, dtype=torch.bool),
+        timestep=torch.tensor([time - 1]),
+        target_size=torch.tensor([[height, width]], dtype=torch.float32),
+        crop_coords=torch.zeros(1, 2),
+    ).sample
+    return (predicted - (noise[None] - clean))[0].square()
+
+
+def draws(seed: int, count: int, height: int, width: int, std: float = 1.0) -> tuple[list[float], Tensor]:
+    """The times in 1..1000 and the noise of a step whose generator has this seed."""
+    generator = seeded(seed)
+    times = 1 + 999 * torch.sigmoid(std * torch.randn(count, generator=generator))
+    return times.tolist(), torch.randn(count, 4, height // 8, width // 8, generator=generator)
+
+
+@pytest.mark.parametrize("indices", [[0], [2, 0, 3, 1], [4, 5]])
+@torch.no_grad()
+def test_decoder_loss(hybrid: HybridModel, pictures: Any, indices: list[int]) -> None:
+    """Own prior, each id for 2x2 decoder tokens; texts of several lengths in one batch; not square as well."""
+    loss, shown = decoder(hybrid, pictures, logit_std=1.3).loss(indices, seeded(7))
+    times, noise = draws(7, len(indices), *pictures[0].sizes[indices[0]], std=1.3)
+    rows = [
+        stock_error(hybrid, pictures[0], index, row, time)
+        for index, row, time in zip(indices, noise, times, strict=True)
+    ]
+    assert loss.item() == pytest.approx(torch.stack(rows).mean().item(), abs=1e-4)
+    assert shown == {}
+
+
+@torch.no_grad()
+def test_dropped_is_the_unconditional_of_generation(hybrid: HybridModel, pictures: Any) -> None:
+    loss, _ = decoder(hybrid, pictures, drop=1.0).loss([0, 1], seeded(7))
+    times, noise = draws(7, 2, SIZE, SIZE)
+    rows = [stock_error(hybrid, pictures[0], index, noise[index], times[index], drop=True) for index in (0, 1)]
+    assert loss.item() == pytest.approx(torch.stack(rows).mean().item(), abs=1e-4)
+    kept, _ = decoder(hybrid, pictures).loss([0, 1], seeded(7))
+    assert abs(loss - kept) > 1e-3
+
+
+def told(objective: DecoderObjective, indices: Sequence[int], seeds: Sequence[int]) -> list[tuple[Tensor, ...]]:
+    """What the decoder was given in each of several steps."""
+    seen: list[tuple[Tensor, ...]] = []
+    handle = objective.decoder.register_forward_pre_hook(lambda _, given: seen.append(given))
+    for seed in seeds:
+        objective.loss(indices, seeded(seed))
+    handle.remove()
+    return seen
+
+
+@torch.no_grad()
+def test_prior_and_text_are_dropped_together(hybrid: HybridModel, pictures: Any) -> None:
+    objective = decoder(hybrid, pictures, drop=0.4)
+    empty = hybrid.glyph.from_spans([[]])[0][0]
+    gone, times = [], []
+    for _, glyph, mask, _, keep, timestep, *_ in told(objective, [0, 1, 2, 3], range(60)):
+        for row in range(4):
+            text = glyph[row][mask[row]]
+            is_empty = text.shape == empty.shape and torch.allclose(text, empty, atol=1e-6)
+            assert is_empty != bool(keep[row])
+            gone.append(is_empty)
+        times += timestep.tolist()
+    assert 0.28 < np.mean(gone) < 0.52
+    assert abs(np.corrcoef(gone, times)[0, 1]) < 0.2, "a drop must not tell the time"
+
+
+@torch.no_grad()
+def test_the_prior_alone_may_be_dropped_or_disturbed(hybrid: HybridModel, pictures: Any) -> None:
+    ((_, glyph, mask, prior, keep, *_),) = told(decoder(hybrid, pictures, prior_drop=1.0), [0, 1], [3])
+    assert not keep.any() and mask.sum(dim=1).gt(1).all(), "the texts stay"
+    ((_, _, _, noisy, keep, *_),) = told(decoder(hybrid, pictures, prior_noise=1.0), [0, 1], [3])
+    assert keep.all()
+    blocks = noisy.view(2, 2, 2, 2, 2)  # B h 2 w 2
+    assert torch.equal(blocks, blocks[:, :, :1, :, :1].expand_as(blocks)), "one id for 2x2 tokens, disturbed or not"
+    assert not torch.equal(noisy, prior) and 0 <= noisy.min() and noisy.max() < 64
+
+
+@torch.no_grad()
+def test_text_counts_more(hybrid: HybridModel) -> None:
+    """Weights of 1 + text_weight * share of text, normalised by their mean; the plain error is shown beside it."""
+    posters = data.PosterPictures(2, SIZE, SIZE, seed=0, workers=1, split="train")
+    objective = decoder(hybrid, (posters, posters), text_weight=5.0)
+    loss, shown = objective.loss([0, 1], seeded(7))
+    times, noise = draws(7, 2, SIZE, SIZE)
+    error = torch.stack([stock_error(hybrid, posters, index, noise[index], times[index]) for index in (0, 1)])
+    mask = posters.text_mask([0, 1], CPU)
+    assert mask is not None
+    weight = (1 + 5 * mask.view(2, 1, 8, 8, 8, 8).mean(dim=(3, 5))).expand_as(error)
+    assert loss.item() == pytest.approx(((error * weight).sum() / weight.sum()).item(), rel=2e-3)
+    assert shown["mse"].item() == pytest.approx(error.mean().item(), abs=1e-4)
+
+
+@torch.no_grad()
+def test_decoder_held_out(hybrid: HybridModel, pictures: Any) -> None:
+    """Eight times spread over the schedule, fixed noise, nothing dropped; the same whatever was trained before."""
+    objective = decoder(hybrid, pictures, drop=0.5)
+    losses = objective.held_out()
+    rows = []
+    for number, time in enumerate(np.linspace(60, 940, 8)):
+        noise = torch.randn(3, 4, 8, 8, generator=seeded(1000 * number))
+        rows += [stock_error(hybrid, pictures[1], index, noise[index], float(time)).mean() for index in range(3)]
+    assert losses == {"loss": pytest.approx(torch.stack(rows).mean().item(), abs=1e-4)}
+    torch.manual_seed(5)
+    objective.loss([0, 1], seeded(1))
+    assert objective.held_out() == losses
+
+
+@pytest.mark.parametrize("train_glyph", [False, True])
+def test_what_the_decoder_stage_trains(tiny_model: Path, pictures: Any, train_glyph: bool) -> None:
+    hybrid = HybridModel(tiny_model)
+    hybrid.decoder.requires_grad_(True)
+    objective = decoder(hybrid, pictures, train_glyph=train_glyph)
+    objective.loss([0, 1], seeded(0))[0].backward()
+    trained = {id(parameter) for parameter in objective.trained.parameters() if parameter.requires_grad}
+    glyph = list(hybrid.glyph.parameters())
+    assert all((id(parameter) in trained) == train_glyph for parameter in glyph)
+    assert all((parameter.grad is not None) == train_glyph for parameter in glyph if parameter.ndim > 1)
+    assert all(id(parameter) in trained for parameter in hybrid.decoder.parameters())

@@ -1,0 +1,135 @@
+"""The semantic tokenizer's stage: codes follow features, dead ones come back, captions tell no quoted words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from glmkit.config import SemanticStage
+from glmkit.generation import pipeline
+from glmkit.models.hybrid import HybridModel
+from glmkit.training import data
+from glmkit.training.objectives.semantic_vq import Captioner, CodeAverages, SemanticObjective, _blanked
+
+CPU = torch.device("cpu")
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def unit(*shape: int, seed: int = 0) -> torch.Tensor:
+    return F.normalize(torch.randn(*shape, generator=seeded(seed)), dim=-1)
+
+
+def test_codes_follow_the_mean_of_their_features() -> None:
+    codebook = torch.nn.Parameter(unit(4, 6))
+    averages = CodeAverages(codebook, decay=0.5)
+    centres = unit(4, 6, seed=1)
+    features = F.normalize(centres.repeat(50, 1) + 0.05 * torch.randn(200, 6, generator=seeded(2)), dim=-1)
+    ids = torch.arange(4).repeat(50)
+    for _ in range(30):
+        averages.follow(features, ids)
+    expected = F.normalize(features.view(50, 4, 6).mean(dim=0), dim=-1)
+    torch.testing.assert_close(codebook.data, expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(averages.count, torch.full((4,), 50.0), rtol=1e-3, atol=0)
+    assert not codebook.requires_grad
+
+
+def test_a_code_that_nobody_chooses_keeps_its_place() -> None:
+    codebook = torch.nn.Parameter(unit(3, 6))
+    before = codebook.detach().clone()
+    averages = CodeAverages(codebook, decay=0.9)
+    for _ in range(50):
+        averages.follow(unit(8, 6, seed=1), torch.zeros(8, dtype=torch.long))
+    torch.testing.assert_close(codebook.data[1:], before[1:], atol=1e-3, rtol=0)
+    assert averages.used[0] > 0.9 and averages.used[1:].max() == 0
+
+
+def test_dead_codes_come_back_as_far_features() -> None:
+    codebook = torch.nn.Parameter(unit(4, 6))
+    averages = CodeAverages(codebook, decay=0.9)
+    alive = codebook.detach()[:2].clone()
+    for _ in range(20):
+        averages.follow(alive, torch.tensor([0, 1]))
+    far = -alive[:1] - alive[1:]
+    features = torch.cat([alive[:1].expand(500, 6), F.normalize(far, dim=-1).expand(500, 6)])
+    averages.revive(features, seeded(0), everything=False)
+    torch.testing.assert_close(codebook.data[:2], alive, atol=1e-4, rtol=0)
+    torch.testing.assert_close(codebook.data[2:], F.normalize(far, dim=-1).expand(2, 6), atol=1e-5, rtol=0)
+    assert averages.used.min() >= 0.1 and torch.equal(averages.sum[2:], codebook.data[2:])
+    before = codebook.data.clone()
+    averages.revive(features, seeded(1), everything=False)
+    assert torch.equal(codebook.data, before), "who came back gets time to be used"
+    averages.revive(unit(2, 6, seed=5), seeded(1), everything=True)
+    assert not torch.isclose(codebook.data, before).all(dim=1).any()
+
+
+def test_quoted_words_are_blanked(tiny_model: Path) -> None:
+    tokenizer = pipeline.prompt_tokenizer(tiny_model).tokenizer
+    captions = ['a red poster with "HELLO" and “ONE”', 'a red poster with "OTHER" and “WORDS”', "a" * 500]
+    table = _blanked(tokenizer, captions, CPU)
+    assert table.shape == (3, 64) and torch.equal(table[0], table[1])
+    assert (table[:, 0] == tokenizer.bos_token_id).all() and table[0, -1] == 0 and table[2, -1] != 0
+    words = [index for index in table[0].tolist() if index][1:]
+    assert tokenizer.decode(words) == 'a red poster with "" and ""'
+
+
+@torch.no_grad()
+def test_the_captioner_looks_back_only_and_at_the_codes() -> None:
+    torch.manual_seed(0)
+    captioner = Captioner(8, 30, side=4).eval()
+    codes, words = torch.randn(2, 8, 3, 5), torch.randint(1, 30, (2, 7))
+    logits = captioner(codes, words)
+    other = words.clone()
+    other[:, 5] = (other[:, 5] + 1) % 30
+    changed = captioner(codes, other)
+    torch.testing.assert_close(changed[:, :5], logits[:, :5], atol=1e-5, rtol=0)
+    assert (changed[:, 5:] - logits[:, 5:]).abs().max() > 1e-3
+    assert (captioner(codes + 1, words) - logits).abs().max() > 1e-3
+    assert (captioner(codes.flip(3), words) - logits).abs().max() > 1e-3, "where a code stands matters"
+
+
+@pytest.fixture
+def objective(tiny_model: Path, posters: Path) -> SemanticObjective:
+    torch.manual_seed(0)
+    hybrid = HybridModel(tiny_model)
+    hybrid.semantic_vq.requires_grad_(True)
+    values: dict[str, Any] = {"method": "full", "steps": 10, "batch_size": 4, "learning_rate": 1e-3, "revive_every": 2}
+    return SemanticObjective(
+        hybrid.semantic_vq,
+        pipeline.prompt_tokenizer(tiny_model).tokenizer,
+        data.FolderPictures(posters / "train"),
+        data.FolderPictures(posters / "held_out"),
+        SemanticStage(**values),
+        CPU,
+    )
+
+
+def test_the_stage(objective: SemanticObjective) -> None:
+    """Gradients reach the encoder through the codes; the codebook moves by averages; scoring changes nothing."""
+    before = objective.held_out()
+    codebook = objective.averages.codebook
+    first = codebook.detach().clone()
+    loss, shown = objective.loss([0, 1, 2, 3], seeded(0))
+    loss.backward()
+    moved = codebook.detach().clone()
+    assert not torch.equal(first, moved) and codebook.grad is None
+    encoder = objective.tokenizer.visual.patch_embed.proj.weight.grad
+    assert encoder is not None and encoder.abs().max() > 0
+    assert all(not value.requires_grad for value in shown.values())
+    objective.after_step(1, seeded(1))
+    assert torch.equal(codebook, moved)
+    objective.after_step(2, seeded(1))
+    assert not torch.isclose(codebook, moved).all(dim=1).any(), "the first time all codes are replaced"
+    revived = codebook.detach().clone()
+    objective.loss([0, 1, 2, 3], seeded(0))
+    objective.after_step(10, seeded(1))
+    assert torch.isfinite(codebook).all() and not torch.equal(codebook, revived)
+    scores = objective.held_out()
+    assert objective.held_out() == scores and scores["loss"] == pytest.approx(scores["colours"] + scores["caption"])
+    assert 0 < scores["codes_used"] <= 1 and before.keys() == scores.keys()
