@@ -55,7 +55,7 @@ class Lora(Section):
     rank: int = Field(default=16, gt=0)
     alpha: int = Field(default=16, gt=0)
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    targets: tuple[str, ...]
+    targets: tuple[str, ...] = Field(min_length=1)
 
 
 class Stage(Section):
@@ -89,6 +89,7 @@ class Stage(Section):
 class VaeStage(Stage):
     """Pixels -> latents -> pixels. `crop` is the side in pixels of the random crops that are trained on."""
 
+    method: Literal["full"]
     crop: int = Field(default=128, gt=0, multiple_of=8)
     kl_weight: float = Field(default=1e-6, ge=0)
     edge_weight: float = Field(default=0.5, ge=0, description="weight of the L1 loss on pixel differences")
@@ -98,6 +99,7 @@ class VaeStage(Stage):
 class SemanticStage(Stage):
     """Semantic tokenizer: codes must tell the caption (without its quoted words) and a coarse picture."""
 
+    method: Literal["full"]
     caption_weight: float = Field(default=1.0, ge=0)
     commitment: float = Field(default=0.25, ge=0)
     revive_every: int = Field(default=50, gt=0, description="steps between replacing codes that nobody uses")

@@ -84,6 +84,8 @@ def test_every_problem_is_listed(recipe: Path) -> None:
         (["decoder.accumulate=3"], "not divisible by accumulate 3"),
         (["decoder=null"], "at least one stage"),
         (["decoder.train_glyph=true"], "method: full"),
+        (["decoder.lora.targets=[]"], "decoder.lora.targets: "),
+        (["vae={method: lora, lora: {targets: [a]}, steps: 1, batch_size: 1, learning_rate: 1}"], "vae.method: "),
     ],
 )
 def test_contradictions(recipe: Path, assignments: list[str], said: str) -> None:

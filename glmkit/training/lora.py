@@ -4,15 +4,30 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from torch import nn
 
 from glmkit.config import Lora
-from glmkit.errors import UserError
+from glmkit.errors import unknown
 
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
+
+
+def check_targets(module: nn.Module, targets: Iterable[str]) -> None:
+    """UserError when a target is not the ending of a linear layer's name."""
+    names = [name for name, child in module.named_modules() if isinstance(child, nn.Linear)]
+    for target in targets:
+        if not any(name == target or name.endswith(f".{target}") for name in names):
+            raise unknown("lora target", target, {_short(name) for name in names})
+
+
+def _short(name: str) -> str:
+    """The shortest ending that says what a layer is: `to_q`, but `to_out.0` and `ff.net.2`."""
+    return re.sub(r"^(?:.*\.)?(?=(?:ff\.net|to_out)\.)|^.*\.(?=[a-z_]+$)", "", name)
 
 
 def inject(module: nn.Module, lora: Lora) -> nn.Module:
@@ -22,17 +37,7 @@ def inject(module: nn.Module, lora: Lora) -> nn.Module:
     """
     from peft import LoraConfig, get_peft_model
 
-    names = [name for name, child in module.named_modules() if isinstance(child, nn.Linear)]
-    for target in lora.targets:
-        if not any(name == target or name.endswith(f".{target}") for name in names):
-            from glmkit.errors import nearest
-
-            endings = sorted(
-                {".".join(name.split(".")[-2:]) for name in names} | {name.split(".")[-1] for name in names}
-            )
-            raise UserError(
-                f"lora target {target!r} names no linear layer", fix=f"did you mean {nearest(target, endings)!r}?"
-            )
+    check_targets(module, lora.targets)
     config = LoraConfig(
         r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=list(lora.targets)
     )
@@ -47,13 +52,16 @@ def save(wrapped: nn.Module, folder: Path, part: str, base: Path) -> None:
     from glmkit.models import adapter
 
     unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    wrapped.save_pretrained(str(unfinished), safe_serialization=True)  # type: ignore[operator]
-    (unfinished / "README.md").unlink(missing_ok=True)
-    adapter.write_base(unfinished, part, base)
-    if part == "decoder":
-        _write_diffusers(wrapped, unfinished / DIFFUSERS_FILE)
-    shutil.rmtree(folder, ignore_errors=True)
-    unfinished.rename(folder)
+    try:
+        wrapped.save_pretrained(str(unfinished), safe_serialization=True)  # type: ignore[operator]
+        (unfinished / "README.md").unlink(missing_ok=True)
+        adapter.write_base(unfinished, part, base)
+        if part == "decoder":
+            _write_diffusers(wrapped, unfinished / DIFFUSERS_FILE)
+        shutil.rmtree(folder, ignore_errors=True)
+        unfinished.rename(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _write_diffusers(wrapped: nn.Module, path: Path) -> None:

@@ -1,0 +1,154 @@
+"""Adapters: only what a recipe names is trained; files that stock PEFT and stock diffusers read alike."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import tiny_checkpoint
+import torch
+from torch import Tensor
+
+from glmkit.config import Lora
+from glmkit.errors import UserError
+from glmkit.models import adapter, checkpoint
+from glmkit.models.hybrid import HybridModel
+from glmkit.training import lora
+
+TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2")
+
+
+def decoder_inputs() -> list[Tensor]:
+    draw = torch.Generator().manual_seed(3)
+    return [
+        torch.randn(2, 4, 8, 8, generator=draw),
+        torch.randn(2, 5, 24, generator=draw),
+        torch.randint(64, (2, 16), generator=draw),
+        torch.ones(2, dtype=torch.bool),
+        torch.tensor([500.0, 20.0]),
+        torch.full((2, 2), 64.0),
+        torch.zeros(2, 2),
+    ]
+
+
+def ours(decoder: torch.nn.Module) -> Tensor:
+    latents, glyph, *others = decoder_inputs()
+    with torch.no_grad():
+        return decoder(latents, glyph, None, *others)
+
+
+def trained(model: Path, settings: Lora) -> torch.nn.Module:
+    """A decoder whose adapters are no longer zero."""
+    wrapped = lora.inject(checkpoint.load_part(model, "decoder"), settings)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in wrapped.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.3)
+    return wrapped.eval()
+
+
+def test_only_the_targets_are_trained(tiny_model: Path) -> None:
+    decoder = checkpoint.load_part(tiny_model, "decoder")
+    before = ours(decoder)
+    wrapped = lora.inject(decoder, Lora(rank=3, alpha=5, targets=("to_q", "ff.net.2")))
+    names = [name for name, parameter in wrapped.named_parameters() if parameter.requires_grad]
+    assert len(names) == 2 * 2 * 2, "two layers, two targets, A and B"
+    assert all(".lora_" in name and (".to_q." in name or ".ff.net.2." in name) for name in names)
+    assert torch.equal(ours(decoder), before), "a fresh adapter changes nothing; the very module is adapted"
+    assert all(p.shape[0 if "lora_A" in n else 1] == 3 for n, p in wrapped.named_parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize(("target", "guess"), [("to_qq", "to_q"), ("ff.net.0", "ff.net."), ("to_out", "to_out.0")])
+def test_an_unknown_target_names_the_nearest(tiny_model: Path, target: str, guess: str) -> None:
+    decoder = checkpoint.load_part(tiny_model, "decoder")
+    with pytest.raises(UserError) as caught:
+        lora.inject(decoder, Lora(targets=("to_q", target)))
+    assert repr(target) in str(caught.value) and f"did you mean '{guess}" in str(caught.value)
+    assert not [name for name, _ in decoder.named_modules() if "lora" in name]
+
+
+def test_a_target_far_from_every_name(tiny_model: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        lora.inject(checkpoint.load_part(tiny_model, "decoder"), Lora(targets=("zzzzzz",)))
+    assert "None" not in str(caught.value) and "to_q" in str(caught.value)
+
+
+@pytest.mark.parametrize(("rank", "alpha"), [(4, 4), (4, 10), (8, 2)])
+def test_stock_diffusers_draws_the_same(tiny_model: Path, tmp_path: Path, rank: int, alpha: int) -> None:
+    """Also with alpha unlike rank, which diffusers reads from the file's metadata only."""
+    settings = Lora(rank=rank, alpha=alpha, targets=TARGETS)
+    wrapped = trained(tiny_model, settings)
+    lora.save(wrapped, tmp_path / "ad" / "decoder", "decoder", tiny_model)
+    stock = tiny_checkpoint.stock_pipeline(tiny_model).transformer
+    latents, glyph, prior, keep, timestep, size, crop = decoder_inputs()
+    stock.load_lora_adapter(tmp_path / "ad" / "decoder", weight_name=lora.DIFFUSERS_FILE)
+    with torch.no_grad():
+        theirs = stock(latents, glyph, prior, ~keep[:, None].expand_as(prior), timestep, size, crop).sample
+    stock.unload_lora()
+    torch.testing.assert_close(theirs, ours(wrapped), atol=1e-4, rtol=0)
+
+    hybrid = HybridModel(tiny_model)
+    plain = ours(hybrid.decoder)
+    adapter.apply_adapter(hybrid, tmp_path / "ad")
+    torch.testing.assert_close(ours(hybrid.decoder), theirs, atol=1e-4, rtol=0)
+    assert (plain - theirs).abs().max() > 0.01
+
+
+def test_files(tiny_model: Path, tmp_path: Path) -> None:
+    """PEFT's own two files, the card and the diffusers copy; saving again replaces them and leaves nothing else."""
+    folder = tmp_path / "ad" / "decoder"
+    for _ in range(2):
+        lora.save(trained(tiny_model, Lora(rank=2, alpha=3, targets=("to_q",))), folder, "decoder", tiny_model)
+        assert sorted(path.name for path in folder.iterdir()) == [
+            "adapter_config.json",
+            "adapter_model.safetensors",
+            adapter.CARD,
+            lora.DIFFUSERS_FILE,
+        ]
+        assert [path.name for path in folder.parent.iterdir()] == ["decoder"]
+    settings = json.loads((folder / "adapter_config.json").read_text())
+    assert (settings["r"], settings["lora_alpha"], settings["target_modules"]) == (2, 3, ["to_q"])
+    from safetensors import safe_open
+
+    with safe_open(folder / lora.DIFFUSERS_FILE, framework="pt") as handle:
+        names = list(handle.keys())
+    assert all(name.startswith("transformer.transformer_blocks.") and ".attn1.to_q.lora_" in name for name in names)
+
+
+def test_the_autoregressive_adapter(tiny_model: Path, tmp_path: Path) -> None:
+    model = checkpoint.load_part(tiny_model, "autoregressive")
+    wrapped = lora.inject(model, Lora(rank=2, alpha=4, targets=("q_proj", "gate_up_proj")))
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in wrapped.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.3)
+    lora.save(wrapped.eval(), tmp_path / "ad" / "autoregressive", "autoregressive", tiny_model)
+    assert not (tmp_path / "ad" / "autoregressive" / lora.DIFFUSERS_FILE).exists()
+    ids, positions = torch.randint(60, (1, 9)), torch.arange(9).expand(3, 1, 9)
+    hybrid = HybridModel(tiny_model)
+    with torch.no_grad():
+        plain = hybrid.autoregressive(ids, positions)
+        adapter.apply_adapter(hybrid, tmp_path / "ad")
+        torch.testing.assert_close(hybrid.autoregressive(ids, positions), model(ids, positions), atol=1e-4, rtol=0)
+        assert (hybrid.autoregressive(ids, positions) - plain).abs().max() > 0.01
+
+
+def test_a_kill_while_saving_leaves_the_old_adapter(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "ad" / "decoder"
+    wrapped = trained(tiny_model, Lora(rank=2, targets=("to_q",)))
+    lora.save(wrapped, folder, "decoder", tiny_model)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def full(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(lora, "_write_diffusers", full)
+    with pytest.raises(KeyboardInterrupt):
+        lora.save(wrapped, folder, "decoder", tiny_model)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert [path.name for path in folder.parent.iterdir()] == ["decoder"], "nothing half-written stays"
