@@ -78,7 +78,7 @@ def _check_same(folder: Path, manifest: Any, kind: str, settings: Mapping[str, A
             raise UserError(
                 f"{folder} was started with other settings",
                 found=f"{key} was {before.get(key)!r}, now {settings.get(key)!r}",
-                fix="repeat the first command to continue, or choose another folder with --run",
+                fix="repeat the first command to continue, or choose another folder",
             )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
+from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
@@ -42,11 +43,14 @@ def compute(
     pictures: Pictures, encode: Callable[[Tensor, list[int]], Tensor], device: torch.device, name: str
 ) -> PerPicture:
     """`encode(pixels B 3 H W, indices)` of every picture, kept on `device`."""
-    cache = PerPicture(pictures.sizes)
+    cache, bar = PerPicture(pictures.sizes), Console(stderr=True)
     for size in sorted(set(pictures.sizes)):
         members = [index for index, other in enumerate(pictures.sizes) if other == size]
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            parts = [encode(pictures.pixels(chunk, device), chunk) for chunk in track(list(_chunks(members)), name)]
+            parts = [
+                encode(pictures.pixels(chunk, device), chunk)
+                for chunk in track(list(_chunks(members)), name, console=bar)
+            ]
         cache.fill(size, members, torch.cat(parts))
     return cache
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,13 @@ from torch import nn
 from glmkit import config, runs
 from glmkit.config import Recipe, Stage
 from glmkit.files import atomic_path, read_json, write_json
-from glmkit.generation.flow import FlowConfig
-from glmkit.generation.sequence import PromptTokenizer
+from glmkit.generation import pipeline
 from glmkit.models import checkpoint
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import data, lora, objectives
 from glmkit.training.initialise import fresh_part, initialise
 from glmkit.training.loop import Loop, Place
-from glmkit.training.samples import Sampler
+from glmkit.training.samples import Sampler, requests_of
 
 MAX_SHARD_BYTES = 15 * 2**20
 # Which parts of the model each stage reads; the first is what it trains.
@@ -39,22 +39,37 @@ NEEDS = {
 def finetune(recipe: Recipe, device: torch.device) -> dict[str, Any]:
     """Run every stage of `recipe` that is not done yet; returns the stages' results by name."""
     output = Path(recipe.output)
+    pictures = None if (output / "manifest.json").exists() else _checked(recipe)
     runs.open_run(output, "finetune", _flat(recipe.model_dump(mode="json")), str(device))
     with atomic_path(output / "recipe.yaml") as temporary:
         temporary.write_text(config.to_yaml(recipe), encoding="utf-8")
     folder = _model_folder(recipe)
     results: dict[str, Any] = {}
-    pictures: tuple[data.Pictures, data.Pictures] | None = None
     for name, stage in recipe.stages.items():
         result = output / f"{name}.json"
         if result.exists():
-            print(f"{name}: already done ({result})")
+            print(f"{name}: already done ({result})", file=sys.stderr)
         else:
             pictures = pictures or data.load(recipe.data)
             write_json(result, _run_stage(name, stage, recipe, folder, pictures, device))
             (output / f"{name}.state.pt").unlink(missing_ok=True)
         results[name] = read_json(result)
     return results
+
+
+def _checked(recipe: Recipe) -> tuple[data.Pictures, data.Pictures]:
+    """The pictures of a new run, after a look at everything else that may be wrong with it: a run folder fixes its
+    recipe, so a mistake must not leave one.
+    """
+    if not recipe.architecture:
+        base = checkpoint.resolve(recipe.model)
+        for name, stage in recipe.stages.items():
+            if stage.lora is not None:
+                with torch.device("meta"):
+                    lora.check_targets(checkpoint.new_part(base, name), stage.lora.targets)
+        for request in requests_of(base, recipe.samples):
+            pipeline.check(request)
+    return data.load(recipe.data)
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -89,6 +104,8 @@ def _run_stage(
     device: torch.device,
 ) -> dict[str, Any]:
     torch.manual_seed(recipe.seed)  # fresh weights: new parts and adapters
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     hybrid = HybridModel(folder, device, name=recipe.model)
     trained = _trained_parts(name, stage)
     for part in trained:
@@ -130,11 +147,11 @@ def _context(
 ) -> dict[str, Any]:
     context: dict[str, Any] = {part: getattr(hybrid, part) for part in NEEDS[name]}
     if name == "semantic_vq":
-        context["text_tokenizer"] = PromptTokenizer(hybrid.folder / "processor").tokenizer
+        context["text_tokenizer"] = pipeline.prompt_tokenizer(hybrid.folder).tokenizer
     if name == "autoregressive":
-        context["tokenizer"] = PromptTokenizer(hybrid.folder / "processor")
+        context["tokenizer"] = pipeline.prompt_tokenizer(hybrid.folder)
     if name == "decoder":
-        context["flow_config"] = FlowConfig.from_dict(read_json(hybrid.folder / "scheduler" / "scheduler_config.json"))
+        context["flow_config"] = pipeline.flow_config(hybrid.folder)
     return {**context, "pictures": pictures[0], "held_out": pictures[1], "stage": stage, "device": device}
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
@@ -26,6 +27,7 @@ from glmkit.training.data import Batches
 from glmkit.training.objectives import Objective
 
 LOG_EVERY = 20
+NOTES = Console(stderr=True)
 
 
 @dataclass(frozen=True)
@@ -184,7 +186,7 @@ class Loop:
         with self._averaged_weights():
             losses = self._held_out()
             self._note({"step": self.step, "held_out": losses})
-            (bar.console.print if bar else print)(f"{self.place.name} step {self.step}: held-out {_format(losses)}")
+            (bar.console if bar else NOTES).print(f"{self.place.name} step {self.step}: held-out {_format(losses)}")
             if sample:
                 sample(self.step)
 
@@ -235,7 +237,7 @@ class Loop:
         if self.averaged:
             self.averaged.shadow = state["averaged"]
         self.step = int(state["step"])
-        print(f"{self.place.name}: continuing at step {self.step}")
+        NOTES.print(f"{self.place.name}: continuing at step {self.step}")
 
 
 def _format(values: dict[str, float]) -> str:
@@ -251,4 +253,5 @@ def _progress() -> Progress:
         TextColumn("left"),
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
+        console=NOTES,
     )

@@ -10,8 +10,21 @@ from PIL import Image
 
 from glmkit.config import Samples, parse_size
 from glmkit.files import atomic_path
+from glmkit.generation import pipeline
+from glmkit.models import defaults
 from glmkit.models.hybrid import HybridModel
 from glmkit.records import Request
+
+
+def requests_of(model: Path, samples: Samples) -> list[Request]:
+    """The requests of a recipe, one a prompt; what it does not say is as usual for the model."""
+    usual = defaults.of(model)
+    height, width = parse_size(samples.size) if samples.size else (usual.height, usual.width)
+    steps = samples.steps or usual.steps
+    return [
+        Request(str(number), prompt, number, height, width, steps=steps, guidance=usual.guidance)
+        for number, prompt in enumerate(samples.prompts)
+    ]
 
 
 @dataclass(frozen=True)
@@ -25,21 +38,9 @@ class Sampler:
 
     @classmethod
     def for_stage(cls, stage: str, hybrid: HybridModel, samples: Samples, folder: Path) -> Sampler:
-        from glmkit.models import defaults
-
-        usual = defaults.of(hybrid.folder)
-        height, width = parse_size(samples.size) if samples.size else (usual.height, usual.width)
-        requests = [
-            Request(
-                str(number), prompt, number, height, width, steps=samples.steps or usual.steps, guidance=usual.guidance
-            )
-            for number, prompt in enumerate(samples.prompts)
-        ]
-        return cls(hybrid, requests, folder, stage)
+        return cls(hybrid, requests_of(hybrid.folder, samples), folder, stage)
 
     def __call__(self, step: int) -> None:
-        from glmkit.generation import pipeline
-
         parts = [self.hybrid.autoregressive, self.hybrid.glyph, self.hybrid.decoder]
         modes = [part.training for part in parts]
         for part in parts:
