@@ -24,6 +24,7 @@ from glmkit.models.hybrid import HybridModel
 from glmkit.training import data, lora, objectives
 from glmkit.training.initialise import fresh_part, initialise
 from glmkit.training.loop import Loop, Place
+from glmkit.training.objectives.vae import check_crop
 from glmkit.training.samples import Sampler, requests_of
 
 MAX_SHARD_BYTES = 15 * 2**20
@@ -69,7 +70,10 @@ def _checked(recipe: Recipe) -> tuple[data.Pictures, data.Pictures]:
                     lora.check_targets(checkpoint.new_part(base, name), stage.lora.targets)
         for request in requests_of(base, recipe.samples):
             pipeline.check(request)
-    return data.load(recipe.data)
+    pictures = data.load(recipe.data)
+    if recipe.vae is not None:
+        check_crop(pictures[0], recipe.vae)
+    return pictures
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -11,7 +11,6 @@ import tiny_checkpoint
 import torch
 
 from glmkit.config import VaeStage
-from glmkit.errors import UserError
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import data
 from glmkit.training.objectives.vae import VaeObjective, psnr
@@ -98,9 +97,3 @@ def test_held_out_and_statistics(tiny_model: Path, posters: Path) -> None:
     normalised = torch.cat([hybrid.vae.encode(train.pixels([i], CPU))[0].flatten(1) for i in range(6)], dim=1)
     torch.testing.assert_close(normalised.mean(dim=1), torch.zeros(4), atol=1e-3, rtol=0)
     torch.testing.assert_close(normalised.std(dim=1), torch.ones(4), atol=1e-3, rtol=0)
-
-
-def test_a_crop_larger_than_a_picture(tiny_model: Path, posters: Path) -> None:
-    pictures = data.FolderPictures(posters / "train")
-    with pytest.raises(UserError, match="vae.crop=64"):
-        objective(HybridModel(tiny_model), pictures, pictures, crop=128)

@@ -14,17 +14,21 @@ from glmkit.models.vae import Vae
 from glmkit.training.data import Pictures, groups
 
 
+def check_crop(pictures: Pictures, stage: VaeStage) -> None:
+    """UserError when a crop does not fit into every picture."""
+    smallest = min(map(min, pictures.sizes))
+    if stage.crop > smallest:
+        raise UserError(
+            "the crops are larger than the pictures",
+            found=f"vae.crop {stage.crop}, a side of {smallest} pixels",
+            fix=f"vae.crop={smallest}",
+        )
+
+
 class VaeObjective:
     """L1 + squared error + L1 on neighbouring pixels' differences (letters live on edges) + a little KL."""
 
     def __init__(self, vae: Vae, pictures: Pictures, held_out: Pictures, stage: VaeStage, device: torch.device) -> None:
-        smallest = min(map(min, pictures.sizes))
-        if stage.crop > smallest:
-            raise UserError(
-                "the crops are larger than the pictures",
-                found=f"vae.crop {stage.crop}, a side of {smallest} pixels",
-                fix=f"vae.crop={smallest}",
-            )
         self.vae, self.trained = vae, vae.autoencoder
         self.pictures, self.held_out_pictures, self.stage, self.device = pictures, held_out, stage, device
         self.held_out_groups = groups(held_out.sizes, 16, limit=len(held_out.sizes))

@@ -1,0 +1,294 @@
+"""glmkit finetune from the command line: a small run from recipe to picture, repeating it, and what bad input says."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_checkpoint
+import torch
+import yaml
+from PIL import Image
+
+from glmkit import config
+from glmkit.cli import main
+from glmkit.files import read_json, read_jsonl
+from glmkit.models import adapter, checkpoint
+from glmkit.models.hybrid import HybridModel
+from glmkit.posters import grammar, render
+from glmkit.training import finetune as training
+from glmkit.training.loop import Loop
+from glmkit.training.lora import DIFFUSERS_FILE
+
+
+@pytest.fixture(scope="module")
+def posters(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An easy set: four posters to learn, of which two are held out."""
+    import random
+
+    folder = tmp_path_factory.mktemp("posters")
+    for split, count in (("train", 4), ("held_out", 2)):
+        (folder / split).mkdir()
+        rows = []
+        for number in range(count):
+            rng = random.Random(number)
+            scene = grammar.draw_scene(rng, height=64, width=64)
+            render.render(scene).save(folder / split / f"{number}.png")
+            rows.append({"file_name": f"{number}.png", "text": grammar.caption(scene, rng)})
+        (folder / split / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder
+
+
+def values(model: Path, posters: Path, output: Path) -> dict[str, Any]:
+    """A recipe of a few steps, decoder and autoregressive model, with alpha unlike rank."""
+    common = {"method": "lora", "steps": 30, "batch_size": 4, "learning_rate": 0.02, "held_out_every": 15}
+    return {
+        "model": str(model),
+        "output": str(output),
+        "data": {"train": str(posters / "train"), "held_out": str(posters / "held_out")},
+        "decoder": {**common, "lora": {"rank": 4, "alpha": 6, "targets": ["to_q", "to_out.0", "ff.net.2", "proj_out"]}},
+        "autoregressive": {**common, "lora": {"rank": 4, "alpha": 8, "targets": ["q_proj", "down_proj"]}},
+        "samples": {"prompts": ["a poster with 'HI'", "another"], "size": "64x32", "steps": 1},
+    }
+
+
+def write(path: Path, recipe: dict[str, Any]) -> Path:
+    path.write_text(yaml.safe_dump(recipe, sort_keys=False))
+    return path
+
+
+def finetune(recipe: Path, *overrides: str) -> int:
+    return main(["finetune", str(recipe), *overrides, "--device", "cpu"])
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_model: Path, posters: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run (`run`) and its recipe (`recipe.yaml`). Read only."""
+    folder = tmp_path_factory.mktemp("finetune")
+    assert finetune(write(folder / "recipe.yaml", values(tiny_model, posters, folder / "run"))) == 0
+    return folder
+
+
+def test_what_a_run_leaves(finished: Path) -> None:
+    run = finished / "run"
+    assert sorted(path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()) == [
+        "adapter/autoregressive/adapter_config.json",
+        "adapter/autoregressive/adapter_model.safetensors",
+        "adapter/autoregressive/glmkit_adapter.json",
+        "adapter/decoder/adapter_config.json",
+        "adapter/decoder/adapter_model.safetensors",
+        "adapter/decoder/glmkit_adapter.json",
+        f"adapter/decoder/{DIFFUSERS_FILE}",
+        "autoregressive.json",
+        "autoregressive.log.jsonl",
+        "decoder.json",
+        "decoder.log.jsonl",
+        "manifest.json",
+        "recipe.yaml",
+        "samples/autoregressive_000000.png",
+        "samples/autoregressive_000030.png",
+        "samples/decoder_000000.png",
+        "samples/decoder_000030.png",
+    ]
+    assert config.load(run / "recipe.yaml") == config.load(finished / "recipe.yaml")
+    manifest = read_json(run / "manifest.json")
+    assert manifest["kind"] == "finetune" and manifest["settings"]["decoder.lora.alpha"] == 6
+    assert manifest["environment"]["versions"]["torch"]
+
+
+def test_the_held_out_loss_falls(finished: Path) -> None:
+    """Before, during and after; the pictures held out are among those learnt, so it must."""
+    for stage in ("decoder", "autoregressive"):
+        result, log = read_json(finished / "run" / f"{stage}.json"), read_jsonl(finished / "run" / f"{stage}.log.jsonl")
+        losses = {row["step"]: row["held_out"]["loss"] for row in log if "held_out" in row}
+        assert list(losses) == [0, 15, 30] and result["steps"] == 30
+        assert (result["before"]["loss"], result["after"]["loss"]) == (losses[0], losses[30])
+        assert losses[30] < 0.95 * losses[0] and losses[30] < losses[15] < losses[0]
+
+
+def test_samples_show_the_training(finished: Path) -> None:
+    samples = finished / "run" / "samples"
+    sheets = [np.asarray(Image.open(samples / f"decoder_{step}.png")).astype(int) for step in ("000000", "000030")]
+    assert sheets[0].shape == (32, 2 * 64, 3), "two pictures side by side"
+    assert np.abs(sheets[0] - sheets[1]).max() > 2
+
+
+def test_the_adapter_changes_the_picture(finished: Path, tiny_model: Path, tmp_path: Path) -> None:
+    """Through the public path; and what is drawn is what training drew last, with the decoder's adapter alone."""
+    prompt = ["generate", "a poster with 'HI'", "--model", str(tiny_model), "--size", "64x32", "--steps", "1"]
+    run, pictures = finished / "run", {}
+    alone = tmp_path / "decoder_only"
+    shutil.copytree(run / "adapter" / "decoder", alone / "decoder")
+    for name, more in (("plain", []), ("both", [run / "adapter"]), ("decoder", [alone])):
+        out = tmp_path / f"{name}.png"
+        options = [word for folder in more for word in ("--adapter", str(folder))]
+        assert main([*prompt, "--out", str(out), "--device", "cpu", *options]) == 0
+        pictures[name] = np.asarray(Image.open(out)).astype(int)
+    before, after = (
+        np.asarray(Image.open(run / "samples" / f"decoder_{step}.png")).astype(int)[:, :64]
+        for step in ("000000", "000030")
+    )
+    assert np.abs(pictures["plain"] - before).max() <= 1
+    assert np.abs(pictures["decoder"] - after).max() <= 1
+    assert np.abs(pictures["both"] - pictures["plain"]).max() > 2
+
+
+def test_stock_diffusers_loads_the_trained_adapter(finished: Path, tiny_model: Path) -> None:
+    draw = torch.Generator().manual_seed(3)
+    latents, glyph = torch.randn(2, 4, 8, 8, generator=draw), torch.randn(2, 5, 24, generator=draw)
+    prior, times = torch.randint(64, (2, 16), generator=draw), torch.tensor([500.0, 20.0])
+    size, crop = torch.full((2, 2), 64.0), torch.zeros(2, 2)
+    stock = tiny_checkpoint.stock_pipeline(tiny_model).transformer
+    stock.load_lora_adapter(finished / "run" / "adapter" / "decoder", weight_name="pytorch_lora_weights.safetensors")
+    hybrid = HybridModel(tiny_model)
+    with torch.no_grad():
+        theirs = stock(latents, glyph, prior, torch.zeros_like(prior, dtype=torch.bool), times, size, crop).sample
+        stock.unload_lora()
+        given = (latents, glyph, None, prior, torch.ones(2, dtype=torch.bool), times, size, crop)
+        plain = hybrid.decoder(*given)
+        adapter.apply_adapter(hybrid, finished / "run" / "adapter")
+        torch.testing.assert_close(hybrid.decoder(*given), theirs, atol=1e-4, rtol=0)
+    assert (plain - theirs).abs().max() > 0.01
+
+
+def test_the_same_command_again_trains_nothing(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(training, "_run_stage", None)
+    weights = finished / "run" / "adapter" / "decoder" / "adapter_model.safetensors"
+    before = weights.stat().st_mtime_ns
+    assert main(["finetune", str(finished / "recipe.yaml"), "--device", "cpu", "--json"]) == 0
+    shown = capsys.readouterr()
+    (line,) = shown.out.splitlines()
+    assert json.loads(line)["decoder"] == read_json(finished / "run" / "decoder.json")
+    assert "decoder: already done" in shown.err and weights.stat().st_mtime_ns == before
+
+
+def test_other_settings_need_another_folder(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (finished / "run" / "recipe.yaml").read_bytes()
+    assert finetune(finished / "recipe.yaml", "decoder.lora.rank=8") == 2
+    shown = capsys.readouterr().err
+    assert "decoder.lora.rank was 4, now 8" in shown and "another folder" in shown
+    assert (finished / "run" / "recipe.yaml").read_bytes() == before
+
+
+QUICK = ["decoder.steps=6", "decoder.batch_size=2", "decoder.save_every=2", "autoregressive=null", "samples={}"]
+
+
+def test_a_lora_stage_that_was_interrupted_goes_on(
+    tiny_model: Path, posters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The adapter of a run that was stopped and repeated is that of one that was not, with dropout and averages."""
+    more = [*QUICK, "decoder.lora.dropout=0.2", "decoder.ema=0.5"]
+    adapters, step = [], Loop._step
+
+    def stopped(self: Loop) -> Any:
+        if self.step == 5:
+            raise KeyboardInterrupt
+        return step(self)
+
+    for name in ("whole", "parts"):
+        recipe = write(tmp_path / f"{name}.yaml", values(tiny_model, posters, tmp_path / name))
+        if name == "parts":
+            with monkeypatch.context() as patch:
+                patch.setattr(Loop, "_step", stopped)
+                assert finetune(recipe, *more) == 130
+            assert (tmp_path / name / "decoder.state.pt").exists()
+            assert (tmp_path / name / "adapter" / "decoder" / "adapter_model.safetensors").exists()
+        assert finetune(recipe, *more) == 0
+        assert not (tmp_path / name / "decoder.state.pt").exists()
+        adapters.append((tmp_path / name / "adapter" / "decoder" / "adapter_model.safetensors").read_bytes())
+    assert adapters[0] == adapters[1]
+
+
+def test_whole_parts(tiny_model: Path, posters: Path, tmp_path: Path) -> None:
+    """method: full writes a model folder that stock diffusers loads; the base stays as it was."""
+    stage = {"method": "full", "steps": 2, "batch_size": 2, "learning_rate": 0.01}
+    recipe = {
+        **values(tiny_model, posters, tmp_path / "run"),
+        "vae": {**stage, "crop": 32},
+        "semantic_vq": stage,
+        "autoregressive": stage,
+        "decoder": {**stage, "train_glyph": True},
+        "samples": {},
+        "save_dtype": "float32",
+    }
+    base = {path: path.read_bytes() for path in tiny_model.rglob("*.safetensors")}
+    assert finetune(write(tmp_path / "recipe.yaml", recipe)) == 0
+    assert {path: path.read_bytes() for path in tiny_model.rglob("*.safetensors")} == base
+    model = tmp_path / "run" / "model"
+    assert not (tmp_path / "run" / "adapter").exists()
+    trained, before = HybridModel(model), HybridModel(tiny_model)
+    for part in ("vae", "semantic_vq", "autoregressive", "decoder", "glyph"):
+        new, old = getattr(trained, part).state_dict(), getattr(before, part).state_dict()
+        assert any(not torch.equal(new[name], old[name]) for name in old), part
+    stock = tiny_checkpoint.stock_pipeline(model)
+    for name, value in trained.decoder.state_dict().items():
+        assert torch.equal(stock.transformer.state_dict()[name], value), name
+    assert stock.vae.config.latents_mean == pytest.approx(trained.vae.mean.flatten().tolist())
+    assert stock.vae.config.latents_mean != tiny_checkpoint.stock_pipeline(tiny_model).vae.config.latents_mean
+    head = trained.autoregressive.lm_head.weight
+    assert torch.equal(stock.vision_language_encoder.lm_head.weight, head)
+
+
+def test_weights_are_stored_as_asked(tiny_model: Path, posters: Path, tmp_path: Path) -> None:
+    stage = {"method": "full", "steps": 1, "batch_size": 2, "learning_rate": 0.01}
+    recipe = values(tiny_model, posters, tmp_path / "run")
+    recipe.update(decoder=stage, autoregressive=None, samples={}, save=str(tmp_path / "mine"))
+    assert finetune(write(tmp_path / "recipe.yaml", recipe)) == 0
+    assert {entry.dtype for entry in checkpoint.contents(tmp_path / "mine", "decoder").values()} == {"BF16"}
+    assert not (tmp_path / "run" / "model").exists()
+
+
+BAD = {
+    "unknown key": (["decoder.stepps=3"], "decoder.stepps: unknown key; did you mean 'steps'"),
+    "bad override": (["decoder.steps"], "key=value"),
+    "unknown model": (["model=nanoo"], "did you mean 'nano'"),
+    "missing model": (["model=./no/where"], "does not exist"),
+    "unknown target": (["decoder.lora.targets=[to_qq]"], "did you mean 'to_q'"),
+    "missing pictures": (["data.train=TMP/none"], "TMP/none does not exist"),
+    "missing picture": (["data.train=TMP/gone"], "the caption of 0.png has no picture"),
+    "corrupt picture": (["data.train=TMP/corrupt"], "picture TMP/corrupt/0.png cannot be read"),
+    "no caption": (["data.train=TMP/uncaptioned"], "picture TMP/uncaptioned/new.png has no caption"),
+    "odd sample size": (["samples.size=100x64"], "multiples of 32"),
+    "empty sample prompt": (["samples.prompts=['']"], "prompt is empty"),
+    "large crop": (["vae={method: full, steps: 1, batch_size: 1, learning_rate: 1, crop: 128}"], "vae.crop=64"),
+    "folder in use": (["output=TMP/gone"], "is not a run folder"),
+}
+
+
+def broken_sets(folder: Path, posters: Path) -> None:
+    for name in ("gone", "corrupt", "uncaptioned"):
+        shutil.copytree(posters / "train", folder / name)
+    (folder / "gone" / "0.png").unlink()
+    whole = (folder / "corrupt" / "0.png").read_bytes()
+    (folder / "corrupt" / "0.png").write_bytes(whole[: len(whole) // 2])
+    shutil.copy(folder / "uncaptioned" / "0.png", folder / "uncaptioned" / "new.png")
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input(
+    name: str, tiny_model: Path, posters: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 2, what is wrong and what to type, no traceback; and no run folder, so the corrected command runs."""
+    overrides, said = BAD[name]
+    broken_sets(tmp_path, posters)
+    recipe = write(tmp_path / "recipe.yaml", values(tiny_model, posters, tmp_path / "run"))
+    assert finetune(recipe, *(word.replace("TMP", str(tmp_path)) for word in overrides)) == 2
+    shown = capsys.readouterr()
+    assert said.replace("TMP", str(tmp_path)) in shown.err
+    assert shown.err.startswith("error: ") and "Traceback" not in shown.err and not shown.out
+    assert not (tmp_path / "run").exists()
+
+
+def test_bad_recipes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert finetune(tmp_path / "none.yaml") == 2
+    assert "none.yaml does not exist" in capsys.readouterr().err
+    (tmp_path / "twice.yaml").write_text("output: a\nseed: 1\noutput: b\n")
+    assert finetune(tmp_path / "twice.yaml") == 2
+    shown = capsys.readouterr().err
+    assert "key 'output' is given twice" in shown and "line 3" in shown
