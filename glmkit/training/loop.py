@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from glmkit.config import Stage
 from glmkit.errors import UserError
-from glmkit.files import append_jsonl, atomic_path, read_jsonl
+from glmkit.files import append_jsonl, atomic_path, read_jsonl, write_jsonl
 from glmkit.training.data import Batches
 from glmkit.training.objectives import Objective
 
@@ -125,17 +125,18 @@ class Loop:
                 bar.update(task, completed=self.step)
                 if self.step % LOG_EVERY == 0 or self.step == self.stage.steps or self._due(self.stage.save_every):
                     bar.update(task, note=self._log(shown))
+                if self._due(self.stage.held_out_every) or self._due(sample_every):
+                    self._observe(sample if self._due(sample_every) else None, bar)
                 if self._due(self.stage.save_every):
                     self._save()
                     with self._averaged_weights():
                         export()
-                if self._due(self.stage.held_out_every) or self._due(sample_every):
-                    self._observe(sample if self._due(sample_every) else None, bar)
         if self.averaged:
             self.averaged.swap()
         self.objective.finish()
-        export()
         after = self._held_out()
+        self._check(after["loss"])
+        export()
         self._note({"step": self.step, "held_out": after})
         if sample:
             sample(self.step)
@@ -203,13 +204,16 @@ class Loop:
 
     def _log(self, shown: dict[str, Tensor]) -> str:
         values = {name: float(value) for name, value in shown.items()}
-        if not math.isfinite(values["loss"]):
-            raise UserError(
-                f"{self.place.name}: the loss is {values['loss']} at step {self.step}",
-                fix=f"a smaller learning rate: {self.place.name}.learning_rate={self.stage.learning_rate / 4:g}",
-            )
+        self._check(values["loss"])
         self._note({"step": self.step, **values})
         return _format(values)
+
+    def _check(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise UserError(
+                f"{self.place.name}: the loss is {loss} at step {self.step}",
+                fix=f"a smaller learning rate: {self.place.name}.learning_rate={self.stage.learning_rate / 4:g}",
+            )
 
     def _note(self, row: dict[str, Any]) -> None:
         append_jsonl(self.place.log, {"time": round(time.time(), 1), **row})
@@ -218,9 +222,16 @@ class Loop:
         return read_jsonl(self.place.log, partial=True) if self.place.log.exists() else []
 
     def _save(self) -> None:
+        # An adapter's base does not change, and is too large to write again and again.
+        left_out = {
+            name
+            for name, parameter in self.objective.trained.named_parameters()
+            if self.stage.method == "lora" and not parameter.requires_grad
+        }
+        model = {name: value for name, value in self.objective.trained.state_dict().items() if name not in left_out}
         state = {
             "step": self.step,
-            "model": self.objective.trained.state_dict(),
+            "model": model,
             "optimizer": self.optimizer.state_dict(),
             "averaged": self.averaged.shadow if self.averaged else None,
         }
@@ -232,11 +243,12 @@ class Loop:
             self.place.log.unlink(missing_ok=True)
             return
         state = torch.load(self.place.state, map_location=self.place.device, weights_only=True)
-        self.objective.trained.load_state_dict(state["model"])
+        self.objective.trained.load_state_dict(state["model"], strict=self.stage.method == "full")
         self.optimizer.load_state_dict(state["optimizer"])
         if self.averaged:
             self.averaged.shadow = state["averaged"]
         self.step = int(state["step"])
+        write_jsonl(self.place.log, (row for row in self._rows() if row["step"] <= self.step))
         NOTES.print(f"{self.place.name}: continuing at step {self.step}")
 
 

@@ -76,7 +76,14 @@ def equal(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
     return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-NOISY: dict[str, Any] = {"steps": 20, "ema": 0.9, "save_every": 6, "warmup_steps": 3, "accumulate": 2}
+NOISY: dict[str, Any] = {
+    "steps": 20,
+    "held_out_every": 3,
+    "ema": 0.9,
+    "save_every": 6,
+    "warmup_steps": 3,
+    "accumulate": 2,
+}
 
 
 def test_resumed_equals_uninterrupted(tmp_path: Path) -> None:
@@ -102,6 +109,9 @@ def test_resumed_equals_uninterrupted(tmp_path: Path) -> None:
     assert equal(weights(resumed), weights(whole))
     assert (result["before"], result["after"]) == (expected["before"], expected["after"])
     assert result["before"] != result["after"]
+    logs = [read_jsonl(tmp_path / name / "decoder.log.jsonl") for name in ("whole", "parts")]
+    rows = [[{key: value for key, value in row.items() if key != "time"} for row in log] for log in logs]
+    assert rows[0] == rows[1], "steps that were done twice are logged once"
 
 
 SCRIPT = """
@@ -237,6 +247,31 @@ def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path: Path, save_every: i
         loop.run(lambda: exported.append(1))
     assert "the loss is nan" in str(caught.value) and "decoder.learning_rate=0.0125" in str(caught.value)
     assert not exported and not loop.place.state.exists()
+
+
+def test_weights_that_broke_in_the_last_step_are_not_exported(tmp_path: Path) -> None:
+    class Breaking(Regression):
+        def after_step(self, step: int, generator: torch.Generator) -> None:
+            if step == 8:
+                next(self.trained.parameters()).data.fill_(float("nan"))
+
+    exported: list[int] = []
+    with pytest.raises(UserError, match="the loss is nan at step 8"):
+        loop_in(tmp_path, Breaking()).run(lambda: exported.append(1))
+    assert not exported
+
+
+def test_the_state_of_an_adapter_leaves_its_base_out(tmp_path: Path) -> None:
+    lora = {"method": "lora", "lora": {"targets": ["0"]}, "save_every": 4}
+    objective = Regression()
+    objective.trained[2].requires_grad_(False)  # type: ignore[index]
+    loop = loop_in(tmp_path, objective, **lora)
+    loop.run(lambda: None)
+    assert set(torch.load(loop.place.state, weights_only=True)["model"]) == {"0.weight", "0.bias"}
+    resumed = Regression()
+    resumed.trained[2].requires_grad_(False)  # type: ignore[index]
+    loop_in(tmp_path, resumed, **lora).run(lambda: None)
+    assert equal(weights(resumed), weights(objective))
 
 
 def test_the_log(tmp_path: Path) -> None:
