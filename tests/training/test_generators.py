@@ -202,16 +202,24 @@ def told(objective: DecoderObjective, indices: Sequence[int], seeds: Sequence[in
 def test_prior_and_text_are_dropped_together(hybrid: HybridModel, pictures: Any) -> None:
     objective = decoder(hybrid, pictures, drop=0.4)
     empty = hybrid.glyph.from_spans([[]])[0][0]
-    gone, times = [], []
-    for _, glyph, mask, _, keep, timestep, *_ in told(objective, [0, 1, 2, 3], range(60)):
+    gone = []
+    for _, glyph, mask, _, keep, *_ in told(objective, [0, 1, 2, 3], range(60)):
         for row in range(4):
             text = glyph[row][mask[row]]
             is_empty = text.shape == empty.shape and torch.allclose(text, empty, atol=1e-6)
             assert is_empty != bool(keep[row])
             gone.append(is_empty)
-        times += timestep.tolist()
     assert 0.28 < np.mean(gone) < 0.52
-    assert abs(np.corrcoef(gone, times)[0, 1]) < 0.2, "a drop must not tell the time"
+
+
+@torch.no_grad()
+def test_a_drop_tells_nothing_about_the_time(hybrid: HybridModel, pictures: Any) -> None:
+    """Both come from the step's seed. In a batch of 16 and more torch's normal numbers follow its uniform ones."""
+    steps = told(decoder(hybrid, pictures, drop=0.4), [0, 1, 2, 3] * 8, range(15))
+    gone = torch.cat([~keep for _, _, _, _, keep, *_ in steps]).numpy()
+    times = torch.cat([timestep for _, _, _, _, _, timestep, *_ in steps]).numpy()
+    for measure in (times, np.abs(times - 500)):
+        assert abs(np.corrcoef(gone, measure)[0, 1]) < 0.15
 
 
 @torch.no_grad()
