@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -77,8 +78,9 @@ def check_adapter(model: Path, folder: Path) -> None:
         weights.read_header(where / "adapter_model.safetensors")
 
 
-def apply_adapter(hybrid: HybridModel, folder: Path | str) -> None:
-    """Merge an adapter into the model's weights; call it again for a second adapter, whose change is added.
+def apply_adapter(hybrid: HybridModel, folder: Path | str, parts: Iterable[str] | None = None) -> None:
+    """Merge an adapter (or only some `parts` of it) into the model's weights; call it again for a second adapter, whose
+    change is added.
 
     Merging costs nothing per step and needs no PEFT modules afterwards. Raises UserError before anything is changed.
     """
@@ -86,7 +88,7 @@ def apply_adapter(hybrid: HybridModel, folder: Path | str) -> None:
 
     folder = Path(folder)
     check_adapter(hybrid.folder, folder)
-    for part in parts_of(folder):
+    for part in parts_of(folder) if parts is None else parts:
         module = getattr(hybrid, part)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PEFT guesses about hub models that our modules are not

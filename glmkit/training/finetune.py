@@ -17,9 +17,10 @@ from torch import nn
 
 from glmkit import config, runs
 from glmkit.config import Recipe, Stage
+from glmkit.errors import UserError
 from glmkit.files import atomic_path, read_json, write_json
 from glmkit.generation import pipeline
-from glmkit.models import checkpoint
+from glmkit.models import adapter, checkpoint
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import data, lora, objectives
 from glmkit.training.initialise import fresh_part, initialise
@@ -87,6 +88,8 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def _model_folder(recipe: Recipe) -> Path:
     """Where parts are read from: the model itself, or the folder that full training writes into."""
     if recipe.architecture:
+        if recipe.model == "nano":
+            raise UserError("architecture makes a new model, and nano exists", fix="model=FOLDER, or architecture=null")
         initialise(Path(recipe.model), recipe.architecture)
     base = checkpoint.resolve(recipe.model)
     if all(stage.method == "lora" for stage in recipe.stages.values()):
@@ -110,6 +113,7 @@ def _run_stage(
     torch.manual_seed(recipe.seed)  # fresh weights: new parts and adapters
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+    output = Path(recipe.output)
     hybrid = HybridModel(folder, device, name=recipe.model)
     trained = _trained_parts(name, stage)
     for part in trained:
@@ -117,12 +121,14 @@ def _run_stage(
     wrapped = None
     if stage.lora is not None:
         wrapped = lora.inject(getattr(hybrid, trained[0]), stage.lora)
+    earlier = [other for other in recipe.stages if other != name and (output / f"{other}.json").exists()]
+    if recipe.samples.prompts and (adapted := [other for other in earlier if (output / "adapter" / other).exists()]):
+        adapter.apply_adapter(hybrid, output / "adapter", adapted)  # samples show what the whole run has learnt so far
     objective = objectives.build(name, **_context(name, hybrid, stage, pictures, device))
     if stage.compile:
         objective.compile()
     train, _ = pictures
     batches = data.Batches(train.sizes, stage.batch_size, recipe.seed)
-    output = Path(recipe.output)
     loop = Loop(objective, batches, stage, Place(output, name, recipe.seed, device))
     sampler = Sampler.for_stage(name, hybrid, recipe.samples, output / "samples") if recipe.samples.prompts else None
     return loop.run(lambda: _export(name, hybrid, wrapped, trained, recipe, folder), sampler, recipe.samples.every)
