@@ -5,12 +5,15 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from glmkit.errors import UserError
+
+FULL_BYTES = 1 << 16  # a disk with less free space counts as full when a write has just failed
 
 
 @contextmanager
@@ -23,22 +26,43 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        _explain(path, error)
-        raise
+        with explained(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            os.replace(temporary, path)
     finally:
         with suppress(OSError):
             temporary.unlink()
 
 
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """UserError when writing `path` fails because the disk is full or the folder cannot be written.
+
+    Whatever was written must still be there when the block ends: torch and safetensors do not say that the disk is
+    full, it is seen.
+    """
+    try:
+        yield
+    except OSError as error:
+        _explain(path, error)
+        raise
+    except UserError:
+        raise
+    except Exception as error:
+        if shutil.disk_usage(path.parent).free < FULL_BYTES:
+            raise _no_space(path) from error
+        raise
+
+
+def _no_space(path: Path) -> UserError:
+    return UserError(f"no space left while writing {path}", fix="free some space and run the same command again")
+
+
 def _explain(path: Path, error: OSError) -> None:
     """Raise what the user can do about a failed write; return when it is not for the user to mend."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        fix = "free some space and run the same command again"
-        raise UserError(f"no space left while writing {path}", fix=fix) from error
+        raise _no_space(path) from error
     if error.errno in (errno.EACCES, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
         raise UserError(f"cannot write {path}: {error.strerror}", fix="choose a folder that can be written") from error
 

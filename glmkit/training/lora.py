@@ -13,6 +13,7 @@ from torch import nn
 
 from glmkit.config import Lora
 from glmkit.errors import unknown
+from glmkit.files import explained
 
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 
@@ -53,13 +54,15 @@ def save(wrapped: nn.Module, folder: Path, part: str, base: Path) -> None:
 
     unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
-        wrapped.save_pretrained(str(unfinished), safe_serialization=True)  # type: ignore[operator]
-        (unfinished / "README.md").unlink(missing_ok=True)
-        adapter.write_base(unfinished, part, base)
-        if part == "decoder":
-            _write_diffusers(wrapped, unfinished / DIFFUSERS_FILE)
-        shutil.rmtree(folder, ignore_errors=True)
-        unfinished.rename(folder)
+        with explained(folder):
+            unfinished.mkdir(parents=True)
+            wrapped.save_pretrained(str(unfinished), safe_serialization=True)  # type: ignore[operator]
+            (unfinished / "README.md").unlink(missing_ok=True)
+            adapter.write_base(unfinished, part, base)
+            if part == "decoder":
+                _write_diffusers(wrapped, unfinished / DIFFUSERS_FILE)
+            shutil.rmtree(folder, ignore_errors=True)
+            unfinished.rename(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -253,6 +255,25 @@ def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path: Path, save_every: i
         loop.run(lambda: exported.append(1))
     assert "the loss is nan" in str(caught.value) and "decoder.learning_rate=0.0125" in str(caught.value)
     assert not exported and not loop.place.state.exists()
+
+
+def test_a_full_disk_keeps_the_old_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch raises a RuntimeError about positions in an archive."""
+    loop = loop_in(tmp_path, Regression(), save_every=2)
+    written = torch.save
+
+    def full(state: Any, path: Path) -> None:
+        if state["step"] == 2:
+            return written(state, path)
+        path.write_bytes(b"half")
+        raise RuntimeError("unexpected pos 704 vs 598")
+
+    monkeypatch.setattr(torch, "save", full)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=100))
+    with pytest.raises(UserError, match="no space left while writing .*decoder.state.pt"):
+        loop.run(lambda: None)
+    assert sorted(os.listdir(tmp_path)) == ["decoder.log.jsonl", "decoder.state.pt"]
+    assert torch.load(loop.place.state, weights_only=True)["step"] == 2
 
 
 def test_weights_that_broke_in_the_last_step_are_not_exported(tmp_path: Path) -> None:

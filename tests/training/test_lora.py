@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tiny_checkpoint
@@ -152,3 +154,21 @@ def test_a_kill_while_saving_leaves_the_old_adapter(
         lora.save(wrapped, folder, "decoder", tiny_model)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert [path.name for path in folder.parent.iterdir()] == ["decoder"], "nothing half-written stays"
+
+
+def test_a_full_disk(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """safetensors raises an error of its own, which names neither the file nor what to do."""
+    from safetensors import SafetensorError
+
+    wrapped = trained(tiny_model, Lora(rank=2, targets=("to_q",)))
+
+    def full(*_: object) -> None:
+        raise SafetensorError("I/O error: No space left on device")
+
+    monkeypatch.setattr(lora, "_write_diffusers", full)
+    with pytest.raises(SafetensorError):
+        lora.save(wrapped, tmp_path / "ad" / "decoder", "decoder", tiny_model)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    with pytest.raises(UserError, match="no space left while writing .*decoder"):
+        lora.save(wrapped, tmp_path / "ad" / "decoder", "decoder", tiny_model)
+    assert not list((tmp_path / "ad").iterdir())
