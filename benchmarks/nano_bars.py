@@ -10,6 +10,7 @@ tokenizer are measured on 64 posters whose words no training poster has.
 from __future__ import annotations
 
 import argparse
+import statistics
 from pathlib import Path
 
 import torch
@@ -29,15 +30,21 @@ HELD_OUT, SEED = 64, 987
 
 
 def pictures_as_described(run: Path) -> dict[str, float]:
-    """Shares of pictures whose background and whose shape are the caption's, by the caption's ground truth."""
+    """Shares of pictures whose background and whose shape are the caption's, by its ground truth; time a picture."""
     scenes = {name: scene for name, scene, _ in simple_scenes()}
     rows = [row for row in read_jsonl(run / "images.jsonl") if row["file"]]
+    seconds = statistics.median(row["seconds"] for row in rows)
     background, shape = [], []
     for row in rows:
         with Image.open(run / row["file"]) as picture:
             background.append(background_is(picture, scenes[row["prompt_id"]]))
             shape.append(shape_is(picture, scenes[row["prompt_id"]]))
-    return {"pictures": len(rows), "background": sum(background) / len(rows), "shape": sum(shape) / len(rows)}
+    return {
+        "pictures": len(rows),
+        "background": sum(background) / len(rows),
+        "shape": sum(shape) / len(rows),
+        "median_seconds": seconds,
+    }
 
 
 def parts(hybrid: HybridModel) -> dict[str, float]:
