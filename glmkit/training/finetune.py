@@ -63,7 +63,11 @@ def _checked(recipe: Recipe) -> tuple[data.Pictures, data.Pictures]:
     """The pictures of a new run, after a look at everything else that may be wrong with it: a run folder fixes its
     recipe, so a mistake must not leave one.
     """
-    if not recipe.architecture:
+    if recipe.architecture:
+        if recipe.model == "nano":
+            raise UserError("architecture makes a new model, and nano exists", fix="model=FOLDER, or architecture=null")
+        config.read_yaml(recipe.architecture)
+    else:
         base = checkpoint.resolve(recipe.model)
         for name, stage in recipe.stages.items():
             if stage.lora is not None:
@@ -88,8 +92,6 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def _model_folder(recipe: Recipe) -> Path:
     """Where parts are read from: the model itself, or the folder that full training writes into."""
     if recipe.architecture:
-        if recipe.model == "nano":
-            raise UserError("architecture makes a new model, and nano exists", fix="model=FOLDER, or architecture=null")
         initialise(Path(recipe.model), recipe.architecture)
     base = checkpoint.resolve(recipe.model)
     if all(stage.method == "lora" for stage in recipe.stages.values()):

@@ -256,6 +256,8 @@ BAD = {
     "bad override": (["decoder.steps"], "key=value"),
     "unknown model": (["model=nanoo"], "did you mean 'nano'"),
     "missing model": (["model=./no/where"], "does not exist"),
+    "new nano": (["model=nano", "architecture=recipes/nano/architecture.yaml"], "nano exists"),
+    "missing architecture": (["model=TMP/new", "architecture=TMP/none.yaml"], "TMP/none.yaml does not exist"),
     "unknown target": (["decoder.lora.targets=[to_qq]"], "did you mean 'to_q'"),
     "missing pictures": (["data.train=TMP/none"], "TMP/none does not exist"),
     "missing picture": (["data.train=TMP/gone"], "the caption of 0.png has no picture"),
