@@ -102,6 +102,15 @@ def test_autoregressive_held_out(hybrid: HybridModel, pictures: Any) -> None:
     assert objective.held_out() == losses
 
 
+@torch.no_grad()
+def test_every_held_out_picture_counts_alike(hybrid: HybridModel, pictures: Any) -> None:
+    """Four pictures of one size and two of another: not the mean of two means."""
+    losses = autoregressive(hybrid, (pictures[1], pictures[0])).held_out()
+    parts = [stock_nats(hybrid, pictures[0], index) for index in range(6)]
+    for name, column in zip(("preview", "large", "end"), zip(*parts, strict=True), strict=True):
+        assert losses[name] == pytest.approx(torch.stack([nats.mean() for nats in column]).mean().item(), abs=1e-4)
+
+
 def test_autoregressive_gradient_reaches_the_model(tiny_model: Path, pictures: Any) -> None:
     hybrid = HybridModel(tiny_model)
     hybrid.autoregressive.requires_grad_(True)

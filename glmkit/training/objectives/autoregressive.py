@@ -81,7 +81,7 @@ class AutoregressiveObjective:
         for indices in self.held_out_groups:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
                 parts = self.known.losses(self.trained, indices)
-            rows.append(torch.stack([self._total(parts), *parts.values()]))
+            rows += [torch.stack([self._total(parts), *parts.values()])] * len(indices)
         values = torch.stack(rows).mean(dim=0).tolist()
         return dict(zip(("loss", "preview", "large", "end"), values, strict=True))
 
