@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from glmkit import runs
 from glmkit.errors import UserError
 from glmkit.records import Record
 
@@ -61,7 +62,7 @@ def reading_order(lines: Sequence[Line]) -> list[Line]:
 
 def read_all(paths: Sequence[Path], engine: str) -> Iterator[tuple[Path, tuple[Line, ...] | ReadError]]:
     """Read each picture once with the engine of that module name; results come as they are ready, in any order."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = runs.cores()
     processes = max(1, min(MAX_PROCESSES, cores // 2, len(paths) // PICTURES_A_PROCESS))
     free: queue.SimpleQueue[OcrProcess] = queue.SimpleQueue()
     workers = [OcrProcess(engine, max(1, cores // processes)) for _ in range(processes)]

@@ -249,8 +249,8 @@ def initial_noise(hybrid: HybridModel, request: Request) -> Tensor:
 
 
 def upsampled(codes: Tensor) -> Tensor:
-    """Codes h w -> one code for each decoder token, N = 2h 2w, row by row."""
-    return codes.repeat_interleave(2, 0).repeat_interleave(2, 1).flatten()
+    """Codes ... h w -> one code for each decoder token, ... N = 2h 2w, row by row."""
+    return codes.repeat_interleave(2, -2).repeat_interleave(2, -1).flatten(-2)
 
 
 @dataclass(frozen=True)

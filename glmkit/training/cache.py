@@ -16,7 +16,7 @@ from torch import Tensor
 from glmkit.generation.sequence import grids
 from glmkit.models.semantic_vq import SemanticTokenizer
 from glmkit.models.vae import Vae
-from glmkit.training.data import Pictures
+from glmkit.training.data import Pictures, by_size
 
 CHUNK = 128
 
@@ -44,8 +44,7 @@ def compute(
 ) -> PerPicture:
     """`encode(pixels B 3 H W, indices)` of every picture, kept on `device`."""
     cache, bar = PerPicture(pictures.sizes), Console(stderr=True)
-    for size in sorted(set(pictures.sizes)):
-        members = [index for index, other in enumerate(pictures.sizes) if other == size]
+    for size, members in by_size(pictures.sizes).items():
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             parts = [
                 encode(pictures.pixels(chunk, device), chunk)

@@ -5,7 +5,6 @@ B batch, H W rows and columns in pixels.
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from glmkit import config
+from glmkit import config, runs
 from glmkit.errors import UserError
 from glmkit.files import read_jsonl
 from glmkit.generation.pictures import read_picture
@@ -133,7 +132,7 @@ class PosterPictures:
         from glmkit.posters import grammar, masks, render
 
         scenes, drawn = masks.mask_pool(
-            count, seed, height=height, width=width, workers=workers or cores(), split=split
+            count, seed, height=height, width=width, workers=workers or runs.cores(), split=split
         )
         self.captions = [grammar.caption(scene, random.Random(f"{seed}-{index}")) for index, scene in enumerate(scenes)]
         self.sizes = [(height, width)] * count
@@ -162,17 +161,18 @@ class PosterPictures:
         return self._rows(indices, device)[1].unsqueeze(1).float() / 255
 
 
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def by_size(sizes: Sequence[tuple[int, int]]) -> dict[tuple[int, int], list[int]]:
+    """The indices of the pictures of every size, in order of size."""
+    members: dict[tuple[int, int], list[int]] = {size: [] for size in sorted(set(sizes))}
+    for index, size in enumerate(sizes):
+        members[size].append(index)
+    return members
 
 
 def groups(sizes: Sequence[tuple[int, int]], most: int, limit: int) -> list[list[int]]:
     """The first `limit` pictures in lists of at most `most` pictures of one size."""
-    chosen: dict[tuple[int, int], list[int]] = {}
-    for index, size in enumerate(sizes[:limit]):
-        chosen.setdefault(size, []).append(index)
-    return [members[start : start + most] for members in chosen.values() for start in range(0, len(members), most)]
+    chosen = by_size(sizes[:limit]).values()
+    return [members[start : start + most] for members in chosen for start in range(0, len(members), most)]
 
 
 def load(data: config.Data) -> tuple[Pictures, Pictures]:
@@ -197,8 +197,7 @@ class Batches:
 
     def __init__(self, sizes: Sequence[tuple[int, int]], batch_size: int, seed: int) -> None:
         self.batch_size, self.seed = batch_size, seed
-        members = {size: [i for i, other in enumerate(sizes) if other == size] for size in sorted(set(sizes))}
-        self.buckets = [np.array(bucket) for bucket in members.values()]
+        self.buckets = [np.array(members) for members in by_size(sizes).values()]
         self.per_epoch = sum(-(-len(bucket) // batch_size) for bucket in self.buckets)
         self._epoch: tuple[int, list[list[int]]] = (-1, [])
 

@@ -22,10 +22,12 @@ class Objective(Protocol):
         """Losses on pictures never trained on, with fixed noise and times; the key `loss` is the one that counts."""
 
     def after_step(self, step: int, generator: torch.Generator) -> None:
-        """Called after every optimizer step."""
+        """Called after every optimizer step; by default nothing is left to do."""
+        return
 
     def finish(self) -> None:
-        """Called once when the last step is done and averaged weights, if any, are in place."""
+        """Called once when the last step is done and averaged weights, if any, are in place; the same holds."""
+        return
 
     def compile(self) -> None:
         """Compile what runs every step."""

@@ -17,7 +17,8 @@ from glmkit.generation.sequence import PromptTokenizer, training_batch
 from glmkit.models.autoregressive import AutoregressiveModel
 from glmkit.models.semantic_vq import SemanticTokenizer
 from glmkit.training import cache
-from glmkit.training.data import Pictures, groups
+from glmkit.training.data import Pictures, by_size, groups
+from glmkit.training.objectives import Objective
 
 HELD_OUT_PICTURES = 64
 
@@ -31,8 +32,7 @@ class Sequences:
         self.large = cache.large_cache(semantic_vq, pictures, device)
         self.preview = cache.preview_cache(semantic_vq, pictures, device)
         self.prompts: list[list[int]] = [[] for _ in pictures.captions]
-        for size in set(pictures.sizes):
-            members = [index for index, other in enumerate(pictures.sizes) if other == size]
+        for size, members in by_size(pictures.sizes).items():
             ids = tokenizer.text_to_image_batch([pictures.captions[index] for index in members], *size)
             for index, prompt in zip(members, ids, strict=True):
                 self.prompts[index] = prompt
@@ -51,7 +51,7 @@ class Sequences:
         return {"preview": of_preview.mean(), "large": of_large.mean(), "end": of_end.mean()}
 
 
-class AutoregressiveObjective:
+class AutoregressiveObjective(Objective):
     def __init__(
         self,
         autoregressive: AutoregressiveModel,
@@ -84,12 +84,6 @@ class AutoregressiveObjective:
             rows += [torch.stack([self._total(parts), *parts.values()])] * len(indices)
         values = torch.stack(rows).mean(dim=0).tolist()
         return dict(zip(("loss", "preview", "large", "end"), values, strict=True))
-
-    def after_step(self, step: int, generator: torch.Generator) -> None:
-        pass
-
-    def finish(self) -> None:
-        pass
 
     def compile(self) -> None:
         for layer in self.trained.language_model.layers:

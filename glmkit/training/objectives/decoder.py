@@ -17,12 +17,14 @@ from torch import Tensor, nn
 
 from glmkit.config import DecoderStage
 from glmkit.generation import flow
+from glmkit.generation.pipeline import upsampled
 from glmkit.models.decoder import DiffusionDecoder
 from glmkit.models.glyph import GlyphEncoder, quoted_spans
 from glmkit.models.semantic_vq import SemanticTokenizer
 from glmkit.models.vae import Vae
 from glmkit.training import cache
 from glmkit.training.data import Pictures, groups
+from glmkit.training.objectives import Objective
 
 HELD_OUT_TIMES = 8
 HELD_OUT_PICTURES = 64
@@ -49,7 +51,7 @@ class Conditions:
         )
 
 
-class DecoderObjective:
+class DecoderObjective(Objective):
     def __init__(
         self,
         decoder: DiffusionDecoder,
@@ -121,7 +123,7 @@ class DecoderObjective:
             flow.noisy(latents, noise, sigma),
             glyph,
             glyph_mask,
-            prior.repeat_interleave(2, 1).repeat_interleave(2, 2).flatten(1),
+            upsampled(prior),
             keep,
             timestep,
             size.expand(len(latents), 2),
@@ -153,12 +155,6 @@ class DecoderObjective:
                 total += error.mean(dim=(1, 2, 3)).sum().item()
                 count += len(indices)
         return {"loss": total / count}
-
-    def after_step(self, step: int, generator: torch.Generator) -> None:
-        pass
-
-    def finish(self) -> None:
-        pass
 
     def compile(self) -> None:
         for block in self.decoder.transformer_blocks:

@@ -23,6 +23,7 @@ from glmkit.generation.sequence import grids
 from glmkit.models.semantic_vq import SemanticTokenizer
 from glmkit.training import cache
 from glmkit.training.data import Pictures, groups
+from glmkit.training.objectives import Objective
 
 CAPTION_TOKENS = 64
 CAPTION_WIDTH = 192
@@ -94,7 +95,7 @@ class CodeAverages(nn.Module):
         self.used.copy_(torch.where(dead, 0.1, self.used))
 
 
-class SemanticObjective:
+class SemanticObjective(Objective):
     def __init__(
         self,
         semantic_vq: SemanticTokenizer,
@@ -176,9 +177,6 @@ class SemanticObjective:
             "caption": caption,
             "codes_used": used,
         }
-
-    def finish(self) -> None:
-        pass
 
     def compile(self) -> None:
         self._read = torch.compile(self._forward, dynamic=False)

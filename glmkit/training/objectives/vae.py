@@ -12,6 +12,7 @@ from glmkit.config import VaeStage
 from glmkit.errors import UserError
 from glmkit.models.vae import Vae
 from glmkit.training.data import Pictures, groups
+from glmkit.training.objectives import Objective
 
 
 def check_crop(pictures: Pictures, stage: VaeStage) -> None:
@@ -25,7 +26,7 @@ def check_crop(pictures: Pictures, stage: VaeStage) -> None:
         )
 
 
-class VaeObjective:
+class VaeObjective(Objective):
     """L1 + squared error + L1 on neighbouring pixels' differences (letters live on edges) + a little KL."""
 
     def __init__(self, vae: Vae, pictures: Pictures, held_out: Pictures, stage: VaeStage, device: torch.device) -> None:
@@ -66,9 +67,6 @@ class VaeObjective:
             errors.append((drawn - pixels).square().mean(dim=(1, 2, 3)))
         value = -10 * math.log10(torch.cat(errors).mean().item() / 4)
         return {"loss": -value, "psnr": value}
-
-    def after_step(self, step: int, generator: torch.Generator) -> None:
-        pass
 
     @torch.no_grad()
     def finish(self) -> None:
