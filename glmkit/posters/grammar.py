@@ -225,12 +225,15 @@ def _second_phrase(scene: Scene, rng: random.Random) -> str:
 
 
 def _shape_phrase(scene: Scene, rng: random.Random) -> str:
-    shape = scene.shape
-    if shape.kind == "none":
+    if scene.shape.kind == "none":
         return rng.choice(("", "", "no shapes"))
-    what = f"{_a(shape.colour).lower()} {shape.kind}"
+    return f"{rng.choice(('', '', 'decorated with '))}{shape_words(scene.shape)}"
+
+
+def shape_words(shape: Shape) -> str:
+    """Colour, kind and place of a shape, as captions say them: `a red star in the top left corner`."""
     where = f"in the {shape.place} corner" if " " in shape.place else f"at the {shape.place}"
-    return f"{rng.choice(('', '', 'decorated with '))}{what} {where}"
+    return f"{_a(shape.colour).lower()} {shape.kind} {where}"
 
 
 def _sentence(*parts: str) -> str:

@@ -1,0 +1,128 @@
+"""Edits change what they say and nothing else, and their quotes are what the model must write."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+
+from glmkit.posters import fonts
+from glmkit.posters.edits import KINDS, Edit, any_edit, draw_edit, words_of
+from glmkit.posters.grammar import COLOURS, MIN_SHAPE_CONTRAST, MIN_TEXT_CONTRAST, contrast, shape_words
+from glmkit.posters.masks import scene_of, text_mask
+from glmkit.posters.words import Split, held_out
+
+
+@cache
+def edits(count: int = 240, *, height: int = 256, width: int = 256, split: Split = "train") -> tuple[Edit, ...]:
+    drawn = []
+    for index in range(count):
+        scene = scene_of(7, index, height=height, width=width, split=split)
+        edit = any_edit(scene, KINDS[index % 4], random.Random(index), split)
+        assert edit is not None
+        drawn.append(edit)
+    return tuple(drawn)
+
+
+def test_kinds_are_as_asked_but_for_scenes_that_do_not_allow_them() -> None:
+    kinds = [edit.kind for edit in edits()]
+    assert sum(kind == KINDS[index % 4] for index, kind in enumerate(kinds)) > 0.9 * len(kinds)
+    assert min(kinds.count(kind) for kind in KINDS) > 0.2 * len(kinds)
+
+
+def test_a_seed_names_one_edit() -> None:
+    scene = scene_of(7, 3, height=256, width=256, split="train")
+    for kind in KINDS:
+        assert draw_edit(scene, kind, random.Random(5), "train") == draw_edit(scene, kind, random.Random(5), "train")
+
+
+def test_target_differs_from_source_in_what_the_kind_names() -> None:
+    for edit in edits():
+        source, target = edit.source, edit.target
+        match edit.kind:
+            case "background":
+                assert source.background != target.background
+                assert replace(target, background=source.background) == source
+            case "word":
+                pairs = list(zip(source.lines, target.lines, strict=True))
+                (changed,) = [(old, new) for old, new in pairs if old != new]
+                assert replace(changed[1], text=changed[0].text) == changed[0]
+                assert replace(target, lines=source.lines) == source
+            case "add" | "remove":
+                bare, shaped = (source, target) if edit.kind == "add" else (target, source)
+                assert bare.shape.kind == "none" != shaped.shape.kind
+                assert replace(shaped, shape=bare.shape) == bare
+
+
+def test_targets_can_be_read_and_stay_inside() -> None:
+    for edit in (*edits(), *edits(80, height=320, width=192), *edits(80, height=192, width=320)):
+        target = edit.target
+        background = COLOURS[target.background]
+        assert contrast(background, COLOURS[target.text_colour]) >= MIN_TEXT_CONTRAST
+        if target.shape.kind != "none":
+            assert contrast(background, COLOURS[target.shape.colour]) >= MIN_SHAPE_CONTRAST
+        for line in target.lines:
+            assert fonts.load(target.font, line.size).getlength(line.text) <= 0.95 * target.width
+
+
+def test_a_word_edit_leaves_the_other_rows_alone() -> None:
+    """The mask of the letters changes only where the replaced line stands."""
+    for edit in [edit for edit in edits() if edit.kind == "word" and len(edit.source.lines) == 2][:10]:
+        rows = np.flatnonzero((text_mask(edit.source) != text_mask(edit.target)).any(axis=1))
+        (number,) = [n for n in (0, 1) if edit.source.lines[n] != edit.target.lines[n]]
+        line = edit.source.lines[number]
+        assert line.baseline - 1.1 * line.size <= rows.min() and rows.max() <= line.baseline + 0.5 * line.size
+
+
+@pytest.mark.parametrize("split", ["train", "held-out"])
+def test_instructions_quote_exactly_what_is_written(split: Split) -> None:
+    """By the published extraction, which the glyph encoder reads; an unchanged text must not be asked for again."""
+    glyph = pytest.importorskip("glmkit.models.glyph")
+    for edit in edits(split=split):
+        assert tuple(glyph.quoted_spans(edit.instruction)) == edit.written
+        assert len(edit.written) == len(edit.erased) == (edit.kind == "word")
+
+
+def test_instructions_name_what_changes() -> None:
+    said = {kind: set[str]() for kind in KINDS}
+    for edit in edits():
+        text = edit.instruction
+        match edit.kind:
+            case "background":
+                assert edit.target.background in text and "background" in text
+            case "word" if len(edit.source.lines) == 2:
+                number = edit.source.texts.index(edit.erased[0])
+                assert ("the headline", "the second line")[number] in text or f"the text {edit.erased[0]}" in text
+            case "add":
+                assert shape_words(edit.target.shape) in text
+            case "remove":
+                assert edit.source.shape.kind in text or "shape" in text
+        said[edit.kind].add(text.split()[0])
+    assert min(map(len, said.values())) >= 4, "several ways to ask for everything"
+
+
+def test_words_are_never_ambiguous() -> None:
+    for edit in edits():
+        if edit.kind == "word":
+            assert not words_of(*edit.written) & words_of(*edit.source.texts)
+            texts = [words_of(text) for text in edit.source.texts]
+            assert len(texts) == 1 or not texts[0] & texts[1]
+
+
+def test_held_out_edits_show_held_out_words() -> None:
+    for edit in edits(80, split="held-out"):
+        for word in words_of(*edit.source.texts, *edit.target.texts):
+            assert held_out(word), edit
+
+
+def test_a_scene_without_room_allows_no_shape() -> None:
+    """Two lines that fill the poster: the next kind is drawn instead."""
+    scene = scene_of(7, 0, height=256, width=256, split="train")
+    full = replace(scene, position="middle", lines=tuple(replace(scene.lines[0], baseline=b) for b in (70, 240)))
+    full = replace(full, shape=replace(full.shape, kind="none"))
+    assert draw_edit(full, "add", random.Random(0), "train") is None
+    edit = any_edit(full, "add", random.Random(0), "train")
+    assert edit is not None and edit.kind == "background"
