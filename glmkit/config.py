@@ -129,6 +129,12 @@ class DecoderStage(Stage):
         return self
 
 
+class ClipStage(Stage):
+    """A small CLIP: a picture and its caption shall have similar features, and no others of the batch."""
+
+    method: Literal["full"]
+
+
 class Samples(Section):
     """Pictures drawn at step 0 and every `every` steps (0: start and end only)."""
 
@@ -143,6 +149,7 @@ STAGES: dict[str, type[Stage]] = {
     "semantic_vq": SemanticStage,
     "autoregressive": AutoregressiveStage,
     "decoder": DecoderStage,
+    "clip": ClipStage,
 }
 
 
@@ -151,7 +158,8 @@ class Recipe(Section):
 
     `output` is the run folder. Adapters go to OUTPUT/adapter; parts trained with `method: full` are written into the
     model folder `save` (default OUTPUT/model, a copy of `model`). `architecture` names a file of sizes from which
-    `model` is made when it does not exist yet.
+    `model` is made when it does not exist yet. A `clip` is a model of its own: its `model` is a folder in open_clip's
+    format, and a recipe that trains one has no other stage and no samples.
     """
 
     model: str = "nano"
@@ -165,6 +173,7 @@ class Recipe(Section):
     semantic_vq: SemanticStage | None = None
     autoregressive: AutoregressiveStage | None = None
     decoder: DecoderStage | None = None
+    clip: ClipStage | None = None
     samples: Samples = Samples()
 
     @field_validator("output")
@@ -178,6 +187,8 @@ class Recipe(Section):
     def _some_stage(self) -> Recipe:
         if not self.stages:
             raise ValueError(f"a recipe needs at least one stage: {', '.join(STAGES)}")
+        if self.clip and (len(self.stages) > 1 or self.samples.prompts):
+            raise ValueError("clip trains another model than the other stages, one that draws nothing: it stands alone")
         return self
 
     @property

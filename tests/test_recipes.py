@@ -12,7 +12,7 @@ from glmkit.files import read_jsonl
 from glmkit.generation.sequence import grids
 
 ROOT = Path(__file__).parents[1]
-RECIPES = sorted(path for path in (ROOT / "recipes").rglob("*.yaml") if path.name != "architecture.yaml")
+RECIPES = sorted(path for path in (ROOT / "recipes").rglob("*.yaml") if not path.name.endswith("architecture.yaml"))
 
 
 def test_there_are_recipes() -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,10 @@ from glmkit.config import Recipe, Stage
 from glmkit.errors import UserError
 from glmkit.files import atomic_path, read_json, write_json
 from glmkit.generation import pipeline
-from glmkit.models import adapter, checkpoint
+from glmkit.models import adapter, checkpoint, clip
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import data, lora, objectives
-from glmkit.training.initialise import fresh_part, initialise
+from glmkit.training.initialise import fresh_part, initialise, initialise_clip
 from glmkit.training.loop import Loop, Place
 from glmkit.training.objectives.vae import check_crop
 from glmkit.training.samples import Sampler, requests_of
@@ -67,6 +69,8 @@ def _checked(recipe: Recipe) -> tuple[data.Pictures, data.Pictures]:
         if recipe.model == "nano":
             raise UserError("architecture makes a new model, and nano exists", fix="model=FOLDER, or architecture=null")
         config.read_yaml(recipe.architecture)
+    elif recipe.clip:
+        clip.check(Path(recipe.model))
     else:
         base = checkpoint.resolve(recipe.model)
         for name, stage in recipe.stages.items():
@@ -92,12 +96,14 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def _model_folder(recipe: Recipe) -> Path:
     """Where parts are read from: the model itself, or the folder that full training writes into."""
     if recipe.architecture:
-        initialise(Path(recipe.model), recipe.architecture)
-    base = checkpoint.resolve(recipe.model)
+        make = initialise_clip if recipe.clip else initialise
+        make(Path(recipe.model), recipe.architecture)
+    base = clip.check(Path(recipe.model)) if recipe.clip else checkpoint.resolve(recipe.model)
     if all(stage.method == "lora" for stage in recipe.stages.values()):
         return base
     target = Path(recipe.save or Path(recipe.output) / "model")
-    if target.resolve() != base.resolve() and not (target / checkpoint.INDEX).exists():
+    index = clip.CONFIG if recipe.clip else checkpoint.INDEX
+    if target.resolve() != base.resolve() and not (target / index).exists():
         unfinished = target.with_name(f".{target.name}.{os.getpid()}.tmp")
         shutil.copytree(base, unfinished)
         unfinished.rename(target)
@@ -115,6 +121,43 @@ def _run_stage(
     torch.manual_seed(recipe.seed)  # fresh weights: new parts and adapters
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+    if name == "clip":
+        work = _clip_work(recipe, folder, pictures, device)
+    else:
+        work = _hybrid_work(name, stage, recipe, folder, pictures, device)
+    if stage.compile:
+        work.objective.compile()
+    batches = data.Batches(pictures[0].sizes, stage.batch_size, recipe.seed)
+    loop = Loop(work.objective, batches, stage, Place(Path(recipe.output), name, recipe.seed, device))
+    return loop.run(work.export, work.sampler, recipe.samples.every)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What the loop is given of a stage: what it learns, how its weights are written, and who draws samples."""
+
+    objective: objectives.Objective
+    export: Callable[[], None]
+    sampler: Sampler | None = None
+
+
+def _clip_work(
+    recipe: Recipe, folder: Path, pictures: tuple[data.Pictures, data.Pictures], device: torch.device
+) -> _Work:
+    trained = clip.load(folder)
+    trained.model.to(device)
+    objective = objectives.build("clip", clip=trained, pictures=pictures[0], held_out=pictures[1], device=device)
+    return _Work(objective, lambda: clip.save(folder, trained, getattr(torch, recipe.save_dtype)))
+
+
+def _hybrid_work(
+    name: str,
+    stage: Stage,
+    recipe: Recipe,
+    folder: Path,
+    pictures: tuple[data.Pictures, data.Pictures],
+    device: torch.device,
+) -> _Work:
     output = Path(recipe.output)
     hybrid = HybridModel(folder, device, name=recipe.model)
     trained = _trained_parts(name, stage)
@@ -127,13 +170,8 @@ def _run_stage(
     if recipe.samples.prompts and (adapted := [other for other in earlier if (output / "adapter" / other).exists()]):
         adapter.apply_adapter(hybrid, output / "adapter", adapted)  # samples show what the whole run has learnt so far
     objective = objectives.build(name, **_context(name, hybrid, stage, pictures, device))
-    if stage.compile:
-        objective.compile()
-    train, _ = pictures
-    batches = data.Batches(train.sizes, stage.batch_size, recipe.seed)
-    loop = Loop(objective, batches, stage, Place(output, name, recipe.seed, device))
     sampler = Sampler.for_stage(name, hybrid, recipe.samples, output / "samples") if recipe.samples.prompts else None
-    return loop.run(lambda: _export(name, hybrid, wrapped, trained, recipe, folder), sampler, recipe.samples.every)
+    return _Work(objective, lambda: _export(name, hybrid, wrapped, trained, recipe, folder), sampler)
 
 
 def _trained_parts(name: str, stage: Stage) -> tuple[str, ...]:

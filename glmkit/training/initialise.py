@@ -16,7 +16,7 @@ from torch import nn
 from glmkit.config import read_yaml
 from glmkit.errors import UserError, unknown
 from glmkit.generation.tokenizer import build_processor
-from glmkit.models import checkpoint
+from glmkit.models import checkpoint, clip
 
 CORPUS = 20_000
 
@@ -51,6 +51,17 @@ def initialise(folder: Path, architecture: str | Path) -> None:
     language["vq_config"]["num_embeddings"] = sizes["codes"]
     configs["transformer"]["prior_vq_quantizer_codebook_size"] = sizes["codes"]
     checkpoint.create(folder, configs, sizes["defaults"])
+
+
+def initialise_clip(folder: Path, architecture: str | Path) -> None:
+    """Write everything of a CLIP folder but its weights. Does nothing when the folder is one already."""
+    if (folder / clip.CONFIG).exists():
+        return
+    sizes = read_yaml(architecture)
+    for key in ("embed_dim", "vision_cfg", "text_cfg"):
+        if key not in sizes:
+            raise UserError(f"{architecture}: {key} is missing")
+    clip.create(folder, sizes, _corpus())
 
 
 @torch.no_grad()

@@ -34,13 +34,14 @@ class Objective(Protocol):
 
 
 def build(name: str, **context: Any) -> Objective:
-    """The objective of stage `name` (vae, semantic_vq, autoregressive, decoder)."""
-    from glmkit.training.objectives import autoregressive, decoder, semantic_vq, vae
+    """The objective of stage `name` (vae, semantic_vq, autoregressive, decoder, clip)."""
+    from glmkit.training.objectives import autoregressive, clip, decoder, semantic_vq, vae
 
     kinds = {
         "vae": vae.VaeObjective,
         "semantic_vq": semantic_vq.SemanticObjective,
         "autoregressive": autoregressive.AutoregressiveObjective,
         "decoder": decoder.DecoderObjective,
+        "clip": clip.ClipObjective,
     }
     return kinds[name](**context)
