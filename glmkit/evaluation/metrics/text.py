@@ -5,6 +5,8 @@ function of one picture gives (numerator, denominator), so that pictures, prompt
 
 NED and CER ignore white space, which OCR joins and drops, and the order in which OCR found the texts: `assign` pairs
 each expected text with the run of read pieces that resembles it most.
+
+The scores of the public benchmarks, which compare in their own ways, are in `published.py` and can be had from here.
 """
 
 from __future__ import annotations
@@ -17,6 +19,13 @@ from typing import NamedTuple
 import numpy as np
 from rapidfuzz.distance import Levenshtein
 from rapidfuzz.process import cdist
+
+from glmkit.evaluation.metrics.published import WordScore as WordScore
+from glmkit.evaluation.metrics.published import cvtg_aggregate as cvtg_aggregate
+from glmkit.evaluation.metrics.published import cvtg_scores as cvtg_scores
+from glmkit.evaluation.metrics.published import longtext_score as longtext_score
+from glmkit.evaluation.metrics.published import oneig_text_aggregate as oneig_text_aggregate
+from glmkit.evaluation.metrics.published import oneig_text_score as oneig_text_score
 
 # Languages written without spaces: their units are characters.
 UNSPACED = frozenset({"zh", "ja", "th"})
