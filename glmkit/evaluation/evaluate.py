@@ -15,7 +15,7 @@ from rich.progress import track
 
 from glmkit.errors import UserError
 from glmkit.evaluation import stats, suites
-from glmkit.evaluation.pictures import Drawing, copy, draw, find, sha256
+from glmkit.evaluation.pictures import Drawing, copy, draw, find, sha256, write_references
 from glmkit.evaluation.reading import Line, ReadError, read_all, reading_order
 from glmkit.files import append_jsonl, read_jsonl, write_json, write_jsonl
 from glmkit.records import Generation, Prompt, Score, Summary
@@ -87,8 +87,8 @@ class Plan:
 def evaluate(plan: Plan, folder: Path, device: str = "cpu") -> Summary:
     """Run the plan in `folder`, or continue it there; UserError with the difference when it holds another plan.
 
-    Pictures are drawn on `device`; OCR runs on the CPU. Writes manifest.json, images.jsonl, pictures/, readings.jsonl
-    (raw OCR), scores.jsonl and summary.json.
+    Pictures are drawn on `device`; OCR runs on the CPU. Writes manifest.json, references/ (where the suite has some),
+    images.jsonl, pictures/, readings.jsonl (raw OCR), scores.jsonl and summary.json.
     """
     suite = suites.load(plan.suite)
     prompts = suites.prompts(suite, plan.split, plan.limit)
@@ -96,16 +96,18 @@ def evaluate(plan: Plan, folder: Path, device: str = "cpu") -> Summary:
     if plan.drawing is None:
         found = find(Path(settings["images"]), prompts)
         open_run(folder, "eval", settings)
+        write_references(folder, suite, prompts)
         generations = copy(folder, found, prompts, plan.seeds)
     else:
         from glmkit.generation.pipeline import check
 
         check(plan.drawing.request(prompts[0], 0))
         open_run(folder, "eval", settings, device)
-        generations = draw(folder, prompts, plan.drawing, device)
+        sources = write_references(folder, suite, prompts)
+        generations = draw(folder, prompts, plan.drawing, device, sources)
     read = readings(folder, generations, plan.engine)
     by_id = {prompt.id: prompt for prompt in prompts}
-    scores = [score(suite, by_id[row.prompt_id], row, read) for row in generations]
+    scores = [score(suite, by_id[row.prompt_id], row, read, folder) for row in generations]
     write_jsonl(folder / "scores.jsonl", (row.to_row() for row in scores))
     summary = summarise(plan, suite, scores, settings["ocr"])
     write_json(folder / "summary.json", summary.to_row())
@@ -131,16 +133,16 @@ def readings(folder: Path, generations: Sequence[Generation], engine: str) -> Re
     return {name: known[content] for name, (content, _) in contents.items()}
 
 
-def score(suite: suites.Suite, prompt: Prompt, row: Generation, read: Readings) -> Score:
+def score(suite: suites.Suite, prompt: Prompt, row: Generation, read: Readings, folder: Path) -> Score:
     """One picture: compared when it was drawn and read, otherwise a row with the error."""
     empty = Score(row.id, prompt.id, row.seed, prompt.split, prompt.language, prompt.texts)
-    if row.id not in read:
+    if row.file is None or row.id not in read:
         return replace(empty, error=row.error)
     result = read[row.id]
     if isinstance(result, ReadError):
         return replace(empty, error=f"OCR: {result}")
     lines = tuple(line.text for line in reading_order(result) if line.confidence >= MIN_CONFIDENCE)
-    return replace(empty, read=lines, counts=suite.counts(prompt, lines))
+    return replace(empty, read=lines, counts=suite.counts(prompt, lines, folder / row.file))
 
 
 def summarise(plan: Plan, suite: suites.Suite, scores: Sequence[Score], ocr: str) -> Summary:

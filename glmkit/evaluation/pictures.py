@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from glmkit.errors import UserError
+from glmkit.evaluation.suites import Suite
 from glmkit.files import append_jsonl, atomic_path, read_jsonl, write_jsonl
 from glmkit.generation.pictures import save_picture
 from glmkit.records import Generation, Prompt, Request
@@ -32,20 +33,42 @@ class Drawing:
     guidance: float
     dtype: str
 
-    def request(self, prompt: Prompt, seed: int) -> Request:
+    def request(self, prompt: Prompt, seed: int, sources: tuple[str, ...] = ()) -> Request:
         return Request(
             id=f"{prompt.id}_{seed}",
             prompt=prompt.prompt,
             seed=seed,
             height=self.height,
             width=self.width,
+            sources=sources,
             steps=self.steps,
             guidance=self.guidance,
         )
 
 
-def draw(folder: Path, prompts: Sequence[Prompt], drawing: Drawing, device: str) -> list[Generation]:
+def write_references(folder: Path, suite: Suite, prompts: Sequence[Prompt]) -> dict[str, tuple[str, ...]]:
+    """Write `references/<prompt id>/<name>.png` for what the suite gives; returns the sources of prompts that edit."""
+    sources: dict[str, tuple[str, ...]] = {}
+    for prompt in prompts:
+        for name, image in suite.references(prompt).items():
+            path = folder / "references" / prompt.id / f"{name}.png"
+            with atomic_path(path) as temporary:
+                image.save(temporary, format="PNG")
+            if name == "source":
+                sources[prompt.id] = (str(path),)
+    return sources
+
+
+def draw(
+    folder: Path,
+    prompts: Sequence[Prompt],
+    drawing: Drawing,
+    device: str,
+    sources: Mapping[str, tuple[str, ...]],
+) -> list[Generation]:
     """Draw what the run folder lacks, and what failed before; returns one row a prompt and seed, in prompt order.
+
+    `sources` are the pictures to edit, by prompt id.
 
     Batches are cut from all requests, and one that lacks a picture is drawn whole: floating-point sums depend on the
     batch, and a continued run must give the very pixels of an undisturbed one.
@@ -56,7 +79,9 @@ def draw(folder: Path, prompts: Sequence[Prompt], drawing: Drawing, device: str)
     names = list(wanted)
     batches = [names[start : start + BATCH] for start in range(0, len(names), BATCH)]
     missing = [name for batch in batches if not rows.keys() >= set(batch) for name in batch]
-    requests = [drawing.request(*wanted[name]) for name in missing]
+    requests = [
+        drawing.request(prompt, seed, sources.get(prompt.id, ())) for prompt, seed in (wanted[name] for name in missing)
+    ]
     for row in _drawn(folder, requests, wanted, drawing, device) if requests else ():
         if row.error is None or row.id not in rows:
             append_jsonl(journal, row.to_row())
@@ -82,7 +107,8 @@ def _drawn(
     from glmkit.models.devices import DTYPES
     from glmkit.models.hybrid import HybridModel
 
-    hybrid = HybridModel.load(drawing.model, device, DTYPES[drawing.dtype], PARTS)  # now: a broken one stops the run
+    parts = (*PARTS, "semantic_vq") if any(request.sources for request in requests) else PARTS
+    hybrid = HybridModel.load(drawing.model, device, DTYPES[drawing.dtype], parts)  # now: a broken one stops the run
     for adapter in drawing.adapters:
         apply_adapter(hybrid, adapter)
     with bars() as shown:

@@ -21,6 +21,7 @@ from glmkit.posters.grammar import (
     COLOURS,
     MAX_LINE_WIDTH,
     MIN_SHAPE_CONTRAST,
+    SHAPES,
     Scene,
     Shape,
     readable_on,
@@ -161,7 +162,10 @@ def _remove(scene: Scene, rng: random.Random, split: Split) -> Edit | None:
 
 
 def _with_shape(scene: Scene, rng: random.Random) -> Scene | None:
-    """The scene, with new colours and a shape where it had none; None when its letters leave no room."""
+    """The scene, with new colours and a shape where it had none; None when its letters leave no room, or when they
+    spell a shape, which an instruction could then not name without doubt."""
+    if words_of(*scene.texts) & set(SHAPES):
+        return None
     for _ in range(TRIES):
         if scene.shape.kind != "none":
             return scene

@@ -35,6 +35,8 @@ def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The name of a suite with `PROMPTS`."""
     path = tmp_path / "prompts.jsonl"
     write_jsonl(path, PROMPTS)
-    small = SimpleNamespace(PROMPTS=path, METRICS=text_render.METRICS, counts=text_render.counts)
+    small = SimpleNamespace(
+        PROMPTS=path, METRICS=text_render.METRICS, counts=text_render.counts, references=text_render.references
+    )
     monkeypatch.setattr(suites, "load", lambda name: small)
     return "text-render"

@@ -53,7 +53,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def test_pictures_are_the_pipelines_own(drawing: Drawing, tmp_path: Path) -> None:
-    rows = draw(tmp_path, PROMPTS[:1], drawing, "cpu")
+    rows = draw(tmp_path, PROMPTS[:1], drawing, "cpu", {})
     assert [row.id for row in rows] == ["fox_0", "fox_1"]
     hybrid = HybridModel.load(drawing.model)
     requests = [Request("x", PROMPTS[0].prompt, seed, 64, 96, steps=2, guidance=1.5) for seed in (0, 1)]
@@ -67,14 +67,14 @@ def test_an_interrupted_run_continues_to_the_same_pixels(
     drawing: Drawing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pictures, "BATCH", 2)
-    whole = draw(tmp_path / "whole", PROMPTS, drawing, "cpu")
+    whole = draw(tmp_path / "whole", PROMPTS, drawing, "cpu", {})
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         requested(patch, {"owl_1": KeyboardInterrupt()})
-        draw(tmp_path / "cut", PROMPTS, drawing, "cpu")
+        draw(tmp_path / "cut", PROMPTS, drawing, "cpu", {})
     with (tmp_path / "cut" / "images.jsonl").open("a") as journal:
         journal.write('{"id": "cut o')
     tried = requested(monkeypatch, {})
-    rows = draw(tmp_path / "cut", PROMPTS, drawing, "cpu")
+    rows = draw(tmp_path / "cut", PROMPTS, drawing, "cpu", {})
     assert tried == ["owl_0", "owl_1", "hare_0", "hare_1"]
     assert [replace(row, seconds=None) for row in rows] == [replace(row, seconds=None) for row in whole]
     assert content(tmp_path / "cut") == content(tmp_path / "whole")
@@ -86,11 +86,11 @@ def test_a_failed_picture_is_a_row_and_is_tried_again(
 ) -> None:
     with monkeypatch.context() as patch:
         requested(patch, {"owl_0": RuntimeError("out of memory")})
-        rows = draw(tmp_path, PROMPTS[:2], drawing, "cpu")
+        rows = draw(tmp_path, PROMPTS[:2], drawing, "cpu", {})
     assert [(row.id, row.error) for row in rows if row.error] == [("owl_0", "drawing: out of memory")]
-    assert all(row.error is None for row in draw(tmp_path, PROMPTS[:2], drawing, "cpu"))
+    assert all(row.error is None for row in draw(tmp_path, PROMPTS[:2], drawing, "cpu", {}))
     tried = requested(monkeypatch, {})
-    assert len(draw(tmp_path, PROMPTS[:2], drawing, "cpu")) == 4
+    assert len(draw(tmp_path, PROMPTS[:2], drawing, "cpu", {})) == 4
     assert tried == []
 
 

@@ -1,7 +1,9 @@
 """One file a suite; `text_render.py` is the suite `text-render`.
 
-A suite has `PROMPTS` (its JSONL file), `METRICS` (metric -> direction and definition) and
-`counts(prompt, read lines) -> {metric: (numerator, denominator)}`.
+A suite has `PROMPTS` (its JSONL file), `METRICS` (metric -> direction and definition),
+`counts(prompt, read lines, picture file) -> {metric: (numerator, denominator)}`, and `references(prompt)`: the pictures
+that belong to a prompt, by name. `source` is what the model has to edit, `expected` what should come out; most suites
+have none.
 """
 
 from __future__ import annotations
@@ -11,11 +13,14 @@ import pkgutil
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from glmkit.errors import UserError, unknown
 from glmkit.files import read_jsonl
 from glmkit.records import Prompt
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -24,7 +29,9 @@ class Suite(Protocol):
     PROMPTS: Path
     METRICS: Mapping[str, Mapping[str, str]]
 
-    def counts(self, prompt: Prompt, read: Sequence[str]) -> dict[str, tuple[float, float]]: ...
+    def counts(self, prompt: Prompt, read: Sequence[str], picture: Path) -> dict[str, tuple[float, float]]: ...
+
+    def references(self, prompt: Prompt) -> Mapping[str, Image]: ...
 
 
 def names() -> list[str]:

@@ -1,0 +1,74 @@
+"""nano-edit: edits of posters with words that nano never saw; scored by pixels against the ground truth, and by OCR."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from PIL import Image
+
+import glmkit
+from glmkit.errors import UserError
+from glmkit.evaluation.metrics import text
+from glmkit.posters.check_edits import is_done, kept_psnr
+from glmkit.posters.edit_set import edit_set
+from glmkit.posters.edits import Edit
+from glmkit.posters.render import render
+from glmkit.records import Prompt
+
+PROMPTS = Path(glmkit.__file__).parents[1] / "benchmarks" / "nano_edit" / "prompts.jsonl"
+METRICS: Mapping[str, Mapping[str, str]] = {
+    "done": {
+        "direction": "higher",
+        "definition": "glmkit-edit-done-1: share of pictures that show what was asked for. A replaced text: all of its "
+        "words were read, and none of the old text's. A background: the named colour that most pixels along the edges "
+        "are nearest to. An added shape: the largest patch that is a shape has its kind, colour and place. A removed "
+        "shape: no patch is a shape, and 90 % of the pixels that it covered have the background's colour.",
+    },
+    "kept": {
+        "direction": "higher",
+        "definition": "glmkit-edit-kept-1: peak signal-to-noise ratio in dB between picture and source where nothing "
+        "should change: the pixels in which the true source and the true target are equal, without a margin of 1/64 of "
+        "the shorter side around the others, for soft edges. At most 60 a picture; mean over the pictures.",
+    },
+    "word_accuracy": {
+        "direction": "higher",
+        "definition": "Of all texts that the edited picture should show, kept ones included. "
+        + text.METRICS["word_accuracy"]["definition"],
+    },
+}
+
+
+def references(prompt: Prompt) -> dict[str, Image.Image]:
+    edit = _edit(prompt)
+    return {"source": render(edit.source), "expected": render(edit.target)}
+
+
+def counts(prompt: Prompt, read: Sequence[str], picture: Path) -> dict[str, tuple[float, float]]:
+    edit = _edit(prompt)
+    with Image.open(picture) as opened:
+        image = opened.convert("RGB")
+    done = _replaced(edit, read) if edit.kind == "word" else is_done(image, edit)
+    return {
+        "done": (done, 1),
+        "kept": (kept_psnr(image, edit), 1),
+        "word_accuracy": text.counts(prompt.texts, read, prompt.language)["word_accuracy"],
+    }
+
+
+def _replaced(edit: Edit, read: Sequence[str]) -> bool:
+    new, old, found = (Counter(text.units(texts, "en")) for texts in (edit.written, edit.erased, read))
+    return new <= found and not old & found
+
+
+def _edit(prompt: Prompt) -> Edit:
+    """The ground truth of a prompt; UserError when the file of prompts is not the one that the poster world draws."""
+    edit = edit_set().get(prompt.id)
+    if edit is None or (edit.instruction, edit.target.texts) != (prompt.prompt, prompt.texts):
+        raise UserError(
+            f"{PROMPTS}: {prompt.id} is not what the poster world draws",
+            found=prompt.prompt,
+            fix=f"python -m glmkit.posters.edit_set > {PROMPTS}",
+        )
+    return edit

@@ -1,0 +1,140 @@
+"""The nano-edit suite: what counts as done and as kept, and that its files are what the poster world draws."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, PngImagePlugin
+
+from glmkit.errors import UserError
+from glmkit.evaluation import suites
+from glmkit.evaluation.evaluate import Plan, evaluate
+from glmkit.evaluation.suites import nano_edit
+from glmkit.files import read_jsonl
+from glmkit.posters.edit_set import OF_EACH_KIND, edit_rows, edit_set
+from glmkit.posters.edits import KINDS, words_of
+from glmkit.posters.render import render
+from glmkit.posters.words import held_out
+from glmkit.records import Prompt, Score
+
+PROMPTS = {prompt.id: prompt for prompt in suites.prompts(suites.load("nano-edit"))}
+
+
+def test_the_benchmark_file_holds_the_edits() -> None:
+    kept = [json.loads(line) for line in nano_edit.PROMPTS.read_text(encoding="utf-8").splitlines()]
+    assert kept == edit_rows(), "draw them again: python -m glmkit.posters.edit_set"
+    assert Counter(row["split"] for row in kept) == dict.fromkeys(KINDS, OF_EACH_KIND)
+
+
+def test_the_edits_are_held_out_and_their_words_different() -> None:
+    words = [word for edit in edit_set().values() for word in words_of(*edit.source.texts, *edit.written)]
+    assert all(held_out(word) for word in words)
+    assert max(Counter(words).values()) == 1
+
+
+def counts(name: str, picture: Image.Image, read: tuple[str, ...], folder: Path) -> dict[str, float]:
+    path = folder / "picture.png"
+    picture.save(path)
+    return {metric: top / bottom for metric, (top, bottom) in nano_edit.counts(PROMPTS[name], read, path).items()}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_expected_picture_is_done_and_the_source_is_not(kind: str, tmp_path: Path) -> None:
+    for name in (f"{kind}-02", f"{kind}-09"):
+        edit, pictures = edit_set()[name], nano_edit.references(PROMPTS[name])
+        right = counts(name, pictures["expected"], edit.target.texts, tmp_path)
+        assert right == {"done": 1, "kept": 60, "word_accuracy": 1}
+        wrong = counts(name, pictures["source"], edit.source.texts, tmp_path)
+        assert wrong["done"] == 0 and wrong["kept"] == 60
+
+
+def test_a_picture_of_something_else_is_neither_done_nor_kept(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
+    for kind in KINDS:
+        found = counts(f"{kind}-01", Image.fromarray(noise), (), tmp_path)
+        assert found["done"] == 0 == found["word_accuracy"] and found["kept"] < 12
+
+
+def test_a_text_beside_the_old_one_is_no_replacement(tmp_path: Path) -> None:
+    edit = edit_set()["word-04"]
+    picture = render(edit.target)
+    assert counts("word-04", picture, (*edit.target.texts, *edit.erased), tmp_path)["done"] == 0
+    assert counts("word-04", picture, edit.written, tmp_path) == {"done": 1, "kept": 60, "word_accuracy": 0.5}
+    assert counts("word-04", picture, ("AFRAID",), tmp_path)["done"] == 0
+
+
+def test_a_half_removed_shape_is_not_gone(tmp_path: Path) -> None:
+    """What is left is no shape of the grammar any more, but it is there."""
+    name = "remove-06"
+    edit = edit_set()[name]
+    picture, shape = render(edit.target), edit.source.shape
+    left = tuple(round(side) for side in (shape.x - shape.radius, shape.y - shape.radius))
+    box = (*left, round(shape.x - 0.1 * shape.radius), round(shape.y + shape.radius))
+    picture.paste(render(edit.source).crop(box), box)
+    assert counts(name, picture, edit.target.texts, tmp_path)["done"] == 0
+
+
+@pytest.mark.parametrize("change", ["kind", "colour", "x"])
+def test_another_shape_is_not_the_one_that_was_asked_for(change: str, tmp_path: Path) -> None:
+    name = "add-03"
+    target = edit_set()[name].target
+    other = {"kind": "star", "colour": "orange", "x": target.width - target.shape.x}[change]
+    drawn = render(replace(target, shape=replace(target.shape, **{change: other})))
+    assert counts(name, drawn, target.texts, tmp_path)["done"] == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_kept_counts_what_should_stay_and_only_that(kind: str, tmp_path: Path) -> None:
+    """10 dB by the formula for a constant error outside; changes next to the edit are free."""
+    name = f"{kind}-02"
+    edit = edit_set()[name]
+    true, drawn = (np.asarray(render(scene)).astype(np.int64) for scene in (edit.source, edit.target))
+    shifted = Image.fromarray(np.where(drawn > 127, drawn - 40, drawn + 40).astype(np.uint8))
+    assert counts(name, shifted, (), tmp_path)["kept"] == pytest.approx(-20 * np.log10(40 / 255), abs=1e-6)
+    rows, columns = np.nonzero((true != drawn).any(axis=2))
+    spot = drawn.astype(np.uint8)
+    middle = len(rows) // 2
+    window = (
+        slice(max(0, rows[middle] - 3), rows[middle] + 4),
+        slice(max(0, columns[middle] - 3), columns[middle] + 4),
+    )
+    spot[window] = 255 - spot[window]
+    assert counts(name, Image.fromarray(spot), (), tmp_path)["kept"] == 60
+
+
+def test_a_larger_picture_is_scaled(tmp_path: Path) -> None:
+    large = render(edit_set()["add-02"].target).resize((512, 512), Image.Resampling.BICUBIC)
+    found = counts("add-02", large, edit_set()["add-02"].target.texts, tmp_path)
+    assert found["done"] == 1 and found["kept"] > 35
+
+
+def test_prompts_that_the_poster_world_does_not_draw_are_refused(tmp_path: Path) -> None:
+    for prompt in (Prompt("add-99", "Add a star.", ("A",)), replace(PROMPTS["add-01"], prompt="Add a star.")):
+        with pytest.raises(UserError, match="glmkit.posters.edit_set >"):
+            nano_edit.references(prompt)
+
+
+def test_the_suite_runs_over_a_folder_of_pictures(tmp_path: Path, ocr_log: Path) -> None:
+    """Three of the first of each kind are right, one is the untouched source; sources lie in the run folder."""
+    for kind in KINDS:
+        edit = edit_set()[f"{kind}-01"]
+        scene = edit.source if kind == "add" else edit.target
+        info = PngImagePlugin.PngInfo()
+        info.add_text("does", "read")
+        info.add_text("confidence", "0.9")
+        for row, text in enumerate(scene.texts):
+            info.add_itxt(f"line{row}", text)
+        (tmp_path / "pictures").mkdir(exist_ok=True)
+        render(scene).save(tmp_path / "pictures" / f"{kind}-01.png", pnginfo=info)
+    plan = Plan("nano-edit", "fake_ocr", limit=1, images=tmp_path / "pictures")
+    summary = evaluate(plan, tmp_path / "run")
+    assert summary.scores["done"]["value"] == 0.75 and summary.scores["done"]["low"] < 0.75  # type: ignore[operator]
+    assert summary.splits["add"]["scores"]["done"]["value"] == 0
+    assert {Score.from_row(row).value("kept") for row in read_jsonl(tmp_path / "run" / "scores.jsonl")} == {60}
+    with Image.open(tmp_path / "run" / "references" / "add-01" / "source.png") as source:
+        assert np.array_equal(np.asarray(source), np.asarray(render(edit_set()["add-01"].source)))
