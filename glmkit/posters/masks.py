@@ -1,11 +1,15 @@
-"""Text masks: where the letters of a scene are, drawn once on the CPU and coloured later, many times, anywhere."""
+"""Text masks: where the letters of a scene are, drawn once on the CPU and coloured later, many times, anywhere; and
+letter cells: which letter it is.
+"""
 
 from __future__ import annotations
 
+import math
 import mmap
 import multiprocessing
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -14,7 +18,9 @@ from glmkit.posters import fonts
 from glmkit.posters.grammar import Scene, draw_scene
 from glmkit.posters.words import Split
 
+T = TypeVar("T")
 CHUNK = 256
+CELL = 8  # pixels, the side of a latent position
 
 
 def text_mask(scene: Scene) -> np.ndarray:
@@ -25,6 +31,25 @@ def text_mask(scene: Scene) -> np.ndarray:
         font = fonts.load(scene.font, line.size)
         draw.text((scene.width // 2, line.baseline), line.text, fill=255, font=font, anchor="ms")
     return np.asarray(canvas)
+
+
+def letter_cells(scene: Scene) -> np.ndarray:
+    """Which letter stands in every cell of 8x8 pixels: uint8 H/8 W/8, its ASCII code, or 0 where there is none.
+
+    A letter's cells are those whose centre lies within its advance width, between the baseline and the capitals' top.
+    """
+    cells = np.zeros((scene.height // CELL, scene.width // CELL), dtype=np.uint8)
+    rows, columns = (CELL * (np.arange(side) + 0.5) for side in cells.shape)
+    capital = fonts.proportions(scene.font).capital
+    for line in scene.lines:
+        font = fonts.load(scene.font, line.size)
+        ends = np.array([font.getlength(line.text[: count + 1]) for count in range(len(line.text))])
+        number = np.searchsorted(ends, columns - (scene.width // 2 - ends[-1] / 2), side="right")
+        inside = (columns >= scene.width // 2 - ends[-1] / 2) & (number < len(ends))
+        codes = np.frombuffer(line.text.replace(" ", "\0").encode("ascii"), dtype=np.uint8)
+        band = (rows >= line.baseline - capital * line.size) & (rows < line.baseline)
+        cells[np.ix_(band, inside)] = codes[number[inside]]
+    return cells
 
 
 def scene_of(seed: int, index: int, *, height: int, width: int, split: Split) -> Scene:
@@ -39,32 +64,53 @@ def mask_pool(
 
     Workers write into one block of memory that they share with the caller, so a pool takes count x H x W bytes once.
     """
-    block = mmap.mmap(-1, max(1, count * height * width))
-    masks = np.frombuffer(block, dtype=np.uint8, count=count * height * width).reshape(count, height, width)
-    starts = range(0, count, CHUNK)
+    masks = _shared(count, height, width)
 
-    def fill(start: int) -> list[Scene]:
-        stop = min(start + CHUNK, count)
+    def fill(start: int, stop: int) -> list[Scene]:
         scenes = [scene_of(seed, index, height=height, width=width, split=split) for index in range(start, stop)]
         for index, scene in enumerate(scenes, start=start):
             masks[index] = text_mask(scene)
         return scenes
 
-    if workers <= 1:
-        return [scene for start in starts for scene in fill(start)], masks
-    # Forked workers inherit the closure; it could not be sent to them.
-    with multiprocessing.get_context("fork").Pool(workers, initializer=_adopt, initargs=(fill,)) as pool:
-        chunks = pool.map(_call, starts, chunksize=1)
+    chunks = _in_chunks(fill, count, workers)
     return [scene for chunk in chunks for scene in chunk], masks
 
 
-_adopted: Callable[[int], list[Scene]]
+def letter_pool(scenes: Sequence[Scene], workers: int = 1) -> np.ndarray:
+    """The letter cells of N scenes of one size, uint8 N H/8 W/8."""
+    letters = _shared(len(scenes), scenes[0].height // CELL, scenes[0].width // CELL)
+
+    def fill(start: int, stop: int) -> None:
+        for index in range(start, stop):
+            letters[index] = letter_cells(scenes[index])
+
+    _in_chunks(fill, len(scenes), workers)
+    return letters
 
 
-def _adopt(fill: Callable[[int], list[Scene]]) -> None:
+def _shared(*shape: int) -> np.ndarray:
+    """Zeros, uint8, in memory that forked processes share."""
+    size = math.prod(shape)
+    return np.frombuffer(mmap.mmap(-1, max(1, size)), dtype=np.uint8, count=size).reshape(shape)
+
+
+def _in_chunks(fill: Callable[[int, int], T], count: int, workers: int) -> list[T]:
+    """`fill(start, stop)` of every chunk of `range(count)`, in order, by `workers` processes."""
+    chunks = [(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
+    if workers <= 1:
+        return [fill(*chunk) for chunk in chunks]
+    # Forked workers inherit the closure; it could not be sent to them.
+    with multiprocessing.get_context("fork").Pool(workers, initializer=_adopt, initargs=(fill,)) as pool:
+        return pool.starmap(_call, chunks, chunksize=1)
+
+
+_adopted: Callable[[int, int], Any]
+
+
+def _adopt(fill: Callable[[int, int], Any]) -> None:
     global _adopted
     _adopted = fill
 
 
-def _call(start: int) -> list[Scene]:
-    return _adopted(start)
+def _call(start: int, stop: int) -> Any:
+    return _adopted(start, stop)
