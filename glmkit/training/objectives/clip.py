@@ -18,10 +18,13 @@ from glmkit.training.objectives import Objective
 GROUP = 64  # captions that a held-out picture chooses among
 HELD_OUT_PICTURES = 4 * GROUP
 LARGEST_SCALE = math.log(100)  # of the logits, section 2.5 of the paper
+PREFIX = "A photo depicts "  # CLIPScore puts these words before every prompt (arXiv 2104.08718)
 
 
 class Pairs:
-    """The pictures as the image tower sees them, N 3 side side uint8, and the ids of their captions, N T."""
+    """The pictures as the image tower sees them, N 3 side side uint8, and the ids of their captions, N T, of which
+    every other one has the prefix: it shall make no difference.
+    """
 
     def __init__(self, clip: Clip, pictures: Pictures, device: torch.device) -> None:
         def shrink(pixels: Tensor, _: list[int]) -> Tensor:
@@ -29,7 +32,8 @@ class Pairs:
 
         self.clip = clip
         self.pictures = cache.compute(pictures, shrink, device, "small pictures")
-        self.captions = clip.tokenizer(pictures.captions).to(device)
+        captions = [PREFIX * (index % 2) + caption for index, caption in enumerate(pictures.captions)]
+        self.captions = clip.tokenizer(captions).to(device)
 
     def features(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Unit features of pictures and of captions, both N D."""
