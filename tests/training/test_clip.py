@@ -1,0 +1,137 @@
+"""The clip stage: the contrastive loss written out, pictures prepared as open_clip does, and a whole run."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from glmkit.cli import main
+from glmkit.files import read_json
+from glmkit.models import clip
+from glmkit.training import data, initialise
+from glmkit.training.objectives.clip import PREFIX, ClipObjective, Pairs, recall_at_1
+
+CPU = torch.device("cpu")
+SIZES = {
+    "embed_dim": 32,
+    "vision_cfg": {"image_size": 32, "patch_size": 8, "width": 32, "layers": 1, "head_width": 16},
+    "text_cfg": {"context_length": 64, "vocab_size": 300, "width": 32, "heads": 2, "layers": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def pictures(posters: Path) -> data.FolderPictures:
+    return data.FolderPictures(posters / "train")
+
+
+@pytest.fixture(scope="module")
+def tiny(pictures: data.FolderPictures, tmp_path_factory: pytest.TempPathFactory) -> clip.Clip:
+    folder = tmp_path_factory.mktemp("clip")
+    clip.create(folder, SIZES, pictures.captions)
+    torch.manual_seed(5)
+    return clip.load(folder)
+
+
+def test_the_loss_is_symmetric_cross_entropy(tiny: clip.Clip, pictures: data.FolderPictures) -> None:
+    objective = ClipObjective(tiny, pictures, pictures, CPU)
+    loss, shown = objective.loss([2, 0, 1], torch.Generator())
+    images, captions = (features.double() for features in objective.pairs.features([2, 0, 1]))
+    logits = (images @ captions.T * math.exp(tiny.model.logit_scale.item())).exp()
+    rows, columns = logits / logits.sum(dim=1, keepdim=True), logits / logits.sum(dim=0, keepdim=True)
+    expected = -(rows.diagonal().log().mean() + columns.diagonal().log().mean()) / 2
+    torch.testing.assert_close(loss.double(), expected, atol=1e-5, rtol=0)
+    assert float(shown["scale"]) == pytest.approx(1 / 0.07)
+
+
+def test_pictures_are_prepared_as_open_clip_does(
+    tiny: clip.Clip, pictures: data.FolderPictures, tmp_path: Path
+) -> None:
+    """Also where they are not square: 96x64 is number 4."""
+    clip.create(tmp_path, SIZES, pictures.captions)
+    clip.save(tmp_path, tiny, torch.float32)
+    prepare = open_clip.create_model_and_transforms(f"local-dir:{tmp_path}")[2]
+    pairs = Pairs(tiny, pictures, CPU)
+    for index in (0, 4):
+        stock = prepare(Image.open(pictures.files[index]))
+        ours = pairs.pictures[[index]][0].float() / 127.5 - 1
+        np.testing.assert_allclose(ours.numpy(), stock.numpy(), atol=1.01 / 127.5)
+
+
+def test_every_other_caption_has_the_prefix(tiny: clip.Clip, pictures: data.FolderPictures) -> None:
+    ids = Pairs(tiny, pictures, CPU).captions
+    assert torch.equal(ids[[0, 2]], tiny.tokenizer([pictures.captions[0], pictures.captions[2]]))
+    assert torch.equal(ids[[1]], tiny.tokenizer([PREFIX + pictures.captions[1]]))
+
+
+def test_recall() -> None:
+    captions = torch.eye(4)
+    assert recall_at_1(captions, captions) == 1
+    assert recall_at_1(captions[[1, 0, 2, 3]], captions) == 0.5
+
+
+def test_the_scale_of_the_logits_stays_below_100(tiny: clip.Clip, pictures: data.FolderPictures) -> None:
+    objective = ClipObjective(tiny, pictures, pictures, CPU)
+    before = tiny.model.logit_scale.detach().clone()
+    tiny.model.logit_scale.data.fill_(7.0)
+    objective.after_step(1, torch.Generator())
+    assert math.exp(tiny.model.logit_scale.item()) == pytest.approx(100)
+    tiny.model.logit_scale.data.copy_(before)
+
+
+def test_a_run_from_recipe_to_folder(posters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It learns four posters by heart, writes what open_clip loads, goes on from there, and refuses company."""
+    monkeypatch.setattr(initialise, "CORPUS", 50)
+    (tmp_path / "sizes.yaml").write_text(yaml.safe_dump(SIZES))
+    model, run = tmp_path / "model", tmp_path / "run"
+    stage = {"method": "full", "steps": 40, "batch_size": 4, "learning_rate": 3e-3, "save_every": 20}
+    recipe = {
+        "model": str(model),
+        "architecture": str(tmp_path / "sizes.yaml"),
+        "save": str(model),
+        "output": str(run),
+        "data": {"train": str(posters / "train"), "held_out": str(posters / "train")},
+        "clip": stage,
+    }
+    path = tmp_path / "recipe.yaml"
+    path.write_text(json.dumps(recipe))
+    assert main(["finetune", str(path), "--device", "cpu"]) == 0
+    result = read_json(run / "clip.json")
+    assert result["after"]["recall_at_1"] == 1 and result["after"]["loss"] < 0.5 * result["before"]["loss"]
+    stock, *_ = open_clip.create_model_and_transforms(f"local-dir:{model}")
+    assert float(stock.logit_scale.detach()) != pytest.approx(math.log(1 / 0.07), rel=1e-4)
+
+    again = ["architecture=null", f"save={tmp_path / 'more'}", f"output={tmp_path / 'run2'}", "clip.steps=1"]
+    assert main(["finetune", str(path), *again, "--device", "cpu"]) == 0
+    first = read_json(tmp_path / "run2" / "clip.json")["before"]["loss"]
+    assert first == pytest.approx(result["after"]["loss"], abs=0.05), "it does not start from the saved weights"
+    assert (tmp_path / "more" / clip.CONFIG).exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("model=nowhere", "nowhere is not a CLIP folder"),
+        ("samples.prompts=[a]", "stands alone"),
+        ("vae={method: full, steps: 1, batch_size: 1, learning_rate: 1}", "stands alone"),
+        ("clip.method=lora", "clip.method"),
+    ],
+)
+def test_bad_recipes(
+    posters: Path, tmp_path: Path, override: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = {
+        "output": str(tmp_path / "run"),
+        "data": {"train": str(posters / "train"), "held_out": str(posters / "held_out")},
+        "clip": {"method": "full", "steps": 1, "batch_size": 1, "learning_rate": 1},
+    }
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+    assert main(["finetune", str(tmp_path / "recipe.yaml"), override, "--device", "cpu"]) == 2
+    assert said in capsys.readouterr().err and not (tmp_path / "run").exists()
