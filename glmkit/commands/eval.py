@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from glmkit.evaluation.pictures import Drawing
     from glmkit.records import Summary
 
-HELP = "Score pictures by what OCR reads in them."
+HELP = "Score the pictures of a suite by OCR and by pixels."
 DRAWING_OPTIONS = ("model", "adapter", "size", "steps", "guidance")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--suite", required=True, help="text-render")
+    parser.add_argument("--suite", required=True, help="text-render, nano-edit")
     parser.add_argument("--model", help="nano, a model folder or a hub id (default nano)")
     parser.add_argument("--adapter", metavar="DIR", nargs="+", action="extend", help="adapters to add")
     parser.add_argument(

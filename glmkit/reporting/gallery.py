@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from glmkit.errors import UserError
 from glmkit.records import Generation, Score
 from glmkit.reporting.compare import Comparison
 from glmkit.reporting.load import EvalRun
 from glmkit.reporting.marking import Marking, mark
 from glmkit.reporting.pictures import Thumbnail, thumbnail
 from glmkit.reporting.ranking import change, prompt_values, ranks
+
+REFERENCES = ("source", "expected")  # what a suite may give with a prompt: a picture to edit, and the right answer
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,8 @@ class Card:
     """One prompt. `figures` go seed by seed, run by run; `places` maps an order to the place of this card in it.
 
     `flaws` holds "error" when a picture failed and "text" when a text was not read as expected. `changes`
-    holds second run minus first run for each metric, and is empty for another number of runs.
+    holds second run minus first run for each metric, and is empty for another number of runs. `references` are the
+    pictures that the suite gives with the prompt, by name.
     """
 
     id: str
@@ -41,6 +45,7 @@ class Card:
     places: dict[str, int]
     flaws: tuple[str, ...]
     changes: tuple[tuple[str, float], ...]
+    references: tuple[tuple[str, Thumbnail], ...]
 
     @property
     def search(self) -> str:
@@ -97,7 +102,25 @@ def card(
         places=places,
         flaws=tuple(name for name, present in flaws.items() if present),
         changes=changes,
+        references=references(runs, prompt_id),
     )
+
+
+def references(runs: Sequence[EvalRun], prompt_id: str) -> tuple[tuple[str, Thumbnail], ...]:
+    """The pictures of `references/<prompt id>/` in the first run that has any; UserError for one that is broken."""
+    for run in runs:
+        folder = run.folder / "references" / prompt_id
+        paths = [path for name in REFERENCES if (path := folder / f"{name}.png").is_file()]
+        if paths:
+            try:
+                return tuple((path.stem, thumbnail(path)) for path in paths)
+            except OSError as error:
+                raise UserError(
+                    f"{folder} holds a picture that cannot be opened",
+                    found=error,
+                    fix="run the same glmkit eval command again; it writes them anew",
+                ) from error
+    return ()
 
 
 def figure(run: EvalRun, seed: int, drawn: tuple[Generation, Score] | None, metrics: Sequence[str]) -> Figure:

@@ -30,7 +30,7 @@ def difference(base: str, other: str, estimate: Estimate, higher_is_better: bool
 def label(metric: str) -> str:
     """word_accuracy -> Word accuracy, ned -> NED."""
     words = metric.replace("_", " ")
-    return words.upper() if len(words) <= 4 else words[:1].upper() + words[1:]
+    return words.upper() if len(words) <= 3 else words[:1].upper() + words[1:]
 
 
 def inside(metric: str) -> str:

@@ -229,3 +229,44 @@ def test_the_command_writes_the_page_and_imports_no_torch(tmp_path: Path, two: t
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"wrote {out}\n"
     assert Page(out.read_text(encoding="utf-8")).all("article")
+
+
+def test_pictures_to_edit_and_to_expect_stand_beside_the_prompt(
+    tmp_path: Path, make_run: MakeRun, prompts: list[Prompt]
+) -> None:
+    """Once a card, source first, whichever run has them; prompts without any have none."""
+    samples = [(prompt, prompt.texts) for prompt in prompts[:2]]
+    runs = make_run("one", samples), make_run("two", samples)
+    for name, colour in (("expected", "red"), ("source", "blue")):
+        draw_at = runs[1] / "references" / prompts[0].id / f"{name}.png"
+        draw_at.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (64, 64), colour).save(draw_at)
+    page = report(tmp_path, *runs)
+    shown = [image for image in page.all("img") if "picture of prompt" in str(image["alt"])]
+    assert [image["alt"] for image in shown] == [f"{name} picture of prompt p00" for name in ("Source", "Expected")]
+    colours = []
+    for image in shown:
+        data = base64.b64decode(str(image["src"]).partition(",")[2])
+        colours.append(Image.open(io.BytesIO(data)).convert("RGB").getpixel((0, 0)))
+    assert colours == [(0, 0, 255), (255, 0, 0)]
+    (runs[1] / "references" / prompts[0].id / "source.png").write_bytes(b"cut")
+    with pytest.raises(UserError, match="it writes them anew"):
+        report(tmp_path, *runs)
+
+
+def test_scores_of_more_than_one_have_an_axis_of_their_own(
+    tmp_path: Path, make_run: MakeRun, prompts: list[Prompt]
+) -> None:
+    """Decibels beside shares: the axis ends above the highest value."""
+    run = make_run("one", [(prompt, prompt.texts) for prompt in prompts])
+    for name in ("scores.jsonl", "summary.json"):
+        text = (run / name).read_text(encoding="utf-8").replace('"cer"', '"kept"')
+        (run / name).write_text(text, encoding="utf-8")
+    rows = [json.loads(line) for line in (run / "scores.jsonl").read_text(encoding="utf-8").splitlines()]
+    for index, row in enumerate(rows):
+        row["counts"]["kept"] = [25 + index, 1]
+    (run / "scores.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    page = report(tmp_path, run)
+    assert "Kept" in page.text and "27.500" in page.text
+    for dot in page.all("circle"):
+        assert 0 <= float(str(dot["cx"]).removesuffix("%")) <= 100
