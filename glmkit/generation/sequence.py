@@ -80,16 +80,27 @@ class PromptTokenizer:
 
     def edit(self, prompt: str, source_ids: Sequence[Tensor], height: int, width: int) -> list[int]:
         """Ids of an edit of 1 to 3 sources, each given as its codes h w, up to and with the start of the picture."""
+        return self.edit_batch([prompt], [source_ids], height, width)[0]
+
+    def edit_batch(
+        self, prompts: Sequence[str], source_ids: Sequence[Sequence[Tensor]], height: int, width: int
+    ) -> list[list[int]]:
+        """`edit` of many prompts for one size, tokenised together."""
+        size = self._size(grids(height, width).large)
+        texts = [self._with_placeholders(*pair) + size for pair in zip(prompts, source_ids, strict=True)]
+        filled = []
+        for ids, own in zip(self._ids(texts), source_ids, strict=True):
+            codes = iter(torch.cat([grid.flatten() for grid in own]).tolist())
+            filled.append([next(codes) if token == self.image_token_id else token for token in ids])
+        return filled
+
+    def _with_placeholders(self, prompt: str, source_ids: Sequence[Tensor]) -> str:
         if not 1 <= len(source_ids) <= MAX_SOURCES:
             raise UserError(f"an edit takes 1 to {MAX_SOURCES} source pictures", found=len(source_ids))
         image = self.tokenizer.image_token
         parts = self._chat(prompt, len(source_ids)).split(image)
-        text = parts[0] + "".join(
-            image * codes.numel() + after for codes, after in zip(source_ids, parts[1:], strict=True)
-        )
-        ids = self._ids([text + self._size(grids(height, width).large)])[0]
-        codes = iter(torch.cat([codes.flatten() for codes in source_ids]).tolist())
-        return [next(codes) if token == self.image_token_id else token for token in ids]
+        counted = zip(source_ids, parts[1:], strict=True)
+        return parts[0] + "".join(image * codes.numel() + after for codes, after in counted)
 
     def _chat(self, prompt: str, sources: int) -> str:
         if not prompt.strip():
@@ -172,35 +183,36 @@ def training_sequence(
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """Teacher-forced text-to-image sequences, padded on the right: attention looks back, so no mask is needed.
+    """Teacher-forced sequences, padded on the right: attention looks back, so no mask is needed.
 
-    `valid_BT` is False on padding. `targets_BT` holds what to predict from each token, -100 where nothing is;
-    `preview_BT` is True where that is a preview code. The same without the prompts, for a head that computes only
-    what the loss reads (`model(ids_BT, positions_3BT, keep=keep_BN)`): `keep_BN` are the N + 1 columns that have a
-    target, and `written_BN` are those targets: preview, large, end.
+    `valid_BT` is False on padding. `targets_BT` holds what to predict from each token, -100 where nothing is. The same
+    without the prompts, for a head that computes only what the loss reads (`model(ids_BT, positions_3BT,
+    keep=keep_BN)`): `keep_BN` are the columns that have a target, and `written_BN` are those targets: the codes of the
+    pictures in writing order, then the end.
     """
 
     ids_BT: Tensor
     positions_3BT: Tensor
     valid_BT: Tensor
     targets_BT: Tensor
-    preview_BT: Tensor
     keep_BN: Tensor
     written_BN: Tensor
 
 
 def training_batch(
     prompts: Sequence[Sequence[int]],
-    preview_Bhw: Tensor,
-    large_Bhw: Tensor,
+    pictures: Sequence[Tensor],
     config: AutoregressiveConfig,
     prompt_length: int | None = None,
+    source_grids: Sequence[Grid] = (),
 ) -> TrainingBatch:
-    """Batch text-to-image sequences of one picture size, on the device of the codes.
+    """Batch sequences of one picture size, on the device of the codes; each as `training_sequence` builds it.
 
-    `prompt_length` pads to a fixed number of columns (for compiled models); by default the longest prompt decides.
+    `pictures` are codes B h w in writing order (preview, large; an edit: large). `source_grids` are those of every
+    prompt's sources, which all prompts hold at the same place. `prompt_length` pads to a fixed number of columns (for
+    compiled models); by default the longest prompt decides.
     """
-    device, batch = large_Bhw.device, len(prompts)
+    device, batch = pictures[0].device, len(prompts)
     longest = max(len(prompt) for prompt in prompts)
     if prompt_length is not None and longest > prompt_length:
         raise UserError(
@@ -210,10 +222,15 @@ def training_batch(
     padded = [list(prompt) + [config.pad_token_id] * (columns - len(prompt)) for prompt in prompts]
     prompt_BP = torch.tensor(padded, device=device)
     length_B1 = torch.tensor([[len(prompt)] for prompt in prompts], device=device)
+    start = config.image_start_token_id
+    assert not source_grids or len({prompt.index(start) for prompt in prompts}) == 1, "sources at different places"
+    # Text counts up behind the sources, so one row of positions serves prompts of every length.
+    prompt_3P = prompt_positions(padded[0], source_grids, start).to(device)
+    first_B1 = prompt_3P[0, length_B1 - 1] + 1
 
     end_B1 = torch.full((batch, 1), config.image_end_token_id, device=device)
-    written_BN = torch.cat((preview_Bhw.flatten(1), large_Bhw.flatten(1), end_B1), dim=1)
-    order = [(codes.shape[1], codes.shape[2]) for codes in (preview_Bhw, large_Bhw)]
+    written_BN = torch.cat([codes.flatten(1) for codes in pictures] + [end_B1], dim=1)
+    order = [(codes.shape[1], codes.shape[2]) for codes in pictures]
     picture_3N = decode_positions(0, [*order, (1, 1)], device)
     at_BN = length_B1 + torch.arange(written_BN.shape[1], device=device)
 
@@ -221,17 +238,16 @@ def training_batch(
         tail = prompt_part_BP.new_full((batch, written_BN.shape[1]), fill)
         return torch.cat((prompt_part_BP, tail), dim=1).scatter(1, index_BN, values_BN)
 
-    text_BP = torch.arange(columns, device=device).expand(batch, -1)
-    positions = [with_pictures(text_BP, 0, at_BN, length_B1 + axis) for axis in picture_3N]
-    targets_BT = with_pictures(torch.full_like(prompt_BP, IGNORED), IGNORED, at_BN - 1, written_BN)
-    is_preview_BN = (torch.arange(written_BN.shape[1], device=device) < preview_Bhw[0].numel()).expand(batch, -1)
-    column_T = torch.arange(targets_BT.shape[1], device=device)
+    positions = [
+        with_pictures(text_P.expand(batch, -1), 0, at_BN, first_B1 + picture_N)
+        for text_P, picture_N in zip(prompt_3P, picture_3N, strict=True)
+    ]
+    column_T = torch.arange(columns + written_BN.shape[1], device=device)
     return TrainingBatch(
         ids_BT=with_pictures(prompt_BP, config.pad_token_id, at_BN, written_BN),
         positions_3BT=torch.stack(positions),
         valid_BT=column_T < length_B1 + written_BN.shape[1],
-        targets_BT=targets_BT,
-        preview_BT=torch.zeros_like(targets_BT, dtype=torch.bool).scatter(1, at_BN - 1, is_preview_BN),
+        targets_BT=with_pictures(torch.full_like(prompt_BP, IGNORED), IGNORED, at_BN - 1, written_BN),
         keep_BN=at_BN - 1,
         written_BN=written_BN,
     )

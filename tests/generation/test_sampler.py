@@ -142,7 +142,7 @@ def test_teacher_forcing_draws_the_same_codes() -> None:
     prompts, seeds, model = [tiny.text_prompt(0, 5), tiny.text_prompt(1, 11)], [1, 2], tiny.our_model()
     ids_BN = write(prompts, seeds, Sampling())
     preview_Bhw, large_Bhw = ids_BN[:, :15].view(2, *PREVIEW), ids_BN[:, 15:].view(2, *LARGE)
-    batch = training_batch(prompts, preview_Bhw, large_Bhw, model.config)
+    batch = training_batch(prompts, [preview_Bhw, large_Bhw], model.config)
     with torch.no_grad():
         logits_BNV = model(batch.ids_BT, batch.positions_3BT, keep=batch.keep_BN)[:, :TOKENS, : tiny.CODES]
     for row, seed in enumerate(seeds):

@@ -145,7 +145,7 @@ def rows(seed: int) -> tuple[list[list[int]], Tensor, Tensor]:
 def test_batch_equals_single_sequences(prompt_length: int | None) -> None:
     prompts, preview_Bhw, large_Bhw = rows(3)
     config = tiny.our_model().config
-    batch = training_batch(prompts, preview_Bhw, large_Bhw, config, prompt_length)
+    batch = training_batch(prompts, [preview_Bhw, large_Bhw], config, prompt_length)
     assert batch.ids_BT.shape[1] == (prompt_length or 10) + 15 + 24 + 1
     for row, prompt in enumerate(prompts):
         single = training_sequence(prompt, [preview_Bhw[row], large_Bhw[row]], config)
@@ -156,8 +156,36 @@ def test_batch_equals_single_sequences(prompt_length: int | None) -> None:
         assert torch.equal(batch.targets_BT[row, :length], single.targets_T)
         assert (batch.ids_BT[row, length:] == tiny.PAD).all()
         assert (batch.targets_BT[row, length:] == -100).all()
-        assert torch.equal(batch.targets_BT[row, batch.preview_BT[row]], preview_Bhw[row].flatten())
         assert torch.equal(batch.targets_BT[row, batch.keep_BN[row]], batch.written_BN[row])
+
+
+@pytest.mark.parametrize("shapes", [[(3, 2)], [(2, 5), (4, 3)]])
+def test_a_batch_of_edits_equals_single_sequences(shapes: list[tuple[int, int]]) -> None:
+    """Sources in the prompt, texts of several lengths behind them, and no preview."""
+    lengths = (4, 9, 1)
+    sources = [[tiny.random_codes(10 * row + n, *shape) for n, shape in enumerate(shapes)] for row in range(3)]
+    prompts = [
+        tiny.edit_prompt(row, own, length) for row, (own, length) in enumerate(zip(sources, lengths, strict=True))
+    ]
+    large_Bhw, config = tiny.random_codes(1, 3, 4, 6), tiny.our_model().config
+    batch = training_batch(prompts, [large_Bhw], config, source_grids=shapes)
+    for row, prompt in enumerate(prompts):
+        single = training_sequence(prompt, [large_Bhw[row]], config, shapes)
+        length = len(single.ids_T)
+        assert torch.equal(batch.ids_BT[row, :length], single.ids_T)
+        assert torch.equal(batch.positions_3BT[:, row, :length], single.positions_3T)
+        assert torch.equal(batch.targets_BT[row, :length], single.targets_T)
+        assert not batch.valid_BT[row, length:].any() and batch.valid_BT[row, :length].all()
+        assert torch.equal(batch.targets_BT[row, batch.keep_BN[row]], batch.written_BN[row])
+
+
+def test_edits_that_are_tokenised_together_are_the_same(processor: tuple[Path, ProcessorIds]) -> None:
+    tokenizer = PromptTokenizer(processor[0])
+    prompts = ["brighter", "a red poster with the word 'Hello' on top", "ünïcode"]
+    sources = [[tiny.random_codes(seed, 2, 3)] for seed in range(3)]
+    together = tokenizer.edit_batch(prompts, sources, 64, 96)
+    assert together == [tokenizer.edit(prompt, own, 64, 96) for prompt, own in zip(prompts, sources, strict=True)]
+    assert len(set(map(len, together))) == 3
 
 
 def test_targets_are_the_next_tokens() -> None:
@@ -172,4 +200,4 @@ def test_targets_are_the_next_tokens() -> None:
 def test_prompt_longer_than_the_batch() -> None:
     prompts, preview_Bhw, large_Bhw = rows(3)
     with pytest.raises(UserError, match="10 tokens"):
-        training_batch(prompts, preview_Bhw, large_Bhw, tiny.our_model().config, prompt_length=9)
+        training_batch(prompts, [preview_Bhw, large_Bhw], tiny.our_model().config, prompt_length=9)

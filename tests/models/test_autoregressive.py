@@ -139,7 +139,7 @@ def test_training_batch_equals_single_sequences() -> None:
     """Right padding without a mask, and a head that computes only the columns of the loss, change nothing."""
     model, prompts = tiny.our_model(), [tiny.text_prompt(1, 9), tiny.text_prompt(2, 4)]
     preview_Bhw, large_Bhw = tiny.random_codes(3, 2, *PREVIEW), tiny.random_codes(4, 2, *LARGE)
-    batch = training_batch(prompts, preview_Bhw, large_Bhw, model.config, prompt_length=14)
+    batch = training_batch(prompts, [preview_Bhw, large_Bhw], model.config, prompt_length=14)
     with torch.no_grad():
         kept = model(batch.ids_BT, batch.positions_3BT, keep=batch.keep_BN)
         masked = model(batch.ids_BT, batch.positions_3BT, batch.valid_BT)
@@ -175,7 +175,7 @@ def test_prompt_in_two_pieces_fills_the_cache_alike() -> None:
 def test_compiles_without_a_graph_break() -> None:
     model = tiny.our_model()
     batch = training_batch(
-        [tiny.text_prompt(1, 6)], tiny.random_codes(3, 1, *PREVIEW), tiny.random_codes(4, 1, *LARGE), model.config
+        [tiny.text_prompt(1, 6)], [tiny.random_codes(3, 1, *PREVIEW), tiny.random_codes(4, 1, *LARGE)], model.config
     )
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     torch.testing.assert_close(

@@ -43,7 +43,7 @@ class Sequences:
         """Mean cross-entropy in nats a token over preview, large grid and end."""
         preview, large = self.preview[indices].long(), self.large[indices].long()
         prompts = [self.prompts[index] for index in indices]
-        batch = training_batch(prompts, preview, large, model.config, self.prompt_length)
+        batch = training_batch(prompts, [preview, large], model.config, self.prompt_length)
         logits = model(batch.ids_BT, batch.positions_3BT, keep=batch.keep_BN).float()
         losses = F.cross_entropy(logits.flatten(0, 1), batch.written_BN.flatten(), reduction="none")
         count = preview[0].numel()
