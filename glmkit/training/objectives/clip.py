@@ -57,8 +57,13 @@ class ClipObjective(Objective):
         self.held_out_groups = groups(held_out.sizes, GROUP, limit=HELD_OUT_PICTURES)
 
     def loss(self, indices: Sequence[int], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        loss = self._contrast(*self.pairs.features(indices))
+        return loss, {"scale": self.trained.logit_scale.detach().exp()}  # type: ignore[operator, union-attr]
+
+    def _contrast(self, images: Tensor, captions: Tensor) -> Tensor:
         scale = self.trained.logit_scale.exp()  # type: ignore[operator, union-attr]
-        return self.contrast(*self.pairs.features(indices), scale), {"scale": scale.detach()}
+        with torch.autocast(images.device.type, enabled=False):  # bfloat16 would round logits near 100 to halves
+            return self.contrast(images.float(), captions.float(), scale)  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def after_step(self, step: int, generator: torch.Generator) -> None:
@@ -70,8 +75,7 @@ class ClipObjective(Objective):
         rows = []
         for indices in self.held_out_groups:
             images, captions = self.known.features(indices)
-            loss = self.contrast(images, captions, self.trained.logit_scale.exp())  # type: ignore[operator, union-attr]
-            rows.append([float(loss), recall_at_1(images, captions)])
+            rows.append([float(self._contrast(images, captions)), recall_at_1(images, captions)])
         loss, recall = torch.tensor(rows).mean(dim=0).tolist()
         return {"loss": loss, "recall_at_1": recall}
 
