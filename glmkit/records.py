@@ -108,7 +108,8 @@ class Summary(Record):
 
     `n_scored` and `n_total` count pictures, `n_prompts` the prompts behind the intervals. `splits` maps a split to
     {n_scored, n_total, n_prompts, scores}. `metrics` maps a metric to {direction, definition}. A value is None when
-    nothing was scored, an interval when there are fewer than two prompts.
+    nothing was scored, an interval when there are fewer than two prompts. `alignment` says which CLIP gave its cosine,
+    `distances` are rows of `Distance`; both are empty when nobody asked.
     """
 
     suite: str
@@ -122,3 +123,30 @@ class Summary(Record):
     metrics: Mapping[str, Mapping[str, str]]
     ocr: str
     bootstrap: Mapping[str, Any]
+    alignment: Mapping[str, Any] = field(default_factory=dict)
+    distances: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class Distance(Record):
+    """How far the pictures of a run are from those of a reference set; lower is nearer.
+
+    `metric` is fid, kid or cmmd, or a name of its own for other features. `value` compares `n` pictures of each side,
+    `floor` `n_floor` pictures of the set with as many others of it: what a perfect imitation would get. `indicative`:
+    too few pictures for this distance. `common_prompts` of the `prompts` of the run are prompts of the set, too.
+    `conventions` are those of the features.
+    """
+
+    reference: str
+    metric: str
+    value: float
+    floor: float
+    n: int
+    n_floor: int
+    n_run: int
+    n_reference: int
+    indicative: bool
+    prompts: int
+    common_prompts: int
+    definition: str
+    conventions: Mapping[str, Any]

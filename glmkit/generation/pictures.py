@@ -18,8 +18,7 @@ def read_picture(path: str | Path) -> Image.Image:
     path = Path(path)
     try:
         with Image.open(path) as opened:
-            opened.load()
-            image = ImageOps.exif_transpose(opened)
+            return as_rgb(opened)
     except FileNotFoundError as error:
         raise UserError(f"picture {path} does not exist", fix="check the path") from error
     except UnidentifiedImageError as error:
@@ -28,6 +27,12 @@ def read_picture(path: str | Path) -> Image.Image:
         raise UserError(
             f"picture {path} cannot be read", found=error, fix="save it again, or use another one"
         ) from error
+
+
+def as_rgb(opened: Image.Image) -> Image.Image:
+    """RGB, upright, transparent parts on white; raises what the decoder raises."""
+    opened.load()
+    image = ImageOps.exif_transpose(opened)
     if image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     return image.convert("RGB")

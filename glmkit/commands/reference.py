@@ -1,0 +1,124 @@
+"""glmkit reference: sets of pictures of other models, to measure distances to them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from glmkit.errors import UserError
+
+if TYPE_CHECKING:
+    from glmkit.evaluation.collect import Source
+    from glmkit.evaluation.references import Reference
+
+HELP = "Reference sets of other models' pictures, for FID, KID and CMMD."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    add = actions.add_parser("add", help="read pictures into a set", description="Make or continue a reference set.")
+    add.add_argument("name", metavar="NAME", help="what the set is called")
+    files = add.add_mutually_exclusive_group(required=True)
+    files.add_argument("--images", metavar="DIR", type=Path, help="a folder of pictures")
+    files.add_argument("--parquet", metavar="FILE", type=Path, nargs="+", help="parquet files with a picture column")
+    files.add_argument("--webdataset", metavar="FILE", type=Path, nargs="+", help="tar files of pictures with captions")
+    add.add_argument("--column", help="picture column of the parquet files (default image)")
+    add.add_argument("--prompt-column", metavar="NAME", help="prompt column, or key in the .json of a webdataset")
+    add.add_argument("--prompts", metavar="FILE", type=Path, help="prompts of --images: JSONL, or line N for picture N")
+    add.add_argument("--preset", help="a known layout: rapidata, openai-dalle3, open-image-preferences")
+    add.add_argument("--model", help="whose pictures of the preset: dalle3, sd3, ... (default: the preset's first)")
+    add.add_argument("--limit", metavar="N", type=int, help="only the first N pictures")
+    add.add_argument(
+        "--features",
+        metavar="SPEC",
+        nargs="+",
+        help="inception[:FILE], clip:MODEL, efficientnet-lite0 (default: inception clip:ViT-L-14-336/openai)",
+    )
+    add.add_argument("--device", default="auto", help="auto, cpu or cuda (default %(default)s)")
+    show = actions.add_parser("list", help="show the sets", description="Show the reference sets.")
+    show.add_argument("--json", action="store_true", help="print one line of JSON a set")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from glmkit.evaluation import references
+
+    if arguments.action == "list":
+        known = [references.get(name) for name in references.names()]
+        for reference in known:
+            print(json.dumps(about(reference), ensure_ascii=False) if arguments.json else describe(reference))
+        if not known and not arguments.json:
+            print("no reference sets; glmkit reference add NAME --images DIR makes one")
+        return 0
+    from glmkit.evaluation.features import DEFAULT
+    from glmkit.models.devices import pick_device
+
+    if arguments.limit is not None and arguments.limit < 1:
+        raise UserError("--limit must be at least 1", found=arguments.limit)
+    made_of, settings = source(arguments)
+    device = str(pick_device(arguments.device))
+    specs = arguments.features or DEFAULT
+    print(describe(references.add(arguments.name, made_of, settings, specs, device, arguments.limit)))
+    return 0
+
+
+def source(arguments: argparse.Namespace) -> tuple[Source, dict[str, Any]]:
+    """What to read, and the JSON values that identify it; UserError for options that do not belong together."""
+    from glmkit.evaluation import presets, sources
+
+    kind = next(kind for kind in ("images", "parquet", "webdataset") if getattr(arguments, kind))
+    given = getattr(arguments, kind)
+    paths = tuple(path.resolve() for path in (given if isinstance(given, list) else [given]))
+    if missing := [path for path in paths if not path.exists()]:
+        raise UserError(f"{missing[0]} does not exist", fix=f"--{kind} with the files of the set")
+    refuse(arguments, kind)
+    options = {name: getattr(arguments, name) for name in ("preset", "model", "column", "prompt_column")}
+    settings = {kind: [str(path) for path in paths], **options, "content": [sources.identity(path) for path in paths]}
+    if arguments.prompts:
+        settings["prompts"] = sources.identity(arguments.prompts)
+    if arguments.preset:
+        return presets.build(arguments.preset, arguments.model, {kind: paths}), settings
+    if kind == "images":
+        return sources.Folder(paths[0], sources.read_prompts(arguments.prompts) if arguments.prompts else {}), settings
+    if kind == "parquet":
+        return sources.Parquet(paths, (sources.Column(arguments.column or "image", arguments.prompt_column),)), settings
+    return sources.WebDataset(paths, arguments.prompt_column), settings
+
+
+def refuse(arguments: argparse.Namespace, kind: str) -> None:
+    """UserError for an option that would be passed over."""
+    belongs = {"column": {"parquet"}, "prompt_column": {"parquet", "webdataset"}, "prompts": {"images"}}
+    for name, kinds in belongs.items():
+        option = f"--{name.replace('_', '-')}"
+        if getattr(arguments, name) is not None and (kind not in kinds or arguments.preset):
+            beside = f"--preset {arguments.preset}" if arguments.preset else f"--{kind}"
+            raise UserError(f"{option} does nothing beside {beside}", fix=f"leave out {option}")
+    if arguments.model is not None and not arguments.preset:
+        raise UserError("--model chooses among the models of a preset", fix="--preset rapidata --model sd3")
+
+
+def about(reference: Reference) -> dict[str, Any]:
+    from glmkit.evaluation.collect import COMPLETE
+    from glmkit.files import read_json
+
+    features: list[Mapping[str, Any]] = [read_json(place / COMPLETE) for place in reference.complete]
+    settings = {key: value for key, value in reference.manifest["settings"].items() if value is not None}
+    return {"name": reference.name, "folder": str(reference.folder), "settings": settings, "features": features}
+
+
+def describe(reference: Reference) -> str:
+    """The set in a few lines: where it comes from, and what it can measure."""
+    row = about(reference)
+    settings = row["settings"]
+    kind = next(kind for kind in ("images", "parquet", "webdataset") if kind in settings)
+    where = f"{settings[kind][0]}" + (f" and {len(settings[kind]) - 1} more" if len(settings[kind]) > 1 else "")
+    chosen = " ".join(settings[key] for key in ("preset", "model", "column") if key in settings)
+    lines = [f"{reference.name}: {kind} {where}" + (f" ({chosen})" if chosen else "")]
+    for features in row["features"]:
+        left = [f"{features[name]} {name}" for name in ("repeats", "errors") if features[name]]
+        lines.append(f"  {features['label']}: {features['count']} pictures" + (f"; {', '.join(left)}" if left else ""))
+    if not row["features"]:
+        lines.append("  unfinished; repeat the glmkit reference add command to continue")
+    return "\n".join(lines)

@@ -1,0 +1,208 @@
+"""Pictures -> features in one file, N D float32, written batch by batch: memory does not grow with N, a kill costs one
+batch, and a continued run cuts the same batches (floating-point sums depend on them).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+
+from glmkit import runs
+from glmkit.errors import UserError
+from glmkit.evaluation.features import Extractor
+from glmkit.files import append_jsonl, explained, read_json, read_jsonl, write_json, write_jsonl
+from glmkit.generation.pictures import as_rgb
+
+BATCH = 32
+Entry = tuple[dict[str, Any], Image.Image | None]  # a journal row, and its picture when it counts
+PICTURES, FEATURES, COMPLETE = "pictures.jsonl", "features.f32", "complete.json"
+
+
+class Place(NamedTuple):
+    """Where a picture is: the number of the file in its source, the row in it, and which of the row's pictures."""
+
+    file: int
+    row: int
+    part: int = 0
+
+
+@dataclass(frozen=True)
+class Item:
+    """An encoded picture; `key` says in words where it came from."""
+
+    place: Place
+    key: str
+    data: bytes
+    prompt: str | None = None
+
+
+class Source(Protocol):
+    def items(self, after: Place | None) -> Iterator[Item]:
+        """Every picture after that place, always in the same order."""
+        ...
+
+
+@dataclass(frozen=True)
+class Features:
+    """Stored features, `count` x `width`; `repeats` and `errors` count what was read beside them."""
+
+    folder: Path
+    width: int
+    count: int
+    repeats: int
+    errors: int
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """What was read: `place`, `key`, `prompt`, `sha256`, and `index` (of the features), `repeats` or `error`."""
+        with (self.folder / PICTURES).open(encoding="utf-8") as lines:
+            yield from map(json.loads, lines)
+
+    def take(self, indices: np.ndarray) -> np.ndarray:
+        """The features with these indices, in that order: for as many as fit into memory."""
+        stored = np.memmap(self.folder / FEATURES, np.float32, "r", shape=(self.count, self.width))
+        return np.asarray(stored[indices])
+
+
+def collect(
+    source: Source, extractor: Extractor, folder: Path, *, unique: bool, title: str, limit: int | None = None
+) -> Features:
+    """The features of the pictures of a source (of the first `limit`), continued where an earlier call stopped.
+
+    `unique`: a picture that occurs again, byte for byte, counts once. A picture that cannot be read is a row with its
+    error. UserError when there is none that can.
+    """
+    if (folder / COMPLETE).exists():
+        return load(folder)
+    rows = _continue(folder, extractor.width)
+    seen = {bytes.fromhex(row["sha256"]) for row in rows if "index" in row} if unique else None
+    count = sum("index" in row for row in rows)
+    items = source.items(Place(*rows[-1]["place"]) if rows else None)
+    del rows
+    with ThreadPoolExecutor(max(1, min(8, runs.cores()))) as pool:
+        found = _first(_read(items, seen, pool), None if limit is None else limit - count)
+        for batch in track(_batches(found), title, console=Console(stderr=True)):
+            pictures = [picture for _, picture in batch if picture is not None]
+            if pictures:
+                _append(folder / FEATURES, extractor.extract(pictures))
+            new = []
+            for row, picture in batch:
+                new.append({**row, "index": count} if picture is not None else row)
+                count += picture is not None
+            append_jsonl(folder / PICTURES, *new)
+    return _finish(folder, extractor, title)
+
+
+def load(folder: Path) -> Features:
+    """Features that are complete."""
+    about = read_json(folder / COMPLETE)
+    return Features(folder, *(about[name] for name in ("width", "count", "repeats", "errors")))
+
+
+def _finish(folder: Path, extractor: Extractor, title: str) -> Features:
+    """Mark the features as complete; UserError when there are none."""
+    rows = read_jsonl(folder / PICTURES) if (folder / PICTURES).exists() else []
+    count, repeats, errors = (sum(name in row for row in rows) for name in ("index", "repeats", "error"))
+    if not count:
+        first = next((f"{row['key']}: {row['error']}" for row in rows if "error" in row), "no pictures")
+        raise UserError(f"{title}: no picture could be read", found=first, fix="check the files and the options")
+    about = {"width": extractor.width, "count": count, "repeats": repeats, "errors": errors}
+    made_by = {"spec": extractor.spec, "label": extractor.label, "conventions": dict(extractor.conventions)}
+    write_json(folder / COMPLETE, {**about, **made_by})
+    return load(folder)
+
+
+def decode(data: bytes) -> Image.Image:
+    """RGB, upright, transparent parts on white; any error of the decoder."""
+    with Image.open(io.BytesIO(data)) as opened:
+        return as_rgb(opened)
+
+
+def _continue(folder: Path, width: int) -> list[dict[str, Any]]:
+    """The rows of whole batches that are stored; what a kill left beyond them is cut off both files."""
+    rows = read_jsonl(folder / PICTURES, partial=True) if (folder / PICTURES).exists() else []
+    whole = sum("index" in row for row in rows) // BATCH * BATCH
+    last = max((position for position, row in enumerate(rows) if row.get("index", whole) < whole), default=-1)
+    rows = rows[: last + 1]
+    if (folder / PICTURES).exists():
+        write_jsonl(folder / PICTURES, rows)
+    _cut(folder / FEATURES, whole * width * 4)
+    return rows
+
+
+def _cut(path: Path, size: int) -> None:
+    if path.exists():
+        os.truncate(path, size)
+
+
+def _append(path: Path, features: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with explained(path), path.open("ab") as handle:
+        handle.write(np.ascontiguousarray(features, dtype=np.float32).tobytes())
+        handle.flush()
+        os.fsync(handle.fileno())
+
+
+def _read(items: Iterator[Item], seen: set[bytes] | None, pool: ThreadPoolExecutor) -> Iterator[Entry]:
+    """Journal rows with their pictures, decoded a batch ahead by the pool."""
+    while ahead := list(islice(items, BATCH)):
+        decoded = [pool.submit(_attempt, item.data) for item in ahead]
+        for item, future in zip(ahead, decoded, strict=True):
+            digest = hashlib.sha256(item.data).digest()
+            row: dict[str, Any] = {
+                "place": item.place,
+                "key": item.key,
+                "prompt": item.prompt,
+                "sha256": digest.hex(),
+            }
+            if seen is not None and digest in seen:
+                yield {**row, "repeats": True}, None
+                continue
+            picture, error = future.result()
+            if error is not None:
+                yield {**row, "error": error}, None
+                continue
+            if seen is not None:
+                seen.add(digest)
+            yield row, picture
+
+
+def _attempt(data: bytes) -> tuple[Image.Image | None, str | None]:
+    try:
+        return decode(data), None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        return None, f"{type(error).__name__}: {error}"
+
+
+def _first(found: Iterator[Entry], limit: int | None) -> Iterator[Entry]:
+    """Entries with up to `limit` pictures."""
+    pictures = 0
+    while pictures != limit and (entry := next(found, None)) is not None:
+        pictures += entry[1] is not None
+        yield entry
+
+
+def _batches(found: Iterator[Entry]) -> Iterator[list[Entry]]:
+    """Groups with `BATCH` pictures each, except the last."""
+    batch: list[Entry] = []
+    pictures = 0
+    for entry in found:
+        batch.append(entry)
+        pictures += entry[1] is not None
+        if pictures == BATCH:
+            yield batch
+            batch, pictures = [], 0
+    if batch:
+        yield batch

@@ -1,0 +1,92 @@
+"""InceptionV3 of 2015-12-05, layer 2048: the features of FID (Heusel et al. 2017) and KID (Binkowski et al. 2018).
+
+torchmetrics' network with torch-fidelity's conversion of the original weights. `inception` downloads them once,
+`inception:FILE` takes a file; either must have the published checksum, or the distance would not be FID.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.error import URLError
+
+import numpy as np
+import torch
+from PIL import Image
+
+from glmkit.errors import UserError
+from glmkit.evaluation.features import need
+from glmkit.files import atomic_path
+from glmkit.runs import cache_folder
+
+URL = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
+SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+ANTIALIAS = True  # torchmetrics' default since 1.8; before, and in the first FID code, there was none
+
+
+class Inception:
+    label = "InceptionV3-2015-12-05"
+    width = 2048
+    distances = {"frechet": "fid", "kernel": "kid"}
+
+    def __init__(self, weights: Path, device: str) -> None:
+        try:
+            from torchmetrics.image.fid import NoTrainInceptionV3
+        except ImportError as error:
+            raise need("torchmetrics", error) from error
+        try:
+            network = NoTrainInceptionV3("inception-v3-compat", [str(self.width)], str(weights), ANTIALIAS)
+        except ModuleNotFoundError as error:
+            raise need("torch-fidelity", error) from error
+        self._network = network.to(device)
+        self._device = device
+        self.spec = f"inception:{weights.resolve()}"
+        self.conventions = {
+            "network": "InceptionV3, TensorFlow weights of 2015-12-05 (torch-fidelity), torchmetrics",
+            "weights_sha256": SHA256,
+            "layer": str(self.width),
+            "resize": "299x299, bilinear, ratio not kept",
+            "antialias": ANTIALIAS,
+            "input": "uint8 0..255, (x - 128) / 128",
+            "dtype": "float32",
+        }
+
+    @torch.inference_mode()
+    def extract(self, pictures: Sequence[Image.Image]) -> np.ndarray:
+        """One by one: pictures differ in size, and are resized by the network itself."""
+        rows = []
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            for picture in pictures:
+                pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].to(self._device)
+                rows.append(self._network(pixels).float().cpu().numpy())
+        return np.concatenate(rows)
+
+
+def load(argument: str, device: str) -> Inception:
+    return Inception(_checked(Path(argument)) if argument else _downloaded(), device)
+
+
+def _checked(path: Path) -> Path:
+    if not path.is_file():
+        raise UserError(f"Inception weights {path} do not exist", fix=f"the file of {URL}")
+    with path.open("rb") as handle:
+        found = hashlib.file_digest(handle, "sha256").hexdigest()
+    if found != SHA256:
+        raise UserError(f"{path} does not hold the Inception weights of FID", found=f"sha256 {found}", fix=SHA256)
+    return path
+
+
+def _downloaded() -> Path:
+    path = cache_folder() / URL.rsplit("/", 1)[1]
+    if not path.exists():
+        try:
+            with atomic_path(path) as temporary:
+                torch.hub.download_url_to_file(URL, str(temporary), hash_prefix=SHA256)
+        except (URLError, RuntimeError, TimeoutError) as error:
+            raise UserError(
+                f"cannot download the Inception weights from {URL}",
+                found=str(error),
+                fix="--features inception:FILE with that file, or --features efficientnet-lite0 (which is not FID)",
+            ) from error
+    return _checked(path)
