@@ -10,7 +10,7 @@ S source tokens (all sources of one row together), D width, E width of the condi
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple, cast
 
@@ -105,6 +105,12 @@ class SourceCache:
         mask = torch.arange(longest, device=device) < torch.tensor(lengths, device=device)[:, None]
         return cls(tuple(layers), mask)
 
+    def only(self, rows: Tensor) -> SourceCache:
+        """The same cache for the rows where `rows` (B) is True; the others read no sources, as without a cache."""
+        tokens = self.layers[0].key.shape[2]
+        mask = rows[:, None].expand(-1, tokens)
+        return SourceCache(self.layers, mask if self.mask is None else mask & self.mask)
+
 
 class DiffusionDecoder(nn.Module):
     """Predicts the velocity `noise - clean` of normalised VAE latents."""
@@ -151,18 +157,17 @@ class DiffusionDecoder(nn.Module):
         mask = _key_mask(text, image, glyph_mask, sources)
         for index, block in enumerate(self.transformer_blocks):
             source = None if sources is None else sources.layers[index]
-            if self.gradient_checkpointing and torch.is_grad_enabled():
-                text, image = checkpoint(block, text, image, condition, rope, mask, source, use_reentrant=False)
-            else:
-                text, image = block(text, image, condition, rope, mask, source)
+            text, image = self._through(block, text, image, condition, rope, mask, source)
         patches = self.proj_out(self.norm_out(image, condition))
         return F.pixel_shuffle(patches.transpose(1, 2).unflatten(2, (rows, columns)), self.config.patch_size)
 
     def write_sources(self, sources: Sequence[tuple[Tensor, Tensor, tuple[int, int]]]) -> SourceCache:
-        """Keys and values of one row's source pictures (stock's cache mode "write").
+        """Keys and values of source pictures (stock's cache mode "write"), with gradients where those are enabled.
 
-        A source is `(latents 1 C H W clean, prior 1 N, (height, width) in pixels)`. Each goes through the decoder on
-        its own at timestep 0, without glyphs: sources see neither each other nor the target (block-causal).
+        A source is `(latents B C H W clean, prior B N, (height, width) in pixels)`: one picture for each row, all of
+        one size; the rows have the same number of sources (see `SourceCache.batch` for other batches). Each picture
+        goes through the decoder on its own at timestep 0, without glyphs: sources see neither each other nor the
+        target (block-causal).
         """
         written = [self._write_source(latents, prior, size) for latents, prior, size in sources]
         return SourceCache(tuple(KeyValue.join(layer, dim=2) for layer in zip(*written, strict=True)))
@@ -177,9 +182,15 @@ class DiffusionDecoder(nn.Module):
         rope = rotary_table(0, rows, columns, self.config.attention_head_dim, image.device)
         layers = []
         for block in self.transformer_blocks:
-            text, image, own = cast(Block, block).with_keys(text, image, condition, rope)
+            text, image, own = self._through(cast(Block, block).with_keys, text, image, condition, rope)
             layers.append(own)
         return layers
+
+    def _through(self, block: Callable[..., Any], *given: Any) -> Any:
+        """`block(*given)`, computed again in the backward pass where memory is worth more than time."""
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return checkpoint(block, *given, use_reentrant=False)
+        return block(*given)
 
     def _prior(self, prior: Tensor, keep: Tensor) -> Tensor:
         # Dropped tokens are zeroed BEFORE the projector, whose biases then make a learned "no prior" vector.

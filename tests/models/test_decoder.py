@@ -187,6 +187,75 @@ def test_rows_with_different_numbers_of_sources(stock: Any, ours: DiffusionDecod
         assert difference(velocity[index : index + 1], expected) <= TOLERANCE
 
 
+def stacked(rows: list[list[tuple]]) -> list[tuple]:
+    """Sources of several rows, k-th with k-th, as one batch."""
+    return [
+        (torch.cat([latents for latents, _, _ in kth]), torch.cat([prior for _, prior, _ in kth]), kth[0][2])
+        for kth in zip(*rows, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("shapes", [[(8, 8)], [(4, 8), (8, 6)]])
+def test_sources_of_a_batch_are_written_together(
+    stock: Any, ours: DiffusionDecoder, shapes: list[tuple[int, int]]
+) -> None:
+    """One pass for all rows gives what stock gives row by row; a row that drops its sources equals stock's "skip"."""
+    inputs = draw_inputs(3, 8, 8)
+    rows = [[draw_source(*shape, 10 * row + n) for n, shape in enumerate(shapes)] for row in range(3)]
+    written = ours.write_sources(stacked(rows))
+    cache = write_stock(stock, rows)
+    for layer, expected in zip(written.layers, cache.caches, strict=True):
+        assert difference(layer.key.transpose(1, 2), torch.cat(list(expected.k_caches))) <= TOLERANCE
+        assert difference(layer.value.transpose(1, 2), torch.cat(list(expected.v_caches))) <= TOLERANCE
+
+    cache.set_mode("read")
+    read = run_stock(stock, cache, **inputs)
+    assert difference(ours(glyph_mask=None, sources=written, **inputs), read) <= TOLERANCE
+    cache.set_mode("skip")
+    skipped = run_stock(stock, cache, **inputs)
+    some = ours(glyph_mask=None, sources=written.only(torch.tensor([True, False, True])), **inputs)
+    assert difference(some[[0, 2]], read[[0, 2]]) <= TOLERANCE
+    assert difference(some[1], skipped[1]) <= TOLERANCE
+    assert difference(read[1], skipped[1]) > 100 * TOLERANCE
+
+
+def test_only_keeps_what_was_masked_before(ours: DiffusionDecoder) -> None:
+    """Rows with different numbers of sources, one of them dropped."""
+    inputs = draw_inputs(3, 8, 8)
+    rows = [[draw_source(4, 4, 1)], [draw_source(4, 4, 2), draw_source(6, 4, 3)], []]
+    sources = SourceCache.batch([ours.write_sources(row) if row else None for row in rows])
+    assert sources is not None
+    velocity = ours(glyph_mask=None, sources=sources.only(torch.tensor([True, False, True])), **inputs)
+    kept = ours(glyph_mask=None, sources=sources, **inputs)
+    assert difference(velocity[[0, 2]], kept[[0, 2]]) <= 1e-6
+    assert difference(velocity[1], ours(glyph_mask=None, **inputs)[1]) <= TOLERANCE
+
+
+def test_gradients_of_sources_are_those_of_rows_alone(ours: DiffusionDecoder) -> None:
+    """The loss of a batch reaches every weight through the sources as the losses of its rows do; checkpointed, too."""
+    decoder = DiffusionDecoder(ours.config)
+    decoder.load_state_dict(ours.state_dict())
+    inputs = draw_inputs(2, 4, 4)
+    rows = [[draw_source(4, 4, row)] for row in range(2)]
+    alone = sum(
+        decoder(glyph_mask=None, sources=decoder.write_sources(rows[row]), **only(inputs, row)).square().sum()
+        for row in range(2)
+    )
+    expected = torch.autograd.grad(alone, list(decoder.parameters()))
+    with torch.no_grad():
+        constant = decoder.write_sources(stacked(rows))
+    for switch in (False, True):
+        decoder.gradient_checkpointing = switch
+        together = decoder(glyph_mask=None, sources=decoder.write_sources(stacked(rows)), **inputs).square().sum()
+        gradients = torch.autograd.grad(together, list(decoder.parameters()))
+        for (name, _), ours_, theirs in zip(decoder.named_parameters(), gradients, expected, strict=True):
+            assert torch.allclose(ours_, theirs, rtol=1e-3, atol=1e-3), name
+    partial = decoder(glyph_mask=None, sources=constant, **inputs).square().sum()
+    keys = decoder.transformer_blocks[0].attn1.to_k.weight
+    position = [id(parameter) for parameter in decoder.parameters()].index(id(keys))
+    assert not torch.allclose(torch.autograd.grad(partial, keys)[0], expected[position], rtol=1e-2)
+
+
 def test_a_batch_of_nothing_but_sourceless_rows_needs_no_cache() -> None:
     assert SourceCache.batch([None, None]) is None
 
