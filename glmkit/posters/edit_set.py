@@ -12,7 +12,6 @@ from typing import Any
 
 from glmkit.posters.check_edits import kept_region
 from glmkit.posters.edits import KINDS, Edit, draw_edit, words_of
-from glmkit.posters.grammar import draw_scene
 
 OF_EACH_KIND = 16
 LEAST_KEPT = 1 / 200  # of the pixels: fewer say nothing about what was kept
@@ -27,11 +26,9 @@ def edit_set() -> dict[str, Edit]:
     for kind in KINDS:
         number = 0
         while number < OF_EACH_KIND:
-            edit = draw_edit(draw_scene(rng, split="held-out"), kind, rng, "held-out")
-            if edit is None or kept_region(edit).mean() < LEAST_KEPT:
-                continue
+            edit = draw_edit(rng, kind, split="held-out")
             words = words_of(*edit.source.texts, *edit.target.texts)
-            if not words & seen:
+            if not words & seen and kept_region(edit).mean() >= LEAST_KEPT:
                 seen |= words
                 number += 1
                 edits[f"{kind}-{number:02d}"] = edit

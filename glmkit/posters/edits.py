@@ -24,6 +24,7 @@ from glmkit.posters.grammar import (
     SHAPES,
     Scene,
     Shape,
+    draw_scene,
     readable_on,
     recolour,
     shape_words,
@@ -56,22 +57,20 @@ class Edit:
         return tuple(text for text in self.source.texts if text not in self.target.texts)
 
 
-def draw_edit(scene: Scene, kind: Kind, rng: random.Random, split: Split) -> Edit | None:
+def draw_edit(rng: random.Random, kind: Kind, *, height: int = 256, width: int = 256, split: Split = "train") -> Edit:
+    """Draw a poster and an edit of it. The same `rng` state and arguments give the same edit."""
+    while True:
+        if edit := edited(draw_scene(rng, height=height, width=width, split=split), kind, rng, split):
+            return edit
+
+
+def edited(scene: Scene, kind: Kind, rng: random.Random, split: Split) -> Edit | None:
     """An edit of this kind whose letters start as those of `scene`; None when the scene allows none.
 
     A scene without a shape gets other colours and a shape first where one is added or removed. New words are those of
-    `split`. The same `rng` state and arguments give the same edit.
+    `split`.
     """
     return _DRAWN[kind](scene, rng, split)
-
-
-def any_edit(scene: Scene, first: Kind, rng: random.Random, split: Split) -> Edit | None:
-    """An edit of the kind `first` if the scene allows it, else of the next kind that it allows; None for no kind."""
-    start = KINDS.index(first)
-    for kind in KINDS[start:] + KINDS[:start]:
-        if edit := draw_edit(scene, kind, rng, split):
-            return edit
-    return None
 
 
 def _background(scene: Scene, rng: random.Random, split: Split) -> Edit | None:

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from glmkit.posters import fonts
+from glmkit.posters.edits import KINDS, Edit, draw_edit
 from glmkit.posters.grammar import Scene, draw_scene
 from glmkit.posters.words import Split
 
@@ -74,6 +75,29 @@ def mask_pool(
 
     chunks = _in_chunks(fill, count, workers)
     return [scene for chunk in chunks for scene in chunk], masks
+
+
+def edit_of(seed: int, index: int, *, height: int, width: int, split: Split) -> Edit:
+    """Edit number `index` of the endless series that `seed` names; the kinds take turns."""
+    rng = random.Random(f"edit {seed}:{index}")
+    return draw_edit(rng, KINDS[index % len(KINDS)], height=height, width=width, split=split)
+
+
+def edit_pool(
+    count: int, seed: int, *, height: int = 256, width: int = 256, workers: int = 1, split: Split = "train"
+) -> tuple[list[Edit], np.ndarray]:
+    """The first `count` edits of a series and the masks of both sides, uint8 N 2 H W: source, target."""
+    masks = _shared(count, 2, height, width)
+
+    def fill(start: int, stop: int) -> list[Edit]:
+        edits = [edit_of(seed, index, height=height, width=width, split=split) for index in range(start, stop)]
+        for index, edit in enumerate(edits, start=start):
+            masks[index, 0] = text_mask(edit.source)
+            masks[index, 1] = text_mask(edit.target) if edit.written else masks[index, 0]
+        return edits
+
+    chunks = _in_chunks(fill, count, workers)
+    return [edit for chunk in chunks for edit in chunk], masks
 
 
 def letter_pool(scenes: Sequence[Scene], workers: int = 1) -> np.ndarray:

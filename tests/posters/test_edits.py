@@ -10,33 +10,31 @@ import numpy as np
 import pytest
 
 from glmkit.posters import fonts
-from glmkit.posters.edits import KINDS, Edit, any_edit, draw_edit, words_of
+from glmkit.posters.edits import KINDS, Edit, draw_edit, edited, words_of
 from glmkit.posters.grammar import COLOURS, MIN_SHAPE_CONTRAST, MIN_TEXT_CONTRAST, contrast, shape_words
-from glmkit.posters.masks import scene_of, text_mask
+from glmkit.posters.masks import edit_of, edit_pool, scene_of, text_mask
 from glmkit.posters.words import Split, held_out
 
 
 @cache
 def edits(count: int = 240, *, height: int = 256, width: int = 256, split: Split = "train") -> tuple[Edit, ...]:
-    drawn = []
-    for index in range(count):
-        scene = scene_of(7, index, height=height, width=width, split=split)
-        edit = any_edit(scene, KINDS[index % 4], random.Random(index), split)
-        assert edit is not None
-        drawn.append(edit)
-    return tuple(drawn)
+    return tuple(edit_of(7, index, height=height, width=width, split=split) for index in range(count))
 
 
-def test_kinds_are_as_asked_but_for_scenes_that_do_not_allow_them() -> None:
-    kinds = [edit.kind for edit in edits()]
-    assert sum(kind == KINDS[index % 4] for index, kind in enumerate(kinds)) > 0.9 * len(kinds)
-    assert min(kinds.count(kind) for kind in KINDS) > 0.2 * len(kinds)
-
-
-def test_a_seed_names_one_edit() -> None:
-    scene = scene_of(7, 3, height=256, width=256, split="train")
+def test_a_series_draws_the_kinds_in_turn_and_the_same_edits_again() -> None:
+    assert [edit.kind for edit in edits()] == list(KINDS) * 60
     for kind in KINDS:
-        assert draw_edit(scene, kind, random.Random(5), "train") == draw_edit(scene, kind, random.Random(5), "train")
+        assert draw_edit(random.Random(5), kind) == draw_edit(random.Random(5), kind)
+
+
+def test_a_pool_holds_the_letters_of_both_sides() -> None:
+    alone, masks = edit_pool(300, 7, height=64, width=96)
+    shared, same = edit_pool(300, 7, height=64, width=96, workers=2)
+    assert alone == shared and np.array_equal(masks, same) and masks.shape == (300, 2, 64, 96)
+    for index, edit in list(enumerate(alone))[:40]:
+        assert np.array_equal(masks[index, 0], text_mask(edit.source))
+        assert np.array_equal(masks[index, 1], text_mask(edit.target))
+        assert np.array_equal(*masks[index]) == (edit.kind != "word")
 
 
 def test_target_differs_from_source_in_what_the_kind_names() -> None:
@@ -119,10 +117,9 @@ def test_held_out_edits_show_held_out_words() -> None:
 
 
 def test_a_scene_without_room_allows_no_shape() -> None:
-    """Two lines that fill the poster: the next kind is drawn instead."""
+    """Two lines that fill the poster."""
     scene = scene_of(7, 0, height=256, width=256, split="train")
     full = replace(scene, position="middle", lines=tuple(replace(scene.lines[0], baseline=b) for b in (70, 240)))
     full = replace(full, shape=replace(full.shape, kind="none"))
-    assert draw_edit(full, "add", random.Random(0), "train") is None
-    edit = any_edit(full, "add", random.Random(0), "train")
-    assert edit is not None and edit.kind == "background"
+    assert edited(full, "add", random.Random(0), "train") is None
+    assert edited(full, "background", random.Random(0), "train") is not None
