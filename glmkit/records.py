@@ -34,13 +34,17 @@ class Record:
 
 @dataclass(frozen=True)
 class Prompt(Record):
-    """One prompt of a suite. `texts` is what the picture must show, written out, never parsed from `prompt`."""
+    """One prompt of a suite. `texts` is what the picture must show, written out, never parsed from `prompt`.
+
+    `ground_truth` is the same as a public benchmark compares it, where its formula reads more than the texts.
+    """
 
     id: str
     prompt: str
     texts: tuple[str, ...] = ()
     split: str = "all"
     language: str = "en"
+    ground_truth: str = ""
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,9 @@ class Summary(Record):
     {n_scored, n_total, n_prompts, scores}. `metrics` maps a metric to {direction, definition}. A value is None when
     nothing was scored, an interval when there are fewer than two prompts. `alignment` says which CLIP gave its cosine,
     `distances` are rows of `Distance`; both are empty when nobody asked.
+
+    `family` says what the scores may be called: "official" (the benchmark's OCR engine, weights and all its pictures)
+    or "formula of X, OCR engine Y"; `why_not_official` says what differs then.
     """
 
     suite: str
@@ -125,6 +132,8 @@ class Summary(Record):
     bootstrap: Mapping[str, Any]
     alignment: Mapping[str, Any] = field(default_factory=dict)
     distances: tuple[Mapping[str, Any], ...] = ()
+    family: str = ""
+    why_not_official: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -19,3 +19,9 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def tiny_copy(tiny_model: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_model, tmp_path / "model"))
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one test has read or built is not there for another, nor in the cache of whoever runs the tests."""
+    monkeypatch.setenv("GLMKIT_CACHE", str(tmp_path / "cache"))

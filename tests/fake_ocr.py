@@ -12,14 +12,22 @@ from pathlib import Path
 
 from PIL import Image, PngImagePlugin
 
-from glmkit.evaluation.reading import Line
+from glmkit.evaluation.reading import Identity, Line, here
 
 
-def identity() -> str:
-    return "fake"
+def identity(where: str) -> Identity:
+    return Identity(f"fake {where}".strip())
 
 
-def load(threads: int) -> Callable[[Path], list[Line]]:
+def processes(cores: int) -> int:
+    return cores // 2
+
+
+def command(where: str, threads: int, number: int) -> list[str]:
+    return here(__name__, where, threads, number)
+
+
+def load(where: str, threads: int, number: int) -> Callable[[Path, int], list[Line]]:
     if os.environ.get("FAKE_OCR_BROKEN"):
         raise RuntimeError("no weights")
     return _read
@@ -37,7 +45,7 @@ def write(path: Path, *lines: str, confidence: float = 0.9, does: str = "read") 
     return path
 
 
-def _read(path: Path) -> list[Line]:
+def _read(path: Path, tokens: int) -> list[Line]:
     print("libraries print, too")
     if log := os.environ.get("FAKE_OCR_LOG"):
         with open(log, "a", encoding="utf-8") as handle:

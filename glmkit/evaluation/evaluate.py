@@ -3,40 +3,39 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import track
-
 from glmkit.errors import UserError
-from glmkit.evaluation import stats, suites
-from glmkit.evaluation.pictures import Drawing, copy, draw, find, sha256, write_references
-from glmkit.evaluation.reading import Line, ReadError, read_all, reading_order
-from glmkit.files import append_jsonl, read_jsonl, write_json, write_jsonl
+from glmkit.evaluation import engines, stats, suites
+from glmkit.evaluation.layouts import Found
+from glmkit.evaluation.pictures import Drawing, copy, draw, sha256, write_references
+from glmkit.evaluation.reading import Identity, ReadError, reading_order
+from glmkit.evaluation.readings import Reading, readings
+from glmkit.evaluation.suite import Suite, family, why_not_official
+from glmkit.files import write_json, write_jsonl
 from glmkit.records import Generation, Prompt, Score, Summary
 from glmkit.runs import fingerprint, open_run
 
 ENGINE = "glmkit.evaluation.engines.paddleocr"
 MIN_CONFIDENCE = 0.5  # as the public CVTG-2K scripts; lines below are what OCR imagines in textures
 
-Readings = Mapping[str, tuple[Line, ...] | ReadError]
-
 
 @dataclass(frozen=True)
 class Plan:
     """What one evaluation measures: pictures that a model draws (`drawing`), or those in the folder `images`.
 
-    `engine` is the module name of the OCR engine. `seeds` is how many pictures a prompt should have in `images`; None
-    takes what is there.
+    `engine` is the module of the OCR engine, MODULE or MODULE:WHERE (`engines`). `data` is the folder with the prompt
+    files of a public benchmark. `seeds` is how many pictures a prompt should have in `images`; None takes what is
+    there.
     """
 
     suite: str
     engine: str
+    data: Path | None = None
     split: str | None = None
     limit: int | None = None
     drawing: Drawing | None = None
@@ -57,14 +56,24 @@ class Plan:
             )
         return self.images.resolve()
 
+    def reader(self) -> Identity:
+        """The OCR engine with its weights and versions."""
+        module, where = engines.find(self.engine)
+        identity: Identity = module.identity(where)
+        return identity
+
+    def prompt_files(self) -> dict[str, str]:
+        """The prompt files of the suite by name, with their sha256."""
+        return {path.name: sha256(path) for path in suites.load(self.suite).files(self.data)}
+
     def settings(self) -> dict[str, Any]:
         """Everything that decides the numbers, as JSON values; prompts and weights by fingerprint."""
         shared = {
             "suite": self.suite,
-            "suite_fingerprint": fingerprint(suites.load(self.suite).PROMPTS),
+            "suite_fingerprint": _digest(self.prompt_files())[:16],
             "split": self.split,
             "limit": self.limit,
-            "ocr": f"{importlib.import_module(self.engine).identity()} confidence>={MIN_CONFIDENCE}",
+            "ocr": f"{self.reader()} confidence>={MIN_CONFIDENCE}",
         }
         if self.drawing is None:
             return {**shared, "images": str(self._images), "seeds": self.seeds}
@@ -79,9 +88,7 @@ class Plan:
 
     def default_folder(self) -> Path:
         """Where the run goes when nobody says: the same settings always continue in the same folder."""
-        settings = json.dumps(self.settings(), sort_keys=True).encode()
-        name = Path(self.name).name
-        return Path("reports") / f"{self.suite}-{name}-{hashlib.sha256(settings).hexdigest()[:8]}"
+        return Path("reports") / f"{self.suite}-{Path(self.name).name}-{_digest(self.settings())[:8]}"
 
 
 def evaluate(plan: Plan, folder: Path, device: str = "cpu") -> Summary:
@@ -91,10 +98,11 @@ def evaluate(plan: Plan, folder: Path, device: str = "cpu") -> Summary:
     images.jsonl, pictures/, readings.jsonl (raw OCR), scores.jsonl and summary.json.
     """
     suite = suites.load(plan.suite)
-    prompts = suites.prompts(suite, plan.split, plan.limit)
+    prompts = suites.prompts(suite, plan.split, plan.limit, plan.data)
     settings = plan.settings()
+    found: Found | None = None
     if plan.drawing is None:
-        found = find(Path(settings["images"]), prompts)
+        found = suite.find(Path(settings["images"]), prompts)
         open_run(folder, "eval", settings)
         write_references(folder, suite, prompts)
         generations = copy(folder, found, prompts, plan.seeds)
@@ -105,35 +113,18 @@ def evaluate(plan: Plan, folder: Path, device: str = "cpu") -> Summary:
         open_run(folder, "eval", settings, device)
         sources = write_references(folder, suite, prompts)
         generations = draw(folder, prompts, plan.drawing, device, sources)
-    read = readings(folder, generations, plan.engine)
     by_id = {prompt.id: prompt for prompt in prompts}
+    reader = plan.reader()
+    answers = {name: suite.answer_tokens(prompt) for name, prompt in by_id.items()}
+    read = readings(folder, generations, plan.engine, reader, answers)
     scores = [score(suite, by_id[row.prompt_id], row, read, folder) for row in generations]
     write_jsonl(folder / "scores.jsonl", (row.to_row() for row in scores))
-    summary = summarise(plan, suite, scores, settings["ocr"])
+    summary = summarise(plan, suite, scores, reader, found)
     write_json(folder / "summary.json", summary.to_row())
     return summary
 
 
-def readings(folder: Path, generations: Sequence[Generation], engine: str) -> Readings:
-    """Picture id -> its lines, or why they could not be read. Content that was read before is not read again."""
-    journal = folder / "readings.jsonl"
-    identity = importlib.import_module(engine).identity()
-    known: dict[str, tuple[Line, ...] | ReadError] = {}
-    for row in read_jsonl(journal, partial=True) if journal.exists() else []:
-        if row["engine"] == identity:
-            known[row["sha256"]] = tuple(Line.from_row(line) for line in row["lines"])
-    contents = {row.id: (sha256(folder / row.file), folder / row.file) for row in generations if row.file}
-    unread = {path: content for content, path in dict(contents.values()).items() if content not in known}
-    results = read_all(list(unread), engine) if unread else ()
-    for path, result in track(results, "reading", len(unread), console=Console(stderr=True), disable=not unread):
-        known[unread[path]] = result
-        if not isinstance(result, ReadError):
-            lines = [line.to_row() for line in result]
-            append_jsonl(journal, {"sha256": unread[path], "engine": identity, "lines": lines})
-    return {name: known[content] for name, (content, _) in contents.items()}
-
-
-def score(suite: suites.Suite, prompt: Prompt, row: Generation, read: Readings, folder: Path) -> Score:
+def score(suite: Suite, prompt: Prompt, row: Generation, read: Mapping[str, Reading], folder: Path) -> Score:
     """One picture: compared when it was drawn and read, otherwise a row with the error."""
     empty = Score(row.id, prompt.id, row.seed, prompt.split, prompt.language, prompt.texts)
     if row.file is None or row.id not in read:
@@ -145,27 +136,39 @@ def score(suite: suites.Suite, prompt: Prompt, row: Generation, read: Readings, 
     return replace(empty, read=lines, counts=suite.counts(prompt, lines, folder / row.file))
 
 
-def summarise(plan: Plan, suite: suites.Suite, scores: Sequence[Score], ocr: str) -> Summary:
-    """Pooled scores of everything and of each split, with intervals over prompts."""
+def summarise(plan: Plan, suite: Suite, scores: Sequence[Score], reader: Identity, found: Found | None) -> Summary:
+    """Pooled scores of everything and of each split, with intervals over prompts, and what they may be called.
+
+    `found` are the picture files, None when a model drew them.
+    """
     splits = dict.fromkeys(row.split for row in scores)
+    why_not: tuple[str, ...] = ()
+    if suite.official is not None:
+        why_not = why_not_official(suite.official, reader, plan.prompt_files(), scores, found)
     return Summary(
         suite=plan.suite,
         model=plan.name,
         adapters=plan.drawing.adapters if plan.drawing is not None else (),
         **_pooled(suite, scores),
         splits={split: _pooled(suite, [row for row in scores if row.split == split]) for split in splits},
-        metrics=suite.METRICS,
-        ocr=ocr,
+        metrics=suite.metrics,
+        ocr=f"{reader} confidence>={MIN_CONFIDENCE}",
         bootstrap={"unit": "prompt", "resamples": stats.RESAMPLES, "level": stats.LEVEL, "seed": stats.SEED},
+        family=family(suite, reader, why_not),
+        why_not_official=why_not,
     )
 
 
-def _pooled(suite: suites.Suite, scores: Sequence[Score]) -> dict[str, Any]:
+def _pooled(suite: Suite, scores: Sequence[Score]) -> dict[str, Any]:
     scored = [row for row in scores if row.error is None]
-    estimates = {metric: stats.estimate(scored, metric) for metric in suite.METRICS}
+    estimates = {metric: stats.estimate(scored, metric) for metric in suite.metrics}
     return {
         "n_scored": len(scored),
         "n_total": len(scores),
         "n_prompts": len({row.prompt_id for row in scored}),
         "scores": {metric: {"value": e.value, "low": e.low, "high": e.high} for metric, e in estimates.items()},
     }
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

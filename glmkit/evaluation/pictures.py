@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import re
+import io
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from glmkit.errors import UserError
-from glmkit.evaluation.suites import Suite
+from glmkit.evaluation.layouts import Found, Tile
+from glmkit.evaluation.suite import Suite
 from glmkit.files import append_jsonl, atomic_path, read_jsonl, write_jsonl
-from glmkit.generation.pictures import save_picture
+from glmkit.generation.pictures import read_picture, save_picture
 from glmkit.records import Generation, Prompt, Request
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 BATCH = 8
 PARTS = ("autoregressive", "glyph", "decoder", "vae")
 
@@ -125,61 +125,59 @@ def _drawn(
             shown.pictures(done, len(requests))
 
 
-def find(images: Path, prompts: Sequence[Prompt]) -> dict[tuple[str, int], Path]:
-    """(prompt id, seed) -> picture file in a folder; a name without a seed is seed 0. UserError when there is none."""
-    ids = {prompt.id for prompt in prompts}
-    found: dict[tuple[str, int], Path] = {}
-    for path in sorted(images.iterdir()):
-        match = re.fullmatch(r"(.+)_(\d+)", path.stem)
-        if path.stem in ids:
-            key = (path.stem, 0)
-        elif match and match[1] in ids:
-            key = (match[1], int(match[2]))
-        else:
-            continue
-        if path.suffix.lower() not in SUFFIXES:
-            continue
-        if key in found:
-            names = f"{found[key].name} and {path.name}"
-            raise UserError(
-                f"{images} holds two pictures of {key[0]!r} with seed {key[1]}", found=names, fix="keep one"
-            )
-        found[key] = path
-    if not found:
-        raise UserError(
-            f"no picture in {images} is named after a prompt of the suite",
-            found=next((path.name for path in sorted(images.iterdir())), "an empty folder"),
-            fix=f"names like {prompts[0].id}.png or {prompts[0].id}_0.png",
-        )
-    return found
-
-
-def copy(
-    folder: Path, found: Mapping[tuple[str, int], Path], prompts: Sequence[Prompt], seeds: int | None
-) -> list[Generation]:
+def copy(folder: Path, found: Found, prompts: Sequence[Prompt], seeds: int | None) -> list[Generation]:
     """Copy pictures into the run folder, in prompt order; a prompt without its picture is a row with an error.
 
     Each prompt should have seeds 0 to `seeds` - 1; without `seeds` whatever it has, at least one.
     """
-    rows = []
-    for prompt in prompts:
-        present = sorted(seed for name, seed in found if name == prompt.id) or [0]
-        for seed in present if seeds is None else range(seeds):
-            rows.append(_copied(folder, found.get((prompt.id, seed)), prompt, seed))
+    present: dict[str, list[int]] = {}
+    for name, seed in sorted(found):
+        present.setdefault(name, []).append(seed)
+    rows = [
+        _copied(folder, found.get((prompt.id, seed)), prompt, seed)
+        for prompt in prompts
+        for seed in (present.get(prompt.id, [0]) if seeds is None else range(seeds))
+    ]
     write_jsonl(folder / "images.jsonl", (row.to_row() for row in rows))
     return rows
 
 
-def _copied(folder: Path, source: Path | None, prompt: Prompt, seed: int) -> Generation:
-    name = f"{prompt.id}_{seed}"
+def _copied(folder: Path, source: Path | Tile | None, prompt: Prompt, seed: int) -> Generation:
+    row = Generation(f"{prompt.id}_{seed}", prompt.id, prompt.prompt, seed)
     if source is None:
-        return Generation(name, prompt.id, prompt.prompt, seed, error="no picture")
-    file = f"pictures/{name}{source.suffix.lower()}"
+        return replace(row, error="no picture")
+    if isinstance(source, Tile):
+        return _cut(folder, source, row)
+    file = f"pictures/{row.id}{source.suffix.lower()}"
     target = folder / file
     if not target.exists() or sha256(target) != sha256(source):
         with atomic_path(target) as temporary:
             shutil.copyfile(source, temporary)
-    return Generation(name, prompt.id, prompt.prompt, seed, file)
+    return replace(row, file=file)
+
+
+def _cut(folder: Path, tile: Tile, row: Generation) -> Generation:
+    """One picture of a grid, saved as OneIG-Bench saves it before it reads it: JPEG with Pillow's quality.
+
+    Black tiles stand for pictures that could not be made.
+    """
+    try:
+        grid = read_picture(tile.path)
+    except UserError as error:
+        return replace(row, error=error.what)
+    width, height = grid.width // tile.columns, grid.height // tile.rows
+    left, top = tile.column * width, tile.row * height
+    picture = grid.crop((left, top, left + width, top + height))
+    if picture.getbbox() is None:
+        return replace(row, error="no picture: this tile of the grid is black")
+    encoded = io.BytesIO()
+    picture.save(encoded, format="JPEG")
+    file = f"pictures/{row.id}.jpg"
+    target = folder / file
+    if not target.exists() or target.read_bytes() != encoded.getvalue():
+        with atomic_path(target) as temporary:
+            temporary.write_bytes(encoded.getvalue())
+    return replace(row, file=file)
 
 
 def sha256(path: Path) -> str:

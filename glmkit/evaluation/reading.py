@@ -1,11 +1,13 @@
 """Pictures -> lines of text, by OCR processes of their own: a picture that crashes or hangs OCR costs one error row.
 
-Parent and process talk in lines of JSON: {"path"} in, {"lines"} or {"error"} out. A process ends when its input does,
-so none survives a killed parent.
+Parent and process talk in lines of JSON: {"path", "tokens"} in, {"lines"} or {"error"} out; an empty question is
+answered when the engine is ready. A process ends when its input does, so none survives a killed parent. The process is
+this file for engines that live in this environment, or any program that speaks the same, in an environment of its own.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import os
@@ -15,14 +17,15 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from glmkit import runs
 from glmkit.errors import UserError
+from glmkit.evaluation import engines
 from glmkit.records import Record
 
 MAX_PROCESSES = 8
@@ -37,6 +40,27 @@ class Line(Record):
     text: str
     confidence: float
     box: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Identity(Record):
+    """What decides a reading. `reader` names the engine and its settings, `weights` maps its files to their sha256.
+
+    `versions` are the other packages: a reading made with others is not taken again, but is as official.
+    """
+
+    reader: str
+    weights: Mapping[str, str] = field(default_factory=dict)
+    versions: str = ""
+
+    @property
+    def key(self) -> str:
+        """A short name for all of it."""
+        return hashlib.sha256(json.dumps(self.to_row(), sort_keys=True).encode()).hexdigest()[:16]
+
+    def __str__(self) -> str:
+        weights = hashlib.sha256(json.dumps(dict(self.weights), sort_keys=True).encode()).hexdigest()[:12]
+        return " ".join(filter(None, (self.reader, self.versions, f"weights {weights}")))
 
 
 class ReadError(Exception):
@@ -60,19 +84,24 @@ def reading_order(lines: Sequence[Line]) -> list[Line]:
     return [line for row in rows for line in sorted(row, key=lambda line: line.box[0])]
 
 
-def read_all(paths: Sequence[Path], engine: str) -> Iterator[tuple[Path, tuple[Line, ...] | ReadError]]:
-    """Read each picture once with the engine of that module name; results come as they are ready, in any order."""
+def read_all(pictures: Mapping[Path, int], engine: str) -> Iterator[tuple[Path, tuple[Line, ...] | ReadError]]:
+    """Read each picture once with an engine (`engines.find`); results come as they are ready, in any order.
+
+    `pictures` maps a file to the number of tokens with which an OCR language model may answer.
+    """
+    module, where = engines.find(engine)
     cores = runs.cores()
-    processes = max(1, min(MAX_PROCESSES, cores // 2, len(paths) // PICTURES_A_PROCESS))
+    processes = max(1, min(module.processes(cores), len(pictures) // PICTURES_A_PROCESS))
+    threads = max(1, cores // processes)
     free: queue.SimpleQueue[OcrProcess] = queue.SimpleQueue()
-    workers = [OcrProcess(engine, max(1, cores // processes)) for _ in range(processes)]
+    workers = [OcrProcess(module.command(where, threads, number)) for number in range(processes)]
     for worker in workers:
         free.put(worker)
 
     def read(path: Path) -> tuple[Line, ...] | ReadError:
         worker = free.get()
         try:
-            return worker.read(path)
+            return worker.read(path, pictures[path])
         except ReadError as error:
             return error
         finally:
@@ -80,7 +109,7 @@ def read_all(paths: Sequence[Path], engine: str) -> Iterator[tuple[Path, tuple[L
 
     pool = ThreadPoolExecutor(processes)
     try:
-        futures = {pool.submit(read, path): path for path in paths}
+        futures = {pool.submit(read, path): path for path in pictures}
         for future in as_completed(futures):
             yield futures[future], future.result()
     finally:
@@ -92,15 +121,15 @@ def read_all(paths: Sequence[Path], engine: str) -> Iterator[tuple[Path, tuple[L
 class OcrProcess:
     """One OCR process, started when first needed and again after a crash."""
 
-    def __init__(self, engine: str, threads: int) -> None:
-        self._command = [sys.executable, "-m", "glmkit.evaluation.reading", engine, str(threads)]
+    def __init__(self, command: Sequence[str]) -> None:
+        self._command = list(command)
         self._process: subprocess.Popen[str] | None = None
 
-    def read(self, path: Path) -> tuple[Line, ...]:
+    def read(self, path: Path, tokens: int) -> tuple[Line, ...]:
         """The lines of one picture. ReadError when OCR failed on it, UserError when OCR does not start at all."""
         if self._process is None or self._process.poll() is not None:
             self._start()
-        answer = self._ask({"path": str(path)}, SECONDS_A_PICTURE)
+        answer = self._ask({"path": str(path), "tokens": tokens}, SECONDS_A_PICTURE)
         if answer is None:
             raise ReadError(f"the OCR process died or took more than {SECONDS_A_PICTURE:.0f} s: {self._last_words()}")
         if "error" in answer:
@@ -114,7 +143,7 @@ class OcrProcess:
         if self._ask({}, 3 * SECONDS_A_PICTURE) is None:
             raise UserError("the OCR engine does not start", found=self._last_words(), fix='pip install "glmkit[eval]"')
 
-    def _ask(self, question: dict[str, str], seconds: float) -> dict[str, Any] | None:
+    def _ask(self, question: Mapping[str, object], seconds: float) -> dict[str, Any] | None:
         """Send one line and wait for one; None when the process died or was killed for taking too long."""
         process = self._process
         assert process is not None and process.stdin is not None and process.stdout is not None
@@ -143,17 +172,23 @@ class OcrProcess:
             self._process.wait()
 
 
-def serve(engine: str, threads: int) -> None:
+def here(module: str, where: str, threads: int, number: int) -> list[str]:
+    """The command of an OCR process in this environment, for `engine.command`."""
+    return [sys.executable, "-m", "glmkit.evaluation.reading", module, where, str(threads), str(number)]
+
+
+def serve(module: str, where: str, threads: int, number: int) -> None:
     """The OCR process: answer questions until the input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print must not mix with answers
-    read = importlib.import_module(engine).load(threads)
-    for question in sys.stdin:
+    read = importlib.import_module(module).load(where, threads, number)
+    for line in sys.stdin:
+        question = json.loads(line)
         answer: dict[str, object] = {}
-        if path := json.loads(question).get("path"):
+        if path := question.get("path"):
             try:
-                answer = {"lines": [line.to_row() for line in read(Path(path))]}
+                answer = {"lines": [found.to_row() for found in read(Path(path), question["tokens"])]}
             except Exception as error:  # any failure is this picture's error row
                 answer = {"error": f"{type(error).__name__}: {error}"}
         answers.write(json.dumps(answer) + "\n")
@@ -161,4 +196,4 @@ def serve(engine: str, threads: int) -> None:
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1], int(sys.argv[2]))
+    serve(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))

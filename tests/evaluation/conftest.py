@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
-from glmkit.evaluation import suites
 from glmkit.evaluation.suites import text_render
 from glmkit.files import write_jsonl
 
@@ -35,8 +34,5 @@ def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The name of a suite with `PROMPTS`."""
     path = tmp_path / "prompts.jsonl"
     write_jsonl(path, PROMPTS)
-    small = SimpleNamespace(
-        PROMPTS=path, METRICS=text_render.METRICS, counts=text_render.counts, references=text_render.references
-    )
-    monkeypatch.setattr(suites, "load", lambda name: small)
+    monkeypatch.setattr(text_render, "SUITE", replace(text_render.SUITE, prompts=path))
     return "text-render"

@@ -90,13 +90,28 @@ def test_a_repeated_run_reads_nothing_again(suite: str, images: Path, tmp_path: 
     assert (tmp_path / "run" / "summary.json").read_bytes() == before
 
 
-def test_a_killed_run_continues_to_the_same_numbers(tmp_path: Path, ocr_log: Path) -> None:
+def test_another_run_on_the_same_pictures_reads_nothing_again(
+    suite: str, images: Path, tmp_path: Path, ocr_log: Path
+) -> None:
+    evaluate(plan(images), tmp_path / "one")
+    evaluate(plan(images, limit=1), tmp_path / "two")
+    assert len(ocr_log.read_text().splitlines()) == 3
+    assert len(read_jsonl(tmp_path / "two" / "readings.jsonl")) == 1
+    evaluate(plan(images, engine="fake_ocr:another place"), tmp_path / "three")
+    assert len(ocr_log.read_text().splitlines()) == 6
+
+
+def test_a_killed_run_continues_to_the_same_numbers(
+    tmp_path: Path, ocr_log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     prompts = suites.prompts(suites.load("text-render"), "regions", 12)
     for number, prompt in enumerate(prompts):
         fake_ocr.write(tmp_path / "pictures" / f"{prompt.id}.png", *prompt.texts[number % 2 :], f"noise {number}")
     folder, run = tmp_path / "pictures", tmp_path / "killed"
     chosen = plan(folder, split="regions", limit=12)
-    whole = evaluate(chosen, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setenv("GLMKIT_CACHE", str(tmp_path / "of the whole run"))
+        whole = evaluate(chosen, tmp_path / "whole")
     ocr_log.write_text("")
 
     code = "import sys; from pathlib import Path; from glmkit.evaluation.evaluate import Plan, evaluate\n"
@@ -163,7 +178,7 @@ def test_other_settings_and_other_prompts_are_refused(suite: str, images: Path, 
     evaluate(plan(images), tmp_path / "run")
     with pytest.raises(UserError, match="limit was None, now 1"):
         evaluate(plan(images, limit=1), tmp_path / "run")
-    path = suites.load(suite).PROMPTS
+    (path,) = suites.load(suite).files(None)
     rows = read_jsonl(path)
     write_jsonl(path, [{**rows[0], "texts": ["Blue Fox"]}, *rows[1:]])
     with pytest.raises(UserError, match="suite_fingerprint was"):
@@ -181,8 +196,9 @@ def test_other_settings_and_other_prompts_are_refused(suite: str, images: Path, 
 )
 def test_broken_prompt_files_are_refused(suite: str, row: dict[str, object], message: str) -> None:
     chosen = suites.load(suite)
-    good = read_jsonl(chosen.PROMPTS)
-    write_jsonl(chosen.PROMPTS, [*good, {"id": "d", "prompt": "p", "texts": ["x"], **row}])
+    (path,) = chosen.files(None)
+    good = read_jsonl(path)
+    write_jsonl(path, [*good, {"id": "d", "prompt": "p", "texts": ["x"], **row}])
     with pytest.raises(UserError, match=message):
         suites.prompts(chosen)
 

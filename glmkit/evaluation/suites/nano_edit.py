@@ -11,6 +11,7 @@ from PIL import Image
 import glmkit
 from glmkit.errors import UserError
 from glmkit.evaluation.metrics import text
+from glmkit.evaluation.suite import Counts, OwnSuite
 from glmkit.posters.check_edits import is_done, kept_psnr
 from glmkit.posters.edit_set import edit_set
 from glmkit.posters.edits import Edit
@@ -45,7 +46,7 @@ def references(prompt: Prompt) -> dict[str, Image.Image]:
     return {"source": render(edit.source), "expected": render(edit.target)}
 
 
-def counts(prompt: Prompt, read: Sequence[str], picture: Path) -> dict[str, tuple[float, float]]:
+def counts(prompt: Prompt, read: Sequence[str], picture: Path) -> Counts:
     edit = _edit(prompt)
     with Image.open(picture) as opened:
         image = opened.convert("RGB")
@@ -72,3 +73,6 @@ def _edit(prompt: Prompt) -> Edit:
             fix=f"python -m glmkit.posters.edit_set > {PROMPTS}",
         )
     return edit
+
+
+SUITE = OwnSuite(PROMPTS, METRICS, counts, references)

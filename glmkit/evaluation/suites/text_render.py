@@ -5,19 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL.Image import Image
-
 import glmkit
 from glmkit.evaluation.metrics import text
+from glmkit.evaluation.suite import Counts, OwnSuite
 from glmkit.records import Prompt
 
 PROMPTS = Path(glmkit.__file__).parents[1] / "benchmarks" / "text_render" / "prompts.jsonl"
-METRICS = text.METRICS
 
 
-def counts(prompt: Prompt, read: Sequence[str], picture: Path) -> dict[str, tuple[float, float]]:
+def counts(prompt: Prompt, read: Sequence[str], picture: Path) -> Counts:
     return text.counts(prompt.texts, read, prompt.language)
 
 
-def references(prompt: Prompt) -> dict[str, Image]:
-    return {}
+SUITE = OwnSuite(PROMPTS, text.METRICS, counts)

@@ -1,0 +1,64 @@
+"""Which picture belongs to which prompt: our own file names, and those of public benchmarks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from glmkit.errors import UserError
+from glmkit.records import Prompt
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One picture of a grid of equal pictures in one file; row and column count from 0 at the top left."""
+
+    path: Path
+    row: int
+    column: int
+    rows: int = 2
+    columns: int = 2
+
+
+Found = Mapping[tuple[str, int], Path | Tile]  # (prompt id, seed) -> picture
+
+
+def by_name(images: Path, prompts: Sequence[Prompt]) -> Found:
+    """`<prompt id>_<seed>.png`; a name without a seed is seed 0. UserError when a seed has two pictures."""
+    ids = {prompt.id for prompt in prompts}
+    found: dict[tuple[str, int], Path | Tile] = {}
+    for path in sorted(images.iterdir()):
+        match = re.fullmatch(r"(.+)_(\d+)", path.stem)
+        if path.suffix.lower() not in SUFFIXES:
+            continue
+        if path.stem in ids:
+            add(found, (path.stem, 0), path)
+        elif match and match[1] in ids:
+            add(found, (match[1], int(match[2])), path)
+    return found
+
+
+def add(found: dict[tuple[str, int], Path | Tile], key: tuple[str, int], path: Path) -> None:
+    """Note the picture of a prompt and seed; UserError when there is one already."""
+    if key in found:
+        names = f"{file_of(found[key]).name} and {path.name}"
+        raise UserError(
+            f"{path.parent} holds two pictures of {key[0]!r} with seed {key[1]}", found=names, fix="keep one"
+        )
+    found[key] = path
+
+
+def file_of(picture: Path | Tile) -> Path:
+    return picture.path if isinstance(picture, Tile) else picture
+
+
+def nothing_found(images: Path, names: str) -> UserError:
+    """The error for a folder without a picture of the suite; `names` shows how they should be called."""
+    first = next((path.name for path in sorted(images.iterdir())), "an empty folder")
+    return UserError(
+        f"no picture in {images} is named after a prompt of the suite", found=first, fix=f"names like {names}"
+    )

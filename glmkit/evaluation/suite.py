@@ -1,0 +1,147 @@
+"""What a suite is: prompts, how their pictures are found and scored, and when its numbers may be called official."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from glmkit.errors import UserError
+from glmkit.evaluation import layouts
+from glmkit.evaluation.layouts import Found, Tile
+from glmkit.evaluation.reading import Identity
+from glmkit.files import read_jsonl
+from glmkit.records import Prompt, Score
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Counts = dict[str, tuple[float, float]]  # metric -> (numerator, denominator)
+ANSWER_TOKENS = 1024
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True)
+class Official:
+    """With what a public benchmark measures: a score made with anything else has its formula but not its name.
+
+    `reader` and `weights` (file -> sha256) are those of the OCR engine, `files` (prompt file -> sha256) are known for
+    some benchmarks only. `tiles`: its pictures come as grids that are cut and saved again before they are read.
+    """
+
+    benchmark: str
+    reader: str
+    weights: Mapping[str, str]
+    prompts: int
+    pictures_a_prompt: int
+    files: Mapping[str, str] = field(default_factory=dict)
+    tiles: bool = False
+
+
+class Suite:
+    """Prompts and scores. `metrics` maps each metric to its direction and definition, the leading one first."""
+
+    metrics: Mapping[str, Mapping[str, str]]
+    official: Official | None = None
+
+    def files(self, data: Path | None) -> list[Path]:
+        """The prompt files, in the user's folder `data` for public benchmarks; UserError when they are not there."""
+        raise NotImplementedError
+
+    def read(self, files: Sequence[Path]) -> list[Prompt]:
+        """The prompts of these files, in their order."""
+        raise NotImplementedError
+
+    def counts(self, prompt: Prompt, read: Sequence[str], picture: Path) -> Counts:
+        """The scores of one picture; `read` holds the lines that OCR found, in reading order."""
+        raise NotImplementedError
+
+    def references(self, prompt: Prompt) -> Mapping[str, Image]:
+        """Pictures that belong to a prompt: `source` is what the model edits, `expected` what should come out."""
+        return {}
+
+    def find(self, images: Path, prompts: Sequence[Prompt]) -> Found:
+        """The pictures in a folder, which may be few; UserError when there is none."""
+        found = layouts.by_name(images, prompts)
+        if not found:
+            raise layouts.nothing_found(images, f"{prompts[0].id}.png or {prompts[0].id}_0.png")
+        return found
+
+    def answer_tokens(self, prompt: Prompt) -> int:
+        """With how many tokens an OCR language model may answer."""
+        return ANSWER_TOKENS
+
+
+@dataclass(frozen=True)
+class OwnSuite(Suite):
+    """A suite of ours: prompts in one JSONL file that comes with glmkit."""
+
+    prompts: Path
+    metrics: Mapping[str, Mapping[str, str]]
+    score: Callable[[Prompt, Sequence[str], Path], Counts]
+    pictures: Callable[[Prompt], Mapping[str, Image]] = lambda prompt: {}
+
+    def files(self, data: Path | None) -> list[Path]:
+        if data is not None:
+            raise UserError("this suite brings its own prompts", found=f"--data {data}", fix="leave out --data")
+        return [self.prompts]
+
+    def read(self, files: Sequence[Path]) -> list[Prompt]:
+        (path,) = files
+        rows = [Prompt.from_row(row) for row in read_jsonl(path)]
+        seen: set[str] = set()
+        for prompt in rows:
+            if not _FILE_NAME.fullmatch(prompt.id):
+                raise UserError(
+                    f"{path}: a prompt id names a picture file", found=prompt.id, fix="letters, digits, . _ -"
+                )
+            if prompt.id in seen:
+                raise UserError(f"{path}: prompt id {prompt.id!r} is given twice")
+            if not prompt.texts or not all(text.strip() for text in prompt.texts):
+                raise UserError(f"{path}: prompt {prompt.id!r} has no expected text", found=list(prompt.texts))
+            seen.add(prompt.id)
+        return rows
+
+    def counts(self, prompt: Prompt, read: Sequence[str], picture: Path) -> Counts:
+        return self.score(prompt, read, picture)
+
+    def references(self, prompt: Prompt) -> Mapping[str, Image]:
+        return self.pictures(prompt)
+
+
+def family(suite: Suite, reader: Identity, why_not: Sequence[str]) -> str:
+    """What a score may be called: official, or the formula of a benchmark on another engine's reading."""
+    if suite.official is None:
+        return f"read by {reader.reader}"
+    if not why_not:
+        return "official"
+    return f"formula of {suite.official.benchmark}, OCR engine {reader.reader}"
+
+
+def why_not_official(
+    official: Official, reader: Identity, files: Mapping[str, str], scores: Sequence[Score], pictures: Found | None
+) -> tuple[str, ...]:
+    """What separates these scores from the benchmark's own, in words; nothing when they are official.
+
+    `files` are the sha256 of the prompt files, `pictures` the files that were found, None when a model drew them.
+    """
+    said = []
+    if reader.reader != official.reader:
+        said.append(f"read by {reader.reader}, not by {official.reader}")
+    elif dict(reader.weights) != dict(official.weights):
+        wrong = [name for name, digest in official.weights.items() if reader.weights.get(name) != digest]
+        said.append(f"other weights: {', '.join(wrong or sorted(set(reader.weights) - set(official.weights)))}")
+    for name, digest in official.files.items():
+        if files.get(name) != digest:
+            said.append(f"{name} is not the published file")
+    if official.tiles and not (pictures and all(isinstance(picture, Tile) for picture in pictures.values())):
+        said.append("the pictures were not cut from the benchmark's grids")
+    done = Counter(score.prompt_id for score in scores if score.error is None)
+    whole = sum(count == official.pictures_a_prompt for count in done.values())
+    if len(scores) != official.prompts * official.pictures_a_prompt or whole != official.prompts:
+        wanted = official.prompts * official.pictures_a_prompt
+        said.append(f"{done.total()} of {wanted} pictures ({official.pictures_a_prompt} a prompt)")
+    return tuple(said)
