@@ -72,6 +72,9 @@ class Stage(Section):
     weight_decay: float = Field(default=0.01, ge=0)
     beta2: float = Field(default=0.99, gt=0, lt=1)
     clip_norm: float = Field(default=1.0, gt=0)
+    optimizer: Literal["adamw", "muon"] = Field(
+        default="adamw", description="muon: AdamW for everything but the matrices of numbered layers"
+    )
     ema: float = Field(default=0.0, ge=0, lt=1, description="decay of the averaged weights that are saved; 0 is off")
     compile: bool = False
     held_out_every: int = Field(default=0, ge=0, description="steps between held-out losses; 0: start and end only")
@@ -120,12 +123,15 @@ class DecoderStage(Stage):
     prior_drop: float = Field(default=0.0, ge=0, le=1, description="drop of the prior alone")
     prior_noise: float = Field(default=0.0, ge=0, le=1, description="share of prior ids replaced by random codes")
     text_weight: float = Field(default=0.0, ge=0, description="extra weight of latents that carry text, where known")
+    letter_weight: float = Field(default=0.0, ge=0, description="weight of the loss that asks for the letter at each place")
     logit_std: float = Field(default=1.0, gt=0)
 
     @model_validator(mode="after")
     def _glyph_is_saved(self) -> DecoderStage:
         if self.train_glyph and self.method == "lora":
             raise ValueError("train_glyph needs method: full, since an adapter holds no glyph encoder")
+        if self.letter_weight and not self.train_glyph:
+            raise ValueError("letter_weight needs train_glyph: it is there to align the two while they are new")
         return self
 
 

@@ -7,6 +7,7 @@ Every random number of step s comes from generators seeded by (seed, s) and the 
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,9 +25,11 @@ from glmkit.config import Stage
 from glmkit.errors import UserError
 from glmkit.files import append_jsonl, atomic_path, read_jsonl, write_jsonl
 from glmkit.training.data import Batches
+from glmkit.training.muon import Muon
 from glmkit.training.objectives import Objective
 
 LOG_EVERY = 20
+NUMBERED = re.compile(r"\.\d+\.")
 NOTES = Console(stderr=True)
 
 
@@ -53,6 +56,31 @@ def learning_rate(step: int, stage: Stage) -> float:
     warmup = min(1.0, (step + 1) / stage.warmup_steps) if stage.warmup_steps else 1.0
     decay_steps = max(1, round(stage.steps * stage.decay_fraction))
     return stage.learning_rate * warmup * min(1.0, (stage.steps - step) / decay_steps)
+
+
+def optimizers(trained: nn.Module, stage: Stage, device: torch.device) -> list[torch.optim.Optimizer]:
+    """AdamW for every parameter that requires a gradient, without weight decay for vectors; or Muon for some.
+
+    Muon takes the linear matrices of numbered layers, the inside of a network; both share one learning rate.
+    """
+    matrices: list[Tensor] = []
+    if stage.optimizer == "muon":
+        matrices = [
+            module.weight
+            for name, module in trained.named_modules()
+            if isinstance(module, nn.Linear) and module.weight.requires_grad and NUMBERED.search(name)
+        ]
+    taken = {id(parameter) for parameter in matrices}
+    others = [one for one in trained.parameters() if one.requires_grad and id(one) not in taken]
+    groups: list[dict[str, Any]] = [
+        {"params": [parameter for parameter in others if parameter.ndim > 1]},
+        {"params": [parameter for parameter in others if parameter.ndim <= 1], "weight_decay": 0.0},
+    ]
+    rate, decay, fused = stage.learning_rate, stage.weight_decay, device.type == "cuda"
+    adamw = torch.optim.AdamW(groups, lr=rate, betas=(0.9, stage.beta2), weight_decay=decay, fused=fused)
+    if not matrices:
+        return [adamw]
+    return [adamw, Muon(matrices, lr=rate, weight_decay=decay)]
 
 
 def step_generator(place: Place, step: int, micro_batch: int = 0) -> torch.Generator:
@@ -88,17 +116,7 @@ class Loop:
     def __init__(self, objective: Objective, batches: Batches, stage: Stage, place: Place) -> None:
         self.objective, self.batches, self.stage, self.place = objective, batches, stage, place
         self.parameters = [parameter for parameter in objective.trained.parameters() if parameter.requires_grad]
-        groups: list[dict[str, Any]] = [
-            {"params": [parameter for parameter in self.parameters if parameter.ndim > 1]},
-            {"params": [parameter for parameter in self.parameters if parameter.ndim <= 1], "weight_decay": 0.0},
-        ]
-        self.optimizer = torch.optim.AdamW(
-            groups,
-            lr=stage.learning_rate,
-            betas=(0.9, stage.beta2),
-            weight_decay=stage.weight_decay,
-            fused=place.device.type == "cuda",
-        )
+        self.optimizers = optimizers(objective.trained, stage, place.device)
         self.averaged = Averaged(self.parameters, stage.ema) if stage.ema else None
         self.step = 0
 
@@ -154,8 +172,9 @@ class Loop:
         return every > 0 and self.step % every == 0 and self.step < self.stage.steps
 
     def _step(self) -> dict[str, Tensor]:
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, self.stage)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(self.step, self.stage)
         shown: dict[str, Tensor] = {}
         batch, size = self.batches[self.step], self.stage.batch_size // self.stage.accumulate
         for number, start in enumerate(range(0, len(batch), size)):
@@ -167,8 +186,9 @@ class Loop:
             (loss / self.stage.accumulate).backward()
             shown = {"loss": loss.detach(), **shown}
         torch.nn.utils.clip_grad_norm_(self.parameters, self.stage.clip_norm, error_if_nonfinite=False)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         self.step += 1
         if self.averaged:
             self.averaged.update(self.step)
@@ -232,7 +252,7 @@ class Loop:
         state = {
             "step": self.step,
             "model": model,
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "averaged": self.averaged.shadow if self.averaged else None,
         }
         with atomic_path(self.place.state) as temporary:
@@ -244,7 +264,8 @@ class Loop:
             return
         state = torch.load(self.place.state, map_location=self.place.device, weights_only=True)
         self.objective.trained.load_state_dict(state["model"], strict=self.stage.method == "full")
-        self.optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         if self.averaged:
             self.averaged.shadow = state["averaged"]
         self.step = int(state["step"])

@@ -180,7 +180,7 @@ def test_accumulated_equals_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for accumulate in (1, 2, 4):
         loop = loop_in(tmp_path / str(accumulate), Regression(), accumulate=accumulate, clip_norm=1e9)
         monkeypatch.setattr(
-            loop.optimizer,
+            loop.optimizers[0],
             "step",
             lambda loop=loop: gradients.append(torch.cat([p.grad.flatten() for p in loop.parameters])),
         )
@@ -210,7 +210,7 @@ def test_gradients_are_clipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     def record(*_: Any) -> None:
         norms.append(float(torch.cat([p.grad.flatten() for p in loop.parameters if p.grad is not None]).norm()))
 
-    monkeypatch.setattr(loop.optimizer, "step", record)
+    monkeypatch.setattr(loop.optimizers[0], "step", record)
     loop._step()
     assert norms == [pytest.approx(1e-3, rel=1e-3)]
 
