@@ -54,12 +54,7 @@ class GlyphEncoder(nn.Module):
         Every span is encoded on its own; equal spans of a batch are encoded once.
         """
         numbers: dict[tuple[str, bool], int] = {}
-        rows = []
-        for spans in prompts:
-            spans = spans or [""]
-            # Published rule: with an even number of spans, each begins with a padding token that is attended to.
-            padded = len(spans) % 2 == 0
-            rows.append([numbers.setdefault((span, padded), len(numbers)) for span in spans])
+        rows = [[numbers.setdefault(span, len(numbers)) for span in _with_padding(spans)] for spans in prompts]
         tokens = [self._tokens(span, padded) for span, padded in numbers]
         lengths = np.array([len(ids) for ids in tokens])
 
@@ -71,12 +66,43 @@ class GlyphEncoder(nn.Module):
         source, mask = (_to(array, device) for array in _placement(rows, lengths))
         return hidden.flatten(0, 1)[source] * mask[..., None], mask
 
+    def token_ids(self, prompts: Sequence[Sequence[str]]) -> np.ndarray:
+        """The tokens of each prompt's spans, one span a row: B S T int16 for the most spans S, -1 behind the tokens."""
+        rows = [[self._tokens(*span) for span in _with_padding(spans)] for spans in prompts]
+        most, longest = max(map(len, rows)), max(len(tokens) for row in rows for tokens in row)
+        ids = np.full((len(rows), most, longest), -1, dtype=np.int16)
+        for prompt, row in enumerate(rows):
+            for place, tokens in enumerate(row):
+                ids[prompt, place, : len(tokens)] = tokens
+        return ids
+
+    def from_token_ids(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Embeddings B S*T D and mask B S*T of `token_ids`: those of `from_spans` but for where the padding stands.
+
+        The decoder gives glyph tokens no position, so both draw the same picture. This one has few shapes, and no
+        work on the CPU: for training.
+        """
+        real = ids >= 0
+        attended = real.flatten(0, 1).clone()
+        attended[:, 0] = True  # also in a span that is not there: attention to nothing at all is not a number
+        tokens = ids.long().clamp(min=PADDING).flatten(0, 1)
+        hidden = self.encoder(tokens, attention_mask=attended.long()).last_hidden_state
+        return (hidden.unflatten(0, real.shape[:2]) * real[..., None]).flatten(1, 2), real.flatten(1)
+
     def _tokens(self, span: str, padded: bool) -> list[int]:
         if "<" in span:  # may spell a special token, which the tokenizer reads as one
             ids = self.tokenizer(span, max_length=MAX_SPAN_TOKENS, truncation=True).input_ids
         else:
             ids = [*(byte + FIRST_BYTE for byte in span.encode()[: MAX_SPAN_TOKENS - 1]), END]
         return [PADDING, *ids] if padded else ids
+
+
+def _with_padding(spans: Sequence[str]) -> list[tuple[str, bool]]:
+    """The spans of one prompt, one empty span for none, each with whether it begins with a padding token.
+
+    Published rule: with an even number of spans each does, and it is attended to.
+    """
+    return [(span, len(spans) % 2 == 0) for span in spans] or [("", False)]
 
 
 def _placement(rows: list[list[int]], lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""What a stage needs of every picture, computed once before training: semantic ids, latents, text masks.
+"""What a stage needs of every picture, computed once before training: semantic ids, latents, text masks, letters.
 
 N pictures, h w rows and columns of a token grid, C latent channels.
 """
@@ -105,3 +105,16 @@ def text_cache(pictures: Pictures, device: torch.device) -> PerPicture | None:
         return (F.avg_pool2d(mask, 8) * 255).round().to(torch.uint8)
 
     return compute(pictures, encode, device, "text masks")
+
+
+def letter_cache(pictures: Pictures, device: torch.device) -> PerPicture | None:
+    """The letter at each latent position, N H/8 W/8 ASCII codes (0: none); None where nobody knows."""
+    if pictures.letters([0], device) is None:
+        return None
+
+    def look_up(_: Tensor, indices: list[int]) -> Tensor:
+        letters = pictures.letters(indices, device)
+        assert letters is not None
+        return letters
+
+    return compute(pictures, look_up, device, "letters")

@@ -35,6 +35,9 @@ class Pictures(Protocol):
     def text_mask(self, indices: Sequence[int], device: torch.device) -> Tensor | None:
         """B 1 H W in [0, 1], 1 where text is drawn; None where nobody knows."""
 
+    def letters(self, indices: Sequence[int], device: torch.device) -> Tensor | None:
+        """B H/8 W/8, the ASCII code of the letter that stands there, 0 for none; None where nobody knows."""
+
 
 class FolderPictures:
     """Pictures of a folder in the `imagefolder` layout: `metadata.jsonl` with `file_name` and `text`, or `.txt` files.
@@ -56,6 +59,9 @@ class FolderPictures:
         return torch.from_numpy(batch).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
 
     def text_mask(self, indices: Sequence[int], device: torch.device) -> Tensor | None:
+        return None
+
+    def letters(self, indices: Sequence[int], device: torch.device) -> Tensor | None:
         return None
 
 
@@ -131,12 +137,12 @@ class PosterPictures:
     ) -> None:
         from glmkit.posters import grammar, masks, render
 
-        scenes, drawn = masks.mask_pool(
-            count, seed, height=height, width=width, workers=workers or runs.cores(), split=split
-        )
+        workers = workers or runs.cores()
+        scenes, drawn = masks.mask_pool(count, seed, height=height, width=width, workers=workers, split=split)
         self.captions = [grammar.caption(scene, random.Random(f"{seed}-{index}")) for index, scene in enumerate(scenes)]
         self.sizes = [(height, width)] * count
         self._masks = torch.from_numpy(drawn)
+        self._letters = torch.from_numpy(masks.letter_pool(scenes, workers))
         self._params = render.batch_params(scenes)
         self._device = torch.device("cpu")
 
@@ -159,6 +165,9 @@ class PosterPictures:
 
     def text_mask(self, indices: Sequence[int], device: torch.device) -> Tensor | None:
         return self._rows(indices, device)[1].unsqueeze(1).float() / 255
+
+    def letters(self, indices: Sequence[int], device: torch.device) -> Tensor | None:
+        return self._letters[torch.as_tensor(np.asarray(indices))].to(device)
 
 
 def by_size(sizes: Sequence[tuple[int, int]]) -> dict[tuple[int, int], list[int]]:

@@ -2,7 +2,7 @@
 
 Every picture is conditioned on its OWN large-grid tokens (teacher forcing), the glyph embeddings of its quoted texts,
 its size, and the inference pairing of timestep and sigma; the target is `noise - latents`. Prior and glyph text are
-dropped together for guidance. B batch, C latent channels, h w latent rows and columns, N decoder tokens.
+dropped together for guidance. B batch, C latent channels, h w latent rows and columns, N decoder tokens, D width.
 """
 
 from __future__ import annotations
@@ -28,26 +28,83 @@ from glmkit.training.objectives import Objective
 
 HELD_OUT_TIMES = 8
 HELD_OUT_PICTURES = 64
+LETTERS = 128  # ASCII
+
+
+class GlyphTokens:
+    """The glyph tokens of every caption's quoted texts, on the CPU, with those of the empty text behind them."""
+
+    def __init__(self, glyph: GlyphEncoder, captions: Sequence[str]) -> None:
+        self._ids = glyph.token_ids([*map(quoted_spans, captions), []])
+
+    def __getitem__(self, indices: np.ndarray) -> Tensor:
+        """B S T int16 of the captions `indices`; -1 is no text. T is a multiple of 16: few shapes to compile."""
+        ids = self._ids[indices]
+        lengths = (ids >= 0).sum(axis=-1).max(axis=0)
+        ids = ids[:, : np.count_nonzero(lengths), : lengths.max()]
+        return torch.from_numpy(np.pad(ids, ((0, 0), (0, 0), (0, -ids.shape[-1] % 16)), constant_values=-1))
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """What the decoder learns from, a picture: latents, own prior ids, quoted texts, and where text stands."""
+    """What the decoder learns from, a picture: latents, own prior ids, glyph tokens, and where text stands."""
 
     latents: cache.PerPicture
     prior: cache.PerPicture
-    spans: list[list[str]]
+    glyphs: GlyphTokens
     text: cache.PerPicture | None
+    letters: cache.PerPicture | None
 
     @classmethod
     def of(
-        cls, pictures: Pictures, vae: Vae, semantic_vq: SemanticTokenizer, device: torch.device, with_text: bool
+        cls,
+        pictures: Pictures,
+        vae: Vae,
+        semantic_vq: SemanticTokenizer,
+        glyph: GlyphEncoder,
+        device: torch.device,
+        *,
+        with_text: bool = False,
+        with_letters: bool = False,
     ) -> Conditions:
         return cls(
             cache.latent_cache(vae, pictures, device),
             cache.large_cache(semantic_vq, pictures, device),
-            [quoted_spans(caption) for caption in pictures.captions],
+            GlyphTokens(glyph, pictures.captions),
             cache.text_cache(pictures, device) if with_text else None,
+            cache.letter_cache(pictures, device) if with_letters else None,
+        )
+
+
+class LetterHead(nn.Module):
+    """Tells from the decoder's inner image tokens which letter stands at each latent position; only training has it.
+
+    The velocity error of a wrong letter is small, so that glyph tokens and places on the canvas find each other late;
+    to be asked for the letter's name makes them find each other early. (An auxiliary loss on inner features, as in
+    deep supervision, Lee et al. 2015.) `loss` reads the features that entered a block two thirds of the way.
+    """
+
+    def __init__(self, decoder: DiffusionDecoder) -> None:
+        super().__init__()
+        self.patch = decoder.config.patch_size
+        self.tell = nn.Linear(decoder.config.width, self.patch**2 * LETTERS)
+        self._features: Tensor | None = None
+        blocks = decoder.transformer_blocks
+        blocks[2 * len(blocks) // 3].register_forward_pre_hook(self._look)
+
+    def _look(self, block: nn.Module, given: tuple[Tensor, ...]) -> None:
+        self._features = given[1]
+
+    def loss(self, letters: Tensor, known: Tensor) -> Tensor:
+        """Cross-entropy in nats of the last forward pass, mean over the positions with a letter.
+
+        `letters` B h w ASCII codes, 0 where there is none; `known` B, False where the model was not told the text.
+        """
+        assert self._features is not None
+        labels = F.pixel_unshuffle((letters * known[:, None, None]).unsqueeze(1), self.patch)
+        logits = self.tell(self._features).unflatten(-1, (self.patch**2, LETTERS))
+        return F.cross_entropy(
+            logits.float().flatten(0, 2), labels.flatten(2).transpose(1, 2).long().flatten(), ignore_index=0
         )
 
 
@@ -68,9 +125,16 @@ class DecoderObjective(Objective):
         self.stage, self.device = stage, device
         glyph.requires_grad_(stage.train_glyph)
         self.trained: nn.Module = nn.ModuleDict({"decoder": decoder, "glyph": glyph}) if stage.train_glyph else decoder
+        self.head: LetterHead | None = None
+        if stage.letter_weight:
+            assert isinstance(self.trained, nn.ModuleDict)
+            self.trained["letters"] = self.head = LetterHead(decoder).to(device)
         self.codes = semantic_vq.config.num_embeddings
-        self.train = Conditions.of(pictures, vae, semantic_vq, device, stage.text_weight > 0)
-        self.known = Conditions.of(held_out, vae, semantic_vq, device, False)
+        parts = (vae, semantic_vq, glyph, device)
+        self.train = Conditions.of(
+            pictures, *parts, with_text=stage.text_weight > 0, with_letters=stage.letter_weight > 0
+        )
+        self.known = Conditions.of(held_out, *parts)
         self.held_out_groups = groups(held_out.sizes, 32, limit=HELD_OUT_PICTURES)
 
     def loss(self, indices: Sequence[int], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
@@ -87,17 +151,21 @@ class DecoderObjective(Objective):
         )
         noise = torch.randn(latents.shape, generator=generator, device=self.device)
         prior = self._disturbed(self.train.prior[indices].long(), generator)
-        # The drops decide which strings are encoded, so they are drawn where no copy from the GPU is needed; by a
+        # The drops decide which tokens are encoded, so they are drawn where no copy from the GPU is needed; by a
         # seed of their own, since on a CPU the same seed would tie them to the times.
         draws = torch.rand(2, len(latents), generator=torch.Generator().manual_seed(generator.initial_seed() ^ 1))
         dropped = draws[0] < self.stage.drop
-        keep = ~dropped & (draws[1] >= self.stage.prior_drop)
-        spans = [[] if gone else self.train.spans[index] for index, gone in zip(indices, dropped.tolist(), strict=True)]
-        error = self._error(latents, noise, timestep, sigma, prior, keep.to(self.device, non_blocking=True), spans)
-        if self.train.text is None:
-            return error.mean(), {}
-        weight = 1 + self.stage.text_weight * self.train.text[indices].float() / 255
-        return (error * weight).mean() / weight.mean(), {"mse": error.detach().mean()}
+        keep = (~dropped & (draws[1] >= self.stage.prior_drop)).to(self.device, non_blocking=True)
+        glyphs = self.train.glyphs[np.where(dropped, -1, indices)]
+        error = self._error(latents, noise, timestep, sigma, prior, keep, glyphs)
+        loss, shown = error.mean(), {}
+        if self.train.text is not None:
+            weight = 1 + self.stage.text_weight * self.train.text[indices].float() / 255
+            loss, shown["mse"] = (error * weight).mean() / weight.mean(), error.detach().mean()
+        if self.head is not None and self.train.letters is not None:
+            telling = self.head.loss(self.train.letters[indices], ~dropped.to(self.device, non_blocking=True))
+            loss, shown["letters"] = loss + self.stage.letter_weight * telling, telling.detach()
+        return loss, shown
 
     def _disturbed(self, prior: Tensor, generator: torch.Generator) -> Tensor:
         """Some ids replaced by random codes: sampled priors are never perfect, and the decoder must forgive that."""
@@ -114,10 +182,10 @@ class DecoderObjective(Objective):
         sigma: Tensor,
         prior: Tensor,
         keep: Tensor,
-        spans: Sequence[list[str]],
+        glyphs: Tensor,
     ) -> Tensor:
-        """Squared error of the predicted velocity, B C h w. `prior` is B h/4 w/4 large-grid ids."""
-        glyph, glyph_mask = self._padded(*self.glyph.from_spans(spans))
+        """Squared error of the predicted velocity, B C h w. `prior` is B h/4 w/4 large-grid ids, `glyphs` token ids."""
+        glyph, glyph_mask = self.glyph.from_token_ids(glyphs.to(self.device, non_blocking=True))
         size = torch.tensor([[8 * side for side in latents.shape[-2:]]], device=self.device, dtype=torch.float32)
         velocity = self.decoder(
             flow.noisy(latents, noise, sigma),
@@ -131,11 +199,6 @@ class DecoderObjective(Objective):
         )
         return (velocity.float() - flow.velocity_target(latents, noise)).square()
 
-    def _padded(self, glyph: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Padded on the left to a multiple of 16 tokens: few shapes to compile, and aligned attention masks."""
-        more = -glyph.shape[1] % 16
-        return F.pad(glyph, (0, 0, more, 0)), F.pad(mask, (more, 0))
-
     @torch.no_grad()
     def held_out(self) -> dict[str, float]:
         """Mean squared velocity error at fixed times spread over the schedule, with fixed noise, nothing dropped."""
@@ -144,14 +207,14 @@ class DecoderObjective(Objective):
             latents, prior = self.known.latents[indices].float(), self.known.prior[indices].long()
             height, width = (8 * side for side in latents.shape[-2:])
             keep = torch.ones(len(indices), dtype=torch.bool, device=self.device)
-            spans = [self.known.spans[index] for index in indices]
+            glyphs = self.known.glyphs[np.asarray(indices)]
             for number, time in enumerate(np.linspace(60, 940, HELD_OUT_TIMES)):
                 cpu = torch.Generator().manual_seed(1000 * number + indices[0])
                 noise = torch.randn(latents.shape, generator=cpu).to(self.device)
                 now = torch.full((len(indices),), float(time), device=self.device)
                 times = flow.pair(now, height, width, self.flow_config)
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-                    error = self._error(latents, noise, times.timestep, times.sigma, prior, keep, spans)
+                    error = self._error(latents, noise, times.timestep, times.sigma, prior, keep, glyphs)
                 total += error.mean(dim=(1, 2, 3)).sum().item()
                 count += len(indices)
         return {"loss": total / count}
@@ -159,3 +222,5 @@ class DecoderObjective(Objective):
     def compile(self) -> None:
         for block in self.decoder.transformer_blocks:
             block.compile(dynamic=False)
+        if self.stage.train_glyph:
+            self.glyph.encoder.compile(dynamic=False)
