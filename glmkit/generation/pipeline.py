@@ -26,8 +26,9 @@ from glmkit.errors import UserError
 from glmkit.files import read_json
 from glmkit.generation import flow
 from glmkit.generation.pictures import read_picture
-from glmkit.generation.sampler import Sampling, sample_tokens, uniforms
+from glmkit.generation.sampler import Sampling, uniforms
 from glmkit.generation.sequence import TOKEN_PIXELS, PromptTokenizer, grids, prompt_positions
+from glmkit.generation.writer import CodeWriter
 from glmkit.models.decoder import SourceCache
 from glmkit.models.devices import dtype_for as dtype_for
 from glmkit.models.hybrid import HybridModel
@@ -192,9 +193,19 @@ def prior_tokens(
     shape = grids(first.height, first.width)
     order = [shape.large] if sources[0] else [shape.preview, shape.large]
     numbers = torch.stack([uniforms(request.seed, sum(h * w for h, w in order)) for request in requests])
-    written = sample_tokens(model, prompts, positions, order, numbers, _sampling(first), _stage(progress, "codes"))
+    writer = code_writer(hybrid)
+    written = writer.write(prompts, positions, order, numbers, _sampling(first), _stage(progress, "codes"))
     rows, columns = shape.large
     return [row[-rows * columns :].view(rows, columns) for row in written]
+
+
+def code_writer(hybrid: HybridModel) -> CodeWriter:
+    """The writer of the model's codes, with its buffers and graphs while the weights stay as they are."""
+    writer = hybrid.kept.get("code_writer")
+    if writer is None or writer.model is not hybrid.autoregressive:
+        writer = CodeWriter(hybrid.autoregressive, hybrid.compiled, recorded=None if hybrid.settled else False)
+        hybrid.kept["code_writer"] = writer
+    return writer
 
 
 def decode_prior(

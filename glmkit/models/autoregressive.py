@@ -9,13 +9,19 @@ Shapes: B batch, T tokens of this call, S tokens in the cache, D width, H heads,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from glmkit.models.fused import Fused, fuse
+
+# On a GPU the keys of one step are cut into parts of this many slots while rows x key heads stay below the limit.
+SPLIT_SLOTS = 64
+SPLIT_BELOW = 64
 
 
 @dataclass(frozen=True)
@@ -93,40 +99,30 @@ class RmsNorm(nn.Module):
 
 
 class KVCache:
-    """Keys and values of a batch, allocated once. Rows may start with padding, which nothing attends to.
+    """Keys and values of a batch, allocated once: `keys` and `values` are L x B x heads x capacity x head_dim.
 
-    `keys` and `values` are L x B x heads x capacity x head_dim; `valid` is B x capacity, False on padding;
-    `length` counts the tokens written. `padded` is a Python flag so that a step never asks the device for it.
+    Every row fills its own slots from 0 on, so that no row has padding in front. What stands behind a row's newest
+    token is never read.
     """
 
-    def __init__(self, keys: Tensor, values: Tensor, valid: Tensor) -> None:
-        self.keys, self.values, self.valid = keys, values, valid
-        self.length = 0
-        self.padded = False
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        self.keys, self.values = keys, values
 
     @classmethod
     def allocate(
         cls, config: AutoregressiveConfig, batch: int, capacity: int, device: torch.device | str, dtype: torch.dtype
     ) -> KVCache:
         shape = (config.num_hidden_layers, batch, config.num_key_value_heads, capacity, config.head_dim)
-        keys = torch.empty(shape, device=device, dtype=dtype)
-        return cls(keys, torch.empty_like(keys), torch.ones(batch, capacity, device=device, dtype=torch.bool))
+        # Zeros, since masked slots still meet a weight of 0 in the sum over values, and 0 x NaN is NaN.
+        return cls(torch.zeros(shape, device=device, dtype=dtype), torch.zeros(shape, device=device, dtype=dtype))
 
-    def write(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Append B H T D keys and values of one layer; return everything written so far. `advance` moves on."""
-        end = self.length + key.shape[2]
-        self.keys[layer, :, :, self.length : end] = key
-        self.values[layer, :, :, self.length : end] = value
-        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+    def rows(self, part: slice) -> KVCache:
+        """A view of some rows of the batch."""
+        return KVCache(self.keys[:, part], self.values[:, part])
 
-    def mark(self, valid_BT: Tensor | None, tokens: int) -> None:
-        """Note which of the next `tokens` are padding (None: none is)."""
-        if valid_BT is not None:
-            self.valid[:, self.length : self.length + tokens] = valid_BT
-            self.padded = True
-
-    def advance(self, tokens: int) -> None:
-        self.length += tokens
+    def layer(self, index: int, window: int | None = None) -> tuple[Tensor, Tensor]:
+        """Views of one layer's keys and values B H S d, or of their first `window` slots."""
+        return self.keys[index, :, :, :window], self.values[index, :, :, :window]
 
 
 def rotary_table(positions_3BT: Tensor, config: AutoregressiveConfig) -> tuple[Tensor, Tensor]:
@@ -151,23 +147,28 @@ def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
     return torch.cat((turned * cos + torch.cat((-second, first), dim=-1) * sin, kept), dim=-1)
 
 
-def attention_mask(valid_BS: Tensor, tokens: int) -> Tensor:
-    """B 1 T S, True where the last `tokens` of S tokens may look: back, and never at padding.
+def readable(slots_B: Tensor, window: int) -> Tensor:
+    """B 1 1 S, True at the slots up to each row's newest one."""
+    return (torch.arange(window, device=slots_B.device) <= slots_B[:, None])[:, None, None]
 
-    A padded query looks at itself: a row without any True gives NaN in some attention kernels.
+
+def attend_split(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, parts: int) -> Tensor:
+    """Attention of few queries B H T d over many keys B H S d, the sum over the keys cut into `parts` of equal length.
+
+    A GPU works on all parts at once; with one row and two key heads the usual kernels would keep two of its
+    processors busy (Flash-Decoding, Dao et al. 2023).
     """
-    length = valid_BS.shape[1]
-    key = torch.arange(length, device=valid_BS.device)
-    query = key[length - tokens :, None]
-    return (((key <= query) & valid_BS[:, None, :]) | (key == query))[:, None]
+    scores = (query @ key.transpose(-1, -2)).float() * query.shape[-1] ** -0.5
+    weights = scores.masked_fill(~mask, -torch.inf).softmax(dim=-1).to(value.dtype)
+    weights_BHPTS = weights.unflatten(-1, (parts, -1)).transpose(2, 3)
+    return (weights_BHPTS @ value.unflatten(2, (parts, -1))).sum(dim=2, dtype=torch.float32).to(value.dtype)
 
 
 class Attention(nn.Module):
-    """Grouped-query attention over the tokens of this call and those of the cache."""
+    """Grouped-query attention over the tokens of this call, or of one new token over those of the cache."""
 
-    def __init__(self, config: AutoregressiveConfig, layer: int) -> None:
+    def __init__(self, config: AutoregressiveConfig) -> None:
         super().__init__()
-        self.layer = layer
         self.heads, self.key_heads, self.head_dim = (
             config.num_attention_heads,
             config.num_key_value_heads,
@@ -178,37 +179,59 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(width, self.key_heads * self.head_dim, bias=bias)
         self.v_proj = nn.Linear(width, self.key_heads * self.head_dim, bias=bias)
         self.o_proj = nn.Linear(self.heads * self.head_dim, width, bias=False)
+        self.fused: Fused | None = None
+
+    def fuse(self) -> None:
+        """Compute queries, keys and values by one product from now on; for weights that no longer change."""
+        self.fused = fuse((self.q_proj, self.k_proj, self.v_proj))
+
+    def _project(self, x_BTD: Tensor, table: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, B H T d, turned to their positions."""
+        if self.fused is None:
+            joint = torch.cat((self.q_proj(x_BTD), self.k_proj(x_BTD), self.v_proj(x_BTD)), dim=-1)
+        else:
+            joint = F.linear(x_BTD, *self.fused)
+        by_head = joint.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        turning, value = by_head.split((self.heads + self.key_heads, self.key_heads), dim=1)
+        query, key = rotate(turning, table).split((self.heads, self.key_heads), dim=1)
+        return query, key, value
 
     def forward(
-        self, x_BTD: Tensor, table: tuple[Tensor, Tensor], mask: Tensor | None, cache: KVCache | None
+        self, x_BTD: Tensor, table: tuple[Tensor, Tensor], cache: tuple[Tensor, Tensor] | None = None
     ) -> Tensor:
-        batch, tokens, _ = x_BTD.shape
-
-        def by_head(x: Tensor) -> Tensor:
-            return x.view(batch, tokens, -1, self.head_dim).transpose(1, 2)
-
-        query_and_key = torch.cat((by_head(self.q_proj(x_BTD)), by_head(self.k_proj(x_BTD))), dim=1)
-        query, key = rotate(query_and_key, table).split((self.heads, self.key_heads), dim=1)
-        value = by_head(self.v_proj(x_BTD))
+        """Every token looks back; `cache` (keys and values B H S d) takes the tokens from its first slot on."""
+        query, key, value = self._project(x_BTD, table)
         if cache is not None:
-            key, value = cache.write(self.layer, key, value)
-        mixed = self._attend(query, key, value, mask)
-        return self.o_proj(mixed.transpose(1, 2).reshape(batch, tokens, -1))
+            tokens = x_BTD.shape[1]
+            cache[0][:, :, :tokens], cache[1][:, :, :tokens] = key, value
+        grouped = self.heads > self.key_heads
+        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=grouped)
+        return self.o_proj(mixed.transpose(1, 2).flatten(2))
 
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        """Query heads B H T D over key heads B H' S D; H / H' neighbouring query heads share a key head."""
-        batch, _, tokens, _ = query.shape
-        shared = self.heads // self.key_heads
-        if tokens == 1:
-            # The heads that share a key head become its queries: no copies of the cache, any kernel will do.
-            grouped = query.reshape(batch, self.key_heads, shared, self.head_dim)
+    def decode(
+        self, x_B1D: Tensor, table: tuple[Tensor, Tensor], slots_B: Tensor, mask: Tensor, key: Tensor, value: Tensor
+    ) -> Tensor:
+        """One token a row: it is written at `slots_B` of the cache `key`, `value` B H S d, and reads what `mask` lets
+        it."""
+        query, new_key, new_value = self._project(x_B1D, table)
+        slot = slots_B[:, None, None, None].expand_as(new_key)
+        key.scatter_(2, slot, new_key)
+        value.scatter_(2, slot, new_value)
+        # The heads that share a key head become its queries: no copies of the cache.
+        grouped = query.view(len(query), self.key_heads, -1, self.head_dim)
+        parts = split_parts(grouped, key)
+        if parts > 1:
+            mixed = attend_split(grouped, key, value, mask, parts)
+        else:
             mixed = F.scaled_dot_product_attention(grouped, key, value, attn_mask=mask)
-            return mixed.reshape(batch, self.heads, 1, self.head_dim)
-        if mask is None:
-            return F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=shared > 1)
-        # Kernels that take a mask do not take groups: without the copies, attention falls back to the slow formula.
-        key, value = (part.repeat_interleave(shared, dim=1) for part in (key, value))
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        return self.o_proj(mixed.reshape(len(query), 1, -1))
+
+
+def split_parts(query: Tensor, key: Tensor) -> int:
+    """Into how many parts `attend_split` cuts the keys: enough for a GPU's processors, 1 on a CPU."""
+    if query.device.type != "cuda" or len(query) * query.shape[1] >= SPLIT_BELOW:
+        return 1
+    return key.shape[2] // SPLIT_SLOTS if key.shape[2] % SPLIT_SLOTS == 0 else 1
 
 
 class Mlp(nn.Module):
@@ -227,9 +250,9 @@ class Mlp(nn.Module):
 class Layer(nn.Module):
     """One transformer layer: a norm before and after both attention and MLP."""
 
-    def __init__(self, config: AutoregressiveConfig, layer: int) -> None:
+    def __init__(self, config: AutoregressiveConfig) -> None:
         super().__init__()
-        self.self_attn = Attention(config, layer)
+        self.self_attn = Attention(config)
         self.mlp = Mlp(config)
         width, eps = config.hidden_size, config.rms_norm_eps
         self.input_layernorm = RmsNorm(width, eps)
@@ -238,10 +261,18 @@ class Layer(nn.Module):
         self.post_mlp_layernorm = RmsNorm(width, eps)
 
     def forward(
-        self, x_BTD: Tensor, table: tuple[Tensor, Tensor], mask: Tensor | None, cache: KVCache | None
+        self, x_BTD: Tensor, table: tuple[Tensor, Tensor], cache: tuple[Tensor, Tensor] | None = None
     ) -> Tensor:
-        attended = self.self_attn(self.input_layernorm(x_BTD), table, mask, cache)
-        x_BTD = x_BTD + self.post_self_attn_layernorm(attended)
+        return self._add(x_BTD, self.self_attn(self.input_layernorm(x_BTD), table, cache))
+
+    def decode(
+        self, x_B1D: Tensor, table: tuple[Tensor, Tensor], slots_B: Tensor, mask: Tensor, key: Tensor, value: Tensor
+    ) -> Tensor:
+        """One token a row, over the layer's cache."""
+        return self._add(x_B1D, self.self_attn.decode(self.input_layernorm(x_B1D), table, slots_B, mask, key, value))
+
+    def _add(self, x_BTD: Tensor, attended_BTD: Tensor) -> Tensor:
+        x_BTD = x_BTD + self.post_self_attn_layernorm(attended_BTD)
         return x_BTD + self.post_mlp_layernorm(self.mlp(self.post_attention_layernorm(x_BTD)))
 
 
@@ -251,28 +282,25 @@ class LanguageModel(nn.Module):
     def __init__(self, config: AutoregressiveConfig) -> None:
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(Layer(config, index) for index in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
         self.norm = RmsNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(
-        self, ids_BT: Tensor, table: tuple[Tensor, Tensor], mask: Tensor | None, cache: KVCache | None
-    ) -> Tensor:
+    def forward(self, ids_BT: Tensor, table: tuple[Tensor, Tensor], cache: KVCache | None = None) -> Tensor:
         x_BTD = self.embed_tokens(ids_BT)
-        for layer in self.layers:
-            x_BTD = layer(x_BTD, table, mask, cache)
+        for index, layer in enumerate(self.layers):
+            x_BTD = layer(x_BTD, table, None if cache is None else cache.layer(index))
         return self.norm(x_BTD)
 
 
 class AutoregressiveModel(nn.Module):
     """The language model and its head over the vision vocabulary. Holds weights only; position state is the caller's.
 
-    forward(ids_BT, positions_3BT, valid_BT, cache, keep) -> logits B K V:
+    forward(ids_BT, positions_3BT, keep, cache) -> logits B K V, for whole sequences that may be padded on the right
+    (attention looks back, so padding needs no mask):
 
     - `ids_BT`: int64, `positions_3BT`: int64 time, row and column of every token.
-    - `valid_BT`: False on padding; None when no valid token comes after padding (right padding needs no mask, because
-      attention looks back only). With a cache, give it for the prompt and leave it out afterwards.
-    - `cache`: holds the earlier tokens and takes these; None for one pass over the whole sequence.
     - `keep`: which tokens get logits: a slice, indices K, or indices B K of each row; None for all.
+    - `cache`: takes the tokens in its slots 0 .. T - 1, for `decode` to go on from.
     """
 
     def __init__(self, config: AutoregressiveConfig) -> None:
@@ -285,26 +313,36 @@ class AutoregressiveModel(nn.Module):
         self,
         ids_BT: Tensor,
         positions_3BT: Tensor,
-        valid_BT: Tensor | None = None,
-        cache: KVCache | None = None,
         keep: slice | Tensor | None = None,
+        cache: KVCache | None = None,
     ) -> Tensor:
         table = rotary_table(positions_3BT, self.config)
-        mask = self._mask(valid_BT, cache, ids_BT.shape[1])
-        x_BTD = self.language_model(ids_BT, table, mask, cache)
-        if cache is not None:
-            cache.advance(ids_BT.shape[1])
-        return self.lm_head(_kept(x_BTD, keep))
+        return self.lm_head(_kept(self.language_model(ids_BT, table, cache), keep))
 
-    @staticmethod
-    def _mask(valid_BT: Tensor | None, cache: KVCache | None, tokens: int) -> Tensor | None:
-        """None where plain causal attention is right."""
-        if cache is None:
-            return None if valid_BT is None else attention_mask(valid_BT, tokens)
-        cache.mark(valid_BT, tokens)
-        if not cache.padded and (cache.length == 0 or tokens == 1):
-            return None
-        return attention_mask(cache.valid[:, : cache.length + tokens], tokens)
+    def decode(
+        self,
+        ids_B: Tensor,
+        table: tuple[Tensor, Tensor],
+        slots_B: Tensor,
+        cache: KVCache,
+        window: int,
+        run_layer: Callable[..., Tensor] = Layer.decode,
+    ) -> Tensor:
+        """Logits B V after one more token a row, which is written at `slots_B`; nothing waits for the device.
+
+        `table` are the cosines and sines B 1 1 rotary_dim of the tokens' positions. Only the first `window` slots are
+        looked at: it must be above every slot in use. `run_layer` may be a compiled `Layer.decode`.
+        """
+        mask = readable(slots_B, window)
+        x_B1D = self.language_model.embed_tokens(ids_B[:, None])
+        for index, layer in enumerate(self.language_model.layers):
+            x_B1D = run_layer(layer, x_B1D, table, slots_B, mask, *cache.layer(index, window))
+        return self.lm_head(self.language_model.norm(x_B1D))[:, 0]
+
+    def fuse(self) -> None:
+        """One product for queries, keys and values in every layer; for weights that no longer change."""
+        for layer in self.language_model.layers:
+            cast(Layer, layer).self_attn.fuse()
 
 
 def _kept(x_BTD: Tensor, keep: slice | Tensor | None) -> Tensor:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from glmkit.errors import UserError
+from glmkit.models.fused import Fused, fuse
 
 NORM_EPS = 1e-5
 ROPE_THETA = 10000.0
@@ -186,6 +187,11 @@ class DiffusionDecoder(nn.Module):
             layers.append(own)
         return layers
 
+    def fuse(self) -> None:
+        """One product for queries, keys and values in every block; for weights that no longer change."""
+        for block in self.transformer_blocks:
+            cast(Block, block).attn1.fuse()
+
     def _through(self, block: Callable[..., Any], *given: Any) -> Any:
         """`block(*given)`, computed again in the backward pass where memory is worth more than time."""
         if self.gradient_checkpointing and torch.is_grad_enabled():
@@ -289,13 +295,27 @@ class Attention(nn.Module):
         self.to_k = nn.Linear(width, width)
         self.to_v = nn.Linear(width, width)
         self.to_out = nn.ModuleList([nn.Linear(width, width)])  # a list for the published name, to_out.0
+        self.fused: Fused | None = None
+
+    def fuse(self) -> None:
+        """Compute queries, keys and values by one product from now on; for weights that no longer change."""
+        self.fused = fuse((self.to_q, self.to_k, self.to_v))
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries and keys, normalised, and values of `x` B T D; each B T K d."""
+        if self.fused is None:
+            parts = [linear(x) for linear in (self.to_q, self.to_k, self.to_v)]
+        else:
+            parts = list(F.linear(x, *self.fused).chunk(3, dim=-1))
+        query, key, value = (part.unflatten(-1, (self.heads, -1)) for part in parts)
+        return _layer_norm(query), _layer_norm(key), value
 
     def forward(
         self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, source: KeyValue | None
     ) -> tuple[Tensor, KeyValue]:
         """`x` B T+N D; `mask` B 1 1 S+T+N, True where a key may be read; `source` keys are put in front."""
-        query, key, value = (linear(x).unflatten(-1, (self.heads, -1)) for linear in (self.to_q, self.to_k, self.to_v))
-        query, key = (rotate(_layer_norm(heads), *rope).to(value.dtype) for heads in (query, key))
+        query, key, value = self.project(x)
+        query, key = (rotate(heads, *rope).to(value.dtype) for heads in (query, key))
         query, own = query.transpose(1, 2), KeyValue(key.transpose(1, 2), value.transpose(1, 2))
         key, value = own if source is None else KeyValue.join([source, own], dim=2)
         out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from glmkit.models.vae import Vae
 
 
+FUSED_PARTS = ("autoregressive", "decoder")
+
+
 @dataclass(frozen=True)
 class SourceSettings:
     """How source pictures enter the semantic tokenizer: pixel bounds before halving, mean and std a channel."""
@@ -48,6 +51,9 @@ class HybridModel:
 
     A part may be replaced by assigning to it (training and adapters do). `name` is how the user called the model,
     `adapters` are the folders of the adapters that were merged into it.
+
+    `settled` says that the weights no longer change or move (see `settle`), `compiled` that torch.compile may be used;
+    `kept` is what generation derives from the parts and uses again: buffers, recorded and compiled steps.
     """
 
     def __init__(
@@ -60,6 +66,8 @@ class HybridModel:
         self.folder, self.device, self.dtype = folder, torch.device(device), dtype
         self.name = name or folder.name
         self.adapters: tuple[str, ...] = ()
+        self.settled = self.compiled = False
+        self.kept: dict[str, Any] = {}
 
     @classmethod
     def load(
@@ -79,8 +87,23 @@ class HybridModel:
             getattr(hybrid, part)
         return hybrid
 
+    def settle(self, compiled: bool = False) -> None:
+        """Make the parts fast, after the last change of a weight: projections of one input become one product."""
+        self.settled, self.compiled = True, compiled
+        for part in checkpoint.PARTS:
+            if part in self.__dict__:
+                self._settle(part, self.__dict__[part])
+
+    @staticmethod
+    def _settle(part: str, module: torch.nn.Module) -> None:
+        if part in FUSED_PARTS:
+            cast("AutoregressiveModel | DiffusionDecoder", module).fuse()
+
     def _part(self, part: str) -> torch.nn.Module:
-        return checkpoint.load_part(self.folder, part, self.device, self.dtype).requires_grad_(False)
+        module = checkpoint.load_part(self.folder, part, self.device, self.dtype).requires_grad_(False)
+        if self.settled:
+            self._settle(part, module)
+        return module
 
     @cached_property
     def autoregressive(self) -> AutoregressiveModel:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from glmkit.errors import UserError
-from glmkit.generation.sampler import Sampling, draw, filtered, sample_tokens, uniforms
+from glmkit.generation.sampler import Sampling, draw, filtered, uniforms
 from glmkit.generation.sequence import Grid, prompt_positions, training_batch, training_sequence
+from glmkit.generation.writer import CodeWriter
 from glmkit.models.autoregressive import AutoregressiveModel
 
 PREVIEW, LARGE = (5, 3), (4, 6)
@@ -24,7 +25,7 @@ def write(
 ) -> Tensor:
     positions = [prompt_positions(prompt, [], tiny.START) for prompt in prompts]
     uniforms_BN = torch.stack([uniforms(seed, TOKENS) for seed in seeds])
-    return sample_tokens(model or tiny.our_model(), prompts, positions, [PREVIEW, LARGE], uniforms_BN, sampling)
+    return CodeWriter(model or tiny.our_model()).write(prompts, positions, [PREVIEW, LARGE], uniforms_BN, sampling)
 
 
 def stock_probabilities(logits_BV: Tensor, sampling: Sampling) -> Tensor:
@@ -133,7 +134,7 @@ def test_likeliest_codes_of_an_edit_equal_stock_generate() -> None:
         suppress_tokens=list(range(tiny.CODES, 80)),
     )
     positions, order = [prompt_positions(prompt, [(3, 2)], tiny.START)], [LARGE]
-    ours = sample_tokens(tiny.our_model(), [prompt], positions, order, torch.zeros(1, 24), Sampling(top_k=1))
+    ours = CodeWriter(tiny.our_model()).write([prompt], positions, order, torch.zeros(1, 24), Sampling(top_k=1))
     assert ours[0].tolist() == written[0, len(prompt) :].tolist()
 
 
@@ -155,8 +156,7 @@ def test_progress_counts_every_token() -> None:
     seen: list[tuple[int, int]] = []
     prompt = tiny.text_prompt(0, 3)
     order: list[Grid] = [(2, 2)]
-    sample_tokens(
-        tiny.our_model(),
+    CodeWriter(tiny.our_model()).write(
         [prompt],
         [prompt_positions(prompt, [], tiny.START)],
         order,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import pytest
@@ -9,9 +10,16 @@ import tiny_language as tiny
 import torch
 from torch import Tensor
 
-from glmkit.generation.sampler import pad_prompts
 from glmkit.generation.sequence import Grid, prompt_positions, training_batch, training_sequence
-from glmkit.models.autoregressive import AutoregressiveConfig, AutoregressiveModel, KVCache
+from glmkit.generation.writer import pad_prompts
+from glmkit.models.autoregressive import (
+    AutoregressiveConfig,
+    AutoregressiveModel,
+    KVCache,
+    attend_split,
+    readable,
+    rotary_table,
+)
 
 TOLERANCE = 1e-4
 LARGE, PREVIEW = (4, 6), (5, 3)
@@ -69,16 +77,17 @@ def stock_logits(case: Case) -> Tensor:
     """B N+1 V: the prompt's last logits and those of every decode step; stock makes ids, positions and mask itself."""
     from transformers import DynamicCache
 
-    batch = pad_prompts(case.prompts, case.positions, case.order, tiny.our_model().config)
-    rows, columns = batch.ids_BP.shape
-    ids_BP = batch.ids_BP.clone()
-    for row, grids in enumerate(case.source_grids):
-        begin = columns - len(case.prompts[row])
+    rows, columns = len(case.prompts), max(map(len, case.prompts))
+    ids_BP = torch.full((rows, columns), tiny.PAD)
+    mask = torch.zeros_like(ids_BP)
+    for row, (prompt, grids) in enumerate(zip(case.prompts, case.source_grids, strict=True)):
+        begin = columns - len(prompt)  # stock pads on the left
+        ids_BP[row, begin:] = torch.tensor(prompt)
+        mask[row, begin:] = 1
         for height, width in grids:
             ids_BP[row, begin + 1 : begin + 1 + height * width] = tiny.IMAGE
             begin += height * width + 2
     grid_lists = [[*grids, *reversed(case.order)] for grids in case.source_grids]
-    mask = torch.ones_like(ids_BP) if batch.valid_BP is None else batch.valid_BP.long()
     pixels = [tiny.patches(part) for row in case.sources for part in row]
     model, cache = tiny.stock_model(), DynamicCache()
     model.model.rope_deltas = None
@@ -102,15 +111,20 @@ def stock_logits(case: Case) -> Tensor:
 
 @torch.no_grad()
 def our_logits(case: Case, model: AutoregressiveModel) -> Tensor:
-    """The same steps through the static cache."""
+    """The same steps through the static cache, whose other slots hold numbers that must not matter."""
     batch = pad_prompts(case.prompts, case.positions, case.order, model.config)
-    total = batch.decode_3BN.shape[-1]
-    cache = KVCache.allocate(model.config, len(case.prompts), batch.ids_BP.shape[1] + total, "cpu", torch.float32)
-    logits = [model(batch.ids_BP, batch.positions_3BP, batch.valid_BP, cache, keep=slice(-1, None))]
+    rows, total = len(case.prompts), batch.decode_3BN.shape[-1]
+    capacity = batch.ids_BP.shape[1] + total + 3
+    cache = KVCache.allocate(model.config, rows, capacity, "cpu", torch.float32)
+    cache.keys.fill_(7.0)
+    cache.values.fill_(100.0)
+    logits = [model(batch.ids_BP, batch.positions_3BP, batch.length_B[:, None] - 1, cache)[:, 0]]
     for step in range(total):
-        now = slice(step, step + 1)
-        logits.append(model(case.written_BN[:, now], batch.decode_3BN[..., now], cache=cache))
-    return torch.cat(logits, dim=1)
+        table = rotary_table(batch.decode_3BN[..., step : step + 1], model.config)
+        slots_B = batch.length_B + step
+        table_B11R = (table[0], table[1])
+        logits.append(model.decode(case.written_BN[:, step], table_B11R, slots_B, cache, capacity - step % 3))
+    return torch.stack(logits, dim=1)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -142,34 +156,35 @@ def test_training_batch_equals_single_sequences() -> None:
     batch = training_batch(prompts, [preview_Bhw, large_Bhw], model.config, prompt_length=14)
     with torch.no_grad():
         kept = model(batch.ids_BT, batch.positions_3BT, keep=batch.keep_BN)
-        masked = model(batch.ids_BT, batch.positions_3BT, batch.valid_BT)
-    assert masked.isfinite().all()
+        padded = model(batch.ids_BT, batch.positions_3BT)
     for row, prompt in enumerate(prompts):
         single = training_sequence(prompt, [preview_Bhw[row], large_Bhw[row]], model.config)
         with torch.no_grad():
             logits_TV = model(single.ids_T[None], single.positions_3T[:, None])[0]
         torch.testing.assert_close(kept[row], logits_TV[single.targets_T >= 0], atol=TOLERANCE, rtol=0)
-        torch.testing.assert_close(masked[row, : len(single.ids_T)], logits_TV, atol=TOLERANCE, rtol=0)
+        torch.testing.assert_close(padded[row, : len(single.ids_T)], logits_TV, atol=TOLERANCE, rtol=0)
 
 
-def test_left_padding_in_training_equals_single_sequence() -> None:
-    model, case = tiny.our_model(), text_case(7, 3)
-    batch = pad_prompts(case.prompts, case.positions, case.order, model.config)
-    with torch.no_grad():
-        padded = model(batch.ids_BP, batch.positions_3BP, batch.valid_BP)
-        for row, prompt in enumerate(case.prompts):
-            single = model(torch.tensor([prompt]), case.positions[row][:, None])[0]
-            torch.testing.assert_close(padded[row, -len(prompt) :], single, atol=TOLERANCE, rtol=0)
-    assert padded.isfinite().all()
+@pytest.mark.parametrize("parts", [1, 2, 6])
+def test_attention_in_parts_equals_the_formula(parts: int) -> None:
+    query, key, value = (torch.randn(3, 2, size, 8, generator=tiny.generator(size)) for size in (5, 24, 24))
+    value = value.flip(2)
+    mask = readable(torch.tensor([0, 13, 23]), 24)
+    scores = (query.double() @ key.double().transpose(-1, -2) / 8**0.5).masked_fill(~mask, -torch.inf)
+    expected = (scores.softmax(dim=-1) @ value.double()).float()
+    torch.testing.assert_close(attend_split(query, key, value, mask, parts), expected, atol=1e-6, rtol=1e-5)
 
 
-def test_prompt_in_two_pieces_fills_the_cache_alike() -> None:
-    model, case = tiny.our_model(), text_case(9)
-    ids, positions = torch.tensor(case.prompts), case.positions[0][:, None]
-    cache = KVCache.allocate(model.config, 1, ids.shape[1], "cpu", torch.float32)
-    with torch.no_grad():
-        pieces = [model(ids[:, part], positions[..., part], cache=cache) for part in (slice(0, 4), slice(4, None))]
-        torch.testing.assert_close(torch.cat(pieces, dim=1), model(ids, positions), atol=TOLERANCE, rtol=0)
+def test_one_product_for_three_projections() -> None:
+    """Same logits, same names and values in the state dict, and the weights are held once."""
+    case, plain = text_case(7, 3), tiny.our_model()
+    fused = copy.deepcopy(plain)
+    fused.fuse()
+    torch.testing.assert_close(our_logits(case, fused), our_logits(case, plain), atol=1e-5, rtol=0)
+    for name, value in fused.state_dict().items():
+        assert torch.equal(value, plain.state_dict()[name]), name
+    attention = fused.language_model.layers[0].self_attn
+    assert attention.q_proj.weight.data_ptr() == attention.fused[0].data_ptr()
 
 
 def test_compiles_without_a_graph_break() -> None:

@@ -1,0 +1,201 @@
+"""Writing the codes of a batch of pictures: prompts in one pass, then one token a step without waiting for the device.
+
+All that a step reads and writes lies in buffers that stay where they are: the token, the slot and the number of the
+step are tensors, too. So one function is the step on every device, and on a GPU it is recorded as a CUDA graph and
+replayed. Graphs belong to a batch size and a window of the cache; both are rounded up, so that a few serve all batches.
+
+Shapes: B batch, P longest prompt, N picture tokens, V vision vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from glmkit.generation import graphs
+from glmkit.generation.sampler import Sampling, draw
+from glmkit.generation.sequence import Grid, decode_positions, next_position
+from glmkit.models.autoregressive import AutoregressiveConfig, AutoregressiveModel, KVCache, Layer, rotary_table
+
+BATCHES = (1, 2, 4, 8, 16, 32, 64)  # batches on a GPU are filled up to one of these
+WINDOW = 256  # slots: the step looks at a multiple of these
+PREFILL_TOKENS = 16384  # a pass over prompts holds at most about so many tokens
+KEPT = 4  # sets of buffers and graphs that stay for the next batch
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class PaddedPrompts:
+    """Prompts of one batch, padded on the right: `ids_BP`, `positions_3BP` and how long each of them is, `length_B`.
+
+    `decode_3BN` are the positions of the tokens to be written.
+    """
+
+    ids_BP: Tensor
+    positions_3BP: Tensor
+    length_B: Tensor
+    decode_3BN: Tensor
+
+
+def pad_prompts(
+    prompts: Sequence[Sequence[int]],
+    positions: Sequence[Tensor],
+    grids_in_order: Sequence[Grid],
+    config: AutoregressiveConfig,
+) -> PaddedPrompts:
+    """Batch prompts with their positions 3 x P and place the grids that follow each of them; on the CPU."""
+    longest = max(len(prompt) for prompt in prompts)
+    ids = [list(prompt) + [config.pad_token_id] * (longest - len(prompt)) for prompt in prompts]
+    placed = [F.pad(part, (0, longest - part.shape[1])) for part in positions]
+    decode = [decode_positions(next_position(part), grids_in_order) for part in positions]
+    return PaddedPrompts(
+        torch.tensor(ids),
+        torch.stack(placed, dim=1),
+        torch.tensor([len(prompt) for prompt in prompts]),
+        torch.stack(decode, dim=1),
+    )
+
+
+class _Buffers:
+    """Everything that the steps of one batch size read and write, and their graphs by (window, sampling)."""
+
+    def __init__(self, model: AutoregressiveModel, batch: int, slots: int, tokens: int) -> None:
+        weight, config = model.lm_head.weight, model.config
+        device = weight.device
+        self.cache = KVCache.allocate(config, batch, slots, device, weight.dtype)
+        self.table_NB = (
+            torch.zeros(tokens, batch, 1, 1, config.rotary_dim, device=device),
+            torch.zeros(tokens, batch, 1, 1, config.rotary_dim, device=device),
+        )
+        self.uniforms_NB = torch.zeros(tokens, batch, device=device)
+        self.written_NB = torch.zeros(tokens, batch, dtype=torch.int64, device=device)
+        self.ids_B = torch.zeros(batch, dtype=torch.int64, device=device)
+        self.slots_B = torch.zeros(batch, dtype=torch.int64, device=device)
+        self.number_1 = torch.zeros(1, dtype=torch.int64, device=device)
+        self.graphs: dict[tuple[int, Sampling], Callable[[], None]] = {}
+
+    @property
+    def moving(self) -> tuple[Tensor, ...]:
+        """What a step changes and the next one starts from."""
+        return self.ids_B, self.slots_B, self.number_1
+
+    def start(self, prompts: PaddedPrompts, uniforms_BN: Tensor, config: AutoregressiveConfig) -> None:
+        """Place a batch; rows beyond it are filled up with whatever is there."""
+        rows, tokens = uniforms_BN.shape
+        # A step reads the token before the one that it draws, so the positions stand one step later than the numbers.
+        read = rotary_table(prompts.decode_3BN[..., : tokens - 1], config)
+        for target, value in zip(self.table_NB, read, strict=True):
+            target[1:tokens, :rows].copy_(value.permute(2, 0, 1, 3)[:, :, None])
+        self.uniforms_NB[:tokens, :rows].copy_(uniforms_BN.T)
+        self.slots_B.zero_()
+        self.slots_B[:rows].copy_(prompts.length_B)
+        self.number_1.zero_()
+
+    def put(self, codes_B: Tensor) -> None:
+        """The codes of this step: written, and the next step's input."""
+        self.written_NB.index_copy_(0, self.number_1, codes_B[None])
+        self.ids_B.copy_(codes_B)
+        self.number_1.add_(1)
+
+
+class CodeWriter:
+    """Writes codes with one model and keeps buffers and graphs from batch to batch.
+
+    `compiled` fuses the small operations of a layer by torch.compile. `graphs` (on a GPU) replays recorded steps.
+    """
+
+    def __init__(self, model: AutoregressiveModel, compiled: bool = False, recorded: bool | None = None) -> None:
+        self.model = model
+        on_gpu = model.lm_head.weight.device.type == "cuda"
+        self.recorded = on_gpu if recorded is None else recorded
+        self._run_layer: Callable[..., Tensor] = (
+            torch.compile(Layer.decode, dynamic=False) if compiled else Layer.decode
+        )
+        self._kept: dict[tuple[int, int, int], _Buffers] = {}
+
+    @torch.inference_mode()
+    def write(
+        self,
+        prompts: Sequence[Sequence[int]],
+        positions: Sequence[Tensor],
+        grids_in_order: Sequence[Grid],
+        uniforms_BN: Tensor,
+        sampling: Sampling,
+        progress: Progress | None = None,
+    ) -> Tensor:
+        """Codes int64 B N, N = all tokens of `grids_in_order`, on the model's device; every one a picture code.
+
+        `positions[b]` are those of `prompts[b]`, 3 x P; row b of `uniforms_BN` belongs to request b. The end token
+        would come next and carries no information, so its step is not run. `progress(done, N)` is called after every
+        token; on a GPU it runs ahead of the device.
+        """
+        batch = pad_prompts(prompts, positions, grids_in_order, self.model.config)
+        rows, total = uniforms_BN.shape
+        longest = batch.ids_BP.shape[1]
+        buffers = self._buffers(rows, longest + total, total)
+        buffers.start(batch, uniforms_BN, self.model.config)
+        self._read_prompts(batch, buffers, sampling)
+        for step in range(total):
+            if step > 0:
+                self._step(buffers, _up(longest + step, WINDOW), sampling)
+            if progress is not None:
+                progress(step + 1, total)
+        return buffers.written_NB[:total, :rows].T.contiguous()
+
+    def _buffers(self, rows: int, slots: int, tokens: int) -> _Buffers:
+        if not self.recorded:
+            return _Buffers(self.model, rows, _up(slots, WINDOW), tokens)
+        key = (next((size for size in BATCHES if size >= rows), rows), _up(slots, WINDOW), _up(tokens, WINDOW))
+        buffers = self._kept.pop(key, None)
+        while buffers is None and len(self._kept) >= KEPT:
+            del self._kept[next(iter(self._kept))]
+        self._kept[key] = buffers or _Buffers(self.model, *key)
+        return self._kept[key]
+
+    def _read_prompts(self, batch: PaddedPrompts, buffers: _Buffers, sampling: Sampling) -> None:
+        """Fill the cache and draw the first codes; some rows at a time, so that long prompts need little memory."""
+        device = buffers.ids_B.device
+        rows, longest = batch.ids_BP.shape
+        at_once = max(1, PREFILL_TOKENS // longest)
+        codes_B = torch.zeros_like(buffers.ids_B)
+        for start in range(0, rows, at_once):
+            part = slice(start, min(start + at_once, rows))
+            logits_B1V = self.model(
+                batch.ids_BP[part].to(device),
+                batch.positions_3BP[:, part].to(device),
+                keep=(batch.length_B[part, None] - 1).to(device),
+                cache=buffers.cache.rows(part),
+            )
+            codes_B[part] = self._drawn(logits_B1V[:, 0], buffers.uniforms_NB[0, part], sampling)
+        buffers.put(codes_B)
+
+    def _step(self, buffers: _Buffers, window: int, sampling: Sampling) -> None:
+        """One more token a row, at the next slots."""
+        key = (window, sampling)
+        if key not in buffers.graphs:
+
+            def step() -> None:
+                cos_NB, sin_NB, uniforms_NB = (*buffers.table_NB, buffers.uniforms_NB)
+                cos_B, sin_B, uniforms_B = (
+                    part.index_select(0, buffers.number_1)[0] for part in (cos_NB, sin_NB, uniforms_NB)
+                )
+                logits_BV = self.model.decode(
+                    buffers.ids_B, (cos_B, sin_B), buffers.slots_B, buffers.cache, window, self._run_layer
+                )
+                buffers.put(self._drawn(logits_BV, uniforms_B, sampling))
+                buffers.slots_B.add_(1)
+
+            buffers.graphs[key] = graphs.record(step, buffers.moving) if self.recorded else step
+        buffers.graphs[key]()
+
+    def _drawn(self, logits_BV: Tensor, uniforms_B: Tensor, sampling: Sampling) -> Tensor:
+        return draw(logits_BV[:, : self.model.config.codes], uniforms_B, sampling)
+
+
+def _up(count: int, multiple: int) -> int:
+    return -(-count // multiple) * multiple
