@@ -1,22 +1,25 @@
 """Intervals over prompts: resample prompts, not words or pictures, because prompts are what varies between draws.
 
-A metric of a set of pictures is a ratio of sums, sum(numerators) / sum(denominators) (micro average). One bootstrap
-resample draws P prompts of P with replacement, each with all its pictures (percentile bootstrap: Efron 1979).
+A metric of a set of pictures is a ratio of sums, sum(numerators) / sum(denominators) (micro average), or a formula of
+such ratios (`published.DERIVED`). One bootstrap resample draws P prompts of P with replacement, each with all its
+pictures (percentile bootstrap: Efron 1979).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
+from glmkit.evaluation.metrics.published import DERIVED
 from glmkit.records import Score
 
-RESAMPLES = 2_000
+RESAMPLES = 10_000
 LEVEL = 0.95
 SEED = 0
-_CHUNK = 1 << 22  # prompt draws held at once: 32 MiB
+_CHUNK = 1 << 22  # prompt draws made at once
 
 
 class Estimate(NamedTuple):
@@ -39,14 +42,9 @@ class PairedDifference(NamedTuple):
 
 def estimate(rows: Sequence[Score], metric: str) -> Estimate:
     """The pooled value of `metric` over the scored rows, with its 95 % interval over prompts."""
-    sums = np.array(list(_prompt_sums(rows, metric).values()), dtype=np.float64).reshape(-1, 2)
-    if len(sums) == 0:
-        return Estimate(None, None, None, 0)
-    value = float(sums[:, 0].sum() / sums[:, 1].sum())
-    if len(sums) < 2:
-        return Estimate(value, None, None, len(sums))
-    totals = _resampled_totals(sums)
-    return Estimate(value, *_interval(totals[:, 0] / totals[:, 1]), len(sums))
+    prompt_sums = _prompt_sums(rows, metric)
+    sums = np.array(list(prompt_sums.values()), dtype=np.float64)
+    return Estimate(*_measure(sums, lambda totals: _value(totals, metric)), len(prompt_sums))
 
 
 def paired_difference(rows_a: Sequence[Score], rows_b: Sequence[Score], metric: str) -> PairedDifference:
@@ -56,41 +54,66 @@ def paired_difference(rows_a: Sequence[Score], rows_b: Sequence[Score], metric: 
     """
     sums_a, sums_b = _prompt_sums(rows_a, metric), _prompt_sums(rows_b, metric)
     common = [prompt_id for prompt_id in sums_a if prompt_id in sums_b]
-    if not common:
-        return PairedDifference(None, None, None, 0)
-    sums = np.array([(*sums_a[prompt_id], *sums_b[prompt_id]) for prompt_id in common], dtype=np.float64)
-    difference = float(_difference(sums.sum(axis=0)))
-    if len(common) < 2:
-        return PairedDifference(difference, None, None, len(common))
-    return PairedDifference(difference, *_interval(_difference(_resampled_totals(sums))), len(common))
+    sums = np.array([sums_a[prompt_id] + sums_b[prompt_id] for prompt_id in common], dtype=np.float64)
+
+    def difference(totals: np.ndarray) -> np.ndarray:
+        a, b = np.split(totals, 2, axis=-1)
+        return _value(b, metric) - _value(a, metric)
+
+    return PairedDifference(*_measure(sums, difference), len(common))
 
 
-def _prompt_sums(rows: Sequence[Score], metric: str) -> dict[str, tuple[float, float]]:
-    """Numerator and denominator of each prompt with a scored picture, in order of first appearance."""
-    sums: dict[str, tuple[float, float]] = {}
+def _measure(
+    sums: np.ndarray, value: Callable[[np.ndarray], np.ndarray]
+) -> tuple[float | None, float | None, float | None]:
+    """P prompts x C columns of sums -> the value of their totals, and its interval."""
+    if len(sums) == 0:
+        return None, None, None
+    whole = float(value(sums.sum(axis=0)))
+    if np.isnan(whole):
+        return None, None, None
+    if len(sums) < 2:
+        return whole, None, None
+    tail = (1 - LEVEL) / 2
+    low, high = np.nanquantile(value(_resampled_totals(sums)), (tail, 1 - tail))
+    return whole, float(low), float(high)
+
+
+def _prompt_sums(rows: Sequence[Score], metric: str) -> dict[str, tuple[float, ...]]:
+    """Numerators and denominators of each prompt with a scored picture, in order of first appearance."""
+    parts = DERIVED[metric].parts if metric in DERIVED else (metric,)
+    sums: dict[str, tuple[float, ...]] = {}
     for row in rows:
         if row.error is None:
-            numerator, denominator = row.counts[metric]
-            before = sums.get(row.prompt_id, (0.0, 0.0))
-            sums[row.prompt_id] = (before[0] + numerator, before[1] + denominator)
+            new = [number for part in parts for number in row.counts[part]]
+            before = sums.get(row.prompt_id, (0.0,) * len(new))
+            sums[row.prompt_id] = tuple(old + more for old, more in zip(before, new, strict=True))
     return sums
 
 
-def _difference(totals: np.ndarray) -> np.ndarray:
-    return totals[..., 2] / totals[..., 3] - totals[..., 0] / totals[..., 1]
+def _value(totals: np.ndarray, metric: str) -> np.ndarray:
+    """... x C totals -> the metric of each; not a number where a denominator is 0."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratios = totals[..., 0::2] / totals[..., 1::2]
+    ratios[~np.isfinite(ratios)] = np.nan
+    return DERIVED[metric].formula(*np.moveaxis(ratios, -1, 0)) if metric in DERIVED else ratios[..., 0]
 
 
 def _resampled_totals(sums: np.ndarray) -> np.ndarray:
     """P prompts x C columns of sums -> RESAMPLES x C totals of resampled prompts. The same P draws the same prompts."""
-    generator = np.random.default_rng(SEED)
-    prompts = len(sums)
-    share = np.full(prompts, 1 / prompts)
-    rows = max(1, _CHUNK // prompts)
-    chunks = [min(rows, RESAMPLES - start) for start in range(0, RESAMPLES, rows)]
-    return np.concatenate([generator.multinomial(prompts, share, size=size) @ sums for size in chunks])
+    rows = max(1, _CHUNK // len(sums))
+    return np.concatenate(
+        [_draws(len(sums), start, min(start + rows, RESAMPLES)) @ sums for start in range(0, RESAMPLES, rows)]
+    )
 
 
-def _interval(values: np.ndarray) -> tuple[float, float]:
-    tail = (1 - LEVEL) / 2
-    low, high = np.quantile(values, (tail, 1 - tail))
-    return float(low), float(high)
+@lru_cache(maxsize=16)
+def _draws(prompts: int, start: int, stop: int) -> np.ndarray:
+    """How often each prompt is in each of the resamples `start` to `stop`, exclusive: (stop - start) x P.
+
+    Bytes: above 255 prompts nobody draws one 256 times (each expects one draw; the odds are below 1e-500).
+    """
+    count = stop - start
+    picked = np.random.default_rng((SEED, start)).integers(prompts, size=(count, prompts), dtype=np.uint32)
+    picked += np.arange(count, dtype=np.uint32)[:, None] * np.uint32(prompts)
+    return np.bincount(picked.ravel(), minlength=count * prompts).astype(np.uint8).reshape(count, prompts)

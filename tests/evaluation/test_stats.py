@@ -1,12 +1,15 @@
-"""Intervals against the normal approximation where it is known, and against what they must not depend on."""
+"""Intervals against scipy's bootstrap and the normal approximation, and against what they must not depend on."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import scipy.stats
 
+from glmkit.evaluation import stats
 from glmkit.evaluation.stats import estimate, paired_difference
 from glmkit.records import Score
 
@@ -76,3 +79,83 @@ def test_pairs_use_only_common_prompts_in_any_order() -> None:
     result = paired_difference(one, other[::-1], "m")
     assert (result.difference, result.n) == (0.5, 2)
     assert paired_difference(one[:1], other[1:], "m") == (None, None, None, 0)
+
+
+def scipy_interval(columns: np.ndarray, statistic: Callable[..., np.ndarray]) -> tuple[float, float]:
+    """The percentile interval of scipy.stats.bootstrap over prompts; `columns` is C x P."""
+    result = scipy.stats.bootstrap(
+        tuple(columns),
+        statistic,
+        paired=True,
+        vectorized=True,
+        method="percentile",
+        n_resamples=9_999,
+        rng=7,
+        batch=500,
+    )
+    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+
+def counted(generator: np.random.Generator, prompts: int) -> list[tuple[float, float]]:
+    """Words read of words asked for, with a chance to be read that varies between prompts."""
+    words = generator.integers(1, 12, prompts)
+    return [
+        (float(hits), float(n))
+        for hits, n in zip(generator.binomial(words, generator.beta(2, 1, prompts)), words, strict=True)
+    ]
+
+
+def test_a_ratio_of_sums_has_the_interval_of_scipy() -> None:
+    values = counted(np.random.default_rng(6), 150)
+    low, high = scipy_interval(np.array(values).T, lambda n, d, axis: n.sum(axis) / d.sum(axis))
+    result = estimate(rows(values), "m")
+    assert (result.low, result.high) == pytest.approx((low, high), abs=0.04 * (high - low))
+
+
+def test_a_paired_difference_has_the_interval_of_scipy() -> None:
+    generator = np.random.default_rng(8)
+    before, after = counted(generator, 150), counted(generator, 150)
+
+    def gain(n: np.ndarray, d: np.ndarray, m: np.ndarray, e: np.ndarray, axis: int) -> np.ndarray:
+        return m.sum(axis) / e.sum(axis) - n.sum(axis) / d.sum(axis)
+
+    low, high = scipy_interval(np.hstack((before, after)).T, gain)
+    result = paired_difference(rows(before), rows(after), "m")
+    assert (result.low, result.high) == pytest.approx((low, high), abs=0.04 * (high - low))
+
+
+def test_a_formula_of_ratios_is_resampled_as_a_whole() -> None:
+    """OneIG-Bench: the score of the pooled ED, CR and WAC, against scipy and against the formula by hand."""
+    generator = np.random.default_rng(9)
+    edits = generator.integers(0, 60, 150) * (generator.random(150) < 0.7)
+    scored = [
+        replace(row, counts={"ed": (float(e), 1.0), "cr": (float(e == 0), 1.0), "wac": row.counts["m"]})
+        for row, e in zip(rows(counted(generator, 150)), edits, strict=True)
+    ]
+    columns = np.array([[*row.counts["ed"], *row.counts["cr"], *row.counts["wac"]] for row in scored], float).T
+
+    def score(*sums: np.ndarray, axis: int) -> np.ndarray:
+        ed, ones, cr, more, wac, units = (column.sum(axis) for column in sums)
+        return 1 - np.minimum(100, ed / ones) * (1 - cr / more) * (1 - wac / units) / 100
+
+    low, high = scipy_interval(columns, score)
+    result = estimate(scored, "oneig_text_en")
+    assert result.value == pytest.approx(float(score(*columns, axis=0)), abs=1e-15)
+    assert (result.low, result.high) == pytest.approx((low, high), abs=0.04 * (high - low))
+    same = paired_difference(scored, scored, "oneig_text_en")
+    assert same == (0.0, 0.0, 0.0, 150)
+
+
+def test_many_prompts_are_resampled_in_parts_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cutting the resamples must not repeat them."""
+    values = normal_rows(40, 3.0, 2.0, seed=10)
+    whole = estimate(rows(values), "m")
+    monkeypatch.setattr(stats, "_CHUNK", 40 * 300)
+    parts = estimate(rows(values), "m")
+    assert whole.low is not None and whole.high is not None
+    assert parts != whole
+    assert (parts.low, parts.high) == pytest.approx((whole.low, whole.high), abs=0.04 * (whole.high - whole.low))
+
+
+def test_nothing_to_count_is_no_value() -> None:
+    assert estimate(rows([(0, 0), (0, 0)]), "m") == (None, None, None, 2)

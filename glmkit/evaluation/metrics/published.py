@@ -12,7 +12,8 @@ from __future__ import annotations
 import difflib
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -152,6 +153,19 @@ def oneig_combine(
 ) -> NDArray[np.float64]:
     """1 - min(most, ED) (1 - CR) (1 - WAC) / most, for one set of pictures or for arrays of resampled ones."""
     return 1 - np.minimum(most, ed) * (1 - np.asarray(cr)) * (1 - np.asarray(wac)) / most
+
+
+class Derived(NamedTuple):
+    """A metric that is a formula of pooled ratios, not itself one: the ratios by name, and the formula for arrays."""
+
+    parts: tuple[str, ...]
+    formula: Callable[..., NDArray[np.float64]]
+
+
+DERIVED: Mapping[str, Derived] = {
+    f"oneig_text_{language}": Derived(("ed", "cr", "wac"), partial(oneig_combine, most=most))
+    for language, most in ONEIG_MOST_EDITS.items()
+}
 
 
 def _matched(expected: Iterable[str], read: Iterable[str]) -> tuple[int, int]:

@@ -1,0 +1,70 @@
+"""LongText-Bench (X-Omni, Geng et al. 2025, arXiv 2507.22058): 160 prompts a language, 4 pictures each.
+
+Prompts: `text_prompts.jsonl` and `text_prompts_zh.jsonl` of the repository X-Omni-Team/X-Omni, folder textbench.
+Pictures: `<prompt id, four digits>_<repeat>.png`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from glmkit.errors import UserError
+from glmkit.evaluation.engines import qwen2_5_vl
+from glmkit.evaluation.metrics.published import longtext_answer, longtext_score
+from glmkit.evaluation.suite import Counts, Official, Suite
+from glmkit.files import read_jsonl
+from glmkit.records import Prompt
+
+FILES = {"en": "text_prompts.jsonl", "zh": "text_prompts_zh.jsonl"}
+SHA256 = {
+    "text_prompts.jsonl": "a2130769e72bd8560470a066114cdac87f80f1eb071ba6bc0f7033225a9be0d8",
+    "text_prompts_zh.jsonl": "6512cd121ac093e8113e114d76eb2c0ce967c220b18e2049e1063554ce496758",
+}
+UNITS = {"en": "words, in lower case", "zh": "characters, without white space"}
+
+
+class LongText(Suite):
+    def __init__(self, language: str) -> None:
+        self.language = language
+        self.file = FILES[language]
+        self.metrics = {
+            "text_score": {
+                "direction": "higher",
+                "definition": f"LongText-Bench text score ({language}): expected units that were read, counted with "
+                f"repeats, anywhere in the picture, / expected units. Units are {UNITS[language]}; only CJK, ASCII "
+                "letters and digits and French accented letters count. Text that nobody asked for is free.",
+            }
+        }
+        self.official = Official(
+            f"LongText-Bench ({language})",
+            qwen2_5_vl.READER,
+            qwen2_5_vl.WEIGHTS,
+            prompts=160,
+            pictures_a_prompt=4,
+            files={self.file: SHA256[self.file]},
+        )
+
+    def files(self, data: Path | None) -> list[Path]:
+        fix = f"--data DIR with {self.file} (repository X-Omni-Team/X-Omni, folder textbench)"
+        if data is None:
+            raise UserError(f"longtext-{self.language} needs the prompt file of the benchmark", fix=fix)
+        if not (data / self.file).is_file():
+            raise UserError(f"{data / self.file} does not exist", fix=fix)
+        return [data / self.file]
+
+    def read(self, files: Sequence[Path]) -> list[Prompt]:
+        (path,) = files
+        prompts = []
+        for row in read_jsonl(path):
+            if not {"prompt_id", "prompt", "text", "category"} <= row.keys() or not isinstance(row["text"], list):
+                raise UserError(
+                    f"{path}: a row needs prompt_id, prompt, text (a list) and category", found=row, fix="take it as is"
+                )
+            name, texts = f"{row['prompt_id']:04d}", tuple(row["text"])
+            prompts.append(Prompt(name, row["prompt"], texts, split=row["category"], language=self.language))
+        return prompts
+
+    def counts(self, prompt: Prompt, read: Sequence[str], picture: Path) -> Counts:
+        answer = longtext_answer("\n".join(read))
+        return {"text_score": longtext_score(list(prompt.texts), answer, self.language)}

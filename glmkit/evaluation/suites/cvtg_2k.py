@@ -1,0 +1,110 @@
+"""cvtg-2k: CVTG-2K (Du et al. 2025, arXiv 2503.23461), 2,000 English prompts with two to five texts each.
+
+Prompts: `<CVTG|CVTG-Style>/<2..5>.json`, from CVTG-2K.zip of the hub's data set dnkdnk/CVTG-2K. Pictures:
+`<CVTG|CVTG-Style>/<2..5>/<index>.png`, one a prompt. The words are those between single quotes in the prompt.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from glmkit.errors import UserError
+from glmkit.evaluation import layouts
+from glmkit.evaluation.engines import cvtg_paddleocr
+from glmkit.evaluation.layouts import Found, Tile
+from glmkit.evaluation.metrics.published import cvtg_scores
+from glmkit.evaluation.suite import Counts, Official, Suite
+from glmkit.files import read_json
+from glmkit.records import Prompt
+
+PARTS = ("CVTG", "CVTG-Style")
+AREAS = (2, 3, 4, 5)
+METRICS = {
+    "word_accuracy": {
+        "direction": "higher",
+        "definition": "CVTG-2K word accuracy: words of the prompt's single quotes that were read literally, in lower "
+        "case, / words. Words are split at white space and keep their punctuation; one read word serves all its "
+        "repeats. Text that nobody asked for is free.",
+    },
+    "ned": {
+        "direction": "higher",
+        "definition": "CVTG-2K NED, a similarity: mean over the words of 1 - Levenshtein / (longer length + 0.00001) "
+        "against the read word that difflib.get_close_matches ranks first; nothing read counts as one empty word.",
+    },
+}
+
+
+class Cvtg2k(Suite):
+    metrics = METRICS
+    official = Official("CVTG-2K", cvtg_paddleocr.READER, cvtg_paddleocr.WEIGHTS, prompts=2000, pictures_a_prompt=1)
+
+    def files(self, data: Path | None) -> list[Path]:
+        fix = "--data DIR with CVTG/2.json to CVTG-Style/5.json (CVTG-2K.zip of the hub's data set dnkdnk/CVTG-2K)"
+        if data is None:
+            raise UserError("cvtg-2k needs the prompt files of the benchmark", fix=fix)
+        found = [_part(data, part) / f"{area}.json" for part in PARTS for area in AREAS]
+        missing = [path for path in found if not path.is_file()]
+        if missing:
+            raise UserError(f"{missing[0]} does not exist", fix=fix)
+        return found
+
+    def read(self, files: Sequence[Path]) -> list[Prompt]:
+        kinds = [(part, area) for part in PARTS for area in AREAS]
+        return [
+            _prompt(path, part, area, entry)
+            for path, (part, area) in zip(files, kinds, strict=True)
+            for entry in _entries(path)
+        ]
+
+    def counts(self, prompt: Prompt, read: Sequence[str], picture: Path) -> Counts:
+        scores = cvtg_scores(prompt.prompt, list(read))
+        return {
+            "word_accuracy": (sum(score.hit for score in scores), len(scores)),
+            "ned": (sum(score.similarity for score in scores), len(scores)),
+        }
+
+    def find(self, images: Path, prompts: Sequence[Prompt]) -> Found:
+        """Pictures in the benchmark's folders, or named after prompt ids as `glmkit eval` names them."""
+        if not any(_part(images, part).is_dir() for part in PARTS):
+            return super().find(images, prompts)
+        found: dict[tuple[str, int], Path | Tile] = {}
+        ids = {prompt.id for prompt in prompts}
+        for part in PARTS:
+            for area in AREAS:
+                for path in sorted((_part(images, part) / str(area)).glob("*")):
+                    name = _name(part, area, path.stem)
+                    if name in ids and path.suffix.lower() in (".png", ".jpg", ".jpeg"):
+                        layouts.add(found, (name, 0), path)
+        if not found:
+            raise layouts.nothing_found(images, "CVTG/2/0.png")
+        return found
+
+
+def _part(folder: Path, part: str) -> Path:
+    """The folder of a part; the published archive writes CVTG-style, the published script CVTG-Style."""
+    return next((path for path in (folder / part, folder / part.replace("S", "s")) if path.is_dir()), folder / part)
+
+
+def _entries(path: Path) -> list[Any]:
+    content = read_json(path)
+    entries = content.get("data_list") if isinstance(content, dict) else None
+    if not isinstance(entries, list) or not entries:
+        raise UserError(f"{path} is not a prompt file of CVTG-2K", found="no data_list", fix="take it from CVTG-2K.zip")
+    return entries
+
+
+def _prompt(path: Path, part: str, area: int, entry: Any) -> Prompt:
+    if not isinstance(entry, dict) or not {"index", "prompt"} <= entry.keys():
+        raise UserError(f"{path}: an entry needs index and prompt", found=entry, fix="take the file from CVTG-2K.zip")
+    texts = tuple(text for text in re.findall("'(.*?)'", entry["prompt"]) if text.strip())
+    return Prompt(_name(part, area, entry["index"]), entry["prompt"], texts, split=f"{part}-{area}")
+
+
+def _name(part: str, area: int, index: object) -> str:
+    return f"{part}-{area}-{index}"
+
+
+SUITE = Cvtg2k()

@@ -1,0 +1,5 @@
+"""longtext-en: LongText-Bench, English; prompts, pictures and score in `glmkit.evaluation.longtext`."""
+
+from glmkit.evaluation.longtext import LongText
+
+SUITE = LongText("en")

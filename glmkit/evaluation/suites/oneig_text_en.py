@@ -1,0 +1,5 @@
+"""oneig-text-en: OneIG-Bench, text part, English; prompts, pictures and score in `glmkit.evaluation.oneig`."""
+
+from glmkit.evaluation.oneig import OneigText
+
+SUITE = OneigText("en")

@@ -1,0 +1,5 @@
+"""oneig-text-zh: OneIG-Bench, text part, Chinese; prompts, pictures and score in `glmkit.evaluation.oneig`."""
+
+from glmkit.evaluation.oneig import OneigText
+
+SUITE = OneigText("zh")
