@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from glmkit.config import parse_size
 from glmkit.errors import UserError
+from glmkit.evaluation.metrics import clip
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,9 +33,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", help="only this split of the suite")
     parser.add_argument("--limit", metavar="N", type=int, help="only the first N prompts of each split")
     parser.add_argument("--seeds", metavar="K", type=int, help="pictures a prompt, with seeds 0 to K-1 (default 1)")
-    parser.add_argument("--size", metavar="WIDTHxHEIGHT", help="pixels (default: the model's)")
+    parser.add_argument("--size", metavar="WIDTHxHEIGHT", help="pixels (default: the prompt's, else the model's)")
     parser.add_argument("--steps", metavar="N", type=int, help="decoder steps (default: the model's)")
     parser.add_argument("--guidance", metavar="G", type=float, help="decoder guidance (default: the model's)")
+    parser.add_argument(
+        "--clip",
+        metavar="MODEL",
+        nargs="?",
+        const=clip.DEFAULT,
+        help=f"CLIP alignment, too: {clip.DEFAULT} (the default), {clip.OURS} (ours), ARCHITECTURE/TAG or a folder",
+    )
+    parser.add_argument("--reference", metavar="NAME", nargs="+", help="distances to these sets (glmkit reference)")
     parser.add_argument("--run", metavar="DIR", type=Path, dest="folder", help="run folder (default: one in reports/)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default %(default)s)")
     parser.add_argument("--json", action="store_true", help="print the summary as one line of JSON")
@@ -51,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     given = [name for name in DRAWING_OPTIONS if getattr(arguments, name) is not None]
     if arguments.images is not None and given:
         raise UserError("--images scores pictures as they are", found=f"--{given[0]}", fix=f"leave out --{given[0]}")
-    device, drawing = ("cpu", None) if arguments.images is not None else _drawing(arguments)
+    device, drawing = (_device(arguments), None) if arguments.images is not None else _drawing(arguments)
     plan = Plan(
         suite=arguments.suite,
         engine=ENGINE,
@@ -60,6 +69,8 @@ def run(arguments: argparse.Namespace) -> int:
         drawing=drawing,
         images=arguments.images,
         seeds=arguments.seeds,
+        clip=arguments.clip,
+        references=tuple(dict.fromkeys(arguments.reference or ())),
     )
     folder = arguments.folder or plan.default_folder()
     summary = evaluate(plan, folder, device)
@@ -71,6 +82,15 @@ def run(arguments: argparse.Namespace) -> int:
         missing = f"{summary.n_total - summary.n_scored} of {summary.n_total} pictures"
         print(f"{missing} have no score; `error` in {folder / 'scores.jsonl'} says why", file=sys.stderr)
     return 0 if summary.n_scored else 1
+
+
+def _device(arguments: argparse.Namespace) -> str:
+    """Where the features of given pictures are extracted; without features nothing needs torch."""
+    if arguments.clip is None and not arguments.reference:
+        return "cpu"
+    from glmkit.models.devices import pick_device
+
+    return str(pick_device(arguments.device))
 
 
 def _drawing(arguments: argparse.Namespace) -> tuple[str, Drawing]:
@@ -92,6 +112,7 @@ def _drawing(arguments: argparse.Namespace) -> tuple[str, Drawing]:
         steps=usual.steps if arguments.steps is None else arguments.steps,
         guidance=usual.guidance if arguments.guidance is None else arguments.guidance,
         dtype=str(dtype_for(device)).removeprefix("torch."),
+        own_sizes=arguments.size is None,
     )
     return str(device), drawing
 
@@ -107,7 +128,17 @@ def table(summary: Summary) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     title = " + ".join((summary.model, *summary.adapters))
-    return "\n".join((f"{summary.suite}: {title}; 95 % intervals over prompts", "", *lines))
+    heading = f"{summary.suite}: {title}; 95 % intervals over prompts"
+    return "\n".join((heading, "", *lines, *map(_distance, summary.distances)))
+
+
+def _distance(row: Mapping[str, Any]) -> str:
+    """One distance with what it must be read against."""
+    few = "; indicative" if row["indicative"] else ""
+    return (
+        f"{row['metric']} to {row['reference']}: {row['value']:.3f} (lower is nearer; {row['n']} pictures a side{few}; "
+        f"the set against itself: {row['floor']:.3f} with {row['n_floor']} a side)"
+    )
 
 
 def _cell(estimate: Mapping[str, float | None]) -> str:

@@ -117,7 +117,8 @@ def describe(reference: Reference) -> str:
     chosen = " ".join(settings[key] for key in ("preset", "model", "column") if key in settings)
     lines = [f"{reference.name}: {kind} {where}" + (f" ({chosen})" if chosen else "")]
     for features in row["features"]:
-        left = [f"{features[name]} {name}" for name in ("repeats", "errors") if features[name]]
+        counts = {"repeated": features["repeats"], "not readable": features["errors"]}
+        left = [f"{count} {name}" for name, count in counts.items() if count]
         lines.append(f"  {features['label']}: {features['count']} pictures" + (f"; {', '.join(left)}" if left else ""))
     if not row["features"]:
         lines.append("  unfinished; repeat the glmkit reference add command to continue")

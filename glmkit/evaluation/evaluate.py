@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from glmkit.errors import UserError
 from glmkit.evaluation import engines, stats, suites
@@ -20,6 +20,9 @@ from glmkit.files import write_json, write_jsonl
 from glmkit.records import Generation, Prompt, Score, Summary
 from glmkit.runs import fingerprint, open_run
 
+if TYPE_CHECKING:
+    from glmkit.evaluation.measures import Measures
+
 ENGINE = "glmkit.evaluation.engines.paddleocr"
 MIN_CONFIDENCE = 0.5  # as the public CVTG-2K scripts; lines below are what OCR imagines in textures
 
@@ -30,7 +33,7 @@ class Plan:
 
     `engine` is the module of the OCR engine, MODULE or MODULE:WHERE (`engines`). `data` is the folder with the prompt
     files of a public benchmark. `seeds` is how many pictures a prompt should have in `images`; None takes what is
-    there.
+    there. `clip` names the CLIP that measures alignment, `references` the sets to which distances are measured.
     """
 
     suite: str
@@ -41,6 +44,8 @@ class Plan:
     drawing: Drawing | None = None
     images: Path | None = None
     seeds: int | None = None
+    clip: str | None = None
+    references: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -67,7 +72,10 @@ class Plan:
         return {path.name: sha256(path) for path in suites.load(self.suite).files(self.data)}
 
     def settings(self) -> dict[str, Any]:
-        """Everything that decides the numbers, as JSON values; prompts and weights by fingerprint."""
+        """What decides pictures and readings, as JSON values; prompts and weights by fingerprint.
+
+        CLIP and reference sets may be added to a run later; the summary says which they were.
+        """
         shared = {
             "suite": self.suite,
             "suite_fingerprint": _digest(self.prompt_files())[:16],
@@ -94,12 +102,14 @@ class Plan:
 def evaluate(plan: Plan, folder: Path, device: str = "cpu") -> Summary:
     """Run the plan in `folder`, or continue it there; UserError with the difference when it holds another plan.
 
-    Pictures are drawn on `device`; OCR runs on the CPU. Writes manifest.json, references/ (where the suite has some),
-    images.jsonl, pictures/, readings.jsonl (raw OCR), scores.jsonl and summary.json.
+    Pictures are drawn, and their features extracted, on `device`; OCR runs on the CPU. Writes manifest.json,
+    references/ (where the suite has some), images.jsonl, pictures/, readings.jsonl (raw OCR), scores.jsonl and
+    summary.json.
     """
     suite = suites.load(plan.suite)
     prompts = suites.prompts(suite, plan.split, plan.limit, plan.data)
     settings = plan.settings()
+    measures = _measures(plan, device)
     found: Found | None = None
     if plan.drawing is None:
         found = suite.find(Path(settings["images"]), prompts)
@@ -109,7 +119,8 @@ def evaluate(plan: Plan, folder: Path, device: str = "cpu") -> Summary:
     else:
         from glmkit.generation.pipeline import check
 
-        check(plan.drawing.request(prompts[0], 0))
+        for prompt in prompts:
+            check(plan.drawing.request(prompt, 0))
         open_run(folder, "eval", settings, device)
         sources = write_references(folder, suite, prompts)
         generations = draw(folder, prompts, plan.drawing, device, sources)
@@ -118,10 +129,23 @@ def evaluate(plan: Plan, folder: Path, device: str = "cpu") -> Summary:
     answers = {name: suite.answer_tokens(prompt) for name, prompt in by_id.items()}
     read = readings(folder, generations, plan.engine, reader, answers)
     scores = [score(suite, by_id[row.prompt_id], row, read, folder) for row in generations]
+    if measures is not None:
+        scores = measures.scores(folder, generations, scores)
     write_jsonl(folder / "scores.jsonl", (row.to_row() for row in scores))
     summary = summarise(plan, suite, scores, reader, found)
+    if measures is not None:
+        summary = measures.summary(folder, generations, scores, summary)
     write_json(folder / "summary.json", summary.to_row())
     return summary
+
+
+def _measures(plan: Plan, device: str) -> Measures | None:
+    """What the plan measures by picture features; torch is imported for nothing else."""
+    if plan.clip is None and not plan.references:
+        return None
+    from glmkit.evaluation.measures import Measures
+
+    return Measures.load(plan.clip, plan.references, device)
 
 
 def score(suite: Suite, prompt: Prompt, row: Generation, read: Mapping[str, Reading], folder: Path) -> Score:

@@ -6,20 +6,19 @@ extractor. The pictures themselves stay where the user has them.
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from glmkit.errors import UserError, unknown
 from glmkit.evaluation import features
-from glmkit.evaluation.collect import COMPLETE, FEATURES, Features, Item, Place, Source, collect, load
+from glmkit.evaluation.collect import COMPLETE, FEATURES, Features, Source, collect, load
 from glmkit.evaluation.distances import DEFINITIONS, distance, sample
-from glmkit.evaluation.pictures import sha256
+from glmkit.evaluation.sources import Pictures
 from glmkit.files import read_json, write_json, write_jsonl
-from glmkit.records import Distance, Generation
+from glmkit.records import Distance
 from glmkit.runs import cache_folder, fingerprint, open_run
 
 INDICATIVE_BELOW = 2048  # pictures; with fewer, the covariance of 2048 features has no full rank
@@ -33,19 +32,6 @@ class Reference:
     folder: Path
     manifest: Mapping[str, Any]
     complete: tuple[Path, ...]
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """The pictures of a run as a source, in the order of its rows."""
-
-    folder: Path
-    rows: Sequence[Generation]
-
-    def items(self, after: Place | None) -> Iterator[Item]:
-        for number, row in enumerate(self.rows):
-            if row.file is not None and (after is None or number > after.row):
-                yield Item(Place(0, number), row.id, (self.folder / row.file).read_bytes(), row.prompt)
 
 
 def root() -> Path:
@@ -94,15 +80,17 @@ def _write_prompts(path: Path, stored: Features) -> None:
         write_jsonl(path, ({"id": f"{number:06d}", "prompt": prompt} for number, prompt in enumerate(prompts)))
 
 
-def distances(pictures: Pictures, references: Sequence[Reference], device: str) -> list[Distance]:
-    """Every distance of a run to every set, on equally many pictures. Nothing is computed twice."""
+Ready = tuple[Reference, Path, features.Extractor]  # a set, the folder of its features, and what made them
+
+
+def ready(names: Sequence[str], device: str) -> list[Ready]:
+    """What distances to these sets need, so that anything missing shows before a model draws."""
     found = []
-    for reference in references:
-        for place in reference.complete:
-            extractor = _extractor(reference, place, device)
-            own = cache_folder() / "features" / place.name / _digest(pictures)
-            run = collect(pictures, extractor, own, unique=False, title=extractor.label)
-            found += [_distance(reference, extractor, kind, run, load(place), device) for kind in extractor.distances]
+    for reference in map(get, names):
+        if not reference.complete:
+            fix = "repeat the glmkit reference add command that made it"
+            raise UserError(f"the reference set {reference.name} is not finished", fix=fix)
+        found += [(reference, place, _extractor(reference, place, device)) for place in reference.complete]
     return found
 
 
@@ -113,18 +101,18 @@ def _extractor(reference: Reference, place: Path, device: str) -> features.Extra
         raise UserError(
             f"{extractor.label} is not what the reference set {reference.name} was made with",
             found=f"{features.slug(extractor)} instead of {place.name}",
-            fix=f"repeat the glmkit reference add {reference.name} command",
+            fix="make the set again under another name",
         )
     return extractor
 
 
-def _digest(pictures: Pictures) -> str:
-    """A folder name for these very pictures."""
-    digest = hashlib.sha256()
-    for row in pictures.rows:
-        if row.file is not None:
-            digest.update(f"{row.id}\0{sha256(pictures.folder / row.file)}\0".encode())
-    return digest.hexdigest()[:16]
+def distances(pictures: Pictures, sets: Sequence[Ready], device: str) -> list[Distance]:
+    """Every distance of a run to every set, on equally many pictures. Nothing is computed twice."""
+    found = []
+    for reference, place, extractor in sets:
+        run = collect(pictures, extractor, pictures.cache(extractor), unique=False, title=extractor.label)
+        found += [_distance(reference, extractor, kind, run, load(place), device) for kind in extractor.distances]
+    return found
 
 
 def _distance(

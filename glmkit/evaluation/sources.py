@@ -17,9 +17,12 @@ from typing import Any
 
 from glmkit.errors import UserError, nearest
 from glmkit.evaluation.collect import Item, Place
+from glmkit.evaluation.features import Extractor, slug
 from glmkit.evaluation.layouts import SUFFIXES
+from glmkit.evaluation.pictures import sha256
 from glmkit.files import read_jsonl
-from glmkit.runs import fingerprint
+from glmkit.records import Generation
+from glmkit.runs import cache_folder, fingerprint
 
 PROMPT_KEYS = ("caption", "prompt", "text")
 
@@ -38,6 +41,27 @@ class Folder:
                 key = path.relative_to(self.root).as_posix()
                 name = path.stem if path.stem in self.prompts else path.stem.rpartition("_")[0]
                 yield Item(Place(0, row), key, path.read_bytes(), self.prompts.get(name))
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The pictures of a run, in the order of its rows; rows without a picture are passed over."""
+
+    folder: Path
+    rows: tuple[Generation, ...]
+
+    def items(self, after: Place | None) -> Iterator[Item]:
+        for number, row in enumerate(self.rows):
+            if row.file is not None and (after is None or number > after.row):
+                yield Item(Place(0, number), row.id, (self.folder / row.file).read_bytes(), row.prompt)
+
+    def cache(self, extractor: Extractor) -> Path:
+        """Where the features of these very pictures are kept, so that evaluations share them."""
+        digest = hashlib.sha256()
+        for row in self.rows:
+            if row.file is not None:
+                digest.update(f"{row.id}\0{sha256(self.folder / row.file)}\0".encode())
+        return cache_folder() / "features" / slug(extractor) / digest.hexdigest()[:16]
 
 
 @dataclass(frozen=True)

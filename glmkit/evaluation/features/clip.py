@@ -6,7 +6,8 @@ Features have unit length. With ViT-L-14-336/openai they are the features of CMM
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ class Clip:
         self.spec = f"clip:{folder.resolve() if folder.is_dir() else name}"
         self.label = f"clip-{folder.name}-{self.weights_sha256[:8]}" if folder.is_dir() else f"clip-{name}"
         preparation = self._network.visual.preprocess_cfg
-        self.conventions = {
+        self.conventions: Mapping[str, Any] = {
             "network": f"{self.label}, image tower (open_clip)",
             "weights_sha256": self.weights_sha256,
             "preparation": {key: list(v) if isinstance(v, tuple) else v for key, v in preparation.items()},
@@ -49,7 +50,7 @@ class Clip:
             "dtype": "float32",
         }
         plain = "".join(letter if letter.isalnum() else "_" for letter in self.label)
-        self.distances = {"rbf": "cmmd" if name == CMMD else f"rbf_{plain}"}
+        self.distances: Mapping[str, str] = {"rbf": "cmmd" if name == CMMD else f"rbf_{plain}"}
 
     @torch.inference_mode()
     def extract(self, pictures: Sequence[Image.Image]) -> np.ndarray:
@@ -88,6 +89,7 @@ def _open(open_clip: Any, name: str, device: str) -> tuple[Any, Any, Any]:
         raise UserError(f"our CLIP is not in {folder}", fix="install glmkit from its clone: pip install -e .")
     else:
         source, options = _published(open_clip, name)
+    logging.disable(logging.ERROR)  # the hub reports each of a dozen retries; the error below says it once
     try:
         network, _, prepare = open_clip.create_model_and_transforms(source, device=device, precision="fp32", **options)
         return network.eval(), prepare, open_clip.get_tokenizer(source)
@@ -97,6 +99,8 @@ def _open(open_clip: Any, name: str, device: str) -> tuple[Any, Any, Any]:
             found=str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__,
             fix=f"check the network, or give a folder in open_clip's format, or {OURS} for the one that ships",
         ) from error
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _published(open_clip: Any, name: str) -> tuple[str, dict[str, Any]]:

