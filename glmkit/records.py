@@ -36,7 +36,8 @@ class Record:
 class Prompt(Record):
     """One prompt of a suite. `texts` is what the picture must show, written out, never parsed from `prompt`.
 
-    `ground_truth` is the same as a public benchmark compares it, where its formula reads more than the texts.
+    `ground_truth` is the same as a public benchmark compares it, where its formula reads more than the texts. `size` is
+    WIDTHxHEIGHT in pixels, empty where any will do.
     """
 
     id: str
@@ -45,6 +46,7 @@ class Prompt(Record):
     split: str = "all"
     language: str = "en"
     ground_truth: str = ""
+    size: str = ""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from glmkit.config import parse_size
 from glmkit.errors import UserError
 from glmkit.evaluation.layouts import Found, Tile
 from glmkit.evaluation.suite import Suite
@@ -22,7 +23,10 @@ PARTS = ("autoregressive", "glyph", "decoder", "vae")
 
 @dataclass(frozen=True)
 class Drawing:
-    """With what pictures are drawn. `height` and `width` are pixels, `dtype` is float32 or bfloat16."""
+    """With what pictures are drawn. `dtype` is float32 or bfloat16.
+
+    `height` and `width` are pixels; with `own_sizes` a prompt that names its size is drawn at that.
+    """
 
     model: str
     adapters: tuple[str, ...]
@@ -32,14 +36,20 @@ class Drawing:
     steps: int
     guidance: float
     dtype: str
+    own_sizes: bool = True
+
+    def size(self, prompt: Prompt) -> tuple[int, int]:
+        """(height, width) of the pictures of a prompt."""
+        return parse_size(prompt.size) if self.own_sizes and prompt.size else (self.height, self.width)
 
     def request(self, prompt: Prompt, seed: int, sources: tuple[str, ...] = ()) -> Request:
+        height, width = self.size(prompt)
         return Request(
             id=f"{prompt.id}_{seed}",
             prompt=prompt.prompt,
             seed=seed,
-            height=self.height,
-            width=self.width,
+            height=height,
+            width=width,
             sources=sources,
             steps=self.steps,
             guidance=self.guidance,
@@ -70,14 +80,16 @@ def draw(
 
     `sources` are the pictures to edit, by prompt id.
 
-    Batches are cut from all requests, and one that lacks a picture is drawn whole: floating-point sums depend on the
-    batch, and a continued run must give the very pixels of an undisturbed one.
+    Batches are cut from all requests of one size, and one that lacks a picture is drawn whole: floating-point sums
+    depend on the batch, and a continued run must give the very pixels of an undisturbed one.
     """
     journal = folder / "images.jsonl"
     wanted = {f"{prompt.id}_{seed}": (prompt, seed) for prompt in prompts for seed in range(drawing.seeds)}
     rows = {row.id: row for row in _finished(journal)}
-    names = list(wanted)
-    batches = [names[start : start + BATCH] for start in range(0, len(names), BATCH)]
+    sizes: dict[tuple[int, int], list[str]] = {}
+    for name, (prompt, _) in wanted.items():
+        sizes.setdefault(drawing.size(prompt), []).append(name)
+    batches = [names[start : start + BATCH] for names in sizes.values() for start in range(0, len(names), BATCH)]
     missing = [name for batch in batches if not rows.keys() >= set(batch) for name in batch]
     requests = [
         drawing.request(prompt, seed, sources.get(prompt.id, ())) for prompt, seed in (wanted[name] for name in missing)

@@ -1,4 +1,4 @@
-"""The `simple` split of the text-render suite: held-out words in the poster grammar, with full ground truth.
+"""The `simple` splits of the text-render suite: held-out words in the poster grammar, with full ground truth.
 
 `python -m glmkit.posters.simple` prints the rows of `benchmarks/text_render/prompts.jsonl` that this module owns.
 """
@@ -9,32 +9,49 @@ import json
 import random
 from typing import Any
 
+from glmkit.config import parse_size
 from glmkit.posters.grammar import Scene, caption, draw_scene
 
-COUNT = 80
+# Prompts of each split, and the size at which their pictures must be drawn: WIDTHxHEIGHT. `simple` itself names none,
+# so that it suits models of any size; nano draws it at its usual 256x256, for which its scenes are laid out.
+SPLITS = {
+    "simple": (128, ""),
+    "simple-320x192": (32, "320x192"),
+    "simple-192x320": (32, "192x320"),
+    "simple-512x512": (32, "512x512"),
+}
 
 
-def simple_scenes() -> list[tuple[str, Scene, str]]:
-    """(prompt id, scene, caption) of every prompt of the split; no headline comes twice."""
+def simple_prompts(split: str) -> list[tuple[str, Scene, str]]:
+    """(prompt id, scene, caption) of every prompt of a split; no text comes twice in it."""
+    count, size = SPLITS[split]
+    height, width = parse_size(size or "256x256")
     prompts: list[tuple[str, Scene, str]] = []
     seen: set[str] = set()
-    rng = random.Random("text-render simple 1")
-    while len(prompts) < COUNT:
-        scene = draw_scene(rng, split="held-out")
-        words = {text.lower() for text in scene.texts}
-        if words & seen:
+    rng = random.Random(f"text-render {split} 1")
+    while len(prompts) < count:
+        scene = draw_scene(rng, height=height, width=width, split="held-out")
+        texts = {text.lower() for text in scene.texts}
+        if texts & seen:
             continue
-        seen |= words
-        prompts.append((f"simple-{len(prompts) + 1:03d}", scene, caption(scene, rng)))
+        seen |= texts
+        prompts.append((f"{split}-{len(prompts) + 1:03d}", scene, caption(scene, rng)))
     return prompts
+
+
+def simple_scenes() -> dict[str, Scene]:
+    """Prompt id -> what its picture must show, for every prompt of all splits."""
+    return {name: scene for split in SPLITS for name, scene, _ in simple_prompts(split)}
 
 
 def simple_rows() -> list[dict[str, Any]]:
     """The prompts as rows of the benchmark file."""
-    return [
-        {"id": name, "split": "simple", "language": "en", "prompt": prompt, "texts": list(scene.texts)}
-        for name, scene, prompt in simple_scenes()
-    ]
+    rows = []
+    for split, (_, size) in SPLITS.items():
+        for name, scene, prompt in simple_prompts(split):
+            row = {"id": name, "split": split, "language": "en", "prompt": prompt, "texts": list(scene.texts)}
+            rows.append({**row, "size": size} if size else row)
+    return rows
 
 
 if __name__ == "__main__":

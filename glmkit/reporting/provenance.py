@@ -21,6 +21,7 @@ def setup(runs: Sequence[EvalRun]) -> Table:
         ("Seeds", [", ".join(map(str, run.seeds)) for run in runs]),
         ("Pictures scored", [f"{run.summary.n_scored} of {run.summary.n_total}" for run in runs]),
         ("Read by", [run.summary.ocr for run in runs]),
+        ("Scores", [run.summary.family or "–" for run in runs]),
         ("Drawn with", [drawn_with(run.manifest["settings"]) for run in runs]),
         ("Device", [run.manifest["environment"]["device"] or "–" for run in runs]),
         ("Started", [run.manifest["started"].replace("T", " ").replace("+00:00", " UTC") for run in runs]),
@@ -31,7 +32,10 @@ def drawn_with(settings: dict[str, Any]) -> str:
     """Size, steps and guidance; pictures that were made elsewhere have none."""
     if "steps" not in settings:
         return "–"
-    return "{width}x{height} pixels, {steps} steps, guidance {guidance}".format(**settings)
+    size = f"{settings['width']}x{settings['height']} pixels"
+    if settings.get("own_sizes"):
+        size += " unless the prompt names a size"
+    return f"{size}, {settings['steps']} steps, guidance {settings['guidance']}"
 
 
 def provenance(runs: Sequence[EvalRun]) -> Table:

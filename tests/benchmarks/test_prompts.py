@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+from glmkit.config import parse_size
 from glmkit.files import read_jsonl
+from glmkit.generation.sequence import grids
 from glmkit.models.glyph import quoted_spans
 from glmkit.records import Prompt
 
 FILE = Path(__file__).parents[2] / "benchmarks" / "text_render" / "prompts.jsonl"
 PROMPTS = [Prompt.from_row(row) for row in read_jsonl(FILE)]
-MINIMUM = {"simple": 64, "regions": 60, "long": 30, "zh": 60}
+MINIMUM = {"simple": 128, "regions": 60, "long": 30, "zh": 60}
+SIZED = {"simple-320x192", "simple-192x320", "simple-512x512"}
 
 
 def test_glyph_spans_are_the_texts() -> None:
@@ -21,8 +24,14 @@ def test_glyph_spans_are_the_texts() -> None:
 
 def test_every_split_is_large_enough() -> None:
     counts = Counter(prompt.split for prompt in PROMPTS)
-    assert set(counts) == set(MINIMUM)
+    assert set(counts) == set(MINIMUM) | SIZED and all(counts[split] >= 32 for split in SIZED)
     assert all(counts[split] >= minimum for split, minimum in MINIMUM.items()), counts
+
+
+def test_sizes_are_those_that_the_splits_are_named_after() -> None:
+    for prompt in PROMPTS:
+        assert prompt.size == (prompt.split.removeprefix("simple-") if prompt.split in SIZED else ""), prompt.id
+        assert not prompt.size or grids(*parse_size(prompt.size))
 
 
 def test_ids_and_prompts_are_unique() -> None:

@@ -63,6 +63,35 @@ def test_pictures_are_the_pipelines_own(drawing: Drawing, tmp_path: Path) -> Non
             assert picture.text["prompt"] == row.prompt  # type: ignore[attr-defined]
 
 
+SIZED = [
+    *(Prompt(id=f"small{i}", prompt=f"a sign '{i}'", texts=(str(i),)) for i in range(3)),
+    *(Prompt(id=f"high{i}", prompt=f"a sign '{i}'", texts=(str(i),), size="64x96") for i in range(3)),
+]
+
+
+def test_a_prompt_is_drawn_at_its_own_size_unless_another_is_given(drawing: Drawing) -> None:
+    assert [drawing.size(prompt) for prompt in SIZED[2:4]] == [(64, 96), (96, 64)]
+    fixed = replace(drawing, own_sizes=False).request(SIZED[3], seed=0)
+    assert (fixed.height, fixed.width) == (64, 96)
+
+
+def test_batches_of_one_size_are_drawn_whole_again(
+    drawing: Drawing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three prompts of each size in batches of two: the second batch must not mix sizes."""
+    monkeypatch.setattr(pictures, "BATCH", 2)
+    drawing = replace(drawing, seeds=1)
+    rows = draw(tmp_path, SIZED, drawing, "cpu", {})
+    for row in rows:
+        with Image.open(tmp_path / str(row.file)) as picture:
+            assert picture.size == ((64, 96) if row.prompt_id.startswith("high") else (96, 64))
+    whole = content(tmp_path)
+    (tmp_path / "pictures" / "high0_0.png").unlink()
+    tried = requested(monkeypatch, {})
+    draw(tmp_path, SIZED, drawing, "cpu", {})
+    assert tried == ["high0_0", "high1_0"] and content(tmp_path) == whole
+
+
 def test_an_interrupted_run_continues_to_the_same_pixels(
     drawing: Drawing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -12,7 +13,7 @@ from PIL import Image
 
 from glmkit.files import read_jsonl
 from glmkit.posters.grammar import COLOURS
-from glmkit.posters.simple import simple_rows, simple_scenes
+from glmkit.posters.simple import SPLITS, simple_prompts, simple_rows, simple_scenes
 from glmkit.posters.style_set import COLOURS as STYLE_COLOURS
 from glmkit.posters.style_set import COUNTS, FOLDERS, write_set
 from glmkit.posters.words import held_out
@@ -49,16 +50,26 @@ def test_style_captions_hold_words_of_their_split(split: str) -> None:
             assert held_out(word.strip("!?.")) == (split == "held-out")
 
 
-def test_the_simple_prompts_are_held_out_and_different() -> None:
-    prompts = simple_scenes()
-    assert len(prompts) == 80 == len({prompt for _, _, prompt in prompts})
+@pytest.mark.parametrize("split", SPLITS)
+def test_the_simple_prompts_are_held_out_and_different(split: str) -> None:
+    prompts, (count, size) = simple_prompts(split), SPLITS[split]
+    assert len(prompts) == count == len({prompt for _, _, prompt in prompts})
+    assert {f"{scene.width}x{scene.height}" for _, scene, _ in prompts} == {size or "256x256"}
+    assert all(simple_scenes()[name] == scene for name, scene, _ in prompts[:3])
     texts = [text for _, scene, _ in prompts for text in scene.texts]
     assert len({text.lower() for text in texts}) == len(texts)
     assert all(held_out(word.strip("!?.")) for text in texts for word in text.split())
-    assert len({scene.background for _, scene, _ in prompts}) == len(COLOURS)
+    assert len({scene.background for _, scene, _ in prompts}) >= len(COLOURS) - 2
+
+
+def test_measured_prompts_stay_as_they_are() -> None:
+    """Figures of the log were measured on the first 64 prompts."""
+    rows = [row for row in simple_rows() if row["split"] == "simple"][:64]
+    content = "\n".join(f"{row['id']} {row['prompt']}" for row in rows)
+    assert hashlib.sha256(content.encode()).hexdigest()[:16] == "2bbefc4b78494fb4"
 
 
 def test_the_benchmark_file_holds_the_simple_prompts() -> None:
     path = ROOT / "benchmarks" / "text_render" / "prompts.jsonl"
-    kept = [row for row in map(json.loads, path.read_text(encoding="utf-8").splitlines()) if row["split"] == "simple"]
+    kept = [row for row in map(json.loads, path.read_text(encoding="utf-8").splitlines()) if row["split"] in SPLITS]
     assert kept == simple_rows(), "draw them again: python -m glmkit.posters.simple"
