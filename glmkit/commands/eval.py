@@ -24,11 +24,20 @@ DRAWING_OPTIONS = ("model", "adapter", "size", "steps", "guidance")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--suite", required=True, help="text-render, nano-edit")
+    parser.add_argument(
+        "--suite", required=True, help="text-render, nano-edit, cvtg-2k, longtext-en, oneig-text-en, ..."
+    )
+    parser.add_argument("--data", metavar="DIR", type=Path, help="prompt files of a public benchmark")
     parser.add_argument("--model", help="nano, a model folder or a hub id (default nano)")
     parser.add_argument("--adapter", metavar="DIR", nargs="+", action="extend", help="adapters to add")
     parser.add_argument(
-        "--images", metavar="DIR", type=Path, help="score these pictures: <prompt id>.png or <prompt id>_<seed>.png"
+        "--images",
+        metavar="DIR",
+        type=Path,
+        help="score these pictures: <prompt id>.png, <prompt id>_<seed>.png or the benchmark's own layout",
+    )
+    parser.add_argument(
+        "--ocr", metavar="ENGINE[:WHERE]", help="paddleocr (the default), cvtg-paddleocr:PYTHON or qwen2-5-vl[:FOLDER]"
     )
     parser.add_argument("--split", help="only this split of the suite")
     parser.add_argument("--limit", metavar="N", type=int, help="only the first N prompts of each split")
@@ -50,10 +59,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from glmkit.evaluation import suites
+    from glmkit.evaluation import engines, suites
     from glmkit.evaluation.evaluate import ENGINE, Plan, evaluate
 
-    suites.load(arguments.suite)  # a misspelt suite must not cost a download
+    suites.load(arguments.suite).files(arguments.data)  # what is misspelt or missing must not cost a download
     for name in ("limit", "seeds"):
         if (number := getattr(arguments, name)) is not None and number < 1:
             raise UserError(f"--{name} must be at least 1", found=number)
@@ -63,7 +72,8 @@ def run(arguments: argparse.Namespace) -> int:
     device, drawing = (_device(arguments), None) if arguments.images is not None else _drawing(arguments)
     plan = Plan(
         suite=arguments.suite,
-        engine=ENGINE,
+        engine=ENGINE if arguments.ocr is None else engines.named(arguments.ocr),
+        data=arguments.data,
         split=arguments.split,
         limit=arguments.limit,
         drawing=drawing,
@@ -129,7 +139,8 @@ def table(summary: Summary) -> str:
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     title = " + ".join((summary.model, *summary.adapters))
     heading = f"{summary.suite}: {title}; 95 % intervals over prompts"
-    return "\n".join((heading, "", *lines, *map(_distance, summary.distances)))
+    name = f"scores: {summary.family}" + "".join(f"\n  not official: {why}" for why in summary.why_not_official)
+    return "\n".join((heading, name, "", *lines, *map(_distance, summary.distances)))
 
 
 def _distance(row: Mapping[str, Any]) -> str:

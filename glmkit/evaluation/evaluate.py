@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,8 +62,9 @@ class Plan:
             )
         return self.images.resolve()
 
+    @cached_property
     def reader(self) -> Identity:
-        """The OCR engine with its weights and versions."""
+        """The OCR engine with its weights and versions; finding out may start the engine or hash its weights."""
         module, where = engines.find(self.engine)
         identity: Identity = module.identity(where)
         return identity
@@ -81,7 +83,7 @@ class Plan:
             "suite_fingerprint": _digest(self.prompt_files())[:16],
             "split": self.split,
             "limit": self.limit,
-            "ocr": f"{self.reader()} confidence>={MIN_CONFIDENCE}",
+            "ocr": f"{self.reader} confidence>={MIN_CONFIDENCE}",
         }
         if self.drawing is None:
             return {**shared, "images": str(self._images), "seeds": self.seeds}
@@ -125,7 +127,7 @@ def evaluate(plan: Plan, folder: Path, device: str = "cpu") -> Summary:
         sources = write_references(folder, suite, prompts)
         generations = draw(folder, prompts, plan.drawing, device, sources)
     by_id = {prompt.id: prompt for prompt in prompts}
-    reader = plan.reader()
+    reader = plan.reader
     answers = {name: suite.answer_tokens(prompt) for name, prompt in by_id.items()}
     read = readings(folder, generations, plan.engine, reader, answers)
     scores = [score(suite, by_id[row.prompt_id], row, read, folder) for row in generations]

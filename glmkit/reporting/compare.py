@@ -119,6 +119,11 @@ def notes(runs: Sequence[EvalRun], common: set[str]) -> list[str]:
     if failed:
         amounts = words.enumerate_words(failed)
         said.append(f"{amounts} could not be made or read. They are missing from the scores, not counted as 0.")
+    said += [
+        f"The scores of {run.name} are not official ({run.summary.family}): {'; '.join(run.summary.why_not_official)}."
+        for run in runs
+        if run.summary.why_not_official
+    ]
     for about, values in (
         ("read by different OCR engines", [run.summary.ocr for run in runs]),
         ("made from different versions of the suite", [run.manifest["settings"]["suite_fingerprint"] for run in runs]),

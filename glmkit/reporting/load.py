@@ -47,10 +47,23 @@ def load_runs(folders: Sequence[Path]) -> tuple[EvalRun, ...]:
                 found=f"{runs[0].folder}: {runs[0].summary.suite}, {run.folder}: {run.summary.suite}",
                 fix="make one report for each suite",
             )
+    _check_families(runs)
     if not set.intersection(*(run.prompts for run in runs)):
         raise UserError("the runs have no prompt in common", fix="evaluate them with the same --split and --limit")
     names = unique_names([run.name for run in runs], [run.folder.resolve().name for run in runs])
     return tuple(replace(run, name=name) for run, name in zip(runs, names, strict=True))
+
+
+def _check_families(runs: Sequence[EvalRun]) -> None:
+    """UserError when official scores would stand beside those that another OCR engine read."""
+    official = [run for run in runs if run.summary.family == "official"]
+    for run in runs:
+        if official and run.summary.ocr != official[0].summary.ocr:
+            raise UserError(
+                "official scores and scores read by another OCR engine cannot be compared",
+                found=f"{official[0].folder}: official, {run.folder}: {run.summary.family}",
+                fix="evaluate both with the same --ocr",
+            )
 
 
 def load_run(folder: Path) -> EvalRun:

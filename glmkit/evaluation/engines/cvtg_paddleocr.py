@@ -36,6 +36,7 @@ WEIGHTS = {
     "cls/inference.pdiparams": "d1efda1b80e174b4fcb168a035ac96c1af4938892bd86a55f300a6027105d08c",
 }
 INSTALL = "python -m venv ocr-cvtg && ocr-cvtg/bin/pip install paddleocr==2.10.0 paddlepaddle==3.0.0 setuptools"
+NO_NETWORK = "where the models cannot be downloaded, copy ~/.paddleocr/whl from a machine that has them"
 _DRIVER = Path(drivers.__file__).with_name("paddleocr_2_10.py")
 _SECONDS = 600  # the first start downloads the models
 
@@ -50,7 +51,7 @@ def identity(where: str) -> Identity:
         raise UserError(f"{where} took more than {_SECONDS} s to start PaddleOCR", fix=INSTALL) from error
     if run.returncode or not run.stdout:
         said = run.stderr.strip().splitlines() or [f"exit code {run.returncode}"]
-        raise UserError(f"PaddleOCR 2.10 does not start in {where}", found=said[-1], fix=INSTALL)
+        raise UserError(f"PaddleOCR 2.10 does not start in {where}", found=said[-1], fix=f"{INSTALL}; {NO_NETWORK}")
     found = json.loads(run.stdout)
     return Identity(
         f"PaddleOCR {found['paddleocr']}, {SETTINGS}", found["weights"], f"paddlepaddle-{found['paddlepaddle']}"
