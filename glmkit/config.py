@@ -34,16 +34,21 @@ class Posters(Section):
 
 
 class Data(Section):
-    """Either folders of pictures with `metadata.jsonl` or `.txt` captions, or synthetic posters."""
+    """Either folders of pictures with `metadata.jsonl` or `.txt` captions, or synthetic posters, or edits of posters.
+
+    `edits` counts pairs: the source is trained as a poster with its caption, the target as an edit. With `posters`
+    beside them, edits make up edits / (posters + 2 edits) of the pictures.
+    """
 
     train: str | None = None
     held_out: str | None = None
     posters: Posters | None = None
+    edits: Posters | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> Data:
-        if (self.train is None) == (self.posters is None):
-            raise ValueError("give either data.train (a folder) or data.posters, not both and not neither")
+        if (self.train is None) == (self.posters is None and self.edits is None):
+            raise ValueError("give either data.train (a folder) or data.posters and data.edits, not both, not neither")
         if self.train is not None and self.held_out is None:
             raise ValueError("data.held_out (a folder) is missing: without it nobody can see over-fitting")
         return self
@@ -123,7 +128,9 @@ class DecoderStage(Stage):
     prior_drop: float = Field(default=0.0, ge=0, le=1, description="drop of the prior alone")
     prior_noise: float = Field(default=0.0, ge=0, le=1, description="share of prior ids replaced by random codes")
     text_weight: float = Field(default=0.0, ge=0, description="extra weight of latents that carry text, where known")
-    letter_weight: float = Field(default=0.0, ge=0, description="weight of the loss that asks for the letter at each place")
+    letter_weight: float = Field(
+        default=0.0, ge=0, description="weight of the loss that asks for the letter at each place"
+    )
     logit_std: float = Field(default=1.0, gt=0)
 
     @model_validator(mode="after")
@@ -157,6 +164,9 @@ STAGES: dict[str, type[Stage]] = {
     "decoder": DecoderStage,
     "clip": ClipStage,
 }
+
+
+EDITING = ("autoregressive", "decoder")  # the stages that read source pictures
 
 
 class Recipe(Section):
@@ -195,6 +205,9 @@ class Recipe(Section):
             raise ValueError(f"a recipe needs at least one stage: {', '.join(STAGES)}")
         if self.clip and (len(self.stages) > 1 or self.samples.prompts):
             raise ValueError("clip trains another model than the other stages, one that draws nothing: it stands alone")
+        unable = [name for name in self.stages if name not in EDITING]
+        if self.data.edits and unable:
+            raise ValueError(f"{unable[0]} cannot learn from data.edits, whose captions describe no picture")
         return self
 
     @property

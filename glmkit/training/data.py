@@ -6,9 +6,9 @@ B batch, H W rows and columns in pixels.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -20,14 +20,24 @@ from glmkit.files import read_jsonl
 from glmkit.generation.pictures import read_picture
 from glmkit.generation.sequence import MAX_ASPECT, grids
 
+if TYPE_CHECKING:
+    from glmkit.posters.grammar import Scene
+
+# Pictures of one size share a batch, and edits share none with others: (height, width) or (height, width, is edit).
+Bucket = TypeVar("Bucket", tuple[int, int], tuple[int, int, bool])
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 class Pictures(Protocol):
-    """Captioned pictures, each with height and width that are multiples of 32."""
+    """Captioned pictures, each with height and width that are multiples of 32.
+
+    The caption of an edit says what was done with another of the pictures, its source, which has the same size:
+    `sources` maps the number of an edit to that of its source.
+    """
 
     captions: list[str]
     sizes: list[tuple[int, int]]
+    sources: dict[int, int]
 
     def pixels(self, indices: Sequence[int], device: torch.device) -> Tensor:
         """Pictures of one size as B 3 H W in [-1, 1]."""
@@ -53,6 +63,7 @@ class FolderPictures:
         self.captions = [text for _, text in rows]
         self._pixels = [_read(path) for path in self.files]
         self.sizes = [(int(array.shape[0]), int(array.shape[1])) for array in self._pixels]
+        self.sources: dict[int, int] = {}
 
     def pixels(self, indices: Sequence[int], device: torch.device) -> Tensor:
         batch = np.stack([self._pixels[index] for index in indices])
@@ -135,12 +146,20 @@ class PosterPictures:
     def __init__(
         self, count: int, height: int, width: int, seed: int, workers: int, split: Literal["train", "held-out"]
     ) -> None:
-        from glmkit.posters import grammar, masks, render
+        from glmkit.posters import grammar, masks
 
         workers = workers or runs.cores()
         scenes, drawn = masks.mask_pool(count, seed, height=height, width=width, workers=workers, split=split)
-        self.captions = [grammar.caption(scene, random.Random(f"{seed}-{index}")) for index, scene in enumerate(scenes)]
-        self.sizes = [(height, width)] * count
+        captions = [grammar.caption(scene, random.Random(f"{seed}-{index}")) for index, scene in enumerate(scenes)]
+        self._keep(scenes, drawn, captions, {}, workers)
+
+    def _keep(
+        self, scenes: list[Scene], drawn: np.ndarray, captions: list[str], sources: dict[int, int], workers: int
+    ) -> None:
+        from glmkit.posters import masks, render
+
+        self.captions, self.sources = captions, sources
+        self.sizes = [(scene.height, scene.width) for scene in scenes]
         self._masks = torch.from_numpy(drawn)
         self._letters = torch.from_numpy(masks.letter_pool(scenes, workers))
         self._params = render.batch_params(scenes)
@@ -170,15 +189,82 @@ class PosterPictures:
         return self._letters[torch.as_tensor(np.asarray(indices))].to(device)
 
 
-def by_size(sizes: Sequence[tuple[int, int]]) -> dict[tuple[int, int], list[int]]:
-    """The indices of the pictures of every size, in order of size."""
-    members: dict[tuple[int, int], list[int]] = {size: [] for size in sorted(set(sizes))}
+class EditPictures(PosterPictures):
+    """Posters in pairs: number 2k is described by its caption, 2k + 1 is what its instruction makes of 2k.
+
+    So half of the pictures are edits; the sources keep text-to-image in practice.
+    """
+
+    def __init__(
+        self, count: int, height: int, width: int, seed: int, workers: int, split: Literal["train", "held-out"]
+    ) -> None:
+        from glmkit.posters import grammar, masks
+
+        workers = workers or runs.cores()
+        edits, drawn = masks.edit_pool(count, seed, height=height, width=width, workers=workers, split=split)
+        scenes, captions = [], []
+        for index, edit in enumerate(edits):
+            scenes += [edit.source, edit.target]
+            captions += [grammar.caption(edit.source, random.Random(f"{seed}-{index}")), edit.instruction]
+        self._keep(
+            scenes, drawn.reshape(-1, height, width), captions, {2 * k + 1: 2 * k for k in range(count)}, workers
+        )
+
+
+class Joined:
+    """The pictures of several sets, one set after the other."""
+
+    def __init__(self, sets: Sequence[Pictures]) -> None:
+        self._sets = sets
+        self._starts = np.cumsum([0] + [len(pictures.captions) for pictures in sets])
+        self.captions = [caption for pictures in sets for caption in pictures.captions]
+        self.sizes = [size for pictures in sets for size in pictures.sizes]
+        self.sources = {
+            start + edit: start + source
+            for start, pictures in zip(self._starts.tolist(), sets, strict=False)
+            for edit, source in pictures.sources.items()
+        }
+
+    def _ask(self, ask: Callable[[Pictures, list[int]], Tensor | None], indices: Sequence[int]) -> Tensor | None:
+        """What `ask` gets from the set of each picture, in the order of `indices`; None where a set does not know."""
+        numbers = np.asarray(indices)
+        owners = np.searchsorted(self._starts, numbers, side="right") - 1
+        parts, places = [], []
+        for owner in np.unique(owners):
+            (own,) = np.nonzero(owners == owner)
+            part = ask(self._sets[owner], (numbers[own] - self._starts[owner]).tolist())
+            if part is None:
+                return None
+            parts.append(part)
+            places.append(own)
+        return torch.cat(parts)[torch.from_numpy(np.argsort(np.concatenate(places))).to(parts[0].device)]
+
+    def pixels(self, indices: Sequence[int], device: torch.device) -> Tensor:
+        pixels = self._ask(lambda pictures, own: pictures.pixels(own, device), indices)
+        assert pixels is not None
+        return pixels
+
+    def text_mask(self, indices: Sequence[int], device: torch.device) -> Tensor | None:
+        return self._ask(lambda pictures, own: pictures.text_mask(own, device), indices)
+
+    def letters(self, indices: Sequence[int], device: torch.device) -> Tensor | None:
+        return self._ask(lambda pictures, own: pictures.letters(own, device), indices)
+
+
+def buckets(pictures: Pictures) -> list[tuple[int, int, bool]]:
+    """What the pictures of one batch have in common: height, width, and whether they are edits."""
+    return [(*size, index in pictures.sources) for index, size in enumerate(pictures.sizes)]
+
+
+def by_size(sizes: Sequence[Bucket]) -> dict[Bucket, list[int]]:
+    """The indices of the pictures of every size, in order of size; of every size and kind for `buckets`."""
+    members: dict[Bucket, list[int]] = {size: [] for size in sorted(set(sizes))}
     for index, size in enumerate(sizes):
         members[size].append(index)
     return members
 
 
-def groups(sizes: Sequence[tuple[int, int]], most: int, limit: int) -> list[list[int]]:
+def groups(sizes: Sequence[Bucket], most: int, limit: int) -> list[list[int]]:
     """The first `limit` pictures in lists of at most `most` pictures of one size."""
     chosen = by_size(sizes[:limit]).values()
     return [members[start : start + most] for members in chosen for start in range(0, len(members), most)]
@@ -186,15 +272,22 @@ def groups(sizes: Sequence[tuple[int, int]], most: int, limit: int) -> list[list
 
 def load(data: config.Data) -> tuple[Pictures, Pictures]:
     """The training and the held-out pictures of a recipe. Held-out posters use words that training never sees."""
-    if data.posters is None:
-        assert data.train is not None and data.held_out is not None
+    if data.train is not None:
+        assert data.held_out is not None
         return FolderPictures(data.train), FolderPictures(data.held_out)
-    posters = data.posters
+    kinds = ((PosterPictures, data.posters), (EditPictures, data.edits))
+    drawn = [_drawn(kind, posters) for kind, posters in kinds if posters is not None]
+    if len(drawn) == 1:
+        return drawn[0]
+    train, held_out = zip(*drawn, strict=True)
+    return Joined(train), Joined(held_out)
+
+
+def _drawn(kind: type[PosterPictures], posters: config.Posters) -> tuple[Pictures, Pictures]:
     height, width = config.parse_size(posters.size)
     grids(height, width)  # refuses a size that the model cannot draw
-    train = PosterPictures(posters.count, height, width, posters.seed, posters.workers, "train")
-    held_out = PosterPictures(posters.held_out, height, width, posters.seed + 1, posters.workers, "held-out")
-    return train, held_out
+    train = kind(posters.count, height, width, posters.seed, posters.workers, "train")
+    return train, kind(posters.held_out, height, width, posters.seed + 1, posters.workers, "held-out")
 
 
 class Batches:
@@ -204,7 +297,7 @@ class Batches:
     the last batch of a size is filled up from the start of its own shuffled list.
     """
 
-    def __init__(self, sizes: Sequence[tuple[int, int]], batch_size: int, seed: int) -> None:
+    def __init__(self, sizes: Sequence[Bucket], batch_size: int, seed: int) -> None:
         self.batch_size, self.seed = batch_size, seed
         self.buckets = [np.array(members) for members in by_size(sizes).values()]
         self.per_epoch = sum(-(-len(bucket) // batch_size) for bucket in self.buckets)

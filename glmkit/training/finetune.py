@@ -24,6 +24,7 @@ from glmkit.files import atomic_path, read_json, write_json
 from glmkit.generation import pipeline
 from glmkit.models import adapter, checkpoint, clip
 from glmkit.models.hybrid import HybridModel
+from glmkit.models.semantic_vq import halved_size
 from glmkit.training import data, lora, objectives
 from glmkit.training.initialise import fresh_part, initialise, initialise_clip
 from glmkit.training.loop import Loop, Place
@@ -79,10 +80,25 @@ def _checked(recipe: Recipe) -> tuple[data.Pictures, data.Pictures]:
                     lora.check_targets(checkpoint.new_part(base, name), stage.lora.targets)
         for request in requests_of(base, recipe.samples):
             pipeline.check(request)
+        if recipe.data.edits:
+            _check_source_size(recipe.data.edits.size, HybridModel(base))
     pictures = data.load(recipe.data)
     if recipe.vae is not None:
         check_crop(pictures[0], recipe.vae)
     return pictures
+
+
+def _check_source_size(size: str, hybrid: HybridModel) -> None:
+    """Training encodes sources as they are; the model would scale those of other sizes first."""
+    height, width = config.parse_size(size)
+    settings = hybrid.source_settings
+    rows, columns = (2 * side for side in halved_size(height, width, settings.min_pixels, settings.max_pixels))
+    if (rows, columns) != (height, width):
+        raise UserError(
+            "the model reads source pictures of this size at another one",
+            found=f"{size}, read as {columns}x{rows}",
+            fix=f"data.edits.size={columns}x{rows}",
+        )
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -127,7 +143,7 @@ def _run_stage(
         work = _hybrid_work(name, stage, recipe, folder, pictures, device)
     if stage.compile:
         work.objective.compile()
-    batches = data.Batches(pictures[0].sizes, stage.batch_size, recipe.seed)
+    batches = data.Batches(data.buckets(pictures[0]), stage.batch_size, recipe.seed)
     loop = Loop(work.objective, batches, stage, Place(Path(recipe.output), name, recipe.seed, device))
     return loop.run(work.export, work.sampler, recipe.samples.every)
 

@@ -1,7 +1,8 @@
 """The autoregressive stage: next-token prediction over preview, large grid and end, at image positions only.
 
-Inputs are built as inference builds them. The loss is ours: the published model's own `labels=` path views 16,512
-output columns as 168,064 and fails. B batch, N written tokens (preview, large, end), V output columns.
+An edit has the codes of its source in the prompt, and no preview; the loss is on the target alone. Inputs are built as
+inference builds them. The loss is ours: the published model's own `labels=` path views 16,512 output columns as 168,064
+and fails. B batch, N written tokens (preview, large, end), V output columns.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from glmkit.generation.sequence import PromptTokenizer, training_batch
 from glmkit.models.autoregressive import AutoregressiveModel
 from glmkit.models.semantic_vq import SemanticTokenizer
 from glmkit.training import cache
-from glmkit.training.data import Pictures, by_size, groups
+from glmkit.training.data import Pictures, buckets, by_size, groups
 from glmkit.training.objectives import Objective
 
 HELD_OUT_PICTURES = 64
@@ -31,24 +32,39 @@ class Sequences:
     ) -> None:
         self.large = cache.large_cache(semantic_vq, pictures, device)
         self.preview = cache.preview_cache(semantic_vq, pictures, device)
+        self.sources = pictures.sources
         self.prompts: list[list[int]] = [[] for _ in pictures.captions]
-        for size, members in by_size(pictures.sizes).items():
-            ids = tokenizer.text_to_image_batch([pictures.captions[index] for index in members], *size)
-            for index, prompt in zip(members, ids, strict=True):
+        # One length for every batch of a kind: a compiled model then has one shape a picture size.
+        self.prompt_length = {False: 0, True: 0}
+        for (height, width, is_edit), members in by_size(buckets(pictures)).items():
+            captions = [pictures.captions[index] for index in members]
+            if is_edit:
+                codes = self.large[[self.sources[index] for index in members]].long().cpu()
+                prompts = tokenizer.edit_batch(captions, [[own] for own in codes], height, width)
+            else:
+                prompts = tokenizer.text_to_image_batch(captions, height, width)
+            for index, prompt in zip(members, prompts, strict=True):
                 self.prompts[index] = prompt
-        # One length for every batch: a compiled model then has one shape a picture size.
-        self.prompt_length = -(-max(map(len, self.prompts)) // 16) * 16
+            rounded = -(-max(map(len, prompts)) // 16) * 16
+            self.prompt_length[is_edit] = max(self.prompt_length[is_edit], rounded)
 
     def losses(self, model: AutoregressiveModel, indices: Sequence[int]) -> dict[str, Tensor]:
-        """Mean cross-entropy in nats a token over preview, large grid and end."""
-        preview, large = self.preview[indices].long(), self.large[indices].long()
-        prompts = [self.prompts[index] for index in indices]
-        batch = training_batch(prompts, [preview, large], model.config, self.prompt_length)
+        """Mean cross-entropy in nats a token over preview, large grid and end; of edits over edit and end."""
+        is_edit = indices[0] in self.sources
+        large = self.large[indices].long()
+        written = {"edit": large} if is_edit else {"preview": self.preview[indices].long(), "large": large}
+        batch = training_batch(
+            [self.prompts[index] for index in indices],
+            list(written.values()),
+            model.config,
+            self.prompt_length[is_edit],
+            [(large.shape[1], large.shape[2])] if is_edit else [],
+        )
         logits = model(batch.ids_BT, batch.positions_3BT, keep=batch.keep_BN).float()
         losses = F.cross_entropy(logits.flatten(0, 1), batch.written_BN.flatten(), reduction="none")
-        count = preview[0].numel()
-        of_preview, of_large, of_end = losses.view(len(prompts), -1).split([count, large[0].numel(), 1], dim=1)
-        return {"preview": of_preview.mean(), "large": of_large.mean(), "end": of_end.mean()}
+        counts = [codes[0].numel() for codes in written.values()]
+        parts = losses.view(len(indices), -1).split([*counts, 1], dim=1)
+        return {name: part.mean() for name, part in zip((*written, "end"), parts, strict=True)}
 
 
 class AutoregressiveObjective(Objective):
@@ -65,25 +81,26 @@ class AutoregressiveObjective(Objective):
         self.trained, self.stage, self.device = autoregressive, stage, device
         self.sequences = Sequences(pictures, semantic_vq, tokenizer, device)
         self.known = Sequences(held_out, semantic_vq, tokenizer, device)
-        self.held_out_groups = groups(held_out.sizes, 16, limit=HELD_OUT_PICTURES)
+        self.held_out_groups = groups(buckets(held_out), 16, limit=HELD_OUT_PICTURES)
+        self.weights = {"preview": stage.preview_weight, "large": 1.0, "edit": 1.0, "end": 1 / 64}
 
     def loss(self, indices: Sequence[int], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         parts = self.sequences.losses(self.trained, indices)
         return self._total(parts), {name: value.detach() for name, value in parts.items()}
 
     def _total(self, parts: dict[str, Tensor]) -> Tensor:
-        return self.stage.preview_weight * parts["preview"] + parts["large"] + parts["end"] / 64
+        return torch.stack([self.weights[name] * value for name, value in parts.items()]).sum()
 
     @torch.no_grad()
     def held_out(self) -> dict[str, float]:
-        """Cross-entropy in nats a token on pictures never trained on; preview, large grid and end apart."""
-        rows = []
+        """Cross-entropy in nats a token on pictures never trained on; preview, large grid, edits and end apart."""
+        rows: dict[str, list[Tensor]] = {}
         for indices in self.held_out_groups:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
                 parts = self.known.losses(self.trained, indices)
-            rows += [torch.stack([self._total(parts), *parts.values()])] * len(indices)
-        values = torch.stack(rows).mean(dim=0).tolist()
-        return dict(zip(("loss", "preview", "large", "end"), values, strict=True))
+            for name, value in {"loss": self._total(parts), **parts}.items():
+                rows.setdefault(name, []).extend([value] * len(indices))
+        return {name: torch.stack(values).mean().item() for name, values in rows.items()}
 
     def compile(self) -> None:
         for layer in self.trained.language_model.layers:

@@ -1,8 +1,9 @@
 """The diffusion decoder (and the glyph encoder with it, if asked): flow matching on latents.
 
 Every picture is conditioned on its OWN large-grid tokens (teacher forcing), the glyph embeddings of its quoted texts,
-its size, and the inference pairing of timestep and sigma; the target is `noise - latents`. Prior and glyph text are
-dropped together for guidance. B batch, C latent channels, h w latent rows and columns, N decoder tokens, D width.
+its size, and the inference pairing of timestep and sigma; the target is `noise - latents`. An edit reads its source
+through the block-causal cache. Prior, glyph text and source are dropped together for guidance. B batch, C latent
+channels, h w latent rows and columns, N decoder tokens, D width.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from torch import Tensor, nn
 from glmkit.config import DecoderStage
 from glmkit.generation import flow
 from glmkit.generation.pipeline import upsampled
-from glmkit.models.decoder import DiffusionDecoder
+from glmkit.models.decoder import DiffusionDecoder, SourceCache
 from glmkit.models.glyph import GlyphEncoder, quoted_spans
 from glmkit.models.semantic_vq import SemanticTokenizer
 from glmkit.models.vae import Vae
 from glmkit.training import cache
-from glmkit.training.data import Pictures, groups
+from glmkit.training.data import Pictures, buckets, groups
 from glmkit.training.objectives import Objective
 
 HELD_OUT_TIMES = 8
@@ -47,13 +48,15 @@ class GlyphTokens:
 
 @dataclass(frozen=True)
 class Conditions:
-    """What the decoder learns from, a picture: latents, own prior ids, glyph tokens, and where text stands."""
+    """What the decoder learns from, a picture: latents, own prior ids, glyph tokens, where text stands; and which
+    picture is an edit of which other one, as in `Pictures`."""
 
     latents: cache.PerPicture
     prior: cache.PerPicture
     glyphs: GlyphTokens
     text: cache.PerPicture | None
     letters: cache.PerPicture | None
+    sources: dict[int, int]
 
     @classmethod
     def of(
@@ -73,6 +76,7 @@ class Conditions:
             GlyphTokens(glyph, pictures.captions),
             cache.text_cache(pictures, device) if with_text else None,
             cache.letter_cache(pictures, device) if with_letters else None,
+            pictures.sources,
         )
 
 
@@ -135,7 +139,7 @@ class DecoderObjective(Objective):
             pictures, *parts, with_text=stage.text_weight > 0, with_letters=stage.letter_weight > 0
         )
         self.known = Conditions.of(held_out, *parts)
-        self.held_out_groups = groups(held_out.sizes, 32, limit=HELD_OUT_PICTURES)
+        self.held_out_groups = groups(buckets(held_out), 32, limit=HELD_OUT_PICTURES)
 
     def loss(self, indices: Sequence[int], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         latents = self.train.latents[indices].float()
@@ -157,13 +161,15 @@ class DecoderObjective(Objective):
         dropped = draws[0] < self.stage.drop
         keep = (~dropped & (draws[1] >= self.stage.prior_drop)).to(self.device, non_blocking=True)
         glyphs = self.train.glyphs[np.where(dropped, -1, indices)]
-        error = self._error(latents, noise, timestep, sigma, prior, keep, glyphs)
+        told = ~dropped.to(self.device, non_blocking=True)
+        sources = self._sources(self.train, indices, told)
+        error = self._error(latents, noise, timestep, sigma, prior, keep, glyphs, sources)
         loss, shown = error.mean(), {}
         if self.train.text is not None:
             weight = 1 + self.stage.text_weight * self.train.text[indices].float() / 255
             loss, shown["mse"] = (error * weight).mean() / weight.mean(), error.detach().mean()
         if self.head is not None and self.train.letters is not None:
-            telling = self.head.loss(self.train.letters[indices], ~dropped.to(self.device, non_blocking=True))
+            telling = self.head.loss(self.train.letters[indices], told)
             loss, shown["letters"] = loss + self.stage.letter_weight * telling, telling.detach()
         return loss, shown
 
@@ -174,6 +180,17 @@ class DecoderObjective(Objective):
         replace = torch.rand(prior.shape, generator=generator, device=self.device) < self.stage.prior_noise
         return torch.where(replace, torch.randint_like(prior, self.codes, generator=generator), prior)
 
+    def _sources(self, known: Conditions, indices: Sequence[int], told: Tensor) -> SourceCache | None:
+        """What a batch of edits may read of its sources, the rows where `told` (B) is False nothing, as in the
+        unconditional half of guidance; None for other pictures. With gradients: to write them is learnt, too."""
+        if indices[0] not in known.sources:
+            return None
+        chosen = [known.sources[index] for index in indices]
+        latents = known.latents[chosen].float()
+        height, width = (8 * side for side in latents.shape[-2:])
+        prior = upsampled(known.prior[chosen].long())
+        return self.decoder.write_sources([(latents, prior, (height, width))]).only(told)
+
     def _error(
         self,
         latents: Tensor,
@@ -183,6 +200,7 @@ class DecoderObjective(Objective):
         prior: Tensor,
         keep: Tensor,
         glyphs: Tensor,
+        sources: SourceCache | None,
     ) -> Tensor:
         """Squared error of the predicted velocity, B C h w. `prior` is B h/4 w/4 large-grid ids, `glyphs` token ids."""
         glyph, glyph_mask = self.glyph.from_token_ids(glyphs.to(self.device, non_blocking=True))
@@ -196,28 +214,32 @@ class DecoderObjective(Objective):
             timestep,
             size.expand(len(latents), 2),
             torch.zeros_like(size).expand(len(latents), 2),
+            sources,
         )
         return (velocity.float() - flow.velocity_target(latents, noise)).square()
 
     @torch.no_grad()
     def held_out(self) -> dict[str, float]:
-        """Mean squared velocity error at fixed times spread over the schedule, with fixed noise, nothing dropped."""
-        total, count = 0.0, 0
+        """Mean squared velocity error at fixed times spread over the schedule, with fixed noise, nothing dropped; that
+        of the edits among the pictures apart as well."""
+        errors: dict[str, list[Tensor]] = {}
         for indices in self.held_out_groups:
             latents, prior = self.known.latents[indices].float(), self.known.prior[indices].long()
             height, width = (8 * side for side in latents.shape[-2:])
             keep = torch.ones(len(indices), dtype=torch.bool, device=self.device)
             glyphs = self.known.glyphs[np.asarray(indices)]
+            names = ("loss", "edit") if indices[0] in self.known.sources else ("loss",)
             for number, time in enumerate(np.linspace(60, 940, HELD_OUT_TIMES)):
                 cpu = torch.Generator().manual_seed(1000 * number + indices[0])
                 noise = torch.randn(latents.shape, generator=cpu).to(self.device)
                 now = torch.full((len(indices),), float(time), device=self.device)
                 times = flow.pair(now, height, width, self.flow_config)
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-                    error = self._error(latents, noise, times.timestep, times.sigma, prior, keep, glyphs)
-                total += error.mean(dim=(1, 2, 3)).sum().item()
-                count += len(indices)
-        return {"loss": total / count}
+                    sources = self._sources(self.known, indices, keep)
+                    error = self._error(latents, noise, times.timestep, times.sigma, prior, keep, glyphs, sources)
+                for name in names:
+                    errors.setdefault(name, []).append(error.mean(dim=(1, 2, 3)))
+        return {name: torch.cat(values).mean().item() for name, values in errors.items()}
 
     def compile(self) -> None:
         for block in self.decoder.transformer_blocks:
