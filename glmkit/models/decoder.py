@@ -237,11 +237,25 @@ class Block(nn.Module):
         source: KeyValue | None = None,
     ) -> tuple[Tensor, Tensor, KeyValue]:
         """Both streams after the block, and the keys and values that it computed for them."""
-        lengths = [text.shape[1], image.shape[1]]
-        of_image, of_text = self.norm1(condition)
+        vectors = self.norm1(condition)
+        query, own = self.before_attention(text, image, vectors, rope)
+        key, value = own if source is None else KeyValue.join([source, own], dim=2)
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        return *self.after_attention(text, image, mixed, vectors), own
+
+    def before_attention(
+        self, text: Tensor, image: Tensor, vectors: Tensor, rope: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, KeyValue]:
+        """Queries B K T+N d, and keys and values; `vectors` B 12 D (or 1 12 D) are those of `norm1`."""
+        of_image, of_text = split_modulation(vectors)
         joint = torch.cat([of_text.attention.apply(text), of_image.attention.apply(image)], dim=1)
-        joint, own = self.attn1(joint, rope, mask, source)
-        text_update, image_update = joint.split(lengths, dim=1)
+        return self.attn1.project(joint, rope)
+
+    def after_attention(self, text: Tensor, image: Tensor, mixed: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """Both streams after the block, from what attention gave, B K T+N d."""
+        lengths = [text.shape[1], image.shape[1]]
+        of_image, of_text = split_modulation(vectors)
+        text_update, image_update = self.attn1.output(mixed).split(lengths, dim=1)
         text = torch.addcmul(text, of_text.attention.gate, text_update)
         image = torch.addcmul(image, of_image.attention.gate, image_update)
 
@@ -249,7 +263,7 @@ class Block(nn.Module):
         text_update, image_update = joint.split(lengths, dim=1)
         text = torch.addcmul(text, of_text.feed_forward.gate, text_update)
         image = torch.addcmul(image, of_image.feed_forward.gate, image_update)
-        return text, image, own
+        return text, image
 
 
 class Affine(NamedTuple):
@@ -275,14 +289,19 @@ class Modulation(nn.Module):
         super().__init__()
         self.linear = nn.Linear(condition, 12 * width)
 
-    def forward(self, condition: Tensor) -> tuple[StreamModulation, StreamModulation]:
-        """The modulation of the image and of the text, from B E."""
-        vectors = self.linear(condition)[:, None].chunk(12, dim=-1)
-        image, text = vectors[0::2], vectors[1::2]
-        return (
-            StreamModulation(Affine(*image[:3]), Affine(*image[3:])),
-            StreamModulation(Affine(*text[:3]), Affine(*text[3:])),
-        )
+    def forward(self, condition: Tensor) -> Tensor:
+        """B 12 D from B E."""
+        return self.linear(condition)
+
+
+def split_modulation(vectors: Tensor) -> tuple[StreamModulation, StreamModulation]:
+    """The modulation of the image and of the text, from B 12 D."""
+    parts = vectors[:, None].chunk(12, dim=-1)
+    image, text = parts[0::2], parts[1::2]
+    return (
+        StreamModulation(Affine(*image[:3]), Affine(*image[3:])),
+        StreamModulation(Affine(*text[:3]), Affine(*text[3:])),
+    )
 
 
 class Attention(nn.Module):
@@ -301,25 +320,19 @@ class Attention(nn.Module):
         """Compute queries, keys and values by one product from now on; for weights that no longer change."""
         self.fused = fuse((self.to_q, self.to_k, self.to_v))
 
-    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries and keys, normalised, and values of `x` B T D; each B T K d."""
+    def project(self, x: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, KeyValue]:
+        """Queries, and keys and values, of `x` B L D; each B K L d."""
         if self.fused is None:
             parts = [linear(x) for linear in (self.to_q, self.to_k, self.to_v)]
         else:
             parts = list(F.linear(x, *self.fused).chunk(3, dim=-1))
         query, key, value = (part.unflatten(-1, (self.heads, -1)) for part in parts)
-        return _layer_norm(query), _layer_norm(key), value
+        query, key = (rotate(_layer_norm(heads), *rope).to(value.dtype) for heads in (query, key))
+        return query.transpose(1, 2), KeyValue(key.transpose(1, 2), value.transpose(1, 2))
 
-    def forward(
-        self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, source: KeyValue | None
-    ) -> tuple[Tensor, KeyValue]:
-        """`x` B T+N D; `mask` B 1 1 S+T+N, True where a key may be read; `source` keys are put in front."""
-        query, key, value = self.project(x)
-        query, key = (rotate(heads, *rope).to(value.dtype) for heads in (query, key))
-        query, own = query.transpose(1, 2), KeyValue(key.transpose(1, 2), value.transpose(1, 2))
-        key, value = own if source is None else KeyValue.join([source, own], dim=2)
-        out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        return self.to_out[0](out.transpose(1, 2).flatten(2)), own
+    def output(self, mixed: Tensor) -> Tensor:
+        """B L D from what the heads mixed, B K L d."""
+        return self.to_out[0](mixed.transpose(1, 2).flatten(2))
 
 
 class FeedForward(nn.Module):
