@@ -72,7 +72,8 @@ def _read(model: Any, processor: Any, path: Path, tokens: int) -> list[Line]:
     width, height = picture.size
     image = picture.resize((_side(width), _side(height)))
     content = [{"type": "image"}, {"type": "text", "text": QUESTION}]
-    asked = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    message = {"role": "user", "content": content}
+    asked = processor.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
     inputs = processor(text=[asked], images=[image], return_tensors="pt").to(model.device)
     answer = model.generate(**inputs, max_new_tokens=tokens, do_sample=False)[0, inputs["input_ids"].shape[1] :]
     text: str = processor.decode(answer, skip_special_tokens=True, clean_up_tokenization_spaces=False)
