@@ -93,8 +93,8 @@ def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
             handle.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def append_jsonl(path: str | Path, row: dict[str, Any]) -> None:
-    """Append one JSON object as one line and flush it to the disk, so that a killed run loses at most this line.
+def append_jsonl(path: str | Path, *rows: dict[str, Any]) -> None:
+    """Append JSON objects as lines and flush them to the disk, so that a killed run loses at most these lines.
 
     A last line that an earlier kill left unfinished is closed first; `read_jsonl(partial=True)` skips it.
     """
@@ -106,7 +106,7 @@ def append_jsonl(path: str | Path, row: dict[str, Any]) -> None:
                 handle.seek(-1, os.SEEK_END)
                 if handle.read(1) != b"\n":
                     handle.write(b"\n")
-            handle.write((json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8"))
+            handle.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode("utf-8"))
             handle.flush()
             os.fsync(handle.fileno())
     except OSError as error:

@@ -140,7 +140,8 @@ def table(summary: Summary) -> str:
     title = " + ".join((summary.model, *summary.adapters))
     heading = f"{summary.suite}: {title}; 95 % intervals over prompts"
     name = f"scores: {summary.family}" + "".join(f"\n  not official: {why}" for why in summary.why_not_official)
-    return "\n".join((heading, name, "", *lines, *map(_distance, summary.distances)))
+    distances = ["", *map(_distance, summary.distances)] if summary.distances else []
+    return "\n".join((heading, name, "", *lines, *distances))
 
 
 def _distance(row: Mapping[str, Any]) -> str:

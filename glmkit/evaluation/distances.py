@@ -6,6 +6,7 @@ estimator of Jayasumana et al. 2024 (Gretton et al. 2012, eq. 5) on features of 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +78,9 @@ def frechet(one: Part, other: Part, device: str = "cpu") -> float:
         setattr(metric, f"{side}_features_cov_sum", products.to(device))
         setattr(metric, f"{side}_features_num_samples", torch.tensor(len(part), device=device))
     metric.orig_dtype = torch.float64
-    return float(metric.compute())
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*before the ``update`` method")  # its sums were set above
+        return float(metric.compute())
 
 
 def _sums(part: Part, device: str) -> tuple[Tensor, Tensor]:

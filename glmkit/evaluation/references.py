@@ -85,12 +85,16 @@ Ready = tuple[Reference, Path, features.Extractor]  # a set, the folder of its f
 
 def ready(names: Sequence[str], device: str) -> list[Ready]:
     """What distances to these sets need, so that anything missing shows before a model draws."""
-    found = []
+    found: list[Ready] = []
+    loaded: dict[str, features.Extractor] = {}
     for reference in map(get, names):
         if not reference.complete:
             fix = "repeat the glmkit reference add command that made it"
             raise UserError(f"the reference set {reference.name} is not finished", fix=fix)
-        found += [(reference, place, _extractor(reference, place, device)) for place in reference.complete]
+        for place in reference.complete:
+            if place.name not in loaded:
+                loaded[place.name] = _extractor(reference, place, device)
+            found.append((reference, place, loaded[place.name]))
     return found
 
 
