@@ -70,8 +70,9 @@ class Plan:
         return identity
 
     def prompt_files(self) -> dict[str, str]:
-        """The prompt files of the suite by name, with their sha256."""
-        return {path.name: sha256(path) for path in suites.load(self.suite).files(self.data)}
+        """The prompt files of the suite, by their place in `data`, with their sha256."""
+        files = suites.load(self.suite).files(self.data)
+        return {(path.relative_to(self.data).as_posix() if self.data else path.name): sha256(path) for path in files}
 
     def settings(self) -> dict[str, Any]:
         """What decides pictures and readings, as JSON values; prompts and weights by fingerprint.

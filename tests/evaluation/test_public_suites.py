@@ -54,6 +54,20 @@ def test_cvtg_from_files_to_scores(tmp_path: Path) -> None:
     assert rows["CVTG-3-0_0"].counts["ned"][0] == pytest.approx(1 + fox + _owl(), abs=1e-12)
 
 
+def test_every_prompt_file_is_part_of_the_settings(tmp_path: Path) -> None:
+    data, images = public_files.cvtg(tmp_path / "data"), public_files.cvtg_pictures(tmp_path / "images")
+    plan = Plan("cvtg-2k", "fake_ocr", data, limit=1, images=images)
+    evaluate(plan, tmp_path / "run")
+    for file in ("CVTG/2.json", "CVTG-Style/5.json"):
+        changed = data / file
+        before = changed.read_text(encoding="utf-8")
+        changed.write_text(before.replace("Owl", "Elk"), encoding="utf-8")
+        with pytest.raises(UserError, match="suite_fingerprint was"):
+            evaluate(plan, tmp_path / "run")
+        changed.write_text(before, encoding="utf-8")
+    evaluate(plan, tmp_path / "run")
+
+
 def _owl() -> float:
     """The nearest of red, fax, cvtg, 3, 0 to owl: no letter in common, so the greatest string, red: 3 edits."""
     return 1 - 3 / (3 + 1e-5)
