@@ -91,24 +91,24 @@ def schedule(height: int, width: int, steps: int, config: FlowConfig) -> Schedul
 
 
 def denoise(
-    velocity: Callable[[Tensor, Tensor], Tensor],
+    velocity: Callable[[Tensor, int], Tensor],
     noise: Tensor,
     schedule: Schedule,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Clean latents B C H W from `noise` by Euler's method, in float32.
 
-    `velocity(latents B C H W, timestep B)` predicts `noise - clean`, B C H W. `progress(done, steps)` is called after
-    each step.
+    `velocity(latents B C H W, step)` predicts `noise - clean`, B C H W, at the schedule's timestep number `step`.
+    `progress(done, steps)` is called after each step.
     """
     latents = noise.float()
-    timesteps = schedule.timesteps.to(noise.device)
     sigmas = schedule.sigmas.tolist()
-    for step, timestep in enumerate(timesteps):
-        change = velocity(latents, timestep.expand(len(latents))).float()
+    steps = len(schedule.timesteps)
+    for step in range(steps):
+        change = velocity(latents, step).float()
         latents = latents + (sigmas[step + 1] - sigmas[step]) * change
         if progress is not None:
-            progress(step + 1, len(timesteps))
+            progress(step + 1, steps)
     return latents
 
 

@@ -151,7 +151,7 @@ class DiffusionDecoder(nn.Module):
         also attend to the source pictures (stock's cache mode "read"); without, they do not ("skip").
         """
         rows, columns = (side // self.config.patch_size for side in latents.shape[-2:])
-        image = self.image_projector(latents) + self._prior(prior, prior_keep)
+        image = self.image_projector(latents) + self.prior_embedding(prior, prior_keep)
         text = self.glyph_projector(glyph)
         condition = self.time_condition_embed(timestep, target_size, crop).to(image.dtype)
         rope = rotary_table(text.shape[1], rows, columns, self.config.attention_head_dim, image.device)
@@ -175,7 +175,9 @@ class DiffusionDecoder(nn.Module):
 
     def _write_source(self, latents: Tensor, prior: Tensor, size: tuple[int, int]) -> list[KeyValue]:
         rows, columns = (side // self.config.patch_size for side in latents.shape[-2:])
-        image = self.image_projector(latents) + self._prior(prior, torch.ones_like(prior[:, 0], dtype=torch.bool))
+        image = self.image_projector(latents) + self.prior_embedding(
+            prior, torch.ones_like(prior[:, 0], dtype=torch.bool)
+        )
         text = image[:, :0]
         zeros = image.new_zeros(1, 2, dtype=torch.float32)
         pixels = torch.tensor([size], dtype=torch.float32, device=image.device)
@@ -198,7 +200,8 @@ class DiffusionDecoder(nn.Module):
             return checkpoint(block, *given, use_reentrant=False)
         return block(*given)
 
-    def _prior(self, prior: Tensor, keep: Tensor) -> Tensor:
+    def prior_embedding(self, prior: Tensor, keep: Tensor) -> Tensor:
+        """What is added to the patches: B N D from codes B N; `keep` B, False where the prior is dropped."""
         # Dropped tokens are zeroed BEFORE the projector, whose biases then make a learned "no prior" vector.
         return self.prior_projector(self.prior_token_embedding(prior) * keep[:, None, None])
 

@@ -73,7 +73,12 @@ def test_euler_equals_the_stock_steps() -> None:
         expected = scheduler.step(change, t, expected, return_dict=False)[0]
 
     seen: list[tuple[int, int]] = []
-    ours = denoise(velocity, noise, schedule(256, 512, 12, CONFIG), lambda done, steps: seen.append((done, steps)))
+    plan = schedule(256, 512, 12, CONFIG)
+
+    def at_step(latents: Tensor, step: int) -> Tensor:
+        return velocity(latents, plan.timesteps[step].expand(len(latents)))
+
+    ours = denoise(at_step, noise, plan, lambda done, steps: seen.append((done, steps)))
     assert (ours - expected).abs().max() <= 1e-5
     assert seen == [(step, 12) for step in range(1, 13)]
 
@@ -84,7 +89,7 @@ def test_the_true_velocity_leads_back_to_the_picture() -> None:
     clean, noise = (torch.randn(2, 4, 8, 8, generator=generator) for _ in range(2))
     for steps in (1, 7):
         plan = schedule(64, 64, steps, CONFIG)
-        result = denoise(lambda latents, timestep: velocity_target(clean, noise), noise, plan)
+        result = denoise(lambda latents, step: velocity_target(clean, noise), noise, plan)
         assert torch.allclose(result, clean, atol=1e-5)
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 from glmkit.errors import UserError
 from glmkit.generation import pipeline
+from glmkit.generation.pictures import read_picture
 from glmkit.models.hybrid import HybridModel
 from glmkit.records import Request
 
@@ -100,7 +101,7 @@ def test_source_codes_equal_stock(hybrid: HybridModel, tmp_path: Path, width: in
     inputs = stock.processor.image_processor([Image.open(path)], return_tensors="pt")
     features = stock.vision_language_encoder.get_image_features(inputs["pixel_values"], inputs["image_grid_thw"])
     theirs = stock.vision_language_encoder.get_image_tokens(features.pooler_output, inputs["image_grid_thw"])
-    ours = pipeline.encode_source(hybrid, pipeline.read_picture(path))
+    ours = pipeline.encode_source(hybrid, read_picture(path))
     assert tuple(ours.codes.shape) == tuple(inputs["image_grid_thw"][0, 1:].tolist())
     assert torch.equal(ours.codes.flatten(), theirs)
     assert ours.latents.shape[-2:] == (4 * ours.codes.shape[0], 4 * ours.codes.shape[1])
@@ -112,7 +113,7 @@ def test_source_latents_equal_stock(hybrid: HybridModel, tmp_path: Path) -> None
     with torch.no_grad():
         raw = stock.vae.encode(stock.image_processor.preprocess(Image.open(path))).latent_dist.mode()
     mean, std = (torch.tensor(stock.vae.config[key]).view(1, -1, 1, 1) for key in ("latents_mean", "latents_std"))
-    ours = pipeline.encode_source(hybrid, pipeline.read_picture(path)).latents
+    ours = pipeline.encode_source(hybrid, read_picture(path)).latents
     torch.testing.assert_close(ours, (raw - mean) / std, atol=1e-5, rtol=1e-5)
 
 
@@ -154,18 +155,6 @@ def test_each_input_matters(hybrid: HybridModel, tmp_path: Path) -> None:
     ):
         assert (latents(base) - other).abs().max() > 1e-4
     assert torch.equal(latents(base), latents(request(0, prompt="a blue house with 'HELLO'")))  # only glyphs count
-
-
-def test_guidance_rows_together_or_one_after_the_other(
-    hybrid: HybridModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = picture(tmp_path / "a.png", 128, 128)
-    for requests in ([request(0), request(1)], [request(0, sources=(path,))]):
-        grid = [random_codes(128, 96, seed=i) for i in range(len(requests))]
-        monkeypatch.setattr(pipeline, "PAIRED_TOKENS", 10**9)
-        paired = pipeline.denoise_prior(hybrid, requests, grid)
-        monkeypatch.setattr(pipeline, "PAIRED_TOKENS", 0)
-        torch.testing.assert_close(pipeline.denoise_prior(hybrid, requests, grid), paired, atol=1e-5, rtol=0)
 
 
 def test_the_global_random_state_is_neither_read_nor_changed(hybrid: HybridModel) -> None:

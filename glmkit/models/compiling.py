@@ -1,0 +1,18 @@
+"""torch.compile where the same small function runs many times a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+
+SHAPES = 64  # compiled versions of one function; torch's own limit is 8, and what exceeds it runs uncompiled
+
+
+@cache
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` compiled for each shape that it meets; methods of a layer are compiled once for all layers."""
+    torch._dynamo.config.recompile_limit = max(SHAPES, torch._dynamo.config.recompile_limit)
+    return torch.compile(function, dynamic=False, fullgraph=True)
