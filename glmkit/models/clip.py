@@ -126,8 +126,9 @@ def load(folder: Path) -> Clip:
 
 def save(folder: Path, clip: Clip, dtype: torch.dtype) -> None:
     """Write the weights beside the config that is there."""
-    state = clip.model.state_dict()
-    weights.write(folder, WEIGHTS, {name: tensor.to(dtype) for name, tensor in state.items()})
+    state = clip.model.state_dict().items()
+    kept = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in state}
+    weights.write(folder, WEIGHTS, kept)
 
 
 def _build(settings: Mapping[str, Any], source: str) -> nn.Module:

@@ -1,23 +1,26 @@
-"""The clip stage: the contrastive loss written out, pictures prepared as open_clip does, and a whole run."""
+"""The clip stage: its loss against open_clip's, wrong captions, pictures prepared as open_clip does, a whole run."""
 
 from __future__ import annotations
 
 import json
 import math
+import random
 from pathlib import Path
 
 import numpy as np
 import open_clip
 import pytest
 import torch
+import torch.nn.functional as F
 import yaml
 from PIL import Image
 
 from glmkit.cli import main
 from glmkit.files import read_json
 from glmkit.models import clip
+from glmkit.posters.grammar import SHAPES
 from glmkit.training import data, initialise
-from glmkit.training.objectives.clip import PREFIX, ClipObjective, Pairs, recall_at_1
+from glmkit.training.objectives.clip import PREFIX, ClipObjective, Pairs, contrast, recall_at_1, wrong_caption
 
 CPU = torch.device("cpu")
 SIZES = {
@@ -40,15 +43,59 @@ def tiny(pictures: data.FolderPictures, tmp_path_factory: pytest.TempPathFactory
     return clip.load(folder)
 
 
-def test_the_loss_is_symmetric_cross_entropy(tiny: clip.Clip, pictures: data.FolderPictures) -> None:
-    objective = ClipObjective(tiny, pictures, pictures, CPU)
-    loss, shown = objective.loss([2, 0, 1], torch.Generator())
-    images, captions = (features.double() for features in objective.pairs.features([2, 0, 1]))
-    logits = (images @ captions.T * math.exp(tiny.model.logit_scale.item())).exp()
-    rows, columns = logits / logits.sum(dim=1, keepdim=True), logits / logits.sum(dim=0, keepdim=True)
-    expected = -(rows.diagonal().log().mean() + columns.diagonal().log().mean()) / 2
-    torch.testing.assert_close(loss.double(), expected, atol=1e-5, rtol=0)
-    assert float(shown["scale"]) == pytest.approx(1 / 0.07)
+def unit(*shape: int) -> torch.Tensor:
+    return F.normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(0)), dim=-1)
+
+
+def test_the_loss_without_wrong_captions_is_that_of_open_clip() -> None:
+    images, captions, scale = unit(2, 5, 8)[0], unit(2, 5, 8)[1], torch.tensor(9.0)
+    ours = contrast(images, captions, images, torch.zeros(5, dtype=torch.bool), scale)
+    torch.testing.assert_close(ours, open_clip.loss.ClipLoss()(images, captions, scale))
+
+
+def test_the_loss_of_a_picture_counts_every_wrong_caption_that_is_there() -> None:
+    images, captions, wrong = unit(3, 4, 8)
+    there = torch.tensor([True, False, True, True])
+    own, others = 9 * images @ captions.T, 9 * images @ wrong[there].T
+    of_pictures = torch.cat([own, others], dim=1).log_softmax(dim=1).diagonal()
+    of_captions = own.log_softmax(dim=0).diagonal()
+    expected = -(of_pictures.mean() + of_captions.mean()) / 2
+    torch.testing.assert_close(contrast(images, captions, wrong, there, torch.tensor(9.0)), expected)
+
+
+@pytest.mark.parametrize(
+    ("caption", "wrong"),
+    [
+        ('Red card, "left" at the top, no shapes.', {'Red card, "left" at the bottom, no shapes.'}),
+        (
+            'Red card, "TOP" at the top, a pink star at the bottom.',
+            {f'Red card, "TOP" at the top, a pink {kind} at the bottom.' for kind in SHAPES if kind != "star"}
+            | {'Red card, "TOP" at the bottom, a pink star at the top.'},
+        ),
+        ('Red card, "a star" in the middle, a star in the left corner.', None),
+        ('Red card, "circle" in the middle.', {None}),
+    ],
+)
+def test_wrong_captions(caption: str, wrong: set[str | None] | None) -> None:
+    """One thing is said wrongly, wherever it is said, and never inside quotes."""
+    found = {wrong_caption(caption, random.Random(seed)) for seed in range(200)}
+    if wrong is None:
+        assert all(other and '"a star" in the middle' in other and other != caption for other in found)
+    else:
+        assert found == wrong
+
+
+def test_a_caption_without_a_wrong_one_is_left_out(tiny: clip.Clip, pictures: data.FolderPictures) -> None:
+    class Plain(data.FolderPictures):
+        def __init__(self) -> None:
+            vars(self).update(vars(pictures))
+            self.captions = [*pictures.captions[:5], "Only a word."]
+
+    pairs = Pairs(tiny, Plain(), CPU)
+    _, there = pairs.wrong([4, 5], torch.tensor([0, 1]))
+    assert there.tolist() == [True, False]
+    wrong = wrong_caption(pictures.captions[4], random.Random("4 0"))
+    assert wrong and torch.equal(pairs.wrong_captions[4, 0], tiny.tokenizer([wrong])[0])
 
 
 def test_pictures_are_prepared_as_open_clip_does(
