@@ -275,7 +275,8 @@ def load(data: config.Data) -> tuple[Pictures, Pictures]:
     if data.train is not None:
         assert data.held_out is not None
         return FolderPictures(data.train), FolderPictures(data.held_out)
-    kinds = ((PosterPictures, data.posters), (EditPictures, data.edits))
+    # Edits first: held-out losses look at the first pictures, and these are edits and descriptions in turn.
+    kinds = ((EditPictures, data.edits), (PosterPictures, data.posters))
     drawn = [_drawn(kind, posters) for kind, posters in kinds if posters is not None]
     if len(drawn) == 1:
         return drawn[0]

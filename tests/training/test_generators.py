@@ -17,6 +17,7 @@ from glmkit.config import AutoregressiveStage, DecoderStage
 from glmkit.generation import pipeline
 from glmkit.generation.sequence import training_sequence
 from glmkit.models.hybrid import HybridModel
+from glmkit.records import Request
 from glmkit.training import cache, data
 from glmkit.training.objectives import build
 from glmkit.training.objectives.autoregressive import AutoregressiveObjective
@@ -283,3 +284,172 @@ def test_what_the_decoder_stage_trains(tiny_model: Path, pictures: Any, train_gl
     assert all((id(parameter) in trained) == train_glyph for parameter in glyph)
     assert all((parameter.grad is not None) == train_glyph for parameter in glyph if parameter.ndim > 1)
     assert all(id(parameter) in trained for parameter in hybrid.decoder.parameters())
+
+
+@pytest.fixture(scope="module")
+def edits(hybrid: HybridModel) -> tuple[data.Pictures, data.Pictures]:
+    """Four pairs each, with two posters behind the training pairs; of a size that the model reads as it is."""
+    posters = data.PosterPictures(2, 128, 128, seed=1, workers=1, split="train")
+    pairs = [data.EditPictures(4, 128, 128, seed=seed, workers=1, split="train") for seed in (2, 3)]
+    return data.Joined([pairs[0], posters]), pairs[1]
+
+
+def seen_by_the_model(objective: AutoregressiveObjective, indices: list[int]) -> tuple[Any, Tensor, dict[str, Tensor]]:
+    """Ids and positions that the model was given for a loss, and that loss."""
+    given: list[tuple[Tensor, ...]] = []
+    handle = objective.trained.register_forward_pre_hook(lambda _, seen: given.append(seen))
+    loss, shown = objective.loss(indices, seeded(0))
+    handle.remove()
+    return given[0], loss, shown
+
+
+def as_request(pictures: data.Pictures, index: int, folder: Path) -> Request:
+    """The edit as a user asks for it: the source in a file, the instruction as prompt."""
+    pixels = pictures.pixels([pictures.sources[index]], CPU)[0]
+    path = folder / f"{index}.png"
+    pipeline.to_image(pixels).save(path)
+    height, width = pictures.sizes[index]
+    return Request(str(index), pictures.captions[index], height=height, width=width, sources=(str(path),))
+
+
+@torch.no_grad()
+def test_the_loss_of_an_edit_is_on_what_generation_writes(hybrid: HybridModel, edits: Any, tmp_path: Path) -> None:
+    """Teacher forcing sees the prompt, codes and positions that the pipeline samples from, and asks for the target."""
+    objective = autoregressive(hybrid, edits)
+    for indices in ([1, 3], [5]):
+        (ids_BT, positions_3BT), loss, shown = seen_by_the_model(objective, indices)
+        nats = []
+        for row, index in enumerate(indices):
+            request = as_request(edits[0], index, tmp_path)
+            ((source,),) = pipeline.encode_sources(hybrid, [request])
+            tokenizer = pipeline.prompt_tokenizer(hybrid.folder)
+            prompt = tokenizer.edit(request.prompt, [source.codes], request.height, request.width)
+            target = cache.large_ids(hybrid.semantic_vq, edits[0].pixels([index], CPU))[0]
+            grid = (source.codes.shape[0], source.codes.shape[1])
+            sequence = training_sequence(prompt, [target], hybrid.autoregressive.config, [grid])
+            length = len(sequence.ids_T)
+            assert torch.equal(ids_BT[row, :length], sequence.ids_T)
+            assert torch.equal(positions_3BT[:, row, :length], sequence.positions_3T)
+            model = tiny_checkpoint.stock_pipeline(hybrid.folder).vision_language_encoder
+            hidden = model.model.language_model(
+                input_ids=sequence.ids_T[None], position_ids=sequence.positions_3T[:, None]
+            ).last_hidden_state
+            at = torch.arange(len(prompt) - 1, length - 1)
+            written = sequence.ids_T[at + 1]
+            assert written.tolist() == [*target.flatten().tolist(), hybrid.autoregressive.config.image_end_token_id]
+            nats.append(-model.lm_head(hidden)[0].double().log_softmax(dim=-1)[at, written])
+        per_row = torch.stack(nats)
+        assert set(shown) == {"edit", "end"}
+        assert shown["edit"].item() == pytest.approx(per_row[:, :-1].mean().item(), abs=1e-4)
+        expected = per_row[:, :-1].mean() + per_row[:, -1].mean() / 64
+        assert loss.item() == pytest.approx(expected.item(), abs=1e-4)
+
+
+@torch.no_grad()
+def test_sources_and_posters_beside_edits_are_text_to_image(hybrid: HybridModel, edits: Any) -> None:
+    objective = autoregressive(hybrid, edits)
+    for index in (0, 8):
+        _, shown = objective.loss([index], seeded(0))
+        expected = [part.mean().item() for part in stock_nats(hybrid, edits[0], index)]
+        assert [shown[name].item() for name in ("preview", "large", "end")] == pytest.approx(expected, abs=1e-4)
+
+
+@torch.no_grad()
+def test_held_out_losses_tell_edits_apart(hybrid: HybridModel, edits: Any) -> None:
+    losses = autoregressive(hybrid, edits).held_out()
+    plain = [stock_nats(hybrid, edits[1], index)[1].mean() for index in (0, 2, 4, 6)]
+    assert losses["large"] == pytest.approx(torch.stack(plain).mean().item(), abs=1e-4)
+    alone = [autoregressive(hybrid, edits).known.losses(hybrid.autoregressive, [index]) for index in (1, 3, 5, 7)]
+    assert losses["edit"] == pytest.approx(torch.stack([parts["edit"] for parts in alone]).mean().item(), abs=1e-4)
+    of_decoder = decoder(hybrid, edits).held_out()
+    assert of_decoder["edit"] != pytest.approx(of_decoder["loss"], abs=1e-4)
+
+
+def stock_edit_error(hybrid: HybridModel, pictures: data.Pictures, index: int, noise: Tensor, time: float) -> Tensor:
+    """`stock_error` of an edit: its source written at timestep 0 into stock's cache, which the target reads."""
+    from diffusers.models.transformers.transformer_glm_image import GlmImageKVCache
+
+    transformer = tiny_checkpoint.stock_pipeline(hybrid.folder).transformer
+    source, (height, width) = pictures.sources[index], pictures.sizes[index]
+    pixels = pictures.pixels([source], CPU)
+    codes = cache.large_ids(hybrid.semantic_vq, pixels)
+    prior = torch.from_numpy(np.kron(codes[0].numpy(), np.ones((2, 2), dtype=np.int64))).flatten()[None]
+    written = GlmImageKVCache(len(transformer.transformer_blocks))
+    written.set_mode("write")
+    transformer(
+        hidden_states=hybrid.vae.encode(pixels),
+        encoder_hidden_states=torch.zeros(1, 0, hybrid.decoder.config.text_embed_dim),
+        prior_token_id=prior,
+        prior_token_drop=torch.zeros_like(prior, dtype=torch.bool),
+        timestep=torch.zeros(1),
+        target_size=torch.tensor([[height, width]], dtype=torch.float32),
+        crop_coords=torch.zeros(1, 2),
+        kv_caches=written,
+    )
+    written.next_sample()
+    written.set_mode("read")
+    forward = transformer.forward
+    transformer.forward = lambda **inputs: forward(**inputs, kv_caches=written)
+    try:
+        return stock_error(hybrid, pictures, index, noise, time)
+    finally:
+        del transformer.forward
+
+
+@torch.no_grad()
+def test_decoder_loss_of_edits(hybrid: HybridModel, edits: Any) -> None:
+    """Every row reads its own source, through the cache that stock writes."""
+    loss, _ = decoder(hybrid, edits).loss([1, 5, 3], seeded(7))
+    times, noise = draws(7, 3, 128, 128)
+    rows = [stock_edit_error(hybrid, edits[0], index, noise[row], times[row]) for row, index in enumerate((1, 5, 3))]
+    assert loss.item() == pytest.approx(torch.stack(rows).mean().item(), abs=1e-4)
+    without = [stock_error(hybrid, edits[0], index, noise[row], times[row]) for row, index in enumerate((1, 5, 3))]
+    assert abs(loss - torch.stack(without).mean()) > 1e-3, "the sources matter"
+
+
+@torch.no_grad()
+def test_a_dropped_edit_reads_no_source(hybrid: HybridModel, edits: Any) -> None:
+    """As the unconditional half of guidance: no prior, no text, no sources; a dropped prior alone leaves the source."""
+    times, noise = draws(7, 2, 128, 128)
+    loss, _ = decoder(hybrid, edits, drop=1.0).loss([1, 3], seeded(7))
+    rows = [stock_error(hybrid, edits[0], index, noise[row], times[row], drop=True) for row, index in enumerate((1, 3))]
+    assert loss.item() == pytest.approx(torch.stack(rows).mean().item(), abs=1e-4)
+    ((*_, sources),) = told(decoder(hybrid, edits, prior_drop=1.0), [1, 3], [7])
+    assert sources.mask.all()
+
+
+def test_the_gradient_goes_through_the_source(tiny_model: Path, edits: Any) -> None:
+    """Without the way over the cache the key weights of the first block would get another gradient."""
+    hybrid = HybridModel(tiny_model)
+    hybrid.decoder.requires_grad_(True)
+    objective = decoder(hybrid, edits)
+    keys = hybrid.decoder.transformer_blocks[0].attn1.to_k.weight
+    whole = torch.autograd.grad(objective.loss([1, 3], seeded(7))[0], keys)[0]
+    write = objective.decoder.write_sources
+
+    def constant(sources: Any) -> Any:
+        with torch.no_grad():
+            return write(sources)
+
+    objective.decoder.write_sources = constant  # type: ignore[method-assign]
+    partial = torch.autograd.grad(objective.loss([1, 3], seeded(7))[0], keys)[0]
+    assert (whole - partial).norm() > 0.01 * whole.norm()
+
+
+def test_compiled_edits_have_the_same_gradient(tiny_model: Path, edits: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The blocks are compiled for targets and for sources (here by the eager backend)."""
+    plain = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda call, **options: plain(call, **options, backend="eager"))
+    gradients = []
+    for compiled in (False, True):
+        hybrid = HybridModel(tiny_model)
+        hybrid.decoder.requires_grad_(True)
+        objective = decoder(hybrid, edits)
+        if compiled:
+            for block in hybrid.decoder.transformer_blocks:
+                block.compile = lambda **_: None  # type: ignore[method-assign]
+            objective.compile()
+        loss = objective.loss([1, 3], seeded(7))[0]
+        gradients.append(torch.autograd.grad(loss, list(hybrid.decoder.transformer_blocks[0].parameters())))
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)

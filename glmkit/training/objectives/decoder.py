@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -242,7 +243,10 @@ class DecoderObjective(Objective):
         return {name: torch.cat(values).mean().item() for name, values in errors.items()}
 
     def compile(self) -> None:
-        for block in self.decoder.transformer_blocks:
+        blocks: list[Any] = list(self.decoder.transformer_blocks)
+        for block in blocks:
             block.compile(dynamic=False)
+            if self.train.sources:  # which go through the blocks on their own way, see `write_sources`
+                block.with_keys = torch.compile(block.with_keys, dynamic=False)
         if self.stage.train_glyph:
             self.glyph.encoder.compile(dynamic=False)
