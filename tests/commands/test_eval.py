@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import fake_ocr
+import public_files
 import pytest
 
 from glmkit.cli import main
@@ -59,6 +60,17 @@ def test_table_and_default_folder(images: Path, capsys: pytest.CaptureFixture[st
     assert len(list(Path("reports").iterdir())) == 2
 
 
+def test_a_benchmark_says_what_its_scores_may_be_called(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, pictures = public_files.cvtg(tmp_path / "data"), public_files.cvtg_pictures(tmp_path / "made", "red fox owl")
+    command = ["eval", "--suite", "cvtg-2k", "--data", str(data), "--images", str(pictures), "--run", "run"]
+    assert main(command) == 0
+    out = capsys.readouterr().out
+    assert "scores: formula of CVTG-2K, OCR engine fake\n" in out
+    assert "  not official: read by fake, not by PaddleOCR 2.10.0, " in out
+    assert "  not official: 16 of 2000 pictures (1 a prompt)\n" in out
+    assert json.loads(Path("run/summary.json").read_text())["family"] == "formula of CVTG-2K, OCR engine fake"
+
+
 def test_nothing_scored_is_a_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / f"{FIRST[0].id}.png").write_bytes(b"not a picture")
@@ -81,6 +93,12 @@ def test_nothing_scored_is_a_failure(tmp_path: Path, capsys: pytest.CaptureFixtu
         ("--suite text-render --model TINY --size big", "WIDTHxHEIGHT"),
         ("--suite text-render --model TINY --adapter nowhere", "adapter folder nowhere does not exist"),
         ("--suite text-render --model TINY --device gpu", "unknown device 'gpu'"),
+        ("--suite text-render --images pictures --data pictures", "leave out --data"),
+        ("--suite text-render --images pictures --ocr paddle", "did you mean 'paddleocr'"),
+        ("--suite text-render --images pictures --ocr paddleocr:/there", "needs no place"),
+        ("--suite text-render --images pictures --ocr cvtg-paddleocr", "in an environment of its own"),
+        ("--suite cvtg-2k --model nano", "--data DIR with CVTG/2.json"),
+        ("--suite cvtg-2k --images pictures --data pictures", "CVTG/2.json does not exist"),
     ],
 )
 def test_bad_input(

@@ -17,6 +17,7 @@ from PIL import Image
 
 from glmkit.cli import main
 from glmkit.errors import UserError
+from glmkit.files import read_json, write_json
 from glmkit.records import Prompt
 from glmkit.reporting.build import write_report
 from tests.reporting.conftest import MakeRun
@@ -219,6 +220,27 @@ def test_what_cannot_be_compared(tmp_path: Path, make_run: MakeRun, prompts: lis
         assert main(["report", *map(str, runs), "--out", str(out)]) == 2
         assert message in capsys.readouterr().err
         assert not out.exists()
+
+
+def test_official_scores_stand_alone(tmp_path: Path, make_run: MakeRun, prompts: list[Prompt]) -> None:
+    """Another engine's reading cannot stand beside them; the same engine's can, and the page says what it lacks."""
+    sample = [(prompts[0], prompts[0].texts)]
+    runs = [make_run(name, sample) for name in ("whole", "part", "elsewhere")]
+    for run, changes in zip(
+        runs,
+        (
+            {"family": "official", "ocr": "engine 1"},
+            {"family": "formula of B, OCR engine 1", "ocr": "engine 1", "why_not_official": ["1 of 9 pictures"]},
+            {"family": "formula of B, OCR engine 2", "ocr": "engine 2", "why_not_official": ["read by engine 2"]},
+        ),
+        strict=True,
+    ):
+        write_json(run / "summary.json", {**read_json(run / "summary.json"), **changes})
+    page = report(tmp_path, *runs[:2])
+    assert "are not official (formula of B, OCR engine 1): 1 of 9 pictures." in page.text
+    for mixed in ([runs[0], runs[2]], [runs[2], runs[1], runs[0]]):
+        with pytest.raises(UserError, match="official scores and scores read by another OCR engine"):
+            write_report(mixed, tmp_path / "mixed.html")
 
 
 def test_the_command_writes_the_page_and_imports_no_torch(tmp_path: Path, two: tuple[Path, Path]) -> None:
