@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from rich.console import Console
 from rich.progress import track
 
@@ -182,6 +182,8 @@ def _read(items: Iterator[Item], seen: set[bytes] | None, pool: ThreadPoolExecut
 def _attempt(data: bytes) -> tuple[Image.Image | None, str | None]:
     try:
         return decode(data), None
+    except UnidentifiedImageError:
+        return None, "not a picture"  # its own words hold an address in memory
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         return None, f"{type(error).__name__}: {error}"
 

@@ -164,7 +164,9 @@ class WebDataset:
             for row, (name, sample) in enumerate(_samples(file, first)):
                 data = next((sample[suffix] for suffix in SUFFIXES if suffix in sample), None)
                 if row >= first and data is not None:
-                    yield Item(Place(number, row), f"{file.name}/{name}", data, self._prompt(sample))
+                    with _readable(file):
+                        prompt = self._prompt(sample)
+                    yield Item(Place(number, row), f"{file.name}/{name}", data, prompt)
 
     def _prompt(self, sample: Mapping[str, bytes]) -> str | None:
         if ".json" in sample:
@@ -180,6 +182,7 @@ def _samples(file: Path, first: int) -> Iterator[tuple[str, dict[str, bytes]]]:
     name: tuple[str, str] | None = None
     sample: dict[str, bytes] = {}
     number = -1
+    _check_end(file)
     with _readable(file), tarfile.open(file, "r|*") as archive:
         for member in archive:
             if not member.isfile():
@@ -194,6 +197,15 @@ def _samples(file: Path, first: int) -> Iterator[tuple[str, dict[str, bytes]]]:
                 sample[f".{ending.lower()}"] = handle.read()
     if name is not None:
         yield "/".join(filter(None, name)), sample
+
+
+def _check_end(file: Path) -> None:
+    """UserError for an archive without its end: tarfile takes one that was cut between two files for a whole one."""
+    with _readable(file), file.open("rb") as handle:
+        if file.suffix == ".tar" and handle.seek(0, 2) >= tarfile.BLOCKSIZE:
+            handle.seek(-tarfile.BLOCKSIZE, 2)
+            if any(handle.read()):
+                raise tarfile.ReadError("it is cut short")
 
 
 @contextmanager
