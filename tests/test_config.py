@@ -78,6 +78,11 @@ def test_every_problem_is_listed(recipe: Path) -> None:
     [
         (["data.train=null"], "either data.train"),
         (["data.posters={count: 3}"], "not both"),
+        (["data.edits={count: 3}"], "not both"),
+        (
+            ["data={edits: {count: 3}}", "vae={method: full, steps: 1, batch_size: 1, learning_rate: 1}"],
+            "vae cannot learn",
+        ),
         (["data.held_out=null"], "data.held_out (a folder) is missing"),
         (["decoder.lora=null"], "needs a lora section"),
         (["decoder.method=full"], "must not have one"),

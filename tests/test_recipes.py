@@ -31,7 +31,8 @@ def test_recipe(path: Path) -> None:
     for folder in filter(None, (recipe.data.train, recipe.data.held_out)):
         for row in read_jsonl(ROOT / folder / "metadata.jsonl"):
             assert (ROOT / folder / row["file_name"]).is_file()
-    for size in filter(None, (recipe.samples.size, recipe.data.posters and recipe.data.posters.size)):
+    drawn = filter(None, (recipe.data.posters, recipe.data.edits))
+    for size in filter(None, (recipe.samples.size, *(posters.size for posters in drawn))):
         grids(*config.parse_size(size))
 
 

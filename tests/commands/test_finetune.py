@@ -301,3 +301,64 @@ def test_bad_recipes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert finetune(tmp_path / "twice.yaml") == 2
     shown = capsys.readouterr().err
     assert "key 'output' is given twice" in shown and "line 3" in shown
+
+
+@pytest.fixture(scope="module")
+def learnt_edits(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A finished full training of both stages on a few edits and posters, and its recipe."""
+    folder = tmp_path_factory.mktemp("edits")
+    drawn = {"count": 4, "held_out": 2, "size": "128x128", "workers": 1}
+    stage = {"method": "full", "steps": 6, "batch_size": 4, "learning_rate": 2e-3}
+    recipe = {
+        "model": str(tiny_model),
+        "output": str(folder / "run"),
+        "save_dtype": "float32",
+        "data": {"edits": drawn, "posters": drawn},
+        "autoregressive": stage,
+        "decoder": {**stage, "train_glyph": True, "text_weight": 1.0},
+    }
+    path = write(folder / "recipe.yaml", recipe)
+    assert finetune(path) == 0
+    return folder / "run", path
+
+
+def test_edits_are_learnt_and_the_model_edits(learnt_edits: tuple[Path, Path], tmp_path: Path) -> None:
+    """From recipe to edited picture; the held-out losses of edits are told apart."""
+    run, _ = learnt_edits
+    for stage in ("autoregressive", "decoder"):
+        result = read_json(run / f"{stage}.json")
+        assert result["after"]["edit"] != result["before"]["edit"]
+    Image.new("RGB", (128, 128), "red").save(tmp_path / "red.png")
+    edit = ["edit", str(tmp_path / "red.png"), "Make the background blue.", "--out", str(tmp_path / "blue.png")]
+    assert main([*edit, "--model", str(run / "model"), "--size", "128x128", "--steps", "2"]) == 0
+    assert Image.open(tmp_path / "blue.png").size == (128, 128)
+
+
+def test_a_killed_training_on_edits_continues_to_the_same_weights(
+    learnt_edits: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which steps are edits is a function of seed and step."""
+    run, recipe = learnt_edits
+    target = tmp_path / "again"
+    step = Loop._step
+
+    def killed(self: Loop) -> Any:
+        if self.place.name == "decoder" and self.step == 4:
+            raise KeyboardInterrupt
+        return step(self)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Loop, "_step", killed)
+        assert finetune(recipe, f"output={target}", "decoder.save_every=2") == 130
+    assert finetune(recipe, f"output={target}", "decoder.save_every=2") == 0
+    for part in ("transformer", "text_encoder", "vision_language_encoder"):
+        for path in (run / "model" / part).glob("*.safetensors"):
+            assert path.read_bytes() == (target / "model" / part / path.name).read_bytes(), path.name
+
+
+def test_a_size_that_the_model_would_scale_is_refused(
+    learnt_edits: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert finetune(learnt_edits[1], f"output={tmp_path / 'run'}", "data.edits.size=64x64") == 2
+    assert "data.edits.size=128x128" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from glmkit import config
 from glmkit.errors import UserError
@@ -168,6 +169,82 @@ def test_a_recipe_holds_words_back() -> None:
     assert held_out.captions[0] == grammar.caption(scene, random.Random("1-0"))
     with pytest.raises(UserError, match="multiples of 32"):
         data.load(config.Data(posters=config.Posters(count=4, size="100x64")))
+
+
+def drawn(scene: grammar.Scene) -> Tensor:
+    return torch.from_numpy(np.array(render.render(scene))).permute(2, 0, 1) / 127.5 - 1
+
+
+def test_edits_are_pairs_of_posters() -> None:
+    """A source with its own caption, then its edit with the instruction; masks and letters are those of each side."""
+    pictures = data.EditPictures(5, 64, 96, seed=3, workers=1, split="train")
+    series = [masks.edit_of(3, index, height=64, width=96, split="train") for index in range(5)]
+    assert pictures.sources == {1: 0, 3: 2, 5: 4, 7: 6, 9: 8} and pictures.sizes == [(64, 96)] * 10
+    scenes = [scene for edit in series for scene in (edit.source, edit.target)]
+    pixels, text = pictures.pixels(list(range(10)), CPU), pictures.text_mask(list(range(10)), CPU)
+    letters = pictures.letters(list(range(10)), CPU)
+    assert text is not None and letters is not None
+    for index, scene in enumerate(scenes):
+        assert (pixels[index] - drawn(scene)).abs().max() <= 1.01 / 127.5
+        assert torch.equal((text[index, 0] * 255).round().byte(), torch.from_numpy(masks.text_mask(scene).copy()))
+        assert torch.equal(letters[index], torch.from_numpy(masks.letter_cells(scene)))
+    assert pictures.captions[1::2] == [edit.instruction for edit in series]
+    for edit, caption in zip(series, pictures.captions[::2], strict=True):
+        assert all(f'"{text}"' in caption for text in edit.source.texts)
+
+
+def test_joined_sets_are_their_pictures_one_after_the_other() -> None:
+    """Also for pictures asked for in any order, and where the numbers of sources shift."""
+    posters = data.PosterPictures(3, 64, 64, seed=1, workers=1, split="train")
+    edits = data.EditPictures(2, 64, 64, seed=2, workers=1, split="train")
+    joined = data.Joined([posters, edits])
+    assert joined.captions == posters.captions + edits.captions and joined.sources == {4: 3, 6: 5}
+    order = [6, 0, 3, 2, 0]
+    owners = [(edits, 3), (posters, 0), (edits, 0), (posters, 2), (posters, 0)]
+    for ask in ("pixels", "text_mask", "letters"):
+        expected = torch.cat([getattr(pictures, ask)([index], CPU) for pictures, index in owners])
+        assert torch.equal(getattr(joined, ask)(order, CPU), expected)
+
+
+def test_one_set_that_knows_no_text_hides_that_of_the_others(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png", width=64, height=64)
+    table(tmp_path, {"file_name": "a.png", "text": "a"})
+    posters = data.PosterPictures(1, 64, 64, seed=1, workers=1, split="train")
+    joined = data.Joined([posters, data.FolderPictures(tmp_path)])
+    assert joined.text_mask([0, 1], CPU) is None and joined.letters([1], CPU) is None
+    assert joined.pixels([1, 0], CPU).shape == (2, 3, 64, 64)
+
+
+def test_edits_of_a_recipe_stand_before_its_posters() -> None:
+    """Held-out losses look at the first pictures: edits and descriptions in turn, then posters."""
+    few = {"size": "64x64", "workers": 1}
+    given = config.Data(
+        posters=config.Posters(count=3, held_out=2, **few), edits=config.Posters(count=2, held_out=1, **few)
+    )
+    train, held_out = data.load(given)
+    assert train.sources == {1: 0, 3: 2} and len(train.captions) == 2 * 2 + 3
+    assert held_out.sources == {1: 0} and len(held_out.captions) == 2 + 2
+    edit = masks.edit_of(1, 0, height=64, width=64, split="held-out")
+    assert held_out.captions[1] == edit.instruction
+    alone, _ = data.load(config.Data(edits=given.edits))
+    assert alone.captions == train.captions[:4]
+    with pytest.raises(UserError, match="multiples of 32"):
+        data.load(config.Data(edits=config.Posters(count=4, size="100x64")))
+
+
+def test_edits_share_no_batch_with_descriptions() -> None:
+    joined = data.Joined(
+        [
+            data.EditPictures(6, 64, 64, seed=2, workers=1, split="train"),
+            data.PosterPictures(4, 32, 64, seed=1, workers=1, split="train"),
+        ]
+    )
+    buckets = data.buckets(joined)
+    assert Counter(buckets) == {(64, 64, False): 6, (64, 64, True): 6, (32, 64, False): 4}
+    batches = data.Batches(buckets, 3, seed=0)
+    steps = [batches[step] for step in range(batches.per_epoch)]
+    assert sum(set(batch) <= set(joined.sources) for batch in steps) == 2
+    assert all(set(batch) <= set(joined.sources) or not set(batch) & set(joined.sources) for batch in steps)
 
 
 SIZES = [(64, 64)] * 7 + [(32, 64)] * 4 + [(64, 64)] * 2
