@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 from glmkit.errors import UserError
+from glmkit.evaluation import drivers
 from glmkit.evaluation.engines import cvtg_paddleocr
 from glmkit.evaluation.reading import Line, ReadError, read_all
 
@@ -76,6 +78,45 @@ def test_lines_nothing_and_failures(python: str, tmp_path: Path) -> None:
     assert found[written] == (Line("Grand", 0.75, (9, 2, 52, 21)), Line("SALE 50%", 0.5, (9, 2, 52, 21)))
     assert found[blank] == ()
     assert isinstance(found[broken], ReadError) and str(found[broken]) == "ValueError: cannot read"
+
+
+def test_readings_of_another_machine(python: str, tmp_path: Path) -> None:
+    """Read there into a file, here from the file; a killed reading goes on where it stopped."""
+    pictures, file = tmp_path / "pictures", tmp_path / "readings.jsonl"
+    (pictures / "2").mkdir(parents=True)
+    for number, name in enumerate(("2/a", "2/broken", "blank")):
+        Image.new("RGB", (8, 8 + number)).save(pictures / f"{name}.png")
+    driver = Path(drivers.__file__).with_name("paddleocr_2_10.py")
+    command = [python, str(driver), "folder", str(pictures), str(file)]
+    subprocess.run(command, check=True, capture_output=True)
+    whole = file.read_text()
+    first, _, rest = whole.partition("\n")
+    kept = rest.splitlines(keepends=True)
+    file.write_text("".join((first, "\n", kept[0], kept[1][:20])))
+    subprocess.run(command, check=True, capture_output=True)
+    assert file.read_text() == whole
+
+    engine = f"{ENGINE}:{file}"
+    assert cvtg_paddleocr.identity(str(file)) == cvtg_paddleocr.identity(python)
+    Image.new("RGB", (9, 9)).save(tmp_path / "new.png")
+    paths = [pictures / "2" / "a.png", pictures / "2" / "broken.png", pictures / "blank.png", tmp_path / "new.png"]
+    found = dict(read_all(dict.fromkeys(paths, 1024), engine))
+    assert found[paths[0]] == (Line("Grand", 0.75, (9, 2, 52, 21)), Line("a", 0.5, (9, 2, 52, 21)))
+    assert found[paths[2]] == ()
+    assert "ValueError: cannot read" in str(found[paths[1]])
+    assert "has no reading of this picture" in str(found[paths[3]])
+
+
+def test_a_file_of_another_engine_is_neither_continued_nor_read(python: str, tmp_path: Path) -> None:
+    file = tmp_path / "readings.jsonl"
+    file.write_text('{"identity": {"paddleocr": "2.9"}}\n')
+    driver = Path(drivers.__file__).with_name("paddleocr_2_10.py")
+    run = subprocess.run([python, str(driver), "folder", str(tmp_path), str(file)], capture_output=True, text=True)
+    assert run.returncode and "made by another engine" in run.stderr
+    with pytest.raises(UserError, match="holds no readings"):
+        cvtg_paddleocr.identity(str(file))
+    with pytest.raises(UserError, match="does not exist"):
+        cvtg_paddleocr.identity(str(tmp_path / "no.jsonl"))
 
 
 def test_no_environment_and_a_broken_one_say_how_to_make_it(python: str) -> None:

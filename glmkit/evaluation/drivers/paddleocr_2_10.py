@@ -1,7 +1,9 @@
 """CVTG-2K's OCR, to be run by the Python of an environment that has paddleocr 2.10.0 (and no glmkit).
 
-    PYTHON paddleocr_2_10.py identity           one line of JSON: versions, and the sha256 of the six weight files
-    PYTHON paddleocr_2_10.py serve THREADS      lines of JSON: {"path"} in, {"lines"} or {"error"} out
+    PYTHON paddleocr_2_10.py identity                  one line of JSON: versions, sha256 of the six weight files
+    PYTHON paddleocr_2_10.py serve THREADS             lines of JSON: {"path"} in, {"lines"} or {"error"} out
+    PYTHON paddleocr_2_10.py folder PICTURES FILE      reads all pictures in a folder into a file, for elsewhere;
+                                                       started again, it reads what the file lacks
 
 PaddleOCR downloads its three models into ~/.paddleocr when it is first started.
 """
@@ -16,6 +18,7 @@ from importlib.metadata import version
 from typing import Any, TextIO
 
 FILES = ("inference.pdmodel", "inference.pdiparams")
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def start(threads: int) -> Any:
@@ -30,8 +33,7 @@ def identity(engine: Any) -> dict[str, Any]:
     weights = {}
     for name in ("det", "rec", "cls"):
         for file in FILES:
-            with open(os.path.join(getattr(places, name + "_model_dir"), file), "rb") as handle:
-                weights[f"{name}/{file}"] = hashlib.sha256(handle.read()).hexdigest()
+            weights[f"{name}/{file}"] = sha256(os.path.join(getattr(places, name + "_model_dir"), file))
     return {"paddleocr": version("paddleocr"), "paddlepaddle": version("paddlepaddle"), "weights": weights}
 
 
@@ -45,27 +47,67 @@ def read(engine: Any, path: str) -> list[dict[str, Any]]:
     return lines
 
 
+def attempt(engine: Any, path: str) -> dict[str, Any]:
+    try:
+        return {"lines": read(engine, path)}
+    except Exception as error:  # any failure is this picture's error row
+        return {"error": f"{type(error).__name__}: {error}"}
+
+
 def serve(engine: Any, answers: TextIO) -> None:
     for line in sys.stdin:
         path = json.loads(line).get("path")
-        answer: dict[str, Any] = {}
-        if path:
-            try:
-                answer = {"lines": read(engine, path)}
-            except Exception as error:  # any failure is this picture's error row
-                answer = {"error": f"{type(error).__name__}: {error}"}
+        answer = attempt(engine, path) if path else {}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
+
+
+def read_folder(engine: Any, pictures: str, file: str) -> None:
+    """One line that says who read, then a line a picture with its sha256."""
+    about = {"identity": identity(engine)}
+    rows = stored(file)
+    if rows and rows[0] != about:
+        sys.exit(f"{file} was made by another engine: {rows[0]}")
+    known = {row["sha256"] for row in rows[1:] if "lines" in row}
+    with open(file, "w", encoding="utf-8") as out:  # without what a kill left unfinished
+        for row in rows or [about]:
+            out.write(json.dumps(row) + "\n")
+        for folder, _, names in sorted(os.walk(pictures)):
+            for name in sorted(names):
+                if name.lower().endswith(PICTURES):
+                    path = os.path.join(folder, name)
+                    digest = sha256(path)
+                    if digest not in known:
+                        known.add(digest)
+                        out.write(json.dumps({"sha256": digest, **attempt(engine, path)}) + "\n")
+                        out.flush()
+
+
+def stored(file: str) -> list[dict[str, Any]]:
+    if not os.path.exists(file):
+        return []
+    with open(file, encoding="utf-8") as handle:
+        return [json.loads(line) for line in handle if line.endswith("\n")]
+
+
+def sha256(path: str) -> str:
+    with open(path, "rb") as handle:
+        return hashlib.sha256(handle.read()).hexdigest()
 
 
 def main() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print must not mix with answers
-    if sys.argv[1] == "identity":
+    task, *rest = sys.argv[1:] or ["no task"]
+    if task == "identity":
         answers.write(json.dumps(identity(start(1))) + "\n")
         answers.flush()
+    elif task == "serve":
+        serve(start(int(rest[0])), answers)
+    elif task == "folder" and len(rest) == 2:
+        read_folder(start(os.cpu_count() or 1), *rest)
     else:
-        serve(start(int(sys.argv[2])), answers)
+        sys.exit(__doc__)
 
 
 if __name__ == "__main__":

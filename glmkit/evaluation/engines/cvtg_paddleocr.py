@@ -1,15 +1,9 @@
 """The OCR of CVTG-2K's published scores: PaddleOCR 2.10.0 with en_PP-OCRv3 (detector), en_PP-OCRv4 (recogniser) and the
 angle classifier mobile_v2.0.
 
-It cannot share an environment with PaddleOCR 3, so it runs in one of its own: WHERE is the Python of that environment,
-and `drivers/paddleocr_2_10.py` is the program that this Python runs. To make it, once:
-
-    python -m venv ocr-cvtg
-    ocr-cvtg/bin/pip install paddleocr==2.10.0 paddlepaddle==3.0.0 setuptools
-    glmkit eval --suite cvtg-2k --data CVTG-2K --images PICTURES --ocr cvtg-paddleocr:ocr-cvtg/bin/python
-
-The first start downloads the three models (15 MB) from PaddleOCR's server. On a machine that cannot, copy
-`~/.paddleocr/whl` from one that can.
+It cannot share an environment with PaddleOCR 3, so it runs in one of its own, and `drivers/paddleocr_2_10.py` is the
+program that runs there. WHERE is the Python of that environment, or a file (*.jsonl) of readings that the program made
+on another machine. The commands are in `benchmarks/public_text.md`.
 """
 
 from __future__ import annotations
@@ -17,11 +11,15 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from glmkit.errors import UserError
 from glmkit.evaluation import drivers
-from glmkit.evaluation.reading import MAX_PROCESSES, Identity
+from glmkit.evaluation.hashes import sha256_of
+from glmkit.evaluation.reading import MAX_PROCESSES, Identity, Line, ReadError, here
+from glmkit.files import read_jsonl
 
 SETTINGS = "lang en, angle classifier, side at most 960, confidence from 0.5"
 READER = f"PaddleOCR 2.10.0, {SETTINGS}"
@@ -38,11 +36,14 @@ WEIGHTS = {
 INSTALL = "python -m venv ocr-cvtg && ocr-cvtg/bin/pip install paddleocr==2.10.0 paddlepaddle==3.0.0 setuptools"
 NO_NETWORK = "where the models cannot be downloaded, copy ~/.paddleocr/whl from a machine that has them"
 _DRIVER = Path(drivers.__file__).with_name("paddleocr_2_10.py")
+FILE = ".jsonl"
 _SECONDS = 600  # the first start downloads the models
 
 
 def identity(where: str) -> Identity:
     """What the environment holds; UserError with the commands that make one when it is missing or does not work."""
+    if where.endswith(FILE):
+        return _identity(_rows(Path(where))[0]["identity"])
     try:
         run = subprocess.run(
             [_python(where), str(_DRIVER), "identity"], capture_output=True, text=True, timeout=_SECONDS
@@ -52,10 +53,7 @@ def identity(where: str) -> Identity:
     if run.returncode or not run.stdout:
         said = run.stderr.strip().splitlines() or [f"exit code {run.returncode}"]
         raise UserError(f"PaddleOCR 2.10 does not start in {where}", found=said[-1], fix=f"{INSTALL}; {NO_NETWORK}")
-    found = json.loads(run.stdout)
-    return Identity(
-        f"PaddleOCR {found['paddleocr']}, {SETTINGS}", found["weights"], f"paddlepaddle-{found['paddlepaddle']}"
-    )
+    return _identity(json.loads(run.stdout))
 
 
 def processes(cores: int) -> int:
@@ -63,7 +61,34 @@ def processes(cores: int) -> int:
 
 
 def command(where: str, threads: int, number: int) -> list[str]:
+    if where.endswith(FILE):
+        return here(__name__, where, threads, number)
     return [_python(where), str(_DRIVER), "serve", str(threads)]
+
+
+def load(where: str, threads: int, number: int) -> Callable[[Path, int], list[Line]]:
+    """The readings of a file as an engine: lines by the content of the picture."""
+    rows = {row["sha256"]: row for row in _rows(Path(where))[1:]}
+
+    def read(path: Path, tokens: int) -> list[Line]:
+        row = rows.get(sha256_of(path), {"error": f"{where} has no reading of this picture"})
+        if "error" in row:
+            raise ReadError(row["error"])
+        return [Line.from_row(line) for line in row["lines"]]
+
+    return read
+
+
+def _rows(file: Path) -> list[dict[str, Any]]:
+    rows = read_jsonl(file, partial=True)
+    if not rows or not {"paddleocr", "paddlepaddle", "weights"} <= set(rows[0].get("identity", ())):
+        raise UserError(f"{file} holds no readings", found="no line that says who read", fix=f"{_DRIVER.name} makes it")
+    return rows
+
+
+def _identity(found: dict[str, Any]) -> Identity:
+    reader = f"PaddleOCR {found['paddleocr']}, {SETTINGS}"
+    return Identity(reader, found["weights"], f"paddlepaddle-{found['paddlepaddle']}")
 
 
 def _python(where: str) -> str:
