@@ -1,11 +1,13 @@
-"""Names of OCR engines."""
+"""Names of OCR engines and suites, and that the guide knows them."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 
 from glmkit.errors import UserError
-from glmkit.evaluation import engines
+from glmkit.evaluation import engines, suites
 
 
 def test_every_engine_has_the_functions_that_reading_calls() -> None:
@@ -18,3 +20,10 @@ def test_every_engine_has_the_functions_that_reading_calls() -> None:
 def test_an_unknown_engine_lists_the_known_ones() -> None:
     with pytest.raises(UserError, match="did you mean 'paddleocr'"):
         engines.named("paddle-ocr")
+
+
+def test_the_guide_names_every_engine_and_every_public_suite() -> None:
+    guide = (Path(__file__).parents[2] / "benchmarks" / "public_text.md").read_text(encoding="utf-8")
+    public = [name for name in suites.names() if suites.load(name).official is not None]
+    assert len(public) == 5
+    assert not [name for name in (*public, *engines.names()) if f"`{name}" not in guide]
