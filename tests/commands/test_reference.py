@@ -1,0 +1,156 @@
+"""glmkit reference from the command line, and an evaluation that measures distances to what it made."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import fake_ocr
+import numpy as np
+import pytest
+import tiny_clip
+from PIL import Image
+
+from glmkit.cli import main
+from glmkit.evaluation import evaluate, suites
+from glmkit.evaluation.evaluate import Plan
+
+FIRST = suites.prompts(suites.load("text-render"), "regions", 3)
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("GLMKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    return tiny_clip.build(tmp_path / "tiny")
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    for number in range(1, 7):
+        Image.fromarray(generator.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(folder / f"{number}.png")
+    (folder / "prompts.txt").write_text("\n".join(f"prompt {number}" for number in range(6)))
+    return folder
+
+
+def add(pictures: Path, clip: Path) -> list[str]:
+    files = ["--images", str(pictures), "--prompts", str(pictures / "prompts.txt")]
+    return ["reference", "add", "others", *files, "--features", f"clip:{clip}", "--device", "cpu"]
+
+
+def test_add_and_list(pictures: Path, clip: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["reference", "list"]) == 0
+    assert "glmkit reference add" in capsys.readouterr().out
+    (pictures / "broken.png").write_bytes(b"no picture")
+    (pictures / "again.png").write_bytes((pictures / "1.png").read_bytes())
+    assert main(add(pictures, clip)) == 0
+    made = capsys.readouterr().out
+    assert f"others: images {pictures}" in made and "6 pictures; 1 repeated, 1 not readable" in made
+    assert main(["reference", "list"]) == 0
+    assert capsys.readouterr().out == made
+    assert main(["reference", "list", "--json"]) == 0
+    row = json.loads(capsys.readouterr().out)
+    assert row["name"] == "others" and row["features"][0]["conventions"]["weights_sha256"]
+
+
+def test_other_pictures_under_the_same_name_are_refused(
+    pictures: Path, clip: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(add(pictures, clip)) == 0
+    Image.new("RGB", (9, 9)).save(pictures / "7.png")
+    assert main(add(pictures, clip)) == 2
+    assert "started with other settings" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("", "one of the arguments --images --parquet --webdataset is required"),
+        ("--images nowhere", "nowhere does not exist"),
+        ("--images theirs --column image", "--column does nothing beside --images"),
+        ("--images theirs --prompt-column text", "--prompt-column does nothing beside --images"),
+        ("--parquet tiny --prompts theirs/prompts.txt", "--prompts does nothing beside --parquet"),
+        ("--images theirs --model sd3", "--preset rapidata --model sd3"),
+        ("--images theirs --preset rapidta", "did you mean 'rapidata'"),
+        ("--images theirs --preset rapidata", "preset rapidata reads --parquet"),
+        ("--parquet tiny --preset rapidata --column image", "--column does nothing beside --preset rapidata"),
+        ("--images theirs --limit 0", "--limit must be at least 1"),
+        ("--images theirs --features inceptio", "did you mean 'inception'"),
+        ("--images theirs --features clip:nowhere", "unknown CLIP 'nowhere'"),
+        ("--images theirs --features inception:nowhere.pth", "Inception weights nowhere.pth do not exist"),
+    ],
+)
+def test_bad_input(
+    options: str, message: str, pictures: Path, clip: Path, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        code = main(["reference", "add", "others", *options.split()])
+    except SystemExit as stop:
+        code = stop.code  # type: ignore[assignment]
+    assert code == 2
+    assert message in capsys.readouterr().err
+    assert not (place / "cache").exists()
+
+
+@pytest.fixture
+def ours(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Pictures of three prompts that the fake engine reads."""
+    tests = str(Path(fake_ocr.__file__).parent)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((tests, os.environ.get("PYTHONPATH", ""))))
+    for prompt in FIRST:
+        fake_ocr.write(place / "ours" / f"{prompt.id}.png", *prompt.texts)
+    return place / "ours"
+
+
+def test_an_evaluation_with_alignment_and_distances(pictures: Path, clip: Path, ours: Path, place: Path) -> None:
+    assert main(add(pictures, clip)) == 0
+    plan = Plan("text-render", "fake_ocr", split="regions", limit=3, images=ours)
+    plain = evaluate.evaluate(plan, place / "run")
+    assert not plain.alignment and not plain.distances
+    both = replace(plan, clip=str(clip), references=("others",))
+    summary = evaluate.evaluate(both, place / "run")
+    (distance,) = summary.distances
+    assert (distance["reference"], distance["n"], distance["common_prompts"]) == ("others", 3, 0)
+    name = summary.alignment["metric"]
+    assert dict(summary.scores) == {**plain.scores, name: summary.scores[name]}
+    rows = [json.loads(line) for line in (place / "run" / "scores.jsonl").read_text().splitlines()]
+    assert all(-1 <= row["counts"][name][0] <= 1 for row in rows)
+    written = (place / "run" / "summary.json").read_bytes()
+    evaluate.evaluate(both, place / "run")
+    assert (place / "run" / "summary.json").read_bytes() == written
+    assert json.loads(written)["distances"][0]["floor"] > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [("--reference othres", "did you mean 'others'"), ("--clip glmkti", "unknown CLIP 'glmkti'")],
+)
+def test_what_is_missing_is_told_before_anything_is_written(
+    options: str, message: str, pictures: Path, clip: Path, ours: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(add(pictures, clip)) == 0
+    command = ["eval", "--suite", "text-render", "--images", str(ours), "--run", "run", "--device", "cpu"]
+    assert main([*command, *options.split()]) == 2
+    assert message in capsys.readouterr().err
+    assert not Path("run").exists()
+
+
+def test_the_table_shows_a_distance_with_its_floor(
+    pictures: Path, clip: Path, ours: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(add(pictures, clip)) == 0
+    monkeypatch.setattr(evaluate, "ENGINE", "fake_ocr")
+    command = ["eval", "--suite", "text-render", "--split", "regions", "--limit", "3", "--images", str(ours)]
+    assert main([*command, "--reference", "others", "--device", "cpu", "--run", "run"]) == 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if " to others: " in line)
+    assert "3 pictures a side" in line and "the set against itself" in line and "indicative" not in line
