@@ -18,6 +18,7 @@ from glmkit import __version__
 from glmkit.files import atomic_path
 from glmkit.reporting import words
 from glmkit.reporting.compare import compare
+from glmkit.reporting.distances import distance_tables
 from glmkit.reporting.gallery import gallery
 from glmkit.reporting.load import load_runs
 from glmkit.reporting.provenance import provenance, setup
@@ -35,6 +36,7 @@ def write_report(folders: Sequence[Path], out: Path) -> None:
         title=f"{runs[0].summary.suite}: {words.enumerate_words([run.name for run in runs])}",
         runs=runs,
         comparison=comparison,
+        distances=distance_tables(runs),
         cards=gallery(runs, comparison),
         setup=setup(runs),
         provenance=provenance(runs),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,32 @@ def setup(runs: Sequence[EvalRun]) -> Table:
         ("Pictures scored", [f"{run.summary.n_scored} of {run.summary.n_total}" for run in runs]),
         ("Read by", [run.summary.ocr for run in runs]),
         ("Scores", [run.summary.family or "–" for run in runs]),
+        *clip_rows(runs),
         ("Drawn with", [drawn_with(run.manifest["settings"]) for run in runs]),
         ("Device", [run.manifest["environment"]["device"] or "–" for run in runs]),
         ("Started", [run.manifest["started"].replace("T", " ").replace("+00:00", " UTC") for run in runs]),
     ]
+
+
+def clip_rows(runs: Sequence[EvalRun]) -> Table:
+    """Which CLIP measured the alignment, when one did."""
+    if not any(run.summary.alignment for run in runs):
+        return []
+    return [("CLIP", [clip_text(run.summary.alignment) for run in runs])]
+
+
+def clip_text(alignment: Mapping[str, Any]) -> str:
+    """The model, its published scale where there is one, and how many prompts it did not see whole."""
+    if not alignment:
+        return "–"
+    lines = [f"{alignment['model']}, weights {alignment['weights_sha256'][:12]}"]
+    if score := alignment["clipscore"]:
+        interval = "" if score["low"] is None else f" ({words.number(score['low'])} to {words.number(score['high'])})"
+        lines.append(f"CLIPScore {words.number(score['value'])}{interval}")
+    else:
+        lines.append("not comparable with published CLIPScores")
+    lines.append(f"{alignment['truncated_prompts']} of {words.count(alignment['prompts'], 'prompt')} truncated")
+    return "\n".join(lines)
 
 
 def drawn_with(settings: dict[str, Any]) -> str:

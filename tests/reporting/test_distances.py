@@ -1,0 +1,97 @@
+"""Distances and the CLIP of the runs in a report."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from glmkit.records import Distance, Prompt
+from glmkit.reporting.build import write_report
+from glmkit.reporting.distances import distance_tables
+from glmkit.reporting.load import load_runs
+
+NEAR = Distance(
+    reference="dalle3 <b>",
+    metric="fid",
+    value=21.5,
+    floor=4.25,
+    n=4000,
+    n_floor=2000,
+    n_run=4000,
+    n_reference=4000,
+    indicative=False,
+    prompts=4000,
+    common_prompts=4000,
+    definition="Fréchet distance",
+    conventions={"antialias": True},
+)
+ALIGNMENT = {
+    "metric": "clip_cosine",
+    "model": "clip-ViT-L-14/openai",
+    "weights_sha256": "a" * 64,
+    "text": "A photo depicts {prompt}",
+    "prompts": 120,
+    "truncated_prompts": 7,
+    "clipscore": {"value": 0.79, "low": 0.78, "high": 0.8},
+}
+
+
+@pytest.fixture
+def runs(make_run: Any) -> list[Path]:
+    prompt = Prompt("p1", "a sign 'Owl'", ("Owl",))
+    return [make_run(name, [(prompt, ["Owl"])]) for name in ("first", "second")]
+
+
+def give(folder: Path, **more: Any) -> None:
+    path = folder / "summary.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **more}))
+
+
+def text_of(folders: list[Path], out: Path) -> str:
+    write_report(folders, out)
+    page = re.sub(r"<(style|script)>.*?</\1>", "", out.read_text(encoding="utf-8"), flags=re.DOTALL)
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", page)).split())
+
+
+def test_a_distance_stands_beside_its_floor(runs: list[Path], tmp_path: Path) -> None:
+    give(runs[0], distances=[NEAR.to_row()])
+    text = text_of(runs, tmp_path / "page.html")
+    assert "FID to dalle3 <b>" in text and "21.500 4.250 (2000 a side) 4000 4000 of 4000" in text
+    assert "not which are better" in text and "Antialias: True" in text and "indicative" not in text.lower()
+
+
+def test_no_distances_no_section(runs: list[Path], tmp_path: Path) -> None:
+    text = text_of(runs, tmp_path / "page.html")
+    assert "Distances" not in text and "CLIP" not in text
+
+
+def test_what_limits_a_comparison_is_said(runs: list[Path]) -> None:
+    few = replace(NEAR, n=300, n_run=300, indicative=True, common_prompts=1, prompts=300)
+    give(runs[0], distances=[NEAR.to_row()])
+    give(runs[1], distances=[few.to_row()])
+    (table,) = distance_tables(load_runs(runs))
+    assert [run for run, _ in table.rows] == [run.name for run in load_runs(runs)]
+    assert [note.split()[0] for note in table.notes] == ["Indicative", "The", "Other"]
+    give(runs[1], distances=[NEAR.to_row()])
+    (table,) = distance_tables(load_runs(runs))
+    assert not table.notes
+
+
+def test_other_conventions_are_another_distance(runs: list[Path]) -> None:
+    give(runs[0], distances=[NEAR.to_row()])
+    give(runs[1], distances=[replace(NEAR, conventions={"antialias": False}).to_row()])
+    assert [len(table.rows) for table in distance_tables(load_runs(runs))] == [1, 1]
+
+
+def test_the_clip_with_its_scale_and_truncation(runs: list[Path], tmp_path: Path) -> None:
+    give(runs[0], alignment=ALIGNMENT)
+    give(runs[1], alignment={**ALIGNMENT, "model": "clip-glmkit", "clipscore": None, "prompts": 1})
+    text = text_of(runs, tmp_path / "page.html")
+    assert "CLIPScore 0.790 (0.780 to 0.800) 7 of 120 prompts truncated" in text
+    assert "clip-glmkit, weights aaaaaaaaaaaa not comparable with published CLIPScores 7 of 1 prompt truncated" in text
