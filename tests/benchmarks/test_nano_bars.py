@@ -1,0 +1,113 @@
+"""nano's figures: perfect pictures reach every bar, a fault costs what it should, and other runs are refused."""
+
+from __future__ import annotations
+
+import runpy
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from glmkit.errors import UserError
+from glmkit.evaluation.metrics import text
+from glmkit.files import write_json, write_jsonl
+from glmkit.posters.render import render
+from glmkit.posters.simple import simple_prompts
+from glmkit.records import Generation, Score
+
+bars = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "nano_bars.py")))
+
+
+NOTHING: Mapping[int, str] = {}
+
+
+def finished_run(run: Path, split: str, count: int, misread: Mapping[int, str] = NOTHING, **settings: Any) -> Path:
+    """The folder of a run whose pictures are the posters themselves; `misread` is what OCR makes of some of them."""
+    images, scores = [], []
+    for index, (name, scene, prompt) in enumerate(simple_prompts(split)[:count]):
+        file = f"pictures/{name}_0.png"
+        (run / file).parent.mkdir(parents=True, exist_ok=True)
+        render(scene).save(run / file)
+        images.append(Generation(f"{name}_0", name, prompt, 0, file, 2.0 + index))
+        lines = (misread[index],) if index in misread else scene.texts
+        counts = text.counts(scene.texts, lines, "en")
+        scores.append(Score(f"{name}_0", name, 0, split, "en", scene.texts, lines, counts))
+    known = {"split": split, "seeds": 1, "width": 256, "height": 256, "model": "nano", "model_fingerprint": "a"}
+    write_json(run / "manifest.json", {"settings": known | settings})
+    write_json(run / "summary.json", {})
+    write_jsonl(run / "images.jsonl", (row.to_row() for row in images))
+    write_jsonl(run / "scores.jsonl", (row.to_row() for row in scores))
+    return run
+
+
+def test_perfect_pictures_reach_every_bar_at_every_size(tmp_path: Path) -> None:
+    splits = ("simple", "simple-320x192", "simple-192x320", "simple-512x512")
+    measured = bars.by_split([finished_run(tmp_path / split, split, 5) for split in splits])
+    assert list(measured) == list(splits)
+    for result in measured.values():
+        assert {figure.value for figure in result["figures"].values()} == {1.0}
+        assert {figure.bar for figure in result["figures"].values()} == {0.85, 0.93, 0.95}
+        assert (result["n_scored"], result["n_drawn"], result["median_seconds"]) == (5, 5, 4.0)
+    shown = " ".join(bars.table(measured).split())
+    assert "simple-320x192: 320x192, 5 of 32 pictures scored, 4.0 s a picture" in shown
+    assert "background 1.000 [0.566, 1.000] n 5 >= 0.95 reached" in shown
+
+
+def test_a_fault_costs_its_share(tmp_path: Path) -> None:
+    """One word of one picture misread, and the picture of another prompt in place of the right one."""
+    run = finished_run(tmp_path, "simple", 8, misread={0: "CURTAIM"})
+    _, scene, _ = simple_prompts("simple")[0]
+    assert scene.texts == ("CURTAIN",)
+    (run / "pictures/simple-002_0.png").write_bytes((run / "pictures/simple-001_0.png").read_bytes())
+    _, result = bars.measure(run)
+    figures = result["figures"]
+    total = sum(len(text.split()) for _, scene, _ in simple_prompts("simple")[:8] for text in scene.texts)
+    assert figures["word_accuracy"].value == pytest.approx(1 - 1 / total)
+    short = [scene.texts for _, scene, _ in simple_prompts("simple")[:8] if bars.is_short_word(scene.texts)]
+    assert (figures["short_words"].n, figures["short_words"].value) == (len(short), pytest.approx(1 - 1 / len(short)))
+    assert figures["background"].value == 7 / 8 and figures["background"].verdict == "below"
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        (("OPENINGS",), True),
+        (("Openings!",), True),
+        (("Opening24",), False),
+        (("Two words",), False),
+        (("ONE", "TWO"), False),
+    ],
+)
+def test_short_words(texts: tuple[str, ...], expected: bool) -> None:
+    assert bars.is_short_word(texts) == expected
+
+
+def test_shares_have_wilson_intervals() -> None:
+    """8 of 10 by hand: (0.8 + 0.192 -+ 1.96 x sqrt(0.016 + 0.0096)) / 1.384."""
+    figure = bars.share([True] * 8 + [False] * 2, 0.5)
+    assert (figure.value, figure.n, figure.verdict) == (0.8, 10, "reached")
+    assert (round(figure.low, 2), round(figure.high, 2)) == (0.49, 0.94)
+    assert bars.share([True] * 100, 0.95).verdict == "resolved"
+    assert bars.share([], 0.95).verdict == "below"
+
+
+def test_runs_that_measure_something_else_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not a finished evaluation"):
+        bars.measure(tmp_path)
+    with pytest.raises(UserError, match="with one picture a prompt"):
+        bars.measure(finished_run(tmp_path / "seeds", "simple", 1, seeds=2))
+    with pytest.raises(UserError, match="with one picture a prompt"):
+        run = finished_run(tmp_path / "long", "simple", 1)
+        write_json(run / "manifest.json", {"settings": {"split": "long", "seeds": 1}})
+        bars.measure(run)
+    one, other = (finished_run(tmp_path / name, "simple", 1) for name in "ab")
+    with pytest.raises(UserError, match="two runs of simple"):
+        bars.by_split([one, other])
+    small = finished_run(tmp_path / "c", "simple-320x192", 1, model_fingerprint="b")
+    with pytest.raises(UserError, match="different models"):
+        bars.by_split([one, small])
+    (small / "pictures/simple-320x192-001_0.png").write_bytes((one / "pictures/simple-001_0.png").read_bytes())
+    with pytest.raises(UserError, match="--size 320x192"):
+        bars.measure(small)
