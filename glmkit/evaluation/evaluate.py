@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from glmkit.errors import UserError
 from glmkit.evaluation import engines, stats, suites
+from glmkit.evaluation.hashes import sha256
 from glmkit.evaluation.layouts import Found
-from glmkit.evaluation.pictures import Drawing, copy, draw, sha256, write_references
+from glmkit.evaluation.pictures import Drawing, copy, draw, write_references
 from glmkit.evaluation.reading import Identity, ReadError, reading_order
 from glmkit.evaluation.readings import Reading, readings
 from glmkit.evaluation.suite import Suite, family, why_not_official

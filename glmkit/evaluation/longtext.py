@@ -57,10 +57,10 @@ class LongText(Suite):
         (path,) = files
         prompts = []
         for row in read_jsonl(path):
-            if not {"prompt_id", "prompt", "text", "category"} <= row.keys() or not isinstance(row["text"], list):
-                raise UserError(
-                    f"{path}: a row needs prompt_id, prompt, text (a list) and category", found=row, fix="take it as is"
-                )
+            kinds = {"prompt_id": int, "prompt": str, "text": list, "category": str}
+            if not all(isinstance(row.get(name), kind) for name, kind in kinds.items()):
+                what = f"{path}: a row needs prompt_id (a number), prompt, text (a list) and category"
+                raise UserError(what, found=row, fix="take the file as it is")
             name, texts = f"{row['prompt_id']:04d}", tuple(row["text"])
             prompts.append(Prompt(name, row["prompt"], texts, split=row["category"], language=self.language))
         return prompts

@@ -79,12 +79,16 @@ class OneigText(Suite):
 
     def read(self, files: Sequence[Path]) -> list[Prompt]:
         (path,) = files
-        with path.open(encoding="utf-8-sig", newline="") as handle:
-            rows = list(csv.DictReader(handle))
-        wanted = {"id", self.column, "text_content"}
-        if not rows or not wanted <= rows[0].keys():
-            found = "no rows" if not rows else ", ".join(rows[0])
-            raise UserError(f"{path} needs the columns {', '.join(sorted(wanted))}", found=found, fix="take it as is")
+        wanted = ("id", self.column, "text_content")
+        try:
+            with path.open(encoding="utf-8-sig", newline="") as handle:
+                rows = list(csv.DictReader(handle))
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise UserError(f"{path} is not a CSV file in UTF-8", found=error, fix="take the file as it is") from error
+        broken = next((row for row in rows if not all(row.get(name) for name in wanted)), None)
+        if broken is not None or not rows:
+            what = f"{path} needs rows with the columns {', '.join(wanted)}"
+            raise UserError(what, found=broken or "no rows", fix="take the file as it is")
         return [
             Prompt(
                 row["id"],
@@ -122,7 +126,7 @@ class OneigText(Suite):
         return found
 
     def answer_tokens(self, prompt: Prompt) -> int:
-        """As the benchmark allows: it reads answers to the end in few of its own pictures."""
+        """As the benchmark's own code, which counts the words of the cell."""
         return 256 if len(prompt.ground_truth.split()) > LONG_TEXT_WORDS else 128
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from glmkit.config import parse_size
 from glmkit.errors import UserError
+from glmkit.evaluation.hashes import sha256
 from glmkit.evaluation.layouts import Found, Tile
 from glmkit.evaluation.suite import Suite
 from glmkit.files import append_jsonl, atomic_path, read_jsonl, write_jsonl
@@ -190,8 +190,3 @@ def _cut(folder: Path, tile: Tile, row: Generation) -> Generation:
         with atomic_path(target) as temporary:
             temporary.write_bytes(encoded.getvalue())
     return replace(row, file=file)
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import track
 
-from glmkit.evaluation.pictures import sha256
+from glmkit.evaluation.hashes import sha256
 from glmkit.evaluation.reading import Identity, Line, ReadError, read_all
 from glmkit.files import append_jsonl, read_json, read_jsonl, write_json
 from glmkit.records import Generation
@@ -31,10 +31,10 @@ def readings(
     files = {row.id: folder / row.file for row in generations if row.file}
     contents = {row.id: (sha256(files[row.id]), tokens[row.prompt_id]) for row in generations if row.file}
     known: dict[Content, Reading] = {**_journal(folder, identity)}
-    for content in set(contents.values()) - known.keys():
-        if (lines := _remembered(content, identity)) is not None:
-            known[content] = lines
-            _note(folder, content, lines, identity)
+    missing = [content for content in dict.fromkeys(contents.values()) if content not in known]
+    remembered = {content: lines for content in missing if (lines := _remembered(content, identity)) is not None}
+    _note(folder, remembered, identity)
+    known |= remembered
     unread = {content: files[name] for name, content in contents.items() if content not in known}
     by_file = {path: content for content, path in unread.items()}
     asked = {path: most for path, (_, most) in by_file.items()}
@@ -43,7 +43,7 @@ def readings(
         content = by_file[path]
         known[content] = result
         if not isinstance(result, ReadError):
-            _note(folder, content, result, identity)
+            _note(folder, {content: result}, identity)
             write_json(_memory(content, identity), [line.to_row() for line in result])
     return {name: known[content] for name, content in contents.items()}
 
@@ -58,10 +58,12 @@ def _journal(folder: Path, identity: Identity) -> dict[Content, tuple[Line, ...]
     }
 
 
-def _note(folder: Path, content: Content, lines: tuple[Line, ...], identity: Identity) -> None:
-    digest, tokens = content
-    row = {"sha256": digest, "tokens": tokens, "engine": identity.key, "lines": [line.to_row() for line in lines]}
-    append_jsonl(folder / "readings.jsonl", row)
+def _note(folder: Path, found: Mapping[Content, tuple[Line, ...]], identity: Identity) -> None:
+    rows = [
+        {"sha256": digest, "tokens": tokens, "engine": identity.key, "lines": [line.to_row() for line in lines]}
+        for (digest, tokens), lines in found.items()
+    ]
+    append_jsonl(folder / "readings.jsonl", *rows)
 
 
 def _remembered(content: Content, identity: Identity) -> tuple[Line, ...] | None:

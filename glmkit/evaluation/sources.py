@@ -18,8 +18,8 @@ from typing import Any
 from glmkit.errors import UserError, nearest
 from glmkit.evaluation.collect import Item, Place
 from glmkit.evaluation.features import Extractor, slug
+from glmkit.evaluation.hashes import sha256
 from glmkit.evaluation.layouts import SUFFIXES
-from glmkit.evaluation.pictures import sha256
 from glmkit.files import read_jsonl
 from glmkit.records import Generation
 from glmkit.runs import cache_folder, fingerprint

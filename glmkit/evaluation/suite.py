@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 
 Counts = dict[str, tuple[float, float]]  # metric -> (numerator, denominator)
 ANSWER_TOKENS = 1024
-_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True)
@@ -92,17 +90,9 @@ class OwnSuite(Suite):
     def read(self, files: Sequence[Path]) -> list[Prompt]:
         (path,) = files
         rows = [Prompt.from_row(row) for row in read_jsonl(path)]
-        seen: set[str] = set()
         for prompt in rows:
-            if not _FILE_NAME.fullmatch(prompt.id):
-                raise UserError(
-                    f"{path}: a prompt id names a picture file", found=prompt.id, fix="letters, digits, . _ -"
-                )
-            if prompt.id in seen:
-                raise UserError(f"{path}: prompt id {prompt.id!r} is given twice")
             if not prompt.texts or not all(text.strip() for text in prompt.texts):
                 raise UserError(f"{path}: prompt {prompt.id!r} has no expected text", found=list(prompt.texts))
-            seen.add(prompt.id)
         return rows
 
     def counts(self, prompt: Prompt, read: Sequence[str], picture: Path) -> Counts:

@@ -203,7 +203,9 @@ def test_own_suites_take_no_prompt_files(tmp_path: Path) -> None:
         ("CVTG/3.json", "[]", "not a prompt file of CVTG-2K"),
         ("CVTG/3.json", json.dumps({"data_list": [{"index": 1}]}), "needs index and prompt"),
         ("text_prompts.jsonl", '{"prompt_id": 1, "prompt": "p", "text": "x", "category": "c"}', "a row needs"),
-        ("text_content.csv", "a,b\n1,2\n", "needs the columns"),
+        ("text_prompts.jsonl", '{"prompt_id": "1", "prompt": "p", "text": [], "category": "c"}', "a row needs"),
+        ("text_content.csv", "a,b\n1,2\n", "needs rows with the columns"),
+        ("text_content.csv", ",id,prompt_en,text_content\n0,000,p\n", "needs rows with the columns"),
         ("text_content.csv", ",id,prompt_en,text_content\n0,000,p,[broken\n", "not a list of texts"),
     ],
 )

@@ -17,7 +17,7 @@ from typing import Any
 
 from glmkit.errors import UserError
 from glmkit.evaluation import drivers
-from glmkit.evaluation.hashes import sha256_of
+from glmkit.evaluation.hashes import sha256
 from glmkit.evaluation.reading import MAX_PROCESSES, Identity, Line, ReadError, here
 from glmkit.files import read_jsonl
 
@@ -71,7 +71,7 @@ def load(where: str, threads: int, number: int) -> Callable[[Path, int], list[Li
     rows = {row["sha256"]: row for row in _rows(Path(where))[1:]}
 
     def read(path: Path, tokens: int) -> list[Line]:
-        row = rows.get(sha256_of(path), {"error": f"{where} has no reading of this picture"})
+        row = rows.get(sha256(path), {"error": f"{where} has no reading of this picture"})
         if "error" in row:
             raise ReadError(row["error"])
         return [Line.from_row(line) for line in row["lines"]]

@@ -20,7 +20,7 @@ import numpy as np
 import yaml
 
 from glmkit.errors import UserError
-from glmkit.evaluation.hashes import sha256_of
+from glmkit.evaluation.hashes import sha256_of_weights
 from glmkit.evaluation.reading import MAX_PROCESSES, Identity, Line, here
 from glmkit.generation.pictures import read_picture
 from glmkit.runs import cache_folder
@@ -37,7 +37,7 @@ def identity(where: str = "") -> Identity:
     if where:
         raise UserError("the OCR engine paddleocr needs no place", found=where, fix="--ocr paddleocr")
     folder = _weights()
-    weights = {name: sha256_of(folder / name) for name in WEIGHTS.values()}
+    weights = {name: sha256_of_weights(folder / name) for name in WEIGHTS.values()}
     return Identity(READER, weights, " ".join(f"{name}-{version(name)}" for name in NEEDS))
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from glmkit.errors import UserError
-from glmkit.evaluation.hashes import sha256_of
+from glmkit.evaluation.hashes import sha256_of_weights
 from glmkit.evaluation.reading import Identity, Line, here
 from glmkit.generation.pictures import read_picture
 
@@ -37,7 +37,7 @@ PATCH = 28  # pixels of a picture that become one token: sides are brought to mu
 def identity(where: str) -> Identity:
     """The weights in WHERE, downloaded when it is a hub id; UserError when there are none."""
     folder = _folder(where)
-    weights = {path.name: sha256_of(path) for path in sorted(folder.glob("*.safetensors"))}
+    weights = {path.name: sha256_of_weights(path) for path in sorted(folder.glob("*.safetensors"))}
     if not weights:
         raise UserError(f"{folder} holds no *.safetensors files", fix=f"--ocr qwen2-5-vl:FOLDER, as {HUB_ID}")
     return Identity(READER, weights, " ".join(f"{name}-{version(name)}" for name in ("transformers", "torch")))

@@ -108,7 +108,7 @@ def longtext_score(texts: list[str], ocr_text: str, language: str) -> tuple[int,
     """
     expected = longtext_normalise(" ".join(texts), language)
     read = longtext_normalise(ocr_text, language)
-    return _matched(expected, read) if language == "zh" else _matched(expected.split(), read.split())
+    return _matched(expected.split(), read.split()) if language == "en" else _matched(expected, read)
 
 
 def longtext_answer(text: str) -> str:

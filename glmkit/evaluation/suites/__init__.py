@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 from pathlib import Path
 
-from glmkit.errors import unknown
+from glmkit.errors import UserError, unknown
 from glmkit.evaluation.suite import Suite
 from glmkit.records import Prompt
+
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def names() -> list[str]:
@@ -30,10 +33,26 @@ def prompts(suite: Suite, split: str | None = None, limit: int | None = None, da
     """
     chosen: list[Prompt] = []
     sizes: dict[str, int] = {}
-    for prompt in suite.read(suite.files(data)):
+    files = suite.files(data)
+    given = suite.read(files)
+    _check_ids(files[0].parent, given)
+    for prompt in given:
         sizes[prompt.split] = sizes.get(prompt.split, 0) + 1
         if split in (None, prompt.split) and (limit is None or sizes[prompt.split] <= limit):
             chosen.append(prompt)
     if split is not None and split not in sizes:
         raise unknown("split", split, sizes)
     return chosen
+
+
+def _check_ids(folder: Path, prompts: list[Prompt]) -> None:
+    """UserError when an id is given twice or is no file name: pictures are named after it."""
+    seen: set[str] = set()
+    for prompt in prompts:
+        if not _FILE_NAME.fullmatch(prompt.id):
+            raise UserError(
+                f"{folder}: a prompt id names a picture file", found=prompt.id, fix="letters, digits, . _ -"
+            )
+        if prompt.id in seen:
+            raise UserError(f"{folder}: prompt id {prompt.id!r} is given twice")
+        seen.add(prompt.id)

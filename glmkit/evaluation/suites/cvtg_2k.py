@@ -97,7 +97,7 @@ def _entries(path: Path) -> list[Any]:
 
 
 def _prompt(path: Path, part: str, area: int, entry: Any) -> Prompt:
-    if not isinstance(entry, dict) or not {"index", "prompt"} <= entry.keys():
+    if not isinstance(entry, dict) or "index" not in entry or not isinstance(entry.get("prompt"), str):
         raise UserError(f"{path}: an entry needs index and prompt", found=entry, fix="take the file from CVTG-2K.zip")
     texts = tuple(text for text in re.findall("'(.*?)'", entry["prompt"]) if text.strip())
     return Prompt(_name(part, area, entry["index"]), entry["prompt"], texts, split=f"{part}-{area}")
