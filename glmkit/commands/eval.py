@@ -140,8 +140,20 @@ def table(summary: Summary) -> str:
     title = " + ".join((summary.model, *summary.adapters))
     heading = f"{summary.suite}: {title}; 95 % intervals over prompts"
     name = f"scores: {summary.family}" + "".join(f"\n  not official: {why}" for why in summary.why_not_official)
-    distances = ["", *map(_distance, summary.distances)] if summary.distances else []
-    return "\n".join((heading, name, "", *lines, *distances))
+    more = [*map(_distance, summary.distances)]
+    if summary.alignment:
+        more.insert(0, _alignment(summary.alignment))
+    return "\n".join((heading, name, "", *lines, *([""] if more else []), *more))
+
+
+def _alignment(about: Mapping[str, Any]) -> str:
+    """Which CLIP gave the cosine, and what must be known about it."""
+    score = about["clipscore"]
+    scale = "not comparable with published CLIPScores" if score is None else f"CLIPScore {_cell(score)}"
+    return (
+        f"{about['metric']}: {scale}; {about['truncated_prompts']} of {about['prompts']} prompts were longer than the "
+        "model reads"
+    )
 
 
 def _distance(row: Mapping[str, Any]) -> str:

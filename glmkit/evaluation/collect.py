@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 from rich.console import Console
-from rich.progress import track
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from glmkit import runs
 from glmkit.errors import UserError
@@ -91,9 +91,10 @@ def collect(
     count = sum("index" in row for row in rows)
     items = source.items(Place(*rows[-1]["place"]) if rows else None)
     del rows
-    with ThreadPoolExecutor(max(1, min(8, runs.cores()))) as pool:
+    with ThreadPoolExecutor(max(1, min(8, runs.cores()))) as pool, _progress() as progress:
+        task = progress.add_task(title, total=limit, completed=count)
         found = _first(_read(items, seen, pool), None if limit is None else limit - count)
-        for batch in track(_batches(found), title, console=Console(stderr=True)):
+        for batch in _batches(found):
             pictures = [picture for _, picture in batch if picture is not None]
             if pictures:
                 _append(folder / FEATURES, extractor.extract(pictures))
@@ -102,7 +103,14 @@ def collect(
                 new.append({**row, "index": count} if picture is not None else row)
                 count += picture is not None
             append_jsonl(folder / PICTURES, *new)
+            progress.advance(task, len(pictures))
     return _finish(folder, extractor, title)
+
+
+def _progress() -> Progress:
+    """How many pictures are done; how many there are, a stream does not say."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f} pictures"))
+    return Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True))
 
 
 def load(folder: Path) -> Features:

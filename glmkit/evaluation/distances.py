@@ -71,12 +71,12 @@ def frechet(one: Part, other: Part, device: str = "cpu") -> float:
     """Fréchet distance of the Gaussians with the mean and covariance of each set."""
     from torchmetrics.image.fid import FrechetInceptionDistance
 
-    metric = FrechetInceptionDistance(feature=_Given(one.features.width)).to(device)
+    metric = FrechetInceptionDistance(feature=_Given(one.features.width))
     for part, side in ((one, "fake"), (other, "real")):
         total, products = _sums(part, device)
-        setattr(metric, f"{side}_features_sum", total.to(device))
-        setattr(metric, f"{side}_features_cov_sum", products.to(device))
-        setattr(metric, f"{side}_features_num_samples", torch.tensor(len(part), device=device))
+        setattr(metric, f"{side}_features_sum", total)
+        setattr(metric, f"{side}_features_cov_sum", products)
+        setattr(metric, f"{side}_features_num_samples", torch.tensor(len(part)))
     metric.orig_dtype = torch.float64
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*before the ``update`` method")  # its sums were set above
@@ -84,7 +84,7 @@ def frechet(one: Part, other: Part, device: str = "cpu") -> float:
 
 
 def _sums(part: Part, device: str) -> tuple[Tensor, Tensor]:
-    """Sum D and sum of outer products D D of the features: what torchmetrics accumulates."""
+    """Sum D and sum of outer products D D of the features, on the CPU: what torchmetrics accumulates."""
     if part.kept is not None and part.kept.exists():
         with np.load(part.kept) as stored:
             return torch.from_numpy(stored["sum"]), torch.from_numpy(stored["products"])
@@ -95,9 +95,10 @@ def _sums(part: Part, device: str) -> tuple[Tensor, Tensor]:
         x = rows.to(device)
         total += x.sum(0)
         products += x.T @ x
+    total, products = total.cpu(), products.cpu()
     if part.kept is not None:
         with atomic_path(part.kept) as temporary:
-            np.savez(temporary, sum=total.cpu().numpy(), products=products.cpu().numpy())
+            np.savez(temporary, sum=total.numpy(), products=products.numpy())
     return total, products
 
 

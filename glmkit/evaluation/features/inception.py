@@ -6,7 +6,6 @@ torchmetrics' network with torch-fidelity's conversion of the original weights. 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from PIL import Image
 
 from glmkit.errors import UserError
 from glmkit.evaluation.features import need
+from glmkit.evaluation.hashes import sha256
 from glmkit.files import atomic_path
 from glmkit.runs import cache_folder
 
@@ -71,8 +71,7 @@ def load(argument: str, device: str) -> Inception:
 def _checked(path: Path) -> Path:
     if not path.is_file():
         raise UserError(f"Inception weights {path} do not exist", fix=f"the file of {URL}")
-    with path.open("rb") as handle:
-        found = hashlib.file_digest(handle, "sha256").hexdigest()
+    found = sha256(path)
     if found != SHA256:
         raise UserError(f"{path} does not hold the Inception weights of FID", found=f"sha256 {found}", fix=SHA256)
     return path
