@@ -35,7 +35,7 @@ def is_done(image: Image.Image, edit: Edit) -> bool:
 
 def _cleared(image: Image.Image, edit: Edit) -> bool:
     covered = shape_coverage(batch_params([edit.source]), edit.source.height, edit.source.width)[0, 0].numpy() > 0.5
-    names = named_colours(np.asarray(image, dtype=np.float32))[covered]
+    names = named_colours(image)[covered]
     return bool((names == NAMES.index(edit.target.background)).mean() >= CLEARED)
 
 
