@@ -113,6 +113,8 @@ def test_a_file_of_another_engine_is_neither_continued_nor_read(python: str, tmp
     driver = Path(drivers.__file__).with_name("paddleocr_2_10.py")
     run = subprocess.run([python, str(driver), "folder", str(tmp_path), str(file)], capture_output=True, text=True)
     assert run.returncode and "made by another engine" in run.stderr
+    run = subprocess.run([python, str(driver)], capture_output=True, text=True)
+    assert run.returncode and "PYTHON paddleocr_2_10.py folder PICTURES FILE" in run.stderr
     with pytest.raises(UserError, match="holds no readings"):
         cvtg_paddleocr.identity(str(file))
     with pytest.raises(UserError, match="does not exist"):

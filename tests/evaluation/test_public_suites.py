@@ -16,6 +16,7 @@ from glmkit.evaluation import suites
 from glmkit.evaluation.engines import cvtg_paddleocr, qwen2_5_vl
 from glmkit.evaluation.evaluate import Plan, evaluate
 from glmkit.evaluation.layouts import Tile
+from glmkit.evaluation.metrics.text import WordScore, cvtg_aggregate, cvtg_scores
 from glmkit.evaluation.reading import Identity
 from glmkit.evaluation.suite import Official, family, why_not_official
 from glmkit.files import read_jsonl
@@ -50,6 +51,14 @@ def test_cvtg_from_files_to_scores(tmp_path: Path) -> None:
     assert summary.why_not_official[-1] == "15 of 2000 pictures (1 a prompt)"
     rows = {row["id"]: Score.from_row(row) for row in read_jsonl(tmp_path / "run" / "scores.jsonl")}
     assert rows["CVTG-2-7_0"].error == "no picture"
+    texts = {prompt.id: prompt.prompt for prompt in suites.prompts(suites.load("cvtg-2k"), data=data)}
+    areas: dict[str, list[WordScore]] = {}
+    for row in rows.values():
+        if row.error is None:
+            areas.setdefault(row.split, []).extend(cvtg_scores(texts[row.prompt_id], list(row.read)))
+    for area, (accuracy, ned, _) in cvtg_aggregate(areas).items():
+        values = summary.scores if area == "all" else summary.splits[area]["scores"]
+        assert (values["word_accuracy"]["value"], values["ned"]["value"]) == pytest.approx((accuracy, ned), abs=1e-14)
     fox = 1 - 1 / (3 + 1e-5)
     assert rows["CVTG-3-0_0"].counts["ned"][0] == pytest.approx(1 + fox + _owl(), abs=1e-12)
 
