@@ -145,7 +145,8 @@ class Distance(Record):
     `metric` is fid, kid or cmmd, or a name of its own for other features. `value` compares `n` pictures of each side,
     `floor` `n_floor` pictures of the set with as many others of it: what a perfect imitation would get. `indicative`:
     too few pictures for this distance. `common_prompts` of the `prompts` of the run are prompts of the set, too.
-    `conventions` are those of the features.
+    `formats` counts the files behind each side (run, reference) by their kind, PNG or JPEG: compression is part of a
+    distance. `conventions` are those of the features.
     """
 
     reference: str
@@ -159,5 +160,6 @@ class Distance(Record):
     indicative: bool
     prompts: int
     common_prompts: int
+    formats: Mapping[str, Mapping[str, int]]
     definition: str
     conventions: Mapping[str, Any]

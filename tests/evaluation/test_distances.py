@@ -18,7 +18,7 @@ from glmkit.evaluation.distances import distance, sample
 def stored(folder: Path, rows: np.ndarray) -> Features:
     folder.mkdir(parents=True, exist_ok=True)
     rows.astype(np.float32).tofile(folder / FEATURES)
-    return Features(folder, rows.shape[1], len(rows), 0, 0)
+    return Features(folder, rows.shape[1], len(rows), 0, 0, {})
 
 
 def gaussian(seed: int, count: int, width: int, shift: float = 0.0, scale: float = 1.0) -> np.ndarray:

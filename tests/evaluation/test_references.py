@@ -78,6 +78,7 @@ def test_a_distance_is_between_equal_numbers_and_has_a_floor(tmp_path: Path, spe
     theirs = add(write(tmp_path / "others", 30, 255), spec)
     near, far = (measure(run_of(write(tmp_path / str(b), 20, b, seed=1))) for b in (250, 60))
     assert (near.n, near.n_run, near.n_reference, near.n_floor) == (20, 20, 30, 15)
+    assert near.formats == {"run": {"PNG": 20}, "reference": {"PNG": 30}}
     assert (near.prompts, near.common_prompts) == (20, 5)
     assert near.metric == Clip(spec.removeprefix("clip:"), "cpu").distances["rbf"] and not near.indicative
     assert 0 < near.floor and near.value < far.value and far.value > 10 * far.floor

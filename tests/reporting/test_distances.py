@@ -28,6 +28,7 @@ NEAR = Distance(
     indicative=False,
     prompts=4000,
     common_prompts=4000,
+    formats={"run": {"PNG": 4000}, "reference": {"PNG": 4000}},
     definition="Fréchet distance",
     conventions={"antialias": True},
 )
@@ -72,12 +73,13 @@ def test_no_distances_no_section(runs: list[Path], tmp_path: Path) -> None:
 
 
 def test_what_limits_a_comparison_is_said(runs: list[Path]) -> None:
-    few = replace(NEAR, n=300, n_run=300, indicative=True, common_prompts=1, prompts=300)
+    mixed = {"run": {"PNG": 300}, "reference": {"JPEG": 4000}}
+    few = replace(NEAR, n=300, n_run=300, indicative=True, common_prompts=1, prompts=300, formats=mixed)
     give(runs[0], distances=[NEAR.to_row()])
     give(runs[1], distances=[few.to_row()])
     (table,) = distance_tables(load_runs(runs))
     assert [run for run, _ in table.rows] == [run.name for run in load_runs(runs)]
-    assert [note.split()[0] for note in table.notes] == ["Indicative", "The", "Other"]
+    assert [note.split()[0] for note in table.notes] == ["Indicative", "The", "Other", "Files"]
     give(runs[1], distances=[NEAR.to_row()])
     (table,) = distance_tables(load_runs(runs))
     assert not table.notes

@@ -31,7 +31,7 @@ class Inception:
     width = 2048
     distances: Mapping[str, str] = {"frechet": "fid", "kernel": "kid"}
 
-    def __init__(self, weights: Path, device: str) -> None:
+    def __init__(self, spec: str, weights: Path, device: str) -> None:
         try:
             from torchmetrics.image.fid import NoTrainInceptionV3
         except ImportError as error:
@@ -42,7 +42,7 @@ class Inception:
             raise need("torch-fidelity", error) from error
         self._network = network.to(device)
         self._device = device
-        self.spec = f"inception:{weights.resolve()}"
+        self.spec = spec
         self.conventions: Mapping[str, Any] = {
             "network": "InceptionV3, TensorFlow weights of 2015-12-05 (torch-fidelity), torchmetrics",
             "weights_sha256": SHA256,
@@ -65,7 +65,9 @@ class Inception:
 
 
 def load(argument: str, device: str) -> Inception:
-    return Inception(_checked(Path(argument)) if argument else _downloaded(), device)
+    if argument:
+        return Inception(f"inception:{Path(argument).resolve()}", _checked(Path(argument)), device)
+    return Inception("inception", _downloaded(), device)
 
 
 def _checked(path: Path) -> Path:
@@ -73,7 +75,8 @@ def _checked(path: Path) -> Path:
         raise UserError(f"Inception weights {path} do not exist", fix=f"the file of {URL}")
     found = sha256(path)
     if found != SHA256:
-        raise UserError(f"{path} does not hold the Inception weights of FID", found=f"sha256 {found}", fix=SHA256)
+        fix = f"the file of {URL} with sha256 {SHA256}"
+        raise UserError(f"{path} does not hold the Inception weights of FID", found=f"sha256 {found}", fix=fix)
     return path
 
 
