@@ -60,8 +60,9 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Features:
-    """Stored features, `count` x `width`; `repeats` and `errors` count what was read beside them, `formats` the files
-    (PNG, JPEG ...) behind them."""
+    """Stored features, `count` x `width`; `repeats` and `errors` count what was read beside them, `formats` the kinds
+    of the files (PNG, JPEG, ...).
+    """
 
     folder: Path
     width: int
@@ -90,9 +91,9 @@ def collect(
     error. UserError when there is none that can.
     """
     with _alone(folder):
-        return (
-            load(folder) if (folder / COMPLETE).exists() else _collect(source, extractor, folder, unique, title, limit)
-        )
+        if not (folder / COMPLETE).exists():
+            _collect(source, extractor, folder, unique, title, limit)
+    return load(folder)
 
 
 def _collect(source: Source, extractor: Extractor, folder: Path, unique: bool, title: str, limit: int | None) -> None:
@@ -189,12 +190,8 @@ def _read(items: Iterator[Item], seen: set[bytes] | None, pool: ThreadPoolExecut
         decoded = [pool.submit(_attempt, item.data) for item in ahead]
         for item, future in zip(ahead, decoded, strict=True):
             digest = hashlib.sha256(item.data).digest()
-            row: dict[str, Any] = {
-                "place": item.place,
-                "key": item.key,
-                "prompt": item.prompt,
-                "sha256": digest.hex(),
-            }
+            row: dict[str, Any] = {"place": item.place, "key": item.key, "prompt": item.prompt}
+            row["sha256"] = digest.hex()
             if seen is not None and digest in seen:
                 yield {**row, "repeats": True}, None
                 continue
@@ -212,7 +209,7 @@ def _attempt(data: bytes) -> tuple[Image.Image | None, str | None]:
         return decode(data), None
     except UnidentifiedImageError:
         return None, "not a picture"  # its own words hold an address in memory
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # any failure of a decoder is this picture's error row
         return None, f"{type(error).__name__}: {error}"
 
 
