@@ -48,7 +48,7 @@ class Data(Section):
     @model_validator(mode="after")
     def _one_source(self) -> Data:
         if (self.train is None) == (self.posters is None and self.edits is None):
-            raise ValueError("give either data.train (a folder) or data.posters and data.edits, not both, not neither")
+            raise ValueError("give either data.train (a folder) or data.posters/data.edits, not both and not neither")
         if self.train is not None and self.held_out is None:
             raise ValueError("data.held_out (a folder) is missing: without it nobody can see over-fitting")
         return self
