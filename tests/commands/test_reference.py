@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +15,8 @@ import pytest
 import tiny_clip
 from PIL import Image
 
-from glmkit.cli import main
-from glmkit.evaluation import evaluate, suites
+from glmkit.cli import build_parser, main
+from glmkit.evaluation import evaluate, presets, suites
 from glmkit.evaluation.evaluate import Plan
 
 FIRST = suites.prompts(suites.load("text-render"), "regions", 3)
@@ -154,3 +156,14 @@ def test_the_table_shows_a_distance_with_its_floor(
     assert main([*command, "--reference", "others", "--device", "cpu", "--run", "run"]) == 0
     (line,) = (line for line in capsys.readouterr().out.splitlines() if " to others: " in line)
     assert "3 pictures a side" in line and "the set against itself" in line and "indicative" not in line
+
+
+def test_the_commands_of_the_guide_parse() -> None:
+    guide = Path(__file__).parents[2] / "benchmarks" / "reference_sets.md"
+    (block,) = re.findall(r"^```bash\n(.*?)^```", guide.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    commands = [words for line in block.splitlines() if (words := shlex.split(line, comments=True))]
+    assert len(commands) > 6
+    for program, *words in commands:
+        assert program == "glmkit"
+        arguments = build_parser().parse_args(words)
+        assert getattr(arguments, "preset", None) in {None, *presets.PRESETS}

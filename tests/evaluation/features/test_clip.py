@@ -18,6 +18,7 @@ from glmkit.evaluation import features
 from glmkit.evaluation.features import clip as clip_features
 from glmkit.evaluation.features.clip import Clip
 from glmkit.evaluation.metrics import clip as metric
+from glmkit.models import clip as own_format
 
 START, END = 49406, 49407
 LONG = "a fox " * 60
@@ -124,3 +125,17 @@ def test_ours_is_where_it_should_be_or_is_told_how_to_get(monkeypatch: pytest.Mo
 @pytest.mark.parametrize(("cosine", "score"), [(0.316, 0.79), (-0.2, 0.0), (0.0, 0.0)])
 def test_the_scale_of_cvtg(cosine: float, score: float) -> None:
     assert metric.clipscore(cosine) == pytest.approx(score)
+
+
+def test_a_clip_of_our_own_format_with_its_own_tokenizer(tmp_path: Path) -> None:
+    """Another context length, another tokenizer, half precision on the disk."""
+    sizes = {**tiny_clip.SIZES, "text_cfg": {**tiny_clip.SIZES["text_cfg"], "context_length": 24, "vocab_size": 300}}
+    own_format.create(tmp_path, sizes, ["a red fox", "an owl"] * 10)
+    own_format.save(tmp_path, own_format.load(tmp_path), torch.float16)
+    ours, clip = own_format.load(tmp_path), Clip(str(tmp_path), "cpu")
+    assert [clip.is_truncated(text) for text in ("", "x" * 22, "x" * 23)] == [False, False, True]
+    with torch.no_grad():
+        black = ours.images(torch.full((1, 3, 32, 32), -1.0)).numpy()
+        ends = ours.texts(torch.tensor([[1, *ours.tokenizer(["x" * 40])[0, 1:23].tolist(), 2]])).numpy()
+    np.testing.assert_allclose(clip.extract([Image.new("RGB", (50, 70))]), black, atol=1e-6)
+    np.testing.assert_allclose(clip.texts(["x" * 40]), ends, atol=1e-6)
