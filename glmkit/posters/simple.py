@@ -1,6 +1,8 @@
-"""The `simple` splits of the text-render suite: held-out words in the poster grammar, with full ground truth.
+"""The splits of the text-render suite that nano is judged by: held-out words in the poster grammar.
 
-`python -m glmkit.posters.simple` prints the rows of `benchmarks/text_render/prompts.jsonl` that this module owns.
+`simple` and its sizes ask for what nano was trained on, with full ground truth; `retro` asks for the style of
+`data/posters`, with texts that the set does not have. `python -m glmkit.posters.simple` prints the rows of
+`benchmarks/text_render/prompts.jsonl` that this module owns.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from typing import Any
 
 from glmkit.config import parse_size
 from glmkit.posters.grammar import Scene, caption, draw_scene
+from glmkit.posters.style_set import draw_style, style_scenes
 
 # Prompts of each split, and the size at which their pictures must be drawn: WIDTHxHEIGHT. `simple` itself names none,
 # so that it suits models of any size; nano draws it at its usual 256x256, for which its scenes are laid out.
@@ -20,6 +23,9 @@ SPLITS = {
     "simple-192x320": (32, "192x320"),
     "simple-512x512": (32, "512x512"),
 }
+
+
+RETRO = 32
 
 
 def simple_prompts(split: str) -> list[tuple[str, Scene, str]]:
@@ -54,6 +60,26 @@ def simple_rows() -> list[dict[str, Any]]:
     return rows
 
 
+def retro_prompts() -> list[tuple[str, Scene, str]]:
+    """(prompt id, inner poster, caption) of the prompts in the style of `data/posters`; no text comes twice."""
+    known = {text.lower() for scene, _ in style_scenes("held-out") for text in scene.texts}
+    prompts: list[tuple[str, Scene, str]] = []
+    for scene, prompt in draw_style(random.Random("text-render retro 1"), 4 * RETRO, "held-out"):
+        texts = {text.lower() for text in scene.texts}
+        if not texts & known and len(prompts) < RETRO:
+            known |= texts
+            prompts.append((f"retro-{len(prompts) + 1:03d}", scene, prompt))
+    return prompts
+
+
+def retro_rows() -> list[dict[str, Any]]:
+    """The prompts in the style as rows of the benchmark file."""
+    return [
+        {"id": name, "split": "retro", "language": "en", "prompt": prompt, "texts": list(scene.texts)}
+        for name, scene, prompt in retro_prompts()
+    ]
+
+
 if __name__ == "__main__":
-    for row in simple_rows():
+    for row in simple_rows() + retro_rows():
         print(json.dumps(row, ensure_ascii=False))

@@ -49,8 +49,12 @@ SCHEMES = (  # background, letters and frame, shape
 
 def style_scenes(split: Split) -> Iterator[tuple[Scene, str]]:
     """The inner poster and the caption of every picture of a split. Colour names are those of this module."""
-    rng = random.Random(f"retro 2 {split}")
-    for index in range(COUNTS[split]):
+    return draw_style(random.Random(f"retro 2 {split}"), COUNTS[split], split)
+
+
+def draw_style(rng: random.Random, count: int, split: Split) -> Iterator[tuple[Scene, str]]:
+    """The inner poster and the caption of `count` pictures in the style; the colour schemes take turns."""
+    for index in range(count):
         background, ink, accent = SCHEMES[index % len(SCHEMES)]
         scene = replace(_words_only(rng, split), background=background, text_colour=ink)
         if scene.shape.kind != "none":

@@ -44,7 +44,7 @@ def share_passed(pairs: Iterator[tuple[Image.Image, Scene]]) -> dict[str, float]
     passed, asked = Counter[str](), Counter[str]()
     for picture, scene in pairs:
         found = checks(picture, scene)
-        asked.update(found)
+        asked.update(found.keys())
         passed.update(name for name, right in found.items() if right)
     assert set(asked) == set(PROPERTIES)
     return {name: passed[name] / asked[name] for name in PROPERTIES}

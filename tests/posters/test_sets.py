@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from pathlib import Path
 
@@ -13,18 +12,19 @@ from PIL import Image
 
 from glmkit.files import read_jsonl
 from glmkit.posters.grammar import COLOURS
-from glmkit.posters.simple import SPLITS, simple_prompts, simple_rows, simple_scenes
+from glmkit.posters.simple import SPLITS, retro_prompts, retro_rows, simple_prompts, simple_rows, simple_scenes
 from glmkit.posters.style_set import COLOURS as STYLE_COLOURS
-from glmkit.posters.style_set import COUNTS, FOLDERS, write_set
+from glmkit.posters.style_set import COUNTS, FOLDERS, SCHEMES, write_set
 from glmkit.posters.words import held_out
 
 ROOT = Path(__file__).parents[2]
+POSTERS = ROOT / "data" / "posters"
 
 
 def test_drawing_the_style_set_again_changes_nothing(tmp_path: Path) -> None:
     write_set(tmp_path)
     for split, folder in FOLDERS.items():
-        kept, drawn = ROOT / "data" / "posters" / folder, tmp_path / folder
+        kept, drawn = POSTERS / folder, tmp_path / folder
         rows = read_jsonl(kept / "metadata.jsonl")
         assert rows == read_jsonl(drawn / "metadata.jsonl") and len(rows) == COUNTS[split]
         assert {row["file_name"] for row in rows} == {path.name for path in kept.glob("*.png")}
@@ -43,7 +43,7 @@ def test_the_style_is_new_to_a_model_of_the_posters() -> None:
 
 @pytest.mark.parametrize("split", ["train", "held-out"])
 def test_style_captions_hold_words_of_their_split(split: str) -> None:
-    for row in read_jsonl(ROOT / "data" / "posters" / FOLDERS[split] / "metadata.jsonl"):  # type: ignore[index]
+    for row in read_jsonl(POSTERS / FOLDERS[split] / "metadata.jsonl"):  # type: ignore[index]
         texts = re.findall(r'"([^"]*)"', row["text"])
         assert 1 <= len(texts) <= 2 and "retro" in row["text"] and "framed" in row["text"]
         for word in " ".join(texts).split():
@@ -69,7 +69,17 @@ def test_measured_prompts_stay_as_they_are() -> None:
     assert hashlib.sha256(content.encode()).hexdigest()[:16] == "2bbefc4b78494fb4"
 
 
-def test_the_benchmark_file_holds_the_simple_prompts() -> None:
+def test_the_retro_prompts_ask_for_the_style_with_other_texts() -> None:
+    captions = [row["text"] for folder in FOLDERS.values() for row in read_jsonl(POSTERS / folder / "metadata.jsonl")]
+    shown = {text for caption in captions for text in re.findall(r'"([^"]*)"', caption)}
+    texts = [text for _, scene, _ in retro_prompts() for text in scene.texts]
+    assert len({text.lower() for text in texts}) == len(texts) and not set(texts) & shown
+    assert all(held_out(word.strip("!?.")) for text in texts for word in text.split())
+    assert {scene.background for _, scene, _ in retro_prompts()} == {scheme[0] for scheme in SCHEMES}
+    assert all("retro" in prompt and "double" in prompt for _, _, prompt in retro_prompts())
+
+
+def test_the_benchmark_file_holds_the_prompts_of_nano() -> None:
     path = ROOT / "benchmarks" / "text_render" / "prompts.jsonl"
-    kept = [row for row in map(json.loads, path.read_text(encoding="utf-8").splitlines()) if row["split"] in SPLITS]
-    assert kept == simple_rows(), "draw them again: python -m glmkit.posters.simple"
+    kept = [row for row in read_jsonl(path) if row["split"] in {*SPLITS, "retro"}]
+    assert kept == simple_rows() + retro_rows(), "draw them again: python -m glmkit.posters.simple"
