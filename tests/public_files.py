@@ -27,7 +27,7 @@ def cvtg(folder: Path, style: str = "CVTG-Style") -> Path:
 
 def longtext(folder: Path) -> Path:
     rows = {
-        "text_prompts.jsonl": [(3, "sign", ["FRESH Bread, daily", "Open"]), (120, "poster", ["Café"])],
+        "text_prompts.jsonl": [(3, "sign", ["FRESH Bread, daily", "Open"]), (120, "poster", ["Café text"])],
         "text_prompts_zh.jsonl": [(3, "sign", ["每日 Bread", "新鲜"])],
     }
     folder.mkdir(parents=True, exist_ok=True)

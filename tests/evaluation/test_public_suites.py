@@ -131,13 +131,13 @@ def test_names_of_scores() -> None:
 
 
 def test_longtext_with_repeats(tmp_path: Path) -> None:
-    """English: fresh bread daily open; 3 and 4 of 4 read, café not. The phrase of the empty picture is removed."""
+    """English: fresh bread daily open; 3 and 4 of 4 read. Café text: the phrase of the empty picture does not count."""
     data, images = public_files.longtext(tmp_path / "data"), tmp_path / "images"
     fake_ocr.write(images / "0003_0.png", "Fresh, bread", "DAILY")
     fake_ocr.write(images / "0003_1.png", "open daily", "bread fresh open")
     fake_ocr.write(images / "0120_0.png", "No text recognized.")
     summary = evaluate(Plan("longtext-en", "fake_ocr", data, images=images), tmp_path / "run")
-    assert summary.scores["text_score"]["value"] == pytest.approx(7 / 9)
+    assert summary.scores["text_score"]["value"] == pytest.approx(7 / 10)
     assert summary.splits["poster"]["scores"]["text_score"]["value"] == 0
     assert "text_prompts.jsonl is not the published file" in summary.why_not_official
     fake_ocr.write(tmp_path / "zh" / "0003_0.png", "每曰新鲜", "bREAD")
@@ -148,7 +148,7 @@ def test_longtext_with_repeats(tmp_path: Path) -> None:
 def test_oneig_grids_are_cut_and_black_tiles_are_missing(tmp_path: Path) -> None:
     data = public_files.oneig(tmp_path / "data")
     public_files.grid(tmp_path / "images" / "000.webp", ("red", "lime", "blue", "black"))
-    fake_ocr.write(tmp_path / "images" / "001_0.png", "It s anb")
+    fake_ocr.write(tmp_path / "images" / "001_0.png", "It s anb", "addCriterion")
     run = tmp_path / "run"
     summary = evaluate(Plan("oneig-text-en", "fake_ocr", data, images=tmp_path / "images"), run)
     pictures = [run / "pictures" / f"000_{number}.jpg" for number in range(3)]
@@ -182,6 +182,17 @@ def test_how_long_an_answer_may_be(tmp_path: Path) -> None:
     assert [suite.answer_tokens(prompt) for prompt in suites.prompts(suite, data=data)] == [128, 128, 256]
     chinese = suites.prompts(suites.load("oneig-text-zh"), data=data)
     assert (chinese[0].language, chinese[0].texts) == ("zh", ("中文 ABC",))
+
+
+def test_a_reading_belongs_to_the_answer_that_was_allowed(tmp_path: Path) -> None:
+    """The same picture for a short and a long text, read once each, in any number of runs."""
+    data = public_files.oneig(tmp_path / "data")
+    for name in ("000", "002"):
+        fake_ocr.write(tmp_path / "images" / f"{name}_0.png", does="tokens")
+    for run in ("one", "two"):
+        evaluate(Plan("oneig-text-en", "fake_ocr", data, images=tmp_path / "images"), tmp_path / run)
+        rows = {row["prompt_id"]: row["read"] for row in read_jsonl(tmp_path / run / "scores.jsonl")}
+        assert rows == {"000": ["128"], "001": [], "002": ["256"]}
 
 
 @pytest.mark.parametrize(

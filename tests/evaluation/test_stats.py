@@ -46,6 +46,11 @@ def test_more_pictures_of_the_same_prompts_do_not_narrow_the_interval() -> None:
     assert estimate(rows(values, pictures=4), "m") == pytest.approx(estimate(rows(values), "m"))
 
 
+def test_pictures_of_a_prompt_are_added_up() -> None:
+    first, second = rows([(1, 2)]), [replace(rows([(0, 6)])[0], id="p0_1")]
+    assert estimate([*first, *second], "m") == (1 / 8, None, None, 1)
+
+
 def test_errors_are_left_out_not_zero() -> None:
     scored = rows([(1, 2), (2, 2)])
     failed = replace(scored[0], id="p2_0", prompt_id="p2", counts={}, error="no picture")
@@ -147,7 +152,10 @@ def test_a_formula_of_ratios_is_resampled_as_a_whole() -> None:
 
 
 def test_many_prompts_are_resampled_in_parts_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cutting the resamples must not repeat them."""
+    """Cutting the resamples must not repeat them, and each draws as many prompts as there are."""
+    first, second = stats._draws(40, 0, 300), stats._draws(40, 300, 600)
+    assert (first != second).any(axis=1).all()
+    assert set(first.sum(axis=1)) == {40}
     values = normal_rows(40, 3.0, 2.0, seed=10)
     whole = estimate(rows(values), "m")
     monkeypatch.setattr(stats, "_CHUNK", 40 * 300)
