@@ -12,7 +12,7 @@ from pathlib import Path
 from glmkit.errors import UserError
 from glmkit.evaluation.engines import qwen2_5_vl
 from glmkit.evaluation.metrics.published import longtext_answer, longtext_score
-from glmkit.evaluation.suite import Counts, Official, Suite
+from glmkit.evaluation.suite import Counts, Official, Suite, in_data
 from glmkit.files import read_jsonl
 from glmkit.records import Prompt
 
@@ -47,11 +47,7 @@ class LongText(Suite):
 
     def files(self, data: Path | None) -> list[Path]:
         fix = f"--data DIR with {self.file} (repository X-Omni-Team/X-Omni, folder textbench)"
-        if data is None:
-            raise UserError(f"longtext-{self.language} needs the prompt file of the benchmark", fix=fix)
-        if not (data / self.file).is_file():
-            raise UserError(f"{data / self.file} does not exist", fix=fix)
-        return [data / self.file]
+        return in_data(f"longtext-{self.language}", data, lambda folder: [folder / self.file], fix)
 
     def read(self, files: Sequence[Path]) -> list[Prompt]:
         (path,) = files

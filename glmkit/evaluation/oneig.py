@@ -19,12 +19,11 @@ from glmkit.evaluation.engines import qwen2_5_vl
 from glmkit.evaluation.layouts import Found, Tile
 from glmkit.evaluation.metrics.published import (
     ONEIG_MOST_EDITS,
-    OneigScore,
     oneig_answer,
     oneig_text_aggregate,
     oneig_text_score,
 )
-from glmkit.evaluation.suite import Counts, Official, Suite
+from glmkit.evaluation.suite import Counts, Official, Suite, in_data
 from glmkit.records import Prompt
 
 FILES = {"en": ("text_content.csv", "prompt_en"), "zh": ("text_content_zh.csv", "prompt_cn")}
@@ -71,11 +70,7 @@ class OneigText(Suite):
 
     def files(self, data: Path | None) -> list[Path]:
         fix = f"--data DIR with {self.file} (repository OneIG-Bench/OneIG-Benchmark, folder scripts/text)"
-        if data is None:
-            raise UserError(f"oneig-text-{self.language} needs the prompt file of the benchmark", fix=fix)
-        if not (data / self.file).is_file():
-            raise UserError(f"{data / self.file} does not exist", fix=fix)
-        return [data / self.file]
+        return in_data(f"oneig-text-{self.language}", data, lambda folder: [folder / self.file], fix)
 
     def read(self, files: Sequence[Path]) -> list[Prompt]:
         (path,) = files
@@ -101,7 +96,7 @@ class OneigText(Suite):
         ]
 
     def counts(self, prompt: Prompt, read: Sequence[str], picture: Path) -> Counts:
-        score: OneigScore = oneig_text_score(prompt.ground_truth, oneig_answer("\n".join(read)))
+        score = oneig_text_score(prompt.ground_truth, oneig_answer("\n".join(read)))
         return {
             f"oneig_text_{self.language}": (oneig_text_aggregate([score], self.language).score, 1),
             "ed": (score.edits, 1),

@@ -33,7 +33,8 @@ def readings(
     known: dict[Content, Reading] = {**_journal(folder, identity)}
     missing = [content for content in dict.fromkeys(contents.values()) if content not in known]
     remembered = {content: lines for content in missing if (lines := _remembered(content, identity)) is not None}
-    _note(folder, remembered, identity)
+    if remembered:
+        _note(folder, remembered, identity)
     known |= remembered
     unread = {content: files[name] for name, content in contents.items() if content not in known}
     by_file = {path: content for content, path in unread.items()}

@@ -102,6 +102,17 @@ class OwnSuite(Suite):
         return self.pictures(prompt)
 
 
+def in_data(suite: str, data: Path | None, files: Callable[[Path], list[Path]], fix: str) -> list[Path]:
+    """The prompt files of a public benchmark in the user's folder; UserError with `fix` when they are not there."""
+    if data is None:
+        raise UserError(f"{suite} needs the prompt files of the benchmark", fix=fix)
+    found = files(data)
+    missing = next((path for path in found if not path.is_file()), None)
+    if missing is not None:
+        raise UserError(f"{missing} does not exist", fix=fix)
+    return found
+
+
 def family(suite: Suite, reader: Identity, why_not: Sequence[str]) -> str:
     """What a score may be called: official, or the formula of a benchmark on another engine's reading."""
     if suite.official is None:

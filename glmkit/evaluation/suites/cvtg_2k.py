@@ -16,7 +16,7 @@ from glmkit.evaluation import layouts
 from glmkit.evaluation.engines import cvtg_paddleocr
 from glmkit.evaluation.layouts import Found, Tile
 from glmkit.evaluation.metrics.published import cvtg_scores
-from glmkit.evaluation.suite import Counts, Official, Suite
+from glmkit.evaluation.suite import Counts, Official, Suite, in_data
 from glmkit.files import read_json
 from glmkit.records import Prompt
 
@@ -43,13 +43,7 @@ class Cvtg2k(Suite):
 
     def files(self, data: Path | None) -> list[Path]:
         fix = "--data DIR with CVTG/2.json to CVTG-Style/5.json (CVTG-2K.zip of the hub's data set dnkdnk/CVTG-2K)"
-        if data is None:
-            raise UserError("cvtg-2k needs the prompt files of the benchmark", fix=fix)
-        found = [_part(data, part) / f"{area}.json" for part in PARTS for area in AREAS]
-        missing = [path for path in found if not path.is_file()]
-        if missing:
-            raise UserError(f"{missing[0]} does not exist", fix=fix)
-        return found
+        return in_data("cvtg-2k", data, _prompt_files, fix)
 
     def read(self, files: Sequence[Path]) -> list[Prompt]:
         kinds = [(part, area) for part in PARTS for area in AREAS]
@@ -81,6 +75,10 @@ class Cvtg2k(Suite):
         if not found:
             raise layouts.nothing_found(images, "CVTG/2/0.png")
         return found
+
+
+def _prompt_files(data: Path) -> list[Path]:
+    return [_part(data, part) / f"{area}.json" for part in PARTS for area in AREAS]
 
 
 def _part(folder: Path, part: str) -> Path:
