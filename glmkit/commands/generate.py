@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", metavar="PATH", type=Path, required=True, help="FILE.png; with --prompts a folder")
     parser.add_argument(
-        "--batch-size", metavar="N", type=int, default=4, help="pictures at a time (default %(default)s)"
+        "--batch-size", metavar="N", type=int, default=64, help="prompts at a time (default %(default)s)"
     )
     add_options(parser)
 
@@ -60,10 +60,13 @@ def _run_file(options: Options, prompts: Path, out: Path, batch_size: int) -> in
     folder = resolve(options.model)
 
     from glmkit.generation.jobs import bars, draw_folder, read_requests, request_of
+    from glmkit.generation.shares import Share
 
     requests = read_requests(prompts, request_of(options, folder, "", ""))
     with bars() as shown:
         drawn = draw_folder(options, folder, requests, out, batch_size, shown)
+    if Share.of_environment().index:  # the first of several processes speaks for all
+        return 1 if drawn.failed else 0
     made = len(drawn.rows) - drawn.failed - drawn.skipped
     if options.json:
         print(json.dumps({"out": str(out), "drawn": made, "skipped": drawn.skipped, "failed": drawn.failed}))

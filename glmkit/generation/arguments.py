@@ -8,6 +8,9 @@ from pathlib import Path
 
 from glmkit.errors import UserError
 
+COMPILE = ("auto", "off", "blocks")
+MEMORY = ("high", "low")
+
 
 @dataclass(frozen=True)
 class Options:
@@ -21,6 +24,8 @@ class Options:
     guidance: float | None
     device: str
     dtype: str
+    compile: str
+    memory: str
     json: bool
 
     @classmethod
@@ -34,6 +39,8 @@ class Options:
             arguments.guidance,
             arguments.device,
             arguments.dtype,
+            arguments.compile,
+            arguments.memory,
             arguments.json,
         )
 
@@ -50,7 +57,21 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="auto: bfloat16 on a GPU, else float32"
     )
+    add_speed_options(parser)
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
+
+
+def add_speed_options(parser: argparse.ArgumentParser) -> None:
+    """The options that `glmkit.generation.loading.Speed.of` reads."""
+    parser.add_argument(
+        "--compile",
+        choices=COMPILE,
+        default="auto",
+        help="auto: blocks on a GPU (a minute once, then faster), else off",
+    )
+    parser.add_argument(
+        "--memory", choices=MEMORY, default="high", help="low: one part of the model at a time, slower (default high)"
+    )
 
 
 def check_png(path: Path) -> None:

@@ -40,6 +40,7 @@ def decode_prior(
 ) -> list[Image.Image]:
     """Pictures of one batch from its codes h w; `noise` B C H W replaces that of the requests' seeds."""
     latents = denoise_prior(hybrid, requests, priors, noise, sources, progress)
+    hybrid.hold("vae")
     # One at a time: the decoder's activations at full size are the largest of all, and nothing is gained by batching.
     return [to_image(decode_latents(hybrid, row[None])[0]) for row in latents]
 
@@ -68,6 +69,7 @@ def denoise_prior(
     """Normalised latents B C H W, float32, of one batch from its codes."""
     first = requests[0]
     sources = encode_sources(hybrid, requests) if sources is None else sources
+    hybrid.hold("glyph", "decoder")
     if noise is None:
         noise = torch.cat([initial_noise(hybrid, request) for request in requests])
     plan = flow.schedule(first.height, first.width, first.steps, flow_config(hybrid.folder))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,11 +19,13 @@ from glmkit.errors import UserError
 from glmkit.files import append_jsonl, read_jsonl, write_jsonl
 from glmkit.generation import pipeline
 from glmkit.generation.arguments import Options
+from glmkit.generation.engine import draw_all
+from glmkit.generation.loading import Speed, load_for_drawing, own_device
 from glmkit.generation.pictures import is_drawn, save_picture
 from glmkit.generation.sequence import MAX_ASPECT, TOKEN_PIXELS
+from glmkit.generation.shares import Share
 from glmkit.models import checkpoint, defaults
-from glmkit.models.adapter import apply_adapter, check_adapter
-from glmkit.models.devices import DTYPES, dtype_for, pick_device
+from glmkit.models.devices import DTYPES, dtype_for
 from glmkit.models.hybrid import HybridModel
 from glmkit.records import Generation, Prompt, Request
 
@@ -43,17 +46,12 @@ def request_of(options: Options, folder: Path, name: str, prompt: str) -> Reques
 
 def load(options: Options, folder: Path, requests: Sequence[Request]) -> HybridModel:
     """The model with its adapters merged and every part that `requests` need, so that a broken file shows at once."""
-    device = pick_device(options.device)
-    for adapter in options.adapters:
-        check_adapter(folder, Path(adapter))
+    device = own_device(options.device)
     dtype = dtype_for(device) if options.dtype == "auto" else DTYPES[options.dtype]
-    hybrid = HybridModel(folder, device, dtype, options.model)
-    for part in checkpoint.PARTS:
-        if part != "semantic_vq" or any(request.sources for request in requests):
-            getattr(hybrid, part)
-    for adapter in options.adapters:
-        apply_adapter(hybrid, adapter)
-    return hybrid
+    edits = any(request.sources for request in requests)
+    parts = [part for part in checkpoint.PARTS if part != "semantic_vq" or edits]
+    speed = Speed.of(options.compile, options.memory, device)
+    return load_for_drawing(folder, device, dtype, options.model, options.adapters, parts, speed)
 
 
 def size_like(width: int, height: int, usual: defaults.Defaults) -> tuple[int, int]:
@@ -152,27 +150,44 @@ def draw_folder(
     Complete pictures of exactly these requests, model and adapters are kept; failures are rows with their error and
     are tried again by the next run. The model is loaded only when there is something to draw.
     """
+    share, journal, work = Share.of_environment(), out / "images.jsonl", out / ".work"
     drawn_with = (options.model, options.adapters)
-    journal = out / "images.jsonl"
-    old = {row.get("id"): row for row in read_jsonl(journal, partial=True)} if journal.exists() else {}
-    rows: dict[str, Generation] = {}
-    for request in requests:
-        if is_drawn(out / f"{request.id}.png", request, *drawn_with):
-            rows[request.id] = _row(request, old.get(request.id, {}).get("seconds"))
-    kept, todo = len(rows), [request for request in requests if request.id not in rows]
+    old = _journal(journal)
+    kept = {
+        one.id: _row(one, old.get(one.id, {}).get("seconds")) for one in requests if _is_there(out, one, drawn_with)
+    }
+    todo, rows = len(requests) - len(kept), dict(kept)
     if todo:
-        hybrid = load(options, folder, todo)
-        write_jsonl(journal, (row.to_row() for row in rows.values()))
-        shown.pictures(0, len(todo))
-        for done, outcome in enumerate(pipeline.attempt(hybrid, todo, batch_size, shown.progress), start=1):
+        hybrid = load(options, folder, requests)
+        if share.count == 1:  # several processes only add to it, until all is drawn
+            write_jsonl(journal, (row.to_row() for row in rows.values()))
+        shown.pictures(0, todo)
+
+        def missing(request: Request) -> bool:
+            return request.id not in kept and not _is_there(out, request, drawn_with)
+
+        for outcome in draw_all(hybrid, requests, missing, work, batch_size, shown.progress, share):
             request = outcome.request
             if outcome.image is not None:
                 save_picture(out / f"{request.id}.png", outcome.image, request, *drawn_with)
             rows[request.id] = _row(request, round(outcome.seconds, 3), outcome.error)
             append_jsonl(journal, rows[request.id].to_row())
-            shown.pictures(done, len(todo))
-    write_jsonl(journal, (rows[request.id].to_row() for request in requests))
-    return Drawn(tuple(rows[request.id] for request in requests), kept)
+            shown.pictures(len(rows) - len(kept), todo)
+    others = {name: Generation.from_row(row) for name, row in _journal(journal).items()}
+    # A process that was killed right after it saved a picture has left no row.
+    ordered = tuple(rows.get(one.id) or others.get(one.id) or _row(one, None) for one in requests)
+    if share.index == 0:
+        write_jsonl(journal, (row.to_row() for row in ordered))
+        shutil.rmtree(work, ignore_errors=True)
+    return Drawn(ordered, len(kept))
+
+
+def _journal(path: Path) -> dict[str, dict[str, Any]]:
+    return {row["id"]: row for row in read_jsonl(path, partial=True)} if path.exists() else {}
+
+
+def _is_there(out: Path, request: Request, drawn_with: tuple[str, tuple[str, ...]]) -> bool:
+    return is_drawn(out / f"{request.id}.png", request, *drawn_with)
 
 
 def _row(request: Request, seconds: float | None, error: Exception | None = None) -> Generation:

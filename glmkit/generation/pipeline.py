@@ -35,6 +35,7 @@ from glmkit.models.hybrid import HybridModel
 from glmkit.records import Request
 
 __all__ = [
+    "FAILURES",
     "Outcome",
     "Progress",
     "Source",
@@ -51,9 +52,14 @@ __all__ = [
     "initial_noise",
     "prior_tokens",
     "prompt_tokenizer",
+    "settings_of",
     "to_image",
     "upsampled",
 ]
+
+
+# What may go wrong with one request and leave the others as they are.
+FAILURES = (UserError, RuntimeError, ValueError, OSError)
 
 
 @dataclass(frozen=True)
@@ -105,7 +111,7 @@ def attempt(
         started = time.perf_counter()
         try:
             images = draw(hybrid, batch, progress)
-        except (UserError, RuntimeError, ValueError, OSError) as error:
+        except FAILURES as error:
             if len(batch) > 1:
                 yield from attempt(hybrid, batch, 1, progress)
             else:
@@ -115,11 +121,16 @@ def attempt(
         yield from (Outcome(request, image, None, seconds) for request, image in zip(batch, images, strict=True))
 
 
+def settings_of(request: Request) -> tuple[object, ...]:
+    """What the requests of one batch have in common."""
+    settings = (request.height, request.width, bool(request.sources), request.steps, request.guidance)
+    return (*settings, request.temperature, request.top_p, request.top_k)
+
+
 def _batches(requests: Sequence[Request], batch_size: int) -> Iterator[list[Request]]:
     groups: dict[tuple[object, ...], list[Request]] = {}
     for request in requests:
-        settings = (request.height, request.width, bool(request.sources), request.steps, request.guidance)
-        groups.setdefault((*settings, request.temperature, request.top_p, request.top_k), []).append(request)
+        groups.setdefault(settings_of(request), []).append(request)
     for group in groups.values():
         for start in range(0, len(group), batch_size):
             yield group[start : start + batch_size]

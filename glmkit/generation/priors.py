@@ -36,6 +36,7 @@ def prior_tokens(
     """The large grid of codes h w of every request of one batch (same size and sampling; all edits or none)."""
     first = requests[0]
     sources = encode_sources(hybrid, requests) if sources is None else sources
+    hybrid.hold("autoregressive")
     tokenizer, model = prompt_tokenizer(hybrid.folder), hybrid.autoregressive
     prompts, positions = [], []
     for request, own in zip(requests, sources, strict=True):

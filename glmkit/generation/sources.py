@@ -33,6 +33,8 @@ class Source:
 @torch.inference_mode()
 def encode_sources(hybrid: HybridModel, requests: Sequence[Request]) -> list[list[Source]]:
     """The source pictures of every request, read and encoded; UserError for one that cannot be used."""
+    if any(request.sources for request in requests):
+        hybrid.hold("semantic_vq", "vae")
     return [[encode_source(hybrid, read_picture(path)) for path in request.sources] for request in requests]
 
 

@@ -78,20 +78,28 @@ def check_adapter(model: Path, folder: Path) -> None:
         weights.read_header(where / "adapter_model.safetensors")
 
 
-def apply_adapter(hybrid: HybridModel, folder: Path | str, parts: Iterable[str] | None = None) -> None:
-    """Merge an adapter (or only some `parts` of it) into the model's weights; call it again for a second adapter, whose
-    change is added.
+def merged(module: torch.nn.Module, part: str, folder: Path | str) -> torch.nn.Module:
+    """The module of one part with an adapter's change in its weights, if the adapter changes that part.
 
-    Merging costs nothing per step and needs no PEFT modules afterwards. Raises UserError before anything is changed.
+    Merging costs nothing per step and needs no PEFT modules afterwards.
     """
     from peft import PeftModel
 
+    if part not in parts_of(Path(folder)):
+        return module
+    device = next(module.parameters()).device
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PEFT guesses about hub models that our modules are not
+        wrapped = PeftModel.from_pretrained(module, str(Path(folder) / part), torch_device=str(device))
+    return wrapped.merge_and_unload().eval().requires_grad_(False)
+
+
+def apply_adapter(hybrid: HybridModel, folder: Path | str, parts: Iterable[str] | None = None) -> None:
+    """Merge an adapter (or only some `parts` of it) into the model's weights; call it again for a second adapter, whose
+    change is added. Raises UserError before anything is changed.
+    """
     folder = Path(folder)
     check_adapter(hybrid.folder, folder)
     for part in parts_of(folder) if parts is None else parts:
-        module = getattr(hybrid, part)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PEFT guesses about hub models that our modules are not
-            wrapped = PeftModel.from_pretrained(module, str(folder / part), torch_device=str(hybrid.device))
-        setattr(hybrid, part, wrapped.merge_and_unload().eval().requires_grad_(False))
+        setattr(hybrid, part, merged(getattr(hybrid, part), part, folder))
     hybrid.adapters = (*hybrid.adapters, str(folder))

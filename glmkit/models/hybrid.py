@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import gc
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -54,6 +55,8 @@ class HybridModel:
 
     `settled` says that the weights no longer change or move (see `settle`), `compiled` that torch.compile may be used;
     `kept` is what generation derives from the parts and uses again: buffers, recorded and compiled steps.
+    `one_at_a_time` trades time for memory: a stage's part is loaded when the stage begins (`hold`) and the one before
+    leaves. `finish(part, module)` gives the module to use for one that was just loaded, such as one with adapters.
     """
 
     def __init__(
@@ -66,8 +69,9 @@ class HybridModel:
         self.folder, self.device, self.dtype = folder, torch.device(device), dtype
         self.name = name or folder.name
         self.adapters: tuple[str, ...] = ()
-        self.settled = self.compiled = False
+        self.settled = self.compiled = self.one_at_a_time = False
         self.kept: dict[str, Any] = {}
+        self.finish: Callable[[str, torch.nn.Module], torch.nn.Module] | None = None
 
     @classmethod
     def load(
@@ -99,8 +103,22 @@ class HybridModel:
         if part in FUSED_PARTS:
             cast("AutoregressiveModel | DiffusionDecoder", module).fuse()
 
+    def hold(self, *parts: str) -> None:
+        """Before a stage that needs `parts` only: where memory is scarce, the others leave it."""
+        if not self.one_at_a_time:
+            return
+        for part in checkpoint.PARTS:
+            if part not in parts:
+                self.__dict__.pop(part, None)
+        self.kept.clear()
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
     def _part(self, part: str) -> torch.nn.Module:
         module = checkpoint.load_part(self.folder, part, self.device, self.dtype).requires_grad_(False)
+        if self.finish is not None:
+            module = self.finish(part, module)
         if self.settled:
             self._settle(part, module)
         return module

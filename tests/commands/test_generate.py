@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from PIL import Image
 from glmkit.cli import main
 from glmkit.files import read_jsonl, write_json, write_jsonl
 from glmkit.generation import pipeline
+from glmkit.models.hybrid import HybridModel
+from glmkit.records import Request
 
 QUICK = ["--size", "64x96", "--steps", "2", "--device", "cpu"]
 
@@ -106,16 +109,16 @@ def test_a_file_of_prompts_resumes(
         "skipped": 0,
         "failed": 0,
     }
-    original, calls = pipeline.draw, []
+    original, calls = pipeline.decode_prior, []
 
-    def killed(hybrid: object, requests: list[object], progress: object) -> list[Image.Image]:
+    def killed(hybrid: HybridModel, requests: list[Request], *given: Any, **named: Any) -> list[Image.Image]:
         calls.append(len(requests))
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return original(hybrid, requests, progress)  # type: ignore[arg-type]
+        return original(hybrid, requests, *given, **named)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "draw", killed)
+        patch.setattr(pipeline, "decode_prior", killed)
         assert run(tmp_path / "parts") == 130
     assert [row["id"] for row in read_jsonl(tmp_path / "parts" / "images.jsonl")] == ["one", "three"]
     capsys.readouterr()
@@ -223,7 +226,7 @@ def test_a_full_disk(
     write_jsonl(tmp_path / "prompts.jsonl", [{"id": "x", "prompt": "a"}])
     command = ["generate", "--prompts", str(tmp_path / "prompts.jsonl"), "--out", str(tmp_path / "out")]
     assert main([*command, "--model", str(tiny_model), *QUICK]) == 2
-    assert files(tmp_path / "out") == ["images.jsonl"]
+    assert files(tmp_path / "out") == [".work", "images.jsonl"]  # the codes wait for the next try
 
 
 def test_adapters(tiny_model: Path, tiny_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,71 @@
+"""A model made ready to draw: adapters merged, projections fused, compiled or not, all parts at once or one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from glmkit.errors import UserError
+from glmkit.generation.arguments import COMPILE
+from glmkit.generation.shares import Share
+from glmkit.models.adapter import check_adapter, merged
+from glmkit.models.devices import pick_device
+from glmkit.models.hybrid import HybridModel
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What time and memory are traded for. `compile_blocks` costs a minute once and then saves time at every step;
+    `one_at_a_time` keeps one part of the model on the device."""
+
+    compile_blocks: bool = False
+    one_at_a_time: bool = False
+
+    @classmethod
+    def of(cls, compile_: str, memory: str, device: torch.device) -> Speed:
+        """From the options; "auto" compiles on a GPU, where a picture takes long enough."""
+        if compile_ not in COMPILE:
+            raise UserError(f"unknown way to compile {compile_!r}", fix=f"one of {', '.join(COMPILE)}")
+        wanted = device.type == "cuda" if compile_ == "auto" else compile_ == "blocks"
+        return cls(wanted, memory == "low")
+
+
+def own_device(name: str) -> torch.device:
+    """The device called `name`; of several processes on one machine, each takes its own GPU."""
+    device, share = pick_device(name), Share.of_environment()
+    return torch.device("cuda", share.local) if device.type == "cuda" and share.count > 1 else device
+
+
+def load_for_drawing(
+    folder: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    name: str,
+    adapters: Sequence[str] = (),
+    parts: Iterable[str] = (),
+    speed: Speed | None = None,
+) -> HybridModel:
+    """The model of a folder with `adapters` merged; `parts` are loaded now, so that a broken file shows at once.
+
+    UserError before anything is loaded when an adapter does not fit.
+    """
+    speed = speed or Speed()
+    for adapter in adapters:
+        check_adapter(folder, Path(adapter))
+    hybrid = HybridModel(folder, device, dtype, name)
+    hybrid.adapters, hybrid.one_at_a_time = tuple(adapters), speed.one_at_a_time
+
+    def finish(part: str, module: nn.Module) -> nn.Module:
+        for adapter in adapters:
+            module = merged(module, part, adapter)
+        return module
+
+    hybrid.finish = finish
+    hybrid.settle(speed.compile_blocks)
+    for part in () if speed.one_at_a_time else parts:
+        getattr(hybrid, part)
+    return hybrid
