@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,21 +28,21 @@ def align(clip: Clip, folder: Path, rows: Sequence[Generation], scores: Sequence
     pictures = Pictures(folder, tuple(generations.values()))
     stored = collect(pictures, clip, pictures.cache(clip), unique=False, title=clip.label)
     texts = _texts(clip, [row.prompt for row in generations.values()])
-    name = metric.name(clip.label, clip.model)
-    found = {}
-    for row in stored.rows():
-        if "error" not in row:
-            image = stored.take(np.array([row["index"]]))[0].astype(np.float64)
-            found[row["key"]] = round(float(image @ texts[generations[row["key"]].prompt]), DIGITS)
+    read = {row["key"]: row["index"] for row in stored.rows() if "index" in row}
     lost = {row["key"]: row["error"] for row in stored.rows() if "error" in row}
-    return [
-        replace(score, read=(), counts={}, error=f"CLIP: {lost[score.id]}")
-        if score.id in lost
-        else replace(score, counts={**score.counts, name: (found[score.id], 1)})
-        if score.id in found
-        else score
-        for score in scores
-    ]
+    images = stored.take(np.array(list(read.values()))).astype(np.float64)
+    name = metric.name(clip.label, clip.model)
+    found = {
+        key: round(float(image @ texts[generations[key].prompt]), DIGITS)
+        for key, image in zip(read, images, strict=True)
+    }
+    return [_with(score, name, found, lost) for score in scores]
+
+
+def _with(score: Score, name: str, found: Mapping[str, float], lost: Mapping[str, str]) -> Score:
+    if score.id in lost:
+        return replace(score, read=(), counts={}, error=f"CLIP: {lost[score.id]}")
+    return replace(score, counts={**score.counts, name: (found[score.id], 1)}) if score.id in found else score
 
 
 def _texts(clip: Clip, prompts: Sequence[str]) -> dict[str, np.ndarray]:

@@ -6,6 +6,10 @@ import json
 import os
 import re
 import shlex
+import shutil
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -167,3 +171,24 @@ def test_the_commands_of_the_guide_parse() -> None:
         assert program == "glmkit"
         arguments = build_parser().parse_args(words)
         assert getattr(arguments, "preset", None) in {None, *presets.PRESETS}
+
+
+def test_a_set_that_was_killed_continues_to_the_same_bytes(pictures: Path, clip: Path, place: Path) -> None:
+    """SIGKILL as soon as something is written, wherever that is; then the same command again."""
+    generator = np.random.default_rng(1)
+    for number in range(7, 250):
+        Image.fromarray(generator.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(pictures / f"{number}.png")
+    process = subprocess.Popen([sys.executable, "-m", "glmkit", *add(pictures, clip)], stderr=subprocess.DEVNULL)
+    references = place / "cache" / "references" / "others"
+    while process.poll() is None and not list(references.glob("*/pictures.jsonl")):
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    (folder,) = references.glob("*/")
+    assert not (folder / "complete.json").exists()
+    files = ("features.f32", "pictures.jsonl", "complete.json")
+    assert main(add(pictures, clip)) == 0
+    continued = [(folder / name).read_bytes() for name in files]
+    shutil.rmtree(references)
+    assert main(add(pictures, clip)) == 0
+    assert [(folder / name).read_bytes() for name in files] == continued
