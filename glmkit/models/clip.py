@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model"
+PREFIX = "A photo depicts "  # CLIPScore puts these words before every prompt (arXiv 2104.08718)
 PAD, START, END = "<|pad|>", "<|start|>", "<|end|>"  # ids 0, 1, 2
 # The whole picture, whatever its shape, resized to a square and scaled to [-1, 1].
 PREPARATION = {

@@ -17,7 +17,6 @@ from glmkit.config import read_yaml
 from glmkit.errors import UserError, unknown
 from glmkit.generation.tokenizer import build_processor
 from glmkit.models import checkpoint, clip
-from glmkit.training.objectives.clip import PREFIX
 
 CORPUS = 20_000
 
@@ -62,7 +61,7 @@ def initialise_clip(folder: Path, architecture: str | Path) -> None:
     for key in ("embed_dim", "vision_cfg", "text_cfg"):
         if key not in sizes:
             raise UserError(f"{architecture}: {key} is missing")
-    clip.create(folder, sizes, [PREFIX * (index % 2) + caption for index, caption in enumerate(_corpus())])
+    clip.create(folder, sizes, [clip.PREFIX * (index % 2) + caption for index, caption in enumerate(_corpus())])
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ from glmkit.files import read_json
 from glmkit.models import clip
 from glmkit.posters.grammar import SHAPES
 from glmkit.training import data, initialise
-from glmkit.training.objectives.clip import PREFIX, ClipObjective, Pairs, contrast, recall_at_1, wrong_caption
+from glmkit.training.objectives.clip import ClipObjective, Pairs, contrast, recall_at_1, wrong_caption
 
 CPU = torch.device("cpu")
 SIZES = {
@@ -115,7 +115,7 @@ def test_pictures_are_prepared_as_open_clip_does(
 def test_every_other_caption_has_the_prefix(tiny: clip.Clip, pictures: data.FolderPictures) -> None:
     ids = Pairs(tiny, pictures, CPU).captions
     assert torch.equal(ids[[0, 2]], tiny.tokenizer([pictures.captions[0], pictures.captions[2]]))
-    assert torch.equal(ids[[1]], tiny.tokenizer([PREFIX + pictures.captions[1]]))
+    assert torch.equal(ids[[1]], tiny.tokenizer([clip.PREFIX + pictures.captions[1]]))
 
 
 def test_recall() -> None:

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from glmkit.models.clip import Clip
+from glmkit.models.clip import PREFIX, Clip
 from glmkit.posters.grammar import SHAPES
 from glmkit.training import cache
 from glmkit.training.data import Pictures, groups
@@ -25,7 +25,6 @@ from glmkit.training.objectives import Objective
 GROUP = 64  # captions that a held-out picture chooses among
 HELD_OUT_PICTURES = 4 * GROUP
 LARGEST_SCALE = math.log(100)  # of the logits, section 2.5 of the paper
-PREFIX = "A photo depicts "  # CLIPScore puts these words before every prompt (arXiv 2104.08718)
 WRONG_CAPTIONS = 2  # a picture, one of them in each batch
 MIRRORED = (("top", "bottom"), ("left", "right"))
 # Quoted texts match first and whole, so that group 1 is never a word inside quotes.

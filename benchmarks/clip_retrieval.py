@@ -1,0 +1,156 @@
+"""What the small CLIP in `data/clip` can tell, by stock open_clip; written to `benchmarks/results/clip.json`.
+
+    python benchmarks/clip_retrieval.py [FOLDER]
+
+Every poster shows words that no training poster has. R@1: how often a picture is closest to its own caption among 64,
+or a caption to its own picture; chance is 1/64. Attributes: how often a picture is closer to its own caption than to
+the same caption with one thing changed; chance is 1/2. The model is ours, trained on such posters alone: its cosines
+are not comparable with published CLIPScores, and say nothing about pictures of any other kind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from torch import Tensor
+
+from glmkit import runs
+from glmkit.config import parse_size
+from glmkit.files import write_json
+from glmkit.models.clip import PREFIX
+from glmkit.posters.grammar import COLOURS, POSITIONS, SHAPES, Scene, caption
+from glmkit.posters.masks import scene_of
+from glmkit.posters.render import render
+from glmkit.posters.words import draw_text
+
+FOLDER = Path(__file__).parents[1] / "data" / "clip"
+GROUP, SEED = 64, 4321
+GROUPS = {"256x256": 8, "320x192": 4, "192x320": 4, "512x512": 4}
+ATTRIBUTES = ("background", "text colour", "text position", "shape colour", "shape side", "shape kind", "words")
+
+
+class Judge:
+    """The model as open_clip loads it; unit features."""
+
+    def __init__(self, folder: Path) -> None:
+        self.model, _, self.prepare = open_clip.create_model_and_transforms(f"local-dir:{folder}")
+        self.tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
+        self.model.eval()
+
+    @torch.no_grad()
+    def pictures(self, scenes: list[Scene]) -> Tensor:
+        pixels = torch.stack([self.prepare(render(scene)) for scene in scenes])
+        return torch.cat([self.model.encode_image(part, normalize=True) for part in pixels.split(GROUP)])
+
+    @torch.no_grad()
+    def texts(self, texts: list[str]) -> Tensor:
+        ids = self.tokenizer(texts)
+        return torch.cat([self.model.encode_text(part, normalize=True) for part in ids.split(GROUP)])
+
+
+def held_out(size: str, count: int) -> list[Scene]:
+    height, width = parse_size(size)
+    return [scene_of(SEED, index, height=height, width=width, split="held-out") for index in range(count)]
+
+
+def caption_of(index: int, scene: Scene) -> str:
+    """The wording follows from the index, so that a changed scene is described in the same words but one."""
+    return caption(scene, random.Random(f"{SEED}-{index}"))
+
+
+def recall(queries: Tensor, answers: Tensor) -> dict[str, Any]:
+    """R@1 in every group of 64: mean, standard deviation, lowest and highest."""
+    shares = []
+    for own, all_64 in zip(queries.split(GROUP), answers.split(GROUP), strict=True):
+        shares.append(float(((own @ all_64.T).argmax(dim=1) == torch.arange(GROUP)).float().mean()))
+    spread = {"mean": statistics.mean(shares), "sd": statistics.stdev(shares), "low": min(shares), "high": max(shares)}
+    return {"groups": len(shares), **{name: round(value, 4) for name, value in spread.items()}}
+
+
+def changed(scene: Scene, attribute: str, rng: random.Random) -> Scene | None:
+    """The scene with one thing changed that its caption names; None where there is nothing to change."""
+    shape = scene.shape
+    if attribute.startswith("shape") and shape.kind == "none":
+        return None
+    seen = {scene.background, scene.text_colour, shape.colour}
+    colour = rng.choice([name for name in COLOURS if name not in seen])
+    if attribute == "background":
+        return replace(scene, background=colour)
+    if attribute == "text colour":
+        return replace(scene, text_colour=colour)
+    if attribute == "text position":
+        return replace(scene, position=rng.choice([place for place in POSITIONS if place != scene.position]))
+    if attribute == "words":
+        lines = (replace(line, text=draw_text(rng, "held-out")) for line in scene.lines)
+        return replace(scene, lines=tuple(lines))
+    if attribute == "shape colour":
+        return replace(scene, shape=replace(shape, colour=colour))
+    if attribute == "shape side":
+        row, _, side = shape.place.partition(" ")
+        other = rng.choice([name for name in ("left", "", "right") if name != side])
+        return None if shape.kind == "stripe" else replace(scene, shape=replace(shape, place=f"{row} {other}".strip()))
+    return replace(scene, shape=replace(shape, kind=rng.choice([kind for kind in SHAPES if kind != shape.kind])))
+
+
+def attributes(judge: Judge, scenes: list[Scene], pictures: Tensor, captions: Tensor) -> dict[str, Any]:
+    rows = {}
+    for attribute in ATTRIBUTES:
+        rng = random.Random(f"{SEED} {attribute}")
+        others = [(index, other) for index, scene in enumerate(scenes) if (other := changed(scene, attribute, rng))]
+        kept = [index for index, _ in others]
+        wrong = judge.texts([caption_of(index, scene) for index, scene in others])
+        right = (pictures[kept] * captions[kept]).sum(dim=1) > (pictures[kept] * wrong).sum(dim=1)
+        rows[attribute] = {"n": len(kept), "right": round(float(right.float().mean()), 4)}
+    return rows
+
+
+def measure(folder: Path) -> dict[str, Any]:
+    judge, result = Judge(folder), {}
+    for size, groups in GROUPS.items():
+        scenes = held_out(size, groups * GROUP)
+        texts = [caption_of(index, scene) for index, scene in enumerate(scenes)]
+        pictures, captions = judge.pictures(scenes), judge.texts(texts)
+        result[f"image_to_caption {size}"] = recall(pictures, captions)
+        result[f"caption_to_image {size}"] = recall(captions, pictures)
+        if size == "256x256":
+            prefixed = judge.texts([PREFIX + text for text in texts])
+            result[f"image_to_caption {size}, {PREFIX.strip()!r} before the caption"] = recall(pictures, prefixed)
+            cosines = pictures[:GROUP] @ captions[:GROUP].T
+            others = cosines[~torch.eye(GROUP, dtype=torch.bool)]
+            pairs = {"own caption": cosines.diagonal(), "another caption": others}
+            extra = {
+                "attributes": attributes(judge, scenes, pictures, captions),
+                "cosine": {
+                    name: {"mean": round(float(values.mean()), 3), "sd": round(float(values.std()), 3)}
+                    for name, values in pairs.items()
+                },
+            }
+    parameters = sum(parameter.numel() for parameter in judge.model.parameters())
+    return {"recall_at_1_among_64": result, **extra, "parameters": parameters}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, nargs="?", default=FOLDER)
+    folder = parser.parse_args().folder
+    result = {
+        "model": "glmkit's own small CLIP; not comparable with published CLIPScores",
+        "weights": runs.fingerprint(folder / "open_clip_model.safetensors"),
+        **measure(folder),
+        "environment": runs.environment("cpu"),
+        "command": "python benchmarks/clip_retrieval.py",
+    }
+    write_json(Path(__file__).parent / "results" / "clip.json", result)
+    for name, row in [*result["recall_at_1_among_64"].items(), *result["attributes"].items()]:
+        print(f"{name:80} {row}")
+
+
+if __name__ == "__main__":
+    main()
