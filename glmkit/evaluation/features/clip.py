@@ -38,9 +38,11 @@ class Clip:
         self._device = device
         self.width = int(self._network.visual.output_dim)
         self.weights_sha256 = _digest(self._network)
-        folder = Path(name).expanduser()
-        self.spec = f"clip:{folder.resolve() if folder.is_dir() else name}"
-        self.label = f"clip-{folder.name}-{self.weights_sha256[:8]}" if folder.is_dir() else f"clip-{name}"
+        folder = None if name == OURS else Path(name).expanduser()  # a folder may have that name, too
+        if folder is not None and folder.is_dir():
+            self.spec, self.label = f"clip:{folder.resolve()}", f"clip-{folder.name}-{self.weights_sha256[:8]}"
+        else:
+            self.spec, self.label = f"clip:{name}", f"clip-{name}"
         preparation = self._network.visual.preprocess_cfg
         self.conventions: Mapping[str, Any] = {
             "network": f"{self.label}, image tower (open_clip)",

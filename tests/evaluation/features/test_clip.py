@@ -116,6 +116,18 @@ def test_a_folder_without_weights(folder: Path, tmp_path: Path) -> None:
         Clip(str(tmp_path), "cpu")
 
 
+def test_ours_has_its_own_name_wherever_glmkit_runs(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / metric.OURS).mkdir()  # as in a clone
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(clip_features, "FOLDER_OF_OURS", folder)
+    ours = Clip(metric.OURS, "cpu")
+    assert (ours.spec, ours.label) == ("clip:glmkit", "clip-glmkit")
+    assert metric.name(ours.label, ours.model) == "clip_glmkit_cosine"
+    assert "Not comparable" in metric.about(ours.label, ours.model, ours.weights_sha256)["definition"]
+
+
 def test_ours_is_where_it_should_be_or_is_told_how_to_get(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(clip_features, "FOLDER_OF_OURS", tmp_path / "absent")
     with pytest.raises(UserError, match="our CLIP is not in"):
