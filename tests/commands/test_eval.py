@@ -126,4 +126,5 @@ def test_a_model_is_drawn_and_scored(tiny_model: Path, capsys: pytest.CaptureFix
     summary = json.loads(capsys.readouterr().out)
     assert (summary["model"], summary["n_scored"], summary["n_total"]) == (str(tiny_model), 0, 1)
     assert len(list(Path("run/pictures").iterdir())) == 1
-    assert json.loads(Path("run/manifest.json").read_text())["settings"]["steps"] == 1
+    settings = json.loads(Path("run/manifest.json").read_text())["settings"]
+    assert (settings["steps"], settings["height"], settings["own_sizes"]) == (1, 64, False)
