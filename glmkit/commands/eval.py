@@ -160,8 +160,8 @@ def _distance(row: Mapping[str, Any]) -> str:
     """One distance with what it must be read against."""
     few = "; indicative" if row["indicative"] else ""
     return (
-        f"{row['metric']} to {row['reference']}: {row['value']:.3f} (lower is nearer; {row['n']} pictures a side{few}; "
-        f"the set against itself: {row['floor']:.3f} with {row['n_floor']} a side)"
+        f"{row['metric']} to {row['reference']}: {row['value']:.4g} (lower is nearer; {row['n']} pictures a side{few}; "
+        f"the set against itself: {row['floor']:.4g} with {row['n_floor']} a side)"
     )
 
 

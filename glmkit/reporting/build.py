@@ -59,6 +59,6 @@ def environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"number": words.number, "label": words.label, "count": words.count}
+    made.filters |= {"number": words.number, "short": words.short, "label": words.label, "count": words.count}
     made.globals |= {"difference_sentence": words.difference_sentence}
     return made

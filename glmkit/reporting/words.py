@@ -47,6 +47,11 @@ def number(value: float | None, signed: bool = False) -> str:
     return f"{rounded:{'+' if signed else ''}.3f}".replace("-", "\u2212")
 
 
+def short(value: float) -> str:
+    """Four digits that count, wherever they are: FID is in the tens, KID in the thousandths."""
+    return f"{value:.4g}".replace("-", "\u2212")
+
+
 def count(amount: int, thing: str) -> str:
     return f"{amount} {thing}" if amount == 1 else f"{amount} {thing}s"
 

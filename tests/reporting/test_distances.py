@@ -20,7 +20,7 @@ NEAR = Distance(
     reference="dalle3 <b>",
     metric="fid",
     value=21.5,
-    floor=4.25,
+    floor=-0.0012341,
     n=4000,
     n_floor=2000,
     n_run=4000,
@@ -63,7 +63,7 @@ def text_of(folders: list[Path], out: Path) -> str:
 def test_a_distance_stands_beside_its_floor(runs: list[Path], tmp_path: Path) -> None:
     give(runs[0], distances=[NEAR.to_row()])
     text = text_of(runs, tmp_path / "page.html")
-    assert "FID to dalle3 <b>" in text and "21.500 4.250 (2000 a side) 4000 4000 of 4000" in text
+    assert "FID to dalle3 <b>" in text and "21.5 \u22120.001234 (2000 a side) 4000 4000 of 4000" in text
     assert "not which are better" in text and "Antialias: True" in text and "indicative" not in text.lower()
 
 
