@@ -40,6 +40,11 @@ def decode_prior(
 ) -> list[Image.Image]:
     """Pictures of one batch from its codes h w; `noise` B C H W replaces that of the requests' seeds."""
     latents = denoise_prior(hybrid, requests, priors, noise, sources, progress)
+    return decode_pictures(hybrid, latents)
+
+
+def decode_pictures(hybrid: HybridModel, latents: Tensor) -> list[Image.Image]:
+    """Pictures of normalised latents B C H W."""
     hybrid.hold("vae")
     # One at a time: the decoder's activations at full size are the largest of all, and nothing is gained by batching.
     return [to_image(decode_latents(hybrid, row[None])[0]) for row in latents]

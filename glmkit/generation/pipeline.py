@@ -21,6 +21,7 @@ from PIL import Image
 from glmkit.errors import UserError
 from glmkit.generation.denoising import (
     decode_latents,
+    decode_pictures,
     decode_prior,
     denoise_prior,
     flow_config,
@@ -42,6 +43,7 @@ __all__ = [
     "attempt",
     "check",
     "decode_latents",
+    "decode_pictures",
     "decode_prior",
     "denoise_prior",
     "draw",

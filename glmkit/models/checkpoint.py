@@ -194,13 +194,13 @@ def load_part(
         if part == "glyph":
             state[copy] = state[source] = state.get(source, state.get(copy))  # type: ignore[assignment]
     module.load_state_dict(state, strict=True, assign=True)
-    module = _finish(part, module).to(device)
+    module = finish(part, module).to(device)
     left = [name for name, tensor in [*module.named_parameters(), *module.named_buffers()] if tensor.is_meta]
     assert not left, f"{part}: no values for {weights.some(left)}"
     return module.eval()
 
 
-def _finish(part: str, module: nn.Module) -> nn.Module:
+def finish(part: str, module: nn.Module) -> nn.Module:
     """Make what the meta device cannot hold: the VAE's statistics (from its config), T5's one shared embedding."""
     if part == "vae":
         from glmkit.models.vae import Vae

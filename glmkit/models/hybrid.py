@@ -116,12 +116,15 @@ class HybridModel:
             torch.cuda.empty_cache()
 
     def _part(self, part: str) -> torch.nn.Module:
-        module = checkpoint.load_part(self.folder, part, self.device, self.dtype).requires_grad_(False)
+        module = self._load(part).requires_grad_(False)
         if self.finish is not None:
             module = self.finish(part, module)
         if self.settled:
             self._settle(part, module)
         return module
+
+    def _load(self, part: str) -> torch.nn.Module:
+        return checkpoint.load_part(self.folder, part, self.device, self.dtype)
 
     @cached_property
     def autoregressive(self) -> AutoregressiveModel:

@@ -1,0 +1,143 @@
+"""glmkit bench: how fast pictures are drawn here."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from glmkit.config import parse_size
+from glmkit.errors import UserError
+from glmkit.generation.arguments import add_speed_options
+
+if TYPE_CHECKING:
+    from glmkit.models.hybrid import HybridModel
+
+HELP = "Measure how long pictures take, beside diffusers' pipeline on the same weights."
+SIDES = ("ours", "stock")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
+    speed = kinds.add_parser("speed", help="seconds a picture, stage by stage")
+    speed.add_argument(
+        "--model", default="nano", help="nano, a folder, or full: published sizes, random weights (default %(default)s)"
+    )
+    speed.add_argument("--against", choices=("diffusers",), help="run diffusers' pipeline in turns with ours")
+    speed.add_argument("--size", metavar="WIDTHxHEIGHT", nargs="+", help="pixels (default: the model's)")
+    speed.add_argument("--steps", metavar="N", type=int, help="decoder steps (default: the model's)")
+    speed.add_argument("--repeats", metavar="N", type=int, default=5, help="pictures a size (default %(default)s)")
+    speed.add_argument("--stock-repeats", metavar="N", type=int, help="of diffusers' pipeline (default: as ours)")
+    speed.add_argument("--device", default="auto", help="auto, cpu or cuda (default %(default)s)")
+    speed.add_argument("--out", metavar="FILE.json", type=Path, help="write the result there")
+    add_speed_options(speed)
+    speed.add_argument("--json", action="store_true", help="print one line of JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    if arguments.repeats < 1 or (arguments.stock_repeats or 1) < 1:
+        raise UserError("--repeats must be at least 1", found=min(arguments.repeats, arguments.stock_repeats or 1))
+    if arguments.memory == "low" and arguments.against:
+        raise UserError("diffusers' pipeline needs all parts at once", found="--memory low", fix="--memory high")
+
+    import tempfile
+    from datetime import UTC, datetime
+
+    from glmkit import runs
+    from glmkit.files import write_json
+    from glmkit.generation import speed
+
+    with tempfile.TemporaryDirectory() as scratch:
+        hybrid = _model(arguments, Path(scratch))
+        rows = [
+            speed.compare(
+                hybrid,
+                request,
+                arguments.repeats,
+                arguments.against is not None,
+                arguments.stock_repeats or arguments.repeats,
+            )
+            for request in _requests(arguments, hybrid)
+        ]
+    result: dict[str, Any] = {key: rows[0][key] for key in (*SIDES, "ratio", "stages")}
+    result |= {
+        "model": arguments.model,
+        "rows": rows,
+        "compiled": hybrid.compiled,
+        "dtype": str(hybrid.dtype).removeprefix("torch."),
+        "device": _device_name(hybrid),
+        "environment": runs.environment(str(hybrid.device)),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(["glmkit", *sys.argv[1:]]),
+    }
+    if arguments.out:
+        write_json(arguments.out, result)
+    print(json.dumps(result) if arguments.json else table(rows, result["device"]))
+    return 0
+
+
+def _model(arguments: argparse.Namespace, scratch: Path) -> HybridModel:
+    from glmkit.generation.loading import Speed, load_for_drawing
+    from glmkit.generation.random_model import RandomModel, published_folder
+    from glmkit.models import checkpoint
+    from glmkit.models.devices import dtype_for, pick_device
+
+    device = pick_device(arguments.device)
+    speed = Speed.of(arguments.compile, arguments.memory, device)
+    dtype = dtype_for(device)
+    if arguments.model != "full":
+        folder = checkpoint.resolve(arguments.model)
+        return load_for_drawing(folder, device, dtype, arguments.model, parts=checkpoint.PARTS, speed=speed)
+    if device.type != "cuda":
+        raise UserError(
+            "the published sizes need a CUDA GPU", found=f"device {device}", fix="--model nano, or a machine with one"
+        )
+    hybrid = RandomModel(published_folder(scratch / "full"), device, dtype, "full")
+    hybrid.one_at_a_time = speed.one_at_a_time
+    hybrid.settle(speed.compile_blocks)
+    return hybrid
+
+
+def _requests(arguments: argparse.Namespace, hybrid: HybridModel) -> list[Any]:
+    from glmkit.generation import pipeline
+    from glmkit.generation.speed import PROMPT
+    from glmkit.models import defaults
+    from glmkit.records import Request
+
+    usual = defaults.of(hybrid.folder)
+    sizes = [parse_size(size) for size in arguments.size] if arguments.size else [(usual.height, usual.width)]
+    steps = usual.steps if arguments.steps is None else arguments.steps
+    requests = [Request("speed", PROMPT, 0, *size, steps=steps, guidance=usual.guidance) for size in sizes]
+    for request in requests:
+        pipeline.check(request)
+    return requests
+
+
+def _device_name(hybrid: HybridModel) -> str:
+    import torch
+
+    from glmkit.runs import cores
+
+    if hybrid.device.type == "cuda":
+        return torch.cuda.get_device_name(hybrid.device)
+    return f"CPU, {torch.get_num_threads()} threads on {cores()} cores"
+
+
+def table(rows: list[dict[str, Any]], device: str) -> str:
+    """A line a size and stage: seconds of both, ratio, share of our time, and how much of that the floor is."""
+    lines = [device, f"{'':12}{'':12}{'ours':>10}{'stock':>10}{'ratio':>8}{'share':>8}{'of floor':>10}"]
+    for row in rows:
+        stages = {"total": {side: row[side] for side in SIDES}, **row["stages"]}
+        for name, stage in stages.items():
+            ratio = stage["stock"] / stage["ours"] if stage.get("stock") else None
+            cells = (stage["ours"], stage.get("stock"), ratio, stage.get("share"), stage.get("of_floor"))
+            widths = (10, 10, 8, 8, 10)
+            shown = "".join(f"{'' if v is None else f'{v:.3f}':>{w}}" for v, w in zip(cells, widths, strict=True))
+            lines.append(f"{row['size'] if name == 'total' else '':12}{name:12}{shown}")
+        peaks = ", ".join(f"{side} {gib:.1f} GiB" for side, gib in row["peak_memory_gib"].items())
+        firsts = ", ".join(f"{side} {seconds:.1f} s" for side, seconds in row["first_call"].items())
+        lines.append(f"{'':12}peak memory {peaks}; first call {firsts}")
+    return "\n".join(lines)

@@ -1,0 +1,53 @@
+"""A model of the published sizes with random weights: it draws noise, at the speed of the real one."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from glmkit.generation.tokenizer import build_processor
+from glmkit.models import checkpoint, published
+from glmkit.models.hybrid import HybridModel
+
+CORPUS = ["A poster with the words 'HELLO' and 'WORLD' in large letters over a city by the sea, photographed at dawn."]
+CODES = 16384
+TEXT_TOKENS = 600
+SOURCE_PIXELS = (512**2, 2048**2)
+STD = 0.02
+
+
+def published_folder(folder: Path) -> Path:
+    """A model folder with the published configs and a small tokenizer of the same layout, without weights."""
+    configs = copy.deepcopy(checkpoint.PUBLISHED)
+    ids = build_processor(folder / "processor", CORPUS, CODES, CODES + TEXT_TOKENS, *SOURCE_PIXELS)
+    language = configs["vision_language_encoder"]
+    text = {"pad_token_id": ids.pad_token_id, "eos_token_id": ids.image_end_token_id}
+    language["text_config"].update(text)
+    language.update(
+        image_token_id=ids.image_token_id,
+        image_start_token_id=ids.image_start_token_id,
+        image_end_token_id=ids.image_end_token_id,
+    )
+    assert ids.vision_vocab_size == published.VISION_LANGUAGE_ENCODER["text_config"]["vision_vocab_size"]
+    checkpoint.create(folder, configs)
+    return folder
+
+
+class RandomModel(HybridModel):
+    """The parts of a folder without weights, made on their device: small normal numbers, norms of 1, biases of 0."""
+
+    def _load(self, part: str) -> nn.Module:
+        with torch.device("meta"):
+            module = checkpoint.build(part, checkpoint.config(self.folder, part), self.folder / "tokenizer")
+        module = checkpoint.finish(part, module.to(self.dtype).to_empty(device=self.device)).to(self.device)
+        generator = torch.Generator(self.device).manual_seed(0)
+        with torch.no_grad():
+            for name, parameter in module.named_parameters():
+                if parameter.ndim > 1:
+                    parameter.normal_(0, STD, generator=generator)
+                else:
+                    parameter.fill_(1.0 if name.endswith("weight") else 0.0)
+        return module.eval()

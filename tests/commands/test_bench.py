@@ -1,0 +1,111 @@
+"""glmkit bench speed: both pipelines on the same weights, one line of JSON, a result file, and what bad input says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_checkpoint
+import torch
+
+from glmkit.cli import main
+from glmkit.files import read_json
+from glmkit.generation import pipeline, speed
+from glmkit.generation.loading import load_for_drawing
+from glmkit.generation.random_model import RandomModel, published_folder
+from glmkit.generation.sequence import PromptTokenizer
+from glmkit.generation.stock import stock_pipeline
+from glmkit.models import checkpoint
+from glmkit.records import Request
+
+CPU = torch.device("cpu")
+
+
+def test_both_sides_and_a_result_file(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "results" / "speed.json"
+    command = ["bench", "speed", "--model", str(tiny_model), "--against", "diffusers", "--size", "64x64", "96x64"]
+    assert main([*command, "--steps", "2", "--repeats", "2", "--device", "cpu", "--out", str(out), "--json"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    result = json.loads(line)
+    assert result == read_json(out)
+    assert result["ratio"] == pytest.approx(result["stock"] / result["ours"])
+    assert [(row["size"], row["steps"]) for row in result["rows"]] == [("64x64", 2), ("96x64", 2)]
+    for row in result["rows"]:
+        assert set(row["stages"]) == {"codes", "denoising", "vae"}
+        assert sum(stage["share"] for stage in row["stages"].values()) == pytest.approx(1, abs=0.2)
+        for side in ("ours", "stock"):
+            total = row["spread"][side]["total"]
+            assert 0 < total["min"] <= total["median"] <= total["max"]
+            assert row["peak_memory_gib"][side] > 0 and row["first_call"][side] > 0
+        assert 0 < row["stages"]["codes"]["of_floor"] and 0 < row["stages"]["denoising"]["of_floor"]
+    assert result["environment"]["versions"]["diffusers"] and result["date"] and "CPU" in result["device"]
+
+
+def test_table_of_ours_alone(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["bench", "speed", "--model", str(tiny_model), "--size", "64x64", "--steps", "1", "--repeats", "1"]
+    assert main([*command, "--device", "cpu"]) == 0
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in ("64x64", "codes", "denoising", "vae", "peak memory", "first call"))
+
+
+def test_stock_runs_on_our_tensors(tiny_model: Path) -> None:
+    """Shared, not copied, and the same picture as the stock pipeline loaded from the folder."""
+    hybrid = load_for_drawing(tiny_model, CPU, torch.float32, "tiny")
+    shared = stock_pipeline(hybrid)
+    ours = hybrid.autoregressive.lm_head.weight
+    assert shared.vision_language_encoder.lm_head.weight.data_ptr() == ours.data_ptr()
+    assert shared.transformer.proj_out.weight.data_ptr() == hybrid.decoder.proj_out.weight.data_ptr()
+    pictures = []
+    for pipe in (shared, tiny_checkpoint.stock_pipeline(tiny_model)):
+        pipe.vision_language_encoder.generation_config = shared.vision_language_encoder.generation_config
+        generator = torch.Generator().manual_seed(3)
+        arguments = {"prompt": "a 'B'", "height": 64, "width": 64, "num_inference_steps": 2, "generator": generator}
+        pictures.append(np.asarray(pipe(**arguments).images[0]))
+    assert np.array_equal(*pictures)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--model", "full", "--device", "cpu"], "need a CUDA GPU"),
+        (["--model", "nanoo"], "did you mean 'nano'"),
+        (["--size", "100x64"], "multiples of 32"),
+        (["--repeats", "0"], "--repeats must be at least 1"),
+        (["--against", "diffusers", "--memory", "low"], "all parts at once"),
+    ],
+)
+def test_bad_input(argv: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "a.json"
+    assert main(["bench", "speed", *argv, "--out", str(out)]) == 2
+    shown = capsys.readouterr()
+    assert message in shown.err and "Traceback" not in shown.err
+    assert not out.exists()
+
+
+def test_random_weights_draw_at_the_sizes_of_a_folder(tiny_model: Path) -> None:
+    """Finite pictures from configs alone; the same weights every time."""
+    request = Request("a", "a 'B'", 0, 64, 64, steps=1)
+    drawn = []
+    for _ in range(2):
+        hybrid = RandomModel(tiny_model, "cpu", torch.float32, "random")
+        hybrid.settle()
+        drawn.append(np.asarray(pipeline.draw(hybrid, [request])[0]))
+    assert np.array_equal(*drawn) and drawn[0].std() > 0
+
+
+def test_published_folder(tmp_path: Path) -> None:
+    folder = published_folder(tmp_path / "full")
+    assert checkpoint.config(folder, "decoder")["num_layers"] == 30
+    ids = PromptTokenizer(folder / "processor").text_to_image("a poster with 'HELLO'", 1024, 1024)
+    assert ids[-1] == 16384 and max(ids) < 168064
+
+
+def test_floor_of_the_published_decoder(tmp_path: Path) -> None:
+    """58 TFLOP a pass at 1024 px and 331 at 2048, as counted for the published model."""
+    hybrid = RandomModel(published_folder(tmp_path / "full"), "meta", torch.bfloat16, "full")
+    with torch.device("meta"):
+        hybrid.decoder = checkpoint.build("decoder", checkpoint.config(hybrid.folder, "decoder"))  # type: ignore[assignment]
+    assert speed.decoder_flops(hybrid, 4096) / 1e12 == pytest.approx(58, rel=0.03)
+    assert speed.decoder_flops(hybrid, 16384) / 1e12 == pytest.approx(331, rel=0.03)
