@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -102,3 +103,9 @@ def test_sizes_that_open_clip_does_not_know(tmp_path: Path, tower: str, key: str
     with pytest.raises(UserError, match=f"cannot build this model(.|\n)*{key}"):
         clip.create(tmp_path / "new", {**SIZES, tower: {**SIZES[tower], key: 8}}, CORPUS)
     assert not (tmp_path / "new").exists()
+
+
+def test_without_open_clip(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "open_clip", None)
+    with pytest.raises(UserError, match=r"open_clip_torch(.|\n)*glmkit\[eval\]"):
+        clip.load(folder)

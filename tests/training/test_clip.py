@@ -16,6 +16,7 @@ import yaml
 from PIL import Image
 
 from glmkit.cli import main
+from glmkit.errors import UserError
 from glmkit.files import read_json
 from glmkit.models import clip
 from glmkit.posters.grammar import SHAPES
@@ -182,3 +183,10 @@ def test_bad_recipes(
     (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
     assert main(["finetune", str(tmp_path / "recipe.yaml"), override, "--device", "cpu"]) == 2
     assert said in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+def test_an_architecture_that_is_not_complete(tmp_path: Path) -> None:
+    (tmp_path / "sizes.yaml").write_text(yaml.safe_dump({"embed_dim": 8, "vision_cfg": {}}))
+    with pytest.raises(UserError, match="sizes.yaml: text_cfg is missing"):
+        initialise.initialise_clip(tmp_path / "model", tmp_path / "sizes.yaml")
+    assert not (tmp_path / "model").exists()
