@@ -73,8 +73,7 @@ class Features:
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """What was read: `place`, `key`, `prompt`, `sha256`, and `index` (of the features), `repeats` or `error`."""
-        with (self.folder / PICTURES).open(encoding="utf-8") as lines:
-            yield from map(json.loads, lines)
+        return _rows(self.folder)
 
     def take(self, indices: np.ndarray) -> np.ndarray:
         """The features with these indices, in that order: for as many as fit into memory."""
@@ -132,15 +131,26 @@ def load(folder: Path) -> Features:
 
 def _finish(folder: Path, extractor: Extractor, title: str) -> None:
     """Mark the features as complete; UserError when there are none."""
-    rows = read_jsonl(folder / PICTURES) if (folder / PICTURES).exists() else []
-    count, repeats, errors = (sum(name in row for row in rows) for name in ("index", "repeats", "error"))
-    if not count:
-        first = next((f"{row['key']}: {row['error']}" for row in rows if "error" in row), "no pictures")
+    kinds = Counter(name for row in _rows(folder) for name in ("index", "repeats", "error") if name in row)
+    if not kinds["index"]:
+        first = next((f"{row['key']}: {row['error']}" for row in _rows(folder) if "error" in row), "no pictures")
         raise UserError(f"{title}: no picture could be read", found=first, fix="check the files and the options")
-    formats = Counter(row["format"] for row in rows if "index" in row)
-    about = {"width": extractor.width, "count": count, "repeats": repeats, "errors": errors, "formats": formats}
+    about = {
+        "width": extractor.width,
+        "count": kinds["index"],
+        "repeats": kinds["repeats"],
+        "errors": kinds["error"],
+        "formats": Counter(row["format"] for row in _rows(folder) if "index" in row),
+    }
     made_by = {"spec": extractor.spec, "label": extractor.label, "conventions": dict(extractor.conventions)}
     write_json(folder / COMPLETE, {**about, **made_by})
+
+
+def _rows(folder: Path) -> Iterator[dict[str, Any]]:
+    """The lines of the journal, one at a time; none when nothing was read."""
+    if (folder / PICTURES).exists():
+        with (folder / PICTURES).open(encoding="utf-8") as lines:
+            yield from map(json.loads, lines)
 
 
 def decode(data: bytes) -> Image.Image:

@@ -27,7 +27,7 @@ DEFINITIONS = {
     "frechet": "Fréchet distance: squared difference of the means + traces of the covariances - 2 tr sqrt of their "
     "product, n - 1 degrees of freedom, float64 (torchmetrics FrechetInceptionDistance)",
     "kernel": f"kernel distance: unbiased squared MMD, kernel (x.y / width + 1)^3, mean over {SUBSETS} random subsets "
-    f"of at most {SUBSET_SIZE} (seed {SEED}), float64 (torchmetrics poly_mmd)",
+    f"of {SUBSET_SIZE} (seed {SEED}; smaller sets once, whole), float64 (torchmetrics poly_mmd)",
     "rbf": f"RBF distance: biased squared MMD x {SCALE:g}, kernel exp(-|x - y|^2 / (2 x {SIGMA:g}^2)), unit features, "
     "float64",
 }

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from glmkit.evaluation import alignment, references
-from glmkit.evaluation.features import clip
+from glmkit.evaluation.features.clip import Clip
 from glmkit.evaluation.sources import Pictures
 from glmkit.records import Generation, Score, Summary
 
@@ -16,7 +16,7 @@ from glmkit.records import Generation, Score, Summary
 class Measures:
     """Loaded before a model draws, so that whatever is missing shows at once."""
 
-    clip: clip.Clip | None
+    clip: Clip | None
     sets: Sequence[references.Ready]
     device: str
 
@@ -24,7 +24,7 @@ class Measures:
     def load(cls, clip_name: str | None, names: Sequence[str], device: str) -> Measures:
         """UserError when a set is unknown or unfinished, or when weights are not there."""
         sets = references.ready(names, device)
-        return cls(clip.load(clip_name, device) if clip_name else None, sets, device)
+        return cls(Clip(clip_name, device) if clip_name else None, sets, device)
 
     def scores(self, folder: Path, rows: Sequence[Generation], scores: Sequence[Score]) -> list[Score]:
         """The scores of the pictures with their cosines."""

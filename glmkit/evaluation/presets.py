@@ -2,9 +2,9 @@
 
 | preset | data set | licence |
 |---|---|---|
-| rapidata | huggingface Rapidata/700k_Human_Preference_Dataset_FLUX_SD3_MJ_DALLE3, parquet | CDLA-Permissive-2.0 |
-| openai-dalle3 | github openai/dalle3-eval-samples: coco/3/<line>_0.png, prompts/8k_coco.txt | MIT |
-| open-image-preferences | huggingface data-is-better-together/open-image-preferences-v1, parquet | Apache-2.0 |
+| rapidata | hub: Rapidata/700k_Human_Preference_Dataset_FLUX_SD3_MJ_DALLE3, parquet | CDLA-Permissive-2.0 |
+| openai-dalle3 | GitHub: openai/dalle3-eval-samples: coco/3/<line>_0.png, prompts/8k_coco.txt | MIT |
+| open-image-preferences | hub: data-is-better-together/open-image-preferences-v1, parquet | Apache-2.0 |
 """
 
 from __future__ import annotations

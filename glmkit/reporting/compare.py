@@ -56,9 +56,16 @@ def compare(runs: Sequence[EvalRun]) -> Comparison:
     common = set.intersection(*(run.prompts for run in runs))
     prompts = tuple(dict.fromkeys(picture.prompt_id for picture in runs[0].pictures if picture.prompt_id in common))
     scores = {run.name: [score for score in run.scores if score.prompt_id in common] for run in runs}
-    names = [name for name in runs[0].summary.metrics if all(name in run.summary.metrics for run in runs)]
+    aside = {name for name, _ in clips(runs)} if len(clips(runs)) > 1 else set()
+    shared = [name for name in runs[0].summary.metrics if all(name in run.summary.metrics for run in runs)]
+    names = [name for name in shared if name not in aside]
     metrics = tuple(measure(name, runs[0].summary.metrics[name], scores) for name in names)
     return Comparison(metrics, prompts, say_verdict(metrics[0], scores), tuple(notes(runs, common)))
+
+
+def clips(runs: Sequence[EvalRun]) -> set[tuple[str | None, str | None]]:
+    """The metric and the weights of each run's CLIP: cosines of several cannot be compared, whatever their names."""
+    return {(run.summary.alignment.get("metric"), run.summary.alignment.get("weights_sha256")) for run in runs}
 
 
 def measure(name: str, about: Mapping[str, str], scores: dict[str, list[Score]]) -> Metric:
@@ -124,6 +131,8 @@ def notes(runs: Sequence[EvalRun], common: set[str]) -> list[str]:
         for run in runs
         if run.summary.why_not_official
     ]
+    if len(clips(runs)) > 1:
+        said.append("CLIP alignment was measured by different models, or not for every run; it is not compared.")
     for about, values in (
         ("read by different OCR engines", [run.summary.ocr for run in runs]),
         ("made from different versions of the suite", [run.manifest["settings"]["suite_fingerprint"] for run in runs]),

@@ -97,3 +97,21 @@ def test_the_clip_with_its_scale_and_truncation(runs: list[Path], tmp_path: Path
     text = text_of(runs, tmp_path / "page.html")
     assert "CLIPScore 0.790 (0.780 to 0.800) 7 of 120 prompts truncated" in text
     assert "clip-glmkit, weights aaaaaaaaaaaa not comparable with published CLIPScores 7 of 1 prompt truncated" in text
+
+
+@pytest.mark.parametrize(("weights", "compared"), [("a" * 64, True), ("b" * 64, False), (None, False)])
+def test_cosines_of_different_weights_are_never_compared(
+    weights: str | None, compared: bool, runs: list[Path], tmp_path: Path
+) -> None:
+    for folder, sha256 in zip(runs, ("a" * 64, weights), strict=True):
+        metrics = json.loads((folder / "summary.json").read_text())["metrics"]
+        about = {"clip_glmkit_cosine": {"direction": "higher", "definition": "cosine"}}
+        alignment = {**ALIGNMENT, "metric": "clip_glmkit_cosine", "weights_sha256": sha256} if sha256 else {}
+        give(folder, metrics={**metrics, **about}, alignment=alignment)
+        rows = [json.loads(line) for line in (folder / "scores.jsonl").read_text().splitlines()]
+        for row in rows:
+            row["counts"]["clip_glmkit_cosine"] = [0.5, 1]
+        (folder / "scores.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = text_of(runs, tmp_path / "page.html")
+    assert ("Clip glmkit cosine higher is better" in text) == compared
+    assert ("CLIP alignment was measured by different models" in text) != compared
