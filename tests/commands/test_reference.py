@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -9,12 +10,15 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tarfile
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import fake_ocr
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import tiny_clip
 from PIL import Image
@@ -67,6 +71,28 @@ def test_add_and_list(pictures: Path, clip: Path, capsys: pytest.CaptureFixture[
     assert main(["reference", "list", "--json"]) == 0
     row = json.loads(capsys.readouterr().out)
     assert row["name"] == "others" and row["features"][0]["conventions"]["weights_sha256"]
+
+
+@pytest.mark.parametrize(
+    ("options", "prompts"),
+    [
+        ("--parquet set.parquet --column image1 --prompt-column prompt", {"cat", "dog"}),
+        ("--parquet set.parquet --preset rapidata --model sd3", {"dog"}),
+        ("--webdataset set.tar --prompt-column long", {"a long cat"}),
+    ],
+)
+def test_sets_of_every_format(options: str, prompts: set[str], pictures: Path, clip: Path, place: Path) -> None:
+    one, two = ((pictures / f"{number}.png").read_bytes() for number in (1, 2))
+    columns = {"prompt": ["cat", "dog"], "model1": ["dalle-3", "sd3"], "image1": [one, two]}
+    pq.write_table(pa.table({**columns, "model2": ["flux", "flux"], "image2": [two, one]}), "set.parquet")
+    with tarfile.open("set.tar", "w") as archive:
+        for name, data in (("a.png", one), ("a.json", json.dumps({"long": "a long cat"}).encode())):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    assert main(["reference", "add", "theirs", *options.split(), "--features", f"clip:{clip}", "--device", "cpu"]) == 0
+    (file,) = (place / "cache" / "references" / "theirs").glob("prompts.jsonl")
+    assert {json.loads(line)["prompt"] for line in file.read_text().splitlines()} == prompts
 
 
 def test_other_pictures_under_the_same_name_are_refused(
