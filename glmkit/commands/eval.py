@@ -140,9 +140,8 @@ def table(summary: Summary) -> str:
     title = " + ".join((summary.model, *summary.adapters))
     heading = f"{summary.suite}: {title}; 95 % intervals over prompts"
     name = f"scores: {summary.family}" + "".join(f"\n  not official: {why}" for why in summary.why_not_official)
-    more = [*map(_distance, summary.distances)]
-    if summary.alignment:
-        more.insert(0, _alignment(summary.alignment))
+    more = [_alignment(summary.alignment)] if summary.alignment else []
+    more += map(_distance, summary.distances)
     return "\n".join((heading, name, "", *lines, *([""] if more else []), *more))
 
 

@@ -128,6 +128,14 @@ def test_ours_has_its_own_name_wherever_glmkit_runs(
     assert "Not comparable" in metric.about(ours.label, ours.model, ours.weights_sha256)["definition"]
 
 
+def test_the_clip_that_ships_sees_the_colour_of_a_poster() -> None:
+    clip = Clip(metric.OURS, "cpu")
+    posters = clip.extract([Image.new("RGB", (256, 256), colour) for colour in ("red", "blue")])
+    texts = clip.texts([metric.text(f"A poster with a {colour} background.") for colour in ("red", "blue")])
+    cosines = posters @ texts.T
+    assert cosines[0, 0] > cosines[0, 1] and cosines[1, 1] > cosines[1, 0]
+
+
 def test_ours_is_where_it_should_be_or_is_told_how_to_get(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(clip_features, "FOLDER_OF_OURS", tmp_path / "absent")
     with pytest.raises(UserError, match="our CLIP is not in"):
