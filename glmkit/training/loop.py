@@ -29,7 +29,7 @@ from glmkit.training.muon import Muon
 from glmkit.training.objectives import Objective
 
 LOG_EVERY = 20
-NUMBERED = re.compile(r"\.\d+\.")
+NUMBERED = re.compile(r"(^|\.)\d+(\.|$)")
 NOTES = Console(stderr=True)
 
 

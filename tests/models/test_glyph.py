@@ -88,6 +88,17 @@ def test_a_batch_has_the_layout_of_stock(glyph: GlyphEncoder) -> None:
     assert (glyph(PROMPTS)[0] - stock_embeddings(glyph, PROMPTS)).abs().max() <= TOLERANCE
 
 
+def test_token_ids_give_the_same_embeddings(glyph: GlyphEncoder) -> None:
+    """Prompt for prompt, in the order of the text; only the padding is elsewhere, and it is zero."""
+    prompts = [["HELLO"], ["a", "bc"], [], ["x", "y", "a longer text"], ["<pad>"]]
+    ids = torch.from_numpy(glyph.token_ids(prompts))
+    embeddings, mask = glyph.from_token_ids(torch.nn.functional.pad(ids, (0, 3), value=-1))
+    expected, real = glyph.from_spans(prompts)
+    for row in range(len(prompts)):
+        assert (embeddings[row][mask[row]] - expected[row][real[row]]).abs().max() <= TOLERANCE
+    assert embeddings[~mask].abs().max() == 0 and mask.shape[1] == 3 * (len("a longer text") + 1 + 3)
+
+
 def test_no_spans_mean_one_empty_span(glyph: GlyphEncoder) -> None:
     embeddings, mask = glyph.from_spans([[], [""]])
     assert torch.equal(embeddings[0], embeddings[1])

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 
 from glmkit.posters import fonts
 from glmkit.posters.grammar import COLOURS, SHAPES, Scene, Shape, draw_scene
-from glmkit.posters.masks import mask_pool, text_mask
+from glmkit.posters.masks import letter_cells, letter_pool, mask_pool, text_mask
 from glmkit.posters.render import batch_params, compose, render, shape_coverage
 
 
@@ -43,6 +43,37 @@ def test_masks_hold_the_letters_inside_their_rows(height: int, width: int) -> No
         first, last = scene.text_rows
         assert rows.min() >= first - 2 and rows.max() <= last + 2
         assert columns.min() > 0 and columns.max() < width - 1
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_letter_cells_hold_the_letters(seed: int) -> None:
+    """The ink that each letter adds to the letters before it lies in its own cells, within one cell at its sides."""
+    scene = draw_scene(random.Random(seed), split="held-out")
+    cells = letter_cells(scene)
+    assert cells.shape == (32, 32) and cells.dtype == np.uint8
+    for line in scene.lines:
+        font = fonts.load(scene.font, line.size)
+        left = scene.width // 2 - font.getlength(line.text) / 2
+        before = np.zeros((256, 256), dtype=np.uint8)
+        for count, letter in enumerate(line.text, start=1):
+            canvas = Image.new("L", (256, 256), 0)
+            ImageDraw.Draw(canvas).text((left, line.baseline), line.text[:count], fill=255, font=font, anchor="ls")
+            new = np.asarray(canvas).astype(int) - before
+            before = np.asarray(canvas)
+            rows, columns = np.nonzero(new > 128)
+            band = (rows < line.baseline - 4) & (rows >= line.baseline - line.size / 2)
+            named = [
+                ord(letter) in cells[row // 8, max(0, column // 8 - 1) : column // 8 + 2]
+                for row, column in zip(rows[band], columns[band], strict=True)
+            ]
+            assert letter in " -." or np.mean(named) > 0.9, (line.text, letter)
+    assert set(cells[cells > 0]) <= {ord(letter) for line in scene.lines for letter in line.text}
+
+
+def test_letter_pools_are_their_scenes() -> None:
+    scenes, _ = mask_pool(300, seed=4, height=64, width=96)
+    pool = letter_pool(scenes, workers=2)
+    assert pool.shape == (300, 8, 12) and np.array_equal(pool, [letter_cells(scene) for scene in scenes])
 
 
 def test_a_batch_is_its_pictures() -> None:

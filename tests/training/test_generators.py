@@ -258,6 +258,37 @@ def test_text_counts_more(hybrid: HybridModel) -> None:
     assert shown["mse"].item() == pytest.approx(error.mean().item(), abs=1e-4)
 
 
+@pytest.mark.parametrize("drop", [0.0, 1.0])
+def test_letters_are_asked_for(tiny_model: Path, drop: float) -> None:
+    """Cross-entropy of the letter at each latent position from the tokens that enter a later block, added by weight."""
+    hybrid = HybridModel(tiny_model)
+    hybrid.decoder.requires_grad_(True)
+    posters = data.PosterPictures(2, SIZE, SIZE, seed=0, workers=1, split="train")
+    torch.manual_seed(0)
+    objective = decoder(hybrid, (posters, posters), letter_weight=0.5, train_glyph=True, drop=drop)
+    plain, _ = decoder(hybrid, (posters, posters), train_glyph=True, drop=drop).loss([0, 1], seeded(7))
+    entered: list[Tensor] = []
+    blocks = hybrid.decoder.transformer_blocks
+    handle = blocks[2 * len(blocks) // 3].register_forward_pre_hook(lambda _, given: entered.append(given[1]))
+    loss, shown = objective.loss([0, 1], seeded(7))
+    handle.remove()
+    if drop:
+        assert shown["letters"] == 0 and loss.item() == pytest.approx(plain.item(), abs=1e-5)
+        return
+    head, letters = objective.trained["letters"].tell, posters.letters([0, 1], CPU)
+    nats = [
+        -head(entered[0][picture, 4 * (row // 2) + column // 2])
+        .view(2, 2, 128)[row % 2, column % 2]
+        .log_softmax(0)[int(letters[picture, row, column])]
+        for picture, row, column in letters.nonzero().tolist()
+    ]
+    assert len(nats) > 5
+    assert shown["letters"].item() == pytest.approx(torch.stack(nats).mean().item(), abs=1e-4)
+    assert loss.item() == pytest.approx((plain + 0.5 * shown["letters"]).item(), abs=1e-4)
+    (loss - plain).backward()
+    assert hybrid.glyph.encoder.shared.weight.grad.abs().max() > 0 and head.weight.grad.abs().max() > 0
+
+
 @torch.no_grad()
 def test_decoder_held_out(hybrid: HybridModel, pictures: Any) -> None:
     """Eight times spread over the schedule, fixed noise, nothing dropped; the same whatever was trained before."""

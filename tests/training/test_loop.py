@@ -88,10 +88,12 @@ NOISY: dict[str, Any] = {
 }
 
 
-def test_resumed_equals_uninterrupted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_resumed_equals_uninterrupted(tmp_path: Path, optimizer: str) -> None:
     """Stopped between two saved states: the steps since the last one are done again, alike to the last bit."""
+    settings = {**NOISY, "optimizer": optimizer}
     whole = Regression(noise=0.5, dropout=0.3)
-    expected = loop_in(tmp_path / "whole", whole, **NOISY).run(lambda: None)
+    expected = loop_in(tmp_path / "whole", whole, **settings).run(lambda: None)
 
     class Killed(Exception):
         pass
@@ -102,10 +104,10 @@ def test_resumed_equals_uninterrupted(tmp_path: Path) -> None:
                 raise Killed
 
     with pytest.raises(Killed):
-        loop_in(tmp_path / "parts", Dying(noise=0.5, dropout=0.3), **NOISY).run(lambda: None)
+        loop_in(tmp_path / "parts", Dying(noise=0.5, dropout=0.3), **settings).run(lambda: None)
     torch.manual_seed(12345)  # a new process has another global state
     resumed, exported = Regression(noise=0.5, dropout=0.3), []
-    loop = loop_in(tmp_path / "parts", resumed, **NOISY)
+    loop = loop_in(tmp_path / "parts", resumed, **settings)
     result = loop.run(lambda: exported.append(loop.step))
     assert exported == [12, 18, 20], "went on from the state of step 6"
     assert equal(weights(resumed), weights(whole))

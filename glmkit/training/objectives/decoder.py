@@ -108,9 +108,9 @@ class LetterHead(nn.Module):
         assert self._features is not None
         labels = F.pixel_unshuffle((letters * known[:, None, None]).unsqueeze(1), self.patch)
         logits = self.tell(self._features).unflatten(-1, (self.patch**2, LETTERS))
-        return F.cross_entropy(
-            logits.float().flatten(0, 2), labels.flatten(2).transpose(1, 2).long().flatten(), ignore_index=0
-        )
+        labels = labels.flatten(2).transpose(1, 2).long()
+        nats = F.cross_entropy(logits.float().flatten(0, 2), labels.flatten(), ignore_index=0, reduction="sum")
+        return nats / (labels > 0).sum().clamp(min=1)
 
 
 class DecoderObjective(Objective):
