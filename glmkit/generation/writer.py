@@ -19,7 +19,7 @@ from torch import Tensor
 from glmkit.generation import graphs
 from glmkit.generation.sampler import Sampling, draw
 from glmkit.generation.sequence import Grid, decode_positions, next_position
-from glmkit.models.autoregressive import AutoregressiveConfig, AutoregressiveModel, KVCache, Layer, rotary_table
+from glmkit.models.autoregressive import AutoregressiveConfig, AutoregressiveModel, KVCache, LayerSteps, rotary_table
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)  # batches on a GPU are filled up to one of these
 WINDOW = 256  # slots: the step looks at a multiple of these
@@ -113,9 +113,7 @@ class CodeWriter:
         self.model = model
         on_gpu = model.lm_head.weight.device.type == "cuda"
         self.recorded = on_gpu if recorded is None else recorded
-        self._run_layer: Callable[..., Tensor] = (
-            torch.compile(Layer.decode, dynamic=False) if compiled else Layer.decode
-        )
+        self._layer_steps = LayerSteps.compiled() if compiled else LayerSteps()
         self._kept: dict[tuple[int, int, int], _Buffers] = {}
 
     @torch.inference_mode()
@@ -185,7 +183,7 @@ class CodeWriter:
                     part.index_select(0, buffers.number_1)[0] for part in (cos_NB, sin_NB, uniforms_NB)
                 )
                 logits_BV = self.model.decode(
-                    buffers.ids_B, (cos_B, sin_B), buffers.slots_B, buffers.cache, window, self._run_layer
+                    buffers.ids_B, (cos_B, sin_B), buffers.slots_B, buffers.cache, window, self._layer_steps
                 )
                 buffers.put(self._drawn(logits_BV, uniforms_B, sampling))
                 buffers.slots_B.add_(1)

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from glmkit.models.compiling import compiled
 from glmkit.models.fused import Fused, fuse
 
 # On a GPU the keys of one step are cut into parts of this many slots while rows x key heads stay below the limit.
@@ -185,7 +186,7 @@ class Attention(nn.Module):
         """Compute queries, keys and values by one product from now on; for weights that no longer change."""
         self.fused = fuse((self.q_proj, self.k_proj, self.v_proj))
 
-    def _project(self, x_BTD: Tensor, table: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    def project(self, x_BTD: Tensor, table: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, B H T d, turned to their positions."""
         if self.fused is None:
             joint = torch.cat((self.q_proj(x_BTD), self.k_proj(x_BTD), self.v_proj(x_BTD)), dim=-1)
@@ -200,31 +201,36 @@ class Attention(nn.Module):
         self, x_BTD: Tensor, table: tuple[Tensor, Tensor], cache: tuple[Tensor, Tensor] | None = None
     ) -> Tensor:
         """Every token looks back; `cache` (keys and values B H S d) takes the tokens from its first slot on."""
-        query, key, value = self._project(x_BTD, table)
+        query, key, value = self.project(x_BTD, table)
         if cache is not None:
             tokens = x_BTD.shape[1]
             cache[0][:, :, :tokens], cache[1][:, :, :tokens] = key, value
         grouped = self.heads > self.key_heads
         mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=grouped)
+        return self.output(mixed)
+
+    def output(self, mixed: Tensor) -> Tensor:
+        """B T D from what the heads mixed, B H T d."""
         return self.o_proj(mixed.transpose(1, 2).flatten(2))
 
-    def decode(
-        self, x_B1D: Tensor, table: tuple[Tensor, Tensor], slots_B: Tensor, mask: Tensor, key: Tensor, value: Tensor
-    ) -> Tensor:
-        """One token a row: it is written at `slots_B` of the cache `key`, `value` B H S d, and reads what `mask` lets
-        it."""
-        query, new_key, new_value = self._project(x_B1D, table)
-        slot = slots_B[:, None, None, None].expand_as(new_key)
-        key.scatter_(2, slot, new_key)
-        value.scatter_(2, slot, new_value)
-        # The heads that share a key head become its queries: no copies of the cache.
-        grouped = query.view(len(query), self.key_heads, -1, self.head_dim)
-        parts = split_parts(grouped, key)
-        if parts > 1:
-            mixed = attend_split(grouped, key, value, mask, parts)
-        else:
-            mixed = F.scaled_dot_product_attention(grouped, key, value, attn_mask=mask)
-        return self.o_proj(mixed.reshape(len(query), 1, -1))
+
+def attend_newest(
+    query: Tensor, new: tuple[Tensor, Tensor], slots_B: Tensor, mask: Tensor, key: Tensor, value: Tensor
+) -> Tensor:
+    """What one query a row, B H 1 d, reads; its own key and value `new` are first put into the cache `key`, `value`
+    B H' S d at `slots_B`, and `mask` says which slots may be read.
+    """
+    slot = slots_B[:, None, None, None].expand_as(new[0])
+    key.scatter_(2, slot, new[0])
+    value.scatter_(2, slot, new[1])
+    # The heads that share a key head become its queries: no copies of the cache.
+    grouped = query.reshape(len(query), key.shape[1], -1, query.shape[-1])
+    parts = split_parts(grouped, key)
+    if parts > 1:
+        mixed = attend_split(grouped, key, value, mask, parts)
+    else:
+        mixed = F.scaled_dot_product_attention(grouped, key, value, attn_mask=mask)
+    return mixed.reshape(query.shape)
 
 
 def split_parts(query: Tensor, key: Tensor) -> int:
@@ -265,15 +271,31 @@ class Layer(nn.Module):
     ) -> Tensor:
         return self._add(x_BTD, self.self_attn(self.input_layernorm(x_BTD), table, cache))
 
-    def decode(
-        self, x_B1D: Tensor, table: tuple[Tensor, Tensor], slots_B: Tensor, mask: Tensor, key: Tensor, value: Tensor
-    ) -> Tensor:
-        """One token a row, over the layer's cache."""
-        return self._add(x_B1D, self.self_attn.decode(self.input_layernorm(x_B1D), table, slots_B, mask, key, value))
+    def before_attention(self, x_B1D: Tensor, table: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of new tokens."""
+        return self.self_attn.project(self.input_layernorm(x_B1D), table)
+
+    def after_attention(self, x_B1D: Tensor, mixed: Tensor) -> Tensor:
+        """The layer's result from what attention gave."""
+        return self._add(x_B1D, self.self_attn.output(mixed))
 
     def _add(self, x_BTD: Tensor, attended_BTD: Tensor) -> Tensor:
         x_BTD = x_BTD + self.post_self_attn_layernorm(attended_BTD)
         return x_BTD + self.post_mlp_layernorm(self.mlp(self.post_attention_layernorm(x_BTD)))
+
+
+class LayerSteps(NamedTuple):
+    """What a layer does with one new token; each may be compiled, attention for any number of slots."""
+
+    before: Callable[..., tuple[Tensor, Tensor, Tensor]] = Layer.before_attention
+    attend: Callable[..., Tensor] = attend_newest
+    after: Callable[..., Tensor] = Layer.after_attention
+
+    @classmethod
+    def compiled(cls) -> LayerSteps:
+        return cls(
+            compiled(Layer.before_attention), compiled(attend_newest, dynamic=True), compiled(Layer.after_attention)
+        )
 
 
 class LanguageModel(nn.Module):
@@ -326,17 +348,20 @@ class AutoregressiveModel(nn.Module):
         slots_B: Tensor,
         cache: KVCache,
         window: int,
-        run_layer: Callable[..., Tensor] = Layer.decode,
+        steps: LayerSteps | None = None,
     ) -> Tensor:
         """Logits B V after one more token a row, which is written at `slots_B`; nothing waits for the device.
 
         `table` are the cosines and sines B 1 1 rotary_dim of the tokens' positions. Only the first `window` slots are
-        looked at: it must be above every slot in use. `run_layer` may be a compiled `Layer.decode`.
+        looked at: it must be above every slot in use.
         """
+        before, attend, after = steps or LayerSteps()
         mask = readable(slots_B, window)
         x_B1D = self.language_model.embed_tokens(ids_B[:, None])
         for index, layer in enumerate(self.language_model.layers):
-            x_B1D = run_layer(layer, x_B1D, table, slots_B, mask, *cache.layer(index, window))
+            query, key, value = before(layer, x_B1D, table)
+            mixed = attend(query, (key, value), slots_B, mask, *cache.layer(index, window))
+            x_B1D = after(layer, x_B1D, mixed)
         return self.lm_head(self.language_model.norm(x_B1D))[:, 0]
 
     def fuse(self) -> None:

@@ -12,7 +12,10 @@ SHAPES = 64  # compiled versions of one function; torch's own limit is 8, and wh
 
 
 @cache
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function` compiled for each shape that it meets; methods of a layer are compiled once for all layers."""
+def compiled(function: Callable[..., Any], dynamic: bool = False) -> Callable[..., Any]:
+    """`function` compiled for each shape that it meets, or once for all of them (`dynamic`).
+
+    Methods of a layer are compiled once for all layers.
+    """
     torch._dynamo.config.recompile_limit = max(SHAPES, torch._dynamo.config.recompile_limit)
-    return torch.compile(function, dynamic=False, fullgraph=True)
+    return torch.compile(function, dynamic=dynamic, fullgraph=True)

@@ -116,11 +116,13 @@ class HybridModel:
             torch.cuda.empty_cache()
 
     def _part(self, part: str) -> torch.nn.Module:
-        module = self._load(part).requires_grad_(False)
-        if self.finish is not None:
-            module = self.finish(part, module)
-        if self.settled:
-            self._settle(part, module)
+        # Parts are often loaded inside a stage; as tensors of inference mode they could be used nowhere else.
+        with torch.inference_mode(False):
+            module = self._load(part).requires_grad_(False)
+            if self.finish is not None:
+                module = self.finish(part, module)
+            if self.settled:
+                self._settle(part, module)
         return module
 
     def _load(self, part: str) -> torch.nn.Module:

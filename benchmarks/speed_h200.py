@@ -1,0 +1,324 @@
+"""Every speed and memory figure of the published sizes on one GPU, with random weights, in one run of a few minutes.
+
+    python benchmarks/speed_h200.py OUT_FOLDER [--model full|nano|FOLDER] [--only SECTION ...] [--seconds 460]
+
+Each section writes OUT_FOLDER/<section>.json as soon as it is done and the table comes last, so that a run that is cut
+short has what it measured. A section that fails is a row with its error. Sections, in order of need:
+
+    tokens     seconds a step of the autoregressive half: batches 1, 16 and 64, short and long prompts, an edit
+    decoder    seconds of all denoising steps and of the VAE at each size, compiled
+    pictures   whole pictures, warm, of each size and an edit; the first call apart
+    memory     peak with everything resident, and `--memory low` under a hard cap
+    agreement  pictures of ours and of diffusers from the same codes and noise; compiled and eager; a seed twice
+    batch      pictures an hour of the engine
+    stock      diffusers' pipeline on the same weights, in turns
+    trace      where the time of a token and of a decoder step goes, by kernel
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from glmkit import runs
+from glmkit.files import write_json
+from glmkit.generation import pipeline, speed
+from glmkit.generation.engine import draw_all
+from glmkit.generation.loading import Speed, load_for_drawing
+from glmkit.generation.priors import code_writer
+from glmkit.generation.random_model import RandomModel, published_folder
+from glmkit.generation.sampler import Sampling, uniforms
+from glmkit.generation.sequence import grids
+from glmkit.models import checkpoint
+from glmkit.models.devices import dtype_for, pick_device
+from glmkit.models.hybrid import HybridModel
+from glmkit.records import Request
+
+Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What is measured: at full size the sizes that people draw, at toy size the same code in seconds."""
+
+    sides: tuple[int, ...] = (1024, 512, 2048)
+    steps: int = 30
+    batches: tuple[int, ...] = (1, 16, 64)
+    prompts: tuple[int, ...] = (50, 1000)
+    engine_pictures: int = 8
+    capped_gib: tuple[tuple[int, float], ...] = ((1024, 24.0), (2048, 40.0))
+
+
+TOY = Scale((64, 96), 2, (1, 3), (8, 40), 3, ((64, 1.0),))
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A loaded model, what to measure, and a folder for source pictures and codes."""
+
+    load: Callable[[Speed], HybridModel]
+    hybrid: HybridModel
+    scale: Scale
+    scratch: Path
+
+    def request(self, side: int, **changes: Any) -> Request:
+        return replace(Request("speed", speed.PROMPT, 0, side, side, steps=self.scale.steps), **changes)
+
+    def source(self, side: int) -> str:
+        path = self.scratch / f"source-{side}.png"
+        Image.effect_noise((side, side), 80).convert("RGB").save(path)
+        return str(path)
+
+    @property
+    def clock(self) -> speed.Clock:
+        return speed.Clock(self.hybrid.device)
+
+
+def tokens(bench: Bench) -> Rows:
+    """Milliseconds a step, from runs of two lengths: their difference holds neither prompts nor first calls."""
+    hybrid, side, rows = bench.hybrid, bench.scale.sides[0], []
+    model, shape = hybrid.autoregressive, grids(bench.scale.sides[0], bench.scale.sides[0])
+    for batch in bench.scale.batches:
+        for length in bench.scale.prompts:
+            for kind, order in (("text", [shape.preview, shape.large]), ("edit", [shape.large])):
+                if kind == "edit" and (batch, length) != (1, bench.scale.prompts[-1]):
+                    continue
+                ids = [[model.config.image_start_token_id] * length] * batch
+                positions = [_plain(length)] * batch
+                total = sum(height * width for height, width in order)
+                numbers = torch.stack([uniforms(seed, total) for seed in range(batch)])
+
+                clock, write = bench.clock, partial(code_writer(hybrid).write, ids, positions, sampling=Sampling())
+                for stage in ("first", "warm"):
+                    with clock.stage(stage):
+                        write(order, numbers)
+                prefill = speed.median_seconds(partial(write, [(1, 1)], numbers[:, :1]), hybrid.device, 2)
+                step = (clock.seconds["warm"] - prefill) / (total - 1)
+                rows.append(
+                    {"case": f"{kind}, batch {batch}, prompt {length}", "ms_a_step": 1e3 * step, "prefill_s": prefill}
+                    | {"first_s": clock.seconds["first"], "warm_s": clock.seconds["warm"], "size": f"{side}x{side}"}
+                )
+    return rows
+
+
+def _plain(length: int) -> torch.Tensor:
+    return torch.arange(length).expand(3, -1)
+
+
+def decoder(bench: Bench) -> Rows:
+    rows, at = [], speed.rates(bench.hybrid.device, bench.hybrid.dtype)
+    for side in bench.scale.sides:
+        request = bench.request(side)
+        codes = torch.zeros(side // 32, side // 32, dtype=torch.int64, device=bench.hybrid.device)
+        clock = bench.clock
+        with clock.stage("first_s"):
+            latents = pipeline.denoise_prior(bench.hybrid, [request], [codes])
+        with clock.stage("first_vae_s"):
+            pipeline.decode_latents(bench.hybrid, latents)
+        with clock.stage("denoising_s"):
+            pipeline.denoise_prior(bench.hybrid, [request], [codes])
+        vae = speed.median_seconds(partial(pipeline.decode_latents, bench.hybrid, latents), bench.hybrid.device, 3)
+        floor = speed.floors(bench.hybrid, request, at)["denoising"]
+        shares = {"floor_s": floor, "of_floor": floor / clock.seconds["denoising_s"], "vae_s": vae}
+        rows.append({"case": f"{side}x{side}, {request.steps} steps"} | clock.seconds | shares)
+    return rows
+
+
+def pictures(bench: Bench) -> Rows:
+    rows = []
+    cases = [(f"{side}x{side}", bench.request(side)) for side in bench.scale.sides]
+    first = bench.scale.sides[0]
+    cases.append((f"edit {first}x{first}", bench.request(first, sources=(bench.source(first),))))
+    for name, request in cases:
+        speed.reset_peak(bench.hybrid.device)
+        warm_up = speed.ours(bench.hybrid, request)["total"]
+        seconds = speed.ours(bench.hybrid, request)
+        rows.append({"case": name, "first_s": warm_up} | seconds | {"peak_gib": speed.peak_gib(bench.hybrid.device)})
+    return rows
+
+
+def memory(bench: Bench) -> Rows:
+    """One part at a time under a cap that the driver enforces; on a CPU only that it draws."""
+    device, rows = bench.hybrid.device, []
+    for part in checkpoint.PARTS:
+        bench.hybrid.__dict__.pop(part, None)  # the next section makes them again
+    bench.hybrid.kept.clear()
+    for side, cap in bench.scale.capped_gib:
+        speed.reset_peak(device)
+        if device.type == "cuda":
+            whole = torch.cuda.get_device_properties(device).total_memory / 2**30
+            torch.cuda.set_per_process_memory_fraction(cap / whole, device)
+        try:
+            sparing = bench.load(Speed(compile_blocks=False, one_at_a_time=True))
+            seconds = speed.ours(sparing, bench.request(side))["total"]
+            peak = speed.peak_gib(device)
+            rows.append({"case": f"{side}x{side} under {cap} GiB", "total": seconds, "peak_gib": peak})
+        finally:
+            if device.type == "cuda":
+                torch.cuda.set_per_process_memory_fraction(1.0, device)
+    return rows
+
+
+def agreement(bench: Bench) -> Rows:
+    """nano's trained weights in the device's type: PSNR of pictures, from the same codes and noise."""
+    device, request = bench.hybrid.device, replace(bench.request(256), steps=20, guidance=2.5)
+    eager, compiled = (
+        load_for_drawing(checkpoint.NANO, device, dtype_for(device), "nano", speed=Speed(compile_blocks=on))
+        for on in (False, device.type == "cuda")
+    )
+    codes = pipeline.prior_tokens(eager, [request])
+    mine, again, fused = (pipeline.decode_prior(model, [request], codes)[0] for model in (eager, eager, compiled))
+    theirs = speed.stock_pipeline(eager)(
+        prompt=request.prompt,
+        height=request.height,
+        width=request.width,
+        num_inference_steps=request.steps,
+        guidance_scale=request.guidance,
+        latents=pipeline.initial_noise(eager, request).to(device, eager.dtype),
+        prior_token_ids=pipeline.upsampled(codes[0])[None],
+    ).images[0]
+    twice = pipeline.prior_tokens(compiled, [request])[0], pipeline.prior_tokens(compiled, [request])[0]
+    pair = [request, replace(request, id="b", seed=1, prompt="a red 'X'")]
+    batched = pipeline.decode_prior(eager, pair, [codes[0], codes[0]])[0]
+    return [
+        {"case": "ours and diffusers", "psnr_db": psnr(mine, theirs)},
+        {"case": "compiled and eager", "psnr_db": psnr(fused, mine)},
+        {"case": "alone and in a batch", "psnr_db": psnr(batched, mine)},
+        {"case": "a seed twice: pixels, codes", "equal": mine.tobytes() == again.tobytes() and torch.equal(*twice)},
+    ]
+
+
+def psnr(a: Image.Image, b: Image.Image) -> float:
+    """Decibels between two pictures; infinite when they are equal."""
+    error = np.square(np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)).mean()
+    return math.inf if error == 0 else 10 * math.log10(255**2 / error)
+
+
+def batch(bench: Bench) -> Rows:
+    """Codes of a full batch, then the pictures of a few; an hour is reckoned from both."""
+    side, count = bench.scale.sides[0], bench.scale.batches[-1]
+    requests = [bench.request(side, id=str(seed), seed=seed) for seed in range(count)]
+    clock, drawn = bench.clock, 0
+    with clock.stage("codes"):
+        priors = pipeline.prior_tokens(bench.hybrid, requests)
+    del priors
+    some = requests[: bench.scale.engine_pictures]
+    done: set[str] = set()
+    with clock.stage("engine"):
+        for outcome in draw_all(bench.hybrid, some, lambda one: one.id not in done, bench.scratch / "work"):
+            assert outcome.image is not None, outcome.error
+            done.add(outcome.request.id)
+            drawn += 1
+    with clock.stage("codes_of_some"):
+        pipeline.prior_tokens(bench.hybrid, some)
+    a_picture = (clock.seconds["engine"] - clock.seconds["codes_of_some"]) / drawn + clock.seconds["codes"] / count
+    return [{"case": f"{side}x{side}, codes by {count}", "seconds_a_picture": a_picture, "an_hour": 3600 / a_picture}]
+
+
+def stock(bench: Bench) -> Rows:
+    request = bench.request(bench.scale.sides[0])
+    row = speed.compare(bench.hybrid, request, repeats=3, against=True, stock_repeats=1)
+    return [{"case": row["size"], "ours": row["ours"], "stock": row["stock"], "ratio": row["ratio"], "all": row}]
+
+
+def trace(bench: Bench) -> Rows:
+    """The ten kernels that take most time, of 64 tokens and of two decoder steps."""
+    side, device = bench.scale.sides[0], bench.hybrid.device
+    codes = torch.zeros(side // 32, side // 32, dtype=torch.int64, device=device)
+    length = bench.scale.prompts[0]
+    ids, numbers = [[bench.hybrid.autoregressive.config.image_start_token_id] * length], uniforms(0, 64)[None]
+    calls = {
+        "64 tokens": lambda: code_writer(bench.hybrid).write(ids, [_plain(length)], [(8, 8)], numbers, Sampling()),
+        "2 steps": lambda: pipeline.denoise_prior(bench.hybrid, [bench.request(side, steps=2)], [codes]),
+    }
+    rows = []
+    for name, call in calls.items():
+        call()
+        with torch.profiler.profile() as profile:
+            call()
+            bench.clock.now()
+        column = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
+        events = sorted(profile.key_averages(), key=lambda event: -getattr(event, column))[:10]
+        top = {event.key[:80]: round(getattr(event, column) / 1e3, 3) for event in events}
+        rows.append({"case": name, "ms_by_kernel": top})
+    return rows
+
+
+SECTIONS: dict[str, Callable[[Bench], Rows]] = {
+    function.__name__: function for function in (tokens, decoder, pictures, agreement, batch, stock, trace, memory)
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--model", default="full", help="full (random weights), nano or a folder")
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS))
+    parser.add_argument("--seconds", type=float, default=460, help="no section begins after so long")
+    parser.add_argument("--toy", action="store_true", help="small sizes, to try the script itself")
+    parser.add_argument("--compile", choices=("off", "blocks"), default="blocks")
+    parser.add_argument("--device", default="auto")
+    arguments = parser.parse_args(argv)
+    started, device = time.perf_counter(), pick_device(arguments.device)
+    facts = {"model": arguments.model, "compile": arguments.compile, "environment": runs.environment(str(device))}
+    if device.type == "cuda":
+        facts["device"] = torch.cuda.get_device_name(device)
+    with tempfile.TemporaryDirectory() as scratch:
+        full = arguments.model == "full"
+        folder = published_folder(Path(scratch) / "full") if full else checkpoint.resolve(arguments.model)
+
+        def load(how: Speed) -> HybridModel:
+            if not full:
+                return load_for_drawing(folder, device, dtype_for(device), arguments.model, speed=how)
+            hybrid = RandomModel(folder, device, dtype_for(device), "full")
+            hybrid.one_at_a_time = how.one_at_a_time
+            hybrid.settle(how.compile_blocks)
+            return hybrid
+
+        scale = TOY if arguments.toy else Scale()
+        bench = Bench(load, load(Speed(arguments.compile == "blocks")), scale, Path(scratch))
+        measured = {}
+        for name in [section for section in SECTIONS if section in arguments.only]:
+            began = time.perf_counter() - started
+            rows = _measured(SECTIONS[name], bench) if began < arguments.seconds else [{"case": "no time left"}]
+            measured[name] = rows
+            write_json(arguments.out / f"{name}.json", {"rows": rows, "began_s": began} | facts)
+            print(f"{name}: {time.perf_counter() - started - began:.1f} s", flush=True)
+    print(table(measured))
+    return 1 if any("error" in row for rows in measured.values() for row in rows) else 0
+
+
+def _measured(section: Callable[[Bench], Rows], bench: Bench) -> Rows:
+    """The section's rows; a failure is a row, since the sections after it are still worth their time."""
+    try:
+        return section(bench)
+    except Exception as error:
+        return [{"case": "failed", "error": f"{type(error).__name__}: {str(error)[:500]}"}]
+
+
+def table(measured: dict[str, Rows]) -> str:
+    lines = []
+    for name, rows in measured.items():
+        for row in rows:
+            cells = [
+                f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
+                for key, value in row.items()
+                if key not in ("case", "all")
+            ]
+            lines.append(f"{name:10} {row['case']}: {'; '.join(cells)}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

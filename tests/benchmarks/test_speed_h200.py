@@ -1,0 +1,53 @@
+"""The script that measures the published sizes runs whole at toy size, and a section that fails is a row."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from glmkit.files import read_json
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "speed_h200.py"
+
+
+@pytest.fixture(scope="module")
+def script() -> Any:
+    spec = importlib.util.spec_from_file_location("speed_h200", SCRIPT)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_sections(script: Any, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    only = ["tokens", "decoder", "pictures", "batch", "stock", "memory"]
+    options = ["--toy", "--model", str(tiny_model), "--device", "cpu", "--compile", "off"]
+    assert script.main([str(tmp_path), *options, "--only", *only]) == 0
+    shown = capsys.readouterr().out
+    for section in only:
+        result = read_json(tmp_path / f"{section}.json")
+        assert result["rows"] and not any("error" in row for row in result["rows"])
+        assert result["environment"]["versions"]["torch"]
+        assert f"\n{section}" in shown
+    assert [row["ms_a_step"] > 0 for row in read_json(tmp_path / "tokens.json")["rows"]] == [True] * 5
+    assert read_json(tmp_path / "batch.json")["rows"][0]["an_hour"] > 0
+    assert read_json(tmp_path / "stock.json")["rows"][0]["ratio"] > 0
+
+
+def test_a_section_that_fails_is_a_row(
+    script: Any, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(bench: Any) -> Any:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setitem(script.SECTIONS, "trace", broken)
+    options = ["--toy", "--model", str(tiny_model), "--device", "cpu", "--only", "trace"]
+    assert script.main([str(tmp_path), *options]) == 1
+    assert read_json(tmp_path / "trace.json")["rows"] == [{"case": "failed", "error": "RuntimeError: out of memory"}]
+    assert script.main([str(tmp_path), *options, "--seconds", "0"]) == 0
+    assert read_json(tmp_path / "trace.json")["rows"] == [{"case": "no time left"}]

@@ -1,0 +1,100 @@
+"""Recorded steps give the codes of steps that run one by one, whatever was written before them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+import tiny_language as tiny
+import torch
+from torch import Tensor
+
+from glmkit.generation import graphs, writer
+from glmkit.generation.sampler import Sampling, uniforms
+from glmkit.generation.sequence import prompt_positions
+from glmkit.generation.writer import CodeWriter
+from glmkit.models import compiling
+
+ORDER = [(5, 3), (4, 6)]
+TOKENS = 39
+
+
+def write(made: CodeWriter, lengths: Sequence[int], sampling: Sampling | None = None) -> Tensor:
+    prompts = [tiny.text_prompt(length, length) for length in lengths]
+    positions = [prompt_positions(prompt, [], tiny.START) for prompt in prompts]
+    numbers = torch.stack([uniforms(length, TOKENS) for length in lengths])
+    return made.write(prompts, positions, ORDER, numbers, sampling or Sampling())
+
+
+class FakeGraph:
+    """Replays by calling the step again: what CUDA would do with the same memory."""
+
+    step: Callable[[], None]
+
+    def __init__(self) -> None:
+        self.replay = type(self).step
+
+
+@pytest.fixture
+def recording(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """CUDA's part of `graphs.record` played on the CPU; one entry a recording."""
+    recorded: list[int] = []
+    record = graphs.record
+
+    def noted(step: Callable[[], None], state: Sequence[Tensor]) -> Callable[[], None]:
+        FakeGraph.step = staticmethod(step)
+        recorded.append(len(state))
+        return record(step, state)
+
+    class Stream:
+        def wait_stream(self, other: Any) -> None: ...
+
+    monkeypatch.setattr(graphs, "record", noted)
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph: nullcontext())
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", FakeGraph)
+    return recorded
+
+
+def test_recorded_steps_write_the_same_codes(recording: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches filled up to a bucket, buffers used again, prompts of other lengths, several windows, few recordings."""
+    monkeypatch.setattr(writer, "WINDOW", 16)
+    plain, recorded = CodeWriter(tiny.our_model()), CodeWriter(tiny.our_model(), recorded=True)
+    for lengths in ((7, 2, 12), (5,), (12, 3, 4, 9), (7, 2, 12)):
+        assert torch.equal(write(recorded, lengths), write(plain, lengths))
+    before = len(recording)
+    assert before > 4  # batch sizes x windows
+    assert torch.equal(write(recorded, (12, 5, 6)), write(plain, (12, 5, 6)))
+    assert len(recording) == before
+    assert torch.equal(write(recorded, (7, 2, 12), Sampling(top_k=1)), write(plain, (7, 2, 12), Sampling(top_k=1)))
+    assert len(recording) > before
+
+
+def test_long_batches_read_their_prompts_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = write(CodeWriter(tiny.our_model()), (7, 2, 12, 3))
+    monkeypatch.setattr(writer, "PREFILL_TOKENS", 26)
+    assert torch.equal(write(CodeWriter(tiny.our_model()), (7, 2, 12, 3)), whole)
+
+
+def test_compiled_steps_write_the_same_codes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No graph breaks, and one compilation for all layers."""
+    graphs_made: list[int] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        graphs_made.append(len(inputs))
+        return graph.forward
+
+    compile_function = torch.compile
+    compiling.compiled.cache_clear()
+    monkeypatch.setattr(torch, "compile", lambda function, **how: compile_function(function, backend=backend, **how))
+    monkeypatch.setattr(writer, "WINDOW", 16)
+    try:
+        compiled = write(CodeWriter(tiny.our_model(), compiled=True), (7, 2, 12))
+    finally:
+        compiling.compiled.cache_clear()
+    assert torch.equal(compiled, write(CodeWriter(tiny.our_model()), (7, 2, 12)))
+    assert 3 <= len(graphs_made) <= 5  # before, after, and attention for any window
