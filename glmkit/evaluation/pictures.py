@@ -6,6 +6,7 @@ import io
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from glmkit.config import parse_size
@@ -17,7 +18,7 @@ from glmkit.files import append_jsonl, atomic_path, read_jsonl, write_jsonl
 from glmkit.generation.pictures import read_picture, save_picture
 from glmkit.records import Generation, Prompt, Request
 
-BATCH = 8
+WORK = ".work"
 PARTS = ("autoregressive", "glyph", "decoder", "vae")
 
 
@@ -80,27 +81,37 @@ def draw(
 
     `sources` are the pictures to edit, by prompt id.
 
-    Batches are cut from all requests of one size, and one that lacks a picture is drawn whole: floating-point sums
-    depend on the batch, and a continued run must give the very pixels of an undisturbed one.
+    The codes of all come first and wait in `.work` (see `glmkit.generation.engine`); several processes that a launcher
+    started on the same folder share the pictures.
     """
     journal = folder / "images.jsonl"
     wanted = {f"{prompt.id}_{seed}": (prompt, seed) for prompt in prompts for seed in range(drawing.seeds)}
+    requests = [drawing.request(prompt, seed, sources.get(prompt.id, ())) for prompt, seed in wanted.values()]
     rows = {row.id: row for row in _finished(journal)}
-    sizes: dict[tuple[int, int], list[str]] = {}
-    for name, (prompt, _) in wanted.items():
-        sizes.setdefault(drawing.size(prompt), []).append(name)
-    batches = [names[start : start + BATCH] for names in sizes.values() for start in range(0, len(names), BATCH)]
-    missing = [name for batch in batches if not rows.keys() >= set(batch) for name in batch]
-    requests = [
-        drawing.request(prompt, seed, sources.get(prompt.id, ())) for prompt, seed in (wanted[name] for name in missing)
-    ]
-    for row in _drawn(folder, requests, wanted, drawing, device) if requests else ():
-        if row.error is None or row.id not in rows:
+    if any(_missing(folder, request) for request in requests):
+        for row in _drawn(folder, requests, wanted, drawing, device):
             append_jsonl(journal, row.to_row())
             rows[row.id] = row
-    ordered = [rows[name] for name in wanted]
+    rows = {row.id: row for row in _finished(journal)} | {name: row for name, row in rows.items() if row.error}
+    # A process that was killed right after it saved a picture has left no row.
+    ordered = [rows.get(name) or _row(name, *wanted[name], None) for name in wanted]
     write_jsonl(journal, (row.to_row() for row in ordered))
+    if all(row.error is None for row in ordered):
+        shutil.rmtree(folder / WORK, ignore_errors=True)
     return ordered
+
+
+def _missing(folder: Path, request: Request) -> bool:
+    return not (folder / _file(request.id)).exists()
+
+
+def _file(name: str) -> str:
+    return f"pictures/{name}.png"
+
+
+def _row(name: str, prompt: Prompt, seed: int, seconds: float | None, error: Exception | None = None) -> Generation:
+    file, reason = (_file(name), None) if error is None else (None, f"drawing: {error}")
+    return Generation(name, prompt.id, prompt.prompt, seed, file, seconds, reason)
 
 
 def _finished(journal: Path) -> list[Generation]:
@@ -113,28 +124,29 @@ def _finished(journal: Path) -> list[Generation]:
 def _drawn(
     folder: Path, requests: list[Request], wanted: dict[str, tuple[Prompt, int]], drawing: Drawing, device: str
 ) -> Iterator[Generation]:
-    from glmkit.generation import pipeline
+    from glmkit.generation import engine
     from glmkit.generation.jobs import bars
-    from glmkit.models.adapter import apply_adapter
+    from glmkit.generation.loading import Speed, load_for_drawing, own_device
+    from glmkit.generation.shares import Share
+    from glmkit.models import checkpoint
     from glmkit.models.devices import DTYPES
-    from glmkit.models.hybrid import HybridModel
 
     parts = (*PARTS, "semantic_vq") if any(request.sources for request in requests) else PARTS
-    hybrid = HybridModel.load(drawing.model, device, DTYPES[drawing.dtype], parts)  # now: a broken one stops the run
-    for adapter in drawing.adapters:
-        apply_adapter(hybrid, adapter)
+    model, at, dtype = checkpoint.resolve(drawing.model), own_device(device), DTYPES[drawing.dtype]
+    speed = Speed.of("auto", "high", at)
+    hybrid = load_for_drawing(model, at, dtype, drawing.model, drawing.adapters, parts, speed)
+    missing, todo = partial(_missing, folder), sum(_missing(folder, request) for request in requests)
     with bars() as shown:
-        shown.pictures(0, len(requests))
-        for done, outcome in enumerate(pipeline.attempt(hybrid, requests, BATCH, shown.progress), start=1):
+        shown.pictures(0, todo)
+        outcomes = engine.draw_all(
+            hybrid, requests, missing, folder / WORK, progress=shown.progress, share=Share.of_environment()
+        )
+        for done, outcome in enumerate(outcomes, start=1):
             name = outcome.request.id
-            prompt, seed = wanted[name]
-            file = None
             if outcome.image is not None:
-                file = f"pictures/{name}.png"
-                save_picture(folder / file, outcome.image, outcome.request, hybrid.name, hybrid.adapters)
-            error = None if outcome.error is None else f"drawing: {outcome.error}"
-            yield Generation(name, prompt.id, prompt.prompt, seed, file, round(outcome.seconds, 3), error)
-            shown.pictures(done, len(requests))
+                save_picture(folder / _file(name), outcome.image, outcome.request, hybrid.name, hybrid.adapters)
+            yield _row(name, *wanted[name], round(outcome.seconds, 3), outcome.error)
+            shown.pictures(done, todo)
 
 
 def copy(folder: Path, found: Found, prompts: Sequence[Prompt], seeds: int | None) -> list[Generation]:

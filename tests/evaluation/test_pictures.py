@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 
 from glmkit.errors import UserError
-from glmkit.evaluation import pictures, suites
+from glmkit.evaluation import suites
 from glmkit.evaluation.evaluate import Plan, evaluate
 from glmkit.evaluation.pictures import Drawing, draw
 from glmkit.files import read_jsonl
-from glmkit.generation import pipeline
+from glmkit.generation import engine, pipeline
 from glmkit.models.hybrid import HybridModel
 from glmkit.records import Prompt, Request
 
@@ -32,10 +32,10 @@ def drawing(tiny_model: Path) -> Drawing:
 def requested(monkeypatch: pytest.MonkeyPatch, fail_at: dict[str, BaseException]) -> list[str]:
     """Lets drawing fail at some requests; the names of all requests that were tried."""
     tried: list[str] = []
-    real = pipeline.attempt
+    real = engine.draw_all
 
-    def attempt(hybrid: HybridModel, requests: list[Request], *more: Any) -> Iterator[pipeline.Outcome]:
-        for outcome in real(hybrid, requests, *more):
+    def draw_all(*given: Any, **named: Any) -> Iterator[pipeline.Outcome]:
+        for outcome in real(*given, **named):
             tried.append(outcome.request.id)
             error = fail_at.get(outcome.request.id)
             if isinstance(error, Exception):
@@ -44,7 +44,7 @@ def requested(monkeypatch: pytest.MonkeyPatch, fail_at: dict[str, BaseException]
                 raise error
             yield outcome
 
-    monkeypatch.setattr(pipeline, "attempt", attempt)
+    monkeypatch.setattr(engine, "draw_all", draw_all)
     return tried
 
 
@@ -75,11 +75,11 @@ def test_a_prompt_is_drawn_at_its_own_size_unless_another_is_given(drawing: Draw
     assert (fixed.height, fixed.width) == (64, 96)
 
 
-def test_batches_of_one_size_are_drawn_whole_again(
+def test_batches_hold_one_size_and_a_lost_picture_comes_back(
     drawing: Drawing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three prompts of each size in batches of two: the second batch must not mix sizes."""
-    monkeypatch.setattr(pictures, "BATCH", 2)
+    monkeypatch.setattr(engine, "PICTURES_AT_ONCE", 2)
     drawing = replace(drawing, seeds=1)
     rows = draw(tmp_path, SIZED, drawing, "cpu", {})
     for row in rows:
@@ -89,13 +89,13 @@ def test_batches_of_one_size_are_drawn_whole_again(
     (tmp_path / "pictures" / "high0_0.png").unlink()
     tried = requested(monkeypatch, {})
     draw(tmp_path, SIZED, drawing, "cpu", {})
-    assert tried == ["high0_0", "high1_0"] and content(tmp_path) == whole
+    assert tried == ["high0_0"] and content(tmp_path) == whole
 
 
 def test_an_interrupted_run_continues_to_the_same_pixels(
     drawing: Drawing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pictures, "BATCH", 2)
+    monkeypatch.setattr(engine, "PICTURES_AT_ONCE", 2)
     whole = draw(tmp_path / "whole", PROMPTS, drawing, "cpu", {})
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         requested(patch, {"owl_1": KeyboardInterrupt()})
@@ -104,7 +104,7 @@ def test_an_interrupted_run_continues_to_the_same_pixels(
         journal.write('{"id": "cut o')
     tried = requested(monkeypatch, {})
     rows = draw(tmp_path / "cut", PROMPTS, drawing, "cpu", {})
-    assert tried == ["owl_0", "owl_1", "hare_0", "hare_1"]
+    assert tried == ["owl_1", "hare_0", "hare_1"]
     assert [replace(row, seconds=None) for row in rows] == [replace(row, seconds=None) for row in whole]
     assert content(tmp_path / "cut") == content(tmp_path / "whole")
     assert [row["id"] for row in read_jsonl(tmp_path / "cut" / "images.jsonl")] == [row.id for row in whole]
