@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from glmkit.config import parse_size
 from glmkit.errors import UserError
-from glmkit.generation.arguments import add_speed_options
+from glmkit.generation.arguments import Effort, add_speed_options
 
 if TYPE_CHECKING:
     from glmkit.models.hybrid import HybridModel
@@ -86,7 +86,7 @@ def _model(arguments: argparse.Namespace, scratch: Path) -> HybridModel:
     from glmkit.models.devices import dtype_for, pick_device
 
     device = pick_device(arguments.device)
-    speed = Speed.of(arguments.compile, arguments.memory, device)
+    speed = Speed.of(Effort.of(arguments), device)
     dtype = dtype_for(device)
     if arguments.model != "full":
         folder = checkpoint.resolve(arguments.model)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from glmkit.config import parse_size
 from glmkit.errors import UserError
 from glmkit.evaluation.metrics import clip
+from glmkit.generation.arguments import Effort, add_speed_options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -55,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reference", metavar="NAME", nargs="+", help="distances to these sets (glmkit reference)")
     parser.add_argument("--run", metavar="DIR", type=Path, dest="folder", help="run folder (default: one in reports/)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default %(default)s)")
+    add_speed_options(parser)
     parser.add_argument("--json", action="store_true", help="print the summary as one line of JSON")
 
 
@@ -83,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
         references=tuple(dict.fromkeys(arguments.reference or ())),
     )
     folder = arguments.folder or plan.default_folder()
-    summary = evaluate(plan, folder, device)
+    summary = evaluate(plan, folder, device, Effort.of(arguments))
     if arguments.json:
         print(json.dumps({"run": str(folder), **summary.to_row()}, ensure_ascii=False))
     else:

@@ -19,6 +19,7 @@ from glmkit.evaluation.reading import Identity, ReadError, reading_order
 from glmkit.evaluation.readings import Reading, readings
 from glmkit.evaluation.suite import Suite, family, why_not_official
 from glmkit.files import write_json, write_jsonl
+from glmkit.generation.arguments import Effort
 from glmkit.records import Generation, Prompt, Score, Summary
 from glmkit.runs import fingerprint, open_run
 
@@ -103,7 +104,7 @@ class Plan:
         return Path("reports") / f"{self.suite}-{Path(self.name).name}-{_digest(self.settings())[:8]}"
 
 
-def evaluate(plan: Plan, folder: Path, device: str = "cpu") -> Summary:
+def evaluate(plan: Plan, folder: Path, device: str = "cpu", effort: Effort | None = None) -> Summary:
     """Run the plan in `folder`, or continue it there; UserError with the difference when it holds another plan.
 
     Pictures are drawn, and their features extracted, on `device`; OCR runs on the CPU. Writes manifest.json,
@@ -127,7 +128,7 @@ def evaluate(plan: Plan, folder: Path, device: str = "cpu") -> Summary:
             check(plan.drawing.request(prompt, 0))
         open_run(folder, "eval", settings, device)
         sources = write_references(folder, suite, prompts)
-        generations = draw(folder, prompts, plan.drawing, device, sources)
+        generations = draw(folder, prompts, plan.drawing, device, sources, effort)
     by_id = {prompt.id: prompt for prompt in prompts}
     reader = plan.reader
     answers = {name: suite.answer_tokens(prompt) for name, prompt in by_id.items()}

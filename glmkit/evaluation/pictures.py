@@ -15,6 +15,7 @@ from glmkit.evaluation.hashes import sha256
 from glmkit.evaluation.layouts import Found, Tile
 from glmkit.evaluation.suite import Suite
 from glmkit.files import append_jsonl, atomic_path, read_jsonl, write_jsonl
+from glmkit.generation.arguments import Effort
 from glmkit.generation.pictures import read_picture, save_picture
 from glmkit.records import Generation, Prompt, Request
 
@@ -76,6 +77,7 @@ def draw(
     drawing: Drawing,
     device: str,
     sources: Mapping[str, tuple[str, ...]],
+    effort: Effort = Effort(),
 ) -> list[Generation]:
     """Draw what the run folder lacks, and what failed before; returns one row a prompt and seed, in prompt order.
 
@@ -89,7 +91,7 @@ def draw(
     requests = [drawing.request(prompt, seed, sources.get(prompt.id, ())) for prompt, seed in wanted.values()]
     rows = {row.id: row for row in _finished(journal)}
     if any(_missing(folder, request) for request in requests):
-        for row in _drawn(folder, requests, wanted, drawing, device):
+        for row in _drawn(folder, requests, wanted, drawing, device, effort):
             append_jsonl(journal, row.to_row())
             rows[row.id] = row
     rows = {row.id: row for row in _finished(journal)} | {name: row for name, row in rows.items() if row.error}
@@ -122,7 +124,12 @@ def _finished(journal: Path) -> list[Generation]:
 
 
 def _drawn(
-    folder: Path, requests: list[Request], wanted: dict[str, tuple[Prompt, int]], drawing: Drawing, device: str
+    folder: Path,
+    requests: list[Request],
+    wanted: dict[str, tuple[Prompt, int]],
+    drawing: Drawing,
+    device: str,
+    effort: Effort,
 ) -> Iterator[Generation]:
     from glmkit.generation import engine
     from glmkit.generation.jobs import bars
@@ -133,7 +140,7 @@ def _drawn(
 
     parts = (*PARTS, "semantic_vq") if any(request.sources for request in requests) else PARTS
     model, at, dtype = checkpoint.resolve(drawing.model), own_device(device), DTYPES[drawing.dtype]
-    speed = Speed.of("auto", "high", at)
+    speed = Speed.of(effort, at)
     hybrid = load_for_drawing(model, at, dtype, drawing.model, drawing.adapters, parts, speed)
     missing, todo = partial(_missing, folder), sum(_missing(folder, request) for request in requests)
     with bars() as shown:

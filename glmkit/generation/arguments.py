@@ -13,6 +13,18 @@ MEMORY = ("high", "low")
 
 
 @dataclass(frozen=True)
+class Effort:
+    """What time and memory are traded for: `compile` is one of COMPILE, `memory` one of MEMORY."""
+
+    compile: str = "auto"
+    memory: str = "high"
+
+    @classmethod
+    def of(cls, arguments: argparse.Namespace) -> Effort:
+        return cls(arguments.compile, arguments.memory)
+
+
+@dataclass(frozen=True)
 class Options:
     """What was asked for; None means the model's default."""
 
@@ -24,8 +36,7 @@ class Options:
     guidance: float | None
     device: str
     dtype: str
-    compile: str
-    memory: str
+    effort: Effort
     json: bool
 
     @classmethod
@@ -39,8 +50,7 @@ class Options:
             arguments.guidance,
             arguments.device,
             arguments.dtype,
-            arguments.compile,
-            arguments.memory,
+            Effort.of(arguments),
             arguments.json,
         )
 
@@ -62,7 +72,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_speed_options(parser: argparse.ArgumentParser) -> None:
-    """The options that `glmkit.generation.loading.Speed.of` reads."""
+    """The options that `Effort.of` reads."""
     parser.add_argument(
         "--compile",
         choices=COMPILE,

@@ -50,7 +50,7 @@ def load(options: Options, folder: Path, requests: Sequence[Request]) -> HybridM
     dtype = dtype_for(device) if options.dtype == "auto" else DTYPES[options.dtype]
     edits = any(request.sources for request in requests)
     parts = [part for part in checkpoint.PARTS if part != "semantic_vq" or edits]
-    speed = Speed.of(options.compile, options.memory, device)
+    speed = Speed.of(options.effort, device)
     return load_for_drawing(folder, device, dtype, options.model, options.adapters, parts, speed)
 
 

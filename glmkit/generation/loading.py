@@ -9,8 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from glmkit.errors import UserError
-from glmkit.generation.arguments import COMPILE
+from glmkit.generation.arguments import Effort
 from glmkit.generation.shares import Share
 from glmkit.models.adapter import check_adapter, merged
 from glmkit.models.devices import pick_device
@@ -26,12 +25,10 @@ class Speed:
     one_at_a_time: bool = False
 
     @classmethod
-    def of(cls, compile_: str, memory: str, device: torch.device) -> Speed:
-        """From the options; "auto" compiles on a GPU, where a picture takes long enough."""
-        if compile_ not in COMPILE:
-            raise UserError(f"unknown way to compile {compile_!r}", fix=f"one of {', '.join(COMPILE)}")
-        wanted = device.type == "cuda" if compile_ == "auto" else compile_ == "blocks"
-        return cls(wanted, memory == "low")
+    def of(cls, effort: Effort, device: torch.device) -> Speed:
+        """ "auto" compiles on a GPU, where a picture takes long enough."""
+        wanted = device.type == "cuda" if effort.compile == "auto" else effort.compile == "blocks"
+        return cls(wanted, effort.memory == "low")
 
 
 def own_device(name: str) -> torch.device:
