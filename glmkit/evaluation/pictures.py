@@ -77,7 +77,7 @@ def draw(
     drawing: Drawing,
     device: str,
     sources: Mapping[str, tuple[str, ...]],
-    effort: Effort = Effort(),
+    effort: Effort | None = None,
 ) -> list[Generation]:
     """Draw what the run folder lacks, and what failed before; returns one row a prompt and seed, in prompt order.
 
@@ -129,7 +129,7 @@ def _drawn(
     wanted: dict[str, tuple[Prompt, int]],
     drawing: Drawing,
     device: str,
-    effort: Effort,
+    effort: Effort | None,
 ) -> Iterator[Generation]:
     from glmkit.generation import engine
     from glmkit.generation.jobs import bars
@@ -140,7 +140,7 @@ def _drawn(
 
     parts = (*PARTS, "semantic_vq") if any(request.sources for request in requests) else PARTS
     model, at, dtype = checkpoint.resolve(drawing.model), own_device(device), DTYPES[drawing.dtype]
-    speed = Speed.of(effort, at)
+    speed = Speed.of(effort or Effort(), at)
     hybrid = load_for_drawing(model, at, dtype, drawing.model, drawing.adapters, parts, speed)
     missing, todo = partial(_missing, folder), sum(_missing(folder, request) for request in requests)
     with bars() as shown:

@@ -98,10 +98,13 @@ class HybridModel:
             if part in self.__dict__:
                 self._settle(part, self.__dict__[part])
 
-    @staticmethod
-    def _settle(part: str, module: torch.nn.Module) -> None:
+    def _settle(self, part: str, module: torch.nn.Module) -> None:
         if part in FUSED_PARTS:
             cast("AutoregressiveModel | DiffusionDecoder", module).fuse()
+        elif part == "vae" and self.device.type == "cuda":
+            module.to(memory_format=torch.channels_last)  # as a GPU's convolutions want them
+            if self.compiled:
+                cast("Vae", module).autoencoder.decoder.compile(dynamic=False)
 
     def hold(self, *parts: str) -> None:
         """Before a stage that needs `parts` only: where memory is scarce, the others leave it."""
