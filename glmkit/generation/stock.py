@@ -17,7 +17,12 @@ def stock_pipeline(hybrid: HybridModel) -> Any:
     suppressed by transformers' own option, as they are in ours.
     """
     from accelerate import init_empty_weights
-    from diffusers import FlowMatchEulerDiscreteScheduler, GlmImagePipeline, GlmImageTransformer2DModel
+    from diffusers import (
+        AutoencoderKL,
+        FlowMatchEulerDiscreteScheduler,
+        GlmImagePipeline,
+        GlmImageTransformer2DModel,
+    )
     from transformers import AutoProcessor, GenerationConfig, GlmImageConfig, GlmImageForConditionalGeneration
 
     folder = hybrid.folder
@@ -26,8 +31,10 @@ def stock_pipeline(hybrid: HybridModel) -> Any:
             GlmImageConfig.from_dict(checkpoint.config(folder, "autoregressive"))
         )
         transformer = GlmImageTransformer2DModel.from_config(checkpoint.config(folder, "decoder"))
+        vae = AutoencoderKL.from_config(checkpoint.config(folder, "vae"))  # ours may be compiled
     _share(language, hybrid, "autoregressive", "semantic_vq")
     _share(transformer, hybrid, "decoder")
+    _share(vae, hybrid, "vae")
     language.generation_config = GenerationConfig.from_pretrained(folder / "vision_language_encoder")
     config = hybrid.autoregressive.config
     language.generation_config.suppress_tokens = list(range(config.codes, config.vision_vocab_size))
@@ -36,7 +43,7 @@ def stock_pipeline(hybrid: HybridModel) -> Any:
         processor=AutoProcessor.from_pretrained(folder / "processor"),
         text_encoder=hybrid.glyph.encoder,
         vision_language_encoder=language,
-        vae=hybrid.vae.autoencoder,
+        vae=vae,
         transformer=transformer,
         scheduler=FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler"),
     )
