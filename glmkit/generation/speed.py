@@ -201,7 +201,7 @@ def _row(
     hybrid: HybridModel, request: Request, sides: dict[str, Any], first: dict[str, float], peaks: dict[str, float]
 ) -> dict[str, Any]:
     at = rates(hybrid.device, hybrid.dtype)
-    least = floors(hybrid, request, at)
+    least = {} if hybrid.one_at_a_time else floors(hybrid, request, at)  # which looks at two parts
     stages = {}
     for stage in STAGES:
         stages[stage] = {side: values[stage]["median"] for side, values in sides.items()}

@@ -100,30 +100,30 @@ class RmsNorm(nn.Module):
 
 
 class KVCache:
-    """Keys and values of a batch, allocated once: `keys` and `values` are L x B x heads x capacity x head_dim.
+    """Keys and values of a batch, allocated once: `pairs` is L x 2 x B x heads x capacity x head_dim, keys first.
 
     Every row fills its own slots from 0 on, so that no row has padding in front. What stands behind a row's newest
     token is never read.
     """
 
-    def __init__(self, keys: Tensor, values: Tensor) -> None:
-        self.keys, self.values = keys, values
+    def __init__(self, pairs: Tensor) -> None:
+        self.pairs = pairs
 
     @classmethod
     def allocate(
         cls, config: AutoregressiveConfig, batch: int, capacity: int, device: torch.device | str, dtype: torch.dtype
     ) -> KVCache:
-        shape = (config.num_hidden_layers, batch, config.num_key_value_heads, capacity, config.head_dim)
+        shape = (config.num_hidden_layers, 2, batch, config.num_key_value_heads, capacity, config.head_dim)
         # Zeros, since masked slots still meet a weight of 0 in the sum over values, and 0 x NaN is NaN.
-        return cls(torch.zeros(shape, device=device, dtype=dtype), torch.zeros(shape, device=device, dtype=dtype))
+        return cls(torch.zeros(shape, device=device, dtype=dtype))
 
     def rows(self, part: slice) -> KVCache:
         """A view of some rows of the batch."""
-        return KVCache(self.keys[:, part], self.values[:, part])
+        return KVCache(self.pairs[:, :, part])
 
-    def layer(self, index: int, window: int | None = None) -> tuple[Tensor, Tensor]:
-        """Views of one layer's keys and values B H S d, or of their first `window` slots."""
-        return self.keys[index, :, :, :window], self.values[index, :, :, :window]
+    def layer(self, index: int, window: int | None = None) -> Tensor:
+        """A view of one layer's keys and values, 2 B H S d, or of their first `window` slots."""
+        return self.pairs[index, :, :, :, :window]
 
 
 def rotary_table(positions_3BT: Tensor, config: AutoregressiveConfig) -> tuple[Tensor, Tensor]:
@@ -197,14 +197,11 @@ class Attention(nn.Module):
         query, key = rotate(turning, table).split((self.heads, self.key_heads), dim=1)
         return query, key, value
 
-    def forward(
-        self, x_BTD: Tensor, table: tuple[Tensor, Tensor], cache: tuple[Tensor, Tensor] | None = None
-    ) -> Tensor:
-        """Every token looks back; `cache` (keys and values B H S d) takes the tokens from its first slot on."""
+    def forward(self, x_BTD: Tensor, table: tuple[Tensor, Tensor], cache: Tensor | None = None) -> Tensor:
+        """Every token looks back; `cache` (2 B H S d) takes keys and values from its first slot on."""
         query, key, value = self.project(x_BTD, table)
         if cache is not None:
-            tokens = x_BTD.shape[1]
-            cache[0][:, :, :tokens], cache[1][:, :, :tokens] = key, value
+            cache[:, :, :, : x_BTD.shape[1]] = torch.stack((key, value))
         grouped = self.heads > self.key_heads
         mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=grouped)
         return self.output(mixed)
@@ -214,15 +211,8 @@ class Attention(nn.Module):
         return self.o_proj(mixed.transpose(1, 2).flatten(2))
 
 
-def attend_newest(
-    query: Tensor, new: tuple[Tensor, Tensor], slots_B: Tensor, mask: Tensor, key: Tensor, value: Tensor
-) -> Tensor:
-    """What one query a row, B H 1 d, reads; its own key and value `new` are first put into the cache `key`, `value`
-    B H' S d at `slots_B`, and `mask` says which slots may be read.
-    """
-    slot = slots_B[:, None, None, None].expand_as(new[0])
-    key.scatter_(2, slot, new[0])
-    value.scatter_(2, slot, new[1])
+def attend_newest(query: Tensor, mask: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """What one query a row, B H 1 d, reads of the slots of `key` and `value`, B H' S d, that `mask` lets it."""
     # The heads that share a key head become its queries: no copies of the cache.
     grouped = query.reshape(len(query), key.shape[1], -1, query.shape[-1])
     parts = split_parts(grouped, key)
@@ -266,14 +256,13 @@ class Layer(nn.Module):
         self.post_attention_layernorm = RmsNorm(width, eps)
         self.post_mlp_layernorm = RmsNorm(width, eps)
 
-    def forward(
-        self, x_BTD: Tensor, table: tuple[Tensor, Tensor], cache: tuple[Tensor, Tensor] | None = None
-    ) -> Tensor:
+    def forward(self, x_BTD: Tensor, table: tuple[Tensor, Tensor], cache: Tensor | None = None) -> Tensor:
         return self._add(x_BTD, self.self_attn(self.input_layernorm(x_BTD), table, cache))
 
-    def before_attention(self, x_B1D: Tensor, table: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of new tokens."""
-        return self.self_attn.project(self.input_layernorm(x_B1D), table)
+    def before_attention(self, x_B1D: Tensor, table: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Queries B H 1 d of new tokens, and their keys and values, 2 B H' 1 d."""
+        query, key, value = self.self_attn.project(self.input_layernorm(x_B1D), table)
+        return query, torch.stack((key, value))
 
     def after_attention(self, x_B1D: Tensor, mixed: Tensor) -> Tensor:
         """The layer's result from what attention gave."""
@@ -287,7 +276,7 @@ class Layer(nn.Module):
 class LayerSteps(NamedTuple):
     """What a layer does with one new token; each may be compiled, attention for any number of slots."""
 
-    before: Callable[..., tuple[Tensor, Tensor, Tensor]] = Layer.before_attention
+    before: Callable[..., tuple[Tensor, Tensor]] = Layer.before_attention
     attend: Callable[..., Tensor] = attend_newest
     after: Callable[..., Tensor] = Layer.after_attention
 
@@ -359,9 +348,11 @@ class AutoregressiveModel(nn.Module):
         mask = readable(slots_B, window)
         x_B1D = self.language_model.embed_tokens(ids_B[:, None])
         for index, layer in enumerate(self.language_model.layers):
-            query, key, value = before(layer, x_B1D, table)
-            mixed = attend(query, (key, value), slots_B, mask, *cache.layer(index, window))
-            x_B1D = after(layer, x_B1D, mixed)
+            query, new = before(layer, x_B1D, table)
+            pair = cache.layer(index, window)
+            # Not inside a compiled function: that would copy the cache to write one slot of it.
+            pair.scatter_(3, slots_B[:, None, None, None].expand_as(new), new)
+            x_B1D = after(layer, x_B1D, attend(query, mask, *pair))
         return self.lm_head(self.language_model.norm(x_B1D))[:, 0]
 
     def fuse(self) -> None:

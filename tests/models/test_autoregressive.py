@@ -116,8 +116,7 @@ def our_logits(case: Case, model: AutoregressiveModel) -> Tensor:
     rows, total = len(case.prompts), batch.decode_3BN.shape[-1]
     capacity = batch.ids_BP.shape[1] + total + 3
     cache = KVCache.allocate(model.config, rows, capacity, "cpu", torch.float32)
-    cache.keys.fill_(7.0)
-    cache.values.fill_(100.0)
+    cache.pairs.fill_(100.0)
     logits = [model(batch.ids_BP, batch.positions_3BP, batch.length_B[:, None] - 1, cache)[:, 0]]
     for step in range(total):
         table = rotary_table(batch.decode_3BN[..., step : step + 1], model.config)
