@@ -66,7 +66,7 @@ def draw_all(
         _units(requests, at_once, "codes"),
         work,
         share,
-        lambda unit: any(missing(one) and not codes.has(one) for one in unit.requests),
+        lambda unit: any(not codes.has(one) and missing(one) for one in unit.requests),
     ):
         for outcome in _codes(hybrid, unit.requests, codes, progress):
             failed.add(outcome.request.id)
@@ -75,7 +75,7 @@ def draw_all(
         _units(requests, min(PICTURES_AT_ONCE, at_once), "picture"),
         work,
         share,
-        lambda unit: any(missing(one) and one.id not in failed for one in unit.requests),
+        lambda unit: any(one.id not in failed and missing(one) for one in unit.requests),
     ):
         wanted = {one.id for one in unit.requests if missing(one)}
         ready = [one for one in unit.requests if codes.has(one)]

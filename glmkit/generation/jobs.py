@@ -163,8 +163,12 @@ def draw_folder(
             write_jsonl(journal, (row.to_row() for row in rows.values()))
         shown.pictures(0, todo)
 
+        there = set(kept)  # a picture is read whole to see that it is there: once is enough
+
         def missing(request: Request) -> bool:
-            return request.id not in kept and not _is_there(out, request, drawn_with)
+            if request.id not in there and _is_there(out, request, drawn_with):
+                there.add(request.id)
+            return request.id not in there
 
         for outcome in draw_all(hybrid, requests, missing, work, batch_size, shown.progress, share):
             request = outcome.request
@@ -230,7 +234,8 @@ def bars() -> Iterator[Bars]:
     )
 
     columns = (TextColumn("{task.description:>10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    display = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True))
+    silent = Share.of_environment().index > 0  # the first of several processes shows its own
+    display = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), disable=silent)
     try:
         yield Bars(display)
     finally:

@@ -106,7 +106,7 @@ def test_compiled_blocks_equal_eager_ones(decoder: DiffusionDecoder, monkeypatch
     torch.testing.assert_close(compiled, plain, atol=2e-5, rtol=0)
 
 
-def test_published_sizes_pad_to_powers_of_two() -> None:
+def test_compiled_glyph_texts_have_few_lengths() -> None:
     from glmkit.models.denoiser import _padded
 
     assert [_padded(length) for length in (1, 8, 9, 64, 65, 2000)] == [8, 8, 16, 64, 128, 2048]
