@@ -129,16 +129,17 @@ class DecoderStage(Stage):
     prior_noise: float = Field(default=0.0, ge=0, le=1, description="share of prior ids replaced by random codes")
     text_weight: float = Field(default=0.0, ge=0, description="extra weight of latents that carry text, where known")
     letter_weight: float = Field(
-        default=0.0, ge=0, description="weight of the loss that asks for the letter at each place"
+        default=0.0, ge=0, description="weight of naming the letter at each place on the canvas"
     )
+    order_weight: float = Field(default=0.0, ge=0, description="weight of telling each glyph token's place in its text")
     logit_std: float = Field(default=1.0, gt=0)
 
     @model_validator(mode="after")
     def _glyph_is_saved(self) -> DecoderStage:
         if self.train_glyph and self.method == "lora":
             raise ValueError("train_glyph needs method: full, since an adapter holds no glyph encoder")
-        if self.letter_weight and not self.train_glyph:
-            raise ValueError("letter_weight needs train_glyph: it is there to align the two while they are new")
+        if (self.letter_weight or self.order_weight) and not self.train_glyph:
+            raise ValueError("letter_weight and order_weight need train_glyph: they align the two while they are new")
         return self
 
 

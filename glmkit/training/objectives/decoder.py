@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glmkit.config import DecoderStage
@@ -27,10 +26,10 @@ from glmkit.models.vae import Vae
 from glmkit.training import cache
 from glmkit.training.data import Pictures, buckets, groups
 from glmkit.training.objectives import Objective
+from glmkit.training.objectives.spelling import LetterHead, OrderHead
 
 HELD_OUT_TIMES = 8
 HELD_OUT_PICTURES = 64
-LETTERS = 128  # ASCII
 
 
 class GlyphTokens:
@@ -81,38 +80,6 @@ class Conditions:
         )
 
 
-class LetterHead(nn.Module):
-    """Tells from the decoder's inner image tokens which letter stands at each latent position; only training has it.
-
-    The velocity error of a wrong letter is small, so that glyph tokens and places on the canvas find each other late;
-    to be asked for the letter's name makes them find each other early. (An auxiliary loss on inner features, as in
-    deep supervision, Lee et al. 2015.) `loss` reads the features that entered a block two thirds of the way.
-    """
-
-    def __init__(self, decoder: DiffusionDecoder) -> None:
-        super().__init__()
-        self.patch = decoder.config.patch_size
-        self.tell = nn.Linear(decoder.config.width, self.patch**2 * LETTERS)
-        self._features: Tensor | None = None
-        blocks = decoder.transformer_blocks
-        blocks[2 * len(blocks) // 3].register_forward_pre_hook(self._look)
-
-    def _look(self, block: nn.Module, given: tuple[Tensor, ...]) -> None:
-        self._features = given[1]
-
-    def loss(self, letters: Tensor, known: Tensor) -> Tensor:
-        """Cross-entropy in nats of the last forward pass, mean over the positions with a letter.
-
-        `letters` B h w ASCII codes, 0 where there is none; `known` B, False where the model was not told the text.
-        """
-        assert self._features is not None
-        labels = F.pixel_unshuffle((letters * known[:, None, None]).unsqueeze(1), self.patch)
-        logits = self.tell(self._features).unflatten(-1, (self.patch**2, LETTERS))
-        labels = labels.flatten(2).transpose(1, 2).long()
-        nats = F.cross_entropy(logits.float().flatten(0, 2), labels.flatten(), ignore_index=0, reduction="sum")
-        return nats / (labels > 0).sum().clamp(min=1)
-
-
 class DecoderObjective(Objective):
     def __init__(
         self,
@@ -130,10 +97,11 @@ class DecoderObjective(Objective):
         self.stage, self.device = stage, device
         glyph.requires_grad_(stage.train_glyph)
         self.trained: nn.Module = nn.ModuleDict({"decoder": decoder, "glyph": glyph}) if stage.train_glyph else decoder
-        self.head: LetterHead | None = None
-        if stage.letter_weight:
-            assert isinstance(self.trained, nn.ModuleDict)
-            self.trained["letters"] = self.head = LetterHead(decoder).to(device)
+        self.letters = LetterHead(decoder).to(device) if stage.letter_weight else None
+        self.order = OrderHead(glyph.encoder.config.d_model).to(device) if stage.order_weight else None
+        if isinstance(self.trained, nn.ModuleDict):
+            heads = {"letters": self.letters, "order": self.order}
+            self.trained.update({name: head for name, head in heads.items() if head is not None})
         self.codes = semantic_vq.config.num_embeddings
         parts = (vae, semantic_vq, glyph, device)
         self.train = Conditions.of(
@@ -161,17 +129,21 @@ class DecoderObjective(Objective):
         draws = torch.rand(2, len(latents), generator=torch.Generator().manual_seed(generator.initial_seed() ^ 1))
         dropped = draws[0] < self.stage.drop
         keep = (~dropped & (draws[1] >= self.stage.prior_drop)).to(self.device, non_blocking=True)
-        glyphs = self.train.glyphs[np.where(dropped, -1, indices)]
+        glyphs = self.train.glyphs[np.where(dropped, -1, indices)].to(self.device, non_blocking=True)
         told = ~dropped.to(self.device, non_blocking=True)
         sources = self._sources(self.train, indices, told)
-        error = self._error(latents, noise, timestep, sigma, prior, keep, glyphs, sources)
+        glyph, glyph_mask = self.glyph.from_token_ids(glyphs)
+        error = self._error(latents, noise, timestep, sigma, prior, keep, (glyph, glyph_mask), sources)
         loss, shown = error.mean(), {}
         if self.train.text is not None:
             weight = 1 + self.stage.text_weight * self.train.text[indices].float() / 255
             loss, shown["mse"] = (error * weight).mean() / weight.mean(), error.detach().mean()
-        if self.head is not None and self.train.letters is not None:
-            telling = self.head.loss(self.train.letters[indices], told)
-            loss, shown["letters"] = loss + self.stage.letter_weight * telling, telling.detach()
+        if self.letters is not None and self.train.letters is not None:
+            nats = self.letters.loss(self.train.letters[indices], told)
+            loss, shown["letters"] = loss + self.stage.letter_weight * nats, nats.detach()
+        if self.order is not None:
+            nats = self.order.loss(glyph, glyphs)
+            loss, shown["order"] = loss + self.stage.order_weight * nats, nats.detach()
         return loss, shown
 
     def _disturbed(self, prior: Tensor, generator: torch.Generator) -> Tensor:
@@ -200,16 +172,14 @@ class DecoderObjective(Objective):
         sigma: Tensor,
         prior: Tensor,
         keep: Tensor,
-        glyphs: Tensor,
+        glyph: tuple[Tensor, Tensor],
         sources: SourceCache | None,
     ) -> Tensor:
-        """Squared error of the predicted velocity, B C h w. `prior` is B h/4 w/4 large-grid ids, `glyphs` token ids."""
-        glyph, glyph_mask = self.glyph.from_token_ids(glyphs.to(self.device, non_blocking=True))
+        """Squared error of the predicted velocity, B C h w. `prior` is B h/4 w/4 ids; `glyph` comes with its mask."""
         size = torch.tensor([[8 * side for side in latents.shape[-2:]]], device=self.device, dtype=torch.float32)
         velocity = self.decoder(
             flow.noisy(latents, noise, sigma),
-            glyph,
-            glyph_mask,
+            *glyph,
             upsampled(prior),
             keep,
             timestep,
@@ -228,7 +198,7 @@ class DecoderObjective(Objective):
             latents, prior = self.known.latents[indices].float(), self.known.prior[indices].long()
             height, width = (8 * side for side in latents.shape[-2:])
             keep = torch.ones(len(indices), dtype=torch.bool, device=self.device)
-            glyphs = self.known.glyphs[np.asarray(indices)]
+            glyphs = self.known.glyphs[np.asarray(indices)].to(self.device)
             names = ("loss", "edit") if indices[0] in self.known.sources else ("loss",)
             for number, time in enumerate(np.linspace(60, 940, HELD_OUT_TIMES)):
                 cpu = torch.Generator().manual_seed(1000 * number + indices[0])
@@ -237,7 +207,8 @@ class DecoderObjective(Objective):
                 times = flow.pair(now, height, width, self.flow_config)
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
                     sources = self._sources(self.known, indices, keep)
-                    error = self._error(latents, noise, times.timestep, times.sigma, prior, keep, glyphs, sources)
+                    glyph = self.glyph.from_token_ids(glyphs)
+                    error = self._error(latents, noise, times.timestep, times.sigma, prior, keep, glyph, sources)
                 for name in names:
                     errors.setdefault(name, []).append(error.mean(dim=(1, 2, 3)))
         return {name: torch.cat(values).mean().item() for name, values in errors.items()}

@@ -1,0 +1,73 @@
+"""Auxiliary losses that teach spelling; only training has their heads.
+
+The velocity error of a wrong letter is small, so that texts and places on the canvas find each other late: after
+millions of pictures letters are right in shape and wrong in kind or order. To be asked for them by name makes it a
+matter of minutes. (Auxiliary losses on inner features, as in deep supervision, Lee et al. 2015.)
+
+B batch, S texts of a prompt, T glyph tokens of a text, D width, h w latent rows and columns.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from glmkit.models.decoder import DiffusionDecoder
+from glmkit.models.glyph import FIRST_BYTE
+
+LETTERS = 128  # ASCII
+PLACES = 16  # places in a text that are told apart; later ones count as the last
+
+
+class LetterHead(nn.Module):
+    """Tells from the decoder's inner image tokens which letter stands at each latent position.
+
+    It reads the features that enter a block two thirds of the way, in the last forward pass.
+    """
+
+    def __init__(self, decoder: DiffusionDecoder) -> None:
+        super().__init__()
+        self.patch = decoder.config.patch_size
+        self.tell = nn.Linear(decoder.config.width, self.patch**2 * LETTERS)
+        self._features: Tensor | None = None
+        blocks = decoder.transformer_blocks
+        blocks[2 * len(blocks) // 3].register_forward_pre_hook(self._look)
+
+    def _look(self, block: nn.Module, given: tuple[Tensor, ...]) -> None:
+        self._features = given[1]
+
+    def loss(self, letters: Tensor, known: Tensor) -> Tensor:
+        """Cross-entropy in nats of the last forward pass, mean over the positions with a letter.
+
+        `letters` B h w ASCII codes, 0 where there is none; `known` B, False where the model was not told the text.
+        """
+        assert self._features is not None
+        labels = F.pixel_unshuffle((letters * known[:, None, None]).unsqueeze(1), self.patch)
+        logits = self.tell(self._features).unflatten(-1, (self.patch**2, LETTERS))
+        labels = labels.flatten(2).transpose(1, 2).long()
+        nats = F.cross_entropy(logits.float().flatten(0, 2), labels.flatten(), ignore_index=0, reduction="sum")
+        return nats / (labels > 0).sum().clamp(min=1)
+
+
+class OrderHead(nn.Module):
+    """Tells from every glyph embedding how many letters of its text stand before it, and how many behind.
+
+    Byte tokens know their places only through the encoder's relative attention, and the decoder gives glyph tokens no
+    position of their own: what the embedding does not hold, nobody knows.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.tell = nn.Linear(width, 2 * PLACES)
+
+    def loss(self, embeddings: Tensor, ids: Tensor) -> Tensor:
+        """Cross-entropy in nats, mean over the letters and both counts. `embeddings` B S*T D of `ids` B S T."""
+        is_letter = ids >= FIRST_BYTE
+        before = is_letter.cumsum(dim=-1) - 1
+        behind = is_letter.sum(dim=-1, keepdim=True) - 1 - before
+        places = torch.stack([before, behind], dim=-1).clamp(0, PLACES - 1)
+        labels = torch.where(is_letter[..., None], places, -1).flatten()
+        logits = self.tell(embeddings).float().unflatten(-1, (2, PLACES)).flatten(0, 2)
+        nats = F.cross_entropy(logits, labels, ignore_index=-1, reduction="sum")
+        return nats / (labels >= 0).sum().clamp(min=1)
