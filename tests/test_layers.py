@@ -33,11 +33,13 @@ HEAVY = {"torch", "torchvision", "transformers", "diffusers", "peft", "accelerat
 
 
 def room_of(module: str) -> str:
-    """The room of a dotted module name. Metrics and their statistics are a room of their own inside evaluation."""
+    """The room of a dotted module name. Metrics, their statistics and published values are a room inside evaluation."""
     parts = module.split(".")[1:]
     if not parts or parts[0] in CORE:
         return "core"
-    return "metrics" if parts[:2] in (["evaluation", "metrics"], ["evaluation", "stats"]) else parts[0]
+    if parts[0] == "evaluation" and {"metrics", "stats", "published_scores"}.intersection(parts[1:2]):
+        return "metrics"
+    return parts[0]
 
 
 def modules() -> dict[str, Path]:
