@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -13,6 +14,7 @@ from typing import Any
 
 from glmkit.errors import UserError
 
+LEFTOVER = re.compile(r"\..+\.\d+\.tmp(\.\w+)?")
 FULL_BYTES = 1 << 16  # a disk with less free space counts as full when a write has just failed
 
 
@@ -33,6 +35,13 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary siblings that a killed process left directly in `folder`, which no other process writes."""
+    for path in folder.glob(".*.tmp*"):
+        if LEFTOVER.fullmatch(path.name):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 @contextmanager

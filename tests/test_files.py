@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from glmkit.errors import UserError
-from glmkit.files import append_jsonl, atomic_path, read_json, read_jsonl, write_json, write_jsonl
+from glmkit.files import append_jsonl, atomic_path, read_json, read_jsonl, remove_leftovers, write_json, write_jsonl
 
 FULL = Path("/dev/full")  # every write to it fails as on a full disk
 needs_full_disk = pytest.mark.skipif(not FULL.exists(), reason="the system has no /dev/full")
@@ -144,3 +144,13 @@ def test_line_separators_inside_a_text_do_not_split_rows(tmp_path: Path) -> None
     rows = [{"text": "a\u2028b\u0085c\nd"}, {"text": "e"}]
     write_jsonl(tmp_path / "rows.jsonl", rows)
     assert read_jsonl(tmp_path / "rows.jsonl") == rows
+
+
+def test_leftovers_of_a_killed_process_are_removed(tmp_path: Path) -> None:
+    for name in (".result.12.tmp.json", ".adapter.7.tmp", ".note.tmp.txt", "mine.12.tmp"):
+        (tmp_path / name).write_text("half")
+    (tmp_path / ".decoder.123.tmp").mkdir()
+    (tmp_path / ".decoder.123.tmp" / "half").touch()
+    remove_leftovers(tmp_path)
+    remove_leftovers(tmp_path / "none")
+    assert names(tmp_path) == [".note.tmp.txt", "mine.12.tmp"]

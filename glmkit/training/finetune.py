@@ -20,7 +20,7 @@ from torch import nn
 from glmkit import config, runs
 from glmkit.config import Recipe, Stage
 from glmkit.errors import UserError
-from glmkit.files import atomic_path, read_json, write_json
+from glmkit.files import atomic_path, read_json, remove_leftovers, write_json
 from glmkit.generation import pipeline
 from glmkit.models import adapter, checkpoint, clip
 from glmkit.models.hybrid import HybridModel
@@ -45,6 +45,8 @@ def finetune(recipe: Recipe, device: torch.device) -> dict[str, Any]:
     """Run every stage of `recipe` that is not done yet; returns the stages' results by name."""
     output = Path(recipe.output)
     pictures = None if (output / "manifest.json").exists() else _checked(recipe)
+    remove_leftovers(output)
+    remove_leftovers(output / "adapter")
     runs.open_run(output, "finetune", _flat(recipe.model_dump(mode="json")), str(device))
     with atomic_path(output / "recipe.yaml") as temporary:
         temporary.write_text(config.to_yaml(recipe), encoding="utf-8")
@@ -57,7 +59,7 @@ def finetune(recipe: Recipe, device: torch.device) -> dict[str, Any]:
         else:
             pictures = pictures or data.load(recipe.data)
             write_json(result, _run_stage(name, stage, recipe, folder, pictures, device))
-            (output / f"{name}.state.pt").unlink(missing_ok=True)
+        (output / f"{name}.state.pt").unlink(missing_ok=True)
         results[name] = read_json(result)
     return results
 
@@ -102,9 +104,13 @@ def _check_source_size(size: str, hybrid: HybridModel) -> None:
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested sections as `a.b.c: value`, so that a difference between two runs can be named."""
+    """Nested sections as `a.b.c: value`, so that a difference between two runs can be named; without the numbers of
+    worker processes, which change no number of the result.
+    """
     flat: dict[str, Any] = {}
     for key, value in values.items():
+        if key == "workers":
+            continue
         flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
     return flat
 

@@ -129,7 +129,8 @@ class Loop:
         """Train to the last step; returns held-out losses `before` and `after`, seconds, and peak memory in bytes.
 
         `export` writes the trained weights where users find them: with every saved state, and at the end. `sample`
-        draws pictures at step 0, every `sample_every` steps and at the end.
+        draws pictures at step 0, every `sample_every` steps and at the end. A state stays when this returns, so that a
+        run that is killed before its result is written exports the same weights again.
         """
         self._resume()
         self.objective.trained.train()
@@ -138,10 +139,10 @@ class Loop:
             self._observe(sample)
         with _progress() as bar:
             task = bar.add_task(self.place.name, total=self.stage.steps, completed=self.step, note="")
-            while self.step < self.stage.steps:
+            while self._goes_on:
                 shown = self._step()
                 bar.update(task, completed=self.step)
-                if self.step % LOG_EVERY == 0 or self.step == self.stage.steps or self._due(self.stage.save_every):
+                if self.step % LOG_EVERY == 0 or not self._goes_on or self._due(self.stage.save_every):
                     bar.update(task, note=self._log(shown))
                 if self._due(self.stage.held_out_every) or self._due(sample_every):
                     self._observe(sample if self._due(sample_every) else None, bar)
@@ -149,6 +150,7 @@ class Loop:
                     self._save()
                     with self._averaged_weights():
                         export()
+        self._save()  # the export may replace the weights that training began with
         if self.averaged:
             self.averaged.swap()
         self.objective.finish()
@@ -168,8 +170,12 @@ class Loop:
             "peak_bytes": peak,
         }
 
+    @property
+    def _goes_on(self) -> bool:
+        return self.step < self.stage.steps
+
     def _due(self, every: int) -> bool:
-        return every > 0 and self.step % every == 0 and self.step < self.stage.steps
+        return every > 0 and self.step % every == 0 and self._goes_on
 
     def _step(self) -> dict[str, Tensor]:
         for optimizer in self.optimizers:
@@ -252,7 +258,7 @@ class Loop:
         state = {
             "step": self.step,
             "model": model,
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers] if self._goes_on else [],
             "averaged": self.averaged.shadow if self.averaged else None,
         }
         with atomic_path(self.place.state) as temporary:
@@ -264,13 +270,18 @@ class Loop:
             return
         state = torch.load(self.place.state, map_location=self.place.device, weights_only=True)
         self.objective.trained.load_state_dict(state["model"], strict=self.stage.method == "full")
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
         if self.averaged:
             self.averaged.shadow = state["averaged"]
         self.step = int(state["step"])
-        write_jsonl(self.place.log, (row for row in self._rows() if row["step"] <= self.step))
+        if self._goes_on:
+            for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(saved)
+        write_jsonl(self.place.log, (row for row in self._rows() if self._was_logged(row)))
         NOTES.print(f"{self.place.name}: continuing at step {self.step}")
+
+    def _was_logged(self, row: dict[str, Any]) -> bool:
+        """Whether the state that was just read comes after this row; the last held-out loss follows the last state."""
+        return row["step"] <= self.step and (self._goes_on or "held_out" not in row or row["step"] < self.step)
 
 
 def _format(values: dict[str, float]) -> str:

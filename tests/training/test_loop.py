@@ -118,6 +118,22 @@ def test_resumed_equals_uninterrupted(tmp_path: Path, optimizer: str) -> None:
     assert rows[0] == rows[1], "steps that were done twice are logged once"
 
 
+@pytest.mark.parametrize("save_every", [0, 6])
+def test_killed_after_the_last_export(tmp_path: Path, save_every: int) -> None:
+    """Weights that were trained in place are not trained again; the log and the result are those of one run."""
+    whole, settings = Regression(noise=0.5), {**NOISY, "save_every": save_every}
+    expected = loop_in(tmp_path, whole, **settings).run(lambda: None)
+    log = [row | {"time": 0} for row in read_jsonl(tmp_path / "decoder.log.jsonl")]
+    resumed, exported = Regression(noise=0.5), []
+    with torch.no_grad():
+        for parameter in resumed.trained.parameters():
+            parameter.mul_(2)  # what is read from the folder is not what training began with
+    result = loop_in(tmp_path, resumed, **settings).run(lambda: exported.append(weights(resumed)))
+    assert resumed.steps == 0 and equal(weights(resumed), weights(whole)) and len(exported) == 1
+    assert result | {"seconds": 0} == expected | {"seconds": 0}
+    assert [row | {"time": 0} for row in read_jsonl(tmp_path / "decoder.log.jsonl")] == log
+
+
 SCRIPT = """
 import os, signal, sys
 from pathlib import Path
@@ -244,8 +260,8 @@ def test_averaged_weights_are_what_is_exported_and_scored(tmp_path: Path) -> Non
     assert loop.averaged and not equal(loop.averaged.shadow, exported[-1]), "the raw weights are the other ones"
     assert result["after"] == objective.held_out()
     state = torch.load(loop.place.state, weights_only=True)
-    assert not equal(list(state["model"].values()), exported[1]), "training goes on from the raw weights"
-    assert equal(state["averaged"], exported[1])
+    assert not equal(list(state["model"].values()), exported[-1]), "a state holds the raw weights"
+    assert equal(state["averaged"], exported[-1])
 
 
 @pytest.mark.parametrize("save_every", [0, 3])
