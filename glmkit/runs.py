@@ -15,7 +15,7 @@ from typing import Any
 
 import glmkit
 from glmkit.errors import UserError
-from glmkit.files import read_json, write_json
+from glmkit.files import LEFTOVER, read_json, write_json
 
 PACKAGES = (
     "torch",
@@ -65,7 +65,9 @@ def open_run(folder: str | Path, kind: str, settings: Mapping[str, Any], device:
     path = folder / "manifest.json"
     now = datetime.now(UTC).isoformat(timespec="seconds")
     if not path.exists():
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if folder.exists() and not (
+            folder.is_dir() and all(LEFTOVER.fullmatch(item.name) for item in folder.iterdir())
+        ):
             raise UserError(f"{folder} exists and is not a run folder", fix="choose a new or empty folder")
         manifest = {
             "kind": kind,

@@ -44,6 +44,12 @@ def test_other_kinds_of_folders_are_refused(tmp_path: Path) -> None:
         open_run(tmp_path / "run", "eval", {})
 
 
+def test_a_run_killed_before_its_manifest_is_started_again(tmp_path: Path) -> None:
+    (tmp_path / ".manifest.123.tmp.json").write_text('{"kind": "ev')
+    assert not open_run(tmp_path, "eval", {}).resumed
+    assert open_run(tmp_path, "eval", {}).resumed
+
+
 def test_the_environment_names_versions_and_revision() -> None:
     found = environment("cpu")
     assert found["versions"]["numpy"] and found["python"] and found["glmkit"]

@@ -4,7 +4,6 @@ batch, and a continued run cuts the same batches (floating-point sums depend on 
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import io
 import json
@@ -12,7 +11,6 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -28,6 +26,7 @@ from glmkit.errors import UserError
 from glmkit.evaluation.features import Extractor
 from glmkit.files import append_jsonl, explained, read_json, read_jsonl, write_json, write_jsonl
 from glmkit.generation.pictures import as_rgb
+from glmkit.generation.shares import alone
 
 BATCH = 32
 Entry = tuple[dict[str, Any], Image.Image | None]  # a journal row, and its picture when it counts
@@ -89,7 +88,7 @@ def collect(
     `unique`: a picture that occurs again, byte for byte, counts once. A picture that cannot be read is a row with its
     error. UserError when there is none that can.
     """
-    with _alone(folder):
+    with alone(folder):
         if not (folder / COMPLETE).exists():
             _collect(source, extractor, folder, unique, title, limit)
     return load(folder)
@@ -159,15 +158,6 @@ def decode(data: bytes) -> Image.Image:
         picture = as_rgb(opened)
         picture.format = opened.format
         return picture
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Wait while another process writes the same features."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)  # the system gives it back when the process ends, however it ends
-        yield
 
 
 def _continue(folder: Path, width: int) -> list[dict[str, Any]]:

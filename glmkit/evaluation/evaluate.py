@@ -20,6 +20,7 @@ from glmkit.evaluation.readings import Reading, readings
 from glmkit.evaluation.suite import Suite, family, why_not_official
 from glmkit.files import write_json, write_jsonl
 from glmkit.generation.arguments import Effort
+from glmkit.generation.shares import alone
 from glmkit.records import Generation, Prompt, Score, Summary
 from glmkit.runs import fingerprint, open_run
 
@@ -129,15 +130,28 @@ def evaluate(plan: Plan, folder: Path, device: str = "cpu", effort: Effort | Non
         open_run(folder, "eval", settings, device)
         sources = write_references(folder, suite, prompts)
         generations = draw(folder, prompts, plan.drawing, device, sources, effort)
+    with alone(folder):  # what another process reads and measures at this moment must not be done twice
+        return _scored(plan, suite, prompts, generations, found, folder, measures)
+
+
+def _scored(
+    plan: Plan,
+    suite: Suite,
+    prompts: Sequence[Prompt],
+    generations: Sequence[Generation],
+    found: Found | None,
+    folder: Path,
+    measures: Measures | None,
+) -> Summary:
+    """From the pictures of a run to its summary; writes readings.jsonl, scores.jsonl and summary.json."""
     by_id = {prompt.id: prompt for prompt in prompts}
-    reader = plan.reader
     answers = {name: suite.answer_tokens(prompt) for name, prompt in by_id.items()}
-    read = readings(folder, generations, plan.engine, reader, answers)
+    read = readings(folder, generations, plan.engine, plan.reader, answers)
     scores = [score(suite, by_id[row.prompt_id], row, read, folder) for row in generations]
     if measures is not None:
         scores = measures.scores(folder, generations, scores)
     write_jsonl(folder / "scores.jsonl", (row.to_row() for row in scores))
-    summary = summarise(plan, suite, scores, reader, found)
+    summary = summarise(plan, suite, scores, plan.reader, found)
     if measures is not None:
         summary = measures.summary(folder, generations, scores, summary)
     write_json(folder / "summary.json", summary.to_row())

@@ -62,6 +62,14 @@ def units_of(units: Sequence[U], folder: Path, share: Share, missing: Callable[[
 
 
 @contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Wait while another process works alone in the same folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder / ".lock", wait=True):
+        yield
+
+
+@contextmanager
 def _locked(path: Path, wait: bool) -> Iterator[bool]:
     with path.open("w") as handle:
         try:
