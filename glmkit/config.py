@@ -117,6 +117,7 @@ class SemanticStage(Stage):
 class AutoregressiveStage(Stage):
     """Next-token prediction over preview, large grid and end; the image positions only."""
 
+    preview: bool = Field(default=True, description="false: the large grid at once, which `generate` cannot draw from")
     preview_weight: float = Field(default=1.0, ge=0)
 
 
@@ -124,6 +125,7 @@ class DecoderStage(Stage):
     """Flow matching on latents, with the picture's own tokens as prior (teacher forcing)."""
 
     train_glyph: bool = False
+    glyphs: bool = Field(default=True, description="false: the decoder is never told the quoted texts")
     drop: float = Field(default=0.1, ge=0, le=1, description="joint drop of prior and glyph text, for guidance")
     prior_drop: float = Field(default=0.0, ge=0, le=1, description="drop of the prior alone")
     prior_noise: float = Field(default=0.0, ge=0, le=1, description="share of prior ids replaced by random codes")

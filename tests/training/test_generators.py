@@ -57,12 +57,17 @@ def autoregressive(hybrid: HybridModel, pictures: Any, **changes: Any) -> Autore
     return objective
 
 
-def stock_nats(hybrid: HybridModel, pictures: data.Pictures, index: int) -> tuple[Tensor, Tensor, Tensor]:
+def stock_nats(
+    hybrid: HybridModel, pictures: data.Pictures, index: int, with_preview: bool = True
+) -> tuple[Tensor, Tensor, Tensor]:
     """Negative log-probabilities of one picture's preview, large grid and end, each token on its own: stock logits."""
     pixels = pictures.pixels([index], CPU)
     preview, large = cache.preview_ids(hybrid.semantic_vq, pixels)[0], cache.large_ids(hybrid.semantic_vq, pixels)[0]
+    if not with_preview:
+        preview = preview[:0]
     prompt = pipeline.prompt_tokenizer(hybrid.folder).text_to_image(pictures.captions[index], *pictures.sizes[index])
-    sequence = training_sequence(prompt, [preview, large], hybrid.autoregressive.config)
+    grids_in_order = [codes for codes in (preview, large) if codes.numel()]
+    sequence = training_sequence(prompt, grids_in_order, hybrid.autoregressive.config)
     model = tiny_checkpoint.stock_pipeline(hybrid.folder).vision_language_encoder
     hidden = model.model.language_model(
         input_ids=sequence.ids_T[None], position_ids=sequence.positions_3T[:, None]
@@ -90,6 +95,18 @@ def test_autoregressive_loss(hybrid: HybridModel, pictures: Any, indices: list[i
     total = 0.3 * expected["preview"] + expected["large"] + expected["end"] / 64
     assert loss.item() == pytest.approx(total.item(), abs=1e-4)
     assert abs(expected["preview"] - expected["large"]) > 0.01, "a mix-up of the parts would show"
+
+
+@torch.no_grad()
+def test_autoregressive_loss_of_the_large_grid_at_once(hybrid: HybridModel, pictures: Any) -> None:
+    """Without a preview the large grid stands where the preview would."""
+    loss, shown = autoregressive(hybrid, pictures, preview=False).loss([3, 1], seeded(0))
+    rows = [stock_nats(hybrid, pictures[0], index, with_preview=False) for index in (3, 1)]
+    _, large, end = (torch.stack(part).mean().item() for part in zip(*rows, strict=True))
+    assert set(shown) == {"large", "end"}
+    assert loss.item() == pytest.approx(large + end / 64, abs=1e-4)
+    with_preview = torch.stack([stock_nats(hybrid, pictures[0], index)[1] for index in (3, 1)]).mean().item()
+    assert abs(large - with_preview) > 0.01, "what stands before would show"
 
 
 @torch.no_grad()
@@ -230,6 +247,19 @@ def test_a_drop_tells_nothing_about_the_time(hybrid: HybridModel, pictures: Any)
     times = torch.cat([timestep for _, _, _, _, _, timestep, *_ in steps]).numpy()
     for measure in (times, np.abs(times - 500)):
         assert abs(np.corrcoef(gone, measure)[0, 1]) < 0.15
+
+
+@torch.no_grad()
+def test_a_decoder_without_glyphs_is_told_no_text(hybrid: HybridModel, pictures: Any) -> None:
+    """What it gets is the empty text of the unconditional pass; the prior stays. The same holds for held-out losses."""
+    objective = decoder(hybrid, pictures, glyphs=False)
+    ((_, glyph, mask, prior, keep, *_),) = told(objective, [0, 1], [3])
+    empty, _ = hybrid.glyph.from_spans([[]])
+    assert torch.equal(mask.sum(dim=1), torch.tensor([empty.shape[1]] * 2)) and keep.all()
+    torch.testing.assert_close(glyph[mask], empty[0].expand(2, -1, -1).flatten(0, 1))
+    assert (objective.known.glyphs[np.array([0])] >= 0).sum() == empty.shape[1]
+    ((_, _, told_mask, same_prior, *_),) = told(decoder(hybrid, pictures), [0, 1], [3])
+    assert torch.equal(prior, same_prior) and (told_mask.sum(dim=1) > mask.sum(dim=1)).all()
 
 
 @torch.no_grad()

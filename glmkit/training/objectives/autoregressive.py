@@ -28,10 +28,16 @@ class Sequences:
     """Prompt ids and own codes of every picture, and the teacher-forced loss on them."""
 
     def __init__(
-        self, pictures: Pictures, semantic_vq: SemanticTokenizer, tokenizer: PromptTokenizer, device: torch.device
+        self,
+        pictures: Pictures,
+        semantic_vq: SemanticTokenizer,
+        tokenizer: PromptTokenizer,
+        device: torch.device,
+        *,
+        with_preview: bool = True,
     ) -> None:
         self.large = cache.large_cache(semantic_vq, pictures, device)
-        self.preview = cache.preview_cache(semantic_vq, pictures, device)
+        self.preview = cache.preview_cache(semantic_vq, pictures, device) if with_preview else None
         self.sources = pictures.sources
         self.prompts: list[list[int]] = [[] for _ in pictures.captions]
         # One length for every batch of a kind: a compiled model then has one shape a picture size.
@@ -52,7 +58,9 @@ class Sequences:
         """Mean cross-entropy in nats a token over preview, large grid and end; of edits over edit and end."""
         is_edit = indices[0] in self.sources
         large = self.large[indices].long()
-        written = {"edit": large} if is_edit else {"preview": self.preview[indices].long(), "large": large}
+        written = {"edit" if is_edit else "large": large}
+        if self.preview is not None and not is_edit:
+            written = {"preview": self.preview[indices].long(), **written}
         batch = training_batch(
             [self.prompts[index] for index in indices],
             list(written.values()),
@@ -79,8 +87,9 @@ class AutoregressiveObjective(Objective):
         device: torch.device,
     ) -> None:
         self.trained, self.stage, self.device = autoregressive, stage, device
-        self.sequences = Sequences(pictures, semantic_vq, tokenizer, device)
-        self.known = Sequences(held_out, semantic_vq, tokenizer, device)
+        parts = (semantic_vq, tokenizer, device)
+        self.sequences = Sequences(pictures, *parts, with_preview=stage.preview)
+        self.known = Sequences(held_out, *parts, with_preview=stage.preview)
         self.held_out_groups = groups(buckets(held_out), 16, limit=HELD_OUT_PICTURES)
         self.weights = {"preview": stage.preview_weight, "large": 1.0, "edit": 1.0, "end": 1 / 64}
 

@@ -67,13 +67,14 @@ class Conditions:
         glyph: GlyphEncoder,
         device: torch.device,
         *,
+        with_glyphs: bool,
         with_text: bool = False,
         with_letters: bool = False,
     ) -> Conditions:
         return cls(
             cache.latent_cache(vae, pictures, device),
             cache.large_cache(semantic_vq, pictures, device),
-            GlyphTokens(glyph, pictures.captions),
+            GlyphTokens(glyph, pictures.captions if with_glyphs else [""] * len(pictures.captions)),
             cache.text_cache(pictures, device) if with_text else None,
             cache.letter_cache(pictures, device) if with_letters else None,
             pictures.sources,
@@ -105,9 +106,13 @@ class DecoderObjective(Objective):
         self.codes = semantic_vq.config.num_embeddings
         parts = (vae, semantic_vq, glyph, device)
         self.train = Conditions.of(
-            pictures, *parts, with_text=stage.text_weight > 0, with_letters=stage.letter_weight > 0
+            pictures,
+            *parts,
+            with_glyphs=stage.glyphs,
+            with_text=stage.text_weight > 0,
+            with_letters=stage.letter_weight > 0,
         )
-        self.known = Conditions.of(held_out, *parts)
+        self.known = Conditions.of(held_out, *parts, with_glyphs=stage.glyphs)
         self.held_out_groups = groups(buckets(held_out), 32, limit=HELD_OUT_PICTURES)
 
     def loss(self, indices: Sequence[int], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
