@@ -33,23 +33,72 @@ class Posters(Section):
     workers: int = Field(default=0, ge=0, description="processes that draw; 0 means one a core")
 
 
-class Data(Section):
-    """Either folders of pictures with `metadata.jsonl` or `.txt` captions, or synthetic posters, or edits of posters.
+class Source(Section):
+    """One place with training pictures: a folder, a parquet file, or OWNER/NAME:SPLIT of the hub."""
 
+    path: str
+    repeats: int = Field(default=1, gt=0, description="times an epoch shows each picture")
+
+
+class Columns(Section):
+    """What the columns of a table are called; `picture` is that of parquet and arrow, JSON lines have `file_name`."""
+
+    picture: str = "image"
+    caption: str = "text"
+    source: str = Field(default="source", description="the picture that the caption, an instruction, changes")
+    boxes: str = Field(default="text_boxes", description="lists of left, top, right, bottom in pixels")
+    mask: str = Field(default="mask", description="a picture that is white where text stands")
+
+
+class Reading(Section):
+    """How files become training pictures, whose sides are multiples of 32. Nothing is scaled up or mirrored."""
+
+    size: str | None = Field(
+        default=None, description="WIDTHxHEIGHT: the most pixels of a picture; larger ones are scaled down, any aspect"
+    )
+    fit: Literal["crop", "exact"] = Field(default="crop", description="crop around the centre, or refuse what would be")
+    unusable: Literal["refuse", "skip"] = Field(
+        default="refuse", description="what to do with pictures that are broken"
+    )
+    columns: Columns = Columns()
+
+    @field_validator("size")
+    @classmethod
+    def _is_a_size(cls, value: str | None) -> str | None:
+        try:
+            if value is not None and min(parse_size(value)) < 32:
+                raise ValueError("a picture has at least 32x32 pixels")
+        except UserError as error:
+            raise ValueError(error.what) from error
+        return value
+
+
+class Data(Reading):
+    """Either pictures from files, or synthetic posters, or edits of posters.
+
+    `train` is one place or a list of them: folders with `metadata.jsonl` or `.txt` captions, parquet files, datasets.
     `edits` counts pairs: the source is trained as a poster with its caption, the target as an edit. With `posters`
     beside them, edits make up edits / (posters + 2 edits) of the pictures.
     """
 
-    train: str | None = None
+    train: tuple[Source, ...] = ()
     held_out: str | None = None
     posters: Posters | None = None
     edits: Posters | None = None
 
+    @field_validator("train", mode="before")
+    @classmethod
+    def _as_sources(cls, value: Any) -> Any:
+        places = [value] if isinstance(value, (str, Mapping)) else value
+        if not isinstance(places, (list, tuple)):
+            return () if places is None else places
+        return tuple({"path": place} if isinstance(place, str) else place for place in places)
+
     @model_validator(mode="after")
     def _one_source(self) -> Data:
-        if (self.train is None) == (self.posters is None and self.edits is None):
+        if (not self.train) == (self.posters is None and self.edits is None):
             raise ValueError("give either data.train (a folder) or data.posters/data.edits, not both and not neither")
-        if self.train is not None and self.held_out is None:
+        if self.train and self.held_out is None:
             raise ValueError("data.held_out (a folder) is missing: without it nobody can see over-fitting")
         return self
 
@@ -324,8 +373,10 @@ def _explain(problem: Any) -> str:
 def _keys_of(path: list[str]) -> list[str]:
     section: Any = Recipe
     for key in path:
-        annotation = section.model_fields[key].annotation
-        section = next(t for t in (annotation, *get_args(annotation)) if isinstance(t, type) and issubclass(t, Section))
+        if not key.isdigit():  # a place in a list
+            annotation = section.model_fields[key].annotation
+            kinds = (annotation, *get_args(annotation))
+            section = next(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section))
     return sorted(section.model_fields)
 
 

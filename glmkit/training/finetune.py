@@ -149,7 +149,8 @@ def _run_stage(
         work = _hybrid_work(name, stage, recipe, folder, pictures, device)
     if stage.compile:
         work.objective.compile()
-    batches = data.Batches(data.buckets(pictures[0]), stage.batch_size, recipe.seed)
+    train = pictures[0]
+    batches = data.Batches(data.buckets(train), stage.batch_size, recipe.seed, train.repeats)
     loop = Loop(work.objective, batches, stage, Place(Path(recipe.output), name, recipe.seed, device))
     return loop.run(work.export, work.sampler, recipe.samples.every)
 

@@ -38,8 +38,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def pictures(folder: Path) -> data.FolderPictures:
-    return data.FolderPictures(folder)
+def pictures(folder: Path) -> data.FilePictures:
+    return data.FilePictures(folder)
 
 
 def agreement(one: torch.Tensor, other: torch.Tensor) -> float:
@@ -47,7 +47,7 @@ def agreement(one: torch.Tensor, other: torch.Tensor) -> float:
     return (one == other).float().mean().item()
 
 
-def test_halving_is_the_processors(pictures: data.FolderPictures, folder: Path) -> None:
+def test_halving_is_the_processors(pictures: data.FilePictures, folder: Path) -> None:
     """The processor computes in whole numbers, so a few levels differ by rounding (its weights have 8 to 16 bits)."""
     for index in range(len(SIZES)):
         image = Image.open(folder / f"{index}.png")
@@ -60,7 +60,7 @@ def test_halving_is_the_processors(pictures: data.FolderPictures, folder: Path) 
 
 
 def test_large_ids_are_those_of_a_source_picture(
-    hybrid: HybridModel, pictures: data.FolderPictures, folder: Path
+    hybrid: HybridModel, pictures: data.FilePictures, folder: Path
 ) -> None:
     """The same file through the published path of an edit: PIL, the processor's resize, the encoder."""
     found = cache.large_cache(hybrid.semantic_vq, pictures, CPU)
@@ -71,7 +71,7 @@ def test_large_ids_are_those_of_a_source_picture(
         assert agreement(found[[index]][0], source.codes) >= 0.97
 
 
-def test_preview_ids(hybrid: HybridModel, pictures: data.FolderPictures, folder: Path) -> None:
+def test_preview_ids(hybrid: HybridModel, pictures: data.FilePictures, folder: Path) -> None:
     """The whole picture at the preview's size, resized as the processor resizes; not a part of the large ids."""
     found = cache.preview_cache(hybrid.semantic_vq, pictures, CPU)
     for index, (width, height) in enumerate(SIZES):
@@ -83,7 +83,7 @@ def test_preview_ids(hybrid: HybridModel, pictures: data.FolderPictures, folder:
 
 
 @torch.no_grad()
-def test_latents_are_the_normalised_mode_of_stock(hybrid: HybridModel, pictures: data.FolderPictures) -> None:
+def test_latents_are_the_normalised_mode_of_stock(hybrid: HybridModel, pictures: data.FilePictures) -> None:
     stock = tiny_checkpoint.stock_pipeline(hybrid.folder).vae
     found = cache.latent_cache(hybrid.vae, pictures, CPU)
     for index in range(len(SIZES)):
@@ -93,13 +93,13 @@ def test_latents_are_the_normalised_mode_of_stock(hybrid: HybridModel, pictures:
         torch.testing.assert_close(found[[index]], (raw - mean) / std, atol=1e-4, rtol=0)
 
 
-def test_rows_are_those_of_the_pictures(pictures: data.FolderPictures) -> None:
+def test_rows_are_those_of_the_pictures(pictures: data.FilePictures) -> None:
     """Pictures of several sizes in one folder: every index gives its own row, in the order asked for."""
     found = cache.compute(pictures, lambda pixels, indices: torch.tensor(indices), CPU, "numbers")
     assert found[[3, 0]].tolist() == [3, 0] and found[[2]].tolist() == [2] and found[[4]].tolist() == [4]
 
 
-def test_more_pictures_than_a_chunk(monkeypatch: pytest.MonkeyPatch, pictures: data.FolderPictures) -> None:
+def test_more_pictures_than_a_chunk(monkeypatch: pytest.MonkeyPatch, pictures: data.FilePictures) -> None:
     monkeypatch.setattr(cache, "CHUNK", 1)
     found = cache.compute(pictures, lambda pixels, _: pixels.mean(dim=(1, 2, 3)), CPU, "means")
     torch.testing.assert_close(found[[3, 0]], pictures.pixels([3, 0], CPU).mean(dim=(1, 2, 3)))
@@ -115,5 +115,5 @@ def test_text_shares() -> None:
     assert 0 < share.max() <= 1
 
 
-def test_files_have_no_text_shares(pictures: data.FolderPictures) -> None:
+def test_files_have_no_text_shares(pictures: data.FilePictures) -> None:
     assert cache.text_cache(pictures, CPU) is None

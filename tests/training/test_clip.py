@@ -32,12 +32,12 @@ SIZES = {
 
 
 @pytest.fixture(scope="module")
-def pictures(posters: Path) -> data.FolderPictures:
-    return data.FolderPictures(posters / "train")
+def pictures(posters: Path) -> data.FilePictures:
+    return data.FilePictures(posters / "train")
 
 
 @pytest.fixture(scope="module")
-def tiny(pictures: data.FolderPictures, tmp_path_factory: pytest.TempPathFactory) -> clip.Clip:
+def tiny(pictures: data.FilePictures, tmp_path_factory: pytest.TempPathFactory) -> clip.Clip:
     folder = tmp_path_factory.mktemp("clip")
     clip.create(folder, SIZES, pictures.captions)
     torch.manual_seed(5)
@@ -86,8 +86,8 @@ def test_wrong_captions(caption: str, wrong: set[str | None] | None) -> None:
         assert found == wrong
 
 
-def test_a_caption_without_a_wrong_one_is_left_out(tiny: clip.Clip, pictures: data.FolderPictures) -> None:
-    class Plain(data.FolderPictures):
+def test_a_caption_without_a_wrong_one_is_left_out(tiny: clip.Clip, pictures: data.FilePictures) -> None:
+    class Plain(data.FilePictures):
         def __init__(self) -> None:
             vars(self).update(vars(pictures))
             self.captions = [*pictures.captions[:5], "Only a word."]
@@ -100,7 +100,7 @@ def test_a_caption_without_a_wrong_one_is_left_out(tiny: clip.Clip, pictures: da
 
 
 def test_pictures_are_prepared_as_open_clip_does(
-    tiny: clip.Clip, pictures: data.FolderPictures, tmp_path: Path
+    tiny: clip.Clip, pictures: data.FilePictures, posters: Path, tmp_path: Path
 ) -> None:
     """Also where they are not square: 96x64 is number 4."""
     clip.create(tmp_path, SIZES, pictures.captions)
@@ -108,12 +108,12 @@ def test_pictures_are_prepared_as_open_clip_does(
     prepare = open_clip.create_model_and_transforms(f"local-dir:{tmp_path}")[2]
     pairs = Pairs(tiny, pictures, CPU)
     for index in (0, 4):
-        stock = prepare(Image.open(pictures.files[index]))
+        stock = prepare(Image.open(posters / "train" / f"{index}.png"))
         ours = pairs.pictures[[index]][0].float() / 127.5 - 1
         np.testing.assert_allclose(ours.numpy(), stock.numpy(), atol=1.01 / 127.5)
 
 
-def test_every_other_caption_has_the_prefix(tiny: clip.Clip, pictures: data.FolderPictures) -> None:
+def test_every_other_caption_has_the_prefix(tiny: clip.Clip, pictures: data.FilePictures) -> None:
     ids = Pairs(tiny, pictures, CPU).captions
     assert torch.equal(ids[[0, 2]], tiny.tokenizer([pictures.captions[0], pictures.captions[2]]))
     assert torch.equal(ids[[1]], tiny.tokenizer([clip.PREFIX + pictures.captions[1]]))
@@ -125,7 +125,7 @@ def test_recall() -> None:
     assert recall_at_1(captions[[1, 0, 2, 3]], captions) == 0.5
 
 
-def test_the_scale_of_the_logits_stays_below_100(tiny: clip.Clip, pictures: data.FolderPictures) -> None:
+def test_the_scale_of_the_logits_stays_below_100(tiny: clip.Clip, pictures: data.FilePictures) -> None:
     objective = ClipObjective(tiny, pictures, pictures, CPU)
     before = tiny.model.logit_scale.detach().clone()
     tiny.model.logit_scale.data.fill_(7.0)

@@ -35,7 +35,7 @@ def test_a_folder_with_a_table(tmp_path: Path) -> None:
     """Captions go with their files, not with the order of names."""
     second, first = picture(tmp_path / "a.png", seed=1), picture(tmp_path / "b.png", seed=2)
     table(tmp_path, {"file_name": "b.png", "text": "first"}, {"file_name": "a.png", "text": "second"})
-    found = data.FolderPictures(tmp_path)
+    found = data.FilePictures(tmp_path)
     assert found.captions == ["first", "second"] and found.sizes == [(32, 64)] * 2
     pixels = found.pixels([1, 0], CPU)
     assert pixels.shape == (2, 3, 32, 64) and pixels.dtype == torch.float32
@@ -51,13 +51,13 @@ def test_a_folder_with_text_files(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("ein Käse\n", encoding="utf-8")
     (tmp_path / "b.txt").write_text("another")
     (tmp_path / "notes.md").write_text("no caption")
-    assert data.FolderPictures(tmp_path).captions == ["ein Käse", "another"]
+    assert data.FilePictures(tmp_path).captions == ["ein Käse", "another"]
 
 
 def test_sides_are_cropped_around_the_centre(tmp_path: Path) -> None:
     levels = picture(tmp_path / "a.png", width=101, height=70)
     table(tmp_path, {"file_name": "a.png", "text": "a"})
-    pixels = data.FolderPictures(tmp_path).pixels([0], CPU)[0]
+    pixels = data.FilePictures(tmp_path).pixels([0], CPU)[0]
     expected = torch.from_numpy(levels[3:67, 2:98].copy()).permute(2, 0, 1) / 255 * 2 - 1
     torch.testing.assert_close(pixels, expected, atol=1e-6, rtol=0)
 
@@ -65,7 +65,7 @@ def test_sides_are_cropped_around_the_centre(tmp_path: Path) -> None:
 def test_transparent_parts_lie_on_white(tmp_path: Path) -> None:
     Image.new("RGBA", (32, 32), (0, 0, 0, 0)).save(tmp_path / "a.png")
     table(tmp_path, {"file_name": "a.png", "text": "a"})
-    assert data.FolderPictures(tmp_path).pixels([0], CPU).min() == 1
+    assert data.FilePictures(tmp_path).pixels([0], CPU).min() == 1
 
 
 def bad_folder(name: str, folder: Path) -> str:
@@ -136,13 +136,13 @@ BAD = [
 def test_bad_folders(name: str, tmp_path: Path) -> None:
     said = bad_folder(name, tmp_path / "pictures")
     with pytest.raises(UserError) as caught:
-        data.FolderPictures(tmp_path / "pictures")
+        data.FilePictures(tmp_path / "pictures")
     assert said in str(caught.value)
 
 
 def test_a_missing_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
-        data.FolderPictures(tmp_path / "none")
+        data.FilePictures(tmp_path / "none")
 
 
 def test_posters_are_what_the_renderer_draws() -> None:
@@ -210,7 +210,7 @@ def test_one_set_that_knows_no_text_hides_that_of_the_others(tmp_path: Path) -> 
     picture(tmp_path / "a.png", width=64, height=64)
     table(tmp_path, {"file_name": "a.png", "text": "a"})
     posters = data.PosterPictures(1, 64, 64, seed=1, workers=1, split="train")
-    joined = data.Joined([posters, data.FolderPictures(tmp_path)])
+    joined = data.Joined([posters, data.FilePictures(tmp_path)])
     assert joined.text_mask([0, 1], CPU) is None and joined.letters([1], CPU) is None
     assert joined.pixels([1, 0], CPU).shape == (2, 3, 64, 64)
 

@@ -39,7 +39,7 @@ def hybrid(tiny_model: Path) -> HybridModel:
 
 @pytest.fixture(scope="module")
 def pictures(posters: Path) -> tuple[data.Pictures, data.Pictures]:
-    return data.FolderPictures(posters / "train"), data.FolderPictures(posters / "held_out")
+    return data.FilePictures(posters / "train"), data.FilePictures(posters / "held_out")
 
 
 def autoregressive(hybrid: HybridModel, pictures: Any, **changes: Any) -> AutoregressiveObjective:

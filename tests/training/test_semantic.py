@@ -103,8 +103,8 @@ def objective(tiny_model: Path, posters: Path) -> SemanticObjective:
     return SemanticObjective(
         hybrid.semantic_vq,
         pipeline.prompt_tokenizer(tiny_model).tokenizer,
-        data.FolderPictures(posters / "train"),
-        data.FolderPictures(posters / "held_out"),
+        data.FilePictures(posters / "train"),
+        data.FilePictures(posters / "held_out"),
         SemanticStage(**values),
         CPU,
     )

@@ -77,7 +77,7 @@ def test_crops_of_picture_and_text_agree(tiny_model: Path) -> None:
 @torch.no_grad()
 def test_held_out_and_statistics(tiny_model: Path, posters: Path) -> None:
     hybrid = HybridModel(tiny_model)
-    train, held_out = data.FolderPictures(posters / "train"), data.FolderPictures(posters / "held_out")
+    train, held_out = data.FilePictures(posters / "train"), data.FilePictures(posters / "held_out")
     stage = objective(hybrid, train, held_out)
     vae = tiny_checkpoint.stock_pipeline(tiny_model).vae
 

@@ -1,0 +1,45 @@
+"""Training pictures with captions: read from files, or drawn by `glmkit.posters`. One interface for both."""
+
+from __future__ import annotations
+
+from glmkit import config
+from glmkit.generation.sequence import grids
+from glmkit.training.data.files import FilePictures
+from glmkit.training.data.order import Batches
+from glmkit.training.data.pictures import Joined, Pictures, buckets, by_size, groups
+from glmkit.training.data.posters import EditPictures, PosterPictures
+
+__all__ = [
+    "Batches",
+    "EditPictures",
+    "FilePictures",
+    "Joined",
+    "Pictures",
+    "PosterPictures",
+    "buckets",
+    "by_size",
+    "groups",
+    "load",
+]
+
+
+def load(data: config.Data) -> tuple[Pictures, Pictures]:
+    """The training and the held-out pictures of a recipe. Held-out posters use words that training never sees."""
+    if data.train:
+        assert data.held_out is not None
+        sets = [FilePictures(source.path, data, source.repeats) for source in data.train]
+        return sets[0] if len(sets) == 1 else Joined(sets), FilePictures(data.held_out, data)
+    # Edits first: held-out losses look at the first pictures, and these are edits and descriptions in turn.
+    kinds = ((EditPictures, data.edits), (PosterPictures, data.posters))
+    drawn = [_drawn(kind, posters) for kind, posters in kinds if posters is not None]
+    if len(drawn) == 1:
+        return drawn[0]
+    train, held_out = zip(*drawn, strict=True)
+    return Joined(train), Joined(held_out)
+
+
+def _drawn(kind: type[PosterPictures], posters: config.Posters) -> tuple[Pictures, Pictures]:
+    height, width = config.parse_size(posters.size)
+    grids(height, width)  # refuses a size that the model cannot draw
+    train = kind(posters.count, height, width, posters.seed, posters.workers, "train")
+    return train, kind(posters.held_out, height, width, posters.seed + 1, posters.workers, "held-out")

@@ -1,0 +1,67 @@
+"""How a picture of any size becomes one on the 32-pixel grid: scaled down if at all, then cut around its centre.
+
+Nothing is ever scaled up: letters of a small picture would be taught as blur. h w are rows and columns in pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from PIL import Image
+
+from glmkit.errors import UserError
+from glmkit.generation.sequence import MAX_ASPECT, TOKEN_PIXELS
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Scale to `scaled`, then cut `size` around the centre; both are (height, width)."""
+
+    scaled: tuple[int, int]
+    size: tuple[int, int]
+
+    def apply(self, picture: Image.Image) -> Image.Image:
+        """The picture (one of the size that the fit was made for) in its new form."""
+        (rows, columns), (height, width) = self.scaled, self.size
+        if picture.size != (columns, rows):
+            picture = picture.resize((columns, rows), Image.Resampling.LANCZOS)
+        left, top = (columns - width) // 2, (rows - height) // 2
+        return picture.crop((left, top, left + width, top + height))
+
+
+def fit(height: int, width: int, most: int | None, exact: bool) -> Fit:
+    """The fit of a picture of height x width into at most `most` pixels (None: any number).
+
+    `exact` takes pictures only as they are. UserError names what is wrong, without the picture's name.
+    """
+    found = f"{width}x{height}"
+    if min(height, width) < TOKEN_PIXELS:
+        raise UserError("is too small", found=found, fix=f"at least {TOKEN_PIXELS}x{TOKEN_PIXELS}")
+    if exact and (height % TOKEN_PIXELS or width % TOKEN_PIXELS):
+        raise UserError(f"has sides that are not multiples of {TOKEN_PIXELS}", found=found, fix="data.fit=crop")
+    too_large = most is not None and height * width > most
+    if exact and too_large:
+        raise UserError(f"has more than {most} pixels", found=found, fix="a larger data.size, or data.fit=crop")
+    size = height // TOKEN_PIXELS * TOKEN_PIXELS, width // TOKEN_PIXELS * TOKEN_PIXELS
+    scaled = height, width
+    if too_large and most is not None:
+        size, scaled = _shrunk(height, width, most)
+    if max(size) > MAX_ASPECT * min(size):
+        raise UserError(f"is more than {MAX_ASPECT} times as long as wide", found=found, fix="crop it")
+    return Fit(scaled, size)
+
+
+def _shrunk(height: int, width: int, most: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The bucket that shows most of the picture in most pixels, and the size to scale to before cutting it out."""
+    cells = most // TOKEN_PIXELS**2
+    best: tuple[float, tuple[int, int], tuple[int, int]] | None = None
+    for rows in range(1, min(height // TOKEN_PIXELS, cells) + 1):
+        bucket = rows * TOKEN_PIXELS, min(width // TOKEN_PIXELS, cells // rows) * TOKEN_PIXELS
+        scale = max(bucket[0] / height, bucket[1] / width)
+        scaled = max(bucket[0], round(scale * height)), max(bucket[1], round(scale * width))
+        area = bucket[0] * bucket[1]
+        score = area * area / (scaled[0] * scaled[1])
+        if best is None or score > best[0]:
+            best = score, bucket, scaled
+    assert best is not None, "the smallest size holds one cell"
+    return best[1], best[2]

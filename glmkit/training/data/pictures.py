@@ -1,0 +1,109 @@
+"""What every set of training pictures offers, sets joined to one, and pictures sorted by what may share a batch.
+
+B batch, H W rows and columns in pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# Pictures of one size share a batch, and edits share none with others: (height, width) or (height, width, is edit).
+# None: a picture that is never trained on itself.
+Bucket = TypeVar("Bucket", tuple[int, int], tuple[int, int, bool])
+
+
+class Pictures(Protocol):
+    """Captioned pictures, each with height and width that are multiples of 32.
+
+    The caption of an edit says what was done with another of the pictures, its source, which has the same size:
+    `sources` maps the number of an edit to that of its source.
+    """
+
+    captions: list[str]
+    sizes: list[tuple[int, int]]
+    sources: dict[int, int]
+    repeats: list[int]
+    """How often an epoch shows each picture; 0 for one that is only the source of an edit."""
+    keys: list[str] | None
+    """A name for the content of each picture, for caches on disk; None where pictures are drawn, not read."""
+
+    def pixels(self, indices: Sequence[int], device: torch.device) -> Tensor:
+        """Pictures of one size as B 3 H W in [-1, 1]."""
+
+    def text_mask(self, indices: Sequence[int], device: torch.device) -> Tensor | None:
+        """B 1 H W in [0, 1], 1 where text is drawn; None where nobody knows."""
+
+    def letters(self, indices: Sequence[int], device: torch.device) -> Tensor | None:
+        """B H/8 W/8, the ASCII code of the letter that stands there, 0 for none; None where nobody knows."""
+
+
+class Joined:
+    """The pictures of several sets, one set after the other."""
+
+    def __init__(self, sets: Sequence[Pictures]) -> None:
+        self.sets = sets
+        self._starts = np.cumsum([0] + [len(pictures.captions) for pictures in sets])
+        self.captions = [caption for pictures in sets for caption in pictures.captions]
+        self.sizes = [size for pictures in sets for size in pictures.sizes]
+        self.repeats = [count for pictures in sets for count in pictures.repeats]
+        keys = [pictures.keys for pictures in sets]
+        self.keys = None if None in keys else [key for own in keys for key in own or ()]
+        self.sources = {
+            start + edit: start + source
+            for start, pictures in zip(self._starts.tolist(), sets, strict=False)
+            for edit, source in pictures.sources.items()
+        }
+
+    def _ask(self, ask: Callable[[Pictures, list[int]], Tensor | None], indices: Sequence[int]) -> Tensor | None:
+        """What `ask` gets from the set of each picture, in the order of `indices`; None where a set does not know."""
+        numbers = np.asarray(indices)
+        owners = np.searchsorted(self._starts, numbers, side="right") - 1
+        parts, places = [], []
+        for owner in np.unique(owners):
+            (own,) = np.nonzero(owners == owner)
+            part = ask(self.sets[owner], (numbers[own] - self._starts[owner]).tolist())
+            if part is None:
+                return None
+            parts.append(part)
+            places.append(own)
+        return torch.cat(parts)[torch.from_numpy(np.argsort(np.concatenate(places))).to(parts[0].device)]
+
+    def pixels(self, indices: Sequence[int], device: torch.device) -> Tensor:
+        pixels = self._ask(lambda pictures, own: pictures.pixels(own, device), indices)
+        assert pixels is not None
+        return pixels
+
+    def text_mask(self, indices: Sequence[int], device: torch.device) -> Tensor | None:
+        return self._ask(lambda pictures, own: pictures.text_mask(own, device), indices)
+
+    def letters(self, indices: Sequence[int], device: torch.device) -> Tensor | None:
+        return self._ask(lambda pictures, own: pictures.letters(own, device), indices)
+
+
+def buckets(pictures: Pictures) -> list[tuple[int, int, bool] | None]:
+    """What the pictures of one batch have in common: height, width, and whether they are edits. None for a picture
+    that is never shown itself."""
+    kinds = [(*size, index in pictures.sources) for index, size in enumerate(pictures.sizes)]
+    return [kind if count else None for kind, count in zip(kinds, pictures.repeats, strict=True)]
+
+
+def by_size(sizes: Sequence[Bucket | None]) -> dict[Bucket, list[int]]:
+    """The indices of the pictures of every size, in order of size; of every size and kind for `buckets`."""
+    members: dict[Bucket, list[int]] = {size: [] for size in sorted({size for size in sizes if size is not None})}
+    for index, size in enumerate(sizes):
+        if size is not None:
+            members[size].append(index)
+    return members
+
+
+def groups(sizes: Sequence[Bucket | None], most: int, limit: int) -> list[list[int]]:
+    """The first `limit` pictures that are shown, in lists of at most `most` pictures of one size."""
+    shown = [index for index, size in enumerate(sizes) if size is not None]
+    last = shown[limit] if limit < len(shown) else len(sizes)
+    chosen = by_size(sizes[:last]).values()
+    return [members[start : start + most] for members in chosen for start in range(0, len(members), most)]

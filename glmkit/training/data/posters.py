@@ -1,0 +1,93 @@
+"""Posters of `glmkit.posters` as training pictures, drawn when they are asked for, and pairs of them as edits.
+
+B batch, H W rows and columns in pixels.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from glmkit import runs
+
+if TYPE_CHECKING:
+    from glmkit.posters.grammar import Scene
+
+
+class PosterPictures:
+    """Posters of `glmkit.posters`: text masks drawn once on the CPU, coloured on the device that asks for them."""
+
+    keys: list[str] | None = None
+
+    def __init__(
+        self, count: int, height: int, width: int, seed: int, workers: int, split: Literal["train", "held-out"]
+    ) -> None:
+        from glmkit.posters import grammar, masks
+
+        workers = workers or runs.cores()
+        scenes, drawn = masks.mask_pool(count, seed, height=height, width=width, workers=workers, split=split)
+        captions = [grammar.caption(scene, random.Random(f"{seed}-{index}")) for index, scene in enumerate(scenes)]
+        self._keep(scenes, drawn, captions, {}, workers)
+
+    def _keep(
+        self, scenes: list[Scene], drawn: np.ndarray, captions: list[str], sources: dict[int, int], workers: int
+    ) -> None:
+        from glmkit.posters import masks, render
+
+        self.captions, self.sources = captions, sources
+        self.sizes = [(scene.height, scene.width) for scene in scenes]
+        self.repeats = [1] * len(scenes)
+        self._masks = torch.from_numpy(drawn)
+        self._letters = torch.from_numpy(masks.letter_pool(scenes, workers))
+        self._params = render.batch_params(scenes)
+        self._device = torch.device("cpu")
+
+    def to(self, device: torch.device) -> None:
+        """Keep the masks on `device`: count * H * W bytes."""
+        self._masks, self._params, self._device = self._masks.to(device), self._params.to(device), device
+
+    def _rows(self, indices: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
+        if self._device != device:
+            self.to(device)
+        rows = torch.as_tensor(np.asarray(indices), device=device)
+        return rows, self._masks[rows]
+
+    def pixels(self, indices: Sequence[int], device: torch.device) -> Tensor:
+        from glmkit.posters import render
+
+        rows, masks = self._rows(indices, device)
+        chosen = render.SceneBatch(**{name: value[rows] for name, value in vars(self._params).items()})
+        return render.compose(chosen, masks)
+
+    def text_mask(self, indices: Sequence[int], device: torch.device) -> Tensor | None:
+        return self._rows(indices, device)[1].unsqueeze(1).float() / 255
+
+    def letters(self, indices: Sequence[int], device: torch.device) -> Tensor | None:
+        return self._letters[torch.as_tensor(np.asarray(indices))].to(device)
+
+
+class EditPictures(PosterPictures):
+    """Posters in pairs: number 2k is described by its caption, 2k + 1 is what its instruction makes of 2k.
+
+    So half of the pictures are edits; the sources keep text-to-image in practice.
+    """
+
+    def __init__(
+        self, count: int, height: int, width: int, seed: int, workers: int, split: Literal["train", "held-out"]
+    ) -> None:
+        from glmkit.posters import grammar, masks
+
+        workers = workers or runs.cores()
+        edits, drawn = masks.edit_pool(count, seed, height=height, width=width, workers=workers, split=split)
+        scenes, captions = [], []
+        for index, edit in enumerate(edits):
+            scenes += [edit.source, edit.target]
+            captions += [grammar.caption(edit.source, random.Random(f"{seed}-{index}")), edit.instruction]
+        self._keep(
+            scenes, drawn.reshape(-1, height, width), captions, {2 * k + 1: 2 * k for k in range(count)}, workers
+        )
