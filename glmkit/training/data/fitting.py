@@ -52,7 +52,7 @@ def fit(height: int, width: int, most: int | None, exact: bool) -> Fit:
 
 
 def _shrunk(height: int, width: int, most: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """The bucket that shows most of the picture in most pixels, and the size to scale to before cutting it out."""
+    """A bucket that shows nearly all of the picture in many pixels, and the size to scale to before cutting it out."""
     cells = most // TOKEN_PIXELS**2
     best: tuple[float, tuple[int, int], tuple[int, int]] | None = None
     for rows in range(1, min(height // TOKEN_PIXELS, cells) + 1):
@@ -60,7 +60,8 @@ def _shrunk(height: int, width: int, most: int) -> tuple[tuple[int, int], tuple[
         scale = max(bucket[0] / height, bucket[1] / width)
         scaled = max(bucket[0], round(scale * height)), max(bucket[1], round(scale * width))
         area = bucket[0] * bucket[1]
-        score = area * area / (scaled[0] * scaled[1])
+        kept = area / (scaled[0] * scaled[1])
+        score = area * kept**3  # what is cut off may be text, and hurts more than a few pixels less
         if best is None or score > best[0]:
             best = score, bucket, scaled
     assert best is not None, "the smallest size holds one cell"

@@ -1,0 +1,59 @@
+"""Sizes on the grid: never larger than the picture, near the pixels asked for, cut around the centre."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from glmkit.errors import UserError
+from glmkit.training.data.fitting import fit
+
+SIDES = st.integers(32, 3000)
+
+
+@given(SIDES, SIDES, st.sampled_from([32 * 32, 256 * 256, 512 * 512, 1024 * 1024]))
+def test_nothing_grows_and_little_is_lost(height: int, width: int, most: int) -> None:
+    try:
+        found = fit(height, width, most, exact=False)
+    except UserError as error:
+        assert "as long as wide" in error.what
+        return
+    rows, columns = found.size
+    assert rows % 32 == columns % 32 == 0 and rows * columns <= most
+    assert rows <= found.scaled[0] <= height and columns <= found.scaled[1] <= width
+    if height * width <= most:
+        assert found.scaled == (height, width)
+        assert (rows, columns) == (height // 32 * 32, width // 32 * 32)
+    elif most >= 256 * 256 and max(height, width) < 3.5 * min(height, width) and min(height, width) >= 256:
+        assert rows * columns >= 0.9 * most * min(1, height * width / most / 1.2)
+        assert rows * columns >= 0.85 * found.scaled[0] * found.scaled[1], "more than 15 % is cut off"
+        assert found.scaled[0] / height == pytest.approx(found.scaled[1] / width, abs=0.01), "not stretched"
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "size"),
+    [(2048, 2048, (1024, 1024)), (1536, 2048, (864, 1152)), (2160, 3840, (768, 1344)), (1000, 700, (992, 672))],
+)
+def test_usual_sizes(height: int, width: int, size: tuple[int, int]) -> None:
+    assert fit(height, width, 1024 * 1024, exact=False).size == size
+
+
+def test_exact_takes_pictures_only_as_they_are() -> None:
+    assert fit(64, 96, 64 * 96, exact=True).size == (64, 96)
+    with pytest.raises(UserError, match="not multiples of 32"):
+        fit(64, 97, None, exact=True)
+    with pytest.raises(UserError, match="more than 4096 pixels"):
+        fit(64, 96, 4096, exact=True)
+
+
+def test_the_middle_is_kept() -> None:
+    """A picture twice the size with one bright half: the edge stays in the middle after scaling and cutting."""
+    levels = np.zeros((128, 260, 3), dtype=np.uint8)
+    levels[:, 130:] = 255
+    found = fit(128, 260, 64 * 128, exact=False)
+    pixels = np.asarray(found.apply(Image.fromarray(levels)))
+    assert pixels.shape == (64, 128, 3)
+    assert pixels[:, :60].max() <= 30 and pixels[:, 68:].min() >= 225
