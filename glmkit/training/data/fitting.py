@@ -6,6 +6,7 @@ Nothing is ever scaled up: letters of a small picture would be taught as blur. h
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 from PIL import Image
 
@@ -56,13 +57,14 @@ def _shrunk(height: int, width: int, most: int) -> tuple[tuple[int, int], tuple[
     cells = most // TOKEN_PIXELS**2
     best: tuple[float, tuple[int, int], tuple[int, int]] | None = None
     for rows in range(1, min(height // TOKEN_PIXELS, cells) + 1):
-        bucket = rows * TOKEN_PIXELS, min(width // TOKEN_PIXELS, cells // rows) * TOKEN_PIXELS
-        scale = max(bucket[0] / height, bucket[1] / width)
-        scaled = max(bucket[0], round(scale * height)), max(bucket[1], round(scale * width))
-        area = bucket[0] * bucket[1]
-        kept = area / (scaled[0] * scaled[1])
-        score = area * kept**3  # what is cut off may be text, and hurts more than a few pixels less
-        if best is None or score > best[0]:
-            best = score, bucket, scaled
+        most_columns = min(width // TOKEN_PIXELS, cells // rows)
+        for columns in {most_columns, min(most_columns, max(1, round(rows * width / height)))}:
+            bucket = rows * TOKEN_PIXELS, columns * TOKEN_PIXELS
+            scale = max(bucket[0] / height, bucket[1] / width)
+            scaled = max(bucket[0], round(scale * height)), max(bucket[1], round(scale * width))
+            kept = prod(bucket) / prod(scaled)
+            score = prod(bucket) * kept**3  # what is cut off may be text, and hurts more than a few pixels less
+            if best is None or score > best[0]:
+                best = score, bucket, scaled
     assert best is not None, "the smallest size holds one cell"
     return best[1], best[2]
