@@ -1,0 +1,266 @@
+"""Rows of `results/` -> curves (PNG) and the page `README.md`: claim, set-up, result with spread, what is not shown.
+
+    python benchmarks/claims/page.py
+
+Whatever has no rows is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import definitions
+from definitions import HERE, Claim
+
+from glmkit.files import atomic_path, read_json
+
+INK, MUTED = "#222222", "#888888"
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # told apart by colour-blind readers, too
+LOWER_IS_BETTER = {"loss", "preview", "large"}
+MEANING = {
+    "word_accuracy": "words read by OCR",
+    "ned": "NED of what OCR reads",
+    "described": "properties as described",
+    "background": "background as described",
+    "shape": "shape and its colour as described",
+    "shape_place": "place of the shape as described",
+    "text_position": "position of the text as described",
+    "loss": "held-out velocity error at 256x256",
+    "preview": "held-out loss of the preview, nats a token",
+    "large": "held-out loss of the large grid, nats a token",
+    "preview_entropy": "entropy of preview codes without context, nats",
+    "large_entropy": "entropy of large codes without context, nats",
+    "codes_used": "share of the codes in use",
+}
+INTRODUCTION = """# The claims, measured
+
+What the system's description says about its design, tried on nano with our own runs: one pair of recipes a claim, equal
+compute, everything else equal. This page is written by `python benchmarks/claims/page.py` from the rows in `results/`;
+what has not been measured is not on it, and a result that contradicts its claim stays.
+
+```bash
+python benchmarks/claims/run.py --help              # every side and what a run costs
+python benchmarks/claims/run.py glyphs on --seed 0  # train, draw 128 held-out prompts, score; continues when repeated
+python benchmarks/claims/sources.py                 # time and memory of source attention
+python benchmarks/claims/page.py
+```
+
+Spread is the lowest and the highest of the seeds. Differences are taken seed by seed. One seed says nothing about the
+spread over seeds; its pictures are 128, so that a share near 0.5 is known to about 0.09 (95 %).
+"""
+
+
+def rows_of(results: Path, claim: Claim) -> dict[str, list[dict[str, Any]]]:
+    """The rows of every measured side, by seed."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for name in claim.sides:
+        source, side, _ = definitions.resolve(claim.name, name)
+        rows = [read_json(path) for path in results.glob(f"{source}-{side}-*.json")]
+        rows = sorted((row for row in rows if (row["claim"], row["side"]) == (source, side)), key=lambda r: r["seed"])
+        if rows:
+            found[name] = rows
+    return found
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean, and lowest to highest where there is more than one."""
+    mean = f"{statistics.mean(values):.3f}"
+    return mean if len(values) == 1 else f"{mean} ({min(values):.3f} to {max(values):.3f})"
+
+
+def measures_table(claim: Claim, found: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[str]:
+    """A line a measure, a column a side; measures that no side has are left out."""
+    yield "| measure | " + " | ".join(f"{name} (n {len(rows)})" for name, rows in found.items()) + " |"
+    yield "| --- |" + " --- |" * len(found)
+    for measure in claim.measures:
+        cells = []
+        for rows in found.values():
+            values = [row["measures"][measure] for row in rows if measure in row["measures"]]
+            cells.append(spread(values) if values else "")
+        if any(cells):
+            better = "lower is better" if measure in LOWER_IS_BETTER else ""
+            label = ", ".join(filter(None, (MEANING[measure], better)))
+            yield f"| {label} | " + " | ".join(cells) + " |"
+    yield "| training, s | " + " | ".join(spread([_seconds(row) for row in rows]) for rows in found.values()) + " |"
+
+
+def differences(claim: Claim, found: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[str]:
+    """First side minus each other, seed by seed, of the measures that judge the end quality."""
+    first, *others = found
+    for other in others:
+        for measure in claim.measures:
+            pairs = [
+                a["measures"][measure] - b["measures"][measure]
+                for a in found[first]
+                for b in found[other]
+                if a["seed"] == b["seed"] and measure in a["measures"] and measure in b["measures"]
+            ]
+            if len(pairs) > 1:
+                signs = {value > 0 for value in pairs}
+                verdict = "the same sign in every seed" if len(signs) == 1 else "not resolved: both signs occur"
+                yield f"- {first} - {other}, {MEANING[measure]}: {spread(pairs)}; {verdict}"
+
+
+def _seconds(row: Mapping[str, Any]) -> float:
+    return sum(step["seconds"] for step in row["steps"])
+
+
+def curves(found: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> bool:
+    """Held-out losses of every kind of step that is trained by two sides; False where there is none."""
+    lines: dict[tuple[str, str], list[tuple[str, list[tuple[float, float]]]]] = {}
+    for side, rows in found.items():
+        for row in rows:
+            for step in row["steps"]:
+                for key in ("preview", "large") if step["recipe"] == "autoregressive" else ("loss",):
+                    points = [(seen / 1e6, losses[key]) for seen, losses in step["held_out"] if key in losses and seen]
+                    if points and step["recipe"] != "semantic_vq":
+                        lines.setdefault((step["recipe"], key), []).append((side, points))
+    if not lines:
+        return False
+    figure, axes = _figure(len(lines))
+    colours = dict(zip(found, COLOURS, strict=False))
+    for axis, ((recipe, key), own) in zip(axes, lines.items(), strict=True):
+        for side, points in own:
+            axis.plot(*zip(*points, strict=True), color=colours[side], label=side, marker=".", linewidth=1.2)
+        _finish(axis, f"{recipe}: {key}", "million posters", "held out")
+        axis.set_yscale("log")
+    _save(figure, axes[0], path)
+    return True
+
+
+def source_curves(results: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Seconds of a picture's step and of training, and memory, over the number of sources."""
+    figure, axes = _figure(4 * len(results), columns=4)
+    panels = (("step", "ms a step", 1e3), ("peak_bytes", "MiB to draw", 2**-20))
+    panels += (("train", "ms a training step", 1e3), ("train_peak_bytes", "MiB to train", 2**-20))
+    for number, result in enumerate(results):
+        for axis, (key, label, factor) in zip(axes[4 * number :], panels, strict=False):
+            for way, colour in zip(("block-causal", "full"), COLOURS, strict=False):
+                own = [row for row in result["rows"] if row["way"] == way]
+                values = [[factor * value for value in _listed(row[key])] for row in own]
+                middle = [statistics.median(one) for one in values]
+                reach = [[m - min(v) for m, v in zip(middle, values, strict=True)]]
+                reach.append([max(v) - m for m, v in zip(middle, values, strict=True)])
+                counts = [row["sources"] for row in own]
+                axis.errorbar(counts, middle, reach, color=colour, label=way, marker=".", capsize=2, linewidth=1.2)
+            _finish(axis, f"{result['size']}, {result['where']}", "sources", label)
+            axis.set_ylim(bottom=0)
+    _save(figure, axes[0], path)
+
+
+def _listed(value: Any) -> list[float]:
+    return value if isinstance(value, list) else [value]
+
+
+def sources_table(result: Mapping[str, Any], steps: int) -> Iterator[str]:
+    """A line for each number of sources, both ways side by side."""
+    yield f"{result['size']}, {result['where']}, {result['dtype']}, {len(result['rows'][0]['step'])} repeats:\n"
+    yield (
+        f"| sources | once, ms | a step, ms | full: a step, ms | {steps} steps, full / block-causal "
+        "| MiB to draw | full | training step, ms | full | MiB to train | full |"
+    )
+    yield "|" + " --- |" * 11
+    by_way = {(row["sources"], row["way"]): row for row in result["rows"]}
+    for count in sorted({row["sources"] for row in result["rows"]}):
+        cached, full = by_way[count, "block-causal"], by_way[count, "full"]
+        once, step, full_step = (statistics.median(v) for v in (cached["prepare"], cached["step"], full["step"]))
+        cells = [_milliseconds(cached["prepare"]) if count else "0", _milliseconds(cached["step"])]
+        cells += [_milliseconds(full["step"]), f"{steps * full_step / (once * (count > 0) + steps * step):.2f}"]
+        cells += [f"{row['peak_bytes'] / 2**20:.1f}" for row in (cached, full)]
+        cells += [_milliseconds(row["train"]) for row in (cached, full)]
+        cells += [f"{row['train_peak_bytes'] / 2**20:.0f}" for row in (cached, full)]
+        yield f"| {count} | " + " | ".join(cells) + " |"
+
+
+def _milliseconds(values: Sequence[float]) -> str:
+    return f"{1000 * statistics.median(values):.0f} ({1000 * min(values):.0f} to {1000 * max(values):.0f})"
+
+
+def _figure(panels: int, columns: int = 3) -> tuple[Any, list[Any]]:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    columns = min(columns, panels)
+    height = -(-panels // columns)
+    figure, axes = pyplot.subplots(height, columns, figsize=(3.4 * columns, 2.8 * height), squeeze=False)
+    for unused in axes.flat[panels:]:
+        unused.axis("off")
+    return figure, list(axes.flat)
+
+
+def _finish(axis: Any, title: str, x: str, y: str) -> None:
+    axis.set_title(title, fontsize=9, color=INK)
+    axis.set_xlabel(x, fontsize=8, color=INK)
+    axis.set_ylabel(y, fontsize=8, color=INK)
+    axis.tick_params(labelsize=7, colors=MUTED)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _save(figure: Any, labelled: Any, path: Path) -> None:
+    handles = dict(zip(*reversed(labelled.get_legend_handles_labels()), strict=True))
+    figure.legend(handles.values(), handles, loc="lower center", ncols=len(handles), fontsize=8, frameon=False)
+    figure.tight_layout(rect=(0, 0.06, 1, 1))
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=90, metadata={"Software": None})
+
+
+def section(claim: Claim, results: Path, pictures: Path) -> list[str]:
+    """The claim's part of the page; empty while nothing is measured."""
+    result = _of_sources(results, pictures) if not claim.sides else _of_sides(claim, results, pictures)
+    if not result:
+        return []
+    words = [f"## {claim.title}\n", f"**Claim.** {claim.claim}\n", f"**Set-up.** {claim.setup}\n", "**Result.**\n"]
+    reading = [f"\n**Reading.** {claim.reading}"] if claim.reading else []
+    return [*words, *result, *reading, f"\n**What it does not show.** {claim.not_shown}\n"]
+
+
+def _of_sides(claim: Claim, results: Path, pictures: Path) -> list[str]:
+    found = rows_of(results, claim)
+    if len(found) < 2:  # one side alone shows nothing
+        return []
+    lines = list(measures_table(claim, found))
+    if compared := list(differences(claim, found)):
+        lines += ["", *compared]
+    if curves(found, pictures / f"{claim.name}.png"):
+        lines += ["", f"![held-out losses](curves/{claim.name}.png)"]
+    devices = sorted({str(row["environment"]["device"]) for rows in found.values() for row in rows})
+    prompts = sorted({row["prompts"] for rows in found.values() for row in rows})
+    return [*lines, "", f"n is the number of seeds; {prompts} prompts a run, trained on {', '.join(devices)}."]
+
+
+def _of_sources(results: Path, pictures: Path) -> list[str]:
+    found = [read_json(path) for path in sorted(results.glob("block_causal-*.json"))]
+    if not found:
+        return []
+    lines: list[str] = []
+    for result in found:
+        lines += [*sources_table(result, steps=20), ""]
+    source_curves(found, pictures / "block_causal.png")
+    return [*lines, "![time and memory by the number of sources](curves/block_causal.png)"]
+
+
+def write(results: Path, target: Path) -> None:
+    """target/README.md and target/curves."""
+    parts = [section(definitions.load(name), results, target / "curves") for name in definitions.names()]
+    text = "\n".join([INTRODUCTION, *(line for part in parts for line in part)])
+    with atomic_path(target / "README.md") as temporary:
+        temporary.write_text(text.rstrip() + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=HERE / "results", help="default %(default)s")
+    parser.add_argument("--target", type=Path, default=HERE, help="default %(default)s")
+    arguments = parser.parse_args()
+    write(arguments.results, arguments.target)
+    print(arguments.target / "README.md")
+
+
+if __name__ == "__main__":
+    main()
