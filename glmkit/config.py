@@ -188,9 +188,21 @@ class DecoderStage(Stage):
     @model_validator(mode="after")
     def _glyph_is_saved(self) -> DecoderStage:
         if self.train_glyph and self.method == "lora":
-            raise ValueError("train_glyph needs method: full, since an adapter holds no glyph encoder")
+            raise ValueError("train_glyph needs method: full; the glyph stage adapts the glyph encoder")
         if (self.letter_weight or self.order_weight) and not self.train_glyph:
             raise ValueError("letter_weight and order_weight need train_glyph: they align the two while they are new")
+        return self
+
+
+class GlyphStage(DecoderStage):
+    """The glyph encoder alone, by the decoder's loss: the decoder, adapted before or not, stays as it is."""
+
+    method: Literal["lora"]
+
+    @model_validator(mode="after")
+    def _texts_are_told(self) -> GlyphStage:
+        if not self.glyphs:
+            raise ValueError("without glyphs the glyph encoder learns nothing")
         return self
 
 
@@ -214,11 +226,12 @@ STAGES: dict[str, type[Stage]] = {
     "semantic_vq": SemanticStage,
     "autoregressive": AutoregressiveStage,
     "decoder": DecoderStage,
+    "glyph": GlyphStage,
     "clip": ClipStage,
 }
 
 
-EDITING = ("autoregressive", "decoder")  # the stages that read source pictures
+EDITING = ("autoregressive", "decoder", "glyph")  # the stages that read source pictures
 
 
 class Recipe(Section):
@@ -241,6 +254,7 @@ class Recipe(Section):
     semantic_vq: SemanticStage | None = None
     autoregressive: AutoregressiveStage | None = None
     decoder: DecoderStage | None = None
+    glyph: GlyphStage | None = None
     clip: ClipStage | None = None
     samples: Samples = Samples()
 

@@ -1,7 +1,7 @@
-"""Adapters: a folder with PEFT adapters for the decoder and the autoregressive model, tied to the model they are for.
+"""Adapters: a folder with PEFT adapters for some parts of a model, tied to the model they are for.
 
     DIR/decoder/         adapter_config.json  adapter_model.safetensors  glmkit_adapter.json
-    DIR/autoregressive/  the same
+    DIR/autoregressive/, DIR/glyph/  the same
 
 `glmkit_adapter.json` holds a fingerprint of the part that was adapted, so that an adapter of another model is refused.
 """
@@ -23,7 +23,7 @@ from glmkit.models import checkpoint, weights
 from glmkit.models.hybrid import HybridModel
 
 CARD = "glmkit_adapter.json"
-PARTS = ("decoder", "autoregressive")
+PARTS = ("decoder", "autoregressive", "glyph")
 PROBED = 16
 # Keys that libraries write into a config without changing the model.
 VOLATILE = {"_diffusers_version", "_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}
@@ -55,7 +55,7 @@ def parts_of(folder: Path) -> list[str]:
     if not found:
         raise UserError(
             f"{folder} is not an adapter folder" if folder.exists() else f"adapter folder {folder} does not exist",
-            fix=f"a folder with {PARTS[0]}/ or {PARTS[1]}/ in it, as glmkit finetune writes it (RUN/adapter)",
+            fix=f"a folder with {', '.join(PARTS)} in it, as glmkit finetune writes it (RUN/adapter)",
         )
     return found
 

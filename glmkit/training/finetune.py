@@ -38,6 +38,7 @@ NEEDS = {
     "semantic_vq": ("semantic_vq",),
     "autoregressive": ("autoregressive", "semantic_vq"),
     "decoder": ("decoder", "glyph", "vae", "semantic_vq"),
+    "glyph": ("glyph", "decoder", "vae", "semantic_vq"),
 }
 
 
@@ -190,8 +191,10 @@ def _hybrid_work(
     if stage.lora is not None:
         wrapped = lora.inject(getattr(hybrid, trained[0]), stage.lora)
     earlier = [other for other in recipe.stages if other != name and (output / f"{other}.json").exists()]
-    if recipe.samples.prompts and (adapted := [other for other in earlier if (output / "adapter" / other).exists()]):
-        adapter.apply_adapter(hybrid, output / "adapter", adapted)  # samples show what the whole run has learnt so far
+    adapted = [other for other in earlier if (output / "adapter" / other).exists()]
+    if adapted and (recipe.samples.prompts or name == "glyph"):
+        # Samples show what the whole run has learnt so far, and the glyph encoder learns for the adapted decoder.
+        adapter.apply_adapter(hybrid, output / "adapter", adapted)
     objective = objectives.build(name, **_context(name, hybrid, stage, pictures, device))
     sampler = Sampler.for_stage(name, hybrid, recipe.samples, output / "samples") if recipe.samples.prompts else None
     return _Work(objective, lambda: _export(name, hybrid, wrapped, trained, recipe, folder), sampler)
@@ -223,7 +226,7 @@ def _context(
         context["text_tokenizer"] = pipeline.prompt_tokenizer(hybrid.folder).tokenizer
     if name == "autoregressive":
         context["tokenizer"] = pipeline.prompt_tokenizer(hybrid.folder)
-    if name == "decoder":
+    if name in ("decoder", "glyph"):
         context["flow_config"] = pipeline.flow_config(hybrid.folder)
     return {**context, "pictures": pictures[0], "held_out": pictures[1], "stage": stage, "device": device}
 

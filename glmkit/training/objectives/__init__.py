@@ -34,14 +34,15 @@ class Objective(Protocol):
 
 
 def build(name: str, **context: Any) -> Objective:
-    """The objective of stage `name` (vae, semantic_vq, autoregressive, decoder, clip)."""
-    from glmkit.training.objectives import autoregressive, clip, decoder, semantic_vq, vae
+    """The objective of stage `name` (vae, semantic_vq, autoregressive, decoder, glyph, clip)."""
+    from glmkit.training.objectives import autoregressive, clip, decoder, glyph, semantic_vq, vae
 
     kinds = {
         "vae": vae.VaeObjective,
         "semantic_vq": semantic_vq.SemanticObjective,
         "autoregressive": autoregressive.AutoregressiveObjective,
         "decoder": decoder.DecoderObjective,
+        "glyph": glyph.GlyphObjective,
         "clip": clip.ClipObjective,
     }
     return kinds[name](**context)
