@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
+    from glmkit.evaluation.baselines import Usual
     from glmkit.evaluation.pictures import Drawing
     from glmkit.records import Summary
 
 HELP = "Score the pictures of a suite by OCR and by pixels."
+MODELS = "nano, a model folder, a hub id, diffusers:HUB_ID_OR_FOLDER or openai:MODEL (default nano)"
 DRAWING_OPTIONS = ("model", "adapter", "size", "steps", "guidance")
 
 
@@ -29,8 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--suite", required=True, help="text-render, nano-edit, cvtg-2k, longtext-en, oneig-text-en, ..."
     )
     parser.add_argument("--data", metavar="DIR", type=Path, help="prompt files of a public benchmark")
-    parser.add_argument("--model", help="nano, a model folder or a hub id (default nano)")
-    parser.add_argument("--adapter", metavar="DIR", nargs="+", action="extend", help="adapters to add")
+    parser.add_argument("--model", help=MODELS)
+    parser.add_argument("--adapter", metavar="DIR[:WEIGHT]", nargs="+", action="extend", help="adapters to add")
     parser.add_argument(
         "--images",
         metavar="DIR",
@@ -107,13 +109,19 @@ def _device(arguments: argparse.Namespace) -> str:
 
 def _drawing(arguments: argparse.Namespace) -> tuple[str, Drawing]:
     """The device, and the model's own size, steps and guidance unless others were given."""
+    from glmkit.evaluation import baselines
     from glmkit.evaluation.pictures import Drawing
-    from glmkit.models import checkpoint, defaults
-    from glmkit.models.devices import dtype_for, pick_device
 
-    device = pick_device(arguments.device)
     model = arguments.model or "nano"
-    usual = defaults.of(checkpoint.resolve(model))
+    baseline = baselines.find(model)
+    if baseline is None:
+        from glmkit.models import checkpoint, defaults
+
+        usual: Usual | defaults.Defaults = defaults.of(checkpoint.resolve(model))
+    else:
+        usual = baseline.usual
+        _refuse(arguments, usual)
+    device, dtype = _drawing_device(arguments, baseline is None or baseline.local)
     height, width = parse_size(arguments.size) if arguments.size else (usual.height, usual.width)
     drawing = Drawing(
         model=model,
@@ -123,10 +131,29 @@ def _drawing(arguments: argparse.Namespace) -> tuple[str, Drawing]:
         width=width,
         steps=usual.steps if arguments.steps is None else arguments.steps,
         guidance=usual.guidance if arguments.guidance is None else arguments.guidance,
-        dtype=str(dtype_for(device)).removeprefix("torch."),
-        own_sizes=arguments.size is None,
+        dtype=dtype,
+        own_sizes=arguments.size is None and baseline is None,  # prompts name sizes that our models know
     )
-    return str(device), drawing
+    return device, drawing
+
+
+def _drawing_device(arguments: argparse.Namespace, local: bool) -> tuple[str, str]:
+    """The device, and the numbers that a model on this machine calculates with."""
+    if not local:
+        return _device(arguments), ""
+    from glmkit.models.devices import dtype_for, pick_device
+
+    device = pick_device(arguments.device)
+    return str(device), str(dtype_for(device)).removeprefix("torch.")
+
+
+def _refuse(arguments: argparse.Namespace, usual: Usual) -> None:
+    """UserError for options that a baseline would pass over."""
+    given = {name: getattr(arguments, name) for name in ("steps", "guidance") if getattr(usual, name) is None}
+    given |= {"adapter": arguments.adapter, "compile": arguments.compile if arguments.compile == "blocks" else None}
+    for name, value in given.items():
+        if value is not None:
+            raise UserError(f"{arguments.model} knows no --{name}", found=value, fix=f"leave out --{name}")
 
 
 def table(summary: Summary) -> str:

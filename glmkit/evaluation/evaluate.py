@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -11,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from glmkit.errors import UserError
-from glmkit.evaluation import engines, stats, suites
+from glmkit.evaluation import baselines, engines, stats, suites
+from glmkit.evaluation.baselines import Baseline
 from glmkit.evaluation.hashes import sha256
 from glmkit.evaluation.layouts import Found
 from glmkit.evaluation.pictures import Drawing, copy, draw, write_references
@@ -72,6 +74,11 @@ class Plan:
         identity: Identity = module.identity(where)
         return identity
 
+    @cached_property
+    def baseline(self) -> Baseline | None:
+        """What draws when it is no model of ours; finding out may download it."""
+        return baselines.find(self.drawing.model) if self.drawing is not None else None
+
     def prompt_files(self) -> dict[str, str]:
         """The prompt files of the suite, by their place in `data`, with their sha256."""
         files = suites.load(self.suite).files(self.data)
@@ -91,18 +98,23 @@ class Plan:
         }
         if self.drawing is None:
             return {**shared, "images": str(self._images), "seeds": self.seeds}
-        from glmkit.models.adapter import check_adapter
+        if self.baseline is not None:
+            return {**shared, **asdict(self.drawing), **self.baseline.identity()}
+        from glmkit.models.adapter import Adapter, check_adapter
         from glmkit.models.checkpoint import resolve
 
         model = resolve(self.drawing.model)
         for adapter in self.drawing.adapters:
-            check_adapter(model, Path(adapter))
-        adapters = [{"path": path, "fingerprint": fingerprint(path)} for path in self.drawing.adapters]
+            check_adapter(model, Adapter.parse(adapter).folder)
+        adapters = [
+            {"path": path, "fingerprint": fingerprint(Adapter.parse(path).folder)} for path in self.drawing.adapters
+        ]
         return {**shared, **asdict(self.drawing), "model_fingerprint": fingerprint(model), "adapters": adapters}
 
     def default_folder(self) -> Path:
         """Where the run goes when nobody says: the same settings always continue in the same folder."""
-        return Path("reports") / f"{self.suite}-{Path(self.name).name}-{_digest(self.settings())[:8]}"
+        name = re.sub(r"[^\w.-]", "-", Path(self.name).name)
+        return Path("reports") / f"{self.suite}-{name}-{_digest(self.settings())[:8]}"
 
 
 def evaluate(plan: Plan, folder: Path, device: str = "cpu", effort: Effort | None = None) -> Summary:
@@ -123,15 +135,23 @@ def evaluate(plan: Plan, folder: Path, device: str = "cpu", effort: Effort | Non
         write_references(folder, suite, prompts)
         generations = copy(folder, found, prompts, plan.seeds)
     else:
+        _check(plan, plan.drawing, suite, prompts)
+        open_run(folder, "eval", settings, device)
+        sources = write_references(folder, suite, prompts)
+        generations = draw(folder, prompts, plan.drawing, device, sources, effort, plan.baseline)
+    with alone(folder):  # what another process reads and measures at this moment must not be done twice
+        return _scored(plan, suite, prompts, generations, found, folder, measures)
+
+
+def _check(plan: Plan, drawing: Drawing, suite: Suite, prompts: Sequence[Prompt]) -> None:
+    """UserError for what cannot be drawn, before anything is."""
+    if plan.baseline is None:
         from glmkit.generation.pipeline import check
 
         for prompt in prompts:
-            check(plan.drawing.request(prompt, 0))
-        open_run(folder, "eval", settings, device)
-        sources = write_references(folder, suite, prompts)
-        generations = draw(folder, prompts, plan.drawing, device, sources, effort)
-    with alone(folder):  # what another process reads and measures at this moment must not be done twice
-        return _scored(plan, suite, prompts, generations, found, folder, measures)
+            check(drawing.request(prompt, 0))
+    elif "source" in suite.references(prompts[0]):
+        raise UserError(f"{plan.suite} asks for edits", found=drawing.model, fix="a model of ours, or --images DIR")
 
 
 def _scored(

@@ -58,7 +58,9 @@ class Options:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options that `Options.of` reads, and --json."""
     parser.add_argument("--model", default="nano", help="nano, a model folder or a hub id (default %(default)s)")
-    parser.add_argument("--adapter", metavar="DIR", nargs="+", action="extend", default=[], help="adapters to add")
+    parser.add_argument(
+        "--adapter", metavar="DIR[:WEIGHT]", nargs="+", action="extend", default=[], help="adapters to add"
+    )
     parser.add_argument("--size", metavar="WIDTHxHEIGHT", help="pixels, multiples of 32 (default: the model's)")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="another seed, another picture (default 0)")
     parser.add_argument("--steps", metavar="N", type=int, help="steps of the diffusion decoder (default: the model's)")

@@ -24,6 +24,7 @@ from glmkit.files import atomic_path
 from glmkit.generation import pipeline
 from glmkit.generation.pipeline import FAILURES, Outcome, Progress, check, settings_of
 from glmkit.generation.shares import Share, units_of
+from glmkit.models.adapter import Adapter
 from glmkit.models.hybrid import HybridModel
 from glmkit.records import Request
 from glmkit.runs import fingerprint
@@ -89,9 +90,10 @@ class Codes:
 
     def __init__(self, folder: Path, hybrid: HybridModel) -> None:
         self.folder = folder
+        adapters = map(Adapter.parse, hybrid.adapters)
         weights = [
             fingerprint(hybrid.folder),
-            *(fingerprint(adapter) for adapter in hybrid.adapters),
+            *((fingerprint(adapter.folder), adapter.weight) for adapter in adapters),
             str(hybrid.dtype),
         ]
         self._weights = json.dumps(weights)

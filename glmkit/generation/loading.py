@@ -11,7 +11,7 @@ from torch import nn
 
 from glmkit.generation.arguments import Effort
 from glmkit.generation.shares import Share
-from glmkit.models.adapter import check_adapter, merged
+from glmkit.models.adapter import Adapter, check_adapter, merged
 from glmkit.models.devices import pick_device
 from glmkit.models.hybrid import HybridModel
 
@@ -46,18 +46,20 @@ def load_for_drawing(
     parts: Iterable[str] = (),
     speed: Speed | None = None,
 ) -> HybridModel:
-    """The model of a folder with `adapters` merged; `parts` are loaded now, so that a broken file shows at once.
+    """The model of a folder with `adapters` (`DIR` or `DIR:WEIGHT`) merged; `parts` are loaded now, so that a broken
+    file shows at once.
 
     UserError before anything is loaded when an adapter does not fit.
     """
     speed = speed or Speed()
-    for adapter in adapters:
-        check_adapter(folder, Path(adapter))
+    added = [Adapter.parse(adapter) for adapter in adapters]
+    for adapter in added:
+        check_adapter(folder, adapter.folder)
     hybrid = HybridModel(folder, device, dtype, name)
     hybrid.adapters, hybrid.one_at_a_time = tuple(adapters), speed.one_at_a_time
 
     def finish(part: str, module: nn.Module) -> nn.Module:
-        for adapter in adapters:
+        for adapter in added:
             module = merged(module, part, adapter)
         return module
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import warnings
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -41,6 +43,28 @@ def fingerprint(folder: Path, part: str) -> str:
         first = tensors[name].flatten()[:PROBED].to(torch.bfloat16).view(torch.int16)
         digest.update(f"{name}\0{tuple(tensors[name].shape)}\0".encode() + first.numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter folder, and how much of its change is made (1 is as it was trained)."""
+
+    folder: Path
+    weight: float = 1.0
+
+    @classmethod
+    def parse(cls, text: str) -> Adapter:
+        """`DIR` or `DIR:WEIGHT` of the command line. UserError when the weight is no finite number."""
+        folder, colon, weight = text.rpartition(":")
+        if not colon or Path(text).exists():
+            return cls(Path(text))
+        try:
+            value = float(weight)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            raise UserError("the weight of an adapter must be a number", found=text, fix=f"--adapter {folder}:0.8")
+        return cls(Path(folder), value)
 
 
 def write_base(adapter: Path, part: str, base: Path) -> None:
@@ -78,28 +102,32 @@ def check_adapter(model: Path, folder: Path) -> None:
         weights.read_header(where / "adapter_model.safetensors")
 
 
-def merged(module: torch.nn.Module, part: str, folder: Path | str) -> torch.nn.Module:
-    """The module of one part with an adapter's change in its weights, if the adapter changes that part.
+def merged(module: torch.nn.Module, part: str, adapter: Adapter) -> torch.nn.Module:
+    """The module of one part with an adapter's weighted change in its weights, if the adapter changes that part.
 
     Merging costs nothing per step and needs no PEFT modules afterwards.
     """
     from peft import PeftModel
+    from peft.tuners.lora import LoraLayer
 
-    if part not in parts_of(Path(folder)):
+    if part not in parts_of(adapter.folder):
         return module
     device = next(module.parameters()).device
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PEFT guesses about hub models that our modules are not
-        wrapped = PeftModel.from_pretrained(module, str(Path(folder) / part), torch_device=str(device))
+        wrapped = PeftModel.from_pretrained(module, str(adapter.folder / part), torch_device=str(device))
+    for layer in wrapped.modules():
+        if isinstance(layer, LoraLayer):
+            layer.scale_layer(adapter.weight)
     return wrapped.merge_and_unload().eval().requires_grad_(False)
 
 
-def apply_adapter(hybrid: HybridModel, folder: Path | str, parts: Iterable[str] | None = None) -> None:
-    """Merge an adapter (or only some `parts` of it) into the model's weights; call it again for a second adapter, whose
-    change is added. Raises UserError before anything is changed.
+def apply_adapter(hybrid: HybridModel, given: Path | str, parts: Iterable[str] | None = None) -> None:
+    """Merge an adapter, `DIR` or `DIR:WEIGHT` (or only some `parts` of it), into the model's weights; call it again for
+    a second adapter, whose change is added. Raises UserError before anything is changed.
     """
-    folder = Path(folder)
-    check_adapter(hybrid.folder, folder)
-    for part in parts_of(folder) if parts is None else parts:
-        setattr(hybrid, part, merged(getattr(hybrid, part), part, folder))
-    hybrid.adapters = (*hybrid.adapters, str(folder))
+    adapter = Adapter.parse(str(given))
+    check_adapter(hybrid.folder, adapter.folder)
+    for part in parts_of(adapter.folder) if parts is None else parts:
+        setattr(hybrid, part, merged(getattr(hybrid, part), part, adapter))
+    hybrid.adapters = (*hybrid.adapters, str(given))

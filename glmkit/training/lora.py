@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import nn
 
 from glmkit.config import Lora
-from glmkit.errors import unknown
+from glmkit.errors import UserError, unknown
 from glmkit.files import explained
+from glmkit.models import checkpoint
 
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 
@@ -43,14 +45,14 @@ def inject(module: nn.Module, lora: Lora) -> nn.Module:
         r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=list(lora.targets)
     )
     module.requires_grad_(False)
-    return get_peft_model(module, config)  # type: ignore[arg-type]
+    return get_peft_model(module, config)
 
 
 def save(wrapped: nn.Module, folder: Path, part: str, base: Path) -> None:
     """Write an adapter that is complete or absent: PEFT's own two files, and for the decoder a copy in the diffusers
-    key style, whose metadata carries rank and alpha (without it diffusers assumes alpha = rank).
+    key style. UserError when what was written does not give the layers' outputs again.
     """
-    from glmkit.models import adapter
+    from glmkit.models import adapter, portable
 
     unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
@@ -60,23 +62,67 @@ def save(wrapped: nn.Module, folder: Path, part: str, base: Path) -> None:
             (unfinished / "README.md").unlink(missing_ok=True)
             adapter.write_base(unfinished, part, base)
             if part == "decoder":
-                _write_diffusers(wrapped, unfinished / DIFFUSERS_FILE)
+                portable.write_style(unfinished, "diffusers", unfinished / DIFFUSERS_FILE)
+            check_saved(wrapped, unfinished, part, base)
             shutil.rmtree(folder, ignore_errors=True)
             unfinished.rename(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _write_diffusers(wrapped: nn.Module, path: Path) -> None:
-    from peft import get_peft_model_state_dict
-    from safetensors.torch import save_file
+def check_saved(wrapped: nn.Module, folder: Path, part: str, base: Path) -> None:
+    """Load an adapter as its users do, PEFT's files by PEFT and the copy by stock diffusers, into models that share the
+    frozen weights of `wrapped`; UserError unless every adapted layer has the output that it has in `wrapped`.
+    """
+    from peft import PeftModel
 
-    state = {
-        f"transformer.{name.removeprefix('base_model.model.')}": tensor.detach().cpu().contiguous()
-        for name, tensor in get_peft_model_state_dict(wrapped).items()
-    }
-    settings = wrapped.peft_config["default"].to_dict()  # type: ignore[union-attr, index]
-    kept = {key: settings[key] for key in ("r", "lora_alpha", "lora_dropout")}
-    kept["target_modules"] = sorted(settings["target_modules"])
-    metadata = {f"transformer.{key}": value for key, value in kept.items()}
-    save_file(state, path, {"format": "pt", "lora_adapter_metadata": json.dumps(metadata)})
+    live = _adapted(wrapped)
+    settings = checkpoint.config(base, part)
+    with torch.device("meta"):
+        bare = checkpoint.build(part, settings, base / "tokenizer")
+    device = str(next(wrapped.parameters()).device)
+    loaded = PeftModel.from_pretrained(_sharing(bare, live), str(folder), torch_device=device)
+    _compare(live, _adapted(loaded), folder / "adapter_model.safetensors")
+    if part == "decoder":
+        from diffusers import GlmImageTransformer2DModel
+
+        with torch.device("meta"):
+            stock = _sharing(GlmImageTransformer2DModel.from_config(settings), live)
+        stock.load_lora_adapter(folder, weight_name=DIFFUSERS_FILE)
+        _compare(live, _adapted(stock), folder / DIFFUSERS_FILE)
+
+
+def _adapted(module: nn.Module) -> dict[str, Any]:
+    """The layers that PEFT has wrapped, by their names in the model without it."""
+    from peft.tuners.lora import LoraLayer
+
+    named = module.named_modules()
+    return {name.removeprefix("base_model.model."): layer for name, layer in named if isinstance(layer, LoraLayer)}
+
+
+def _sharing(module: Any, adapted: Mapping[str, Any]) -> Any:
+    """`module` with the very layers that lie under the adapters."""
+    for name, layer in adapted.items():
+        module.set_submodule(name, layer.get_base_layer())
+    return module
+
+
+@torch.no_grad()
+def _compare(live: Mapping[str, Any], loaded: Mapping[str, Any], file: Path) -> None:
+    """UserError unless both have the same layers, and on random inputs the same outputs."""
+    wrong = sorted(live.keys() ^ loaded.keys())
+    draw = torch.Generator().manual_seed(0)
+    for name in live.keys() & loaded.keys():
+        layer, other = live[name], loaded[name]
+        mode, base = layer.training, layer.get_base_layer()
+        down = next(iter(layer.lora_A.values())).weight
+        dtype = base.weight.dtype if base.weight.is_floating_point() else down.dtype
+        given = torch.randn(4, down.shape[1], generator=draw).to(down.device, dtype)
+        plain, before, after = (one.eval()(given).float() for one in (base, layer, other))
+        layer.train(mode)
+        if (before - after).norm() > 1e-2 * (before - plain).norm() + 1e-6 * plain.norm():
+            wrong.append(name)
+    if wrong:
+        raise UserError(
+            f"{file.name} does not give back what was trained", found=f"{len(wrong)} layers: {wrong[0]}, ..."
+        )

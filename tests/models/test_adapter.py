@@ -8,40 +8,11 @@ from pathlib import Path
 import pytest
 import tiny_checkpoint
 import torch
+from tiny_adapter import decoder_inputs, make_adapter
 
 from glmkit.errors import UserError
 from glmkit.models import adapter, checkpoint
 from glmkit.models.hybrid import HybridModel
-
-TARGETS = {"decoder": ["to_q", "to_v", "proj_out"], "autoregressive": ["q_proj", "gate_up_proj"]}
-
-
-def make_adapter(model: Path, folder: Path, part: str, seed: int = 0, alpha: int = 6) -> torch.nn.Module:
-    """A random LoRA of `part`, saved as training saves it; returns the wrapped module."""
-    from peft import LoraConfig, get_peft_model
-
-    torch.manual_seed(seed)
-    wrapped = get_peft_model(
-        checkpoint.load_part(model, part),
-        LoraConfig(r=3, lora_alpha=alpha, target_modules=TARGETS[part], init_lora_weights=False),
-    )
-    wrapped.save_pretrained(str(folder / part))
-    adapter.write_base(folder / part, part, model)
-    return wrapped.eval()
-
-
-def decoder_inputs(seed: int = 3) -> tuple[torch.Tensor | None, ...]:
-    draw = torch.Generator().manual_seed(seed)
-    return (
-        torch.randn(2, 4, 8, 8, generator=draw),
-        torch.randn(2, 5, 24, generator=draw),
-        None,
-        torch.randint(64, (2, 16), generator=draw),
-        torch.ones(2, dtype=torch.bool),
-        torch.tensor([500.0, 20.0]),
-        torch.full((2, 2), 64.0),
-        torch.zeros(2, 2),
-    )
 
 
 @torch.no_grad()
@@ -127,3 +98,32 @@ def test_broken_adapters(tiny_model: Path, tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(UserError, match="truncated"):
         adapter.apply_adapter(hybrid, tmp_path / "a")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("weight", [0.0, 0.7, -1.5])
+def test_a_weight_scales_the_change(tiny_model: Path, tmp_path: Path, weight: float) -> None:
+    make_adapter(tiny_model, tmp_path / "a", "autoregressive")
+    name = "language_model.layers.0.self_attn.q_proj.weight"
+
+    def changed(given: str) -> torch.Tensor:
+        hybrid = HybridModel(tiny_model)
+        before = hybrid.autoregressive.state_dict()[name].clone()
+        adapter.apply_adapter(hybrid, given)
+        assert hybrid.adapters == (given,), "as it was typed"
+        return hybrid.autoregressive.state_dict()[name] - before
+
+    whole = changed(str(tmp_path / "a"))
+    torch.testing.assert_close(changed(f"{tmp_path / 'a'}:{weight}"), weight * whole, atol=1e-5, rtol=1e-4)
+    assert whole.abs().max() > 0.01
+
+
+def test_how_weights_are_typed(tmp_path: Path) -> None:
+    assert adapter.Adapter.parse("runs/a") == adapter.Adapter(Path("runs/a"), 1.0)
+    assert adapter.Adapter.parse("runs/a:0.8") == adapter.Adapter(Path("runs/a"), 0.8)
+    assert adapter.Adapter.parse("runs/a:-1") == adapter.Adapter(Path("runs/a"), -1.0)
+    (tmp_path / "a:2").mkdir()
+    assert adapter.Adapter.parse(str(tmp_path / "a:2")) == adapter.Adapter(tmp_path / "a:2", 1.0)
+    for wrong in ("runs/a:", "runs/a:much", "runs/a:nan", "runs/a:inf"):
+        with pytest.raises(UserError, match="--adapter runs/a:0.8"):
+            adapter.Adapter.parse(wrong)

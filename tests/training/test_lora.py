@@ -10,11 +10,12 @@ from types import SimpleNamespace
 import pytest
 import tiny_checkpoint
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from glmkit.config import Lora
 from glmkit.errors import UserError
-from glmkit.models import adapter, checkpoint
+from glmkit.models import adapter, checkpoint, portable
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import lora
 
@@ -149,7 +150,7 @@ def test_a_kill_while_saving_leaves_the_old_adapter(
     def full(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(lora, "_write_diffusers", full)
+    monkeypatch.setattr(portable, "write_style", full)
     with pytest.raises(KeyboardInterrupt):
         lora.save(wrapped, folder, "decoder", tiny_model)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
@@ -165,10 +166,50 @@ def test_a_full_disk(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.Monke
     def full(*_: object) -> None:
         raise SafetensorError("I/O error: No space left on device")
 
-    monkeypatch.setattr(lora, "_write_diffusers", full)
+    monkeypatch.setattr(portable, "write_style", full)
     with pytest.raises(SafetensorError):
         lora.save(wrapped, tmp_path / "ad" / "decoder", "decoder", tiny_model)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
     with pytest.raises(UserError, match="no space left while writing .*decoder"):
         lora.save(wrapped, tmp_path / "ad" / "decoder", "decoder", tiny_model)
     assert not list((tmp_path / "ad").iterdir())
+
+
+def broken_save(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """Let one step of saving go wrong without a word, as a changed library could."""
+    if kind == "alpha":
+        settings = portable._diffusers_settings
+        monkeypatch.setattr(portable, "_diffusers_settings", lambda given, _: settings(given, 1.1))
+    else:
+        write = portable.write_style
+
+        def truncating(folder: Path, *others: object) -> int:
+            tensors = load_file(folder / "adapter_model.safetensors")
+            lost = min(name for name in tensors if "lora_B" in name)
+            save_file({**tensors, lost: torch.zeros_like(tensors[lost])}, folder / "adapter_model.safetensors")
+            return write(folder, *others)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(portable, "write_style", truncating)
+
+
+@pytest.mark.parametrize("kind", ["alpha", "tensor"])
+def test_a_save_that_gives_other_outputs_is_refused(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """What users call "the LoRA has no effect" shows while it is saved, and the old adapter stays."""
+    wrapped = trained(tiny_model, Lora(rank=2, alpha=3, targets=TARGETS))
+    broken_save(monkeypatch, kind)
+    with pytest.raises(UserError, match="does not give back what was trained"):
+        lora.save(wrapped, tmp_path / "ad" / "decoder", "decoder", tiny_model)
+    assert not list((tmp_path / "ad").iterdir())
+
+
+def test_the_look_at_a_save_leaves_training_as_it_was(tiny_model: Path, tmp_path: Path) -> None:
+    wrapped = trained(tiny_model, Lora(rank=2, alpha=3, dropout=0.5, targets=TARGETS)).train()
+    before = {name: value.clone() for name, value in wrapped.state_dict().items()}
+    trainable = [name for name, parameter in wrapped.named_parameters() if parameter.requires_grad]
+    lora.save(wrapped, tmp_path / "ad" / "decoder", "decoder", tiny_model)
+    assert all(module.training for module in wrapped.modules())
+    assert trainable == [name for name, parameter in wrapped.named_parameters() if parameter.requires_grad]
+    after = wrapped.state_dict()
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)

@@ -1,0 +1,26 @@
+"""glmkit export: an adapter as one file for another program."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+HELP = "Write an adapter in the key style of diffusers or ComfyUI."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("adapter", metavar="ADAPTER[:WEIGHT]", help="an adapter folder of glmkit finetune")
+    parser.add_argument("--format", choices=("diffusers", "comfyui"), required=True, help="the program that reads it")
+    parser.add_argument("--out", metavar="FILE.safetensors", type=Path, required=True, help="the file to write")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from glmkit.models.adapter import Adapter, parts_of
+    from glmkit.models.portable import export
+
+    adapter = Adapter.parse(arguments.adapter)
+    layers = export(adapter, arguments.format, arguments.out)
+    print(f"{arguments.out}: {layers} layers of the decoder, {arguments.format} keys")
+    if "autoregressive" in parts_of(adapter.folder):
+        print(f"left out: the autoregressive part, which PEFT loads from {adapter.folder / 'autoregressive'}")
+    return 0

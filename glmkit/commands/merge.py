@@ -1,0 +1,25 @@
+"""glmkit merge: a model folder with adapters in its weights."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+HELP = "Write a model folder whose weights hold the changes of adapters."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="nano, a model folder or a hub id")
+    parser.add_argument(
+        "--adapter", metavar="DIR[:WEIGHT]", nargs="+", action="extend", required=True, help="adapters to merge"
+    )
+    parser.add_argument("--out", metavar="FOLDER", type=Path, required=True, help="the model folder to write")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from glmkit.models.adapter import Adapter
+    from glmkit.models.portable import merge
+
+    parts = merge(arguments.model, [Adapter.parse(text) for text in arguments.adapter], arguments.out)
+    print(f"{arguments.out}: {arguments.model} with {len(arguments.adapter)} adapters in its {' and '.join(parts)}")
+    return 0

@@ -1,0 +1,39 @@
+"""Random adapters of the toy model, and inputs that show what they change."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from glmkit.models import adapter, checkpoint
+
+TARGETS = {"decoder": ["to_q", "to_v", "proj_out"], "autoregressive": ["q_proj", "gate_up_proj"]}
+
+
+def make_adapter(model: Path, folder: Path, part: str, seed: int = 0, alpha: int = 6) -> torch.nn.Module:
+    """A random LoRA of `part`, saved as training saves it; returns the wrapped module."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(seed)
+    wrapped = get_peft_model(
+        checkpoint.load_part(model, part),
+        LoraConfig(r=3, lora_alpha=alpha, target_modules=TARGETS[part], init_lora_weights=False),
+    )
+    wrapped.save_pretrained(str(folder / part))
+    adapter.write_base(folder / part, part, model)
+    return wrapped.eval()
+
+
+def decoder_inputs(seed: int = 3) -> tuple[torch.Tensor | None, ...]:
+    draw = torch.Generator().manual_seed(seed)
+    return (
+        torch.randn(2, 4, 8, 8, generator=draw),
+        torch.randn(2, 5, 24, generator=draw),
+        None,
+        torch.randint(64, (2, 16), generator=draw),
+        torch.ones(2, dtype=torch.bool),
+        torch.tensor([500.0, 20.0]),
+        torch.full((2, 2), 64.0),
+        torch.zeros(2, 2),
+    )
