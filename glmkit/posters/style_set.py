@@ -74,10 +74,16 @@ def _words_only(rng: random.Random, split: Split) -> Scene:
             return scene
 
 
-def style_poster(scene: Scene) -> Image.Image:
-    """The framed picture, RGB, SIZE x SIZE."""
+def unframed_poster(scene: Scene) -> Image.Image:
+    """The picture without its frame, RGB, SIZE x SIZE."""
     picture = Image.new("RGB", (SIZE, SIZE), COLOURS[scene.background])
     picture.paste(render(scene, COLOURS), (FRAME, FRAME))
+    return picture
+
+
+def style_poster(scene: Scene) -> Image.Image:
+    """The framed picture, RGB, SIZE x SIZE."""
+    picture = unframed_poster(scene)
     draw = ImageDraw.Draw(picture)
     for first, end in (BAND, LINE):
         box = (first, first, SIZE - 1 - first, SIZE - 1 - first)
