@@ -30,6 +30,7 @@ PACKAGES = (
     "open_clip_torch",
     "torchmetrics",
     "torch-fidelity",
+    "openai",
 )
 _EDGE_BYTES = 1 << 16
 

@@ -8,9 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from glmkit.config import parse_size
 from glmkit.errors import UserError
+from glmkit.evaluation.baseline_pictures import draw_missing
+from glmkit.evaluation.baselines import Baseline
 from glmkit.evaluation.hashes import sha256
 from glmkit.evaluation.layouts import Found, Tile
 from glmkit.evaluation.suite import Suite
@@ -25,9 +28,10 @@ PARTS = ("autoregressive", "glyph", "decoder", "vae")
 
 @dataclass(frozen=True)
 class Drawing:
-    """With what pictures are drawn. `dtype` is float32 or bfloat16.
+    """With what a model of ours or a baseline (`baselines.find`) draws. `dtype` is float32 or bfloat16.
 
-    `height` and `width` are pixels; with `own_sizes` a prompt that names its size is drawn at that.
+    `height` and `width` are pixels; with `own_sizes` a prompt that names its size is drawn at that. `steps` and
+    `guidance` are None, and `dtype` is empty, where a baseline has no such thing.
     """
 
     model: str
@@ -35,8 +39,8 @@ class Drawing:
     seeds: int
     height: int
     width: int
-    steps: int
-    guidance: float
+    steps: int | None
+    guidance: float | None
     dtype: str
     own_sizes: bool = True
 
@@ -46,6 +50,7 @@ class Drawing:
 
     def request(self, prompt: Prompt, seed: int, sources: tuple[str, ...] = ()) -> Request:
         height, width = self.size(prompt)
+        effort: dict[str, Any] = {"steps": self.steps, "guidance": self.guidance}
         return Request(
             id=f"{prompt.id}_{seed}",
             prompt=prompt.prompt,
@@ -53,8 +58,7 @@ class Drawing:
             height=height,
             width=width,
             sources=sources,
-            steps=self.steps,
-            guidance=self.guidance,
+            **{key: value for key, value in effort.items() if value is not None},
         )
 
 
@@ -78,20 +82,22 @@ def draw(
     device: str,
     sources: Mapping[str, tuple[str, ...]],
     effort: Effort | None = None,
+    baseline: Baseline | None = None,
 ) -> list[Generation]:
     """Draw what the run folder lacks, and what failed before; returns one row a prompt and seed, in prompt order.
 
     `sources` are the pictures to edit, by prompt id.
 
     The codes of all come first and wait in `.work` (see `glmkit.generation.engine`); several processes that a launcher
-    started on the same folder share the pictures.
+    started on the same folder share the pictures. `baseline` draws instead of a model of ours.
     """
     journal = folder / "images.jsonl"
     wanted = {f"{prompt.id}_{seed}": (prompt, seed) for prompt in prompts for seed in range(drawing.seeds)}
     requests = [drawing.request(prompt, seed, sources.get(prompt.id, ())) for prompt, seed in wanted.values()]
     rows = {row.id: row for row in _finished(journal)}
     if any(_missing(folder, request) for request in requests):
-        for row in _drawn(folder, requests, wanted, drawing, device, effort):
+        drawn = _drawn if baseline is None else partial(_drawn_by, baseline)
+        for row in drawn(folder, requests, wanted, drawing, device, effort):
             append_jsonl(journal, row.to_row())
             rows[row.id] = row
     rows = {row.id: row for row in _finished(journal)} | {name: row for name, row in rows.items() if row.error}
@@ -154,6 +160,23 @@ def _drawn(
                 save_picture(folder / _file(name), outcome.image, outcome.request, hybrid.name, hybrid.adapters)
             yield _row(name, *wanted[name], round(outcome.seconds, 3), outcome.error)
             shown.pictures(done, todo)
+
+
+def _drawn_by(
+    baseline: Baseline,
+    folder: Path,
+    requests: list[Request],
+    wanted: dict[str, tuple[Prompt, int]],
+    drawing: Drawing,
+    device: str,
+    effort: Effort | None,
+) -> Iterator[Generation]:
+    baseline.start(device, drawing.dtype, effort or Effort())
+    for done in draw_missing(
+        baseline, drawing.model, requests, lambda request: folder / _file(request.id), folder / WORK
+    ):
+        name = done.request.id
+        yield _row(name, *wanted[name], round(done.seconds, 3), done.error)
 
 
 def copy(folder: Path, found: Found, prompts: Sequence[Prompt], seeds: int | None) -> list[Generation]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
@@ -61,8 +61,13 @@ def save_picture(
     path: str | Path, image: Image.Image, request: Request, model: str, adapters: Sequence[str] = ()
 ) -> None:
     """Write a PNG that carries its request as text; complete or absent."""
+    save_png(path, image, described(request, model, adapters))
+
+
+def save_png(path: str | Path, image: Image.Image, text: Mapping[str, str]) -> None:
+    """Write a PNG that carries `text`; complete or absent."""
     info = PngImagePlugin.PngInfo()
-    for key, value in described(request, model, adapters).items():
+    for key, value in text.items():
         info.add_text(key, value)
     with atomic_path(path) as temporary:
         image.save(temporary, format="PNG", pnginfo=info)

@@ -1,0 +1,117 @@
+"""Pictures of a baseline: each request once, by as many workers as the baseline allows, in one process or several."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from glmkit.errors import UserError
+from glmkit.evaluation.baselines import Baseline
+from glmkit.generation.pictures import described, save_png
+from glmkit.generation.shares import Share, units_of
+from glmkit.records import Request
+
+
+class Done(NamedTuple):
+    """A request whose picture is saved, or the reason why there is none."""
+
+    request: Request
+    seconds: float
+    error: Exception | None
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """A request as workers share it."""
+
+    name: str
+    request: Request
+
+
+def draw_missing(
+    baseline: Baseline,
+    model: str,
+    requests: Sequence[Request],
+    file: Callable[[Request], Path],
+    work: Path,
+) -> Iterator[Done]:
+    """Draw the requests whose `file` does not exist; outcomes as they come, with progress, rate and cost on stderr.
+
+    Lock files in `work` keep workers and processes from drawing the same. A UserError of the baseline ends the run;
+    pictures that are under way then are still finished and saved, for some have been paid for.
+    """
+    todo = sum(not file(request).exists() for request in requests)
+    columns = (TextColumn("pictures"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True)) as progress:
+        task, started = progress.add_task("pictures", total=todo, note=""), time.monotonic()
+        for count, done in enumerate(_worked(baseline, model, requests, file, work), start=1):
+            rate = f"{count * 60 / (time.monotonic() - started):.1f} a minute"
+            progress.update(task, completed=count, note=" · ".join(filter(None, (rate, baseline.note()))))
+            yield done
+
+
+def _worked(
+    baseline: Baseline, model: str, requests: Sequence[Request], file: Callable[[Request], Path], work: Path
+) -> Iterator[Done]:
+    own = Share.of_environment()
+    units = [_Unit(request.id, request) for request in requests]
+    stop, failed = threading.Event(), set[str]()
+    found: queue.SimpleQueue[Done | Exception | None] = queue.SimpleQueue()
+
+    def missing(unit: _Unit) -> bool:
+        return not (stop.is_set() or unit.name in failed or file(unit.request).exists())
+
+    def run(number: int) -> None:
+        share = Share(own.index * baseline.workers + number, own.count * baseline.workers)
+        try:
+            for unit in units_of(units, work, share, missing):
+                done = _attempt(baseline, model, unit.request, file(unit.request))
+                if done.error is not None:
+                    failed.add(unit.name)
+                found.put(done)
+        except Exception as error:
+            found.put(error)
+        found.put(None)
+
+    workers = [threading.Thread(target=run, args=(number,), daemon=True) for number in range(baseline.workers)]
+    for worker in workers:
+        worker.start()
+    try:
+        for _ in workers:
+            while (item := found.get()) is not None:
+                if isinstance(item, Exception):
+                    raise item
+                yield item
+    finally:
+        stop.set()
+        for worker in workers:
+            worker.join()
+
+
+def _attempt(baseline: Baseline, model: str, request: Request, path: Path) -> Done:
+    """Draw and save; the lock of the request is held until the file is there."""
+    started = time.monotonic()
+    try:
+        image, about = baseline.draw(request)
+        text = {**_described(baseline, request, model), **about}
+        save_png(path, image, text)
+    except UserError:
+        raise
+    except Exception as error:  # whatever went wrong with this picture is its error row
+        return Done(request, time.monotonic() - started, error)
+    return Done(request, time.monotonic() - started, None)
+
+
+def _described(baseline: Baseline, request: Request, model: str) -> dict[str, str]:
+    """What a picture says about itself, without what the baseline does not have."""
+    lacks = {"sampling"}
+    lacks |= {key for key in ("steps", "guidance") if getattr(baseline.usual, key) is None}
+    return {key: value for key, value in described(request, model).items() if key not in lacks}

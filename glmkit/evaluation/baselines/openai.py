@@ -1,0 +1,150 @@
+"""A model behind an OpenAI-style images endpoint, by the official client: PLACE is MODEL or MODEL@QUALITY.
+
+OPENAI_API_KEY holds the key and OPENAI_BASE_URL another endpoint, as the client reads them. The client retries what is
+temporary (429, 5xx, lost connections) with growing pauses, or when the server says. There are no seeds: seed k is the
+k-th picture that was asked for.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import os
+import threading
+import urllib.request
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from PIL import Image
+
+from glmkit.errors import UserError
+from glmkit.evaluation.baselines import Usual
+from glmkit.generation.pictures import as_rgb
+
+if TYPE_CHECKING:
+    from openai.types import ImagesResponse
+
+    from glmkit.generation.arguments import Effort
+    from glmkit.records import Request
+
+RETRIES = 8  # pauses of 0.5, 1, 2, 4, 8, 8, ... seconds unless the server names one
+SECONDS = 300.0  # that one answer may take
+DALL_E = "dall-e"  # the only models that must be asked for data instead of an address
+# Dollars a million tokens, (text in, picture out), as listed by OpenAI in April 2026.
+PRICES: Mapping[str, tuple[float, float]] = {
+    "gpt-image-1": (5.0, 40.0),
+    "gpt-image-1-mini": (2.0, 8.0),
+    "gpt-image-1.5": (5.0, 32.0),
+}
+PRICES_OF = "April 2026"
+
+
+class Endpoint:
+    local = False
+    workers = 4
+    usual = Usual(1024, 1024, None, None)
+
+    def __init__(self, place: str) -> None:
+        try:
+            from openai import OpenAI
+        except ImportError as error:
+            raise UserError("this needs the package openai", fix='pip install "glmkit[openai]"') from error
+        if not os.environ.get("OPENAI_API_KEY"):
+            fix = "export OPENAI_API_KEY=... (any word for an endpoint that asks for none, named by OPENAI_BASE_URL)"
+            raise UserError("there is no key for the images endpoint", found="OPENAI_API_KEY is not set", fix=fix)
+        self._model, _, self._quality = place.partition("@")
+        self._client = OpenAI(max_retries=RETRIES, timeout=SECONDS)
+        self._lock = threading.Lock()
+        self._pictures, self._tokens, self._dollars = 0, 0, 0.0
+
+    def identity(self) -> dict[str, Any]:
+        address = urlsplit(str(self._client.base_url))
+        port = f":{address.port}" if address.port else ""
+        return {"endpoint": f"{address.scheme}://{address.hostname}{port}{address.path}"}  # without any credentials
+
+    def start(self, device: str, dtype: str, effort: Effort) -> None:
+        """Nothing to load."""
+
+    def draw(self, request: Request) -> tuple[Image.Image, Mapping[str, str]]:
+        size = f"{request.width}x{request.height}"
+        answer = self._ask(request.prompt, size)
+        if not answer.data:
+            raise RuntimeError("the endpoint answered without a picture")
+        first = answer.data[0]
+        if first.b64_json:
+            data = _decoded(first.b64_json)
+        elif first.url:
+            data = _download(first.url)
+        else:
+            raise RuntimeError("the endpoint answered without a picture")
+        about = {"revised_prompt": first.revised_prompt} if first.revised_prompt else {}
+        with self._lock:
+            self._pictures += 1
+            self._tokens += answer.usage.total_tokens if answer.usage else 0
+            self._dollars += price(self._model, self._quality, size, answer) or 0.0
+        with Image.open(io.BytesIO(data)) as opened:
+            return as_rgb(opened), about
+
+    def note(self) -> str:
+        """The cost of the pictures that this process has asked for."""
+        if self._dollars:
+            return f"{self._dollars:.2f} $ (prices of {PRICES_OF})"
+        tokens = f"{self._tokens:,} tokens, " if self._tokens else ""
+        return f"{tokens}price not known" if self._pictures else ""
+
+    def _ask(self, prompt: str, size: str) -> ImagesResponse:
+        import openai
+
+        more: dict[str, Any] = {"quality": self._quality} if self._quality else {}
+        if self._model.startswith(DALL_E):
+            more["response_format"] = "b64_json"
+        try:
+            answer: ImagesResponse = self._client.images.generate(
+                model=self._model, prompt=prompt, size=size, n=1, **more
+            )
+            return answer
+        except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
+            fix = "export OPENAI_API_KEY=... with a key of that endpoint"
+            raise UserError("the images endpoint refuses the key", found=error.message, fix=fix) from error
+        except openai.NotFoundError as error:
+            fix = "check the name of the model and OPENAI_BASE_URL (it often ends in /v1)"
+            raise UserError(f"the images endpoint has no model {self._model}", found=error.message, fix=fix) from error
+        except openai.RateLimitError as error:
+            fix = "run the same command later; it continues"
+            raise UserError("the images endpoint wants no more requests", found=error.message, fix=fix) from error
+        except openai.APITimeoutError:
+            raise
+        except openai.APIConnectionError as error:
+            fix = "check OPENAI_BASE_URL and the network, then run the same command again; it continues"
+            raise UserError("the images endpoint cannot be reached", found=error.message, fix=fix) from error
+
+
+def load(place: str) -> Endpoint:
+    return Endpoint(place)
+
+
+def price(model: str, quality: str, size: str, answer: ImagesResponse) -> float | None:
+    """Dollars for one answer; None when the price is not known."""
+    if model == "dall-e-3":  # by the picture: 4 cents, 4 more for hd, 4 more for a side of 1792
+        return 0.04 * (1 + (quality == "hd") + (size != "1024x1024"))
+    if model not in PRICES or answer.usage is None:
+        return None
+    text, picture = PRICES[model]
+    return (answer.usage.input_tokens * text + answer.usage.output_tokens * picture) / 1e6
+
+
+def _decoded(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except binascii.Error as error:
+        raise RuntimeError("the endpoint answered with broken data") from error
+
+
+def _download(url: str) -> bytes:
+    if not url.startswith(("https://", "http://")):
+        raise RuntimeError(f"the endpoint answered with an address that is none: {url[:80]}")
+    with urllib.request.urlopen(url, timeout=SECONDS) as answer:
+        data: bytes = answer.read()
+    return data

@@ -1,0 +1,117 @@
+"""diffusers:PLACE: the stock pipeline's own pictures, presets, and what is no text-to-image pipeline."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import tiny_sd3
+import torch
+from diffusers import DiffusionPipeline
+from PIL import Image
+
+from glmkit.cli import main
+from glmkit.errors import UserError
+from glmkit.evaluation import baselines
+from glmkit.evaluation.baselines import diffusers
+from glmkit.evaluation.pictures import Drawing, draw
+from glmkit.records import Prompt
+
+PROMPTS = [Prompt(id=name, prompt=f"a sign '{name}'", texts=(name,)) for name in ("fox", "owl")]
+
+
+def published(folder: Path, kind: str, latents: int = 128) -> Path:
+    """The small files of a published pipeline."""
+    files = {
+        "model_index.json": {"_class_name": kind},
+        "transformer/config.json": {"sample_size": latents},
+        "vae/config.json": {"block_out_channels": [128, 256, 512, 512]},
+    }
+    for name, value in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(json.dumps(value))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sd3(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_sd3.build(tmp_path_factory.mktemp("tiny") / "sd3")
+
+
+def test_pictures_are_the_pipelines_own(sd3: Path, tmp_path: Path) -> None:
+    """Each as the stock pipeline draws it alone with its seed; a repeated call draws nothing."""
+    drawing = Drawing(f"diffusers:{sd3}", (), 2, height=32, width=48, steps=2, guidance=7.0, dtype="float32")
+    rows = draw(tmp_path, PROMPTS, drawing, "cpu", {}, baseline=baselines.find(drawing.model))
+    assert [row.error for row in rows] == [None] * 4
+    stock = DiffusionPipeline.from_pretrained(sd3)
+    stock.set_progress_bar_config(disable=True)
+    for row in rows[1:3]:
+        expected = stock(
+            row.prompt,
+            height=32,
+            width=48,
+            num_inference_steps=2,
+            guidance_scale=7.0,
+            generator=torch.Generator().manual_seed(row.seed),
+        ).images[0]
+        with Image.open(tmp_path / str(row.file)) as picture:
+            assert picture.tobytes() == expected.tobytes()
+            assert picture.text["steps"] == "2" and "sampling" not in picture.text  # type: ignore[attr-defined]
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "pictures").iterdir()}
+    draw(tmp_path, PROMPTS, drawing, "cpu", {}, baseline=baselines.find(drawing.model))
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "pictures").iterdir()} == times
+
+
+@pytest.mark.parametrize(("name", "steps", "guidance"), [("sd3", 28, 7.0), ("sd3.5-medium", 40, 4.5)])
+def test_presets(name: str, steps: int, guidance: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A preset and the hub id that it stands for are the same."""
+    asked = []
+    folder = published(tmp_path, "StableDiffusion3Pipeline")
+    monkeypatch.setattr(DiffusionPipeline, "download", lambda hub_id: asked.append(hub_id) or str(folder))
+    for place in (name, diffusers.PRESETS[name].hub_id):
+        assert diffusers.load(place).usual == baselines.Usual(1024, 1024, steps, guidance)
+    assert asked == [diffusers.PRESETS[name].hub_id] * 2
+
+
+def test_without_a_preset_the_class_and_the_configs_decide(tmp_path: Path) -> None:
+    small = published(tmp_path / "sd3", "StableDiffusion3Pipeline", latents=64)
+    assert diffusers.load(str(small)).usual == baselines.Usual(512, 512, 28, 7.0)
+    flux = published(tmp_path / "flux", "FluxPipeline")
+    assert diffusers.load(str(flux)).usual == baselines.Usual(1024, 1024, 28, 3.5)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("diffusers:", "names no model"),
+        ("diffuser:x/y", "did you mean 'diffusers'"),
+        ("diffusers:sd35", "did you mean 'sd3"),
+        ("diffusers:./nowhere", "does not exist"),
+        ("diffusers:EMPTY", "no model_index.json"),
+        ("diffusers:FOREIGN", "names no pipeline of diffusers"),
+        ("diffusers:UNCONDITIONAL", "draws no pictures from prompts"),
+    ],
+)
+def test_what_cannot_draw(model: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "EMPTY").mkdir()
+    published(tmp_path / "FOREIGN", "PipelineOfSomebody")
+    published(tmp_path / "UNCONDITIONAL", "DDPMPipeline")
+    kind, _, place = model.partition(":")
+    named = f"{kind}:{tmp_path / place}" if place.isupper() else model
+    assert main(["eval", "--suite", "text-render", "--model", named, "--device", "cpu"]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("ocr_log")
+def test_edits_and_broken_weights(sd3: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    command = ["eval", "--run", str(run), "--device", "cpu", "--limit", "1", "--size", "64x64", "--steps", "1"]
+    assert main([*command, "--suite", "nano-edit", "--model", f"diffusers:{sd3}"]) == 2
+    assert "nano-edit asks for edits" in capsys.readouterr().err and not run.exists()
+    broken = Path(shutil.copytree(sd3, tmp_path / "broken"))
+    shutil.rmtree(broken / "vae")
+    with pytest.raises(UserError, match="cannot be loaded"):
+        drawing = Drawing(f"diffusers:{broken}", (), 1, height=64, width=64, steps=1, guidance=1.5, dtype="float32")
+        draw(tmp_path, PROMPTS, drawing, "cpu", {}, baseline=baselines.find(drawing.model))

@@ -1,0 +1,173 @@
+"""openai:MODEL against a server that speaks the protocol: retries, refusals, cost, resume."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import images_endpoint
+import pytest
+from PIL import Image
+
+from glmkit.cli import main
+from glmkit.errors import UserError
+from glmkit.evaluation import baselines
+from glmkit.evaluation.baselines import openai
+from glmkit.evaluation.pictures import Drawing, draw
+from glmkit.files import read_json
+from glmkit.records import Generation, Prompt
+
+
+@pytest.fixture
+def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[images_endpoint.Endpoint]:
+    with images_endpoint.running() as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", f"{server.url}/v1")
+        monkeypatch.setenv("OPENAI_API_KEY", "secret")
+        yield server
+
+
+def drawn(folder: Path, *prompts: str, model: str = "openai:gpt-image-1", seeds: int = 1) -> list[Generation]:
+    drawing = Drawing(model, (), seeds, height=32, width=64, steps=None, guidance=None, dtype="", own_sizes=False)
+    asked = [Prompt(id=f"p{number}", prompt=prompt, texts=("x",)) for number, prompt in enumerate(prompts)]
+    return draw(folder, asked, drawing, "cpu", {}, baseline=baselines.find(model))
+
+
+def test_pictures_carry_what_is_known_and_nothing_else(endpoint: images_endpoint.Endpoint, tmp_path: Path) -> None:
+    (row,) = drawn(tmp_path, "a sign", model="openai:gpt-image-1@high")
+    assert endpoint.asked == [{"model": "gpt-image-1", "prompt": "a sign", "size": "64x32", "n": 1, "quality": "high"}]
+    with Image.open(tmp_path / str(row.file)) as picture:
+        assert picture.size == (64, 32)
+        text = dict(picture.text)  # type: ignore[attr-defined]
+    assert text.pop("version").startswith("glmkit ")
+    assert text == {
+        "prompt": "a sign",
+        "revised_prompt": "better: a sign",
+        "seed": "0",
+        "size": "64x32",
+        "model": "openai:gpt-image-1@high",
+    }
+
+
+def test_a_busy_endpoint_is_asked_again_until_it_answers(endpoint: images_endpoint.Endpoint, tmp_path: Path) -> None:
+    (row,) = drawn(tmp_path, "busy")
+    assert row.error is None and endpoint.prompts() == ["busy"] * 3
+
+
+def test_what_concerns_one_picture_is_its_row_and_is_asked_again_next_time(
+    endpoint: images_endpoint.Endpoint, tmp_path: Path
+) -> None:
+    rows = drawn(tmp_path, "good", "refused", "address", "broken", model="openai:dall-e-3")
+    errors = [row.error or "" for row in rows]
+    assert errors[0] == errors[2] == ""
+    assert "not allowed by the safety system" in errors[1] and "broken data" in errors[3]
+    assert sorted(endpoint.prompts()) == ["address", "broken", "good", "refused"]  # once each, by four workers
+    assert {body["response_format"] for body in endpoint.asked} == {"b64_json"}
+    endpoint.asked.clear()
+    assert [row.error for row in drawn(tmp_path, "good", "refused", "address", model="openai:dall-e-3")][::2] == [
+        None
+    ] * 2
+    assert endpoint.prompts() == ["refused"]
+
+
+def test_four_requests_at_a_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with images_endpoint.running(seconds=0.2) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", f"{server.url}/v1")
+        monkeypatch.setenv("OPENAI_API_KEY", "secret")
+        rows = drawn(tmp_path, "a", "b", seeds=4)
+    assert [row.id for row in rows] == [f"p{prompt}_{seed}" for prompt in (0, 1) for seed in range(4)]
+    assert sorted(server.prompts()) == ["a"] * 4 + ["b"] * 4
+    assert 1 < server.most_at_once <= 4
+
+
+@pytest.mark.parametrize(
+    ("model", "environment", "message"),
+    [
+        ("openai:gpt-image-1", {"OPENAI_API_KEY": "wrong"}, "refuses the key"),
+        ("openai:none", {}, "has no model none"),
+        ("openai:gpt-image-1", {"OPENAI_BASE_URL": "http://127.0.0.1:9/v1"}, "cannot be reached"),
+        ("openai:gpt-image-1", {"OPENAI_API_KEY": ""}, "export OPENAI_API_KEY"),
+    ],
+)
+def test_what_concerns_all_pictures_ends_the_run(
+    endpoint: images_endpoint.Endpoint,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    model: str,
+    environment: dict[str, str],
+    message: str,
+) -> None:
+    monkeypatch.setattr(openai, "RETRIES", 0)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=message):
+        drawn(tmp_path, *(f"sign {number}" for number in range(20)), model=model)
+    assert len(endpoint.asked) <= openai.Endpoint.workers
+    assert not (tmp_path / "pictures").exists()
+
+
+def test_too_many_requests_end_the_run_and_it_continues(
+    endpoint: images_endpoint.Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="it continues"):
+        patch.setattr(openai, "RETRIES", 0)
+        drawn(tmp_path, "busy")
+    assert [row.error for row in drawn(tmp_path, "busy")] == [None]
+
+
+def test_the_package_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with pytest.raises(UserError, match=r'pip install "glmkit\[openai\]"'):
+        baselines.find("openai:gpt-image-1")
+
+
+@pytest.mark.parametrize(
+    ("model", "size", "dollars"),
+    [
+        ("gpt-image-1", "1024x1024", 20 * 5e-6 + 4160 * 40e-6),
+        ("dall-e-3", "1024x1024", 0.04),
+        ("dall-e-3@hd", "1024x1792", 0.12),
+        ("a-model-of-somebody", "1024x1024", None),
+    ],
+)
+def test_prices(model: str, size: str, dollars: float | None) -> None:
+    from openai.types import ImagesResponse
+
+    answer = ImagesResponse.model_validate(
+        {
+            "created": 0,
+            "usage": {**images_endpoint.USAGE, "input_tokens_details": {"image_tokens": 0, "text_tokens": 20}},
+        }
+    )
+    name, _, quality = model.partition("@")
+    found = openai.price(name, quality, size, answer)
+    assert found is None if dollars is None else found == pytest.approx(dollars)
+
+
+@pytest.mark.usefixtures("ocr_log")
+def test_from_the_command_line(
+    endpoint: images_endpoint.Endpoint,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Rate and cost are shown, the endpoint is recorded and its password is not; a repeated command asks nothing."""
+    from glmkit.evaluation import evaluate
+
+    monkeypatch.setattr(evaluate, "ENGINE", "fake_ocr")
+    monkeypatch.setenv("OPENAI_BASE_URL", f"http://me:word@{endpoint.url.removeprefix('http://')}/v1")
+    monkeypatch.chdir(tmp_path)
+    command = ["eval", "--suite", "text-render", "--split", "regions", "--limit", "2", "--model", "openai:gpt-image-1"]
+    main([*command, "--size", "64x64"])
+    assert "a minute · 0.33 $" in capfd.readouterr().err
+    (folder,) = Path("reports").iterdir()
+    assert folder.name.startswith("text-render-openai-gpt-image-1-")
+    settings = read_json(folder / "manifest.json")["settings"]
+    assert (settings["endpoint"], settings["steps"], settings["own_sizes"]) == (f"{endpoint.url}/v1/", None, False)
+    assert not any(word in json.dumps(settings) for word in ("secret", "word@"))
+    main([*command, "--size", "64x64"])
+    assert len(endpoint.asked) == 2
+    for options, message in (("--steps 3", "knows no --steps"), ("--adapter x", "knows no --adapter")):
+        assert main([*command, *options.split()]) == 2
+        assert message in capfd.readouterr().err
