@@ -12,12 +12,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "runs", metavar="RUN", nargs="+", type=Path, help="run folder of glmkit eval; the first is the base"
     )
-    parser.add_argument("--out", metavar="FILE.html", type=Path, required=True, help="the file to write")
+    parser.add_argument(
+        "--out",
+        metavar="FILE.html",
+        type=Path,
+        required=True,
+        help="the file to write; its rows go to FILE.csv and .json",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     from glmkit.reporting.build import write_report
 
-    write_report(arguments.runs, arguments.out)
-    print(f"wrote {arguments.out}")
+    page, *tables = write_report(arguments.runs, arguments.out)
+    print(f"wrote {page}; all rows in {' and '.join(map(str, tables))}")
     return 0

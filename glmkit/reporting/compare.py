@@ -17,11 +17,19 @@ from glmkit.reporting.words import Difference
 
 @dataclass(frozen=True)
 class Row:
-    """One line of an interval plot. `group` is the split, empty in the overall plot."""
+    """One line of an interval plot. `group` is the split or language, empty in the overall plot."""
 
     group: str
     run: str
     estimate: Estimate
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """The prompts by `kind` (split or language): `groups` maps each name to a row a run."""
+
+    kind: str
+    groups: dict[str, tuple[Row, ...]]
 
 
 @dataclass(frozen=True)
@@ -33,7 +41,7 @@ class Metric:
     definition: str
     axis: Axis
     rows: tuple[Row, ...]
-    splits: tuple[Row, ...]
+    groupings: tuple[Grouping, ...]
     differences: tuple[Difference, ...]
 
     @property
@@ -43,10 +51,14 @@ class Metric:
 
 @dataclass(frozen=True)
 class Comparison:
-    """`prompts` are the common ones, in the order of the first run; `notes` say what limits the comparison."""
+    """`prompts` are the common ones, in the order of the first run, `scores` theirs in each run.
+
+    `notes` say what limits the comparison.
+    """
 
     metrics: tuple[Metric, ...]
     prompts: tuple[str, ...]
+    scores: dict[str, list[Score]]
     verdict: str
     notes: tuple[str, ...]
 
@@ -60,7 +72,7 @@ def compare(runs: Sequence[EvalRun]) -> Comparison:
     shared = [name for name in runs[0].summary.metrics if all(name in run.summary.metrics for run in runs)]
     names = [name for name in shared if name not in aside]
     metrics = tuple(measure(name, runs[0].summary.metrics[name], scores) for name in names)
-    return Comparison(metrics, prompts, say_verdict(metrics[0], scores), tuple(notes(runs, common)))
+    return Comparison(metrics, prompts, scores, say_verdict(metrics[0], scores), tuple(notes(runs, common)))
 
 
 def clips(runs: Sequence[EvalRun]) -> set[tuple[str | None, str | None]]:
@@ -69,25 +81,39 @@ def clips(runs: Sequence[EvalRun]) -> set[tuple[str | None, str | None]]:
 
 
 def measure(name: str, about: Mapping[str, str], scores: dict[str, list[Score]]) -> Metric:
-    """Pool one metric over each run and split, and pair every run with the first."""
+    """Pool one metric over each run, split and language, and pair every run with the first."""
     rows = tuple(Row("", run, stats.estimate(rows, name)) for run, rows in scores.items())
-    splits = list(dict.fromkeys(score.split for rows in scores.values() for score in rows))
-    split_rows = tuple(
-        Row(split, run, stats.estimate([score for score in rows if score.split == split], name))
-        for split in splits
-        for run, rows in scores.items()
-        if len(splits) > 1
+    groupings = tuple(
+        grouping
+        for kind in ("split", "language")
+        if len((grouping := group(name, kind, scores)).groups) > 1  # one group is the whole
     )
+    in_groups = [row for grouping in groupings for members in grouping.groups.values() for row in members]
     base, *others = scores
     higher = about["direction"] == "higher"
     return Metric(
         name=name,
         direction=about["direction"],
         definition=about["definition"],
-        axis=axis(row.estimate for row in (*rows, *split_rows)),
+        axis=axis(row.estimate for row in (*rows, *in_groups)),
         rows=rows,
-        splits=split_rows,
+        groupings=groupings,
         differences=tuple(paired(name, base, other, scores, higher) for other in others),
+    )
+
+
+def group(metric: str, kind: str, scores: dict[str, list[Score]]) -> Grouping:
+    """Pool one metric over each split or language, in order of first appearance."""
+    names = list(dict.fromkeys(getattr(score, kind) for rows in scores.values() for score in rows))
+    return Grouping(
+        kind,
+        {
+            name: tuple(
+                Row(name, run, stats.estimate([score for score in rows if getattr(score, kind) == name], metric))
+                for run, rows in scores.items()
+            )
+            for name in names
+        },
     )
 
 

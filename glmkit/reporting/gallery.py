@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from glmkit.errors import UserError
 from glmkit.records import Generation, Score
@@ -18,11 +19,15 @@ REFERENCES = ("source", "expected")  # what a suite may give with a prompt: a pi
 
 @dataclass(frozen=True)
 class Figure:
-    """One picture of one run, or the reason why there is none (`error`), or neither when the run has no such seed."""
+    """One picture of one run, or the reason why there is none (`error`), or neither when the run has no such seed.
+
+    `original` is the file that `picture` is a thumbnail of.
+    """
 
     run: str
     seed: int
     picture: Thumbnail | None = None
+    original: Path | None = None
     error: str | None = None
     values: tuple[tuple[str, float | None], ...] = ()
     marking: Marking | None = None
@@ -130,13 +135,16 @@ def figure(run: EvalRun, seed: int, drawn: tuple[Generation, Score] | None, metr
     picture, score = drawn
     if picture.file is None:
         return Figure(run.name, seed, error=picture.error or score.error)
+    original = run.folder / picture.file
     try:
-        embedded = thumbnail(run.folder / picture.file)
+        embedded = thumbnail(original)
     except OSError as error:
         return Figure(
             run.name, seed, error=score.error or f"{picture.file} cannot be opened: {error.strerror or error}"
         )
     if score.error is not None:
-        return Figure(run.name, seed, embedded, score.error)
-    values = tuple((metric, score.value(metric)) for metric in metrics)
-    return Figure(run.name, seed, embedded, None, values, mark(score.expected, score.read))
+        return Figure(run.name, seed, embedded, original, score.error)
+    alignment = run.summary.alignment.get("metric")  # a cosine of its own is shown, though not compared
+    shown = [*metrics, *([alignment] if alignment and alignment not in metrics else [])]
+    values = tuple((metric, score.value(metric)) for metric in shown)
+    return Figure(run.name, seed, embedded, original, None, values, mark(score.expected, score.read))

@@ -7,7 +7,7 @@ const prompts = Array.from(gallery.querySelectorAll(".prompt"));
 function arrange() {
   const { sort, split, show, find } = Object.fromEntries(new FormData(controls));
   const words = find.trim().toLowerCase();
-  const place = (card) => Number(card.dataset[sort]); // the page comes with the place of each prompt in each order
+  const place = (card) => Number(card.getAttribute(`data-${sort}`)); // the page comes with the place of each prompt in each order
   const sorted = [...prompts].sort((a, b) => place(a) - place(b));
   let shown = 0;
   for (const card of sorted) {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from statistics import fmean
 
 from glmkit.records import Score
@@ -34,15 +35,15 @@ def ranks(prompts: Mapping[str, str], runs: Sequence[Values], failed: set[str]) 
     """The place of each prompt (id -> text) in each order; ties keep the order of the suite.
 
     `worst`: by the lowest value of any run, prompts with a `failed` picture first; `change`: by the largest distance
-    between runs; `better` and `worse`: by last run minus first run. The metrics decide one after another, and prompts
-    that cannot be compared come last.
+    between runs; `change-A-B`: by that between the runs of these numbers (of three or more); `better` and `worse`: by
+    last run minus first run. The metrics decide one after another, and prompts that cannot be compared come last.
     """
 
     def lowest(prompt_id: str) -> list[float]:
         return [WORST] if prompt_id in failed else min(list(run[prompt_id]) for run in runs)
 
-    def spread(prompt_id: str) -> list[float]:
-        columns = zip(*(run[prompt_id] for run in runs if prompt_id in run), strict=True)
+    def spread(prompt_id: str, among: Sequence[Values]) -> list[float]:
+        columns = zip(*(run[prompt_id] for run in among if prompt_id in run), strict=True)
         return [min(column) - max(column) for column in columns] or [0.0]
 
     def gain(prompt_id: str, sign: int) -> tuple[bool, list[float]]:
@@ -51,12 +52,15 @@ def ranks(prompts: Mapping[str, str], runs: Sequence[Values], failed: set[str]) 
 
     orders = {
         "worst": sorted(prompts, key=lowest),
-        "change": sorted(prompts, key=spread),
+        "change": sorted(prompts, key=lambda prompt_id: spread(prompt_id, runs)),
         "better": sorted(prompts, key=lambda prompt_id: gain(prompt_id, -1)),
         "worse": sorted(prompts, key=lambda prompt_id: gain(prompt_id, 1)),
         "alphabet": sorted(prompts, key=lambda prompt_id: prompts[prompt_id].casefold()),
         "given": list(prompts),
     }
+    for a, b in combinations(range(len(runs)), 2) if len(runs) > 2 else ():
+        pair = [runs[a], runs[b]]
+        orders[f"change-{a}-{b}"] = sorted(prompts, key=lambda prompt_id, pair=pair: spread(prompt_id, pair))
     places: dict[str, dict[str, int]] = {prompt_id: {} for prompt_id in prompts}
     for name, order in orders.items():
         for place, prompt_id in enumerate(order):

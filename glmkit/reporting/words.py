@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from markupsafe import Markup, escape
+
 from glmkit.evaluation.stats import Estimate
 
-BIDI_CONTROLS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+ACRONYMS = {"clip", "en", "oneig", "zh"}
+EVIDENCE = re.compile(r" \((?:95 % interval |\d+ prompts?, too few )[^()]*\)\.$")
+# Controls that reorder letters, and those below the space but tab and line feed.
+HIDDEN = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\\x00-\\x08\\x0b-\\x1f]")
 
 
 @dataclass(frozen=True)
@@ -28,15 +34,20 @@ def difference(base: str, other: str, estimate: Estimate, higher_is_better: bool
 
 
 def label(metric: str) -> str:
-    """word_accuracy -> Word accuracy, ned -> NED."""
+    """word_accuracy -> Word accuracy, ned -> NED, clip_cosine -> CLIP cosine."""
     words = metric.replace("_", " ")
-    return words.upper() if len(words) <= 3 else words[:1].upper() + words[1:]
+    if len(words) <= 3:
+        return words.upper()
+    if words == "clipscore":
+        return "CLIPScore"
+    text = " ".join(word.upper() if word in ACRONYMS else word for word in words.split())
+    return text[:1].upper() + text[1:]
 
 
 def inside(metric: str) -> str:
     """The label in the middle of a sentence."""
     text = label(metric)
-    return text if text.isupper() else text[:1].lower() + text[1:]
+    return text if text[:2].isupper() else text[:1].lower() + text[1:]
 
 
 def number(value: float | None, signed: bool = False) -> str:
@@ -62,6 +73,15 @@ def evidence(estimate: Estimate, signed: bool = False) -> str:
     if estimate.low is None or estimate.high is None:
         return f"({prompts}, too few for an interval)"
     return f"(95 % interval {number(estimate.low, signed)} to {number(estimate.high, signed)}, {prompts})"
+
+
+def headline(sentence: str) -> Markup:
+    """A verdict as HTML, the evidence at its end in a quieter voice."""
+    said = visible(sentence)
+    found = EVIDENCE.search(said)
+    if found is None:
+        return escape(said)
+    return Markup('{} <span class="evidence">{}</span>').format(said[: found.start()], found[0].strip())
 
 
 def difference_sentence(change: Difference) -> str:
@@ -119,7 +139,4 @@ def enumerate_words(items: Sequence[str]) -> str:
 
 def visible(text: str) -> str:
     """Show control characters, which would reorder or hide letters, as their code points."""
-    return "".join(
-        f"[U+{ord(letter):04X}]" if letter in BIDI_CONTROLS or (ord(letter) < 32 and letter not in "\n\t") else letter
-        for letter in text
-    )
+    return HIDDEN.sub(lambda found: f"[U+{ord(found[0]):04X}]", text)

@@ -9,15 +9,17 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from PIL import Image
 
 from glmkit.cli import main
 from glmkit.errors import UserError
-from glmkit.files import read_json, write_json
+from glmkit.files import read_json, read_jsonl, write_json, write_jsonl
 from glmkit.records import Prompt
 from glmkit.reporting.build import write_report
 from tests.reporting.conftest import MakeRun
@@ -124,8 +126,9 @@ def test_nothing_is_loaded_from_outside(tmp_path: Path, two: tuple[Path, Path]) 
     page = report(tmp_path, *two)
     for tag, attributes in page.tags:
         assert tag != "link"
-        for name in ("src", "href", "action", "srcset"):
+        for name in ("src", "action", "srcset", "xlink:href"):
             assert (attributes.get(name) or "#").startswith(("#", "data:image/")), (tag, attributes)
+        assert tag == "a" or "href" not in attributes  # a link loads nothing until somebody follows it
     policy = next(str(a["content"]) for _, a in page.tags if a.get("http-equiv") == "Content-Security-Policy")
     digest = base64.b64encode(hashlib.sha256(page.script.encode()).digest()).decode()
     assert policy.startswith("default-src 'none'") and f"script-src 'sha256-{digest}'" in policy
@@ -154,6 +157,30 @@ def test_runs_with_different_prompts_are_compared_on_the_common_ones(
     assert "nano (b) is worse than nano (a): word accuracy is lower by 1.000" in page.text
 
 
+def test_panels_by_split_and_by_language(tmp_path: Path, make_run: MakeRun, prompts: list[Prompt]) -> None:
+    """A panel a group where there are several; the numbers behind them in a table."""
+    spoken = [replace(prompt, language="zh" if index > 3 else "en") for index, prompt in enumerate(prompts)]
+    page = report(tmp_path, make_run("a", [(prompt, prompt.texts) for prompt in spoken]))
+    assert "Word accuracy by split" in page.text and "Word accuracy by language" in page.text
+    assert len(page.all("svg", **{"class": "panel"})) == 3 * (2 + 2)  # metrics; splits and languages
+    assert "en 4 prompts" in page.text and "zh 2 prompts" in page.text
+    alone = report(tmp_path, make_run("b", [(prompt, prompt.texts) for prompt in prompts[:4]]))
+    assert "by split" not in alone.text and not alone.all("svg", **{"class": "panel"})
+
+
+def test_a_cosine_that_is_not_compared_is_shown_at_its_picture(tmp_path: Path, two: tuple[Path, Path]) -> None:
+    rows = read_jsonl(two[1] / "scores.jsonl")
+    write_jsonl(
+        two[1] / "scores.jsonl", [{**row, "counts": {**row["counts"], "clip_cosine": [0.3, 1]}} for row in rows]
+    )
+    summary = read_json(two[1] / "summary.json")
+    clip = {"metric": "clip_cosine", "weights_sha256": "a" * 64, "model": "CLIP", "clipscore": None}
+    counted = {"prompts": 6, "truncated_prompts": 0}
+    write_json(two[1] / "summary.json", {**summary, "alignment": {**clip, **counted}})
+    page = report(tmp_path, *two)
+    assert page.text.count("CLIP cosine 0.300") == 6 and "CLIP cosine higher is better" not in page.text
+
+
 def test_one_run_and_three_runs(tmp_path: Path, make_run: MakeRun, prompts: list[Prompt]) -> None:
     runs = [make_run(f"r{n}", [(p, p.texts if i >= n else ["?"]) for i, p in enumerate(prompts)]) for n in (1, 2, 6)]
     alone = report(tmp_path, runs[0])
@@ -171,7 +198,7 @@ def test_large_pictures_shrink(tmp_path: Path, make_run: MakeRun, prompts: list[
     kind, content = source.split(";base64,")
     assert kind == "data:image/webp"
     with Image.open(io.BytesIO(base64.b64decode(content))) as picture:
-        assert picture.size == (320, 320)
+        assert picture.size == (288, 288)
     assert len(content) < 30_000
 
 
@@ -179,7 +206,11 @@ def test_ids_are_unique_and_anchors_lead_somewhere(tmp_path: Path, two: tuple[Pa
     page = report(tmp_path, *two)
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
-    assert {str(link["href"])[1:] for link in page.all("a")} <= set(ids)
+    links = [str(link["href"]) for link in page.all("a")]
+    assert {link[1:] for link in links if link.startswith("#")} <= set(ids)
+    beside = [link for link in links if not link.startswith("#")]
+    assert len(beside) == 11 + 2  # the pictures, and the rows as CSV and JSON
+    assert all((tmp_path / "out" / unquote(link)).is_file() for link in beside)
     assert all(picture.get("alt") for picture in page.all("img"))
 
 
@@ -249,7 +280,9 @@ def test_the_command_writes_the_page_and_imports_no_torch(tmp_path: Path, two: t
     command = [sys.executable, "-c", code, "report", *map(str, two), "--out", str(out)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == f"wrote {out}\n"
+    beside = [out.with_suffix(suffix) for suffix in (".csv", ".json")]
+    assert done.stdout == f"wrote {out}; all rows in {beside[0]} and {beside[1]}\n"
+    assert all(path.is_file() for path in beside)
     assert Page(out.read_text(encoding="utf-8")).all("article")
 
 

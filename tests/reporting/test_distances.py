@@ -113,5 +113,5 @@ def test_cosines_of_different_weights_are_never_compared(
             row["counts"]["clip_glmkit_cosine"] = [0.5, 1]
         (folder / "scores.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     text = text_of(runs, tmp_path / "page.html")
-    assert ("Clip glmkit cosine higher is better" in text) == compared
+    assert ("CLIP glmkit cosine higher is better" in text) == compared
     assert ("CLIP alignment was measured by different models" in text) != compared

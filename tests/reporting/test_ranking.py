@@ -33,3 +33,15 @@ def test_values_are_means_of_scored_pictures_with_higher_better() -> None:
         Score(id="a_2", seed=2, error="no picture", **common),
     ]
     assert prompt_values(scores, {"ned": 1, "cer": -1}) == {"a": [0.75, -0.5]}
+
+
+def test_the_difference_between_two_of_three_runs() -> None:
+    third = {"a": [0.5, 0.1], "b": [1.0, 0.2], "c": [0.9, 1.0]}
+    places = ranks({name: PROMPTS[name] for name in "abc"}, [BEFORE, AFTER, third], failed=set())
+    orders = {order: sorted("abc", key=lambda prompt_id: places[prompt_id][order]) for order in places["a"]}
+    assert {name: order for name, order in orders.items() if name.startswith("change-")} == {
+        "change-0-1": ["c", "a", "b"],
+        "change-0-2": ["b", "c", "a"],
+        "change-1-2": ["b", "c", "a"],
+    }
+    assert not any(name.startswith("change-") for name in ranks(PROMPTS, [BEFORE, AFTER], failed={"d"})["a"])

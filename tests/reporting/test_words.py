@@ -55,3 +55,29 @@ def test_numbers() -> None:
 
 def test_control_characters_become_visible_and_letters_stay() -> None:
     assert words.visible("a\u202eb\x07 שלום 👩\u200d🍳\n") == "a[U+202E]b[U+0007] שלום 👩\u200d🍳\n"
+
+
+@pytest.mark.parametrize(
+    ("metric", "label", "inside"),
+    [
+        ("word_accuracy", "Word accuracy", "word accuracy"),
+        ("ned", "NED", "NED"),
+        ("clip_cosine", "CLIP cosine", "CLIP cosine"),
+        ("clipscore", "CLIPScore", "CLIPScore"),
+        ("oneig_text_en", "ONEIG text EN", "ONEIG text EN"),
+    ],
+)
+def test_names_of_metrics(metric: str, label: str, inside: str) -> None:
+    assert (words.label(metric), words.inside(metric)) == (label, inside)
+
+
+def test_the_evidence_of_a_verdict_is_set_apart_and_the_rest_escaped() -> None:
+    verdict = words.verdict("ned", {"<b> (x)": Estimate(0.5, 0.4, 0.6, 9)}, None, True)
+    assert words.headline(verdict) == (
+        '&lt;b&gt; (x) reaches a NED of 0.500 <span class="evidence">(95 % interval 0.400 to 0.600, 9 prompts).</span>'
+    )
+    few = words.verdict("ned", {"x": Estimate(0.5, None, None, 1)}, None, True)
+    assert words.headline(few).endswith('<span class="evidence">(1 prompt, too few for an interval).</span>')
+    assert (
+        words.headline("its lead over \u202e (r2) is not resolved.") == "its lead over [U+202E] (r2) is not resolved."
+    )

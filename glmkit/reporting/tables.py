@@ -1,0 +1,99 @@
+"""The rows behind a report, for spreadsheets (CSV) and programs (JSON): one row a picture, those of all prompts."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from glmkit.files import atomic_path, write_json
+from glmkit.reporting.compare import Comparison
+from glmkit.reporting.leaderboard import Leaderboard
+from glmkit.reporting.load import EvalRun
+
+Row = dict[str, Any]
+
+
+def picture_rows(runs: Sequence[EvalRun], comparison: Comparison) -> list[Row]:
+    """What was asked, drawn, read and scored. `compared` is false for prompts that not all runs have.
+
+    `picture` is relative to the run folder; the score of a failed picture is None, its `error` says why.
+    """
+    common = set(comparison.prompts)
+    metrics = metric_names(runs)
+    rows = []
+    for run in runs:
+        scores = {score.id: score for score in run.scores}
+        for picture in run.pictures:
+            score = scores[picture.id]
+            rows.append(
+                {
+                    "run": run.name,
+                    "prompt_id": picture.prompt_id,
+                    "seed": picture.seed,
+                    "split": score.split,
+                    "language": score.language,
+                    "compared": picture.prompt_id in common,
+                    "prompt": picture.prompt,
+                    "expected": list(score.expected),
+                    "read": list(score.read),
+                    "picture": picture.file,
+                    "error": score.error,
+                    **{name: score.value(name) for name in metrics},
+                }
+            )
+    return rows
+
+
+def metric_names(runs: Sequence[EvalRun]) -> list[str]:
+    """Every metric of any run, compared or not."""
+    return list(dict.fromkeys(name for run in runs for name in run.summary.metrics))
+
+
+def write_csv(path: Path, rows: Sequence[Row]) -> None:
+    """UTF-8 with a byte order mark, which spreadsheets need; lists of texts are JSON."""
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8-sig", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        for row in rows:
+            texts = {name: json.dumps(row[name], ensure_ascii=False) for name in ("expected", "read")}
+            writer.writerow({**row, **texts})
+
+
+def write_all_json(path: Path, runs: Sequence[EvalRun], board: Leaderboard, rows: Sequence[Row]) -> None:
+    """The leaderboard as it stands on the page, with published scores apart, and `rows`."""
+    names = [name for name, _ in board.columns]
+    standings = [
+        {
+            "rank": standing.rank,
+            "run": standing.run,
+            "pictures": [standing.n_scored, standing.n_total],
+            "scores": {
+                name: estimate._asdict()
+                for name, estimate in zip(names, standing.estimates, strict=True)
+                if estimate is not None
+            },
+        }
+        for standing in board.standings
+    ]
+    described = [
+        {
+            "run": run.name,
+            "model": run.summary.model,
+            "adapters": list(run.summary.adapters),
+            "ocr": run.summary.ocr,
+            "family": run.summary.family,
+        }
+        for run in runs
+    ]
+    whole = {
+        "suite": runs[0].summary.suite,
+        "runs": described,
+        "metrics": {name: about for run in runs for name, about in run.summary.metrics.items()},
+        "leaderboard": standings,
+        "published": [source.to_row() for source, _ in board.published],
+        "rows": list(rows),
+    }
+    write_json(path, whole)
