@@ -221,6 +221,14 @@ class Samples(Section):
     steps: int | None = Field(default=None, gt=0)
 
 
+class Proof(Section):
+    """What training did to pictures: the first `limit` prompts of each split of a suite, scored before and after."""
+
+    suite: str = "text-render"
+    limit: int = Field(default=16, gt=0)
+    clip: bool = Field(default=False, description="CLIP alignment, too")
+
+
 STAGES: dict[str, type[Stage]] = {
     "vae": VaeStage,
     "semantic_vq": SemanticStage,
@@ -257,6 +265,10 @@ class Recipe(Section):
     glyph: GlyphStage | None = None
     clip: ClipStage | None = None
     samples: Samples = Samples()
+    proof: Proof | None = None
+    wandb: str | None = Field(
+        default=None, min_length=1, description="project of Weights & Biases that gets the losses"
+    )
 
     @field_validator("output")
     @classmethod
@@ -271,6 +283,10 @@ class Recipe(Section):
             raise ValueError(f"a recipe needs at least one stage: {', '.join(STAGES)}")
         if self.clip and (len(self.stages) > 1 or self.samples.prompts):
             raise ValueError("clip trains another model than the other stages, one that draws nothing: it stands alone")
+        if self.proof and (self.clip or self.architecture):
+            raise ValueError("proof compares with what was there before: leave it out for a new model and for clip")
+        if self.proof and self.save == self.model:
+            raise ValueError("proof needs the model as it was: save must name another folder than model")
         unable = [name for name in self.stages if name not in EDITING]
         if self.data.edits and unable:
             raise ValueError(f"{unable[0]} cannot learn from data.edits, whose captions describe no picture")

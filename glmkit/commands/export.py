@@ -21,6 +21,6 @@ def run(arguments: argparse.Namespace) -> int:
     adapter = Adapter.parse(arguments.adapter)
     layers = export(adapter, arguments.format, arguments.out)
     print(f"{arguments.out}: {layers} layers of the decoder, {arguments.format} keys")
-    if "autoregressive" in parts_of(adapter.folder):
-        print(f"left out: the autoregressive part, which PEFT loads from {adapter.folder / 'autoregressive'}")
+    if others := [part for part in parts_of(adapter.folder) if part != "decoder"]:
+        print(f"left out: {' and '.join(others)}, which PEFT loads from {adapter.folder}")
     return 0

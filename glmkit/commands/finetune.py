@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+from pathlib import Path
 
 HELP = "train adapters or whole parts by a recipe"
 
@@ -19,9 +21,20 @@ def run(arguments: argparse.Namespace) -> int:
     from glmkit import config
 
     recipe = config.load(arguments.recipe, arguments.overrides)
+    from glmkit.evaluation import proof
     from glmkit.models.devices import pick_device
+    from glmkit.reporting.training import write_training_report
     from glmkit.training.finetune import describe, finetune
 
-    results = finetune(recipe, pick_device(arguments.device))
+    if recipe.proof is not None:
+        proof.check(recipe.proof)
+    device = pick_device(arguments.device)
+    results = finetune(recipe, device)
     print(json.dumps(results) if arguments.json else describe(results))
+    report = write_training_report(Path(recipe.output))
+    if recipe.proof is not None:
+        scores = proof.prove(recipe, recipe.proof, str(device))
+        report = write_training_report(Path(recipe.output))
+        print(proof.describe(*scores), file=sys.stderr)
+    print(f"report: {report}", file=sys.stderr)
     return 0

@@ -25,13 +25,15 @@ from glmkit.generation import pipeline
 from glmkit.models import adapter, checkpoint, clip
 from glmkit.models.hybrid import HybridModel
 from glmkit.models.semantic_vq import halved_size
-from glmkit.training import data, lora, objectives
+from glmkit.training import data, lora, objectives, trackers
 from glmkit.training.initialise import fresh_part, initialise, initialise_clip
 from glmkit.training.loop import Loop, Place
 from glmkit.training.objectives.vae import check_crop
 from glmkit.training.samples import Sampler, requests_of
 
 MAX_SHARD_BYTES = 15 * 2**20
+# What may be another when a run is continued, since the weights do not depend on it.
+UNBOUND = {"workers", "proof", "wandb"}
 # Which parts of the model each stage reads; the first is what it trains.
 NEEDS = {
     "vae": ("vae",),
@@ -69,6 +71,7 @@ def _checked(recipe: Recipe) -> tuple[data.Pictures, data.Pictures]:
     """The pictures of a new run, after a look at everything else that may be wrong with it: a run folder fixes its
     recipe, so a mistake must not leave one.
     """
+    trackers.check(recipe.wandb)
     if recipe.architecture:
         if recipe.model == "nano":
             raise UserError("architecture makes a new model, and nano exists", fix="model=FOLDER, or architecture=null")
@@ -105,12 +108,10 @@ def _check_source_size(size: str, hybrid: HybridModel) -> None:
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested sections as `a.b.c: value`, so that a difference between two runs can be named; without the numbers of
-    worker processes, which change no number of the result.
-    """
+    """Nested sections as `a.b.c: value`, so that a difference between two runs can be named, but for UNBOUND."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        if key == "workers":
+        if key in UNBOUND:
             continue
         flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
     return flat
@@ -152,7 +153,8 @@ def _run_stage(
         work.objective.compile()
     train = pictures[0]
     batches = data.Batches(data.buckets(train), stage.batch_size, recipe.seed, train.repeats)
-    loop = Loop(work.objective, batches, stage, Place(Path(recipe.output), name, recipe.seed, device))
+    place = Place(Path(recipe.output), name, recipe.seed, device)
+    loop = Loop(work.objective, batches, stage, place, trackers.trackers(place.folder, name, recipe.wandb))
     return loop.run(work.export, work.sampler, recipe.samples.every)
 
 

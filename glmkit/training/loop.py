@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ from glmkit.files import append_jsonl, atomic_path, read_jsonl, write_jsonl
 from glmkit.training.data import Batches
 from glmkit.training.muon import Muon
 from glmkit.training.objectives import Objective
+from glmkit.training.trackers import Tracker
 
 LOG_EVERY = 20
 NUMBERED = re.compile(r"(^|\.)\d+(\.|$)")
@@ -113,8 +114,11 @@ class Averaged:
 class Loop:
     """Optimizer, schedule, averaging, progress and resume around one objective."""
 
-    def __init__(self, objective: Objective, batches: Batches, stage: Stage, place: Place) -> None:
+    def __init__(
+        self, objective: Objective, batches: Batches, stage: Stage, place: Place, trackers: Sequence[Tracker] = ()
+    ) -> None:
         self.objective, self.batches, self.stage, self.place = objective, batches, stage, place
+        self.trackers = trackers
         self.parameters = [parameter for parameter in objective.trained.parameters() if parameter.requires_grad]
         self.optimizers = optimizers(objective.trained, stage, place.device)
         self.averaged = Averaged(self.parameters, stage.ema) if stage.ema else None
@@ -243,6 +247,8 @@ class Loop:
 
     def _note(self, row: dict[str, Any]) -> None:
         append_jsonl(self.place.log, {"time": round(time.time(), 1), **row})
+        for track in self.trackers:
+            track(row)
 
     def _rows(self) -> list[dict[str, Any]]:
         return read_jsonl(self.place.log, partial=True) if self.place.log.exists() else []

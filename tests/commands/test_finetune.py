@@ -89,6 +89,7 @@ def test_what_a_run_leaves(finished: Path) -> None:
         "decoder.log.jsonl",
         "manifest.json",
         "recipe.yaml",
+        "report.html",
         "samples/autoregressive_000000.png",
         "samples/autoregressive_000030.png",
         "samples/decoder_000000.png",

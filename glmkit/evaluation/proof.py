@@ -1,0 +1,60 @@
+"""What training did to pictures: the same prompts and seeds scored with the base model and with what was trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from glmkit.config import Proof, Recipe
+from glmkit.evaluation import suites
+from glmkit.evaluation.evaluate import ENGINE, Plan, evaluate
+from glmkit.evaluation.metrics import clip
+from glmkit.evaluation.pictures import Drawing
+
+if TYPE_CHECKING:
+    from glmkit.records import Summary
+
+
+def check(proof: Proof) -> None:
+    """UserError for a suite that is misspelt or not here, before hours of training."""
+    suites.load(proof.suite).files(None)
+
+
+def prove(recipe: Recipe, proof: Proof, device: str) -> tuple[Summary, Summary]:
+    """Evaluate before and after into OUTPUT/proof/before and OUTPUT/proof/after; what is there already is kept."""
+    output = Path(recipe.output)
+    adapters = (str(output / "adapter"),) if (output / "adapter").is_dir() else ()
+    whole = any(stage.method == "full" for stage in recipe.stages.values())
+    trained = (recipe.save or str(output / "model")) if whole else recipe.model
+    before, after = (
+        evaluate(_plan(proof, model, added, device), output / "proof" / when, device)
+        for when, model, added in (("before", recipe.model, ()), ("after", trained, adapters))
+    )
+    return before, after
+
+
+def _plan(proof: Proof, model: str, adapters: tuple[str, ...], device: str) -> Plan:
+    import torch
+
+    from glmkit.models import checkpoint, defaults
+    from glmkit.models.devices import dtype_for
+
+    usual = defaults.of(checkpoint.resolve(model))
+    drawing = Drawing(
+        model=model,
+        adapters=adapters,
+        seeds=1,
+        height=usual.height,
+        width=usual.width,
+        steps=usual.steps,
+        guidance=usual.guidance,
+        dtype=str(dtype_for(torch.device(device))).removeprefix("torch."),
+    )
+    chosen = clip.DEFAULT if proof.clip else None
+    return Plan(suite=proof.suite, engine=ENGINE, limit=proof.limit, drawing=drawing, seeds=1, clip=chosen)
+
+
+def describe(before: Summary, after: Summary) -> str:
+    """One line a score: before -> after."""
+    scores = ((name, before.scores[name]["value"], after.scores[name]["value"]) for name in before.scores)
+    return "\n".join(f"{name}: {old:.3f} -> {new:.3f}" for name, old, new in scores if None not in (old, new))
