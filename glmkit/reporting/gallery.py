@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,12 +66,14 @@ def gallery(runs: Sequence[EvalRun], comparison: Comparison) -> list[Card]:
     asked = {picture.prompt_id: picture.prompt for picture in runs[0].pictures}
     places = ranks({prompt_id: asked[prompt_id] for prompt_id in comparison.prompts}, values, failed)
     drawn = pairs(runs)
-    cards = []
-    for prompt_id in comparison.prompts:
+
+    def one(prompt_id: str) -> Card:
         gain = change(prompt_id, values) if len(runs) == 2 else None
         changes = tuple((name, sign * value) for (name, sign), value in zip(signs.items(), gain or [], strict=False))
-        cards.append(card(prompt_id, runs, drawn[prompt_id], list(signs), places[prompt_id], changes))
-    return cards
+        return card(prompt_id, runs, drawn[prompt_id], list(signs), places[prompt_id], changes)
+
+    with ThreadPoolExecutor() as pool:  # Pillow decodes, resizes and encodes outside the interpreter's lock
+        return list(pool.map(one, comparison.prompts))
 
 
 def pairs(runs: Sequence[EvalRun]) -> dict[str, dict[tuple[str, int], tuple[Generation, Score]]]:

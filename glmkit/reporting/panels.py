@@ -21,9 +21,9 @@ from glmkit.evaluation.stats import Estimate
 from glmkit.reporting import words
 from glmkit.reporting.plot import Axis
 
-WIDTH, LINE, FOOT = 280, 36, 20  # points: a panel, one run in it, the ticks below
+WIDTH, LINE, FOOT = 260, 36, 20  # points: a panel, one run in it, the ticks below
 EDGE = 8  # points left and right of the axis, room for half a tick's number
-LONGEST_NAME = 30  # letters
+LONGEST_NAME = 28  # letters
 RUN_COLOURS = 6  # of page.css; the seventh run has the colour of the first
 # Colours that nobody would choose stand for variables of page.css until the SVG is written.
 INK, SOFT, GRID = "#010101", "#010102", "#010103"

@@ -42,9 +42,12 @@ def ranks(prompts: Mapping[str, str], runs: Sequence[Values], failed: set[str]) 
     def lowest(prompt_id: str) -> list[float]:
         return [WORST] if prompt_id in failed else min(list(run[prompt_id]) for run in runs)
 
-    def spread(prompt_id: str, among: Sequence[Values]) -> list[float]:
-        columns = zip(*(run[prompt_id] for run in among if prompt_id in run), strict=True)
-        return [min(column) - max(column) for column in columns] or [0.0]
+    def by_spread(among: Sequence[Values]) -> list[str]:
+        def spread(prompt_id: str) -> list[float]:
+            columns = zip(*(run[prompt_id] for run in among if prompt_id in run), strict=True)
+            return [min(column) - max(column) for column in columns] or [0.0]
+
+        return sorted(prompts, key=spread)
 
     def gain(prompt_id: str, sign: int) -> tuple[bool, list[float]]:
         values = change(prompt_id, runs)
@@ -52,15 +55,14 @@ def ranks(prompts: Mapping[str, str], runs: Sequence[Values], failed: set[str]) 
 
     orders = {
         "worst": sorted(prompts, key=lowest),
-        "change": sorted(prompts, key=lambda prompt_id: spread(prompt_id, runs)),
+        "change": by_spread(runs),
         "better": sorted(prompts, key=lambda prompt_id: gain(prompt_id, -1)),
         "worse": sorted(prompts, key=lambda prompt_id: gain(prompt_id, 1)),
         "alphabet": sorted(prompts, key=lambda prompt_id: prompts[prompt_id].casefold()),
         "given": list(prompts),
     }
     for a, b in combinations(range(len(runs)), 2) if len(runs) > 2 else ():
-        pair = [runs[a], runs[b]]
-        orders[f"change-{a}-{b}"] = sorted(prompts, key=lambda prompt_id, pair=pair: spread(prompt_id, pair))
+        orders[f"change-{a}-{b}"] = by_spread([runs[a], runs[b]])
     places: dict[str, dict[str, int]] = {prompt_id: {} for prompt_id in prompts}
     for name, order in orders.items():
         for place, prompt_id in enumerate(order):

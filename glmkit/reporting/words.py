@@ -51,11 +51,11 @@ def inside(metric: str) -> str:
 
 
 def number(value: float | None, signed: bool = False) -> str:
-    """Three decimals with a true minus sign; a dash for no value."""
+    """Three decimals with a true minus sign, none at zero; a dash for no value."""
     if value is None:
         return "–"
     rounded = round(value, 3) + 0.0  # + 0.0: there is no minus zero
-    return f"{rounded:{'+' if signed else ''}.3f}".replace("-", "\u2212")
+    return f"{rounded:{'+' if signed and rounded else ''}.3f}".replace("-", "\u2212")
 
 
 def short(value: float) -> str:

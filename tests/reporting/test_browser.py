@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -13,7 +14,10 @@ from typing import Any
 import pytest
 
 from glmkit.records import Prompt
+from glmkit.reporting import gallery
 from glmkit.reporting.build import write_report
+from glmkit.reporting.pictures import Thumbnail, data_uri
+from tests.reporting import conftest
 from tests.reporting.conftest import MakeRun
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -147,6 +151,42 @@ def test_order_and_filters(chromium: str, browser: Browser, page: Path) -> None:
 
 
 @pytest.mark.parametrize("chromium", [CHROMIUM] if CHROMIUM else [])
+def test_the_largest_difference_between_two_of_three_runs(
+    chromium: str, browser: Browser, tmp_path: Path, make_run: MakeRun, prompts: list[Prompt]
+) -> None:
+    """Run n reads all but prompt n: runs a and b differ on the first two prompts only."""
+    runs = [
+        make_run(name, [(prompt, ["?"] if index == wrong else prompt.texts) for index, prompt in enumerate(prompts)])
+        for wrong, name in enumerate("abc")
+    ]
+    write_report(runs, tmp_path / "three.html")
+    browser.open(tmp_path / "three.html", 390)
+    for pair, first in (("0-1", {"p00", "p01"}), ("0-2", {"p00", "p02"}), ("1-2", {"p01", "p02"})):
+        choose(browser, "sort", f"change-{pair}")
+        assert set(shown(browser)[:2]) == first
+    assert browser.run("document.documentElement.scrollWidth") <= 390
+    assert browser.problems == []
+
+
+@pytest.mark.parametrize("chromium", [CHROMIUM] if CHROMIUM else [])
+def test_500_prompts_of_three_runs_open_in_two_seconds(
+    chromium: str, browser: Browser, tmp_path: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With thumbnails of 9 kB, the quickest of three: neighbours on the machine are not what is measured."""
+    content = data_uri(random.Random(0).randbytes(9000), "webp")
+    monkeypatch.setattr(gallery, "thumbnail", lambda path: Thumbnail(content, 288, 288))
+    monkeypatch.setattr(conftest, "draw", lambda *picture: None)
+    many = [Prompt(f"p{index}", "A sign that says “Fresh Bread”. " * 5, ("Fresh Bread",)) for index in range(500)]
+    write_report([make_run(name, [(one, ["Frsh Bread"]) for one in many]) for name in "abc"], tmp_path / "many.html")
+    seconds = []
+    for _ in range(3):
+        browser.open(tmp_path / "many.html", 1280)
+        seconds.append(browser.run("performance.getEntriesByType('navigation')[0].loadEventStart") / 1000)
+    assert len(shown(browser)) == 500
+    assert min(seconds) < 2
+
+
+@pytest.mark.parametrize("chromium", [CHROMIUM] if CHROMIUM else [])
 def test_widths_and_colours(chromium: str, browser: Browser, page: Path) -> None:
     papers = set()
     for width, scheme in ((1280, "light"), (390, "light"), (390, "dark")):
@@ -162,9 +202,11 @@ def test_widths_and_colours(chromium: str, browser: Browser, page: Path) -> None
 def test_the_keyboard_reaches_links_details_and_controls(chromium: str, browser: Browser, page: Path) -> None:
     browser.open(page, 1280)
     reached: list[str] = []
-    while "find" not in reached and len(reached) < 40:
+    while "original" not in reached and len(reached) < 40:
         browser.press_tab()
-        reached.append(browser.run("document.activeElement.name || document.activeElement.tagName"))
-    assert reached[0] == "A" and reached.count("A") == 5
+        script = "(e => e.name || e.className || e.tagName)(document.activeElement)"
+        reached.append(browser.run(script))
+    assert reached[0] == "skip" and reached.count("A") == 4
+    assert reached[-1] == "original"
     assert "SUMMARY" in reached
     assert [name for name in reached if name in ("sort", "show", "split", "find")] == ["sort", "show", "split", "find"]

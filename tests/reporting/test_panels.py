@@ -8,7 +8,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 
 from glmkit.evaluation.stats import Estimate
-from glmkit.reporting.panels import EDGE, RUN_COLOURS, WIDTH, panel
+from glmkit.reporting.panels import EDGE, LONGEST_NAME, RUN_COLOURS, WIDTH, panel
 from glmkit.reporting.plot import Axis
 
 AXIS = Axis(0.0, 1.0, (0.0, 0.5, 1.0))
@@ -48,5 +48,5 @@ def test_names_stay_text(caplog: pytest.LogCaptureFixture) -> None:
     svg = ElementTree.fromstring(panel([(name, Estimate(None, None, None, 0)) for name in names], AXIS))
     texts = [item.text for item in svg.iter("text")]
     assert {"$\\frac{1$ <b>&", "[U+202E]gnp", "–"} <= set(texts)
-    assert any(text and text.startswith("春") and text.endswith("…") and len(text) == 30 for text in texts)
+    assert any(text and text.startswith("春") and text.endswith("…") and len(text) == LONGEST_NAME for text in texts)
     assert not caplog.records

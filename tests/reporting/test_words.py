@@ -50,7 +50,7 @@ def test_too_few_prompts_and_nothing_scored() -> None:
 
 def test_numbers() -> None:
     values = [(0.12345, False), (-0.5, True), (0.5, True), (-0.0001, True), (None, False)]
-    assert [words.number(*value) for value in values] == ["0.123", "−0.500", "+0.500", "+0.000", "–"]
+    assert [words.number(*value) for value in values] == ["0.123", "−0.500", "+0.500", "0.000", "–"]
 
 
 def test_control_characters_become_visible_and_letters_stay() -> None:
