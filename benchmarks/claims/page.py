@@ -148,6 +148,7 @@ def source_curves(results: Sequence[Mapping[str, Any]], path: Path) -> None:
                 counts = [row["sources"] for row in own]
                 axis.errorbar(counts, middle, reach, color=colour, label=way, marker=".", capsize=2, linewidth=1.2)
             _finish(axis, f"{result['size']}, {result['where']}", "sources", label)
+            axis.set_xticks(range(len({row["sources"] for row in result["rows"]})))
             axis.set_ylim(bottom=0)
     _save(figure, axes[0], path)
 
