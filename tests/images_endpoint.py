@@ -30,6 +30,9 @@ class Endpoint(ThreadingHTTPServer):
         self.at_once, self.most_at_once = 0, 0
         self.lock = threading.Lock()
 
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that was killed does not wait for its answer."""
+
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}"

@@ -99,7 +99,7 @@ class Plan:
         if self.drawing is None:
             return {**shared, "images": str(self._images), "seeds": self.seeds}
         if self.baseline is not None:
-            return {**shared, **asdict(self.drawing), **self.baseline.identity()}
+            return {**shared, **asdict(self.drawing), "adapters": [], **self.baseline.identity()}
         from glmkit.models.adapter import Adapter, check_adapter
         from glmkit.models.checkpoint import resolve
 

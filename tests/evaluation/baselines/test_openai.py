@@ -166,8 +166,10 @@ def test_from_the_command_line(
     settings = read_json(folder / "manifest.json")["settings"]
     assert (settings["endpoint"], settings["steps"], settings["own_sizes"]) == (f"{endpoint.url}/v1/", None, False)
     assert not any(word in json.dumps(settings) for word in ("secret", "word@"))
-    main([*command, "--size", "64x64"])
-    assert len(endpoint.asked) == 2
+    before = (folder / "summary.json").read_bytes()
+    (folder / "summary.json").unlink()
+    assert main([*command, "--size", "64x64"]) == 1  # the engine finds nothing that it can read, as before
+    assert len(endpoint.asked) == 2 and (folder / "summary.json").read_bytes() == before
     for options, message in (("--steps 3", "knows no --steps"), ("--adapter x", "knows no --adapter")):
         assert main([*command, *options.split()]) == 2
         assert message in capfd.readouterr().err

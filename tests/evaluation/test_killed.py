@@ -1,0 +1,125 @@
+"""glmkit eval, killed again and again by SIGKILL, ends in the same files; two at once do the work of one."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import fake_ocr
+import images_endpoint
+import pytest
+
+from glmkit.evaluation import suites
+from glmkit.files import read_json
+
+PROMPTS = suites.prompts(suites.load("text-render"), "regions", 4)
+RESULTS = ("summary.json", "scores.jsonl")
+# The command line with the fake engine. A process whose environment says DIES_AT dies at that write to the disk: before
+# the n-th file gets its name, or before the n-th line of a journal is safe.
+PROGRAM = """
+import os, signal, sys
+from glmkit.evaluation import evaluate
+evaluate.ENGINE = "fake_ocr"
+writes = 0
+def dying(function):
+    def call(*given):
+        global writes
+        writes += 1
+        if writes == int(os.environ.get("DIES_AT", 0)):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*given)
+    return call
+os.replace, os.fsync = dying(os.replace), dying(os.fsync)
+from glmkit.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def start(run: Path, cache: str, *options: object, **environment: str) -> subprocess.Popen[bytes]:
+    command = ["eval", "--suite", "text-render", "--split", "regions", "--limit", str(len(PROMPTS)), "--run", run]
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, *map(str, (*command, *options))],
+        env={**os.environ, "GLMKIT_CACHE": str(run.parent / cache), **environment},
+        stdout=subprocess.DEVNULL,
+    )
+
+
+def results(run: Path) -> list[bytes]:
+    return [(run / name).read_bytes() for name in RESULTS]
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    for number, prompt in enumerate(PROMPTS):
+        fake_ocr.write(tmp_path / "pictures" / f"{prompt.id}.png", *prompt.texts[number % 2 :], f"noise {number}")
+    return tmp_path / "pictures"
+
+
+def test_killed_at_every_write(images: Path, tmp_path: Path, ocr_log: Path) -> None:
+    """The n-th process dies at its n-th write, and the next one continues; in the end nothing can be told apart."""
+    assert start(tmp_path / "whole", "of the whole run", "--images", images).wait() == 0
+    ocr_log.write_text("")
+    deaths = 0
+    while (code := start(tmp_path / "run", "cache", "--images", images, DIES_AT=str(deaths + 1)).wait()) != 0:
+        assert code == -signal.SIGKILL
+        deaths += 1
+        assert not (tmp_path / "run" / "summary.json").exists()
+    assert deaths > 5
+    assert results(tmp_path / "run") == results(tmp_path / "whole")
+    reads = Counter(line.split()[1] for line in ocr_log.read_text().splitlines())
+    assert len(reads) == len(PROMPTS) and reads.total() <= len(PROMPTS) + deaths
+
+
+def test_killed_at_random_moments_while_an_endpoint_draws(
+    tmp_path: Path, ocr_log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill costs at most the pictures that were being asked for; what was saved is never asked for again."""
+    moments, kills = random.Random(5), 3
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    options = ("--model", "openai:some-model", "--size", "64x64", "--seeds", "6")
+    with images_endpoint.running(seconds=0.1) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", f"{server.url}/v1")
+        start(tmp_path / "whole", "of the whole run", *options).wait()
+        server.asked.clear()
+        for _ in range(kills):
+            before = len(server.asked)
+            process = start(tmp_path / "run", "cache", *options)
+            while len(server.asked) == before:
+                assert process.poll() is None
+                time.sleep(0.01)
+            time.sleep(moments.uniform(0, 0.3))
+            process.kill()
+            process.wait()
+        start(tmp_path / "run", "cache", *options).wait()
+    pictures = 6 * len(PROMPTS)
+    assert len(list((tmp_path / "run" / "pictures").glob("*.png"))) == pictures
+    assert pictures < len(server.asked) <= pictures + 4 * kills
+    assert results(tmp_path / "run") == results(tmp_path / "whole")
+
+
+def test_killed_while_a_model_draws(tiny_model: Path, tmp_path: Path, ocr_log: Path) -> None:
+    options = ("--model", tiny_model, "--size", "64x64", "--steps", "1", "--device", "cpu")
+    start(tmp_path / "whole", "of the whole run", *options).wait()
+    assert start(tmp_path / "run", "cache", *options, DIES_AT="8").wait() == -signal.SIGKILL
+    assert 0 < len(list((tmp_path / "run").glob("pictures/*.png"))) < len(PROMPTS)
+    start(tmp_path / "run", "cache", *options).wait()
+    assert results(tmp_path / "run") == results(tmp_path / "whole")
+    for path in (tmp_path / "whole" / "pictures").iterdir():
+        assert (tmp_path / "run" / "pictures" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_two_at_once_do_the_work_of_one(images: Path, tmp_path: Path, ocr_log: Path) -> None:
+    """The same command twice: every picture is read once. Another run folder on the same pictures reads nothing."""
+    both = [start(tmp_path / "run", "cache", "--images", images, FAKE_OCR_SECONDS="0.1") for _ in range(2)]
+    assert [process.wait() for process in both] == [0, 0]
+    assert len(ocr_log.read_text().splitlines()) == len(PROMPTS)
+    assert start(tmp_path / "other", "cache", "--images", images).wait() == 0
+    assert len(ocr_log.read_text().splitlines()) == len(PROMPTS)
+    assert results(tmp_path / "other") == results(tmp_path / "run")
+    assert read_json(tmp_path / "run" / "summary.json")["n_scored"] == len(PROMPTS)
