@@ -2,6 +2,7 @@
 
 An engine is named NAME or NAME:WHERE, where WHERE is a place on this machine that it needs. Its module has
 
+- `READER`: what its readings are called, and `check()`: UserError when it lacks something here; starts nothing,
 - `identity(where) -> Identity`: what decides its readings; UserError with what to type when something is missing,
 - `processes(cores) -> int`: how many of it run well at the same time,
 - `command(where, threads, number) -> list[str]`: the program of process `number`, usually `reading.here`,

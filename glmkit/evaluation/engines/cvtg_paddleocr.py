@@ -40,6 +40,11 @@ FILE = ".jsonl"
 _SECONDS = 600  # the first start downloads the models
 
 
+def check() -> None:
+    """It always lacks its place, which the user names."""
+    _python("")
+
+
 def identity(where: str) -> Identity:
     """What the environment holds; UserError with the commands that make one when it is missing or does not work."""
     if where.endswith(FILE):

@@ -32,6 +32,10 @@ LONGER_SIDE = 960
 READER = f"PP-OCRv6 small, longer side {LONGER_SIDE}"
 
 
+def check() -> None:
+    _weights()
+
+
 def identity(where: str = "") -> Identity:
     """Engine, weights and versions; UserError with the command that installs what is missing."""
     if where:

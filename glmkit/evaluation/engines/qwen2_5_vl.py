@@ -13,6 +13,7 @@ from typing import Any
 
 from glmkit.errors import UserError
 from glmkit.evaluation.hashes import sha256_of_weights
+from glmkit.evaluation.hub import on_this_machine
 from glmkit.evaluation.reading import Identity, Line, here
 from glmkit.generation.pictures import read_picture
 
@@ -32,6 +33,10 @@ QUESTION = (
     "content. If no text is recognized, please reply with 'No text recognized'."
 )
 PATCH = 28  # pixels of a picture that become one token: sides are brought to multiples of it, bicubic
+
+
+def check() -> None:
+    on_this_machine(HUB_ID)
 
 
 def identity(where: str) -> Identity:

@@ -1,4 +1,5 @@
-"""One file a kind of picture features: `KIND.py` has `load(argument, device)` for the spec KIND or KIND:ARGUMENT.
+"""One file a kind of picture features: `KIND.py` has `load(argument, device)` for the spec KIND or KIND:ARGUMENT, and
+`check()`, a UserError when packages or weights are not here.
 
 A distance between sets of pictures is a distance between their features, so everything that decides a feature is in
 `conventions`, and the file name of stored features holds a digest of it.
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import importlib.util
 import json
 import pkgutil
 from collections.abc import Mapping, Sequence
@@ -56,6 +58,13 @@ def slug(extractor: Extractor) -> str:
     settings = json.dumps(extractor.conventions, sort_keys=True).encode()
     label = "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in extractor.label)
     return f"{label}-{hashlib.sha256(settings).hexdigest()[:8]}"
+
+
+def check_packages(**packages: str) -> None:
+    """UserError when one of these modules (name -> package) is not installed; imports none."""
+    for name, package in packages.items():
+        if importlib.util.find_spec(name) is None:
+            raise need(package, ImportError(f"No module named {name!r}"))
 
 
 def need(package: str, error: ImportError) -> UserError:

