@@ -36,6 +36,12 @@ MEANING = {
     "large_entropy": "entropy of large codes without context, nats",
     "codes_used": "share of the codes in use",
 }
+PANELS = (  # of a result of sources.py: key of its rows, label, factor
+    ("step", "ms a step", 1e3),
+    ("peak_bytes", "MiB to draw", 2**-20),
+    ("train", "ms a training step", 1e3),
+    ("train_peak_bytes", "MiB to train", 2**-20),
+)
 INTRODUCTION = """# The claims, measured
 
 What the system's description says about its design, tried on nano with our own runs: one pair of recipes a claim, equal
@@ -134,22 +140,20 @@ def curves(found: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> bool
 
 def source_curves(results: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Seconds of a picture's step and of training, and memory, over the number of sources."""
-    figure, axes = _figure(4 * len(results), columns=4)
-    panels = (("step", "ms a step", 1e3), ("peak_bytes", "MiB to draw", 2**-20))
-    panels += (("train", "ms a training step", 1e3), ("train_peak_bytes", "MiB to train", 2**-20))
-    for number, result in enumerate(results):
-        for axis, (key, label, factor) in zip(axes[4 * number :], panels, strict=False):
-            for way, colour in zip(("block-causal", "full"), COLOURS, strict=False):
-                own = [row for row in result["rows"] if row["way"] == way]
-                values = [[factor * value for value in _listed(row[key])] for row in own]
-                middle = [statistics.median(one) for one in values]
-                reach = [[m - min(v) for m, v in zip(middle, values, strict=True)]]
-                reach.append([max(v) - m for m, v in zip(middle, values, strict=True)])
-                counts = [row["sources"] for row in own]
-                axis.errorbar(counts, middle, reach, color=colour, label=way, marker=".", capsize=2, linewidth=1.2)
-            _finish(axis, f"{result['size']}, {result['where']}", "sources", label)
-            axis.set_xticks(range(len({row["sources"] for row in result["rows"]})))
-            axis.set_ylim(bottom=0)
+    shown = [(result, panel) for result in results for panel in PANELS if panel[0] in result["rows"][0]]
+    figure, axes = _figure(len(shown), columns=4)
+    for axis, (result, (key, label, factor)) in zip(axes, shown, strict=False):
+        for way, colour in zip(("block-causal", "full"), COLOURS, strict=False):
+            own = [row for row in result["rows"] if row["way"] == way]
+            values = [[factor * value for value in _listed(row[key])] for row in own]
+            middle = [statistics.median(one) for one in values]
+            below = [m - min(one) for m, one in zip(middle, values, strict=True)]
+            above = [max(one) - m for m, one in zip(middle, values, strict=True)]
+            counts = [row["sources"] for row in own]
+            axis.errorbar(counts, middle, [below, above], color=colour, label=way, marker=".", capsize=2, linewidth=1.2)
+        _finish(axis, f"{result['decoder']}, {result['size']}, {result['where'].split(',')[0]}", "sources", label)
+        axis.set_xticks(range(len({row["sources"] for row in result["rows"]})))
+        axis.set_ylim(bottom=0)
     _save(figure, axes[0], path)
 
 
@@ -159,21 +163,26 @@ def _listed(value: Any) -> list[float]:
 
 def sources_table(result: Mapping[str, Any], steps: int) -> Iterator[str]:
     """A line for each number of sources, both ways side by side."""
-    yield f"{result['size']}, {result['where']}, {result['dtype']}, {len(result['rows'][0]['step'])} repeats:\n"
-    yield (
-        f"| sources | once, ms | a step, ms | full: a step, ms | {steps} steps, full / block-causal "
-        "| MiB to draw | full | training step, ms | full | MiB to train | full |"
-    )
-    yield "|" + " --- |" * 11
     by_way = {(row["sources"], row["way"]): row for row in result["rows"]}
+    training = "train" in result["rows"][0]
+    yield (
+        f"Decoder of {result['decoder']} size, {result['size']}, {result['where']}, {result['dtype']}, "
+        f"{len(result['rows'][0]['step'])} repeats:\n"
+    )
+    head = ["sources", "once, ms", "a step, ms", "full: a step, ms", f"{steps} steps, full / block-causal"]
+    head += ["MiB to draw", "full: MiB to draw"]
+    head += ["training step, ms", "full: training step, ms", "MiB to train", "full: MiB to train"] * training
+    yield "| " + " | ".join(head) + " |"
+    yield "|" + " --- |" * len(head)
     for count in sorted({row["sources"] for row in result["rows"]}):
-        cached, full = by_way[count, "block-causal"], by_way[count, "full"]
+        both = cached, full = by_way[count, "block-causal"], by_way[count, "full"]
         once, step, full_step = (statistics.median(v) for v in (cached["prepare"], cached["step"], full["step"]))
         cells = [_milliseconds(cached["prepare"]) if count else "0", _milliseconds(cached["step"])]
         cells += [_milliseconds(full["step"]), f"{steps * full_step / (once * (count > 0) + steps * step):.2f}"]
-        cells += [f"{row['peak_bytes'] / 2**20:.1f}" for row in (cached, full)]
-        cells += [_milliseconds(row["train"]) for row in (cached, full)]
-        cells += [f"{row['train_peak_bytes'] / 2**20:.0f}" for row in (cached, full)]
+        cells += [f"{row['peak_bytes'] / 2**20:.1f}" for row in both]
+        if training:
+            cells += [_milliseconds(row["train"]) for row in both]
+            cells += [f"{row['train_peak_bytes'] / 2**20:.0f}" for row in both]
         yield f"| {count} | " + " | ".join(cells) + " |"
 
 

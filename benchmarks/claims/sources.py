@@ -1,7 +1,7 @@
 """Time and memory of source attention: block-causal with a cache, against full attention in every step.
 
     python benchmarks/claims/sources.py                     # nano's decoder on the CPU, one thread
-    python benchmarks/claims/sources.py --device cuda --size 512x512
+    python benchmarks/claims/sources.py --device cuda --decoder published --size 1024x1024   # drawing only
 
 Random weights: cost does not depend on them. Memory is the peak of all tensors alive beside weights and inputs, counted
 operation by operation (what a kernel uses inside is not seen). B batch, N image tokens, D width.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import tempfile
 import time
 import weakref
 from collections.abc import Callable, Sequence
@@ -27,6 +28,7 @@ from torch.utils._pytree import tree_leaves
 from glmkit import config, runs
 from glmkit.errors import UserError
 from glmkit.files import write_json
+from glmkit.generation.random_model import RandomModel, published_folder
 from glmkit.generation.sequence import MAX_SOURCES, grids
 from glmkit.models import checkpoint
 from glmkit.models.decoder import DiffusionDecoder, rotary_table
@@ -152,43 +154,60 @@ def timed(work: Callable[[], Any], device: torch.device) -> tuple[Any, float]:
     return result, time.perf_counter() - started
 
 
-def measure(decoder: DiffusionDecoder, height: int, width: int, repeats: int) -> list[dict[str, Any]]:
+def measure(
+    decoder: DiffusionDecoder, height: int, width: int, repeats: int, training: bool = True
+) -> list[dict[str, Any]]:
     """A row for each number of sources and way, with one entry a repeat: seconds of what is done once, of a step, and
-    of a whole training step (forward and backward through target and sources); and the peak bytes of both uses."""
+    (where asked) of a training step, forward and backward through target and sources; and the peak bytes of both."""
     rows = []
     for sources in range(MAX_SOURCES + 1):
         given = Inputs.random(decoder, height, width, sources)
-        found = {name: {"sources": sources, "way": name, **_peaks(decoder, way, given)} for name, way in WAYS.items()}
+        found = {
+            name: {"sources": sources, "way": name, **_peaks(decoder, way, given, training)}
+            for name, way in WAYS.items()
+        }
         for _ in range(repeats):
             for name, way in WAYS.items():
-                for key, seconds in _seconds(decoder, way, given).items():
+                for key, seconds in _seconds(decoder, way, given, training).items():
                     found[name].setdefault(key, []).append(round(seconds, 6))
         rows += found.values()
     return rows
 
 
-def _peaks(decoder: DiffusionDecoder, way: Way, given: Inputs) -> dict[str, Any]:
+def _peaks(decoder: DiffusionDecoder, way: Way, given: Inputs, training: bool) -> dict[str, int]:
     once, step = way(decoder, given)
-    with torch.no_grad(), Peak() as drawing:
+    with torch.no_grad(), Peak() as drawn:
         step(once())
-    with Peak() as training:
+    if not training:
+        return {"peak_bytes": drawn.most}
+    with Peak() as trained:
         step(once()).square().mean().backward()
     decoder.zero_grad()
-    return {"peak_bytes": drawing.most, "train_peak_bytes": training.most}
+    return {"peak_bytes": drawn.most, "train_peak_bytes": trained.most}
 
 
-def _seconds(decoder: DiffusionDecoder, way: Way, given: Inputs) -> dict[str, float]:
+def _seconds(decoder: DiffusionDecoder, way: Way, given: Inputs, training: bool) -> dict[str, float]:
     device, (once, step) = given.size.device, way(decoder, given)
     with torch.no_grad():
         cache, prepare = timed(once, device)
         _, one_step = timed(lambda: step(cache), device)
+    if not training:
+        return {"prepare": prepare, "step": one_step}
     _, train = timed(lambda: step(once()).square().mean().backward(), device)
     decoder.zero_grad()
     return {"prepare": prepare, "step": one_step, "train": train}
 
 
+def random_decoder(kind: str, device: torch.device) -> DiffusionDecoder:
+    """A decoder of nano's or of the published sizes with random weights."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = checkpoint.NANO if kind == "nano" else published_folder(Path(temporary))
+        return RandomModel(folder, device, dtype_for(device)).decoder
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--decoder", choices=("nano", "published"), default="nano", help="sizes (default %(default)s)")
     parser.add_argument("--size", default="256x256", help="of target and sources (default %(default)s)")
     parser.add_argument("--repeats", type=int, default=9, help="default %(default)s")
     parser.add_argument("--device", default="cpu", help="default %(default)s")
@@ -199,26 +218,30 @@ def main() -> None:
         if device.type == "cpu":
             torch.set_num_threads(1)
         torch.manual_seed(0)
-        decoder = checkpoint.new_part(checkpoint.resolve("nano"), "decoder").to(device, dtype_for(device)).eval()
-        assert isinstance(decoder, DiffusionDecoder)
-        rows = measure(decoder, height, width, arguments.repeats)
+        training = arguments.decoder == "nano"  # the published one needs gradient checkpointing to train
+        decoder = random_decoder(arguments.decoder, device).requires_grad_(training)
+        rows = measure(decoder, height, width, arguments.repeats, training)
     except UserError as error:
         raise SystemExit(f"error: {error}") from error
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU, 1 thread, process time"
     result = {
         "claim": "block_causal",
+        "decoder": arguments.decoder,
         "size": arguments.size,
         "where": where,
         "dtype": str(dtype_for(device)).removeprefix("torch."),
         "rows": rows,
         "environment": runs.environment(str(device)),
     }
-    name = f"block_causal-{device.type}-{arguments.size}.json"
+    name = f"block_causal-{arguments.decoder}-{device.type}-{arguments.size}.json"
     write_json(arguments.results / name, result)
     for row in rows:
-        once, step, train = (f"{1000 * statistics.median(row[key]):.0f} ms" for key in ("prepare", "step", "train"))
-        drawing, training = (f"{row[key] / 2**20:.1f} MiB" for key in ("peak_bytes", "train_peak_bytes"))
-        print(f"{row['sources']} {row['way']:12} once {once}, a step {step}, {drawing}; training {train}, {training}")
+        timings = {key: statistics.median(row[key]) for key in ("prepare", "step", "train") if key in row}
+        print(
+            f"{row['sources']} {row['way']:12}",
+            *(f"{key} {1000 * value:.0f} ms," for key, value in timings.items()),
+            *(f"{row[key] / 2**20:.1f} MiB" for key in ("peak_bytes", "train_peak_bytes") if key in row),
+        )
 
 
 if __name__ == "__main__":

@@ -234,6 +234,21 @@ def test_the_page_says_what_was_measured_and_nothing_else(claims: dict[str, Modu
     assert "| words read by OCR | 0.625 (0.500 to 0.750) | 0.750 |" in (tmp_path / "README.md").read_text()
 
 
+def test_sources_are_measured_with_and_without_training(
+    claims: dict[str, ModuleType], tiny: Path, tmp_path: Path
+) -> None:
+    sources, decoder = claims["sources"], checkpoint.load_part(tiny, "decoder")
+    for training in (True, False):
+        rows = sources.measure(decoder, 64, 64, 1, training)
+        assert [row["sources"] for row in rows] == [0, 0, 1, 1, 2, 2, 3, 3]
+        assert all(len(row["step"]) == 1 and row["peak_bytes"] > 0 and ("train" in row) == training for row in rows)
+        facts = {"decoder": "nano", "size": "64x64", "where": "CPU", "dtype": "float32"}
+        write_json(tmp_path / "results" / f"block_causal-{training}.json", {**facts, "rows": rows})
+    claims["page"].write(tmp_path / "results", tmp_path)
+    text = (tmp_path / "README.md").read_text()
+    assert text.count("| sources | once, ms |") == 2 and text.count("full: MiB to train |") == 1
+
+
 def test_the_page_of_the_repository_is_that_of_its_rows(claims: dict[str, ModuleType], tmp_path: Path) -> None:
     claims["page"].write(CLAIMS / "results", tmp_path)
     assert (tmp_path / "README.md").read_text() == (CLAIMS / "README.md").read_text(), "run benchmarks/claims/page.py"
