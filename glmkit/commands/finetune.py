@@ -7,6 +7,8 @@ import json
 import sys
 from pathlib import Path
 
+from glmkit.commands import validate
+
 HELP = "train adapters or whole parts by a recipe"
 
 
@@ -14,10 +16,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", help="a YAML file, for example recipes/poster_lora.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example decoder.steps=50")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--dry-run", action="store_true", help="explain the recipe as glmkit validate does, and stop")
     parser.add_argument("--json", action="store_true", help="print the results as one line of JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
+    if arguments.dry_run:
+        return validate.run(arguments)
     from glmkit import config
 
     recipe = config.load(arguments.recipe, arguments.overrides)

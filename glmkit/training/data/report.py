@@ -13,7 +13,7 @@ SHOWN_DROPPED = 10
 
 @dataclass(frozen=True)
 class Report:
-    """`pictures` an epoch shows, repeats counted; `buckets`: how many different ones of each size, edits apart."""
+    """`pictures` and `edits` of an epoch, repeats counted; `buckets`: different ones of each size, edits apart."""
 
     pictures: int
     edits: int
@@ -25,7 +25,7 @@ class Report:
         """For people; buckets that cannot fill a batch of `batch_size` are named, since their pictures show more."""
         edits = f", {self.edits} of them edits" if self.edits else ""
         sizes = ", ".join(f"{size}: {count}" for size, count in self.buckets.items())
-        lines = [f"{name}: {self.pictures} pictures an epoch{edits}; {sizes}"]
+        lines = [f"{name}: {self.pictures} pictures{edits}; {sizes}"]
         lines += [f"  {count} {change}" for change, count in self.changes.items()]
         if thin := [size for size, count in self.buckets.items() if count < batch_size]:
             lines.append(f"  fewer than a batch of {batch_size}, so shown more often: {', '.join(thin)}")

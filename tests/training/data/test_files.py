@@ -147,7 +147,7 @@ def test_broken_pictures_are_named_together_or_left_out(tmp_path: Path) -> None:
     pictures = data.FilePictures(tmp_path, config.Reading(unusable="skip"))
     assert pictures.captions == ["good"]
     lines = report.of(pictures).lines("train", batch_size=4)
-    assert lines[0] == "train: 1 pictures an epoch; 64x32: 1" and "shown more often: 64x32" in lines[1]
+    assert lines[0] == "train: 1 pictures; 64x32: 1" and "shown more often: 64x32" in lines[1]
     assert sum(line.startswith("  left out: ") for line in lines) == 3
 
 

@@ -1,0 +1,24 @@
+"""`glmkit validate RECIPE [key=value ...]`"""
+
+from __future__ import annotations
+
+import argparse
+
+HELP = "explain what a recipe would do: values, data, trained parameters, sequence lengths, memory, time"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", help="a YAML file, for example recipes/ar_lora.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example model=nano")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from glmkit import config
+
+    recipe = config.load(arguments.recipe, arguments.overrides)
+    from glmkit.models.devices import pick_device
+    from glmkit.training import plan
+
+    print("\n".join(plan.explain(recipe, pick_device(arguments.device))))
+    return 0

@@ -1,0 +1,294 @@
+"""What a recipe would do, before anything is loaded: trained parameters, sequence lengths, memory, time.
+
+The model is built without memory (torch's meta device) and one micro-batch of the largest bucket goes through it, so
+that what autograd keeps and the operations are counted, not guessed. H W pixels, T tokens, B batch.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.overrides import TorchFunctionMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from glmkit import config
+from glmkit.config import Recipe, Stage
+from glmkit.generation.pipeline import upsampled
+from glmkit.generation.sequence import grids, training_batch
+from glmkit.models import checkpoint, published
+from glmkit.models.glyph import quoted_spans
+from glmkit.training import data, lora
+from glmkit.training.data import report
+from glmkit.training.finetune import NEEDS
+
+CHAT_TOKENS = 32  # of the template and the size pairs around a caption
+CHARACTERS_A_TOKEN = 3
+TRAINED_BYTES = 16  # a parameter, its gradient and AdamW's two moments, all float32
+REACHED = 0.5  # of a large matrix product's speed, in a whole step
+Shape = tuple[int, int, bool]  # height, width, is edit
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """Numbers of one stage. `tokens`: sequence length of each bucket. Bytes and seconds are estimates, None where
+    nobody can tell: `activations` are what autograd keeps of one micro-batch, `weights` those of all parts in memory.
+    """
+
+    name: str
+    trained: int
+    parameters: int
+    tokens: dict[str, int]
+    weights: int
+    optimizer: int
+    activations: int | None
+    seconds: float | None
+
+    @property
+    def bytes(self) -> int:
+        return self.weights + self.optimizer + (self.activations or 0)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one forward pass of a micro-batch keeps for the backward pass (bytes) and computes (operations)."""
+
+    kept: int
+    operations: int
+
+
+def explain(recipe: Recipe, device: torch.device) -> list[str]:
+    """Everything about a recipe that can be told before it runs: resolved values, data, and the plan of each stage.
+
+    Pictures in files are read once, posters are not drawn. Raises UserError for whatever is wrong with the recipe.
+    """
+    told = config.to_yaml(recipe).splitlines()
+    pictures = None
+    if recipe.data.train:
+        pictures, held_out = data.load(recipe.data)
+        batch = max(stage.batch_size for stage in recipe.stages.values())
+        told += ["", *report.of(pictures).lines("train", batch), *report.of(held_out).lines("held out", 1)]
+    if recipe.clip or (recipe.architecture and not Path(recipe.model).exists()):
+        return [*told, "", f"{recipe.model} is no model yet whose parts could be counted"]
+    return [*told, "", *lines(plan(recipe, pictures, device))]
+
+
+def plan(recipe: Recipe, pictures: data.Pictures | None, device: torch.device) -> list[StagePlan]:
+    """The stages of a recipe. `pictures` None: posters that would have to be drawn first; their settings say enough."""
+    shapes, captions = _shapes(recipe, pictures)
+    speed = _speed(device)
+    return [_stage(name, stage, recipe, shapes, captions, device, speed) for name, stage in recipe.stages.items()]
+
+
+def _shapes(recipe: Recipe, pictures: data.Pictures | None) -> tuple[list[Shape], list[str]]:
+    if pictures is not None:
+        return sorted(data.by_size(data.buckets(pictures))), pictures.captions
+    drawn = [(recipe.data.posters, False), (recipe.data.edits, False), (recipe.data.edits, True)]
+    return [(*config.parse_size(posters.size), is_edit) for posters, is_edit in drawn if posters], []
+
+
+def settings_of(recipe: Recipe, part: str) -> Mapping[str, Any]:
+    """The config of a part, without a download of any weights."""
+    if recipe.model in ("glm-image", published.HUB_ID):
+        return cast("Mapping[str, Any]", checkpoint.PUBLISHED[checkpoint.PARTS[part].folder])
+    return checkpoint.config(checkpoint.resolve(recipe.model), part)
+
+
+def _stage(
+    name: str,
+    stage: Stage,
+    recipe: Recipe,
+    shapes: list[Shape],
+    captions: list[str],
+    device: torch.device,
+    speed: float,
+) -> StagePlan:
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32  # autocast computes in it
+    with torch.device("meta"):
+        parts = {part: checkpoint.build(part, settings_of(recipe, part)) for part in NEEDS[name]}
+        for part in parts.values():
+            part.requires_grad_(False)
+        total = count(parts[name])
+        if stage.lora is not None:
+            lora.inject(parts[name], stage.lora)
+        else:
+            parts[name].requires_grad_(True)
+    trained = sum(value.numel() for part in parts.values() for value in part.parameters() if value.requires_grad)
+    weights = 4 * sum(count(part) for part in parts.values())
+    worst = max(shapes, key=lambda shape: _tokens(name, shape, captions))
+    work = None
+    if name in ("autoregressive", "decoder", "glyph"):
+        for part in parts.values():
+            part.to(dtype)
+        work = measure(name, parts, worst, stage.batch_size // stage.accumulate, captions)
+    passes = 3 if stage.method == "full" else 2  # forward, gradients of activations, gradients of weights
+    operations = stage.steps * stage.accumulate * passes * work.operations if work else None
+    return StagePlan(
+        name,
+        trained,
+        total,
+        {_named(shape): _tokens(name, shape, captions) for shape in shapes},
+        weights,
+        trained * (TRAINED_BYTES - 4 + 4 * (stage.ema > 0)),
+        work.kept if work else None,
+        None if operations is None else operations / (speed * REACHED),
+    )
+
+
+def count(module: nn.Module) -> int:
+    """Parameters, each once."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _named(shape: Shape) -> str:
+    height, width, is_edit = shape
+    return f"{width}x{height}{' edits' * is_edit}"
+
+
+def _prompt_tokens(captions: list[str]) -> int:
+    return CHAT_TOKENS + max((len(caption) for caption in captions), default=240) // CHARACTERS_A_TOKEN
+
+
+def _glyph_tokens(captions: list[str]) -> int:
+    """Bytes of a caption's quoted texts, one more a text for its end."""
+    lengths = [sum(len(span.encode()) + 1 for span in quoted_spans(caption)) for caption in captions]
+    return -(-max(lengths, default=32) // 16) * 16 or 16
+
+
+def _tokens(name: str, shape: Shape, captions: list[str]) -> int:
+    """The longest sequence that a bucket gives the transformer of a stage."""
+    height, width, is_edit = shape
+    shown = grids(height, width)
+    large, preview = (rows * columns for rows, columns in (shown.large, shown.preview))
+    if name == "autoregressive":
+        return _prompt_tokens(captions) + (large if is_edit else preview) + large + 1
+    if name in ("decoder", "glyph"):
+        return _glyph_tokens(captions) + 4 * large * (1 + is_edit)
+    return large
+
+
+class _Attention(torch.autograd.Function):
+    """What fused attention keeps: its inputs and its output, never a matrix of all pairs. Only shapes count here."""
+
+    @staticmethod
+    def forward(context: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        mixed = query.new_empty(*query.shape[:-1], value.shape[-1])
+        context.save_for_backward(query, key, value, mixed)
+        return mixed
+
+
+class _FusedAttention(TorchFunctionMode):
+    """Puts `_Attention` in the place of attention, which the meta device would take apart; counts its operations."""
+
+    operations = 0
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if function is not nn.functional.scaled_dot_product_attention:
+            return function(*args, **(kwargs or {}))
+        query, key, value = args[:3]
+        self.operations += 2 * query.numel() * key.shape[-2] + 2 * query[..., 0].numel() * value[0, 0].numel()
+        return _Attention.apply(query, key, value)
+
+
+def measure(name: str, parts: Mapping[str, nn.Module], shape: Shape, batch: int, captions: list[str]) -> Work:
+    """One forward pass of `batch` pictures of one bucket through parts on the meta device."""
+    trained = [parameter for part in parts.values() for parameter in part.parameters()]
+    own = {parameter.untyped_storage()._cdata for parameter in trained}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            kept[storage._cdata] = storage.nbytes()
+        return tensor
+
+    counter, attention = FlopCounterMode(display=False), _FusedAttention()
+    with saved_tensors_hooks(keep, lambda tensor: tensor), counter, attention:
+        forward = _autoregressive if name == "autoregressive" else _decoder
+        result = forward(parts, shape, batch, captions)
+    del result
+    return Work(sum(kept.values()), counter.get_total_flops() + attention.operations)
+
+
+def _autoregressive(parts: Mapping[str, nn.Module], shape: Shape, batch: int, captions: list[str]) -> Tensor:
+    model = cast(Any, parts["autoregressive"])
+    height, width, is_edit = shape
+    device = next(model.parameters()).device
+    shown = grids(height, width)
+    order = [shown.large] if is_edit else [shown.preview, shown.large]
+    prompt = [1] * (_prompt_tokens(captions) + is_edit * shown.large[0] * shown.large[1])
+    codes = [torch.zeros(batch, *grid, dtype=torch.long) for grid in order]
+    inputs = training_batch([prompt] * batch, codes, model.config)
+    logits = model(inputs.ids_BT.to(device), inputs.positions_3BT.to(device), keep=inputs.keep_BN.to(device))
+    return nn.functional.cross_entropy(logits.float().flatten(0, 1), inputs.written_BN.flatten().to(device))
+
+
+def _decoder(parts: Mapping[str, nn.Module], shape: Shape, batch: int, captions: list[str]) -> Tensor:
+    decoder, encoder = cast(Any, parts["decoder"]), cast(Any, parts["glyph"]).encoder
+    height, width, is_edit = shape
+    where = next(decoder.parameters())
+    with torch.device(where.device):
+        latents = torch.zeros(batch, decoder.config.in_channels, height // 8, width // 8, dtype=where.dtype)
+        prior = upsampled(torch.zeros(batch, *grids(height, width).large, dtype=torch.long))
+        told = torch.ones(batch, dtype=torch.bool)
+        sizes = torch.tensor([[float(height), float(width)]]).expand(batch, 2)
+        tokens = torch.zeros(batch, _glyph_tokens(captions), dtype=torch.long)
+        glyph = encoder(tokens).last_hidden_state
+        sources = decoder.write_sources([(latents, prior, (height, width))]).only(told) if is_edit else None
+        steps, corner = torch.zeros(batch), torch.zeros_like(sizes)
+        velocity = decoder(latents, glyph, tokens >= 0, prior, told, steps, sizes, corner, sources)
+    return velocity.float().square().mean()
+
+
+def _speed(device: torch.device) -> float:
+    """Operations a second of a large matrix product on the device, measured."""
+    side, dtype = (8192, torch.bfloat16) if device.type == "cuda" else (768, torch.float32)
+    matrix = torch.randn(side, side, device=device, dtype=dtype)
+    seconds = []
+    for _ in range(4):
+        _wait(device)
+        started = time.perf_counter()
+        matrix @ matrix
+        _wait(device)
+        seconds.append(time.perf_counter() - started)
+    return 2 * side**3 / min(seconds[1:])
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def lines(stages: list[StagePlan]) -> list[str]:
+    """For people."""
+    shown = []
+    for stage in stages:
+        share = 100 * stage.trained / stage.parameters
+        shown.append(f"{stage.name}: {stage.trained:,} of {stage.parameters:,} parameters are trained ({share:.2g} %)")
+        lengths = ", ".join(f"{shape}: {tokens}" for shape, tokens in stage.tokens.items())
+        shown.append(f"  tokens a picture at most: {lengths}")
+        parts = f"weights {_gib(stage.weights)}, gradients and optimizer {_gib(stage.optimizer)}"
+        if stage.activations is None or stage.seconds is None:
+            shown.append(f"  memory: {parts}, and what the activations need; time: not estimated")
+        else:
+            shown.append(f"  memory: about {_gib(stage.bytes)} ({parts}, activations {_gib(stage.activations)})")
+            shown.append(f"  time: about {_duration(stage.seconds)} here")
+    return shown
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

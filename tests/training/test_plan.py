@@ -1,0 +1,94 @@
+"""What is told before a run is what the run does: parameters, sequence lengths, and what autograd keeps."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from glmkit import config
+from glmkit.cli import main
+from glmkit.generation import pipeline
+from glmkit.models import checkpoint
+from glmkit.models.hybrid import HybridModel
+from glmkit.training import data, lora, plan
+from glmkit.training.finetune import NEEDS
+from glmkit.training.objectives.autoregressive import Sequences
+
+CPU = torch.device("cpu")
+ROOT = Path(__file__).parents[2]
+CAPTIONS = ['A poster that says "HELLO" and "you"']
+
+
+def recipe(name: str, *changes: str) -> config.Recipe:
+    folders = [f"data.{split}={ROOT / 'data' / 'posters' / split}" for split in ("train", "held_out")]
+    return config.load(ROOT / "recipes" / f"{name}.yaml", [*folders, "model=nano", *changes])
+
+
+@pytest.mark.parametrize(("name", "is_edit"), [("autoregressive", False), ("decoder", False), ("decoder", True)])
+def test_a_model_without_memory_keeps_what_a_real_one_keeps(
+    name: str, is_edit: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Saved bytes and operations of one pass, with adapters: counted on the meta device, and of real tensors with real
+    attention (on this CPU fused as well, but for a small row of sums, and the masks of edits)."""
+    settings = config.Lora(rank=4, targets=("o_proj",) if name == "autoregressive" else ("to_q", "ff.net.2"))
+    found = []
+    for device in ("meta", "cpu"):
+        with torch.device(device):
+            parts: dict[str, Any] = {part: checkpoint.new_part(checkpoint.NANO, part) for part in NEEDS[name]}
+            for part in parts.values():
+                part.requires_grad_(False)
+            lora.inject(parts[name], settings)
+        found.append(plan.measure(name, parts, (128, 192, is_edit), 2, CAPTIONS))
+        monkeypatch.setattr(plan, "_FusedAttention", Unchanged)
+    assert found[0].kept == pytest.approx(found[1].kept, rel=0.05) and found[0].kept > 10**6
+    assert found[0].operations == pytest.approx(found[1].operations, rel=0.02)
+
+
+class Unchanged(nullcontext[None]):
+    """In the place of what replaces attention: nothing is replaced, and the counter sees everything itself."""
+
+    operations = 0
+
+
+def test_trained_parameters_are_those_of_the_adapter() -> None:
+    (told,) = plan.plan(recipe("decoder_lora"), data.FilePictures(ROOT / "data/posters/held_out"), CPU)
+    module = checkpoint.load_part(checkpoint.NANO, "decoder")
+    total = plan.count(module)
+    stage = recipe("decoder_lora").decoder
+    assert stage is not None and stage.lora is not None
+    wrapped = lora.inject(module, stage.lora)
+    assert told.trained == sum(value.numel() for value in wrapped.parameters() if value.requires_grad)
+    assert told.parameters == total and told.weights >= 4 * total
+    assert told.bytes > told.weights and told.seconds is not None and told.seconds > 0
+
+
+def test_sequence_lengths_hold_the_longest_sequence() -> None:
+    hybrid = HybridModel(checkpoint.NANO)
+    pictures = data.FilePictures(ROOT / "data/posters/held_out")
+    (told,) = plan.plan(recipe("ar_lora"), pictures, CPU)
+    sequences = Sequences(pictures, hybrid.semantic_vq, pipeline.prompt_tokenizer(hybrid.folder), CPU)
+    longest = max(map(len, sequences.prompts)) + 256 + 64 + 1
+    assert longest <= told.tokens["256x256"] <= 1.2 * longest
+
+
+def test_the_published_sizes_need_no_files(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """And a dry run leaves nothing behind."""
+    folders = [f"data.{split}={ROOT / 'data' / 'edits' / split}" for split in ("train", "held_out")]
+    output = tmp_path / "run"
+    command = ["finetune", str(ROOT / "recipes" / "edit_lora.yaml"), f"output={output}", *folders]
+    assert main([*command, "--dry-run", "--device", "cpu"]) == 0
+    shown = capsys.readouterr().out
+    assert "autoregressive: 47,595,520 of 8,914,788,352 parameters" in shown
+    assert "rank: 16" in shown and "train: 24 pictures, 24 of them edits; 256x256 edits: 24" in shown
+    assert "time: about" in shown and not output.exists()
+
+
+def test_a_wrong_target_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    folders = [f"data.{split}={ROOT / 'data' / 'posters' / split}" for split in ("train", "held_out")]
+    changes = ["model=nano", "glyph.lora.targets=[qq]", *folders]
+    assert main(["validate", str(ROOT / "recipes" / "glyph_lora.yaml"), *changes, "--device", "cpu"]) == 2
+    assert "unknown lora target 'qq'" in capsys.readouterr().err
