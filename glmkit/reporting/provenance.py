@@ -51,13 +51,15 @@ def clip_text(alignment: Mapping[str, Any]) -> str:
 
 
 def drawn_with(settings: dict[str, Any]) -> str:
-    """Size, steps and guidance; pictures that were made elsewhere have none."""
+    """Size, steps and guidance; endpoints have only a size, and pictures that were made elsewhere nothing."""
     if "steps" not in settings:
         return "–"
     size = f"{settings['width']}x{settings['height']} pixels"
     if settings.get("own_sizes"):
         size += " unless the prompt names a size"
-    return f"{size}, {settings['steps']} steps, guidance {settings['guidance']}"
+    steps, guidance = settings["steps"], settings["guidance"]
+    parts = [size, "" if steps is None else f"{steps} steps", "" if guidance is None else f"guidance {guidance}"]
+    return ", ".join(filter(None, parts))
 
 
 def provenance(runs: Sequence[EvalRun]) -> Table:
@@ -85,7 +87,7 @@ def collect(run: EvalRun) -> dict[str, str]:
 
 def text(value: Any) -> str:
     """A JSON value as people write it."""
-    if value is None or value == []:
+    if value in (None, [], ""):
         return "none"
     if isinstance(value, list):
         return "\n".join(text(item) for item in value)
