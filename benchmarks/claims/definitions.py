@@ -82,7 +82,8 @@ def _side(values: dict[str, Any]) -> Side:
     for key in values:
         if key not in allowed:
             raise unknown("key of a side", key, allowed)
-    return Side(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+    given: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    return Side(**given)
 
 
 def resolve(claim: str, side: str) -> tuple[str, str, Side]:

@@ -159,10 +159,10 @@ def measure(
 ) -> list[dict[str, Any]]:
     """A row for each number of sources and way, with one entry a repeat: seconds of what is done once, of a step, and
     (where asked) of a training step, forward and backward through target and sources; and the peak bytes of both."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for sources in range(MAX_SOURCES + 1):
         given = Inputs.random(decoder, height, width, sources)
-        found = {
+        found: dict[str, dict[str, Any]] = {
             name: {"sources": sources, "way": name, **_peaks(decoder, way, given, training)}
             for name, way in WAYS.items()
         }
