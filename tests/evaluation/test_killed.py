@@ -1,4 +1,4 @@
-"""glmkit eval, killed again and again by SIGKILL, ends in the same files; two at once do the work of one."""
+"""glmkit eval, killed again and again by SIGKILL, ends in the same files; several at once do the work of one."""
 
 from __future__ import annotations
 
@@ -101,6 +101,18 @@ def test_killed_at_random_moments_while_an_endpoint_draws(
     assert len(list((tmp_path / "run" / "pictures").glob("*.png"))) == pictures
     assert pictures < len(server.asked) <= pictures + 4 * kills
     assert results(tmp_path / "run") == results(tmp_path / "whole")
+
+
+def test_processes_of_a_launcher_share_a_baseline(
+    tmp_path: Path, ocr_log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    options = ("--model", "openai:some-model", "--size", "64x64", "--seeds", "6")
+    with images_endpoint.running(seconds=0.1) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", f"{server.url}/v1")
+        both = [start(tmp_path / "run", "cache", *options, RANK=rank, WORLD_SIZE="2") for rank in ("0", "1")]
+        assert len({process.wait() for process in both}) == 1
+    assert len(server.asked) == len(list((tmp_path / "run" / "pictures").glob("*.png"))) == 6 * len(PROMPTS)
 
 
 def test_killed_while_a_model_draws(tiny_model: Path, tmp_path: Path, ocr_log: Path) -> None:

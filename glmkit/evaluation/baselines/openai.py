@@ -32,13 +32,9 @@ if TYPE_CHECKING:
 RETRIES = 8  # pauses of 0.5, 1, 2, 4, 8, 8, ... seconds unless the server names one
 SECONDS = 300.0  # that one answer may take
 DALL_E = "dall-e"  # the only models that must be asked for data instead of an address
-# Dollars a million tokens, (text in, picture out), as listed by OpenAI in April 2026.
-PRICES: Mapping[str, tuple[float, float]] = {
-    "gpt-image-1": (5.0, 40.0),
-    "gpt-image-1-mini": (2.0, 8.0),
-    "gpt-image-1.5": (5.0, 32.0),
-}
-PRICES_OF = "April 2026"
+# Dollars a million tokens, (text in, picture out): OpenAI's list prices, as others quoted them in May 2026.
+PRICES: Mapping[str, tuple[float, float]] = {"gpt-image-1": (5.0, 40.0), "gpt-image-1.5": (5.0, 32.0)}
+PRICES_OF = "May 2026"
 
 
 class Endpoint:
@@ -114,7 +110,7 @@ class Endpoint:
         except openai.RateLimitError as error:
             fix = "run the same command later; it continues"
             raise UserError("the images endpoint wants no more requests", found=error.message, fix=fix) from error
-        except openai.APITimeoutError:
+        except openai.APITimeoutError:  # a kind of connection error, but the next picture may be quicker
             raise
         except openai.APIConnectionError as error:
             fix = "check OPENAI_BASE_URL and the network, then run the same command again; it continues"
