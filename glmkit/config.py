@@ -296,6 +296,10 @@ class Recipe(Section):
     def stages(self) -> dict[str, Stage]:
         return {name: stage for name in STAGES if (stage := getattr(self, name)) is not None}
 
+    @property
+    def largest_batch(self) -> int:
+        return max(stage.batch_size for stage in self.stages.values())
+
 
 class _Loader(yaml.SafeLoader):
     """SafeLoader that refuses a key given twice."""

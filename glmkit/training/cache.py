@@ -18,7 +18,7 @@ from glmkit.models.semantic_vq import SemanticTokenizer
 from glmkit.models.vae import Vae
 from glmkit.training.data import Pictures, by_size
 
-CHUNK = 128
+CHUNK_PIXELS = 2**23  # that go through an encoder together: 8 pictures of 1024x1024
 
 
 class PerPicture:
@@ -48,14 +48,15 @@ def compute(
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             parts = [
                 encode(pictures.pixels(chunk, device), chunk)
-                for chunk in track(list(_chunks(members)), name, console=bar)
+                for chunk in track(list(_chunks(members, size)), name, console=bar)
             ]
         cache.fill(size, members, torch.cat(parts))
     return cache
 
 
-def _chunks(members: list[int]) -> Iterator[list[int]]:
-    yield from (members[start : start + CHUNK] for start in range(0, len(members), CHUNK))
+def _chunks(members: list[int], size: tuple[int, int]) -> Iterator[list[int]]:
+    count = max(1, CHUNK_PIXELS // (size[0] * size[1]))
+    yield from (members[start : start + count] for start in range(0, len(members), count))
 
 
 def halve(pixels: Tensor, height: int, width: int) -> Tensor:

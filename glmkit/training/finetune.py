@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from glmkit.models import adapter, checkpoint, clip
 from glmkit.models.hybrid import HybridModel
 from glmkit.models.semantic_vq import halved_size
 from glmkit.training import data, lora, objectives, trackers
+from glmkit.training.data import report
 from glmkit.training.initialise import fresh_part, initialise, initialise_clip
 from glmkit.training.loop import Loop, Place
 from glmkit.training.objectives.vae import check_crop
@@ -46,6 +47,7 @@ NEEDS = {
 
 def finetune(recipe: Recipe, device: torch.device) -> dict[str, Any]:
     """Run every stage of `recipe` that is not done yet; returns the stages' results by name."""
+    trackers.check(recipe.wandb)
     output = Path(recipe.output)
     pictures = None if (output / "manifest.json").exists() else _checked(recipe)
     remove_leftovers(output)
@@ -53,6 +55,9 @@ def finetune(recipe: Recipe, device: torch.device) -> dict[str, Any]:
     runs.open_run(output, "finetune", _flat(recipe.model_dump(mode="json")), str(device))
     with atomic_path(output / "recipe.yaml") as temporary:
         temporary.write_text(config.to_yaml(recipe), encoding="utf-8")
+    if pictures is not None:
+        sets = zip(("train", "held_out"), pictures, strict=True)
+        write_json(output / "data.json", {name: asdict(report.of(own)) for name, own in sets})
     folder = _model_folder(recipe)
     results: dict[str, Any] = {}
     for name, stage in recipe.stages.items():
@@ -71,7 +76,6 @@ def _checked(recipe: Recipe) -> tuple[data.Pictures, data.Pictures]:
     """The pictures of a new run, after a look at everything else that may be wrong with it: a run folder fixes its
     recipe, so a mistake must not leave one.
     """
-    trackers.check(recipe.wandb)
     if recipe.architecture:
         if recipe.model == "nano":
             raise UserError("architecture makes a new model, and nano exists", fix="model=FOLDER, or architecture=null")
@@ -87,23 +91,27 @@ def _checked(recipe: Recipe) -> tuple[data.Pictures, data.Pictures]:
         for request in requests_of(base, recipe.samples):
             pipeline.check(request)
         if recipe.data.edits:
-            _check_source_size(recipe.data.edits.size, HybridModel(base))
+            _check_source_size(config.parse_size(recipe.data.edits.size), HybridModel(base), "data.edits.size")
     pictures = data.load(recipe.data)
+    print("\n".join(report.lines(pictures, recipe.largest_batch)), file=sys.stderr)
+    if not recipe.architecture:
+        for size in sorted({own.sizes[source] for own in pictures for source in own.sources.values()}):
+            _check_source_size(size, HybridModel(checkpoint.resolve(recipe.model)), "data.size")
     if recipe.vae is not None:
         check_crop(pictures[0], recipe.vae)
     return pictures
 
 
-def _check_source_size(size: str, hybrid: HybridModel) -> None:
-    """Training encodes sources as they are; the model would scale those of other sizes first."""
-    height, width = config.parse_size(size)
+def _check_source_size(size: tuple[int, int], hybrid: HybridModel, key: str) -> None:
+    """Training encodes sources as they are; the model would scale those of other sizes (height, width) first."""
+    height, width = size
     settings = hybrid.source_settings
     rows, columns = (2 * side for side in halved_size(height, width, settings.min_pixels, settings.max_pixels))
     if (rows, columns) != (height, width):
         raise UserError(
             "the model reads source pictures of this size at another one",
-            found=f"{size}, read as {columns}x{rows}",
-            fix=f"data.edits.size={columns}x{rows}",
+            found=f"{width}x{height}, read as {columns}x{rows}",
+            fix=f"{key}={columns}x{rows}",
         )
 
 

@@ -71,9 +71,9 @@ def explain(recipe: Recipe, device: torch.device) -> list[str]:
     told = config.to_yaml(recipe).splitlines()
     pictures = None
     if recipe.data.train:
-        pictures, held_out = data.load(recipe.data)
-        batch = max(stage.batch_size for stage in recipe.stages.values())
-        told += ["", *report.of(pictures).lines("train", batch), *report.of(held_out).lines("held out", 1)]
+        both = data.load(recipe.data)
+        pictures = both[0]
+        told += ["", *report.lines(both, recipe.largest_batch)]
     if recipe.clip or (recipe.architecture and not Path(recipe.model).exists()):
         return [*told, "", f"{recipe.model} is no model yet whose parts could be counted"]
     return [*told, "", *lines(plan(recipe, pictures, device))]

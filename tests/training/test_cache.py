@@ -100,7 +100,7 @@ def test_rows_are_those_of_the_pictures(pictures: data.FilePictures) -> None:
 
 
 def test_more_pictures_than_a_chunk(monkeypatch: pytest.MonkeyPatch, pictures: data.FilePictures) -> None:
-    monkeypatch.setattr(cache, "CHUNK", 1)
+    monkeypatch.setattr(cache, "CHUNK_PIXELS", 1)
     found = cache.compute(pictures, lambda pixels, _: pixels.mean(dim=(1, 2, 3)), CPU, "means")
     torch.testing.assert_close(found[[3, 0]], pictures.pixels([3, 0], CPU).mean(dim=(1, 2, 3)))
 

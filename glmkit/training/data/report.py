@@ -35,6 +35,12 @@ class Report:
         return lines
 
 
+def lines(pictures: tuple[Pictures, Pictures], batch_size: int) -> list[str]:
+    """Both sets, training and held-out, for people."""
+    train, held_out = pictures
+    return [*of(train).lines("train", batch_size), *of(held_out).lines("held out", 1)]
+
+
 def of(pictures: Pictures) -> Report:
     """The report on one set."""
     kinds = by_size(buckets(pictures))

@@ -1,0 +1,66 @@
+"""Edit pairs in files through the adapters of all three stages, from a recipe to a changed glyph encoder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from glmkit import config
+from glmkit.errors import UserError
+from glmkit.files import read_json
+from glmkit.models import adapter, checkpoint
+from glmkit.models.hybrid import HybridModel
+from glmkit.training.finetune import finetune
+
+CPU = torch.device("cpu")
+LORA = {"method": "lora", "steps": 2, "batch_size": 2, "learning_rate": 1e-2}
+
+
+def pairs(folder: Path, side: int) -> str:
+    folder.mkdir()
+    rows = []
+    for number in range(2):
+        for name in (f"{number}.png", f"{number}-source.png"):
+            levels = np.random.default_rng(len(rows)).integers(0, 256, (side, side, 3), dtype=np.uint8)
+            Image.fromarray(levels).save(folder / name)
+        rows.append({"file_name": f"{number}.png", "source": f"{number}-source.png", "text": f'Write "word {number}"'})
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return str(folder)
+
+
+def recipe(model: Path, folder: Path, side: int) -> config.Recipe:
+    return config.from_dict(
+        {
+            "model": str(model),
+            "output": str(folder / "run"),
+            "data": {"train": pairs(folder / "train", side), "held_out": pairs(folder / "held_out", side)},
+            "autoregressive": {**LORA, "lora": {"rank": 2, "targets": ["q_proj"]}},
+            "decoder": {**LORA, "lora": {"rank": 2, "targets": ["to_q"]}},
+            "glyph": {**LORA, "drop": 0.0, "lora": {"rank": 2, "targets": ["q", "v"]}},
+        }
+    )
+
+
+def test_all_adapters_learn_from_pairs(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = finetune(recipe(tiny_model, tmp_path, 128), CPU)
+    assert list(results) == ["autoregressive", "decoder", "glyph"]
+    assert "train: 2 pictures, 2 of them edits; 128x128 edits: 2" in capsys.readouterr().err
+    written = read_json(tmp_path / "run" / "data.json")
+    assert written["held_out"]["buckets"] == {"128x128 edits": 2} and written["train"]["dropped"] == []
+    changed, plain = HybridModel(tiny_model), checkpoint.load_part(tiny_model, "glyph")
+    adapter.apply_adapter(changed, tmp_path / "run" / "adapter")
+    with torch.no_grad():
+        before, after = (glyph(['"word"'])[0] for glyph in (plain, changed.glyph))
+    assert (before - after).abs().max() > 1e-4
+    assert results["glyph"]["before"]["loss"] != results["glyph"]["after"]["loss"]
+
+
+def test_sources_that_the_model_would_scale_are_refused(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="read as 128x128"):
+        finetune(recipe(tiny_model, tmp_path, 64), CPU)
+    assert not (tmp_path / "run").exists()
