@@ -6,6 +6,7 @@ and after, where there are any.
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,11 +20,12 @@ from PIL import Image
 from glmkit import __version__
 from glmkit.evaluation.metrics.content import colour_entropy, edge_density
 from glmkit.files import atomic_path, read_json, read_jsonl
-from glmkit.reporting.pictures import Thumbnail, thumbnail
+from glmkit.reporting.pictures import QUALITY, Thumbnail, data_uri
 
 HERE = Path(__file__).parent
 PAGE = "report.html"
 WIDTH, HEIGHT = 640, 180  # of a plot, in pixels of its own
+LARGEST_SHEET = 1280  # pixels
 MOST_POINTS = 400
 EMPTIER = 0.7  # a guard below this share of what it was is pointed at
 GUARDS = {"edge density": edge_density, "colour entropy (bits)": colour_entropy}
@@ -114,7 +116,7 @@ def stage_report(run: Path, name: str) -> StageReport:
         steps=steps,
         train=_curve("training", train, low, high, steps),
         held_out=_curve("held out", held_out, low, high, steps),
-        sheets=tuple(Sheet(step, thumbnail(path)) for step, path in sheets),
+        sheets=tuple(Sheet(step, _embedded(path)) for step, path in sheets),
         content=guards([sheets[0][1]], [sheets[-1][1]]) if len(sheets) > 1 else (),
     )
 
@@ -136,6 +138,16 @@ def _sheets(run: Path, stage: str) -> list[tuple[int, Path]]:
     named = re.compile(rf"{re.escape(stage)}_(\d+)\.png")
     paths = sorted((run / "samples").glob(f"{stage}_*.png"))
     return [(int(match[1]), path) for path in paths if (match := named.fullmatch(path.name))]
+
+
+def _embedded(path: Path) -> Thumbnail:
+    """A whole sheet, which is too wide for a thumbnail."""
+    with Image.open(path) as picture:
+        small = picture.convert("RGB")
+    small.thumbnail((LARGEST_SHEET, LARGEST_SHEET), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    small.save(buffer, "WEBP", quality=QUALITY, method=4)
+    return Thumbnail(data_uri(buffer.getvalue(), "webp"), small.height, small.width)
 
 
 def _curve(name: str, points: Sequence[tuple[int, float]], low: float, high: float, steps: int) -> Curve | None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny_checkpoint
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from tiny_adapter import decoder_inputs, make_adapter
 
@@ -102,6 +104,13 @@ def test_a_merged_model_is_the_model_with_its_adapters(
         assert all(torch.equal(ours[name], theirs[name]) for name in ours), part
     transformer = tiny_checkpoint.stock_pipeline(out).transformer
     assert torch.equal(transformer.proj_out.weight, hybrid.decoder.proj_out.weight)
+    pictures = []
+    for name, options in (("added", [str(tiny_model), *command[2:5]]), ("merged", [str(out)])):
+        drawn = ["generate", "a 'HI'", "--size", "64x32", "--steps", "1", "--device", "cpu", "--model", *options]
+        assert main([*drawn, "--out", str(tmp_path / f"{name}.png")]) == 0
+        pictures.append(np.asarray(Image.open(tmp_path / f"{name}.png")).astype(int))
+    assert np.abs(pictures[0] - pictures[1]).max() <= 1
+    capsys.readouterr()
     assert main(command) == 2 and "merged exists" in capsys.readouterr().err
     assert main([*command[:1], str(out), *command[2:-1], str(tmp_path / "again")]) == 2
     assert "another model" in capsys.readouterr().err and not list(tmp_path.glob("*again*"))

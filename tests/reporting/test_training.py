@@ -64,7 +64,7 @@ def test_the_report(run: Path) -> None:
     ):
         assert expected in said, expected
     assert said.count("pictures became emptier") == 2, "the samples did, the pictures of the proof did not"
-    assert page.count("data:image/png;base64,") == 2
+    assert page.count("data:image/webp;base64,") == 2
     assert "<script" not in page and "&lt;script&gt;" in page and not re.search(r'(src|href)="(?!data:)', page)
 
 
