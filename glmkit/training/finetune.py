@@ -56,6 +56,7 @@ def finetune(recipe: Recipe, device: torch.device) -> dict[str, Any]:
     with atomic_path(output / "recipe.yaml") as temporary:
         temporary.write_text(config.to_yaml(recipe), encoding="utf-8")
     if pictures is not None:
+        print("\n".join(report.lines(pictures, recipe.largest_batch)), file=sys.stderr)
         sets = zip(("train", "held_out"), pictures, strict=True)
         write_json(output / "data.json", {name: asdict(report.of(own)) for name, own in sets})
     folder = _model_folder(recipe)
@@ -93,7 +94,6 @@ def _checked(recipe: Recipe) -> tuple[data.Pictures, data.Pictures]:
         if recipe.data.edits:
             _check_source_size(config.parse_size(recipe.data.edits.size), HybridModel(base), "data.edits.size")
     pictures = data.load(recipe.data)
-    print("\n".join(report.lines(pictures, recipe.largest_batch)), file=sys.stderr)
     if not recipe.architecture:
         for size in sorted({own.sizes[source] for own in pictures for source in own.sources.values()}):
             _check_source_size(size, HybridModel(checkpoint.resolve(recipe.model)), "data.size")

@@ -85,6 +85,7 @@ def test_what_a_run_leaves(finished: Path) -> None:
         f"adapter/decoder/{DIFFUSERS_FILE}",
         "autoregressive.json",
         "autoregressive.log.jsonl",
+        "data.json",
         "decoder.json",
         "decoder.log.jsonl",
         "manifest.json",
