@@ -82,24 +82,25 @@ def test_killed_at_random_moments_while_an_endpoint_draws(
     """A kill costs at most the pictures that were being asked for; what was saved is never asked for again."""
     moments, kills = random.Random(5), 3
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
-    options = ("--model", "openai:some-model", "--size", "64x64", "--seeds", "6")
+    options = ("--model", "openai:some-model", "--size", "64x64", "--seeds", "8")
     with images_endpoint.running(seconds=0.1) as server:
         monkeypatch.setenv("OPENAI_BASE_URL", f"{server.url}/v1")
         start(tmp_path / "whole", "of the whole run", *options).wait()
         server.asked.clear()
+        killed = 0
         for _ in range(kills):
             before = len(server.asked)
             process = start(tmp_path / "run", "cache", *options)
-            while len(server.asked) == before:
-                assert process.poll() is None
+            while len(server.asked) == before and process.poll() is None:
                 time.sleep(0.01)
             time.sleep(moments.uniform(0, 0.3))
             process.kill()
-            process.wait()
+            killed += process.wait() == -signal.SIGKILL  # on a busy machine the last one may have ended already
         start(tmp_path / "run", "cache", *options).wait()
-    pictures = 6 * len(PROMPTS)
+    assert killed > 0
+    pictures = 8 * len(PROMPTS)
     assert len(list((tmp_path / "run" / "pictures").glob("*.png"))) == pictures
-    assert pictures < len(server.asked) <= pictures + 4 * kills
+    assert pictures <= len(server.asked) <= pictures + 4 * killed
     assert results(tmp_path / "run") == results(tmp_path / "whole")
 
 
