@@ -21,5 +21,5 @@ def run(arguments: argparse.Namespace) -> int:
     from glmkit.models.portable import merge
 
     parts = merge(arguments.model, [Adapter.parse(text) for text in arguments.adapter], arguments.out)
-    print(f"{arguments.out}: {arguments.model} with {len(arguments.adapter)} adapters in its {' and '.join(parts)}")
+    print(f"{arguments.out}: {arguments.model} with {' + '.join(arguments.adapter)} in its {' and '.join(parts)}")
     return 0

@@ -66,6 +66,7 @@ def write_style(folder: Path, style: str, out: Path, weight: float = 1.0) -> int
         state |= {f"{layer}.alpha": torch.tensor(settings["lora_alpha"] * weight) for layer in layers}
     with atomic_path(out) as temporary:
         save_file(state, temporary, metadata)
+        temporary.chmod(out.parent.stat().st_mode & 0o666)  # safetensors lets only the owner read its files
         back = _tensors(temporary)
         if back.keys() != state.keys() or not all(torch.equal(back[name], tensor) for name, tensor in state.items()):
             raise UserError(f"{out} does not hold what was written into it", fix="another disk")
