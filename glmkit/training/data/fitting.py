@@ -63,7 +63,7 @@ def _shrunk(height: int, width: int, most: int) -> tuple[tuple[int, int], tuple[
             scale = max(bucket[0] / height, bucket[1] / width)
             scaled = max(bucket[0], round(scale * height)), max(bucket[1], round(scale * width))
             kept = prod(bucket) / prod(scaled)
-            score = prod(bucket) * kept**3  # what is cut off may be text, and hurts more than a few pixels less
+            score = prod(bucket) * kept**2  # what is cut off may be text, and hurts more than a few pixels less
             if best is None or score > best[0]:
                 best = score, bucket, scaled
     assert best is not None, "the smallest size holds one cell"
