@@ -132,7 +132,9 @@ class Stage(Section):
     ema: float = Field(default=0.0, ge=0, lt=1, description="decay of the averaged weights that are saved; 0 is off")
     compile: bool = False
     held_out_every: int = Field(default=0, ge=0, description="steps between held-out losses; 0: start and end only")
-    save_every: int = Field(default=0, ge=0, description="steps between resumable states and exported weights; 0: none")
+    save_every: int = Field(
+        default=0, ge=0, description="steps between resumable states and exported weights; 0: at the end"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Stage:
