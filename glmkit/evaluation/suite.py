@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -39,23 +40,23 @@ class Official:
     tiles: bool = False
 
 
-class Suite:
+class Suite(ABC):
     """Prompts and scores. `metrics` maps each metric to its direction and definition, the leading one first."""
 
     metrics: Mapping[str, Mapping[str, str]]
     official: Official | None = None
 
+    @abstractmethod
     def files(self, data: Path | None) -> list[Path]:
         """The prompt files, in the user's folder `data` for public benchmarks; UserError when they are not there."""
-        raise NotImplementedError
 
+    @abstractmethod
     def read(self, files: Sequence[Path]) -> list[Prompt]:
         """The prompts of these files, in their order."""
-        raise NotImplementedError
 
+    @abstractmethod
     def counts(self, prompt: Prompt, read: Sequence[str], picture: Path) -> Counts:
         """The scores of one picture; `read` holds the lines that OCR found, in reading order."""
-        raise NotImplementedError
 
     def references(self, prompt: Prompt) -> Mapping[str, Image]:
         """Pictures that belong to a prompt: `source` is what the model edits, `expected` what should come out."""

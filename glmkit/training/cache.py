@@ -113,9 +113,9 @@ def letter_cache(pictures: Pictures, device: torch.device) -> PerPicture | None:
     if pictures.letters([0], device) is None:
         return None
 
-    def look_up(_: Tensor, indices: list[int]) -> Tensor:
-        letters = pictures.letters(indices, device)
+    cache = PerPicture(pictures.sizes)
+    for size, members in by_size(pictures.sizes).items():
+        letters = pictures.letters(members, device)
         assert letters is not None
-        return letters
-
-    return compute(pictures, look_up, device, "letters")
+        cache.fill(size, members, letters)
+    return cache
