@@ -158,12 +158,14 @@ def _refuse(arguments: argparse.Namespace, usual: Usual) -> None:
 
 def table(summary: Summary) -> str:
     """Scores with their intervals, one line a split and one for all."""
+    from glmkit.evaluation.stats import as_text
+
     rows = [("", "pictures", *(f"{name} ({summary.metrics[name]['direction']})" for name in summary.scores))]
     parts: list[tuple[str, Mapping[str, Any]]] = list(summary.splits.items())
     if len(parts) != 1:
         parts.append(("all", summary.to_row()))
     for name, part in parts:
-        rows.append((name, f"{part['n_scored']}/{part['n_total']}", *map(_cell, part["scores"].values())))
+        rows.append((name, f"{part['n_scored']}/{part['n_total']}", *map(as_text, part["scores"].values())))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     title = " + ".join((summary.model, *summary.adapters))
@@ -176,8 +178,10 @@ def table(summary: Summary) -> str:
 
 def _alignment(about: Mapping[str, Any]) -> str:
     """Which CLIP gave the cosine, and what must be known about it."""
+    from glmkit.evaluation.stats import as_text
+
     score = about["clipscore"]
-    scale = "not comparable with published CLIPScores" if score is None else f"CLIPScore {_cell(score)}"
+    scale = "not comparable with published CLIPScores" if score is None else f"CLIPScore {as_text(score)}"
     return (
         f"{about['metric']}: {scale}; {about['truncated_prompts']} of {about['prompts']} prompts were longer than the "
         "model reads"
@@ -191,11 +195,3 @@ def _distance(row: Mapping[str, Any]) -> str:
         f"{row['metric']} to {row['reference']}: {row['value']:.4g} (lower is nearer; {row['n']} pictures a side{few}; "
         f"the set against itself: {row['floor']:.4g} with {row['n_floor']} a side)"
     )
-
-
-def _cell(estimate: Mapping[str, float | None]) -> str:
-    if estimate["value"] is None:
-        return "not scored"
-    if estimate["low"] is None:
-        return f"{estimate['value']:.3f}"
-    return f"{estimate['value']:.3f} [{estimate['low']:.3f}, {estimate['high']:.3f}]"

@@ -7,7 +7,7 @@ pictures (percentile bootstrap: Efron 1979).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -117,3 +117,12 @@ def _draws(prompts: int, start: int, stop: int) -> np.ndarray:
     picked = np.random.default_rng((SEED, start)).integers(prompts, size=(count, prompts), dtype=np.uint32)
     picked += np.arange(count, dtype=np.uint32)[:, None] * np.uint32(prompts)
     return np.bincount(picked.ravel(), minlength=count * prompts).astype(np.uint8).reshape(count, prompts)
+
+
+def as_text(estimate: Mapping[str, float | None]) -> str:
+    """A score of a `summary.json` with its interval: `0.567 [0.527, 0.610]`."""
+    if estimate["value"] is None:
+        return "not scored"
+    if estimate["low"] is None:
+        return f"{estimate['value']:.3f}"
+    return f"{estimate['value']:.3f} [{estimate['low']:.3f}, {estimate['high']:.3f}]"

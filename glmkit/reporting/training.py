@@ -19,6 +19,7 @@ from PIL import Image
 
 from glmkit import __version__
 from glmkit.evaluation.metrics.content import colour_entropy, edge_density
+from glmkit.evaluation.stats import as_text
 from glmkit.files import atomic_path, read_json, read_jsonl
 from glmkit.reporting.pictures import QUALITY, Thumbnail, data_uri
 
@@ -181,16 +182,8 @@ def proof(run: Path) -> tuple[Change, ...]:
         return ()
     before, after = (read_json(folder / "summary.json") for folder in folders)
     changes = [
-        Change(name, _estimate(value), _estimate(after["scores"][name]))
+        Change(name, as_text(value), as_text(after["scores"][name]))
         for name, value in before["scores"].items()
         if name in after["scores"]
     ]
     return (*changes, *guards(*(sorted((folder / "pictures").glob("*.png")) for folder in folders)))
-
-
-def _estimate(value: Mapping[str, float | None]) -> str:
-    if value["value"] is None:
-        return "not scored"
-    if value["low"] is None:
-        return f"{value['value']:.3f}"
-    return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -43,7 +44,7 @@ class PosterPictures:
         self.sizes = [(scene.height, scene.width) for scene in scenes]
         self.repeats = [1] * len(scenes)
         self._masks = torch.from_numpy(drawn)
-        self._letters = torch.from_numpy(masks.letter_pool(scenes, workers))
+        self._letters = cache(lambda: torch.from_numpy(masks.letter_pool(scenes, workers)))  # few trainings ask
         self._params = render.batch_params(scenes)
         self._device = torch.device("cpu")
 
@@ -68,7 +69,7 @@ class PosterPictures:
         return self._rows(indices, device)[1].unsqueeze(1).float() / 255
 
     def letters(self, indices: Sequence[int], device: torch.device) -> Tensor | None:
-        return self._letters[torch.as_tensor(np.asarray(indices))].to(device)
+        return self._letters()[torch.as_tensor(np.asarray(indices))].to(device)
 
 
 class EditPictures(PosterPictures):
