@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -24,13 +24,22 @@ class Section(BaseModel):
 
 
 class Posters(Section):
-    """Training pictures drawn on the fly by `glmkit.posters` instead of files. `size` is WIDTHxHEIGHT in pixels."""
+    """Training pictures drawn on the fly by `glmkit.posters` instead of files.
+
+    `size` is WIDTHxHEIGHT in pixels, or several sizes with the share of each: `{256x256: 3, 320x192: 1}`.
+    """
 
     count: int = Field(gt=0)
     held_out: int = Field(default=256, gt=0)
-    size: str = "256x256"
+    size: str | dict[str, Annotated[float, Field(gt=0)]] = "256x256"
     seed: int = 0
     workers: int = Field(default=0, ge=0, description="processes that draw; 0 means one a core")
+
+    @property
+    def shares(self) -> dict[tuple[int, int], float]:
+        """(height, width) of every size, and which part of the posters has it; UserError for what is no size."""
+        sizes = {self.size: 1.0} if isinstance(self.size, str) else self.size
+        return {parse_size(size): share / sum(sizes.values()) for size, share in sizes.items()}
 
 
 class Source(Section):
@@ -120,6 +129,9 @@ class Stage(Section):
     steps: int = Field(gt=0)
     batch_size: int = Field(gt=0)
     accumulate: int = Field(default=1, gt=0, description="micro-batches a step; the batch is divided among them")
+    equal_pixels: bool = Field(
+        default=False, description="fewer of the larger pictures a batch: the pixels of batch_size of the smallest"
+    )
     learning_rate: float = Field(gt=0)
     warmup_steps: int = Field(default=0, ge=0)
     decay_fraction: float = Field(default=0.3, ge=0, le=1, description="last part of the steps, linear to zero")

@@ -32,8 +32,9 @@ def test_recipe(path: Path) -> None:
         for row in read_jsonl(ROOT / folder / "metadata.jsonl"):
             assert (ROOT / folder / row["file_name"]).is_file()
     drawn = filter(None, (recipe.data.posters, recipe.data.edits))
-    for size in filter(None, (recipe.samples.size, *(posters.size for posters in drawn))):
-        grids(*config.parse_size(size))
+    sizes = [size for posters in drawn for size in posters.shares]
+    for size in [*sizes, *map(config.parse_size, filter(None, [recipe.samples.size]))]:
+        grids(*size)
 
 
 def test_recipes_write_into_folders_of_their_own() -> None:

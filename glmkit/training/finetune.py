@@ -92,7 +92,8 @@ def _checked(recipe: Recipe) -> tuple[data.Pictures, data.Pictures]:
         for request in requests_of(base, recipe.samples):
             pipeline.check(request)
         if recipe.data.edits:
-            _check_source_size(config.parse_size(recipe.data.edits.size), HybridModel(base), "data.edits.size")
+            for size in recipe.data.edits.shares:
+                _check_source_size(size, HybridModel(base), "data.edits.size")
     pictures = data.load(recipe.data)
     if not recipe.architecture:
         for size in sorted({own.sizes[source] for own in pictures for source in own.sources.values()}):
@@ -160,7 +161,9 @@ def _run_stage(
     if stage.compile:
         work.objective.compile()
     train = pictures[0]
-    batches = data.Batches(data.buckets(train), stage.batch_size, recipe.seed, train.repeats)
+    batches = data.Batches(
+        data.buckets(train), stage.batch_size, recipe.seed, train.repeats, stage.equal_pixels, stage.accumulate
+    )
     place = Place(Path(recipe.output), name, recipe.seed, device)
     loop = Loop(work.objective, batches, stage, place, trackers.trackers(place.folder, name, recipe.wandb))
     return loop.run(work.export, work.sampler, recipe.samples.every)

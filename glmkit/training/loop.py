@@ -186,7 +186,8 @@ class Loop:
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(self.step, self.stage)
         shown: dict[str, Tensor] = {}
-        batch, size = self.batches[self.step], self.stage.batch_size // self.stage.accumulate
+        batch = self.batches[self.step]
+        size = len(batch) // self.stage.accumulate
         for number, start in enumerate(range(0, len(batch), size)):
             indices = batch[start : start + size]
             generator = step_generator(self.place, self.step, number)

@@ -90,7 +90,7 @@ def _shapes(recipe: Recipe, pictures: data.Pictures | None) -> tuple[list[Shape]
     if pictures is not None:
         return sorted(data.by_size(data.buckets(pictures))), pictures.captions
     drawn = [(recipe.data.posters, False), (recipe.data.edits, False), (recipe.data.edits, True)]
-    return [(*config.parse_size(posters.size), is_edit) for posters, is_edit in drawn if posters], []
+    return [(*size, is_edit) for posters, is_edit in drawn if posters for size in posters.shares], []
 
 
 def settings_of(recipe: Recipe, part: str) -> Mapping[str, Any]:

@@ -276,6 +276,25 @@ def test_a_batch_larger_than_the_set_repeats_it() -> None:
     assert Counter(data.Batches([(32, 32)] * 3, 6, seed=0)[0]) == {0: 2, 1: 2, 2: 2}
 
 
+def test_batches_of_equal_pixels() -> None:
+    sizes = [(64, 64)] * 40 + [(32, 64)] * 40 + [(128, 128)] * 8
+    batches = data.Batches(sizes, 24, seed=0, equal_pixels=True, multiple=2)
+    counts = {sizes[batch[0]]: len(batch) for batch in (batches[step] for step in range(batches.per_epoch))}
+    assert counts == {(32, 64): 24, (64, 64): 12, (128, 128): 2}
+    assert {len(data.Batches(sizes, 24, seed=0)[step]) for step in range(5)} == {24}
+
+
+def test_posters_of_several_sizes() -> None:
+    recipe = {"output": "x", "data": {"posters": {"count": 9, "held_out": 3, "size": {"64x64": 2, "96x64": 1}}}}
+    posters = config.from_dict({**recipe, "vae": {"method": "full", "steps": 1, "batch_size": 1, "learning_rate": 1}})
+    train, held_out = data.load(posters.data)
+    assert Counter(train.sizes) == {(64, 64): 6, (64, 96): 3} and len(held_out.sizes) == 3
+    indices = [index for index, size in enumerate(train.sizes) if size == (64, 96)]
+    assert train.pixels(indices, torch.device("cpu")).shape == (3, 3, 64, 96)
+
+
 def test_groups() -> None:
     sizes = [(32, 32), (64, 64), (32, 32), (32, 32), (64, 64)]
-    assert data.groups(sizes, 2, limit=4) == [[0, 2], [3], [1]]
+    assert data.groups(sizes, 2, limit=4) == [[0, 2], [1, 4]], "every size has its share"
+    assert data.groups(sizes, 2, limit=9) == [[0, 2], [3], [1, 4]]
+    assert data.groups([*sizes, (96, 32)], 2, limit=2) == [[0], [1], [5]], "and at least one picture"

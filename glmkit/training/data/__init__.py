@@ -31,15 +31,22 @@ def load(data: config.Data) -> tuple[Pictures, Pictures]:
         return sets[0] if len(sets) == 1 else Joined(sets), FilePictures(data.held_out, data)
     # Edits first: held-out losses look at the first pictures, and these are edits and descriptions in turn.
     kinds = ((EditPictures, data.edits), (PosterPictures, data.posters))
-    drawn = [_drawn(kind, posters) for kind, posters in kinds if posters is not None]
+    drawn = [
+        _drawn(kind, posters, *size, share)
+        for kind, posters in kinds
+        if posters is not None
+        for size, share in posters.shares.items()
+    ]
     if len(drawn) == 1:
         return drawn[0]
     train, held_out = zip(*drawn, strict=True)
     return Joined(train), Joined(held_out)
 
 
-def _drawn(kind: type[PosterPictures], posters: config.Posters) -> tuple[Pictures, Pictures]:
-    height, width = config.parse_size(posters.size)
+def _drawn(
+    kind: type[PosterPictures], posters: config.Posters, height: int, width: int, share: float
+) -> tuple[Pictures, Pictures]:
     grids(height, width)  # refuses a size that the model cannot draw
-    train = kind(posters.count, height, width, posters.seed, posters.workers, "train")
-    return train, kind(posters.held_out, height, width, posters.seed + 1, posters.workers, "held-out")
+    count, held_out = (max(1, round(share * pictures)) for pictures in (posters.count, posters.held_out))
+    train = kind(count, height, width, posters.seed, posters.workers, "train")
+    return train, kind(held_out, height, width, posters.seed + 1, posters.workers, "held-out")

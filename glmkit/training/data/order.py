@@ -12,17 +12,31 @@ from glmkit.training.data.pictures import Bucket, by_size
 class Batches:
     """Which pictures make up which step: a pure function of seed and step, so that a resumed run sees the same order.
 
-    Pictures of one size share a batch. An epoch shows every picture once, or as often as `repeats` says, in an order
-    drawn from (seed, epoch); the last batch of a size is filled up from the start of its own shuffled list.
+    Pictures of one size share a batch. With `equal_pixels` larger pictures come fewer to a batch, so that every batch
+    has about as many pixels as `batch_size` pictures of the smallest size; always a multiple of `multiple`. An epoch
+    shows every picture once, or as often as `repeats` says, in an order drawn from (seed, epoch); the last batch of a
+    size is filled up from the start of its own shuffled list.
     """
 
     def __init__(
-        self, sizes: Sequence[Bucket | None], batch_size: int, seed: int, repeats: Sequence[int] | None = None
+        self,
+        sizes: Sequence[Bucket | None],
+        batch_size: int,
+        seed: int,
+        repeats: Sequence[int] | None = None,
+        equal_pixels: bool = False,
+        multiple: int = 1,
     ) -> None:
-        self.batch_size, self.seed = batch_size, seed
+        self.seed = seed
         times = np.ones(len(sizes), dtype=int) if repeats is None else np.asarray(repeats)
-        self.buckets = [np.repeat(members, times[members]) for members in by_size(sizes).values()]
-        self.per_epoch = sum(-(-len(bucket) // batch_size) for bucket in self.buckets)
+        members = by_size(sizes)
+        smallest = min(height * width for height, width, *_ in members)
+        self.buckets = []
+        """Pictures of one size, as often as an epoch shows them, and how many of them make a batch."""
+        for (height, width, *_), own in members.items():
+            count = batch_size * smallest // (height * width) if equal_pixels else batch_size
+            self.buckets.append((np.repeat(own, times[own]), max(multiple, count // multiple * multiple)))
+        self.per_epoch = sum(-(-len(bucket) // count) for bucket, count in self.buckets)
         self._epoch: tuple[int, list[list[int]]] = (-1, [])
 
     def __getitem__(self, step: int) -> list[int]:
@@ -35,8 +49,7 @@ class Batches:
     def _shuffled(self, epoch: int) -> list[list[int]]:
         rng = np.random.default_rng([self.seed, epoch])
         batches: list[list[int]] = []
-        for bucket in self.buckets:
+        for bucket, size in self.buckets:
             order = rng.permutation(bucket)
-            count = -(-len(order) // self.batch_size)
-            batches += np.resize(order, (count, self.batch_size)).tolist()
+            batches += np.resize(order, (-(-len(order) // size), size)).tolist()
         return [batches[index] for index in rng.permutation(len(batches))]

@@ -102,8 +102,8 @@ def by_size(sizes: Sequence[Bucket | None]) -> dict[Bucket, list[int]]:
 
 
 def groups(sizes: Sequence[Bucket | None], most: int, limit: int) -> list[list[int]]:
-    """The first `limit` pictures that are shown, in lists of at most `most` pictures of one size."""
-    shown = [index for index, size in enumerate(sizes) if size is not None]
-    last = shown[limit] if limit < len(shown) else len(sizes)
-    chosen = by_size(sizes[:last]).values()
-    return [members[start : start + most] for members in chosen for start in range(0, len(members), most)]
+    """The first pictures of every size, about `limit` in all, in lists of at most `most` pictures of one size."""
+    members = by_size(sizes)
+    shown = sum(map(len, members.values()))
+    chosen = [own[: max(1, round(len(own) * min(1, limit / shown)))] for own in members.values()]
+    return [own[start : start + most] for own in chosen for start in range(0, len(own), most)]

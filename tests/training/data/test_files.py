@@ -96,7 +96,7 @@ def test_edit_pairs(tmp_path: Path) -> None:
     assert kinds == [None, (32, 64, True), (32, 64, False)]
     batches = data.Batches(kinds, 2, seed=0, repeats=pictures.repeats)
     assert sorted(batches[step] for step in range(batches.per_epoch)) == [[1, 1], [2, 2]]
-    assert data.groups(kinds, 4, limit=1) == [[1]], "a source takes no place among the held-out pictures"
+    assert data.groups(kinds, 4, limit=9) == [[2], [1]], "a source takes no place among the held-out pictures"
     assert report.of(pictures).buckets == {"64x32": 1, "64x32 edits": 1} and report.of(pictures).edits == 2
 
 
