@@ -17,5 +17,10 @@ def compiled(function: Callable[..., Any], dynamic: bool = False) -> Callable[..
 
     Methods of a layer are compiled once for all layers.
     """
-    torch._dynamo.config.recompile_limit = max(SHAPES, torch._dynamo.config.recompile_limit)
+    allow_shapes()
     return torch.compile(function, dynamic=dynamic, fullgraph=True)
+
+
+def allow_shapes() -> None:
+    """Let whatever is compiled in this process have SHAPES versions."""
+    torch._dynamo.config.recompile_limit = max(SHAPES, torch._dynamo.config.recompile_limit)

@@ -16,6 +16,7 @@ from torch import Tensor
 from glmkit.config import AutoregressiveStage
 from glmkit.generation.sequence import PromptTokenizer, training_batch
 from glmkit.models.autoregressive import AutoregressiveModel
+from glmkit.models.compiling import allow_shapes
 from glmkit.models.semantic_vq import SemanticTokenizer
 from glmkit.training import cache
 from glmkit.training.data import Pictures, buckets, by_size, groups
@@ -112,5 +113,6 @@ class AutoregressiveObjective(Objective):
         return {name: torch.stack(values).mean().item() for name, values in rows.items()}
 
     def compile(self) -> None:
+        allow_shapes()
         for layer in self.trained.language_model.layers:
             layer.compile(dynamic=False)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from glmkit.config import DecoderStage
 from glmkit.generation import flow
 from glmkit.generation.pipeline import upsampled
+from glmkit.models.compiling import allow_shapes
 from glmkit.models.decoder import DiffusionDecoder, SourceCache
 from glmkit.models.glyph import GlyphEncoder, quoted_spans
 from glmkit.models.semantic_vq import SemanticTokenizer
@@ -219,6 +220,7 @@ class DecoderObjective(Objective):
         return {name: torch.cat(values).mean().item() for name, values in errors.items()}
 
     def compile(self) -> None:
+        allow_shapes()
         blocks: list[Any] = list(self.decoder.transformer_blocks)
         for block in blocks:
             block.compile(dynamic=False)
