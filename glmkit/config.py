@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
 
 from glmkit.errors import UserError, nearest
 
@@ -94,6 +94,9 @@ class Data(Reading):
     held_out: str | None = None
     posters: Posters | None = None
     edits: Posters | None = None
+    resident_gib: float = Field(
+        default=1.0, ge=0, description="GiB of latents, codes and the like that stay on the device; more is read a batch"
+    )
 
     @field_validator("train", mode="before")
     @classmethod
@@ -113,10 +116,18 @@ class Data(Reading):
 
 
 class Lora(Section):
-    """LoRA through PEFT. `targets` are endings of module names."""
+    """LoRA through PEFT. `targets` are endings of module names.
+
+    `rank_pattern` and `alpha_pattern` say otherwise for some of them. `base` is how the frozen weights are held: auto is
+    bfloat16 on a GPU and float32 on a CPU; nf4 (4 bits) and int8 hold the matrices of numbered layers so.
+    """
 
     rank: int = Field(default=16, gt=0)
     alpha: int = Field(default=16, gt=0)
+    rank_pattern: dict[str, PositiveInt] = {}
+    alpha_pattern: dict[str, PositiveInt] = {}
+    dora: bool = Field(default=False, description="lengths and directions of weights apart (DoRA, arXiv:2402.09353)")
+    base: Literal["auto", "float32", "bfloat16", "nf4", "int8"] = "auto"
     dropout: float = Field(default=0.0, ge=0, lt=1)
     targets: tuple[str, ...] = Field(min_length=1)
 
@@ -177,14 +188,22 @@ class SemanticStage(Stage):
     codebook_decay: float = Field(default=0.97, gt=0, lt=1)
 
 
-class AutoregressiveStage(Stage):
+class BlockStage(Stage):
+    """A stage whose gradient goes through the numbered layers of a transformer."""
+
+    recompute_every: int = Field(
+        default=0, ge=0, description="1: no layer's inner values are kept for the backward pass; N: of every Nth; 0: all"
+    )
+
+
+class AutoregressiveStage(BlockStage):
     """Next-token prediction over preview, large grid and end; the image positions only."""
 
     preview: bool = Field(default=True, description="false: the large grid at once, which `generate` cannot draw from")
     preview_weight: float = Field(default=1.0, ge=0)
 
 
-class DecoderStage(Stage):
+class DecoderStage(BlockStage):
     """Flow matching on latents, with the picture's own tokens as prior (teacher forcing)."""
 
     train_glyph: bool = False

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from glmkit.models.compiling import compiled
 from glmkit.models.fused import Fused, fuse
+from glmkit.models.recompute import through
 
 # On a GPU the keys of one step are cut into parts of this many slots while rows x key heads stay below the limit.
 SPLIT_SLOTS = 64
@@ -295,11 +296,13 @@ class LanguageModel(nn.Module):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
         self.norm = RmsNorm(config.hidden_size, config.rms_norm_eps)
+        self.recompute_every = 0  # see `recompute.through`
 
     def forward(self, ids_BT: Tensor, table: tuple[Tensor, Tensor], cache: KVCache | None = None) -> Tensor:
         x_BTD = self.embed_tokens(ids_BT)
         for index, layer in enumerate(self.layers):
-            x_BTD = layer(x_BTD, table, None if cache is None else cache.layer(index))
+            own = None if cache is None else cache.layer(index)
+            x_BTD = through(layer, index, self.recompute_every, x_BTD, table, own)
         return self.norm(x_BTD)
 
 

@@ -10,17 +10,17 @@ S source tokens (all sources of one row together), D width, E width of the condi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from glmkit.errors import UserError
 from glmkit.models.fused import Fused, fuse
+from glmkit.models.recompute import through
 
 NORM_EPS = 1e-5
 ROPE_THETA = 10000.0
@@ -128,7 +128,7 @@ class DiffusionDecoder(nn.Module):
         self.transformer_blocks = nn.ModuleList([Block(config) for _ in range(config.num_layers)])
         self.norm_out = FinalNorm(width, config.time_embed_dim)
         self.proj_out = nn.Linear(width, config.out_channels * config.patch_size**2)
-        self.gradient_checkpointing = False
+        self.recompute_every = 0  # see `recompute.through`
 
     def forward(
         self,
@@ -158,7 +158,8 @@ class DiffusionDecoder(nn.Module):
         mask = _key_mask(text, image, glyph_mask, sources)
         for index, block in enumerate(self.transformer_blocks):
             source = None if sources is None else sources.layers[index]
-            text, image = self._through(block, text, image, condition, rope, mask, source)
+            given = (text, image, condition, rope, mask, source)
+            text, image = through(block, index, self.recompute_every, *given)
         patches = self.proj_out(self.norm_out(image, condition))
         return F.pixel_shuffle(patches.transpose(1, 2).unflatten(2, (rows, columns)), self.config.patch_size)
 
@@ -184,8 +185,9 @@ class DiffusionDecoder(nn.Module):
         condition = self.time_condition_embed(zeros[:, 0], pixels, zeros).to(image.dtype)
         rope = rotary_table(0, rows, columns, self.config.attention_head_dim, image.device)
         layers = []
-        for block in self.transformer_blocks:
-            text, image, own = self._through(cast(Block, block).with_keys, text, image, condition, rope)
+        for index, block in enumerate(self.transformer_blocks):
+            given = (text, image, condition, rope)
+            text, image, own = through(cast(Block, block).with_keys, index, self.recompute_every, *given)
             layers.append(own)
         return layers
 
@@ -193,12 +195,6 @@ class DiffusionDecoder(nn.Module):
         """One product for queries, keys and values in every block; for weights that no longer change."""
         for block in self.transformer_blocks:
             cast(Block, block).attn1.fuse()
-
-    def _through(self, block: Callable[..., Any], *given: Any) -> Any:
-        """`block(*given)`, computed again in the backward pass where memory is worth more than time."""
-        if self.gradient_checkpointing and torch.is_grad_enabled():
-            return checkpoint(block, *given, use_reentrant=False)
-        return block(*given)
 
     def prior_embedding(self, prior: Tensor, keep: Tensor) -> Tensor:
         """What is added to the patches: B N D from codes B N; `keep` B, False where the prior is dropped."""

@@ -7,7 +7,6 @@ Every random number of step s comes from generators seeded by (seed, s) and the 
 from __future__ import annotations
 
 import math
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,13 +23,13 @@ from torch import Tensor, nn
 from glmkit.config import Stage
 from glmkit.errors import UserError
 from glmkit.files import append_jsonl, atomic_path, read_jsonl, write_jsonl
+from glmkit.training import frozen, lora
 from glmkit.training.data import Batches
 from glmkit.training.muon import Muon
 from glmkit.training.objectives import Objective
 from glmkit.training.trackers import Tracker
 
 LOG_EVERY = 20
-NUMBERED = re.compile(r"(^|\.)\d+(\.|$)")
 NOTES = Console(stderr=True)
 
 
@@ -66,11 +65,7 @@ def optimizers(trained: nn.Module, stage: Stage, device: torch.device) -> list[t
     """
     matrices: list[Tensor] = []
     if stage.optimizer == "muon":
-        matrices = [
-            module.weight
-            for name, module in trained.named_modules()
-            if isinstance(module, nn.Linear) and module.weight.requires_grad and NUMBERED.search(name)
-        ]
+        matrices = [linear.weight for _, linear in frozen.matrices(trained) if linear.weight.requires_grad]
     taken = {id(parameter) for parameter in matrices}
     others = [one for one in trained.parameters() if one.requires_grad and id(one) not in taken]
     groups: list[dict[str, Any]] = [
@@ -144,7 +139,7 @@ class Loop:
         with _progress() as bar:
             task = bar.add_task(self.place.name, total=self.stage.steps, completed=self.step, note="")
             while self._goes_on:
-                shown = self._step()
+                shown = self.take_step()
                 bar.update(task, completed=self.step)
                 if self.step % LOG_EVERY == 0 or not self._goes_on or self._due(self.stage.save_every):
                     bar.update(task, note=self._log(shown))
@@ -181,20 +176,22 @@ class Loop:
     def _due(self, every: int) -> bool:
         return every > 0 and self.step % every == 0 and self._goes_on
 
-    def _step(self) -> dict[str, Tensor]:
+    def take_step(self) -> dict[str, Tensor]:
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(self.step, self.stage)
         shown: dict[str, Tensor] = {}
         batch = self.batches[self.step]
         size = len(batch) // self.stage.accumulate
+        on_gpu = self.place.device.type == "cuda"
         for number, start in enumerate(range(0, len(batch), size)):
             indices = batch[start : start + size]
             generator = step_generator(self.place, self.step, number)
             torch.manual_seed(generator.initial_seed() ^ 2)  # dropout draws from the global generator
-            with torch.autocast(self.place.device.type, torch.bfloat16, enabled=self.place.device.type == "cuda"):
-                loss, shown = self.objective.loss(indices, generator)
-            (loss / self.stage.accumulate).backward()
+            with lora.autocast_decides(self.objective.trained, on_gpu):
+                with torch.autocast(self.place.device.type, torch.bfloat16, enabled=on_gpu):
+                    loss, shown = self.objective.loss(indices, generator)
+                (loss / self.stage.accumulate).backward()
             shown = {"loss": loss.detach(), **shown}
         torch.nn.utils.clip_grad_norm_(self.parameters, self.stage.clip_norm, error_if_nonfinite=False)
         for optimizer in self.optimizers:
@@ -255,28 +252,36 @@ class Loop:
         return read_jsonl(self.place.log, partial=True) if self.place.log.exists() else []
 
     def _save(self) -> None:
-        # An adapter's base does not change, and is too large to write again and again.
-        left_out = {
-            name
-            for name, parameter in self.objective.trained.named_parameters()
-            if self.stage.method == "lora" and not parameter.requires_grad
-        }
-        model = {name: value for name, value in self.objective.trained.state_dict().items() if name not in left_out}
         state = {
             "step": self.step,
-            "model": model,
+            "model": self._weights(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers] if self._goes_on else [],
             "averaged": self.averaged.shadow if self.averaged else None,
         }
         with atomic_path(self.place.state) as temporary:
             torch.save(state, temporary)
 
+    def _weights(self) -> dict[str, Tensor]:
+        """What a state has to hold; an adapter's base does not change, and is too large to write again and again."""
+        trained = self.objective.trained
+        if self.stage.method == "full":
+            return trained.state_dict()
+        return {name: value.detach() for name, value in trained.named_parameters() if value.requires_grad}
+
+    @torch.no_grad()
+    def _read_weights(self, saved: dict[str, Tensor]) -> None:
+        if self.stage.method == "full":
+            self.objective.trained.load_state_dict(saved)
+            return
+        for name, value in self._weights().items():
+            value.copy_(saved[name])
+
     def _resume(self) -> None:
         if not self.place.state.exists():
             self.place.log.unlink(missing_ok=True)
             return
         state = torch.load(self.place.state, map_location=self.place.device, weights_only=True)
-        self.objective.trained.load_state_dict(state["model"], strict=self.stage.method == "full")
+        self._read_weights(state["model"])
         if self.averaged:
             self.averaged.shadow = state["averaged"]
         self.step = int(state["step"])

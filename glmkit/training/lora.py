@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +41,29 @@ def inject(module: nn.Module, lora: Lora) -> nn.Module:
     """
     from peft import LoraConfig, get_peft_model
 
-    check_targets(module, lora.targets)
+    check_targets(module, (*lora.targets, *lora.rank_pattern, *lora.alpha_pattern))
     config = LoraConfig(
-        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=list(lora.targets)
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        rank_pattern=lora.rank_pattern,
+        alpha_pattern=lora.alpha_pattern,
+        lora_dropout=lora.dropout,
+        use_dora=lora.dora,
+        target_modules=list(lora.targets),
     )
     module.requires_grad_(False)
     return get_peft_model(module, config)
+
+
+def autocast_decides(module: nn.Module, on: bool) -> AbstractContextManager[None]:
+    """While this is `on`, autocast alone says in which type adapters compute, forwards and backwards.
+
+    PEFT makes a float32 copy of every adapted layer's input, of which autocast makes a bfloat16 copy that is kept: one
+    a layer, also for the three that read the same input.
+    """
+    from peft.helpers import disable_input_dtype_casting
+
+    return disable_input_dtype_casting(module, on)
 
 
 def save(wrapped: nn.Module, folder: Path, part: str, base: Path) -> None:
@@ -115,11 +133,15 @@ def _compare(live: Mapping[str, Any], loaded: Mapping[str, Any], file: Path) -> 
     for name in live.keys() & loaded.keys():
         layer, other = live[name], loaded[name]
         mode, base = layer.training, layer.get_base_layer()
+        dtype = base.weight.dtype
+        if dtype.is_floating_point:
+            other.float()  # and the base of both: in bfloat16 a small change would be lost in rounding
         down = next(iter(layer.lora_A.values())).weight
-        dtype = base.weight.dtype if base.weight.is_floating_point() else down.dtype
-        given = torch.randn(4, down.shape[1], generator=draw).to(down.device, dtype)
+        given = torch.randn(4, down.shape[1], generator=draw).to(down.device, down.dtype)
         plain, before, after = (one.eval()(given).float() for one in (base, layer, other))
         layer.train(mode)
+        if dtype.is_floating_point:
+            base.to(dtype)
         if (before - after).norm() > 1e-2 * (before - plain).norm() + 1e-6 * plain.norm():
             wrong.append(name)
     if wrong:

@@ -244,8 +244,8 @@ def test_gradients_of_sources_are_those_of_rows_alone(ours: DiffusionDecoder) ->
     expected = torch.autograd.grad(alone, list(decoder.parameters()))
     with torch.no_grad():
         constant = decoder.write_sources(stacked(rows))
-    for switch in (False, True):
-        decoder.gradient_checkpointing = switch
+    for every in (0, 1):
+        decoder.recompute_every = every
         together = decoder(glyph_mask=None, sources=decoder.write_sources(stacked(rows)), **inputs).square().sum()
         gradients = torch.autograd.grad(together, list(decoder.parameters()))
         for (name, _), ours_, theirs in zip(decoder.named_parameters(), gradients, expected, strict=True):
@@ -281,8 +281,8 @@ def test_gradient_checkpointing_changes_nothing(ours: DiffusionDecoder) -> None:
     decoder.load_state_dict(ours.state_dict())
     inputs = draw_inputs(2, 4, 4)
     gradients = []
-    for switch in (False, True):
-        decoder.gradient_checkpointing = switch
+    for every in (0, 1):
+        decoder.recompute_every = every
         loss = decoder(glyph_mask=None, **inputs).square().mean()
         gradients.append(torch.autograd.grad(loss, list(decoder.parameters())))
     for (name, _), plain, checkpointed in zip(decoder.named_parameters(), *gradients, strict=True):

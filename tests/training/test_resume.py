@@ -26,8 +26,8 @@ if where == "result":
     write = finetune.write_json
     finetune.write_json = lambda path, value: die() if path.name == "decoder.json" else write(path, value)
 else:
-    step = loop.Loop._step
-    loop.Loop._step = lambda self: die() if self.step == int(where) else step(self)
+    step = loop.Loop.take_step
+    loop.Loop.take_step = lambda self: die() if self.step == int(where) else step(self)
 sys.exit(cli.main(sys.argv[2:]))
 """
 

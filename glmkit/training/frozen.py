@@ -1,0 +1,113 @@
+"""The frozen weights under adapters: in which type they are held, and how matrices become 4 or 8 bits.
+
+Quantised matrices are those of bitsandbytes: nf4 is QLoRA's (arXiv:2305.14314), int8 has one scale a row.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from glmkit.config import Lora
+from glmkit.errors import UserError
+from glmkit.models.devices import DTYPES, dtype_for
+from glmkit.models.hybrid import HybridModel
+
+NUMBERED = re.compile(r"(^|\.)\d+(\.|$)")  # names inside a list of layers
+QUANTISED = ("nf4", "int8")
+NF4_BLOCK, NF4_SCALES = 64, 256  # weights that share a scale, scales that share a scale
+
+
+def check(lora: Lora, device: torch.device) -> None:
+    """UserError when the base that a recipe asks for cannot be had here."""
+    if lora.base in QUANTISED:
+        require("bitsandbytes", f"lora.base: {lora.base}")
+    if lora.base == "bfloat16" and device.type == "cpu":
+        raise UserError("lora.base: bfloat16 is for a GPU; a CPU computes in float32", fix="lora.base=auto")
+
+
+def require(library: str, what: str) -> None:
+    """UserError that says how to install a library that `what` in a recipe needs."""
+    if importlib.util.find_spec(library) is None:
+        raise UserError(f"{what} needs {library}, which is not installed", fix=f"pip install {library}")
+
+
+def dtype(lora: Lora | None, device: torch.device) -> torch.dtype:
+    """The type of every frozen weight that is not quantised; of all weights without adapters float32."""
+    if lora is None:
+        return torch.float32
+    return DTYPES.get(lora.base, dtype_for(device))
+
+
+def matrices(module: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
+    """The linear layers of a transformer's numbered layers: what a quantised base quantises, and Muon trains."""
+    for name, child in module.named_modules():
+        if isinstance(child, nn.Linear) and NUMBERED.search(name):
+            yield name, child
+
+
+def part(hybrid: HybridModel, name: str, lora: Lora) -> nn.Module:
+    """The part of the model that gets adapters, held as `lora.base` says."""
+    module: nn.Module = getattr(hybrid, name)
+    if lora.base in QUANTISED:
+        quantise(module, lora.base)
+    return module
+
+
+def quantise(module: nn.Module, base: str) -> None:
+    """Replace the matrices of `module`, one after the other, by 4 or 8 bits on their device."""
+    make = _four_bits if base == "nf4" else _eight_bits
+    for name, linear in list(matrices(module)):
+        small = make(linear)
+        small.bias = linear.bias
+        small.to(linear.weight.device).requires_grad_(False)
+        small.register_forward_pre_hook(_as_autocast)
+        module.set_submodule(name, small)
+    # How PEFT is told which of its layers to use.
+    setattr(module, "is_loaded_in_4bit" if base == "nf4" else "is_loaded_in_8bit", True)
+
+
+def _four_bits(linear: nn.Linear) -> nn.Module:
+    from bitsandbytes.nn import Linear4bit, Params4bit
+
+    small = Linear4bit(*_shape(linear), compute_dtype=linear.weight.dtype, quant_type="nf4", device="meta")
+    small.weight = Params4bit(linear.weight.data, requires_grad=False, quant_type="nf4")
+    small.compute_type_is_set = True  # otherwise by the first input
+    # Some CPUs have a kernel that rounds the scales to bfloat16 when it is first used, and leaves them so.
+    small.support_avx512bf16_for_cpu = False
+    return small
+
+
+def _eight_bits(linear: nn.Linear) -> nn.Module:
+    from bitsandbytes.nn import Int8Params, Linear8bitLt
+
+    small = Linear8bitLt(*_shape(linear), has_fp16_weights=False, device="meta")
+    small.weight = Int8Params(linear.weight.data, requires_grad=False, has_fp16_weights=False)
+    return small
+
+
+def _shape(linear: nn.Linear) -> tuple[int, int, bool]:
+    return linear.in_features, linear.out_features, linear.bias is not None
+
+
+def _as_autocast(small: nn.Module, given: tuple[Tensor]) -> tuple[Tensor]:
+    """What autocast does for linear layers, which it does not know these to be."""
+    kind = given[0].device.type
+    return (given[0].to(torch.get_autocast_dtype(kind)),) if torch.is_autocast_enabled(kind) else given
+
+
+def weight_bytes(module: nn.Module, lora: Lora | None, device: torch.device) -> int:
+    """What the parameters of `module` take once they are frozen, counted without quantising them."""
+    each = dtype(lora, device).itemsize
+    total = each * sum(parameter.numel() for parameter in module.parameters())
+    if lora is None or lora.base not in QUANTISED:
+        return total
+    for _, linear in matrices(module):
+        count = linear.weight.numel()
+        scales = count // NF4_BLOCK * (1 + 4 / NF4_SCALES) if lora.base == "nf4" else 4 * linear.out_features
+        total -= round(each * count - (count / 2 if lora.base == "nf4" else count) - scales)
+    return total
