@@ -3,21 +3,25 @@
 All that a step reads and writes lies in buffers that stay where they are: the token, the slot and the number of the
 step are tensors, too. So one function is the step on every device, and on a GPU it is recorded as a CUDA graph and
 replayed. Graphs belong to a batch size and a window of the cache; both are rounded up, so that a few serve all batches.
+The kernels of `glmkit.models.gpu_decode` read as far as a row has come and need one window.
 
 Shapes: B batch, P longest prompt, N picture tokens, V vision vocabulary.
 """
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from glmkit.generation import graphs
-from glmkit.generation.sampler import Sampling, draw
+from glmkit.generation.sampler import Sampling, draw, draw_by_kernels
 from glmkit.generation.sequence import Grid, decode_positions, next_position
 from glmkit.models.autoregressive import AutoregressiveConfig, AutoregressiveModel, KVCache, LayerSteps, rotary_table
 
@@ -103,17 +107,46 @@ class _Buffers:
         self.number_1.add_(1)
 
 
+class Stepping(NamedTuple):
+    """How a step is computed: `decode(ids_B, table, slots_B, cache, window)` and `draw`.
+
+    `windows`: whether `decode` looks at a whole window of slots rather than at those in use.
+    """
+
+    decode: Callable[[Tensor, tuple[Tensor, Tensor], Tensor, KVCache, int], Tensor]
+    draw: Callable[[Tensor, Tensor, Sampling], Tensor]
+    windows: bool
+
+    @classmethod
+    def by_torch(cls, model: AutoregressiveModel, compiled: bool) -> Stepping:
+        steps = LayerSteps.compiled() if compiled else LayerSteps()
+        return cls(partial(model.decode, steps=steps), draw, windows=True)
+
+    @classmethod
+    def by_kernels(cls, model: AutoregressiveModel) -> Stepping | None:
+        """None where the model or the machine does not suit the kernels."""
+        if importlib.util.find_spec("triton") is None:
+            return None
+        from glmkit.models import gpu_decode
+
+        if not gpu_decode.fits(model):
+            return None
+        return cls(partial(gpu_decode.decode, model), draw_by_kernels, windows=False)
+
+
 class CodeWriter:
     """Writes codes with one model and keeps buffers and graphs from batch to batch.
 
-    `compiled` fuses the small operations of a layer by torch.compile. `graphs` (on a GPU) replays recorded steps.
+    `compiled` runs a step by kernels of our own on a GPU, elsewhere it fuses the small operations of a layer by
+    torch.compile. `recorded` (on a GPU) replays recorded steps.
     """
 
     def __init__(self, model: AutoregressiveModel, compiled: bool = False, recorded: bool | None = None) -> None:
         self.model = model
         on_gpu = model.lm_head.weight.device.type == "cuda"
         self.recorded = on_gpu if recorded is None else recorded
-        self._layer_steps = LayerSteps.compiled() if compiled else LayerSteps()
+        self._by_torch = Stepping.by_torch(model, compiled)
+        self._by_kernels = Stepping.by_kernels(model) if compiled and on_gpu else None
         self._kept: dict[tuple[int, int, int], _Buffers] = {}
 
     @torch.inference_mode()
@@ -140,7 +173,7 @@ class CodeWriter:
         self._read_prompts(batch, buffers, sampling)
         for step in range(total):
             if step > 0:
-                self._step(buffers, _up(longest + step, WINDOW), sampling)
+                self._step(buffers, longest + step, sampling)
             if progress is not None:
                 progress(step + 1, total)
         return buffers.written_NB[:total, :rows].T.contiguous()
@@ -169,11 +202,14 @@ class CodeWriter:
                 keep=(batch.length_B[part, None] - 1).to(device),
                 cache=buffers.cache.rows(part),
             )
-            codes_B[part] = self._drawn(logits_B1V[:, 0], buffers.uniforms_NB[0, part], sampling)
+            codes_B[part] = draw(self._of_codes(logits_B1V[:, 0]), buffers.uniforms_NB[0, part], sampling)
         buffers.put(codes_B)
 
-    def _step(self, buffers: _Buffers, window: int, sampling: Sampling) -> None:
-        """One more token a row, at the next slots."""
+    def _step(self, buffers: _Buffers, used: int, sampling: Sampling) -> None:
+        """One more token a row, at the next slots, all of which are below `used`."""
+        few = len(buffers.ids_B) <= BATCHES[-1]
+        stepping = self._by_kernels if few and self._by_kernels is not None else self._by_torch
+        window = _up(used, WINDOW) if stepping.windows else buffers.cache.pairs.shape[-2]
         key = (window, sampling)
         if key not in buffers.graphs:
 
@@ -182,17 +218,15 @@ class CodeWriter:
                 cos_B, sin_B, uniforms_B = (
                     part.index_select(0, buffers.number_1)[0] for part in (cos_NB, sin_NB, uniforms_NB)
                 )
-                logits_BV = self.model.decode(
-                    buffers.ids_B, (cos_B, sin_B), buffers.slots_B, buffers.cache, window, self._layer_steps
-                )
-                buffers.put(self._drawn(logits_BV, uniforms_B, sampling))
+                logits_BV = stepping.decode(buffers.ids_B, (cos_B, sin_B), buffers.slots_B, buffers.cache, window)
+                buffers.put(stepping.draw(self._of_codes(logits_BV), uniforms_B, sampling))
                 buffers.slots_B.add_(1)
 
             buffers.graphs[key] = graphs.record(step, buffers.moving) if self.recorded else step
         buffers.graphs[key]()
 
-    def _drawn(self, logits_BV: Tensor, uniforms_B: Tensor, sampling: Sampling) -> Tensor:
-        return draw(logits_BV[:, : self.model.config.codes], uniforms_B, sampling)
+    def _of_codes(self, logits_BV: Tensor) -> Tensor:
+        return logits_BV[:, : self.model.config.codes]
 
 
 def _up(count: int, multiple: int) -> int:

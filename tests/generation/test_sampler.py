@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from glmkit.errors import UserError
-from glmkit.generation.sampler import Sampling, draw, filtered, uniforms
+from glmkit.generation import sampler
+from glmkit.generation.sampler import Sampling, draw, draw_by_kernels, filtered, uniforms
 from glmkit.generation.sequence import Grid, prompt_positions, training_batch, training_sequence
 from glmkit.generation.writer import CodeWriter
 from glmkit.models.autoregressive import AutoregressiveModel
@@ -75,6 +76,23 @@ def test_equal_logits_are_ordered_by_id() -> None:
     logits_1V[0, 17] = 40.0
     ids_1K, _, _ = filtered(logits_1V, Sampling(top_k=5))
     assert ids_1K[0].tolist() == [17, 0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "sampling", [Sampling(top_k=6), Sampling(0.7, 1.0, 1), Sampling(1.5, 0.95, 12), Sampling(top_k=0)], ids=str
+)
+def test_kernels_draw_the_same(sampling: Sampling, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ties, both zeros, the extreme numbers, a last chunk that is not full, columns beyond the codes."""
+    pytest.importorskip("triton")
+    monkeypatch.setattr(sampler, "CHUNK", 16)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    logits_BV = (torch.randn(6, 48, generator=tiny.generator(3)) * 3).bfloat16()
+    logits_BV[0] = 1.0
+    logits_BV[1, ::2], logits_BV[1, 1::2] = -0.0, 0.0
+    logits_BV[:, 40:] = 100.0
+    uniforms_B = torch.tensor([0.3, 0.9, 0.0, 1 - 2.0**-24, 0.5, 0.7])
+    expected = draw(logits_BV[:, :40], uniforms_B, sampling)
+    assert torch.equal(draw_by_kernels(logits_BV.to(device)[:, :40], uniforms_B.to(device), sampling).cpu(), expected)
 
 
 def test_request_alone_equals_request_in_a_batch() -> None:

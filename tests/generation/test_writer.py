@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -13,19 +14,21 @@ from torch import Tensor
 
 from glmkit.generation import graphs, writer
 from glmkit.generation.sampler import Sampling, uniforms
-from glmkit.generation.sequence import prompt_positions
-from glmkit.generation.writer import CodeWriter
+from glmkit.generation.sequence import Grid, prompt_positions
+from glmkit.generation.writer import CodeWriter, Stepping
 from glmkit.models import compiling
 
-ORDER = [(5, 3), (4, 6)]
-TOKENS = 39
+ORDER: list[Grid] = [(5, 3), (4, 6)]
 
 
-def write(made: CodeWriter, lengths: Sequence[int], sampling: Sampling | None = None) -> Tensor:
+def write(
+    made: CodeWriter, lengths: Sequence[int], sampling: Sampling | None = None, order: Sequence[Grid] = ORDER
+) -> Tensor:
     prompts = [tiny.text_prompt(length, length) for length in lengths]
     positions = [prompt_positions(prompt, [], tiny.START) for prompt in prompts]
-    numbers = torch.stack([uniforms(length, TOKENS) for length in lengths])
-    return made.write(prompts, positions, ORDER, numbers, sampling or Sampling())
+    total = sum(height * width for height, width in order)
+    numbers = torch.stack([uniforms(length, total) for length in lengths])
+    return made.write(prompts, positions, order, numbers, sampling or Sampling())
 
 
 class FakeGraph:
@@ -98,3 +101,27 @@ def test_compiled_steps_write_the_same_codes(monkeypatch: pytest.MonkeyPatch) ->
         compiling.compiled.cache_clear()
     assert torch.equal(compiled, write(CodeWriter(tiny.our_model()), (7, 2, 12)))
     assert 3 <= len(graphs_made) <= 5  # before, after, and attention for any window
+
+
+def test_kernels_write_the_same_codes(recording: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """By one recording, since they do not look at windows; batches beyond what they take are written by torch."""
+    gpu_decode = pytest.importorskip("glmkit.models.gpu_decode")
+    monkeypatch.setattr(writer, "WINDOW", 4)
+    monkeypatch.setattr(writer, "BATCHES", (1, 2))
+    tile = gpu_decode.Tile(16, 32)
+    plan = gpu_decode.Plan(2, tile, tile, tile, tile, tile, parts=2, slots=16)
+    monkeypatch.setattr(gpu_decode, "PLANS", (plan,))
+    model = copy.deepcopy(tiny.our_model())
+    model.fuse()
+    made = CodeWriter(model, recorded=True)
+    made._by_kernels = Stepping.by_kernels(model)
+    few: dict[str, Any] = {"sampling": Sampling(top_k=4), "order": [(1, 2)]}
+    assert torch.equal(write(made, (3, 2), **few), write(CodeWriter(model), (3, 2), **few))
+    assert len(recording) == 1
+    monkeypatch.setattr(gpu_decode, "decode", None)
+    assert torch.equal(write(made, (3, 2, 5), **few), write(CodeWriter(model), (3, 2, 5), **few))
+
+
+def test_no_kernels_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer.importlib.util, "find_spec", lambda name: None)
+    assert Stepping.by_kernels(tiny.our_model()) is None
