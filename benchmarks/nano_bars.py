@@ -141,8 +141,9 @@ def parts(hybrid: HybridModel) -> dict[str, float]:
     unused = VaeStage(method="full", steps=1, batch_size=1, learning_rate=1)
     psnr = VaeObjective(hybrid.vae, posters, posters, unused, hybrid.device).held_out()["psnr"]
     everything = list(range(HELD_OUT))
-    large = cache.large_cache(hybrid.semantic_vq, posters, hybrid.device)[everything]
-    preview = cache.preview_cache(hybrid.semantic_vq, posters, hybrid.device)[everything]
+    keeper = cache.Keeper(hybrid.device)
+    large = cache.large_cache(hybrid, posters, keeper)[everything]
+    preview = cache.preview_cache(hybrid, posters, keeper)[everything]
     used = torch.cat([large.flatten(), preview.flatten()]).unique().numel()
     return {"vae_psnr_db": psnr, "codes_used": used / hybrid.semantic_vq.config.num_embeddings}
 

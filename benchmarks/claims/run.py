@@ -109,9 +109,10 @@ def codes(hybrid: HybridModel, tiny: bool) -> dict[str, float]:
     """Entropy in nats of the codes of held-out posters on their own, without any context, on both grids."""
     count, size = (2, 64) if tiny else (HELD_OUT_CODES, 256)
     posters = PosterPictures(count, size, size, 21, 1, "held-out")
+    keeper = cache.Keeper(hybrid.device)
     parts = {
-        "preview_entropy": cache.preview_cache(hybrid.semantic_vq, posters, hybrid.device),
-        "large_entropy": cache.large_cache(hybrid.semantic_vq, posters, hybrid.device),
+        "preview_entropy": cache.preview_cache(hybrid, posters, keeper),
+        "large_entropy": cache.large_cache(hybrid, posters, keeper),
     }
     return {name: entropy(part[list(range(count))]) for name, part in parts.items()}
 

@@ -110,9 +110,12 @@ class HybridModel:
         """Before a stage that needs `parts` only: where memory is scarce, the others leave it."""
         if not self.one_at_a_time:
             return
-        for part in checkpoint.PARTS:
-            if part not in parts:
-                self.__dict__.pop(part, None)
+        self.release(*(part for part in checkpoint.PARTS if part not in parts))
+
+    def release(self, *parts: str) -> None:
+        """Let parts leave the memory, as far as nobody else holds them; they load again when they are used."""
+        for part in parts:
+            self.__dict__.pop(part, None)
         self.kept.clear()
         gc.collect()
         if self.device.type == "cuda":

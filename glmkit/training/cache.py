@@ -1,11 +1,16 @@
 """What a stage needs of every picture, computed once before training: semantic ids, latents, text masks, letters.
 
+What comes from files is kept on disk for later runs, by the content of the picture, the weights of the part that
+computed it, and all else that decides its values. Posters are drawn and encoded anew: no key could name the code that
+draws them. Nor are prompts' ids kept, which a tokenizer makes faster than a disk finds small files.
+
 N pictures, h w rows and columns of a token grid, C latent channels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -14,49 +19,138 @@ from rich.progress import track
 from torch import Tensor
 
 from glmkit.generation.sequence import grids
+from glmkit.models import adapter
+from glmkit.models.hybrid import HybridModel
 from glmkit.models.semantic_vq import SemanticTokenizer
-from glmkit.models.vae import Vae
 from glmkit.training.data import Pictures, by_size
+from glmkit.training.store import Files, Store, sound
 
 CHUNK_PIXELS = 2**23  # that go through an encoder together: 8 pictures of 1024x1024
+VERSION = "1"  # of what is computed here; with another one nothing on disk is used
+NOTES = Console(stderr=True)
+Size = tuple[int, int]
+Encode = Callable[[list[int]], Tensor]
 
 
-class PerPicture:
-    """One tensor a picture, stacked by picture size: `cache[indices]` is a batch of pictures of one size."""
+class Kept:
+    """One tensor an item: `kept[indices]` are those of items of one size, on `device`.
 
-    def __init__(self, sizes: Sequence[tuple[int, int]]) -> None:
-        self.sizes = sizes
-        self._row: dict[int, int] = {}
-        self._stacks: dict[tuple[int, int], Tensor] = {}
+    The items of one size are a stack: on the device, in the CPU's memory, or in files.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._places: dict[int, tuple[Tensor | Files, int]] = {}
 
     def __getitem__(self, indices: Sequence[int]) -> Tensor:
-        stack = self._stacks[self.sizes[int(indices[0])]]
-        rows = torch.as_tensor([self._row[int(index)] for index in indices])
-        return stack[rows.to(stack.device)]
+        stack = self._places[int(indices[0])][0]
+        rows = torch.as_tensor([self._places[int(index)][1] for index in indices])
+        if isinstance(stack, Tensor) and stack.device == self.device:
+            return stack[rows.to(self.device)]
+        values = stack[rows]
+        return (values.pin_memory() if self.device.type == "cuda" else values).to(self.device, non_blocking=True)
 
-    def fill(self, size: tuple[int, int], members: list[int], values: Tensor) -> None:
-        self._row.update({index: row for row, index in enumerate(members)})
-        self._stacks[size] = values
+    def fill(self, members: Sequence[int], stack: Tensor | Files) -> None:
+        """The items `members` are the rows of `stack`."""
+        self._places.update({index: (stack, row) for row, index in enumerate(members)})
+
+
+class Keeper:
+    """Decides where what is computed once is kept: on the training `device` as long as it takes at most `resident`
+    bytes in all; then in the CPU's memory or, if it is in files, there, to be read for each batch. `folder` is where
+    the files are; None: nothing is written.
+    """
+
+    def __init__(self, device: torch.device, folder: Path | None = None, resident: float = 2**30) -> None:
+        self.device, self.folder, self._left = device, folder, resident
+
+    def keep(
+        self,
+        name: str,
+        sizes: Sequence[Size | None],
+        encode: Encode,
+        *,
+        together: Callable[[Size], int],
+        keys: Sequence[str] | None = None,
+        about: Callable[[], Mapping[str, str]] = dict,
+    ) -> Kept:
+        """`encode` of every item with a size, `together(size)` items at once, whose values have one shape.
+
+        With `keys`, items that are in files are not encoded again: `about` names all that decides a value beside them.
+        """
+        kept, groups = Kept(self.device), by_size(sizes)
+        if keys is None or self.folder is None:
+            for size, members in groups.items():
+                parts = _encoded(encode, members, together(size), name, self.device)
+                kept.fill(members, self._in_memory(members, parts))
+            return kept
+        store = Store(self.folder, name, {"version": VERSION, **about()})
+        made = total = 0
+        for size, members in groups.items():
+            paths = store.paths([keys[index] for index in members])
+            missing = [row for row, is_sound in enumerate(sound(paths)) if not is_sound]
+            unknown = [members[row] for row in missing]
+            for part, values in _encoded(encode, unknown, together(size), name, self.device):
+                store.write([paths[row] for row in missing[part]], values)
+            occupied = sum(path.stat().st_size for path in paths)
+            files = Files(paths)
+            kept.fill(members, files[torch.arange(len(paths))].to(self.device) if self._takes(occupied) else files)
+            made, total = made + len(missing), total + occupied
+        count = sum(map(len, groups.values()))
+        NOTES.print(f"{name}: {made} of {count} computed; {total / 2**20:.1f} MiB in {store.folder}", soft_wrap=True)
+        return kept
+
+    def _takes(self, size: int) -> bool:
+        """Whether `size` bytes more may be on the device; if so, they count from now on."""
+        fits = size <= self._left
+        self._left -= size * fits
+        return fits
+
+    def _in_memory(self, members: Sequence[int], parts: Iterator[tuple[slice, Tensor]]) -> Tensor:
+        part, values = next(parts)
+        where = self.device if self._takes(len(members) * values[0].nbytes) else "cpu"
+        stack = torch.empty(len(members), *values.shape[1:], dtype=values.dtype, device=where)
+        stack[part] = values
+        for part, values in parts:
+            stack[part] = values
+        return stack
+
+
+def _encoded(
+    encode: Encode, members: list[int], count: int, name: str, device: torch.device
+) -> Iterator[tuple[slice, Tensor]]:
+    """Which of the members, and their values, `count` at a time."""
+    for start in track(range(0, len(members), count), name, console=NOTES, disable=not members):
+        part = slice(start, start + count)
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            values = encode(members[part])
+        yield part, values
 
 
 def compute(
-    pictures: Pictures, encode: Callable[[Tensor, list[int]], Tensor], device: torch.device, name: str
-) -> PerPicture:
-    """`encode(pixels B 3 H W, indices)` of every picture, kept on `device`."""
-    cache, bar = PerPicture(pictures.sizes), Console(stderr=True)
-    for size, members in by_size(pictures.sizes).items():
-        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            parts = [
-                encode(pictures.pixels(chunk, device), chunk)
-                for chunk in track(list(_chunks(members, size)), name, console=bar)
-            ]
-        cache.fill(size, members, torch.cat(parts))
-    return cache
+    pictures: Pictures,
+    encode: Encode,
+    keeper: Keeper,
+    name: str,
+    *,
+    only: Sequence[bool] | None = None,
+    keys: Sequence[str] | None = None,
+    about: Callable[[], Mapping[str, str]] = dict,
+) -> Kept:
+    """`encode(indices)` of every picture, or of those where `only` is True."""
+    wanted = [True] * len(pictures.sizes) if only is None else only
+    sizes = [size if is_wanted else None for size, is_wanted in zip(pictures.sizes, wanted, strict=True)]
+
+    def together(size: Size) -> int:
+        return max(1, CHUNK_PIXELS // (size[0] * size[1]))
+
+    return keeper.keep(name, sizes, encode, together=together, keys=keys, about=about)
 
 
-def _chunks(members: list[int], size: tuple[int, int]) -> Iterator[list[int]]:
-    count = max(1, CHUNK_PIXELS // (size[0] * size[1]))
-    yield from (members[start : start + count] for start in range(0, len(members), count))
+def origin(hybrid: HybridModel, part: str) -> Mapping[str, str]:
+    """What decides the values that a part gives: its weights and settings, and how it computes."""
+    computes = f"{hybrid.device.type} {hybrid.dtype}"
+    return {"part": part, "weights": adapter.fingerprint(hybrid.folder, part), "computes": computes}
 
 
 def halve(pixels: Tensor, height: int, width: int) -> Tensor:
@@ -81,41 +175,70 @@ def preview_ids(tokenizer: SemanticTokenizer, pixels: Tensor) -> Tensor:
     return tokenizer.encode(halve(pixels, preview[0] * 16, preview[1] * 16))
 
 
-def large_cache(tokenizer: SemanticTokenizer, pictures: Pictures, device: torch.device) -> PerPicture:
-    return compute(pictures, lambda pixels, _: large_ids(tokenizer, pixels).short(), device, "large tokens")
+def large_cache(hybrid: HybridModel, pictures: Pictures, keeper: Keeper) -> Kept:
+    """N h w int16: the ids of every picture's large grid."""
+    return compute(
+        pictures,
+        lambda indices: large_ids(hybrid.semantic_vq, pictures.pixels(indices, keeper.device)).short(),
+        keeper,
+        "large tokens",
+        keys=pictures.keys,
+        about=lambda: origin(hybrid, "semantic_vq"),
+    )
 
 
-def preview_cache(tokenizer: SemanticTokenizer, pictures: Pictures, device: torch.device) -> PerPicture:
-    return compute(pictures, lambda pixels, _: preview_ids(tokenizer, pixels).short(), device, "preview tokens")
+def preview_cache(hybrid: HybridModel, pictures: Pictures, keeper: Keeper) -> Kept:
+    """N h w int16: the ids of the preview grid of every picture that is shown as one made from a text."""
+    shown = [bool(count) and index not in pictures.sources for index, count in enumerate(pictures.repeats)]
+    return compute(
+        pictures,
+        lambda indices: preview_ids(hybrid.semantic_vq, pictures.pixels(indices, keeper.device)).short(),
+        keeper,
+        "preview tokens",
+        only=shown,
+        keys=pictures.keys,
+        about=lambda: origin(hybrid, "semantic_vq"),
+    )
 
 
-def latent_cache(vae: Vae, pictures: Pictures, device: torch.device) -> PerPicture:
-    """Normalised latent means, N C H/8 W/8; bfloat16 on a GPU."""
-    kept = torch.bfloat16 if device.type == "cuda" else torch.float32
-    return compute(pictures, lambda pixels, _: vae.encode(pixels).to(kept), device, "latents")
+def latent_cache(hybrid: HybridModel, pictures: Pictures, keeper: Keeper) -> Kept:
+    """N 2C H/8 W/8: means of the normalised latents, then their standard deviations; float16 on a GPU."""
+    kept = torch.float16 if keeper.device.type == "cuda" else torch.float32
+
+    def encode(indices: list[int]) -> Tensor:
+        return torch.cat(hybrid.vae.encode_distribution(pictures.pixels(indices, keeper.device)), dim=1).to(kept)
+
+    return compute(
+        pictures,
+        encode,
+        keeper,
+        "latents",
+        keys=pictures.keys,
+        about=lambda: origin(hybrid, "vae"),
+    )
 
 
-def text_cache(pictures: Pictures, device: torch.device) -> PerPicture | None:
+def text_cache(pictures: Pictures, keeper: Keeper) -> Kept | None:
     """Share of each latent position that is text, N 1 H/8 W/8 uint8 (255 = all); None where nobody knows."""
-    if pictures.text_mask([0], device) is None:
+    if pictures.text_mask([0], keeper.device) is None:
         return None
 
-    def encode(pixels: Tensor, indices: list[int]) -> Tensor:
-        mask = pictures.text_mask(indices, device)
+    def encode(indices: list[int]) -> Tensor:
+        mask = pictures.text_mask(indices, keeper.device)
         assert mask is not None
         return (F.avg_pool2d(mask, 8) * 255).round().to(torch.uint8)
 
-    return compute(pictures, encode, device, "text masks")
+    return compute(pictures, encode, keeper, "text masks", keys=pictures.text_keys)
 
 
-def letter_cache(pictures: Pictures, device: torch.device) -> PerPicture | None:
+def letter_cache(pictures: Pictures, keeper: Keeper) -> Kept | None:
     """The letter at each latent position, N H/8 W/8 ASCII codes (0: none); None where nobody knows."""
-    if pictures.letters([0], device) is None:
+    if pictures.letters([0], keeper.device) is None:
         return None
 
-    cache = PerPicture(pictures.sizes)
-    for size, members in by_size(pictures.sizes).items():
-        letters = pictures.letters(members, device)
+    def encode(indices: list[int]) -> Tensor:
+        letters = pictures.letters(indices, keeper.device)
         assert letters is not None
-        cache.fill(size, members, letters)
-    return cache
+        return letters
+
+    return compute(pictures, encode, keeper, "letters")

@@ -25,7 +25,7 @@ from glmkit.generation import pipeline
 from glmkit.models import adapter, checkpoint, clip
 from glmkit.models.hybrid import HybridModel
 from glmkit.models.semantic_vq import halved_size
-from glmkit.training import data, lora, objectives, trackers
+from glmkit.training import cache, data, lora, objectives, trackers
 from glmkit.training.data import report
 from glmkit.training.initialise import fresh_part, initialise, initialise_clip
 from glmkit.training.loop import Loop, Place
@@ -34,7 +34,7 @@ from glmkit.training.samples import Sampler, requests_of
 
 MAX_SHARD_BYTES = 15 * 2**20
 # What may be another when a run is continued, since the weights do not depend on it.
-UNBOUND = {"workers", "proof", "wandb"}
+UNBOUND = {"workers", "resident_gib", "proof", "wandb"}
 # Which parts of the model each stage reads; the first is what it trains.
 NEEDS = {
     "vae": ("vae",),
@@ -207,8 +207,10 @@ def _hybrid_work(
     adapted = [other for other in earlier if (output / "adapter" / other).exists()]
     if adapted and (recipe.samples.prompts or name == "glyph"):
         # Samples show what the whole run has learnt so far, and the glyph encoder learns for the adapted decoder.
-        adapter.apply_adapter(hybrid, output / "adapter", adapted)
-    objective = objectives.build(name, **_context(name, hybrid, stage, pictures, device))
+        own = adapter.Adapter(output / "adapter")
+        hybrid.finish = lambda part, module: adapter.merged(module, part, own) if part in adapted else module
+    keeper = cache.Keeper(device, runs.cache_folder() / "training", recipe.data.resident_gib * 2**30)
+    objective = objectives.build(name, **_context(name, hybrid, stage, pictures, keeper))
     sampler = Sampler.for_stage(name, hybrid, recipe.samples, output / "samples") if recipe.samples.prompts else None
     return _Work(objective, lambda: _export(name, hybrid, wrapped, trained, recipe, folder), sampler)
 
@@ -232,16 +234,15 @@ def _context(
     hybrid: HybridModel,
     stage: Stage,
     pictures: tuple[data.Pictures, data.Pictures],
-    device: torch.device,
+    keeper: cache.Keeper,
 ) -> dict[str, Any]:
-    context: dict[str, Any] = {part: getattr(hybrid, part) for part in NEEDS[name]}
+    common = {"pictures": pictures[0], "held_out": pictures[1], "stage": stage}
+    if name in config.EDITING:
+        return {**common, "hybrid": hybrid, "keeper": keeper}
+    parts: dict[str, Any] = {part: getattr(hybrid, part) for part in NEEDS[name]}
     if name == "semantic_vq":
-        context["text_tokenizer"] = pipeline.prompt_tokenizer(hybrid.folder).tokenizer
-    if name == "autoregressive":
-        context["tokenizer"] = pipeline.prompt_tokenizer(hybrid.folder)
-    if name in ("decoder", "glyph"):
-        context["flow_config"] = pipeline.flow_config(hybrid.folder)
-    return {**context, "pictures": pictures[0], "held_out": pictures[1], "stage": stage, "device": device}
+        parts["text_tokenizer"] = pipeline.prompt_tokenizer(hybrid.folder).tokenizer
+    return {**common, **parts, "device": keeper.device}
 
 
 def _export(

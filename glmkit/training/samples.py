@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from PIL import Image
+from torch import Tensor
 
 from glmkit.config import Samples, parse_size
 from glmkit.files import atomic_path
 from glmkit.generation import pipeline
-from glmkit.models import defaults
+from glmkit.models import checkpoint, defaults
 from glmkit.models.hybrid import HybridModel
 from glmkit.records import Request
 
@@ -27,28 +27,29 @@ def requests_of(model: Path, samples: Samples) -> list[Request]:
     ]
 
 
-@dataclass(frozen=True)
 class Sampler:
-    """Draws `requests` with the model as it is now; the same requests every time."""
+    """Draws `requests` with the model as it is now; the same requests every time.
 
-    hybrid: HybridModel
-    requests: list[Request]
-    folder: Path
-    stage: str
+    Parts that training does not need leave the memory again. Codes that no step changes are written once.
+    """
+
+    def __init__(self, hybrid: HybridModel, requests: list[Request], folder: Path, stage: str) -> None:
+        self.hybrid, self.requests, self.folder, self.stage = hybrid, requests, folder, stage
+        self._codes: list[Tensor] | None = None
 
     @classmethod
     def for_stage(cls, stage: str, hybrid: HybridModel, samples: Samples, folder: Path) -> Sampler:
         return cls(hybrid, requests_of(hybrid.folder, samples), folder, stage)
 
     def __call__(self, step: int) -> None:
-        parts = [self.hybrid.autoregressive, self.hybrid.glyph, self.hybrid.decoder]
-        modes = [part.training for part in parts]
-        for part in parts:
-            part.eval()
-        with torch.no_grad():
-            pictures = [picture for _, picture in pipeline.generate(self.hybrid, self.requests, len(self.requests))]
-        for part, mode in zip(parts, modes, strict=True):
-            part.train(mode)
+        staying = [part for part in checkpoint.PARTS if part in vars(self.hybrid)]
+        modes = {part: getattr(self.hybrid, part).training for part in staying}
+        for part in staying:
+            getattr(self.hybrid, part).eval()
+        pictures = self._draw(staying)
+        for part, mode in modes.items():
+            getattr(self.hybrid, part).train(mode)
+        self._release_all_but(staying)
         sheet = Image.new("RGB", (sum(picture.width for picture in pictures), max(p.height for p in pictures)))
         left = 0
         for picture in pictures:
@@ -56,3 +57,13 @@ class Sampler:
             left += picture.width
         with atomic_path(self.folder / f"{self.stage}_{step:06d}.png") as temporary:
             sheet.save(temporary)
+
+    def _draw(self, staying: Sequence[str]) -> list[Image.Image]:
+        """The pictures, with no more parts in the memory at a time than training and one half of generation need."""
+        if self._codes is None or self.stage == "autoregressive":
+            self._codes = pipeline.prior_tokens(self.hybrid, self.requests)
+            self._release_all_but(staying)
+        return pipeline.decode_prior(self.hybrid, self.requests, self._codes)
+
+    def _release_all_but(self, staying: Sequence[str]) -> None:
+        self.hybrid.release(*(part for part in checkpoint.PARTS if part not in staying))

@@ -41,6 +41,8 @@ class Stored:
     mask: Path | bytes | None
     key: str
     """A name for the fitted picture's content."""
+    text_key: str
+    """A name for where text stands in it."""
 
     @classmethod
     def of(
@@ -51,9 +53,8 @@ class Stored:
         boxes: tuple[tables.Box, ...] | None,
         mask: Path | bytes | None = None,
     ) -> Stored:
-        encoded = content.read_bytes() if isinstance(content, Path) else content
-        key = hashlib.sha256(encoded + repr((fitted.scaled, fitted.size)).encode()).hexdigest()[:32]
-        return cls(content, name, fitted, boxes, mask, key)
+        key = _digest(_bytes(content), (fitted.scaled, fitted.size))
+        return cls(content, name, fitted, boxes, mask, key, _digest(_bytes(mask or b""), (key, boxes)))
 
     @property
     def knows_text(self) -> bool:
@@ -121,6 +122,7 @@ class FilePictures:
             self._add(example.caption, example.target, repeats)
         self.sizes = [stored.fit.size for stored in self._stored]
         self.keys: list[str] | None = [stored.key for stored in self._stored]
+        self.text_keys: list[str] | None = [stored.text_key for stored in self._stored]
 
     def _add(self, caption: str, stored: Stored, repeats: int) -> None:
         self.captions.append(caption)
@@ -174,6 +176,14 @@ class FilePictures:
 
     def letters(self, indices: Sequence[int], device: torch.device) -> Tensor | None:
         return None
+
+
+def _bytes(content: Path | bytes) -> bytes:
+    return content.read_bytes() if isinstance(content, Path) else content
+
+
+def _digest(content: bytes, *settings: object) -> str:
+    return hashlib.sha256(content + repr(settings).encode()).hexdigest()[:32]
 
 
 def _together(where: str, errors: Sequence[UserError]) -> UserError:

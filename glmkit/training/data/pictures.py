@@ -31,6 +31,8 @@ class Pictures(Protocol):
     """How often an epoch shows each picture; 0 for one that is only the source of an edit."""
     keys: list[str] | None
     """A name for the content of each picture, for caches on disk; None where pictures are drawn, not read."""
+    text_keys: list[str] | None
+    """The same for where text stands in each."""
 
     def pixels(self, indices: Sequence[int], device: torch.device) -> Tensor:
         """Pictures of one size as B 3 H W in [-1, 1]."""
@@ -51,8 +53,8 @@ class Joined:
         self.captions = [caption for pictures in sets for caption in pictures.captions]
         self.sizes = [size for pictures in sets for size in pictures.sizes]
         self.repeats = [count for pictures in sets for count in pictures.repeats]
-        keys = [pictures.keys for pictures in sets]
-        self.keys = None if None in keys else [key for own in keys for key in own or ()]
+        self.keys = _joined([pictures.keys for pictures in sets])
+        self.text_keys = _joined([pictures.text_keys for pictures in sets])
         self.sources = {
             start + edit: start + source
             for start, pictures in zip(self._starts.tolist(), sets, strict=False)
@@ -83,6 +85,11 @@ class Joined:
 
     def letters(self, indices: Sequence[int], device: torch.device) -> Tensor | None:
         return self._ask(lambda pictures, own: pictures.letters(own, device), indices)
+
+
+def _joined(keys: Sequence[list[str] | None]) -> list[str] | None:
+    """The keys of all sets; None where one has none."""
+    return None if None in keys else [key for own in keys for key in own or ()]
 
 
 def buckets(pictures: Pictures) -> list[tuple[int, int, bool] | None]:

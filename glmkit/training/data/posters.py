@@ -24,6 +24,7 @@ class PosterPictures:
     """Posters of `glmkit.posters`: text masks drawn once on the CPU, coloured on the device that asks for them."""
 
     keys: list[str] | None = None
+    text_keys: list[str] | None = None
 
     def __init__(
         self, count: int, height: int, width: int, seed: int, workers: int, split: Literal["train", "held-out"]

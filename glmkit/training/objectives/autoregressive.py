@@ -14,10 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from glmkit.config import AutoregressiveStage
-from glmkit.generation.sequence import PromptTokenizer, training_batch
+from glmkit.generation import pipeline
+from glmkit.generation.sequence import training_batch
 from glmkit.models.autoregressive import AutoregressiveModel
 from glmkit.models.compiling import allow_shapes
-from glmkit.models.semantic_vq import SemanticTokenizer
+from glmkit.models.hybrid import HybridModel
 from glmkit.training import cache
 from glmkit.training.data import Pictures, buckets, by_size, groups
 from glmkit.training.objectives import Objective
@@ -29,17 +30,12 @@ class Sequences:
     """Prompt ids and own codes of every picture, and the teacher-forced loss on them."""
 
     def __init__(
-        self,
-        pictures: Pictures,
-        semantic_vq: SemanticTokenizer,
-        tokenizer: PromptTokenizer,
-        device: torch.device,
-        *,
-        with_preview: bool = True,
+        self, pictures: Pictures, hybrid: HybridModel, keeper: cache.Keeper, *, with_preview: bool = True
     ) -> None:
-        self.large = cache.large_cache(semantic_vq, pictures, device)
-        self.preview = cache.preview_cache(semantic_vq, pictures, device) if with_preview else None
+        self.large = cache.large_cache(hybrid, pictures, keeper)
+        self.preview = cache.preview_cache(hybrid, pictures, keeper) if with_preview else None
         self.sources = pictures.sources
+        tokenizer = pipeline.prompt_tokenizer(hybrid.folder)
         self.prompts: list[list[int]] = [[] for _ in pictures.captions]
         # One length for every batch of a kind: a compiled model then has one shape a picture size.
         self.prompt_length = {False: 0, True: 0}
@@ -79,18 +75,16 @@ class Sequences:
 class AutoregressiveObjective(Objective):
     def __init__(
         self,
-        autoregressive: AutoregressiveModel,
-        semantic_vq: SemanticTokenizer,
-        tokenizer: PromptTokenizer,
+        hybrid: HybridModel,
+        keeper: cache.Keeper,
         pictures: Pictures,
         held_out: Pictures,
         stage: AutoregressiveStage,
-        device: torch.device,
     ) -> None:
-        self.trained, self.stage, self.device = autoregressive, stage, device
-        parts = (semantic_vq, tokenizer, device)
-        self.sequences = Sequences(pictures, *parts, with_preview=stage.preview)
-        self.known = Sequences(held_out, *parts, with_preview=stage.preview)
+        self.sequences = Sequences(pictures, hybrid, keeper, with_preview=stage.preview)
+        self.known = Sequences(held_out, hybrid, keeper, with_preview=stage.preview)
+        hybrid.release("semantic_vq")
+        self.trained, self.stage, self.device = hybrid.autoregressive, stage, keeper.device
         self.held_out_groups = groups(buckets(held_out), 16, limit=HELD_OUT_PICTURES)
         self.weights = {"preview": stage.preview_weight, "large": 1.0, "edit": 1.0, "end": 1 / 64}
 

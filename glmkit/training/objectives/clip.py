@@ -54,11 +54,12 @@ class Pairs:
     """
 
     def __init__(self, clip: Clip, pictures: Pictures, device: torch.device) -> None:
-        def shrink(pixels: Tensor, _: list[int]) -> Tensor:
+        def shrink(indices: list[int]) -> Tensor:
+            pixels = pictures.pixels(indices, device)
             return ((cache.halve(pixels, clip.side, clip.side) + 1) * 127.5).round().to(torch.uint8)
 
         self.clip = clip
-        self.pictures = cache.compute(pictures, shrink, device, "small pictures")
+        self.pictures = cache.compute(pictures, shrink, cache.Keeper(device), "small pictures")
         captions = [PREFIX * (index % 2) + caption for index, caption in enumerate(pictures.captions)]
         self.captions = clip.tokenizer(captions).to(device)
         wrong = [

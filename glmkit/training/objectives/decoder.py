@@ -17,110 +17,102 @@ import torch
 from torch import Tensor, nn
 
 from glmkit.config import DecoderStage
-from glmkit.generation import flow
+from glmkit.generation import flow, pipeline
 from glmkit.generation.pipeline import upsampled
 from glmkit.models.compiling import allow_shapes
-from glmkit.models.decoder import DiffusionDecoder, SourceCache
-from glmkit.models.glyph import GlyphEncoder, quoted_spans
-from glmkit.models.semantic_vq import SemanticTokenizer
-from glmkit.models.vae import Vae
+from glmkit.models.decoder import SourceCache
+from glmkit.models.hybrid import HybridModel
 from glmkit.training import cache
 from glmkit.training.data import Pictures, buckets, groups
 from glmkit.training.objectives import Objective
+from glmkit.training.objectives.glyphs import NO_TEXT, GlyphEmbeddings, Glyphs, GlyphTokens
 from glmkit.training.objectives.spelling import LetterHead, OrderHead
 
 HELD_OUT_TIMES = 8
 HELD_OUT_PICTURES = 64
 
 
-class GlyphTokens:
-    """The glyph tokens of every caption's quoted texts, on the CPU, with those of the empty text behind them."""
-
-    def __init__(self, glyph: GlyphEncoder, captions: Sequence[str]) -> None:
-        self._ids = glyph.token_ids([*map(quoted_spans, captions), []])
-
-    def __getitem__(self, indices: np.ndarray) -> Tensor:
-        """B S T int16 of the captions `indices`; -1 is no text. T is a multiple of 16: few shapes to compile."""
-        ids = self._ids[indices]
-        lengths = (ids >= 0).sum(axis=-1).max(axis=0)
-        ids = ids[:, : np.count_nonzero(lengths), : lengths.max()]
-        return torch.from_numpy(np.pad(ids, ((0, 0), (0, 0), (0, -ids.shape[-1] % 16)), constant_values=-1))
-
-
 @dataclass(frozen=True)
 class Conditions:
-    """What the decoder learns from, a picture: latents, own prior ids, glyph tokens, where text stands; and which
-    picture is an edit of which other one, as in `Pictures`."""
+    """What the decoder learns from, a picture: latents (means, then deviations), own prior ids, glyphs, where text and
+    letters stand; and which picture is an edit of which other one, as in `Pictures`."""
 
-    latents: cache.PerPicture
-    prior: cache.PerPicture
-    glyphs: GlyphTokens
-    text: cache.PerPicture | None
-    letters: cache.PerPicture | None
+    latents: cache.Kept
+    prior: cache.Kept
+    glyphs: Glyphs
+    text: cache.Kept | None
+    letters: cache.Kept | None
     sources: dict[int, int]
 
     @classmethod
     def of(
         cls,
         pictures: Pictures,
-        vae: Vae,
-        semantic_vq: SemanticTokenizer,
-        glyph: GlyphEncoder,
-        device: torch.device,
+        hybrid: HybridModel,
+        keeper: cache.Keeper,
         *,
         with_glyphs: bool,
+        learning_glyphs: bool,
         with_text: bool = False,
         with_letters: bool = False,
     ) -> Conditions:
+        captions = pictures.captions if with_glyphs else [""] * len(pictures.captions)
         return cls(
-            cache.latent_cache(vae, pictures, device),
-            cache.large_cache(semantic_vq, pictures, device),
-            GlyphTokens(glyph, pictures.captions if with_glyphs else [""] * len(pictures.captions)),
-            cache.text_cache(pictures, device) if with_text else None,
-            cache.letter_cache(pictures, device) if with_letters else None,
-            pictures.sources,
+            prior=cache.large_cache(hybrid, pictures, keeper),
+            latents=cache.latent_cache(hybrid, pictures, keeper),
+            glyphs=GlyphTokens(hybrid, captions) if learning_glyphs else GlyphEmbeddings(hybrid, captions, keeper),
+            text=cache.text_cache(pictures, keeper) if with_text else None,
+            letters=cache.letter_cache(pictures, keeper) if with_letters else None,
+            sources=pictures.sources,
         )
 
 
 class DecoderObjective(Objective):
     def __init__(
         self,
-        decoder: DiffusionDecoder,
-        glyph: GlyphEncoder,
-        vae: Vae,
-        semantic_vq: SemanticTokenizer,
-        flow_config: flow.FlowConfig,
+        hybrid: HybridModel,
+        keeper: cache.Keeper,
         pictures: Pictures,
         held_out: Pictures,
         stage: DecoderStage,
-        device: torch.device,
     ) -> None:
-        self.decoder, self.glyph, self.flow_config = decoder, glyph, flow_config
-        self.stage, self.device = stage, device
-        glyph.requires_grad_(stage.train_glyph)
-        self.trained: nn.Module = nn.ModuleDict({"decoder": decoder, "glyph": glyph}) if stage.train_glyph else decoder
-        self.letters = LetterHead(decoder).to(device) if stage.letter_weight else None
-        self.order = OrderHead(glyph.encoder.config.d_model).to(device) if stage.order_weight else None
-        if isinstance(self.trained, nn.ModuleDict):
-            heads = {"letters": self.letters, "order": self.order}
-            self.trained.update({name: head for name, head in heads.items() if head is not None})
-        self.codes = semantic_vq.config.num_embeddings
-        parts = (vae, semantic_vq, glyph, device)
+        self.stage, self.device = stage, keeper.device
+        self.flow_config = pipeline.flow_config(hybrid.folder)
+        told: dict[str, Any] = {"with_glyphs": stage.glyphs, "learning_glyphs": self._learns_glyphs(stage)}
         self.train = Conditions.of(
             pictures,
-            *parts,
-            with_glyphs=stage.glyphs,
+            hybrid,
+            keeper,
+            **told,
             with_text=stage.text_weight > 0,
             with_letters=stage.letter_weight > 0,
         )
-        self.known = Conditions.of(held_out, *parts, with_glyphs=stage.glyphs)
+        self.known = Conditions.of(held_out, hybrid, keeper, **told)
         self.held_out_groups = groups(buckets(held_out), 32, limit=HELD_OUT_PICTURES)
+        hybrid.release("vae", "semantic_vq", *([] if self._learns_glyphs(stage) else ["glyph"]))
+        self.decoder = hybrid.decoder
+        self.trained, self.letters, self.order = self._parts(hybrid)
+
+    @staticmethod
+    def _learns_glyphs(stage: DecoderStage) -> bool:
+        """Whether the glyph encoder has to be at hand, since what it gives changes from step to step."""
+        return stage.train_glyph
+
+    def _parts(self, hybrid: HybridModel) -> tuple[nn.Module, LetterHead | None, OrderHead | None]:
+        """What is trained, and the heads of the losses that teach spelling, which are trained with it."""
+        letters = LetterHead(hybrid.decoder).to(self.device) if self.stage.letter_weight else None
+        order = OrderHead(hybrid.glyph.encoder.config.d_model).to(self.device) if self.stage.order_weight else None
+        if not self.stage.train_glyph:
+            return hybrid.decoder, letters, order
+        parts = {"decoder": hybrid.decoder, "glyph": hybrid.glyph.requires_grad_(True)}
+        heads = {"letters": letters, "order": order}
+        return nn.ModuleDict({**parts, **{name: head for name, head in heads.items() if head}}), letters, order
 
     def loss(self, indices: Sequence[int], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        latents = self.train.latents[indices].float()
-        height, width = (8 * side for side in latents.shape[-2:])
+        mean, deviation = self.train.latents[indices].float().chunk(2, dim=1)
+        height, width = (8 * side for side in mean.shape[-2:])
         timestep, sigma = flow.training_times(
-            len(latents),
+            len(mean),
             height,
             width,
             self.flow_config,
@@ -128,18 +120,19 @@ class DecoderObjective(Objective):
             generator=generator,
             device=self.device,
         )
-        noise = torch.randn(latents.shape, generator=generator, device=self.device)
+        noise, own = (torch.randn(mean.shape, generator=generator, device=self.device) for _ in range(2))
+        latents = mean + deviation * own
         prior = self._disturbed(self.train.prior[indices].long(), generator)
         # The drops decide which tokens are encoded, so they are drawn where no copy from the GPU is needed; by a
         # seed of their own, since on a CPU the same seed would tie them to the times.
         draws = torch.rand(2, len(latents), generator=torch.Generator().manual_seed(generator.initial_seed() ^ 1))
         dropped = draws[0] < self.stage.drop
         keep = (~dropped & (draws[1] >= self.stage.prior_drop)).to(self.device, non_blocking=True)
-        glyphs = self.train.glyphs[np.where(dropped, -1, indices)].to(self.device, non_blocking=True)
+        texts = [NO_TEXT if is_dropped else index for index, is_dropped in zip(indices, dropped.tolist(), strict=True)]
         told = ~dropped.to(self.device, non_blocking=True)
         sources = self._sources(self.train, indices, told)
-        glyph, glyph_mask = self.glyph.from_token_ids(glyphs)
-        error = self._error(latents, noise, timestep, sigma, prior, keep, (glyph, glyph_mask), sources)
+        glyph = self.train.glyphs.embeddings(texts)
+        error = self._error(latents, noise, timestep, sigma, prior, keep, glyph, sources)
         loss, shown = error.mean(), {}
         if self.train.text is not None:
             weight = 1 + self.stage.text_weight * self.train.text[indices].float() / 255
@@ -147,8 +140,8 @@ class DecoderObjective(Objective):
         if self.letters is not None and self.train.letters is not None:
             nats = self.letters.loss(self.train.letters[indices], told)
             loss, shown["letters"] = loss + self.stage.letter_weight * nats, nats.detach()
-        if self.order is not None:
-            nats = self.order.loss(glyph, glyphs)
+        if self.order is not None and isinstance(self.train.glyphs, GlyphTokens):
+            nats = self.order.loss(glyph[0], self.train.glyphs[texts])
             loss, shown["order"] = loss + self.stage.order_weight * nats, nats.detach()
         return loss, shown
 
@@ -157,7 +150,8 @@ class DecoderObjective(Objective):
         if not self.stage.prior_noise:
             return prior
         replace = torch.rand(prior.shape, generator=generator, device=self.device) < self.stage.prior_noise
-        return torch.where(replace, torch.randint_like(prior, self.codes, generator=generator), prior)
+        codes = self.decoder.config.prior_vq_quantizer_codebook_size
+        return torch.where(replace, torch.randint_like(prior, codes, generator=generator), prior)
 
     def _sources(self, known: Conditions, indices: Sequence[int], told: Tensor) -> SourceCache | None:
         """What a batch of edits may read of its sources, the rows where `told` (B) is False nothing, as in the
@@ -165,7 +159,7 @@ class DecoderObjective(Objective):
         if indices[0] not in known.sources:
             return None
         chosen = [known.sources[index] for index in indices]
-        latents = known.latents[chosen].float()
+        latents = known.latents[chosen].float().chunk(2, dim=1)[0]  # as generation reads them
         height, width = (8 * side for side in latents.shape[-2:])
         prior = upsampled(known.prior[chosen].long())
         return self.decoder.write_sources([(latents, prior, (height, width))]).only(told)
@@ -201,10 +195,9 @@ class DecoderObjective(Objective):
         of the edits among the pictures apart as well."""
         errors: dict[str, list[Tensor]] = {}
         for indices in self.held_out_groups:
-            latents, prior = self.known.latents[indices].float(), self.known.prior[indices].long()
+            latents, prior = self.known.latents[indices].float().chunk(2, dim=1)[0], self.known.prior[indices].long()
             height, width = (8 * side for side in latents.shape[-2:])
             keep = torch.ones(len(indices), dtype=torch.bool, device=self.device)
-            glyphs = self.known.glyphs[np.asarray(indices)].to(self.device)
             names = ("loss", "edit") if indices[0] in self.known.sources else ("loss",)
             for number, time in enumerate(np.linspace(60, 940, HELD_OUT_TIMES)):
                 cpu = torch.Generator().manual_seed(1000 * number + indices[0])
@@ -213,7 +206,7 @@ class DecoderObjective(Objective):
                 times = flow.pair(now, height, width, self.flow_config)
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
                     sources = self._sources(self.known, indices, keep)
-                    glyph = self.glyph.from_token_ids(glyphs)
+                    glyph = self.known.glyphs.embeddings(indices)
                     error = self._error(latents, noise, times.timestep, times.sigma, prior, keep, glyph, sources)
                 for name in names:
                     errors.setdefault(name, []).append(error.mean(dim=(1, 2, 3)))
@@ -226,5 +219,5 @@ class DecoderObjective(Objective):
             block.compile(dynamic=False)
             if self.train.sources:  # which go through the blocks on their own way, see `write_sources`
                 block.with_keys = torch.compile(block.with_keys, dynamic=False)
-        if self.stage.train_glyph:
-            self.glyph.encoder.compile(dynamic=False)
+        if isinstance(self.train.glyphs, GlyphTokens):
+            self.train.glyphs.encoder.encoder.compile(dynamic=False)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from torch import nn
 
-from glmkit.models.glyph import GlyphEncoder
+from glmkit.config import DecoderStage
+from glmkit.models.hybrid import HybridModel
 from glmkit.training.objectives.decoder import DecoderObjective
+from glmkit.training.objectives.spelling import LetterHead, OrderHead
 
 
 class GlyphObjective(DecoderObjective):
-    def __init__(self, glyph: GlyphEncoder, **context: Any) -> None:
-        adapted = [parameter for parameter in glyph.parameters() if parameter.requires_grad]
-        super().__init__(glyph=glyph, **context)
-        for parameter in adapted:  # the decoder's objective freezes all of the encoder
-            parameter.requires_grad_(True)
-        self.trained = glyph
+    @staticmethod
+    def _learns_glyphs(stage: DecoderStage) -> bool:
+        return True
+
+    def _parts(self, hybrid: HybridModel) -> tuple[nn.Module, LetterHead | None, OrderHead | None]:
+        return hybrid.glyph, None, None
