@@ -1,0 +1,466 @@
+"""Which plans make a decoding step quick on this GPU: every product, attention and sampling, then whole steps.
+
+    python benchmarks/ar_kernels.py OUT_FOLDER [--only SECTION ...] [--seconds 150] [--toy]
+
+Every row is printed and appended to OUT_FOLDER/ar_kernels.jsonl as soon as it is measured. The winners go to
+OUT_FOLDER/plans.txt in the form of `PLANS` in glmkit/models/gpu_decode.py, to be pasted there, and the section `steps`
+runs the whole model (random weights) with them. Sections, in the order in which they run:
+
+    bandwidth  bytes a second that a copy and a sum reach
+    products   each weight's shape at 1, 16, 32 and 64 rows: cuBLAS and every way to cut it, against float32
+    attention  ways to cut the cache, with few and many keys
+    sampling   the draw by torch and by kernels; both must draw the same
+    steps      steps of the full model as CUDA graphs: the code's plan and this run's, with fetching ahead and starting
+               early; logits must equal those without either, bit for bit, and be near those of torch
+    before     the same steps by torch.compile
+
+Weights are read from memory, as in a model: the calls of one graph go around copies that exceed the L2 cache. Kernels
+are compiled by many processes first. Off a GPU only `--toy` runs, in Triton's interpreter (TRITON_INTERPRET=1).
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import multiprocessing
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from glmkit.files import append_jsonl
+from glmkit.generation.sampler import Sampling, draw, draw_by_kernels
+from glmkit.models import gpu_decode, published
+from glmkit.models.autoregressive import AutoregressiveConfig, AutoregressiveModel, KVCache, LayerSteps, rotary_table
+from glmkit.models.devices import dtype_for, pick_device
+from glmkit.models.gpu_decode import Plan, Tile
+
+COLD_BYTES = 192 * 2**20  # copies of what a graph reads: several times the L2 cache
+SHARED_BYTES = 227 * 2**10  # of shared memory that a program may use (compute capability 9.0)
+PRODUCTS = ("qkv", "o", "gate_up", "down", "head")
+CUT = {"qkv", "o", "down"}  # whose consumers add up parts
+SUM_US = 0.2  # what one part more costs those
+AHEAD_MIB = (0, 8, 16, 32)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What is measured; at toy size the same code in a minute of a CPU."""
+
+    config: AutoregressiveConfig
+    rows: tuple[int, ...] = (1, 16, 32, 64)
+    keys: tuple[int, ...] = (300, 1300, 2300)
+    copied: int = 2**30
+    calls: int = 12  # of one graph
+    replays: int = 7
+
+
+def full() -> Scale:
+    return Scale(AutoregressiveConfig.from_dict(published.VISION_LANGUAGE_ENCODER))
+
+
+def toy() -> Scale:
+    small = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+    small |= {"head_dim": 32, "mrope_section": (2, 3, 3), "vision_vocab_size": 40, "image_start_token_id": 32}
+    config = replace(full().config, vocab_size=200, **small)
+    return Scale(config, (1, 3), (5,), 2**16, calls=1, replays=1)
+
+
+@dataclass
+class Bench:
+    """Where it runs, what was found, and where the rows go."""
+
+    scale: Scale
+    device: torch.device
+    dtype: torch.dtype
+    out: Path
+    ends: float
+    tiles: dict[tuple[str, int], Tile] = field(default_factory=dict)
+    cuts: dict[int, tuple[int, int]] = field(default_factory=dict)
+    best: dict[int, Plan] = field(default_factory=dict)
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.device.type == "cuda"
+
+    def note(self, show: bool = True, **row: Any) -> None:
+        append_jsonl(self.out / "ar_kernels.jsonl", row)
+        if not show:
+            return
+        cells = (f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items())
+        print("; ".join(cells), flush=True)
+
+    def late(self) -> bool:
+        return time.perf_counter() > self.ends
+
+    def random(self, *shape: int, scale: float = 1.0) -> Tensor:
+        return torch.randn(shape, device=self.device, dtype=self.dtype) * scale
+
+    def plan(self, rows: int) -> Plan:
+        """The code's plan for so many rows, with what this run has found."""
+        base = gpu_decode.plan_for(rows, self.device)
+        found = {name: tile for name in PRODUCTS if (tile := self.tiles.get((name, rows))) is not None}
+        parts, slots = self.cuts.get(rows, (base.parts, base.slots))
+        return replace(base, parts=parts, slots=slots, **found)
+
+    def milliseconds(self, calls: Sequence[Callable[[], Any]]) -> float:
+        """The median time of all `calls` one after another, as one CUDA graph."""
+        if not self.on_gpu:
+            return _by_host(calls)
+        for call in calls[:2]:
+            call()
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            for call in calls:
+                call()
+        times = []
+        for _ in range(self.scale.replays):
+            began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            began.record()
+            graph.replay()
+            ended.record()
+            ended.synchronize()
+            times.append(began.elapsed_time(ended))
+        return statistics.median(times[1:] or times)
+
+    def microseconds(self, call: Callable[[int], Any], copies: int) -> float:
+        """Of one `call(number)`; the calls go around so many copies."""
+        count = max(self.scale.calls, copies)
+        return 1e3 / count * self.milliseconds([lambda number=number: call(number % copies) for number in range(count)])
+
+
+def _by_host(calls: Sequence[Callable[[], Any]]) -> float:
+    began = time.perf_counter()
+    for call in calls:
+        call()
+    return 1e3 * (time.perf_counter() - began)
+
+
+def bandwidth(bench: Bench) -> None:
+    """The first call of everything else waits for the device, so this warms it up, too."""
+    source = torch.ones(bench.scale.copied, dtype=torch.float32, device=bench.device)
+    target = torch.empty_like(source)
+    for name, call, moved in (("copy", lambda: target.copy_(source), 2), ("sum", lambda: source.sum(), 1)):
+        ms = bench.milliseconds([call] * 3) / 3
+        bench.note(section="bandwidth", case=name, gb_s=moved * source.nbytes / ms / 1e6)
+
+
+def shapes(config: AutoregressiveConfig) -> dict[str, tuple[int, int]]:
+    """Outputs and inputs of each product; of gate_up both halves."""
+    width, size = config.hidden_size, config.head_dim
+    heads, key_heads = config.num_attention_heads, config.num_key_value_heads
+    return {
+        "qkv": ((heads + 2 * key_heads) * size, width),
+        "o": (width, heads * size),
+        "gate_up": (2 * config.intermediate_size, width),
+        "down": (width, config.intermediate_size),
+        "head": (config.vision_vocab_size, width),
+    }
+
+
+def tiles(name: str, rows: int, inputs: int) -> Iterator[Tile]:
+    """The ways to cut a product that are tried: enough programs and bytes under way, and what shared memory holds."""
+    blocks = [size for size in (64, 128, 256, 512, 1024, 2048) if inputs % size == 0]
+    splits = (1, 2, 4, 8) if name in CUT else (1,)
+    if rows == 1:
+        for size, held, split, stages in itertools.product(blocks[1:], (2048, 4096), splits[:3], (1, 3)):
+            yield Tile(held // size, size, split, stages=stages, matrix=False)
+    outputs_tried = (64, 128) if rows > 16 else (16, 32, 64, 128)
+    for outputs, size, split, stages in itertools.product(outputs_tried, blocks[:3], splits, (3, 5)):
+        held = outputs * (2 if name == "gate_up" else 1) + max(rows, gpu_decode.LEAST)
+        if stages * held * size * 2 <= SHARED_BYTES and outputs * size >= 4096:
+            yield Tile(outputs, size, split, 8 if rows > 16 and outputs == 128 else 4, stages)
+
+
+def tried(bench: Bench) -> list[tuple[str, int, Tile]]:
+    """Every product to measure; in Triton's interpreter two of each are slow enough."""
+    sizes = shapes(bench.scale.config)
+    if bench.on_gpu:
+        pairs = itertools.product(bench.scale.rows, PRODUCTS)
+        return [(name, rows, tile) for rows, name in pairs for tile in tiles(name, rows, sizes[name][1])]
+    plain = [(name, rows, Tile(16, 32, stages=2)) for rows in bench.scale.rows for name in PRODUCTS]
+    return [("o", 1, Tile(16, 32, 2, matrix=False)), *plain]
+
+
+def products(bench: Bench) -> None:
+    cases = tried(bench)
+    if bench.on_gpu:
+        compile_ahead(bench, cases)
+    for (rows, name), group in itertools.groupby(cases, lambda case: (case[1], case[0])):
+        if bench.late():
+            return
+        outputs, inputs = shapes(bench.scale.config)[name]
+        size = torch.finfo(bench.dtype).bits // 8
+        copies = max(2, -(-COLD_BYTES // (outputs * inputs * size))) if bench.on_gpu else 1
+        weights = [bench.random(outputs, inputs, scale=inputs**-0.5) for _ in range(copies)]
+        _tune(bench, name, rows, bench.random(rows, inputs), weights, [tile for _, _, tile in group])
+
+
+def _tune(bench: Bench, name: str, rows: int, x: Tensor, weights: list[Tensor], cuts: list[Tile]) -> None:
+    """cuBLAS and every tile on one product; the quickest that is right becomes the plan's."""
+    of_product = {"section": "products", "case": name, "rows": rows}
+
+    def note(us: float, show: bool = False, **how: Any) -> None:
+        bench.note(show, **of_product, us=us, gb_s=weights[0].nbytes / us / 1e3, **how)
+
+    note(bench.microseconds(lambda number: F.linear(x, weights[number]), len(weights)), True, by="torch")
+    expected, found = _reference(name, x, weights[0]), []
+    for tile in cuts:
+        call = partial(_product, name, x, tile=tile)
+        try:
+            error = _error(call(weights[0]), expected)
+            us = bench.microseconds(lambda number, call=call: call(weights[number]), len(weights))
+        except Exception as problem:  # too much shared memory, say: the others are still worth their time
+            bench.note(False, **of_product, by=repr(tile), problem=str(problem)[:200])
+            continue
+        note(us, by=repr(tile), error=error)
+        if error < 0.01:
+            found.append((us + SUM_US * tile.splits, us, tile))
+    if found:
+        _, us, bench.tiles[name, rows] = min(found, key=lambda one: one[0])
+        note(us, True, by=repr(bench.tiles[name, rows]), right=f"{len(found)} of {len(cuts)}")
+
+
+def _product(name: str, x: Tensor, weight: Tensor, tile: Tile) -> Tensor:
+    plan = replace(gpu_decode.plan_for(len(x), x.device), early=False)
+    return gpu_decode.linear(x, weight, tile, plan, gated=name == "gate_up", dtype=x.dtype if name == "head" else None)
+
+
+def _reference(name: str, x: Tensor, weight: Tensor) -> Tensor:
+    product = x.float() @ weight.float().T
+    if name != "gate_up":
+        return product
+    gate, up = product.chunk(2, dim=-1)
+    return F.silu(gate) * up
+
+
+def _error(sums_SBN: Tensor, expected: Tensor) -> float:
+    return float((sums_SBN.float().sum(dim=0) - expected).norm() / expected.norm())
+
+
+def compile_ahead(bench: Bench, cases: Sequence[tuple[str, int, Tile]]) -> None:
+    """Fill Triton's cache by many processes, none of which touches the GPU."""
+    began, workers = time.perf_counter(), os.cpu_count() or 1
+    capability = torch.cuda.get_device_capability(bench.device)
+    jobs = [(bench.scale.config, capability, cases[number::workers]) for number in range(workers)]
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        problems = sum(pool.map(assemble, jobs), [])
+    seconds = time.perf_counter() - began
+    bench.note(section="compile", case=f"{len(cases)} products", seconds=seconds, problems=problems)
+
+
+class NoDevice:
+    """What Triton asks its driver when it compiles for a GPU that it does not touch."""
+
+    def __init__(self, capability: tuple[int, int]) -> None:
+        from triton.backends.compiler import GPUTarget
+
+        self.target = GPUTarget("cuda", 10 * capability[0] + capability[1], 32)
+
+    def get_current_target(self) -> Any:
+        return self.target
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+def compile_only(capability: tuple[int, int]) -> None:
+    """From now on launches in this process compile for such a GPU and run nothing."""
+    from triton.runtime import driver
+    from triton.runtime.jit import JITFunction
+
+    run = JITFunction.run
+    driver.set_active(NoDevice(capability))
+    JITFunction.run = lambda self, *given, warmup, **named: run(self, *given, warmup=True, **named)
+
+
+def assemble(job: tuple[AutoregressiveConfig, tuple[int, int], Sequence[tuple[str, int, Tile]]]) -> list[str]:
+    """Compile the kernels of some products for a GPU of this capability; what went wrong."""
+    config, capability, cases = job
+    compile_only(capability)
+    problems = []
+    for name, rows, tile in cases:
+        outputs, inputs = shapes(config)[name]
+        # Never written to: they take no memory.
+        x, weight = (torch.empty(count, inputs, dtype=torch.bfloat16) for count in (rows, outputs))
+        try:
+            _product(name, x, weight, tile)
+        except Exception as problem:
+            problems.append(f"{name}, {rows} rows, {tile}: {problem}")
+    return problems
+
+
+def attention(bench: Bench) -> None:
+    """Parts and slots of one layer; the sum over all key counts decides."""
+    for rows in bench.scale.rows:
+        if bench.late():
+            return
+        best = float("inf")
+        for cut, times in _cuts(bench, rows):
+            us = {f"us_{keys}": one for keys, one in zip(bench.scale.keys, times, strict=True)}
+            bench.note(section="attention", case=f"rows {rows}", parts=cut[0], slots=cut[1], **us)
+            if sum(times) < best:
+                best, bench.cuts[rows] = sum(times), cut
+
+
+def _cuts(bench: Bench, rows: int) -> Iterator[tuple[tuple[int, int], list[float]]]:
+    """Each way to cut the cache, and its microseconds for each number of keys."""
+    config, copies = bench.scale.config, 4 if bench.on_gpu else 1
+    heads, key_heads, size = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+    capacity = -(-(max(bench.scale.keys) + 1) // 256) * 256
+    pairs = [bench.random(2, rows, key_heads, capacity, size) for _ in range(copies)]
+    sums = torch.randn(2, rows, (heads + 2 * key_heads) * size, device=bench.device)
+    table = rotary_table(torch.arange(rows, device=bench.device).expand(3, rows)[..., None], config)
+    filled = [torch.full((rows,), keys, device=bench.device) for keys in bench.scale.keys]
+    for parts, slots in itertools.product((1, 2, 4, 8, 16, 32, 64), (32, 64, 128)) if bench.on_gpu else ((2, 16),):
+        if bench.on_gpu and not 64 <= rows * key_heads * parts <= 1024:
+            continue
+        plan = replace(bench.plan(rows), parts=parts, slots=slots, ahead_mib=0, early=False)
+
+        def call(number: int, slots_B: Tensor, plan: Plan) -> Tensor:
+            return gpu_decode.attend(sums, None, table, slots_B, pairs[number], sums, plan)
+
+        yield (parts, slots), [bench.microseconds(partial(call, slots_B=one, plan=plan), copies) for one in filled]
+
+
+def sampling(bench: Bench) -> None:
+    for rows in bench.scale.rows:
+        logits = bench.random(rows, bench.scale.config.vision_vocab_size, scale=3.0)[:, : bench.scale.config.codes]
+        given = logits, torch.rand(rows, device=bench.device), Sampling()
+        same = torch.equal(draw(*given), draw_by_kernels(*given))
+        for function in (draw, draw_by_kernels):
+            us = 1e3 / bench.scale.calls * bench.milliseconds([partial(function, *given)] * bench.scale.calls)
+            bench.note(section="sampling", case=f"rows {rows}", by=function.__name__, us=us, same=same)
+
+
+def random_model(bench: Bench) -> AutoregressiveModel:
+    with torch.device(bench.device):
+        default = torch.get_default_dtype()
+        torch.set_default_dtype(bench.dtype)
+        try:
+            model = AutoregressiveModel(bench.scale.config).eval().requires_grad_(False)
+        finally:
+            torch.set_default_dtype(default)
+    model.fuse()
+    return model
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a model whose rows have come to slot `keys`; the same one over and over."""
+
+    model: AutoregressiveModel
+    ids_B: Tensor
+    table: tuple[Tensor, Tensor]
+    slots_B: Tensor
+    cache: KVCache
+
+    @classmethod
+    def of(cls, bench: Bench, model: AutoregressiveModel, rows: int, keys: int) -> Step:
+        capacity = -(-(keys + 1) // 256) * 256
+        cache = KVCache.allocate(model.config, rows, capacity, bench.device, bench.dtype)
+        cache.pairs.normal_()
+        ids_B = torch.arange(rows, device=bench.device)
+        table = rotary_table((ids_B % 40).expand(3, rows)[..., None], model.config)
+        return cls(model, ids_B, table, torch.full_like(ids_B, keys), cache)
+
+    def by_kernels(self, plan: Plan) -> Tensor:
+        return gpu_decode.decode(self.model, self.ids_B, self.table, self.slots_B, self.cache, plan=plan)
+
+    def by_torch(self, steps: LayerSteps | None = None) -> Tensor:
+        window = self.cache.pairs.shape[-2]
+        return self.model.decode(self.ids_B, self.table, self.slots_B, self.cache, window, steps)
+
+
+@torch.inference_mode()
+def steps(bench: Bench, model: AutoregressiveModel) -> None:
+    for rows in bench.scale.rows:
+        totals: dict[Plan, float] = {}
+        for keys in sorted({bench.scale.keys[0], bench.scale.keys[-1]}):
+            if bench.late():
+                return
+            for plan, ms in _of_plans(bench, Step.of(bench, model, rows, keys), f"rows {rows}, keys {keys}"):
+                totals[plan] = totals.get(plan, 0.0) + ms
+        bench.best[rows] = min(totals, key=lambda plan: totals[plan])
+
+
+def _of_plans(bench: Bench, step: Step, case: str) -> Iterator[tuple[Plan, float]]:
+    """Milliseconds of one step by each plan; those that give other logits than the plainest one are left out."""
+    rows = len(step.ids_B)
+    plain = replace(bench.plan(rows), ahead_mib=0, early=False)
+    expected, theirs = step.by_kernels(plain), step.by_torch().float()
+    error = float((expected.float() - theirs).norm() / theirs.norm())
+    bench.note(section="steps", case=case, by="kernels against torch", error=error)
+    ms = bench.milliseconds([partial(step.by_kernels, gpu_decode.plan_for(rows, bench.device))] * 3) / 3
+    bench.note(section="steps", case=case, by="plan of the code", ms=ms)
+    able = bench.on_gpu and torch.cuda.get_device_capability(bench.device) >= (9, 0)
+    for early, mib in itertools.product((False, True), AHEAD_MIB) if able else ((False, 0),):
+        plan = replace(plain, early=early, ahead_mib=mib)
+        same = torch.equal(step.by_kernels(plan), expected)
+        ms = bench.milliseconds([partial(step.by_kernels, plan)] * 3) / 3
+        bench.note(section="steps", case=case, by=f"this run's, early {early}, ahead {mib} MiB", ms=ms, same=same)
+        if same:
+            yield plan, ms
+
+
+@torch.inference_mode()
+def before(bench: Bench, model: AutoregressiveModel) -> None:
+    compiled = LayerSteps.compiled() if bench.on_gpu else LayerSteps()
+    keys = bench.scale.keys[-1]
+    for rows in bench.scale.rows:
+        if bench.late():
+            return
+        step = Step.of(bench, model, rows, keys)
+        ms = bench.milliseconds([partial(step.by_torch, compiled)] * 3) / 3
+        bench.note(section="before", case=f"rows {rows}, keys {keys}", by="torch.compile", ms=ms)
+
+
+def write_plans(bench: Bench) -> None:
+    plans = [bench.best.get(rows) or bench.plan(rows) for rows in bench.scale.rows]
+    text = "PLANS = (\n" + "".join(f"    {plan!r},\n" for plan in plans) + ")\n"
+    (bench.out / "plans.txt").write_text(text)
+    print(text)
+
+
+SECTIONS = ("bandwidth", "products", "attention", "sampling", "steps", "before")
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS))
+    parser.add_argument("--seconds", type=float, default=150, help="nothing begins after so long")
+    parser.add_argument("--toy", action="store_true", help="tiny sizes, to try the script itself")
+    arguments = parser.parse_args(argv)
+    device, scale = pick_device("auto"), toy() if arguments.toy else full()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    bench = Bench(scale, device, dtype_for(device), arguments.out, time.perf_counter() + arguments.seconds)
+    for section in (bandwidth, products, attention, sampling):
+        if section.__name__ in arguments.only and not bench.late():
+            section(bench)
+            torch.cuda.empty_cache()
+    write_plans(bench)
+    if {"steps", "before"} & set(arguments.only):
+        model = random_model(bench)
+        for of_model in (steps, before):
+            if of_model.__name__ in arguments.only and not bench.late():
+                of_model(bench, model)
+                write_plans(bench)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
