@@ -47,6 +47,9 @@ class Source(Section):
 
     path: str
     repeats: int = Field(default=1, gt=0, description="times an epoch shows each picture")
+    preserve: bool = Field(
+        default=False, description="learn nothing from these pictures: what is drawn for them stays as it is"
+    )
 
 
 class Columns(Section):
@@ -95,7 +98,7 @@ class Data(Reading):
     posters: Posters | None = None
     edits: Posters | None = None
     resident_gib: float = Field(
-        default=1.0, ge=0, description="GiB of latents, codes and the like that stay on the device; more is read a batch"
+        default=1.0, ge=0, description="GiB of latents, codes and the like that stay on the device"
     )
 
     @field_validator("train", mode="before")
@@ -112,14 +115,16 @@ class Data(Reading):
             raise ValueError("give either data.train (a folder) or data.posters/data.edits, not both and not neither")
         if self.train and self.held_out is None:
             raise ValueError("data.held_out (a folder) is missing: without it nobody can see over-fitting")
+        if self.train and all(source.preserve for source in self.train):
+            raise ValueError("every place of data.train says preserve, so there is nothing to learn")
         return self
 
 
 class Lora(Section):
     """LoRA through PEFT. `targets` are endings of module names.
 
-    `rank_pattern` and `alpha_pattern` say otherwise for some of them. `base` is how the frozen weights are held: auto is
-    bfloat16 on a GPU and float32 on a CPU; nf4 (4 bits) and int8 hold the matrices of numbered layers so.
+    `rank_pattern` and `alpha_pattern` say otherwise for some of them. `base` is how the frozen weights are held: auto
+    is bfloat16 on a GPU and float32 on a CPU; nf4 (4 bits) and int8 hold the matrices of numbered layers so.
     """
 
     rank: int = Field(default=16, gt=0)
@@ -192,8 +197,20 @@ class BlockStage(Stage):
     """A stage whose gradient goes through the numbered layers of a transformer."""
 
     recompute_every: int = Field(
-        default=0, ge=0, description="1: no layer's inner values are kept for the backward pass; N: of every Nth; 0: all"
+        default=0, ge=0, description="1: every layer keeps its inputs only, and computes again; N: every Nth; 0: none"
     )
+    preserve: float = Field(
+        default=0.0,
+        ge=0,
+        description="weight of the distance to the model without adapters, on the pictures of a step or on those of "
+        "data.train that say preserve",
+    )
+
+    @model_validator(mode="after")
+    def _has_adapters(self) -> BlockStage:
+        if self.preserve and self.method == "full":
+            raise ValueError("preserve needs method: lora; without adapters nothing remembers what was before")
+        return self
 
 
 class AutoregressiveStage(BlockStage):
@@ -201,6 +218,7 @@ class AutoregressiveStage(BlockStage):
 
     preview: bool = Field(default=True, description="false: the large grid at once, which `generate` cannot draw from")
     preview_weight: float = Field(default=1.0, ge=0)
+    drop: float = Field(default=0.0, ge=0, le=1, description="share of the pictures that are learnt without a caption")
 
 
 class DecoderStage(BlockStage):
@@ -211,7 +229,12 @@ class DecoderStage(BlockStage):
     drop: float = Field(default=0.1, ge=0, le=1, description="joint drop of prior and glyph text, for guidance")
     prior_drop: float = Field(default=0.0, ge=0, le=1, description="drop of the prior alone")
     prior_noise: float = Field(default=0.0, ge=0, le=1, description="share of prior ids replaced by random codes")
-    text_weight: float = Field(default=0.0, ge=0, description="extra weight of latents that carry text, where known")
+    text_weight: float = Field(
+        default=0.0, ge=-1, description="extra weight of latents that carry text; -1: none of the loss is on text"
+    )
+    other_weight: float = Field(
+        default=1.0, ge=0, description="weight of latents without text; 0: all of the loss is on text"
+    )
     letter_weight: float = Field(
         default=0.0, ge=0, description="weight of naming the letter at each place on the canvas"
     )
@@ -224,6 +247,8 @@ class DecoderStage(BlockStage):
             raise ValueError("train_glyph needs method: full; the glyph stage adapts the glyph encoder")
         if (self.letter_weight or self.order_weight) and not self.train_glyph:
             raise ValueError("letter_weight and order_weight need train_glyph: they align the two while they are new")
+        if self.text_weight == -1 and self.other_weight == 0:
+            raise ValueError("text_weight: -1 and other_weight: 0 leave nothing to learn")
         return self
 
 
@@ -320,6 +345,9 @@ class Recipe(Section):
             raise ValueError("proof compares with what was there before: leave it out for a new model and for clip")
         if self.proof and self.save == self.model:
             raise ValueError("proof needs the model as it was: save must name another folder than model")
+        kept = [getattr(stage, "preserve", 0) for stage in self.stages.values()]
+        if any(source.preserve for source in self.data.train) and not any(kept):
+            raise ValueError("data.train says preserve, and no stage does; for example decoder.preserve=1")
         unable = [name for name in self.stages if name not in EDITING]
         if self.data.edits and unable:
             raise ValueError(f"{unable[0]} cannot learn from data.edits, whose captions describe no picture")

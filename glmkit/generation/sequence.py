@@ -70,22 +70,22 @@ class PromptTokenizer:
 
     def text_to_image(self, prompt: str, height: int, width: int) -> list[int]:
         """Ids of a prompt for a picture of height x width pixels, up to and with the start of the preview."""
-        return self.text_to_image_batch([prompt], height, width)[0]
+        return self.text_to_image_batch([_asking(prompt)], height, width)[0]
 
     def text_to_image_batch(self, prompts: Sequence[str], height: int, width: int) -> list[list[int]]:
-        """`text_to_image` of many prompts for one size, tokenised together."""
+        """`text_to_image` of many prompts for one size, tokenised together; training leaves some of them empty."""
         shape = grids(height, width)
         size = self._size(shape.large) + self._size(shape.preview)
         return self._ids([self._chat(prompt, 0) + size for prompt in prompts])
 
     def edit(self, prompt: str, source_ids: Sequence[Tensor], height: int, width: int) -> list[int]:
         """Ids of an edit of 1 to 3 sources, each given as its codes h w, up to and with the start of the picture."""
-        return self.edit_batch([prompt], [source_ids], height, width)[0]
+        return self.edit_batch([_asking(prompt)], [source_ids], height, width)[0]
 
     def edit_batch(
         self, prompts: Sequence[str], source_ids: Sequence[Sequence[Tensor]], height: int, width: int
     ) -> list[list[int]]:
-        """`edit` of many prompts for one size, tokenised together."""
+        """`edit` of many prompts for one size, tokenised together; training leaves some of them empty."""
         size = self._size(grids(height, width).large)
         texts = [self._with_placeholders(*pair) + size for pair in zip(prompts, source_ids, strict=True)]
         filled = []
@@ -103,8 +103,6 @@ class PromptTokenizer:
         return parts[0] + "".join(image * codes.numel() + after for codes, after in counted)
 
     def _chat(self, prompt: str, sources: int) -> str:
-        if not prompt.strip():
-            raise UserError("the prompt is empty", fix="describe the picture")
         if self.tokenizer.image_token in prompt:
             raise UserError(f"a prompt must not contain {self.tokenizer.image_token}", found=prompt, fix="take it out")
         content = [{"type": "image"}] * sources + [{"type": "text", "text": prompt}]
@@ -118,6 +116,13 @@ class PromptTokenizer:
         # The stock processor leaves automatic tokens out exactly when the text already opens with the start token.
         opened = texts[0].startswith(start)
         return self.tokenizer([text + start for text in texts], add_special_tokens=not opened)["input_ids"]
+
+
+def _asking(prompt: str) -> str:
+    """The prompt; UserError when it asks for nothing."""
+    if not prompt.strip():
+        raise UserError("the prompt is empty", fix="describe the picture")
+    return prompt
 
 
 def decode_positions(start: int, grids_in_order: Sequence[Grid], device: torch.device | str = "cpu") -> Tensor:

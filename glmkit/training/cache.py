@@ -22,7 +22,7 @@ from glmkit.generation.sequence import grids
 from glmkit.models import adapter
 from glmkit.models.hybrid import HybridModel
 from glmkit.models.semantic_vq import SemanticTokenizer
-from glmkit.training.data import Pictures, by_size
+from glmkit.training.data import Pictures, asked_for, by_size
 from glmkit.training.store import Files, Store, sound
 
 CHUNK_PIXELS = 2**23  # that go through an encoder together: 8 pictures of 1024x1024
@@ -188,14 +188,14 @@ def large_cache(hybrid: HybridModel, pictures: Pictures, keeper: Keeper) -> Kept
 
 
 def preview_cache(hybrid: HybridModel, pictures: Pictures, keeper: Keeper) -> Kept:
-    """N h w int16: the ids of the preview grid of every picture that is shown as one made from a text."""
-    shown = [bool(count) and index not in pictures.sources for index, count in enumerate(pictures.repeats)]
+    """N h w int16: the ids of the preview grid of every picture that is to be made from a text."""
+    from_text = [kind is not None and not kind[2] for kind in asked_for(pictures)]
     return compute(
         pictures,
         lambda indices: preview_ids(hybrid.semantic_vq, pictures.pixels(indices, keeper.device)).short(),
         keeper,
         "preview tokens",
-        only=shown,
+        only=from_text,
         keys=pictures.keys,
         about=lambda: origin(hybrid, "semantic_vq"),
     )

@@ -29,6 +29,7 @@ from glmkit.training import cache, data, lora, objectives, trackers
 from glmkit.training.data import report
 from glmkit.training.initialise import fresh_part, initialise, initialise_clip
 from glmkit.training.loop import Loop, Place
+from glmkit.training.objectives.decoder import check_text
 from glmkit.training.objectives.vae import check_crop
 from glmkit.training.samples import Sampler, requests_of
 
@@ -100,6 +101,9 @@ def _checked(recipe: Recipe) -> tuple[data.Pictures, data.Pictures]:
             _check_source_size(size, HybridModel(checkpoint.resolve(recipe.model)), "data.size")
     if recipe.vae is not None:
         check_crop(pictures[0], recipe.vae)
+    for stage in recipe.stages.values():
+        if isinstance(stage, config.DecoderStage):
+            check_text(pictures[0], stage)
     return pictures
 
 

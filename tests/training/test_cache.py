@@ -182,7 +182,7 @@ def test_the_budget_is_shared() -> None:
 
 def test_boxes_have_keys_of_their_own(tmp_path: Path) -> None:
     """Where text stands may change without the picture, whose latents are then found again."""
-    sets = []
+    sets: list[data.FilePictures] = []
     for boxes in ([[0, 0, 16, 16]], [[0, 0, 32, 16]], [[0, 0, 16, 16]]):
         folder = tmp_path / str(len(sets))
         folder.mkdir()

@@ -6,7 +6,7 @@ from glmkit import config
 from glmkit.generation.sequence import grids
 from glmkit.training.data.files import FilePictures
 from glmkit.training.data.order import Batches
-from glmkit.training.data.pictures import Joined, Pictures, buckets, by_size, groups
+from glmkit.training.data.pictures import Joined, Pictures, asked_for, buckets, by_size, groups
 from glmkit.training.data.posters import EditPictures, PosterPictures
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Joined",
     "Pictures",
     "PosterPictures",
+    "asked_for",
     "buckets",
     "by_size",
     "groups",
@@ -27,7 +28,7 @@ def load(data: config.Data) -> tuple[Pictures, Pictures]:
     """The training and the held-out pictures of a recipe. Held-out posters use words that training never sees."""
     if data.train:
         assert data.held_out is not None
-        sets = [FilePictures(source.path, data, source.repeats) for source in data.train]
+        sets = [FilePictures(source.path, data, source.repeats, source.preserve) for source in data.train]
         return sets[0] if len(sets) == 1 else Joined(sets), FilePictures(data.held_out, data)
     # Edits first: held-out losses look at the first pictures, and these are edits and descriptions in turn.
     kinds = ((EditPictures, data.edits), (PosterPictures, data.posters))

@@ -89,10 +89,12 @@ class FilePictures:
 
     How pictures become sizes on the grid is `fitting.fit`; transparent parts lie on white, and nothing is mirrored.
     Rows that cannot be used are a UserError, or left out and kept in `dropped` where `unusable` is skip. `changes`
-    counts what was done to the others.
+    counts what was done to the others. With `preserve` no step learns them (see `Pictures.preserved`).
     """
 
-    def __init__(self, where: str | Path, reading: Reading | None = None, repeats: int = 1) -> None:
+    def __init__(
+        self, where: str | Path, reading: Reading | None = None, repeats: int = 1, preserve: bool = False
+    ) -> None:
         self.where, self._reading = str(where), reading or Reading()
         self._most = prod(parse_size(self._reading.size)) if self._reading.size else None
         rows = tables.read(self.where, self._reading.columns)
@@ -114,12 +116,15 @@ class FilePictures:
         self.captions: list[str] = []
         self.sources: dict[int, int] = {}
         self.repeats: list[int] = []
+        self.preserved: list[int] = []
         self._stored: list[Stored] = []
         for example in examples:
             if example.source is not None:
                 self.sources[len(self._stored) + 1] = len(self._stored)
                 self._add("", example.source, 0)
-            self._add(example.caption, example.target, repeats)
+            if preserve:
+                self.preserved.append(len(self._stored))
+            self._add(example.caption, example.target, 0 if preserve else repeats)
         self.sizes = [stored.fit.size for stored in self._stored]
         self.keys: list[str] | None = [stored.key for stored in self._stored]
         self.text_keys: list[str] | None = [stored.text_key for stored in self._stored]

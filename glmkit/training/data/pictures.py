@@ -28,7 +28,9 @@ class Pictures(Protocol):
     sizes: list[tuple[int, int]]
     sources: dict[int, int]
     repeats: list[int]
-    """How often an epoch shows each picture; 0 for one that is only the source of an edit."""
+    """How often an epoch shows each picture; 0 for one that is only the source of an edit, or only preserved."""
+    preserved: list[int]
+    """Numbers of pictures that no step learns: what a model draws for them shall stay as it is."""
     keys: list[str] | None
     """A name for the content of each picture, for caches on disk; None where pictures are drawn, not read."""
     text_keys: list[str] | None
@@ -53,11 +55,13 @@ class Joined:
         self.captions = [caption for pictures in sets for caption in pictures.captions]
         self.sizes = [size for pictures in sets for size in pictures.sizes]
         self.repeats = [count for pictures in sets for count in pictures.repeats]
+        starts = self._starts.tolist()
+        self.preserved = [start + own for start, one in zip(starts, sets, strict=False) for own in one.preserved]
         self.keys = _joined([pictures.keys for pictures in sets])
         self.text_keys = _joined([pictures.text_keys for pictures in sets])
         self.sources = {
             start + edit: start + source
-            for start, pictures in zip(self._starts.tolist(), sets, strict=False)
+            for start, pictures in zip(starts, sets, strict=False)
             for edit, source in pictures.sources.items()
         }
 
@@ -92,11 +96,21 @@ def _joined(keys: Sequence[list[str] | None]) -> list[str] | None:
     return None if None in keys else [key for own in keys for key in own or ()]
 
 
+def kinds(pictures: Pictures) -> list[tuple[int, int, bool]]:
+    """What the pictures of one batch have in common: height, width, and whether they are edits."""
+    return [(*size, index in pictures.sources) for index, size in enumerate(pictures.sizes)]
+
+
 def buckets(pictures: Pictures) -> list[tuple[int, int, bool] | None]:
-    """What the pictures of one batch have in common: height, width, and whether they are edits. None for a picture
-    that is never shown itself."""
-    kinds = [(*size, index in pictures.sources) for index, size in enumerate(pictures.sizes)]
-    return [kind if count else None for kind, count in zip(kinds, pictures.repeats, strict=True)]
+    """The kind of every picture that an epoch shows, None for others."""
+    return [kind if count else None for kind, count in zip(kinds(pictures), pictures.repeats, strict=True)]
+
+
+def asked_for(pictures: Pictures) -> list[tuple[int, int, bool] | None]:
+    """The kind of every picture whose caption is read: those that are shown and those that are preserved."""
+    others = set(pictures.preserved)
+    both = zip(buckets(pictures), kinds(pictures), strict=True)
+    return [kind if index in others else shown for index, (shown, kind) in enumerate(both)]
 
 
 def by_size(sizes: Sequence[Bucket | None]) -> dict[Bucket, list[int]]:

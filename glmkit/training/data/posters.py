@@ -43,7 +43,7 @@ class PosterPictures:
 
         self.captions, self.sources = captions, sources
         self.sizes = [(scene.height, scene.width) for scene in scenes]
-        self.repeats = [1] * len(scenes)
+        self.repeats, self.preserved = [1] * len(scenes), list[int]()
         self._masks = torch.from_numpy(drawn)
         self._letters = cache(lambda: torch.from_numpy(masks.letter_pool(scenes, workers)))  # few trainings ask
         self._params = render.batch_params(scenes)

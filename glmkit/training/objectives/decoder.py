@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from glmkit.config import DecoderStage
+from glmkit.errors import UserError
 from glmkit.generation import flow, pipeline
 from glmkit.generation.pipeline import upsampled
 from glmkit.models.compiling import allow_shapes
@@ -26,6 +27,7 @@ from glmkit.training import cache
 from glmkit.training.data import Pictures, buckets, groups
 from glmkit.training.objectives import Objective
 from glmkit.training.objectives.glyphs import NO_TEXT, GlyphEmbeddings, Glyphs, GlyphTokens
+from glmkit.training.objectives.preserving import Preserved, without_adapters
 from glmkit.training.objectives.spelling import LetterHead, OrderHead
 
 HELD_OUT_TIMES = 8
@@ -43,6 +45,10 @@ class Conditions:
     text: cache.Kept | None
     letters: cache.Kept | None
     sources: dict[int, int]
+
+    def means(self, indices: Sequence[int]) -> Tensor:
+        """The latents B C h w, float32, without their deviations."""
+        return self.latents[indices].float().chunk(2, dim=1)[0]
 
     @classmethod
     def of(
@@ -67,6 +73,46 @@ class Conditions:
         )
 
 
+@dataclass(frozen=True)
+class Step:
+    """Pictures of one kind on their way through the decoder. `prior` B h/4 w/4 ids; `keep` B, False where it is not
+    told; `told` B, False where nothing is; `texts`: the picture whose quoted texts are told, or NO_TEXT."""
+
+    indices: Sequence[int]
+    latents: Tensor
+    noise: Tensor
+    times: flow.Times
+    prior: Tensor
+    keep: Tensor
+    told: Tensor
+    texts: Sequence[int]
+
+    @property
+    def target(self) -> Tensor:
+        """The velocity that there should be, B C h w."""
+        return flow.velocity_target(self.latents, self.noise)
+
+
+def _pixels(latents: Tensor) -> tuple[int, int]:
+    """Height and width of pictures in pixels, from latents B C h w."""
+    return 8 * latents.shape[-2], 8 * latents.shape[-1]
+
+
+def weighs_text(stage: DecoderStage) -> bool:
+    """Whether the loss depends on where text stands."""
+    return stage.text_weight != 0 or stage.other_weight != 1
+
+
+def check_text(pictures: Pictures, stage: DecoderStage) -> None:
+    """UserError when the loss depends on where text stands, and nobody knows."""
+    if weighs_text(stage) and pictures.text_mask([0], torch.device("cpu")) is None:
+        raise UserError(
+            "text_weight and other_weight need to know where text stands",
+            found="pictures with neither text boxes nor masks",
+            fix="text_boxes or mask in the data (data.columns), or leave the weights out",
+        )
+
+
 class DecoderObjective(Objective):
     def __init__(
         self,
@@ -76,6 +122,7 @@ class DecoderObjective(Objective):
         held_out: Pictures,
         stage: DecoderStage,
     ) -> None:
+        check_text(pictures, stage)
         self.stage, self.device = stage, keeper.device
         self.flow_config = pipeline.flow_config(hybrid.folder)
         told: dict[str, Any] = {"with_glyphs": stage.glyphs, "learning_glyphs": self._learns_glyphs(stage)}
@@ -84,10 +131,11 @@ class DecoderObjective(Objective):
             hybrid,
             keeper,
             **told,
-            with_text=stage.text_weight > 0,
+            with_text=weighs_text(stage),
             with_letters=stage.letter_weight > 0,
         )
         self.known = Conditions.of(held_out, hybrid, keeper, **told)
+        self.preserved = Preserved(pictures)
         self.held_out_groups = groups(buckets(held_out), 32, limit=HELD_OUT_PICTURES)
         hybrid.release("vae", "semantic_vq", *([] if self._learns_glyphs(stage) else ["glyph"]))
         self.decoder = hybrid.decoder
@@ -109,41 +157,57 @@ class DecoderObjective(Objective):
         return nn.ModuleDict({**parts, **{name: head for name, head in heads.items() if head}}), letters, order
 
     def loss(self, indices: Sequence[int], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        step = self._drawn(indices, generator)
+        velocity, glyph = self._velocity(self.train, step)
+        loss, shown = self._weighted((velocity - step.target).square(), indices)
+        if self.letters is not None and self.train.letters is not None:
+            nats = self.letters.loss(self.train.letters[indices], step.told)
+            loss, shown["letters"] = loss + self.stage.letter_weight * nats, nats.detach()
+        if self.order is not None and isinstance(self.train.glyphs, GlyphTokens):
+            nats = self.order.loss(glyph, self.train.glyphs[step.texts])
+            loss, shown["order"] = loss + self.stage.order_weight * nats, nats.detach()
+        if self.stage.preserve:
+            reminder = self.preserved(indices, generator)
+            if reminder is not indices:
+                step = self._drawn(reminder, generator)
+                velocity, _ = self._velocity(self.train, step)
+            with without_adapters(self.trained):
+                before, _ = self._velocity(self.train, step)
+            drift = (velocity - before).square().mean()
+            loss, shown["drift"] = loss + self.stage.preserve * drift, drift.detach()
+        return loss, shown
+
+    def _weighted(self, error: Tensor, indices: Sequence[int]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The mean of the squared errors B C h w, weighted by where text stands; the plain mean beside it if it is."""
+        if self.train.text is None:
+            return error.mean(), {}
+        share = self.train.text[indices].float() / 255
+        weight = (1 + self.stage.text_weight) * share + self.stage.other_weight * (1 - share)
+        # Pictures without a place that counts are no reason for a loss that is not a number.
+        mean = (error * weight).mean() / weight.mean().clamp(min=torch.finfo(weight.dtype).tiny)
+        return mean, {"mse": error.detach().mean()}
+
+    def _drawn(self, indices: Sequence[int], generator: torch.Generator) -> Step:
+        """Pictures of one kind with everything random of a training step."""
         mean, deviation = self.train.latents[indices].float().chunk(2, dim=1)
-        height, width = (8 * side for side in mean.shape[-2:])
-        timestep, sigma = flow.training_times(
+        times = flow.training_times(
             len(mean),
-            height,
-            width,
+            *_pixels(mean),
             self.flow_config,
             logit_std=self.stage.logit_std,
             generator=generator,
             device=self.device,
         )
         noise, own = (torch.randn(mean.shape, generator=generator, device=self.device) for _ in range(2))
-        latents = mean + deviation * own
         prior = self._disturbed(self.train.prior[indices].long(), generator)
         # The drops decide which tokens are encoded, so they are drawn where no copy from the GPU is needed; by a
         # seed of their own, since on a CPU the same seed would tie them to the times.
-        draws = torch.rand(2, len(latents), generator=torch.Generator().manual_seed(generator.initial_seed() ^ 1))
+        draws = torch.rand(2, len(mean), generator=torch.Generator().manual_seed(generator.initial_seed() ^ 1))
         dropped = draws[0] < self.stage.drop
         keep = (~dropped & (draws[1] >= self.stage.prior_drop)).to(self.device, non_blocking=True)
         texts = [NO_TEXT if is_dropped else index for index, is_dropped in zip(indices, dropped.tolist(), strict=True)]
         told = ~dropped.to(self.device, non_blocking=True)
-        sources = self._sources(self.train, indices, told)
-        glyph = self.train.glyphs.embeddings(texts)
-        error = self._error(latents, noise, timestep, sigma, prior, keep, glyph, sources)
-        loss, shown = error.mean(), {}
-        if self.train.text is not None:
-            weight = 1 + self.stage.text_weight * self.train.text[indices].float() / 255
-            loss, shown["mse"] = (error * weight).mean() / weight.mean(), error.detach().mean()
-        if self.letters is not None and self.train.letters is not None:
-            nats = self.letters.loss(self.train.letters[indices], told)
-            loss, shown["letters"] = loss + self.stage.letter_weight * nats, nats.detach()
-        if self.order is not None and isinstance(self.train.glyphs, GlyphTokens):
-            nats = self.order.loss(glyph[0], self.train.glyphs[texts])
-            loss, shown["order"] = loss + self.stage.order_weight * nats, nats.detach()
-        return loss, shown
+        return Step(indices, mean + deviation * own, noise, times, prior, keep, told, texts)
 
     def _disturbed(self, prior: Tensor, generator: torch.Generator) -> Tensor:
         """Some ids replaced by random codes: sampled priors are never perfect, and the decoder must forgive that."""
@@ -153,41 +217,32 @@ class DecoderObjective(Objective):
         codes = self.decoder.config.prior_vq_quantizer_codebook_size
         return torch.where(replace, torch.randint_like(prior, codes, generator=generator), prior)
 
-    def _sources(self, known: Conditions, indices: Sequence[int], told: Tensor) -> SourceCache | None:
-        """What a batch of edits may read of its sources, the rows where `told` (B) is False nothing, as in the
-        unconditional half of guidance; None for other pictures. With gradients: to write them is learnt, too."""
-        if indices[0] not in known.sources:
+    def _sources(self, known: Conditions, step: Step) -> SourceCache | None:
+        """What a batch of edits may read of its sources, the rows that are not told nothing, as in the unconditional
+        half of guidance; None for other pictures. With gradients: to write them is learnt, too."""
+        if step.indices[0] not in known.sources:
             return None
-        chosen = [known.sources[index] for index in indices]
-        latents = known.latents[chosen].float().chunk(2, dim=1)[0]  # as generation reads them
-        height, width = (8 * side for side in latents.shape[-2:])
+        chosen = [known.sources[index] for index in step.indices]
+        latents = known.means(chosen)  # as generation reads them
         prior = upsampled(known.prior[chosen].long())
-        return self.decoder.write_sources([(latents, prior, (height, width))]).only(told)
+        return self.decoder.write_sources([(latents, prior, _pixels(latents))]).only(step.told)
 
-    def _error(
-        self,
-        latents: Tensor,
-        noise: Tensor,
-        timestep: Tensor,
-        sigma: Tensor,
-        prior: Tensor,
-        keep: Tensor,
-        glyph: tuple[Tensor, Tensor],
-        sources: SourceCache | None,
-    ) -> Tensor:
-        """Squared error of the predicted velocity, B C h w. `prior` is B h/4 w/4 ids; `glyph` comes with its mask."""
-        size = torch.tensor([[8 * side for side in latents.shape[-2:]]], device=self.device, dtype=torch.float32)
+    def _velocity(self, known: Conditions, step: Step) -> tuple[Tensor, Tensor]:
+        """The predicted velocity B C h w, float32, and the glyph embeddings that it was told."""
+        glyph, mask = known.glyphs.embeddings(step.texts)
+        size = torch.tensor([_pixels(step.latents)], device=self.device, dtype=torch.float32)
         velocity = self.decoder(
-            flow.noisy(latents, noise, sigma),
-            *glyph,
-            upsampled(prior),
-            keep,
-            timestep,
-            size.expand(len(latents), 2),
-            torch.zeros_like(size).expand(len(latents), 2),
-            sources,
+            flow.noisy(step.latents, step.noise, step.times.sigma),
+            glyph,
+            mask,
+            upsampled(step.prior),
+            step.keep,
+            step.times.timestep,
+            size.expand(len(step.latents), 2),
+            torch.zeros_like(size).expand(len(step.latents), 2),
+            self._sources(known, step),
         )
-        return (velocity.float() - flow.velocity_target(latents, noise)).square()
+        return velocity.float(), glyph
 
     @torch.no_grad()
     def held_out(self) -> dict[str, float]:
@@ -195,19 +250,17 @@ class DecoderObjective(Objective):
         of the edits among the pictures apart as well."""
         errors: dict[str, list[Tensor]] = {}
         for indices in self.held_out_groups:
-            latents, prior = self.known.latents[indices].float().chunk(2, dim=1)[0], self.known.prior[indices].long()
-            height, width = (8 * side for side in latents.shape[-2:])
-            keep = torch.ones(len(indices), dtype=torch.bool, device=self.device)
+            latents, prior = self.known.means(indices), self.known.prior[indices].long()
+            everything = torch.ones(len(indices), dtype=torch.bool, device=self.device)
             names = ("loss", "edit") if indices[0] in self.known.sources else ("loss",)
             for number, time in enumerate(np.linspace(60, 940, HELD_OUT_TIMES)):
                 cpu = torch.Generator().manual_seed(1000 * number + indices[0])
                 noise = torch.randn(latents.shape, generator=cpu).to(self.device)
                 now = torch.full((len(indices),), float(time), device=self.device)
-                times = flow.pair(now, height, width, self.flow_config)
+                times = flow.pair(now, *_pixels(latents), self.flow_config)
+                step = Step(indices, latents, noise, times, prior, everything, everything, indices)
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-                    sources = self._sources(self.known, indices, keep)
-                    glyph = self.known.glyphs.embeddings(indices)
-                    error = self._error(latents, noise, times.timestep, times.sigma, prior, keep, glyph, sources)
+                    error = (self._velocity(self.known, step)[0] - step.target).square()
                 for name in names:
                     errors.setdefault(name, []).append(error.mean(dim=(1, 2, 3)))
         return {name: torch.cat(values).mean().item() for name, values in errors.items()}

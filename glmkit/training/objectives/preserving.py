@@ -1,0 +1,50 @@
+"""Prior preservation: what adapters change is held near what the model says without them.
+
+The distance is taken on the pictures of a step, or on pictures that are there for nothing else (DreamBooth's class
+pictures, arXiv:2208.12242), to the frozen model itself in the place of its samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import nn
+
+from glmkit.training.data import Pictures, asked_for, by_size
+
+
+class Preserved:
+    """Which pictures a step is reminded of: some that are preserved, all of one kind, else those of the step."""
+
+    def __init__(self, pictures: Pictures) -> None:
+        kinds, chosen = asked_for(pictures), set(pictures.preserved)
+        members = by_size([kind if index in chosen else None for index, kind in enumerate(kinds)])
+        self._members = list(members.values())
+
+    def __call__(self, indices: Sequence[int], generator: torch.Generator) -> Sequence[int]:
+        """As many pictures as `indices`; every preserved picture has the same chance."""
+        if not self._members:
+            return indices
+        draw = np.random.default_rng(generator.initial_seed() ^ 3)
+        counts = np.array([len(own) for own in self._members])
+        own = self._members[draw.choice(len(counts), p=counts / counts.sum())]
+        return draw.choice(own, len(indices)).tolist()
+
+
+@contextmanager
+def without_adapters(module: nn.Module) -> Iterator[None]:
+    """The frozen model as it was before anything was learnt, without gradients."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = [layer for layer in module.modules() if isinstance(layer, BaseTunerLayer)]
+    try:
+        for layer in layers:
+            layer.enable_adapters(False)
+        with torch.no_grad():
+            yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)

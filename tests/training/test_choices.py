@@ -1,0 +1,242 @@
+"""What a recipe may ask of the losses: captions left out, text alone or all but text, and staying as it was."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from glmkit import config
+from glmkit.config import AutoregressiveStage, DecoderStage, GlyphStage, Lora
+from glmkit.errors import UserError
+from glmkit.files import read_jsonl, write_jsonl
+from glmkit.generation import pipeline
+from glmkit.models.hybrid import HybridModel
+from glmkit.training import cache, data, lora
+from glmkit.training.objectives.autoregressive import AutoregressiveObjective
+from glmkit.training.objectives.decoder import DecoderObjective
+from glmkit.training.objectives.glyph import GlyphObjective
+from glmkit.training.objectives.preserving import Preserved, without_adapters
+
+CPU = torch.device("cpu")
+STAGE: dict[str, Any] = {"method": "full", "steps": 1, "batch_size": 2, "learning_rate": 1e-3}
+TARGETS = {"autoregressive": "q_proj", "decoder": "to_q", "glyph": "q"}
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="module")
+def pictures(posters: Path) -> data.FilePictures:
+    return data.FilePictures(posters / "train")
+
+
+@pytest.fixture(scope="module")
+def regular(posters: Path, pictures: data.FilePictures) -> data.Joined:
+    """The training pictures, and three behind them that are only preserved."""
+    return data.Joined([pictures, data.FilePictures(posters / "held_out", repeats=4, preserve=True)])
+
+
+def objective(stage: str, hybrid: HybridModel, pictures: data.Pictures, **changes: Any) -> Any:
+    kinds: dict[str, Any] = {"autoregressive": AutoregressiveStage, "decoder": DecoderStage, "glyph": GlyphStage}
+    made = {"autoregressive": AutoregressiveObjective, "decoder": DecoderObjective, "glyph": GlyphObjective}
+    settings = kinds[stage](**{**STAGE, **({} if stage == "autoregressive" else {"drop": 0.0}), **changes})
+    return made[stage](hybrid, cache.Keeper(CPU), pictures, pictures, settings)
+
+
+def adapted(stage: str, model: Path, pictures: data.Pictures, **changes: Any) -> Any:
+    """The objective of a stage whose adapters have learnt something."""
+    hybrid = HybridModel(model)
+    settings = Lora(rank=2, targets=(TARGETS[stage],))
+    torch.manual_seed(0)
+    lora.inject(getattr(hybrid, stage), settings)
+    draw = seeded(5)
+    with torch.no_grad():
+        for name, parameter in getattr(hybrid, stage).named_parameters():
+            if "lora_B" in name:
+                parameter.copy_(0.3 * torch.randn(parameter.shape, generator=draw))
+    return objective(stage, hybrid, pictures, **{"method": "lora", "lora": settings, **changes})
+
+
+@torch.no_grad()
+def test_a_dropped_caption_leaves_an_empty_prompt(tiny_model: Path, pictures: data.FilePictures) -> None:
+    """The template and the sizes, as the published processor writes them for no text; the codes and positions of the
+    picture follow as ever."""
+    hybrid = HybridModel(tiny_model)
+    dropping = objective("autoregressive", hybrid, pictures, drop=1.0)
+    given: list[tuple[torch.Tensor, ...]] = []
+    dropping.trained.register_forward_pre_hook(lambda _, seen: given.append(seen))
+    dropping.loss([3, 1], seeded(0))
+    ids_BT, positions_3BT = given[0]
+    tokenizer = pipeline.prompt_tokenizer(tiny_model).tokenizer
+    content = [{"role": "user", "content": [{"type": "text", "text": ""}]}]
+    text = tokenizer.apply_chat_template(content, tokenize=False)
+    size = tokenizer.grid_bos_token + "{} {}" + tokenizer.grid_eos_token
+    text += size.format(2, 2) + size.format(16, 16) + tokenizer.bos_token
+    prompt = tokenizer(text, add_special_tokens=not text.startswith(tokenizer.bos_token))["input_ids"]
+    assert ids_BT[:, : len(prompt)].tolist() == [prompt, prompt]
+    assert ids_BT[0, len(prompt) : len(prompt) + 256].tolist() == dropping.sequences.preview[[3]].flatten().tolist()
+    assert positions_3BT[:, 0, len(prompt)].tolist() == [len(prompt)] * 3
+
+
+@torch.no_grad()
+def test_captions_are_dropped_by_share(tiny_model: Path, pictures: data.FilePictures) -> None:
+    """Neither all nor none of a batch; held-out losses keep theirs, so that they can be compared."""
+    hybrid = HybridModel(tiny_model)
+    dropping, plain = (objective("autoregressive", hybrid, pictures, drop=share) for share in (0.4, 0.0))
+    sheet, asked = dropping.sequences.sheet, []
+
+    def watched(indices: list[int], dropped: list[bool]) -> Any:
+        asked.extend(dropped)
+        return sheet(indices, dropped)
+
+    dropping.sequences.sheet = watched
+    for seed in range(4):
+        dropping.loss([0, 1, 2, 3], seeded(seed))
+    dropping.sequences.sheet = sheet
+    assert 2 <= sum(asked) <= 11 and len(asked) == 16
+    assert dropping.held_out() == plain.held_out()
+
+
+def gradient_of_velocity(given: Any) -> torch.Tensor:
+    """How the loss changes with every predicted velocity, B C h w."""
+    velocities: list[torch.Tensor] = []
+
+    def watched(_: Any, __: Any, velocity: torch.Tensor) -> None:
+        velocity.retain_grad()
+        velocities.append(velocity)
+
+    handle = given.decoder.register_forward_hook(watched)
+    given.loss([0, 1], seeded(7))[0].backward()
+    handle.remove()
+    gradient = velocities[0].grad
+    assert gradient is not None
+    return gradient
+
+
+def boxed(posters: Path, folder: Path, boxes: list[list[int]]) -> data.FilePictures:
+    """The training pictures, all with these text boxes."""
+    shutil.copytree(posters / "train", folder)
+    rows = read_jsonl(folder / "metadata.jsonl")
+    write_jsonl(folder / "metadata.jsonl", [{**row, "text_boxes": boxes} for row in rows])
+    return data.FilePictures(folder)
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_the_loss_may_be_on_text_alone_or_on_all_but_text(
+    tiny_model: Path, posters: Path, tmp_path: Path, inside: bool
+) -> None:
+    pictures = boxed(posters, tmp_path / "boxed", [[8, 16, 40, 24]])
+    hybrid = HybridModel(tiny_model)
+    hybrid.decoder.requires_grad_(True)
+    weights = {"other_weight": 0.0} if inside else {"text_weight": -1.0}
+    gradient = gradient_of_velocity(objective("decoder", hybrid, pictures, **weights))
+    text = torch.zeros(8, 8, dtype=torch.bool)
+    text[2, 1:5] = True
+    touched = gradient.abs().sum(dim=1) > 0
+    assert torch.equal(touched, (text if inside else ~text).expand(2, 8, 8))
+    plain = gradient_of_velocity(objective("decoder", hybrid, pictures))
+    share = touched.float().mean()
+    torch.testing.assert_close(gradient, plain * touched[:, None] / share)  # the mean over what counts
+
+
+def test_pictures_without_text_have_no_loss_on_text(tiny_model: Path, tmp_path: Path, posters: Path) -> None:
+    """A number, and no gradient; without boxes or masks at all it is a mistake."""
+    hybrid = HybridModel(tiny_model)
+    hybrid.decoder.requires_grad_(True)
+    given = objective("decoder", hybrid, boxed(posters, tmp_path / "boxed", []), other_weight=0.0)
+    loss, _ = given.loss([0, 1], seeded(7))
+    loss.backward()
+    gradient = hybrid.decoder.proj_out.weight.grad
+    assert loss == 0 and gradient is not None and not gradient.any()
+    with pytest.raises(UserError, match="where text stands"):
+        objective("decoder", hybrid, data.FilePictures(posters / "train"), other_weight=0.0)
+
+
+@pytest.mark.parametrize("stage", ["autoregressive", "decoder", "glyph"])
+def test_preserving_pulls_to_the_model_without_adapters(
+    tiny_model: Path, pictures: data.FilePictures, stage: str
+) -> None:
+    """On the pictures of the step: the distance that is written out here, weighted; its gradient reaches adapters."""
+    given = adapted(stage, tiny_model, pictures, preserve=3.0)
+    alone = adapted(stage, tiny_model, pictures)
+    loss, shown = given.loss([0, 1], seeded(7))
+    plain, shown_alone = alone.loss([0, 1], seeded(7))
+    base = objective(stage, HybridModel(tiny_model), pictures, **lora_of(stage))
+    with torch.no_grad():
+        after, before = (outputs(one, [0, 1]) for one in (given, base))
+        if stage == "autoregressive":
+            drift = (before.exp() * (before - after)).sum(dim=-1).mean()
+        else:
+            drift = (before - after).square().mean()
+    assert drift > 1e-4 and "drift" not in shown_alone
+    assert shown["drift"].item() == pytest.approx(drift.item(), rel=1e-3)
+    assert loss.item() == pytest.approx((plain + 3 * drift).item(), rel=1e-4)
+    (loss - plain.detach()).backward()
+    learnt = [value for name, value in given.trained.named_parameters() if "lora_B" in name]
+    assert all(value.requires_grad and value.grad is not None and value.grad.any() for value in learnt)
+
+
+def lora_of(stage: str) -> dict[str, Any]:
+    return {"method": "lora", "lora": Lora(rank=2, targets=(TARGETS[stage],))}
+
+
+def outputs(given: Any, indices: list[int]) -> torch.Tensor:
+    """Log-probabilities, or the velocity of the step with seed 7."""
+    if isinstance(given, AutoregressiveObjective):
+        return given.sequences.sheet(indices).logits(given.trained).log_softmax(dim=-1)
+    return given._velocity(given.train, given._drawn(indices, seeded(7)))[0]
+
+
+def test_other_pictures_may_be_preserved(tiny_model: Path, pictures: data.FilePictures, regular: data.Joined) -> None:
+    """They are in no epoch, and every step looks at as many of them as it learns from."""
+    assert regular.preserved == [6, 7, 8] and regular.repeats == [1] * 6 + [0] * 3
+    batches = data.Batches(data.buckets(regular), 2, 0, regular.repeats)
+    assert {index for step in range(batches.per_epoch) for index in batches[step]} == set(range(6))
+    chosen = Preserved(regular)
+    picks = [chosen([0, 1], seeded(seed)) for seed in range(20)]
+    assert {index for pick in picks for index in pick} == {6, 7, 8} and {len(pick) for pick in picks} == {2}
+    assert chosen([0, 1], seeded(3)) == picks[3]
+    for stage in ("autoregressive", "decoder"):
+        given = adapted(stage, tiny_model, regular, preserve=1.0)
+        of_these = given.loss([0, 1], seeded(7))[1]["drift"]
+        given.preserved = Preserved(pictures)
+        assert of_these > 0 and of_these != given.loss([0, 1], seeded(7))[1]["drift"]
+
+
+def test_without_adapters_the_model_is_what_it_was(tiny_model: Path, pictures: data.FilePictures) -> None:
+    given = adapted("decoder", tiny_model, pictures)
+    base = objective("decoder", HybridModel(tiny_model), pictures)
+    flags = [parameter.requires_grad for parameter in given.trained.parameters()]
+    with without_adapters(given.trained):
+        inside = outputs(given, [0, 1])
+    assert torch.equal(inside, outputs(base, [0, 1])) and not inside.requires_grad
+    assert (outputs(given, [0, 1]) - inside).abs().max() > 1e-3
+    assert flags == [parameter.requires_grad for parameter in given.trained.parameters()]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"preserve": 1.0}, "preserve needs method: lora"),
+        ({"text_weight": -1, "other_weight": 0}, "leave nothing to learn"),
+        ({"drop": 1.5}, "less than or equal to 1"),
+    ],
+)
+def test_what_a_stage_refuses(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        config.from_dict({"output": "x", "data": {"posters": {"count": 1}}, "decoder": {**STAGE, **changes}})
+
+
+def test_preserved_places_need_a_stage_that_preserves() -> None:
+    places = [{"path": "a"}, {"path": "b", "preserve": True}]
+    values = {"output": "x", "data": {"train": places, "held_out": "c"}, "decoder": STAGE}
+    with pytest.raises(UserError, match="decoder.preserve=1"):
+        config.from_dict(values)
+    values["data"] = {"train": [places[1]], "held_out": "c"}
+    with pytest.raises(UserError, match="nothing to learn"):
+        config.from_dict(values)
