@@ -7,11 +7,11 @@ OUT_FOLDER/plans.txt in the form of `PLANS` in glmkit/models/gpu_decode.py, to b
 runs the whole model (random weights) with them. Sections, in the order in which they run:
 
     bandwidth  bytes a second that a copy and a sum reach
-    products   each weight's shape at 1, 16, 32 and 64 rows: cuBLAS and every way to cut it, against float32
+    products   each weight's shape at 1, 16 and 64 rows: cuBLAS and every way to cut it, against float32
     attention  ways to cut the cache, with few and many keys
     sampling   the draw by torch and by kernels; both must draw the same
     steps      steps of the full model as CUDA graphs: the code's plan and this run's, with fetching ahead and starting
-               early; logits must equal those without either, bit for bit, and be near those of torch
+               early; logits must equal those without either, bit for bit, and be near those of torch; a trace
     before     the same steps by torch.compile
 
 Weights are read from memory, as in a model: the calls of one graph go around copies that exceed the L2 cache. Kernels
@@ -21,9 +21,9 @@ are compiled by many processes first. Off a GPU only `--toy` runs, in Triton's i
 from __future__ import annotations
 
 import argparse
+import gc
 import itertools
 import multiprocessing
-import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -57,7 +57,7 @@ class Scale:
     """What is measured; at toy size the same code in a minute of a CPU."""
 
     config: AutoregressiveConfig
-    rows: tuple[int, ...] = (1, 16, 32, 64)
+    rows: tuple[int, ...] = (1, 16, 64)
     keys: tuple[int, ...] = (300, 1300, 2300)
     copied: int = 2**30
     calls: int = 12  # of one graph
@@ -87,6 +87,7 @@ class Bench:
     tiles: dict[tuple[str, int], Tile] = field(default_factory=dict)
     cuts: dict[int, tuple[int, int]] = field(default_factory=dict)
     best: dict[int, Plan] = field(default_factory=dict)
+    pool: ProcessPoolExecutor | None = None
 
     @property
     def on_gpu(self) -> bool:
@@ -194,8 +195,7 @@ def tried(bench: Bench) -> list[tuple[str, int, Tile]]:
 
 def products(bench: Bench) -> None:
     cases = tried(bench)
-    if bench.on_gpu:
-        compile_ahead(bench, cases)
+    compile_ahead(bench, "products", [partial(compile_product, bench.scale.config, *case) for case in cases])
     for (rows, name), group in itertools.groupby(cases, lambda case: (case[1], case[0])):
         if bench.late():
             return
@@ -216,6 +216,8 @@ def _tune(bench: Bench, name: str, rows: int, x: Tensor, weights: list[Tensor], 
     note(bench.microseconds(lambda number: F.linear(x, weights[number]), len(weights)), True, by="torch")
     expected, found = _reference(name, x, weights[0]), []
     for tile in cuts:
+        if bench.late():
+            break
         call = partial(_product, name, x, tile=tile)
         try:
             error = _error(call(weights[0]), expected)
@@ -248,15 +250,16 @@ def _error(sums_SBN: Tensor, expected: Tensor) -> float:
     return float((sums_SBN.float().sum(dim=0) - expected).norm() / expected.norm())
 
 
-def compile_ahead(bench: Bench, cases: Sequence[tuple[str, int, Tile]]) -> None:
+def compile_ahead(bench: Bench, what: str, jobs: Sequence[Callable[[], Any]]) -> None:
     """Fill Triton's cache by many processes, none of which touches the GPU."""
-    began, workers = time.perf_counter(), os.cpu_count() or 1
-    capability = torch.cuda.get_device_capability(bench.device)
-    jobs = [(bench.scale.config, capability, cases[number::workers]) for number in range(workers)]
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        problems = sum(pool.map(assemble, jobs), [])
+    if not bench.on_gpu:
+        return
+    began, capability = time.perf_counter(), torch.cuda.get_device_capability(bench.device)
+    if bench.pool is None:
+        bench.pool = ProcessPoolExecutor(None, multiprocessing.get_context("spawn"), compile_only, (capability,))
+    problems = [problem for problem in bench.pool.map(tried_to, jobs, chunksize=4) if problem]
     seconds = time.perf_counter() - began
-    bench.note(section="compile", case=f"{len(cases)} products", seconds=seconds, problems=problems)
+    bench.note(section="compile", case=f"{what}, {len(jobs)}", seconds=seconds, problems=problems[:3])
 
 
 class NoDevice:
@@ -287,53 +290,82 @@ def compile_only(capability: tuple[int, int]) -> None:
     JITFunction.run = lambda self, *given, warmup, **named: run(self, *given, warmup=True, **named)
 
 
-def assemble(job: tuple[AutoregressiveConfig, tuple[int, int], Sequence[tuple[str, int, Tile]]]) -> list[str]:
-    """Compile the kernels of some products for a GPU of this capability; what went wrong."""
-    config, capability, cases = job
-    compile_only(capability)
-    problems = []
-    for name, rows, tile in cases:
-        outputs, inputs = shapes(config)[name]
-        # Never written to: they take no memory.
-        x, weight = (torch.empty(count, inputs, dtype=torch.bfloat16) for count in (rows, outputs))
-        try:
-            _product(name, x, weight, tile)
-        except Exception as problem:
-            problems.append(f"{name}, {rows} rows, {tile}: {problem}")
-    return problems
+def tried_to(job: Callable[[], Any]) -> str | None:
+    """What went wrong, if anything did."""
+    try:
+        job()
+    except Exception as problem:
+        return f"{job}: {problem}"[-500:]
+    return None
+
+
+def empty(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    """A stand-in on the CPU; nobody writes to it, so it takes no memory."""
+    return torch.empty(shape, dtype=dtype)
+
+
+def compile_product(config: AutoregressiveConfig, name: str, rows: int, tile: Tile) -> None:
+    outputs, inputs = shapes(config)[name]
+    _product(name, empty(rows, inputs), empty(outputs, inputs), tile)
+
+
+def compile_step(config: AutoregressiveConfig, plan: Plan) -> None:
+    """All kernels of a step and of the draw after it."""
+    with torch.device("meta"):
+        model = AutoregressiveModel(replace(config, num_hidden_layers=1))
+    model = model.bfloat16().to_empty(device="cpu").requires_grad_(False)
+    for layer in gpu_decode.layers_of(model):  # as `fuse` leaves them, without writing
+        layer.self_attn.fused = empty(*shapes(config)["qkv"]), empty(shapes(config)["qkv"][0])
+    rows, key_heads, size = plan.rows, config.num_key_value_heads, config.head_dim
+    cache, slots_B = KVCache(empty(1, 2, rows, key_heads, 2560, size)), torch.zeros(rows, dtype=torch.int64)
+    table = empty(rows, config.rotary_dim, dtype=torch.float32)
+    logits = gpu_decode.decode(model, slots_B, (table, table), slots_B, cache, plan=plan)
+    draw_by_kernels(logits[:, : config.codes], empty(rows, dtype=torch.float32), Sampling())
 
 
 def attention(bench: Bench) -> None:
     """Parts and slots of one layer; the sum over all key counts decides."""
+    plans = [plan for rows in bench.scale.rows for plan in cuts_tried(bench, rows)]
+    compile_ahead(bench, "attention", [partial(compile_step, bench.scale.config, plan) for plan in plans])
     for rows in bench.scale.rows:
         if bench.late():
             return
         best = float("inf")
-        for cut, times in _cuts(bench, rows):
+        for cut, times in _by_cut(bench, rows, cuts_tried(bench, rows)):
             us = {f"us_{keys}": one for keys, one in zip(bench.scale.keys, times, strict=True)}
             bench.note(section="attention", case=f"rows {rows}", parts=cut[0], slots=cut[1], **us)
             if sum(times) < best:
                 best, bench.cuts[rows] = sum(times), cut
 
 
-def _cuts(bench: Bench, rows: int) -> Iterator[tuple[tuple[int, int], list[float]]]:
+def cuts_tried(bench: Bench, rows: int) -> list[Plan]:
+    """Enough programs for all processors, not so many that merging them takes longer."""
+    plan = replace(bench.plan(rows), ahead_mib=0, early=False)
+    if not bench.on_gpu:
+        return [replace(plan, parts=2, slots=16)]
+    work = rows * bench.scale.config.num_key_value_heads
+    cuts = itertools.product((1, 2, 4, 8, 16, 32, 64), (32, 64, 128))
+    return [replace(plan, parts=parts, slots=slots) for parts, slots in cuts if 32 <= work * parts <= 1024]
+
+
+def _by_cut(bench: Bench, rows: int, plans: Sequence[Plan]) -> Iterator[tuple[tuple[int, int], list[float]]]:
     """Each way to cut the cache, and its microseconds for each number of keys."""
-    config, copies = bench.scale.config, 4 if bench.on_gpu else 1
+    config = bench.scale.config
     heads, key_heads, size = config.num_attention_heads, config.num_key_value_heads, config.head_dim
     capacity = -(-(max(bench.scale.keys) + 1) // 256) * 256
-    pairs = [bench.random(2, rows, key_heads, capacity, size) for _ in range(copies)]
+    first = bench.random(2, rows, key_heads, capacity, size)
+    copies = max(2, -(-COLD_BYTES // first.nbytes)) if bench.on_gpu else 1
+    pairs = [first, *(bench.random(*first.shape) for _ in range(copies - 1))]
     sums = torch.randn(2, rows, (heads + 2 * key_heads) * size, device=bench.device)
     table = rotary_table(torch.arange(rows, device=bench.device).expand(3, rows)[..., None], config)
     filled = [torch.full((rows,), keys, device=bench.device) for keys in bench.scale.keys]
-    for parts, slots in itertools.product((1, 2, 4, 8, 16, 32, 64), (32, 64, 128)) if bench.on_gpu else ((2, 16),):
-        if bench.on_gpu and not 64 <= rows * key_heads * parts <= 1024:
-            continue
-        plan = replace(bench.plan(rows), parts=parts, slots=slots, ahead_mib=0, early=False)
 
-        def call(number: int, slots_B: Tensor, plan: Plan) -> Tensor:
-            return gpu_decode.attend(sums, None, table, slots_B, pairs[number], sums, plan)
+    def call(number: int, slots_B: Tensor, plan: Plan) -> Tensor:
+        return gpu_decode.attend(sums, None, table, slots_B, pairs[number], sums, plan)
 
-        yield (parts, slots), [bench.microseconds(partial(call, slots_B=one, plan=plan), copies) for one in filled]
+    for plan in plans:
+        times = [bench.microseconds(partial(call, slots_B=one, plan=plan), copies) for one in filled]
+        yield (plan.parts, plan.slots), times
 
 
 def sampling(bench: Bench) -> None:
@@ -387,6 +419,9 @@ class Step:
 
 @torch.inference_mode()
 def steps(bench: Bench, model: AutoregressiveModel) -> None:
+    plans = [replace(bench.plan(rows), early=early) for rows in bench.scale.rows for early in (False, True)]
+    plans += gpu_decode.PLANS
+    compile_ahead(bench, "steps", [partial(compile_step, bench.scale.config, plan) for plan in plans])
     for rows in bench.scale.rows:
         totals: dict[Plan, float] = {}
         for keys in sorted({bench.scale.keys[0], bench.scale.keys[-1]}):
@@ -395,6 +430,23 @@ def steps(bench: Bench, model: AutoregressiveModel) -> None:
             for plan, ms in _of_plans(bench, Step.of(bench, model, rows, keys), f"rows {rows}, keys {keys}"):
                 totals[plan] = totals.get(plan, 0.0) + ms
         bench.best[rows] = min(totals, key=lambda plan: totals[plan])
+        trace(bench, Step.of(bench, model, rows, bench.scale.keys[-1]), bench.best[rows])
+
+
+def trace(bench: Bench, step: Step, plan: Plan) -> None:
+    """Milliseconds by kernel, one after another; what a step takes beyond their sum are the gaps between them."""
+    plan = replace(plan, early=False)
+    step.by_kernels(plan)
+    with torch.profiler.profile() as profile:
+        step.by_kernels(plan)
+        if bench.on_gpu:
+            torch.cuda.synchronize()
+    events = [event for event in profile.key_averages() if event.self_device_time_total > 0]
+    by_kernel = {event.key[:40]: round(event.self_device_time_total / 1e3, 3) for event in events}
+    total = sum(by_kernel.values())
+    bench.note(
+        section="trace", case=f"rows {plan.rows}", total_ms=total, launches=sum(e.count for e in events), **by_kernel
+    )
 
 
 def _of_plans(bench: Bench, step: Step, case: str) -> Iterator[tuple[Plan, float]]:
@@ -446,6 +498,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--toy", action="store_true", help="tiny sizes, to try the script itself")
     arguments = parser.parse_args(argv)
     device, scale = pick_device("auto"), toy() if arguments.toy else full()
+    if device.type == "cuda":
+        gc.freeze()  # recording a graph collects garbage, which takes longer than the measurement
     arguments.out.mkdir(parents=True, exist_ok=True)
     bench = Bench(scale, device, dtype_for(device), arguments.out, time.perf_counter() + arguments.seconds)
     for section in (bandwidth, products, attention, sampling):
@@ -459,6 +513,8 @@ def main(argv: list[str] | None = None) -> int:
             if of_model.__name__ in arguments.only and not bench.late():
                 of_model(bench, model)
                 write_plans(bench)
+    if bench.pool is not None:
+        bench.pool.shutdown()
     return 0
 
 

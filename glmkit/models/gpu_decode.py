@@ -80,15 +80,6 @@ PLANS = (
         parts=8,
     ),
     Plan(
-        32,
-        qkv=Tile(64, 128, splits=4),
-        o=Tile(64, 128, splits=4),
-        gate_up=Tile(64, 128, stages=3),
-        down=Tile(64, 128, splits=4),
-        head=Tile(64, 128),
-        parts=4,
-    ),
-    Plan(
         64,
         qkv=Tile(128, 128, splits=4, stages=3),
         o=Tile(128, 128, splits=4, stages=3),

@@ -33,7 +33,7 @@ def test_sections(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(script, "toy", lambda: small)
     assert script.main([str(tmp_path), "--toy"]) == 0
     rows = list(read_jsonl(tmp_path / "ar_kernels.jsonl"))
-    assert {row["section"] for row in rows} == set(script.SECTIONS)
+    assert {row["section"] for row in rows} == {*script.SECTIONS, "trace"}
     assert not any("problem" in row for row in rows)
     assert {row["case"] for row in rows if row["section"] == "products"} == set(script.PRODUCTS)
     assert max(row.get("error", 0) for row in rows) < 1e-4
@@ -59,29 +59,16 @@ def test_tiles_can_be_launched(script: Any) -> None:
 
 ASSEMBLE = """
 import sys
-from dataclasses import replace
 sys.path.insert(0, FOLDER)
 import ar_kernels as script
-import torch
-from glmkit.generation.sampler import Sampling, draw_by_kernels
-from glmkit.models.gpu_decode import PLANS, decode
 
-torch.set_default_dtype(torch.bfloat16)
-config = replace(script.full().config, num_hidden_layers=1)
-with torch.device("meta"):
-    model = script.AutoregressiveModel(config)
-model = model.to_empty(device="cpu").requires_grad_(False)  # never written to: takes no memory
-model.fuse()
+config, tile = script.full().config, script.Tile(8, 512, matrix=False)
 script.compile_only((9, 0))
-for plan in (PLANS[0], PLANS[-1]):
-    rows = plan.rows
-    cache = script.KVCache(torch.empty(1, 2, rows, 2, 2560, 128))
-    table = torch.zeros(rows, 64, dtype=torch.float32), torch.zeros(rows, 64, dtype=torch.float32)
-    zeros = torch.zeros(rows, dtype=torch.int64)
-    logits = decode(model, zeros, table, zeros, cache, plan=plan)
-    draw_by_kernels(logits, torch.empty(rows, dtype=torch.float32), Sampling())
-assert script.assemble((config, (9, 0), [("o", 1, script.Tile(8, 512, matrix=False))])) == []
-assert "power of 2" in script.assemble((config, (9, 0), [("o", 1, script.Tile(3, 512))]))[0]
+for plan in script.gpu_decode.PLANS:
+    script.compile_step(config, plan)
+assert script.tried_to(script.partial(script.compile_product, config, "o", 1, tile)) is None
+wrong = script.replace(tile, outputs=3)
+assert "power of 2" in script.tried_to(script.partial(script.compile_product, config, "o", 1, wrong))
 """
 
 
