@@ -2,12 +2,13 @@
 
     python benchmarks/speed_h200.py OUT_FOLDER [--model full|nano|FOLDER] [--only SECTION ...] [--seconds 460]
 
-Each section writes OUT_FOLDER/<section>.json as soon as it is done and the table comes last, so that a run that is cut
-short has what it measured. A section that fails is a row with its error. Sections, in order of need:
+Each row is printed and written to OUT_FOLDER/<section>.json as soon as it is measured, so that a run that is cut short
+has what it measured. A section that fails is a row with its error. Sections run in the given order, by default that of
+need:
 
-    tokens     seconds a step of the autoregressive half: batches 1, 16 and 64, short and long prompts, an edit
-    decoder    seconds of all denoising steps and of the VAE at each size, compiled
-    pictures   whole pictures, warm, of each size and an edit; the first call apart
+    tokens     milliseconds a step of the autoregressive half: batches 1, 16 and 64, short and long prompts, an edit
+    decoder    seconds of all denoising steps, reckoned from some of them, and of the VAE at each size, compiled
+    pictures   whole pictures, warm, of each size and an edit; the first call, of two steps, apart
     memory     peak with everything resident, and `--memory low` under a hard cap
     agreement  pictures of ours and of diffusers from the same codes and noise; compiled and eager; a seed twice
     batch      pictures an hour of the engine
@@ -21,7 +22,7 @@ import argparse
 import math
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -45,7 +46,9 @@ from glmkit.models.devices import dtype_for, pick_device
 from glmkit.models.hybrid import HybridModel
 from glmkit.records import Request
 
-Rows = list[dict[str, Any]]
+Row = dict[str, Any]
+Rows = Iterator[Row]
+FEW_STEPS, SOME_STEPS = 2, 8  # of the decoder: enough to compile, and to tell what a step takes
 
 
 @dataclass(frozen=True)
@@ -56,11 +59,12 @@ class Scale:
     steps: int = 30
     batches: tuple[int, ...] = (1, 16, 64)
     prompts: tuple[int, ...] = (50, 1000)
+    written: int = 300  # tokens of a picture that are timed, those in its middle
     engine_pictures: int = 8
     capped_gib: tuple[tuple[int, float], ...] = ((1024, 24.0), (2048, 40.0))
 
 
-TOY = Scale((64, 96), 2, (1, 3), (8, 40), 3, ((64, 1.0),))
+TOY = Scale((64, 96), 2, (1, 3), (8, 40), 3, 3, ((64, 1.0),))
 
 
 @dataclass(frozen=True)
@@ -86,30 +90,55 @@ class Bench:
 
 
 def tokens(bench: Bench) -> Rows:
-    """Milliseconds a step, from runs of two lengths: their difference holds neither prompts nor first calls."""
-    hybrid, side, rows = bench.hybrid, bench.scale.sides[0], []
-    model, shape = hybrid.autoregressive, grids(bench.scale.sides[0], bench.scale.sides[0])
     for batch in bench.scale.batches:
         for length in bench.scale.prompts:
-            for kind, order in (("text", [shape.preview, shape.large]), ("edit", [shape.large])):
-                if kind == "edit" and (batch, length) != (1, bench.scale.prompts[-1]):
-                    continue
-                ids = [[model.config.image_start_token_id] * length] * batch
-                positions = [_plain(length)] * batch
-                total = sum(height * width for height, width in order)
-                numbers = torch.stack([uniforms(seed, total) for seed in range(batch)])
+            yield _steps(bench, "text", batch, length)
+    yield _steps(bench, "edit", bench.scale.batches[0], bench.scale.prompts[-1])
 
-                clock, write = bench.clock, partial(code_writer(hybrid).write, ids, positions, sampling=Sampling())
-                for stage in ("first", "warm"):
-                    with clock.stage(stage):
-                        write(order, numbers)
-                prefill = speed.median_seconds(partial(write, [(1, 1)], numbers[:, :1]), hybrid.device, 2)
-                step = (clock.seconds["warm"] - prefill) / (total - 1)
-                rows.append(
-                    {"case": f"{kind}, batch {batch}, prompt {length}", "ms_a_step": 1e3 * step, "prefill_s": prefill}
-                    | {"first_s": clock.seconds["first"], "warm_s": clock.seconds["warm"], "size": f"{side}x{side}"}
-                )
-    return rows
+
+def _steps(bench: Bench, kind: str, batch: int, length: int) -> Row:
+    """A step while a picture is half written, and the pass over the prompts, both on the device's clock."""
+    shape = grids(bench.scale.sides[0], bench.scale.sides[0])
+    total = sum(height * width for height, width in ([shape.large] if kind == "edit" else [shape.preview, shape.large]))
+    written = min(bench.scale.written, total)
+    already = length + (total - written) // 2  # a longer prompt stands for the tokens before
+    clock = bench.clock
+    with clock.stage("first_s"):
+        _timed_write(bench, batch, already, written)
+    step = _timed_write(bench, batch, already, written)[1] / (written - 1)
+    prefill = _timed_write(bench, batch, length, 1)[0]
+    row = {"case": f"{kind}, batch {batch}, prompt {length}", "ms_a_step": 1e3 * step, "prefill_s": prefill}
+    return row | {"codes_s": prefill + step * (total - 1), "steps_timed": written - 1} | clock.seconds
+
+
+def _timed_write(bench: Bench, batch: int, length: int, written: int) -> tuple[float, float]:
+    """Seconds of the prompts with the first token, and of all tokens after it."""
+    model, marks = bench.hybrid.autoregressive, [Mark(bench.hybrid.device)]
+
+    def progress(done: int, total: int) -> None:
+        if done in (1, total):
+            marks.append(Mark(bench.hybrid.device))
+
+    ids, positions = [[model.config.image_start_token_id] * length] * batch, [_plain(length)] * batch
+    numbers = torch.stack([uniforms(seed, written) for seed in range(batch)])
+    code_writer(bench.hybrid).write(ids, positions, [(1, written)], numbers, Sampling(), progress)
+    return marks[0].until(marks[1]), marks[1].until(marks[-1])
+
+
+class Mark:
+    """A point in the device's work, set without waiting for it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.seconds, self.event = time.perf_counter(), None
+        if device.type == "cuda":
+            self.event = torch.cuda.Event(enable_timing=True)
+            self.event.record()
+
+    def until(self, later: Mark) -> float:
+        if self.event is None or later.event is None:
+            return later.seconds - self.seconds
+        later.event.synchronize()
+        return self.event.elapsed_time(later.event) / 1e3
 
 
 def _plain(length: int) -> torch.Tensor:
@@ -117,40 +146,39 @@ def _plain(length: int) -> torch.Tensor:
 
 
 def decoder(bench: Bench) -> Rows:
-    rows, at = [], speed.rates(bench.hybrid.device, bench.hybrid.dtype)
+    at = speed.rates(bench.hybrid.device, bench.hybrid.dtype)
     for side in bench.scale.sides:
-        request = bench.request(side)
+        request, clock = bench.request(side), bench.clock
         codes = torch.zeros(side // 32, side // 32, dtype=torch.int64, device=bench.hybrid.device)
-        clock = bench.clock
-        with clock.stage("first_s"):
-            latents = pipeline.denoise_prior(bench.hybrid, [request], [codes])
+        for name, steps in (("first_s", FEW_STEPS), ("few", FEW_STEPS), ("some", SOME_STEPS)):
+            with clock.stage(name):
+                latents = pipeline.denoise_prior(bench.hybrid, [replace(request, steps=steps)], [codes])
+        few, some = clock.seconds.pop("few"), clock.seconds.pop("some")
+        step = (some - few) / (SOME_STEPS - FEW_STEPS)
+        seconds = few + step * (request.steps - FEW_STEPS)
         with clock.stage("first_vae_s"):
             pipeline.decode_latents(bench.hybrid, latents)
-        with clock.stage("denoising_s"):
-            pipeline.denoise_prior(bench.hybrid, [request], [codes])
         vae = speed.median_seconds(partial(pipeline.decode_latents, bench.hybrid, latents), bench.hybrid.device, 3)
         floor = speed.floors(bench.hybrid, request, at)["denoising"]
-        shares = {"floor_s": floor, "of_floor": floor / clock.seconds["denoising_s"], "vae_s": vae}
-        rows.append({"case": f"{side}x{side}, {request.steps} steps"} | clock.seconds | shares)
-    return rows
+        row = {"case": f"{side}x{side}, {request.steps} steps", "denoising_s": seconds, "ms_a_step": 1e3 * step}
+        yield row | clock.seconds | {"vae_s": vae, "floor_s": floor, "of_floor": floor / seconds}
 
 
 def pictures(bench: Bench) -> Rows:
-    rows = []
-    cases = [(f"{side}x{side}", bench.request(side)) for side in bench.scale.sides]
-    first = bench.scale.sides[0]
+    first, *others = bench.scale.sides
+    cases = [(f"{first}x{first}", bench.request(first))]
     cases.append((f"edit {first}x{first}", bench.request(first, sources=(bench.source(first),))))
+    cases += [(f"{side}x{side}", bench.request(side)) for side in others]
     for name, request in cases:
         speed.reset_peak(bench.hybrid.device)
-        warm_up = speed.ours(bench.hybrid, request)["total"]
+        warm_up = speed.ours(bench.hybrid, replace(request, steps=FEW_STEPS))["total"]
         seconds = speed.ours(bench.hybrid, request)
-        rows.append({"case": name, "first_s": warm_up} | seconds | {"peak_gib": speed.peak_gib(bench.hybrid.device)})
-    return rows
+        yield {"case": name, "first_s": warm_up} | seconds | {"peak_gib": speed.peak_gib(bench.hybrid.device)}
 
 
 def memory(bench: Bench) -> Rows:
     """One part at a time under a cap that the driver enforces; on a CPU only that it draws."""
-    device, rows = bench.hybrid.device, []
+    device = bench.hybrid.device
     for part in checkpoint.PARTS:
         bench.hybrid.__dict__.pop(part, None)  # the next section makes them again
     bench.hybrid.kept.clear()
@@ -158,16 +186,15 @@ def memory(bench: Bench) -> Rows:
         speed.reset_peak(device)
         if device.type == "cuda":
             whole = torch.cuda.get_device_properties(device).total_memory / 2**30
-            torch.cuda.set_per_process_memory_fraction(cap / whole, device)
+            torch.cuda.set_per_process_memory_fraction(cap / whole)
         try:
             sparing = bench.load(Speed(compile_blocks=False, one_at_a_time=True))
             seconds = speed.ours(sparing, bench.request(side))["total"]
             peak = speed.peak_gib(device)
-            rows.append({"case": f"{side}x{side} under {cap} GiB", "total": seconds, "peak_gib": peak})
+            yield {"case": f"{side}x{side} under {cap} GiB", "total": seconds, "peak_gib": peak}
         finally:
             if device.type == "cuda":
-                torch.cuda.set_per_process_memory_fraction(1.0, device)
-    return rows
+                torch.cuda.set_per_process_memory_fraction(1.0)
 
 
 def agreement(bench: Bench) -> Rows:
@@ -191,12 +218,10 @@ def agreement(bench: Bench) -> Rows:
     twice = pipeline.prior_tokens(compiled, [request])[0], pipeline.prior_tokens(compiled, [request])[0]
     pair = [request, replace(request, id="b", seed=1, prompt="a red 'X'")]
     batched = pipeline.decode_prior(eager, pair, [codes[0], codes[0]])[0]
-    return [
-        {"case": "ours and diffusers", "psnr_db": psnr(mine, theirs)},
-        {"case": "compiled and eager", "psnr_db": psnr(fused, mine)},
-        {"case": "alone and in a batch", "psnr_db": psnr(batched, mine)},
-        {"case": "a seed twice: pixels, codes", "equal": mine.tobytes() == again.tobytes() and torch.equal(*twice)},
-    ]
+    yield {"case": "ours and diffusers", "psnr_db": psnr(mine, theirs)}
+    yield {"case": "compiled and eager", "psnr_db": psnr(fused, mine)}
+    yield {"case": "alone and in a batch", "psnr_db": psnr(batched, mine)}
+    yield {"case": "a seed twice: pixels, codes", "equal": mine.tobytes() == again.tobytes() and torch.equal(*twice)}
 
 
 def psnr(a: Image.Image, b: Image.Image) -> float:
@@ -223,13 +248,13 @@ def batch(bench: Bench) -> Rows:
     with clock.stage("codes_of_some"):
         pipeline.prior_tokens(bench.hybrid, some)
     a_picture = (clock.seconds["engine"] - clock.seconds["codes_of_some"]) / drawn + clock.seconds["codes"] / count
-    return [{"case": f"{side}x{side}, codes by {count}", "seconds_a_picture": a_picture, "an_hour": 3600 / a_picture}]
+    yield {"case": f"{side}x{side}, codes by {count}", "seconds_a_picture": a_picture, "an_hour": 3600 / a_picture}
 
 
 def stock(bench: Bench) -> Rows:
     request = bench.request(bench.scale.sides[0])
     row = speed.compare(bench.hybrid, request, repeats=3, against=True, stock_repeats=1)
-    return [{"case": row["size"], "ours": row["ours"], "stock": row["stock"], "ratio": row["ratio"], "all": row}]
+    yield {"case": row["size"], "ours": row["ours"], "stock": row["stock"], "ratio": row["ratio"], "all": row}
 
 
 def trace(bench: Bench) -> Rows:
@@ -242,7 +267,6 @@ def trace(bench: Bench) -> Rows:
         "64 tokens": lambda: code_writer(bench.hybrid).write(ids, [_plain(length)], [(8, 8)], numbers, Sampling()),
         "2 steps": lambda: pipeline.denoise_prior(bench.hybrid, [bench.request(side, steps=2)], [codes]),
     }
-    rows = []
     for name, call in calls.items():
         call()
         with torch.profiler.profile() as profile:
@@ -251,11 +275,10 @@ def trace(bench: Bench) -> Rows:
         column = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
         events = sorted(profile.key_averages(), key=lambda event: -getattr(event, column))[:10]
         top = {event.key[:80]: round(getattr(event, column) / 1e3, 3) for event in events}
-        rows.append({"case": name, "ms_by_kernel": top})
-    return rows
+        yield {"case": name, "ms_by_kernel": top}
 
 
-SECTIONS: dict[str, Callable[[Bench], Rows]] = {
+SECTIONS: dict[str, Callable[[Bench], Iterable[Row]]] = {
     function.__name__: function for function in (tokens, decoder, pictures, agreement, batch, stock, trace, memory)
 }
 
@@ -265,7 +288,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("out", type=Path)
     parser.add_argument("--model", default="full", help="full (random weights), nano or a folder")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS))
-    parser.add_argument("--seconds", type=float, default=460, help="no section begins after so long")
+    parser.add_argument("--seconds", type=float, default=460, help="no row begins after so long")
     parser.add_argument("--toy", action="store_true", help="small sizes, to try the script itself")
     parser.add_argument("--compile", choices=("off", "blocks"), default="blocks")
     parser.add_argument("--device", default="auto")
@@ -288,36 +311,41 @@ def main(argv: list[str] | None = None) -> int:
 
         scale = TOY if arguments.toy else Scale()
         bench = Bench(load, load(Speed(arguments.compile == "blocks")), scale, Path(scratch))
-        measured = {}
-        for name in [section for section in SECTIONS if section in arguments.only]:
-            began = time.perf_counter() - started
-            rows = _measured(SECTIONS[name], bench) if began < arguments.seconds else [{"case": "no time left"}]
-            measured[name] = rows
-            write_json(arguments.out / f"{name}.json", {"rows": rows, "began_s": began} | facts)
+        failed = False
+        for name in arguments.only:
+            began, rows = time.perf_counter() - started, []
+            for row in _measured(SECTIONS[name], bench, started + arguments.seconds):
+                rows.append(row)
+                write_json(arguments.out / f"{name}.json", {"rows": rows, "began_s": began} | facts)
+                print(line(name, row), flush=True)
+                failed = failed or "error" in row
             print(f"{name}: {time.perf_counter() - started - began:.1f} s", flush=True)
-    print(table(measured))
-    return 1 if any("error" in row for rows in measured.values() for row in rows) else 0
+    return 1 if failed else 0
 
 
-def _measured(section: Callable[[Bench], Rows], bench: Bench) -> Rows:
+def _measured(section: Callable[[Bench], Iterable[Row]], bench: Bench, ends: float) -> Rows:
     """The section's rows; a failure is a row, since the sections after it are still worth their time."""
+    late: Row = {"case": "no time left"}
+    if time.perf_counter() > ends:
+        yield late
+        return
     try:
-        return section(bench)
+        for row in section(bench):
+            yield row
+            if time.perf_counter() > ends:
+                yield late
+                return
     except Exception as error:
-        return [{"case": "failed", "error": f"{type(error).__name__}: {str(error)[:500]}"}]
+        yield {"case": "failed", "error": f"{type(error).__name__}: {str(error)[:500]}"}
 
 
-def table(measured: dict[str, Rows]) -> str:
-    lines = []
-    for name, rows in measured.items():
-        for row in rows:
-            cells = [
-                f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
-                for key, value in row.items()
-                if key not in ("case", "all")
-            ]
-            lines.append(f"{name:10} {row['case']}: {'; '.join(cells)}")
-    return "\n".join(lines)
+def line(section: str, row: Row) -> str:
+    cells = [
+        f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
+        for key, value in row.items()
+        if key not in ("case", "all")
+    ]
+    return f"{section:10} {row['case']}: {'; '.join(cells)}"
 
 
 if __name__ == "__main__":

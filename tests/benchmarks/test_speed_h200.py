@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ def script() -> Any:
 
 
 def test_sections(script: Any, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    only = ["tokens", "decoder", "pictures", "batch", "stock", "memory"]
+    only = ["decoder", "tokens", "pictures", "batch", "stock", "memory"]
     options = ["--toy", "--model", str(tiny_model), "--device", "cpu", "--compile", "off"]
     assert script.main([str(tmp_path), *options, "--only", *only]) == 0
     shown = capsys.readouterr().out
@@ -33,8 +34,11 @@ def test_sections(script: Any, tiny_model: Path, tmp_path: Path, capsys: pytest.
         result = read_json(tmp_path / f"{section}.json")
         assert result["rows"] and not any("error" in row for row in result["rows"])
         assert result["environment"]["versions"]["torch"]
-        assert f"\n{section}" in shown
-    assert [row["ms_a_step"] > 0 for row in read_json(tmp_path / "tokens.json")["rows"]] == [True] * 5
+        assert result["rows"][-1]["case"] in shown
+    assert list(dict.fromkeys(re.findall(r"^(\w+): ", shown, re.MULTILINE))) == only, "the given order"
+    timed = read_json(tmp_path / "tokens.json")["rows"]
+    assert [row["ms_a_step"] > 0 for row in timed] == [True] * 5
+    assert {row["steps_timed"] for row in timed} == {2}
     assert read_json(tmp_path / "batch.json")["rows"][0]["an_hour"] > 0
     assert read_json(tmp_path / "stock.json")["rows"][0]["ratio"] > 0
 
@@ -51,3 +55,17 @@ def test_a_section_that_fails_is_a_row(
     assert read_json(tmp_path / "trace.json")["rows"] == [{"case": "failed", "error": "RuntimeError: out of memory"}]
     assert script.main([str(tmp_path), *options, "--seconds", "0"]) == 0
     assert read_json(tmp_path / "trace.json")["rows"] == [{"case": "no time left"}]
+
+
+def test_rows_of_a_section_that_breaks_off_stay(
+    script: Any, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def half(bench: Any) -> Any:
+        yield {"case": "first"}
+        assert read_json(tmp_path / "trace.json")["rows"] == [{"case": "first"}]
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(script.SECTIONS, "trace", half)
+    with pytest.raises(KeyboardInterrupt):
+        script.main([str(tmp_path), "--toy", "--model", str(tiny_model), "--device", "cpu", "--only", "trace"])
+    assert read_json(tmp_path / "trace.json")["rows"] == [{"case": "first"}]
