@@ -219,6 +219,13 @@ class AutoregressiveStage(BlockStage):
     preview: bool = Field(default=True, description="false: the large grid at once, which `generate` cannot draw from")
     preview_weight: float = Field(default=1.0, ge=0)
     drop: float = Field(default=0.0, ge=0, le=1, description="share of the pictures that are learnt without a caption")
+    pack: bool = Field(default=False, description="pictures of all sizes in one row, without padding")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> AutoregressiveStage:
+        if self.pack and (self.compile or self.equal_pixels):
+            raise ValueError("pack makes a new shape of every batch, for which compile and equal_pixels do not work")
+        return self
 
 
 class DecoderStage(BlockStage):

@@ -173,17 +173,19 @@ def training_sequence(
     config: AutoregressiveConfig,
     source_grids: Sequence[Grid] = (),
 ) -> TrainingSequence:
-    """Prompt, then the pictures' codes h w in writing order (preview, large; an edit: large), then the end token."""
+    """Prompt, then the pictures' codes h w in writing order (preview, large; an edit: large), then the end token; on
+    the device of the codes."""
+    device = pictures[0].device
     order = [(codes.shape[0], codes.shape[1]) for codes in pictures]
     prompt_3P = prompt_positions(prompt_ids, source_grids, config.image_start_token_id)
     # The end token stands where a one-token grid would.
     picture_3N = decode_positions(next_position(prompt_3P), [*order, (1, 1)])
-    end = torch.tensor([config.image_end_token_id])
-    written = torch.cat([codes.flatten().cpu() for codes in pictures] + [end])
-    ids_T = torch.cat((torch.tensor(list(prompt_ids)), written))
+    end = torch.tensor([config.image_end_token_id], device=device)
+    written = torch.cat([codes.flatten() for codes in pictures] + [end])
+    ids_T = torch.cat((torch.tensor(list(prompt_ids), device=device), written))
     targets_T = torch.full_like(ids_T, IGNORED)
     targets_T[len(prompt_ids) - 1 : -1] = written
-    return TrainingSequence(ids_T, torch.cat((prompt_3P, picture_3N), dim=1), targets_T)
+    return TrainingSequence(ids_T, torch.cat((prompt_3P, picture_3N), dim=1).to(device), targets_T)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ Shapes: B batch, T tokens of this call, S tokens in the cache, D width, H heads,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -198,18 +198,33 @@ class Attention(nn.Module):
         query, key = rotate(turning, table).split((self.heads, self.key_heads), dim=1)
         return query, key, value
 
-    def forward(self, x_BTD: Tensor, table: tuple[Tensor, Tensor], cache: Tensor | None = None) -> Tensor:
-        """Every token looks back; `cache` (2 B H S d) takes keys and values from its first slot on."""
+    def forward(
+        self,
+        x_BTD: Tensor,
+        table: tuple[Tensor, Tensor],
+        cache: Tensor | None = None,
+        lengths: Sequence[int] | None = None,
+    ) -> Tensor:
+        """Every token looks back; `cache` (2 B H S d) takes keys and values from its first slot on. With `lengths` a
+        row holds sequences of these lengths, and a token looks back to the start of its own."""
         query, key, value = self.project(x_BTD, table)
         if cache is not None:
             cache[:, :, :, : x_BTD.shape[1]] = torch.stack((key, value))
-        grouped = self.heads > self.key_heads
-        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=grouped)
-        return self.output(mixed)
+        if lengths is None:
+            return self.output(attend_back(query, key, value))
+        # One after the other: each gets the kernel that needs no mask, and pairs of two sequences cost nothing.
+        parts = zip(*(states.split(list(lengths), dim=2) for states in (query, key, value)), strict=True)
+        return self.output(torch.cat([attend_back(*part) for part in parts], dim=2))
 
     def output(self, mixed: Tensor) -> Tensor:
         """B T D from what the heads mixed, B H T d."""
         return self.o_proj(mixed.transpose(1, 2).flatten(2))
+
+
+def attend_back(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """What each query, B H T d, reads of the keys and values, B H' T d, up to its own."""
+    grouped = query.shape[1] > key.shape[1]
+    return F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=grouped)
 
 
 def attend_newest(query: Tensor, mask: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -257,8 +272,14 @@ class Layer(nn.Module):
         self.post_attention_layernorm = RmsNorm(width, eps)
         self.post_mlp_layernorm = RmsNorm(width, eps)
 
-    def forward(self, x_BTD: Tensor, table: tuple[Tensor, Tensor], cache: Tensor | None = None) -> Tensor:
-        return self._add(x_BTD, self.self_attn(self.input_layernorm(x_BTD), table, cache))
+    def forward(
+        self,
+        x_BTD: Tensor,
+        table: tuple[Tensor, Tensor],
+        cache: Tensor | None = None,
+        lengths: Sequence[int] | None = None,
+    ) -> Tensor:
+        return self._add(x_BTD, self.self_attn(self.input_layernorm(x_BTD), table, cache, lengths))
 
     def before_attention(self, x_B1D: Tensor, table: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Queries B H 1 d of new tokens, and their keys and values, 2 B H' 1 d."""
@@ -298,23 +319,30 @@ class LanguageModel(nn.Module):
         self.norm = RmsNorm(config.hidden_size, config.rms_norm_eps)
         self.recompute_every = 0  # see `recompute.through`
 
-    def forward(self, ids_BT: Tensor, table: tuple[Tensor, Tensor], cache: KVCache | None = None) -> Tensor:
+    def forward(
+        self,
+        ids_BT: Tensor,
+        table: tuple[Tensor, Tensor],
+        cache: KVCache | None = None,
+        lengths: Sequence[int] | None = None,
+    ) -> Tensor:
         x_BTD = self.embed_tokens(ids_BT)
         for index, layer in enumerate(self.layers):
             own = None if cache is None else cache.layer(index)
-            x_BTD = through(layer, index, self.recompute_every, x_BTD, table, own)
+            x_BTD = through(layer, index, self.recompute_every, x_BTD, table, own, lengths)
         return self.norm(x_BTD)
 
 
 class AutoregressiveModel(nn.Module):
     """The language model and its head over the vision vocabulary. Holds weights only; position state is the caller's.
 
-    forward(ids_BT, positions_3BT, keep, cache) -> logits B K V, for whole sequences that may be padded on the right
-    (attention looks back, so padding needs no mask):
+    forward(ids_BT, positions_3BT, keep, cache, lengths) -> logits B K V, for whole sequences that may be padded on the
+    right (attention looks back, so padding needs no mask):
 
     - `ids_BT`: int64, `positions_3BT`: int64 time, row and column of every token.
     - `keep`: which tokens get logits: a slice, indices K, or indices B K of each row; None for all.
     - `cache`: takes the tokens in its slots 0 .. T - 1, for `decode` to go on from.
+    - `lengths`: a row holds several sequences, of these lengths, one after the other; none sees another.
     """
 
     def __init__(self, config: AutoregressiveConfig) -> None:
@@ -329,9 +357,10 @@ class AutoregressiveModel(nn.Module):
         positions_3BT: Tensor,
         keep: slice | Tensor | None = None,
         cache: KVCache | None = None,
+        lengths: Sequence[int] | None = None,
     ) -> Tensor:
         table = rotary_table(positions_3BT, self.config)
-        return self.lm_head(_kept(self.language_model(ids_BT, table, cache), keep))
+        return self.lm_head(_kept(self.language_model(ids_BT, table, cache, lengths), keep))
 
     def decode(
         self,

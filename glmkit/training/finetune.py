@@ -165,9 +165,10 @@ def _run_stage(
     if stage.compile:
         work.objective.compile()
     train = pictures[0]
-    batches = data.Batches(
-        data.buckets(train), stage.batch_size, recipe.seed, train.repeats, stage.equal_pixels, stage.accumulate
-    )
+    kinds = data.buckets(train)
+    if isinstance(stage, config.AutoregressiveStage) and stage.pack:
+        kinds = data.together(kinds)
+    batches = data.Batches(kinds, stage.batch_size, recipe.seed, train.repeats, stage.equal_pixels, stage.accumulate)
     place = Place(Path(recipe.output), name, recipe.seed, device)
     loop = Loop(work.objective, batches, stage, place, trackers.trackers(place.folder, name, recipe.wandb))
     return loop.run(work.export, work.sampler, recipe.samples.every)

@@ -88,16 +88,16 @@ def test_captions_are_dropped_by_share(tiny_model: Path, pictures: data.FilePict
     """Neither all nor none of a batch; held-out losses keep theirs, so that they can be compared."""
     hybrid = HybridModel(tiny_model)
     dropping, plain = (objective("autoregressive", hybrid, pictures, drop=share) for share in (0.4, 0.0))
-    sheet, asked = dropping.sequences.sheet, []
+    sheet, asked = dropping.sequences.padded, []
 
     def watched(indices: list[int], dropped: list[bool]) -> Any:
         asked.extend(dropped)
         return sheet(indices, dropped)
 
-    dropping.sequences.sheet = watched
+    dropping.sequences.padded = watched
     for seed in range(4):
         dropping.loss([0, 1, 2, 3], seeded(seed))
-    dropping.sequences.sheet = sheet
+    dropping.sequences.padded = sheet
     assert 2 <= sum(asked) <= 11 and len(asked) == 16
     assert dropping.held_out() == plain.held_out()
 
@@ -188,7 +188,7 @@ def lora_of(stage: str) -> dict[str, Any]:
 def outputs(given: Any, indices: list[int]) -> torch.Tensor:
     """Log-probabilities, or the velocity of the step with seed 7."""
     if isinstance(given, AutoregressiveObjective):
-        return given.sequences.sheet(indices).logits(given.trained).log_softmax(dim=-1)
+        return given.sequences.padded(indices).logits(given.trained).log_softmax(dim=-1)
     return given._velocity(given.train, given._drawn(indices, seeded(7)))[0]
 
 

@@ -6,7 +6,7 @@ from glmkit import config
 from glmkit.generation.sequence import grids
 from glmkit.training.data.files import FilePictures
 from glmkit.training.data.order import Batches
-from glmkit.training.data.pictures import Joined, Pictures, asked_for, buckets, by_size, groups
+from glmkit.training.data.pictures import Joined, Pictures, asked_for, buckets, by_size, groups, together
 from glmkit.training.data.posters import EditPictures, PosterPictures
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "by_size",
     "groups",
     "load",
+    "together",
 ]
 
 

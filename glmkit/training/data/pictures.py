@@ -106,6 +106,12 @@ def buckets(pictures: Pictures) -> list[tuple[int, int, bool] | None]:
     return [kind if count else None for kind, count in zip(kinds(pictures), pictures.repeats, strict=True)]
 
 
+def together(kinds: Sequence[tuple[int, int, bool] | None]) -> list[tuple[int, int, bool] | None]:
+    """All of one kind, for batches of pictures of any sizes."""
+    one = next(kind for kind in kinds if kind is not None)
+    return [None if kind is None else one for kind in kinds]
+
+
 def asked_for(pictures: Pictures) -> list[tuple[int, int, bool] | None]:
     """The kind of every picture whose caption is read: those that are shown and those that are preserved."""
     others = set(pictures.preserved)

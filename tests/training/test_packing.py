@@ -1,0 +1,86 @@
+"""Pictures of any sizes in one row: the same losses and gradients as one by one, nothing seen of a neighbour."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from glmkit import config
+from glmkit.config import AutoregressiveStage
+from glmkit.errors import UserError
+from glmkit.models.hybrid import HybridModel
+from glmkit.training import cache, data
+from glmkit.training.objectives.autoregressive import AutoregressiveObjective
+
+CPU = torch.device("cpu")
+STAGE: dict[str, Any] = {"method": "full", "steps": 1, "batch_size": 2, "learning_rate": 1e-3}
+MIXED = [5, 0, 9, 4]  # 96x64, 64x64, an edit of 128x128, 96x64
+
+
+@pytest.fixture(scope="module")
+def pictures(posters: Path) -> data.Joined:
+    """Six posters of two sizes, then two pairs: numbers 7 and 9 are edits."""
+    edits = data.EditPictures(2, 128, 128, seed=2, workers=1, split="train")
+    return data.Joined([data.FilePictures(posters / "train"), edits])
+
+
+def objective(model: Path, pictures: data.Pictures, **changes: Any) -> AutoregressiveObjective:
+    hybrid = HybridModel(model)
+    hybrid.autoregressive.requires_grad_(True)
+    stage = AutoregressiveStage(**{**STAGE, "preview_weight": 0.3, **changes})
+    return AutoregressiveObjective(hybrid, cache.Keeper(CPU), pictures, pictures, stage)
+
+
+def gradients(given: AutoregressiveObjective, indices: list[int]) -> tuple[dict[str, float], list[torch.Tensor]]:
+    """The losses of a step, and the gradient of every parameter."""
+    generator = torch.Generator().manual_seed(0)
+    loss, shown = given.loss(indices, generator)
+    losses = {name: float(value) for name, value in {"loss": loss, **shown}.items()}
+    return losses, list(torch.autograd.grad(loss, list(given.trained.parameters())))
+
+
+def test_packed_is_one_by_one(tiny_model: Path, pictures: data.Joined) -> None:
+    """Every picture counts alike, whatever its size; a part is the mean over the pictures that have it."""
+    packed, learnt = gradients(objective(tiny_model, pictures, pack=True), MIXED)
+    alone = [gradients(objective(tiny_model, pictures), [index]) for index in MIXED]
+    assert packed["loss"] == pytest.approx(sum(losses["loss"] for losses, _ in alone) / 4, abs=1e-5)
+    for name, value in packed.items():
+        own = [losses[name] for losses, _ in alone if name in losses]
+        assert value == pytest.approx(sum(own) / len(own), abs=1e-5)
+    assert packed.keys() == {"loss", "preview", "large", "edit", "end"}
+    for number, gradient in enumerate(learnt):
+        expected = torch.stack([own[number] for _, own in alone]).mean(dim=0)
+        torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-6)
+
+
+@torch.no_grad()
+def test_a_row_has_no_padding_and_no_neighbours(tiny_model: Path, pictures: data.Joined) -> None:
+    """As many tokens as the sequences have; another first picture changes no logit of the second."""
+    given = objective(tiny_model, pictures, pack=True)
+    one, other = (given.sequences.packed([first, 9]) for first in (5, 0))
+    seen: list[Any] = []
+    handle = given.trained.register_forward_pre_hook(lambda _, ids: seen.append(ids[0]))
+    logits = [sheet.logits(given.trained)[0] for sheet in (one, other)]
+    handle.remove()
+    assert seen[0].shape == (1, sum(len(sequence.ids_T) for sequence in one.sequences))
+    written = sum(one.counts[1].values())
+    assert torch.equal(logits[0][-written:], logits[1][-written:])
+    assert not torch.equal(logits[0][:9], logits[1][:9])
+
+
+def test_batches_of_all_sizes(pictures: data.Joined) -> None:
+    """An epoch shows every picture once, and none a second time to fill up a batch of its size."""
+    batches = data.Batches(data.together(data.buckets(pictures)), 5, seed=0, repeats=pictures.repeats)
+    shown = [batches[step] for step in range(batches.per_epoch)]
+    assert sorted(index for batch in shown for index in batch) == list(range(10))
+    assert any(len({pictures.sizes[index] for index in batch}) > 1 for batch in shown)
+
+
+@pytest.mark.parametrize("with_it", ["compile", "equal_pixels"])
+def test_packing_makes_new_shapes(with_it: str) -> None:
+    stage = {**STAGE, "pack": True, with_it: True}
+    with pytest.raises(UserError, match="pack makes a new shape"):
+        config.from_dict({"output": "x", "data": {"posters": {"count": 1}}, "autoregressive": stage})
