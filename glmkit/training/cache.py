@@ -88,13 +88,14 @@ class Keeper:
         made = total = 0
         for size, members in groups.items():
             paths = store.paths([keys[index] for index in members])
-            missing = [row for row, is_sound in enumerate(sound(paths)) if not is_sound]
+            rows = {path: row for row, path in enumerate(paths)}  # equal pictures share a file
+            missing = [row for row, is_sound in zip(rows.values(), sound(list(rows)), strict=True) if not is_sound]
             unknown = [members[row] for row in missing]
             for part, values in _encoded(encode, unknown, together(size), name, self.device):
                 store.write([paths[row] for row in missing[part]], values)
-            occupied = sum(path.stat().st_size for path in paths)
-            files = Files(paths)
-            kept.fill(members, files[torch.arange(len(paths))].to(self.device) if self._takes(occupied) else files)
+            occupied = sum(path.stat().st_size for path in rows)
+            files, fits = Files(paths), self._takes(sum(path.stat().st_size for path in paths))
+            kept.fill(members, files[torch.arange(len(paths))].to(self.device) if fits else files)
             made, total = made + len(missing), total + occupied
         count = sum(map(len, groups.values()))
         NOTES.print(f"{name}: {made} of {count} computed; {total / 2**20:.1f} MiB in {store.folder}", soft_wrap=True)

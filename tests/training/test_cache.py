@@ -145,6 +145,14 @@ def test_what_is_in_files_is_not_encoded_again(pictures: data.FilePictures, tmp_
     assert numbers(alone, tmp_path)[1] == [2]
 
 
+def test_equal_pictures_are_encoded_once(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        Image.new("RGB", (32, 32), "red" if name == "b" else "blue").save(tmp_path / f"{name}.png")
+        (tmp_path / f"{name}.txt").write_text(name)
+    kept, asked = numbers(data.FilePictures(tmp_path), tmp_path / "cache")
+    assert sorted(asked) == [1, 2] and kept[[0, 1, 2]].tolist() == [[2], [1], [2]]
+
+
 @pytest.mark.parametrize("harm", ["cut", "changed", "empty", "gone"])
 def test_a_broken_file_is_made_again(pictures: data.FilePictures, tmp_path: Path, harm: str) -> None:
     numbers(pictures, tmp_path)

@@ -147,7 +147,8 @@ def test_broken_pictures_are_named_together_or_left_out(tmp_path: Path) -> None:
     pictures = data.FilePictures(tmp_path, config.Reading(unusable="skip"))
     assert pictures.captions == ["good"]
     lines = report.of(pictures).lines("train", batch_size=4)
-    assert lines[0] == "train: 1 pictures; 64x32: 1" and "shown more often: 64x32" in lines[1]
+    assert lines[:2] == ["train: 1 pictures; 64x32: 1", "  1 captions quote no text"]
+    assert "shown more often: 64x32" in lines[2]
     assert sum(line.startswith("  left out: ") for line in lines) == 3
 
 
@@ -178,6 +179,25 @@ def test_the_report_counts_changes(tmp_path: Path) -> None:
     found = report.of(data.FilePictures(tmp_path, config.Reading(size="96x96")))
     assert found.changes == {"scaled down": 1, "cropped": 1, "smaller than data.size": 2}
     assert found.buckets == {"64x64": 1, "96x64": 1, "96x96": 1}
+
+
+def test_the_report_names_what_is_there_twice(tmp_path: Path) -> None:
+    """The same content in one set, and in both sets, under any name; drawn pictures have no content to compare."""
+    for folder, seeds in (("train", (1, 2, 1)), ("kept", (5, 3)), ("held", (2, 3, 4))):
+        (tmp_path / folder).mkdir()
+        for number, seed in enumerate(seeds):
+            draw(tmp_path / folder / f"{number}.png", seed=seed)
+            (tmp_path / folder / f"{number}.txt").write_text("it says 'a'" if number else "it says nothing")
+    places = [str(tmp_path / "train"), {"path": str(tmp_path / "kept"), "preserve": True}]
+    both = data.load(config.Data.model_validate({"train": places, "held_out": str(tmp_path / "held")}))
+    found = report.of(both[0])
+    assert (found.pictures, found.preserved, found.same, found.unquoted) == (3, 2, 1, 1)
+    told = report.lines(both, 1)
+    for line in ("  2 more are only preserved", "  1 equal another one", "  1 captions quote no text"):
+        assert line in told
+    assert [line for line in told if "over-fitting" in line] == [told[-1]] and told[-1].startswith("  1 of them")
+    posters = data.PosterPictures(2, 64, 64, seed=0, workers=1, split="train")
+    assert not any("over-fitting" in line for line in report.lines((posters, posters), 1))
 
 
 def test_content_names_a_picture(tmp_path: Path) -> None:
