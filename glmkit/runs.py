@@ -140,9 +140,11 @@ def fingerprint(path: str | Path) -> str:
     """A short name for the content of a file or folder, so that a run notices weights that changed under it.
 
     Reads each file's size and its first and last 64 KiB only: checkpoints are large, and training changes both ends.
+    What only people read (README.md) does not count.
     """
     path = Path(path)
-    files = [path] if path.is_file() else sorted(item for item in path.rglob("*") if item.is_file())
+    found = [path] if path.is_file() else sorted(item for item in path.rglob("*") if item.is_file())
+    files = [file for file in found if file.suffix != ".md"]
     digest = hashlib.sha256()
     for file in files:
         size = file.stat().st_size

@@ -68,3 +68,6 @@ def test_fingerprint_sees_content_names_and_both_ends(tmp_path: Path) -> None:
         seen.add(fingerprint(folder))
     assert len(seen) == 4
     assert fingerprint(folder) == fingerprint(folder)
+    before = fingerprint(folder)
+    (folder / "README.md").write_text("only people read this")
+    assert fingerprint(folder) == before
