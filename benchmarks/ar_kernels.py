@@ -50,6 +50,7 @@ PRODUCTS = ("qkv", "o", "gate_up", "down", "head")
 CUT = {"qkv", "o", "down"}  # whose consumers add up parts
 SUM_US = 0.2  # what one part more costs those
 AHEAD_MIB = (0, 8, 16, 32)
+STARTS = ((False, False), (True, False), (True, True))  # early, and fetching own weights
 
 
 @dataclass(frozen=True)
@@ -340,7 +341,7 @@ def attention(bench: Bench) -> None:
 
 def cuts_tried(bench: Bench, rows: int) -> list[Plan]:
     """Enough programs for all processors, not so many that merging them takes longer."""
-    plan = replace(bench.plan(rows), ahead_mib=0, early=False)
+    plan = replace(bench.plan(rows), ahead_mib=0, early=False, own=False)
     if not bench.on_gpu:
         return [replace(plan, parts=2, slots=16)]
     work = rows * bench.scale.config.num_key_value_heads
@@ -419,7 +420,7 @@ class Step:
 
 @torch.inference_mode()
 def steps(bench: Bench, model: AutoregressiveModel) -> None:
-    plans = [replace(bench.plan(rows), early=early) for rows in bench.scale.rows for early in (False, True)]
+    plans = [replace(bench.plan(rows), early=early, own=own) for rows in bench.scale.rows for early, own in STARTS]
     plans += gpu_decode.PLANS
     compile_ahead(bench, "steps", [partial(compile_step, bench.scale.config, plan) for plan in plans])
     for rows in bench.scale.rows:
@@ -452,18 +453,20 @@ def trace(bench: Bench, step: Step, plan: Plan) -> None:
 def _of_plans(bench: Bench, step: Step, case: str) -> Iterator[tuple[Plan, float]]:
     """Milliseconds of one step by each plan; those that give other logits than the plainest one are left out."""
     rows = len(step.ids_B)
-    plain = replace(bench.plan(rows), ahead_mib=0, early=False)
+    plain = replace(bench.plan(rows), ahead_mib=0, early=False, own=False)
     expected, theirs = step.by_kernels(plain), step.by_torch().float()
     error = float((expected.float() - theirs).norm() / theirs.norm())
     bench.note(section="steps", case=case, by="kernels against torch", error=error)
     ms = bench.milliseconds([partial(step.by_kernels, gpu_decode.plan_for(rows, bench.device))] * 3) / 3
     bench.note(section="steps", case=case, by="plan of the code", ms=ms)
     able = bench.on_gpu and torch.cuda.get_device_capability(bench.device) >= (9, 0)
-    for early, mib in itertools.product((False, True), AHEAD_MIB) if able else ((False, 0),):
-        plan = replace(plain, early=early, ahead_mib=mib)
+    for (early, own), mib in itertools.product(STARTS, AHEAD_MIB) if able else ((STARTS[0], 0),):
+        plan = replace(plain, early=early, own=own, ahead_mib=mib)
         same = torch.equal(step.by_kernels(plan), expected)
         ms = bench.milliseconds([partial(step.by_kernels, plan)] * 3) / 3
-        bench.note(section="steps", case=case, by=f"this run's, early {early}, ahead {mib} MiB", ms=ms, same=same)
+        bench.note(
+            section="steps", case=case, by=f"this run's, early {early}, own {own}, ahead {mib} MiB", ms=ms, same=same
+        )
         if same:
             yield plan, ms
 

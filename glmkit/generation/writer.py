@@ -124,7 +124,7 @@ class Stepping(NamedTuple):
 
     @classmethod
     def by_kernels(cls, model: AutoregressiveModel) -> Stepping | None:
-        """None where the model or the machine does not suit the kernels."""
+        """None where Triton is missing or the model does not suit the kernels."""
         if importlib.util.find_spec("triton") is None:
             return None
         from glmkit.models import gpu_decode
@@ -134,19 +134,25 @@ class Stepping(NamedTuple):
         return cls(partial(gpu_decode.decode, model), draw_by_kernels, windows=False)
 
 
+def for_kernels(weight: Tensor) -> bool:
+    """Whether the kernels' plans were made for the type of this weight and its GPU, a Hopper."""
+    on_gpu = weight.is_cuda and weight.dtype.itemsize == 2
+    return on_gpu and torch.cuda.get_device_capability(weight.device)[0] == 9
+
+
 class CodeWriter:
     """Writes codes with one model and keeps buffers and graphs from batch to batch.
 
-    `compiled` runs a step by kernels of our own on a GPU, elsewhere it fuses the small operations of a layer by
-    torch.compile. `recorded` (on a GPU) replays recorded steps.
+    `compiled` runs a step by kernels of our own where there are any for the GPU, elsewhere it fuses the small
+    operations of a layer by torch.compile. `recorded` (on a GPU) replays recorded steps.
     """
 
     def __init__(self, model: AutoregressiveModel, compiled: bool = False, recorded: bool | None = None) -> None:
         self.model = model
-        on_gpu = model.lm_head.weight.device.type == "cuda"
-        self.recorded = on_gpu if recorded is None else recorded
+        weight = model.lm_head.weight
+        self.recorded = weight.is_cuda if recorded is None else recorded
         self._by_torch = Stepping.by_torch(model, compiled)
-        self._by_kernels = Stepping.by_kernels(model) if compiled and on_gpu else None
+        self._by_kernels = Stepping.by_kernels(model) if compiled and for_kernels(weight) else None
         self._kept: dict[tuple[int, int, int], _Buffers] = {}
 
     @torch.inference_mode()
@@ -168,14 +174,15 @@ class CodeWriter:
         batch = pad_prompts(prompts, positions, grids_in_order, self.model.config)
         rows, total = uniforms_BN.shape
         longest = batch.ids_BP.shape[1]
-        buffers = self._buffers(rows, longest + total, total)
-        buffers.start(batch, uniforms_BN, self.model.config)
-        self._read_prompts(batch, buffers, sampling)
-        for step in range(total):
-            if step > 0:
-                self._step(buffers, longest + step, sampling)
-            if progress is not None:
-                progress(step + 1, total)
+        with torch.cuda.device_of(self.model.lm_head.weight):  # graphs and kernels go to the current device
+            buffers = self._buffers(rows, longest + total, total)
+            buffers.start(batch, uniforms_BN, self.model.config)
+            self._read_prompts(batch, buffers, sampling)
+            for step in range(total):
+                if step > 0:
+                    self._step(buffers, longest + step, sampling)
+                if progress is not None:
+                    progress(step + 1, total)
         return buffers.written_NB[:total, :rows].T.contiguous()
 
     def _buffers(self, rows: int, slots: int, tokens: int) -> _Buffers:

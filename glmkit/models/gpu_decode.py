@@ -8,8 +8,9 @@ Shapes: B rows, K inputs and N outputs of a product, H heads, H' key heads, S pa
 
 from __future__ import annotations
 
+import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -20,7 +21,7 @@ from glmkit.models.autoregressive import AutoregressiveModel, KVCache, Layer, Rm
 
 SMALL_WARPS = 8  # of the kernels beside the products
 THREADS = 32 * SMALL_WARPS
-FETCH_PIECE = THREADS * kernels.FETCH_BYTES.value  # bytes that one program fetches ahead
+FETCH_BYTES: int = kernels.FETCH_BYTES.value
 LEAST = 16  # rows or heads that the matrix units take at once
 MOST_ROWS = 64
 
@@ -45,7 +46,7 @@ class Plan:
     """How a step of up to `rows` rows runs. Attention cuts the slots into `parts` and reads `slots` at a time.
 
     `ahead_mib` of the next product's weight are fetched by each small kernel; `early` lets a kernel start while the one
-    before it runs. Both need compute capability 9.0.
+    before it runs, and with `own` a product then fetches the first of its weights.
     """
 
     rows: int
@@ -56,8 +57,9 @@ class Plan:
     head: Tile
     parts: int
     slots: int = 64
-    ahead_mib: int = 16
-    early: bool = True
+    ahead_mib: int = 0
+    early: bool = False
+    own: bool = False
 
 
 PLANS = (
@@ -92,16 +94,19 @@ PLANS = (
 
 
 def fits(model: AutoregressiveModel) -> bool:
-    """Whether the kernels can run this model: plain linear layers, joint projections, sizes that are powers of two."""
-    config = model.config
-    modules = [layer.self_attn.fused is not None for layer in layers_of(model)]
-    linears = [module for module in model.modules() if "Linear" in type(module).__name__]
+    """Whether the kernels can run this model: plain linear layers, joint projections, sizes that blocks divide."""
+    layers, config = layers_of(model), model.config
+    plain = (
+        [layer.self_attn.o_proj, layer.mlp.gate_up_proj, layer.mlp.down_proj]
+        for layer in layers
+        if layer.self_attn.fused is not None
+    )
+    linears = [model.lm_head, *itertools.chain.from_iterable(plain)]
     return (
-        all(modules)
-        and all(type(module) is nn.Linear for module in linears)
+        len(linears) == 1 + 3 * len(layers)
+        and all(type(linear) is nn.Linear and linear.in_features % 32 == 0 for linear in linears)
         and config.head_dim >= LEAST
-        and math.log2(config.head_dim).is_integer()
-        and min(config.hidden_size, config.intermediate_size) % 32 == 0
+        and config.head_dim.bit_count() == 1
     )
 
 
@@ -110,11 +115,9 @@ def layers_of(model: AutoregressiveModel) -> list[Layer]:
 
 
 def plan_for(rows: int, device: torch.device) -> Plan:
-    """The smallest plan for so many rows, without what the device cannot do."""
+    """The smallest plan for so many rows; off a GPU without what Triton's interpreter does not know."""
     plan = next(plan for plan in PLANS if plan.rows >= rows)
-    if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0):
-        return plan
-    return Plan(**{**vars(plan), "ahead_mib": 0, "early": False})
+    return plan if device.type == "cuda" else replace(plan, ahead_mib=0, early=False, own=False)
 
 
 @torch.no_grad()
@@ -166,6 +169,7 @@ def linear(
     assert rows <= plan.rows <= MOST_ROWS and (tile.splits == 1 or not (gated or dtype))
     target = x_BK.dtype if gated else dtype or torch.float32
     out = torch.empty(tile.splits, rows, outputs, device=x_BK.device, dtype=target)
+    fetched = max(1, 32 * tile.warps // tile.outputs)  # pieces a row: one a thread
     kernels.linear_kernel[(-(-outputs // tile.outputs), tile.splits)](
         x_BK,
         weight,
@@ -179,6 +183,7 @@ def linear(
         BLOCK_N=tile.outputs,
         BLOCK_K=math.gcd(tile.inputs, inputs),
         STAGES=tile.stages,
+        FETCHED=fetched if plan.early and plan.own and fetched * FETCH_BYTES <= inputs * weight.itemsize else 0,
         **_launch(plan, tile.warps),
     )
     return out
@@ -260,7 +265,7 @@ def _launch(plan: Plan, warps: int) -> dict[str, Any]:
 
 def _pieces(weight: Tensor, plan: Plan) -> int:
     """How many programs fetch the beginning of `weight` ahead."""
-    return min(plan.ahead_mib * 2**20, weight.nbytes) // FETCH_PIECE
+    return min(plan.ahead_mib * 2**20, weight.nbytes) // (THREADS * FETCH_BYTES)
 
 
 def _power_of_two(count: int) -> int:

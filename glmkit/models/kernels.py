@@ -9,8 +9,9 @@ A step of few rows computes little and reads all weights, so nothing else may wa
 - `candidates_kernel` and `draw_kernel`: top-k, top-p and the draw.
 
 The small ones leave most processors idle. Some of their programs, beyond those that compute, therefore ask for the
-weights of the next product, which then lie in the L2 cache (`_fetch_ahead`); and with EARLY a kernel may start while
-the one before is still running (programmatic dependent launch): it waits in `_wait` before it touches what others made.
+weights of the next product, which then lie in the L2 cache (`_fetch_ahead`). With EARLY a kernel may start while the
+one before is still running (programmatic dependent launch): it waits in `_wait` before it touches what others made, and
+a product asks for the first of its weights meanwhile.
 
 Every value is rounded to the model's type where the PyTorch code of `glmkit.models.autoregressive` rounds it, sums are
 float32. Nothing depends on the order in which programs run.
@@ -23,7 +24,7 @@ Shapes: B rows, K inputs and N outputs of a product, D head size, P parts of the
 import triton
 import triton.language as tl
 
-FETCH_BYTES = tl.constexpr(1024)  # one thread asks for so many
+FETCH_BYTES = tl.constexpr(256)  # that one thread asks for; the instruction in `_fetch` says it again
 
 
 @triton.jit
@@ -39,13 +40,12 @@ def _wait(EARLY: tl.constexpr):
 
 
 @triton.jit
-def _fetch_ahead(weight, number, THREADS: tl.constexpr):
-    """Ask for the `number`th piece of a weight, FETCH_BYTES a thread, and go on without it."""
-    bytes_ = weight.to(tl.pointer_type(tl.uint8)) + number.to(tl.int64) * (THREADS * FETCH_BYTES)
+def _fetch(pointers):
+    """Ask for FETCH_BYTES at each pointer, and go on without them."""
     tl.inline_asm_elementwise(
-        "{ cp.async.bulk.prefetch.L2.global [$1], 1024; mov.u32 $0, 0; }",
+        "{ cp.async.bulk.prefetch.L2.global [$1], 256; mov.u32 $0, 0; }",
         "=r,l",
-        [bytes_ + tl.arange(0, THREADS) * FETCH_BYTES],
+        [pointers],
         dtype=tl.int32,
         is_pure=False,
         pack=1,
@@ -53,14 +53,23 @@ def _fetch_ahead(weight, number, THREADS: tl.constexpr):
 
 
 @triton.jit
+def _fetch_ahead(weight, number, THREADS: tl.constexpr):
+    """Ask for the `number`th piece of a weight, FETCH_BYTES a thread."""
+    first = weight.to(tl.pointer_type(tl.uint8)) + number.to(tl.int64) * (THREADS * FETCH_BYTES)
+    _fetch(first + tl.arange(0, THREADS) * FETCH_BYTES)
+
+
+@triton.jit
 def linear_kernel(
     x, weight, out, rows, N: tl.constexpr, K: tl.constexpr, SPLITS: tl.constexpr, GATED: tl.constexpr,
-    BLOCK_B: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr, EARLY: tl.constexpr,
+    BLOCK_B: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr, FETCHED: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
     """out[s, b, n] = the sum over the s-th part of k of weight[n, k] x[b, k].
 
     GATED: the weight has 2 N rows, first those of the gates, and out = silu(gate) * up. BLOCK_B 1 multiplies by the
     ordinary units, 16 and more by the matrix units, for which rows are filled up with zeros. BLOCK_K divides K.
+    FETCHED pieces of every row of the weight, of FETCH_BYTES, are asked for before the inputs are there.
     """
     _start_next(EARLY)
     tile, split = tl.program_id(0), tl.program_id(1)
@@ -71,7 +80,15 @@ def linear_kernel(
     first = split * part
     last = tl.minimum(first + part, K // BLOCK_K)
     # Beyond the last output the first ones are read again: loads without a mask are the quickest.
-    weights = weight + (n % N)[:, None] * K + k[None, :]
+    rows_of_weight = weight + (n % N)[:, None] * K
+    weights = rows_of_weight + k[None, :]
+    if FETCHED > 0:
+        PIECE: tl.constexpr = FETCH_BYTES * 8 // weight.dtype.element_ty.primitive_bitwidth
+        begin = tl.minimum(first * BLOCK_K, K - FETCHED * PIECE)
+        pieces = rows_of_weight + begin + tl.arange(0, FETCHED)[None, :] * PIECE
+        _fetch(pieces)
+        if GATED:
+            _fetch(pieces + N * K)
     _wait(EARLY)
     if BLOCK_B == 1:
         products = tl.zeros((BLOCK_N, BLOCK_K), tl.float32)

@@ -64,8 +64,8 @@ import ar_kernels as script
 
 config, tile = script.full().config, script.Tile(8, 512, matrix=False)
 script.compile_only((9, 0))
-for plan in script.gpu_decode.PLANS:
-    script.compile_step(config, plan)
+for plan in (script.gpu_decode.PLANS[0], script.gpu_decode.PLANS[-1]):
+    script.compile_step(config, script.replace(plan, early=True, own=True, ahead_mib=16))
 assert script.tried_to(script.partial(script.compile_product, config, "o", 1, tile)) is None
 wrong = script.replace(tile, outputs=3)
 assert "power of 2" in script.tried_to(script.partial(script.compile_product, config, "o", 1, wrong))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -125,3 +126,20 @@ def test_kernels_write_the_same_codes(recording: list[int], monkeypatch: pytest.
 def test_no_kernels_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer.importlib.util, "find_spec", lambda name: None)
     assert Stepping.by_kernels(tiny.our_model()) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype", "capability", "suits"),
+    [
+        ("cuda", torch.bfloat16, (9, 0), True),
+        ("cuda", torch.float32, (9, 0), False),
+        ("cuda", torch.bfloat16, (8, 9), False),
+        ("cpu", torch.bfloat16, (9, 0), False),
+    ],
+)
+def test_kernels_are_for_hopper(
+    kind: str, dtype: torch.dtype, capability: tuple[int, int], suits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    weight: Any = SimpleNamespace(is_cuda=kind == "cuda", dtype=dtype, device=torch.device(kind))
+    assert writer.for_kernels(weight) is suits
