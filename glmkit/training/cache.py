@@ -25,7 +25,7 @@ from glmkit.models.semantic_vq import SemanticTokenizer
 from glmkit.training.data import Pictures, asked_for, by_size
 from glmkit.training.store import Files, Store, sound
 
-CHUNK_PIXELS = 2**23  # that go through an encoder together: 8 pictures of 1024x1024
+CHUNK_PIXELS = 2**21  # that go through an encoder together, beside the part that is trained: 2 pictures of 1024x1024
 VERSION = "1"  # of what is computed here; with another one nothing on disk is used
 NOTES = Console(stderr=True)
 Size = tuple[int, int]

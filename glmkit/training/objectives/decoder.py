@@ -272,5 +272,6 @@ class DecoderObjective(Objective):
             block.compile(dynamic=False)
             if self.train.sources:  # which go through the blocks on their own way, see `write_sources`
                 block.with_keys = torch.compile(block.with_keys, dynamic=False)
+        self.train.glyphs.one_shape = True
         if isinstance(self.train.glyphs, GlyphTokens):
             self.train.glyphs.encoder.encoder.compile(dynamic=False)

@@ -27,12 +27,18 @@ TOGETHER = 64  # captions that are encoded at once
 class Glyphs(Protocol):
     """What the decoder is told of the quoted texts of captions."""
 
-    def embeddings(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Embeddings B S*T D of the captions `indices` (or NO_TEXT) and their mask B S*T, False on padding."""
+    one_shape: bool
+    """Whether batches are padded to a multiple of 16 tokens, for a compiled model; otherwise as little as they can."""
+
+    def embeddings(self, indices: Sequence[int]) -> tuple[Tensor, Tensor | None]:
+        """Embeddings B S*T D of the captions `indices` (or NO_TEXT) and their mask B S*T, False on padding; None where
+        nothing is padded."""
 
 
 class GlyphTokens:
     """The tokens of every caption's quoted texts, on the CPU, and the encoder that learns to embed them."""
+
+    one_shape = True
 
     def __init__(self, hybrid: HybridModel, captions: Sequence[str]) -> None:
         self.encoder, self._device = hybrid.glyph, hybrid.device
@@ -60,6 +66,7 @@ class GlyphEmbeddings:
         numbers: dict[tuple[str, ...], int] = {}
         texts = [tuple(quoted_spans(caption)) for caption in captions]
         self._rows = [numbers.setdefault(own, len(numbers)) for own in [*texts, ()]]
+        self.one_shape, self._lengths = False, dict[int, int]()
         different = list(numbers)
         sizes = [(len(spans), _most_tokens(spans)) for spans in different]
         held = torch.bfloat16 if keeper.device.type == "cuda" else torch.float32
@@ -77,11 +84,24 @@ class GlyphEmbeddings:
             about=lambda: cache.origin(hybrid, "glyph"),
         )
 
-    def embeddings(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-        rows = [self._kept[[self._rows[index]]][0] for index in indices]
-        longest = max(len(row) for row in rows)
+    def embeddings(self, indices: Sequence[int]) -> tuple[Tensor, Tensor | None]:
+        numbers = [self._rows[index] for index in indices]
+        rows = [self._kept[[number]][0] for number in numbers]
+        if not self.one_shape:
+            # Attention without a mask is faster: a batch of one, or of equal lengths, needs none.
+            lengths = [self._length(number, row) for number, row in zip(numbers, rows, strict=True)]
+            rows = [row[-length:] for row, length in zip(rows, lengths, strict=True)]
+            if min(lengths) == max(lengths):
+                return torch.stack(rows), None
+        longest = max(map(len, rows))
         padded = torch.stack([F.pad(row, (0, 0, longest - len(row), 0)) for row in rows])
         return padded, padded.any(dim=-1)
+
+    def _length(self, number: int, row: Tensor) -> int:
+        """How many tokens there are; looked up on the device when first asked for."""
+        if number not in self._lengths:
+            self._lengths[number] = int(row.any(dim=-1).sum())
+        return self._lengths[number]
 
 
 def _most_tokens(spans: Sequence[str]) -> int:

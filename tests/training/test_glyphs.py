@@ -1,0 +1,61 @@
+"""Glyph embeddings that are computed once: those of the encoder, in as few tokens as a batch can have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from glmkit.models.hybrid import HybridModel
+from glmkit.training import cache
+from glmkit.training.objectives.glyphs import NO_TEXT, GlyphEmbeddings, GlyphTokens
+
+CPU = torch.device("cpu")
+# An even number of texts (each begins with a padding token), none, a text that spells a special token, one twice
+CAPTIONS = ["'ab' and 'cde'", "nothing", "it says '</s>x'", "'ab' and, again, 'cde'", "'fghij' alone"]
+TWO, NONE, SPECIAL, AGAIN, ONE = range(5)
+
+
+@pytest.fixture(scope="module")
+def hybrid(tiny_model: Path) -> HybridModel:
+    return HybridModel(tiny_model)
+
+
+@pytest.fixture
+def kept(hybrid: HybridModel, tmp_path: Path) -> GlyphEmbeddings:
+    return GlyphEmbeddings(hybrid, CAPTIONS, cache.Keeper(CPU, tmp_path))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("one_shape", [False, True])
+def test_embeddings_are_the_encoders(hybrid: HybridModel, kept: GlyphEmbeddings, one_shape: bool) -> None:
+    kept.one_shape = one_shape
+    for indices in ([ONE, TWO, NO_TEXT], [SPECIAL], [NONE], [AGAIN, TWO]):
+        found, mask = kept.embeddings(indices)
+        expected, real = hybrid.glyph([CAPTIONS[index] if index != NO_TEXT else "" for index in indices])
+        told = found[mask] if mask is not None else found.flatten(0, 1)
+        torch.testing.assert_close(told, expected[real], rtol=1e-4, atol=1e-5)
+        assert found.shape[1] == (-(-found.shape[1] // 16) * 16 if one_shape else real.shape[1])
+
+
+@torch.no_grad()
+def test_a_mask_only_where_something_is_padded(kept: GlyphEmbeddings) -> None:
+    assert kept.embeddings([TWO])[1] is None and kept.embeddings([AGAIN, TWO])[1] is None
+    mask = kept.embeddings([ONE, TWO])[1]
+    assert mask is not None and mask.sum(dim=1).tolist() == [6, 9]
+
+
+def test_equal_texts_are_kept_once(kept: GlyphEmbeddings, tmp_path: Path) -> None:
+    assert kept._rows[AGAIN] == kept._rows[TWO] and kept._rows[NO_TEXT] == kept._rows[NONE]
+    assert sum(path.is_file() and path.suffix != ".json" for path in tmp_path.rglob("*")) == 4
+
+
+@torch.no_grad()
+def test_a_learning_encoder_gives_the_same(hybrid: HybridModel) -> None:
+    """The same embeddings, with padding elsewhere."""
+    tokens = GlyphTokens(hybrid, CAPTIONS)
+    found, mask = tokens.embeddings([TWO, NO_TEXT])
+    expected, real = hybrid.glyph([CAPTIONS[TWO], ""])
+    assert mask is not None
+    torch.testing.assert_close(found[mask], expected[real], rtol=1e-4, atol=1e-5)
