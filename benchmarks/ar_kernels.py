@@ -12,7 +12,6 @@ runs the whole model (random weights) with them. Sections, in the order in which
     sampling   the draw by torch and by kernels; both must draw the same
     steps      steps of the full model as CUDA graphs: the code's plan and this run's, with fetching ahead and starting
                early; logits must equal those without either, bit for bit, and be near those of torch; a trace
-    before     the same steps by torch.compile
 
 Weights are read from memory, as in a model: the calls of one graph go around copies that exceed the L2 cache. Kernels
 are compiled by many processes first. Off a GPU only `--toy` runs, in Triton's interpreter (TRITON_INTERPRET=1).
@@ -40,7 +39,7 @@ from torch import Tensor
 from glmkit.files import append_jsonl
 from glmkit.generation.sampler import Sampling, draw, draw_by_kernels
 from glmkit.models import gpu_decode, published
-from glmkit.models.autoregressive import AutoregressiveConfig, AutoregressiveModel, KVCache, LayerSteps, rotary_table
+from glmkit.models.autoregressive import AutoregressiveConfig, AutoregressiveModel, KVCache, rotary_table
 from glmkit.models.devices import dtype_for, pick_device
 from glmkit.models.gpu_decode import Plan, Tile
 
@@ -48,6 +47,7 @@ COLD_BYTES = 192 * 2**20  # copies of what a graph reads: several times the L2 c
 SHARED_BYTES = 227 * 2**10  # of shared memory that a program may use (compute capability 9.0)
 PRODUCTS = ("qkv", "o", "gate_up", "down", "head")
 CUT = {"qkv", "o", "down"}  # whose consumers add up parts
+FOR_PRODUCTS = 0.6  # of the time, so that some is left for whole steps
 SUM_US = 0.2  # what one part more costs those
 AHEAD_MIB = (0, 8, 16, 32)
 STARTS = ((False, False), (True, False), (True, True))  # early, and fetching own weights
@@ -84,7 +84,8 @@ class Bench:
     device: torch.device
     dtype: torch.dtype
     out: Path
-    ends: float
+    seconds: float
+    began: float = field(default_factory=time.perf_counter)
     tiles: dict[tuple[str, int], Tile] = field(default_factory=dict)
     cuts: dict[int, tuple[int, int]] = field(default_factory=dict)
     best: dict[int, Plan] = field(default_factory=dict)
@@ -96,13 +97,13 @@ class Bench:
 
     def note(self, show: bool = True, **row: Any) -> None:
         append_jsonl(self.out / "ar_kernels.jsonl", row)
-        if not show:
-            return
         cells = (f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items())
-        print("; ".join(cells), flush=True)
+        if show:
+            print("; ".join(cells), flush=True)
 
-    def late(self) -> bool:
-        return time.perf_counter() > self.ends
+    def late(self, share: float = 1.0) -> bool:
+        """Whether this share of the time is over."""
+        return time.perf_counter() - self.began > share * self.seconds
 
     def random(self, *shape: int, scale: float = 1.0) -> Tensor:
         return torch.randn(shape, device=self.device, dtype=self.dtype) * scale
@@ -116,10 +117,11 @@ class Bench:
 
     def milliseconds(self, calls: Sequence[Callable[[], Any]]) -> float:
         """The median time of all `calls` one after another, as one CUDA graph."""
-        if not self.on_gpu:
-            return _by_host(calls)
-        for call in calls[:2]:
+        began = time.perf_counter()
+        for call in calls[:2] if self.on_gpu else calls:
             call()
+        if not self.on_gpu:
+            return 1e3 * (time.perf_counter() - began)
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
@@ -127,12 +129,12 @@ class Bench:
                 call()
         times = []
         for _ in range(self.scale.replays):
-            began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            began.record()
+            marks = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
+            marks[0].record()
             graph.replay()
-            ended.record()
-            ended.synchronize()
-            times.append(began.elapsed_time(ended))
+            marks[1].record()
+            marks[1].synchronize()
+            times.append(marks[0].elapsed_time(marks[1]))
         return statistics.median(times[1:] or times)
 
     def microseconds(self, call: Callable[[int], Any], copies: int) -> float:
@@ -141,15 +143,7 @@ class Bench:
         return 1e3 / count * self.milliseconds([lambda number=number: call(number % copies) for number in range(count)])
 
 
-def _by_host(calls: Sequence[Callable[[], Any]]) -> float:
-    began = time.perf_counter()
-    for call in calls:
-        call()
-    return 1e3 * (time.perf_counter() - began)
-
-
 def bandwidth(bench: Bench) -> None:
-    """The first call of everything else waits for the device, so this warms it up, too."""
     source = torch.ones(bench.scale.copied, dtype=torch.float32, device=bench.device)
     target = torch.empty_like(source)
     for name, call, moved in (("copy", lambda: target.copy_(source), 2), ("sum", lambda: source.sum(), 1)):
@@ -198,7 +192,7 @@ def products(bench: Bench) -> None:
     cases = tried(bench)
     compile_ahead(bench, "products", [partial(compile_product, bench.scale.config, *case) for case in cases])
     for (rows, name), group in itertools.groupby(cases, lambda case: (case[1], case[0])):
-        if bench.late():
+        if bench.late(FOR_PRODUCTS):
             return
         outputs, inputs = shapes(bench.scale.config)[name]
         size = torch.finfo(bench.dtype).bits // 8
@@ -217,7 +211,7 @@ def _tune(bench: Bench, name: str, rows: int, x: Tensor, weights: list[Tensor], 
     note(bench.microseconds(lambda number: F.linear(x, weights[number]), len(weights)), True, by="torch")
     expected, found = _reference(name, x, weights[0]), []
     for tile in cuts:
-        if bench.late():
+        if bench.late(FOR_PRODUCTS):
             break
         call = partial(_product, name, x, tile=tile)
         try:
@@ -241,10 +235,8 @@ def _product(name: str, x: Tensor, weight: Tensor, tile: Tile) -> Tensor:
 
 def _reference(name: str, x: Tensor, weight: Tensor) -> Tensor:
     product = x.float() @ weight.float().T
-    if name != "gate_up":
-        return product
     gate, up = product.chunk(2, dim=-1)
-    return F.silu(gate) * up
+    return F.silu(gate) * up if name == "gate_up" else product
 
 
 def _error(sums_SBN: Tensor, expected: Tensor) -> float:
@@ -258,9 +250,9 @@ def compile_ahead(bench: Bench, what: str, jobs: Sequence[Callable[[], Any]]) ->
     began, capability = time.perf_counter(), torch.cuda.get_device_capability(bench.device)
     if bench.pool is None:
         bench.pool = ProcessPoolExecutor(None, multiprocessing.get_context("spawn"), compile_only, (capability,))
-    problems = [problem for problem in bench.pool.map(tried_to, jobs, chunksize=4) if problem]
-    seconds = time.perf_counter() - began
-    bench.note(section="compile", case=f"{what}, {len(jobs)}", seconds=seconds, problems=problems[:3])
+    problems = [problem for problem in bench.pool.map(tried_to, jobs, chunksize=1 + len(jobs) // 200) if problem]
+    took = time.perf_counter() - began
+    bench.note(section="compile", case=f"{what}, {len(jobs)}", seconds=took, problems=problems[:3])
 
 
 class NoDevice:
@@ -301,13 +293,17 @@ def tried_to(job: Callable[[], Any]) -> str | None:
 
 
 def empty(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-    """A stand-in on the CPU; nobody writes to it, so it takes no memory."""
-    return torch.empty(shape, dtype=dtype)
+    return torch.empty(shape, dtype=dtype)  # nobody writes to it, so it takes no memory
 
 
 def compile_product(config: AutoregressiveConfig, name: str, rows: int, tile: Tile) -> None:
     outputs, inputs = shapes(config)[name]
     _product(name, empty(rows, inputs), empty(outputs, inputs), tile)
+
+
+def compile_attention(config: AutoregressiveConfig, plan: Plan) -> None:
+    pair = empty(2, plan.rows, config.num_key_value_heads, 2560, config.head_dim)
+    attention_call(config, plan, pair)(torch.zeros(plan.rows, dtype=torch.int64), pair)
 
 
 def compile_step(config: AutoregressiveConfig, plan: Plan) -> None:
@@ -327,7 +323,7 @@ def compile_step(config: AutoregressiveConfig, plan: Plan) -> None:
 def attention(bench: Bench) -> None:
     """Parts and slots of one layer; the sum over all key counts decides."""
     plans = [plan for rows in bench.scale.rows for plan in cuts_tried(bench, rows)]
-    compile_ahead(bench, "attention", [partial(compile_step, bench.scale.config, plan) for plan in plans])
+    compile_ahead(bench, "attention", [partial(compile_attention, bench.scale.config, plan) for plan in plans])
     for rows in bench.scale.rows:
         if bench.late():
             return
@@ -352,21 +348,23 @@ def cuts_tried(bench: Bench, rows: int) -> list[Plan]:
 def _by_cut(bench: Bench, rows: int, plans: Sequence[Plan]) -> Iterator[tuple[tuple[int, int], list[float]]]:
     """Each way to cut the cache, and its microseconds for each number of keys."""
     config = bench.scale.config
-    heads, key_heads, size = config.num_attention_heads, config.num_key_value_heads, config.head_dim
     capacity = -(-(max(bench.scale.keys) + 1) // 256) * 256
-    first = bench.random(2, rows, key_heads, capacity, size)
+    first = bench.random(2, rows, config.num_key_value_heads, capacity, config.head_dim)
     copies = max(2, -(-COLD_BYTES // first.nbytes)) if bench.on_gpu else 1
     pairs = [first, *(bench.random(*first.shape) for _ in range(copies - 1))]
-    sums = torch.randn(2, rows, (heads + 2 * key_heads) * size, device=bench.device)
-    table = rotary_table(torch.arange(rows, device=bench.device).expand(3, rows)[..., None], config)
     filled = [torch.full((rows,), keys, device=bench.device) for keys in bench.scale.keys]
-
-    def call(number: int, slots_B: Tensor, plan: Plan) -> Tensor:
-        return gpu_decode.attend(sums, None, table, slots_B, pairs[number], sums, plan)
-
     for plan in plans:
-        times = [bench.microseconds(partial(call, slots_B=one, plan=plan), copies) for one in filled]
-        yield (plan.parts, plan.slots), times
+        attend = attention_call(config, plan, first)
+        calls = [lambda number, one=one, attend=attend: attend(one, pairs[number]) for one in filled]
+        yield (plan.parts, plan.slots), [bench.microseconds(call, copies) for call in calls]
+
+
+def attention_call(config: AutoregressiveConfig, plan: Plan, pair: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """`attend(slots_B, pair)` with random queries, keys and values."""
+    outputs, rows = shapes(config)["qkv"][0], pair.shape[1]
+    sums = torch.randn(plan.qkv.splits, rows, outputs, device=pair.device)
+    bias, angles = sums[0, 0].to(pair.dtype), torch.rand(rows, config.rotary_dim, device=pair.device)
+    return lambda slots_B, pair: gpu_decode.attend(sums, bias, (angles, angles), slots_B, pair, pair, plan)
 
 
 def sampling(bench: Bench) -> None:
@@ -381,12 +379,7 @@ def sampling(bench: Bench) -> None:
 
 def random_model(bench: Bench) -> AutoregressiveModel:
     with torch.device(bench.device):
-        default = torch.get_default_dtype()
-        torch.set_default_dtype(bench.dtype)
-        try:
-            model = AutoregressiveModel(bench.scale.config).eval().requires_grad_(False)
-        finally:
-            torch.set_default_dtype(default)
+        model = AutoregressiveModel(bench.scale.config).eval().requires_grad_(False).to(bench.dtype)
     model.fuse()
     return model
 
@@ -413,9 +406,8 @@ class Step:
     def by_kernels(self, plan: Plan) -> Tensor:
         return gpu_decode.decode(self.model, self.ids_B, self.table, self.slots_B, self.cache, plan=plan)
 
-    def by_torch(self, steps: LayerSteps | None = None) -> Tensor:
-        window = self.cache.pairs.shape[-2]
-        return self.model.decode(self.ids_B, self.table, self.slots_B, self.cache, window, steps)
+    def by_torch(self) -> Tensor:
+        return self.model.decode(self.ids_B, self.table, self.slots_B, self.cache, self.cache.pairs.shape[-2])
 
 
 @torch.inference_mode()
@@ -424,13 +416,14 @@ def steps(bench: Bench, model: AutoregressiveModel) -> None:
     plans += gpu_decode.PLANS
     compile_ahead(bench, "steps", [partial(compile_step, bench.scale.config, plan) for plan in plans])
     for rows in bench.scale.rows:
-        totals: dict[Plan, float] = {}
+        measured = []
         for keys in sorted({bench.scale.keys[0], bench.scale.keys[-1]}):
             if bench.late():
                 return
-            for plan, ms in _of_plans(bench, Step.of(bench, model, rows, keys), f"rows {rows}, keys {keys}"):
-                totals[plan] = totals.get(plan, 0.0) + ms
-        bench.best[rows] = min(totals, key=lambda plan: totals[plan])
+            measured.append(dict(_of_plans(bench, Step.of(bench, model, rows, keys), f"rows {rows}, keys {keys}")))
+        right = [plan for plan in measured[0] if all(plan in one for one in measured)]
+        total = {plan: sum(one[plan] for one in measured) for plan in right}
+        bench.best[rows] = min(total, key=lambda plan: total[plan], default=bench.plan(rows))
         trace(bench, Step.of(bench, model, rows, bench.scale.keys[-1]), bench.best[rows])
 
 
@@ -444,10 +437,8 @@ def trace(bench: Bench, step: Step, plan: Plan) -> None:
             torch.cuda.synchronize()
     events = [event for event in profile.key_averages() if event.self_device_time_total > 0]
     by_kernel = {event.key[:40]: round(event.self_device_time_total / 1e3, 3) for event in events}
-    total = sum(by_kernel.values())
-    bench.note(
-        section="trace", case=f"rows {plan.rows}", total_ms=total, launches=sum(e.count for e in events), **by_kernel
-    )
+    counted = {"total_ms": sum(by_kernel.values()), "launches": sum(event.count for event in events)}
+    bench.note(section="trace", case=f"rows {plan.rows}", **counted, **by_kernel)
 
 
 def _of_plans(bench: Bench, step: Step, case: str) -> Iterator[tuple[Plan, float]]:
@@ -457,40 +448,27 @@ def _of_plans(bench: Bench, step: Step, case: str) -> Iterator[tuple[Plan, float
     expected, theirs = step.by_kernels(plain), step.by_torch().float()
     error = float((expected.float() - theirs).norm() / theirs.norm())
     bench.note(section="steps", case=case, by="kernels against torch", error=error)
-    ms = bench.milliseconds([partial(step.by_kernels, gpu_decode.plan_for(rows, bench.device))] * 3) / 3
-    bench.note(section="steps", case=case, by="plan of the code", ms=ms)
     able = bench.on_gpu and torch.cuda.get_device_capability(bench.device) >= (9, 0)
-    for (early, own), mib in itertools.product(STARTS, AHEAD_MIB) if able else ((STARTS[0], 0),):
-        plan = replace(plain, early=early, own=own, ahead_mib=mib)
-        same = torch.equal(step.by_kernels(plan), expected)
-        ms = bench.milliseconds([partial(step.by_kernels, plan)] * 3) / 3
-        bench.note(
-            section="steps", case=case, by=f"this run's, early {early}, own {own}, ahead {mib} MiB", ms=ms, same=same
-        )
+    options = itertools.product(STARTS, AHEAD_MIB) if able else ((STARTS[0], 0),)
+    plans = [replace(plain, early=early, own=own, ahead_mib=mib) for (early, own), mib in options]
+    for plan in (gpu_decode.plan_for(rows, bench.device), *plans):
+        logits: list[Tensor] = []
+        ms = bench.milliseconds([lambda plan=plan, logits=logits: logits.append(step.by_kernels(plan))] * 3) / 3
+        same = all(torch.equal(one, expected) for one in logits)  # of single launches and of the graph's last replay
+        by = "the code's" if plan not in plans else f"early {plan.early}, own {plan.own}, ahead {plan.ahead_mib} MiB"
+        bench.note(section="steps", case=case, by=by, ms=ms, same=same)
         if same:
             yield plan, ms
 
 
-@torch.inference_mode()
-def before(bench: Bench, model: AutoregressiveModel) -> None:
-    compiled = LayerSteps.compiled() if bench.on_gpu else LayerSteps()
-    keys = bench.scale.keys[-1]
-    for rows in bench.scale.rows:
-        if bench.late():
-            return
-        step = Step.of(bench, model, rows, keys)
-        ms = bench.milliseconds([partial(step.by_torch, compiled)] * 3) / 3
-        bench.note(section="before", case=f"rows {rows}, keys {keys}", by="torch.compile", ms=ms)
-
-
 def write_plans(bench: Bench) -> None:
-    plans = [bench.best.get(rows) or bench.plan(rows) for rows in bench.scale.rows]
+    plans = (bench.best.get(rows) or bench.plan(rows) for rows in bench.scale.rows)
     text = "PLANS = (\n" + "".join(f"    {plan!r},\n" for plan in plans) + ")\n"
     (bench.out / "plans.txt").write_text(text)
     print(text)
 
 
-SECTIONS = ("bandwidth", "products", "attention", "sampling", "steps", "before")
+SECTIONS = ("bandwidth", "products", "attention", "sampling", "steps")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -504,18 +482,14 @@ def main(argv: list[str] | None = None) -> int:
     if device.type == "cuda":
         gc.freeze()  # recording a graph collects garbage, which takes longer than the measurement
     arguments.out.mkdir(parents=True, exist_ok=True)
-    bench = Bench(scale, device, dtype_for(device), arguments.out, time.perf_counter() + arguments.seconds)
+    bench = Bench(scale, device, dtype_for(device), arguments.out, arguments.seconds)
     for section in (bandwidth, products, attention, sampling):
         if section.__name__ in arguments.only and not bench.late():
             section(bench)
-            torch.cuda.empty_cache()
     write_plans(bench)
-    if {"steps", "before"} & set(arguments.only):
-        model = random_model(bench)
-        for of_model in (steps, before):
-            if of_model.__name__ in arguments.only and not bench.late():
-                of_model(bench, model)
-                write_plans(bench)
+    if "steps" in arguments.only and not bench.late():
+        steps(bench, random_model(bench))
+        write_plans(bench)
     if bench.pool is not None:
         bench.pool.shutdown()
     return 0

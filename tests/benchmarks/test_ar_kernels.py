@@ -37,7 +37,7 @@ def test_sections(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert not any("problem" in row for row in rows)
     assert {row["case"] for row in rows if row["section"] == "products"} == set(script.PRODUCTS)
     assert max(row.get("error", 0) for row in rows) < 1e-4
-    assert all(row.get("same", True) for row in rows)
+    assert all(row.get("same", True) for row in rows if row.get("by") != "the code's")  # other cuts, other rounding
     values = {"Plan": script.Plan, "Tile": script.Tile}
     exec((tmp_path / "plans.txt").read_text(), values)
     assert values["PLANS"][0].qkv.inputs == 32, "what was found, not what the code had"
@@ -66,6 +66,7 @@ config, tile = script.full().config, script.Tile(8, 512, matrix=False)
 script.compile_only((9, 0))
 for plan in (script.gpu_decode.PLANS[0], script.gpu_decode.PLANS[-1]):
     script.compile_step(config, script.replace(plan, early=True, own=True, ahead_mib=16))
+script.compile_attention(config, script.gpu_decode.PLANS[0])
 assert script.tried_to(script.partial(script.compile_product, config, "o", 1, tile)) is None
 wrong = script.replace(tile, outputs=3)
 assert "power of 2" in script.tried_to(script.partial(script.compile_product, config, "o", 1, wrong))
