@@ -107,9 +107,11 @@ def run_name(summary: Summary) -> str:
 
 
 def short_name(name: str) -> str:
-    """The last folder of a path or hub id; for RUN/adapter, where fine-tuning puts its result, the run's."""
+    """The last folder of a path or hub id; for RUN/adapter, where fine-tuning puts its result, the run's, and with the
+    weight of an adapter: `RUN/adapter:0.8` is `RUN:0.8`."""
     path = Path(name)
-    return (path.parent.name if path.name == "adapter" else path.name) or name
+    last, colon, weight = path.name.partition(":")
+    return (path.parent.name + colon + weight if last == "adapter" else path.name) or name
 
 
 def unique_names(names: Sequence[str], folders: Sequence[str]) -> list[str]:
