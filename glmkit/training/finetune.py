@@ -25,7 +25,7 @@ from glmkit.generation import pipeline
 from glmkit.models import adapter, checkpoint, clip
 from glmkit.models.hybrid import HybridModel
 from glmkit.models.semantic_vq import halved_size
-from glmkit.training import cache, data, lora, objectives, trackers
+from glmkit.training import cache, data, frozen, lora, objectives, trackers
 from glmkit.training.data import report
 from glmkit.training.initialise import fresh_part, initialise, initialise_clip
 from glmkit.training.loop import Loop, Place
@@ -44,13 +44,15 @@ NEEDS = {
     "decoder": ("decoder", "glyph", "vae", "semantic_vq"),
     "glyph": ("glyph", "decoder", "vae", "semantic_vq"),
 }
+# Through which transformer the gradient of a stage goes: the part that takes the memory, whatever is trained.
+TRANSFORMERS = {"autoregressive": "autoregressive", "decoder": "decoder", "glyph": "decoder"}
 
 
 def finetune(recipe: Recipe, device: torch.device) -> dict[str, Any]:
     """Run every stage of `recipe` that is not done yet; returns the stages' results by name."""
     trackers.check(recipe.wandb)
     output = Path(recipe.output)
-    pictures = None if (output / "manifest.json").exists() else _checked(recipe)
+    pictures = None if (output / "manifest.json").exists() else _checked(recipe, device)
     remove_leftovers(output)
     remove_leftovers(output / "adapter")
     runs.open_run(output, "finetune", _flat(recipe.model_dump(mode="json")), str(device))
@@ -74,7 +76,7 @@ def finetune(recipe: Recipe, device: torch.device) -> dict[str, Any]:
     return results
 
 
-def _checked(recipe: Recipe) -> tuple[data.Pictures, data.Pictures]:
+def _checked(recipe: Recipe, device: torch.device) -> tuple[data.Pictures, data.Pictures]:
     """The pictures of a new run, after a look at everything else that may be wrong with it: a run folder fixes its
     recipe, so a mistake must not leave one.
     """
@@ -88,8 +90,9 @@ def _checked(recipe: Recipe) -> tuple[data.Pictures, data.Pictures]:
         base = checkpoint.resolve(recipe.model)
         for name, stage in recipe.stages.items():
             if stage.lora is not None:
+                frozen.check(stage.lora, device)
                 with torch.device("meta"):
-                    lora.check_targets(checkpoint.new_part(base, name), stage.lora.targets)
+                    lora.inject(checkpoint.new_part(base, name), stage.lora)
         for request in requests_of(base, recipe.samples):
             pipeline.check(request)
         if recipe.data.edits:
@@ -201,13 +204,7 @@ def _hybrid_work(
     device: torch.device,
 ) -> _Work:
     output = Path(recipe.output)
-    hybrid = HybridModel(folder, device, name=recipe.model)
-    trained = _trained_parts(name, stage)
-    for part in trained:
-        setattr(hybrid, part, _fresh_or_loaded(folder, part, stage).to(device).requires_grad_(stage.method == "full"))
-    wrapped = None
-    if stage.lora is not None:
-        wrapped = lora.inject(getattr(hybrid, trained[0]), stage.lora)
+    hybrid = HybridModel(folder, device, frozen.dtype(stage.lora, device), recipe.model)
     earlier = [other for other in recipe.stages if other != name and (output / f"{other}.json").exists()]
     adapted = [other for other in earlier if (output / "adapter" / other).exists()]
     if adapted and (recipe.samples.prompts or name == "glyph"):
@@ -215,21 +212,50 @@ def _hybrid_work(
         own = adapter.Adapter(output / "adapter")
         hybrid.finish = lambda part, module: adapter.merged(module, part, own) if part in adapted else module
     keeper = cache.Keeper(device, runs.cache_folder() / "training", recipe.data.resident_gib * 2**30)
-    objective = objectives.build(name, **_context(name, hybrid, stage, pictures, keeper))
+    objective, wrapped = objective_of(name, stage, hybrid, pictures, keeper)
     sampler = Sampler.for_stage(name, hybrid, recipe.samples, output / "samples") if recipe.samples.prompts else None
-    return _Work(objective, lambda: _export(name, hybrid, wrapped, trained, recipe, folder), sampler)
+    return _Work(objective, lambda: _export(name, hybrid, wrapped, _trained_parts(name, stage), recipe), sampler)
+
+
+def objective_of(
+    name: str,
+    stage: Stage,
+    hybrid: HybridModel,
+    pictures: tuple[data.Pictures, data.Pictures],
+    keeper: cache.Keeper,
+) -> tuple[objectives.Objective, nn.Module | None]:
+    """What a stage learns, with the parts of `hybrid` made ready for it; and PEFT's wrap of what is adapted, if any."""
+    wrapped = None
+    if stage.lora is not None:
+        if stage.lora.base in frozen.QUANTISED:
+            frozen.quantise(getattr(hybrid, TRANSFORMERS[name]), stage.lora.base)
+        wrapped = lora.inject(getattr(hybrid, name), stage.lora)
+    else:
+        for part in _trained_parts(name, stage):
+            setattr(hybrid, part, _fresh_or_loaded(hybrid.folder, part).to(hybrid.device).requires_grad_(True))
+    objective = objectives.build(name, **_context(name, hybrid, stage, pictures, keeper))
+    if isinstance(stage, config.BlockStage):
+        recompute(getattr(hybrid, TRANSFORMERS[name]), stage.recompute_every)
+    return objective, wrapped
+
+
+def recompute(transformer: nn.Module, every: int) -> None:
+    """Have every `every`-th layer of a transformer keep its inputs only (see `models.recompute`)."""
+    for module in transformer.modules():
+        if hasattr(module, "recompute_every"):
+            module.recompute_every = every  # type: ignore[assignment]
 
 
 def _trained_parts(name: str, stage: Stage) -> tuple[str, ...]:
     return (name, "glyph") if isinstance(stage, config.DecoderStage) and stage.train_glyph else (name,)
 
 
-def _fresh_or_loaded(folder: Path, part: str, stage: Stage) -> nn.Module:
-    """The part with its weights; with fresh ones when it has none yet and the whole of it is trained."""
+def _fresh_or_loaded(folder: Path, part: str) -> nn.Module:
+    """The part with its weights; with fresh ones when it has none yet."""
     has_weights = any((folder / checkpoint.PARTS[part].folder).glob("*.safetensors")) and bool(
         checkpoint.contents(folder, part)
     )
-    if has_weights or stage.method == "lora":
+    if has_weights:
         return checkpoint.load_part(folder, part)
     return fresh_part(folder, part)
 
@@ -251,13 +277,15 @@ def _context(
 
 
 def _export(
-    name: str, hybrid: HybridModel, wrapped: nn.Module | None, trained: tuple[str, ...], recipe: Recipe, folder: Path
+    name: str, hybrid: HybridModel, wrapped: nn.Module | None, trained: tuple[str, ...], recipe: Recipe
 ) -> None:
     if wrapped is not None:
-        lora.save(wrapped, Path(recipe.output) / "adapter" / name, name, folder)
+        lora.save(wrapped, Path(recipe.output) / "adapter" / name, name, hybrid.folder)
         return
     for part in trained:
-        checkpoint.save_part(folder, part, getattr(hybrid, part), getattr(torch, recipe.save_dtype), MAX_SHARD_BYTES)
+        checkpoint.save_part(
+            hybrid.folder, part, getattr(hybrid, part), getattr(torch, recipe.save_dtype), MAX_SHARD_BYTES
+        )
 
 
 def describe(results: dict[str, Any]) -> str:

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from glmkit.config import Lora
 from glmkit.errors import UserError
 from glmkit.models.devices import DTYPES, dtype_for
-from glmkit.models.hybrid import HybridModel
 
 NUMBERED = re.compile(r"(^|\.)\d+(\.|$)")  # names inside a list of layers
 QUANTISED = ("nf4", "int8")
@@ -48,14 +47,6 @@ def matrices(module: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
     for name, child in module.named_modules():
         if isinstance(child, nn.Linear) and NUMBERED.search(name):
             yield name, child
-
-
-def part(hybrid: HybridModel, name: str, lora: Lora) -> nn.Module:
-    """The part of the model that gets adapters, held as `lora.base` says."""
-    module: nn.Module = getattr(hybrid, name)
-    if lora.base in QUANTISED:
-        quantise(module, lora.base)
-    return module
 
 
 def quantise(module: nn.Module, base: str) -> None:
@@ -100,14 +91,9 @@ def _as_autocast(small: nn.Module, given: tuple[Tensor]) -> tuple[Tensor]:
     return (given[0].to(torch.get_autocast_dtype(kind)),) if torch.is_autocast_enabled(kind) else given
 
 
-def weight_bytes(module: nn.Module, lora: Lora | None, device: torch.device) -> int:
-    """What the parameters of `module` take once they are frozen, counted without quantising them."""
-    each = dtype(lora, device).itemsize
-    total = each * sum(parameter.numel() for parameter in module.parameters())
-    if lora is None or lora.base not in QUANTISED:
-        return total
-    for _, linear in matrices(module):
-        count = linear.weight.numel()
-        scales = count // NF4_BLOCK * (1 + 4 / NF4_SCALES) if lora.base == "nf4" else 4 * linear.out_features
-        total -= round(each * count - (count / 2 if lora.base == "nf4" else count) - scales)
-    return total
+def quantised_bytes(module: nn.Module, base: str) -> int:
+    """What the matrices of `module` will take with their scales once they are quantised."""
+    if base == "int8":
+        return sum(linear.weight.numel() + 4 * linear.out_features for _, linear in matrices(module))
+    count = sum(linear.weight.numel() for _, linear in matrices(module))
+    return round(count / 2 + count / NF4_BLOCK * (1 + 4 / NF4_SCALES))

@@ -1,21 +1,23 @@
 """What a recipe would do, before anything is loaded: trained parameters, sequence lengths, memory, time.
 
-The model is built without memory (torch's meta device) and one micro-batch of the largest bucket goes through it, so
-that what autograd keeps and the operations are counted, not guessed. H W pixels, T tokens, B batch.
+The model is built without memory (torch's meta device) and one micro-batch of the largest bucket goes through it and
+back, so that the bytes of its tensors and its operations are counted, not guessed. H W pixels, T tokens, B batch.
 """
 
 from __future__ import annotations
 
+import gc
 import time
-from collections.abc import Mapping
+import weakref
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import saved_tensors_hooks
-from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from glmkit import config
@@ -24,13 +26,14 @@ from glmkit.generation.pipeline import upsampled
 from glmkit.generation.sequence import grids, training_batch
 from glmkit.models import checkpoint, published
 from glmkit.models.glyph import quoted_spans
-from glmkit.training import data, lora
+from glmkit.training import data, frozen, lora
 from glmkit.training.data import report
-from glmkit.training.finetune import NEEDS
+from glmkit.training.finetune import NEEDS, TRANSFORMERS, recompute
 
 CHAT_TOKENS = 32  # of the template and the size pairs around a caption
 CHARACTERS_A_TOKEN = 3
 TRAINED_BYTES = 16  # a parameter, its gradient and AdamW's two moments, all float32
+BACKWARD_OF_ATTENTION = 2.5  # times its forward pass: the scores again, and four products
 REACHED = 0.5  # of a large matrix product's speed, in a whole step
 Shape = tuple[int, int, bool]  # height, width, is edit
 
@@ -38,7 +41,8 @@ Shape = tuple[int, int, bool]  # height, width, is edit
 @dataclass(frozen=True)
 class StagePlan:
     """Numbers of one stage. `tokens`: sequence length of each bucket. Bytes and seconds are estimates, None where
-    nobody can tell: `activations` are what autograd keeps of one micro-batch, `weights` those of all parts in memory.
+    nobody can tell: `activations` are the most that the tensors of one micro-batch take at one time, forward and back,
+    `weights` those of all parts that are in memory meanwhile.
     """
 
     name: str
@@ -57,9 +61,9 @@ class StagePlan:
 
 @dataclass(frozen=True)
 class Work:
-    """What one forward pass of a micro-batch keeps for the backward pass (bytes) and computes (operations)."""
+    """The most bytes that the tensors of one micro-batch take at one time, and the operations on them."""
 
-    kept: int
+    peak: int
     operations: int
 
 
@@ -120,15 +124,15 @@ def _stage(
         else:
             parts[name].requires_grad_(True)
     trained = sum(value.numel() for part in parts.values() for value in part.parameters() if value.requires_grad)
-    weights = 4 * sum(count(part) for part in parts.values())
+    weights = _weight_bytes(name, stage, parts, device)
     worst = max(shapes, key=lambda shape: _tokens(name, shape, captions))
     work = None
     if name in ("autoregressive", "decoder", "glyph"):
         for part in parts.values():
             part.to(dtype)
+        recompute(parts[TRANSFORMERS[name]], cast(config.BlockStage, stage).recompute_every)
         work = measure(name, parts, worst, stage.batch_size // stage.accumulate, captions)
-    passes = 3 if stage.method == "full" else 2  # forward, gradients of activations, gradients of weights
-    operations = stage.steps * stage.accumulate * passes * work.operations if work else None
+    operations = stage.steps * stage.accumulate * work.operations if work else None
     return StagePlan(
         name,
         trained,
@@ -136,9 +140,24 @@ def _stage(
         {_named(shape): _tokens(name, shape, captions) for shape in shapes},
         weights,
         trained * (TRAINED_BYTES - 4 + 4 * (stage.ema > 0)),
-        work.kept if work else None,
+        work.peak if work else None,
         None if operations is None else operations / (speed * REACHED),
     )
+
+
+def _weight_bytes(name: str, stage: Stage, parts: Mapping[str, nn.Module], device: torch.device) -> int:
+    """Of the parts that a stage has in memory while it trains; adapters in float32."""
+    held = set(NEEDS[name])
+    if isinstance(stage, config.BlockStage):  # what only caches need has left
+        held = {name, TRANSFORMERS[name]} | ({"glyph"} if getattr(stage, "train_glyph", False) else set())
+    each, total = frozen.dtype(stage.lora, device).itemsize, 0
+    for part in held:
+        total += sum((4 if value.requires_grad else each) * value.numel() for value in parts[part].parameters())
+    if stage.lora is not None and stage.lora.base in frozen.QUANTISED:
+        module = parts[TRANSFORMERS[name]]
+        large = each * sum(linear.weight.numel() for _, linear in frozen.matrices(module))
+        total += frozen.quantised_bytes(module, stage.lora.base) - large
+    return total
 
 
 def count(module: nn.Module) -> int:
@@ -182,40 +201,91 @@ class _Attention(torch.autograd.Function):
         context.save_for_backward(query, key, value, mixed)
         return mixed
 
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
+        return tuple(torch.empty_like(given) for given in context.saved_tensors[:3])
 
-class _FusedAttention(TorchFunctionMode):
-    """Puts `_Attention` in the place of attention, which the meta device would take apart; counts its operations."""
+
+class _FusedAttention:
+    """Puts `_Attention` in the place of attention, which the meta device would take apart; counts its operations.
+
+    Not by a mode of torch, which would be off while layers are computed again in the backward pass.
+    """
 
     operations = 0
 
-    def __torch_function__(
-        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if function is not nn.functional.scaled_dot_product_attention:
-            return function(*args, **(kwargs or {}))
-        query, key, value = args[:3]
-        self.operations += 2 * query.numel() * key.shape[-2] + 2 * query[..., 0].numel() * value[0, 0].numel()
+    def __enter__(self) -> _FusedAttention:
+        self._plain = nn.functional.scaled_dot_product_attention
+        nn.functional.scaled_dot_product_attention = self._attend  # type: ignore[assignment]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        nn.functional.scaled_dot_product_attention = self._plain
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, **_: Any) -> Tensor:
+        forward = 2 * query[..., 0].numel() * key.shape[-2] * (query.shape[-1] + value.shape[-1])
+        backward = torch.is_grad_enabled() and any(given.requires_grad for given in (query, key, value))
+        self.operations += round(forward * (1 + BACKWARD_OF_ATTENTION * backward))
         return _Attention.apply(query, key, value)
 
 
+class LiveBytes(TorchDispatchMode):
+    """Follows the tensors that operations make, until nobody holds them any more: `now` bytes, at most `peak`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._held: dict[int, int] = {}
+
+    def leave_out(self, tensors: Iterable[Tensor]) -> None:
+        """These do not count; views of them neither."""
+        self._held.update({tensor.untyped_storage()._cdata: 0 for tensor in tensors})
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = function(*args, **(kwargs or {}))
+        for value in tree_leaves(result):
+            if isinstance(value, Tensor):
+                self._follow(value.untyped_storage())
+        return result
+
+    def _follow(self, storage: torch.UntypedStorage) -> None:
+        if storage._cdata in self._held:
+            return
+        self._held[storage._cdata] = storage.nbytes()
+        self.now += storage.nbytes()
+        if self.now > self.peak:
+            gc.collect(1)  # tensors that only cycles of dead frames hold
+            self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._gone, storage._cdata)
+
+    def _gone(self, address: int) -> None:
+        self.now -= self._held.pop(address)
+
+
 def measure(name: str, parts: Mapping[str, nn.Module], shape: Shape, batch: int, captions: list[str]) -> Work:
-    """One forward pass of `batch` pictures of one bucket through parts on the meta device."""
-    trained = [parameter for part in parts.values() for parameter in part.parameters()]
-    own = {parameter.untyped_storage()._cdata for parameter in trained}
-    kept: dict[int, int] = {}
+    """`batch` pictures of one bucket forwards and backwards through parts on the meta device."""
+    trained = [value for part in parts.values() for value in part.parameters()]
+    forward = _autoregressive if name == "autoregressive" else _decoder
+    return work_of(lambda: forward(parts, shape, batch, captions), trained)
 
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in own:
-            kept[storage._cdata] = storage.nbytes()
-        return tensor
 
-    counter, attention = FlopCounterMode(display=False), _FusedAttention()
-    with saved_tensors_hooks(keep, lambda tensor: tensor), counter, attention:
-        forward = _autoregressive if name == "autoregressive" else _decoder
-        result = forward(parts, shape, batch, captions)
-    del result
-    return Work(sum(kept.values()), counter.get_total_flops() + attention.operations)
+def work_of(loss: Callable[[], Tensor], parameters: Iterable[Tensor]) -> Work:
+    """Of computing `loss` and its gradients; those of parameters, which stay, do not count."""
+    parameters = list(parameters)
+    counter, attention, live = FlopCounterMode(display=False), _FusedAttention(), LiveBytes()
+    live.leave_out(parameters)
+    hooks = [value.register_post_accumulate_grad_hook(_drop_gradient) for value in parameters if value.requires_grad]
+    with counter, attention, live:
+        loss().backward()
+    for hook in hooks:
+        hook.remove()
+    return Work(live.peak, counter.get_total_flops() + attention.operations)
+
+
+def _drop_gradient(parameter: Tensor) -> None:
+    parameter.grad = None
 
 
 def _autoregressive(parts: Mapping[str, nn.Module], shape: Shape, batch: int, captions: list[str]) -> Tensor:

@@ -11,10 +11,9 @@ import torch
 
 from glmkit import config
 from glmkit.cli import main
-from glmkit.generation import pipeline
 from glmkit.models import checkpoint
 from glmkit.models.hybrid import HybridModel
-from glmkit.training import data, lora, plan
+from glmkit.training import cache, data, lora, plan
 from glmkit.training.finetune import NEEDS
 from glmkit.training.objectives.autoregressive import Sequences
 
@@ -44,7 +43,7 @@ def test_a_model_without_memory_keeps_what_a_real_one_keeps(
             lora.inject(parts[name], settings)
         found.append(plan.measure(name, parts, (128, 192, is_edit), 2, CAPTIONS))
         monkeypatch.setattr(plan, "_FusedAttention", Unchanged)
-    assert found[0].kept == pytest.approx(found[1].kept, rel=0.05) and found[0].kept > 10**6
+    assert found[0].peak == pytest.approx(found[1].peak, rel=0.05) and found[0].peak > 10**6
     assert found[0].operations == pytest.approx(found[1].operations, rel=0.02)
 
 
@@ -70,7 +69,7 @@ def test_sequence_lengths_hold_the_longest_sequence() -> None:
     hybrid = HybridModel(checkpoint.NANO)
     pictures = data.FilePictures(ROOT / "data/posters/held_out")
     (told,) = plan.plan(recipe("ar_lora"), pictures, CPU)
-    sequences = Sequences(pictures, hybrid.semantic_vq, pipeline.prompt_tokenizer(hybrid.folder), CPU)
+    sequences = Sequences(pictures, hybrid, cache.Keeper(CPU))
     longest = max(map(len, sequences.prompts)) + 256 + 64 + 1
     assert longest <= told.tokens["256x256"] <= 1.2 * longest
 
