@@ -10,12 +10,13 @@ N pictures, h w rows and columns of a token grid, C latent channels.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 from torch import Tensor
 
 from glmkit.generation.sequence import grids
@@ -30,6 +31,7 @@ VERSION = "1"  # of what is computed here; with another one nothing on disk is u
 NOTES = Console(stderr=True)
 Size = tuple[int, int]
 Encode = Callable[[list[int]], Tensor]
+Parts = Iterator[tuple[slice, Tensor]]
 
 
 class Kept:
@@ -79,27 +81,32 @@ class Keeper:
         With `keys`, items that are in files are not encoded again: `about` names all that decides a value beside them.
         """
         kept, groups = Kept(self.device), by_size(sizes)
-        if keys is None or self.folder is None:
+        count, made, occupied = sum(map(len, groups.values())), 0, 0
+        store = Store(self.folder, name, {"version": VERSION, **about()}) if keys is not None and self.folder else None
+        with Progress(console=NOTES, transient=True) as bar:
+            task = bar.add_task(name, total=count)
             for size, members in groups.items():
-                parts = _encoded(encode, members, together(size), name, self.device)
-                kept.fill(members, self._in_memory(members, parts))
-            return kept
-        store = Store(self.folder, name, {"version": VERSION, **about()})
-        made = total = 0
-        for size, members in groups.items():
-            paths = store.paths([keys[index] for index in members])
-            rows = {path: row for row, path in enumerate(paths)}  # equal pictures share a file
-            missing = [row for row, is_sound in zip(rows.values(), sound(list(rows)), strict=True) if not is_sound]
-            unknown = [members[row] for row in missing]
-            for part, values in _encoded(encode, unknown, together(size), name, self.device):
-                store.write([paths[row] for row in missing[part]], values)
-            occupied = sum(path.stat().st_size for path in rows)
-            files, fits = Files(paths), self._takes(sum(path.stat().st_size for path in paths))
-            kept.fill(members, files[torch.arange(len(paths))].to(self.device) if fits else files)
-            made, total = made + len(missing), total + occupied
-        count = sum(map(len, groups.values()))
-        NOTES.print(f"{name}: {made} of {count} computed; {total / 2**20:.1f} MiB in {store.folder}", soft_wrap=True)
+                encoded = partial(self._encoded, encode, together(size), partial(bar.advance, task))
+                if store is None or keys is None:
+                    kept.fill(members, self._in_memory(members, encoded(members)))
+                    made += len(members)
+                else:
+                    files, written = _in_files(store, members, [keys[index] for index in members], encoded)
+                    kept.fill(members, self._stacked(files))
+                    made, occupied = made + written, occupied + files.bytes
+                    bar.advance(task, len(members) - written)
+        where = f"; {occupied / 2**20:.3g} MiB in {store.folder}" if store else ""
+        NOTES.print(f"{name}: {made} of {count} computed{where}", soft_wrap=True)
         return kept
+
+    def _encoded(self, encode: Encode, together: int, done: Callable[[int], None], members: list[int]) -> Parts:
+        """Which of the members, and their values, `together` at a time."""
+        for start in range(0, len(members), together):
+            part = slice(start, start + together)
+            with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+                values = encode(members[part])
+            done(len(values))
+            yield part, values
 
     def _takes(self, size: int) -> bool:
         """Whether `size` bytes more may be on the device; if so, they count from now on."""
@@ -107,7 +114,11 @@ class Keeper:
         self._left -= size * fits
         return fits
 
-    def _in_memory(self, members: Sequence[int], parts: Iterator[tuple[slice, Tensor]]) -> Tensor:
+    def _stacked(self, files: Files) -> Tensor | Files:
+        """All items on the device, or the files when that is too much."""
+        return files[torch.arange(len(files.paths))].to(self.device) if self._takes(files.bytes) else files
+
+    def _in_memory(self, members: Sequence[int], parts: Parts) -> Tensor:
         part, values = next(parts)
         where = self.device if self._takes(len(members) * values[0].nbytes) else "cpu"
         stack = torch.empty(len(members), *values.shape[1:], dtype=values.dtype, device=where)
@@ -117,15 +128,16 @@ class Keeper:
         return stack
 
 
-def _encoded(
-    encode: Encode, members: list[int], count: int, name: str, device: torch.device
-) -> Iterator[tuple[slice, Tensor]]:
-    """Which of the members, and their values, `count` at a time."""
-    for start in track(range(0, len(members), count), name, console=NOTES, disable=not members):
-        part = slice(start, start + count)
-        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            values = encode(members[part])
-        yield part, values
+def _in_files(
+    store: Store, members: Sequence[int], keys: Sequence[str], encoded: Callable[[list[int]], Parts]
+) -> tuple[Files, int]:
+    """The files of the members, all of them there and whole, and how many had to be written."""
+    paths = store.paths(keys)
+    rows = {path: row for row, path in enumerate(paths)}  # equal items share a file
+    missing = [row for row, is_sound in zip(rows.values(), sound(list(rows)), strict=True) if not is_sound]
+    for part, values in encoded([members[row] for row in missing]):
+        store.write([paths[row] for row in missing[part]], values)
+    return Files(paths), len(missing)
 
 
 def compute(

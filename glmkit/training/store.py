@@ -75,6 +75,11 @@ class Files:
     def __init__(self, paths: Sequence[Path]) -> None:
         self.paths = paths
 
+    @property
+    def bytes(self) -> int:
+        """Of all items, each as often as it is there."""
+        return sum(path.stat().st_size for path in self.paths)
+
     def __getitem__(self, rows: Tensor) -> Tensor:
         values = []
         for row in rows.tolist():
