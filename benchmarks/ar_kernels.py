@@ -172,9 +172,9 @@ def tiles(name: str, rows: int, inputs: int) -> Iterator[Tile]:
         for size, held, split, stages in itertools.product(blocks[1:], (2048, 4096), splits[:3], (1, 3)):
             yield Tile(held // size, size, split, stages=stages, matrix=False)
     outputs_tried = (64, 128) if rows > 16 else (16, 32, 64, 128)
-    for outputs, size, split, stages in itertools.product(outputs_tried, blocks[:3], splits, (3, 5)):
-        held = outputs * (2 if name == "gate_up" else 1) + max(rows, gpu_decode.LEAST)
-        if stages * held * size * 2 <= SHARED_BYTES and outputs * size >= 4096:
+    for outputs, size, split, stages in itertools.product(outputs_tried, blocks[:3], splits, (3, 4, 6)):
+        held = stages * size * 2 * (outputs * (2 if name == "gate_up" else 1) + max(rows, gpu_decode.LEAST))
+        if SHARED_BYTES // 10 <= held <= SHARED_BYTES:
             yield Tile(outputs, size, split, 8 if rows > 16 and outputs == 128 else 4, stages)
 
 

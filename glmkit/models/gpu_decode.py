@@ -62,32 +62,33 @@ class Plan:
     own: bool = False
 
 
+# All programs of a product run at once on 132 processors: a second wave would cost as much as the first.
 PLANS = (
     Plan(
         1,
-        qkv=Tile(16, 256, splits=2),
-        o=Tile(16, 256, splits=2),
-        gate_up=Tile(32, 128),
+        qkv=Tile(16, 128, splits=2),
+        o=Tile(16, 128, splits=2),
+        gate_up=Tile(32, 64),
         down=Tile(16, 128, splits=4),
-        head=Tile(16, 256),
+        head=Tile(32, 128),
         parts=32,
     ),
     Plan(
         16,
-        qkv=Tile(64, 128, splits=4),
+        qkv=Tile(64, 64, splits=4),
         o=Tile(64, 128, splits=4),
-        gate_up=Tile(64, 128),
+        gate_up=Tile(64, 64),
         down=Tile(64, 128, splits=4),
         head=Tile(64, 128),
         parts=8,
     ),
     Plan(
         64,
-        qkv=Tile(128, 128, splits=4, stages=3),
-        o=Tile(128, 128, splits=4, stages=3),
-        gate_up=Tile(64, 128, stages=3),
-        down=Tile(128, 128, splits=4, stages=3),
-        head=Tile(128, 128, stages=3),
+        qkv=Tile(128, 64, splits=4, warps=8),
+        o=Tile(128, 64, splits=8, warps=8),
+        gate_up=Tile(64, 64),
+        down=Tile(128, 64, splits=8, warps=8),
+        head=Tile(64, 64),
         parts=2,
     ),
 )
