@@ -6,7 +6,6 @@ back, so that the bytes of its tensors and its operations are counted, not guess
 
 from __future__ import annotations
 
-import gc
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import flop_registry
 
 from glmkit import config
 from glmkit.config import Recipe, Stage
@@ -229,12 +228,14 @@ class _FusedAttention:
         return _Attention.apply(query, key, value)
 
 
-class LiveBytes(TorchDispatchMode):
-    """Follows the tensors that operations make, until nobody holds them any more: `now` bytes, at most `peak`."""
+class Ledger(TorchDispatchMode):
+    """Follows the tensors that operations make, until nobody holds them any more: `now` bytes, at most `peak`; and
+    counts floating-point `operations` by torch's formulas (its own counter keeps tensors of layers computed again).
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.now = self.peak = 0
+        self.now = self.peak = self.operations = 0
         self._held: dict[int, int] = {}
 
     def leave_out(self, tensors: Iterable[Tensor]) -> None:
@@ -245,6 +246,8 @@ class LiveBytes(TorchDispatchMode):
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result = function(*args, **(kwargs or {}))
+        if formula := flop_registry.get(function._overloadpacket):
+            self.operations += formula(*args, **(kwargs or {}), out_val=result)
         for value in tree_leaves(result):
             if isinstance(value, Tensor):
                 self._follow(value.untyped_storage())
@@ -255,9 +258,7 @@ class LiveBytes(TorchDispatchMode):
             return
         self._held[storage._cdata] = storage.nbytes()
         self.now += storage.nbytes()
-        if self.now > self.peak:
-            gc.collect(1)  # tensors that only cycles of dead frames hold
-            self.peak = max(self.peak, self.now)
+        self.peak = max(self.peak, self.now)
         weakref.finalize(storage, self._gone, storage._cdata)
 
     def _gone(self, address: int) -> None:
@@ -274,14 +275,14 @@ def measure(name: str, parts: Mapping[str, nn.Module], shape: Shape, batch: int,
 def work_of(loss: Callable[[], Tensor], parameters: Iterable[Tensor]) -> Work:
     """Of computing `loss` and its gradients; those of parameters, which stay, do not count."""
     parameters = list(parameters)
-    counter, attention, live = FlopCounterMode(display=False), _FusedAttention(), LiveBytes()
+    attention, live = _FusedAttention(), Ledger()
     live.leave_out(parameters)
     hooks = [value.register_post_accumulate_grad_hook(_drop_gradient) for value in parameters if value.requires_grad]
-    with counter, attention, live:
+    with attention, live:
         loss().backward()
     for hook in hooks:
         hook.remove()
-    return Work(live.peak, counter.get_total_flops() + attention.operations)
+    return Work(live.peak, live.operations + attention.operations)
 
 
 def _drop_gradient(parameter: Tensor) -> None:
