@@ -14,6 +14,8 @@ from glmkit.errors import UserError
 from glmkit.generation.arguments import Effort, add_speed_options
 
 if TYPE_CHECKING:
+    import torch
+
     from glmkit.models.hybrid import HybridModel
 
 HELP = "Measure how long pictures take, beside diffusers' pipeline on the same weights."
@@ -35,9 +37,79 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     speed.add_argument("--out", metavar="FILE.json", type=Path, help="write the result there")
     add_speed_options(speed)
     speed.add_argument("--json", action="store_true", help="print one line of JSON")
+    train = kinds.add_parser("train", help="seconds a step of LoRA training on random pictures; one row a setting")
+    train.add_argument("--model", default="nano", help="nano, a folder, or full: published sizes, random weights")
+    train.add_argument("--stage", nargs="+", choices=("decoder", "autoregressive"), default=["decoder"])
+    train.add_argument("--size", metavar="WIDTHxHEIGHT", nargs="+", default=["256x256"])
+    train.add_argument("--batch", metavar="N", nargs="+", type=int, default=[1])
+    train.add_argument("--recompute", metavar="N", nargs="+", type=int, default=[0], help="every Nth layer; 0: none")
+    train.add_argument("--base", choices=("auto", "float32", "bfloat16", "nf4", "int8"), default="auto")
+    train.add_argument("--compile", action="store_true")
+    train.add_argument("--steps", metavar="N", type=int, default=5, help="after the first (default %(default)s)")
+    train.add_argument("--device", default="auto", help="auto, cpu or cuda (default %(default)s)")
+    train.add_argument("--out", metavar="FILE.jsonl", type=Path, help="add each row to this file at once")
+    train.add_argument("--json", action="store_true", help="print each row as JSON")
+
+
+def train(arguments: argparse.Namespace) -> int:
+    """A row for every stage, size, batch and recomputation, written as soon as it is measured."""
+    if min(*arguments.batch, arguments.steps) < 1 or min(arguments.recompute) < 0:
+        raise UserError("--batch and --steps are at least 1, --recompute at least 0")
+    import itertools
+    import tempfile
+
+    import torch
+
+    from glmkit.files import append_jsonl
+    from glmkit.models.devices import pick_device
+    from glmkit.training import frozen, speed
+
+    device = pick_device(arguments.device)
+    settings = itertools.product(arguments.stage, arguments.size, arguments.batch, arguments.recompute)
+    for name, size, batch, recompute in settings:
+        job = speed.Job(name, *parse_size(size), batch, recompute, arguments.base, arguments.compile)
+        lora = job.stage.lora
+        assert lora is not None
+        frozen.check(lora, device)
+        with tempfile.TemporaryDirectory() as scratch:
+            hybrid = _untrained(arguments.model, device, frozen.dtype(lora, device), Path(scratch))
+            try:
+                row = speed.measure(hybrid, job, arguments.steps, Path(scratch))
+            except torch.OutOfMemoryError as error:
+                row = {"stage": name, "size": size, "batch": batch, "recompute_every": recompute, "error": str(error)}
+            del hybrid
+        row |= {"model": arguments.model, "command": shlex.join(["glmkit", *sys.argv[1:]])}
+        if arguments.out:
+            append_jsonl(arguments.out, row)
+        print(json.dumps(row) if arguments.json else _train_line(row), flush=True)
+    return 0
+
+
+def _train_line(row: dict[str, Any]) -> str:
+    told = f"{row['stage']} {row['size']} batch {row['batch']} recompute {row['recompute_every']}: "
+    if "error" in row:
+        return told + row["error"].splitlines()[0]
+    return told + (
+        f"{row['step']:.3f} s a step (first {row['first_step']:.1f} s), {row['samples_per_second']:.2f} samples/s, "
+        f"{row['tokens_per_second']:.0f} tokens/s, {row['of_floor']:.2f} of the floor, {row['peak_memory_gib']:.1f} GiB"
+    )
+
+
+def _untrained(model: str, device: torch.device, dtype: torch.dtype, scratch: Path) -> HybridModel:
+    from glmkit.generation.random_model import RandomModel, published_folder
+    from glmkit.models import checkpoint
+    from glmkit.models.hybrid import HybridModel
+
+    if model != "full":
+        return HybridModel(checkpoint.resolve(model), device, dtype, model)
+    if device.type != "cuda":
+        raise UserError("the published sizes need a CUDA GPU", found=f"device {device}", fix="--model nano")
+    return RandomModel(published_folder(scratch / "full"), device, dtype, "full")
 
 
 def run(arguments: argparse.Namespace) -> int:
+    if arguments.kind == "train":
+        return train(arguments)
     if arguments.repeats < 1 or (arguments.stock_repeats or 1) < 1:
         raise UserError("--repeats must be at least 1", found=min(arguments.repeats, arguments.stock_repeats or 1))
     if arguments.memory == "low" and arguments.against:
