@@ -154,8 +154,9 @@ class Stage(Section):
     weight_decay: float = Field(default=0.01, ge=0)
     beta2: float = Field(default=0.99, gt=0, lt=1)
     clip_norm: float = Field(default=1.0, gt=0)
-    optimizer: Literal["adamw", "muon"] = Field(
-        default="adamw", description="muon: AdamW for everything but the matrices of numbered layers"
+    optimizer: Literal["adamw", "adamw8bit", "prodigy", "muon"] = Field(
+        default="adamw",
+        description="muon: AdamW for everything but the matrices of numbered layers; prodigy: with learning_rate 1",
     )
     ema: float = Field(default=0.0, ge=0, lt=1, description="decay of the averaged weights that are saved; 0 is off")
     compile: bool = False
@@ -242,8 +243,8 @@ class DecoderStage(BlockStage):
     other_weight: float = Field(
         default=1.0, ge=0, description="weight of latents without text; 0: all of the loss is on text"
     )
-    letter_weight: float = Field(
-        default=0.0, ge=0, description="weight of naming the letter at each place on the canvas"
+    sign_weight: float = Field(
+        default=0.0, ge=0, description="weight of naming the letter or shape at each place on the canvas"
     )
     order_weight: float = Field(default=0.0, ge=0, description="weight of telling each glyph token's place in its text")
     logit_std: float = Field(default=1.0, gt=0)
@@ -252,8 +253,8 @@ class DecoderStage(BlockStage):
     def _glyph_is_saved(self) -> DecoderStage:
         if self.train_glyph and self.method == "lora":
             raise ValueError("train_glyph needs method: full; the glyph stage adapts the glyph encoder")
-        if (self.letter_weight or self.order_weight) and not self.train_glyph:
-            raise ValueError("letter_weight and order_weight need train_glyph: they align the two while they are new")
+        if (self.sign_weight or self.order_weight) and not self.train_glyph:
+            raise ValueError("sign_weight and order_weight need train_glyph: they align the two while they are new")
         if self.text_weight == -1 and self.other_weight == 0:
             raise ValueError("text_weight: -1 and other_weight: 0 leave nothing to learn")
         return self

@@ -46,6 +46,8 @@ NEEDS = {
 }
 # Through which transformer the gradient of a stage goes: the part that takes the memory, whatever is trained.
 TRANSFORMERS = {"autoregressive": "autoregressive", "decoder": "decoder", "glyph": "decoder"}
+# Optimizers of libraries that not everybody has.
+LIBRARIES = {"adamw8bit": "bitsandbytes", "prodigy": "prodigyopt"}
 
 
 def finetune(recipe: Recipe, device: torch.device) -> dict[str, Any]:
@@ -89,6 +91,8 @@ def _checked(recipe: Recipe, device: torch.device) -> tuple[data.Pictures, data.
     else:
         base = checkpoint.resolve(recipe.model)
         for name, stage in recipe.stages.items():
+            if stage.optimizer in LIBRARIES:
+                frozen.require(LIBRARIES[stage.optimizer], f"{name}.optimizer: {stage.optimizer}")
             if stage.lora is not None:
                 frozen.check(stage.lora, device)
                 with torch.device("meta"):

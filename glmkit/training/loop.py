@@ -72,11 +72,28 @@ def optimizers(trained: nn.Module, stage: Stage, device: torch.device) -> list[t
         {"params": [parameter for parameter in others if parameter.ndim > 1]},
         {"params": [parameter for parameter in others if parameter.ndim <= 1], "weight_decay": 0.0},
     ]
-    rate, decay, fused = stage.learning_rate, stage.weight_decay, device.type == "cuda"
-    adamw = torch.optim.AdamW(groups, lr=rate, betas=(0.9, stage.beta2), weight_decay=decay, fused=fused)
+    adamw = _for_everything(groups, stage, device)
     if not matrices:
         return [adamw]
-    return [adamw, Muon(matrices, lr=rate, weight_decay=decay)]
+    return [adamw, Muon(matrices, lr=stage.learning_rate, weight_decay=stage.weight_decay)]
+
+
+def _for_everything(groups: list[dict[str, Any]], stage: Stage, device: torch.device) -> torch.optim.Optimizer:
+    """AdamW, its moments in 8 bits if asked (arXiv:2110.02861), or Prodigy, which finds its rate (arXiv:2306.06101)."""
+    usual: dict[str, Any] = {
+        "lr": stage.learning_rate,
+        "betas": (0.9, stage.beta2),
+        "weight_decay": stage.weight_decay,
+    }
+    if stage.optimizer == "adamw8bit":
+        from bitsandbytes.optim import AdamW8bit
+
+        return AdamW8bit(groups, **usual)
+    if stage.optimizer == "prodigy":
+        from prodigyopt import Prodigy
+
+        return Prodigy([group for group in groups if group["params"]], **usual)
+    return torch.optim.AdamW(groups, **usual, fused=device.type == "cuda")
 
 
 def step_generator(place: Place, step: int, micro_batch: int = 0) -> torch.Generator:

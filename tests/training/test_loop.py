@@ -22,6 +22,7 @@ from glmkit.config import DecoderStage
 from glmkit.errors import UserError
 from glmkit.files import read_jsonl
 from glmkit.training.data import Batches
+from glmkit.training.finetune import LIBRARIES
 from glmkit.training.loop import Averaged, Loop, Place, learning_rate, step_generator
 
 SIZES = [(32, 32)] * 10
@@ -88,9 +89,11 @@ NOISY: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon", "adamw8bit", "prodigy"])
 def test_resumed_equals_uninterrupted(tmp_path: Path, optimizer: str) -> None:
     """Stopped between two saved states: the steps since the last one are done again, alike to the last bit."""
+    if optimizer in LIBRARIES:
+        pytest.importorskip(LIBRARIES[optimizer])
     settings = {**NOISY, "optimizer": optimizer}
     whole = Regression(noise=0.5, dropout=0.3)
     expected = loop_in(tmp_path / "whole", whole, **settings).run(lambda: None)
