@@ -1,5 +1,5 @@
 """Text masks: where the letters of a scene are, drawn once on the CPU and coloured later, many times, anywhere; and
-letter cells: which letter it is.
+signs: which letter or shape it is.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 
 from glmkit.posters import fonts
 from glmkit.posters.edits import KINDS, Edit, draw_edit
-from glmkit.posters.grammar import Scene, draw_scene
+from glmkit.posters.grammar import SHAPES, Scene, draw_scene
 from glmkit.posters.words import Split
 
 T = TypeVar("T")
@@ -34,13 +34,20 @@ def text_mask(scene: Scene) -> np.ndarray:
     return np.asarray(canvas)
 
 
-def letter_cells(scene: Scene) -> np.ndarray:
-    """Which letter stands in every cell of 8x8 pixels: uint8 H/8 W/8, its ASCII code, or 0 where there is none.
+def sign_cells(scene: Scene) -> np.ndarray:
+    """Which sign stands in every cell of 8x8 pixels: uint8 H/8 W/8, the ASCII code of a letter, 1 to 6 for the kinds of
+    `grammar.SHAPES`, or 0 where there is none.
 
-    A letter's cells are those whose centre lies within its advance width, between the baseline and the capitals' top.
+    A letter's cells are those whose centre lies within its advance width, between the baseline and the capitals' top; a
+    shape's those within its radius, of a stripe's middle row.
     """
     cells = np.zeros((scene.height // CELL, scene.width // CELL), dtype=np.uint8)
     rows, columns = (CELL * (np.arange(side) + 0.5) for side in cells.shape)
+    shape = scene.shape
+    if shape.kind != "none":
+        across = 0.0 if shape.kind == "stripe" else columns - shape.x
+        distance = np.hypot((rows - shape.y)[:, None], np.broadcast_to(across, columns.shape))
+        cells[distance < shape.radius] = 1 + SHAPES.index(shape.kind)
     capital = fonts.proportions(scene.font).capital
     for line in scene.lines:
         font = fonts.load(scene.font, line.size)
@@ -100,16 +107,16 @@ def edit_pool(
     return [edit for chunk in chunks for edit in chunk], masks
 
 
-def letter_pool(scenes: Sequence[Scene], workers: int = 1) -> np.ndarray:
-    """The letter cells of N scenes of one size, uint8 N H/8 W/8."""
-    letters = _shared(len(scenes), scenes[0].height // CELL, scenes[0].width // CELL)
+def sign_pool(scenes: Sequence[Scene], workers: int = 1) -> np.ndarray:
+    """The sign cells of N scenes of one size, uint8 N H/8 W/8."""
+    signs = _shared(len(scenes), scenes[0].height // CELL, scenes[0].width // CELL)
 
     def fill(start: int, stop: int) -> None:
         for index in range(start, stop):
-            letters[index] = letter_cells(scenes[index])
+            signs[index] = sign_cells(scenes[index])
 
     _in_chunks(fill, len(scenes), workers)
-    return letters
+    return signs
 
 
 def _shared(*shape: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What a stage needs of every picture, computed once before training: semantic ids, latents, text masks, letters.
+"""What a stage needs of every picture, computed once before training: semantic ids, latents, text masks, signs.
 
 What comes from files is kept on disk for later runs, by the content of the picture, the weights of the part that
 computed it, and all else that decides its values. Posters are drawn and encoded anew: no key could name the code that
@@ -244,14 +244,14 @@ def text_cache(pictures: Pictures, keeper: Keeper) -> Kept | None:
     return compute(pictures, encode, keeper, "text masks", keys=pictures.text_keys)
 
 
-def letter_cache(pictures: Pictures, keeper: Keeper) -> Kept | None:
-    """The letter at each latent position, N H/8 W/8 ASCII codes (0: none); None where nobody knows."""
-    if pictures.letters([0], keeper.device) is None:
+def sign_cache(pictures: Pictures, keeper: Keeper) -> Kept | None:
+    """The sign at each latent position, N H/8 W/8, as `Pictures.signs` gives it; None where nobody knows."""
+    if pictures.signs([0], keeper.device) is None:
         return None
 
     def encode(indices: list[int]) -> Tensor:
-        letters = pictures.letters(indices, keeper.device)
-        assert letters is not None
-        return letters
+        signs = pictures.signs(indices, keeper.device)
+        assert signs is not None
+        return signs
 
-    return compute(pictures, encode, keeper, "letters")
+    return compute(pictures, encode, keeper, "signs")

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 
 from glmkit.posters import fonts
 from glmkit.posters.grammar import COLOURS, SHAPES, Scene, Shape, draw_scene
-from glmkit.posters.masks import letter_cells, letter_pool, mask_pool, text_mask
+from glmkit.posters.masks import mask_pool, sign_cells, sign_pool, text_mask
 from glmkit.posters.render import batch_params, compose, render, shape_coverage
 
 
@@ -46,10 +46,10 @@ def test_masks_hold_the_letters_inside_their_rows(height: int, width: int) -> No
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_letter_cells_hold_the_letters(seed: int) -> None:
+def test_sign_cells_hold_the_letters(seed: int) -> None:
     """The ink that each letter adds to the letters before it lies in its own cells, within one cell at its sides."""
     scene = draw_scene(random.Random(seed), split="held-out")
-    cells = letter_cells(scene)
+    cells = sign_cells(scene)
     assert cells.shape == (32, 32) and cells.dtype == np.uint8
     for line in scene.lines:
         font = fonts.load(scene.font, line.size)
@@ -67,13 +67,27 @@ def test_letter_cells_hold_the_letters(seed: int) -> None:
                 for row, column in zip(rows[band], columns[band], strict=True)
             ]
             assert letter in " -." or np.mean(named) > 0.9, (line.text, letter)
-    assert set(cells[cells > 0]) <= {ord(letter) for line in scene.lines for letter in line.text}
+    letters = cells[cells > len(SHAPES)]
+    assert set(letters) <= {ord(letter) for line in scene.lines for letter in line.text}
 
 
-def test_letter_pools_are_their_scenes() -> None:
+@pytest.mark.parametrize("kind", SHAPES)
+def test_sign_cells_hold_the_shape(kind: str) -> None:
+    """Where a cell's pixels are mostly the shape's, the cell says so; far from the shape none does."""
+    scene = next(scene for scene in map(draw_scene, map(random.Random, range(99))) if scene.text_rows[1] < 128)
+    scene = replace(scene, shape=Shape(kind, "red", "bottom left", 70.0, 190.0, 12.0 if kind == "stripe" else 40.0))
+    covered = shape_coverage(batch_params([scene]), 256, 256)[0, 0].numpy().reshape(32, 8, 32, 8).mean(axis=(1, 3))
+    named = sign_cells(scene) == 1 + SHAPES.index(kind)
+    assert named[covered > 0.8].all() and not named[:17].any()
+    assert named.sum() < 100
+    if kind != "stripe":
+        assert not named[:, 16:].any()
+
+
+def test_sign_pools_are_their_scenes() -> None:
     scenes, _ = mask_pool(300, seed=4, height=64, width=96)
-    pool = letter_pool(scenes, workers=2)
-    assert pool.shape == (300, 8, 12) and np.array_equal(pool, [letter_cells(scene) for scene in scenes])
+    pool = sign_pool(scenes, workers=2)
+    assert pool.shape == (300, 8, 12) and np.array_equal(pool, [sign_cells(scene) for scene in scenes])
 
 
 def test_a_batch_is_its_pictures() -> None:

@@ -176,18 +176,18 @@ def drawn(scene: grammar.Scene) -> Tensor:
 
 
 def test_edits_are_pairs_of_posters() -> None:
-    """A source with its own caption, then its edit with the instruction; masks and letters are those of each side."""
+    """A source with its own caption, then its edit with the instruction; masks and signs are those of each side."""
     pictures = data.EditPictures(5, 64, 96, seed=3, workers=1, split="train")
     series = [masks.edit_of(3, index, height=64, width=96, split="train") for index in range(5)]
     assert pictures.sources == {1: 0, 3: 2, 5: 4, 7: 6, 9: 8} and pictures.sizes == [(64, 96)] * 10
     scenes = [scene for edit in series for scene in (edit.source, edit.target)]
     pixels, text = pictures.pixels(list(range(10)), CPU), pictures.text_mask(list(range(10)), CPU)
-    letters = pictures.letters(list(range(10)), CPU)
-    assert text is not None and letters is not None
+    signs = pictures.signs(list(range(10)), CPU)
+    assert text is not None and signs is not None
     for index, scene in enumerate(scenes):
         assert (pixels[index] - drawn(scene)).abs().max() <= 1.01 / 127.5
         assert torch.equal((text[index, 0] * 255).round().byte(), torch.from_numpy(masks.text_mask(scene).copy()))
-        assert torch.equal(letters[index], torch.from_numpy(masks.letter_cells(scene)))
+        assert torch.equal(signs[index], torch.from_numpy(masks.sign_cells(scene)))
     assert pictures.captions[1::2] == [edit.instruction for edit in series]
     for edit, caption in zip(series, pictures.captions[::2], strict=True):
         assert all(f'"{text}"' in caption for text in edit.source.texts)
@@ -201,7 +201,7 @@ def test_joined_sets_are_their_pictures_one_after_the_other() -> None:
     assert joined.captions == posters.captions + edits.captions and joined.sources == {4: 3, 6: 5}
     order = [6, 0, 3, 2, 0]
     owners = [(edits, 3), (posters, 0), (edits, 0), (posters, 2), (posters, 0)]
-    for ask in ("pixels", "text_mask", "letters"):
+    for ask in ("pixels", "text_mask", "signs"):
         expected = torch.cat([getattr(pictures, ask)([index], CPU) for pictures, index in owners])
         assert torch.equal(getattr(joined, ask)(order, CPU), expected)
 
@@ -211,7 +211,7 @@ def test_one_set_that_knows_no_text_hides_that_of_the_others(tmp_path: Path) -> 
     table(tmp_path, {"file_name": "a.png", "text": "a"})
     posters = data.PosterPictures(1, 64, 64, seed=1, workers=1, split="train")
     joined = data.Joined([posters, data.FilePictures(tmp_path)])
-    assert joined.text_mask([0, 1], CPU) is None and joined.letters([1], CPU) is None
+    assert joined.text_mask([0, 1], CPU) is None and joined.signs([1], CPU) is None
     assert joined.pixels([1, 0], CPU).shape == (2, 3, 64, 64)
 
 

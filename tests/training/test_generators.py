@@ -295,12 +295,12 @@ def test_text_counts_more(hybrid: HybridModel) -> None:
 
 @pytest.mark.parametrize("drop", [0.0, 1.0])
 def test_letters_are_asked_for(tiny_model: Path, drop: float) -> None:
-    """Cross-entropy of the letter at each latent position from the tokens that enter a later block, added by weight."""
+    """Cross-entropy of the sign at each latent position from the tokens that enter a later block, added by weight."""
     hybrid = HybridModel(tiny_model)
     hybrid.decoder.requires_grad_(True)
     posters = data.PosterPictures(2, SIZE, SIZE, seed=0, workers=1, split="train")
     torch.manual_seed(0)
-    objective = decoder(hybrid, (posters, posters), letter_weight=0.5, train_glyph=True, drop=drop)
+    objective = decoder(hybrid, (posters, posters), sign_weight=0.5, train_glyph=True, drop=drop)
     plain, _ = decoder(hybrid, (posters, posters), train_glyph=True, drop=drop).loss([0, 1], seeded(7))
     entered: list[Tensor] = []
     blocks = hybrid.decoder.transformer_blocks
@@ -308,9 +308,9 @@ def test_letters_are_asked_for(tiny_model: Path, drop: float) -> None:
     loss, shown = objective.loss([0, 1], seeded(7))
     handle.remove()
     if drop:
-        assert shown["letters"] == 0 and loss.item() == pytest.approx(plain.item(), abs=1e-5)
+        assert shown["signs"] == 0 and loss.item() == pytest.approx(plain.item(), abs=1e-5)
         return
-    head, letters = objective.trained["letters"].tell, posters.letters([0, 1], CPU)
+    head, letters = objective.trained["signs"].tell, posters.signs([0, 1], CPU)
     nats = [
         -head(entered[0][picture, 4 * (row // 2) + column // 2])
         .view(2, 2, 128)[row % 2, column % 2]
@@ -318,8 +318,8 @@ def test_letters_are_asked_for(tiny_model: Path, drop: float) -> None:
         for picture, row, column in letters.nonzero().tolist()
     ]
     assert len(nats) > 5
-    assert shown["letters"].item() == pytest.approx(torch.stack(nats).mean().item(), abs=1e-4)
-    assert loss.item() == pytest.approx((plain + 0.5 * shown["letters"]).item(), abs=1e-4)
+    assert shown["signs"].item() == pytest.approx(torch.stack(nats).mean().item(), abs=1e-4)
+    assert loss.item() == pytest.approx((plain + 0.5 * shown["signs"]).item(), abs=1e-4)
     (loss - plain).backward()
     assert hybrid.glyph.encoder.shared.weight.grad.abs().max() > 0 and head.weight.grad.abs().max() > 0
 

@@ -179,7 +179,7 @@ class FilePictures:
         levels = np.stack([self._stored[index].text() for index in indices])
         return torch.from_numpy(levels).to(device).unsqueeze(1).float() / 255
 
-    def letters(self, indices: Sequence[int], device: torch.device) -> Tensor | None:
+    def signs(self, indices: Sequence[int], device: torch.device) -> Tensor | None:
         return None
 
 

@@ -42,8 +42,9 @@ class Pictures(Protocol):
     def text_mask(self, indices: Sequence[int], device: torch.device) -> Tensor | None:
         """B 1 H W in [0, 1], 1 where text is drawn; None where nobody knows."""
 
-    def letters(self, indices: Sequence[int], device: torch.device) -> Tensor | None:
-        """B H/8 W/8, the ASCII code of the letter that stands there, 0 for none; None where nobody knows."""
+    def signs(self, indices: Sequence[int], device: torch.device) -> Tensor | None:
+        """B H/8 W/8, the sign that stands there: the ASCII code of a letter, 1 to 6 for the kinds of shapes, 0 for
+        none; None where nobody knows."""
 
 
 class Joined:
@@ -87,8 +88,8 @@ class Joined:
     def text_mask(self, indices: Sequence[int], device: torch.device) -> Tensor | None:
         return self._ask(lambda pictures, own: pictures.text_mask(own, device), indices)
 
-    def letters(self, indices: Sequence[int], device: torch.device) -> Tensor | None:
-        return self._ask(lambda pictures, own: pictures.letters(own, device), indices)
+    def signs(self, indices: Sequence[int], device: torch.device) -> Tensor | None:
+        return self._ask(lambda pictures, own: pictures.signs(own, device), indices)
 
 
 def _joined(keys: Sequence[list[str] | None]) -> list[str] | None:

@@ -45,7 +45,7 @@ class PosterPictures:
         self.sizes = [(scene.height, scene.width) for scene in scenes]
         self.repeats, self.preserved = [1] * len(scenes), list[int]()
         self._masks = torch.from_numpy(drawn)
-        self._letters = cache(lambda: torch.from_numpy(masks.letter_pool(scenes, workers)))  # few trainings ask
+        self._signs = cache(lambda: torch.from_numpy(masks.sign_pool(scenes, workers)))  # few trainings ask
         self._params = render.batch_params(scenes)
         self._device = torch.device("cpu")
 
@@ -69,8 +69,8 @@ class PosterPictures:
     def text_mask(self, indices: Sequence[int], device: torch.device) -> Tensor | None:
         return self._rows(indices, device)[1].unsqueeze(1).float() / 255
 
-    def letters(self, indices: Sequence[int], device: torch.device) -> Tensor | None:
-        return self._letters()[torch.as_tensor(np.asarray(indices))].to(device)
+    def signs(self, indices: Sequence[int], device: torch.device) -> Tensor | None:
+        return self._signs()[torch.as_tensor(np.asarray(indices))].to(device)
 
 
 class EditPictures(PosterPictures):

@@ -28,7 +28,7 @@ from glmkit.training.data import Pictures, buckets, groups
 from glmkit.training.objectives import Objective
 from glmkit.training.objectives.glyphs import NO_TEXT, GlyphEmbeddings, Glyphs, GlyphTokens
 from glmkit.training.objectives.preserving import Preserved, without_adapters
-from glmkit.training.objectives.spelling import LetterHead, OrderHead
+from glmkit.training.objectives.spelling import OrderHead, SignHead
 
 HELD_OUT_TIMES = 8
 HELD_OUT_PICTURES = 64
@@ -37,13 +37,13 @@ HELD_OUT_PICTURES = 64
 @dataclass(frozen=True)
 class Conditions:
     """What the decoder learns from, a picture: latents (means, then deviations), own prior ids, glyphs, where text and
-    letters stand; and which picture is an edit of which other one, as in `Pictures`."""
+    signs stand; and which picture is an edit of which other one, as in `Pictures`."""
 
     latents: cache.Kept
     prior: cache.Kept
     glyphs: Glyphs
     text: cache.Kept | None
-    letters: cache.Kept | None
+    signs: cache.Kept | None
     sources: dict[int, int]
 
     def means(self, indices: Sequence[int]) -> Tensor:
@@ -60,7 +60,7 @@ class Conditions:
         with_glyphs: bool,
         learning_glyphs: bool,
         with_text: bool = False,
-        with_letters: bool = False,
+        with_signs: bool = False,
     ) -> Conditions:
         captions = pictures.captions if with_glyphs else [""] * len(pictures.captions)
         return cls(
@@ -68,7 +68,7 @@ class Conditions:
             latents=cache.latent_cache(hybrid, pictures, keeper),
             glyphs=GlyphTokens(hybrid, captions) if learning_glyphs else GlyphEmbeddings(hybrid, captions, keeper),
             text=cache.text_cache(pictures, keeper) if with_text else None,
-            letters=cache.letter_cache(pictures, keeper) if with_letters else None,
+            signs=cache.sign_cache(pictures, keeper) if with_signs else None,
             sources=pictures.sources,
         )
 
@@ -132,37 +132,37 @@ class DecoderObjective(Objective):
             keeper,
             **told,
             with_text=weighs_text(stage),
-            with_letters=stage.letter_weight > 0,
+            with_signs=stage.sign_weight > 0,
         )
         self.known = Conditions.of(held_out, hybrid, keeper, **told)
         self.preserved = Preserved(pictures)
         self.held_out_groups = groups(buckets(held_out), 32, limit=HELD_OUT_PICTURES)
         hybrid.release("vae", "semantic_vq", *([] if self._learns_glyphs(stage) else ["glyph"]))
         self.decoder = hybrid.decoder
-        self.trained, self.letters, self.order = self._parts(hybrid)
+        self.trained, self.signs, self.order = self._parts(hybrid)
 
     @staticmethod
     def _learns_glyphs(stage: DecoderStage) -> bool:
         """Whether the glyph encoder has to be at hand, since what it gives changes from step to step."""
         return stage.train_glyph
 
-    def _parts(self, hybrid: HybridModel) -> tuple[nn.Module, LetterHead | None, OrderHead | None]:
+    def _parts(self, hybrid: HybridModel) -> tuple[nn.Module, SignHead | None, OrderHead | None]:
         """What is trained, and the heads of the losses that teach spelling, which are trained with it."""
-        letters = LetterHead(hybrid.decoder).to(self.device) if self.stage.letter_weight else None
+        signs = SignHead(hybrid.decoder).to(self.device) if self.stage.sign_weight else None
         order = OrderHead(hybrid.glyph.encoder.config.d_model).to(self.device) if self.stage.order_weight else None
         if not self.stage.train_glyph:
-            return hybrid.decoder, letters, order
+            return hybrid.decoder, signs, order
         parts = {"decoder": hybrid.decoder, "glyph": hybrid.glyph.requires_grad_(True)}
-        heads = {"letters": letters, "order": order}
-        return nn.ModuleDict({**parts, **{name: head for name, head in heads.items() if head}}), letters, order
+        heads = {"signs": signs, "order": order}
+        return nn.ModuleDict({**parts, **{name: head for name, head in heads.items() if head}}), signs, order
 
     def loss(self, indices: Sequence[int], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         step = self._drawn(indices, generator)
         velocity, glyph = self._velocity(self.train, step)
         loss, shown = self._weighted((velocity - step.target).square(), indices)
-        if self.letters is not None and self.train.letters is not None:
-            nats = self.letters.loss(self.train.letters[indices], step.told)
-            loss, shown["letters"] = loss + self.stage.letter_weight * nats, nats.detach()
+        if self.signs is not None and self.train.signs is not None:
+            nats = self.signs.loss(self.train.signs[indices], step.told)
+            loss, shown["signs"] = loss + self.stage.sign_weight * nats, nats.detach()
         if self.order is not None and isinstance(self.train.glyphs, GlyphTokens):
             nats = self.order.loss(glyph, self.train.glyphs[step.texts])
             loss, shown["order"] = loss + self.stage.order_weight * nats, nats.detach()

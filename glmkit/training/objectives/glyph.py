@@ -7,7 +7,7 @@ from torch import nn
 from glmkit.config import DecoderStage
 from glmkit.models.hybrid import HybridModel
 from glmkit.training.objectives.decoder import DecoderObjective
-from glmkit.training.objectives.spelling import LetterHead, OrderHead
+from glmkit.training.objectives.spelling import OrderHead, SignHead
 
 
 class GlyphObjective(DecoderObjective):
@@ -15,5 +15,5 @@ class GlyphObjective(DecoderObjective):
     def _learns_glyphs(stage: DecoderStage) -> bool:
         return True
 
-    def _parts(self, hybrid: HybridModel) -> tuple[nn.Module, LetterHead | None, OrderHead | None]:
+    def _parts(self, hybrid: HybridModel) -> tuple[nn.Module, SignHead | None, OrderHead | None]:
         return hybrid.glyph, None, None

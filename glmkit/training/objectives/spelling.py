@@ -1,8 +1,9 @@
-"""Auxiliary losses that teach spelling; only training has their heads.
+"""Auxiliary losses that teach spelling, and to tell shapes apart; only training has their heads.
 
 The velocity error of a wrong letter is small, so that texts and places on the canvas find each other late: after
 millions of pictures letters are right in shape and wrong in kind or order. To be asked for them by name makes it a
-matter of minutes. (Auxiliary losses on inner features, as in deep supervision, Lee et al. 2015.)
+matter of minutes. So it is with shapes that the prior tells apart and the decoder does not. (Auxiliary losses on inner
+features, as in deep supervision, Lee et al. 2015.)
 
 B batch, S texts of a prompt, T glyph tokens of a text, D width, h w latent rows and columns.
 """
@@ -16,12 +17,12 @@ from torch import Tensor, nn
 from glmkit.models.decoder import DiffusionDecoder
 from glmkit.models.glyph import FIRST_BYTE
 
-LETTERS = 128  # ASCII
+SIGNS = 128  # ASCII, whose control codes stand for shapes
 PLACES = 16  # places in a text that are told apart; later ones count as the last
 
 
-class LetterHead(nn.Module):
-    """Tells from the decoder's inner image tokens which letter stands at each latent position.
+class SignHead(nn.Module):
+    """Tells from the decoder's inner image tokens which sign, a letter or a shape, stands at each latent position.
 
     It reads the features that enter a block two thirds of the way, in the last forward pass.
     """
@@ -29,7 +30,7 @@ class LetterHead(nn.Module):
     def __init__(self, decoder: DiffusionDecoder) -> None:
         super().__init__()
         self.patch = decoder.config.patch_size
-        self.tell = nn.Linear(decoder.config.width, self.patch**2 * LETTERS)
+        self.tell = nn.Linear(decoder.config.width, self.patch**2 * SIGNS)
         self._features: Tensor | None = None
         blocks = decoder.transformer_blocks
         blocks[2 * len(blocks) // 3].register_forward_pre_hook(self._look)
@@ -37,14 +38,15 @@ class LetterHead(nn.Module):
     def _look(self, block: nn.Module, given: tuple[Tensor, ...]) -> None:
         self._features = given[1]
 
-    def loss(self, letters: Tensor, known: Tensor) -> Tensor:
-        """Cross-entropy in nats of the last forward pass, mean over the positions with a letter.
+    def loss(self, signs: Tensor, known: Tensor) -> Tensor:
+        """Cross-entropy in nats of the last forward pass, mean over the positions with a sign.
 
-        `letters` B h w ASCII codes, 0 where there is none; `known` B, False where the model was not told the text.
+        `signs` B h w below SIGNS, 0 where there is none; `known` B, False where the model was not told the text and the
+        prior.
         """
         assert self._features is not None
-        labels = F.pixel_unshuffle((letters * known[:, None, None]).unsqueeze(1), self.patch)
-        logits = self.tell(self._features).unflatten(-1, (self.patch**2, LETTERS))
+        labels = F.pixel_unshuffle((signs * known[:, None, None]).unsqueeze(1), self.patch)
+        logits = self.tell(self._features).unflatten(-1, (self.patch**2, SIGNS))
         labels = labels.flatten(2).transpose(1, 2).long()
         nats = F.cross_entropy(logits.float().flatten(0, 2), labels.flatten(), ignore_index=0, reduction="sum")
         return nats / (labels > 0).sum().clamp(min=1)
