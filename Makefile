@@ -9,7 +9,7 @@ LIMIT ?= 32
 BIN := .venv/bin
 READY := .venv/.ready
 DEMO := reports/demo
-EVAL := $(BIN)/glmkit eval --suite text-render --split simple --limit $(LIMIT)
+EVAL := $(BIN)/glmkit eval --suite text-render --split retro --limit $(LIMIT) --reference posters
 
 .PHONY: demo test lint clean
 .DELETE_ON_ERROR:
@@ -26,16 +26,22 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+$(DEMO)/index.html: export GLMKIT_CACHE := $(abspath $(DEMO)/cache)
+
 # A command that is stopped half-way goes on where it stopped when make runs it again;
 # the files named here appear only when their step is complete.
-$(DEMO)/before/summary.json: | $(READY)
+$(DEMO)/cache/.posters: | $(READY)
+	$(BIN)/glmkit reference add posters --images data/posters --features efficientnet-lite0
+	@mkdir -p $(@D) && touch $@
+
+$(DEMO)/before/summary.json: $(DEMO)/cache/.posters
 	$(EVAL) --run $(@D)
 
 $(DEMO)/poster_lora/.done: recipes/poster_lora.yaml | $(READY)
 	$(BIN)/glmkit finetune $< output=$(@D)
 	@touch $@
 
-$(DEMO)/after/summary.json: $(DEMO)/poster_lora/.done
+$(DEMO)/after/summary.json: $(DEMO)/poster_lora/.done $(DEMO)/cache/.posters
 	$(EVAL) --adapter $(<D)/adapter --run $(@D)
 
 $(DEMO)/index.html: $(DEMO)/before/summary.json $(DEMO)/after/summary.json
@@ -45,7 +51,7 @@ $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
 	$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11) and "glmkit needs Python 3.11 or newer: make PYTHON=python3.11")'
 	@echo "Installing into .venv (several GB and a few minutes the first time)"
-	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[eval,dev]"
+	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[eval,train,dev]"
 	@touch $@
 
 clean:
