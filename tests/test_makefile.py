@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 STEPS = (  # what a step types, and the file that says it is done
     ("pip install", ".venv/.ready"),
+    ("glmkit reference add", "reports/demo/cache/.posters"),
     ("--run reports/demo/before", "reports/demo/before/summary.json"),
     ("glmkit finetune", "reports/demo/poster_lora/.done"),
     ("--adapter reports/demo/poster_lora/adapter", "reports/demo/after/summary.json"),

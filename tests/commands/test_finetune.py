@@ -194,7 +194,7 @@ def test_a_lora_stage_that_was_interrupted_goes_on(
 ) -> None:
     """The adapter of a run that was stopped and repeated is that of one that was not, with dropout and averages."""
     more = [*QUICK, "decoder.lora.dropout=0.2", "decoder.ema=0.5"]
-    adapters, step = [], Loop._step
+    adapters, step = [], Loop.take_step
 
     def stopped(self: Loop) -> Any:
         if self.step == 5:
@@ -205,7 +205,7 @@ def test_a_lora_stage_that_was_interrupted_goes_on(
         recipe = write(tmp_path / f"{name}.yaml", values(tiny_model, posters, tmp_path / name))
         if name == "parts":
             with monkeypatch.context() as patch:
-                patch.setattr(Loop, "_step", stopped)
+                patch.setattr(Loop, "take_step", stopped)
                 assert finetune(recipe, *more) == 130
             assert (tmp_path / name / "decoder.state.pt").exists()
             assert (tmp_path / name / "adapter" / "decoder" / "adapter_model.safetensors").exists()
@@ -343,7 +343,7 @@ def test_a_killed_training_on_edits_continues_to_the_same_weights(
     """Which steps are edits is a function of seed and step."""
     run, recipe = learnt_edits
     target = tmp_path / "again"
-    step = Loop._step
+    step = Loop.take_step
 
     def killed(self: Loop) -> Any:
         if self.place.name == "decoder" and self.step == 4:
@@ -351,7 +351,7 @@ def test_a_killed_training_on_edits_continues_to_the_same_weights(
         return step(self)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Loop, "_step", killed)
+        patched.setattr(Loop, "take_step", killed)
         assert finetune(recipe, f"output={target}", "decoder.save_every=2") == 130
     assert finetune(recipe, f"output={target}", "decoder.save_every=2") == 0
     for part in ("transformer", "text_encoder", "vision_language_encoder"):

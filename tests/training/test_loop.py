@@ -168,7 +168,7 @@ def test_a_process_that_is_killed_goes_on(tmp_path: Path) -> None:
     assert equal(weights(whole), weights(resumed))
     for loop in loops:
         loop.stage = stage(**{**NOISY, "steps": 40})
-        loop._step()  # one step more shows the optimizer's state
+        loop.take_step()  # one step more shows the optimizer's state
     assert equal(weights(whole), weights(resumed))
     assert loops[0].averaged and loops[1].averaged
     assert equal(loops[0].averaged.shadow, loops[1].averaged.shadow)
@@ -189,7 +189,7 @@ def test_the_optimizer_uses_it(tmp_path: Path) -> None:
     objective = Regression()
     before = weights(objective)
     loop = loop_in(tmp_path, objective, steps=10, warmup_steps=5, weight_decay=0.5)
-    loop._step()
+    loop.take_step()
     for old, new in zip(before, weights(objective), strict=True):
         decayed = old * (1 - 0.01 * 0.5) if old.ndim > 1 else old
         torch.testing.assert_close((new - decayed).abs(), torch.full_like(old, 0.01), atol=1e-5, rtol=0)
@@ -205,7 +205,7 @@ def test_accumulated_equals_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             "step",
             lambda loop=loop: gradients.append(torch.cat([p.grad.flatten() for p in loop.parameters])),
         )
-        loop._step()
+        loop.take_step()
     torch.testing.assert_close(gradients[0], gradients[1], atol=1e-6, rtol=0)
     torch.testing.assert_close(gradients[0], gradients[2], atol=1e-6, rtol=0)
     assert gradients[0].abs().max() > 0.01
@@ -232,7 +232,7 @@ def test_gradients_are_clipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         norms.append(float(torch.cat([p.grad.flatten() for p in loop.parameters if p.grad is not None]).norm()))
 
     monkeypatch.setattr(loop.optimizers[0], "step", record)
-    loop._step()
+    loop.take_step()
     assert norms == [pytest.approx(1e-3, rel=1e-3)]
 
 
