@@ -28,6 +28,22 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "pink": (246, 158, 190),
     "brown": (112, 68, 40),
 }
+# Of the wide world only, which is there to be trained on: a model that has met many colours can learn others.
+MORE_COLOURS: dict[str, tuple[int, int, int]] = {
+    "beige": (236, 214, 172),
+    "gold": (196, 148, 48),
+    "wine": (104, 24, 66),
+    "midnight": (30, 30, 70),
+    "moss": (108, 120, 58),
+    "peach": (248, 192, 152),
+    "mint": (164, 222, 190),
+    "sky": (140, 196, 240),
+    "lilac": (190, 164, 226),
+    "rust": (170, 72, 36),
+    "slate": (70, 88, 104),
+    "plum": (146, 60, 110),
+}
+ALL_COLOURS = COLOURS | MORE_COLOURS
 # Shapes that no reader takes for a character: rings are read as O, squares and diamonds as bullets.
 SHAPES = ("circle", "triangle", "hexagon", "star", "burst", "stripe")
 POSITIONS = ("top", "middle", "bottom")
@@ -40,6 +56,10 @@ MARGIN = 0.08  # of the shorter side, between the edge and the nearest text or s
 GAP = 0.045  # of the shorter side, between the lines and between text and shape
 MAX_LINE_WIDTH = 0.92  # of the width
 MIN_RADIUS, MAX_RADIUS = 0.065, 0.2  # of the shorter side
+FRAME_SHARE = 0.5  # of the posters of the wide world
+FRAME_GAPS = (0.0, 0.03)  # least and most between the edge and a frame, of the shorter side
+FRAME_BANDS = (0.008, 0.035)  # thinnest and thickest frame, of the shorter side
+THIN_FRAME = 0.02  # and thinner is called so
 CAPITALS = (28 / 256, 64 / 256)  # lowest and highest capitals of a headline, of the shorter side
 SECOND_SIZES = (21 / 256, 34 / 256)  # font size of a second line, of the shorter side
 
@@ -66,6 +86,14 @@ class Shape:
 
 
 @dataclass(frozen=True)
+class Frame:
+    """A border in the colour of the letters: pixels from the edge to its outer side, and its thickness; 0 for none."""
+
+    gap: int = 0
+    band: int = 0
+
+
+@dataclass(frozen=True)
 class Scene:
     """Ground truth of one poster: one or two lines of text in one typeface and colour, and at most one shape."""
 
@@ -77,6 +105,7 @@ class Scene:
     position: str
     lines: tuple[Line, ...]
     shape: Shape
+    frame: Frame = Frame()
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -103,23 +132,32 @@ def draw_scene(
     width: int = 256,
     split: Split = "train",
     typefaces: tuple[str, ...] = fonts.TRAINING_TYPEFACES,
+    wide: bool = False,
 ) -> Scene:
-    """Draw one poster's ground truth. The same `rng` state and arguments give the same scene."""
+    """Draw one poster's ground truth. The same `rng` state and arguments give the same scene.
+
+    `wide`: of twice as many colours, half of them with a frame.
+    """
     font, position, headline = rng.choice(typefaces), rng.choice(POSITIONS), draw_text(rng, split)
     texts, sizes = [headline], [_headline_size(rng, font, headline, height, width)]
     if rng.random() < SECOND_LINE_SHARE:
         texts.append(draw_text(rng, split, longest=10))
         sizes.append(_second_size(rng, font, texts[1], sizes[0], height, width))
     lines = tuple(map(Line, texts, sizes, _baselines(font, position, sizes, height, width)))
-    colours = {"background": "white", "text_colour": "black"}
-    return recolour(Scene(height, width, font=font, position=position, lines=lines, shape=Shape(), **colours), rng)
+    scene = Scene(height, width, "white", "black", font, position, lines, Shape())
+    if wide and rng.random() < FRAME_SHARE:
+        shorter = min(height, width)
+        gap, band = (round(rng.uniform(*part) * shorter) for part in (FRAME_GAPS, FRAME_BANDS))
+        scene = replace(scene, frame=Frame(gap, max(1, band)))
+    return recolour(scene, rng, wide)
 
 
-def recolour(scene: Scene, rng: random.Random) -> Scene:
+def recolour(scene: Scene, rng: random.Random, wide: bool = False) -> Scene:
     """The same letters at the same place, with new colours and a new shape: the text mask stays valid."""
-    background = rng.choice(tuple(COLOURS))
-    scene = replace(scene, background=background, text_colour=rng.choice(readable_on(background)), shape=Shape())
-    return scene if rng.random() < NO_SHAPE_SHARE else replace(scene, shape=_draw_shape(scene, rng))
+    background = rng.choice(tuple(ALL_COLOURS if wide else COLOURS))
+    text_colour = rng.choice(readable_on(background, MIN_TEXT_CONTRAST, wide))
+    scene = replace(scene, background=background, text_colour=text_colour, shape=Shape())
+    return scene if rng.random() < NO_SHAPE_SHARE else replace(scene, shape=_draw_shape(scene, rng, wide))
 
 
 def contrast(one: tuple[int, int, int], other: tuple[int, int, int]) -> float:
@@ -134,9 +172,10 @@ def _luminance(colour: tuple[int, int, int]) -> float:
 
 
 @cache
-def readable_on(background: str, least: float = MIN_TEXT_CONTRAST) -> tuple[str, ...]:
+def readable_on(background: str, least: float = MIN_TEXT_CONTRAST, wide: bool = False) -> tuple[str, ...]:
     """Names of the colours that stand out from `background` with a contrast ratio of at least `least`."""
-    return tuple(name for name, colour in COLOURS.items() if contrast(colour, COLOURS[background]) >= least)
+    colours, ground = ALL_COLOURS if wide else COLOURS, ALL_COLOURS[background]
+    return tuple(name for name, colour in colours.items() if contrast(colour, ground) >= least)
 
 
 def _headline_size(rng: random.Random, font: str, text: str, height: int, width: int) -> int:
@@ -166,7 +205,7 @@ def _baselines(font: str, position: str, sizes: list[int], height: int, width: i
     return [round(top + row) for row in rows]
 
 
-def _draw_shape(scene: Scene, rng: random.Random) -> Shape:
+def _draw_shape(scene: Scene, rng: random.Random, wide: bool) -> Shape:
     """A shape in the free rows above or below the text, or none where they are too few."""
     shorter = min(scene.height, scene.width)
     first, last = scene.text_rows
@@ -181,7 +220,7 @@ def _draw_shape(scene: Scene, rng: random.Random) -> Shape:
     if radius < MIN_RADIUS * shorter:
         return Shape()
     kind, side = rng.choice(SHAPES), rng.choice(("left", "", "right"))
-    colour = rng.choice(readable_on(scene.background, MIN_SHAPE_CONTRAST))
+    colour = rng.choice(readable_on(scene.background, MIN_SHAPE_CONTRAST, wide))
     y = (top + bottom) / 2
     if kind == "stripe":
         return Shape(kind, colour, row, scene.width / 2, y, radius / 3)
@@ -212,7 +251,7 @@ def caption(scene: Scene, rng: random.Random, *, nouns: tuple[str, ...] = NOUNS)
             f"Design {_a(background).lower()} {poster} with {title} in {style}letters {where}",
         )
     )
-    return _sentence(template, _second_phrase(scene, rng), _shape_phrase(scene, rng))
+    return _sentence(template, _second_phrase(scene, rng), _shape_phrase(scene, rng), _frame_phrase(scene))
 
 
 def _second_phrase(scene: Scene, rng: random.Random) -> str:
@@ -228,6 +267,13 @@ def _shape_phrase(scene: Scene, rng: random.Random) -> str:
     if scene.shape.kind == "none":
         return rng.choice(("", "", "no shapes"))
     return f"{rng.choice(('', '', 'decorated with '))}{shape_words(scene.shape)}"
+
+
+def _frame_phrase(scene: Scene) -> str:
+    if not scene.frame.band:
+        return ""
+    thickness = "thin" if scene.frame.band < THIN_FRAME * min(scene.height, scene.width) else "thick"
+    return f"framed by a {thickness} {scene.text_colour} border"
 
 
 def shape_words(shape: Shape) -> str:

@@ -25,12 +25,16 @@ CELL = 8  # pixels, the side of a latent position
 
 
 def text_mask(scene: Scene) -> np.ndarray:
-    """Coverage of every pixel by letters: uint8 H W, 0 none, 255 full. Lines are centred."""
+    """Coverage of every pixel by letters, and by the frame, which has their colour: uint8 H W, 0 none, 255 full."""
     canvas = Image.new("L", (scene.width, scene.height), 0)
     draw = ImageDraw.Draw(canvas)
     for line in scene.lines:
         font = fonts.load(scene.font, line.size)
         draw.text((scene.width // 2, line.baseline), line.text, fill=255, font=font, anchor="ms")
+    if scene.frame.band:
+        gap = scene.frame.gap
+        box = (gap, gap, scene.width - 1 - gap, scene.height - 1 - gap)
+        draw.rectangle(box, outline=255, width=scene.frame.band)
     return np.asarray(canvas)
 
 
@@ -60,13 +64,21 @@ def sign_cells(scene: Scene) -> np.ndarray:
     return cells
 
 
-def scene_of(seed: int, index: int, *, height: int, width: int, split: Split) -> Scene:
-    """Scene number `index` of the endless series that `seed` names."""
-    return draw_scene(random.Random(f"{seed}:{index}"), height=height, width=width, split=split)
+def scene_of(seed: int, index: int, *, height: int, width: int, split: Split, wide: float = 0.0) -> Scene:
+    """Scene number `index` of the endless series that `seed` names; a share `wide` of them is of the wide world."""
+    is_wide = random.Random(f"wide {seed}:{index}").random() < wide
+    return draw_scene(random.Random(f"{seed}:{index}"), height=height, width=width, split=split, wide=is_wide)
 
 
 def mask_pool(
-    count: int, seed: int, *, height: int = 256, width: int = 256, workers: int = 1, split: Split = "train"
+    count: int,
+    seed: int,
+    *,
+    height: int = 256,
+    width: int = 256,
+    workers: int = 1,
+    split: Split = "train",
+    wide: float = 0.0,
 ) -> tuple[list[Scene], np.ndarray]:
     """The first `count` scenes of a series and their masks, uint8 N H W; the number of workers changes only the speed.
 
@@ -75,7 +87,8 @@ def mask_pool(
     masks = _shared(count, height, width)
 
     def fill(start: int, stop: int) -> list[Scene]:
-        scenes = [scene_of(seed, index, height=height, width=width, split=split) for index in range(start, stop)]
+        numbers = range(start, stop)
+        scenes = [scene_of(seed, index, height=height, width=width, split=split, wide=wide) for index in numbers]
         for index, scene in enumerate(scenes, start=start):
             masks[index] = text_mask(scene)
         return scenes

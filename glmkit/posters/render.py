@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from glmkit.posters.grammar import COLOURS, Scene
+from glmkit.posters.grammar import ALL_COLOURS, Scene
 from glmkit.posters.masks import text_mask
 
 
@@ -80,7 +80,7 @@ _NUMBERS = {
 }
 
 
-def batch_params(scenes: Sequence[Scene], palette: Palette = COLOURS) -> SceneBatch:
+def batch_params(scenes: Sequence[Scene], palette: Palette = ALL_COLOURS) -> SceneBatch:
     """The numbers of B scenes of one size as CPU tensors; `palette` gives the sRGB bytes of their colour names."""
     signed = {name: tuple(value / 127.5 - 1.0 for value in colour) for name, colour in palette.items()}
     signed[""] = (0.0, 0.0, 0.0)  # the colour of no shape
@@ -132,7 +132,7 @@ def compose(params: SceneBatch, masks: Tensor, device: torch.device | str | None
     return pixels + letters * (ink - pixels)
 
 
-def render(scene: Scene, palette: Palette = COLOURS) -> Image.Image:
+def render(scene: Scene, palette: Palette = ALL_COLOURS) -> Image.Image:
     """The poster as an RGB picture, by the same code as a batch."""
     pixels = compose(batch_params([scene], palette), torch.from_numpy(text_mask(scene).copy())[None])
     return to_image(pixels[0])

@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import random
 import re
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from glmkit.posters import fonts
-from glmkit.posters.grammar import COLOURS, SECOND_SIZES, Scene, caption, contrast, draw_scene, recolour
+from glmkit.posters.grammar import (
+    ALL_COLOURS,
+    COLOURS,
+    SECOND_SIZES,
+    Frame,
+    Scene,
+    caption,
+    contrast,
+    draw_scene,
+    recolour,
+)
+from glmkit.posters.masks import scene_of, text_mask
 from glmkit.posters.words import HELD_OUT_SHARE, Split, held_out, words
 
 SIZES = [(128, 128), (256, 256), (320, 192), (192, 320), (512, 512)]
@@ -108,3 +121,25 @@ def test_recolouring_keeps_the_letters() -> None:
         other = recolour(scene, rng)
         assert (other.lines, other.font, other.position) == (scene.lines, scene.font, scene.position)
     assert len({recolour(scene, rng).background for _ in range(200)}) == len(COLOURS)
+
+
+def test_the_wide_world_has_more_colours_and_frames() -> None:
+    """Frames stay clear of letters and shapes, captions name them; plain scenes of the same series stay as they are."""
+    scenes = [scene_of(3, index, height=192, width=256, split="train", wide=0.5) for index in range(400)]
+    plain = [scene_of(3, index, height=192, width=256, split="train") for index in range(400)]
+    colours = {colour for scene in scenes for colour in (scene.background, scene.text_colour, scene.shape.colour)}
+    assert colours - {""} == set(ALL_COLOURS)
+    framed = [scene for scene in scenes if scene.frame.band]
+    assert 60 < len(framed) < 140
+    assert 0.3 < np.mean([scene == other for scene, other in zip(scenes, plain, strict=True)]) < 0.7
+    for scene in framed:
+        inner = scene.frame.gap + scene.frame.band
+        mask = text_mask(replace(scene, frame=Frame()))
+        assert not mask[:inner].any() and not mask[-inner:].any() and not mask[:, :inner].any()
+        if scene.shape.kind not in ("none", "stripe"):
+            assert min(scene.shape.x, scene.shape.y) - scene.shape.radius > inner
+        border = text_mask(scene)[scene.frame.gap : inner]
+        assert (border[:, scene.frame.gap : scene.width - scene.frame.gap] == 255).all()
+        thickness = "thin" if scene.frame.band < 0.02 * 192 else "thick"
+        assert f"framed by a {thickness} {scene.text_colour} border" in caption(scene, random.Random(1))
+    assert not any("framed" in caption(scene, random.Random(1)) for scene in plain)

@@ -50,5 +50,6 @@ def _drawn(
 ) -> tuple[Pictures, Pictures]:
     grids(height, width)  # refuses a size that the model cannot draw
     count, held_out = (max(1, round(share * pictures)) for pictures in (posters.count, posters.held_out))
-    train = kind(count, height, width, posters.seed, posters.workers, "train")
-    return train, kind(held_out, height, width, posters.seed + 1, posters.workers, "held-out")
+    more = {"wide": posters.wide} if posters.wide else {}  # which edits cannot be
+    train = kind(count, height, width, posters.seed, posters.workers, "train", **more)
+    return train, kind(held_out, height, width, posters.seed + 1, posters.workers, "held-out", **more)

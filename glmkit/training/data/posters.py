@@ -21,18 +21,30 @@ if TYPE_CHECKING:
 
 
 class PosterPictures:
-    """Posters of `glmkit.posters`: text masks drawn once on the CPU, coloured on the device that asks for them."""
+    """Posters of `glmkit.posters`: text masks drawn once on the CPU, coloured on the device that asks for them.
+
+    `wide` is the share of the posters with more colours, and frames.
+    """
 
     keys: list[str] | None = None
     text_keys: list[str] | None = None
 
     def __init__(
-        self, count: int, height: int, width: int, seed: int, workers: int, split: Literal["train", "held-out"]
+        self,
+        count: int,
+        height: int,
+        width: int,
+        seed: int,
+        workers: int,
+        split: Literal["train", "held-out"],
+        wide: float = 0.0,
     ) -> None:
         from glmkit.posters import grammar, masks
 
         workers = workers or runs.cores()
-        scenes, drawn = masks.mask_pool(count, seed, height=height, width=width, workers=workers, split=split)
+        scenes, drawn = masks.mask_pool(
+            count, seed, height=height, width=width, workers=workers, split=split, wide=wide
+        )
         captions = [grammar.caption(scene, random.Random(f"{seed}-{index}")) for index, scene in enumerate(scenes)]
         self._keep(scenes, drawn, captions, {}, workers)
 
