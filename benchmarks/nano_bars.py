@@ -1,11 +1,11 @@
 """The figures that nano is judged by, beside their bars; written to `benchmarks/results/nano.json`.
 
-    for split in simple simple-320x192 simple-192x320 simple-512x512; do
+    for split in simple simple-signs simple-320x192 simple-192x320 simple-512x512; do
         glmkit eval --suite text-render --split $split --run reports/nano/$split
     done
     python benchmarks/nano_bars.py reports/nano/simple*
 
-Each run holds one of the four splits, one picture a prompt: held-out words through the whole system. Words are scored
+Each run holds one of the five splits, one picture a prompt: held-out words through the whole system. Words are scored
 by OCR, with intervals over prompts (bootstrap). Whether a picture is as its caption describes it is checked in its
 pixels (`glmkit.posters.check`); such shares of pictures have Wilson intervals, which stay honest at 100 %. The VAE and
 the semantic tokenizer are measured on 64 posters whose words no training poster has.

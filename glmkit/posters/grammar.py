@@ -133,12 +133,14 @@ def draw_scene(
     split: Split = "train",
     typefaces: tuple[str, ...] = fonts.TRAINING_TYPEFACES,
     wide: bool = False,
+    headline: str | None = None,
 ) -> Scene:
     """Draw one poster's ground truth. The same `rng` state and arguments give the same scene.
 
-    `wide`: of twice as many colours, half of them with a frame.
+    `wide`: of twice as many colours, half of them with a frame. `headline` is drawn like every text when not given.
     """
-    font, position, headline = rng.choice(typefaces), rng.choice(POSITIONS), draw_text(rng, split)
+    font, position = rng.choice(typefaces), rng.choice(POSITIONS)
+    headline = headline or draw_text(rng, split)
     texts, sizes = [headline], [_headline_size(rng, font, headline, height, width)]
     if rng.random() < SECOND_LINE_SHARE:
         texts.append(draw_text(rng, split, longest=10))

@@ -1,4 +1,4 @@
-"""The splits of the text-render suite that nano is judged by: held-out words in the poster grammar.
+"""The splits of the text-render suite that nano is judged by: held-out words, and signs, in the poster grammar.
 
 `simple` and its sizes ask for what nano was trained on, with full ground truth; `retro` asks for the style of
 `data/posters`, with texts that the set does not have. `python -m glmkit.posters.simple` prints the rows of
@@ -14,6 +14,7 @@ from typing import Any
 from glmkit.config import parse_size
 from glmkit.posters.grammar import Scene, caption, draw_scene
 from glmkit.posters.style_set import draw_style, style_scenes
+from glmkit.posters.words import number_or_signs
 
 # Prompts of each split, and the size at which their pictures must be drawn: WIDTHxHEIGHT. `simple` itself names none,
 # so that it suits models of any size; nano draws it at its usual 256x256, for which its scenes are laid out.
@@ -22,9 +23,8 @@ SPLITS = {
     "simple-320x192": (32, "320x192"),
     "simple-192x320": (32, "192x320"),
     "simple-512x512": (32, "512x512"),
+    "simple-signs": (48, ""),  # headlines of digits and signs, which are too few to be kept out of training
 }
-
-
 RETRO = 32
 
 
@@ -36,7 +36,8 @@ def simple_prompts(split: str) -> list[tuple[str, Scene, str]]:
     seen: set[str] = set()
     rng = random.Random(f"text-render {split} 1")
     while len(prompts) < count:
-        scene = draw_scene(rng, height=height, width=width, split="held-out")
+        headline = number_or_signs(rng) if split == "simple-signs" else None
+        scene = draw_scene(rng, height=height, width=width, split="held-out", headline=headline)
         texts = {text.lower() for text in scene.texts}
         if texts & seen:
             continue

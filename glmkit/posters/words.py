@@ -72,10 +72,14 @@ def _random_string(rng: random.Random, longest: int) -> str:
         start = rng.randint(0, 1)
         sounds = (VOWELS if (place + start) % 2 else CONSONANTS for place in range(rng.randint(3, min(8, longest))))
         return cased("".join(rng.choice(letters) for letters in sounds), rng)
-    number = str(rng.randint(2, 9999))
+    return number_or_signs(rng)
+
+
+def number_or_signs(rng: random.Random) -> str:
+    """A number, a price, a share, a time, or letters around a sign: digits with . , % $ : - and &."""
     return rng.choice(
         (
-            number,
+            str(rng.randint(2, 9999)),
             f"{rng.randint(1, 99)}%",
             f"-{rng.randint(5, 95)}%",
             f"${rng.randint(1, 999)}",
