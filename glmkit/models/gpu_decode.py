@@ -1,7 +1,8 @@
 """A decoding step of few rows by the kernels of `glmkit.models.kernels`: eight launches a layer, none of them compiled
 by torch. The result is that of `AutoregressiveModel.decode` but for rounding.
 
-How each product is cut, and how much is fetched ahead, stands in `PLANS`: measured by `benchmarks/ar_kernels.py`.
+How each product is cut, and how much is fetched ahead, stands in `PLANS`: reckoned so far, `benchmarks/ar_kernels.py`
+measures better ones.
 
 Shapes: B rows, K inputs and N outputs of a product, H heads, H' key heads, S parts of a sum, D head size, W width.
 """
