@@ -184,17 +184,11 @@ def memory(bench: Bench) -> Rows:
     bench.hybrid.kept.clear()
     for side, cap in bench.scale.capped_gib:
         speed.reset_peak(device)
-        if device.type == "cuda":
-            whole = torch.cuda.get_device_properties(device).total_memory / 2**30
-            torch.cuda.set_per_process_memory_fraction(cap / whole)
-        try:
+        with speed.capped(device, cap):
             sparing = bench.load(Speed(compile_blocks=False, one_at_a_time=True))
             seconds = speed.ours(sparing, bench.request(side))["total"]
             peak = speed.peak_gib(device)
             yield {"case": f"{side}x{side} under {cap} GiB", "total": seconds, "peak_gib": peak}
-        finally:
-            if device.type == "cuda":
-                torch.cuda.set_per_process_memory_fraction(1.0)
 
 
 def agreement(bench: Bench) -> Rows:

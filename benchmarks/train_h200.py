@@ -14,11 +14,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from glmkit import runs
 from glmkit.files import append_jsonl
 from glmkit.generation.random_model import RandomModel, published_folder
+from glmkit.generation.speed import capped
 from glmkit.models import checkpoint
 from glmkit.models.devices import pick_device
 from glmkit.models.hybrid import HybridModel
@@ -51,10 +50,7 @@ def row_of(job: Job, cap_gib: float | None, model: str) -> dict[str, Any]:
     device = pick_device("auto")
     lora = job.stage.lora
     assert lora is not None
-    if device.type == "cuda":
-        total = torch.cuda.get_device_properties(device).total_memory / 2**30
-        torch.cuda.set_per_process_memory_fraction(min(1.0, (cap_gib or total) / total), device)
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, capped(device, cap_gib):
         dtype, folder = frozen.dtype(lora, device), Path(scratch)
         try:
             frozen.check(lora, device)

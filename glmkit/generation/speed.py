@@ -151,6 +151,23 @@ def peak_gib(device: torch.device) -> float:
     return peak * (1 if sys.platform == "darwin" else 1024) / 2**30
 
 
+@contextmanager
+def capped(device: torch.device, gib: float | None) -> Iterator[None]:
+    """Allocate at most `gib` GiB on a GPU, more fails; None: no bound. A CPU has none."""
+    if device.type != "cuda" or gib is None:
+        yield
+        return
+    # By index: torch refuses a device without one here.
+    index = torch.cuda.current_device() if device.index is None else device.index
+    torch.cuda.set_per_process_memory_fraction(
+        min(1.0, gib * 2**30 / torch.cuda.get_device_properties(index).total_memory), index
+    )
+    try:
+        yield
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, index)
+
+
 def reset_peak(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":

@@ -85,7 +85,7 @@ class NoisePictures:
     def text_mask(self, indices: Sequence[int], device: torch.device) -> None:
         return None
 
-    letters = text_mask
+    signs = text_mask
 
 
 def measure(hybrid: HybridModel, job: Job, steps: int, scratch: Path) -> dict[str, Any]:
