@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -10,22 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scripts import FOLDER, load_script
 
 from glmkit.files import read_jsonl
 from glmkit.generation import sampler
 
 gpu_decode = pytest.importorskip("glmkit.models.gpu_decode")
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "ar_kernels.py"
 
 
 @pytest.fixture(scope="module")
 def script() -> Any:
-    spec = importlib.util.spec_from_file_location("ar_kernels", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_script("ar_kernels")
 
 
 def test_sections(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,6 +73,6 @@ assert "power of 2" in script.tried_to(script.partial(script.compile_product, co
 def test_kernels_assemble_for_hopper() -> None:
     """All kernels of a step at full size, in a process where Triton compiles; no GPU is needed for that."""
     environment = os.environ | {"TRITON_INTERPRET": "0"}
-    code = ASSEMBLE.replace("FOLDER", repr(str(SCRIPT.parent)))
+    code = ASSEMBLE.replace("FOLDER", repr(str(FOLDER)))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]

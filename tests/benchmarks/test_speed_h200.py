@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from scripts import load_script
 
 from glmkit.files import read_json
-
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "speed_h200.py"
 
 
 @pytest.fixture(scope="module")
 def script() -> Any:
-    spec = importlib.util.spec_from_file_location("speed_h200", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return load_script("speed_h200")
 
 
 def test_sections(script: Any, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
