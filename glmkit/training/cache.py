@@ -50,7 +50,8 @@ class Kept:
         if isinstance(stack, Tensor) and stack.device == self.device:
             return stack[rows.to(self.device)]
         values = stack[rows]
-        return (values.pin_memory() if self.device.type == "cuda" else values).to(self.device, non_blocking=True)
+        pin = self.device.type == "cuda" and values.device.type == "cpu"
+        return (values.pin_memory() if pin else values).to(self.device, non_blocking=True)
 
     def fill(self, members: Sequence[int], stack: Tensor | Files) -> None:
         """The items `members` are the rows of `stack`."""
