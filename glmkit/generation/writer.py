@@ -1,68 +1,36 @@
-"""Writing the codes of a batch of pictures: prompts in one pass, then one token a step without waiting for the device.
+"""Writing the codes of a batch of pictures: each prompt in one pass, then one token a step for all of them, without
+waiting for the device.
 
 All that a step reads and writes lies in buffers that stay where they are: the token, the slot and the number of the
 step are tensors, too. So one function is the step on every device, and on a GPU it is recorded as a CUDA graph and
 replayed. Graphs belong to a batch size and a window of the cache; both are rounded up, so that a few serve all batches.
 The kernels of `glmkit.models.gpu_decode` read as far as a row has come and need one window.
 
-Shapes: B batch, P longest prompt, N picture tokens, V vision vocabulary.
+A prompt is read alone: a product of more rows may round otherwise, and what a request gets must not depend on its batch.
+
+Shapes: B batch, N picture tokens, V vision vocabulary.
 """
 
 from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from glmkit.generation import graphs
 from glmkit.generation.sampler import Sampling, draw, draw_by_kernels
 from glmkit.generation.sequence import Grid, decode_positions, next_position
-from glmkit.models.autoregressive import AutoregressiveConfig, AutoregressiveModel, KVCache, LayerSteps, rotary_table
+from glmkit.models.autoregressive import AutoregressiveModel, KVCache, LayerSteps, rotary_table
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)  # batches on a GPU are filled up to one of these
 WINDOW = 256  # slots: the step looks at a multiple of these
-PREFILL_TOKENS = 16384  # a pass over prompts holds at most about so many tokens
 KEPT = 4  # sets of buffers and graphs that stay for the next batch
 
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class PaddedPrompts:
-    """Prompts of one batch, padded on the right: `ids_BP`, `positions_3BP` and how long each of them is, `length_B`.
-
-    `decode_3BN` are the positions of the tokens to be written.
-    """
-
-    ids_BP: Tensor
-    positions_3BP: Tensor
-    length_B: Tensor
-    decode_3BN: Tensor
-
-
-def pad_prompts(
-    prompts: Sequence[Sequence[int]],
-    positions: Sequence[Tensor],
-    grids_in_order: Sequence[Grid],
-    config: AutoregressiveConfig,
-) -> PaddedPrompts:
-    """Batch prompts with their positions 3 x P and place the grids that follow each of them; on the CPU."""
-    longest = max(len(prompt) for prompt in prompts)
-    ids = [list(prompt) + [config.pad_token_id] * (longest - len(prompt)) for prompt in prompts]
-    placed = [F.pad(part, (0, longest - part.shape[1])) for part in positions]
-    decode = [decode_positions(next_position(part), grids_in_order) for part in positions]
-    return PaddedPrompts(
-        torch.tensor(ids),
-        torch.stack(placed, dim=1),
-        torch.tensor([len(prompt) for prompt in prompts]),
-        torch.stack(decode, dim=1),
-    )
 
 
 class _Buffers:
@@ -88,16 +56,18 @@ class _Buffers:
         """What a step changes and the next one starts from."""
         return self.ids_B, self.slots_B, self.number_1
 
-    def start(self, prompts: PaddedPrompts, uniforms_BN: Tensor, config: AutoregressiveConfig) -> None:
-        """Place a batch; rows beyond it are filled up with whatever is there."""
+    def start(self, table_B1N: tuple[Tensor, Tensor], lengths_B: Sequence[int], uniforms_BN: Tensor) -> None:
+        """Place a batch; rows beyond it are filled up with whatever is there.
+
+        `table_B1N` are the cosines and sines B 1 N rotary_dim of the tokens to be written.
+        """
         rows, tokens = uniforms_BN.shape
         # A step reads the token before the one that it draws, so the positions stand one step later than the numbers.
-        read = rotary_table(prompts.decode_3BN[..., : tokens - 1], config)
-        for target, value in zip(self.table_NB, read, strict=True):
-            target[1:tokens, :rows].copy_(value.permute(2, 0, 1, 3)[:, :, None])
+        for target, value in zip(self.table_NB, table_B1N, strict=True):
+            target[1:tokens, :rows].copy_(value[:, :, : tokens - 1].permute(2, 0, 1, 3)[:, :, None])
         self.uniforms_NB[:tokens, :rows].copy_(uniforms_BN.T)
         self.slots_B.zero_()
-        self.slots_B[:rows].copy_(prompts.length_B)
+        self.slots_B[:rows].copy_(torch.tensor(lengths_B))
         self.number_1.zero_()
 
     def put(self, codes_B: Tensor) -> None:
@@ -171,16 +141,16 @@ class CodeWriter:
         would come next and carries no information, so its step is not run. `progress(done, N)` is called after every
         token; on a GPU it runs ahead of the device.
         """
-        batch = pad_prompts(prompts, positions, grids_in_order, self.model.config)
         rows, total = uniforms_BN.shape
-        longest = batch.ids_BP.shape[1]
+        lengths_B = [len(prompt) for prompt in prompts]
+        places_3BN = torch.stack([decode_positions(next_position(own), grids_in_order) for own in positions], dim=1)
         with torch.cuda.device_of(self.model.lm_head.weight):  # graphs and kernels go to the current device
-            buffers = self._buffers(rows, longest + total, total)
-            buffers.start(batch, uniforms_BN, self.model.config)
-            self._read_prompts(batch, buffers, sampling)
+            buffers = self._buffers(rows, max(lengths_B) + total, total)
+            buffers.start(rotary_table(places_3BN, self.model.config), lengths_B, uniforms_BN)
+            self._read_prompts(prompts, positions, buffers, sampling)
             for step in range(total):
                 if step > 0:
-                    self._step(buffers, longest + step, sampling)
+                    self._step(buffers, max(lengths_B) + step, sampling)
                 if progress is not None:
                     progress(step + 1, total)
         return buffers.written_NB[:total, :rows].T.contiguous()
@@ -195,21 +165,21 @@ class CodeWriter:
         self._kept[key] = buffers or _Buffers(self.model, *key)
         return self._kept[key]
 
-    def _read_prompts(self, batch: PaddedPrompts, buffers: _Buffers, sampling: Sampling) -> None:
-        """Fill the cache and draw the first codes; some rows at a time, so that long prompts need little memory."""
+    def _read_prompts(
+        self, prompts: Sequence[Sequence[int]], positions: Sequence[Tensor], buffers: _Buffers, sampling: Sampling
+    ) -> None:
+        """Fill the cache and draw the first codes."""
         device = buffers.ids_B.device
-        rows, longest = batch.ids_BP.shape
-        at_once = max(1, PREFILL_TOKENS // longest)
         codes_B = torch.zeros_like(buffers.ids_B)
-        for start in range(0, rows, at_once):
-            part = slice(start, min(start + at_once, rows))
-            logits_B1V = self.model(
-                batch.ids_BP[part].to(device),
-                batch.positions_3BP[:, part].to(device),
-                keep=(batch.length_B[part, None] - 1).to(device),
-                cache=buffers.cache.rows(part),
+        for row, (prompt, places_3P) in enumerate(zip(prompts, positions, strict=True)):
+            logits_11V = self.model(
+                torch.tensor([prompt], device=device),
+                places_3P[:, None].to(device),
+                keep=slice(-1, None),
+                cache=buffers.cache.rows(slice(row, row + 1)),
             )
-            codes_B[part] = draw(self._of_codes(logits_B1V[:, 0]), buffers.uniforms_NB[0, part], sampling)
+            part = slice(row, row + 1)
+            codes_B[part] = draw(self._of_codes(logits_11V[:, 0]), buffers.uniforms_NB[0, part], sampling)
         buffers.put(codes_B)
 
     def _step(self, buffers: _Buffers, used: int, sampling: Sampling) -> None:

@@ -10,8 +10,14 @@ import tiny_language as tiny
 import torch
 from torch import Tensor
 
-from glmkit.generation.sequence import Grid, prompt_positions, training_batch, training_sequence
-from glmkit.generation.writer import pad_prompts
+from glmkit.generation.sequence import (
+    Grid,
+    decode_positions,
+    next_position,
+    prompt_positions,
+    training_batch,
+    training_sequence,
+)
 from glmkit.models.autoregressive import (
     AutoregressiveConfig,
     AutoregressiveModel,
@@ -112,17 +118,21 @@ def stock_logits(case: Case) -> Tensor:
 @torch.no_grad()
 def our_logits(case: Case, model: AutoregressiveModel) -> Tensor:
     """The same steps through the static cache, whose other slots hold numbers that must not matter."""
-    batch = pad_prompts(case.prompts, case.positions, case.order, model.config)
-    rows, total = len(case.prompts), batch.decode_3BN.shape[-1]
-    capacity = batch.ids_BP.shape[1] + total + 3
+    rows, total = case.written_BN.shape
+    lengths_B = torch.tensor([len(prompt) for prompt in case.prompts])
+    places = [decode_positions(next_position(own), case.order) for own in case.positions]
+    capacity = int(lengths_B.max()) + total + 3
     cache = KVCache.allocate(model.config, rows, capacity, "cpu", torch.float32)
     cache.pairs.fill_(100.0)
-    logits = [model(batch.ids_BP, batch.positions_3BP, batch.length_B[:, None] - 1, cache)[:, 0]]
+    read = [
+        model(torch.tensor([prompt]), own[:, None], slice(-1, None), cache.rows(slice(row, row + 1)))[:, 0]
+        for row, (prompt, own) in enumerate(zip(case.prompts, case.positions, strict=True))
+    ]
+    logits = [torch.cat(read)]
     for step in range(total):
-        table = rotary_table(batch.decode_3BN[..., step : step + 1], model.config)
-        slots_B = batch.length_B + step
-        table_B11R = (table[0], table[1])
-        logits.append(model.decode(case.written_BN[:, step], table_B11R, slots_B, cache, capacity - step % 3))
+        table = rotary_table(torch.stack(places, dim=1)[..., step : step + 1], model.config)
+        written_B = case.written_BN[:, step]
+        logits.append(model.decode(written_B, (table[0], table[1]), lengths_B + step, cache, capacity - step % 3))
     return torch.stack(logits, dim=1)
 
 
