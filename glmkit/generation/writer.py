@@ -6,7 +6,7 @@ step are tensors, too. So one function is the step on every device, and on a GPU
 replayed. Graphs belong to a batch size and a window of the cache; both are rounded up, so that a few serve all batches.
 The kernels of `glmkit.models.gpu_decode` read as far as a row has come and need one window.
 
-A prompt is read alone: a product of more rows may round otherwise, and what a request gets must not depend on its batch.
+A prompt is read alone: products of more rows may round otherwise, and what a request gets must not depend on its batch.
 
 Shapes: B batch, N picture tokens, V vision vocabulary.
 """

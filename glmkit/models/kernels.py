@@ -8,13 +8,12 @@ A step of few rows computes little and reads all weights, so nothing else may wa
 - `norm_kernel`: what an attention or MLP gives, its norm, the residual sum, and the norm of what comes next.
 - `candidates_kernel` and `draw_kernel`: top-k, top-p and the draw.
 
-The small ones leave most processors idle. Some of their programs, beyond those that compute, therefore ask for the
-weights of the next product, which then lie in the L2 cache (`_fetch_ahead`). With EARLY a kernel may start while the
-one before is still running (programmatic dependent launch): it waits in `_wait` before it touches what others made, and
-a product asks for the first of its weights meanwhile.
+With EARLY a kernel may start while the one before is still running (programmatic dependent launch): it waits in `_wait`
+before it touches what others made, and a product asks for the first of its weights meanwhile.
 
 Every value is rounded to the model's type where the PyTorch code of `glmkit.models.autoregressive` rounds it, sums are
-float32. Nothing depends on the order in which programs run.
+float32. Nothing depends on the order in which programs run, and no value of a row on the number of rows. So `rows` is
+nowhere specialized: Triton would make other kernels for 1 and for multiples of 16, which may sum in another order.
 
 Shapes: B rows, K inputs and N outputs of a product, D head size, P parts of the cache, S parts of a product's sum.
 """
@@ -52,33 +51,25 @@ def _fetch(pointers):
     )
 
 
-@triton.jit
-def _fetch_ahead(weight, number, THREADS: tl.constexpr):
-    """Ask for the `number`th piece of a weight, FETCH_BYTES a thread."""
-    first = weight.to(tl.pointer_type(tl.uint8)) + number.to(tl.int64) * (THREADS * FETCH_BYTES)
-    _fetch(first + tl.arange(0, THREADS) * FETCH_BYTES)
-
-
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def linear_kernel(
-    x, weight, out, rows, N: tl.constexpr, K: tl.constexpr, SPLITS: tl.constexpr, GATED: tl.constexpr,
+    x, weight, out, rows, N: tl.constexpr, K: tl.constexpr, PART: tl.constexpr, GATED: tl.constexpr,
     BLOCK_B: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr, FETCHED: tl.constexpr,
     EARLY: tl.constexpr,
 ):  # fmt: skip
-    """out[s, b, n] = the sum over the s-th part of k of weight[n, k] x[b, k].
+    """out[s, b, n] = the sum of weight[n, k] x[b, k] over the s-th PART of all k; the last one may be shorter.
 
-    GATED: the weight has 2 N rows, first those of the gates, and out = silu(gate) * up. BLOCK_B 1 multiplies by the
-    ordinary units, 16 and more by the matrix units, for which rows are filled up with zeros. BLOCK_K divides K.
-    FETCHED pieces of every row of the weight, of FETCH_BYTES, are asked for before the inputs are there.
+    GATED: the weight has 2 N rows, first those of the gates, and out = silu(gate) * up. BLOCK_K divides K and PART.
+    Rows are filled up with zeros to BLOCK_B, 16 or more, for the matrix units. FETCHED pieces of every row of the
+    weight, of FETCH_BYTES, are asked for before the inputs are there.
     """
     _start_next(EARLY)
     tile, split = tl.program_id(0), tl.program_id(1)
     n = tile * BLOCK_N + tl.arange(0, BLOCK_N)
     b = tl.arange(0, BLOCK_B)
     k = tl.arange(0, BLOCK_K)
-    part = tl.cdiv(K // BLOCK_K, SPLITS)
-    first = split * part
-    last = tl.minimum(first + part, K // BLOCK_K)
+    first = split * (PART // BLOCK_K)
+    last = tl.minimum(first + PART // BLOCK_K, K // BLOCK_K)
     # Beyond the last output the first ones are read again: loads without a mask are the quickest.
     rows_of_weight = weight + (n % N)[:, None] * K
     weights = rows_of_weight + k[None, :]
@@ -90,24 +81,13 @@ def linear_kernel(
         if GATED:
             _fetch(pieces + N * K)
     _wait(EARLY)
-    if BLOCK_B == 1:
-        products = tl.zeros((BLOCK_N, BLOCK_K), tl.float32)
-        more = products
-        for block in tl.range(first, last, num_stages=STAGES):
-            inputs = tl.load(x + block * BLOCK_K + k)[None, :].to(tl.float32)
-            products += tl.load(weights + block * BLOCK_K).to(tl.float32) * inputs
-            if GATED:
-                more += tl.load(weights + N * K + block * BLOCK_K).to(tl.float32) * inputs
-        sums = tl.sum(products, axis=1)[:, None]
-        others = tl.sum(more, axis=1)[:, None]
-    else:
-        sums = tl.zeros((BLOCK_N, BLOCK_B), tl.float32)
-        others = sums
-        for block in tl.range(first, last, num_stages=STAGES):
-            inputs = tl.load(x + b[None, :] * K + block * BLOCK_K + k[:, None], mask=b[None, :] < rows, other=0.0)
-            sums = tl.dot(tl.load(weights + block * BLOCK_K), inputs, sums, input_precision="ieee")
-            if GATED:
-                others = tl.dot(tl.load(weights + N * K + block * BLOCK_K), inputs, others, input_precision="ieee")
+    sums = tl.zeros((BLOCK_N, BLOCK_B), tl.float32)
+    others = sums
+    for block in tl.range(first, last, num_stages=STAGES):
+        inputs = tl.load(x + b[None, :] * K + block * BLOCK_K + k[:, None], mask=b[None, :] < rows, other=0.0)
+        sums = tl.dot(tl.load(weights + block * BLOCK_K), inputs, sums, input_precision="ieee")
+        if GATED:
+            others = tl.dot(tl.load(weights + N * K + block * BLOCK_K), inputs, others, input_precision="ieee")
     if GATED:
         gate = sums.to(x.dtype.element_ty).to(tl.float32)
         active = (gate / (1 + tl.exp(-gate))).to(x.dtype.element_ty).to(tl.float32)
@@ -136,12 +116,12 @@ def _joint(
     return total.to(TYPE).to(tl.float32)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "capacity"])
 def attend_kernel(
-    parts, bias, cos, sin, slots, cache, mixed, tops, masses, next_weight, rows, capacity,
+    parts, bias, cos, sin, slots, cache, mixed, tops, masses, rows, capacity,
     HEADS: tl.constexpr, KEY_HEADS: tl.constexpr, D: tl.constexpr, ROTARY: tl.constexpr, SPLITS: tl.constexpr,
     BIAS: tl.constexpr, PARTS: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_S: tl.constexpr, STAGES: tl.constexpr,
-    THREADS: tl.constexpr, EARLY: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
     """The heads of one key head and row over a part of the cache: `mixed` B H P D not yet divided by `masses` B H P,
     both relative to 2 to the power of `tops` B H P.
@@ -152,68 +132,64 @@ def attend_kernel(
     """
     _start_next(EARLY)
     program = tl.program_id(0)
-    work = rows * KEY_HEADS * PARTS
-    if program >= work:
-        _fetch_ahead(next_weight, program - work, THREADS)
-    else:
-        TYPE: tl.constexpr = cache.dtype.element_ty
-        N: tl.constexpr = (HEADS + 2 * KEY_HEADS) * D
-        GROUP: tl.constexpr = HEADS // KEY_HEADS
-        part, pair = program % PARTS, program // PARTS
-        key_head, row = pair % KEY_HEADS, pair // KEY_HEADS
-        d = tl.arange(0, D)
-        h = tl.arange(0, BLOCK_H)
-        real = (h < GROUP)[:, None] & (d >= 0)[None, :]
-        turning = d < ROTARY
-        partner = tl.where(turning, tl.where(d < ROTARY // 2, d + ROTARY // 2, d - ROTARY // 2), d)
-        _wait(EARLY)
-        cosine = tl.load(cos + row * ROTARY + d, mask=turning, other=1.0).to(TYPE).to(tl.float32)
-        sine = tl.load(sin + row * ROTARY + d, mask=turning, other=0.0).to(TYPE).to(tl.float32)
-        sine = tl.where(d < ROTARY // 2, -sine, sine)
+    TYPE: tl.constexpr = cache.dtype.element_ty
+    N: tl.constexpr = (HEADS + 2 * KEY_HEADS) * D
+    GROUP: tl.constexpr = HEADS // KEY_HEADS
+    part, pair = program % PARTS, program // PARTS
+    key_head, row = pair % KEY_HEADS, pair // KEY_HEADS
+    d = tl.arange(0, D)
+    h = tl.arange(0, BLOCK_H)
+    real = (h < GROUP)[:, None] & (d >= 0)[None, :]
+    turning = d < ROTARY
+    partner = tl.where(turning, tl.where(d < ROTARY // 2, d + ROTARY // 2, d - ROTARY // 2), d)
+    _wait(EARLY)
+    cosine = tl.load(cos + row * ROTARY + d, mask=turning, other=1.0).to(TYPE).to(tl.float32)
+    sine = tl.load(sin + row * ROTARY + d, mask=turning, other=0.0).to(TYPE).to(tl.float32)
+    sine = tl.where(d < ROTARY // 2, -sine, sine)
 
-        column = (key_head * GROUP + h)[:, None] * D
-        query = _joint(parts, bias, row, rows, column + d[None, :], real, N, SPLITS, BIAS, TYPE)
-        other = _joint(parts, bias, row, rows, column + partner[None, :], real, N, SPLITS, BIAS, TYPE)
-        query = (query * cosine[None, :] + other * sine[None, :]).to(TYPE)
-        column = (HEADS + key_head) * D
-        key = _joint(parts, bias, row, rows, column + d, d >= 0, N, SPLITS, BIAS, TYPE)
-        other = _joint(parts, bias, row, rows, column + partner, d >= 0, N, SPLITS, BIAS, TYPE)
-        key = (key * cosine + other * sine).to(TYPE)
-        value = _joint(parts, bias, row, rows, column + KEY_HEADS * D + d, d >= 0, N, SPLITS, BIAS, TYPE)
+    column = (key_head * GROUP + h)[:, None] * D
+    query = _joint(parts, bias, row, rows, column + d[None, :], real, N, SPLITS, BIAS, TYPE)
+    other = _joint(parts, bias, row, rows, column + partner[None, :], real, N, SPLITS, BIAS, TYPE)
+    query = (query * cosine[None, :] + other * sine[None, :]).to(TYPE)
+    column = (HEADS + key_head) * D
+    key = _joint(parts, bias, row, rows, column + d, d >= 0, N, SPLITS, BIAS, TYPE)
+    other = _joint(parts, bias, row, rows, column + partner, d >= 0, N, SPLITS, BIAS, TYPE)
+    key = (key * cosine + other * sine).to(TYPE)
+    value = _joint(parts, bias, row, rows, column + KEY_HEADS * D + d, d >= 0, N, SPLITS, BIAS, TYPE)
 
-        slot = tl.load(slots + row).to(tl.int32)
-        keys = cache + pair.to(tl.int64) * capacity * D
-        values = cache + (pair.to(tl.int64) + rows * KEY_HEADS) * capacity * D
-        if part == 0:
-            tl.store(keys + slot * D + d, key)
-            tl.store(values + slot * D + d, value.to(TYPE))
+    slot = tl.load(slots + row).to(tl.int32)
+    keys = cache + pair.to(tl.int64) * capacity * D
+    values = cache + (pair.to(tl.int64) + rows * KEY_HEADS) * capacity * D
+    if part == 0:
+        tl.store(keys + slot * D + d, key)
+        tl.store(values + slot * D + d, value.to(TYPE))
 
-        # exp2(x) is one instruction; the scale turns it into the exponential of the scores.
-        scale = D**-0.5 * 1.4426950408889634
-        newest = tl.sum(query.to(tl.float32) * key.to(tl.float32)[None, :], axis=1) * scale
-        top = tl.where(part == 0, newest, float("-inf"))
-        mass = tl.where(part == 0, 1.0, tl.zeros((BLOCK_H,), tl.float32))
-        sums = tl.where(part == 0, value[None, :], tl.zeros((BLOCK_H, D), tl.float32))
+    # exp2(x) is one instruction; the scale turns it into the exponential of the scores.
+    scale = D**-0.5 * 1.4426950408889634
+    newest = tl.sum(query.to(tl.float32) * key.to(tl.float32)[None, :], axis=1) * scale
+    top = tl.where(part == 0, newest, float("-inf"))
+    mass = tl.where(part == 0, 1.0, tl.zeros((BLOCK_H,), tl.float32))
+    sums = tl.where(part == 0, value[None, :], tl.zeros((BLOCK_H, D), tl.float32))
 
-        length = tl.cdiv(tl.cdiv(slot, PARTS), BLOCK_S) * BLOCK_S
-        end = tl.minimum((part + 1) * length, slot)
-        for start in tl.range(part * length, end, BLOCK_S, num_stages=STAGES):
-            s = start + tl.arange(0, BLOCK_S)
-            block = tl.load(keys + s[None, :] * D + d[:, None], mask=(s < end)[None, :], other=0.0)
-            scores = tl.dot(query, block, input_precision="ieee") * scale
-            scores = tl.where((s < end)[None, :], scores, float("-inf"))
-            higher = tl.maximum(top, tl.max(scores, axis=1))
-            weights = tl.exp2(scores - higher[:, None])
-            shrink = tl.exp2(top - higher)
-            mass = mass * shrink + tl.sum(weights, axis=1)
-            block = tl.load(values + s[:, None] * D + d[None, :], mask=(s < end)[:, None], other=0.0)
-            sums = tl.dot(weights.to(TYPE), block, sums * shrink[:, None], input_precision="ieee")
-            top = higher
+    length = tl.cdiv(tl.cdiv(slot, PARTS), BLOCK_S) * BLOCK_S
+    end = tl.minimum((part + 1) * length, slot)
+    for start in tl.range(part * length, end, BLOCK_S, num_stages=STAGES):
+        s = start + tl.arange(0, BLOCK_S)
+        block = tl.load(keys + s[None, :] * D + d[:, None], mask=(s < end)[None, :], other=0.0)
+        scores = tl.dot(query, block, input_precision="ieee") * scale
+        scores = tl.where((s < end)[None, :], scores, float("-inf"))
+        higher = tl.maximum(top, tl.max(scores, axis=1))
+        weights = tl.exp2(scores - higher[:, None])
+        shrink = tl.exp2(top - higher)
+        mass = mass * shrink + tl.sum(weights, axis=1)
+        block = tl.load(values + s[:, None] * D + d[None, :], mask=(s < end)[:, None], other=0.0)
+        sums = tl.dot(weights.to(TYPE), block, sums * shrink[:, None], input_precision="ieee")
+        top = higher
 
-        at = (row * HEADS + key_head * GROUP + h) * PARTS + part
-        tl.store(tops + at, top, mask=h < GROUP)
-        tl.store(masses + at, mass, mask=h < GROUP)
-        tl.store(mixed + at[:, None] * D + d[None, :], sums, mask=real)
+    at = (row * HEADS + key_head * GROUP + h) * PARTS + part
+    tl.store(tops + at, top, mask=h < GROUP)
+    tl.store(masses + at, mass, mask=h < GROUP)
+    tl.store(mixed + at[:, None] * D + d[None, :], sums, mask=real)
 
 
 @triton.jit
@@ -238,10 +214,10 @@ def _normed(x, weight, i, inside, eps, WIDTH: tl.constexpr, TYPE: tl.constexpr):
     return ((x * scale).to(TYPE).to(tl.float32) * tl.load(weight + i, mask=inside, other=0.0).to(tl.float32)).to(TYPE)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def norm_kernel(
-    x, parts, after, before, out, next_weight, rows, eps, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
-    SPLITS: tl.constexpr, THREADS: tl.constexpr, EARLY: tl.constexpr,
+    x, parts, after, before, out, rows, eps, WIDTH: tl.constexpr, BLOCK: tl.constexpr, SPLITS: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
     """x += norm(sum of `parts`) with weight `after`, in place; `out` = norm(x) with weight `before`.
 
@@ -249,20 +225,17 @@ def norm_kernel(
     """
     _start_next(EARLY)
     row = tl.program_id(0)
-    if row >= rows:
-        _fetch_ahead(next_weight, row - rows, THREADS)
-    else:
-        TYPE: tl.constexpr = x.dtype.element_ty
-        i = tl.arange(0, BLOCK)
-        inside = i < WIDTH
-        _wait(EARLY)
-        residual = tl.load(x + row * WIDTH + i, mask=inside, other=0.0).to(tl.float32)
-        if SPLITS > 0:
-            added = _summed(parts, row * WIDTH + i, inside, rows, WIDTH, SPLITS).to(TYPE).to(tl.float32)
-            residual += _normed(added, after, i, inside, eps, WIDTH, TYPE).to(tl.float32)
-            tl.store(x + row * WIDTH + i, residual.to(TYPE), mask=inside)
-            residual = residual.to(TYPE).to(tl.float32)
-        tl.store(out + row * WIDTH + i, _normed(residual, before, i, inside, eps, WIDTH, TYPE), mask=inside)
+    TYPE: tl.constexpr = x.dtype.element_ty
+    i = tl.arange(0, BLOCK)
+    inside = i < WIDTH
+    _wait(EARLY)
+    residual = tl.load(x + row * WIDTH + i, mask=inside, other=0.0).to(tl.float32)
+    if SPLITS > 0:
+        added = _summed(parts, row * WIDTH + i, inside, rows, WIDTH, SPLITS).to(TYPE).to(tl.float32)
+        residual += _normed(added, after, i, inside, eps, WIDTH, TYPE).to(tl.float32)
+        tl.store(x + row * WIDTH + i, residual.to(TYPE), mask=inside)
+        residual = residual.to(TYPE).to(tl.float32)
+    tl.store(out + row * WIDTH + i, _normed(residual, before, i, inside, eps, WIDTH, TYPE), mask=inside)
 
 
 @triton.jit
