@@ -127,7 +127,7 @@ class Lora(Section):
     """LoRA through PEFT. `targets` are endings of module names.
 
     `rank_pattern` and `alpha_pattern` say otherwise for some of them. `base` is how the frozen weights are held: auto
-    is bfloat16 on a GPU and float32 on a CPU; nf4 (4 bits) and int8 hold the matrices of numbered layers so.
+    is bfloat16 on a GPU and float32 on a CPU; nf4 (4 bits), int8 and fp8 hold the matrices of numbered layers so.
     """
 
     rank: int = Field(default=16, gt=0)
@@ -135,7 +135,7 @@ class Lora(Section):
     rank_pattern: dict[str, PositiveInt] = {}
     alpha_pattern: dict[str, PositiveInt] = {}
     dora: bool = Field(default=False, description="lengths and directions of weights apart (DoRA, arXiv:2402.09353)")
-    base: Literal["auto", "float32", "bfloat16", "nf4", "int8"] = "auto"
+    base: Literal["auto", "float32", "bfloat16", "nf4", "int8", "fp8"] = "auto"
     dropout: float = Field(default=0.0, ge=0, lt=1)
     targets: tuple[str, ...] = Field(min_length=1)
 

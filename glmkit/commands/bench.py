@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     train.add_argument("--size", metavar="WIDTHxHEIGHT", nargs="+", default=["256x256"])
     train.add_argument("--batch", metavar="N", nargs="+", type=int, default=[1])
     train.add_argument("--recompute", metavar="N", nargs="+", type=int, default=[0], help="every Nth layer; 0: none")
-    train.add_argument("--base", choices=("auto", "float32", "bfloat16", "nf4", "int8"), default="auto")
+    train.add_argument("--base", choices=("auto", "float32", "bfloat16", "nf4", "int8", "fp8"), default="auto")
     train.add_argument("--compile", action="store_true")
     train.add_argument("--steps", metavar="N", type=int, default=5, help="after the first (default %(default)s)")
     train.add_argument("--device", default="auto", help="auto, cpu or cuda (default %(default)s)")

@@ -1,6 +1,6 @@
 """The frozen weights under adapters: in which type they are held, and how matrices become 4 or 8 bits.
 
-Quantised matrices are those of bitsandbytes: nf4 is QLoRA's (arXiv:2305.14314), int8 has one scale a row.
+nf4 and int8 are those of bitsandbytes: nf4 is QLoRA's (arXiv:2305.14314), int8 has one scale a row. fp8 is in `float8`.
 """
 
 from __future__ import annotations
@@ -15,16 +15,19 @@ from torch import Tensor, nn
 from glmkit.config import Lora
 from glmkit.errors import UserError
 from glmkit.models.devices import DTYPES, dtype_for
+from glmkit.training.float8 import Float8Linear
 
 NUMBERED = re.compile(r"(^|\.)\d+(\.|$)")  # names inside a list of layers
-QUANTISED = ("nf4", "int8")
+QUANTISED = ("nf4", "int8", "fp8")
 NF4_BLOCK, NF4_SCALES = 64, 256  # weights that share a scale, scales that share a scale
 
 
 def check(lora: Lora, device: torch.device) -> None:
     """UserError when the base that a recipe asks for cannot be had here."""
-    if lora.base in QUANTISED:
+    if lora.base in ("nf4", "int8"):
         require("bitsandbytes", f"lora.base: {lora.base}")
+    if lora.base == "fp8" and lora.dora:
+        raise UserError("lora.dora needs the lengths of weights, which PEFT cannot read in fp8", fix="lora.base=int8")
     if lora.base == "bfloat16" and device.type == "cpu":
         raise UserError("lora.base: bfloat16 is for a GPU; a CPU computes in float32", fix="lora.base=auto")
 
@@ -51,15 +54,16 @@ def matrices(module: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
 
 def quantise(module: nn.Module, base: str) -> None:
     """Replace the matrices of `module`, one after the other, by 4 or 8 bits on their device."""
-    make = _four_bits if base == "nf4" else _eight_bits
+    make = {"nf4": _four_bits, "int8": _eight_bits, "fp8": Float8Linear}[base]
     for name, linear in list(matrices(module)):
         small = make(linear)
         small.bias = linear.bias
         small.to(linear.weight.device).requires_grad_(False)
         small.register_forward_pre_hook(_as_autocast)
         module.set_submodule(name, small)
-    # How PEFT is told which of its layers to use.
-    setattr(module, "is_loaded_in_4bit" if base == "nf4" else "is_loaded_in_8bit", True)
+    if base != "fp8":
+        # How PEFT is told which of its layers to use.
+        setattr(module, "is_loaded_in_4bit" if base == "nf4" else "is_loaded_in_8bit", True)
 
 
 def _four_bits(linear: nn.Linear) -> nn.Module:
@@ -93,7 +97,7 @@ def _as_autocast(small: nn.Module, given: tuple[Tensor]) -> tuple[Tensor]:
 
 def quantised_bytes(module: nn.Module, base: str) -> int:
     """What the matrices of `module` will take with their scales once they are quantised."""
-    if base == "int8":
+    if base in ("int8", "fp8"):
         return sum(linear.weight.numel() + 4 * linear.out_features for _, linear in matrices(module))
     count = sum(linear.weight.numel() for _, linear in matrices(module))
     return round(count / 2 + count / NF4_BLOCK * (1 + 4 / NF4_SCALES))

@@ -36,11 +36,24 @@ def test_types() -> None:
     assert frozen.dtype(kinds["auto"], CPU) == frozen.dtype(kinds["nf4"], CPU) == torch.float32
 
 
+def needed(base: str) -> None:
+    """The library of a base, or no test of it."""
+    if base in ("nf4", "int8"):
+        pytest.importorskip("bitsandbytes")
+
+
 @pytest.mark.parametrize("base", ["bfloat16", "nf4", "int8"])
 def test_a_base_that_cannot_be_had(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="auto" if base == "bfloat16" else "pip install bitsandbytes"):
         frozen.check(Lora(**LORA, base=base), CPU)
+
+
+def test_fp8_needs_no_library_and_has_no_dora(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    frozen.check(Lora(**LORA, base="fp8"), CPU)
+    with pytest.raises(UserError, match="(?s)lora.dora.*lora.base=int8"):
+        frozen.check(Lora(**LORA, base="fp8", dora=True), CPU)
 
 
 def gradients(model: Path, posters: Path, base: str, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -63,10 +76,9 @@ def gradients(model: Path, posters: Path, base: str, dtype: torch.dtype) -> dict
     return {name: value.grad for name, value in wrapped.named_parameters() if value.grad is not None}
 
 
-@pytest.mark.parametrize(("base", "least"), [("bfloat16", 0.999), ("int8", 0.99), ("nf4", 0.9)])
+@pytest.mark.parametrize(("base", "least"), [("bfloat16", 0.999), ("int8", 0.99), ("fp8", 0.99), ("nf4", 0.9)])
 def test_the_gradient_is_that_of_a_float32_base(base: str, least: float, tiny_model: Path, posters: Path) -> None:
-    if base in frozen.QUANTISED:
-        pytest.importorskip("bitsandbytes")
+    needed(base)
     exact = gradients(tiny_model, posters, "float32", torch.float32)
     dtype = torch.bfloat16 if base == "bfloat16" else torch.float32
     found = gradients(tiny_model, posters, base, dtype)
@@ -86,21 +98,22 @@ def test_what_is_held_how(tiny_model: Path) -> None:
     assert not [name for name, value in hybrid.decoder.named_parameters() if value.requires_grad]
 
 
-@pytest.mark.parametrize("base", ["int8", "nf4"])
+@pytest.mark.parametrize("base", ["int8", "fp8", "nf4"])
 def test_bytes_are_told_before_anything_is_quantised(base: str) -> None:
-    pytest.importorskip("bitsandbytes")
+    needed(base)
     with torch.device("meta"):
         told = frozen.quantised_bytes(checkpoint.new_part(checkpoint.NANO, "decoder"), base)
     module = HybridModel(checkpoint.NANO).decoder
     names = {name for name, _ in frozen.matrices(module)}
     frozen.quantise(module, base)
-    held = sum(tensor.nbytes for name in names for tensor in tensors_of(module.get_submodule(name).weight))
+    held = sum(tensor.nbytes for name in names for tensor in tensors_of(module.get_submodule(name)))
     # bitsandbytes has some tables a layer besides, which weigh something in a small model.
     assert told <= held <= 1.1 * told
 
 
-def tensors_of(parameter: Tensor) -> Iterator[Tensor]:
-    yield parameter
+def tensors_of(layer: Any) -> Iterator[Tensor]:
+    parameter = layer.weight
+    yield from (parameter, *layer.buffers())
     state = getattr(parameter, "quant_state", None)
     while state is not None:
         yield from (state.absmax, state.code)
@@ -109,10 +122,10 @@ def tensors_of(parameter: Tensor) -> Iterator[Tensor]:
         yield parameter.SCB
 
 
-@pytest.mark.parametrize("base", ["nf4", "int8"])
+@pytest.mark.parametrize("base", ["nf4", "int8", "fp8"])
 def test_a_run_with_a_quantised_base_goes_on_exactly(base: str, tiny_model: Path, tmp_path: Path) -> None:
     """Killed between two saved states; the adapter that was saved loads and draws as users do it."""
-    pytest.importorskip("bitsandbytes")
+    needed(base)
     recipe = {
         "model": str(tiny_model),
         "output": str(tmp_path / "whole"),

@@ -1,0 +1,66 @@
+"""Frozen linear layers whose matrix is held in 8-bit floating point and made anew for every product.
+
+The type is torch's own float8_e4m3fn (arXiv:2209.05433): 4 bits of exponent, 3 of mantissa, at most 448; a GPU needs no
+products in it. torchao's layer of the same kind (0.18) hands autograd the matrix that it has made: a step that computes
+nothing again then keeps all of them in full, as if the base were not quantised. This one keeps the 8 bits.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+TYPE = torch.float8_e4m3fn
+MOST = torch.finfo(TYPE).max
+
+
+def pack(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """A matrix R C as the bits of its values, uint8, and the scale of each row, float32 R 1.
+
+    Scales are powers of two, the smallest that let a row fit: products with them are exact in every type, so a value
+    is off by at most 1/16 of itself, or by 1/1024 of its row's scale where it is nearly zero.
+    """
+    least = weight.detach().float().abs().amax(dim=1, keepdim=True) / MOST
+    mantissa, exponent = torch.frexp(least)  # a power of two has the mantissa 1/2
+    scale = torch.ldexp(torch.ones_like(least), exponent - (mantissa == 0.5).int())
+    return (weight.detach() / scale).to(TYPE).view(torch.uint8), scale
+
+
+def unpack(bits: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """The matrix R C of `pack`, in a type that computes."""
+    return bits.view(TYPE).to(dtype).mul_(scale)
+
+
+class Float8Linear(nn.Linear):
+    """A frozen linear layer in 8 bits. `weight` is uint8, so that nobody takes its numbers for the matrix's."""
+
+    scale: Tensor
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__(linear.in_features, linear.out_features, bias=False, device="meta")
+        bits, scale = pack(linear.weight)
+        self.weight = nn.Parameter(bits, requires_grad=False)
+        self.register_buffer("scale", scale)
+        self.bias = linear.bias
+
+    def forward(self, given: Tensor) -> Tensor:
+        bias = None if self.bias is None else self.bias.to(given.dtype)
+        product: Tensor = _Product.apply(given, self.weight, self.scale, bias)
+        return product
+
+
+class _Product(torch.autograd.Function):
+    """Keeps the 8 bits for the way back, where the gradient needs the matrix again."""
+
+    @staticmethod
+    def forward(context: Any, given: Tensor, bits: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+        context.save_for_backward(bits, scale)
+        return F.linear(given, unpack(bits, scale, given.dtype), bias)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        bits, scale = context.saved_tensors
+        return gradient @ unpack(bits, scale, gradient.dtype), None, None, None
