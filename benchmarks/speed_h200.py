@@ -19,7 +19,10 @@ need:
 from __future__ import annotations
 
 import argparse
+import datetime
 import math
+import shlex
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -288,7 +291,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--device", default="auto")
     arguments = parser.parse_args(argv)
     started, device = time.perf_counter(), pick_device(arguments.device)
-    facts = {"model": arguments.model, "compile": arguments.compile, "environment": runs.environment(str(device))}
+    facts: dict[str, Any] = {"date": datetime.date.today().isoformat(), "command": shlex.join(["python", *sys.argv])}
+    facts |= {"model": arguments.model, "compile": arguments.compile, "environment": runs.environment(str(device))}
     if device.type == "cuda":
         facts["device"] = torch.cuda.get_device_name(device)
     with tempfile.TemporaryDirectory() as scratch:
