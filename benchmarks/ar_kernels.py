@@ -4,14 +4,15 @@
 
 Every row is printed and appended to OUT_FOLDER/ar_kernels.jsonl as soon as it is measured. The winners go to
 OUT_FOLDER/plans.txt in the form of `PLANS` in glmkit/models/gpu_decode.py, to be pasted there, and the section `steps`
-runs the whole model (random weights) with them. Sections, in the order in which they run:
+runs the whole model (random weights) with them. All of it keeps to `ORDER`, the order of sums that every number of rows
+shares; that one is chosen by hand. Sections, in the order in which they run:
 
     bandwidth  bytes a second that a copy and a sum reach
-    products   each weight's shape at 1, 16 and 64 rows: cuBLAS and every way to cut it, against float32
-    attention  ways to cut the cache, with few and many keys
+    products   each weight's shape at 1, 16 and 64 rows: cuBLAS and every tile, against float32
+    attention  orders that could be chosen: parts of the cache and slots at a time, with few and many keys
     sampling   the draw by torch and by kernels; both must draw the same
-    steps      steps of the full model as CUDA graphs: the code's plan and this run's, with fetching ahead and starting
-               early; logits must equal those without either, bit for bit, and be near those of torch; a trace
+    steps      steps of the full model as CUDA graphs: the code's plan and this run's, starting early or not; all must
+               give the same logits, bit for bit, also for a row alone, and be near those of torch; a trace
 
 Weights are read from memory, as in a model: the calls of one graph go around copies that exceed the L2 cache. Kernels
 are compiled by many processes first. Off a GPU only `--toy` runs, in Triton's interpreter (TRITON_INTERPRET=1).
@@ -41,16 +42,13 @@ from glmkit.generation.sampler import Sampling, draw, draw_by_kernels
 from glmkit.models import gpu_decode, published
 from glmkit.models.autoregressive import AutoregressiveConfig, AutoregressiveModel, KVCache, rotary_table
 from glmkit.models.devices import dtype_for, pick_device
-from glmkit.models.gpu_decode import Plan, Tile
+from glmkit.models.gpu_decode import ORDER, Order, Plan, Tile
 
 COLD_BYTES = 192 * 2**20  # copies of what a graph reads: several times the L2 cache
 SHARED_BYTES = 227 * 2**10  # of shared memory that a program may use (compute capability 9.0)
 PRODUCTS = ("qkv", "o", "gate_up", "down", "head")
-CUT = {"qkv", "o", "down"}  # whose consumers add up parts
 FOR_PRODUCTS = 0.6  # of the time, so that some is left for whole steps
-SUM_US = 0.2  # what one part more costs those
-AHEAD_MIB = (0, 8, 16, 32)
-STARTS = ((False, False), (True, False), (True, True))  # early, and fetching own weights
+CUTS = ((4, 128), (8, 64), (8, 128), (16, 64), (16, 128), (32, 64))  # of the cache: parts and slots
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ def full() -> Scale:
 
 
 def toy() -> Scale:
-    small = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+    small = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1, "num_attention_heads": 4}
     small |= {"head_dim": 32, "mrope_section": (2, 3, 3), "vision_vocab_size": 40, "image_start_token_id": 32}
     config = replace(full().config, vocab_size=200, **small)
     return Scale(config, (1, 3), (5,), 2**16, calls=1, replays=1)
@@ -87,7 +85,6 @@ class Bench:
     seconds: float
     began: float = field(default_factory=time.perf_counter)
     tiles: dict[tuple[str, int], Tile] = field(default_factory=dict)
-    cuts: dict[int, tuple[int, int]] = field(default_factory=dict)
     best: dict[int, Plan] = field(default_factory=dict)
     pool: ProcessPoolExecutor | None = None
 
@@ -112,8 +109,7 @@ class Bench:
         """The code's plan for so many rows, with what this run has found."""
         base = gpu_decode.plan_for(rows, self.device)
         found = {name: tile for name in PRODUCTS if (tile := self.tiles.get((name, rows))) is not None}
-        parts, slots = self.cuts.get(rows, (base.parts, base.slots))
-        return replace(base, parts=parts, slots=slots, **found)
+        return replace(base, **found)
 
     def milliseconds(self, calls: Sequence[Callable[[], Any]]) -> float:
         """The median time of all `calls` one after another, as one CUDA graph."""
@@ -165,27 +161,21 @@ def shapes(config: AutoregressiveConfig) -> dict[str, tuple[int, int]]:
 
 
 def tiles(name: str, rows: int, inputs: int) -> Iterator[Tile]:
-    """The ways to cut a product that are tried: enough programs and bytes under way, and what shared memory holds."""
-    blocks = [size for size in (64, 128, 256, 512, 1024, 2048) if inputs % size == 0]
-    splits = (1, 2, 4, 8) if name in CUT else (1,)
-    if rows == 1:
-        for size, held, split, stages in itertools.product(blocks[1:], (2048, 4096), splits[:3], (1, 3)):
-            yield Tile(held // size, size, split, stages=stages, matrix=False)
-    outputs_tried = (64, 128) if rows > 16 else (16, 32, 64, 128)
-    for outputs, size, split, stages in itertools.product(outputs_tried, blocks[:3], splits, (3, 4, 6)):
+    """The tiles that are tried: enough bytes under way, and what shared memory holds."""
+    blocks = [size for size in (64, 128, 256) if inputs % size == 0]
+    for outputs, size, stages in itertools.product((64, 128), blocks, (3, 4, 6)):
         held = stages * size * 2 * (outputs * (2 if name == "gate_up" else 1) + max(rows, gpu_decode.LEAST))
         if SHARED_BYTES // 10 <= held <= SHARED_BYTES:
-            yield Tile(outputs, size, split, 8 if rows > 16 and outputs == 128 else 4, stages)
+            yield Tile(outputs, size, 8 if rows > 16 and outputs == 128 else 4, stages)
 
 
 def tried(bench: Bench) -> list[tuple[str, int, Tile]]:
-    """Every product to measure; in Triton's interpreter two of each are slow enough."""
+    """Every product to measure; in Triton's interpreter one tile of each is slow enough."""
     sizes = shapes(bench.scale.config)
-    if bench.on_gpu:
-        pairs = itertools.product(bench.scale.rows, PRODUCTS)
-        return [(name, rows, tile) for rows, name in pairs for tile in tiles(name, rows, sizes[name][1])]
-    plain = [(name, rows, Tile(16, 32, stages=2)) for rows in bench.scale.rows for name in PRODUCTS]
-    return [("o", 1, Tile(16, 32, 2, matrix=False)), *plain]
+    cases = [(name, rows) for rows in bench.scale.rows for name in PRODUCTS]
+    if not bench.on_gpu:
+        return [(*case, Tile(16, 32, stages=2)) for case in cases]
+    return [(name, rows, tile) for name, rows in cases for tile in tiles(name, rows, sizes[name][1])]
 
 
 def products(bench: Bench) -> None:
@@ -222,15 +212,15 @@ def _tune(bench: Bench, name: str, rows: int, x: Tensor, weights: list[Tensor], 
             continue
         note(us, by=repr(tile), error=error)
         if error < 0.01:
-            found.append((us + SUM_US * tile.splits, us, tile))
+            found.append((us, tile))
     if found:
-        _, us, bench.tiles[name, rows] = min(found, key=lambda one: one[0])
+        us, bench.tiles[name, rows] = min(found, key=lambda one: one[0])
         note(us, True, by=repr(bench.tiles[name, rows]), right=f"{len(found)} of {len(cuts)}")
 
 
 def _product(name: str, x: Tensor, weight: Tensor, tile: Tile) -> Tensor:
-    plan = replace(gpu_decode.plan_for(len(x), x.device), early=False)
-    return gpu_decode.linear(x, weight, tile, plan, gated=name == "gate_up", dtype=x.dtype if name == "head" else None)
+    plan, dtype = replace(gpu_decode.plan_for(len(x), x.device), early=False), x.dtype if name == "head" else None
+    return gpu_decode.linear(x, weight, tile, getattr(ORDER, name), plan, gated=name == "gate_up", dtype=dtype)
 
 
 def _reference(name: str, x: Tensor, weight: Tensor) -> Tensor:
@@ -301,9 +291,10 @@ def compile_product(config: AutoregressiveConfig, name: str, rows: int, tile: Ti
     _product(name, empty(rows, inputs), empty(outputs, inputs), tile)
 
 
-def compile_attention(config: AutoregressiveConfig, plan: Plan) -> None:
-    pair = empty(2, plan.rows, config.num_key_value_heads, 2560, config.head_dim)
-    attention_call(config, plan, pair)(torch.zeros(plan.rows, dtype=torch.int64), pair)
+def compile_attention(config: AutoregressiveConfig, order: Order) -> None:
+    """The same kernels serve every number of rows."""
+    pair = empty(2, 1, config.num_key_value_heads, 2560, config.head_dim)
+    attention_call(config, order, pair)(torch.zeros(1, dtype=torch.int64), pair)
 
 
 def compile_step(config: AutoregressiveConfig, plan: Plan) -> None:
@@ -321,50 +312,44 @@ def compile_step(config: AutoregressiveConfig, plan: Plan) -> None:
 
 
 def attention(bench: Bench) -> None:
-    """Parts and slots of one layer; the sum over all key counts decides."""
-    plans = [plan for rows in bench.scale.rows for plan in cuts_tried(bench, rows)]
-    compile_ahead(bench, "attention", [partial(compile_attention, bench.scale.config, plan) for plan in plans])
-    for rows in bench.scale.rows:
+    """Microseconds of one layer by each way to cut the cache, for every number of rows and keys."""
+    cuts = CUTS if bench.on_gpu else ((2, 16),)
+    orders = [replace(ORDER, parts=parts, slots=slots) for parts, slots in cuts]
+    compile_ahead(bench, "attention", [partial(compile_attention, bench.scale.config, order) for order in orders])
+    caches = {rows: _layers(bench, rows) for rows in bench.scale.rows}
+    for order in orders:
         if bench.late():
             return
-        best = float("inf")
-        for cut, times in _by_cut(bench, rows, cuts_tried(bench, rows)):
-            us = {f"us_{keys}": one for keys, one in zip(bench.scale.keys, times, strict=True)}
-            bench.note(section="attention", case=f"rows {rows}", parts=cut[0], slots=cut[1], **us)
-            if sum(times) < best:
-                best, bench.cuts[rows] = sum(times), cut
+        times: dict[str, Any] = {
+            f"us_rows_{rows}": _attention_times(bench, order, layers) for rows, layers in caches.items()
+        }
+        bench.note(section="attention", keys=bench.scale.keys, parts=order.parts, slots=order.slots, **times)
 
 
-def cuts_tried(bench: Bench, rows: int) -> list[Plan]:
-    """Enough programs for all processors, not so many that merging them takes longer."""
-    plan = replace(bench.plan(rows), ahead_mib=0, early=False, own=False)
-    if not bench.on_gpu:
-        return [replace(plan, parts=2, slots=16)]
-    work = rows * bench.scale.config.num_key_value_heads
-    cuts = itertools.product((1, 2, 4, 8, 16, 32, 64), (32, 64, 128))
-    return [replace(plan, parts=parts, slots=slots) for parts, slots in cuts if 32 <= work * parts <= 1024]
-
-
-def _by_cut(bench: Bench, rows: int, plans: Sequence[Plan]) -> Iterator[tuple[tuple[int, int], list[float]]]:
-    """Each way to cut the cache, and its microseconds for each number of keys."""
+def _layers(bench: Bench, rows: int) -> list[Tensor]:
+    """Copies of one layer's cache, 2 B H' S D each."""
     config = bench.scale.config
     capacity = -(-(max(bench.scale.keys) + 1) // 256) * 256
     first = bench.random(2, rows, config.num_key_value_heads, capacity, config.head_dim)
     copies = max(2, -(-COLD_BYTES // first.nbytes)) if bench.on_gpu else 1
-    pairs = [first, *(bench.random(*first.shape) for _ in range(copies - 1))]
+    return [first, *(bench.random(*first.shape) for _ in range(copies - 1))]
+
+
+def _attention_times(bench: Bench, order: Order, layers: list[Tensor]) -> list[float]:
+    """Microseconds for each number of keys."""
+    attend, rows = attention_call(bench.scale.config, order, layers[0]), layers[0].shape[1]
     filled = [torch.full((rows,), keys, device=bench.device) for keys in bench.scale.keys]
-    for plan in plans:
-        attend = attention_call(config, plan, first)
-        calls = [lambda number, one=one, attend=attend: attend(one, pairs[number]) for one in filled]
-        yield (plan.parts, plan.slots), [bench.microseconds(call, copies) for call in calls]
+    calls = [lambda number, slots_B=slots_B: attend(slots_B, layers[number]) for slots_B in filled]
+    return [round(bench.microseconds(call, len(layers)), 2) for call in calls]
 
 
-def attention_call(config: AutoregressiveConfig, plan: Plan, pair: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+def attention_call(config: AutoregressiveConfig, order: Order, pair: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
     """`attend(slots_B, pair)` with random queries, keys and values."""
     outputs, rows = shapes(config)["qkv"][0], pair.shape[1]
-    sums = torch.randn(plan.qkv.splits, rows, outputs, device=pair.device)
+    plan = replace(gpu_decode.plan_for(rows, pair.device), early=False)
+    sums = torch.randn(order.qkv, rows, outputs, device=pair.device)
     bias, angles = sums[0, 0].to(pair.dtype), torch.rand(rows, config.rotary_dim, device=pair.device)
-    return lambda slots_B, pair: gpu_decode.attend(sums, bias, (angles, angles), slots_B, pair, pair, plan)
+    return lambda slots_B, pair: gpu_decode.attend(sums, bias, (angles, angles), slots_B, pair, plan, order)
 
 
 def sampling(bench: Bench) -> None:
@@ -403,6 +388,12 @@ class Step:
         table = rotary_table((ids_B % 40).expand(3, rows)[..., None], model.config)
         return cls(model, ids_B, table, torch.full_like(ids_B, keys), cache)
 
+    def alone(self, row: int) -> Step:
+        """The same step of one of the rows."""
+        cos, sin = (values[row : row + 1] for values in self.table)
+        cache = KVCache(self.cache.pairs[:, :, row : row + 1].contiguous())
+        return Step(self.model, self.ids_B[row : row + 1], (cos, sin), self.slots_B[row : row + 1], cache)
+
     def by_kernels(self, plan: Plan) -> Tensor:
         return gpu_decode.decode(self.model, self.ids_B, self.table, self.slots_B, self.cache, plan=plan)
 
@@ -412,8 +403,7 @@ class Step:
 
 @torch.inference_mode()
 def steps(bench: Bench, model: AutoregressiveModel) -> None:
-    plans = [replace(bench.plan(rows), early=early, own=own) for rows in bench.scale.rows for early, own in STARTS]
-    plans += gpu_decode.PLANS
+    plans = [*gpu_decode.PLANS, *(plan for rows in bench.scale.rows for plan in own_plans(bench, rows))]
     compile_ahead(bench, "steps", [partial(compile_step, bench.scale.config, plan) for plan in plans])
     for rows in bench.scale.rows:
         measured = []
@@ -425,6 +415,11 @@ def steps(bench: Bench, model: AutoregressiveModel) -> None:
         total = {plan: sum(one[plan] for one in measured) for plan in right}
         bench.best[rows] = min(total, key=lambda plan: total[plan], default=bench.plan(rows))
         trace(bench, Step.of(bench, model, rows, bench.scale.keys[-1]), bench.best[rows])
+
+
+def own_plans(bench: Bench, rows: int) -> list[Plan]:
+    """Those of this run: starting early or, as it must be off a GPU, not."""
+    return [replace(bench.plan(rows), early=early) for early in ((False, True) if bench.on_gpu else (False,))]
 
 
 def trace(bench: Bench, step: Step, plan: Plan) -> None:
@@ -443,27 +438,32 @@ def trace(bench: Bench, step: Step, plan: Plan) -> None:
 
 def _of_plans(bench: Bench, step: Step, case: str) -> Iterator[tuple[Plan, float]]:
     """Milliseconds of one step by each plan; those that give other logits than the plainest one are left out."""
-    rows = len(step.ids_B)
-    plain = replace(bench.plan(rows), ahead_mib=0, early=False, own=False)
-    expected, theirs = step.by_kernels(plain), step.by_torch().float()
+    rows, mine = len(step.ids_B), own_plans(bench, len(step.ids_B))
+    expected, theirs = step.by_kernels(mine[0]), step.by_torch().float()
     error = float((expected.float() - theirs).norm() / theirs.norm())
     bench.note(section="steps", case=case, by="kernels against torch", error=error)
-    able = bench.on_gpu and torch.cuda.get_device_capability(bench.device) >= (9, 0)
-    options = itertools.product(STARTS, AHEAD_MIB) if able else ((STARTS[0], 0),)
-    plans = [replace(plain, early=early, own=own, ahead_mib=mib) for (early, own), mib in options]
-    for plan in (gpu_decode.plan_for(rows, bench.device), *plans):
+    if rows > 1:
+        alone = {row: step.alone(row).by_kernels(bench.plan(1))[0] for row in (0, rows - 1)}
+        same = all(torch.equal(logits, expected[row]) for row, logits in alone.items())
+        bench.note(section="steps", case=case, by="same alone", same=same)
+    for plan in (gpu_decode.plan_for(rows, bench.device), *mine):
         logits: list[Tensor] = []
         ms = bench.milliseconds([lambda plan=plan, logits=logits: logits.append(step.by_kernels(plan))] * 3) / 3
         same = all(torch.equal(one, expected) for one in logits)  # of single launches and of the graph's last replay
-        by = "the code's" if plan not in plans else f"early {plan.early}, own {plan.own}, ahead {plan.ahead_mib} MiB"
+        by = f"{'this run' if plan in mine else 'the code'}, early {plan.early}"
         bench.note(section="steps", case=case, by=by, ms=ms, same=same)
         if same:
             yield plan, ms
 
 
+def as_code(plan: Plan) -> str:
+    lines = [f"    {name}={getattr(plan, name)!r},\n" for name in ("rows", *PRODUCTS, "early")]
+    return "    Plan(\n" + "".join(f"    {line}" for line in lines) + "    ),\n"
+
+
 def write_plans(bench: Bench) -> None:
     plans = (bench.best.get(rows) or bench.plan(rows) for rows in bench.scale.rows)
-    text = "PLANS = (\n" + "".join(f"    {plan!r},\n" for plan in plans) + ")\n"
+    text = "PLANS = (\n" + "".join(map(as_code, plans)) + ")\n"
     (bench.out / "plans.txt").write_text(text)
     print(text)
 

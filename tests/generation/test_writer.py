@@ -113,7 +113,7 @@ def test_kernels_write_the_same_codes(recording: list[int], monkeypatch: pytest.
     monkeypatch.setattr(writer, "WINDOW", 4)
     monkeypatch.setattr(writer, "BATCHES", (1, 2))
     tile = gpu_decode.Tile(16, 32)
-    plan = gpu_decode.Plan(2, tile, tile, tile, tile, tile, parts=2, slots=16)
+    plan = gpu_decode.Plan(2, tile, tile, tile, tile, tile)
     monkeypatch.setattr(gpu_decode, "PLANS", (plan,))
     model = copy.deepcopy(tiny.our_model())
     model.fuse()
