@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from glmkit.posters import fonts
-from glmkit.posters.words import Split, draw_text
+from glmkit.posters.words import Split, draw_text, with_apostrophe
 
 COLOURS: dict[str, tuple[int, int, int]] = {
     "white": (250, 249, 245),
@@ -57,6 +57,7 @@ GAP = 0.045  # of the shorter side, between the lines and between text and shape
 MAX_LINE_WIDTH = 0.92  # of the width
 MIN_RADIUS, MAX_RADIUS = 0.065, 0.2  # of the shorter side
 FRAME_SHARE = 0.5  # of the posters of the wide world
+APOSTROPHE_SHARE = 0.08  # likewise
 FRAME_GAPS = (0.0, 0.03)  # least and most between the edge and a frame, of the shorter side
 FRAME_BANDS = (0.008, 0.035)  # thinnest and thickest frame, of the shorter side
 THIN_FRAME = 0.02  # and thinner is called so
@@ -137,10 +138,12 @@ def draw_scene(
 ) -> Scene:
     """Draw one poster's ground truth. The same `rng` state and arguments give the same scene.
 
-    `wide`: of twice as many colours, half of them with a frame. `headline` is drawn like every text when not given.
+    `wide`: of twice as many colours, half of them with a frame, some with an apostrophe. `headline` is drawn like every
+    text when not given.
     """
     font, position = rng.choice(typefaces), rng.choice(POSITIONS)
-    headline = headline or draw_text(rng, split)
+    if headline is None:
+        headline = with_apostrophe(rng) if wide and rng.random() < APOSTROPHE_SHARE else draw_text(rng, split)
     texts, sizes = [headline], [_headline_size(rng, font, headline, height, width)]
     if rng.random() < SECOND_LINE_SHARE:
         texts.append(draw_text(rng, split, longest=10))

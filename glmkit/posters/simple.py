@@ -14,7 +14,7 @@ from typing import Any
 from glmkit.config import parse_size
 from glmkit.posters.grammar import Scene, caption, draw_scene
 from glmkit.posters.style_set import draw_style, style_scenes
-from glmkit.posters.words import number_or_signs
+from glmkit.posters.words import number_or_signs, with_apostrophe
 
 # Prompts of each split, and the size at which their pictures must be drawn: WIDTHxHEIGHT. `simple` itself names none,
 # so that it suits models of any size; nano draws it at its usual 256x256, for which its scenes are laid out.
@@ -23,8 +23,9 @@ SPLITS = {
     "simple-320x192": (32, "320x192"),
     "simple-192x320": (32, "192x320"),
     "simple-512x512": (32, "512x512"),
-    "simple-signs": (48, ""),  # headlines of digits and signs, which are too few to be kept out of training
+    "simple-signs": (56, ""),  # headlines of digits and signs, which are too few to be kept out of training
 }
+APOSTROPHES = 8  # of the headlines with signs, the last ones
 RETRO = 32
 
 
@@ -36,7 +37,9 @@ def simple_prompts(split: str) -> list[tuple[str, Scene, str]]:
     seen: set[str] = set()
     rng = random.Random(f"text-render {split} 1")
     while len(prompts) < count:
-        headline = number_or_signs(rng) if split == "simple-signs" else None
+        headline = None
+        if split == "simple-signs":
+            headline = with_apostrophe(rng) if len(prompts) >= count - APOSTROPHES else number_or_signs(rng)
         scene = draw_scene(rng, height=height, width=width, split="held-out", headline=headline)
         texts = {text.lower() for text in scene.texts}
         if texts & seen:

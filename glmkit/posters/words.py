@@ -90,3 +90,13 @@ def number_or_signs(rng: random.Random) -> str:
             f"{rng.choice(UPPER)}-{rng.randint(2, 99)}",
         )
     )
+
+
+def with_apostrophe(rng: random.Random) -> str:
+    """Letters around an apostrophe, as in JOE'S and O'Neal, or a year: '98.
+
+    A caption may hold one such text, not two: what stands between two apostrophes is quoted.
+    """
+    name = rng.choice(CONSONANTS) + rng.choice(VOWELS) + "".join(rng.choices(LOWER, k=rng.randint(1, 4)))
+    owner, prefixed = f"{name}'s", f"{rng.choice('DLO')}'{name.capitalize()}"
+    return rng.choice((owner, owner.capitalize(), owner.upper(), prefixed, prefixed.upper(), f"'{rng.randint(10, 99)}"))

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from glmkit.models.glyph import quoted_spans
 from glmkit.posters import fonts
 from glmkit.posters.grammar import (
     ALL_COLOURS,
@@ -121,6 +122,13 @@ def test_recolouring_keeps_the_letters() -> None:
         other = recolour(scene, rng)
         assert (other.lines, other.font, other.position) == (scene.lines, scene.font, scene.position)
     assert len({recolour(scene, rng).background for _ in range(200)}) == len(COLOURS)
+
+
+def test_the_wide_world_writes_apostrophes_that_captions_can_quote() -> None:
+    """The published rule takes what stands between two apostrophes for a text, so a caption holds at most one."""
+    scenes = [scene_of(4, index, height=256, width=256, split="train", wide=1.0) for index in range(300)]
+    assert 10 < sum("'" in scene.texts[0] for scene in scenes) < 45
+    assert all(quoted_spans(caption(scene, random.Random(1))) == list(scene.texts) for scene in scenes)
 
 
 def test_the_wide_world_has_more_colours_and_frames() -> None:
