@@ -7,6 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.console import Console
+from rich.progress import track
+
 from glmkit.errors import UserError
 from glmkit.records import Generation, Score
 from glmkit.reporting.compare import Comparison
@@ -15,6 +18,7 @@ from glmkit.reporting.marking import Marking, mark
 from glmkit.reporting.pictures import Thumbnail, thumbnail
 from glmkit.reporting.ranking import change, prompt_values, ranks
 
+LONG = 100  # prompts, from which on it takes long enough to be shown
 REFERENCES = ("source", "expected")  # what a suite may give with a prompt: a picture to edit, and the right answer
 
 
@@ -73,7 +77,9 @@ def gallery(runs: Sequence[EvalRun], comparison: Comparison) -> list[Card]:
         return card(prompt_id, runs, drawn[prompt_id], list(signs), places[prompt_id], changes)
 
     with ThreadPoolExecutor() as pool:  # Pillow decodes, resizes and encodes outside the interpreter's lock
-        return list(pool.map(one, comparison.prompts))
+        count = len(comparison.prompts)
+        cards = pool.map(one, comparison.prompts)
+        return list(track(cards, "gallery", count, console=Console(stderr=True), disable=count < LONG))
 
 
 def pairs(runs: Sequence[EvalRun]) -> dict[str, dict[tuple[str, int], tuple[Generation, Score]]]:
