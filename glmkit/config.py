@@ -136,8 +136,19 @@ class Lora(Section):
     alpha_pattern: dict[str, PositiveInt] = {}
     dora: bool = Field(default=False, description="lengths and directions of weights apart (DoRA, arXiv:2402.09353)")
     base: Literal["auto", "float32", "bfloat16", "nf4", "int8", "fp8"] = "auto"
+    offload: bool = Field(
+        default=False, description="frozen blocks wait in the CPU's memory, and come to the GPU one ahead of their use"
+    )
     dropout: float = Field(default=0.0, ge=0, lt=1)
     targets: tuple[str, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Lora:
+        if self.dora and (self.base == "fp8" or self.offload):
+            raise ValueError("dora needs the lengths of weights, which cannot be read with base: fp8 or offload: true")
+        if self.offload and self.base in ("nf4", "int8"):
+            raise ValueError(f"offload: true needs a base that is moved as it is, such as fp8; not {self.base}")
+        return self
 
 
 class Stage(Section):
@@ -172,6 +183,8 @@ class Stage(Section):
     def _consistent(self) -> Stage:
         if (self.method == "lora") != (self.lora is not None):
             raise ValueError("method: lora needs a lora section, and method: full must not have one")
+        if self.compile and self.lora is not None and self.lora.offload:
+            raise ValueError("compile: true needs weights that stay where they are; not lora.offload: true")
         if self.batch_size % self.accumulate:
             raise ValueError(f"batch_size {self.batch_size} is not divisible by accumulate {self.accumulate}")
         return self

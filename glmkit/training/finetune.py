@@ -25,7 +25,7 @@ from glmkit.generation import pipeline
 from glmkit.models import adapter, checkpoint, clip
 from glmkit.models.hybrid import HybridModel
 from glmkit.models.semantic_vq import halved_size
-from glmkit.training import cache, data, frozen, lora, objectives, trackers
+from glmkit.training import cache, data, frozen, lora, objectives, offload, trackers
 from glmkit.training.data import report
 from glmkit.training.initialise import fresh_part, initialise, initialise_clip
 from glmkit.training.loop import Loop, Place
@@ -231,8 +231,7 @@ def objective_of(
     """What a stage learns, with the parts of `hybrid` made ready for it; and PEFT's wrap of what is adapted, if any."""
     wrapped = None
     if stage.lora is not None:
-        if stage.lora.base in frozen.QUANTISED:
-            frozen.quantise(getattr(hybrid, TRANSFORMERS[name]), stage.lora.base)
+        _hold(TRANSFORMERS[name], stage.lora, hybrid)
         wrapped = lora.inject(getattr(hybrid, name), stage.lora)
     else:
         for part in _trained_parts(name, stage):
@@ -241,6 +240,19 @@ def objective_of(
     if isinstance(stage, config.BlockStage):
         recompute(getattr(hybrid, TRANSFORMERS[name]), stage.recompute_every)
     return objective, wrapped
+
+
+def _hold(part: str, settings: config.Lora, hybrid: HybridModel) -> None:
+    """The frozen weights of a part as a recipe wants them held."""
+    if settings.offload and part not in vars(hybrid):
+        waiting = HybridModel(hybrid.folder, "cpu", hybrid.dtype, hybrid.name)  # the GPU may be too small for the part
+        waiting.finish = hybrid.finish
+        setattr(hybrid, part, getattr(waiting, part))
+    module = getattr(hybrid, part)
+    if settings.base in frozen.QUANTISED:
+        frozen.quantise(module, settings.base)
+    if settings.offload:
+        offload.offload(module, hybrid.device)
 
 
 def recompute(transformer: nn.Module, every: int) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections.abc import Iterator
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -26,8 +27,6 @@ def check(lora: Lora, device: torch.device) -> None:
     """UserError when the base that a recipe asks for cannot be had here."""
     if lora.base in ("nf4", "int8"):
         require("bitsandbytes", f"lora.base: {lora.base}")
-    if lora.base == "fp8" and lora.dora:
-        raise UserError("lora.dora needs the lengths of weights, which PEFT cannot read in fp8", fix="lora.base=int8")
     if lora.base == "bfloat16" and device.type == "cpu":
         raise UserError("lora.base: bfloat16 is for a GPU; a CPU computes in float32", fix="lora.base=auto")
 
@@ -55,11 +54,12 @@ def matrices(module: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
 def quantise(module: nn.Module, base: str) -> None:
     """Replace the matrices of `module`, one after the other, by 4 or 8 bits on their device."""
     make = {"nf4": _four_bits, "int8": _eight_bits, "fp8": Float8Linear}[base]
-    for name, linear in list(matrices(module)):
+    for name in [name for name, _ in matrices(module)]:  # the names only, for each matrix to leave before the next
+        linear = cast(nn.Linear, module.get_submodule(name))
         small = make(linear)
         small.bias = linear.bias
         small.to(linear.weight.device).requires_grad_(False)
-        small.register_forward_pre_hook(_as_autocast)
+        small.register_forward_pre_hook(as_autocast)
         module.set_submodule(name, small)
     if base != "fp8":
         # How PEFT is told which of its layers to use.
@@ -89,15 +89,16 @@ def _shape(linear: nn.Linear) -> tuple[int, int, bool]:
     return linear.in_features, linear.out_features, linear.bias is not None
 
 
-def _as_autocast(small: nn.Module, given: tuple[Tensor]) -> tuple[Tensor]:
+def as_autocast(small: nn.Module, given: tuple[Tensor]) -> tuple[Tensor]:
     """What autocast does for linear layers, which it does not know these to be."""
     kind = given[0].device.type
     return (given[0].to(torch.get_autocast_dtype(kind)),) if torch.is_autocast_enabled(kind) else given
 
 
-def quantised_bytes(module: nn.Module, base: str) -> int:
-    """What the matrices of `module` will take with their scales once they are quantised."""
-    if base in ("int8", "fp8"):
-        return sum(linear.weight.numel() + 4 * linear.out_features for _, linear in matrices(module))
-    count = sum(linear.weight.numel() for _, linear in matrices(module))
-    return round(count / 2 + count / NF4_BLOCK * (1 + 4 / NF4_SCALES))
+def matrix_bytes(module: nn.Module, base: str, each: int) -> int:
+    """What the frozen matrices of `module` take on a base, with their scales; `each` bytes a value if not quantised."""
+    linears = [linear for name, linear in matrices(module) if ".lora_" not in name]
+    count = sum(linear.weight.numel() for linear in linears)
+    if base == "nf4":
+        return round(count / 2 + count / NF4_BLOCK * (1 + 4 / NF4_SCALES))
+    return count + 4 * sum(linear.out_features for linear in linears) if base in QUANTISED else each * count

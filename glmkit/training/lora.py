@@ -130,7 +130,7 @@ def _compare(live: Mapping[str, Any], loaded: Mapping[str, Any], file: Path) -> 
     """UserError unless both have the same layers, and on random inputs the same outputs."""
     wrong = sorted(live.keys() ^ loaded.keys())
     draw = torch.Generator().manual_seed(0)
-    for name in live.keys() & loaded.keys():
+    for name in sorted(live.keys() & loaded.keys()):
         layer, other = live[name], loaded[name]
         mode, base = layer.training, layer.get_base_layer()
         dtype = base.weight.dtype

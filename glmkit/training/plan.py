@@ -25,7 +25,7 @@ from glmkit.generation.pipeline import upsampled
 from glmkit.generation.sequence import grids, training_batch
 from glmkit.models import checkpoint, published
 from glmkit.models.glyph import quoted_spans
-from glmkit.training import data, frozen, lora
+from glmkit.training import data, frozen, lora, offload
 from glmkit.training.data import report
 from glmkit.training.finetune import NEEDS, TRANSFORMERS, recompute
 
@@ -152,10 +152,12 @@ def _weight_bytes(name: str, stage: Stage, parts: Mapping[str, nn.Module], devic
     each, total = frozen.dtype(stage.lora, device).itemsize, 0
     for part in held:
         total += sum((4 if value.requires_grad else each) * value.numel() for value in parts[part].parameters())
-    if stage.lora is not None and stage.lora.base in frozen.QUANTISED:
+    if stage.lora is not None:
         module = parts[TRANSFORMERS[name]]
-        large = each * sum(linear.weight.numel() for _, linear in frozen.matrices(module))
-        total += frozen.quantised_bytes(module, stage.lora.base) - large
+        plain, own = (frozen.matrix_bytes(module, base, each) for base in ("auto", stage.lora.base))
+        total += own - plain
+        if stage.lora.offload:
+            total -= offload.bytes_saved(module, stage.lora.base, each)
     return total
 
 

@@ -49,16 +49,26 @@ def test_a_base_that_cannot_be_had(base: str, monkeypatch: pytest.MonkeyPatch) -
         frozen.check(Lora(**LORA, base=base), CPU)
 
 
-def test_fp8_needs_no_library_and_has_no_dora(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fp8_needs_no_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     frozen.check(Lora(**LORA, base="fp8"), CPU)
-    with pytest.raises(UserError, match="(?s)lora.dora.*lora.base=int8"):
-        frozen.check(Lora(**LORA, base="fp8", dora=True), CPU)
 
 
-def gradients(model: Path, posters: Path, base: str, dtype: torch.dtype) -> dict[str, Tensor]:
+@pytest.mark.parametrize(
+    "changes",
+    [{"base": "fp8", "dora": True}, {"offload": True, "dora": True}, {"offload": True, "base": "nf4"}],
+)
+def test_bases_that_do_not_fit_together(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="base: fp8 or offload: true|such as fp8; not nf4"):
+        Lora(**LORA, **changes)
+
+
+def gradients(
+    model: Path, posters: Path, base: str, dtype: torch.dtype, offload: bool = False, every: int = 0
+) -> dict[str, Tensor]:
     """Of the decoder's adapters after one batch, under the autocast of a GPU where the base is in bfloat16."""
-    stage = DecoderStage(method="lora", steps=1, batch_size=2, learning_rate=1e-3, lora=Lora(**LORA, base=base))
+    settings = Lora.model_validate({**LORA, "base": base, "offload": offload})
+    stage = DecoderStage(method="lora", steps=1, batch_size=2, learning_rate=1e-3, lora=settings, recompute_every=every)
     pictures = data.FilePictures(posters / "train"), data.FilePictures(posters / "held_out")
     hybrid = HybridModel(model)
     hybrid.decoder = checkpoint.load_part(model, "decoder", CPU, dtype).requires_grad_(False)
@@ -87,6 +97,18 @@ def test_the_gradient_is_that_of_a_float32_base(base: str, least: float, tiny_mo
     assert least < torch.cosine_similarity(one, other, dim=0) < 1 - 1e-9, "close, and not the same base"
 
 
+@pytest.mark.parametrize("every", [0, 1])
+@pytest.mark.parametrize(("base", "dtype"), [("float32", torch.float32), ("fp8", torch.bfloat16)])
+def test_an_offloaded_base_is_no_other(
+    base: str, dtype: torch.dtype, every: int, tiny_model: Path, posters: Path
+) -> None:
+    """To the last bit, with blocks that are computed again and without."""
+    here = gradients(tiny_model, posters, base, dtype, every=every)
+    offloaded = gradients(tiny_model, posters, base, dtype, offload=True, every=every)
+    assert here.keys() == offloaded.keys() and len(here) > 4
+    assert all(torch.equal(here[name], offloaded[name]) and here[name].abs().max() > 0 for name in here)
+
+
 def test_what_is_held_how(tiny_model: Path) -> None:
     pytest.importorskip("bitsandbytes")
     hybrid = HybridModel(tiny_model)
@@ -102,7 +124,7 @@ def test_what_is_held_how(tiny_model: Path) -> None:
 def test_bytes_are_told_before_anything_is_quantised(base: str) -> None:
     needed(base)
     with torch.device("meta"):
-        told = frozen.quantised_bytes(checkpoint.new_part(checkpoint.NANO, "decoder"), base)
+        told = frozen.matrix_bytes(checkpoint.new_part(checkpoint.NANO, "decoder"), base, 4)
     module = HybridModel(checkpoint.NANO).decoder
     names = {name for name, _ in frozen.matrices(module)}
     frozen.quantise(module, base)
@@ -122,8 +144,10 @@ def tensors_of(layer: Any) -> Iterator[Tensor]:
         yield parameter.SCB
 
 
-@pytest.mark.parametrize("base", ["nf4", "int8", "fp8"])
-def test_a_run_with_a_quantised_base_goes_on_exactly(base: str, tiny_model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("base", "offload"), [("nf4", False), ("int8", False), ("fp8", False), ("fp8", True)])
+def test_a_run_with_a_quantised_base_goes_on_exactly(
+    base: str, offload: bool, tiny_model: Path, tmp_path: Path
+) -> None:
     """Killed between two saved states; the adapter that was saved loads and draws as users do it."""
     needed(base)
     recipe = {
@@ -132,7 +156,7 @@ def test_a_run_with_a_quantised_base_goes_on_exactly(base: str, tiny_model: Path
         "data": {"posters": {"count": 4, "held_out": 2, "size": "64x64", "workers": 1}},
         "autoregressive": {
             "method": "lora",
-            "lora": {"rank": 2, "dropout": 0.2, "targets": ["q_proj", "down_proj"], "base": base},
+            "lora": {"rank": 2, "dropout": 0.2, "targets": ["q_proj", "down_proj"], "base": base, "offload": offload},
             "steps": 5,
             "save_every": 2,
             "batch_size": 2,

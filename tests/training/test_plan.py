@@ -13,7 +13,7 @@ from glmkit import config
 from glmkit.cli import main
 from glmkit.models import checkpoint
 from glmkit.models.hybrid import HybridModel
-from glmkit.training import cache, data, lora, plan
+from glmkit.training import cache, data, lora, offload, plan
 from glmkit.training.finetune import NEEDS
 from glmkit.training.objectives.autoregressive import Sequences
 
@@ -63,6 +63,15 @@ def test_trained_parameters_are_those_of_the_adapter() -> None:
     assert told.trained == sum(value.numel() for value in wrapped.parameters() if value.requires_grad)
     assert told.parameters == total and told.weights >= 4 * total
     assert told.bytes > told.weights and told.seconds is not None and told.seconds > 0
+
+
+def test_blocks_that_wait_elsewhere_are_not_counted() -> None:
+    pictures = data.FilePictures(ROOT / "data/posters/held_out")
+    changes: list[list[str]] = [[], ["decoder.lora.offload=true"]]
+    here, away = (plan.plan(recipe("decoder_lora", *change), pictures, CPU)[0].weights for change in changes)
+    with torch.device("meta"):
+        saved = offload.bytes_saved(checkpoint.new_part(checkpoint.NANO, "decoder"), "auto", 4)
+    assert here - away == saved > here / 2
 
 
 def test_sequence_lengths_hold_the_longest_sequence() -> None:

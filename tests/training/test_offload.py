@@ -1,0 +1,133 @@
+"""Blocks that wait elsewhere: which come when, and how many are there at a time."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from glmkit.generation import pipeline
+from glmkit.models.hybrid import HybridModel
+from glmkit.models.recompute import through
+from glmkit.records import Request
+from glmkit.training import frozen, offload
+
+CPU = torch.device("cpu")
+BLOCKS = 5
+
+
+class Stack(nn.Module):
+    """Blocks of two linear layers each, between projections that stay; `every` as in `recompute.through`."""
+
+    def __init__(self, every: int = 0) -> None:
+        super().__init__()
+        self.before = nn.Sequential(nn.Linear(4, 8))
+        self.blocks = nn.ModuleList(
+            [nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 8)) for _ in range(BLOCKS)]
+        )
+        self.every = every
+
+    def forward(self, given: Tensor) -> Tensor:
+        x = self.before(given)
+        for index, block in enumerate(self.blocks):
+            x = x + through(block, index, self.every, x)
+        return x
+
+
+class Witness(offload._Copies):
+    """Notes which blocks are brought, and how many copies live at most."""
+
+    brought: list[int] = []
+    living: set[int] = set()
+    most = 0
+
+    def __init__(self, block: int, *given: Any) -> None:
+        super().__init__(block, *given)
+        self.brought.append(block)
+        for matrix in self._matrices:
+            self.living.add(id(matrix))
+            weakref.finalize(matrix, self.living.discard, id(matrix))
+        Witness.most = max(Witness.most, len(self.living))
+
+
+@pytest.fixture
+def witness(monkeypatch: pytest.MonkeyPatch) -> type[Witness]:
+    gc.collect()
+    Witness.brought, Witness.living, Witness.most = [], set(), 0
+    monkeypatch.setattr(offload, "_Copies", Witness)
+    return Witness
+
+
+@pytest.mark.parametrize("every", [0, 1, 2])
+def test_a_step_brings_each_block_once_each_way(every: int, witness: type[Witness]) -> None:
+    """Ahead of its use, and never more than two blocks of two matrices."""
+    model = offload.offload(Stack(every).requires_grad_(False), CPU)
+    given = torch.ones(3, 4, requires_grad=True)
+    for _ in range(2):
+        model(given).sum().backward()
+    up, down = list(range(BLOCKS)), list(range(BLOCKS - 2, -1, -1))
+    assert witness.brought == [*up, *down, *up[1:], *down, 1], "the last one is for a step that does not come"
+    assert witness.most == 4
+
+
+def test_the_next_block_is_on_its_way(witness: type[Witness]) -> None:
+    blocks = offload.Blocks(CPU)
+    stored = [torch.full((2, 2), float(number)) for number in range(3)]
+    assert [blocks.add([matrix]) for matrix in stored] == [0, 1, 2]
+    seen = []
+    for block in (0, 1, 2, 2, 1, 0):
+        assert torch.equal(blocks.of(block)[0], stored[block])
+        seen.append(witness.brought[-1])
+    assert seen == [1, 2, 1, 1, 0, 1]
+
+
+def test_blocks_in_any_order(witness: type[Witness]) -> None:
+    """A guess that was wrong costs time only, and no memory."""
+    blocks = offload.Blocks(CPU)
+    stored = [torch.full((2, 2), float(number)) for number in range(4)]
+    for matrix in stored:
+        blocks.add([matrix])
+    for block in (3, 0, 2, 0, 1, 3, 1):
+        assert torch.equal(blocks.of(block)[0], stored[block])
+    assert witness.most <= 2
+
+
+def test_one_block(witness: type[Witness]) -> None:
+    blocks = offload.Blocks(CPU)
+    blocks.add([torch.ones(2)])
+    for _ in range(3):
+        assert blocks.of(0)[0].sum() == 2
+    assert witness.brought == [0]
+
+
+def test_what_waits_is_told_beforehand(tiny_model: Path) -> None:
+    """All but two blocks; the projections before them, and the values of no parameter, stay."""
+    decoder = HybridModel(tiny_model).decoder
+    before = sum(parameter.nbytes for parameter in decoder.parameters())
+    blocks = len(decoder.transformer_blocks)
+    told = offload.bytes_saved(decoder, "auto", 4)
+    matrices = {name for name, _ in frozen.matrices(decoder.transformer_blocks)}
+    offload.offload(decoder, CPU)
+    gone = before - sum(parameter.nbytes for parameter in decoder.parameters())
+    assert gone > 0 and told == gone * (blocks - 2) // blocks
+    waiting = {name for name, child in decoder.named_modules() if isinstance(child, offload.OffloadedLinear)}
+    assert waiting == {f"transformer_blocks.{name}" for name in matrices}
+
+
+def test_pictures_are_the_same(tiny_model: Path) -> None:
+    """As samples are drawn during training: without gradients, and by other ways through the blocks."""
+    request = Request("0", "a poster that says 'HI'", 0, 64, 64, steps=2, guidance=1.5)
+    found = []
+    for offloaded in (False, True):
+        hybrid = HybridModel(tiny_model)
+        if offloaded:
+            for part in ("decoder", "autoregressive"):
+                setattr(hybrid, part, offload.offload(getattr(hybrid, part), CPU))
+        codes = pipeline.prior_tokens(hybrid, [request])
+        found.append((codes[0], pipeline.decode_prior(hybrid, [request], codes)[0]))
+    assert torch.equal(found[0][0], found[1][0]) and found[0][1].tobytes() == found[1][1].tobytes()
