@@ -161,7 +161,7 @@ def shapes(config: AutoregressiveConfig) -> dict[str, tuple[int, int]]:
 
 
 def tiles(name: str, rows: int, inputs: int) -> Iterator[Tile]:
-    """The tiles that are tried: enough bytes under way, and what shared memory holds."""
+    """The tiles that are tried: enough bytes under way, what shared memory holds, and all by one instruction."""
     blocks = [size for size in (64, 128, 256) if inputs % size == 0]
     for outputs, size, stages in itertools.product((64, 128), blocks, (3, 4, 6)):
         held = stages * size * 2 * (outputs * (2 if name == "gate_up" else 1) + max(rows, gpu_decode.LEAST))
@@ -171,10 +171,10 @@ def tiles(name: str, rows: int, inputs: int) -> Iterator[Tile]:
 
 def tried(bench: Bench) -> list[tuple[str, int, Tile]]:
     """Every product to measure; in Triton's interpreter one tile of each is slow enough."""
-    sizes = shapes(bench.scale.config)
     cases = [(name, rows) for rows in bench.scale.rows for name in PRODUCTS]
     if not bench.on_gpu:
         return [(*case, Tile(16, 32, stages=2)) for case in cases]
+    sizes = shapes(bench.scale.config)
     return [(name, rows, tile) for name, rows in cases for tile in tiles(name, rows, sizes[name][1])]
 
 
@@ -438,7 +438,8 @@ def trace(bench: Bench, step: Step, plan: Plan) -> None:
 
 def _of_plans(bench: Bench, step: Step, case: str) -> Iterator[tuple[Plan, float]]:
     """Milliseconds of one step by each plan; those that give other logits than the plainest one are left out."""
-    rows, mine = len(step.ids_B), own_plans(bench, len(step.ids_B))
+    rows = len(step.ids_B)
+    mine = own_plans(bench, rows)
     expected, theirs = step.by_kernels(mine[0]), step.by_torch().float()
     error = float((expected.float() - theirs).norm() / theirs.norm())
     bench.note(section="steps", case=case, by="kernels against torch", error=error)
@@ -457,8 +458,8 @@ def _of_plans(bench: Bench, step: Step, case: str) -> Iterator[tuple[Plan, float
 
 
 def as_code(plan: Plan) -> str:
-    lines = [f"    {name}={getattr(plan, name)!r},\n" for name in ("rows", *PRODUCTS, "early")]
-    return "    Plan(\n" + "".join(f"    {line}" for line in lines) + "    ),\n"
+    lines = (f"        {name}={getattr(plan, name)!r},\n" for name in ("rows", *PRODUCTS, "early"))
+    return "    Plan(\n" + "".join(lines) + "    ),\n"
 
 
 def write_plans(bench: Bench) -> None:

@@ -2,7 +2,7 @@
 by torch. The result is that of `AutoregressiveModel.decode` but for rounding, and a row's is the same bit for bit
 whatever the number of rows: `ORDER` says in which order sums are made, `PLANS` only how the work is shared out.
 
-Both were measured on an H200 by `benchmarks/ar_kernels.py`.
+Both come from measurements on an H200 (`benchmarks/ar_kernels.py`).
 
 Shapes: B rows, K inputs and N outputs of a product, H heads, H' key heads, S parts of a sum, D head size, W width.
 """
@@ -28,10 +28,10 @@ MOST_ROWS = 64
 
 @dataclass(frozen=True)
 class Order:
-    """The order of every sum. Float sums depend on it, so all plans share it.
+    """What the order of sums depends on, and so their rounding: common to all plans.
 
-    A product's sum is made in so many parts of its inputs, which whoever needs the result adds up. Attention cuts the
-    slots behind a row into `parts` and reads `slots` at a time.
+    Each product is summed in so many parts of its inputs, which whoever needs the result adds up. Attention cuts the
+    slots that a row has filled into `parts` and reads `slots` at a time.
     """
 
     qkv: int = 2
@@ -49,10 +49,10 @@ PART_UNIT = 128  # inputs: parts of a product's sum begin at multiples of these,
 
 @dataclass(frozen=True)
 class Tile:
-    """How a product is cut: a program makes `outputs` of them and reads `inputs` at a time, `stages` times ahead.
+    """How a product is shared out: a program makes `outputs` of them and has `stages` loads of `inputs` under way.
 
-    With 64 outputs or more, all tiles are multiplied by the same instructions (`wgmma`), which add up 16 inputs after
-    another: those sums are equal bit for bit.
+    From 64 outputs on, Hopper multiplies every tile by the same instruction (`wgmma`), 16 inputs after another, so that
+    the sums of all tiles are equal bit for bit. Smaller tiles would take another one.
     """
 
     outputs: int
