@@ -24,17 +24,21 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         return validate.run(arguments)
     from glmkit import config
+    from glmkit.generation.loading import own_device
+    from glmkit.training import processes
 
-    recipe = config.load(arguments.recipe, arguments.overrides)
-    from glmkit.evaluation import proof
-    from glmkit.models.devices import pick_device
-    from glmkit.reporting.training import write_training_report
-    from glmkit.training.finetune import describe, finetune
+    device = own_device(arguments.device)
+    with processes.together(device) as team:
+        recipe = config.load(arguments.recipe, arguments.overrides)
+        from glmkit.evaluation import proof
+        from glmkit.reporting.training import write_training_report
+        from glmkit.training.finetune import describe, finetune
 
-    if recipe.proof is not None:
-        proof.check(recipe.proof)
-    device = pick_device(arguments.device)
-    results = finetune(recipe, device)
+        if recipe.proof is not None:
+            proof.check(recipe.proof)
+        results = finetune(recipe, device, team)
+    if not team.is_main:
+        return 0
     print(json.dumps(results) if arguments.json else describe(results))
     report = write_training_report(Path(recipe.output))
     if recipe.proof is not None:

@@ -2,7 +2,8 @@
 
 What comes from files is kept on disk for later runs, by the content of the picture, the weights of the part that
 computed it, and all else that decides its values. Posters are drawn and encoded anew: no key could name the code that
-draws them. Nor are prompts' ids kept, which a tokenizer makes faster than a disk finds small files.
+draws them. Nor are prompts' ids kept, which a tokenizer makes faster than a disk finds small files. Of processes that
+train together each computes a share of the files, and all of the rest.
 
 N pictures, h w rows and columns of a token grid, C latent channels.
 """
@@ -24,6 +25,7 @@ from glmkit.models import adapter
 from glmkit.models.hybrid import HybridModel
 from glmkit.models.semantic_vq import SemanticTokenizer
 from glmkit.training.data import Pictures, asked_for, by_size
+from glmkit.training.processes import ALONE, Team
 from glmkit.training.store import Files, Store, sound
 
 CHUNK_PIXELS = 2**21  # that go through an encoder together, beside the part that is trained: 2 pictures of 1024x1024
@@ -61,11 +63,13 @@ class Kept:
 class Keeper:
     """Decides where what is computed once is kept: on the training `device` as long as it takes at most `resident`
     bytes in all; then in the CPU's memory or, if it is in files, there, to be read for each batch. `folder` is where
-    the files are; None: nothing is written.
+    the files are, the same for all of the `team`; None: nothing is written.
     """
 
-    def __init__(self, device: torch.device, folder: Path | None = None, resident: float = 2**30) -> None:
-        self.device, self.folder, self._left = device, folder, resident
+    def __init__(
+        self, device: torch.device, folder: Path | None = None, resident: float = 2**30, team: Team = ALONE
+    ) -> None:
+        self.device, self.folder, self._left, self._team = device, folder, resident, team
 
     def keep(
         self,
@@ -82,7 +86,7 @@ class Keeper:
         With `keys`, items that are in files are not encoded again: `about` names all that decides a value beside them.
         """
         kept, groups = Kept(self.device), by_size(sizes)
-        count, made, occupied = sum(map(len, groups.values())), 0, 0
+        count, made, files = sum(map(len, groups.values())), 0, dict[Size, Files]()
         store = Store(self.folder, name, {"version": VERSION, **about()}) if keys is not None and self.folder else None
         with Progress(console=NOTES, transient=True) as bar:
             task = bar.add_task(name, total=count)
@@ -92,10 +96,15 @@ class Keeper:
                     kept.fill(members, self._in_memory(members, encoded(members)))
                     made += len(members)
                 else:
-                    files, written = _in_files(store, members, [keys[index] for index in members], encoded)
-                    kept.fill(members, self._stacked(files))
-                    made, occupied = made + written, occupied + files.bytes
+                    files[size] = Files(store.paths([keys[index] for index in members]))
+                    written = _write(store, members, files[size].paths, encoded, self._team)
+                    made += written
                     bar.advance(task, len(members) - written)
+        if store:
+            made = self._team.total(made)  # and every file is there
+        for size, own in files.items():
+            kept.fill(groups[size], self._stacked(own))
+        occupied = sum(own.bytes for own in files.values())
         where = f"; {occupied / 2**20:.3g} MiB in {store.folder}" if store else ""
         NOTES.print(f"{name}: {made} of {count} computed{where}", soft_wrap=True)
         return kept
@@ -129,16 +138,16 @@ class Keeper:
         return stack
 
 
-def _in_files(
-    store: Store, members: Sequence[int], keys: Sequence[str], encoded: Callable[[list[int]], Parts]
-) -> tuple[Files, int]:
-    """The files of the members, all of them there and whole, and how many had to be written."""
-    paths = store.paths(keys)
+def _write(
+    store: Store, members: Sequence[int], paths: Sequence[Path], encoded: Callable[[list[int]], Parts], team: Team
+) -> int:
+    """Write this process's share of the members' files that are not there and whole; how many these were."""
     rows = {path: row for row, path in enumerate(paths)}  # equal items share a file
-    missing = [row for row, is_sound in zip(rows.values(), sound(list(rows)), strict=True) if not is_sound]
+    own = dict(list(rows.items())[team.index :: team.count])
+    missing = [row for row, is_sound in zip(own.values(), sound(list(own)), strict=True) if not is_sound]
     for part, values in encoded([members[row] for row in missing]):
         store.write([paths[row] for row in missing[part]], values)
-    return Files(paths), len(missing)
+    return len(missing)
 
 
 def compute(

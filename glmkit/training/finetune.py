@@ -1,7 +1,8 @@
 """A recipe, run: data, then its stages one after the other, each from files to files.
 
 The run folder holds the resolved recipe, the manifest, a log and a result a stage, sample pictures, and adapters.
-A stage whose result file exists is done; running the same command again continues with the next one.
+A stage whose result file exists is done; running the same command again continues with the next one. Of several
+processes the first one writes.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ from glmkit.generation import pipeline
 from glmkit.models import adapter, checkpoint, clip
 from glmkit.models.hybrid import HybridModel
 from glmkit.models.semantic_vq import halved_size
-from glmkit.training import cache, data, frozen, lora, objectives, offload, trackers
+from glmkit.training import cache, data, frozen, lora, objectives, offload, processes, sharding, trackers
 from glmkit.training.data import report
 from glmkit.training.initialise import fresh_part, initialise, initialise_clip
 from glmkit.training.loop import Loop, Place
@@ -50,9 +52,36 @@ TRANSFORMERS = {"autoregressive": "autoregressive", "decoder": "decoder", "glyph
 LIBRARIES = {"adamw8bit": "bitsandbytes", "prodigy": "prodigyopt"}
 
 
-def finetune(recipe: Recipe, device: torch.device) -> dict[str, Any]:
+def finetune(recipe: Recipe, device: torch.device, team: processes.Team = processes.ALONE) -> dict[str, Any]:
     """Run every stage of `recipe` that is not done yet; returns the stages' results by name."""
     trackers.check(recipe.wandb)
+    processes.check(recipe, team)
+    if team.sharded:
+        sharding.check(recipe)
+    pictures = _open(recipe, device) if team.is_main else None
+    team.wait()
+    with team.main_first():
+        folder = _model_folder(recipe)
+    results: dict[str, Any] = {}
+    for name, stage in recipe.stages.items():
+        place = Place(Path(recipe.output), name, recipe.seed, device, team)
+        result = place.folder / f"{name}.json"
+        if result.exists():
+            print(f"{name}: already done ({result})", file=sys.stderr)
+        else:
+            pictures = pictures or data.load(recipe.data)
+            outcome = _run_stage(place, stage, recipe, folder, pictures)
+            if team.is_main:
+                write_json(result, outcome)
+        team.wait()
+        if team.is_main:
+            place.state.unlink(missing_ok=True)
+        results[name] = read_json(result)
+    return results
+
+
+def _open(recipe: Recipe, device: torch.device) -> tuple[data.Pictures, data.Pictures] | None:
+    """Make the run folder or take it up again; the pictures of a new run, which were looked at before."""
     output = Path(recipe.output)
     pictures = None if (output / "manifest.json").exists() else _checked(recipe, device)
     remove_leftovers(output)
@@ -64,18 +93,7 @@ def finetune(recipe: Recipe, device: torch.device) -> dict[str, Any]:
         print("\n".join(report.lines(pictures, recipe.largest_batch)), file=sys.stderr)
         sets = zip(("train", "held_out"), pictures, strict=True)
         write_json(output / "data.json", {name: asdict(report.of(own)) for name, own in sets})
-    folder = _model_folder(recipe)
-    results: dict[str, Any] = {}
-    for name, stage in recipe.stages.items():
-        result = output / f"{name}.json"
-        if result.exists():
-            print(f"{name}: already done ({result})", file=sys.stderr)
-        else:
-            pictures = pictures or data.load(recipe.data)
-            write_json(result, _run_stage(name, stage, recipe, folder, pictures, device))
-        (output / f"{name}.state.pt").unlink(missing_ok=True)
-        results[name] = read_json(result)
-    return results
+    return pictures
 
 
 def _checked(recipe: Recipe, device: torch.device) -> tuple[data.Pictures, data.Pictures]:
@@ -155,20 +173,15 @@ def _model_folder(recipe: Recipe) -> Path:
 
 
 def _run_stage(
-    name: str,
-    stage: Stage,
-    recipe: Recipe,
-    folder: Path,
-    pictures: tuple[data.Pictures, data.Pictures],
-    device: torch.device,
+    place: Place, stage: Stage, recipe: Recipe, folder: Path, pictures: tuple[data.Pictures, data.Pictures]
 ) -> dict[str, Any]:
     torch.manual_seed(recipe.seed)  # fresh weights: new parts and adapters
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    if name == "clip":
-        work = _clip_work(recipe, folder, pictures, device)
+    if place.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(place.device)
+    if place.name == "clip":
+        work = _clip_work(recipe, folder, pictures, place.device)
     else:
-        work = _hybrid_work(name, stage, recipe, folder, pictures, device)
+        work = _hybrid_work(place, stage, recipe, folder, pictures)
     if stage.compile:
         work.objective.compile()
     train = pictures[0]
@@ -176,8 +189,8 @@ def _run_stage(
     if isinstance(stage, config.AutoregressiveStage) and stage.pack:
         kinds = data.together(kinds)
     batches = data.Batches(kinds, stage.batch_size, recipe.seed, train.repeats, stage.equal_pixels, stage.accumulate)
-    place = Place(Path(recipe.output), name, recipe.seed, device)
-    loop = Loop(work.objective, batches, stage, place, trackers.trackers(place.folder, name, recipe.wandb))
+    listening = trackers.trackers(place.folder, place.name, recipe.wandb) if place.team.is_main else []
+    loop = Loop(work.objective, batches, stage, place, listening)
     return loop.run(work.export, work.sampler, recipe.samples.every)
 
 
@@ -187,7 +200,7 @@ class _Work:
 
     objective: objectives.Objective
     export: Callable[[], None]
-    sampler: Sampler | None = None
+    sampler: Callable[[int], None] | None = None
 
 
 def _clip_work(
@@ -200,14 +213,9 @@ def _clip_work(
 
 
 def _hybrid_work(
-    name: str,
-    stage: Stage,
-    recipe: Recipe,
-    folder: Path,
-    pictures: tuple[data.Pictures, data.Pictures],
-    device: torch.device,
+    place: Place, stage: Stage, recipe: Recipe, folder: Path, pictures: tuple[data.Pictures, data.Pictures]
 ) -> _Work:
-    output = Path(recipe.output)
+    name, output, device, team = place.name, place.folder, place.device, place.team
     hybrid = HybridModel(folder, device, frozen.dtype(stage.lora, device), recipe.model)
     earlier = [other for other in recipe.stages if other != name and (output / f"{other}.json").exists()]
     adapted = [other for other in earlier if (output / "adapter" / other).exists()]
@@ -215,10 +223,27 @@ def _hybrid_work(
         # Samples show what the whole run has learnt so far, and the glyph encoder learns for the adapted decoder.
         own = adapter.Adapter(output / "adapter")
         hybrid.finish = lambda part, module: adapter.merged(module, part, own) if part in adapted else module
-    keeper = cache.Keeper(device, runs.cache_folder() / "training", recipe.data.resident_gib * 2**30)
+    keeper = cache.Keeper(device, runs.cache_folder() / "training", recipe.data.resident_gib * 2**30, team)
     objective, wrapped = objective_of(name, stage, hybrid, pictures, keeper)
+    transformer = TRANSFORMERS.get(name, name)
+    if team.sharded:
+        sharding.shard(getattr(hybrid, transformer), device, team)
     sampler = Sampler.for_stage(name, hybrid, recipe.samples, output / "samples") if recipe.samples.prompts else None
-    return _Work(objective, lambda: _export(name, hybrid, wrapped, _trained_parts(name, stage), recipe), sampler)
+
+    def write(what: Callable[[nn.Module | None], None], part: str) -> None:
+        """In the first process, given PEFT's wrap, and with `part` whole."""
+        in_shards = team.sharded and part == transformer
+        with sharding.whole(part, stage, hybrid, team) if in_shards else nullcontext(wrapped) as own:
+            if team.is_main:
+                what(own)
+        team.wait()
+
+    parts = _trained_parts(name, stage)
+    return _Work(
+        objective,
+        lambda: write(lambda wrap: _export(name, hybrid, wrap, parts, recipe), name),
+        (lambda step: write(lambda _: sampler(step), transformer)) if sampler else None,
+    )
 
 
 def objective_of(
@@ -231,7 +256,7 @@ def objective_of(
     """What a stage learns, with the parts of `hybrid` made ready for it; and PEFT's wrap of what is adapted, if any."""
     wrapped = None
     if stage.lora is not None:
-        _hold(TRANSFORMERS[name], stage.lora, hybrid)
+        hold(TRANSFORMERS[name], stage.lora, hybrid)
         wrapped = lora.inject(getattr(hybrid, name), stage.lora)
     else:
         for part in _trained_parts(name, stage):
@@ -242,7 +267,7 @@ def objective_of(
     return objective, wrapped
 
 
-def _hold(part: str, settings: config.Lora, hybrid: HybridModel) -> None:
+def hold(part: str, settings: config.Lora, hybrid: HybridModel) -> None:
     """The frozen weights of a part as a recipe wants them held."""
     if settings.offload and part not in vars(hybrid):
         waiting = HybridModel(hybrid.folder, "cpu", hybrid.dtype, hybrid.name)  # the GPU may be too small for the part

@@ -1,7 +1,8 @@
 """The one training loop. A stage differs only in its objective.
 
 Every random number of step s comes from generators seeded by (seed, s) and the pictures of step s are a function of
-(seed, s), so a run that was killed and resumed does the same as one that was not.
+(seed, s), so a run that was killed and resumed does the same as one that was not. Several processes share a step (see
+`processes`); all of them compute the held-out losses, since the others would only wait for them.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -23,10 +24,10 @@ from torch import Tensor, nn
 from glmkit.config import Stage
 from glmkit.errors import UserError
 from glmkit.files import append_jsonl, atomic_path, read_jsonl, write_jsonl
-from glmkit.training import frozen, lora
+from glmkit.training import frozen, lora, processes
 from glmkit.training.data import Batches
 from glmkit.training.muon import Muon
-from glmkit.training.objectives import Objective
+from glmkit.training.objectives import Divisible, Objective
 from glmkit.training.trackers import Tracker
 
 LOG_EVERY = 20
@@ -35,12 +36,14 @@ NOTES = Console(stderr=True)
 
 @dataclass(frozen=True)
 class Place:
-    """Where a stage writes: `folder` of the run, `name` of the stage; and the seed of everything random in it."""
+    """Where a stage writes: `folder` of the run, `name` of the stage; the seed of everything random in it; and the
+    processes that train together, of which the first one writes."""
 
     folder: Path
     name: str
     seed: int
     device: torch.device
+    team: processes.Team = processes.ALONE
 
     @property
     def state(self) -> Path:
@@ -145,8 +148,8 @@ class Loop:
         """Train to the last step; returns held-out losses `before` and `after`, seconds, and peak memory in bytes.
 
         `export` writes the trained weights where users find them: with every saved state, and at the end. `sample`
-        draws pictures at step 0, every `sample_every` steps and at the end. A state stays when this returns, so that a
-        run that is killed before its result is written exports the same weights again.
+        draws pictures at step 0, every `sample_every` steps and at the end. Every process calls both. A state stays
+        when this returns, so that a run that is killed before its result is written exports the same weights again.
         """
         self._resume()
         self.objective.trained.train()
@@ -176,6 +179,7 @@ class Loop:
         self._note({"step": self.step, "held_out": after})
         if sample:
             sample(self.step)
+        self.place.team.wait()  # for the log of the first process
         rows = [row["held_out"] for row in self._rows() if "held_out" in row]
         peak = torch.cuda.max_memory_allocated(self.place.device) if self.place.device.type == "cuda" else None
         return {
@@ -198,18 +202,17 @@ class Loop:
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(self.step, self.stage)
         shown: dict[str, Tensor] = {}
-        batch = self.batches[self.step]
-        size = len(batch) // self.stage.accumulate
         on_gpu = self.place.device.type == "cuda"
-        for number, start in enumerate(range(0, len(batch), size)):
-            indices = batch[start : start + size]
-            generator = step_generator(self.place, self.step, number)
+        passes = self.place.team.passes(self.batches[self.step], self.stage.accumulate)
+        for one in passes:
+            generator = step_generator(self.place, self.step, one.number)
             torch.manual_seed(generator.initial_seed() ^ 2)  # dropout draws from the global generator
             with lora.autocast_decides(self.objective.trained, on_gpu):
                 with torch.autocast(self.place.device.type, torch.bfloat16, enabled=on_gpu):
-                    loss, shown = self.objective.loss(indices, generator)
-                (loss / self.stage.accumulate).backward()
+                    loss, shown = self._loss(one, generator)
+                (loss / len(passes)).backward()
             shown = {"loss": loss.detach(), **shown}
+        self.place.team.average(self.parameters)
         torch.nn.utils.clip_grad_norm_(self.parameters, self.stage.clip_norm, error_if_nonfinite=False)
         for optimizer in self.optimizers:
             optimizer.step()
@@ -219,6 +222,11 @@ class Loop:
             self.averaged.update(self.step)
         self.objective.after_step(self.step, generator)
         return shown
+
+    def _loss(self, one: processes.Pass, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        if one.rows is None:
+            return self.objective.loss(one.indices, generator)
+        return cast(Divisible, self.objective).loss(one.indices, generator, one.rows)
 
     def _held_out(self) -> dict[str, float]:
         self.objective.trained.eval()
@@ -248,7 +256,7 @@ class Loop:
                 self.averaged.swap()
 
     def _log(self, shown: dict[str, Tensor]) -> str:
-        values = {name: float(value) for name, value in shown.items()}
+        values = self.place.team.shown(shown, self.stage.accumulate)
         self._check(values["loss"])
         self._note({"step": self.step, **values})
         return _format(values)
@@ -261,6 +269,8 @@ class Loop:
             )
 
     def _note(self, row: dict[str, Any]) -> None:
+        if not self.place.team.is_main:
+            return
         append_jsonl(self.place.log, {"time": round(time.time(), 1), **row})
         for track in self.trackers:
             track(row)
@@ -275,8 +285,10 @@ class Loop:
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers] if self._goes_on else [],
             "averaged": self.averaged.shadow if self.averaged else None,
         }
-        with atomic_path(self.place.state) as temporary:
-            torch.save(state, temporary)
+        state = self.place.team.gathered(state)
+        if self.place.team.is_main:
+            with atomic_path(self.place.state) as temporary:
+                torch.save(state, temporary)
 
     def _weights(self) -> dict[str, Tensor]:
         """What a state has to hold; an adapter's base does not change, and is too large to write again and again."""
@@ -287,30 +299,50 @@ class Loop:
 
     @torch.no_grad()
     def _read_weights(self, saved: dict[str, Tensor]) -> None:
+        own = {name: processes.sharded_as(value, saved[name]) for name, value in self._weights().items()}
         if self.stage.method == "full":
-            self.objective.trained.load_state_dict(saved)
+            self.objective.trained.load_state_dict(own)
             return
         for name, value in self._weights().items():
-            value.copy_(saved[name])
+            value.copy_(own[name])
 
     def _resume(self) -> None:
         if not self.place.state.exists():
-            self.place.log.unlink(missing_ok=True)
+            if self.place.team.is_main:
+                self.place.log.unlink(missing_ok=True)
             return
-        state = torch.load(self.place.state, map_location=self.place.device, weights_only=True)
+        where = "cpu" if self.place.team.sharded else self.place.device  # whole, it may be too large for a GPU
+        state = torch.load(self.place.state, map_location=where, weights_only=True)
         self._read_weights(state["model"])
         if self.averaged:
-            self.averaged.shadow = state["averaged"]
+            both = zip(self.parameters, state["averaged"], strict=True)
+            self.averaged.shadow = [processes.sharded_as(own, saved) for own, saved in both]
         self.step = int(state["step"])
         if self._goes_on:
             for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-                optimizer.load_state_dict(saved)
-        write_jsonl(self.place.log, (row for row in self._rows() if self._was_logged(row)))
+                optimizer.load_state_dict(_sharded_state(optimizer, saved))
+        if self.place.team.is_main:
+            write_jsonl(self.place.log, (row for row in self._rows() if self._was_logged(row)))
         NOTES.print(f"{self.place.name}: continuing at step {self.step}")
 
     def _was_logged(self, row: dict[str, Any]) -> bool:
         """Whether the state that was just read comes after this row; the last held-out loss follows the last state."""
         return row["step"] <= self.step and (self._goes_on or "held_out" not in row or row["step"] < self.step)
+
+
+def _sharded_state(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> dict[str, Any]:
+    """The state of an optimizer that was saved whole, as this process holds its parameters."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    state = {
+        number: {
+            name: processes.sharded_as(parameters[number], value)
+            if isinstance(value, Tensor) and value.shape == parameters[number].shape
+            else value
+            for name, value in own.items()
+        }
+        for number, own in saved["state"].items()
+    }
+    return {**saved, "state": state}
 
 
 def _format(values: dict[str, float]) -> str:

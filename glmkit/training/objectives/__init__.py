@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+EVERY = slice(None)
+
 
 class Objective(Protocol):
     """The seam between the loop and a stage. Everything random comes from the generator that the loop passes in."""
@@ -31,6 +33,17 @@ class Objective(Protocol):
 
     def compile(self) -> None:
         """Compile what runs every step."""
+
+
+class Divisible(Objective, Protocol):
+    """A stage that processes may learn together, also by the rows of one micro-batch."""
+
+    def loss(
+        self, indices: Sequence[int], generator: torch.Generator, rows: slice = EVERY
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """With `rows`, of these of the pictures alone, everything drawn as for all: the loss of all is the mean over
+        equal parts. So it is but for dropout, and for means whose weights depend on the data (see `processes.check`).
+        """
 
 
 def build(name: str, **context: Any) -> Objective:

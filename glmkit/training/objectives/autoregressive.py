@@ -19,14 +19,14 @@ from glmkit.models.compiling import allow_shapes
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import cache
 from glmkit.training.data import Pictures, buckets, groups
-from glmkit.training.objectives import Objective
+from glmkit.training.objectives import EVERY, Divisible
 from glmkit.training.objectives.preserving import Preserved, without_adapters
 from glmkit.training.objectives.sheets import Sequences, Sheet
 
 HELD_OUT_PICTURES = 64
 
 
-class AutoregressiveObjective(Objective):
+class AutoregressiveObjective(Divisible):
     def __init__(
         self,
         hybrid: HybridModel,
@@ -43,18 +43,21 @@ class AutoregressiveObjective(Objective):
         self.held_out_groups = groups(buckets(held_out), 16, limit=HELD_OUT_PICTURES)
         self.weights = {"preview": stage.preview_weight, "large": 1.0, "edit": 1.0, "end": 1 / 64}
 
-    def loss(self, indices: Sequence[int], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(
+        self, indices: Sequence[int], generator: torch.Generator, rows: slice = EVERY
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         # Drawn where no copy from the GPU is needed: it decides which tokens there are.
         draws = torch.rand(len(indices), generator=torch.Generator().manual_seed(generator.initial_seed() ^ 1))
         make = self.sequences.packed if self.stage.pack else self.sequences.padded
-        sheet: Sheet = make(indices, (draws < self.stage.drop).tolist())
+        own = indices[rows]
+        sheet: Sheet = make(own, (draws[rows] < self.stage.drop).tolist())
         logits = sheet.logits(self.trained)
         parts = sheet.losses(logits)
-        loss, shown = self._total(parts, len(indices)), {name: nats.detach().mean() for name, nats in parts.items()}
+        loss, shown = self._total(parts, len(own)), {name: nats.detach().mean() for name, nats in parts.items()}
         if self.stage.preserve:
             reminder = self.preserved(indices, generator)
             if reminder is not indices:
-                sheet = self.sequences.padded(reminder)
+                sheet = self.sequences.padded(reminder[rows])
                 logits = sheet.logits(self.trained)
             drift = self._drift(sheet, logits)
             loss, shown["drift"] = loss + self.stage.preserve * drift, drift.detach()

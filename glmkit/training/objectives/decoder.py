@@ -25,7 +25,7 @@ from glmkit.models.decoder import SourceCache
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import cache
 from glmkit.training.data import Pictures, buckets, groups
-from glmkit.training.objectives import Objective
+from glmkit.training.objectives import EVERY, Divisible
 from glmkit.training.objectives.glyphs import NO_TEXT, GlyphEmbeddings, Glyphs, GlyphTokens
 from glmkit.training.objectives.preserving import Preserved, without_adapters
 from glmkit.training.objectives.spelling import OrderHead, SignHead
@@ -92,6 +92,12 @@ class Step:
         """The velocity that there should be, B C h w."""
         return flow.velocity_target(self.latents, self.noise)
 
+    def of(self, rows: slice) -> Step:
+        """Some of the pictures."""
+        times = flow.Times(*(face[rows] for face in self.times))
+        own = (self.prior[rows], self.keep[rows], self.told[rows], self.texts[rows])
+        return Step(self.indices[rows], self.latents[rows], self.noise[rows], times, *own)
+
 
 def _pixels(latents: Tensor) -> tuple[int, int]:
     """Height and width of pictures in pixels, from latents B C h w."""
@@ -113,7 +119,7 @@ def check_text(pictures: Pictures, stage: DecoderStage) -> None:
         )
 
 
-class DecoderObjective(Objective):
+class DecoderObjective(Divisible):
     def __init__(
         self,
         hybrid: HybridModel,
@@ -156,12 +162,14 @@ class DecoderObjective(Objective):
         heads = {"signs": signs, "order": order}
         return nn.ModuleDict({**parts, **{name: head for name, head in heads.items() if head}}), signs, order
 
-    def loss(self, indices: Sequence[int], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        step = self._drawn(indices, generator)
+    def loss(
+        self, indices: Sequence[int], generator: torch.Generator, rows: slice = EVERY
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        step = self._drawn(indices, generator).of(rows)
         velocity, glyph = self._velocity(self.train, step)
-        loss, shown = self._weighted((velocity - step.target).square(), indices)
+        loss, shown = self._weighted((velocity - step.target).square(), indices, rows)
         if self.signs is not None and self.train.signs is not None:
-            nats = self.signs.loss(self.train.signs[indices], step.told)
+            nats = self.signs.loss(self.train.signs[step.indices], step.told)
             loss, shown["signs"] = loss + self.stage.sign_weight * nats, nats.detach()
         if self.order is not None and isinstance(self.train.glyphs, GlyphTokens):
             nats = self.order.loss(glyph, self.train.glyphs[step.texts])
@@ -169,7 +177,7 @@ class DecoderObjective(Objective):
         if self.stage.preserve:
             reminder = self.preserved(indices, generator)
             if reminder is not indices:
-                step = self._drawn(reminder, generator)
+                step = self._drawn(reminder, generator).of(rows)
                 velocity, _ = self._velocity(self.train, step)
             with without_adapters(self.trained):
                 before, _ = self._velocity(self.train, step)
@@ -177,14 +185,15 @@ class DecoderObjective(Objective):
             loss, shown["drift"] = loss + self.stage.preserve * drift, drift.detach()
         return loss, shown
 
-    def _weighted(self, error: Tensor, indices: Sequence[int]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The mean of the squared errors B C h w, weighted by where text stands; the plain mean beside it if it is."""
+    def _weighted(self, error: Tensor, indices: Sequence[int], rows: slice) -> tuple[Tensor, dict[str, Tensor]]:
+        """The mean of the squared errors B C h w of some rows, weighted by where text stands; the plain mean beside it
+        if it is. The mean weight is that of all pictures."""
         if self.train.text is None:
             return error.mean(), {}
         share = self.train.text[indices].float() / 255
         weight = (1 + self.stage.text_weight) * share + self.stage.other_weight * (1 - share)
         # Pictures without a place that counts are no reason for a loss that is not a number.
-        mean = (error * weight).mean() / weight.mean().clamp(min=torch.finfo(weight.dtype).tiny)
+        mean = (error * weight[rows]).mean() / weight.mean().clamp(min=torch.finfo(weight.dtype).tiny)
         return mean, {"mse": error.detach().mean()}
 
     def _drawn(self, indices: Sequence[int], generator: torch.Generator) -> Step:
