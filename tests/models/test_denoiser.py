@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from glmkit.models import compiling
@@ -91,6 +92,26 @@ def test_every_row_equals_the_forward_of_it_alone(decoder: DiffusionDecoder, at_
             one = expected(decoder, row, latents[number : number + 1], step)
             torch.testing.assert_close(velocities[number : number + 1], one, atol=2e-5, rtol=0)
             assert one.std() > 0.1
+
+
+def test_products_that_apply_gelu(decoder: DiffusionDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU's product played on the CPU, whose own applies the exact GELU and so must never be asked."""
+
+    def product(bias: Tensor, x: Tensor, weight: Tensor, use_gelu: bool) -> Tensor:
+        assert x.ndim == 2 and use_gelu
+        return F.gelu(torch.addmm(bias, x, weight), approximate="tanh")
+
+    rows = rows_of(decoder)
+    latents = torch.randn(len(rows), 4, 8, 12, generator=torch.Generator().manual_seed(2))
+    fast = copy.deepcopy(decoder)
+    fast.fuse()
+    inner = [block.ff.net[0] for block in fast.transformer_blocks]
+    assert not any(layer.fused for layer in inner)
+    monkeypatch.setattr(torch, "_addmm_activation", product)
+    for layer in inner:
+        layer.fused = True
+    plain = Denoiser(decoder, rows, TIMES, SIZE, GRID)(latents, 1)
+    torch.testing.assert_close(Denoiser(fast, rows, TIMES, SIZE, GRID)(latents, 1), plain, atol=2e-5, rtol=0)
 
 
 def test_compiled_blocks_equal_eager_ones(decoder: DiffusionDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
