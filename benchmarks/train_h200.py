@@ -1,84 +1,90 @@
 """What LoRA training of the published sizes costs on one GPU, with random weights: a row a setting, written at once.
 
-    python benchmarks/train_h200.py OUT.jsonl [--model full|FOLDER] [--seconds 460]
+    python benchmarks/train_h200.py OUT.jsonl [--model full|nano|FOLDER] [--toy] [--seconds 400]
 
-In order of need: batch 1 with all layers computed again; the largest batches without; both stages under a cap of 24 GiB
-with a base in 4 bits; compiled. What does not fit is a row with its error; no row begins after `--seconds`.
+In order of need: each stage on a bfloat16 base, with all layers computed again and at growing batches without, packed
+sequences too; under a hard cap of 24 GiB on a base of 4 bits; the other bases; blocks that wait in the CPU's memory;
+compiled. What fails, or would begin after `--seconds`, is a row with its reason. `--toy`: all of it on nano, in little.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
-import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from glmkit import runs
+from glmkit.commands.bench import train_line, untrained
 from glmkit.files import append_jsonl
-from glmkit.generation.random_model import RandomModel, published_folder
-from glmkit.generation.speed import capped
-from glmkit.models import checkpoint
 from glmkit.models.devices import pick_device
-from glmkit.models.hybrid import HybridModel
-from glmkit.training import frozen
-from glmkit.training.speed import Job, measure
-
-STEPS = 6
+from glmkit.training.speed import Job, rows
 
 
-def jobs(full: bool) -> list[tuple[Job, float | None]]:
-    """What is measured, and the GiB that it may use."""
-    large, small = (1024, 512) if full else (128, 64)
-    capped = [Job(name, large, large, 1, 1, "nf4") for name in ("decoder", "autoregressive")] if full else []
-    plain = [
-        *(Job(name, large, large, 1, 1) for name in ("decoder", "autoregressive")),
-        *(Job("decoder", large, large, batch) for batch in (1, 4)),
-        *(Job("decoder", small, small, batch) for batch in (4, 16)),
-        *(Job("autoregressive", large, large, batch) for batch in (1, 4, 8)),
-    ]
-    compiled = [
-        Job("decoder", large, large, 4, compile=True),
-        Job("autoregressive", large, large, 8, compile=True),
-        Job("decoder", small, small, 16, compile=True),
-        Job("decoder", large, large, 1, 1, compile=True),
-    ]
-    return [(job, None) for job in plain] + [(job, 24.0) for job in capped] + [(job, None) for job in compiled]
+@dataclass(frozen=True)
+class Scale:
+    """Sides of pictures in pixels, and the batches that are tried to find the best one without recomputation."""
+
+    large: int = 1024
+    small: int = 512
+    decoder: tuple[int, ...] = (1, 2, 4, 6)
+    decoder_small: tuple[int, ...] = (4, 8, 16, 24)
+    sequences: tuple[int, ...] = (1, 4, 8, 10)
+    packed: tuple[int, ...] = (4, 8, 10)
+    steps: int = 4
+    compiled: bool = True
 
 
-def row_of(job: Job, cap_gib: float | None, model: str) -> dict[str, Any]:
-    device = pick_device("auto")
-    lora = job.stage.lora
-    assert lora is not None
-    with tempfile.TemporaryDirectory() as scratch, capped(device, cap_gib):
-        dtype, folder = frozen.dtype(lora, device), Path(scratch)
-        try:
-            frozen.check(lora, device)
-            hybrid: HybridModel = (
-                RandomModel(published_folder(folder / "full"), device, dtype, "full")
-                if model == "full"
-                else HybridModel(checkpoint.resolve(model), device, dtype)
-            )
-            return {**measure(hybrid, job, STEPS, folder), "cap_gib": cap_gib}
-        except Exception as error:  # a row with its error is worth more than no other rows
-            return {**vars(job), "cap_gib": cap_gib, "error": f"{type(error).__name__}: {str(error)[:300]}"}
+TOY = Scale(64, 32, (1, 2), (2,), (2,), (2,), 1, compiled=False)  # which takes minutes on a CPU
+CAP_GIB = 24.0
 
 
-def main(given: list[str] | None = None) -> None:
+def jobs(scale: Scale) -> Iterator[Job]:
+    """What is measured; neighbours share a model where they can."""
+    decoder = partial(Job, "decoder", scale.large, scale.large)
+    codes = partial(Job, "autoregressive", scale.large, scale.large)
+    yield codes(1, recompute_every=1)
+    yield from (codes(batch, pack=True) for batch in scale.packed)
+    yield from (codes(batch) for batch in scale.sequences)
+    yield decoder(1, recompute_every=1)
+    yield from (decoder(batch) for batch in scale.decoder)
+    yield from (Job("decoder", scale.small, scale.small, batch) for batch in scale.decoder_small)
+    for stage in (decoder, codes):
+        yield stage(1, recompute_every=1, base="nf4", cap_gib=CAP_GIB)
+    for base in ("fp8", "int8", "nf4"):
+        for stage, batch in ((decoder, scale.decoder[-1]), (codes, scale.packed[-1])):
+            yield stage(1, recompute_every=1, base=base)
+            yield stage(batch, base=base, pack=stage is codes)
+    for stage in (decoder, codes):
+        yield stage(1, recompute_every=1, offload=True, cap_gib=CAP_GIB)
+    if scale.compiled:
+        yield decoder(scale.decoder[-2], compile=True)
+        yield decoder(1, recompute_every=1, compile=True)
+        yield codes(scale.sequences[-2], compile=True)
+        yield Job("decoder", scale.small, scale.small, scale.decoder_small[-2], compile=True)
+
+
+def main(given: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--model", default="full")
-    parser.add_argument("--seconds", type=float, default=460)
+    parser.add_argument("--model", help="default: full, with --toy nano")
+    parser.add_argument("--toy", action="store_true")
+    parser.add_argument("--seconds", type=float, default=400)
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default %(default)s)")
     arguments = parser.parse_args(given)
-    started, environment = time.monotonic(), runs.environment(str(pick_device("auto")))
-    for job, cap_gib in jobs(arguments.model == "full"):
-        if time.monotonic() - started > arguments.seconds:
-            print(f"no time left for {job}")
-            continue
-        row = row_of(job, cap_gib, arguments.model)
-        append_jsonl(arguments.out, {**row, "environment": environment})
-        print(row, flush=True)
+    scale, device = TOY if arguments.toy else Scale(), pick_device(arguments.device)
+    model = arguments.model or ("nano" if arguments.toy else "full")
+    environment, measured = runs.environment(str(device)), False
+    with tempfile.TemporaryDirectory() as scratch:
+        build = partial(untrained, model, device, Path(scratch))
+        for row in rows(jobs(scale), build, device, scale.steps, arguments.seconds):
+            measured |= "error" not in row
+            append_jsonl(arguments.out, {**row, "model": model, "environment": environment})
+            print(train_line(row), flush=True)
+    return 0 if measured else 1
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +19,11 @@ if TYPE_CHECKING:
     import torch
 
     from glmkit.models.hybrid import HybridModel
+    from glmkit.training import speed
 
 HELP = "Measure how long pictures take, beside diffusers' pipeline on the same weights."
 SIDES = ("ours", "stock")
+BASES = ("auto", "float32", "bfloat16", "nf4", "int8", "fp8")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,14 +41,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     speed.add_argument("--out", metavar="FILE.json", type=Path, help="write the result there")
     add_speed_options(speed)
     speed.add_argument("--json", action="store_true", help="print one line of JSON")
-    train = kinds.add_parser("train", help="seconds a step of LoRA training on random pictures; one row a setting")
+    _add_train_arguments(
+        kinds.add_parser("train", help="seconds a step of LoRA training on random pictures; one row a setting")
+    )
+
+
+def _add_train_arguments(train: argparse.ArgumentParser) -> None:
     train.add_argument("--model", default="nano", help="nano, a folder, or full: published sizes, random weights")
     train.add_argument("--stage", nargs="+", choices=("decoder", "autoregressive"), default=["decoder"])
     train.add_argument("--size", metavar="WIDTHxHEIGHT", nargs="+", default=["256x256"])
     train.add_argument("--batch", metavar="N", nargs="+", type=int, default=[1])
     train.add_argument("--recompute", metavar="N", nargs="+", type=int, default=[0], help="every Nth layer; 0: none")
-    train.add_argument("--base", choices=("auto", "float32", "bfloat16", "nf4", "int8", "fp8"), default="auto")
+    train.add_argument("--base", nargs="+", choices=BASES, default=["auto"], help="how frozen weights are held")
+    train.add_argument("--pack", action="store_true", help="autoregressive: sequences in one row, without padding")
+    train.add_argument("--offload", action="store_true", help="frozen blocks wait in the CPU's memory")
     train.add_argument("--compile", action="store_true")
+    train.add_argument("--cap", metavar="GIB", type=float, help="all the memory that a GPU gives")
     train.add_argument("--steps", metavar="N", type=int, default=5, help="after the first (default %(default)s)")
     train.add_argument("--device", default="auto", help="auto, cpu or cuda (default %(default)s)")
     train.add_argument("--out", metavar="FILE.jsonl", type=Path, help="add each row to this file at once")
@@ -52,41 +64,52 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def train(arguments: argparse.Namespace) -> int:
-    """A row for every stage, size, batch and recomputation, written as soon as it is measured."""
+    """A row for every setting, written as soon as it is measured, or with the reason why not; 1 when none was."""
     if min(*arguments.batch, arguments.steps) < 1 or min(arguments.recompute) < 0:
         raise UserError("--batch and --steps are at least 1, --recompute at least 0")
-    import itertools
+    if arguments.pack and arguments.stage != ["autoregressive"]:
+        raise UserError("--pack is for sequences", fix="--stage autoregressive --pack")
     import tempfile
-
-    import torch
 
     from glmkit.files import append_jsonl
     from glmkit.models.devices import pick_device
-    from glmkit.training import frozen, speed
+    from glmkit.training import speed
 
-    device = pick_device(arguments.device)
-    settings = itertools.product(arguments.stage, arguments.size, arguments.batch, arguments.recompute)
-    for name, size, batch, recompute in settings:
-        job = speed.Job(name, *parse_size(size), batch, recompute, arguments.base, arguments.compile)
-        lora = job.stage.lora
-        assert lora is not None
-        frozen.check(lora, device)
-        with tempfile.TemporaryDirectory() as scratch:
-            hybrid = _untrained(arguments.model, device, frozen.dtype(lora, device), Path(scratch))
-            try:
-                row = speed.measure(hybrid, job, arguments.steps, Path(scratch))
-            except torch.OutOfMemoryError as error:
-                row = {"stage": name, "size": size, "batch": batch, "recompute_every": recompute, "error": str(error)}
-            del hybrid
-        row |= {"model": arguments.model, "command": shlex.join(["glmkit", *sys.argv[1:]])}
-        if arguments.out:
-            append_jsonl(arguments.out, row)
-        print(json.dumps(row) if arguments.json else _train_line(row), flush=True)
-    return 0
+    device, jobs, measured = pick_device(arguments.device), _jobs(arguments), False
+    if arguments.model == "full" and device.type != "cuda":
+        raise UserError("the published sizes need a CUDA GPU", found=f"device {device}", fix="--model nano")
+    with tempfile.TemporaryDirectory() as scratch:
+        build = partial(untrained, arguments.model, device, Path(scratch))
+        for row in speed.rows(jobs, build, device, arguments.steps):
+            row |= {"model": arguments.model, "command": shlex.join(["glmkit", *sys.argv[1:]])}
+            measured |= "error" not in row
+            if arguments.out:
+                append_jsonl(arguments.out, row)
+            print(json.dumps(row) if arguments.json else train_line(row), flush=True)
+    return 0 if measured else 1
 
 
-def _train_line(row: dict[str, Any]) -> str:
-    told = f"{row['stage']} {row['size']} batch {row['batch']} recompute {row['recompute_every']}: "
+def _jobs(arguments: argparse.Namespace) -> list[speed.Job]:
+    from glmkit.training import speed
+
+    how = {"pack": arguments.pack, "offload": arguments.offload, "compile": arguments.compile, "cap_gib": arguments.cap}
+    # The model first, which is then built once.
+    every = itertools.product(arguments.stage, arguments.base, arguments.size, arguments.batch, arguments.recompute)
+    jobs = [
+        speed.Job(stage, *parse_size(size), batch, recompute, base, **how)
+        for stage, base, size, batch, recompute in every
+    ]
+    for job in jobs:
+        assert job.stage  # says what does not go together, before anything is measured
+    return jobs
+
+
+def train_line(row: dict[str, Any]) -> str:
+    """A row for people."""
+    how = [name for name in ("pack", "offload", "compile") if row[name]]
+    cap = [f"cap {row['cap_gib']:g} GiB"] if row["cap_gib"] else []
+    told = f"{row['stage']} {row['size']} batch {row['batch']} recompute {row['recompute_every']}"
+    told = ", ".join([told, f"base {row['base']}", *how, *cap]) + ": "
     if "error" in row:
         return told + row["error"].splitlines()[0]
     return told + (
@@ -95,16 +118,16 @@ def _train_line(row: dict[str, Any]) -> str:
     )
 
 
-def _untrained(model: str, device: torch.device, dtype: torch.dtype, scratch: Path) -> HybridModel:
+def untrained(model: str, device: torch.device, scratch: Path, dtype: torch.dtype) -> HybridModel:
+    """The model called so with frozen weights of `dtype`; `full` has the published sizes and random weights."""
     from glmkit.generation.random_model import RandomModel, published_folder
     from glmkit.models import checkpoint
     from glmkit.models.hybrid import HybridModel
 
     if model != "full":
         return HybridModel(checkpoint.resolve(model), device, dtype, model)
-    if device.type != "cuda":
-        raise UserError("the published sizes need a CUDA GPU", found=f"device {device}", fix="--model nano")
-    return RandomModel(published_folder(scratch / "full"), device, dtype, "full")
+    folder = scratch / "full"
+    return RandomModel(folder if folder.exists() else published_folder(folder), device, dtype, "full")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -2,27 +2,36 @@
 
 The floor of a step is what its products cost at the rate that large products reach on the same device, measured in the
 same run: forwards and back to the activations, of frozen weights no gradient; layers computed again count again.
+A model is built once for all rows that differ only in their pictures and in what is computed again.
 """
 
 from __future__ import annotations
 
+import functools
+import itertools
+import math
 import statistics
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from glmkit.config import STAGES, BlockStage, Lora
+from glmkit.errors import UserError
 from glmkit.generation import flow, pipeline
 from glmkit.generation.sequence import grids
-from glmkit.generation.speed import Clock, decoder_flops, peak_gib, rates, reset_peak
+from glmkit.generation.speed import Clock, Rates, capped, decoder_flops, peak_gib, rates, reset_peak
 from glmkit.models.hybrid import HybridModel
-from glmkit.training import cache, data
-from glmkit.training.finetune import objective_of
+from glmkit.training import cache, data, frozen, objectives
+from glmkit.training.finetune import hold, recompute
 from glmkit.training.loop import Loop, Place
+from glmkit.training.lora import inject
 from glmkit.training.plan import BACKWARD_OF_ATTENTION
 
 TARGETS = {
@@ -34,7 +43,7 @@ CAPTION = "A poster with the words 'HELLO' and 'WORLD' in large letters over a c
 
 @dataclass(frozen=True)
 class Job:
-    """One row: what is trained, on which pictures, and how its memory is spent."""
+    """One row: what is trained, on which pictures, and how its memory is spent; `cap_gib` is all that a GPU gives."""
 
     name: str
     height: int
@@ -42,17 +51,42 @@ class Job:
     batch: int
     recompute_every: int = 0
     base: str = "auto"
+    pack: bool = False
+    offload: bool = False
     compile: bool = False
+    cap_gib: float | None = None
     rank: int = 16
 
     @property
     def stage(self) -> BlockStage:
-        lora = Lora.model_validate({"rank": self.rank, "targets": TARGETS[self.name], "base": self.base})
-        values = {"steps": 10**6, "batch_size": self.batch, "learning_rate": 1e-4, "compile": self.compile}
-        kind = STAGES[self.name]
-        stage = kind.model_validate({"method": "lora", "lora": lora, "recompute_every": self.recompute_every, **values})
+        """As a recipe would have it. UserError for what does not go together."""
+        lora = {"rank": self.rank, "targets": TARGETS[self.name], "base": self.base, "offload": self.offload}
+        values: dict[str, Any] = {"steps": 10**6, "batch_size": self.batch, "learning_rate": 1e-4}
+        packed = {"pack": True} if self.pack else {}  # which decoders do not know
+        values |= {"recompute_every": self.recompute_every, "compile": self.compile, **packed}
+        try:
+            stage = STAGES[self.name].model_validate({"method": "lora", "lora": lora, **values})
+        except ValidationError as error:
+            raise UserError("; ".join(problem["msg"] for problem in error.errors()), found=self.told) from error
         assert isinstance(stage, BlockStage)
         return stage
+
+    @property
+    def lora(self) -> Lora:
+        lora = self.stage.lora
+        assert lora is not None
+        return lora
+
+    @property
+    def model(self) -> tuple[Any, ...]:
+        """What jobs have in common that can use one model after the other."""
+        return self.name, self.base, self.offload, self.compile, self.cap_gib, self.rank
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """The job as columns of its row."""
+        keys = ("batch", "recompute_every", "base", "pack", "offload", "compile", "cap_gib")
+        return {"stage": self.name, "size": f"{self.width}x{self.height}", **{key: getattr(self, key) for key in keys}}
 
 
 @dataclass(frozen=True)
@@ -88,45 +122,96 @@ class NoisePictures:
     signs = text_mask
 
 
-def measure(hybrid: HybridModel, job: Job, steps: int, scratch: Path) -> dict[str, Any]:
-    """A row of the benchmark: seconds of the first step, which compiles, and the median of the `steps` after it."""
-    device, stage = hybrid.device, job.stage
-    reset_peak(device)
-    pictures = NoisePictures(job.batch, (job.height, job.width))
-    sets: Any = (pictures, NoisePictures(1, pictures.size))
-    objective, _ = objective_of(job.name, stage, hybrid, sets, cache.Keeper(device))
-    if stage.compile:
-        objective.compile()
-    objective.trained.train()
-    batches = data.Batches(data.buckets(sets[0]), job.batch, 0)
-    loop, clock = Loop(objective, batches, stage, Place(scratch, job.name, 0, device)), Clock(device)
-    seconds = []
-    for number in range(steps + 1):
-        if number == 1:
-            reset_peak(device)
-        started = clock.now()
-        loop.take_step()
-        seconds.append(clock.now() - started)
-    at, tokens = rates(device, hybrid.dtype), tokens_of(hybrid, job)
-    floor = job.batch * operations(hybrid, job, tokens) / at.flops
-    median = statistics.median(seconds[1:])
-    return {
-        "stage": job.name,
-        "size": f"{job.width}x{job.height}",
-        "batch": job.batch,
-        "recompute_every": job.recompute_every,
-        "base": job.base,
-        "compile": job.compile,
-        "first_step": seconds[0],
-        "step": median,
-        "spread": [min(seconds[1:]), max(seconds[1:])],
-        "samples_per_second": job.batch / median,
-        "tokens_per_second": job.batch * tokens / median,
-        "floor": floor,
-        "of_floor": floor / median,
-        "peak_memory_gib": peak_gib(device),
-        "tflops": at.flops / 1e12,
-    }
+Build = Callable[[torch.dtype], HybridModel]
+
+
+def rows(
+    jobs: Iterable[Job], build: Build, device: torch.device, steps: int, seconds: float = math.inf
+) -> Iterator[dict[str, Any]]:
+    """A row a job, in their order, neighbours on one model if they can. `build` makes a model with frozen weights of a
+    type. A job that fails is a row with its `error`, as is one that would begin after `seconds`.
+    """
+    ends = time.monotonic() + seconds
+    # Without a model, for which all memory may be needed.
+    reached = functools.cache(lambda dtype: rates(device, dtype))
+    for _, together in itertools.groupby(jobs, lambda job: job.model):
+        same = list(together)
+        dtype = frozen.dtype(same[0].lora, device)
+        reset_peak(device)  # the model before has left
+        yield from _on_one_model(same, partial(build, dtype), device, steps, reached(dtype), ends)
+
+
+def _on_one_model(
+    jobs: Sequence[Job],
+    build: Callable[[], HybridModel],
+    device: torch.device,
+    steps: int,
+    at: Rates,
+    ends: float,
+) -> Iterator[dict[str, Any]]:
+    subject = None
+    with capped(device, jobs[0].cap_gib):
+        for job in jobs:
+            started = time.monotonic()
+            row: dict[str, Any] = {"error": "no time left"}
+            try:
+                if started < ends:
+                    frozen.check(job.lora, device)
+                    subject = subject or Subject(build(), job)
+                    row = subject.measure(job, steps, at)
+            except Exception as error:  # which must not end the rows that come
+                row = {"error": f"{type(error).__name__}: {str(error)[:300]}"}
+            yield {**job.told, **row, "seconds": round(time.monotonic() - started, 1)}
+
+
+class Subject:
+    """A model whose transformer is held and adapted as the jobs ask that share it."""
+
+    def __init__(self, hybrid: HybridModel, job: Job) -> None:
+        self.hybrid = hybrid
+        if job.offload:
+            getattr(hybrid, job.name)  # random weights are made where they are fast to make
+        hold(job.name, job.lora, hybrid)
+        inject(getattr(hybrid, job.name), job.lora)
+
+    def measure(self, job: Job, steps: int, at: Rates) -> dict[str, Any]:
+        """Seconds of the first step, which may compile, and the median of the `steps` after it."""
+        device, clock = self.hybrid.device, Clock(self.hybrid.device)
+        loop = self._loop(job)
+        seconds = []
+        for number in range(steps + 1):
+            if number == 1:
+                reset_peak(device)
+            started = clock.now()
+            loop.take_step()
+            seconds.append(clock.now() - started)
+        tokens, median = tokens_of(self.hybrid, job), statistics.median(seconds[1:])
+        floor = job.batch * operations(self.hybrid, job, tokens) / at.flops
+        return {
+            "first_step": seconds[0],
+            "step": median,
+            "spread": [min(seconds[1:]), max(seconds[1:])],
+            "samples_per_second": job.batch / median,
+            "tokens_per_second": job.batch * tokens / median,
+            "floor": floor,
+            "of_floor": floor / median,
+            "peak_memory_gib": peak_gib(device),
+            "tflops": at.flops / 1e12,
+        }
+
+    def _loop(self, job: Job) -> Loop:
+        """The loop of a job on pictures of its own, with a fresh optimizer."""
+        device, stage, transformer = self.hybrid.device, job.stage, getattr(self.hybrid, job.name)
+        transformer.zero_grad(set_to_none=True)  # a step that failed leaves some
+        recompute(transformer, job.recompute_every)
+        pictures = NoisePictures(job.batch, (job.height, job.width))
+        told: Any = {"pictures": pictures, "held_out": NoisePictures(1, pictures.size), "stage": stage}
+        objective = objectives.build(job.name, hybrid=self.hybrid, keeper=cache.Keeper(device), **told)
+        if job.compile:
+            objective.compile()
+        objective.trained.train()
+        batches = data.Batches(data.buckets(told["pictures"]), job.batch, 0)
+        return Loop(objective, batches, stage, Place(Path(), job.name, 0, device))
 
 
 def tokens_of(hybrid: HybridModel, job: Job) -> int:

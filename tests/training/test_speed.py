@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,13 @@ from glmkit.models import checkpoint
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import speed
 
+CPU = torch.device("cpu")
+
+
+def rows_of(out: Path, *options: str, exit_code: int = 0) -> list[dict[str, Any]]:
+    assert main(["bench", "train", *options, "--device", "cpu", "--steps", "1", "--out", str(out)]) == exit_code
+    return [json.loads(line) for line in out.read_text().splitlines()]
+
 
 @pytest.mark.parametrize("stage", ["decoder", "autoregressive"])
 def test_rows(stage: str, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -26,7 +34,78 @@ def test_rows(stage: str, tiny_model: Path, tmp_path: Path, capsys: pytest.Captu
     assert [row["batch"] for row in rows] == [1, 2]
     for row in rows:
         assert 0 < row["of_floor"] < 1 and row["spread"][0] <= row["step"] <= row["spread"][1]
+        assert row["of_floor"] == pytest.approx(row["floor"] / row["step"])
         assert row["samples_per_second"] == pytest.approx(row["batch"] / row["step"])
+
+
+def test_one_model_for_rows_that_can_share_it(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And each row has its own recomputation, pictures and optimizer."""
+    built, peaks, hold, take = [], [], speed.hold, speed.Loop.take_step
+    monkeypatch.setattr(speed, "hold", lambda *given: (built.append(given[1].base), hold(*given))[1])
+
+    def taking(loop: Any) -> Any:
+        peaks.append((loop.objective.trained.recompute_every, len(loop.batches[0]), loop.step))
+        return take(loop)
+
+    monkeypatch.setattr(speed.Loop, "take_step", taking)
+    options = ["--model", str(tiny_model), "--size", "64x64", "--batch", "1", "2", "--recompute", "0", "1"]
+    rows = rows_of(tmp_path / "rows.jsonl", *options, "--base", "auto", "fp8")
+    assert built == ["auto", "fp8"]
+    assert [(row["recompute_every"], row["batch"]) for row in rows[:4]] == [(0, 1), (1, 1), (0, 2), (1, 2)]
+    assert peaks[:8] == [(every, batch, step) for batch in (1, 2) for every in (0, 1) for step in (0, 1)]
+
+
+def test_a_row_that_fails_is_told_and_the_next_one_comes(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    options = ["--model", str(tiny_model), "--stage", "autoregressive", "--size", "64x64", "--pack", "--base"]
+    missing, fits = rows_of(tmp_path / "both.jsonl", *options, "nf4", "fp8")
+    assert missing["base"] == "nf4" and "needs bitsandbytes" in missing["error"] and missing["pack"]
+    assert fits["base"] == "fp8" and fits["tokens_per_second"] > 0 and "error" not in fits
+    (alone,) = rows_of(tmp_path / "none.jsonl", *options, "nf4", exit_code=1)
+    assert "step" not in alone
+
+
+def test_memory_that_runs_out_leaves_nothing_behind(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next row of the same model begins without the gradients of the one that failed."""
+    take = speed.Loop.take_step
+
+    def failing(loop: Any) -> Any:
+        found = [value.grad for value in loop.parameters if value.grad is not None]
+        assert not found
+        if len(loop.batches[0]) == 2:
+            for value in loop.parameters:
+                value.grad = torch.ones_like(value)
+            raise torch.OutOfMemoryError("no more")
+        return take(loop)
+
+    monkeypatch.setattr(speed.Loop, "take_step", failing)
+    jobs = [speed.Job("decoder", 64, 64, batch) for batch in (2, 1)]
+    large, small = speed.rows(jobs, lambda dtype: HybridModel(tiny_model, CPU, dtype), CPU, 1)
+    assert large["error"] == "OutOfMemoryError: no more" and large["batch"] == 2
+    assert small["step"] > 0
+
+
+def test_no_row_begins_too_late(tiny_model: Path) -> None:
+    (row,) = speed.rows([speed.Job("decoder", 64, 64, 1)], lambda dtype: HybridModel(tiny_model), CPU, 1, seconds=0)
+    assert row["error"] == "no time left" and row["stage"] == "decoder"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--pack"], "--stage autoregressive"),
+        (["--stage", "autoregressive", "--pack", "--compile"], "pack makes a new shape"),
+        (["--offload", "--base", "nf4"], "not nf4"),
+        (["--model", "full"], "--model nano"),
+    ],
+)
+def test_what_does_not_go_together(options: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "train", *options, "--device", "cpu"]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_floors_of_the_published_sizes() -> None:
