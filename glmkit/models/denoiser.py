@@ -40,11 +40,14 @@ class Row:
 
 @dataclass(frozen=True)
 class _Run:
-    """Neighbouring rows of a group that attend alike: their keys begin at `start`, behind the padding."""
+    """Neighbouring rows of a group that attend alike: their keys begin at `start`, behind the padding.
+
+    `joint`, of a row with sources: for every block their keys and values, and behind them room for the row's own.
+    """
 
     rows: slice
     start: int
-    sources: SourceCache | None
+    joint: tuple[KeyValue, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,7 @@ class Denoiser:
             torch.stack(texts),
             torch.stack([self._prior(row.prior) for row in rows]),
             rotary_table(longest, *self._grid, self.decoder.config.attention_head_dim, self._device),
-            tuple(_runs(rows, [longest - length for length in lengths])),
+            tuple(_runs(rows, lengths, longest, self._grid[0] * self._grid[1])),
         )
 
     def _prior(self, codes: Tensor | None) -> Tensor:
@@ -138,17 +141,29 @@ class Denoiser:
         return self.decoder.prior_embedding(codes, torch.ones_like(codes[:, 0], dtype=torch.bool))[0]
 
 
-def _runs(rows: Sequence[Row], starts: Sequence[int]) -> list[_Run]:
-    """A row with sources stands alone."""
+def _runs(rows: Sequence[Row], lengths: Sequence[int], longest: int, image_tokens: int) -> list[_Run]:
+    """Of rows with so many glyph tokens, filled up to the `longest`. A row with sources stands alone."""
     runs, begin = [], 0
-    for (start, source), alike in groupby(
-        range(len(rows)), lambda number: (starts[number], number if rows[number].sources else None)
+    for (length, with_sources), alike in groupby(
+        range(len(rows)), lambda number: (lengths[number], number if rows[number].sources else None)
     ):
         count = len(list(alike))
-        sources = None if source is None else rows[source].sources
-        runs.append(_Run(slice(begin, begin + count), start, sources))
+        sources = None if with_sources is None else rows[with_sources].sources
+        joint = () if sources is None else tuple(_room(layer, length + image_tokens) for layer in sources.layers)
+        runs.append(_Run(slice(begin, begin + count), longest - length, joint))
         begin += count
     return runs
+
+
+def _room(sources: KeyValue, tokens: int) -> KeyValue:
+    """Both 1 K S d, with room for so many tokens behind them, laid out as projections write: all heads of a token."""
+    joint = []
+    for part in sources:
+        rows, heads, read, size = part.shape
+        room = part.new_empty(rows, read + tokens, heads, size).transpose(1, 2)
+        room[:, :, :read] = part
+        joint.append(room)
+    return KeyValue(*joint)
 
 
 def _attend(runs: Sequence[_Run], index: int, query: Tensor, own: KeyValue) -> Tensor:
@@ -156,8 +171,11 @@ def _attend(runs: Sequence[_Run], index: int, query: Tensor, own: KeyValue) -> T
     mixed = []
     for run in runs:
         read = KeyValue(own.key[run.rows, :, run.start :], own.value[run.rows, :, run.start :])
-        if run.sources is not None:
-            read = KeyValue.join([run.sources.layers[index], read], dim=2)
+        if run.joint:
+            tokens = read.key.shape[2]
+            for room, part in zip(run.joint[index], read, strict=True):
+                room[:, :, -tokens:] = part
+            read = run.joint[index]
         mixed.append(F.scaled_dot_product_attention(query[run.rows], read.key, read.value))
     return mixed[0] if len(mixed) == 1 else torch.cat(mixed)
 
