@@ -105,7 +105,7 @@ class Keeper:
         for size, own in files.items():
             kept.fill(groups[size], self._stacked(own))
         occupied = sum(own.bytes for own in files.values())
-        where = f"; {occupied / 2**20:.3g} MiB in {store.folder}" if store else ""
+        where = f"; {occupied / 2**20:,.1f} MiB in {store.folder}" if store else ""
         NOTES.print(f"{name}: {made} of {count} computed{where}", soft_wrap=True)
         return kept
 

@@ -79,7 +79,7 @@ def explain(recipe: Recipe, device: torch.device) -> list[str]:
         told += ["", *report.lines(both, recipe.largest_batch)]
     if recipe.clip or (recipe.architecture and not Path(recipe.model).exists()):
         return [*told, "", f"{recipe.model} is no model yet whose parts could be counted"]
-    return [*told, "", *lines(plan(recipe, pictures, device))]
+    return [*told, "", *lines(plan(recipe, pictures, device), device)]
 
 
 def plan(recipe: Recipe, pictures: data.Pictures | None, device: torch.device) -> list[StagePlan]:
@@ -340,12 +340,12 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def lines(stages: list[StagePlan]) -> list[str]:
+def lines(stages: list[StagePlan], device: torch.device) -> list[str]:
     """For people."""
-    shown = []
+    shown, here = [], torch.cuda.get_device_name(device) if device.type == "cuda" else "this CPU"
     for stage in stages:
-        share = 100 * stage.trained / stage.parameters
-        shown.append(f"{stage.name}: {stage.trained:,} of {stage.parameters:,} parameters are trained ({share:.2g} %)")
+        share = _percent(stage.trained / stage.parameters)
+        shown.append(f"{stage.name}: {stage.trained:,} of {stage.parameters:,} parameters are trained ({share})")
         lengths = ", ".join(f"{shape}: {tokens}" for shape, tokens in stage.tokens.items())
         shown.append(f"  tokens a picture at most: {lengths}")
         parts = f"weights {_gib(stage.weights)}, gradients and optimizer {_gib(stage.optimizer)}"
@@ -353,7 +353,7 @@ def lines(stages: list[StagePlan]) -> list[str]:
             shown.append(f"  memory: {parts}, and what the activations need; time: not estimated")
         else:
             shown.append(f"  memory: about {_gib(stage.bytes)} ({parts}, activations {_gib(stage.activations)})")
-            shown.append(f"  time: about {_duration(stage.seconds)} here")
+            shown.append(f"  time: about {_duration(stage.seconds)}, an estimate for {here}")
     return shown
 
 
@@ -361,7 +361,12 @@ def _gib(size: int) -> str:
     return f"{size / 2**30:.2f} GiB"
 
 
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g} %" if share >= 1e-5 else "less than 0.001 %"
+
+
 def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    for unit, size, decimals in (("days", 86400, 1), ("h", 3600, 1), ("min", 60, 0)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.{decimals}f} {unit}"
+    return f"{seconds:.0f} s"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,26 @@ def test_the_published_sizes_need_no_files(capsys: pytest.CaptureFixture[str], t
     shown = capsys.readouterr().out
     assert "autoregressive: 47,595,520 of 8,914,788,352 parameters" in shown
     assert "rank: 16" in shown and "train: 24 pictures, 24 of them edits; 256x256 edits: 24" in shown
-    assert "time: about" in shown and not output.exists()
+    assert "(0.534 %)" in shown
+    assert re.search(r"time: about \d[\d.,]* (s|min|h|days), an estimate for this CPU", shown) and not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("trained", "seconds", "shares", "times"),
+    [
+        (3_184_896, 119, "(100 %)", "about 119 s,"),
+        (318_490, 7199, "(10 %)", "about 120 min,"),
+        (31_849, 7200, "(1 %)", "about 2.0 h,"),
+        (1_700, 2 * 86400 - 1, "(0.0534 %)", "about 48.0 h,"),
+        (33, 438_120, "(0.00104 %)", "about 5.1 days,"),
+        (3, 1e8, "(less than 0.001 %)", "about 1,157.4 days,"),
+    ],
+)
+def test_numbers_are_written_out(trained: int, seconds: float, shares: str, times: str) -> None:
+    stage = plan.StagePlan("vae", trained, 3_184_896, {"64x64": 4}, 1, 1, 1, seconds)
+    shown = "\n".join(plan.lines([stage], CPU))
+    assert f"{trained:,} of 3,184,896 parameters are trained {shares}" in shown and times in shown
+    assert "e+" not in shown
 
 
 def test_a_wrong_target_is_named(capsys: pytest.CaptureFixture[str]) -> None:
