@@ -102,6 +102,13 @@ def check_adapter(model: Path, folder: Path) -> None:
         weights.read_header(where / "adapter_model.safetensors")
 
 
+def check_weight(folder: Path, weight: float) -> None:
+    """UserError for a share of a DoRA adapter (PEFT's folder of one part): it replaces the lengths of weights, which no
+    share of its matrices leaves as they were."""
+    if weight != 1 and read_json(folder / "adapter_config.json").get("use_dora"):
+        raise UserError(f"{folder} is a DoRA adapter, which has no weight", found=f":{weight:g}", fix="leave it out")
+
+
 def merged(module: torch.nn.Module, part: str, adapter: Adapter) -> torch.nn.Module:
     """The module of one part with an adapter's weighted change in its weights, if the adapter changes that part.
 
@@ -112,6 +119,7 @@ def merged(module: torch.nn.Module, part: str, adapter: Adapter) -> torch.nn.Mod
 
     if part not in parts_of(adapter.folder):
         return module
+    check_weight(adapter.folder / part, adapter.weight)
     device = next(module.parameters()).device
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PEFT guesses about hub models that our modules are not

@@ -24,7 +24,7 @@ from torch import Tensor
 from glmkit.errors import UserError
 from glmkit.files import atomic_path, explained, read_json
 from glmkit.models import checkpoint, weights
-from glmkit.models.adapter import Adapter, check_adapter, merged, parts_of
+from glmkit.models.adapter import Adapter, check_adapter, check_weight, merged, parts_of
 
 PREFIXES = {"diffusers": "transformer.", "comfyui": "diffusion_model."}
 PEFT_PREFIX = "base_model.model."
@@ -54,6 +54,7 @@ def write_style(folder: Path, style: str, out: Path, weight: float = 1.0) -> int
     """`export` of the PEFT folder of one part."""
     from safetensors.torch import save_file
 
+    check_weight(folder, weight)
     settings, tensors = read_json(folder / "adapter_config.json"), _tensors(folder / "adapter_model.safetensors")
     state = {PREFIXES[style] + name.removeprefix(PEFT_PREFIX): tensor for name, tensor in tensors.items()}
     metadata = {"format": "pt"}

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from glmkit.cli import main
 from glmkit.config import Lora
 from glmkit.errors import UserError
 from glmkit.models import adapter, checkpoint, portable
@@ -137,6 +138,44 @@ def test_the_autoregressive_adapter(tiny_model: Path, tmp_path: Path) -> None:
         adapter.apply_adapter(hybrid, tmp_path / "ad")
         torch.testing.assert_close(hybrid.autoregressive(ids, positions), model(ids, positions), atol=1e-4, rtol=0)
         assert (hybrid.autoregressive(ids, positions) - plain).abs().max() > 0.01
+
+
+def test_dora(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Lengths and directions are learnt, saved, and drawn with by PEFT, stock diffusers and the merged weights alike;
+    ComfyUI's keys have no word for lengths."""
+    wrapped = lora.inject(checkpoint.load_part(tiny_model, "decoder"), Lora(rank=2, targets=TARGETS, dora=True))
+    plain = ours(wrapped.get_base_model())  # type: ignore[operator]
+    optimizer = torch.optim.AdamW([value for value in wrapped.parameters() if value.requires_grad], lr=0.05)
+    latents, glyph, *others = decoder_inputs()
+    fresh = {name: value.detach().clone() for name, value in wrapped.named_parameters()}
+    for _ in range(3):
+        (wrapped(latents, glyph, None, *others) - 1).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    moved = {name for name, value in wrapped.named_parameters() if not torch.equal(fresh[name], value)}
+    assert {name.split("lora_")[1].split(".")[0] for name in moved} == {"A", "B", "magnitude_vector"}
+    learnt = ours(wrapped.eval())
+    assert (learnt - plain).abs().max() > 0.01
+
+    folder = tmp_path / "ad" / "decoder"
+    lora.save(wrapped, folder, "decoder", tiny_model)
+    hybrid = HybridModel(tiny_model)
+    adapter.apply_adapter(hybrid, tmp_path / "ad")
+    torch.testing.assert_close(ours(hybrid.decoder), learnt, atol=1e-4, rtol=0)
+    stock = tiny_checkpoint.stock_pipeline(tiny_model).transformer
+    stock.load_lora_adapter(folder, weight_name=lora.DIFFUSERS_FILE)
+    prior, keep, timestep, size, crop = others
+    with torch.no_grad():
+        theirs = stock(latents, glyph, prior, ~keep[:, None].expand_as(prior), timestep, size, crop).sample
+    torch.testing.assert_close(theirs, learnt, atol=1e-4, rtol=0)
+
+    out = tmp_path / "comfy.safetensors"
+    assert main(["export", str(tmp_path / "ad"), "--format", "comfyui", "--out", str(out)]) == 2
+    assert "use_dora" in capsys.readouterr().err and not out.exists()
+    half = f"{tmp_path / 'ad'}:0.5"
+    with pytest.raises(UserError, match="DoRA adapter, which has no weight"):
+        adapter.apply_adapter(HybridModel(tiny_model), half)
+    assert main(["export", half, "--format", "diffusers", "--out", str(out)]) == 2 and not out.exists()
 
 
 def test_a_kill_while_saving_leaves_the_old_adapter(
