@@ -254,30 +254,55 @@ def objective_of(
     keeper: cache.Keeper,
 ) -> tuple[objectives.Objective, nn.Module | None]:
     """What a stage learns, with the parts of `hybrid` made ready for it; and PEFT's wrap of what is adapted, if any."""
-    wrapped = None
+    adapting = None
     if stage.lora is not None:
-        hold(TRANSFORMERS[name], stage.lora, hybrid)
-        wrapped = lora.inject(getattr(hybrid, name), stage.lora)
+        adapting = _Adapting(name, stage.lora, hybrid)
     else:
         for part in _trained_parts(name, stage):
             setattr(hybrid, part, _fresh_or_loaded(hybrid.folder, part).to(hybrid.device).requires_grad_(True))
     objective = objectives.build(name, **_context(name, hybrid, stage, pictures, keeper))
     if isinstance(stage, config.BlockStage):
         recompute(getattr(hybrid, TRANSFORMERS[name]), stage.recompute_every)
-    return objective, wrapped
+    return objective, adapting.wrapped if adapting else None
 
 
-def hold(part: str, settings: config.Lora, hybrid: HybridModel) -> None:
-    """The frozen weights of a part as a recipe wants them held."""
-    if settings.offload and part not in vars(hybrid):
-        waiting = HybridModel(hybrid.folder, "cpu", hybrid.dtype, hybrid.name)  # the GPU may be too small for the part
-        waiting.finish = hybrid.finish
-        setattr(hybrid, part, getattr(waiting, part))
-    module = getattr(hybrid, part)
+class _Adapting:
+    """Holds and adapts the parts of a stage when they are loaded: after the encoders, which have then left. Together
+    they would take more memory than training does.
+    """
+
+    def __init__(self, name: str, settings: config.Lora, hybrid: HybridModel) -> None:
+        self.wrapped: nn.Module | None = None
+        self._name, self._settings, self._device = name, settings, hybrid.device
+        self._random = torch.get_rng_state()  # adapters begin alike, whatever the encoders had left to do
+        transformer = TRANSFORMERS[name]
+        if settings.offload and transformer not in vars(hybrid):
+            waiting = HybridModel(hybrid.folder, "cpu", hybrid.dtype, hybrid.name)  # the GPU may be too small for it
+            waiting.finish = hybrid.finish
+            setattr(hybrid, transformer, getattr(waiting, transformer))
+        self._before, hybrid.finish = hybrid.finish, self
+        for part in {transformer, name} & vars(hybrid).keys():
+            self._adapt(part, getattr(hybrid, part))
+
+    def __call__(self, part: str, module: nn.Module) -> nn.Module:
+        module = self._before(part, module) if self._before else module
+        self._adapt(part, module)
+        return module
+
+    def _adapt(self, part: str, module: nn.Module) -> None:
+        if part == TRANSFORMERS[self._name]:
+            hold(module, self._settings, self._device)
+        if part == self._name:
+            torch.set_rng_state(self._random)
+            self.wrapped = lora.inject(module, self._settings)
+
+
+def hold(module: nn.Module, settings: config.Lora, device: torch.device) -> None:
+    """Have the frozen weights of a transformer be held as a recipe wants them."""
     if settings.base in frozen.QUANTISED:
         frozen.quantise(module, settings.base)
     if settings.offload:
-        offload.offload(module, hybrid.device)
+        offload.offload(module, device)
 
 
 def recompute(transformer: nn.Module, every: int) -> None:

@@ -169,10 +169,9 @@ class Subject:
 
     def __init__(self, hybrid: HybridModel, job: Job) -> None:
         self.hybrid = hybrid
-        if job.offload:
-            getattr(hybrid, job.name)  # random weights are made where they are fast to make
-        hold(job.name, job.lora, hybrid)
-        inject(getattr(hybrid, job.name), job.lora)
+        transformer = getattr(hybrid, job.name)
+        hold(transformer, job.lora, hybrid.device)
+        inject(transformer, job.lora)
 
     def measure(self, job: Job, steps: int, at: Rates) -> dict[str, Any]:
         """Seconds of the first step, which may compile, and the median of the `steps` after it."""

@@ -18,7 +18,7 @@ from glmkit.config import DecoderStage, Lora
 from glmkit.errors import UserError
 from glmkit.models import checkpoint
 from glmkit.models.hybrid import HybridModel
-from glmkit.training import cache, data, finetune, frozen, loop, lora
+from glmkit.training import cache, data, finetune, frozen, loop, lora, speed
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 LORA: dict[str, Any] = {"rank": 2, "targets": ("to_q", "ff.net.2", "linear")}
@@ -107,6 +107,34 @@ def test_an_offloaded_base_is_no_other(
     offloaded = gradients(tiny_model, posters, base, dtype, offload=True, every=every)
     assert here.keys() == offloaded.keys() and len(here) > 4
     assert all(torch.equal(here[name], offloaded[name]) and here[name].abs().max() > 0 for name in here)
+
+
+@pytest.mark.parametrize(("stage", "base"), [("decoder", "auto"), ("autoregressive", "fp8")])
+def test_the_trained_part_comes_when_the_encoders_have_left(
+    stage: str, base: str, tiny_model: Path, posters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both at a time take more memory than training; and the adapter begins alike when nothing is left to encode."""
+    together: list[set[str]] = []
+    load = HybridModel._load
+
+    def loading(hybrid: HybridModel, part: str) -> Any:
+        together.append({part, *(other for other in checkpoint.PARTS if other in vars(hybrid))})
+        return load(hybrid, part)
+
+    monkeypatch.setattr(HybridModel, "_load", loading)
+    job = speed.Job(stage, 64, 64, 2, base=base)
+    pictures = data.FilePictures(posters / "train"), data.FilePictures(posters / "held_out")
+    began = []
+    for _ in ("encoded", "from files"):
+        torch.manual_seed(0)
+        keeper = cache.Keeper(CPU, tmp_path)
+        _, wrapped = finetune.objective_of(stage, job.stage, HybridModel(tiny_model), pictures, keeper)
+        assert wrapped is not None
+        began.append({name: value for name, value in wrapped.named_parameters() if "lora_A" in name})
+    encoders = {"semantic_vq"} | ({"vae", "glyph"} if stage == "decoder" else set())
+    assert set().union(*together) == encoders | {stage}
+    assert not [parts for parts in together if stage in parts and parts & encoders]
+    assert all(torch.equal(began[0][name], began[1][name]) for name in began[0]) and began[0]
 
 
 def test_what_is_held_how(tiny_model: Path) -> None:

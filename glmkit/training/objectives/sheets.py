@@ -26,7 +26,7 @@ from glmkit.generation.sequence import (
     training_batch,
     training_sequence,
 )
-from glmkit.models.autoregressive import AutoregressiveModel
+from glmkit.models.autoregressive import AutoregressiveConfig, AutoregressiveModel
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import cache
 from glmkit.training.data import Pictures, asked_for, by_size
@@ -97,7 +97,7 @@ class Sequences:
     ) -> None:
         self.large = cache.large_cache(hybrid, pictures, keeper)
         self.preview = cache.preview_cache(hybrid, pictures, keeper) if with_preview else None
-        self.sources, self.config = pictures.sources, hybrid.autoregressive.config
+        self.sources, self._hybrid = pictures.sources, hybrid
         self.prompts: list[list[int]] = [[] for _ in pictures.captions]
         self.bare: list[list[int]] = [[] for _ in pictures.captions]
         # With one length for every batch of a kind a compiled model has one shape a picture size.
@@ -111,6 +111,11 @@ class Sequences:
                 self.prompts[index], self.bare[index] = own, own_bare
             rounded = -(-max(map(len, prompts)) // 16) * 16
             self.prompt_length[kind[2]] = max(self.prompt_length[kind[2]], rounded)
+
+    @property
+    def config(self) -> AutoregressiveConfig:
+        """Of the model, which need not be there while codes are computed."""
+        return self._hybrid.autoregressive.config
 
     def _prompts(
         self, tokenizer: PromptTokenizer, captions: list[str], members: list[int], kind: tuple[int, int, bool]
