@@ -227,7 +227,7 @@ def _hybrid_work(
     objective, wrapped = objective_of(name, stage, hybrid, pictures, keeper)
     transformer = TRANSFORMERS.get(name, name)
     if team.sharded:
-        sharding.shard(getattr(hybrid, transformer), device, team)
+        sharding.shard(getattr(hybrid, transformer), device, team, edits=any(own.sources for own in pictures))
     sampler = Sampler.for_stage(name, hybrid, recipe.samples, output / "samples") if recipe.samples.prompts else None
 
     def write(what: Callable[[nn.Module | None], None], part: str) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,6 +21,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import Store
 from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -28,6 +30,7 @@ from glmkit.errors import UserError
 from glmkit.generation.shares import Share
 
 TIMEOUT = timedelta(minutes=30)  # of one exchange: samples and checks of saved weights are made while others wait
+PATIENCE = 1.0  # seconds for the first that fails to say why: a launcher ends all when one has ended
 TOGETHER = 2**24  # numbers of gradients that are exchanged at once
 
 
@@ -177,7 +180,8 @@ def sharded_as(like: Tensor, whole: Tensor) -> Tensor:
 def together(device: torch.device) -> Iterator[Team]:
     """The team of this process while it trains; one alone without a launcher.
 
-    The others are silent. When one fails, its error goes on, and the others end with exit code 2 and without a word.
+    The others are silent. When some fail, the error of the first goes on, and the others end with exit code 2 and
+    without a word. UserError when a process has gone without one.
     """
     share = Share.of_environment()
     if share.count == 1:
@@ -188,6 +192,7 @@ def together(device: torch.device) -> Iterator[Team]:
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=index, world_size=count, timeout=TIMEOUT)
     team = Team(index, count, os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("true", "1"))
+    team.wait()  # connects them: from now on one that ends is missed
     try:
         with contextlib.ExitStack() as stack:
             if not team.is_main:
@@ -196,7 +201,8 @@ def together(device: torch.device) -> Iterator[Team]:
                 stack.enter_context(contextlib.redirect_stderr(silence))
             yield team
     except BaseException as error:
-        if store.add("failed", 1) > 1:
+        if not _is_first(store):
+            time.sleep(PATIENCE)
             raise SystemExit(2) from None
         if _is_lost(error):
             raise UserError(
@@ -216,6 +222,14 @@ def _take(device: torch.device, share: Share) -> None:
         found = torch.cuda.device_count()
         raise UserError("every process needs a GPU of its own", found=f"{found} GPUs", fix=f"--num_processes {found}")
     torch.cuda.set_device(device)
+
+
+def _is_first(store: Store) -> bool:
+    """Whether no other process has failed before; the store may have been in one that has."""
+    try:
+        return store.add("failed", 1) == 1
+    except dist.DistError:
+        return False
 
 
 def _is_lost(error: BaseException) -> bool:

@@ -20,7 +20,7 @@ from glmkit.config import DecoderStage, Recipe, Stage
 from glmkit.errors import UserError
 from glmkit.models import checkpoint
 from glmkit.models.autoregressive import Layer
-from glmkit.models.decoder import Block
+from glmkit.models.decoder import Block, DiffusionDecoder
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import frozen, lora
 from glmkit.training.processes import Team
@@ -50,16 +50,17 @@ def check(recipe: Recipe) -> None:
             raise UserError("train_glyph does not work on shards", fix="launch without --use_fsdp")
 
 
-def shard(transformer: nn.Module, device: torch.device, team: Team) -> None:
-    """Leave this process with its part of every parameter; the blocks gather theirs one after the other."""
+def shard(transformer: nn.Module, device: torch.device, team: Team, edits: bool) -> None:
+    """Leave this process with its part of every parameter; the blocks gather theirs one after the other. `edits`:
+    sources go through them, too, on their own way."""
     mesh = init_device_mesh(device.type, (team.count,))
     freed = os.environ.get("FSDP_RESHARD_AFTER_FORWARD", "true") == "true"
     for layer in [module for module in transformer.modules() if isinstance(module, (Block, Layer))]:
         fully_shard(layer, mesh=mesh, reshard_after_forward=freed)
-        if isinstance(layer, Block):
+        if edits and isinstance(layer, Block):
             register_fsdp_forward_method(layer, "with_keys")
     fully_shard(transformer, mesh=mesh, reshard_after_forward=freed)
-    if hasattr(transformer, "write_sources"):
+    if edits and isinstance(transformer, DiffusionDecoder):
         register_fsdp_forward_method(transformer, "write_sources")
 
 

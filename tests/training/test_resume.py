@@ -12,28 +12,11 @@ import yaml
 
 from glmkit.cli import main
 
-# Ends the process where the first argument says; the others are the command line.
-KILLED = """
-import os, signal, sys
-from glmkit import cli
-from glmkit.training import finetune, loop
-
-def die(*_):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-where = sys.argv[1]
-if where == "result":
-    write = finetune.write_json
-    finetune.write_json = lambda path, value: die() if path.name == "decoder.json" else write(path, value)
-else:
-    step = loop.Loop.take_step
-    loop.Loop.take_step = lambda self: die() if self.step == int(where) else step(self)
-sys.exit(cli.main(sys.argv[2:]))
-"""
+DYING = Path(__file__).with_name("dying.py")
 
 
 def killed(where: str, *command: str) -> None:
-    result = subprocess.run([sys.executable, "-c", KILLED, where, *command], capture_output=True, timeout=300)
+    result = subprocess.run([sys.executable, str(DYING), where, *command], capture_output=True, timeout=300)
     assert result.returncode == -signal.SIGKILL, result.stderr.decode()
 
 
