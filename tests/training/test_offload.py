@@ -18,17 +18,18 @@ from glmkit.records import Request
 from glmkit.training import frozen, offload
 
 CPU = torch.device("cpu")
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 BLOCKS = 5
 
 
 class Stack(nn.Module):
     """Blocks of two linear layers each, between projections that stay; `every` as in `recompute.through`."""
 
-    def __init__(self, every: int = 0) -> None:
+    def __init__(self, every: int = 0, width: int = 8) -> None:
         super().__init__()
-        self.before = nn.Sequential(nn.Linear(4, 8))
+        self.before = nn.Sequential(nn.Linear(4, width))
         self.blocks = nn.ModuleList(
-            [nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 8)) for _ in range(BLOCKS)]
+            [nn.Sequential(nn.Linear(width, 64), nn.GELU(), nn.Linear(64, width)) for _ in range(BLOCKS)]
         )
         self.every = every
 
@@ -73,6 +74,26 @@ def test_a_step_brings_each_block_once_each_way(every: int, witness: type[Witnes
     up, down = list(range(BLOCKS)), list(range(BLOCKS - 2, -1, -1))
     assert witness.brought == [*up, *down, *up[1:], *down, 1], "the last one is for a step that does not come"
     assert witness.most == 4
+
+
+@pytest.mark.parametrize("every", [0, 1])
+def test_many_steps_are_those_of_blocks_that_stay(every: int) -> None:
+    """Where there is a GPU, also with copies that race with products: each must wait for the other."""
+    torch.manual_seed(0)
+    here = Stack(every, width=512).requires_grad_(False).to(DEVICE)
+    away = Stack(every, width=512).requires_grad_(False)
+    away.load_state_dict(here.state_dict())
+    offload.offload(away, DEVICE)
+    given = torch.randn(256, 4, device=DEVICE)
+    for step in range(8):
+        found = []
+        for model in (here, away):
+            inputs = (given + step).requires_grad_()
+            outputs = model(inputs)
+            outputs.square().mean().backward()
+            found.append((outputs, inputs.grad))
+        for one, other in zip(*found, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
 def test_the_next_block_is_on_its_way(witness: type[Witness]) -> None:
