@@ -72,11 +72,14 @@ def train(arguments: argparse.Namespace) -> int:
     import tempfile
 
     from glmkit.files import append_jsonl
+    from glmkit.models import checkpoint
     from glmkit.models.devices import pick_device
     from glmkit.training import speed
 
     device, jobs, measured = pick_device(arguments.device), _jobs(arguments), False
-    if arguments.model == "full" and device.type != "cuda":
+    if arguments.model != "full":
+        checkpoint.resolve(arguments.model)
+    elif device.type != "cuda":
         raise UserError("the published sizes need a CUDA GPU", found=f"device {device}", fix="--model nano")
     with tempfile.TemporaryDirectory() as scratch:
         build = partial(untrained, arguments.model, device, Path(scratch))
@@ -95,13 +98,10 @@ def _jobs(arguments: argparse.Namespace) -> list[speed.Job]:
     how = {"pack": arguments.pack, "offload": arguments.offload, "compile": arguments.compile, "cap_gib": arguments.cap}
     # The model first, which is then built once.
     every = itertools.product(arguments.stage, arguments.base, arguments.size, arguments.batch, arguments.recompute)
-    jobs = [
+    return [
         speed.Job(stage, *parse_size(size), batch, recompute, base, **how)
         for stage, base, size, batch, recompute in every
     ]
-    for job in jobs:
-        assert job.stage  # says what does not go together, before anything is measured
-    return jobs
 
 
 def train_line(row: dict[str, Any]) -> str:
@@ -114,7 +114,8 @@ def train_line(row: dict[str, Any]) -> str:
         return told + row["error"].splitlines()[0]
     return told + (
         f"{row['step']:.3f} s a step (first {row['first_step']:.1f} s), {row['samples_per_second']:.2f} samples/s, "
-        f"{row['tokens_per_second']:.0f} tokens/s, {row['of_floor']:.2f} of the floor, {row['peak_memory_gib']:.1f} GiB"
+        f"{row['tokens_per_second']:.0f} tokens/s, {row['of_floor']:.2f} of the floor ({row['floor']:.3f} s), "
+        f"{row['peak_memory_gib']:.1f} GiB"
     )
 
 

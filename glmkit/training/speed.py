@@ -57,9 +57,12 @@ class Job:
     cap_gib: float | None = None
     rank: int = 16
 
+    def __post_init__(self) -> None:
+        _ = self.stage  # UserError for what does not go together, before anything is measured
+
     @property
     def stage(self) -> BlockStage:
-        """As a recipe would have it. UserError for what does not go together."""
+        """As a recipe would have it."""
         lora = {"rank": self.rank, "targets": TARGETS[self.name], "base": self.base, "offload": self.offload}
         values: dict[str, Any] = {"steps": 10**6, "batch_size": self.batch, "learning_rate": 1e-4}
         packed = {"pack": True} if self.pack else {}  # which decoders do not know
@@ -122,11 +125,12 @@ class NoisePictures:
     signs = text_mask
 
 
-Build = Callable[[torch.dtype], HybridModel]
-
-
 def rows(
-    jobs: Iterable[Job], build: Build, device: torch.device, steps: int, seconds: float = math.inf
+    jobs: Iterable[Job],
+    build: Callable[[torch.dtype], HybridModel],
+    device: torch.device,
+    steps: int,
+    seconds: float = math.inf,
 ) -> Iterator[dict[str, Any]]:
     """A row a job, in their order, neighbours on one model if they can. `build` makes a model with frozen weights of a
     type. A job that fails is a row with its `error`, as is one that would begin after `seconds`.

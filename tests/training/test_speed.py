@@ -101,6 +101,7 @@ def test_no_row_begins_too_late(tiny_model: Path) -> None:
         (["--stage", "autoregressive", "--pack", "--compile"], "pack makes a new shape"),
         (["--offload", "--base", "nf4"], "not nf4"),
         (["--model", "full"], "--model nano"),
+        (["--model", "nowhere"], "nowhere"),
     ],
 )
 def test_what_does_not_go_together(options: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
