@@ -24,8 +24,9 @@ def pack(weight: Tensor) -> tuple[Tensor, Tensor]:
     is off by at most 1/16 of itself, or by 1/1024 of its row's scale where it is nearly zero.
     """
     least = weight.detach().float().abs().amax(dim=1, keepdim=True) / MOST
-    mantissa, exponent = torch.frexp(least)  # a power of two has the mantissa 1/2
-    scale = torch.ldexp(torch.ones_like(least), exponent - (mantissa == 0.5).int())
+    mantissa, _ = torch.frexp(least)  # 1/2 for a power of two, less than 1 for all else, 0 for a row of zeros
+    # By division, which is exact here; a GPU's powers need not be.
+    scale = torch.where(mantissa > 0.5, least / mantissa, least).masked_fill(mantissa == 0, 1.0)
     return (weight.detach() / scale).to(TYPE).view(torch.uint8), scale
 
 
