@@ -21,6 +21,7 @@ from glmkit.generation.sources import Source, encode_sources
 from glmkit.models.decoder import SourceCache
 from glmkit.models.denoiser import Denoiser, Row
 from glmkit.models.hybrid import HybridModel
+from glmkit.models.workers import each
 from glmkit.records import Request
 
 
@@ -47,7 +48,7 @@ def decode_pictures(hybrid: HybridModel, latents: Tensor) -> list[Image.Image]:
     """Pictures of normalised latents B C H W."""
     hybrid.hold("vae")
     # One at a time: the decoder's activations at full size are the largest of all, and nothing is gained by batching.
-    return [to_image(decode_latents(hybrid, row[None])[0]) for row in latents]
+    return each(lambda row: to_image(decode_latents(hybrid, row[None])[0]), list(latents), hybrid.device)
 
 
 @torch.inference_mode()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from typing import Any, cast
 
@@ -19,6 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from glmkit.models.compiling import compiled
 from glmkit.models.decoder import Block, DiffusionDecoder, KeyValue, SourceCache, rotary_table
+from glmkit.models.workers import each
 
 # Image tokens that a GPU works on together; more fill it no better. A CPU takes one row at a time.
 TOKENS_AT_ONCE = 4096
@@ -106,11 +108,13 @@ class Denoiser:
     def __call__(self, latents: Tensor, step: int) -> Tensor:
         """Velocities R C H W of noisy latents R C H W at timestep number `step`, in the decoder's type."""
         with _best_attention(self._device):
-            return torch.cat([self._through(group, latents[group.rows], step) for group in self._groups])
+            through = partial(self._through, latents=latents, step=step)
+            return torch.cat(each(through, self._groups, self._device))
 
     def _through(self, group: _Group, latents: Tensor, step: int) -> Tensor:
+        """Velocities of the group's rows of `latents`."""
         decoder = self.decoder
-        text, image = group.text, decoder.image_projector(latents) + group.prior
+        text, image = group.text, decoder.image_projector(latents[group.rows]) + group.prior
         for index, block in enumerate(decoder.transformer_blocks):
             vectors = self._vectors[index][step : step + 1]
             query, own = self._before(block, text, image, vectors, group.rope)

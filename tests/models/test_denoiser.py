@@ -94,6 +94,20 @@ def test_every_row_equals_the_forward_of_it_alone(decoder: DiffusionDecoder, at_
             assert one.std() > 0.1
 
 
+def test_rows_side_by_side_are_the_same(decoder: DiffusionDecoder) -> None:
+    rows, threads = rows_of(decoder), torch.get_num_threads()
+    latents = torch.randn(len(rows), 4, 8, 12, generator=torch.Generator().manual_seed(2))
+    denoiser = Denoiser(decoder, rows, TIMES, SIZE, GRID, at_once=1)
+    try:
+        found = []
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            found.append(denoiser(latents, 1))
+    finally:
+        torch.set_num_threads(threads)
+    torch.testing.assert_close(*found, atol=1e-6, rtol=0)
+
+
 def test_products_that_apply_gelu(decoder: DiffusionDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU's product played on the CPU, whose own applies the exact GELU and so must never be asked."""
 

@@ -1,0 +1,57 @@
+"""Independent pieces of work side by side on a CPU, each computed by one thread.
+
+The products of a small model are too short to be shared: threads inside them mostly wait for each other, on a busy
+machine for longer than the work takes. Rows of a batch never wait.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import TypeVar
+
+import torch
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def each(function: Callable[[T], R], items: Sequence[T], device: torch.device) -> list[R]:
+    """`[function(item) for item in items]`, on a CPU by as many threads as torch may use there."""
+    count = torch.get_num_threads()
+    if device.type != "cpu" or count == 1 or len(items) == 1:
+        return [function(item) for item in items]
+    inference, gradients = torch.is_inference_mode_enabled(), torch.is_grad_enabled()  # which are a thread's own
+
+    def as_here(item: T) -> R:
+        with torch.inference_mode(inference), torch.set_grad_enabled(gradients):
+            return function(item)
+
+    pool = _pool(count)
+    torch.set_num_threads(1)  # a part of torch asks for the number of the process, not of the thread
+    try:
+        return list(pool.map(as_here, items))
+    finally:
+        torch.set_num_threads(count)
+
+
+@cache
+def _pool(count: int) -> ThreadPoolExecutor:
+    """Threads that compute with one thread each."""
+    started = threading.Barrier(count + 1)
+
+    def start() -> None:
+        torch.set_num_threads(1)
+        started.wait()
+
+    pool = ThreadPoolExecutor(count, thread_name_prefix="glmkit")
+    for _ in range(count):
+        pool.submit(start)
+    started.wait()  # none may start later and set the number then
+    return pool
+
+
+os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not survive a fork
