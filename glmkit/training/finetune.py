@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -215,25 +216,21 @@ def _clip_work(
 def _hybrid_work(
     place: Place, stage: Stage, recipe: Recipe, folder: Path, pictures: tuple[data.Pictures, data.Pictures]
 ) -> _Work:
-    name, output, device, team = place.name, place.folder, place.device, place.team
-    hybrid = HybridModel(folder, device, frozen.dtype(stage.lora, device), recipe.model)
-    earlier = [other for other in recipe.stages if other != name and (output / f"{other}.json").exists()]
-    adapted = [other for other in earlier if (output / "adapter" / other).exists()]
-    if adapted and (recipe.samples.prompts or name == "glyph"):
-        # Samples show what the whole run has learnt so far, and the glyph encoder learns for the adapted decoder.
-        own = adapter.Adapter(output / "adapter")
-        hybrid.finish = lambda part, module: adapter.merged(module, part, own) if part in adapted else module
-    keeper = cache.Keeper(device, runs.cache_folder() / "training", recipe.data.resident_gib * 2**30, team)
+    name, team, model = place.name, place.team, partial(_model, place, stage, recipe, folder)
+    hybrid = model()
+    keeper = cache.Keeper(place.device, runs.cache_folder() / "training", recipe.data.resident_gib * 2**30, team)
     objective, wrapped = objective_of(name, stage, hybrid, pictures, keeper)
     transformer = TRANSFORMERS.get(name, name)
     if team.sharded:
-        sharding.shard(getattr(hybrid, transformer), device, team, edits=any(own.sources for own in pictures))
-    sampler = Sampler.for_stage(name, hybrid, recipe.samples, output / "samples") if recipe.samples.prompts else None
+        edits = any(own.sources for own in pictures)
+        sharding.shard(getattr(hybrid, transformer), place.device, team, edits)
+    drawn = place.folder / "samples"
+    sampler = Sampler.for_stage(name, hybrid, recipe.samples, drawn) if recipe.samples.prompts else None
 
     def write(what: Callable[[nn.Module | None], None], part: str) -> None:
         """In the first process, given PEFT's wrap, and with `part` whole."""
         in_shards = team.sharded and part == transformer
-        with sharding.whole(part, stage, hybrid, team) if in_shards else nullcontext(wrapped) as own:
+        with sharding.whole(part, stage, hybrid, model(), team) if in_shards else nullcontext(wrapped) as own:
             if team.is_main:
                 what(own)
         team.wait()
@@ -244,6 +241,18 @@ def _hybrid_work(
         lambda: write(lambda wrap: _export(name, hybrid, wrap, parts, recipe), name),
         (lambda step: write(lambda _: sampler(step), transformer)) if sampler else None,
     )
+
+
+def _model(place: Place, stage: Stage, recipe: Recipe, folder: Path) -> HybridModel:
+    """The model that a stage begins with."""
+    hybrid = HybridModel(folder, place.device, frozen.dtype(stage.lora, place.device), recipe.model)
+    earlier = [other for other in recipe.stages if other != place.name and (place.folder / f"{other}.json").exists()]
+    adapted = [other for other in earlier if (place.folder / "adapter" / other).exists()]
+    if adapted and (recipe.samples.prompts or place.name == "glyph"):
+        # Samples show what the whole run has learnt so far, and the glyph encoder learns for the adapted decoder.
+        own = adapter.Adapter(place.folder / "adapter")
+        hybrid.finish = lambda part, module: adapter.merged(module, part, own) if part in adapted else module
+    return hybrid
 
 
 def objective_of(

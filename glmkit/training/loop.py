@@ -151,6 +151,7 @@ class Loop:
         draws pictures at step 0, every `sample_every` steps and at the end. Every process calls both. A state stays
         when this returns, so that a run that is killed before its result is written exports the same weights again.
         """
+        self.place.team.agree(self.parameters)
         self._resume()
         self.objective.trained.train()
         started = time.monotonic()

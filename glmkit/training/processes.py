@@ -69,6 +69,14 @@ class Team:
         return [Pass(number, whole[number].indices, slice(place * rows, (place + 1) * rows))]
 
     @torch.no_grad()
+    def agree(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Give all the weights of the first process, where each holds all of them."""
+        if self.count > 1:
+            for parameter in parameters:
+                if not isinstance(parameter, DTensor):
+                    dist.broadcast(parameter.data, 0)
+
+    @torch.no_grad()
     def average(self, parameters: Iterable[nn.Parameter]) -> None:
         """Make every gradient its mean over the processes; shards have theirs already. The passes of a step are of one
         kind, so the same parameters have gradients everywhere."""

@@ -65,8 +65,9 @@ def shard(transformer: nn.Module, device: torch.device, team: Team, edits: bool)
 
 
 @contextmanager
-def whole(part: str, stage: Stage, hybrid: HybridModel, team: Team) -> Iterator[nn.Module | None]:
+def whole(part: str, stage: Stage, hybrid: HybridModel, fresh: HybridModel, team: Team) -> Iterator[nn.Module | None]:
     """While this lasts, `part` of the first process's model is a whole copy of the shards that are there otherwise.
+    `fresh` is the model as training began with it.
 
     Yields PEFT's wrap of the copy, if the shards have adapters that are trained.
     """
@@ -77,14 +78,15 @@ def whole(part: str, stage: Stage, hybrid: HybridModel, team: Team) -> Iterator[
     if not team.is_main:
         yield None
         return
-    hybrid.release(part)
-    if full:
-        setattr(hybrid, part, checkpoint.new_part(hybrid.folder, part).to(hybrid.device))
-    module = getattr(hybrid, part)
+    module = checkpoint.new_part(hybrid.folder, part).to(hybrid.device) if full else getattr(fresh, part)
     wrapped = lora.inject(module, stage.lora) if weights and stage.lora else None
     module.load_state_dict(weights, strict=full)
+    setattr(hybrid, part, module)
+    del module
     try:
         yield wrapped
     finally:
+        del wrapped
+        fresh.release(part)
         hybrid.release(part)
         setattr(hybrid, part, shards)

@@ -27,7 +27,8 @@ from glmkit.training.processes import Team
 
 CPU = torch.device("cpu")
 DYING = str(Path(__file__).with_name("dying.py"))
-DDP, FSDP = ("--multi_gpu",), ("--use_fsdp", "--fsdp_version", "2")
+TORCHRUN = ("torch.distributed.run", "--nproc_per_node", "2", "--master_port")
+IN_SHARDS = ("accelerate.commands.launch", "--use_fsdp", "--fsdp_version", "2", "--num_processes", "2")
 LORA: dict[str, Any] = {"rank": 2, "targets": ["q_proj", "down_proj"]}
 COMMON: dict[str, Any] = {"method": "lora", "steps": 5, "batch_size": 4, "learning_rate": 0.01}
 
@@ -61,10 +62,8 @@ def free_port() -> str:
         return str(found.getsockname()[1])
 
 
-def launch(how: tuple[str, ...], *command: str) -> subprocess.CompletedProcess[str]:
-    port = ["--num_machines", "1", "--main_process_port", free_port()]
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", *how, "--num_processes", "2", *port]
-    return subprocess.run([*launcher, *command], capture_output=True, text=True, timeout=300)
+def launch(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, timeout=300)
 
 
 def curve(run: Path, stage: str) -> list[dict[str, float]]:
@@ -99,7 +98,7 @@ def test_two_go_on_where_one_stopped(whole: Path, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Loop, "take_step", stopped)
         assert main(command) == 130
-    result = launch(DDP, "-m", "glmkit", *command)
+    result = launch(*TORCHRUN, free_port(), "-m", "glmkit", *command)
     assert result.returncode == 0, result.stderr
     assert result.stderr.count("continuing at step 2") == result.stdout.count("decoder: 5 steps") == 1
     assert_same(tmp_path / "run", whole / "run")
@@ -107,7 +106,7 @@ def test_two_go_on_where_one_stopped(whole: Path, tmp_path: Path) -> None:
 
 def test_one_goes_on_where_shards_stopped(whole: Path, tmp_path: Path) -> None:
     command = ["finetune", str(whole / "recipe.yaml"), f"output={tmp_path / 'run'}", "--device", "cpu"]
-    result = launch(FSDP, DYING, "decoder:3", *command)
+    result = launch(*IN_SHARDS, "--main_process_port", free_port(), DYING, "decoder:3", *command)
     assert (tmp_path / "run" / "decoder.state.pt").exists(), result.stderr
     assert main(command) == 0
     assert_same(tmp_path / "run", whole / "run")
