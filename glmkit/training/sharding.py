@@ -12,9 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from rich.console import Console
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
 
 from glmkit.config import DecoderStage, Recipe, Stage
 from glmkit.errors import UserError
@@ -25,6 +27,7 @@ from glmkit.models.hybrid import HybridModel
 from glmkit.training import frozen, lora
 from glmkit.training.processes import Team
 
+NOTES = Console(stderr=True)
 UNSUPPORTED = {  # by accelerate's names
     "FSDP_OFFLOAD_PARAMS": "--fsdp_offload_params false",
     "FSDP_ACTIVATION_CHECKPOINTING": "--fsdp_activation_checkpointing false, and STAGE.recompute_every=1 in the recipe",
@@ -60,6 +63,9 @@ def shard(transformer: nn.Module, device: torch.device, team: Team, edits: bool)
         if edits and isinstance(layer, Block):
             register_fsdp_forward_method(layer, "with_keys")
     fully_shard(transformer, mesh=mesh, reshard_after_forward=freed)
+    weights = [one for one in transformer.parameters() if isinstance(one, DTensor)]
+    here, all_of_them = (sum(one.nbytes for one in some) for some in (map(DTensor.to_local, weights), weights))
+    NOTES.print(f"weights in shards: {here / 2**20:.4g} of {all_of_them / 2**20:.4g} MiB in this process")
     if edits and isinstance(transformer, DiffusionDecoder):
         register_fsdp_forward_method(transformer, "write_sources")
 

@@ -4,6 +4,7 @@ where the other stopped, and what fails in one ends both."""
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -34,14 +35,15 @@ COMMON: dict[str, Any] = {"method": "lora", "steps": 5, "batch_size": 4, "learni
 
 
 def values(model: str, output: str, **data: Any) -> dict[str, Any]:
-    """A stage whose micro-batches are shared whole, with dropout, and one that shares the rows of one."""
+    """Adapters by micro-batches that are shared whole, with dropout; then a whole part, by the rows of one."""
     common = {**COMMON, "ema": 0.5, "held_out_every": 2, "save_every": 2}
     return {
         "model": model,
         "output": output,
         "data": data,
         "autoregressive": {**common, "accumulate": 2, "drop": 0.3, "lora": {**LORA, "dropout": 0.2}},
-        "decoder": {**common, "preserve": 0.5, "lora": {"rank": 2, "targets": ["to_q", "ff.net.2"]}},
+        "decoder": {**common, "method": "full", "drop": 0.3},
+        "save_dtype": "float32",
         "samples": {"prompts": ["a poster with 'HI'"], "size": "64x32", "steps": 1},
     }
 
@@ -80,10 +82,15 @@ def assert_same(run: Path, other: Path) -> None:
         assert [row.keys() for row in ours] == [row.keys() for row in theirs]
         for our, their in zip(ours, theirs, strict=True):
             assert our == pytest.approx(their, rel=1e-5)
-        found, expected = (load_file(one / "adapter" / stage / "adapter_model.safetensors") for one in (run, other))
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=2e-5)
     files = [{path.relative_to(one) for path in one.rglob("*") if path.is_file()} for one in (run, other)]
     assert {path for path in files[0] ^ files[1] if "events.out" not in path.name} == set()
+    learnt = [path for path in files[0] if path.suffix == ".safetensors"]
+    assert {path.parent.name for path in learnt} > {"autoregressive", "transformer"}
+    for path in learnt:
+        found, expected = load_file(run / path), load_file(other / path)
+        # A step is 0.01 long. Adam takes one also where a gradient is only rounding, so single weights may differ.
+        far = {name: (found[name] - expected[name]).square().mean().sqrt().item() for name in expected}
+        assert found.keys() == far.keys() and max(far.values()) < 1e-5
 
 
 def test_two_go_on_where_one_stopped(whole: Path, tmp_path: Path) -> None:
@@ -108,6 +115,8 @@ def test_one_goes_on_where_shards_stopped(whole: Path, tmp_path: Path) -> None:
     command = ["finetune", str(whole / "recipe.yaml"), f"output={tmp_path / 'run'}", "--device", "cpu"]
     result = launch(*IN_SHARDS, "--main_process_port", free_port(), DYING, "decoder:3", *command)
     assert (tmp_path / "run" / "decoder.state.pt").exists(), result.stderr
+    here, everywhere = map(float, re.findall(r"shards: ([\d.]+) of ([\d.]+) MiB", result.stderr)[1])
+    assert here == pytest.approx(everywhere / 2, rel=0.01)
     assert main(command) == 0
     assert_same(tmp_path / "run", whole / "run")
 
