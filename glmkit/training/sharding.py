@@ -84,10 +84,16 @@ def whole(part: str, stage: Stage, hybrid: HybridModel, fresh: HybridModel, team
     if not team.is_main:
         yield None
         return
-    module = checkpoint.new_part(hybrid.folder, part).to(hybrid.device) if full else getattr(fresh, part)
-    wrapped = lora.inject(module, stage.lora) if weights and stage.lora else None
-    module.load_state_dict(weights, strict=full)
-    setattr(hybrid, part, module)
+    wrapped = None
+    if full:
+        with torch.device("meta"):
+            module = checkpoint.new_part(hybrid.folder, part)
+        module.load_state_dict(weights, assign=True)
+    else:
+        module = getattr(fresh, part)
+        wrapped = lora.inject(module, stage.lora) if weights and stage.lora else None
+        module.load_state_dict(weights, strict=False)
+    setattr(hybrid, part, module.to(hybrid.device))
     del module
     try:
         yield wrapped
