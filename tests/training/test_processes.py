@@ -129,7 +129,11 @@ def test_an_error_in_one_ends_both(whole: Path, tmp_path: Path) -> None:
         subprocess.Popen([*command, *more], env={**common, "RANK": rank}, stderr=subprocess.PIPE, text=True)
         for rank, more in (("0", [f"output={tmp_path / 'run'}"]), ("1", ["decoder.stepz=3"]))
     ]
-    said = "".join(one.communicate(timeout=120)[1] for one in both)
+    try:
+        said = "".join(one.communicate(timeout=120)[1] for one in both)
+    finally:
+        for one in both:
+            one.kill()  # if it waits for ever
     assert [one.returncode for one in both] == [2, 2]
     assert said.count("error: ") == 1 and "decoder.stepz: unknown key" in said and "Traceback" not in said
 
