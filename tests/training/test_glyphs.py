@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
+from glmkit.config import Lora
+from glmkit.files import read_json, write_json
 from glmkit.models.hybrid import HybridModel
-from glmkit.training import cache
+from glmkit.training import cache, lora
 from glmkit.training.objectives.glyphs import NO_TEXT, GlyphEmbeddings, GlyphTokens
 
 CPU = torch.device("cpu")
@@ -59,3 +62,19 @@ def test_a_learning_encoder_gives_the_same(hybrid: HybridModel) -> None:
     expected, real = hybrid.glyph([CAPTIONS[TWO], ""])
     assert mask is not None
     torch.testing.assert_close(found[mask], expected[real], rtol=1e-4, atol=1e-5)
+
+
+def test_only_adapters_drop_anything(tiny_model: Path, tmp_path: Path) -> None:
+    """The published encoder says dropout_rate 0.1, which would make what preserves it a matter of chance."""
+    shutil.copytree(tiny_model, tmp_path / "model")
+    settings = tmp_path / "model" / "text_encoder" / "config.json"
+    write_json(settings, {**read_json(settings), "dropout_rate": 0.5})
+    hybrid = HybridModel(tmp_path / "model")
+    lora.inject(hybrid.glyph, Lora(rank=2, targets=("q",), dropout=0.25))
+    tokens = GlyphTokens(hybrid, CAPTIONS)
+    hybrid.glyph.train()
+    with torch.no_grad():  # adapters begin at zero, whatever they drop
+        first, second = (tokens.embeddings([TWO, ONE])[0] for _ in range(2))
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+    rates = {module.p for module in hybrid.glyph.modules() if isinstance(module, torch.nn.Dropout)}
+    assert rates == {0.0, 0.25}

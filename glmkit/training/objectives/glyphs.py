@@ -13,9 +13,9 @@ from typing import Protocol
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from glmkit.models.glyph import quoted_spans
+from glmkit.models.glyph import GlyphEncoder, quoted_spans
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import cache
 
@@ -41,7 +41,7 @@ class GlyphTokens:
     one_shape = True
 
     def __init__(self, hybrid: HybridModel, captions: Sequence[str]) -> None:
-        self.encoder, self._device = hybrid.glyph, hybrid.device
+        self.encoder, self._device = _without_dropout(hybrid.glyph), hybrid.device
         self._ids = hybrid.glyph.token_ids([*map(quoted_spans, captions), []])
 
     def __getitem__(self, indices: Sequence[int]) -> Tensor:
@@ -54,6 +54,17 @@ class GlyphTokens:
 
     def embeddings(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         return self.encoder.from_token_ids(self[indices])
+
+
+def _without_dropout(encoder: GlyphEncoder) -> GlyphEncoder:
+    """What is left out while an encoder learns is said by the recipe, as `lora.dropout`. By the published config's rate
+    of 0.1, adapted and plain embeddings would differ by chance, as would those of several processes."""
+    for name, module in encoder.named_modules():
+        if isinstance(module, nn.Dropout) and ".lora_dropout" not in name:
+            module.p = 0.0
+        elif isinstance(getattr(module, "dropout", None), float):  # attention's
+            module.dropout = 0.0  # type: ignore[assignment]
+    return encoder
 
 
 class GlyphEmbeddings:
