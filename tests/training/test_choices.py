@@ -16,6 +16,7 @@ from glmkit.files import read_jsonl, write_jsonl
 from glmkit.generation import pipeline
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import cache, data, lora
+from glmkit.training.objectives import EVERY
 from glmkit.training.objectives.autoregressive import AutoregressiveObjective
 from glmkit.training.objectives.decoder import DecoderObjective
 from glmkit.training.objectives.glyph import GlyphObjective
@@ -140,21 +141,36 @@ def test_the_loss_may_be_on_text_alone_or_on_all_but_text(
     touched = gradient.abs().sum(dim=1) > 0
     assert torch.equal(touched, (text if inside else ~text).expand(2, 8, 8))
     plain = gradient_of_velocity(objective("decoder", hybrid, pictures))
-    share = touched.float().mean()
-    torch.testing.assert_close(gradient, plain * touched[:, None] / share)  # the mean over what counts
+    share = (4 * 4 / 64 + 2 * 4 / 96) / 6  # of an epoch; the mean is over what counts
+    torch.testing.assert_close(gradient, plain * touched[:, None] / (share if inside else 1 - share))
 
 
 def test_pictures_without_text_have_no_loss_on_text(tiny_model: Path, tmp_path: Path, posters: Path) -> None:
-    """A number, and no gradient; without boxes or masks at all it is a mistake."""
+    """None of it where others have; a mistake where none has, or nobody knows."""
     hybrid = HybridModel(tiny_model)
     hybrid.decoder.requires_grad_(True)
-    given = objective("decoder", hybrid, boxed(posters, tmp_path / "boxed", []), other_weight=0.0)
+    sets = [boxed(posters, tmp_path / name, boxes) for name, boxes in (("bare", []), ("boxed", [[8, 16, 40, 24]]))]
+    given = objective("decoder", hybrid, data.Joined(sets), other_weight=0.0)
     loss, _ = given.loss([0, 1], seeded(7))
     loss.backward()
     gradient = hybrid.decoder.proj_out.weight.grad
     assert loss == 0 and gradient is not None and not gradient.any()
+    with pytest.raises(UserError, match="no picture has a place"):
+        objective("decoder", hybrid, sets[0], other_weight=0.0)
     with pytest.raises(UserError, match="where text stands"):
         objective("decoder", hybrid, data.FilePictures(posters / "train"), other_weight=0.0)
+
+
+def test_a_batch_has_the_loss_of_its_parts(tiny_model: Path, tmp_path: Path, posters: Path) -> None:
+    """Where some pictures have much text and others none, however the batch is divided."""
+    hybrid = HybridModel(tiny_model)
+    sets = [boxed(posters, tmp_path / name, boxes) for name, boxes in (("bare", []), ("boxed", [[0, 0, 64, 48]]))]
+    given = objective("decoder", hybrid, data.Joined(sets), text_weight=9.0, other_weight=0.5)
+    assert given.mean_weight == pytest.approx(0.5 + 9.5 * (4 * 0.75 + 2 * 0.5) / 12)  # six of twelve have text
+    error, batch = torch.rand(4, 16, 8, 8, generator=seeded(1)), [0, 1, 6, 7]
+    whole, first, second = (given._weighted(error[own], batch[own])[0] for own in (EVERY, slice(2), slice(2, 4)))
+    assert whole.item() == pytest.approx((first + second).item() / 2, rel=1e-6)
+    assert second > 5 * first
 
 
 @pytest.mark.parametrize("stage", ["autoregressive", "decoder", "glyph"])

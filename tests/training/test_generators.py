@@ -280,7 +280,7 @@ def test_the_prior_alone_may_be_dropped_or_disturbed(hybrid: HybridModel, pictur
 
 @torch.no_grad()
 def test_text_counts_more(hybrid: HybridModel) -> None:
-    """Weights of 1 + text_weight * share of text, normalised by their mean; the plain error is shown beside it."""
+    """Weights of 1 + text_weight * share of text, relative to their mean; the plain error is shown beside it."""
     posters = data.PosterPictures(2, SIZE, SIZE, seed=0, workers=1, split="train")
     objective = decoder(hybrid, (posters, posters), text_weight=5.0)
     loss, shown = objective.loss([0, 1], seeded(7))

@@ -140,6 +140,7 @@ class DecoderObjective(Divisible):
             with_text=weighs_text(stage),
             with_signs=stage.sign_weight > 0,
         )
+        self.mean_weight = self._mean_weight(pictures, self.train.text) if self.train.text else 1.0
         self.known = Conditions.of(held_out, hybrid, keeper, **told)
         self.preserved = Preserved(pictures)
         self.held_out_groups = groups(buckets(held_out), 32, limit=HELD_OUT_PICTURES)
@@ -167,7 +168,7 @@ class DecoderObjective(Divisible):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         step = self._drawn(indices, generator).of(rows)
         velocity, glyph = self._velocity(self.train, step)
-        loss, shown = self._weighted((velocity - step.target).square(), indices, rows)
+        loss, shown = self._weighted((velocity - step.target).square(), step.indices)
         if self.signs is not None and self.train.signs is not None:
             nats = self.signs.loss(self.train.signs[step.indices], step.told)
             loss, shown["signs"] = loss + self.stage.sign_weight * nats, nats.detach()
@@ -185,16 +186,31 @@ class DecoderObjective(Divisible):
             loss, shown["drift"] = loss + self.stage.preserve * drift, drift.detach()
         return loss, shown
 
-    def _weighted(self, error: Tensor, indices: Sequence[int], rows: slice) -> tuple[Tensor, dict[str, Tensor]]:
-        """The mean of the squared errors B C h w of some rows, weighted by where text stands; the plain mean beside it
-        if it is. The mean weight is that of all pictures."""
+    def _weighted(self, error: Tensor, indices: Sequence[int]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The mean of the squared errors B C h w, weighted by where text stands; the plain mean beside it if it is.
+
+        Weights are relative to the mean over an epoch, not over the batch: however a batch is divided, the gradient is
+        the same.
+        """
         if self.train.text is None:
             return error.mean(), {}
-        share = self.train.text[indices].float() / 255
-        weight = (1 + self.stage.text_weight) * share + self.stage.other_weight * (1 - share)
-        # Pictures without a place that counts are no reason for a loss that is not a number.
-        mean = (error * weight[rows]).mean() / weight.mean().clamp(min=torch.finfo(weight.dtype).tiny)
+        mean = (error * self._weights(self.train.text, indices)).mean() / self.mean_weight
         return mean, {"mse": error.detach().mean()}
+
+    def _weights(self, text: cache.Kept, indices: Sequence[int]) -> Tensor:
+        """B 1 h w: how much the error at each latent position counts."""
+        share = text[indices].float() / 255
+        return (1 + self.stage.text_weight) * share + self.stage.other_weight * (1 - share)
+
+    def _mean_weight(self, pictures: Pictures, text: cache.Kept) -> float:
+        """Over the pictures of an epoch. UserError when there is nothing in them that counts."""
+        total = 0.0
+        for own in groups(buckets(pictures), 64, limit=len(pictures.sizes)):
+            repeats = torch.tensor([pictures.repeats[index] for index in own], dtype=torch.float32)
+            total += float(self._weights(text, own).mean(dim=(1, 2, 3)).cpu() @ repeats)
+        if total == 0:
+            raise UserError("no picture has a place whose error counts", fix="other text_weight and other_weight")
+        return total / sum(pictures.repeats)
 
     def _drawn(self, indices: Sequence[int], generator: torch.Generator) -> Step:
         """Pictures of one kind with everything random of a training step."""
