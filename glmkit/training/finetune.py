@@ -28,7 +28,7 @@ from glmkit.generation import pipeline
 from glmkit.models import adapter, checkpoint, clip
 from glmkit.models.hybrid import HybridModel
 from glmkit.models.semantic_vq import halved_size
-from glmkit.training import cache, data, frozen, lora, objectives, offload, processes, sharding, trackers
+from glmkit.training import cache, data, frozen, libraries, lora, objectives, offload, processes, sharding, trackers
 from glmkit.training.data import report
 from glmkit.training.initialise import fresh_part, initialise, initialise_clip
 from glmkit.training.loop import Loop, Place
@@ -49,13 +49,11 @@ NEEDS = {
 }
 # Through which transformer the gradient of a stage goes: the part that takes the memory, whatever is trained.
 TRANSFORMERS = {"autoregressive": "autoregressive", "decoder": "decoder", "glyph": "decoder"}
-# Optimizers of libraries that not everybody has.
-LIBRARIES = {"adamw8bit": "bitsandbytes", "prodigy": "prodigyopt"}
 
 
 def finetune(recipe: Recipe, device: torch.device, team: processes.Team = processes.ALONE) -> dict[str, Any]:
     """Run every stage of `recipe` that is not done yet; returns the stages' results by name."""
-    trackers.check(recipe.wandb)
+    libraries.check(recipe)
     processes.check(recipe, team)
     if team.sharded:
         sharding.check(recipe)
@@ -110,10 +108,8 @@ def _checked(recipe: Recipe, device: torch.device) -> tuple[data.Pictures, data.
     else:
         base = checkpoint.resolve(recipe.model)
         for name, stage in recipe.stages.items():
-            if stage.optimizer in LIBRARIES:
-                frozen.require(LIBRARIES[stage.optimizer], f"{name}.optimizer: {stage.optimizer}")
             if stage.lora is not None:
-                frozen.check(stage.lora, device)
+                frozen.check(name, stage.lora, device)
                 with torch.device("meta"):
                     lora.inject(checkpoint.new_part(base, name), stage.lora)
         for request in requests_of(base, recipe.samples):

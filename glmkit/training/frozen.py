@@ -5,7 +5,6 @@ nf4 and int8 are those of bitsandbytes: nf4 is QLoRA's (arXiv:2305.14314), int8 
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from collections.abc import Iterator
 from typing import cast
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from glmkit.config import Lora
 from glmkit.errors import UserError
 from glmkit.models.devices import DTYPES, dtype_for
+from glmkit.training import libraries
 from glmkit.training.float8 import Float8Linear
 
 NUMBERED = re.compile(r"(^|\.)\d+(\.|$)")  # names inside a list of layers
@@ -23,18 +23,13 @@ QUANTISED = ("nf4", "int8", "fp8")
 NF4_BLOCK, NF4_SCALES = 64, 256  # weights that share a scale, scales that share a scale
 
 
-def check(lora: Lora, device: torch.device) -> None:
-    """UserError when the base that a recipe asks for cannot be had here."""
+def check(name: str, lora: Lora, device: torch.device) -> None:
+    """UserError when the base that a recipe asks for in stage `name` cannot be had here."""
+    key = f"{name}.lora.base"
     if lora.base in ("nf4", "int8"):
-        require("bitsandbytes", f"lora.base: {lora.base}")
+        libraries.require("bitsandbytes", f"{key}: {lora.base}")
     if lora.base == "bfloat16" and device.type == "cpu":
-        raise UserError("lora.base: bfloat16 is for a GPU; a CPU computes in float32", fix="lora.base=auto")
-
-
-def require(library: str, what: str) -> None:
-    """UserError that says how to install a library that `what` in a recipe needs."""
-    if importlib.util.find_spec(library) is None:
-        raise UserError(f"{what} needs {library}, which is not installed", fix=f"pip install {library}")
+        raise UserError(f"{key}: bfloat16 is for a GPU; a CPU computes in float32", fix=f"{key}=auto")
 
 
 def dtype(lora: Lora | None, device: torch.device) -> torch.dtype:

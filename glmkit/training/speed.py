@@ -160,7 +160,7 @@ def _on_one_model(
             row: dict[str, Any] = {"error": "no time left"}
             try:
                 if started < ends:
-                    frozen.check(job.lora, device)
+                    frozen.check(job.name, job.lora, device)
                     subject = subject or Subject(build(), job)
                     row = subject.measure(job, steps, at)
             except Exception as error:  # which must not end the rows that come

@@ -12,8 +12,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from glmkit.errors import UserError
-
 Tracker = Callable[[Mapping[str, Any]], None]
 
 
@@ -31,14 +29,6 @@ def trackers(folder: Path, stage: str, wandb_project: str | None) -> list[Tracke
     if wandb_project is not None:
         found.append(_wandb(folder, stage, wandb_project))
     return found
-
-
-def check(wandb_project: str | None) -> None:
-    """UserError when a recipe asks for what is not installed."""
-    if wandb_project is not None and not importlib.util.find_spec("wandb"):
-        raise UserError(
-            "wandb is not installed", found=f"wandb: {wandb_project}", fix="pip install wandb, or wandb=null"
-        )
 
 
 def _tensorboard(folder: Path) -> Tracker:

@@ -45,13 +45,13 @@ def needed(base: str) -> None:
 @pytest.mark.parametrize("base", ["bfloat16", "nf4", "int8"])
 def test_a_base_that_cannot_be_had(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match="auto" if base == "bfloat16" else "pip install bitsandbytes"):
-        frozen.check(Lora(**LORA, base=base), CPU)
+    with pytest.raises(UserError, match="decoder.lora.base=auto" if base == "bfloat16" else "pip install bitsandbytes"):
+        frozen.check("decoder", Lora(**LORA, base=base), CPU)
 
 
 def test_fp8_needs_no_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    frozen.check(Lora(**LORA, base="fp8"), CPU)
+    frozen.check("decoder", Lora(**LORA, base="fp8"), CPU)
 
 
 @pytest.mark.parametrize(

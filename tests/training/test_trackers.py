@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from glmkit.errors import UserError
 from glmkit.training import trackers
 
 ROWS = [
@@ -70,10 +69,3 @@ def test_wandb_where_a_recipe_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     first, again, other = runs
     assert first == again and first["project"] == "posters" and first["resume"] == "allow"
     assert other["id"] != first["id"]
-
-
-def test_wandb_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    installed(monkeypatch)
-    trackers.check(None)
-    with pytest.raises(UserError, match="pip install wandb"):
-        trackers.check("posters")
