@@ -486,7 +486,8 @@ def _explain(problem: Any) -> str:
         return f"{line}unknown key{hint} (known: {', '.join(known)})"
     if problem["type"] == "missing":
         return f"{line}missing"
-    return f"{line}{problem['msg']} (found {problem['input']!r})"
+    message = problem["msg"].removeprefix("Value error, ")
+    return line + message if isinstance(problem["input"], Mapping) else f"{line}{message} (found {problem['input']!r})"
 
 
 def _keys_of(path: list[str]) -> list[str]:
