@@ -88,7 +88,7 @@ class Keeper:
         kept, groups = Kept(self.device), by_size(sizes)
         count, made, files = sum(map(len, groups.values())), 0, dict[Size, Files]()
         store = Store(self.folder, name, {"version": VERSION, **about()}) if keys is not None and self.folder else None
-        with Progress(console=NOTES, transient=True) as bar:
+        with Progress(console=NOTES, transient=True, disable=not NOTES.is_terminal) as bar:
             task = bar.add_task(name, total=count)
             for size, members in groups.items():
                 encoded = partial(self._encoded, encode, together(size), partial(bar.advance, task))
@@ -104,9 +104,10 @@ class Keeper:
             made = self._team.total(made)  # and every file is there
         for size, own in files.items():
             kept.fill(groups[size], self._stacked(own))
-        occupied = sum(own.bytes for own in files.values())
-        where = f"; {occupied / 2**20:,.1f} MiB in {store.folder}" if store else ""
-        NOTES.print(f"{name}: {made} of {count} computed{where}", soft_wrap=True)
+        if count:
+            occupied = sum(own.bytes for own in files.values()) / 2**20
+            found = f", {count - made} found; {occupied:,.1f} MiB in {store.folder}" if store else ""
+            NOTES.print(f"{name}: {made} computed{found}", soft_wrap=True)
         return kept
 
     def _encoded(self, encode: Encode, together: int, done: Callable[[int], None], members: list[int]) -> Parts:

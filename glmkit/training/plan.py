@@ -348,17 +348,17 @@ def lines(stages: list[StagePlan], device: torch.device) -> list[str]:
         shown.append(f"{stage.name}: {stage.trained:,} of {stage.parameters:,} parameters are trained ({share})")
         lengths = ", ".join(f"{shape}: {tokens}" for shape, tokens in stage.tokens.items())
         shown.append(f"  tokens a picture at most: {lengths}")
-        parts = f"weights {_gib(stage.weights)}, gradients and optimizer {_gib(stage.optimizer)}"
+        parts = f"weights {_bytes(stage.weights)}, gradients and optimizer {_bytes(stage.optimizer)}"
         if stage.activations is None or stage.seconds is None:
             shown.append(f"  memory: {parts}, and what the activations need; time: not estimated")
         else:
-            shown.append(f"  memory: about {_gib(stage.bytes)} ({parts}, activations {_gib(stage.activations)})")
+            shown.append(f"  memory: about {_bytes(stage.bytes)} ({parts}, activations {_bytes(stage.activations)})")
             shown.append(f"  time: about {_duration(stage.seconds)}, an estimate for {here}")
     return shown
 
 
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.2f} GiB"
+def _bytes(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB" if size > 2**29 else f"{size / 2**20:.1f} MiB"
 
 
 def _percent(share: float) -> str:

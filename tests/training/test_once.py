@@ -59,12 +59,12 @@ def test_a_second_run_encodes_nothing(
     command = recipe(tiny_model, posters, tmp_path)
     assert main(command) == 0
     told = capsys.readouterr().err
-    assert "latents: 6 of 6 computed" in told and "glyph embeddings:" in told and str(tmp_path / "cache") in told
+    assert "latents: 6 computed, 0 found" in told and "glyph embeddings:" in told and str(tmp_path / "cache") in told
     assert {"semantic_vq", "vae", "glyph"} <= loaded.keys()
     loaded.clear()
     assert main([*command, f"output={tmp_path / 'again'}"]) == 0
     assert loaded.keys() == {"autoregressive", "decoder"}
-    assert "latents: 0 of 6 computed" in capsys.readouterr().err
+    assert "latents: 0 computed, 6 found" in capsys.readouterr().err
     for stage in ("autoregressive", "decoder"):
         results = [read_json(tmp_path / run / f"{stage}.json") for run in ("run", "again")]
         assert results[0]["after"] == results[1]["after"]
