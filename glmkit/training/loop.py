@@ -138,6 +138,7 @@ class Loop:
         self.optimizers = optimizers(objective.trained, stage, place.device)
         self.averaged = Averaged(self.parameters, stage.ema) if stage.ema else None
         self.step = 0
+        self._began = time.monotonic()
 
     def run(
         self,
@@ -154,7 +155,6 @@ class Loop:
         self.place.team.agree(self.parameters)
         self._resume()
         self.objective.trained.train()
-        started = time.monotonic()
         if self.step == 0:
             self._observe(sample)
         with _progress() as bar:
@@ -187,9 +187,14 @@ class Loop:
             "steps": self.step,
             "before": rows[0],
             "after": after,
-            "seconds": round(time.monotonic() - started, 1),
+            "seconds": round(self.seconds, 1),
             "peak_bytes": peak,
         }
+
+    @property
+    def seconds(self) -> float:
+        """Since the first step, pauses between a kill and the next start left out."""
+        return time.monotonic() - self._began
 
     @property
     def _goes_on(self) -> bool:
@@ -198,11 +203,12 @@ class Loop:
     def _due(self, every: int) -> bool:
         return every > 0 and self.step % every == 0 and self._goes_on
 
-    def take_step(self) -> dict[str, Tensor]:
+    def take_step(self) -> list[dict[str, Tensor]]:
+        """One step; what there is to show of each pass of this process."""
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(self.step, self.stage)
-        shown: dict[str, Tensor] = {}
+        shown: list[dict[str, Tensor]] = []
         on_gpu = self.place.device.type == "cuda"
         passes = self.place.team.passes(self.batches[self.step], self.stage.accumulate)
         for one in passes:
@@ -210,9 +216,9 @@ class Loop:
             torch.manual_seed(generator.initial_seed() ^ 2)  # dropout draws from the global generator
             with lora.autocast_decides(self.objective.trained, on_gpu):
                 with torch.autocast(self.place.device.type, torch.bfloat16, enabled=on_gpu):
-                    loss, shown = self._loss(one, generator)
+                    loss, parts = self._loss(one, generator)
                 (loss / len(passes)).backward()
-            shown = {"loss": loss.detach(), **shown}
+            shown.append({"loss": loss.detach(), **parts})
         self.place.team.average(self.parameters)
         torch.nn.utils.clip_grad_norm_(self.parameters, self.stage.clip_norm, error_if_nonfinite=False)
         for optimizer in self.optimizers:
@@ -256,11 +262,11 @@ class Loop:
             if self.averaged:
                 self.averaged.swap()
 
-    def _log(self, shown: dict[str, Tensor]) -> str:
-        values = self.place.team.shown(shown, self.stage.accumulate)
+    def _log(self, shown: list[dict[str, Tensor]]) -> str:
+        values = self.place.team.means(shown)
         self._check(values["loss"])
         self._note({"step": self.step, **values})
-        return _format(values)
+        return f"loss {values['loss']:.4g}"  # the parts of it would not fit on a line
 
     def _check(self, loss: float) -> None:
         if not math.isfinite(loss):
@@ -285,6 +291,7 @@ class Loop:
             "model": self._weights(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers] if self._goes_on else [],
             "averaged": self.averaged.shadow if self.averaged else None,
+            "seconds": self.seconds,
         }
         state = self.place.team.gathered(state)
         if self.place.team.is_main:
@@ -319,6 +326,7 @@ class Loop:
             both = zip(self.parameters, state["averaged"], strict=True)
             self.averaged.shadow = [processes.sharded_as(own, saved) for own, saved in both]
         self.step = int(state["step"])
+        self._began -= state.get("seconds", 0.0)
         if self._goes_on:
             for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
                 optimizer.load_state_dict(_sharded_state(optimizer, saved))

@@ -93,17 +93,16 @@ class Team:
             for gradient, mean in zip(some, flat.split([one.numel() for one in some]), strict=True):
                 gradient.copy_(mean.view_as(gradient))
 
-    def shown(self, shown: Mapping[str, Tensor], accumulate: int) -> dict[str, float]:
-        """What there is to show of the last micro-batch of a step, from whoever computed it."""
-        values = {name: float(value) for name, value in shown.items()}
-        if self.count == 1:
-            return values
-        told: list[dict[str, float]] = [{} for _ in range(self.count)]
-        dist.all_gather_object(told, values)
-        last = told[-max(1, self.count // accumulate) :]
-        names = dict.fromkeys(name for own in last for name in own)
-        means = {name: [own[name] for own in last if name in own] for name in names}
-        return {name: sum(own) / len(own) for name, own in means.items()}
+    def means(self, shown: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
+        """Of what there is to show of the passes of a step, this process's given, the means over those of all."""
+        passes = [{name: float(value) for name, value in one.items()} for one in shown]
+        if self.count > 1:
+            told: list[list[dict[str, float]]] = [[] for _ in range(self.count)]
+            dist.all_gather_object(told, passes)
+            passes = [one for own in told for one in own]
+        names = dict.fromkeys(name for one in passes for name in one)
+        values = {name: [one[name] for one in passes if name in one] for name in names}
+        return {name: sum(own) / len(own) for name, own in values.items()}
 
     def total(self, count: int) -> int:
         """The sum over the processes; nobody goes on before all have come here."""

@@ -22,7 +22,7 @@ from glmkit.config import DecoderStage
 from glmkit.errors import UserError
 from glmkit.files import read_jsonl
 from glmkit.training.data import Batches
-from glmkit.training.finetune import LIBRARIES
+from glmkit.training.libraries import OPTIMIZERS
 from glmkit.training.loop import Averaged, Loop, Place, learning_rate, step_generator
 
 SIZES = [(32, 32)] * 10
@@ -92,8 +92,8 @@ NOISY: dict[str, Any] = {
 @pytest.mark.parametrize("optimizer", ["adamw", "muon", "adamw8bit", "prodigy"])
 def test_resumed_equals_uninterrupted(tmp_path: Path, optimizer: str) -> None:
     """Stopped between two saved states: the steps since the last one are done again, alike to the last bit."""
-    if optimizer in LIBRARIES:
-        pytest.importorskip(LIBRARIES[optimizer])
+    if optimizer in OPTIMIZERS:
+        pytest.importorskip(OPTIMIZERS[optimizer])
     settings = {**NOISY, "optimizer": optimizer}
     whole = Regression(noise=0.5, dropout=0.3)
     expected = loop_in(tmp_path / "whole", whole, **settings).run(lambda: None)
@@ -209,6 +209,25 @@ def test_accumulated_equals_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     torch.testing.assert_close(gradients[0], gradients[1], atol=1e-6, rtol=0)
     torch.testing.assert_close(gradients[0], gradients[2], atol=1e-6, rtol=0)
     assert gradients[0].abs().max() > 0.01
+
+
+def test_what_is_logged_is_of_the_whole_batch(tmp_path: Path) -> None:
+    for accumulate in (1, 4):
+        loop_in(tmp_path / str(accumulate), Regression(), accumulate=accumulate, save_every=2).run(lambda: None)
+    logs = [read_jsonl(tmp_path / name / "decoder.log.jsonl") for name in ("1", "4")]
+    once, divided = ([row for row in log if "error" in row] for log in logs)
+    assert [row["step"] for row in once] == [2, 4, 6, 8]
+    for one, other in zip(once, divided, strict=True):
+        assert one["loss"] == one["error"] == pytest.approx(other["loss"], abs=1e-5) == other["error"]
+
+
+def test_seconds_are_those_of_all_parts_of_a_run(tmp_path: Path) -> None:
+    """Of a run that was killed and goes on, not of its last part."""
+    loop = loop_in(tmp_path, Regression(fail_at=4), save_every=4)
+    loop._began -= 1000
+    with pytest.raises(UserError):
+        loop.run(lambda: None)
+    assert 1000 <= loop_in(tmp_path, Regression(), save_every=4).run(lambda: None)["seconds"] < 1100
 
 
 def test_micro_batches_draw_their_own_numbers(tmp_path: Path) -> None:
