@@ -44,7 +44,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--split", help="only this split of the suite")
     parser.add_argument("--limit", metavar="N", type=int, help="only the first N prompts of each split")
-    parser.add_argument("--seeds", metavar="K", type=int, help="pictures a prompt, with seeds 0 to K-1 (default 1)")
+    parser.add_argument(
+        "--seeds",
+        metavar="K",
+        type=int,
+        help="pictures a prompt, seeds 0 to K-1 (default 1; of --images: what most have)",
+    )
     parser.add_argument("--size", metavar="WIDTHxHEIGHT", help="pixels (default: the prompt's, else the model's)")
     parser.add_argument("--steps", metavar="N", type=int, help="decoder steps (default: the model's)")
     parser.add_argument("--guidance", metavar="G", type=float, help="decoder guidance (default: the model's)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -182,18 +183,26 @@ def _drawn_by(
 def copy(folder: Path, found: Found, prompts: Sequence[Prompt], seeds: int | None) -> list[Generation]:
     """Copy pictures into the run folder, in prompt order; a prompt without its picture is a row with an error.
 
-    Each prompt should have seeds 0 to `seeds` - 1; without `seeds` whatever it has, at least one.
+    Each prompt should have seeds 0 to `seeds` - 1; without `seeds` as many as the prompt with the most pictures, so
+    that what is missing counts as much as what is there. Which numbers its seeds have is every prompt's own matter.
     """
-    present: dict[str, list[int]] = {}
+    present: dict[str, list[int]] = {prompt.id: [] for prompt in prompts}
     for name, seed in sorted(found):
-        present.setdefault(name, []).append(seed)
+        present[name].append(seed)
+    most = max(map(len, present.values()))
     rows = [
         _copied(folder, found.get((prompt.id, seed)), prompt, seed)
         for prompt in prompts
-        for seed in (present.get(prompt.id, [0]) if seeds is None else range(seeds))
+        for seed in (_filled(present[prompt.id], most) if seeds is None else range(seeds))
     ]
     write_jsonl(folder / "images.jsonl", (row.to_row() for row in rows))
     return rows
+
+
+def _filled(seeds: Sequence[int], count: int) -> list[int]:
+    """These seeds and the lowest ones that they lack, `count` in all."""
+    absent = (seed for seed in itertools.count() if seed not in seeds)
+    return sorted([*seeds, *itertools.islice(absent, count - len(seeds))])
 
 
 def _copied(folder: Path, source: Path | Tile | None, prompt: Prompt, seed: int) -> Generation:

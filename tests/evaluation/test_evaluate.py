@@ -42,11 +42,11 @@ def test_scores_and_coverage_of_a_folder(suite: str, images: Path, tmp_path: Pat
     run = tmp_path / "run"
     summary = evaluate(plan(images), run)
     rows = scores(run)
-    assert list(rows) == ["a_0", "b_0", "b_1", "c_0"]
+    assert list(rows) == ["a_0", "a_1", "b_0", "b_1", "c_0", "c_1"]  # as many of each prompt as of b
     assert rows["a_0"].read == ("red", "fox") and rows["a_0"].value("ned") == 1
     assert rows["b_1"].counts["word_accuracy"] == [0, 2]
-    assert (rows["c_0"].error, rows["c_0"].counts) == ("no picture", {})
-    assert (summary.n_scored, summary.n_total, summary.n_prompts) == (3, 4, 2)
+    assert [(rows[name].error, rows[name].counts) for name in ("a_1", "c_0", "c_1")] == [("no picture", {})] * 3
+    assert (summary.n_scored, summary.n_total, summary.n_prompts) == (3, 6, 2)
     assert summary.scores["word_accuracy"]["value"] == pytest.approx(4 / 6)
     assert summary.scores["ned"]["value"] == pytest.approx((1 + 2 + 2 / 3) / 5)
     assert summary.splits["zh"]["n_scored"] == 0 and summary.splits["zh"]["scores"]["ned"]["value"] is None
@@ -78,7 +78,10 @@ def test_wanted_seeds_split_and_limit(suite: str, images: Path, tmp_path: Path) 
     evaluate(plan(images, seeds=2, limit=1), tmp_path / "one")
     assert list(scores(tmp_path / "one")) == ["a_0", "a_1", "c_0", "c_1"]
     evaluate(plan(images, split="short"), tmp_path / "two")
-    assert list(scores(tmp_path / "two")) == ["a_0", "b_0", "b_1"]
+    assert list(scores(tmp_path / "two")) == ["a_0", "a_1", "b_0", "b_1"]
+    (images / "b_0.png").rename(images / "b_7.png")
+    evaluate(plan(images, split="short"), tmp_path / "three")
+    assert list(scores(tmp_path / "three")) == ["a_0", "a_1", "b_1", "b_7"]
 
 
 def test_a_repeated_run_reads_nothing_again(suite: str, images: Path, tmp_path: Path, ocr_log: Path) -> None:
