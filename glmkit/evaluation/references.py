@@ -65,7 +65,11 @@ def add(
         raise UserError("the name of a reference set is the name of a folder", found=name, fix="letters, digits, . _ -")
     extractors = [features.load(spec, device) for spec in specs]  # what is missing must show before the first picture
     folder = root() / name
-    open_run(folder, "reference", {**about, "limit": limit}, device)
+    try:
+        open_run(folder, "reference", {**about, "limit": limit}, device)
+    except UserError as error:
+        fix = f"repeat the command that made it, choose another name, or delete {folder}"
+        raise UserError(f"the reference set {name} is made of something else", found=error.found, fix=fix) from error
     for extractor in extractors:
         place = folder / features.slug(extractor)
         stored = collect(source, extractor, place, unique=True, title=extractor.label, limit=limit)

@@ -101,7 +101,8 @@ def test_other_pictures_under_the_same_name_are_refused(
     assert main(add(pictures, clip)) == 0
     Image.new("RGB", (9, 9)).save(pictures / "7.png")
     assert main(add(pictures, clip)) == 2
-    assert "started with other settings" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "the reference set others is made of something else" in said and "choose another name" in said
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ def test_other_extractors_may_follow_but_no_other_pictures(tmp_path: Path, spec:
     other = f"clip:{tiny_clip.build(tmp_path / 'second', seed=1)}"
     add(folder, spec)
     assert len(add(folder, other).complete) == 2
-    with pytest.raises(UserError, match="other settings(.|\n)*limit"):
+    with pytest.raises(UserError, match="made of something else(.|\n)*limit"):
         add(folder, spec, limit=3)
 
 
