@@ -1,6 +1,6 @@
 """One HTML file from evaluation runs: load, compare, draw the gallery, fill the page.
 
-The first run is the base: differences are "other minus base" on the prompts that all runs share.
+Every run is compared with those before it: differences are "other minus base" on the prompts that all runs share.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ from glmkit.reporting.provenance import provenance, setup
 from glmkit.reporting.tables import picture_rows, write_all_json, write_csv
 
 HERE = Path(__file__).parent
+SHOWN_DIFFERENCES = 6  # under a score; more, those of five runs or more, are folded away
+ENOUGH_PROMPTS = 20  # below, percentile intervals are clearly too short (Hesterberg 2015)
 
 
 def write_report(folders: Sequence[Path], out: Path) -> tuple[Path, ...]:
@@ -97,5 +99,7 @@ def environment(home: Path) -> jinja2.Environment:
         "difference_sentence": words.difference_sentence,
         "panel": panel,
         "run_colours": RUN_COLOURS,
+        "shown_differences": SHOWN_DIFFERENCES,
+        "enough_prompts": ENOUGH_PROMPTS,
     }
     return made

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 from glmkit.evaluation import stats
 from glmkit.evaluation.stats import Estimate
@@ -48,6 +49,12 @@ class Metric:
     def higher_is_better(self) -> bool:
         return self.direction == "higher"
 
+    @property
+    def smallest_group(self) -> int:
+        """Prompts of the smallest group that has an interval of its own; of all when there are no groups."""
+        in_groups = [row for grouping in self.groupings for rows in grouping.groups.values() for row in rows]
+        return min((row.estimate.n for row in in_groups or self.rows if row.estimate.n), default=0)
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -81,7 +88,7 @@ def clips(runs: Sequence[EvalRun]) -> set[tuple[str | None, str | None]]:
 
 
 def measure(name: str, about: Mapping[str, str], scores: dict[str, list[Score]]) -> Metric:
-    """Pool one metric over each run, split and language, and pair every run with the first."""
+    """Pool one metric over each run, split and language, and pair every run with those before it."""
     rows = tuple(Row("", run, stats.estimate(rows, name)) for run, rows in scores.items())
     groupings = tuple(
         grouping
@@ -89,7 +96,6 @@ def measure(name: str, about: Mapping[str, str], scores: dict[str, list[Score]])
         if len((grouping := group(name, kind, scores)).groups) > 1  # one group is the whole
     )
     in_groups = [row for grouping in groupings for members in grouping.groups.values() for row in members]
-    base, *others = scores
     higher = about["direction"] == "higher"
     return Metric(
         name=name,
@@ -98,7 +104,7 @@ def measure(name: str, about: Mapping[str, str], scores: dict[str, list[Score]])
         axis=axis(row.estimate for row in (*rows, *in_groups)),
         rows=rows,
         groupings=groupings,
-        differences=tuple(paired(name, base, other, scores, higher) for other in others),
+        differences=tuple(paired(name, base, other, scores, higher) for base, other in combinations(scores, 2)),
     )
 
 
@@ -152,10 +158,13 @@ def notes(runs: Sequence[EvalRun], common: set[str]) -> list[str]:
     if failed:
         amounts = words.enumerate_words(failed)
         said.append(f"{amounts} could not be made or read. They are missing from the scores, not counted as 0.")
+    alike: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for run in runs:
+        if run.summary.why_not_official:
+            alike.setdefault((run.summary.family, tuple(run.summary.why_not_official)), []).append(run.name)
     said += [
-        f"The scores of {run.name} are not official ({run.summary.family}): {'; '.join(run.summary.why_not_official)}."
-        for run in runs
-        if run.summary.why_not_official
+        f"The scores of {words.enumerate_words(names)} are not official ({family}): {'; '.join(why)}."
+        for (family, why), names in alike.items()
     ]
     if len(clips(runs)) > 1:
         said.append("CLIP alignment was measured by different models, or not for every run; it is not compared.")

@@ -14,6 +14,7 @@ from glmkit.evaluation.metrics.text import normalise
 
 MIN_FOUND = 0.4  # below this share of right letters a match is chance, and the text counts as not found
 WRONG, MISSING, EXTRA = 10, 11, 9  # costs; of two equal explanations the one that loses no letter wins
+LINE_END = 4  # cost of a line that ends within a text: texts are broken, but not where letters happen to fit
 CLAIMED = "\0"  # stands for letters that an earlier text has taken; matches nothing
 
 
@@ -103,13 +104,13 @@ def align(expected: str, read: str) -> list[tuple[int | None, int | None]]:
     """The cheapest way to find `expected` somewhere inside `read` (Sellers 1980: free start, free end).
 
     Returns pairs of positions in reading order; None stands for a missing (read side) or extra (expected side) letter.
-    An extra line break costs nothing; a space is never taken for a letter.
+    An extra line break costs little; a space is never taken for a letter.
     """
     letters = np.array([ord(letter) for letter in read], dtype=np.int64)
     space = np.array([letter.isspace() for letter in read], dtype=bool)
     never = MISSING * (len(expected) + 1)  # dearer than to leave the whole text out
     wall = never * (letters == ord(CLAIMED))
-    extra = np.where(letters == ord("\n"), 0, EXTRA) + wall  # nobody steps over another text
+    extra = np.where(letters == ord("\n"), LINE_END, EXTRA) + wall  # nobody steps over another text
     walked = np.concatenate([[0], np.cumsum(extra)])
     costs = np.zeros((len(expected) + 1, len(read) + 1), dtype=np.int64)
     changes = np.empty((len(expected), len(read)), dtype=np.int64)

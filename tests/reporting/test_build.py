@@ -190,6 +190,16 @@ def test_one_run_and_three_runs(tmp_path: Path, make_run: MakeRun, prompts: list
     assert "nano (r1) has the best word accuracy of 3 runs" in three.text
     assert "its lead over nano (r2) is not resolved" in three.text
     assert len(three.all("img")) == 18
+    for base, other in (("r1", "r2"), ("r1", "r6"), ("r2", "r6")):
+        said = f"nano ({other}) against nano ({base}): difference", f"nano ({other}) is worse than nano ({base}) by"
+        assert any(sentence in three.text for sentence in said)
+
+
+@pytest.mark.parametrize("count", [19, 20])
+def test_intervals_of_few_prompts_come_with_a_warning(tmp_path: Path, make_run: MakeRun, count: int) -> None:
+    many = [Prompt(f"m{number}", "a sign", ("OPEN",), "simple") for number in range(count)]
+    page = report(tmp_path, make_run("run", [(prompt, prompt.texts) for prompt in many]))
+    assert ("With fewer than 20 prompts bars are too short" in page.text) == (count < 20)
 
 
 def test_large_pictures_shrink(tmp_path: Path, make_run: MakeRun, prompts: list[Prompt]) -> None:
@@ -268,6 +278,9 @@ def test_official_scores_stand_alone(tmp_path: Path, make_run: MakeRun, prompts:
     ):
         write_json(run / "summary.json", {**read_json(run / "summary.json"), **changes})
     page = report(tmp_path, *runs[:2])
+    copy = make_run("copy", sample)
+    write_json(copy / "summary.json", read_json(runs[1] / "summary.json"))
+    assert report(tmp_path, *runs[:2], copy).text.count("are not official") == 1
     assert "are not official (formula of B, OCR engine 1): 1 of 9 pictures." in page.text
     for mixed in ([runs[0], runs[2]], [runs[2], runs[1], runs[0]]):
         with pytest.raises(UserError, match="official scores and scores read by another OCR engine"):

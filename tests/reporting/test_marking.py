@@ -70,6 +70,16 @@ def test_an_accidental_letter_is_no_find() -> None:
     assert marking.unexpected == ("vwxoz",)
 
 
+def test_letters_of_other_lines_are_no_find() -> None:
+    """Across three lines, harvest would find h, v and e; each line by itself is something else."""
+    marking = mark(["Fish", "Harvest"], ["Fash", "eoevee", "rrnd"])
+    assert spelled(marking) == [
+        [("right", "F", "F"), ("wrong", "i", "a"), ("right", "sh", "sh")],
+        [("missing", "Harvest", "")],
+    ]
+    assert marking.unexpected == ("eoevee", "rrnd")
+
+
 def test_alignment_costs_as_little_as_the_best_window() -> None:
     """Against every window of the read text, by the weighted Levenshtein distance of rapidfuzz."""
     rng = random.Random(0)
