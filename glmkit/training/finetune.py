@@ -22,38 +22,24 @@ from torch import nn
 
 from glmkit import config, runs
 from glmkit.config import Recipe, Stage
-from glmkit.errors import UserError
 from glmkit.files import atomic_path, read_json, remove_leftovers, write_json
-from glmkit.generation import pipeline
 from glmkit.models import adapter, checkpoint, clip
 from glmkit.models.hybrid import HybridModel
-from glmkit.models.semantic_vq import halved_size
-from glmkit.training import cache, data, frozen, libraries, lora, objectives, offload, processes, sharding, trackers
+from glmkit.training import cache, checks, data, frozen, lora, objectives, processes, sharding, trackers
 from glmkit.training.data import report
-from glmkit.training.initialise import fresh_part, initialise, initialise_clip
+from glmkit.training.initialise import initialise, initialise_clip
 from glmkit.training.loop import Loop, Place
-from glmkit.training.objectives.decoder import check_text
-from glmkit.training.objectives.vae import check_crop
-from glmkit.training.samples import Sampler, requests_of
+from glmkit.training.parts import TRANSFORMERS, objective_of, trained_parts
+from glmkit.training.samples import Sampler
 
 MAX_SHARD_BYTES = 15 * 2**20
 # What may be another when a run is continued, since the weights do not depend on it.
 UNBOUND = {"workers", "resident_gib", "proof", "wandb"}
-# Which parts of the model each stage reads; the first is what it trains.
-NEEDS = {
-    "vae": ("vae",),
-    "semantic_vq": ("semantic_vq",),
-    "autoregressive": ("autoregressive", "semantic_vq"),
-    "decoder": ("decoder", "glyph", "vae", "semantic_vq"),
-    "glyph": ("glyph", "decoder", "vae", "semantic_vq"),
-}
-# Through which transformer the gradient of a stage goes: the part that takes the memory, whatever is trained.
-TRANSFORMERS = {"autoregressive": "autoregressive", "decoder": "decoder", "glyph": "decoder"}
 
 
 def finetune(recipe: Recipe, device: torch.device, team: processes.Team = processes.ALONE) -> dict[str, Any]:
     """Run every stage of `recipe` that is not done yet; returns the stages' results by name."""
-    libraries.check(recipe)
+    checks.settings(recipe, device)
     processes.check(recipe, team)
     if team.sharded:
         sharding.check(recipe)
@@ -82,7 +68,7 @@ def finetune(recipe: Recipe, device: torch.device, team: processes.Team = proces
 def _open(recipe: Recipe, device: torch.device) -> tuple[data.Pictures, data.Pictures] | None:
     """Make the run folder or take it up again; the pictures of a new run, which were looked at before."""
     output = Path(recipe.output)
-    pictures = None if (output / "manifest.json").exists() else _checked(recipe, device)
+    pictures = None if (output / "manifest.json").exists() else _checked(recipe)
     remove_leftovers(output)
     remove_leftovers(output / "adapter")
     runs.open_run(output, "finetune", _flat(recipe.model_dump(mode="json")), str(device))
@@ -95,51 +81,13 @@ def _open(recipe: Recipe, device: torch.device) -> tuple[data.Pictures, data.Pic
     return pictures
 
 
-def _checked(recipe: Recipe, device: torch.device) -> tuple[data.Pictures, data.Pictures]:
-    """The pictures of a new run, after a look at everything else that may be wrong with it: a run folder fixes its
-    recipe, so a mistake must not leave one.
-    """
-    if recipe.architecture:
-        if recipe.model == "nano":
-            raise UserError("architecture makes a new model, and nano exists", fix="model=FOLDER, or architecture=null")
-        config.read_yaml(recipe.architecture)
-    elif recipe.clip:
-        clip.check(Path(recipe.model))
-    else:
-        base = checkpoint.resolve(recipe.model)
-        for name, stage in recipe.stages.items():
-            if stage.lora is not None:
-                frozen.check(name, stage.lora, device)
-                with torch.device("meta"):
-                    lora.inject(checkpoint.new_part(base, name), stage.lora)
-        for request in requests_of(base, recipe.samples):
-            pipeline.check(request)
-        if recipe.data.edits:
-            for size in recipe.data.edits.shares:
-                _check_source_size(size, HybridModel(base), "data.edits.size")
+def _checked(recipe: Recipe) -> tuple[data.Pictures, data.Pictures]:
+    """The pictures of a new run, after a look at everything else that may be wrong with it."""
+    checks.model(recipe)
     pictures = data.load(recipe.data)
-    if not recipe.architecture:
-        for size in sorted({own.sizes[source] for own in pictures for source in own.sources.values()}):
-            _check_source_size(size, HybridModel(checkpoint.resolve(recipe.model)), "data.size")
-    if recipe.vae is not None:
-        check_crop(pictures[0], recipe.vae)
-    for stage in recipe.stages.values():
-        if isinstance(stage, config.DecoderStage):
-            check_text(pictures[0], stage)
+    checks.sources(recipe, pictures)
+    checks.content(recipe, pictures[0])
     return pictures
-
-
-def _check_source_size(size: tuple[int, int], hybrid: HybridModel, key: str) -> None:
-    """Training encodes sources as they are; the model would scale those of other sizes (height, width) first."""
-    height, width = size
-    settings = hybrid.source_settings
-    rows, columns = (2 * side for side in halved_size(height, width, settings.min_pixels, settings.max_pixels))
-    if (rows, columns) != (height, width):
-        raise UserError(
-            "the model reads source pictures of this size at another one",
-            found=f"{width}x{height}, read as {columns}x{rows}",
-            fix=f"{key}={columns}x{rows}",
-        )
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -231,7 +179,7 @@ def _hybrid_work(
                 what(own)
         team.wait()
 
-    parts = _trained_parts(name, stage)
+    parts = trained_parts(name, stage)
     return _Work(
         objective,
         lambda: write(lambda wrap: _export(name, hybrid, wrap, parts, recipe), name),
@@ -249,102 +197,6 @@ def _model(place: Place, stage: Stage, recipe: Recipe, folder: Path) -> HybridMo
         own = adapter.Adapter(place.folder / "adapter")
         hybrid.finish = lambda part, module: adapter.merged(module, part, own) if part in adapted else module
     return hybrid
-
-
-def objective_of(
-    name: str,
-    stage: Stage,
-    hybrid: HybridModel,
-    pictures: tuple[data.Pictures, data.Pictures],
-    keeper: cache.Keeper,
-) -> tuple[objectives.Objective, nn.Module | None]:
-    """What a stage learns, with the parts of `hybrid` made ready for it; and PEFT's wrap of what is adapted, if any."""
-    adapting = None
-    if stage.lora is not None:
-        adapting = _Adapting(name, stage.lora, hybrid)
-    else:
-        for part in _trained_parts(name, stage):
-            setattr(hybrid, part, _fresh_or_loaded(hybrid.folder, part).to(hybrid.device).requires_grad_(True))
-    objective = objectives.build(name, **_context(name, hybrid, stage, pictures, keeper))
-    if isinstance(stage, config.BlockStage):
-        recompute(getattr(hybrid, TRANSFORMERS[name]), stage.recompute_every)
-    return objective, adapting.wrapped if adapting else None
-
-
-class _Adapting:
-    """Holds and adapts the parts of a stage when they are loaded: after the encoders, which have then left. Together
-    they would take more memory than training does.
-    """
-
-    def __init__(self, name: str, settings: config.Lora, hybrid: HybridModel) -> None:
-        self.wrapped: nn.Module | None = None
-        self._name, self._settings, self._device = name, settings, hybrid.device
-        self._random = torch.get_rng_state()  # adapters begin alike, whatever the encoders had left to do
-        transformer = TRANSFORMERS[name]
-        if settings.offload and transformer not in vars(hybrid):
-            waiting = HybridModel(hybrid.folder, "cpu", hybrid.dtype, hybrid.name)  # the GPU may be too small for it
-            waiting.finish = hybrid.finish
-            setattr(hybrid, transformer, getattr(waiting, transformer))
-        self._before, hybrid.finish = hybrid.finish, self
-        for part in {transformer, name} & vars(hybrid).keys():
-            self._adapt(part, getattr(hybrid, part))
-
-    def __call__(self, part: str, module: nn.Module) -> nn.Module:
-        module = self._before(part, module) if self._before else module
-        self._adapt(part, module)
-        return module
-
-    def _adapt(self, part: str, module: nn.Module) -> None:
-        if part == TRANSFORMERS[self._name]:
-            hold(module, self._settings, self._device)
-        if part == self._name:
-            torch.set_rng_state(self._random)
-            self.wrapped = lora.inject(module, self._settings)
-
-
-def hold(module: nn.Module, settings: config.Lora, device: torch.device) -> None:
-    """Have the frozen weights of a transformer be held as a recipe wants them."""
-    if settings.base in frozen.QUANTISED:
-        frozen.quantise(module, settings.base)
-    if settings.offload:
-        offload.offload(module, device)
-
-
-def recompute(transformer: nn.Module, every: int) -> None:
-    """Have every `every`-th layer of a transformer keep its inputs only (see `models.recompute`)."""
-    for module in transformer.modules():
-        if hasattr(module, "recompute_every"):
-            module.recompute_every = every  # type: ignore[assignment]
-
-
-def _trained_parts(name: str, stage: Stage) -> tuple[str, ...]:
-    return (name, "glyph") if isinstance(stage, config.DecoderStage) and stage.train_glyph else (name,)
-
-
-def _fresh_or_loaded(folder: Path, part: str) -> nn.Module:
-    """The part with its weights; with fresh ones when it has none yet."""
-    has_weights = any((folder / checkpoint.PARTS[part].folder).glob("*.safetensors")) and bool(
-        checkpoint.contents(folder, part)
-    )
-    if has_weights:
-        return checkpoint.load_part(folder, part)
-    return fresh_part(folder, part)
-
-
-def _context(
-    name: str,
-    hybrid: HybridModel,
-    stage: Stage,
-    pictures: tuple[data.Pictures, data.Pictures],
-    keeper: cache.Keeper,
-) -> dict[str, Any]:
-    common = {"pictures": pictures[0], "held_out": pictures[1], "stage": stage}
-    if name in config.EDITING:
-        return {**common, "hybrid": hybrid, "keeper": keeper}
-    parts: dict[str, Any] = {part: getattr(hybrid, part) for part in NEEDS[name]}
-    if name == "semantic_vq":
-        parts["text_tokenizer"] = pipeline.prompt_tokenizer(hybrid.folder).tokenizer
-    return {**common, **parts, "device": keeper.device}
 
 
 def _export(

@@ -19,15 +19,15 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from torch import Tensor, nn
+from torch import Tensor
 
 from glmkit.config import Stage
 from glmkit.errors import UserError
 from glmkit.files import append_jsonl, atomic_path, read_jsonl, write_jsonl
-from glmkit.training import frozen, lora, processes
+from glmkit.training import lora, processes
 from glmkit.training.data import Batches
-from glmkit.training.muon import Muon
 from glmkit.training.objectives import Divisible, Objective
+from glmkit.training.optimizers import Averaged, learning_rate, optimizers
 from glmkit.training.trackers import Tracker
 
 LOG_EVERY = 20
@@ -54,76 +54,10 @@ class Place:
         return self.folder / f"{self.name}.log.jsonl"
 
 
-def learning_rate(step: int, stage: Stage) -> float:
-    """Warm up linearly, stay, decay linearly to zero over the last `decay_fraction` of the steps."""
-    warmup = min(1.0, (step + 1) / stage.warmup_steps) if stage.warmup_steps else 1.0
-    decay_steps = max(1, round(stage.steps * stage.decay_fraction))
-    return stage.learning_rate * warmup * min(1.0, (stage.steps - step) / decay_steps)
-
-
-def optimizers(trained: nn.Module, stage: Stage, device: torch.device) -> list[torch.optim.Optimizer]:
-    """AdamW for every parameter that requires a gradient, without weight decay for vectors; or Muon for some.
-
-    Muon takes the linear matrices of numbered layers, the inside of a network; both share one learning rate.
-    """
-    matrices: list[Tensor] = []
-    if stage.optimizer == "muon":
-        matrices = [linear.weight for _, linear in frozen.matrices(trained) if linear.weight.requires_grad]
-    taken = {id(parameter) for parameter in matrices}
-    others = [one for one in trained.parameters() if one.requires_grad and id(one) not in taken]
-    groups: list[dict[str, Any]] = [
-        {"params": [parameter for parameter in others if parameter.ndim > 1]},
-        {"params": [parameter for parameter in others if parameter.ndim <= 1], "weight_decay": 0.0},
-    ]
-    adamw = _for_everything(groups, stage, device)
-    if not matrices:
-        return [adamw]
-    return [adamw, Muon(matrices, lr=stage.learning_rate, weight_decay=stage.weight_decay)]
-
-
-def _for_everything(groups: list[dict[str, Any]], stage: Stage, device: torch.device) -> torch.optim.Optimizer:
-    """AdamW, its moments in 8 bits if asked (arXiv:2110.02861), or Prodigy, which finds its rate (arXiv:2306.06101)."""
-    usual: dict[str, Any] = {
-        "lr": stage.learning_rate,
-        "betas": (0.9, stage.beta2),
-        "weight_decay": stage.weight_decay,
-    }
-    if stage.optimizer == "adamw8bit":
-        from bitsandbytes.optim import AdamW8bit
-
-        return AdamW8bit(groups, **usual)
-    if stage.optimizer == "prodigy":
-        from prodigyopt import Prodigy
-
-        return Prodigy([group for group in groups if group["params"]], **usual)
-    return torch.optim.AdamW(groups, **usual, fused=device.type == "cuda")
-
-
 def step_generator(place: Place, step: int, micro_batch: int = 0) -> torch.Generator:
     """The generator of one micro-batch; none shares its seed with another."""
     seed = int(np.random.SeedSequence([place.seed, step, micro_batch]).generate_state(1, np.uint64)[0] >> 1)
     return torch.Generator(place.device).manual_seed(seed)
-
-
-class Averaged:
-    """Exponential moving average of the trained parameters (Polyak averaging), with a warm-up of the decay."""
-
-    def __init__(self, parameters: list[nn.Parameter], decay: float) -> None:
-        self.parameters, self.decay = parameters, decay
-        self.shadow = [parameter.detach().clone() for parameter in parameters]
-
-    @torch.no_grad()
-    def update(self, step: int) -> None:
-        decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(self.shadow, [parameter.detach() for parameter in self.parameters], 1 - decay)
-
-    @torch.no_grad()
-    def swap(self) -> None:
-        """Exchange the averaged and the current values; calling it twice changes nothing."""
-        for parameter, shadow in zip(self.parameters, self.shadow, strict=True):
-            current = parameter.detach().clone()
-            parameter.copy_(shadow)
-            shadow.copy_(current)
 
 
 class Loop:

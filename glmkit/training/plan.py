@@ -7,17 +7,13 @@ back, so that the bytes of its tensors and its operations are counted, not guess
 from __future__ import annotations
 
 import time
-import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
 
 from glmkit import config
 from glmkit.config import Recipe, Stage
@@ -25,14 +21,14 @@ from glmkit.generation.pipeline import upsampled
 from glmkit.generation.sequence import grids, training_batch
 from glmkit.models import checkpoint, published
 from glmkit.models.glyph import quoted_spans
-from glmkit.training import data, frozen, lora, offload
+from glmkit.training import checks, data, frozen, lora, offload
 from glmkit.training.data import report
-from glmkit.training.finetune import NEEDS, TRANSFORMERS, recompute
+from glmkit.training.ledger import Work, work_of
+from glmkit.training.parts import NEEDS, TRANSFORMERS, recompute
 
 CHAT_TOKENS = 32  # of the template and the size pairs around a caption
 CHARACTERS_A_TOKEN = 3
 TRAINED_BYTES = 16  # a parameter, its gradient and AdamW's two moments, all float32
-BACKWARD_OF_ATTENTION = 2.5  # times its forward pass: the scores again, and four products
 REACHED = 0.5  # of a large matrix product's speed, in a whole step
 Shape = tuple[int, int, bool]  # height, width, is edit
 
@@ -58,24 +54,18 @@ class StagePlan:
         return self.weights + self.optimizer + (self.activations or 0)
 
 
-@dataclass(frozen=True)
-class Work:
-    """The most bytes that the tensors of one micro-batch take at one time, and the operations on them."""
-
-    peak: int
-    operations: int
-
-
 def explain(recipe: Recipe, device: torch.device) -> list[str]:
     """Everything about a recipe that can be told before it runs: resolved values, data, and the plan of each stage.
 
     Pictures in files are read once, posters are not drawn. Raises UserError for whatever is wrong with the recipe.
     """
+    checks.settings(recipe, device)
     told = config.to_yaml(recipe).splitlines()
     pictures = None
     if recipe.data.train:
         both = data.load(recipe.data)
         pictures = both[0]
+        checks.content(recipe, pictures)
         told += ["", *report.lines(both, recipe.largest_batch)]
     if recipe.clip or (recipe.architecture and not Path(recipe.model).exists()):
         return [*told, "", f"{recipe.model} is no model yet whose parts could be counted"]
@@ -193,102 +183,11 @@ def _tokens(name: str, shape: Shape, captions: list[str]) -> int:
     return large
 
 
-class _Attention(torch.autograd.Function):
-    """What fused attention keeps: its inputs and its output, never a matrix of all pairs. Only shapes count here."""
-
-    @staticmethod
-    def forward(context: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        mixed = query.new_empty(*query.shape[:-1], value.shape[-1])
-        context.save_for_backward(query, key, value, mixed)
-        return mixed
-
-    @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
-        return tuple(torch.empty_like(given) for given in context.saved_tensors[:3])
-
-
-class _FusedAttention:
-    """Puts `_Attention` in the place of attention, which the meta device would take apart; counts its operations.
-
-    Not by a mode of torch, which would be off while layers are computed again in the backward pass.
-    """
-
-    operations = 0
-
-    def __enter__(self) -> _FusedAttention:
-        self._plain = nn.functional.scaled_dot_product_attention
-        nn.functional.scaled_dot_product_attention = self._attend  # type: ignore[assignment]
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        nn.functional.scaled_dot_product_attention = self._plain
-
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor, **_: Any) -> Tensor:
-        forward = 2 * query[..., 0].numel() * key.shape[-2] * (query.shape[-1] + value.shape[-1])
-        backward = torch.is_grad_enabled() and any(given.requires_grad for given in (query, key, value))
-        self.operations += round(forward * (1 + BACKWARD_OF_ATTENTION * backward))
-        return _Attention.apply(query, key, value)
-
-
-class Ledger(TorchDispatchMode):
-    """Follows the tensors that operations make, until nobody holds them any more: `now` bytes, at most `peak`; and
-    counts floating-point `operations` by torch's formulas (its own counter keeps tensors of layers computed again).
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = self.peak = self.operations = 0
-        self._held: dict[int, int] = {}
-
-    def leave_out(self, tensors: Iterable[Tensor]) -> None:
-        """These do not count; views of them neither."""
-        self._held.update({tensor.untyped_storage()._cdata: 0 for tensor in tensors})
-
-    def __torch_dispatch__(
-        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        result = function(*args, **(kwargs or {}))
-        if formula := flop_registry.get(function._overloadpacket):
-            self.operations += formula(*args, **(kwargs or {}), out_val=result)
-        for value in tree_leaves(result):
-            if isinstance(value, Tensor):
-                self._follow(value.untyped_storage())
-        return result
-
-    def _follow(self, storage: torch.UntypedStorage) -> None:
-        if storage._cdata in self._held:
-            return
-        self._held[storage._cdata] = storage.nbytes()
-        self.now += storage.nbytes()
-        self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self._gone, storage._cdata)
-
-    def _gone(self, address: int) -> None:
-        self.now -= self._held.pop(address)
-
-
 def measure(name: str, parts: Mapping[str, nn.Module], shape: Shape, batch: int, captions: list[str]) -> Work:
     """`batch` pictures of one bucket forwards and backwards through parts on the meta device."""
     trained = [value for part in parts.values() for value in part.parameters()]
     forward = _autoregressive if name == "autoregressive" else _decoder
     return work_of(lambda: forward(parts, shape, batch, captions), trained)
-
-
-def work_of(loss: Callable[[], Tensor], parameters: Iterable[Tensor]) -> Work:
-    """Of computing `loss` and its gradients; those of parameters, which stay, do not count."""
-    parameters = list(parameters)
-    attention, live = _FusedAttention(), Ledger()
-    live.leave_out(parameters)
-    hooks = [value.register_post_accumulate_grad_hook(_drop_gradient) for value in parameters if value.requires_grad]
-    with attention, live:
-        loss().backward()
-    for hook in hooks:
-        hook.remove()
-    return Work(live.peak, live.operations + attention.operations)
-
-
-def _drop_gradient(parameter: Tensor) -> None:
-    parameter.grad = None
 
 
 def _autoregressive(parts: Mapping[str, nn.Module], shape: Shape, batch: int, captions: list[str]) -> Tensor:

@@ -29,10 +29,10 @@ from glmkit.generation.sequence import grids
 from glmkit.generation.speed import Clock, Rates, capped, decoder_flops, peak_gib, rates, reset_peak
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import cache, data, frozen, objectives
-from glmkit.training.finetune import hold, recompute
+from glmkit.training.ledger import BACKWARD_OF_ATTENTION
 from glmkit.training.loop import Loop, Place
 from glmkit.training.lora import inject
-from glmkit.training.plan import BACKWARD_OF_ATTENTION
+from glmkit.training.parts import hold, recompute
 
 TARGETS = {
     "autoregressive": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_up_proj", "down_proj"),

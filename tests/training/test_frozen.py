@@ -18,7 +18,8 @@ from glmkit.config import DecoderStage, Lora
 from glmkit.errors import UserError
 from glmkit.models import checkpoint
 from glmkit.models.hybrid import HybridModel
-from glmkit.training import cache, data, finetune, frozen, loop, lora, speed
+from glmkit.training import cache, data, frozen, loop, lora, speed
+from glmkit.training.parts import objective_of
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 LORA: dict[str, Any] = {"rank": 2, "targets": ("to_q", "ff.net.2", "linear")}
@@ -73,7 +74,7 @@ def gradients(
     hybrid = HybridModel(model)
     hybrid.decoder = checkpoint.load_part(model, "decoder", CPU, dtype).requires_grad_(False)
     torch.manual_seed(0)
-    objective, wrapped = finetune.objective_of("decoder", stage, hybrid, pictures, cache.Keeper(CPU))
+    objective, wrapped = objective_of("decoder", stage, hybrid, pictures, cache.Keeper(CPU))
     assert wrapped is not None
     with torch.no_grad():
         for name, value in wrapped.named_parameters():
@@ -128,7 +129,7 @@ def test_the_trained_part_comes_when_the_encoders_have_left(
     for _ in ("encoded", "from files"):
         torch.manual_seed(0)
         keeper = cache.Keeper(CPU, tmp_path)
-        _, wrapped = finetune.objective_of(stage, job.stage, HybridModel(tiny_model), pictures, keeper)
+        _, wrapped = objective_of(stage, job.stage, HybridModel(tiny_model), pictures, keeper)
         assert wrapped is not None
         began.append({name: value for name, value in wrapped.named_parameters() if "lora_A" in name})
     encoders = {"semantic_vq"} | ({"vae", "glyph"} if stage == "decoder" else set())

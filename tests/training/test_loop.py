@@ -23,7 +23,8 @@ from glmkit.errors import UserError
 from glmkit.files import read_jsonl
 from glmkit.training.data import Batches
 from glmkit.training.libraries import OPTIMIZERS
-from glmkit.training.loop import Averaged, Loop, Place, learning_rate, step_generator
+from glmkit.training.loop import Loop, Place, step_generator
+from glmkit.training.optimizers import Averaged, learning_rate
 
 SIZES = [(32, 32)] * 10
 

@@ -11,7 +11,8 @@ from glmkit import config
 from glmkit.models import checkpoint
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import cache, data, plan
-from glmkit.training.finetune import objective_of
+from glmkit.training.ledger import work_of
+from glmkit.training.parts import objective_of
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[2]
@@ -43,7 +44,7 @@ def test_a_step_takes_no_more_memory(name: str, every: int) -> None:
     held = list(objective.trained.parameters())
     if stage_name == "glyph":
         held += objective.decoder.parameters()  # type: ignore[attr-defined]
-    found = plan.work_of(lambda: objective.loss([0], torch.Generator().manual_seed(1))[0], held).peak / 2**20
+    found = work_of(lambda: objective.loss([0], torch.Generator().manual_seed(1))[0], held).peak / 2**20
     assert 0.9 * MOST[name, every] < found < 1.1 * MOST[name, every]
     alone = recipe.model_copy(update={stage_name: stage})
     (told,) = plan.plan(alone, pictures, CPU)

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from glmkit.config import DecoderStage
-from glmkit.training.loop import optimizers
 from glmkit.training.muon import Muon
+from glmkit.training.optimizers import optimizers
 
 SHAPES = [(32, 32), (64, 32), (32, 32), (32, 96), (64, 32), (32, 32)]
 

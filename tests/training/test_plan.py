@@ -14,9 +14,9 @@ from glmkit import config
 from glmkit.cli import main
 from glmkit.models import checkpoint
 from glmkit.models.hybrid import HybridModel
-from glmkit.training import cache, data, lora, offload, plan
-from glmkit.training.finetune import NEEDS
+from glmkit.training import cache, data, ledger, lora, offload, plan
 from glmkit.training.objectives.autoregressive import Sequences
+from glmkit.training.parts import NEEDS
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[2]
@@ -43,7 +43,7 @@ def test_a_model_without_memory_keeps_what_a_real_one_keeps(
                 part.requires_grad_(False)
             lora.inject(parts[name], settings)
         found.append(plan.measure(name, parts, (128, 192, is_edit), 2, CAPTIONS))
-        monkeypatch.setattr(plan, "_FusedAttention", Unchanged)
+        monkeypatch.setattr(ledger, "_FusedAttention", Unchanged)
     assert found[0].peak == pytest.approx(found[1].peak, rel=0.05) and found[0].peak > 10**6
     assert found[0].operations == pytest.approx(found[1].operations, rel=0.02)
 

@@ -22,8 +22,9 @@ from glmkit.config import STAGES
 from glmkit.errors import UserError
 from glmkit.files import read_jsonl
 from glmkit.models.hybrid import HybridModel
-from glmkit.training import cache, data, finetune, processes, sharding
+from glmkit.training import cache, data, processes, sharding
 from glmkit.training.loop import Loop
+from glmkit.training.parts import objective_of
 from glmkit.training.processes import Team
 
 CPU = torch.device("cpu")
@@ -160,9 +161,7 @@ def test_the_loss_is_the_mean_over_parts(stage: str, tiny_model: Path) -> None:
     }
     settings = STAGES[stage].model_validate({**COMMON, **more, "preserve": 0.5, "lora": lora})
     objective: Any
-    objective, wrapped = finetune.objective_of(
-        stage, settings, HybridModel(tiny_model), (pictures, pictures), cache.Keeper(CPU)
-    )
+    objective, wrapped = objective_of(stage, settings, HybridModel(tiny_model), (pictures, pictures), cache.Keeper(CPU))
     with torch.no_grad():
         for value in objective.trained.parameters():
             if value.requires_grad:

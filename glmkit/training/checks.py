@@ -1,0 +1,80 @@
+"""What may be wrong with a recipe, looked for before anything is written: a run folder fixes its recipe, so a mistake
+must not leave one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from glmkit import config
+from glmkit.config import Recipe
+from glmkit.errors import UserError
+from glmkit.generation import pipeline
+from glmkit.models import checkpoint, clip
+from glmkit.models.hybrid import HybridModel
+from glmkit.models.semantic_vq import halved_size
+from glmkit.training import data, frozen, libraries, lora
+from glmkit.training.objectives.decoder import check_text
+from glmkit.training.objectives.vae import check_crop
+from glmkit.training.samples import requests_of
+
+
+def settings(recipe: Recipe, device: torch.device) -> None:
+    """UserError when something that a recipe asks for cannot be had here."""
+    libraries.check(recipe)
+    for name, stage in recipe.stages.items():
+        if stage.lora is not None:
+            frozen.check(name, stage.lora, device)
+
+
+def model(recipe: Recipe) -> None:
+    """UserError when a recipe and its model do not go together; a model of the hub is downloaded."""
+    if recipe.architecture:
+        if recipe.model == "nano":
+            raise UserError("architecture makes a new model, and nano exists", fix="model=FOLDER, or architecture=null")
+        config.read_yaml(recipe.architecture)
+        return
+    if recipe.clip:
+        clip.check(Path(recipe.model))
+        return
+    base = checkpoint.resolve(recipe.model)
+    for name, stage in recipe.stages.items():
+        if stage.lora is not None:
+            with torch.device("meta"):
+                lora.inject(checkpoint.new_part(base, name), stage.lora)
+    for request in requests_of(base, recipe.samples):
+        pipeline.check(request)
+    if recipe.data.edits:
+        for size in recipe.data.edits.shares:
+            _check_source_size(size, HybridModel(base), "data.edits.size")
+
+
+def sources(recipe: Recipe, pictures: tuple[data.Pictures, data.Pictures]) -> None:
+    """UserError when the model would read the source of an edit at another size."""
+    if not recipe.architecture:
+        for size in sorted({own.sizes[source] for own in pictures for source in own.sources.values()}):
+            _check_source_size(size, HybridModel(checkpoint.resolve(recipe.model)), "data.size")
+
+
+def content(recipe: Recipe, pictures: data.Pictures) -> None:
+    """UserError when stages cannot learn from these training pictures what they shall."""
+    if recipe.vae is not None:
+        check_crop(pictures, recipe.vae)
+    for stage in recipe.stages.values():
+        if isinstance(stage, config.DecoderStage):
+            check_text(pictures, stage)
+
+
+def _check_source_size(size: tuple[int, int], hybrid: HybridModel, key: str) -> None:
+    """Training encodes sources as they are; the model would scale those of other sizes (height, width) first."""
+    height, width = size
+    settings = hybrid.source_settings
+    rows, columns = (2 * side for side in halved_size(height, width, settings.min_pixels, settings.max_pixels))
+    if (rows, columns) != (height, width):
+        raise UserError(
+            "the model reads source pictures of this size at another one",
+            found=f"{width}x{height}, read as {columns}x{rows}",
+            fix=f"{key}={columns}x{rows}",
+        )
