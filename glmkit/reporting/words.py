@@ -10,7 +10,8 @@ from markupsafe import Markup, escape
 
 from glmkit.evaluation.stats import Estimate
 
-ACRONYMS = {"clip", "en", "oneig", "zh"}
+NAMES = {"clip": "CLIP", "clipscore": "CLIPScore", "cmmd": "CMMD", "efficientnet": "EfficientNet", "en": "EN"}
+NAMES |= {"frechet": "Fréchet", "lite0": "Lite0", "oneig": "OneIG", "rbf": "RBF", "zh": "ZH"}
 EVIDENCE = re.compile(r" \((?:95 % interval |\d+ prompts?, too few )[^()]*\)\.$")
 # Controls that reorder letters, and those below the space but tab and line feed.
 HIDDEN = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\\x00-\\x08\\x0b-\\x1f]")
@@ -38,16 +39,14 @@ def label(metric: str) -> str:
     words = metric.replace("_", " ")
     if len(words) <= 3:
         return words.upper()
-    if words == "clipscore":
-        return "CLIPScore"
-    text = " ".join(word.upper() if word in ACRONYMS else word for word in words.split())
+    text = " ".join(NAMES.get(word, word) for word in words.split())
     return text[:1].upper() + text[1:]
 
 
 def inside(metric: str) -> str:
     """The label in the middle of a sentence."""
     text = label(metric)
-    return text if text[:2].isupper() else text[:1].lower() + text[1:]
+    return text if text.isupper() or text.split()[0] in NAMES.values() else text[:1].lower() + text[1:]
 
 
 def number(value: float | None, signed: bool = False) -> str:

@@ -64,7 +64,10 @@ def test_control_characters_become_visible_and_letters_stay() -> None:
         ("ned", "NED", "NED"),
         ("clip_cosine", "CLIP cosine", "CLIP cosine"),
         ("clipscore", "CLIPScore", "CLIPScore"),
-        ("oneig_text_en", "ONEIG text EN", "ONEIG text EN"),
+        ("oneig_text_en", "OneIG text EN", "OneIG text EN"),
+        ("cmmd", "CMMD", "CMMD"),
+        ("frechet_efficientnet_lite0", "Fréchet EfficientNet Lite0", "Fréchet EfficientNet Lite0"),
+        ("kernel_efficientnet_lite0", "Kernel EfficientNet Lite0", "kernel EfficientNet Lite0"),
     ],
 )
 def test_names_of_metrics(metric: str, label: str, inside: str) -> None:
