@@ -22,6 +22,7 @@ from torch import nn
 
 from glmkit import config, runs
 from glmkit.config import Recipe, Stage
+from glmkit.errors import UserError
 from glmkit.files import atomic_path, read_json, remove_leftovers, write_json
 from glmkit.models import adapter, checkpoint, clip
 from glmkit.models.hybrid import HybridModel
@@ -32,6 +33,7 @@ from glmkit.training.loop import Loop, Place
 from glmkit.training.parts import TRANSFORMERS, objective_of, trained_parts
 from glmkit.training.samples import Sampler
 
+DATA = "data.json"  # in the run folder: what the pictures are
 MAX_SHARD_BYTES = 15 * 2**20
 # What may be another when a run is continued, since the weights do not depend on it.
 UNBOUND = {"workers", "resident_gib", "proof", "wandb"}
@@ -54,7 +56,7 @@ def finetune(recipe: Recipe, device: torch.device, team: processes.Team = proces
         if result.exists():
             print(f"{name}: already done ({result})", file=sys.stderr)
         else:
-            pictures = pictures or data.load(recipe.data)
+            pictures = pictures or _again(recipe)
             outcome = _run_stage(place, stage, recipe, folder, pictures)
             if team.is_main:
                 write_json(result, outcome)
@@ -68,7 +70,7 @@ def finetune(recipe: Recipe, device: torch.device, team: processes.Team = proces
 def _open(recipe: Recipe, device: torch.device) -> tuple[data.Pictures, data.Pictures] | None:
     """Make the run folder or take it up again; the pictures of a new run, which were looked at before."""
     output = Path(recipe.output)
-    pictures = None if (output / "manifest.json").exists() else _checked(recipe)
+    pictures = None if (output / DATA).exists() else _checked(recipe)
     remove_leftovers(output)
     remove_leftovers(output / "adapter")
     runs.open_run(output, "finetune", _flat(recipe.model_dump(mode="json")), str(device))
@@ -76,8 +78,26 @@ def _open(recipe: Recipe, device: torch.device) -> tuple[data.Pictures, data.Pic
         temporary.write_text(config.to_yaml(recipe), encoding="utf-8")
     if pictures is not None:
         print("\n".join(report.lines(pictures, recipe.largest_batch)), file=sys.stderr)
-        sets = zip(("train", "held_out"), pictures, strict=True)
-        write_json(output / "data.json", {name: asdict(report.of(own)) for name, own in sets})
+        write_json(output / DATA, {name: asdict(own) for name, own in _reports(pictures).items()})
+    return pictures
+
+
+def _reports(pictures: tuple[data.Pictures, data.Pictures]) -> dict[str, report.Report]:
+    return {name: report.of(own) for name, own in zip(("train", "held_out"), pictures, strict=True)}
+
+
+def _again(recipe: Recipe) -> tuple[data.Pictures, data.Pictures]:
+    """The pictures of a run that goes on; UserError when they are not those that it began with, of which its steps so
+    far, their order and the losses before are.
+    """
+    pictures, began = data.load(recipe.data), read_json(Path(recipe.output) / DATA)
+    for name, own in _reports(pictures).items():
+        if own.content != began[name]["content"]:
+            raise UserError(
+                f"the pictures of data.{name} or their captions have changed since this run began",
+                found=f"{own.pictures} pictures, {began[name]['pictures']} when it began",
+                fix="put them back as they were, or output=FOLDER for a new run",
+            )
     return pictures
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from glmkit.errors import UserError
 from glmkit.files import read_json
 from glmkit.models import adapter, checkpoint
 from glmkit.models.hybrid import HybridModel
-from glmkit.training.finetune import finetune
+from glmkit.training import finetune as training
 
 CPU = torch.device("cpu")
 LORA = {"method": "lora", "steps": 2, "batch_size": 2, "learning_rate": 1e-2}
@@ -47,7 +48,7 @@ def recipe(model: Path, folder: Path, side: int) -> config.Recipe:
 
 
 def test_all_adapters_learn_from_pairs(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    results = finetune(recipe(tiny_model, tmp_path, 128), CPU)
+    results = training.finetune(recipe(tiny_model, tmp_path, 128), CPU)
     assert list(results) == ["autoregressive", "decoder", "glyph"]
     assert "train: 2 pictures, 2 of them edits; 128x128 edits: 2" in capsys.readouterr().err
     written = read_json(tmp_path / "run" / "data.json")
@@ -62,5 +63,23 @@ def test_all_adapters_learn_from_pairs(tiny_model: Path, tmp_path: Path, capsys:
 
 def test_sources_that_the_model_would_scale_are_refused(tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="read as 128x128"):
-        finetune(recipe(tiny_model, tmp_path, 64), CPU)
+        training.finetune(recipe(tiny_model, tmp_path, 64), CPU)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_goes_on_with_its_own_pictures_only(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other ones would be another order, whose beginning nobody has seen."""
+
+    def stopped(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "_run_stage", stopped)
+    one = recipe(tiny_model, tmp_path, 128)
+    table = tmp_path / "train" / "metadata.jsonl"
+    began = table.read_text()
+    for found, expected in ((began, KeyboardInterrupt), (began.replace("word 1", "ward 1"), UserError)) * 2:
+        table.write_text(found)
+        with pytest.raises(expected, match="data.train.*have changed" if expected is UserError else None):
+            training.finetune(one, CPU)

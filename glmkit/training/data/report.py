@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
 from dataclasses import dataclass
 
@@ -17,7 +19,8 @@ class Report:
     """`pictures` and `edits` of an epoch, repeats counted; `buckets`: different ones of each size, edits apart.
 
     `preserved`: pictures that nothing is learnt from; `same`: those that another one equals to the last pixel;
-    `unquoted`: captions without quoted text, of which the glyph encoder reads nothing.
+    `unquoted`: captions without quoted text, of which the glyph encoder reads nothing. `content`: a digest of all that
+    training reads of them.
     """
 
     pictures: int
@@ -28,6 +31,7 @@ class Report:
     buckets: dict[str, int]
     changes: dict[str, int]
     dropped: tuple[str, ...]
+    content: str
 
     def lines(self, name: str, batch_size: int) -> list[str]:
         """For people; buckets that cannot fill a batch of `batch_size` are named, since their pictures show more."""
@@ -79,4 +83,11 @@ def of(pictures: Pictures) -> Report:
         {f"{width}x{height}{' edits' * is_edit}": len(own) for (height, width, is_edit), own in kinds.items()},
         dict(sorted(changes.items())),
         tuple(" ".join(str(error).split()) for part in read for error in part.dropped),
+        _digest(pictures),
     )
+
+
+def _digest(pictures: Pictures) -> str:
+    names = ("keys", "text_keys", "captions", "sizes", "repeats", "preserved")
+    content = [*(getattr(pictures, name) for name in names), sorted(pictures.sources.items())]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
