@@ -82,8 +82,14 @@ def _references() -> Iterator[Entry]:
         yield entry if reference.complete else replace(entry, **unfinished)
     for name, preset in presets.PRESETS.items():
         for model in preset.models:
-            fix = f"glmkit reference add NAME --preset {name} --model {model} --{preset.takes} DOWNLOADED"
-            yield Entry("reference", f"preset {name} {model}", f"read from --{preset.takes}", "your own download", fix)
+            add = f"glmkit reference add {model} --preset {name} --model {model} --{preset.takes} {preset.files}"
+            yield Entry(
+                "reference",
+                f"preset {name} {model}",
+                f"read from --{preset.takes}",
+                "your own download",
+                f"{preset.fetch} && {add}",
+            )
 
 
 def _models() -> Iterator[Entry]:

@@ -46,7 +46,7 @@ class LongText(Suite):
         )
 
     def files(self, data: Path | None) -> list[Path]:
-        fix = f"--data DIR with {self.file} (repository X-Omni-Team/X-Omni, folder textbench)"
+        fix = f"git clone https://github.com/X-Omni-Team/X-Omni, then --data X-Omni/textbench with {self.file}"
         return in_data(f"longtext-{self.language}", data, lambda folder: [folder / self.file], fix)
 
     def read(self, files: Sequence[Path]) -> list[Prompt]:

@@ -69,7 +69,8 @@ class OneigText(Suite):
         )
 
     def files(self, data: Path | None) -> list[Path]:
-        fix = f"--data DIR with {self.file} (repository OneIG-Bench/OneIG-Benchmark, folder scripts/text)"
+        fetch = "git clone https://github.com/OneIG-Bench/OneIG-Benchmark"
+        fix = f"{fetch}, then --data OneIG-Benchmark/scripts/text with {self.file}"
         return in_data(f"oneig-text-{self.language}", data, lambda folder: [folder / self.file], fix)
 
     def read(self, files: Sequence[Path]) -> list[Prompt]:

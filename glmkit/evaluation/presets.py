@@ -19,9 +19,13 @@ from glmkit.evaluation.sources import Column, Folder, Parquet, plain, read_promp
 
 @dataclass(frozen=True)
 class Preset:
-    """`takes` is the option that names its files; `models` maps what users type to what the files say."""
+    """`fetch` is the command that downloads the set into SET, `files` is where it then holds what the option `takes`
+    names; `models` maps what users type to what the files say.
+    """
 
+    fetch: str
     takes: str
+    files: str
     models: Mapping[str, str]
     build: Callable[[Sequence[Path], str], Folder | Parquet]
 
@@ -59,8 +63,24 @@ def _open_image_preferences(files: Sequence[Path], ending: str) -> Parquet:
 
 PRESETS: Mapping[str, Preset] = {
     "rapidata": Preset(
-        "parquet", {"dalle3": "dalle3", "sd3": "sd3", "flux": "flux", "midjourney": "midjourney"}, _rapidata
+        "hf download Rapidata/700k_Human_Preference_Dataset_FLUX_SD3_MJ_DALLE3 --repo-type dataset --local-dir SET",
+        "parquet",
+        "SET/data/*.parquet",
+        {"dalle3": "dalle3", "sd3": "sd3", "flux": "flux", "midjourney": "midjourney"},
+        _rapidata,
     ),
-    "openai-dalle3": Preset("images", {"dalle3": "coco/3"}, _openai_dalle3),
-    "open-image-preferences": Preset("parquet", {"sd3.5-large": "sd", "flux.1-dev": "dev"}, _open_image_preferences),
+    "openai-dalle3": Preset(
+        "git clone https://github.com/openai/dalle3-eval-samples SET",
+        "images",
+        "SET",
+        {"dalle3": "coco/3"},
+        _openai_dalle3,
+    ),
+    "open-image-preferences": Preset(
+        "hf download data-is-better-together/open-image-preferences-v1 --repo-type dataset --local-dir SET",
+        "parquet",
+        "SET/data/cleaned-*.parquet",
+        {"sd3.5-large": "sd", "flux.1-dev": "dev"},
+        _open_image_preferences,
+    ),
 }

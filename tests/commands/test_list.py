@@ -51,6 +51,12 @@ def test_every_name_is_there_and_says_what_it_lacks(capsys: pytest.CaptureFixtur
     assert {"text-render", "nano-edit", "ned", "clip_glmkit_cosine", "paddleocr", "nano"} <= ready
     assert not ready & {"cvtg-2k", "fid", "cmmd", "clip_cosine", "cvtg-paddleocr", "qwen2-5-vl", "glm-image"}
     assert rows["model", "glm-image"]["fix"].startswith("hf download zai-org/GLM-Image")  # type: ignore[attr-defined]
+    for (kind, name), row in rows.items():  # what is to be typed begins with a program
+        if row["missing"] and kind in ("suite", "reference", "engine"):
+            assert str(row["fix"]).split()[0] in ("hf", "git", "python", "pip"), name
+    assert str(rows["reference", "preset rapidata sd3"]["fix"]).endswith(
+        " && glmkit reference add sd3 --preset rapidata --model sd3 --parquet SET/data/*.parquet"
+    )
     assert "export OPENAI_API_KEY" in str(rows["model", "openai:MODEL"]["fix"])
 
 
@@ -80,4 +86,4 @@ def test_for_people(capsys: pytest.CaptureFixture[str]) -> None:
         "references",
         "models",
     ]
-    assert "  - cvtg-2k" in out and "      try:     --data DIR with CVTG/2.json" in out and "  + paddleocr" in out
+    assert "  - cvtg-2k" in out and "then --data DIR with CVTG/2.json" in out and "  + paddleocr" in out

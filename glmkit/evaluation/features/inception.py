@@ -73,7 +73,7 @@ def load(argument: str, device: str) -> Inception:
 def check() -> None:
     check_packages(torchmetrics="torchmetrics", torch_fidelity="torch-fidelity")
     if not _cached().exists():
-        fix = f"the first use downloads {URL}; without a network --features inception:FILE"
+        fix = f"curl -LO {URL} and --features inception:FILE (without FILE the first use downloads it)"
         raise UserError("the Inception weights are not on this machine", fix=fix)
 
 

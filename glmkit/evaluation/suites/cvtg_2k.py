@@ -42,7 +42,8 @@ class Cvtg2k(Suite):
     official = Official("CVTG-2K", cvtg_paddleocr.READER, cvtg_paddleocr.WEIGHTS, prompts=2000, pictures_a_prompt=1)
 
     def files(self, data: Path | None) -> list[Path]:
-        fix = "--data DIR with CVTG/2.json to CVTG-Style/5.json (CVTG-2K.zip of the hub's data set dnkdnk/CVTG-2K)"
+        fetch = "hf download dnkdnk/CVTG-2K CVTG-2K.zip --repo-type dataset --local-dir . && unzip CVTG-2K.zip"
+        fix = f"{fetch}, then --data DIR with CVTG/2.json to CVTG-Style/5.json"
         return in_data("cvtg-2k", data, _prompt_files, fix)
 
     def read(self, files: Sequence[Path]) -> list[Prompt]:
