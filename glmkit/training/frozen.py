@@ -5,6 +5,7 @@ nf4 and int8 are those of bitsandbytes: nf4 is QLoRA's (arXiv:2305.14314), int8 
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator
 from typing import cast
@@ -75,6 +76,8 @@ def _four_bits(linear: nn.Linear) -> nn.Module:
 def _eight_bits(linear: nn.Linear) -> nn.Module:
     from bitsandbytes.nn import Int8Params, Linear8bitLt
 
+    # At every product it would say that it quantises inputs by way of float16.
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     small = Linear8bitLt(*_shape(linear), has_fp16_weights=False, device="meta")
     small.weight = Int8Params(linear.weight.data, requires_grad=False, has_fp16_weights=False)
     return small
