@@ -24,7 +24,7 @@ from glmkit.models.compiling import allow_shapes
 from glmkit.models.decoder import SourceCache
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import cache
-from glmkit.training.data import Pictures, buckets, groups
+from glmkit.training.data import FilePictures, Joined, Pictures, buckets, groups
 from glmkit.training.objectives import EVERY, Divisible
 from glmkit.training.objectives.glyphs import NO_TEXT, GlyphEmbeddings, Glyphs, GlyphTokens
 from glmkit.training.objectives.preserving import Preserved, without_adapters
@@ -111,12 +111,16 @@ def weighs_text(stage: DecoderStage) -> bool:
 
 def check_text(pictures: Pictures, stage: DecoderStage) -> None:
     """UserError when the loss depends on where text stands, and nobody knows."""
-    if weighs_text(stage) and pictures.text_mask([0], torch.device("cpu")) is None:
-        raise UserError(
-            "text_weight and other_weight need to know where text stands",
-            found="pictures with neither text boxes nor masks",
-            fix="text_boxes or mask in the data (data.columns), or leave the weights out",
-        )
+    if not weighs_text(stage):
+        return
+    for one in pictures.sets if isinstance(pictures, Joined) else [pictures]:
+        if one.text_mask([0], torch.device("cpu")) is None:
+            place = f" in {one.where}" if isinstance(one, FilePictures) else ""
+            raise UserError(
+                "text_weight and other_weight need to know where text stands",
+                found=f"pictures with neither text boxes nor masks{place}",
+                fix="text_boxes or mask in the data (data.columns), or leave the weights out",
+            )
 
 
 class DecoderObjective(Divisible):
