@@ -185,6 +185,8 @@ class Stage(Section):
             raise ValueError("method: lora needs a lora section, and method: full must not have one")
         if self.compile and self.lora is not None and self.lora.offload:
             raise ValueError("compile: true needs weights that stay where they are; not lora.offload: true")
+        if self.optimizer == "prodigy" and self.learning_rate < 0.01:
+            raise ValueError(f"prodigy finds its rate itself, times learning_rate: 1, not {self.learning_rate:g}")
         if self.batch_size % self.accumulate:
             raise ValueError(f"batch_size {self.batch_size} is not divisible by accumulate {self.accumulate}")
         return self
@@ -486,6 +488,8 @@ def _explain(problem: Any) -> str:
         return f"{line}unknown key{hint} (known: {', '.join(known)})"
     if problem["type"] == "missing":
         return f"{line}missing"
+    if problem["type"] == "tuple_type":
+        return f"{line}must be a list, such as [{problem['input']}]"
     message = problem["msg"].removeprefix("Value error, ")
     return line + message if isinstance(problem["input"], Mapping) else f"{line}{message} (found {problem['input']!r})"
 

@@ -90,6 +90,7 @@ def test_every_problem_is_listed(recipe: Path) -> None:
         (["decoder=null"], "at least one stage"),
         (["decoder.train_glyph=true"], "method: full"),
         (["decoder.lora.targets=[]"], "decoder.lora.targets: "),
+        (["decoder.lora.targets=to_q"], "decoder.lora.targets: must be a list, such as [to_q]"),
         (["vae={method: lora, lora: {targets: [a]}, steps: 1, batch_size: 1, learning_rate: 1}"], "vae.method: "),
     ],
 )

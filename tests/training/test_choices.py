@@ -157,8 +157,10 @@ def test_pictures_without_text_have_no_loss_on_text(tiny_model: Path, tmp_path: 
     assert loss == 0 and gradient is not None and not gradient.any()
     with pytest.raises(UserError, match="no picture has a place"):
         objective("decoder", hybrid, sets[0], other_weight=0.0)
-    with pytest.raises(UserError, match="where text stands"):
-        objective("decoder", hybrid, data.FilePictures(posters / "train"), other_weight=0.0)
+    unknown = data.FilePictures(posters / "train")
+    for pictures in (unknown, data.Joined([sets[1], unknown])):
+        with pytest.raises(UserError, match=r"where text stands[^$]*masks in .*train"):
+            objective("decoder", hybrid, pictures, other_weight=0.0)
 
 
 def test_a_batch_has_the_loss_of_its_parts(tiny_model: Path, tmp_path: Path, posters: Path) -> None:
@@ -241,6 +243,7 @@ def test_without_adapters_the_model_is_what_it_was(tiny_model: Path, pictures: d
         ({"preserve": 1.0}, "preserve needs method: lora"),
         ({"text_weight": -1, "other_weight": 0}, "leave nothing to learn"),
         ({"drop": 1.5}, "less than or equal to 1"),
+        ({"optimizer": "prodigy", "learning_rate": 1e-4}, "learning_rate: 1, not 0.0001"),
     ],
 )
 def test_what_a_stage_refuses(changes: dict[str, Any], message: str) -> None:
