@@ -21,9 +21,13 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def, override]
         """Refuse what is left over here, where the options of the command are known, not in the parent parser."""
         namespace, rest = super().parse_known_args(args, namespace)
-        if rest:
+        words = [action.dest for action in self._actions if action.nargs == "*" and not action.option_strings]
+        if words and not any(word.startswith("-") for word in rest):
+            # argparse ends a list of words at the first option, also if more of them follow it.
+            getattr(namespace, words[0]).extend(rest)
+        elif rest:
             self.error(f"unrecognized arguments: {' '.join(rest)}")
-        return namespace, rest
+        return namespace, []
 
     def error(self, message: str) -> NoReturn:
         guess = None

@@ -110,3 +110,8 @@ def test_no_command_is_an_error() -> None:
     with pytest.raises(SystemExit) as stop:
         build_parser().parse_args([])
     assert stop.value.code == 2
+
+
+def test_changes_of_a_recipe_may_follow_options() -> None:
+    arguments = build_parser().parse_args("finetune a.yaml b=1 --device cpu c=2 --json d=3".split())
+    assert arguments.overrides == ["b=1", "c=2", "d=3"] and arguments.device == "cpu" and arguments.json
