@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from glmkit import config
-from glmkit.config import AutoregressiveStage, DecoderStage, GlyphStage, Lora
+from glmkit.config import STAGES, AutoregressiveStage, DecoderStage, GlyphStage, Lora
 from glmkit.errors import UserError
 from glmkit.files import read_jsonl, write_jsonl
 from glmkit.generation import pipeline
@@ -21,6 +21,7 @@ from glmkit.training.objectives.autoregressive import AutoregressiveObjective
 from glmkit.training.objectives.decoder import DecoderObjective
 from glmkit.training.objectives.glyph import GlyphObjective
 from glmkit.training.objectives.preserving import Preserved, without_adapters
+from glmkit.training.parts import objective_of
 
 CPU = torch.device("cpu")
 STAGE: dict[str, Any] = {"method": "full", "steps": 1, "batch_size": 2, "learning_rate": 1e-3}
@@ -197,6 +198,34 @@ def test_preserving_pulls_to_the_model_without_adapters(
     (loss - plain.detach()).backward()
     learnt = [value for name, value in given.trained.named_parameters() if "lora_B" in name]
     assert all(value.requires_grad and value.grad is not None and value.grad.any() for value in learnt)
+
+
+@pytest.mark.parametrize("stage", ["autoregressive", "decoder", "glyph"])
+def test_preserving_is_the_same_however_memory_is_spent(
+    tiny_model: Path, pictures: data.FilePictures, stage: str
+) -> None:
+    """Layers that are computed again after the look at the model without adapters, and blocks that come and go."""
+    gradients = []
+    for offload, every in ((False, 0), (False, 1), (True, 1)):
+        lora = {"rank": 2, "targets": [TARGETS[stage]], "offload": offload}
+        settings = {**STAGE, "method": "lora", "lora": lora, "preserve": 3.0, "recompute_every": every}
+        given, _ = objective_of(
+            stage,
+            STAGES[stage].model_validate(settings),
+            HybridModel(tiny_model),
+            (pictures, pictures),
+            cache.Keeper(CPU),
+        )
+        learnt = [value for value in given.trained.parameters() if value.requires_grad]
+        draw = seeded(5)
+        with torch.no_grad():
+            for value in learnt:
+                value.normal_(std=0.3, generator=draw)
+        given.trained.train()
+        given.loss([0, 1], seeded(7))[0].backward()
+        gradients.append([value.grad for value in learnt])
+    for other in gradients[1:]:
+        torch.testing.assert_close(other, gradients[0], rtol=1e-4, atol=1e-6)
 
 
 def lora_of(stage: str) -> dict[str, Any]:
