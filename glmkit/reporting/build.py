@@ -48,7 +48,7 @@ def write_report(folders: Sequence[Path], out: Path) -> tuple[Path, ...]:
     html = render(runs, comparison, board, out)
     files = out, out.with_suffix(".csv"), out.with_suffix(".json")
     write_csv(files[1], rows)
-    write_all_json(files[2], runs, board, rows)
+    write_all_json(files[2], runs, comparison, board, rows)
     with atomic_path(out) as temporary:
         temporary.write_text(html, encoding="utf-8")
     return files

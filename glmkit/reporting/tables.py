@@ -62,8 +62,10 @@ def write_csv(path: Path, rows: Sequence[Row]) -> None:
             writer.writerow({**row, **texts})
 
 
-def write_all_json(path: Path, runs: Sequence[EvalRun], board: Leaderboard, rows: Sequence[Row]) -> None:
-    """The leaderboard as it stands on the page, with published scores apart, and `rows`."""
+def write_all_json(
+    path: Path, runs: Sequence[EvalRun], comparison: Comparison, board: Leaderboard, rows: Sequence[Row]
+) -> None:
+    """The leaderboard and the differences as they stand on the page, with published scores apart, and `rows`."""
     names = [name for name, _ in board.columns]
     standings = [
         {
@@ -93,6 +95,11 @@ def write_all_json(path: Path, runs: Sequence[EvalRun], board: Leaderboard, rows
         "runs": described,
         "metrics": {name: about for run in runs for name, about in run.summary.metrics.items()},
         "leaderboard": standings,
+        "differences": [
+            {"metric": metric.name, "base": change.base, "other": change.other, **change.estimate._asdict()}
+            for metric in comparison.metrics
+            for change in metric.differences
+        ],
         "published": [source.to_row() for source, _ in board.published],
         "rows": list(rows),
     }

@@ -55,6 +55,24 @@ def test_values_are_those_of_the_scores(files: tuple[Path, ...], tmp_path: Path)
     }
 
 
+def test_differences_of_all_pairs(tmp_path: Path, make_run: MakeRun, prompts: list[Prompt]) -> None:
+    """Run n reads nothing of the first n of the six prompts, whose texts are one word each and weigh the same."""
+    same = [Prompt(prompt.id, "a sign", ("OPEN",), "simple") for prompt in prompts]
+    runs = [
+        make_run(name, [(prompt, ["?"] if index < n else prompt.texts) for index, prompt in enumerate(same)])
+        for n, name in enumerate("abc")
+    ]
+    _, _, data = write_report(runs, tmp_path / "page.html")
+    found = [row for row in read_json(data)["differences"] if row["metric"] == "word_accuracy"]
+    assert [(row["base"], row["other"], row["n"]) for row in found] == [
+        ("nano (a)", "nano (b)", 6),
+        ("nano (a)", "nano (c)", 6),
+        ("nano (b)", "nano (c)", 6),
+    ]
+    assert [row["value"] for row in found] == pytest.approx([-1 / 6, -2 / 6, -1 / 6])
+    assert all(row["low"] <= row["value"] <= row["high"] for row in found)
+
+
 @pytest.mark.parametrize("name", ["page.json", "page.csv", "page"])
 def test_a_report_is_an_html_file(tmp_path: Path, make_run: MakeRun, prompts: list[Prompt], name: str) -> None:
     with pytest.raises(UserError, match=r"--out .*page\.html"):
