@@ -208,7 +208,7 @@ def _filled(seeds: Sequence[int], count: int) -> list[int]:
 def _copied(folder: Path, source: Path | Tile | None, prompt: Prompt, seed: int) -> Generation:
     row = Generation(f"{prompt.id}_{seed}", prompt.id, prompt.prompt, seed)
     if source is None:
-        return replace(row, error="no picture")
+        return replace(row, error="not in the folder")
     if isinstance(source, Tile):
         return _cut(folder, source, row)
     file = f"pictures/{row.id}{source.suffix.lower()}"

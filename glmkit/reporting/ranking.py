@@ -34,13 +34,15 @@ def change(prompt_id: str, runs: Sequence[Values]) -> list[float] | None:
 def ranks(prompts: Mapping[str, str], runs: Sequence[Values], failed: set[str]) -> dict[str, dict[str, int]]:
     """The place of each prompt (id -> text) in each order; ties keep the order of the suite.
 
-    `worst`: by the lowest value of any run, prompts with a `failed` picture first; `change`: by the largest distance
-    between runs; `change-A-B`: by that between the runs of these numbers (of three or more); `better` and `worse`: by
-    last run minus first run. The metrics decide one after another, and prompts that cannot be compared come last.
+    `worst`: by the lowest value of any run, first the prompts with a `failed` picture, last those that no run scored;
+    `change`: by the largest distance between runs; `change-A-B`: by that between the runs of these numbers (of three or
+    more); `better` and `worse`: by last run minus first run. The metrics decide one after another, and prompts that
+    cannot be compared come last.
     """
 
-    def lowest(prompt_id: str) -> list[float]:
-        return [WORST] if prompt_id in failed else min(list(run[prompt_id]) for run in runs)
+    def lowest(prompt_id: str) -> tuple[bool, list[float]]:
+        scored = [list(run[prompt_id]) for run in runs if prompt_id in run]
+        return not scored, [WORST] if prompt_id in failed else min(scored)
 
     def by_spread(among: Sequence[Values]) -> list[str]:
         def spread(prompt_id: str) -> list[float]:

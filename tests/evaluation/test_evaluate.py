@@ -45,7 +45,7 @@ def test_scores_and_coverage_of_a_folder(suite: str, images: Path, tmp_path: Pat
     assert list(rows) == ["a_0", "a_1", "b_0", "b_1", "c_0", "c_1"]  # as many of each prompt as of b
     assert rows["a_0"].read == ("red", "fox") and rows["a_0"].value("ned") == 1
     assert rows["b_1"].counts["word_accuracy"] == [0, 2]
-    assert [(rows[name].error, rows[name].counts) for name in ("a_1", "c_0", "c_1")] == [("no picture", {})] * 3
+    assert [(rows[name].error, rows[name].counts) for name in ("a_1", "c_0", "c_1")] == [("not in the folder", {})] * 3
     assert (summary.n_scored, summary.n_total, summary.n_prompts) == (3, 6, 2)
     assert summary.scores["word_accuracy"]["value"] == pytest.approx(4 / 6)
     assert summary.scores["ned"]["value"] == pytest.approx((1 + 2 + 2 / 3) / 5)

@@ -50,7 +50,7 @@ def test_cvtg_from_files_to_scores(tmp_path: Path) -> None:
     assert summary.family == "formula of CVTG-2K, OCR engine fake"
     assert summary.why_not_official[-1] == "15 of 2000 pictures (1 a prompt)"
     rows = {row["id"]: Score.from_row(row) for row in read_jsonl(tmp_path / "run" / "scores.jsonl")}
-    assert rows["CVTG-2-7_0"].error == "no picture"
+    assert rows["CVTG-2-7_0"].error == "not in the folder"
     texts = {prompt.id: prompt.prompt for prompt in suites.prompts(suites.load("cvtg-2k"), data=data)}
     areas: dict[str, list[WordScore]] = {}
     for row in rows.values():
@@ -114,7 +114,7 @@ def test_what_official_means() -> None:
     assert reasons(reader=replace(reader, versions="numpy 2")) == ()
     assert reasons(files={}) == ("p.json is not the published file",)
     assert reasons(pictures=None) == ("the pictures were not cut from the benchmark's grids",)
-    failed = [*scores[:-1], replace(scores[-1], error="no picture")]
+    failed = [*scores[:-1], replace(scores[-1], error="not in the folder")]
     assert reasons(scores=failed) == ("3 of 4 pictures (2 a prompt)",)
     assert reasons(scores=scores[:2]) == ("2 of 4 pictures (2 a prompt)",)
     twice = [*scores[:-1], replace(scores[-1], id="a_2", prompt_id="a")]
@@ -158,7 +158,7 @@ def test_oneig_grids_are_cut_and_black_tiles_are_missing(tmp_path: Path) -> None
     rows = {row["id"]: Score.from_row(row) for row in read_jsonl(run / "scores.jsonl")}
     assert list(rows) == [f"00{number}_{tile}" for number in range(3) for tile in range(4)]
     assert rows["000_3"].error == "no picture: this tile of the grid is black"
-    assert rows["002_0"].error == "no picture"
+    assert rows["002_0"].error == "not in the folder"
     # the cell ["It's a\nb"] is compared as Its anb
     assert rows["001_0"].counts == {"oneig_text_en": [1 - 0.01 * 0.5, 1], "ed": [1, 1], "cr": [0, 1], "wac": [1, 2]}
     assert "the pictures were not cut from the benchmark's grids" in summary.why_not_official

@@ -48,7 +48,7 @@ def add(folder: Path, spec: str, name: str = "others", limit: int | None = None)
 def run_of(folder: Path) -> Pictures:
     names = sorted(path.name for path in folder.iterdir())
     rows = [Generation(name, name, f"prompt {number}", 0, name) for number, name in enumerate(names)]
-    return Pictures(folder, (*rows, Generation("lost", "lost", "prompt 3", 0, error="no picture")))
+    return Pictures(folder, (*rows, Generation("lost", "lost", "prompt 3", 0, error="not in the folder")))
 
 
 def measure(pictures: Pictures, name: str = "others") -> Distance:

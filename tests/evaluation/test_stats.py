@@ -53,7 +53,7 @@ def test_pictures_of_a_prompt_are_added_up() -> None:
 
 def test_errors_are_left_out_not_zero() -> None:
     scored = rows([(1, 2), (2, 2)])
-    failed = replace(scored[0], id="p2_0", prompt_id="p2", counts={}, error="no picture")
+    failed = replace(scored[0], id="p2_0", prompt_id="p2", counts={}, error="not in the folder")
     assert estimate([*scored, failed], "m") == estimate(scored, "m")
     assert estimate([failed], "m") == (None, None, None, 0)
     assert estimate(scored[:1], "m") == (0.5, None, None, 1)

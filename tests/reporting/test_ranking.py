@@ -23,6 +23,8 @@ def test_orders() -> None:
     assert in_order("better") == ["a", "b", "c", "d"]  # d was scored by one run only: last in both
     assert in_order("worse") == ["c", "b", "a", "d"]
     assert change("d", [BEFORE, AFTER]) is None
+    places = ranks({"e": "Zoo", **PROMPTS}, [BEFORE, AFTER], failed={"d", "e"})
+    assert sorted(places, key=lambda prompt_id: places[prompt_id]["worst"]) == ["d", "b", "c", "a", "e"]  # e: no score
 
 
 def test_values_are_means_of_scored_pictures_with_higher_better() -> None:
