@@ -76,7 +76,11 @@ def plan(recipe: Recipe, pictures: data.Pictures | None, device: torch.device) -
     """The stages of a recipe. `pictures` None: posters that would have to be drawn first; their settings say enough."""
     shapes, captions = _shapes(recipe, pictures)
     speed = _speed(device)
-    return [_stage(name, stage, recipe, shapes, captions, device, speed) for name, stage in recipe.stages.items()]
+    own_reminder = any(source.preserve for source in recipe.data.train)
+    return [
+        _stage(name, stage, recipe, shapes, captions, device, speed, own_reminder)
+        for name, stage in recipe.stages.items()
+    ]
 
 
 def _shapes(recipe: Recipe, pictures: data.Pictures | None) -> tuple[list[Shape], list[str]]:
@@ -101,6 +105,7 @@ def _stage(
     captions: list[str],
     device: torch.device,
     speed: float,
+    own_reminder: bool,
 ) -> StagePlan:
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32  # autocast computes in it
     with torch.device("meta"):
@@ -119,8 +124,10 @@ def _stage(
     if name in ("autoregressive", "decoder", "glyph"):
         for part in parts.values():
             part.to(dtype)
-        recompute(parts[TRANSFORMERS[name]], cast(config.BlockStage, stage).recompute_every)
-        work = measure(name, parts, worst, stage.batch_size // stage.accumulate, captions)
+        block_stage = cast(config.BlockStage, stage)
+        recompute(parts[TRANSFORMERS[name]], block_stage.recompute_every)
+        looks = 1 + own_reminder if block_stage.preserve else 0
+        work = measure(name, parts, worst, stage.batch_size // stage.accumulate, captions, looks)
     operations = stage.steps * stage.accumulate * work.operations if work else None
     return StagePlan(
         name,
@@ -183,11 +190,25 @@ def _tokens(name: str, shape: Shape, captions: list[str]) -> int:
     return large
 
 
-def measure(name: str, parts: Mapping[str, nn.Module], shape: Shape, batch: int, captions: list[str]) -> Work:
-    """`batch` pictures of one bucket forwards and backwards through parts on the meta device."""
+def measure(
+    name: str, parts: Mapping[str, nn.Module], shape: Shape, batch: int, captions: list[str], preserving: int = 0
+) -> Work:
+    """`batch` pictures of one bucket forwards and backwards through parts on the meta device. `preserving` 1: and once
+    more without adapters; 2: as many other pictures with and without them, instead.
+    """
     trained = [value for part in parts.values() for value in part.parameters()]
     forward = _autoregressive if name == "autoregressive" else _decoder
-    return work_of(lambda: forward(parts, shape, batch, captions), trained)
+
+    def loss() -> Tensor:
+        total = forward(parts, shape, batch, captions)
+        if preserving == 2:
+            total = total + forward(parts, shape, batch, captions)
+        if preserving:
+            with torch.no_grad():
+                forward(parts, shape, batch, captions)
+        return total
+
+    return work_of(loss, trained)
 
 
 def _autoregressive(parts: Mapping[str, nn.Module], shape: Shape, batch: int, captions: list[str]) -> Tensor:

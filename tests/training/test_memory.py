@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,8 @@ from glmkit.training.parts import objective_of
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[2]
+FOLDER = str(ROOT / "data" / "posters" / "held_out")
+STAGES = {"ar_lora": "autoregressive", "decoder_lora": "decoder", "glyph_lora": "glyph"}
 # MiB of the tensors of one picture of 256x256, forwards and back; weights, gradients and moments not counted. A change
 # that needs more says so here.
 MOST = {
@@ -27,15 +30,14 @@ MOST = {
 }
 
 
-@pytest.mark.parametrize(("name", "every"), list(MOST))
-def test_a_step_takes_no_more_memory(name: str, every: int) -> None:
-    folder = ROOT / "data" / "posters" / "held_out"
-    recipe = config.load(
-        ROOT / "recipes" / f"{name}.yaml", [f"data.train={folder}", f"data.held_out={folder}", "model=nano"]
-    )
-    ((stage_name, stage),) = recipe.stages.items()
-    stage = stage.model_copy(update={"recompute_every": every, "batch_size": 1, "accumulate": 1})
-    pictures = data.FilePictures(folder)
+def peaks(name: str, *places: str, **changes: Any) -> tuple[float, float]:
+    """MiB of a step with one picture: what the tensors of the objective take, and what the plan says."""
+    stage_name = STAGES[name]
+    changed = [f"{stage_name}.{key}={value}" for key, value in {"batch_size": 1, "accumulate": 1, **changes}.items()]
+    folders = [f"data.train=[{', '.join([FOLDER, *places])}]", f"data.held_out={FOLDER}"]
+    recipe = config.load(ROOT / "recipes" / f"{name}.yaml", ["model=nano", *folders, *changed])
+    stage = recipe.stages[stage_name]
+    pictures = data.load(recipe.data)[0]
     torch.manual_seed(0)
     objective, _ = objective_of(
         stage_name, stage, HybridModel(checkpoint.NANO), (pictures, pictures), cache.Keeper(CPU)
@@ -44,9 +46,23 @@ def test_a_step_takes_no_more_memory(name: str, every: int) -> None:
     held = list(objective.trained.parameters())
     if stage_name == "glyph":
         held += objective.decoder.parameters()  # type: ignore[attr-defined]
-    found = work_of(lambda: objective.loss([0], torch.Generator().manual_seed(1))[0], held).peak / 2**20
-    assert 0.9 * MOST[name, every] < found < 1.1 * MOST[name, every]
-    alone = recipe.model_copy(update={stage_name: stage})
-    (told,) = plan.plan(alone, pictures, CPU)
+    found = work_of(lambda: objective.loss([0], torch.Generator().manual_seed(1))[0], held).peak
+    (told,) = plan.plan(recipe, pictures, CPU)
     assert told.activations is not None
-    assert told.activations / 2**20 == pytest.approx(found, rel=0.25)
+    return found / 2**20, told.activations / 2**20
+
+
+@pytest.mark.parametrize(("name", "every"), list(MOST))
+def test_a_step_takes_no_more_memory(name: str, every: int) -> None:
+    found, told = peaks(name, recompute_every=every)
+    assert 0.9 * MOST[name, every] < found < 1.1 * MOST[name, every]
+    assert told == pytest.approx(found, rel=0.25)
+
+
+@pytest.mark.parametrize(("others", "times"), [([], 1.0), ([f"{{path: {FOLDER}, preserve: true}}"], 2.0)])
+@pytest.mark.parametrize("name", ["ar_lora", "decoder_lora"])
+def test_what_preserving_takes_is_told(name: str, others: list[str], times: float) -> None:
+    """Pictures of their own have activations of their own, kept until the way back."""
+    found, told = peaks(name, *others, preserve=1.0)
+    assert found > 0.9 * times * MOST[name, 0]
+    assert told == pytest.approx(found, rel=0.25)
