@@ -120,3 +120,19 @@ def test_a_wrong_target_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     changes = ["model=nano", "glyph.lora.targets=[qq]", *folders]
     assert main(["validate", str(ROOT / "recipes" / "glyph_lora.yaml"), *changes, "--device", "cpu"]) == 2
     assert "unknown lora target 'qq'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("decoder.lora.base=bfloat16", "decoder.lora.base=auto"),
+        ("decoder.other_weight=0", "where text stands"),
+        ("decoder.lora.targets=[to_x]", "unknown lora target"),
+    ],
+)
+def test_what_cannot_be_trained_is_no_plan(change: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same errors as when the run begins."""
+    folders = [f"data.{split}={ROOT / 'data/posters/held_out'}" for split in ("train", "held_out")]
+    recipe = str(ROOT / "recipes" / "decoder_lora.yaml")
+    assert main(["validate", recipe, "model=nano", "--device", "cpu", *folders, change]) == 2
+    assert said in capsys.readouterr().err
