@@ -84,3 +84,14 @@ def test_packing_makes_new_shapes(with_it: str) -> None:
     stage = {**STAGE, "pack": True, with_it: True}
     with pytest.raises(UserError, match="pack makes a new shape"):
         config.from_dict({"output": "x", "data": {"posters": {"count": 1}}, "autoregressive": stage})
+
+
+def test_every_picture_counts_the_same(tiny_model: Path, pictures: data.Joined) -> None:
+    """Also in what is compared with the model without adapters: a divided row has the mean of its parts."""
+    sequences = objective(tiny_model, pictures).sequences
+    draw = torch.Generator().manual_seed(0)
+    numbers = [torch.rand(sum(own.values()), generator=draw) for own in sequences.packed(MIXED).counts]
+    assert len({len(own) for own in numbers}) > 1
+    whole = sequences.packed(MIXED).mean(torch.cat(numbers)[None])
+    parts = [sequences.padded([index]).mean(own[None]) for index, own in zip(MIXED, numbers, strict=True)]
+    torch.testing.assert_close(whole, torch.stack(parts).mean())

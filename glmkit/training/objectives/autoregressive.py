@@ -64,11 +64,12 @@ class AutoregressiveObjective(Divisible):
         return loss, shown
 
     def _drift(self, sheet: Sheet, logits: Tensor) -> Tensor:
-        """Kullback-Leibler divergence in nats a token of the model from what it is without adapters."""
+        """Kullback-Leibler divergence in nats a token of the model from what it is without adapters; every picture
+        counts the same, however long it is."""
         with without_adapters(self.trained):
             before = sheet.logits(self.trained).log_softmax(dim=-1)
         nats = F.kl_div(logits.log_softmax(dim=-1), before, log_target=True, reduction="none")
-        return nats.sum(dim=-1).mean()
+        return sheet.mean(nats.sum(dim=-1))
 
     def _total(self, parts: dict[str, Tensor], count: int) -> Tensor:
         """Mean over `count` pictures of each one's weighted parts."""

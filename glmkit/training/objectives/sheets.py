@@ -42,6 +42,9 @@ class Sheet(Protocol):
         """Mean cross-entropy in nats a token of each part (preview, large, edit, end), a number for each picture that
         has it."""
 
+    def mean(self, numbers: Tensor) -> Tensor:
+        """Of one number a written token, B N or 1 K: the mean over the pictures of each one's own mean."""
+
 
 @dataclass(frozen=True)
 class Padded:
@@ -58,6 +61,9 @@ class Padded:
         nats_BN = F.cross_entropy(logits.flatten(0, 1), written_BN.flatten(), reduction="none").view_as(written_BN)
         parts = nats_BN.split(list(self.counts.values()), dim=1)
         return {name: part.mean(dim=1) for name, part in zip(self.counts, parts, strict=True)}
+
+    def mean(self, numbers: Tensor) -> Tensor:
+        return numbers.mean()
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,10 @@ class Packed:
             for name, part in zip(own, nats.split(list(own.values())), strict=True):
                 losses.setdefault(name, []).append(part.mean())
         return {name: torch.stack(values) for name, values in losses.items()}
+
+    def mean(self, numbers: Tensor) -> Tensor:
+        own = numbers[0].split([sum(own.values()) for own in self.counts])
+        return torch.stack([one.mean() for one in own]).mean()
 
 
 class Sequences:
