@@ -1,4 +1,4 @@
-"""Independent pieces of work side by side on a CPU, each computed by one thread.
+"""Independent pieces of work side by side on a CPU, which share its threads.
 
 The products of a small model are too short to be shared: threads inside them mostly wait for each other, on a busy
 machine for longer than the work takes. Rows of a batch never wait.
@@ -20,9 +20,10 @@ R = TypeVar("R")
 
 
 def each(function: Callable[[T], R], items: Sequence[T], device: torch.device) -> list[R]:
-    """`[function(item) for item in items]`, on a CPU by as many threads as torch may use there."""
+    """`[function(item) for item in items]`, on a CPU side by side: a thread each, or more where there are enough."""
     count = torch.get_num_threads()
-    if device.type != "cpu" or count == 1 or len(items) == 1:
+    workers = min(count, len(items))
+    if device.type != "cpu" or workers <= 1:
         return [function(item) for item in items]
     inference, gradients = torch.is_inference_mode_enabled(), torch.is_grad_enabled()  # which are a thread's own
 
@@ -30,8 +31,8 @@ def each(function: Callable[[T], R], items: Sequence[T], device: torch.device) -
         with torch.inference_mode(inference), torch.set_grad_enabled(gradients):
             return function(item)
 
-    pool = _pool(count)
-    torch.set_num_threads(1)  # a part of torch asks for the number of the process, not of the thread
+    pool = _pool(workers, count // workers)
+    torch.set_num_threads(count // workers)  # a part of torch asks for the number of the process, not of the thread
     try:
         return list(pool.map(as_here, items))
     finally:
@@ -39,16 +40,16 @@ def each(function: Callable[[T], R], items: Sequence[T], device: torch.device) -
 
 
 @cache
-def _pool(count: int) -> ThreadPoolExecutor:
-    """Threads that compute with one thread each."""
-    started = threading.Barrier(count + 1)
+def _pool(workers: int, threads: int) -> ThreadPoolExecutor:
+    """Workers that compute with so many threads each."""
+    started = threading.Barrier(workers + 1)
 
     def start() -> None:
-        torch.set_num_threads(1)
+        torch.set_num_threads(threads)
         started.wait()
 
-    pool = ThreadPoolExecutor(count, thread_name_prefix="glmkit")
-    for _ in range(count):
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="glmkit")
+    for _ in range(workers):
         pool.submit(start)
     started.wait()  # none may start later and set the number then
     return pool

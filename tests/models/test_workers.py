@@ -37,6 +37,14 @@ def test_pieces_run_at_the_same_time_with_one_thread_each() -> None:
 
 
 @pytest.mark.usefixtures("two_threads")
+def test_few_pieces_share_many_threads() -> None:
+    torch.set_num_threads(5)
+    assert each(lambda number: torch.get_num_threads(), [0, 1], CPU) == [2, 2]
+    assert torch.get_num_threads() == 5
+    assert each(lambda number: number, [], CPU) == []
+
+
+@pytest.mark.usefixtures("two_threads")
 def test_threads_to_come_have_the_usual_number() -> None:
     each(lambda number: number, [0, 1], CPU)
     seen: list[int] = []
