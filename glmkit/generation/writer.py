@@ -143,14 +143,15 @@ class CodeWriter:
         """
         rows, total = uniforms_BN.shape
         lengths_B = [len(prompt) for prompt in prompts]
+        longest = max(lengths_B)
         places_3BN = torch.stack([decode_positions(next_position(own), grids_in_order) for own in positions], dim=1)
         with torch.cuda.device_of(self.model.lm_head.weight):  # graphs and kernels go to the current device
-            buffers = self._buffers(rows, max(lengths_B) + total, total)
+            buffers = self._buffers(rows, longest + total, total)
             buffers.start(rotary_table(places_3BN, self.model.config), lengths_B, uniforms_BN)
             self._read_prompts(prompts, positions, buffers, sampling)
             for step in range(total):
                 if step > 0:
-                    self._step(buffers, max(lengths_B) + step, sampling)
+                    self._step(buffers, longest + step, sampling)
                 if progress is not None:
                     progress(step + 1, total)
         return buffers.written_NB[:total, :rows].T.contiguous()
@@ -172,13 +173,13 @@ class CodeWriter:
         device = buffers.ids_B.device
         codes_B = torch.zeros_like(buffers.ids_B)
         for row, (prompt, places_3P) in enumerate(zip(prompts, positions, strict=True)):
+            part = slice(row, row + 1)
             logits_11V = self.model(
                 torch.tensor([prompt], device=device),
                 places_3P[:, None].to(device),
                 keep=slice(-1, None),
-                cache=buffers.cache.rows(slice(row, row + 1)),
+                cache=buffers.cache.rows(part),
             )
-            part = slice(row, row + 1)
             codes_B[part] = draw(self._of_codes(logits_11V[:, 0]), buffers.uniforms_NB[0, part], sampling)
         buffers.put(codes_B)
 
