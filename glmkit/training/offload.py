@@ -7,6 +7,7 @@ and brings blocks ahead in the order of the forward pass alone. Here autograd ke
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,6 +27,7 @@ class Blocks:
         self._stored: list[list[Tensor]] = []
         self._now, self._here = -1, list[Tensor]()
         self._coming: _Copies | None = None
+        self._turn = threading.Lock()  # rows of a batch may be computed side by side
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def add(self, matrices: Sequence[Tensor]) -> int:
@@ -38,14 +40,15 @@ class Blocks:
     def of(self, block: int) -> list[Tensor]:
         """The matrices of a block on the device. Those of the next block in the same direction, or after the last one
         back, are on their way when this returns."""
-        if block != self._now:
-            onwards = 1 if block > self._now else -1
-            self._here = self._arrived(block)
-            self._now = block
-            follows = block + onwards if 0 <= block + onwards < len(self._stored) else block - onwards
-            if 0 <= follows < len(self._stored):
-                self._coming = _Copies(follows, self._stored[follows], self.device, self._stream)
-        return self._here
+        with self._turn:
+            if block != self._now:
+                onwards = 1 if block > self._now else -1
+                self._here = self._arrived(block)
+                self._now = block
+                follows = block + onwards if 0 <= block + onwards < len(self._stored) else block - onwards
+                if 0 <= follows < len(self._stored):
+                    self._coming = _Copies(follows, self._stored[follows], self.device, self._stream)
+            return self._here
 
     def _arrived(self, block: int) -> list[Tensor]:
         self._here, coming, self._coming = [], self._coming, None

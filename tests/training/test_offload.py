@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,20 @@ def test_blocks_in_any_order(witness: type[Witness]) -> None:
     for block in (3, 0, 2, 0, 1, 3, 1):
         assert torch.equal(blocks.of(block)[0], stored[block])
     assert witness.most <= 2
+
+
+def test_threads_ask_for_their_own() -> None:
+    """As rows of a batch do that are computed side by side on a CPU."""
+    blocks = offload.Blocks(CPU)
+    for number in range(BLOCKS):
+        blocks.add([torch.full((2,), number)] * (number + 1))  # a block for another one would be too short, or wrong
+
+    def through_all(turn: int) -> bool:
+        order = range(BLOCKS) if turn % 2 else range(BLOCKS - 1, -1, -1)
+        return all(blocks.of(number)[number][0] == number for _ in range(300) for number in order)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(through_all, range(4)))
 
 
 def test_one_block(witness: type[Witness]) -> None:
