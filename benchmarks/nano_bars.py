@@ -3,12 +3,13 @@
     for split in simple simple-signs simple-320x192 simple-192x320 simple-512x512; do
         glmkit eval --suite text-render --split $split --run reports/nano/$split
     done
-    python benchmarks/nano_bars.py reports/nano/simple*
+    glmkit eval --suite nano-edit --run reports/nano/nano-edit
+    python benchmarks/nano_bars.py reports/nano/simple* reports/nano/nano-edit
 
-Each run holds one of the five splits, one picture a prompt: held-out words through the whole system. Words are scored
-by OCR, with intervals over prompts (bootstrap). Whether a picture is as its caption describes it is checked in its
-pixels (`glmkit.posters.check`); such shares of pictures have Wilson intervals, which stay honest at 100 %. The VAE and
-the semantic tokenizer are measured on 64 posters whose words no training poster has.
+Each run holds one of the five splits, one picture a prompt, that is held-out words through the whole system; or the
+held-out edits. Words are scored by OCR, with intervals over prompts (bootstrap). Whether a picture is as its caption
+describes it is checked in its pixels (`glmkit.posters.check`); such shares of pictures have Wilson intervals, which
+stay honest at 100 %. The VAE and the semantic tokenizer are measured on 64 posters whose words no training poster has.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from glmkit.evaluation import stats
 from glmkit.files import read_json, read_jsonl, write_json
 from glmkit.models.hybrid import HybridModel
 from glmkit.posters.check import checks
+from glmkit.posters.edit_set import edit_set
 from glmkit.posters.simple import SPLITS, simple_scenes
 from glmkit.records import Score
 from glmkit.training import cache
@@ -39,15 +41,18 @@ from glmkit.training.data import PosterPictures
 from glmkit.training.objectives.vae import VaeObjective
 
 RESULT = Path(__file__).parent / "results" / "nano.json"
-WORDS = {"word_accuracy": 0.85, "ned": 0.95}  # metric of the suite -> bar
+WORDS = {"word_accuracy": 0.85, "ned": 0.95}  # metric of text-render -> bar
+EDIT_SUITE = "nano-edit"
+EDITS = {"done": 0.75, "kept": 24.0}  # metric of nano-edit -> bar; how well the rest is kept is a PSNR in dB
 SHORT_WORD, LONGEST_SHORT = 0.93, 8  # bar and letters of prompts that ask for a single short word
 DESCRIBED = 0.95  # bar of every property that a caption names
+PROMPTS = {**{split: count for split, (count, _) in SPLITS.items()}, EDIT_SUITE: len(edit_set())}
 HELD_OUT, SEED = 64, 987
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A value between 0 and 1 with its 95 % interval, the number of prompts behind it, and the bar."""
+    """A value (between 0 and 1, or in dB) with its 95 % interval, the number of prompts behind it, and the bar."""
 
     value: float | None
     low: float | None
@@ -73,9 +78,14 @@ def share(passed: Sequence[bool], bar: float) -> Figure:
     return Figure(p, (centre - spread) / (1 + z * z / n), (centre + spread) / (1 + z * z / n), n, bar)
 
 
+def pooled(scores: Sequence[Score], bars: Mapping[str, float]) -> dict[str, Figure]:
+    """The suite's own figures."""
+    return {metric: Figure(*stats.estimate(scores, metric), bar) for metric, bar in bars.items()}
+
+
 def words(scores: Sequence[Score]) -> dict[str, Figure]:
     """Word accuracy and NED of all pictures, and word accuracy where the prompt asks for one short word alone."""
-    found = {metric: Figure(*stats.estimate(scores, metric), bar) for metric, bar in WORDS.items()}
+    found = pooled(scores, WORDS)
     short = [row for row in scores if row.error is None and is_short_word(row.expected)]
     right = [row.counts["word_accuracy"][0] > 0 for row in short]
     return {**found, "short_words": share(right, SHORT_WORD)}
@@ -101,21 +111,22 @@ def described(run: Path, images: Iterable[Mapping[str, Any]]) -> dict[str, Figur
 
 
 def measure(run: Path) -> tuple[str, dict[str, Any]]:
-    """The split of a finished run and its figures; UserError for a run of anything else."""
+    """The split of a finished run, or the suite of edits, and its figures; UserError for a run of anything else."""
     if not (run / "summary.json").exists():
         fix = f"glmkit eval --suite text-render --split simple --run {run}"
         raise UserError(f"{run} is not a finished evaluation", fix=fix)
     settings = read_json(run / "manifest.json")["settings"]
-    if settings.get("split") not in SPLITS or settings.get("seeds") != 1:
-        found = {name: settings.get(name) for name in ("split", "seeds")}
-        raise UserError(f"{run} is not one of {', '.join(SPLITS)} with one picture a prompt", found=found)
+    name = settings["split"] or settings["suite"]
+    if name not in PROMPTS or settings["seeds"] != 1:
+        found = {key: settings[key] for key in ("suite", "split", "seeds")}
+        raise UserError(f"{run} is not one of {', '.join(PROMPTS)} with one picture a prompt", found=found)
     scores = [Score.from_row(row) for row in read_jsonl(run / "scores.jsonl")]
     images = [row for row in read_jsonl(run / "images.jsonl") if row["file"]]
-    return settings["split"], {
-        "figures": {**words(scores), **described(run, images)},
+    return name, {
+        "figures": pooled(scores, EDITS) if name == EDIT_SUITE else {**words(scores), **described(run, images)},
         "n_scored": sum(row.error is None for row in scores),
         "n_drawn": len(images),
-        "n_prompts": SPLITS[settings["split"]][0],
+        "n_prompts": PROMPTS[name],
         "median_seconds": statistics.median(row["seconds"] for row in images),
         "settings": settings,
     }
@@ -153,7 +164,7 @@ def table(measured: Mapping[str, Mapping[str, Any]]) -> str:
     lines = []
     for split, result in measured.items():
         settings = result["settings"]
-        size = SPLITS[split][1] or f"{settings['width']}x{settings['height']}"
+        size = SPLITS.get(split, (0, ""))[1] or f"{settings['width']}x{settings['height']}"
         lines.append(
             f"{split}: {size}, {result['n_scored']} of {result['n_prompts']} pictures scored, "
             f"{result['median_seconds']:.1f} s a picture"

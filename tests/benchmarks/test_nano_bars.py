@@ -34,7 +34,15 @@ def finished_run(run: Path, split: str, count: int, misread: Mapping[int, str] =
         lines = (misread[index],) if index in misread else scene.texts
         counts = text.counts(scene.texts, lines, "en")
         scores.append(Score(f"{name}_0", name, 0, split, "en", scene.texts, lines, counts))
-    known = {"split": split, "seeds": 1, "width": 256, "height": 256, "model": "nano", "model_fingerprint": "a"}
+    known = {
+        "suite": "text-render",
+        "split": split,
+        "seeds": 1,
+        "width": 256,
+        "height": 256,
+        "model": "nano",
+        "model_fingerprint": "a",
+    }
     write_json(run / "manifest.json", {"settings": known | settings})
     write_json(run / "summary.json", {})
     write_jsonl(run / "images.jsonl", (row.to_row() for row in images))
@@ -70,6 +78,28 @@ def test_a_fault_costs_its_share(tmp_path: Path) -> None:
     assert figures["background"].value == 7 / 8 and figures["background"].verdict == "below"
 
 
+def test_edits_have_bars_of_their_own(tmp_path: Path) -> None:
+    """Three of four done, one of them with noise in what had to stay."""
+    rows = []
+    for number, (done, kept) in enumerate([(True, 40.0), (True, 30.0), (True, 20.0), (False, 50.0)]):
+        counts = {"done": (done, 1), "kept": (kept, 1), "word_accuracy": (1, 1)}
+        rows.append(Score(f"add-{number}_0", f"add-{number}", 0, "add", "en", ("A",), ("A",), counts))
+    settings = {"suite": "nano-edit", "split": None, "seeds": 1, "width": 256, "height": 256}
+    write_json(tmp_path / "manifest.json", {"settings": settings | {"model": "nano", "model_fingerprint": "a"}})
+    write_json(tmp_path / "summary.json", {})
+    write_jsonl(
+        tmp_path / "images.jsonl", (Generation(row.id, row.prompt_id, "", 0, "x", 1.0).to_row() for row in rows)
+    )
+    write_jsonl(tmp_path / "scores.jsonl", (row.to_row() for row in rows))
+    measured = bars.by_split([tmp_path])
+    figures = measured["nano-edit"]["figures"]
+    assert {name: (figure.value, figure.bar) for name, figure in figures.items()} == {
+        "done": (0.75, 0.75),
+        "kept": (35.0, 24.0),
+    }
+    assert "nano-edit: 256x256, 4 of 64 pictures scored" in bars.table(measured)
+
+
 @pytest.mark.parametrize(
     ("texts", "expected"),
     [
@@ -100,7 +130,7 @@ def test_runs_that_measure_something_else_are_refused(tmp_path: Path) -> None:
         bars.measure(finished_run(tmp_path / "seeds", "simple", 1, seeds=2))
     with pytest.raises(UserError, match="with one picture a prompt"):
         run = finished_run(tmp_path / "long", "simple", 1)
-        write_json(run / "manifest.json", {"settings": {"split": "long", "seeds": 1}})
+        write_json(run / "manifest.json", {"settings": {"suite": "text-render", "split": "long", "seeds": 1}})
         bars.measure(run)
     one, other = (finished_run(tmp_path / name, "simple", 1) for name in "ab")
     with pytest.raises(UserError, match="two runs of simple"):
