@@ -39,7 +39,7 @@ class Order:
     gate_up: int = 1
     down: int = 2
     head: int = 1
-    parts: int = 8
+    parts: int = 16
     slots: int = 128
 
 
@@ -85,16 +85,16 @@ PLANS = (
         gate_up=Tile(outputs=128, inputs=128, warps=4, stages=3),
         down=Tile(outputs=64, inputs=128, warps=4, stages=6),
         head=Tile(outputs=64, inputs=128, warps=4, stages=3),
-        early=True,
+        early=False,
     ),
     Plan(
         rows=16,
         qkv=Tile(outputs=64, inputs=128, warps=4, stages=4),
-        o=Tile(outputs=64, inputs=128, warps=4, stages=6),
-        gate_up=Tile(outputs=64, inputs=128, warps=4, stages=3),
+        o=Tile(outputs=64, inputs=128, warps=4, stages=4),
+        gate_up=Tile(outputs=128, inputs=128, warps=4, stages=3),
         down=Tile(outputs=64, inputs=128, warps=4, stages=6),
         head=Tile(outputs=64, inputs=128, warps=4, stages=4),
-        early=True,
+        early=False,
     ),
     Plan(
         rows=64,
@@ -103,7 +103,7 @@ PLANS = (
         gate_up=Tile(outputs=64, inputs=64, warps=4, stages=3),
         down=Tile(outputs=64, inputs=128, warps=4, stages=6),
         head=Tile(outputs=128, inputs=128, warps=8, stages=4),
-        early=False,
+        early=True,
     ),
 )
 
