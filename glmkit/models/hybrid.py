@@ -92,7 +92,8 @@ class HybridModel:
         return hybrid
 
     def settle(self, compiled: bool = False) -> None:
-        """Make the parts fast, after the last change of a weight: projections of one input become one product."""
+        """Make the parts fast, after the last change of a weight: projections of one input become one product, and a
+        GPU's VAE runs by kernels of our own."""
         self.settled, self.compiled = True, compiled
         for part in checkpoint.PARTS:
             if part in self.__dict__:
@@ -102,9 +103,7 @@ class HybridModel:
         if part in FUSED_PARTS:
             cast("AutoregressiveModel | DiffusionDecoder", module).fuse()
         elif part == "vae" and self.device.type == "cuda":
-            module.to(memory_format=torch.channels_last)  # as a GPU's convolutions want them
-            if self.compiled:
-                cast("Vae", module).autoencoder.decoder.compile(dynamic=False)
+            cast("Vae", module).use_kernels()
 
     def hold(self, *parts: str) -> None:
         """Before a stage that needs `parts` only: where memory is scarce, the others leave it."""

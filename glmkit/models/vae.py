@@ -6,24 +6,29 @@ Normalised latents are `(z - latents_mean) / latents_std`, per channel, with the
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 
 import torch
 from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor, nn
 
 from glmkit.errors import UserError
 
 
 class Vae(nn.Module):
-    """Encodes and decodes; `autoencoder` is the stock module, so its weights keep the published names."""
+    """Encodes and decodes; `autoencoder` is the stock module, so its weights keep the published names.
+
+    `by_kernels` says that kernels of our own run between its convolutions (see `use_kernels`).
+    """
 
     mean: Tensor
     std: Tensor
 
     def __init__(self, autoencoder: AutoencoderKL) -> None:
         super().__init__()
-        self.autoencoder = autoencoder
+        self.autoencoder, self.by_kernels = autoencoder, False
         mean, std = autoencoder.config.latents_mean, autoencoder.config.latents_std
         if mean is None or std is None:
             raise UserError(
@@ -51,13 +56,40 @@ class Vae(nn.Module):
 
     def encode_distribution(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the posterior, each B C h w, both in normalised units."""
-        posterior = self.autoencoder.encode(pixels).latent_dist
+        if self._drawn_by_kernels(pixels):
+            from glmkit.models import gpu_vae
+
+            posterior = DiagonalGaussianDistribution(gpu_vae.encode(self.autoencoder, pixels))
+        else:
+            posterior = self.autoencoder.encode(pixels).latent_dist
         return (posterior.mean - self.mean) / self.std, posterior.std / self.std
 
     def decode(self, latents: Tensor) -> Tensor:
         """Pixels B 3 H W of normalised latents B C h w; about [-1, 1], not clamped."""
         raw = latents * self.std + self.mean  # in the statistics' precision, float32 whatever the weights are
-        return self.autoencoder.decode(raw.to(self.autoencoder.dtype), return_dict=False)[0]
+        raw = raw.to(self.autoencoder.dtype)
+        if self._drawn_by_kernels(raw):
+            from glmkit.models import gpu_vae
+
+            return gpu_vae.decode(self.autoencoder, raw)
+        return self.autoencoder.decode(raw, return_dict=False)[0]
+
+    def use_kernels(self) -> None:
+        """On a GPU, after the last change of a weight: the quick way, where Triton and this VAE allow it.
+
+        The weights are then laid out as the kernels want them, with which stock's way would be slower.
+        """
+        if importlib.util.find_spec("triton") is None:
+            return
+        from glmkit.models import gpu_vae
+
+        if gpu_vae.launchable(self.mean.device) and gpu_vae.fits(self.autoencoder):
+            self.autoencoder.to(memory_format=torch.channels_last)
+            self.by_kernels = True
+
+    def _drawn_by_kernels(self, x: Tensor) -> bool:
+        """The kernels give no gradients."""
+        return self.by_kernels and not (torch.is_grad_enabled() and x.requires_grad)
 
 
 def _per_channel(values: Sequence[float]) -> Tensor:
