@@ -7,18 +7,20 @@ has what it measured. A section that fails is a row with its error. Sections run
 need:
 
     tokens     milliseconds a step of the autoregressive half: batches 1, 16 and 64, short and long prompts, an edit
-    decoder    seconds of all denoising steps, reckoned from some of them, and of the VAE at each size, compiled
+    decoder    seconds of all denoising steps, reckoned from some of them, and of the VAE at each size; beside the VAE
+               what diffusers' takes in its own layout, and how far the two are apart
     pictures   whole pictures, warm, of each size and an edit; the first call, of two steps, apart
     memory     peak with everything resident, and `--memory low` under a hard cap
     agreement  pictures of ours and of diffusers from the same codes and noise; compiled and eager; a seed twice
     batch      pictures an hour of the engine
     stock      diffusers' pipeline on the same weights, in turns
-    trace      where the time of a token and of a decoder step goes, by kernel
+    trace      where the time of a token, of a decoder step and of the VAE goes, by kernel
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import datetime
 import math
 import shlex
@@ -47,6 +49,7 @@ from glmkit.generation.sequence import grids
 from glmkit.models import checkpoint
 from glmkit.models.devices import dtype_for, pick_device
 from glmkit.models.hybrid import HybridModel
+from glmkit.models.vae import Vae
 from glmkit.records import Request
 
 Row = dict[str, Any]
@@ -150,6 +153,7 @@ def _plain(length: int) -> torch.Tensor:
 
 def decoder(bench: Bench) -> Rows:
     at = speed.rates(bench.hybrid.device, bench.hybrid.dtype)
+    stock = _stock_vae(bench.hybrid)
     for side in bench.scale.sides:
         request, clock = bench.request(side), bench.clock
         codes = torch.zeros(side // 32, side // 32, dtype=torch.int64, device=bench.hybrid.device)
@@ -160,11 +164,29 @@ def decoder(bench: Bench) -> Rows:
         step = (some - few) / (SOME_STEPS - FEW_STEPS)
         seconds = few + step * (request.steps - FEW_STEPS)
         with clock.stage("first_vae_s"):
-            pipeline.decode_latents(bench.hybrid, latents)
-        vae = speed.median_seconds(partial(pipeline.decode_latents, bench.hybrid, latents), bench.hybrid.device, 3)
+            pixels = pipeline.decode_latents(bench.hybrid, latents)
+        theirs = stock(latents)
+        vae, stock_vae = (
+            speed.median_seconds(partial(how, latents), bench.hybrid.device, 3)
+            for how in (partial(pipeline.decode_latents, bench.hybrid), stock)
+        )
+        error = float((pixels - theirs).square().mean().sqrt() / theirs.square().mean().sqrt())
         floor = speed.floors(bench.hybrid, request, at)["denoising"]
         row = {"case": f"{side}x{side}, {request.steps} steps", "denoising_s": seconds, "ms_a_step": 1e3 * step}
-        yield row | clock.seconds | {"vae_s": vae, "floor_s": floor, "of_floor": floor / seconds}
+        row |= clock.seconds | {"vae_s": vae, "stock_vae_s": stock_vae, "vae_error": error}
+        yield row | {"floor_s": floor, "of_floor": floor / seconds}
+
+
+def _stock_vae(hybrid: HybridModel) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The same weights by diffusers alone, in the layout in which they are quicker there."""
+    autoencoder = copy.deepcopy(hybrid.vae.autoencoder).to(memory_format=torch.contiguous_format)
+    vae = Vae(autoencoder).to(hybrid.device)
+
+    @torch.inference_mode()
+    def decode(latents: torch.Tensor) -> torch.Tensor:
+        return vae.decode(latents).float()
+
+    return decode
 
 
 def pictures(bench: Bench) -> Rows:
@@ -255,14 +277,16 @@ def stock(bench: Bench) -> Rows:
 
 
 def trace(bench: Bench) -> Rows:
-    """The ten kernels that take most time, of 64 tokens and of two decoder steps."""
+    """The ten kernels that take most time, of 64 tokens, of two decoder steps and of the VAE."""
     side, device = bench.scale.sides[0], bench.hybrid.device
     codes = torch.zeros(side // 32, side // 32, dtype=torch.int64, device=device)
-    length = bench.scale.prompts[0]
+    length, vae = bench.scale.prompts[0], bench.hybrid.vae
+    latents = torch.zeros(1, len(vae.mean.flatten()), side // vae.scale, side // vae.scale, device=device)
     ids, numbers = [[bench.hybrid.autoregressive.config.image_start_token_id] * length], uniforms(0, 64)[None]
     calls = {
         "64 tokens": lambda: code_writer(bench.hybrid).write(ids, [_plain(length)], [(8, 8)], numbers, Sampling()),
         "2 steps": lambda: pipeline.denoise_prior(bench.hybrid, [bench.request(side, steps=2)], [codes]),
+        "VAE": lambda: pipeline.decode_latents(bench.hybrid, latents),
     }
     for name, call in calls.items():
         call()

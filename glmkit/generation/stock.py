@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from glmkit.models import checkpoint
@@ -11,7 +12,8 @@ from glmkit.models.hybrid import HybridModel
 
 
 def stock_pipeline(hybrid: HybridModel) -> Any:
-    """`GlmImagePipeline` on the model's device, in its dtype, sharing every tensor with it.
+    """`GlmImagePipeline` on the model's device, in its dtype, sharing every tensor with it but those of a VAE that
+    is laid out for our kernels.
 
     Stock may end a picture before all of its codes are written and then fails; the ids that are no codes are
     suppressed by transformers' own option, as they are in ours.
@@ -31,10 +33,11 @@ def stock_pipeline(hybrid: HybridModel) -> Any:
             GlmImageConfig.from_dict(checkpoint.config(folder, "autoregressive"))
         )
         transformer = GlmImageTransformer2DModel.from_config(checkpoint.config(folder, "decoder"))
-        vae = AutoencoderKL.from_config(checkpoint.config(folder, "vae"))  # ours may be compiled
+        vae = AutoencoderKL.from_config(checkpoint.config(folder, "vae"))
     _share(language, hybrid, "autoregressive", "semantic_vq")
     _share(transformer, hybrid, "decoder")
     _share(vae, hybrid, "vae")
+    vae.to(memory_format=torch.contiguous_format)  # in which stock is quicker
     language.generation_config = GenerationConfig.from_pretrained(folder / "vision_language_encoder")
     config = hybrid.autoregressive.config
     language.generation_config.suppress_tokens = list(range(config.codes, config.vision_vocab_size))

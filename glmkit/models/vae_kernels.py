@@ -64,10 +64,13 @@ def sums_kernel(
 
 
 @triton.jit
-def _sum_of(means, squares, added, middle, start, group, pixels, chunk, chunks, channels, ADDED: tl.constexpr,
-            BLOCK: tl.constexpr, SQUARED: tl.constexpr):  # fmt: skip
-    """Of BLOCK pairs of a chunk and a channel, from the `start`-th: the part in the sum of all values, or, SQUARED,
-    in that of the squared distances from `middle`."""
+def _parts(
+    means, squares, added, middle, start, pixels, chunk, chunks, channels, group, ADDED: tl.constexpr,
+    BLOCK: tl.constexpr, SQUARED: tl.constexpr,
+):  # fmt: skip
+    """What BLOCK pairs of a chunk and a channel of the group, from the `start`-th on, add to the sum of all values, or
+    with SQUARED to that of the squared distances from `middle`.
+    """
     pair = start + tl.arange(0, BLOCK)
     inside = pair < chunks * group
     part, c = pair // group, tl.program_id(0) * group + pair % group
@@ -96,14 +99,14 @@ def merge_kernel(
     size = pixels.to(tl.float32) * group
     total = tl.zeros((BLOCK,), tl.float32)
     for start in range(0, chunks * group, BLOCK):
-        total += _sum_of(
-            means, squares, added, 0.0, start, group, pixels, chunk, chunks, channels, ADDED, BLOCK, SQUARED=False
+        total += _parts(
+            means, squares, added, 0.0, start, pixels, chunk, chunks, channels, group, ADDED, BLOCK, SQUARED=False
         )
     middle = tl.sum(total, axis=0) / size
     total = tl.zeros((BLOCK,), tl.float32)
     for start in range(0, chunks * group, BLOCK):
-        total += _sum_of(
-            means, squares, added, middle, start, group, pixels, chunk, chunks, channels, ADDED, BLOCK, SQUARED=True
+        total += _parts(
+            means, squares, added, middle, start, pixels, chunk, chunks, channels, group, ADDED, BLOCK, SQUARED=True
         )
     scale = 1 / tl.sqrt_rn(tl.sum(total, axis=0) / size + eps)
     for start in range(0, group, BLOCK):

@@ -31,6 +31,9 @@ def test_sections(script: Any, tiny_model: Path, tmp_path: Path, capsys: pytest.
     timed = read_json(tmp_path / "tokens.json")["rows"]
     assert [row["ms_a_step"] > 0 for row in timed] == [True] * 5
     assert {row["steps_timed"] for row in timed} == {2}
+    drawn = read_json(tmp_path / "decoder.json")["rows"]
+    assert all(row["vae_s"] > 0 and row["stock_vae_s"] > 0 for row in drawn)
+    assert {row["vae_error"] for row in drawn} == {0}, "on a CPU both are stock's"
     assert read_json(tmp_path / "batch.json")["rows"][0]["an_hour"] > 0
     assert read_json(tmp_path / "stock.json")["rows"][0]["ratio"] > 0
 

