@@ -60,6 +60,7 @@ def decode(autoencoder: AutoencoderKL, latents: Tensor) -> Tensor:
     with torch.cuda.device_of(latents):  # kernels go to the current device
         if autoencoder.post_quant_conv is not None:
             latents = autoencoder.post_quant_conv(latents)
+        # Only residual sums leave no bias behind, so what is enlarged, padded or attended to has none.
         x = _middle(decoder.mid_block, convolved(decoder.conv_in, Activation(latents)))
         for block in decoder.up_blocks:
             *others, last = block.resnets
@@ -100,9 +101,9 @@ def _middle(block: Any, x: Activation) -> Activation:
 
 def _residual(resnet: Any, x: Activation, times: int = 1) -> Activation:
     """A stock ResnetBlock2D, and its result enlarged so many times along each side."""
-    shortcut = x if resnet.conv_shortcut is None else convolved(resnet.conv_shortcut, x)
     h = convolved(resnet.conv1, Activation(normed(resnet.norm1, x)))
     h = convolved(resnet.conv2, Activation(normed(resnet.norm2, h)))
+    shortcut = x if resnet.conv_shortcut is None else convolved(resnet.conv_shortcut, x)
     return Activation(joined(shortcut, h, times))
 
 
