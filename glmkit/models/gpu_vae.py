@@ -60,7 +60,7 @@ def decode(autoencoder: AutoencoderKL, latents: Tensor) -> Tensor:
     with torch.cuda.device_of(latents):  # kernels go to the current device
         if autoencoder.post_quant_conv is not None:
             latents = autoencoder.post_quant_conv(latents)
-        # Only residual sums leave no bias behind, so what is enlarged, padded or attended to has none.
+        # Only residual sums, which lack no bias, are enlarged, padded or attended to.
         x = _middle(decoder.mid_block, convolved(decoder.conv_in, Activation(latents)))
         for block in decoder.up_blocks:
             *others, last = block.resnets
