@@ -200,6 +200,8 @@ class VaeStage(Stage):
     kl_weight: float = Field(default=1e-6, ge=0)
     edge_weight: float = Field(default=0.5, ge=0, description="weight of the L1 loss on pixel differences")
     text_weight: float = Field(default=0.0, ge=0, description="extra weight of pixels that carry text, where known")
+    recolour: float = Field(default=0.0, ge=0, le=1, description="share of the crops that get other colours at random")
+    train_encoder: bool = Field(default=True, description="false: latents stay, and only the way back is learnt")
 
 
 class SemanticStage(Stage):

@@ -13,7 +13,7 @@ import torch
 from glmkit.config import VaeStage
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import data
-from glmkit.training.objectives.vae import VaeObjective, psnr
+from glmkit.training.objectives.vae import VaeObjective, psnr, recoloured
 
 CPU = torch.device("cpu")
 
@@ -97,3 +97,56 @@ def test_held_out_and_statistics(tiny_model: Path, posters: Path) -> None:
     normalised = torch.cat([hybrid.vae.encode(train.pixels([i], CPU))[0].flatten(1) for i in range(6)], dim=1)
     torch.testing.assert_close(normalised.mean(dim=1), torch.zeros(4), atol=1e-3, rtol=0)
     torch.testing.assert_close(normalised.std(dim=1), torch.ones(4), atol=1e-3, rtol=0)
+
+
+def test_other_colours_keep_the_picture() -> None:
+    """A channel becomes another one, stretched or turned over, within the range."""
+    pixels = torch.rand(64, 3, 4, 4, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    changed = recoloured(pixels, 1.0, torch.Generator().manual_seed(2))
+    assert changed.abs().max() <= 1
+    sources = set()
+    for before, after in zip(pixels.flatten(2), changed.flatten(2), strict=True):
+        alike = torch.corrcoef(torch.cat([after, before]))[:3, 3:].abs()  # an affine map correlates fully
+        order = tuple(alike.argmax(dim=1).tolist())
+        assert sorted(order) == [0, 1, 2] and alike.max(dim=1).values.min() > 0.9999
+        sources.add(order)
+    assert len(sources) == 6, "all orders of the channels occur"
+    turned = [torch.corrcoef(torch.stack([a[0], b[o]]))[0, 1] < 0 for a, b, o in _first_channels(pixels, changed)]
+    assert 16 < sum(turned) < 48
+
+
+def _first_channels(pixels: torch.Tensor, changed: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor, int]]:
+    """For every picture: its channels after and before, and which of those before the first one was."""
+    found = []
+    for before, after in zip(pixels.flatten(2), changed.flatten(2), strict=True):
+        alike = torch.corrcoef(torch.cat([after[:1], before]))[0, 1:].abs()
+        found.append((after, before, int(alike.argmax())))
+    return found
+
+
+def test_a_share_gets_other_colours() -> None:
+    pixels = torch.rand(400, 3, 2, 2, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    kept = (recoloured(pixels, 0.25, torch.Generator().manual_seed(3)) == pixels).flatten(1).all(dim=1)
+    assert 270 < kept.sum() < 330
+    assert recoloured(pixels, 0.0, torch.Generator()) is pixels
+
+
+def test_the_way_back_alone(tiny_model: Path) -> None:
+    """The encoder and the statistics stay; both kinds of held-out pictures are measured."""
+    hybrid = HybridModel(tiny_model)
+    hybrid.vae.requires_grad_(True)
+    posters = data.PosterPictures(4, 64, 64, seed=0, workers=1, split="train")
+    stage = objective(hybrid, posters, posters, train_encoder=False, recolour=0.5)
+    loss, _ = stage.loss([0, 1], torch.Generator().manual_seed(0))
+    loss.backward()
+    trained = {name.split(".")[0] for name, value in stage.trained.named_parameters() if value.grad is not None}
+    assert trained == {"decoder"}
+    before = list(hybrid.vae.autoencoder.config.latents_mean)
+    stage.finish()
+    assert hybrid.vae.autoencoder.config.latents_mean == before
+    found = stage.held_out()
+    assert found["loss"] == pytest.approx(-(found["psnr"] + found["recoloured"]) / 2)
+    pixels = recoloured(posters.pixels([0, 1, 2, 3], CPU), 1.0, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        drawn = hybrid.vae.decode(hybrid.vae.encode(pixels)).clamp(-1, 1)
+    assert found["recoloured"] == pytest.approx(psnr(drawn, pixels).item(), abs=1e-3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -27,13 +28,18 @@ def check_crop(pictures: Pictures, stage: VaeStage) -> None:
 
 
 class VaeObjective(Objective):
-    """L1 + squared error + L1 on neighbouring pixels' differences (letters live on edges) + a little KL."""
+    """L1 + squared error + L1 on neighbouring pixels' differences (letters live on edges) + a little KL.
+
+    A VAE that has seen few colours gives back no others: `stage.recolour` shows it more.
+    """
 
     def __init__(self, vae: Vae, pictures: Pictures, held_out: Pictures, stage: VaeStage, device: torch.device) -> None:
         self.vae, self.trained = vae, vae.autoencoder
         self.pictures, self.held_out_pictures, self.stage, self.device = pictures, held_out, stage, device
         self.held_out_groups = groups(held_out.sizes, 16, limit=len(held_out.sizes))
         self._reconstruct = self._forward
+        if not stage.train_encoder:
+            self.trained.encoder.requires_grad_(False)
 
     def _forward(self, crops: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         mean, log_variance = self.trained.encoder(crops).float().chunk(2, dim=1)
@@ -46,7 +52,7 @@ class VaeObjective(Objective):
         mask = self.pictures.text_mask(indices, self.device) if self.stage.text_weight else None
         top, left = _corner(pixels, self.stage.crop, generator)
         window = (..., slice(top, top + self.stage.crop), slice(left, left + self.stage.crop))
-        crops = pixels[window]
+        crops = recoloured(pixels[window], self.stage.recolour, generator)
         latent = (len(crops), self.trained.config.latent_channels, self.stage.crop // 8, self.stage.crop // 8)
         noise = torch.randn(latent, generator=generator, device=self.device)
         drawn, kl = self._reconstruct(crops, noise)
@@ -59,18 +65,27 @@ class VaeObjective(Objective):
 
     @torch.no_grad()
     def held_out(self) -> dict[str, float]:
-        """Peak signal-to-noise ratio in dB on whole pictures, from the latents' mean; `loss` is its negative."""
-        errors = []
+        """Peak signal-to-noise ratio in dB on whole pictures, from the latents' mean, and of the same pictures in other
+        colours if training recolours; `loss` is the negative of their mean.
+        """
+        found = {"psnr": self._psnr(0.0)}
+        if self.stage.recolour:
+            found["recoloured"] = self._psnr(1.0)
+        return {"loss": -sum(found.values()) / len(found), **found}
+
+    def _psnr(self, share: float) -> float:
+        errors, generator = [], torch.Generator(self.device).manual_seed(0)
         for indices in self.held_out_groups:
-            pixels = self.held_out_pictures.pixels(indices, self.device)
+            pixels = recoloured(self.held_out_pictures.pixels(indices, self.device), share, generator)
             drawn = self.trained.decoder(self._mean(pixels)).clamp(-1, 1)
             errors.append((drawn - pixels).square().mean(dim=(1, 2, 3)))
-        value = -10 * math.log10(torch.cat(errors).mean().item() / 4)
-        return {"loss": -value, "psnr": value}
+        return -10 * math.log10(torch.cat(errors).mean().item() / 4)
 
     @torch.no_grad()
     def finish(self) -> None:
         """Measure the latents' mean and standard deviation a channel, which every later stage normalises with."""
+        if not self.stage.train_encoder:
+            return
         latents = [
             self._mean(self.pictures.pixels(indices, self.device)).transpose(0, 1).flatten(1)
             for indices in groups(self.pictures.sizes, 16, limit=512)
@@ -92,6 +107,20 @@ def _corner(pixels: Tensor, crop: int, generator: torch.Generator) -> tuple[int,
     top = int(torch.randint(height - crop + 1, (), generator=cpu))
     left = int(torch.randint(width - crop + 1, (), generator=cpu))
     return top, left
+
+
+def recoloured(pixels: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """B 3 H W in [-1, 1], of which about a `share` gets its channels shuffled, and each of them stretched over a random
+    part of [-1, 1], upside down in half of the cases: any two colours can become any other two.
+    """
+    if not share:
+        return pixels
+    size, draw = len(pixels), partial(torch.rand, generator=generator, device=pixels.device)
+    order = draw(size, 3).argsort(dim=1)
+    shuffled = pixels[torch.arange(size, device=pixels.device)[:, None], order]
+    low, high = 2 * draw(2, size, 3, 1, 1) - 1
+    other = torch.lerp(low, high, (shuffled + 1) / 2)
+    return torch.where(draw(size, 1, 1, 1) < share, other, pixels)
 
 
 def psnr(drawn: Tensor, true: Tensor) -> Tensor:
