@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -15,6 +15,9 @@ from glmkit.models import checkpoint
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import cache, data, frozen, lora, objectives, offload
 from glmkit.training.initialise import fresh_part
+
+if TYPE_CHECKING:
+    from glmkit.models.vae import Vae
 
 # Which parts of the model each stage reads; the first is what it trains.
 NEEDS = {
@@ -41,7 +44,8 @@ def objective_of(
         adapting = _Adapting(name, stage.lora, hybrid)
     else:
         for part in trained_parts(name, stage):
-            setattr(hybrid, part, _fresh_or_loaded(hybrid.folder, part).to(hybrid.device).requires_grad_(True))
+            setattr(hybrid, part, _fresh_or_loaded(hybrid.folder, part).to(hybrid.device))
+            thaw(getattr(hybrid, part), stage)
     objective = objectives.build(name, **_context(name, hybrid, stage, pictures, keeper))
     if isinstance(stage, config.BlockStage):
         recompute(getattr(hybrid, TRANSFORMERS[name]), stage.recompute_every)
@@ -92,6 +96,13 @@ def recompute(transformer: nn.Module, every: int) -> None:
     for module in transformer.modules():
         if hasattr(module, "recompute_every"):
             module.recompute_every = every  # type: ignore[assignment]
+
+
+def thaw(part: nn.Module, stage: Stage) -> None:
+    """Have gradients for everything in a part that a stage trains as a whole, or for what it trains of it."""
+    part.requires_grad_(True)
+    if isinstance(stage, config.VaeStage) and not stage.train_encoder:
+        cast("Vae", part).autoencoder.encoder.requires_grad_(False)
 
 
 def trained_parts(name: str, stage: Stage) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ from glmkit.models.glyph import quoted_spans
 from glmkit.training import checks, data, frozen, lora, offload
 from glmkit.training.data import report
 from glmkit.training.ledger import Work, work_of
-from glmkit.training.parts import NEEDS, TRANSFORMERS, recompute
+from glmkit.training.parts import NEEDS, TRANSFORMERS, recompute, thaw
 
 CHAT_TOKENS = 32  # of the template and the size pairs around a caption
 CHARACTERS_A_TOKEN = 3
@@ -116,7 +116,7 @@ def _stage(
         if stage.lora is not None:
             lora.inject(parts[name], stage.lora)
         else:
-            parts[name].requires_grad_(True)
+            thaw(parts[name], stage)
     trained = sum(value.numel() for part in parts.values() for value in part.parameters() if value.requires_grad)
     weights = _weight_bytes(name, stage, parts, device)
     worst = max(shapes, key=lambda shape: _tokens(name, shape, captions))

@@ -14,6 +14,7 @@ from glmkit.config import VaeStage
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import data
 from glmkit.training.objectives.vae import VaeObjective, psnr, recoloured
+from glmkit.training.parts import thaw
 
 CPU = torch.device("cpu")
 
@@ -134,9 +135,9 @@ def test_a_share_gets_other_colours() -> None:
 def test_the_way_back_alone(tiny_model: Path) -> None:
     """The encoder and the statistics stay; both kinds of held-out pictures are measured."""
     hybrid = HybridModel(tiny_model)
-    hybrid.vae.requires_grad_(True)
     posters = data.PosterPictures(4, 64, 64, seed=0, workers=1, split="train")
     stage = objective(hybrid, posters, posters, train_encoder=False, recolour=0.5)
+    thaw(hybrid.vae, stage.stage)
     loss, _ = stage.loss([0, 1], torch.Generator().manual_seed(0))
     loss.backward()
     trained = {name.split(".")[0] for name, value in stage.trained.named_parameters() if value.grad is not None}

@@ -38,8 +38,6 @@ class VaeObjective(Objective):
         self.pictures, self.held_out_pictures, self.stage, self.device = pictures, held_out, stage, device
         self.held_out_groups = groups(held_out.sizes, 16, limit=len(held_out.sizes))
         self._reconstruct = self._forward
-        if not stage.train_encoder:
-            self.trained.encoder.requires_grad_(False)
 
     def _forward(self, crops: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         mean, log_variance = self.trained.encoder(crops).float().chunk(2, dim=1)
