@@ -7,6 +7,7 @@ published ones, so stock diffusers and transformers load what is written here, a
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,6 +105,11 @@ def resolve(model: str | Path, parts: Iterable[str] = tuple(PARTS)) -> Path:
     if "/" in name:
         raise UserError(f"model folder {name} does not exist", fix="a folder with model_index.json, or nano, glm-image")
     raise errors.unknown("model", name, ("nano", "glm-image"))
+
+
+def copy(model: Path, target: Path) -> None:
+    """A copy whose weights may change: without the README, which tells of these weights, and its pictures."""
+    shutil.copytree(model, target, ignore=shutil.ignore_patterns("README.md", "*.png"))
 
 
 def _model_folder(folder: Path) -> Path:

@@ -108,7 +108,7 @@ def merge(model: str | Path, adapters: Sequence[Adapter], out: Path) -> list[str
     unfinished = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
         with explained(out):
-            shutil.copytree(base, unfinished)
+            checkpoint.copy(base, unfinished)
             for part in parts:
                 _merge_part(base, part, adapters, unfinished)
             unfinished.rename(out)

@@ -8,7 +8,6 @@ processes the first one writes.
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -132,7 +131,7 @@ def _model_folder(recipe: Recipe) -> Path:
     index = clip.CONFIG if recipe.clip else checkpoint.INDEX
     if target.resolve() != base.resolve() and not (target / index).exists():
         unfinished = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-        shutil.copytree(base, unfinished)
+        checkpoint.copy(base, unfinished)
         unfinished.rename(target)
     return target
 

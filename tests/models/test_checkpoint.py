@@ -238,3 +238,13 @@ def test_shards_never_exceed_the_limit() -> None:
     shards = weights._shards(tensors, 250)
     assert [name for shard in shards for name in shard] == list(tensors)
     assert all(sum(tensors[name].nbytes for name in shard) <= 250 for shard in shards)
+
+
+def test_a_copy_leaves_behind_what_tells_of_the_weights(tiny_copy: Path, tmp_path: Path) -> None:
+    for name in ("README.md", "samples.png", "LICENSE"):
+        (tiny_copy / name).write_text("of these weights")
+    checkpoint.copy(tiny_copy, tmp_path / "other")
+    files = [
+        {path.relative_to(one) for path in one.rglob("*") if path.is_file()} for one in (tiny_copy, tmp_path / "other")
+    ]
+    assert files[0] - files[1] == {Path("README.md"), Path("samples.png")} and files[1] < files[0]
