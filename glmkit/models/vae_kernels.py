@@ -31,6 +31,16 @@ def _place(channels, BLOCK_C: tl.constexpr):
     return program // blocks, program % blocks * BLOCK_C + tl.arange(0, BLOCK_C), tl.program_id(1).to(tl.int64)
 
 
+@triton.jit
+def _tile(pixels, channels, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr):
+    """The program's one tile: channels, picture, pixels, where it begins, offsets in it, and which of them are there."""
+    part, c, picture = _place(channels, BLOCK_C)
+    first = part * BLOCK_P
+    p = tl.arange(0, BLOCK_P)
+    inside = (p < pixels - first)[:, None] & (c < channels)[None, :]
+    return c, picture, first + p, (picture * pixels + first) * channels, p[:, None] * channels + c[None, :], inside
+
+
 @triton.jit(do_not_specialize=["pixels", "chunk", "chunks"])
 def sums_kernel(
     x, means, squares, pixels, chunk, chunks, channels, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
@@ -124,12 +134,7 @@ def merge_kernel(
 @triton.jit(do_not_specialize=["pixels"])
 def silu_kernel(x, factors, summands, out, pixels, channels, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr):
     """out = silu(x times `factors` B C plus `summands` B C)."""
-    part, c, picture = _place(channels, BLOCK_C)
-    first = part * BLOCK_P
-    p = tl.arange(0, BLOCK_P)
-    inside = (p < pixels - first)[:, None] & (c < channels)[None, :]
-    begin = (picture * pixels + first) * channels
-    at = p[:, None] * channels + c[None, :]
+    c, picture, _, begin, at, inside = _tile(pixels, channels, BLOCK_P, BLOCK_C)
     values = tl.load(x + begin + at, mask=inside, other=0.0).to(tl.float32)
     factor = tl.load(factors + picture * channels + c, mask=c < channels, other=0.0)
     summand = tl.load(summands + picture * channels + c, mask=c < channels, other=0.0)
@@ -143,12 +148,7 @@ def join_kernel(
     x, y, bias, out, pixels, width, channels, TIMES: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr
 ):
     """out = x + y + `bias` C, each pixel TIMES x TIMES in rows of TIMES * `width`."""
-    part, c, picture = _place(channels, BLOCK_C)
-    first = part * BLOCK_P
-    p = tl.arange(0, BLOCK_P)
-    inside = (p < pixels - first)[:, None] & (c < channels)[None, :]
-    begin = (picture * pixels + first) * channels
-    at = p[:, None] * channels + c[None, :]
+    c, picture, pixel, begin, at, inside = _tile(pixels, channels, BLOCK_P, BLOCK_C)
     values = tl.load(x + begin + at, mask=inside, other=0.0).to(tl.float32)
     values += tl.load(y + begin + at, mask=inside, other=0.0).to(tl.float32)
     values += tl.load(bias + c, mask=c < channels, other=0.0).to(tl.float32)[None, :]
@@ -156,7 +156,7 @@ def join_kernel(
     if TIMES == 1:
         tl.store(out + begin + at, result, mask=inside)
     else:
-        row, column = (first + p) // width, (first + p) % width
+        row, column = pixel // width, pixel % width
         begin = out + picture * pixels * TIMES * TIMES * channels
         for i in tl.static_range(TIMES):
             for j in tl.static_range(TIMES):
