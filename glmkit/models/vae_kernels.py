@@ -33,7 +33,7 @@ def _place(channels, BLOCK_C: tl.constexpr):
 
 @triton.jit
 def _tile(pixels, channels, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr):
-    """The program's one tile: channels, picture, pixels, where it begins, offsets in it, and which of them are there."""
+    """The program's one tile: channels, picture, pixels, where it begins, offsets in it, and which of them exist."""
     part, c, picture = _place(channels, BLOCK_C)
     first = part * BLOCK_P
     p = tl.arange(0, BLOCK_P)

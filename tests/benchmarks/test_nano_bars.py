@@ -21,6 +21,7 @@ bars = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[2] / "benchma
 
 
 NOTHING: Mapping[int, str] = {}
+DRAWN = {"seeds": 1, "width": 256, "height": 256, "model": "nano", "model_fingerprint": "a"}
 
 
 def finished_run(run: Path, split: str, count: int, misread: Mapping[int, str] = NOTHING, **settings: Any) -> Path:
@@ -34,15 +35,7 @@ def finished_run(run: Path, split: str, count: int, misread: Mapping[int, str] =
         lines = (misread[index],) if index in misread else scene.texts
         counts = text.counts(scene.texts, lines, "en")
         scores.append(Score(f"{name}_0", name, 0, split, "en", scene.texts, lines, counts))
-    known = {
-        "suite": "text-render",
-        "split": split,
-        "seeds": 1,
-        "width": 256,
-        "height": 256,
-        "model": "nano",
-        "model_fingerprint": "a",
-    }
+    known = DRAWN | {"suite": "text-render", "split": split}
     write_json(run / "manifest.json", {"settings": known | settings})
     write_json(run / "summary.json", {})
     write_jsonl(run / "images.jsonl", (row.to_row() for row in images))
@@ -84,8 +77,7 @@ def test_edits_have_bars_of_their_own(tmp_path: Path) -> None:
     for number, (done, kept) in enumerate([(True, 40.0), (True, 30.0), (True, 20.0), (False, 50.0)]):
         counts = {"done": (done, 1), "kept": (kept, 1), "word_accuracy": (1, 1)}
         rows.append(Score(f"add-{number}_0", f"add-{number}", 0, "add", "en", ("A",), ("A",), counts))
-    settings = {"suite": "nano-edit", "split": None, "seeds": 1, "width": 256, "height": 256}
-    write_json(tmp_path / "manifest.json", {"settings": settings | {"model": "nano", "model_fingerprint": "a"}})
+    write_json(tmp_path / "manifest.json", {"settings": DRAWN | {"suite": "nano-edit", "split": None}})
     write_json(tmp_path / "summary.json", {})
     write_jsonl(
         tmp_path / "images.jsonl", (Generation(row.id, row.prompt_id, "", 0, "x", 1.0).to_row() for row in rows)
