@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     speed.add_argument("--device", default="auto", help="auto, cpu or cuda (default %(default)s)")
     speed.add_argument("--out", metavar="FILE.json", type=Path, help="write the result there")
     add_speed_options(speed)
+    speed.set_defaults(compile="blocks")  # pictures are timed warm, and the first call apart
     speed.add_argument("--json", action="store_true", help="print one line of JSON")
     _add_train_arguments(
         kinds.add_parser("train", help="seconds a step of LoRA training on random pictures; one row a setting")

@@ -24,6 +24,7 @@ from torch import Tensor
 from glmkit.generation import graphs
 from glmkit.generation.sampler import Sampling, draw, draw_by_kernels
 from glmkit.generation.sequence import Grid, decode_positions, next_position
+from glmkit.models import cpu_decode
 from glmkit.models.autoregressive import AutoregressiveModel, KVCache, LayerSteps, rotary_table
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)  # batches on a GPU are filled up to one of these
@@ -89,6 +90,8 @@ class Stepping(NamedTuple):
 
     @classmethod
     def by_torch(cls, model: AutoregressiveModel, compiled: bool) -> Stepping:
+        if compiled and cpu_decode.fits(model):
+            return cls(partial(cpu_decode.decode, model), draw, windows=False)
         steps = LayerSteps.compiled() if compiled else LayerSteps()
         return cls(partial(model.decode, steps=steps), draw, windows=True)
 
@@ -113,8 +116,9 @@ def for_kernels(weight: Tensor) -> bool:
 class CodeWriter:
     """Writes codes with one model and keeps buffers and graphs from batch to batch.
 
-    `compiled` runs a step by kernels of our own where there are any for the GPU, elsewhere it fuses the small
-    operations of a layer by torch.compile. `recorded` (on a GPU) replays recorded steps.
+    `compiled` runs a step by kernels of our own where there are any for the GPU; elsewhere torch.compile fuses a small
+    model's whole step on a CPU, and the small operations of a layer otherwise. `recorded` (on a GPU) replays recorded
+    steps.
     """
 
     def __init__(self, model: AutoregressiveModel, compiled: bool = False, recorded: bool | None = None) -> None:

@@ -193,6 +193,10 @@ class Attention(nn.Module):
             joint = torch.cat((self.q_proj(x_BTD), self.k_proj(x_BTD), self.v_proj(x_BTD)), dim=-1)
         else:
             joint = F.linear(x_BTD, *self.fused)
+        return self.heads_of(joint, table)
+
+    def heads_of(self, joint: Tensor, table: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, B H T d, of what the joint projection gave."""
         by_head = joint.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
         turning, value = by_head.split((self.heads + self.key_heads, self.key_heads), dim=1)
         query, key = rotate(turning, table).split((self.heads, self.key_heads), dim=1)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from typing import TypeVar
 
@@ -32,20 +33,28 @@ def each(function: Callable[[T], R], items: Sequence[T], device: torch.device) -
             return function(item)
 
     pool = _pool(workers, count // workers)
-    torch.set_num_threads(count // workers)  # a part of torch asks for the number of the process, not of the thread
-    try:
+    with threads(count // workers):  # a part of torch asks for the number of the process, not of the thread
         return list(pool.map(as_here, items))
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Have torch compute with `count` threads on a CPU."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
     finally:
-        torch.set_num_threads(count)
+        torch.set_num_threads(before)
 
 
 @cache
-def _pool(workers: int, threads: int) -> ThreadPoolExecutor:
-    """Workers that compute with so many threads each."""
+def _pool(workers: int, count: int) -> ThreadPoolExecutor:
+    """Workers that compute with `count` threads each."""
     started = threading.Barrier(workers + 1)
 
     def start() -> None:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(count)
         started.wait()
 
     pool = ThreadPoolExecutor(workers, thread_name_prefix="glmkit")
