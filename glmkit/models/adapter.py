@@ -3,6 +3,8 @@
     DIR/decoder/         adapter_config.json  adapter_model.safetensors  glmkit_adapter.json
     DIR/autoregressive/, DIR/glyph/  the same
 
+Each of these folders may be given alone, too, to apply one part or each with its own weight.
+
 `glmkit_adapter.json` holds a fingerprint of the part that was adapted, so that an adapter of another model is refused.
 """
 
@@ -73,21 +75,22 @@ def write_base(adapter: Path, part: str, base: Path) -> None:
     write_json(adapter / CARD, card)
 
 
-def parts_of(folder: Path) -> list[str]:
-    """The parts that an adapter folder adapts. UserError when it has none."""
-    found = [part for part in PARTS if (folder / part / "adapter_config.json").is_file()]
+def parts_of(folder: Path) -> dict[str, Path]:
+    """The parts that an adapter folder adapts, and where each one's files are. UserError when it has none."""
+    if (folder / CARD).is_file():
+        return {read_json(folder / CARD)["part"]: folder}
+    found = {part: folder / part for part in PARTS if (folder / part / "adapter_config.json").is_file()}
     if not found:
         raise UserError(
             f"{folder} is not an adapter folder" if folder.exists() else f"adapter folder {folder} does not exist",
-            fix=f"a folder with {', '.join(PARTS)} in it, as glmkit finetune writes it (RUN/adapter)",
+            fix=f"a folder with {', '.join(PARTS)} in it, as glmkit finetune writes it (RUN/adapter), or one of these",
         )
     return found
 
 
 def check_adapter(model: Path, folder: Path) -> None:
     """UserError unless every part of the adapter was trained on this model and its files are whole."""
-    for part in parts_of(folder):
-        where = folder / part
+    for part, where in parts_of(folder).items():
         if not (where / CARD).is_file():
             raise UserError(f"{where} has no {CARD}, so its base model is unknown", fix="an adapter of glmkit finetune")
         card = read_json(where / CARD)
@@ -117,13 +120,14 @@ def merged(module: torch.nn.Module, part: str, adapter: Adapter) -> torch.nn.Mod
     from peft import PeftModel
     from peft.tuners.lora import LoraLayer
 
-    if part not in parts_of(adapter.folder):
+    where = parts_of(adapter.folder).get(part)
+    if where is None:
         return module
-    check_weight(adapter.folder / part, adapter.weight)
+    check_weight(where, adapter.weight)
     device = next(module.parameters()).device
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PEFT guesses about hub models that our modules are not
-        wrapped = PeftModel.from_pretrained(module, str(adapter.folder / part), torch_device=str(device))
+        wrapped = PeftModel.from_pretrained(module, str(where), torch_device=str(device))
     for layer in wrapped.modules():
         if isinstance(layer, LoraLayer):
             layer.scale_layer(adapter.weight)

@@ -38,13 +38,14 @@ def export(adapter: Adapter, style: str, out: Path) -> int:
 
     Returns the number of layers. The file is read back and compared with the adapter before it gets its name.
     """
-    if "decoder" not in parts_of(adapter.folder):
+    parts = parts_of(adapter.folder)
+    if "decoder" not in parts:
         raise UserError(
             f"{adapter.folder} does not adapt the decoder",
-            found=f"only {', '.join(parts_of(adapter.folder))}, which has no {style} key style",
+            found=f"only {', '.join(parts)}, which has no {style} key style",
             fix="PEFT loads it as it is, and glmkit merge puts it into the weights",
         )
-    folder = adapter.folder / "decoder"
+    folder = parts["decoder"]
     if out.suffix != ".safetensors":
         raise UserError("--out must be a safetensors file", found=out, fix=f"--out {out.with_suffix('.safetensors')}")
     return write_style(folder, style, out, adapter.weight)

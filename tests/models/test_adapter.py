@@ -56,6 +56,30 @@ def test_two_adapters_add_up(tiny_model: Path, tmp_path: Path) -> None:
     torch.testing.assert_close(change("a", "b"), change("a") + change("b"), atol=1e-5, rtol=1e-5)
 
 
+def test_one_part_of_an_adapter(tiny_model: Path, tmp_path: Path) -> None:
+    """Given by its own folder, with a weight of its own."""
+    for part in ("autoregressive", "decoder"):
+        make_adapter(tiny_model, tmp_path / "a", part)
+    names = {
+        "autoregressive": "language_model.layers.0.self_attn.q_proj.weight",
+        "decoder": "transformer_blocks.0.attn1.to_q.weight",
+    }
+
+    def changes(*given: str) -> list[torch.Tensor]:
+        hybrid = HybridModel(tiny_model)
+        parts = [getattr(hybrid, part) for part in names]
+        before = [part.state_dict()[name].clone() for part, name in zip(parts, names.values(), strict=True)]
+        for one in given:
+            adapter.apply_adapter(hybrid, f"{tmp_path}/a/{one}")
+        after = [getattr(hybrid, part).state_dict()[name] for part, name in names.items()]
+        return [new - old for new, old in zip(after, before, strict=True)]
+
+    whole, alone, weighted = changes(""), changes("autoregressive"), changes("autoregressive", "decoder:0.5")
+    assert torch.equal(alone[0], whole[0]) and not alone[1].any() and whole[1].any()
+    assert torch.equal(weighted[0], whole[0])
+    torch.testing.assert_close(weighted[1], whole[1] / 2, atol=1e-6, rtol=1e-5)
+
+
 def test_the_file_stays_as_it_was(tiny_model: Path, tmp_path: Path) -> None:
     """Weights are mapped from the file: merging into them must not write through."""
     before = {name: value.clone() for name, value in checkpoint.load_part(tiny_model, "decoder").state_dict().items()}
