@@ -257,6 +257,9 @@ class DecoderStage(BlockStage):
     drop: float = Field(default=0.1, ge=0, le=1, description="joint drop of prior and glyph text, for guidance")
     prior_drop: float = Field(default=0.0, ge=0, le=1, description="drop of the prior alone")
     prior_noise: float = Field(default=0.0, ge=0, le=1, description="share of prior ids replaced by random codes")
+    prior_stretch: float = Field(
+        default=0.0, ge=0, lt=1, description="half of the priors are of the picture so much wider or narrower at most"
+    )
     text_weight: float = Field(
         default=0.0, ge=-1, description="extra weight of latents that carry text; -1: none of the loss is on text"
     )

@@ -211,6 +211,27 @@ def large_cache(hybrid: HybridModel, pictures: Pictures, keeper: Keeper) -> Kept
     )
 
 
+def stretched(pixels: Tensor, factors: Sequence[float]) -> Tensor:
+    """B 3 H W, every picture `factors` times as wide about its middle, cut or its edges drawn out to the same size."""
+    turned = torch.eye(2, 3, device=pixels.device).repeat(len(pixels), 1, 1)
+    turned[:, 0, 0] = 1 / torch.tensor(factors, device=pixels.device)
+    places = F.affine_grid(turned, list(pixels.shape), align_corners=False)
+    return F.grid_sample(pixels.float(), places, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def stretched_cache(hybrid: HybridModel, pictures: Pictures, keeper: Keeper, most: float) -> Kept:
+    """As `large_cache`, N h w int16, of every picture that is to be made from a text, each stretched by a factor of its
+    own from 1 - `most` to 1 + `most`."""
+    from_text = [kind is not None and not kind[2] for kind in asked_for(pictures)]
+    factors = 1 + most * (2 * torch.rand(len(from_text), generator=torch.Generator().manual_seed(0)) - 1)
+
+    def encode(indices: list[int]) -> Tensor:
+        pixels = stretched(pictures.pixels(indices, keeper.device), factors[indices].tolist())
+        return large_ids(hybrid.semantic_vq, pixels).short()
+
+    return compute(pictures, encode, keeper, "stretched tokens", only=from_text)
+
+
 def preview_cache(hybrid: HybridModel, pictures: Pictures, keeper: Keeper) -> Kept:
     """N h w int16: the ids of the preview grid of every picture that is to be made from a text."""
     from_text = [kind is not None and not kind[2] for kind in asked_for(pictures)]

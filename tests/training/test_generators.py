@@ -279,6 +279,25 @@ def test_the_prior_alone_may_be_dropped_or_disturbed(hybrid: HybridModel, pictur
 
 
 @torch.no_grad()
+def test_half_of_the_priors_are_of_stretched_pictures(hybrid: HybridModel) -> None:
+    """Each picture by a factor of its own."""
+    posters = data.PosterPictures(8, SIZE, SIZE, seed=0, workers=1, split="train")
+    objective = decoder(hybrid, (posters, posters), prior_stretch=0.9)
+    plain, other = objective.train.prior, objective.train.stretched
+    assert other is not None
+    everything = list(range(8))
+    of_stretched = 0
+    for _, _, _, prior, *_ in told(objective, everything, range(30)):
+        for row in everything:
+            own = prior[row].view(2, 2, 2, 2)[:, 0, :, 0]
+            is_stretched = torch.equal(own, other[[row]][0].long())
+            assert is_stretched or torch.equal(own, plain[[row]][0].long())
+            of_stretched += is_stretched and not torch.equal(other[[row]], plain[[row]])
+    differing = sum(not torch.equal(plain[[row]], other[[row]]) for row in everything)
+    assert differing >= 3 and 0.3 < of_stretched / (30 * differing) < 0.7
+
+
+@torch.no_grad()
 def test_text_counts_more(hybrid: HybridModel) -> None:
     """Weights of 1 + text_weight * share of text, relative to their mean; the plain error is shown beside it."""
     posters = data.PosterPictures(2, SIZE, SIZE, seed=0, workers=1, split="train")
@@ -473,6 +492,15 @@ def test_decoder_loss_of_edits(hybrid: HybridModel, edits: Any) -> None:
     assert loss.item() == pytest.approx(torch.stack(rows).mean().item(), abs=1e-4)
     without = [stock_error(hybrid, edits[0], index, noise[row], times[row]) for row, index in enumerate((1, 5, 3))]
     assert abs(loss - torch.stack(without).mean()) > 1e-3, "the sources matter"
+
+
+@torch.no_grad()
+def test_an_edit_is_told_its_own_codes(hybrid: HybridModel, edits: Any) -> None:
+    """Never those of a stretched picture, since what it keeps has to stay in place."""
+    objective = decoder(hybrid, edits, prior_stretch=0.9)
+    for _, _, _, prior, *_ in told(objective, [1, 3], range(8)):
+        own = objective.train.prior[[1, 3]].long()
+        assert torch.equal(prior, pipeline.upsampled(own))
 
 
 @torch.no_grad()

@@ -36,11 +36,12 @@ HELD_OUT_PICTURES = 64
 
 @dataclass(frozen=True)
 class Conditions:
-    """What the decoder learns from, a picture: latents (means, then deviations), own prior ids, glyphs, where text and
-    signs stand; and which picture is an edit of which other one, as in `Pictures`."""
+    """What the decoder learns from, a picture: latents (means, then deviations), own prior ids, those of the stretched
+    picture, glyphs, where text and signs stand; and which picture is an edit of which other one, as in `Pictures`."""
 
     latents: cache.Kept
     prior: cache.Kept
+    stretched: cache.Kept | None
     glyphs: Glyphs
     text: cache.Kept | None
     signs: cache.Kept | None
@@ -61,10 +62,12 @@ class Conditions:
         learning_glyphs: bool,
         with_text: bool = False,
         with_signs: bool = False,
+        stretch: float = 0.0,
     ) -> Conditions:
         captions = pictures.captions if with_glyphs else [""] * len(pictures.captions)
         return cls(
             prior=cache.large_cache(hybrid, pictures, keeper),
+            stretched=cache.stretched_cache(hybrid, pictures, keeper, stretch) if stretch else None,
             latents=cache.latent_cache(hybrid, pictures, keeper),
             glyphs=GlyphTokens(hybrid, captions) if learning_glyphs else GlyphEmbeddings(hybrid, captions, keeper),
             text=cache.text_cache(pictures, keeper) if with_text else None,
@@ -143,6 +146,7 @@ class DecoderObjective(Divisible):
             **told,
             with_text=weighs_text(stage),
             with_signs=stage.sign_weight > 0,
+            stretch=stage.prior_stretch,
         )
         self.mean_weight = self._mean_weight(pictures, self.train.text) if self.train.text else 1.0
         self.known = Conditions.of(held_out, hybrid, keeper, **told)
@@ -228,7 +232,7 @@ class DecoderObjective(Divisible):
             device=self.device,
         )
         noise, own = (torch.randn(mean.shape, generator=generator, device=self.device) for _ in range(2))
-        prior = self._disturbed(self.train.prior[indices].long(), generator)
+        prior = self._disturbed(self._prior(indices, generator), generator)
         # The drops decide which tokens are encoded, so they are drawn where no copy from the GPU is needed; by a
         # seed of their own, since on a CPU the same seed would tie them to the times.
         draws = torch.rand(2, len(mean), generator=torch.Generator().manual_seed(generator.initial_seed() ^ 1))
@@ -237,6 +241,15 @@ class DecoderObjective(Divisible):
         texts = [NO_TEXT if is_dropped else index for index, is_dropped in zip(indices, dropped.tolist(), strict=True)]
         told = ~dropped.to(self.device, non_blocking=True)
         return Step(indices, mean + deviation * own, noise, times, prior, keep, told, texts)
+
+    def _prior(self, indices: Sequence[int], generator: torch.Generator) -> Tensor:
+        """The ids B h/4 w/4 that the pictures are told: half of them of the stretched pictures, if asked. A sampled
+        prior is often a letter too wide or too narrow for its text, and the decoder must not fill it with others."""
+        prior = self.train.prior[indices].long()
+        if self.train.stretched is None or indices[0] in self.train.sources:
+            return prior
+        chosen = torch.rand(len(prior), 1, 1, generator=generator, device=self.device) < 0.5
+        return torch.where(chosen, self.train.stretched[indices].long(), prior)
 
     def _disturbed(self, prior: Tensor, generator: torch.Generator) -> Tensor:
         """Some ids replaced by random codes: sampled priors are never perfect, and the decoder must forgive that."""
