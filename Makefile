@@ -41,8 +41,9 @@ $(DEMO)/poster_lora/.done: recipes/poster_lora.yaml | $(READY)
 	$(BIN)/glmkit finetune $< output=$(@D)
 	@touch $@
 
+# Half of what the decoder learnt: all of it would bring the style's thin letters, and misspell them.
 $(DEMO)/after/summary.json: $(DEMO)/poster_lora/.done $(DEMO)/cache/.posters
-	$(EVAL) --adapter $(<D)/adapter --run $(@D)
+	$(EVAL) --adapter $(<D)/adapter/autoregressive $(<D)/adapter/decoder:0.5 --run $(@D)
 
 $(DEMO)/index.html: $(DEMO)/before/summary.json $(DEMO)/after/summary.json
 	$(BIN)/glmkit report $(DEMO)/before $(DEMO)/after --out $@

@@ -107,11 +107,16 @@ def run_name(summary: Summary) -> str:
 
 
 def short_name(name: str) -> str:
-    """The last folder of a path or hub id; for RUN/adapter, where fine-tuning puts its result, the run's, and with the
-    weight of an adapter: `RUN/adapter:0.8` is `RUN:0.8`."""
+    """The last folder of a path or hub id; for RUN/adapter, where fine-tuning puts its result, the run's, with the part
+    if it is one of several (`RUN/adapter/decoder` is `RUN decoder`) and with its weight (`RUN/adapter:0.8` is `RUN:0.8`).
+    """
     path = Path(name)
     last, colon, weight = path.name.partition(":")
-    return (path.parent.name + colon + weight if last == "adapter" else path.name) or name
+    if last == "adapter":
+        return (path.parent.name + colon + weight) or name
+    if path.parent.name == "adapter" and path.parent.parent.name:
+        return f"{path.parent.parent.name} {path.name}"
+    return path.name or name
 
 
 def unique_names(names: Sequence[str], folders: Sequence[str]) -> list[str]:

@@ -12,6 +12,8 @@ from glmkit.reporting import load
     [
         ("runs/poster_lora/adapter", "poster_lora"),
         ("runs/poster_lora/adapter:0.8", "poster_lora:0.8"),
+        ("runs/poster_lora/adapter/decoder:0.5", "poster_lora decoder:0.5"),
+        ("adapter/decoder", "decoder"),
         ("zai-org/GLM-Image", "GLM-Image"),
         ("adapters/mine:0.5", "mine:0.5"),
     ],
