@@ -133,8 +133,8 @@ def curves(found: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> bool
         for side, points in own:
             axis.plot(*zip(*points, strict=True), color=colours[side], label=side, marker=".", linewidth=1.2)
         _finish(axis, f"{recipe}: {key}", "million posters", "held out")
-        axis.set_yscale("log")
-    _save(figure, axes[0], path)
+        _logarithmic(axis)
+    _save(figure, path)
     return True
 
 
@@ -154,7 +154,7 @@ def source_curves(results: Sequence[Mapping[str, Any]], path: Path) -> None:
         _finish(axis, f"{result['decoder']}, {result['size']}, {result['where'].split(',')[0]}", "sources", label)
         axis.set_xticks(range(len({row["sources"] for row in result["rows"]})))
         axis.set_ylim(bottom=0)
-    _save(figure, axes[0], path)
+    _save(figure, path)
 
 
 def _listed(value: Any) -> list[float]:
@@ -212,8 +212,21 @@ def _finish(axis: Any, title: str, x: str, y: str) -> None:
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _save(figure: Any, labelled: Any, path: Path) -> None:
-    handles = dict(zip(*reversed(labelled.get_legend_handles_labels()), strict=True))
+def _logarithmic(axis: Any) -> None:
+    """Losses of one panel rarely span a power of ten: values are written out between them, too."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    axis.set_yscale("log")
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+    axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _save(figure: Any, path: Path) -> None:
+    """With one legend of what any panel shows."""
+    handles: dict[str, Any] = {}
+    for axis in figure.axes:
+        handles |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
     figure.legend(handles.values(), handles, loc="lower center", ncols=len(handles), fontsize=8, frameon=False)
     figure.tight_layout(rect=(0, 0.06, 1, 1))
     with atomic_path(path) as temporary:
@@ -240,7 +253,7 @@ def _of_sides(claim: Claim, results: Path, pictures: Path) -> list[str]:
     if curves(found, pictures / f"{claim.name}.png"):
         lines += ["", f"![held-out losses](curves/{claim.name}.png)"]
     devices = sorted({str(row["environment"]["device"]) for rows in found.values() for row in rows})
-    prompts = sorted({row["prompts"] for rows in found.values() for row in rows})
+    prompts = " or ".join(sorted({str(row["prompts"]) for rows in found.values() for row in rows}))
     return [*lines, "", f"n is the number of seeds; {prompts} prompts a run, trained on {', '.join(devices)}."]
 
 
