@@ -107,8 +107,8 @@ def run_name(summary: Summary) -> str:
 
 
 def short_name(name: str) -> str:
-    """The last folder of a path or hub id; for RUN/adapter, where fine-tuning puts its result, the run's, with the part
-    if it is one of several (`RUN/adapter/decoder` is `RUN decoder`) and with its weight (`RUN/adapter:0.8` is `RUN:0.8`).
+    """The last folder of a path or hub id; for RUN/adapter, where fine-tuning puts its result, the run's, with its
+    weight (`RUN/adapter:0.8` is `RUN:0.8`), and for one part of it with the part (`RUN/adapter/decoder`: `RUN decoder`).
     """
     path = Path(name)
     last, colon, weight = path.name.partition(":")
