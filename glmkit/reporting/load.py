@@ -108,7 +108,7 @@ def run_name(summary: Summary) -> str:
 
 def short_name(name: str) -> str:
     """The last folder of a path or hub id; for RUN/adapter, where fine-tuning puts its result, the run's, with its
-    weight (`RUN/adapter:0.8` is `RUN:0.8`), and for one part of it with the part (`RUN/adapter/decoder`: `RUN decoder`).
+    weight (`RUN/adapter:0.8` is `RUN:0.8`), and for one part of it the part (`RUN/adapter/decoder`: `RUN decoder`).
     """
     path = Path(name)
     last, colon, weight = path.name.partition(":")
