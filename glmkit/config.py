@@ -209,6 +209,7 @@ class SemanticStage(Stage):
 
     method: Literal["full"]
     caption_weight: float = Field(default=1.0, ge=0)
+    shape_weight: float = Field(default=0.0, ge=0, description="weight of naming the kind of shape at each place")
     commitment: float = Field(default=0.25, ge=0)
     revive_every: int = Field(default=50, gt=0, description="steps between replacing codes that nobody uses")
     codebook_decay: float = Field(default=0.97, gt=0, lt=1)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from glmkit.config import SemanticStage
+from glmkit.errors import UserError
 from glmkit.generation import pipeline
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import data
@@ -94,8 +95,7 @@ def test_the_captioner_looks_back_only_and_at_the_codes() -> None:
     assert (captioner(codes.flip(3), words) - logits).abs().max() > 1e-3, "where a code stands matters"
 
 
-@pytest.fixture
-def objective(tiny_model: Path, posters: Path) -> SemanticObjective:
+def make(tiny_model: Path, train: data.Pictures, held_out: data.Pictures, **changes: Any) -> SemanticObjective:
     torch.manual_seed(0)
     hybrid = HybridModel(tiny_model)
     hybrid.semantic_vq.requires_grad_(True)
@@ -103,11 +103,41 @@ def objective(tiny_model: Path, posters: Path) -> SemanticObjective:
     return SemanticObjective(
         hybrid.semantic_vq,
         pipeline.prompt_tokenizer(tiny_model).tokenizer,
-        data.FilePictures(posters / "train"),
-        data.FilePictures(posters / "held_out"),
-        SemanticStage(**values),
+        train,
+        held_out,
+        SemanticStage(**values, **changes),
         CPU,
     )
+
+
+@pytest.fixture
+def objective(tiny_model: Path, posters: Path) -> SemanticObjective:
+    return make(tiny_model, data.FilePictures(posters / "train"), data.FilePictures(posters / "held_out"))
+
+
+def test_codes_are_asked_for_shapes(tiny_model: Path) -> None:
+    """In every cell where a shape stands, as the scene says, and nowhere else; nothing else changes."""
+    drawn = data.PosterPictures(8, 128, 128, seed=0, workers=1, split="train")
+    asked, plain = make(tiny_model, drawn, drawn, shape_weight=2.0), make(tiny_model, drawn, drawn)
+    signs = drawn.signs(range(8), CPU)
+    assert signs is not None and (signs > 6).any() and ((signs > 0) & (signs <= 6)).any()
+    shapes = asked._shapes(drawn, range(8), 4, 4)
+    assert shapes is not None and torch.equal(shapes, torch.where(signs <= 6, signs.long() - 1, -1))
+    finer = asked._shapes(drawn, range(8), 8, 8)
+    assert finer is not None and torch.equal(finer[:, ::2, 1::2], shapes)
+    loss, shown = asked.loss(range(8), seeded(0))
+    without, fewer = plain.loss(range(8), seeded(0))
+    torch.testing.assert_close(loss.detach(), without.detach() + 2 * shown["shapes"])
+    assert "shapes" not in fewer and 0.5 < shown["shapes"] < 4
+    loss.backward()
+    assert asked.namer is not None and asked.namer.weight.grad is not None and asked.namer.weight.grad.any()
+    assert asked.held_out()["shapes"] > 0 and "shapes" not in plain.held_out()
+
+
+def test_files_know_no_shapes(tiny_model: Path, posters: Path) -> None:
+    pictures = data.FilePictures(posters / "train")
+    with pytest.raises(UserError, match="which shape stands where"):
+        make(tiny_model, pictures, pictures, shape_weight=1.0)
 
 
 def test_the_stage(objective: SemanticObjective) -> None:

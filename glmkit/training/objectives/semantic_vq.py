@@ -2,7 +2,8 @@
 
 Two heads that only training needs read the codes of a picture: one predicts a coarse picture (4x4 colours a token),
 the other is a small captioner (as in CapPa, arXiv 2306.07915) that must write the caption, its quoted words blanked:
-spelling is the glyph encoder's task, and codes that spell would disagree with it. Codes follow their features by
+spelling is the glyph encoder's task, and codes that spell would disagree with it. A third, if asked, names the kind of
+shape at each place, so that the one or two codes of a small shape tell it. Codes follow their features by
 exponential averages (VQ-VAE, arXiv 1711.00937, appendix A); codes that nobody uses are replaced by current features.
 B batch, h w token rows and columns, D encoder width, E code width, K codes, T caption tokens.
 """
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from glmkit.config import SemanticStage
+from glmkit.errors import UserError
 from glmkit.generation.sequence import grids
 from glmkit.models.semantic_vq import SemanticTokenizer
 from glmkit.training import cache
@@ -27,7 +29,8 @@ from glmkit.training.objectives import Objective
 
 CAPTION_TOKENS = 64
 CAPTION_WIDTH = 192
-COLOURS_A_SIDE = 4
+CELLS_A_SIDE = 4  # of a token, each with a colour and a kind of shape
+KINDS = 6  # of shapes, as `Pictures.signs` counts them
 HELD_OUT_PICTURES = 256
 
 
@@ -111,9 +114,17 @@ class SemanticObjective(Objective):
         self.averages = CodeAverages(semantic_vq.vqmodel.quantize.embedding.weight, stage.codebook_decay)
         self.captioner = Captioner(width, len(text_tokenizer), semantic_vq.visual.embeddings.side)
         self.painter = nn.Sequential(
-            nn.Conv2d(width, width, 3, padding=1), nn.GELU(), nn.Conv2d(width, 3 * COLOURS_A_SIDE**2, 1)
+            nn.Conv2d(width, width, 3, padding=1), nn.GELU(), nn.Conv2d(width, 3 * CELLS_A_SIDE**2, 1)
         )
-        self.trained = nn.ModuleList([semantic_vq, self.captioner, self.painter, self.averages]).to(device)
+        self.namer = nn.Conv2d(width, KINDS * CELLS_A_SIDE**2, 1) if stage.shape_weight else None
+        parts = [semantic_vq, self.captioner, self.painter, self.averages, *([self.namer] if self.namer else [])]
+        self.trained = nn.ModuleList(parts).to(device)
+        if self.namer is not None and any(one.signs([0], device) is None for one in (pictures, held_out)):
+            raise UserError(
+                "shape_weight needs to know which shape stands where",
+                found="pictures from files",
+                fix="data.posters, or leave shape_weight out",
+            )
         self.captions = _blanked(text_tokenizer, pictures.captions, device)
         self.known = _blanked(text_tokenizer, held_out.captions, device)
         self.held_out_groups = groups(held_out.sizes, 32, limit=HELD_OUT_PICTURES)
@@ -129,27 +140,49 @@ class SemanticObjective(Objective):
         totals, recent = [], []
         for part, (height, width) in ((slice(None, half), both.large), (slice(half, None), both.preview)):
             seen = cache.halve(pixels[part], height * 16, width * 16)
-            painted, caption, commitment, wanted, ids = self._read(seen, words[part])
+            shapes = self._shapes(self.pictures, indices[part], height, width)
+            *losses, wanted, ids = self._read(seen, words[part], shapes)
             self.averages.follow(wanted, ids)
-            totals.append(torch.stack([painted, caption, commitment]))
+            totals.append(torch.stack(losses))
             recent.append(wanted.detach())
         self._recent = torch.cat(recent)
-        painted, caption, commitment = torch.stack(totals).mean(dim=0)
+        painted, caption, named, commitment = torch.stack(totals).mean(dim=0)
         loss = painted + self.stage.caption_weight * caption + self.stage.commitment * commitment
         shown = {"colours": painted.detach(), "caption": caption.detach(), "used": (self.averages.used > 0.1).sum()}
-        return loss, shown
+        if self.namer is None:
+            return loss, shown
+        return loss + self.stage.shape_weight * named, {**shown, "shapes": named.detach()}
 
-    def _forward(self, pixels: Tensor, words: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Losses of colours, caption and commitment; normalised features B*h*w E and their ids."""
+    def _shapes(self, pictures: Pictures, indices: Sequence[int], height: int, width: int) -> Tensor | None:
+        """The kind of shape at each cell of tokens h w, B 4h 4w from 0, -1 where there is none; None if not asked."""
+        signs = pictures.signs(indices, self.device) if self.namer is not None else None
+        if signs is None:
+            return None
+        size = (CELLS_A_SIDE * height, CELLS_A_SIDE * width)
+        cells = F.interpolate(signs[:, None].float(), size, mode="nearest-exact")[:, 0].long()
+        return torch.where(cells <= KINDS, cells - 1, -1)
+
+    def _forward(
+        self, pixels: Tensor, words: Tensor, shapes: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Losses of colours, caption, shapes and commitment; normalised features B*h*w E and their ids."""
         raw = self.tokenizer.vqmodel.quant_conv(self.tokenizer.features(pixels))
         found = self.tokenizer.vqmodel.quantize(raw)
         wanted = F.normalize(raw.float(), dim=1).movedim(1, -1).flatten(0, -2)
         codes = self.tokenizer.vqmodel.post_quant_conv(found.features)
-        colours = F.avg_pool2d(pixels, 16 // COLOURS_A_SIDE)
-        painted = F.pixel_shuffle(self.painter(codes), COLOURS_A_SIDE)
+        colours = F.avg_pool2d(pixels, 16 // CELLS_A_SIDE)
+        painted = F.pixel_shuffle(self.painter(codes), CELLS_A_SIDE)
         logits = self.captioner(codes, words[:, :-1]).float()
         caption = F.cross_entropy(logits.flatten(0, 1), words[:, 1:].flatten(), ignore_index=0)
-        return (painted.float() - colours).abs().mean(), caption, found.commitment, wanted, found.ids.flatten()
+        named = self._named(codes, shapes)
+        return (painted.float() - colours).abs().mean(), caption, named, found.commitment, wanted, found.ids.flatten()
+
+    def _named(self, codes: Tensor, shapes: Tensor | None) -> Tensor:
+        """Cross-entropy in nats of naming the kinds, mean over the cells with a shape; 0 where nobody asks."""
+        if self.namer is None or shapes is None:
+            return codes.new_zeros((), dtype=torch.float32)
+        logits = F.pixel_shuffle(self.namer(codes), CELLS_A_SIDE).float()
+        return F.cross_entropy(logits, shapes, ignore_index=-1, reduction="sum") / (shapes >= 0).sum().clamp(min=1)
 
     def after_step(self, step: int, generator: torch.Generator) -> None:
         """Replace codes that hardly anybody uses by features of this step; the first time, all of them."""
@@ -158,7 +191,7 @@ class SemanticObjective(Objective):
 
     @torch.no_grad()
     def held_out(self) -> dict[str, float]:
-        """Colour and caption losses on both grids, and the share of codes that the held-out pictures use."""
+        """Colour, caption and shape losses on both grids, and the share of codes that the held-out pictures use."""
         totals, seen_ids = [], []
         for indices in self.held_out_groups:
             pixels = self.held_out_pictures.pixels(indices, self.device)
@@ -166,16 +199,18 @@ class SemanticObjective(Objective):
             both = grids(*pixels.shape[-2:])
             for height, width in (both.large, both.preview):
                 seen = cache.halve(pixels, height * 16, width * 16)
-                painted, caption, _, _, ids = self._forward(seen, words)
-                totals.append(torch.stack([painted, caption]))
+                shapes = self._shapes(self.held_out_pictures, indices, height, width)
+                painted, caption, named, _, _, ids = self._forward(seen, words, shapes)
+                totals.append(torch.stack([painted, caption, named]))
                 seen_ids.append(ids)
-        painted, caption = torch.stack(totals).mean(dim=0).tolist()
+        painted, caption, named = torch.stack(totals).mean(dim=0).tolist()
         used = torch.cat(seen_ids).unique().numel() / len(self.averages.codebook)
         return {
             "loss": painted + self.stage.caption_weight * caption,
             "colours": painted,
             "caption": caption,
             "codes_used": used,
+            **({"shapes": named} if self.namer else {}),
         }
 
     def compile(self) -> None:
