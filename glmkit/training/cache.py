@@ -211,6 +211,11 @@ def large_cache(hybrid: HybridModel, pictures: Pictures, keeper: Keeper) -> Kept
     )
 
 
+def _made_from_text(pictures: Pictures) -> list[bool]:
+    """Which pictures are to be made from a text, and from no other picture."""
+    return [kind is not None and not kind[2] for kind in asked_for(pictures)]
+
+
 def stretched(pixels: Tensor, factors: Sequence[float]) -> Tensor:
     """B 3 H W, every picture `factors` times as wide about its middle, cut or its edges drawn out to the same size."""
     turned = torch.eye(2, 3, device=pixels.device).repeat(len(pixels), 1, 1)
@@ -222,7 +227,7 @@ def stretched(pixels: Tensor, factors: Sequence[float]) -> Tensor:
 def stretched_cache(hybrid: HybridModel, pictures: Pictures, keeper: Keeper, most: float) -> Kept:
     """As `large_cache`, N h w int16, of every picture that is to be made from a text, each stretched by a factor of its
     own from 1 - `most` to 1 + `most`."""
-    from_text = [kind is not None and not kind[2] for kind in asked_for(pictures)]
+    from_text = _made_from_text(pictures)
     factors = 1 + most * (2 * torch.rand(len(from_text), generator=torch.Generator().manual_seed(0)) - 1)
 
     def encode(indices: list[int]) -> Tensor:
@@ -234,7 +239,7 @@ def stretched_cache(hybrid: HybridModel, pictures: Pictures, keeper: Keeper, mos
 
 def preview_cache(hybrid: HybridModel, pictures: Pictures, keeper: Keeper) -> Kept:
     """N h w int16: the ids of the preview grid of every picture that is to be made from a text."""
-    from_text = [kind is not None and not kind[2] for kind in asked_for(pictures)]
+    from_text = _made_from_text(pictures)
     return compute(
         pictures,
         lambda indices: preview_ids(hybrid.semantic_vq, pictures.pixels(indices, keeper.device)).short(),

@@ -26,6 +26,7 @@ from glmkit.models.semantic_vq import SemanticTokenizer
 from glmkit.training import cache
 from glmkit.training.data import Pictures, groups
 from glmkit.training.objectives import Objective
+from glmkit.training.objectives.spelling import mean_nats
 
 CAPTION_TOKENS = 64
 CAPTION_WIDTH = 192
@@ -182,7 +183,7 @@ class SemanticObjective(Objective):
         if self.namer is None or shapes is None:
             return codes.new_zeros((), dtype=torch.float32)
         logits = F.pixel_shuffle(self.namer(codes), CELLS_A_SIDE).float()
-        return F.cross_entropy(logits, shapes, ignore_index=-1, reduction="sum") / (shapes >= 0).sum().clamp(min=1)
+        return mean_nats(logits, shapes, ignored=-1)
 
     def after_step(self, step: int, generator: torch.Generator) -> None:
         """Replace codes that hardly anybody uses by features of this step; the first time, all of them."""

@@ -21,6 +21,12 @@ SIGNS = 128  # ASCII, whose control codes stand for shapes
 PLACES = 16  # places in a text that are told apart; later ones count as the last
 
 
+def mean_nats(logits: Tensor, labels: Tensor, ignored: int) -> Tensor:
+    """Cross-entropy of logits N K ... and labels N ..., mean over the labels that are not `ignored`; 0 without any."""
+    nats = F.cross_entropy(logits, labels, ignore_index=ignored, reduction="sum")
+    return nats / (labels != ignored).sum().clamp(min=1)
+
+
 class SignHead(nn.Module):
     """Tells from the decoder's inner image tokens which sign, a letter or a shape, stands at each latent position.
 
@@ -48,8 +54,7 @@ class SignHead(nn.Module):
         labels = F.pixel_unshuffle((signs * known[:, None, None]).unsqueeze(1), self.patch)
         logits = self.tell(self._features).unflatten(-1, (self.patch**2, SIGNS))
         labels = labels.flatten(2).transpose(1, 2).long()
-        nats = F.cross_entropy(logits.float().flatten(0, 2), labels.flatten(), ignore_index=0, reduction="sum")
-        return nats / (labels > 0).sum().clamp(min=1)
+        return mean_nats(logits.float().flatten(0, 2), labels.flatten(), ignored=0)
 
 
 class OrderHead(nn.Module):
@@ -71,5 +76,4 @@ class OrderHead(nn.Module):
         places = torch.stack([before, behind], dim=-1).clamp(0, PLACES - 1)
         labels = torch.where(is_letter[..., None], places, -1).flatten()
         logits = self.tell(embeddings).float().unflatten(-1, (2, PLACES)).flatten(0, 2)
-        nats = F.cross_entropy(logits, labels, ignore_index=-1, reduction="sum")
-        return nats / (labels >= 0).sum().clamp(min=1)
+        return mean_nats(logits, labels, ignored=-1)
