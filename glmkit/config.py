@@ -6,7 +6,6 @@ This module never imports torch.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -15,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
 
 from glmkit.errors import UserError, nearest
+from glmkit.values import merged, override, read_yaml
 
 
 class Section(BaseModel):
@@ -394,86 +394,18 @@ class Recipe(Section):
         return max(stage.batch_size for stage in self.stages.values())
 
 
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice."""
-
-
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: set[Any] = set()
-    for key_node, _ in node.value:
-        if not isinstance(key_node, yaml.ScalarNode):
-            raise yaml.constructor.ConstructorError(None, None, "a key must be a name", key_node.start_mark)
-        key = loader.construct_object(key_node)
-        if key in seen:
-            raise UserError(
-                f"{key_node.start_mark.name}: key {key!r} is given twice",
-                found=f"again on line {key_node.start_mark.line + 1}",
-                fix="keep one of the two",
-            )
-        seen.add(key)
-    return loader.construct_mapping(node, deep=True)
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-# YAML 1.1 reads 1e-4 as text; recipes are full of such numbers.
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
-    list("-+0123456789."),
-)
-
-
-def _parse(text: str, name: str) -> Any:
-    try:
-        loader = _Loader(text)
-        loader.name = name
-        return loader.get_single_data()
-    except yaml.YAMLError as error:
-        raise UserError(f"{name} is not valid YAML", found=str(error)) from error
-
-
-def read_yaml(path: str | Path) -> dict[str, Any]:
-    """A YAML mapping; UserError when missing, broken, or with a key given twice."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        folder = Path(path).parent
-        known = [str(other) for other in folder.glob("*.yaml")] if folder.is_dir() else []
-        guess = nearest(str(path), known)
-        raise UserError(f"recipe {path} does not exist", fix=f"did you mean {guess}?" if guess else None) from error
-    except (UnicodeDecodeError, OSError) as error:
-        raise UserError(f"cannot read {path}", found=str(error)) from error
-    value = _parse(text, str(path))
-    if not isinstance(value, dict):
-        raise UserError(f"{path} must hold `key: value` lines", found=type(value).__name__)
-    return value
-
-
-def override(values: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
-    """`values` with `a.b.c=value` assignments applied; values are read as YAML."""
-    result = _copy(values)
-    for assignment in assignments:
-        path, equals, text = assignment.partition("=")
-        if not equals or not path:
-            raise UserError("an override must look like key=value", found=assignment, fix="decoder.steps=50")
-        *parents, last = path.split(".")
-        target = result
-        for key in parents:
-            child = target.setdefault(key, {})
-            if not isinstance(child, dict):
-                raise UserError(f"override {assignment!r}: {key!r} is a value, not a section")
-            target = child
-        target[last] = _parse(text, f"override {assignment}")
-    return result
-
-
-def _copy(value: Any) -> Any:
-    return {key: _copy(child) for key, child in value.items()} if isinstance(value, Mapping) else value
-
-
 def load(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
-    """Read a recipe, apply overrides, check everything. Raises UserError that names the key."""
-    return from_dict(override(read_yaml(path), overrides), str(path))
+    """Read a recipe, apply overrides, check everything. Raises UserError that names the key.
+
+    What a file says under `nano`, by the names of the recipe, holds where the model is nano; overrides win.
+    """
+    values, given = read_yaml(path), list(overrides)
+    small = values.pop("nano", {})
+    if not isinstance(small, Mapping):
+        raise UserError(f"{path}: nano must hold what is different for nano", found=small, fix="nano: {seed: 1}")
+    if override(values, given).get("model", "nano") == "nano":
+        values = merged(values, small)
+    return from_dict(override(values, given), str(path))
 
 
 def from_dict(values: Mapping[str, Any], name: str = "recipe") -> Recipe:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from glmkit import config
+from glmkit import config, values
 from glmkit.errors import UserError
 
 RECIPE = """\
@@ -46,7 +46,7 @@ def test_numbers_are_numbers(recipe: Path) -> None:
     assert config.load(recipe).decoder.learning_rate == 1e-4  # type: ignore[union-attr]
     for text, value in (("1e-4", 1e-4), ("2E3", 2000.0), (".5e-1", 0.05), ("3.0", 3.0)):
         assert config.load(recipe, [f"decoder.learning_rate={text}"]).decoder.learning_rate == value  # type: ignore[union-attr]
-    text = config.override({}, ["a=1e-4x", "b=e5", "c=1e", "d=2026-01-02x"])
+    text = values.override({}, ["a=1e-4x", "b=e5", "c=1e", "d=2026-01-02x"])
     assert text == {"a": "1e-4x", "b": "e5", "c": "1e", "d": "2026-01-02x"}
 
 
@@ -143,8 +143,26 @@ def test_overrides(recipe: Path) -> None:
     assert loaded.decoder is not None and loaded.decoder.lora is not None
     assert loaded.decoder.lora.targets == ("to_k", "ff.net.2") and loaded.decoder.lora.rank == 4
     assert loaded.samples.prompts == ("a = b", "c") and loaded.seed == 7 and loaded.decoder.learning_rate == 2e-3
-    values: dict[str, Any] = {"a": {"b": 1}}
-    assert config.override(values, ["a.b=2"]) == {"a": {"b": 2}} and values == {"a": {"b": 1}}
+    plain: dict[str, Any] = {"a": {"b": 1}}
+    assert values.override(plain, ["a.b=2"]) == {"a": {"b": 2}} and plain == {"a": {"b": 1}}
+
+
+def test_what_is_different_for_nano(tmp_path: Path) -> None:
+    """Holds for nano only, whoever says that it is nano, key by key; overrides win."""
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        RECIPE.replace("model: nano", "model: glm-image") + "nano: {decoder: {learning_rate: 0.5}, seed: 9}\n"
+    )
+    plain, small = config.load(path), config.load(path, ["model=nano"])
+    assert plain.decoder and small.decoder
+    assert (plain.seed, plain.decoder.learning_rate) == (0, 1e-4)
+    assert (small.seed, small.decoder.learning_rate) == (9, 0.5)
+    assert small.decoder.lora == plain.decoder.lora and small.data == plain.data
+    assert config.load(path, ["model=nano", "seed=3"]).seed == 3
+    path.write_text(RECIPE + "nano: {decoder: {learning_rat: 0.5}}\n")
+    assert "did you mean 'learning_rate'" in message(path)
+    path.write_text(RECIPE + "nano: fast\n")
+    assert "nano must hold what is different" in message(path)
 
 
 @pytest.mark.parametrize(

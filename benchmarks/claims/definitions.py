@@ -14,6 +14,7 @@ from typing import Any
 from glmkit import config
 from glmkit.config import Recipe
 from glmkit.errors import UserError, unknown
+from glmkit.values import override, read_yaml
 
 HERE = Path(__file__).parent
 # Posters a second on one H200, compiled where base.yaml says so (benchmarks/LOG.md).
@@ -71,7 +72,7 @@ def load(name: str) -> Claim:
     """The claim of that name; UserError when there is none."""
     if name not in names():
         raise unknown("claim", name, names())
-    values = config.read_yaml(HERE / f"{name}.yaml")
+    values = read_yaml(HERE / f"{name}.yaml")
     keep, sides = values.pop("keep", []), values.pop("sides", {})
     known = {side: _side({"keep": keep, **given}) for side, given in sides.items()}
     return Claim(name, measures=tuple(values.pop("measures", ())), sides=known, **values)
@@ -98,7 +99,7 @@ def resolve(claim: str, side: str) -> tuple[str, str, Side]:
 def recipe(step: str, model: str | Path, output: str | Path, seed: int, tiny: bool = False) -> Recipe:
     """The checked recipe of one step, which trains parts of the folder `model` in place."""
     name, *overrides = step.split()
-    known = config.read_yaml(HERE / "base.yaml")
+    known = read_yaml(HERE / "base.yaml")
     if name not in known:
         raise unknown("recipe of base.yaml", name, known)
     values = known[name]
@@ -108,7 +109,7 @@ def recipe(step: str, model: str | Path, output: str | Path, seed: int, tiny: bo
     if tiny:
         (stage,) = set(values) - {"data"}
         overrides += [f"{stage}.{key}={value}" for key, value in TINY.items()] + list(TINY_DATA)
-    return config.from_dict(config.override(values, [*overrides, *places]), f"step {step!r}")
+    return config.from_dict(override(values, [*overrides, *places]), f"step {step!r}")
 
 
 def posters(step: Recipe) -> int:

@@ -19,6 +19,7 @@ from glmkit.training import data, frozen, libraries, lora
 from glmkit.training.objectives.decoder import check_text
 from glmkit.training.objectives.vae import check_crop
 from glmkit.training.samples import requests_of
+from glmkit.values import read_yaml
 
 
 def settings(recipe: Recipe, device: torch.device) -> None:
@@ -34,7 +35,7 @@ def model(recipe: Recipe) -> None:
     if recipe.architecture:
         if recipe.model == "nano":
             raise UserError("architecture makes a new model, and nano exists", fix="model=FOLDER, or architecture=null")
-        config.read_yaml(recipe.architecture)
+        read_yaml(recipe.architecture)
         return
     if recipe.clip:
         clip.check(Path(recipe.model))

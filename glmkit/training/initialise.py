@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from glmkit.config import read_yaml
 from glmkit.errors import UserError, unknown
 from glmkit.generation.tokenizer import build_processor
 from glmkit.models import checkpoint, clip
+from glmkit.values import read_yaml
 
 CORPUS = 20_000
 
