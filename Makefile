@@ -38,7 +38,7 @@ $(DEMO)/before/summary.json: $(DEMO)/cache/.posters
 	$(EVAL) --run $(@D)
 
 $(DEMO)/poster_lora/.done: recipes/poster_lora.yaml | $(READY)
-	$(BIN)/glmkit finetune $< output=$(@D)
+	$(BIN)/glmkit finetune $< model=nano output=$(@D)
 	@touch $@
 
 # Half of what the decoder learnt: all of it would bring the style's thin letters, and misspell them.

@@ -37,6 +37,20 @@ def test_recipe(path: Path) -> None:
         grids(*size)
 
 
+LORA = sorted(path.name for path in (ROOT / "recipes").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", LORA)
+def test_lora_recipes_are_for_the_published_model_and_run_on_nano(name: str) -> None:
+    """With learning rates of its own: nano is a thousandth as large."""
+    path = ROOT / "recipes" / name
+    published, nano = config.load(path), config.load(path, ["model=nano"])
+    assert published.model == "glm-image" and nano.model == "nano"
+    assert len(path.read_text(encoding="utf-8").splitlines()) < 40
+    for stage, values in published.stages.items():
+        assert nano.stages[stage].learning_rate > values.learning_rate
+
+
 def test_recipes_write_into_folders_of_their_own() -> None:
     outputs = [config.load(path).output for path in RECIPES]
     assert len(set(outputs)) == len(outputs)
