@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 HELP = "Measure how long pictures take, beside diffusers' pipeline on the same weights."
 SIDES = ("ours", "stock")
 BASES = ("auto", "float32", "bfloat16", "nf4", "int8", "fp8")
+PLAIN = {"stage": ["decoder"], "batch": [1], "recompute": [0], "base": ["auto"]} | dict.fromkeys(
+    ("pack", "offload", "compile"), False
+)  # what a recipe decides instead
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,11 +52,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_train_arguments(train: argparse.ArgumentParser) -> None:
     train.add_argument("--model", default="nano", help="nano, a folder, or full: published sizes, random weights")
-    train.add_argument("--stage", nargs="+", choices=("decoder", "autoregressive"), default=["decoder"])
-    train.add_argument("--size", metavar="WIDTHxHEIGHT", nargs="+", default=["256x256"])
-    train.add_argument("--batch", metavar="N", nargs="+", type=int, default=[1])
-    train.add_argument("--recompute", metavar="N", nargs="+", type=int, default=[0], help="every Nth layer; 0: none")
-    train.add_argument("--base", nargs="+", choices=BASES, default=["auto"], help="how frozen weights are held")
+    train.add_argument(
+        "--recipe", nargs="+", metavar="FILE", help="its stages as they are; then key=value; needs no data of that size"
+    )
+    train.add_argument("--stage", nargs="+", choices=("decoder", "autoregressive"), default=PLAIN["stage"])
+    train.add_argument(
+        "--size", metavar="WIDTHxHEIGHT", nargs="+", help="pixels (default: the recipe's data.size, or 256x256)"
+    )
+    train.add_argument("--batch", metavar="N", nargs="+", type=int, default=PLAIN["batch"])
+    train.add_argument(
+        "--recompute", metavar="N", nargs="+", type=int, default=PLAIN["recompute"], help="every Nth layer; 0: none"
+    )
+    train.add_argument("--base", nargs="+", choices=BASES, default=PLAIN["base"], help="how frozen weights are held")
     train.add_argument("--pack", action="store_true", help="autoregressive: sequences in one row, without padding")
     train.add_argument("--offload", action="store_true", help="frozen blocks wait in the CPU's memory")
     train.add_argument("--compile", action="store_true")
@@ -77,7 +87,8 @@ def train(arguments: argparse.Namespace) -> int:
     from glmkit.models.devices import pick_device
     from glmkit.training import speed
 
-    device, jobs, measured = pick_device(arguments.device), _jobs(arguments), False
+    device, measured = pick_device(arguments.device), False
+    jobs = _recipe_jobs(arguments) if arguments.recipe else _jobs(arguments)
     if arguments.model != "full":
         checkpoint.resolve(arguments.model)
     elif device.type != "cuda":
@@ -98,16 +109,48 @@ def _jobs(arguments: argparse.Namespace) -> list[speed.Job]:
 
     how = {"pack": arguments.pack, "offload": arguments.offload, "compile": arguments.compile, "cap_gib": arguments.cap}
     # The model first, which is then built once.
-    every = itertools.product(arguments.stage, arguments.base, arguments.size, arguments.batch, arguments.recompute)
+    sizes = arguments.size or ["256x256"]
+    every = itertools.product(arguments.stage, arguments.base, sizes, arguments.batch, arguments.recompute)
     return [
         speed.Job(stage, *parse_size(size), batch, recompute, base, **how)
         for stage, base, size, batch, recompute in every
     ]
 
 
+def _recipe_jobs(arguments: argparse.Namespace) -> list[speed.Job]:
+    """The stages of a recipe on pictures of the sizes asked for, of the size that it says, or of the largest there is;
+    edits if there are any."""
+    from glmkit import config
+    from glmkit.training import checks, data, plan, speed
+
+    said = [f"--{name}" for name, plain in PLAIN.items() if getattr(arguments, name) != plain]
+    if said:
+        raise UserError("a recipe says this itself", found=" ".join(said), fix="--recipe FILE decoder.batch_size=2")
+    file, *overrides = arguments.recipe
+    recipe = config.load(file, [*overrides, f"model={'glm-image' if arguments.model == 'full' else arguments.model}"])
+    pictures = data.load(recipe.data)[0] if recipe.data.train else None
+    if pictures is not None:
+        checks.content(recipe, pictures)
+    shapes, _ = plan.shapes_of(recipe, pictures)
+    largest = max(shapes, key=lambda shape: shape[0] * shape[1])
+    named = arguments.size or ([recipe.data.size] if recipe.data.size else [])
+    sizes = [parse_size(size) for size in named] or [largest[:2]]
+    edits = any(is_edit for *_, is_edit in shapes)
+    unlike = [name for name in recipe.stages if name not in config.EDITING]
+    if unlike:
+        raise UserError(f"only LoRA is measured, and {unlike[0]} trains whole parts", fix="recipes/ar_lora.yaml")
+    return [
+        speed.Job.of(name, stage, size, edits, arguments.cap)
+        for name, stage in recipe.stages.items()
+        if isinstance(stage, config.BlockStage)
+        for size in sizes
+    ]
+
+
 def train_line(row: dict[str, Any]) -> str:
     """A row for people."""
-    how = [name for name in ("pack", "offload", "compile") if row[name]]
+    how = [name for name in ("edits", "pack", "offload", "compile") if row[name]]
+    how += [f"accumulate {row['accumulate']}"] if row["accumulate"] > 1 else []
     cap = [f"cap {row['cap_gib']:g} GiB"] if row["cap_gib"] else []
     told = f"{row['stage']} {row['size']} batch {row['batch']} recompute {row['recompute_every']}"
     told = ", ".join([told, f"base {row['base']}", *how, *cap]) + ": "
@@ -116,8 +159,17 @@ def train_line(row: dict[str, Any]) -> str:
     return told + (
         f"{row['step']:.3f} s a step (first {row['first_step']:.1f} s), {row['samples_per_second']:.2f} samples/s, "
         f"{row['tokens_per_second']:.0f} tokens/s, {row['of_floor']:.2f} of the floor ({row['floor']:.3f} s), "
-        f"{row['peak_memory_gib']:.1f} GiB"
+        f"{row['peak_memory_gib']:.1f} GiB" + _whole(row)
     )
+
+
+def _whole(row: dict[str, Any]) -> str:
+    """How long all steps of a recipe take, besides data and held-out losses."""
+    if row["steps"] is None:
+        return ""
+    from glmkit.training.plan import duration
+
+    return f"; {row['steps']} steps: {duration(row['steps'] * row['step'])}"
 
 
 def untrained(model: str, device: torch.device, scratch: Path, dtype: torch.dtype) -> HybridModel:

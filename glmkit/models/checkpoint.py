@@ -133,7 +133,7 @@ def _download(hub_id: str, parts: Iterable[str]) -> Path:
         raise UserError(
             f"cannot get model {hub_id} from the hub",
             found=reason,
-            fix="check the name and the network, or give a folder",
+            fix="check the name and the network, or give a folder, or nano, which is here",
         ) from error
 
 

@@ -74,7 +74,7 @@ def explain(recipe: Recipe, device: torch.device) -> list[str]:
 
 def plan(recipe: Recipe, pictures: data.Pictures | None, device: torch.device) -> list[StagePlan]:
     """The stages of a recipe. `pictures` None: posters that would have to be drawn first; their settings say enough."""
-    shapes, captions = _shapes(recipe, pictures)
+    shapes, captions = shapes_of(recipe, pictures)
     speed = _speed(device)
     own_reminder = any(source.preserve for source in recipe.data.train)
     return [
@@ -83,7 +83,8 @@ def plan(recipe: Recipe, pictures: data.Pictures | None, device: torch.device) -
     ]
 
 
-def _shapes(recipe: Recipe, pictures: data.Pictures | None) -> tuple[list[Shape], list[str]]:
+def shapes_of(recipe: Recipe, pictures: data.Pictures | None) -> tuple[list[Shape], list[str]]:
+    """Every kind of picture that a recipe trains on, and the captions; of posters, which come as None, no captions."""
     if pictures is not None:
         return sorted(data.by_size(data.buckets(pictures))), pictures.captions
     drawn = [(recipe.data.posters, False), (recipe.data.edits, False), (recipe.data.edits, True)]
@@ -273,7 +274,7 @@ def lines(stages: list[StagePlan], device: torch.device) -> list[str]:
             shown.append(f"  memory: {parts}, and what the activations need; time: not estimated")
         else:
             shown.append(f"  memory: about {_bytes(stage.bytes)} ({parts}, activations {_bytes(stage.activations)})")
-            shown.append(f"  time: about {_duration(stage.seconds)}, an estimate for {here}")
+            shown.append(f"  time: about {duration(stage.seconds)}, an estimate for {here}")
     return shown
 
 
@@ -285,7 +286,8 @@ def _percent(share: float) -> str:
     return f"{100 * share:.3g} %" if share >= 1e-5 else "less than 0.001 %"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """For people."""
     for unit, size, decimals in (("days", 86400, 1), ("h", 3600, 1), ("min", 60, 0)):
         if seconds >= 2 * size:
             return f"{seconds / size:,.{decimals}f} {unit}"

@@ -32,7 +32,7 @@ from glmkit.training import cache, data, frozen, objectives
 from glmkit.training.ledger import BACKWARD_OF_ATTENTION
 from glmkit.training.loop import Loop, Place
 from glmkit.training.lora import inject
-from glmkit.training.parts import hold, recompute
+from glmkit.training.parts import TRANSFORMERS, hold, recompute
 
 TARGETS = {
     "autoregressive": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_up_proj", "down_proj"),
@@ -43,7 +43,10 @@ CAPTION = "A poster with the words 'HELLO' and 'WORLD' in large letters over a c
 
 @dataclass(frozen=True)
 class Job:
-    """One row: what is trained, on which pictures, and how its memory is spent; `cap_gib` is all that a GPU gives."""
+    """One row: what is trained, on which pictures, and how its memory is spent; `cap_gib` is all that a GPU gives.
+
+    `edits`: every picture has a source of its own. `asked` is the stage of a recipe that the job was made `of`.
+    """
 
     name: str
     height: int
@@ -56,13 +59,29 @@ class Job:
     compile: bool = False
     cap_gib: float | None = None
     rank: int = 16
+    accumulate: int = 1
+    edits: bool = False
+    asked: BlockStage | None = None
 
     def __post_init__(self) -> None:
         _ = self.stage  # UserError for what does not go together, before anything is measured
 
+    @classmethod
+    def of(cls, name: str, asked: BlockStage, size: tuple[int, int], edits: bool, cap_gib: float | None = None) -> Job:
+        """A stage as a recipe has it, on pictures of one size."""
+        lora = asked.lora
+        if lora is None:
+            raise UserError(f"{name} trains whole parts", found=f"method: {asked.method}", fix="a recipe for LoRA")
+        how: dict[str, Any] = {key: getattr(asked, key) for key in ("recompute_every", "accumulate", "compile")}
+        how |= {key: getattr(lora, key) for key in ("base", "offload", "rank")}
+        how |= {"pack": getattr(asked, "pack", False), "cap_gib": cap_gib, "edits": edits, "asked": asked}
+        return cls(name, *size, batch=asked.batch_size, **how)
+
     @property
     def stage(self) -> BlockStage:
         """As a recipe would have it."""
+        if self.asked is not None:
+            return self.asked
         lora = {"rank": self.rank, "targets": TARGETS[self.name], "base": self.base, "offload": self.offload}
         values: dict[str, Any] = {"steps": 10**6, "batch_size": self.batch, "learning_rate": 1e-4}
         packed = {"pack": True} if self.pack else {}  # which decoders do not know
@@ -83,37 +102,43 @@ class Job:
     @property
     def model(self) -> tuple[Any, ...]:
         """What jobs have in common that can use one model after the other."""
-        return self.name, self.base, self.offload, self.compile, self.cap_gib, self.rank
+        return self.name, self.lora, self.compile, self.cap_gib
 
     @property
     def told(self) -> dict[str, Any]:
         """The job as columns of its row."""
-        keys = ("batch", "recompute_every", "base", "pack", "offload", "compile", "cap_gib")
-        return {"stage": self.name, "size": f"{self.width}x{self.height}", **{key: getattr(self, key) for key in keys}}
+        keys = ("batch", "accumulate", "edits", "recompute_every", "base", "pack", "offload", "compile", "cap_gib")
+        steps = self.asked.steps if self.asked else None
+        size = f"{self.width}x{self.height}"
+        return {"stage": self.name, "size": size, **{key: getattr(self, key) for key in keys}, "steps": steps}
 
 
 @dataclass(frozen=True)
 class NoisePictures:
-    """`count` pictures of noise with one caption."""
+    """`count` pictures of noise with one caption; with `edits` as many more behind them, which are their sources."""
 
     count: int
     size: tuple[int, int]
-    sources: dict[int, int] = field(default_factory=dict)
+    edits: bool = False
     preserved: list[int] = field(default_factory=list)
     keys: list[str] | None = None
     text_keys: list[str] | None = None
 
     @property
+    def sources(self) -> dict[int, int]:
+        return {number: number + self.count for number in range(self.count)} if self.edits else {}
+
+    @property
     def captions(self) -> list[str]:
-        return [CAPTION] * self.count
+        return [CAPTION] * self.count * (1 + self.edits)
 
     @property
     def sizes(self) -> list[tuple[int, int]]:
-        return [self.size] * self.count
+        return [self.size] * self.count * (1 + self.edits)
 
     @property
     def repeats(self) -> list[int]:
-        return [1] * self.count
+        return [1] * self.count + [0] * self.count * self.edits
 
     def pixels(self, indices: Sequence[int], device: torch.device) -> Tensor:
         draw = torch.Generator(device).manual_seed(int(indices[0]))
@@ -173,9 +198,8 @@ class Subject:
 
     def __init__(self, hybrid: HybridModel, job: Job) -> None:
         self.hybrid = hybrid
-        transformer = getattr(hybrid, job.name)
-        hold(transformer, job.lora, hybrid.device)
-        inject(transformer, job.lora)
+        hold(getattr(hybrid, TRANSFORMERS[job.name]), job.lora, hybrid.device)
+        inject(getattr(hybrid, job.name), job.lora)
 
     def measure(self, job: Job, steps: int, at: Rates) -> dict[str, Any]:
         """Seconds of the first step, which may compile, and the median of the `steps` after it."""
@@ -204,10 +228,10 @@ class Subject:
 
     def _loop(self, job: Job) -> Loop:
         """The loop of a job on pictures of its own, with a fresh optimizer."""
-        device, stage, transformer = self.hybrid.device, job.stage, getattr(self.hybrid, job.name)
-        transformer.zero_grad(set_to_none=True)  # a step that failed leaves some
-        recompute(transformer, job.recompute_every)
-        pictures = NoisePictures(job.batch, (job.height, job.width))
+        device, stage = self.hybrid.device, job.stage
+        getattr(self.hybrid, job.name).zero_grad(set_to_none=True)  # a step that failed leaves some
+        recompute(getattr(self.hybrid, TRANSFORMERS[job.name]), job.recompute_every)
+        pictures = NoisePictures(job.batch, (job.height, job.width), job.edits)
         told: Any = {"pictures": pictures, "held_out": NoisePictures(1, pictures.size), "stage": stage}
         objective = objectives.build(job.name, hybrid=self.hybrid, keeper=cache.Keeper(device), **told)
         if job.compile:
@@ -218,20 +242,26 @@ class Subject:
 
 
 def tokens_of(hybrid: HybridModel, job: Job) -> int:
-    """Of one picture: all of the autoregressive sequence without padding; the decoder's image tokens."""
-    if job.name == "decoder":
+    """Of one picture: all of the autoregressive sequence without padding; the decoder's image tokens, without those of
+    a source."""
+    if job.name != "autoregressive":
         return flow.sequence_length(job.height, job.width)
-    (prompt,) = pipeline.prompt_tokenizer(hybrid.folder).text_to_image_batch([CAPTION], job.height, job.width)
-    shape = grids(job.height, job.width)
+    tokenizer, shape = pipeline.prompt_tokenizer(hybrid.folder), grids(job.height, job.width)
+    if job.edits:
+        source = torch.zeros(shape.large, dtype=torch.long)
+        return len(tokenizer.edit(CAPTION, [source], job.height, job.width)) + source.numel() + 1
+    prompt = tokenizer.text_to_image(CAPTION, job.height, job.width)
     return len(prompt) + sum(rows * columns for rows, columns in (shape.preview, shape.large)) + 1
 
 
 def operations(hybrid: HybridModel, job: Job, tokens: int) -> float:
     """Of one picture forwards and back through frozen weights, glyph tokens and adapters left out."""
-    if job.name == "decoder":
+    if job.name != "autoregressive":
         config = hybrid.decoder.config
         attention = config.num_layers * 4.0 * tokens**2 * config.width
         weights = decoder_flops(hybrid, tokens) - attention
+        if job.edits:  # the source goes through all layers, too, and the picture reads both
+            weights, attention = 2 * weights, 3 * attention
     else:
         model = hybrid.autoregressive.config
         heads = (2 * model.num_attention_heads + 2 * model.num_key_value_heads) * model.head_dim

@@ -11,6 +11,7 @@ from typing import Any, cast
 import pytest
 import torch
 
+from glmkit import config
 from glmkit.cli import main
 from glmkit.models import checkpoint
 from glmkit.models.hybrid import HybridModel
@@ -94,6 +95,56 @@ def test_no_row_begins_too_late(tiny_model: Path) -> None:
     assert row["error"] == "no time left" and row["stage"] == "decoder"
 
 
+RECIPES = Path(__file__).parents[2] / "recipes"
+
+
+@pytest.fixture
+def at_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recipes name their data from the root of the repository."""
+    monkeypatch.chdir(RECIPES.parent)
+
+
+def test_a_recipe_is_measured_as_it_is(
+    at_home: None, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each stage with its batch, on edits where its data has edits, at the size that is asked for."""
+    given = [str(RECIPES / "edit_lora.yaml"), "decoder.batch_size=4", "decoder.accumulate=2"]
+    rows = rows_of(tmp_path / "rows.jsonl", "--model", str(tiny_model), "--size", "64x64", "--recipe", *given)
+    assert [(row["stage"], row["batch"], row["accumulate"], row["edits"], row["steps"]) for row in rows] == [
+        ("autoregressive", 2, 1, True, 500),
+        ("decoder", 4, 2, True, 1000),
+    ]
+    assert all(row["size"] == "64x64" and 0 < row["of_floor"] < 1 for row in rows)
+    assert "accumulate 2" in capsys.readouterr().out
+
+
+def test_the_glyph_stage_trains_the_encoder_through_a_frozen_decoder(at_home: None, tiny_model: Path) -> None:
+    stage = config.load(RECIPES / "glyph_lora.yaml", [f"model={tiny_model}", "glyph.accumulate=1"]).glyph
+    assert stage is not None
+    job, hybrid = speed.Job.of("glyph", stage, (64, 64), edits=False), HybridModel(tiny_model, CPU, torch.float32)
+    (row,) = speed.rows([job], lambda dtype: hybrid, CPU, 1)
+    assert row["stage"] == "glyph" and row["step"] > 0
+    assert not any(value.requires_grad for value in hybrid.decoder.parameters())
+    learning = [name for name, value in hybrid.glyph.named_parameters() if value.requires_grad]
+    assert learning and all("lora_" in name for name in learning)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["ar_lora.yaml", "--batch", "2"], "found: --batch"),
+        (["nano/vae.yaml"], "vae trains whole parts"),
+        (["nano/autoregressive.yaml"], "method: full"),
+        (["no_lora.yaml"], "does not exist"),
+    ],
+)
+def test_recipes_that_cannot_be_measured(
+    at_home: None, given: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", "train", "--recipe", str(RECIPES / given[0]), *given[1:], "--device", "cpu"]) == 2
+    assert said in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -120,6 +171,10 @@ def test_floors_of_the_published_sizes() -> None:
     codes, pixels = speed.Job("autoregressive", 1024, 1024, 1), speed.Job("decoder", 1024, 1024, 1)
     assert speed.operations(hybrid, codes, 1481) / 1e12 == pytest.approx(51.2, rel=0.02)
     assert speed.operations(hybrid, pixels, 4096) / 1e12 == pytest.approx(127.5, rel=0.01)
+    # An edit: the source's tokens through all weights, too; the target's read both pictures, the source's their own.
+    weights, attention = 30 * 12 * 4096**2 * 2 * 4096 * 2, 30 * 4 * 4096 * 4096**2
+    edit = speed.Job("decoder", 1024, 1024, 1, edits=True)
+    assert speed.operations(hybrid, edit, 4096) == pytest.approx(2 * weights + 3.5 * 3 * attention, rel=0.001)
     again = speed.Job("decoder", 1024, 1024, 1, recompute_every=1)
     assert speed.operations(hybrid, again, 4096) / speed.operations(hybrid, pixels, 4096) == pytest.approx(
         1.45, abs=0.02
