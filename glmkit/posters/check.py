@@ -17,6 +17,7 @@ Letters need not be legible. A picture may have any size: lengths are shares of 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
@@ -33,8 +34,16 @@ BALANCE = 0.55  # of the wider margin: on rendered posters the other is over 0.7
 SPECK = 0.0001  # of the squared shorter side: fewer connected pixels are no ink
 EDGE_SHARE = 0.01  # of the ink may stand above the first row that counts, and below the last
 
-NAMES = tuple(COLOURS)
-_VALUES = np.array([COLOURS[name] for name in NAMES], dtype=np.float32)
+
+class Palette:
+    """Named colours, RGB in 0 to 255: `names` N, and their `values` N 3, float32."""
+
+    def __init__(self, colours: Mapping[str, tuple[int, int, int]]) -> None:
+        self.names, self.values = tuple(colours), np.array([*colours.values()], dtype=np.float32)
+
+
+GRAMMAR = Palette(COLOURS)
+NAMES = GRAMMAR.names
 
 
 @dataclass(frozen=True)
@@ -49,13 +58,13 @@ class Look:
     shape_place: str = ""
 
 
-def checks(image: Image.Image, scene: Scene) -> dict[str, bool]:
+def checks(image: Image.Image, scene: Scene, palette: Palette = GRAMMAR) -> dict[str, bool]:
     """Which properties of the scene the picture has.
 
     `shape` is kind and colour together, and fails for a shape that nobody asked for. There is no `shape_place` when the
     scene has no shape.
     """
-    seen, shape = look(image), scene.shape
+    seen, shape = look(image, palette), scene.shape
     found = {
         "background": seen.background == scene.background,
         "text_colour": seen.text_colour == scene.text_colour,
@@ -65,31 +74,33 @@ def checks(image: Image.Image, scene: Scene) -> dict[str, bool]:
     return found if shape.kind == "none" else {**found, "shape_place": seen.shape_place == shape.place}
 
 
-def look(image: Image.Image) -> Look:
-    """Read a picture by the rules above."""
-    pixels, names = _levels(image), named_colours(image)
+def look(image: Image.Image, palette: Palette = GRAMMAR) -> Look:
+    """Read a picture by the rules above; a colour is one of `palette`."""
+    pixels, names = _levels(image), named_colours(image, palette)
     background = _frame_colour(names)
     patches = _patches(names != background, SPECK * min(image.size) ** 2)
-    shapes = [(patch, *shape) for patch in patches if (shape := _shape(_coverage(pixels, background, patch)))]
+    ground = palette.values[background]
+    shapes = [(patch, *shape) for patch in patches if (shape := _shape(_coverage(pixels, ground, patch)))]
     chosen, kind, place = max(shapes, key=lambda shape: shape[0].sum(), default=(None, "none", ""))
     ink = np.zeros(names.shape, dtype=bool)
     for patch in patches:
         if patch is not chosen:
             ink |= patch
     return Look(
-        NAMES[background],
-        text_colour=_colour_inside(names, ink) if ink.any() else "",
+        palette.names[background],
+        text_colour=palette.names[_inside_colour(names, ink)] if ink.any() else "",
         text_position=_position(ink) if ink.any() else "",
         shape=kind,
-        shape_colour="" if chosen is None else _colour_inside(names, chosen),
+        shape_colour="" if chosen is None else palette.names[_inside_colour(names, chosen)],
         shape_place=place,
     )
 
 
-def named_colours(image: Image.Image) -> np.ndarray:
-    """For every pixel the index in NAMES of the nearest colour in sRGB: int64 H W."""
+def named_colours(image: Image.Image, palette: Palette = GRAMMAR) -> np.ndarray:
+    """For every pixel the index in `palette` of the nearest colour in sRGB: int64 H W."""
+    values = palette.values
     pixels = _levels(image)
-    return (pixels @ _VALUES.T - (_VALUES**2).sum(-1) / 2).argmax(-1)  # the distance less what all have in common
+    return (pixels @ values.T - (values**2).sum(-1) / 2).argmax(-1)  # the distance less what all have in common
 
 
 def _levels(image: Image.Image) -> np.ndarray:
@@ -103,8 +114,8 @@ def _frame_colour(names: np.ndarray) -> int:
     return int(np.bincount(names[frame]).argmax())
 
 
-def _colour_inside(names: np.ndarray, patch: np.ndarray) -> str:
-    return NAMES[np.bincount(names[_inside(patch)]).argmax()]
+def _inside_colour(names: np.ndarray, patch: np.ndarray) -> int:
+    return int(np.bincount(names[_inside(patch)]).argmax())
 
 
 def _inside(patch: np.ndarray) -> np.ndarray:
@@ -130,15 +141,15 @@ def _position(ink: np.ndarray) -> str:
     return "top" if above < below else "bottom"
 
 
-def _coverage(pixels: np.ndarray, background: int, patch: np.ndarray) -> np.ndarray:
+def _coverage(pixels: np.ndarray, background: np.ndarray, patch: np.ndarray) -> np.ndarray:
     """Share of every pixel that the patch covers, float32 H W: how far its colour has moved from the background's
     towards the patch's own. This keeps outlines exact where a VAE or a codec has softened the edges."""
     near = patch
     for _ in range(2):
         near = np.logical_or.reduce((near, *_neighbours(near)))
-    way = np.median(pixels[_inside(patch)], axis=0) - _VALUES[background]
+    way = np.median(pixels[_inside(patch)], axis=0) - background
     coverage = np.zeros(patch.shape, dtype=np.float32)
-    coverage[near] = ((pixels[near] - _VALUES[background]) @ way / (way @ way)).clip(0, 1)
+    coverage[near] = ((pixels[near] - background) @ way / (way @ way)).clip(0, 1)
     return coverage
 
 

@@ -9,9 +9,15 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable, Mapping
+from functools import cache, partial
 from typing import Any
 
+from PIL import Image
+
 from glmkit.config import parse_size
+from glmkit.posters.check import checks
+from glmkit.posters.check_style import style_checks
 from glmkit.posters.grammar import Scene, caption, draw_scene
 from glmkit.posters.style_set import draw_style, style_scenes
 from glmkit.posters.words import number_or_signs, with_apostrophe
@@ -74,6 +80,13 @@ def retro_prompts() -> list[tuple[str, Scene, str]]:
             known |= texts
             prompts.append((f"retro-{len(prompts) + 1:03d}", scene, prompt))
     return prompts
+
+
+@cache
+def described() -> Mapping[str, Callable[[Image.Image], dict[str, bool]]]:
+    """Prompt id -> which properties that its caption names a picture has, for every prompt of this module."""
+    simple = {name: partial(checks, scene=scene) for name, scene in simple_scenes().items()}
+    return {**simple, **{name: partial(style_checks, scene=scene) for name, scene, _ in retro_prompts()}}
 
 
 def retro_rows() -> list[dict[str, Any]]:

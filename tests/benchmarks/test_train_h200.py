@@ -31,7 +31,9 @@ def test_toy(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     failed = {row["base"] for row in rows if "error" in row}
     assert failed == ({"nf4", "int8"} if missing else set())
     settings = {(row["stage"], row["base"]) for row in rows}
-    assert settings == {(s, b) for s in ("decoder", "autoregressive") for b in ("auto", "fp8", "int8", "nf4")}
+    both = {(s, b) for s in ("decoder", "autoregressive") for b in ("auto", "fp8", "int8", "nf4")}
+    assert settings == both | {("glyph", "auto")}
+    assert {row["stage"] for row in rows if row["edits"]} == {"decoder", "autoregressive"}
     for stage in ("decoder", "autoregressive"):
         own = [row for row in rows if row["stage"] == stage]
         assert any(row["recompute_every"] == 1 and row["cap_gib"] == 24 and row["base"] == "nf4" for row in own)
@@ -56,5 +58,7 @@ def test_the_figures_that_are_asked_for_are_rows_at_full_size() -> None:
         ("decoder", 512, False),
         ("autoregressive", 1024, False),
         ("autoregressive", 1024, True),
+        ("glyph", 1024, False),
     }
+    assert [job.batch for job in script.jobs(script.Scale(), ["compiled"])] == [4, 6, 1, 8, 16]
     assert all(job.stage for job in jobs), "each is a valid stage"

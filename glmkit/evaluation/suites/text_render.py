@@ -1,9 +1,14 @@
-"""text-render: our own prompts that ask for written words; scored by what OCR reads in the picture."""
+"""text-render: our own prompts that ask for written words; scored by what OCR reads in the picture.
+
+Where a prompt is of the poster grammar, it is also counted what the pixels show of the rest.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from PIL import Image
 
 import glmkit
 from glmkit.evaluation.metrics import text
@@ -11,10 +16,30 @@ from glmkit.evaluation.suite import Counts, OwnSuite
 from glmkit.records import Prompt
 
 PROMPTS = Path(glmkit.__file__).parents[1] / "benchmarks" / "text_render" / "prompts.jsonl"
+METRICS: Mapping[str, Mapping[str, str]] = {
+    **text.METRICS,
+    "described": {
+        "direction": "higher",
+        "definition": "glmkit-described-1: share of the properties named by the caption that the picture has, of the "
+        "prompts whose ground truth is known (splits simple and retro): background, colour and position of the text, "
+        "kind with colour and place of the shape, and for retro the double frame; by pixels (glmkit.posters.check).",
+    },
+}
 
 
 def counts(prompt: Prompt, read: Sequence[str], picture: Path) -> Counts:
-    return text.counts(prompt.texts, read, prompt.language)
+    return {**text.counts(prompt.texts, read, prompt.language), "described": _described(prompt, picture)}
 
 
-SUITE = OwnSuite(PROMPTS, text.METRICS, counts)
+def _described(prompt: Prompt, picture: Path) -> tuple[float, float]:
+    """How many properties the picture has, of how many; (0, 0) where nobody knows what it must show."""
+    from glmkit.posters.simple import described  # imports torch
+
+    if prompt.id not in described():
+        return 0, 0
+    with Image.open(picture) as opened:
+        found = described()[prompt.id](opened.convert("RGB"))
+    return sum(found.values()), len(found)
+
+
+SUITE = OwnSuite(PROMPTS, METRICS, counts)
