@@ -1,22 +1,20 @@
 """What LoRA training of the published sizes costs on one GPU, with random weights: a row a setting, written at once.
 
-    python benchmarks/train_h200.py OUT.jsonl [--model full|nano|FOLDER] [--toy] [--seconds 400]
+    python benchmarks/train_h200.py OUT.jsonl [--only plain bases offload compiled recipes] [--seconds 400]
 
-In order of need: each stage on a bfloat16 base, with all layers computed again and at growing batches without, packed
-sequences too; under a hard cap of 24 GiB on a base of 4 bits; the other bases; blocks that wait in the CPU's memory;
-compiled. What fails, or would begin after `--seconds`, is a row with its reason. `--toy`: all of it on nano, in little.
+What fails, or would begin after `--seconds`, is a row with its reason. `--toy`: all of it on nano, in little.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from glmkit import runs
+from glmkit import config, runs
 from glmkit.commands.bench import train_line, untrained
 from glmkit.files import append_jsonl
 from glmkit.models.devices import pick_device
@@ -37,33 +35,69 @@ class Scale:
     compiled: bool = True
 
 
+HERE = Path(__file__).parent
 TOY = Scale(64, 32, (1, 2), (2,), (2,), (2,), 1, compiled=False)  # which takes minutes on a CPU
 CAP_GIB = 24.0
 
 
-def jobs(scale: Scale) -> Iterator[Job]:
-    """What is measured; neighbours share a model where they can."""
-    decoder = partial(Job, "decoder", scale.large, scale.large)
-    codes = partial(Job, "autoregressive", scale.large, scale.large)
+def plain(scale: Scale) -> Iterator[Job]:
+    """Each stage on a bfloat16 base: all layers computed again, growing batches without, packed sequences."""
+    decoder, codes = stages(scale)
     yield codes(1, recompute_every=1)
     yield from (codes(batch, pack=True) for batch in scale.packed)
     yield from (codes(batch) for batch in scale.sequences)
     yield decoder(1, recompute_every=1)
     yield from (decoder(batch) for batch in scale.decoder)
     yield from (Job("decoder", scale.small, scale.small, batch) for batch in scale.decoder_small)
+
+
+def bases(scale: Scale) -> Iterator[Job]:
+    """Fewer bits, also under a hard cap of 24 GiB."""
+    decoder, codes = stages(scale)
     for stage in (decoder, codes):
         yield stage(1, recompute_every=1, base="nf4", cap_gib=CAP_GIB)
     for base in ("fp8", "int8", "nf4"):
         for stage, batch in ((decoder, scale.decoder[-1]), (codes, scale.packed[-1])):
             yield stage(1, recompute_every=1, base=base)
             yield stage(batch, base=base, pack=stage is codes)
-    for stage in (decoder, codes):
+
+
+def offload(scale: Scale) -> Iterator[Job]:
+    """Blocks that wait in the CPU's memory, under the same cap."""
+    for stage in stages(scale):
         yield stage(1, recompute_every=1, offload=True, cap_gib=CAP_GIB)
+
+
+def compiled(scale: Scale) -> Iterator[Job]:
+    """The batches that were best without compilation, and more."""
+    decoder, codes = stages(scale)
     if scale.compiled:
-        yield decoder(scale.decoder[-2], compile=True)
+        yield from (decoder(batch, compile=True) for batch in scale.decoder[-2:])
         yield decoder(1, recompute_every=1, compile=True)
         yield codes(scale.sequences[-2], compile=True)
         yield Job("decoder", scale.small, scale.small, scale.decoder_small[-2], compile=True)
+
+
+def recipes(scale: Scale) -> Iterator[Job]:
+    """Recipes as they are, of which no other row tells."""
+    for name in ("glyph_lora", "edit_lora", "poster_lora"):
+        for stage, asked in config.load(HERE.parent / "recipes" / f"{name}.yaml").stages.items():
+            assert isinstance(asked, config.BlockStage)
+            yield Job.of(stage, asked, (scale.large, scale.large), edits=name == "edit_lora")
+
+
+def stages(scale: Scale) -> tuple[Callable[..., Job], Callable[..., Job]]:
+    """Jobs of the decoder and of the autoregressive model on large pictures, by their batch."""
+    return tuple(partial(Job, name, scale.large, scale.large) for name in ("decoder", "autoregressive"))  # type: ignore[return-value]
+
+
+PARTS = {part.__name__: part for part in (plain, bases, offload, compiled, recipes)}
+
+
+def jobs(scale: Scale, only: Sequence[str] = tuple(PARTS)) -> Iterator[Job]:
+    """What is measured; neighbours share a model where they can."""
+    for name in only:
+        yield from PARTS[name](scale)
 
 
 def main(given: list[str] | None = None) -> int:
@@ -71,6 +105,7 @@ def main(given: list[str] | None = None) -> int:
     parser.add_argument("out", type=Path)
     parser.add_argument("--model", help="default: full, with --toy nano")
     parser.add_argument("--toy", action="store_true")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts, in this order")
     parser.add_argument("--seconds", type=float, default=400)
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default %(default)s)")
     arguments = parser.parse_args(given)
@@ -79,7 +114,7 @@ def main(given: list[str] | None = None) -> int:
     environment, measured = runs.environment(str(device)), False
     with tempfile.TemporaryDirectory() as scratch:
         build = partial(untrained, model, device, Path(scratch))
-        for row in rows(jobs(scale), build, device, scale.steps, arguments.seconds):
+        for row in rows(jobs(scale, arguments.only), build, device, scale.steps, arguments.seconds):
             measured |= "error" not in row
             append_jsonl(arguments.out, {**row, "model": model, "environment": environment})
             print(train_line(row), flush=True)
