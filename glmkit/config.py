@@ -33,6 +33,7 @@ class Posters(Section):
     held_out: int = Field(default=256, gt=0)
     size: str | dict[str, Annotated[float, Field(gt=0)]] = "256x256"
     wide: float = Field(default=0.0, ge=0, le=1, description="share with twice as many colours, and frames")
+    aligned: float = Field(default=0.0, ge=0, le=1, description="share whose lines stand at the left or right edge")
     seed: int = 0
     workers: int = Field(default=0, ge=0, description="processes that draw; 0 means one a core")
 
@@ -114,8 +115,8 @@ class Data(Reading):
     def _one_source(self) -> Data:
         if (not self.train) == (self.posters is None and self.edits is None):
             raise ValueError("give either data.train (a folder) or data.posters/data.edits, not both and not neither")
-        if self.edits and self.edits.wide:
-            raise ValueError("data.edits are of the plain poster world: only data.posters can be wide")
+        if self.edits and (self.edits.wide or self.edits.aligned):
+            raise ValueError("data.edits are of the plain poster world: only data.posters can be wide or aligned")
         if self.train and self.held_out is None:
             raise ValueError("data.held_out (a folder) is missing: without it nobody can see over-fitting")
         if self.train and all(source.preserve for source in self.train):

@@ -9,7 +9,8 @@ shape        the largest connected patch of other pixels that is like one of the
 its colour   the named colour that most of its inner pixels are nearest to;
 its place    the upper or lower half, and the column of the grammar (left, centre, right) that its centre is nearest to;
 text         every other patch; its colour is the one that most pixels inside the strokes are nearest to;
-its position "middle" while the margins above and below it are alike (see BALANCE), otherwise top or bottom.
+its position "middle" while the margins above and below it are alike (see BALANCE), otherwise top or bottom;
+its side     "centre" while the margins beside it are alike, otherwise left or right.
 
 Letters need not be legible. A picture may have any size: lengths are shares of its shorter side.
 """
@@ -53,6 +54,7 @@ class Look:
     background: str
     text_colour: str = ""
     text_position: str = ""
+    text_side: str = ""
     shape: str = "none"
     shape_colour: str = ""
     shape_place: str = ""
@@ -62,7 +64,7 @@ def checks(image: Image.Image, scene: Scene, palette: Palette = GRAMMAR) -> dict
     """Which properties of the scene the picture has.
 
     `shape` is kind and colour together, and fails for a shape that nobody asked for. There is no `shape_place` when the
-    scene has no shape.
+    scene has no shape, and no `text_side` when its lines are centred.
     """
     seen, shape = look(image, palette), scene.shape
     found = {
@@ -71,7 +73,11 @@ def checks(image: Image.Image, scene: Scene, palette: Palette = GRAMMAR) -> dict
         "text_position": seen.text_position == scene.position,
         "shape": (seen.shape, seen.shape_colour) == (shape.kind, shape.colour),
     }
-    return found if shape.kind == "none" else {**found, "shape_place": seen.shape_place == shape.place}
+    if shape.kind != "none":
+        found["shape_place"] = seen.shape_place == shape.place
+    if scene.side != "centre":
+        found["text_side"] = seen.text_side == scene.side
+    return found
 
 
 def look(image: Image.Image, palette: Palette = GRAMMAR) -> Look:
@@ -89,7 +95,8 @@ def look(image: Image.Image, palette: Palette = GRAMMAR) -> Look:
     return Look(
         palette.names[background],
         text_colour=palette.names[_inside_colour(names, ink)] if ink.any() else "",
-        text_position=_position(ink) if ink.any() else "",
+        text_position=_place(ink.sum(axis=1), ("top", "middle", "bottom")) if ink.any() else "",
+        text_side=_place(ink.sum(axis=0), ("left", "centre", "right")) if ink.any() else "",
         shape=kind,
         shape_colour="" if chosen is None else palette.names[_inside_colour(names, chosen)],
         shape_place=place,
@@ -131,14 +138,15 @@ def _neighbours(patch: np.ndarray) -> tuple[np.ndarray, ...]:
     return padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]
 
 
-def _position(ink: np.ndarray) -> str:
-    """Where the rows stand that hold all ink but EDGE_SHARE at each end."""
-    share = np.cumsum(ink.sum(axis=1)) / ink.sum()
+def _place(ink: np.ndarray, names: tuple[str, str, str]) -> str:
+    """Which of the names says where the rows (or columns) stand that hold all ink but EDGE_SHARE at each end; `ink` is
+    how much each holds."""
+    share = np.cumsum(ink) / ink.sum()
     first, last = np.searchsorted(share, (EDGE_SHARE, 1 - EDGE_SHARE))
-    above, below = int(first), len(ink) - 1 - int(last)
-    if min(above, below) >= BALANCE * max(above, below):
-        return "middle"
-    return "top" if above < below else "bottom"
+    before, behind = int(first), len(ink) - 1 - int(last)
+    if min(before, behind) >= BALANCE * max(before, behind):
+        return names[1]
+    return names[0] if before < behind else names[2]
 
 
 def _coverage(pixels: np.ndarray, background: np.ndarray, patch: np.ndarray) -> np.ndarray:

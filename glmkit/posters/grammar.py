@@ -47,6 +47,7 @@ ALL_COLOURS = COLOURS | MORE_COLOURS
 # Shapes that no reader takes for a character: rings are read as O, squares and diamonds as bullets.
 SHAPES = ("circle", "triangle", "hexagon", "star", "burst", "stripe")
 POSITIONS = ("top", "middle", "bottom")
+SIDES = ("left", "right")  # to which lines can be aligned; otherwise they are centred
 NOUNS = ("poster", "poster", "sign", "card")
 NO_SHAPE_SHARE = 0.12
 SECOND_LINE_SHARE = 0.35
@@ -67,7 +68,7 @@ SECOND_SIZES = (21 / 256, 34 / 256)  # font size of a second line, of the shorte
 
 @dataclass(frozen=True)
 class Line:
-    """One line of text, centred: its font size and the row of its baseline."""
+    """One line of text: its font size and the row of its baseline."""
 
     text: str
     size: int
@@ -96,7 +97,9 @@ class Frame:
 
 @dataclass(frozen=True)
 class Scene:
-    """Ground truth of one poster: one or two lines of text in one typeface and colour, and at most one shape."""
+    """Ground truth of one poster: one or two lines of text in one typeface and colour, and at most one shape. `side` is
+    the edge to which lines are aligned, one of SIDES, or "centre".
+    """
 
     height: int
     width: int
@@ -107,6 +110,7 @@ class Scene:
     lines: tuple[Line, ...]
     shape: Shape
     frame: Frame = Frame()
+    side: str = "centre"
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -237,7 +241,8 @@ def _draw_shape(scene: Scene, rng: random.Random, wide: bool) -> Shape:
 def caption(scene: Scene, rng: random.Random, *, nouns: tuple[str, ...] = NOUNS) -> str:
     """One of several ways to describe the scene; double quotes hold exactly its texts, in reading order.
 
-    Colours, shape, place and position are always named; family and size of the letters in three of four captions.
+    Colours, shape, place, position, and the side of aligned lines are always named; family and size of the letters in
+    three of four captions.
     """
     family = f"{fonts.TYPEFACES[scene.font].family} " if rng.random() < 0.75 else ""
     size = f"{scene.size_word} " if rng.random() < 0.75 else ""
@@ -256,7 +261,8 @@ def caption(scene: Scene, rng: random.Random, *, nouns: tuple[str, ...] = NOUNS)
             f"Design {_a(background).lower()} {poster} with {title} in {style}letters {where}",
         )
     )
-    return _sentence(template, _second_phrase(scene, rng), _shape_phrase(scene, rng), _frame_phrase(scene))
+    drawn = _second_phrase(scene, rng), _shape_phrase(scene, rng)
+    return _sentence(template, *drawn, _frame_phrase(scene), _side_phrase(scene))
 
 
 def _second_phrase(scene: Scene, rng: random.Random) -> str:
@@ -279,6 +285,10 @@ def _frame_phrase(scene: Scene) -> str:
         return ""
     thickness = "thin" if scene.frame.band < THIN_FRAME * min(scene.height, scene.width) else "thick"
     return f"framed by a {thickness} {scene.text_colour} border"
+
+
+def _side_phrase(scene: Scene) -> str:
+    return "" if scene.side == "centre" else f"all text aligned to the {scene.side} edge"
 
 
 def shape_words(shape: Shape) -> str:

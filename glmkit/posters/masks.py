@@ -9,6 +9,7 @@ import mmap
 import multiprocessing
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,7 +17,7 @@ from PIL import Image, ImageDraw
 
 from glmkit.posters import fonts
 from glmkit.posters.edits import KINDS, Edit, draw_edit
-from glmkit.posters.grammar import SHAPES, Scene, draw_scene
+from glmkit.posters.grammar import MARGIN, SHAPES, SIDES, Scene, draw_scene
 from glmkit.posters.words import Split
 
 T = TypeVar("T")
@@ -28,14 +29,21 @@ def text_mask(scene: Scene) -> np.ndarray:
     """Coverage of every pixel by letters, and by the frame, which has their colour: uint8 H W, 0 none, 255 full."""
     canvas = Image.new("L", (scene.width, scene.height), 0)
     draw = ImageDraw.Draw(canvas)
+    edge, width = _edge(scene), scene.width
+    x, anchor = {"left": (edge, "ls"), "centre": (width // 2, "ms"), "right": (width - edge, "rs")}[scene.side]
     for line in scene.lines:
         font = fonts.load(scene.font, line.size)
-        draw.text((scene.width // 2, line.baseline), line.text, fill=255, font=font, anchor="ms")
+        draw.text((x, line.baseline), line.text, fill=255, font=font, anchor=anchor)
     if scene.frame.band:
         gap = scene.frame.gap
         box = (gap, gap, scene.width - 1 - gap, scene.height - 1 - gap)
         draw.rectangle(box, outline=255, width=scene.frame.band)
     return np.asarray(canvas)
+
+
+def _edge(scene: Scene) -> int:
+    """Pixels between an edge and the lines that are aligned to it."""
+    return round(MARGIN * min(scene.height, scene.width))
 
 
 def sign_cells(scene: Scene) -> np.ndarray:
@@ -56,18 +64,25 @@ def sign_cells(scene: Scene) -> np.ndarray:
     for line in scene.lines:
         font = fonts.load(scene.font, line.size)
         ends = np.array([font.getlength(line.text[: count + 1]) for count in range(len(line.text))])
-        number = np.searchsorted(ends, columns - (scene.width // 2 - ends[-1] / 2), side="right")
-        inside = (columns >= scene.width // 2 - ends[-1] / 2) & (number < len(ends))
+        edge, long = _edge(scene), ends[-1]
+        starts = {"left": edge, "centre": scene.width // 2 - long / 2, "right": scene.width - edge - long}
+        number = np.searchsorted(ends, columns - starts[scene.side], side="right")
+        inside = (columns >= starts[scene.side]) & (number < len(ends))
         codes = np.frombuffer(line.text.replace(" ", "\0").encode("ascii"), dtype=np.uint8)
         band = (rows >= line.baseline - capital * line.size) & (rows < line.baseline)
         cells[np.ix_(band, inside)] = codes[number[inside]]
     return cells
 
 
-def scene_of(seed: int, index: int, *, height: int, width: int, split: Split, wide: float = 0.0) -> Scene:
-    """Scene number `index` of the endless series that `seed` names; a share `wide` of them is of the wide world."""
+def scene_of(
+    seed: int, index: int, *, height: int, width: int, split: Split, wide: float = 0.0, aligned: float = 0.0
+) -> Scene:
+    """Scene number `index` of the endless series that `seed` names; a share `wide` of them is of the wide world, and a
+    share `aligned` has its lines at an edge and is otherwise what it would be."""
     is_wide = random.Random(f"wide {seed}:{index}").random() < wide
-    return draw_scene(random.Random(f"{seed}:{index}"), height=height, width=width, split=split, wide=is_wide)
+    scene = draw_scene(random.Random(f"{seed}:{index}"), height=height, width=width, split=split, wide=is_wide)
+    rng = random.Random(f"aligned {seed}:{index}")
+    return replace(scene, side=rng.choice(SIDES)) if rng.random() < aligned else scene
 
 
 def mask_pool(
@@ -79,16 +94,17 @@ def mask_pool(
     workers: int = 1,
     split: Split = "train",
     wide: float = 0.0,
+    aligned: float = 0.0,
 ) -> tuple[list[Scene], np.ndarray]:
     """The first `count` scenes of a series and their masks, uint8 N H W; the number of workers changes only the speed.
 
     Workers write into one block of memory that they share with the caller, so a pool takes count x H x W bytes once.
     """
     masks = _shared(count, height, width)
+    kind: dict[str, Any] = {"height": height, "width": width, "split": split, "wide": wide, "aligned": aligned}
 
     def fill(start: int, stop: int) -> list[Scene]:
-        numbers = range(start, stop)
-        scenes = [scene_of(seed, index, height=height, width=width, split=split, wide=wide) for index in numbers]
+        scenes = [scene_of(seed, index, **kind) for index in range(start, stop)]
         for index, scene in enumerate(scenes, start=start):
             masks[index] = text_mask(scene)
         return scenes

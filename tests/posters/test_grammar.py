@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from glmkit.posters.grammar import (
     ALL_COLOURS,
     COLOURS,
     SECOND_SIZES,
+    SIDES,
     Frame,
     Scene,
     caption,
@@ -151,3 +153,13 @@ def test_the_wide_world_has_more_colours_and_frames() -> None:
         thickness = "thin" if scene.frame.band < 0.02 * 192 else "thick"
         assert f"framed by a {thickness} {scene.text_colour} border" in caption(scene, random.Random(1))
     assert not any("framed" in caption(scene, random.Random(1)) for scene in plain)
+
+
+def test_aligned_posters_are_the_others_with_their_lines_at_an_edge() -> None:
+    size: dict[str, Any] = {"height": 192, "width": 256, "split": "train"}
+    plain, mixed = ([scene_of(3, index, **size, aligned=share) for index in range(200)] for share in (0.0, 0.5))
+    assert {scene.side for scene in plain} == {"centre"} and {scene.side for scene in mixed} == {"centre", *SIDES}
+    assert [replace(scene, side="centre") for scene in mixed] == plain
+    for scene in mixed:
+        said = re.findall(r"aligned to the (\w+) edge", caption(scene, random.Random(0)))
+        assert said == ([] if scene.side == "centre" else [scene.side])

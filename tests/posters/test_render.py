@@ -13,7 +13,8 @@ import torch
 from PIL import Image, ImageDraw
 
 from glmkit.posters import fonts
-from glmkit.posters.grammar import COLOURS, SHAPES, Scene, Shape, draw_scene
+from glmkit.posters.check import checks
+from glmkit.posters.grammar import COLOURS, SHAPES, SIDES, Scene, Shape, draw_scene
 from glmkit.posters.masks import mask_pool, sign_cells, sign_pool, text_mask
 from glmkit.posters.render import batch_params, compose, render, shape_coverage
 
@@ -45,15 +46,17 @@ def test_masks_hold_the_letters_inside_their_rows(height: int, width: int) -> No
         assert columns.min() > 0 and columns.max() < width - 1
 
 
+@pytest.mark.parametrize("side", ["centre", *SIDES])
 @pytest.mark.parametrize("seed", range(8))
-def test_sign_cells_hold_the_letters(seed: int) -> None:
+def test_sign_cells_hold_the_letters(seed: int, side: str) -> None:
     """The ink that each letter adds to the letters before it lies in its own cells, within one cell at its sides."""
-    scene = draw_scene(random.Random(seed), split="held-out")
+    scene = replace(draw_scene(random.Random(seed), split="held-out"), side=side)
     cells = sign_cells(scene)
     assert cells.shape == (32, 32) and cells.dtype == np.uint8
     for line in scene.lines:
         font = fonts.load(scene.font, line.size)
-        left = scene.width // 2 - font.getlength(line.text) / 2
+        length = font.getlength(line.text)
+        left = {"left": 20, "centre": 128 - length / 2, "right": 236 - length}[side]
         before = np.zeros((256, 256), dtype=np.uint8)
         for count, letter in enumerate(line.text, start=1):
             canvas = Image.new("L", (256, 256), 0)
@@ -69,6 +72,20 @@ def test_sign_cells_hold_the_letters(seed: int) -> None:
             assert letter in " -." or np.mean(named) > 0.9, (line.text, letter)
     letters = cells[cells > len(SHAPES)]
     assert set(letters) <= {ord(letter) for line in scene.lines for letter in line.text}
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_aligned_lines_stand_at_their_edge(side: str) -> None:
+    """All of them, and the check sees it where they leave room on the other side."""
+    for seed in range(20):
+        scene = replace(draw_scene(random.Random(seed), width=320), side=side)
+        for line in scene.lines:
+            (columns,) = np.nonzero(text_mask(replace(scene, lines=(line,))).max(axis=0) > 128)
+            free = columns[0] if side == "left" else 319 - columns[-1]
+            assert abs(free - 0.08 * 256) < 0.1 * line.size, "but for the letters' own margins"
+        if max(line.size * fonts.unit_width(scene.font, line.text) for line in scene.lines) < 200:
+            assert checks(render(scene), scene)["text_side"]
+            assert not checks(render(replace(scene, side="centre")), scene)["text_side"]
 
 
 @pytest.mark.parametrize("kind", SHAPES)

@@ -50,6 +50,7 @@ def _drawn(
 ) -> tuple[Pictures, Pictures]:
     grids(height, width)  # refuses a size that the model cannot draw
     count, held_out = (max(1, round(share * pictures)) for pictures in (posters.count, posters.held_out))
-    more = {"wide": posters.wide} if posters.wide else {}  # which edits cannot be
+    shares = {"wide": posters.wide, "aligned": posters.aligned}
+    more = {name: share for name, share in shares.items() if share}  # which edits cannot be
     train = kind(count, height, width, posters.seed, posters.workers, "train", **more)
     return train, kind(held_out, height, width, posters.seed + 1, posters.workers, "held-out", **more)

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 class PosterPictures:
     """Posters of `glmkit.posters`: text masks drawn once on the CPU, coloured on the device that asks for them.
 
-    `wide` is the share of the posters with more colours, and frames.
+    `wide` is the share of the posters with more colours, and frames, `aligned` that of those whose lines stand at the
+    left or right edge.
     """
 
     keys: list[str] | None = None
@@ -38,12 +39,13 @@ class PosterPictures:
         workers: int,
         split: Literal["train", "held-out"],
         wide: float = 0.0,
+        aligned: float = 0.0,
     ) -> None:
         from glmkit.posters import grammar, masks
 
         workers = workers or runs.cores()
         scenes, drawn = masks.mask_pool(
-            count, seed, height=height, width=width, workers=workers, split=split, wide=wide
+            count, seed, height=height, width=width, workers=workers, split=split, wide=wide, aligned=aligned
         )
         captions = [grammar.caption(scene, random.Random(f"{seed}-{index}")) for index, scene in enumerate(scenes)]
         self._keep(scenes, drawn, captions, {}, workers)
