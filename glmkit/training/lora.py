@@ -76,7 +76,9 @@ def save(wrapped: nn.Module, folder: Path, part: str, base: Path) -> None:
     try:
         with explained(folder):
             unfinished.mkdir(parents=True)
-            wrapped.save_pretrained(str(unfinished), safe_serialization=True)  # type: ignore[operator]
+            # No whole embeddings, which PEFT would look for, and complain, where `lm_head` is adapted.
+            settings = {"safe_serialization": True, "save_embedding_layers": False}
+            wrapped.save_pretrained(str(unfinished), **settings)  # type: ignore[operator]
             (unfinished / "README.md").unlink(missing_ok=True)
             adapter.write_base(unfinished, part, base)
             if part == "decoder":
