@@ -59,7 +59,8 @@ class PosterPictures:
         self.sizes = [(scene.height, scene.width) for scene in scenes]
         self.repeats, self.preserved = [1] * len(scenes), list[int]()
         self._masks = torch.from_numpy(drawn)
-        self._signs = cache(lambda: torch.from_numpy(masks.sign_pool(scenes, workers)))  # few trainings ask
+        # Few trainings ask; those that do ask at every step, which must not wait for a copy.
+        self._signs = cache(lambda device: torch.from_numpy(masks.sign_pool(scenes, workers)).to(device))
         self._params = render.batch_params(scenes)
         self._device = torch.device("cpu")
 
@@ -84,7 +85,7 @@ class PosterPictures:
         return self._rows(indices, device)[1].unsqueeze(1).float() / 255
 
     def signs(self, indices: Sequence[int], device: torch.device) -> Tensor | None:
-        return self._signs()[torch.as_tensor(np.asarray(indices))].to(device)
+        return self._signs(device)[torch.as_tensor(np.asarray(indices), device=device)]
 
 
 class EditPictures(PosterPictures):
