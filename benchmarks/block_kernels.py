@@ -21,6 +21,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +34,7 @@ from glmkit import runs
 from glmkit.config import parse_size
 from glmkit.files import append_jsonl
 from glmkit.models import checkpoint
+from glmkit.models.compiling import compiled
 from glmkit.models.decoder import NORM_EPS, Block, DecoderConfig, rotary_table
 from glmkit.models.denoiser import FASTEST_FIRST
 from glmkit.models.devices import dtype_for, pick_device
@@ -129,7 +131,7 @@ def by_kernels(
     rope: tuple[Tensor, Tensor],
     attend: Attend,
 ) -> Tensor:
-    """The stream B L D behind all blocks; `vectors` 12 x D a block."""
+    """The stream B L D behind all blocks, `text` of its tokens glyphs; `vectors` 12 x D a block."""
     x, normed = stream(x, text, None, (vectors[0], SHIFT[0]))
     for index, (block, own) in enumerate(zip(blocks, vectors, strict=True)):
         attention, enter, leave = block.attn1, block.ff.net[0], block.ff.net[2]
@@ -185,9 +187,9 @@ def measure(
     vectors = [0.3 * torch.randn(12, config.width, device=device, dtype=dtype) for _ in blocks]
     rope = rotary_table(GLYPHS, *grid, config.attention_head_dim, device)
     flat = tuple(table.flatten(1).contiguous() for table in rope)
-    halves = Block.before_attention, Block.after_attention
+    halves: tuple[Callable[..., Any], Callable[..., Any]] = Block.before_attention, Block.after_attention
     if device.type == "cuda":
-        halves = torch.compile(halves[0]), torch.compile(halves[1])
+        halves = compiled(halves[0]), compiled(halves[1])
     joint, attend = torch.cat([text, image], dim=1), F.scaled_dot_product_attention
     ways: dict[str, Callable[[], Tensor]] = {
         "compiled": lambda: by_torch(*halves, blocks, vectors, (text, image), rope, attend),
