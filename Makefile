@@ -9,6 +9,9 @@ LIMIT ?= 32
 BIN := .venv/bin
 READY := .venv/.ready
 DEMO := reports/demo
+NANO := $(wildcard data/nano/*/*.safetensors)
+# What was finished with another nano or recipe goes; what was only begun stays, to be continued.
+AFRESH = @test ! -e $@ || rm -rf $(@D)
 EVAL := $(BIN)/glmkit eval --suite text-render --split retro --limit $(LIMIT) --reference posters
 
 .PHONY: demo test lint clean
@@ -34,15 +37,18 @@ $(DEMO)/cache/.posters: | $(READY)
 	$(BIN)/glmkit reference add posters --images data/posters --features efficientnet-lite0
 	@mkdir -p $(@D) && touch $@
 
-$(DEMO)/before/summary.json: $(DEMO)/cache/.posters
+$(DEMO)/before/summary.json: $(NANO) $(DEMO)/cache/.posters
+	$(AFRESH)
 	$(EVAL) --run $(@D)
 
-$(DEMO)/poster_lora/.done: recipes/poster_lora.yaml | $(READY)
+$(DEMO)/poster_lora/.done: recipes/poster_lora.yaml $(NANO) | $(READY)
+	$(AFRESH)
 	$(BIN)/glmkit finetune $< model=nano output=$(@D)
 	@touch $@
 
 # Half of what the decoder learnt: all of it would bring the style's thin letters, and misspell them.
 $(DEMO)/after/summary.json: $(DEMO)/poster_lora/.done $(DEMO)/cache/.posters
+	$(AFRESH)
 	$(EVAL) --adapter $(<D)/adapter/autoregressive $(<D)/adapter/decoder:0.5 --run $(@D)
 
 $(DEMO)/index.html: $(DEMO)/before/summary.json $(DEMO)/after/summary.json

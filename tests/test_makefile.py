@@ -50,6 +50,25 @@ def test_the_demo_goes_on_where_it_stopped(fresh: Path) -> None:
     assert "glmkit" not in planned(fresh, "demo").replace(str(fresh), "")
 
 
+def test_another_nano_or_recipe_begins_anew(fresh: Path) -> None:
+    """What was finished with it goes first: a run folder takes no other model. What was only begun stays."""
+    weights = fresh / "data" / "nano" / "vae" / "model.safetensors"
+    finish(fresh, str(weights.relative_to(fresh)))
+    for _, name in STEPS:
+        finish(fresh, name)
+    assert "glmkit" not in planned(fresh, "demo").replace(str(fresh), "")
+    later = time.time() + 60
+    os.utime(weights, (later, later))
+    plan = planned(fresh, "demo")
+    for folder, name in (("before", "summary.json"), ("poster_lora", ".done"), ("after", "summary.json")):
+        done = f"reports/demo/{folder}/{name}"
+        assert f"test ! -e {done} || rm -rf reports/demo/{folder}\n" in plan
+    os.utime(weights, (1, 1))
+    os.utime(fresh / "recipes" / "poster_lora.yaml", (later, later))
+    plan = planned(fresh, "demo")
+    assert "glmkit finetune" in plan and "--run reports/demo/after" in plan and "--run reports/demo/before" not in plan
+
+
 def test_only_changed_dependencies_are_installed_again(fresh: Path) -> None:
     finish(fresh, ".venv/.ready")
     assert "pip install" not in planned(fresh, "test")
