@@ -18,7 +18,6 @@ to the feed-forward's.
 # Triton reads annotations, so they are no strings here.
 import argparse
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,15 +27,15 @@ import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.nn.attention import sdpa_kernel
 
 from glmkit import runs
 from glmkit.config import parse_size
 from glmkit.files import append_jsonl
+from glmkit.generation.speed import Clock
 from glmkit.models import checkpoint
 from glmkit.models.compiling import compiled
 from glmkit.models.decoder import NORM_EPS, Block, DecoderConfig, rotary_table
-from glmkit.models.denoiser import FASTEST_FIRST
+from glmkit.models.denoiser import best_attention
 from glmkit.models.devices import dtype_for, pick_device
 
 SHIFT, GATE = (0, 3), (2, 5)  # of attention, of the feed-forward
@@ -196,37 +195,29 @@ def measure(
         "kernels": lambda: by_kernels(blocks, vectors, joint, GLYPHS, (flat[0], flat[1]), attend),
     }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
-    with torch.no_grad(), sdpa_kernel(FASTEST_FIRST, set_priority=True) if device.type == "cuda" else torch.no_grad():
+    clock = Clock(device)
+    with torch.no_grad(), best_attention(device):
         outputs = {name: way().double() for name, way in ways.items()}
         for _ in range(repeats):
             for name, way in ways.items():
-                _wait(device)
-                started = time.perf_counter()
+                started = clock.now()
                 way()
-                _wait(device)
-                seconds[name].append(time.perf_counter() - started)
+                seconds[name].append(clock.now() - started)
     difference = (outputs["kernels"] - outputs["compiled"]).norm() / outputs["compiled"].norm()
     milliseconds = {name: 1e3 * statistics.median(own) / layers for name, own in seconds.items()}
     moved = 12 * joint.numel() * joint.element_size()  # twice x, update, x, norm; queries and keys in and out
-    return {"difference": float(difference), **milliseconds, "bytes": moved, "copy": _copy(moved, device)}
+    return {"difference": float(difference), **milliseconds, "bytes": moved, "copy": _copy(moved, clock)}
 
 
-def _copy(size: int, device: torch.device) -> float:
+def _copy(size: int, clock: Clock) -> float:
     """Milliseconds that reading and writing `size` bytes in all takes: a copy of half as many."""
-    source = torch.empty(size // 2, dtype=torch.uint8, device=device)
+    source = torch.empty(size // 2, dtype=torch.uint8, device=clock.device)
     seconds = []
     for _ in range(5):
-        _wait(device)
-        started = time.perf_counter()
+        started = clock.now()
         source.clone()
-        _wait(device)
-        seconds.append(time.perf_counter() - started)
+        seconds.append(clock.now() - started)
     return 1e3 * min(seconds)
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def main(given: Sequence[str] | None = None) -> int:

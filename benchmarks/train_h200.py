@@ -82,13 +82,13 @@ def recipes(scale: Scale) -> Iterator[Job]:
     """Recipes as they are, of which no other row tells."""
     for name in ("glyph_lora", "edit_lora", "poster_lora"):
         for stage, asked in config.load(HERE.parent / "recipes" / f"{name}.yaml").stages.items():
-            assert isinstance(asked, config.BlockStage)
             yield Job.of(stage, asked, (scale.large, scale.large), edits=name == "edit_lora")
 
 
 def stages(scale: Scale) -> tuple[Callable[..., Job], Callable[..., Job]]:
     """Jobs of the decoder and of the autoregressive model on large pictures, by their batch."""
-    return tuple(partial(Job, name, scale.large, scale.large) for name in ("decoder", "autoregressive"))  # type: ignore[return-value]
+    large = (scale.large, scale.large)
+    return partial(Job, "decoder", *large), partial(Job, "autoregressive", *large)
 
 
 PARTS = {part.__name__: part for part in (plain, bases, offload, compiled, recipes)}

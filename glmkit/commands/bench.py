@@ -136,14 +136,8 @@ def _recipe_jobs(arguments: argparse.Namespace) -> list[speed.Job]:
     named = arguments.size or ([recipe.data.size] if recipe.data.size else [])
     sizes = [parse_size(size) for size in named] or [largest[:2]]
     edits = any(is_edit for *_, is_edit in shapes)
-    unlike = [name for name in recipe.stages if name not in config.EDITING]
-    if unlike:
-        raise UserError(f"only LoRA is measured, and {unlike[0]} trains whole parts", fix="recipes/ar_lora.yaml")
     return [
-        speed.Job.of(name, stage, size, edits, arguments.cap)
-        for name, stage in recipe.stages.items()
-        if isinstance(stage, config.BlockStage)
-        for size in sizes
+        speed.Job.of(name, stage, size, edits, arguments.cap) for name, stage in recipe.stages.items() for size in sizes
     ]
 
 

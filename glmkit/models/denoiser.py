@@ -107,7 +107,7 @@ class Denoiser:
 
     def __call__(self, latents: Tensor, step: int) -> Tensor:
         """Velocities R C H W of noisy latents R C H W at timestep number `step`, in the decoder's type."""
-        with _best_attention(self._device):
+        with best_attention(self._device):
             through = partial(self._through, latents=latents, step=step)
             return torch.cat(each(through, self._groups, self._device))
 
@@ -189,7 +189,7 @@ def _padded(length: int) -> int:
     return max(SHORTEST_PADDED, 1 << (length - 1).bit_length())
 
 
-def _best_attention(device: torch.device) -> AbstractContextManager[None]:
+def best_attention(device: torch.device) -> AbstractContextManager[None]:
     """On a GPU cuDNN's attention where it can, then FlashAttention, then the rest."""
     if device.type != "cuda":
         return nullcontext()

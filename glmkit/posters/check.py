@@ -110,6 +110,12 @@ def named_colours(image: Image.Image, palette: Palette = GRAMMAR) -> np.ndarray:
     return (pixels @ values.T - (values**2).sum(-1) / 2).argmax(-1)  # the distance less what all have in common
 
 
+def scaled(image: Image.Image, width: int, height: int) -> Image.Image:
+    """The picture as RGB of this size."""
+    picture = image.convert("RGB")
+    return picture if picture.size == (width, height) else picture.resize((width, height), Image.Resampling.LANCZOS)
+
+
 def _levels(image: Image.Image) -> np.ndarray:
     return np.asarray(image.convert("RGB"), dtype=np.float32)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageFilter
 
-from glmkit.posters.check import NAMES, checks, named_colours
+from glmkit.posters.check import NAMES, checks, named_colours, scaled
 from glmkit.posters.edits import Edit
 from glmkit.posters.render import batch_params, render, shape_coverage
 
@@ -55,5 +55,4 @@ def kept_psnr(image: Image.Image, edit: Edit) -> float:
 
 
 def _scaled(image: Image.Image, edit: Edit) -> Image.Image:
-    size = (edit.target.width, edit.target.height)
-    return image.convert("RGB") if image.size == size else image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+    return scaled(image, edit.target.width, edit.target.height)

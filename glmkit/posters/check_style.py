@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from glmkit.posters.check import Palette, checks, named_colours
+from glmkit.posters.check import Palette, checks, named_colours, scaled
 from glmkit.posters.grammar import Scene
 from glmkit.posters.style_set import BAND, COLOURS, FRAME, LINE, SIZE
 
@@ -19,9 +19,7 @@ STYLE = Palette(COLOURS)
 
 def style_checks(image: Image.Image, scene: Scene) -> dict[str, bool]:
     """Which properties of the framed poster the picture has: those of `check.checks`, and `frame`."""
-    picture = image.convert("RGB")
-    if picture.size != (SIZE, SIZE):
-        picture = picture.resize((SIZE, SIZE), Image.Resampling.LANCZOS)
+    picture = scaled(image, SIZE, SIZE)
     inner = picture.crop((FRAME, FRAME, SIZE - FRAME, SIZE - FRAME))
     return {**checks(inner, scene, STYLE), "frame": _is_framed(named_colours(picture, STYLE), scene)}
 

@@ -29,8 +29,7 @@ def text_mask(scene: Scene) -> np.ndarray:
     """Coverage of every pixel by letters, and by the frame, which has their colour: uint8 H W, 0 none, 255 full."""
     canvas = Image.new("L", (scene.width, scene.height), 0)
     draw = ImageDraw.Draw(canvas)
-    edge, width = _edge(scene), scene.width
-    x, anchor = {"left": (edge, "ls"), "centre": (width // 2, "ms"), "right": (width - edge, "rs")}[scene.side]
+    x, anchor, _ = _anchor(scene)
     for line in scene.lines:
         font = fonts.load(scene.font, line.size)
         draw.text((x, line.baseline), line.text, fill=255, font=font, anchor=anchor)
@@ -41,9 +40,15 @@ def text_mask(scene: Scene) -> np.ndarray:
     return np.asarray(canvas)
 
 
-def _edge(scene: Scene) -> int:
-    """Pixels between an edge and the lines that are aligned to it."""
-    return round(MARGIN * min(scene.height, scene.width))
+def _anchor(scene: Scene) -> tuple[int, str, float]:
+    """The column at which lines are held, Pillow's name for how, and which share of a line stands before it."""
+    edge = round(MARGIN * min(scene.height, scene.width))
+    columns = {
+        "left": (edge, "ls", 0.0),
+        "centre": (scene.width // 2, "ms", 0.5),
+        "right": (scene.width - edge, "rs", 1.0),
+    }
+    return columns[scene.side]
 
 
 def sign_cells(scene: Scene) -> np.ndarray:
@@ -61,13 +66,13 @@ def sign_cells(scene: Scene) -> np.ndarray:
         distance = np.hypot((rows - shape.y)[:, None], np.broadcast_to(across, columns.shape))
         cells[distance < shape.radius] = 1 + SHAPES.index(shape.kind)
     capital = fonts.proportions(scene.font).capital
+    x, _, share = _anchor(scene)
     for line in scene.lines:
         font = fonts.load(scene.font, line.size)
         ends = np.array([font.getlength(line.text[: count + 1]) for count in range(len(line.text))])
-        edge, long = _edge(scene), ends[-1]
-        starts = {"left": edge, "centre": scene.width // 2 - long / 2, "right": scene.width - edge - long}
-        number = np.searchsorted(ends, columns - starts[scene.side], side="right")
-        inside = (columns >= starts[scene.side]) & (number < len(ends))
+        start = x - share * ends[-1]
+        number = np.searchsorted(ends, columns - start, side="right")
+        inside = (columns >= start) & (number < len(ends))
         codes = np.frombuffer(line.text.replace(" ", "\0").encode("ascii"), dtype=np.uint8)
         band = (rows >= line.baseline - capital * line.size) & (rows < line.baseline)
         cells[np.ix_(band, inside)] = codes[number[inside]]

@@ -22,7 +22,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from glmkit.config import STAGES, BlockStage, Lora
+from glmkit.config import STAGES, BlockStage, Lora, Stage
 from glmkit.errors import UserError
 from glmkit.generation import flow, pipeline
 from glmkit.generation.sequence import grids
@@ -67,11 +67,11 @@ class Job:
         _ = self.stage  # UserError for what does not go together, before anything is measured
 
     @classmethod
-    def of(cls, name: str, asked: BlockStage, size: tuple[int, int], edits: bool, cap_gib: float | None = None) -> Job:
-        """A stage as a recipe has it, on pictures of one size."""
+    def of(cls, name: str, asked: Stage, size: tuple[int, int], edits: bool, cap_gib: float | None = None) -> Job:
+        """A stage as a recipe has it, on pictures of one size; UserError when it trains no adapter."""
         lora = asked.lora
-        if lora is None:
-            raise UserError(f"{name} trains whole parts", found=f"method: {asked.method}", fix="a recipe for LoRA")
+        if lora is None or not isinstance(asked, BlockStage):
+            raise UserError(f"{name} trains whole parts", found=f"method: {asked.method}", fix="recipes/ar_lora.yaml")
         how: dict[str, Any] = {key: getattr(asked, key) for key in ("recompute_every", "accumulate", "compile")}
         how |= {key: getattr(lora, key) for key in ("base", "offload", "rank")}
         how |= {"pack": getattr(asked, "pack", False), "cap_gib": cap_gib, "edits": edits, "asked": asked}

@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from PIL import Image
-
 import glmkit
 from glmkit.evaluation.metrics import text
 from glmkit.evaluation.suite import Counts, OwnSuite
+from glmkit.generation.pictures import read_picture
 from glmkit.records import Prompt
 
 PROMPTS = Path(glmkit.__file__).parents[1] / "benchmarks" / "text_render" / "prompts.jsonl"
@@ -37,8 +36,7 @@ def _described(prompt: Prompt, picture: Path) -> tuple[float, float]:
 
     if prompt.id not in described():
         return 0, 0
-    with Image.open(picture) as opened:
-        found = described()[prompt.id](opened.convert("RGB"))
+    found = described()[prompt.id](read_picture(picture))
     return sum(found.values()), len(found)
 
 
