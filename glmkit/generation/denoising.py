@@ -19,7 +19,7 @@ from glmkit.generation import flow
 from glmkit.generation.priors import Progress, of_stage
 from glmkit.generation.sources import Source, encode_sources
 from glmkit.models.decoder import SourceCache
-from glmkit.models.denoiser import Denoiser, Row
+from glmkit.models.denoiser import Denoiser, Row, source_cache
 from glmkit.models.hybrid import HybridModel
 from glmkit.models.workers import each
 from glmkit.records import Request
@@ -131,6 +131,5 @@ def _velocity(
 def _write(hybrid: HybridModel, sources: Sequence[Source]) -> SourceCache | None:
     if not sources:
         return None
-    return hybrid.decoder.write_sources(
-        [(source.latents.to(hybrid.dtype), upsampled(source.codes)[None], source.size) for source in sources]
-    )
+    given = [(source.latents.to(hybrid.dtype), upsampled(source.codes)[None], source.size) for source in sources]
+    return source_cache(hybrid.decoder, given, hybrid.compiled)

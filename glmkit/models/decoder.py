@@ -175,21 +175,26 @@ class DiffusionDecoder(nn.Module):
         return SourceCache(tuple(KeyValue.join(layer, dim=2) for layer in zip(*written, strict=True)))
 
     def _write_source(self, latents: Tensor, prior: Tensor, size: tuple[int, int]) -> list[KeyValue]:
-        rows, columns = (side // self.config.patch_size for side in latents.shape[-2:])
-        image = self.image_projector(latents) + self.prior_embedding(
-            prior, torch.ones_like(prior[:, 0], dtype=torch.bool)
-        )
+        image, condition, rope = self.source_inputs(latents, prior, size)
         text = image[:, :0]
-        zeros = image.new_zeros(1, 2, dtype=torch.float32)
-        pixels = torch.tensor([size], dtype=torch.float32, device=image.device)
-        condition = self.time_condition_embed(zeros[:, 0], pixels, zeros).to(image.dtype)
-        rope = rotary_table(0, rows, columns, self.config.attention_head_dim, image.device)
         layers = []
         for index, block in enumerate(self.transformer_blocks):
             given = (text, image, condition, rope)
             text, image, own = through(cast(Block, block).with_keys, index, self.recompute_every, *given)
             layers.append(own)
         return layers
+
+    def source_inputs(
+        self, latents: Tensor, prior: Tensor, size: tuple[int, int]
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+        """What the blocks take of one source (see `write_sources`): image tokens B N D, condition 1 E, rotary table."""
+        rows, columns = (side // self.config.patch_size for side in latents.shape[-2:])
+        keep = torch.ones_like(prior[:, 0], dtype=torch.bool)
+        image = self.image_projector(latents) + self.prior_embedding(prior, keep)
+        zeros = image.new_zeros(1, 2, dtype=torch.float32)
+        pixels = torch.tensor([size], dtype=torch.float32, device=image.device)
+        condition = self.time_condition_embed(zeros[:, 0], pixels, zeros).to(image.dtype)
+        return image, condition, rotary_table(0, rows, columns, self.config.attention_head_dim, image.device)
 
     def fuse(self) -> None:
         """Fewer and larger products in every block; for weights that no longer change."""

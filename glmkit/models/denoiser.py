@@ -20,6 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from glmkit.models.compiling import compiled
 from glmkit.models.decoder import Block, DiffusionDecoder, KeyValue, SourceCache, rotary_table
+from glmkit.models.devices import triton_runs
 from glmkit.models.workers import each
 
 # Image tokens that a GPU works on together; more fill it no better. A CPU takes one row at a time.
@@ -69,6 +70,8 @@ class Denoiser:
     No row sees padding or another row: each attends to exactly its own tokens, without a mask. `size` is (height,
     width) in pixels, `grid` the rows and columns of image tokens, `timesteps` n the unshifted times minus 1.
     `at_once` rows go through the blocks together (None: as many as suit the device).
+
+    `compile_blocks` runs the blocks by kernels of our own where those run, elsewhere through torch.compile.
     """
 
     def __init__(
@@ -81,10 +84,12 @@ class Denoiser:
         compile_blocks: bool = False,
         at_once: int | None = None,
     ) -> None:
-        self.decoder, self._grid, self._padded = decoder, grid, compile_blocks
-        self._before, self._after = self._halves(compile_blocks)
+        self.decoder, self._grid = decoder, grid
         weight = decoder.proj_out.weight
         self._device = weight.device
+        self._by_kernels = _kernels_for(decoder) if compile_blocks else None
+        self._padded = compile_blocks and self._by_kernels is None
+        self._before, self._after = self._halves(self._padded)
         numbers = torch.tensor([size], dtype=torch.float32, device=self._device).expand(len(timesteps), 2)
         times = timesteps.to(self._device)
         condition = decoder.time_condition_embed(times, numbers, torch.zeros_like(numbers))
@@ -115,11 +120,15 @@ class Denoiser:
         """Velocities of the group's rows of `latents`."""
         decoder = self.decoder
         text, image = group.text, decoder.image_projector(latents[group.rows]) + group.prior
-        for index, block in enumerate(decoder.transformer_blocks):
-            vectors = self._vectors[index][step : step + 1]
-            query, own = self._before(block, text, image, vectors, group.rope)
-            mixed = _attend(group.runs, index, query, own)
-            text, image = self._after(block, text, image, mixed, vectors)
+        vectors = [own[step] for own in self._vectors]
+        if self._by_kernels is not None:
+            attend = partial(_attend, group.runs)
+            image = self._by_kernels(decoder.transformer_blocks, vectors, text, image, group.rope, attend)
+        else:
+            for index, (block, own) in enumerate(zip(decoder.transformer_blocks, vectors, strict=True)):
+                query, read = self._before(block, text, image, own[None], group.rope)
+                mixed = _attend(group.runs, index, query, read)
+                text, image = self._after(block, text, image, mixed, own[None])
         patches = decoder.proj_out(decoder.norm_out(image, self._condition[step : step + 1]))
         return F.pixel_shuffle(patches.transpose(1, 2).unflatten(2, self._grid), decoder.config.patch_size)
 
@@ -143,6 +152,38 @@ class Denoiser:
             return dropped[0].expand(self._grid[0] * self._grid[1], -1)
         codes = codes.to(self._device)[None]
         return self.decoder.prior_embedding(codes, torch.ones_like(codes[:, 0], dtype=torch.bool))[0]
+
+
+def source_cache(
+    decoder: DiffusionDecoder, sources: Sequence[tuple[Tensor, Tensor, tuple[int, int]]], compile_blocks: bool = False
+) -> SourceCache:
+    """`decoder.write_sources(sources)`, without gradients; `compile_blocks` as for a `Denoiser`."""
+    kernels = _kernels_for(decoder) if compile_blocks else None
+    if kernels is None:
+        return decoder.write_sources(sources)
+    written = []
+    for source in sources:
+        image, condition, rope = decoder.source_inputs(*source)
+        vectors = [cast(Block, block).norm1(condition)[0] for block in decoder.transformer_blocks]
+        layers: list[KeyValue] = []
+
+        def attend(_: int, query: Tensor, own: KeyValue, layers: list[KeyValue] = layers) -> Tensor:
+            layers.append(own)
+            return F.scaled_dot_product_attention(query, *own)
+
+        with best_attention(image.device):
+            kernels(decoder.transformer_blocks, vectors, image[:, :0], image, rope, attend)
+        written.append(layers)
+    return SourceCache(tuple(KeyValue.join(layer, dim=2) for layer in zip(*written, strict=True)))
+
+
+def _kernels_for(decoder: DiffusionDecoder) -> Callable[..., Tensor] | None:
+    """`gpu_blocks.through` where Triton runs on the decoder's device and the decoder suits it."""
+    if not triton_runs(decoder.proj_out.weight.device):
+        return None
+    from glmkit.models import gpu_blocks  # which Triton's absence would not let in
+
+    return gpu_blocks.through if gpu_blocks.fits(decoder) else None
 
 
 def _runs(rows: Sequence[Row], lengths: Sequence[int], longest: int, image_tokens: int) -> list[_Run]:

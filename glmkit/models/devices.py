@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import torch
 
 from glmkit.errors import UserError
@@ -27,3 +29,18 @@ def pick_device(name: str) -> torch.device:
 def dtype_for(device: str | torch.device) -> torch.dtype:
     """bfloat16 on a GPU, as the public checkpoint is stored; float32 on a CPU, where bfloat16 is slower."""
     return torch.bfloat16 if torch.device(device).type == "cuda" else torch.float32
+
+
+def triton_runs(device: torch.device) -> bool:
+    """Whether Triton's kernels run here: it knows GPUs from Ampere on, and builds a library with a C compiler."""
+    if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0):
+        return False
+    if importlib.util.find_spec("triton") is None:
+        return False
+    from triton.runtime import driver
+
+    try:
+        driver.active.get_current_target()
+    except Exception:  # no compiler, no headers, no libcuda: what is missing shows in many ways
+        return False
+    return True

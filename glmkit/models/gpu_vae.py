@@ -16,7 +16,6 @@ import triton
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from torch.nn import functional
-from triton.runtime import driver
 
 from glmkit.models import vae_kernels
 
@@ -40,17 +39,6 @@ def fits(autoencoder: AutoencoderKL) -> bool:
     config: Any = autoencoder.config
     blocks = {*config.down_block_types, *config.up_block_types}
     return config.act_fn in ("silu", "swish") and blocks == {"DownEncoderBlock2D", "UpDecoderBlock2D"}
-
-
-def launchable(device: torch.device) -> bool:
-    """Whether Triton can run here: it knows GPUs from Ampere on, and builds a library by the machine's C compiler."""
-    if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0):
-        return False
-    try:
-        driver.active.get_current_target()
-    except Exception:  # no compiler, no headers, no libcuda: what is missing shows in many ways
-        return False
-    return True
 
 
 @torch.no_grad()

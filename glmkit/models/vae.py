@@ -6,7 +6,6 @@ Normalised latents are `(z - latents_mean) / latents_std`, per channel, with the
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 
 import torch
@@ -15,6 +14,7 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor, nn
 
 from glmkit.errors import UserError
+from glmkit.models.devices import triton_runs
 
 
 class Vae(nn.Module):
@@ -79,11 +79,11 @@ class Vae(nn.Module):
 
         The weights are then laid out as the kernels want them, with which stock's way would be slower.
         """
-        if importlib.util.find_spec("triton") is None:
+        if not triton_runs(self.mean.device):
             return
         from glmkit.models import gpu_vae
 
-        if gpu_vae.launchable(self.mean.device) and gpu_vae.fits(self.autoencoder):
+        if gpu_vae.fits(self.autoencoder):
             self.autoencoder.to(memory_format=torch.channels_last)
             self.by_kernels = True
 

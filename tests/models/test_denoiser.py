@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from glmkit.models import compiling
+from glmkit.models import denoiser as module
 from glmkit.models.decoder import DecoderConfig, DiffusionDecoder, SourceCache
-from glmkit.models.denoiser import Denoiser, Row
+from glmkit.models.denoiser import Denoiser, Row, source_cache
 
 CONFIG = DecoderConfig(
     patch_size=2,
@@ -145,3 +146,36 @@ def test_compiled_glyph_texts_have_few_lengths() -> None:
     from glmkit.models.denoiser import _padded
 
     assert [_padded(length) for length in (1, 8, 9, 64, 65, 2000)] == [8, 8, 16, 64, 128, 2048]
+
+
+@pytest.mark.parametrize("at_once", [1, 4, 6])
+def test_kernels_equal_the_blocks(decoder: DiffusionDecoder, monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+    """Rows of several texts together, widths that are no power of two; without a GPU in Triton's interpreter, which
+    does one thing at a time."""
+    monkeypatch.setattr(module, "each", lambda function, items, device: [function(item) for item in items])
+    through = pytest.importorskip("glmkit.models.gpu_blocks").through
+    rows, fast = rows_of(decoder), copy.deepcopy(decoder)
+    fast.fuse()
+    latents = torch.randn(len(rows), 4, 8, 12, generator=torch.Generator().manual_seed(2))
+    plain = Denoiser(decoder, rows, TIMES, SIZE, GRID, at_once=at_once)(latents, 1)
+    monkeypatch.setattr(module, "triton_runs", lambda device: True)
+    by_kernels = Denoiser(fast, rows, TIMES, SIZE, GRID, compile_blocks=True, at_once=at_once)
+    assert by_kernels._by_kernels is through
+    torch.testing.assert_close(by_kernels(latents, 1), plain, atol=2e-5, rtol=0)
+    assert Denoiser(decoder, rows, TIMES, SIZE, GRID, compile_blocks=True)._by_kernels is None
+    assert Denoiser(fast, rows, TIMES, SIZE, GRID)._by_kernels is None
+
+
+def test_kernels_write_the_same_sources(decoder: DiffusionDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("glmkit.models.gpu_blocks")
+    fast, generator = copy.deepcopy(decoder), torch.Generator().manual_seed(3)
+    fast.fuse()
+    sources = [
+        (torch.randn(1, 4, *shape, generator=generator), torch.randint(32, (1, 24), generator=generator), SIZE)
+        for shape in ((8, 12), (12, 8))
+    ]
+    plain = decoder.write_sources(sources)
+    monkeypatch.setattr(module, "triton_runs", lambda device: True)
+    for found, expected in zip(source_cache(fast, sources, compile_blocks=True).layers, plain.layers, strict=True):
+        for part, own in zip(found, expected, strict=True):
+            torch.testing.assert_close(part, own, atol=2e-5, rtol=0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import os
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from torch.nn import functional
 pytest.importorskip("triton")  # no build of it for macOS and Windows
 
 from glmkit.models import gpu_vae
+from glmkit.models import vae as module
 from glmkit.models.gpu_vae import Activation
 from glmkit.models.hybrid import HybridModel
 from glmkit.models.vae import Vae
@@ -180,7 +180,7 @@ def test_vae_takes_the_kernels(monkeypatch: pytest.MonkeyPatch, tiny_model: Any)
     hybrid = HybridModel(tiny_model, DEVICE)
     hybrid.vae = Vae(autoencoder()).to(DEVICE)
     stock = copy.deepcopy(hybrid.vae)
-    monkeypatch.setattr(gpu_vae, "launchable", lambda device: True)
+    monkeypatch.setattr(module, "triton_runs", lambda device: True)
     hybrid.device = torch.device("cuda")
     hybrid.settle()
     encode, decode = Mock(wraps=gpu_vae.encode), Mock(wraps=gpu_vae.decode)
@@ -196,24 +196,15 @@ def test_vae_takes_the_kernels(monkeypatch: pytest.MonkeyPatch, tiny_model: Any)
 
 def test_vae_keeps_stocks_way_where_kernels_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
     def settled(**changes: Any) -> Vae:
-        vae = Vae(autoencoder(**changes))
-        vae.use_kernels()
-        return vae
+        made = Vae(autoencoder(**changes))
+        made.use_kernels()
+        return made
 
-    class Broken:
-        @property
-        def active(self) -> None:
-            raise RuntimeError("no C compiler")
-
-    assert not gpu_vae.launchable(torch.device("cpu"))
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    monkeypatch.setattr(gpu_vae, "driver", Broken())
-    assert not gpu_vae.launchable(torch.device("cuda"))
-    monkeypatch.setattr(gpu_vae, "launchable", lambda device: True)
+    monkeypatch.setattr(module, "triton_runs", lambda device: True)
     assert settled().by_kernels
     assert not settled(act_fn="relu").by_kernels
     assert not settled(up_block_types=("UpDecoderBlock2D", "UpDecoderBlock2D", "AttnUpDecoderBlock2D")).by_kernels
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(module, "triton_runs", lambda device: False)
     vae = settled()
     assert not vae.by_kernels and vae.autoencoder.decoder.conv_in.weight.is_contiguous()
 
