@@ -28,9 +28,10 @@ def test_recipe(path: Path) -> None:
     assert header and header[1] == f"glmkit finetune {path.relative_to(ROOT)}", "the header names another command"
     if recipe.architecture:
         assert (ROOT / recipe.architecture).is_file()
-    for folder in filter(None, (*(source.path for source in recipe.data.train), recipe.data.held_out)):
-        for row in read_jsonl(ROOT / folder / "metadata.jsonl"):
-            assert (ROOT / folder / row["file_name"]).is_file()
+    for data in (recipe.data, config.load(path, ["model=nano"]).data):
+        for folder in filter(None, (*(source.path for source in data.train), data.held_out)):
+            for row in read_jsonl(ROOT / folder / "metadata.jsonl"):
+                assert (ROOT / folder / row["file_name"]).is_file()
     drawn = filter(None, (recipe.data.posters, recipe.data.edits))
     sizes = [size for posters in drawn for size in posters.shares]
     for size in [*sizes, *map(config.parse_size, filter(None, [recipe.samples.size]))]:

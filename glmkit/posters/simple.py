@@ -1,15 +1,15 @@
 """The splits of the text-render suite that nano is judged by: held-out words, and signs, in the poster grammar.
 
 `simple` and its sizes ask for what nano was trained on, with full ground truth; `retro` asks for the style of
-`data/posters`, with texts that the set does not have. `python -m glmkit.posters.simple` prints the rows of
-`benchmarks/text_render/prompts.jsonl` that this module owns.
+`data/posters` and `aligned` for the layouts of `data/layouts`, with texts that these sets do not have.
+`python -m glmkit.posters.simple` prints the rows of `benchmarks/text_render/prompts.jsonl` that this module owns.
 """
 
 from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache, partial
 from typing import Any
 
@@ -19,6 +19,7 @@ from glmkit.config import parse_size
 from glmkit.posters.check import checks
 from glmkit.posters.check_style import style_checks
 from glmkit.posters.grammar import Scene, caption, draw_scene
+from glmkit.posters.layout_set import draw_layouts, layout_scenes
 from glmkit.posters.style_set import draw_style, style_scenes
 from glmkit.posters.words import number_or_signs, with_apostrophe
 
@@ -32,7 +33,7 @@ SPLITS = {
     "simple-signs": (56, ""),  # headlines of digits and signs, which are too few to be kept out of training
 }
 APOSTROPHES = 8  # of the headlines with signs, the last ones
-RETRO = 32
+FROM_SETS = 32  # prompts of each split that asks for what a fine-tuning set teaches: retro, aligned
 
 
 def simple_prompts(split: str) -> list[tuple[str, Scene, str]]:
@@ -60,43 +61,60 @@ def simple_scenes() -> dict[str, Scene]:
     return {name: scene for split in SPLITS for name, scene, _ in simple_prompts(split)}
 
 
-def simple_rows() -> list[dict[str, Any]]:
-    """The prompts as rows of the benchmark file."""
-    rows = []
-    for split, (_, size) in SPLITS.items():
-        for name, scene, prompt in simple_prompts(split):
-            row = {"id": name, "split": split, "language": "en", "prompt": prompt, "texts": list(scene.texts)}
-            rows.append({**row, "size": size} if size else row)
-    return rows
-
-
 def retro_prompts() -> list[tuple[str, Scene, str]]:
     """(prompt id, inner poster, caption) of the prompts in the style of `data/posters`; no text comes twice."""
-    known = {text.lower() for scene, _ in style_scenes("held-out") for text in scene.texts}
+    drawn = draw_style(random.Random("text-render retro 1"), 4 * FROM_SETS, "held-out")
+    return _with_new_texts("retro", drawn, style_scenes("held-out"))
+
+
+def aligned_prompts() -> list[tuple[str, Scene, str]]:
+    """(prompt id, scene, caption) of the prompts for the layouts of `data/layouts`; no text comes twice."""
+    rng = random.Random("text-render aligned 8")  # one with which both sides keep equally many
+    drawn = draw_layouts(rng, 4 * FROM_SETS, "held-out")
+    return _with_new_texts("aligned", drawn, layout_scenes("held-out"))
+
+
+def _with_new_texts(
+    split: str, drawn: Iterable[tuple[Scene, str]], known: Iterable[tuple[Scene, str]]
+) -> list[tuple[str, Scene, str]]:
+    """The first FROM_SETS of the drawn scenes and captions whose texts are neither each other's nor known ones."""
+    seen = {text.lower() for scene, _ in known for text in scene.texts}
     prompts: list[tuple[str, Scene, str]] = []
-    for scene, prompt in draw_style(random.Random("text-render retro 1"), 4 * RETRO, "held-out"):
+    for scene, prompt in drawn:
         texts = {text.lower() for text in scene.texts}
-        if not texts & known and len(prompts) < RETRO:
-            known |= texts
-            prompts.append((f"retro-{len(prompts) + 1:03d}", scene, prompt))
+        if not texts & seen and len(prompts) < FROM_SETS:
+            seen |= texts
+            prompts.append((f"{split}-{len(prompts) + 1:03d}", scene, prompt))
     return prompts
+
+
+def nano_prompts() -> dict[str, list[tuple[str, Scene, str]]]:
+    """Split -> (prompt id, scene, caption) of its prompts, for every split of this module."""
+    simple = {split: simple_prompts(split) for split in SPLITS}
+    return {**simple, "retro": retro_prompts(), "aligned": aligned_prompts()}
 
 
 @cache
 def described() -> Mapping[str, Callable[[Image.Image], dict[str, bool]]]:
     """Prompt id -> which properties that its caption names a picture has, for every prompt of this module."""
-    simple = {name: partial(checks, scene=scene) for name, scene in simple_scenes().items()}
-    return {**simple, **{name: partial(style_checks, scene=scene) for name, scene, _ in retro_prompts()}}
+    return {
+        name: partial(style_checks if split == "retro" else checks, scene=scene)
+        for split, prompts in nano_prompts().items()
+        for name, scene, _ in prompts
+    }
 
 
-def retro_rows() -> list[dict[str, Any]]:
-    """The prompts in the style as rows of the benchmark file."""
-    return [
-        {"id": name, "split": "retro", "language": "en", "prompt": prompt, "texts": list(scene.texts)}
-        for name, scene, prompt in retro_prompts()
-    ]
+def nano_rows() -> list[dict[str, Any]]:
+    """The prompts of this module as rows of the benchmark file."""
+    rows = []
+    for split, prompts in nano_prompts().items():
+        _, size = SPLITS.get(split, (FROM_SETS, ""))
+        for name, scene, prompt in prompts:
+            row = {"id": name, "split": split, "language": "en", "prompt": prompt, "texts": list(scene.texts)}
+            rows.append({**row, "size": size} if size else row)
+    return rows
 
 
 if __name__ == "__main__":
-    for row in simple_rows() + retro_rows():
+    for row in nano_rows():
         print(json.dumps(row, ensure_ascii=False))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from glmkit.files import atomic_path, write_jsonl
 from glmkit.posters.fonts import STYLE_TYPEFACE
 from glmkit.posters.grammar import Scene, caption, draw_scene
 from glmkit.posters.render import render
-from glmkit.posters.words import Split, words
+from glmkit.posters.words import Split, all_listed
 
 SIZE = 256
 FRAME = 20  # pixels on each side, around a poster of the grammar
@@ -68,9 +68,8 @@ def _words_only(rng: random.Random, split: Split) -> Scene:
     while True:
         inner = SIZE - 2 * FRAME
         scene = draw_scene(rng, height=inner, width=inner, split=split, typefaces=(STYLE_TYPEFACE,))
-        listed = {word.strip("!?.").lower() for text in scene.texts for word in text.split()}
         large = all(line.size >= least for line, least in zip(scene.lines, LEAST_SIZES, strict=False))
-        if large and listed.issubset(words(split)):
+        if large and all_listed(scene.texts, split):
             return scene
 
 
@@ -94,13 +93,18 @@ def style_poster(scene: Scene) -> Image.Image:
 def write_set(folder: Path) -> None:
     """Write `train/` and `held_out/`, each with numbered PNG files and a metadata.jsonl."""
     for split, name in FOLDERS.items():
-        rows = []
-        for index, (scene, text) in enumerate(style_scenes(split), start=1):
-            file_name = f"retro-{index:02d}.png"
-            with atomic_path(folder / name / file_name) as temporary:
-                style_poster(scene).save(temporary, optimize=True)
-            rows.append({"file_name": file_name, "text": text})
-        write_jsonl(folder / name / "metadata.jsonl", rows)
+        write_pictures(folder / name, "retro", ((style_poster(scene), text) for scene, text in style_scenes(split)))
+
+
+def write_pictures(folder: Path, name: str, pictures: Iterable[tuple[Image.Image, str]]) -> None:
+    """Write pictures with their captions: NAME-01.png and so on, and a metadata.jsonl."""
+    rows = []
+    for index, (picture, text) in enumerate(pictures, start=1):
+        file_name = f"{name}-{index:02d}.png"
+        with atomic_path(folder / file_name) as temporary:
+            picture.save(temporary, optimize=True)
+        rows.append({"file_name": file_name, "text": text})
+    write_jsonl(folder / "metadata.jsonl", rows)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -38,6 +39,12 @@ def held_out(word: str) -> bool:
     """Whether a word belongs to the held-out split: a hash of its lower-case letters, the same on every machine."""
     digest = hashlib.sha256(word.lower().encode("utf-8")).digest()
     return int.from_bytes(digest[:4], "big") < HELD_OUT_SHARE * 2**32
+
+
+def all_listed(texts: Iterable[str], split: Split) -> bool:
+    """Whether every text is made of words of the split and nothing else, but for a sign at the end of a word."""
+    shown = {word.strip("!?.").lower() for text in texts for word in text.split()}
+    return shown.issubset(words(split))
 
 
 def cased(text: str, rng: random.Random) -> str:

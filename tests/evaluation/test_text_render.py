@@ -5,18 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 from glmkit.evaluation.suites.text_render import PROMPTS, SUITE, counts
-from glmkit.posters.simple import SPLITS, described, retro_prompts
+from glmkit.posters.render import render
+from glmkit.posters.simple import aligned_prompts, described, nano_prompts, retro_prompts
 from glmkit.posters.style_set import style_poster
 
 
 def test_every_prompt_of_nano_knows_what_its_picture_must_show(tmp_path: Path) -> None:
     """And others do not: they are not counted."""
-    prompts = {prompt.id: prompt for prompt in SUITE.read([PROMPTS])}
-    assert {name for name, prompt in prompts.items() if prompt.split in {*SPLITS, "retro"}} == set(described())
-    (name, scene, _), picture = retro_prompts()[0], tmp_path / "picture.png"
-    style_poster(scene).save(picture)
-    properties = 6 if scene.shape.kind != "none" else 5
-    assert counts(prompts[name], scene.texts, picture)["described"] == (properties, properties)
+    prompts, ours = {prompt.id: prompt for prompt in SUITE.read([PROMPTS])}, nano_prompts()
+    assert {name for name, prompt in prompts.items() if prompt.split in ours} == set(described())
+    picture = tmp_path / "picture.png"
+    for (name, scene, _), draw in ((aligned_prompts()[0], render), (retro_prompts()[0], style_poster)):
+        draw(scene).save(picture)
+        properties = 6 if scene.shape.kind != "none" else 5
+        assert counts(prompts[name], scene.texts, picture)["described"] == (properties, properties)
     assert counts(prompts["simple-001"], (), picture)["described"][0] < 4
     unknown = next(prompt for prompt in prompts.values() if prompt.split == "long")
     assert counts(unknown, (), picture)["described"] == (0, 0)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,20 +13,39 @@ import pytest
 from PIL import Image
 
 from glmkit.files import read_jsonl
-from glmkit.posters.grammar import COLOURS
-from glmkit.posters.simple import SPLITS, retro_prompts, retro_rows, simple_prompts, simple_rows, simple_scenes
+from glmkit.posters import layout_set, style_set
+from glmkit.posters.check import checks
+from glmkit.posters.grammar import COLOURS, SIDES, Scene
+from glmkit.posters.masks import text_mask
+from glmkit.posters.render import render
+from glmkit.posters.simple import SPLITS, aligned_prompts, nano_rows, retro_prompts, simple_prompts, simple_scenes
 from glmkit.posters.style_set import COLOURS as STYLE_COLOURS
-from glmkit.posters.style_set import COUNTS, FOLDERS, SCHEMES, write_set
-from glmkit.posters.words import held_out
+from glmkit.posters.style_set import COUNTS, FOLDERS, SCHEMES
+from glmkit.posters.words import Split, held_out
 
 ROOT = Path(__file__).parents[2]
-POSTERS = ROOT / "data" / "posters"
+SETS = {"posters": style_set.write_set, "layouts": layout_set.write_set}
 
 
-def test_drawing_the_style_set_again_changes_nothing(tmp_path: Path) -> None:
-    write_set(tmp_path)
+def quoted(name: str, split: Split) -> list[list[str]]:
+    """The texts of every picture of a set's split."""
+    captions = [row["text"] for row in read_jsonl(ROOT / "data" / name / FOLDERS[split] / "metadata.jsonl")]
+    return [re.findall(r'"([^"]*)"', caption) for caption in captions]
+
+
+def assert_aligned(scenes: list[Scene]) -> None:
+    """Equally many to both sides, and every picture is as described."""
+    assert Counter(scene.side for scene in scenes) == dict.fromkeys(SIDES, len(scenes) // 2)
+    for scene in scenes:
+        found = checks(render(scene), scene)
+        assert "text_side" in found and all(found.values()), scene.texts
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_drawing_a_set_again_changes_nothing(name: str, tmp_path: Path) -> None:
+    SETS[name](tmp_path)
     for split, folder in FOLDERS.items():
-        kept, drawn = POSTERS / folder, tmp_path / folder
+        kept, drawn = ROOT / "data" / name / folder, tmp_path / folder
         rows = read_jsonl(kept / "metadata.jsonl")
         assert rows == read_jsonl(drawn / "metadata.jsonl") and len(rows) == COUNTS[split]
         assert {row["file_name"] for row in rows} == {path.name for path in kept.glob("*.png")}
@@ -41,13 +62,29 @@ def test_the_style_is_new_to_a_model_of_the_posters() -> None:
         assert min(np.abs(np.subtract(colour, other)).max() for other in COLOURS.values()) >= 24
 
 
-@pytest.mark.parametrize("split", ["train", "held-out"])
-def test_style_captions_hold_words_of_their_split(split: str) -> None:
-    for row in read_jsonl(POSTERS / FOLDERS[split] / "metadata.jsonl"):  # type: ignore[index]
-        texts = re.findall(r'"([^"]*)"', row["text"])
-        assert 1 <= len(texts) <= 2 and "retro" in row["text"] and "framed" in row["text"]
+@pytest.mark.parametrize("name", SETS)
+@pytest.mark.parametrize("split", FOLDERS)
+def test_captions_hold_words_of_their_split(name: str, split: Split) -> None:
+    for texts in quoted(name, split):
+        assert 1 <= len(texts) <= 2
         for word in " ".join(texts).split():
             assert held_out(word.strip("!?.")) == (split == "held-out")
+
+
+@pytest.mark.parametrize("split", FOLDERS)
+def test_captions_name_what_is_new(split: Split) -> None:
+    assert all("retro" in caption and "framed" in caption for _, caption in style_set.style_scenes(split))
+    for scene, caption in layout_set.layout_scenes(split):
+        assert caption.endswith(f"all text aligned to the {scene.side} edge.")
+
+
+@pytest.mark.parametrize("split", FOLDERS)
+def test_layouts_show_their_side_and_leave_the_other_free(split: Split) -> None:
+    scenes, free = [scene for scene, _ in layout_set.layout_scenes(split)], 256 * 3 // 10
+    assert_aligned(scenes)
+    for scene in scenes:
+        ink = text_mask(scene).max(axis=0)
+        assert not (ink[-free:] if scene.side == "left" else ink[:free]).any(), scene.texts
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -68,22 +105,32 @@ def test_the_simple_prompts_are_held_out_and_different(split: str) -> None:
 
 def test_measured_prompts_stay_as_they_are() -> None:
     """Figures of the log were measured on the first 64 prompts."""
-    rows = [row for row in simple_rows() if row["split"] == "simple"][:64]
-    content = "\n".join(f"{row['id']} {row['prompt']}" for row in rows)
+    measured = [row for row in nano_rows() if row["split"] == "simple"][:64]
+    content = "\n".join(f"{row['id']} {row['prompt']}" for row in measured)
     assert hashlib.sha256(content.encode()).hexdigest()[:16] == "2bbefc4b78494fb4"
 
 
-def test_the_retro_prompts_ask_for_the_style_with_other_texts() -> None:
-    captions = [row["text"] for folder in FOLDERS.values() for row in read_jsonl(POSTERS / folder / "metadata.jsonl")]
-    shown = {text for caption in captions for text in re.findall(r'"([^"]*)"', caption)}
-    texts = [text for _, scene, _ in retro_prompts() for text in scene.texts]
-    assert len({text.lower() for text in texts}) == len(texts) and not set(texts) & shown
+@pytest.mark.parametrize(("prompts", "name"), [(retro_prompts, "posters"), (aligned_prompts, "layouts")])
+def test_prompts_have_held_out_texts_that_their_set_does_not_have(
+    prompts: Callable[[], list[tuple[str, Scene, str]]], name: str
+) -> None:
+    shown = {text.lower() for split in FOLDERS for texts in quoted(name, split) for text in texts}
+    texts = [text for _, scene, _ in prompts() for text in scene.texts]
+    assert len({text.lower() for text in texts}) == len(texts) and not {text.lower() for text in texts} & shown
     assert all(held_out(word.strip("!?.")) for text in texts for word in text.split())
+
+
+def test_the_retro_prompts_ask_for_the_style() -> None:
     assert {scene.background for _, scene, _ in retro_prompts()} == {scheme[0] for scheme in SCHEMES}
     assert all("retro" in prompt and "double" in prompt for _, _, prompt in retro_prompts())
 
 
+def test_the_aligned_prompts_ask_for_both_sides() -> None:
+    assert_aligned([scene for _, scene, _ in aligned_prompts()])
+    assert all(f"aligned to the {scene.side} edge" in prompt for _, scene, prompt in aligned_prompts())
+
+
 def test_the_benchmark_file_holds_the_prompts_of_nano() -> None:
     path = ROOT / "benchmarks" / "text_render" / "prompts.jsonl"
-    kept = [row for row in read_jsonl(path) if row["split"] in {*SPLITS, "retro"}]
-    assert kept == simple_rows() + retro_rows(), "draw them again: python -m glmkit.posters.simple"
+    kept = [row for row in read_jsonl(path) if row["split"] in {*SPLITS, "retro", "aligned"}]
+    assert kept == nano_rows(), "draw them again: python -m glmkit.posters.simple"
