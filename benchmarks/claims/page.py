@@ -8,13 +8,14 @@ Whatever has no rows is left out.
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import definitions
-from definitions import HERE, Claim
+from definitions import HERE, Claim, run_name
 
 from glmkit.files import atomic_path, read_json
 
@@ -109,6 +110,14 @@ def differences(claim: Claim, found: Mapping[str, Sequence[Mapping[str, Any]]]) 
                 signs = {value > 0 for value in pairs}
                 verdict = "the same sign in every seed" if len(signs) == 1 else "not resolved: both signs occur"
                 yield f"- {first} - {other}, {MEANING[measure]}: {spread(pairs)}; {verdict}"
+
+
+def strips(claim: Claim, results: Path, found: Mapping[str, Sequence[Mapping[str, Any]]], page: Path) -> Iterator[str]:
+    """A line of pictures a side, where its run left them; links as from the folder `page`."""
+    for name, (row, *_) in found.items():
+        path = results / f"{run_name(row['claim'], row['side'], row['seed'])}.png"
+        if path.exists():
+            yield f"{name}:\n\n![{claim.title}: {name}]({os.path.relpath(path, page)})\n"
 
 
 def _seconds(row: Mapping[str, Any]) -> float:
@@ -252,6 +261,8 @@ def _of_sides(claim: Claim, results: Path, pictures: Path) -> list[str]:
         lines += ["", *compared]
     if curves(found, pictures / f"{claim.name}.png"):
         lines += ["", f"![held-out losses](curves/{claim.name}.png)"]
+    if shown := list(strips(claim, results, found, pictures.parent)):
+        lines += ["", "The first prompts, side by side, of the first seed:", "", *shown]
     devices = sorted({str(row["environment"]["device"]) for rows in found.values() for row in rows})
     prompts = " or ".join(sorted({str(row["prompts"]) for rows in found.values() for row in rows}))
     return [*lines, "", f"n is the number of seeds; {prompts} prompts a run, trained on {', '.join(devices)}."]

@@ -1,4 +1,4 @@
-"""Train one side of a claim, draw pictures with it, score them; one small JSON row a run comes out.
+"""Train one side of a claim, draw pictures with it, score them; a small JSON row and a strip of pictures come out.
 
     python benchmarks/claims/run.py glyphs on --seed 0
 
@@ -22,7 +22,7 @@ from typing import Any
 import definitions
 import torch
 from definitions import HERE, Side
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from glmkit import runs
@@ -45,6 +45,7 @@ from glmkit.training.data import PosterPictures
 from glmkit.training.finetune import finetune
 
 PROMPTS, BATCH = 128, 32
+SAMPLES, SAMPLE_HEIGHT = 8, 112  # pictures of a run that the page shows, and their height in pixels
 HELD_OUT_CODES = 256  # posters behind the entropy of the codes
 
 
@@ -166,6 +167,15 @@ def score(folder: Path, steps: Sequence[Mapping[str, Any]], limit: int) -> dict[
     return {**found, **described(folder / "pictures")}
 
 
+def samples(pictures: Sequence[Path]) -> Image.Image:
+    """The pictures side by side, SAMPLE_HEIGHT high, in few colours."""
+    strip = Image.new("RGB", (len(pictures) * SAMPLE_HEIGHT, SAMPLE_HEIGHT))
+    for place, path in enumerate(pictures):
+        with Image.open(path) as picture:
+            strip.paste(ImageOps.contain(picture, (SAMPLE_HEIGHT, SAMPLE_HEIGHT)), (place * SAMPLE_HEIGHT, 0))
+    return strip.quantize(96, kmeans=4)
+
+
 def stop_after(minutes: float) -> None:
     """End this process by then; what it has finished stays."""
 
@@ -207,6 +217,8 @@ def run(claim: str, side_name: str, arguments: argparse.Namespace) -> None:
         "environment": read_json(folder / "drawn.json"),
     }
     write_json(results / f"{name}.json", row)
+    with atomic_path(results / f"{name}.png") as temporary:
+        samples([pictures / f"{request.id}.png" for request in requests[:SAMPLES]]).save(temporary, optimize=True)
     print(f"{results / name}.json: " + ", ".join(f"{key} {value:.4g}" for key, value in row["measures"].items()))
 
 

@@ -26,8 +26,11 @@ Attend = Callable[[int, Tensor, KeyValue], Tensor]
 
 
 def fits(decoder: DiffusionDecoder) -> bool:
-    """Whether every block computes queries, keys and values by one product (see `DiffusionDecoder.fuse`)."""
-    return all(cast(Block, block).attn1.fused is not None for block in decoder.transformer_blocks)
+    """Whether every block computes queries, keys and values by one product (see `DiffusionDecoder.fuse`), and half a
+    head is a power of two, as Triton counts."""
+    half = decoder.config.attention_head_dim // 2
+    fused = all(cast(Block, block).attn1.fused is not None for block in decoder.transformer_blocks)
+    return fused and half == triton.next_power_of_2(half)
 
 
 @torch.no_grad()

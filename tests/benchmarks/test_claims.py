@@ -155,6 +155,22 @@ def test_texts_are_withheld_from_the_decoder_alone(
     assert all(torch.equal(one, other) for one, other in zip(priors, same_priors, strict=True))
 
 
+def test_pictures_reach_the_page(claims: dict[str, ModuleType], tmp_path: Path) -> None:
+    """A strip a side, in the order of the prompts, and nothing of a side that left none."""
+    run, page = claims["run"], claims["page"]
+    colours = ("red", "blue")
+    for colour in colours:
+        Image.new("RGB", (256, 256), colour).save(tmp_path / f"{colour}.png")
+    strip = run.samples([tmp_path / f"{colour}.png" for colour in colours])
+    assert strip.size == (2 * run.SAMPLE_HEIGHT, run.SAMPLE_HEIGHT)
+    assert [strip.convert("RGB").getpixel((x, 50)) for x in (50, 160)] == [(255, 0, 0), (0, 0, 255)]
+    (tmp_path / "results").mkdir()
+    strip.save(tmp_path / "results" / "glyphs-on-4.png")
+    found = {side: [{"claim": "glyphs", "side": side, "seed": 4}] for side in ("on", "off")}
+    (shown,) = page.strips(claims["definitions"].load("glyphs"), tmp_path / "results", found, tmp_path)
+    assert "on:" in shown and "](results/glyphs-on-4.png)" in shown
+
+
 def test_rendered_posters_are_as_described(claims: dict[str, ModuleType], tmp_path: Path) -> None:
     for name, scene, _ in simple_prompts("simple")[:6]:
         render(scene).save(tmp_path / f"{name}.png")
@@ -250,7 +266,8 @@ def test_sources_are_measured_with_and_without_training(
 
 
 def test_the_page_of_the_repository_is_that_of_its_rows(claims: dict[str, ModuleType], tmp_path: Path) -> None:
-    claims["page"].write(CLAIMS / "results", tmp_path)
+    shutil.copytree(CLAIMS / "results", tmp_path / "results")
+    claims["page"].write(tmp_path / "results", tmp_path)
     assert (tmp_path / "README.md").read_text() == (CLAIMS / "README.md").read_text(), "run benchmarks/claims/page.py"
     names = {path.name for path in (tmp_path / "curves").iterdir()}
     assert names == {path.name for path in (CLAIMS / "curves").iterdir()}

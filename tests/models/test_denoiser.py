@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -153,17 +154,20 @@ def test_kernels_equal_the_blocks(decoder: DiffusionDecoder, monkeypatch: pytest
     """Rows of several texts together, widths that are no power of two; without a GPU in Triton's interpreter, which
     does one thing at a time."""
     monkeypatch.setattr(module, "each", lambda function, items, device: [function(item) for item in items])
-    through = pytest.importorskip("glmkit.models.gpu_blocks").through
+    gpu_blocks = pytest.importorskip("glmkit.models.gpu_blocks")
     rows, fast = rows_of(decoder), copy.deepcopy(decoder)
     fast.fuse()
     latents = torch.randn(len(rows), 4, 8, 12, generator=torch.Generator().manual_seed(2))
     plain = Denoiser(decoder, rows, TIMES, SIZE, GRID, at_once=at_once)(latents, 1)
     monkeypatch.setattr(module, "triton_runs", lambda device: True)
     by_kernels = Denoiser(fast, rows, TIMES, SIZE, GRID, compile_blocks=True, at_once=at_once)
-    assert by_kernels._by_kernels is through
+    assert by_kernels._by_kernels is gpu_blocks.through
     torch.testing.assert_close(by_kernels(latents, 1), plain, atol=2e-5, rtol=0)
     assert Denoiser(decoder, rows, TIMES, SIZE, GRID, compile_blocks=True)._by_kernels is None
     assert Denoiser(fast, rows, TIMES, SIZE, GRID)._by_kernels is None
+    odd = DiffusionDecoder(replace(CONFIG, attention_head_dim=24))
+    odd.fuse()
+    assert not gpu_blocks.fits(odd)
 
 
 def test_kernels_write_the_same_sources(decoder: DiffusionDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
