@@ -136,15 +136,18 @@ def _git_output(root: Path, *arguments: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
 
 
+FOR_PEOPLE = (".md", ".png")  # files of a folder
+
+
 def fingerprint(path: str | Path) -> str:
     """A short name for the content of a file or folder, so that a run notices weights that changed under it.
 
     Reads each file's size and its first and last 64 KiB only: checkpoints are large, and training changes both ends.
-    What only people read (README.md) does not count.
+    What only people look at (README.md, pictures beside it) does not count.
     """
     path = Path(path)
     found = [path] if path.is_file() else sorted(item for item in path.rglob("*") if item.is_file())
-    files = [file for file in found if file.suffix != ".md"]
+    files = [file for file in found if path.is_file() or file.suffix not in FOR_PEOPLE]
     digest = hashlib.sha256()
     for file in files:
         size = file.stat().st_size

@@ -17,6 +17,7 @@ from typing import Any
 import definitions
 from definitions import HERE, Claim, run_name
 
+from glmkit.errors import UserError
 from glmkit.files import atomic_path, read_json
 
 INK, MUTED = "#222222", "#888888"
@@ -62,7 +63,7 @@ spread over seeds; its pictures are 128, so that a share near 0.5 is known to ab
 
 
 def rows_of(results: Path, claim: Claim) -> dict[str, list[dict[str, Any]]]:
-    """The rows of every measured side, by seed."""
+    """The rows of every measured side, by seed. UserError when kept parts are of different models."""
     found: dict[str, list[dict[str, Any]]] = {}
     for name in claim.sides:
         source, side, _ = definitions.resolve(claim.name, name)
@@ -70,6 +71,9 @@ def rows_of(results: Path, claim: Claim) -> dict[str, list[dict[str, Any]]]:
         rows = sorted((row for row in rows if (row["claim"], row["side"]) == (source, side)), key=lambda r: r["seed"])
         if rows:
             found[name] = rows
+    models = {row["model"] for rows in found.values() for row in rows}
+    if len(models) > 1:
+        raise UserError(f"the rows of {claim.name} are of different models", found=", ".join(sorted(models)))
     return found
 
 
@@ -117,7 +121,7 @@ def strips(claim: Claim, results: Path, found: Mapping[str, Sequence[Mapping[str
     for name, (row, *_) in found.items():
         path = results / f"{run_name(row['claim'], row['side'], row['seed'])}.png"
         if path.exists():
-            yield f"{name}:\n\n![{claim.title}: {name}]({os.path.relpath(path, page)})\n"
+            yield f"{name}:\n\n![{claim.title}: {name}]({os.path.relpath(path, page)})"
 
 
 def _seconds(row: Mapping[str, Any]) -> float:
@@ -262,10 +266,10 @@ def _of_sides(claim: Claim, results: Path, pictures: Path) -> list[str]:
     if curves(found, pictures / f"{claim.name}.png"):
         lines += ["", f"![held-out losses](curves/{claim.name}.png)"]
     if shown := list(strips(claim, results, found, pictures.parent)):
-        lines += ["", "The first prompts, side by side, of the first seed:", "", *shown]
+        lines += ["", "The first prompts, side by side, of the first seed:", "", "\n\n".join(shown)]
     devices = sorted({str(row["environment"]["device"]) for rows in found.values() for row in rows})
     prompts = " or ".join(sorted({str(row["prompts"]) for rows in found.values() for row in rows}))
-    return [*lines, "", f"n is the number of seeds; {prompts} prompts a run, trained on {', '.join(devices)}."]
+    return [*lines, "", f"n is the number of seeds; {prompts} prompts a run, trained and drawn on {', '.join(devices)}."]
 
 
 def _of_sources(results: Path, pictures: Path) -> list[str]:

@@ -202,7 +202,8 @@ def run(claim: str, side_name: str, arguments: argparse.Namespace) -> None:
         if any(step.startswith("semantic_vq") for step in side.steps):
             write_json(folder / "codes.json", codes(hybrid, tiny))
         draw(pictures, hybrid, side, requests)
-        write_json(folder / "drawn.json", runs.environment(str(device)))
+        drawn = {"model": runs.fingerprint(model), "environment": runs.environment(str(device))}
+        write_json(folder / "drawn.json", drawn)
     if arguments.no_score:
         return
     steps = [curve(folder, number, step, seed, tiny) for number, step in enumerate(side.steps)]
@@ -211,10 +212,9 @@ def run(claim: str, side_name: str, arguments: argparse.Namespace) -> None:
         "side": side_name,
         "seed": seed,
         "prompts": len(requests),
-        "model": runs.fingerprint(model),
         "steps": steps,
         "measures": {name: round(value, 5) for name, value in score(folder, steps, len(requests)).items()},
-        "environment": read_json(folder / "drawn.json"),
+        **read_json(folder / "drawn.json"),
     }
     write_json(results / f"{name}.json", row)
     with atomic_path(results / f"{name}.png") as temporary:

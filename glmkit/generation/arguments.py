@@ -79,7 +79,7 @@ def add_speed_options(parser: argparse.ArgumentParser) -> None:
         "--compile",
         choices=COMPILE,
         default="auto",
-        help="auto: blocks on a GPU (a minute once, then faster), else off (default: auto; of bench: blocks)",
+        help="auto: blocks on a GPU (15 to 60 s once, then faster), else off (default: auto; of bench: blocks)",
     )
     parser.add_argument(
         "--memory", choices=MEMORY, default="high", help="low: one part of the model at a time, slower (default high)"

@@ -13,7 +13,6 @@ Shapes: B batch, N picture tokens, V vision vocabulary.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -26,6 +25,7 @@ from glmkit.generation.sampler import Sampling, draw, draw_by_kernels
 from glmkit.generation.sequence import Grid, decode_positions, next_position
 from glmkit.models import cpu_decode
 from glmkit.models.autoregressive import AutoregressiveModel, KVCache, LayerSteps, rotary_table
+from glmkit.models.devices import triton_runs
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)  # batches on a GPU are filled up to one of these
 WINDOW = 256  # slots: the step looks at a multiple of these
@@ -97,9 +97,7 @@ class Stepping(NamedTuple):
 
     @classmethod
     def by_kernels(cls, model: AutoregressiveModel) -> Stepping | None:
-        """None where Triton is missing or the model does not suit the kernels."""
-        if importlib.util.find_spec("triton") is None:
-            return None
+        """None where the model does not suit the kernels."""
         from glmkit.models import gpu_decode
 
         if not gpu_decode.fits(model):
@@ -108,9 +106,9 @@ class Stepping(NamedTuple):
 
 
 def for_kernels(weight: Tensor) -> bool:
-    """Whether the kernels' plans were made for the type of this weight and its GPU, a Hopper."""
+    """Whether the kernels run here, and their plans were made for the type of this weight and its GPU, a Hopper."""
     on_gpu = weight.is_cuda and weight.dtype.itemsize == 2
-    return on_gpu and torch.cuda.get_device_capability(weight.device)[0] == 9
+    return on_gpu and torch.cuda.get_device_capability(weight.device)[0] == 9 and triton_runs(weight.device)
 
 
 class CodeWriter:

@@ -51,7 +51,7 @@ def heads_kernel(qkv, query, key, cos, sin, length, heads, eps, HEADS: tl.conste
     """One token: the norm of every head of its query and its key, rotated by the token's angles."""
     row = tl.program_id(0).to(tl.int64)
     k, i = tl.arange(0, HEADS)[:, None], tl.arange(0, HALF)[None, :]
-    inside = (k < heads) & (i < HALF)
+    inside = k < heads
     width = heads * 2 * HALF
     place = k * 2 * HALF + i
     c = tl.load(cos + row % length * HALF + i)

@@ -157,7 +157,8 @@ class Denoiser:
 def source_cache(
     decoder: DiffusionDecoder, sources: Sequence[tuple[Tensor, Tensor, tuple[int, int]]], compile_blocks: bool = False
 ) -> SourceCache:
-    """`decoder.write_sources(sources)`, without gradients; `compile_blocks` as for a `Denoiser`."""
+    """`decoder.write_sources(sources)`; with `compile_blocks`, and without gradients, by kernels of our own where they
+    run."""
     kernels = _kernels_for(decoder) if compile_blocks else None
     if kernels is None:
         return decoder.write_sources(sources)

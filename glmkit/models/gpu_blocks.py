@@ -20,7 +20,7 @@ from glmkit.models.block_kernels import heads_kernel, stream_kernel
 from glmkit.models.decoder import NORM_EPS, Block, DiffusionDecoder, KeyValue
 
 SHIFT, GATE = (0, 3), (2, 5)  # of attention, of the feed-forward
-WIDE = 1024  # values of a token from which a program has 8 warps
+WIDE = 1024  # values of a token above which a program has 8 warps
 # What the queries B K L d of the block of that number read of its own keys and values, and more where there are more.
 Attend = Callable[[int, Tensor, KeyValue], Tensor]
 
@@ -61,8 +61,8 @@ def through(
 def stream(
     x: Tensor, text: int, update: tuple[Tensor, Tensor, int] | None, norm: tuple[Tensor, int] | None
 ) -> tuple[Tensor, Tensor]:
-    """x B L D with an `update` (B L D, vectors, number of its gate), and its modulated `norm` (vectors, number of its
-    shift); each as it was where nothing is asked for."""
+    """x B L D with an `update` (B L D, vectors, number of its gate), x itself without one; and the modulated `norm` of
+    that (vectors, number of its shift), which means nothing where none is asked for."""
     rows, length, width = x.shape
     more, gates, gate = update or (x, x, -1)
     norms, shift = norm or (x, -1)

@@ -53,10 +53,11 @@ class HybridModel:
     A part may be replaced by assigning to it (training and adapters do). `name` is how the user called the model,
     `adapters` are the folders of the adapters that were merged into it.
 
-    `settled` says that the weights no longer change or move (see `settle`), `compiled` that torch.compile may be used;
-    `kept` is what generation derives from the parts and uses again: buffers, recorded and compiled steps.
-    `one_at_a_time` trades time for memory: a stage's part is loaded when the stage begins (`hold`) and the one before
-    leaves. `finish(part, module)` gives the module to use for one that was just loaded, such as one with adapters.
+    `settled` says that the weights no longer change or move (see `settle`), `compiled` that kernels of our own or
+    torch.compile may be used; `kept` is what generation derives from the parts and uses again: buffers, recorded and
+    compiled steps. `one_at_a_time` trades time for memory: a stage's part is loaded when the stage begins (`hold`) and
+    the one before leaves. `finish(part, module)` gives the module to use for one that was just loaded, such as one with
+    adapters.
     """
 
     def __init__(

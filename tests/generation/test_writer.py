@@ -126,24 +126,20 @@ def test_kernels_write_the_same_codes(recording: list[int], monkeypatch: pytest.
     assert torch.equal(write(made, (3, 2, 5), **few), write(CodeWriter(model), (3, 2, 5), **few))
 
 
-def test_no_kernels_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = tiny.our_model()  # before: transformers remembers which libraries it did not find
-    monkeypatch.setattr(writer.importlib.util, "find_spec", lambda name: None)
-    assert Stepping.by_kernels(model) is None
-
-
 @pytest.mark.parametrize(
-    ("kind", "dtype", "capability", "suits"),
+    ("kind", "dtype", "capability", "runs", "suits"),
     [
-        ("cuda", torch.bfloat16, (9, 0), True),
-        ("cuda", torch.float32, (9, 0), False),
-        ("cuda", torch.bfloat16, (8, 9), False),
-        ("cpu", torch.bfloat16, (9, 0), False),
+        ("cuda", torch.bfloat16, (9, 0), True, True),
+        ("cuda", torch.bfloat16, (9, 0), False, False),
+        ("cuda", torch.float32, (9, 0), True, False),
+        ("cuda", torch.bfloat16, (8, 9), True, False),
+        ("cpu", torch.bfloat16, (9, 0), True, False),
     ],
 )
 def test_kernels_are_for_hopper(
-    kind: str, dtype: torch.dtype, capability: tuple[int, int], suits: bool, monkeypatch: pytest.MonkeyPatch
+    kind: str, dtype: torch.dtype, capability: tuple[int, int], runs: bool, suits: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(writer, "triton_runs", lambda device: runs)
     weight: Any = SimpleNamespace(is_cuda=kind == "cuda", dtype=dtype, device=torch.device(kind))
     assert writer.for_kernels(weight) is suits

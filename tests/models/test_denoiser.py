@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import os
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -28,6 +30,8 @@ CONFIG = DecoderConfig(
     prior_vq_quantizer_codebook_size=32,
 )
 GRID, SIZE = (4, 6), (64, 96)
+# Kernels on the CPU, where this decoder is; test_gpu_blocks runs them on a GPU, too.
+interpreted = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="Triton compiles for the GPU here")
 TIMES = torch.tensor([999.0, 432.0, 17.0])
 
 
@@ -149,6 +153,7 @@ def test_compiled_glyph_texts_have_few_lengths() -> None:
     assert [_padded(length) for length in (1, 8, 9, 64, 65, 2000)] == [8, 8, 16, 64, 128, 2048]
 
 
+@interpreted
 @pytest.mark.parametrize("at_once", [1, 4, 6])
 def test_kernels_equal_the_blocks(decoder: DiffusionDecoder, monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
     """Rows of several texts together, widths that are no power of two; without a GPU in Triton's interpreter, which
@@ -170,8 +175,9 @@ def test_kernels_equal_the_blocks(decoder: DiffusionDecoder, monkeypatch: pytest
     assert not gpu_blocks.fits(odd)
 
 
+@interpreted
 def test_kernels_write_the_same_sources(decoder: DiffusionDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("glmkit.models.gpu_blocks")
+    gpu_blocks = pytest.importorskip("glmkit.models.gpu_blocks")
     fast, generator = copy.deepcopy(decoder), torch.Generator().manual_seed(3)
     fast.fuse()
     sources = [
@@ -180,6 +186,10 @@ def test_kernels_write_the_same_sources(decoder: DiffusionDecoder, monkeypatch: 
     ]
     plain = decoder.write_sources(sources)
     monkeypatch.setattr(module, "triton_runs", lambda device: True)
-    for found, expected in zip(source_cache(fast, sources, compile_blocks=True).layers, plain.layers, strict=True):
+    through = Mock(wraps=gpu_blocks.through)
+    monkeypatch.setattr(gpu_blocks, "through", through)
+    written = source_cache(fast, sources, compile_blocks=True)
+    assert through.call_count == len(sources)
+    for found, expected in zip(written.layers, plain.layers, strict=True):
         for part, own in zip(found, expected, strict=True):
             torch.testing.assert_close(part, own, atol=2e-5, rtol=0)
