@@ -269,7 +269,7 @@ def _of_sides(claim: Claim, results: Path, pictures: Path) -> list[str]:
         lines += ["", "The first prompts, side by side, of the first seed:", "", "\n\n".join(shown)]
     devices = sorted({str(row["environment"]["device"]) for rows in found.values() for row in rows})
     prompts = " or ".join(sorted({str(row["prompts"]) for rows in found.values() for row in rows}))
-    return [*lines, "", f"n is the number of seeds; {prompts} prompts a run, trained and drawn on {', '.join(devices)}."]
+    return [*lines, "", f"n is the number of seeds; {prompts} prompts a run, made on {', '.join(devices)}."]
 
 
 def _of_sources(results: Path, pictures: Path) -> list[str]:
