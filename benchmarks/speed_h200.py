@@ -221,7 +221,7 @@ def memory(bench: Bench) -> Rows:
 def agreement(bench: Bench) -> Rows:
     """nano's trained weights in the device's type: PSNR of pictures of several seeds, from the same codes and noise.
 
-    One picture says little: where nano wavers between two spellings, rounding decides and the PSNR drops to 25 dB.
+    One picture says little: it may be one of which rounding decides more than of others.
     """
     device = bench.hybrid.device
     eager, compiled = (

@@ -32,6 +32,7 @@ PACKAGES = (
     "torch-fidelity",
     "openai",
 )
+FOR_PEOPLE = (".md", ".png")  # files of a model folder
 _EDGE_BYTES = 1 << 16
 
 
@@ -134,9 +135,6 @@ def _git() -> dict[str, Any] | None:
 def _git_output(root: Path, *arguments: str) -> str:
     command = ["git", "-C", str(root), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
-
-
-FOR_PEOPLE = (".md", ".png")  # files of a folder
 
 
 def fingerprint(path: str | Path) -> str:

@@ -37,8 +37,7 @@ from glmkit.generation.sequence import grids, prompt_positions
 from glmkit.models import checkpoint, defaults
 from glmkit.models.devices import dtype_for, pick_device
 from glmkit.models.hybrid import HybridModel
-from glmkit.posters.check import checks
-from glmkit.posters.simple import simple_scenes
+from glmkit.posters import simple
 from glmkit.records import Request
 from glmkit.training import cache
 from glmkit.training.data import PosterPictures
@@ -126,10 +125,10 @@ def entropy(ids: Tensor) -> float:
 
 def described(pictures: Path) -> dict[str, float]:
     """Share of the pictures that have each property their caption names, and of all properties together."""
-    scenes, passed = simple_scenes(), dict[str, list[bool]]()
+    passed: dict[str, list[bool]] = {}
     for path in sorted(pictures.glob("*.png")):
         with Image.open(path) as picture:
-            for name, right in checks(picture, scenes[path.stem]).items():
+            for name, right in simple.described()[path.stem](picture).items():
                 passed.setdefault(name, []).append(right)
     passed["described"] = [right for rights in list(passed.values()) for right in rights]
     return {name: sum(rights) / len(rights) for name, rights in passed.items()}

@@ -18,9 +18,9 @@ from glmkit.models.hybrid import HybridModel
 
 @dataclass(frozen=True)
 class Speed:
-    """What time and memory are traded for. `compile_blocks` costs time once (seconds where kernels of our
-    own run, else a minute) and then saves some at every step;
-    `one_at_a_time` keeps one part of the model on the device."""
+    """What time and memory are traded for. `compile_blocks` costs time once, seconds where kernels of our
+    own run and else a minute, and then saves some at every step; `one_at_a_time` keeps one part of the model on the
+    device."""
 
     compile_blocks: bool = False
     one_at_a_time: bool = False

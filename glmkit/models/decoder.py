@@ -88,6 +88,11 @@ class SourceCache:
     mask: Tensor | None = None
 
     @classmethod
+    def join(cls, written: Sequence[Sequence[KeyValue]]) -> SourceCache:
+        """What several sources of the same rows wrote, each one entry a layer."""
+        return cls(tuple(KeyValue.join(layer, dim=2) for layer in zip(*written, strict=True)))
+
+    @classmethod
     def batch(cls, rows: Sequence[SourceCache | None]) -> SourceCache | None:
         """Joins caches of one row each; None stands for a row without sources. All None gives None."""
         real = [row for row in rows if row is not None]
@@ -171,8 +176,7 @@ class DiffusionDecoder(nn.Module):
         goes through the decoder on its own at timestep 0, without glyphs: sources see neither each other nor the
         target (block-causal).
         """
-        written = [self._write_source(latents, prior, size) for latents, prior, size in sources]
-        return SourceCache(tuple(KeyValue.join(layer, dim=2) for layer in zip(*written, strict=True)))
+        return SourceCache.join([self._write_source(*source) for source in sources])
 
     def _write_source(self, latents: Tensor, prior: Tensor, size: tuple[int, int]) -> list[KeyValue]:
         image, condition, rope = self.source_inputs(latents, prior, size)

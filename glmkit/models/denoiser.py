@@ -162,20 +162,27 @@ def source_cache(
     kernels = _kernels_for(decoder) if compile_blocks else None
     if kernels is None:
         return decoder.write_sources(sources)
-    written = []
-    for source in sources:
-        image, condition, rope = decoder.source_inputs(*source)
-        vectors = [cast(Block, block).norm1(condition)[0] for block in decoder.transformer_blocks]
-        layers: list[KeyValue] = []
+    with best_attention(decoder.proj_out.weight.device):
+        return SourceCache.join([_written(decoder, kernels, *decoder.source_inputs(*source)) for source in sources])
 
-        def attend(_: int, query: Tensor, own: KeyValue, layers: list[KeyValue] = layers) -> Tensor:
-            layers.append(own)
-            return F.scaled_dot_product_attention(query, *own)
 
-        with best_attention(image.device):
-            kernels(decoder.transformer_blocks, vectors, image[:, :0], image, rope, attend)
-        written.append(layers)
-    return SourceCache(tuple(KeyValue.join(layer, dim=2) for layer in zip(*written, strict=True)))
+def _written(
+    decoder: DiffusionDecoder,
+    kernels: Callable[..., Tensor],
+    image: Tensor,
+    condition: Tensor,
+    rope: tuple[Tensor, Tensor],
+) -> list[KeyValue]:
+    """Every layer's keys and values of one source, from its `source_inputs`."""
+    layers: list[KeyValue] = []
+
+    def attend(_: int, query: Tensor, own: KeyValue) -> Tensor:
+        layers.append(own)
+        return F.scaled_dot_product_attention(query, *own)
+
+    vectors = [cast(Block, block).norm1(condition)[0] for block in decoder.transformer_blocks]
+    kernels(decoder.transformer_blocks, vectors, image[:, :0], image, rope, attend)
+    return layers
 
 
 def _kernels_for(decoder: DiffusionDecoder) -> Callable[..., Tensor] | None:
