@@ -155,7 +155,7 @@ def source_curves(results: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Seconds of a picture's step and of training, and memory, over the number of sources."""
     shown = [(result, panel) for result in results for panel in PANELS if panel[0] in result["rows"][0]]
     figure, axes = _figure(len(shown), columns=4)
-    for axis, (result, (key, label, factor)) in zip(axes, shown, strict=False):
+    for axis, (result, (key, label, factor)) in zip(axes, shown, strict=True):
         for way, colour in zip(("block-causal", "full"), COLOURS, strict=False):
             own = [row for row in result["rows"] if row["way"] == way]
             values = [[factor * value for value in _listed(row[key])] for row in own]
@@ -214,7 +214,7 @@ def _figure(panels: int, columns: int = 3) -> tuple[Any, list[Any]]:
     figure, axes = pyplot.subplots(height, columns, figsize=(3.4 * columns, 2.8 * height), squeeze=False)
     for unused in axes.flat[panels:]:
         unused.axis("off")
-    return figure, list(axes.flat)
+    return figure, list(axes.flat[:panels])
 
 
 def _finish(axis: Any, title: str, x: str, y: str) -> None:
