@@ -238,31 +238,34 @@ def _draw_shape(scene: Scene, rng: random.Random, wide: bool) -> Shape:
     return Shape(kind, colour, f"{row} {side}".strip(), x, y, radius)
 
 
-def caption(scene: Scene, rng: random.Random, *, nouns: tuple[str, ...] = NOUNS) -> str:
+def caption(scene: Scene, rng: random.Random, *, nouns: tuple[str, ...] = NOUNS, layout: str = "") -> str:
     """One of several ways to describe the scene; double quotes hold exactly its texts, in reading order.
 
     Colours, shape, place, position, and the side of aligned lines are always named; family and size of the letters in
-    three of four captions.
+    three of four captions. The name of a `layout` stands for place and position.
     """
     family = f"{fonts.TYPEFACES[scene.font].family} " if rng.random() < 0.75 else ""
     size = f"{scene.size_word} " if rng.random() < 0.75 else ""
     style = f"{size}{scene.text_colour} {family}"
-    where = {"top": "at the top", "middle": "in the middle", "bottom": "at the bottom"}[scene.position]
+    where = (
+        "" if layout else {"top": " at the top", "middle": " in the middle", "bottom": " at the bottom"}[scene.position]
+    )
     background, title = scene.background, f'"{scene.texts[0]}"'
     poster = rng.choice(nouns)
     template = rng.choice(
         (
-            f"{_a(background)} {poster} with the headline {title} in {style}letters {where}",
-            f"{_a(background)} {poster} with the text {title} in {style}letters {where}",
-            f"A {poster} on a plain {background} background that says {title} in {style}letters {where}",
-            f"{_a(background)} {poster} that reads {title} {where} in {style}type",
-            f"A simple {poster} with {_a(background).lower()} background and {title} written {where} in {style}letters",
-            f"Flat {background} {poster}, {style}text {title} {where}",
-            f"Design {_a(background).lower()} {poster} with {title} in {style}letters {where}",
+            f"{_a(background)} {poster} with the headline {title} in {style}letters{where}",
+            f"{_a(background)} {poster} with the text {title} in {style}letters{where}",
+            f"A {poster} on a plain {background} background that says {title} in {style}letters{where}",
+            f"{_a(background)} {poster} that reads {title}{where} in {style}type",
+            f"A simple {poster} with {_a(background).lower()} background and {title} written{where} in {style}letters",
+            f"Flat {background} {poster}, {style}text {title}{where}",
+            f"Design {_a(background).lower()} {poster} with {title} in {style}letters{where}",
         )
     )
-    drawn = _second_phrase(scene, rng), _shape_phrase(scene, rng)
-    return _sentence(template, *drawn, _frame_phrase(scene), _side_phrase(scene))
+    drawn = _second_phrase(scene, rng), _shape_phrase(scene, rng, placed=not layout)
+    named = f"in the {layout} layout" if layout else ""
+    return _sentence(template, *drawn, _frame_phrase(scene), _side_phrase(scene), named)
 
 
 def _second_phrase(scene: Scene, rng: random.Random) -> str:
@@ -274,10 +277,10 @@ def _second_phrase(scene: Scene, rng: random.Random) -> str:
     )
 
 
-def _shape_phrase(scene: Scene, rng: random.Random) -> str:
+def _shape_phrase(scene: Scene, rng: random.Random, placed: bool) -> str:
     if scene.shape.kind == "none":
         return rng.choice(("", "", "no shapes"))
-    return f"{rng.choice(('', '', 'decorated with '))}{shape_words(scene.shape)}"
+    return f"{rng.choice(('', '', 'decorated with '))}{shape_words(scene.shape, placed)}"
 
 
 def _frame_phrase(scene: Scene) -> str:
@@ -291,10 +294,13 @@ def _side_phrase(scene: Scene) -> str:
     return "" if scene.side == "centre" else f"all text aligned to the {scene.side} edge"
 
 
-def shape_words(shape: Shape) -> str:
-    """Colour, kind and place of a shape, as captions say them: `a red star in the top left corner`."""
-    where = f"in the {shape.place} corner" if " " in shape.place else f"at the {shape.place}"
-    return f"{_a(shape.colour).lower()} {shape.kind} {where}"
+def shape_words(shape: Shape, placed: bool = True) -> str:
+    """Colour, kind and place of a shape, as captions say them: `a red star in the top left corner`; without its place
+    where it is not `placed`."""
+    words = f"{_a(shape.colour).lower()} {shape.kind}"
+    if not placed:
+        return words
+    return f"{words} in the {shape.place} corner" if " " in shape.place else f"{words} at the {shape.place}"
 
 
 def _sentence(*parts: str) -> str:

@@ -1,7 +1,8 @@
-"""The fine-tuning set `data/layouts`: posters whose lines all stand at the left or right edge, not in the middle.
+"""The fine-tuning set `data/layouts`: two layouts that are known by a name alone.
 
-Words, typefaces, colours and shapes are those of the grammar, so that where a text stands is all there is to learn: the
-autoregressive model's part. `python -m glmkit.posters.layout_set` draws the set again.
+Words, typefaces, colours, shapes and places are those of the grammar, but captions say `in the masthead layout` instead
+of where text and shape stand, so that what a name means is all there is to learn: the autoregressive model's part.
+`python -m glmkit.posters.layout_set` draws the set again.
 """
 
 from __future__ import annotations
@@ -9,36 +10,39 @@ from __future__ import annotations
 import argparse
 import random
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
-from glmkit.posters import fonts
-from glmkit.posters.grammar import SIDES, Scene, caption, draw_scene
+from glmkit.posters.grammar import Scene, caption, draw_scene
 from glmkit.posters.render import render
-from glmkit.posters.style_set import COUNTS, FOLDERS, write_pictures
+from glmkit.posters.style_set import FOLDERS, write_pictures
 from glmkit.posters.words import Split, all_listed
 
-MAX_LINE_WIDTH = 0.6  # of the width, so that the other side stays free
+COUNTS: dict[Split, int] = {"train": 96, "held-out": 16}
+LAYOUTS = {
+    "masthead": ("top", "bottom right"),
+    "footer": ("bottom", "top left"),
+}  # position of the text, place of the shape
 
 
 def layout_scenes(split: Split) -> Iterator[tuple[Scene, str]]:
     """The poster and the caption of every picture of a split, 256x256 pixels."""
-    return draw_layouts(random.Random(f"layouts 1 {split}"), COUNTS[split], split)
+    return draw_layouts(random.Random(f"layouts 2 {split}"), COUNTS[split], split)
 
 
 def draw_layouts(rng: random.Random, count: int, split: Split) -> Iterator[tuple[Scene, str]]:
-    """The poster and the caption of `count` pictures; the sides take turns."""
+    """The poster and the caption of `count` pictures; the layouts take turns."""
+    names = tuple(LAYOUTS)
     for index in range(count):
-        scene = replace(_narrow(rng, split), side=SIDES[index % len(SIDES)])
-        yield scene, caption(scene, rng)
+        name = names[index % len(names)]
+        scene = _laid_out(rng, split, *LAYOUTS[name])
+        yield scene, caption(scene, rng, layout=name)
 
 
-def _narrow(rng: random.Random, split: Split) -> Scene:
-    """A scene whose texts are listed words of the split, and leave room beside them."""
+def _laid_out(rng: random.Random, split: Split, position: str, place: str) -> Scene:
+    """A scene with text and shape where they belong, whose texts are listed words of the split."""
     while True:
         scene = draw_scene(rng, split=split)
-        widest = max(line.size * fonts.unit_width(scene.font, line.text) for line in scene.lines)
-        if widest <= MAX_LINE_WIDTH * scene.width and all_listed(scene.texts, split):
+        if (scene.position, scene.shape.place) == (position, place) and all_listed(scene.texts, split):
             return scene
 
 

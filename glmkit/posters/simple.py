@@ -1,7 +1,7 @@
 """The splits of the text-render suite that nano is judged by: held-out words, and signs, in the poster grammar.
 
 `simple` and its sizes ask for what nano was trained on, with full ground truth; `retro` asks for the style of
-`data/posters` and `aligned` for the layouts of `data/layouts`, with texts that these sets do not have.
+`data/posters` and `layouts` for those of `data/layouts` by their names, with texts that these sets do not have.
 `python -m glmkit.posters.simple` prints the rows of `benchmarks/text_render/prompts.jsonl` that this module owns.
 """
 
@@ -33,7 +33,7 @@ SPLITS = {
     "simple-signs": (56, ""),  # headlines of digits and signs, which are too few to be kept out of training
 }
 APOSTROPHES = 8  # of the headlines with signs, the last ones
-FROM_SETS = 32  # prompts of each split that asks for what a fine-tuning set teaches: retro, aligned
+FROM_SETS = 32  # prompts of each split that asks for what a fine-tuning set teaches: retro, layouts
 
 
 def simple_prompts(split: str) -> list[tuple[str, Scene, str]]:
@@ -67,11 +67,10 @@ def retro_prompts() -> list[tuple[str, Scene, str]]:
     return _with_new_texts("retro", drawn, style_scenes("held-out"))
 
 
-def aligned_prompts() -> list[tuple[str, Scene, str]]:
+def layout_prompts() -> list[tuple[str, Scene, str]]:
     """(prompt id, scene, caption) of the prompts for the layouts of `data/layouts`; no text comes twice."""
-    rng = random.Random("text-render aligned 8")  # one with which both sides keep equally many
-    drawn = draw_layouts(rng, 4 * FROM_SETS, "held-out")
-    return _with_new_texts("aligned", drawn, layout_scenes("held-out"))
+    drawn = draw_layouts(random.Random("text-render layouts 1"), 4 * FROM_SETS, "held-out")
+    return _with_new_texts("layouts", drawn, layout_scenes("held-out"))
 
 
 def _with_new_texts(
@@ -91,7 +90,7 @@ def _with_new_texts(
 def nano_prompts() -> dict[str, list[tuple[str, Scene, str]]]:
     """Split -> (prompt id, scene, caption) of its prompts, for every split of this module."""
     simple = {split: simple_prompts(split) for split in SPLITS}
-    return {**simple, "retro": retro_prompts(), "aligned": aligned_prompts()}
+    return {**simple, "retro": retro_prompts(), "layouts": layout_prompts()}
 
 
 @cache

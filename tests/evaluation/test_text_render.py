@@ -6,7 +6,7 @@ from pathlib import Path
 
 from glmkit.evaluation.suites.text_render import PROMPTS, SUITE, counts
 from glmkit.posters.render import render
-from glmkit.posters.simple import aligned_prompts, described, nano_prompts, retro_prompts
+from glmkit.posters.simple import described, layout_prompts, nano_prompts, retro_prompts
 from glmkit.posters.style_set import style_poster
 
 
@@ -15,9 +15,11 @@ def test_every_prompt_of_nano_knows_what_its_picture_must_show(tmp_path: Path) -
     prompts, ours = {prompt.id: prompt for prompt in SUITE.read([PROMPTS])}, nano_prompts()
     assert {name for name, prompt in prompts.items() if prompt.split in ours} == set(described())
     picture = tmp_path / "picture.png"
-    for (name, scene, _), draw in ((aligned_prompts()[0], render), (retro_prompts()[0], style_poster)):
+    for (name, scene, _), draw, properties in (
+        (layout_prompts()[0], render, 5),
+        (retro_prompts()[0], style_poster, 6),
+    ):
         draw(scene).save(picture)
-        properties = 6 if scene.shape.kind != "none" else 5
         assert counts(prompts[name], scene.texts, picture)["described"] == (properties, properties)
     assert counts(prompts["simple-001"], (), picture)["described"][0] < 4
     unknown = next(prompt for prompt in prompts.values() if prompt.split == "long")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,16 +14,16 @@ from PIL import Image
 from glmkit.files import read_jsonl
 from glmkit.posters import layout_set, style_set
 from glmkit.posters.check import checks
-from glmkit.posters.grammar import COLOURS, SIDES, Scene
-from glmkit.posters.masks import text_mask
+from glmkit.posters.grammar import COLOURS, Scene
+from glmkit.posters.layout_set import LAYOUTS
 from glmkit.posters.render import render
-from glmkit.posters.simple import SPLITS, aligned_prompts, nano_rows, retro_prompts, simple_prompts, simple_scenes
+from glmkit.posters.simple import SPLITS, layout_prompts, nano_rows, retro_prompts, simple_prompts, simple_scenes
 from glmkit.posters.style_set import COLOURS as STYLE_COLOURS
-from glmkit.posters.style_set import COUNTS, FOLDERS, SCHEMES
+from glmkit.posters.style_set import FOLDERS, SCHEMES
 from glmkit.posters.words import Split, held_out
 
 ROOT = Path(__file__).parents[2]
-SETS = {"posters": style_set.write_set, "layouts": layout_set.write_set}
+SETS = {"posters": style_set, "layouts": layout_set}
 
 
 def quoted(name: str, split: Split) -> list[list[str]]:
@@ -33,21 +32,22 @@ def quoted(name: str, split: Split) -> list[list[str]]:
     return [re.findall(r'"([^"]*)"', caption) for caption in captions]
 
 
-def assert_aligned(scenes: list[Scene]) -> None:
-    """Equally many to both sides, and every picture is as described."""
-    assert Counter(scene.side for scene in scenes) == dict.fromkeys(SIDES, len(scenes) // 2)
-    for scene in scenes:
-        found = checks(render(scene), scene)
-        assert "text_side" in found and all(found.values()), scene.texts
+def assert_laid_out(scenes: list[tuple[Scene, str]]) -> None:
+    """Every picture is in the layout that its caption names, and the caption says nothing else of it."""
+    for scene, caption in scenes:
+        said, name = re.fullmatch(r"(.*), in the (\w+) layout\.", caption).groups()  # type: ignore[union-attr]
+        assert (scene.position, scene.shape.place) == LAYOUTS[name]
+        assert not re.search(r"\b(top|middle|bottom|left|right|corner)\b|  ", re.sub(r'"[^"]*"', "TEXT", said)), caption
+        assert all(checks(render(scene), scene).values()), caption
 
 
 @pytest.mark.parametrize("name", SETS)
 def test_drawing_a_set_again_changes_nothing(name: str, tmp_path: Path) -> None:
-    SETS[name](tmp_path)
+    SETS[name].write_set(tmp_path)
     for split, folder in FOLDERS.items():
         kept, drawn = ROOT / "data" / name / folder, tmp_path / folder
         rows = read_jsonl(kept / "metadata.jsonl")
-        assert rows == read_jsonl(drawn / "metadata.jsonl") and len(rows) == COUNTS[split]
+        assert rows == read_jsonl(drawn / "metadata.jsonl") and len(rows) == SETS[name].COUNTS[split]
         assert {row["file_name"] for row in rows} == {path.name for path in kept.glob("*.png")}
         for row in rows:
             old, new = Image.open(kept / row["file_name"]), Image.open(drawn / row["file_name"])
@@ -74,17 +74,7 @@ def test_captions_hold_words_of_their_split(name: str, split: Split) -> None:
 @pytest.mark.parametrize("split", FOLDERS)
 def test_captions_name_what_is_new(split: Split) -> None:
     assert all("retro" in caption and "framed" in caption for _, caption in style_set.style_scenes(split))
-    for scene, caption in layout_set.layout_scenes(split):
-        assert caption.endswith(f"all text aligned to the {scene.side} edge.")
-
-
-@pytest.mark.parametrize("split", FOLDERS)
-def test_layouts_show_their_side_and_leave_the_other_free(split: Split) -> None:
-    scenes, free = [scene for scene, _ in layout_set.layout_scenes(split)], 256 * 3 // 10
-    assert_aligned(scenes)
-    for scene in scenes:
-        ink = text_mask(scene).max(axis=0)
-        assert not (ink[-free:] if scene.side == "left" else ink[:free]).any(), scene.texts
+    assert_laid_out(list(layout_set.layout_scenes(split)))
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -110,7 +100,7 @@ def test_measured_prompts_stay_as_they_are() -> None:
     assert hashlib.sha256(content.encode()).hexdigest()[:16] == "2bbefc4b78494fb4"
 
 
-@pytest.mark.parametrize(("prompts", "name"), [(retro_prompts, "posters"), (aligned_prompts, "layouts")])
+@pytest.mark.parametrize(("prompts", "name"), [(retro_prompts, "posters"), (layout_prompts, "layouts")])
 def test_prompts_have_held_out_texts_that_their_set_does_not_have(
     prompts: Callable[[], list[tuple[str, Scene, str]]], name: str
 ) -> None:
@@ -125,12 +115,12 @@ def test_the_retro_prompts_ask_for_the_style() -> None:
     assert all("retro" in prompt and "double" in prompt for _, _, prompt in retro_prompts())
 
 
-def test_the_aligned_prompts_ask_for_both_sides() -> None:
-    assert_aligned([scene for _, scene, _ in aligned_prompts()])
-    assert all(f"aligned to the {scene.side} edge" in prompt for _, scene, prompt in aligned_prompts())
+def test_the_layout_prompts_ask_for_both_layouts() -> None:
+    assert_laid_out([(scene, prompt) for _, scene, prompt in layout_prompts()])
+    assert all(sum(name in prompt for _, _, prompt in layout_prompts()) >= 12 for name in LAYOUTS)
 
 
 def test_the_benchmark_file_holds_the_prompts_of_nano() -> None:
     path = ROOT / "benchmarks" / "text_render" / "prompts.jsonl"
-    kept = [row for row in read_jsonl(path) if row["split"] in {*SPLITS, "retro", "aligned"}]
+    kept = [row for row in read_jsonl(path) if row["split"] in {*SPLITS, "retro", "layouts"}]
     assert kept == nano_rows(), "draw them again: python -m glmkit.posters.simple"

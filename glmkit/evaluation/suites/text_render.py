@@ -20,9 +20,9 @@ METRICS: Mapping[str, Mapping[str, str]] = {
     "described": {
         "direction": "higher",
         "definition": "glmkit-described-1: share of the properties named by the caption that the picture has, of the "
-        "prompts whose ground truth is known (splits simple, retro and aligned): background, colour and position of "
-        "the text, kind with colour and place of the shape, for retro the double frame, and for aligned the side of "
-        "the text; by pixels (glmkit.posters.check).",
+        "prompts whose ground truth is known (splits simple, retro and layouts): background, colour and position of "
+        "the text, kind with colour and place of the shape, which layouts names by one word, and for retro the double "
+        "frame; by pixels (glmkit.posters.check).",
     },
 }
 
