@@ -63,7 +63,7 @@ spread over seeds; its pictures are 128, so that a share near 0.5 is known to ab
 
 
 def rows_of(results: Path, claim: Claim) -> dict[str, list[dict[str, Any]]]:
-    """The rows of every measured side, by seed. UserError when kept parts are of different models."""
+    """The rows of every measured side, by seed. UserError when a kept part is not the same in all of them."""
     found: dict[str, list[dict[str, Any]]] = {}
     for name in claim.sides:
         source, side, _ = definitions.resolve(claim.name, name)
@@ -71,9 +71,13 @@ def rows_of(results: Path, claim: Claim) -> dict[str, list[dict[str, Any]]]:
         rows = sorted((row for row in rows if (row["claim"], row["side"]) == (source, side)), key=lambda r: r["seed"])
         if rows:
             found[name] = rows
-    models = {row["model"] for rows in found.values() for row in rows}
-    if len(models) > 1:
-        raise UserError(f"the rows of {claim.name} are of different models", found=", ".join(sorted(models)))
+    kept: dict[str, str] = {}
+    for row in (row for rows in found.values() for row in rows):
+        for part, name in row["kept"].items():
+            if kept.setdefault(part, name) != name:
+                raise UserError(
+                    f"the rows of {claim.name} keep different weights of {part}", found=f"{kept[part]}, {name}"
+                )
     return found
 
 

@@ -34,7 +34,7 @@ from glmkit.generation import pipeline
 from glmkit.generation.priors import code_writer, sampling_of
 from glmkit.generation.sampler import uniforms
 from glmkit.generation.sequence import grids, prompt_positions
-from glmkit.models import checkpoint, defaults
+from glmkit.models import adapter, checkpoint, defaults
 from glmkit.models.devices import dtype_for, pick_device
 from glmkit.models.hybrid import HybridModel
 from glmkit.posters import simple
@@ -201,7 +201,8 @@ def run(claim: str, side_name: str, arguments: argparse.Namespace) -> None:
         if any(step.startswith("semantic_vq") for step in side.steps):
             write_json(folder / "codes.json", codes(hybrid, tiny))
         draw(pictures, hybrid, side, requests)
-        drawn = {"model": runs.fingerprint(model), "environment": runs.environment(str(device))}
+        kept = {part: adapter.fingerprint(model, part) for part in side.keep}
+        drawn = {"kept": kept, "environment": runs.environment(str(device))}
         write_json(folder / "drawn.json", drawn)
     if arguments.no_score:
         return
