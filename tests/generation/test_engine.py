@@ -124,7 +124,8 @@ def test_one_part_at_a_time_draws_the_same(
 
 
 def test_processes_share_the_work_and_survive_one(tiny_model: Path, tmp_path: Path) -> None:
-    """Three processes, one of them killed after its first picture: all pictures, each drawn once, the usual pixels."""
+    """Three processes, one of them killed after its first picture, for which the others wait: all pictures, each drawn
+    once, the usual pixels."""
     rows = [{"id": one.id, "prompt": one.prompt, "seed": one.seed} for one in requests(9)]
     write_jsonl(tmp_path / "prompts.jsonl", rows)
     script = tmp_path / "process.py"
@@ -138,6 +139,7 @@ def test_processes_share_the_work_and_survive_one(tiny_model: Path, tmp_path: Pa
         "    save(path, *given)\n"
         "    with open(sys.argv[1], 'a') as log: log.write(f'{index} {path.stem}\\n')\n"
         "    if index == '1': time.sleep(600)\n"
+        "    while '\\n1 ' not in '\\n' + open(sys.argv[1]).read(): time.sleep(0.05)\n"
         "jobs.save_picture = noted\n"
         "sys.exit(main(sys.argv[2:]))\n"
     )
