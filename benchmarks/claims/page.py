@@ -11,6 +11,7 @@ import argparse
 import os
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ def rows_of(results: Path, claim: Claim) -> dict[str, list[dict[str, Any]]]:
         if rows:
             found[name] = rows
     kept: dict[str, str] = {}
-    for row in (row for rows in found.values() for row in rows):
+    for row in chain.from_iterable(found.values()):
         for part, name in row["kept"].items():
             if kept.setdefault(part, name) != name:
                 raise UserError(

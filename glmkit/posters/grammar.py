@@ -247,9 +247,9 @@ def caption(scene: Scene, rng: random.Random, *, nouns: tuple[str, ...] = NOUNS,
     family = f"{fonts.TYPEFACES[scene.font].family} " if rng.random() < 0.75 else ""
     size = f"{scene.size_word} " if rng.random() < 0.75 else ""
     style = f"{size}{scene.text_colour} {family}"
-    where = (
-        "" if layout else {"top": " at the top", "middle": " in the middle", "bottom": " at the bottom"}[scene.position]
-    )
+    if layout:
+        scene = replace(scene, position="", shape=replace(scene.shape, place=""))
+    where = {"": "", "top": " at the top", "middle": " in the middle", "bottom": " at the bottom"}[scene.position]
     background, title = scene.background, f'"{scene.texts[0]}"'
     poster = rng.choice(nouns)
     template = rng.choice(
@@ -263,7 +263,7 @@ def caption(scene: Scene, rng: random.Random, *, nouns: tuple[str, ...] = NOUNS,
             f"Design {_a(background).lower()} {poster} with {title} in {style}letters{where}",
         )
     )
-    drawn = _second_phrase(scene, rng), _shape_phrase(scene, rng, placed=not layout)
+    drawn = _second_phrase(scene, rng), _shape_phrase(scene, rng)
     named = f"in the {layout} layout" if layout else ""
     return _sentence(template, *drawn, _frame_phrase(scene), _side_phrase(scene), named)
 
@@ -277,10 +277,10 @@ def _second_phrase(scene: Scene, rng: random.Random) -> str:
     )
 
 
-def _shape_phrase(scene: Scene, rng: random.Random, placed: bool) -> str:
+def _shape_phrase(scene: Scene, rng: random.Random) -> str:
     if scene.shape.kind == "none":
         return rng.choice(("", "", "no shapes"))
-    return f"{rng.choice(('', '', 'decorated with '))}{shape_words(scene.shape, placed)}"
+    return f"{rng.choice(('', '', 'decorated with '))}{shape_words(scene.shape)}"
 
 
 def _frame_phrase(scene: Scene) -> str:
@@ -294,11 +294,10 @@ def _side_phrase(scene: Scene) -> str:
     return "" if scene.side == "centre" else f"all text aligned to the {scene.side} edge"
 
 
-def shape_words(shape: Shape, placed: bool = True) -> str:
-    """Colour, kind and place of a shape, as captions say them: `a red star in the top left corner`; without its place
-    where it is not `placed`."""
+def shape_words(shape: Shape) -> str:
+    """Colour, kind and, if it has one, place of a shape, as captions say them: `a red star in the top left corner`."""
     words = f"{_a(shape.colour).lower()} {shape.kind}"
-    if not placed:
+    if not shape.place:
         return words
     return f"{words} in the {shape.place} corner" if " " in shape.place else f"{words} at the {shape.place}"
 

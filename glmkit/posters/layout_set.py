@@ -18,10 +18,8 @@ from glmkit.posters.style_set import FOLDERS, write_pictures
 from glmkit.posters.words import Split, all_listed
 
 COUNTS: dict[Split, int] = {"train": 96, "held-out": 16}
-LAYOUTS = {
-    "masthead": ("top", "bottom right"),
-    "footer": ("bottom", "top left"),
-}  # position of the text, place of the shape
+# Position of the text, place of the shape.
+LAYOUTS = {"masthead": ("top", "bottom right"), "footer": ("bottom", "top left")}
 
 
 def layout_scenes(split: Split) -> Iterator[tuple[Scene, str]]:
