@@ -1,6 +1,6 @@
 """What LoRA training of the published sizes costs on one GPU, with random weights: a row a setting, written at once.
 
-    python benchmarks/train_h200.py OUT.jsonl [--only plain bases offload compiled recipes] [--seconds 400]
+    python benchmarks/train_h200.py OUT.jsonl [--only plain packed bases offload compiled recipes] [--seconds 400]
 
 What fails, or would begin after `--seconds`, is a row with its reason. `--toy`: all of it on nano, in little.
 """
@@ -41,14 +41,20 @@ CAP_GIB = 24.0
 
 
 def plain(scale: Scale) -> Iterator[Job]:
-    """Each stage on a bfloat16 base: all layers computed again, growing batches without, packed sequences."""
+    """Each stage on a bfloat16 base: all layers computed again, growing batches without."""
     decoder, codes = stages(scale)
     yield codes(1, recompute_every=1)
-    yield from (codes(batch, pack=True) for batch in scale.packed)
     yield from (codes(batch) for batch in scale.sequences)
     yield decoder(1, recompute_every=1)
     yield from (decoder(batch) for batch in scale.decoder)
     yield from (Job("decoder", scale.small, scale.small, batch) for batch in scale.decoder_small)
+
+
+def packed(scale: Scale) -> Iterator[Job]:
+    """Sequences that share a row."""
+    codes = stages(scale)[1]
+    for compile in (False, True)[: 1 + scale.compiled]:
+        yield from (codes(batch, pack=True, compile=compile) for batch in scale.packed)
 
 
 def bases(scale: Scale) -> Iterator[Job]:
@@ -91,7 +97,7 @@ def stages(scale: Scale) -> tuple[Callable[..., Job], Callable[..., Job]]:
     return partial(Job, "decoder", *large), partial(Job, "autoregressive", *large)
 
 
-PARTS = {part.__name__: part for part in (plain, bases, offload, compiled, recipes)}
+PARTS = {part.__name__: part for part in (plain, packed, bases, offload, compiled, recipes)}
 
 
 def jobs(scale: Scale, only: Sequence[str] = tuple(PARTS)) -> Iterator[Job]:

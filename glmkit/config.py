@@ -246,8 +246,8 @@ class AutoregressiveStage(BlockStage):
 
     @model_validator(mode="after")
     def _fits_together(self) -> AutoregressiveStage:
-        if self.pack and (self.compile or self.equal_pixels):
-            raise ValueError("pack makes a new shape of every batch, for which compile and equal_pixels do not work")
+        if self.pack and self.equal_pixels:
+            raise ValueError("pack puts pictures of all sizes into a batch, equal_pixels batches those of one size")
         return self
 
 

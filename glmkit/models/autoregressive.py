@@ -167,7 +167,7 @@ def attend_split(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, parts:
 
 
 class Attention(nn.Module):
-    """Grouped-query attention over the tokens of this call, or of one new token over those of the cache."""
+    """The products around grouped-query attention, which itself is `attend_back`, or `attend_newest` of one token."""
 
     def __init__(self, config: AutoregressiveConfig) -> None:
         super().__init__()
@@ -202,24 +202,6 @@ class Attention(nn.Module):
         query, key = rotate(turning, table).split((self.heads, self.key_heads), dim=1)
         return query, key, value
 
-    def forward(
-        self,
-        x_BTD: Tensor,
-        table: tuple[Tensor, Tensor],
-        cache: Tensor | None = None,
-        lengths: Sequence[int] | None = None,
-    ) -> Tensor:
-        """Every token looks back; `cache` (2 B H S d) takes keys and values from its first slot on. With `lengths` a
-        row holds sequences of these lengths, and a token looks back to the start of its own."""
-        query, key, value = self.project(x_BTD, table)
-        if cache is not None:
-            cache[:, :, :, : x_BTD.shape[1]] = torch.stack((key, value))
-        if lengths is None:
-            return self.output(attend_back(query, key, value))
-        # One after the other: each gets the kernel that needs no mask, and pairs of two sequences cost nothing.
-        parts = zip(*(states.split(list(lengths), dim=2) for states in (query, key, value)), strict=True)
-        return self.output(torch.cat([attend_back(*part) for part in parts], dim=2))
-
     def output(self, mixed: Tensor) -> Tensor:
         """B T D from what the heads mixed, B H T d."""
         return self.o_proj(mixed.transpose(1, 2).flatten(2))
@@ -229,6 +211,20 @@ def attend_back(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """What each query, B H T d, reads of the keys and values, B H' T d, up to its own."""
     grouped = query.shape[1] > key.shape[1]
     return F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=grouped)
+
+
+class SharedRow:
+    """Sequences of these `lengths`, one after the other in one row; none sees another."""
+
+    def __init__(self, lengths: Sequence[int]) -> None:
+        self.lengths = list(lengths)
+
+    @torch.compiler.disable  # what is compiled around it then serves rows of any lengths
+    def attend_back(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """As the function of this name, from each query to the start of its own sequence."""
+        # One after the other: each gets the kernel that needs no mask, and pairs of two sequences cost nothing.
+        parts = zip(*(states.split(self.lengths, dim=2) for states in (query, key, value)), strict=True)
+        return torch.cat([attend_back(*part) for part in parts], dim=2)
 
 
 def attend_newest(query: Tensor, mask: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -281,21 +277,24 @@ class Layer(nn.Module):
         x_BTD: Tensor,
         table: tuple[Tensor, Tensor],
         cache: Tensor | None = None,
-        lengths: Sequence[int] | None = None,
+        shared: SharedRow | None = None,
     ) -> Tensor:
-        return self._add(x_BTD, self.self_attn(self.input_layernorm(x_BTD), table, cache, lengths))
+        """Every token looks back, in a shared row to the start of its own sequence; `cache` (2 B H S d) takes keys and
+        values from its first slot on."""
+        query, key, value = self.self_attn.project(self.input_layernorm(x_BTD), table)
+        if cache is not None:
+            cache[:, :, :, : x_BTD.shape[1]] = torch.stack((key, value))
+        look_back = attend_back if shared is None else shared.attend_back
+        return self.after_attention(x_BTD, look_back(query, key, value))
 
     def before_attention(self, x_B1D: Tensor, table: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Queries B H 1 d of new tokens, and their keys and values, 2 B H' 1 d."""
         query, key, value = self.self_attn.project(self.input_layernorm(x_B1D), table)
         return query, torch.stack((key, value))
 
-    def after_attention(self, x_B1D: Tensor, mixed: Tensor) -> Tensor:
-        """The layer's result from what attention gave."""
-        return self._add(x_B1D, self.self_attn.output(mixed))
-
-    def _add(self, x_BTD: Tensor, attended_BTD: Tensor) -> Tensor:
-        x_BTD = x_BTD + self.post_self_attn_layernorm(attended_BTD)
+    def after_attention(self, x_BTD: Tensor, mixed: Tensor) -> Tensor:
+        """The layer's result from what attention gave, B H T d."""
+        x_BTD = x_BTD + self.post_self_attn_layernorm(self.self_attn.output(mixed))
         return x_BTD + self.post_mlp_layernorm(self.mlp(self.post_attention_layernorm(x_BTD)))
 
 
@@ -328,12 +327,12 @@ class LanguageModel(nn.Module):
         ids_BT: Tensor,
         table: tuple[Tensor, Tensor],
         cache: KVCache | None = None,
-        lengths: Sequence[int] | None = None,
+        shared: SharedRow | None = None,
     ) -> Tensor:
         x_BTD = self.embed_tokens(ids_BT)
         for index, layer in enumerate(self.layers):
             own = None if cache is None else cache.layer(index)
-            x_BTD = through(layer, index, self.recompute_every, x_BTD, table, own, lengths)
+            x_BTD = through(layer, index, self.recompute_every, x_BTD, table, own, shared)
         return self.norm(x_BTD)
 
 
@@ -364,7 +363,8 @@ class AutoregressiveModel(nn.Module):
         lengths: Sequence[int] | None = None,
     ) -> Tensor:
         table = rotary_table(positions_3BT, self.config)
-        return self.lm_head(_kept(self.language_model(ids_BT, table, cache, lengths), keep))
+        shared = None if lengths is None else SharedRow(lengths)
+        return self.lm_head(_kept(self.language_model(ids_BT, table, cache, shared), keep))
 
     def decode(
         self,

@@ -61,4 +61,6 @@ def test_the_figures_that_are_asked_for_are_rows_at_full_size() -> None:
         ("glyph", 1024, False),
     }
     assert [job.batch for job in script.jobs(script.Scale(), ["compiled"])] == [4, 6, 1, 8, 16]
+    packed = [(job.batch, job.compile) for job in script.jobs(script.Scale(), ["packed"])]
+    assert packed == [(4, False), (8, False), (10, False), (4, True), (8, True), (10, True)]
     assert all(job.stage for job in jobs), "each is a valid stage"

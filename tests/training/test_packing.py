@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 
 from glmkit import config
 from glmkit.config import AutoregressiveStage
@@ -79,10 +80,25 @@ def test_batches_of_all_sizes(pictures: data.Joined) -> None:
     assert any(len({pictures.sizes[index] for index in batch}) > 1 for batch in shown)
 
 
-@pytest.mark.parametrize("with_it", ["compile", "equal_pixels"])
-def test_packing_makes_new_shapes(with_it: str) -> None:
-    stage = {**STAGE, "pack": True, with_it: True}
-    with pytest.raises(UserError, match="pack makes a new shape"):
+def test_compiled_rows_of_any_lengths(tiny_model: Path, pictures: data.Joined, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same gradients as without, and what one row compiled serves the next ones (here by the eager backend)."""
+    counter, plain = CompileCounter(), torch.compile
+    monkeypatch.setattr(torch, "compile", lambda call, **options: plain(call, **options, backend=counter))
+    eager, compiled = (objective(tiny_model, pictures, pack=True, compile=asked) for asked in (False, True))
+    compiled.compile()
+    counts = []
+    for indices in (MIXED, [0, 7], [9, 9, 9, 1, 2]):
+        (losses, learnt), (expected, gradient) = gradients(compiled, indices), gradients(eager, indices)
+        assert losses == pytest.approx(expected, abs=1e-5)
+        torch.testing.assert_close(learnt, gradient, rtol=1e-4, atol=1e-6)
+        counts.append(counter.frame_count)
+    assert counts[0] > 0 and counts == counts[:1] * 3
+    assert compiled.held_out() == pytest.approx(eager.held_out(), abs=1e-5)
+
+
+def test_not_with_equal_pixels() -> None:
+    stage = {**STAGE, "pack": True, "equal_pixels": True}
+    with pytest.raises(UserError, match="pack puts pictures of all sizes into a batch"):
         config.from_dict({"output": "x", "data": {"posters": {"count": 1}}, "autoregressive": stage})
 
 

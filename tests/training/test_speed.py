@@ -149,7 +149,6 @@ def test_recipes_that_cannot_be_measured(
     ("options", "said"),
     [
         (["--pack"], "--stage autoregressive"),
-        (["--stage", "autoregressive", "--pack", "--compile"], "pack makes a new shape"),
         (["--offload", "--base", "nf4"], "not nf4"),
         (["--model", "full"], "--model nano"),
         (["--model", "nowhere"], "nowhere"),
