@@ -9,20 +9,24 @@ Shapes: N image tokens of the decoder, D width.
 from __future__ import annotations
 
 import gc
+import multiprocessing
 import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from glmkit.generation import flow, pipeline
+from glmkit.generation.loading import Speed, load_for_drawing
 from glmkit.generation.sequence import grids
 from glmkit.generation.stock import stock_pipeline
+from glmkit.models.devices import dtype_for
 from glmkit.models.hybrid import HybridModel
 from glmkit.records import Request
 
@@ -145,10 +149,16 @@ def decoder_flops(hybrid: HybridModel, tokens: int) -> float:
 
 def peak_gib(device: torch.device) -> float:
     """Most memory in use: on a GPU since the last reset, on a CPU by the process so far."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak * (1 if sys.platform == "darwin" else 1024) / 2**30
+    return torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else host_peak_gib()
+
+
+def host_peak_gib() -> float:
+    """Most of the host's memory that this process had so far, pages of mapped files included."""
+    status = Path("/proc/self/status")
+    if status.exists():  # where ru_maxrss begins with what the parent had
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**30  # macOS counts bytes
 
 
 @contextmanager
@@ -185,6 +195,22 @@ def spread(runs: list[dict[str, float]]) -> dict[str, dict[str, float]]:
         }
         for stage in ("total", *STAGES)
     }
+
+
+def sparing(folder: Path, request: Request, device: torch.device, cap_gib: float | None) -> dict[str, float]:
+    """Seconds and memory of one picture in a process of its own that holds one part at a time (`--memory low`):
+    `peak_gib` of the device, `host_gib` of the host, of which `host_before_gib` before anything was loaded."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_sparing, folder, request, device, cap_gib).result()
+
+
+def _sparing(folder: Path, request: Request, device: torch.device, cap_gib: float | None) -> dict[str, float]:
+    with capped(device, cap_gib):
+        reset_peak(device)  # which is also the first use of a GPU
+        before = host_peak_gib()
+        hybrid = load_for_drawing(folder, device, dtype_for(device), folder.name, speed=Speed(one_at_a_time=True))
+        total = ours(hybrid, request)["total"]
+        return {"total": total, "peak_gib": peak_gib(device), "host_before_gib": before, "host_gib": host_peak_gib()}
 
 
 def compare(hybrid: HybridModel, request: Request, repeats: int, against: bool, stock_repeats: int) -> dict[str, Any]:
