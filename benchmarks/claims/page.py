@@ -8,6 +8,7 @@ Whatever has no rows is left out.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -82,10 +83,10 @@ def rows_of(results: Path, claim: Claim) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def spread(values: Sequence[float]) -> str:
+def spread(values: Sequence[float], digits: int = 3) -> str:
     """Mean, and lowest to highest where there is more than one."""
-    mean = f"{statistics.mean(values):.3f}"
-    return mean if len(values) == 1 else f"{mean} ({min(values):.3f} to {max(values):.3f})"
+    mean, *ends = (f"{value:.{digits}f}" for value in (statistics.mean(values), min(values), max(values)))
+    return mean if len(values) == 1 else f"{mean} ({ends[0]} to {ends[1]})"
 
 
 def measures_table(claim: Claim, found: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[str]:
@@ -101,7 +102,7 @@ def measures_table(claim: Claim, found: Mapping[str, Sequence[Mapping[str, Any]]
             better = "lower is better" if measure in LOWER_IS_BETTER else ""
             label = ", ".join(filter(None, (MEANING[measure], better)))
             yield f"| {label} | " + " | ".join(cells) + " |"
-    yield "| training, s | " + " | ".join(spread([_seconds(row) for row in rows]) for rows in found.values()) + " |"
+    yield "| training, s | " + " | ".join(spread([_seconds(row) for row in rows], 0) for rows in found.values()) + " |"
 
 
 def differences(claim: Claim, found: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[str]:
@@ -116,8 +117,8 @@ def differences(claim: Claim, found: Mapping[str, Sequence[Mapping[str, Any]]]) 
                 if a["seed"] == b["seed"] and measure in a["measures"] and measure in b["measures"]
             ]
             if len(pairs) > 1:
-                signs = {value > 0 for value in pairs}
-                verdict = "the same sign in every seed" if len(signs) == 1 else "not resolved: both signs occur"
+                signs = {math.copysign(1, value) if value else 0 for value in pairs}
+                verdict = "not resolved" if len(signs) > 1 else "the same sign in every seed" if any(signs) else "equal"
                 yield f"- {first} - {other}, {MEANING[measure]}: {spread(pairs)}; {verdict}"
 
 
