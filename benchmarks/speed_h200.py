@@ -10,7 +10,7 @@ need:
     decoder    seconds of all denoising steps, reckoned from some of them, and of the VAE at each size; beside the VAE
                what diffusers' takes in its own layout, and how far the two are apart
     pictures   whole pictures, warm, of each size and an edit; the first call, of two steps, apart
-    memory     `--memory low` under a hard cap, from files: peaks on the GPU and in the host's memory
+    memory     `--memory low` under a hard cap, from files (random weights take 35 GB of disk): peaks on GPU and host
     agreement  pictures of ours and of diffusers from the same codes and noise; by kernels and eager; a seed twice
     batch      pictures an hour of the engine
     stock      diffusers' pipeline on the same weights, in turns
@@ -77,9 +77,8 @@ TOY = Scale((64, 96), 2, (1, 3), (8, 40), 3, 3, 2, ((64, 1.0),))
 
 @dataclass(frozen=True)
 class Bench:
-    """A loaded model, what to measure, and a folder for source pictures and codes."""
+    """A model, what to measure, and a folder for source pictures and codes."""
 
-    load: Callable[[Speed], HybridModel]
     hybrid: HybridModel
     scale: Scale
     scratch: Path
@@ -101,7 +100,8 @@ def tokens(bench: Bench) -> Rows:
     for batch in bench.scale.batches:
         for length in bench.scale.prompts:
             yield _steps(bench, "text", batch, length)
-    yield _steps(bench, "edit", bench.scale.batches[0], bench.scale.prompts[-1])
+    for batch in bench.scale.batches:
+        yield _steps(bench, "edit", batch, bench.scale.prompts[-1])
 
 
 def _steps(bench: Bench, kind: str, batch: int, length: int) -> Row:
@@ -343,16 +343,14 @@ def main(argv: list[str] | None = None) -> int:
         full = arguments.model == "full"
         folder = published_folder(Path(scratch) / "full") if full else checkpoint.resolve(arguments.model)
 
-        def load(how: Speed) -> HybridModel:
-            if not full:
-                return load_for_drawing(folder, device, dtype_for(device), arguments.model, speed=how)
-            hybrid = RandomModel(folder, device, dtype_for(device), "full")
-            hybrid.one_at_a_time = how.one_at_a_time
-            hybrid.settle(how.compile_blocks)
-            return hybrid
-
+        if full:
+            hybrid: HybridModel = RandomModel(folder, device, dtype_for(device), "full")
+            hybrid.settle(arguments.compile == "blocks")
+        else:
+            how = Speed(arguments.compile == "blocks")
+            hybrid = load_for_drawing(folder, device, dtype_for(device), arguments.model, speed=how)
         scale = TOY if arguments.toy else Scale()
-        bench = Bench(load, load(Speed(arguments.compile == "blocks")), scale, Path(scratch))
+        bench = Bench(hybrid, scale, Path(scratch))
         failed = False
         for name in arguments.only:
             began, rows = time.perf_counter() - started, []

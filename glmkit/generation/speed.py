@@ -12,6 +12,7 @@ import gc
 import multiprocessing
 import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -155,10 +156,11 @@ def peak_gib(device: torch.device) -> float:
 def host_peak_gib() -> float:
     """Most of the host's memory that this process had so far, pages of mapped files included."""
     status = Path("/proc/self/status")
-    if status.exists():  # where ru_maxrss begins with what the parent had
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-        return int(line.split()[1]) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**30  # macOS counts bytes
+    for line in status.read_text().splitlines() if status.exists() else ():
+        if line.startswith("VmHWM:"):  # ru_maxrss begins with what the parent held
+            return int(line.split()[1]) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024) / 2**30
 
 
 @contextmanager

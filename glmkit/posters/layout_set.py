@@ -2,6 +2,7 @@
 
 Words, typefaces, colours, shapes and places are those of the grammar, but captions say `in the masthead layout` instead
 of where text and shape stand, so that what a name means is all there is to learn: the autoregressive model's part.
+Beside them lie ordinary posters of the grammar, of which a model can be reminded while it learns.
 `python -m glmkit.posters.layout_set` draws the set again.
 """
 
@@ -18,6 +19,7 @@ from glmkit.posters.style_set import FOLDERS, write_pictures
 from glmkit.posters.words import Split, all_listed
 
 COUNTS: dict[Split, int] = {"train": 96, "held-out": 16}
+ORDINARY = 48
 # Position of the text, place of the shape.
 LAYOUTS = {"masthead": ("top", "bottom right"), "footer": ("bottom", "top left")}
 
@@ -37,17 +39,34 @@ def draw_layouts(rng: random.Random, count: int, split: Split) -> Iterator[tuple
 
 
 def _laid_out(rng: random.Random, split: Split, position: str, place: str) -> Scene:
-    """A scene with text and shape where they belong, whose texts are listed words of the split."""
+    """A scene with text and shape where they belong."""
     while True:
-        scene = draw_scene(rng, split=split)
-        if (scene.position, scene.shape.place) == (position, place) and all_listed(scene.texts, split):
+        scene = _listed(rng, split)
+        if (scene.position, scene.shape.place) == (position, place):
             return scene
 
 
+def _listed(rng: random.Random, split: Split) -> Scene:
+    """A scene whose texts are listed words of the split."""
+    while True:
+        scene = draw_scene(rng, split=split)
+        if all_listed(scene.texts, split):
+            return scene
+
+
+def ordinary_scenes() -> Iterator[tuple[Scene, str]]:
+    """The poster and the caption of every ordinary picture, which names places and no layout."""
+    rng = random.Random("layouts ordinary 1")
+    for _ in range(ORDINARY):
+        scene = _listed(rng, "train")
+        yield scene, caption(scene, rng)
+
+
 def write_set(folder: Path) -> None:
-    """Write `train/` and `held_out/`, each with numbered PNG files and a metadata.jsonl."""
+    """Write `train/`, `held_out/` and `ordinary/`, each with numbered PNG files and a metadata.jsonl."""
     for split, name in FOLDERS.items():
         write_pictures(folder / name, "layout", ((render(scene), text) for scene, text in layout_scenes(split)))
+    write_pictures(folder / "ordinary", "poster", ((render(scene), text) for scene, text in ordinary_scenes()))
 
 
 if __name__ == "__main__":

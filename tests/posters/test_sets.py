@@ -24,6 +24,7 @@ from glmkit.posters.words import Split, held_out
 
 ROOT = Path(__file__).parents[2]
 SETS = {"posters": style_set, "layouts": layout_set}
+MORE = {"layouts": {"ordinary": layout_set.ORDINARY}}
 
 
 def quoted(name: str, split: Split) -> list[list[str]]:
@@ -44,10 +45,11 @@ def assert_laid_out(scenes: list[tuple[Scene, str]]) -> None:
 @pytest.mark.parametrize("name", SETS)
 def test_drawing_a_set_again_changes_nothing(name: str, tmp_path: Path) -> None:
     SETS[name].write_set(tmp_path)
-    for split, folder in FOLDERS.items():
+    counts = {FOLDERS[split]: count for split, count in SETS[name].COUNTS.items()}
+    for folder, count in (counts | MORE.get(name, {})).items():
         kept, drawn = ROOT / "data" / name / folder, tmp_path / folder
         rows = read_jsonl(kept / "metadata.jsonl")
-        assert rows == read_jsonl(drawn / "metadata.jsonl") and len(rows) == SETS[name].COUNTS[split]
+        assert rows == read_jsonl(drawn / "metadata.jsonl") and len(rows) == count
         assert {row["file_name"] for row in rows} == {path.name for path in kept.glob("*.png")}
         for row in rows:
             old, new = Image.open(kept / row["file_name"]), Image.open(drawn / row["file_name"])
@@ -75,6 +77,13 @@ def test_captions_hold_words_of_their_split(name: str, split: Split) -> None:
 def test_captions_name_what_is_new(split: Split) -> None:
     assert all("retro" in caption and "framed" in caption for _, caption in style_set.style_scenes(split))
     assert_laid_out(list(layout_set.layout_scenes(split)))
+
+
+def test_ordinary_posters_are_described_without_a_layout() -> None:
+    for scene, caption in layout_set.ordinary_scenes():
+        assert "layout" not in caption and scene.position in caption and scene.shape.place in caption
+        assert not any(held_out(word.strip("!?.")) for text in scene.texts for word in text.split())
+        assert all(checks(render(scene), scene).values()), caption
 
 
 @pytest.mark.parametrize("split", SPLITS)

@@ -92,4 +92,4 @@ class AutoregressiveObjective(Divisible):
         allow_shapes()
         self.sequences.one_shape = self.known.one_shape = True
         for layer in self.trained.language_model.layers:
-            layer.compile(dynamic=self.stage.pack)
+            layer.compile(dynamic=self.stage.pack)  # packed rows are of any lengths, padded ones of a few
