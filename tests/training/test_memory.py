@@ -31,9 +31,10 @@ MOST = {
 
 
 def peaks(name: str, *places: str, **changes: Any) -> tuple[float, float]:
-    """MiB of a step with one picture: what the tensors of the objective take, and what the plan says."""
-    stage_name = STAGES[name]
-    changed = [f"{stage_name}.{key}={value}" for key, value in {"batch_size": 1, "accumulate": 1, **changes}.items()]
+    """MiB of a step with one picture, that preserves nothing unless `changes` say so: what the tensors of the objective
+    take, and what the plan says."""
+    stage_name, usual = STAGES[name], {"batch_size": 1, "accumulate": 1, "preserve": 0}
+    changed = [f"{stage_name}.{key}={value}" for key, value in {**usual, **changes}.items()]
     folders = [f"data.train=[{', '.join([FOLDER, *places])}]", f"data.held_out={FOLDER}"]
     recipe = config.load(ROOT / "recipes" / f"{name}.yaml", ["model=nano", *folders, *changed])
     stage = recipe.stages[stage_name]
