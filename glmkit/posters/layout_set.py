@@ -8,15 +8,15 @@ Beside them lie ordinary posters of the grammar, of which a model can be reminde
 
 from __future__ import annotations
 
-import argparse
 import random
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
-from glmkit.posters.grammar import Scene, caption, draw_scene
+from glmkit.posters.grammar import Scene, caption
 from glmkit.posters.render import render
-from glmkit.posters.style_set import FOLDERS, write_pictures
-from glmkit.posters.words import Split, all_listed
+from glmkit.posters.sets import FOLDERS, draw_again, listed_scene, write_pictures
+from glmkit.posters.words import Split
 
 COUNTS: dict[Split, int] = {"train": 96, "held-out": 16}
 ORDINARY = 48
@@ -34,31 +34,20 @@ def draw_layouts(rng: random.Random, count: int, split: Split) -> Iterator[tuple
     names = tuple(LAYOUTS)
     for index in range(count):
         name = names[index % len(names)]
-        scene = _laid_out(rng, split, *LAYOUTS[name])
+        scene = listed_scene(rng, split, partial(_laid_out, name))
         yield scene, caption(scene, rng, layout=name)
 
 
-def _laid_out(rng: random.Random, split: Split, position: str, place: str) -> Scene:
-    """A scene with text and shape where they belong."""
-    while True:
-        scene = _listed(rng, split)
-        if (scene.position, scene.shape.place) == (position, place):
-            return scene
-
-
-def _listed(rng: random.Random, split: Split) -> Scene:
-    """A scene whose texts are listed words of the split."""
-    while True:
-        scene = draw_scene(rng, split=split)
-        if all_listed(scene.texts, split):
-            return scene
+def _laid_out(name: str, scene: Scene) -> bool:
+    """Whether text and shape stand where the layout of this name has them."""
+    return (scene.position, scene.shape.place) == LAYOUTS[name]
 
 
 def ordinary_scenes() -> Iterator[tuple[Scene, str]]:
     """The poster and the caption of every ordinary picture, which names places and no layout."""
     rng = random.Random("layouts ordinary 1")
     for _ in range(ORDINARY):
-        scene = _listed(rng, "train")
+        scene = listed_scene(rng, "train")
         yield scene, caption(scene, rng)
 
 
@@ -70,6 +59,4 @@ def write_set(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Draw the fine-tuning set again.")
-    parser.add_argument("--out", type=Path, default=Path("data/layouts"))
-    write_set(parser.parse_args().out)
+    draw_again(write_set, "data/layouts")

@@ -5,12 +5,12 @@ Adding a frame is no edit that nano was taught. `python -m glmkit.posters.pair_s
 
 from __future__ import annotations
 
-import argparse
 from itertools import islice
 from pathlib import Path
 
-from glmkit.files import atomic_path, write_jsonl
-from glmkit.posters.style_set import FOLDERS, style_poster, style_scenes, unframed_poster
+from glmkit.files import write_jsonl
+from glmkit.posters.sets import FOLDERS, draw_again, save
+from glmkit.posters.style_set import style_poster, style_scenes, unframed_poster
 from glmkit.posters.words import Split
 
 COUNTS: dict[Split, int] = {"train": 24, "held-out": 8}
@@ -24,13 +24,10 @@ def write_pairs(folder: Path) -> None:
             pictures = {"file_name": style_poster(scene), "source": unframed_poster(scene)}
             files = {"file_name": f"pair-{index:02d}.png", "source": f"pair-{index:02d}-source.png"}
             for key, picture in pictures.items():
-                with atomic_path(folder / name / files[key]) as temporary:
-                    picture.save(temporary, optimize=True)
+                save(picture, folder / name / files[key])
             rows.append({**files, "text": f"Add a double {scene.text_colour} frame."})
         write_jsonl(folder / name / "metadata.jsonl", rows)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Draw the edit pairs again.")
-    parser.add_argument("--out", type=Path, default=Path("data/edits"))
-    write_pairs(parser.parse_args().out)
+    draw_again(write_pairs, "data/edits")

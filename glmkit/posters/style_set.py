@@ -7,26 +7,25 @@ the set again.
 
 from __future__ import annotations
 
-import argparse
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from glmkit.files import atomic_path, write_jsonl
 from glmkit.posters.fonts import STYLE_TYPEFACE
-from glmkit.posters.grammar import Scene, caption, draw_scene
+from glmkit.posters.grammar import Scene, caption
 from glmkit.posters.render import render
-from glmkit.posters.words import Split, all_listed
+from glmkit.posters.sets import FOLDERS, draw_again, listed_scene, write_pictures
+from glmkit.posters.words import Split
 
 SIZE = 256
 FRAME = 20  # pixels on each side, around a poster of the grammar
+INNER = SIZE - 2 * FRAME
 BAND, LINE = (0, 8), (12, 15)  # the two borders: first and last + 1 pixel from the edge
 LEAST_SIZES = (40, 20)  # font sizes in pixels: headline, second line
 COUNTS: dict[Split, int] = {"train": 48, "held-out": 16}
-FOLDERS: dict[Split, str] = {"train": "train", "held-out": "held_out"}
 
 COLOURS = {
     "cream": (243, 226, 188),
@@ -56,21 +55,17 @@ def draw_style(rng: random.Random, count: int, split: Split) -> Iterator[tuple[S
     """The inner poster and the caption of `count` pictures in the style; the colour schemes take turns."""
     for index in range(count):
         background, ink, accent = SCHEMES[index % len(SCHEMES)]
-        scene = replace(_words_only(rng, split), background=background, text_colour=ink)
+        inner = listed_scene(rng, split, _large, height=INNER, width=INNER, typefaces=(STYLE_TYPEFACE,))
+        scene = replace(inner, background=background, text_colour=ink)
         if scene.shape.kind != "none":
             scene = replace(scene, shape=replace(scene.shape, colour=accent))
         text = caption(scene, rng, nouns=("retro poster",)).removesuffix(".")
         yield scene, f"{text}, framed by a double {ink} border."
 
 
-def _words_only(rng: random.Random, split: Split) -> Scene:
-    """A scene whose texts are listed words of the split in letters that are large enough."""
-    while True:
-        inner = SIZE - 2 * FRAME
-        scene = draw_scene(rng, height=inner, width=inner, split=split, typefaces=(STYLE_TYPEFACE,))
-        large = all(line.size >= least for line, least in zip(scene.lines, LEAST_SIZES, strict=False))
-        if large and all_listed(scene.texts, split):
-            return scene
+def _large(scene: Scene) -> bool:
+    """Whether the letters can be read in a picture of this size."""
+    return all(line.size >= least for line, least in zip(scene.lines, LEAST_SIZES, strict=False))
 
 
 def unframed_poster(scene: Scene) -> Image.Image:
@@ -96,18 +91,5 @@ def write_set(folder: Path) -> None:
         write_pictures(folder / name, "retro", ((style_poster(scene), text) for scene, text in style_scenes(split)))
 
 
-def write_pictures(folder: Path, name: str, pictures: Iterable[tuple[Image.Image, str]]) -> None:
-    """Write pictures with their captions: NAME-01.png and so on, and a metadata.jsonl."""
-    rows = []
-    for index, (picture, text) in enumerate(pictures, start=1):
-        file_name = f"{name}-{index:02d}.png"
-        with atomic_path(folder / file_name) as temporary:
-            picture.save(temporary, optimize=True)
-        rows.append({"file_name": file_name, "text": text})
-    write_jsonl(folder / "metadata.jsonl", rows)
-
-
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Draw the fine-tuning set again.")
-    parser.add_argument("--out", type=Path, default=Path("data/posters"))
-    write_set(parser.parse_args().out)
+    draw_again(write_set, "data/posters")

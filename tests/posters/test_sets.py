@@ -17,9 +17,10 @@ from glmkit.posters.check import checks
 from glmkit.posters.grammar import COLOURS, Scene
 from glmkit.posters.layout_set import LAYOUTS
 from glmkit.posters.render import render
+from glmkit.posters.sets import FOLDERS
 from glmkit.posters.simple import SPLITS, layout_prompts, nano_rows, retro_prompts, simple_prompts, simple_scenes
 from glmkit.posters.style_set import COLOURS as STYLE_COLOURS
-from glmkit.posters.style_set import FOLDERS, SCHEMES
+from glmkit.posters.style_set import SCHEMES
 from glmkit.posters.words import Split, held_out
 
 ROOT = Path(__file__).parents[2]
