@@ -20,7 +20,7 @@ from glmkit.files import read_json, write_json
 from glmkit.models import checkpoint
 from glmkit.models.decoder import DiffusionDecoder
 from glmkit.posters.render import render
-from glmkit.posters.simple import simple_prompts
+from glmkit.posters.simple import simple_prompts, simple_scenes
 
 CLAIMS = Path(__file__).parents[2] / "benchmarks" / "claims"
 MODULES = ("definitions", "run", "sources", "page")
@@ -125,6 +125,28 @@ def test_a_side_trains_and_draws(
     shutil.rmtree(folder / "model")
     claims["run"].run(claim, side, arguments(tmp_path, tiny))
     assert not (folder / "model").exists()
+
+
+def test_a_row_says_what_is_read_and_seen(
+    claims: dict[str, ModuleType], tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the OCR engine itself: true posters in the place of drawn ones are without a fault, an empty one is not."""
+    claims["run"].run("glyphs", "shipped", arguments(tmp_path, tiny))
+    first, second = sorted((tmp_path / "glyphs-shipped-0" / "pictures").glob("*.png"))
+    for path in (first, second):
+        render(simple_scenes()[path.stem]).save(path)
+    claims["run"].run("glyphs", "shipped", arguments(tmp_path, tiny, no_score=False))
+    row = read_json(tmp_path / "glyphs-shipped-0.json")
+    assert (row["claim"], row["side"], row["seed"], row["prompts"]) == ("glyphs", "shipped", 0, 2)
+    assert all(row["measures"][name] == 1 for name in ("word_accuracy", "ned", "described", "shape", "background"))
+    assert set(row["kept"]) == set(checkpoint.PARTS) and row["environment"]["device"] == "cpu"
+    assert Image.open(tmp_path / "glyphs-shipped-0.png").size == (2 * 112, 112)
+    shutil.rmtree(tmp_path / "glyphs-shipped-0" / "scores")
+    Image.new("RGB", (256, 256), "pink").save(second)
+    claims["run"].run("glyphs", "shipped", arguments(tmp_path, tiny, no_score=False))
+    found = read_json(tmp_path / "glyphs-shipped-0.json")["measures"]
+    assert 0 < found["word_accuracy"] < 1 and 0 < found["described"] < 1 and found["cer"] > 0
+    assert "word_accuracy 1," in capsys.readouterr().out
 
 
 def _same(saved: list[torch.Tensor], source: list[torch.Tensor]) -> bool:
