@@ -53,8 +53,9 @@ def plain(scale: Scale) -> Iterator[Job]:
 def packed(scale: Scale) -> Iterator[Job]:
     """Sequences that share a row."""
     codes = stages(scale)[1]
-    for compile in (False, True)[: 1 + scale.compiled]:
-        yield from (codes(batch, pack=True, compile=compile) for batch in scale.packed)
+    yield from (codes(batch, pack=True) for batch in scale.packed)
+    if scale.compiled:
+        yield from (codes(batch, pack=True, compile=True) for batch in scale.packed)
 
 
 def bases(scale: Scale) -> Iterator[Job]:

@@ -8,7 +8,6 @@ Whatever has no rows is left out.
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -117,9 +116,14 @@ def differences(claim: Claim, found: Mapping[str, Sequence[Mapping[str, Any]]]) 
                 if a["seed"] == b["seed"] and measure in a["measures"] and measure in b["measures"]
             ]
             if len(pairs) > 1:
-                signs = {math.copysign(1, value) if value else 0 for value in pairs}
-                verdict = "not resolved" if len(signs) > 1 else "the same sign in every seed" if any(signs) else "equal"
-                yield f"- {first} - {other}, {MEANING[measure]}: {spread(pairs)}; {verdict}"
+                yield f"- {first} - {other}, {MEANING[measure]}: {spread(pairs)}; {verdict(pairs)}"
+
+
+def verdict(pairs: Sequence[float]) -> str:
+    """What differences of single seeds say together."""
+    if not any(pairs):
+        return "equal"
+    return "the same sign in every seed" if min(pairs) > 0 or max(pairs) < 0 else "not resolved"
 
 
 def strips(claim: Claim, results: Path, found: Mapping[str, Sequence[Mapping[str, Any]]], page: Path) -> Iterator[str]:

@@ -299,6 +299,20 @@ def test_rows_that_keep_different_weights_are_not_averaged(claims: dict[str, Mod
         rows_of(tmp_path, claim)
 
 
+@pytest.mark.parametrize(
+    ("pairs", "said"),
+    [
+        ([0.1, 0.2], "the same sign in every seed"),
+        ([-0.1, -0.2], "the same sign in every seed"),
+        ([0.1, -0.2], "not resolved"),
+        ([0.1, 0.0], "not resolved"),
+        ([0.0, 0.0], "equal"),
+    ],
+)
+def test_a_sign_is_that_of_every_seed(claims: dict[str, ModuleType], pairs: list[float], said: str) -> None:
+    assert claims["page"].verdict(pairs) == said
+
+
 def test_the_page_of_the_repository_is_that_of_its_rows(claims: dict[str, ModuleType], tmp_path: Path) -> None:
     shutil.copytree(CLAIMS / "results", tmp_path / "results")
     claims["page"].write(tmp_path / "results", tmp_path)
