@@ -39,12 +39,13 @@ import torch
 from PIL import Image
 
 from glmkit import runs
+from glmkit.commands.bench import untrained
 from glmkit.files import write_json
 from glmkit.generation import pipeline, speed
 from glmkit.generation.engine import draw_all
 from glmkit.generation.loading import Speed, load_for_drawing
 from glmkit.generation.priors import code_writer
-from glmkit.generation.random_model import RandomModel, published_folder
+from glmkit.generation.random_model import RandomModel
 from glmkit.generation.sampler import Sampling, uniforms
 from glmkit.generation.sequence import grids
 from glmkit.models import checkpoint
@@ -97,24 +98,25 @@ class Bench:
 
 
 def tokens(bench: Bench) -> Rows:
-    for batch in bench.scale.batches:
-        for length in bench.scale.prompts:
-            yield _steps(bench, "text", batch, length)
-    for batch in bench.scale.batches:
-        yield _steps(bench, "edit", batch, bench.scale.prompts[-1])
+    for kind in ("text", "edit"):
+        for batch in bench.scale.batches:
+            for length in bench.scale.prompts:
+                yield _steps(bench, kind, batch, length)
 
 
 def _steps(bench: Bench, kind: str, batch: int, length: int) -> Row:
-    """A step while a picture is half written, and the pass over the prompts, both on the device's clock."""
+    """A step while a picture is half written, and the pass over the prompts, both on the device's clock; the prompt of
+    an edit has the tokens of its source besides."""
     shape = grids(bench.scale.sides[0], bench.scale.sides[0])
-    total = sum(height * width for height, width in ([shape.large] if kind == "edit" else [shape.preview, shape.large]))
+    preview, large = (height * width for height, width in (shape.preview, shape.large))
+    given, total = (length + large, large) if kind == "edit" else (length, preview + large)
     written = min(bench.scale.written, total)
-    already = length + (total - written) // 2  # a longer prompt stands for the tokens before
+    already = given + (total - written) // 2  # a longer prompt stands for the tokens before
     clock = bench.clock
     with clock.stage("first_s"):
         _timed_write(bench, batch, already, written)
     step = _timed_write(bench, batch, already, written)[1] / (written - 1)
-    prefill = _timed_write(bench, batch, length, 1)[0]
+    prefill = _timed_write(bench, batch, given, 1)[0]
     row = {"case": f"{kind}, batch {batch}, prompt {length}", "ms_a_step": 1e3 * step, "prefill_s": prefill}
     return row | {"codes_s": prefill + step * (total - 1), "steps_timed": written - 1} | clock.seconds
 
@@ -211,16 +213,16 @@ def memory(bench: Bench) -> Rows:
     if isinstance(bench.hybrid, RandomModel):
         _write(bench.hybrid)
     folder = bench.hybrid.folder
-    sizes = {part: sum(own.bytes for own in checkpoint.contents(folder, part).values()) for part in checkpoint.PARTS}
+    largest = max(sum(own.bytes for own in checkpoint.contents(folder, part).values()) for part in checkpoint.PARTS)
     for side, cap in bench.scale.capped_gib:
         row = speed.sparing(folder, bench.request(side), device, cap)
-        yield {"case": f"{side}x{side} under {cap} GiB"} | row | {"largest_part_gib": max(sizes.values()) / 2**30}
+        yield {"case": f"{side}x{side} under {cap} GiB"} | row | {"largest_part_gib": largest / 2**30}
 
 
 def _write(random: RandomModel) -> None:
     """The weights of a model that has none on disk, 35 GB of them, as they were before they were settled."""
     plain = RandomModel(random.folder, random.device, random.dtype)
-    for part in sorted(checkpoint.PARTS, reverse=True):  # the small one of a folder first, since the other rewrites it
+    for part in reversed(checkpoint.PARTS):  # the small one of a folder first, since the other rewrites it
         checkpoint.save_part(plain.folder, part, getattr(plain, part))
         plain.release(part)
 
@@ -340,15 +342,8 @@ def main(argv: list[str] | None = None) -> int:
     if device.type == "cuda":
         facts["device"] = torch.cuda.get_device_name(device)
     with tempfile.TemporaryDirectory() as scratch:
-        full = arguments.model == "full"
-        folder = published_folder(Path(scratch) / "full") if full else checkpoint.resolve(arguments.model)
-
-        if full:
-            hybrid: HybridModel = RandomModel(folder, device, dtype_for(device), "full")
-            hybrid.settle(arguments.compile == "blocks")
-        else:
-            how = Speed(arguments.compile == "blocks")
-            hybrid = load_for_drawing(folder, device, dtype_for(device), arguments.model, speed=how)
+        hybrid = untrained(arguments.model, device, Path(scratch), dtype_for(device))
+        hybrid.settle(arguments.compile == "blocks")
         scale = TOY if arguments.toy else Scale()
         bench = Bench(hybrid, scale, Path(scratch))
         failed = False

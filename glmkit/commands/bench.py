@@ -224,7 +224,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _model(arguments: argparse.Namespace, scratch: Path) -> HybridModel:
     from glmkit.generation.loading import Speed, load_for_drawing
-    from glmkit.generation.random_model import RandomModel, published_folder
     from glmkit.models import checkpoint
     from glmkit.models.devices import dtype_for, pick_device
 
@@ -238,7 +237,7 @@ def _model(arguments: argparse.Namespace, scratch: Path) -> HybridModel:
         raise UserError(
             "the published sizes need a CUDA GPU", found=f"device {device}", fix="--model nano, or a machine with one"
         )
-    hybrid = RandomModel(published_folder(scratch / "full"), device, dtype, "full")
+    hybrid = untrained("full", device, scratch, dtype)
     hybrid.one_at_a_time = speed.one_at_a_time
     hybrid.settle(speed.compile_blocks)
     return hybrid

@@ -39,7 +39,7 @@ def test_sections(script: Any, tiny_model: Path, tmp_path: Path, capsys: pytest.
         assert result["rows"][-1]["case"] in shown
     assert list(dict.fromkeys(re.findall(r"^(\w+): ", shown, re.MULTILINE))) == only, "the given order"
     timed = read_json(tmp_path / "tokens.json")["rows"]
-    assert [row["ms_a_step"] > 0 for row in timed] == [True] * 6
+    assert [row["ms_a_step"] > 0 for row in timed] == [True] * 8
     assert {row["steps_timed"] for row in timed} == {2}
     drawn = read_json(tmp_path / "decoder.json")["rows"]
     assert all(row["vae_s"] > 0 and row["stock_vae_s"] > 0 for row in drawn)
