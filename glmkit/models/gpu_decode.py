@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from glmkit.models import kernels
 from glmkit.models.autoregressive import AutoregressiveModel, KVCache, Layer, RmsNorm
 
-SMALL_WARPS = 8  # of the kernels beside the products
+NORM_WARPS, ATTENTION_WARPS, MERGE_WARPS = 8, 4, 1
 FETCH_BYTES: int = kernels.FETCH_BYTES.value
 LEAST = 16  # rows or heads that the matrix units take at once
 MOST_ROWS = 64
@@ -243,9 +243,20 @@ def attend(
         BLOCK_H=max(LEAST, _power_of_two(heads // key_heads)),
         BLOCK_S=order.slots,
         STAGES=2,
-        **_launch(plan, SMALL_WARPS),
+        **_launch(plan, ATTENTION_WARPS),
     )
-    kernels.merge_kernel[(rows * heads,)](mixed, tops, masses, out, PARTS=order.parts, D=size, **_launch(plan, 4))
+    kernels.merge_kernel[(rows * heads,)](
+        mixed,
+        tops,
+        masses,
+        slots_B,
+        out,
+        HEADS=heads,
+        PARTS=order.parts,
+        BLOCK_S=order.slots,
+        D=size,
+        **_launch(plan, MERGE_WARPS),
+    )
     return out
 
 
@@ -264,7 +275,7 @@ def add_and_norm(x_BW: Tensor, sums_SBW: Tensor | None, after: RmsNorm | None, b
         WIDTH=width,
         BLOCK=_power_of_two(width),
         SPLITS=0 if sums_SBW is None else len(sums_SBW),
-        **_launch(plan, SMALL_WARPS),
+        **_launch(plan, NORM_WARPS),
     )
     return out
 

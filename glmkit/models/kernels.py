@@ -116,6 +116,17 @@ def _joint(
     return total.to(TYPE).to(tl.float32)
 
 
+@triton.jit
+def _parts(slots, row, PARTS: tl.constexpr, BLOCK_S: tl.constexpr):
+    """The slot of a row's new token, how many slots a part has, and how many parts have any.
+
+    Slots do not change during a step, so there is nothing to wait for.
+    """
+    slot = tl.load(slots + row).to(tl.int32)
+    length = tl.maximum(tl.cdiv(tl.cdiv(slot, PARTS), BLOCK_S), 1) * BLOCK_S
+    return slot, length, tl.maximum(tl.cdiv(slot, length), 1)
+
+
 @triton.jit(do_not_specialize=["rows", "capacity"])
 def attend_kernel(
     parts, bias, cos, sin, slots, cache, mixed, tops, masses, rows, capacity,
@@ -124,7 +135,7 @@ def attend_kernel(
     EARLY: tl.constexpr,
 ):  # fmt: skip
     """The heads of one key head and row over a part of the cache: `mixed` B H P D not yet divided by `masses` B H P,
-    both relative to 2 to the power of `tops` B H P.
+    both relative to 2 to the power of `tops` B H P. Of parts without slots nothing is written.
 
     The new token's own key and value, turned to its position, are written to slot `slots[row]` of `cache` 2 B H' S D
     by the first part, which begins with them; all parts together read the slots before. `cos` and `sin` are
@@ -139,25 +150,30 @@ def attend_kernel(
     key_head, row = pair % KEY_HEADS, pair // KEY_HEADS
     d = tl.arange(0, D)
     h = tl.arange(0, BLOCK_H)
+    slot, length, used = _parts(slots, row, PARTS, BLOCK_S)
+    if part >= used:
+        return
+    _wait(EARLY)
+
     real = (h < GROUP)[:, None] & (d >= 0)[None, :]
     turning = d < ROTARY
     partner = tl.where(turning, tl.where(d < ROTARY // 2, d + ROTARY // 2, d - ROTARY // 2), d)
-    _wait(EARLY)
     cosine = tl.load(cos + row * ROTARY + d, mask=turning, other=1.0).to(TYPE).to(tl.float32)
     sine = tl.load(sin + row * ROTARY + d, mask=turning, other=0.0).to(TYPE).to(tl.float32)
     sine = tl.where(d < ROTARY // 2, -sine, sine)
 
     column = (key_head * GROUP + h)[:, None] * D
     query = _joint(parts, bias, row, rows, column + d[None, :], real, N, SPLITS, BIAS, TYPE)
-    other = _joint(parts, bias, row, rows, column + partner[None, :], real, N, SPLITS, BIAS, TYPE)
+    turned = real & turning[None, :]
+    other = _joint(parts, bias, row, rows, column + partner[None, :], turned, N, SPLITS, BIAS, TYPE)
     query = (query * cosine[None, :] + other * sine[None, :]).to(TYPE)
     column = (HEADS + key_head) * D
-    key = _joint(parts, bias, row, rows, column + d, d >= 0, N, SPLITS, BIAS, TYPE)
-    other = _joint(parts, bias, row, rows, column + partner, d >= 0, N, SPLITS, BIAS, TYPE)
+    first = part * D + d < D  # other parts need no key and value of the new token
+    key = _joint(parts, bias, row, rows, column + d, first, N, SPLITS, BIAS, TYPE)
+    other = _joint(parts, bias, row, rows, column + partner, first & turning, N, SPLITS, BIAS, TYPE)
     key = (key * cosine + other * sine).to(TYPE)
-    value = _joint(parts, bias, row, rows, column + KEY_HEADS * D + d, d >= 0, N, SPLITS, BIAS, TYPE)
+    value = _joint(parts, bias, row, rows, column + KEY_HEADS * D + d, first, N, SPLITS, BIAS, TYPE)
 
-    slot = tl.load(slots + row).to(tl.int32)
     keys = cache + pair.to(tl.int64) * capacity * D
     values = cache + (pair.to(tl.int64) + rows * KEY_HEADS) * capacity * D
     if part == 0:
@@ -171,7 +187,6 @@ def attend_kernel(
     mass = tl.where(part == 0, 1.0, tl.zeros((BLOCK_H,), tl.float32))
     sums = tl.where(part == 0, value[None, :], tl.zeros((BLOCK_H, D), tl.float32))
 
-    length = tl.cdiv(tl.cdiv(slot, PARTS), BLOCK_S) * BLOCK_S
     end = tl.minimum((part + 1) * length, slot)
     for start in tl.range(part * length, end, BLOCK_S, num_stages=STAGES):
         s = start + tl.arange(0, BLOCK_S)
@@ -193,25 +208,31 @@ def attend_kernel(
 
 
 @triton.jit
-def merge_kernel(mixed, tops, masses, out, PARTS: tl.constexpr, D: tl.constexpr, EARLY: tl.constexpr):
+def merge_kernel(
+    mixed, tops, masses, slots, out, HEADS: tl.constexpr, PARTS: tl.constexpr, BLOCK_S: tl.constexpr, D: tl.constexpr,
+    EARLY: tl.constexpr,
+):  # fmt: skip
     """`out` B H D: the parts of `attend_kernel`, one program a row and head."""
     _start_next(EARLY)
     program = tl.program_id(0)
-    at = program * PARTS + tl.arange(0, PARTS)
+    slot, length, used = _parts(slots, program // HEADS, PARTS, BLOCK_S)
+    p = tl.arange(0, PARTS)
+    at = program * PARTS + p
     d = tl.arange(0, D)
     _wait(EARLY)
-    top = tl.load(tops + at)
+    top = tl.load(tops + at, mask=p < used, other=float("-inf"))
+    mass = tl.load(masses + at, mask=p < used, other=0.0)
+    sums = tl.load(mixed + at[:, None] * D + d[None, :], mask=(p < used)[:, None], other=0.0)
     weights = tl.exp2(top - tl.max(top, axis=0))
-    mass = tl.sum(weights * tl.load(masses + at), axis=0)
-    sums = tl.sum(weights[:, None] * tl.load(mixed + at[:, None] * D + d[None, :]), axis=0)
-    tl.store(out + program * D + d, (sums / mass).to(out.dtype.element_ty))
+    merged = tl.sum(weights[:, None] * sums, axis=0) / tl.sum(weights * mass, axis=0)
+    tl.store(out + program * D + d, merged.to(out.dtype.element_ty))
 
 
 @triton.jit
-def _normed(x, weight, i, inside, eps, WIDTH: tl.constexpr, TYPE: tl.constexpr):
+def _normed(x, weight, eps, WIDTH: tl.constexpr, TYPE: tl.constexpr):
     """Root-mean-square norm of one row, rounded before and after the weight."""
     scale = 1 / tl.sqrt_rn(tl.sum(x * x, axis=0) / WIDTH + eps)
-    return ((x * scale).to(TYPE).to(tl.float32) * tl.load(weight + i, mask=inside, other=0.0).to(tl.float32)).to(TYPE)
+    return ((x * scale).to(TYPE).to(tl.float32) * weight.to(tl.float32)).to(TYPE)
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -228,14 +249,18 @@ def norm_kernel(
     TYPE: tl.constexpr = x.dtype.element_ty
     i = tl.arange(0, BLOCK)
     inside = i < WIDTH
+    # Weights come from far away, so they are asked for before all else.
+    last_weight = tl.load(before + i, mask=inside, other=0.0)
+    if SPLITS > 0:
+        first_weight = tl.load(after + i, mask=inside, other=0.0)
     _wait(EARLY)
     residual = tl.load(x + row * WIDTH + i, mask=inside, other=0.0).to(tl.float32)
     if SPLITS > 0:
         added = _summed(parts, row * WIDTH + i, inside, rows, WIDTH, SPLITS).to(TYPE).to(tl.float32)
-        residual += _normed(added, after, i, inside, eps, WIDTH, TYPE).to(tl.float32)
+        residual += _normed(added, first_weight, eps, WIDTH, TYPE).to(tl.float32)
         tl.store(x + row * WIDTH + i, residual.to(TYPE), mask=inside)
         residual = residual.to(TYPE).to(tl.float32)
-    tl.store(out + row * WIDTH + i, _normed(residual, before, i, inside, eps, WIDTH, TYPE), mask=inside)
+    tl.store(out + row * WIDTH + i, _normed(residual, last_weight, eps, WIDTH, TYPE), mask=inside)
 
 
 @triton.jit
