@@ -11,8 +11,9 @@ shares; that one is chosen by hand. Sections, in the order in which they run:
     products   each weight's shape at 1, 16 and 64 rows: cuBLAS and every tile, against float32
     attention  orders that could be chosen: parts of the cache and slots at a time, with few and many keys
     sampling   the draw by torch and by kernels; both must draw the same
-    steps      steps of the full model as CUDA graphs: the code's plan and this run's, starting early or not; all must
-               give the same logits, bit for bit, also for a row alone, and be near those of torch; a trace
+    steps      steps of the full model as CUDA graphs: the code's plan and this run's, with and without loads that are
+               under way sooner; all must give the same logits, bit for bit, also for a row alone, and be near those
+               of torch; a trace
 
 Weights are read from memory, as in a model: the calls of one graph go around copies that exceed the L2 cache. Kernels
 are compiled by many processes first. Off a GPU only `--toy` runs, in Triton's interpreter (TRITON_INTERPRET=1).
@@ -418,8 +419,12 @@ def steps(bench: Bench, model: AutoregressiveModel) -> None:
 
 
 def own_plans(bench: Bench, rows: int) -> list[Plan]:
-    """Those of this run: starting early or, as it must be off a GPU, not."""
-    return [replace(bench.plan(rows), early=early) for early in ((False, True) if bench.on_gpu else (False,))]
+    """Those of this run: each way to have loads under way sooner; off a GPU, as it must be, none."""
+    plain = replace(bench.plan(rows), early=False, fetch_weights=False, fetch_cache=False, attention_stages=2)
+    early = replace(plain, early=True)
+    starts = (plain, early, replace(early, fetch_weights=True)) if bench.on_gpu else (plain,)
+    cached = [{}, {"attention_stages": 3}, {"fetch_cache": True}, {"attention_stages": 3, "fetch_cache": True}]
+    return [replace(start, **changes) for start in starts for changes in (cached if bench.on_gpu else cached[:1])]
 
 
 def trace(bench: Bench, step: Step, plan: Plan) -> None:
@@ -451,14 +456,20 @@ def _of_plans(bench: Bench, step: Step, case: str) -> Iterator[tuple[Plan, float
         logits: list[Tensor] = []
         ms = bench.milliseconds([lambda plan=plan, logits=logits: logits.append(step.by_kernels(plan))] * 3) / 3
         same = all(torch.equal(one, expected) for one in logits)  # of single launches and of the graph's last replay
-        by = f"{'this run' if plan in mine else 'the code'}, early {plan.early}"
+        by = f"{'this run' if plan in mine else 'the code'}, {' '.join(switched_on(plan)) or 'plain'}"
         bench.note(section="steps", case=case, by=by, ms=ms, same=same)
         if same:
             yield plan, ms
 
 
+def switched_on(plan: Plan) -> list[str]:
+    """The names of what a plan has beyond its tiles, as the rows tell it."""
+    named = [name for name in ("early", "fetch_weights", "fetch_cache") if getattr(plan, name)]
+    return named + [f"attention_stages {plan.attention_stages}"] * (plan.attention_stages != 2)
+
+
 def as_code(plan: Plan) -> str:
-    lines = (f"        {name}={getattr(plan, name)!r},\n" for name in ("rows", *PRODUCTS, "early"))
+    lines = (f"        {name}={value!r},\n" for name, value in vars(plan).items())
     return "    Plan(\n" + "".join(lines) + "    ),\n"
 
 

@@ -65,7 +65,9 @@ class Tile:
 class Plan:
     """How a step of up to `rows` rows is shared out; nothing here changes the order of a sum.
 
-    `early` lets a kernel start while the one before it runs, and a product then fetches the first of its weights.
+    `early` lets a kernel start while the one before it runs; with `fetch_weights` a product then asks for the first of
+    its weights. With `fetch_cache` attention asks for its part of the cache before it has the query, and reads it with
+    `attention_stages` loads under way.
     """
 
     rows: int
@@ -74,7 +76,10 @@ class Plan:
     gate_up: Tile
     down: Tile
     head: Tile
+    attention_stages: int = 2
     early: bool = False
+    fetch_weights: bool = False
+    fetch_cache: bool = False
 
 
 PLANS = (
@@ -104,6 +109,7 @@ PLANS = (
         down=Tile(outputs=64, inputs=128, warps=4, stages=6),
         head=Tile(outputs=128, inputs=128, warps=8, stages=4),
         early=True,
+        fetch_weights=True,
     ),
 )
 
@@ -132,7 +138,7 @@ def layers_of(model: AutoregressiveModel) -> list[Layer]:
 def plan_for(rows: int, device: torch.device) -> Plan:
     """The smallest plan for so many rows; off a GPU without what Triton's interpreter does not know."""
     plan = next(plan for plan in PLANS if plan.rows >= rows)
-    return plan if device.type == "cuda" else replace(plan, early=False)
+    return plan if device.type == "cuda" else replace(plan, early=False, fetch_cache=False)
 
 
 @torch.no_grad()
@@ -187,6 +193,7 @@ def linear(
     target = x_BK.dtype if gated else dtype or torch.float32
     out = torch.empty(splits, rows, outputs, device=x_BK.device, dtype=target)
     fetched = max(1, 32 * tile.warps // tile.outputs)  # pieces a row: one a thread
+    fetch = plan.early and plan.fetch_weights and fetched * FETCH_BYTES <= inputs * weight.itemsize
     kernels.linear_kernel[(-(-outputs // tile.outputs), splits)](
         x_BK,
         weight,
@@ -200,7 +207,7 @@ def linear(
         BLOCK_N=tile.outputs,
         BLOCK_K=math.gcd(tile.inputs, part, inputs),
         STAGES=tile.stages,
-        FETCHED=fetched if plan.early and fetched * FETCH_BYTES <= inputs * weight.itemsize else 0,
+        FETCHED=fetched if fetch else 0,
         **_launch(plan, tile.warps),
     )
     return out
@@ -242,7 +249,8 @@ def attend(
         PARTS=order.parts,
         BLOCK_H=max(LEAST, _power_of_two(heads // key_heads)),
         BLOCK_S=order.slots,
-        STAGES=2,
+        STAGES=plan.attention_stages,
+        FETCHED=plan.fetch_cache and size * pair.itemsize == FETCH_BYTES,
         **_launch(plan, ATTENTION_WARPS),
     )
     kernels.merge_kernel[(rows * heads,)](

@@ -132,14 +132,15 @@ def attend_kernel(
     parts, bias, cos, sin, slots, cache, mixed, tops, masses, rows, capacity,
     HEADS: tl.constexpr, KEY_HEADS: tl.constexpr, D: tl.constexpr, ROTARY: tl.constexpr, SPLITS: tl.constexpr,
     BIAS: tl.constexpr, PARTS: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_S: tl.constexpr, STAGES: tl.constexpr,
-    EARLY: tl.constexpr,
+    FETCHED: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """The heads of one key head and row over a part of the cache: `mixed` B H P D not yet divided by `masses` B H P,
     both relative to 2 to the power of `tops` B H P. Of parts without slots nothing is written.
 
     The new token's own key and value, turned to its position, are written to slot `slots[row]` of `cache` 2 B H' S D
     by the first part, which begins with them; all parts together read the slots before. `cos` and `sin` are
-    B x ROTARY; a dimension below ROTARY / 2 pairs with the one ROTARY / 2 above.
+    B x ROTARY; a dimension below ROTARY / 2 pairs with the one ROTARY / 2 above. FETCHED: the part's keys and values,
+    of FETCH_BYTES each, are asked for before the query is there.
     """
     _start_next(EARLY)
     program = tl.program_id(0)
@@ -153,6 +154,14 @@ def attend_kernel(
     slot, length, used = _parts(slots, row, PARTS, BLOCK_S)
     if part >= used:
         return
+    end = tl.minimum((part + 1) * length, slot)
+    keys = cache + pair.to(tl.int64) * capacity * D
+    values = cache + (pair.to(tl.int64) + rows * KEY_HEADS) * capacity * D
+    if FETCHED:
+        for start in tl.range(part * length, end, BLOCK_S):
+            places = tl.minimum(start + tl.arange(0, BLOCK_S), slot) * D
+            _fetch(keys + places)
+            _fetch(values + places)
     _wait(EARLY)
 
     real = (h < GROUP)[:, None] & (d >= 0)[None, :]
@@ -174,8 +183,6 @@ def attend_kernel(
     key = (key * cosine + other * sine).to(TYPE)
     value = _joint(parts, bias, row, rows, column + KEY_HEADS * D + d, first, N, SPLITS, BIAS, TYPE)
 
-    keys = cache + pair.to(tl.int64) * capacity * D
-    values = cache + (pair.to(tl.int64) + rows * KEY_HEADS) * capacity * D
     if part == 0:
         tl.store(keys + slot * D + d, key)
         tl.store(values + slot * D + d, value.to(TYPE))
@@ -187,7 +194,6 @@ def attend_kernel(
     mass = tl.where(part == 0, 1.0, tl.zeros((BLOCK_H,), tl.float32))
     sums = tl.where(part == 0, value[None, :], tl.zeros((BLOCK_H, D), tl.float32))
 
-    end = tl.minimum((part + 1) * length, slot)
     for start in tl.range(part * length, end, BLOCK_S, num_stages=STAGES):
         s = start + tl.arange(0, BLOCK_S)
         block = tl.load(keys + s[None, :] * D + d[:, None], mask=(s < end)[None, :], other=0.0)

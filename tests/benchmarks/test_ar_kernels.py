@@ -33,9 +33,7 @@ def test_sections(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert not any("problem" in row for row in rows)
     assert {row["case"] for row in rows if row["section"] == "products"} == set(script.PRODUCTS)
     assert max(row.get("error", 0) for row in rows) < 1e-4
-    others = [
-        row for row in rows if row.get("by") != "the code, early False"
-    ]  # NumPy sums other tiles in another order
+    others = [row for row in rows if row.get("by") != "the code, plain"]  # NumPy sums other tiles in another order
     assert all(row.get("same", True) for row in others)
     assert [row["case"] for row in rows if row.get("by") == "same alone"] == ["rows 2, keys 5"]
     values = {"Plan": script.Plan, "Tile": script.Tile}
@@ -63,12 +61,16 @@ import ar_kernels as script
 
 config, tile = script.full().config, script.Tile(64, 128)
 script.compile_only((9, 0))
-for plan in script.gpu_decode.PLANS:
+PLANS = script.gpu_decode.PLANS
+sooner = script.replace(PLANS[0], early=True, fetch_weights=True, fetch_cache=True, attention_stages=3)
+for plan in (*PLANS, sooner):
     script.compile_step(config, plan)
 script.compile_attention(config, script.ORDER)
 compiled = lambda kernel: kernel.device_caches[0][0].values()
 attending, products = map(compiled, (script.gpu_decode.kernels.attend_kernel, script.gpu_decode.kernels.linear_kernel))
-assert len(attending) == len({plan.early for plan in script.gpu_decode.PLANS}), "not one for each number of rows"
+ways = {(plan.early, plan.fetch_cache, plan.attention_stages) for plan in (*PLANS, sooner)}
+assert len(attending) == len(ways), "not one for each number of rows"
+assert sum("prefetch" in attended.asm["ptx"] for attended in attending) == len({way for way in ways if way[1]})
 for product in products:
     used = set(re.findall(r"wgmma\\.mma_async\\S+|mma\\.sync\\S+", product.asm["ptx"]))
     assert len(used) == 1 and "m64" in used.pop(), used
