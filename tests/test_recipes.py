@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from glmkit import config
-from glmkit.files import read_jsonl
+from glmkit.files import read_json, read_jsonl
 from glmkit.generation.sequence import grids
 
 ROOT = Path(__file__).parents[1]
@@ -47,9 +47,24 @@ def test_lora_recipes_are_for_the_published_model_and_run_on_nano(name: str) -> 
     path = ROOT / "recipes" / name
     published, nano = config.load(path), config.load(path, ["model=nano"])
     assert published.model == "glm-image" and nano.model == "nano"
-    assert len(path.read_text(encoding="utf-8").splitlines()) < 40
+    assert len(text_of(name).splitlines()) < 40
     for stage, values in published.stages.items():
         assert nano.stages[stage].learning_rate > values.learning_rate
+
+
+@pytest.mark.parametrize("name", LORA)
+def test_what_a_header_says_of_a_cpu_was_measured(name: str) -> None:
+    """Seconds of every stage and the most memory, as `glmkit bench train` wrote them down."""
+    rows = read_json(ROOT / "benchmarks" / "results" / "train_nano_cpu.json")["rows"]
+    own = [row for row in rows if row["recipe"] == Path(name).stem]
+    seconds = " and ".join(f"{row['step']:.1f}" for row in own)
+    memory = max(row["peak_memory_gib"] for row in own)
+    said = re.search(r"([\d.]+(?: and [\d.]+)?) s a step(?:,| and) ([\d.]+) GiB on 2 CPU cores", text_of(name))
+    assert said and said.groups() == (seconds, f"{memory:.1f}")
+
+
+def text_of(name: str) -> str:
+    return (ROOT / "recipes" / name).read_text(encoding="utf-8")
 
 
 def test_recipes_write_into_folders_of_their_own() -> None:

@@ -135,15 +135,13 @@ def _recipe_jobs(arguments: argparse.Namespace) -> list[speed.Job]:
     largest = max(shapes, key=lambda shape: shape[0] * shape[1])
     named = arguments.size or ([recipe.data.size] if recipe.data.size else [])
     sizes = [parse_size(size) for size in named] or [largest[:2]]
-    edits = any(is_edit for *_, is_edit in shapes)
-    return [
-        speed.Job.of(name, stage, size, edits, arguments.cap) for name, stage in recipe.stages.items() for size in sizes
-    ]
+    how = any(is_edit for *_, is_edit in shapes), any(source.preserve for source in recipe.data.train), arguments.cap
+    return [speed.Job.of(name, stage, size, *how) for name, stage in recipe.stages.items() for size in sizes]
 
 
 def train_line(row: dict[str, Any]) -> str:
     """A row for people."""
-    how = [name for name in ("edits", "pack", "offload", "compile") if row[name]]
+    how = [name for name in ("edits", "pack", "offload", "compile", "preserve") if row[name]]
     how += [f"accumulate {row['accumulate']}"] if row["accumulate"] > 1 else []
     cap = [f"cap {row['cap_gib']:g} GiB"] if row["cap_gib"] else []
     told = f"{row['stage']} {row['size']} batch {row['batch']} recompute {row['recompute_every']}"

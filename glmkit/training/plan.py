@@ -273,7 +273,8 @@ def lines(stages: list[StagePlan], device: torch.device) -> list[str]:
         if stage.activations is None or stage.seconds is None:
             shown.append(f"  memory: {parts}, and what the activations need; time: not estimated")
         else:
-            shown.append(f"  memory: about {_bytes(stage.bytes)} ({parts}, activations {_bytes(stage.activations)})")
+            parts = f"{parts}, activations {_bytes(stage.activations)}"
+            shown.append(f"  memory: about {_bytes(stage.bytes)} ({parts}) beside what Python and torch take")
             shown.append(f"  time: about {duration(stage.seconds)}, an estimate for {here}")
     return shown
 

@@ -13,7 +13,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,8 @@ CAPTION = "A poster with the words 'HELLO' and 'WORLD' in large letters over a c
 class Job:
     """One row: what is trained, on which pictures, and how its memory is spent; `cap_gib` is all that a GPU gives.
 
-    `edits`: every picture has a source of its own. `asked` is the stage of a recipe that the job was made `of`.
+    `edits`: every picture has a source of its own. `reminders`: a stage that preserves does so on other pictures than
+    those it learns. `asked` is the stage of a recipe that the job was made `of`.
     """
 
     name: str
@@ -61,13 +62,22 @@ class Job:
     rank: int = 16
     accumulate: int = 1
     edits: bool = False
+    reminders: bool = False
     asked: BlockStage | None = None
 
     def __post_init__(self) -> None:
         _ = self.stage  # UserError for what does not go together, before anything is measured
 
     @classmethod
-    def of(cls, name: str, asked: Stage, size: tuple[int, int], edits: bool, cap_gib: float | None = None) -> Job:
+    def of(
+        cls,
+        name: str,
+        asked: Stage,
+        size: tuple[int, int],
+        edits: bool,
+        reminders: bool = False,
+        cap_gib: float | None = None,
+    ) -> Job:
         """A stage as a recipe has it, on pictures of one size; UserError when it trains no adapter."""
         lora = asked.lora
         if lora is None or not isinstance(asked, BlockStage):
@@ -75,6 +85,7 @@ class Job:
         how: dict[str, Any] = {key: getattr(asked, key) for key in ("recompute_every", "accumulate", "compile")}
         how |= {key: getattr(lora, key) for key in ("base", "offload", "rank")}
         how |= {"pack": getattr(asked, "pack", False), "cap_gib": cap_gib, "edits": edits, "asked": asked}
+        how["reminders"] = reminders and asked.preserve > 0
         return cls(name, *size, batch=asked.batch_size, **how)
 
     @property
@@ -108,21 +119,31 @@ class Job:
     def told(self) -> dict[str, Any]:
         """The job as columns of its row."""
         keys = ("batch", "accumulate", "edits", "recompute_every", "base", "pack", "offload", "compile", "cap_gib")
-        steps = self.asked.steps if self.asked else None
+        steps, preserve = (self.asked.steps, self.asked.preserve) if self.asked else (None, 0.0)
         size = f"{self.width}x{self.height}"
-        return {"stage": self.name, "size": size, **{key: getattr(self, key) for key in keys}, "steps": steps}
+        told = {"stage": self.name, "size": size, **{key: getattr(self, key) for key in keys}, "steps": steps}
+        return told | {"preserve": preserve, "reminders": self.reminders}
 
 
 @dataclass(frozen=True)
 class NoisePictures:
-    """`count` pictures of noise with one caption; with `edits` as many more behind them, which are their sources."""
+    """`count` pictures of noise with one caption; with `edits` as many more behind them, which are their sources, and
+    with `reminders` as many again, which are only preserved."""
 
     count: int
     size: tuple[int, int]
     edits: bool = False
-    preserved: list[int] = field(default_factory=list)
+    reminders: bool = False
     keys: list[str] | None = None
     text_keys: list[str] | None = None
+
+    @property
+    def _in_all(self) -> int:
+        return self.count * (1 + self.edits + self.reminders)
+
+    @property
+    def preserved(self) -> list[int]:
+        return list(range(self.count * (1 + self.edits), self._in_all))
 
     @property
     def sources(self) -> dict[int, int]:
@@ -130,15 +151,15 @@ class NoisePictures:
 
     @property
     def captions(self) -> list[str]:
-        return [CAPTION] * self.count * (1 + self.edits)
+        return [CAPTION] * self._in_all
 
     @property
     def sizes(self) -> list[tuple[int, int]]:
-        return [self.size] * self.count * (1 + self.edits)
+        return [self.size] * self._in_all
 
     @property
     def repeats(self) -> list[int]:
-        return [1] * self.count + [0] * self.count * self.edits
+        return [1] * self.count + [0] * (self._in_all - self.count)
 
     def pixels(self, indices: Sequence[int], device: torch.device) -> Tensor:
         draw = torch.Generator(device).manual_seed(int(indices[0]))
@@ -231,7 +252,7 @@ class Subject:
         device, stage = self.hybrid.device, job.stage
         getattr(self.hybrid, job.name).zero_grad(set_to_none=True)  # a step that failed leaves some
         recompute(getattr(self.hybrid, TRANSFORMERS[job.name]), job.recompute_every)
-        pictures = NoisePictures(job.batch, (job.height, job.width), job.edits)
+        pictures = NoisePictures(job.batch, (job.height, job.width), job.edits, job.reminders)
         told: Any = {"pictures": pictures, "held_out": NoisePictures(1, pictures.size), "stage": stage}
         objective = objectives.build(job.name, hybrid=self.hybrid, keeper=cache.Keeper(device), **told)
         if job.compile:
@@ -255,7 +276,8 @@ def tokens_of(hybrid: HybridModel, job: Job) -> int:
 
 
 def operations(hybrid: HybridModel, job: Job, tokens: int) -> float:
-    """Of one picture forwards and back through frozen weights, glyph tokens and adapters left out."""
+    """Of one picture forwards and back through frozen weights, glyph tokens and adapters left out; where the stage
+    preserves, with the frozen model's look at it, or with a picture that it is reminded of."""
     if job.name != "autoregressive":
         config = hybrid.decoder.config
         attention = config.num_layers * 4.0 * tokens**2 * config.width
@@ -269,5 +291,10 @@ def operations(hybrid: HybridModel, job: Job, tokens: int) -> float:
         weights = 2.0 * tokens * (model.num_hidden_layers * a_layer + model.hidden_size * model.vision_vocab_size)
         # Causal: half of all pairs.
         attention = model.num_hidden_layers * 2.0 * tokens**2 * model.num_attention_heads * model.head_dim
-    again = (weights + attention) / job.recompute_every if job.recompute_every else 0.0
-    return 2 * weights + (1 + BACKWARD_OF_ATTENTION) * attention + again
+    forward = weights + attention
+    again = forward / job.recompute_every if job.recompute_every else 0.0
+    learnt = 2 * weights + (1 + BACKWARD_OF_ATTENTION) * attention + again
+    if job.reminders:
+        reminder = replace(job, edits=False, reminders=False)  # which the frozen model looks at, too
+        return learnt + operations(hybrid, reminder, tokens_of(hybrid, reminder))
+    return learnt + (forward if job.stage.preserve else 0.0)

@@ -16,6 +16,7 @@ from glmkit.cli import main
 from glmkit.models import checkpoint
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import speed
+from glmkit.training.objectives.autoregressive import AutoregressiveObjective
 
 CPU = torch.device("cpu")
 
@@ -116,6 +117,34 @@ def test_a_recipe_is_measured_as_it_is(
     ]
     assert all(row["size"] == "64x64" and 0 < row["of_floor"] < 1 for row in rows)
     assert "accumulate 2" in capsys.readouterr().out
+
+
+def test_a_recipe_that_preserves_is_timed_with_what_it_is_reminded_of(
+    at_home: None, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A third of the picture's own passes for the frozen model's look at it; other pictures cost all of it again."""
+    reminded: list[bool] = []
+    drift = AutoregressiveObjective._drift
+    monkeypatch.setattr(
+        AutoregressiveObjective,
+        "_drift",
+        lambda self, sheet, logits: reminded.append(bool(self.preserved._members)) or drift(self, sheet, logits),
+    )
+    recipe, how = str(RECIPES / "ar_lora.yaml"), ("--model", str(tiny_model), "--size", "64x64")
+    ordinary = "data.train=[data/layouts/train, {path: data/layouts/ordinary, preserve: true}]"
+    floors = []
+    for data, preserve in (
+        (ordinary, 0.5),
+        ("data.train=data/layouts/train", 0.5),
+        ("data.train=data/layouts/train", 0),
+    ):
+        given = [recipe, data, f"autoregressive.preserve={preserve}"]
+        (row,) = rows_of(tmp_path / f"{len(floors)}.jsonl", *how, "--recipe", *given)
+        floors.append(row["floor"] * row["tflops"])
+        assert (row["preserve"], row["reminders"]) == (preserve, data == ordinary)
+    own, looked, plain = sorted(floors, reverse=True)
+    assert floors == [own, looked, plain] and own - looked == pytest.approx(plain, rel=1e-6)
+    assert set(reminded[: len(reminded) // 2]) == {True} and set(reminded[len(reminded) // 2 :]) == {False}
 
 
 def test_the_glyph_stage_trains_the_encoder_through_a_frozen_decoder(at_home: None, tiny_model: Path) -> None:
