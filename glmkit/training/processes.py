@@ -195,6 +195,9 @@ def together(device: torch.device) -> Iterator[Team]:
         yield ALONE
         return
     _take(device, share)
+    # Imported while there is a group, it holds the group for ever, with threads that may abort this process at exit.
+    import torch._dynamo  # noqa: F401
+
     store, index, count = next(rendezvous("env://", timeout=TIMEOUT))
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=index, world_size=count, timeout=TIMEOUT)

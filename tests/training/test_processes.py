@@ -122,6 +122,26 @@ def test_one_goes_on_where_shards_stopped(whole: Path, tmp_path: Path) -> None:
     assert_same(tmp_path / "run", whole / "run")
 
 
+LEAVING = """
+from pathlib import Path
+import torch
+from glmkit.training import processes
+
+with processes.together(torch.device("cpu")):
+    import torch._dynamo
+names = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
+assert not [name for name in names if "gloo" in name], names
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are found in /proc")
+def test_no_thread_of_the_group_outlives_it(tmp_path: Path) -> None:
+    """One that does may abort its process at exit, and torchrun then ends the others."""
+    (tmp_path / "leaving.py").write_text(LEAVING)
+    result = launch(*TORCHRUN, free_port(), str(tmp_path / "leaving.py"))
+    assert result.returncode == 0, result.stderr
+
+
 def test_an_error_in_one_ends_both(whole: Path, tmp_path: Path) -> None:
     """The second is given a mistake, which the first waits for."""
     command = [sys.executable, "-m", "glmkit", "finetune", "--device", "cpu", str(whole / "recipe.yaml")]
