@@ -421,10 +421,15 @@ def steps(bench: Bench, model: AutoregressiveModel) -> None:
 def own_plans(bench: Bench, rows: int) -> list[Plan]:
     """Those of this run: each way to have loads under way sooner; off a GPU, as it must be, none."""
     plain = replace(bench.plan(rows), early=False, fetch_weights=False, fetch_cache=False, attention_stages=2)
+    if not bench.on_gpu:
+        return [plain]
     early = replace(plain, early=True)
-    starts = (plain, early, replace(early, fetch_weights=True)) if bench.on_gpu else (plain,)
-    cached = [{}, {"attention_stages": 3}, {"fetch_cache": True}, {"attention_stages": 3, "fetch_cache": True}]
-    return [replace(start, **changes) for start in starts for changes in (cached if bench.on_gpu else cached[:1])]
+    starts = plain, early, replace(early, fetch_weights=True)
+    cached = itertools.product((2, 3), (False, True))
+    return [
+        replace(start, attention_stages=stages, fetch_cache=fetch)
+        for (stages, fetch), start in itertools.product(cached, starts)
+    ]
 
 
 def trace(bench: Bench, step: Step, plan: Plan) -> None:

@@ -123,6 +123,11 @@ class Data(Reading):
             raise ValueError("every place of data.train says preserve, so there is nothing to learn")
         return self
 
+    @property
+    def preserves(self) -> bool:
+        """Whether there are pictures that are only preserved."""
+        return any(source.preserve for source in self.train)
+
 
 class Lora(Section):
     """LoRA through PEFT. `targets` are endings of module names.
@@ -379,7 +384,7 @@ class Recipe(Section):
         if self.proof and self.save == self.model:
             raise ValueError("proof needs the model as it was: save must name another folder than model")
         kept = [getattr(stage, "preserve", 0) for stage in self.stages.values()]
-        if any(source.preserve for source in self.data.train) and not any(kept):
+        if self.data.preserves and not any(kept):
             raise ValueError("data.train says preserve, and no stage does; for example decoder.preserve=1")
         unable = [name for name in self.stages if name not in EDITING]
         if self.data.edits and unable:

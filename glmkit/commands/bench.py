@@ -135,7 +135,7 @@ def _recipe_jobs(arguments: argparse.Namespace) -> list[speed.Job]:
     largest = max(shapes, key=lambda shape: shape[0] * shape[1])
     named = arguments.size or ([recipe.data.size] if recipe.data.size else [])
     sizes = [parse_size(size) for size in named] or [largest[:2]]
-    how = any(is_edit for *_, is_edit in shapes), any(source.preserve for source in recipe.data.train), arguments.cap
+    how = any(is_edit for *_, is_edit in shapes), recipe.data.preserves, arguments.cap
     return [speed.Job.of(name, stage, size, *how) for name, stage in recipe.stages.items() for size in sizes]
 
 

@@ -76,9 +76,8 @@ def plan(recipe: Recipe, pictures: data.Pictures | None, device: torch.device) -
     """The stages of a recipe. `pictures` None: posters that would have to be drawn first; their settings say enough."""
     shapes, captions = shapes_of(recipe, pictures)
     speed = _speed(device)
-    own_reminder = any(source.preserve for source in recipe.data.train)
     return [
-        _stage(name, stage, recipe, shapes, captions, device, speed, own_reminder)
+        _stage(name, stage, recipe, shapes, captions, device, speed, recipe.data.preserves)
         for name, stage in recipe.stages.items()
     ]
 
