@@ -420,16 +420,12 @@ def steps(bench: Bench, model: AutoregressiveModel) -> None:
 
 def own_plans(bench: Bench, rows: int) -> list[Plan]:
     """Those of this run: each way to have loads under way sooner; off a GPU, as it must be, none."""
-    plain = replace(bench.plan(rows), early=False, fetch_weights=False, fetch_cache=False, attention_stages=2)
+    plain = replace(bench.plan(rows), early=False, fetch_weights=False, attention_stages=2)
     if not bench.on_gpu:
         return [plain]
     early = replace(plain, early=True)
     starts = plain, early, replace(early, fetch_weights=True)
-    cached = itertools.product((2, 3), (False, True))
-    return [
-        replace(start, attention_stages=stages, fetch_cache=fetch)
-        for (stages, fetch), start in itertools.product(cached, starts)
-    ]
+    return [replace(start, attention_stages=stages) for start, stages in itertools.product(starts, (2, 3))]
 
 
 def trace(bench: Bench, step: Step, plan: Plan) -> None:
@@ -469,7 +465,7 @@ def _of_plans(bench: Bench, step: Step, case: str) -> Iterator[tuple[Plan, float
 
 def switched_on(plan: Plan) -> list[str]:
     """The names of what a plan has beyond its tiles, as the rows tell it."""
-    named = [name for name in ("early", "fetch_weights", "fetch_cache") if getattr(plan, name)]
+    named = [name for name in ("early", "fetch_weights") if getattr(plan, name)]
     return named + [f"attention_stages {plan.attention_stages}"] * (plan.attention_stages != 2)
 
 

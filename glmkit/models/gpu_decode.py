@@ -66,8 +66,7 @@ class Plan:
     """How a step of up to `rows` rows is shared out; nothing here changes the order of a sum.
 
     `early` lets a kernel start while the one before it runs; with `fetch_weights` a product then asks for the first of
-    its weights. With `fetch_cache` attention asks for its part of the cache before it has the query, and reads it with
-    `attention_stages` loads under way.
+    its weights. Attention reads its part of the cache with `attention_stages` loads under way.
     """
 
     rows: int
@@ -79,7 +78,6 @@ class Plan:
     attention_stages: int = 2
     early: bool = False
     fetch_weights: bool = False
-    fetch_cache: bool = False
 
 
 PLANS = (
@@ -90,7 +88,8 @@ PLANS = (
         gate_up=Tile(outputs=128, inputs=128, warps=4, stages=3),
         down=Tile(outputs=64, inputs=128, warps=4, stages=6),
         head=Tile(outputs=64, inputs=128, warps=4, stages=3),
-        early=False,
+        attention_stages=3,
+        early=True,
     ),
     Plan(
         rows=16,
@@ -99,7 +98,8 @@ PLANS = (
         gate_up=Tile(outputs=128, inputs=128, warps=4, stages=3),
         down=Tile(outputs=64, inputs=128, warps=4, stages=6),
         head=Tile(outputs=64, inputs=128, warps=4, stages=4),
-        early=False,
+        early=True,
+        fetch_weights=True,
     ),
     Plan(
         rows=64,
@@ -138,7 +138,7 @@ def layers_of(model: AutoregressiveModel) -> list[Layer]:
 def plan_for(rows: int, device: torch.device) -> Plan:
     """The smallest plan for so many rows; off a GPU without what Triton's interpreter does not know."""
     plan = next(plan for plan in PLANS if plan.rows >= rows)
-    return plan if device.type == "cuda" else replace(plan, early=False, fetch_cache=False)
+    return plan if device.type == "cuda" else replace(plan, early=False)
 
 
 @torch.no_grad()
@@ -250,7 +250,6 @@ def attend(
         BLOCK_H=max(LEAST, _power_of_two(heads // key_heads)),
         BLOCK_S=order.slots,
         STAGES=plan.attention_stages,
-        FETCHED=plan.fetch_cache and size * pair.itemsize == FETCH_BYTES,
         **_launch(plan, ATTENTION_WARPS),
     )
     kernels.merge_kernel[(rows * heads,)](

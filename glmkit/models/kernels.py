@@ -132,15 +132,14 @@ def attend_kernel(
     parts, bias, cos, sin, slots, cache, mixed, tops, masses, rows, capacity,
     HEADS: tl.constexpr, KEY_HEADS: tl.constexpr, D: tl.constexpr, ROTARY: tl.constexpr, SPLITS: tl.constexpr,
     BIAS: tl.constexpr, PARTS: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_S: tl.constexpr, STAGES: tl.constexpr,
-    FETCHED: tl.constexpr, EARLY: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
     """The heads of one key head and row over a part of the cache: `mixed` B H P D not yet divided by `masses` B H P,
     both relative to 2 to the power of `tops` B H P. Of parts without slots nothing is written.
 
     The new token's own key and value, turned to its position, are written to slot `slots[row]` of `cache` 2 B H' S D
     by the first part, which begins with them; all parts together read the slots before. `cos` and `sin` are
-    B x ROTARY; a dimension below ROTARY / 2 pairs with the one ROTARY / 2 above. FETCHED: the part's keys and values,
-    of FETCH_BYTES each, are asked for before the query is there.
+    B x ROTARY; a dimension below ROTARY / 2 pairs with the one ROTARY / 2 above.
     """
     _start_next(EARLY)
     program = tl.program_id(0)
@@ -157,11 +156,6 @@ def attend_kernel(
     end = tl.minimum((part + 1) * length, slot)
     keys = cache + pair.to(tl.int64) * capacity * D
     values = cache + (pair.to(tl.int64) + rows * KEY_HEADS) * capacity * D
-    if FETCHED:
-        for start in tl.range(part * length, end, BLOCK_S):
-            places = tl.minimum(start + tl.arange(0, BLOCK_S), slot) * D
-            _fetch(keys + places)
-            _fetch(values + places)
     _wait(EARLY)
 
     real = (h < GROUP)[:, None] & (d >= 0)[None, :]
