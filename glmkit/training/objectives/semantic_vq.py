@@ -23,6 +23,7 @@ from glmkit.config import SemanticStage
 from glmkit.errors import UserError
 from glmkit.generation.sequence import grids
 from glmkit.models.semantic_vq import SemanticTokenizer
+from glmkit.posters.grammar import SHAPES
 from glmkit.training import cache
 from glmkit.training.data import Pictures, groups
 from glmkit.training.objectives import Objective
@@ -31,7 +32,7 @@ from glmkit.training.objectives.spelling import mean_nats
 CAPTION_TOKENS = 64
 CAPTION_WIDTH = 192
 CELLS_A_SIDE = 4  # of a token, each with a colour and a kind of shape
-KINDS = 6  # of shapes, as `Pictures.signs` counts them
+KINDS = len(SHAPES)  # as `Pictures.signs` counts them
 HELD_OUT_PICTURES = 256
 
 
