@@ -48,6 +48,7 @@ from glmkit.models.gpu_decode import ORDER, Order, Plan, Tile
 COLD_BYTES = 192 * 2**20  # copies of what a graph reads: several times the L2 cache
 SHARED_BYTES = 227 * 2**10  # of shared memory that a program may use (compute capability 9.0)
 PRODUCTS = ("qkv", "o", "gate_up", "down", "head")
+WAYS = ("early", "fetch_weights", "attention_stages")  # in which plans differ that have the same tiles
 FOR_PRODUCTS = 0.6  # of the time, so that some is left for whole steps
 CUTS = ((4, 128), (8, 64), (8, 128), (16, 64), (16, 128), (32, 64))  # of the cache: parts and slots
 
@@ -457,16 +458,11 @@ def _of_plans(bench: Bench, step: Step, case: str) -> Iterator[tuple[Plan, float
         logits: list[Tensor] = []
         ms = bench.milliseconds([lambda plan=plan, logits=logits: logits.append(step.by_kernels(plan))] * 3) / 3
         same = all(torch.equal(one, expected) for one in logits)  # of single launches and of the graph's last replay
-        by = f"{'this run' if plan in mine else 'the code'}, {' '.join(switched_on(plan)) or 'plain'}"
+        way = ", ".join(f"{name} {getattr(plan, name)}" for name in WAYS)
+        by = f"{'this run' if plan in mine else 'the code'}, {way}"
         bench.note(section="steps", case=case, by=by, ms=ms, same=same)
         if same:
             yield plan, ms
-
-
-def switched_on(plan: Plan) -> list[str]:
-    """The names of what a plan has beyond its tiles, as the rows tell it."""
-    named = [name for name in ("early", "fetch_weights") if getattr(plan, name)]
-    return named + [f"attention_stages {plan.attention_stages}"] * (plan.attention_stages != 2)
 
 
 def as_code(plan: Plan) -> str:
