@@ -2,10 +2,10 @@
 
     python benchmarks/clip_retrieval.py [FOLDER]
 
-Every poster shows words that no training poster has. R@1: how often a picture is closest to its own caption among 64,
-or a caption to its own picture; chance is 1/64. Attributes: how often a picture is closer to its own caption than to
+Every poster shows words that no training poster has. R@1: how often an image is closest to its own caption among 64,
+or a caption to its own image; chance is 1/64. Attributes: how often an image is closer to its own caption than to
 the same caption with one thing changed; chance is 1/2. The model is ours, trained on such posters alone: its cosines
-are not comparable with published CLIPScores, and say nothing about pictures of any other kind.
+are not comparable with published CLIPScores, and say nothing about images of any other kind.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Judge:
         self.model.eval()
 
     @torch.no_grad()
-    def pictures(self, scenes: list[Scene]) -> Tensor:
+    def images(self, scenes: list[Scene]) -> Tensor:
         pixels = torch.stack([self.prepare(render(scene)) for scene in scenes])
         return torch.cat([self.model.encode_image(part, normalize=True) for part in pixels.split(GROUP)])
 
@@ -99,14 +99,14 @@ def changed(scene: Scene, attribute: str, rng: random.Random) -> Scene | None:
     return replace(scene, shape=replace(shape, kind=rng.choice([kind for kind in SHAPES if kind != shape.kind])))
 
 
-def attributes(judge: Judge, scenes: list[Scene], pictures: Tensor, captions: Tensor) -> dict[str, Any]:
+def attributes(judge: Judge, scenes: list[Scene], images: Tensor, captions: Tensor) -> dict[str, Any]:
     rows = {}
     for attribute in ATTRIBUTES:
         rng = random.Random(f"{SEED} {attribute}")
         others = [(index, other) for index, scene in enumerate(scenes) if (other := changed(scene, attribute, rng))]
         kept = [index for index, _ in others]
         wrong = judge.texts([caption_of(index, scene) for index, scene in others])
-        right = (pictures[kept] * captions[kept]).sum(dim=1) > (pictures[kept] * wrong).sum(dim=1)
+        right = (images[kept] * captions[kept]).sum(dim=1) > (images[kept] * wrong).sum(dim=1)
         rows[attribute] = {"n": len(kept), "right": round(float(right.float().mean()), 4)}
     return rows
 
@@ -116,17 +116,17 @@ def measure(folder: Path) -> dict[str, Any]:
     for size, groups in GROUPS.items():
         scenes = held_out(size, groups * GROUP)
         texts = [caption_of(index, scene) for index, scene in enumerate(scenes)]
-        pictures, captions = judge.pictures(scenes), judge.texts(texts)
-        result[f"image_to_caption {size}"] = recall(pictures, captions)
-        result[f"caption_to_image {size}"] = recall(captions, pictures)
+        images, captions = judge.images(scenes), judge.texts(texts)
+        result[f"image_to_caption {size}"] = recall(images, captions)
+        result[f"caption_to_image {size}"] = recall(captions, images)
         if size == "256x256":
             prefixed = judge.texts([PREFIX + text for text in texts])
-            result[f"image_to_caption {size}, {PREFIX.strip()!r} before the caption"] = recall(pictures, prefixed)
-            cosines = pictures[:GROUP] @ captions[:GROUP].T
+            result[f"image_to_caption {size}, {PREFIX.strip()!r} before the caption"] = recall(images, prefixed)
+            cosines = images[:GROUP] @ captions[:GROUP].T
             others = cosines[~torch.eye(GROUP, dtype=torch.bool)]
             pairs = {"own caption": cosines.diagonal(), "another caption": others}
             extra = {
-                "attributes": attributes(judge, scenes, pictures, captions),
+                "attributes": attributes(judge, scenes, images, captions),
                 "cosine": {
                     name: {"mean": round(float(values.mean()), 3), "sd": round(float(values.std()), 3)}
                     for name, values in pairs.items()

@@ -6,9 +6,9 @@
     glmkit eval --suite nano-edit --run reports/nano/nano-edit
     python benchmarks/nano_bars.py reports/nano/simple* reports/nano/nano-edit
 
-Each run holds one of the five splits, one picture a prompt, that is held-out words through the whole system; or the
-held-out edits. Words are scored by OCR, with intervals over prompts (bootstrap). Whether a picture is as its caption
-describes it is checked in its pixels (`glmkit.posters.check`); such shares of pictures have Wilson intervals, which
+Each run holds one of the five splits, one image a prompt, that is held-out words through the whole system; or the
+held-out edits. Words are scored by OCR, with intervals over prompts (bootstrap). Whether an image is as its caption
+describes it is checked in its pixels (`glmkit.posters.check`); such shares of images have Wilson intervals, which
 stay honest at 100 %. The VAE and the semantic tokenizer are measured on 64 posters whose words no training poster has.
 """
 
@@ -37,7 +37,7 @@ from glmkit.posters.edit_set import edit_set
 from glmkit.posters.simple import SPLITS, simple_scenes
 from glmkit.records import Score
 from glmkit.training import cache
-from glmkit.training.data import PosterPictures
+from glmkit.training.data import PosterImages
 from glmkit.training.objectives.vae import VaeObjective
 
 RESULT = Path(__file__).parent / "results" / "nano.json"
@@ -69,7 +69,7 @@ class Figure:
 
 
 def share(passed: Sequence[bool], bar: float) -> Figure:
-    """How many of n independent pictures pass, with the score interval (Wilson 1927)."""
+    """How many of n independent images pass, with the score interval (Wilson 1927)."""
     if not passed:
         return Figure(None, None, None, 0, bar)
     n, z = len(passed), NormalDist().inv_cdf(0.5 + stats.LEVEL / 2)
@@ -84,7 +84,7 @@ def pooled(scores: Sequence[Score], bars: Mapping[str, float]) -> dict[str, Figu
 
 
 def words(scores: Sequence[Score]) -> dict[str, Figure]:
-    """Word accuracy and NED of all pictures, and word accuracy where the prompt asks for one short word alone."""
+    """Word accuracy and NED of all images, and word accuracy where the prompt asks for one short word alone."""
     found = pooled(scores, WORDS)
     short = [row for row in scores if row.error is None and is_short_word(row.expected)]
     right = [row.counts["word_accuracy"][0] > 0 for row in short]
@@ -97,15 +97,15 @@ def is_short_word(texts: Sequence[str]) -> bool:
 
 
 def described(run: Path, images: Iterable[Mapping[str, Any]]) -> dict[str, Figure]:
-    """For every property that captions name, the share of the pictures that have it."""
+    """For every property that captions name, the share of the images that have it."""
     scenes, passed = simple_scenes(), dict[str, list[bool]]()
     for row in images:
         scene = scenes[row["prompt_id"]]
-        with Image.open(run / row["file"]) as picture:
-            if picture.size != (scene.width, scene.height):
-                found, wanted = (f"{width}x{height}" for width, height in (picture.size, (scene.width, scene.height)))
+        with Image.open(run / row["file"]) as image:
+            if image.size != (scene.width, scene.height):
+                found, wanted = (f"{width}x{height}" for width, height in (image.size, (scene.width, scene.height)))
                 raise UserError(f"{run}: {row['file']} has another size", found=found, fix=f"--size {wanted}")
-            for name, right in checks(picture, scene).items():
+            for name, right in checks(image, scene).items():
                 passed.setdefault(name, []).append(right)
     return {name: share(found, DESCRIBED) for name, found in passed.items()}
 
@@ -119,7 +119,7 @@ def measure(run: Path) -> tuple[str, dict[str, Any]]:
     name = settings["split"] or settings["suite"]
     if name not in PROMPTS or settings["seeds"] != 1:
         found = {key: settings[key] for key in ("suite", "split", "seeds")}
-        raise UserError(f"{run} is not one of {', '.join(PROMPTS)} with one picture a prompt", found=found)
+        raise UserError(f"{run} is not one of {', '.join(PROMPTS)} with one image a prompt", found=found)
     scores = [Score.from_row(row) for row in read_jsonl(run / "scores.jsonl")]
     images = [row for row in read_jsonl(run / "images.jsonl") if row["file"]]
     return name, {
@@ -148,7 +148,7 @@ def by_split(folders: Sequence[Path]) -> dict[str, dict[str, Any]]:
 
 def parts(hybrid: HybridModel) -> dict[str, float]:
     """PSNR of the VAE in dB and the share of the codes that the held-out posters use."""
-    posters = PosterPictures(HELD_OUT, 256, 256, SEED, 1, "held-out")
+    posters = PosterImages(HELD_OUT, 256, 256, SEED, 1, "held-out")
     unused = VaeStage(method="full", steps=1, batch_size=1, learning_rate=1)
     psnr = VaeObjective(hybrid.vae, posters, posters, unused, hybrid.device).held_out()["psnr"]
     everything = list(range(HELD_OUT))
@@ -166,8 +166,8 @@ def table(measured: Mapping[str, Mapping[str, Any]]) -> str:
         settings = result["settings"]
         size = SPLITS.get(split, (0, ""))[1] or f"{settings['width']}x{settings['height']}"
         lines.append(
-            f"{split}: {size}, {result['n_scored']} of {result['n_prompts']} pictures scored, "
-            f"{result['median_seconds']:.1f} s a picture"
+            f"{split}: {size}, {result['n_scored']} of {result['n_prompts']} images scored, "
+            f"{result['median_seconds']:.1f} s an image"
         )
         for name, figure in result["figures"].items():
             value = "not measured" if figure.value is None else f"{figure.value:.3f}"

@@ -9,10 +9,10 @@ need:
     tokens     milliseconds a step of the autoregressive half: batches 1, 16 and 64, short and long prompts, an edit
     decoder    seconds of all denoising steps, reckoned from some of them, and of the VAE at each size; beside the VAE
                what diffusers' takes in its own layout, and how far the two are apart
-    pictures   whole pictures, warm, of each size and an edit; the first call, of two steps, apart
+    images   whole images, warm, of each size and an edit; the first call, of two steps, apart
     memory     `--memory low` under a hard cap, from files (random weights take 35 GB of disk): peaks on GPU and host
-    agreement  pictures of ours and of diffusers from the same codes and noise; by kernels and eager; a seed twice
-    batch      pictures an hour of the engine
+    agreement  images of ours and of diffusers from the same codes and noise; by kernels and eager; a seed twice
+    batch      images an hour of the engine
     stock      diffusers' pipeline on the same weights, in turns
     trace      where the time of a token, of a decoder step and of the VAE goes, by kernel
 """
@@ -67,9 +67,9 @@ class Scale:
     steps: int = 30
     batches: tuple[int, ...] = (1, 16, 64)
     prompts: tuple[int, ...] = (50, 1000)
-    written: int = 300  # tokens of a picture that are timed, those in its middle
-    engine_pictures: int = 8
-    agreeing: int = 8  # pictures that are compared with diffusers'
+    written: int = 300  # tokens of an image that are timed, those in its middle
+    engine_images: int = 8
+    agreeing: int = 8  # images that are compared with diffusers'
     capped_gib: tuple[tuple[int, float], ...] = ((1024, 24.0), (2048, 40.0))
 
 
@@ -78,7 +78,7 @@ TOY = Scale((64, 96), 2, (1, 3), (8, 40), 3, 3, 2, ((64, 1.0),))
 
 @dataclass(frozen=True)
 class Bench:
-    """A model, what to measure, and a folder for source pictures and codes."""
+    """A model, what to measure, and a folder for source images and codes."""
 
     hybrid: HybridModel
     scale: Scale
@@ -105,7 +105,7 @@ def tokens(bench: Bench) -> Rows:
 
 
 def _steps(bench: Bench, kind: str, batch: int, length: int) -> Row:
-    """A step while a picture is half written, and the pass over the prompts, both on the device's clock; the prompt of
+    """A step while an image is half written, and the pass over the prompts, both on the device's clock; the prompt of
     an edit has the tokens of its source besides."""
     shape = grids(bench.scale.sides[0], bench.scale.sides[0])
     preview, large = (height * width for height, width in (shape.preview, shape.large))
@@ -193,7 +193,7 @@ def _stock_vae(hybrid: HybridModel) -> Callable[[torch.Tensor], torch.Tensor]:
     return decode
 
 
-def pictures(bench: Bench) -> Rows:
+def images(bench: Bench) -> Rows:
     first, *others = bench.scale.sides
     cases = [(f"{first}x{first}", bench.request(first))]
     cases.append((f"edit {first}x{first}", bench.request(first, sources=(bench.source(first),))))
@@ -228,9 +228,9 @@ def _write(random: RandomModel) -> None:
 
 
 def agreement(bench: Bench) -> Rows:
-    """nano's trained weights in the device's type: PSNR of pictures of several seeds, from the same codes and noise.
+    """nano's trained weights in the device's type: PSNR of images of several seeds, from the same codes and noise.
 
-    One picture says little: it may be one of which rounding decides more than of others.
+    One image says little: it may be one of which rounding decides more than of others.
     """
     device = bench.hybrid.device
     eager, compiled = (
@@ -256,7 +256,7 @@ def agreement(bench: Bench) -> Rows:
         against["ours and diffusers"].append(psnr(mine, theirs))
         against["kernels and eager"].append(psnr(mine, pipeline.decode_prior(compiled, [request], [own])[0]))
     for case, found in against.items():
-        yield {"case": case, "psnr_db": statistics.median(found), "lowest": min(found), "pictures": len(found)}
+        yield {"case": case, "psnr_db": statistics.median(found), "lowest": min(found), "images": len(found)}
     pair = [first, replace(first, id="b", seed=1, prompt="a red 'X'")]
     batched, again = (pipeline.decode_prior(eager, asked, [codes[0]] * len(asked))[0] for asked in (pair, pair[:1]))
     twice = pipeline.prior_tokens(compiled, [first])[0], pipeline.prior_tokens(compiled, [first])[0]
@@ -266,20 +266,20 @@ def agreement(bench: Bench) -> Rows:
 
 
 def psnr(a: Image.Image, b: Image.Image) -> float:
-    """Decibels between two pictures; infinite when they are equal."""
+    """Decibels between two images; infinite when they are equal."""
     error = np.square(np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)).mean()
     return math.inf if error == 0 else 10 * math.log10(255**2 / error)
 
 
 def batch(bench: Bench) -> Rows:
-    """Codes of a full batch, then the pictures of a few; an hour is reckoned from both."""
+    """Codes of a full batch, then the images of a few; an hour is reckoned from both."""
     side, count = bench.scale.sides[0], bench.scale.batches[-1]
     requests = [bench.request(side, id=str(seed), seed=seed) for seed in range(count)]
     clock, drawn = bench.clock, 0
     with clock.stage("codes"):
         priors = pipeline.prior_tokens(bench.hybrid, requests)
     del priors
-    some = requests[: bench.scale.engine_pictures]
+    some = requests[: bench.scale.engine_images]
     done: set[str] = set()
     with clock.stage("engine"):
         for outcome in draw_all(bench.hybrid, some, lambda one: one.id not in done, bench.scratch / "work"):
@@ -288,8 +288,8 @@ def batch(bench: Bench) -> Rows:
             drawn += 1
     with clock.stage("codes_of_some"):
         pipeline.prior_tokens(bench.hybrid, some)
-    a_picture = (clock.seconds["engine"] - clock.seconds["codes_of_some"]) / drawn + clock.seconds["codes"] / count
-    yield {"case": f"{side}x{side}, codes by {count}", "seconds_a_picture": a_picture, "an_hour": 3600 / a_picture}
+    a_image = (clock.seconds["engine"] - clock.seconds["codes_of_some"]) / drawn + clock.seconds["codes"] / count
+    yield {"case": f"{side}x{side}, codes by {count}", "seconds_a_image": a_image, "an_hour": 3600 / a_image}
 
 
 def stock(bench: Bench) -> Rows:
@@ -322,7 +322,7 @@ def trace(bench: Bench) -> Rows:
 
 
 SECTIONS: dict[str, Callable[[Bench], Iterable[Row]]] = {
-    function.__name__: function for function in (tokens, decoder, pictures, agreement, batch, stock, trace, memory)
+    function.__name__: function for function in (tokens, decoder, images, agreement, batch, stock, trace, memory)
 }
 
 

@@ -1,10 +1,10 @@
-"""How near the pictures of runs are to the style of `data/posters`; written to `benchmarks/results/style.json`.
+"""How near the images of runs are to the style of `data/posters`; written to `benchmarks/results/style.json`.
 
     glmkit eval --suite text-render --split retro --run reports/style/before
     glmkit eval --suite text-render --split retro --adapter reports/poster_lora/adapter --run reports/style/after
     python benchmarks/style_distance.py reports/style/before reports/style/after
 
-The split `retro` asks for posters of that style with other words. Each run is compared with all 64 pictures of
+The split `retro` asks for posters of that style with other words. Each run is compared with all 64 images of
 `data/posters` by the kernel distance of KID on two kinds of features that need no download:
 
 form      EfficientNet-lite0 trained on ImageNet, which knows nothing of posters: frame, typeface, layout
@@ -33,7 +33,7 @@ from glmkit.evaluation import features
 from glmkit.evaluation.metrics import kernel
 from glmkit.evaluation.stats import Estimate, PairedDifference
 from glmkit.files import read_json, read_jsonl, write_json
-from glmkit.generation.pictures import read_picture
+from glmkit.generation.images import read_image
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "data" / "posters"
@@ -45,8 +45,8 @@ Extract = Callable[[Sequence[Image.Image]], np.ndarray]
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """The pictures of a run by prompt, and what drew them."""
+class Images:
+    """The images of a run by prompt, and what drew them."""
 
     name: str
     by_prompt: dict[str, Image.Image]
@@ -54,10 +54,10 @@ class Pictures:
 
 
 def reference() -> list[Image.Image]:
-    return [read_picture(path) for path in sorted(REFERENCE.glob("*/*.png"))]
+    return [read_image(path) for path in sorted(REFERENCE.glob("*/*.png"))]
 
 
-def pictures_of(run: Path) -> Pictures:
+def images_of(run: Path) -> Images:
     """UserError when there are fewer than two, or they are of another split."""
     if not (run / "summary.json").exists():
         fix = f"glmkit eval --suite text-render --split retro --run {run}"
@@ -69,17 +69,17 @@ def pictures_of(run: Path) -> Pictures:
         )
     rows = [row for row in read_jsonl(run / "images.jsonl") if row["file"] and row["seed"] == 0]
     if len(rows) < 2:
-        raise UserError(f"{run} holds too few pictures", found=len(rows), fix="at least two")
-    return Pictures(str(run), {row["prompt_id"]: read_picture(run / row["file"]) for row in rows}, settings)
+        raise UserError(f"{run} holds too few images", found=len(rows), fix="at least two")
+    return Images(str(run), {row["prompt_id"]: read_image(run / row["file"]) for row in rows}, settings)
 
 
-def colours(pictures: Sequence[Image.Image]) -> np.ndarray:
+def colours(images: Sequence[Image.Image]) -> np.ndarray:
     """Features N BINS^3, float64: square roots of the shares of an RGB histogram with BINS points a channel, each
     pixel spread linearly over the eight points around it. Scaled so that x.y / BINS^3 is the affinity of two
     histograms: 1 when they are equal, 0 when they have nothing in common (Bhattacharyya 1943)."""
     rows = []
-    for picture in pictures:
-        levels = np.asarray(picture, dtype=np.float64).reshape(-1, 3) / 255 * (BINS - 1)
+    for image in images:
+        levels = np.asarray(image, dtype=np.float64).reshape(-1, 3) / 255 * (BINS - 1)
         low = np.floor(levels).clip(0, BINS - 2).astype(int)
         counts = np.zeros(BINS**3)
         for corner in np.ndindex(2, 2, 2):
@@ -90,16 +90,16 @@ def colours(pictures: Sequence[Image.Image]) -> np.ndarray:
 
 
 def extractors() -> dict[str, Extract]:
-    """Pictures -> features N D, by what they tell."""
+    """Images -> features N D, by what they tell."""
     return {"form": features.load("efficientnet-lite0", "cpu").extract, "colours": colours}
 
 
-def extract(extractor: Extract, pictures: Sequence[Image.Image]) -> np.ndarray:
-    starts = range(0, len(pictures), BATCH)
-    return np.concatenate([extractor(pictures[start : start + BATCH]) for start in starts])
+def extract(extractor: Extract, images: Sequence[Image.Image]) -> np.ndarray:
+    starts = range(0, len(images), BATCH)
+    return np.concatenate([extractor(images[start : start + BATCH]) for start in starts])
 
 
-def compare(extractor: Extract, style: Sequence[Image.Image], drawn: Sequence[Pictures]) -> dict[str, Any]:
+def compare(extractor: Extract, style: Sequence[Image.Image], drawn: Sequence[Images]) -> dict[str, Any]:
     """Floor, distance of every run, and the paired difference of every later run to the first, on common prompts."""
     known = extract(extractor, style)
     found = {
@@ -142,14 +142,14 @@ def main() -> None:
     parser.add_argument("--out", metavar="FILE", type=Path, default=RESULT, help="default %(default)s")
     arguments = parser.parse_args()
     try:
-        drawn, style = [pictures_of(run) for run in dict.fromkeys(arguments.runs)], reference()
+        drawn, style = [images_of(run) for run in dict.fromkeys(arguments.runs)], reference()
         measured = {kind: compare(extractor, style, drawn) for kind, extractor in extractors().items()}
     except UserError as error:
         raise SystemExit(f"error: {error}") from error
     result = {
         "definition": kernel.DEFINITION,
         "features": {kind: _plain(figures) for kind, figures in measured.items()},
-        "reference": {"folder": "data/posters", "pictures": len(style)},
+        "reference": {"folder": "data/posters", "images": len(style)},
         "settings": {one.name: one.settings for one in drawn},
         "environment": runs.environment("cpu"),
         "command": "python benchmarks/style_distance.py RUN...",

@@ -23,7 +23,7 @@ from glmkit.training.speed import Job, rows
 
 @dataclass(frozen=True)
 class Scale:
-    """Sides of pictures in pixels, and the batches that are tried to find the best one without recomputation."""
+    """Sides of images in pixels, and the batches that are tried to find the best one without recomputation."""
 
     large: int = 1024
     small: int = 512
@@ -93,7 +93,7 @@ def recipes(scale: Scale) -> Iterator[Job]:
 
 
 def stages(scale: Scale) -> tuple[Callable[..., Job], Callable[..., Job]]:
-    """Jobs of the decoder and of the autoregressive model on large pictures, by their batch."""
+    """Jobs of the decoder and of the autoregressive model on large images, by their batch."""
     large = (scale.large, scale.large)
     return partial(Job, "decoder", *large), partial(Job, "autoregressive", *large)
 

@@ -24,7 +24,7 @@ class Section(BaseModel):
 
 
 class Posters(Section):
-    """Training pictures drawn on the fly by `glmkit.posters` instead of files.
+    """Training images drawn on the fly by `glmkit.posters` instead of files.
 
     `size` is WIDTHxHEIGHT in pixels, or several sizes with the share of each: `{256x256: 3, 320x192: 1}`.
     """
@@ -45,35 +45,33 @@ class Posters(Section):
 
 
 class Source(Section):
-    """One place with training pictures: a folder, a parquet file, or OWNER/NAME:SPLIT of the hub."""
+    """One place with training images: a folder, a parquet file, or OWNER/NAME:SPLIT of the hub."""
 
     path: str
-    repeats: int = Field(default=1, gt=0, description="times an epoch shows each picture")
+    repeats: int = Field(default=1, gt=0, description="times an epoch shows each image")
     preserve: bool = Field(
-        default=False, description="learn nothing from these pictures: what is drawn for them stays as it is"
+        default=False, description="learn nothing from these images: what is drawn for them stays as it is"
     )
 
 
 class Columns(Section):
-    """What the columns of a table are called; `picture` is that of parquet and arrow, JSON lines have `file_name`."""
+    """What the columns of a table are called; `image` is that of parquet and arrow, JSON lines have `file_name`."""
 
-    picture: str = "image"
+    image: str = "image"
     caption: str = "text"
-    source: str = Field(default="source", description="the picture that the caption, an instruction, changes")
+    source: str = Field(default="source", description="the image that the caption, an instruction, changes")
     boxes: str = Field(default="text_boxes", description="lists of left, top, right, bottom in pixels")
-    mask: str = Field(default="mask", description="a picture that is white where text stands")
+    mask: str = Field(default="mask", description="an image that is white where text stands")
 
 
 class Reading(Section):
-    """How files become training pictures, whose sides are multiples of 32. Nothing is scaled up or mirrored."""
+    """How files become training images, whose sides are multiples of 32. Nothing is scaled up or mirrored."""
 
     size: str | None = Field(
-        default=None, description="WIDTHxHEIGHT: the most pixels of a picture; larger ones are scaled down, any aspect"
+        default=None, description="WIDTHxHEIGHT: the most pixels of an image; larger ones are scaled down, any aspect"
     )
     fit: Literal["crop", "exact"] = Field(default="crop", description="crop around the centre, or refuse what would be")
-    unusable: Literal["refuse", "skip"] = Field(
-        default="refuse", description="what to do with pictures that are broken"
-    )
+    unusable: Literal["refuse", "skip"] = Field(default="refuse", description="what to do with images that are broken")
     columns: Columns = Columns()
 
     @field_validator("size")
@@ -81,18 +79,18 @@ class Reading(Section):
     def _is_a_size(cls, value: str | None) -> str | None:
         try:
             if value is not None and min(parse_size(value)) < 32:
-                raise ValueError("a picture has at least 32x32 pixels")
+                raise ValueError("an image has at least 32x32 pixels")
         except UserError as error:
             raise ValueError(error.what) from error
         return value
 
 
 class Data(Reading):
-    """Either pictures from files, or synthetic posters, or edits of posters.
+    """Either images from files, or synthetic posters, or edits of posters.
 
     `train` is one place or a list of them: folders with `metadata.jsonl` or `.txt` captions, parquet files, datasets.
     `edits` counts pairs: the source is trained as a poster with its caption, the target as an edit. With `posters`
-    beside them, edits make up edits / (posters + 2 edits) of the pictures.
+    beside them, edits make up edits / (posters + 2 edits) of the images.
     """
 
     train: tuple[Source, ...] = ()
@@ -125,7 +123,7 @@ class Data(Reading):
 
     @property
     def preserves(self) -> bool:
-        """Whether there are pictures that are only preserved."""
+        """Whether there are images that are only preserved."""
         return any(source.preserve for source in self.train)
 
 
@@ -166,7 +164,7 @@ class Stage(Section):
     batch_size: int = Field(gt=0)
     accumulate: int = Field(default=1, gt=0, description="micro-batches a step; the batch is divided among them")
     equal_pixels: bool = Field(
-        default=False, description="fewer of the larger pictures a batch: the pixels of batch_size of the smallest"
+        default=False, description="fewer of the larger images a batch: the pixels of batch_size of the smallest"
     )
     learning_rate: float = Field(gt=0)
     warmup_steps: int = Field(default=0, ge=0)
@@ -211,7 +209,7 @@ class VaeStage(Stage):
 
 
 class SemanticStage(Stage):
-    """Semantic tokenizer: codes must tell the caption (without its quoted words) and a coarse picture."""
+    """Semantic tokenizer: codes must tell the caption (without its quoted words) and a coarse image."""
 
     method: Literal["full"]
     caption_weight: float = Field(default=1.0, ge=0)
@@ -230,7 +228,7 @@ class BlockStage(Stage):
     preserve: float = Field(
         default=0.0,
         ge=0,
-        description="weight of the distance to the model without adapters, on the pictures of a step or on those of "
+        description="weight of the distance to the model without adapters, on the images of a step or on those of "
         "data.train that say preserve",
     )
 
@@ -246,18 +244,18 @@ class AutoregressiveStage(BlockStage):
 
     preview: bool = Field(default=True, description="false: the large grid at once, which `generate` cannot draw from")
     preview_weight: float = Field(default=1.0, ge=0)
-    drop: float = Field(default=0.0, ge=0, le=1, description="share of the pictures that are learnt without a caption")
-    pack: bool = Field(default=False, description="pictures of all sizes in one row, without padding")
+    drop: float = Field(default=0.0, ge=0, le=1, description="share of the images that are learnt without a caption")
+    pack: bool = Field(default=False, description="images of all sizes in one row, without padding")
 
     @model_validator(mode="after")
     def _fits_together(self) -> AutoregressiveStage:
         if self.pack and self.equal_pixels:
-            raise ValueError("pack puts pictures of all sizes into a batch, equal_pixels batches those of one size")
+            raise ValueError("pack puts images of all sizes into a batch, equal_pixels batches those of one size")
         return self
 
 
 class DecoderStage(BlockStage):
-    """Flow matching on latents, with the picture's own tokens as prior (teacher forcing)."""
+    """Flow matching on latents, with the image's own tokens as prior (teacher forcing)."""
 
     train_glyph: bool = False
     glyphs: bool = Field(default=True, description="false: the decoder is never told the quoted texts")
@@ -265,7 +263,7 @@ class DecoderStage(BlockStage):
     prior_drop: float = Field(default=0.0, ge=0, le=1, description="drop of the prior alone")
     prior_noise: float = Field(default=0.0, ge=0, le=1, description="share of prior ids replaced by random codes")
     prior_stretch: float = Field(
-        default=0.0, ge=0, lt=1, description="half of the priors are of the picture so much wider or narrower at most"
+        default=0.0, ge=0, lt=1, description="half of the priors are of the image so much wider or narrower at most"
     )
     text_weight: float = Field(
         default=0.0, ge=-1, description="extra weight of latents that carry text; -1: none of the loss is on text"
@@ -303,13 +301,13 @@ class GlyphStage(DecoderStage):
 
 
 class ClipStage(Stage):
-    """A small CLIP: a picture and its caption shall have similar features, and no others of the batch."""
+    """A small CLIP: an image and its caption shall have similar features, and no others of the batch."""
 
     method: Literal["full"]
 
 
 class Samples(Section):
-    """Pictures drawn at step 0 and every `every` steps (0: start and end only)."""
+    """Images drawn at step 0 and every `every` steps (0: start and end only)."""
 
     prompts: tuple[str, ...] = ()
     every: int = Field(default=0, ge=0)
@@ -318,7 +316,7 @@ class Samples(Section):
 
 
 class Proof(Section):
-    """What training did to pictures: the first `limit` prompts of each split of a suite, scored before and after."""
+    """What training did to images: the first `limit` prompts of each split of a suite, scored before and after."""
 
     suite: str = "text-render"
     limit: int = Field(default=16, gt=0)
@@ -335,7 +333,7 @@ STAGES: dict[str, type[Stage]] = {
 }
 
 
-EDITING = ("autoregressive", "decoder", "glyph")  # the stages that read source pictures
+EDITING = ("autoregressive", "decoder", "glyph")  # the stages that read source images
 
 
 class Recipe(Section):
@@ -388,7 +386,7 @@ class Recipe(Section):
             raise ValueError("data.train says preserve, and no stage does; for example decoder.preserve=1")
         unable = [name for name in self.stages if name not in EDITING]
         if self.data.edits and unable:
-            raise ValueError(f"{unable[0]} cannot learn from data.edits, whose captions describe no picture")
+            raise ValueError(f"{unable[0]} cannot learn from data.edits, whose captions describe no image")
         return self
 
     @property

@@ -34,7 +34,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Prompt(Record):
-    """One prompt of a suite. `texts` is what the picture must show, written out, never parsed from `prompt`.
+    """One prompt of a suite. `texts` is what the image must show, written out, never parsed from `prompt`.
 
     `ground_truth` is the same as a public benchmark compares it, where its formula reads more than the texts. `size` is
     WIDTHxHEIGHT in pixels, empty where any will do.
@@ -51,9 +51,9 @@ class Prompt(Record):
 
 @dataclass(frozen=True)
 class Request(Record):
-    """One prompt, one seed, one size, one picture; the same request always gives the same picture.
+    """One prompt, one seed, one size, one image; the same request always gives the same image.
 
-    `height` and `width` are pixels, multiples of 32. `sources` are paths of pictures to edit (0 to 3).
+    `height` and `width` are pixels, multiples of 32. `sources` are paths of images to edit (0 to 3).
     `steps` and `guidance` belong to the decoder; `temperature`, `top_p` and `top_k` to the autoregressive stage
     (the public checkpoint samples with 0.9 and 0.75, and transformers adds top-k 50).
     """
@@ -73,7 +73,7 @@ class Request(Record):
 
 @dataclass(frozen=True)
 class Generation(Record):
-    """One picture that was made, or the error that prevented it. `file` is relative to the run folder."""
+    """One image that was made, or the error that prevented it. `file` is relative to the run folder."""
 
     id: str
     prompt_id: str
@@ -86,10 +86,10 @@ class Generation(Record):
 
 @dataclass(frozen=True)
 class Score(Record):
-    """How one picture was scored, or the error that prevented it.
+    """How one image was scored, or the error that prevented it.
 
     `counts` maps a metric to (numerator, denominator); the value of a set of rows is sum / sum. It is empty when
-    `error` is set: a failed picture is missing, never a 0. `read` holds the lines that were compared, in reading order.
+    `error` is set: a failed image is missing, never a 0. `read` holds the lines that were compared, in reading order.
     """
 
     id: str
@@ -103,7 +103,7 @@ class Score(Record):
     error: str | None = None
 
     def value(self, metric: str) -> float | None:
-        """The metric of this picture alone; None when it was not scored."""
+        """The metric of this image alone; None when it was not scored."""
         numerator, denominator = self.counts.get(metric, (0, 0))
         return numerator / denominator if denominator else None
 
@@ -112,12 +112,12 @@ class Score(Record):
 class Summary(Record):
     """The pooled scores of a run. `scores` maps a metric to {value, low, high}, a 95 % interval over prompts.
 
-    `n_scored` and `n_total` count pictures, `n_prompts` the prompts behind the intervals. `splits` maps a split to
+    `n_scored` and `n_total` count images, `n_prompts` the prompts behind the intervals. `splits` maps a split to
     {n_scored, n_total, n_prompts, scores}. `metrics` maps a metric to {direction, definition}. A value is None when
     nothing was scored, an interval when there are fewer than two prompts. `alignment` says which CLIP gave its cosine,
     `distances` are rows of `Distance`; both are empty when nobody asked.
 
-    `family` says what the scores may be called: "official" (the benchmark's OCR engine, weights and all its pictures)
+    `family` says what the scores may be called: "official" (the benchmark's OCR engine, weights and all its images)
     or "formula of X, OCR engine Y"; `why_not_official` says what differs then.
     """
 
@@ -140,11 +140,11 @@ class Summary(Record):
 
 @dataclass(frozen=True)
 class Distance(Record):
-    """How far the pictures of a run are from those of a reference set; lower is nearer.
+    """How far the images of a run are from those of a reference set; lower is nearer.
 
-    `metric` is fid, kid or cmmd, or a name of its own for other features. `value` compares `n` pictures of each side,
-    `floor` `n_floor` pictures of the set with as many others of it: what a perfect imitation would get. `indicative`:
-    too few pictures for this distance. `common_prompts` of the `prompts` of the run are prompts of the set, too.
+    `metric` is fid, kid or cmmd, or a name of its own for other features. `value` compares `n` images of each side,
+    `floor` `n_floor` images of the set with as many others of it: what a perfect imitation would get. `indicative`:
+    too few images for this distance. `common_prompts` of the `prompts` of the run are prompts of the set, too.
     `formats` counts the files behind each side (run, reference) by their kind, PNG or JPEG: compression is part of a
     distance. `conventions` are those of the features.
     """

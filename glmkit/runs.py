@@ -141,7 +141,7 @@ def fingerprint(path: str | Path) -> str:
     """A short name for the content of a file or folder, so that a run notices weights that changed under it.
 
     Reads each file's size and its first and last 64 KiB only: checkpoints are large, and training changes both ends.
-    What only people look at (README.md, pictures beside it) does not count.
+    What only people look at (README.md, images beside it) does not count.
     """
     path = Path(path)
     found = [path] if path.is_file() else sorted(item for item in path.rglob("*") if item.is_file())

@@ -1,6 +1,6 @@
-"""An OCR engine for tests: the picture says in its PNG text what is read, and how reading goes wrong.
+"""An OCR engine for tests: the image says in its PNG text what is read, and how reading goes wrong.
 
-FAKE_OCR_LOG: a file that gets the name of each picture that is read. FAKE_OCR_SECONDS: how long each takes.
+FAKE_OCR_LOG: a file that gets the name of each image that is read. FAKE_OCR_SECONDS: how long each takes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def load(where: str, threads: int, number: int) -> Callable[[Path, int], list[Li
 
 
 def write(path: Path, *lines: str, confidence: float = 0.9, does: str = "read") -> Path:
-    """A picture in which `lines` are read, from top to bottom."""
+    """An image in which `lines` are read, from top to bottom."""
     info = PngImagePlugin.PngInfo()
     info.add_text("does", does)
     for row, text in enumerate(lines):
@@ -51,8 +51,8 @@ def _read(path: Path, tokens: int) -> list[Line]:
         with open(log, "a", encoding="utf-8") as handle:
             handle.write(f"{os.getpid()} {path.name}\n")
     time.sleep(float(os.environ.get("FAKE_OCR_SECONDS", "0")))
-    with Image.open(path) as picture:
-        text = dict(picture.text)  # type: ignore[attr-defined]
+    with Image.open(path) as image:
+        text = dict(image.text)  # type: ignore[attr-defined]
     if text["does"] == "crash":
         os._exit(7)
     if text["does"] == "hang":

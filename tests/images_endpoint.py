@@ -43,7 +43,7 @@ class Endpoint(ThreadingHTTPServer):
 
 @contextmanager
 def running(seconds: float = 0.0) -> Iterator[Endpoint]:
-    """A server that takes `seconds` for each picture."""
+    """A server that takes `seconds` for each image."""
     server = Endpoint(seconds)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
@@ -94,12 +94,12 @@ class _Handler(BaseHTTPRequestHandler):
             return 429, {"error": {"message": "slow down"}}
         if "refused" in prompt:
             return 400, {"error": {"message": "not allowed by the safety system"}}
-        picture = {"b64_json": base64.b64encode(png(body["size"])).decode(), "revised_prompt": f"better: {prompt}"}
+        image = {"b64_json": base64.b64encode(png(body["size"])).decode(), "revised_prompt": f"better: {prompt}"}
         if "address" in prompt:
-            picture = {"url": f"{self.server.url}/{body['size']}"}
+            image = {"url": f"{self.server.url}/{body['size']}"}
         if "broken" in prompt:
-            picture = {"b64_json": "%%%"}
-        return 200, {"created": 0, "data": [picture], "usage": USAGE}
+            image = {"b64_json": "%%%"}
+        return 200, {"created": 0, "data": [image], "usage": USAGE}
 
     def _send(self, status: int, data: bytes, kind: str) -> None:
         self.send_response(status)

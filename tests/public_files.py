@@ -1,4 +1,4 @@
-"""Prompt files and pictures of public benchmarks in miniature: their formats, our words."""
+"""Prompt files and images of public benchmarks in miniature: their formats, our words."""
 
 from __future__ import annotations
 
@@ -63,18 +63,18 @@ def oneig(folder: Path) -> Path:
 
 def grid(path: Path, colours: tuple[str, str, str, str]) -> Path:
     """Four squares of one colour each, row by row."""
-    picture = Image.new("RGB", (80, 60))
-    pen = ImageDraw.Draw(picture)
+    image = Image.new("RGB", (80, 60))
+    pen = ImageDraw.Draw(image)
     for number, colour in enumerate(colours):
         left, top = 40 * (number % 2), 30 * (number // 2)
         pen.rectangle((left, top, left + 39, top + 29), fill=colour)
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path, lossless=True)
+    image.save(path, lossless=True)
     return path
 
 
-def cvtg_pictures(folder: Path, *lines: str) -> Path:
-    """A picture for each prompt, in the benchmark's folders, in which `lines` are read."""
+def cvtg_images(folder: Path, *lines: str) -> Path:
+    """An image for each prompt, in the benchmark's folders, in which `lines` are read."""
     for part in ("CVTG", "CVTG-Style"):
         for area in (2, 3, 4, 5):
             for index in CVTG:

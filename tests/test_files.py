@@ -30,11 +30,11 @@ def test_json_round_trip_keeps_unicode_readable(tmp_path: Path) -> None:
 
 
 def test_temporary_name_keeps_the_suffix_and_the_folder(tmp_path: Path) -> None:
-    with atomic_path(tmp_path / "picture.png") as temporary:
+    with atomic_path(tmp_path / "image.png") as temporary:
         temporary.write_bytes(b"1")
         assert temporary.suffix == ".png" and temporary.parent == tmp_path
-        assert not (tmp_path / "picture.png").exists()
-    assert names(tmp_path) == ["picture.png"]
+        assert not (tmp_path / "image.png").exists()
+    assert names(tmp_path) == ["image.png"]
 
 
 def test_an_error_while_writing_keeps_the_old_file(tmp_path: Path) -> None:

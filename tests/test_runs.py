@@ -72,6 +72,6 @@ def test_fingerprint_sees_content_names_and_both_ends(tmp_path: Path) -> None:
     (folder / "README.md").write_text("only people read this")
     (folder / "samples.png").write_bytes(b"only people look at this")
     assert fingerprint(folder) == before
-    picture = fingerprint(folder / "samples.png")
-    (folder / "samples.png").write_bytes(b"another picture")
-    assert fingerprint(folder / "samples.png") != picture
+    image = fingerprint(folder / "samples.png")
+    (folder / "samples.png").write_bytes(b"another image")
+    assert fingerprint(folder / "samples.png") != image

@@ -100,10 +100,10 @@ def text_prompt(seed: int, length: int) -> list[int]:
 
 def edit_prompt(seed: int, sources: list[Tensor], length: int) -> list[int]:
     """Start, codes and end of every source, then random text and the start token."""
-    pictures = [token for codes in sources for token in (START, *codes.flatten().tolist(), END)]
-    return pictures + text_prompt(seed, length)
+    images = [token for codes in sources for token in (START, *codes.flatten().tolist(), END)]
+    return images + text_prompt(seed, length)
 
 
 def patches(pixels_CHW: Tensor) -> Tensor:
-    """A picture as the stock image processor lays it out: one row a patch, channels first inside it."""
+    """An image as the stock image processor lays it out: one row a patch, channels first inside it."""
     return pixels_CHW.unfold(1, 16, 16).unfold(2, 16, 16).permute(1, 2, 0, 3, 4).flatten(0, 1).flatten(1)

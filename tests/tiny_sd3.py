@@ -10,7 +10,7 @@ WIDTH = 32  # of each of the two text encoders
 
 
 def build(folder: Path) -> Path:
-    """Write the folder with stock `save_pretrained` and return it. It draws 32x32 pictures of nothing."""
+    """Write the folder with stock `save_pretrained` and return it. It draws 32x32 images of nothing."""
     from diffusers import (
         AutoencoderKL,
         FlowMatchEulerDiscreteScheduler,

@@ -37,7 +37,7 @@ TINY_DATA = ("data.posters.count=4", "data.posters.held_out=2", "data.posters.si
 class Side:
     """One way of training. `keep` are the parts taken from the shipped model, the others start from fresh weights.
 
-    `glyphs` and `preview` say how pictures are drawn. With `same_as` (CLAIM/SIDE) it is that side, under another name.
+    `glyphs` and `preview` say how images are drawn. With `same_as` (CLAIM/SIDE) it is that side, under another name.
     """
 
     steps: tuple[str, ...] = ()
@@ -142,7 +142,7 @@ def table() -> str:
         for side, given in load(name).sides.items():
             cost = f"as {given.same_as}" if given.same_as else f"{expected_seconds(given):.0f} s"
             lines.append(f"  {name:16} {side:18} {cost}")
-    lines.append("Posters, latents and compiling take about 60 s more, 128 pictures and their scores 60 to 120 s.")
+    lines.append("Posters, latents and compiling take about 60 s more, 128 images and their scores 60 to 120 s.")
     return "\n".join(lines)
 
 

@@ -59,7 +59,7 @@ python benchmarks/claims/page.py
 ```
 
 Spread is the lowest and the highest of the seeds. Differences are taken seed by seed. One seed says nothing about the
-spread over seeds; its pictures are 128, so that a share near 0.5 is known to about 0.09 (95 %).
+spread over seeds; its images are 128, so that a share near 0.5 is known to about 0.09 (95 %).
 """
 
 
@@ -127,7 +127,7 @@ def verdict(pairs: Sequence[float]) -> str:
 
 
 def strips(claim: Claim, results: Path, found: Mapping[str, Sequence[Mapping[str, Any]]], page: Path) -> Iterator[str]:
-    """A line of pictures a side, where its run left them; links as from the folder `page`."""
+    """A line of images a side, where its run left them; links as from the folder `page`."""
     for name, (row, *_) in found.items():
         path = results / f"{run_name(row['claim'], row['side'], row['seed'])}.png"
         if path.exists():
@@ -162,7 +162,7 @@ def curves(found: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> bool
 
 
 def source_curves(results: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Seconds of a picture's step and of training, and memory, over the number of sources."""
+    """Seconds of an image's step and of training, and memory, over the number of sources."""
     shown = [(result, panel) for result in results for panel in PANELS if panel[0] in result["rows"][0]]
     figure, axes = _figure(len(shown), columns=4)
     for axis, (result, (key, label, factor)) in zip(axes, shown, strict=True):
@@ -256,9 +256,9 @@ def _save(figure: Any, path: Path) -> None:
         figure.savefig(temporary, dpi=90, metadata={"Software": None})
 
 
-def section(claim: Claim, results: Path, pictures: Path) -> list[str]:
+def section(claim: Claim, results: Path, images: Path) -> list[str]:
     """The claim's part of the page; empty while nothing is measured."""
-    result = _of_sources(results, pictures) if not claim.sides else _of_sides(claim, results, pictures)
+    result = _of_sources(results, images) if not claim.sides else _of_sides(claim, results, images)
     if not result:
         return []
     words = [f"## {claim.title}\n", f"**Claim.** {claim.claim}\n", f"**Set-up.** {claim.setup}\n", "**Result.**\n"]
@@ -266,30 +266,30 @@ def section(claim: Claim, results: Path, pictures: Path) -> list[str]:
     return [*words, *result, *reading, f"\n**What it does not show.** {claim.not_shown}\n"]
 
 
-def _of_sides(claim: Claim, results: Path, pictures: Path) -> list[str]:
+def _of_sides(claim: Claim, results: Path, images: Path) -> list[str]:
     found = rows_of(results, claim)
     if len(found) < 2:  # one side alone shows nothing
         return []
     lines = list(measures_table(claim, found))
     if compared := list(differences(claim, found)):
         lines += ["", *compared]
-    if curves(found, pictures / f"{claim.name}.png"):
+    if curves(found, images / f"{claim.name}.png"):
         lines += ["", f"![held-out losses](curves/{claim.name}.png)"]
-    if shown := list(strips(claim, results, found, pictures.parent)):
+    if shown := list(strips(claim, results, found, images.parent)):
         lines += ["", "The first prompts, side by side, of the first seed:", "", "\n\n".join(shown)]
     devices = sorted({str(row["environment"]["device"]) for rows in found.values() for row in rows})
     prompts = " or ".join(sorted({str(row["prompts"]) for rows in found.values() for row in rows}))
     return [*lines, "", f"n is the number of seeds; {prompts} prompts a run, made on {', '.join(devices)}."]
 
 
-def _of_sources(results: Path, pictures: Path) -> list[str]:
+def _of_sources(results: Path, images: Path) -> list[str]:
     found = [read_json(path) for path in sorted(results.glob("block_causal-*.json"))]
     if not found:
         return []
     lines: list[str] = []
     for result in found:
         lines += [*sources_table(result, steps=20), ""]
-    source_curves(found, pictures / "block_causal.png")
+    source_curves(found, images / "block_causal.png")
     return [*lines, "![time and memory by the number of sources](curves/block_causal.png)"]
 
 

@@ -1,10 +1,10 @@
-"""Train one side of a claim, draw pictures with it, score them; a small JSON row and a strip of pictures come out.
+"""Train one side of a claim, draw images with it, score them; a small JSON row and a strip of images come out.
 
     python benchmarks/claims/run.py glyphs on --seed 0
 
 Everything continues where it stopped: a run that is killed, or ends itself after --minutes, goes on when the same
 command is given again. Training and drawing need a GPU, scoring needs OCR: with --no-score the first machine leaves
-WORK/CLAIM-SIDE-SEED with its pictures, and the same command on another machine that has this folder only scores.
+WORK/CLAIM-SIDE-SEED with its images, and the same command on another machine that has this folder only scores.
 Then `python benchmarks/claims/page.py` writes curves and page.
 """
 
@@ -40,11 +40,11 @@ from glmkit.models.hybrid import HybridModel
 from glmkit.posters import simple
 from glmkit.records import Request
 from glmkit.training import cache
-from glmkit.training.data import PosterPictures
+from glmkit.training.data import PosterImages
 from glmkit.training.finetune import finetune
 
 PROMPTS, BATCH = 128, 32
-SAMPLES, SAMPLE_HEIGHT = 8, 112  # pictures of a run that the page shows, and their height in pixels
+SAMPLES, SAMPLE_HEIGHT = 8, 112  # images of a run that the page shows, and their height in pixels
 HELD_OUT_CODES = 256  # posters behind the entropy of the codes
 
 
@@ -68,7 +68,7 @@ def train(folder: Path, side: Side, seed: int, device: torch.device, tiny: bool)
 
 
 def requests_of(model: Path, seed: int, tiny: bool) -> list[Request]:
-    """The held-out `simple` prompts, one picture each, as the model usually draws."""
+    """The held-out `simple` prompts, one image each, as the model usually draws."""
     usual = defaults.of(model)
     height, width, steps = (64, 64, 2) if tiny else (usual.height, usual.width, usual.steps)
     prompts = suites.prompts(suites.load("text-render"), "simple", 2 if tiny else PROMPTS)
@@ -79,16 +79,16 @@ def requests_of(model: Path, seed: int, tiny: bool) -> list[Request]:
 
 
 @torch.inference_mode()
-def draw(pictures: Path, hybrid: HybridModel, side: Side, requests: Sequence[Request]) -> None:
-    """pictures/<prompt id>.png for every request that has none yet."""
-    missing = [request for request in requests if not (pictures / f"{request.id}.png").exists()]
+def draw(images: Path, hybrid: HybridModel, side: Side, requests: Sequence[Request]) -> None:
+    """images/<prompt id>.png for every request that has none yet."""
+    missing = [request for request in requests if not (images / f"{request.id}.png").exists()]
     for start in range(0, len(missing), BATCH):
         batch = missing[start : start + BATCH]
         priors = pipeline.prior_tokens(hybrid, batch) if side.preview else raster_tokens(hybrid, batch)
         # The decoder reads nothing of a prompt but its quoted texts.
         told = batch if side.glyphs else [replace(request, prompt="") for request in batch]
         for request, image in zip(batch, pipeline.decode_prior(hybrid, told, priors), strict=True):
-            with atomic_path(pictures / f"{request.id}.png") as temporary:
+            with atomic_path(images / f"{request.id}.png") as temporary:
                 image.save(temporary)
 
 
@@ -108,7 +108,7 @@ def raster_tokens(hybrid: HybridModel, requests: Sequence[Request]) -> list[Tens
 def codes(hybrid: HybridModel, tiny: bool) -> dict[str, float]:
     """Entropy in nats of the codes of held-out posters on their own, without any context, on both grids."""
     count, size = (2, 64) if tiny else (HELD_OUT_CODES, 256)
-    posters = PosterPictures(count, size, size, 21, 1, "held-out")
+    posters = PosterImages(count, size, size, 21, 1, "held-out")
     keeper = cache.Keeper(hybrid.device)
     parts = {
         "preview_entropy": cache.preview_cache(hybrid, posters, keeper),
@@ -123,12 +123,12 @@ def entropy(ids: Tensor) -> float:
     return float(-(shares * shares.clamp_min(1e-12).log()).sum())
 
 
-def described(pictures: Path) -> dict[str, float]:
-    """Share of the pictures that have each property their caption names, and of all properties together."""
+def described(images: Path) -> dict[str, float]:
+    """Share of the images that have each property their caption names, and of all properties together."""
     passed: dict[str, list[bool]] = {}
-    for path in sorted(pictures.glob("*.png")):
-        with Image.open(path) as picture:
-            for name, right in simple.described()[path.stem](picture).items():
+    for path in sorted(images.glob("*.png")):
+        with Image.open(path) as image:
+            for name, right in simple.described()[path.stem](image).items():
                 passed.setdefault(name, []).append(right)
     passed["described"] = [right for rights in list(passed.values()) for right in rights]
     return {name: sum(rights) / len(rights) for name, rights in passed.items()}
@@ -155,7 +155,7 @@ def curve(folder: Path, number: int, step: str, seed: int, tiny: bool) -> dict[s
 
 def score(folder: Path, steps: Sequence[Mapping[str, Any]], limit: int) -> dict[str, float]:
     """Every measure of a run by name: last held-out losses, codes, words read, properties checked."""
-    plan = Plan("text-render", ENGINE, split="simple", limit=limit, images=folder / "pictures", seeds=1)
+    plan = Plan("text-render", ENGINE, split="simple", limit=limit, images=folder / "images", seeds=1)
     summary = evaluate(plan, folder / "scores")
     found: dict[str, float] = {}
     for step in steps:
@@ -163,15 +163,15 @@ def score(folder: Path, steps: Sequence[Mapping[str, Any]], limit: int) -> dict[
     if (folder / "codes.json").exists():
         found.update(read_json(folder / "codes.json"))
     found.update({name: float(value["value"] or 0) for name, value in summary.scores.items()})
-    return {**found, **described(folder / "pictures")}
+    return {**found, **described(folder / "images")}
 
 
-def samples(pictures: Sequence[Path]) -> Image.Image:
-    """The pictures side by side, SAMPLE_HEIGHT high, in few colours."""
-    strip = Image.new("RGB", (len(pictures) * SAMPLE_HEIGHT, SAMPLE_HEIGHT))
-    for place, path in enumerate(pictures):
-        with Image.open(path) as picture:
-            strip.paste(ImageOps.contain(picture, (SAMPLE_HEIGHT, SAMPLE_HEIGHT)), (place * SAMPLE_HEIGHT, 0))
+def samples(images: Sequence[Path]) -> Image.Image:
+    """The images side by side, SAMPLE_HEIGHT high, in few colours."""
+    strip = Image.new("RGB", (len(images) * SAMPLE_HEIGHT, SAMPLE_HEIGHT))
+    for place, path in enumerate(images):
+        with Image.open(path) as image:
+            strip.paste(ImageOps.contain(image, (SAMPLE_HEIGHT, SAMPLE_HEIGHT)), (place * SAMPLE_HEIGHT, 0))
     return strip.quantize(96, kmeans=4)
 
 
@@ -186,21 +186,21 @@ def stop_after(minutes: float) -> None:
 
 
 def run(claim: str, side_name: str, arguments: argparse.Namespace) -> None:
-    """Training and drawing unless all pictures are there, then the row."""
+    """Training and drawing unless all images are there, then the row."""
     claim, side_name, side = definitions.resolve(claim, side_name)
     seed, tiny = arguments.seed, arguments.tiny
     name = definitions.run_name(claim, side_name, seed)
     folder, results = arguments.work / name, arguments.work if tiny else arguments.results
-    pictures, model = folder / "pictures", checkpoint.resolve(arguments.model)
+    images, model = folder / "images", checkpoint.resolve(arguments.model)
     requests = requests_of(model, seed, tiny)
-    if not all((pictures / f"{request.id}.png").exists() for request in requests):
+    if not all((images / f"{request.id}.png").exists() for request in requests):
         device = pick_device(arguments.device)
         start_model(folder / "model", side.keep, model)
         train(folder, side, seed, device, tiny)
         hybrid = HybridModel(folder / "model", device, dtype_for(device))
         if any(step.startswith("semantic_vq") for step in side.steps):
             write_json(folder / "codes.json", codes(hybrid, tiny))
-        draw(pictures, hybrid, side, requests)
+        draw(images, hybrid, side, requests)
         kept = {part: adapter.fingerprint(model, part) for part in side.keep}
         drawn = {"kept": kept, "environment": runs.environment(str(device))}
         write_json(folder / "drawn.json", drawn)
@@ -218,7 +218,7 @@ def run(claim: str, side_name: str, arguments: argparse.Namespace) -> None:
     }
     write_json(results / f"{name}.json", row)
     with atomic_path(results / f"{name}.png") as temporary:
-        samples([pictures / f"{request.id}.png" for request in requests[:SAMPLES]]).save(temporary, optimize=True)
+        samples([images / f"{request.id}.png" for request in requests[:SAMPLES]]).save(temporary, optimize=True)
     print(f"{results / name}.json: " + ", ".join(f"{key} {value:.4g}" for key, value in row["measures"].items()))
 
 
@@ -228,7 +228,7 @@ def main() -> None:
     )
     parser.add_argument("claim", choices=[name for name in definitions.names() if definitions.load(name).sides])
     parser.add_argument("side", help="as in the claim's file, or `all`")
-    parser.add_argument("--seed", type=int, default=0, help="of weights, order of posters, and pictures")
+    parser.add_argument("--seed", type=int, default=0, help="of weights, order of posters, and images")
     parser.add_argument("--minutes", type=float, default=8, help="end by itself after this time (default %(default)s)")
     parser.add_argument("--work", type=Path, default=Path("reports/claims"), help="default %(default)s")
     parser.add_argument("--results", type=Path, default=HERE / "results", help="default %(default)s")

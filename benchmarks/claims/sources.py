@@ -112,9 +112,9 @@ def block_causal(decoder: DiffusionDecoder, given: Inputs) -> tuple[Callable[[],
 
 
 def full(decoder: DiffusionDecoder, given: Inputs) -> tuple[Callable[[], Any], Callable[[Any], Tensor]]:
-    """The same weights with all pictures in one sequence, where all tokens read all; nothing is done once.
+    """The same weights with all images in one sequence, where all tokens read all; nothing is done once.
 
-    Each picture has the rotary positions it would have alone, and all are modulated by the target's time.
+    Each image has the rotary positions it would have alone, and all are modulated by the target's time.
     """
 
     def step(_: Any) -> Tensor:

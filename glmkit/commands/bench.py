@@ -1,4 +1,4 @@
-"""glmkit bench: how fast pictures are drawn here."""
+"""glmkit bench: how fast images are drawn here."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from glmkit.models.hybrid import HybridModel
     from glmkit.training import speed
 
-HELP = "Measure how long pictures take, beside diffusers' pipeline on the same weights."
+HELP = "Measure how long images take, beside diffusers' pipeline on the same weights."
 SIDES = ("ours", "stock")
 BASES = ("auto", "float32", "bfloat16", "nf4", "int8", "fp8")
 PLAIN = {"stage": ["decoder"], "batch": [1], "recompute": [0], "base": ["auto"]} | dict.fromkeys(
@@ -31,22 +31,22 @@ PLAIN = {"stage": ["decoder"], "batch": [1], "recompute": [0], "base": ["auto"]}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
-    speed = kinds.add_parser("speed", help="seconds a picture, stage by stage")
+    speed = kinds.add_parser("speed", help="seconds an image, stage by stage")
     speed.add_argument(
         "--model", default="nano", help="nano, a folder, or full: published sizes, random weights (default %(default)s)"
     )
     speed.add_argument("--against", choices=("diffusers",), help="run diffusers' pipeline in turns with ours")
     speed.add_argument("--size", metavar="WIDTHxHEIGHT", nargs="+", help="pixels (default: the model's)")
     speed.add_argument("--steps", metavar="N", type=int, help="decoder steps (default: the model's)")
-    speed.add_argument("--repeats", metavar="N", type=int, default=5, help="pictures a size (default %(default)s)")
+    speed.add_argument("--repeats", metavar="N", type=int, default=5, help="images a size (default %(default)s)")
     speed.add_argument("--stock-repeats", metavar="N", type=int, help="of diffusers' pipeline (default: as ours)")
     speed.add_argument("--device", default="auto", help="auto, cpu or cuda (default %(default)s)")
     speed.add_argument("--out", metavar="FILE.json", type=Path, help="write the result there")
     add_speed_options(speed)
-    speed.set_defaults(compile="blocks")  # pictures are timed warm, and the first call apart
+    speed.set_defaults(compile="blocks")  # images are timed warm, and the first call apart
     speed.add_argument("--json", action="store_true", help="print one line of JSON")
     _add_train_arguments(
-        kinds.add_parser("train", help="seconds a step of LoRA training on random pictures; one row a setting")
+        kinds.add_parser("train", help="seconds a step of LoRA training on random images; one row a setting")
     )
 
 
@@ -118,7 +118,7 @@ def _jobs(arguments: argparse.Namespace) -> list[speed.Job]:
 
 
 def _recipe_jobs(arguments: argparse.Namespace) -> list[speed.Job]:
-    """The stages of a recipe on pictures of the sizes asked for, of the size that it says, or of the largest there is;
+    """The stages of a recipe on images of the sizes asked for, of the size that it says, or of the largest there is;
     edits if there are any."""
     from glmkit import config
     from glmkit.training import checks, data, plan, speed
@@ -128,10 +128,10 @@ def _recipe_jobs(arguments: argparse.Namespace) -> list[speed.Job]:
         raise UserError("a recipe says this itself", found=" ".join(said), fix="--recipe FILE decoder.batch_size=2")
     file, *overrides = arguments.recipe
     recipe = config.load(file, [*overrides, f"model={'glm-image' if arguments.model == 'full' else arguments.model}"])
-    pictures = data.load(recipe.data)[0] if recipe.data.train else None
-    if pictures is not None:
-        checks.content(recipe, pictures)
-    shapes, _ = plan.shapes_of(recipe, pictures)
+    images = data.load(recipe.data)[0] if recipe.data.train else None
+    if images is not None:
+        checks.content(recipe, images)
+    shapes, _ = plan.shapes_of(recipe, images)
     largest = max(shapes, key=lambda shape: shape[0] * shape[1])
     named = arguments.size or ([recipe.data.size] if recipe.data.size else [])
     sizes = [parse_size(size) for size in named] or [largest[:2]]

@@ -1,4 +1,4 @@
-"""glmkit edit: a picture from one to three pictures and an instruction."""
+"""glmkit edit: an image from one to three images and an instruction."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 from glmkit.errors import UserError
 from glmkit.generation.arguments import Options, add_options, check_png
 
-HELP = "Change one picture, or combine two or three, as a prompt says."
+HELP = "Change one image, or combine two or three, as a prompt says."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("sources", metavar="SOURCE.png", nargs="+", help="one to three pictures")
+    parser.add_argument("sources", metavar="SOURCE.png", nargs="+", help="one to three images")
     parser.add_argument("prompt", metavar="PROMPT", help="what to make of them")
     parser.add_argument("--out", metavar="FILE.png", type=Path, required=True, help="the file to write")
     add_options(parser)
@@ -25,13 +25,13 @@ def run(arguments: argparse.Namespace) -> int:
     if Path(arguments.prompt).is_file():
         raise UserError("the prompt comes last", found=f"the file {arguments.prompt}", fix='glmkit edit A.png "..."')
 
+    from glmkit.generation.images import read_image
     from glmkit.generation.jobs import draw_file, request_of, size_like
-    from glmkit.generation.pictures import read_picture
     from glmkit.models import defaults
     from glmkit.models.checkpoint import resolve
 
     folder = resolve(options.model)
-    sources = [read_picture(path) for path in arguments.sources]
+    sources = [read_image(path) for path in arguments.sources]
     request = request_of(options, folder, arguments.out.stem, arguments.prompt)
     request = replace(request, sources=tuple(arguments.sources))
     if options.size is None:

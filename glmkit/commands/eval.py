@@ -1,4 +1,4 @@
-"""glmkit eval: draw the prompts of a suite, or take pictures made elsewhere, and score them."""
+"""glmkit eval: draw the prompts of a suite, or take images made elsewhere, and score them."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from typing import Any
 
     from glmkit.evaluation.baselines import Usual
-    from glmkit.evaluation.pictures import Drawing
+    from glmkit.evaluation.images import Drawing
     from glmkit.records import Summary
 
-HELP = "Score the pictures of a suite by OCR and by pixels."
+HELP = "Score the images of a suite by OCR and by pixels."
 MODELS = "nano, a model folder, a hub id, diffusers:HUB_ID_OR_FOLDER or openai:MODEL (default nano)"
 DRAWING_OPTIONS = ("model", "adapter", "size", "steps", "guidance")
 
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--images",
         metavar="DIR",
         type=Path,
-        help="score these pictures: <prompt id>.png, <prompt id>_<seed>.png or the benchmark's own layout",
+        help="score these images: <prompt id>.png, <prompt id>_<seed>.png or the benchmark's own layout",
     )
     parser.add_argument(
         "--ocr", metavar="ENGINE[:WHERE]", help="paddleocr (the default), cvtg-paddleocr:PYTHON or qwen2-5-vl[:FOLDER]"
@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seeds",
         metavar="K",
         type=int,
-        help="pictures a prompt, seeds 0 to K-1 (default 1; of --images: what most have)",
+        help="images a prompt, seeds 0 to K-1 (default 1; of --images: what most have)",
     )
     parser.add_argument("--size", metavar="WIDTHxHEIGHT", help="pixels (default: the prompt's, else the model's)")
     parser.add_argument("--steps", metavar="N", type=int, help="decoder steps (default: the model's)")
@@ -77,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
             raise UserError(f"--{name} must be at least 1", found=number)
     given = [name for name in DRAWING_OPTIONS if getattr(arguments, name) is not None]
     if arguments.images is not None and given:
-        raise UserError("--images scores pictures as they are", found=f"--{given[0]}", fix=f"leave out --{given[0]}")
+        raise UserError("--images scores images as they are", found=f"--{given[0]}", fix=f"leave out --{given[0]}")
     device, drawing = (_device(arguments), None) if arguments.images is not None else _drawing(arguments)
     plan = Plan(
         suite=arguments.suite,
@@ -98,13 +98,13 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print(f"{table(summary)}\n\nrun folder: {folder}")
     if summary.n_scored < summary.n_total:
-        missing = f"{summary.n_total - summary.n_scored} of {summary.n_total} pictures"
+        missing = f"{summary.n_total - summary.n_scored} of {summary.n_total} images"
         print(f"{missing} have no score; `error` in {folder / 'scores.jsonl'} says why", file=sys.stderr)
     return 0 if summary.n_scored else 1
 
 
 def _device(arguments: argparse.Namespace) -> str:
-    """Where the features of given pictures are extracted; without features nothing needs torch."""
+    """Where the features of given images are extracted; without features nothing needs torch."""
     if arguments.clip is None and not arguments.reference:
         return "cpu"
     from glmkit.models.devices import pick_device
@@ -115,7 +115,7 @@ def _device(arguments: argparse.Namespace) -> str:
 def _drawing(arguments: argparse.Namespace) -> tuple[str, Drawing]:
     """The device, and the model's own size, steps and guidance unless others were given."""
     from glmkit.evaluation import baselines
-    from glmkit.evaluation.pictures import Drawing
+    from glmkit.evaluation.images import Drawing
 
     model = arguments.model or "nano"
     baseline = baselines.find(model)
@@ -165,7 +165,7 @@ def table(summary: Summary) -> str:
     """Scores with their intervals, one line a split and one for all."""
     from glmkit.evaluation.stats import as_text
 
-    rows = [("", "pictures", *(f"{name} ({summary.metrics[name]['direction']})" for name in summary.scores))]
+    rows = [("", "images", *(f"{name} ({summary.metrics[name]['direction']})" for name in summary.scores))]
     parts: list[tuple[str, Mapping[str, Any]]] = list(summary.splits.items())
     if len(parts) != 1:
         parts.append(("all", summary.to_row()))
@@ -197,6 +197,6 @@ def _distance(row: Mapping[str, Any]) -> str:
     """One distance with what it must be read against."""
     few = "; indicative" if row["indicative"] else ""
     return (
-        f"{row['metric']} to {row['reference']}: {row['value']:.4g} (lower is nearer; {row['n']} pictures a side{few}; "
+        f"{row['metric']} to {row['reference']}: {row['value']:.4g} (lower is nearer; {row['n']} images a side{few}; "
         f"the set against itself: {row['floor']:.4g} with {row['n_floor']} a side)"
     )

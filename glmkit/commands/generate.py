@@ -1,4 +1,4 @@
-"""glmkit generate: pictures from prompts."""
+"""glmkit generate: images from prompts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from glmkit.errors import UserError
 from glmkit.generation.arguments import Options, add_options, check_png
 
-HELP = "Draw a picture from a prompt, or many from a file of prompts."
+HELP = "Draw an image from a prompt, or many from a file of prompts."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""glmkit reference: sets of pictures of other models, to measure distances to them."""
+"""glmkit reference: sets of images of other models, to measure distances to them."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ if TYPE_CHECKING:
     from glmkit.evaluation.collect import Source
     from glmkit.evaluation.references import Reference
 
-HELP = "Reference sets of other models' pictures, for FID, KID and CMMD."
+HELP = "Reference sets of other models' images, for FID, KID and CMMD."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    add = actions.add_parser("add", help="read pictures into a set", description="Make or continue a reference set.")
+    add = actions.add_parser("add", help="read images into a set", description="Make or continue a reference set.")
     add.add_argument("name", metavar="NAME", help="what the set is called")
     files = add.add_mutually_exclusive_group(required=True)
-    files.add_argument("--images", metavar="DIR", type=Path, help="a folder of pictures")
-    files.add_argument("--parquet", metavar="FILE", type=Path, nargs="+", help="parquet files with a picture column")
-    files.add_argument("--webdataset", metavar="FILE", type=Path, nargs="+", help="tar files of pictures with captions")
-    add.add_argument("--column", help="picture column of the parquet files (default image)")
+    files.add_argument("--images", metavar="DIR", type=Path, help="a folder of images")
+    files.add_argument("--parquet", metavar="FILE", type=Path, nargs="+", help="parquet files with an image column")
+    files.add_argument("--webdataset", metavar="FILE", type=Path, nargs="+", help="tar files of images with captions")
+    add.add_argument("--column", help="image column of the parquet files (default image)")
     add.add_argument("--prompt-column", metavar="NAME", help="prompt column, or key in the .json of a webdataset")
-    add.add_argument("--prompts", metavar="FILE", type=Path, help="prompts of --images: JSONL, or line N for picture N")
+    add.add_argument("--prompts", metavar="FILE", type=Path, help="prompts of --images: JSONL, or line N for image N")
     add.add_argument("--preset", help="a known layout: rapidata, openai-dalle3, open-image-preferences")
-    add.add_argument("--model", help="whose pictures of the preset: dalle3, sd3, ... (default: the preset's first)")
-    add.add_argument("--limit", metavar="N", type=int, help="only the first N pictures")
+    add.add_argument("--model", help="whose images of the preset: dalle3, sd3, ... (default: the preset's first)")
+    add.add_argument("--limit", metavar="N", type=int, help="only the first N images")
     add.add_argument(
         "--features",
         metavar="SPEC",
@@ -119,7 +119,7 @@ def describe(reference: Reference) -> str:
     for features in row["features"]:
         counts = {"repeated": features["repeats"], "not readable": features["errors"]}
         left = [f"{count} {name}" for name, count in counts.items() if count]
-        lines.append(f"  {features['label']}: {features['count']} pictures" + (f"; {', '.join(left)}" if left else ""))
+        lines.append(f"  {features['label']}: {features['count']} images" + (f"; {', '.join(left)}" if left else ""))
     lines.append(f"  kept in {reference.folder}")
     if not row["features"]:
         lines.append("  unfinished; repeat the glmkit reference add command to continue")

@@ -1,1 +1,1 @@
-"""From pictures to scores."""
+"""From images to scores."""

@@ -1,4 +1,4 @@
-"""CLIP alignment of a run: the cosine of each picture with its prompt, beside the other scores of the picture."""
+"""CLIP alignment of a run: the cosine of each image with its prompt, beside the other scores of the image."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from glmkit.evaluation import stats
 from glmkit.evaluation.collect import collect
 from glmkit.evaluation.features.clip import Clip
 from glmkit.evaluation.metrics import clip as metric
-from glmkit.evaluation.sources import Pictures
+from glmkit.evaluation.sources import Images
 from glmkit.records import Generation, Score, Summary
 
 TEXTS = 64  # that are encoded at once
@@ -20,13 +20,13 @@ DIGITS = 6  # of a stored cosine; float32 has no more
 
 
 def align(clip: Clip, folder: Path, rows: Sequence[Generation], scores: Sequence[Score]) -> list[Score]:
-    """Add the raw cosine to every scored row; a picture that CLIP cannot read becomes a row with the error."""
+    """Add the raw cosine to every scored row; an image that CLIP cannot read becomes a row with the error."""
     scored = {score.id for score in scores if score.error is None}
     generations = {row.id: row for row in rows if row.id in scored}
     if not generations:
         return list(scores)
-    pictures = Pictures(folder, tuple(generations.values()))
-    stored = collect(pictures, clip, pictures.cache(clip), unique=False, title=clip.label)
+    images = Images(folder, tuple(generations.values()))
+    stored = collect(images, clip, images.cache(clip), unique=False, title=clip.label)
     texts = _texts(clip, [row.prompt for row in generations.values()])
     read = {row["key"]: row["index"] for row in stored.rows() if "index" in row}
     lost = {row["key"]: row["error"] for row in stored.rows() if "error" in row}

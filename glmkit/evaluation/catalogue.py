@@ -55,7 +55,7 @@ def _metrics() -> Iterator[Entry]:
             found.setdefault(metric, []).append(suite)
     for metric, where in found.items():
         yield Entry("metric", metric, f"of {', '.join(where)}")
-    about = "cosine of picture and prompt: --clip"
+    about = "cosine of image and prompt: --clip"
     yield _checked(Entry("metric", "clip_cosine", f"{about} {DEFAULT}"), partial(clip.check, DEFAULT))
     yield _checked(Entry("metric", "clip_glmkit_cosine", f"{about} {OURS}"), partial(clip.check, OURS))
     features = (

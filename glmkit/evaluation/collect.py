@@ -1,4 +1,4 @@
-"""Pictures -> features in one file, N D float32, written batch by batch: memory does not grow with N, a kill costs one
+"""Images -> features in one file, N D float32, written batch by batch: memory does not grow with N, a kill costs one
 batch, and a continued run cuts the same batches (floating-point sums depend on them).
 """
 
@@ -25,16 +25,16 @@ from glmkit import runs
 from glmkit.errors import UserError
 from glmkit.evaluation.features import Extractor
 from glmkit.files import append_jsonl, explained, read_json, read_jsonl, write_json, write_jsonl
-from glmkit.generation.pictures import as_rgb
+from glmkit.generation.images import as_rgb
 from glmkit.generation.shares import alone
 
 BATCH = 32
-Entry = tuple[dict[str, Any], Image.Image | None]  # a journal row, and its picture when it counts
-PICTURES, FEATURES, COMPLETE = "pictures.jsonl", "features.f32", "complete.json"
+Entry = tuple[dict[str, Any], Image.Image | None]  # a journal row, and its image when it counts
+IMAGES, FEATURES, COMPLETE = "images.jsonl", "features.f32", "complete.json"
 
 
 class Place(NamedTuple):
-    """Where a picture is: the number of the file in its source, the row in it, and which of the row's pictures."""
+    """Where an image is: the number of the file in its source, the row in it, and which of the row's images."""
 
     file: int
     row: int
@@ -43,7 +43,7 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Item:
-    """An encoded picture; `key` says in words where it came from."""
+    """An encoded image; `key` says in words where it came from."""
 
     place: Place
     key: str
@@ -53,7 +53,7 @@ class Item:
 
 class Source(Protocol):
     def items(self, after: Place | None) -> Iterator[Item]:
-        """Every picture after that place, always in the same order."""
+        """Every image after that place, always in the same order."""
         ...
 
 
@@ -83,9 +83,9 @@ class Features:
 def collect(
     source: Source, extractor: Extractor, folder: Path, *, unique: bool, title: str, limit: int | None = None
 ) -> Features:
-    """The features of the pictures of a source (of the first `limit`), continued where an earlier call stopped.
+    """The features of the images of a source (of the first `limit`), continued where an earlier call stopped.
 
-    `unique`: a picture that occurs again, byte for byte, counts once. A picture that cannot be read is a row with its
+    `unique`: an image that occurs again, byte for byte, counts once. An image that cannot be read is a row with its
     error. UserError when there is none that can.
     """
     with alone(folder):
@@ -104,21 +104,21 @@ def _collect(source: Source, extractor: Extractor, folder: Path, unique: bool, t
         task = progress.add_task(title, total=limit, completed=count)
         found = _first(_read(items, seen, pool), None if limit is None else limit - count)
         for batch in _batches(found):
-            pictures = [picture for _, picture in batch if picture is not None]
-            if pictures:
-                _append(folder / FEATURES, extractor.extract(pictures))
+            images = [image for _, image in batch if image is not None]
+            if images:
+                _append(folder / FEATURES, extractor.extract(images))
             new = []
-            for row, picture in batch:
-                new.append(row if picture is None else {**row, "format": picture.format, "index": count})
-                count += picture is not None
-            append_jsonl(folder / PICTURES, *new)
-            progress.advance(task, len(pictures))
+            for row, image in batch:
+                new.append(row if image is None else {**row, "format": image.format, "index": count})
+                count += image is not None
+            append_jsonl(folder / IMAGES, *new)
+            progress.advance(task, len(images))
     _finish(folder, extractor, title)
 
 
 def _progress() -> Progress:
-    """How many pictures are done; how many there are, a stream does not say."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f} pictures"))
+    """How many images are done; how many there are, a stream does not say."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f} images"))
     return Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True))
 
 
@@ -132,8 +132,8 @@ def _finish(folder: Path, extractor: Extractor, title: str) -> None:
     """Mark the features as complete; UserError when there are none."""
     kinds = Counter(name for row in _rows(folder) for name in ("index", "repeats", "error") if name in row)
     if not kinds["index"]:
-        first = next((f"{row['key']}: {row['error']}" for row in _rows(folder) if "error" in row), "no pictures")
-        raise UserError(f"{title}: no picture could be read", found=first, fix="check the files and the options")
+        first = next((f"{row['key']}: {row['error']}" for row in _rows(folder) if "error" in row), "no images")
+        raise UserError(f"{title}: no image could be read", found=first, fix="check the files and the options")
     about = {
         "width": extractor.width,
         "count": kinds["index"],
@@ -147,27 +147,27 @@ def _finish(folder: Path, extractor: Extractor, title: str) -> None:
 
 def _rows(folder: Path) -> Iterator[dict[str, Any]]:
     """The lines of the journal, one at a time; none when nothing was read."""
-    if (folder / PICTURES).exists():
-        with (folder / PICTURES).open(encoding="utf-8") as lines:
+    if (folder / IMAGES).exists():
+        with (folder / IMAGES).open(encoding="utf-8") as lines:
             yield from map(json.loads, lines)
 
 
 def decode(data: bytes) -> Image.Image:
     """RGB, upright, transparent parts on white, with the `format` of the file; any error of the decoder."""
     with Image.open(io.BytesIO(data)) as opened:
-        picture = as_rgb(opened)
-        picture.format = opened.format
-        return picture
+        image = as_rgb(opened)
+        image.format = opened.format
+        return image
 
 
 def _continue(folder: Path, width: int) -> list[dict[str, Any]]:
     """The rows of whole batches that are stored; what a kill left beyond them is cut off both files."""
-    rows = read_jsonl(folder / PICTURES, partial=True) if (folder / PICTURES).exists() else []
+    rows = read_jsonl(folder / IMAGES, partial=True) if (folder / IMAGES).exists() else []
     whole = sum("index" in row for row in rows) // BATCH * BATCH
     last = max((position for position, row in enumerate(rows) if row.get("index", whole) < whole), default=-1)
     rows = rows[: last + 1]
-    if (folder / PICTURES).exists():
-        write_jsonl(folder / PICTURES, rows)
+    if (folder / IMAGES).exists():
+        write_jsonl(folder / IMAGES, rows)
     _cut(folder / FEATURES, whole * width * 4)
     return rows
 
@@ -185,7 +185,7 @@ def _append(path: Path, features: np.ndarray) -> None:
 
 
 def _read(items: Iterator[Item], seen: set[bytes] | None, pool: ThreadPoolExecutor) -> Iterator[Entry]:
-    """Journal rows with their pictures, decoded a batch ahead by the pool."""
+    """Journal rows with their images, decoded a batch ahead by the pool."""
     while ahead := list(islice(items, BATCH)):
         decoded = [pool.submit(_attempt, item.data) for item in ahead]
         for item, future in zip(ahead, decoded, strict=True):
@@ -195,41 +195,41 @@ def _read(items: Iterator[Item], seen: set[bytes] | None, pool: ThreadPoolExecut
             if seen is not None and digest in seen:
                 yield {**row, "repeats": True}, None
                 continue
-            picture, error = future.result()
+            image, error = future.result()
             if error is not None:
                 yield {**row, "error": error}, None
                 continue
             if seen is not None:
                 seen.add(digest)
-            yield row, picture
+            yield row, image
 
 
 def _attempt(data: bytes) -> tuple[Image.Image | None, str | None]:
     try:
         return decode(data), None
     except UnidentifiedImageError:
-        return None, "not a picture"  # its own words hold an address in memory
-    except Exception as error:  # any failure of a decoder is this picture's error row
+        return None, "not an image"  # its own words hold an address in memory
+    except Exception as error:  # any failure of a decoder is this image's error row
         return None, f"{type(error).__name__}: {error}"
 
 
 def _first(found: Iterator[Entry], limit: int | None) -> Iterator[Entry]:
-    """Entries with up to `limit` pictures."""
-    pictures = 0
-    while pictures != limit and (entry := next(found, None)) is not None:
-        pictures += entry[1] is not None
+    """Entries with up to `limit` images."""
+    images = 0
+    while images != limit and (entry := next(found, None)) is not None:
+        images += entry[1] is not None
         yield entry
 
 
 def _batches(found: Iterator[Entry]) -> Iterator[list[Entry]]:
-    """Groups with `BATCH` pictures each, except the last."""
+    """Groups with `BATCH` images each, except the last."""
     batch: list[Entry] = []
-    pictures = 0
+    images = 0
     for entry in found:
         batch.append(entry)
-        pictures += entry[1] is not None
-        if pictures == BATCH:
+        images += entry[1] is not None
+        if images == BATCH:
             yield batch
-            batch, pictures = [], 0
+            batch, images = [], 0
     if batch:
         yield batch

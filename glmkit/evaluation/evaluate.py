@@ -1,4 +1,4 @@
-"""Prompts -> pictures -> read lines -> scores -> summary. Every stage writes its file and continues a killed run."""
+"""Prompts -> images -> read lines -> scores -> summary. Every stage writes its file and continues a killed run."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from glmkit.errors import UserError
 from glmkit.evaluation import baselines, engines, stats, suites
 from glmkit.evaluation.baselines import Baseline
 from glmkit.evaluation.hashes import sha256
+from glmkit.evaluation.images import Drawing, copy, draw, write_references
 from glmkit.evaluation.layouts import Found
-from glmkit.evaluation.pictures import Drawing, copy, draw, write_references
 from glmkit.evaluation.reading import Identity, ReadError, reading_order
 from glmkit.evaluation.readings import Reading, readings
 from glmkit.evaluation.suite import Suite, family, why_not_official
@@ -35,10 +35,10 @@ MIN_CONFIDENCE = 0.5  # as the public CVTG-2K scripts; lines below are what OCR 
 
 @dataclass(frozen=True)
 class Plan:
-    """What one evaluation measures: pictures that a model draws (`drawing`), or those in the folder `images`.
+    """What one evaluation measures: images that a model draws (`drawing`), or those in the folder `images`.
 
     `engine` is the module of the OCR engine, MODULE or MODULE:WHERE (`engines`). `data` is the folder with the prompt
-    files of a public benchmark. `seeds` is how many pictures a prompt should have in `images`; None takes what is
+    files of a public benchmark. `seeds` is how many images a prompt should have in `images`; None takes what is
     there. `clip` names the CLIP that measures alignment, `references` the sets to which distances are measured.
     """
 
@@ -55,15 +55,15 @@ class Plan:
 
     @property
     def name(self) -> str:
-        """The model, or the name of the picture folder."""
+        """The model, or the name of the image folder."""
         return self.drawing.model if self.drawing is not None else self._images.name
 
     @property
     def _images(self) -> Path:
-        """The absolute picture folder; UserError when there is none."""
+        """The absolute image folder; UserError when there is none."""
         if self.images is None or not self.images.is_dir():
             raise UserError(
-                f"picture folder {self.images} does not exist", fix="--images FOLDER with <prompt id>.png files"
+                f"image folder {self.images} does not exist", fix="--images FOLDER with <prompt id>.png files"
             )
         return self.images.resolve()
 
@@ -85,7 +85,7 @@ class Plan:
         return {(path.relative_to(self.data).as_posix() if self.data else path.name): sha256(path) for path in files}
 
     def settings(self) -> dict[str, Any]:
-        """What decides pictures and readings, as JSON values; prompts and weights by fingerprint.
+        """What decides images and readings, as JSON values; prompts and weights by fingerprint.
 
         CLIP and reference sets may be added to a run later; the summary says which they were.
         """
@@ -120,8 +120,8 @@ class Plan:
 def evaluate(plan: Plan, folder: Path, device: str = "cpu", effort: Effort | None = None) -> Summary:
     """Run the plan in `folder`, or continue it there; UserError with the difference when it holds another plan.
 
-    Pictures are drawn, and their features extracted, on `device`; OCR runs on the CPU. Writes manifest.json,
-    references/ (where the suite has some), images.jsonl, pictures/, readings.jsonl (raw OCR), scores.jsonl and
+    Images are drawn, and their features extracted, on `device`; OCR runs on the CPU. Writes manifest.json,
+    references/ (where the suite has some), images.jsonl, images/, readings.jsonl (raw OCR), scores.jsonl and
     summary.json.
     """
     suite = suites.load(plan.suite)
@@ -163,7 +163,7 @@ def _scored(
     folder: Path,
     measures: Measures | None,
 ) -> Summary:
-    """From the pictures of a run to its summary; writes readings.jsonl, scores.jsonl and summary.json."""
+    """From the images of a run to its summary; writes readings.jsonl, scores.jsonl and summary.json."""
     by_id = {prompt.id: prompt for prompt in prompts}
     answers = {name: suite.answer_tokens(prompt) for name, prompt in by_id.items()}
     read = readings(folder, generations, plan.engine, plan.reader, answers)
@@ -179,7 +179,7 @@ def _scored(
 
 
 def _measures(plan: Plan, device: str) -> Measures | None:
-    """What the plan measures by picture features; torch is imported for nothing else."""
+    """What the plan measures by image features; torch is imported for nothing else."""
     if plan.clip is None and not plan.references:
         return None
     from glmkit.evaluation.measures import Measures
@@ -188,7 +188,7 @@ def _measures(plan: Plan, device: str) -> Measures | None:
 
 
 def score(suite: Suite, prompt: Prompt, row: Generation, read: Mapping[str, Reading], folder: Path) -> Score:
-    """One picture: compared when it was drawn and read, otherwise a row with the error."""
+    """One image: compared when it was drawn and read, otherwise a row with the error."""
     empty = Score(row.id, prompt.id, row.seed, prompt.split, prompt.language, prompt.texts)
     if row.file is None or row.id not in read:
         return replace(empty, error=row.error)
@@ -202,7 +202,7 @@ def score(suite: Suite, prompt: Prompt, row: Generation, read: Mapping[str, Read
 def summarise(plan: Plan, suite: Suite, scores: Sequence[Score], reader: Identity, found: Found | None) -> Summary:
     """Pooled scores of everything and of each split, with intervals over prompts, and what they may be called.
 
-    `found` are the picture files, None when a model drew them.
+    `found` are the image files, None when a model drew them.
     """
     splits = dict.fromkeys(row.split for row in scores)
     why_not: tuple[str, ...] = ()

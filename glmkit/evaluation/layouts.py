@@ -1,4 +1,4 @@
-"""Which picture belongs to which prompt: our own file names, and those of public benchmarks."""
+"""Which image belongs to which prompt: our own file names, and those of public benchmarks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 @dataclass(frozen=True)
 class Tile:
-    """One picture of a grid of equal pictures in one file; row and column count from 0 at the top left."""
+    """One image of a grid of equal images in one file; row and column count from 0 at the top left."""
 
     path: Path
     row: int
@@ -24,11 +24,11 @@ class Tile:
     columns: int = 2
 
 
-Found = Mapping[tuple[str, int], Path | Tile]  # (prompt id, seed) -> picture
+Found = Mapping[tuple[str, int], Path | Tile]  # (prompt id, seed) -> image
 
 
 def by_name(images: Path, prompts: Sequence[Prompt]) -> Found:
-    """`<prompt id>_<seed>.png`; a name without a seed is seed 0. UserError when a seed has two pictures."""
+    """`<prompt id>_<seed>.png`; a name without a seed is seed 0. UserError when a seed has two images."""
     ids = {prompt.id for prompt in prompts}
     found: dict[tuple[str, int], Path | Tile] = {}
     for path in sorted(images.iterdir()):
@@ -43,22 +43,20 @@ def by_name(images: Path, prompts: Sequence[Prompt]) -> Found:
 
 
 def add(found: dict[tuple[str, int], Path | Tile], key: tuple[str, int], path: Path) -> None:
-    """Note the picture of a prompt and seed; UserError when there is one already."""
+    """Note the image of a prompt and seed; UserError when there is one already."""
     if key in found:
         names = f"{file_of(found[key]).name} and {path.name}"
-        raise UserError(
-            f"{path.parent} holds two pictures of {key[0]!r} with seed {key[1]}", found=names, fix="keep one"
-        )
+        raise UserError(f"{path.parent} holds two images of {key[0]!r} with seed {key[1]}", found=names, fix="keep one")
     found[key] = path
 
 
-def file_of(picture: Path | Tile) -> Path:
-    return picture.path if isinstance(picture, Tile) else picture
+def file_of(image: Path | Tile) -> Path:
+    return image.path if isinstance(image, Tile) else image
 
 
 def nothing_found(images: Path, names: str) -> UserError:
-    """The error for a folder without a picture of the suite; `names` shows how they should be called."""
+    """The error for a folder without an image of the suite; `names` shows how they should be called."""
     first = next((path.name for path in sorted(images.iterdir())), "an empty folder")
     return UserError(
-        f"no picture in {images} is named after a prompt of the suite", found=first, fix=f"names like {names}"
+        f"no image in {images} is named after a prompt of the suite", found=first, fix=f"names like {names}"
     )

@@ -1,7 +1,7 @@
-"""LongText-Bench (X-Omni, Geng et al. 2025, arXiv 2507.22058): 160 prompts a language, 4 pictures each.
+"""LongText-Bench (X-Omni, Geng et al. 2025, arXiv 2507.22058): 160 prompts a language, 4 images each.
 
 Prompts: `text_prompts.jsonl` and `text_prompts_zh.jsonl` of the repository X-Omni-Team/X-Omni, folder textbench.
-Pictures: `<prompt id, four digits>_<repeat>.png`.
+Images: `<prompt id, four digits>_<repeat>.png`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class LongText(Suite):
             "text_score": {
                 "direction": "higher",
                 "definition": f"LongText-Bench text score ({language}): expected units that were read, counted with "
-                f"repeats, anywhere in the picture, / expected units. Units are {UNITS[language]}; only CJK, ASCII "
+                f"repeats, anywhere in the image, / expected units. Units are {UNITS[language]}; only CJK, ASCII "
                 "letters and digits and French accented letters count. Text that nobody asked for is free.",
             }
         }
@@ -41,7 +41,7 @@ class LongText(Suite):
             qwen2_5_vl.READER,
             qwen2_5_vl.WEIGHTS,
             prompts=160,
-            pictures_a_prompt=4,
+            images_a_prompt=4,
             files={self.file: SHA256[self.file]},
         )
 
@@ -61,6 +61,6 @@ class LongText(Suite):
             prompts.append(Prompt(name, row["prompt"], texts, split=row["category"], language=self.language))
         return prompts
 
-    def counts(self, prompt: Prompt, read: Sequence[str], picture: Path) -> Counts:
+    def counts(self, prompt: Prompt, read: Sequence[str], image: Path) -> Counts:
         answer = longtext_answer("\n".join(read))
         return {"text_score": longtext_score(list(prompt.texts), answer, self.language)}

@@ -1,4 +1,4 @@
-"""What the features of pictures tell, beside what is written in them: CLIP alignment, distances to reference sets."""
+"""What the features of images tell, beside what is written in them: CLIP alignment, distances to reference sets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from glmkit.evaluation import alignment, references
 from glmkit.evaluation.features.clip import Clip
-from glmkit.evaluation.sources import Pictures
+from glmkit.evaluation.sources import Images
 from glmkit.records import Generation, Score, Summary
 
 
@@ -27,12 +27,12 @@ class Measures:
         return cls(Clip(clip_name, device) if clip_name else None, sets, device)
 
     def scores(self, folder: Path, rows: Sequence[Generation], scores: Sequence[Score]) -> list[Score]:
-        """The scores of the pictures with their cosines."""
+        """The scores of the images with their cosines."""
         return list(scores) if self.clip is None else alignment.align(self.clip, folder, rows, scores)
 
     def summary(self, folder: Path, rows: Sequence[Generation], scores: Sequence[Score], summary: Summary) -> Summary:
         """The summary with the mean cosine and the distances."""
         if self.clip is not None:
             summary = alignment.summarised(summary, self.clip, rows, scores)
-        found = references.distances(Pictures(folder, tuple(rows)), self.sets, self.device)
+        found = references.distances(Images(folder, tuple(rows)), self.sets, self.device)
         return replace(summary, distances=tuple(distance.to_row() for distance in found))

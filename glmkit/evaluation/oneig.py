@@ -1,8 +1,8 @@
-"""The text part of OneIG-Bench (Chang et al. 2025, arXiv 2506.07977): 200 prompts a language, 4 pictures each.
+"""The text part of OneIG-Bench (Chang et al. 2025, arXiv 2506.07977): 200 prompts a language, 4 images each.
 
 Prompts: `text_content.csv` and `text_content_zh.csv`, repository OneIG-Bench/OneIG-Benchmark, folder scripts/text.
-Pictures: `<id>.webp` (or another format), four in a grid of 2 x 2 of which missing ones are black. The benchmark cuts
-the grid and saves each picture as JPEG before it reads it, and so does `pictures.copy`. Single pictures,
+Images: `<id>.webp` (or another format), four in a grid of 2 x 2 of which missing ones are black. The benchmark cuts
+the grid and saves each image as JPEG before it reads it, and so does `images.copy`. Single images,
 `<id>_<seed>.png`, are read as they are; their scores are not official.
 """
 
@@ -44,14 +44,14 @@ class OneigText(Suite):
             f"oneig_text_{language}": {
                 "direction": "higher",
                 "definition": f"OneIG-Bench text score ({language}): 1 - min({most}, ED) (1 - CR) (1 - WAC) / {most}, "
-                "of the pooled ED, CR and WAC; of one picture in the gallery.",
+                "of the pooled ED, CR and WAC; of one image in the gallery.",
             },
             "ed": {
                 "direction": "lower",
-                "definition": f"OneIG-Bench ED: mean over pictures of the Levenshtein distance of all that was read "
+                "definition": f"OneIG-Bench ED: mean over images of the Levenshtein distance of all that was read "
                 f"to all that was expected. {kept}",
             },
-            "cr": {"direction": "higher", "definition": "OneIG-Bench CR: share of pictures with ED 0."},
+            "cr": {"direction": "higher", "definition": "OneIG-Bench CR: share of images with ED 0."},
             "wac": {
                 "direction": "higher",
                 "definition": "OneIG-Bench WAC: expected units that were read, counted with repeats, / expected units: "
@@ -63,7 +63,7 @@ class OneigText(Suite):
             qwen2_5_vl.READER,
             qwen2_5_vl.WEIGHTS,
             prompts=200,
-            pictures_a_prompt=4,
+            images_a_prompt=4,
             files={self.file: SHA256[self.file]},
             tiles=True,
         )
@@ -96,7 +96,7 @@ class OneigText(Suite):
             for row in rows
         ]
 
-    def counts(self, prompt: Prompt, read: Sequence[str], picture: Path) -> Counts:
+    def counts(self, prompt: Prompt, read: Sequence[str], image: Path) -> Counts:
         score = oneig_text_score(prompt.ground_truth, oneig_answer("\n".join(read)))
         return {
             f"oneig_text_{self.language}": (oneig_text_aggregate([score], self.language).score, 1),
@@ -106,7 +106,7 @@ class OneigText(Suite):
         }
 
     def find(self, images: Path, prompts: Sequence[Prompt]) -> Found:
-        """Grids of four named after the id, and single pictures whose names hold a seed, too."""
+        """Grids of four named after the id, and single images whose names hold a seed, too."""
         singles = layouts.by_name(images, prompts)
         found: dict[tuple[str, int], Path | Tile] = {}
         for (name, seed), path in singles.items():
@@ -114,7 +114,7 @@ class OneigText(Suite):
                 found[name, seed] = path
                 continue
             if any(other == name and layouts.file_of(single).stem != name for (other, _), single in singles.items()):
-                raise UserError(f"{images} holds a grid and single pictures of {name!r}", fix="keep one of the two")
+                raise UserError(f"{images} holds a grid and single images of {name!r}", fix="keep one of the two")
             for tile in range(4):
                 found[name, tile] = Tile(layouts.file_of(path), *divmod(tile, 2))
         if not found:

@@ -1,4 +1,4 @@
-"""Layouts of public picture sets of other models: what to read in the files that users have downloaded.
+"""Layouts of public image sets of other models: what to read in the files that users have downloaded.
 
 | preset | data set | licence |
 |---|---|---|
@@ -46,7 +46,7 @@ def build(name: str, model: str | None, given: Mapping[str, Sequence[Path]]) -> 
 
 def _rapidata(files: Sequence[Path], model: str) -> Parquet:
     sides = ((f"image{side}", f"model{side}") for side in (1, 2))
-    return Parquet(tuple(files), tuple(Column(picture, "prompt", (column, model)) for picture, column in sides))
+    return Parquet(tuple(files), tuple(Column(image, "prompt", (column, model)) for image, column in sides))
 
 
 def _openai_dalle3(roots: Sequence[Path], folder: str) -> Folder:

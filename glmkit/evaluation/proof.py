@@ -1,4 +1,4 @@
-"""What training did to pictures: the same prompts and seeds scored with the base model and with what was trained."""
+"""What training did to images: the same prompts and seeds scored with the base model and with what was trained."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from glmkit.config import Proof, Recipe
 from glmkit.evaluation import suites
 from glmkit.evaluation.evaluate import ENGINE, Plan, evaluate
+from glmkit.evaluation.images import Drawing
 from glmkit.evaluation.metrics import clip
-from glmkit.evaluation.pictures import Drawing
 
 if TYPE_CHECKING:
     from glmkit.records import Summary

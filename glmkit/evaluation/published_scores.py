@@ -1,6 +1,6 @@
 """Scores that others have published on the public benchmarks, to stand beside measured ones, never among them.
 
-Publishers disagree on the same model, and say little about how they drew its pictures: every row keeps its source and
+Publishers disagree on the same model, and say little about how they drew its images: every row keeps its source and
 the day when the source said so.
 """
 
@@ -15,7 +15,7 @@ from glmkit.files import read_jsonl
 from glmkit.records import Record
 
 FILE = Path(glmkit.__file__).parents[1] / "benchmarks" / "published.jsonl"
-CLIPSCORE = "clipscore"  # 2.5 max(cosine, 0), what `Summary.alignment["clipscore"]` holds for measured pictures
+CLIPSCORE = "clipscore"  # 2.5 max(cosine, 0), what `Summary.alignment["clipscore"]` holds for measured images
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Pictures -> lines of text, by OCR processes of their own: a picture that crashes or hangs OCR costs one error row.
+"""Images -> lines of text, by OCR processes of their own: an image that crashes or hangs OCR costs one error row.
 
 Parent and process talk in lines of JSON: {"path", "tokens"} in, {"lines"} or {"error"} out; an empty question is
 answered when the engine is ready. A process ends when its input does, so none survives a killed parent. The process is
@@ -29,8 +29,8 @@ from glmkit.evaluation import engines
 from glmkit.records import Record
 
 MAX_PROCESSES = 8
-PICTURES_A_PROCESS = 16  # below this, loading another engine costs more time than it saves
-SECONDS_A_PICTURE = 120.0
+IMAGES_A_PROCESS = 16  # below this, loading another engine costs more time than it saves
+SECONDS_A_IMAGE = 120.0
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Identity(Record):
 
 
 class ReadError(Exception):
-    """OCR failed on one picture."""
+    """OCR failed on one image."""
 
 
 def reading_order(lines: Sequence[Line]) -> list[Line]:
@@ -84,14 +84,14 @@ def reading_order(lines: Sequence[Line]) -> list[Line]:
     return [line for row in rows for line in sorted(row, key=lambda line: line.box[0])]
 
 
-def read_all(pictures: Mapping[Path, int], engine: str) -> Iterator[tuple[Path, tuple[Line, ...] | ReadError]]:
-    """Read each picture once with an engine (`engines.find`); results come as they are ready, in any order.
+def read_all(images: Mapping[Path, int], engine: str) -> Iterator[tuple[Path, tuple[Line, ...] | ReadError]]:
+    """Read each image once with an engine (`engines.find`); results come as they are ready, in any order.
 
-    `pictures` maps a file to the number of tokens with which an OCR language model may answer.
+    `images` maps a file to the number of tokens with which an OCR language model may answer.
     """
     module, where = engines.find(engine)
     cores = runs.cores()
-    processes = max(1, min(module.processes(cores), len(pictures) // PICTURES_A_PROCESS))
+    processes = max(1, min(module.processes(cores), len(images) // IMAGES_A_PROCESS))
     threads = max(1, cores // processes)
     free: queue.SimpleQueue[OcrProcess] = queue.SimpleQueue()
     workers = [OcrProcess(module.command(where, threads, number)) for number in range(processes)]
@@ -101,7 +101,7 @@ def read_all(pictures: Mapping[Path, int], engine: str) -> Iterator[tuple[Path, 
     def read(path: Path) -> tuple[Line, ...] | ReadError:
         worker = free.get()
         try:
-            return worker.read(path, pictures[path])
+            return worker.read(path, images[path])
         except ReadError as error:
             return error
         finally:
@@ -109,7 +109,7 @@ def read_all(pictures: Mapping[Path, int], engine: str) -> Iterator[tuple[Path, 
 
     pool = ThreadPoolExecutor(processes)
     try:
-        futures = {pool.submit(read, path): path for path in pictures}
+        futures = {pool.submit(read, path): path for path in images}
         for future in as_completed(futures):
             yield futures[future], future.result()
     finally:
@@ -126,12 +126,12 @@ class OcrProcess:
         self._process: subprocess.Popen[str] | None = None
 
     def read(self, path: Path, tokens: int) -> tuple[Line, ...]:
-        """The lines of one picture. ReadError when OCR failed on it, UserError when OCR does not start at all."""
+        """The lines of one image. ReadError when OCR failed on it, UserError when OCR does not start at all."""
         if self._process is None or self._process.poll() is not None:
             self._start()
-        answer = self._ask({"path": str(path), "tokens": tokens}, SECONDS_A_PICTURE)
+        answer = self._ask({"path": str(path), "tokens": tokens}, SECONDS_A_IMAGE)
         if answer is None:
-            raise ReadError(f"the OCR process died or took more than {SECONDS_A_PICTURE:.0f} s: {self._last_words()}")
+            raise ReadError(f"the OCR process died or took more than {SECONDS_A_IMAGE:.0f} s: {self._last_words()}")
         if "error" in answer:
             raise ReadError(answer["error"])
         return tuple(Line.from_row(line) for line in answer["lines"])
@@ -140,7 +140,7 @@ class OcrProcess:
         self._log = tempfile.TemporaryFile()
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._log}
         self._process = subprocess.Popen(self._command, text=True, encoding="utf-8", **pipes)  # type: ignore[call-overload]
-        if self._ask({}, 3 * SECONDS_A_PICTURE) is None:
+        if self._ask({}, 3 * SECONDS_A_IMAGE) is None:
             raise UserError("the OCR engine does not start", found=self._last_words(), fix='pip install "glmkit[eval]"')
 
     def _ask(self, question: Mapping[str, object], seconds: float) -> dict[str, Any] | None:
@@ -189,7 +189,7 @@ def serve(module: str, where: str, threads: int, number: int) -> None:
         if path := question.get("path"):
             try:
                 answer = {"lines": [found.to_row() for found in read(Path(path), question["tokens"])]}
-            except Exception as error:  # any failure is this picture's error row
+            except Exception as error:  # any failure is this image's error row
                 answer = {"error": f"{type(error).__name__}: {error}"}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()

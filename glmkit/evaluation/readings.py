@@ -1,6 +1,6 @@
-"""What OCR read in the pictures of a run, kept twice: in the run folder, and in a cache that all runs share.
+"""What OCR read in the images of a run, kept twice: in the run folder, and in a cache that all runs share.
 
-A picture is known by its content, the engine with its weights, and the longest answer that was allowed.
+An image is known by its content, the engine with its weights, and the longest answer that was allowed.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from glmkit.records import Generation
 from glmkit.runs import cache_folder
 
 Reading = tuple[Line, ...] | ReadError
-Content = tuple[str, int]  # sha256 of a picture, tokens that the answer may have
+Content = tuple[str, int]  # sha256 of an image, tokens that the answer may have
 
 
 def readings(
     folder: Path, generations: Sequence[Generation], engine: str, identity: Identity, tokens: Mapping[str, int]
 ) -> dict[str, Reading]:
-    """Picture id -> its lines, or why they could not be read; `tokens` maps a prompt id to the longest answer.
+    """Image id -> its lines, or why they could not be read; `tokens` maps a prompt id to the longest answer.
 
     Content that any run has read before is not read again. Every reading is a line of the run's readings.jsonl.
     """

@@ -1,7 +1,7 @@
-"""Reference sets: pictures of another model, known by name, as features with their provenance; and distances to them.
+"""Reference sets: images of another model, known by name, as features with their provenance; and distances to them.
 
 A set is a folder of the cache: `manifest.json` (what was read), `prompts.jsonl`, and a folder of features for each
-extractor. The pictures themselves stay where the user has them.
+extractor. The images themselves stay where the user has them.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from glmkit.errors import UserError, unknown
 from glmkit.evaluation import features
 from glmkit.evaluation.collect import COMPLETE, FEATURES, Features, Source, collect, load
 from glmkit.evaluation.distances import DEFINITIONS, distance, sample
-from glmkit.evaluation.sources import Pictures
+from glmkit.evaluation.sources import Images
 from glmkit.files import read_json, write_json, write_jsonl
 from glmkit.records import Distance
 from glmkit.runs import cache_folder, fingerprint, open_run
 
-INDICATIVE_BELOW = 2048  # pictures; with fewer, the covariance of 2048 features has no full rank
+INDICATIVE_BELOW = 2048  # images; with fewer, the covariance of 2048 features has no full rank
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def add(
     """
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise UserError("the name of a reference set is the name of a folder", found=name, fix="letters, digits, . _ -")
-    extractors = [features.load(spec, device) for spec in specs]  # what is missing must show before the first picture
+    extractors = [features.load(spec, device) for spec in specs]  # what is missing must show before the first image
     folder = root() / name
     try:
         open_run(folder, "reference", {**about, "limit": limit}, device)
@@ -114,11 +114,11 @@ def _extractor(reference: Reference, place: Path, device: str) -> features.Extra
     return extractor
 
 
-def distances(pictures: Pictures, sets: Sequence[Ready], device: str) -> list[Distance]:
-    """Every distance of a run to every set, on equally many pictures. Nothing is computed twice."""
+def distances(images: Images, sets: Sequence[Ready], device: str) -> list[Distance]:
+    """Every distance of a run to every set, on equally many images. Nothing is computed twice."""
     found = []
     for reference, place, extractor in sets:
-        run = collect(pictures, extractor, pictures.cache(extractor), unique=False, title=extractor.label)
+        run = collect(images, extractor, images.cache(extractor), unique=False, title=extractor.label)
         found += [_distance(reference, extractor, kind, run, load(place), device) for kind in extractor.distances]
     return found
 
@@ -129,7 +129,7 @@ def _distance(
     n = min(run.count, theirs.count)
     half = min(n, theirs.count // 2)
     if half < 2:
-        raise UserError(f"a distance to {reference.name} needs more pictures", found=f"{n} on the smaller side")
+        raise UserError(f"a distance to {reference.name} needs more images", found=f"{n} on the smaller side")
     key = f"{kind} {n} {fingerprint(theirs.folder / FEATURES)}"
     value = _once(run.folder, key, lambda: distance(kind, sample(run, n), sample(theirs, n, keep=True), device))
     halves = sample(theirs, half), sample(theirs, half, start=half)

@@ -1,6 +1,6 @@
-"""Where the pictures of a reference set come from: a folder, parquet files or webdataset archives, read as a stream.
+"""Where the images of a reference set come from: a folder, parquet files or webdataset archives, read as a stream.
 
-Every source lists its pictures in one fixed order and can start after any of them. Nothing is held but one row group.
+Every source lists its images in one fixed order and can start after any of them. Nothing is held but one row group.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PROMPT_KEYS = ("caption", "prompt", "text")
 
 @dataclass(frozen=True)
 class Folder:
-    """The picture files below `root`, by path. `prompts` maps NAME to the prompt of NAME.png and of NAME_0.png."""
+    """The image files below `root`, by path. `prompts` maps NAME to the prompt of NAME.png and of NAME_0.png."""
 
     root: Path
     prompts: Mapping[str, str] = field(default_factory=dict)
@@ -44,8 +44,8 @@ class Folder:
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """The pictures of a run, in the order of its rows; rows without a picture are passed over."""
+class Images:
+    """The images of a run, in the order of its rows; rows without an image are passed over."""
 
     folder: Path
     rows: tuple[Generation, ...]
@@ -56,7 +56,7 @@ class Pictures:
                 yield Item(Place(0, number), row.id, (self.folder / row.file).read_bytes(), row.prompt)
 
     def cache(self, extractor: Extractor) -> Path:
-        """Where the features of these very pictures are kept, so that evaluations share them."""
+        """Where the features of these very images are kept, so that evaluations share them."""
         digest = hashlib.sha256()
         for row in self.rows:
             if row.file is not None:
@@ -66,20 +66,20 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Column:
-    """A parquet column of pictures with the column of its prompts. `only`: (column, value) that a row must have;
+    """A parquet column of images with the column of its prompts. `only`: (column, value) that a row must have;
     values are compared without case and punctuation."""
 
-    picture: str
+    image: str
     prompt: str | None = None
     only: tuple[str, str] | None = None
 
     def names(self) -> set[str]:
-        return {name for name in (self.picture, self.prompt, self.only and self.only[0]) if name}
+        return {name for name in (self.image, self.prompt, self.only and self.only[0]) if name}
 
 
 @dataclass(frozen=True)
 class Parquet:
-    """Pictures in columns: bytes, the struct {bytes, path} of Hugging Face datasets, or paths beside the file."""
+    """Images in columns: bytes, the struct {bytes, path} of Hugging Face datasets, or paths beside the file."""
 
     files: tuple[Path, ...]
     columns: tuple[Column, ...]
@@ -96,13 +96,13 @@ class Parquet:
                     place = Place(number, row, part)
                     if column.only and plain(cells[column.only[0]]) != plain(column.only[1]):
                         others.add(str(cells[column.only[0]]))
-                    elif place > start and (data := _bytes(cells[column.picture], file)) is not None:
+                    elif place > start and (data := _bytes(cells[column.image], file)) is not None:
                         found = True
                         prompt = cells[column.prompt] if column.prompt else None
-                        yield Item(place, f"{file.name}#{row} {column.picture}", data, prompt)
+                        yield Item(place, f"{file.name}#{row} {column.image}", data, prompt)
         if not found and others:
             wanted = next(column.only[1] for column in self.columns if column.only)
-            raise UserError(f"no picture of {wanted} in the files", found=", ".join(sorted(others)))
+            raise UserError(f"no image of {wanted} in the files", found=", ".join(sorted(others)))
 
 
 def _rows(file: Path, columns: Sequence[Column], start: int) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -130,7 +130,7 @@ def _rows(file: Path, columns: Sequence[Column], start: int) -> Iterator[tuple[i
 
 
 def _bytes(cell: Any, file: Path) -> bytes | None:
-    """The encoded picture in a cell, None when the cell is empty."""
+    """The encoded image in a cell, None when the cell is empty."""
     if isinstance(cell, Mapping):
         cell = cell.get("bytes") or cell.get("path")
     if isinstance(cell, str):
@@ -138,7 +138,7 @@ def _bytes(cell: Any, file: Path) -> bytes | None:
         return path.read_bytes() if path.is_file() else cell.encode()  # no such file: an error row
     if cell is None or isinstance(cell, bytes):
         return cell
-    raise UserError(f"{file}: a picture column holds {type(cell).__name__}", fix="bytes, {bytes, path}, or paths")
+    raise UserError(f"{file}: an image column holds {type(cell).__name__}", fix="bytes, {bytes, path}, or paths")
 
 
 def plain(value: object) -> str:
@@ -232,7 +232,7 @@ def read_prompts(path: Path) -> dict[str, str]:
     """File name without its ending -> prompt.
 
     From JSONL with `file_name` (or `id`) and `prompt` (or `text`); in any other text, line N (from 1) is the prompt of
-    the picture N.
+    the image N.
     """
     if path.suffix == ".jsonl":
         rows = read_jsonl(path)

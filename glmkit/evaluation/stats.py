@@ -1,8 +1,8 @@
-"""Intervals over prompts: resample prompts, not words or pictures, because prompts are what varies between draws.
+"""Intervals over prompts: resample prompts, not words or images, because prompts are what varies between draws.
 
-A metric of a set of pictures is a ratio of sums, sum(numerators) / sum(denominators) (micro average), or a formula of
+A metric of a set of images is a ratio of sums, sum(numerators) / sum(denominators) (micro average), or a formula of
 such ratios (`published.DERIVED`). One bootstrap resample draws P prompts of P with replacement, each with all its
-pictures (percentile bootstrap: Efron 1979).
+images (percentile bootstrap: Efron 1979).
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def _measure(
 
 
 def _prompt_sums(rows: Sequence[Score], metric: str) -> dict[str, tuple[float, ...]]:
-    """Numerators and denominators of each prompt with a scored picture, in order of first appearance."""
+    """Numerators and denominators of each prompt with a scored image, in order of first appearance."""
     parts = DERIVED[metric].parts if metric in DERIVED else (metric,)
     sums: dict[str, tuple[float, ...]] = {}
     for row in rows:

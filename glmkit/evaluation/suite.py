@@ -1,4 +1,4 @@
-"""What a suite is: prompts, how their pictures are found and scored, and when its numbers may be called official."""
+"""What a suite is: prompts, how their images are found and scored, and when its numbers may be called official."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ class Official:
     """With what a public benchmark measures: a score made with anything else has its formula but not its name.
 
     `reader` and `weights` (file -> sha256) are those of the OCR engine, `files` (prompt file -> sha256) are known for
-    some benchmarks only. `tiles`: its pictures come as grids that are cut and saved again before they are read.
+    some benchmarks only. `tiles`: its images come as grids that are cut and saved again before they are read.
     """
 
     benchmark: str
     reader: str
     weights: Mapping[str, str]
     prompts: int
-    pictures_a_prompt: int
+    images_a_prompt: int
     files: Mapping[str, str] = field(default_factory=dict)
     tiles: bool = False
 
@@ -55,15 +55,15 @@ class Suite(ABC):
         """The prompts of these files, in their order."""
 
     @abstractmethod
-    def counts(self, prompt: Prompt, read: Sequence[str], picture: Path) -> Counts:
-        """The scores of one picture; `read` holds the lines that OCR found, in reading order."""
+    def counts(self, prompt: Prompt, read: Sequence[str], image: Path) -> Counts:
+        """The scores of one image; `read` holds the lines that OCR found, in reading order."""
 
     def references(self, prompt: Prompt) -> Mapping[str, Image]:
-        """Pictures that belong to a prompt: `source` is what the model edits, `expected` what should come out."""
+        """Images that belong to a prompt: `source` is what the model edits, `expected` what should come out."""
         return {}
 
     def find(self, images: Path, prompts: Sequence[Prompt]) -> Found:
-        """The pictures in a folder, which may be few; UserError when there is none."""
+        """The images in a folder, which may be few; UserError when there is none."""
         found = layouts.by_name(images, prompts)
         if not found:
             raise layouts.nothing_found(images, f"{prompts[0].id}.png or {prompts[0].id}_0.png")
@@ -81,7 +81,7 @@ class OwnSuite(Suite):
     prompts: Path
     metrics: Mapping[str, Mapping[str, str]]
     score: Callable[[Prompt, Sequence[str], Path], Counts]
-    pictures: Callable[[Prompt], Mapping[str, Image]] = lambda prompt: {}
+    images: Callable[[Prompt], Mapping[str, Image]] = lambda prompt: {}
 
     def files(self, data: Path | None) -> list[Path]:
         if data is not None:
@@ -96,11 +96,11 @@ class OwnSuite(Suite):
                 raise UserError(f"{path}: prompt {prompt.id!r} has no expected text", found=list(prompt.texts))
         return rows
 
-    def counts(self, prompt: Prompt, read: Sequence[str], picture: Path) -> Counts:
-        return self.score(prompt, read, picture)
+    def counts(self, prompt: Prompt, read: Sequence[str], image: Path) -> Counts:
+        return self.score(prompt, read, image)
 
     def references(self, prompt: Prompt) -> Mapping[str, Image]:
-        return self.pictures(prompt)
+        return self.images(prompt)
 
 
 def in_data(suite: str, data: Path | None, files: Callable[[Path], list[Path]], fix: str) -> list[Path]:
@@ -124,11 +124,11 @@ def family(suite: Suite, reader: Identity, why_not: Sequence[str]) -> str:
 
 
 def why_not_official(
-    official: Official, reader: Identity, files: Mapping[str, str], scores: Sequence[Score], pictures: Found | None
+    official: Official, reader: Identity, files: Mapping[str, str], scores: Sequence[Score], images: Found | None
 ) -> tuple[str, ...]:
     """What separates these scores from the benchmark's own, in words; nothing when they are official.
 
-    `files` are the sha256 of the prompt files, `pictures` the files that were found, None when a model drew them.
+    `files` are the sha256 of the prompt files, `images` the files that were found, None when a model drew them.
     """
     said = []
     if reader.reader != official.reader:
@@ -139,11 +139,11 @@ def why_not_official(
     for name, digest in official.files.items():
         if files.get(name) != digest:
             said.append(f"{name} is not the published file")
-    if official.tiles and not (pictures and all(isinstance(picture, Tile) for picture in pictures.values())):
-        said.append("the pictures were not cut from the benchmark's grids")
+    if official.tiles and not (images and all(isinstance(image, Tile) for image in images.values())):
+        said.append("the images were not cut from the benchmark's grids")
     done = Counter(score.prompt_id for score in scores if score.error is None)
-    whole = sum(count == official.pictures_a_prompt for count in done.values())
-    if len(scores) != official.prompts * official.pictures_a_prompt or whole != official.prompts:
-        wanted = official.prompts * official.pictures_a_prompt
-        said.append(f"{done.total()} of {wanted} pictures ({official.pictures_a_prompt} a prompt)")
+    whole = sum(count == official.images_a_prompt for count in done.values())
+    if len(scores) != official.prompts * official.images_a_prompt or whole != official.prompts:
+        wanted = official.prompts * official.images_a_prompt
+        said.append(f"{done.total()} of {wanted} images ({official.images_a_prompt} a prompt)")
     return tuple(said)

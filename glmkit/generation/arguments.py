@@ -62,7 +62,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--adapter", metavar="DIR[:WEIGHT]", nargs="+", action="extend", default=[], help="adapters to add"
     )
     parser.add_argument("--size", metavar="WIDTHxHEIGHT", help="pixels, multiples of 32 (default: the model's)")
-    parser.add_argument("--seed", metavar="N", type=int, default=0, help="another seed, another picture (default 0)")
+    parser.add_argument("--seed", metavar="N", type=int, default=0, help="another seed, another image (default 0)")
     parser.add_argument("--steps", metavar="N", type=int, help="steps of the diffusion decoder (default: the model's)")
     parser.add_argument("--guidance", metavar="G", type=float, help="how closely to follow (default: the model's)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default %(default)s)")

@@ -39,13 +39,13 @@ def decode_prior(
     sources: Sequence[Sequence[Source]] | None = None,
     progress: Progress | None = None,
 ) -> list[Image.Image]:
-    """Pictures of one batch from its codes h w; `noise` B C H W replaces that of the requests' seeds."""
+    """Images of one batch from its codes h w; `noise` B C H W replaces that of the requests' seeds."""
     latents = denoise_prior(hybrid, requests, priors, noise, sources, progress)
-    return decode_pictures(hybrid, latents)
+    return decode_images(hybrid, latents)
 
 
-def decode_pictures(hybrid: HybridModel, latents: Tensor) -> list[Image.Image]:
-    """Pictures of normalised latents B C H W."""
+def decode_images(hybrid: HybridModel, latents: Tensor) -> list[Image.Image]:
+    """Images of normalised latents B C H W."""
     hybrid.hold("vae")
     # One at a time: the decoder's activations at full size are the largest of all, and nothing is gained by batching.
     return each(lambda row: to_image(decode_latents(hybrid, row[None])[0]), list(latents), hybrid.device)
@@ -58,7 +58,7 @@ def decode_latents(hybrid: HybridModel, latents: Tensor) -> Tensor:
 
 
 def to_image(pixels: Tensor) -> Image.Image:
-    """A picture from pixels 3 H W in [-1, 1]; values outside are clamped."""
+    """An image from pixels 3 H W in [-1, 1]; values outside are clamped."""
     levels = ((pixels / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
     return Image.fromarray(levels.permute(1, 2, 0).cpu().numpy())
 

@@ -1,9 +1,9 @@
-"""Many pictures: the codes of all of them first, in large batches, then the pictures.
+"""Many images: the codes of all of them first, in large batches, then the images.
 
-A step of the autoregressive half costs a GPU nearly the same for 64 pictures as for one, and the decoder is full with
+A step of the autoregressive half costs a GPU nearly the same for 64 images as for one, and the decoder is full with
 one. Codes wait on the disk in between, so each half of the model is needed once, and a killed run loses at most the
 batches that it was working on. Batches are cut from all requests, those that are drawn already included, and one that
-lacks a picture is drawn whole: floating-point sums depend on the batch, and a continued run gives the pictures of an
+lacks an image is drawn whole: floating-point sums depend on the batch, and a continued run gives the images of an
 undisturbed one.
 """
 
@@ -30,7 +30,7 @@ from glmkit.records import Request
 from glmkit.runs import fingerprint
 
 CODES_AT_ONCE = 64
-PICTURES_AT_ONCE = 4
+IMAGES_AT_ONCE = 4
 CODES_FIELDS = ("prompt", "seed", "height", "width", "sources", "temperature", "top_p", "top_k")
 
 Missing = Callable[[Request], bool]
@@ -53,7 +53,7 @@ def draw_all(
     progress: Progress | None = None,
     share: Share | None = None,
 ) -> Iterator[Outcome]:
-    """Draw the requests for which `missing` holds; it must not hold any more once an outcome's picture was taken.
+    """Draw the requests for which `missing` holds; it must not hold any more once an outcome's image was taken.
 
     `work` keeps the codes (`Codes`) and the locks by which several processes share the work: each yields what it drew
     itself, and all end when nothing is missing. A batch that fails is tried again one by one; a request that fails
@@ -73,14 +73,14 @@ def draw_all(
             failed.add(outcome.request.id)
             yield outcome
     for unit in units_of(
-        _units(requests, min(PICTURES_AT_ONCE, at_once), "picture"),
+        _units(requests, min(IMAGES_AT_ONCE, at_once), "image"),
         work,
         share,
         lambda unit: any(one.id not in failed and missing(one) for one in unit.requests),
     ):
         wanted = {one.id for one in unit.requests if missing(one)}
         ready = [one for one in unit.requests if codes.has(one)]
-        for outcome in _pictures(hybrid, ready, codes, progress):
+        for outcome in _images(hybrid, ready, codes, progress):
             if outcome.request.id in wanted:
                 yield outcome
 
@@ -108,7 +108,7 @@ class Codes:
         return self.path(request).exists()
 
     def save(self, request: Request, codes_hw: Tensor, seconds: float) -> None:
-        """`seconds` is what writing them took, for the account of the whole picture."""
+        """`seconds` is what writing them took, for the account of the whole image."""
         with atomic_path(self.path(request)) as temporary:
             np.savez(temporary, codes=codes_hw.to("cpu", torch.int32).numpy(), seconds=seconds)
 
@@ -153,7 +153,7 @@ def _codes(
         codes.save(request, codes_hw, seconds)
 
 
-def _pictures(
+def _images(
     hybrid: HybridModel, requests: Sequence[Request], codes: Codes, progress: Progress | None
 ) -> Iterator[Outcome]:
     if not requests:
@@ -165,7 +165,7 @@ def _pictures(
     except FAILURES as error:
         if len(requests) > 1:
             for request in requests:
-                yield from _pictures(hybrid, [request], codes, progress)
+                yield from _images(hybrid, [request], codes, progress)
         else:
             yield Outcome(requests[0], None, error, time.perf_counter() - started)
         return

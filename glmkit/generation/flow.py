@@ -1,7 +1,7 @@
 """Flow matching: which times the decoder is told, which noise levels they mean, and Euler's steps through them.
 
 A time t in 1..1000 has two faces. The decoder is fed `t - 1`, UNSHIFTED; the latents carry noise at
-`sigma = shift(t / 1000)`, which depends on the picture's size. Both are made in one place, `pair`, from which
+`sigma = shift(t / 1000)`, which depends on the image's size. Both are made in one place, `pair`, from which
 generation (`schedule`) and training (`training_times`) draw, so that the two cannot drift apart.
 
 Formulas: `GlmImagePipeline.__call__` and `FlowMatchEulerDiscreteScheduler` (linear time shift) of diffusers 0.42.
@@ -59,12 +59,12 @@ class Schedule(NamedTuple):
 
 
 def sequence_length(height: int, width: int) -> int:
-    """Image tokens of the decoder for a picture of height x width pixels."""
+    """Image tokens of the decoder for an image of height x width pixels."""
     return (height // PIXELS_PER_TOKEN) * (width // PIXELS_PER_TOKEN)
 
 
 def mu(seq_len: int, config: FlowConfig) -> float:
-    """The strength of the shift for a picture of `seq_len` tokens; larger pictures get more noise."""
+    """The strength of the shift for an image of `seq_len` tokens; larger images get more noise."""
     return config.max_shift * math.sqrt(seq_len / config.base_image_seq_len) + config.base_shift
 
 
@@ -75,7 +75,7 @@ def shift_sigma(sigma: Tensor, seq_len: int, config: FlowConfig) -> Tensor:
 
 
 def pair(t: Tensor, height: int, width: int, config: FlowConfig) -> Times:
-    """The two faces of the times t (any shape, in 1..num_train_timesteps) for a picture of height x width pixels."""
+    """The two faces of the times t (any shape, in 1..num_train_timesteps) for an image of height x width pixels."""
     t = t.float()
     return Times(t - 1, shift_sigma(t / config.num_train_timesteps, sequence_length(height, width), config))
 
@@ -123,7 +123,7 @@ def training_times(
     generator: torch.Generator | None = None,
     device: torch.device | str = "cpu",
 ) -> Times:
-    """Random times for `count` pictures, paired as generation pairs them.
+    """Random times for `count` images, paired as generation pairs them.
 
     t / 1000 follows a logit-normal law (Esser et al. 2024, arXiv:2403.03206) BEFORE the shift, squeezed into
     [1, 1000] / 1000; `logit_std` None makes it uniform. `generator` must live on `device`.

@@ -20,8 +20,8 @@ from glmkit.files import append_jsonl, read_jsonl, write_jsonl
 from glmkit.generation import pipeline
 from glmkit.generation.arguments import Options
 from glmkit.generation.engine import draw_all
+from glmkit.generation.images import is_drawn, save_image
 from glmkit.generation.loading import Speed, load_for_drawing, own_device
-from glmkit.generation.pictures import is_drawn, save_picture
 from glmkit.generation.sequence import MAX_ASPECT, TOKEN_PIXELS
 from glmkit.generation.shares import Share
 from glmkit.models import checkpoint, defaults
@@ -30,7 +30,7 @@ from glmkit.models.hybrid import HybridModel
 from glmkit.records import Generation, Prompt, Request
 
 ROW_KEYS = {"id", "prompt", "seed", "size", "steps", "guidance", "sources"}
-# A suite's prompts can be drawn as they are; what they say about the expected picture is not needed here.
+# A suite's prompts can be drawn as they are; what they say about the expected image is not needed here.
 PASSED_OVER = {field.name for field in fields(Prompt)} - ROW_KEYS
 SAFE_ID = re.compile(r"\w[\w.-]*")
 
@@ -55,7 +55,7 @@ def load(options: Options, folder: Path, requests: Sequence[Request]) -> HybridM
 
 
 def size_like(width: int, height: int, usual: defaults.Defaults) -> tuple[int, int]:
-    """(height, width) of the model's usual area in the shape of a picture of this size, as multiples of 32."""
+    """(height, width) of the model's usual area in the shape of an image of this size, as multiples of 32."""
     scale = math.sqrt(usual.height * usual.width / (width * height))
     sides = [max(TOKEN_PIXELS, round(side * scale / TOKEN_PIXELS) * TOKEN_PIXELS) for side in (height, width)]
     limit = MAX_ASPECT * min(sides)
@@ -121,7 +121,7 @@ def draw_file(options: Options, folder: Path, request: Request, path: Path) -> s
     hybrid = load(options, folder, [request])
     with bars() as shown:
         (image,) = pipeline.draw(hybrid, [request], shown.progress)
-    save_picture(path, image, request, hybrid.name, hybrid.adapters)
+    save_image(path, image, request, hybrid.name, hybrid.adapters)
     seconds = round(time.perf_counter() - started, 2)
     if not options.json:
         return f"{path}: {request.width}x{request.height}, seed {request.seed}, {seconds} s"
@@ -147,7 +147,7 @@ def draw_folder(
 ) -> Drawn:
     """Draw `<id>.png` for every request into `out`, with one row each in `images.jsonl`.
 
-    Complete pictures of exactly these requests, model and adapters are kept; failures are rows with their error and
+    Complete images of exactly these requests, model and adapters are kept; failures are rows with their error and
     are tried again by the next run. The model is loaded only when there is something to draw.
     """
     share, journal, work = Share.of_environment(), out / "images.jsonl", out / ".work"
@@ -161,9 +161,9 @@ def draw_folder(
         hybrid = load(options, folder, requests)
         if share.count == 1:  # several processes only add to it, until all is drawn
             write_jsonl(journal, (row.to_row() for row in rows.values()))
-        shown.pictures(0, todo)
+        shown.images(0, todo)
 
-        there = set(kept)  # a picture is read whole to see that it is there: once is enough
+        there = set(kept)  # an image is read whole to see that it is there: once is enough
 
         def missing(request: Request) -> bool:
             if request.id not in there and _is_there(out, request, drawn_with):
@@ -173,12 +173,12 @@ def draw_folder(
         for outcome in draw_all(hybrid, requests, missing, work, batch_size, shown.progress, share):
             request = outcome.request
             if outcome.image is not None:
-                save_picture(out / f"{request.id}.png", outcome.image, request, *drawn_with)
+                save_image(out / f"{request.id}.png", outcome.image, request, *drawn_with)
             rows[request.id] = _row(request, round(outcome.seconds, 3), outcome.error)
             append_jsonl(journal, rows[request.id].to_row())
-            shown.pictures(len(rows) - len(kept), todo)
+            shown.images(len(rows) - len(kept), todo)
     others = {name: Generation.from_row(row) for name, row in _journal(journal).items()}
-    # A process that was killed right after it saved a picture has left no row.
+    # A process that was killed right after it saved an image has left no row.
     ordered = tuple(rows.get(one.id) or others.get(one.id) or _row(one, None) for one in requests)
     if share.index == 0:
         write_jsonl(journal, (row.to_row() for row in ordered))
@@ -202,7 +202,7 @@ def _row(request: Request, seconds: float | None, error: Exception | None = None
 
 
 class Bars:
-    """Progress bars on stderr: the pictures of a list, and the codes and denoising steps of the present batch."""
+    """Progress bars on stderr: the images of a list, and the codes and denoising steps of the present batch."""
 
     def __init__(self, display: Any) -> None:
         self._display, self._tasks = display, dict[str, Any]()
@@ -216,8 +216,8 @@ class Bars:
     def progress(self, stage: str, done: int, total: int) -> None:
         self._show(stage, done, total)
 
-    def pictures(self, done: int, total: int) -> None:
-        self._show("pictures", done, total)
+    def images(self, done: int, total: int) -> None:
+        self._show("images", done, total)
 
 
 @contextmanager

@@ -27,7 +27,7 @@ class Speed:
 
     @classmethod
     def of(cls, effort: Effort, device: torch.device) -> Speed:
-        """ "auto" compiles on a GPU, where a picture takes long enough."""
+        """ "auto" compiles on a GPU, where an image takes long enough."""
         wanted = device.type == "cuda" if effort.compile == "auto" else effort.compile == "blocks"
         return cls(wanted, effort.memory == "low")
 

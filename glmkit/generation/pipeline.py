@@ -1,7 +1,7 @@
-"""From requests to pictures: prompt -> codes (autoregressive) -> latents (diffusion decoder) -> pixels (VAE).
+"""From requests to images: prompt -> codes (autoregressive) -> latents (diffusion decoder) -> pixels (VAE).
 
-One request is one prompt, one seed, one size, one picture: its random numbers come from its own seed, drawn on the CPU,
-and padding is masked, so the same request gives the same picture alone and in any batch. Nothing here touches the
+One request is one prompt, one seed, one size, one image: its random numbers come from its own seed, drawn on the CPU,
+and padding is masked, so the same request gives the same image alone and in any batch. Nothing here touches the
 global random state. The rules of conditioning are those of `GlmImagePipeline` (diffusers 0.42).
 
 Shapes: B requests, C latent channels, h w rows and columns of codes (32 pixels each), N = 2h 2w decoder tokens,
@@ -20,8 +20,8 @@ from PIL import Image
 
 from glmkit.errors import UserError
 from glmkit.generation.denoising import (
+    decode_images,
     decode_latents,
-    decode_pictures,
     decode_prior,
     denoise_prior,
     flow_config,
@@ -43,7 +43,7 @@ __all__ = [
     "attempt",
     "check",
     "decode_latents",
-    "decode_pictures",
+    "decode_images",
     "decode_prior",
     "denoise_prior",
     "draw",
@@ -66,7 +66,7 @@ FAILURES = (UserError, RuntimeError, ValueError, OSError)
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a request: a picture, or the reason why there is none. `seconds` is its share of its batch."""
+    """What became of a request: an image, or the reason why there is none. `seconds` is its share of its batch."""
 
     request: Request
     image: Image.Image | None
@@ -75,7 +75,7 @@ class Outcome:
 
 
 def check(request: Request) -> None:
-    """UserError for a request that no model can draw. Source pictures are not opened here."""
+    """UserError for a request that no model can draw. Source images are not opened here."""
     if not request.prompt.strip():
         raise UserError(
             "the prompt is empty", fix="say what to draw, for example \"a red poster with the word 'HELLO'\""
@@ -88,7 +88,7 @@ def check(request: Request) -> None:
     if not 0 <= request.seed < 2**63:
         raise UserError("a seed must be a whole number from 0 to 2^63 - 1", found=request.seed, fix="--seed 0")
     if len(request.sources) > MAX_SOURCES:
-        raise UserError(f"an edit takes 1 to {MAX_SOURCES} source pictures", found=f"{len(request.sources)}")
+        raise UserError(f"an edit takes 1 to {MAX_SOURCES} source images", found=f"{len(request.sources)}")
     sampling_of(request)
 
 
@@ -98,7 +98,7 @@ def generate(
     """Draw every request; the first one that fails raises. Results come grouped by size, not in the given order."""
     for outcome in attempt(hybrid, requests, batch_size, progress):
         if outcome.image is None:
-            raise outcome.error or AssertionError("no picture and no error")
+            raise outcome.error or AssertionError("no image and no error")
         yield outcome.request, outcome.image
 
 
@@ -140,7 +140,7 @@ def _batches(requests: Sequence[Request], batch_size: int) -> Iterator[list[Requ
 
 @torch.inference_mode()
 def draw(hybrid: HybridModel, requests: Sequence[Request], progress: Progress | None = None) -> list[Image.Image]:
-    """The pictures of one batch, whose requests share size, steps, guidance and sampling."""
+    """The images of one batch, whose requests share size, steps, guidance and sampling."""
     for request in requests:
         check(request)
     sources = encode_sources(hybrid, requests)

@@ -1,4 +1,4 @@
-"""The first half: from prompts to the codes that lay a picture out."""
+"""The first half: from prompts to the codes that lay an image out."""
 
 from __future__ import annotations
 

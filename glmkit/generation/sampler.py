@@ -1,4 +1,4 @@
-"""Writing picture codes: temperature, top-k, top-p, then the inverse of the cumulative distribution at a given number.
+"""Writing image codes: temperature, top-k, top-p, then the inverse of the cumulative distribution at a given number.
 
 The uniform numbers are drawn before decoding, one row a request, so a request's codes depend on its own seed only, and
 no step waits for the device or touches a global random state. `glmkit.generation.writer` runs the steps.

@@ -4,7 +4,7 @@ A text-to-image sequence is `prompt <sop>H/32 W/32<eop><sop>h w<eop> start | pre
 an edit puts `start codes end` of every source first, has one size pair and no preview. The token layout is that of
 `GlmImageProcessor`, the positions are those of `GlmImageModel.get_rope_index` (transformers 5, `models/glm_image`).
 
-Shapes: B batch, T tokens, P prompt tokens, N picture tokens (preview, large); the 3 of a position: time, row, column.
+Shapes: B batch, T tokens, P prompt tokens, N image tokens (preview, large); the 3 of a position: time, row, column.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Grids:
 
 
 def grids(height: int, width: int) -> Grids:
-    """The grids of a picture of height x width pixels. Raises UserError for a size that the model cannot draw."""
+    """The grids of an image of height x width pixels. Raises UserError for a size that the model cannot draw."""
     if height % TOKEN_PIXELS or width % TOKEN_PIXELS or min(height, width) < TOKEN_PIXELS:
         near = [max(1, round(side / TOKEN_PIXELS)) * TOKEN_PIXELS for side in (width, height)]
         raise UserError(
@@ -48,7 +48,7 @@ def grids(height: int, width: int) -> Grids:
         )
     if max(height, width) > MAX_ASPECT * min(height, width):
         raise UserError(
-            f"a picture may be at most {MAX_ASPECT} times as long as wide",
+            f"an image may be at most {MAX_ASPECT} times as long as wide",
             found=f"{width}x{height}",
             fix="a longer short side",
         )
@@ -69,7 +69,7 @@ class PromptTokenizer:
         self.image_token_id: int = self.tokenizer.convert_tokens_to_ids(self.tokenizer.image_token)
 
     def text_to_image(self, prompt: str, height: int, width: int) -> list[int]:
-        """Ids of a prompt for a picture of height x width pixels, up to and with the start of the preview."""
+        """Ids of a prompt for an image of height x width pixels, up to and with the start of the preview."""
         return self.text_to_image_batch([_asking(prompt)], height, width)[0]
 
     def text_to_image_batch(self, prompts: Sequence[str], height: int, width: int) -> list[list[int]]:
@@ -79,7 +79,7 @@ class PromptTokenizer:
         return self._ids([self._chat(prompt, 0) + size for prompt in prompts])
 
     def edit(self, prompt: str, source_ids: Sequence[Tensor], height: int, width: int) -> list[int]:
-        """Ids of an edit of 1 to 3 sources, each given as its codes h w, up to and with the start of the picture."""
+        """Ids of an edit of 1 to 3 sources, each given as its codes h w, up to and with the start of the image."""
         return self.edit_batch([_asking(prompt)], [source_ids], height, width)[0]
 
     def edit_batch(
@@ -96,7 +96,7 @@ class PromptTokenizer:
 
     def _with_placeholders(self, prompt: str, source_ids: Sequence[Tensor]) -> str:
         if not 1 <= len(source_ids) <= MAX_SOURCES:
-            raise UserError(f"an edit takes 1 to {MAX_SOURCES} source pictures", found=len(source_ids))
+            raise UserError(f"an edit takes 1 to {MAX_SOURCES} source images", found=len(source_ids))
         image = self.tokenizer.image_token
         parts = self._chat(prompt, len(source_ids)).split(image)
         counted = zip(source_ids, parts[1:], strict=True)
@@ -121,12 +121,12 @@ class PromptTokenizer:
 def _asking(prompt: str) -> str:
     """The prompt; UserError when it asks for nothing."""
     if not prompt.strip():
-        raise UserError("the prompt is empty", fix="describe the picture")
+        raise UserError("the prompt is empty", fix="describe the image")
     return prompt
 
 
 def decode_positions(start: int, grids_in_order: Sequence[Grid], device: torch.device | str = "cpu") -> Tensor:
-    """Positions 3 x N of picture tokens whose first grid starts at position `start`, grids in writing order.
+    """Positions 3 x N of image tokens whose first grid starts at position `start`, grids in writing order.
 
     Time stays at the start of its grid, row and column count from it; the next grid starts after the longer side.
     """
@@ -169,23 +169,23 @@ class TrainingSequence:
 
 def training_sequence(
     prompt_ids: Sequence[int],
-    pictures: Sequence[Tensor],
+    images: Sequence[Tensor],
     config: AutoregressiveConfig,
     source_grids: Sequence[Grid] = (),
 ) -> TrainingSequence:
-    """Prompt, then the pictures' codes h w in writing order (preview, large; an edit: large), then the end token; on
+    """Prompt, then the images' codes h w in writing order (preview, large; an edit: large), then the end token; on
     the device of the codes."""
-    device = pictures[0].device
-    order = [(codes.shape[0], codes.shape[1]) for codes in pictures]
+    device = images[0].device
+    order = [(codes.shape[0], codes.shape[1]) for codes in images]
     prompt_3P = prompt_positions(prompt_ids, source_grids, config.image_start_token_id)
     # The end token stands where a one-token grid would.
-    picture_3N = decode_positions(next_position(prompt_3P), [*order, (1, 1)])
+    image_3N = decode_positions(next_position(prompt_3P), [*order, (1, 1)])
     end = torch.tensor([config.image_end_token_id], device=device)
-    written = torch.cat([codes.flatten() for codes in pictures] + [end])
+    written = torch.cat([codes.flatten() for codes in images] + [end])
     ids_T = torch.cat((torch.tensor(list(prompt_ids), device=device), written))
     targets_T = torch.full_like(ids_T, IGNORED)
     targets_T[len(prompt_ids) - 1 : -1] = written
-    return TrainingSequence(ids_T, torch.cat((prompt_3P, picture_3N), dim=1).to(device), targets_T)
+    return TrainingSequence(ids_T, torch.cat((prompt_3P, image_3N), dim=1).to(device), targets_T)
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ class TrainingBatch:
     `valid_BT` is False on padding. `targets_BT` holds what to predict from each token, -100 where nothing is. The same
     without the prompts, for a head that computes only what the loss reads (`model(ids_BT, positions_3BT,
     keep=keep_BN)`): `keep_BN` are the columns that have a target, and `written_BN` are those targets: the codes of the
-    pictures in writing order, then the end.
+    images in writing order, then the end.
     """
 
     ids_BT: Tensor
@@ -208,18 +208,18 @@ class TrainingBatch:
 
 def training_batch(
     prompts: Sequence[Sequence[int]],
-    pictures: Sequence[Tensor],
+    images: Sequence[Tensor],
     config: AutoregressiveConfig,
     prompt_length: int | None = None,
     source_grids: Sequence[Grid] = (),
 ) -> TrainingBatch:
-    """Batch sequences of one picture size, on the device of the codes; each as `training_sequence` builds it.
+    """Batch sequences of one image size, on the device of the codes; each as `training_sequence` builds it.
 
-    `pictures` are codes B h w in writing order (preview, large; an edit: large). `source_grids` are those of every
+    `images` are codes B h w in writing order (preview, large; an edit: large). `source_grids` are those of every
     prompt's sources, which all prompts hold at the same place. `prompt_length` pads to a fixed number of columns (for
     compiled models); by default the longest prompt decides.
     """
-    device, batch = pictures[0].device, len(prompts)
+    device, batch = images[0].device, len(prompts)
     longest = max(len(prompt) for prompt in prompts)
     if prompt_length is not None and longest > prompt_length:
         raise UserError(
@@ -236,25 +236,25 @@ def training_batch(
     first_B1 = prompt_3P[0, length_B1 - 1] + 1
 
     end_B1 = torch.full((batch, 1), config.image_end_token_id, device=device)
-    written_BN = torch.cat([codes.flatten(1) for codes in pictures] + [end_B1], dim=1)
-    order = [(codes.shape[1], codes.shape[2]) for codes in pictures]
-    picture_3N = decode_positions(0, [*order, (1, 1)], device)
+    written_BN = torch.cat([codes.flatten(1) for codes in images] + [end_B1], dim=1)
+    order = [(codes.shape[1], codes.shape[2]) for codes in images]
+    image_3N = decode_positions(0, [*order, (1, 1)], device)
     at_BN = length_B1 + torch.arange(written_BN.shape[1], device=device)
 
-    def with_pictures(prompt_part_BP: Tensor, fill: int, index_BN: Tensor, values_BN: Tensor) -> Tensor:
+    def with_images(prompt_part_BP: Tensor, fill: int, index_BN: Tensor, values_BN: Tensor) -> Tensor:
         tail = prompt_part_BP.new_full((batch, written_BN.shape[1]), fill)
         return torch.cat((prompt_part_BP, tail), dim=1).scatter(1, index_BN, values_BN)
 
     positions = [
-        with_pictures(text_P.expand(batch, -1), 0, at_BN, first_B1 + picture_N)
-        for text_P, picture_N in zip(prompt_3P, picture_3N, strict=True)
+        with_images(text_P.expand(batch, -1), 0, at_BN, first_B1 + image_N)
+        for text_P, image_N in zip(prompt_3P, image_3N, strict=True)
     ]
     column_T = torch.arange(columns + written_BN.shape[1], device=device)
     return TrainingBatch(
-        ids_BT=with_pictures(prompt_BP, config.pad_token_id, at_BN, written_BN),
+        ids_BT=with_images(prompt_BP, config.pad_token_id, at_BN, written_BN),
         positions_3BT=torch.stack(positions),
         valid_BT=column_T < length_B1 + written_BN.shape[1],
-        targets_BT=with_pictures(torch.full_like(prompt_BP, IGNORED), IGNORED, at_BN - 1, written_BN),
+        targets_BT=with_images(torch.full_like(prompt_BP, IGNORED), IGNORED, at_BN - 1, written_BN),
         keep_BN=at_BN - 1,
         written_BN=written_BN,
     )

@@ -1,4 +1,4 @@
-"""Source pictures of edits: read, and encoded once for both halves of the model."""
+"""Source images of edits: read, and encoded once for both halves of the model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from glmkit.generation.pictures import read_picture
+from glmkit.generation.images import read_image
 from glmkit.generation.sequence import TOKEN_PIXELS
 from glmkit.models.hybrid import HybridModel
 from glmkit.models.semantic_vq import halved_size, prepare
@@ -19,7 +19,7 @@ from glmkit.records import Request
 
 @dataclass(frozen=True)
 class Source:
-    """A source picture, encoded once: its codes h w for both stages, its normalised latents 1 C H W for the decoder."""
+    """A source image, encoded once: its codes h w for both stages, its normalised latents 1 C H W for the decoder."""
 
     codes: Tensor
     latents: Tensor
@@ -32,17 +32,17 @@ class Source:
 
 @torch.inference_mode()
 def encode_sources(hybrid: HybridModel, requests: Sequence[Request]) -> list[list[Source]]:
-    """The source pictures of every request, read and encoded; UserError for one that cannot be used."""
+    """The source images of every request, read and encoded; UserError for one that cannot be used."""
     if any(request.sources for request in requests):
         hybrid.hold("semantic_vq", "vae")
-    return [[encode_source(hybrid, read_picture(path)) for path in request.sources] for request in requests]
+    return [[encode_source(hybrid, read_image(path)) for path in request.sources] for request in requests]
 
 
 @torch.inference_mode()
 def encode_source(hybrid: HybridModel, image: Image.Image) -> Source:
-    """Codes of the halved picture, and latents at twice that size, so that both grids agree whatever its size.
+    """Codes of the halved image, and latents at twice that size, so that both grids agree whatever its size.
 
-    The published pipeline encodes the latents at the picture's own size, which is the same when its sides are
+    The published pipeline encodes the latents at the image's own size, which is the same when its sides are
     multiples of 32 within the processor's bounds, and fails otherwise.
     """
     settings = hybrid.source_settings

@@ -1,4 +1,4 @@
-"""How long a picture takes, stage by stage, beside diffusers' pipeline on the same weights, and beside the floor.
+"""How long an image takes, stage by stage, beside diffusers' pipeline on the same weights, and beside the floor.
 
 The floor of a stage is what its arithmetic and its bytes cost at the rates that large products and copies reach on the
 same device, measured in the same run: codes read every weight once a step, the decoder's products bound denoising.
@@ -37,7 +37,7 @@ PROMPT = "A blue poster with \"GLMKIT\" in large white letters at the top, a lig
 
 @dataclass
 class Clock:
-    """Seconds of each stage and of the whole picture; the device is idle whenever a clock is read."""
+    """Seconds of each stage and of the whole image; the device is idle whenever a clock is read."""
 
     device: torch.device
     seconds: dict[str, float] = field(default_factory=dict)
@@ -55,7 +55,7 @@ class Clock:
 
 
 def ours(hybrid: HybridModel, request: Request) -> dict[str, float]:
-    """Seconds of each stage and the `total` of one picture, from the prompt to the picture in memory."""
+    """Seconds of each stage and the `total` of one image, from the prompt to the image in memory."""
     clock = Clock(hybrid.device)
     with clock.stage("total"):
         with clock.stage("codes"):
@@ -64,7 +64,7 @@ def ours(hybrid: HybridModel, request: Request) -> dict[str, float]:
         with clock.stage("denoising"):
             latents = pipeline.denoise_prior(hybrid, [request], priors, sources=sources)
         with clock.stage("vae"):
-            pipeline.decode_pictures(hybrid, latents)
+            pipeline.decode_images(hybrid, latents)
     return clock.seconds
 
 
@@ -131,7 +131,7 @@ def median_seconds(call: Callable[[], Any], device: torch.device, repeats: int =
 
 
 def floors(hybrid: HybridModel, request: Request, at: Rates) -> dict[str, float]:
-    """The least seconds of `codes` and `denoising` for one picture without sources."""
+    """The least seconds of `codes` and `denoising` for one image without sources."""
     model = hybrid.autoregressive
     shape = grids(request.height, request.width)
     tokens = sum(rows * columns for rows, columns in (shape.preview, shape.large))
@@ -200,7 +200,7 @@ def spread(runs: list[dict[str, float]]) -> dict[str, dict[str, float]]:
 
 
 def sparing(folder: Path, request: Request, device: torch.device, cap_gib: float | None) -> dict[str, float]:
-    """Seconds and memory of one picture in a process of its own that holds one part at a time (`--memory low`):
+    """Seconds and memory of one image in a process of its own that holds one part at a time (`--memory low`):
     `peak_gib` of the device, `host_gib` of the host, of which `host_before_gib` before anything was loaded."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_sparing, folder, request, device, cap_gib).result()
@@ -238,7 +238,7 @@ def compare(hybrid: HybridModel, request: Request, repeats: int, against: bool, 
 
 
 def _short(request: Request) -> Request:
-    """Stock has nothing to compile: one step of a small picture warms it up."""
+    """Stock has nothing to compile: one step of a small image warms it up."""
     return Request("warm-up", request.prompt, 0, 256, 256, steps=1, guidance=request.guidance)
 
 

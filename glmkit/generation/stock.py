@@ -15,7 +15,7 @@ def stock_pipeline(hybrid: HybridModel) -> Any:
     """`GlmImagePipeline` on the model's device, in its dtype, sharing every tensor with it but those of a VAE that
     is laid out for our kernels.
 
-    Stock may end a picture before all of its codes are written and then fails; the ids that are no codes are
+    Stock may end an image before all of its codes are written and then fails; the ids that are no codes are
     suppressed by transformers' own option, as they are in ours.
     """
     from accelerate import init_empty_weights

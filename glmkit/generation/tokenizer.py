@@ -1,7 +1,7 @@
-"""Make the `processor/` folder of a new checkpoint: tokenizer, chat template and picture settings, in published form.
+"""Make the `processor/` folder of a new checkpoint: tokenizer, chat template and image settings, in published form.
 
-The published vocabulary starts with the picture codes, so that the head of the language model can stop after them:
-codes `<|dit_token_0|>` ..., the start and the end of a picture, spares, then everything else.
+The published vocabulary starts with the image codes, so that the head of the language model can stop after them:
+codes `<|dit_token_0|>` ..., the start and the end of an image, spares, then everything else.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from glmkit.errors import UserError
 from glmkit.files import atomic_path, write_json
 
 CODE_TOKEN = "<|dit_token_{}|>"
-# After the codes: start and end of a picture and 126 spares, as in the published head (16512 = 16384 + 128).
+# After the codes: start and end of an image and 126 spares, as in the published head (16512 = 16384 + 128).
 EXTRA_CODE_TOKENS = 128
 GRID_START, GRID_END = "<sop>", "<eop>"
 IMAGE, PAD = "<|image|>", "<|endoftext|>"
@@ -56,7 +56,7 @@ def build_processor(
     """Train a byte-level BPE tokenizer on `corpus` and write the folder that stock `GlmImageProcessor` loads.
 
     `vocab_size` is the most entries that the vocabulary may have, codes included (a small corpus gives fewer);
-    `min_pixels` and `max_pixels` bound source pictures before they are halved. Returns the ids of the special tokens.
+    `min_pixels` and `max_pixels` bound source images before they are halved. Returns the ids of the special tokens.
     """
     least = codes + EXTRA_CODE_TOKENS + 4 + BYTES
     if vocab_size < least:

@@ -1,4 +1,4 @@
-"""Writing the codes of a batch of pictures: each prompt in one pass, then one token a step for all of them, without
+"""Writing the codes of a batch of images: each prompt in one pass, then one token a step for all of them, without
 waiting for the device.
 
 All that a step reads and writes lies in buffers that stay where they are: the token, the slot and the number of the
@@ -8,7 +8,7 @@ The kernels of `glmkit.models.gpu_decode` read as far as a row has come and need
 
 A prompt is read alone: products of more rows may round otherwise, and what a request gets must not depend on its batch.
 
-Shapes: B batch, N picture tokens, V vision vocabulary.
+Shapes: B batch, N image tokens, V vision vocabulary.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ class CodeWriter:
         sampling: Sampling,
         progress: Progress | None = None,
     ) -> Tensor:
-        """Codes int64 B N, N = all tokens of `grids_in_order`, on the model's device; every one a picture code.
+        """Codes int64 B N, N = all tokens of `grids_in_order`, on the model's device; every one an image code.
 
         `positions[b]` are those of `prompts[b]`, 3 x P; row b of `uniforms_BN` belongs to request b. The end token
         would come next and carries no information, so its step is not run. `progress(done, N)` is called after every

@@ -1,4 +1,4 @@
-"""The autoregressive half of GLM-Image: a GLM-4 language model whose head writes picture codes.
+"""The autoregressive half of GLM-Image: a GLM-4 language model whose head writes image codes.
 
 Parameter names are the published ones without their leading `model.`; the numbers follow `GlmImageTextModel` of
 transformers 5 (`models/glm_image`): four norms a layer, a fused gate and up projection, biases on q, k and v, and a
@@ -51,7 +51,7 @@ class AutoregressiveConfig:
 
     @property
     def codes(self) -> int:
-        """How many ids are picture codes: the first id that is none starts a picture."""
+        """How many ids are image codes: the first id that is none starts an image."""
         return self.image_start_token_id
 
     @property

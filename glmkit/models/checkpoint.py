@@ -108,7 +108,7 @@ def resolve(model: str | Path, parts: Iterable[str] = tuple(PARTS)) -> Path:
 
 
 def copy(model: Path, target: Path) -> None:
-    """A copy whose weights may change: without the README, which tells of these weights, and its pictures."""
+    """A copy whose weights may change: without the README, which tells of these weights, and its images."""
     shutil.copytree(model, target, ignore=shutil.ignore_patterns("README.md", "*.png"))
 
 

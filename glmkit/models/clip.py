@@ -3,7 +3,7 @@
     open_clip.create_model_and_transforms("local-dir:FOLDER"), open_clip.get_tokenizer("local-dir:FOLDER")
 
 It holds `open_clip_config.json`, `open_clip_model.safetensors` and a byte-level BPE tokenizer that transformers loads.
-A CLIP is no part of a GLM-Image model: it looks at pictures, whoever drew them.
+A CLIP is no part of a GLM-Image model: it looks at images, whoever drew them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model"
 PREFIX = "A photo depicts "  # CLIPScore puts these words before every prompt (arXiv 2104.08718)
 PAD, START, END = "<|pad|>", "<|start|>", "<|end|>"  # ids 0, 1, 2
-# The whole picture, whatever its shape, resized to a square and scaled to [-1, 1].
+# The whole image, whatever its shape, resized to a square and scaled to [-1, 1].
 PREPARATION = {
     "mode": "RGB",
     "mean": [0.5, 0.5, 0.5],
@@ -47,7 +47,7 @@ class Clip:
         return int(self.model.visual.image_size[0])  # type: ignore[index, union-attr]
 
     def images(self, pixels: Tensor) -> Tensor:
-        """Unit features B D of prepared pictures B 3 side side in [-1, 1]."""
+        """Unit features B D of prepared images B 3 side side in [-1, 1]."""
         return self.model.encode_image(pixels, normalize=True)  # type: ignore[operator, no-any-return]
 
     def texts(self, ids: Tensor) -> Tensor:
@@ -105,7 +105,7 @@ def check(folder: Path) -> Path:
     prepared = read_json(folder / CONFIG).get("preprocess_cfg", {})
     if {key: prepared.get(key) for key in PREPARATION} != PREPARATION:
         raise UserError(
-            f"{folder / CONFIG}: its pictures are prepared in another way than training does it",
+            f"{folder / CONFIG}: its images are prepared in another way than training does it",
             found=f"preprocess_cfg {prepared}",
             fix=f"{PREPARATION}",
         )

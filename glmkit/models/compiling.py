@@ -1,4 +1,4 @@
-"""torch.compile where the same small function runs many times a picture."""
+"""torch.compile where the same small function runs many times an image."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ class KeyValue(NamedTuple):
 
 @dataclass(frozen=True)
 class SourceCache:
-    """What the target may read of its source pictures: every layer's keys and values, and which of them exist.
+    """What the target may read of its source images: every layer's keys and values, and which of them exist.
 
     `layers` has L entries of B K S d. `mask` is B S, False where a row has fewer source tokens than the longest;
     None when every entry is real.
@@ -153,7 +153,7 @@ class DiffusionDecoder(nn.Module):
         is padded (faster); `prior` B N code of every image token, row by row; `prior_keep` B, False where the prior is
         dropped for guidance; `timestep` B in [0, 1000): the UNSHIFTED time minus 1 (see `generation.flow`);
         `target_size` B 2 (height, width in pixels); `crop` B 2 (top, left). With `sources` the image and the glyphs
-        also attend to the source pictures (stock's cache mode "read"); without, they do not ("skip").
+        also attend to the source images (stock's cache mode "read"); without, they do not ("skip").
         """
         rows, columns = (side // self.config.patch_size for side in latents.shape[-2:])
         image = self.image_projector(latents) + self.prior_embedding(prior, prior_keep)
@@ -169,10 +169,10 @@ class DiffusionDecoder(nn.Module):
         return F.pixel_shuffle(patches.transpose(1, 2).unflatten(2, (rows, columns)), self.config.patch_size)
 
     def write_sources(self, sources: Sequence[tuple[Tensor, Tensor, tuple[int, int]]]) -> SourceCache:
-        """Keys and values of source pictures (stock's cache mode "write"), with gradients where those are enabled.
+        """Keys and values of source images (stock's cache mode "write"), with gradients where those are enabled.
 
-        A source is `(latents B C H W clean, prior B N, (height, width) in pixels)`: one picture for each row, all of
-        one size; the rows have the same number of sources (see `SourceCache.batch` for other batches). Each picture
+        A source is `(latents B C H W clean, prior B N, (height, width) in pixels)`: one image for each row, all of
+        one size; the rows have the same number of sources (see `SourceCache.batch` for other batches). Each image
         goes through the decoder on its own at timestep 0, without glyphs: sources see neither each other nor the
         target (block-causal).
         """
@@ -391,7 +391,7 @@ class PatchProjector(nn.Module):
 
 
 class TimeAndSize(nn.Module):
-    """The conditioning vector B E of a time, a picture size and a crop corner (size conditions after SDXL)."""
+    """The conditioning vector B E of a time, an image size and a crop corner (size conditions after SDXL)."""
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The decoder made ready for one batch of pictures: what depends on step, size or prompt only is computed once.
+"""The decoder made ready for one batch of images: what depends on step, size or prompt only is computed once.
 
 Shapes: R rows, G rows of one group, C latent channels, H W rows and columns of latents, T glyph tokens, N image tokens,
 L = T + N, K heads, d head width, D width, n steps.
@@ -31,7 +31,7 @@ FASTEST_FIRST = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBack
 
 @dataclass(frozen=True)
 class Row:
-    """One picture's conditions, or the unconditional ones of guidance.
+    """One image's conditions, or the unconditional ones of guidance.
 
     `glyph` T x text_embed_dim without padding; `prior` N codes, None where it is dropped; `sources` of this row alone.
     """

@@ -79,7 +79,7 @@ class GlyphEncoder(nn.Module):
     def from_token_ids(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Embeddings B S*T D and mask B S*T of `token_ids`: those of `from_spans` but for where the padding stands.
 
-        The decoder gives glyph tokens no position, so both draw the same picture. This one has few shapes, and no
+        The decoder gives glyph tokens no position, so both draw the same image. This one has few shapes, and no
         work on the CPU: for training.
         """
         real = ids >= 0

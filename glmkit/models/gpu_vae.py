@@ -2,9 +2,9 @@
 
 The result is that of `AutoencoderKL.decode` and `encode` but for rounding; nothing is compiled by torch, so that a new
 size costs nothing. Activations are in channels-last layout, as a GPU's convolutions want them. A convolution's bias is
-added by whatever reads its result next, which saves a pass over the picture.
+added by whatever reads its result next, which saves a pass over the image.
 
-Shapes: B pictures, C channels, H W rows and columns.
+Shapes: B images, C channels, H W rows and columns.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from glmkit.models import vae_kernels
 
 TILE = 4096  # values that a program takes at a time, of BLOCK_C channels at most
 BLOCK_C = 128
-PROGRAMS = 1024  # that sum one picture
+PROGRAMS = 1024  # that sum one image
 MERGED = 1024  # partial sums that are added up at a time
 WARPS = 4
 STAGES = 4
@@ -117,18 +117,18 @@ def convolved(conv: nn.Conv2d, x: Activation) -> Activation:
 def normed(norm: nn.GroupNorm, x: Activation) -> Tensor:
     """silu(norm(x)), the statistics in float32."""
     values, added = x
-    pictures, channels, height, width = values.shape
+    images, channels, height, width = values.shape
     pixels, block = height * width, _block(channels)
     blocks = triton.cdiv(channels, block["BLOCK_C"])
     chunk = triton.cdiv(pixels, max(1, PROGRAMS // blocks))
     chunk = triton.cdiv(chunk, block["BLOCK_P"]) * block["BLOCK_P"]
     chunks = triton.cdiv(pixels, chunk)
-    means, squares = torch.empty(2, pictures, chunks, channels, device=values.device)
-    vae_kernels.sums_kernel[(chunks * blocks, pictures)](
+    means, squares = torch.empty(2, images, chunks, channels, device=values.device)
+    vae_kernels.sums_kernel[(chunks * blocks, images)](
         values, means, squares, pixels, chunk, chunks, channels, STAGES=STAGES, num_warps=WARPS, **block
     )
-    factors, summands = torch.empty(2, pictures, channels, device=values.device)
-    vae_kernels.merge_kernel[(norm.num_groups, pictures)](
+    factors, summands = torch.empty(2, images, channels, device=values.device)
+    vae_kernels.merge_kernel[(norm.num_groups, images)](
         means,
         squares,
         means if added is None else added,
@@ -147,7 +147,7 @@ def normed(norm: nn.GroupNorm, x: Activation) -> Tensor:
         num_warps=WARPS,
     )
     out = torch.empty_like(values)
-    vae_kernels.silu_kernel[(triton.cdiv(pixels, block["BLOCK_P"]) * blocks, pictures)](
+    vae_kernels.silu_kernel[(triton.cdiv(pixels, block["BLOCK_P"]) * blocks, images)](
         values, factors, summands, out, pixels, channels, num_warps=WARPS, **block
     )
     return out
@@ -155,18 +155,18 @@ def normed(norm: nn.GroupNorm, x: Activation) -> Tensor:
 
 def joined(x: Activation, y: Activation, times: int = 1) -> Tensor:
     """x + y, with each pixel repeated so many times along each side; a bias is what `y` lacks."""
-    pictures, channels, height, width = x.values.shape
+    images, channels, height, width = x.values.shape
     block = _block(channels)
     assert y.bias is not None
     bias = y.bias if x.bias is None else x.bias.float() + y.bias.float()
     out = torch.empty(
-        (pictures, channels, times * height, times * width),
+        (images, channels, times * height, times * width),
         dtype=x.values.dtype,
         device=x.values.device,
         memory_format=torch.channels_last,
     )
     programs = triton.cdiv(height * width, block["BLOCK_P"]) * triton.cdiv(channels, block["BLOCK_C"])
-    vae_kernels.join_kernel[(programs, pictures)](
+    vae_kernels.join_kernel[(programs, images)](
         x.values, y.values, bias, out, height * width, width, channels, TIMES=times, num_warps=WARPS, **block
     )
     return out

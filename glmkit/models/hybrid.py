@@ -28,7 +28,7 @@ FUSED_PARTS = ("autoregressive", "decoder")
 
 @dataclass(frozen=True)
 class SourceSettings:
-    """How source pictures enter the semantic tokenizer: pixel bounds before halving, mean and std a channel."""
+    """How source images enter the semantic tokenizer: pixel bounds before halving, mean and std a channel."""
 
     min_pixels: int
     max_pixels: int

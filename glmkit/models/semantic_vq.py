@@ -1,7 +1,7 @@
 """The semantic tokenizer of GLM-Image: a vision transformer whose patch features are quantised to code ids.
 
 Parameter names and numbers follow `GlmImageVisionModel` and `GlmImageVQVAE` of transformers 5 (`models/glm_image`).
-Pictures come in halved (see `halved_size`), so that one 16-pixel patch stands for 32 pixels of the picture.
+Images come in halved (see `halved_size`), so that one 16-pixel patch stands for 32 pixels of the image.
 
 Shapes: B batch, C channels, H W pixels, h w patches (H / 16, W / 16), N = h * w, D width, E code width, K codes.
 """
@@ -94,7 +94,7 @@ class PositionTable(nn.Module):
 
 
 class VisionAttention(nn.Module):
-    """Full attention among the patches of one picture."""
+    """Full attention among the patches of one image."""
 
     def __init__(self, config: SemanticConfig) -> None:
         super().__init__()
@@ -193,7 +193,7 @@ class SemanticTokenizer(nn.Module):
         self.vqmodel = VectorQuantizer(config)
 
     def features(self, pixels_BCHW: Tensor) -> Tensor:
-        """Patch features B D h w of pictures of one size, H and W multiples of the patch size."""
+        """Patch features B D h w of images of one size, H and W multiples of the patch size."""
         return self.visual(pixels_BCHW)
 
     def quantize(self, features_BDhw: Tensor) -> Quantized:
@@ -210,7 +210,7 @@ class SemanticTokenizer(nn.Module):
 
 
 def halved_size(height: int, width: int, min_pixels: int, max_pixels: int, patch: int = 16) -> tuple[int, int]:
-    """The size (height, width), multiples of 16, at which a source picture of this size enters the encoder.
+    """The size (height, width), multiples of 16, at which a source image of this size enters the encoder.
 
     The short side is first scaled up to sqrt(min_pixels) when it is shorter, the long side then down to
     sqrt(max_pixels) when it is longer; the result is halved and rounded (`smart_resize` of the published processor,
@@ -218,12 +218,12 @@ def halved_size(height: int, width: int, min_pixels: int, max_pixels: int, patch
     """
     short, long = sorted((height, width))
     if short < patch:
-        raise UserError(f"a source picture must be at least {patch} pixels on each side", found=f"{width}x{height}")
+        raise UserError(f"a source image must be at least {patch} pixels on each side", found=f"{width}x{height}")
     if long > MAX_ASPECT * short:
         raise UserError(
-            f"a source picture may be at most {MAX_ASPECT} times as long as wide",
+            f"a source image may be at most {MAX_ASPECT} times as long as wide",
             found=f"{width}x{height}",
-            fix="crop the picture",
+            fix="crop the image",
         )
     shortest, longest = round(min_pixels**0.5), round(max_pixels**0.5)
     scale = max(1.0, shortest / short)
@@ -234,7 +234,7 @@ def halved_size(height: int, width: int, min_pixels: int, max_pixels: int, patch
 
 
 def prepare(image: Image.Image, size: tuple[int, int], mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """A picture as float C h w of the given (height, width): bicubic with antialiasing on 8 bits, then normalised.
+    """An image as float C h w of the given (height, width): bicubic with antialiasing on 8 bits, then normalised.
 
     Transparent parts lie on white. The same kernel as the published processor's (torchvision's resize of uint8).
     """

@@ -1,6 +1,6 @@
 """Triton kernels for what stands between the convolutions of a VAE: every value read and written as rarely as can be.
 
-- `sums_kernel` and `merge_kernel`: the statistics of a group norm, as one factor and one summand a channel and picture.
+- `sums_kernel` and `merge_kernel`: the statistics of a group norm, as one factor and one summand a channel and image.
 - `silu_kernel`: the norm by them, and SiLU.
 - `join_kernel`: a residual sum, with each pixel repeated where the next convolution works at a larger size.
 
@@ -8,13 +8,13 @@ All are limited by the memory, so blocks follow from how it is read. A program t
 to 128 neighbouring channels (256 bytes of bfloat16, two lines of the cache), so that each of 128 threads has four loads
 of 16 bytes under way. Programs that start together take channels beside each other first, and so read the memory in one
 piece. `sums_kernel` goes through many such tiles with three of them under way, 24 KB, about what a Hopper needs on each
-of its 132 processors to keep the memory busy; a thousand programs a picture, eight a processor, leave at most 1 MB of
+of its 132 processors to keep the memory busy; a thousand programs an image, eight a processor, leave at most 1 MB of
 partial sums, which the one program a group merges quickly. The other two kernels have as many programs as tiles.
 
-Statistics are float32 and made in an order that only the picture's size decides; no program sees another picture.
+Statistics are float32 and made in an order that only the image's size decides; no program sees another image.
 
-Shapes: B pictures, P pixels, C channels, G channels of a group, N chunks of pixels. A picture lies in memory as P x C.
-Offsets within a tile are 32 bits, where it begins 64: a picture of 2048x2048 has 2**31 values at 512 channels.
+Shapes: B images, P pixels, C channels, G channels of a group, N chunks of pixels. An image lies in memory as P x C.
+Offsets within a tile are 32 bits, where it begins 64: an image of 2048x2048 has 2**31 values at 512 channels.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -25,7 +25,7 @@ import triton.language as tl
 
 @triton.jit
 def _place(channels, BLOCK_C: tl.constexpr):
-    """What the program works on: the number of its block of pixels, its channels, and where its picture begins."""
+    """What the program works on: the number of its block of pixels, its channels, and where its image begins."""
     blocks = tl.cdiv(channels, BLOCK_C)
     program = tl.program_id(0)
     return program // blocks, program % blocks * BLOCK_C + tl.arange(0, BLOCK_C), tl.program_id(1).to(tl.int64)
@@ -33,12 +33,12 @@ def _place(channels, BLOCK_C: tl.constexpr):
 
 @triton.jit
 def _tile(pixels, channels, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr):
-    """The program's one tile: channels, picture, pixels, where it begins, offsets in it, and which of them exist."""
-    part, c, picture = _place(channels, BLOCK_C)
+    """The program's one tile: channels, image, pixels, where it begins, offsets in it, and which of them exist."""
+    part, c, image = _place(channels, BLOCK_C)
     first = part * BLOCK_P
     p = tl.arange(0, BLOCK_P)
     inside = (p < pixels - first)[:, None] & (c < channels)[None, :]
-    return c, picture, first + p, (picture * pixels + first) * channels, p[:, None] * channels + c[None, :], inside
+    return c, image, first + p, (image * pixels + first) * channels, p[:, None] * channels + c[None, :], inside
 
 
 @triton.jit(do_not_specialize=["pixels", "chunk", "chunks"])
@@ -52,10 +52,10 @@ def sums_kernel(
     mean is at most `chunk` times the variance, usually about the variance itself, so little is lost by cancellation
     however far from zero all values lie.
     """
-    part, c, picture = _place(channels, BLOCK_C)
+    part, c, image = _place(channels, BLOCK_C)
     first = part * chunk
     count = tl.minimum(chunk, pixels - first)
-    begin = x + (picture * pixels + first) * channels
+    begin = x + (image * pixels + first) * channels
     one = tl.load(begin + c, mask=c < channels, other=0.0).to(tl.float32)
     p = tl.arange(0, BLOCK_P)
     total = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
@@ -68,7 +68,7 @@ def sums_kernel(
         square += distance * distance
     sums = tl.sum(total, axis=0)
     mean = sums / count
-    at = (picture * chunks + part) * channels + c
+    at = (image * chunks + part) * channels + c
     tl.store(means + at, one + mean, mask=c < channels)
     tl.store(squares + at, tl.sum(square, axis=0) - sums * mean, mask=c < channels)
 
@@ -134,10 +134,10 @@ def merge_kernel(
 @triton.jit(do_not_specialize=["pixels"])
 def silu_kernel(x, factors, summands, out, pixels, channels, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr):
     """out = silu(x times `factors` B C plus `summands` B C)."""
-    c, picture, _, begin, at, inside = _tile(pixels, channels, BLOCK_P, BLOCK_C)
+    c, image, _, begin, at, inside = _tile(pixels, channels, BLOCK_P, BLOCK_C)
     values = tl.load(x + begin + at, mask=inside, other=0.0).to(tl.float32)
-    factor = tl.load(factors + picture * channels + c, mask=c < channels, other=0.0)
-    summand = tl.load(summands + picture * channels + c, mask=c < channels, other=0.0)
+    factor = tl.load(factors + image * channels + c, mask=c < channels, other=0.0)
+    summand = tl.load(summands + image * channels + c, mask=c < channels, other=0.0)
     values = values * factor[None, :] + summand[None, :]
     values = values / (1 + tl.exp(-values))
     tl.store(out + begin + at, values.to(out.dtype.element_ty), mask=inside)
@@ -148,7 +148,7 @@ def join_kernel(
     x, y, bias, out, pixels, width, channels, TIMES: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr
 ):
     """out = x + y + `bias` C, each pixel TIMES x TIMES in rows of TIMES * `width`."""
-    c, picture, pixel, begin, at, inside = _tile(pixels, channels, BLOCK_P, BLOCK_C)
+    c, image, pixel, begin, at, inside = _tile(pixels, channels, BLOCK_P, BLOCK_C)
     values = tl.load(x + begin + at, mask=inside, other=0.0).to(tl.float32)
     values += tl.load(y + begin + at, mask=inside, other=0.0).to(tl.float32)
     values += tl.load(bias + c, mask=c < channels, other=0.0).to(tl.float32)[None, :]
@@ -157,7 +157,7 @@ def join_kernel(
         tl.store(out + begin + at, result, mask=inside)
     else:
         row, column = pixel // width, pixel % width
-        begin = out + picture * pixels * TIMES * TIMES * channels
+        begin = out + image * pixels * TIMES * TIMES * channels
         for i in tl.static_range(TIMES):
             for j in tl.static_range(TIMES):
                 target = (row * TIMES + i) * width * TIMES + column * TIMES + j

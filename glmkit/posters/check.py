@@ -1,6 +1,6 @@
-"""Checks of a picture against the scene it should show; they read pixels, never a model's opinion.
+"""Checks of an image against the scene it should show; they read pixels, never a model's opinion.
 
-`look` reads a picture without knowing what it should show, by these rules:
+`look` reads an image without knowing what it should show, by these rules:
 
 background   the named colour that most pixels in a thin frame along the edges are nearest to (in sRGB);
 shape        the largest connected patch of other pixels that is like one of the six shapes. A patch is compared with
@@ -12,7 +12,7 @@ text         every other patch; its colour is the one that most pixels inside th
 its position "middle" while the margins above and below it are alike (see BALANCE), otherwise top or bottom;
 its side     "centre" while the margins beside it are alike, otherwise left or right.
 
-Letters need not be legible. A picture may have any size: lengths are shares of its shorter side.
+Letters need not be legible. An image may have any size: lengths are shares of its shorter side.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ NAMES = GRAMMAR.names
 
 @dataclass(frozen=True)
 class Look:
-    """What a picture shows, in the words of the grammar; empty where there is no text, and "none" without a shape."""
+    """What an image shows, in the words of the grammar; empty where there is no text, and "none" without a shape."""
 
     background: str
     text_colour: str = ""
@@ -61,7 +61,7 @@ class Look:
 
 
 def checks(image: Image.Image, scene: Scene, palette: Palette = GRAMMAR) -> dict[str, bool]:
-    """Which properties of the scene the picture has.
+    """Which properties of the scene the image has.
 
     `shape` is kind and colour together, and fails for a shape that nobody asked for. There is no `shape_place` when the
     scene has no shape, and no `text_side` when its lines are centred.
@@ -81,7 +81,7 @@ def checks(image: Image.Image, scene: Scene, palette: Palette = GRAMMAR) -> dict
 
 
 def look(image: Image.Image, palette: Palette = GRAMMAR) -> Look:
-    """Read a picture by the rules above; a colour is one of `palette`."""
+    """Read an image by the rules above; a colour is one of `palette`."""
     pixels, names = _levels(image), named_colours(image, palette)
     background = _frame_colour(names)
     patches = _patches(names != background, SPECK * min(image.size) ** 2)
@@ -111,9 +111,9 @@ def named_colours(image: Image.Image, palette: Palette = GRAMMAR) -> np.ndarray:
 
 
 def scaled(image: Image.Image, width: int, height: int) -> Image.Image:
-    """The picture as RGB of this size."""
-    picture = image.convert("RGB")
-    return picture if picture.size == (width, height) else picture.resize((width, height), Image.Resampling.LANCZOS)
+    """The image as RGB of this size."""
+    image = image.convert("RGB")
+    return image if image.size == (width, height) else image.resize((width, height), Image.Resampling.LANCZOS)
 
 
 def _levels(image: Image.Image) -> np.ndarray:

@@ -1,6 +1,6 @@
-"""Checks of an edited picture against the ground truth of its edit: was it done, and was the rest kept.
+"""Checks of an edited image against the ground truth of its edit: was it done, and was the rest kept.
 
-Whether a new text can be read is for OCR to say; everything here counts pixels. A picture of another size is scaled to
+Whether a new text can be read is for OCR to say; everything here counts pixels. An image of another size is scaled to
 that of the scenes.
 """
 
@@ -15,11 +15,11 @@ from glmkit.posters.render import batch_params, render, shape_coverage
 
 MARGIN = 1 / 64  # of the shorter side: edges next to the edit may soften, no more than half a latent's width
 CLEARED = 0.9  # of a removed shape's pixels must have the background's colour; the rest may be noise at its edges
-MOST_DB = 60.0  # a difference below any eye; keeps the mean finite for a picture that is equal
+MOST_DB = 60.0  # a difference below any eye; keeps the mean finite for an image that is equal
 
 
 def is_done(image: Image.Image, edit: Edit) -> bool:
-    """Whether the picture shows what the instruction asks for: the new background, the added shape in its colour at
+    """Whether the image shows what the instruction asks for: the new background, the added shape in its colour at
     its place, or the background where the shape was, and no other shape. Not for edits that write a text."""
     image = _scaled(image, edit)
     seen = checks(image, edit.target)
@@ -48,7 +48,7 @@ def kept_region(edit: Edit) -> np.ndarray:
 
 
 def kept_psnr(image: Image.Image, edit: Edit) -> float:
-    """Peak signal-to-noise ratio in dB between picture and source where nothing should change, at most MOST_DB."""
+    """Peak signal-to-noise ratio in dB between image and source where nothing should change, at most MOST_DB."""
     drawn, true = (np.asarray(part, dtype=np.float64) for part in (_scaled(image, edit), render(edit.source)))
     error = np.square(drawn - true)[kept_region(edit)].mean() / 255**2
     return float(min(MOST_DB, -10 * np.log10(max(error, 1e-12))))

@@ -1,7 +1,7 @@
-"""Checks of a picture against the framed poster of `style_set` that it should show; they read pixels alone.
+"""Checks of an image against the framed poster of `style_set` that it should show; they read pixels alone.
 
 What the frame holds is checked as any poster is, by the style's five colours; the frame is right when most pixels of
-both borders have the colour of the letters, and most of the gap between them that of the background. A picture of
+both borders have the colour of the letters, and most of the gap between them that of the background. An image of
 another size is scaled to that of the style.
 """
 
@@ -18,10 +18,10 @@ STYLE = Palette(COLOURS)
 
 
 def style_checks(image: Image.Image, scene: Scene) -> dict[str, bool]:
-    """Which properties of the framed poster the picture has: those of `check.checks`, and `frame`."""
-    picture = scaled(image, SIZE, SIZE)
-    inner = picture.crop((FRAME, FRAME, SIZE - FRAME, SIZE - FRAME))
-    return {**checks(inner, scene, STYLE), "frame": _is_framed(named_colours(picture, STYLE), scene)}
+    """Which properties of the framed poster the image has: those of `check.checks`, and `frame`."""
+    image = scaled(image, SIZE, SIZE)
+    inner = image.crop((FRAME, FRAME, SIZE - FRAME, SIZE - FRAME))
+    return {**checks(inner, scene, STYLE), "frame": _is_framed(named_colours(image, STYLE), scene)}
 
 
 def _is_framed(names: np.ndarray, scene: Scene) -> bool:

@@ -5,7 +5,7 @@ their place and size, a new text stands where the old one stood, shapes come and
 
 Quotes: the model's glyph encoder reads the quoted parts of a prompt and nothing else. An instruction quotes exactly the
 text that the edit writes (`Edit.written`): the new text of a replaced line, in all other edits none. What stays,
-letters included, the model takes from its source picture. An old text is named by its place, or by its letters without
+letters included, the model takes from its source image. An old text is named by its place, or by its letters without
 quotes.
 """
 

@@ -1,6 +1,6 @@
 """The poster world: what a poster can show, and how a caption says it.
 
-A `Scene` is the complete ground truth of one poster; everything else (mask, picture, caption, checks) follows from it.
+A `Scene` is the complete ground truth of one poster; everything else (mask, image, caption, checks) follows from it.
 Texts never touch shapes, so every text stands on the background colour alone. All lengths scale with the shorter side.
 Pixel positions count from the top left corner; a baseline is the row on which letters stand.
 """

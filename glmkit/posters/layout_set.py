@@ -15,7 +15,7 @@ from pathlib import Path
 
 from glmkit.posters.grammar import Scene, caption
 from glmkit.posters.render import render
-from glmkit.posters.sets import FOLDERS, draw_again, listed_scene, write_pictures
+from glmkit.posters.sets import FOLDERS, draw_again, listed_scene, write_images
 from glmkit.posters.words import Split
 
 COUNTS: dict[Split, int] = {"train": 96, "held-out": 16}
@@ -25,12 +25,12 @@ LAYOUTS = {"masthead": ("top", "bottom right"), "footer": ("bottom", "top left")
 
 
 def layout_scenes(split: Split) -> Iterator[tuple[Scene, str]]:
-    """The poster and the caption of every picture of a split, 256x256 pixels."""
+    """The poster and the caption of every image of a split, 256x256 pixels."""
     return draw_layouts(random.Random(f"layouts 2 {split}"), COUNTS[split], split)
 
 
 def draw_layouts(rng: random.Random, count: int, split: Split) -> Iterator[tuple[Scene, str]]:
-    """The poster and the caption of `count` pictures; the layouts take turns."""
+    """The poster and the caption of `count` images; the layouts take turns."""
     names = tuple(LAYOUTS)
     for index in range(count):
         name = names[index % len(names)]
@@ -44,7 +44,7 @@ def _laid_out(name: str, scene: Scene) -> bool:
 
 
 def ordinary_scenes() -> Iterator[tuple[Scene, str]]:
-    """The poster and the caption of every ordinary picture, which names places and no layout."""
+    """The poster and the caption of every ordinary image, which names places and no layout."""
     rng = random.Random("layouts ordinary 1")
     for _ in range(ORDINARY):
         scene = listed_scene(rng, "train")
@@ -54,8 +54,8 @@ def ordinary_scenes() -> Iterator[tuple[Scene, str]]:
 def write_set(folder: Path) -> None:
     """Write `train/`, `held_out/` and `ordinary/`, each with numbered PNG files and a metadata.jsonl."""
     for split, name in FOLDERS.items():
-        write_pictures(folder / name, "layout", ((render(scene), text) for scene, text in layout_scenes(split)))
-    write_pictures(folder / "ordinary", "poster", ((render(scene), text) for scene, text in ordinary_scenes()))
+        write_images(folder / name, "layout", ((render(scene), text) for scene, text in layout_scenes(split)))
+    write_images(folder / "ordinary", "poster", ((render(scene), text) for scene, text in ordinary_scenes()))
 
 
 if __name__ == "__main__":

@@ -21,10 +21,10 @@ def write_pairs(folder: Path) -> None:
     for split, name in FOLDERS.items():
         rows = []
         for index, (scene, _) in enumerate(islice(style_scenes(split), COUNTS[split]), start=1):
-            pictures = {"file_name": style_poster(scene), "source": unframed_poster(scene)}
+            images = {"file_name": style_poster(scene), "source": unframed_poster(scene)}
             files = {"file_name": f"pair-{index:02d}.png", "source": f"pair-{index:02d}-source.png"}
-            for key, picture in pictures.items():
-                save(picture, folder / name / files[key])
+            for key, image in images.items():
+                save(image, folder / name / files[key])
             rows.append({**files, "text": f"Add a double {scene.text_colour} frame."})
         write_jsonl(folder / name / "metadata.jsonl", rows)
 

@@ -120,7 +120,7 @@ def shape_coverage(params: SceneBatch, height: int, width: int) -> Tensor:
 
 
 def compose(params: SceneBatch, masks: Tensor, device: torch.device | str | None = None) -> Tensor:
-    """Pictures B 3 H W, float32 in [-1, 1], on `device` (default: where the masks are).
+    """Images B 3 H W, float32 in [-1, 1], on `device` (default: where the masks are).
 
     `masks` are uint8 B H W text masks of the same scenes: background, then shape, then letters.
     """
@@ -133,12 +133,12 @@ def compose(params: SceneBatch, masks: Tensor, device: torch.device | str | None
 
 
 def render(scene: Scene, palette: Palette = ALL_COLOURS) -> Image.Image:
-    """The poster as an RGB picture, by the same code as a batch."""
+    """The poster as an RGB image, by the same code as a batch."""
     pixels = compose(batch_params([scene], palette), torch.from_numpy(text_mask(scene).copy())[None])
     return to_image(pixels[0])
 
 
 def to_image(pixels: Tensor) -> Image.Image:
-    """3 H W in [-1, 1] to an RGB picture."""
+    """3 H W in [-1, 1] to an RGB image."""
     values = ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
     return Image.fromarray(values.permute(1, 2, 0).cpu().numpy())

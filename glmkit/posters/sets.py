@@ -27,20 +27,20 @@ def listed_scene(
             return scene
 
 
-def write_pictures(folder: Path, name: str, pictures: Iterable[tuple[Image.Image, str]]) -> None:
-    """Write pictures with their captions: NAME-01.png and so on, and a metadata.jsonl."""
+def write_images(folder: Path, name: str, images: Iterable[tuple[Image.Image, str]]) -> None:
+    """Write images with their captions: NAME-01.png and so on, and a metadata.jsonl."""
     rows = []
-    for index, (picture, text) in enumerate(pictures, start=1):
+    for index, (image, text) in enumerate(images, start=1):
         file_name = f"{name}-{index:02d}.png"
-        save(picture, folder / file_name)
+        save(image, folder / file_name)
         rows.append({"file_name": file_name, "text": text})
     write_jsonl(folder / "metadata.jsonl", rows)
 
 
-def save(picture: Image.Image, path: Path) -> None:
+def save(image: Image.Image, path: Path) -> None:
     """As a small PNG file, whole or not at all."""
     with atomic_path(path) as temporary:
-        picture.save(temporary, optimize=True)
+        image.save(temporary, optimize=True)
 
 
 def draw_again(write_set: Callable[[Path], None], usual: str) -> None:

@@ -23,7 +23,7 @@ from glmkit.posters.layout_set import draw_layouts, layout_scenes
 from glmkit.posters.style_set import draw_style, style_scenes
 from glmkit.posters.words import number_or_signs, with_apostrophe
 
-# Prompts of each split, and the size at which their pictures must be drawn: WIDTHxHEIGHT. `simple` itself names none,
+# Prompts of each split, and the size at which their images must be drawn: WIDTHxHEIGHT. `simple` itself names none,
 # so that it suits models of any size; nano draws it at its usual 256x256, for which its scenes are laid out.
 SPLITS = {
     "simple": (128, ""),
@@ -57,7 +57,7 @@ def simple_prompts(split: str) -> list[tuple[str, Scene, str]]:
 
 
 def simple_scenes() -> dict[str, Scene]:
-    """Prompt id -> what its picture must show, for every prompt of all splits."""
+    """Prompt id -> what its image must show, for every prompt of all splits."""
     return {name: scene for split in SPLITS for name, scene, _ in simple_prompts(split)}
 
 
@@ -95,7 +95,7 @@ def nano_prompts() -> dict[str, list[tuple[str, Scene, str]]]:
 
 @cache
 def described() -> Mapping[str, Callable[[Image.Image], dict[str, bool]]]:
-    """Prompt id -> which properties that its caption names a picture has, for every prompt of this module."""
+    """Prompt id -> which properties that its caption names an image has, for every prompt of this module."""
     return {
         name: partial(style_checks if split == "retro" else checks, scene=scene)
         for split, prompts in nano_prompts().items()

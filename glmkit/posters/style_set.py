@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 from glmkit.posters.fonts import STYLE_TYPEFACE
 from glmkit.posters.grammar import Scene, caption
 from glmkit.posters.render import render
-from glmkit.posters.sets import FOLDERS, draw_again, listed_scene, write_pictures
+from glmkit.posters.sets import FOLDERS, draw_again, listed_scene, write_images
 from glmkit.posters.words import Split
 
 SIZE = 256
@@ -47,12 +47,12 @@ SCHEMES = (  # background, letters and frame, shape
 
 
 def style_scenes(split: Split) -> Iterator[tuple[Scene, str]]:
-    """The inner poster and the caption of every picture of a split. Colour names are those of this module."""
+    """The inner poster and the caption of every image of a split. Colour names are those of this module."""
     return draw_style(random.Random(f"retro 2 {split}"), COUNTS[split], split)
 
 
 def draw_style(rng: random.Random, count: int, split: Split) -> Iterator[tuple[Scene, str]]:
-    """The inner poster and the caption of `count` pictures in the style; the colour schemes take turns."""
+    """The inner poster and the caption of `count` images in the style; the colour schemes take turns."""
     for index in range(count):
         background, ink, accent = SCHEMES[index % len(SCHEMES)]
         inner = listed_scene(rng, split, _large, height=INNER, width=INNER, typefaces=(STYLE_TYPEFACE,))
@@ -64,31 +64,31 @@ def draw_style(rng: random.Random, count: int, split: Split) -> Iterator[tuple[S
 
 
 def _large(scene: Scene) -> bool:
-    """Whether the letters can be read in a picture of this size."""
+    """Whether the letters can be read in an image of this size."""
     return all(line.size >= least for line, least in zip(scene.lines, LEAST_SIZES, strict=False))
 
 
 def unframed_poster(scene: Scene) -> Image.Image:
-    """The picture without its frame, RGB, SIZE x SIZE."""
-    picture = Image.new("RGB", (SIZE, SIZE), COLOURS[scene.background])
-    picture.paste(render(scene, COLOURS), (FRAME, FRAME))
-    return picture
+    """The image without its frame, RGB, SIZE x SIZE."""
+    image = Image.new("RGB", (SIZE, SIZE), COLOURS[scene.background])
+    image.paste(render(scene, COLOURS), (FRAME, FRAME))
+    return image
 
 
 def style_poster(scene: Scene) -> Image.Image:
-    """The framed picture, RGB, SIZE x SIZE."""
-    picture = unframed_poster(scene)
-    draw = ImageDraw.Draw(picture)
+    """The framed image, RGB, SIZE x SIZE."""
+    image = unframed_poster(scene)
+    draw = ImageDraw.Draw(image)
     for first, end in (BAND, LINE):
         box = (first, first, SIZE - 1 - first, SIZE - 1 - first)
         draw.rectangle(box, outline=COLOURS[scene.text_colour], width=end - first)
-    return picture
+    return image
 
 
 def write_set(folder: Path) -> None:
     """Write `train/` and `held_out/`, each with numbered PNG files and a metadata.jsonl."""
     for split, name in FOLDERS.items():
-        write_pictures(folder / name, "retro", ((style_poster(scene), text) for scene, text in style_scenes(split)))
+        write_images(folder / name, "retro", ((style_poster(scene), text) for scene, text in style_scenes(split)))
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from glmkit.reporting.leaderboard import Leaderboard, leaderboard
 from glmkit.reporting.load import EvalRun, load_runs
 from glmkit.reporting.panels import RUN_COLOURS, panel
 from glmkit.reporting.provenance import provenance, setup
-from glmkit.reporting.tables import picture_rows, write_all_json, write_csv
+from glmkit.reporting.tables import image_rows, write_all_json, write_csv
 
 HERE = Path(__file__).parent
 SHOWN_DIFFERENCES = 6  # under a score; more, those of five runs or more, are folded away
@@ -44,7 +44,7 @@ def write_report(folders: Sequence[Path], out: Path) -> tuple[Path, ...]:
     runs = load_runs(folders)
     comparison = compare(runs)
     board = leaderboard(runs, comparison)
-    rows = picture_rows(runs, comparison)
+    rows = image_rows(runs, comparison)
     html = render(runs, comparison, board, out)
     files = out, out.with_suffix(".csv"), out.with_suffix(".json")
     write_csv(files[1], rows)
@@ -55,7 +55,7 @@ def write_report(folders: Sequence[Path], out: Path) -> tuple[Path, ...]:
 
 
 def render(runs: Sequence[EvalRun], comparison: Comparison, board: Leaderboard, out: Path) -> str:
-    """The page that is to lie at `out`, from where it links to the pictures."""
+    """The page that is to lie at `out`, from where it links to the images."""
     script = (HERE / "page.js").read_text(encoding="utf-8")
     return (
         environment(out.parent)

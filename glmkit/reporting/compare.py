@@ -73,7 +73,7 @@ class Comparison:
 def compare(runs: Sequence[EvalRun]) -> Comparison:
     """Score all runs on their common prompts; the metrics are those that every run has, the first one leads."""
     common = set.intersection(*(run.prompts for run in runs))
-    prompts = tuple(dict.fromkeys(picture.prompt_id for picture in runs[0].pictures if picture.prompt_id in common))
+    prompts = tuple(dict.fromkeys(image.prompt_id for image in runs[0].images if image.prompt_id in common))
     scores = {run.name: [score for score in run.scores if score.prompt_id in common] for run in runs}
     aside = {name for name, _ in clips(runs)} if len(clips(runs)) > 1 else set()
     shared = [name for name in runs[0].summary.metrics if all(name in run.summary.metrics for run in runs)]
@@ -147,11 +147,11 @@ def notes(runs: Sequence[EvalRun], common: set[str]) -> list[str]:
     if any(run.prompts != common for run in runs):
         amounts = words.enumerate_words([f"{len(run.prompts)} in {run.name}" for run in runs])
         said.append(
-            f"The runs have different prompts ({amounts}). All numbers and pictures on this page are for the "
+            f"The runs have different prompts ({amounts}). All numbers and images on this page are for the "
             f"{words.count(len(common), 'common prompt')}."
         )
     failed = [
-        f"{run.summary.n_total - run.summary.n_scored} of {words.count(run.summary.n_total, 'picture')} of {run.name}"
+        f"{run.summary.n_total - run.summary.n_scored} of {words.count(run.summary.n_total, 'image')} of {run.name}"
         for run in runs
         if run.summary.n_scored < run.summary.n_total
     ]
@@ -175,5 +175,5 @@ def notes(runs: Sequence[EvalRun], common: set[str]) -> list[str]:
         ("drawn with different settings", [drawn_with(run.manifest["settings"]) for run in runs]),
     ):
         if len(set(values)) > 1:
-            said.append(f"The pictures were {about}; part of the difference may come from that.")
+            said.append(f"The images were {about}; part of the difference may come from that.")
     return said

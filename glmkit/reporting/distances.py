@@ -43,11 +43,11 @@ def _notes(rows: Sequence[tuple[str, Distance]]) -> list[str]:
     said = []
     distances = [distance for _, distance in rows]
     if any(distance.indicative for distance in distances):
-        said.append("Indicative only: fewer than 2,048 pictures a side, so the covariances have no full rank.")
+        said.append("Indicative only: fewer than 2,048 images a side, so the covariances have no full rank.")
     if len({distance.n for distance in distances}) > 1:
-        said.append("The runs have different numbers of pictures; such distances cannot be compared with each other.")
+        said.append("The runs have different numbers of images; such distances cannot be compared with each other.")
     if not all(distance.common_prompts == distance.prompts for distance in distances):
-        said.append("Other prompts than those of the set: part of the distance is what the pictures show.")
+        said.append("Other prompts than those of the set: part of the distance is what the images show.")
     if any(len({kind for kinds in distance.formats.values() for kind in kinds}) > 1 for distance in distances):
         said.append("Files of several kinds (PNG, JPEG ...): part of the distance is their compression.")
     return said

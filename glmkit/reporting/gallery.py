@@ -1,4 +1,4 @@
-"""The cards of the gallery: every common prompt with the pictures of all runs, marked and ranked."""
+"""The cards of the gallery: every common prompt with the images of all runs, marked and ranked."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from rich.progress import track
 from glmkit.errors import UserError
 from glmkit.records import Generation, Score
 from glmkit.reporting.compare import Comparison
+from glmkit.reporting.images import Thumbnail, thumbnail
 from glmkit.reporting.load import EvalRun
 from glmkit.reporting.marking import Marking, mark
-from glmkit.reporting.pictures import Thumbnail, thumbnail
 from glmkit.reporting.ranking import change, prompt_values, ranks
 
 LONG = 100  # prompts, from which on it takes long enough to be shown
-REFERENCES = ("source", "expected")  # what a suite may give with a prompt: a picture to edit, and the right answer
+REFERENCES = ("source", "expected")  # what a suite may give with a prompt: an image to edit, and the right answer
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One picture of one run, or the reason why there is none (`error`), or neither when the run has no such seed.
+    """One image of one run, or the reason why there is none (`error`), or neither when the run has no such seed.
 
-    `original` is the file that `picture` is a thumbnail of.
+    `original` is the file that `image` is a thumbnail of.
     """
 
     run: str
     seed: int
-    picture: Thumbnail | None = None
+    image: Thumbnail | None = None
     original: Path | None = None
     error: str | None = None
     values: tuple[tuple[str, float | None], ...] = ()
@@ -42,9 +42,9 @@ class Figure:
 class Card:
     """One prompt. `figures` go seed by seed, run by run; `places` maps an order to the place of this card in it.
 
-    `flaws` holds "error" when a picture failed and "text" when a text was not read as expected. `changes`
+    `flaws` holds "error" when an image failed and "text" when a text was not read as expected. `changes`
     holds second run minus first run for each metric, and is empty for another number of runs. `references` are the
-    pictures that the suite gives with the prompt, by name.
+    images that the suite gives with the prompt, by name.
     """
 
     id: str
@@ -67,7 +67,7 @@ def gallery(runs: Sequence[EvalRun], comparison: Comparison) -> list[Card]:
     signs = {metric.name: 1 if metric.higher_is_better else -1 for metric in comparison.metrics}
     values = [prompt_values(run.scores, signs) for run in runs]
     failed = {score.prompt_id for run in runs for score in run.scores if score.error is not None}
-    asked = {picture.prompt_id: picture.prompt for picture in runs[0].pictures}
+    asked = {image.prompt_id: image.prompt for image in runs[0].images}
     places = ranks({prompt_id: asked[prompt_id] for prompt_id in comparison.prompts}, values, failed)
     drawn = pairs(runs)
 
@@ -83,12 +83,12 @@ def gallery(runs: Sequence[EvalRun], comparison: Comparison) -> list[Card]:
 
 
 def pairs(runs: Sequence[EvalRun]) -> dict[str, dict[tuple[str, int], tuple[Generation, Score]]]:
-    """Prompt id -> (run, seed) -> the picture and its score."""
+    """Prompt id -> (run, seed) -> the image and its score."""
     drawn: dict[str, dict[tuple[str, int], tuple[Generation, Score]]] = {}
     for run in runs:
         scores = {score.id: score for score in run.scores}
-        for picture in run.pictures:
-            drawn.setdefault(picture.prompt_id, {})[run.name, picture.seed] = (picture, scores[picture.id])
+        for image in run.images:
+            drawn.setdefault(image.prompt_id, {})[run.name, image.seed] = (image, scores[image.id])
     return drawn
 
 
@@ -102,7 +102,7 @@ def card(
 ) -> Card:
     seeds = sorted({seed for _, seed in drawn})
     figures = tuple(figure(run, seed, drawn.get((run.name, seed)), metrics) for seed in seeds for run in runs)
-    picture, score = next(iter(drawn.values()))
+    image, score = next(iter(drawn.values()))
     flaws = {
         "error": any(item.error is not None for item in figures),
         "text": any(item.marking is not None and not item.marking.perfect for item in figures),
@@ -110,7 +110,7 @@ def card(
     return Card(
         id=prompt_id,
         split=score.split,
-        prompt=picture.prompt,
+        prompt=image.prompt,
         expected=score.expected,
         figures=figures,
         places=places,
@@ -121,7 +121,7 @@ def card(
 
 
 def references(runs: Sequence[EvalRun], prompt_id: str) -> tuple[tuple[str, Thumbnail], ...]:
-    """The pictures of `references/<prompt id>/` in the first run that has any; UserError for one that is broken."""
+    """The images of `references/<prompt id>/` in the first run that has any; UserError for one that is broken."""
     for run in runs:
         folder = run.folder / "references" / prompt_id
         paths = [path for name in REFERENCES if (path := folder / f"{name}.png").is_file()]
@@ -130,7 +130,7 @@ def references(runs: Sequence[EvalRun], prompt_id: str) -> tuple[tuple[str, Thum
                 return tuple((path.stem, thumbnail(path)) for path in paths)
             except OSError as error:
                 raise UserError(
-                    f"{folder} holds a picture that cannot be opened",
+                    f"{folder} holds an image that cannot be opened",
                     found=error,
                     fix="run the same glmkit eval command again; it writes them anew",
                 ) from error
@@ -138,19 +138,17 @@ def references(runs: Sequence[EvalRun], prompt_id: str) -> tuple[tuple[str, Thum
 
 
 def figure(run: EvalRun, seed: int, drawn: tuple[Generation, Score] | None, metrics: Sequence[str]) -> Figure:
-    """Embed the picture; whatever failed (drawing, the file, reading) becomes the error of the figure."""
+    """Embed the image; whatever failed (drawing, the file, reading) becomes the error of the figure."""
     if drawn is None:
         return Figure(run.name, seed)
-    picture, score = drawn
-    if picture.file is None:
-        return Figure(run.name, seed, error=picture.error or score.error)
-    original = run.folder / picture.file
+    image, score = drawn
+    if image.file is None:
+        return Figure(run.name, seed, error=image.error or score.error)
+    original = run.folder / image.file
     try:
         embedded = thumbnail(original)
     except OSError as error:
-        return Figure(
-            run.name, seed, error=score.error or f"{picture.file} cannot be opened: {error.strerror or error}"
-        )
+        return Figure(run.name, seed, error=score.error or f"{image.file} cannot be opened: {error.strerror or error}")
     if score.error is not None:
         return Figure(run.name, seed, embedded, original, score.error)
     alignment = run.summary.alignment.get("metric")  # a cosine of its own is shown, though not compared

@@ -17,22 +17,22 @@ MANIFEST = {"kind", "settings", "environment", "started", "resumed"}  # what eve
 
 @dataclass(frozen=True)
 class EvalRun:
-    """A finished evaluation. `pictures` and `scores` have the same ids; `name` is unique among the runs of a report."""
+    """A finished evaluation. `images` and `scores` have the same ids; `name` is unique among the runs of a report."""
 
     folder: Path
     name: str
     summary: Summary
     manifest: dict[str, Any]
-    pictures: tuple[Generation, ...]
+    images: tuple[Generation, ...]
     scores: tuple[Score, ...]
 
     @property
     def prompts(self) -> set[str]:
-        return {picture.prompt_id for picture in self.pictures}
+        return {image.prompt_id for image in self.images}
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        return tuple(sorted({picture.seed for picture in self.pictures}))
+        return tuple(sorted({image.seed for image in self.images}))
 
 
 def load_runs(folders: Sequence[Path]) -> tuple[EvalRun, ...]:
@@ -76,14 +76,14 @@ def load_run(folder: Path) -> EvalRun:
             fix="run the same glmkit eval command again; it continues where it stopped",
         )
     summary = Summary.from_row(read_json(folder / "summary.json"))
-    pictures = tuple(Generation.from_row(row) for row in read_jsonl(folder / "images.jsonl"))
+    images = tuple(Generation.from_row(row) for row in read_jsonl(folder / "images.jsonl"))
     scores = tuple(Score.from_row(row) for row in read_jsonl(folder / "scores.jsonl"))
-    unscored = {picture.id for picture in pictures} ^ {score.id for score in scores}
+    unscored = {image.id for image in images} ^ {score.id for score in scores}
     if unscored:
         raise UserError(
             f"{folder}: images.jsonl and scores.jsonl do not fit", found=f"{min(unscored)} in only one of them"
         )
-    return EvalRun(folder, run_name(summary), summary, manifest, pictures, scores)
+    return EvalRun(folder, run_name(summary), summary, manifest, images, scores)
 
 
 def load_manifest(folder: Path) -> dict[str, Any]:

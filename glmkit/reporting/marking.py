@@ -49,7 +49,7 @@ class Marked:
 
 @dataclass(frozen=True)
 class Marking:
-    """All expected texts of a picture, and the lines that belong to none of them."""
+    """All expected texts of an image, and the lines that belong to none of them."""
 
     texts: tuple[Marked, ...]
     unexpected: tuple[str, ...]

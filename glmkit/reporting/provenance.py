@@ -19,7 +19,7 @@ def setup(runs: Sequence[EvalRun]) -> Table:
         ("Adapters", ["\n".join(run.summary.adapters) or "none" for run in runs]),
         ("Prompts", [str(len(run.prompts)) for run in runs]),
         ("Seeds", [", ".join(map(str, run.seeds)) for run in runs]),
-        ("Pictures scored", [f"{run.summary.n_scored} of {run.summary.n_total}" for run in runs]),
+        ("Images scored", [f"{run.summary.n_scored} of {run.summary.n_total}" for run in runs]),
         ("Read by", [run.summary.ocr for run in runs]),
         ("Scores", [run.summary.family or "–" for run in runs]),
         *clip_rows(runs),
@@ -51,7 +51,7 @@ def clip_text(alignment: Mapping[str, Any]) -> str:
 
 
 def drawn_with(settings: dict[str, Any]) -> str:
-    """Size, steps and guidance; endpoints have only a size, and pictures that were made elsewhere nothing."""
+    """Size, steps and guidance; endpoints have only a size, and images that were made elsewhere nothing."""
     if "steps" not in settings:
         return "–"
     size = f"{settings['width']}x{settings['height']} pixels"

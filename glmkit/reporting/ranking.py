@@ -13,7 +13,7 @@ WORST = float("-inf")
 
 
 def prompt_values(scores: Sequence[Score], signs: Mapping[str, int]) -> Values:
-    """The mean of each metric over the scored pictures of each prompt, times its sign (-1: lower is better)."""
+    """The mean of each metric over the scored images of each prompt, times its sign (-1: lower is better)."""
     rows: dict[str, list[Score]] = {}
     for score in scores:
         if score.error is None:
@@ -34,7 +34,7 @@ def change(prompt_id: str, runs: Sequence[Values]) -> list[float] | None:
 def ranks(prompts: Mapping[str, str], runs: Sequence[Values], failed: set[str]) -> dict[str, dict[str, int]]:
     """The place of each prompt (id -> text) in each order; ties keep the order of the suite.
 
-    `worst`: by the lowest value of any run, first the prompts with a `failed` picture, last those that no run scored;
+    `worst`: by the lowest value of any run, first the prompts with a `failed` image, last those that no run scored;
     `change`: by the largest distance between runs; `change-A-B`: by that between the runs of these numbers (of three or
     more); `better` and `worse`: by last run minus first run. The metrics decide one after another, and prompts that
     cannot be compared come last.

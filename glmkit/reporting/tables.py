@@ -1,4 +1,4 @@
-"""The rows behind a report, for spreadsheets (CSV) and programs (JSON): one row a picture, those of all prompts."""
+"""The rows behind a report, for spreadsheets (CSV) and programs (JSON): one row an image, those of all prompts."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from glmkit.reporting.load import EvalRun
 Row = dict[str, Any]
 
 
-def picture_rows(runs: Sequence[EvalRun], comparison: Comparison) -> list[Row]:
+def image_rows(runs: Sequence[EvalRun], comparison: Comparison) -> list[Row]:
     """What was asked, drawn, read and scored. `compared` is false for prompts that not all runs have.
 
-    `picture` is relative to the run folder; the score of a failed picture is None, its `error` says why.
+    `image` is relative to the run folder; the score of a failed image is None, its `error` says why.
     """
     common = set(comparison.prompts)
     metrics = metric_names(runs)
     rows = []
     for run in runs:
         scores = {score.id: score for score in run.scores}
-        for picture in run.pictures:
-            score = scores[picture.id]
+        for image in run.images:
+            score = scores[image.id]
             rows.append(
                 {
                     "run": run.name,
-                    "prompt_id": picture.prompt_id,
-                    "seed": picture.seed,
+                    "prompt_id": image.prompt_id,
+                    "seed": image.seed,
                     "split": score.split,
                     "language": score.language,
-                    "compared": picture.prompt_id in common,
-                    "prompt": picture.prompt,
+                    "compared": image.prompt_id in common,
+                    "prompt": image.prompt,
                     "expected": list(score.expected),
                     "read": list(score.read),
-                    "picture": picture.file,
+                    "image": image.file,
                     "error": score.error,
                     **{name: score.value(name) for name in metrics},
                 }
@@ -71,7 +71,7 @@ def write_all_json(
         {
             "rank": standing.rank,
             "run": standing.run,
-            "pictures": [standing.n_scored, standing.n_total],
+            "images": [standing.n_scored, standing.n_total],
             "scores": {
                 name: estimate._asdict()
                 for name, estimate in zip(names, standing.estimates, strict=True)

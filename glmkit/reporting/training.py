@@ -1,4 +1,4 @@
-"""The report of one fine-tuning run: what it learnt, what its samples look like, and what it did to pictures.
+"""The report of one fine-tuning run: what it learnt, what its samples look like, and what it did to images.
 
 Everything is read from the run folder: results and logs of the stages, sample sheets, and the evaluation runs before
 and after, where there are any.
@@ -21,7 +21,7 @@ from glmkit import __version__
 from glmkit.evaluation.metrics.content import colour_entropy, edge_density
 from glmkit.evaluation.stats import as_text
 from glmkit.files import atomic_path, read_json, read_jsonl
-from glmkit.reporting.pictures import QUALITY, Thumbnail, data_uri
+from glmkit.reporting.images import QUALITY, Thumbnail, data_uri
 
 HERE = Path(__file__).parent
 PAGE = "report.html"
@@ -47,12 +47,12 @@ class Sheet:
     """The samples of one step, side by side."""
 
     step: int
-    picture: Thumbnail
+    image: Thumbnail
 
 
 @dataclass(frozen=True)
 class Change:
-    """A value before and after training; `warning` where it says that pictures became emptier."""
+    """A value before and after training; `warning` where it says that images became emptier."""
 
     name: str
     before: str
@@ -143,8 +143,8 @@ def _sheets(run: Path, stage: str) -> list[tuple[int, Path]]:
 
 def _embedded(path: Path) -> Thumbnail:
     """A whole sheet, which is too wide for a thumbnail."""
-    with Image.open(path) as picture:
-        small = picture.convert("RGB")
+    with Image.open(path) as image:
+        small = image.convert("RGB")
     small.thumbnail((LARGEST_SHEET, LARGEST_SHEET), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     small.save(buffer, "WEBP", quality=QUALITY, method=4)
@@ -162,7 +162,7 @@ def _curve(name: str, points: Sequence[tuple[int, float]], low: float, high: flo
 
 
 def guards(before: Sequence[Path], after: Sequence[Path]) -> tuple[Change, ...]:
-    """The means of every content guard over pictures drawn before and after training."""
+    """The means of every content guard over images drawn before and after training."""
     changes = []
     for name, measure in GUARDS.items():
         old, new = (float(np.mean([measure(_pixels(path)) for path in paths])) for paths in (before, after))
@@ -171,12 +171,12 @@ def guards(before: Sequence[Path], after: Sequence[Path]) -> tuple[Change, ...]:
 
 
 def _pixels(path: Path) -> np.ndarray:
-    with Image.open(path) as picture:
-        return np.asarray(picture.convert("RGB"))
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
 
 
 def proof(run: Path) -> tuple[Change, ...]:
-    """Scores with their intervals before and after, CLIP where it was asked for, and the guards over all pictures."""
+    """Scores with their intervals before and after, CLIP where it was asked for, and the guards over all images."""
     folders = [run / "proof" / when for when in ("before", "after")]
     if not all((folder / "summary.json").exists() for folder in folders):
         return ()
@@ -186,4 +186,4 @@ def proof(run: Path) -> tuple[Change, ...]:
         for name, value in before["scores"].items()
         if name in after["scores"]
     ]
-    return (*changes, *guards(*(sorted((folder / "pictures").glob("*.png")) for folder in folders)))
+    return (*changes, *guards(*(sorted((folder / "images").glob("*.png")) for folder in folders)))

@@ -109,7 +109,7 @@ def verdict(metric: str, scores: dict[str, Estimate], lead: Difference | None, h
     """
     known = {name: estimate for name, estimate in scores.items() if estimate.value is not None}
     if not known:
-        return "No picture could be scored."
+        return "No image could be scored."
     if len(known) == 1 or lead is None:
         name, estimate = next(iter(known.items()))
         return f"{name} reaches a {inside(metric)} of {number(estimate.value)} {evidence(estimate)}."

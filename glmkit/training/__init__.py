@@ -1,1 +1,1 @@
-"""From pictures to weights."""
+"""From images to weights."""

@@ -1,11 +1,11 @@
-"""What a stage needs of every picture, computed once before training: semantic ids, latents, text masks, signs.
+"""What a stage needs of every image, computed once before training: semantic ids, latents, text masks, signs.
 
-What comes from files is kept on disk for later runs, by the content of the picture, the weights of the part that
+What comes from files is kept on disk for later runs, by the content of the image, the weights of the part that
 computed it, and all else that decides its values. Posters are drawn and encoded anew: no key could name the code that
 draws them. Nor are prompts' ids kept, which a tokenizer makes faster than a disk finds small files. Of processes that
 train together each computes a share of the files, and all of the rest.
 
-N pictures, h w rows and columns of a token grid, C latent channels.
+N images, h w rows and columns of a token grid, C latent channels.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from glmkit.generation.sequence import grids
 from glmkit.models import adapter
 from glmkit.models.hybrid import HybridModel
 from glmkit.models.semantic_vq import SemanticTokenizer
-from glmkit.training.data import Pictures, asked_for, by_size
+from glmkit.training.data import Images, asked_for, by_size
 from glmkit.training.processes import ALONE, Team
 from glmkit.training.store import Files, Store, sound
 
-CHUNK_PIXELS = 2**21  # that go through an encoder together, beside the part that is trained: 2 pictures of 1024x1024
+CHUNK_PIXELS = 2**21  # that go through an encoder together, beside the part that is trained: 2 images of 1024x1024
 VERSION = "1"  # of what is computed here; with another one nothing on disk is used
 NOTES = Console(stderr=True)
 Size = tuple[int, int]
@@ -152,7 +152,7 @@ def _write(
 
 
 def compute(
-    pictures: Pictures,
+    images: Images,
     encode: Encode,
     keeper: Keeper,
     name: str,
@@ -161,9 +161,9 @@ def compute(
     keys: Sequence[str] | None = None,
     about: Callable[[], Mapping[str, str]] = dict,
 ) -> Kept:
-    """`encode(indices)` of every picture, or of those where `only` is True."""
-    wanted = [True] * len(pictures.sizes) if only is None else only
-    sizes = [size if is_wanted else None for size, is_wanted in zip(pictures.sizes, wanted, strict=True)]
+    """`encode(indices)` of every image, or of those where `only` is True."""
+    wanted = [True] * len(images.sizes) if only is None else only
+    sizes = [size if is_wanted else None for size, is_wanted in zip(images.sizes, wanted, strict=True)]
 
     def together(size: Size) -> int:
         return max(1, CHUNK_PIXELS // (size[0] * size[1]))
@@ -178,7 +178,7 @@ def origin(hybrid: HybridModel, part: str) -> Mapping[str, str]:
 
 
 def halve(pixels: Tensor, height: int, width: int) -> Tensor:
-    """B 3 H W in [-1, 1] resized to height x width as the published image processor resizes 8-bit pictures: bicubic
+    """B 3 H W in [-1, 1] resized to height x width as the published image processor resizes 8-bit images: bicubic
     with anti-aliasing, first along the rows, and on whole levels after each of the two passes."""
     levels = (pixels.float() + 1) * 127.5
     for size in ((pixels.shape[-2], width), (height, width)):
@@ -188,107 +188,107 @@ def halve(pixels: Tensor, height: int, width: int) -> Tensor:
 
 
 def large_ids(tokenizer: SemanticTokenizer, pixels: Tensor) -> Tensor:
-    """B h w: the ids of the large grid (32 px a token): the picture halved, then 16-px patches."""
+    """B h w: the ids of the large grid (32 px a token): the image halved, then 16-px patches."""
     large = grids(*pixels.shape[-2:]).large
     return tokenizer.encode(halve(pixels, large[0] * 16, large[1] * 16))
 
 
 def preview_ids(tokenizer: SemanticTokenizer, pixels: Tensor) -> Tensor:
-    """B h w: the ids of the preview grid: the whole picture resized to about 256 tokens."""
+    """B h w: the ids of the preview grid: the whole image resized to about 256 tokens."""
     preview = grids(*pixels.shape[-2:]).preview
     return tokenizer.encode(halve(pixels, preview[0] * 16, preview[1] * 16))
 
 
-def large_cache(hybrid: HybridModel, pictures: Pictures, keeper: Keeper) -> Kept:
-    """N h w int16: the ids of every picture's large grid."""
+def large_cache(hybrid: HybridModel, images: Images, keeper: Keeper) -> Kept:
+    """N h w int16: the ids of every image's large grid."""
     return compute(
-        pictures,
-        lambda indices: large_ids(hybrid.semantic_vq, pictures.pixels(indices, keeper.device)).short(),
+        images,
+        lambda indices: large_ids(hybrid.semantic_vq, images.pixels(indices, keeper.device)).short(),
         keeper,
         "large tokens",
-        keys=pictures.keys,
+        keys=images.keys,
         about=lambda: origin(hybrid, "semantic_vq"),
     )
 
 
-def _made_from_text(pictures: Pictures) -> list[bool]:
-    """Which pictures are to be made from a text, and from no other picture."""
-    return [kind is not None and not kind[2] for kind in asked_for(pictures)]
+def _made_from_text(images: Images) -> list[bool]:
+    """Which images are to be made from a text, and from no other image."""
+    return [kind is not None and not kind[2] for kind in asked_for(images)]
 
 
 def stretched(pixels: Tensor, factors: Sequence[float]) -> Tensor:
-    """B 3 H W, every picture `factors` times as wide about its middle, cut or its edges drawn out to the same size."""
+    """B 3 H W, every image `factors` times as wide about its middle, cut or its edges drawn out to the same size."""
     turned = torch.eye(2, 3, device=pixels.device).repeat(len(pixels), 1, 1)
     turned[:, 0, 0] = 1 / torch.tensor(factors, device=pixels.device)
     places = F.affine_grid(turned, list(pixels.shape), align_corners=False)
     return F.grid_sample(pixels.float(), places, mode="bilinear", padding_mode="border", align_corners=False)
 
 
-def stretched_cache(hybrid: HybridModel, pictures: Pictures, keeper: Keeper, most: float) -> Kept:
-    """As `large_cache`, N h w int16, of every picture that is to be made from a text, each stretched by a factor of its
+def stretched_cache(hybrid: HybridModel, images: Images, keeper: Keeper, most: float) -> Kept:
+    """As `large_cache`, N h w int16, of every image that is to be made from a text, each stretched by a factor of its
     own from 1 - `most` to 1 + `most`."""
-    from_text = _made_from_text(pictures)
+    from_text = _made_from_text(images)
     factors = 1 + most * (2 * torch.rand(len(from_text), generator=torch.Generator().manual_seed(0)) - 1)
 
     def encode(indices: list[int]) -> Tensor:
-        pixels = stretched(pictures.pixels(indices, keeper.device), factors[indices].tolist())
+        pixels = stretched(images.pixels(indices, keeper.device), factors[indices].tolist())
         return large_ids(hybrid.semantic_vq, pixels).short()
 
-    return compute(pictures, encode, keeper, "stretched tokens", only=from_text)
+    return compute(images, encode, keeper, "stretched tokens", only=from_text)
 
 
-def preview_cache(hybrid: HybridModel, pictures: Pictures, keeper: Keeper) -> Kept:
-    """N h w int16: the ids of the preview grid of every picture that is to be made from a text."""
-    from_text = _made_from_text(pictures)
+def preview_cache(hybrid: HybridModel, images: Images, keeper: Keeper) -> Kept:
+    """N h w int16: the ids of the preview grid of every image that is to be made from a text."""
+    from_text = _made_from_text(images)
     return compute(
-        pictures,
-        lambda indices: preview_ids(hybrid.semantic_vq, pictures.pixels(indices, keeper.device)).short(),
+        images,
+        lambda indices: preview_ids(hybrid.semantic_vq, images.pixels(indices, keeper.device)).short(),
         keeper,
         "preview tokens",
         only=from_text,
-        keys=pictures.keys,
+        keys=images.keys,
         about=lambda: origin(hybrid, "semantic_vq"),
     )
 
 
-def latent_cache(hybrid: HybridModel, pictures: Pictures, keeper: Keeper) -> Kept:
+def latent_cache(hybrid: HybridModel, images: Images, keeper: Keeper) -> Kept:
     """N 2C H/8 W/8: means of the normalised latents, then their standard deviations; float16 on a GPU."""
     kept = torch.float16 if keeper.device.type == "cuda" else torch.float32
 
     def encode(indices: list[int]) -> Tensor:
-        return torch.cat(hybrid.vae.encode_distribution(pictures.pixels(indices, keeper.device)), dim=1).to(kept)
+        return torch.cat(hybrid.vae.encode_distribution(images.pixels(indices, keeper.device)), dim=1).to(kept)
 
     return compute(
-        pictures,
+        images,
         encode,
         keeper,
         "latents",
-        keys=pictures.keys,
+        keys=images.keys,
         about=lambda: origin(hybrid, "vae"),
     )
 
 
-def text_cache(pictures: Pictures, keeper: Keeper) -> Kept | None:
+def text_cache(images: Images, keeper: Keeper) -> Kept | None:
     """Share of each latent position that is text, N 1 H/8 W/8 uint8 (255 = all); None where nobody knows."""
-    if pictures.text_mask([0], keeper.device) is None:
+    if images.text_mask([0], keeper.device) is None:
         return None
 
     def encode(indices: list[int]) -> Tensor:
-        mask = pictures.text_mask(indices, keeper.device)
+        mask = images.text_mask(indices, keeper.device)
         assert mask is not None
         return (F.avg_pool2d(mask, 8) * 255).round().to(torch.uint8)
 
-    return compute(pictures, encode, keeper, "text masks", keys=pictures.text_keys)
+    return compute(images, encode, keeper, "text masks", keys=images.text_keys)
 
 
-def sign_cache(pictures: Pictures, keeper: Keeper) -> Kept | None:
-    """The sign at each latent position, N H/8 W/8, as `Pictures.signs` gives it; None where nobody knows."""
-    if pictures.signs([0], keeper.device) is None:
+def sign_cache(images: Images, keeper: Keeper) -> Kept | None:
+    """The sign at each latent position, N H/8 W/8, as `Images.signs` gives it; None where nobody knows."""
+    if images.signs([0], keeper.device) is None:
         return None
 
     def encode(indices: list[int]) -> Tensor:
-        signs = pictures.signs(indices, keeper.device)
+        signs = images.signs(indices, keeper.device)
         assert signs is not None
         return signs
 
-    return compute(pictures, encode, keeper, "signs")
+    return compute(images, encode, keeper, "signs")

@@ -52,20 +52,20 @@ def model(recipe: Recipe) -> None:
             _check_source_size(size, HybridModel(base), "data.edits.size")
 
 
-def sources(recipe: Recipe, pictures: tuple[data.Pictures, data.Pictures]) -> None:
+def sources(recipe: Recipe, images: tuple[data.Images, data.Images]) -> None:
     """UserError when the model would read the source of an edit at another size."""
     if not recipe.architecture:
-        for size in sorted({own.sizes[source] for own in pictures for source in own.sources.values()}):
+        for size in sorted({own.sizes[source] for own in images for source in own.sources.values()}):
             _check_source_size(size, HybridModel(checkpoint.resolve(recipe.model)), "data.size")
 
 
-def content(recipe: Recipe, pictures: data.Pictures) -> None:
-    """UserError when stages cannot learn from these training pictures what they shall."""
+def content(recipe: Recipe, images: data.Images) -> None:
+    """UserError when stages cannot learn from these training images what they shall."""
     if recipe.vae is not None:
-        check_crop(pictures, recipe.vae)
+        check_crop(images, recipe.vae)
     for stage in recipe.stages.values():
         if isinstance(stage, config.DecoderStage):
-            check_text(pictures, stage)
+            check_text(images, stage)
 
 
 def _check_source_size(size: tuple[int, int], hybrid: HybridModel, key: str) -> None:
@@ -75,7 +75,7 @@ def _check_source_size(size: tuple[int, int], hybrid: HybridModel, key: str) -> 
     rows, columns = (2 * side for side in halved_size(height, width, settings.min_pixels, settings.max_pixels))
     if (rows, columns) != (height, width):
         raise UserError(
-            "the model reads source pictures of this size at another one",
+            "the model reads source images of this size at another one",
             found=f"{width}x{height}, read as {columns}x{rows}",
             fix=f"{key}={columns}x{rows}",
         )

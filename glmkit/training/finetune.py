@@ -1,6 +1,6 @@
 """A recipe, run: data, then its stages one after the other, each from files to files.
 
-The run folder holds the resolved recipe, the manifest, a log and a result a stage, sample pictures, and adapters.
+The run folder holds the resolved recipe, the manifest, a log and a result a stage, sample images, and adapters.
 A stage whose result file exists is done; running the same command again continues with the next one. Of several
 processes the first one writes.
 """
@@ -32,7 +32,7 @@ from glmkit.training.loop import Loop, Place
 from glmkit.training.parts import TRANSFORMERS, objective_of, trained_parts
 from glmkit.training.samples import Sampler
 
-DATA = "data.json"  # in the run folder: what the pictures are
+DATA = "data.json"  # in the run folder: what the images are
 MAX_SHARD_BYTES = 15 * 2**20
 # What may be another when a run is continued, since the weights do not depend on it.
 UNBOUND = {"workers", "resident_gib", "proof", "wandb"}
@@ -44,7 +44,7 @@ def finetune(recipe: Recipe, device: torch.device, team: processes.Team = proces
     processes.check(recipe, team)
     if team.sharded:
         sharding.check(recipe)
-    pictures = _open(recipe, device) if team.is_main else None
+    images = _open(recipe, device) if team.is_main else None
     team.wait()
     with team.main_first():
         folder = _model_folder(recipe)
@@ -55,8 +55,8 @@ def finetune(recipe: Recipe, device: torch.device, team: processes.Team = proces
         if result.exists():
             print(f"{name}: already done ({result})", file=sys.stderr)
         else:
-            pictures = pictures or _again(recipe)
-            outcome = _run_stage(place, stage, recipe, folder, pictures)
+            images = images or _again(recipe)
+            outcome = _run_stage(place, stage, recipe, folder, images)
             if team.is_main:
                 write_json(result, outcome)
         team.wait()
@@ -66,47 +66,47 @@ def finetune(recipe: Recipe, device: torch.device, team: processes.Team = proces
     return results
 
 
-def _open(recipe: Recipe, device: torch.device) -> tuple[data.Pictures, data.Pictures] | None:
-    """Make the run folder or take it up again; the pictures of a new run, which were looked at before."""
+def _open(recipe: Recipe, device: torch.device) -> tuple[data.Images, data.Images] | None:
+    """Make the run folder or take it up again; the images of a new run, which were looked at before."""
     output = Path(recipe.output)
-    pictures = None if (output / DATA).exists() else _checked(recipe)
+    images = None if (output / DATA).exists() else _checked(recipe)
     remove_leftovers(output)
     remove_leftovers(output / "adapter")
     runs.open_run(output, "finetune", _flat(recipe.model_dump(mode="json")), str(device))
     with atomic_path(output / "recipe.yaml") as temporary:
         temporary.write_text(config.to_yaml(recipe), encoding="utf-8")
-    if pictures is not None:
-        print("\n".join(report.lines(pictures, recipe.largest_batch)), file=sys.stderr)
-        write_json(output / DATA, {name: asdict(own) for name, own in _reports(pictures).items()})
-    return pictures
+    if images is not None:
+        print("\n".join(report.lines(images, recipe.largest_batch)), file=sys.stderr)
+        write_json(output / DATA, {name: asdict(own) for name, own in _reports(images).items()})
+    return images
 
 
-def _reports(pictures: tuple[data.Pictures, data.Pictures]) -> dict[str, report.Report]:
-    return {name: report.of(own) for name, own in zip(("train", "held_out"), pictures, strict=True)}
+def _reports(images: tuple[data.Images, data.Images]) -> dict[str, report.Report]:
+    return {name: report.of(own) for name, own in zip(("train", "held_out"), images, strict=True)}
 
 
-def _again(recipe: Recipe) -> tuple[data.Pictures, data.Pictures]:
-    """The pictures of a run that goes on; UserError when they are not those that it began with, of which its steps so
+def _again(recipe: Recipe) -> tuple[data.Images, data.Images]:
+    """The images of a run that goes on; UserError when they are not those that it began with, of which its steps so
     far, their order and the losses before are.
     """
-    pictures, began = data.load(recipe.data), read_json(Path(recipe.output) / DATA)
-    for name, own in _reports(pictures).items():
+    images, began = data.load(recipe.data), read_json(Path(recipe.output) / DATA)
+    for name, own in _reports(images).items():
         if own.content != began[name]["content"]:
             raise UserError(
-                f"the pictures of data.{name} or their captions have changed since this run began",
-                found=f"{own.pictures} pictures, {began[name]['pictures']} when it began",
+                f"the images of data.{name} or their captions have changed since this run began",
+                found=f"{own.images} images, {began[name]['images']} when it began",
                 fix="put them back as they were, or output=FOLDER for a new run",
             )
-    return pictures
+    return images
 
 
-def _checked(recipe: Recipe) -> tuple[data.Pictures, data.Pictures]:
-    """The pictures of a new run, after a look at everything else that may be wrong with it."""
+def _checked(recipe: Recipe) -> tuple[data.Images, data.Images]:
+    """The images of a new run, after a look at everything else that may be wrong with it."""
     checks.model(recipe)
-    pictures = data.load(recipe.data)
-    checks.sources(recipe, pictures)
-    checks.content(recipe, pictures[0])
-    return pictures
+    images = data.load(recipe.data)
+    checks.sources(recipe, images)
+    checks.content(recipe, images[0])
+    return images
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -137,18 +137,18 @@ def _model_folder(recipe: Recipe) -> Path:
 
 
 def _run_stage(
-    place: Place, stage: Stage, recipe: Recipe, folder: Path, pictures: tuple[data.Pictures, data.Pictures]
+    place: Place, stage: Stage, recipe: Recipe, folder: Path, images: tuple[data.Images, data.Images]
 ) -> dict[str, Any]:
     torch.manual_seed(recipe.seed)  # fresh weights: new parts and adapters
     if place.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(place.device)
     if place.name == "clip":
-        work = _clip_work(recipe, folder, pictures, place.device)
+        work = _clip_work(recipe, folder, images, place.device)
     else:
-        work = _hybrid_work(place, stage, recipe, folder, pictures)
+        work = _hybrid_work(place, stage, recipe, folder, images)
     if stage.compile:
         work.objective.compile()
-    train = pictures[0]
+    train = images[0]
     kinds = data.buckets(train)
     if isinstance(stage, config.AutoregressiveStage) and stage.pack:
         kinds = data.together(kinds)
@@ -167,25 +167,23 @@ class _Work:
     sampler: Callable[[int], None] | None = None
 
 
-def _clip_work(
-    recipe: Recipe, folder: Path, pictures: tuple[data.Pictures, data.Pictures], device: torch.device
-) -> _Work:
+def _clip_work(recipe: Recipe, folder: Path, images: tuple[data.Images, data.Images], device: torch.device) -> _Work:
     trained = clip.load(folder)
     trained.model.to(device)
-    objective = objectives.build("clip", clip=trained, pictures=pictures[0], held_out=pictures[1], device=device)
+    objective = objectives.build("clip", clip=trained, images=images[0], held_out=images[1], device=device)
     return _Work(objective, lambda: clip.save(folder, trained, getattr(torch, recipe.save_dtype)))
 
 
 def _hybrid_work(
-    place: Place, stage: Stage, recipe: Recipe, folder: Path, pictures: tuple[data.Pictures, data.Pictures]
+    place: Place, stage: Stage, recipe: Recipe, folder: Path, images: tuple[data.Images, data.Images]
 ) -> _Work:
     name, team, model = place.name, place.team, partial(_model, place, stage, recipe, folder)
     hybrid = model()
     keeper = cache.Keeper(place.device, runs.cache_folder() / "training", recipe.data.resident_gib * 2**30, team)
-    objective, wrapped = objective_of(name, stage, hybrid, pictures, keeper)
+    objective, wrapped = objective_of(name, stage, hybrid, images, keeper)
     transformer = TRANSFORMERS.get(name, name)
     if team.sharded:
-        edits = any(own.sources for own in pictures)
+        edits = any(own.sources for own in images)
         sharding.shard(getattr(hybrid, transformer), place.device, team, edits)
     drawn = place.folder / "samples"
     sampler = Sampler.for_stage(name, hybrid, recipe.samples, drawn) if recipe.samples.prompts else None

@@ -1,6 +1,6 @@
 """The one training loop. A stage differs only in its objective.
 
-Every random number of step s comes from generators seeded by (seed, s) and the pictures of step s are a function of
+Every random number of step s comes from generators seeded by (seed, s) and the images of step s are a function of
 (seed, s), so a run that was killed and resumed does the same as one that was not. Several processes share a step (see
 `processes`); all of them compute the held-out losses, since the others would only wait for them.
 """
@@ -83,7 +83,7 @@ class Loop:
         """Train to the last step; returns held-out losses `before` and `after`, seconds, and peak memory in bytes.
 
         `export` writes the trained weights where users find them: with every saved state, and at the end. `sample`
-        draws pictures at step 0, every `sample_every` steps and at the end. Every process calls both. A state stays
+        draws images at step 0, every `sample_every` steps and at the end. Every process calls both. A state stays
         when this returns, so that a run that is killed before its result is written exports the same weights again.
         """
         self.place.team.agree(self.parameters)

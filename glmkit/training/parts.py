@@ -35,7 +35,7 @@ def objective_of(
     name: str,
     stage: Stage,
     hybrid: HybridModel,
-    pictures: tuple[data.Pictures, data.Pictures],
+    images: tuple[data.Images, data.Images],
     keeper: cache.Keeper,
 ) -> tuple[objectives.Objective, nn.Module | None]:
     """What a stage learns, with the parts of `hybrid` made ready for it; and PEFT's wrap of what is adapted, if any."""
@@ -46,7 +46,7 @@ def objective_of(
         for part in trained_parts(name, stage):
             setattr(hybrid, part, _fresh_or_loaded(hybrid.folder, part).to(hybrid.device))
             thaw(getattr(hybrid, part), stage)
-    objective = objectives.build(name, **_context(name, hybrid, stage, pictures, keeper))
+    objective = objectives.build(name, **_context(name, hybrid, stage, images, keeper))
     if isinstance(stage, config.BlockStage):
         recompute(getattr(hybrid, TRANSFORMERS[name]), stage.recompute_every)
     return objective, adapting.wrapped if adapting else None
@@ -123,10 +123,10 @@ def _context(
     name: str,
     hybrid: HybridModel,
     stage: Stage,
-    pictures: tuple[data.Pictures, data.Pictures],
+    images: tuple[data.Images, data.Images],
     keeper: cache.Keeper,
 ) -> dict[str, Any]:
-    common = {"pictures": pictures[0], "held_out": pictures[1], "stage": stage}
+    common = {"images": images[0], "held_out": images[1], "stage": stage}
     if name in config.EDITING:
         return {**common, "hybrid": hybrid, "keeper": keeper}
     parts: dict[str, Any] = {part: getattr(hybrid, part) for part in NEEDS[name]}

@@ -57,24 +57,24 @@ class StagePlan:
 def explain(recipe: Recipe, device: torch.device) -> list[str]:
     """Everything about a recipe that can be told before it runs: resolved values, data, and the plan of each stage.
 
-    Pictures in files are read once, posters are not drawn. Raises UserError for whatever is wrong with the recipe.
+    Images in files are read once, posters are not drawn. Raises UserError for whatever is wrong with the recipe.
     """
     checks.settings(recipe, device)
     told = config.to_yaml(recipe).splitlines()
-    pictures = None
+    images = None
     if recipe.data.train:
         both = data.load(recipe.data)
-        pictures = both[0]
-        checks.content(recipe, pictures)
+        images = both[0]
+        checks.content(recipe, images)
         told += ["", *report.lines(both, recipe.largest_batch)]
     if recipe.clip or (recipe.architecture and not Path(recipe.model).exists()):
         return [*told, "", f"{recipe.model} is no model yet whose parts could be counted"]
-    return [*told, "", *lines(plan(recipe, pictures, device), device)]
+    return [*told, "", *lines(plan(recipe, images, device), device)]
 
 
-def plan(recipe: Recipe, pictures: data.Pictures | None, device: torch.device) -> list[StagePlan]:
-    """The stages of a recipe. `pictures` None: posters that would have to be drawn first; their settings say enough."""
-    shapes, captions = shapes_of(recipe, pictures)
+def plan(recipe: Recipe, images: data.Images | None, device: torch.device) -> list[StagePlan]:
+    """The stages of a recipe. `images` None: posters that would have to be drawn first; their settings say enough."""
+    shapes, captions = shapes_of(recipe, images)
     speed = _speed(device)
     return [
         _stage(name, stage, recipe, shapes, captions, device, speed, recipe.data.preserves)
@@ -82,10 +82,10 @@ def plan(recipe: Recipe, pictures: data.Pictures | None, device: torch.device) -
     ]
 
 
-def shapes_of(recipe: Recipe, pictures: data.Pictures | None) -> tuple[list[Shape], list[str]]:
-    """Every kind of picture that a recipe trains on, and the captions; of posters, which come as None, no captions."""
-    if pictures is not None:
-        return sorted(data.by_size(data.buckets(pictures))), pictures.captions
+def shapes_of(recipe: Recipe, images: data.Images | None) -> tuple[list[Shape], list[str]]:
+    """Every kind of image that a recipe trains on, and the captions; of posters, which come as None, no captions."""
+    if images is not None:
+        return sorted(data.by_size(data.buckets(images))), images.captions
     drawn = [(recipe.data.posters, False), (recipe.data.edits, False), (recipe.data.edits, True)]
     return [(*size, is_edit) for posters, is_edit in drawn if posters for size in posters.shares], []
 
@@ -193,8 +193,8 @@ def _tokens(name: str, shape: Shape, captions: list[str]) -> int:
 def measure(
     name: str, parts: Mapping[str, nn.Module], shape: Shape, batch: int, captions: list[str], preserving: int = 0
 ) -> Work:
-    """`batch` pictures of one bucket forwards and backwards through parts on the meta device. `preserving` 1: and once
-    more without adapters; 2: as many other pictures with and without them, instead.
+    """`batch` images of one bucket forwards and backwards through parts on the meta device. `preserving` 1: and once
+    more without adapters; 2: as many other images with and without them, instead.
     """
     trained = [value for part in parts.values() for value in part.parameters()]
     forward = _autoregressive if name == "autoregressive" else _decoder
@@ -267,7 +267,7 @@ def lines(stages: list[StagePlan], device: torch.device) -> list[str]:
         share = _percent(stage.trained / stage.parameters)
         shown.append(f"{stage.name}: {stage.trained:,} of {stage.parameters:,} parameters are trained ({share})")
         lengths = ", ".join(f"{shape}: {tokens}" for shape, tokens in stage.tokens.items())
-        shown.append(f"  tokens a picture at most: {lengths}")
+        shown.append(f"  tokens an image at most: {lengths}")
         parts = f"weights {_bytes(stage.weights)}, gradients and optimizer {_bytes(stage.optimizer)}"
         if stage.activations is None or stage.seconds is None:
             shown.append(f"  memory: {parts}, and what the activations need; time: not estimated")

@@ -1,4 +1,4 @@
-"""Sample pictures during training: the recipe's prompts, side by side in one file a step."""
+"""Sample images during training: the recipe's prompts, side by side in one file a step."""
 
 from __future__ import annotations
 
@@ -46,20 +46,20 @@ class Sampler:
         modes = {part: getattr(self.hybrid, part).training for part in staying}
         for part in staying:
             getattr(self.hybrid, part).eval()
-        pictures = self._draw(staying)
+        images = self._draw(staying)
         for part, mode in modes.items():
             getattr(self.hybrid, part).train(mode)
         self._release_all_but(staying)
-        sheet = Image.new("RGB", (sum(picture.width for picture in pictures), max(p.height for p in pictures)))
+        sheet = Image.new("RGB", (sum(image.width for image in images), max(p.height for p in images)))
         left = 0
-        for picture in pictures:
-            sheet.paste(picture, (left, 0))
-            left += picture.width
+        for image in images:
+            sheet.paste(image, (left, 0))
+            left += image.width
         with atomic_path(self.folder / f"{self.stage}_{step:06d}.png") as temporary:
             sheet.save(temporary)
 
     def _draw(self, staying: Sequence[str]) -> list[Image.Image]:
-        """The pictures, with no more parts in the memory at a time than training and one half of generation need."""
+        """The images, with no more parts in the memory at a time than training and one half of generation need."""
         if self._codes is None or self.stage == "autoregressive":
             self._codes = pipeline.prior_tokens(self.hybrid, self.requests)
             self._release_all_but(staying)

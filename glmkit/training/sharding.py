@@ -1,7 +1,7 @@
 """The weights of a transformer held in shards by several processes (FSDP2): each holds a part of every matrix, frozen
 or trained, and gathers those of a block while it computes with them.
 
-Whatever users see (adapters, parts, sample pictures) is made by the first process from a copy of the whole part: beside
+Whatever users see (adapters, parts, sample images) is made by the first process from a copy of the whole part: beside
 its shards it then needs the memory of one part.
 """
 

@@ -1,8 +1,8 @@
-"""How fast a stage learns: the real objective and step of the loop, on random pictures, beside the floor.
+"""How fast a stage learns: the real objective and step of the loop, on random images, beside the floor.
 
 The floor of a step is what its products cost at the rate that large products reach on the same device, measured in the
 same run: forwards and back to the activations, of frozen weights no gradient; layers computed again count again.
-A model is built once for all rows that differ only in their pictures and in what is computed again.
+A model is built once for all rows that differ only in their images and in what is computed again.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ CAPTION = "A poster with the words 'HELLO' and 'WORLD' in large letters over a c
 
 @dataclass(frozen=True)
 class Job:
-    """One row: what is trained, on which pictures, and how its memory is spent; `cap_gib` is all that a GPU gives.
+    """One row: what is trained, on which images, and how its memory is spent; `cap_gib` is all that a GPU gives.
 
-    `edits`: every picture has a source of its own. `reminders`: a stage that preserves does so on other pictures than
+    `edits`: every image has a source of its own. `reminders`: a stage that preserves does so on other images than
     those it learns. `asked` is the stage of a recipe that the job was made `of`.
     """
 
@@ -78,7 +78,7 @@ class Job:
         reminders: bool = False,
         cap_gib: float | None = None,
     ) -> Job:
-        """A stage as a recipe has it, on pictures of one size; UserError when it trains no adapter."""
+        """A stage as a recipe has it, on images of one size; UserError when it trains no adapter."""
         lora = asked.lora
         if lora is None or not isinstance(asked, BlockStage):
             raise UserError(f"{name} trains whole parts", found=f"method: {asked.method}", fix="recipes/ar_lora.yaml")
@@ -126,8 +126,8 @@ class Job:
 
 
 @dataclass(frozen=True)
-class NoisePictures:
-    """`count` pictures of noise with one caption; with `edits` as many more behind them, which are their sources, and
+class NoiseImages:
+    """`count` images of noise with one caption; with `edits` as many more behind them, which are their sources, and
     with `reminders` as many again, which are only preserved."""
 
     count: int
@@ -248,22 +248,22 @@ class Subject:
         }
 
     def _loop(self, job: Job) -> Loop:
-        """The loop of a job on pictures of its own, with a fresh optimizer."""
+        """The loop of a job on images of its own, with a fresh optimizer."""
         device, stage = self.hybrid.device, job.stage
         getattr(self.hybrid, job.name).zero_grad(set_to_none=True)  # a step that failed leaves some
         recompute(getattr(self.hybrid, TRANSFORMERS[job.name]), job.recompute_every)
-        pictures = NoisePictures(job.batch, (job.height, job.width), job.edits, job.reminders)
-        told: Any = {"pictures": pictures, "held_out": NoisePictures(1, pictures.size), "stage": stage}
+        images = NoiseImages(job.batch, (job.height, job.width), job.edits, job.reminders)
+        told: Any = {"images": images, "held_out": NoiseImages(1, images.size), "stage": stage}
         objective = objectives.build(job.name, hybrid=self.hybrid, keeper=cache.Keeper(device), **told)
         if job.compile:
             objective.compile()
         objective.trained.train()
-        batches = data.Batches(data.buckets(told["pictures"]), job.batch, 0)
+        batches = data.Batches(data.buckets(told["images"]), job.batch, 0)
         return Loop(objective, batches, stage, Place(Path(), job.name, 0, device))
 
 
 def tokens_of(hybrid: HybridModel, job: Job) -> int:
-    """Of one picture: all of the autoregressive sequence without padding; the decoder's image tokens, without those of
+    """Of one image: all of the autoregressive sequence without padding; the decoder's image tokens, without those of
     a source."""
     if job.name != "autoregressive":
         return flow.sequence_length(job.height, job.width)
@@ -276,13 +276,13 @@ def tokens_of(hybrid: HybridModel, job: Job) -> int:
 
 
 def operations(hybrid: HybridModel, job: Job, tokens: int) -> float:
-    """Of one picture forwards and back through frozen weights, glyph tokens and adapters left out; where the stage
-    preserves, with the frozen model's look at it, or with a picture that it is reminded of."""
+    """Of one image forwards and back through frozen weights, glyph tokens and adapters left out; where the stage
+    preserves, with the frozen model's look at it, or with an image that it is reminded of."""
     if job.name != "autoregressive":
         config = hybrid.decoder.config
         attention = config.num_layers * 4.0 * tokens**2 * config.width
         weights = decoder_flops(hybrid, tokens) - attention
-        if job.edits:  # the source goes through all layers, too, and the picture reads both
+        if job.edits:  # the source goes through all layers, too, and the image reads both
             weights, attention = 2 * weights, 3 * attention
     else:
         model = hybrid.autoregressive.config

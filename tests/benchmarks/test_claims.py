@@ -120,8 +120,8 @@ def test_a_side_trains_and_draws(
         kept = _same(_weights(folder / "model", part), _weights(tiny, part))
         assert kept == (part in definition.keep)
         assert not kept or part.split("_")[0] not in trained
-    pictures = sorted((folder / "pictures").glob("*.png"))
-    assert len(pictures) == 2 and Image.open(pictures[0]).size == (64, 64)
+    images = sorted((folder / "images").glob("*.png"))
+    assert len(images) == 2 and Image.open(images[0]).size == (64, 64)
     shutil.rmtree(folder / "model")
     claims["run"].run(claim, side, arguments(tmp_path, tiny))
     assert not (folder / "model").exists()
@@ -132,7 +132,7 @@ def test_a_row_says_what_is_read_and_seen(
 ) -> None:
     """By the OCR engine itself: true posters in the place of drawn ones are without a fault, an empty one is not."""
     claims["run"].run("glyphs", "shipped", arguments(tmp_path, tiny))
-    first, second = sorted((tmp_path / "glyphs-shipped-0" / "pictures").glob("*.png"))
+    first, second = sorted((tmp_path / "glyphs-shipped-0" / "images").glob("*.png"))
     for path in (first, second):
         render(simple_scenes()[path.stem]).save(path)
     claims["run"].run("glyphs", "shipped", arguments(tmp_path, tiny, no_score=False))
@@ -177,7 +177,7 @@ def test_texts_are_withheld_from_the_decoder_alone(
     assert all(torch.equal(one, other) for one, other in zip(priors, same_priors, strict=True))
 
 
-def test_pictures_reach_the_page(claims: dict[str, ModuleType], tmp_path: Path) -> None:
+def test_images_reach_the_page(claims: dict[str, ModuleType], tmp_path: Path) -> None:
     """A strip a side, in the order of the prompts, and nothing of a side that left none."""
     run, page = claims["run"], claims["page"]
     colours = ("red", "blue")

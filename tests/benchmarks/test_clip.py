@@ -24,21 +24,21 @@ RESULT = ROOT / "benchmarks" / "results" / "clip.json"
 
 @pytest.fixture(scope="module")
 def judged() -> tuple[list[str], torch.Tensor, Any, Any]:
-    """Captions and picture features of 64 posters with a seed that neither training nor the benchmark uses."""
+    """Captions and image features of 64 posters with a seed that neither training nor the benchmark uses."""
     scenes = [scene_of(77, index, height=256, width=256, split="held-out") for index in range(64)]
     captions = [caption(scene, random.Random(index)) for index, scene in enumerate(scenes)]
     model, _, prepare = open_clip.create_model_and_transforms(f"local-dir:{FOLDER}")
     with torch.no_grad():
-        pictures = model.eval().encode_image(torch.stack([prepare(render(scene)) for scene in scenes]), normalize=True)
-    return captions, pictures, model, open_clip.get_tokenizer(f"local-dir:{FOLDER}")
+        images = model.eval().encode_image(torch.stack([prepare(render(scene)) for scene in scenes]), normalize=True)
+    return captions, images, model, open_clip.get_tokenizer(f"local-dir:{FOLDER}")
 
 
 @pytest.mark.parametrize("prefix", ["", PREFIX])
 def test_held_out_posters_find_their_captions(judged: tuple[list[str], torch.Tensor, Any, Any], prefix: str) -> None:
-    captions, pictures, model, tokenizer = judged
+    captions, images, model, tokenizer = judged
     with torch.no_grad():
         texts = model.encode_text(tokenizer([prefix + text for text in captions]), normalize=True)
-    found = (pictures @ texts.T).argmax(dim=1) == torch.arange(64)  # chance is 1/64
+    found = (images @ texts.T).argmax(dim=1) == torch.arange(64)  # chance is 1/64
     assert found.float().mean() >= 0.8
 
 

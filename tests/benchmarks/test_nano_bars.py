@@ -1,4 +1,4 @@
-"""nano's figures: perfect pictures reach every bar, a fault costs what it should, and other runs are refused."""
+"""nano's figures: perfect images reach every bar, a fault costs what it should, and other runs are refused."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ DRAWN = {"seeds": 1, "width": 256, "height": 256, "model": "nano", "model_finger
 
 
 def finished_run(run: Path, split: str, count: int, misread: Mapping[int, str] = NOTHING, **settings: Any) -> Path:
-    """The folder of a run whose pictures are the posters themselves; `misread` is what OCR makes of some of them."""
+    """The folder of a run whose images are the posters themselves; `misread` is what OCR makes of some of them."""
     images, scores = [], []
     for index, (name, scene, prompt) in enumerate(simple_prompts(split)[:count]):
-        file = f"pictures/{name}_0.png"
+        file = f"images/{name}_0.png"
         (run / file).parent.mkdir(parents=True, exist_ok=True)
         render(scene).save(run / file)
         images.append(Generation(f"{name}_0", name, prompt, 0, file, 2.0 + index))
@@ -43,7 +43,7 @@ def finished_run(run: Path, split: str, count: int, misread: Mapping[int, str] =
     return run
 
 
-def test_perfect_pictures_reach_every_bar_at_every_size(tmp_path: Path) -> None:
+def test_perfect_images_reach_every_bar_at_every_size(tmp_path: Path) -> None:
     splits = ("simple", "simple-320x192", "simple-192x320", "simple-512x512")
     measured = bars.by_split([finished_run(tmp_path / split, split, 5) for split in splits])
     assert list(measured) == list(splits)
@@ -52,16 +52,16 @@ def test_perfect_pictures_reach_every_bar_at_every_size(tmp_path: Path) -> None:
         assert {figure.bar for figure in result["figures"].values()} == {0.85, 0.93, 0.95}
         assert (result["n_scored"], result["n_drawn"], result["median_seconds"]) == (5, 5, 4.0)
     shown = " ".join(bars.table(measured).split())
-    assert "simple-320x192: 320x192, 5 of 32 pictures scored, 4.0 s a picture" in shown
+    assert "simple-320x192: 320x192, 5 of 32 images scored, 4.0 s an image" in shown
     assert "background 1.000 [0.566, 1.000] n 5 >= 0.95 reached" in shown
 
 
 def test_a_fault_costs_its_share(tmp_path: Path) -> None:
-    """One word of one picture misread, and the picture of another prompt in place of the right one."""
+    """One word of one image misread, and the image of another prompt in place of the right one."""
     run = finished_run(tmp_path, "simple", 8, misread={0: "CURTAIM"})
     _, scene, _ = simple_prompts("simple")[0]
     assert scene.texts == ("CURTAIN",)
-    (run / "pictures/simple-002_0.png").write_bytes((run / "pictures/simple-001_0.png").read_bytes())
+    (run / "images/simple-002_0.png").write_bytes((run / "images/simple-001_0.png").read_bytes())
     _, result = bars.measure(run)
     figures = result["figures"]
     total = sum(len(text.split()) for _, scene, _ in simple_prompts("simple")[:8] for text in scene.texts)
@@ -89,7 +89,7 @@ def test_edits_have_bars_of_their_own(tmp_path: Path) -> None:
         "done": (0.75, 0.75),
         "kept": (35.0, 24.0),
     }
-    assert "nano-edit: 256x256, 4 of 64 pictures scored" in bars.table(measured)
+    assert "nano-edit: 256x256, 4 of 64 images scored" in bars.table(measured)
 
 
 @pytest.mark.parametrize(
@@ -118,9 +118,9 @@ def test_shares_have_wilson_intervals() -> None:
 def test_runs_that_measure_something_else_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a finished evaluation"):
         bars.measure(tmp_path)
-    with pytest.raises(UserError, match="with one picture a prompt"):
+    with pytest.raises(UserError, match="with one image a prompt"):
         bars.measure(finished_run(tmp_path / "seeds", "simple", 1, seeds=2))
-    with pytest.raises(UserError, match="with one picture a prompt"):
+    with pytest.raises(UserError, match="with one image a prompt"):
         run = finished_run(tmp_path / "long", "simple", 1)
         write_json(run / "manifest.json", {"settings": {"suite": "text-render", "split": "long", "seeds": 1}})
         bars.measure(run)
@@ -130,6 +130,6 @@ def test_runs_that_measure_something_else_are_refused(tmp_path: Path) -> None:
     small = finished_run(tmp_path / "c", "simple-320x192", 1, model_fingerprint="b")
     with pytest.raises(UserError, match="different models"):
         bars.by_split([one, small])
-    (small / "pictures/simple-320x192-001_0.png").write_bytes((one / "pictures/simple-001_0.png").read_bytes())
+    (small / "images/simple-320x192-001_0.png").write_bytes((one / "images/simple-001_0.png").read_bytes())
     with pytest.raises(UserError, match="--size 320x192"):
         bars.measure(small)

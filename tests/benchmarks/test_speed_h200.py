@@ -28,7 +28,7 @@ def script() -> Any:
 
 
 def test_sections(script: Any, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    only = ["decoder", "tokens", "pictures", "batch", "stock", "memory"]
+    only = ["decoder", "tokens", "images", "batch", "stock", "memory"]
     options = ["--toy", "--model", str(tiny_model), "--device", "cpu", "--compile", "off"]
     assert script.main([str(tmp_path), *options, "--only", *only]) == 0
     shown = capsys.readouterr().out

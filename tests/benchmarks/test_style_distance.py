@@ -23,9 +23,9 @@ style = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[2] / "benchm
 
 
 def without_frame(scene: Scene) -> Image.Image:
-    picture = Image.new("RGB", (SIZE, SIZE), COLOURS[scene.background])
-    picture.paste(render(scene, COLOURS), (FRAME, FRAME))
-    return picture
+    image = Image.new("RGB", (SIZE, SIZE), COLOURS[scene.background])
+    image.paste(render(scene, COLOURS), (FRAME, FRAME))
+    return image
 
 
 def in_grey(scene: Scene) -> Image.Image:
@@ -35,9 +35,9 @@ def in_grey(scene: Scene) -> Image.Image:
 def finished_run(run: Path, draw: Callable[[Scene], Image.Image], count: int, split: str = "retro") -> Path:
     rows = []
     for name, scene, prompt in retro_prompts()[:count]:
-        (run / "pictures").mkdir(parents=True, exist_ok=True)
-        draw(scene).save(run / f"pictures/{name}.png")
-        rows.append(Generation(f"{name}_0", name, prompt, 0, f"pictures/{name}.png", 1.0).to_row())
+        (run / "images").mkdir(parents=True, exist_ok=True)
+        draw(scene).save(run / f"images/{name}.png")
+        rows.append(Generation(f"{name}_0", name, prompt, 0, f"images/{name}.png", 1.0).to_row())
     write_json(run / "manifest.json", {"settings": {"split": split, "model": "nano"}})
     write_json(run / "summary.json", {})
     write_jsonl(run / "images.jsonl", rows)
@@ -51,7 +51,7 @@ DRAWN: dict[str, Callable[[Scene], Image.Image]] = {"style": style_poster, "bare
 def test_each_kind_of_features_notices_what_it_is_for(kind: str, noticed: str, tmp_path: Path) -> None:
     """Without its frame the style is farther in form, without its colours farther in colours."""
     runs = [finished_run(tmp_path / name, DRAWN[name], 12) for name in ("style", noticed)]
-    result = style.compare(style.extractors()[kind], style.reference()[::2], [style.pictures_of(run) for run in runs])
+    result = style.compare(style.extractors()[kind], style.reference()[::2], [style.images_of(run) for run in runs])
     near, far = result["distances"].values()
     (change,) = result["differences"].values()
     assert near.value < result["floor"].high < far.low
@@ -72,8 +72,8 @@ def test_colours_are_the_affinity_of_two_histograms() -> None:
 
 def test_runs_of_something_else_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a finished evaluation"):
-        style.pictures_of(tmp_path)
+        style.images_of(tmp_path)
     with pytest.raises(UserError, match="does not ask for the style"):
-        style.pictures_of(finished_run(tmp_path / "simple", style_poster, 2, split="simple"))
-    with pytest.raises(UserError, match="too few pictures"):
-        style.pictures_of(finished_run(tmp_path / "one", style_poster, 1))
+        style.images_of(finished_run(tmp_path / "simple", style_poster, 2, split="simple"))
+    with pytest.raises(UserError, match="too few images"):
+        style.images_of(finished_run(tmp_path / "one", style_poster, 1))

@@ -52,19 +52,19 @@ def test_table_of_ours_alone(tiny_model: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_stock_runs_on_our_tensors(tiny_model: Path) -> None:
-    """Shared, not copied, and the same picture as the stock pipeline loaded from the folder."""
+    """Shared, not copied, and the same image as the stock pipeline loaded from the folder."""
     hybrid = load_for_drawing(tiny_model, CPU, torch.float32, "tiny")
     shared = stock_pipeline(hybrid)
     ours = hybrid.autoregressive.lm_head.weight
     assert shared.vision_language_encoder.lm_head.weight.data_ptr() == ours.data_ptr()
     assert shared.transformer.proj_out.weight.data_ptr() == hybrid.decoder.proj_out.weight.data_ptr()
-    pictures = []
+    images = []
     for pipe in (shared, tiny_checkpoint.stock_pipeline(tiny_model)):
         pipe.vision_language_encoder.generation_config = shared.vision_language_encoder.generation_config
         generator = torch.Generator().manual_seed(3)
         arguments = {"prompt": "a 'B'", "height": 64, "width": 64, "num_inference_steps": 2, "generator": generator}
-        pictures.append(np.asarray(pipe(**arguments).images[0]))
-    assert np.array_equal(*pictures)
+        images.append(np.asarray(pipe(**arguments).images[0]))
+    assert np.array_equal(*images)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_bad_input(argv: list[str], message: str, tmp_path: Path, capsys: pytest
 
 
 def test_random_weights_draw_at_the_sizes_of_a_folder(tiny_model: Path) -> None:
-    """Finite pictures from configs alone; the same weights every time."""
+    """Finite images from configs alone; the same weights every time."""
     request = Request("a", "a 'B'", 0, 64, 64, steps=1)
     drawn = []
     for _ in range(2):

@@ -30,8 +30,8 @@ def quick_ocr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
     for prompt in FIRST[:2]:
-        fake_ocr.write(tmp_path / "pictures" / f"{prompt.id}.png", *prompt.texts)
-    return tmp_path / "pictures"
+        fake_ocr.write(tmp_path / "images" / f"{prompt.id}.png", *prompt.texts)
+    return tmp_path / "images"
 
 
 def arguments(images: Path, *more: str) -> list[str]:
@@ -46,7 +46,7 @@ def test_json_is_one_line_and_equals_the_summary_file(images: Path, capsys: pyte
     assert summary.pop("run") == "run"
     assert summary == json.loads(Path("run/summary.json").read_text())
     assert (summary["n_scored"], summary["n_total"], summary["scores"]["ned"]["value"]) == (2, 3, 1.0)
-    assert "1 of 3 pictures have no score" in printed.err
+    assert "1 of 3 images have no score" in printed.err
 
 
 def test_table_and_default_folder(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -54,26 +54,26 @@ def test_table_and_default_folder(images: Path, capsys: pytest.CaptureFixture[st
     out = capsys.readouterr().out
     assert "regions  2/3       1.000 [1.000, 1.000]" in out
     (folder,) = Path("reports").iterdir()
-    assert folder.name.startswith("text-render-pictures-") and f"run folder: {folder}" in out
+    assert folder.name.startswith("text-render-images-") and f"run folder: {folder}" in out
     assert main(arguments(images)) == 0
     assert main(arguments(images, "--seeds", "1")) == 0
     assert len(list(Path("reports").iterdir())) == 2
 
 
 def test_a_benchmark_says_what_its_scores_may_be_called(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    data, pictures = public_files.cvtg(tmp_path / "data"), public_files.cvtg_pictures(tmp_path / "made", "red fox owl")
-    command = ["eval", "--suite", "cvtg-2k", "--data", str(data), "--images", str(pictures), "--run", "run"]
+    data, images = public_files.cvtg(tmp_path / "data"), public_files.cvtg_images(tmp_path / "made", "red fox owl")
+    command = ["eval", "--suite", "cvtg-2k", "--data", str(data), "--images", str(images), "--run", "run"]
     assert main(command) == 0
     out = capsys.readouterr().out
     assert "scores: formula of CVTG-2K, OCR engine fake\n" in out
     assert "  not official: read by fake, not by PaddleOCR 2.10.0, " in out
-    assert "  not official: 16 of 2000 pictures (1 a prompt)\n" in out
+    assert "  not official: 16 of 2000 images (1 a prompt)\n" in out
     assert json.loads(Path("run/summary.json").read_text())["family"] == "formula of CVTG-2K, OCR engine fake"
 
 
 def test_nothing_scored_is_a_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "bad").mkdir()
-    (tmp_path / "bad" / f"{FIRST[0].id}.png").write_bytes(b"not a picture")
+    (tmp_path / "bad" / f"{FIRST[0].id}.png").write_bytes(b"not an image")
     assert main(arguments(tmp_path / "bad")) == 1
     assert "not scored" in capsys.readouterr().out
 
@@ -82,23 +82,23 @@ def test_nothing_scored_is_a_failure(tmp_path: Path, capsys: pytest.CaptureFixtu
     ("command", "message"),
     [
         ("--suite text-rendr", "did you mean 'text-render'"),
-        ("--suite text-render --split region --images pictures", "did you mean 'regions'"),
-        ("--suite text-render --images nowhere", "picture folder nowhere does not exist"),
+        ("--suite text-render --split region --images images", "did you mean 'regions'"),
+        ("--suite text-render --images nowhere", "image folder nowhere does not exist"),
         ("--suite text-render --limit 0", "--limit must be at least 1"),
         ("--suite text-render --seeds -1", "--seeds must be at least 1"),
-        ("--suite text-render --images pictures --model nano", "leave out --model"),
-        ("--suite text-render --images pictures --steps 3", "leave out --steps"),
+        ("--suite text-render --images images --model nano", "leave out --model"),
+        ("--suite text-render --images images --steps 3", "leave out --steps"),
         ("--suite text-render --model nanno", "did you mean 'nano'"),
         ("--suite text-render --model TINY --size 100x100", "multiples of 32"),
         ("--suite text-render --model TINY --size big", "WIDTHxHEIGHT"),
         ("--suite text-render --model TINY --adapter nowhere", "adapter folder nowhere does not exist"),
         ("--suite text-render --model TINY --device gpu", "unknown device 'gpu'"),
-        ("--suite text-render --images pictures --data pictures", "leave out --data"),
-        ("--suite text-render --images pictures --ocr paddle", "did you mean 'paddleocr'"),
-        ("--suite text-render --images pictures --ocr paddleocr:/there", "needs no place"),
-        ("--suite text-render --images pictures --ocr cvtg-paddleocr", "in an environment of its own"),
+        ("--suite text-render --images images --data images", "leave out --data"),
+        ("--suite text-render --images images --ocr paddle", "did you mean 'paddleocr'"),
+        ("--suite text-render --images images --ocr paddleocr:/there", "needs no place"),
+        ("--suite text-render --images images --ocr cvtg-paddleocr", "in an environment of its own"),
         ("--suite cvtg-2k --model nano", "--data DIR with CVTG/2.json"),
-        ("--suite cvtg-2k --images pictures --data pictures", "CVTG/2.json does not exist"),
+        ("--suite cvtg-2k --images images --data images", "CVTG/2.json does not exist"),
     ],
 )
 def test_bad_input(
@@ -120,11 +120,11 @@ def test_an_engine_that_is_not_installed(
 
 
 def test_a_model_is_drawn_and_scored(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The tiny model's pictures lack the text that the fake engine reads: rows with errors, and exit code 1."""
+    """The tiny model's images lack the text that the fake engine reads: rows with errors, and exit code 1."""
     command = ["eval", "--suite", "text-render", "--split", "zh", "--limit", "1", "--model", str(tiny_model)]
     assert main([*command, "--size", "64x64", "--steps", "1", "--device", "cpu", "--run", "run", "--json"]) == 1
     summary = json.loads(capsys.readouterr().out)
     assert (summary["model"], summary["n_scored"], summary["n_total"]) == (str(tiny_model), 0, 1)
-    assert len(list(Path("run/pictures").iterdir())) == 1
+    assert len(list(Path("run/images").iterdir())) == 1
     settings = json.loads(Path("run/manifest.json").read_text())["settings"]
     assert (settings["steps"], settings["height"], settings["own_sizes"]) == (1, 64, False)

@@ -1,4 +1,4 @@
-"""glmkit finetune from the command line: a small run from recipe to picture, repeating it, and what bad input says."""
+"""glmkit finetune from the command line: a small run from recipe to image, repeating it, and what bad input says."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_what_a_run_leaves(finished: Path) -> None:
 
 
 def test_the_held_out_loss_falls(finished: Path) -> None:
-    """Before, during and after; the pictures held out are among those learnt, so it must."""
+    """Before, during and after; the images held out are among those learnt, so it must."""
     for stage in ("decoder", "autoregressive"):
         result, log = read_json(finished / "run" / f"{stage}.json"), read_jsonl(finished / "run" / f"{stage}.log.jsonl")
         losses = {row["step"]: row["held_out"]["loss"] for row in log if "held_out" in row}
@@ -116,11 +116,11 @@ def test_the_held_out_loss_falls(finished: Path) -> None:
 def test_samples_show_the_training(finished: Path) -> None:
     samples = finished / "run" / "samples"
     sheets = [np.asarray(Image.open(samples / f"decoder_{step}.png")).astype(int) for step in ("000000", "000030")]
-    assert sheets[0].shape == (32, 2 * 64, 3), "two pictures side by side"
+    assert sheets[0].shape == (32, 2 * 64, 3), "two images side by side"
     assert np.abs(sheets[0] - sheets[1]).max() > 2
 
 
-def test_the_adapters_change_the_picture(finished: Path, tiny_model: Path, tmp_path: Path) -> None:
+def test_the_adapters_change_the_image(finished: Path, tiny_model: Path, tmp_path: Path) -> None:
     """Through the public path; and the samples are what it draws with the adapters that were trained by then."""
     run = finished / "run"
     shutil.copytree(run / "adapter" / "autoregressive", tmp_path / "first" / "autoregressive")
@@ -141,8 +141,8 @@ def test_the_adapters_change_the_picture(finished: Path, tiny_model: Path, tmp_p
         "decoder_000000": first,
         "decoder_000030": both,
     }
-    for name, picture in expected.items():
-        assert np.abs(sample(name) - picture).max() <= 1, name
+    for name, image in expected.items():
+        assert np.abs(sample(name) - image).max() <= 1, name
     for one, other in ((plain, first), (first, both), (plain, both)):
         assert np.abs(one - other).max() > 2
 
@@ -262,10 +262,10 @@ BAD = {
     "new nano": (["model=nano", "architecture=recipes/nano/architecture.yaml"], "nano exists"),
     "missing architecture": (["model=TMP/new", "architecture=TMP/none.yaml"], "TMP/none.yaml does not exist"),
     "unknown target": (["decoder.lora.targets=[to_qq]"], "did you mean 'to_q'"),
-    "missing pictures": (["data.train=TMP/none"], "TMP/none does not exist"),
-    "missing picture": (["data.train=TMP/gone"], "the caption of 0.png has no picture"),
-    "corrupt picture": (["data.train=TMP/corrupt"], "picture TMP/corrupt/0.png cannot be read"),
-    "no caption": (["data.train=TMP/uncaptioned"], "picture TMP/uncaptioned/new.png has no caption"),
+    "missing images": (["data.train=TMP/none"], "TMP/none does not exist"),
+    "missing image": (["data.train=TMP/gone"], "the caption of 0.png has no image"),
+    "corrupt image": (["data.train=TMP/corrupt"], "image TMP/corrupt/0.png cannot be read"),
+    "no caption": (["data.train=TMP/uncaptioned"], "image TMP/uncaptioned/new.png has no caption"),
     "odd sample size": (["samples.size=100x64"], "multiples of 32"),
     "empty sample prompt": (["samples.prompts=['']"], "prompt is empty"),
     "large crop": (["vae={method: full, steps: 1, batch_size: 1, learning_rate: 1, crop: 128}"], "vae.crop=64"),
@@ -326,7 +326,7 @@ def learnt_edits(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def test_edits_are_learnt_and_the_model_edits(learnt_edits: tuple[Path, Path], tmp_path: Path) -> None:
-    """From recipe to edited picture; the held-out losses of edits are told apart."""
+    """From recipe to edited image; the held-out losses of edits are told apart."""
     run, _ = learnt_edits
     for stage in ("autoregressive", "decoder"):
         result = read_json(run / f"{stage}.json")

@@ -50,7 +50,7 @@ def recipe(model: Path, folder: Path, side: int) -> config.Recipe:
 def test_all_adapters_learn_from_pairs(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results = training.finetune(recipe(tiny_model, tmp_path, 128), CPU)
     assert list(results) == ["autoregressive", "decoder", "glyph"]
-    assert "train: 2 pictures, 2 of them edits; 128x128 edits: 2" in capsys.readouterr().err
+    assert "train: 2 images, 2 of them edits; 128x128 edits: 2" in capsys.readouterr().err
     written = read_json(tmp_path / "run" / "data.json")
     assert written["held_out"]["buckets"] == {"128x128 edits": 2} and written["train"]["dropped"] == []
     changed, plain = HybridModel(tiny_model), checkpoint.load_part(tiny_model, "glyph")
@@ -67,7 +67,7 @@ def test_sources_that_the_model_would_scale_are_refused(tiny_model: Path, tmp_pa
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_goes_on_with_its_own_pictures_only(
+def test_a_run_goes_on_with_its_own_images_only(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Other ones would be another order, whose beginning nobody has seen."""

@@ -32,7 +32,7 @@ def files(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_one_picture(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_image(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "new" / "a.png"
     command = ["generate", "a poster with 'HI'", "--model", str(tiny_model), "--seed", "3", "--out", str(out), "--json"]
     assert main([*command, *QUICK]) == 0
@@ -95,7 +95,7 @@ def write_prompts(path: Path, source: Path) -> list[dict[str, object]]:
 def test_a_file_of_prompts_resumes(
     tiny_model: Path, tmp_path: Path, source: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run that is killed and run again has the pictures of a run that was not; complete ones are not drawn twice."""
+    """A run that is killed and run again has the images of a run that was not; complete ones are not drawn twice."""
     rows = write_prompts(tmp_path / "prompts.jsonl", source)
 
     def run(out: Path) -> int:
@@ -139,13 +139,13 @@ def test_a_file_of_prompts_resumes(
 def test_a_failure_is_a_row(tiny_model: Path, tmp_path: Path, source: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_prompts(tmp_path / "prompts.jsonl", source)
     kept = source.read_bytes()
-    source.write_bytes(b"no picture")
+    source.write_bytes(b"no image")
     command = ["generate", "--prompts", str(tmp_path / "prompts.jsonl"), "--out", str(tmp_path / "out")]
     command += ["--model", str(tiny_model), *QUICK]
     assert main(command) == 1
     assert "four: " in capsys.readouterr().err
     rows = {row["id"]: row for row in read_jsonl(tmp_path / "out" / "images.jsonl")}
-    assert "is not a picture" in rows["four"]["error"] and rows["four"]["file"] is None
+    assert "is not an image" in rows["four"]["error"] and rows["four"]["file"] is None
     assert files(tmp_path / "out") == ["images.jsonl", "one.png", "three.png", "two.png"]
     source.write_bytes(kept)
     assert main(command) == 0
@@ -168,7 +168,7 @@ BAD = {
     "bad device": (["generate", "a", "--device", "gpu"], "--device auto, cpu or cuda"),
     "missing adapter": (["generate", "a", "--adapter", "TMP/none"], "does not exist"),
     "missing source": (["edit", "TMP/none.png", "a"], "none.png does not exist"),
-    "corrupt source": (["edit", "TMP/corrupt.png", "a"], "is not a picture"),
+    "corrupt source": (["edit", "TMP/corrupt.png", "a"], "is not an image"),
     "long source": (["edit", "TMP/long.png", "a"], "4 times"),
     "many sources": (["edit", *["TMP/source.png"] * 4, "a"], "1 to 3"),
     "empty edit": (["edit", "TMP/source.png", ""], "prompt is empty"),
@@ -211,9 +211,9 @@ def test_a_truncated_checkpoint(tiny_copy: Path, tmp_path: Path, capsys: pytest.
 def test_a_full_disk(
     tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Half of the picture is written, then the disk is full: the old picture stays, nothing else is left."""
+    """Half of the image is written, then the disk is full: the old image stays, nothing else is left."""
     out = tmp_path / "a.png"
-    out.write_bytes(b"the old picture")
+    out.write_bytes(b"the old image")
 
     def full(self: Image.Image, path: Path, **_: object) -> None:
         Path(path).write_bytes(b"half")
@@ -222,7 +222,7 @@ def test_a_full_disk(
     monkeypatch.setattr(Image.Image, "save", full)
     assert main(["generate", "a", "--model", str(tiny_model), "--out", str(out), *QUICK]) == 2
     assert "no space left" in capsys.readouterr().err
-    assert files(tmp_path) == ["a.png"] and out.read_bytes() == b"the old picture"
+    assert files(tmp_path) == ["a.png"] and out.read_bytes() == b"the old image"
     write_jsonl(tmp_path / "prompts.jsonl", [{"id": "x", "prompt": "a"}])
     command = ["generate", "--prompts", str(tmp_path / "prompts.jsonl"), "--out", str(tmp_path / "out")]
     assert main([*command, "--model", str(tiny_model), *QUICK]) == 2
@@ -230,7 +230,7 @@ def test_a_full_disk(
 
 
 def test_adapters(tiny_model: Path, tiny_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """An adapter changes the picture and is written into it; with another model it is refused."""
+    """An adapter changes the image and is written into it; with another model it is refused."""
     import torch
     from peft import LoraConfig, get_peft_model
 

@@ -65,9 +65,9 @@ def test_what_is_provided_is_no_longer_missing(
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
     monkeypatch.setattr(paddleocr, "NEEDS", ("paddleocr-of-tomorrow",))
-    (tmp_path / "pictures").mkdir()
-    Image.new("RGB", (8, 8)).save(tmp_path / "pictures" / "a.png")
-    references.add("mine", sources.Folder(tmp_path / "pictures", {}), {"images": []}, ("efficientnet-lite0",), "cpu")
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "images" / "a.png")
+    references.add("mine", sources.Folder(tmp_path / "images", {}), {"images": []}, ("efficientnet-lite0",), "cpu")
     (references.root() / "cut").mkdir()
     (references.root() / "cut" / "manifest.json").write_text("{}")
     rows = listed(capsys)

@@ -43,7 +43,7 @@ def clip(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
+def images(tmp_path: Path) -> Path:
     folder = tmp_path / "theirs"
     folder.mkdir()
     generator = np.random.default_rng(0)
@@ -53,19 +53,19 @@ def pictures(tmp_path: Path) -> Path:
     return folder
 
 
-def add(pictures: Path, clip: Path) -> list[str]:
-    files = ["--images", str(pictures), "--prompts", str(pictures / "prompts.txt")]
+def add(images: Path, clip: Path) -> list[str]:
+    files = ["--images", str(images), "--prompts", str(images / "prompts.txt")]
     return ["reference", "add", "others", *files, "--features", f"clip:{clip}", "--device", "cpu"]
 
 
-def test_add_and_list(pictures: Path, clip: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_add_and_list(images: Path, clip: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["reference", "list"]) == 0
     assert "glmkit reference add" in capsys.readouterr().out
-    (pictures / "broken.png").write_bytes(b"no picture")
-    (pictures / "again.png").write_bytes((pictures / "1.png").read_bytes())
-    assert main(add(pictures, clip)) == 0
+    (images / "broken.png").write_bytes(b"no image")
+    (images / "again.png").write_bytes((images / "1.png").read_bytes())
+    assert main(add(images, clip)) == 0
     made = capsys.readouterr().out
-    assert f"others: images {pictures}" in made and "6 pictures; 1 repeated, 1 not readable" in made
+    assert f"others: images {images}" in made and "6 images; 1 repeated, 1 not readable" in made
     assert main(["reference", "list"]) == 0
     assert capsys.readouterr().out == made
     assert main(["reference", "list", "--json"]) == 0
@@ -81,8 +81,8 @@ def test_add_and_list(pictures: Path, clip: Path, capsys: pytest.CaptureFixture[
         ("--webdataset set.tar --prompt-column long", {"a long cat"}),
     ],
 )
-def test_sets_of_every_format(options: str, prompts: set[str], pictures: Path, clip: Path, place: Path) -> None:
-    one, two = ((pictures / f"{number}.png").read_bytes() for number in (1, 2))
+def test_sets_of_every_format(options: str, prompts: set[str], images: Path, clip: Path, place: Path) -> None:
+    one, two = ((images / f"{number}.png").read_bytes() for number in (1, 2))
     columns = {"prompt": ["cat", "dog"], "model1": ["dalle-3", "sd3"], "image1": [one, two]}
     pq.write_table(pa.table({**columns, "model2": ["flux", "flux"], "image2": [two, one]}), "set.parquet")
     with tarfile.open("set.tar", "w") as archive:
@@ -95,12 +95,12 @@ def test_sets_of_every_format(options: str, prompts: set[str], pictures: Path, c
     assert {json.loads(line)["prompt"] for line in file.read_text().splitlines()} == prompts
 
 
-def test_other_pictures_under_the_same_name_are_refused(
-    pictures: Path, clip: Path, capsys: pytest.CaptureFixture[str]
+def test_other_images_under_the_same_name_are_refused(
+    images: Path, clip: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(add(pictures, clip)) == 0
-    Image.new("RGB", (9, 9)).save(pictures / "7.png")
-    assert main(add(pictures, clip)) == 2
+    assert main(add(images, clip)) == 0
+    Image.new("RGB", (9, 9)).save(images / "7.png")
+    assert main(add(images, clip)) == 2
     said = capsys.readouterr().err
     assert "the reference set others is made of something else" in said and "choose another name" in said
 
@@ -124,7 +124,7 @@ def test_other_pictures_under_the_same_name_are_refused(
     ],
 )
 def test_bad_input(
-    options: str, message: str, pictures: Path, clip: Path, place: Path, capsys: pytest.CaptureFixture[str]
+    options: str, message: str, images: Path, clip: Path, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     try:
         code = main(["reference", "add", "others", *options.split()])
@@ -137,7 +137,7 @@ def test_bad_input(
 
 @pytest.fixture
 def ours(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Pictures of three prompts that the fake engine reads."""
+    """Images of three prompts that the fake engine reads."""
     tests = str(Path(fake_ocr.__file__).parent)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join((tests, os.environ.get("PYTHONPATH", ""))))
     for prompt in FIRST:
@@ -145,8 +145,8 @@ def ours(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return place / "ours"
 
 
-def test_an_evaluation_with_alignment_and_distances(pictures: Path, clip: Path, ours: Path, place: Path) -> None:
-    assert main(add(pictures, clip)) == 0
+def test_an_evaluation_with_alignment_and_distances(images: Path, clip: Path, ours: Path, place: Path) -> None:
+    assert main(add(images, clip)) == 0
     plan = Plan("text-render", "fake_ocr", split="regions", limit=3, images=ours)
     plain = evaluate.evaluate(plan, place / "run")
     assert not plain.alignment and not plain.distances
@@ -169,9 +169,9 @@ def test_an_evaluation_with_alignment_and_distances(pictures: Path, clip: Path, 
     [("--reference othres", "did you mean 'others'"), ("--clip glmkti", "unknown CLIP 'glmkti'")],
 )
 def test_what_is_missing_is_told_before_anything_is_written(
-    options: str, message: str, pictures: Path, clip: Path, ours: Path, capsys: pytest.CaptureFixture[str]
+    options: str, message: str, images: Path, clip: Path, ours: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(add(pictures, clip)) == 0
+    assert main(add(images, clip)) == 0
     command = ["eval", "--suite", "text-render", "--images", str(ours), "--run", "run", "--device", "cpu"]
     assert main([*command, *options.split()]) == 2
     assert message in capsys.readouterr().err
@@ -179,14 +179,14 @@ def test_what_is_missing_is_told_before_anything_is_written(
 
 
 def test_the_table_shows_a_distance_with_its_floor(
-    pictures: Path, clip: Path, ours: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    images: Path, clip: Path, ours: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert main(add(pictures, clip)) == 0
+    assert main(add(images, clip)) == 0
     monkeypatch.setattr(evaluate, "ENGINE", "fake_ocr")
     command = ["eval", "--suite", "text-render", "--split", "regions", "--limit", "3", "--images", str(ours)]
     assert main([*command, "--reference", "others", "--device", "cpu", "--run", "run"]) == 0
     (line,) = (line for line in capsys.readouterr().out.splitlines() if " to others: " in line)
-    assert "3 pictures a side" in line and "the set against itself" in line and "indicative" not in line
+    assert "3 images a side" in line and "the set against itself" in line and "indicative" not in line
 
 
 def test_the_commands_of_the_guide_parse() -> None:
@@ -200,22 +200,22 @@ def test_the_commands_of_the_guide_parse() -> None:
         assert getattr(arguments, "preset", None) in {None, *presets.PRESETS}
 
 
-def test_a_set_that_was_killed_continues_to_the_same_bytes(pictures: Path, clip: Path, place: Path) -> None:
+def test_a_set_that_was_killed_continues_to_the_same_bytes(images: Path, clip: Path, place: Path) -> None:
     """SIGKILL as soon as something is written, wherever that is; then the same command again."""
     generator = np.random.default_rng(1)
     for number in range(7, 250):
-        Image.fromarray(generator.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(pictures / f"{number}.png")
-    process = subprocess.Popen([sys.executable, "-m", "glmkit", *add(pictures, clip)], stderr=subprocess.DEVNULL)
+        Image.fromarray(generator.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(images / f"{number}.png")
+    process = subprocess.Popen([sys.executable, "-m", "glmkit", *add(images, clip)], stderr=subprocess.DEVNULL)
     references = place / "cache" / "references" / "others"
-    while process.poll() is None and not list(references.glob("*/pictures.jsonl")):
+    while process.poll() is None and not list(references.glob("*/images.jsonl")):
         time.sleep(0.001)
     process.kill()
     process.wait()
     (folder,) = references.glob("*/")
     assert not (folder / "complete.json").exists()
-    files = ("features.f32", "pictures.jsonl", "complete.json")
-    assert main(add(pictures, clip)) == 0
+    files = ("features.f32", "images.jsonl", "complete.json")
+    assert main(add(images, clip)) == 0
     continued = [(folder / name).read_bytes() for name in files]
     shutil.rmtree(references)
-    assert main(add(pictures, clip)) == 0
+    assert main(add(images, clip)) == 0
     assert [(folder / name).read_bytes() for name in files] == continued

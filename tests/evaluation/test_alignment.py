@@ -26,7 +26,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Clip:
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, list[Generation], list[Score]]:
-    """Two pictures a prompt; one was not drawn, OCR failed on one, and CLIP will on another."""
+    """Two images a prompt; one was not drawn, OCR failed on one, and CLIP will on another."""
     monkeypatch.setenv("GLMKIT_CACHE", str(tmp_path / "cache"))
     generator = np.random.default_rng(0)
     rows, scores = [], []
@@ -49,7 +49,7 @@ def summary_of(scores: list[Score]) -> Summary:
     return Summary("suite", "model", (), 3, 6, 3, ned, splits, about, "ocr", {})
 
 
-def test_every_scored_picture_has_its_raw_cosine(clip: Clip, run: tuple[Path, list[Generation], list[Score]]) -> None:
+def test_every_scored_image_has_its_raw_cosine(clip: Clip, run: tuple[Path, list[Generation], list[Score]]) -> None:
     folder, rows, before = run
     after = align(clip, folder, rows, before)
     name = metric.name(clip.label, clip.model)
@@ -60,7 +60,7 @@ def test_every_scored_picture_has_its_raw_cosine(clip: Clip, run: tuple[Path, li
         assert score.counts[name] == (pytest.approx(float(image @ text), abs=2e-6), 1)
         assert score.counts["ned"] == (1, 2)
     errors = {score.id: score.error for score in after if score.error}
-    assert errors == {"a_1": "lost", "b_1": "OCR: failed", "c_1": "CLIP: not a picture"}
+    assert errors == {"a_1": "lost", "b_1": "OCR: failed", "c_1": "CLIP: not an image"}
     assert all(not score.counts for score in after if score.error)
     assert align(clip, folder, rows, before) == after
 
@@ -83,7 +83,7 @@ def test_the_summary_names_the_model_and_counts_truncated_prompts(
     assert Summary.from_row(summary.to_row()).scores == summary.scores
 
 
-def test_the_published_scale_is_derived_from_every_picture_of_the_published_model(
+def test_the_published_scale_is_derived_from_every_image_of_the_published_model(
     clip: Clip, run: tuple[Path, list[Generation], list[Score]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, rows, before = run
@@ -96,7 +96,7 @@ def test_the_published_scale_is_derived_from_every_picture_of_the_published_mode
     assert summary.alignment["clipscore"]["low"] >= 0
 
 
-def test_a_run_without_scored_pictures(clip: Clip, run: tuple[Path, list[Generation], list[Score]]) -> None:
+def test_a_run_without_scored_images(clip: Clip, run: tuple[Path, list[Generation], list[Score]]) -> None:
     folder, rows, before = run
     failed = [replace(score, counts={}, error="failed") for score in before]
     assert align(clip, folder, rows, failed) == failed

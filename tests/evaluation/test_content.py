@@ -1,4 +1,4 @@
-"""The content guard: pictures made by hand whose numbers are known."""
+"""The content guard: images made by hand whose numbers are known."""
 
 from __future__ import annotations
 

@@ -82,12 +82,12 @@ def test_lines_nothing_and_failures(python: str, tmp_path: Path) -> None:
 
 def test_readings_of_another_machine(python: str, tmp_path: Path) -> None:
     """Read there into a file, here from the file; a killed reading goes on where it stopped."""
-    pictures, file = tmp_path / "pictures", tmp_path / "readings.jsonl"
-    (pictures / "2").mkdir(parents=True)
+    images, file = tmp_path / "images", tmp_path / "readings.jsonl"
+    (images / "2").mkdir(parents=True)
     for number, name in enumerate(("2/a", "2/broken", "blank")):
-        Image.new("RGB", (8, 8 + number)).save(pictures / f"{name}.png")
+        Image.new("RGB", (8, 8 + number)).save(images / f"{name}.png")
     driver = Path(drivers.__file__).with_name("paddleocr_2_10.py")
-    command = [python, str(driver), "folder", str(pictures), str(file)]
+    command = [python, str(driver), "folder", str(images), str(file)]
     subprocess.run(command, check=True, capture_output=True)
     whole = file.read_text()
     first, _, rest = whole.partition("\n")
@@ -99,12 +99,12 @@ def test_readings_of_another_machine(python: str, tmp_path: Path) -> None:
     engine = f"{ENGINE}:{file}"
     assert cvtg_paddleocr.identity(str(file)) == cvtg_paddleocr.identity(python)
     Image.new("RGB", (9, 9)).save(tmp_path / "new.png")
-    paths = [pictures / "2" / "a.png", pictures / "2" / "broken.png", pictures / "blank.png", tmp_path / "new.png"]
+    paths = [images / "2" / "a.png", images / "2" / "broken.png", images / "blank.png", tmp_path / "new.png"]
     found = dict(read_all(dict.fromkeys(paths, 1024), engine))
     assert found[paths[0]] == (Line("Grand", 0.75, (9, 2, 52, 21)), Line("a", 0.5, (9, 2, 52, 21)))
     assert found[paths[2]] == ()
     assert "ValueError: cannot read" in str(found[paths[1]])
-    assert "has no reading of this picture" in str(found[paths[3]])
+    assert "has no reading of this image" in str(found[paths[3]])
 
 
 def test_a_file_of_another_engine_is_neither_continued_nor_read(python: str, tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_a_file_of_another_engine_is_neither_continued_nor_read(python: str, tmp
     run = subprocess.run([python, str(driver), "folder", str(tmp_path), str(file)], capture_output=True, text=True)
     assert run.returncode and "made by another engine" in run.stderr
     run = subprocess.run([python, str(driver)], capture_output=True, text=True)
-    assert run.returncode and "PYTHON paddleocr_2_10.py folder PICTURES FILE" in run.stderr
+    assert run.returncode and "PYTHON paddleocr_2_10.py folder IMAGES FILE" in run.stderr
     with pytest.raises(UserError, match="holds no readings"):
         cvtg_paddleocr.identity(str(file))
     with pytest.raises(UserError, match="does not exist"):

@@ -1,4 +1,4 @@
-"""Distances against scipy, closed forms and the formulas written out; memory does not grow with the pictures."""
+"""Distances against scipy, closed forms and the formulas written out; memory does not grow with the images."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def whole(folder: Path, rows: np.ndarray) -> distances.Part:
     return sample(stored(folder, rows), len(rows))
 
 
-@pytest.mark.parametrize("count", [300, 12])  # more and fewer pictures than features
+@pytest.mark.parametrize("count", [300, 12])  # more and fewer images than features
 def test_frechet_is_scipys_formula(tmp_path: Path, count: int) -> None:
     x, y = gaussian(0, count, 24).astype(np.float32), gaussian(1, count, 24, 0.3, 1.5).astype(np.float32)
     one, other = np.cov(x.astype(np.float64).T), np.cov(y.astype(np.float64).T)  # numpy's n - 1

@@ -1,4 +1,4 @@
-"""From pictures to summary: coverage, resume after a kill, and nothing that is not asked."""
+"""From images to summary: coverage, resume after a kill, and nothing that is not asked."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ pytestmark = pytest.mark.usefixtures("ocr_log")
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    fake_ocr.write(tmp_path / "pictures" / "a.png", "red", "fox")
-    fake_ocr.write(tmp_path / "pictures" / "b_0.png", "OWL hare")
-    fake_ocr.write(tmp_path / "pictures" / "b_1.png", "0wl")
-    return tmp_path / "pictures"
+    fake_ocr.write(tmp_path / "images" / "a.png", "red", "fox")
+    fake_ocr.write(tmp_path / "images" / "b_0.png", "OWL hare")
+    fake_ocr.write(tmp_path / "images" / "b_1.png", "0wl")
+    return tmp_path / "images"
 
 
 def plan(images: Path, **changes: object) -> Plan:
@@ -57,7 +57,7 @@ def test_scores_and_coverage_of_a_folder(suite: str, images: Path, tmp_path: Pat
         assert generation.file is None or (run / generation.file).is_file()
 
 
-def test_a_corrupt_picture_is_an_error_row_until_it_is_mended(suite: str, images: Path, tmp_path: Path) -> None:
+def test_a_corrupt_image_is_an_error_row_until_it_is_mended(suite: str, images: Path, tmp_path: Path) -> None:
     (images / "c.png").write_bytes(b"GIF89a")
     run = tmp_path / "run"
     assert evaluate(plan(images), run).n_scored == 3
@@ -93,7 +93,7 @@ def test_a_repeated_run_reads_nothing_again(suite: str, images: Path, tmp_path: 
     assert (tmp_path / "run" / "summary.json").read_bytes() == before
 
 
-def test_another_run_on_the_same_pictures_reads_nothing_again(
+def test_another_run_on_the_same_images_reads_nothing_again(
     suite: str, images: Path, tmp_path: Path, ocr_log: Path
 ) -> None:
     evaluate(plan(images), tmp_path / "one")
@@ -109,8 +109,8 @@ def test_a_killed_run_continues_to_the_same_numbers(
 ) -> None:
     prompts = suites.prompts(suites.load("text-render"), "regions", 12)
     for number, prompt in enumerate(prompts):
-        fake_ocr.write(tmp_path / "pictures" / f"{prompt.id}.png", *prompt.texts[number % 2 :], f"noise {number}")
-    folder, run = tmp_path / "pictures", tmp_path / "killed"
+        fake_ocr.write(tmp_path / "images" / f"{prompt.id}.png", *prompt.texts[number % 2 :], f"noise {number}")
+    folder, run = tmp_path / "images", tmp_path / "killed"
     chosen = plan(folder, split="regions", limit=12)
     with monkeypatch.context() as patch:
         patch.setenv("GLMKIT_CACHE", str(tmp_path / "of the whole run"))
@@ -156,7 +156,7 @@ def _wait_for_the_end_of(pid: int) -> None:
 
 @pytest.mark.parametrize(
     ("folder", "split", "message"),
-    [("pictures", "shrt", "did you mean 'short'"), ("nowhere", None, "picture folder .*nowhere does not exist")],
+    [("images", "shrt", "did you mean 'short'"), ("nowhere", None, "image folder .*nowhere does not exist")],
 )
 def test_bad_plans_leave_no_folder(
     suite: str, images: Path, tmp_path: Path, folder: str, split: str | None, message: str
@@ -166,13 +166,13 @@ def test_bad_plans_leave_no_folder(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_folder_without_matching_pictures_says_how_to_name_them(suite: str, images: Path, tmp_path: Path) -> None:
+def test_a_folder_without_matching_images_says_how_to_name_them(suite: str, images: Path, tmp_path: Path) -> None:
     (tmp_path / "cats").mkdir()
     fake_ocr.write(tmp_path / "cats" / "cat.png")
     with pytest.raises(UserError, match=r"found: cat.png\n.*a.png or a_0.png"):
         evaluate(plan(tmp_path / "cats"), tmp_path / "run")
     fake_ocr.write(images / "b.png")
-    with pytest.raises(UserError, match="two pictures of 'b' with seed 0"):
+    with pytest.raises(UserError, match="two images of 'b' with seed 0"):
         evaluate(plan(images), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -192,7 +192,7 @@ def test_other_settings_and_other_prompts_are_refused(suite: str, images: Path, 
     ("row", "message"),
     [
         ({"id": "a"}, "given twice"),
-        ({"id": "../a"}, "names a picture file"),
+        ({"id": "../a"}, "names an image file"),
         ({"texts": []}, "no expected text"),
         ({"texts": ["x", " "]}, "no expected text"),
     ],

@@ -1,4 +1,4 @@
-"""The kernel distance: torchmetrics' value, a bootstrap that never compares a picture with itself, an honest floor."""
+"""The kernel distance: torchmetrics' value, a bootstrap that never compares an image with itself, an honest floor."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ def sets(shift: float, n: int = 20, m: int = 30, width: int = 8) -> tuple[np.nda
 
 def test_value_is_torchmetrics_own() -> None:
     poly_mmd = pytest.importorskip("torchmetrics.image.kid").poly_mmd
-    pictures, reference = sets(0.3, n=30)
-    expected = poly_mmd(torch.from_numpy(pictures), torch.from_numpy(reference))
-    assert kernel.distance(pictures, reference).value == pytest.approx(float(expected), rel=1e-9)
+    images, reference = sets(0.3, n=30)
+    expected = poly_mmd(torch.from_numpy(images), torch.from_numpy(reference))
+    assert kernel.distance(images, reference).value == pytest.approx(float(expected), rel=1e-9)
 
 
 def test_resampling_is_the_distance_of_distinct_pairs() -> None:
-    """A weighted row by hand: pictures 0, 0, 1 against all of the reference, the pair (0, 0) left out."""
-    pictures, reference = sets(0.5, n=3, m=4)
+    """A weighted row by hand: images 0, 0, 1 against all of the reference, the pair (0, 0) left out."""
+    images, reference = sets(0.5, n=3, m=4)
 
     def k(x: np.ndarray, y: np.ndarray) -> float:
         return float((x @ y / len(x) + 1) ** 3)
 
-    across = [k(pictures[i], y) for i in (0, 0, 1) for y in reference]
+    across = [k(images[i], y) for i in (0, 0, 1) for y in reference]
     within = [k(reference[i], reference[j]) for i in range(4) for j in range(4) if i != j]
-    by_hand = k(pictures[0], pictures[1]) - 2 * np.mean(across) + np.mean(within)
+    by_hand = k(images[0], images[1]) - 2 * np.mean(across) + np.mean(within)
     w, u = np.array([[2.0, 1.0, 0.0]]), np.ones((1, 4))
-    found = kernel._cross_terms(pictures, reference, w, u) + kernel._within(reference, u)
+    found = kernel._cross_terms(images, reference, w, u) + kernel._within(reference, u)
     assert found[0] == pytest.approx(by_hand, rel=1e-12)
 
 
@@ -58,7 +58,7 @@ def test_interval_and_floor() -> None:
 
 
 def test_a_difference_is_paired() -> None:
-    """Half-way moves of the very same pictures are resolved although the single intervals overlap."""
+    """Half-way moves of the very same images are resolved although the single intervals overlap."""
     before, reference = sets(0.6)
     change = kernel.difference(before, before - 0.1, reference)
     distances = kernel.distance(before, reference), kernel.distance(before - 0.1, reference)

@@ -57,8 +57,8 @@ def results(run: Path) -> list[bytes]:
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
     for number, prompt in enumerate(PROMPTS):
-        fake_ocr.write(tmp_path / "pictures" / f"{prompt.id}.png", *prompt.texts[number % 2 :], f"noise {number}")
-    return tmp_path / "pictures"
+        fake_ocr.write(tmp_path / "images" / f"{prompt.id}.png", *prompt.texts[number % 2 :], f"noise {number}")
+    return tmp_path / "images"
 
 
 def test_killed_at_every_write(images: Path, tmp_path: Path, ocr_log: Path) -> None:
@@ -79,7 +79,7 @@ def test_killed_at_every_write(images: Path, tmp_path: Path, ocr_log: Path) -> N
 def test_killed_at_random_moments_while_an_endpoint_draws(
     tmp_path: Path, ocr_log: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A kill costs at most the pictures that were being asked for; what was saved is never asked for again."""
+    """A kill costs at most the images that were being asked for; what was saved is never asked for again."""
     moments, kills = random.Random(5), 3
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
     options = ("--model", "openai:some-model", "--size", "64x64", "--seeds", "8")
@@ -98,9 +98,9 @@ def test_killed_at_random_moments_while_an_endpoint_draws(
             killed += process.wait() == -signal.SIGKILL  # on a busy machine the last one may have ended already
         start(tmp_path / "run", "cache", *options).wait()
     assert killed > 0
-    pictures = 8 * len(PROMPTS)
-    assert len(list((tmp_path / "run" / "pictures").glob("[!.]*.png"))) == pictures
-    assert pictures <= len(server.asked) <= pictures + 4 * killed
+    images = 8 * len(PROMPTS)
+    assert len(list((tmp_path / "run" / "images").glob("[!.]*.png"))) == images
+    assert images <= len(server.asked) <= images + 4 * killed
     assert results(tmp_path / "run") == results(tmp_path / "whole")
 
 
@@ -113,22 +113,22 @@ def test_processes_of_a_launcher_share_a_baseline(
         monkeypatch.setenv("OPENAI_BASE_URL", f"{server.url}/v1")
         both = [start(tmp_path / "run", "cache", *options, RANK=rank, WORLD_SIZE="2") for rank in ("0", "1")]
         assert len({process.wait() for process in both}) == 1
-    assert len(server.asked) == len(list((tmp_path / "run" / "pictures").glob("*.png"))) == 6 * len(PROMPTS)
+    assert len(server.asked) == len(list((tmp_path / "run" / "images").glob("*.png"))) == 6 * len(PROMPTS)
 
 
 def test_killed_while_a_model_draws(tiny_model: Path, tmp_path: Path, ocr_log: Path) -> None:
     options = ("--model", tiny_model, "--size", "64x64", "--steps", "1", "--device", "cpu")
     start(tmp_path / "whole", "of the whole run", *options).wait()
     assert start(tmp_path / "run", "cache", *options, DIES_AT="8").wait() == -signal.SIGKILL
-    assert 0 < len(list((tmp_path / "run").glob("pictures/*.png"))) < len(PROMPTS)
+    assert 0 < len(list((tmp_path / "run").glob("images/*.png"))) < len(PROMPTS)
     start(tmp_path / "run", "cache", *options).wait()
     assert results(tmp_path / "run") == results(tmp_path / "whole")
-    for path in (tmp_path / "whole" / "pictures").iterdir():
-        assert (tmp_path / "run" / "pictures" / path.name).read_bytes() == path.read_bytes()
+    for path in (tmp_path / "whole" / "images").iterdir():
+        assert (tmp_path / "run" / "images" / path.name).read_bytes() == path.read_bytes()
 
 
 def test_two_at_once_do_the_work_of_one(images: Path, tmp_path: Path, ocr_log: Path) -> None:
-    """The same command twice: every picture is read once. Another run folder on the same pictures reads nothing."""
+    """The same command twice: every image is read once. Another run folder on the same images reads nothing."""
     both = [start(tmp_path / "run", "cache", "--images", images, FAKE_OCR_SECONDS="0.1") for _ in range(2)]
     assert [process.wait() for process in both] == [0, 0]
     assert len(ocr_log.read_text().splitlines()) == len(PROMPTS)

@@ -14,7 +14,7 @@ from PIL import Image, PngImagePlugin
 from glmkit.errors import UserError
 from glmkit.evaluation import suites
 from glmkit.evaluation.evaluate import Plan, evaluate
-from glmkit.evaluation.pictures import Drawing
+from glmkit.evaluation.images import Drawing
 from glmkit.evaluation.suites import nano_edit
 from glmkit.files import read_jsonl
 from glmkit.generation import pipeline
@@ -40,23 +40,23 @@ def test_the_edits_are_held_out_and_their_words_different() -> None:
     assert max(Counter(words).values()) == 1
 
 
-def counts(name: str, picture: Image.Image, read: tuple[str, ...], folder: Path) -> dict[str, float]:
-    path = folder / "picture.png"
-    picture.save(path)
+def counts(name: str, image: Image.Image, read: tuple[str, ...], folder: Path) -> dict[str, float]:
+    path = folder / "image.png"
+    image.save(path)
     return {metric: top / bottom for metric, (top, bottom) in nano_edit.counts(PROMPTS[name], read, path).items()}
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_expected_picture_is_done_and_the_source_is_not(kind: str, tmp_path: Path) -> None:
+def test_the_expected_image_is_done_and_the_source_is_not(kind: str, tmp_path: Path) -> None:
     for name in (f"{kind}-02", f"{kind}-09"):
-        edit, pictures = edit_set()[name], nano_edit.references(PROMPTS[name])
-        right = counts(name, pictures["expected"], edit.target.texts, tmp_path)
+        edit, images = edit_set()[name], nano_edit.references(PROMPTS[name])
+        right = counts(name, images["expected"], edit.target.texts, tmp_path)
         assert right == {"done": 1, "kept": 60, "word_accuracy": 1}
-        wrong = counts(name, pictures["source"], edit.source.texts, tmp_path)
+        wrong = counts(name, images["source"], edit.source.texts, tmp_path)
         assert wrong["done"] == 0 and wrong["kept"] == 60
 
 
-def test_a_picture_of_something_else_is_neither_done_nor_kept(tmp_path: Path) -> None:
+def test_a_image_of_something_else_is_neither_done_nor_kept(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
     for kind in KINDS:
         found = counts(f"{kind}-01", Image.fromarray(noise), (), tmp_path)
@@ -65,21 +65,21 @@ def test_a_picture_of_something_else_is_neither_done_nor_kept(tmp_path: Path) ->
 
 def test_a_text_beside_the_old_one_is_no_replacement(tmp_path: Path) -> None:
     edit = edit_set()["word-04"]
-    picture = render(edit.target)
-    assert counts("word-04", picture, (*edit.target.texts, *edit.erased), tmp_path)["done"] == 0
-    assert counts("word-04", picture, edit.written, tmp_path) == {"done": 1, "kept": 60, "word_accuracy": 0.5}
-    assert counts("word-04", picture, ("AFRAID",), tmp_path)["done"] == 0
+    image = render(edit.target)
+    assert counts("word-04", image, (*edit.target.texts, *edit.erased), tmp_path)["done"] == 0
+    assert counts("word-04", image, edit.written, tmp_path) == {"done": 1, "kept": 60, "word_accuracy": 0.5}
+    assert counts("word-04", image, ("AFRAID",), tmp_path)["done"] == 0
 
 
 def test_a_half_removed_shape_is_not_gone(tmp_path: Path) -> None:
     """What is left is no shape of the grammar any more, but it is there."""
     name = "remove-06"
     edit = edit_set()[name]
-    picture, shape = render(edit.target), edit.source.shape
+    image, shape = render(edit.target), edit.source.shape
     left = tuple(round(side) for side in (shape.x - shape.radius, shape.y - shape.radius))
     box = (*left, round(shape.x - 0.1 * shape.radius), round(shape.y + shape.radius))
-    picture.paste(render(edit.source).crop(box), box)
-    assert counts(name, picture, edit.target.texts, tmp_path)["done"] == 0
+    image.paste(render(edit.source).crop(box), box)
+    assert counts(name, image, edit.target.texts, tmp_path)["done"] == 0
 
 
 @pytest.mark.parametrize("change", ["kind", "colour", "x"])
@@ -110,7 +110,7 @@ def test_kept_counts_what_should_stay_and_only_that(kind: str, tmp_path: Path) -
     assert counts(name, Image.fromarray(spot), (), tmp_path)["kept"] == 60
 
 
-def test_a_larger_picture_is_scaled(tmp_path: Path) -> None:
+def test_a_larger_image_is_scaled(tmp_path: Path) -> None:
     large = render(edit_set()["add-02"].target).resize((512, 512), Image.Resampling.BICUBIC)
     found = counts("add-02", large, edit_set()["add-02"].target.texts, tmp_path)
     assert found["done"] == 1 and found["kept"] > 35
@@ -122,7 +122,7 @@ def test_prompts_that_the_poster_world_does_not_draw_are_refused(tmp_path: Path)
             nano_edit.references(prompt)
 
 
-def test_the_suite_runs_over_a_folder_of_pictures(tmp_path: Path, ocr_log: Path) -> None:
+def test_the_suite_runs_over_a_folder_of_images(tmp_path: Path, ocr_log: Path) -> None:
     """Three of the first of each kind are right, one is the untouched source; sources lie in the run folder."""
     for kind in KINDS:
         edit = edit_set()[f"{kind}-01"]
@@ -132,9 +132,9 @@ def test_the_suite_runs_over_a_folder_of_pictures(tmp_path: Path, ocr_log: Path)
         info.add_text("confidence", "0.9")
         for row, text in enumerate(scene.texts):
             info.add_itxt(f"line{row}", text)
-        (tmp_path / "pictures").mkdir(exist_ok=True)
-        render(scene).save(tmp_path / "pictures" / f"{kind}-01.png", pnginfo=info)
-    plan = Plan("nano-edit", "fake_ocr", limit=1, images=tmp_path / "pictures")
+        (tmp_path / "images").mkdir(exist_ok=True)
+        render(scene).save(tmp_path / "images" / f"{kind}-01.png", pnginfo=info)
+    plan = Plan("nano-edit", "fake_ocr", limit=1, images=tmp_path / "images")
     summary = evaluate(plan, tmp_path / "run")
     assert summary.scores["done"]["value"] == 0.75 and summary.scores["done"]["low"] < 0.75  # type: ignore[operator]
     assert summary.splits["add"]["scores"]["done"]["value"] == 0
@@ -144,12 +144,12 @@ def test_the_suite_runs_over_a_folder_of_pictures(tmp_path: Path, ocr_log: Path)
 
 
 def test_a_model_edits_the_source_of_each_prompt(tiny_model: Path, tmp_path: Path, ocr_log: Path) -> None:
-    """The picture of a run is what the pipeline makes of instruction and source."""
+    """The image of a run is what the pipeline makes of instruction and source."""
     drawing = Drawing(str(tiny_model), (), 1, 64, 64, steps=1, guidance=1.5, dtype="float32")
     evaluate(Plan("nano-edit", "fake_ocr", split="add", limit=1, drawing=drawing), tmp_path / "run")
     source = tmp_path / "run" / "references" / "add-01" / "source.png"
     request = Request("x", PROMPTS["add-01"].prompt, 0, 64, 64, (str(source),), steps=1, guidance=1.5)
     (expected,) = pipeline.draw(HybridModel.load(str(tiny_model)), [request])
-    with Image.open(tmp_path / "run" / "pictures" / "add-01_0.png") as picture:
-        assert np.array_equal(np.asarray(picture), np.asarray(expected))
-        assert picture.text["sources"] == str(source)  # type: ignore[attr-defined]
+    with Image.open(tmp_path / "run" / "images" / "add-01_0.png") as image:
+        assert np.array_equal(np.asarray(image), np.asarray(expected))
+        assert image.text["sources"] == str(source)  # type: ignore[attr-defined]

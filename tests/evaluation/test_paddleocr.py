@@ -20,12 +20,12 @@ ENGINE = "glmkit.evaluation.engines.paddleocr"
 
 def test_reads_words_digits_and_nothing(tmp_path: Path) -> None:
     written, blank, broken = (tmp_path / f"{name}.png" for name in ("written", "blank", "broken"))
-    picture = Image.new("RGB", (384, 256), "navy")
-    pen = ImageDraw.Draw(picture)
+    image = Image.new("RGB", (384, 256), "navy")
+    pen = ImageDraw.Draw(image)
     font = fonts.load(next(iter(fonts.TYPEFACES)), 40)
     pen.text((30, 40), "Harbour", "white", font)
     pen.text((30, 150), "Pier 42", "yellow", font)
-    picture.save(written)
+    image.save(written)
     Image.new("RGB", (64, 64), "white").save(blank)
     broken.write_bytes(written.read_bytes()[:200])
     found = dict(read_all(dict.fromkeys([written, blank, broken], 1024), ENGINE))

@@ -40,7 +40,7 @@ def test_cvtg_reads_the_official_files(tmp_path: Path, style: str) -> None:
 
 def test_cvtg_from_files_to_scores(tmp_path: Path) -> None:
     """Words: red fox owl; red red hare!. Read: RED, fax. Hits 1 of 3 and 2 of 3."""
-    data, images = public_files.cvtg(tmp_path / "data"), public_files.cvtg_pictures(tmp_path / "images", "RED fax")
+    data, images = public_files.cvtg(tmp_path / "data"), public_files.cvtg_images(tmp_path / "images", "RED fax")
     (images / "CVTG" / "2" / "7.png").unlink()
     summary = evaluate(Plan("cvtg-2k", "fake_ocr", data, images=images), tmp_path / "run")
     assert (summary.n_scored, summary.n_total) == (15, 16)
@@ -48,7 +48,7 @@ def test_cvtg_from_files_to_scores(tmp_path: Path) -> None:
     assert summary.splits["CVTG-3"]["scores"]["word_accuracy"]["value"] == pytest.approx(1 / 2)
     assert summary.scores["word_accuracy"]["value"] == pytest.approx((8 * 1 + 7 * 2) / 45)
     assert summary.family == "formula of CVTG-2K, OCR engine fake"
-    assert summary.why_not_official[-1] == "15 of 2000 pictures (1 a prompt)"
+    assert summary.why_not_official[-1] == "15 of 2000 images (1 a prompt)"
     rows = {row["id"]: Score.from_row(row) for row in read_jsonl(tmp_path / "run" / "scores.jsonl")}
     assert rows["CVTG-2-7_0"].error == "not in the folder"
     texts = {prompt.id: prompt.prompt for prompt in suites.prompts(suites.load("cvtg-2k"), data=data)}
@@ -64,7 +64,7 @@ def test_cvtg_from_files_to_scores(tmp_path: Path) -> None:
 
 
 def test_every_prompt_file_is_part_of_the_settings(tmp_path: Path) -> None:
-    data, images = public_files.cvtg(tmp_path / "data"), public_files.cvtg_pictures(tmp_path / "images")
+    data, images = public_files.cvtg(tmp_path / "data"), public_files.cvtg_images(tmp_path / "images")
     plan = Plan("cvtg-2k", "fake_ocr", data, limit=1, images=images)
     evaluate(plan, tmp_path / "run")
     for file in ("CVTG/2.json", "CVTG-Style/5.json"):
@@ -84,27 +84,25 @@ def _owl() -> float:
 
 def test_complete_cvtg_on_the_official_engine_is_official(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     suite = suites.load("cvtg-2k")
-    monkeypatch.setattr(type(suite), "official", Official("CVTG-2K", "fake", {}, prompts=16, pictures_a_prompt=1))
-    data, images = public_files.cvtg(tmp_path / "data"), public_files.cvtg_pictures(tmp_path / "images")
+    monkeypatch.setattr(type(suite), "official", Official("CVTG-2K", "fake", {}, prompts=16, images_a_prompt=1))
+    data, images = public_files.cvtg(tmp_path / "data"), public_files.cvtg_images(tmp_path / "images")
     plan = Plan("cvtg-2k", "fake_ocr", data, images=images)
     assert evaluate(plan, tmp_path / "whole").family == "official"
     part = evaluate(replace(plan, split="CVTG-2"), tmp_path / "part")
     assert (part.family, part.why_not_official) == (
         "formula of CVTG-2K, OCR engine fake",
-        ("2 of 16 pictures (1 a prompt)",),
+        ("2 of 16 images (1 a prompt)",),
     )
 
 
 def test_what_official_means() -> None:
-    official = Official(
-        "B", "engine 1", {"w": "00"}, prompts=2, pictures_a_prompt=2, files={"p.json": "ff"}, tiles=True
-    )
+    official = Official("B", "engine 1", {"w": "00"}, prompts=2, images_a_prompt=2, files={"p.json": "ff"}, tiles=True)
     scores = [Score(f"{name}_{seed}", name, seed, "all", "en", ("x",)) for name in "ab" for seed in (0, 1)]
     tiles = {(name, seed): Tile(Path("a.webp"), 0, seed) for name in "ab" for seed in (0, 1)}
     reader, files = Identity("engine 1", {"w": "00"}), {"p.json": "ff"}
 
     def reasons(**changes: object) -> tuple[str, ...]:
-        given = {"official": official, "reader": reader, "files": files, "scores": scores, "pictures": tiles}
+        given = {"official": official, "reader": reader, "files": files, "scores": scores, "images": tiles}
         return why_not_official(**{**given, **changes})  # type: ignore[arg-type]
 
     assert reasons() == ()
@@ -113,12 +111,12 @@ def test_what_official_means() -> None:
     assert reasons(reader=Identity("engine 1", {"w": "00", "more": "1"})) == ("other weights: more",)
     assert reasons(reader=replace(reader, versions="numpy 2")) == ()
     assert reasons(files={}) == ("p.json is not the published file",)
-    assert reasons(pictures=None) == ("the pictures were not cut from the benchmark's grids",)
+    assert reasons(images=None) == ("the images were not cut from the benchmark's grids",)
     failed = [*scores[:-1], replace(scores[-1], error="not in the folder")]
-    assert reasons(scores=failed) == ("3 of 4 pictures (2 a prompt)",)
-    assert reasons(scores=scores[:2]) == ("2 of 4 pictures (2 a prompt)",)
+    assert reasons(scores=failed) == ("3 of 4 images (2 a prompt)",)
+    assert reasons(scores=scores[:2]) == ("2 of 4 images (2 a prompt)",)
     twice = [*scores[:-1], replace(scores[-1], id="a_2", prompt_id="a")]
-    assert reasons(scores=twice) == ("4 of 4 pictures (2 a prompt)",)
+    assert reasons(scores=twice) == ("4 of 4 images (2 a prompt)",)
 
 
 def test_names_of_scores() -> None:
@@ -131,7 +129,7 @@ def test_names_of_scores() -> None:
 
 
 def test_longtext_with_repeats(tmp_path: Path) -> None:
-    """English: fresh bread daily open; 3 and 4 of 4 read. Café text: the phrase of the empty picture does not count."""
+    """English: fresh bread daily open; 3 and 4 of 4 read. Café text: the phrase of the empty image does not count."""
     data, images = public_files.longtext(tmp_path / "data"), tmp_path / "images"
     fake_ocr.write(images / "0003_0.png", "Fresh, bread", "DAILY")
     fake_ocr.write(images / "0003_1.png", "open daily", "bread fresh open")
@@ -151,20 +149,20 @@ def test_oneig_grids_are_cut_and_black_tiles_are_missing(tmp_path: Path) -> None
     fake_ocr.write(tmp_path / "images" / "001_0.png", "It s anb", "addCriterion")
     run = tmp_path / "run"
     summary = evaluate(Plan("oneig-text-en", "fake_ocr", data, images=tmp_path / "images"), run)
-    pictures = [run / "pictures" / f"000_{number}.jpg" for number in range(3)]
-    for path, colour in zip(pictures, [(254, 0, 0), (0, 255, 1), (0, 0, 254)], strict=True):
+    images = [run / "images" / f"000_{number}.jpg" for number in range(3)]
+    for path, colour in zip(images, [(254, 0, 0), (0, 255, 1), (0, 0, 254)], strict=True):
         with Image.open(path) as tile:
             assert (tile.format, tile.size, tile.getpixel((20, 15))) == ("JPEG", (40, 30), colour)
     rows = {row["id"]: Score.from_row(row) for row in read_jsonl(run / "scores.jsonl")}
     assert list(rows) == [f"00{number}_{tile}" for number in range(3) for tile in range(4)]
-    assert rows["000_3"].error == "no picture: this tile of the grid is black"
+    assert rows["000_3"].error == "no image: this tile of the grid is black"
     assert rows["002_0"].error == "not in the folder"
     # the cell ["It's a\nb"] is compared as Its anb
     assert rows["001_0"].counts == {"oneig_text_en": [1 - 0.01 * 0.5, 1], "ed": [1, 1], "cr": [0, 1], "wac": [1, 2]}
-    assert "the pictures were not cut from the benchmark's grids" in summary.why_not_official
-    before = [path.stat().st_mtime_ns for path in pictures]
+    assert "the images were not cut from the benchmark's grids" in summary.why_not_official
+    before = [path.stat().st_mtime_ns for path in images]
     evaluate(Plan("oneig-text-en", "fake_ocr", data, images=tmp_path / "images"), run)
-    assert [path.stat().st_mtime_ns for path in pictures] == before
+    assert [path.stat().st_mtime_ns for path in images] == before
 
 
 def test_oneig_pools_before_it_combines(tmp_path: Path) -> None:
@@ -185,7 +183,7 @@ def test_how_long_an_answer_may_be(tmp_path: Path) -> None:
 
 
 def test_a_reading_belongs_to_the_answer_that_was_allowed(tmp_path: Path) -> None:
-    """The same picture for a short and a long text, read once each, in any number of runs."""
+    """The same image for a short and a long text, read once each, in any number of runs."""
     data = public_files.oneig(tmp_path / "data")
     for name in ("000", "002"):
         fake_ocr.write(tmp_path / "images" / f"{name}_0.png", does="tokens")
@@ -238,7 +236,7 @@ def test_broken_prompt_files(file: str, content: str, message: str, tmp_path: Pa
         suites.prompts(suites.load(name), data=tmp_path)
 
 
-def test_folders_without_a_picture_and_with_two(tmp_path: Path) -> None:
+def test_folders_without_a_image_and_with_two(tmp_path: Path) -> None:
     suite, data = suites.load("cvtg-2k"), public_files.cvtg(tmp_path / "data")
     prompts = suites.prompts(suite, data=data)
     (tmp_path / "images" / "CVTG" / "2").mkdir(parents=True)
@@ -246,20 +244,18 @@ def test_folders_without_a_picture_and_with_two(tmp_path: Path) -> None:
         suite.find(tmp_path / "images", prompts)
     for suffix in (".png", ".jpg"):
         fake_ocr.write(tmp_path / "images" / "CVTG" / "2" / f"0{suffix}")
-    with pytest.raises(UserError, match=r"two pictures of 'CVTG-2-0'.*\n.*0.jpg and 0.png"):
+    with pytest.raises(UserError, match=r"two images of 'CVTG-2-0'.*\n.*0.jpg and 0.png"):
         suite.find(tmp_path / "images", prompts)
     oneig = suites.load("oneig-text-en")
     fake_ocr.write(tmp_path / "mixed" / "000.png")
     fake_ocr.write(tmp_path / "mixed" / "000_1.png")
-    with pytest.raises(UserError, match="a grid and single pictures of '000'"):
+    with pytest.raises(UserError, match="a grid and single images of '000'"):
         oneig.find(tmp_path / "mixed", suites.prompts(oneig, data=public_files.oneig(tmp_path / "oneig")))
 
 
-def test_pictures_of_an_earlier_run_can_be_scored(tmp_path: Path) -> None:
+def test_images_of_an_earlier_run_can_be_scored(tmp_path: Path) -> None:
     """They are named after prompt ids, not as the benchmark names them."""
     data = public_files.cvtg(tmp_path / "data")
-    fake_ocr.write(tmp_path / "run" / "pictures" / "CVTG-Style-2-0_0.png", "red fox", "owl")
-    found = suites.load("cvtg-2k").find(
-        tmp_path / "run" / "pictures", suites.prompts(suites.load("cvtg-2k"), data=data)
-    )
+    fake_ocr.write(tmp_path / "run" / "images" / "CVTG-Style-2-0_0.png", "red fox", "owl")
+    found = suites.load("cvtg-2k").find(tmp_path / "run" / "images", suites.prompts(suites.load("cvtg-2k"), data=data))
     assert list(found) == [("CVTG-Style-2-0", 0)]

@@ -93,7 +93,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def picture(path: Path, width: int, height: int) -> Path:
+def make_image(path: Path, width: int, height: int) -> Path:
     Image.fromarray(np.random.default_rng(width).integers(0, 255, (height, width, 3), np.uint8)).save(path)
     return path
 
@@ -121,7 +121,7 @@ def expected(folder: Path, image: Image.Image, tokens: int) -> str:
 
 def test_answers_are_the_greedy_tokens_of_the_stock_model(folder: Path, tmp_path: Path) -> None:
     read = qwen2_5_vl.load(str(folder), 1, 0)
-    path = picture(tmp_path / "a.png", 84, 56)
+    path = make_image(tmp_path / "a.png", 84, 56)
     lines = read(path, 12)
     with Image.open(path) as image:
         answer = expected(folder, image.convert("RGB"), 12)

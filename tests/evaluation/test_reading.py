@@ -1,4 +1,4 @@
-"""OCR processes: one bad picture costs one picture."""
+"""OCR processes: one bad image costs one image."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def results(*paths: Path) -> dict[str, object]:
     return {path.name: found[path] if isinstance(found[path], tuple) else str(found[path]) for path in paths}
 
 
-def test_crash_failure_and_broken_file_cost_one_picture_each(tmp_path: Path) -> None:
+def test_crash_failure_and_broken_file_cost_one_image_each(tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"\x89PNG nothing")
     found = results(
         fake_ocr.write(tmp_path / "1.png", "Größe 狐狸"),
@@ -35,8 +35,8 @@ def test_crash_failure_and_broken_file_cost_one_picture_each(tmp_path: Path) -> 
     assert found["4.png"] == ()
 
 
-def test_a_hang_costs_one_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "SECONDS_A_PICTURE", 2.0)
+def test_a_hang_costs_one_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "SECONDS_A_IMAGE", 2.0)
     hangs, reads = fake_ocr.write(tmp_path / "1.png", does="hang"), fake_ocr.write(tmp_path / "2.png", "x")
     found = dict(read_all({hangs: 1, reads: 1}, "fake_ocr"))
     assert isinstance(found[hangs], ReadError) and found[reads] == (Line("x", 0.9, (0, 0, 50, 8)),)
@@ -48,11 +48,9 @@ def test_an_engine_that_does_not_start_stops_the_run(tmp_path: Path, monkeypatch
         list(read_all({fake_ocr.write(tmp_path / "1.png"): 1}, "fake_ocr"))
 
 
-def test_many_pictures_are_shared_among_processes(
-    tmp_path: Path, ocr_log: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_many_images_are_shared_among_processes(tmp_path: Path, ocr_log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading.os, "sched_getaffinity", lambda pid: set(range(6)), raising=False)
-    monkeypatch.setattr(reading, "PICTURES_A_PROCESS", 2)
+    monkeypatch.setattr(reading, "IMAGES_A_PROCESS", 2)
     monkeypatch.setenv("FAKE_OCR_SECONDS", "0.1")
     paths = [fake_ocr.write(tmp_path / f"{number}.png", f"text {number}") for number in range(8)]
     found = results(*paths)

@@ -15,7 +15,7 @@ from glmkit.evaluation.distances import rbf, sample
 from glmkit.evaluation.features import slug
 from glmkit.evaluation.features.clip import Clip
 from glmkit.evaluation.references import Reference
-from glmkit.evaluation.sources import Folder, Pictures
+from glmkit.evaluation.sources import Folder, Images
 from glmkit.files import read_jsonl
 from glmkit.records import Distance, Generation
 
@@ -45,14 +45,14 @@ def add(folder: Path, spec: str, name: str = "others", limit: int | None = None)
     return references.add(name, Folder(folder, prompts), {"images": str(folder)}, [spec], "cpu", limit)
 
 
-def run_of(folder: Path) -> Pictures:
+def run_of(folder: Path) -> Images:
     names = sorted(path.name for path in folder.iterdir())
     rows = [Generation(name, name, f"prompt {number}", 0, name) for number, name in enumerate(names)]
-    return Pictures(folder, (*rows, Generation("lost", "lost", "prompt 3", 0, error="not in the folder")))
+    return Images(folder, (*rows, Generation("lost", "lost", "prompt 3", 0, error="not in the folder")))
 
 
-def measure(pictures: Pictures, name: str = "others") -> Distance:
-    (found,) = references.distances(pictures, references.ready([name], "cpu"), "cpu")
+def measure(images: Images, name: str = "others") -> Distance:
+    (found,) = references.distances(images, references.ready([name], "cpu"), "cpu")
     return found
 
 
@@ -65,7 +65,7 @@ def test_a_set_with_its_prompts_and_where_it_comes_from(tmp_path: Path, spec: st
     assert sorted(prompts) == [f"prompt {number}" for number in range(5)]
 
 
-def test_other_extractors_may_follow_but_no_other_pictures(tmp_path: Path, spec: str) -> None:
+def test_other_extractors_may_follow_but_no_other_images(tmp_path: Path, spec: str) -> None:
     folder = write(tmp_path / "others", 6, 255)
     other = f"clip:{tiny_clip.build(tmp_path / 'second', seed=1)}"
     add(folder, spec)
@@ -95,8 +95,8 @@ def test_a_small_run_is_compared_with_as_many_of_the_set(tmp_path: Path, spec: s
 def test_nothing_is_computed_twice(tmp_path: Path, spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write(tmp_path / "others", 10, 255)
     add(folder, spec)
-    pictures = run_of(write(tmp_path / "run", 6, 255, seed=1))
-    first = measure(pictures)
+    images = run_of(write(tmp_path / "run", 6, 255, seed=1))
+    first = measure(images)
 
     def never(*_: object) -> None:
         raise AssertionError
@@ -104,19 +104,19 @@ def test_nothing_is_computed_twice(tmp_path: Path, spec: str, monkeypatch: pytes
     monkeypatch.setattr(Clip, "extract", never)
     monkeypatch.setattr(references, "distance", never)
     add(folder, spec)
-    assert measure(pictures) == first
+    assert measure(images) == first
 
 
-def test_another_picture_in_the_run_is_measured_anew(tmp_path: Path, spec: str) -> None:
+def test_another_image_in_the_run_is_measured_anew(tmp_path: Path, spec: str) -> None:
     add(write(tmp_path / "others", 10, 255), spec)
-    pictures = run_of(write(tmp_path / "run", 6, 255, seed=1))
-    first = measure(pictures)
+    images = run_of(write(tmp_path / "run", 6, 255, seed=1))
+    first = measure(images)
     Image.new("RGB", (32, 32), "red").save(tmp_path / "run" / "1.png")
-    assert measure(pictures).value != first.value
+    assert measure(images).value != first.value
 
 
 @pytest.mark.parametrize(("enough", "indicative"), [(6, False), (7, True)])
-def test_few_pictures_make_a_frechet_distance_indicative(
+def test_few_images_make_a_frechet_distance_indicative(
     enough: int, indicative: bool, tmp_path: Path, spec: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert references.INDICATIVE_BELOW == 2048
@@ -124,8 +124,8 @@ def test_few_pictures_make_a_frechet_distance_indicative(
     add(write(tmp_path / "others", 8, 255), spec)
     ((reference, place, extractor),) = references.ready(["others"], "cpu")
     extractor.distances = {"frechet": "fid", "rbf": "cmmd"}
-    pictures = run_of(write(tmp_path / "run", 6, 255, seed=1))
-    fid, cmmd = references.distances(pictures, [(reference, place, extractor)], "cpu")
+    images = run_of(write(tmp_path / "run", 6, 255, seed=1))
+    fid, cmmd = references.distances(images, [(reference, place, extractor)], "cpu")
     assert (fid.metric, fid.indicative) == ("fid", indicative)
     assert (cmmd.metric, cmmd.indicative) == ("cmmd", False)
 
@@ -135,7 +135,7 @@ def test_names_and_what_is_missing(tmp_path: Path, spec: str) -> None:
         references.get("others")
     with pytest.raises(UserError, match="name of a folder"):
         add(tmp_path, spec, name="../others")
-    with pytest.raises(UserError, match="no picture could be read"):
+    with pytest.raises(UserError, match="no image could be read"):
         add(tmp_path / "empty", spec, name="empty")
     with pytest.raises(UserError, match="did you mean 'empty'"):
         references.get("emtpy")
@@ -152,7 +152,7 @@ def test_an_extractor_that_changed_is_refused(tmp_path: Path) -> None:
         references.ready(["others"], "cpu")
 
 
-def test_one_picture_has_no_distance(tmp_path: Path, spec: str) -> None:
+def test_one_image_has_no_distance(tmp_path: Path, spec: str) -> None:
     add(write(tmp_path / "others", 4, 255), spec)
-    with pytest.raises(UserError, match="needs more pictures"):
+    with pytest.raises(UserError, match="needs more images"):
         measure(run_of(write(tmp_path / "run", 1, 255)))

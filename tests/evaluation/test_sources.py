@@ -1,4 +1,4 @@
-"""Pictures from folders, parquet files and webdataset archives, from any place on; layouts of public sets."""
+"""Images from folders, parquet files and webdataset archives, from any place on; layouts of public sets."""
 
 from __future__ import annotations
 
@@ -48,17 +48,17 @@ def make_folder(root: Path) -> Source:
 
 def make_parquet(root: Path) -> Source:
     """Two files of several row groups; cells of all three kinds, and an empty one."""
-    (root / "pictures").mkdir()
-    (root / "pictures" / "9.png").write_bytes(png(9))
+    (root / "images").mkdir()
+    (root / "images" / "9.png").write_bytes(png(9))
     first = [{"bytes": png(value), "path": f"{value}.png"} for value in range(5)]
-    second = [{"bytes": None, "path": "pictures/9.png"}, None, {"bytes": png(8), "path": None}]
+    second = [{"bytes": None, "path": "images/9.png"}, None, {"bytes": png(8), "path": None}]
     files = [
         write_parquet(
-            root / f"{number}.parquet", {"picture": cells, "text": [f"{number}-{n}" for n in range(len(cells))]}
+            root / f"{number}.parquet", {"image": cells, "text": [f"{number}-{n}" for n in range(len(cells))]}
         )
         for number, cells in enumerate((first, second))
     ]
-    return Parquet(tuple(files), (Column("picture", "text"),))
+    return Parquet(tuple(files), (Column("image", "text"),))
 
 
 def make_webdataset(root: Path) -> Source:
@@ -72,7 +72,7 @@ MAKERS = (make_folder, make_parquet, make_webdataset)
 
 
 @pytest.mark.parametrize("make", MAKERS)
-def test_a_source_continues_after_any_picture(tmp_path: Path, make: Any) -> None:
+def test_a_source_continues_after_any_image(tmp_path: Path, make: Any) -> None:
     source = make(tmp_path)
     whole = list(source.items(None))
     assert whole == list(source.items(None)) and len({item.place for item in whole}) == len(whole)
@@ -89,7 +89,7 @@ def test_parquet_cells_of_every_kind(tmp_path: Path) -> None:
     items = list(make_parquet(tmp_path).items(None))
     assert [item.prompt for item in items] == ["0-0", "0-1", "0-2", "0-3", "0-4", "1-0", "1-2"]
     assert [item.data for item in items] == [png(value) for value in (0, 1, 2, 3, 4, 9, 8)]
-    assert items[3].key == "0.parquet#3 picture"
+    assert items[3].key == "0.parquet#3 image"
     bare = write_parquet(tmp_path / "bare.parquet", {"image": [png(1), png(2)]})
     assert [item.data for item in Parquet((bare,), (Column("image"),)).items(None)] == [png(1), png(2)]
 
@@ -135,7 +135,7 @@ def test_prompt_files(tmp_path: Path, name: str, prompts: str, expected: dict[st
         (lambda root: Parquet((root / "ok.parquet",), (Column("imgae"),)), "no column 'imgae'(.|\n)*--column image"),
         (lambda root: Parquet((root / "bad",), (Column("image"),)), "bad cannot be read"),
         (lambda root: Parquet((root / "none",), (Column("image"),)), "none does not exist"),
-        (lambda root: Parquet((root / "ok.parquet",), (Column("number"),)), "a picture column holds int"),
+        (lambda root: Parquet((root / "ok.parquet",), (Column("number"),)), "an image column holds int"),
         (lambda root: WebDataset((root / "bad",)), "bad cannot be read"),
         (lambda root: WebDataset((root / "cut.tar",)), "cut.tar cannot be read"),
         (lambda root: WebDataset((root / "shorter.tar",)), "shorter.tar cannot be read(.|\n)*cut short"),
@@ -168,7 +168,7 @@ def test_the_identity_of_a_folder_changes_with_its_files(tmp_path: Path) -> None
 
 
 def rapidata(root: Path) -> Path:
-    """Pairs as in the published files: a picture stands in several rows, on either side."""
+    """Pairs as in the published files: an image stands in several rows, on either side."""
     rows = [("a cat", "dalle-3", 1, "sd3", 2), ("a cat", "flux", 3, "dalle-3", 1), ("a dog", "sd3", 4, "midjourney", 5)]
     columns = {
         "prompt": [row[0] for row in rows],
@@ -195,7 +195,7 @@ def test_rapidata(tmp_path: Path, model: str, expected: list[tuple[str, int]]) -
 def test_a_model_that_the_files_lack_is_told_with_those_they_have(tmp_path: Path) -> None:
     columns = {"prompt": ["x"], "model1": ["flux"], "image1": [png(1)], "model2": ["imagen"], "image2": [png(2)]}
     file = write_parquet(tmp_path / "other.parquet", columns)
-    with pytest.raises(UserError, match="no picture of dalle3(.|\n)*flux, imagen"):
+    with pytest.raises(UserError, match="no image of dalle3(.|\n)*flux, imagen"):
         list(presets.build("rapidata", "dalle3", {"parquet": [file]}).items(None))
 
 

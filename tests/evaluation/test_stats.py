@@ -14,12 +14,12 @@ from glmkit.evaluation.stats import estimate, paired_difference
 from glmkit.records import Score
 
 
-def rows(values: list[tuple[float, float]], pictures: int = 1) -> list[Score]:
-    """One prompt a value (numerator, denominator), with the same picture `pictures` times."""
+def rows(values: list[tuple[float, float]], images: int = 1) -> list[Score]:
+    """One prompt a value (numerator, denominator), with the same image `images` times."""
     return [
         Score(f"p{number}_{seed}", f"p{number}", seed, "all", "en", ("x",), counts={"m": value})
         for number, value in enumerate(values)
-        for seed in range(pictures)
+        for seed in range(images)
     ]
 
 
@@ -41,12 +41,12 @@ def test_interval_of_a_mean_is_the_normal_one() -> None:
     assert result.n == 400
 
 
-def test_more_pictures_of_the_same_prompts_do_not_narrow_the_interval() -> None:
+def test_more_images_of_the_same_prompts_do_not_narrow_the_interval() -> None:
     values = normal_rows(30, 1.0, 1.0, seed=2)
-    assert estimate(rows(values, pictures=4), "m") == pytest.approx(estimate(rows(values), "m"))
+    assert estimate(rows(values, images=4), "m") == pytest.approx(estimate(rows(values), "m"))
 
 
-def test_pictures_of_a_prompt_are_added_up() -> None:
+def test_images_of_a_prompt_are_added_up() -> None:
     first, second = rows([(1, 2)]), [replace(rows([(0, 6)])[0], id="p0_1")]
     assert estimate([*first, *second], "m") == (1 / 8, None, None, 1)
 

@@ -10,17 +10,17 @@ from glmkit.posters.simple import described, layout_prompts, nano_prompts, retro
 from glmkit.posters.style_set import style_poster
 
 
-def test_every_prompt_of_nano_knows_what_its_picture_must_show(tmp_path: Path) -> None:
+def test_every_prompt_of_nano_knows_what_its_image_must_show(tmp_path: Path) -> None:
     """And others do not: they are not counted."""
     prompts, ours = {prompt.id: prompt for prompt in SUITE.read([PROMPTS])}, nano_prompts()
     assert {name for name, prompt in prompts.items() if prompt.split in ours} == set(described())
-    picture = tmp_path / "picture.png"
+    image = tmp_path / "image.png"
     for (name, scene, _), draw, properties in (
         (layout_prompts()[0], render, 5),
         (retro_prompts()[0], style_poster, 6),
     ):
-        draw(scene).save(picture)
-        assert counts(prompts[name], scene.texts, picture)["described"] == (properties, properties)
-    assert counts(prompts["simple-001"], (), picture)["described"][0] < 4
+        draw(scene).save(image)
+        assert counts(prompts[name], scene.texts, image)["described"] == (properties, properties)
+    assert counts(prompts["simple-001"], (), image)["described"][0] < 4
     unknown = next(prompt for prompt in prompts.values() if prompt.split == "long")
-    assert counts(unknown, (), picture)["described"] == (0, 0)
+    assert counts(unknown, (), image)["described"] == (0, 0)

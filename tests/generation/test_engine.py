@@ -1,4 +1,4 @@
-"""Many pictures: codes first, then pictures; resumed; shared by processes of which one is killed."""
+"""Many images: codes first, then images; resumed; shared by processes of which one is killed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def requests(count: int = 6) -> list[Request]:
 
 
 def draw(hybrid: HybridModel, wanted: list[Request], work: Path, **how: Any) -> dict[str, Any]:
-    """Outcome by id: the picture as an array, or the error."""
+    """Outcome by id: the image as an array, or the error."""
     done: dict[str, Any] = {}
     for outcome in draw_all(hybrid, wanted, lambda one: one.id not in done, work, **how):
         assert outcome.request.id not in done, "drawn twice"
@@ -49,7 +49,7 @@ def draw(hybrid: HybridModel, wanted: list[Request], work: Path, **how: Any) -> 
     return done
 
 
-def test_pictures_are_those_of_single_requests(hybrid: HybridModel, tmp_path: Path) -> None:
+def test_images_are_those_of_single_requests(hybrid: HybridModel, tmp_path: Path) -> None:
     drawn = draw(hybrid, requests(), tmp_path)
     assert sorted(drawn) == [str(n) for n in range(6)]
     for one in requests():
@@ -57,7 +57,7 @@ def test_pictures_are_those_of_single_requests(hybrid: HybridModel, tmp_path: Pa
         assert np.abs(drawn[one.id].astype(int) - np.asarray(single).astype(int)).max() <= 1
 
 
-def test_all_codes_come_before_the_first_picture(
+def test_all_codes_come_before_the_first_image(
     hybrid: HybridModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In batches of one size, small sizes first; a continued run reads them from the disk."""
@@ -124,7 +124,7 @@ def test_one_part_at_a_time_draws_the_same(
 
 
 def test_processes_share_the_work_and_survive_one(tiny_model: Path, tmp_path: Path) -> None:
-    """Three processes, one of them killed after its first picture, for which the others wait: all pictures, each drawn
+    """Three processes, one of them killed after its first image, for which the others wait: all images, each drawn
     once, the usual pixels."""
     rows = [{"id": one.id, "prompt": one.prompt, "seed": one.seed} for one in requests(9)]
     write_jsonl(tmp_path / "prompts.jsonl", rows)
@@ -133,14 +133,14 @@ def test_processes_share_the_work_and_survive_one(tiny_model: Path, tmp_path: Pa
         "import os, sys, time\n"
         "from glmkit.generation import engine, jobs\n"
         "from glmkit.cli import main\n"
-        "engine.PICTURES_AT_ONCE = 1\n"
-        "save, index = jobs.save_picture, os.environ.get('RANK', '0')\n"
+        "engine.IMAGES_AT_ONCE = 1\n"
+        "save, index = jobs.save_image, os.environ.get('RANK', '0')\n"
         "def noted(path, *given):\n"
         "    save(path, *given)\n"
         "    with open(sys.argv[1], 'a') as log: log.write(f'{index} {path.stem}\\n')\n"
         "    if index == '1': time.sleep(600)\n"
         "    while '\\n1 ' not in '\\n' + open(sys.argv[1]).read(): time.sleep(0.05)\n"
-        "jobs.save_picture = noted\n"
+        "jobs.save_image = noted\n"
         "sys.exit(main(sys.argv[2:]))\n"
     )
 
@@ -170,4 +170,4 @@ def test_processes_share_the_work_and_survive_one(tiny_model: Path, tmp_path: Pa
         many, alone = (np.asarray(Image.open(tmp_path / out / f"{one.id}.png")) for out in ("many", "alone"))
         assert np.array_equal(many, alone)
     assert not (tmp_path / "many" / ".work").exists()
-    assert engine.PICTURES_AT_ONCE > 1
+    assert engine.IMAGES_AT_ONCE > 1

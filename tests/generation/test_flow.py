@@ -35,7 +35,7 @@ CONFIG = FlowConfig()
 
 
 def stock_schedule(height: int, width: int, steps: int) -> FlowMatchEulerDiscreteScheduler:
-    """The stock scheduler after the pipeline's preparation for a picture of height x width pixels."""
+    """The stock scheduler after the pipeline's preparation for an image of height x width pixels."""
     scheduler = FlowMatchEulerDiscreteScheduler(**PUBLISHED)
     tokens = ((height // 8) * (width // 8)) // 4
     times = np.linspace(1000, 1.0, steps + 1)[:-1].astype(np.int64).astype(np.float32)
@@ -83,7 +83,7 @@ def test_euler_equals_the_stock_steps() -> None:
     assert seen == [(step, 12) for step in range(1, 13)]
 
 
-def test_the_true_velocity_leads_back_to_the_picture() -> None:
+def test_the_true_velocity_leads_back_to_the_image() -> None:
     """With the target that training uses, any number of steps lands on the clean latents."""
     generator = torch.Generator().manual_seed(1)
     clean, noise = (torch.randn(2, 4, 8, 8, generator=generator) for _ in range(2))

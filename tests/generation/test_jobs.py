@@ -1,4 +1,4 @@
-"""Request files and picture files."""
+"""Request files and image files."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from PIL import Image
 import glmkit
 from glmkit.errors import UserError
 from glmkit.files import write_jsonl
+from glmkit.generation.images import is_drawn, read_image, save_image
 from glmkit.generation.jobs import read_requests, size_like
-from glmkit.generation.pictures import is_drawn, read_picture, save_picture
 from glmkit.models.defaults import Defaults
 from glmkit.records import Request
 
@@ -65,10 +65,10 @@ def test_size_like(width: int, height: int) -> None:
     assert (rows > columns) == (height > width)
 
 
-def test_the_picture_carries_its_request(tmp_path: Path) -> None:
+def test_the_image_carries_its_request(tmp_path: Path) -> None:
     one = replace(BASE, prompt='ein “Gruß” 你好 "HI"', sources=("a.png",))
     image = Image.new("RGB", (64, 128), "red")
-    save_picture(tmp_path / "a.png", image, one, "nano", ("x", "y"))
+    save_image(tmp_path / "a.png", image, one, "nano", ("x", "y"))
     with Image.open(tmp_path / "a.png") as opened:
         text = opened.text
         assert opened.size == (64, 128) and opened.convert("RGB").getpixel((5, 5)) == (255, 0, 0)
@@ -78,11 +78,11 @@ def test_the_picture_carries_its_request(tmp_path: Path) -> None:
     assert text["version"] == f"glmkit {glmkit.__version__}"
 
 
-def test_a_drawn_picture_is_recognised_and_nothing_else(tmp_path: Path) -> None:
+def test_a_drawn_image_is_recognised_and_nothing_else(tmp_path: Path) -> None:
     one = replace(BASE, prompt="a")
     path = tmp_path / "a.png"
     assert not is_drawn(path, one, "nano")
-    save_picture(path, Image.effect_noise((64, 128), 50).convert("RGB"), one, "nano")
+    save_image(path, Image.effect_noise((64, 128), 50).convert("RGB"), one, "nano")
     assert is_drawn(path, one, "nano")
     assert not is_drawn(path, replace(one, seed=8), "nano")
     assert not is_drawn(path, one, "nano", ("adapter",))
@@ -94,21 +94,21 @@ def test_a_drawn_picture_is_recognised_and_nothing_else(tmp_path: Path) -> None:
 def test_reading_sources(tmp_path: Path) -> None:
     clear = Image.new("RGBA", (8, 4), (255, 0, 0, 0))
     clear.save(tmp_path / "clear.png")
-    assert read_picture(tmp_path / "clear.png").getpixel((0, 0)) == (255, 255, 255)
+    assert read_image(tmp_path / "clear.png").getpixel((0, 0)) == (255, 255, 255)
     Image.new("L", (8, 4), 7).save(tmp_path / "grey.png")
-    assert read_picture(tmp_path / "grey.png").getpixel((0, 0)) == (7, 7, 7)
+    assert read_image(tmp_path / "grey.png").getpixel((0, 0)) == (7, 7, 7)
     exif = Image.Exif()
     exif[274] = 6  # turned by 90 degrees
     Image.new("RGB", (8, 4)).save(tmp_path / "turned.jpg", exif=exif)
-    assert read_picture(tmp_path / "turned.jpg").size == (4, 8)
+    assert read_image(tmp_path / "turned.jpg").size == (4, 8)
     (tmp_path / "text.png").write_text(json.dumps({}))
-    with pytest.raises(UserError, match="not a picture"):
-        read_picture(tmp_path / "text.png")
+    with pytest.raises(UserError, match="not an image"):
+        read_image(tmp_path / "text.png")
     Image.effect_noise((64, 64), 50).save(tmp_path / "cut.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:1000])
     with pytest.raises(UserError, match="cannot be read"):
-        read_picture(tmp_path / "cut.png")
+        read_image(tmp_path / "cut.png")
     with pytest.raises(UserError, match="does not exist"):
-        read_picture(tmp_path / "none.png")
+        read_image(tmp_path / "none.png")
     with pytest.raises(UserError, match="cannot be read"):
-        read_picture(tmp_path)
+        read_image(tmp_path)

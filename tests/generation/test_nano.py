@@ -1,4 +1,4 @@
-"""The shipped model: stock diffusers draws our picture from our codes and noise."""
+"""The shipped model: stock diffusers draws our image from our codes and noise."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.mark.parametrize(("width", "height"), [(256, 256), (128, 224)])
-def test_stock_draws_our_picture(width: int, height: int) -> None:
+def test_stock_draws_our_image(width: int, height: int) -> None:
     hybrid = HybridModel.load("nano", parts=())
     one = Request("a", "a navy poster with the headline 'HELLO'", 3, height, width, steps=4, guidance=2.5)
     codes = pipeline.prior_tokens(hybrid, [one])

@@ -1,4 +1,4 @@
-"""Whole pictures against stock diffusers, and the contract of a request: the same picture alone or in a batch."""
+"""Whole images against stock diffusers, and the contract of a request: the same image alone or in a batch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image
 
 from glmkit.errors import UserError
 from glmkit.generation import pipeline
-from glmkit.generation.pictures import read_picture
+from glmkit.generation.images import read_image
 from glmkit.models.hybrid import HybridModel
 from glmkit.records import Request
 
@@ -36,8 +36,8 @@ def random_codes(height: int, width: int, seed: int = 0) -> torch.Tensor:
     return torch.randint(tiny_checkpoint.CODES, shape, generator=torch.Generator().manual_seed(seed))
 
 
-def picture(path: Path, width: int, height: int, seed: int = 0) -> str:
-    """A smooth random picture file."""
+def make_image(path: Path, width: int, height: int, seed: int = 0) -> str:
+    """A smooth random image file."""
     small = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC).save(path)
     return str(path)
@@ -45,8 +45,8 @@ def picture(path: Path, width: int, height: int, seed: int = 0) -> str:
 
 @pytest.mark.parametrize(("height", "width"), [(128, 128), (96, 256), (224, 64)])
 @pytest.mark.parametrize("prompt", PROMPTS)
-def test_picture_equals_stock(hybrid: HybridModel, height: int, width: int, prompt: str) -> None:
-    """From injected codes and noise, float32: latents within 1e-4 and the picture within one level of 255."""
+def test_image_equals_stock(hybrid: HybridModel, height: int, width: int, prompt: str) -> None:
+    """From injected codes and noise, float32: latents within 1e-4 and the image within one level of 255."""
     one = request(prompt=prompt, height=height, width=width, steps=4, guidance=2.5)
     codes, noise = random_codes(height, width), pipeline.initial_noise(hybrid, one)
     stock = tiny_checkpoint.stock_pipeline(hybrid.folder)
@@ -70,7 +70,7 @@ def test_picture_equals_stock(hybrid: HybridModel, height: int, width: int, prom
 @pytest.mark.parametrize("sizes", [[(128, 160)], [(128, 128), (256, 128), (160, 192)]])
 def test_edit_equals_stock(hybrid: HybridModel, tmp_path: Path, sizes: Sequence[tuple[int, int]]) -> None:
     """Stock editing raises before it draws, but its decoder stage runs from given codes of target and sources."""
-    paths = tuple(picture(tmp_path / f"{i}.png", *size, seed=i) for i, size in enumerate(sizes))
+    paths = tuple(make_image(tmp_path / f"{i}.png", *size, seed=i) for i, size in enumerate(sizes))
     one = request(height=128, width=96, sources=paths, guidance=2.0)
     (sources,) = pipeline.encode_sources(hybrid, [one])
     codes = random_codes(128, 96)
@@ -96,30 +96,30 @@ def test_edit_equals_stock(hybrid: HybridModel, tmp_path: Path, sizes: Sequence[
 @pytest.mark.parametrize(("width", "height"), [(128, 128), (300, 170), (64, 48), (900, 640)])
 def test_source_codes_equal_stock(hybrid: HybridModel, tmp_path: Path, width: int, height: int) -> None:
     """Codes by transformers' own processor, features and quantiser; latents of the same grid whatever the size."""
-    path = picture(tmp_path / "a.png", width, height)
+    path = make_image(tmp_path / "a.png", width, height)
     stock = tiny_checkpoint.stock_pipeline(hybrid.folder)
     inputs = stock.processor.image_processor([Image.open(path)], return_tensors="pt")
     features = stock.vision_language_encoder.get_image_features(inputs["pixel_values"], inputs["image_grid_thw"])
     theirs = stock.vision_language_encoder.get_image_tokens(features.pooler_output, inputs["image_grid_thw"])
-    ours = pipeline.encode_source(hybrid, read_picture(path))
+    ours = pipeline.encode_source(hybrid, read_image(path))
     assert tuple(ours.codes.shape) == tuple(inputs["image_grid_thw"][0, 1:].tolist())
     assert torch.equal(ours.codes.flatten(), theirs)
     assert ours.latents.shape[-2:] == (4 * ours.codes.shape[0], 4 * ours.codes.shape[1])
 
 
 def test_source_latents_equal_stock(hybrid: HybridModel, tmp_path: Path) -> None:
-    path = picture(tmp_path / "a.png", 160, 128)
+    path = make_image(tmp_path / "a.png", 160, 128)
     stock = tiny_checkpoint.stock_pipeline(hybrid.folder)
     with torch.no_grad():
         raw = stock.vae.encode(stock.image_processor.preprocess(Image.open(path))).latent_dist.mode()
     mean, std = (torch.tensor(stock.vae.config[key]).view(1, -1, 1, 1) for key in ("latents_mean", "latents_std"))
-    ours = pipeline.encode_source(hybrid, read_picture(path)).latents
+    ours = pipeline.encode_source(hybrid, read_image(path)).latents
     torch.testing.assert_close(ours, (raw - mean) / std, atol=1e-5, rtol=1e-5)
 
 
 def test_alone_or_in_a_batch(hybrid: HybridModel, tmp_path: Path) -> None:
     """Different prompt lengths, numbers of quoted texts and seeds; edits with different numbers of sources."""
-    path = picture(tmp_path / "a.png", 160, 128)
+    path = make_image(tmp_path / "a.png", 160, 128)
     texts = [request(i) for i in range(3)]
     edits = [request(i, sources=(path,) * (i % 2 + 1)) for i in range(3)]
     for requests in (texts, edits):
@@ -135,7 +135,7 @@ def test_alone_or_in_a_batch(hybrid: HybridModel, tmp_path: Path) -> None:
 def test_each_input_matters(hybrid: HybridModel, tmp_path: Path) -> None:
     """Seed, prompt and sources change the codes; codes, seed and quoted text change the latents."""
     base = request(0)
-    path = picture(tmp_path / "a.png", 160, 128)
+    path = make_image(tmp_path / "a.png", 160, 128)
 
     def codes(one: Request) -> torch.Tensor:
         return pipeline.prior_tokens(hybrid, [one])[0]
@@ -170,7 +170,7 @@ def test_the_global_random_state_is_neither_read_nor_changed(hybrid: HybridModel
 
 def test_bfloat16_draws_nearly_the_same(hybrid: HybridModel, tmp_path: Path) -> None:
     half = HybridModel.load(hybrid.folder, dtype=torch.bfloat16, parts=())
-    path = picture(tmp_path / "a.png", 160, 128)
+    path = make_image(tmp_path / "a.png", 160, 128)
     grid = [random_codes(128, 96)]
     for one in (request(0), request(0, sources=(path,))):
         (image,) = pipeline.draw(half, [one])
@@ -186,8 +186,8 @@ def test_batches_hold_one_size(hybrid: HybridModel) -> None:
     assert [drawn[str(i)].size for i in range(5)] == [(96, (64, 96)[i % 2]) for i in range(5)]
 
 
-def test_one_failure_costs_one_picture(hybrid: HybridModel, tmp_path: Path) -> None:
-    good = picture(tmp_path / "good.png", 128, 128)
+def test_one_failure_costs_one_image(hybrid: HybridModel, tmp_path: Path) -> None:
+    good = make_image(tmp_path / "good.png", 128, 128)
     sources = [(good,), (str(tmp_path / "missing.png"),), (good,)]
     requests = [request(i, sources=own, steps=1) for i, own in enumerate(sources)]
     outcomes = {outcome.request.id: outcome for outcome in pipeline.attempt(hybrid, requests, batch_size=3)}

@@ -106,7 +106,7 @@ def test_request_alone_equals_request_in_a_batch() -> None:
 
 
 def test_only_codes_even_when_the_head_prefers_the_end() -> None:
-    """The stock model may end a picture early; here the ids from the start token on cannot be drawn."""
+    """The stock model may end an image early; here the ids from the start token on cannot be drawn."""
     model = copy.deepcopy(tiny.our_model())
     with torch.no_grad():
         model.lm_head.weight[tiny.CODES :] *= 100
@@ -157,7 +157,7 @@ def test_likeliest_codes_of_an_edit_equal_stock_generate() -> None:
 
 
 def test_teacher_forcing_draws_the_same_codes() -> None:
-    """Logits of the training pass, drawn with the request's numbers, give back the picture that decoding wrote."""
+    """Logits of the training pass, drawn with the request's numbers, give back the image that decoding wrote."""
     prompts, seeds, model = [tiny.text_prompt(0, 5), tiny.text_prompt(1, 11)], [1, 2], tiny.our_model()
     ids_BN = write(prompts, seeds, Sampling())
     preview_Bhw, large_Bhw = ids_BN[:, :15].view(2, *PREVIEW), ids_BN[:, 15:].view(2, *LARGE)

@@ -63,7 +63,7 @@ def test_ids_stand_in_the_published_order(processor: tuple[Path, ProcessorIds]) 
     assert tokenizer.decode(plain) == text
 
 
-def test_stock_reads_the_picture_settings(processor: tuple[Path, ProcessorIds]) -> None:
+def test_stock_reads_the_image_settings(processor: tuple[Path, ProcessorIds]) -> None:
     image = Image.fromarray(np.full((60, 200, 3), 255, dtype=np.uint8))
     inputs = stock(processor[0]).image_processor(images=[image], return_tensors="pt")
     height, width = halved_size(60, 200, MIN_PIXELS, MAX_PIXELS)

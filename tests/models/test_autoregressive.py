@@ -151,8 +151,8 @@ def test_whole_sequence_equals_the_steps(name: str) -> None:
     steps_BNV = our_logits(case, model)
     for row, prompt in enumerate(case.prompts):
         sizes = [height * width for height, width in case.order]
-        pictures = [part.view(grid) for part, grid in zip(case.written_BN[row].split(sizes), case.order, strict=True)]
-        sequence = training_sequence(prompt, pictures, model.config, case.source_grids[row])
+        images = [part.view(grid) for part, grid in zip(case.written_BN[row].split(sizes), case.order, strict=True)]
+        sequence = training_sequence(prompt, images, model.config, case.source_grids[row])
         with torch.no_grad():
             logits_TV = model(sequence.ids_T[None], sequence.positions_3T[:, None])[0]
         torch.testing.assert_close(logits_TV[sequence.targets_T >= 0], steps_BNV[row], atol=TOLERANCE, rtol=0)

@@ -81,7 +81,7 @@ def test_a_folder_without_config(tmp_path: Path) -> None:
         clip.load(tmp_path)
 
 
-def test_other_preparation_of_pictures(copy: Path) -> None:
+def test_other_preparation_of_images(copy: Path) -> None:
     config = json.loads((copy / clip.CONFIG).read_text())
     config["preprocess_cfg"]["resize_mode"] = "shortest"
     (copy / clip.CONFIG).write_text(json.dumps(config))

@@ -37,7 +37,7 @@ def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE)
 
 
-def picture(*shape: int, seed: int = 0) -> Tensor:
+def make_image(*shape: int, seed: int = 0) -> Tensor:
     return random(*shape, seed=seed).contiguous(memory_format=torch.channels_last)
 
 
@@ -57,7 +57,7 @@ def exact(norm: nn.GroupNorm, x: Activation) -> Tensor:
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tiny picture has several chunks of several tiles, too, and blocks of channels."""
+    """A tiny image has several chunks of several tiles, too, and blocks of channels."""
     monkeypatch.setattr(gpu_vae, "TILE", 128)
     monkeypatch.setattr(gpu_vae, "BLOCK_C", 16)
     monkeypatch.setattr(gpu_vae, "PROGRAMS", 6)
@@ -70,21 +70,21 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_norm_and_silu(channels: int, groups: int, biased: bool) -> None:
     """Groups within a block of channels, across two of them and of 6 and 10 channels; tiles and chunks are cut off."""
     norm = random_norm(groups, channels)
-    x = Activation(picture(2, channels, 7, 11), random(channels, seed=3) if biased else None)
+    x = Activation(make_image(2, channels, 7, 11), random(channels, seed=3) if biased else None)
     ours = gpu_vae.normed(norm, x)
     assert ours.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(ours.double(), exact(norm, x), atol=5e-6, rtol=3e-6)
 
 
 def test_norm_at_full_blocks() -> None:
-    norm, x = random_norm(32, 160), Activation(picture(1, 160, 33, 35), random(160, seed=3))
+    norm, x = random_norm(32, 160), Activation(make_image(1, 160, 33, 35), random(160, seed=3))
     torch.testing.assert_close(gpu_vae.normed(norm, x).double(), exact(norm, x), atol=5e-6, rtol=3e-6)
 
 
 @pytest.mark.usefixtures("small_blocks")
 def test_norm_of_values_far_from_zero() -> None:
-    """The variance is not lost beside the square of the mean, be it the picture's or the bias's."""
-    norm, far = random_norm(4, 16), picture(1, 16, 8, 40) + 1000
+    """The variance is not lost beside the square of the mean, be it the image's or the bias's."""
+    norm, far = random_norm(4, 16), make_image(1, 16, 8, 40) + 1000
     for x in (Activation(far), Activation(far - 1000, torch.full((16,), 1000.0, device=DEVICE))):
         torch.testing.assert_close(gpu_vae.normed(norm, x).double(), exact(norm, x), atol=2e-3, rtol=0)
 
@@ -92,7 +92,7 @@ def test_norm_of_values_far_from_zero() -> None:
 @pytest.mark.usefixtures("small_blocks")
 def test_norm_of_one_value() -> None:
     """No distance at all: eps alone decides, and nothing becomes NaN."""
-    norm, x = random_norm(4, 16), torch.full_like(picture(1, 16, 9, 9), 3.0)
+    norm, x = random_norm(4, 16), torch.full_like(make_image(1, 16, 9, 9), 3.0)
     expected = functional.silu(norm.bias).view(1, -1, 1, 1).expand_as(x)
     torch.testing.assert_close(gpu_vae.normed(norm, Activation(x)), expected, atol=1e-3, rtol=0)
 
@@ -100,7 +100,7 @@ def test_norm_of_one_value() -> None:
 @pytest.mark.usefixtures("small_blocks")
 def test_bfloat16() -> None:
     """One rounding, at the end; the interpreter cuts off where a GPU rounds."""
-    norm, x = random_norm(4, 16), Activation(picture(1, 16, 5, 12).bfloat16(), random(16, seed=3).bfloat16())
+    norm, x = random_norm(4, 16), Activation(make_image(1, 16, 5, 12).bfloat16(), random(16, seed=3).bfloat16())
     ours = gpu_vae.normed(norm.bfloat16(), x)
     assert ours.dtype == torch.bfloat16
     torch.testing.assert_close(ours.double(), exact(norm, x), atol=1e-5, rtol=2**-7)
@@ -117,7 +117,7 @@ def _column(bias: Tensor | None) -> Tensor:
 @pytest.mark.parametrize("times", [1, 2, 3])
 @pytest.mark.parametrize("biased", [False, True])
 def test_residual_sum(times: int, biased: bool) -> None:
-    x, y = picture(2, 20, 7, 9), picture(2, 20, 7, 9, seed=1)
+    x, y = make_image(2, 20, 7, 9), make_image(2, 20, 7, 9, seed=1)
     first, second = random(20, seed=2) if biased else None, random(20, seed=3)
     ours = gpu_vae.joined(Activation(x, first), Activation(y, second), times)
     expected = x + y + _column(second) + (_column(first) if biased else 0)
@@ -127,9 +127,9 @@ def test_residual_sum(times: int, biased: bool) -> None:
 
 
 @pytest.mark.usefixtures("small_blocks")
-def test_a_picture_is_the_same_in_a_batch() -> None:
+def test_a_image_is_the_same_in_a_batch() -> None:
     norm, bias = random_norm(4, 24), random(24, seed=3)
-    x, y = Activation(picture(3, 24, 7, 9), bias), Activation(picture(3, 24, 7, 9, seed=1), bias)
+    x, y = Activation(make_image(3, 24, 7, 9), bias), Activation(make_image(3, 24, 7, 9, seed=1), bias)
     normed, joined = gpu_vae.normed(norm, x), gpu_vae.joined(x, y)
     for row in range(3):
         alone, other = (both._replace(values=both.values[row : row + 1]) for both in (x, y))
@@ -167,10 +167,10 @@ OTHERS = {"mid_block_add_attention": True, "use_quant_conv": True, "use_post_qua
 def test_decode_and_encode_equal_stock(changes: dict[str, Any]) -> None:
     model = autoencoder(**changes)
     latents, pixels = random(2, 4, 5, 3), random(1, 3, 20, 12)
-    pictures, moments = model.decode(latents).sample, model.encode(pixels).latent_dist.parameters
+    images, moments = model.decode(latents).sample, model.encode(pixels).latent_dist.parameters
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     model.to(memory_format=torch.channels_last)
-    torch.testing.assert_close(gpu_vae.decode(model, latents), pictures, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(gpu_vae.decode(model, latents), images, atol=1e-4, rtol=1e-5)
     torch.testing.assert_close(gpu_vae.encode(model, pixels), moments, atol=1e-4, rtol=1e-5)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 

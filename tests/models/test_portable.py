@@ -104,12 +104,12 @@ def test_a_merged_model_is_the_model_with_its_adapters(
         assert all(torch.equal(ours[name], theirs[name]) for name in ours), part
     transformer = tiny_checkpoint.stock_pipeline(out).transformer
     assert torch.equal(transformer.proj_out.weight, hybrid.decoder.proj_out.weight)
-    pictures = []
+    images = []
     for name, options in (("added", [str(tiny_model), *command[2:5]]), ("merged", [str(out)])):
         drawn = ["generate", "a 'HI'", "--size", "64x32", "--steps", "1", "--device", "cpu", "--model", *options]
         assert main([*drawn, "--out", str(tmp_path / f"{name}.png")]) == 0
-        pictures.append(np.asarray(Image.open(tmp_path / f"{name}.png")).astype(int))
-    assert np.abs(pictures[0] - pictures[1]).max() <= 1
+        images.append(np.asarray(Image.open(tmp_path / f"{name}.png")).astype(int))
+    assert np.abs(images[0] - images[1]).max() <= 1
     capsys.readouterr()
     assert main(command) == 2 and "merged exists" in capsys.readouterr().err
     assert main([*command[:1], str(out), *command[2:-1], str(tmp_path / "again")]) == 2

@@ -1,4 +1,4 @@
-"""Code ids equal stock transformers' from the picture on: size, resize, normalisation, features, nearest code."""
+"""Code ids equal stock transformers' from the image on: size, resize, normalisation, features, nearest code."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def stock_processor() -> Any:
     )
 
 
-def picture(height: int, width: int, mode: str = "RGB") -> Image.Image:
+def make_image(height: int, width: int, mode: str = "RGB") -> Image.Image:
     """Smooth shapes with some noise: pure noise would make every patch alike after a resize."""
     rng = np.random.default_rng(height * width)
     channels = len(Image.new(mode, (1, 1)).getbands())
@@ -57,7 +57,7 @@ def test_sizes_equal_stock_processor() -> None:
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
 def test_ids_from_pixels_equal_stock(height: int, width: int) -> None:
-    image, model = picture(height, width), tiny.stock_model()
+    image, model = make_image(height, width), tiny.stock_model()
     inputs = stock_processor()(images=[image], return_tensors="pt")
     with torch.no_grad():
         (expected_Dhw,) = model.get_image_features(inputs["pixel_values"], inputs["image_grid_thw"]).pooler_output
@@ -74,14 +74,14 @@ def test_ids_from_pixels_equal_stock(height: int, width: int) -> None:
 
 @pytest.mark.parametrize("mode", ["L", "RGBA"])
 def test_other_modes_become_rgb_as_in_stock(mode: str) -> None:
-    image = picture(128, 96, mode)
+    image = make_image(128, 96, mode)
     inputs = stock_processor()(images=[image], return_tensors="pt")
     pixels_CHW = prepare(image, halved_size(128, 96, MIN_PIXELS, MAX_PIXELS), HALF, HALF)
     one_level = 2 / 255 + 1e-6
     torch.testing.assert_close(tiny.patches(pixels_CHW), inputs["pixel_values"], atol=one_level, rtol=0)
 
 
-def test_batch_equals_single_pictures() -> None:
+def test_batch_equals_single_images() -> None:
     pixels_BCHW = torch.randn(3, 3, 48, 80, generator=tiny.generator(0))
     together = tiny.our_tokenizer().encode(pixels_BCHW)
     alone = torch.cat([tiny.our_tokenizer().encode(part[None]) for part in pixels_BCHW])
@@ -128,7 +128,7 @@ def test_sources_that_the_encoder_refuses(size: tuple[int, int], word: str) -> N
         halved_size(*size, MIN_PIXELS, MAX_PIXELS)
 
 
-def test_extreme_pictures_are_refused_exactly_where_stock_refuses() -> None:
+def test_extreme_images_are_refused_exactly_where_stock_refuses() -> None:
     from transformers.models.glm_image.image_processing_glm_image import smart_resize
 
     assert halved_size(100, 400, MIN_PIXELS, MAX_PIXELS) == smart_resize(100, 400, 16, MIN_PIXELS, MAX_PIXELS)

@@ -40,10 +40,10 @@ def scenes(count: int, *, height: int = 256, width: int = 256, seed: str = "chec
 
 
 def share_passed(pairs: Iterator[tuple[Image.Image, Scene]]) -> dict[str, float]:
-    """The share of the pictures that pass each check on the scene beside them."""
+    """The share of the images that pass each check on the scene beside them."""
     passed, asked = Counter[str](), Counter[str]()
-    for picture, scene in pairs:
-        found = checks(picture, scene)
+    for image, scene in pairs:
+        found = checks(image, scene)
         asked.update(found.keys())
         passed.update(name for name, right in found.items() if right)
     assert set(asked) == set(PROPERTIES)
@@ -196,7 +196,7 @@ def test_letters_are_no_shapes() -> None:
         assert look(render(replace(scene, shape=Shape()))).shape == "none", (index, scene.texts, LEAST_OVERLAP)
 
 
-def test_an_empty_picture_shows_its_background_only() -> None:
+def test_an_empty_image_shows_its_background_only() -> None:
     seen = look(Image.new("RGB", (96, 64), COLOURS["teal"]))
     assert (seen.background, seen.text_colour, seen.text_position, seen.shape) == ("teal", "", "", "none")
 

@@ -14,8 +14,8 @@ from glmkit.posters.style_set import style_poster, style_scenes, unframed_poster
 SCENES = [scene for scene, _ in style_scenes("held-out")]
 
 
-def wrong(picture: Image.Image, scene: Scene) -> set[str]:
-    return {name for name, right in style_checks(picture, scene).items() if not right}
+def wrong(image: Image.Image, scene: Scene) -> set[str]:
+    return {name for name, right in style_checks(image, scene).items() if not right}
 
 
 @pytest.mark.parametrize("side", [256, 384])

@@ -1,4 +1,4 @@
-"""Masks and pictures: the same pixels alone, in a batch, by one worker or by several."""
+"""Masks and images: the same pixels alone, in a batch, by one worker or by several."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_sign_pools_are_their_scenes() -> None:
     assert pool.shape == (300, 8, 12) and np.array_equal(pool, [sign_cells(scene) for scene in scenes])
 
 
-def test_a_batch_is_its_pictures() -> None:
+def test_a_batch_is_its_images() -> None:
     scenes, masks = mask_pool(12, seed=3, height=96, width=160)
     batch = compose(batch_params(scenes), torch.from_numpy(masks))
     assert batch.shape == (12, 3, 96, 160) and batch.min() >= -1 and batch.max() <= 1

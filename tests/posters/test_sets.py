@@ -29,13 +29,13 @@ MORE = {"layouts": {"ordinary": layout_set.ORDINARY}}
 
 
 def quoted(name: str, split: Split) -> list[list[str]]:
-    """The texts of every picture of a set's split."""
+    """The texts of every image of a set's split."""
     captions = [row["text"] for row in read_jsonl(ROOT / "data" / name / FOLDERS[split] / "metadata.jsonl")]
     return [re.findall(r'"([^"]*)"', caption) for caption in captions]
 
 
 def assert_laid_out(scenes: list[tuple[Scene, str]]) -> None:
-    """Every picture is in the layout that its caption names, and the caption says nothing else of it."""
+    """Every image is in the layout that its caption names, and the caption says nothing else of it."""
     for scene, caption in scenes:
         said, name = re.fullmatch(r"(.*), in the (\w+) layout\.", caption).groups()  # type: ignore[union-attr]
         assert (scene.position, scene.shape.place) == LAYOUTS[name]

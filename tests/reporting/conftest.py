@@ -1,4 +1,4 @@
-"""Run folders as `glmkit eval` writes them, with pictures drawn here."""
+"""Run folders as `glmkit eval` writes them, with images drawn here."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ MakeRun = Callable[..., Path]
 def draw(path: Path, lines: Sequence[str], number: int, side: int = 256) -> None:
     """A poster with the lines in it."""
     paper = PAPERS[number % len(PAPERS)]
-    picture = Image.new("RGB", (side, side), paper)
-    pen = ImageDraw.Draw(picture)
-    dark = sum(picture.getpixel((0, 0))) < 380
+    image = Image.new("RGB", (side, side), paper)
+    pen = ImageDraw.Draw(image)
+    dark = sum(image.getpixel((0, 0))) < 380
     pen.ellipse((side * 0.55, side * 0.5, side * 0.95, side * 0.9), fill="#c8553d" if dark else "#3f7d6e")
     for row, line in enumerate(lines):
         ink = "white" if dark else "black"
         pen.text((side / 12, side * (0.12 + 0.16 * row)), line, fill=ink, font=ImageFont.load_default(side / 10))
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path)
+    image.save(path)
 
 
 def summarise(scores: Sequence[Score], model: str, adapters: Sequence[str], suite: str) -> Summary:
@@ -68,19 +68,19 @@ def make_run(tmp_path: Path) -> MakeRun:
         side: int = 256,
     ) -> Path:
         folder = tmp_path / name
-        pictures, scores = [], []
+        images, scores = [], []
         for number, (prompt, reading) in enumerate(samples):
             failed = str(reading) if isinstance(reading, Exception) else None
             common = {"id": f"{prompt.id}_0", "prompt_id": prompt.id, "seed": 0, "error": failed}
-            file = None if failed else f"pictures/{number}.png"
+            file = None if failed else f"images/{number}.png"
             lines = () if isinstance(reading, Exception) else tuple(reading)
-            pictures.append(Generation(prompt=prompt.prompt, file=file, seconds=1.5, **common))
+            images.append(Generation(prompt=prompt.prompt, file=file, seconds=1.5, **common))
             counts = {} if failed else text_metrics.counts(prompt.texts, lines, prompt.language)
             place = {"split": prompt.split, "language": prompt.language, "expected": prompt.texts}
             scores.append(Score(read=lines, counts=counts, **place, **common))
             if file:
                 draw(folder / file, lines, number, side)
-        write_jsonl(folder / "images.jsonl", (row.to_row() for row in pictures))
+        write_jsonl(folder / "images.jsonl", (row.to_row() for row in images))
         write_jsonl(folder / "scores.jsonl", (row.to_row() for row in scores))
         write_json(folder / "summary.json", summarise(scores, "nano", adapters, suite).to_row())
         write_json(folder / "manifest.json", manifest(suite, adapters))

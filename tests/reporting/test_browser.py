@@ -16,7 +16,7 @@ import pytest
 from glmkit.records import Prompt
 from glmkit.reporting import gallery
 from glmkit.reporting.build import write_report
-from glmkit.reporting.pictures import Thumbnail, data_uri
+from glmkit.reporting.images import Thumbnail, data_uri
 from tests.reporting import conftest
 from tests.reporting.conftest import MakeRun
 
@@ -175,7 +175,7 @@ def test_500_prompts_of_three_runs_open_in_two_seconds(
     """With thumbnails of 9 kB, the quickest of three: neighbours on the machine are not what is measured."""
     content = data_uri(random.Random(0).randbytes(9000), "webp")
     monkeypatch.setattr(gallery, "thumbnail", lambda path: Thumbnail(content, 288, 288))
-    monkeypatch.setattr(conftest, "draw", lambda *picture: None)
+    monkeypatch.setattr(conftest, "draw", lambda *image: None)
     many = [Prompt(f"p{index}", "A sign that says “Fresh Bread”. " * 5, ("Fresh Bread",)) for index in range(500)]
     write_report([make_run(name, [(one, ["Frsh Bread"]) for one in many]) for name in "abc"], tmp_path / "many.html")
     seconds = []

@@ -85,7 +85,7 @@ def test_verdict_scores_and_differences(tmp_path: Path, two: tuple[Path, Path]) 
     summary = json.loads((two[1] / "summary.json").read_text())
     assert "nano + poster_lora is better than nano: word accuracy is higher by" in page.text
     assert "5 prompts" in page.text  # the paired ones
-    assert "1 of 6 pictures of nano could not be made or read" in page.text
+    assert "1 of 6 images of nano could not be made or read" in page.text
     assert f"{summary['scores']['word_accuracy']['value']:.3f}" == "1.000"
     before = json.loads((two[0] / "summary.json").read_text())["scores"]["ned"]
     assert f"{before['value']:.3f} {before['low']:.3f} to {before['high']:.3f}" in page.text
@@ -103,23 +103,23 @@ def test_verdict_scores_and_differences(tmp_path: Path, two: tuple[Path, Path]) 
         assert fact in page.text
 
 
-def test_every_picture_is_inside_and_every_failure_is_a_card(tmp_path: Path, two: tuple[Path, Path]) -> None:
+def test_every_image_is_inside_and_every_failure_is_a_card(tmp_path: Path, two: tuple[Path, Path]) -> None:
     page = report(tmp_path, *two)
     assert len(page.all("article")) == 6
-    pictures = page.all("img")
-    assert len(pictures) == 11
-    assert all(str(picture["src"]).startswith("data:image/") for picture in pictures)
+    images = page.all("img")
+    assert len(images) == 11
+    assert all(str(image["src"]).startswith("data:image/") for image in images)
     assert "engine <stopped>" in page.text
     failed = [card for card in page.all("article") if "error" in str(card["data-flaws"]).split()]
     assert len(failed) == 1 and failed[0]["data-worst"] == "0"
 
 
-def test_a_lost_picture_file_is_an_error_card(tmp_path: Path, two: tuple[Path, Path]) -> None:
-    (two[1] / "pictures" / "0.png").unlink()
-    (two[1] / "pictures" / "1.png").write_bytes(b"not a picture")
+def test_a_lost_image_file_is_an_error_card(tmp_path: Path, two: tuple[Path, Path]) -> None:
+    (two[1] / "images" / "0.png").unlink()
+    (two[1] / "images" / "1.png").write_bytes(b"not an image")
     page = report(tmp_path, *two)
-    assert "pictures/0.png cannot be opened: No such file or directory" in page.text
-    assert "pictures/1.png cannot be opened" in page.text
+    assert "images/0.png cannot be opened: No such file or directory" in page.text
+    assert "images/1.png cannot be opened" in page.text
 
 
 def test_nothing_is_loaded_from_outside(tmp_path: Path, two: tuple[Path, Path]) -> None:
@@ -168,7 +168,7 @@ def test_panels_by_split_and_by_language(tmp_path: Path, make_run: MakeRun, prom
     assert "by split" not in alone.text and not alone.all("svg", **{"class": "panel"})
 
 
-def test_a_cosine_that_is_not_compared_is_shown_at_its_picture(tmp_path: Path, two: tuple[Path, Path]) -> None:
+def test_a_cosine_that_is_not_compared_is_shown_at_its_image(tmp_path: Path, two: tuple[Path, Path]) -> None:
     rows = read_jsonl(two[1] / "scores.jsonl")
     write_jsonl(
         two[1] / "scores.jsonl", [{**row, "counts": {**row["counts"], "clip_cosine": [0.3, 1]}} for row in rows]
@@ -202,13 +202,13 @@ def test_intervals_of_few_prompts_come_with_a_warning(tmp_path: Path, make_run: 
     assert ("With fewer than 20 prompts bars are too short" in page.text) == (count < 20)
 
 
-def test_large_pictures_shrink(tmp_path: Path, make_run: MakeRun, prompts: list[Prompt]) -> None:
+def test_large_images_shrink(tmp_path: Path, make_run: MakeRun, prompts: list[Prompt]) -> None:
     page = report(tmp_path, make_run("big", [(prompts[0], prompts[0].texts)], side=1024))
     source = str(page.all("img")[0]["src"])
     kind, content = source.split(";base64,")
     assert kind == "data:image/webp"
-    with Image.open(io.BytesIO(base64.b64decode(content))) as picture:
-        assert picture.size == (288, 288)
+    with Image.open(io.BytesIO(base64.b64decode(content))) as image:
+        assert image.size == (288, 288)
     assert len(content) < 30_000
 
 
@@ -219,9 +219,9 @@ def test_ids_are_unique_and_anchors_lead_somewhere(tmp_path: Path, two: tuple[Pa
     links = [str(link["href"]) for link in page.all("a")]
     assert {link[1:] for link in links if link.startswith("#")} <= set(ids)
     beside = [link for link in links if not link.startswith("#")]
-    assert len(beside) == 11 + 2  # the pictures, and the rows as CSV and JSON
+    assert len(beside) == 11 + 2  # the images, and the rows as CSV and JSON
     assert all((tmp_path / "out" / unquote(link)).is_file() for link in beside)
-    assert all(picture.get("alt") for picture in page.all("img"))
+    assert all(image.get("alt") for image in page.all("img"))
 
 
 def change_kind(manifest: Path) -> None:
@@ -271,7 +271,7 @@ def test_official_scores_stand_alone(tmp_path: Path, make_run: MakeRun, prompts:
         runs,
         (
             {"family": "official", "ocr": "engine 1"},
-            {"family": "formula of B, OCR engine 1", "ocr": "engine 1", "why_not_official": ["1 of 9 pictures"]},
+            {"family": "formula of B, OCR engine 1", "ocr": "engine 1", "why_not_official": ["1 of 9 images"]},
             {"family": "formula of B, OCR engine 2", "ocr": "engine 2", "why_not_official": ["read by engine 2"]},
         ),
         strict=True,
@@ -281,7 +281,7 @@ def test_official_scores_stand_alone(tmp_path: Path, make_run: MakeRun, prompts:
     copy = make_run("copy", sample)
     write_json(copy / "summary.json", read_json(runs[1] / "summary.json"))
     assert report(tmp_path, *runs[:2], copy).text.count("are not official") == 1
-    assert "are not official (formula of B, OCR engine 1): 1 of 9 pictures." in page.text
+    assert "are not official (formula of B, OCR engine 1): 1 of 9 images." in page.text
     for mixed in ([runs[0], runs[2]], [runs[2], runs[1], runs[0]]):
         with pytest.raises(UserError, match="official scores and scores read by another OCR engine"):
             write_report(mixed, tmp_path / "mixed.html")
@@ -299,7 +299,7 @@ def test_the_command_writes_the_page_and_imports_no_torch(tmp_path: Path, two: t
     assert Page(out.read_text(encoding="utf-8")).all("article")
 
 
-def test_pictures_to_edit_and_to_expect_stand_beside_the_prompt(
+def test_images_to_edit_and_to_expect_stand_beside_the_prompt(
     tmp_path: Path, make_run: MakeRun, prompts: list[Prompt]
 ) -> None:
     """Once a card, source first, whichever run has them; prompts without any have none."""
@@ -310,8 +310,8 @@ def test_pictures_to_edit_and_to_expect_stand_beside_the_prompt(
         draw_at.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (64, 64), colour).save(draw_at)
     page = report(tmp_path, *runs)
-    shown = [image for image in page.all("img") if "picture of prompt" in str(image["alt"])]
-    assert [image["alt"] for image in shown] == [f"{name} picture of prompt p00" for name in ("Source", "Expected")]
+    shown = [image for image in page.all("img") if "image of prompt" in str(image["alt"])]
+    assert [image["alt"] for image in shown] == [f"{name} image of prompt p00" for name in ("Source", "Expected")]
     colours = []
     for image in shown:
         data = base64.b64decode(str(image["src"]).partition(",")[2])

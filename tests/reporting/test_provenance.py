@@ -1,4 +1,4 @@
-"""What a report says about how pictures were drawn."""
+"""What a report says about how images were drawn."""
 
 from __future__ import annotations
 

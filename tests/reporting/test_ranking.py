@@ -27,12 +27,12 @@ def test_orders() -> None:
     assert sorted(places, key=lambda prompt_id: places[prompt_id]["worst"]) == ["d", "b", "c", "a", "e"]  # e: no score
 
 
-def test_values_are_means_of_scored_pictures_with_higher_better() -> None:
+def test_values_are_means_of_scored_images_with_higher_better() -> None:
     common = {"prompt_id": "a", "split": "s", "language": "en", "expected": ("x",)}
     scores = [
         Score(id="a_0", seed=0, counts={"ned": (1, 2), "cer": (1, 4)}, **common),
         Score(id="a_1", seed=1, counts={"ned": (2, 2), "cer": (3, 4)}, **common),
-        Score(id="a_2", seed=2, error="no picture", **common),
+        Score(id="a_2", seed=2, error="no image", **common),
     ]
     assert prompt_values(scores, {"ned": 1, "cer": -1}) == {"a": [0.75, -0.5]}
 

@@ -23,7 +23,7 @@ def files(tmp_path: Path, make_run: MakeRun, prompts: list[Prompt]) -> tuple[Pat
     return write_report([first, second], tmp_path / "out" / "page.html")
 
 
-def test_every_picture_of_every_run_is_a_row(files: tuple[Path, ...]) -> None:
+def test_every_image_of_every_run_is_a_row(files: tuple[Path, ...]) -> None:
     assert [path.name for path in files] == ["page.html", "page.csv", "page.json"]
     with files[1].open(encoding="utf-8-sig", newline="") as file:
         table = list(csv.DictReader(file))
@@ -39,7 +39,7 @@ def test_every_picture_of_every_run_is_a_row(files: tuple[Path, ...]) -> None:
         assert json.loads(cells["read"]) == row["read"] and json.loads(cells["expected"]) == row["expected"]
         assert cells["word_accuracy"] == ("" if row["word_accuracy"] is None else str(row["word_accuracy"]))
     assert rows[4]["error"] == table[4]["error"] == "too\nlate"
-    assert rows[4]["ned"] is None and rows[4]["picture"] is None
+    assert rows[4]["ned"] is None and rows[4]["image"] is None
 
 
 def test_values_are_those_of_the_scores(files: tuple[Path, ...], tmp_path: Path) -> None:

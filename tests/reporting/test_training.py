@@ -36,9 +36,9 @@ def run(tmp_path: Path) -> Path:
         (run / "samples").mkdir(exist_ok=True)
         Image.fromarray(pixels).save(run / "samples" / f"autoregressive_{step:06d}.png")
     for when, value in (("before", 0.25), ("after", 0.75)):
-        pictures = run / "proof" / when / "pictures"
-        pictures.mkdir(parents=True)
-        Image.fromarray(noise).save(pictures / "a_0.png")
+        images = run / "proof" / when / "images"
+        images.mkdir(parents=True)
+        Image.fromarray(noise).save(images / "a_0.png")
         scores = {"word_accuracy": {"value": value, "low": value - 0.1, "high": value + 0.1}}
         write_json(run / "proof" / when / "summary.json", {"scores": scores})
     return run
@@ -63,7 +63,7 @@ def test_the_report(run: Path) -> None:
         "continued 1 times",
     ):
         assert expected in said, expected
-    assert said.count("pictures became emptier") == 2, "the samples did, the pictures of the proof did not"
+    assert said.count("images became emptier") == 2, "the samples did, the images of the proof did not"
     assert page.count("data:image/webp;base64,") == 2
     assert "<script" not in page and "&lt;script&gt;" in page and not re.search(r'(src|href)="(?!data:)', page)
 

@@ -45,7 +45,7 @@ def test_too_few_prompts_and_nothing_scored() -> None:
     assert words.difference_sentence(change).endswith("+0.500 (1 prompt, too few for an interval)")
     nothing = words.difference("a", "b", Estimate(None, None, None, 0), True)
     assert words.difference_sentence(nothing) == "b against a: no common scored prompt"
-    assert words.verdict("ned", {"a": nothing.estimate}, None, True) == "No picture could be scored."
+    assert words.verdict("ned", {"a": nothing.estimate}, None, True) == "No image could be scored."
 
 
 def test_numbers() -> None:

@@ -33,24 +33,24 @@ def seeded(seed: int) -> torch.Generator:
 
 
 @pytest.fixture(scope="module")
-def pictures(posters: Path) -> data.FilePictures:
-    return data.FilePictures(posters / "train")
+def images(posters: Path) -> data.FileImages:
+    return data.FileImages(posters / "train")
 
 
 @pytest.fixture(scope="module")
-def regular(posters: Path, pictures: data.FilePictures) -> data.Joined:
-    """The training pictures, and three behind them that are only preserved."""
-    return data.Joined([pictures, data.FilePictures(posters / "held_out", repeats=4, preserve=True)])
+def regular(posters: Path, images: data.FileImages) -> data.Joined:
+    """The training images, and three behind them that are only preserved."""
+    return data.Joined([images, data.FileImages(posters / "held_out", repeats=4, preserve=True)])
 
 
-def objective(stage: str, hybrid: HybridModel, pictures: data.Pictures, **changes: Any) -> Any:
+def objective(stage: str, hybrid: HybridModel, images: data.Images, **changes: Any) -> Any:
     kinds: dict[str, Any] = {"autoregressive": AutoregressiveStage, "decoder": DecoderStage, "glyph": GlyphStage}
     made = {"autoregressive": AutoregressiveObjective, "decoder": DecoderObjective, "glyph": GlyphObjective}
     settings = kinds[stage](**{**STAGE, **({} if stage == "autoregressive" else {"drop": 0.0}), **changes})
-    return made[stage](hybrid, cache.Keeper(CPU), pictures, pictures, settings)
+    return made[stage](hybrid, cache.Keeper(CPU), images, images, settings)
 
 
-def adapted(stage: str, model: Path, pictures: data.Pictures, **changes: Any) -> Any:
+def adapted(stage: str, model: Path, images: data.Images, **changes: Any) -> Any:
     """The objective of a stage whose adapters have learnt something."""
     hybrid = HybridModel(model)
     settings = Lora(rank=2, targets=(TARGETS[stage],))
@@ -61,15 +61,15 @@ def adapted(stage: str, model: Path, pictures: data.Pictures, **changes: Any) ->
         for name, parameter in getattr(hybrid, stage).named_parameters():
             if "lora_B" in name:
                 parameter.copy_(0.3 * torch.randn(parameter.shape, generator=draw))
-    return objective(stage, hybrid, pictures, **{"method": "lora", "lora": settings, **changes})
+    return objective(stage, hybrid, images, **{"method": "lora", "lora": settings, **changes})
 
 
 @torch.no_grad()
-def test_a_dropped_caption_leaves_an_empty_prompt(tiny_model: Path, pictures: data.FilePictures) -> None:
+def test_a_dropped_caption_leaves_an_empty_prompt(tiny_model: Path, images: data.FileImages) -> None:
     """The template and the sizes, as the published processor writes them for no text; the codes and positions of the
-    picture follow as ever."""
+    image follow as ever."""
     hybrid = HybridModel(tiny_model)
-    dropping = objective("autoregressive", hybrid, pictures, drop=1.0)
+    dropping = objective("autoregressive", hybrid, images, drop=1.0)
     given: list[tuple[torch.Tensor, ...]] = []
     dropping.trained.register_forward_pre_hook(lambda _, seen: given.append(seen))
     dropping.loss([3, 1], seeded(0))
@@ -86,10 +86,10 @@ def test_a_dropped_caption_leaves_an_empty_prompt(tiny_model: Path, pictures: da
 
 
 @torch.no_grad()
-def test_captions_are_dropped_by_share(tiny_model: Path, pictures: data.FilePictures) -> None:
+def test_captions_are_dropped_by_share(tiny_model: Path, images: data.FileImages) -> None:
     """Neither all nor none of a batch; held-out losses keep theirs, so that they can be compared."""
     hybrid = HybridModel(tiny_model)
-    dropping, plain = (objective("autoregressive", hybrid, pictures, drop=share) for share in (0.4, 0.0))
+    dropping, plain = (objective("autoregressive", hybrid, images, drop=share) for share in (0.4, 0.0))
     sheet, asked = dropping.sequences.padded, []
 
     def watched(indices: list[int], dropped: list[bool]) -> Any:
@@ -120,33 +120,33 @@ def gradient_of_velocity(given: Any) -> torch.Tensor:
     return gradient
 
 
-def boxed(posters: Path, folder: Path, boxes: list[list[int]]) -> data.FilePictures:
-    """The training pictures, all with these text boxes."""
+def boxed(posters: Path, folder: Path, boxes: list[list[int]]) -> data.FileImages:
+    """The training images, all with these text boxes."""
     shutil.copytree(posters / "train", folder)
     rows = read_jsonl(folder / "metadata.jsonl")
     write_jsonl(folder / "metadata.jsonl", [{**row, "text_boxes": boxes} for row in rows])
-    return data.FilePictures(folder)
+    return data.FileImages(folder)
 
 
 @pytest.mark.parametrize("inside", [True, False])
 def test_the_loss_may_be_on_text_alone_or_on_all_but_text(
     tiny_model: Path, posters: Path, tmp_path: Path, inside: bool
 ) -> None:
-    pictures = boxed(posters, tmp_path / "boxed", [[8, 16, 40, 24]])
+    images = boxed(posters, tmp_path / "boxed", [[8, 16, 40, 24]])
     hybrid = HybridModel(tiny_model)
     hybrid.decoder.requires_grad_(True)
     weights = {"other_weight": 0.0} if inside else {"text_weight": -1.0}
-    gradient = gradient_of_velocity(objective("decoder", hybrid, pictures, **weights))
+    gradient = gradient_of_velocity(objective("decoder", hybrid, images, **weights))
     text = torch.zeros(8, 8, dtype=torch.bool)
     text[2, 1:5] = True
     touched = gradient.abs().sum(dim=1) > 0
     assert torch.equal(touched, (text if inside else ~text).expand(2, 8, 8))
-    plain = gradient_of_velocity(objective("decoder", hybrid, pictures))
+    plain = gradient_of_velocity(objective("decoder", hybrid, images))
     share = (4 * 4 / 64 + 2 * 4 / 96) / 6  # of an epoch; the mean is over what counts
     torch.testing.assert_close(gradient, plain * touched[:, None] / (share if inside else 1 - share))
 
 
-def test_pictures_without_text_have_no_loss_on_text(tiny_model: Path, tmp_path: Path, posters: Path) -> None:
+def test_images_without_text_have_no_loss_on_text(tiny_model: Path, tmp_path: Path, posters: Path) -> None:
     """None of it where others have; a mistake where none has, or nobody knows."""
     hybrid = HybridModel(tiny_model)
     hybrid.decoder.requires_grad_(True)
@@ -156,16 +156,16 @@ def test_pictures_without_text_have_no_loss_on_text(tiny_model: Path, tmp_path: 
     loss.backward()
     gradient = hybrid.decoder.proj_out.weight.grad
     assert loss == 0 and gradient is not None and not gradient.any()
-    with pytest.raises(UserError, match="no picture has a place"):
+    with pytest.raises(UserError, match="no image has a place"):
         objective("decoder", hybrid, sets[0], other_weight=0.0)
-    unknown = data.FilePictures(posters / "train")
-    for pictures in (unknown, data.Joined([sets[1], unknown])):
+    unknown = data.FileImages(posters / "train")
+    for images in (unknown, data.Joined([sets[1], unknown])):
         with pytest.raises(UserError, match=r"where text stands[^$]*masks in .*train"):
-            objective("decoder", hybrid, pictures, other_weight=0.0)
+            objective("decoder", hybrid, images, other_weight=0.0)
 
 
 def test_a_batch_has_the_loss_of_its_parts(tiny_model: Path, tmp_path: Path, posters: Path) -> None:
-    """Where some pictures have much text and others none, however the batch is divided."""
+    """Where some images have much text and others none, however the batch is divided."""
     hybrid = HybridModel(tiny_model)
     sets = [boxed(posters, tmp_path / name, boxes) for name, boxes in (("bare", []), ("boxed", [[0, 0, 64, 48]]))]
     given = objective("decoder", hybrid, data.Joined(sets), text_weight=9.0, other_weight=0.5)
@@ -177,15 +177,13 @@ def test_a_batch_has_the_loss_of_its_parts(tiny_model: Path, tmp_path: Path, pos
 
 
 @pytest.mark.parametrize("stage", ["autoregressive", "decoder", "glyph"])
-def test_preserving_pulls_to_the_model_without_adapters(
-    tiny_model: Path, pictures: data.FilePictures, stage: str
-) -> None:
-    """On the pictures of the step: the distance that is written out here, weighted; its gradient reaches adapters."""
-    given = adapted(stage, tiny_model, pictures, preserve=3.0)
-    alone = adapted(stage, tiny_model, pictures)
+def test_preserving_pulls_to_the_model_without_adapters(tiny_model: Path, images: data.FileImages, stage: str) -> None:
+    """On the images of the step: the distance that is written out here, weighted; its gradient reaches adapters."""
+    given = adapted(stage, tiny_model, images, preserve=3.0)
+    alone = adapted(stage, tiny_model, images)
     loss, shown = given.loss([0, 1], seeded(7))
     plain, shown_alone = alone.loss([0, 1], seeded(7))
-    base = objective(stage, HybridModel(tiny_model), pictures, **lora_of(stage))
+    base = objective(stage, HybridModel(tiny_model), images, **lora_of(stage))
     with torch.no_grad():
         after, before = (outputs(one, [0, 1]) for one in (given, base))
         if stage == "autoregressive":
@@ -201,9 +199,7 @@ def test_preserving_pulls_to_the_model_without_adapters(
 
 
 @pytest.mark.parametrize("stage", ["autoregressive", "decoder", "glyph"])
-def test_preserving_is_the_same_however_memory_is_spent(
-    tiny_model: Path, pictures: data.FilePictures, stage: str
-) -> None:
+def test_preserving_is_the_same_however_memory_is_spent(tiny_model: Path, images: data.FileImages, stage: str) -> None:
     """Layers that are computed again after the look at the model without adapters, and blocks that come and go."""
     gradients = []
     for offload, every in ((False, 0), (False, 1), (True, 1)):
@@ -213,7 +209,7 @@ def test_preserving_is_the_same_however_memory_is_spent(
             stage,
             STAGES[stage].model_validate(settings),
             HybridModel(tiny_model),
-            (pictures, pictures),
+            (images, images),
             cache.Keeper(CPU),
         )
         learnt = [value for value in given.trained.parameters() if value.requires_grad]
@@ -239,7 +235,7 @@ def outputs(given: Any, indices: list[int]) -> torch.Tensor:
     return given._velocity(given.train, given._drawn(indices, seeded(7)))[0]
 
 
-def test_other_pictures_may_be_preserved(tiny_model: Path, pictures: data.FilePictures, regular: data.Joined) -> None:
+def test_other_images_may_be_preserved(tiny_model: Path, images: data.FileImages, regular: data.Joined) -> None:
     """They are in no epoch, and every step looks at as many of them as it learns from."""
     assert regular.preserved == [6, 7, 8] and regular.repeats == [1] * 6 + [0] * 3
     batches = data.Batches(data.buckets(regular), 2, 0, regular.repeats)
@@ -251,13 +247,13 @@ def test_other_pictures_may_be_preserved(tiny_model: Path, pictures: data.FilePi
     for stage in ("autoregressive", "decoder"):
         given = adapted(stage, tiny_model, regular, preserve=1.0)
         of_these = given.loss([0, 1], seeded(7))[1]["drift"]
-        given.preserved = Preserved(pictures)
+        given.preserved = Preserved(images)
         assert of_these > 0 and of_these != given.loss([0, 1], seeded(7))[1]["drift"]
 
 
-def test_without_adapters_the_model_is_what_it_was(tiny_model: Path, pictures: data.FilePictures) -> None:
-    given = adapted("decoder", tiny_model, pictures)
-    base = objective("decoder", HybridModel(tiny_model), pictures)
+def test_without_adapters_the_model_is_what_it_was(tiny_model: Path, images: data.FileImages) -> None:
+    given = adapted("decoder", tiny_model, images)
+    base = objective("decoder", HybridModel(tiny_model), images)
     flags = [parameter.requires_grad for parameter in given.trained.parameters()]
     with without_adapters(given.trained):
         inside = outputs(given, [0, 1])

@@ -1,4 +1,4 @@
-"""The clip stage: its loss against open_clip's, wrong captions, pictures prepared as open_clip does, a whole run."""
+"""The clip stage: its loss against open_clip's, wrong captions, images prepared as open_clip does, a whole run."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ SIZES = {
 
 
 @pytest.fixture(scope="module")
-def pictures(posters: Path) -> data.FilePictures:
-    return data.FilePictures(posters / "train")
+def images(posters: Path) -> data.FileImages:
+    return data.FileImages(posters / "train")
 
 
 @pytest.fixture(scope="module")
-def tiny(pictures: data.FilePictures, tmp_path_factory: pytest.TempPathFactory) -> clip.Clip:
+def tiny(images: data.FileImages, tmp_path_factory: pytest.TempPathFactory) -> clip.Clip:
     folder = tmp_path_factory.mktemp("clip")
-    clip.create(folder, SIZES, pictures.captions)
+    clip.create(folder, SIZES, images.captions)
     torch.manual_seed(5)
     return clip.load(folder)
 
@@ -54,13 +54,13 @@ def test_the_loss_without_wrong_captions_is_that_of_open_clip() -> None:
     torch.testing.assert_close(ours, open_clip.loss.ClipLoss()(images, captions, scale))
 
 
-def test_the_loss_of_a_picture_counts_every_wrong_caption_that_is_there() -> None:
+def test_the_loss_of_a_image_counts_every_wrong_caption_that_is_there() -> None:
     images, captions, wrong = unit(3, 4, 8)
     there = torch.tensor([True, False, True, True])
     own, others = 9 * images @ captions.T, 9 * images @ wrong[there].T
-    of_pictures = torch.cat([own, others], dim=1).log_softmax(dim=1).diagonal()
+    of_images = torch.cat([own, others], dim=1).log_softmax(dim=1).diagonal()
     of_captions = own.log_softmax(dim=0).diagonal()
-    expected = -(of_pictures.mean() + of_captions.mean()) / 2
+    expected = -(of_images.mean() + of_captions.mean()) / 2
     torch.testing.assert_close(contrast(images, captions, wrong, there, torch.tensor(9.0)), expected)
 
 
@@ -86,37 +86,37 @@ def test_wrong_captions(caption: str, wrong: set[str | None] | None) -> None:
         assert found == wrong
 
 
-def test_a_caption_without_a_wrong_one_is_left_out(tiny: clip.Clip, pictures: data.FilePictures) -> None:
-    class Plain(data.FilePictures):
+def test_a_caption_without_a_wrong_one_is_left_out(tiny: clip.Clip, images: data.FileImages) -> None:
+    class Plain(data.FileImages):
         def __init__(self) -> None:
-            vars(self).update(vars(pictures))
-            self.captions = [*pictures.captions[:5], "Only a word."]
+            vars(self).update(vars(images))
+            self.captions = [*images.captions[:5], "Only a word."]
 
     pairs = Pairs(tiny, Plain(), CPU)
     _, there = pairs.wrong([4, 5], torch.tensor([0, 1]))
     assert there.tolist() == [True, False]
-    wrong = wrong_caption(pictures.captions[4], random.Random("4 0"))
+    wrong = wrong_caption(images.captions[4], random.Random("4 0"))
     assert wrong and torch.equal(pairs.wrong_captions[4, 0], tiny.tokenizer([wrong])[0])
 
 
-def test_pictures_are_prepared_as_open_clip_does(
-    tiny: clip.Clip, pictures: data.FilePictures, posters: Path, tmp_path: Path
+def test_images_are_prepared_as_open_clip_does(
+    tiny: clip.Clip, images: data.FileImages, posters: Path, tmp_path: Path
 ) -> None:
     """Also where they are not square: 96x64 is number 4."""
-    clip.create(tmp_path, SIZES, pictures.captions)
+    clip.create(tmp_path, SIZES, images.captions)
     clip.save(tmp_path, tiny, torch.float32)
     prepare = open_clip.create_model_and_transforms(f"local-dir:{tmp_path}")[2]
-    pairs = Pairs(tiny, pictures, CPU)
+    pairs = Pairs(tiny, images, CPU)
     for index in (0, 4):
         stock = prepare(Image.open(posters / "train" / f"{index}.png"))
-        ours = pairs.pictures[[index]][0].float() / 127.5 - 1
+        ours = pairs.images[[index]][0].float() / 127.5 - 1
         np.testing.assert_allclose(ours.numpy(), stock.numpy(), atol=1.01 / 127.5)
 
 
-def test_every_other_caption_has_the_prefix(tiny: clip.Clip, pictures: data.FilePictures) -> None:
-    ids = Pairs(tiny, pictures, CPU).captions
-    assert torch.equal(ids[[0, 2]], tiny.tokenizer([pictures.captions[0], pictures.captions[2]]))
-    assert torch.equal(ids[[1]], tiny.tokenizer([clip.PREFIX + pictures.captions[1]]))
+def test_every_other_caption_has_the_prefix(tiny: clip.Clip, images: data.FileImages) -> None:
+    ids = Pairs(tiny, images, CPU).captions
+    assert torch.equal(ids[[0, 2]], tiny.tokenizer([images.captions[0], images.captions[2]]))
+    assert torch.equal(ids[[1]], tiny.tokenizer([clip.PREFIX + images.captions[1]]))
 
 
 def test_recall() -> None:
@@ -125,8 +125,8 @@ def test_recall() -> None:
     assert recall_at_1(captions[[1, 0, 2, 3]], captions) == 0.5
 
 
-def test_the_scale_of_the_logits_stays_below_100(tiny: clip.Clip, pictures: data.FilePictures) -> None:
-    objective = ClipObjective(tiny, pictures, pictures, CPU)
+def test_the_scale_of_the_logits_stays_below_100(tiny: clip.Clip, images: data.FileImages) -> None:
+    objective = ClipObjective(tiny, images, images, CPU)
     before = tiny.model.logit_scale.detach().clone()
     tiny.model.logit_scale.data.fill_(7.0)
     objective.after_step(1, torch.Generator())

@@ -1,4 +1,4 @@
-"""Training pictures: what a folder may hold, what is refused, what the numbers are, and which pictures make a step."""
+"""Training images: what a folder may hold, what is refused, what the numbers are, and which images make a step."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from glmkit.training import data
 CPU = torch.device("cpu")
 
 
-def picture(path: Path, width: int = 64, height: int = 32, seed: int = 0) -> np.ndarray:
+def make_image(path: Path, width: int = 64, height: int = 32, seed: int = 0) -> np.ndarray:
     levels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     Image.fromarray(levels).save(path)
     return levels
@@ -33,9 +33,9 @@ def table(folder: Path, *rows: dict[str, object]) -> None:
 
 def test_a_folder_with_a_table(tmp_path: Path) -> None:
     """Captions go with their files, not with the order of names."""
-    second, first = picture(tmp_path / "a.png", seed=1), picture(tmp_path / "b.png", seed=2)
+    second, first = make_image(tmp_path / "a.png", seed=1), make_image(tmp_path / "b.png", seed=2)
     table(tmp_path, {"file_name": "b.png", "text": "first"}, {"file_name": "a.png", "text": "second"})
-    found = data.FilePictures(tmp_path)
+    found = data.FileImages(tmp_path)
     assert found.captions == ["first", "second"] and found.sizes == [(32, 64)] * 2
     pixels = found.pixels([1, 0], CPU)
     assert pixels.shape == (2, 3, 32, 64) and pixels.dtype == torch.float32
@@ -46,18 +46,18 @@ def test_a_folder_with_a_table(tmp_path: Path) -> None:
 
 
 def test_a_folder_with_text_files(tmp_path: Path) -> None:
-    picture(tmp_path / "a.png")
-    picture(tmp_path / "b.JPG")
+    make_image(tmp_path / "a.png")
+    make_image(tmp_path / "b.JPG")
     (tmp_path / "a.txt").write_text("ein Käse\n", encoding="utf-8")
     (tmp_path / "b.txt").write_text("another")
     (tmp_path / "notes.md").write_text("no caption")
-    assert data.FilePictures(tmp_path).captions == ["ein Käse", "another"]
+    assert data.FileImages(tmp_path).captions == ["ein Käse", "another"]
 
 
 def test_sides_are_cropped_around_the_centre(tmp_path: Path) -> None:
-    levels = picture(tmp_path / "a.png", width=101, height=70)
+    levels = make_image(tmp_path / "a.png", width=101, height=70)
     table(tmp_path, {"file_name": "a.png", "text": "a"})
-    pixels = data.FilePictures(tmp_path).pixels([0], CPU)[0]
+    pixels = data.FileImages(tmp_path).pixels([0], CPU)[0]
     expected = torch.from_numpy(levels[3:67, 2:98].copy()).permute(2, 0, 1) / 255 * 2 - 1
     torch.testing.assert_close(pixels, expected, atol=1e-6, rtol=0)
 
@@ -65,7 +65,7 @@ def test_sides_are_cropped_around_the_centre(tmp_path: Path) -> None:
 def test_transparent_parts_lie_on_white(tmp_path: Path) -> None:
     Image.new("RGBA", (32, 32), (0, 0, 0, 0)).save(tmp_path / "a.png")
     table(tmp_path, {"file_name": "a.png", "text": "a"})
-    assert data.FilePictures(tmp_path).pixels([0], CPU).min() == 1
+    assert data.FileImages(tmp_path).pixels([0], CPU).min() == 1
 
 
 def bad_folder(name: str, folder: Path) -> str:
@@ -73,21 +73,21 @@ def bad_folder(name: str, folder: Path) -> str:
     folder.mkdir()
     if name != "no text file":
         table(folder, {"file_name": "a.png", "text": "a"})
-    picture(folder / "a.png")
+    make_image(folder / "a.png")
     match name:
-        case "caption without picture":
+        case "caption without image":
             (folder / "a.png").unlink()
-            return "the caption of a.png has no picture"
-        case "picture without caption":
-            picture(folder / "b.png")
-            return f"picture {folder / 'b.png'} has no caption"
+            return "the caption of a.png has no image"
+        case "image without caption":
+            make_image(folder / "b.png")
+            return f"image {folder / 'b.png'} has no caption"
         case "no text file":
             return "write a.txt"
         case "text file alone":
             (folder / "metadata.jsonl").unlink()
             (folder / "a.txt").write_text("a")
             (folder / "b.txt").write_text("b")
-            return f"the caption {folder / 'b.txt'} has no picture"
+            return f"the caption {folder / 'b.txt'} has no image"
         case "text file that is not text":
             (folder / "metadata.jsonl").unlink()
             (folder / "a.txt").write_bytes(b"\xff\xfe\x00")
@@ -95,18 +95,18 @@ def bad_folder(name: str, folder: Path) -> str:
         case "corrupt":
             whole = (folder / "a.png").read_bytes()
             (folder / "a.png").write_bytes(whole[: len(whole) // 2])
-            return f"picture {folder / 'a.png'} cannot be read"
-        case "not a picture":
-            (folder / "a.png").write_bytes(b"no picture")
-            return f"{folder / 'a.png'} is not a picture"
+            return f"image {folder / 'a.png'} cannot be read"
+        case "not an image":
+            (folder / "a.png").write_bytes(b"no image")
+            return f"{folder / 'a.png'} is not an image"
         case "empty caption":
             table(folder, {"file_name": "a.png", "text": " \n"})
             return f"the caption of {folder / 'a.png'} is empty"
         case "too small":
-            picture(folder / "a.png", width=64, height=31)
+            make_image(folder / "a.png", width=64, height=31)
             return "at least 32x32"
         case "too long":
-            picture(folder / "a.png", width=320, height=64)
+            make_image(folder / "a.png", width=320, height=64)
             return "more than 4 times as long as wide"
         case "wrong columns":
             table(folder, {"file": "a.png", "text": "a"})
@@ -114,15 +114,15 @@ def bad_folder(name: str, folder: Path) -> str:
         case "empty":
             table(folder)
             (folder / "a.png").unlink()
-            return f"no pictures in {folder}"
+            return f"no images in {folder}"
     raise AssertionError(name)
 
 
 BAD = [
-    *("caption without picture", "picture without caption", "no text file", "text file alone", "corrupt"),
+    *("caption without image", "image without caption", "no text file", "text file alone", "corrupt"),
     *(
         "text file that is not text",
-        "not a picture",
+        "not an image",
         "empty caption",
         "too small",
         "too long",
@@ -134,32 +134,32 @@ BAD = [
 
 @pytest.mark.parametrize("name", BAD)
 def test_bad_folders(name: str, tmp_path: Path) -> None:
-    said = bad_folder(name, tmp_path / "pictures")
+    said = bad_folder(name, tmp_path / "images")
     with pytest.raises(UserError) as caught:
-        data.FilePictures(tmp_path / "pictures")
+        data.FileImages(tmp_path / "images")
     assert said in str(caught.value)
 
 
 def test_a_missing_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
-        data.FilePictures(tmp_path / "none")
+        data.FileImages(tmp_path / "none")
 
 
 def test_posters_are_what_the_renderer_draws() -> None:
-    pictures = data.PosterPictures(5, 64, 96, seed=3, workers=1, split="train")
+    images = data.PosterImages(5, 64, 96, seed=3, workers=1, split="train")
     scenes, drawn = masks.mask_pool(5, 3, height=64, width=96)
-    assert pictures.sizes == [(64, 96)] * 5
-    pixels = pictures.pixels([4, 0, 2], CPU)
+    assert images.sizes == [(64, 96)] * 5
+    pixels = images.pixels([4, 0, 2], CPU)
     for index, row in zip([4, 0, 2], pixels, strict=True):
         expected = torch.from_numpy(np.array(render.render(scenes[index]))).permute(2, 0, 1)
         assert ((row + 1) * 127.5 - expected).abs().max() <= 1
-        assert all(f'"{text}"' in pictures.captions[index] for text in scenes[index].texts)
-    mask = pictures.text_mask([4, 1], CPU)
+        assert all(f'"{text}"' in images.captions[index] for text in scenes[index].texts)
+    mask = images.text_mask([4, 1], CPU)
     assert mask is not None and mask.shape == (2, 1, 64, 96)
     assert torch.equal((mask * 255).round().to(torch.uint8)[:, 0], torch.from_numpy(drawn[[4, 1]]))
-    again = data.PosterPictures(5, 64, 96, seed=3, workers=2, split="train")
-    assert again.captions == pictures.captions
-    assert torch.equal(again.pixels([1], CPU), pictures.pixels([1], CPU))
+    again = data.PosterImages(5, 64, 96, seed=3, workers=2, split="train")
+    assert again.captions == images.captions
+    assert torch.equal(again.pixels([1], CPU), images.pixels([1], CPU))
 
 
 def test_a_recipe_holds_words_back() -> None:
@@ -177,46 +177,46 @@ def drawn(scene: grammar.Scene) -> Tensor:
 
 def test_edits_are_pairs_of_posters() -> None:
     """A source with its own caption, then its edit with the instruction; masks and signs are those of each side."""
-    pictures = data.EditPictures(5, 64, 96, seed=3, workers=1, split="train")
+    images = data.EditImages(5, 64, 96, seed=3, workers=1, split="train")
     series = [masks.edit_of(3, index, height=64, width=96, split="train") for index in range(5)]
-    assert pictures.sources == {1: 0, 3: 2, 5: 4, 7: 6, 9: 8} and pictures.sizes == [(64, 96)] * 10
+    assert images.sources == {1: 0, 3: 2, 5: 4, 7: 6, 9: 8} and images.sizes == [(64, 96)] * 10
     scenes = [scene for edit in series for scene in (edit.source, edit.target)]
-    pixels, text = pictures.pixels(list(range(10)), CPU), pictures.text_mask(list(range(10)), CPU)
-    signs = pictures.signs(list(range(10)), CPU)
+    pixels, text = images.pixels(list(range(10)), CPU), images.text_mask(list(range(10)), CPU)
+    signs = images.signs(list(range(10)), CPU)
     assert text is not None and signs is not None
     for index, scene in enumerate(scenes):
         assert (pixels[index] - drawn(scene)).abs().max() <= 1.01 / 127.5
         assert torch.equal((text[index, 0] * 255).round().byte(), torch.from_numpy(masks.text_mask(scene).copy()))
         assert torch.equal(signs[index], torch.from_numpy(masks.sign_cells(scene)))
-    assert pictures.captions[1::2] == [edit.instruction for edit in series]
-    for edit, caption in zip(series, pictures.captions[::2], strict=True):
+    assert images.captions[1::2] == [edit.instruction for edit in series]
+    for edit, caption in zip(series, images.captions[::2], strict=True):
         assert all(f'"{text}"' in caption for text in edit.source.texts)
 
 
-def test_joined_sets_are_their_pictures_one_after_the_other() -> None:
-    """Also for pictures asked for in any order, and where the numbers of sources shift."""
-    posters = data.PosterPictures(3, 64, 64, seed=1, workers=1, split="train")
-    edits = data.EditPictures(2, 64, 64, seed=2, workers=1, split="train")
+def test_joined_sets_are_their_images_one_after_the_other() -> None:
+    """Also for images asked for in any order, and where the numbers of sources shift."""
+    posters = data.PosterImages(3, 64, 64, seed=1, workers=1, split="train")
+    edits = data.EditImages(2, 64, 64, seed=2, workers=1, split="train")
     joined = data.Joined([posters, edits])
     assert joined.captions == posters.captions + edits.captions and joined.sources == {4: 3, 6: 5}
     order = [6, 0, 3, 2, 0]
     owners = [(edits, 3), (posters, 0), (edits, 0), (posters, 2), (posters, 0)]
     for ask in ("pixels", "text_mask", "signs"):
-        expected = torch.cat([getattr(pictures, ask)([index], CPU) for pictures, index in owners])
+        expected = torch.cat([getattr(images, ask)([index], CPU) for images, index in owners])
         assert torch.equal(getattr(joined, ask)(order, CPU), expected)
 
 
 def test_one_set_that_knows_no_text_hides_that_of_the_others(tmp_path: Path) -> None:
-    picture(tmp_path / "a.png", width=64, height=64)
+    make_image(tmp_path / "a.png", width=64, height=64)
     table(tmp_path, {"file_name": "a.png", "text": "a"})
-    posters = data.PosterPictures(1, 64, 64, seed=1, workers=1, split="train")
-    joined = data.Joined([posters, data.FilePictures(tmp_path)])
+    posters = data.PosterImages(1, 64, 64, seed=1, workers=1, split="train")
+    joined = data.Joined([posters, data.FileImages(tmp_path)])
     assert joined.text_mask([0, 1], CPU) is None and joined.signs([1], CPU) is None
     assert joined.pixels([1, 0], CPU).shape == (2, 3, 64, 64)
 
 
 def test_edits_of_a_recipe_stand_before_its_posters() -> None:
-    """Held-out losses look at the first pictures: edits and descriptions in turn, then posters."""
+    """Held-out losses look at the first images: edits and descriptions in turn, then posters."""
     few = {"size": "64x64", "workers": 1}
     given = config.Data(
         posters=config.Posters(count=3, held_out=2, **few), edits=config.Posters(count=2, held_out=1, **few)
@@ -235,8 +235,8 @@ def test_edits_of_a_recipe_stand_before_its_posters() -> None:
 def test_edits_share_no_batch_with_descriptions() -> None:
     joined = data.Joined(
         [
-            data.EditPictures(6, 64, 64, seed=2, workers=1, split="train"),
-            data.PosterPictures(4, 32, 64, seed=1, workers=1, split="train"),
+            data.EditImages(6, 64, 64, seed=2, workers=1, split="train"),
+            data.PosterImages(4, 32, 64, seed=1, workers=1, split="train"),
         ]
     )
     buckets = data.buckets(joined)
@@ -250,7 +250,7 @@ def test_edits_share_no_batch_with_descriptions() -> None:
 SIZES = [(64, 64)] * 7 + [(32, 64)] * 4 + [(64, 64)] * 2
 
 
-def test_an_epoch_shows_every_picture_and_mixes_no_sizes() -> None:
+def test_an_epoch_shows_every_image_and_mixes_no_sizes() -> None:
     batches = data.Batches(SIZES, 4, seed=0)
     assert batches.per_epoch == 3 + 1
     for epoch in range(3):
@@ -297,4 +297,4 @@ def test_groups() -> None:
     sizes = [(32, 32), (64, 64), (32, 32), (32, 32), (64, 64)]
     assert data.groups(sizes, 2, limit=4) == [[0, 2], [1, 4]], "every size has its share"
     assert data.groups(sizes, 2, limit=9) == [[0, 2], [3], [1, 4]]
-    assert data.groups([*sizes, (96, 32)], 2, limit=2) == [[0], [1], [5]], "and at least one picture"
+    assert data.groups([*sizes, (96, 32)], 2, limit=2) == [[0], [1], [5]], "and at least one image"

@@ -70,11 +70,11 @@ def gradients(
     """Of the decoder's adapters after one batch, under the autocast of a GPU where the base is in bfloat16."""
     settings = Lora.model_validate({**LORA, "base": base, "offload": offload})
     stage = DecoderStage(method="lora", steps=1, batch_size=2, learning_rate=1e-3, lora=settings, recompute_every=every)
-    pictures = data.FilePictures(posters / "train"), data.FilePictures(posters / "held_out")
+    images = data.FileImages(posters / "train"), data.FileImages(posters / "held_out")
     hybrid = HybridModel(model)
     hybrid.decoder = checkpoint.load_part(model, "decoder", CPU, dtype).requires_grad_(False)
     torch.manual_seed(0)
-    objective, wrapped = objective_of("decoder", stage, hybrid, pictures, cache.Keeper(CPU))
+    objective, wrapped = objective_of("decoder", stage, hybrid, images, cache.Keeper(CPU))
     assert wrapped is not None
     with torch.no_grad():
         for name, value in wrapped.named_parameters():
@@ -124,12 +124,12 @@ def test_the_trained_part_comes_when_the_encoders_have_left(
 
     monkeypatch.setattr(HybridModel, "_load", loading)
     job = speed.Job(stage, 64, 64, 2, base=base)
-    pictures = data.FilePictures(posters / "train"), data.FilePictures(posters / "held_out")
+    images = data.FileImages(posters / "train"), data.FileImages(posters / "held_out")
     began = []
     for _ in ("encoded", "from files"):
         torch.manual_seed(0)
         keeper = cache.Keeper(CPU, tmp_path)
-        _, wrapped = objective_of(stage, job.stage, HybridModel(tiny_model), pictures, keeper)
+        _, wrapped = objective_of(stage, job.stage, HybridModel(tiny_model), images, keeper)
         assert wrapped is not None
         began.append({name: value for name, value in wrapped.named_parameters() if "lora_A" in name})
     encoders = {"semantic_vq"} | ({"vae", "glyph"} if stage == "decoder" else set())

@@ -38,17 +38,17 @@ def hybrid(tiny_model: Path) -> HybridModel:
 
 
 @pytest.fixture(scope="module")
-def pictures(posters: Path) -> tuple[data.Pictures, data.Pictures]:
-    return data.FilePictures(posters / "train"), data.FilePictures(posters / "held_out")
+def images(posters: Path) -> tuple[data.Images, data.Images]:
+    return data.FileImages(posters / "train"), data.FileImages(posters / "held_out")
 
 
-def autoregressive(hybrid: HybridModel, pictures: Any, **changes: Any) -> AutoregressiveObjective:
+def autoregressive(hybrid: HybridModel, images: Any, **changes: Any) -> AutoregressiveObjective:
     objective = build(
         "autoregressive",
         hybrid=hybrid,
         keeper=cache.Keeper(CPU),
-        pictures=pictures[0],
-        held_out=pictures[1],
+        images=images[0],
+        held_out=images[1],
         stage=AutoregressiveStage(**STAGE, **changes),
     )
     assert isinstance(objective, AutoregressiveObjective)
@@ -56,14 +56,14 @@ def autoregressive(hybrid: HybridModel, pictures: Any, **changes: Any) -> Autore
 
 
 def stock_nats(
-    hybrid: HybridModel, pictures: data.Pictures, index: int, with_preview: bool = True
+    hybrid: HybridModel, images: data.Images, index: int, with_preview: bool = True
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Negative log-probabilities of one picture's preview, large grid and end, each token on its own: stock logits."""
-    pixels = pictures.pixels([index], CPU)
+    """Negative log-probabilities of one image's preview, large grid and end, each token on its own: stock logits."""
+    pixels = images.pixels([index], CPU)
     preview, large = cache.preview_ids(hybrid.semantic_vq, pixels)[0], cache.large_ids(hybrid.semantic_vq, pixels)[0]
     if not with_preview:
         preview = preview[:0]
-    prompt = pipeline.prompt_tokenizer(hybrid.folder).text_to_image(pictures.captions[index], *pictures.sizes[index])
+    prompt = pipeline.prompt_tokenizer(hybrid.folder).text_to_image(images.captions[index], *images.sizes[index])
     grids_in_order = [codes for codes in (preview, large) if codes.numel()]
     sequence = training_sequence(prompt, grids_in_order, hybrid.autoregressive.config)
     model = tiny_checkpoint.stock_pipeline(hybrid.folder).vision_language_encoder
@@ -82,10 +82,10 @@ def stock_nats(
 
 @pytest.mark.parametrize("indices", [[0], [3, 1, 2], [5, 4]])
 @torch.no_grad()
-def test_autoregressive_loss(hybrid: HybridModel, pictures: Any, indices: list[int]) -> None:
+def test_autoregressive_loss(hybrid: HybridModel, images: Any, indices: list[int]) -> None:
     """Prompts of several lengths in one batch; the parts apart, the preview weighted, the end as 1/64 of a token."""
-    loss, shown = autoregressive(hybrid, pictures, preview_weight=0.3).loss(indices, seeded(0))
-    rows = [stock_nats(hybrid, pictures[0], index) for index in indices]
+    loss, shown = autoregressive(hybrid, images, preview_weight=0.3).loss(indices, seeded(0))
+    rows = [stock_nats(hybrid, images[0], index) for index in indices]
     preview, large, end = (torch.stack(part) for part in zip(*rows, strict=True))
     expected = {"preview": preview.mean(), "large": large.mean(), "end": end.mean()}
     for name, value in expected.items():
@@ -96,22 +96,22 @@ def test_autoregressive_loss(hybrid: HybridModel, pictures: Any, indices: list[i
 
 
 @torch.no_grad()
-def test_autoregressive_loss_of_the_large_grid_at_once(hybrid: HybridModel, pictures: Any) -> None:
+def test_autoregressive_loss_of_the_large_grid_at_once(hybrid: HybridModel, images: Any) -> None:
     """Without a preview the large grid stands where the preview would."""
-    loss, shown = autoregressive(hybrid, pictures, preview=False).loss([3, 1], seeded(0))
-    rows = [stock_nats(hybrid, pictures[0], index, with_preview=False) for index in (3, 1)]
+    loss, shown = autoregressive(hybrid, images, preview=False).loss([3, 1], seeded(0))
+    rows = [stock_nats(hybrid, images[0], index, with_preview=False) for index in (3, 1)]
     _, large, end = (torch.stack(part).mean().item() for part in zip(*rows, strict=True))
     assert set(shown) == {"large", "end"}
     assert loss.item() == pytest.approx(large + end / 64, abs=1e-4)
-    with_preview = torch.stack([stock_nats(hybrid, pictures[0], index)[1] for index in (3, 1)]).mean().item()
+    with_preview = torch.stack([stock_nats(hybrid, images[0], index)[1] for index in (3, 1)]).mean().item()
     assert abs(large - with_preview) > 0.01, "what stands before would show"
 
 
 @torch.no_grad()
-def test_autoregressive_held_out(hybrid: HybridModel, pictures: Any) -> None:
-    objective = autoregressive(hybrid, pictures)
+def test_autoregressive_held_out(hybrid: HybridModel, images: Any) -> None:
+    objective = autoregressive(hybrid, images)
     losses = objective.held_out()
-    parts = [stock_nats(hybrid, pictures[1], index) for index in range(3)]
+    parts = [stock_nats(hybrid, images[1], index) for index in range(3)]
     expected = [torch.cat(column).mean().item() for column in zip(*parts, strict=True)]
     assert [losses[name] for name in ("preview", "large", "end")] == pytest.approx(expected, abs=1e-4)
     torch.manual_seed(99)
@@ -119,18 +119,18 @@ def test_autoregressive_held_out(hybrid: HybridModel, pictures: Any) -> None:
 
 
 @torch.no_grad()
-def test_every_held_out_picture_counts_alike(hybrid: HybridModel, pictures: Any) -> None:
-    """Four pictures of one size and two of another: not the mean of two means."""
-    losses = autoregressive(hybrid, (pictures[1], pictures[0])).held_out()
-    parts = [stock_nats(hybrid, pictures[0], index) for index in range(6)]
+def test_every_held_out_image_counts_alike(hybrid: HybridModel, images: Any) -> None:
+    """Four images of one size and two of another: not the mean of two means."""
+    losses = autoregressive(hybrid, (images[1], images[0])).held_out()
+    parts = [stock_nats(hybrid, images[0], index) for index in range(6)]
     for name, column in zip(("preview", "large", "end"), zip(*parts, strict=True), strict=True):
         assert losses[name] == pytest.approx(torch.stack([nats.mean() for nats in column]).mean().item(), abs=1e-4)
 
 
-def test_autoregressive_gradient_reaches_the_model(tiny_model: Path, pictures: Any) -> None:
+def test_autoregressive_gradient_reaches_the_model(tiny_model: Path, images: Any) -> None:
     hybrid = HybridModel(tiny_model)
     hybrid.autoregressive.requires_grad_(True)
-    loss, shown = autoregressive(hybrid, pictures).loss([0, 1], seeded(0))
+    loss, shown = autoregressive(hybrid, images).loss([0, 1], seeded(0))
     loss.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in hybrid.autoregressive.parameters())
     assert not any(value.requires_grad for value in shown.values())
@@ -138,13 +138,13 @@ def test_autoregressive_gradient_reaches_the_model(tiny_model: Path, pictures: A
     assert head is not None and head.abs().sum(dim=1).gt(0).all(), "every output column competes, codes or not"
 
 
-def decoder(hybrid: HybridModel, pictures: Any, **changes: Any) -> DecoderObjective:
+def decoder(hybrid: HybridModel, images: Any, **changes: Any) -> DecoderObjective:
     objective = build(
         "decoder",
         hybrid=hybrid,
         keeper=cache.Keeper(CPU),
-        pictures=pictures[0],
-        held_out=pictures[1],
+        images=images[0],
+        held_out=images[1],
         stage=DecoderStage(**{**STAGE, "drop": 0.0, **changes}),
     )
     assert isinstance(objective, DecoderObjective)
@@ -152,15 +152,15 @@ def decoder(hybrid: HybridModel, pictures: Any, **changes: Any) -> DecoderObject
 
 
 def stock_error(
-    hybrid: HybridModel, pictures: data.Pictures, index: int, noise: Tensor, time: float, drop: bool = False
+    hybrid: HybridModel, images: data.Images, index: int, noise: Tensor, time: float, drop: bool = False
 ) -> Tensor:
-    """Squared velocity error C h w of one picture at one time in 1..1000, alone through stock diffusers.
+    """Squared velocity error C h w of one image at one time in 1..1000, alone through stock diffusers.
 
     `noise` 2 C h w: what is mixed into the latents, and what they deviate by from their mean, in standard deviations.
     """
     noise, own = noise
     stock = tiny_checkpoint.stock_pipeline(hybrid.folder)
-    pixels, (height, width) = pictures.pixels([index], CPU), pictures.sizes[index]
+    pixels, (height, width) = images.pixels([index], CPU), images.sizes[index]
     posterior = stock.vae.encode(pixels).latent_dist
     raw = posterior.mode() + posterior.std * own
     statistics = (stock.vae.config.latents_mean, stock.vae.config.latents_std)
@@ -173,7 +173,7 @@ def stock_error(
     prior = torch.from_numpy(np.kron(codes[0].numpy(), np.ones((2, 2), dtype=np.int64))).flatten()[None]
     predicted = stock.transformer(
         hidden_states=(1 - sigma) * clean + sigma * noise[None],
-        encoder_hidden_states=stock._get_glyph_embeds(["" if drop else pictures.captions[index]], device=CPU),
+        encoder_hidden_states=stock._get_glyph_embeds(["" if drop else images.captions[index]], device=CPU),
         prior_token_id=prior,
         prior_token_drop=torch.full_like(prior, drop, dtype=torch.bool),
         timestep=torch.tensor([time - 1]),
@@ -193,25 +193,24 @@ def draws(seed: int, count: int, height: int, width: int, std: float = 1.0) -> t
 
 @pytest.mark.parametrize("indices", [[0], [2, 0, 3, 1], [4, 5]])
 @torch.no_grad()
-def test_decoder_loss(hybrid: HybridModel, pictures: Any, indices: list[int]) -> None:
+def test_decoder_loss(hybrid: HybridModel, images: Any, indices: list[int]) -> None:
     """Own prior, each id for 2x2 decoder tokens; texts of several lengths in one batch; not square as well."""
-    loss, shown = decoder(hybrid, pictures, logit_std=1.3).loss(indices, seeded(7))
-    times, noise = draws(7, len(indices), *pictures[0].sizes[indices[0]], std=1.3)
+    loss, shown = decoder(hybrid, images, logit_std=1.3).loss(indices, seeded(7))
+    times, noise = draws(7, len(indices), *images[0].sizes[indices[0]], std=1.3)
     rows = [
-        stock_error(hybrid, pictures[0], index, row, time)
-        for index, row, time in zip(indices, noise, times, strict=True)
+        stock_error(hybrid, images[0], index, row, time) for index, row, time in zip(indices, noise, times, strict=True)
     ]
     assert loss.item() == pytest.approx(torch.stack(rows).mean().item(), abs=1e-4)
     assert shown == {}
 
 
 @torch.no_grad()
-def test_dropped_is_the_unconditional_of_generation(hybrid: HybridModel, pictures: Any) -> None:
-    loss, _ = decoder(hybrid, pictures, drop=1.0).loss([0, 1], seeded(7))
+def test_dropped_is_the_unconditional_of_generation(hybrid: HybridModel, images: Any) -> None:
+    loss, _ = decoder(hybrid, images, drop=1.0).loss([0, 1], seeded(7))
     times, noise = draws(7, 2, SIZE, SIZE)
-    rows = [stock_error(hybrid, pictures[0], index, noise[index], times[index], drop=True) for index in (0, 1)]
+    rows = [stock_error(hybrid, images[0], index, noise[index], times[index], drop=True) for index in (0, 1)]
     assert loss.item() == pytest.approx(torch.stack(rows).mean().item(), abs=1e-4)
-    kept, _ = decoder(hybrid, pictures).loss([0, 1], seeded(7))
+    kept, _ = decoder(hybrid, images).loss([0, 1], seeded(7))
     assert abs(loss - kept) > 1e-3
 
 
@@ -231,8 +230,8 @@ def told(objective: DecoderObjective, indices: Sequence[int], seeds: Sequence[in
 
 
 @torch.no_grad()
-def test_prior_and_text_are_dropped_together(hybrid: HybridModel, pictures: Any) -> None:
-    objective = decoder(hybrid, pictures, drop=0.4)
+def test_prior_and_text_are_dropped_together(hybrid: HybridModel, images: Any) -> None:
+    objective = decoder(hybrid, images, drop=0.4)
     empty = hybrid.glyph.from_spans([[]])[0][0]
     gone = []
     for _, glyph, mask, _, keep, *_ in told(objective, [0, 1, 2, 3], range(60)):
@@ -245,9 +244,9 @@ def test_prior_and_text_are_dropped_together(hybrid: HybridModel, pictures: Any)
 
 
 @torch.no_grad()
-def test_a_drop_tells_nothing_about_the_time(hybrid: HybridModel, pictures: Any) -> None:
+def test_a_drop_tells_nothing_about_the_time(hybrid: HybridModel, images: Any) -> None:
     """Both come from the step's seed. In a batch of 16 and more torch's normal numbers follow its uniform ones."""
-    steps = told(decoder(hybrid, pictures, drop=0.4), [0, 1, 2, 3] * 8, range(15))
+    steps = told(decoder(hybrid, images, drop=0.4), [0, 1, 2, 3] * 8, range(15))
     gone = torch.cat([~keep for _, _, _, _, keep, *_ in steps]).numpy()
     times = torch.cat([timestep for _, _, _, _, _, timestep, *_ in steps]).numpy()
     for measure in (times, np.abs(times - 500)):
@@ -255,23 +254,23 @@ def test_a_drop_tells_nothing_about_the_time(hybrid: HybridModel, pictures: Any)
 
 
 @torch.no_grad()
-def test_a_decoder_without_glyphs_is_told_no_text(hybrid: HybridModel, pictures: Any) -> None:
+def test_a_decoder_without_glyphs_is_told_no_text(hybrid: HybridModel, images: Any) -> None:
     """What it gets is the empty text of the unconditional pass; the prior stays. The same holds for held-out losses."""
-    objective = decoder(hybrid, pictures, glyphs=False)
+    objective = decoder(hybrid, images, glyphs=False)
     ((_, glyph, mask, prior, keep, *_),) = told(objective, [0, 1], [3])
     empty, _ = hybrid.glyph.from_spans([[]])
     assert torch.equal(mask.sum(dim=1), torch.tensor([empty.shape[1]] * 2)) and keep.all()
     torch.testing.assert_close(glyph[mask], empty[0].expand(2, -1, -1).flatten(0, 1))
     torch.testing.assert_close(objective.known.glyphs.embeddings([0])[0], empty)
-    ((_, _, told_mask, same_prior, *_),) = told(decoder(hybrid, pictures), [0, 1], [3])
+    ((_, _, told_mask, same_prior, *_),) = told(decoder(hybrid, images), [0, 1], [3])
     assert torch.equal(prior, same_prior) and (told_mask.sum(dim=1) > mask.sum(dim=1)).all()
 
 
 @torch.no_grad()
-def test_the_prior_alone_may_be_dropped_or_disturbed(hybrid: HybridModel, pictures: Any) -> None:
-    ((_, glyph, mask, prior, keep, *_),) = told(decoder(hybrid, pictures, prior_drop=1.0), [0, 1], [3])
+def test_the_prior_alone_may_be_dropped_or_disturbed(hybrid: HybridModel, images: Any) -> None:
+    ((_, glyph, mask, prior, keep, *_),) = told(decoder(hybrid, images, prior_drop=1.0), [0, 1], [3])
     assert not keep.any() and mask.sum(dim=1).gt(1).all(), "the texts stay"
-    ((_, _, _, noisy, keep, *_),) = told(decoder(hybrid, pictures, prior_noise=1.0), [0, 1], [3])
+    ((_, _, _, noisy, keep, *_),) = told(decoder(hybrid, images, prior_noise=1.0), [0, 1], [3])
     assert keep.all()
     blocks = noisy.view(2, 2, 2, 2, 2)  # B h 2 w 2
     assert torch.equal(blocks, blocks[:, :, :1, :, :1].expand_as(blocks)), "one id for 2x2 tokens, disturbed or not"
@@ -279,9 +278,9 @@ def test_the_prior_alone_may_be_dropped_or_disturbed(hybrid: HybridModel, pictur
 
 
 @torch.no_grad()
-def test_half_of_the_priors_are_of_stretched_pictures(hybrid: HybridModel) -> None:
-    """Each picture by a factor of its own."""
-    posters = data.PosterPictures(8, SIZE, SIZE, seed=0, workers=1, split="train")
+def test_half_of_the_priors_are_of_stretched_images(hybrid: HybridModel) -> None:
+    """Each image by a factor of its own."""
+    posters = data.PosterImages(8, SIZE, SIZE, seed=0, workers=1, split="train")
     objective = decoder(hybrid, (posters, posters), prior_stretch=0.9)
     plain, other = objective.train.prior, objective.train.stretched
     assert other is not None
@@ -300,7 +299,7 @@ def test_half_of_the_priors_are_of_stretched_pictures(hybrid: HybridModel) -> No
 @torch.no_grad()
 def test_text_counts_more(hybrid: HybridModel) -> None:
     """Weights of 1 + text_weight * share of text, relative to their mean; the plain error is shown beside it."""
-    posters = data.PosterPictures(2, SIZE, SIZE, seed=0, workers=1, split="train")
+    posters = data.PosterImages(2, SIZE, SIZE, seed=0, workers=1, split="train")
     objective = decoder(hybrid, (posters, posters), text_weight=5.0)
     loss, shown = objective.loss([0, 1], seeded(7))
     times, noise = draws(7, 2, SIZE, SIZE)
@@ -317,7 +316,7 @@ def test_letters_are_asked_for(tiny_model: Path, drop: float) -> None:
     """Cross-entropy of the sign at each latent position from the tokens that enter a later block, added by weight."""
     hybrid = HybridModel(tiny_model)
     hybrid.decoder.requires_grad_(True)
-    posters = data.PosterPictures(2, SIZE, SIZE, seed=0, workers=1, split="train")
+    posters = data.PosterImages(2, SIZE, SIZE, seed=0, workers=1, split="train")
     torch.manual_seed(0)
     objective = decoder(hybrid, (posters, posters), sign_weight=0.5, train_glyph=True, drop=drop)
     plain, _ = decoder(hybrid, (posters, posters), train_glyph=True, drop=drop).loss([0, 1], seeded(7))
@@ -331,10 +330,10 @@ def test_letters_are_asked_for(tiny_model: Path, drop: float) -> None:
         return
     head, letters = objective.trained["signs"].tell, posters.signs([0, 1], CPU)
     nats = [
-        -head(entered[0][picture, 4 * (row // 2) + column // 2])
+        -head(entered[0][image, 4 * (row // 2) + column // 2])
         .view(2, 2, 128)[row % 2, column % 2]
-        .log_softmax(0)[int(letters[picture, row, column])]
-        for picture, row, column in letters.nonzero().tolist()
+        .log_softmax(0)[int(letters[image, row, column])]
+        for image, row, column in letters.nonzero().tolist()
     ]
     assert len(nats) > 5
     assert shown["signs"].item() == pytest.approx(torch.stack(nats).mean().item(), abs=1e-4)
@@ -344,15 +343,15 @@ def test_letters_are_asked_for(tiny_model: Path, drop: float) -> None:
 
 
 @torch.no_grad()
-def test_decoder_held_out(hybrid: HybridModel, pictures: Any) -> None:
+def test_decoder_held_out(hybrid: HybridModel, images: Any) -> None:
     """Eight times spread over the schedule, fixed noise, nothing dropped; the same whatever was trained before."""
-    objective = decoder(hybrid, pictures, drop=0.5)
+    objective = decoder(hybrid, images, drop=0.5)
     losses = objective.held_out()
     rows = []
     for number, time in enumerate(np.linspace(60, 940, 8)):
         noise = torch.randn(3, 4, 8, 8, generator=seeded(1000 * number))
         noise = torch.stack([noise, torch.zeros_like(noise)], dim=1)
-        rows += [stock_error(hybrid, pictures[1], index, noise[index], float(time)).mean() for index in range(3)]
+        rows += [stock_error(hybrid, images[1], index, noise[index], float(time)).mean() for index in range(3)]
     assert losses == {"loss": pytest.approx(torch.stack(rows).mean().item(), abs=1e-4)}
     torch.manual_seed(5)
     objective.loss([0, 1], seeded(1))
@@ -360,10 +359,10 @@ def test_decoder_held_out(hybrid: HybridModel, pictures: Any) -> None:
 
 
 @pytest.mark.parametrize("train_glyph", [False, True])
-def test_what_the_decoder_stage_trains(tiny_model: Path, pictures: Any, train_glyph: bool) -> None:
+def test_what_the_decoder_stage_trains(tiny_model: Path, images: Any, train_glyph: bool) -> None:
     hybrid = HybridModel(tiny_model)
     hybrid.decoder.requires_grad_(True)
-    objective = decoder(hybrid, pictures, train_glyph=train_glyph)
+    objective = decoder(hybrid, images, train_glyph=train_glyph)
     objective.loss([0, 1], seeded(0))[0].backward()
     trained = {id(parameter) for parameter in objective.trained.parameters() if parameter.requires_grad}
     glyph = list(hybrid.glyph.parameters())
@@ -373,10 +372,10 @@ def test_what_the_decoder_stage_trains(tiny_model: Path, pictures: Any, train_gl
 
 
 @pytest.fixture(scope="module")
-def edits(hybrid: HybridModel) -> tuple[data.Pictures, data.Pictures]:
+def edits(hybrid: HybridModel) -> tuple[data.Images, data.Images]:
     """Four pairs each, with two posters behind the training pairs; of a size that the model reads as it is."""
-    posters = data.PosterPictures(2, 128, 128, seed=1, workers=1, split="train")
-    pairs = [data.EditPictures(4, 128, 128, seed=seed, workers=1, split="train") for seed in (2, 3)]
+    posters = data.PosterImages(2, 128, 128, seed=1, workers=1, split="train")
+    pairs = [data.EditImages(4, 128, 128, seed=seed, workers=1, split="train") for seed in (2, 3)]
     return data.Joined([pairs[0], posters]), pairs[1]
 
 
@@ -389,13 +388,13 @@ def seen_by_the_model(objective: AutoregressiveObjective, indices: list[int]) ->
     return given[0], loss, shown
 
 
-def as_request(pictures: data.Pictures, index: int, folder: Path) -> Request:
+def as_request(images: data.Images, index: int, folder: Path) -> Request:
     """The edit as a user asks for it: the source in a file, the instruction as prompt."""
-    pixels = pictures.pixels([pictures.sources[index]], CPU)[0]
+    pixels = images.pixels([images.sources[index]], CPU)[0]
     path = folder / f"{index}.png"
     pipeline.to_image(pixels).save(path)
-    height, width = pictures.sizes[index]
-    return Request(str(index), pictures.captions[index], height=height, width=width, sources=(str(path),))
+    height, width = images.sizes[index]
+    return Request(str(index), images.captions[index], height=height, width=width, sources=(str(path),))
 
 
 @torch.no_grad()
@@ -452,13 +451,13 @@ def test_held_out_losses_tell_edits_apart(hybrid: HybridModel, edits: Any) -> No
     assert of_decoder["edit"] != pytest.approx(of_decoder["loss"], abs=1e-4)
 
 
-def stock_edit_error(hybrid: HybridModel, pictures: data.Pictures, index: int, noise: Tensor, time: float) -> Tensor:
+def stock_edit_error(hybrid: HybridModel, images: data.Images, index: int, noise: Tensor, time: float) -> Tensor:
     """`stock_error` of an edit: its source written at timestep 0 into stock's cache, which the target reads."""
     from diffusers.models.transformers.transformer_glm_image import GlmImageKVCache
 
     transformer = tiny_checkpoint.stock_pipeline(hybrid.folder).transformer
-    source, (height, width) = pictures.sources[index], pictures.sizes[index]
-    pixels = pictures.pixels([source], CPU)
+    source, (height, width) = images.sources[index], images.sizes[index]
+    pixels = images.pixels([source], CPU)
     codes = cache.large_ids(hybrid.semantic_vq, pixels)
     prior = torch.from_numpy(np.kron(codes[0].numpy(), np.ones((2, 2), dtype=np.int64))).flatten()[None]
     written = GlmImageKVCache(len(transformer.transformer_blocks))
@@ -478,7 +477,7 @@ def stock_edit_error(hybrid: HybridModel, pictures: data.Pictures, index: int, n
     forward = transformer.forward
     transformer.forward = lambda **inputs: forward(**inputs, kv_caches=written)
     try:
-        return stock_error(hybrid, pictures, index, noise, time)
+        return stock_error(hybrid, images, index, noise, time)
     finally:
         del transformer.forward
 
@@ -496,7 +495,7 @@ def test_decoder_loss_of_edits(hybrid: HybridModel, edits: Any) -> None:
 
 @torch.no_grad()
 def test_an_edit_is_told_its_own_codes(hybrid: HybridModel, edits: Any) -> None:
-    """Never those of a stretched picture, since what it keeps has to stay in place."""
+    """Never those of a stretched image, since what it keeps has to stay in place."""
     objective = decoder(hybrid, edits, prior_stretch=0.9)
     for _, _, _, prior, *_ in told(objective, [1, 3], range(8)):
         own = objective.train.prior[[1, 3]].long()

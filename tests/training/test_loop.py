@@ -357,7 +357,7 @@ def test_the_log(tmp_path: Path) -> None:
 
 
 def test_training_drops_and_scoring_does_not(tmp_path: Path) -> None:
-    """Dropout acts in every step, also after a look at the held-out pictures, and never in a held-out loss."""
+    """Dropout acts in every step, also after a look at the held-out images, and never in a held-out loss."""
     objective = Regression(dropout=0.5)
     objective.trained.eval()  # as a part comes from its folder
     scores: list[bool] = []

@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[2]
 FOLDER = str(ROOT / "data" / "posters" / "held_out")
 STAGES = {"ar_lora": "autoregressive", "decoder_lora": "decoder", "glyph_lora": "glyph"}
-# MiB of the tensors of one picture of 256x256, forwards and back; weights, gradients and moments not counted. A change
+# MiB of the tensors of one image of 256x256, forwards and back; weights, gradients and moments not counted. A change
 # that needs more says so here.
 MOST = {
     ("ar_lora", 0): 34.7,
@@ -28,29 +28,27 @@ MOST = {
     ("decoder_lora", 1): 11.4,
     ("glyph_lora", 0): 35.9,
 }
-# The same while a step preserves its own pictures, or as many others.
+# The same while a step preserves its own images, or as many others.
 PRESERVING = {("ar_lora", 1.0): 40.4, ("ar_lora", 2.0): 71.1, ("decoder_lora", 1.0): 55.3, ("decoder_lora", 2.0): 105.1}
 
 
 def peaks(name: str, *places: str, **changes: Any) -> tuple[float, float]:
-    """MiB of a step with one picture, that preserves nothing unless `changes` say so: what the tensors of the objective
+    """MiB of a step with one image, that preserves nothing unless `changes` say so: what the tensors of the objective
     take, and what the plan says."""
     stage_name, usual = STAGES[name], {"batch_size": 1, "accumulate": 1, "preserve": 0}
     changed = [f"{stage_name}.{key}={value}" for key, value in {**usual, **changes}.items()]
     folders = [f"data.train=[{', '.join([FOLDER, *places])}]", f"data.held_out={FOLDER}"]
     recipe = config.load(ROOT / "recipes" / f"{name}.yaml", ["model=nano", *folders, *changed])
     stage = recipe.stages[stage_name]
-    pictures = data.load(recipe.data)[0]
+    images = data.load(recipe.data)[0]
     torch.manual_seed(0)
-    objective, _ = objective_of(
-        stage_name, stage, HybridModel(checkpoint.NANO), (pictures, pictures), cache.Keeper(CPU)
-    )
+    objective, _ = objective_of(stage_name, stage, HybridModel(checkpoint.NANO), (images, images), cache.Keeper(CPU))
     objective.trained.train()
     held = list(objective.trained.parameters())
     if stage_name == "glyph":
         held += objective.decoder.parameters()  # type: ignore[attr-defined]
     found = work_of(lambda: objective.loss([0], torch.Generator().manual_seed(1))[0], held).peak
-    (told,) = plan.plan(recipe, pictures, CPU)
+    (told,) = plan.plan(recipe, images, CPU)
     assert told.activations is not None
     return found / 2**20, told.activations / 2**20
 
@@ -65,7 +63,7 @@ def test_a_step_takes_no_more_memory(name: str, every: int) -> None:
 @pytest.mark.parametrize(("others", "times"), [([], 1.0), ([f"{{path: {FOLDER}, preserve: true}}"], 2.0)])
 @pytest.mark.parametrize("name", ["ar_lora", "decoder_lora"])
 def test_what_preserving_takes_is_told(name: str, others: list[str], times: float) -> None:
-    """Pictures of their own have activations of their own, kept until the way back."""
+    """Images of their own have activations of their own, kept until the way back."""
     found, told = peaks(name, *others, preserve=1.0)
     assert found > 0.9 * times * MOST[name, 0]
     assert 0.9 * PRESERVING[name, times] < found < 1.1 * PRESERVING[name, times]

@@ -155,7 +155,7 @@ def test_what_waits_is_told_beforehand(tiny_model: Path) -> None:
     assert waiting == {f"transformer_blocks.{name}" for name in matrices}
 
 
-def test_pictures_are_the_same(tiny_model: Path) -> None:
+def test_images_are_the_same(tiny_model: Path) -> None:
     """As samples are drawn during training: without gradients, and by other ways through the blocks."""
     request = Request("0", "a poster that says 'HI'", 0, 64, 64, steps=2, guidance=1.5)
     found = []

@@ -1,4 +1,4 @@
-"""What is computed once a picture outlives its run, and the parts that computed it leave the memory."""
+"""What is computed once an image outlives its run, and the parts that computed it leave the memory."""
 
 from __future__ import annotations
 

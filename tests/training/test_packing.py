@@ -1,4 +1,4 @@
-"""Pictures of any sizes in one row: the same losses and gradients as one by one, nothing seen of a neighbour."""
+"""Images of any sizes in one row: the same losses and gradients as one by one, nothing seen of a neighbour."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ MIXED = [5, 0, 9, 4]  # 96x64, 64x64, an edit of 128x128, 96x64
 
 
 @pytest.fixture(scope="module")
-def pictures(posters: Path) -> data.Joined:
+def images(posters: Path) -> data.Joined:
     """Six posters of two sizes, then two pairs: numbers 7 and 9 are edits."""
-    edits = data.EditPictures(2, 128, 128, seed=2, workers=1, split="train")
-    return data.Joined([data.FilePictures(posters / "train"), edits])
+    edits = data.EditImages(2, 128, 128, seed=2, workers=1, split="train")
+    return data.Joined([data.FileImages(posters / "train"), edits])
 
 
-def objective(model: Path, pictures: data.Pictures, **changes: Any) -> AutoregressiveObjective:
+def objective(model: Path, images: data.Images, **changes: Any) -> AutoregressiveObjective:
     hybrid = HybridModel(model)
     hybrid.autoregressive.requires_grad_(True)
     stage = AutoregressiveStage(**{**STAGE, "preview_weight": 0.3, **changes})
-    return AutoregressiveObjective(hybrid, cache.Keeper(CPU), pictures, pictures, stage)
+    return AutoregressiveObjective(hybrid, cache.Keeper(CPU), images, images, stage)
 
 
 def gradients(given: AutoregressiveObjective, indices: list[int]) -> tuple[dict[str, float], list[torch.Tensor]]:
@@ -43,10 +43,10 @@ def gradients(given: AutoregressiveObjective, indices: list[int]) -> tuple[dict[
     return losses, list(torch.autograd.grad(loss, list(given.trained.parameters())))
 
 
-def test_packed_is_one_by_one(tiny_model: Path, pictures: data.Joined) -> None:
-    """Every picture counts alike, whatever its size; a part is the mean over the pictures that have it."""
-    packed, learnt = gradients(objective(tiny_model, pictures, pack=True), MIXED)
-    alone = [gradients(objective(tiny_model, pictures), [index]) for index in MIXED]
+def test_packed_is_one_by_one(tiny_model: Path, images: data.Joined) -> None:
+    """Every image counts alike, whatever its size; a part is the mean over the images that have it."""
+    packed, learnt = gradients(objective(tiny_model, images, pack=True), MIXED)
+    alone = [gradients(objective(tiny_model, images), [index]) for index in MIXED]
     assert packed["loss"] == pytest.approx(sum(losses["loss"] for losses, _ in alone) / 4, abs=1e-5)
     for name, value in packed.items():
         own = [losses[name] for losses, _ in alone if name in losses]
@@ -58,9 +58,9 @@ def test_packed_is_one_by_one(tiny_model: Path, pictures: data.Joined) -> None:
 
 
 @torch.no_grad()
-def test_a_row_has_no_padding_and_no_neighbours(tiny_model: Path, pictures: data.Joined) -> None:
-    """As many tokens as the sequences have; another first picture changes no logit of the second."""
-    given = objective(tiny_model, pictures, pack=True)
+def test_a_row_has_no_padding_and_no_neighbours(tiny_model: Path, images: data.Joined) -> None:
+    """As many tokens as the sequences have; another first image changes no logit of the second."""
+    given = objective(tiny_model, images, pack=True)
     one, other = (given.sequences.packed([first, 9]) for first in (5, 0))
     seen: list[Any] = []
     handle = given.trained.register_forward_pre_hook(lambda _, ids: seen.append(ids[0]))
@@ -72,19 +72,19 @@ def test_a_row_has_no_padding_and_no_neighbours(tiny_model: Path, pictures: data
     assert not torch.equal(logits[0][:9], logits[1][:9])
 
 
-def test_batches_of_all_sizes(pictures: data.Joined) -> None:
-    """An epoch shows every picture once, and none a second time to fill up a batch of its size."""
-    batches = data.Batches(data.together(data.buckets(pictures)), 5, seed=0, repeats=pictures.repeats)
+def test_batches_of_all_sizes(images: data.Joined) -> None:
+    """An epoch shows every image once, and none a second time to fill up a batch of its size."""
+    batches = data.Batches(data.together(data.buckets(images)), 5, seed=0, repeats=images.repeats)
     shown = [batches[step] for step in range(batches.per_epoch)]
     assert sorted(index for batch in shown for index in batch) == list(range(10))
-    assert any(len({pictures.sizes[index] for index in batch}) > 1 for batch in shown)
+    assert any(len({images.sizes[index] for index in batch}) > 1 for batch in shown)
 
 
-def test_compiled_rows_of_any_lengths(tiny_model: Path, pictures: data.Joined, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_rows_of_any_lengths(tiny_model: Path, images: data.Joined, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same gradients as without, and what one row compiled serves the next ones (here by the eager backend)."""
     counter, plain = CompileCounter(), torch.compile
     monkeypatch.setattr(torch, "compile", lambda call, **options: plain(call, **options, backend=counter))
-    eager, compiled = (objective(tiny_model, pictures, pack=True, compile=asked) for asked in (False, True))
+    eager, compiled = (objective(tiny_model, images, pack=True, compile=asked) for asked in (False, True))
     compiled.compile()
     counts = []
     for indices in (MIXED, [0, 7], [9, 9, 9, 1, 2]):
@@ -98,13 +98,13 @@ def test_compiled_rows_of_any_lengths(tiny_model: Path, pictures: data.Joined, m
 
 def test_not_with_equal_pixels() -> None:
     stage = {**STAGE, "pack": True, "equal_pixels": True}
-    with pytest.raises(UserError, match="pack puts pictures of all sizes into a batch"):
+    with pytest.raises(UserError, match="pack puts images of all sizes into a batch"):
         config.from_dict({"output": "x", "data": {"posters": {"count": 1}}, "autoregressive": stage})
 
 
-def test_every_picture_counts_the_same(tiny_model: Path, pictures: data.Joined) -> None:
+def test_every_image_counts_the_same(tiny_model: Path, images: data.Joined) -> None:
     """Also in what is compared with the model without adapters: a divided row has the mean of its parts."""
-    sequences = objective(tiny_model, pictures).sequences
+    sequences = objective(tiny_model, images).sequences
     draw = torch.Generator().manual_seed(0)
     numbers = [torch.rand(sum(own.values()), generator=draw) for own in sequences.packed(MIXED).counts]
     assert len({len(own) for own in numbers}) > 1

@@ -55,7 +55,7 @@ class Unchanged(nullcontext[None]):
 
 
 def test_trained_parameters_are_those_of_the_adapter() -> None:
-    (told,) = plan.plan(recipe("decoder_lora"), data.FilePictures(ROOT / "data/posters/held_out"), CPU)
+    (told,) = plan.plan(recipe("decoder_lora"), data.FileImages(ROOT / "data/posters/held_out"), CPU)
     module = checkpoint.load_part(checkpoint.NANO, "decoder")
     total = plan.count(module)
     stage = recipe("decoder_lora").decoder
@@ -67,9 +67,9 @@ def test_trained_parameters_are_those_of_the_adapter() -> None:
 
 
 def test_blocks_that_wait_elsewhere_are_not_counted() -> None:
-    pictures = data.FilePictures(ROOT / "data/posters/held_out")
+    images = data.FileImages(ROOT / "data/posters/held_out")
     changes: list[list[str]] = [[], ["decoder.lora.offload=true"]]
-    here, away = (plan.plan(recipe("decoder_lora", *change), pictures, CPU)[0].weights for change in changes)
+    here, away = (plan.plan(recipe("decoder_lora", *change), images, CPU)[0].weights for change in changes)
     with torch.device("meta"):
         saved = offload.bytes_saved(checkpoint.new_part(checkpoint.NANO, "decoder"), "auto", 4)
     assert here - away == saved > here / 2
@@ -77,9 +77,9 @@ def test_blocks_that_wait_elsewhere_are_not_counted() -> None:
 
 def test_sequence_lengths_hold_the_longest_sequence() -> None:
     hybrid = HybridModel(checkpoint.NANO)
-    pictures = data.FilePictures(ROOT / "data/posters/held_out")
-    (told,) = plan.plan(recipe("ar_lora"), pictures, CPU)
-    sequences = Sequences(pictures, hybrid, cache.Keeper(CPU))
+    images = data.FileImages(ROOT / "data/posters/held_out")
+    (told,) = plan.plan(recipe("ar_lora"), images, CPU)
+    sequences = Sequences(images, hybrid, cache.Keeper(CPU))
     longest = max(map(len, sequences.prompts)) + 256 + 64 + 1
     assert longest <= told.tokens["256x256"] <= 1.2 * longest
 
@@ -92,7 +92,7 @@ def test_the_published_sizes_need_no_files(capsys: pytest.CaptureFixture[str], t
     assert main([*command, "--dry-run", "--device", "cpu"]) == 0
     shown = capsys.readouterr().out
     assert "autoregressive: 47,595,520 of 8,914,788,352 parameters" in shown
-    assert "rank: 16" in shown and "train: 24 pictures, 24 of them edits; 256x256 edits: 24" in shown
+    assert "rank: 16" in shown and "train: 24 images, 24 of them edits; 256x256 edits: 24" in shown
     assert "(0.534 %)" in shown
     assert re.search(r"time: about \d[\d.,]* (s|min|h|days), an estimate for this CPU", shown) and not output.exists()
 

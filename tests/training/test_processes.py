@@ -160,7 +160,7 @@ def test_an_error_in_one_ends_both(whole: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("count", "accumulate"), [(1, 1), (1, 3), (2, 4), (2, 2), (2, 1), (6, 2)])
-def test_every_picture_is_in_one_pass(count: int, accumulate: int) -> None:
+def test_every_image_is_in_one_pass(count: int, accumulate: int) -> None:
     batch = list(range(100, 112))
     passes = [Team(index, count).passes(batch, accumulate) for index in range(count)]
     assert len({len(own) for own in passes}) == 1
@@ -173,7 +173,7 @@ def test_every_picture_is_in_one_pass(count: int, accumulate: int) -> None:
 @pytest.mark.parametrize("stage", ["autoregressive", "decoder"])
 def test_the_loss_is_the_mean_over_parts(stage: str, tiny_model: Path) -> None:
     """Also where text counts for more, captions are left out, and others are preserved."""
-    pictures = data.PosterPictures(4, 64, 64, seed=1, workers=1, split="train")
+    images = data.PosterImages(4, 64, 64, seed=1, workers=1, split="train")
     more = {"autoregressive": {"drop": 0.5}, "decoder": {"drop": 0.5, "text_weight": 3.0, "prior_noise": 0.3}}[stage]
     lora = {
         "rank": 2,
@@ -181,7 +181,7 @@ def test_the_loss_is_the_mean_over_parts(stage: str, tiny_model: Path) -> None:
     }
     settings = STAGES[stage].model_validate({**COMMON, **more, "preserve": 0.5, "lora": lora})
     objective: Any
-    objective, wrapped = objective_of(stage, settings, HybridModel(tiny_model), (pictures, pictures), cache.Keeper(CPU))
+    objective, wrapped = objective_of(stage, settings, HybridModel(tiny_model), (images, images), cache.Keeper(CPU))
     with torch.no_grad():
         for value in objective.trained.parameters():
             if value.requires_grad:

@@ -1,4 +1,4 @@
-"""Sample pictures: those that generation draws, and no trace of them in training."""
+"""Sample images: those that generation draws, and no trace of them in training."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SAMPLES = Samples(prompts=("a red poster with 'ONE'", "another"), size="64x32", 
 def test_samples_are_generations(tiny_model: Path, tmp_path: Path) -> None:
     """Dropout rests while they are drawn and acts again afterwards; the same step gives the same file."""
     hybrid = HybridModel(tiny_model)
-    expected = [np.asarray(picture) for _, picture in pipeline.generate(hybrid, requests_of(tiny_model, SAMPLES), 2)]
+    expected = [np.asarray(image) for _, image in pipeline.generate(hybrid, requests_of(tiny_model, SAMPLES), 2)]
     lora.inject(hybrid.decoder, Lora(dropout=0.9, targets=("to_q", "ff.net.2")))
     torch.manual_seed(0)
     with torch.no_grad():

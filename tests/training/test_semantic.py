@@ -95,7 +95,7 @@ def test_the_captioner_looks_back_only_and_at_the_codes() -> None:
     assert (captioner(codes.flip(3), words) - logits).abs().max() > 1e-3, "where a code stands matters"
 
 
-def make(tiny_model: Path, train: data.Pictures, held_out: data.Pictures, **changes: Any) -> SemanticObjective:
+def make(tiny_model: Path, train: data.Images, held_out: data.Images, **changes: Any) -> SemanticObjective:
     torch.manual_seed(0)
     hybrid = HybridModel(tiny_model)
     hybrid.semantic_vq.requires_grad_(True)
@@ -112,12 +112,12 @@ def make(tiny_model: Path, train: data.Pictures, held_out: data.Pictures, **chan
 
 @pytest.fixture
 def objective(tiny_model: Path, posters: Path) -> SemanticObjective:
-    return make(tiny_model, data.FilePictures(posters / "train"), data.FilePictures(posters / "held_out"))
+    return make(tiny_model, data.FileImages(posters / "train"), data.FileImages(posters / "held_out"))
 
 
 def test_codes_are_asked_for_shapes(tiny_model: Path) -> None:
     """In every cell where a shape stands, as the scene says, and nowhere else; nothing else changes."""
-    drawn = data.PosterPictures(8, 128, 128, seed=0, workers=1, split="train")
+    drawn = data.PosterImages(8, 128, 128, seed=0, workers=1, split="train")
     asked, plain = make(tiny_model, drawn, drawn, shape_weight=2.0), make(tiny_model, drawn, drawn)
     signs = drawn.signs(range(8), CPU)
     assert signs is not None and (signs > 6).any() and ((signs > 0) & (signs <= 6)).any()
@@ -135,9 +135,9 @@ def test_codes_are_asked_for_shapes(tiny_model: Path) -> None:
 
 
 def test_files_know_no_shapes(tiny_model: Path, posters: Path) -> None:
-    pictures = data.FilePictures(posters / "train")
+    images = data.FileImages(posters / "train")
     with pytest.raises(UserError, match="which shape stands where"):
-        make(tiny_model, pictures, pictures, shape_weight=1.0)
+        make(tiny_model, images, images, shape_weight=1.0)
 
 
 def test_the_stage(objective: SemanticObjective) -> None:

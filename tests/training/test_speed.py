@@ -43,7 +43,7 @@ def test_rows(stage: str, tiny_model: Path, tmp_path: Path, capsys: pytest.Captu
 def test_one_model_for_rows_that_can_share_it(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And each row has its own recomputation, pictures and optimizer."""
+    """And each row has its own recomputation, images and optimizer."""
     built, peaks, hold, take = [], [], speed.hold, speed.Loop.take_step
     monkeypatch.setattr(speed, "hold", lambda *given: (built.append(given[1].base), hold(*given)))
 
@@ -122,7 +122,7 @@ def test_a_recipe_is_measured_as_it_is(
 def test_a_recipe_that_preserves_is_timed_with_what_it_is_reminded_of(
     at_home: None, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A third of the picture's own passes for the frozen model's look at it; other pictures cost all of it again."""
+    """A third of the image's own passes for the frozen model's look at it; other images cost all of it again."""
     reminded: list[bool] = []
     drift = AutoregressiveObjective._drift
     monkeypatch.setattr(
@@ -199,7 +199,7 @@ def test_floors_of_the_published_sizes() -> None:
     codes, pixels = speed.Job("autoregressive", 1024, 1024, 1), speed.Job("decoder", 1024, 1024, 1)
     assert speed.operations(hybrid, codes, 1481) / 1e12 == pytest.approx(51.2, rel=0.02)
     assert speed.operations(hybrid, pixels, 4096) / 1e12 == pytest.approx(127.5, rel=0.01)
-    # An edit: the source's tokens through all weights, too; the target's read both pictures, the source's their own.
+    # An edit: the source's tokens through all weights, too; the target's read both images, the source's their own.
     weights, attention = 30 * 12 * 4096**2 * 2 * 4096 * 2, 30 * 4 * 4096 * 4096**2
     edit = speed.Job("decoder", 1024, 1024, 1, edits=True)
     assert speed.operations(hybrid, edit, 4096) == pytest.approx(2 * weights + 3.5 * 3 * attention, rel=0.001)

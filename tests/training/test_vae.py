@@ -19,9 +19,9 @@ from glmkit.training.parts import thaw
 CPU = torch.device("cpu")
 
 
-def objective(hybrid: HybridModel, pictures: Any, held_out: Any, **changes: Any) -> VaeObjective:
+def objective(hybrid: HybridModel, images: Any, held_out: Any, **changes: Any) -> VaeObjective:
     values = {"method": "full", "steps": 1, "batch_size": 2, "learning_rate": 1e-3, "crop": 64, **changes}
-    return VaeObjective(hybrid.vae, pictures, held_out, VaeStage(**values), CPU)
+    return VaeObjective(hybrid.vae, images, held_out, VaeStage(**values), CPU)
 
 
 def test_psnr() -> None:
@@ -36,7 +36,7 @@ def test_psnr() -> None:
 @torch.no_grad()
 def test_loss(tiny_model: Path) -> None:
     hybrid = HybridModel(tiny_model)
-    posters = data.PosterPictures(3, 64, 64, seed=0, workers=1, split="train")
+    posters = data.PosterImages(3, 64, 64, seed=0, workers=1, split="train")
     stage: dict[str, float] = {"text_weight": 3.0, "edge_weight": 0.7, "kl_weight": 0.01}
     loss, shown = objective(hybrid, posters, posters, **stage).loss([2, 0], torch.Generator().manual_seed(4))
 
@@ -55,10 +55,10 @@ def test_loss(tiny_model: Path) -> None:
 
 
 @torch.no_grad()
-def test_crops_of_picture_and_text_agree(tiny_model: Path) -> None:
+def test_crops_of_image_and_text_agree(tiny_model: Path) -> None:
     """Crops move from step to step; the text weight stays on the text."""
     hybrid = HybridModel(tiny_model)
-    posters = data.PosterPictures(2, 64, 96, seed=0, workers=1, split="train")
+    posters = data.PosterImages(2, 64, 96, seed=0, workers=1, split="train")
     stage = objective(hybrid, posters, posters, crop=32, text_weight=1.0)
     whole, seen = posters.pixels([0, 1], CPU), []
     stage._reconstruct = lambda crops, noise: (seen.append(crops), (crops, crops.sum() * 0))[1]  # type: ignore[func-returns-value]
@@ -70,7 +70,7 @@ def test_crops_of_picture_and_text_agree(tiny_model: Path) -> None:
         places = [
             (y, x) for y in range(33) for x in range(65) if torch.equal(whole[..., y : y + 32, x : x + 32], crops)
         ]
-        assert places, "a crop is a part of the picture, the same corner in the whole batch"
+        assert places, "a crop is a part of the image, the same corner in the whole batch"
         corners.add(places[0])
     assert len(corners) > 6
 
@@ -78,7 +78,7 @@ def test_crops_of_picture_and_text_agree(tiny_model: Path) -> None:
 @torch.no_grad()
 def test_held_out_and_statistics(tiny_model: Path, posters: Path) -> None:
     hybrid = HybridModel(tiny_model)
-    train, held_out = data.FilePictures(posters / "train"), data.FilePictures(posters / "held_out")
+    train, held_out = data.FileImages(posters / "train"), data.FileImages(posters / "held_out")
     stage = objective(hybrid, train, held_out)
     vae = tiny_checkpoint.stock_pipeline(tiny_model).vae
 
@@ -100,7 +100,7 @@ def test_held_out_and_statistics(tiny_model: Path, posters: Path) -> None:
     torch.testing.assert_close(normalised.std(dim=1), torch.ones(4), atol=1e-3, rtol=0)
 
 
-def test_other_colours_keep_the_picture() -> None:
+def test_other_colours_keep_the_image() -> None:
     """A channel becomes another one, stretched or turned over, within the range."""
     pixels = torch.rand(64, 3, 4, 4, generator=torch.Generator().manual_seed(1)) * 2 - 1
     changed = recoloured(pixels, 1.0, torch.Generator().manual_seed(2))
@@ -124,9 +124,9 @@ def test_a_share_gets_other_colours() -> None:
 
 
 def test_the_way_back_alone(tiny_model: Path) -> None:
-    """The encoder and the statistics stay; both kinds of held-out pictures are measured."""
+    """The encoder and the statistics stay; both kinds of held-out images are measured."""
     hybrid = HybridModel(tiny_model)
-    posters = data.PosterPictures(4, 64, 64, seed=0, workers=1, split="train")
+    posters = data.PosterImages(4, 64, 64, seed=0, workers=1, split="train")
     stage = objective(hybrid, posters, posters, train_encoder=False, recolour=0.5)
     thaw(hybrid.vae, stage.stage)
     loss, _ = stage.loss([0, 1], torch.Generator().manual_seed(0))

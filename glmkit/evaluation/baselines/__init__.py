@@ -40,7 +40,7 @@ class Baseline(Protocol):
     workers: int
 
     def identity(self) -> dict[str, Any]:
-        """What decides the pictures, beside the requests, as JSON values."""
+        """What decides the images, beside the requests, as JSON values."""
         ...
 
     def start(self, device: str, dtype: str, effort: Effort) -> None:
@@ -48,9 +48,9 @@ class Baseline(Protocol):
         ...
 
     def draw(self, request: Request) -> tuple[Image, Mapping[str, str]]:
-        """A picture, and what is to be remembered with it. Called by `workers` threads.
+        """An image, and what is to be remembered with it. Called by `workers` threads.
 
-        A UserError concerns all pictures and ends the run; any other exception is the error row of this picture.
+        A UserError concerns all images and ends the run; any other exception is the error row of this image.
         """
         ...
 

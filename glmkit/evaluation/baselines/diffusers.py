@@ -1,6 +1,6 @@
 """Any text-to-image pipeline of diffusers: PLACE is a preset, a hub id or a folder with model_index.json.
 
-One request at a time with a generator of its own on the CPU, so that a picture depends on neither batch nor device.
+One request at a time with a generator of its own on the CPU, so that an image depends on neither batch nor device.
 Steps and guidance are the preset's, else the defaults of the pipeline's class; what the class does not take is not
 passed. Presets are the values of the model cards' diffusers examples.
 """
@@ -126,7 +126,7 @@ def _folder(place: str) -> Path:
 
 
 def _call(folder: Path) -> tuple[str, Mapping[str, inspect.Parameter]]:
-    """The name of the pipeline's class, and what calling it takes; UserError when it draws no pictures from prompts."""
+    """The name of the pipeline's class, and what calling it takes; UserError when it draws no images from prompts."""
     import diffusers
 
     named = read_json(folder / INDEX).get("_class_name")
@@ -138,7 +138,7 @@ def _call(folder: Path) -> tuple[str, Mapping[str, inspect.Parameter]]:
         )
     takes = inspect.signature(cls.__call__).parameters
     if not {"prompt", "generator"} <= set(takes):
-        raise UserError(f"{named} draws no pictures from prompts", fix="a text-to-image pipeline")
+        raise UserError(f"{named} draws no images from prompts", fix="a text-to-image pipeline")
     return str(named), takes
 
 

@@ -2,7 +2,7 @@
 
 OPENAI_API_KEY holds the key and OPENAI_BASE_URL another endpoint, as the client reads them. The client retries what is
 temporary (429, 5xx, lost connections) with growing pauses, or when the server says. There are no seeds: seed k is the
-k-th picture that was asked for.
+k-th image that was asked for.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from PIL import Image
 
 from glmkit.errors import UserError
 from glmkit.evaluation.baselines import Usual
-from glmkit.generation.pictures import as_rgb
+from glmkit.generation.images import as_rgb
 
 if TYPE_CHECKING:
     from openai.types import ImagesResponse
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 RETRIES = 8  # pauses of 0.5, 1, 2, 4, 8, 8, ... seconds unless the server names one
 SECONDS = 300.0  # that one answer may take
 DALL_E = "dall-e"  # the only models that must be asked for data instead of an address
-# Dollars a million tokens, (text in, picture out): OpenAI's list prices, as others quoted them in May 2026.
+# Dollars a million tokens, (text in, image out): OpenAI's list prices, as others quoted them in May 2026.
 PRICES: Mapping[str, tuple[float, float]] = {"gpt-image-1": (5.0, 40.0), "gpt-image-1.5": (5.0, 32.0)}
 PRICES_OF = "May 2026"
 
@@ -53,7 +53,7 @@ class Endpoint:
         self._model, _, self._quality = place.partition("@")
         self._client = OpenAI(max_retries=RETRIES, timeout=SECONDS)
         self._lock = threading.Lock()
-        self._pictures, self._tokens, self._dollars = 0, 0, 0.0
+        self._images, self._tokens, self._dollars = 0, 0, 0.0
 
     def identity(self) -> dict[str, Any]:
         address = urlsplit(str(self._client.base_url))
@@ -67,28 +67,28 @@ class Endpoint:
         size = f"{request.width}x{request.height}"
         answer = self._ask(request.prompt, size)
         if not answer.data:
-            raise RuntimeError("the endpoint answered without a picture")
+            raise RuntimeError("the endpoint answered without an image")
         first = answer.data[0]
         if first.b64_json:
             data = _decoded(first.b64_json)
         elif first.url:
             data = _download(first.url)
         else:
-            raise RuntimeError("the endpoint answered without a picture")
+            raise RuntimeError("the endpoint answered without an image")
         about = {"revised_prompt": first.revised_prompt} if first.revised_prompt else {}
         with self._lock:
-            self._pictures += 1
+            self._images += 1
             self._tokens += answer.usage.total_tokens if answer.usage else 0
             self._dollars += price(self._model, self._quality, size, answer) or 0.0
         with Image.open(io.BytesIO(data)) as opened:
             return as_rgb(opened), about
 
     def note(self) -> str:
-        """The cost of the pictures that this process has asked for."""
+        """The cost of the images that this process has asked for."""
         if self._dollars:
             return f"{self._dollars:.2f} $ (prices of {PRICES_OF})"
         tokens = f"{self._tokens:,} tokens, " if self._tokens else ""
-        return f"{tokens}price not known" if self._pictures else ""
+        return f"{tokens}price not known" if self._images else ""
 
     def _ask(self, prompt: str, size: str) -> ImagesResponse:
         import openai
@@ -110,7 +110,7 @@ class Endpoint:
         except openai.RateLimitError as error:
             fix = "run the same command later; it continues"
             raise UserError("the images endpoint wants no more requests", found=error.message, fix=fix) from error
-        except openai.APITimeoutError:  # a kind of connection error, but the next picture may be quicker
+        except openai.APITimeoutError:  # a kind of connection error, but the next image may be quicker
             raise
         except openai.APIConnectionError as error:
             fix = "check OPENAI_BASE_URL and the network, then run the same command again; it continues"
@@ -123,12 +123,12 @@ def load(place: str) -> Endpoint:
 
 def price(model: str, quality: str, size: str, answer: ImagesResponse) -> float | None:
     """Dollars for one answer; None when the price is not known."""
-    if model == "dall-e-3":  # by the picture: 4 cents, 4 more for hd, 4 more for a side of 1792
+    if model == "dall-e-3":  # by the image: 4 cents, 4 more for hd, 4 more for a side of 1792
         return 0.04 * (1 + (quality == "hd") + (size != "1024x1024"))
     if model not in PRICES or answer.usage is None:
         return None
-    text, picture = PRICES[model]
-    return (answer.usage.input_tokens * text + answer.usage.output_tokens * picture) / 1e6
+    text, image = PRICES[model]
+    return (answer.usage.input_tokens * text + answer.usage.output_tokens * image) / 1e6
 
 
 def _decoded(text: str) -> bytes:

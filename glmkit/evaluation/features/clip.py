@@ -56,8 +56,8 @@ class Clip:
         self.distances: Mapping[str, str] = {"rbf": "cmmd" if name == CMMD else f"rbf_{plain}"}
 
     @torch.inference_mode()
-    def extract(self, pictures: Sequence[Image.Image]) -> np.ndarray:
-        pixels = torch.stack([self._prepare(picture) for picture in pictures]).to(self._device)
+    def extract(self, images: Sequence[Image.Image]) -> np.ndarray:
+        pixels = torch.stack([self._prepare(image) for image in images]).to(self._device)
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             features: np.ndarray = self._network.encode_image(pixels, normalize=True).float().cpu().numpy()
         return features
@@ -93,7 +93,7 @@ def check(name: str) -> None:
 
 
 def _open(open_clip: Any, name: str, device: str) -> tuple[Any, Any, Any]:
-    """Network, picture preparation and tokenizer."""
+    """Network, image preparation and tokenizer."""
     folder = FOLDER_OF_OURS if name == OURS else Path(name).expanduser()
     options: dict[str, Any] = {}
     if folder.is_dir():

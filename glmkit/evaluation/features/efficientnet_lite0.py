@@ -50,8 +50,8 @@ class EfficientNetLite0:
         }
 
     @torch.inference_mode()
-    def extract(self, pictures: Sequence[Image.Image]) -> np.ndarray:
-        small = [np.array(picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC)) for picture in pictures]
+    def extract(self, images: Sequence[Image.Image]) -> np.ndarray:
+        small = [np.array(image.resize((SIDE, SIDE), Image.Resampling.BICUBIC)) for image in images]
         pixels = torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2).to(self._device).float()
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             maps = self._network.extract_features((pixels - 127) / 128)

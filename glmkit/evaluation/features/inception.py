@@ -54,12 +54,12 @@ class Inception:
         }
 
     @torch.inference_mode()
-    def extract(self, pictures: Sequence[Image.Image]) -> np.ndarray:
-        """One by one: pictures differ in size, and are resized by the network itself."""
+    def extract(self, images: Sequence[Image.Image]) -> np.ndarray:
+        """One by one: images differ in size, and are resized by the network itself."""
         rows = []
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            for picture in pictures:
-                pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].to(self._device)
+            for image in images:
+                pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].to(self._device)
                 rows.append(self._network(pixels).float().cpu().numpy())
         return np.concatenate(rows)
 

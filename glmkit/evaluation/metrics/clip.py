@@ -1,8 +1,8 @@
-"""CLIP alignment of a picture with its prompt: the cosine of their CLIP features, and the scales made of it.
+"""CLIP alignment of an image with its prompt: the cosine of their CLIP features, and the scales made of it.
 
 CLIPScore (Hessel et al. 2021) is 2.5 max(cosine, 0) with the text "A photo depicts " + prompt; CVTG-2K takes it with
 OpenAI's ViT-L/14. The cosine is what is stored; a mean of clipped cosines is not a clipped mean, so a scale is derived
-from each picture.
+from each image.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def name(label: str, model: str) -> str:
 def about(label: str, model: str, weights_sha256: str) -> dict[str, str]:
     """Direction and definition for a report."""
     definition = (
-        f"glmkit-clip-1: cosine of the features of the picture and of '{TEMPLATE}' by {label} (open_clip, float32, "
-        f"weights {weights_sha256[:12]}), mean over pictures. Long prompts are cut at the context length and keep "
+        f"glmkit-clip-1: cosine of the features of the image and of '{TEMPLATE}' by {label} (open_clip, float32, "
+        f"weights {weights_sha256[:12]}), mean over images. Long prompts are cut at the context length and keep "
         "their end token."
     )
     if model != DEFAULT:

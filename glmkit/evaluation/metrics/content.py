@@ -1,6 +1,6 @@
-"""How much there is to see in a picture: a guard against training that empties pictures while its score rises.
+"""How much there is to see in an image: a guard against training that empties images while its score rises.
 
-Training on what OCR reads alone can blank the background; both numbers fall then. Neither says that a picture is good.
+Training on what OCR reads alone can blank the background; both numbers fall then. Neither says that an image is good.
 """
 
 from __future__ import annotations

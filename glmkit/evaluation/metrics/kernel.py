@@ -1,11 +1,11 @@
 """Kernel distance between small sets of features, with intervals: unbiased squared MMD, kernel (x.y / D + 1)^3.
 
 The estimator and the kernel are those of KID (Bińkowski et al. 2018; Gretton et al. 2012, lemma 6), so sets of tens of
-pictures are not nearer or farther on average because they are small; they only scatter more, and a distance can come
-out below 0. Intervals resample the pictures of both sides (percentile bootstrap); a picture that is drawn twice is
+images are not nearer or farther on average because they are small; they only scatter more, and a distance can come
+out below 0. Intervals resample the images of both sides (percentile bootstrap); an image that is drawn twice is
 never compared with itself, which would make resampled sets look more alike than they are.
 
-Shapes: N pictures, M pictures of the reference, R resamples, D features.
+Shapes: N images, M images of the reference, R resamples, D features.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ DEFINITION = "unbiased squared MMD with the kernel (x.y / width + 1)^3, all pair
 HALVES = 200  # random splits of the reference
 
 
-def distance(pictures: np.ndarray, reference: np.ndarray) -> Estimate:
+def distance(images: np.ndarray, reference: np.ndarray) -> Estimate:
     """Distance of N D to M D features, each at least two, with its interval; `n` is N."""
-    weights = _weights(len(pictures), len(reference))
-    values = _cross_terms(pictures, reference, *weights) + _within(reference, weights[1])
-    return Estimate(*_value_and_interval(values), len(pictures))
+    weights = _weights(len(images), len(reference))
+    values = _cross_terms(images, reference, *weights) + _within(reference, weights[1])
+    return Estimate(*_value_and_interval(values), len(images))
 
 
 def difference(before: np.ndarray, after: np.ndarray, reference: np.ndarray) -> PairedDifference:
@@ -51,10 +51,10 @@ def floor(reference: np.ndarray) -> Estimate:
     return Estimate(float(np.mean(values)), *_interval(np.array(values)), half)
 
 
-def _weights(pictures: int, reference: int) -> tuple[np.ndarray, np.ndarray]:
-    """How often every picture is drawn, (1 + R) N and (1 + R) M: once each in the first row, then resampled."""
+def _weights(images: int, reference: int) -> tuple[np.ndarray, np.ndarray]:
+    """How often every image is drawn, (1 + R) N and (1 + R) M: once each in the first row, then resampled."""
     generator = np.random.default_rng(SEED)
-    drawn = [generator.multinomial(n, np.full(n, 1 / n), size=RESAMPLES) for n in (pictures, reference)]
+    drawn = [generator.multinomial(n, np.full(n, 1 / n), size=RESAMPLES) for n in (images, reference)]
     one, other = (np.vstack([np.ones((1, rows.shape[1])), rows]) for rows in drawn)
     return one, other
 
@@ -66,7 +66,7 @@ def _cross_terms(x: np.ndarray, reference: np.ndarray, w: np.ndarray, u: np.ndar
 
 
 def _within(x: np.ndarray, w: np.ndarray) -> np.ndarray:
-    """Mean kernel of the pairs of different pictures, for every row of the weights."""
+    """Mean kernel of the pairs of different images, for every row of the weights."""
     kernel, squares = _kernel(x, x), w**2
     pairs = w.sum(1) ** 2 - squares.sum(1)
     return (np.einsum("rn,rn->r", w @ kernel, w) - squares @ np.diag(kernel)) / pairs

@@ -46,7 +46,7 @@ class CvtgScore(NamedTuple):
 
 
 class OneigScore(NamedTuple):
-    """One picture: edits from the whole expected text to the whole read text, and units matched of those expected."""
+    """One image: edits from the whole expected text to the whole read text, and units matched of those expected."""
 
     edits: int
     matched: int
@@ -54,7 +54,7 @@ class OneigScore(NamedTuple):
 
 
 class OneigResult(NamedTuple):
-    """Mean edits, share of pictures without an edit, matched / expected units, and the score they make."""
+    """Mean edits, share of images without an edit, matched / expected units, and the score they make."""
 
     ed: float
     cr: float
@@ -68,7 +68,7 @@ def cvtg_words(prompt: str) -> list[str]:
 
 
 def cvtg_scores(prompt: str, ocr_lines: list[str]) -> list[WordScore]:
-    """One score a word of the prompt. A word of the picture may serve several times, and extra words cost nothing.
+    """One score a word of the prompt. A word of the image may serve several times, and extra words cost nothing.
 
     The nearest word is the one that `difflib.get_close_matches` ranks first (its ties go to the greater string), and
     its similarity 1 - Levenshtein / (length of the longer + 0.00001).
@@ -102,7 +102,7 @@ def longtext_normalise(text: str, language: str) -> str:
 
 
 def longtext_score(texts: list[str], ocr_text: str, language: str) -> tuple[int, int]:
-    """(matched, total) units of one picture: words in English, characters in Chinese, counted with repeats.
+    """(matched, total) units of one image: words in English, characters in Chinese, counted with repeats.
 
     `texts` are joined by spaces; `language` is en or zh. The benchmark's score is sum of matched / sum of total.
     """
@@ -112,7 +112,7 @@ def longtext_score(texts: list[str], ocr_text: str, language: str) -> tuple[int,
 
 
 def longtext_answer(text: str) -> str:
-    """The answer of the OCR language model without its sentence for an empty picture, as LongText-Bench cleans it."""
+    """The answer of the OCR language model without its sentence for an empty image, as LongText-Bench cleans it."""
     return text.replace("No text recognized.", "")
 
 
@@ -123,7 +123,7 @@ def oneig_normalise(text: str) -> str:
 
 
 def oneig_text_score(text: str, ocr_text: str) -> OneigScore:
-    """One picture against the cell `text_content` of the benchmark, a Python list written out.
+    """One image against the cell `text_content` of the benchmark, a Python list written out.
 
     The cell is compared as it stands: an escaped line break in it leaves the letter n. Units are characters when the
     expected text holds a Chinese one, otherwise words; each side is normalised by its own characters.
@@ -141,7 +141,7 @@ def oneig_answer(text: str) -> str:
 
 
 def oneig_text_aggregate(scores: Sequence[OneigScore], language: str) -> OneigResult:
-    """The four numbers of the benchmark's table over one or more pictures; `language` is en or zh."""
+    """The four numbers of the benchmark's table over one or more images; `language` is en or zh."""
     ed = sum(score.edits for score in scores) / len(scores)
     cr = sum(score.edits == 0 for score in scores) / len(scores)
     wac = sum(score.matched for score in scores) / sum(score.total for score in scores)
@@ -151,7 +151,7 @@ def oneig_text_aggregate(scores: Sequence[OneigScore], language: str) -> OneigRe
 def oneig_combine(
     ed: float | NDArray[np.float64], cr: float | NDArray[np.float64], wac: float | NDArray[np.float64], most: int
 ) -> NDArray[np.float64]:
-    """1 - min(most, ED) (1 - CR) (1 - WAC) / most, for one set of pictures or for arrays of resampled ones."""
+    """1 - min(most, ED) (1 - CR) (1 - WAC) / most, for one set of images or for arrays of resampled ones."""
     return 1 - np.minimum(most, ed) * (1 - np.asarray(cr)) * (1 - np.asarray(wac)) / most
 
 

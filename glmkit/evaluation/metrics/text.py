@@ -1,7 +1,7 @@
 """Read text against expected text: word accuracy, NED (a similarity) and CER.
 
 Both sides are normalised first (`normalise`), so case, width and the shape of quotes and dashes do not count. Each
-function of one picture gives (numerator, denominator), so that pictures, prompts and splits pool as sum / sum.
+function of one image gives (numerator, denominator), so that images, prompts and splits pool as sum / sum.
 
 NED and CER ignore white space, which OCR joins and drops, and the order in which OCR found the texts: `assign` pairs
 each expected text with the run of read pieces that resembles it most.
@@ -35,7 +35,7 @@ METRICS: Mapping[str, Mapping[str, str]] = {
     "word_accuracy": {
         "direction": "higher",
         "definition": "glmkit-wa-1: expected words that were read, counted with repeats (multiset), anywhere in the "
-        "picture, / expected words. Words are split at white space and keep their punctuation (Chinese and other "
+        "image, / expected words. Words are split at white space and keep their punctuation (Chinese and other "
         "unspaced languages: characters). NFKC, case and quote shapes folded. Text that nobody asked for is free.",
     },
     "ned": {
@@ -79,7 +79,7 @@ def pieces(lines: Sequence[str]) -> list[str]:
 
 
 def counts(expected: Sequence[str], read: Sequence[str], language: str) -> dict[str, tuple[float, float]]:
-    """(numerator, denominator) of each metric for one picture.
+    """(numerator, denominator) of each metric for one image.
 
     `expected` holds at least one visible character; `read` holds the lines in reading order, possibly none.
     """

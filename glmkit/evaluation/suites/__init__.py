@@ -46,13 +46,11 @@ def prompts(suite: Suite, split: str | None = None, limit: int | None = None, da
 
 
 def _check_ids(folder: Path, prompts: list[Prompt]) -> None:
-    """UserError when an id is given twice or is no file name: pictures are named after it."""
+    """UserError when an id is given twice or is no file name: images are named after it."""
     seen: set[str] = set()
     for prompt in prompts:
         if not _FILE_NAME.fullmatch(prompt.id):
-            raise UserError(
-                f"{folder}: a prompt id names a picture file", found=prompt.id, fix="letters, digits, . _ -"
-            )
+            raise UserError(f"{folder}: a prompt id names an image file", found=prompt.id, fix="letters, digits, . _ -")
         if prompt.id in seen:
             raise UserError(f"{folder}: prompt id {prompt.id!r} is given twice")
         seen.add(prompt.id)

@@ -1,6 +1,6 @@
 """cvtg-2k: CVTG-2K (Du et al. 2025, arXiv 2503.23461), 2,000 English prompts with two to five texts each.
 
-Prompts: `<CVTG|CVTG-Style>/<2..5>.json`, from CVTG-2K.zip of the hub's data set dnkdnk/CVTG-2K. Pictures:
+Prompts: `<CVTG|CVTG-Style>/<2..5>.json`, from CVTG-2K.zip of the hub's data set dnkdnk/CVTG-2K. Images:
 `<CVTG|CVTG-Style>/<2..5>/<index>.png`, one a prompt. The words are those between single quotes in the prompt.
 """
 
@@ -39,7 +39,7 @@ METRICS = {
 
 class Cvtg2k(Suite):
     metrics = METRICS
-    official = Official("CVTG-2K", cvtg_paddleocr.READER, cvtg_paddleocr.WEIGHTS, prompts=2000, pictures_a_prompt=1)
+    official = Official("CVTG-2K", cvtg_paddleocr.READER, cvtg_paddleocr.WEIGHTS, prompts=2000, images_a_prompt=1)
 
     def files(self, data: Path | None) -> list[Path]:
         fetch = "hf download dnkdnk/CVTG-2K CVTG-2K.zip --repo-type dataset --local-dir . && unzip CVTG-2K.zip"
@@ -54,7 +54,7 @@ class Cvtg2k(Suite):
             for entry in _entries(path)
         ]
 
-    def counts(self, prompt: Prompt, read: Sequence[str], picture: Path) -> Counts:
+    def counts(self, prompt: Prompt, read: Sequence[str], image: Path) -> Counts:
         scores = cvtg_scores(prompt.prompt, list(read))
         return {
             "word_accuracy": (sum(score.hit for score in scores), len(scores)),
@@ -62,7 +62,7 @@ class Cvtg2k(Suite):
         }
 
     def find(self, images: Path, prompts: Sequence[Prompt]) -> Found:
-        """Pictures in the benchmark's folders, or named after prompt ids as `glmkit eval` names them."""
+        """Images in the benchmark's folders, or named after prompt ids as `glmkit eval` names them."""
         if not any(_part(images, part).is_dir() for part in PARTS):
             return super().find(images, prompts)
         found: dict[tuple[str, int], Path | Tile] = {}

@@ -1,4 +1,4 @@
-"""longtext-en: LongText-Bench, English; prompts, pictures and score in `glmkit.evaluation.longtext`."""
+"""longtext-en: LongText-Bench, English; prompts, images and score in `glmkit.evaluation.longtext`."""
 
 from glmkit.evaluation.longtext import LongText
 

@@ -1,4 +1,4 @@
-"""longtext-zh: LongText-Bench, Chinese; prompts, pictures and score in `glmkit.evaluation.longtext`."""
+"""longtext-zh: LongText-Bench, Chinese; prompts, images and score in `glmkit.evaluation.longtext`."""
 
 from glmkit.evaluation.longtext import LongText
 

@@ -22,20 +22,20 @@ PROMPTS = Path(glmkit.__file__).parents[1] / "benchmarks" / "nano_edit" / "promp
 METRICS: Mapping[str, Mapping[str, str]] = {
     "done": {
         "direction": "higher",
-        "definition": "glmkit-edit-done-1: share of pictures that show what was asked for. A replaced text: all of its "
+        "definition": "glmkit-edit-done-1: share of images that show what was asked for. A replaced text: all of its "
         "words were read, and none of the old text's. A background: the named colour that most pixels along the edges "
         "are nearest to. An added shape: the largest patch that is a shape has its kind, colour and place. A removed "
         "shape: no patch is a shape, and 90 % of the pixels that it covered have the background's colour.",
     },
     "kept": {
         "direction": "higher",
-        "definition": "glmkit-edit-kept-1: peak signal-to-noise ratio in dB between picture and source where nothing "
+        "definition": "glmkit-edit-kept-1: peak signal-to-noise ratio in dB between image and source where nothing "
         "should change: the pixels in which the true source and the true target are equal, without a margin of 1/64 of "
-        "the shorter side around the others, for soft edges. At most 60 a picture; mean over the pictures.",
+        "the shorter side around the others, for soft edges. At most 60 an image; mean over the images.",
     },
     "word_accuracy": {
         "direction": "higher",
-        "definition": "Of all texts that the edited picture should show, kept ones included. "
+        "definition": "Of all texts that the edited image should show, kept ones included. "
         + text.METRICS["word_accuracy"]["definition"],
     },
 }
@@ -46,9 +46,9 @@ def references(prompt: Prompt) -> dict[str, Image.Image]:
     return {"source": render(edit.source), "expected": render(edit.target)}
 
 
-def counts(prompt: Prompt, read: Sequence[str], picture: Path) -> Counts:
+def counts(prompt: Prompt, read: Sequence[str], path: Path) -> Counts:
     edit = _edit(prompt)
-    with Image.open(picture) as opened:
+    with Image.open(path) as opened:
         image = opened.convert("RGB")
     done = _replaced(edit, read) if edit.kind == "word" else is_done(image, edit)
     return {

@@ -1,4 +1,4 @@
-"""oneig-text-en: OneIG-Bench, text part, English; prompts, pictures and score in `glmkit.evaluation.oneig`."""
+"""oneig-text-en: OneIG-Bench, text part, English; prompts, images and score in `glmkit.evaluation.oneig`."""
 
 from glmkit.evaluation.oneig import OneigText
 

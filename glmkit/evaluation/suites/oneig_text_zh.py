@@ -1,4 +1,4 @@
-"""oneig-text-zh: OneIG-Bench, text part, Chinese; prompts, pictures and score in `glmkit.evaluation.oneig`."""
+"""oneig-text-zh: OneIG-Bench, text part, Chinese; prompts, images and score in `glmkit.evaluation.oneig`."""
 
 from glmkit.evaluation.oneig import OneigText
 

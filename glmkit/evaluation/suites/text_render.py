@@ -1,4 +1,4 @@
-"""text-render: our own prompts that ask for written words; scored by what OCR reads in the picture.
+"""text-render: our own prompts that ask for written words; scored by what OCR reads in the image.
 
 Where a prompt is of the poster grammar, it is also counted what the pixels show of the rest.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 import glmkit
 from glmkit.evaluation.metrics import text
 from glmkit.evaluation.suite import Counts, OwnSuite
-from glmkit.generation.pictures import read_picture
+from glmkit.generation.images import read_image
 from glmkit.records import Prompt
 
 PROMPTS = Path(glmkit.__file__).parents[1] / "benchmarks" / "text_render" / "prompts.jsonl"
@@ -19,7 +19,7 @@ METRICS: Mapping[str, Mapping[str, str]] = {
     **text.METRICS,
     "described": {
         "direction": "higher",
-        "definition": "glmkit-described-1: share of the properties named by the caption that the picture has, of the "
+        "definition": "glmkit-described-1: share of the properties named by the caption that the image has, of the "
         "prompts whose ground truth is known (splits simple, retro and layouts): background, colour and position of "
         "the text, kind with colour and place of the shape, which layouts names by one word, and for retro the double "
         "frame; by pixels (glmkit.posters.check).",
@@ -27,17 +27,17 @@ METRICS: Mapping[str, Mapping[str, str]] = {
 }
 
 
-def counts(prompt: Prompt, read: Sequence[str], picture: Path) -> Counts:
-    return {**text.counts(prompt.texts, read, prompt.language), "described": _described(prompt, picture)}
+def counts(prompt: Prompt, read: Sequence[str], image: Path) -> Counts:
+    return {**text.counts(prompt.texts, read, prompt.language), "described": _described(prompt, image)}
 
 
-def _described(prompt: Prompt, picture: Path) -> tuple[float, float]:
-    """How many properties the picture has, of how many; (0, 0) where nobody knows what it must show."""
+def _described(prompt: Prompt, image: Path) -> tuple[float, float]:
+    """How many properties the image has, of how many; (0, 0) where nobody knows what it must show."""
     from glmkit.posters.simple import described  # imports torch
 
     if prompt.id not in described():
         return 0, 0
-    found = described()[prompt.id](read_picture(picture))
+    found = described()[prompt.id](read_image(image))
     return sum(found.values()), len(found)
 
 

@@ -1,21 +1,21 @@
-"""Training pictures with captions: read from files, or drawn by `glmkit.posters`. One interface for both."""
+"""Training images with captions: read from files, or drawn by `glmkit.posters`. One interface for both."""
 
 from __future__ import annotations
 
 from glmkit import config
 from glmkit.generation.sequence import grids
-from glmkit.training.data.files import FilePictures
+from glmkit.training.data.files import FileImages
+from glmkit.training.data.images import Images, Joined, asked_for, buckets, by_size, groups, together
 from glmkit.training.data.order import Batches
-from glmkit.training.data.pictures import Joined, Pictures, asked_for, buckets, by_size, groups, together
-from glmkit.training.data.posters import EditPictures, PosterPictures
+from glmkit.training.data.posters import EditImages, PosterImages
 
 __all__ = [
     "Batches",
-    "EditPictures",
-    "FilePictures",
+    "EditImages",
+    "FileImages",
     "Joined",
-    "Pictures",
-    "PosterPictures",
+    "Images",
+    "PosterImages",
     "asked_for",
     "buckets",
     "by_size",
@@ -25,14 +25,14 @@ __all__ = [
 ]
 
 
-def load(data: config.Data) -> tuple[Pictures, Pictures]:
-    """The training and the held-out pictures of a recipe. Held-out posters use words that training never sees."""
+def load(data: config.Data) -> tuple[Images, Images]:
+    """The training and the held-out images of a recipe. Held-out posters use words that training never sees."""
     if data.train:
         assert data.held_out is not None
-        sets = [FilePictures(source.path, data, source.repeats, source.preserve) for source in data.train]
-        return sets[0] if len(sets) == 1 else Joined(sets), FilePictures(data.held_out, data)
-    # Edits first: held-out losses look at the first pictures, and these are edits and descriptions in turn.
-    kinds = ((EditPictures, data.edits), (PosterPictures, data.posters))
+        sets = [FileImages(source.path, data, source.repeats, source.preserve) for source in data.train]
+        return sets[0] if len(sets) == 1 else Joined(sets), FileImages(data.held_out, data)
+    # Edits first: held-out losses look at the first images, and these are edits and descriptions in turn.
+    kinds = ((EditImages, data.edits), (PosterImages, data.posters))
     drawn = [
         _drawn(kind, posters, *size, share)
         for kind, posters in kinds
@@ -46,10 +46,10 @@ def load(data: config.Data) -> tuple[Pictures, Pictures]:
 
 
 def _drawn(
-    kind: type[PosterPictures], posters: config.Posters, height: int, width: int, share: float
-) -> tuple[Pictures, Pictures]:
+    kind: type[PosterImages], posters: config.Posters, height: int, width: int, share: float
+) -> tuple[Images, Images]:
     grids(height, width)  # refuses a size that the model cannot draw
-    count, held_out = (max(1, round(share * pictures)) for pictures in (posters.count, posters.held_out))
+    count, held_out = (max(1, round(share * images)) for images in (posters.count, posters.held_out))
     shares = {"wide": posters.wide, "aligned": posters.aligned}
     more = {name: share for name, share in shares.items() if share}  # which edits cannot be
     train = kind(count, height, width, posters.seed, posters.workers, "train", **more)

@@ -1,4 +1,4 @@
-"""Training pictures from files: read once to see that they are good, and again when their pixels are asked for.
+"""Training images from files: read once to see that they are good, and again when their pixels are asked for.
 
 B batch, H W rows and columns in pixels.
 """
@@ -22,7 +22,7 @@ from torch import Tensor
 from glmkit import runs
 from glmkit.config import Reading, parse_size
 from glmkit.errors import UserError
-from glmkit.generation.pictures import as_rgb, read_picture
+from glmkit.generation.images import as_rgb, read_image
 from glmkit.training.data import tables
 from glmkit.training.data.fitting import Fit, fit
 from glmkit.training.data.tables import Row
@@ -32,7 +32,7 @@ SHOWN_REASONS = 5
 
 @dataclass(frozen=True)
 class Stored:
-    """A picture on disk or in a table, how it is fitted, and the text boxes or the mask that belong to it."""
+    """An image on disk or in a table, how it is fitted, and the text boxes or the mask that belong to it."""
 
     content: Path | bytes
     name: str
@@ -40,7 +40,7 @@ class Stored:
     boxes: tuple[tables.Box, ...] | None
     mask: Path | bytes | None
     key: str
-    """A name for the fitted picture's content."""
+    """A name for the fitted image's content."""
     text_key: str
     """A name for where text stands in it."""
 
@@ -76,7 +76,7 @@ class Stored:
 
 @dataclass(frozen=True)
 class Example:
-    """A row that can be used: its picture, `size` (height, width) before fitting, and the source of an edit."""
+    """A row that can be used: its image, `size` (height, width) before fitting, and the source of an edit."""
 
     caption: str
     size: tuple[int, int]
@@ -84,12 +84,12 @@ class Example:
     source: Stored | None
 
 
-class FilePictures:
-    """Pictures of a folder, a table or a dataset (see `tables.read`); rows with a source picture are edits.
+class FileImages:
+    """Images of a folder, a table or a dataset (see `tables.read`); rows with a source image are edits.
 
-    How pictures become sizes on the grid is `fitting.fit`; transparent parts lie on white, and nothing is mirrored.
+    How images become sizes on the grid is `fitting.fit`; transparent parts lie on white, and nothing is mirrored.
     Rows that cannot be used are a UserError, or left out and kept in `dropped` where `unusable` is skip. `changes`
-    counts what was done to the others. With `preserve` no step learns them (see `Pictures.preserved`).
+    counts what was done to the others. With `preserve` no step learns them (see `Images.preserved`).
     """
 
     def __init__(
@@ -109,9 +109,9 @@ class FilePictures:
         self._knows_text = not unknown
         if 0 < len(unknown) < len(examples):
             raise UserError(
-                f"{self.where} tells where text stands for some pictures only",
+                f"{self.where} tells where text stands for some images only",
                 found=f"neither {self._reading.columns.boxes} nor {self._reading.columns.mask} for {unknown[0]}",
-                fix="an empty list of boxes for a picture without text",
+                fix="an empty list of boxes for an image without text",
             )
         self.captions: list[str] = []
         self.sources: dict[int, int] = {}
@@ -143,19 +143,19 @@ class FilePictures:
             yield "smaller than data.size"
 
     def _examined(self, row: Row) -> Example | UserError:
-        """Every picture of a row opened, decoded and fitted; what is wrong with it otherwise."""
+        """Every image of a row opened, decoded and fitted; what is wrong with it otherwise."""
         if row.reason is not None:
             return row.reason
         try:
-            size = _size(row.picture, row.name)
+            size = _size(row.image, row.name)
             fitted = self._fitted(size, row.name)
-            target = Stored.of(row.picture, row.name, fitted, row.boxes, row.mask)
+            target = Stored.of(row.image, row.name, fitted, row.boxes, row.mask)
             source = None if row.source is None else Stored.of(row.source, f"the source of {row.name}", fitted, ())
             for name, other in (("source", row.source), ("mask", row.mask)):
                 if other is not None and (found := _size(other, f"the {name} of {row.name}")) != size:
                     raise UserError(
-                        f"the {name} of {row.name} has another size than the picture",
-                        found=f"{found[1]}x{found[0]}, the picture {size[1]}x{size[0]}",
+                        f"the {name} of {row.name} has another size than the image",
+                        found=f"{found[1]}x{found[0]}, the image {size[1]}x{size[0]}",
                         fix="give both one size",
                     )
         except UserError as error:
@@ -166,7 +166,7 @@ class FilePictures:
         try:
             return fit(*size, self._most, self._reading.fit == "exact")
         except UserError as error:
-            raise UserError(f"picture {name} {error.what}", found=error.found, fix=error.fix) from error
+            raise UserError(f"image {name} {error.what}", found=error.found, fix=error.fix) from error
 
     def pixels(self, indices: Sequence[int], device: torch.device) -> Tensor:
         with ThreadPoolExecutor(runs.cores()) as pool:
@@ -199,20 +199,20 @@ def _together(where: str, errors: Sequence[UserError]) -> UserError:
     if len(errors) > SHOWN_REASONS:
         shown.append(f"and {len(errors) - SHOWN_REASONS} more")
     fix = "mend them, or data.unusable=skip to train without them"
-    return UserError(f"{len(errors)} pictures of {where} cannot be used", found="\n         ".join(shown), fix=fix)
+    return UserError(f"{len(errors)} images of {where} cannot be used", found="\n         ".join(shown), fix=fix)
 
 
 def _decoded(content: Path | bytes, name: str) -> Image.Image:
     if isinstance(content, Path):
-        return read_picture(content)
+        return read_image(content)
     try:
         with Image.open(io.BytesIO(content)) as opened:
             return as_rgb(opened)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"picture {name} cannot be read", found=error, fix="save it again, or take it away") from error
+        raise UserError(f"image {name} cannot be read", found=error, fix="save it again, or take it away") from error
 
 
 def _size(content: Path | bytes, name: str) -> tuple[int, int]:
-    """Height and width of a picture that was decoded to its end."""
-    picture = _decoded(content, name)
-    return picture.height, picture.width
+    """Height and width of an image that was decoded to its end."""
+    image = _decoded(content, name)
+    return image.height, image.width

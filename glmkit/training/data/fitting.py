@@ -1,6 +1,6 @@
-"""How a picture of any size becomes one on the 32-pixel grid: scaled down if at all, then cut around its centre.
+"""How an image of any size becomes one on the 32-pixel grid: scaled down if at all, then cut around its centre.
 
-Nothing is ever scaled up: letters of a small picture would be taught as blur. h w are rows and columns in pixels.
+Nothing is ever scaled up: letters of a small image would be taught as blur. h w are rows and columns in pixels.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ class Fit:
     scaled: tuple[int, int]
     size: tuple[int, int]
 
-    def apply(self, picture: Image.Image) -> Image.Image:
-        """The picture (one of the size that the fit was made for) in its new form."""
+    def apply(self, image: Image.Image) -> Image.Image:
+        """The image (one of the size that the fit was made for) in its new form."""
         (rows, columns), (height, width) = self.scaled, self.size
-        if picture.size != (columns, rows):
-            picture = picture.resize((columns, rows), Image.Resampling.LANCZOS)
+        if image.size != (columns, rows):
+            image = image.resize((columns, rows), Image.Resampling.LANCZOS)
         left, top = (columns - width) // 2, (rows - height) // 2
-        return picture.crop((left, top, left + width, top + height))
+        return image.crop((left, top, left + width, top + height))
 
 
 def fit(height: int, width: int, most: int | None, exact: bool) -> Fit:
-    """The fit of a picture of height x width into at most `most` pixels (None: any number).
+    """The fit of an image of height x width into at most `most` pixels (None: any number).
 
-    `exact` takes pictures only as they are. UserError names what is wrong, without the picture's name.
+    `exact` takes images only as they are. UserError names what is wrong, without the image's name.
     """
     found = f"{width}x{height}"
     if min(height, width) < TOKEN_PIXELS:
@@ -53,7 +53,7 @@ def fit(height: int, width: int, most: int | None, exact: bool) -> Fit:
 
 
 def _shrunk(height: int, width: int, most: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """A bucket that shows nearly all of the picture in many pixels, and the size to scale to before cutting it out."""
+    """A bucket that shows nearly all of the image in many pixels, and the size to scale to before cutting it out."""
     cells = most // TOKEN_PIXELS**2
     best: tuple[float, tuple[int, int], tuple[int, int]] | None = None
     for rows in range(1, min(height // TOKEN_PIXELS, cells) + 1):

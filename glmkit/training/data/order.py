@@ -1,4 +1,4 @@
-"""Which pictures make up which step."""
+"""Which images make up which step."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from glmkit.training.data.pictures import Bucket, by_size
+from glmkit.training.data.images import Bucket, by_size
 
 
 class Batches:
-    """Which pictures make up which step: a pure function of seed and step, so that a resumed run sees the same order.
+    """Which images make up which step: a pure function of seed and step, so that a resumed run sees the same order.
 
-    Pictures of one size share a batch. With `equal_pixels` larger pictures come fewer to a batch, so that every batch
-    has about as many pixels as `batch_size` pictures of the smallest size; always a multiple of `multiple`. An epoch
-    shows every picture once, or as often as `repeats` says, in an order drawn from (seed, epoch); the last batch of a
+    Images of one size share a batch. With `equal_pixels` larger images come fewer to a batch, so that every batch
+    has about as many pixels as `batch_size` images of the smallest size; always a multiple of `multiple`. An epoch
+    shows every image once, or as often as `repeats` says, in an order drawn from (seed, epoch); the last batch of a
     size is filled up from the start of its own shuffled list.
     """
 
@@ -32,7 +32,7 @@ class Batches:
         members = by_size(sizes)
         smallest = min(height * width for height, width, *_ in members)
         self.buckets = []
-        """Pictures of one size, as often as an epoch shows them, and how many of them make a batch."""
+        """Images of one size, as often as an epoch shows them, and how many of them make a batch."""
         for (height, width, *_), own in members.items():
             count = batch_size * smallest // (height * width) if equal_pixels else batch_size
             self.buckets.append((np.repeat(own, times[own]), max(multiple, count // multiple * multiple)))
@@ -40,7 +40,7 @@ class Batches:
         self._epoch: tuple[int, list[list[int]]] = (-1, [])
 
     def __getitem__(self, step: int) -> list[int]:
-        """Indices of the pictures of `step` (0, 1, ...)."""
+        """Indices of the images of `step` (0, 1, ...)."""
         epoch, place = divmod(step, self.per_epoch)
         if self._epoch[0] != epoch:
             self._epoch = (epoch, self._shuffled(epoch))

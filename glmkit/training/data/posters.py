@@ -1,4 +1,4 @@
-"""Posters of `glmkit.posters` as training pictures, drawn when they are asked for, and pairs of them as edits.
+"""Posters of `glmkit.posters` as training images, drawn when they are asked for, and pairs of them as edits.
 
 B batch, H W rows and columns in pixels.
 """
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from glmkit.posters.grammar import Scene
 
 
-class PosterPictures:
+class PosterImages:
     """Posters of `glmkit.posters`: text masks drawn once on the CPU, coloured on the device that asks for them.
 
     `wide` is the share of the posters with more colours, and frames, `aligned` that of those whose lines stand at the
@@ -88,10 +88,10 @@ class PosterPictures:
         return self._signs(device)[torch.as_tensor(np.asarray(indices), device=device)]
 
 
-class EditPictures(PosterPictures):
+class EditImages(PosterImages):
     """Posters in pairs: number 2k is described by its caption, 2k + 1 is what its instruction makes of 2k.
 
-    So half of the pictures are edits; the sources keep text-to-image in practice.
+    So half of the images are edits; the sources keep text-to-image in practice.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
-"""Where captioned pictures may lie: folders with captions, JSON lines, parquet files, Hugging Face datasets.
+"""Where captioned images may lie: folders with captions, JSON lines, parquet files, Hugging Face datasets.
 
-Every reader gives `Row`s; pictures are opened later, one by one. What a reader cannot read at all is a UserError; a row
+Every reader gives `Row`s; images are opened later, one by one. What a reader cannot read at all is a UserError; a row
 that cannot be used is a row with its reason.
 """
 
@@ -21,14 +21,14 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Row:
-    """One caption with its picture: a path, or a picture file's bytes. `name` is how errors call the row.
+    """One caption with its image: a path, or an image file's bytes. `name` is how errors call the row.
 
-    `source`: the picture that the caption, an instruction, changes into this one. `boxes` (left, top, right, bottom in
+    `source`: the image that the caption, an instruction, changes into this one. `boxes` (left, top, right, bottom in
     pixels) or `mask` (white on text) tell where text stands. `reason` says why the row cannot be used.
     """
 
     name: str
-    picture: Path | bytes = b""
+    image: Path | bytes = b""
     caption: str = ""
     source: Path | bytes | None = None
     boxes: tuple[Box, ...] | None = None
@@ -47,18 +47,18 @@ def read(where: str, columns: Columns) -> list[Row]:
     elif where.count("/") == 1 and ":" in where:
         rows = list(_of_parquet(_download(*where.rsplit(":", 1)), columns))
     else:
-        raise UserError(f"picture folder {where} does not exist", fix="data.train=FOLDER data.held_out=FOLDER")
+        raise UserError(f"image folder {where} does not exist", fix="data.train=FOLDER data.held_out=FOLDER")
     if not rows:
-        raise UserError(f"no pictures in {where}", fix="put PNG files and a metadata.jsonl (file_name, text) there")
+        raise UserError(f"no images in {where}", fix="put PNG files and a metadata.jsonl (file_name, text) there")
     return [_checked(row) for row in rows]
 
 
 def _checked(row: Row) -> Row:
-    if row.reason is None and isinstance(row.picture, Path) and not row.picture.is_file():
-        missing = UserError(f"the caption of {row.picture.name} has no picture", found=f"{row.picture} does not exist")
+    if row.reason is None and isinstance(row.image, Path) and not row.image.is_file():
+        missing = UserError(f"the caption of {row.image.name} has no image", found=f"{row.image} does not exist")
         return Row(row.name, reason=missing)
     if row.reason is None and not row.caption.strip():
-        return Row(row.name, reason=UserError(f"the caption of {row.name} is empty", fix="describe the picture"))
+        return Row(row.name, reason=UserError(f"the caption of {row.name} is empty", fix="describe the image"))
     return row
 
 
@@ -72,7 +72,7 @@ def _of_folder(folder: Path, columns: Columns) -> Iterator[Row]:
     return _of_texts(folder)
 
 
-def _pictures_in(folder: Path) -> list[Path]:
+def _images_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
 
 
@@ -86,18 +86,18 @@ def _of_table(folder: Path, columns: Columns) -> Iterator[Row]:
         others = {
             key: folder / row[key] for key in (columns.source, columns.mask) if _is_path(row.get(key), where, key)
         }
-        picture = folder / row["file_name"]
-        named |= {picture, *others.values()}
+        image = folder / row["file_name"]
+        named |= {image, *others.values()}
         yield Row(
-            str(picture),
-            picture,
+            str(image),
+            image,
             row[columns.caption],
             others.get(columns.source),
             _boxes(row.get(columns.boxes), where),
             others.get(columns.mask),
         )
-    for forgotten in sorted(set(_pictures_in(folder)) - named):
-        error = UserError(f"picture {forgotten} has no caption", fix=f"add it to {table.name}, or take it away")
+    for forgotten in sorted(set(_images_in(folder)) - named):
+        error = UserError(f"image {forgotten} has no caption", fix=f"add it to {table.name}, or take it away")
         yield Row(str(forgotten), reason=error)
 
 
@@ -120,18 +120,18 @@ def _boxes(value: Any, where: str) -> tuple[Box, ...] | None:
 
 
 def _of_texts(folder: Path) -> Iterator[Row]:
-    pictures = _pictures_in(folder)
-    for path in pictures:
+    images = _images_in(folder)
+    for path in images:
         text = path.with_suffix(".txt")
         try:
             yield Row(str(path), path, text.read_text(encoding="utf-8").strip())
         except FileNotFoundError:
-            yield Row(str(path), reason=UserError(f"picture {path} has no caption", fix=f"write {text.name}"))
+            yield Row(str(path), reason=UserError(f"image {path} has no caption", fix=f"write {text.name}"))
         except UnicodeDecodeError as error:
             yield Row(str(path), reason=UserError(f"{text} is not UTF-8 text", found=str(error)))
-    for alone in sorted(set(folder.glob("*.txt")) - {path.with_suffix(".txt") for path in pictures}):
-        fix = "add the picture, or take the caption away"
-        yield Row(str(alone), reason=UserError(f"the caption {alone} has no picture", fix=fix))
+    for alone in sorted(set(folder.glob("*.txt")) - {path.with_suffix(".txt") for path in images}):
+        fix = "add the image, or take the caption away"
+        yield Row(str(alone), reason=UserError(f"the caption {alone} has no image", fix=fix))
 
 
 def _pyarrow() -> Any:
@@ -144,7 +144,7 @@ def _pyarrow() -> Any:
 
 
 def _of_parquet(files: Iterable[Path], columns: Columns) -> Iterator[Row]:
-    """Rows of parquet files; the encoded pictures stay in memory."""
+    """Rows of parquet files; the encoded images stay in memory."""
     pyarrow = _pyarrow()
     for file in files:
         try:
@@ -166,7 +166,7 @@ def _of_arrow(files: Iterable[Path], columns: Columns) -> Iterator[Row]:
 
 
 def _of_records(file: Path, table: Any, columns: Columns) -> Iterator[Row]:
-    for key, wanted in (("picture", columns.picture), ("caption", columns.caption)):
+    for key, wanted in (("image", columns.image), ("caption", columns.caption)):
         if wanted not in table.column_names:
             found = f"columns {', '.join(table.column_names)}"
             raise UserError(f"{file} has no column {wanted}", found=found, fix=f"data.columns.{key}=NAME")
@@ -179,16 +179,16 @@ def _of_records(file: Path, table: Any, columns: Columns) -> Iterator[Row]:
 
 
 def _of_record(name: str, record: Mapping[str, Any], folder: Path, columns: Columns) -> Row:
-    """A row of a table; pictures are the bytes of a file, as `datasets` stores them, or its path."""
+    """A row of a table; images are the bytes of a file, as `datasets` stores them, or its path."""
     try:
-        picture = _stored(record[columns.picture], folder)
+        image = _stored(record[columns.image], folder)
         others = [_stored(record.get(key), folder) for key in (columns.source, columns.mask)]
     except TypeError as error:
-        return Row(name, reason=UserError(f"{name} holds no picture", found=error))
-    if picture is None:
-        return Row(name, reason=UserError(f"{name} holds no picture"))
+        return Row(name, reason=UserError(f"{name} holds no image", found=error))
+    if image is None:
+        return Row(name, reason=UserError(f"{name} holds no image"))
     boxes = _boxes(record.get(columns.boxes), name)
-    return Row(name, picture, record[columns.caption] or "", others[0], boxes, others[1])
+    return Row(name, image, record[columns.caption] or "", others[0], boxes, others[1])
 
 
 def _stored(value: Any, folder: Path) -> Path | bytes | None:

@@ -18,10 +18,10 @@ class Objective(Protocol):
     """Holds every trained parameter (those that require gradients), also parts that only training needs."""
 
     def loss(self, indices: Sequence[int], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """Scalar loss of the pictures `indices`, and what to show beside it (detached scalars)."""
+        """Scalar loss of the images `indices`, and what to show beside it (detached scalars)."""
 
     def held_out(self) -> dict[str, float]:
-        """Losses on pictures never trained on, with fixed noise and times; the key `loss` is the one that counts."""
+        """Losses on images never trained on, with fixed noise and times; the key `loss` is the one that counts."""
 
     def after_step(self, step: int, generator: torch.Generator) -> None:
         """Called after every optimizer step; by default nothing is left to do."""
@@ -41,7 +41,7 @@ class Divisible(Objective, Protocol):
     def loss(
         self, indices: Sequence[int], generator: torch.Generator, rows: slice = EVERY
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """With `rows`, of these of the pictures alone, everything drawn as for all: the loss of all is the mean over
+        """With `rows`, of these of the images alone, everything drawn as for all: the loss of all is the mean over
         equal parts. So it is but for dropout, and for means whose weights depend on the data (see `processes.check`).
         """
 

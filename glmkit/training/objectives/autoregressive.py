@@ -18,12 +18,12 @@ from glmkit.config import AutoregressiveStage
 from glmkit.models.compiling import allow_shapes
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import cache
-from glmkit.training.data import Pictures, buckets, groups
+from glmkit.training.data import Images, buckets, groups
 from glmkit.training.objectives import EVERY, Divisible
 from glmkit.training.objectives.preserving import Preserved, without_adapters
 from glmkit.training.objectives.sheets import Sequences, Sheet
 
-HELD_OUT_PICTURES = 64
+HELD_OUT_IMAGES = 64
 
 
 class AutoregressiveObjective(Divisible):
@@ -31,16 +31,16 @@ class AutoregressiveObjective(Divisible):
         self,
         hybrid: HybridModel,
         keeper: cache.Keeper,
-        pictures: Pictures,
-        held_out: Pictures,
+        images: Images,
+        held_out: Images,
         stage: AutoregressiveStage,
     ) -> None:
-        self.sequences = Sequences(pictures, hybrid, keeper, with_preview=stage.preview)
+        self.sequences = Sequences(images, hybrid, keeper, with_preview=stage.preview)
         self.known = Sequences(held_out, hybrid, keeper, with_preview=stage.preview)
-        self.preserved = Preserved(pictures)
+        self.preserved = Preserved(images)
         hybrid.release("semantic_vq")
         self.trained, self.stage, self.device = hybrid.autoregressive, stage, keeper.device
-        self.held_out_groups = groups(buckets(held_out), 16, limit=HELD_OUT_PICTURES)
+        self.held_out_groups = groups(buckets(held_out), 16, limit=HELD_OUT_IMAGES)
         self.weights = {"preview": stage.preview_weight, "large": 1.0, "edit": 1.0, "end": 1 / 64}
 
     def loss(
@@ -64,7 +64,7 @@ class AutoregressiveObjective(Divisible):
         return loss, shown
 
     def _drift(self, sheet: Sheet, logits: Tensor) -> Tensor:
-        """Kullback-Leibler divergence in nats a token of the model from what it is without adapters; every picture
+        """Kullback-Leibler divergence in nats a token of the model from what it is without adapters; every image
         counts the same, however long it is."""
         with without_adapters(self.trained):
             before = sheet.logits(self.trained).log_softmax(dim=-1)
@@ -72,12 +72,12 @@ class AutoregressiveObjective(Divisible):
         return sheet.mean(nats.sum(dim=-1))
 
     def _total(self, parts: dict[str, Tensor], count: int) -> Tensor:
-        """Mean over `count` pictures of each one's weighted parts."""
+        """Mean over `count` images of each one's weighted parts."""
         return torch.stack([self.weights[name] * nats.sum() for name, nats in parts.items()]).sum() / count
 
     @torch.no_grad()
     def held_out(self) -> dict[str, float]:
-        """Cross-entropy in nats a token on pictures never trained on; preview, large grid, edits and end apart."""
+        """Cross-entropy in nats a token on images never trained on; preview, large grid, edits and end apart."""
         rows: dict[str, list[Tensor]] = {}
         for indices in self.held_out_groups:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):

@@ -1,8 +1,8 @@
-"""The clip stage: a picture shall be closer to its caption than to any other of the batch, and the other way round
+"""The clip stage: an image shall be closer to its caption than to any other of the batch, and the other way round
 (CLIP, arXiv 2103.00020).
 
-Colours alone tell the posters of a batch apart, so that a model could stop there: every picture must also refuse a
-caption that says one thing wrongly (as in NegCLIP, arXiv 2210.01936). N pictures, D features, T text tokens.
+Colours alone tell the posters of a batch apart, so that a model could stop there: every image must also refuse a
+caption that says one thing wrongly (as in NegCLIP, arXiv 2210.01936). N images, D features, T text tokens.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from torch import Tensor
 from glmkit.models.clip import PREFIX, Clip
 from glmkit.posters.grammar import SHAPES
 from glmkit.training import cache
-from glmkit.training.data import Pictures, groups
+from glmkit.training.data import Images, groups
 from glmkit.training.objectives import Objective
 
-GROUP = 64  # captions that a held-out picture chooses among
-HELD_OUT_PICTURES = 4 * GROUP
+GROUP = 64  # captions that a held-out image chooses among
+HELD_OUT_IMAGES = 4 * GROUP
 LARGEST_SCALE = math.log(100)  # of the logits, section 2.5 of the paper
-WRONG_CAPTIONS = 2  # a picture, one of them in each batch
+WRONG_CAPTIONS = 2  # an image, one of them in each batch
 MIRRORED = (("top", "bottom"), ("left", "right"))
 # Quoted texts match first and whole, so that group 1 is never a word inside quotes.
 WORD = re.compile(rf'"[^"]*"|\b({"|".join((*SHAPES, *MIRRORED[0], *MIRRORED[1]))})\b')
@@ -35,7 +35,7 @@ def wrong_caption(caption: str, rng: random.Random) -> str | None:
     """The caption with top and bottom exchanged, or left and right, or another shape; None where it names none.
 
     Words are exchanged wherever they stand: a poster could look as the wrong caption says, so that no caption can be
-    refused without a look at the picture.
+    refused without a look at the image.
     """
     named = {match[1] for match in WORD.finditer(caption) if match[1]}
     swaps = [{one: other, other: one} for one, other in MIRRORED if named & {one, other}]
@@ -47,20 +47,20 @@ def wrong_caption(caption: str, rng: random.Random) -> str | None:
 
 
 class Pairs:
-    """The pictures as the image tower sees them, N 3 side side uint8, with the ids of their captions, N T, and of
+    """The images as the image tower sees them, N 3 side side uint8, with the ids of their captions, N T, and of
     wrong ones, N WRONG_CAPTIONS T (all 0 where there is none).
 
     Every other caption has the prefix: it shall make no difference.
     """
 
-    def __init__(self, clip: Clip, pictures: Pictures, device: torch.device) -> None:
+    def __init__(self, clip: Clip, images: Images, device: torch.device) -> None:
         def shrink(indices: list[int]) -> Tensor:
-            pixels = pictures.pixels(indices, device)
+            pixels = images.pixels(indices, device)
             return ((cache.halve(pixels, clip.side, clip.side) + 1) * 127.5).round().to(torch.uint8)
 
         self.clip = clip
-        self.pictures = cache.compute(pictures, shrink, cache.Keeper(device), "small pictures")
-        captions = [PREFIX * (index % 2) + caption for index, caption in enumerate(pictures.captions)]
+        self.images = cache.compute(images, shrink, cache.Keeper(device), "small images")
+        captions = [PREFIX * (index % 2) + caption for index, caption in enumerate(images.captions)]
         self.captions = clip.tokenizer(captions).to(device)
         wrong = [
             wrong_caption(caption, random.Random(f"{index} {number}"))
@@ -72,8 +72,8 @@ class Pairs:
         self.wrong_captions = ids.view(len(captions), WRONG_CAPTIONS, -1).to(device)
 
     def features(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Unit features of pictures and of captions, both N D."""
-        pixels = self.pictures[indices].float() / 127.5 - 1
+        """Unit features of images and of captions, both N D."""
+        pixels = self.images[indices].float() / 127.5 - 1
         return self.clip.images(pixels), self.clip.texts(self.captions[self._rows(indices)])
 
     def wrong(self, indices: Sequence[int], choice: Tensor) -> tuple[Tensor, Tensor]:
@@ -86,8 +86,8 @@ class Pairs:
 
 
 def contrast(images: Tensor, captions: Tensor, wrong: Tensor, there: Tensor, scale: Tensor) -> Tensor:
-    """Mean of both cross-entropies from unit features N D. A picture chooses among all captions of the batch and those
-    of the wrong captions (M D) that are `there` (M, bool); a caption chooses among the pictures."""
+    """Mean of both cross-entropies from unit features N D. An image chooses among all captions of the batch and those
+    of the wrong captions (M D) that are `there` (M, bool); a caption chooses among the images."""
     own = scale * images @ captions.T
     others = (scale * images @ wrong.T).masked_fill(~there, -math.inf)
     labels = torch.arange(len(images), device=images.device)
@@ -95,16 +95,16 @@ def contrast(images: Tensor, captions: Tensor, wrong: Tensor, there: Tensor, sca
 
 
 def recall_at_1(images: Tensor, captions: Tensor) -> float:
-    """Share of the pictures (features N D) that are closest to their own caption (N D, same order) among all N."""
+    """Share of the images (features N D) that are closest to their own caption (N D, same order) among all N."""
     best = (images @ captions.T).argmax(dim=1)
     return float((best == torch.arange(len(images), device=best.device)).float().mean())
 
 
 class ClipObjective(Objective):
-    def __init__(self, clip: Clip, pictures: Pictures, held_out: Pictures, device: torch.device) -> None:
+    def __init__(self, clip: Clip, images: Images, held_out: Images, device: torch.device) -> None:
         self.trained, self.device = clip.model, device
-        self.pairs, self.known = Pairs(clip, pictures, device), Pairs(clip, held_out, device)
-        self.held_out_groups = groups(held_out.sizes, GROUP, limit=HELD_OUT_PICTURES)
+        self.pairs, self.known = Pairs(clip, images, device), Pairs(clip, held_out, device)
+        self.held_out_groups = groups(held_out.sizes, GROUP, limit=HELD_OUT_IMAGES)
 
     def loss(self, indices: Sequence[int], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         choice = torch.randint(WRONG_CAPTIONS, (len(indices),), generator=generator, device=self.device)
@@ -123,7 +123,7 @@ class ClipObjective(Objective):
 
     @torch.no_grad()
     def held_out(self) -> dict[str, float]:
-        """Among groups of 64 held-out pictures: loss, image-to-caption R@1, and how many refuse their wrong caption."""
+        """Among groups of 64 held-out images: loss, image-to-caption R@1, and how many refuse their wrong caption."""
         rows, refused = [], []
         for indices in self.held_out_groups:
             images, captions = self.known.features(indices)

@@ -1,6 +1,6 @@
 """The diffusion decoder (and the glyph encoder with it, if asked): flow matching on latents.
 
-Every picture is conditioned on its OWN large-grid tokens (teacher forcing), the glyph embeddings of its quoted texts,
+Every image is conditioned on its OWN large-grid tokens (teacher forcing), the glyph embeddings of its quoted texts,
 its size, and the inference pairing of timestep and sigma; the target is `noise - latents`. An edit reads its source
 through the block-causal cache. Prior, glyph text and source are dropped together for guidance. B batch, C latent
 channels, h w latent rows and columns, N decoder tokens, D width.
@@ -24,20 +24,20 @@ from glmkit.models.compiling import allow_shapes
 from glmkit.models.decoder import SourceCache
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import cache
-from glmkit.training.data import FilePictures, Joined, Pictures, buckets, groups
+from glmkit.training.data import FileImages, Images, Joined, buckets, groups
 from glmkit.training.objectives import EVERY, Divisible
 from glmkit.training.objectives.glyphs import NO_TEXT, GlyphEmbeddings, Glyphs, GlyphTokens
 from glmkit.training.objectives.preserving import Preserved, without_adapters
 from glmkit.training.objectives.spelling import OrderHead, SignHead
 
 HELD_OUT_TIMES = 8
-HELD_OUT_PICTURES = 64
+HELD_OUT_IMAGES = 64
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """What the decoder learns from, a picture: latents (means, then deviations), own prior ids, those of the stretched
-    picture, glyphs, where text and signs stand; and which picture is an edit of which other one, as in `Pictures`."""
+    """What the decoder learns from, an image: latents (means, then deviations), own prior ids, those of the stretched
+    image, glyphs, where text and signs stand; and which image is an edit of which other one, as in `Images`."""
 
     latents: cache.Kept
     prior: cache.Kept
@@ -54,7 +54,7 @@ class Conditions:
     @classmethod
     def of(
         cls,
-        pictures: Pictures,
+        images: Images,
         hybrid: HybridModel,
         keeper: cache.Keeper,
         *,
@@ -64,22 +64,22 @@ class Conditions:
         with_signs: bool = False,
         stretch: float = 0.0,
     ) -> Conditions:
-        captions = pictures.captions if with_glyphs else [""] * len(pictures.captions)
+        captions = images.captions if with_glyphs else [""] * len(images.captions)
         return cls(
-            prior=cache.large_cache(hybrid, pictures, keeper),
-            stretched=cache.stretched_cache(hybrid, pictures, keeper, stretch) if stretch else None,
-            latents=cache.latent_cache(hybrid, pictures, keeper),
+            prior=cache.large_cache(hybrid, images, keeper),
+            stretched=cache.stretched_cache(hybrid, images, keeper, stretch) if stretch else None,
+            latents=cache.latent_cache(hybrid, images, keeper),
             glyphs=GlyphTokens(hybrid, captions) if learning_glyphs else GlyphEmbeddings(hybrid, captions, keeper),
-            text=cache.text_cache(pictures, keeper) if with_text else None,
-            signs=cache.sign_cache(pictures, keeper) if with_signs else None,
-            sources=pictures.sources,
+            text=cache.text_cache(images, keeper) if with_text else None,
+            signs=cache.sign_cache(images, keeper) if with_signs else None,
+            sources=images.sources,
         )
 
 
 @dataclass(frozen=True)
 class Step:
-    """Pictures of one kind on their way through the decoder. `prior` B h/4 w/4 ids; `keep` B, False where it is not
-    told; `told` B, False where nothing is; `texts`: the picture whose quoted texts are told, or NO_TEXT."""
+    """Images of one kind on their way through the decoder. `prior` B h/4 w/4 ids; `keep` B, False where it is not
+    told; `told` B, False where nothing is; `texts`: the image whose quoted texts are told, or NO_TEXT."""
 
     indices: Sequence[int]
     latents: Tensor
@@ -96,14 +96,14 @@ class Step:
         return flow.velocity_target(self.latents, self.noise)
 
     def of(self, rows: slice) -> Step:
-        """Some of the pictures."""
+        """Some of the images."""
         times = flow.Times(*(face[rows] for face in self.times))
         own = (self.prior[rows], self.keep[rows], self.told[rows], self.texts[rows])
         return Step(self.indices[rows], self.latents[rows], self.noise[rows], times, *own)
 
 
 def _pixels(latents: Tensor) -> tuple[int, int]:
-    """Height and width of pictures in pixels, from latents B C h w."""
+    """Height and width of images in pixels, from latents B C h w."""
     return 8 * latents.shape[-2], 8 * latents.shape[-1]
 
 
@@ -112,16 +112,16 @@ def weighs_text(stage: DecoderStage) -> bool:
     return stage.text_weight != 0 or stage.other_weight != 1
 
 
-def check_text(pictures: Pictures, stage: DecoderStage) -> None:
+def check_text(images: Images, stage: DecoderStage) -> None:
     """UserError when the loss depends on where text stands, and nobody knows."""
     if not weighs_text(stage):
         return
-    for one in pictures.sets if isinstance(pictures, Joined) else [pictures]:
+    for one in images.sets if isinstance(images, Joined) else [images]:
         if one.text_mask([0], torch.device("cpu")) is None:
-            place = f" in {one.where}" if isinstance(one, FilePictures) else ""
+            place = f" in {one.where}" if isinstance(one, FileImages) else ""
             raise UserError(
                 "text_weight and other_weight need to know where text stands",
-                found=f"pictures with neither text boxes nor masks{place}",
+                found=f"images with neither text boxes nor masks{place}",
                 fix="text_boxes or mask in the data (data.columns), or leave the weights out",
             )
 
@@ -131,16 +131,16 @@ class DecoderObjective(Divisible):
         self,
         hybrid: HybridModel,
         keeper: cache.Keeper,
-        pictures: Pictures,
-        held_out: Pictures,
+        images: Images,
+        held_out: Images,
         stage: DecoderStage,
     ) -> None:
-        check_text(pictures, stage)
+        check_text(images, stage)
         self.stage, self.device = stage, keeper.device
         self.flow_config = pipeline.flow_config(hybrid.folder)
         told: dict[str, Any] = {"with_glyphs": stage.glyphs, "learning_glyphs": self._learns_glyphs(stage)}
         self.train = Conditions.of(
-            pictures,
+            images,
             hybrid,
             keeper,
             **told,
@@ -148,10 +148,10 @@ class DecoderObjective(Divisible):
             with_signs=stage.sign_weight > 0,
             stretch=stage.prior_stretch,
         )
-        self.mean_weight = self._mean_weight(pictures, self.train.text) if self.train.text else 1.0
+        self.mean_weight = self._mean_weight(images, self.train.text) if self.train.text else 1.0
         self.known = Conditions.of(held_out, hybrid, keeper, **told)
-        self.preserved = Preserved(pictures)
-        self.held_out_groups = groups(buckets(held_out), 32, limit=HELD_OUT_PICTURES)
+        self.preserved = Preserved(images)
+        self.held_out_groups = groups(buckets(held_out), 32, limit=HELD_OUT_IMAGES)
         hybrid.release("vae", "semantic_vq", *([] if self._learns_glyphs(stage) else ["glyph"]))
         self.decoder = hybrid.decoder
         self.trained, self.signs, self.order = self._parts(hybrid)
@@ -210,18 +210,18 @@ class DecoderObjective(Divisible):
         share = text[indices].float() / 255
         return (1 + self.stage.text_weight) * share + self.stage.other_weight * (1 - share)
 
-    def _mean_weight(self, pictures: Pictures, text: cache.Kept) -> float:
-        """Over the pictures of an epoch. UserError when there is nothing in them that counts."""
+    def _mean_weight(self, images: Images, text: cache.Kept) -> float:
+        """Over the images of an epoch. UserError when there is nothing in them that counts."""
         total = 0.0
-        for own in groups(buckets(pictures), 64, limit=len(pictures.sizes)):
-            repeats = torch.tensor([pictures.repeats[index] for index in own], dtype=torch.float32)
+        for own in groups(buckets(images), 64, limit=len(images.sizes)):
+            repeats = torch.tensor([images.repeats[index] for index in own], dtype=torch.float32)
             total += float(self._weights(text, own).mean(dim=(1, 2, 3)).cpu() @ repeats)
         if total == 0:
-            raise UserError("no picture has a place whose error counts", fix="other text_weight and other_weight")
-        return total / sum(pictures.repeats)
+            raise UserError("no image has a place whose error counts", fix="other text_weight and other_weight")
+        return total / sum(images.repeats)
 
     def _drawn(self, indices: Sequence[int], generator: torch.Generator) -> Step:
-        """Pictures of one kind with everything random of a training step."""
+        """Images of one kind with everything random of a training step."""
         mean, deviation = self.train.latents[indices].float().chunk(2, dim=1)
         times = flow.training_times(
             len(mean),
@@ -243,7 +243,7 @@ class DecoderObjective(Divisible):
         return Step(indices, mean + deviation * own, noise, times, prior, keep, told, texts)
 
     def _prior(self, indices: Sequence[int], generator: torch.Generator) -> Tensor:
-        """The ids B h/4 w/4 that the pictures are told: half of them of the stretched pictures, if asked. A sampled
+        """The ids B h/4 w/4 that the images are told: half of them of the stretched images, if asked. A sampled
         prior is often a letter too wide or too narrow for its text, and the decoder must not fill it with others."""
         prior = self.train.prior[indices].long()
         if self.train.stretched is None or indices[0] in self.train.sources:
@@ -261,7 +261,7 @@ class DecoderObjective(Divisible):
 
     def _sources(self, known: Conditions, step: Step) -> SourceCache | None:
         """What a batch of edits may read of its sources, the rows that are not told nothing, as in the unconditional
-        half of guidance; None for other pictures. With gradients: to write them is learnt, too."""
+        half of guidance; None for other images. With gradients: to write them is learnt, too."""
         if step.indices[0] not in known.sources:
             return None
         chosen = [known.sources[index] for index in step.indices]
@@ -289,7 +289,7 @@ class DecoderObjective(Divisible):
     @torch.no_grad()
     def held_out(self) -> dict[str, float]:
         """Mean squared velocity error at fixed times spread over the schedule, with fixed noise, nothing dropped; that
-        of the edits among the pictures apart as well."""
+        of the edits among the images apart as well."""
         errors: dict[str, list[Tensor]] = {}
         for indices in self.held_out_groups:
             latents, prior = self.known.means(indices), self.known.prior[indices].long()

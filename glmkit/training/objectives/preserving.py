@@ -1,7 +1,7 @@
 """Prior preservation: what adapters change is held near what the model says without them.
 
-The distance is taken on the pictures of a step, or on pictures that are there for nothing else (DreamBooth's class
-pictures, arXiv:2208.12242), to the frozen model itself in the place of its samples.
+The distance is taken on the images of a step, or on images that are there for nothing else (DreamBooth's class
+images, arXiv:2208.12242), to the frozen model itself in the place of its samples.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ import numpy as np
 import torch
 from torch import nn
 
-from glmkit.training.data import Pictures, asked_for, by_size
+from glmkit.training.data import Images, asked_for, by_size
 
 
 class Preserved:
-    """Which pictures a step is reminded of: some that are preserved, all of one kind, else those of the step."""
+    """Which images a step is reminded of: some that are preserved, all of one kind, else those of the step."""
 
-    def __init__(self, pictures: Pictures) -> None:
-        kinds, chosen = asked_for(pictures), set(pictures.preserved)
+    def __init__(self, images: Images) -> None:
+        kinds, chosen = asked_for(images), set(images.preserved)
         members = by_size([kind if index in chosen else None for index, kind in enumerate(kinds)])
         self._members = list(members.values())
 
     def __call__(self, indices: Sequence[int], generator: torch.Generator) -> Sequence[int]:
-        """As many pictures as `indices`; every preserved picture has the same chance."""
+        """As many images as `indices`; every preserved image has the same chance."""
         if not self._members:
             return indices
         draw = np.random.default_rng(generator.initial_seed() ^ 3)

@@ -1,6 +1,6 @@
 """The semantic tokenizer: codes must tell what the caption says and roughly where.
 
-Two heads that only training needs read the codes of a picture: one predicts a coarse picture (4x4 colours a token),
+Two heads that only training needs read the codes of an image: one predicts a coarse image (4x4 colours a token),
 the other is a small captioner (as in CapPa, arXiv 2306.07915) that must write the caption, its quoted words blanked:
 spelling is the glyph encoder's task, and codes that spell would disagree with it. A third, if asked, names the kind of
 shape at each place, so that the one or two codes of a small shape tell it. Codes follow their features by
@@ -25,15 +25,15 @@ from glmkit.generation.sequence import grids
 from glmkit.models.semantic_vq import SemanticTokenizer
 from glmkit.posters.grammar import SHAPES
 from glmkit.training import cache
-from glmkit.training.data import Pictures, groups
+from glmkit.training.data import Images, groups
 from glmkit.training.objectives import Objective
 from glmkit.training.objectives.spelling import mean_nats
 
 CAPTION_TOKENS = 64
 CAPTION_WIDTH = 192
 CELLS_A_SIDE = 4  # of a token, each with a colour and a kind of shape
-KINDS = len(SHAPES)  # as `Pictures.signs` counts them
-HELD_OUT_PICTURES = 256
+KINDS = len(SHAPES)  # as `Images.signs` counts them
+HELD_OUT_IMAGES = 256
 
 
 class Captioner(nn.Module):
@@ -105,13 +105,13 @@ class SemanticObjective(Objective):
         self,
         semantic_vq: SemanticTokenizer,
         text_tokenizer: PreTrainedTokenizerBase,
-        pictures: Pictures,
-        held_out: Pictures,
+        images: Images,
+        held_out: Images,
         stage: SemanticStage,
         device: torch.device,
     ) -> None:
         self.tokenizer, self.stage, self.device = semantic_vq, stage, device
-        self.pictures, self.held_out_pictures = pictures, held_out
+        self.images, self.held_out_images = images, held_out
         width = semantic_vq.config.hidden_size
         self.averages = CodeAverages(semantic_vq.vqmodel.quantize.embedding.weight, stage.codebook_decay)
         self.captioner = Captioner(width, len(text_tokenizer), semantic_vq.visual.embeddings.side)
@@ -121,20 +121,20 @@ class SemanticObjective(Objective):
         self.namer = nn.Conv2d(width, KINDS * CELLS_A_SIDE**2, 1) if stage.shape_weight else None
         parts = [semantic_vq, self.captioner, self.painter, self.averages, *([self.namer] if self.namer else [])]
         self.trained = nn.ModuleList(parts).to(device)
-        if self.namer is not None and any(one.signs([0], device) is None for one in (pictures, held_out)):
+        if self.namer is not None and any(one.signs([0], device) is None for one in (images, held_out)):
             raise UserError(
                 "shape_weight needs to know which shape stands where",
-                found="pictures from files",
+                found="images from files",
                 fix="data.posters, or leave shape_weight out",
             )
-        self.captions = _blanked(text_tokenizer, pictures.captions, device)
+        self.captions = _blanked(text_tokenizer, images.captions, device)
         self.known = _blanked(text_tokenizer, held_out.captions, device)
-        self.held_out_groups = groups(held_out.sizes, 32, limit=HELD_OUT_PICTURES)
+        self.held_out_groups = groups(held_out.sizes, 32, limit=HELD_OUT_IMAGES)
         self._recent: Tensor | None = None
         self._read = self._forward
 
     def loss(self, indices: Sequence[int], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        pixels = self.pictures.pixels(indices, self.device)
+        pixels = self.images.pixels(indices, self.device)
         # Both grids share one vocabulary of codes: half of the batch is seen as large grid, half as preview.
         half = len(indices) // 2
         both = grids(*pixels.shape[-2:])
@@ -142,7 +142,7 @@ class SemanticObjective(Objective):
         totals, recent = [], []
         for part, (height, width) in ((slice(None, half), both.large), (slice(half, None), both.preview)):
             seen = cache.halve(pixels[part], height * 16, width * 16)
-            shapes = self._shapes(self.pictures, indices[part], height, width)
+            shapes = self._shapes(self.images, indices[part], height, width)
             *losses, wanted, ids = self._read(seen, words[part], shapes)
             self.averages.follow(wanted, ids)
             totals.append(torch.stack(losses))
@@ -155,9 +155,9 @@ class SemanticObjective(Objective):
             return loss, shown
         return loss + self.stage.shape_weight * named, {**shown, "shapes": named.detach()}
 
-    def _shapes(self, pictures: Pictures, indices: Sequence[int], height: int, width: int) -> Tensor | None:
+    def _shapes(self, images: Images, indices: Sequence[int], height: int, width: int) -> Tensor | None:
         """The kind of shape at each cell of tokens h w, B 4h 4w from 0, -1 where there is none; None if not asked."""
-        signs = pictures.signs(indices, self.device) if self.namer is not None else None
+        signs = images.signs(indices, self.device) if self.namer is not None else None
         if signs is None:
             return None
         size = (CELLS_A_SIDE * height, CELLS_A_SIDE * width)
@@ -193,15 +193,15 @@ class SemanticObjective(Objective):
 
     @torch.no_grad()
     def held_out(self) -> dict[str, float]:
-        """Colour, caption and shape losses on both grids, and the share of codes that the held-out pictures use."""
+        """Colour, caption and shape losses on both grids, and the share of codes that the held-out images use."""
         totals, seen_ids = [], []
         for indices in self.held_out_groups:
-            pixels = self.held_out_pictures.pixels(indices, self.device)
+            pixels = self.held_out_images.pixels(indices, self.device)
             words = self.known[torch.as_tensor(indices, device=self.device)]
             both = grids(*pixels.shape[-2:])
             for height, width in (both.large, both.preview):
                 seen = cache.halve(pixels, height * 16, width * 16)
-                shapes = self._shapes(self.held_out_pictures, indices, height, width)
+                shapes = self._shapes(self.held_out_images, indices, height, width)
                 painted, caption, named, _, _, ids = self._forward(seen, words, shapes)
                 totals.append(torch.stack([painted, caption, named]))
                 seen_ids.append(ids)

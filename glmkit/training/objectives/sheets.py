@@ -1,9 +1,9 @@
-"""Teacher-forced sequences of training pictures, as the autoregressive model is given them: padded, or packed.
+"""Teacher-forced sequences of training images, as the autoregressive model is given them: padded, or packed.
 
 Batches of one size and kind are padded to their longest prompt. That is little where captions are alike: 2 % of the
 tokens for 1024x1024 posters with captions of 57 to 84 tokens. Photographs in 50 sizes with prompts of 30 to 190 tokens
-lose 9 %, and 19 % of the pictures shown only fill up the batches of their sizes; captions of a describing model lose
-45 %. Packed, pictures of any size stand one after the other in one row, and nothing is lost.
+lose 9 %, and 19 % of the images shown only fill up the batches of their sizes; captions of a describing model lose
+45 %. Packed, images of any size stand one after the other in one row, and nothing is lost.
 
 B batch, T tokens, N written tokens (preview, large, end) of a sequence, K of all of a row, V outputs.
 """
@@ -29,21 +29,21 @@ from glmkit.generation.sequence import (
 from glmkit.models.autoregressive import AutoregressiveConfig, AutoregressiveModel
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import cache
-from glmkit.training.data import Pictures, asked_for, by_size
+from glmkit.training.data import Images, asked_for, by_size
 
 
 class Sheet(Protocol):
-    """The sequences of some pictures."""
+    """The sequences of some images."""
 
     def logits(self, model: AutoregressiveModel) -> Tensor:
         """B N V or 1 K V, float32: of the written tokens only."""
 
     def losses(self, logits: Tensor) -> dict[str, Tensor]:
-        """Mean cross-entropy in nats a token of each part (preview, large, edit, end), a number for each picture that
+        """Mean cross-entropy in nats a token of each part (preview, large, edit, end), a number for each image that
         has it."""
 
     def mean(self, numbers: Tensor) -> Tensor:
-        """Of one number a written token, B N or 1 K: the mean over the pictures of each one's own mean."""
+        """Of one number a written token, B N or 1 K: the mean over the images of each one's own mean."""
 
 
 @dataclass(frozen=True)
@@ -99,22 +99,20 @@ class Packed:
 
 
 class Sequences:
-    """Prompt ids and own codes of every picture. `bare` are the prompts without their captions: sizes, and the source
+    """Prompt ids and own codes of every image. `bare` are the prompts without their captions: sizes, and the source
     of an edit."""
 
-    def __init__(
-        self, pictures: Pictures, hybrid: HybridModel, keeper: cache.Keeper, *, with_preview: bool = True
-    ) -> None:
-        self.large = cache.large_cache(hybrid, pictures, keeper)
-        self.preview = cache.preview_cache(hybrid, pictures, keeper) if with_preview else None
-        self.sources, self._hybrid = pictures.sources, hybrid
-        self.prompts: list[list[int]] = [[] for _ in pictures.captions]
-        self.bare: list[list[int]] = [[] for _ in pictures.captions]
-        # With one length for every batch of a kind a compiled model has one shape a picture size.
+    def __init__(self, images: Images, hybrid: HybridModel, keeper: cache.Keeper, *, with_preview: bool = True) -> None:
+        self.large = cache.large_cache(hybrid, images, keeper)
+        self.preview = cache.preview_cache(hybrid, images, keeper) if with_preview else None
+        self.sources, self._hybrid = images.sources, hybrid
+        self.prompts: list[list[int]] = [[] for _ in images.captions]
+        self.bare: list[list[int]] = [[] for _ in images.captions]
+        # With one length for every batch of a kind a compiled model has one shape an image size.
         self.one_shape, self.prompt_length = False, {False: 0, True: 0}
         tokenizer = pipeline.prompt_tokenizer(hybrid.folder)
-        for kind, members in by_size(asked_for(pictures)).items():
-            captions = [pictures.captions[index] for index in members]
+        for kind, members in by_size(asked_for(images)).items():
+            captions = [images.captions[index] for index in members]
             prompts = self._prompts(tokenizer, captions, members, kind)
             bare = self._prompts(tokenizer, [""] * len(members), members, kind)
             for index, own, own_bare in zip(members, prompts, bare, strict=True):
@@ -137,7 +135,7 @@ class Sequences:
         return tokenizer.edit_batch(captions, [[own] for own in codes], height, width)
 
     def padded(self, indices: Sequence[int], dropped: Sequence[bool] = ()) -> Padded:
-        """The sequences of pictures of one kind; those that are `dropped` have no caption."""
+        """The sequences of images of one kind; those that are `dropped` have no caption."""
         is_edit = indices[0] in self.sources
         written = {name: codes.long() for name, codes in self._written(indices).items()}
         grids = [(int(written["edit"].shape[1]), int(written["edit"].shape[2]))] if is_edit else []
@@ -147,7 +145,7 @@ class Sequences:
         return Padded(batch, {**{name: codes[0].numel() for name, codes in written.items()}, "end": 1})
 
     def packed(self, indices: Sequence[int], dropped: Sequence[bool] = ()) -> Packed:
-        """The sequences of pictures of any kinds; those that are `dropped` have no caption."""
+        """The sequences of images of any kinds; those that are `dropped` have no caption."""
         sequences, counts = [], []
         for index, prompt in zip(indices, self._chosen(indices, dropped), strict=True):
             written = {name: codes[0].long() for name, codes in self._written([index]).items()}

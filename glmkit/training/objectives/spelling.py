@@ -1,7 +1,7 @@
 """Auxiliary losses that teach spelling, and to tell shapes apart; only training has their heads.
 
 The velocity error of a wrong letter is small, so that texts and places on the canvas find each other late: after
-millions of pictures letters are right in shape and wrong in kind or order. To be asked for them by name makes it a
+millions of images letters are right in shape and wrong in kind or order. To be asked for them by name makes it a
 matter of minutes. So it is with shapes that the prior tells apart and the decoder does not. (Auxiliary losses on inner
 features, as in deep supervision, Lee et al. 2015.)
 

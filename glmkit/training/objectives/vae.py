@@ -12,16 +12,16 @@ from torch import Tensor
 from glmkit.config import VaeStage
 from glmkit.errors import UserError
 from glmkit.models.vae import Vae
-from glmkit.training.data import Pictures, groups
+from glmkit.training.data import Images, groups
 from glmkit.training.objectives import Objective
 
 
-def check_crop(pictures: Pictures, stage: VaeStage) -> None:
-    """UserError when a crop does not fit into every picture."""
-    smallest = min(map(min, pictures.sizes))
+def check_crop(images: Images, stage: VaeStage) -> None:
+    """UserError when a crop does not fit into every image."""
+    smallest = min(map(min, images.sizes))
     if stage.crop > smallest:
         raise UserError(
-            "the crops are larger than the pictures",
+            "the crops are larger than the images",
             found=f"vae.crop {stage.crop}, a side of {smallest} pixels",
             fix=f"vae.crop={smallest}",
         )
@@ -33,9 +33,9 @@ class VaeObjective(Objective):
     A VAE that has seen few colours gives back no others: `stage.recolour` shows it more.
     """
 
-    def __init__(self, vae: Vae, pictures: Pictures, held_out: Pictures, stage: VaeStage, device: torch.device) -> None:
+    def __init__(self, vae: Vae, images: Images, held_out: Images, stage: VaeStage, device: torch.device) -> None:
         self.vae, self.trained = vae, vae.autoencoder
-        self.pictures, self.held_out_pictures, self.stage, self.device = pictures, held_out, stage, device
+        self.images, self.held_out_images, self.stage, self.device = images, held_out, stage, device
         self.held_out_groups = groups(held_out.sizes, 16, limit=len(held_out.sizes))
         self._reconstruct = self._forward
 
@@ -46,8 +46,8 @@ class VaeObjective(Objective):
         return self.trained.decoder(mean + (0.5 * log_variance).exp() * noise).float(), kl
 
     def loss(self, indices: Sequence[int], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        pixels = self.pictures.pixels(indices, self.device)
-        mask = self.pictures.text_mask(indices, self.device) if self.stage.text_weight else None
+        pixels = self.images.pixels(indices, self.device)
+        mask = self.images.text_mask(indices, self.device) if self.stage.text_weight else None
         top, left = _corner(pixels, self.stage.crop, generator)
         window = (..., slice(top, top + self.stage.crop), slice(left, left + self.stage.crop))
         crops = recoloured(pixels[window], self.stage.recolour, generator)
@@ -63,7 +63,7 @@ class VaeObjective(Objective):
 
     @torch.no_grad()
     def held_out(self) -> dict[str, float]:
-        """Peak signal-to-noise ratio in dB on whole pictures, from the latents' mean, and of the same pictures in other
+        """Peak signal-to-noise ratio in dB on whole images, from the latents' mean, and of the same images in other
         colours if training recolours; `loss` is the negative of their mean.
         """
         found = {"psnr": self._psnr(0.0)}
@@ -74,7 +74,7 @@ class VaeObjective(Objective):
     def _psnr(self, share: float) -> float:
         errors, generator = [], torch.Generator(self.device).manual_seed(0)
         for indices in self.held_out_groups:
-            pixels = recoloured(self.held_out_pictures.pixels(indices, self.device), share, generator)
+            pixels = recoloured(self.held_out_images.pixels(indices, self.device), share, generator)
             drawn = self.trained.decoder(self._mean(pixels)).clamp(-1, 1)
             errors.append((drawn - pixels).square().mean(dim=(1, 2, 3)))
         return -10 * math.log10(torch.cat(errors).mean().item() / 4)
@@ -85,8 +85,8 @@ class VaeObjective(Objective):
         if not self.stage.train_encoder:
             return
         latents = [
-            self._mean(self.pictures.pixels(indices, self.device)).transpose(0, 1).flatten(1)
-            for indices in groups(self.pictures.sizes, 16, limit=512)
+            self._mean(self.images.pixels(indices, self.device)).transpose(0, 1).flatten(1)
+            for indices in groups(self.images.sizes, 16, limit=512)
         ]
         values = torch.cat(latents, dim=1).double()
         self.vae.set_statistics(values.mean(dim=1).tolist(), values.std(dim=1).tolist())

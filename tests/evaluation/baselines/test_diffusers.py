@@ -1,4 +1,4 @@
-"""diffusers:PLACE: the stock pipeline's own pictures, presets, and what is no text-to-image pipeline."""
+"""diffusers:PLACE: the stock pipeline's own images, presets, and what is no text-to-image pipeline."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from glmkit.cli import main
 from glmkit.errors import UserError
 from glmkit.evaluation import baselines
 from glmkit.evaluation.baselines import diffusers
-from glmkit.evaluation.pictures import Drawing, draw
+from glmkit.evaluation.images import Drawing, draw
 from glmkit.records import Prompt
 
 PROMPTS = [Prompt(id=name, prompt=f"a sign '{name}'", texts=(name,)) for name in ("fox", "owl")]
@@ -40,7 +40,7 @@ def sd3(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_sd3.build(tmp_path_factory.mktemp("tiny") / "sd3")
 
 
-def test_pictures_are_the_pipelines_own(sd3: Path, tmp_path: Path) -> None:
+def test_images_are_the_pipelines_own(sd3: Path, tmp_path: Path) -> None:
     """Each as the stock pipeline draws it alone with its seed; a repeated call draws nothing."""
     drawing = Drawing(f"diffusers:{sd3}", (), 2, height=32, width=48, steps=2, guidance=7.0, dtype="float32")
     rows = draw(tmp_path, PROMPTS, drawing, "cpu", {}, baseline=baselines.find(drawing.model))
@@ -56,12 +56,12 @@ def test_pictures_are_the_pipelines_own(sd3: Path, tmp_path: Path) -> None:
             guidance_scale=7.0,
             generator=torch.Generator().manual_seed(row.seed),
         ).images[0]
-        with Image.open(tmp_path / str(row.file)) as picture:
-            assert picture.tobytes() == expected.tobytes()
-            assert picture.text["steps"] == "2" and "sampling" not in picture.text  # type: ignore[attr-defined]
-    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "pictures").iterdir()}
+        with Image.open(tmp_path / str(row.file)) as image:
+            assert image.tobytes() == expected.tobytes()
+            assert image.text["steps"] == "2" and "sampling" not in image.text  # type: ignore[attr-defined]
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "images").iterdir()}
     draw(tmp_path, PROMPTS, drawing, "cpu", {}, baseline=baselines.find(drawing.model))
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "pictures").iterdir()} == times
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "images").iterdir()} == times
 
 
 @pytest.mark.parametrize(("name", "steps", "guidance"), [("sd3", 28, 7.0), ("sd3.5-medium", 40, 4.5)])
@@ -91,7 +91,7 @@ def test_without_a_preset_the_class_and_the_configs_decide(tmp_path: Path) -> No
         ("diffusers:./nowhere", "does not exist"),
         ("diffusers:EMPTY", "no model_index.json"),
         ("diffusers:FOREIGN", "names no pipeline of diffusers"),
-        ("diffusers:UNCONDITIONAL", "draws no pictures from prompts"),
+        ("diffusers:UNCONDITIONAL", "draws no images from prompts"),
     ],
 )
 def test_what_cannot_draw(model: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ from glmkit.cli import main
 from glmkit.errors import UserError
 from glmkit.evaluation import baselines
 from glmkit.evaluation.baselines import openai
-from glmkit.evaluation.pictures import Drawing, draw
+from glmkit.evaluation.images import Drawing, draw
 from glmkit.files import read_json
 from glmkit.records import Generation, Prompt
 
@@ -34,12 +34,12 @@ def drawn(folder: Path, *prompts: str, model: str = "openai:gpt-image-1", seeds:
     return draw(folder, asked, drawing, "cpu", {}, baseline=baselines.find(model))
 
 
-def test_pictures_carry_what_is_known_and_nothing_else(endpoint: images_endpoint.Endpoint, tmp_path: Path) -> None:
+def test_images_carry_what_is_known_and_nothing_else(endpoint: images_endpoint.Endpoint, tmp_path: Path) -> None:
     (row,) = drawn(tmp_path, "a sign", model="openai:gpt-image-1@high")
     assert endpoint.asked == [{"model": "gpt-image-1", "prompt": "a sign", "size": "64x32", "n": 1, "quality": "high"}]
-    with Image.open(tmp_path / str(row.file)) as picture:
-        assert picture.size == (64, 32)
-        text = dict(picture.text)  # type: ignore[attr-defined]
+    with Image.open(tmp_path / str(row.file)) as image:
+        assert image.size == (64, 32)
+        text = dict(image.text)  # type: ignore[attr-defined]
     assert text.pop("version").startswith("glmkit ")
     assert text == {
         "prompt": "a sign",
@@ -55,7 +55,7 @@ def test_a_busy_endpoint_is_asked_again_until_it_answers(endpoint: images_endpoi
     assert row.error is None and endpoint.prompts() == ["busy"] * 3
 
 
-def test_what_concerns_one_picture_is_its_row_and_is_asked_again_next_time(
+def test_what_concerns_one_image_is_its_row_and_is_asked_again_next_time(
     endpoint: images_endpoint.Endpoint, tmp_path: Path
 ) -> None:
     rows = drawn(tmp_path, "good", "refused", "address", "broken", model="openai:dall-e-3")
@@ -90,7 +90,7 @@ def test_four_requests_at_a_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         ("openai:gpt-image-1", {"OPENAI_API_KEY": ""}, "export OPENAI_API_KEY"),
     ],
 )
-def test_what_concerns_all_pictures_ends_the_run(
+def test_what_concerns_all_images_ends_the_run(
     endpoint: images_endpoint.Endpoint,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -104,7 +104,7 @@ def test_what_concerns_all_pictures_ends_the_run(
     with pytest.raises(UserError, match=message):
         drawn(tmp_path, *(f"sign {number}" for number in range(20)), model=model)
     assert len(endpoint.asked) <= openai.Endpoint.workers
-    assert not (tmp_path / "pictures").exists()
+    assert not (tmp_path / "images").exists()
 
 
 def test_too_many_requests_end_the_run_and_it_continues(

@@ -44,13 +44,13 @@ def unit(features: torch.Tensor) -> np.ndarray:
     return (features / features.norm(dim=-1, keepdim=True)).detach().numpy()
 
 
-def test_pictures_as_transformers_sees_them(clip: Clip, stock: CLIPModel) -> None:
+def test_images_as_transformers_sees_them(clip: Clip, stock: CLIPModel) -> None:
     generator = np.random.default_rng(0)
-    pictures = [Image.fromarray(generator.integers(0, 256, (32, 32, 3), dtype=np.uint8)) for _ in range(3)]
-    pixels = torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures])).permute(0, 3, 1, 2) / 255
+    images = [Image.fromarray(generator.integers(0, 256, (32, 32, 3), dtype=np.uint8)) for _ in range(3)]
+    pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2) / 255
     mean, std = (torch.tensor(tiny_clip.PREPARATION[name]).view(3, 1, 1) for name in ("mean", "std"))
     expected = stock.visual_projection(stock.vision_model((pixels - mean) / std).pooler_output)
-    found = clip.extract(pictures)
+    found = clip.extract(images)
     assert found.dtype == np.float32 and found.shape == (3, clip.width)
     np.testing.assert_allclose(found, unit(expected), atol=2e-6)
 

@@ -18,21 +18,21 @@ def test_more_blur_and_more_noise_are_further_away() -> None:
     posters = [Image.open(path).convert("RGB") for path in sorted(POSTERS.glob("*.png"))[:4]]
     noise = np.random.default_rng(0).normal(size=(*posters[0].size[::-1], 3))
 
-    def noisy(picture: Image.Image, strength: float) -> Image.Image:
-        return Image.fromarray(np.clip(np.asarray(picture) + strength * noise, 0, 255).astype(np.uint8))
+    def noisy(image: Image.Image, strength: float) -> Image.Image:
+        return Image.fromarray(np.clip(np.asarray(image) + strength * noise, 0, 255).astype(np.uint8))
 
     extractor = features.load("efficientnet-lite0", "cpu")
     clean = extractor.extract(posters)
     assert clean.shape == (4, extractor.width) and clean.dtype == np.float32
     for worse in (
-        [[picture.filter(ImageFilter.GaussianBlur(radius)) for picture in posters] for radius in (1, 3, 9)],
-        [[noisy(picture, strength) for picture in posters] for strength in (5, 20, 80)],
+        [[image.filter(ImageFilter.GaussianBlur(radius)) for image in posters] for radius in (1, 3, 9)],
+        [[noisy(image, strength) for image in posters] for strength in (5, 20, 80)],
     ):
         distances = [np.linalg.norm(extractor.extract(some) - clean, axis=1).mean() for some in worse]
         assert 0 < distances[0] < distances[1] < distances[2]
 
 
-def test_a_picture_alone_or_in_a_batch() -> None:
+def test_a_image_alone_or_in_a_batch() -> None:
     posters = [Image.open(path).convert("RGB") for path in sorted(POSTERS.glob("*.png"))[:2]]
     extractor = features.load("efficientnet-lite0", "cpu")
     np.testing.assert_allclose(extractor.extract(posters[:1])[0], extractor.extract(posters)[0], atol=1e-4)

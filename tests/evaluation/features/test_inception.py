@@ -1,4 +1,4 @@
-"""The features of FID: torchmetrics' own network on our pictures, its weights only with the published checksum."""
+"""The features of FID: torchmetrics' own network on our images, its weights only with the published checksum."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_pictures_of_any_size_as_torchmetrics_takes_them(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_of_any_size_as_torchmetrics_takes_them(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inception, "SHA256", hashlib.sha256(weights.read_bytes()).hexdigest())
     generator = np.random.default_rng(0)
     arrays = [generator.integers(0, 256, (*size, 3), dtype=np.uint8) for size in ((40, 64), (310, 300))]

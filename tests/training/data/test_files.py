@@ -1,4 +1,4 @@
-"""Pictures as people have them: tables, parquet, saved datasets, edit pairs, text boxes, and files that are broken."""
+"""Images as people have them: tables, parquet, saved datasets, edit pairs, text boxes, and files that are broken."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def table(folder: Path, *rows: dict[str, Any]) -> None:
     (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
 
 
-def assert_pixels(pictures: data.FilePictures, index: int, levels: np.ndarray) -> None:
+def assert_pixels(images: data.FileImages, index: int, levels: np.ndarray) -> None:
     expected = torch.from_numpy(levels.copy()).permute(2, 0, 1) / 127.5 - 1
-    torch.testing.assert_close(pictures.pixels([index], CPU)[0], expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(images.pixels([index], CPU)[0], expected, atol=1e-6, rtol=0)
 
 
 def test_parquet_with_columns_of_any_name(tmp_path: Path) -> None:
@@ -49,16 +49,14 @@ def test_parquet_with_columns_of_any_name(tmp_path: Path) -> None:
     for number in range(3):
         part = {name: values[number : number + 1] for name, values in rows.items()}
         pyarrow.parquet.write_table(pyarrow.table(part), tmp_path / f"train-{number}.parquet")
-    reading = config.Reading(columns=config.Columns(picture="pic", caption="prompt"))
+    reading = config.Reading(columns=config.Columns(image="pic", caption="prompt"))
     for where in (tmp_path, tmp_path / "train-*.parquet"):
-        pictures = data.FilePictures(where, reading)
-        assert pictures.captions == ["a", "b", "c"]
+        images = data.FileImages(where, reading)
+        assert images.captions == ["a", "b", "c"]
         for index, (_, levels) in enumerate(stored):
-            assert_pixels(pictures, index, levels)
-    with pytest.raises(
-        UserError, match="no column image[\\s\\S]*columns pic, prompt[\\s\\S]*data.columns.picture=NAME"
-    ):
-        data.FilePictures(tmp_path)
+            assert_pixels(images, index, levels)
+    with pytest.raises(UserError, match="no column image[\\s\\S]*columns pic, prompt[\\s\\S]*data.columns.image=NAME"):
+        data.FileImages(tmp_path)
 
 
 def test_a_dataset_saved_by_datasets(tmp_path: Path) -> None:
@@ -68,19 +66,19 @@ def test_a_dataset_saved_by_datasets(tmp_path: Path) -> None:
     (tmp_path / "state.json").write_text("{}")
     with pyarrow.ipc.new_stream(tmp_path / "data-00000-of-00001.arrow", rows.schema) as stream:
         stream.write_table(rows)
-    pictures = data.FilePictures(tmp_path)
-    assert pictures.captions == ["a", "b"]
-    assert_pixels(pictures, 1, stored[1][1])
+    images = data.FileImages(tmp_path)
+    assert images.captions == ["a", "b"]
+    assert_pixels(images, 1, stored[1][1])
 
 
 def test_a_broken_parquet_file(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(UserError, match="not a whole parquet file"):
-        data.FilePictures(tmp_path / "a.parquet")
+        data.FileImages(tmp_path / "a.parquet")
 
 
 def test_edit_pairs(tmp_path: Path) -> None:
-    """The source is there to be read, never a picture of a batch, and is cut as its target is."""
+    """The source is there to be read, never an image of a batch, and is cut as its target is."""
     before, after = draw(tmp_path / "before.png", 70, 40, 1), draw(tmp_path / "after.png", 70, 40, 2)
     draw(tmp_path / "plain.png", 64, 32, 3)
     table(
@@ -88,27 +86,27 @@ def test_edit_pairs(tmp_path: Path) -> None:
         {"file_name": "after.png", "source": "before.png", "text": 'Write "B"'},
         {"file_name": "plain.png", "text": "plain"},
     )
-    pictures = data.FilePictures(tmp_path, repeats=2)
-    assert pictures.sources == {1: 0} and pictures.repeats == [0, 2, 2] and pictures.sizes == [(32, 64)] * 3
-    assert_pixels(pictures, 0, before[4:36, 3:67])
-    assert_pixels(pictures, 1, after[4:36, 3:67])
-    kinds = data.buckets(pictures)
+    images = data.FileImages(tmp_path, repeats=2)
+    assert images.sources == {1: 0} and images.repeats == [0, 2, 2] and images.sizes == [(32, 64)] * 3
+    assert_pixels(images, 0, before[4:36, 3:67])
+    assert_pixels(images, 1, after[4:36, 3:67])
+    kinds = data.buckets(images)
     assert kinds == [None, (32, 64, True), (32, 64, False)]
-    batches = data.Batches(kinds, 2, seed=0, repeats=pictures.repeats)
+    batches = data.Batches(kinds, 2, seed=0, repeats=images.repeats)
     assert sorted(batches[step] for step in range(batches.per_epoch)) == [[1, 1], [2, 2]]
-    assert data.groups(kinds, 4, limit=9) == [[2], [1]], "a source takes no place among the held-out pictures"
-    assert report.of(pictures).buckets == {"64x32": 1, "64x32 edits": 1} and report.of(pictures).edits == 2
+    assert data.groups(kinds, 4, limit=9) == [[2], [1]], "a source takes no place among the held-out images"
+    assert report.of(images).buckets == {"64x32": 1, "64x32 edits": 1} and report.of(images).edits == 2
 
 
 def test_a_source_of_another_size_is_refused(tmp_path: Path) -> None:
     draw(tmp_path / "before.png", 64, 64)
     draw(tmp_path / "after.png", 96, 64)
     table(tmp_path, {"file_name": "after.png", "source": "before.png", "text": "a"})
-    with pytest.raises(UserError, match="another size[\\s\\S]*64x64, the picture 96x64"):
-        data.FilePictures(tmp_path)
+    with pytest.raises(UserError, match="another size[\\s\\S]*64x64, the image 96x64"):
+        data.FileImages(tmp_path)
 
 
-def test_text_boxes_and_masks_follow_the_picture(tmp_path: Path) -> None:
+def test_text_boxes_and_masks_follow_the_image(tmp_path: Path) -> None:
     """Scaled to half and cut: a box of 20..60 becomes 10..30, 16 columns less at the left; a mask says the same."""
     for name in ("boxes", "mask"):
         draw(tmp_path / f"{name}.png", 192, 128)
@@ -121,42 +119,42 @@ def test_text_boxes_and_masks_follow_the_picture(tmp_path: Path) -> None:
         {"file_name": "mask.png", "text": "b", "mask": "where.png"},
     )
     reading = config.Reading(size="96x64")
-    masks = data.FilePictures(tmp_path, reading).text_mask([0, 1], CPU)
+    masks = data.FileImages(tmp_path, reading).text_mask([0, 1], CPU)
     assert masks is not None and masks.shape == (2, 1, 64, 96)
     assert torch.equal(masks[0], masks[1])
     assert masks[0, 0, 18:46, 34:46].min() > 0.9 and masks[0, 0, :, 52:].max() < 0.1
     assert masks[0].mean() == pytest.approx(levels.mean() / 255, abs=0.01)
 
 
-def test_text_known_for_some_pictures_only(tmp_path: Path) -> None:
+def test_text_known_for_some_images_only(tmp_path: Path) -> None:
     draw(tmp_path / "a.png"), draw(tmp_path / "b.png")
     table(tmp_path, {"file_name": "a.png", "text": "a", "text_boxes": []}, {"file_name": "b.png", "text": "b"})
-    with pytest.raises(UserError, match=r"for some pictures only[\s\S]*b\.png"):
-        data.FilePictures(tmp_path)
+    with pytest.raises(UserError, match=r"for some images only[\s\S]*b\.png"):
+        data.FileImages(tmp_path)
 
 
-def test_broken_pictures_are_named_together_or_left_out(tmp_path: Path) -> None:
+def test_broken_images_are_named_together_or_left_out(tmp_path: Path) -> None:
     draw(tmp_path / "good.png")
     draw(tmp_path / "tiny.png", 16, 16)
     (tmp_path / "cut.png").write_bytes((tmp_path / "good.png").read_bytes()[:900])
     table(tmp_path, *({"file_name": f"{name}.png", "text": name} for name in ("cut", "good", "gone", "tiny")))
     with pytest.raises(UserError) as caught:
-        data.FilePictures(tmp_path)
-    for said in ("3 pictures of", "cut.png cannot be read", "gone.png has no picture", "too small", "unusable=skip"):
+        data.FileImages(tmp_path)
+    for said in ("3 images of", "cut.png cannot be read", "gone.png has no image", "too small", "unusable=skip"):
         assert said in str(caught.value)
-    pictures = data.FilePictures(tmp_path, config.Reading(unusable="skip"))
-    assert pictures.captions == ["good"]
-    lines = report.of(pictures).lines("train", batch_size=4)
-    assert lines[:2] == ["train: 1 pictures; 64x32: 1", "  1 captions quote no text"]
+    images = data.FileImages(tmp_path, config.Reading(unusable="skip"))
+    assert images.captions == ["good"]
+    lines = report.of(images).lines("train", batch_size=4)
+    assert lines[:2] == ["train: 1 images; 64x32: 1", "  1 captions quote no text"]
     assert "shown more often: 64x32" in lines[2]
     assert sum(line.startswith("  left out: ") for line in lines) == 3
 
 
-def test_no_good_picture_is_an_error_even_where_broken_ones_are_skipped(tmp_path: Path) -> None:
-    (tmp_path / "cut.png").write_bytes(b"no picture")
+def test_no_good_image_is_an_error_even_where_broken_ones_are_skipped(tmp_path: Path) -> None:
+    (tmp_path / "cut.png").write_bytes(b"no image")
     table(tmp_path, {"file_name": "cut.png", "text": "a"})
-    with pytest.raises(UserError, match="cut.png is not a picture"):
-        data.FilePictures(tmp_path, config.Reading(unusable="skip"))
+    with pytest.raises(UserError, match="cut.png is not an image"):
+        data.FileImages(tmp_path, config.Reading(unusable="skip"))
 
 
 def test_sources_of_a_recipe_and_their_repeats(tmp_path: Path) -> None:
@@ -176,13 +174,13 @@ def test_the_report_counts_changes(tmp_path: Path) -> None:
     for name, size in (("large", (200, 200)), ("small", (64, 64)), ("odd", (100, 64))):
         draw(tmp_path / f"{name}.png", *size)
         (tmp_path / f"{name}.txt").write_text(name)
-    found = report.of(data.FilePictures(tmp_path, config.Reading(size="96x96")))
+    found = report.of(data.FileImages(tmp_path, config.Reading(size="96x96")))
     assert found.changes == {"scaled down": 1, "cropped": 1, "smaller than data.size": 2}
     assert found.buckets == {"64x64": 1, "96x64": 1, "96x96": 1}
 
 
 def test_the_report_names_what_is_there_twice(tmp_path: Path) -> None:
-    """The same content in one set, and in both sets, under any name; drawn pictures have no content to compare."""
+    """The same content in one set, and in both sets, under any name; drawn images have no content to compare."""
     for folder, seeds in (("train", (1, 2, 1)), ("kept", (5, 3)), ("held", (2, 3, 4))):
         (tmp_path / folder).mkdir()
         for number, seed in enumerate(seeds):
@@ -191,21 +189,21 @@ def test_the_report_names_what_is_there_twice(tmp_path: Path) -> None:
     places = [str(tmp_path / "train"), {"path": str(tmp_path / "kept"), "preserve": True}]
     both = data.load(config.Data.model_validate({"train": places, "held_out": str(tmp_path / "held")}))
     found = report.of(both[0])
-    assert (found.pictures, found.preserved, found.same, found.unquoted) == (3, 2, 1, 1)
+    assert (found.images, found.preserved, found.same, found.unquoted) == (3, 2, 1, 1)
     told = report.lines(both, 1)
     for line in ("  2 more are only preserved", "  1 equal another one", "  1 captions quote no text"):
         assert line in told
     assert [line for line in told if "over-fitting" in line] == [told[-1]] and told[-1].startswith("  1 of them")
-    posters = data.PosterPictures(2, 64, 64, seed=0, workers=1, split="train")
+    posters = data.PosterImages(2, 64, 64, seed=0, workers=1, split="train")
     assert not any("over-fitting" in line for line in report.lines((posters, posters), 1))
 
 
-def test_content_names_a_picture(tmp_path: Path) -> None:
+def test_content_names_a_image(tmp_path: Path) -> None:
     """The same bytes in another place have the same name; another fit or other bytes another one."""
     keys = []
     for folder, seed, reading in (("a", 1, {}), ("b", 1, {}), ("c", 2, {}), ("d", 1, {"size": "32x32"})):
         (tmp_path / folder).mkdir()
         draw(tmp_path / folder / "x.png", seed=seed)
         (tmp_path / folder / "x.txt").write_text("x")
-        keys += data.FilePictures(tmp_path / folder, config.Reading(**reading)).keys or []
+        keys += data.FileImages(tmp_path / folder, config.Reading(**reading)).keys or []
     assert keys[0] == keys[1] and len(set(keys)) == 3

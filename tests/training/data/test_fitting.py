@@ -1,4 +1,4 @@
-"""Sizes on the grid: never larger than the picture, near the pixels asked for, cut around the centre."""
+"""Sizes on the grid: never larger than the image, near the pixels asked for, cut around the centre."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_usual_sizes(height: int, width: int, size: tuple[int, int]) -> None:
     assert fit(height, width, 1024 * 1024, exact=False).size == size
 
 
-def test_exact_takes_pictures_only_as_they_are() -> None:
+def test_exact_takes_images_only_as_they_are() -> None:
     assert fit(64, 96, 64 * 96, exact=True).size == (64, 96)
     with pytest.raises(UserError, match="not multiples of 32"):
         fit(64, 97, None, exact=True)
@@ -50,7 +50,7 @@ def test_exact_takes_pictures_only_as_they_are() -> None:
 
 
 def test_the_middle_is_kept() -> None:
-    """A picture twice the size with one bright half: the edge stays in the middle after scaling and cutting."""
+    """An image twice the size with one bright half: the edge stays in the middle after scaling and cutting."""
     levels = np.zeros((128, 260, 3), dtype=np.uint8)
     levels[:, 130:] = 255
     found = fit(128, 260, 64 * 128, exact=False)

@@ -1,4 +1,4 @@
-"""Pictures that a model draws: each request once, whatever interrupts it."""
+"""Images that a model draws: each request once, whatever interrupts it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 from glmkit.errors import UserError
 from glmkit.evaluation import suites
 from glmkit.evaluation.evaluate import Plan, evaluate
-from glmkit.evaluation.pictures import Drawing, draw
+from glmkit.evaluation.images import Drawing, draw
 from glmkit.files import read_jsonl
 from glmkit.generation import engine, pipeline
 from glmkit.models.hybrid import HybridModel
@@ -49,18 +49,18 @@ def requested(monkeypatch: pytest.MonkeyPatch, fail_at: dict[str, BaseException]
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in (folder / "pictures").iterdir()}
+    return {path.name: path.read_bytes() for path in (folder / "images").iterdir()}
 
 
-def test_pictures_are_the_pipelines_own(drawing: Drawing, tmp_path: Path) -> None:
+def test_images_are_the_pipelines_own(drawing: Drawing, tmp_path: Path) -> None:
     rows = draw(tmp_path, PROMPTS[:1], drawing, "cpu", {})
     assert [row.id for row in rows] == ["fox_0", "fox_1"]
     hybrid = HybridModel.load(drawing.model)
     requests = [Request("x", PROMPTS[0].prompt, seed, 64, 96, steps=2, guidance=1.5) for seed in (0, 1)]
     for row, (_, expected) in zip(rows, pipeline.generate(hybrid, requests, 2), strict=True):
-        with Image.open(tmp_path / str(row.file)) as picture:
-            assert picture.tobytes() == expected.tobytes()
-            assert picture.text["prompt"] == row.prompt  # type: ignore[attr-defined]
+        with Image.open(tmp_path / str(row.file)) as image:
+            assert image.tobytes() == expected.tobytes()
+            assert image.text["prompt"] == row.prompt  # type: ignore[attr-defined]
 
 
 SIZED = [
@@ -75,18 +75,18 @@ def test_a_prompt_is_drawn_at_its_own_size_unless_another_is_given(drawing: Draw
     assert (fixed.height, fixed.width) == (64, 96)
 
 
-def test_batches_hold_one_size_and_a_lost_picture_comes_back(
+def test_batches_hold_one_size_and_a_lost_image_comes_back(
     drawing: Drawing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three prompts of each size in batches of two: the second batch must not mix sizes."""
-    monkeypatch.setattr(engine, "PICTURES_AT_ONCE", 2)
+    monkeypatch.setattr(engine, "IMAGES_AT_ONCE", 2)
     drawing = replace(drawing, seeds=1)
     rows = draw(tmp_path, SIZED, drawing, "cpu", {})
     for row in rows:
-        with Image.open(tmp_path / str(row.file)) as picture:
-            assert picture.size == ((64, 96) if row.prompt_id.startswith("high") else (96, 64))
+        with Image.open(tmp_path / str(row.file)) as image:
+            assert image.size == ((64, 96) if row.prompt_id.startswith("high") else (96, 64))
     whole = content(tmp_path)
-    (tmp_path / "pictures" / "high0_0.png").unlink()
+    (tmp_path / "images" / "high0_0.png").unlink()
     tried = requested(monkeypatch, {})
     draw(tmp_path, SIZED, drawing, "cpu", {})
     assert tried == ["high0_0"] and content(tmp_path) == whole
@@ -95,7 +95,7 @@ def test_batches_hold_one_size_and_a_lost_picture_comes_back(
 def test_an_interrupted_run_continues_to_the_same_pixels(
     drawing: Drawing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "PICTURES_AT_ONCE", 2)
+    monkeypatch.setattr(engine, "IMAGES_AT_ONCE", 2)
     whole = draw(tmp_path / "whole", PROMPTS, drawing, "cpu", {})
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         requested(patch, {"owl_1": KeyboardInterrupt()})
@@ -110,7 +110,7 @@ def test_an_interrupted_run_continues_to_the_same_pixels(
     assert [row["id"] for row in read_jsonl(tmp_path / "cut" / "images.jsonl")] == [row.id for row in whole]
 
 
-def test_a_failed_picture_is_a_row_and_is_tried_again(
+def test_a_failed_image_is_a_row_and_is_tried_again(
     drawing: Drawing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:

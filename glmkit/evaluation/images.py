@@ -1,4 +1,4 @@
-"""The pictures of a run: drawn by a model, or copied from a folder. One `Generation` row each in images.jsonl."""
+"""The images of a run: drawn by a model, or copied from a folder. One `Generation` row each in images.jsonl."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from typing import Any
 
 from glmkit.config import parse_size
 from glmkit.errors import UserError
-from glmkit.evaluation.baseline_pictures import draw_missing
+from glmkit.evaluation.baseline_images import draw_missing
 from glmkit.evaluation.baselines import Baseline
 from glmkit.evaluation.hashes import sha256
 from glmkit.evaluation.layouts import Found, Tile
 from glmkit.evaluation.suite import Suite
 from glmkit.files import append_jsonl, atomic_path, read_jsonl, write_jsonl
 from glmkit.generation.arguments import Effort
-from glmkit.generation.pictures import read_picture, save_picture
+from glmkit.generation.images import read_image, save_image
 from glmkit.records import Generation, Prompt, Request
 
 WORK = ".work"
@@ -46,7 +46,7 @@ class Drawing:
     own_sizes: bool = True
 
     def size(self, prompt: Prompt) -> tuple[int, int]:
-        """(height, width) of the pictures of a prompt."""
+        """(height, width) of the images of a prompt."""
         return parse_size(prompt.size) if self.own_sizes and prompt.size else (self.height, self.width)
 
     def request(self, prompt: Prompt, seed: int, sources: tuple[str, ...] = ()) -> Request:
@@ -87,10 +87,10 @@ def draw(
 ) -> list[Generation]:
     """Draw what the run folder lacks, and what failed before; returns one row a prompt and seed, in prompt order.
 
-    `sources` are the pictures to edit, by prompt id.
+    `sources` are the images to edit, by prompt id.
 
     The codes of all come first and wait in `.work` (see `glmkit.generation.engine`); several processes that a launcher
-    started on the same folder share the pictures. `baseline` draws instead of a model of ours.
+    started on the same folder share the images. `baseline` draws instead of a model of ours.
     """
     journal = folder / "images.jsonl"
     wanted = {f"{prompt.id}_{seed}": (prompt, seed) for prompt in prompts for seed in range(drawing.seeds)}
@@ -102,7 +102,7 @@ def draw(
             append_jsonl(journal, row.to_row())
             rows[row.id] = row
     rows = {row.id: row for row in _finished(journal)} | {name: row for name, row in rows.items() if row.error}
-    # A process that was killed right after it saved a picture has left no row.
+    # A process that was killed right after it saved an image has left no row.
     ordered = [rows.get(name) or _row(name, *wanted[name], None) for name in wanted]
     write_jsonl(journal, (row.to_row() for row in ordered))
     if all(row.error is None for row in ordered):
@@ -115,7 +115,7 @@ def _missing(folder: Path, request: Request) -> bool:
 
 
 def _file(name: str) -> str:
-    return f"pictures/{name}.png"
+    return f"images/{name}.png"
 
 
 def _row(name: str, prompt: Prompt, seed: int, seconds: float | None, error: Exception | None = None) -> Generation:
@@ -151,16 +151,16 @@ def _drawn(
     hybrid = load_for_drawing(model, at, dtype, drawing.model, drawing.adapters, parts, speed)
     missing, todo = partial(_missing, folder), sum(_missing(folder, request) for request in requests)
     with bars() as shown:
-        shown.pictures(0, todo)
+        shown.images(0, todo)
         outcomes = engine.draw_all(
             hybrid, requests, missing, folder / WORK, progress=shown.progress, share=Share.of_environment()
         )
         for done, outcome in enumerate(outcomes, start=1):
             name = outcome.request.id
             if outcome.image is not None:
-                save_picture(folder / _file(name), outcome.image, outcome.request, hybrid.name, hybrid.adapters)
+                save_image(folder / _file(name), outcome.image, outcome.request, hybrid.name, hybrid.adapters)
             yield _row(name, *wanted[name], round(outcome.seconds, 3), outcome.error)
-            shown.pictures(done, todo)
+            shown.images(done, todo)
 
 
 def _drawn_by(
@@ -181,9 +181,9 @@ def _drawn_by(
 
 
 def copy(folder: Path, found: Found, prompts: Sequence[Prompt], seeds: int | None) -> list[Generation]:
-    """Copy pictures into the run folder, in prompt order; a prompt without its picture is a row with an error.
+    """Copy images into the run folder, in prompt order; a prompt without its image is a row with an error.
 
-    Each prompt should have seeds 0 to `seeds` - 1; without `seeds` as many as the prompt with the most pictures, so
+    Each prompt should have seeds 0 to `seeds` - 1; without `seeds` as many as the prompt with the most images, so
     that what is missing counts as much as what is there. Which numbers its seeds have is every prompt's own matter.
     """
     present: dict[str, list[int]] = {prompt.id: [] for prompt in prompts}
@@ -211,7 +211,7 @@ def _copied(folder: Path, source: Path | Tile | None, prompt: Prompt, seed: int)
         return replace(row, error="not in the folder")
     if isinstance(source, Tile):
         return _cut(folder, source, row)
-    file = f"pictures/{row.id}{source.suffix.lower()}"
+    file = f"images/{row.id}{source.suffix.lower()}"
     target = folder / file
     if not target.exists() or sha256(target) != sha256(source):
         with atomic_path(target) as temporary:
@@ -220,22 +220,22 @@ def _copied(folder: Path, source: Path | Tile | None, prompt: Prompt, seed: int)
 
 
 def _cut(folder: Path, tile: Tile, row: Generation) -> Generation:
-    """One picture of a grid, saved as OneIG-Bench saves it before it reads it: JPEG with Pillow's quality.
+    """One image of a grid, saved as OneIG-Bench saves it before it reads it: JPEG with Pillow's quality.
 
-    Black tiles stand for pictures that could not be made.
+    Black tiles stand for images that could not be made.
     """
     try:
-        grid = read_picture(tile.path)
+        grid = read_image(tile.path)
     except UserError as error:
         return replace(row, error=error.what)
     width, height = grid.width // tile.columns, grid.height // tile.rows
     left, top = tile.column * width, tile.row * height
-    picture = grid.crop((left, top, left + width, top + height))
-    if picture.getbbox() is None:
-        return replace(row, error="no picture: this tile of the grid is black")
+    image = grid.crop((left, top, left + width, top + height))
+    if image.getbbox() is None:
+        return replace(row, error="no image: this tile of the grid is black")
     encoded = io.BytesIO()
-    picture.save(encoded, format="JPEG")
-    file = f"pictures/{row.id}.jpg"
+    image.save(encoded, format="JPEG")
+    file = f"images/{row.id}.jpg"
     target = folder / file
     if not target.exists() or target.read_bytes() != encoded.getvalue():
         with atomic_path(target) as temporary:

@@ -1,4 +1,4 @@
-"""Pictures of a baseline: each request once, by as many workers as the baseline allows, in one process or several."""
+"""Images of a baseline: each request once, by as many workers as the baseline allows, in one process or several."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from glmkit.errors import UserError
 from glmkit.evaluation.baselines import Baseline
-from glmkit.generation.pictures import described, save_png
+from glmkit.generation.images import described, save_png
 from glmkit.generation.shares import Share, units_of
 from glmkit.records import Request
 
 
 class Done(NamedTuple):
-    """A request whose picture is saved, or the reason why there is none."""
+    """A request whose image is saved, or the reason why there is none."""
 
     request: Request
     seconds: float
@@ -46,12 +46,12 @@ def draw_missing(
     """Draw the requests whose `file` does not exist; outcomes as they come, with progress, rate and cost on stderr.
 
     Lock files in `work` keep workers and processes from drawing the same. A UserError of the baseline ends the run;
-    pictures that are under way then are still finished and saved, for some have been paid for.
+    images that are under way then are still finished and saved, for some have been paid for.
     """
     todo = sum(not file(request).exists() for request in requests)
-    columns = (TextColumn("pictures"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (TextColumn("images"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True)) as progress:
-        task, started = progress.add_task("pictures", total=todo, note=""), time.monotonic()
+        task, started = progress.add_task("images", total=todo, note=""), time.monotonic()
         for count, done in enumerate(_worked(baseline, model, requests, file, work), start=1):
             rate = f"{count * 60 / (time.monotonic() - started):.1f} a minute"
             progress.update(task, completed=count, note=" · ".join(filter(None, (rate, baseline.note()))))
@@ -105,13 +105,13 @@ def _attempt(baseline: Baseline, model: str, request: Request, path: Path) -> Do
         save_png(path, image, text)
     except UserError:
         raise
-    except Exception as error:  # whatever went wrong with this picture is its error row
+    except Exception as error:  # whatever went wrong with this image is its error row
         return Done(request, time.monotonic() - started, error)
     return Done(request, time.monotonic() - started, None)
 
 
 def _described(baseline: Baseline, request: Request, model: str) -> dict[str, str]:
-    """What a picture says about itself, without what the baseline does not have."""
+    """What an image says about itself, without what the baseline does not have."""
     lacks = {"sampling"}
     lacks |= {key for key in ("steps", "guidance") if getattr(baseline.usual, key) is None}
     return {key: value for key, value in described(request, model).items() if key not in lacks}

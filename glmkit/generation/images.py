@@ -1,4 +1,4 @@
-"""Pictures on disk: source pictures with clear errors, results with the request in their PNG text."""
+"""Images on disk: source images with clear errors, results with the request in their PNG text."""
 
 from __future__ import annotations
 
@@ -13,20 +13,18 @@ from glmkit.files import atomic_path
 from glmkit.records import Request
 
 
-def read_picture(path: str | Path) -> Image.Image:
-    """A picture as RGB, upright, transparent parts on white. UserError when it is missing or broken."""
+def read_image(path: str | Path) -> Image.Image:
+    """An image as RGB, upright, transparent parts on white. UserError when it is missing or broken."""
     path = Path(path)
     try:
         with Image.open(path) as opened:
             return as_rgb(opened)
     except FileNotFoundError as error:
-        raise UserError(f"picture {path} does not exist", fix="check the path") from error
+        raise UserError(f"image {path} does not exist", fix="check the path") from error
     except UnidentifiedImageError as error:
-        raise UserError(f"{path} is not a picture", fix="a PNG, JPEG or WebP file") from error
+        raise UserError(f"{path} is not an image", fix="a PNG, JPEG or WebP file") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(
-            f"picture {path} cannot be read", found=error, fix="save it again, or use another one"
-        ) from error
+        raise UserError(f"image {path} cannot be read", found=error, fix="save it again, or use another one") from error
 
 
 def as_rgb(opened: Image.Image) -> Image.Image:
@@ -39,7 +37,7 @@ def as_rgb(opened: Image.Image) -> Image.Image:
 
 
 def described(request: Request, model: str, adapters: Sequence[str] = ()) -> dict[str, str]:
-    """The text that a picture carries: what is needed to draw it again."""
+    """The text that an image carries: what is needed to draw it again."""
     text = {
         "prompt": request.prompt,
         "seed": str(request.seed),
@@ -57,7 +55,7 @@ def described(request: Request, model: str, adapters: Sequence[str] = ()) -> dic
     return text
 
 
-def save_picture(
+def save_image(
     path: str | Path, image: Image.Image, request: Request, model: str, adapters: Sequence[str] = ()
 ) -> None:
     """Write a PNG that carries its request as text; complete or absent."""
@@ -74,7 +72,7 @@ def save_png(path: str | Path, image: Image.Image, text: Mapping[str, str]) -> N
 
 
 def is_drawn(path: str | Path, request: Request, model: str, adapters: Sequence[str] = ()) -> bool:
-    """Whether `path` is the complete picture of exactly this request, drawn by any version."""
+    """Whether `path` is the complete image of exactly this request, drawn by any version."""
     try:
         with Image.open(path) as opened:
             opened.load()

@@ -1,4 +1,4 @@
-"""Pictures as data URIs small enough that a report of hundreds stays one file."""
+"""Images as data URIs small enough that a report of hundreds stays one file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ QUALITY = 76
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """`uri` holds the embedded picture, `height` and `width` its pixels."""
+    """`uri` holds the embedded image, `height` and `width` its pixels."""
 
     uri: str
     height: int
@@ -24,13 +24,13 @@ class Thumbnail:
 
 
 def thumbnail(path: Path) -> Thumbnail:
-    """Embed the picture at `path`; raises OSError when it is missing or cannot be read."""
-    with Image.open(path) as picture:
-        width, height = picture.size
-        if picture.format == "PNG" and max(width, height) <= LARGEST_SIDE and path.stat().st_size <= SMALL_FILE:
-            picture.load()
+    """Embed the image at `path`; raises OSError when it is missing or cannot be read."""
+    with Image.open(path) as image:
+        width, height = image.size
+        if image.format == "PNG" and max(width, height) <= LARGEST_SIDE and path.stat().st_size <= SMALL_FILE:
+            image.load()
             return Thumbnail(data_uri(path.read_bytes(), "png"), height, width)
-        small = picture.convert("RGB")
+        small = image.convert("RGB")
     small.thumbnail((LARGEST_SIDE, LARGEST_SIDE), Image.Resampling.LANCZOS, reducing_gap=2.0)
     buffer = io.BytesIO()
     small.save(buffer, "WEBP", quality=QUALITY, method=4)

@@ -1,4 +1,4 @@
-"""What every set of training pictures offers, sets joined to one, and pictures sorted by what may share a batch.
+"""What every set of training images offers, sets joined to one, and images sorted by what may share a batch.
 
 B batch, H W rows and columns in pixels.
 """
@@ -12,15 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Pictures of one size share a batch, and edits share none with others: (height, width) or (height, width, is edit).
-# None: a picture that is never trained on itself.
+# Images of one size share a batch, and edits share none with others: (height, width) or (height, width, is edit).
+# None: an image that is never trained on itself.
 Bucket = TypeVar("Bucket", tuple[int, int], tuple[int, int, bool])
 
 
-class Pictures(Protocol):
-    """Captioned pictures, each with height and width that are multiples of 32.
+class Images(Protocol):
+    """Captioned images, each with height and width that are multiples of 32.
 
-    The caption of an edit says what was done with another of the pictures, its source, which has the same size:
+    The caption of an edit says what was done with another of the images, its source, which has the same size:
     `sources` maps the number of an edit to that of its source.
     """
 
@@ -28,16 +28,16 @@ class Pictures(Protocol):
     sizes: list[tuple[int, int]]
     sources: dict[int, int]
     repeats: list[int]
-    """How often an epoch shows each picture; 0 for one that is only the source of an edit, or only preserved."""
+    """How often an epoch shows each image; 0 for one that is only the source of an edit, or only preserved."""
     preserved: list[int]
-    """Numbers of pictures that no step learns: what a model draws for them shall stay as it is."""
+    """Numbers of images that no step learns: what a model draws for them shall stay as it is."""
     keys: list[str] | None
-    """A name for the content of each picture, for caches on disk; None where pictures are drawn, not read."""
+    """A name for the content of each image, for caches on disk; None where images are drawn, not read."""
     text_keys: list[str] | None
     """The same for where text stands in each."""
 
     def pixels(self, indices: Sequence[int], device: torch.device) -> Tensor:
-        """Pictures of one size as B 3 H W in [-1, 1]."""
+        """Images of one size as B 3 H W in [-1, 1]."""
 
     def text_mask(self, indices: Sequence[int], device: torch.device) -> Tensor | None:
         """B 1 H W in [0, 1], 1 where text is drawn; None where nobody knows."""
@@ -48,26 +48,26 @@ class Pictures(Protocol):
 
 
 class Joined:
-    """The pictures of several sets, one set after the other."""
+    """The images of several sets, one set after the other."""
 
-    def __init__(self, sets: Sequence[Pictures]) -> None:
+    def __init__(self, sets: Sequence[Images]) -> None:
         self.sets = sets
-        self._starts = np.cumsum([0] + [len(pictures.captions) for pictures in sets])
-        self.captions = [caption for pictures in sets for caption in pictures.captions]
-        self.sizes = [size for pictures in sets for size in pictures.sizes]
-        self.repeats = [count for pictures in sets for count in pictures.repeats]
+        self._starts = np.cumsum([0] + [len(images.captions) for images in sets])
+        self.captions = [caption for images in sets for caption in images.captions]
+        self.sizes = [size for images in sets for size in images.sizes]
+        self.repeats = [count for images in sets for count in images.repeats]
         starts = self._starts.tolist()
         self.preserved = [start + own for start, one in zip(starts, sets, strict=False) for own in one.preserved]
-        self.keys = _joined([pictures.keys for pictures in sets])
-        self.text_keys = _joined([pictures.text_keys for pictures in sets])
+        self.keys = _joined([images.keys for images in sets])
+        self.text_keys = _joined([images.text_keys for images in sets])
         self.sources = {
             start + edit: start + source
-            for start, pictures in zip(starts, sets, strict=False)
-            for edit, source in pictures.sources.items()
+            for start, images in zip(starts, sets, strict=False)
+            for edit, source in images.sources.items()
         }
 
-    def _ask(self, ask: Callable[[Pictures, list[int]], Tensor | None], indices: Sequence[int]) -> Tensor | None:
-        """What `ask` gets from the set of each picture, in the order of `indices`; None where a set does not know."""
+    def _ask(self, ask: Callable[[Images, list[int]], Tensor | None], indices: Sequence[int]) -> Tensor | None:
+        """What `ask` gets from the set of each image, in the order of `indices`; None where a set does not know."""
         numbers = np.asarray(indices)
         owners = np.searchsorted(self._starts, numbers, side="right") - 1
         parts, places = [], []
@@ -81,15 +81,15 @@ class Joined:
         return torch.cat(parts)[torch.from_numpy(np.argsort(np.concatenate(places))).to(parts[0].device)]
 
     def pixels(self, indices: Sequence[int], device: torch.device) -> Tensor:
-        pixels = self._ask(lambda pictures, own: pictures.pixels(own, device), indices)
+        pixels = self._ask(lambda images, own: images.pixels(own, device), indices)
         assert pixels is not None
         return pixels
 
     def text_mask(self, indices: Sequence[int], device: torch.device) -> Tensor | None:
-        return self._ask(lambda pictures, own: pictures.text_mask(own, device), indices)
+        return self._ask(lambda images, own: images.text_mask(own, device), indices)
 
     def signs(self, indices: Sequence[int], device: torch.device) -> Tensor | None:
-        return self._ask(lambda pictures, own: pictures.signs(own, device), indices)
+        return self._ask(lambda images, own: images.signs(own, device), indices)
 
 
 def _joined(keys: Sequence[list[str] | None]) -> list[str] | None:
@@ -97,31 +97,31 @@ def _joined(keys: Sequence[list[str] | None]) -> list[str] | None:
     return None if None in keys else [key for own in keys for key in own or ()]
 
 
-def kinds(pictures: Pictures) -> list[tuple[int, int, bool]]:
-    """What the pictures of one batch have in common: height, width, and whether they are edits."""
-    return [(*size, index in pictures.sources) for index, size in enumerate(pictures.sizes)]
+def kinds(images: Images) -> list[tuple[int, int, bool]]:
+    """What the images of one batch have in common: height, width, and whether they are edits."""
+    return [(*size, index in images.sources) for index, size in enumerate(images.sizes)]
 
 
-def buckets(pictures: Pictures) -> list[tuple[int, int, bool] | None]:
-    """The kind of every picture that an epoch shows, None for others."""
-    return [kind if count else None for kind, count in zip(kinds(pictures), pictures.repeats, strict=True)]
+def buckets(images: Images) -> list[tuple[int, int, bool] | None]:
+    """The kind of every image that an epoch shows, None for others."""
+    return [kind if count else None for kind, count in zip(kinds(images), images.repeats, strict=True)]
 
 
 def together(kinds: Sequence[tuple[int, int, bool] | None]) -> list[tuple[int, int, bool] | None]:
-    """All of one kind, for batches of pictures of any sizes."""
+    """All of one kind, for batches of images of any sizes."""
     one = next(kind for kind in kinds if kind is not None)
     return [None if kind is None else one for kind in kinds]
 
 
-def asked_for(pictures: Pictures) -> list[tuple[int, int, bool] | None]:
-    """The kind of every picture whose caption is read: those that are shown and those that are preserved."""
-    others = set(pictures.preserved)
-    both = zip(buckets(pictures), kinds(pictures), strict=True)
+def asked_for(images: Images) -> list[tuple[int, int, bool] | None]:
+    """The kind of every image whose caption is read: those that are shown and those that are preserved."""
+    others = set(images.preserved)
+    both = zip(buckets(images), kinds(images), strict=True)
     return [kind if index in others else shown for index, (shown, kind) in enumerate(both)]
 
 
 def by_size(sizes: Sequence[Bucket | None]) -> dict[Bucket, list[int]]:
-    """The indices of the pictures of every size, in order of size; of every size and kind for `buckets`."""
+    """The indices of the images of every size, in order of size; of every size and kind for `buckets`."""
     members: dict[Bucket, list[int]] = {size: [] for size in sorted({size for size in sizes if size is not None})}
     for index, size in enumerate(sizes):
         if size is not None:
@@ -130,7 +130,7 @@ def by_size(sizes: Sequence[Bucket | None]) -> dict[Bucket, list[int]]:
 
 
 def groups(sizes: Sequence[Bucket | None], most: int, limit: int) -> list[list[int]]:
-    """The first pictures of every size, about `limit` in all, in lists of at most `most` pictures of one size."""
+    """The first images of every size, about `limit` in all, in lists of at most `most` images of one size."""
     members = by_size(sizes)
     shown = sum(map(len, members.values()))
     chosen = [own[: max(1, round(len(own) * min(1, limit / shown)))] for own in members.values()]
