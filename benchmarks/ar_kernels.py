@@ -39,11 +39,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from glmkit.files import append_jsonl
-from glmkit.generation.sampler import Sampling, draw, draw_by_kernels
-from glmkit.models import gpu_decode, published
-from glmkit.models.autoregressive import AutoregressiveConfig, AutoregressiveModel, KVCache, rotary_table
+from glmkit.generation.sampling import Sampling, draw, draw_by_kernels
+from glmkit.models.autoregressive import gpu as gpu_decode
+from glmkit.models.autoregressive.gpu import ORDER, Order, Plan, Tile
+from glmkit.models.autoregressive.model import AutoregressiveConfig, AutoregressiveModel, KVCache, rotary_table
+from glmkit.models.checkpoint import published
 from glmkit.models.devices import dtype_for, pick_device
-from glmkit.models.gpu_decode import ORDER, Order, Plan, Tile
 
 COLD_BYTES = 192 * 2**20  # copies of what a graph reads: several times the L2 cache
 SHARED_BYTES = 227 * 2**10  # of shared memory that a program may use (compute capability 9.0)

@@ -3,7 +3,7 @@
     python benchmarks/block_kernels.py OUT.jsonl [--size 1024x1024 ...] [--layers 6] [--repeats 20]
 
 Blocks of the published width with random weights, one row of image and glyph tokens. The compiled halves of the
-denoiser and `glmkit.models.gpu_blocks` run in turns on the same weights; a row of the output holds milliseconds a block
+denoiser and `glmkit.models.decoder.gpu` run in turns on the same weights; a row of the output holds milliseconds a block
 of both, their relative difference, and how long the bytes that the kernels move take at the rate of a copy. Without a
 GPU the kernels run in Triton's interpreter (TRITON_INTERPRET=1), and only the difference means anything.
 """
@@ -23,11 +23,12 @@ from torch import Tensor
 from glmkit import runs
 from glmkit.config import parse_size
 from glmkit.files import append_jsonl
-from glmkit.generation.speed import Clock
-from glmkit.models import checkpoint, gpu_blocks
+from glmkit.generation.benchmark import Clock
+from glmkit.models.checkpoint import components as checkpoint
 from glmkit.models.compiling import compiled
-from glmkit.models.decoder import Block, DecoderConfig, KeyValue, rotary_table
-from glmkit.models.denoiser import best_attention
+from glmkit.models.decoder import gpu as gpu_blocks
+from glmkit.models.decoder.denoiser import best_attention
+from glmkit.models.decoder.model import Block, DecoderConfig, KeyValue, rotary_table
 from glmkit.models.devices import dtype_for, pick_device
 
 GLYPHS = 32

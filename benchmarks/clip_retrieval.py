@@ -24,7 +24,7 @@ from torch import Tensor
 from glmkit import runs
 from glmkit.config import parse_size
 from glmkit.files import write_json
-from glmkit.models.clip import PREFIX
+from glmkit.models.clip.model import PREFIX
 from glmkit.posters.grammar import COLOURS, POSITIONS, SHAPES, Scene, caption
 from glmkit.posters.masks import scene_of
 from glmkit.posters.render import render

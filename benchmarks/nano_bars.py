@@ -36,7 +36,7 @@ from glmkit.posters.check import checks
 from glmkit.posters.edit_set import edit_set
 from glmkit.posters.simple import SPLITS, simple_scenes
 from glmkit.records import Score
-from glmkit.training import cache
+from glmkit.training import features as cache
 from glmkit.training.data import PosterImages
 from glmkit.training.objectives.vae import VaeObjective
 

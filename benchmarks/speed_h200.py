@@ -41,17 +41,18 @@ from PIL import Image
 from glmkit import runs
 from glmkit.commands.bench import untrained
 from glmkit.files import write_json
-from glmkit.generation import pipeline, speed
-from glmkit.generation.engine import draw_all
+from glmkit.generation import benchmark as speed
+from glmkit.generation import pipeline
+from glmkit.generation.batch import draw_all
 from glmkit.generation.loading import Speed, load_for_drawing
-from glmkit.generation.priors import code_writer
+from glmkit.generation.prior_tokens import code_writer
 from glmkit.generation.random_model import RandomModel
-from glmkit.generation.sampler import Sampling, uniforms
+from glmkit.generation.sampling import Sampling, uniforms
 from glmkit.generation.sequence import grids
-from glmkit.models import checkpoint
+from glmkit.models.checkpoint import components as checkpoint
 from glmkit.models.devices import dtype_for, pick_device
 from glmkit.models.hybrid import HybridModel
-from glmkit.models.vae import Vae
+from glmkit.models.vae.model import Vae
 from glmkit.records import Request
 
 Row = dict[str, Any]

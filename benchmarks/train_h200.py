@@ -18,7 +18,7 @@ from glmkit import config, runs
 from glmkit.commands.bench import train_line, untrained
 from glmkit.files import append_jsonl
 from glmkit.models.devices import pick_device
-from glmkit.training.speed import Job, rows
+from glmkit.training.benchmark import Job, rows
 
 
 @dataclass(frozen=True)

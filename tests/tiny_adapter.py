@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from glmkit.models import adapter, checkpoint
+from glmkit.models.checkpoint import adapters as adapter
+from glmkit.models.checkpoint import components as checkpoint
 
 TARGETS = {"decoder": ["to_q", "to_v", "proj_out"], "autoregressive": ["q_proj", "gate_up_proj"]}
 

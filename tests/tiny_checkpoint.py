@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from glmkit.generation.tokenizer import build_processor
+from glmkit.generation.processor import build_processor
 
 CODES = 64
 LATENT_CHANNELS = 4

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from glmkit.models.autoregressive import AutoregressiveConfig, AutoregressiveModel
-from glmkit.models.semantic_vq import SemanticConfig, SemanticTokenizer
+from glmkit.models.autoregressive.model import AutoregressiveConfig, AutoregressiveModel
+from glmkit.models.semantic_vq.model import SemanticConfig, SemanticTokenizer
 
 CODES, START, END, IMAGE, PAD = 64, 64, 65, 90, 91
 VOCABULARY = 150

@@ -31,15 +31,17 @@ from glmkit.evaluation import suites
 from glmkit.evaluation.evaluate import ENGINE, Plan, evaluate
 from glmkit.files import atomic_path, read_json, read_jsonl, write_json
 from glmkit.generation import pipeline
-from glmkit.generation.priors import code_writer, sampling_of
-from glmkit.generation.sampler import uniforms
+from glmkit.generation.prior_tokens import code_writer, sampling_of
+from glmkit.generation.sampling import uniforms
 from glmkit.generation.sequence import grids, prompt_positions
-from glmkit.models import adapter, checkpoint, defaults
+from glmkit.models.checkpoint import adapters as adapter
+from glmkit.models.checkpoint import components as checkpoint
+from glmkit.models.checkpoint import defaults
 from glmkit.models.devices import dtype_for, pick_device
 from glmkit.models.hybrid import HybridModel
 from glmkit.posters import simple
 from glmkit.records import Request
-from glmkit.training import cache
+from glmkit.training import features as cache
 from glmkit.training.data import PosterImages
 from glmkit.training.finetune import finetune
 

@@ -30,8 +30,8 @@ from glmkit.errors import UserError
 from glmkit.files import write_json
 from glmkit.generation.random_model import RandomModel, published_folder
 from glmkit.generation.sequence import MAX_SOURCES, grids
-from glmkit.models import checkpoint
-from glmkit.models.decoder import DiffusionDecoder, rotary_table
+from glmkit.models.checkpoint import components as checkpoint
+from glmkit.models.decoder.model import DiffusionDecoder, rotary_table
 from glmkit.models.devices import dtype_for, pick_device
 
 GLYPH_TOKENS = 16

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from glmkit.config import parse_size
 from glmkit.errors import UserError
-from glmkit.generation.arguments import Effort, add_speed_options
+from glmkit.generation.options import Effort, add_speed_options
 
 if TYPE_CHECKING:
     import torch
 
     from glmkit.models.hybrid import HybridModel
-    from glmkit.training import speed
+    from glmkit.training import benchmark as speed
 
 HELP = "Measure how long images take, beside diffusers' pipeline on the same weights."
 SIDES = ("ours", "stock")
@@ -83,9 +83,9 @@ def train(arguments: argparse.Namespace) -> int:
     import tempfile
 
     from glmkit.files import append_jsonl
-    from glmkit.models import checkpoint
+    from glmkit.models.checkpoint import components as checkpoint
     from glmkit.models.devices import pick_device
-    from glmkit.training import speed
+    from glmkit.training import benchmark as speed
 
     device, measured = pick_device(arguments.device), False
     jobs = _recipe_jobs(arguments) if arguments.recipe else _jobs(arguments)
@@ -105,7 +105,7 @@ def train(arguments: argparse.Namespace) -> int:
 
 
 def _jobs(arguments: argparse.Namespace) -> list[speed.Job]:
-    from glmkit.training import speed
+    from glmkit.training import benchmark as speed
 
     how = {"pack": arguments.pack, "offload": arguments.offload, "compile": arguments.compile, "cap_gib": arguments.cap}
     # The model first, which is then built once.
@@ -121,7 +121,8 @@ def _recipe_jobs(arguments: argparse.Namespace) -> list[speed.Job]:
     """The stages of a recipe on images of the sizes asked for, of the size that it says, or of the largest there is;
     edits if there are any."""
     from glmkit import config
-    from glmkit.training import checks, data, plan, speed
+    from glmkit.training import benchmark as speed
+    from glmkit.training import checks, data, plan
 
     said = [f"--{name}" for name, plain in PLAIN.items() if getattr(arguments, name) != plain]
     if said:
@@ -167,7 +168,7 @@ def _whole(row: dict[str, Any]) -> str:
 def untrained(model: str, device: torch.device, scratch: Path, dtype: torch.dtype) -> HybridModel:
     """The model called so with frozen weights of `dtype`; `full` has the published sizes and random weights."""
     from glmkit.generation.random_model import RandomModel, published_folder
-    from glmkit.models import checkpoint
+    from glmkit.models.checkpoint import components as checkpoint
     from glmkit.models.hybrid import HybridModel
 
     if model != "full":
@@ -189,7 +190,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from glmkit import runs
     from glmkit.files import write_json
-    from glmkit.generation import speed
+    from glmkit.generation import benchmark as speed
 
     with tempfile.TemporaryDirectory() as scratch:
         hybrid = _model(arguments, Path(scratch))
@@ -222,7 +223,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _model(arguments: argparse.Namespace, scratch: Path) -> HybridModel:
     from glmkit.generation.loading import Speed, load_for_drawing
-    from glmkit.models import checkpoint
+    from glmkit.models.checkpoint import components as checkpoint
     from glmkit.models.devices import dtype_for, pick_device
 
     device = pick_device(arguments.device)
@@ -243,8 +244,8 @@ def _model(arguments: argparse.Namespace, scratch: Path) -> HybridModel:
 
 def _requests(arguments: argparse.Namespace, hybrid: HybridModel) -> list[Any]:
     from glmkit.generation import pipeline
-    from glmkit.generation.speed import PROMPT
-    from glmkit.models import defaults
+    from glmkit.generation.benchmark import PROMPT
+    from glmkit.models.checkpoint import defaults
     from glmkit.records import Request
 
     usual = defaults.of(hybrid.folder)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from glmkit.errors import UserError
-from glmkit.generation.arguments import Options, add_options, check_png
+from glmkit.generation.options import Options, add_options, check_png
 
 HELP = "Change one image, or combine two or three, as a prompt says."
 
@@ -26,9 +26,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError("the prompt comes last", found=f"the file {arguments.prompt}", fix='glmkit edit A.png "..."')
 
     from glmkit.generation.images import read_image
-    from glmkit.generation.jobs import draw_file, request_of, size_like
-    from glmkit.models import defaults
-    from glmkit.models.checkpoint import resolve
+    from glmkit.generation.requests import draw_file, request_of, size_like
+    from glmkit.models.checkpoint import defaults
+    from glmkit.models.checkpoint.components import resolve
 
     folder = resolve(options.model)
     sources = [read_image(path) for path in arguments.sources]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from glmkit.config import parse_size
 from glmkit.errors import UserError
 from glmkit.evaluation.metrics import clip
-from glmkit.generation.arguments import Effort, add_speed_options
+from glmkit.generation.options import Effort, add_speed_options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -120,7 +120,8 @@ def _drawing(arguments: argparse.Namespace) -> tuple[str, Drawing]:
     model = arguments.model or "nano"
     baseline = baselines.find(model)
     if baseline is None:
-        from glmkit.models import checkpoint, defaults
+        from glmkit.models.checkpoint import components as checkpoint
+        from glmkit.models.checkpoint import defaults
 
         usual: Usual | defaults.Defaults = defaults.of(checkpoint.resolve(model))
     else:

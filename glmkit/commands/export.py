@@ -15,8 +15,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from glmkit.models.adapter import Adapter, parts_of
-    from glmkit.models.portable import export
+    from glmkit.models.checkpoint.adapters import Adapter, parts_of
+    from glmkit.models.checkpoint.export import export
 
     adapter = Adapter.parse(arguments.adapter)
     layers = export(adapter, arguments.format, arguments.out)

@@ -25,7 +25,7 @@ def run(arguments: argparse.Namespace) -> int:
         return validate.run(arguments)
     from glmkit import config
     from glmkit.generation.loading import own_device
-    from glmkit.training import processes
+    from glmkit.training import distributed as processes
 
     device = own_device(arguments.device)
     with processes.together(device) as team:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from glmkit.errors import UserError
-from glmkit.generation.arguments import Options, add_options, check_png
+from glmkit.generation.options import Options, add_options, check_png
 
 HELP = "Draw an image from a prompt, or many from a file of prompts."
 
@@ -38,11 +38,11 @@ def run(arguments: argparse.Namespace) -> int:
         return _run_file(options, arguments.prompts, arguments.out, arguments.batch_size)
     check_png(arguments.out)
 
-    from glmkit.models.checkpoint import resolve
+    from glmkit.models.checkpoint.components import resolve
 
     folder = resolve(options.model)
 
-    from glmkit.generation.jobs import draw_file, request_of
+    from glmkit.generation.requests import draw_file, request_of
 
     request = request_of(options, folder, arguments.out.stem, arguments.prompt)
     print(draw_file(options, folder, request, arguments.out))
@@ -55,11 +55,11 @@ def _run_file(options: Options, prompts: Path, out: Path, batch_size: int) -> in
     if out.is_file() or out.suffix.lower() == ".png":
         raise UserError("with --prompts, --out must be a folder", found=out, fix=f"--out {out.with_suffix('')}")
 
-    from glmkit.models.checkpoint import resolve
+    from glmkit.models.checkpoint.components import resolve
 
     folder = resolve(options.model)
 
-    from glmkit.generation.jobs import bars, draw_folder, read_requests, request_of
+    from glmkit.generation.requests import bars, draw_folder, read_requests, request_of
     from glmkit.generation.shares import Share
 
     requests = read_requests(prompts, request_of(options, folder, "", ""))

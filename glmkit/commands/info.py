@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from glmkit.models.checkpoint import describe
+    from glmkit.models.checkpoint.components import describe
 
     rows = describe(arguments.model)
     parameters, size = sum(row.parameters for row in rows), sum(row.bytes for row in rows)

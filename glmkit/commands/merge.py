@@ -17,8 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from glmkit.models.adapter import Adapter
-    from glmkit.models.portable import merge
+    from glmkit.models.checkpoint.adapters import Adapter
+    from glmkit.models.checkpoint.export import merge
 
     parts = merge(arguments.model, [Adapter.parse(text) for text in arguments.adapter], arguments.out)
     print(f"{arguments.out}: {arguments.model} with {' + '.join(arguments.adapter)} in its {' and '.join(parts)}")

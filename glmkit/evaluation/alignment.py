@@ -30,11 +30,11 @@ def align(clip: Clip, folder: Path, rows: Sequence[Generation], scores: Sequence
     texts = _texts(clip, [row.prompt for row in generations.values()])
     read = {row["key"]: row["index"] for row in stored.rows() if "index" in row}
     lost = {row["key"]: row["error"] for row in stored.rows() if "error" in row}
-    images = stored.take(np.array(list(read.values()))).astype(np.float64)
+    features = stored.take(np.array(list(read.values()))).astype(np.float64)
     name = metric.name(clip.label, clip.model)
     found = {
-        key: round(float(image @ texts[generations[key].prompt]), DIGITS)
-        for key, image in zip(read, images, strict=True)
+        key: round(float(feature @ texts[generations[key].prompt]), DIGITS)
+        for key, feature in zip(read, features, strict=True)
     }
     return [_with(score, name, found, lost) for score in scores]
 

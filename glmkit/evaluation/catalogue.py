@@ -12,7 +12,8 @@ from glmkit.evaluation.baselines.diffusers import PRESETS
 from glmkit.evaluation.features import clip, efficientnet_lite0, inception
 from glmkit.evaluation.hub import on_this_machine
 from glmkit.evaluation.metrics.clip import DEFAULT, OURS
-from glmkit.models import checkpoint, published
+from glmkit.models.checkpoint import components as checkpoint
+from glmkit.models.checkpoint import published
 from glmkit.records import Record
 
 

@@ -21,7 +21,7 @@ from glmkit.evaluation.reading import Identity, ReadError, reading_order
 from glmkit.evaluation.readings import Reading, readings
 from glmkit.evaluation.suite import Suite, family, why_not_official
 from glmkit.files import write_json, write_jsonl
-from glmkit.generation.arguments import Effort
+from glmkit.generation.options import Effort
 from glmkit.generation.shares import alone
 from glmkit.records import Generation, Prompt, Score, Summary
 from glmkit.runs import fingerprint, open_run
@@ -100,8 +100,8 @@ class Plan:
             return {**shared, "images": str(self._images), "seeds": self.seeds}
         if self.baseline is not None:
             return {**shared, **asdict(self.drawing), "adapters": [], **self.baseline.identity()}
-        from glmkit.models.adapter import Adapter, check_adapter
-        from glmkit.models.checkpoint import resolve
+        from glmkit.models.checkpoint.adapters import Adapter, check_adapter
+        from glmkit.models.checkpoint.components import resolve
 
         model = resolve(self.drawing.model)
         for adapter in self.drawing.adapters:

@@ -19,8 +19,8 @@ from glmkit.evaluation.hashes import sha256
 from glmkit.evaluation.layouts import Found, Tile
 from glmkit.evaluation.suite import Suite
 from glmkit.files import append_jsonl, atomic_path, read_jsonl, write_jsonl
-from glmkit.generation.arguments import Effort
 from glmkit.generation.images import read_image, save_image
+from glmkit.generation.options import Effort
 from glmkit.records import Generation, Prompt, Request
 
 WORK = ".work"
@@ -89,7 +89,7 @@ def draw(
 
     `sources` are the images to edit, by prompt id.
 
-    The codes of all come first and wait in `.work` (see `glmkit.generation.engine`); several processes that a launcher
+    The codes of all come first and wait in `.work` (see `glmkit.generation.batch`); several processes that a launcher
     started on the same folder share the images. `baseline` draws instead of a model of ours.
     """
     journal = folder / "images.jsonl"
@@ -138,11 +138,11 @@ def _drawn(
     device: str,
     effort: Effort | None,
 ) -> Iterator[Generation]:
-    from glmkit.generation import engine
-    from glmkit.generation.jobs import bars
+    from glmkit.generation import batch as engine
     from glmkit.generation.loading import Speed, load_for_drawing, own_device
+    from glmkit.generation.requests import bars
     from glmkit.generation.shares import Share
-    from glmkit.models import checkpoint
+    from glmkit.models.checkpoint import components as checkpoint
     from glmkit.models.devices import DTYPES
 
     parts = (*PARTS, "semantic_vq") if any(request.sources for request in requests) else PARTS

@@ -17,12 +17,7 @@ from glmkit.errors import UserError
 from glmkit.evaluation import layouts
 from glmkit.evaluation.engines import qwen2_5_vl
 from glmkit.evaluation.layouts import Found, Tile
-from glmkit.evaluation.metrics.published import (
-    ONEIG_MOST_EDITS,
-    oneig_answer,
-    oneig_text_aggregate,
-    oneig_text_score,
-)
+from glmkit.evaluation.metrics.published import ONEIG_MOST_EDITS, oneig_answer, oneig_text_aggregate, oneig_text_score
 from glmkit.evaluation.suite import Counts, Official, Suite, in_data
 from glmkit.records import Prompt
 

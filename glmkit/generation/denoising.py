@@ -15,13 +15,13 @@ from PIL import Image
 from torch import Tensor
 
 from glmkit.files import read_json
-from glmkit.generation import flow
-from glmkit.generation.priors import Progress, of_stage
-from glmkit.generation.sources import Source, encode_sources
-from glmkit.models.decoder import SourceCache
-from glmkit.models.denoiser import Denoiser, Row, source_cache
+from glmkit.generation import flow_matching as flow
+from glmkit.generation.condition_images import Source, encode_sources
+from glmkit.generation.prior_tokens import Progress, of_stage
+from glmkit.models.cpu_threads import each
+from glmkit.models.decoder.denoiser import Denoiser, Row, source_cache
+from glmkit.models.decoder.model import SourceCache
 from glmkit.models.hybrid import HybridModel
-from glmkit.models.workers import each
 from glmkit.records import Request
 
 

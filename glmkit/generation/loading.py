@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from glmkit.generation.arguments import Effort
+from glmkit.generation.options import Effort
 from glmkit.generation.shares import Share
-from glmkit.models.adapter import Adapter, check_adapter, merged
+from glmkit.models.checkpoint.adapters import Adapter, check_adapter, merged
 from glmkit.models.devices import pick_device
 from glmkit.models.hybrid import HybridModel
 

@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 
 from glmkit.errors import UserError
+from glmkit.generation.condition_images import Source, encode_source, encode_sources
 from glmkit.generation.denoising import (
     decode_images,
     decode_latents,
@@ -29,9 +30,8 @@ from glmkit.generation.denoising import (
     to_image,
     upsampled,
 )
-from glmkit.generation.priors import Progress, prior_tokens, prompt_tokenizer, sampling_of
+from glmkit.generation.prior_tokens import Progress, prior_tokens, prompt_tokenizer, sampling_of
 from glmkit.generation.sequence import MAX_SOURCES, grids
-from glmkit.generation.sources import Source, encode_source, encode_sources
 from glmkit.models.hybrid import HybridModel
 from glmkit.records import Request
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from glmkit.generation.tokenizer import build_processor
-from glmkit.models import checkpoint, published
+from glmkit.generation.processor import build_processor
+from glmkit.models.checkpoint import components as checkpoint
+from glmkit.models.checkpoint import published
 from glmkit.models.hybrid import HybridModel
 
 CORPUS = ["A poster with the words 'HELLO' and 'WORLD' in large letters over a city by the sea, photographed at dawn."]

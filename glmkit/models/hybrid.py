@@ -13,14 +13,14 @@ import torch
 
 from glmkit.errors import UserError
 from glmkit.files import read_json
-from glmkit.models import checkpoint
+from glmkit.models.checkpoint import components as checkpoint
 
 if TYPE_CHECKING:
-    from glmkit.models.autoregressive import AutoregressiveModel
-    from glmkit.models.decoder import DiffusionDecoder
-    from glmkit.models.glyph import GlyphEncoder
-    from glmkit.models.semantic_vq import SemanticTokenizer
-    from glmkit.models.vae import Vae
+    from glmkit.models.autoregressive.model import AutoregressiveModel
+    from glmkit.models.decoder.model import DiffusionDecoder
+    from glmkit.models.glyph.model import GlyphEncoder
+    from glmkit.models.semantic_vq.model import SemanticTokenizer
+    from glmkit.models.vae.model import Vae
 
 
 FUSED_PARTS = ("autoregressive", "decoder")

@@ -12,10 +12,12 @@ from glmkit import config
 from glmkit.config import Recipe
 from glmkit.errors import UserError
 from glmkit.generation import pipeline
-from glmkit.models import checkpoint, clip
+from glmkit.models.checkpoint import components as checkpoint
+from glmkit.models.clip import model as clip
 from glmkit.models.hybrid import HybridModel
-from glmkit.models.semantic_vq import halved_size
-from glmkit.training import data, frozen, libraries, lora
+from glmkit.models.semantic_vq.model import halved_size
+from glmkit.training import data, libraries, lora
+from glmkit.training import quantization as frozen
 from glmkit.training.objectives.decoder import check_text
 from glmkit.training.objectives.vae import check_crop
 from glmkit.training.samples import requests_of

@@ -23,14 +23,20 @@ from glmkit import config, runs
 from glmkit.config import Recipe, Stage
 from glmkit.errors import UserError
 from glmkit.files import atomic_path, read_json, remove_leftovers, write_json
-from glmkit.models import adapter, checkpoint, clip
+from glmkit.models.checkpoint import adapters as adapter
+from glmkit.models.checkpoint import components as checkpoint
+from glmkit.models.clip import model as clip
 from glmkit.models.hybrid import HybridModel
-from glmkit.training import cache, checks, data, frozen, lora, objectives, processes, sharding, trackers
-from glmkit.training.data import report
+from glmkit.training import checks, data, lora, objectives, trackers
+from glmkit.training import distributed as processes
+from glmkit.training import features as cache
+from glmkit.training import fsdp as sharding
+from glmkit.training import quantization as frozen
+from glmkit.training.data import summary as report
 from glmkit.training.initialise import initialise, initialise_clip
 from glmkit.training.loop import Loop, Place
-from glmkit.training.parts import TRANSFORMERS, objective_of, trained_parts
 from glmkit.training.samples import Sampler
+from glmkit.training.stage import TRANSFORMERS, objective_of, trained_parts
 
 DATA = "data.json"  # in the run folder: what the images are
 MAX_SHARD_BYTES = 15 * 2**20

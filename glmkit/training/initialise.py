@@ -14,8 +14,9 @@ import torch
 from torch import nn
 
 from glmkit.errors import UserError, unknown
-from glmkit.generation.tokenizer import build_processor
-from glmkit.models import checkpoint, clip
+from glmkit.generation.processor import build_processor
+from glmkit.models.checkpoint import components as checkpoint
+from glmkit.models.clip import model as clip
 from glmkit.values import read_yaml
 
 CORPUS = 20_000

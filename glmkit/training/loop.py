@@ -24,7 +24,8 @@ from torch import Tensor
 from glmkit.config import Stage
 from glmkit.errors import UserError
 from glmkit.files import append_jsonl, atomic_path, read_jsonl, write_jsonl
-from glmkit.training import lora, processes
+from glmkit.training import distributed as processes
+from glmkit.training import lora
 from glmkit.training.data import Batches
 from glmkit.training.objectives import Divisible, Objective
 from glmkit.training.optimizers import Averaged, learning_rate, optimizers

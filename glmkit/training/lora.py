@@ -16,7 +16,7 @@ from torch import nn
 from glmkit.config import Lora
 from glmkit.errors import UserError, unknown
 from glmkit.files import explained
-from glmkit.models import checkpoint
+from glmkit.models.checkpoint import components as checkpoint
 
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 
@@ -70,7 +70,8 @@ def save(wrapped: nn.Module, folder: Path, part: str, base: Path) -> None:
     """Write an adapter that is complete or absent: PEFT's own two files, and for the decoder a copy in the diffusers
     key style. UserError when what was written does not give the layers' outputs again.
     """
-    from glmkit.models import adapter, portable
+    from glmkit.models.checkpoint import adapters as adapter
+    from glmkit.models.checkpoint import export as portable
 
     unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from glmkit.training import frozen
+from glmkit.training import quantization as frozen
 from glmkit.training.float8 import Float8Linear, unpack
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from glmkit.config import Stage
-from glmkit.training import frozen
+from glmkit.training import quantization as frozen
 from glmkit.training.muon import Muon
 
 

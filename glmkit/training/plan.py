@@ -19,12 +19,14 @@ from glmkit import config
 from glmkit.config import Recipe, Stage
 from glmkit.generation.pipeline import upsampled
 from glmkit.generation.sequence import grids, training_batch
-from glmkit.models import checkpoint, published
-from glmkit.models.glyph import quoted_spans
-from glmkit.training import checks, data, frozen, lora, offload
-from glmkit.training.data import report
-from glmkit.training.ledger import Work, work_of
-from glmkit.training.parts import NEEDS, TRANSFORMERS, recompute, thaw
+from glmkit.models.checkpoint import components as checkpoint
+from glmkit.models.checkpoint import published
+from glmkit.models.glyph.model import quoted_spans
+from glmkit.training import checks, data, lora, offload
+from glmkit.training import quantization as frozen
+from glmkit.training.data import summary as report
+from glmkit.training.memory_tracker import Work, work_of
+from glmkit.training.stage import NEEDS, TRANSFORMERS, recompute, thaw
 
 CHAT_TOKENS = 32  # of the template and the size pairs around a caption
 CHARACTERS_A_TOKEN = 3

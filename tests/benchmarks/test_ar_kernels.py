@@ -12,9 +12,9 @@ import pytest
 from scripts import FOLDER, load_script
 
 from glmkit.files import read_jsonl
-from glmkit.generation import sampler
+from glmkit.generation import sampling as sampler
 
-gpu_decode = pytest.importorskip("glmkit.models.gpu_decode")
+gpu_decode = pytest.importorskip("glmkit.models.autoregressive.gpu")
 
 
 @pytest.fixture(scope="module")

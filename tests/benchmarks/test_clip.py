@@ -12,7 +12,7 @@ import torch
 
 from glmkit import runs
 from glmkit.files import read_json
-from glmkit.models.clip import PREFIX
+from glmkit.models.clip.model import PREFIX
 from glmkit.posters.grammar import caption
 from glmkit.posters.masks import scene_of
 from glmkit.posters.render import render

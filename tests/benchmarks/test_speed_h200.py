@@ -13,7 +13,7 @@ from scripts import load_script
 
 from glmkit.files import read_json, write_json
 from glmkit.generation.random_model import RandomModel
-from glmkit.models import checkpoint
+from glmkit.models.checkpoint import components as checkpoint
 
 # A third of a GiB in each of the two generators.
 WIDER = {

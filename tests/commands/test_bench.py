@@ -12,12 +12,13 @@ import torch
 
 from glmkit.cli import main
 from glmkit.files import read_json
-from glmkit.generation import pipeline, speed
+from glmkit.generation import benchmark as speed
+from glmkit.generation import pipeline
+from glmkit.generation.diffusers_pipeline import stock_pipeline
 from glmkit.generation.loading import load_for_drawing
 from glmkit.generation.random_model import RandomModel, published_folder
 from glmkit.generation.sequence import PromptTokenizer
-from glmkit.generation.stock import stock_pipeline
-from glmkit.models import checkpoint
+from glmkit.models.checkpoint import components as checkpoint
 from glmkit.records import Request
 
 CPU = torch.device("cpu")

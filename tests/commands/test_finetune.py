@@ -17,7 +17,8 @@ from PIL import Image
 from glmkit import config
 from glmkit.cli import main
 from glmkit.files import read_json, read_jsonl
-from glmkit.models import adapter, checkpoint
+from glmkit.models.checkpoint import adapters as adapter
+from glmkit.models.checkpoint import components as checkpoint
 from glmkit.models.hybrid import HybridModel
 from glmkit.posters import grammar, render
 from glmkit.training import finetune as training

@@ -14,7 +14,8 @@ from PIL import Image
 from glmkit import config
 from glmkit.errors import UserError
 from glmkit.files import read_json
-from glmkit.models import adapter, checkpoint
+from glmkit.models.checkpoint import adapters as adapter
+from glmkit.models.checkpoint import components as checkpoint
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import finetune as training
 

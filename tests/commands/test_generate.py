@@ -234,7 +234,8 @@ def test_adapters(tiny_model: Path, tiny_copy: Path, tmp_path: Path, capsys: pyt
     import torch
     from peft import LoraConfig, get_peft_model
 
-    from glmkit.models import adapter, checkpoint
+    from glmkit.models.checkpoint import adapters as adapter
+    from glmkit.models.checkpoint import components as checkpoint
 
     config = LoraConfig(r=2, lora_alpha=8, target_modules=["to_q", "proj_out"], init_lora_weights=False)
     torch.manual_seed(0)

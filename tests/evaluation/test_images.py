@@ -15,7 +15,8 @@ from glmkit.evaluation import suites
 from glmkit.evaluation.evaluate import Plan, evaluate
 from glmkit.evaluation.images import Drawing, draw
 from glmkit.files import read_jsonl
-from glmkit.generation import engine, pipeline
+from glmkit.generation import batch as engine
+from glmkit.generation import pipeline
 from glmkit.models.hybrid import HybridModel
 from glmkit.records import Prompt, Request
 

@@ -9,7 +9,7 @@ import pytest
 import tiny_checkpoint
 
 from glmkit.generation import pipeline
-from glmkit.models import checkpoint
+from glmkit.models.checkpoint import components as checkpoint
 from glmkit.models.hybrid import HybridModel
 from glmkit.records import Request
 

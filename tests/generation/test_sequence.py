@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from glmkit.errors import UserError
+from glmkit.generation.processor import ProcessorIds, build_processor
 from glmkit.generation.sequence import (
     Grids,
     PromptTokenizer,
@@ -24,7 +25,6 @@ from glmkit.generation.sequence import (
     training_batch,
     training_sequence,
 )
-from glmkit.generation.tokenizer import ProcessorIds, build_processor
 
 CODES = 64
 MIN_PIXELS, MAX_PIXELS = 96 * 96, 256 * 256

@@ -9,7 +9,7 @@ import torch
 
 from glmkit.errors import UserError
 from glmkit.files import read_json, write_json
-from glmkit.models import checkpoint
+from glmkit.models.checkpoint import components as checkpoint
 from glmkit.models.hybrid import HybridModel, SourceSettings
 
 

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from glmkit.models.hybrid import HybridModel
-from glmkit.models.vae import Vae
+from glmkit.models.vae.model import Vae
 from glmkit.posters.check import LEAST_OVERLAP, NAMES, checks, look, named_colours
 from glmkit.posters.grammar import (
     COLOURS,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from glmkit.models.glyph import quoted_spans
+from glmkit.models.glyph.model import quoted_spans
 from glmkit.posters import fonts
 from glmkit.posters.grammar import (
     ALL_COLOURS,
@@ -55,7 +55,7 @@ def test_captions_quote_exactly_the_texts_and_name_what_is_drawn() -> None:
 
 
 def test_published_quote_extraction_agrees() -> None:
-    glyph = pytest.importorskip("glmkit.models.glyph")
+    glyph = pytest.importorskip("glmkit.models.glyph.model")
     rng = random.Random(1)
     for scene in scenes(100):
         assert tuple(glyph.quoted_spans(caption(scene, rng))) == scene.texts

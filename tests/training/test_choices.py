@@ -15,13 +15,14 @@ from glmkit.errors import UserError
 from glmkit.files import read_jsonl, write_jsonl
 from glmkit.generation import pipeline
 from glmkit.models.hybrid import HybridModel
-from glmkit.training import cache, data, lora
+from glmkit.training import data, lora
+from glmkit.training import features as cache
 from glmkit.training.objectives import EVERY
 from glmkit.training.objectives.autoregressive import AutoregressiveObjective
 from glmkit.training.objectives.decoder import DecoderObjective
 from glmkit.training.objectives.glyph import GlyphObjective
-from glmkit.training.objectives.preserving import Preserved, without_adapters
-from glmkit.training.parts import objective_of
+from glmkit.training.objectives.regularization import Preserved, without_adapters
+from glmkit.training.stage import objective_of
 
 CPU = torch.device("cpu")
 STAGE: dict[str, Any] = {"method": "full", "steps": 1, "batch_size": 2, "learning_rate": 1e-3}

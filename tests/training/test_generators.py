@@ -18,7 +18,8 @@ from glmkit.generation import pipeline
 from glmkit.generation.sequence import training_sequence
 from glmkit.models.hybrid import HybridModel
 from glmkit.records import Request
-from glmkit.training import cache, data
+from glmkit.training import data
+from glmkit.training import features as cache
 from glmkit.training.objectives import build
 from glmkit.training.objectives.autoregressive import AutoregressiveObjective
 from glmkit.training.objectives.decoder import DecoderObjective

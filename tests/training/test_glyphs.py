@@ -11,8 +11,9 @@ import torch
 from glmkit.config import Lora
 from glmkit.files import read_json, write_json
 from glmkit.models.hybrid import HybridModel
-from glmkit.training import cache, lora
-from glmkit.training.objectives.glyphs import NO_TEXT, GlyphEmbeddings, GlyphTokens
+from glmkit.training import features as cache
+from glmkit.training import lora
+from glmkit.training.objectives.glyph_embeddings import NO_TEXT, GlyphEmbeddings, GlyphTokens
 
 CPU = torch.device("cpu")
 # An even number of texts (each begins with a padding token), none, a text that spells a special token, one twice

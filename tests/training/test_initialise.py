@@ -10,7 +10,8 @@ import yaml
 
 from glmkit.errors import UserError
 from glmkit.generation import pipeline
-from glmkit.models import checkpoint, defaults
+from glmkit.models.checkpoint import components as checkpoint
+from glmkit.models.checkpoint import defaults
 from glmkit.training import initialise
 
 ARCHITECTURE = Path(__file__).parents[2] / "recipes" / "nano" / "architecture.yaml"

@@ -16,7 +16,9 @@ from torch import Tensor
 from glmkit.cli import main
 from glmkit.config import Lora
 from glmkit.errors import UserError
-from glmkit.models import adapter, checkpoint, portable
+from glmkit.models.checkpoint import adapters as adapter
+from glmkit.models.checkpoint import components as checkpoint
+from glmkit.models.checkpoint import export as portable
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import lora
 

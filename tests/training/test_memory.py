@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from glmkit import config
-from glmkit.models import checkpoint
+from glmkit.models.checkpoint import components as checkpoint
 from glmkit.models.hybrid import HybridModel
-from glmkit.training import cache, data, plan
-from glmkit.training.ledger import work_of
-from glmkit.training.parts import objective_of
+from glmkit.training import data, plan
+from glmkit.training import features as cache
+from glmkit.training.memory_tracker import work_of
+from glmkit.training.stage import objective_of
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[2]

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from glmkit.generation import pipeline
+from glmkit.models.gradient_checkpointing import through
 from glmkit.models.hybrid import HybridModel
-from glmkit.models.recompute import through
 from glmkit.records import Request
-from glmkit.training import frozen, offload
+from glmkit.training import offload
+from glmkit.training import quantization as frozen
 
 CPU = torch.device("cpu")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -13,7 +13,8 @@ from glmkit import config
 from glmkit.config import AutoregressiveStage
 from glmkit.errors import UserError
 from glmkit.models.hybrid import HybridModel
-from glmkit.training import cache, data
+from glmkit.training import data
+from glmkit.training import features as cache
 from glmkit.training.objectives.autoregressive import AutoregressiveObjective
 
 CPU = torch.device("cpu")

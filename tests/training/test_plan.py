@@ -12,11 +12,13 @@ import torch
 
 from glmkit import config
 from glmkit.cli import main
-from glmkit.models import checkpoint
+from glmkit.models.checkpoint import components as checkpoint
 from glmkit.models.hybrid import HybridModel
-from glmkit.training import cache, data, ledger, lora, offload, plan
+from glmkit.training import data, lora, offload, plan
+from glmkit.training import features as cache
+from glmkit.training import memory_tracker as ledger
 from glmkit.training.objectives.autoregressive import Sequences
-from glmkit.training.parts import NEEDS
+from glmkit.training.stage import NEEDS
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[2]

@@ -14,7 +14,7 @@ from glmkit.config import VaeStage
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import data
 from glmkit.training.objectives.vae import VaeObjective, psnr, recoloured
-from glmkit.training.parts import thaw
+from glmkit.training.stage import thaw
 
 CPU = torch.device("cpu")
 

@@ -18,7 +18,7 @@ from glmkit.errors import UserError, unknown
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from glmkit.generation.arguments import Effort
+    from glmkit.generation.options import Effort
     from glmkit.records import Request
 
 

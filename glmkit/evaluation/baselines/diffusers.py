@@ -21,7 +21,7 @@ from glmkit.runs import fingerprint
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from glmkit.generation.arguments import Effort
+    from glmkit.generation.options import Effort
     from glmkit.records import Request
 
 INDEX = "model_index.json"

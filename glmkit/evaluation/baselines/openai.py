@@ -26,7 +26,7 @@ from glmkit.generation.images import as_rgb
 if TYPE_CHECKING:
     from openai.types import ImagesResponse
 
-    from glmkit.generation.arguments import Effort
+    from glmkit.generation.options import Effort
     from glmkit.records import Request
 
 RETRIES = 8  # pauses of 0.5, 1, 2, 4, 8, 8, ... seconds unless the server names one

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from glmkit import config
 from glmkit.generation.sequence import grids
-from glmkit.training.data.files import FileImages
-from glmkit.training.data.images import Images, Joined, asked_for, buckets, by_size, groups, together
-from glmkit.training.data.order import Batches
+from glmkit.training.data.batches import Batches
+from glmkit.training.data.dataset import Images, Joined, asked_for, buckets, by_size, groups, together
+from glmkit.training.data.image_files import FileImages
 from glmkit.training.data.posters import EditImages, PosterImages
 
 __all__ = [

@@ -17,11 +17,11 @@ from torch import Tensor
 from glmkit.config import AutoregressiveStage
 from glmkit.models.compiling import allow_shapes
 from glmkit.models.hybrid import HybridModel
-from glmkit.training import cache
+from glmkit.training import features as cache
 from glmkit.training.data import Images, buckets, groups
 from glmkit.training.objectives import EVERY, Divisible
-from glmkit.training.objectives.preserving import Preserved, without_adapters
-from glmkit.training.objectives.sheets import Sequences, Sheet
+from glmkit.training.objectives.regularization import Preserved, without_adapters
+from glmkit.training.objectives.token_batches import Sequences, Sheet
 
 HELD_OUT_IMAGES = 64
 

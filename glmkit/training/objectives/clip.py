@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from glmkit.models.clip import PREFIX, Clip
+from glmkit.models.clip.model import PREFIX, Clip
 from glmkit.posters.grammar import SHAPES
-from glmkit.training import cache
+from glmkit.training import features as cache
 from glmkit.training.data import Images, groups
 from glmkit.training.objectives import Objective
 

@@ -18,16 +18,17 @@ from torch import Tensor, nn
 
 from glmkit.config import DecoderStage
 from glmkit.errors import UserError
-from glmkit.generation import flow, pipeline
+from glmkit.generation import flow_matching as flow
+from glmkit.generation import pipeline
 from glmkit.generation.pipeline import upsampled
 from glmkit.models.compiling import allow_shapes
-from glmkit.models.decoder import SourceCache
+from glmkit.models.decoder.model import SourceCache
 from glmkit.models.hybrid import HybridModel
-from glmkit.training import cache
+from glmkit.training import features as cache
 from glmkit.training.data import FileImages, Images, Joined, buckets, groups
 from glmkit.training.objectives import EVERY, Divisible
-from glmkit.training.objectives.glyphs import NO_TEXT, GlyphEmbeddings, Glyphs, GlyphTokens
-from glmkit.training.objectives.preserving import Preserved, without_adapters
+from glmkit.training.objectives.glyph_embeddings import NO_TEXT, GlyphEmbeddings, Glyphs, GlyphTokens
+from glmkit.training.objectives.regularization import Preserved, without_adapters
 from glmkit.training.objectives.spelling import OrderHead, SignHead
 
 HELD_OUT_TIMES = 8

@@ -22,9 +22,9 @@ from transformers import PreTrainedTokenizerBase
 from glmkit.config import SemanticStage
 from glmkit.errors import UserError
 from glmkit.generation.sequence import grids
-from glmkit.models.semantic_vq import SemanticTokenizer
+from glmkit.models.semantic_vq.model import SemanticTokenizer
 from glmkit.posters.grammar import SHAPES
-from glmkit.training import cache
+from glmkit.training import features as cache
 from glmkit.training.data import Images, groups
 from glmkit.training.objectives import Objective
 from glmkit.training.objectives.spelling import mean_nats

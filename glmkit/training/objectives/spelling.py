@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from glmkit.models.decoder import DiffusionDecoder
-from glmkit.models.glyph import FIRST_BYTE
+from glmkit.models.decoder.model import DiffusionDecoder
+from glmkit.models.glyph.model import FIRST_BYTE
 
 SIGNS = 128  # ASCII, whose control codes stand for shapes
 PLACES = 16  # places in a text that are told apart; later ones count as the last

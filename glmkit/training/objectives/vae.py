@@ -11,7 +11,7 @@ from torch import Tensor
 
 from glmkit.config import VaeStage
 from glmkit.errors import UserError
-from glmkit.models.vae import Vae
+from glmkit.models.vae.model import Vae
 from glmkit.training.data import Images, groups
 from glmkit.training.objectives import Objective
 

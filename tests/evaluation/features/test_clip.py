@@ -18,7 +18,7 @@ from glmkit.evaluation import features
 from glmkit.evaluation.features import clip as clip_features
 from glmkit.evaluation.features.clip import Clip
 from glmkit.evaluation.metrics import clip as metric
-from glmkit.models import clip as own_format
+from glmkit.models.clip import model as own_format
 
 START, END = 49406, 49407
 LONG = "a fox " * 60

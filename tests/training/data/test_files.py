@@ -17,7 +17,7 @@ from PIL import Image
 from glmkit import config
 from glmkit.errors import UserError
 from glmkit.training import data
-from glmkit.training.data import report
+from glmkit.training.data import summary as report
 
 CPU = torch.device("cpu")
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from glmkit.errors import UserError
-from glmkit.training.data.fitting import fit
+from glmkit.training.data.bucketing import fit
 
 SIDES = st.integers(32, 3000)
 

@@ -1,0 +1,55 @@
+"""Source images of edits: read, and encoded once for both halves of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from glmkit.generation.images import read_image
+from glmkit.generation.sequence import TOKEN_PIXELS
+from glmkit.models.hybrid import HybridModel
+from glmkit.models.semantic_vq.model import halved_size, prepare
+from glmkit.records import Request
+
+
+@dataclass(frozen=True)
+class Source:
+    """A source image, encoded once: its codes h w for both stages, its normalised latents 1 C H W for the decoder."""
+
+    codes: Tensor
+    latents: Tensor
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels at which the decoder sees it."""
+        return self.codes.shape[0] * TOKEN_PIXELS, self.codes.shape[1] * TOKEN_PIXELS
+
+
+@torch.inference_mode()
+def encode_sources(hybrid: HybridModel, requests: Sequence[Request]) -> list[list[Source]]:
+    """The source images of every request, read and encoded; UserError for one that cannot be used."""
+    if any(request.sources for request in requests):
+        hybrid.hold("semantic_vq", "vae")
+    return [[encode_source(hybrid, read_image(path)) for path in request.sources] for request in requests]
+
+
+@torch.inference_mode()
+def encode_source(hybrid: HybridModel, image: Image.Image) -> Source:
+    """Codes of the halved image, and latents at twice that size, so that both grids agree whatever its size.
+
+    The published pipeline encodes the latents at the image's own size, which is the same when its sides are
+    multiples of 32 within the processor's bounds, and fails otherwise.
+    """
+    settings = hybrid.source_settings
+    height, width = halved_size(image.height, image.width, settings.min_pixels, settings.max_pixels)
+    halved = prepare(image, (height, width), settings.mean, settings.std)
+    codes = hybrid.semantic_vq.encode(halved[None].to(hybrid.device, hybrid.dtype))[0]
+    if image.size != (2 * width, 2 * height):
+        image = image.resize((2 * width, 2 * height), Image.Resampling.LANCZOS)
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 127.5 - 1
+    return Source(codes, hybrid.vae.encode(pixels.to(hybrid.device, hybrid.dtype)))

@@ -1,0 +1,64 @@
+"""The stock pipeline of diffusers over the very weights of one of our models: nothing is held twice."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from glmkit.models.checkpoint import components as checkpoint
+from glmkit.models.hybrid import HybridModel
+
+
+def stock_pipeline(hybrid: HybridModel) -> Any:
+    """`GlmImagePipeline` on the model's device, in its dtype, sharing every tensor with it but those of a VAE that
+    is laid out for our kernels.
+
+    Stock may end an image before all of its codes are written and then fails; the ids that are no codes are
+    suppressed by transformers' own option, as they are in ours.
+    """
+    from accelerate import init_empty_weights
+    from diffusers import (
+        AutoencoderKL,
+        FlowMatchEulerDiscreteScheduler,
+        GlmImagePipeline,
+        GlmImageTransformer2DModel,
+    )
+    from transformers import AutoProcessor, GenerationConfig, GlmImageConfig, GlmImageForConditionalGeneration
+
+    folder = hybrid.folder
+    with init_empty_weights(include_buffers=False):
+        language = GlmImageForConditionalGeneration(
+            GlmImageConfig.from_dict(checkpoint.config(folder, "autoregressive"))
+        )
+        transformer = GlmImageTransformer2DModel.from_config(checkpoint.config(folder, "decoder"))
+        vae = AutoencoderKL.from_config(checkpoint.config(folder, "vae"))
+    _share(language, hybrid, "autoregressive", "semantic_vq")
+    _share(transformer, hybrid, "decoder")
+    _share(vae, hybrid, "vae")
+    vae.to(memory_format=torch.contiguous_format)  # in which stock is quicker
+    language.generation_config = GenerationConfig.from_pretrained(folder / "vision_language_encoder")
+    config = hybrid.autoregressive.config
+    language.generation_config.suppress_tokens = list(range(config.codes, config.vision_vocab_size))
+    pipeline = GlmImagePipeline(
+        tokenizer=hybrid.glyph.tokenizer,
+        processor=AutoProcessor.from_pretrained(folder / "processor"),
+        text_encoder=hybrid.glyph.encoder,
+        vision_language_encoder=language,
+        vae=vae,
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler"),
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def _share(module: nn.Module, hybrid: HybridModel, *parts: str) -> None:
+    state = {
+        checkpoint.PARTS[part].theirs(name): tensor
+        for part in parts
+        for name, tensor in getattr(hybrid, part).state_dict().items()
+    }
+    module.load_state_dict(state, strict=True, assign=True)
+    module.to(hybrid.device).eval().requires_grad_(False)

@@ -1,0 +1,1 @@
+"""The autoregressive model: `model` is all of its arithmetic, the other modules are fast ways to the same numbers."""

@@ -1,0 +1,301 @@
+"""Triton kernels of one decoding step: every layer in eight launches that read each weight once, at the memory's speed.
+
+A step of few rows computes little and reads all weights, so nothing else may wait for the memory:
+
+- `linear_kernel`: y = x Wᵀ for up to 64 rows. A product with few outputs is also cut along the inputs, so that all
+  processors read; whoever needs the result adds the parts up, always in the same order.
+- `attend_kernel` and `merge_kernel`: one query a row over its part of the cache (Flash-Decoding, Dao et al. 2023).
+- `norm_kernel`: what an attention or MLP gives, its norm, the residual sum, and the norm of what comes next.
+- `candidates_kernel` and `draw_kernel`: top-k, top-p and the draw.
+
+With EARLY a kernel may start while the one before is still running (programmatic dependent launch): it waits in `_wait`
+before it touches what others made, and a product asks for the first of its weights meanwhile.
+
+Every value is rounded to the model's type where the PyTorch code of `glmkit.models.autoregressive.model` rounds it, sums are
+float32. Nothing depends on the order in which programs run, and no value of a row on the number of rows. So `rows` is
+nowhere specialized: Triton would make other kernels for 1 and for multiples of 16, which may sum in another order.
+
+Shapes: B rows, K inputs and N outputs of a product, D head size, P parts of the cache, S parts of a product's sum.
+"""
+
+# mypy: disable-error-code="no-untyped-def"
+# Arguments are pointers and numbers; Triton reads the annotations, so they are no strings here.
+import triton
+import triton.language as tl
+
+FETCH_BYTES = tl.constexpr(256)  # that one thread asks for; the instruction in `_fetch` says it again
+
+
+@triton.jit
+def _start_next(EARLY: tl.constexpr):
+    if EARLY:
+        tl.extra.cuda.gdc_launch_dependents()
+
+
+@triton.jit
+def _wait(EARLY: tl.constexpr):
+    if EARLY:
+        tl.extra.cuda.gdc_wait()
+
+
+@triton.jit
+def _fetch(pointers):
+    """Ask for FETCH_BYTES at each pointer, and go on without them."""
+    tl.inline_asm_elementwise(
+        "{ cp.async.bulk.prefetch.L2.global [$1], 256; mov.u32 $0, 0; }",
+        "=r,l",
+        [pointers],
+        dtype=tl.int32,
+        is_pure=False,
+        pack=1,
+    )
+
+
+@triton.jit(do_not_specialize=["rows"])
+def linear_kernel(
+    x, weight, out, rows, N: tl.constexpr, K: tl.constexpr, PART: tl.constexpr, GATED: tl.constexpr,
+    BLOCK_B: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr, FETCHED: tl.constexpr,
+    EARLY: tl.constexpr,
+):  # fmt: skip
+    """out[s, b, n] = the sum of weight[n, k] x[b, k] over the s-th PART of all k; the last one may be shorter.
+
+    GATED: the weight has 2 N rows, first those of the gates, and out = silu(gate) * up. BLOCK_K divides K and PART.
+    Rows are filled up with zeros to BLOCK_B, 16 or more, for the matrix units. FETCHED pieces of every row of the
+    weight, of FETCH_BYTES, are asked for before the inputs are there.
+    """
+    _start_next(EARLY)
+    tile, split = tl.program_id(0), tl.program_id(1)
+    n = tile * BLOCK_N + tl.arange(0, BLOCK_N)
+    b = tl.arange(0, BLOCK_B)
+    k = tl.arange(0, BLOCK_K)
+    first = split * (PART // BLOCK_K)
+    last = tl.minimum(first + PART // BLOCK_K, K // BLOCK_K)
+    # Beyond the last output the first ones are read again: loads without a mask are the quickest.
+    rows_of_weight = weight + (n % N)[:, None] * K
+    weights = rows_of_weight + k[None, :]
+    if FETCHED > 0:
+        PIECE: tl.constexpr = FETCH_BYTES * 8 // weight.dtype.element_ty.primitive_bitwidth
+        begin = tl.minimum(first * BLOCK_K, K - FETCHED * PIECE)
+        pieces = rows_of_weight + begin + tl.arange(0, FETCHED)[None, :] * PIECE
+        _fetch(pieces)
+        if GATED:
+            _fetch(pieces + N * K)
+    _wait(EARLY)
+    sums = tl.zeros((BLOCK_N, BLOCK_B), tl.float32)
+    others = sums
+    for block in tl.range(first, last, num_stages=STAGES):
+        inputs = tl.load(x + b[None, :] * K + block * BLOCK_K + k[:, None], mask=b[None, :] < rows, other=0.0)
+        sums = tl.dot(tl.load(weights + block * BLOCK_K), inputs, sums, input_precision="ieee")
+        if GATED:
+            others = tl.dot(tl.load(weights + N * K + block * BLOCK_K), inputs, others, input_precision="ieee")
+    if GATED:
+        gate = sums.to(x.dtype.element_ty).to(tl.float32)
+        active = (gate / (1 + tl.exp(-gate))).to(x.dtype.element_ty).to(tl.float32)
+        sums = active * others.to(x.dtype.element_ty).to(tl.float32)
+    target = out + (split * rows + b[None, :]) * N + n[:, None]
+    tl.store(target, sums.to(out.dtype.element_ty), mask=(n[:, None] < N) & (b[None, :] < rows))
+
+
+@triton.jit
+def _summed(parts, at, mask, rows, N: tl.constexpr, SPLITS: tl.constexpr):
+    """The values at offsets `at` of `linear_kernel`'s result, its parts added up."""
+    total = tl.load(parts + at, mask=mask, other=0.0)
+    for split in tl.static_range(1, SPLITS):
+        total += tl.load(parts + split * rows * N + at, mask=mask, other=0.0)
+    return total
+
+
+@triton.jit
+def _joint(
+    parts, bias, row, rows, column, mask, N: tl.constexpr, SPLITS: tl.constexpr, BIAS: tl.constexpr, TYPE: tl.constexpr
+):
+    """Columns of the joint projection of queries, keys and values, with their bias, as float32 of rounded values."""
+    total = _summed(parts, row * N + column, mask, rows, N, SPLITS)
+    if BIAS:
+        total += tl.load(bias + column, mask=mask, other=0.0).to(tl.float32)
+    return total.to(TYPE).to(tl.float32)
+
+
+@triton.jit
+def _parts(slots, row, PARTS: tl.constexpr, BLOCK_S: tl.constexpr):
+    """The slot of a row's new token, how many slots a part has, and how many parts have any.
+
+    Slots do not change during a step, so there is nothing to wait for.
+    """
+    slot = tl.load(slots + row).to(tl.int32)
+    length = tl.maximum(tl.cdiv(tl.cdiv(slot, PARTS), BLOCK_S), 1) * BLOCK_S
+    return slot, length, tl.maximum(tl.cdiv(slot, length), 1)
+
+
+@triton.jit(do_not_specialize=["rows", "capacity"])
+def attend_kernel(
+    parts, bias, cos, sin, slots, cache, mixed, tops, masses, rows, capacity,
+    HEADS: tl.constexpr, KEY_HEADS: tl.constexpr, D: tl.constexpr, ROTARY: tl.constexpr, SPLITS: tl.constexpr,
+    BIAS: tl.constexpr, PARTS: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_S: tl.constexpr, STAGES: tl.constexpr,
+    EARLY: tl.constexpr,
+):  # fmt: skip
+    """The heads of one key head and row over a part of the cache: `mixed` B H P D not yet divided by `masses` B H P,
+    both relative to 2 to the power of `tops` B H P. Of parts without slots nothing is written.
+
+    The new token's own key and value, turned to its position, are written to slot `slots[row]` of `cache` 2 B H' S D
+    by the first part, which begins with them; all parts together read the slots before. `cos` and `sin` are
+    B x ROTARY; a dimension below ROTARY / 2 pairs with the one ROTARY / 2 above.
+    """
+    _start_next(EARLY)
+    program = tl.program_id(0)
+    TYPE: tl.constexpr = cache.dtype.element_ty
+    N: tl.constexpr = (HEADS + 2 * KEY_HEADS) * D
+    GROUP: tl.constexpr = HEADS // KEY_HEADS
+    part, pair = program % PARTS, program // PARTS
+    key_head, row = pair % KEY_HEADS, pair // KEY_HEADS
+    d = tl.arange(0, D)
+    h = tl.arange(0, BLOCK_H)
+    slot, length, used = _parts(slots, row, PARTS, BLOCK_S)
+    if part >= used:
+        return
+    end = tl.minimum((part + 1) * length, slot)
+    keys = cache + pair.to(tl.int64) * capacity * D
+    values = cache + (pair.to(tl.int64) + rows * KEY_HEADS) * capacity * D
+    _wait(EARLY)
+
+    real = (h < GROUP)[:, None] & (d >= 0)[None, :]
+    turning = d < ROTARY
+    partner = tl.where(turning, tl.where(d < ROTARY // 2, d + ROTARY // 2, d - ROTARY // 2), d)
+    cosine = tl.load(cos + row * ROTARY + d, mask=turning, other=1.0).to(TYPE).to(tl.float32)
+    sine = tl.load(sin + row * ROTARY + d, mask=turning, other=0.0).to(TYPE).to(tl.float32)
+    sine = tl.where(d < ROTARY // 2, -sine, sine)
+
+    column = (key_head * GROUP + h)[:, None] * D
+    query = _joint(parts, bias, row, rows, column + d[None, :], real, N, SPLITS, BIAS, TYPE)
+    turned = real & turning[None, :]
+    other = _joint(parts, bias, row, rows, column + partner[None, :], turned, N, SPLITS, BIAS, TYPE)
+    query = (query * cosine[None, :] + other * sine[None, :]).to(TYPE)
+    column = (HEADS + key_head) * D
+    first = part * D + d < D  # other parts need no key and value of the new token
+    key = _joint(parts, bias, row, rows, column + d, first, N, SPLITS, BIAS, TYPE)
+    other = _joint(parts, bias, row, rows, column + partner, first & turning, N, SPLITS, BIAS, TYPE)
+    key = (key * cosine + other * sine).to(TYPE)
+    value = _joint(parts, bias, row, rows, column + KEY_HEADS * D + d, first, N, SPLITS, BIAS, TYPE)
+
+    if part == 0:
+        tl.store(keys + slot * D + d, key)
+        tl.store(values + slot * D + d, value.to(TYPE))
+
+    # exp2(x) is one instruction; the scale turns it into the exponential of the scores.
+    scale = D**-0.5 * 1.4426950408889634
+    newest = tl.sum(query.to(tl.float32) * key.to(tl.float32)[None, :], axis=1) * scale
+    top = tl.where(part == 0, newest, float("-inf"))
+    mass = tl.where(part == 0, 1.0, tl.zeros((BLOCK_H,), tl.float32))
+    sums = tl.where(part == 0, value[None, :], tl.zeros((BLOCK_H, D), tl.float32))
+
+    for start in tl.range(part * length, end, BLOCK_S, num_stages=STAGES):
+        s = start + tl.arange(0, BLOCK_S)
+        block = tl.load(keys + s[None, :] * D + d[:, None], mask=(s < end)[None, :], other=0.0)
+        scores = tl.dot(query, block, input_precision="ieee") * scale
+        scores = tl.where((s < end)[None, :], scores, float("-inf"))
+        higher = tl.maximum(top, tl.max(scores, axis=1))
+        weights = tl.exp2(scores - higher[:, None])
+        shrink = tl.exp2(top - higher)
+        mass = mass * shrink + tl.sum(weights, axis=1)
+        block = tl.load(values + s[:, None] * D + d[None, :], mask=(s < end)[:, None], other=0.0)
+        sums = tl.dot(weights.to(TYPE), block, sums * shrink[:, None], input_precision="ieee")
+        top = higher
+
+    at = (row * HEADS + key_head * GROUP + h) * PARTS + part
+    tl.store(tops + at, top, mask=h < GROUP)
+    tl.store(masses + at, mass, mask=h < GROUP)
+    tl.store(mixed + at[:, None] * D + d[None, :], sums, mask=real)
+
+
+@triton.jit
+def merge_kernel(
+    mixed, tops, masses, slots, out, HEADS: tl.constexpr, PARTS: tl.constexpr, BLOCK_S: tl.constexpr, D: tl.constexpr,
+    EARLY: tl.constexpr,
+):  # fmt: skip
+    """`out` B H D: the parts of `attend_kernel`, one program a row and head."""
+    _start_next(EARLY)
+    program = tl.program_id(0)
+    slot, length, used = _parts(slots, program // HEADS, PARTS, BLOCK_S)
+    p = tl.arange(0, PARTS)
+    at = program * PARTS + p
+    d = tl.arange(0, D)
+    _wait(EARLY)
+    top = tl.load(tops + at, mask=p < used, other=float("-inf"))
+    mass = tl.load(masses + at, mask=p < used, other=0.0)
+    sums = tl.load(mixed + at[:, None] * D + d[None, :], mask=(p < used)[:, None], other=0.0)
+    weights = tl.exp2(top - tl.max(top, axis=0))
+    merged = tl.sum(weights[:, None] * sums, axis=0) / tl.sum(weights * mass, axis=0)
+    tl.store(out + program * D + d, merged.to(out.dtype.element_ty))
+
+
+@triton.jit
+def _normed(x, weight, eps, WIDTH: tl.constexpr, TYPE: tl.constexpr):
+    """Root-mean-square norm of one row, rounded before and after the weight."""
+    scale = 1 / tl.sqrt_rn(tl.sum(x * x, axis=0) / WIDTH + eps)
+    return ((x * scale).to(TYPE).to(tl.float32) * weight.to(tl.float32)).to(TYPE)
+
+
+@triton.jit(do_not_specialize=["rows"])
+def norm_kernel(
+    x, parts, after, before, out, rows, eps, WIDTH: tl.constexpr, BLOCK: tl.constexpr, SPLITS: tl.constexpr,
+    EARLY: tl.constexpr,
+):  # fmt: skip
+    """x += norm(sum of `parts`) with weight `after`, in place; `out` = norm(x) with weight `before`.
+
+    SPLITS 0: nothing is added.
+    """
+    _start_next(EARLY)
+    row = tl.program_id(0)
+    TYPE: tl.constexpr = x.dtype.element_ty
+    i = tl.arange(0, BLOCK)
+    inside = i < WIDTH
+    # Weights come from far away, so they are asked for before all else.
+    last_weight = tl.load(before + i, mask=inside, other=0.0)
+    if SPLITS > 0:
+        first_weight = tl.load(after + i, mask=inside, other=0.0)
+    _wait(EARLY)
+    residual = tl.load(x + row * WIDTH + i, mask=inside, other=0.0).to(tl.float32)
+    if SPLITS > 0:
+        added = _summed(parts, row * WIDTH + i, inside, rows, WIDTH, SPLITS).to(TYPE).to(tl.float32)
+        residual += _normed(added, first_weight, eps, WIDTH, TYPE).to(tl.float32)
+        tl.store(x + row * WIDTH + i, residual.to(TYPE), mask=inside)
+        residual = residual.to(TYPE).to(tl.float32)
+    tl.store(out + row * WIDTH + i, _normed(residual, last_weight, eps, WIDTH, TYPE), mask=inside)
+
+
+@triton.jit
+def candidates_kernel(logits, found, stride, codes, CHUNK: tl.constexpr, TOP: tl.constexpr):
+    """The TOP best of each CHUNK of a row's logits, as integers that order by logit, then by the lower id."""
+    row, chunk = tl.program_id(0), tl.program_id(1)
+    id_ = chunk * CHUNK + tl.arange(0, CHUNK)
+    logit = tl.load(logits + row.to(tl.int64) * stride + id_, mask=id_ < codes, other=float("-inf")).to(tl.float32)
+    bits = tl.where(logit == 0, 0.0, logit).to(tl.int32, bitcast=True)  # no two zeros
+    ordered = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).to(tl.int64)
+    best = tl.topk((ordered << 32) | (0x7FFFFFFF - id_).to(tl.int64), TOP)
+    tl.store(found + (row * tl.num_programs(1) + chunk) * TOP + tl.arange(0, TOP), best)
+
+
+@triton.jit
+def draw_kernel(
+    found, uniforms, drawn, chunks, kept: tl.constexpr, temperature: tl.constexpr, top_p: tl.constexpr,
+    ALL: tl.constexpr, TOP: tl.constexpr,
+):  # fmt: skip
+    """The code of one row, as `glmkit.generation.sampling.draw` says, from the best of all its chunks.
+
+    The settings are constants, since float arguments would arrive rounded to float32.
+    """
+    row = tl.program_id(0)
+    i = tl.arange(0, ALL)
+    key = tl.load(found + row * chunks * TOP + i, mask=i < chunks * TOP, other=-0x7FFFFFFFFFFFFFFF)
+    best = tl.topk(key, TOP)
+    ordered = (best >> 32).to(tl.int32)
+    logit = (ordered ^ ((ordered >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
+    id_ = 0x7FFFFFFF - (best & 0x7FFFFFFF)
+    rank = tl.arange(0, TOP)
+    score = (logit.to(tl.float64) - id_.to(tl.float64) * 2.0**-42) / temperature
+    weight = tl.where(rank < kept, tl.exp(score - tl.max(score, axis=0)), 0.0)
+    cumulative = tl.cumsum(weight / tl.sum(weight, axis=0), axis=0)
+    allowed = 1 + tl.sum(((rank < kept - 1) & (cumulative < top_p)).to(tl.int32), axis=0)
+    border = tl.load(uniforms + row).to(tl.float64) * tl.sum(tl.where(rank == allowed - 1, cumulative, 0.0), axis=0)
+    place = tl.sum(((rank < kept) & (cumulative <= border)).to(tl.int32), axis=0)
+    tl.store(drawn + row, tl.sum(tl.where(rank == place, id_, 0), axis=0))

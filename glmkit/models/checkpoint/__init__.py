@@ -1,0 +1,1 @@
+"""Model folders in the published layout, and adapters."""

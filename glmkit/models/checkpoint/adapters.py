@@ -1,0 +1,146 @@
+"""Adapters: a folder with PEFT adapters for some parts of a model, tied to the model they are for.
+
+    DIR/decoder/         adapter_config.json  adapter_model.safetensors  glmkit_adapter.json
+    DIR/autoregressive/, DIR/glyph/  the same
+
+Each of these folders may be given alone, too, to apply one part or each with its own weight.
+
+`glmkit_adapter.json` holds a fingerprint of the part that was adapted, so that an adapter of another model is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+import glmkit
+from glmkit.errors import UserError
+from glmkit.files import read_json, write_json
+from glmkit.models.checkpoint import components as checkpoint
+from glmkit.models.checkpoint import weights
+from glmkit.models.hybrid import HybridModel
+
+CARD = "glmkit_adapter.json"
+PARTS = ("decoder", "autoregressive", "glyph")
+PROBED = 16
+# Keys that libraries write into a config without changing the model.
+VOLATILE = {"_diffusers_version", "_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}
+
+
+def fingerprint(folder: Path, part: str) -> str:
+    """A short name for a part: its config, its tensors' names and shapes, and the first values of each as bfloat16.
+
+    The same for the same weights in other shards, or stored as float32 instead of bfloat16.
+    """
+    settings = {key: value for key, value in checkpoint.config(folder, part).items() if key not in VOLATILE}
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    tensors = dict(weights.read(checkpoint.contents(folder, part)))
+    for name in sorted(tensors):
+        first = tensors[name].flatten()[:PROBED].to(torch.bfloat16).view(torch.int16)
+        digest.update(f"{name}\0{tuple(tensors[name].shape)}\0".encode() + first.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter folder, and how much of its change is made (1 is as it was trained)."""
+
+    folder: Path
+    weight: float = 1.0
+
+    @classmethod
+    def parse(cls, text: str) -> Adapter:
+        """`DIR` or `DIR:WEIGHT` of the command line. UserError when the weight is no finite number."""
+        folder, colon, weight = text.rpartition(":")
+        if not colon or Path(text).exists():
+            return cls(Path(text))
+        try:
+            value = float(weight)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            raise UserError("the weight of an adapter must be a number", found=text, fix=f"--adapter {folder}:0.8")
+        return cls(Path(folder), value)
+
+
+def write_base(adapter: Path, part: str, base: Path) -> None:
+    """Tie the adapter folder of one part to the model folder `base` that it was trained on."""
+    card = {"part": part, "base": base.name, "fingerprint": fingerprint(base, part), "glmkit": glmkit.__version__}
+    write_json(adapter / CARD, card)
+
+
+def parts_of(folder: Path) -> dict[str, Path]:
+    """The parts that an adapter folder adapts, and where each one's files are. UserError when it has none."""
+    if (folder / CARD).is_file():
+        return {read_json(folder / CARD)["part"]: folder}
+    found = {part: folder / part for part in PARTS if (folder / part / "adapter_config.json").is_file()}
+    if not found:
+        raise UserError(
+            f"{folder} is not an adapter folder" if folder.exists() else f"adapter folder {folder} does not exist",
+            fix=f"a folder with {', '.join(PARTS)} in it, as glmkit finetune writes it (RUN/adapter), or one of these",
+        )
+    return found
+
+
+def check_adapter(model: Path, folder: Path) -> None:
+    """UserError unless every part of the adapter was trained on this model and its files are whole."""
+    for part, where in parts_of(folder).items():
+        if not (where / CARD).is_file():
+            raise UserError(f"{where} has no {CARD}, so its base model is unknown", fix="an adapter of glmkit finetune")
+        card = read_json(where / CARD)
+        if card.get("fingerprint") != fingerprint(model, part):
+            raise UserError(
+                f"{where} is an adapter of another model",
+                found=f"its base was {card.get('base')!r}; this is {model} with another {part}",
+                fix="--model with the model it was trained on, or train it again",
+            )
+        if not (where / "adapter_model.safetensors").is_file():
+            raise UserError(f"{where} has no adapter_model.safetensors", fix="copy the whole adapter folder again")
+        weights.read_header(where / "adapter_model.safetensors")
+
+
+def check_weight(folder: Path, weight: float) -> None:
+    """UserError for a share of a DoRA adapter (PEFT's folder of one part): it replaces the lengths of weights, which no
+    share of its matrices leaves as they were."""
+    if weight != 1 and read_json(folder / "adapter_config.json").get("use_dora"):
+        raise UserError(f"{folder} is a DoRA adapter, which has no weight", found=f":{weight:g}", fix="leave it out")
+
+
+def merged(module: torch.nn.Module, part: str, adapter: Adapter) -> torch.nn.Module:
+    """The module of one part with an adapter's weighted change in its weights, if the adapter changes that part.
+
+    Merging costs nothing per step and needs no PEFT modules afterwards.
+    """
+    from peft import PeftModel
+    from peft.tuners.lora import LoraLayer
+
+    where = parts_of(adapter.folder).get(part)
+    if where is None:
+        return module
+    check_weight(where, adapter.weight)
+    device = next(module.parameters()).device
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PEFT guesses about hub models that our modules are not
+        wrapped = PeftModel.from_pretrained(module, str(where), torch_device=str(device))
+    for layer in wrapped.modules():
+        if isinstance(layer, LoraLayer):
+            layer.scale_layer(adapter.weight)
+    return wrapped.merge_and_unload().eval().requires_grad_(False)
+
+
+def apply_adapter(hybrid: HybridModel, given: Path | str, parts: Iterable[str] | None = None) -> None:
+    """Merge an adapter, `DIR` or `DIR:WEIGHT` (or only some `parts` of it), into the model's weights; call it again for
+    a second adapter, whose change is added. Raises UserError before anything is changed.
+    """
+    adapter = Adapter.parse(str(given))
+    check_adapter(hybrid.folder, adapter.folder)
+    for part in parts_of(adapter.folder) if parts is None else parts:
+        setattr(hybrid, part, merged(getattr(hybrid, part), part, adapter))
+    hybrid.adapters = (*hybrid.adapters, str(given))

@@ -1,0 +1,336 @@
+"""The published folder layout of a GLM-Image model: finding, counting, loading and saving its parts.
+
+A model folder holds `model_index.json` and one folder a component; `vision_language_encoder/` holds two of our parts
+(the autoregressive model and the semantic tokenizer), the others one each. Parameter names inside the files are the
+published ones, so stock diffusers and transformers load what is written here, and the other way round.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from glmkit import errors
+from glmkit.errors import UserError
+from glmkit.files import read_json, write_json
+from glmkit.models.checkpoint import defaults, published, weights
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+NANO = Path(__file__).resolve().parents[2] / "data" / "nano"
+INDEX = "model_index.json"
+DEFAULTS = defaults.FILE
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of our modules: its folder, the stem of its weight files, and (published, ours) prefixes of its names."""
+
+    folder: str
+    stem: str
+    prefixes: tuple[tuple[str, str], ...]
+
+    def ours(self, name: str) -> str | None:
+        """The name inside our module of a published tensor name; None when the tensor belongs to another part."""
+        for theirs, mine in self.prefixes:
+            if name.startswith(theirs):
+                return mine + name.removeprefix(theirs)
+        return None
+
+    def theirs(self, name: str) -> str:
+        for theirs, mine in self.prefixes:
+            if name.startswith(mine):
+                return theirs + name.removeprefix(mine)
+        raise KeyError(name)
+
+
+PARTS = {
+    "autoregressive": Part(
+        "vision_language_encoder", "model", (("model.language_model.", "language_model."), ("lm_head.", "lm_head."))
+    ),
+    "semantic_vq": Part(
+        "vision_language_encoder", "model", (("model.visual.", "visual."), ("model.vqmodel.", "vqmodel."))
+    ),
+    "decoder": Part("transformer", "diffusion_pytorch_model", (("", ""),)),
+    "glyph": Part("text_encoder", "model", (("", "encoder."),)),
+    "vae": Part("vae", "diffusion_pytorch_model", (("", "autoencoder."),)),
+}
+# Rows of `describe`: (row, part, prefix of our names).
+ROWS = (
+    ("language_model", "autoregressive", "language_model."),
+    ("lm_head", "autoregressive", "lm_head."),
+    ("vision", "semantic_vq", "visual."),
+    ("vq", "semantic_vq", "vqmodel."),
+    ("decoder", "decoder", ""),
+    ("glyph", "glyph", ""),
+    ("vae", "vae", ""),
+)
+# T5 stores its embedding once or twice, depending on the version that wrote it.
+TIED = {"encoder.encoder.embed_tokens.weight": "encoder.shared.weight"}
+PUBLISHED = {
+    "vision_language_encoder": published.VISION_LANGUAGE_ENCODER,
+    "transformer": published.TRANSFORMER,
+    "text_encoder": published.TEXT_ENCODER,
+    "vae": published.VAE,
+}
+SMALL_FOLDERS = {
+    "autoregressive": ("processor",),
+    "glyph": ("tokenizer",),
+    "decoder": ("scheduler",),
+    "semantic_vq": ("processor",),
+}
+
+
+def resolve(model: str | Path, parts: Iterable[str] = tuple(PARTS)) -> Path:
+    """The folder of a model given as "nano", "glm-image", a folder, or a hub id (`owner/name`, downloaded and cached).
+
+    Only the folders that `parts` need are downloaded. UserError for anything else, with the nearest known name.
+    """
+    name = str(model)
+    if name == "nano":
+        if not (NANO / INDEX).is_file():
+            raise UserError(f"the model nano is not in {NANO}", fix="install glmkit from its clone: pip install -e .")
+        return NANO
+    folder = Path(name).expanduser()
+    if folder.exists():
+        return _model_folder(folder)
+    hub_id = published.HUB_ID if name == "glm-image" else name
+    if hub_id.count("/") == 1 and not hub_id.startswith((".", "/", "~")):
+        return _download(hub_id, parts)
+    if "/" in name:
+        raise UserError(f"model folder {name} does not exist", fix="a folder with model_index.json, or nano, glm-image")
+    raise errors.unknown("model", name, ("nano", "glm-image"))
+
+
+def copy(model: Path, target: Path) -> None:
+    """A copy whose weights may change: without the README, which tells of these weights, and its images."""
+    shutil.copytree(model, target, ignore=shutil.ignore_patterns("README.md", "*.png"))
+
+
+def _model_folder(folder: Path) -> Path:
+    if not (folder / INDEX).is_file():
+        raise UserError(
+            f"{folder} is not a model folder", found=f"no {INDEX}", fix="the folder that holds model_index.json"
+        )
+    return folder
+
+
+def _download(hub_id: str, parts: Iterable[str]) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    folders = {PARTS[part].folder for part in parts}.union(*(SMALL_FOLDERS.get(part, ()) for part in parts))
+    patterns = [INDEX, DEFAULTS, *(f"{folder}/*" for folder in sorted(folders))]
+    try:
+        return _model_folder(Path(snapshot_download(hub_id, allow_patterns=patterns)))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"cannot get model {hub_id} from the hub",
+            found=reason,
+            fix="check the name and the network, or give a folder, or nano, which is here",
+        ) from error
+
+
+def config(folder: Path, part: str) -> dict[str, Any]:
+    """The published config.json that describes a part."""
+    return dict(read_json(folder / PARTS[part].folder / "config.json"))
+
+
+def build(part: str, settings: Mapping[str, Any], tokenizer: Path | None = None) -> nn.Module:
+    """A part with fresh weights, on torch's current default device. `tokenizer`: the ByT5 folder of a glyph encoder."""
+    if part == "autoregressive":
+        from glmkit.models.autoregressive.model import AutoregressiveConfig, AutoregressiveModel
+
+        return AutoregressiveModel(AutoregressiveConfig.from_dict(dict(settings)))
+    if part == "semantic_vq":
+        from glmkit.models.semantic_vq.model import SemanticConfig, SemanticTokenizer
+
+        return SemanticTokenizer(SemanticConfig.from_dict(dict(settings)))
+    if part == "decoder":
+        from glmkit.models.decoder.model import DecoderConfig, DiffusionDecoder
+
+        return DiffusionDecoder(DecoderConfig.from_dict(dict(settings)))
+    if part == "glyph":
+        from transformers import ByT5Tokenizer, T5Config, T5EncoderModel
+
+        from glmkit.models.glyph.model import GlyphEncoder
+
+        byt5 = ByT5Tokenizer.from_pretrained(tokenizer) if tokenizer else ByT5Tokenizer()
+        return GlyphEncoder(T5EncoderModel(T5Config.from_dict(dict(settings))), byt5)
+    if part == "vae":
+        from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+        from glmkit.models.vae.model import Vae
+
+        return Vae(AutoencoderKL.from_config(dict(settings)))
+    raise errors.unknown("part", part, PARTS)
+
+
+def new_part(folder: Path, part: str) -> nn.Module:
+    """A part with the folder's config and fresh weights (torch's global generator), float32 on the CPU."""
+    return build(part, config(folder, part), folder / "tokenizer")
+
+
+def load_part(
+    folder: Path, part: str, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+) -> nn.Module:
+    """One part with its weights, in eval mode. `dtype` None is float32.
+
+    Weights go from the mapped file to their place tensor by tensor. UserError names the file when it is missing, cut
+    short, or does not fit the config.
+    """
+    import torch
+
+    spec = PARTS[part]
+    with torch.device("meta"):
+        module = build(part, config(folder, part), folder / "tokenizer")
+    stored = contents(folder, part)
+    _check(folder, part, module, stored)
+    wanted = dtype or torch.float32
+    state: dict[str, torch.Tensor] = {}
+    for name, tensor in weights.read(stored):
+        state[str(spec.ours(name))] = tensor.to(device, wanted if tensor.is_floating_point() else None)
+    for copy, source in TIED.items():
+        if part == "glyph":
+            state[copy] = state[source] = state.get(source, state.get(copy))  # type: ignore[assignment]
+    module.load_state_dict(state, strict=True, assign=True)
+    module = finish(part, module).to(device)
+    left = [name for name, tensor in [*module.named_parameters(), *module.named_buffers()] if tensor.is_meta]
+    assert not left, f"{part}: no values for {weights.some(left)}"
+    return module.eval()
+
+
+def finish(part: str, module: nn.Module) -> nn.Module:
+    """Make what the meta device cannot hold: the VAE's statistics (from its config), T5's one shared embedding."""
+    if part == "vae":
+        from glmkit.models.vae.model import Vae
+
+        return Vae(module.autoencoder)  # type: ignore[arg-type]
+    if part == "glyph":
+        module.encoder.tie_weights()  # type: ignore[operator, union-attr]
+    return module
+
+
+def contents(folder: Path, part: str) -> dict[str, weights.Stored]:
+    """The stored tensors of one part, by published name."""
+    spec = PARTS[part]
+    return {
+        name: e for name, e in weights.contents(folder / spec.folder, spec.stem).items() if spec.ours(name) is not None
+    }
+
+
+def _check(folder: Path, part: str, module: nn.Module, stored: Mapping[str, weights.Stored]) -> None:
+    """UserError unless the stored names and shapes are exactly those of the module."""
+    spec = PARTS[part]
+    expected = {spec.theirs(TIED.get(name, name)): tuple(value.shape) for name, value in module.state_dict().items()}
+    untied = {spec.theirs(copy): spec.theirs(source) for copy, source in TIED.items()} if part == "glyph" else {}
+    given = {untied.get(name, name): entry for name, entry in stored.items()}
+    where = folder / spec.folder
+    fix = f"weights that were saved together with {where / 'config.json'}"
+    if missing := set(expected) - set(given):
+        raise UserError(
+            f"{where} lacks {len(missing)} tensors of the {part}", found=f"no {weights.some(missing)}", fix=fix
+        )
+    if extra := set(given) - set(expected):
+        file = given[min(extra)].file
+        raise UserError(
+            f"{file} holds {len(extra)} tensors that the {part} does not have", found=weights.some(extra), fix=fix
+        )
+    for name, shape in expected.items():
+        if given[name].shape != shape:
+            raise UserError(
+                f"{given[name].file}: {name} has another shape than the config says",
+                found=f"{given[name].shape}, expected {shape}",
+                fix=fix,
+            )
+
+
+def save_part(
+    folder: Path,
+    part: str,
+    module: nn.Module,
+    dtype: torch.dtype | None = None,
+    max_shard_bytes: int = weights.DEFAULT_SHARD_BYTES,
+) -> None:
+    """Write a part's weights (as `dtype`, or as they are) under their published names; the config must be there.
+
+    The other part of a shared folder is kept: its tensors are carried over from the files that are replaced.
+    """
+    spec = PARTS[part]
+    where = folder / spec.folder
+    if not (where / "config.json").is_file():
+        raise UserError(f"{where} has no config.json", fix="write the configs first (checkpoint.create)")
+    if part == "vae":
+        measured = {key: list(module.autoencoder.config[key]) for key in ("latents_mean", "latents_std")}  # type: ignore[union-attr, index]
+        write_json(where / "config.json", {**config(folder, part), **measured})
+    tensors: dict[str, torch.Tensor] = {}
+    for name, tensor in module.state_dict().items():
+        if name not in TIED:
+            tensors[spec.theirs(name)] = tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor
+    if any(where.glob(f"{spec.stem}*.safetensors")):
+        others = {name: e for name, e in weights.contents(where, spec.stem).items() if spec.ours(name) is None}
+        tensors.update(weights.read(others))
+    weights.write(where, spec.stem, tensors, max_shard_bytes)
+
+
+def create(folder: Path, configs: Mapping[str, Mapping[str, Any]], defaults: Mapping[str, Any] | None = None) -> None:
+    """Write everything of a new model folder but weights and `processor/`.
+
+    `configs` maps `vision_language_encoder`, `transformer`, `text_encoder` and `vae` to their published config keys;
+    `defaults` becomes `glmkit.json` (see `glmkit.models.checkpoint.defaults`).
+    """
+    from transformers import ByT5Tokenizer
+
+    write_json(folder / INDEX, published.MODEL_INDEX)
+    for name in PUBLISHED:
+        write_json(folder / name / "config.json", dict(configs[name]))
+    encoder = configs["vision_language_encoder"]
+    ids = {key: encoder["text_config"][key] for key in ("eos_token_id", "pad_token_id")}
+    write_json(folder / "vision_language_encoder" / "generation_config.json", {**published.GENERATION, **ids})
+    write_json(folder / "scheduler" / "scheduler_config.json", published.SCHEDULER)
+    ByT5Tokenizer().save_pretrained(folder / "tokenizer")
+    if defaults:
+        write_json(folder / DEFAULTS, {"defaults": dict(defaults)})
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of `glmkit info`. `bytes` as stored; for the published sizes, as bfloat16."""
+
+    part: str
+    parameters: int
+    bytes: int
+
+
+def describe(model: str | Path) -> list[Row]:
+    """Parameters and bytes of every part. "glm-image" is built from the published configs, without a download."""
+    if str(model) == "glm-image":
+        return _describe_published()
+    folder = resolve(model)
+    rows = []
+    for row, part, prefix in ROWS:
+        entries = [e for name, e in contents(folder, part).items() if str(PARTS[part].ours(name)).startswith(prefix)]
+        rows.append(Row(row, sum(entry.numel for entry in entries), sum(entry.bytes for entry in entries)))
+    return rows
+
+
+def _describe_published() -> list[Row]:
+    import torch
+
+    with torch.device("meta"):
+        modules = {part: build(part, PUBLISHED[spec.folder]) for part, spec in PARTS.items()}
+    rows = []
+    for row, part, prefix in ROWS:
+        counts = [
+            value.numel()
+            for name, value in modules[part].state_dict().items()
+            if name.startswith(prefix) and name not in TIED
+        ]
+        rows.append(Row(row, sum(counts), 2 * sum(counts)))
+    return rows

@@ -1,0 +1,1 @@
+"""The glyph encoder: quoted texts to embeddings."""

@@ -1,0 +1,1 @@
+"""The semantic tokenizer: images to token ids."""

@@ -1,0 +1,93 @@
+"""What a set of training images holds, to be read before training: counts, sizes, changes, and what was left out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from dataclasses import dataclass
+
+from glmkit.models.glyph.model import quoted_spans
+from glmkit.training.data.dataset import Images, Joined, buckets, by_size
+from glmkit.training.data.image_files import FileImages
+
+SHOWN_DROPPED = 10
+
+
+@dataclass(frozen=True)
+class Report:
+    """`images` and `edits` of an epoch, repeats counted; `buckets`: different ones of each size, edits apart.
+
+    `preserved`: images that nothing is learnt from; `same`: those that another one equals to the last pixel;
+    `unquoted`: captions without quoted text, of which the glyph encoder reads nothing. `content`: a digest of all that
+    training reads of them.
+    """
+
+    images: int
+    edits: int
+    preserved: int
+    same: int
+    unquoted: int
+    buckets: dict[str, int]
+    changes: dict[str, int]
+    dropped: tuple[str, ...]
+    content: str
+
+    def lines(self, name: str, batch_size: int) -> list[str]:
+        """For people; buckets that cannot fill a batch of `batch_size` are named, since their images show more."""
+        edits = f", {self.edits} of them edits" if self.edits else ""
+        sizes = ", ".join(f"{size}: {count}" for size, count in self.buckets.items())
+        lines = [f"{name}: {self.images} images{edits}; {sizes}"]
+        notes = {
+            "more are only preserved": self.preserved,
+            "equal another one": self.same,
+            "captions quote no text": self.unquoted,
+        }
+        lines += [f"  {count} {note}" for note, count in {**notes, **self.changes}.items() if count]
+        if thin := [size for size, count in self.buckets.items() if count < batch_size]:
+            lines.append(f"  fewer than a batch of {batch_size}, so shown more often: {', '.join(thin)}")
+        lines += [f"  left out: {reason}" for reason in self.dropped[:SHOWN_DROPPED]]
+        if len(self.dropped) > SHOWN_DROPPED:
+            lines.append(f"  left out: {len(self.dropped) - SHOWN_DROPPED} more")
+        return lines
+
+
+def lines(images: tuple[Images, Images], batch_size: int) -> list[str]:
+    """Both sets, training and held-out, for people."""
+    train, held_out = images
+    told = [*of(train).lines("train", batch_size), *of(held_out).lines("held out", 1)]
+    if both := len({*_contents(train)} & {*_contents(held_out)}):
+        told.append(f"  {both} of them are trained on, too, so that nobody can see over-fitting")
+    return told
+
+
+def _contents(images: Images) -> list[str]:
+    """The content of every image that is learnt; nothing of images that are drawn."""
+    return [key for key, count in zip(images.keys or [], images.repeats, strict=False) if count]
+
+
+def of(images: Images) -> Report:
+    """The report on one set."""
+    kinds = by_size(buckets(images))
+    parts = images.sets if isinstance(images, Joined) else [images]
+    read = [part for part in parts if isinstance(part, FileImages)]
+    changes: Counter[str] = sum((part.changes for part in read), Counter())
+    contents = _contents(images)
+    shown = [caption for caption, count in zip(images.captions, images.repeats, strict=True) if count]
+    return Report(
+        sum(images.repeats),
+        sum(images.repeats[edit] for edit in images.sources),
+        len(images.preserved),
+        len(contents) - len(set(contents)),
+        sum(not quoted_spans(caption) for caption in shown),
+        {f"{width}x{height}{' edits' * is_edit}": len(own) for (height, width, is_edit), own in kinds.items()},
+        dict(sorted(changes.items())),
+        tuple(" ".join(str(error).split()) for part in read for error in part.dropped),
+        _digest(images),
+    )
+
+
+def _digest(images: Images) -> str:
+    names = ("keys", "text_keys", "captions", "sizes", "repeats", "preserved")
+    content = [*(getattr(images, name) for name in names), sorted(images.sources.items())]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]

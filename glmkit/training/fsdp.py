@@ -1,0 +1,105 @@
+"""The weights of a transformer held in shards by several processes (FSDP2): each holds a part of every matrix, frozen
+or trained, and gathers those of a block while it computes with them.
+
+Whatever users see (adapters, parts, sample images) is made by the first process from a copy of the whole part: beside
+its shards it then needs the memory of one part.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from rich.console import Console
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
+
+from glmkit.config import DecoderStage, Recipe, Stage
+from glmkit.errors import UserError
+from glmkit.models.autoregressive.model import Layer
+from glmkit.models.checkpoint import components as checkpoint
+from glmkit.models.decoder.model import Block, DiffusionDecoder
+from glmkit.models.hybrid import HybridModel
+from glmkit.training import lora
+from glmkit.training import quantization as frozen
+from glmkit.training.distributed import Team
+
+NOTES = Console(stderr=True)
+UNSUPPORTED = {  # by accelerate's names
+    "FSDP_OFFLOAD_PARAMS": "--fsdp_offload_params false",
+    "FSDP_ACTIVATION_CHECKPOINTING": "--fsdp_activation_checkpointing false, and STAGE.recompute_every=1 in the recipe",
+}
+
+
+def check(recipe: Recipe) -> None:
+    """UserError for what cannot be trained in shards, or is asked for in another way than the recipe's."""
+    if os.environ.get("FSDP_VERSION") != "2":
+        raise UserError("only the second version of FSDP is supported", fix="accelerate launch --fsdp_version 2")
+    for name, fix in UNSUPPORTED.items():
+        if os.environ.get(name) == "true":
+            raise UserError(f"{name} is not supported", fix=fix)
+    for name, stage in recipe.stages.items():
+        if stage.lora is not None and stage.lora.base in frozen.QUANTISED:
+            raise UserError(f"a base in {stage.lora.base} cannot be held in shards", fix=f"{name}.lora.base=auto")
+        if stage.lora is not None and stage.lora.offload:
+            raise UserError("shards cannot wait in the CPU's memory", fix=f"{name}.lora.offload=false")
+        if stage.optimizer != "adamw":
+            fix = f"{name}.optimizer=adamw, or launch without --use_fsdp"
+            raise UserError(f"{stage.optimizer} does not work on shards", fix=fix)
+        if isinstance(stage, DecoderStage) and stage.train_glyph:
+            raise UserError("train_glyph does not work on shards", fix="launch without --use_fsdp")
+
+
+def shard(transformer: nn.Module, device: torch.device, team: Team, edits: bool) -> None:
+    """Leave this process with its part of every parameter; the blocks gather theirs one after the other. `edits`:
+    sources go through them, too, on their own way."""
+    mesh = init_device_mesh(device.type, (team.count,))
+    freed = os.environ.get("FSDP_RESHARD_AFTER_FORWARD", "true") == "true"
+    for layer in [module for module in transformer.modules() if isinstance(module, (Block, Layer))]:
+        fully_shard(layer, mesh=mesh, reshard_after_forward=freed)
+        if edits and isinstance(layer, Block):
+            register_fsdp_forward_method(layer, "with_keys")
+    fully_shard(transformer, mesh=mesh, reshard_after_forward=freed)
+    weights = [one for one in transformer.parameters() if isinstance(one, DTensor)]
+    here, all_of_them = (sum(one.nbytes for one in some) for some in (map(DTensor.to_local, weights), weights))
+    NOTES.print(f"weights in shards: {here / 2**20:.4g} of {all_of_them / 2**20:.4g} MiB in this process")
+    if edits and isinstance(transformer, DiffusionDecoder):
+        register_fsdp_forward_method(transformer, "write_sources")
+
+
+@contextmanager
+def whole(part: str, stage: Stage, hybrid: HybridModel, fresh: HybridModel, team: Team) -> Iterator[nn.Module | None]:
+    """While this lasts, `part` of the first process's model is a whole copy of the shards that are there otherwise.
+    `fresh` is the model as training began with it.
+
+    Yields PEFT's wrap of the copy, if the shards have adapters that are trained.
+    """
+    shards = getattr(hybrid, part)
+    full = stage.method == "full"
+    own = shards.state_dict() if full else {name: one for name, one in shards.named_parameters() if one.requires_grad}
+    weights = team.gathered(own)
+    if not team.is_main:
+        yield None
+        return
+    wrapped = None
+    if full:
+        with torch.device("meta"):
+            module = checkpoint.new_part(hybrid.folder, part)
+        module.load_state_dict(weights, assign=True)
+    else:
+        module = getattr(fresh, part)
+        wrapped = lora.inject(module, stage.lora) if weights and stage.lora else None
+        module.load_state_dict(weights, strict=False)
+    setattr(hybrid, part, module.to(hybrid.device))
+    del module
+    try:
+        yield wrapped
+    finally:
+        del wrapped
+        fresh.release(part)
+        hybrid.release(part)
+        setattr(hybrid, part, shards)

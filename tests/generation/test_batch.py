@@ -1,0 +1,174 @@
+"""Many images: codes first, then images; resumed; shared by processes of which one is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from glmkit.cli import main
+from glmkit.files import read_jsonl, write_jsonl
+from glmkit.generation import batch as engine
+from glmkit.generation import pipeline
+from glmkit.generation.batch import Codes, draw_all
+from glmkit.generation.loading import Speed, load_for_drawing
+from glmkit.models.hybrid import HybridModel
+from glmkit.records import Request
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def hybrid(tiny_model: Path) -> HybridModel:
+    return load_for_drawing(tiny_model, CPU, torch.float32, "tiny")
+
+
+def requests(count: int = 6) -> list[Request]:
+    """Two sizes, prompts of different lengths."""
+    return [
+        Request(str(n), "a red 'HI' " + "and more " * n, seed=n, height=(64, 96)[n % 2], width=64, steps=2)
+        for n in range(count)
+    ]
+
+
+def draw(hybrid: HybridModel, wanted: list[Request], work: Path, **how: Any) -> dict[str, Any]:
+    """Outcome by id: the image as an array, or the error."""
+    done: dict[str, Any] = {}
+    for outcome in draw_all(hybrid, wanted, lambda one: one.id not in done, work, **how):
+        assert outcome.request.id not in done, "drawn twice"
+        done[outcome.request.id] = outcome.error if outcome.image is None else np.asarray(outcome.image)
+    return done
+
+
+def test_images_are_those_of_single_requests(hybrid: HybridModel, tmp_path: Path) -> None:
+    drawn = draw(hybrid, requests(), tmp_path)
+    assert sorted(drawn) == [str(n) for n in range(6)]
+    for one in requests():
+        (single,) = pipeline.draw(hybrid, [one])
+        assert np.abs(drawn[one.id].astype(int) - np.asarray(single).astype(int)).max() <= 1
+
+
+def test_all_codes_come_before_the_first_image(
+    hybrid: HybridModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In batches of one size, small sizes first; a continued run reads them from the disk."""
+    stages: list[tuple[str, list[str]]] = []
+    for name in ("prior_tokens", "decode_prior"):
+
+        def noted(
+            model: Any, batch: list[Request], *given: Any, _name: str = name, _call: Any = None, **named: Any
+        ) -> Any:
+            stages.append((_name, [one.id for one in batch]))
+            return _call(model, batch, *given, **named)
+
+        call = getattr(pipeline, name)
+        monkeypatch.setattr(
+            pipeline, name, lambda *given, _noted=noted, _call=call, **named: _noted(*given, _call=_call, **named)
+        )
+    draw(hybrid, requests(), tmp_path, batch_size=2)
+    pairs = [["0", "2"], ["4"], ["1", "3"], ["5"]]
+    assert stages == [("prior_tokens", pair) for pair in pairs] + [("decode_prior", pair) for pair in pairs]
+    stages.clear()
+    draw(hybrid, requests(), tmp_path, batch_size=2)
+    assert {name for name, _ in stages} == {"decode_prior"}
+
+
+def test_codes_depend_on_what_decides_them(hybrid: HybridModel, tmp_path: Path) -> None:
+    codes, one = Codes(tmp_path, hybrid), requests()[0]
+    codes.save(one, torch.arange(4).view(2, 2), 1.5)
+    assert codes.has(replace(one, id="other", steps=9, guidance=3.0))
+    for change in ({"prompt": "b"}, {"seed": 9}, {"height": 128}, {"top_k": 1}, {"sources": ("a.png",)}):
+        assert not codes.has(replace(one, **change))
+    loaded, seconds = codes.load(one, CPU)
+    assert loaded.tolist() == [[0, 1], [2, 3]] and seconds == 1.5
+    assert not Codes(tmp_path, HybridModel(hybrid.folder, dtype=torch.bfloat16)).has(one)
+
+
+def test_only_the_request_at_fault_fails(hybrid: HybridModel, tmp_path: Path) -> None:
+    wanted = [replace(one, sources=(str(tmp_path / "none.png"),)) if one.id == "2" else one for one in requests()]
+    drawn = draw(hybrid, wanted, tmp_path / "work")
+    assert "does not exist" in str(drawn.pop("2"))
+    assert sorted(drawn) == ["0", "1", "3", "4", "5"] and all(isinstance(value, np.ndarray) for value in drawn.values())
+
+
+def test_one_part_at_a_time_draws_the_same(
+    hybrid: HybridModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sparing = load_for_drawing(hybrid.folder, CPU, torch.float32, "tiny", speed=Speed(one_at_a_time=True))
+    held = []
+    hold = HybridModel.hold
+
+    def noted(self: HybridModel, *parts: str) -> None:
+        hold(self, *parts)
+        held.append(
+            {part for part in ("autoregressive", "semantic_vq", "decoder", "glyph", "vae") if part in vars(self)}
+        )
+
+    monkeypatch.setattr(HybridModel, "hold", noted)
+    source = tmp_path / "a.png"
+    Image.effect_noise((128, 128), 80).convert("RGB").save(source)
+    one = replace(requests()[1], sources=(str(source),))
+    drawn = draw(sparing, [one], tmp_path / "work")["1"]
+    assert all(len(parts) <= 2 and not {"autoregressive", "decoder"} <= parts for parts in held) and held
+    monkeypatch.undo()
+    assert np.array_equal(drawn, draw(hybrid, [one], tmp_path / "other")["1"])
+
+
+def test_processes_share_the_work_and_survive_one(tiny_model: Path, tmp_path: Path) -> None:
+    """Three processes, one of them killed after its first image, for which the others wait: all images, each drawn
+    once, the usual pixels."""
+    rows = [{"id": one.id, "prompt": one.prompt, "seed": one.seed} for one in requests(9)]
+    write_jsonl(tmp_path / "prompts.jsonl", rows)
+    script = tmp_path / "process.py"
+    script.write_text(
+        "import os, sys, time\n"
+        "from glmkit.generation import engine, jobs\n"
+        "from glmkit.cli import main\n"
+        "engine.IMAGES_AT_ONCE = 1\n"
+        "save, index = jobs.save_image, os.environ.get('RANK', '0')\n"
+        "def noted(path, *given):\n"
+        "    save(path, *given)\n"
+        "    with open(sys.argv[1], 'a') as log: log.write(f'{index} {path.stem}\\n')\n"
+        "    if index == '1': time.sleep(600)\n"
+        "    while '\\n1 ' not in '\\n' + open(sys.argv[1]).read(): time.sleep(0.05)\n"
+        "jobs.save_image = noted\n"
+        "sys.exit(main(sys.argv[2:]))\n"
+    )
+
+    def command(out: str) -> list[str]:
+        shared = ["generate", "--prompts", str(tmp_path / "prompts.jsonl"), "--out", str(tmp_path / out), "--json"]
+        return [*shared, "--model", str(tiny_model), "--device", "cpu", "--size", "64x64", "--steps", "1"]
+
+    def start(**share: str) -> subprocess.Popen[str]:
+        argv = [sys.executable, str(script), str(tmp_path / "many.log"), *command("many")]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"} | share
+        return subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE, text=True)
+
+    processes = [start(RANK=str(index), WORLD_SIZE="3") for index in range(3)]
+    log = tmp_path / "many.log"
+    while not (log.exists() and any(line.startswith("1 ") for line in log.read_text().splitlines())):
+        assert processes[1].poll() is None
+        time.sleep(0.05)
+    processes[1].send_signal(signal.SIGKILL)
+    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, -signal.SIGKILL, 0]
+    assert '"drawn": 9' in outputs[0] and not outputs[2]
+    drawn = [line.split()[1] for line in log.read_text().splitlines()]
+    assert sorted(drawn) == [one.id for one in requests(9)]
+    assert [row["id"] for row in read_jsonl(tmp_path / "many" / "images.jsonl")] == [one.id for one in requests(9)]
+    assert main(command("alone")) == 0
+    for one in requests(9):
+        many, alone = (np.asarray(Image.open(tmp_path / out / f"{one.id}.png")) for out in ("many", "alone"))
+        assert np.array_equal(many, alone)
+    assert not (tmp_path / "many" / ".work").exists()
+    assert engine.IMAGES_AT_ONCE > 1

@@ -1,0 +1,146 @@
+"""Recorded steps give the codes of steps that run one by one, whatever was written before them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import tiny_language as tiny
+import torch
+from torch import Tensor
+
+from glmkit.generation import cuda_graphs as graphs
+from glmkit.generation import decoding as writer
+from glmkit.generation.decoding import CodeWriter, Stepping
+from glmkit.generation.sampling import Sampling, uniforms
+from glmkit.generation.sequence import Grid, prompt_positions
+from glmkit.models import compiling
+
+ORDER: list[Grid] = [(5, 3), (4, 6)]
+
+
+def write(
+    made: CodeWriter, lengths: Sequence[int], sampling: Sampling | None = None, order: Sequence[Grid] = ORDER
+) -> Tensor:
+    prompts = [tiny.text_prompt(length, length) for length in lengths]
+    positions = [prompt_positions(prompt, [], tiny.START) for prompt in prompts]
+    total = sum(height * width for height, width in order)
+    numbers = torch.stack([uniforms(length, total) for length in lengths])
+    return made.write(prompts, positions, order, numbers, sampling or Sampling())
+
+
+class FakeGraph:
+    """Replays by calling the step again: what CUDA would do with the same memory."""
+
+    step: Callable[[], None]
+
+    def __init__(self) -> None:
+        self.replay = type(self).step
+
+
+@pytest.fixture
+def recording(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """CUDA's part of `graphs.record` played on the CPU; one entry a recording."""
+    recorded: list[int] = []
+    record = graphs.record
+
+    def noted(step: Callable[[], None], state: Sequence[Tensor]) -> Callable[[], None]:
+        FakeGraph.step = staticmethod(step)
+        recorded.append(len(state))
+        return record(step, state)
+
+    class Stream:
+        def wait_stream(self, other: Any) -> None: ...
+
+    monkeypatch.setattr(graphs, "record", noted)
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph: nullcontext())
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", FakeGraph)
+    return recorded
+
+
+def test_recorded_steps_write_the_same_codes(recording: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches filled up to a bucket, buffers used again, prompts of other lengths, several windows, few recordings."""
+    monkeypatch.setattr(writer, "WINDOW", 16)
+    plain, recorded = CodeWriter(tiny.our_model()), CodeWriter(tiny.our_model(), recorded=True)
+    for lengths in ((7, 2, 12), (5,), (12, 3, 4, 9), (7, 2, 12)):
+        assert torch.equal(write(recorded, lengths), write(plain, lengths))
+    before = len(recording)
+    assert before > 4  # batch sizes x windows
+    assert torch.equal(write(recorded, (12, 5, 6)), write(plain, (12, 5, 6)))
+    assert len(recording) == before
+    assert torch.equal(write(recorded, (7, 2, 12), Sampling(top_k=1)), write(plain, (7, 2, 12), Sampling(top_k=1)))
+    assert len(recording) > before
+
+
+def test_prompts_are_read_as_if_alone() -> None:
+    """Without each other's rows and padding, whose products may round otherwise."""
+    model = copy.deepcopy(tiny.our_model())
+    read: list[tuple[int, ...]] = []
+    model.register_forward_pre_hook(lambda module, given: read.append(tuple(given[0].shape)))
+    write(CodeWriter(model), (7, 2, 12))
+    assert read == [(1, 8), (1, 3), (1, 13)]
+
+
+def test_compiled_steps_write_the_same_codes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No graph breaks, and one compilation for all layers."""
+    graphs_made: list[int] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        graphs_made.append(len(inputs))
+        return graph.forward
+
+    compile_function = torch.compile
+    compiling.compiled.cache_clear()
+    monkeypatch.setattr(torch, "compile", lambda function, **how: compile_function(function, backend=backend, **how))
+    monkeypatch.setattr(writer, "WINDOW", 16)
+    try:
+        compiled = write(CodeWriter(tiny.our_model(), compiled=True), (7, 2, 12))
+    finally:
+        compiling.compiled.cache_clear()
+    assert torch.equal(compiled, write(CodeWriter(tiny.our_model()), (7, 2, 12)))
+    assert 3 <= len(graphs_made) <= 5  # before, after, and attention for any window
+
+
+def test_kernels_write_the_same_codes(recording: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """By one recording, since they do not look at windows; batches beyond what they take are written by torch."""
+    gpu_decode = pytest.importorskip("glmkit.models.autoregressive.gpu")
+    monkeypatch.setattr(writer, "WINDOW", 4)
+    monkeypatch.setattr(writer, "BATCHES", (1, 2))
+    tile = gpu_decode.Tile(16, 32)
+    plan = gpu_decode.Plan(2, tile, tile, tile, tile, tile)
+    monkeypatch.setattr(gpu_decode, "PLANS", (plan,))
+    model = copy.deepcopy(tiny.our_model())
+    model.fuse()
+    made = CodeWriter(model, recorded=True)
+    made._by_kernels = Stepping.by_kernels(model)
+    few: dict[str, Any] = {"sampling": Sampling(top_k=4), "order": [(1, 2)]}
+    assert torch.equal(write(made, (3, 2), **few), write(CodeWriter(model), (3, 2), **few))
+    assert len(recording) == 1
+    made._by_kernels = made._by_kernels._replace(decode=None)
+    assert torch.equal(write(made, (3, 2, 5), **few), write(CodeWriter(model), (3, 2, 5), **few))
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype", "capability", "runs", "suits"),
+    [
+        ("cuda", torch.bfloat16, (9, 0), True, True),
+        ("cuda", torch.bfloat16, (9, 0), False, False),
+        ("cuda", torch.float32, (9, 0), True, False),
+        ("cuda", torch.bfloat16, (8, 9), True, False),
+        ("cpu", torch.bfloat16, (9, 0), True, False),
+    ],
+)
+def test_kernels_are_for_hopper(
+    kind: str, dtype: torch.dtype, capability: tuple[int, int], runs: bool, suits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(writer, "triton_runs", lambda device: runs)
+    weight: Any = SimpleNamespace(is_cuda=kind == "cuda", dtype=dtype, device=torch.device(kind))
+    assert writer.for_kernels(weight) is suits

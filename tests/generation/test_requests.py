@@ -1,0 +1,114 @@
+"""Request files and image files."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import glmkit
+from glmkit.errors import UserError
+from glmkit.files import write_jsonl
+from glmkit.generation.images import is_drawn, read_image, save_image
+from glmkit.generation.requests import read_requests, size_like
+from glmkit.models.checkpoint.defaults import Defaults
+from glmkit.records import Request
+
+BASE = Request("", "", seed=7, height=128, width=64, steps=5, guidance=2.0)
+
+
+def test_rows_override_the_command_line(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    rows = [
+        {"prompt": "one"},
+        {"id": "b", "prompt": "two", "seed": 3, "size": "96x160", "steps": 9, "guidance": 1, "sources": ["a.png"]},
+        {"id": "c", "prompt": "a suite's row", "split": "simple", "language": "en", "texts": ["x"]},
+    ]
+    write_jsonl(path, rows)
+    first, second, third = read_requests(path, BASE)
+    assert first == replace(BASE, id="0001", prompt="one")
+    assert (second.id, second.seed, second.height, second.width) == ("b", 3, 160, 96)
+    assert (second.steps, second.guidance, second.sources) == (9, 1, (str(tmp_path / "a.png"),))
+    assert third == replace(BASE, id="c", prompt="a suite's row")
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"prompt": ""}], "row 1: the prompt is empty"),
+        ([{"prompt": "a"}, {"id": "x"}], "row 2: the prompt is missing"),
+        ([{"prompt": "a", "sizes": "32x32"}], "unknown key 'sizes'"),
+        ([{"prompt": "a", "size": "100x64"}], "multiples of 32"),
+        ([{"prompt": "a", "size": "big"}], "WIDTHxHEIGHT"),
+        ([{"prompt": "a", "seed": "one"}], "seed is not a number"),
+        ([{"prompt": "a", "id": "../a"}], "file name"),
+        ([{"prompt": "a", "id": "x"}, {"prompt": "b", "id": "x"}], "two rows"),
+        ([{"prompt": "a", "sources": "a.png"}], "list of paths"),
+        ([], "no rows"),
+    ],
+)
+def test_rows_that_cannot_be_drawn(tmp_path: Path, rows: list[dict[str, object]], message: str) -> None:
+    write_jsonl(tmp_path / "prompts.jsonl", rows)
+    with pytest.raises(UserError, match=message):
+        read_requests(tmp_path / "prompts.jsonl", BASE)
+
+
+@pytest.mark.parametrize(("width", "height"), [(256, 256), (1000, 300), (300, 1199), (33, 40), (4000, 1001)])
+def test_size_like(width: int, height: int) -> None:
+    rows, columns = size_like(width, height, Defaults(256, 256))
+    assert rows % 32 == columns % 32 == 0
+    assert max(rows, columns) <= 4 * min(rows, columns)
+    assert 0.5 < rows * columns / 256**2 < 1.5
+    assert (rows > columns) == (height > width)
+
+
+def test_the_image_carries_its_request(tmp_path: Path) -> None:
+    one = replace(BASE, prompt='ein “Gruß” 你好 "HI"', sources=("a.png",))
+    image = Image.new("RGB", (64, 128), "red")
+    save_image(tmp_path / "a.png", image, one, "nano", ("x", "y"))
+    with Image.open(tmp_path / "a.png") as opened:
+        text = opened.text
+        assert opened.size == (64, 128) and opened.convert("RGB").getpixel((5, 5)) == (255, 0, 0)
+    assert text["prompt"] == one.prompt
+    assert (text["seed"], text["size"], text["steps"], text["guidance"]) == ("7", "64x128", "5", "2.0")
+    assert (text["model"], text["adapters"], text["sources"]) == ("nano", "x\ny", "a.png")
+    assert text["version"] == f"glmkit {glmkit.__version__}"
+
+
+def test_a_drawn_image_is_recognised_and_nothing_else(tmp_path: Path) -> None:
+    one = replace(BASE, prompt="a")
+    path = tmp_path / "a.png"
+    assert not is_drawn(path, one, "nano")
+    save_image(path, Image.effect_noise((64, 128), 50).convert("RGB"), one, "nano")
+    assert is_drawn(path, one, "nano")
+    assert not is_drawn(path, replace(one, seed=8), "nano")
+    assert not is_drawn(path, one, "nano", ("adapter",))
+    assert not is_drawn(path, one, "other")
+    path.write_bytes(path.read_bytes()[:-100])
+    assert not is_drawn(path, one, "nano")
+
+
+def test_reading_sources(tmp_path: Path) -> None:
+    clear = Image.new("RGBA", (8, 4), (255, 0, 0, 0))
+    clear.save(tmp_path / "clear.png")
+    assert read_image(tmp_path / "clear.png").getpixel((0, 0)) == (255, 255, 255)
+    Image.new("L", (8, 4), 7).save(tmp_path / "grey.png")
+    assert read_image(tmp_path / "grey.png").getpixel((0, 0)) == (7, 7, 7)
+    exif = Image.Exif()
+    exif[274] = 6  # turned by 90 degrees
+    Image.new("RGB", (8, 4)).save(tmp_path / "turned.jpg", exif=exif)
+    assert read_image(tmp_path / "turned.jpg").size == (4, 8)
+    (tmp_path / "text.png").write_text(json.dumps({}))
+    with pytest.raises(UserError, match="not an image"):
+        read_image(tmp_path / "text.png")
+    Image.effect_noise((64, 64), 50).save(tmp_path / "cut.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:1000])
+    with pytest.raises(UserError, match="cannot be read"):
+        read_image(tmp_path / "cut.png")
+    with pytest.raises(UserError, match="does not exist"):
+        read_image(tmp_path / "none.png")
+    with pytest.raises(UserError, match="cannot be read"):
+        read_image(tmp_path)

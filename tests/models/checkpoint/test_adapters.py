@@ -1,0 +1,154 @@
+"""Adapters: merged like stock PEFT applies them, several at once, and refused on a model they are not for."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import tiny_checkpoint
+import torch
+from tiny_adapter import decoder_inputs, make_adapter
+
+from glmkit.errors import UserError
+from glmkit.models.checkpoint import adapters as adapter
+from glmkit.models.checkpoint import components as checkpoint
+from glmkit.models.hybrid import HybridModel
+
+
+@torch.no_grad()
+def test_merged_decoder_equals_the_wrapped_one(tiny_model: Path, tmp_path: Path) -> None:
+    wrapped = make_adapter(tiny_model, tmp_path / "a", "decoder")
+    hybrid = HybridModel(tiny_model)
+    plain = hybrid.decoder(*decoder_inputs())
+    adapter.apply_adapter(hybrid, tmp_path / "a")
+    merged = hybrid.decoder(*decoder_inputs())
+    torch.testing.assert_close(merged, wrapped(*decoder_inputs()), atol=1e-5, rtol=1e-5)
+    assert (merged - plain).abs().max() > 0.01
+    assert not [name for name, _ in hybrid.decoder.named_modules() if "lora" in name]
+
+
+@torch.no_grad()
+def test_stock_diffusers_applies_the_same_adapter(tiny_model: Path, tmp_path: Path) -> None:
+    wrapped = make_adapter(tiny_model, tmp_path / "a", "decoder", alpha=3)
+    stock = tiny_checkpoint.stock_pipeline(tiny_model).transformer
+    stock.load_lora_adapter(
+        tmp_path / "a" / "decoder", prefix="base_model.model", weight_name="adapter_model.safetensors"
+    )
+    latents, glyph, _, prior, keep, timestep, size, crop = decoder_inputs()
+    theirs = stock(latents, glyph, prior, ~keep[:, None].expand_as(prior), timestep, size, crop).sample
+    stock.unload_lora()
+    torch.testing.assert_close(theirs, wrapped(*decoder_inputs()), atol=1e-4, rtol=0)
+
+
+def test_two_adapters_add_up(tiny_model: Path, tmp_path: Path) -> None:
+    for name, seed in (("a", 0), ("b", 1)):
+        make_adapter(tiny_model, tmp_path / name, "autoregressive", seed)
+    weight = "language_model.layers.0.self_attn.q_proj.weight"
+
+    def change(*names: str) -> torch.Tensor:
+        hybrid = HybridModel(tiny_model)
+        before = hybrid.autoregressive.state_dict()[weight].clone()
+        for name in names:
+            adapter.apply_adapter(hybrid, tmp_path / name)
+        assert hybrid.adapters == tuple(str(tmp_path / name) for name in names)
+        return hybrid.autoregressive.state_dict()[weight] - before
+
+    torch.testing.assert_close(change("a", "b"), change("a") + change("b"), atol=1e-5, rtol=1e-5)
+
+
+def test_one_part_of_an_adapter(tiny_model: Path, tmp_path: Path) -> None:
+    """Given by its own folder, with a weight of its own."""
+    for part in ("autoregressive", "decoder"):
+        make_adapter(tiny_model, tmp_path / "a", part)
+    names = {
+        "autoregressive": "language_model.layers.0.self_attn.q_proj.weight",
+        "decoder": "transformer_blocks.0.attn1.to_q.weight",
+    }
+
+    def changes(*given: str) -> list[torch.Tensor]:
+        hybrid = HybridModel(tiny_model)
+        parts = [getattr(hybrid, part) for part in names]
+        before = [part.state_dict()[name].clone() for part, name in zip(parts, names.values(), strict=True)]
+        for one in given:
+            adapter.apply_adapter(hybrid, f"{tmp_path}/a/{one}")
+        after = [getattr(hybrid, part).state_dict()[name] for part, name in names.items()]
+        return [new - old for new, old in zip(after, before, strict=True)]
+
+    whole, alone, weighted = changes(""), changes("autoregressive"), changes("autoregressive", "decoder:0.5")
+    assert torch.equal(alone[0], whole[0]) and not alone[1].any() and whole[1].any()
+    assert torch.equal(weighted[0], whole[0])
+    torch.testing.assert_close(weighted[1], whole[1] / 2, atol=1e-6, rtol=1e-5)
+
+
+def test_the_file_stays_as_it_was(tiny_model: Path, tmp_path: Path) -> None:
+    """Weights are mapped from the file: merging into them must not write through."""
+    before = {name: value.clone() for name, value in checkpoint.load_part(tiny_model, "decoder").state_dict().items()}
+    make_adapter(tiny_model, tmp_path / "a", "decoder")
+    adapter.apply_adapter(HybridModel(tiny_model), tmp_path / "a")
+    after = checkpoint.load_part(tiny_model, "decoder").state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_an_adapter_of_another_model_is_refused(tiny_model: Path, tiny_copy: Path, tmp_path: Path) -> None:
+    make_adapter(tiny_model, tmp_path / "a", "decoder")
+    decoder = checkpoint.load_part(tiny_copy, "decoder")
+    with torch.no_grad():
+        decoder.proj_out.bias[0] += 1
+    checkpoint.save_part(tiny_copy, "decoder", decoder)
+    with pytest.raises(UserError, match="another model"):
+        adapter.apply_adapter(HybridModel(tiny_copy), tmp_path / "a")
+
+
+def test_the_fingerprint_follows_the_weights_not_their_storage(tiny_copy: Path) -> None:
+    first = adapter.fingerprint(tiny_copy, "decoder")
+    decoder = checkpoint.load_part(tiny_copy, "decoder")
+    checkpoint.save_part(tiny_copy, "decoder", decoder, torch.bfloat16, max_shard_bytes=60_000)
+    assert adapter.fingerprint(tiny_copy, "decoder") == first
+    assert adapter.fingerprint(tiny_copy, "autoregressive") != first
+
+
+def test_broken_adapters(tiny_model: Path, tmp_path: Path) -> None:
+    hybrid = HybridModel(tiny_model)
+    with pytest.raises(UserError, match="does not exist"):
+        adapter.apply_adapter(hybrid, tmp_path / "none")
+    with pytest.raises(UserError, match="not an adapter folder"):
+        adapter.apply_adapter(hybrid, tiny_model)
+    make_adapter(tiny_model, tmp_path / "a", "decoder")
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    (tmp_path / "b" / "decoder" / adapter.CARD).unlink()
+    with pytest.raises(UserError, match="base model is unknown"):
+        adapter.apply_adapter(hybrid, tmp_path / "b")
+    path = tmp_path / "a" / "decoder" / "adapter_model.safetensors"
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(UserError, match="truncated"):
+        adapter.apply_adapter(hybrid, tmp_path / "a")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("weight", [0.0, 0.7, -1.5])
+def test_a_weight_scales_the_change(tiny_model: Path, tmp_path: Path, weight: float) -> None:
+    make_adapter(tiny_model, tmp_path / "a", "autoregressive")
+    name = "language_model.layers.0.self_attn.q_proj.weight"
+
+    def changed(given: str) -> torch.Tensor:
+        hybrid = HybridModel(tiny_model)
+        before = hybrid.autoregressive.state_dict()[name].clone()
+        adapter.apply_adapter(hybrid, given)
+        assert hybrid.adapters == (given,), "as it was typed"
+        return hybrid.autoregressive.state_dict()[name] - before
+
+    whole = changed(str(tmp_path / "a"))
+    torch.testing.assert_close(changed(f"{tmp_path / 'a'}:{weight}"), weight * whole, atol=1e-5, rtol=1e-4)
+    assert whole.abs().max() > 0.01
+
+
+def test_how_weights_are_typed(tmp_path: Path) -> None:
+    assert adapter.Adapter.parse("runs/a") == adapter.Adapter(Path("runs/a"), 1.0)
+    assert adapter.Adapter.parse("runs/a:0.8") == adapter.Adapter(Path("runs/a"), 0.8)
+    assert adapter.Adapter.parse("runs/a:-1") == adapter.Adapter(Path("runs/a"), -1.0)
+    (tmp_path / "a:2").mkdir()
+    assert adapter.Adapter.parse(str(tmp_path / "a:2")) == adapter.Adapter(tmp_path / "a:2", 1.0)
+    for wrong in ("runs/a:", "runs/a:much", "runs/a:nan", "runs/a:inf"):
+        with pytest.raises(UserError, match="--adapter runs/a:0.8"):
+            adapter.Adapter.parse(wrong)

@@ -1,0 +1,195 @@
+"""Drawing's fast path through the decoder equals the decoder's own forward, which equals stock (test_decoder)."""
+
+from __future__ import annotations
+
+import copy
+import os
+from dataclasses import replace
+from unittest.mock import Mock
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from glmkit.models import compiling
+from glmkit.models.decoder import denoiser as module
+from glmkit.models.decoder.denoiser import Denoiser, Row, source_cache
+from glmkit.models.decoder.model import DecoderConfig, DiffusionDecoder, SourceCache
+
+CONFIG = DecoderConfig(
+    patch_size=2,
+    in_channels=4,
+    out_channels=4,
+    num_layers=2,
+    attention_head_dim=16,
+    num_attention_heads=3,
+    text_embed_dim=24,
+    time_embed_dim=32,
+    condition_dim=8,
+    prior_vq_quantizer_codebook_size=32,
+)
+GRID, SIZE = (4, 6), (64, 96)
+# Kernels on the CPU, where this decoder is; test_gpu_blocks runs them on a GPU, too.
+interpreted = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="Triton compiles for the GPU here")
+TIMES = torch.tensor([999.0, 432.0, 17.0])
+
+
+@pytest.fixture(scope="module")
+def decoder() -> DiffusionDecoder:
+    torch.manual_seed(0)
+    made = DiffusionDecoder(CONFIG).eval().requires_grad_(False)
+    for parameter in made.parameters():  # zeros of a fresh model would hide what is missing
+        parameter.add_(torch.randn_like(parameter) * 0.1)
+    return made
+
+
+def rows_of(decoder: DiffusionDecoder) -> list[Row]:
+    """Glyph texts of several lengths, dropped priors, sources of two lengths; neighbours that attend alike."""
+    generator = torch.Generator().manual_seed(1)
+
+    def glyph(length: int) -> Tensor:
+        return torch.randn(length, 24, generator=generator)
+
+    def codes(count: int = 24) -> Tensor:
+        return torch.randint(32, (count,), generator=generator)
+
+    def source(rows: int, columns: int) -> SourceCache:
+        latents = torch.randn(1, 4, 2 * rows, 2 * columns, generator=generator)
+        return decoder.write_sources([(latents, codes(rows * columns)[None], (16 * rows, 16 * columns))])
+
+    return [
+        Row(glyph(5), codes()),
+        Row(glyph(2), codes()),
+        Row(glyph(1), None),
+        Row(glyph(1), None),
+        Row(glyph(5), codes(), source(4, 4)),
+        Row(glyph(5), codes(), source(2, 6)),
+    ]
+
+
+def expected(decoder: DiffusionDecoder, row: Row, latents: Tensor, step: int) -> Tensor:
+    """The row alone through the plain forward."""
+    return decoder(
+        latents,
+        row.glyph[None],
+        None,
+        torch.zeros(1, 24, dtype=torch.int64) if row.prior is None else row.prior[None],
+        torch.tensor([row.prior is not None]),
+        TIMES[step : step + 1],
+        torch.tensor([SIZE]).float(),
+        torch.zeros(1, 2),
+        row.sources,
+    )
+
+
+@pytest.mark.parametrize("at_once", [None, 1, 2, 4, 6])
+@pytest.mark.parametrize("fused", [False, True])
+def test_every_row_equals_the_forward_of_it_alone(decoder: DiffusionDecoder, at_once: int | None, fused: bool) -> None:
+    rows = rows_of(decoder)
+    latents = torch.randn(len(rows), 4, 8, 12, generator=torch.Generator().manual_seed(2))
+    fast = copy.deepcopy(decoder)
+    if fused:
+        fast.fuse()
+    denoiser = Denoiser(fast, rows, TIMES, SIZE, GRID, at_once=at_once)
+    for step in (0, 2):
+        velocities = denoiser(latents, step)
+        for number, row in enumerate(rows):
+            one = expected(decoder, row, latents[number : number + 1], step)
+            torch.testing.assert_close(velocities[number : number + 1], one, atol=2e-5, rtol=0)
+            assert one.std() > 0.1
+
+
+def test_rows_side_by_side_are_the_same(decoder: DiffusionDecoder) -> None:
+    rows, threads = rows_of(decoder), torch.get_num_threads()
+    latents = torch.randn(len(rows), 4, 8, 12, generator=torch.Generator().manual_seed(2))
+    denoiser = Denoiser(decoder, rows, TIMES, SIZE, GRID, at_once=1)
+    try:
+        found = []
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            found.append(denoiser(latents, 1))
+    finally:
+        torch.set_num_threads(threads)
+    torch.testing.assert_close(*found, atol=1e-6, rtol=0)
+
+
+def test_products_that_apply_gelu(decoder: DiffusionDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU's product played on the CPU, whose own applies the exact GELU and so must never be asked."""
+
+    def product(bias: Tensor, x: Tensor, weight: Tensor, use_gelu: bool) -> Tensor:
+        assert x.ndim == 2 and use_gelu
+        return F.gelu(torch.addmm(bias, x, weight), approximate="tanh")
+
+    rows = rows_of(decoder)
+    latents = torch.randn(len(rows), 4, 8, 12, generator=torch.Generator().manual_seed(2))
+    fast = copy.deepcopy(decoder)
+    fast.fuse()
+    inner = [block.ff.net[0] for block in fast.transformer_blocks]
+    assert not any(layer.fused for layer in inner)
+    monkeypatch.setattr(torch, "_addmm_activation", product)
+    for layer in inner:
+        layer.fused = True
+    plain = Denoiser(decoder, rows, TIMES, SIZE, GRID)(latents, 1)
+    torch.testing.assert_close(Denoiser(fast, rows, TIMES, SIZE, GRID)(latents, 1), plain, atol=2e-5, rtol=0)
+
+
+def test_compiled_blocks_equal_eager_ones(decoder: DiffusionDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Padding glyph texts to few lengths changes nothing, and nothing breaks the graph."""
+    rows = rows_of(decoder)
+    latents = torch.randn(len(rows), 4, 8, 12, generator=torch.Generator().manual_seed(2))
+    plain = Denoiser(decoder, rows, TIMES, SIZE, GRID, at_once=4)(latents, 1)
+    compile_function = torch.compile
+    compiling.compiled.cache_clear()
+    monkeypatch.setattr(torch, "compile", lambda function, **how: compile_function(function, backend="eager", **how))
+    compiled = Denoiser(decoder, rows, TIMES, SIZE, GRID, compile_blocks=True, at_once=4)(latents, 1)
+    compiling.compiled.cache_clear()
+    torch.testing.assert_close(compiled, plain, atol=2e-5, rtol=0)
+
+
+def test_compiled_glyph_texts_have_few_lengths() -> None:
+    from glmkit.models.decoder.denoiser import _padded
+
+    assert [_padded(length) for length in (1, 8, 9, 64, 65, 2000)] == [8, 8, 16, 64, 128, 2048]
+
+
+@interpreted
+@pytest.mark.parametrize("at_once", [1, 4, 6])
+def test_kernels_equal_the_blocks(decoder: DiffusionDecoder, monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+    """Rows of several texts together, widths that are no power of two; without a GPU in Triton's interpreter, which
+    does one thing at a time."""
+    monkeypatch.setattr(module, "each", lambda function, items, device: [function(item) for item in items])
+    gpu_blocks = pytest.importorskip("glmkit.models.decoder.gpu")
+    rows, fast = rows_of(decoder), copy.deepcopy(decoder)
+    fast.fuse()
+    latents = torch.randn(len(rows), 4, 8, 12, generator=torch.Generator().manual_seed(2))
+    plain = Denoiser(decoder, rows, TIMES, SIZE, GRID, at_once=at_once)(latents, 1)
+    monkeypatch.setattr(module, "triton_runs", lambda device: True)
+    by_kernels = Denoiser(fast, rows, TIMES, SIZE, GRID, compile_blocks=True, at_once=at_once)
+    assert by_kernels._by_kernels is gpu_blocks.through
+    torch.testing.assert_close(by_kernels(latents, 1), plain, atol=2e-5, rtol=0)
+    assert Denoiser(decoder, rows, TIMES, SIZE, GRID, compile_blocks=True)._by_kernels is None
+    assert Denoiser(fast, rows, TIMES, SIZE, GRID)._by_kernels is None
+    odd = DiffusionDecoder(replace(CONFIG, attention_head_dim=24))
+    odd.fuse()
+    assert not gpu_blocks.fits(odd)
+
+
+@interpreted
+def test_kernels_write_the_same_sources(decoder: DiffusionDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu_blocks = pytest.importorskip("glmkit.models.decoder.gpu")
+    fast, generator = copy.deepcopy(decoder), torch.Generator().manual_seed(3)
+    fast.fuse()
+    sources = [
+        (torch.randn(1, 4, *shape, generator=generator), torch.randint(32, (1, 24), generator=generator), SIZE)
+        for shape in ((8, 12), (12, 8))
+    ]
+    plain = decoder.write_sources(sources)
+    monkeypatch.setattr(module, "triton_runs", lambda device: True)
+    through = Mock(wraps=gpu_blocks.through)
+    monkeypatch.setattr(gpu_blocks, "through", through)
+    written = source_cache(fast, sources, compile_blocks=True)
+    assert through.call_count == len(sources)
+    for found, expected in zip(written.layers, plain.layers, strict=True):
+        for part, own in zip(found, expected, strict=True):
+            torch.testing.assert_close(part, own, atol=2e-5, rtol=0)

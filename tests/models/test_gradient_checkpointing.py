@@ -1,0 +1,74 @@
+"""Layers that are computed again: the same gradients from less memory, with adapters, their dropout, and compiled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_adapter
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+
+from glmkit.config import Lora
+from glmkit.models.checkpoint import components as checkpoint
+from glmkit.training import lora
+
+TARGETS = {
+    "decoder": ("to_q", "to_out.0", "ff.net.0.proj", "ff.net.2"),
+    "autoregressive": ("q_proj", "o_proj", "gate_up_proj", "down_proj"),
+}
+
+
+def loss_of(module: Any, part: str, sources: bool) -> Tensor:
+    if part == "autoregressive":
+        draw = torch.Generator().manual_seed(0)
+        ids = torch.randint(60, (2, 24), generator=draw)
+        return module(ids, torch.arange(24).expand(3, 2, 24)).square().mean()
+    *given, size, crop = tiny_adapter.decoder_inputs()
+    clean, prior = torch.ones_like(given[0]), torch.ones_like(given[3])
+    written = module.write_sources([(clean, prior, (64, 64))]) if sources else None
+    return module(*given, size, crop, written).square().mean()
+
+
+def gradients(model: Path, part: str, every: int, sources: bool, compile_: bool) -> tuple[list[Tensor], int]:
+    """Of all adapters, random ones, with dropout; and how many tensors the backward pass was left."""
+    torch.manual_seed(0)
+    module: Any = checkpoint.load_part(model, part)
+    wrapped = lora.inject(module, Lora(rank=2, dropout=0.3, targets=TARGETS[part]))
+    for name, value in wrapped.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(value, std=0.3)
+    stack: Any = module.language_model if part == "autoregressive" else module
+    stack.recompute_every = every
+    if compile_:
+        for block in stack.layers if part == "autoregressive" else stack.transformer_blocks:
+            block.compile(backend="aot_eager", dynamic=False)
+    kept: list[Tensor] = []
+    wrapped.train()
+    torch.manual_seed(1)
+    with saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        loss = loss_of(module, part, sources)
+    loss.backward()
+    return [value.grad for value in wrapped.parameters() if value.grad is not None], len(kept)
+
+
+@pytest.mark.parametrize(("part", "sources"), [("decoder", False), ("decoder", True), ("autoregressive", False)])
+def test_the_same_gradients_from_less(part: str, sources: bool, tiny_model: Path) -> None:
+    expected, everything = gradients(tiny_model, part, 0, sources, False)
+    assert len(expected) == 2 * 2 * len(TARGETS[part])
+    all_again, least = gradients(tiny_model, part, 1, sources, False)
+    second_again, less = gradients(tiny_model, part, 2, sources, False)
+    assert least < less < everything
+    for one, other, third in zip(expected, all_again, second_again, strict=True):
+        assert torch.equal(one, other) and torch.equal(one, third) and one.abs().max() > 0
+
+
+@pytest.mark.parametrize("part", ["decoder", "autoregressive"])
+def test_compiled_layers(part: str, tiny_model: Path) -> None:
+    """Dropout of compiled layers draws other numbers, so that only what is recomputed is compared."""
+    expected, _ = gradients(tiny_model, part, 0, False, True)
+    found, _ = gradients(tiny_model, part, 1, False, True)
+    for one, other in zip(expected, found, strict=True):
+        torch.testing.assert_close(one, other)

@@ -1,0 +1,209 @@
+"""glmkit bench train: the real step, on toy weights; floors as the published table counts them."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import torch
+
+from glmkit import config
+from glmkit.cli import main
+from glmkit.models.checkpoint import components as checkpoint
+from glmkit.models.hybrid import HybridModel
+from glmkit.training import benchmark as speed
+from glmkit.training.objectives.autoregressive import AutoregressiveObjective
+
+CPU = torch.device("cpu")
+
+
+def rows_of(out: Path, *options: str, exit_code: int = 0) -> list[dict[str, Any]]:
+    assert main(["bench", "train", *options, "--device", "cpu", "--steps", "1", "--out", str(out)]) == exit_code
+    return [json.loads(line) for line in out.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("stage", ["decoder", "autoregressive"])
+def test_rows(stage: str, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["bench", "train", "--model", str(tiny_model), "--stage", stage, "--size", "128x128", "--batch", "1", "2"]
+    out = tmp_path / "rows.jsonl"
+    assert main([*command, "--recompute", "1", "--steps", "2", "--device", "cpu", "--json", "--out", str(out)]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert rows == [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["batch"] for row in rows] == [1, 2]
+    for row in rows:
+        assert 0 < row["of_floor"] < 1 and row["spread"][0] <= row["step"] <= row["spread"][1]
+        assert row["of_floor"] == pytest.approx(row["floor"] / row["step"])
+        assert row["samples_per_second"] == pytest.approx(row["batch"] / row["step"])
+
+
+def test_one_model_for_rows_that_can_share_it(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And each row has its own recomputation, images and optimizer."""
+    built, peaks, hold, take = [], [], speed.hold, speed.Loop.take_step
+    monkeypatch.setattr(speed, "hold", lambda *given: (built.append(given[1].base), hold(*given)))
+
+    def taking(loop: Any) -> Any:
+        peaks.append((loop.objective.trained.recompute_every, len(loop.batches[0]), loop.step))
+        return take(loop)
+
+    monkeypatch.setattr(speed.Loop, "take_step", taking)
+    options = ["--model", str(tiny_model), "--size", "64x64", "--batch", "1", "2", "--recompute", "0", "1"]
+    rows = rows_of(tmp_path / "rows.jsonl", *options, "--base", "auto", "fp8")
+    assert built == ["auto", "fp8"]
+    assert [(row["recompute_every"], row["batch"]) for row in rows[:4]] == [(0, 1), (1, 1), (0, 2), (1, 2)]
+    assert peaks[:8] == [(every, batch, step) for batch in (1, 2) for every in (0, 1) for step in (0, 1)]
+
+
+def test_a_row_that_fails_is_told_and_the_next_one_comes(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    options = ["--model", str(tiny_model), "--stage", "autoregressive", "--size", "64x64", "--pack", "--base"]
+    missing, fits = rows_of(tmp_path / "both.jsonl", *options, "nf4", "fp8")
+    assert missing["base"] == "nf4" and "needs bitsandbytes" in missing["error"] and missing["pack"]
+    assert fits["base"] == "fp8" and fits["tokens_per_second"] > 0 and "error" not in fits
+    (alone,) = rows_of(tmp_path / "none.jsonl", *options, "nf4", exit_code=1)
+    assert "step" not in alone
+
+
+def test_memory_that_runs_out_leaves_nothing_behind(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next row of the same model begins without the gradients of the one that failed."""
+    take = speed.Loop.take_step
+
+    def failing(loop: Any) -> Any:
+        found = [value.grad for value in loop.parameters if value.grad is not None]
+        assert not found
+        if len(loop.batches[0]) == 2:
+            for value in loop.parameters:
+                value.grad = torch.ones_like(value)
+            raise torch.OutOfMemoryError("no more")
+        return take(loop)
+
+    monkeypatch.setattr(speed.Loop, "take_step", failing)
+    jobs = [speed.Job("decoder", 64, 64, batch) for batch in (2, 1)]
+    large, small = speed.rows(jobs, lambda dtype: HybridModel(tiny_model, CPU, dtype), CPU, 1)
+    assert large["error"] == "OutOfMemoryError: no more" and large["batch"] == 2
+    assert small["step"] > 0
+
+
+def test_no_row_begins_too_late(tiny_model: Path) -> None:
+    (row,) = speed.rows([speed.Job("decoder", 64, 64, 1)], lambda dtype: HybridModel(tiny_model), CPU, 1, seconds=0)
+    assert row["error"] == "no time left" and row["stage"] == "decoder"
+
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+
+
+@pytest.fixture
+def at_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recipes name their data from the root of the repository."""
+    monkeypatch.chdir(RECIPES.parent)
+
+
+def test_a_recipe_is_measured_as_it_is(
+    at_home: None, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each stage with its batch, on edits where its data has edits, at the size that is asked for."""
+    given = [str(RECIPES / "edit_lora.yaml"), "decoder.batch_size=4", "decoder.accumulate=2"]
+    rows = rows_of(tmp_path / "rows.jsonl", "--model", str(tiny_model), "--size", "64x64", "--recipe", *given)
+    assert [(row["stage"], row["batch"], row["accumulate"], row["edits"], row["steps"]) for row in rows] == [
+        ("autoregressive", 2, 1, True, 500),
+        ("decoder", 4, 2, True, 1000),
+    ]
+    assert all(row["size"] == "64x64" and 0 < row["of_floor"] < 1 for row in rows)
+    assert "accumulate 2" in capsys.readouterr().out
+
+
+def test_a_recipe_that_preserves_is_timed_with_what_it_is_reminded_of(
+    at_home: None, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A third of the image's own passes for the frozen model's look at it; other images cost all of it again."""
+    reminded: list[bool] = []
+    drift = AutoregressiveObjective._drift
+    monkeypatch.setattr(
+        AutoregressiveObjective,
+        "_drift",
+        lambda self, sheet, logits: reminded.append(bool(self.preserved._members)) or drift(self, sheet, logits),
+    )
+    recipe, how = str(RECIPES / "ar_lora.yaml"), ("--model", str(tiny_model), "--size", "64x64")
+    ordinary = "data.train=[data/layouts/train, {path: data/layouts/ordinary, preserve: true}]"
+    floors = []
+    for data, preserve in (
+        (ordinary, 0.5),
+        ("data.train=data/layouts/train", 0.5),
+        ("data.train=data/layouts/train", 0),
+    ):
+        given = [recipe, data, f"autoregressive.preserve={preserve}"]
+        (row,) = rows_of(tmp_path / f"{len(floors)}.jsonl", *how, "--recipe", *given)
+        floors.append(row["floor"] * row["tflops"])
+        assert (row["preserve"], row["reminders"]) == (preserve, data == ordinary)
+    own, looked, plain = sorted(floors, reverse=True)
+    assert floors == [own, looked, plain] and own - looked == pytest.approx(plain, rel=1e-6)
+    assert set(reminded[: len(reminded) // 2]) == {True} and set(reminded[len(reminded) // 2 :]) == {False}
+
+
+def test_the_glyph_stage_trains_the_encoder_through_a_frozen_decoder(at_home: None, tiny_model: Path) -> None:
+    stage = config.load(RECIPES / "glyph_lora.yaml", [f"model={tiny_model}", "glyph.accumulate=1"]).glyph
+    assert stage is not None
+    job, hybrid = speed.Job.of("glyph", stage, (64, 64), edits=False), HybridModel(tiny_model, CPU, torch.float32)
+    (row,) = speed.rows([job], lambda dtype: hybrid, CPU, 1)
+    assert row["stage"] == "glyph" and row["step"] > 0
+    assert not any(value.requires_grad for value in hybrid.decoder.parameters())
+    learning = [name for name, value in hybrid.glyph.named_parameters() if value.requires_grad]
+    assert learning and all("lora_" in name for name in learning)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["ar_lora.yaml", "--batch", "2"], "found: --batch"),
+        (["nano/vae.yaml"], "vae trains whole parts"),
+        (["nano/autoregressive.yaml"], "method: full"),
+        (["no_lora.yaml"], "does not exist"),
+    ],
+)
+def test_recipes_that_cannot_be_measured(
+    at_home: None, given: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", "train", "--recipe", str(RECIPES / given[0]), *given[1:], "--device", "cpu"]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--pack"], "--stage autoregressive"),
+        (["--offload", "--base", "nf4"], "not nf4"),
+        (["--model", "full"], "--model nano"),
+        (["--model", "nowhere"], "nowhere"),
+    ],
+)
+def test_what_does_not_go_together(options: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "train", *options, "--device", "cpu"]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_floors_of_the_published_sizes() -> None:
+    """TFLOP a sample of LoRA on the published sizes: 51.2 for 1481 tokens, about 127 for 1024x1024 without glyphs."""
+    with torch.device("meta"):
+        parts: Any = {
+            part: checkpoint.build(part, checkpoint.PUBLISHED[checkpoint.PARTS[part].folder])
+            for part in ("autoregressive", "decoder")
+        }
+    hybrid = cast(HybridModel, SimpleNamespace(**parts))
+    codes, pixels = speed.Job("autoregressive", 1024, 1024, 1), speed.Job("decoder", 1024, 1024, 1)
+    assert speed.operations(hybrid, codes, 1481) / 1e12 == pytest.approx(51.2, rel=0.02)
+    assert speed.operations(hybrid, pixels, 4096) / 1e12 == pytest.approx(127.5, rel=0.01)
+    # An edit: the source's tokens through all weights, too; the target's read both images, the source's their own.
+    weights, attention = 30 * 12 * 4096**2 * 2 * 4096 * 2, 30 * 4 * 4096 * 4096**2
+    edit = speed.Job("decoder", 1024, 1024, 1, edits=True)
+    assert speed.operations(hybrid, edit, 4096) == pytest.approx(2 * weights + 3.5 * 3 * attention, rel=0.001)
+    again = speed.Job("decoder", 1024, 1024, 1, recompute_every=1)
+    assert speed.operations(hybrid, again, 4096) / speed.operations(hybrid, pixels, 4096) == pytest.approx(
+        1.45, abs=0.02
+    )
