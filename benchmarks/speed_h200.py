@@ -43,9 +43,9 @@ from glmkit.commands.bench import untrained
 from glmkit.files import write_json
 from glmkit.generation import benchmark as speed
 from glmkit.generation import pipeline
-from glmkit.generation.batch import draw_all
+from glmkit.generation.batch import generate_all
 from glmkit.generation.loading import Speed, load_for_drawing
-from glmkit.generation.prior_tokens import code_writer
+from glmkit.generation.prior_tokens import prior_token_decoder
 from glmkit.generation.random_model import RandomModel
 from glmkit.generation.sampling import Sampling, uniforms
 from glmkit.generation.sequence import grids
@@ -132,7 +132,7 @@ def _timed_write(bench: Bench, batch: int, length: int, written: int) -> tuple[f
 
     ids, positions = [[model.config.image_start_token_id] * length] * batch, [_plain(length)] * batch
     numbers = torch.stack([uniforms(seed, written) for seed in range(batch)])
-    code_writer(bench.hybrid).write(ids, positions, [(1, written)], numbers, Sampling(), progress)
+    prior_token_decoder(bench.hybrid).write(ids, positions, [(1, written)], numbers, Sampling(), progress)
     return marks[0].until(marks[1]), marks[1].until(marks[-1])
 
 
@@ -210,22 +210,24 @@ def memory(bench: Bench) -> Rows:
     """One part at a time, read from its files by a process of its own, under a cap that the driver enforces; on a CPU,
     which has no cap, only what the process takes."""
     device = bench.hybrid.device
-    bench.hybrid.release(*checkpoint.PARTS)  # the next section makes them again
+    bench.hybrid.unload(*checkpoint.COMPONENTS)  # the next section makes them again
     if isinstance(bench.hybrid, RandomModel):
         _write(bench.hybrid)
     folder = bench.hybrid.folder
-    largest = max(sum(own.bytes for own in checkpoint.contents(folder, part).values()) for part in checkpoint.PARTS)
+    largest = max(
+        sum(own.bytes for own in checkpoint.contents(folder, part).values()) for part in checkpoint.COMPONENTS
+    )
     for side, cap in bench.scale.capped_gib:
         row = speed.sparing(folder, bench.request(side), device, cap)
         yield {"case": f"{side}x{side} under {cap} GiB"} | row | {"largest_part_gib": largest / 2**30}
 
 
 def _write(random: RandomModel) -> None:
-    """The weights of a model that has none on disk, 35 GB of them, as they were before they were settled."""
+    """The weights of a model that has none on disk, 35 GB of them, as they were before they were optimized."""
     plain = RandomModel(random.folder, random.device, random.dtype)
-    for part in reversed(checkpoint.PARTS):  # the small one of a folder first, since the other rewrites it
-        checkpoint.save_part(plain.folder, part, getattr(plain, part))
-        plain.release(part)
+    for part in reversed(checkpoint.COMPONENTS):  # the small one of a folder first, since the other rewrites it
+        checkpoint.save_component(plain.folder, part, getattr(plain, part))
+        plain.unload(part)
 
 
 def agreement(bench: Bench) -> Rows:
@@ -238,7 +240,7 @@ def agreement(bench: Bench) -> Rows:
         load_for_drawing(checkpoint.NANO, device, dtype_for(device), "nano", speed=Speed(compile_blocks=on))
         for on in (False, device.type == "cuda")
     )
-    diffusers = speed.stock_pipeline(eager)
+    diffusers = speed.diffusers_pipeline(eager)
     against: dict[str, list[float]] = {"ours and diffusers": [], "kernels and eager": []}
     first = replace(bench.request(256), steps=20, guidance=2.5)
     requests = [replace(first, id=str(seed), seed=seed) for seed in range(bench.scale.agreeing)]
@@ -283,7 +285,7 @@ def batch(bench: Bench) -> Rows:
     some = requests[: bench.scale.engine_images]
     done: set[str] = set()
     with clock.stage("engine"):
-        for outcome in draw_all(bench.hybrid, some, lambda one: one.id not in done, bench.scratch / "work"):
+        for outcome in generate_all(bench.hybrid, some, lambda one: one.id not in done, bench.scratch / "work"):
             assert outcome.image is not None, outcome.error
             done.add(outcome.request.id)
             drawn += 1
@@ -307,7 +309,9 @@ def trace(bench: Bench) -> Rows:
     latents = torch.zeros(1, len(vae.mean.flatten()), side // vae.scale, side // vae.scale, device=device)
     ids, numbers = [[bench.hybrid.autoregressive.config.image_start_token_id] * length], uniforms(0, 64)[None]
     calls = {
-        "64 tokens": lambda: code_writer(bench.hybrid).write(ids, [_plain(length)], [(8, 8)], numbers, Sampling()),
+        "64 tokens": lambda: prior_token_decoder(bench.hybrid).write(
+            ids, [_plain(length)], [(8, 8)], numbers, Sampling()
+        ),
         "2 steps": lambda: pipeline.denoise_prior(bench.hybrid, [bench.request(side, steps=2)], [codes]),
         "VAE": lambda: pipeline.decode_latents(bench.hybrid, latents),
     }
@@ -344,7 +348,7 @@ def main(argv: list[str] | None = None) -> int:
         facts["device"] = torch.cuda.get_device_name(device)
     with tempfile.TemporaryDirectory() as scratch:
         hybrid = untrained(arguments.model, device, Path(scratch), dtype_for(device))
-        hybrid.settle(arguments.compile == "blocks")
+        hybrid.optimize_for_inference(arguments.compile == "blocks")
         scale = TOY if arguments.toy else Scale()
         bench = Bench(hybrid, scale, Path(scratch))
         failed = False

@@ -43,9 +43,9 @@ CAP_GIB = 24.0
 def plain(scale: Scale) -> Iterator[Job]:
     """Each stage on a bfloat16 base: all layers computed again, growing batches without."""
     decoder, codes = stages(scale)
-    yield codes(1, recompute_every=1)
+    yield codes(1, gradient_checkpointing=1)
     yield from (codes(batch) for batch in scale.sequences)
-    yield decoder(1, recompute_every=1)
+    yield decoder(1, gradient_checkpointing=1)
     yield from (decoder(batch) for batch in scale.decoder)
     yield from (Job("decoder", scale.small, scale.small, batch) for batch in scale.decoder_small)
 
@@ -62,17 +62,17 @@ def bases(scale: Scale) -> Iterator[Job]:
     """Fewer bits, also under a hard cap of 24 GiB."""
     decoder, codes = stages(scale)
     for stage in (decoder, codes):
-        yield stage(1, recompute_every=1, base="nf4", cap_gib=CAP_GIB)
+        yield stage(1, gradient_checkpointing=1, base="nf4", cap_gib=CAP_GIB)
     for base in ("fp8", "int8", "nf4"):
         for stage, batch in ((decoder, scale.decoder[-1]), (codes, scale.packed[-1])):
-            yield stage(1, recompute_every=1, base=base)
+            yield stage(1, gradient_checkpointing=1, base=base)
             yield stage(batch, base=base, pack=stage is codes)
 
 
 def offload(scale: Scale) -> Iterator[Job]:
     """Blocks that wait in the CPU's memory, under the same cap."""
     for stage in stages(scale):
-        yield stage(1, recompute_every=1, offload=True, cap_gib=CAP_GIB)
+        yield stage(1, gradient_checkpointing=1, offload=True, cap_gib=CAP_GIB)
 
 
 def compiled(scale: Scale) -> Iterator[Job]:
@@ -80,7 +80,7 @@ def compiled(scale: Scale) -> Iterator[Job]:
     decoder, codes = stages(scale)
     if scale.compiled:
         yield from (decoder(batch, compile=True) for batch in scale.decoder[-2:])
-        yield decoder(1, recompute_every=1, compile=True)
+        yield decoder(1, gradient_checkpointing=1, compile=True)
         yield codes(scale.sequences[-2], compile=True)
         yield Job("decoder", scale.small, scale.small, scale.decoder_small[-2], compile=True)
 

@@ -222,7 +222,7 @@ class SemanticStage(Stage):
 class BlockStage(Stage):
     """A stage whose gradient goes through the numbered layers of a transformer."""
 
-    recompute_every: int = Field(
+    gradient_checkpointing: int = Field(
         default=0, ge=0, description="1: every layer keeps its inputs only, and computes again; N: every Nth; 0: none"
     )
     preserve: float = Field(

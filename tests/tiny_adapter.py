@@ -18,7 +18,7 @@ def make_adapter(model: Path, folder: Path, part: str, seed: int = 0, alpha: int
 
     torch.manual_seed(seed)
     wrapped = get_peft_model(
-        checkpoint.load_part(model, part),
+        checkpoint.load_component(model, part),
         LoraConfig(r=3, lora_alpha=alpha, target_modules=TARGETS[part], init_lora_weights=False),
     )
     wrapped.save_pretrained(str(folder / part))

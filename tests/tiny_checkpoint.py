@@ -112,7 +112,7 @@ def _perturb(module: torch.nn.Module) -> None:
 
 
 @cache
-def stock_pipeline(folder: Path) -> Any:
+def diffusers_pipeline(folder: Path) -> Any:
     """The folder through stock diffusers, float32, no progress bar."""
     from diffusers import GlmImagePipeline
 

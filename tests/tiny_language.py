@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from glmkit.models.autoregressive.model import AutoregressiveConfig, AutoregressiveModel
-from glmkit.models.semantic_vq.model import SemanticConfig, SemanticTokenizer
+from glmkit.models.semantic_vq.model import SemanticTokenizer, SemanticVqConfig
 
 CODES, START, END, IMAGE, PAD = 64, 64, 65, 90, 91
 VOCABULARY = 150
@@ -80,7 +80,7 @@ def our_model() -> AutoregressiveModel:
 
 @cache
 def our_tokenizer() -> SemanticTokenizer:
-    model = SemanticTokenizer(SemanticConfig.from_dict(CONFIG)).eval()
+    model = SemanticTokenizer(SemanticVqConfig.from_dict(CONFIG)).eval()
     model.load_state_dict(stock_tensors(("visual.", "vqmodel.")))
     return model
 

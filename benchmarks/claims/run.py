@@ -31,7 +31,7 @@ from glmkit.evaluation import suites
 from glmkit.evaluation.evaluate import ENGINE, Plan, evaluate
 from glmkit.files import atomic_path, read_json, read_jsonl, write_json
 from glmkit.generation import pipeline
-from glmkit.generation.prior_tokens import code_writer, sampling_of
+from glmkit.generation.prior_tokens import prior_token_decoder, sampling_of
 from glmkit.generation.sampling import uniforms
 from glmkit.generation.sequence import grids, prompt_positions
 from glmkit.models.checkpoint import adapters as adapter
@@ -58,7 +58,7 @@ def start_model(folder: Path, keep: Sequence[str], source: Path) -> None:
     shutil.rmtree(unfinished, ignore_errors=True)
     shutil.copytree(source, unfinished, ignore=shutil.ignore_patterns("*.safetensors*"))
     for part in keep:
-        checkpoint.save_part(unfinished, part, checkpoint.load_part(source, part), torch.bfloat16)
+        checkpoint.save_component(unfinished, part, checkpoint.load_component(source, part), torch.bfloat16)
     unfinished.rename(folder)
 
 
@@ -103,7 +103,7 @@ def raster_tokens(hybrid: HybridModel, requests: Sequence[Request]) -> list[Tens
     )
     positions = [prompt_positions(ids, [], model.config.image_start_token_id) for ids in prompts]
     numbers = torch.stack([uniforms(request.seed, shape[0] * shape[1]) for request in requests])
-    written = code_writer(hybrid).write(prompts, positions, [shape], numbers, sampling_of(requests[0]), None)
+    written = prior_token_decoder(hybrid).write(prompts, positions, [shape], numbers, sampling_of(requests[0]), None)
     return [row.view(shape) for row in written]
 
 

@@ -102,7 +102,7 @@ def block_causal(decoder: DiffusionDecoder, given: Inputs) -> tuple[Callable[[],
     ]
 
     def once() -> Any:
-        return decoder.write_sources(sources) if sources else None
+        return decoder.cache_condition_images(sources) if sources else None
 
     def step(cache: Any) -> Tensor:
         prior, latents = given.priors[0], given.latents[0]

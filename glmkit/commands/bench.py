@@ -145,7 +145,7 @@ def train_line(row: dict[str, Any]) -> str:
     how = [name for name in ("edits", "pack", "offload", "compile", "preserve") if row[name]]
     how += [f"accumulate {row['accumulate']}"] if row["accumulate"] > 1 else []
     cap = [f"cap {row['cap_gib']:g} GiB"] if row["cap_gib"] else []
-    told = f"{row['stage']} {row['size']} batch {row['batch']} recompute {row['recompute_every']}"
+    told = f"{row['stage']} {row['size']} batch {row['batch']} recompute {row['gradient_checkpointing']}"
     told = ", ".join([told, f"base {row['base']}", *how, *cap]) + ": "
     if "error" in row:
         return told + row["error"].splitlines()[0]
@@ -231,14 +231,14 @@ def _model(arguments: argparse.Namespace, scratch: Path) -> HybridModel:
     dtype = dtype_for(device)
     if arguments.model != "full":
         folder = checkpoint.resolve(arguments.model)
-        return load_for_drawing(folder, device, dtype, arguments.model, parts=checkpoint.PARTS, speed=speed)
+        return load_for_drawing(folder, device, dtype, arguments.model, parts=checkpoint.COMPONENTS, speed=speed)
     if device.type != "cuda":
         raise UserError(
             "the published sizes need a CUDA GPU", found=f"device {device}", fix="--model nano, or a machine with one"
         )
     hybrid = untrained("full", device, scratch, dtype)
-    hybrid.one_at_a_time = speed.one_at_a_time
-    hybrid.settle(speed.compile_blocks)
+    hybrid.low_memory = speed.low_memory
+    hybrid.optimize_for_inference(speed.compile_blocks)
     return hybrid
 
 

@@ -15,12 +15,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from glmkit.models.checkpoint.adapters import Adapter, parts_of
+    from glmkit.models.checkpoint.adapters import Adapter, components_of
     from glmkit.models.checkpoint.export import export
 
     adapter = Adapter.parse(arguments.adapter)
     layers = export(adapter, arguments.format, arguments.out)
     print(f"{arguments.out}: {layers} layers of the decoder, {arguments.format} keys")
-    if others := [part for part in parts_of(adapter.folder) if part != "decoder"]:
+    if others := [part for part in components_of(adapter.folder) if part != "decoder"]:
         print(f"left out: {' and '.join(others)}, which PEFT loads from {adapter.folder}")
     return 0

@@ -152,7 +152,7 @@ def _drawn(
     missing, todo = partial(_missing, folder), sum(_missing(folder, request) for request in requests)
     with bars() as shown:
         shown.images(0, todo)
-        outcomes = engine.draw_all(
+        outcomes = engine.generate_all(
             hybrid, requests, missing, folder / WORK, progress=shown.progress, share=Share.of_environment()
         )
         for done, outcome in enumerate(outcomes, start=1):

@@ -44,7 +44,7 @@ class Unit:
     requests: tuple[Request, ...]
 
 
-def draw_all(
+def generate_all(
     hybrid: HybridModel,
     requests: Sequence[Request],
     missing: Missing,

@@ -25,7 +25,7 @@ import torch
 
 from glmkit.generation import flow_matching as flow
 from glmkit.generation import pipeline
-from glmkit.generation.diffusers_pipeline import stock_pipeline
+from glmkit.generation.diffusers_pipeline import diffusers_pipeline
 from glmkit.generation.loading import Speed, load_for_drawing
 from glmkit.generation.sequence import grids
 from glmkit.models.devices import dtype_for
@@ -60,7 +60,7 @@ def ours(hybrid: HybridModel, request: Request) -> dict[str, float]:
     clock = Clock(hybrid.device)
     with clock.stage("total"):
         with clock.stage("codes"):
-            sources = pipeline.encode_sources(hybrid, [request])
+            sources = pipeline.encode_condition_images(hybrid, [request])
             priors = pipeline.prior_tokens(hybrid, [request], sources)
         with clock.stage("denoising"):
             latents = pipeline.denoise_prior(hybrid, [request], priors, sources=sources)
@@ -211,7 +211,7 @@ def _sparing(folder: Path, request: Request, device: torch.device, cap_gib: floa
     with capped(device, cap_gib):
         reset_peak(device)  # which is also the first use of a GPU
         before = host_peak_gib()
-        hybrid = load_for_drawing(folder, device, dtype_for(device), folder.name, speed=Speed(one_at_a_time=True))
+        hybrid = load_for_drawing(folder, device, dtype_for(device), folder.name, speed=Speed(low_memory=True))
         total = ours(hybrid, request)["total"]
         return {"total": total, "peak_gib": peak_gib(device), "host_before_gib": before, "host_gib": host_peak_gib()}
 
@@ -223,7 +223,7 @@ def compare(hybrid: HybridModel, request: Request, repeats: int, against: bool, 
     first = {"ours": ours(hybrid, request)["total"]}
     runs: dict[str, list[dict[str, float]]] = {"ours": [], "stock": []}
     peaks = {"ours": peak_gib(device)}
-    pipe = stock_pipeline(hybrid) if against else None
+    pipe = diffusers_pipeline(hybrid) if against else None
     if pipe is not None:
         first["stock"] = stock(pipe, hybrid, _short(request))["total"]
     for number in range(max(repeats, stock_repeats if against else 0)):
@@ -247,7 +247,7 @@ def _row(
     hybrid: HybridModel, request: Request, sides: dict[str, Any], first: dict[str, float], peaks: dict[str, float]
 ) -> dict[str, Any]:
     at = rates(hybrid.device, hybrid.dtype)
-    least = {} if hybrid.one_at_a_time else floors(hybrid, request, at)  # which looks at two parts
+    least = {} if hybrid.low_memory else floors(hybrid, request, at)  # which looks at two parts
     stages = {}
     for stage in STAGES:
         stages[stage] = {side: values[stage]["median"] for side, values in sides.items()}

@@ -31,21 +31,21 @@ class Source:
 
 
 @torch.inference_mode()
-def encode_sources(hybrid: HybridModel, requests: Sequence[Request]) -> list[list[Source]]:
+def encode_condition_images(hybrid: HybridModel, requests: Sequence[Request]) -> list[list[Source]]:
     """The source images of every request, read and encoded; UserError for one that cannot be used."""
     if any(request.sources for request in requests):
-        hybrid.hold("semantic_vq", "vae")
-    return [[encode_source(hybrid, read_image(path)) for path in request.sources] for request in requests]
+        hybrid.unload_except("semantic_vq", "vae")
+    return [[encode_condition_image(hybrid, read_image(path)) for path in request.sources] for request in requests]
 
 
 @torch.inference_mode()
-def encode_source(hybrid: HybridModel, image: Image.Image) -> Source:
+def encode_condition_image(hybrid: HybridModel, image: Image.Image) -> Source:
     """Codes of the halved image, and latents at twice that size, so that both grids agree whatever its size.
 
     The published pipeline encodes the latents at the image's own size, which is the same when its sides are
     multiples of 32 within the processor's bounds, and fails otherwise.
     """
-    settings = hybrid.source_settings
+    settings = hybrid.condition_image_settings
     height, width = halved_size(image.height, image.width, settings.min_pixels, settings.max_pixels)
     halved = prepare(image, (height, width), settings.mean, settings.std)
     codes = hybrid.semantic_vq.encode(halved[None].to(hybrid.device, hybrid.dtype))[0]

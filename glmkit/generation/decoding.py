@@ -111,7 +111,7 @@ def for_kernels(weight: Tensor) -> bool:
     return on_gpu and torch.cuda.get_device_capability(weight.device)[0] == 9 and triton_runs(weight.device)
 
 
-class CodeWriter:
+class PriorTokenDecoder:
     """Writes codes with one model and keeps buffers and graphs from batch to batch.
 
     `compiled` runs a step by kernels of our own where there are any for the GPU; elsewhere torch.compile fuses a small

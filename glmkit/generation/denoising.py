@@ -16,11 +16,11 @@ from torch import Tensor
 
 from glmkit.files import read_json
 from glmkit.generation import flow_matching as flow
-from glmkit.generation.condition_images import Source, encode_sources
+from glmkit.generation.condition_images import Source, encode_condition_images
 from glmkit.generation.prior_tokens import Progress, of_stage
 from glmkit.models.cpu_threads import each
-from glmkit.models.decoder.denoiser import Denoiser, Row, source_cache
-from glmkit.models.decoder.model import SourceCache
+from glmkit.models.decoder.denoiser import Denoiser, Row, cache_condition_images
+from glmkit.models.decoder.model import ConditionCache
 from glmkit.models.hybrid import HybridModel
 from glmkit.records import Request
 
@@ -46,7 +46,7 @@ def decode_prior(
 
 def decode_images(hybrid: HybridModel, latents: Tensor) -> list[Image.Image]:
     """Images of normalised latents B C H W."""
-    hybrid.hold("vae")
+    hybrid.unload_except("vae")
     # One at a time: the decoder's activations at full size are the largest of all, and nothing is gained by batching.
     return each(lambda row: to_image(decode_latents(hybrid, row[None])[0]), list(latents), hybrid.device)
 
@@ -74,8 +74,8 @@ def denoise_prior(
 ) -> Tensor:
     """Normalised latents B C H W, float32, of one batch from its codes."""
     first = requests[0]
-    sources = encode_sources(hybrid, requests) if sources is None else sources
-    hybrid.hold("glyph", "decoder")
+    sources = encode_condition_images(hybrid, requests) if sources is None else sources
+    hybrid.unload_except("glyph", "decoder")
     if noise is None:
         noise = torch.cat([initial_noise(hybrid, request) for request in requests])
     plan = flow.schedule(first.height, first.width, first.steps, flow_config(hybrid.folder))
@@ -128,8 +128,8 @@ def _velocity(
     return velocity
 
 
-def _write(hybrid: HybridModel, sources: Sequence[Source]) -> SourceCache | None:
+def _write(hybrid: HybridModel, sources: Sequence[Source]) -> ConditionCache | None:
     if not sources:
         return None
     given = [(source.latents.to(hybrid.dtype), upsampled(source.codes)[None], source.size) for source in sources]
-    return source_cache(hybrid.decoder, given, hybrid.compiled)
+    return cache_condition_images(hybrid.decoder, given, hybrid.compiled)

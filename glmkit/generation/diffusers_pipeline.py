@@ -11,7 +11,7 @@ from glmkit.models.checkpoint import components as checkpoint
 from glmkit.models.hybrid import HybridModel
 
 
-def stock_pipeline(hybrid: HybridModel) -> Any:
+def diffusers_pipeline(hybrid: HybridModel) -> Any:
     """`GlmImagePipeline` on the model's device, in its dtype, sharing every tensor with it but those of a VAE that
     is laid out for our kernels.
 
@@ -56,7 +56,7 @@ def stock_pipeline(hybrid: HybridModel) -> Any:
 
 def _share(module: nn.Module, hybrid: HybridModel, *parts: str) -> None:
     state = {
-        checkpoint.PARTS[part].theirs(name): tensor
+        checkpoint.COMPONENTS[part].theirs(name): tensor
         for part in parts
         for name, tensor in getattr(hybrid, part).state_dict().items()
     }

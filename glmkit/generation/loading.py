@@ -19,11 +19,11 @@ from glmkit.models.hybrid import HybridModel
 @dataclass(frozen=True)
 class Speed:
     """What time and memory are traded for. `compile_blocks` costs time once, seconds where kernels of our
-    own run and else a minute, and then saves some at every step; `one_at_a_time` keeps one part of the model on the
+    own run and else a minute, and then saves some at every step; `low_memory` keeps one part of the model on the
     device."""
 
     compile_blocks: bool = False
-    one_at_a_time: bool = False
+    low_memory: bool = False
 
     @classmethod
     def of(cls, effort: Effort, device: torch.device) -> Speed:
@@ -57,15 +57,15 @@ def load_for_drawing(
     for adapter in added:
         check_adapter(folder, adapter.folder)
     hybrid = HybridModel(folder, device, dtype, name)
-    hybrid.adapters, hybrid.one_at_a_time = tuple(adapters), speed.one_at_a_time
+    hybrid.adapters, hybrid.low_memory = tuple(adapters), speed.low_memory
 
     def finish(part: str, module: nn.Module) -> nn.Module:
         for adapter in added:
             module = merged(module, part, adapter)
         return module
 
-    hybrid.finish = finish
-    hybrid.settle(speed.compile_blocks)
-    for part in () if speed.one_at_a_time else parts:
+    hybrid.on_load = finish
+    hybrid.optimize_for_inference(speed.compile_blocks)
+    for part in () if speed.low_memory else parts:
         getattr(hybrid, part)
     return hybrid

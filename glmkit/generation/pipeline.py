@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from glmkit.errors import UserError
-from glmkit.generation.condition_images import Source, encode_source, encode_sources
+from glmkit.generation.condition_images import Source, encode_condition_image, encode_condition_images
 from glmkit.generation.denoising import (
     decode_images,
     decode_latents,
@@ -47,8 +47,8 @@ __all__ = [
     "decode_prior",
     "denoise_prior",
     "draw",
-    "encode_source",
-    "encode_sources",
+    "encode_condition_image",
+    "encode_condition_images",
     "flow_config",
     "generate",
     "initial_noise",
@@ -143,6 +143,6 @@ def draw(hybrid: HybridModel, requests: Sequence[Request], progress: Progress | 
     """The images of one batch, whose requests share size, steps, guidance and sampling."""
     for request in requests:
         check(request)
-    sources = encode_sources(hybrid, requests)
+    sources = encode_condition_images(hybrid, requests)
     priors = prior_tokens(hybrid, requests, sources, progress)
     return decode_prior(hybrid, requests, priors, sources=sources, progress=progress)

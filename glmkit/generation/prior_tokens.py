@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from glmkit.generation.condition_images import Source, encode_sources
-from glmkit.generation.decoding import CodeWriter
+from glmkit.generation.condition_images import Source, encode_condition_images
+from glmkit.generation.decoding import PriorTokenDecoder
 from glmkit.generation.sampling import Sampling, uniforms
 from glmkit.generation.sequence import PromptTokenizer, grids, prompt_positions
 from glmkit.models.hybrid import HybridModel
@@ -35,8 +35,8 @@ def prior_tokens(
 ) -> list[Tensor]:
     """The large grid of codes h w of every request of one batch (same size and sampling; all edits or none)."""
     first = requests[0]
-    sources = encode_sources(hybrid, requests) if sources is None else sources
-    hybrid.hold("autoregressive")
+    sources = encode_condition_images(hybrid, requests) if sources is None else sources
+    hybrid.unload_except("autoregressive")
     tokenizer, model = prompt_tokenizer(hybrid.folder), hybrid.autoregressive
     prompts, positions = [], []
     for request, own in zip(requests, sources, strict=True):
@@ -50,18 +50,18 @@ def prior_tokens(
     shape = grids(first.height, first.width)
     order = [shape.large] if sources[0] else [shape.preview, shape.large]
     numbers = torch.stack([uniforms(request.seed, sum(h * w for h, w in order)) for request in requests])
-    writer = code_writer(hybrid)
+    writer = prior_token_decoder(hybrid)
     written = writer.write(prompts, positions, order, numbers, sampling_of(first), of_stage(progress, "codes"))
     rows, columns = shape.large
     return [row[-rows * columns :].view(rows, columns) for row in written]
 
 
-def code_writer(hybrid: HybridModel) -> CodeWriter:
+def prior_token_decoder(hybrid: HybridModel) -> PriorTokenDecoder:
     """The writer of the model's codes, with its buffers and graphs while the weights stay as they are."""
-    writer = hybrid.kept.get("code_writer")
+    writer = hybrid.inference_cache.get("prior_token_decoder")
     if writer is None or writer.model is not hybrid.autoregressive:
-        writer = CodeWriter(hybrid.autoregressive, hybrid.compiled, recorded=None if hybrid.settled else False)
-        hybrid.kept["code_writer"] = writer
+        writer = PriorTokenDecoder(hybrid.autoregressive, hybrid.compiled, recorded=None if hybrid.optimized else False)
+        hybrid.inference_cache["prior_token_decoder"] = writer
     return writer
 
 

@@ -18,7 +18,7 @@ from glmkit.config import parse_size
 from glmkit.errors import UserError
 from glmkit.files import append_jsonl, read_jsonl, write_jsonl
 from glmkit.generation import pipeline
-from glmkit.generation.batch import draw_all
+from glmkit.generation.batch import generate_all
 from glmkit.generation.images import is_drawn, save_image
 from glmkit.generation.loading import Speed, load_for_drawing, own_device
 from glmkit.generation.options import Options
@@ -50,7 +50,7 @@ def load(options: Options, folder: Path, requests: Sequence[Request]) -> HybridM
     device = own_device(options.device)
     dtype = dtype_for(device) if options.dtype == "auto" else DTYPES[options.dtype]
     edits = any(request.sources for request in requests)
-    parts = [part for part in checkpoint.PARTS if part != "semantic_vq" or edits]
+    parts = [part for part in checkpoint.COMPONENTS if part != "semantic_vq" or edits]
     speed = Speed.of(options.effort, device)
     return load_for_drawing(folder, device, dtype, options.model, options.adapters, parts, speed)
 
@@ -171,7 +171,7 @@ def draw_folder(
                 there.add(request.id)
             return request.id not in there
 
-        for outcome in draw_all(hybrid, requests, missing, work, batch_size, shown.progress, share):
+        for outcome in generate_all(hybrid, requests, missing, work, batch_size, shown.progress, share):
             request = outcome.request
             if outcome.image is not None:
                 save_image(out / f"{request.id}.png", outcome.image, request, *drawn_with)

@@ -27,7 +27,7 @@ FUSED_PARTS = ("autoregressive", "decoder")
 
 
 @dataclass(frozen=True)
-class SourceSettings:
+class ConditionImageSettings:
     """How source images enter the semantic tokenizer: pixel bounds before halving, mean and std a channel."""
 
     min_pixels: int
@@ -36,7 +36,7 @@ class SourceSettings:
     std: tuple[float, ...]
 
     @classmethod
-    def from_dict(cls, settings: dict[str, Any]) -> SourceSettings:
+    def from_dict(cls, settings: dict[str, Any]) -> ConditionImageSettings:
         """Read a published `preprocessor_config.json`, in its present form (`size`) or the former (`min_pixels`)."""
         size = settings.get("size", {})
         return cls(
@@ -53,9 +53,9 @@ class HybridModel:
     A part may be replaced by assigning to it (training and adapters do). `name` is how the user called the model,
     `adapters` are the folders of the adapters that were merged into it.
 
-    `settled` says that the weights no longer change or move (see `settle`), `compiled` that kernels of our own or
+    `optimized` says that the weights no longer change or move (see `settle`), `compiled` that kernels of our own or
     torch.compile may be used; `kept` is what generation derives from the parts and uses again: buffers, recorded and
-    compiled steps. `one_at_a_time` trades time for memory: a stage's part is loaded when the stage begins (`hold`) and
+    compiled steps. `low_memory` trades time for memory: a stage's part is loaded when the stage begins (`hold`) and
     the one before leaves. `finish(part, module)` gives the module to use for one that was just loaded, such as one with
     adapters.
     """
@@ -70,9 +70,9 @@ class HybridModel:
         self.folder, self.device, self.dtype = folder, torch.device(device), dtype
         self.name = name or folder.name
         self.adapters: tuple[str, ...] = ()
-        self.settled = self.compiled = self.one_at_a_time = False
-        self.kept: dict[str, Any] = {}
-        self.finish: Callable[[str, torch.nn.Module], torch.nn.Module] | None = None
+        self.optimized = self.compiled = self.low_memory = False
+        self.inference_cache: dict[str, Any] = {}
+        self.on_load: Callable[[str, torch.nn.Module], torch.nn.Module] | None = None
 
     @classmethod
     def load(
@@ -80,43 +80,43 @@ class HybridModel:
         model: str | Path,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
-        parts: Iterable[str] = tuple(checkpoint.PARTS),
+        parts: Iterable[str] = tuple(checkpoint.COMPONENTS),
     ) -> HybridModel:
         """Find the model ("nano", folder or hub id) and load `parts` now; other parts load when they are used.
 
         From the hub only the files of `parts` are downloaded; those of all parts when it is empty.
         """
         parts = tuple(parts)
-        hybrid = cls(checkpoint.resolve(model, parts or tuple(checkpoint.PARTS)), device, dtype, str(model))
+        hybrid = cls(checkpoint.resolve(model, parts or tuple(checkpoint.COMPONENTS)), device, dtype, str(model))
         for part in parts:
             getattr(hybrid, part)
         return hybrid
 
-    def settle(self, compiled: bool = False) -> None:
+    def optimize_for_inference(self, compiled: bool = False) -> None:
         """Make the parts fast, after the last change of a weight: projections of one input become one product, and a
         GPU's VAE runs by kernels of our own."""
-        self.settled, self.compiled = True, compiled
-        for part in checkpoint.PARTS:
+        self.optimized, self.compiled = True, compiled
+        for part in checkpoint.COMPONENTS:
             if part in self.__dict__:
-                self._settle(part, self.__dict__[part])
+                self._optimize(part, self.__dict__[part])
 
-    def _settle(self, part: str, module: torch.nn.Module) -> None:
+    def _optimize(self, part: str, module: torch.nn.Module) -> None:
         if part in FUSED_PARTS:
             cast("AutoregressiveModel | DiffusionDecoder", module).fuse()
         elif part == "vae" and self.device.type == "cuda":
             cast("Vae", module).use_kernels()
 
-    def hold(self, *parts: str) -> None:
+    def unload_except(self, *components: str) -> None:
         """Before a stage that needs `parts` only: where memory is scarce, the others leave it."""
-        if not self.one_at_a_time:
+        if not self.low_memory:
             return
-        self.release(*(part for part in checkpoint.PARTS if part not in parts))
+        self.unload(*(part for part in checkpoint.COMPONENTS if part not in components))
 
-    def release(self, *parts: str) -> None:
+    def unload(self, *components: str) -> None:
         """Let parts leave the memory, as far as nobody else holds them; they load again when they are used."""
-        for part in parts:
+        for part in components:
             self.__dict__.pop(part, None)
-        self.kept.clear()
+        self.inference_cache.clear()
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -125,14 +125,14 @@ class HybridModel:
         # Parts are often loaded inside a stage; as tensors of inference mode they could be used nowhere else.
         with torch.inference_mode(False):
             module = self._load(part).requires_grad_(False)
-            if self.finish is not None:
-                module = self.finish(part, module)
-            if self.settled:
-                self._settle(part, module)
+            if self.on_load is not None:
+                module = self.on_load(part, module)
+            if self.optimized:
+                self._optimize(part, module)
         return module
 
     def _load(self, part: str) -> torch.nn.Module:
-        return checkpoint.load_part(self.folder, part, self.device, self.dtype)
+        return checkpoint.load_component(self.folder, part, self.device, self.dtype)
 
     @cached_property
     def autoregressive(self) -> AutoregressiveModel:
@@ -155,12 +155,12 @@ class HybridModel:
         return cast("Vae", self._part("vae"))
 
     @cached_property
-    def source_settings(self) -> SourceSettings:
+    def condition_image_settings(self) -> ConditionImageSettings:
         path = self.folder / "processor" / "preprocessor_config.json"
         try:
             if path.exists():
-                return SourceSettings.from_dict(read_json(path))
+                return ConditionImageSettings.from_dict(read_json(path))
             path = path.with_name("processor_config.json")  # where transformers 5 writes them
-            return SourceSettings.from_dict(read_json(path)["image_processor"])
+            return ConditionImageSettings.from_dict(read_json(path)["image_processor"])
         except KeyError as error:
             raise UserError(f"{path} lacks {error}", fix="the processor/ folder of a GLM-Image model") from error

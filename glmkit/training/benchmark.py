@@ -56,7 +56,7 @@ class Job:
     height: int
     width: int
     batch: int
-    recompute_every: int = 0
+    gradient_checkpointing: int = 0
     base: str = "auto"
     pack: bool = False
     offload: bool = False
@@ -85,7 +85,7 @@ class Job:
         lora = asked.lora
         if lora is None or not isinstance(asked, BlockStage):
             raise UserError(f"{name} trains whole parts", found=f"method: {asked.method}", fix="recipes/ar_lora.yaml")
-        how: dict[str, Any] = {key: getattr(asked, key) for key in ("recompute_every", "accumulate", "compile")}
+        how: dict[str, Any] = {key: getattr(asked, key) for key in ("gradient_checkpointing", "accumulate", "compile")}
         how |= {key: getattr(lora, key) for key in ("base", "offload", "rank")}
         how |= {"pack": getattr(asked, "pack", False), "cap_gib": cap_gib, "edits": edits, "asked": asked}
         how["reminders"] = reminders and asked.preserve > 0
@@ -99,7 +99,7 @@ class Job:
         lora = {"rank": self.rank, "targets": TARGETS[self.name], "base": self.base, "offload": self.offload}
         values: dict[str, Any] = {"steps": 10**6, "batch_size": self.batch, "learning_rate": 1e-4}
         packed = {"pack": True} if self.pack else {}  # which decoders do not know
-        values |= {"recompute_every": self.recompute_every, "compile": self.compile, **packed}
+        values |= {"gradient_checkpointing": self.gradient_checkpointing, "compile": self.compile, **packed}
         try:
             stage = STAGES[self.name].model_validate({"method": "lora", "lora": lora, **values})
         except ValidationError as error:
@@ -121,7 +121,17 @@ class Job:
     @property
     def told(self) -> dict[str, Any]:
         """The job as columns of its row."""
-        keys = ("batch", "accumulate", "edits", "recompute_every", "base", "pack", "offload", "compile", "cap_gib")
+        keys = (
+            "batch",
+            "accumulate",
+            "edits",
+            "gradient_checkpointing",
+            "base",
+            "pack",
+            "offload",
+            "compile",
+            "cap_gib",
+        )
         steps, preserve = (self.asked.steps, self.asked.preserve) if self.asked else (None, 0.0)
         size = f"{self.width}x{self.height}"
         told = {"stage": self.name, "size": size, **{key: getattr(self, key) for key in keys}, "steps": steps}
@@ -254,7 +264,7 @@ class Subject:
         """The loop of a job on images of its own, with a fresh optimizer."""
         device, stage = self.hybrid.device, job.stage
         getattr(self.hybrid, job.name).zero_grad(set_to_none=True)  # a step that failed leaves some
-        recompute(getattr(self.hybrid, TRANSFORMERS[job.name]), job.recompute_every)
+        recompute(getattr(self.hybrid, TRANSFORMERS[job.name]), job.gradient_checkpointing)
         images = NoiseImages(job.batch, (job.height, job.width), job.edits, job.reminders)
         told: Any = {"images": images, "held_out": NoiseImages(1, images.size), "stage": stage}
         objective = objectives.build(job.name, hybrid=self.hybrid, keeper=cache.Keeper(device), **told)
@@ -295,7 +305,7 @@ def operations(hybrid: HybridModel, job: Job, tokens: int) -> float:
         # Causal: half of all pairs.
         attention = model.num_hidden_layers * 2.0 * tokens**2 * model.num_attention_heads * model.head_dim
     forward = weights + attention
-    again = forward / job.recompute_every if job.recompute_every else 0.0
+    again = forward / job.gradient_checkpointing if job.gradient_checkpointing else 0.0
     learnt = 2 * weights + (1 + BACKWARD_OF_ATTENTION) * attention + again
     if job.reminders:
         reminder = replace(job, edits=False, reminders=False)  # which the frozen model looks at, too

@@ -46,7 +46,7 @@ def model(recipe: Recipe) -> None:
     for name, stage in recipe.stages.items():
         if stage.lora is not None:
             with torch.device("meta"):
-                lora.inject(checkpoint.new_part(base, name), stage.lora)
+                lora.inject(checkpoint.new_component(base, name), stage.lora)
     for request in requests_of(base, recipe.samples):
         pipeline.check(request)
     if recipe.data.edits:
@@ -73,7 +73,7 @@ def content(recipe: Recipe, images: data.Images) -> None:
 def _check_source_size(size: tuple[int, int], hybrid: HybridModel, key: str) -> None:
     """Training encodes sources as they are; the model would scale those of other sizes (height, width) first."""
     height, width = size
-    settings = hybrid.source_settings
+    settings = hybrid.condition_image_settings
     rows, columns = (2 * side for side in halved_size(height, width, settings.min_pixels, settings.max_pixels))
     if (rows, columns) != (height, width):
         raise UserError(

@@ -36,7 +36,7 @@ from glmkit.training.data import summary as report
 from glmkit.training.initialise import initialise, initialise_clip
 from glmkit.training.loop import Loop, Place
 from glmkit.training.samples import Sampler
-from glmkit.training.stage import TRANSFORMERS, objective_of, trained_parts
+from glmkit.training.stage import TRANSFORMERS, objective_of, trained_components
 
 DATA = "data.json"  # in the run folder: what the images are
 MAX_SHARD_BYTES = 15 * 2**20
@@ -202,7 +202,7 @@ def _hybrid_work(
                 what(own)
         team.wait()
 
-    parts = trained_parts(name, stage)
+    parts = trained_components(name, stage)
     return _Work(
         objective,
         lambda: write(lambda wrap: _export(name, hybrid, wrap, parts, recipe), name),
@@ -218,7 +218,7 @@ def _model(place: Place, stage: Stage, recipe: Recipe, folder: Path) -> HybridMo
     if adapted and (recipe.samples.prompts or place.name == "glyph"):
         # Samples show what the whole run has learnt so far, and the glyph encoder learns for the adapted decoder.
         own = adapter.Adapter(place.folder / "adapter")
-        hybrid.finish = lambda part, module: adapter.merged(module, part, own) if part in adapted else module
+        hybrid.on_load = lambda part, module: adapter.merged(module, part, own) if part in adapted else module
     return hybrid
 
 
@@ -229,7 +229,7 @@ def _export(
         lora.save(wrapped, Path(recipe.output) / "adapter" / name, name, hybrid.folder)
         return
     for part in trained:
-        checkpoint.save_part(
+        checkpoint.save_component(
             hybrid.folder, part, getattr(hybrid, part), getattr(torch, recipe.save_dtype), MAX_SHARD_BYTES
         )
 

@@ -31,7 +31,7 @@ from glmkit.training.distributed import Team
 NOTES = Console(stderr=True)
 UNSUPPORTED = {  # by accelerate's names
     "FSDP_OFFLOAD_PARAMS": "--fsdp_offload_params false",
-    "FSDP_ACTIVATION_CHECKPOINTING": "--fsdp_activation_checkpointing false, and STAGE.recompute_every=1 in the recipe",
+    "FSDP_ACTIVATION_CHECKPOINTING": "--fsdp_activation_checkpointing false, and STAGE.gradient_checkpointing=1 in the recipe",
 }
 
 
@@ -68,7 +68,7 @@ def shard(transformer: nn.Module, device: torch.device, team: Team, edits: bool)
     here, all_of_them = (sum(one.nbytes for one in some) for some in (map(DTensor.to_local, weights), weights))
     NOTES.print(f"weights in shards: {here / 2**20:.4g} of {all_of_them / 2**20:.4g} MiB in this process")
     if edits and isinstance(transformer, DiffusionDecoder):
-        register_fsdp_forward_method(transformer, "write_sources")
+        register_fsdp_forward_method(transformer, "cache_condition_images")
 
 
 @contextmanager
@@ -88,7 +88,7 @@ def whole(part: str, stage: Stage, hybrid: HybridModel, fresh: HybridModel, team
     wrapped = None
     if full:
         with torch.device("meta"):
-            module = checkpoint.new_part(hybrid.folder, part)
+            module = checkpoint.new_component(hybrid.folder, part)
         module.load_state_dict(weights, assign=True)
     else:
         module = getattr(fresh, part)
@@ -100,6 +100,6 @@ def whole(part: str, stage: Stage, hybrid: HybridModel, fresh: HybridModel, team
         yield wrapped
     finally:
         del wrapped
-        fresh.release(part)
-        hybrid.release(part)
+        fresh.unload(part)
+        hybrid.unload(part)
         setattr(hybrid, part, shards)

@@ -66,13 +66,13 @@ def initialise_clip(folder: Path, architecture: str | Path) -> None:
 
 
 @torch.no_grad()
-def fresh_part(folder: Path, part: str) -> nn.Module:
+def fresh_component(folder: Path, part: str) -> nn.Module:
     """A part with weights to start training from (torch's global generator), float32 on the CPU.
 
     The decoder starts as DiT does (adaLN-Zero, arXiv 2212.09748): every block is the identity, the output is zero.
     The autoregressive model and the vision encoder start from small normal weights, as their published configs say.
     """
-    module = checkpoint.new_part(folder, part)
+    module = checkpoint.new_component(folder, part)
     if part in ("autoregressive", "semantic_vq"):
         for child in module.modules():
             if isinstance(child, (nn.Linear, nn.Embedding)):

@@ -21,7 +21,7 @@ from glmkit.generation.pipeline import upsampled
 from glmkit.generation.sequence import grids, training_batch
 from glmkit.models.checkpoint import components as checkpoint
 from glmkit.models.checkpoint import published
-from glmkit.models.glyph.model import quoted_spans
+from glmkit.models.glyph.model import quoted_texts
 from glmkit.training import checks, data, lora, offload
 from glmkit.training import quantization as frozen
 from glmkit.training.data import summary as report
@@ -95,7 +95,7 @@ def shapes_of(recipe: Recipe, images: data.Images | None) -> tuple[list[Shape], 
 def settings_of(recipe: Recipe, part: str) -> Mapping[str, Any]:
     """The config of a part, without a download of any weights."""
     if recipe.model in ("glm-image", published.HUB_ID):
-        return cast("Mapping[str, Any]", checkpoint.PUBLISHED[checkpoint.PARTS[part].folder])
+        return cast("Mapping[str, Any]", checkpoint.PUBLISHED[checkpoint.COMPONENTS[part].folder])
     return checkpoint.config(checkpoint.resolve(recipe.model), part)
 
 
@@ -127,7 +127,7 @@ def _stage(
         for part in parts.values():
             part.to(dtype)
         block_stage = cast(config.BlockStage, stage)
-        recompute(parts[TRANSFORMERS[name]], block_stage.recompute_every)
+        recompute(parts[TRANSFORMERS[name]], block_stage.gradient_checkpointing)
         looks = 1 + own_reminder if block_stage.preserve else 0
         work = measure(name, parts, worst, stage.batch_size // stage.accumulate, captions, looks)
     operations = stage.steps * stage.accumulate * work.operations if work else None
@@ -176,7 +176,7 @@ def _prompt_tokens(captions: list[str]) -> int:
 
 def _glyph_tokens(captions: list[str]) -> int:
     """Bytes of a caption's quoted texts, one more a text for its end."""
-    lengths = [sum(len(span.encode()) + 1 for span in quoted_spans(caption)) for caption in captions]
+    lengths = [sum(len(span.encode()) + 1 for span in quoted_texts(caption)) for caption in captions]
     return -(-max(lengths, default=32) // 16) * 16 or 16
 
 
@@ -237,7 +237,7 @@ def _decoder(parts: Mapping[str, nn.Module], shape: Shape, batch: int, captions:
         sizes = torch.tensor([[float(height), float(width)]]).expand(batch, 2)
         tokens = torch.zeros(batch, _glyph_tokens(captions), dtype=torch.long)
         glyph = encoder(tokens).last_hidden_state
-        sources = decoder.write_sources([(latents, prior, (height, width))]).only(told) if is_edit else None
+        sources = decoder.cache_condition_images([(latents, prior, (height, width))]).only(told) if is_edit else None
         steps, corner = torch.zeros(batch), torch.zeros_like(sizes)
         velocity = decoder(latents, glyph, tokens >= 0, prior, told, steps, sizes, corner, sources)
     return velocity.float().square().mean()

@@ -43,7 +43,7 @@ class Sampler:
         return cls(hybrid, requests_of(hybrid.folder, samples), folder, stage)
 
     def __call__(self, step: int) -> None:
-        staying = [part for part in checkpoint.PARTS if part in vars(self.hybrid)]
+        staying = [part for part in checkpoint.COMPONENTS if part in vars(self.hybrid)]
         modes = {part: getattr(self.hybrid, part).training for part in staying}
         for part in staying:
             getattr(self.hybrid, part).eval()
@@ -67,4 +67,4 @@ class Sampler:
         return pipeline.decode_prior(self.hybrid, self.requests, self._codes)
 
     def _release_all_but(self, staying: Sequence[str]) -> None:
-        self.hybrid.release(*(part for part in checkpoint.PARTS if part not in staying))
+        self.hybrid.unload(*(part for part in checkpoint.COMPONENTS if part not in staying))

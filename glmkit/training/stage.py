@@ -16,7 +16,7 @@ from glmkit.models.hybrid import HybridModel
 from glmkit.training import data, lora, objectives, offload
 from glmkit.training import features as cache
 from glmkit.training import quantization as frozen
-from glmkit.training.initialise import fresh_part
+from glmkit.training.initialise import fresh_component
 
 if TYPE_CHECKING:
     from glmkit.models.vae.model import Vae
@@ -45,12 +45,12 @@ def objective_of(
     if stage.lora is not None:
         adapting = _Adapting(name, stage.lora, hybrid)
     else:
-        for part in trained_parts(name, stage):
+        for part in trained_components(name, stage):
             setattr(hybrid, part, _fresh_or_loaded(hybrid.folder, part).to(hybrid.device))
             thaw(getattr(hybrid, part), stage)
     objective = objectives.build(name, **_context(name, hybrid, stage, images, keeper))
     if isinstance(stage, config.BlockStage):
-        recompute(getattr(hybrid, TRANSFORMERS[name]), stage.recompute_every)
+        recompute(getattr(hybrid, TRANSFORMERS[name]), stage.gradient_checkpointing)
     return objective, adapting.wrapped if adapting else None
 
 
@@ -66,9 +66,9 @@ class _Adapting:
         transformer = TRANSFORMERS[name]
         if settings.offload and transformer not in vars(hybrid):
             waiting = HybridModel(hybrid.folder, "cpu", hybrid.dtype, hybrid.name)  # the GPU may be too small for it
-            waiting.finish = hybrid.finish
+            waiting.on_load = hybrid.on_load
             setattr(hybrid, transformer, getattr(waiting, transformer))
-        self._before, hybrid.finish = hybrid.finish, self
+        self._before, hybrid.on_load = hybrid.on_load, self
         for part in {transformer, name} & vars(hybrid).keys():
             self._adapt(part, getattr(hybrid, part))
 
@@ -96,8 +96,8 @@ def hold(module: nn.Module, settings: config.Lora, device: torch.device) -> None
 def recompute(transformer: nn.Module, every: int) -> None:
     """Have every `every`-th layer of a transformer keep its inputs only (see `models.recompute`)."""
     for module in transformer.modules():
-        if hasattr(module, "recompute_every"):
-            module.recompute_every = every  # type: ignore[assignment]
+        if hasattr(module, "gradient_checkpointing"):
+            module.gradient_checkpointing = every  # type: ignore[assignment]
 
 
 def thaw(part: nn.Module, stage: Stage) -> None:
@@ -107,18 +107,18 @@ def thaw(part: nn.Module, stage: Stage) -> None:
         cast("Vae", part).autoencoder.encoder.requires_grad_(False)
 
 
-def trained_parts(name: str, stage: Stage) -> tuple[str, ...]:
+def trained_components(name: str, stage: Stage) -> tuple[str, ...]:
     return (name, "glyph") if isinstance(stage, config.DecoderStage) and stage.train_glyph else (name,)
 
 
 def _fresh_or_loaded(folder: Path, part: str) -> nn.Module:
     """The part with its weights; with fresh ones when it has none yet."""
-    has_weights = any((folder / checkpoint.PARTS[part].folder).glob("*.safetensors")) and bool(
+    has_weights = any((folder / checkpoint.COMPONENTS[part].folder).glob("*.safetensors")) and bool(
         checkpoint.contents(folder, part)
     )
     if has_weights:
-        return checkpoint.load_part(folder, part)
-    return fresh_part(folder, part)
+        return checkpoint.load_component(folder, part)
+    return fresh_component(folder, part)
 
 
 def _context(

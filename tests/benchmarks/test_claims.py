@@ -116,7 +116,7 @@ def test_a_side_trains_and_draws(
     claims["run"].run(claim, side, arguments(tmp_path, tiny))
     folder, definition = tmp_path / f"{claim}-{side}-0", claims["definitions"].load(claim).sides[side]
     trained = {step.split()[0].split("_")[0] for step in definition.steps}  # semantic, autoregressive, decoder
-    for part in checkpoint.PARTS:
+    for part in checkpoint.COMPONENTS:
         kept = _same(_weights(folder / "model", part), _weights(tiny, part))
         assert kept == (part in definition.keep)
         assert not kept or part.split("_")[0] not in trained
@@ -139,7 +139,7 @@ def test_a_row_says_what_is_read_and_seen(
     row = read_json(tmp_path / "glyphs-shipped-0.json")
     assert (row["claim"], row["side"], row["seed"], row["prompts"]) == ("glyphs", "shipped", 0, 2)
     assert all(row["measures"][name] == 1 for name in ("word_accuracy", "ned", "described", "shape", "background"))
-    assert set(row["kept"]) == set(checkpoint.PARTS) and row["environment"]["device"] == "cpu"
+    assert set(row["kept"]) == set(checkpoint.COMPONENTS) and row["environment"]["device"] == "cpu"
     assert Image.open(tmp_path / "glyphs-shipped-0.png").size == (2 * 112, 112)
     shutil.rmtree(tmp_path / "glyphs-shipped-0" / "scores")
     Image.new("RGB", (256, 256), "pink").save(second)
@@ -154,7 +154,7 @@ def _same(saved: list[torch.Tensor], source: list[torch.Tensor]) -> bool:
 
 
 def _weights(folder: Path, part: str) -> list[torch.Tensor]:
-    return list(checkpoint.load_part(folder, part).state_dict().values())
+    return list(checkpoint.load_component(folder, part).state_dict().values())
 
 
 def test_texts_are_withheld_from_the_decoder_alone(
@@ -212,7 +212,7 @@ def test_entropy(claims: dict[str, ModuleType]) -> None:
 def test_full_attention_without_sources_is_the_decoder(claims: dict[str, ModuleType], tiny: Path) -> None:
     """With sources it is another function, of the same shape, that each source changes."""
     sources = claims["sources"]
-    decoder = checkpoint.load_part(tiny, "decoder")
+    decoder = checkpoint.load_component(tiny, "decoder")
     assert isinstance(decoder, DiffusionDecoder)
     torch.manual_seed(0)
     results = {}
@@ -275,7 +275,7 @@ def test_the_page_says_what_was_measured_and_nothing_else(claims: dict[str, Modu
 def test_sources_are_measured_with_and_without_training(
     claims: dict[str, ModuleType], tiny: Path, tmp_path: Path
 ) -> None:
-    sources, decoder = claims["sources"], checkpoint.load_part(tiny, "decoder")
+    sources, decoder = claims["sources"], checkpoint.load_component(tiny, "decoder")
     for training in (True, False):
         rows = sources.measure(decoder, 64, 64, 1, training)
         assert [row["sources"] for row in rows] == [0, 0, 1, 1, 2, 2, 3, 3]

@@ -8,7 +8,7 @@ from pathlib import Path
 from glmkit.config import parse_size
 from glmkit.files import read_jsonl
 from glmkit.generation.sequence import grids
-from glmkit.models.glyph.model import quoted_spans
+from glmkit.models.glyph.model import quoted_texts
 from glmkit.records import Prompt
 
 FILE = Path(__file__).parents[2] / "benchmarks" / "text_render" / "prompts.jsonl"
@@ -18,7 +18,7 @@ SIZED = {"simple-320x192", "simple-192x320", "simple-512x512"}
 
 
 def test_glyph_spans_are_the_texts() -> None:
-    wrong = {prompt.id: spans for prompt in PROMPTS if (spans := tuple(quoted_spans(prompt.prompt))) != prompt.texts}
+    wrong = {prompt.id: spans for prompt in PROMPTS if (spans := tuple(quoted_texts(prompt.prompt))) != prompt.texts}
     assert not wrong
 
 

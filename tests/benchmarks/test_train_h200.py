@@ -36,7 +36,7 @@ def test_toy(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert {row["stage"] for row in rows if row["edits"]} == {"decoder", "autoregressive"}
     for stage in ("decoder", "autoregressive"):
         own = [row for row in rows if row["stage"] == stage]
-        assert any(row["recompute_every"] == 1 and row["cap_gib"] == 24 and row["base"] == "nf4" for row in own)
+        assert any(row["gradient_checkpointing"] == 1 and row["cap_gib"] == 24 and row["base"] == "nf4" for row in own)
         assert any(row["offload"] and row["cap_gib"] == 24 for row in own)
     assert any(row["pack"] and row["base"] == "auto" for row in rows)
     assert rows[0]["environment"]["versions"]["torch"]
@@ -52,7 +52,7 @@ def test_no_time(tiny_model: Path, tmp_path: Path) -> None:
 def test_the_figures_that_are_asked_for_are_rows_at_full_size() -> None:
     script = load_script("train_h200")
     jobs = list(script.jobs(script.Scale()))
-    sizes = {(job.name, job.height, job.pack) for job in jobs if not job.recompute_every and job.base == "auto"}
+    sizes = {(job.name, job.height, job.pack) for job in jobs if not job.gradient_checkpointing and job.base == "auto"}
     assert sizes == {
         ("decoder", 1024, False),
         ("decoder", 512, False),

@@ -14,7 +14,7 @@ from glmkit.cli import main
 from glmkit.files import read_json
 from glmkit.generation import benchmark as speed
 from glmkit.generation import pipeline
-from glmkit.generation.diffusers_pipeline import stock_pipeline
+from glmkit.generation.diffusers_pipeline import diffusers_pipeline
 from glmkit.generation.loading import load_for_drawing
 from glmkit.generation.random_model import RandomModel, published_folder
 from glmkit.generation.sequence import PromptTokenizer
@@ -55,12 +55,12 @@ def test_table_of_ours_alone(tiny_model: Path, capsys: pytest.CaptureFixture[str
 def test_stock_runs_on_our_tensors(tiny_model: Path) -> None:
     """Shared, not copied, and the same image as the stock pipeline loaded from the folder."""
     hybrid = load_for_drawing(tiny_model, CPU, torch.float32, "tiny")
-    shared = stock_pipeline(hybrid)
+    shared = diffusers_pipeline(hybrid)
     ours = hybrid.autoregressive.lm_head.weight
     assert shared.vision_language_encoder.lm_head.weight.data_ptr() == ours.data_ptr()
     assert shared.transformer.proj_out.weight.data_ptr() == hybrid.decoder.proj_out.weight.data_ptr()
     images = []
-    for pipe in (shared, tiny_checkpoint.stock_pipeline(tiny_model)):
+    for pipe in (shared, tiny_checkpoint.diffusers_pipeline(tiny_model)):
         pipe.vision_language_encoder.generation_config = shared.vision_language_encoder.generation_config
         generator = torch.Generator().manual_seed(3)
         arguments = {"prompt": "a 'B'", "height": 64, "width": 64, "num_inference_steps": 2, "generator": generator}
@@ -92,7 +92,7 @@ def test_random_weights_draw_at_the_sizes_of_a_folder(tiny_model: Path) -> None:
     drawn = []
     for _ in range(2):
         hybrid = RandomModel(tiny_model, "cpu", torch.float32, "random")
-        hybrid.settle()
+        hybrid.optimize_for_inference()
         drawn.append(np.asarray(pipeline.draw(hybrid, [request])[0]))
     assert np.array_equal(*drawn) and drawn[0].std() > 0
 

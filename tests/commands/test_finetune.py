@@ -153,7 +153,7 @@ def test_stock_diffusers_loads_the_trained_adapter(finished: Path, tiny_model: P
     latents, glyph = torch.randn(2, 4, 8, 8, generator=draw), torch.randn(2, 5, 24, generator=draw)
     prior, times = torch.randint(64, (2, 16), generator=draw), torch.tensor([500.0, 20.0])
     size, crop = torch.full((2, 2), 64.0), torch.zeros(2, 2)
-    stock = tiny_checkpoint.stock_pipeline(tiny_model).transformer
+    stock = tiny_checkpoint.diffusers_pipeline(tiny_model).transformer
     stock.load_lora_adapter(finished / "run" / "adapter" / "decoder", weight_name="pytorch_lora_weights.safetensors")
     hybrid = HybridModel(tiny_model)
     with torch.no_grad():
@@ -237,11 +237,11 @@ def test_whole_parts(tiny_model: Path, posters: Path, tmp_path: Path) -> None:
     for part in ("vae", "semantic_vq", "autoregressive", "decoder", "glyph"):
         new, old = getattr(trained, part).state_dict(), getattr(before, part).state_dict()
         assert any(not torch.equal(new[name], old[name]) for name in old), part
-    stock = tiny_checkpoint.stock_pipeline(model)
+    stock = tiny_checkpoint.diffusers_pipeline(model)
     for name, value in trained.decoder.state_dict().items():
         assert torch.equal(stock.transformer.state_dict()[name], value), name
     assert stock.vae.config.latents_mean == pytest.approx(trained.vae.mean.flatten().tolist())
-    assert stock.vae.config.latents_mean != tiny_checkpoint.stock_pipeline(tiny_model).vae.config.latents_mean
+    assert stock.vae.config.latents_mean != tiny_checkpoint.diffusers_pipeline(tiny_model).vae.config.latents_mean
     head = trained.autoregressive.lm_head.weight
     assert torch.equal(stock.vision_language_encoder.lm_head.weight, head)
 

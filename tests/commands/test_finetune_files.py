@@ -54,7 +54,7 @@ def test_all_adapters_learn_from_pairs(tiny_model: Path, tmp_path: Path, capsys:
     assert "train: 2 images, 2 of them edits; 128x128 edits: 2" in capsys.readouterr().err
     written = read_json(tmp_path / "run" / "data.json")
     assert written["held_out"]["buckets"] == {"128x128 edits": 2} and written["train"]["dropped"] == []
-    changed, plain = HybridModel(tiny_model), checkpoint.load_part(tiny_model, "glyph")
+    changed, plain = HybridModel(tiny_model), checkpoint.load_component(tiny_model, "glyph")
     adapter.apply_adapter(changed, tmp_path / "run" / "adapter")
     with torch.no_grad():
         before, after = (glyph(['"word"'])[0] for glyph in (plain, changed.glyph))

@@ -239,7 +239,7 @@ def test_adapters(tiny_model: Path, tiny_copy: Path, tmp_path: Path, capsys: pyt
 
     config = LoraConfig(r=2, lora_alpha=8, target_modules=["to_q", "proj_out"], init_lora_weights=False)
     torch.manual_seed(0)
-    get_peft_model(checkpoint.load_part(tiny_model, "decoder"), config).save_pretrained(
+    get_peft_model(checkpoint.load_component(tiny_model, "decoder"), config).save_pretrained(
         str(tmp_path / "ad" / "decoder")
     )
     adapter.write_base(tmp_path / "ad" / "decoder", "decoder", tiny_model)
@@ -250,7 +250,7 @@ def test_adapters(tiny_model: Path, tiny_copy: Path, tmp_path: Path, capsys: pyt
         drawn.append(Image.open(out))
     assert drawn[0].tobytes() != drawn[1].tobytes()
     assert drawn[1].text["adapters"] == str(tmp_path / "ad")  # type: ignore[attr-defined]
-    checkpoint.save_part(tiny_copy, "decoder", checkpoint.new_part(tiny_copy, "decoder"))
+    checkpoint.save_component(tiny_copy, "decoder", checkpoint.new_component(tiny_copy, "decoder"))
     capsys.readouterr()
     command = ["generate", "a", "--model", str(tiny_copy), "--adapter", str(tmp_path / "ad"), *QUICK]
     assert main([*command, "--out", str(tmp_path / "c.png")]) == 2

@@ -33,9 +33,9 @@ def drawing(tiny_model: Path) -> Drawing:
 def requested(monkeypatch: pytest.MonkeyPatch, fail_at: dict[str, BaseException]) -> list[str]:
     """Lets drawing fail at some requests; the names of all requests that were tried."""
     tried: list[str] = []
-    real = engine.draw_all
+    real = engine.generate_all
 
-    def draw_all(*given: Any, **named: Any) -> Iterator[pipeline.Outcome]:
+    def generate_all(*given: Any, **named: Any) -> Iterator[pipeline.Outcome]:
         for outcome in real(*given, **named):
             tried.append(outcome.request.id)
             error = fail_at.get(outcome.request.id)
@@ -45,7 +45,7 @@ def requested(monkeypatch: pytest.MonkeyPatch, fail_at: dict[str, BaseException]
                 raise error
             yield outcome
 
-    monkeypatch.setattr(engine, "draw_all", draw_all)
+    monkeypatch.setattr(engine, "generate_all", generate_all)
     return tried
 
 

@@ -20,7 +20,7 @@ from glmkit.cli import main
 from glmkit.files import read_jsonl, write_jsonl
 from glmkit.generation import batch as engine
 from glmkit.generation import pipeline
-from glmkit.generation.batch import Codes, draw_all
+from glmkit.generation.batch import Codes, generate_all
 from glmkit.generation.loading import Speed, load_for_drawing
 from glmkit.models.hybrid import HybridModel
 from glmkit.records import Request
@@ -44,7 +44,7 @@ def requests(count: int = 6) -> list[Request]:
 def draw(hybrid: HybridModel, wanted: list[Request], work: Path, **how: Any) -> dict[str, Any]:
     """Outcome by id: the image as an array, or the error."""
     done: dict[str, Any] = {}
-    for outcome in draw_all(hybrid, wanted, lambda one: one.id not in done, work, **how):
+    for outcome in generate_all(hybrid, wanted, lambda one: one.id not in done, work, **how):
         assert outcome.request.id not in done, "drawn twice"
         done[outcome.request.id] = outcome.error if outcome.image is None else np.asarray(outcome.image)
     return done
@@ -104,7 +104,7 @@ def test_only_the_request_at_fault_fails(hybrid: HybridModel, tmp_path: Path) ->
 def test_one_part_at_a_time_draws_the_same(
     hybrid: HybridModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sparing = load_for_drawing(hybrid.folder, CPU, torch.float32, "tiny", speed=Speed(one_at_a_time=True))
+    sparing = load_for_drawing(hybrid.folder, CPU, torch.float32, "tiny", speed=Speed(low_memory=True))
     held = []
     hold = HybridModel.hold
 

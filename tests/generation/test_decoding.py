@@ -15,7 +15,7 @@ from torch import Tensor
 
 from glmkit.generation import cuda_graphs as graphs
 from glmkit.generation import decoding as writer
-from glmkit.generation.decoding import CodeWriter, Stepping
+from glmkit.generation.decoding import PriorTokenDecoder, Stepping
 from glmkit.generation.sampling import Sampling, uniforms
 from glmkit.generation.sequence import Grid, prompt_positions
 from glmkit.models import compiling
@@ -24,7 +24,7 @@ ORDER: list[Grid] = [(5, 3), (4, 6)]
 
 
 def write(
-    made: CodeWriter, lengths: Sequence[int], sampling: Sampling | None = None, order: Sequence[Grid] = ORDER
+    made: PriorTokenDecoder, lengths: Sequence[int], sampling: Sampling | None = None, order: Sequence[Grid] = ORDER
 ) -> Tensor:
     prompts = [tiny.text_prompt(length, length) for length in lengths]
     positions = [prompt_positions(prompt, [], tiny.START) for prompt in prompts]
@@ -68,7 +68,7 @@ def recording(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_recorded_steps_write_the_same_codes(recording: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches filled up to a bucket, buffers used again, prompts of other lengths, several windows, few recordings."""
     monkeypatch.setattr(writer, "WINDOW", 16)
-    plain, recorded = CodeWriter(tiny.our_model()), CodeWriter(tiny.our_model(), recorded=True)
+    plain, recorded = PriorTokenDecoder(tiny.our_model()), PriorTokenDecoder(tiny.our_model(), recorded=True)
     for lengths in ((7, 2, 12), (5,), (12, 3, 4, 9), (7, 2, 12)):
         assert torch.equal(write(recorded, lengths), write(plain, lengths))
     before = len(recording)
@@ -84,7 +84,7 @@ def test_prompts_are_read_as_if_alone() -> None:
     model = copy.deepcopy(tiny.our_model())
     read: list[tuple[int, ...]] = []
     model.register_forward_pre_hook(lambda module, given: read.append(tuple(given[0].shape)))
-    write(CodeWriter(model), (7, 2, 12))
+    write(PriorTokenDecoder(model), (7, 2, 12))
     assert read == [(1, 8), (1, 3), (1, 13)]
 
 
@@ -101,10 +101,10 @@ def test_compiled_steps_write_the_same_codes(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(torch, "compile", lambda function, **how: compile_function(function, backend=backend, **how))
     monkeypatch.setattr(writer, "WINDOW", 16)
     try:
-        compiled = write(CodeWriter(tiny.our_model(), compiled=True), (7, 2, 12))
+        compiled = write(PriorTokenDecoder(tiny.our_model(), compiled=True), (7, 2, 12))
     finally:
         compiling.compiled.cache_clear()
-    assert torch.equal(compiled, write(CodeWriter(tiny.our_model()), (7, 2, 12)))
+    assert torch.equal(compiled, write(PriorTokenDecoder(tiny.our_model()), (7, 2, 12)))
     assert 3 <= len(graphs_made) <= 5  # before, after, and attention for any window
 
 
@@ -118,13 +118,13 @@ def test_kernels_write_the_same_codes(recording: list[int], monkeypatch: pytest.
     monkeypatch.setattr(gpu_decode, "PLANS", (plan,))
     model = copy.deepcopy(tiny.our_model())
     model.fuse()
-    made = CodeWriter(model, recorded=True)
+    made = PriorTokenDecoder(model, recorded=True)
     made._by_kernels = Stepping.by_kernels(model)
     few: dict[str, Any] = {"sampling": Sampling(top_k=4), "order": [(1, 2)]}
-    assert torch.equal(write(made, (3, 2), **few), write(CodeWriter(model), (3, 2), **few))
+    assert torch.equal(write(made, (3, 2), **few), write(PriorTokenDecoder(model), (3, 2), **few))
     assert len(recording) == 1
     made._by_kernels = made._by_kernels._replace(decode=None)
-    assert torch.equal(write(made, (3, 2, 5), **few), write(CodeWriter(model), (3, 2, 5), **few))
+    assert torch.equal(write(made, (3, 2, 5), **few), write(PriorTokenDecoder(model), (3, 2, 5), **few))
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def test_stock_draws_our_image(width: int, height: int) -> None:
     one = Request("a", "a navy poster with the headline 'HELLO'", 3, height, width, steps=4, guidance=2.5)
     codes = pipeline.prior_tokens(hybrid, [one])
     (ours,) = pipeline.decode_prior(hybrid, [one], codes)
-    (theirs,) = tiny_checkpoint.stock_pipeline(checkpoint.NANO)(
+    (theirs,) = tiny_checkpoint.diffusers_pipeline(checkpoint.NANO)(
         prompt=one.prompt,
         height=height,
         width=width,

@@ -49,7 +49,7 @@ def test_image_equals_stock(hybrid: HybridModel, height: int, width: int, prompt
     """From injected codes and noise, float32: latents within 1e-4 and the image within one level of 255."""
     one = request(prompt=prompt, height=height, width=width, steps=4, guidance=2.5)
     codes, noise = random_codes(height, width), pipeline.initial_noise(hybrid, one)
-    stock = tiny_checkpoint.stock_pipeline(hybrid.folder)
+    stock = tiny_checkpoint.diffusers_pipeline(hybrid.folder)
     arguments = {
         "prompt": prompt,
         "height": height,
@@ -72,9 +72,9 @@ def test_edit_equals_stock(hybrid: HybridModel, tmp_path: Path, sizes: Sequence[
     """Stock editing raises before it draws, but its decoder stage runs from given codes of target and sources."""
     paths = tuple(make_image(tmp_path / f"{i}.png", *size, seed=i) for i, size in enumerate(sizes))
     one = request(height=128, width=96, sources=paths, guidance=2.0)
-    (sources,) = pipeline.encode_sources(hybrid, [one])
+    (sources,) = pipeline.encode_condition_images(hybrid, [one])
     codes = random_codes(128, 96)
-    theirs = tiny_checkpoint.stock_pipeline(hybrid.folder)(
+    theirs = tiny_checkpoint.diffusers_pipeline(hybrid.folder)(
         prompt=one.prompt,
         image=[Image.open(path) for path in paths],
         height=128,
@@ -97,11 +97,11 @@ def test_edit_equals_stock(hybrid: HybridModel, tmp_path: Path, sizes: Sequence[
 def test_source_codes_equal_stock(hybrid: HybridModel, tmp_path: Path, width: int, height: int) -> None:
     """Codes by transformers' own processor, features and quantiser; latents of the same grid whatever the size."""
     path = make_image(tmp_path / "a.png", width, height)
-    stock = tiny_checkpoint.stock_pipeline(hybrid.folder)
+    stock = tiny_checkpoint.diffusers_pipeline(hybrid.folder)
     inputs = stock.processor.image_processor([Image.open(path)], return_tensors="pt")
     features = stock.vision_language_encoder.get_image_features(inputs["pixel_values"], inputs["image_grid_thw"])
     theirs = stock.vision_language_encoder.get_image_tokens(features.pooler_output, inputs["image_grid_thw"])
-    ours = pipeline.encode_source(hybrid, read_image(path))
+    ours = pipeline.encode_condition_image(hybrid, read_image(path))
     assert tuple(ours.codes.shape) == tuple(inputs["image_grid_thw"][0, 1:].tolist())
     assert torch.equal(ours.codes.flatten(), theirs)
     assert ours.latents.shape[-2:] == (4 * ours.codes.shape[0], 4 * ours.codes.shape[1])
@@ -109,11 +109,11 @@ def test_source_codes_equal_stock(hybrid: HybridModel, tmp_path: Path, width: in
 
 def test_source_latents_equal_stock(hybrid: HybridModel, tmp_path: Path) -> None:
     path = make_image(tmp_path / "a.png", 160, 128)
-    stock = tiny_checkpoint.stock_pipeline(hybrid.folder)
+    stock = tiny_checkpoint.diffusers_pipeline(hybrid.folder)
     with torch.no_grad():
         raw = stock.vae.encode(stock.image_processor.preprocess(Image.open(path))).latent_dist.mode()
     mean, std = (torch.tensor(stock.vae.config[key]).view(1, -1, 1, 1) for key in ("latents_mean", "latents_std"))
-    ours = pipeline.encode_source(hybrid, read_image(path)).latents
+    ours = pipeline.encode_condition_image(hybrid, read_image(path)).latents
     torch.testing.assert_close(ours, (raw - mean) / std, atol=1e-5, rtol=1e-5)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from glmkit.errors import UserError
 from glmkit.generation import sampling as sampler
-from glmkit.generation.decoding import CodeWriter
+from glmkit.generation.decoding import PriorTokenDecoder
 from glmkit.generation.sampling import Sampling, draw, draw_by_kernels, filtered, uniforms
 from glmkit.generation.sequence import Grid, prompt_positions, training_batch, training_sequence
 from glmkit.models.autoregressive.model import AutoregressiveModel
@@ -26,7 +26,9 @@ def write(
 ) -> Tensor:
     positions = [prompt_positions(prompt, [], tiny.START) for prompt in prompts]
     uniforms_BN = torch.stack([uniforms(seed, TOKENS) for seed in seeds])
-    return CodeWriter(model or tiny.our_model()).write(prompts, positions, [PREVIEW, LARGE], uniforms_BN, sampling)
+    return PriorTokenDecoder(model or tiny.our_model()).write(
+        prompts, positions, [PREVIEW, LARGE], uniforms_BN, sampling
+    )
 
 
 def stock_probabilities(logits_BV: Tensor, sampling: Sampling) -> Tensor:
@@ -152,7 +154,7 @@ def test_likeliest_codes_of_an_edit_equal_stock_generate() -> None:
         suppress_tokens=list(range(tiny.CODES, 80)),
     )
     positions, order = [prompt_positions(prompt, [(3, 2)], tiny.START)], [LARGE]
-    ours = CodeWriter(tiny.our_model()).write([prompt], positions, order, torch.zeros(1, 24), Sampling(top_k=1))
+    ours = PriorTokenDecoder(tiny.our_model()).write([prompt], positions, order, torch.zeros(1, 24), Sampling(top_k=1))
     assert ours[0].tolist() == written[0, len(prompt) :].tolist()
 
 
@@ -174,7 +176,7 @@ def test_progress_counts_every_token() -> None:
     seen: list[tuple[int, int]] = []
     prompt = tiny.text_prompt(0, 3)
     order: list[Grid] = [(2, 2)]
-    CodeWriter(tiny.our_model()).write(
+    PriorTokenDecoder(tiny.our_model()).write(
         [prompt],
         [prompt_positions(prompt, [], tiny.START)],
         order,

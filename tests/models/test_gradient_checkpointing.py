@@ -28,20 +28,20 @@ def loss_of(module: Any, part: str, sources: bool) -> Tensor:
         return module(ids, torch.arange(24).expand(3, 2, 24)).square().mean()
     *given, size, crop = tiny_adapter.decoder_inputs()
     clean, prior = torch.ones_like(given[0]), torch.ones_like(given[3])
-    written = module.write_sources([(clean, prior, (64, 64))]) if sources else None
+    written = module.cache_condition_images([(clean, prior, (64, 64))]) if sources else None
     return module(*given, size, crop, written).square().mean()
 
 
 def gradients(model: Path, part: str, every: int, sources: bool, compile_: bool) -> tuple[list[Tensor], int]:
     """Of all adapters, random ones, with dropout; and how many tensors the backward pass was left."""
     torch.manual_seed(0)
-    module: Any = checkpoint.load_part(model, part)
+    module: Any = checkpoint.load_component(model, part)
     wrapped = lora.inject(module, Lora(rank=2, dropout=0.3, targets=TARGETS[part]))
     for name, value in wrapped.named_parameters():
         if "lora_B" in name:
             nn.init.normal_(value, std=0.3)
     stack: Any = module.language_model if part == "autoregressive" else module
-    stack.recompute_every = every
+    stack.gradient_checkpointing = every
     if compile_:
         for block in stack.layers if part == "autoregressive" else stack.transformer_blocks:
             block.compile(backend="aot_eager", dynamic=False)

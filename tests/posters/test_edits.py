@@ -80,7 +80,7 @@ def test_instructions_quote_exactly_what_is_written(split: Split) -> None:
     """By the published extraction, which the glyph encoder reads; an unchanged text must not be asked for again."""
     glyph = pytest.importorskip("glmkit.models.glyph.model")
     for edit in edits(split=split):
-        assert tuple(glyph.quoted_spans(edit.instruction)) == edit.written
+        assert tuple(glyph.quoted_texts(edit.instruction)) == edit.written
         assert len(edit.written) == len(edit.erased) == (edit.kind == "word")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from glmkit.models.glyph.model import quoted_spans
+from glmkit.models.glyph.model import quoted_texts
 from glmkit.posters import fonts
 from glmkit.posters.grammar import (
     ALL_COLOURS,
@@ -58,7 +58,7 @@ def test_published_quote_extraction_agrees() -> None:
     glyph = pytest.importorskip("glmkit.models.glyph.model")
     rng = random.Random(1)
     for scene in scenes(100):
-        assert tuple(glyph.quoted_spans(caption(scene, rng))) == scene.texts
+        assert tuple(glyph.quoted_texts(caption(scene, rng))) == scene.texts
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
@@ -130,7 +130,7 @@ def test_the_wide_world_writes_apostrophes_that_captions_can_quote() -> None:
     """The published rule takes what stands between two apostrophes for a text, so a caption holds at most one."""
     scenes = [scene_of(4, index, height=256, width=256, split="train", wide=1.0) for index in range(300)]
     assert 10 < sum("'" in scene.texts[0] for scene in scenes) < 45
-    assert all(quoted_spans(caption(scene, random.Random(1))) == list(scene.texts) for scene in scenes)
+    assert all(quoted_texts(caption(scene, random.Random(1))) == list(scene.texts) for scene in scenes)
 
 
 def test_the_wide_world_has_more_colours_and_frames() -> None:

@@ -48,14 +48,14 @@ def test_one_model_for_rows_that_can_share_it(
     monkeypatch.setattr(speed, "hold", lambda *given: (built.append(given[1].base), hold(*given)))
 
     def taking(loop: Any) -> Any:
-        peaks.append((loop.objective.trained.recompute_every, len(loop.batches[0]), loop.step))
+        peaks.append((loop.objective.trained.gradient_checkpointing, len(loop.batches[0]), loop.step))
         return take(loop)
 
     monkeypatch.setattr(speed.Loop, "take_step", taking)
     options = ["--model", str(tiny_model), "--size", "64x64", "--batch", "1", "2", "--recompute", "0", "1"]
     rows = rows_of(tmp_path / "rows.jsonl", *options, "--base", "auto", "fp8")
     assert built == ["auto", "fp8"]
-    assert [(row["recompute_every"], row["batch"]) for row in rows[:4]] == [(0, 1), (1, 1), (0, 2), (1, 2)]
+    assert [(row["gradient_checkpointing"], row["batch"]) for row in rows[:4]] == [(0, 1), (1, 1), (0, 2), (1, 2)]
     assert peaks[:8] == [(every, batch, step) for batch in (1, 2) for every in (0, 1) for step in (0, 1)]
 
 
@@ -192,7 +192,7 @@ def test_floors_of_the_published_sizes() -> None:
     """TFLOP a sample of LoRA on the published sizes: 51.2 for 1481 tokens, about 127 for 1024x1024 without glyphs."""
     with torch.device("meta"):
         parts: Any = {
-            part: checkpoint.build(part, checkpoint.PUBLISHED[checkpoint.PARTS[part].folder])
+            part: checkpoint.build(part, checkpoint.PUBLISHED[checkpoint.COMPONENTS[part].folder])
             for part in ("autoregressive", "decoder")
         }
     hybrid = cast(HybridModel, SimpleNamespace(**parts))
@@ -203,7 +203,7 @@ def test_floors_of_the_published_sizes() -> None:
     weights, attention = 30 * 12 * 4096**2 * 2 * 4096 * 2, 30 * 4 * 4096 * 4096**2
     edit = speed.Job("decoder", 1024, 1024, 1, edits=True)
     assert speed.operations(hybrid, edit, 4096) == pytest.approx(2 * weights + 3.5 * 3 * attention, rel=0.001)
-    again = speed.Job("decoder", 1024, 1024, 1, recompute_every=1)
+    again = speed.Job("decoder", 1024, 1024, 1, gradient_checkpointing=1)
     assert speed.operations(hybrid, again, 4096) / speed.operations(hybrid, pixels, 4096) == pytest.approx(
         1.45, abs=0.02
     )

@@ -205,7 +205,7 @@ def test_preserving_is_the_same_however_memory_is_spent(tiny_model: Path, images
     gradients = []
     for offload, every in ((False, 0), (False, 1), (True, 1)):
         lora = {"rank": 2, "targets": [TARGETS[stage]], "offload": offload}
-        settings = {**STAGE, "method": "lora", "lora": lora, "preserve": 3.0, "recompute_every": every}
+        settings = {**STAGE, "method": "lora", "lora": lora, "preserve": 3.0, "gradient_checkpointing": every}
         given, _ = objective_of(
             stage,
             STAGES[stage].model_validate(settings),

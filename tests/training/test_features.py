@@ -68,7 +68,7 @@ def test_large_ids_are_those_of_a_source_image(hybrid: HybridModel, images: data
     """The same file through the published path of an edit: PIL, the processor's resize, the encoder."""
     found = cache.large_cache(hybrid, images, cache.Keeper(CPU))
     for index, (width, height) in enumerate(SIZES):
-        source = pipeline.encode_source(hybrid, Image.open(folder / f"{index}.png"))
+        source = pipeline.encode_condition_image(hybrid, Image.open(folder / f"{index}.png"))
         assert source.size == (height, width), "the bounds keep this size"
         assert found[[index]].shape[1:] == grids(height, width).large
         assert agreement(found[[index]][0], source.codes) >= 0.97
@@ -79,7 +79,7 @@ def test_preview_ids(hybrid: HybridModel, images: data.FileImages, folder: Path)
     found = cache.preview_cache(hybrid, images, cache.Keeper(CPU))
     for index, (width, height) in enumerate(SIZES):
         rows, columns = grids(height, width).preview
-        settings = hybrid.source_settings
+        settings = hybrid.condition_image_settings
         pixels = prepare(Image.open(folder / f"{index}.png"), (rows * 16, columns * 16), settings.mean, settings.std)
         assert agreement(found[[index]][0], hybrid.semantic_vq.encode(pixels[None])[0]) >= 0.97
     assert found[[0]].shape == (1, 16, 16) and found[[1]].shape == (1, 22, 11)
@@ -87,7 +87,7 @@ def test_preview_ids(hybrid: HybridModel, images: data.FileImages, folder: Path)
 
 @torch.no_grad()
 def test_latents_are_the_normalised_distribution_of_stock(hybrid: HybridModel, images: data.FileImages) -> None:
-    stock = tiny_checkpoint.stock_pipeline(hybrid.folder).vae
+    stock = tiny_checkpoint.diffusers_pipeline(hybrid.folder).vae
     found = cache.latent_cache(hybrid, images, cache.Keeper(CPU))
     for index in range(len(SIZES)):
         posterior = stock.encode(images.pixels([index], CPU)).latent_dist

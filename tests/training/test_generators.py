@@ -67,7 +67,7 @@ def stock_nats(
     prompt = pipeline.prompt_tokenizer(hybrid.folder).text_to_image(images.captions[index], *images.sizes[index])
     grids_in_order = [codes for codes in (preview, large) if codes.numel()]
     sequence = training_sequence(prompt, grids_in_order, hybrid.autoregressive.config)
-    model = tiny_checkpoint.stock_pipeline(hybrid.folder).vision_language_encoder
+    model = tiny_checkpoint.diffusers_pipeline(hybrid.folder).vision_language_encoder
     hidden = model.model.language_model(
         input_ids=sequence.ids_T[None], position_ids=sequence.positions_3T[:, None]
     ).last_hidden_state
@@ -160,7 +160,7 @@ def stock_error(
     `noise` 2 C h w: what is mixed into the latents, and what they deviate by from their mean, in standard deviations.
     """
     noise, own = noise
-    stock = tiny_checkpoint.stock_pipeline(hybrid.folder)
+    stock = tiny_checkpoint.diffusers_pipeline(hybrid.folder)
     pixels, (height, width) = images.pixels([index], CPU), images.sizes[index]
     posterior = stock.vae.encode(pixels).latent_dist
     raw = posterior.mode() + posterior.std * own
@@ -407,7 +407,7 @@ def test_the_loss_of_an_edit_is_on_what_generation_writes(hybrid: HybridModel, e
         nats = []
         for row, index in enumerate(indices):
             request = as_request(edits[0], index, tmp_path)
-            ((source,),) = pipeline.encode_sources(hybrid, [request])
+            ((source,),) = pipeline.encode_condition_images(hybrid, [request])
             tokenizer = pipeline.prompt_tokenizer(hybrid.folder)
             prompt = tokenizer.edit(request.prompt, [source.codes], request.height, request.width)
             target = cache.large_ids(hybrid.semantic_vq, edits[0].pixels([index], CPU))[0]
@@ -416,7 +416,7 @@ def test_the_loss_of_an_edit_is_on_what_generation_writes(hybrid: HybridModel, e
             length = len(sequence.ids_T)
             assert torch.equal(ids_BT[row, :length], sequence.ids_T)
             assert torch.equal(positions_3BT[:, row, :length], sequence.positions_3T)
-            model = tiny_checkpoint.stock_pipeline(hybrid.folder).vision_language_encoder
+            model = tiny_checkpoint.diffusers_pipeline(hybrid.folder).vision_language_encoder
             hidden = model.model.language_model(
                 input_ids=sequence.ids_T[None], position_ids=sequence.positions_3T[:, None]
             ).last_hidden_state
@@ -456,7 +456,7 @@ def stock_edit_error(hybrid: HybridModel, images: data.Images, index: int, noise
     """`stock_error` of an edit: its source written at timestep 0 into stock's cache, which the target reads."""
     from diffusers.models.transformers.transformer_glm_image import GlmImageKVCache
 
-    transformer = tiny_checkpoint.stock_pipeline(hybrid.folder).transformer
+    transformer = tiny_checkpoint.diffusers_pipeline(hybrid.folder).transformer
     source, (height, width) = images.sources[index], images.sizes[index]
     pixels = images.pixels([source], CPU)
     codes = cache.large_ids(hybrid.semantic_vq, pixels)
@@ -521,13 +521,13 @@ def test_the_gradient_goes_through_the_source(tiny_model: Path, edits: Any) -> N
     objective = decoder(hybrid, edits)
     keys = hybrid.decoder.transformer_blocks[0].attn1.to_k.weight
     whole = torch.autograd.grad(objective.loss([1, 3], seeded(7))[0], keys)[0]
-    write = objective.decoder.write_sources
+    write = objective.decoder.cache_condition_images
 
     def constant(sources: Any) -> Any:
         with torch.no_grad():
             return write(sources)
 
-    objective.decoder.write_sources = constant  # type: ignore[method-assign]
+    objective.decoder.cache_condition_images = constant  # type: ignore[method-assign]
     partial = torch.autograd.grad(objective.loss([1, 3], seeded(7))[0], keys)[0]
     assert (whole - partial).norm() > 0.01 * whole.norm()
 

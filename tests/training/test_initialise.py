@@ -50,7 +50,7 @@ def test_stock_classes_read_the_configs(folder: Path) -> None:
     from transformers import GlmImageConfig
 
     stock = GlmImageTransformer2DModel.from_config(GlmImageTransformer2DModel.load_config(folder / "transformer"))
-    ours = checkpoint.new_part(folder, "decoder").state_dict()
+    ours = checkpoint.new_component(folder, "decoder").state_dict()
     assert {name: value.shape for name, value in stock.state_dict().items()} == {n: v.shape for n, v in ours.items()}
     assert GlmImageConfig.from_pretrained(folder / "vision_language_encoder").vq_config.num_embeddings == 1024
 
@@ -65,7 +65,7 @@ def test_it_does_nothing_twice(folder: Path) -> None:
 def test_a_fresh_decoder_predicts_nothing_yet(folder: Path) -> None:
     """adaLN-Zero: every block leaves its input as it is, the output is zero, and all other layers are not."""
     torch.manual_seed(0)
-    decoder = initialise.fresh_part(folder, "decoder")
+    decoder = initialise.fresh_component(folder, "decoder")
     size = torch.tensor([[64.0, 64.0]])
     given = (torch.randn(1, 16, 8, 8), torch.randn(1, 3, 192), None, torch.zeros(1, 16, dtype=torch.long))
     times = torch.tensor([300.0])
@@ -81,7 +81,7 @@ def test_fresh_weights_follow_the_seed(folder: Path) -> None:
         states = []
         for seed in (0, 0, 1):
             torch.manual_seed(seed)
-            states.append(initialise.fresh_part(folder, part).state_dict())
+            states.append(initialise.fresh_component(folder, part).state_dict())
         name = next(name for name, value in states[0].items() if value.ndim == 2)
         assert torch.equal(states[0][name], states[1][name]) and not torch.equal(states[0][name], states[2][name])
         assert states[0][name].std() == pytest.approx(0.02, rel=0.1)

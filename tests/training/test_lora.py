@@ -46,7 +46,7 @@ def ours(decoder: torch.nn.Module) -> Tensor:
 
 def trained(model: Path, settings: Lora) -> torch.nn.Module:
     """A decoder whose adapters are no longer zero."""
-    wrapped = lora.inject(checkpoint.load_part(model, "decoder"), settings)
+    wrapped = lora.inject(checkpoint.load_component(model, "decoder"), settings)
     torch.manual_seed(1)
     with torch.no_grad():
         for name, parameter in wrapped.named_parameters():
@@ -56,7 +56,7 @@ def trained(model: Path, settings: Lora) -> torch.nn.Module:
 
 
 def test_only_the_targets_are_trained(tiny_model: Path) -> None:
-    decoder = checkpoint.load_part(tiny_model, "decoder")
+    decoder = checkpoint.load_component(tiny_model, "decoder")
     before = ours(decoder)
     wrapped = lora.inject(decoder, Lora(rank=3, alpha=5, targets=("to_q", "ff.net.2")))
     names = [name for name, parameter in wrapped.named_parameters() if parameter.requires_grad]
@@ -68,7 +68,7 @@ def test_only_the_targets_are_trained(tiny_model: Path) -> None:
 
 @pytest.mark.parametrize(("target", "guess"), [("to_qq", "to_q"), ("ff.net.0", "ff.net."), ("to_out", "to_out.0")])
 def test_an_unknown_target_names_the_nearest(tiny_model: Path, target: str, guess: str) -> None:
-    decoder = checkpoint.load_part(tiny_model, "decoder")
+    decoder = checkpoint.load_component(tiny_model, "decoder")
     with pytest.raises(UserError) as caught:
         lora.inject(decoder, Lora(targets=("to_q", target)))
     assert repr(target) in str(caught.value) and f"did you mean '{guess}" in str(caught.value)
@@ -77,7 +77,7 @@ def test_an_unknown_target_names_the_nearest(tiny_model: Path, target: str, gues
 
 def test_a_target_far_from_every_name(tiny_model: Path) -> None:
     with pytest.raises(UserError) as caught:
-        lora.inject(checkpoint.load_part(tiny_model, "decoder"), Lora(targets=("zzzzzz",)))
+        lora.inject(checkpoint.load_component(tiny_model, "decoder"), Lora(targets=("zzzzzz",)))
     assert "None" not in str(caught.value) and "to_q" in str(caught.value)
 
 
@@ -87,7 +87,7 @@ def test_stock_diffusers_draws_the_same(tiny_model: Path, tmp_path: Path, rank: 
     settings = Lora(rank=rank, alpha=alpha, targets=TARGETS)
     wrapped = trained(tiny_model, settings)
     lora.save(wrapped, tmp_path / "ad" / "decoder", "decoder", tiny_model)
-    stock = tiny_checkpoint.stock_pipeline(tiny_model).transformer
+    stock = tiny_checkpoint.diffusers_pipeline(tiny_model).transformer
     latents, glyph, prior, keep, timestep, size, crop = decoder_inputs()
     stock.load_lora_adapter(tmp_path / "ad" / "decoder", weight_name=lora.DIFFUSERS_FILE)
     with torch.no_grad():
@@ -124,7 +124,7 @@ def test_files(tiny_model: Path, tmp_path: Path) -> None:
 
 
 def test_the_autoregressive_adapter(tiny_model: Path, tmp_path: Path) -> None:
-    model = checkpoint.load_part(tiny_model, "autoregressive")
+    model = checkpoint.load_component(tiny_model, "autoregressive")
     wrapped = lora.inject(model, Lora(rank=2, alpha=4, targets=("q_proj", "gate_up_proj")))
     torch.manual_seed(1)
     with torch.no_grad():
@@ -145,7 +145,7 @@ def test_the_autoregressive_adapter(tiny_model: Path, tmp_path: Path) -> None:
 def test_dora(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Lengths and directions are learnt, saved, and drawn with by PEFT, stock diffusers and the merged weights alike;
     ComfyUI's keys have no word for lengths."""
-    wrapped = lora.inject(checkpoint.load_part(tiny_model, "decoder"), Lora(rank=2, targets=TARGETS, dora=True))
+    wrapped = lora.inject(checkpoint.load_component(tiny_model, "decoder"), Lora(rank=2, targets=TARGETS, dora=True))
     plain = ours(wrapped.get_base_model())  # type: ignore[operator]
     optimizer = torch.optim.AdamW([value for value in wrapped.parameters() if value.requires_grad], lr=0.05)
     latents, glyph, *others = decoder_inputs()
@@ -164,7 +164,7 @@ def test_dora(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     hybrid = HybridModel(tiny_model)
     adapter.apply_adapter(hybrid, tmp_path / "ad")
     torch.testing.assert_close(ours(hybrid.decoder), learnt, atol=1e-4, rtol=0)
-    stock = tiny_checkpoint.stock_pipeline(tiny_model).transformer
+    stock = tiny_checkpoint.diffusers_pipeline(tiny_model).transformer
     stock.load_lora_adapter(folder, weight_name=lora.DIFFUSERS_FILE)
     prior, keep, timestep, size, crop = others
     with torch.no_grad():

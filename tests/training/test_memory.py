@@ -56,7 +56,7 @@ def peaks(name: str, *places: str, **changes: Any) -> tuple[float, float]:
 
 @pytest.mark.parametrize(("name", "every"), list(MOST))
 def test_a_step_takes_no_more_memory(name: str, every: int) -> None:
-    found, told = peaks(name, recompute_every=every)
+    found, told = peaks(name, gradient_checkpointing=every)
     assert 0.9 * MOST[name, every] < found < 1.1 * MOST[name, every]
     assert told == pytest.approx(found, rel=0.25)
 

@@ -24,14 +24,14 @@ LORA: dict[str, Any] = {"method": "lora", "steps": 2, "batch_size": 2, "learning
 def loaded(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
     """Weak references to every part that is loaded, by its name."""
     seen: dict[str, list[Any]] = {}
-    load = checkpoint.load_part
+    load = checkpoint.load_component
 
     def noting(folder: Path, part: str, *rest: Any) -> nn.Module:
         module = load(folder, part, *rest)
         seen.setdefault(part, []).append(weakref.ref(module))
         return module
 
-    monkeypatch.setattr(checkpoint, "load_part", noting)
+    monkeypatch.setattr(checkpoint, "load_component", noting)
     return seen
 
 

@@ -40,7 +40,7 @@ def test_a_model_without_memory_keeps_what_a_real_one_keeps(
     found = []
     for device in ("meta", "cpu"):
         with torch.device(device):
-            parts: dict[str, Any] = {part: checkpoint.new_part(checkpoint.NANO, part) for part in NEEDS[name]}
+            parts: dict[str, Any] = {part: checkpoint.new_component(checkpoint.NANO, part) for part in NEEDS[name]}
             for part in parts.values():
                 part.requires_grad_(False)
             lora.inject(parts[name], settings)
@@ -58,7 +58,7 @@ class Unchanged(nullcontext[None]):
 
 def test_trained_parameters_are_those_of_the_adapter() -> None:
     (told,) = plan.plan(recipe("decoder_lora"), data.FileImages(ROOT / "data/posters/held_out"), CPU)
-    module = checkpoint.load_part(checkpoint.NANO, "decoder")
+    module = checkpoint.load_component(checkpoint.NANO, "decoder")
     total = plan.count(module)
     stage = recipe("decoder_lora").decoder
     assert stage is not None and stage.lora is not None
@@ -73,7 +73,7 @@ def test_blocks_that_wait_elsewhere_are_not_counted() -> None:
     changes: list[list[str]] = [[], ["decoder.lora.offload=true"]]
     here, away = (plan.plan(recipe("decoder_lora", *change), images, CPU)[0].weights for change in changes)
     with torch.device("meta"):
-        saved = offload.bytes_saved(checkpoint.new_part(checkpoint.NANO, "decoder"), "auto", 4)
+        saved = offload.bytes_saved(checkpoint.new_component(checkpoint.NANO, "decoder"), "auto", 4)
     assert here - away == saved > here / 2
 
 

@@ -72,10 +72,12 @@ def gradients(
 ) -> dict[str, Tensor]:
     """Of the decoder's adapters after one batch, under the autocast of a GPU where the base is in bfloat16."""
     settings = Lora.model_validate({**LORA, "base": base, "offload": offload})
-    stage = DecoderStage(method="lora", steps=1, batch_size=2, learning_rate=1e-3, lora=settings, recompute_every=every)
+    stage = DecoderStage(
+        method="lora", steps=1, batch_size=2, learning_rate=1e-3, lora=settings, gradient_checkpointing=every
+    )
     images = data.FileImages(posters / "train"), data.FileImages(posters / "held_out")
     hybrid = HybridModel(model)
-    hybrid.decoder = checkpoint.load_part(model, "decoder", CPU, dtype).requires_grad_(False)
+    hybrid.decoder = checkpoint.load_component(model, "decoder", CPU, dtype).requires_grad_(False)
     torch.manual_seed(0)
     objective, wrapped = objective_of("decoder", stage, hybrid, images, cache.Keeper(CPU))
     assert wrapped is not None
@@ -122,7 +124,7 @@ def test_the_trained_part_comes_when_the_encoders_have_left(
     load = HybridModel._load
 
     def loading(hybrid: HybridModel, part: str) -> Any:
-        together.append({part, *(other for other in checkpoint.PARTS if other in vars(hybrid))})
+        together.append({part, *(other for other in checkpoint.COMPONENTS if other in vars(hybrid))})
         return load(hybrid, part)
 
     monkeypatch.setattr(HybridModel, "_load", loading)
@@ -156,7 +158,7 @@ def test_what_is_held_how(tiny_model: Path) -> None:
 def test_bytes_are_told_before_anything_is_quantised(base: str) -> None:
     needed(base)
     with torch.device("meta"):
-        told = frozen.matrix_bytes(checkpoint.new_part(checkpoint.NANO, "decoder"), base, 4)
+        told = frozen.matrix_bytes(checkpoint.new_component(checkpoint.NANO, "decoder"), base, 4)
     module = HybridModel(checkpoint.NANO).decoder
     names = {name for name, _ in frozen.matrices(module)}
     frozen.quantise(module, base)

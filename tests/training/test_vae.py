@@ -40,7 +40,7 @@ def test_loss(tiny_model: Path) -> None:
     stage: dict[str, float] = {"text_weight": 3.0, "edge_weight": 0.7, "kl_weight": 0.01}
     loss, shown = objective(hybrid, posters, posters, **stage).loss([2, 0], torch.Generator().manual_seed(4))
 
-    vae = tiny_checkpoint.stock_pipeline(tiny_model).vae
+    vae = tiny_checkpoint.diffusers_pipeline(tiny_model).vae
     pixels, mask = posters.pixels([2, 0], CPU), posters.text_mask([2, 0], CPU)
     posterior = vae.encode(pixels).latent_dist
     noise = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(4))
@@ -80,7 +80,7 @@ def test_held_out_and_statistics(tiny_model: Path, posters: Path) -> None:
     hybrid = HybridModel(tiny_model)
     train, held_out = data.FileImages(posters / "train"), data.FileImages(posters / "held_out")
     stage = objective(hybrid, train, held_out)
-    vae = tiny_checkpoint.stock_pipeline(tiny_model).vae
+    vae = tiny_checkpoint.diffusers_pipeline(tiny_model).vae
 
     def drawn(pixels: torch.Tensor) -> torch.Tensor:
         return vae.decode(vae.encode(pixels).latent_dist.mode()).sample.clamp(-1, 1)

@@ -1,5 +1,5 @@
-"""A decoding step of few rows by the kernels of `glmkit.models.autoregressive.kernels`: eight launches a layer, none of them compiled
-by torch. The result is that of `AutoregressiveModel.decode` but for rounding, and a row's is the same bit for bit
+"""A decoding step of few rows by the kernels of `glmkit.models.autoregressive.kernels`: eight launches per layer, none of
+them compiled by torch. The result is that of `AutoregressiveModel.decode` but for rounding, and a row's is the same bit for bit
 whatever the number of rows: `ORDER` says in which order sums are made, `PLANS` only how the work is shared out.
 
 Both come from measurements on an H200 (`benchmarks/ar_kernels.py`).

@@ -11,8 +11,8 @@ A step of few rows computes little and reads all weights, so nothing else may wa
 With EARLY a kernel may start while the one before is still running (programmatic dependent launch): it waits in `_wait`
 before it touches what others made, and a product asks for the first of its weights meanwhile.
 
-Every value is rounded to the model's type where the PyTorch code of `glmkit.models.autoregressive.model` rounds it, sums are
-float32. Nothing depends on the order in which programs run, and no value of a row on the number of rows. So `rows` is
+Every value is rounded to the model's type where the PyTorch code of `glmkit.models.autoregressive.model` rounds it,
+sums are float32. Nothing depends on the order in which programs run, and no value of a row on the number of rows. So `rows` is
 nowhere specialized: Triton would make other kernels for 1 and for multiples of 16, which may sum in another order.
 
 Shapes: B rows, K inputs and N outputs of a product, D head size, P parts of the cache, S parts of a product's sum.

@@ -320,7 +320,7 @@ class LanguageModel(nn.Module):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
         self.norm = RmsNorm(config.hidden_size, config.rms_norm_eps)
-        self.recompute_every = 0  # see `recompute.through`
+        self.gradient_checkpointing = 0  # see `recompute.through`
 
     def forward(
         self,
@@ -332,7 +332,7 @@ class LanguageModel(nn.Module):
         x_BTD = self.embed_tokens(ids_BT)
         for index, layer in enumerate(self.layers):
             own = None if cache is None else cache.layer(index)
-            x_BTD = through(layer, index, self.recompute_every, x_BTD, table, own, shared)
+            x_BTD = through(layer, index, self.gradient_checkpointing, x_BTD, table, own, shared)
         return self.norm(x_BTD)
 
 

@@ -28,7 +28,7 @@ from glmkit.models.checkpoint import weights
 from glmkit.models.hybrid import HybridModel
 
 CARD = "glmkit_adapter.json"
-PARTS = ("decoder", "autoregressive", "glyph")
+ADAPTABLE = ("decoder", "autoregressive", "glyph")
 PROBED = 16
 # Keys that libraries write into a config without changing the model.
 VOLATILE = {"_diffusers_version", "_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}
@@ -76,22 +76,22 @@ def write_base(adapter: Path, part: str, base: Path) -> None:
     write_json(adapter / CARD, card)
 
 
-def parts_of(folder: Path) -> dict[str, Path]:
+def components_of(folder: Path) -> dict[str, Path]:
     """The parts that an adapter folder adapts, and where each one's files are. UserError when it has none."""
     if (folder / CARD).is_file():
         return {read_json(folder / CARD)["part"]: folder}
-    found = {part: folder / part for part in PARTS if (folder / part / "adapter_config.json").is_file()}
+    found = {part: folder / part for part in ADAPTABLE if (folder / part / "adapter_config.json").is_file()}
     if not found:
         raise UserError(
             f"{folder} is not an adapter folder" if folder.exists() else f"adapter folder {folder} does not exist",
-            fix=f"a folder with {', '.join(PARTS)} in it, as glmkit finetune writes it (RUN/adapter), or one of these",
+            fix=f"a folder with {', '.join(ADAPTABLE)} in it, as glmkit finetune writes it (RUN/adapter), or one of these",
         )
     return found
 
 
 def check_adapter(model: Path, folder: Path) -> None:
     """UserError unless every part of the adapter was trained on this model and its files are whole."""
-    for part, where in parts_of(folder).items():
+    for part, where in components_of(folder).items():
         if not (where / CARD).is_file():
             raise UserError(f"{where} has no {CARD}, so its base model is unknown", fix="an adapter of glmkit finetune")
         card = read_json(where / CARD)
@@ -121,7 +121,7 @@ def merged(module: torch.nn.Module, part: str, adapter: Adapter) -> torch.nn.Mod
     from peft import PeftModel
     from peft.tuners.lora import LoraLayer
 
-    where = parts_of(adapter.folder).get(part)
+    where = components_of(adapter.folder).get(part)
     if where is None:
         return module
     check_weight(where, adapter.weight)
@@ -141,6 +141,6 @@ def apply_adapter(hybrid: HybridModel, given: Path | str, parts: Iterable[str] |
     """
     adapter = Adapter.parse(str(given))
     check_adapter(hybrid.folder, adapter.folder)
-    for part in parts_of(adapter.folder) if parts is None else parts:
+    for part in components_of(adapter.folder) if parts is None else parts:
         setattr(hybrid, part, merged(getattr(hybrid, part), part, adapter))
     hybrid.adapters = (*hybrid.adapters, str(given))

@@ -28,7 +28,7 @@ DEFAULTS = defaults.FILE
 
 
 @dataclass(frozen=True)
-class Part:
+class Component:
     """One of our modules: its folder, the stem of its weight files, and (published, ours) prefixes of its names."""
 
     folder: str
@@ -49,16 +49,16 @@ class Part:
         raise KeyError(name)
 
 
-PARTS = {
-    "autoregressive": Part(
+COMPONENTS = {
+    "autoregressive": Component(
         "vision_language_encoder", "model", (("model.language_model.", "language_model."), ("lm_head.", "lm_head."))
     ),
-    "semantic_vq": Part(
+    "semantic_vq": Component(
         "vision_language_encoder", "model", (("model.visual.", "visual."), ("model.vqmodel.", "vqmodel."))
     ),
-    "decoder": Part("transformer", "diffusion_pytorch_model", (("", ""),)),
-    "glyph": Part("text_encoder", "model", (("", "encoder."),)),
-    "vae": Part("vae", "diffusion_pytorch_model", (("", "autoencoder."),)),
+    "decoder": Component("transformer", "diffusion_pytorch_model", (("", ""),)),
+    "glyph": Component("text_encoder", "model", (("", "encoder."),)),
+    "vae": Component("vae", "diffusion_pytorch_model", (("", "autoencoder."),)),
 }
 # Rows of `describe`: (row, part, prefix of our names).
 ROWS = (
@@ -86,7 +86,7 @@ SMALL_FOLDERS = {
 }
 
 
-def resolve(model: str | Path, parts: Iterable[str] = tuple(PARTS)) -> Path:
+def resolve(model: str | Path, parts: Iterable[str] = tuple(COMPONENTS)) -> Path:
     """The folder of a model given as "nano", "glm-image", a folder, or a hub id (`owner/name`, downloaded and cached).
 
     Only the folders that `parts` need are downloaded. UserError for anything else, with the nearest known name.
@@ -124,7 +124,7 @@ def _download(hub_id: str, parts: Iterable[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    folders = {PARTS[part].folder for part in parts}.union(*(SMALL_FOLDERS.get(part, ()) for part in parts))
+    folders = {COMPONENTS[part].folder for part in parts}.union(*(SMALL_FOLDERS.get(part, ()) for part in parts))
     patterns = [INDEX, DEFAULTS, *(f"{folder}/*" for folder in sorted(folders))]
     try:
         return _model_folder(Path(snapshot_download(hub_id, allow_patterns=patterns)))
@@ -139,7 +139,7 @@ def _download(hub_id: str, parts: Iterable[str]) -> Path:
 
 def config(folder: Path, part: str) -> dict[str, Any]:
     """The published config.json that describes a part."""
-    return dict(read_json(folder / PARTS[part].folder / "config.json"))
+    return dict(read_json(folder / COMPONENTS[part].folder / "config.json"))
 
 
 def build(part: str, settings: Mapping[str, Any], tokenizer: Path | None = None) -> nn.Module:
@@ -149,9 +149,9 @@ def build(part: str, settings: Mapping[str, Any], tokenizer: Path | None = None)
 
         return AutoregressiveModel(AutoregressiveConfig.from_dict(dict(settings)))
     if part == "semantic_vq":
-        from glmkit.models.semantic_vq.model import SemanticConfig, SemanticTokenizer
+        from glmkit.models.semantic_vq.model import SemanticTokenizer, SemanticVqConfig
 
-        return SemanticTokenizer(SemanticConfig.from_dict(dict(settings)))
+        return SemanticTokenizer(SemanticVqConfig.from_dict(dict(settings)))
     if part == "decoder":
         from glmkit.models.decoder.model import DecoderConfig, DiffusionDecoder
 
@@ -169,15 +169,15 @@ def build(part: str, settings: Mapping[str, Any], tokenizer: Path | None = None)
         from glmkit.models.vae.model import Vae
 
         return Vae(AutoencoderKL.from_config(dict(settings)))
-    raise errors.unknown("part", part, PARTS)
+    raise errors.unknown("part", part, COMPONENTS)
 
 
-def new_part(folder: Path, part: str) -> nn.Module:
+def new_component(folder: Path, part: str) -> nn.Module:
     """A part with the folder's config and fresh weights (torch's global generator), float32 on the CPU."""
     return build(part, config(folder, part), folder / "tokenizer")
 
 
-def load_part(
+def load_component(
     folder: Path, part: str, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
 ) -> nn.Module:
     """One part with its weights, in eval mode. `dtype` None is float32.
@@ -187,7 +187,7 @@ def load_part(
     """
     import torch
 
-    spec = PARTS[part]
+    spec = COMPONENTS[part]
     with torch.device("meta"):
         module = build(part, config(folder, part), folder / "tokenizer")
     stored = contents(folder, part)
@@ -219,7 +219,7 @@ def finish(part: str, module: nn.Module) -> nn.Module:
 
 def contents(folder: Path, part: str) -> dict[str, weights.Stored]:
     """The stored tensors of one part, by published name."""
-    spec = PARTS[part]
+    spec = COMPONENTS[part]
     return {
         name: e for name, e in weights.contents(folder / spec.folder, spec.stem).items() if spec.ours(name) is not None
     }
@@ -227,7 +227,7 @@ def contents(folder: Path, part: str) -> dict[str, weights.Stored]:
 
 def _check(folder: Path, part: str, module: nn.Module, stored: Mapping[str, weights.Stored]) -> None:
     """UserError unless the stored names and shapes are exactly those of the module."""
-    spec = PARTS[part]
+    spec = COMPONENTS[part]
     expected = {spec.theirs(TIED.get(name, name)): tuple(value.shape) for name, value in module.state_dict().items()}
     untied = {spec.theirs(copy): spec.theirs(source) for copy, source in TIED.items()} if part == "glyph" else {}
     given = {untied.get(name, name): entry for name, entry in stored.items()}
@@ -251,7 +251,7 @@ def _check(folder: Path, part: str, module: nn.Module, stored: Mapping[str, weig
             )
 
 
-def save_part(
+def save_component(
     folder: Path,
     part: str,
     module: nn.Module,
@@ -262,7 +262,7 @@ def save_part(
 
     The other part of a shared folder is kept: its tensors are carried over from the files that are replaced.
     """
-    spec = PARTS[part]
+    spec = COMPONENTS[part]
     where = folder / spec.folder
     if not (where / "config.json").is_file():
         raise UserError(f"{where} has no config.json", fix="write the configs first (checkpoint.create)")
@@ -315,7 +315,9 @@ def describe(model: str | Path) -> list[Row]:
     folder = resolve(model)
     rows = []
     for row, part, prefix in ROWS:
-        entries = [e for name, e in contents(folder, part).items() if str(PARTS[part].ours(name)).startswith(prefix)]
+        entries = [
+            e for name, e in contents(folder, part).items() if str(COMPONENTS[part].ours(name)).startswith(prefix)
+        ]
         rows.append(Row(row, sum(entry.numel for entry in entries), sum(entry.bytes for entry in entries)))
     return rows
 
@@ -324,7 +326,7 @@ def _describe_published() -> list[Row]:
     import torch
 
     with torch.device("meta"):
-        modules = {part: build(part, PUBLISHED[spec.folder]) for part, spec in PARTS.items()}
+        modules = {part: build(part, PUBLISHED[spec.folder]) for part, spec in COMPONENTS.items()}
     rows = []
     for row, part, prefix in ROWS:
         counts = [

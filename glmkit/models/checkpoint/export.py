@@ -25,7 +25,7 @@ from glmkit.errors import UserError
 from glmkit.files import atomic_path, explained, read_json
 from glmkit.models.checkpoint import components as checkpoint
 from glmkit.models.checkpoint import weights
-from glmkit.models.checkpoint.adapters import Adapter, check_adapter, check_weight, merged, parts_of
+from glmkit.models.checkpoint.adapters import Adapter, check_adapter, check_weight, components_of, merged
 
 PREFIXES = {"diffusers": "transformer.", "comfyui": "diffusion_model."}
 PEFT_PREFIX = "base_model.model."
@@ -39,7 +39,7 @@ def export(adapter: Adapter, style: str, out: Path) -> int:
 
     Returns the number of layers. The file is read back and compared with the adapter before it gets its name.
     """
-    parts = parts_of(adapter.folder)
+    parts = components_of(adapter.folder)
     if "decoder" not in parts:
         raise UserError(
             f"{adapter.folder} does not adapt the decoder",
@@ -106,7 +106,7 @@ def merge(model: str | Path, adapters: Sequence[Adapter], out: Path) -> list[str
         raise UserError(f"{out} exists", fix="--out with a folder that does not exist yet")
     for adapter in adapters:
         check_adapter(base, adapter.folder)
-    parts = sorted({part for adapter in adapters for part in parts_of(adapter.folder)})
+    parts = sorted({part for adapter in adapters for part in components_of(adapter.folder)})
     unfinished = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
         with explained(out):
@@ -120,13 +120,13 @@ def merge(model: str | Path, adapters: Sequence[Adapter], out: Path) -> list[str
 
 
 def _merge_part(base: Path, part: str, adapters: Sequence[Adapter], out: Path) -> None:
-    module = checkpoint.load_part(base, part)
+    module = checkpoint.load_component(base, part)
     for adapter in adapters:
         module = merged(module, part, adapter)
     stored = {entry.dtype for entry in checkpoint.contents(base, part).values()}
     dtype = DTYPES.get(stored.pop()) if len(stored) == 1 else None
-    checkpoint.save_part(out, part, module, dtype)
-    back = checkpoint.load_part(out, part).state_dict()
+    checkpoint.save_component(out, part, module, dtype)
+    back = checkpoint.load_component(out, part).state_dict()
     for name, tensor in module.state_dict().items():
         expected = tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor
         if not torch.equal(back[name], expected.to(back[name].dtype)):

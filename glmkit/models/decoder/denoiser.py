@@ -20,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from glmkit.models.compiling import compiled
 from glmkit.models.cpu_threads import each
-from glmkit.models.decoder.model import Block, DiffusionDecoder, KeyValue, SourceCache, rotary_table
+from glmkit.models.decoder.model import Block, ConditionCache, DiffusionDecoder, KeyValue, rotary_table
 from glmkit.models.devices import triton_runs
 
 # Image tokens that a GPU works on together; more fill it no better. A CPU takes one row at a time.
@@ -38,7 +38,7 @@ class Row:
 
     glyph: Tensor
     prior: Tensor | None
-    sources: SourceCache | None = None
+    sources: ConditionCache | None = None
 
 
 @dataclass(frozen=True)
@@ -154,16 +154,18 @@ class Denoiser:
         return self.decoder.prior_embedding(codes, torch.ones_like(codes[:, 0], dtype=torch.bool))[0]
 
 
-def source_cache(
+def cache_condition_images(
     decoder: DiffusionDecoder, sources: Sequence[tuple[Tensor, Tensor, tuple[int, int]]], compile_blocks: bool = False
-) -> SourceCache:
-    """`decoder.write_sources(sources)`; with `compile_blocks`, and without gradients, by kernels of our own where they
+) -> ConditionCache:
+    """`decoder.cache_condition_images(sources)`; with `compile_blocks`, and without gradients, by kernels of our own where they
     run."""
     kernels = _kernels_for(decoder) if compile_blocks else None
     if kernels is None:
-        return decoder.write_sources(sources)
+        return decoder.cache_condition_images(sources)
     with best_attention(decoder.proj_out.weight.device):
-        return SourceCache.join([_written(decoder, kernels, *decoder.source_inputs(*source)) for source in sources])
+        return ConditionCache.join(
+            [_written(decoder, kernels, *decoder.condition_image_inputs(*source)) for source in sources]
+        )
 
 
 def _written(
@@ -173,7 +175,7 @@ def _written(
     condition: Tensor,
     rope: tuple[Tensor, Tensor],
 ) -> list[KeyValue]:
-    """Every layer's keys and values of one source, from its `source_inputs`."""
+    """Every layer's keys and values of one source, from its `condition_image_inputs`."""
     layers: list[KeyValue] = []
 
     def attend(_: int, query: Tensor, own: KeyValue) -> Tensor:

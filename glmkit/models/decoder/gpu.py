@@ -1,4 +1,4 @@
-"""The decoder's blocks for drawing: cuBLAS and cuDNN, with kernels of our own between (`glmkit.models.decoder.kernels`).
+"""The decoder's blocks for inference: cuBLAS and cuDNN, with our kernels between (`glmkit.models.decoder.kernels`).
 
 The result is that of `decoder.Block` but for rounding; nothing is compiled by torch, so that a new size or length of
 text costs nothing.

@@ -4,7 +4,8 @@ Text and image tokens are one stream from block to block. `stream_kernel` adds w
 and makes the norm that the next product reads; `heads_kernel` normalises and rotates queries and keys. One program a
 token: the memory limits both, and a token of the published width keeps 256 threads busy.
 
-Values are rounded to the model's type where the PyTorch code of `glmkit.models.decoder.model` rounds them, sums are float32.
+Values are rounded to the model's type where the PyTorch code of `glmkit.models.decoder.model` rounds them, sums are
+float32.
 A token's result depends on no other token, nor on how many there are: `length` and `text` are nowhere specialized.
 
 Shapes: B rows, L tokens of a row, the first T of them glyphs, D width, K heads, d head width. Vectors of a block at one

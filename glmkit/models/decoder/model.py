@@ -77,7 +77,7 @@ class KeyValue(NamedTuple):
 
 
 @dataclass(frozen=True)
-class SourceCache:
+class ConditionCache:
     """What the target may read of its source images: every layer's keys and values, and which of them exist.
 
     `layers` has L entries of B K S d. `mask` is B S, False where a row has fewer source tokens than the longest;
@@ -88,12 +88,12 @@ class SourceCache:
     mask: Tensor | None = None
 
     @classmethod
-    def join(cls, written: Sequence[Sequence[KeyValue]]) -> SourceCache:
+    def join(cls, written: Sequence[Sequence[KeyValue]]) -> ConditionCache:
         """What several sources of the same rows wrote, each one entry a layer."""
         return cls(tuple(KeyValue.join(layer, dim=2) for layer in zip(*written, strict=True)))
 
     @classmethod
-    def batch(cls, rows: Sequence[SourceCache | None]) -> SourceCache | None:
+    def batch(cls, rows: Sequence[ConditionCache | None]) -> ConditionCache | None:
         """Joins caches of one row each; None stands for a row without sources. All None gives None."""
         real = [row for row in rows if row is not None]
         if not real:
@@ -111,11 +111,11 @@ class SourceCache:
         mask = torch.arange(longest, device=device) < torch.tensor(lengths, device=device)[:, None]
         return cls(tuple(layers), mask)
 
-    def only(self, rows: Tensor) -> SourceCache:
+    def only(self, rows: Tensor) -> ConditionCache:
         """The same cache for the rows where `rows` (B) is True; the others read no sources, as without a cache."""
         tokens = self.layers[0].key.shape[2]
         mask = rows[:, None].expand(-1, tokens)
-        return SourceCache(self.layers, mask if self.mask is None else mask & self.mask)
+        return ConditionCache(self.layers, mask if self.mask is None else mask & self.mask)
 
 
 class DiffusionDecoder(nn.Module):
@@ -133,7 +133,7 @@ class DiffusionDecoder(nn.Module):
         self.transformer_blocks = nn.ModuleList([Block(config) for _ in range(config.num_layers)])
         self.norm_out = FinalNorm(width, config.time_embed_dim)
         self.proj_out = nn.Linear(width, config.out_channels * config.patch_size**2)
-        self.recompute_every = 0  # see `recompute.through`
+        self.gradient_checkpointing = 0  # see `recompute.through`
 
     def forward(
         self,
@@ -145,7 +145,7 @@ class DiffusionDecoder(nn.Module):
         timestep: Tensor,
         target_size: Tensor,
         crop: Tensor,
-        sources: SourceCache | None = None,
+        sources: ConditionCache | None = None,
     ) -> Tensor:
         """One denoising step's velocity, B C H W.
 
@@ -164,34 +164,34 @@ class DiffusionDecoder(nn.Module):
         for index, block in enumerate(self.transformer_blocks):
             source = None if sources is None else sources.layers[index]
             given = (text, image, condition, rope, mask, source)
-            text, image = through(block, index, self.recompute_every, *given)
+            text, image = through(block, index, self.gradient_checkpointing, *given)
         patches = self.proj_out(self.norm_out(image, condition))
         return F.pixel_shuffle(patches.transpose(1, 2).unflatten(2, (rows, columns)), self.config.patch_size)
 
-    def write_sources(self, sources: Sequence[tuple[Tensor, Tensor, tuple[int, int]]]) -> SourceCache:
+    def cache_condition_images(self, sources: Sequence[tuple[Tensor, Tensor, tuple[int, int]]]) -> ConditionCache:
         """Keys and values of source images (stock's cache mode "write"), with gradients where those are enabled.
 
         A source is `(latents B C H W clean, prior B N, (height, width) in pixels)`: one image for each row, all of
-        one size; the rows have the same number of sources (see `SourceCache.batch` for other batches). Each image
+        one size; the rows have the same number of sources (see `ConditionCache.batch` for other batches). Each image
         goes through the decoder on its own at timestep 0, without glyphs: sources see neither each other nor the
         target (block-causal).
         """
-        return SourceCache.join([self._write_source(*source) for source in sources])
+        return ConditionCache.join([self._cache_condition_image(*source) for source in sources])
 
-    def _write_source(self, latents: Tensor, prior: Tensor, size: tuple[int, int]) -> list[KeyValue]:
-        image, condition, rope = self.source_inputs(latents, prior, size)
+    def _cache_condition_image(self, latents: Tensor, prior: Tensor, size: tuple[int, int]) -> list[KeyValue]:
+        image, condition, rope = self.condition_image_inputs(latents, prior, size)
         text = image[:, :0]
         layers = []
         for index, block in enumerate(self.transformer_blocks):
             given = (text, image, condition, rope)
-            text, image, own = through(cast(Block, block).with_keys, index, self.recompute_every, *given)
+            text, image, own = through(cast(Block, block).with_keys, index, self.gradient_checkpointing, *given)
             layers.append(own)
         return layers
 
-    def source_inputs(
+    def condition_image_inputs(
         self, latents: Tensor, prior: Tensor, size: tuple[int, int]
     ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
-        """What the blocks take of one source (see `write_sources`): image tokens B N D, condition 1 E, rotary table."""
+        """What the blocks take of one source (see `cache_condition_images`): image tokens B N D, condition 1 E, rotary table."""
         rows, columns = (side // self.config.patch_size for side in latents.shape[-2:])
         keep = torch.ones_like(prior[:, 0], dtype=torch.bool)
         image = self.image_projector(latents) + self.prior_embedding(prior, keep)
@@ -464,7 +464,7 @@ def _layer_norm(x: Tensor) -> Tensor:
     return F.layer_norm(x, x.shape[-1:], eps=NORM_EPS)
 
 
-def _key_mask(text: Tensor, image: Tensor, glyph_mask: Tensor | None, sources: SourceCache | None) -> Tensor | None:
+def _key_mask(text: Tensor, image: Tensor, glyph_mask: Tensor | None, sources: ConditionCache | None) -> Tensor | None:
     """B 1 1 S+T+N for keys ordered [sources | glyphs | image], or None when every key may be read."""
     source_mask = None if sources is None else sources.mask
     if glyph_mask is None and source_mask is None:

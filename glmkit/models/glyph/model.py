@@ -23,7 +23,7 @@ MAX_SPAN_TOKENS = 2048
 PADDING, END, FIRST_BYTE = 0, 1, 3  # ByT5's ids: padding, end, unknown, then the 256 bytes
 
 
-def quoted_spans(prompt: str) -> list[str]:
+def quoted_texts(prompt: str) -> list[str]:
     """The texts between quotes, first all of '...', then “...”, "...", 「...」.
 
     An apostrophe counts as a quote, as in the published code: `It's a dog's day` gives `s a dog`.
@@ -45,7 +45,7 @@ class GlyphEncoder(nn.Module):
 
     def forward(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Embeddings B T D of the prompts' quoted texts and their mask B T; see `from_spans`."""
-        return self.from_spans([quoted_spans(prompt) for prompt in prompts])
+        return self.from_spans([quoted_texts(prompt) for prompt in prompts])
 
     def from_spans(self, prompts: Sequence[Sequence[str]]) -> tuple[Tensor, Tensor]:
         """Embeddings B T D of each prompt's spans one after the other, and a mask B T, False on padding.

@@ -24,7 +24,7 @@ MAX_ASPECT = 4
 
 
 @dataclass(frozen=True)
-class SemanticConfig:
+class SemanticVqConfig:
     """The `vision_config` and `vq_config` of a published `vision_language_encoder/config.json`."""
 
     depth: int
@@ -40,7 +40,7 @@ class SemanticConfig:
     num_embeddings: int
 
     @classmethod
-    def from_dict(cls, config: Mapping[str, Any]) -> SemanticConfig:
+    def from_dict(cls, config: Mapping[str, Any]) -> SemanticVqConfig:
         """Read a published config; KeyError names a missing key."""
         copied = ("embed_dim", "num_embeddings")
         vision, vq = config["vision_config"], config["vq_config"]
@@ -62,7 +62,7 @@ class Quantized(NamedTuple):
 
 
 class PatchEmbedding(nn.Module):
-    def __init__(self, config: SemanticConfig) -> None:
+    def __init__(self, config: SemanticVqConfig) -> None:
         super().__init__()
         self.proj = nn.Conv2d(
             config.in_channels, config.hidden_size, kernel_size=config.patch_size, stride=config.patch_size
@@ -75,7 +75,7 @@ class PatchEmbedding(nn.Module):
 class PositionTable(nn.Module):
     """A learned square table of positions, sampled bilinearly at the centres of whatever grid comes in."""
 
-    def __init__(self, config: SemanticConfig) -> None:
+    def __init__(self, config: SemanticVqConfig) -> None:
         super().__init__()
         self.side = config.image_size // config.patch_size
         self.position_embedding = nn.Embedding(self.side**2, config.hidden_size)
@@ -96,7 +96,7 @@ class PositionTable(nn.Module):
 class VisionAttention(nn.Module):
     """Full attention among the patches of one image."""
 
-    def __init__(self, config: SemanticConfig) -> None:
+    def __init__(self, config: SemanticVqConfig) -> None:
         super().__init__()
         self.heads = config.num_heads
         self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=config.attention_bias)
@@ -110,7 +110,7 @@ class VisionAttention(nn.Module):
 
 
 class VisionMlp(nn.Module):
-    def __init__(self, config: SemanticConfig) -> None:
+    def __init__(self, config: SemanticVqConfig) -> None:
         super().__init__()
         self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
         self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
@@ -120,7 +120,7 @@ class VisionMlp(nn.Module):
 
 
 class VisionBlock(nn.Module):
-    def __init__(self, config: SemanticConfig) -> None:
+    def __init__(self, config: SemanticVqConfig) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -135,7 +135,7 @@ class VisionBlock(nn.Module):
 class VisionEncoder(nn.Module):
     """A plain vision transformer without a final norm."""
 
-    def __init__(self, config: SemanticConfig) -> None:
+    def __init__(self, config: SemanticVqConfig) -> None:
         super().__init__()
         self.embeddings = PositionTable(config)
         self.patch_embed = PatchEmbedding(config)
@@ -154,7 +154,7 @@ class VisionEncoder(nn.Module):
 class Codebook(nn.Module):
     """Nearest code by angle. Computed in float32: in bfloat16 most distances are ties."""
 
-    def __init__(self, config: SemanticConfig) -> None:
+    def __init__(self, config: SemanticVqConfig) -> None:
         super().__init__()
         self.embedding = nn.Embedding(config.num_embeddings, config.embed_dim)
 
@@ -173,7 +173,7 @@ class Codebook(nn.Module):
 class VectorQuantizer(nn.Module):
     """1x1 convolutions around the codebook. `post_quant_conv` maps codes back to the encoder's width."""
 
-    def __init__(self, config: SemanticConfig) -> None:
+    def __init__(self, config: SemanticVqConfig) -> None:
         super().__init__()
         self.quantize = Codebook(config)
         self.quant_conv = nn.Conv2d(config.hidden_size, config.embed_dim, 1)
@@ -186,7 +186,7 @@ class VectorQuantizer(nn.Module):
 class SemanticTokenizer(nn.Module):
     """Vision encoder and quantiser. Pixels are float, normalised as the processor does ([-1, 1] as published)."""
 
-    def __init__(self, config: SemanticConfig) -> None:
+    def __init__(self, config: SemanticVqConfig) -> None:
         super().__init__()
         self.config = config
         self.visual = VisionEncoder(config)

@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from dataclasses import dataclass
 
-from glmkit.models.glyph.model import quoted_spans
+from glmkit.models.glyph.model import quoted_texts
 from glmkit.training.data.dataset import Images, Joined, buckets, by_size
 from glmkit.training.data.image_files import FileImages
 
@@ -79,7 +79,7 @@ def of(images: Images) -> Report:
         sum(images.repeats[edit] for edit in images.sources),
         len(images.preserved),
         len(contents) - len(set(contents)),
-        sum(not quoted_spans(caption) for caption in shown),
+        sum(not quoted_texts(caption) for caption in shown),
         {f"{width}x{height}{' edits' * is_edit}": len(own) for (height, width, is_edit), own in kinds.items()},
         dict(sorted(changes.items())),
         tuple(" ".join(str(error).split()) for part in read for error in part.dropped),

@@ -38,7 +38,7 @@ class AutoregressiveObjective(Divisible):
         self.sequences = Sequences(images, hybrid, keeper, with_preview=stage.preview)
         self.known = Sequences(held_out, hybrid, keeper, with_preview=stage.preview)
         self.preserved = Preserved(images)
-        hybrid.release("semantic_vq")
+        hybrid.unload("semantic_vq")
         self.trained, self.stage, self.device = hybrid.autoregressive, stage, keeper.device
         self.held_out_groups = groups(buckets(held_out), 16, limit=HELD_OUT_IMAGES)
         self.weights = {"preview": stage.preview_weight, "large": 1.0, "edit": 1.0, "end": 1 / 64}

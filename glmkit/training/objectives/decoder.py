@@ -22,7 +22,7 @@ from glmkit.generation import flow_matching as flow
 from glmkit.generation import pipeline
 from glmkit.generation.pipeline import upsampled
 from glmkit.models.compiling import allow_shapes
-from glmkit.models.decoder.model import SourceCache
+from glmkit.models.decoder.model import ConditionCache
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import features as cache
 from glmkit.training.data import FileImages, Images, Joined, buckets, groups
@@ -153,7 +153,7 @@ class DecoderObjective(Divisible):
         self.known = Conditions.of(held_out, hybrid, keeper, **told)
         self.preserved = Preserved(images)
         self.held_out_groups = groups(buckets(held_out), 32, limit=HELD_OUT_IMAGES)
-        hybrid.release("vae", "semantic_vq", *([] if self._learns_glyphs(stage) else ["glyph"]))
+        hybrid.unload("vae", "semantic_vq", *([] if self._learns_glyphs(stage) else ["glyph"]))
         self.decoder = hybrid.decoder
         self.trained, self.signs, self.order = self._parts(hybrid)
 
@@ -260,7 +260,7 @@ class DecoderObjective(Divisible):
         codes = self.decoder.config.prior_vq_quantizer_codebook_size
         return torch.where(replace, torch.randint_like(prior, codes, generator=generator), prior)
 
-    def _sources(self, known: Conditions, step: Step) -> SourceCache | None:
+    def _sources(self, known: Conditions, step: Step) -> ConditionCache | None:
         """What a batch of edits may read of its sources, the rows that are not told nothing, as in the unconditional
         half of guidance; None for other images. With gradients: to write them is learnt, too."""
         if step.indices[0] not in known.sources:
@@ -268,7 +268,7 @@ class DecoderObjective(Divisible):
         chosen = [known.sources[index] for index in step.indices]
         latents = known.means(chosen)  # as generation reads them
         prior = upsampled(known.prior[chosen].long())
-        return self.decoder.write_sources([(latents, prior, _pixels(latents))]).only(step.told)
+        return self.decoder.cache_condition_images([(latents, prior, _pixels(latents))]).only(step.told)
 
     def _velocity(self, known: Conditions, step: Step) -> tuple[Tensor, Tensor]:
         """The predicted velocity B C h w, float32, and the glyph embeddings that it was told."""
@@ -313,7 +313,7 @@ class DecoderObjective(Divisible):
         blocks: list[Any] = list(self.decoder.transformer_blocks)
         for block in blocks:
             block.compile(dynamic=False)
-            if self.train.sources:  # which go through the blocks on their own way, see `write_sources`
+            if self.train.sources:  # which go through the blocks on their own way, see `cache_condition_images`
                 block.with_keys = torch.compile(block.with_keys, dynamic=False)
         self.train.glyphs.one_shape = True
         if isinstance(self.train.glyphs, GlyphTokens):

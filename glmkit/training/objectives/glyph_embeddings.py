@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from glmkit.models.glyph.model import GlyphEncoder, quoted_spans
+from glmkit.models.glyph.model import GlyphEncoder, quoted_texts
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import features as cache
 
@@ -42,7 +42,7 @@ class GlyphTokens:
 
     def __init__(self, hybrid: HybridModel, captions: Sequence[str]) -> None:
         self.encoder, self._device = _without_dropout(hybrid.glyph), hybrid.device
-        self._ids = hybrid.glyph.token_ids([*map(quoted_spans, captions), []])
+        self._ids = hybrid.glyph.token_ids([*map(quoted_texts, captions), []])
 
     def __getitem__(self, indices: Sequence[int]) -> Tensor:
         """B S T int16; -1 is no token."""
@@ -75,7 +75,7 @@ class GlyphEmbeddings:
 
     def __init__(self, hybrid: HybridModel, captions: Sequence[str], keeper: cache.Keeper) -> None:
         numbers: dict[tuple[str, ...], int] = {}
-        texts = [tuple(quoted_spans(caption)) for caption in captions]
+        texts = [tuple(quoted_texts(caption)) for caption in captions]
         self._rows = [numbers.setdefault(own, len(numbers)) for own in [*texts, ()]]
         self.one_shape, self._lengths = False, dict[int, int]()
         different = list(numbers)

@@ -31,7 +31,7 @@ def test_merged_decoder_equals_the_wrapped_one(tiny_model: Path, tmp_path: Path)
 @torch.no_grad()
 def test_stock_diffusers_applies_the_same_adapter(tiny_model: Path, tmp_path: Path) -> None:
     wrapped = make_adapter(tiny_model, tmp_path / "a", "decoder", alpha=3)
-    stock = tiny_checkpoint.stock_pipeline(tiny_model).transformer
+    stock = tiny_checkpoint.diffusers_pipeline(tiny_model).transformer
     stock.load_lora_adapter(
         tmp_path / "a" / "decoder", prefix="base_model.model", weight_name="adapter_model.safetensors"
     )
@@ -83,27 +83,29 @@ def test_one_part_of_an_adapter(tiny_model: Path, tmp_path: Path) -> None:
 
 def test_the_file_stays_as_it_was(tiny_model: Path, tmp_path: Path) -> None:
     """Weights are mapped from the file: merging into them must not write through."""
-    before = {name: value.clone() for name, value in checkpoint.load_part(tiny_model, "decoder").state_dict().items()}
+    before = {
+        name: value.clone() for name, value in checkpoint.load_component(tiny_model, "decoder").state_dict().items()
+    }
     make_adapter(tiny_model, tmp_path / "a", "decoder")
     adapter.apply_adapter(HybridModel(tiny_model), tmp_path / "a")
-    after = checkpoint.load_part(tiny_model, "decoder").state_dict()
+    after = checkpoint.load_component(tiny_model, "decoder").state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 def test_an_adapter_of_another_model_is_refused(tiny_model: Path, tiny_copy: Path, tmp_path: Path) -> None:
     make_adapter(tiny_model, tmp_path / "a", "decoder")
-    decoder = checkpoint.load_part(tiny_copy, "decoder")
+    decoder = checkpoint.load_component(tiny_copy, "decoder")
     with torch.no_grad():
         decoder.proj_out.bias[0] += 1
-    checkpoint.save_part(tiny_copy, "decoder", decoder)
+    checkpoint.save_component(tiny_copy, "decoder", decoder)
     with pytest.raises(UserError, match="another model"):
         adapter.apply_adapter(HybridModel(tiny_copy), tmp_path / "a")
 
 
 def test_the_fingerprint_follows_the_weights_not_their_storage(tiny_copy: Path) -> None:
     first = adapter.fingerprint(tiny_copy, "decoder")
-    decoder = checkpoint.load_part(tiny_copy, "decoder")
-    checkpoint.save_part(tiny_copy, "decoder", decoder, torch.bfloat16, max_shard_bytes=60_000)
+    decoder = checkpoint.load_component(tiny_copy, "decoder")
+    checkpoint.save_component(tiny_copy, "decoder", decoder, torch.bfloat16, max_shard_bytes=60_000)
     assert adapter.fingerprint(tiny_copy, "decoder") == first
     assert adapter.fingerprint(tiny_copy, "autoregressive") != first
 

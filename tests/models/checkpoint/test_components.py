@@ -17,18 +17,18 @@ from glmkit.models.checkpoint import weights
 
 def stock_tensors(folder: Path, part: str) -> dict[str, torch.Tensor]:
     """The part's tensors as stock `from_pretrained` holds them."""
-    pipeline = tiny_checkpoint.stock_pipeline(folder)
+    pipeline = tiny_checkpoint.diffusers_pipeline(folder)
     module = {"decoder": pipeline.transformer, "glyph": pipeline.text_encoder, "vae": pipeline.vae}.get(
         part, pipeline.vision_language_encoder
     )
-    spec = checkpoint.PARTS[part]
+    spec = checkpoint.COMPONENTS[part]
     named = {spec.ours(name): value for name, value in module.state_dict().items()}
     return {name: value for name, value in named.items() if name is not None}
 
 
-@pytest.mark.parametrize("part", checkpoint.PARTS)
+@pytest.mark.parametrize("part", checkpoint.COMPONENTS)
 def test_loads_what_stock_wrote(tiny_model: Path, part: str) -> None:
-    state = checkpoint.load_part(tiny_model, part).state_dict()
+    state = checkpoint.load_component(tiny_model, part).state_dict()
     stock = stock_tensors(tiny_model, part)
     assert state.keys() == stock.keys()
     for name, value in state.items():
@@ -38,9 +38,9 @@ def test_loads_what_stock_wrote(tiny_model: Path, part: str) -> None:
 def test_stock_loads_what_we_wrote(tiny_copy: Path) -> None:
     """New weights of every part, in several shards, all at once through the stock pipeline."""
     torch.manual_seed(1)
-    written = {part: checkpoint.new_part(tiny_copy, part) for part in checkpoint.PARTS}
+    written = {part: checkpoint.new_component(tiny_copy, part) for part in checkpoint.COMPONENTS}
     for part, module in written.items():
-        checkpoint.save_part(tiny_copy, part, module, max_shard_bytes=60_000)
+        checkpoint.save_component(tiny_copy, part, module, max_shard_bytes=60_000)
     assert len(list((tiny_copy / "vision_language_encoder").glob("*.safetensors"))) > 2
     assert not (tiny_copy / "vision_language_encoder" / "model.safetensors").exists()
     for part, module in written.items():
@@ -53,55 +53,57 @@ def test_sharded_folders_of_stock_load(tmp_path: Path, tiny_model: Path) -> None
     sharded = tiny_checkpoint.build(tmp_path / "sharded", max_shard_size=60_000)
     assert (sharded / "transformer" / "diffusion_pytorch_model.safetensors.index.json").exists()
     for part in ("autoregressive", "decoder"):
-        one, many = (checkpoint.load_part(folder, part).state_dict() for folder in (tiny_model, sharded))
+        one, many = (checkpoint.load_component(folder, part).state_dict() for folder in (tiny_model, sharded))
         assert all(torch.equal(one[name], many[name]) for name in one)
 
 
 def test_saving_one_part_keeps_the_other(tiny_copy: Path) -> None:
-    before = checkpoint.load_part(tiny_copy, "semantic_vq").state_dict()
-    model = checkpoint.load_part(tiny_copy, "autoregressive")
+    before = checkpoint.load_component(tiny_copy, "semantic_vq").state_dict()
+    model = checkpoint.load_component(tiny_copy, "autoregressive")
     with torch.no_grad():
         model.lm_head.weight.add_(1)
-    checkpoint.save_part(tiny_copy, "autoregressive", model)
-    after = checkpoint.load_part(tiny_copy, "semantic_vq").state_dict()
+    checkpoint.save_component(tiny_copy, "autoregressive", model)
+    after = checkpoint.load_component(tiny_copy, "semantic_vq").state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
-    again = checkpoint.load_part(tiny_copy, "autoregressive")
+    again = checkpoint.load_component(tiny_copy, "autoregressive")
     assert torch.equal(again.lm_head.weight, model.lm_head.weight)
 
 
 def test_from_many_shards_back_to_one_file(tiny_copy: Path) -> None:
-    decoder = checkpoint.load_part(tiny_copy, "decoder")
+    decoder = checkpoint.load_component(tiny_copy, "decoder")
     for limit, files in ((60_000, 5), (100_000, 3), (10**9, 1)):
-        checkpoint.save_part(tiny_copy, "decoder", decoder, max_shard_bytes=limit)
+        checkpoint.save_component(tiny_copy, "decoder", decoder, max_shard_bytes=limit)
         found = [path.name for path in (tiny_copy / "transformer").iterdir()]
         assert len([name for name in found if name.endswith(".safetensors")]) == files
         assert not [name for name in found if name.startswith(".")]
-        again = checkpoint.load_part(tiny_copy, "decoder").state_dict()
+        again = checkpoint.load_component(tiny_copy, "decoder").state_dict()
         assert all(torch.equal(again[name], value) for name, value in decoder.state_dict().items())
 
 
 def test_dtypes(tiny_copy: Path) -> None:
-    vae = checkpoint.load_part(tiny_copy, "vae")
-    checkpoint.save_part(tiny_copy, "vae", vae, dtype=torch.bfloat16)
+    vae = checkpoint.load_component(tiny_copy, "vae")
+    checkpoint.save_component(tiny_copy, "vae", vae, dtype=torch.bfloat16)
     assert {entry.dtype for entry in checkpoint.contents(tiny_copy, "vae").values()} == {"BF16"}
-    assert {value.dtype for value in checkpoint.load_part(tiny_copy, "vae").state_dict().values()} == {torch.float32}
-    half = checkpoint.load_part(tiny_copy, "vae", dtype=torch.bfloat16)
+    assert {value.dtype for value in checkpoint.load_component(tiny_copy, "vae").state_dict().values()} == {
+        torch.float32
+    }
+    half = checkpoint.load_component(tiny_copy, "vae", dtype=torch.bfloat16)
     for name, value in half.state_dict().items():
         assert torch.equal(value, vae.state_dict()[name].bfloat16())
 
 
 def test_vae_statistics_are_saved_with_the_config(tiny_copy: Path) -> None:
-    vae = checkpoint.load_part(tiny_copy, "vae")
+    vae = checkpoint.load_component(tiny_copy, "vae")
     vae.set_statistics([1.0, 2.0, 3.0, 4.0], [0.5, 0.5, 0.5, 2.0])
-    checkpoint.save_part(tiny_copy, "vae", vae)
-    assert checkpoint.load_part(tiny_copy, "vae").mean.flatten().tolist() == [1.0, 2.0, 3.0, 4.0]
+    checkpoint.save_component(tiny_copy, "vae", vae)
+    assert checkpoint.load_component(tiny_copy, "vae").mean.flatten().tolist() == [1.0, 2.0, 3.0, 4.0]
 
 
 def test_weights_are_mapped_not_copied(tiny_model: Path) -> None:
     """On the CPU in the stored dtype the parameters are the file's pages: no second copy exists."""
     stored = checkpoint.contents(tiny_model, "decoder")
     size = next(iter(stored.values())).file.stat().st_size
-    module = checkpoint.load_part(tiny_model, "decoder")
+    module = checkpoint.load_component(tiny_model, "decoder")
     pointers = [parameter.data_ptr() for parameter in module.parameters()]
     assert max(pointers) - min(pointers) < size
 
@@ -116,7 +118,7 @@ def test_published_counts() -> None:
 
 
 def test_describe_counts_what_stock_counts(tiny_model: Path) -> None:
-    pipeline = tiny_checkpoint.stock_pipeline(tiny_model)
+    pipeline = tiny_checkpoint.diffusers_pipeline(tiny_model)
     stock = (pipeline.vision_language_encoder, pipeline.transformer, pipeline.text_encoder, pipeline.vae)
     rows = checkpoint.describe(tiny_model)
     assert sum(row.parameters for row in rows) == sum(p.numel() for module in stock for p in module.parameters())
@@ -128,9 +130,9 @@ def test_create_writes_a_folder_that_stock_loads(tiny_model: Path, tmp_path: Pat
     folder = tmp_path / "new"
     checkpoint.create(folder, configs, {"size": "128x128"})
     shutil.copytree(tiny_model / "processor", folder / "processor")
-    for part in checkpoint.PARTS:
-        checkpoint.save_part(folder, part, checkpoint.new_part(folder, part), dtype=torch.bfloat16)
-    pipeline = tiny_checkpoint.stock_pipeline(folder)
+    for part in checkpoint.COMPONENTS:
+        checkpoint.save_component(folder, part, checkpoint.new_component(folder, part), dtype=torch.bfloat16)
+    pipeline = tiny_checkpoint.diffusers_pipeline(folder)
     assert pipeline.scheduler.config.base_image_seq_len == 256
     assert pipeline.tokenizer("abc").input_ids == [100, 101, 102, 1]
 
@@ -145,16 +147,18 @@ def test_truncated_file(tiny_copy: Path, kept: int) -> None:
     path = only_file(tiny_copy / "transformer")
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(UserError, match="truncated") as error:
-        checkpoint.load_part(tiny_copy, "decoder")
+        checkpoint.load_component(tiny_copy, "decoder")
     assert str(path) in str(error.value)
 
 
 def test_missing_shard(tiny_copy: Path) -> None:
-    checkpoint.save_part(tiny_copy, "decoder", checkpoint.load_part(tiny_copy, "decoder"), max_shard_bytes=60_000)
+    checkpoint.save_component(
+        tiny_copy, "decoder", checkpoint.load_component(tiny_copy, "decoder"), max_shard_bytes=60_000
+    )
     lost = next((tiny_copy / "transformer").glob("*-00002-of-*"))
     lost.unlink()
     with pytest.raises(UserError, match="missing") as error:
-        checkpoint.load_part(tiny_copy, "decoder")
+        checkpoint.load_component(tiny_copy, "decoder")
     assert str(lost) in str(error.value)
 
 
@@ -168,13 +172,13 @@ def test_weights_that_do_not_fit_the_config(tiny_copy: Path) -> None:
     ):
         config.write_text(json.dumps({**settings, **change}))
         with pytest.raises(UserError, match=message):
-            checkpoint.load_part(tiny_copy, "decoder")
+            checkpoint.load_component(tiny_copy, "decoder")
 
 
 def test_a_kill_while_writing_leaves_the_old_weights(tiny_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import safetensors.torch
 
-    before = checkpoint.load_part(tiny_copy, "decoder").state_dict()
+    before = checkpoint.load_component(tiny_copy, "decoder").state_dict()
     save_file, calls = safetensors.torch.save_file, []
 
     def dies_in_the_second_shard(*arguments: object) -> None:
@@ -185,8 +189,10 @@ def test_a_kill_while_writing_leaves_the_old_weights(tiny_copy: Path, monkeypatc
 
     monkeypatch.setattr(safetensors.torch, "save_file", dies_in_the_second_shard)
     with pytest.raises(KeyboardInterrupt):
-        checkpoint.save_part(tiny_copy, "decoder", checkpoint.new_part(tiny_copy, "decoder"), max_shard_bytes=60_000)
-    after = checkpoint.load_part(tiny_copy, "decoder").state_dict()
+        checkpoint.save_component(
+            tiny_copy, "decoder", checkpoint.new_component(tiny_copy, "decoder"), max_shard_bytes=60_000
+        )
+    after = checkpoint.load_component(tiny_copy, "decoder").state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert sorted(path.name for path in (tiny_copy / "transformer").iterdir()) == [
         "config.json",

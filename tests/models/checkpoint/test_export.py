@@ -27,7 +27,7 @@ def weighted(model: Path, adapter: Path | str) -> torch.Tensor:
 
 @torch.no_grad()
 def stock(model: Path, folder: Path, name: str) -> torch.Tensor:
-    transformer = tiny_checkpoint.stock_pipeline(model).transformer
+    transformer = tiny_checkpoint.diffusers_pipeline(model).transformer
     transformer.load_lora_adapter(folder, weight_name=name)
     latents, glyph, _, prior, keep, timestep, size, crop = decoder_inputs()
     try:
@@ -54,7 +54,7 @@ def test_comfyui_reads_an_export(tiny_model: Path, tmp_path: Path) -> None:
     given = f"{tmp_path / 'a'}:0.5"
     assert main(["export", given, "--format", "comfyui", "--out", str(tmp_path / "c.safetensors")]) == 0
     file = load_file(tmp_path / "c.safetensors")
-    decoder = checkpoint.load_part(tiny_model, "decoder")
+    decoder = checkpoint.load_component(tiny_model, "decoder")
     read = set()
     with torch.no_grad():
         for name, weight in decoder.named_parameters():
@@ -100,9 +100,9 @@ def test_a_merged_model_is_the_model_with_its_adapters(
         apply_adapter(hybrid, given)
     for part in ("decoder", "autoregressive", "semantic_vq", "vae"):
         ours = getattr(hybrid, part).state_dict()
-        theirs = checkpoint.load_part(out, part).state_dict()
+        theirs = checkpoint.load_component(out, part).state_dict()
         assert all(torch.equal(ours[name], theirs[name]) for name in ours), part
-    transformer = tiny_checkpoint.stock_pipeline(out).transformer
+    transformer = tiny_checkpoint.diffusers_pipeline(out).transformer
     assert torch.equal(transformer.proj_out.weight, hybrid.decoder.proj_out.weight)
     images = []
     for name, options in (("added", [str(tiny_model), *command[2:5]]), ("merged", [str(out)])):
@@ -117,11 +117,11 @@ def test_a_merged_model_is_the_model_with_its_adapters(
 
 
 def test_merged_weights_are_stored_as_the_model_stores_them(tiny_copy: Path, tmp_path: Path) -> None:
-    checkpoint.save_part(tiny_copy, "decoder", checkpoint.load_part(tiny_copy, "decoder"), torch.bfloat16)
+    checkpoint.save_component(tiny_copy, "decoder", checkpoint.load_component(tiny_copy, "decoder"), torch.bfloat16)
     make_adapter(tiny_copy, tmp_path / "a", "decoder")
     assert main(["merge", str(tiny_copy), "--adapter", str(tmp_path / "a"), "--out", str(tmp_path / "m")]) == 0
     assert {entry.dtype for entry in checkpoint.contents(tmp_path / "m", "decoder").values()} == {"BF16"}
     hybrid = HybridModel(tiny_copy)
     apply_adapter(hybrid, tmp_path / "a")
-    stored = checkpoint.load_part(tmp_path / "m", "decoder").proj_out.weight
+    stored = checkpoint.load_component(tmp_path / "m", "decoder").proj_out.weight
     assert torch.equal(stored, hybrid.decoder.proj_out.weight.bfloat16().float())

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from glmkit.models import compiling
 from glmkit.models.decoder import denoiser as module
-from glmkit.models.decoder.denoiser import Denoiser, Row, source_cache
-from glmkit.models.decoder.model import DecoderConfig, DiffusionDecoder, SourceCache
+from glmkit.models.decoder.denoiser import Denoiser, Row, cache_condition_images
+from glmkit.models.decoder.model import ConditionCache, DecoderConfig, DiffusionDecoder
 
 CONFIG = DecoderConfig(
     patch_size=2,
@@ -54,9 +54,9 @@ def rows_of(decoder: DiffusionDecoder) -> list[Row]:
     def codes(count: int = 24) -> Tensor:
         return torch.randint(32, (count,), generator=generator)
 
-    def source(rows: int, columns: int) -> SourceCache:
+    def source(rows: int, columns: int) -> ConditionCache:
         latents = torch.randn(1, 4, 2 * rows, 2 * columns, generator=generator)
-        return decoder.write_sources([(latents, codes(rows * columns)[None], (16 * rows, 16 * columns))])
+        return decoder.cache_condition_images([(latents, codes(rows * columns)[None], (16 * rows, 16 * columns))])
 
     return [
         Row(glyph(5), codes()),
@@ -184,11 +184,11 @@ def test_kernels_write_the_same_sources(decoder: DiffusionDecoder, monkeypatch: 
         (torch.randn(1, 4, *shape, generator=generator), torch.randint(32, (1, 24), generator=generator), SIZE)
         for shape in ((8, 12), (12, 8))
     ]
-    plain = decoder.write_sources(sources)
+    plain = decoder.cache_condition_images(sources)
     monkeypatch.setattr(module, "triton_runs", lambda device: True)
     through = Mock(wraps=gpu_blocks.through)
     monkeypatch.setattr(gpu_blocks, "through", through)
-    written = source_cache(fast, sources, compile_blocks=True)
+    written = cache_condition_images(fast, sources, compile_blocks=True)
     assert through.call_count == len(sources)
     for found, expected in zip(written.layers, plain.layers, strict=True):
         for part, own in zip(found, expected, strict=True):

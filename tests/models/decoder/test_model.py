@@ -14,7 +14,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor
 
 from glmkit.errors import UserError
-from glmkit.models.decoder.model import DecoderConfig, DiffusionDecoder, SourceCache
+from glmkit.models.decoder.model import ConditionCache, DecoderConfig, DiffusionDecoder
 
 TOLERANCE = 1e-4
 TINY = {
@@ -148,13 +148,13 @@ def test_source_cache_write_read_and_skip(stock: Any, ours: DiffusionDecoder, sh
     sources = [draw_source(rows, columns, seed) for seed, (rows, columns) in enumerate(shapes)]
     inputs = draw_inputs(2, 8, 8)
     cache = write_stock(stock, [sources])
-    written = ours.write_sources(sources)
+    written = ours.cache_condition_images(sources)
     for layer, expected in zip(written.layers, cache.caches, strict=True):
         assert difference(layer.key.transpose(1, 2), expected.k_caches[0]) <= TOLERANCE
         assert difference(layer.value.transpose(1, 2), expected.v_caches[0]) <= TOLERANCE
 
     cache.set_mode("read")
-    both_rows = SourceCache.batch([written, written])  # stock shares one row's sources among the batch
+    both_rows = ConditionCache.batch([written, written])  # stock shares one row's sources among the batch
     read = run_stock(stock, cache, **inputs)
     assert difference(ours(glyph_mask=None, sources=both_rows, **inputs), read) <= TOLERANCE
 
@@ -169,7 +169,7 @@ def test_each_row_reads_its_own_sources(stock: Any, ours: DiffusionDecoder) -> N
     rows = [[draw_source(4, 8, 1), draw_source(8, 8, 2)], [draw_source(4, 8, 3), draw_source(8, 8, 4)]]
     cache = write_stock(stock, rows)
     cache.set_mode("read")
-    sources = SourceCache.batch([ours.write_sources(row) for row in rows])
+    sources = ConditionCache.batch([ours.cache_condition_images(row) for row in rows])
     assert sources is not None and sources.mask is None
     assert difference(ours(glyph_mask=None, sources=sources, **inputs), run_stock(stock, cache, **inputs)) <= TOLERANCE
 
@@ -178,7 +178,7 @@ def test_rows_with_different_numbers_of_sources(stock: Any, ours: DiffusionDecod
     """Stock cannot batch these; ours equals stock row by row, the row without sources included."""
     inputs = draw_inputs(3, 8, 4)
     rows = [[draw_source(4, 8, 1)], [], [draw_source(8, 8, 2), draw_source(2, 4, 3), draw_source(4, 4, 4)]]
-    sources = SourceCache.batch([ours.write_sources(row) if row else None for row in rows])
+    sources = ConditionCache.batch([ours.cache_condition_images(row) if row else None for row in rows])
     velocity = ours(glyph_mask=None, sources=sources, **inputs)
     for index, row in enumerate(rows):
         cache = write_stock(stock, [row])
@@ -202,7 +202,7 @@ def test_sources_of_a_batch_are_written_together(
     """One pass for all rows gives what stock gives row by row; a row that drops its sources equals stock's "skip"."""
     inputs = draw_inputs(3, 8, 8)
     rows = [[draw_source(*shape, 10 * row + n) for n, shape in enumerate(shapes)] for row in range(3)]
-    written = ours.write_sources(stacked(rows))
+    written = ours.cache_condition_images(stacked(rows))
     cache = write_stock(stock, rows)
     for layer, expected in zip(written.layers, cache.caches, strict=True):
         assert difference(layer.key.transpose(1, 2), torch.cat(list(expected.k_caches))) <= TOLERANCE
@@ -223,7 +223,7 @@ def test_only_keeps_what_was_masked_before(ours: DiffusionDecoder) -> None:
     """Rows with different numbers of sources, one of them dropped."""
     inputs = draw_inputs(3, 8, 8)
     rows = [[draw_source(4, 4, 1)], [draw_source(4, 4, 2), draw_source(6, 4, 3)], []]
-    sources = SourceCache.batch([ours.write_sources(row) if row else None for row in rows])
+    sources = ConditionCache.batch([ours.cache_condition_images(row) if row else None for row in rows])
     assert sources is not None
     velocity = ours(glyph_mask=None, sources=sources.only(torch.tensor([True, False, True])), **inputs)
     kept = ours(glyph_mask=None, sources=sources, **inputs)
@@ -238,15 +238,17 @@ def test_gradients_of_sources_are_those_of_rows_alone(ours: DiffusionDecoder) ->
     inputs = draw_inputs(2, 4, 4)
     rows = [[draw_source(4, 4, row)] for row in range(2)]
     alone = sum(
-        decoder(glyph_mask=None, sources=decoder.write_sources(rows[row]), **only(inputs, row)).square().sum()
+        decoder(glyph_mask=None, sources=decoder.cache_condition_images(rows[row]), **only(inputs, row)).square().sum()
         for row in range(2)
     )
     expected = torch.autograd.grad(alone, list(decoder.parameters()))
     with torch.no_grad():
-        constant = decoder.write_sources(stacked(rows))
+        constant = decoder.cache_condition_images(stacked(rows))
     for every in (0, 1):
-        decoder.recompute_every = every
-        together = decoder(glyph_mask=None, sources=decoder.write_sources(stacked(rows)), **inputs).square().sum()
+        decoder.gradient_checkpointing = every
+        together = (
+            decoder(glyph_mask=None, sources=decoder.cache_condition_images(stacked(rows)), **inputs).square().sum()
+        )
         gradients = torch.autograd.grad(together, list(decoder.parameters()))
         for (name, _), ours_, theirs in zip(decoder.named_parameters(), gradients, expected, strict=True):
             assert torch.allclose(ours_, theirs, rtol=1e-3, atol=1e-3), name
@@ -257,7 +259,7 @@ def test_gradients_of_sources_are_those_of_rows_alone(ours: DiffusionDecoder) ->
 
 
 def test_a_batch_of_nothing_but_sourceless_rows_needs_no_cache() -> None:
-    assert SourceCache.batch([None, None]) is None
+    assert ConditionCache.batch([None, None]) is None
 
 
 def test_padded_glyphs_are_not_seen(stock: Any, ours: DiffusionDecoder) -> None:
@@ -272,7 +274,7 @@ def test_padded_glyphs_are_not_seen(stock: Any, ours: DiffusionDecoder) -> None:
     assert difference(ours(glyph_mask=mask, **inputs)[1:], alone) <= TOLERANCE
     assert difference(run_stock(stock, **inputs)[1:], alone) > 10 * TOLERANCE
 
-    masked_cache = SourceCache.batch([ours.write_sources([draw_source(4, 4, 1)]), None])
+    masked_cache = ConditionCache.batch([ours.cache_condition_images([draw_source(4, 4, 1)]), None])
     assert difference(ours(glyph_mask=mask, sources=masked_cache, **inputs)[1:], alone) <= TOLERANCE
 
 
@@ -282,7 +284,7 @@ def test_gradient_checkpointing_changes_nothing(ours: DiffusionDecoder) -> None:
     inputs = draw_inputs(2, 4, 4)
     gradients = []
     for every in (0, 1):
-        decoder.recompute_every = every
+        decoder.gradient_checkpointing = every
         loss = decoder(glyph_mask=None, **inputs).square().mean()
         gradients.append(torch.autograd.grad(loss, list(decoder.parameters())))
     for (name, _), plain, checkpointed in zip(decoder.named_parameters(), *gradients, strict=True):
@@ -294,7 +296,7 @@ def test_one_graph_without_reading_tensors_back(ours: DiffusionDecoder) -> None:
     """No graph break under torch.compile, thus no wait for the GPU inside a step."""
     inputs = draw_inputs(2, 8, 4)
     mask = torch.tensor([[True] * 5, [False, True, True, True, True]])
-    sources = SourceCache.batch([ours.write_sources([draw_source(4, 4, 1)]), None])
+    sources = ConditionCache.batch([ours.cache_condition_images([draw_source(4, 4, 1)]), None])
     compiled = torch.compile(ours, backend="eager", fullgraph=True)
     expected = ours(glyph_mask=mask, sources=sources, **inputs)
     assert difference(compiled(glyph_mask=mask, sources=sources, **inputs), expected) <= 1e-6

@@ -10,7 +10,7 @@ from diffusers import GlmImagePipeline
 from torch import Tensor
 from transformers import ByT5Tokenizer, T5Config, T5EncoderModel
 
-from glmkit.models.glyph.model import GlyphEncoder, quoted_spans
+from glmkit.models.glyph.model import GlyphEncoder, quoted_texts
 
 TOLERANCE = 1e-4
 PROMPTS = [
@@ -57,12 +57,12 @@ def stock_embeddings(glyph: GlyphEncoder, prompts: list[str]) -> Tensor:
 
 @pytest.mark.parametrize("prompt", PROMPTS, ids=range(len(PROMPTS)))
 def test_spans_are_those_of_the_published_code(prompt: str) -> None:
-    assert [quoted_spans(prompt)] == GlmImagePipeline.get_glyph_texts(None, prompt)
+    assert [quoted_texts(prompt)] == GlmImagePipeline.get_glyph_texts(None, prompt)
 
 
 def test_spans_come_quote_kind_by_quote_kind() -> None:
-    assert quoted_spans("「d」 \"c\" “b” 'a' 'A'") == ["a", "A", "b", "c", "d"]
-    assert quoted_spans("It's a dog's day") == ["s a dog"]
+    assert quoted_texts("「d」 \"c\" “b” 'a' 'A'") == ["a", "A", "b", "c", "d"]
+    assert quoted_texts("It's a dog's day") == ["s a dog"]
 
 
 @pytest.mark.parametrize("prompt", [*PROMPTS, LONG], ids=range(len(PROMPTS) + 1))

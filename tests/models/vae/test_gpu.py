@@ -176,13 +176,13 @@ def test_decode_and_encode_equal_stock(changes: dict[str, Any]) -> None:
 
 
 def test_vae_takes_the_kernels(monkeypatch: pytest.MonkeyPatch, tiny_model: Any) -> None:
-    """A settled model does on a GPU, where gradients are not wanted; the numbers stay."""
+    """A optimized model does on a GPU, where gradients are not wanted; the numbers stay."""
     hybrid = HybridModel(tiny_model, DEVICE)
     hybrid.vae = Vae(autoencoder()).to(DEVICE)
     stock = copy.deepcopy(hybrid.vae)
     monkeypatch.setattr(module, "triton_runs", lambda device: True)
     hybrid.device = torch.device("cuda")
-    hybrid.settle()
+    hybrid.optimize_for_inference()
     encode, decode = Mock(wraps=gpu_vae.encode), Mock(wraps=gpu_vae.decode)
     monkeypatch.setattr(gpu_vae, "encode", encode)
     monkeypatch.setattr(gpu_vae, "decode", decode)
@@ -195,17 +195,17 @@ def test_vae_takes_the_kernels(monkeypatch: pytest.MonkeyPatch, tiny_model: Any)
 
 
 def test_vae_keeps_stocks_way_where_kernels_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    def settled(**changes: Any) -> Vae:
+    def optimized(**changes: Any) -> Vae:
         made = Vae(autoencoder(**changes))
         made.use_kernels()
         return made
 
     monkeypatch.setattr(module, "triton_runs", lambda device: True)
-    assert settled().by_kernels
-    assert not settled(act_fn="relu").by_kernels
-    assert not settled(up_block_types=("UpDecoderBlock2D", "UpDecoderBlock2D", "AttnUpDecoderBlock2D")).by_kernels
+    assert optimized().by_kernels
+    assert not optimized(act_fn="relu").by_kernels
+    assert not optimized(up_block_types=("UpDecoderBlock2D", "UpDecoderBlock2D", "AttnUpDecoderBlock2D")).by_kernels
     monkeypatch.setattr(module, "triton_runs", lambda device: False)
-    vae = settled()
+    vae = optimized()
     assert not vae.by_kernels and vae.autoencoder.decoder.conv_in.weight.is_contiguous()
 
 
