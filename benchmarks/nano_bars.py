@@ -149,7 +149,7 @@ def by_split(folders: Sequence[Path]) -> dict[str, dict[str, Any]]:
 def parts(hybrid: HybridModel) -> dict[str, float]:
     """PSNR of the VAE in dB and the share of the codes that the held-out posters use."""
     posters = PosterImages(HELD_OUT, 256, 256, SEED, 1, "held-out")
-    unused = VaeStage(method="full", steps=1, batch_size=1, learning_rate=1)
+    unused = VaeStage(method="full", steps=1, global_batch_size=1, learning_rate=1)
     psnr = VaeObjective(hybrid.vae, posters, posters, unused, hybrid.device).held_out()["psnr"]
     everything = list(range(HELD_OUT))
     keeper = cache.Keeper(hybrid.device)

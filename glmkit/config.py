@@ -161,10 +161,12 @@ class Stage(Section):
     method: Literal["lora", "full"]
     lora: Lora | None = None
     steps: int = Field(gt=0)
-    batch_size: int = Field(gt=0)
-    accumulate: int = Field(default=1, gt=0, description="micro-batches a step; the batch is divided among them")
+    global_batch_size: int = Field(gt=0)
+    micro_batch_size: int | None = Field(
+        default=None, gt=0, description="images per forward pass, a divisor of global_batch_size; none: all of them"
+    )
     equal_pixels: bool = Field(
-        default=False, description="fewer of the larger images a batch: the pixels of batch_size of the smallest"
+        default=False, description="fewer of the larger images a batch: the pixels of global_batch_size of the smallest"
     )
     learning_rate: float = Field(gt=0)
     warmup_steps: int = Field(default=0, ge=0)
@@ -191,9 +193,15 @@ class Stage(Section):
             raise ValueError("compile: true needs weights that stay where they are; not lora.offload: true")
         if self.optimizer == "prodigy" and self.learning_rate < 0.01:
             raise ValueError(f"prodigy finds its rate itself, times learning_rate: 1, not {self.learning_rate:g}")
-        if self.batch_size % self.accumulate:
-            raise ValueError(f"batch_size {self.batch_size} is not divisible by accumulate {self.accumulate}")
+        if self.micro_batch_size is not None and self.global_batch_size % self.micro_batch_size:
+            sizes = f"global_batch_size {self.global_batch_size} is not a multiple of"
+            raise ValueError(f"{sizes} micro_batch_size {self.micro_batch_size}")
         return self
+
+    @property
+    def accumulation_steps(self) -> int:
+        """Forward passes whose gradients make up one optimizer step."""
+        return self.global_batch_size // (self.micro_batch_size or self.global_batch_size)
 
 
 class VaeStage(Stage):
@@ -395,7 +403,7 @@ class Recipe(Section):
 
     @property
     def largest_batch(self) -> int:
-        return max(stage.batch_size for stage in self.stages.values())
+        return max(stage.global_batch_size for stage in self.stages.values())
 
 
 def load(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:

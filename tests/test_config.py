@@ -23,7 +23,7 @@ decoder:
   method: lora
   lora: {rank: 4, targets: [to_q]}
   steps: 10
-  batch_size: 4
+  global_batch_size: 4
   learning_rate: 1e-4
 """
 
@@ -67,8 +67,8 @@ def test_unknown_keys_name_their_path_and_the_nearest(recipe: Path, assignment: 
 
 
 def test_every_problem_is_listed(recipe: Path) -> None:
-    shown = message(recipe, "decoder.steps=0", "decoder.batch_size=many", "seed=x", "output= ")
-    for path in ("decoder.steps: ", "decoder.batch_size: ", "seed: ", "output: "):
+    shown = message(recipe, "decoder.steps=0", "decoder.global_batch_size=many", "seed=x", "output= ")
+    for path in ("decoder.steps: ", "decoder.global_batch_size: ", "seed: ", "output: "):
         assert f"  {path}" in shown
     assert "found 'many'" in shown
 
@@ -80,18 +80,21 @@ def test_every_problem_is_listed(recipe: Path) -> None:
         (["data.posters={count: 3}"], "not both"),
         (["data.edits={count: 3}"], "not both"),
         (
-            ["data={edits: {count: 3}}", "vae={method: full, steps: 1, batch_size: 1, learning_rate: 1}"],
+            ["data={edits: {count: 3}}", "vae={method: full, steps: 1, global_batch_size: 1, learning_rate: 1}"],
             "vae cannot learn",
         ),
         (["data.held_out=null"], "data.held_out (a folder) is missing"),
         (["decoder.lora=null"], "needs a lora section"),
         (["decoder.method=full"], "must not have one"),
-        (["decoder.accumulate=3"], "not divisible by accumulate 3"),
+        (["decoder.micro_batch_size=3"], "not a multiple of micro_batch_size 3"),
         (["decoder=null"], "at least one stage"),
         (["decoder.train_glyph=true"], "method: full"),
         (["decoder.lora.targets=[]"], "decoder.lora.targets: "),
         (["decoder.lora.targets=to_q"], "decoder.lora.targets: must be a list, such as [to_q]"),
-        (["vae={method: lora, lora: {targets: [a]}, steps: 1, batch_size: 1, learning_rate: 1}"], "vae.method: "),
+        (
+            ["vae={method: lora, lora: {targets: [a]}, steps: 1, global_batch_size: 1, learning_rate: 1}"],
+            "vae.method: ",
+        ),
     ],
 )
 def test_contradictions(recipe: Path, assignments: list[str], said: str) -> None:
@@ -181,7 +184,7 @@ def test_the_resolved_recipe_reads_back_as_itself(recipe: Path) -> None:
 
 
 def test_stages_run_in_the_order_of_the_data_flow(recipe: Path) -> None:
-    stage = "{method: full, steps: 1, batch_size: 1, learning_rate: 1}"
+    stage = "{method: full, steps: 1, global_batch_size: 1, learning_rate: 1}"
     loaded = config.load(recipe, [f"vae={stage}", f"autoregressive={stage}", f"semantic_vq={stage}"])
     assert list(loaded.stages) == ["vae", "semantic_vq", "autoregressive", "decoder"]
 

@@ -24,7 +24,7 @@ PROMPT, PREVIEW, LARGE = 64, 256, 64
 # For a run that shows within seconds that everything fits together; it measures nothing.
 TINY = {
     "steps": 2,
-    "batch_size": 2,
+    "global_batch_size": 2,
     "warmup_steps": 0,
     "held_out_every": 1,
     "save_every": 1,
@@ -115,7 +115,7 @@ def recipe(step: str, model: str | Path, output: str | Path, seed: int, tiny: bo
 def posters(step: Recipe) -> int:
     """How many posters a recipe trains on, repeats counted."""
     (stage,) = step.stages.values()
-    return stage.steps * stage.batch_size
+    return stage.steps * stage.global_batch_size
 
 
 def seconds(step: str) -> float:

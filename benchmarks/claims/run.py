@@ -149,7 +149,7 @@ def curve(folder: Path, number: int, step: str, seed: int, tiny: bool) -> dict[s
         "posters": definitions.posters(recipe),
         "seconds": read_json(place / f"{stage}.json")["seconds"],
         "held_out": [
-            [row["step"] * settings.batch_size, {key: round(value, 5) for key, value in row["held_out"].items()}]
+            [row["step"] * settings.global_batch_size, {key: round(value, 5) for key, value in row["held_out"].items()}]
             for row in rows
         ],
     }

@@ -126,7 +126,8 @@ def _recipe_jobs(arguments: argparse.Namespace) -> list[speed.Job]:
 
     said = [f"--{name}" for name, plain in PLAIN.items() if getattr(arguments, name) != plain]
     if said:
-        raise UserError("a recipe says this itself", found=" ".join(said), fix="--recipe FILE decoder.batch_size=2")
+        fix = "--recipe FILE decoder.global_batch_size=2"
+        raise UserError("a recipe says this itself", found=" ".join(said), fix=fix)
     file, *overrides = arguments.recipe
     recipe = config.load(file, [*overrides, f"model={'glm-image' if arguments.model == 'full' else arguments.model}"])
     images = data.load(recipe.data)[0] if recipe.data.train else None
@@ -143,7 +144,7 @@ def _recipe_jobs(arguments: argparse.Namespace) -> list[speed.Job]:
 def train_line(row: dict[str, Any]) -> str:
     """A row for people."""
     how = [name for name in ("edits", "pack", "offload", "compile", "preserve") if row[name]]
-    how += [f"accumulate {row['accumulate']}"] if row["accumulate"] > 1 else []
+    how += [f"accumulation steps {row['accumulation_steps']}"] if row["accumulation_steps"] > 1 else []
     cap = [f"cap {row['cap_gib']:g} GiB"] if row["cap_gib"] else []
     told = f"{row['stage']} {row['size']} batch {row['batch']} recompute {row['gradient_checkpointing']}"
     told = ", ".join([told, f"base {row['base']}", *how, *cap]) + ": "

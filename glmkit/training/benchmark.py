@@ -63,7 +63,7 @@ class Job:
     compile: bool = False
     cap_gib: float | None = None
     rank: int = 16
-    accumulate: int = 1
+    accumulation_steps: int = 1
     edits: bool = False
     reminders: bool = False
     asked: BlockStage | None = None
@@ -85,11 +85,13 @@ class Job:
         lora = asked.lora
         if lora is None or not isinstance(asked, BlockStage):
             raise UserError(f"{name} trains whole parts", found=f"method: {asked.method}", fix="recipes/ar_lora.yaml")
-        how: dict[str, Any] = {key: getattr(asked, key) for key in ("gradient_checkpointing", "accumulate", "compile")}
+        how: dict[str, Any] = {
+            key: getattr(asked, key) for key in ("gradient_checkpointing", "accumulation_steps", "compile")
+        }
         how |= {key: getattr(lora, key) for key in ("base", "offload", "rank")}
         how |= {"pack": getattr(asked, "pack", False), "cap_gib": cap_gib, "edits": edits, "asked": asked}
         how["reminders"] = reminders and asked.preserve > 0
-        return cls(name, *size, batch=asked.batch_size, **how)
+        return cls(name, *size, batch=asked.global_batch_size, **how)
 
     @property
     def stage(self) -> BlockStage:
@@ -97,7 +99,7 @@ class Job:
         if self.asked is not None:
             return self.asked
         lora = {"rank": self.rank, "targets": TARGETS[self.name], "base": self.base, "offload": self.offload}
-        values: dict[str, Any] = {"steps": 10**6, "batch_size": self.batch, "learning_rate": 1e-4}
+        values: dict[str, Any] = {"steps": 10**6, "global_batch_size": self.batch, "learning_rate": 1e-4}
         packed = {"pack": True} if self.pack else {}  # which decoders do not know
         values |= {"gradient_checkpointing": self.gradient_checkpointing, "compile": self.compile, **packed}
         try:
@@ -123,7 +125,7 @@ class Job:
         """The job as columns of its row."""
         keys = (
             "batch",
-            "accumulate",
+            "accumulation_steps",
             "edits",
             "gradient_checkpointing",
             "base",

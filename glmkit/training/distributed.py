@@ -55,15 +55,16 @@ class Team:
     def is_main(self) -> bool:
         return self.index == 0
 
-    def passes(self, batch: Sequence[int], accumulate: int) -> list[Pass]:
+    def passes(self, batch: Sequence[int], accumulation_steps: int) -> list[Pass]:
         """What this process does of a step; all do equally many passes of equal size, so that gradients and losses
-        are the means over all passes. `accumulate` must be a multiple or a divisor of `count`."""
-        size = len(batch) // accumulate
+        are the means over all passes. `accumulation_steps` must be a multiple or a divisor of
+        `count`."""
+        size = len(batch) // accumulation_steps
         whole = [Pass(start // size, batch[start : start + size]) for start in range(0, len(batch), size)]
-        if self.count <= accumulate:
+        if self.count <= accumulation_steps:
             own = len(whole) // self.count
             return whole[self.index * own : (self.index + 1) * own]
-        sharing = self.count // accumulate
+        sharing = self.count // accumulation_steps
         number, place = divmod(self.index, sharing)
         rows = size // sharing
         return [Pass(number, whole[number].indices, slice(place * rows, (place + 1) * rows))]
@@ -146,14 +147,15 @@ def check(recipe: Recipe, team: Team) -> None:
     for name, stage in recipe.stages.items():
         if name not in EDITING:
             raise UserError(f"{name} learns in one process", found=f"{team.count} processes", fix="run glmkit itself")
-        if stage.accumulate % team.count == 0:
+        if stage.accumulation_steps % team.count == 0:
             continue
         whole = _needs_whole(stage)
-        if team.count % stage.accumulate or stage.batch_size % team.count or whole:
+        if team.count % stage.accumulation_steps or stage.global_batch_size % team.count or whole:
             raise UserError(
                 f"{name}: {team.count} processes cannot share the micro-batches of a step"
                 + (f", and {whole} needs them whole" if whole else ""),
-                found=f"batch_size: {stage.batch_size}, accumulate: {stage.accumulate}",
+                found=f"global_batch_size: {stage.global_batch_size}, "
+                f"micro_batch_size: {stage.global_batch_size // stage.accumulation_steps}",
                 fix=_divisible(name, stage, team.count),
             )
 
@@ -168,11 +170,11 @@ def _needs_whole(stage: Stage) -> str | None:
 
 def _divisible(name: str, stage: Stage, count: int) -> str:
     """What to type for a micro-batch a process, or a few."""
-    batch = -(-stage.batch_size // count) * count
+    batch = -(-stage.global_batch_size // count) * count
     possible = [times for times in range(count, batch + 1, count) if batch % times == 0]
-    accumulate = next((times for times in possible if times >= stage.accumulate), possible[-1])
-    changed = f"{name}.batch_size={batch} " if batch != stage.batch_size else ""
-    return f"{changed}{name}.accumulate={accumulate}"
+    accumulation_steps = next((times for times in possible if times >= stage.accumulation_steps), possible[-1])
+    changed = f"{name}.global_batch_size={batch} " if batch != stage.global_batch_size else ""
+    return f"{changed}{name}.micro_batch_size={batch // accumulation_steps}"
 
 
 def sharded_as(like: Tensor, whole: Tensor) -> Tensor:

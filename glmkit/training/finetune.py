@@ -158,7 +158,9 @@ def _run_stage(
     kinds = data.buckets(train)
     if isinstance(stage, config.AutoregressiveStage) and stage.pack:
         kinds = data.together(kinds)
-    batches = data.Batches(kinds, stage.batch_size, recipe.seed, train.repeats, stage.equal_pixels, stage.accumulate)
+    batches = data.Batches(
+        kinds, stage.global_batch_size, recipe.seed, train.repeats, stage.equal_pixels, stage.accumulation_steps
+    )
     listening = trackers.trackers(place.folder, place.name, recipe.wandb) if place.team.is_main else []
     loop = Loop(work.objective, batches, stage, place, listening)
     return loop.run(work.export, work.sampler, recipe.samples.every)

@@ -145,7 +145,7 @@ class Loop:
                 group["lr"] = learning_rate(self.step, self.stage)
         shown: list[dict[str, Tensor]] = []
         on_gpu = self.place.device.type == "cuda"
-        passes = self.place.team.passes(self.batches[self.step], self.stage.accumulate)
+        passes = self.place.team.passes(self.batches[self.step], self.stage.accumulation_steps)
         for one in passes:
             generator = step_generator(self.place, self.step, one.number)
             torch.manual_seed(generator.initial_seed() ^ 2)  # dropout draws from the global generator

@@ -129,8 +129,8 @@ def _stage(
         block_stage = cast(config.BlockStage, stage)
         recompute(parts[TRANSFORMERS[name]], block_stage.gradient_checkpointing)
         looks = 1 + own_reminder if block_stage.preserve else 0
-        work = measure(name, parts, worst, stage.batch_size // stage.accumulate, captions, looks)
-    operations = stage.steps * stage.accumulate * work.operations if work else None
+        work = measure(name, parts, worst, stage.global_batch_size // stage.accumulation_steps, captions, looks)
+    operations = stage.steps * stage.accumulation_steps * work.operations if work else None
     return StagePlan(
         name,
         trained,

@@ -20,7 +20,7 @@ from glmkit.models.hybrid import HybridModel
 from glmkit.training import finetune as training
 
 CPU = torch.device("cpu")
-LORA = {"method": "lora", "steps": 2, "batch_size": 2, "learning_rate": 1e-2}
+LORA = {"method": "lora", "steps": 2, "global_batch_size": 2, "learning_rate": 1e-2}
 
 
 def pairs(folder: Path, side: int) -> str:

@@ -14,7 +14,7 @@ from glmkit.evaluation import proof
 
 
 def recipe(model: Path, output: Path, **changes: Any) -> Recipe:
-    stage = {"method": "full", "steps": 1, "batch_size": 1, "learning_rate": 1.0}
+    stage = {"method": "full", "steps": 1, "global_batch_size": 1, "learning_rate": 1.0}
     values = {
         "model": str(model),
         "output": str(output),
@@ -58,7 +58,7 @@ def test_whole_parts(tiny_model: Path, tmp_path: Path, plans: list[tuple[proof.P
         tmp_path,
         save=str(tiny_model) + "/.",
         proof={"clip": True},
-        decoder={"method": "full", "steps": 1, "batch_size": 1, "learning_rate": 1.0},
+        decoder={"method": "full", "steps": 1, "global_batch_size": 1, "learning_rate": 1.0},
     )
     assert of.proof
     proof.prove(of, of.proof, "cpu")

@@ -109,14 +109,14 @@ def test_a_recipe_is_measured_as_it_is(
     at_home: None, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Each stage with its batch, on edits where its data has edits, at the size that is asked for."""
-    given = [str(RECIPES / "edit_lora.yaml"), "decoder.batch_size=4", "decoder.accumulate=2"]
+    given = [str(RECIPES / "edit_lora.yaml"), "decoder.global_batch_size=4", "decoder.micro_batch_size=2"]
     rows = rows_of(tmp_path / "rows.jsonl", "--model", str(tiny_model), "--size", "64x64", "--recipe", *given)
-    assert [(row["stage"], row["batch"], row["accumulate"], row["edits"], row["steps"]) for row in rows] == [
+    assert [(row["stage"], row["batch"], row["accumulation_steps"], row["edits"], row["steps"]) for row in rows] == [
         ("autoregressive", 2, 1, True, 500),
         ("decoder", 4, 2, True, 1000),
     ]
     assert all(row["size"] == "64x64" and 0 < row["of_floor"] < 1 for row in rows)
-    assert "accumulate 2" in capsys.readouterr().out
+    assert "accumulation steps 2" in capsys.readouterr().out
 
 
 def test_a_recipe_that_preserves_is_timed_with_what_it_is_reminded_of(
@@ -148,7 +148,7 @@ def test_a_recipe_that_preserves_is_timed_with_what_it_is_reminded_of(
 
 
 def test_the_glyph_stage_trains_the_encoder_through_a_frozen_decoder(at_home: None, tiny_model: Path) -> None:
-    stage = config.load(RECIPES / "glyph_lora.yaml", [f"model={tiny_model}", "glyph.accumulate=1"]).glyph
+    stage = config.load(RECIPES / "glyph_lora.yaml", [f"model={tiny_model}", "glyph.micro_batch_size=null"]).glyph
     assert stage is not None
     job, hybrid = speed.Job.of("glyph", stage, (64, 64), edits=False), HybridModel(tiny_model, CPU, torch.float32)
     (row,) = speed.rows([job], lambda dtype: hybrid, CPU, 1)

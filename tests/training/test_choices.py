@@ -25,7 +25,7 @@ from glmkit.training.objectives.regularization import Preserved, without_adapter
 from glmkit.training.stage import objective_of
 
 CPU = torch.device("cpu")
-STAGE: dict[str, Any] = {"method": "full", "steps": 1, "batch_size": 2, "learning_rate": 1e-3}
+STAGE: dict[str, Any] = {"method": "full", "steps": 1, "global_batch_size": 2, "learning_rate": 1e-3}
 TARGETS = {"autoregressive": "q_proj", "decoder": "to_q", "glyph": "q"}
 
 

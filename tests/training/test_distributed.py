@@ -35,7 +35,7 @@ DYING = str(Path(__file__).with_name("dying.py"))
 TORCHRUN = ("torch.distributed.run", "--nproc_per_node", "2", "--master_port")
 IN_SHARDS = ("accelerate.commands.launch", "--use_fsdp", "--fsdp_version", "2", "--num_processes", "2")
 LORA: dict[str, Any] = {"rank": 2, "targets": ["q_proj", "down_proj"]}
-COMMON: dict[str, Any] = {"method": "lora", "steps": 5, "batch_size": 4, "learning_rate": 0.01}
+COMMON: dict[str, Any] = {"method": "lora", "steps": 5, "global_batch_size": 4, "learning_rate": 0.01}
 
 
 def values(model: str, output: str, **data: Any) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def values(model: str, output: str, **data: Any) -> dict[str, Any]:
         "model": model,
         "output": output,
         "data": data,
-        "autoregressive": {**common, "accumulate": 2, "drop": 0.3, "lora": {**LORA, "dropout": 0.2}},
+        "autoregressive": {**common, "micro_batch_size": 2, "drop": 0.3, "lora": {**LORA, "dropout": 0.2}},
         "decoder": {**common, "method": "full", "drop": 0.3},
         "save_dtype": "float32",
         "samples": {"prompts": ["a poster with 'HI'"], "size": "64x32", "steps": 1},
@@ -162,13 +162,13 @@ def test_an_error_in_one_ends_both(whole: Path, tmp_path: Path) -> None:
     assert said.count("error: ") == 1 and "decoder.stepz: unknown key" in said and "Traceback" not in said
 
 
-@pytest.mark.parametrize(("count", "accumulate"), [(1, 1), (1, 3), (2, 4), (2, 2), (2, 1), (6, 2)])
-def test_every_image_is_in_one_pass(count: int, accumulate: int) -> None:
+@pytest.mark.parametrize(("count", "accumulation_steps"), [(1, 1), (1, 3), (2, 4), (2, 2), (2, 1), (6, 2)])
+def test_every_image_is_in_one_pass(count: int, accumulation_steps: int) -> None:
     batch = list(range(100, 112))
-    passes = [Team(index, count).passes(batch, accumulate) for index in range(count)]
+    passes = [Team(index, count).passes(batch, accumulation_steps) for index in range(count)]
     assert len({len(own) for own in passes}) == 1
     taken = [(one.number, index) for own in passes for one in own for index in one.indices[one.rows or slice(None)]]
-    size = len(batch) // accumulate
+    size = len(batch) // accumulation_steps
     assert taken == [(place // size, index) for place, index in enumerate(batch)]
     assert all(one.indices == batch[one.number * size :][:size] for own in passes for one in own), "draws are for all"
 
@@ -203,11 +203,11 @@ def recipe(**changes: Any) -> config.Recipe:
 @pytest.mark.parametrize(
     ("changes", "count", "fix"),
     [
-        ({"batch_size": 3}, 2, "autoregressive.batch_size=4 autoregressive.accumulate=2"),
-        ({"batch_size": 6, "accumulate": 3}, 2, "autoregressive.accumulate=6"),
-        ({"pack": True}, 2, "pack needs them whole.*autoregressive.accumulate=2"),
-        ({"lora": {**LORA, "dropout": 0.1}}, 4, "lora.dropout needs them whole.*autoregressive.accumulate=4"),
-        ({"equal_pixels": True, "batch_size": 8, "accumulate": 2}, 4, "equal_pixels.*autoregressive.accumulate=4"),
+        ({"global_batch_size": 3}, 2, "autoregressive.global_batch_size=4 autoregressive.micro_batch_size=2"),
+        ({"global_batch_size": 6, "micro_batch_size": 2}, 2, "autoregressive.micro_batch_size=1"),
+        ({"pack": True}, 2, "pack needs them whole.*autoregressive.micro_batch_size=2"),
+        ({"lora": {**LORA, "dropout": 0.1}}, 4, "lora.dropout needs them whole.*autoregressive.micro_batch_size=1"),
+        ({"equal_pixels": True, "global_batch_size": 8, "micro_batch_size": 4}, 4, "equal_pixels.*micro_batch_size=2"),
     ],
 )
 def test_steps_that_cannot_be_shared(changes: dict[str, Any], count: int, fix: str) -> None:

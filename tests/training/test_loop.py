@@ -30,7 +30,7 @@ SIZES = [(32, 32)] * 10
 
 
 def stage(**changes: Any) -> DecoderStage:
-    values: dict[str, Any] = {"method": "full", "steps": 8, "batch_size": 4, "learning_rate": 0.05, **changes}
+    values: dict[str, Any] = {"method": "full", "steps": 8, "global_batch_size": 4, "learning_rate": 0.05, **changes}
     return DecoderStage(**values)
 
 
@@ -69,7 +69,7 @@ class Regression:
 def loop_in(folder: Path, objective: Regression, **changes: Any) -> Loop:
     place = Place(folder, "decoder", 3, torch.device("cpu"))
     settings = stage(**changes)
-    return Loop(objective, Batches(SIZES, settings.batch_size, place.seed), settings, place)
+    return Loop(objective, Batches(SIZES, settings.global_batch_size, place.seed), settings, place)
 
 
 def weights(objective: Regression) -> list[Tensor]:
@@ -86,7 +86,7 @@ NOISY: dict[str, Any] = {
     "ema": 0.9,
     "save_every": 6,
     "warmup_steps": 3,
-    "accumulate": 2,
+    "micro_batch_size": 2,
 }
 
 
@@ -199,8 +199,8 @@ def test_the_optimizer_uses_it(tmp_path: Path) -> None:
 def test_accumulated_equals_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Gradients, not weights: AdamW forgives a wrong factor."""
     gradients = []
-    for accumulate in (1, 2, 4):
-        loop = loop_in(tmp_path / str(accumulate), Regression(), accumulate=accumulate, clip_norm=1e9)
+    for micro_batch_size in (4, 2, 1):
+        loop = loop_in(tmp_path / str(micro_batch_size), Regression(), micro_batch_size=micro_batch_size, clip_norm=1e9)
         monkeypatch.setattr(
             loop.optimizers[0],
             "step",
@@ -213,9 +213,9 @@ def test_accumulated_equals_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_what_is_logged_is_of_the_whole_batch(tmp_path: Path) -> None:
-    for accumulate in (1, 4):
-        loop_in(tmp_path / str(accumulate), Regression(), accumulate=accumulate, save_every=2).run(lambda: None)
-    logs = [read_jsonl(tmp_path / name / "decoder.log.jsonl") for name in ("1", "4")]
+    for size in (4, 1):
+        loop_in(tmp_path / str(size), Regression(), micro_batch_size=size, save_every=2).run(lambda: None)
+    logs = [read_jsonl(tmp_path / name / "decoder.log.jsonl") for name in ("4", "1")]
     once, divided = ([row for row in log if "error" in row] for log in logs)
     assert [row["step"] for row in once] == [2, 4, 6, 8]
     for one, other in zip(once, divided, strict=True):
@@ -240,7 +240,7 @@ def test_micro_batches_draw_their_own_numbers(tmp_path: Path) -> None:
             seeds.append((generator.initial_seed(), *torch.randint(1 << 60, (2,), generator=generator).tolist()))
             return super().loss(indices, generator)
 
-    loop_in(tmp_path, Listening(), steps=3, accumulate=4).run(lambda: None)
+    loop_in(tmp_path, Listening(), steps=3, micro_batch_size=1).run(lambda: None)
     assert len(seeds) == 12 and all(len(set(column)) == 12 for column in zip(*seeds, strict=True))
 
 

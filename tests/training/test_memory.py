@@ -36,7 +36,7 @@ PRESERVING = {("ar_lora", 1.0): 40.4, ("ar_lora", 2.0): 71.1, ("decoder_lora", 1
 def peaks(name: str, *places: str, **changes: Any) -> tuple[float, float]:
     """MiB of a step with one image, that preserves nothing unless `changes` say so: what the tensors of the objective
     take, and what the plan says."""
-    stage_name, usual = STAGES[name], {"batch_size": 1, "accumulate": 1, "preserve": 0}
+    stage_name, usual = STAGES[name], {"global_batch_size": 1, "micro_batch_size": 1, "preserve": 0}
     changed = [f"{stage_name}.{key}={value}" for key, value in {**usual, **changes}.items()]
     folders = [f"data.train=[{', '.join([FOLDER, *places])}]", f"data.held_out={FOLDER}"]
     recipe = config.load(ROOT / "recipes" / f"{name}.yaml", ["model=nano", *folders, *changed])

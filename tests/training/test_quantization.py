@@ -73,7 +73,7 @@ def gradients(
     """Of the decoder's adapters after one batch, under the autocast of a GPU where the base is in bfloat16."""
     settings = Lora.model_validate({**LORA, "base": base, "offload": offload})
     stage = DecoderStage(
-        method="lora", steps=1, batch_size=2, learning_rate=1e-3, lora=settings, gradient_checkpointing=every
+        method="lora", steps=1, global_batch_size=2, learning_rate=1e-3, lora=settings, gradient_checkpointing=every
     )
     images = data.FileImages(posters / "train"), data.FileImages(posters / "held_out")
     hybrid = HybridModel(model)
@@ -193,7 +193,7 @@ def test_a_run_with_a_quantised_base_goes_on_exactly(
             "lora": {"rank": 2, "dropout": 0.2, "targets": ["q_proj", "down_proj"], "base": base, "offload": offload},
             "steps": 5,
             "save_every": 2,
-            "batch_size": 2,
+            "global_batch_size": 2,
             "learning_rate": 0.01,
         },
     }

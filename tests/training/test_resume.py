@@ -24,7 +24,7 @@ def killed(where: str, *command: str) -> None:
 def whole(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that nobody disturbed: an adapter, then a whole part without saved states; its recipe."""
     folder = tmp_path_factory.mktemp("whole")
-    common = {"batch_size": 2, "learning_rate": 0.01, "ema": 0.5, "held_out_every": 2}
+    common = {"global_batch_size": 2, "learning_rate": 0.01, "ema": 0.5, "held_out_every": 2}
     recipe = {
         "model": str(tiny_model),
         "output": str(folder / "run"),

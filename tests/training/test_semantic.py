@@ -99,7 +99,13 @@ def make(tiny_model: Path, train: data.Images, held_out: data.Images, **changes:
     torch.manual_seed(0)
     hybrid = HybridModel(tiny_model)
     hybrid.semantic_vq.requires_grad_(True)
-    values: dict[str, Any] = {"method": "full", "steps": 10, "batch_size": 4, "learning_rate": 1e-3, "revive_every": 2}
+    values: dict[str, Any] = {
+        "method": "full",
+        "steps": 10,
+        "global_batch_size": 4,
+        "learning_rate": 1e-3,
+        "revive_every": 2,
+    }
     return SemanticObjective(
         hybrid.semantic_vq,
         pipeline.prompt_tokenizer(tiny_model).tokenizer,

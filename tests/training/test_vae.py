@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 
 
 def objective(hybrid: HybridModel, images: Any, held_out: Any, **changes: Any) -> VaeObjective:
-    values = {"method": "full", "steps": 1, "batch_size": 2, "learning_rate": 1e-3, "crop": 64, **changes}
+    values = {"method": "full", "steps": 1, "global_batch_size": 2, "learning_rate": 1e-3, "crop": 64, **changes}
     return VaeObjective(hybrid.vae, images, held_out, VaeStage(**values), CPU)
 
 
