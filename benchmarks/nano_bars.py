@@ -150,7 +150,7 @@ def parts(hybrid: HybridModel) -> dict[str, float]:
     """PSNR of the VAE in dB and the share of the codes that the held-out posters use."""
     posters = PosterImages(HELD_OUT, 256, 256, SEED, 1, "held-out")
     unused = VaeStage(method="full", steps=1, global_batch_size=1, learning_rate=1)
-    psnr = VaeObjective(hybrid.vae, posters, posters, unused, hybrid.device).held_out()["psnr"]
+    psnr = VaeObjective(hybrid.vae, posters, posters, unused, hybrid.device).validation_losses()["psnr"]
     everything = list(range(HELD_OUT))
     keeper = cache.Keeper(hybrid.device)
     large = cache.large_cache(hybrid, posters, keeper)[everything]

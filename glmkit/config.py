@@ -30,7 +30,7 @@ class Posters(Section):
     """
 
     count: int = Field(gt=0)
-    held_out: int = Field(default=256, gt=0)
+    validation: int = Field(default=256, gt=0)
     size: str | dict[str, Annotated[float, Field(gt=0)]] = "256x256"
     wide: float = Field(default=0.0, ge=0, le=1, description="share with twice as many colours, and frames")
     aligned: float = Field(default=0.0, ge=0, le=1, description="share whose lines stand at the left or right edge")
@@ -94,7 +94,7 @@ class Data(Reading):
     """
 
     train: tuple[Source, ...] = ()
-    held_out: str | None = None
+    validation: str | None = None
     posters: Posters | None = None
     edits: Posters | None = None
     resident_gib: float = Field(
@@ -115,8 +115,8 @@ class Data(Reading):
             raise ValueError("give either data.train (a folder) or data.posters/data.edits, not both and not neither")
         if self.edits and (self.edits.wide or self.edits.aligned):
             raise ValueError("data.edits are of the plain poster world: only data.posters can be wide or aligned")
-        if self.train and self.held_out is None:
-            raise ValueError("data.held_out (a folder) is missing: without it nobody can see over-fitting")
+        if self.train and self.validation is None:
+            raise ValueError("data.validation (a folder) is missing: without it nobody can see over-fitting")
         if self.train and all(source.preserve for source in self.train):
             raise ValueError("every place of data.train says preserve, so there is nothing to learn")
         return self
@@ -180,7 +180,7 @@ class Stage(Section):
     )
     ema: float = Field(default=0.0, ge=0, lt=1, description="decay of the averaged weights that are saved; 0 is off")
     compile: bool = False
-    held_out_every: int = Field(default=0, ge=0, description="steps between held-out losses; 0: start and end only")
+    validation_every: int = Field(default=0, ge=0, description="steps between validation losses; 0: start and end only")
     save_every: int = Field(
         default=0, ge=0, description="steps between resumable states and exported weights; 0: at the end"
     )

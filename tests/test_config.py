@@ -18,7 +18,7 @@ model: nano
 output: reports/x
 data:
   train: a
-  held_out: b
+  validation: b
 decoder:
   method: lora
   lora: {rank: 4, targets: [to_q]}
@@ -83,7 +83,7 @@ def test_every_problem_is_listed(recipe: Path) -> None:
             ["data={edits: {count: 3}}", "vae={method: full, steps: 1, global_batch_size: 1, learning_rate: 1}"],
             "vae cannot learn",
         ),
-        (["data.held_out=null"], "data.held_out (a folder) is missing"),
+        (["data.validation=null"], "data.validation (a folder) is missing"),
         (["decoder.lora=null"], "needs a lora section"),
         (["decoder.method=full"], "must not have one"),
         (["decoder.micro_batch_size=3"], "not a multiple of micro_batch_size 3"),
@@ -105,7 +105,7 @@ def test_contradictions(recipe: Path, assignments: list[str], said: str) -> None
     ("old", "new", "key", "line"),
     [
         ("output: reports/x", "output: reports/x\nmodel: other", "model", 3),
-        ("  held_out: b", "  held_out: b\n  train: c", "train", 6),
+        ("  validation: b", "  validation: b\n  train: c", "train", 6),
         ("rank: 4,", "rank: 4, rank: 8,", "rank", 8),
     ],
 )

@@ -29,7 +29,7 @@ def test_recipe(path: Path) -> None:
     if recipe.architecture:
         assert (ROOT / recipe.architecture).is_file()
     for data in (recipe.data, config.load(path, ["model=nano"]).data):
-        for folder in filter(None, (*(source.path for source in data.train), data.held_out)):
+        for folder in filter(None, (*(source.path for source in data.train), data.validation)):
             for row in read_jsonl(ROOT / folder / "metadata.jsonl"):
                 assert (ROOT / folder / row["file_name"]).is_file()
     drawn = filter(None, (recipe.data.posters, recipe.data.edits))

@@ -26,11 +26,11 @@ TINY = {
     "steps": 2,
     "global_batch_size": 2,
     "warmup_steps": 0,
-    "held_out_every": 1,
+    "validation_every": 1,
     "save_every": 1,
     "compile": False,
 }
-TINY_DATA = ("data.posters.count=4", "data.posters.held_out=2", "data.posters.size=64x64", "data.posters.workers=1")
+TINY_DATA = ("data.posters.count=4", "data.posters.validation=2", "data.posters.size=64x64", "data.posters.workers=1")
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def posters(step: Recipe) -> int:
 
 
 def seconds(step: str) -> float:
-    """Expected GPU seconds of a step's training alone, by THROUGHPUT; data, compiling and held-out losses come on top.
+    """Expected GPU seconds of a step's training alone, by THROUGHPUT; data, compiling and validation losses come on top.
 
     A sequence without preview takes as much less time as it has fewer tokens.
     """

@@ -32,9 +32,9 @@ MEANING = {
     "shape": "shape and its colour as described",
     "shape_place": "place of the shape as described",
     "text_position": "position of the text as described",
-    "loss": "held-out velocity error at 256x256",
-    "preview": "held-out loss of the preview, nats a token",
-    "large": "held-out loss of the large grid, nats a token",
+    "loss": "validation error of the velocity at 256x256",
+    "preview": "validation loss of the preview, nats a token",
+    "large": "validation loss of the large grid, nats a token",
     "preview_entropy": "entropy of preview codes without context, nats",
     "large_entropy": "entropy of large codes without context, nats",
     "codes_used": "share of the codes in use",
@@ -145,7 +145,9 @@ def curves(found: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> bool
         for row in rows:
             for step in row["steps"]:
                 for key in ("preview", "large") if step["recipe"] == "autoregressive" else ("loss",):
-                    points = [(seen / 1e6, losses[key]) for seen, losses in step["held_out"] if key in losses and seen]
+                    points = [
+                        (seen / 1e6, losses[key]) for seen, losses in step["validation"] if key in losses and seen
+                    ]
                     if points and step["recipe"] != "semantic_vq":
                         lines.setdefault((step["recipe"], key), []).append((side, points))
     if not lines:
@@ -155,7 +157,7 @@ def curves(found: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> bool
     for axis, ((recipe, key), own) in zip(axes, lines.items(), strict=True):
         for side, points in own:
             axis.plot(*zip(*points, strict=True), color=colours[side], label=side, marker=".", linewidth=1.2)
-        _finish(axis, f"{recipe}: {key}", "million posters", "held out")
+        _finish(axis, f"{recipe}: {key}", "million posters", "validation loss")
         _logarithmic(axis)
     _save(figure, path)
     return True
@@ -274,7 +276,7 @@ def _of_sides(claim: Claim, results: Path, images: Path) -> list[str]:
     if compared := list(differences(claim, found)):
         lines += ["", *compared]
     if curves(found, images / f"{claim.name}.png"):
-        lines += ["", f"![held-out losses](curves/{claim.name}.png)"]
+        lines += ["", f"![validation losses](curves/{claim.name}.png)"]
     if shown := list(strips(claim, results, found, images.parent)):
         lines += ["", "The first prompts, side by side, of the first seed:", "", "\n\n".join(shown)]
     devices = sorted({str(row["environment"]["device"]) for rows in found.values() for row in rows})

@@ -137,31 +137,34 @@ def described(images: Path) -> dict[str, float]:
 
 
 def curve(folder: Path, number: int, step: str, seed: int, tiny: bool) -> dict[str, Any]:
-    """What is kept of a step: its overrides, cost, and held-out losses by the posters seen."""
+    """What is kept of a step: its overrides, cost, and validation losses by the posters seen."""
     name, *overrides = step.split()
     place = folder / f"{number}_{name}"
     recipe = definitions.recipe(step, folder / "model", place, seed, tiny)
     ((stage, settings),) = recipe.stages.items()
-    rows = [row for row in read_jsonl(place / f"{stage}.log.jsonl", partial=True) if "held_out" in row]
+    rows = [row for row in read_jsonl(place / f"{stage}.log.jsonl", partial=True) if "validation" in row]
     return {
         "recipe": name,
         "overrides": overrides,
         "posters": definitions.posters(recipe),
         "seconds": read_json(place / f"{stage}.json")["seconds"],
-        "held_out": [
-            [row["step"] * settings.global_batch_size, {key: round(value, 5) for key, value in row["held_out"].items()}]
+        "validation": [
+            [
+                row["step"] * settings.global_batch_size,
+                {key: round(value, 5) for key, value in row["validation"].items()},
+            ]
             for row in rows
         ],
     }
 
 
 def score(folder: Path, steps: Sequence[Mapping[str, Any]], limit: int) -> dict[str, float]:
-    """Every measure of a run by name: last held-out losses, codes, words read, properties checked."""
+    """Every measure of a run by name: last validation losses, codes, words read, properties checked."""
     plan = Plan("text-render", ENGINE, split="simple", limit=limit, images=folder / "images", seeds=1)
     summary = evaluate(plan, folder / "scores")
     found: dict[str, float] = {}
     for step in steps:
-        found.update(step["held_out"][-1][1])
+        found.update(step["validation"][-1][1])
     if (folder / "codes.json").exists():
         found.update(read_json(folder / "codes.json"))
     found.update({name: float(value["value"] or 0) for name, value in summary.scores.items()})

@@ -52,7 +52,7 @@ def ordinary_scenes() -> Iterator[tuple[Scene, str]]:
 
 
 def write_set(folder: Path) -> None:
-    """Write `train/`, `held_out/` and `ordinary/`, each with numbered PNG files and a metadata.jsonl."""
+    """Write `train/`, `validation/` and `ordinary/`, each with numbered PNG files and a metadata.jsonl."""
     for split, name in FOLDERS.items():
         write_images(folder / name, "layout", ((render(scene), text) for scene, text in layout_scenes(split)))
     write_images(folder / "ordinary", "poster", ((render(scene), text) for scene, text in ordinary_scenes()))

@@ -17,7 +17,7 @@ COUNTS: dict[Split, int] = {"train": 24, "held-out": 8}
 
 
 def write_pairs(folder: Path) -> None:
-    """Write `train/` and `held_out/`, each with numbered PNG files and a metadata.jsonl."""
+    """Write `train/` and `validation/`, each with numbered PNG files and a metadata.jsonl."""
     for split, name in FOLDERS.items():
         rows = []
         for index, (scene, _) in enumerate(islice(style_scenes(split), COUNTS[split]), start=1):

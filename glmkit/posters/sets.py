@@ -14,7 +14,7 @@ from glmkit.files import atomic_path, write_jsonl
 from glmkit.posters.grammar import Scene, draw_scene
 from glmkit.posters.words import Split, all_listed
 
-FOLDERS: dict[Split, str] = {"train": "train", "held-out": "held_out"}
+FOLDERS: dict[Split, str] = {"train": "train", "held-out": "validation"}
 
 
 def listed_scene(

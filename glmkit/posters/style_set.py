@@ -86,7 +86,7 @@ def style_poster(scene: Scene) -> Image.Image:
 
 
 def write_set(folder: Path) -> None:
-    """Write `train/` and `held_out/`, each with numbered PNG files and a metadata.jsonl."""
+    """Write `train/` and `validation/`, each with numbered PNG files and a metadata.jsonl."""
     for split, name in FOLDERS.items():
         write_images(folder / name, "retro", ((style_poster(scene), text) for scene, text in style_scenes(split)))
 

@@ -62,7 +62,7 @@ class Change:
 
 @dataclass(frozen=True)
 class StageReport:
-    """`facts` are name and value; `losses` the held-out losses, each part apart."""
+    """`facts` are name and value; `losses` the validation losses, each part apart."""
 
     name: str
     facts: tuple[tuple[str, str], ...]
@@ -71,7 +71,7 @@ class StageReport:
     high: float
     steps: int
     train: Curve | None
-    held_out: Curve | None
+    validation: Curve | None
     sheets: tuple[Sheet, ...]
     content: tuple[Change, ...]
 
@@ -102,11 +102,11 @@ def stage_report(run: Path, name: str) -> StageReport:
     """What the log, the result (absent while a stage is not done) and the samples of one stage say."""
     rows = read_jsonl(run / f"{name}.log.jsonl", partial=True)
     train = [(row["step"], row["loss"]) for row in rows if "loss" in row]
-    tested = [(row["step"], row["held_out"]) for row in rows if "held_out" in row]
-    held_out = [(step, losses["loss"]) for step, losses in tested]
-    values = [value for _, value in train + held_out]
+    tested = [(row["step"], row["validation"]) for row in rows if "validation" in row]
+    validation = [(step, losses["loss"]) for step, losses in tested]
+    values = [value for _, value in train + validation]
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
-    steps = max([1, *(step for step, _ in train + held_out)])
+    steps = max([1, *(step for step, _ in train + validation)])
     sheets = _sheets(run, name)
     return StageReport(
         name=name,
@@ -116,7 +116,7 @@ def stage_report(run: Path, name: str) -> StageReport:
         high=high,
         steps=steps,
         train=_curve("training", train, low, high, steps),
-        held_out=_curve("held out", held_out, low, high, steps),
+        validation=_curve("validation", validation, low, high, steps),
         sheets=tuple(Sheet(step, _embedded(path)) for step, path in sheets),
         content=guards([sheets[0][1]], [sheets[-1][1]]) if len(sheets) > 1 else (),
     )

@@ -268,7 +268,7 @@ class Subject:
         getattr(self.hybrid, job.name).zero_grad(set_to_none=True)  # a step that failed leaves some
         recompute(getattr(self.hybrid, TRANSFORMERS[job.name]), job.gradient_checkpointing)
         images = NoiseImages(job.batch, (job.height, job.width), job.edits, job.reminders)
-        told: Any = {"images": images, "held_out": NoiseImages(1, images.size), "stage": stage}
+        told: Any = {"images": images, "validation": NoiseImages(1, images.size), "stage": stage}
         objective = objectives.build(job.name, hybrid=self.hybrid, keeper=cache.Keeper(device), **told)
         if job.compile:
             objective.compile()

@@ -88,7 +88,7 @@ def _open(recipe: Recipe, device: torch.device) -> tuple[data.Images, data.Image
 
 
 def _reports(images: tuple[data.Images, data.Images]) -> dict[str, report.Report]:
-    return {name: report.of(own) for name, own in zip(("train", "held_out"), images, strict=True)}
+    return {name: report.of(own) for name, own in zip(("train", "validation"), images, strict=True)}
 
 
 def _again(recipe: Recipe) -> tuple[data.Images, data.Images]:
@@ -178,7 +178,7 @@ class _Work:
 def _clip_work(recipe: Recipe, folder: Path, images: tuple[data.Images, data.Images], device: torch.device) -> _Work:
     trained = clip.load(folder)
     trained.model.to(device)
-    objective = objectives.build("clip", clip=trained, images=images[0], held_out=images[1], device=device)
+    objective = objectives.build("clip", clip=trained, images=images[0], validation=images[1], device=device)
     return _Work(objective, lambda: clip.save(folder, trained, getattr(torch, recipe.save_dtype)))
 
 
@@ -237,9 +237,9 @@ def _export(
 
 
 def describe(results: dict[str, Any]) -> str:
-    """One line a stage: steps, held-out loss before and after, time."""
+    """One line a stage: steps, validation loss before and after, time."""
     return "\n".join(
         f"{name}: {result['steps']} steps in {result['seconds']:.0f} s, "
-        f"held-out loss {result['before']['loss']:.4f} -> {result['after']['loss']:.4f}"
+        f"validation loss {result['before']['loss']:.4f} -> {result['after']['loss']:.4f}"
         for name, result in results.items()
     )

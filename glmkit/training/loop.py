@@ -2,7 +2,7 @@
 
 Every random number of step s comes from generators seeded by (seed, s) and the images of step s are a function of
 (seed, s), so a run that was killed and resumed does the same as one that was not. Several processes share a step (see
-`processes`); all of them compute the held-out losses, since the others would only wait for them.
+`processes`); all of them compute the validation losses, since the others would only wait for them.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Loop:
         sample: Callable[[int], None] | None = None,
         sample_every: int = 0,
     ) -> dict[str, Any]:
-        """Train to the last step; returns held-out losses `before` and `after`, seconds, and peak memory in bytes.
+        """Train to the last step; returns validation losses `before` and `after`, seconds, and peak memory in bytes.
 
         `export` writes the trained weights where users find them: with every saved state, and at the end. `sample`
         draws images at step 0, every `sample_every` steps and at the end. Every process calls both. A state stays
@@ -99,7 +99,7 @@ class Loop:
                 bar.update(task, completed=self.step)
                 if self.step % LOG_EVERY == 0 or not self._goes_on or self._due(self.stage.save_every):
                     bar.update(task, note=self._log(shown))
-                if self._due(self.stage.held_out_every) or self._due(sample_every):
+                if self._due(self.stage.validation_every) or self._due(sample_every):
                     self._observe(sample if self._due(sample_every) else None, bar)
                 if self._due(self.stage.save_every):
                     self._save()
@@ -109,14 +109,14 @@ class Loop:
         if self.averaged:
             self.averaged.swap()
         self.objective.finish()
-        after = self._held_out()
+        after = self._validation_losses()
         self._check(after["loss"])
         export()
-        self._note({"step": self.step, "held_out": after})
+        self._note({"step": self.step, "validation": after})
         if sample:
             sample(self.step)
         self.place.team.wait()  # for the log of the first process
-        rows = [row["held_out"] for row in self._rows() if "held_out" in row]
+        rows = [row["validation"] for row in self._rows() if "validation" in row]
         peak = torch.cuda.max_memory_allocated(self.place.device) if self.place.device.type == "cuda" else None
         return {
             "steps": self.step,
@@ -170,19 +170,19 @@ class Loop:
             return self.objective.loss(one.indices, generator)
         return cast(Divisible, self.objective).loss(one.indices, generator, one.rows)
 
-    def _held_out(self) -> dict[str, float]:
+    def _validation_losses(self) -> dict[str, float]:
         self.objective.trained.eval()
-        # Eager: held-out batches have other shapes, and compiling for them would take longer than running them.
+        # Eager: validation batches have other shapes, and compiling for them would take longer than running them.
         with torch.compiler.set_stance("force_eager"):
-            losses = self.objective.held_out()
+            losses = self.objective.validation_losses()
         self.objective.trained.train()
         return losses
 
     def _observe(self, sample: Callable[[int], None] | None, bar: Progress | None = None) -> None:
         with self._averaged_weights():
-            losses = self._held_out()
-            self._note({"step": self.step, "held_out": losses})
-            (bar.console if bar else NOTES).print(f"{self.place.name} step {self.step}: held-out {_format(losses)}")
+            losses = self._validation_losses()
+            self._note({"step": self.step, "validation": losses})
+            (bar.console if bar else NOTES).print(f"{self.place.name} step {self.step}: validation {_format(losses)}")
             if sample:
                 sample(self.step)
 
@@ -270,8 +270,8 @@ class Loop:
         NOTES.print(f"{self.place.name}: continuing at step {self.step}")
 
     def _was_logged(self, row: dict[str, Any]) -> bool:
-        """Whether the state that was just read comes after this row; the last held-out loss follows the last state."""
-        return row["step"] <= self.step and (self._goes_on or "held_out" not in row or row["step"] < self.step)
+        """Whether the state that was just read comes after this row; the last validation loss follows the last state."""
+        return row["step"] <= self.step and (self._goes_on or "validation" not in row or row["step"] < self.step)
 
 
 def _sharded_state(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> dict[str, Any]:

@@ -128,7 +128,7 @@ def _context(
     images: tuple[data.Images, data.Images],
     keeper: cache.Keeper,
 ) -> dict[str, Any]:
-    common = {"images": images[0], "held_out": images[1], "stage": stage}
+    common = {"images": images[0], "validation": images[1], "stage": stage}
     if name in config.EDITING:
         return {**common, "hybrid": hybrid, "keeper": keeper}
     parts: dict[str, Any] = {part: getattr(hybrid, part) for part in NEEDS[name]}

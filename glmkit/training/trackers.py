@@ -16,8 +16,8 @@ Tracker = Callable[[Mapping[str, Any]], None]
 
 
 def scalars(row: Mapping[str, Any]) -> dict[str, float]:
-    """The losses of one row of a log as `train/...` or `held_out/...`."""
-    kind, losses = ("held_out", row["held_out"]) if "held_out" in row else ("train", row)
+    """The losses of one row of a log as `train/...` or `validation/...`."""
+    kind, losses = ("validation", row["validation"]) if "validation" in row else ("train", row)
     return {f"{kind}/{name}": value for name, value in losses.items() if name not in ("step", "time")}
 
 

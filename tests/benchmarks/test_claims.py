@@ -248,7 +248,7 @@ def test_peak_counts_what_is_alive(claims: dict[str, ModuleType]) -> None:
 
 def row(claim: str, side: str, seed: int, accuracy: float) -> dict[str, Any]:
     losses = [[0, {"loss": 2.0}], [1000, {"loss": 0.5}], [2000, {"loss": 0.3}]]
-    step = {"recipe": "decoder_256", "overrides": [], "posters": 2000, "seconds": 10.0, "held_out": losses}
+    step = {"recipe": "decoder_256", "overrides": [], "posters": 2000, "seconds": 10.0, "validation": losses}
     measures = {"word_accuracy": accuracy, "loss": 0.3}
     identity = {"claim": claim, "side": side, "seed": seed, "prompts": 128}
     return {**identity, "steps": [step], "measures": measures, "kept": {"vae": "v"}, "environment": {"device": "cuda"}}

@@ -28,11 +28,11 @@ from glmkit.training.lora import DIFFUSERS_FILE
 
 @pytest.fixture(scope="module")
 def posters(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An easy set: four posters to learn, of which two are held out."""
+    """An easy set: four posters to learn, of which two are for validation."""
     import random
 
     folder = tmp_path_factory.mktemp("posters")
-    for split, count in (("train", 4), ("held_out", 2)):
+    for split, count in (("train", 4), ("validation", 2)):
         (folder / split).mkdir()
         rows = []
         for number in range(count):
@@ -46,11 +46,11 @@ def posters(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def values(model: Path, posters: Path, output: Path) -> dict[str, Any]:
     """A recipe of a few steps, decoder and autoregressive model, with alpha unlike rank."""
-    common = {"method": "lora", "steps": 30, "global_batch_size": 4, "learning_rate": 0.02, "held_out_every": 15}
+    common = {"method": "lora", "steps": 30, "global_batch_size": 4, "learning_rate": 0.02, "validation_every": 15}
     return {
         "model": str(model),
         "output": str(output),
-        "data": {"train": str(posters / "train"), "held_out": str(posters / "held_out")},
+        "data": {"train": str(posters / "train"), "validation": str(posters / "validation")},
         "decoder": {**common, "lora": {"rank": 4, "alpha": 6, "targets": ["to_q", "to_out.0", "ff.net.2", "proj_out"]}},
         "autoregressive": {**common, "lora": {"rank": 4, "alpha": 8, "targets": ["q_proj", "down_proj"]}},
         "samples": {"prompts": ["a poster with 'HI'", "another"], "size": "64x32", "steps": 1},
@@ -104,11 +104,11 @@ def test_what_a_run_leaves(finished: Path) -> None:
     assert manifest["environment"]["versions"]["torch"]
 
 
-def test_the_held_out_loss_falls(finished: Path) -> None:
-    """Before, during and after; the images held out are among those learnt, so it must."""
+def test_the_validation_loss_falls(finished: Path) -> None:
+    """Before, during and after; the validation images are among those learnt, so it must."""
     for stage in ("decoder", "autoregressive"):
         result, log = read_json(finished / "run" / f"{stage}.json"), read_jsonl(finished / "run" / f"{stage}.log.jsonl")
-        losses = {row["step"]: row["held_out"]["loss"] for row in log if "held_out" in row}
+        losses = {row["step"]: row["validation"]["loss"] for row in log if "validation" in row}
         assert list(losses) == [0, 15, 30] and result["steps"] == 30
         assert (result["before"]["loss"], result["after"]["loss"]) == (losses[0], losses[30])
         assert losses[30] < 0.95 * losses[0] and losses[30] < losses[15] < losses[0]
@@ -311,7 +311,7 @@ def test_bad_recipes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 def learnt_edits(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A finished full training of both stages on a few edits and posters, and its recipe."""
     folder = tmp_path_factory.mktemp("edits")
-    drawn = {"count": 4, "held_out": 2, "size": "128x128", "workers": 1}
+    drawn = {"count": 4, "validation": 2, "size": "128x128", "workers": 1}
     stage = {"method": "full", "steps": 6, "global_batch_size": 4, "learning_rate": 2e-3}
     recipe = {
         "model": str(tiny_model),
@@ -327,7 +327,7 @@ def learnt_edits(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def test_edits_are_learnt_and_the_model_edits(learnt_edits: tuple[Path, Path], tmp_path: Path) -> None:
-    """From recipe to edited image; the held-out losses of edits are told apart."""
+    """From recipe to edited image; the validation losses of edits are told apart."""
     run, _ = learnt_edits
     for stage in ("autoregressive", "decoder"):
         result = read_json(run / f"{stage}.json")

@@ -40,7 +40,7 @@ def recipe(model: Path, folder: Path, side: int) -> config.Recipe:
         {
             "model": str(model),
             "output": str(folder / "run"),
-            "data": {"train": pairs(folder / "train", side), "held_out": pairs(folder / "held_out", side)},
+            "data": {"train": pairs(folder / "train", side), "validation": pairs(folder / "validation", side)},
             "autoregressive": {**LORA, "lora": {"rank": 2, "targets": ["q_proj"]}},
             "decoder": {**LORA, "lora": {"rank": 2, "targets": ["to_q"]}},
             "glyph": {**LORA, "drop": 0.0, "lora": {"rank": 2, "targets": ["q", "v"]}},
@@ -53,7 +53,7 @@ def test_all_adapters_learn_from_pairs(tiny_model: Path, tmp_path: Path, capsys:
     assert list(results) == ["autoregressive", "decoder", "glyph"]
     assert "train: 2 images, 2 of them edits; 128x128 edits: 2" in capsys.readouterr().err
     written = read_json(tmp_path / "run" / "data.json")
-    assert written["held_out"]["buckets"] == {"128x128 edits": 2} and written["train"]["dropped"] == []
+    assert written["validation"]["buckets"] == {"128x128 edits": 2} and written["train"]["dropped"] == []
     changed, plain = HybridModel(tiny_model), checkpoint.load_component(tiny_model, "glyph")
     adapter.apply_adapter(changed, tmp_path / "run" / "adapter")
     with torch.no_grad():

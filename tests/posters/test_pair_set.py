@@ -26,7 +26,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("split", ["train", "held_out"])
+@pytest.mark.parametrize("split", ["train", "validation"])
 def test_pairs(drawn: Path, split: str) -> None:
     rows = read_jsonl(SET / split / "metadata.jsonl")
     assert rows == read_jsonl(drawn / split / "metadata.jsonl")

@@ -23,10 +23,10 @@ def run(tmp_path: Path) -> Path:
     write_json(run / "manifest.json", {"kind": "finetune", "environment": environment, "resumed": [{}]})
     (run / "recipe.yaml").write_text(RECIPE)
     rows = [
-        {"step": 0, "held_out": {"loss": 3.0, "preview": 2.0, "large": 1.0}},
+        {"step": 0, "validation": {"loss": 3.0, "preview": 2.0, "large": 1.0}},
         {"step": 20, "loss": 2.5},
         {"step": 40, "loss": 2.0},
-        {"step": 40, "held_out": {"loss": 1.25, "preview": 0.75, "large": 0.5}},
+        {"step": 40, "validation": {"loss": 1.25, "preview": 0.75, "large": 0.5}},
     ]
     write_jsonl(run / "autoregressive.log.jsonl", rows)
     write_jsonl(run / "decoder.log.jsonl", rows[:1])

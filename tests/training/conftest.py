@@ -13,9 +13,9 @@ from glmkit.posters import grammar, render
 
 @pytest.fixture(scope="session")
 def posters(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with train/ (4 of 64x64, 2 of 96x64) and held_out/ (3 of 64x64), each with metadata.jsonl."""
+    """A folder with train/ (4 of 64x64, 2 of 96x64) and validation/ (3 of 64x64), each with metadata.jsonl."""
     folder = tmp_path_factory.mktemp("posters")
-    for split, sizes in (("train", [(64, 64)] * 4 + [(96, 64)] * 2), ("held_out", [(64, 64)] * 3)):
+    for split, sizes in (("train", [(64, 64)] * 4 + [(96, 64)] * 2), ("validation", [(64, 64)] * 3)):
         (folder / split).mkdir()
         rows = []
         for number, (height, width) in enumerate(sizes):

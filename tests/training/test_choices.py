@@ -41,7 +41,7 @@ def images(posters: Path) -> data.FileImages:
 @pytest.fixture(scope="module")
 def regular(posters: Path, images: data.FileImages) -> data.Joined:
     """The training images, and three behind them that are only preserved."""
-    return data.Joined([images, data.FileImages(posters / "held_out", repeats=4, preserve=True)])
+    return data.Joined([images, data.FileImages(posters / "validation", repeats=4, preserve=True)])
 
 
 def objective(stage: str, hybrid: HybridModel, images: data.Images, **changes: Any) -> Any:
@@ -88,7 +88,7 @@ def test_a_dropped_caption_leaves_an_empty_prompt(tiny_model: Path, images: data
 
 @torch.no_grad()
 def test_captions_are_dropped_by_share(tiny_model: Path, images: data.FileImages) -> None:
-    """Neither all nor none of a batch; held-out losses keep theirs, so that they can be compared."""
+    """Neither all nor none of a batch; validation losses keep theirs, so that they can be compared."""
     hybrid = HybridModel(tiny_model)
     dropping, plain = (objective("autoregressive", hybrid, images, drop=share) for share in (0.4, 0.0))
     sheet, asked = dropping.sequences.padded, []
@@ -102,7 +102,7 @@ def test_captions_are_dropped_by_share(tiny_model: Path, images: data.FileImages
         dropping.loss([0, 1, 2, 3], seeded(seed))
     dropping.sequences.padded = sheet
     assert 2 <= sum(asked) <= 11 and len(asked) == 16
-    assert dropping.held_out() == plain.held_out()
+    assert dropping.validation_losses() == plain.validation_losses()
 
 
 def gradient_of_velocity(given: Any) -> torch.Tensor:
@@ -279,9 +279,9 @@ def test_what_a_stage_refuses(changes: dict[str, Any], message: str) -> None:
 
 def test_preserved_places_need_a_stage_that_preserves() -> None:
     places = [{"path": "a"}, {"path": "b", "preserve": True}]
-    values = {"output": "x", "data": {"train": places, "held_out": "c"}, "decoder": STAGE}
+    values = {"output": "x", "data": {"train": places, "validation": "c"}, "decoder": STAGE}
     with pytest.raises(UserError, match="decoder.preserve=1"):
         config.from_dict(values)
-    values["data"] = {"train": [places[1]], "held_out": "c"}
+    values["data"] = {"train": [places[1]], "validation": "c"}
     with pytest.raises(UserError, match="nothing to learn"):
         config.from_dict(values)

@@ -145,7 +145,7 @@ def test_a_run_from_recipe_to_folder(posters: Path, tmp_path: Path, monkeypatch:
         "architecture": str(tmp_path / "sizes.yaml"),
         "save": str(model),
         "output": str(run),
-        "data": {"train": str(posters / "train"), "held_out": str(posters / "train")},
+        "data": {"train": str(posters / "train"), "validation": str(posters / "train")},
         "clip": stage,
     }
     path = tmp_path / "recipe.yaml"
@@ -177,7 +177,7 @@ def test_bad_recipes(
 ) -> None:
     recipe = {
         "output": str(tmp_path / "run"),
-        "data": {"train": str(posters / "train"), "held_out": str(posters / "held_out")},
+        "data": {"train": str(posters / "train"), "validation": str(posters / "validation")},
         "clip": {"method": "full", "steps": 1, "global_batch_size": 1, "learning_rate": 1},
     }
     (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))

@@ -163,10 +163,10 @@ def test_posters_are_what_the_renderer_draws() -> None:
 
 
 def test_a_recipe_holds_words_back() -> None:
-    train, held_out = data.load(config.Data(posters=config.Posters(count=4, held_out=3, size="64x32", workers=1)))
-    assert len(train.captions) == 4 and held_out.sizes == [(32, 64)] * 3
+    train, validation = data.load(config.Data(posters=config.Posters(count=4, validation=3, size="64x32", workers=1)))
+    assert len(train.captions) == 4 and validation.sizes == [(32, 64)] * 3
     scene = masks.scene_of(1, 0, height=32, width=64, split="held-out")
-    assert held_out.captions[0] == grammar.caption(scene, random.Random("1-0"))
+    assert validation.captions[0] == grammar.caption(scene, random.Random("1-0"))
     with pytest.raises(UserError, match="multiples of 32"):
         data.load(config.Data(posters=config.Posters(count=4, size="100x64")))
 
@@ -219,13 +219,13 @@ def test_edits_of_a_recipe_stand_before_its_posters() -> None:
     """Held-out losses look at the first images: edits and descriptions in turn, then posters."""
     few = {"size": "64x64", "workers": 1}
     given = config.Data(
-        posters=config.Posters(count=3, held_out=2, **few), edits=config.Posters(count=2, held_out=1, **few)
+        posters=config.Posters(count=3, validation=2, **few), edits=config.Posters(count=2, validation=1, **few)
     )
-    train, held_out = data.load(given)
+    train, validation = data.load(given)
     assert train.sources == {1: 0, 3: 2} and len(train.captions) == 2 * 2 + 3
-    assert held_out.sources == {1: 0} and len(held_out.captions) == 2 + 2
+    assert validation.sources == {1: 0} and len(validation.captions) == 2 + 2
     edit = masks.edit_of(1, 0, height=64, width=64, split="held-out")
-    assert held_out.captions[1] == edit.instruction
+    assert validation.captions[1] == edit.instruction
     alone, _ = data.load(config.Data(edits=given.edits))
     assert alone.captions == train.captions[:4]
     with pytest.raises(UserError, match="multiples of 32"):
@@ -285,12 +285,12 @@ def test_batches_of_equal_pixels() -> None:
 
 
 def test_posters_of_several_sizes() -> None:
-    recipe = {"output": "x", "data": {"posters": {"count": 9, "held_out": 3, "size": {"64x64": 2, "96x64": 1}}}}
+    recipe = {"output": "x", "data": {"posters": {"count": 9, "validation": 3, "size": {"64x64": 2, "96x64": 1}}}}
     posters = config.from_dict(
         {**recipe, "vae": {"method": "full", "steps": 1, "global_batch_size": 1, "learning_rate": 1}}
     )
-    train, held_out = data.load(posters.data)
-    assert Counter(train.sizes) == {(64, 64): 6, (64, 96): 3} and len(held_out.sizes) == 3
+    train, validation = data.load(posters.data)
+    assert Counter(train.sizes) == {(64, 64): 6, (64, 96): 3} and len(validation.sizes) == 3
     indices = [index for index, size in enumerate(train.sizes) if size == (64, 96)]
     assert train.pixels(indices, torch.device("cpu")).shape == (3, 3, 64, 96)
 

@@ -40,7 +40,7 @@ COMMON: dict[str, Any] = {"method": "lora", "steps": 5, "global_batch_size": 4, 
 
 def values(model: str, output: str, **data: Any) -> dict[str, Any]:
     """Adapters by micro-batches that are shared whole, with dropout; then a whole part, by the rows of one."""
-    common = {**COMMON, "ema": 0.5, "held_out_every": 2, "save_every": 2}
+    common = {**COMMON, "ema": 0.5, "validation_every": 2, "save_every": 2}
     return {
         "model": model,
         "output": output,
@@ -56,7 +56,7 @@ def values(model: str, output: str, **data: Any) -> dict[str, Any]:
 def whole(tiny_model: Path, posters: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run of one process, and its recipe."""
     folder = tmp_path_factory.mktemp("whole")
-    sets = {"train": str(posters / "train"), "held_out": str(posters / "held_out")}
+    sets = {"train": str(posters / "train"), "validation": str(posters / "validation")}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(values(str(tiny_model), str(folder / "run"), **sets)))
     assert main(["finetune", str(folder / "recipe.yaml"), "--device", "cpu"]) == 0
     return folder
@@ -75,7 +75,11 @@ def launch(*command: str) -> subprocess.CompletedProcess[str]:
 def curve(run: Path, stage: str) -> list[dict[str, float]]:
     rows = read_jsonl(run / f"{stage}.log.jsonl")
     return [
-        {name: value for name, value in {**row, **row.get("held_out", {})}.items() if name not in ("time", "held_out")}
+        {
+            name: value
+            for name, value in {**row, **row.get("validation", {})}.items()
+            if name not in ("time", "validation")
+        }
         for row in rows
     ]
 

@@ -40,7 +40,7 @@ def hybrid(tiny_model: Path) -> HybridModel:
 
 @pytest.fixture(scope="module")
 def images(posters: Path) -> tuple[data.Images, data.Images]:
-    return data.FileImages(posters / "train"), data.FileImages(posters / "held_out")
+    return data.FileImages(posters / "train"), data.FileImages(posters / "validation")
 
 
 def autoregressive(hybrid: HybridModel, images: Any, **changes: Any) -> AutoregressiveObjective:
@@ -49,7 +49,7 @@ def autoregressive(hybrid: HybridModel, images: Any, **changes: Any) -> Autoregr
         hybrid=hybrid,
         keeper=cache.Keeper(CPU),
         images=images[0],
-        held_out=images[1],
+        validation=images[1],
         stage=AutoregressiveStage(**STAGE, **changes),
     )
     assert isinstance(objective, AutoregressiveObjective)
@@ -109,20 +109,20 @@ def test_autoregressive_loss_of_the_large_grid_at_once(hybrid: HybridModel, imag
 
 
 @torch.no_grad()
-def test_autoregressive_held_out(hybrid: HybridModel, images: Any) -> None:
+def test_autoregressive_validation(hybrid: HybridModel, images: Any) -> None:
     objective = autoregressive(hybrid, images)
-    losses = objective.held_out()
+    losses = objective.validation_losses()
     parts = [stock_nats(hybrid, images[1], index) for index in range(3)]
     expected = [torch.cat(column).mean().item() for column in zip(*parts, strict=True)]
     assert [losses[name] for name in ("preview", "large", "end")] == pytest.approx(expected, abs=1e-4)
     torch.manual_seed(99)
-    assert objective.held_out() == losses
+    assert objective.validation_losses() == losses
 
 
 @torch.no_grad()
-def test_every_held_out_image_counts_alike(hybrid: HybridModel, images: Any) -> None:
+def test_every_validation_image_counts_alike(hybrid: HybridModel, images: Any) -> None:
     """Four images of one size and two of another: not the mean of two means."""
-    losses = autoregressive(hybrid, (images[1], images[0])).held_out()
+    losses = autoregressive(hybrid, (images[1], images[0])).validation_losses()
     parts = [stock_nats(hybrid, images[0], index) for index in range(6)]
     for name, column in zip(("preview", "large", "end"), zip(*parts, strict=True), strict=True):
         assert losses[name] == pytest.approx(torch.stack([nats.mean() for nats in column]).mean().item(), abs=1e-4)
@@ -145,7 +145,7 @@ def decoder(hybrid: HybridModel, images: Any, **changes: Any) -> DecoderObjectiv
         hybrid=hybrid,
         keeper=cache.Keeper(CPU),
         images=images[0],
-        held_out=images[1],
+        validation=images[1],
         stage=DecoderStage(**{**STAGE, "drop": 0.0, **changes}),
     )
     assert isinstance(objective, DecoderObjective)
@@ -256,7 +256,7 @@ def test_a_drop_tells_nothing_about_the_time(hybrid: HybridModel, images: Any) -
 
 @torch.no_grad()
 def test_a_decoder_without_glyphs_is_told_no_text(hybrid: HybridModel, images: Any) -> None:
-    """What it gets is the empty text of the unconditional pass; the prior stays. The same holds for held-out losses."""
+    """What it gets is the empty text of the unconditional pass; the prior stays. The same holds for validation losses."""
     objective = decoder(hybrid, images, glyphs=False)
     ((_, glyph, mask, prior, keep, *_),) = told(objective, [0, 1], [3])
     empty, _ = hybrid.glyph.from_spans([[]])
@@ -344,10 +344,10 @@ def test_letters_are_asked_for(tiny_model: Path, drop: float) -> None:
 
 
 @torch.no_grad()
-def test_decoder_held_out(hybrid: HybridModel, images: Any) -> None:
+def test_decoder_validation(hybrid: HybridModel, images: Any) -> None:
     """Eight times spread over the schedule, fixed noise, nothing dropped; the same whatever was trained before."""
     objective = decoder(hybrid, images, drop=0.5)
-    losses = objective.held_out()
+    losses = objective.validation_losses()
     rows = []
     for number, time in enumerate(np.linspace(60, 940, 8)):
         noise = torch.randn(3, 4, 8, 8, generator=seeded(1000 * number))
@@ -356,7 +356,7 @@ def test_decoder_held_out(hybrid: HybridModel, images: Any) -> None:
     assert losses == {"loss": pytest.approx(torch.stack(rows).mean().item(), abs=1e-4)}
     torch.manual_seed(5)
     objective.loss([0, 1], seeded(1))
-    assert objective.held_out() == losses
+    assert objective.validation_losses() == losses
 
 
 @pytest.mark.parametrize("train_glyph", [False, True])
@@ -441,14 +441,14 @@ def test_sources_and_posters_beside_edits_are_text_to_image(hybrid: HybridModel,
 
 
 @torch.no_grad()
-def test_held_out_losses_tell_edits_apart(hybrid: HybridModel, edits: Any) -> None:
-    losses = autoregressive(hybrid, edits).held_out()
+def test_validation_losses_tell_edits_apart(hybrid: HybridModel, edits: Any) -> None:
+    losses = autoregressive(hybrid, edits).validation_losses()
     plain = [stock_nats(hybrid, edits[1], index)[1].mean() for index in (0, 2, 4, 6)]
     assert losses["large"] == pytest.approx(torch.stack(plain).mean().item(), abs=1e-4)
     sheets = [autoregressive(hybrid, edits).known.padded([index]) for index in (1, 3, 5, 7)]
     alone = [sheet.losses(sheet.logits(hybrid.autoregressive)) for sheet in sheets]
     assert losses["edit"] == pytest.approx(torch.cat([parts["edit"] for parts in alone]).mean().item(), abs=1e-4)
-    of_decoder = decoder(hybrid, edits).held_out()
+    of_decoder = decoder(hybrid, edits).validation_losses()
     assert of_decoder["edit"] != pytest.approx(of_decoder["loss"], abs=1e-4)
 
 

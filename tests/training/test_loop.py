@@ -53,7 +53,7 @@ class Regression:
         return error * (float("nan") if self.fail_at == self.steps else 1), {"error": error.detach()}
 
     @torch.no_grad()
-    def held_out(self) -> dict[str, float]:
+    def validation_losses(self) -> dict[str, float]:
         return {"loss": (self.trained(self.inputs) - self.targets).square().mean().item()}
 
     def after_step(self, step: int, generator: torch.Generator) -> None:
@@ -82,7 +82,7 @@ def equal(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
 
 NOISY: dict[str, Any] = {
     "steps": 20,
-    "held_out_every": 3,
+    "validation_every": 3,
     "ema": 0.9,
     "save_every": 6,
     "warmup_steps": 3,
@@ -281,7 +281,7 @@ def test_averaged_weights_are_what_is_exported_and_scored(tmp_path: Path) -> Non
     assert len(exported) == 3 and objective.finished == 1
     assert equal(exported[-1], weights(objective)) and not equal(exported[-1], exported[-2])
     assert loop.averaged and not equal(loop.averaged.shadow, exported[-1]), "the raw weights are the other ones"
-    assert result["after"] == objective.held_out()
+    assert result["after"] == objective.validation_losses()
     state = torch.load(loop.place.state, weights_only=True)
     assert not equal(list(state["model"].values()), exported[-1]), "a state holds the raw weights"
     assert equal(state["averaged"], exported[-1])
@@ -343,32 +343,32 @@ def test_the_state_of_an_adapter_leaves_its_base_out(tmp_path: Path) -> None:
 
 
 def test_the_log(tmp_path: Path) -> None:
-    """Losses every 20 steps and at the end; held-out losses at the start, when asked, and at the end."""
+    """Losses every 20 steps and at the end; validation losses at the start, when asked, and at the end."""
     calls: list[int] = []
-    loop = loop_in(tmp_path, Regression(), steps=45, held_out_every=15)
+    loop = loop_in(tmp_path, Regression(), steps=45, validation_every=15)
     result = loop.run(lambda: None, calls.append, 30)
     rows = read_jsonl(loop.place.log)
     assert [row["step"] for row in rows if "loss" in row] == [20, 40, 45]
-    held_out = {row["step"]: row["held_out"] for row in rows if "held_out" in row}
-    assert list(held_out) == [0, 15, 30, 45] and calls == [0, 30, 45]
-    assert result["before"] == held_out[0] and result["after"] == held_out[45]
+    validation = {row["step"]: row["validation"] for row in rows if "validation" in row}
+    assert list(validation) == [0, 15, 30, 45] and calls == [0, 30, 45]
+    assert result["before"] == validation[0] and result["after"] == validation[45]
     assert result["after"]["loss"] < result["before"]["loss"]
     assert result["steps"] == 45 and result["peak_bytes"] is None
 
 
 def test_training_drops_and_scoring_does_not(tmp_path: Path) -> None:
-    """Dropout acts in every step, also after a look at the held-out images, and never in a held-out loss."""
+    """Dropout acts in every step, also after a look at the validation images, and never in a validation loss."""
     objective = Regression(dropout=0.5)
     objective.trained.eval()  # as a part comes from its folder
     scores: list[bool] = []
-    held_out = objective.held_out
+    validation = objective.validation_losses
 
     def listening() -> dict[str, float]:
         scores.append(objective.trained.training)
-        return held_out()
+        return validation()
 
-    objective.held_out = listening  # type: ignore[method-assign]
-    loop_in(tmp_path, objective, held_out_every=2).run(lambda: None)
+    objective.validation_losses = listening  # type: ignore[method-assign]
+    loop_in(tmp_path, objective, validation_every=2).run(lambda: None)
     assert objective.modes == {True} and set(scores) == {False}
 
 

@@ -18,7 +18,7 @@ from glmkit.training.stage import objective_of
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[2]
-FOLDER = str(ROOT / "data" / "posters" / "held_out")
+FOLDER = str(ROOT / "data" / "posters" / "validation")
 STAGES = {"ar_lora": "autoregressive", "decoder_lora": "decoder", "glyph_lora": "glyph"}
 # MiB of the tensors of one image of 256x256, forwards and back; weights, gradients and moments not counted. A change
 # that needs more says so here.
@@ -38,7 +38,7 @@ def peaks(name: str, *places: str, **changes: Any) -> tuple[float, float]:
     take, and what the plan says."""
     stage_name, usual = STAGES[name], {"global_batch_size": 1, "micro_batch_size": 1, "preserve": 0}
     changed = [f"{stage_name}.{key}={value}" for key, value in {**usual, **changes}.items()]
-    folders = [f"data.train=[{', '.join([FOLDER, *places])}]", f"data.held_out={FOLDER}"]
+    folders = [f"data.train=[{', '.join([FOLDER, *places])}]", f"data.validation={FOLDER}"]
     recipe = config.load(ROOT / "recipes" / f"{name}.yaml", ["model=nano", *folders, *changed])
     stage = recipe.stages[stage_name]
     images = data.load(recipe.data)[0]

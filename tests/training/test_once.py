@@ -39,7 +39,7 @@ def recipe(model: Path, posters: Path, folder: Path) -> list[str]:
     values = {
         "model": str(model),
         "output": str(folder / "run"),
-        "data": {"train": str(posters / "train"), "held_out": str(posters / "held_out")},
+        "data": {"train": str(posters / "train"), "validation": str(posters / "validation")},
         "autoregressive": {**LORA, "lora": {"rank": 2, "targets": ["q_proj"]}},
         "decoder": {**LORA, "lora": {"rank": 2, "targets": ["to_q"]}},
     }

@@ -94,7 +94,7 @@ def test_compiled_rows_of_any_lengths(tiny_model: Path, images: data.Joined, mon
         torch.testing.assert_close(learnt, gradient, rtol=1e-4, atol=1e-6)
         counts.append(counter.frame_count)
     assert counts[0] > 0 and counts == counts[:1] * 3
-    assert compiled.held_out() == pytest.approx(eager.held_out(), abs=1e-5)
+    assert compiled.validation_losses() == pytest.approx(eager.validation_losses(), abs=1e-5)
 
 
 def test_not_with_equal_pixels() -> None:

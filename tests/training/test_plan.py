@@ -26,7 +26,7 @@ CAPTIONS = ['A poster that says "HELLO" and "you"']
 
 
 def recipe(name: str, *changes: str) -> config.Recipe:
-    folders = [f"data.{split}={ROOT / 'data' / 'posters' / split}" for split in ("train", "held_out")]
+    folders = [f"data.{split}={ROOT / 'data' / 'posters' / split}" for split in ("train", "validation")]
     return config.load(ROOT / "recipes" / f"{name}.yaml", [*folders, "model=nano", *changes])
 
 
@@ -57,7 +57,7 @@ class Unchanged(nullcontext[None]):
 
 
 def test_trained_parameters_are_those_of_the_adapter() -> None:
-    (told,) = plan.plan(recipe("decoder_lora"), data.FileImages(ROOT / "data/posters/held_out"), CPU)
+    (told,) = plan.plan(recipe("decoder_lora"), data.FileImages(ROOT / "data/posters/validation"), CPU)
     module = checkpoint.load_component(checkpoint.NANO, "decoder")
     total = plan.count(module)
     stage = recipe("decoder_lora").decoder
@@ -69,7 +69,7 @@ def test_trained_parameters_are_those_of_the_adapter() -> None:
 
 
 def test_blocks_that_wait_elsewhere_are_not_counted() -> None:
-    images = data.FileImages(ROOT / "data/posters/held_out")
+    images = data.FileImages(ROOT / "data/posters/validation")
     changes: list[list[str]] = [[], ["decoder.lora.offload=true"]]
     here, away = (plan.plan(recipe("decoder_lora", *change), images, CPU)[0].weights for change in changes)
     with torch.device("meta"):
@@ -79,7 +79,7 @@ def test_blocks_that_wait_elsewhere_are_not_counted() -> None:
 
 def test_sequence_lengths_hold_the_longest_sequence() -> None:
     hybrid = HybridModel(checkpoint.NANO)
-    images = data.FileImages(ROOT / "data/posters/held_out")
+    images = data.FileImages(ROOT / "data/posters/validation")
     (told,) = plan.plan(recipe("ar_lora"), images, CPU)
     sequences = Sequences(images, hybrid, cache.Keeper(CPU))
     longest = max(map(len, sequences.prompts)) + 256 + 64 + 1
@@ -88,7 +88,7 @@ def test_sequence_lengths_hold_the_longest_sequence() -> None:
 
 def test_the_published_sizes_need_no_files(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """And a dry run leaves nothing behind."""
-    folders = [f"data.{split}={ROOT / 'data' / 'edits' / split}" for split in ("train", "held_out")]
+    folders = [f"data.{split}={ROOT / 'data' / 'edits' / split}" for split in ("train", "validation")]
     output = tmp_path / "run"
     command = ["finetune", str(ROOT / "recipes" / "edit_lora.yaml"), f"output={output}", *folders]
     assert main([*command, "--dry-run", "--device", "cpu"]) == 0
@@ -118,7 +118,7 @@ def test_numbers_are_written_out(trained: int, seconds: float, shares: str, time
 
 
 def test_a_wrong_target_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    folders = [f"data.{split}={ROOT / 'data' / 'posters' / split}" for split in ("train", "held_out")]
+    folders = [f"data.{split}={ROOT / 'data' / 'posters' / split}" for split in ("train", "validation")]
     changes = ["model=nano", "glyph.lora.targets=[qq]", *folders]
     assert main(["validate", str(ROOT / "recipes" / "glyph_lora.yaml"), *changes, "--device", "cpu"]) == 2
     assert "unknown lora target 'qq'" in capsys.readouterr().err
@@ -134,7 +134,7 @@ def test_a_wrong_target_is_named(capsys: pytest.CaptureFixture[str]) -> None:
 )
 def test_what_cannot_be_trained_is_no_plan(change: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The same errors as when the run begins."""
-    folders = [f"data.{split}={ROOT / 'data/posters/held_out'}" for split in ("train", "held_out")]
+    folders = [f"data.{split}={ROOT / 'data/posters/validation'}" for split in ("train", "validation")]
     recipe = str(ROOT / "recipes" / "decoder_lora.yaml")
     assert main(["validate", recipe, "model=nano", "--device", "cpu", *folders, change]) == 2
     assert said in capsys.readouterr().err

@@ -75,7 +75,7 @@ def gradients(
     stage = DecoderStage(
         method="lora", steps=1, global_batch_size=2, learning_rate=1e-3, lora=settings, gradient_checkpointing=every
     )
-    images = data.FileImages(posters / "train"), data.FileImages(posters / "held_out")
+    images = data.FileImages(posters / "train"), data.FileImages(posters / "validation")
     hybrid = HybridModel(model)
     hybrid.decoder = checkpoint.load_component(model, "decoder", CPU, dtype).requires_grad_(False)
     torch.manual_seed(0)
@@ -129,7 +129,7 @@ def test_the_trained_part_comes_when_the_encoders_have_left(
 
     monkeypatch.setattr(HybridModel, "_load", loading)
     job = speed.Job(stage, 64, 64, 2, base=base)
-    images = data.FileImages(posters / "train"), data.FileImages(posters / "held_out")
+    images = data.FileImages(posters / "train"), data.FileImages(posters / "validation")
     began = []
     for _ in ("encoded", "from files"):
         torch.manual_seed(0)
@@ -187,7 +187,7 @@ def test_a_run_with_a_quantised_base_goes_on_exactly(
     recipe = {
         "model": str(tiny_model),
         "output": str(tmp_path / "whole"),
-        "data": {"posters": {"count": 4, "held_out": 2, "size": "64x64", "workers": 1}},
+        "data": {"posters": {"count": 4, "validation": 2, "size": "64x64", "workers": 1}},
         "autoregressive": {
             "method": "lora",
             "lora": {"rank": 2, "dropout": 0.2, "targets": ["q_proj", "down_proj"], "base": base, "offload": offload},

@@ -24,11 +24,11 @@ def killed(where: str, *command: str) -> None:
 def whole(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that nobody disturbed: an adapter, then a whole part without saved states; its recipe."""
     folder = tmp_path_factory.mktemp("whole")
-    common = {"global_batch_size": 2, "learning_rate": 0.01, "ema": 0.5, "held_out_every": 2}
+    common = {"global_batch_size": 2, "learning_rate": 0.01, "ema": 0.5, "validation_every": 2}
     recipe = {
         "model": str(tiny_model),
         "output": str(folder / "run"),
-        "data": {"posters": {"count": 4, "held_out": 2, "size": "64x64", "workers": 1}},
+        "data": {"posters": {"count": 4, "validation": 2, "size": "64x64", "workers": 1}},
         "autoregressive": {
             **common,
             "method": "lora",

@@ -95,7 +95,7 @@ def test_the_captioner_looks_back_only_and_at_the_codes() -> None:
     assert (captioner(codes.flip(3), words) - logits).abs().max() > 1e-3, "where a code stands matters"
 
 
-def make(tiny_model: Path, train: data.Images, held_out: data.Images, **changes: Any) -> SemanticObjective:
+def make(tiny_model: Path, train: data.Images, validation: data.Images, **changes: Any) -> SemanticObjective:
     torch.manual_seed(0)
     hybrid = HybridModel(tiny_model)
     hybrid.semantic_vq.requires_grad_(True)
@@ -110,7 +110,7 @@ def make(tiny_model: Path, train: data.Images, held_out: data.Images, **changes:
         hybrid.semantic_vq,
         pipeline.prompt_tokenizer(tiny_model).tokenizer,
         train,
-        held_out,
+        validation,
         SemanticStage(**values, **changes),
         CPU,
     )
@@ -118,7 +118,7 @@ def make(tiny_model: Path, train: data.Images, held_out: data.Images, **changes:
 
 @pytest.fixture
 def objective(tiny_model: Path, posters: Path) -> SemanticObjective:
-    return make(tiny_model, data.FileImages(posters / "train"), data.FileImages(posters / "held_out"))
+    return make(tiny_model, data.FileImages(posters / "train"), data.FileImages(posters / "validation"))
 
 
 def test_codes_are_asked_for_shapes(tiny_model: Path) -> None:
@@ -137,7 +137,7 @@ def test_codes_are_asked_for_shapes(tiny_model: Path) -> None:
     assert "shapes" not in fewer and 0.5 < shown["shapes"] < 4
     loss.backward()
     assert asked.namer is not None and asked.namer.weight.grad is not None and asked.namer.weight.grad.any()
-    assert asked.held_out()["shapes"] > 0 and "shapes" not in plain.held_out()
+    assert asked.validation_losses()["shapes"] > 0 and "shapes" not in plain.validation_losses()
 
 
 def test_files_know_no_shapes(tiny_model: Path, posters: Path) -> None:
@@ -148,7 +148,7 @@ def test_files_know_no_shapes(tiny_model: Path, posters: Path) -> None:
 
 def test_the_stage(objective: SemanticObjective) -> None:
     """Gradients reach the encoder through the codes; the codebook moves by averages; scoring changes nothing."""
-    before = objective.held_out()
+    before = objective.validation_losses()
     codebook = objective.averages.codebook
     first = codebook.detach().clone()
     loss, shown = objective.loss([0, 1, 2, 3], seeded(0))
@@ -166,6 +166,8 @@ def test_the_stage(objective: SemanticObjective) -> None:
     objective.loss([0, 1, 2, 3], seeded(0))
     objective.after_step(10, seeded(1))
     assert torch.isfinite(codebook).all() and not torch.equal(codebook, revived)
-    scores = objective.held_out()
-    assert objective.held_out() == scores and scores["loss"] == pytest.approx(scores["colours"] + scores["caption"])
+    scores = objective.validation_losses()
+    assert objective.validation_losses() == scores and scores["loss"] == pytest.approx(
+        scores["colours"] + scores["caption"]
+    )
     assert 0 < scores["codes_used"] <= 1 and before.keys() == scores.keys()

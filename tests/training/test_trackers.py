@@ -13,11 +13,11 @@ import pytest
 from glmkit.training import trackers
 
 ROWS = [
-    {"step": 0, "held_out": {"loss": 2.0, "preview": 1.5}},
+    {"step": 0, "validation": {"loss": 2.0, "preview": 1.5}},
     {"step": 20, "loss": 1.0, "large": 0.5, "time": 1.0},
 ]
 EXPECTED = [
-    (0, {"held_out/loss": 2.0, "held_out/preview": 1.5}),
+    (0, {"validation/loss": 2.0, "validation/preview": 1.5}),
     (20, {"train/loss": 1.0, "train/large": 0.5}),
 ]
 

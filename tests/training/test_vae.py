@@ -19,9 +19,9 @@ from glmkit.training.stage import thaw
 CPU = torch.device("cpu")
 
 
-def objective(hybrid: HybridModel, images: Any, held_out: Any, **changes: Any) -> VaeObjective:
+def objective(hybrid: HybridModel, images: Any, validation: Any, **changes: Any) -> VaeObjective:
     values = {"method": "full", "steps": 1, "global_batch_size": 2, "learning_rate": 1e-3, "crop": 64, **changes}
-    return VaeObjective(hybrid.vae, images, held_out, VaeStage(**values), CPU)
+    return VaeObjective(hybrid.vae, images, validation, VaeStage(**values), CPU)
 
 
 def test_psnr() -> None:
@@ -76,18 +76,21 @@ def test_crops_of_image_and_text_agree(tiny_model: Path) -> None:
 
 
 @torch.no_grad()
-def test_held_out_and_statistics(tiny_model: Path, posters: Path) -> None:
+def test_validation_and_statistics(tiny_model: Path, posters: Path) -> None:
     hybrid = HybridModel(tiny_model)
-    train, held_out = data.FileImages(posters / "train"), data.FileImages(posters / "held_out")
-    stage = objective(hybrid, train, held_out)
+    train, validation = data.FileImages(posters / "train"), data.FileImages(posters / "validation")
+    stage = objective(hybrid, train, validation)
     vae = tiny_checkpoint.diffusers_pipeline(tiny_model).vae
 
     def drawn(pixels: torch.Tensor) -> torch.Tensor:
         return vae.decode(vae.encode(pixels).latent_dist.mode()).sample.clamp(-1, 1)
 
-    pixels = held_out.pixels([0, 1, 2], CPU)
+    pixels = validation.pixels([0, 1, 2], CPU)
     expected = 10 * np.log10(4 / (drawn(pixels) - pixels).square().mean().item())
-    assert stage.held_out() == {"loss": pytest.approx(-expected, abs=1e-4), "psnr": pytest.approx(expected, abs=1e-4)}
+    assert stage.validation_losses() == {
+        "loss": pytest.approx(-expected, abs=1e-4),
+        "psnr": pytest.approx(expected, abs=1e-4),
+    }
 
     raw = [vae.encode(train.pixels([index], CPU)).latent_dist.mode()[0].flatten(1) for index in range(6)]
     values = torch.cat(raw, dim=1).double()
@@ -124,7 +127,7 @@ def test_a_share_gets_other_colours() -> None:
 
 
 def test_the_way_back_alone(tiny_model: Path) -> None:
-    """The encoder and the statistics stay; both kinds of held-out images are measured."""
+    """The encoder and the statistics stay; both kinds of validation images are measured."""
     hybrid = HybridModel(tiny_model)
     posters = data.PosterImages(4, 64, 64, seed=0, workers=1, split="train")
     stage = objective(hybrid, posters, posters, train_encoder=False, recolour=0.5)
@@ -136,7 +139,7 @@ def test_the_way_back_alone(tiny_model: Path) -> None:
     before = list(hybrid.vae.autoencoder.config.latents_mean)
     stage.finish()
     assert hybrid.vae.autoencoder.config.latents_mean == before
-    found = stage.held_out()
+    found = stage.validation_losses()
     assert found["loss"] == pytest.approx(-(found["psnr"] + found["recoloured"]) / 2)
     pixels = recoloured(posters.pixels([0, 1, 2, 3], CPU), 1.0, torch.Generator().manual_seed(0))
     with torch.no_grad():

@@ -26,12 +26,12 @@ __all__ = [
 
 
 def load(data: config.Data) -> tuple[Images, Images]:
-    """The training and the held-out images of a recipe. Held-out posters use words that training never sees."""
+    """the training and the validation images of a recipe. Validation posters use words that training never sees."""
     if data.train:
-        assert data.held_out is not None
+        assert data.validation is not None
         sets = [FileImages(source.path, data, source.repeats, source.preserve) for source in data.train]
-        return sets[0] if len(sets) == 1 else Joined(sets), FileImages(data.held_out, data)
-    # Edits first: held-out losses look at the first images, and these are edits and descriptions in turn.
+        return sets[0] if len(sets) == 1 else Joined(sets), FileImages(data.validation, data)
+    # Edits first: validation losses look at the first images, and these are edits and descriptions in turn.
     kinds = ((EditImages, data.edits), (PosterImages, data.posters))
     drawn = [
         _drawn(kind, posters, *size, share)
@@ -41,16 +41,16 @@ def load(data: config.Data) -> tuple[Images, Images]:
     ]
     if len(drawn) == 1:
         return drawn[0]
-    train, held_out = zip(*drawn, strict=True)
-    return Joined(train), Joined(held_out)
+    train, validation = zip(*drawn, strict=True)
+    return Joined(train), Joined(validation)
 
 
 def _drawn(
     kind: type[PosterImages], posters: config.Posters, height: int, width: int, share: float
 ) -> tuple[Images, Images]:
     grids(height, width)  # refuses a size that the model cannot draw
-    count, held_out = (max(1, round(share * images)) for images in (posters.count, posters.held_out))
+    count, validation = (max(1, round(share * images)) for images in (posters.count, posters.validation))
     shares = {"wide": posters.wide, "aligned": posters.aligned}
     more = {name: share for name, share in shares.items() if share}  # which edits cannot be
     train = kind(count, height, width, posters.seed, posters.workers, "train", **more)
-    return train, kind(held_out, height, width, posters.seed + 1, posters.workers, "held-out", **more)
+    return train, kind(validation, height, width, posters.seed + 1, posters.workers, "held-out", **more)

@@ -53,10 +53,10 @@ class Report:
 
 
 def lines(images: tuple[Images, Images], batch_size: int) -> list[str]:
-    """Both sets, training and held-out, for people."""
-    train, held_out = images
-    told = [*of(train).lines("train", batch_size), *of(held_out).lines("held out", 1)]
-    if both := len({*_contents(train)} & {*_contents(held_out)}):
+    """Both sets, training and validation, for people."""
+    train, validation = images
+    told = [*of(train).lines("train", batch_size), *of(validation).lines("validation", 1)]
+    if both := len({*_contents(train)} & {*_contents(validation)}):
         told.append(f"  {both} of them are trained on, too, so that nobody can see over-fitting")
     return told
 

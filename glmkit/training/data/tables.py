@@ -47,7 +47,7 @@ def read(where: str, columns: Columns) -> list[Row]:
     elif where.count("/") == 1 and ":" in where:
         rows = list(_of_parquet(_download(*where.rsplit(":", 1)), columns))
     else:
-        raise UserError(f"image folder {where} does not exist", fix="data.train=FOLDER data.held_out=FOLDER")
+        raise UserError(f"image folder {where} does not exist", fix="data.train=FOLDER data.validation=FOLDER")
     if not rows:
         raise UserError(f"no images in {where}", fix="put PNG files and a metadata.jsonl (file_name, text) there")
     return [_checked(row) for row in rows]

@@ -1,4 +1,4 @@
-"""What each stage learns: one file a stage, one class with `loss` and `held_out`; the loop is `training/loop.py`."""
+"""What each stage learns: one file a stage, one class with `loss` and `validation`; the loop is `training/loop.py`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Objective(Protocol):
     def loss(self, indices: Sequence[int], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Scalar loss of the images `indices`, and what to show beside it (detached scalars)."""
 
-    def held_out(self) -> dict[str, float]:
+    def validation_losses(self) -> dict[str, float]:
         """Losses on images never trained on, with fixed noise and times; the key `loss` is the one that counts."""
 
     def after_step(self, step: int, generator: torch.Generator) -> None:

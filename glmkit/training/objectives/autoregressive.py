@@ -23,7 +23,7 @@ from glmkit.training.objectives import EVERY, Divisible
 from glmkit.training.objectives.regularization import Preserved, without_adapters
 from glmkit.training.objectives.token_batches import Sequences, Sheet
 
-HELD_OUT_IMAGES = 64
+VALIDATION_IMAGES = 64
 
 
 class AutoregressiveObjective(Divisible):
@@ -32,15 +32,15 @@ class AutoregressiveObjective(Divisible):
         hybrid: HybridModel,
         keeper: cache.Keeper,
         images: Images,
-        held_out: Images,
+        validation: Images,
         stage: AutoregressiveStage,
     ) -> None:
         self.sequences = Sequences(images, hybrid, keeper, with_preview=stage.preview)
-        self.known = Sequences(held_out, hybrid, keeper, with_preview=stage.preview)
+        self.known = Sequences(validation, hybrid, keeper, with_preview=stage.preview)
         self.preserved = Preserved(images)
         hybrid.unload("semantic_vq")
         self.trained, self.stage, self.device = hybrid.autoregressive, stage, keeper.device
-        self.held_out_groups = groups(buckets(held_out), 16, limit=HELD_OUT_IMAGES)
+        self.validation_groups = groups(buckets(validation), 16, limit=VALIDATION_IMAGES)
         self.weights = {"preview": stage.preview_weight, "large": 1.0, "edit": 1.0, "end": 1 / 64}
 
     def loss(
@@ -76,10 +76,10 @@ class AutoregressiveObjective(Divisible):
         return torch.stack([self.weights[name] * nats.sum() for name, nats in parts.items()]).sum() / count
 
     @torch.no_grad()
-    def held_out(self) -> dict[str, float]:
+    def validation_losses(self) -> dict[str, float]:
         """Cross-entropy in nats a token on images never trained on; preview, large grid, edits and end apart."""
         rows: dict[str, list[Tensor]] = {}
-        for indices in self.held_out_groups:
+        for indices in self.validation_groups:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
                 sheet = self.known.padded(indices)
                 parts = sheet.losses(sheet.logits(self.trained))

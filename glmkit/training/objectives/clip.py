@@ -22,8 +22,8 @@ from glmkit.training import features as cache
 from glmkit.training.data import Images, groups
 from glmkit.training.objectives import Objective
 
-GROUP = 64  # captions that a held-out image chooses among
-HELD_OUT_IMAGES = 4 * GROUP
+GROUP = 64  # captions that a validation image chooses among
+VALIDATION_IMAGES = 4 * GROUP
 LARGEST_SCALE = math.log(100)  # of the logits, section 2.5 of the paper
 WRONG_CAPTIONS = 2  # an image, one of them in each batch
 MIRRORED = (("top", "bottom"), ("left", "right"))
@@ -101,10 +101,10 @@ def recall_at_1(images: Tensor, captions: Tensor) -> float:
 
 
 class ClipObjective(Objective):
-    def __init__(self, clip: Clip, images: Images, held_out: Images, device: torch.device) -> None:
+    def __init__(self, clip: Clip, images: Images, validation: Images, device: torch.device) -> None:
         self.trained, self.device = clip.model, device
-        self.pairs, self.known = Pairs(clip, images, device), Pairs(clip, held_out, device)
-        self.held_out_groups = groups(held_out.sizes, GROUP, limit=HELD_OUT_IMAGES)
+        self.pairs, self.known = Pairs(clip, images, device), Pairs(clip, validation, device)
+        self.validation_groups = groups(validation.sizes, GROUP, limit=VALIDATION_IMAGES)
 
     def loss(self, indices: Sequence[int], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         choice = torch.randint(WRONG_CAPTIONS, (len(indices),), generator=generator, device=self.device)
@@ -122,10 +122,10 @@ class ClipObjective(Objective):
         self.trained.logit_scale.clamp_(max=LARGEST_SCALE)  # type: ignore[operator, union-attr]
 
     @torch.no_grad()
-    def held_out(self) -> dict[str, float]:
-        """Among groups of 64 held-out images: loss, image-to-caption R@1, and how many refuse their wrong caption."""
+    def validation_losses(self) -> dict[str, float]:
+        """Among groups of 64 validation images: loss, image-to-caption R@1, and how many refuse their wrong caption."""
         rows, refused = [], []
-        for indices in self.held_out_groups:
+        for indices in self.validation_groups:
             images, captions = self.known.features(indices)
             wrong, there = self.known.wrong(indices, torch.zeros(len(indices), dtype=torch.long, device=self.device))
             rows.append([float(self._contrast(images, captions, wrong, there)), recall_at_1(images, captions)])

@@ -31,8 +31,8 @@ from glmkit.training.objectives.glyph_embeddings import NO_TEXT, GlyphEmbeddings
 from glmkit.training.objectives.regularization import Preserved, without_adapters
 from glmkit.training.objectives.spelling import OrderHead, SignHead
 
-HELD_OUT_TIMES = 8
-HELD_OUT_IMAGES = 64
+VALIDATION_TIMES = 8
+VALIDATION_IMAGES = 64
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class DecoderObjective(Divisible):
         hybrid: HybridModel,
         keeper: cache.Keeper,
         images: Images,
-        held_out: Images,
+        validation: Images,
         stage: DecoderStage,
     ) -> None:
         check_text(images, stage)
@@ -150,9 +150,9 @@ class DecoderObjective(Divisible):
             stretch=stage.prior_stretch,
         )
         self.mean_weight = self._mean_weight(images, self.train.text) if self.train.text else 1.0
-        self.known = Conditions.of(held_out, hybrid, keeper, **told)
+        self.known = Conditions.of(validation, hybrid, keeper, **told)
         self.preserved = Preserved(images)
-        self.held_out_groups = groups(buckets(held_out), 32, limit=HELD_OUT_IMAGES)
+        self.validation_groups = groups(buckets(validation), 32, limit=VALIDATION_IMAGES)
         hybrid.unload("vae", "semantic_vq", *([] if self._learns_glyphs(stage) else ["glyph"]))
         self.decoder = hybrid.decoder
         self.trained, self.signs, self.order = self._parts(hybrid)
@@ -288,15 +288,15 @@ class DecoderObjective(Divisible):
         return velocity.float(), glyph
 
     @torch.no_grad()
-    def held_out(self) -> dict[str, float]:
+    def validation_losses(self) -> dict[str, float]:
         """Mean squared velocity error at fixed times spread over the schedule, with fixed noise, nothing dropped; that
         of the edits among the images apart as well."""
         errors: dict[str, list[Tensor]] = {}
-        for indices in self.held_out_groups:
+        for indices in self.validation_groups:
             latents, prior = self.known.means(indices), self.known.prior[indices].long()
             everything = torch.ones(len(indices), dtype=torch.bool, device=self.device)
             names = ("loss", "edit") if indices[0] in self.known.sources else ("loss",)
-            for number, time in enumerate(np.linspace(60, 940, HELD_OUT_TIMES)):
+            for number, time in enumerate(np.linspace(60, 940, VALIDATION_TIMES)):
                 cpu = torch.Generator().manual_seed(1000 * number + indices[0])
                 noise = torch.randn(latents.shape, generator=cpu).to(self.device)
                 now = torch.full((len(indices),), float(time), device=self.device)

@@ -33,7 +33,7 @@ CAPTION_TOKENS = 64
 CAPTION_WIDTH = 192
 CELLS_A_SIDE = 4  # of a token, each with a colour and a kind of shape
 KINDS = len(SHAPES)  # as `Images.signs` counts them
-HELD_OUT_IMAGES = 256
+VALIDATION_IMAGES = 256
 
 
 class Captioner(nn.Module):
@@ -106,12 +106,12 @@ class SemanticObjective(Objective):
         semantic_vq: SemanticTokenizer,
         text_tokenizer: PreTrainedTokenizerBase,
         images: Images,
-        held_out: Images,
+        validation: Images,
         stage: SemanticStage,
         device: torch.device,
     ) -> None:
         self.tokenizer, self.stage, self.device = semantic_vq, stage, device
-        self.images, self.held_out_images = images, held_out
+        self.images, self.validation_images = images, validation
         width = semantic_vq.config.hidden_size
         self.averages = CodeAverages(semantic_vq.vqmodel.quantize.embedding.weight, stage.codebook_decay)
         self.captioner = Captioner(width, len(text_tokenizer), semantic_vq.visual.embeddings.side)
@@ -121,15 +121,15 @@ class SemanticObjective(Objective):
         self.namer = nn.Conv2d(width, KINDS * CELLS_A_SIDE**2, 1) if stage.shape_weight else None
         parts = [semantic_vq, self.captioner, self.painter, self.averages, *([self.namer] if self.namer else [])]
         self.trained = nn.ModuleList(parts).to(device)
-        if self.namer is not None and any(one.signs([0], device) is None for one in (images, held_out)):
+        if self.namer is not None and any(one.signs([0], device) is None for one in (images, validation)):
             raise UserError(
                 "shape_weight needs to know which shape stands where",
                 found="images from files",
                 fix="data.posters, or leave shape_weight out",
             )
         self.captions = _blanked(text_tokenizer, images.captions, device)
-        self.known = _blanked(text_tokenizer, held_out.captions, device)
-        self.held_out_groups = groups(held_out.sizes, 32, limit=HELD_OUT_IMAGES)
+        self.known = _blanked(text_tokenizer, validation.captions, device)
+        self.validation_groups = groups(validation.sizes, 32, limit=VALIDATION_IMAGES)
         self._recent: Tensor | None = None
         self._read = self._forward
 
@@ -192,16 +192,16 @@ class SemanticObjective(Objective):
             self.averages.revive(self._recent, generator, everything=step == self.stage.revive_every)
 
     @torch.no_grad()
-    def held_out(self) -> dict[str, float]:
-        """Colour, caption and shape losses on both grids, and the share of codes that the held-out images use."""
+    def validation_losses(self) -> dict[str, float]:
+        """Colour, caption and shape losses on both grids, and the share of codes that the validation images use."""
         totals, seen_ids = [], []
-        for indices in self.held_out_groups:
-            pixels = self.held_out_images.pixels(indices, self.device)
+        for indices in self.validation_groups:
+            pixels = self.validation_images.pixels(indices, self.device)
             words = self.known[torch.as_tensor(indices, device=self.device)]
             both = grids(*pixels.shape[-2:])
             for height, width in (both.large, both.preview):
                 seen = cache.halve(pixels, height * 16, width * 16)
-                shapes = self._shapes(self.held_out_images, indices, height, width)
+                shapes = self._shapes(self.validation_images, indices, height, width)
                 painted, caption, named, _, _, ids = self._forward(seen, words, shapes)
                 totals.append(torch.stack([painted, caption, named]))
                 seen_ids.append(ids)

@@ -33,10 +33,10 @@ class VaeObjective(Objective):
     A VAE that has seen few colours gives back no others: `stage.recolour` shows it more.
     """
 
-    def __init__(self, vae: Vae, images: Images, held_out: Images, stage: VaeStage, device: torch.device) -> None:
+    def __init__(self, vae: Vae, images: Images, validation: Images, stage: VaeStage, device: torch.device) -> None:
         self.vae, self.trained = vae, vae.autoencoder
-        self.images, self.held_out_images, self.stage, self.device = images, held_out, stage, device
-        self.held_out_groups = groups(held_out.sizes, 16, limit=len(held_out.sizes))
+        self.images, self.validation_images, self.stage, self.device = images, validation, stage, device
+        self.validation_groups = groups(validation.sizes, 16, limit=len(validation.sizes))
         self._reconstruct = self._forward
 
     def _forward(self, crops: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -62,7 +62,7 @@ class VaeObjective(Objective):
         return loss, {"psnr": psnr(drawn.detach(), crops), "kl": kl.detach()}
 
     @torch.no_grad()
-    def held_out(self) -> dict[str, float]:
+    def validation_losses(self) -> dict[str, float]:
         """Peak signal-to-noise ratio in dB on whole images, from the latents' mean, and of the same images in other
         colours if training recolours; `loss` is the negative of their mean.
         """
@@ -73,8 +73,8 @@ class VaeObjective(Objective):
 
     def _psnr(self, share: float) -> float:
         errors, generator = [], torch.Generator(self.device).manual_seed(0)
-        for indices in self.held_out_groups:
-            pixels = recoloured(self.held_out_images.pixels(indices, self.device), share, generator)
+        for indices in self.validation_groups:
+            pixels = recoloured(self.validation_images.pixels(indices, self.device), share, generator)
             drawn = self.trained.decoder(self._mean(pixels)).clamp(-1, 1)
             errors.append((drawn - pixels).square().mean(dim=(1, 2, 3)))
         return -10 * math.log10(torch.cat(errors).mean().item() / 4)

@@ -94,7 +94,7 @@ def test_edit_pairs(tmp_path: Path) -> None:
     assert kinds == [None, (32, 64, True), (32, 64, False)]
     batches = data.Batches(kinds, 2, seed=0, repeats=images.repeats)
     assert sorted(batches[step] for step in range(batches.per_epoch)) == [[1, 1], [2, 2]]
-    assert data.groups(kinds, 4, limit=9) == [[2], [1]], "a source takes no place among the held-out images"
+    assert data.groups(kinds, 4, limit=9) == [[2], [1]], "a source takes no place among the validation images"
     assert report.of(images).buckets == {"64x32": 1, "64x32 edits": 1} and report.of(images).edits == 2
 
 
@@ -163,9 +163,9 @@ def test_sources_of_a_recipe_and_their_repeats(tmp_path: Path) -> None:
         draw(tmp_path / name / "a.png")
         (tmp_path / name / "a.txt").write_text(name)
     places = [{"path": str(tmp_path / "one"), "repeats": 3}, str(tmp_path / "two")]
-    settings = config.Data.model_validate({"train": places, "held_out": str(tmp_path / "held")})
-    train, held_out = data.load(settings)
-    assert train.captions == ["one", "two"] and train.repeats == [3, 1] and held_out.captions == ["held"]
+    settings = config.Data.model_validate({"train": places, "validation": str(tmp_path / "held")})
+    train, validation = data.load(settings)
+    assert train.captions == ["one", "two"] and train.repeats == [3, 1] and validation.captions == ["held"]
     batches = data.Batches(data.buckets(train), 2, 0, train.repeats)
     assert sorted(sum((batches[step] for step in range(batches.per_epoch)), [])) == [0, 0, 0, 1]
 
@@ -187,7 +187,7 @@ def test_the_report_names_what_is_there_twice(tmp_path: Path) -> None:
             draw(tmp_path / folder / f"{number}.png", seed=seed)
             (tmp_path / folder / f"{number}.txt").write_text("it says 'a'" if number else "it says nothing")
     places = [str(tmp_path / "train"), {"path": str(tmp_path / "kept"), "preserve": True}]
-    both = data.load(config.Data.model_validate({"train": places, "held_out": str(tmp_path / "held")}))
+    both = data.load(config.Data.model_validate({"train": places, "validation": str(tmp_path / "held")}))
     found = report.of(both[0])
     assert (found.images, found.preserved, found.same, found.unquoted) == (3, 2, 1, 1)
     told = report.lines(both, 1)
