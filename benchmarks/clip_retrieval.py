@@ -21,7 +21,7 @@ import open_clip
 import torch
 from torch import Tensor
 
-from glmkit import runs
+from glmkit import hashing, runs
 from glmkit.config import parse_size
 from glmkit.files import write_json
 from glmkit.models.clip.model import PREFIX
@@ -142,7 +142,7 @@ def main() -> None:
     folder = parser.parse_args().folder
     result = {
         "model": "glmkit's own small CLIP; not comparable with published CLIPScores",
-        "weights": runs.fingerprint(folder / "open_clip_model.safetensors"),
+        "weights": hashing.fingerprint(folder / "open_clip_model.safetensors"),
         **measure(folder),
         "environment": runs.environment("cpu"),
         "command": "python benchmarks/clip_retrieval.py",

@@ -29,7 +29,7 @@ from PIL import Image
 
 from glmkit import runs
 from glmkit.errors import UserError
-from glmkit.evaluation import features
+from glmkit.evaluation.features import extractors
 from glmkit.evaluation.metrics import kernel
 from glmkit.evaluation.stats import Estimate, PairedDifference
 from glmkit.files import read_json, read_jsonl, write_json
@@ -89,9 +89,9 @@ def colours(images: Sequence[Image.Image]) -> np.ndarray:
     return np.stack(rows)
 
 
-def extractors() -> dict[str, Extract]:
+def feature_extractors() -> dict[str, Extract]:
     """Images -> features N D, by what they tell."""
-    return {"form": features.load("efficientnet-lite0", "cpu").extract, "colours": colours}
+    return {"form": extractors.load("efficientnet-lite0", "cpu").extract, "colours": colours}
 
 
 def extract(extractor: Extract, images: Sequence[Image.Image]) -> np.ndarray:
@@ -143,7 +143,7 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         drawn, style = [images_of(run) for run in dict.fromkeys(arguments.runs)], reference()
-        measured = {kind: compare(extractor, style, drawn) for kind, extractor in extractors().items()}
+        measured = {kind: compare(extractor, style, drawn) for kind, extractor in feature_extractors().items()}
     except UserError as error:
         raise SystemExit(f"error: {error}") from error
     result = {

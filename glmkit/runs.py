@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import os
 import platform
@@ -32,8 +31,6 @@ PACKAGES = (
     "torch-fidelity",
     "openai",
 )
-FOR_PEOPLE = (".md", ".png")  # files of a model folder
-_EDGE_BYTES = 1 << 16
 
 
 def cache_folder() -> Path:
@@ -135,23 +132,3 @@ def _git() -> dict[str, Any] | None:
 def _git_output(root: Path, *arguments: str) -> str:
     command = ["git", "-C", str(root), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
-
-
-def fingerprint(path: str | Path) -> str:
-    """A short name for the content of a file or folder, so that a run notices weights that changed under it.
-
-    Reads each file's size and its first and last 64 KiB only: checkpoints are large, and training changes both ends.
-    What only people look at (README.md, images beside it) does not count.
-    """
-    path = Path(path)
-    found = [path] if path.is_file() else sorted(item for item in path.rglob("*") if item.is_file())
-    files = [file for file in found if path.is_file() or file.suffix not in FOR_PEOPLE]
-    digest = hashlib.sha256()
-    for file in files:
-        size = file.stat().st_size
-        digest.update(f"{file.relative_to(path).as_posix()}\0{size}\0".encode())
-        with file.open("rb") as handle:
-            digest.update(handle.read(_EDGE_BYTES))
-            handle.seek(max(0, size - _EDGE_BYTES))
-            digest.update(handle.read(_EDGE_BYTES))
-    return digest.hexdigest()[:16]

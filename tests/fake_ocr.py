@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image, PngImagePlugin
 
-from glmkit.evaluation.reading import Identity, Line, here
+from glmkit.evaluation.ocr.process import Identity, Line, here
 
 
 def identity(where: str) -> Identity:

@@ -8,7 +8,8 @@ import pytest
 
 from glmkit.errors import UserError
 from glmkit.files import read_json
-from glmkit.runs import environment, fingerprint, open_run
+from glmkit.hashing import fingerprint
+from glmkit.runs import environment, open_run
 
 
 def test_the_same_settings_continue(tmp_path: Path) -> None:

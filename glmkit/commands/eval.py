@@ -68,8 +68,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from glmkit.evaluation import engines, suites
+    from glmkit.evaluation import suites
     from glmkit.evaluation.evaluate import ENGINE, Plan, evaluate
+    from glmkit.evaluation.ocr import engines
 
     suites.load(arguments.suite).files(arguments.data)  # what is misspelt or missing must not cost a download
     for name in ("limit", "seeds"):

@@ -30,20 +30,20 @@ def run(arguments: argparse.Namespace) -> int:
     device = own_device(arguments.device)
     with processes.together(device) as team:
         recipe = config.load(arguments.recipe, arguments.overrides)
-        from glmkit.evaluation import proof
+        from glmkit.evaluation import before_after
         from glmkit.reporting.training import write_training_report
         from glmkit.training.finetune import describe, finetune
 
         if recipe.proof is not None:
-            proof.check(recipe.proof)
+            before_after.check(recipe.proof)
         results = finetune(recipe, device, team)
     if not team.is_main:
         return 0
     print(json.dumps(results) if arguments.json else describe(results))
     report = write_training_report(Path(recipe.output))
     if recipe.proof is not None:
-        scores = proof.prove(recipe, recipe.proof, str(device))
+        scores = before_after.prove(recipe, recipe.proof, str(device))
         report = write_training_report(Path(recipe.output))
-        print(proof.describe(*scores), file=sys.stderr)
+        print(before_after.describe(*scores), file=sys.stderr)
     print(f"report: {report}", file=sys.stderr)
     return 0

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from glmkit.errors import UserError
 
 if TYPE_CHECKING:
-    from glmkit.evaluation.collect import Source
-    from glmkit.evaluation.references import Reference
+    from glmkit.evaluation.features.store import Source
+    from glmkit.evaluation.reference_sets.sets import Reference
 
 HELP = "Reference sets of other models' images, for FID, KID and CMMD."
 
@@ -43,16 +43,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from glmkit.evaluation import references
+    from glmkit.evaluation.reference_sets import sets
 
     if arguments.action == "list":
-        known = [references.get(name) for name in references.names()]
+        known = [sets.get(name) for name in sets.names()]
         for reference in known:
             print(json.dumps(about(reference), ensure_ascii=False) if arguments.json else describe(reference))
         if not known and not arguments.json:
             print("no reference sets; glmkit reference add NAME --images DIR makes one")
         return 0
-    from glmkit.evaluation.features import DEFAULT
+    from glmkit.evaluation.features.extractors import DEFAULT
     from glmkit.models.devices import pick_device
 
     if arguments.limit is not None and arguments.limit < 1:
@@ -60,13 +60,13 @@ def run(arguments: argparse.Namespace) -> int:
     made_of, settings = source(arguments)
     device = str(pick_device(arguments.device))
     specs = arguments.features or DEFAULT
-    print(describe(references.add(arguments.name, made_of, settings, specs, device, arguments.limit)))
+    print(describe(sets.add(arguments.name, made_of, settings, specs, device, arguments.limit)))
     return 0
 
 
 def source(arguments: argparse.Namespace) -> tuple[Source, dict[str, Any]]:
     """What to read, and the JSON values that identify it; UserError for options that do not belong together."""
-    from glmkit.evaluation import presets, sources
+    from glmkit.evaluation.reference_sets import presets, sources
 
     kind = next(kind for kind in ("images", "parquet", "webdataset") if getattr(arguments, kind))
     given = getattr(arguments, kind)
@@ -100,7 +100,7 @@ def refuse(arguments: argparse.Namespace, kind: str) -> None:
 
 
 def about(reference: Reference) -> dict[str, Any]:
-    from glmkit.evaluation.collect import COMPLETE
+    from glmkit.evaluation.features.store import COMPLETE
     from glmkit.files import read_json
 
     features: list[Mapping[str, Any]] = [read_json(place / COMPLETE) for place in reference.complete]

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from glmkit.evaluation import stats
-from glmkit.evaluation.collect import collect
-from glmkit.evaluation.features.clip import Clip
+from glmkit.evaluation.features.extractors.clip import Clip
+from glmkit.evaluation.features.store import collect
 from glmkit.evaluation.metrics import clip as metric
-from glmkit.evaluation.sources import Images
+from glmkit.evaluation.reference_sets.sources import Images
 from glmkit.records import Generation, Score, Summary
 
 TEXTS = 64  # that are encoded at once

@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from glmkit.errors import UserError
-from glmkit.evaluation import baselines, engines, presets, references, suites
+from glmkit.evaluation import baselines, suites
 from glmkit.evaluation.baselines.diffusers import PRESETS
-from glmkit.evaluation.features import clip, efficientnet_lite0, inception
+from glmkit.evaluation.features.extractors import clip, efficientnet_lite0, inception
 from glmkit.evaluation.hub import on_this_machine
 from glmkit.evaluation.metrics.clip import DEFAULT, OURS
+from glmkit.evaluation.ocr import engines
+from glmkit.evaluation.reference_sets import presets, sets
 from glmkit.models.checkpoint import components as checkpoint
 from glmkit.models.checkpoint import published
 from glmkit.records import Record
@@ -76,8 +78,8 @@ def _engines() -> Iterator[Entry]:
 
 
 def _references() -> Iterator[Entry]:
-    for name in references.names():
-        reference = references.get(name)
+    for name in sets.names():
+        reference = sets.get(name)
         entry = Entry("reference", name, f"{len(reference.complete)} kinds of features in {reference.folder}")
         unfinished = {"missing": "not finished", "fix": "repeat the glmkit reference add command that made it"}
         yield entry if reference.complete else replace(entry, **unfinished)

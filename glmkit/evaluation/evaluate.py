@@ -12,24 +12,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from glmkit.errors import UserError
-from glmkit.evaluation import baselines, engines, stats, suites
+from glmkit.evaluation import baselines, stats, suites
 from glmkit.evaluation.baselines import Baseline
-from glmkit.evaluation.hashes import sha256
 from glmkit.evaluation.images import Drawing, copy, draw, write_references
-from glmkit.evaluation.layouts import Found
-from glmkit.evaluation.reading import Identity, ReadError, reading_order
-from glmkit.evaluation.readings import Reading, readings
-from glmkit.evaluation.suite import Suite, family, why_not_official
+from glmkit.evaluation.ocr import engines
+from glmkit.evaluation.ocr.cache import Reading, readings
+from glmkit.evaluation.ocr.process import Identity, ReadError, reading_order
+from glmkit.evaluation.suites.shared.base import Suite, family, why_not_official
+from glmkit.evaluation.suites.shared.layouts import Found
 from glmkit.files import write_json, write_jsonl
 from glmkit.generation.options import Effort
 from glmkit.generation.shares import alone
+from glmkit.hashing import file_sha256, fingerprint
 from glmkit.records import Generation, Prompt, Score, Summary
-from glmkit.runs import fingerprint, open_run
+from glmkit.runs import open_run
 
 if TYPE_CHECKING:
     from glmkit.evaluation.measures import Measures
 
-ENGINE = "glmkit.evaluation.engines.paddleocr"
+ENGINE = "glmkit.evaluation.ocr.engines.paddleocr"
 MIN_CONFIDENCE = 0.5  # as the public CVTG-2K scripts; lines below are what OCR imagines in textures
 
 
@@ -82,7 +83,9 @@ class Plan:
     def prompt_files(self) -> dict[str, str]:
         """The prompt files of the suite, by their place in `data`, with their sha256."""
         files = suites.load(self.suite).files(self.data)
-        return {(path.relative_to(self.data).as_posix() if self.data else path.name): sha256(path) for path in files}
+        return {
+            (path.relative_to(self.data).as_posix() if self.data else path.name): file_sha256(path) for path in files
+        }
 
     def settings(self) -> dict[str, Any]:
         """What decides images and readings, as JSON values; prompts and weights by fingerprint.

@@ -15,12 +15,12 @@ from glmkit.config import parse_size
 from glmkit.errors import UserError
 from glmkit.evaluation.baseline_images import draw_missing
 from glmkit.evaluation.baselines import Baseline
-from glmkit.evaluation.hashes import sha256
-from glmkit.evaluation.layouts import Found, Tile
-from glmkit.evaluation.suite import Suite
+from glmkit.evaluation.suites.shared.base import Suite
+from glmkit.evaluation.suites.shared.layouts import Found, Tile
 from glmkit.files import append_jsonl, atomic_path, read_jsonl, write_jsonl
 from glmkit.generation.images import read_image, save_image
 from glmkit.generation.options import Effort
+from glmkit.hashing import file_sha256
 from glmkit.records import Generation, Prompt, Request
 
 WORK = ".work"
@@ -213,7 +213,7 @@ def _copied(folder: Path, source: Path | Tile | None, prompt: Prompt, seed: int)
         return _cut(folder, source, row)
     file = f"images/{row.id}{source.suffix.lower()}"
     target = folder / file
-    if not target.exists() or sha256(target) != sha256(source):
+    if not target.exists() or file_sha256(target) != file_sha256(source):
         with atomic_path(target) as temporary:
             shutil.copyfile(source, temporary)
     return replace(row, file=file)

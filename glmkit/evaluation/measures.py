@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from glmkit.evaluation import alignment, references
-from glmkit.evaluation.features.clip import Clip
-from glmkit.evaluation.sources import Images
+from glmkit.evaluation import alignment
+from glmkit.evaluation.features.extractors.clip import Clip
+from glmkit.evaluation.reference_sets import compare
+from glmkit.evaluation.reference_sets.sources import Images
 from glmkit.records import Generation, Score, Summary
 
 
@@ -17,13 +18,13 @@ class Measures:
     """Loaded before a model draws, so that whatever is missing shows at once."""
 
     clip: Clip | None
-    sets: Sequence[references.Ready]
+    sets: Sequence[compare.Ready]
     device: str
 
     @classmethod
     def load(cls, clip_name: str | None, names: Sequence[str], device: str) -> Measures:
         """UserError when a set is unknown or unfinished, or when weights are not there."""
-        sets = references.ready(names, device)
+        sets = compare.ready(names, device)
         return cls(Clip(clip_name, device) if clip_name else None, sets, device)
 
     def scores(self, folder: Path, rows: Sequence[Generation], scores: Sequence[Score]) -> list[Score]:
@@ -34,5 +35,5 @@ class Measures:
         """The summary with the mean cosine and the distances."""
         if self.clip is not None:
             summary = alignment.summarised(summary, self.clip, rows, scores)
-        found = references.distances(Images(folder, tuple(rows)), self.sets, self.device)
+        found = compare.distances(Images(folder, tuple(rows)), self.sets, self.device)
         return replace(summary, distances=tuple(distance.to_row() for distance in found))

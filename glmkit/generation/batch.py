@@ -24,10 +24,10 @@ from glmkit.files import atomic_path
 from glmkit.generation import pipeline
 from glmkit.generation.pipeline import FAILURES, Outcome, Progress, check, settings_of
 from glmkit.generation.shares import Share, units_of
+from glmkit.hashing import fingerprint
 from glmkit.models.checkpoint.adapters import Adapter
 from glmkit.models.hybrid import HybridModel
 from glmkit.records import Request
-from glmkit.runs import fingerprint
 
 CODES_AT_ONCE = 64
 IMAGES_AT_ONCE = 4

@@ -10,7 +10,7 @@ import open_clip
 import pytest
 import torch
 
-from glmkit import runs
+from glmkit import hashing
 from glmkit.files import read_json
 from glmkit.models.clip.model import PREFIX
 from glmkit.posters.grammar import caption
@@ -51,7 +51,7 @@ def test_no_caption_is_cut(judged: tuple[list[str], torch.Tensor, Any, Any]) -> 
 
 def test_figures_are_those_of_the_weights() -> None:
     result = read_json(RESULT)
-    assert result["weights"] == runs.fingerprint(FOLDER / "open_clip_model.safetensors")
+    assert result["weights"] == hashing.fingerprint(FOLDER / "open_clip_model.safetensors")
     assert "not comparable with published CLIPScores" in result["model"]
     assert result["recall_at_1_among_64"]["image_to_caption 256x256"]["mean"] >= 0.8
 

@@ -51,7 +51,9 @@ DRAWN: dict[str, Callable[[Scene], Image.Image]] = {"style": style_poster, "bare
 def test_each_kind_of_features_notices_what_it_is_for(kind: str, noticed: str, tmp_path: Path) -> None:
     """Without its frame the style is farther in form, without its colours farther in colours."""
     runs = [finished_run(tmp_path / name, DRAWN[name], 12) for name in ("style", noticed)]
-    result = style.compare(style.extractors()[kind], style.reference()[::2], [style.images_of(run) for run in runs])
+    result = style.compare(
+        style.feature_extractors()[kind], style.reference()[::2], [style.images_of(run) for run in runs]
+    )
     near, far = result["distances"].values()
     (change,) = result["differences"].values()
     assert near.value < result["floor"].high < far.low

@@ -12,7 +12,7 @@ import pytest
 
 from glmkit.cli import main
 from glmkit.evaluation import evaluate, suites
-from glmkit.evaluation.engines import paddleocr
+from glmkit.evaluation.ocr.engines import paddleocr
 
 FIRST = suites.prompts(suites.load("text-render"), "regions", 3)
 

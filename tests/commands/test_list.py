@@ -10,8 +10,10 @@ import pytest
 from PIL import Image
 
 from glmkit.cli import main
-from glmkit.evaluation import baselines, engines, presets, references, sources, suites
-from glmkit.evaluation.engines import paddleocr
+from glmkit.evaluation import baselines, suites
+from glmkit.evaluation.ocr import engines
+from glmkit.evaluation.ocr.engines import paddleocr
+from glmkit.evaluation.reference_sets import presets, sets, sources
 
 Rows = dict[tuple[str, str], dict[str, object]]
 
@@ -67,9 +69,9 @@ def test_what_is_provided_is_no_longer_missing(
     monkeypatch.setattr(paddleocr, "NEEDS", ("paddleocr-of-tomorrow",))
     (tmp_path / "images").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "images" / "a.png")
-    references.add("mine", sources.Folder(tmp_path / "images", {}), {"images": []}, ("efficientnet-lite0",), "cpu")
-    (references.root() / "cut").mkdir()
-    (references.root() / "cut" / "manifest.json").write_text("{}")
+    sets.add("mine", sources.Folder(tmp_path / "images", {}), {"images": []}, ("efficientnet-lite0",), "cpu")
+    (sets.root() / "cut").mkdir()
+    (sets.root() / "cut" / "manifest.json").write_text("{}")
     rows = listed(capsys)
     assert rows["model", "openai:MODEL"]["ready"] and rows["reference", "mine"]["ready"]
     assert rows["reference", "cut"]["missing"] == "not finished"

@@ -24,8 +24,9 @@ import tiny_clip
 from PIL import Image
 
 from glmkit.cli import build_parser, main
-from glmkit.evaluation import evaluate, presets, suites
+from glmkit.evaluation import evaluate, suites
 from glmkit.evaluation.evaluate import Plan
+from glmkit.evaluation.reference_sets import presets
 
 FIRST = suites.prompts(suites.load("text-render"), "regions", 3)
 

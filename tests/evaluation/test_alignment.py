@@ -12,7 +12,7 @@ from PIL import Image
 
 from glmkit.evaluation import stats
 from glmkit.evaluation.alignment import align, summarised
-from glmkit.evaluation.features.clip import Clip
+from glmkit.evaluation.features.extractors.clip import Clip
 from glmkit.evaluation.metrics import clip as metric
 from glmkit.records import Generation, Score, Summary
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from glmkit.errors import UserError, unknown
 from glmkit.evaluation.baselines import Usual
 from glmkit.files import read_json
-from glmkit.runs import fingerprint
+from glmkit.hashing import fingerprint
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -4,7 +4,7 @@ CVTG-2K (Du et al. 2025, arXiv 2503.23461; `unified_metrics_eval.py`), LongText-
 the text part of OneIG-Bench (`text_score.py`, `text_utils.py`). What looks odd here is odd there.
 
 "NED" of CVTG-2K is a similarity: higher is better. These functions know lines of text only; which OCR engine read them
-decides whether a number may be called official (`glmkit.evaluation.suite`).
+decides whether a number may be called official (`glmkit.evaluation.suites.shared.base`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One file a suite: `text_render.py` is the suite `text-render` and holds it as `SUITE` (`glmkit.evaluation.suite`)."""
+"""One file per suite: `text_render.py` is the suite `text-render` and holds it as `SUITE` (`shared.base.Suite`)."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import re
 from pathlib import Path
 
 from glmkit.errors import UserError, unknown
-from glmkit.evaluation.suite import Suite
+from glmkit.evaluation.suites.shared.base import Suite
 from glmkit.records import Prompt
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def names() -> list[str]:
-    return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__))
+    return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__) if not module.ispkg)
 
 
 def load(name: str) -> Suite:

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from glmkit.errors import UserError
-from glmkit.evaluation import layouts
-from glmkit.evaluation.engines import cvtg_paddleocr
-from glmkit.evaluation.layouts import Found, Tile
 from glmkit.evaluation.metrics.published import cvtg_scores
-from glmkit.evaluation.suite import Counts, Official, Suite, in_data
+from glmkit.evaluation.ocr.engines import cvtg_paddleocr
+from glmkit.evaluation.suites.shared import layouts
+from glmkit.evaluation.suites.shared.base import Counts, Official, Suite, in_data
+from glmkit.evaluation.suites.shared.layouts import Found, Tile
 from glmkit.files import read_json
 from glmkit.records import Prompt
 

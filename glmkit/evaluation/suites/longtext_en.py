@@ -1,5 +1,5 @@
-"""longtext-en: LongText-Bench, English; prompts, images and score in `glmkit.evaluation.longtext`."""
+"""longtext-en: LongText-Bench, English; prompts, images and score in `suites.shared.longtext`."""
 
-from glmkit.evaluation.longtext import LongText
+from glmkit.evaluation.suites.shared.longtext import LongText
 
 SUITE = LongText("en")

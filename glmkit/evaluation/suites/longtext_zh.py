@@ -1,5 +1,5 @@
-"""longtext-zh: LongText-Bench, Chinese; prompts, images and score in `glmkit.evaluation.longtext`."""
+"""longtext-zh: LongText-Bench, Chinese; prompts, images and score in `suites.shared.longtext`."""
 
-from glmkit.evaluation.longtext import LongText
+from glmkit.evaluation.suites.shared.longtext import LongText
 
 SUITE = LongText("zh")

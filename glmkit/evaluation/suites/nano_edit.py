@@ -11,7 +11,7 @@ from PIL import Image
 import glmkit
 from glmkit.errors import UserError
 from glmkit.evaluation.metrics import text
-from glmkit.evaluation.suite import Counts, OwnSuite
+from glmkit.evaluation.suites.shared.base import Counts, OwnSuite
 from glmkit.posters.check_edits import is_done, kept_psnr
 from glmkit.posters.edit_set import edit_set
 from glmkit.posters.edits import Edit

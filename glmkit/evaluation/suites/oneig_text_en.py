@@ -1,5 +1,5 @@
-"""oneig-text-en: OneIG-Bench, text part, English; prompts, images and score in `glmkit.evaluation.oneig`."""
+"""oneig-text-en: OneIG-Bench, text part, English; prompts, images and score in `suites.shared.oneig`."""
 
-from glmkit.evaluation.oneig import OneigText
+from glmkit.evaluation.suites.shared.oneig import OneigText
 
 SUITE = OneigText("en")

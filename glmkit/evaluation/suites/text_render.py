@@ -10,7 +10,7 @@ from pathlib import Path
 
 import glmkit
 from glmkit.evaluation.metrics import text
-from glmkit.evaluation.suite import Counts, OwnSuite
+from glmkit.evaluation.suites.shared.base import Counts, OwnSuite
 from glmkit.generation.images import read_image
 from glmkit.records import Prompt
 

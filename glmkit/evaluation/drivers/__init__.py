@@ -1,1 +1,0 @@
-"""Programs that OCR engines run in environments of their own; they import nothing of glmkit."""

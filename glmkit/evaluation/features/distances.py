@@ -1,0 +1,142 @@
+"""Distances between two sets of features, streamed in float64: Fréchet (FID), polynomial kernel (KID), RBF (CMMD).
+
+FID and KID are torchmetrics': its running sums and closed form, its kernel on random subsets. CMMD is the biased
+estimator of Jayasumana et al. 2024 (Gretton et al. 2012, eq. 5) on features of unit length.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from glmkit.evaluation.features.store import Features
+from glmkit.files import atomic_path
+
+ROWS = 2048  # that are in memory at once
+SUBSETS, SUBSET_SIZE = 100, 1000
+SIGMA, SCALE = 10.0, 1000.0
+SEED = 0
+
+DEFINITIONS = {
+    "frechet": "Fréchet distance: squared difference of the means + traces of the covariances - 2 tr sqrt of their "
+    "product, n - 1 degrees of freedom, float64 (torchmetrics FrechetInceptionDistance)",
+    "kernel": f"kernel distance: unbiased squared MMD, kernel (x.y / width + 1)^3, mean over {SUBSETS} random subsets "
+    f"of {SUBSET_SIZE} (seed {SEED}; smaller sets once, whole), float64 (torchmetrics poly_mmd)",
+    "rbf": f"RBF distance: biased squared MMD x {SCALE:g}, kernel exp(-|x - y|^2 / (2 x {SIGMA:g}^2)), unit features, "
+    "float64",
+}
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some of the features of a set. Their statistics are kept in the file `kept`, if any."""
+
+    features: Features
+    indices: np.ndarray
+    kept: Path | None = None
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def chunks(self) -> Iterator[Tensor]:
+        """`ROWS` rows at a time in the order of the file, float64."""
+        ordered = np.sort(self.indices)
+        for start in range(0, len(ordered), ROWS):
+            yield self.take(ordered[start : start + ROWS])
+
+    def take(self, indices: np.ndarray) -> Tensor:
+        return torch.from_numpy(self.features.take(indices)).double()
+
+
+def sample(features: Features, count: int, start: int = 0, keep: bool = False) -> Part:
+    """Features `start` to `start + count` of a random order that is always the same."""
+    order = np.random.default_rng(SEED).permutation(features.count)
+    kept = features.folder / f"statistics-{start}-{count}.npz" if keep else None
+    return Part(features, order[start : start + count], kept)
+
+
+def distance(kind: str, one: Part, other: Part, device: str = "cpu") -> float:
+    """The distance of that kind between two sets of equal size (at least two)."""
+    assert len(one) == len(other) >= 2
+    return {"frechet": frechet, "kernel": kernel, "rbf": rbf}[kind](one, other, device)
+
+
+def frechet(one: Part, other: Part, device: str = "cpu") -> float:
+    """Fréchet distance of the Gaussians with the mean and covariance of each set."""
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    metric = FrechetInceptionDistance(feature=_Given(one.features.width))
+    for part, side in ((one, "fake"), (other, "real")):
+        total, products = _sums(part, device)
+        setattr(metric, f"{side}_features_sum", total)
+        setattr(metric, f"{side}_features_cov_sum", products)
+        setattr(metric, f"{side}_features_num_samples", torch.tensor(len(part)))
+    metric.orig_dtype = torch.float64
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*before the ``update`` method")  # its sums were set above
+        return float(metric.compute())
+
+
+def _sums(part: Part, device: str) -> tuple[Tensor, Tensor]:
+    """Sum D and sum of outer products D D of the features, on the CPU: what torchmetrics accumulates."""
+    if part.kept is not None and part.kept.exists():
+        with np.load(part.kept) as stored:
+            return torch.from_numpy(stored["sum"]), torch.from_numpy(stored["products"])
+    width = part.features.width
+    total = torch.zeros(width, dtype=torch.float64, device=device)
+    products = torch.zeros(width, width, dtype=torch.float64, device=device)
+    for rows in part.chunks():
+        x = rows.to(device)
+        total += x.sum(0)
+        products += x.T @ x
+    total, products = total.cpu(), products.cpu()
+    if part.kept is not None:
+        with atomic_path(part.kept) as temporary:
+            np.savez(temporary, sum=total.numpy(), products=products.numpy())
+    return total, products
+
+
+class _Given(torch.nn.Module):
+    """An extractor for torchmetrics that hands features through."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.num_features = width
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features
+
+
+def kernel(one: Part, other: Part, device: str = "cpu") -> float:
+    """Mean over subsets; sets no larger than a subset are compared once, whole."""
+    from torchmetrics.image.kid import poly_mmd
+
+    size = min(SUBSET_SIZE, len(one))
+    generator = np.random.default_rng(SEED)
+    values = []
+    for _ in range(SUBSETS if size < len(one) else 1):
+        rows = [part.take(generator.choice(part.indices, size, replace=False)).to(device) for part in (one, other)]
+        values.append(float(poly_mmd(*rows, degree=3, gamma=None, coef=1.0)))
+    return float(np.mean(values))
+
+
+def rbf(one: Part, other: Part, device: str = "cpu") -> float:
+    total = _mean_kernel(one, one, device) + _mean_kernel(other, other, device) - 2 * _mean_kernel(one, other, device)
+    return SCALE * total
+
+
+def _mean_kernel(one: Part, other: Part, device: str) -> float:
+    total = 0.0
+    for x in one.chunks():
+        x = x.to(device)
+        for y in other.chunks():
+            y = y.to(device)
+            squares = x.square().sum(1)[:, None] + y.square().sum(1)[None] - 2 * x @ y.T
+            total += float(torch.exp(squares / (-2 * SIGMA**2)).sum())
+    return total / (len(one) * len(other))

@@ -1,0 +1,71 @@
+"""One file a kind of image features: `KIND.py` has `load(argument, device)` for the spec KIND or KIND:ARGUMENT, and
+`check()`, a UserError when packages or weights are not here.
+
+A distance between sets of images is a distance between their features, so everything that decides a feature is in
+`conventions`, and the file name of stored features holds a digest of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import json
+import pkgutil
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, cast
+
+import numpy as np
+from PIL import Image
+
+from glmkit.errors import UserError, unknown
+
+DEFAULT = ("inception", "clip:ViT-L-14-336/openai")  # the features of FID, KID and CMMD
+
+
+class Extractor(Protocol):
+    """Images -> features B D, float32.
+
+    `spec` loads the same again; `label` names the features in reports. `conventions` are JSON values: weights, resize,
+    value range. `distances` maps a kind of distance (frechet, kernel, rbf) to its name; only the published features
+    give the published names.
+    """
+
+    spec: str
+    label: str
+    width: int
+    conventions: Mapping[str, Any]
+    distances: Mapping[str, str]
+
+    def extract(self, images: Sequence[Image.Image]) -> np.ndarray: ...
+
+
+def names() -> list[str]:
+    return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__))
+
+
+def load(spec: str, device: str) -> Extractor:
+    """The extractor that `spec` names, on `device`; UserError when it is unknown or its weights are not there."""
+    kind, _, argument = spec.partition(":")
+    if kind not in names():
+        raise unknown("features", kind, names())
+    module = importlib.import_module(f"{__name__}.{kind.replace('-', '_')}")
+    return cast(Extractor, module.load(argument, device))
+
+
+def slug(extractor: Extractor) -> str:
+    """A folder name that is the same exactly when the features are."""
+    settings = json.dumps(extractor.conventions, sort_keys=True).encode()
+    label = "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in extractor.label)
+    return f"{label}-{hashlib.sha256(settings).hexdigest()[:8]}"
+
+
+def check_packages(**packages: str) -> None:
+    """UserError when one of these modules (name -> package) is not installed; imports none."""
+    for name, package in packages.items():
+        if importlib.util.find_spec(name) is None:
+            raise need(package, ImportError(f"No module named {name!r}"))
+
+
+def need(package: str, error: ImportError) -> UserError:
+    return UserError(f"these features need the package {package}", found=str(error), fix='pip install "glmkit[eval]"')

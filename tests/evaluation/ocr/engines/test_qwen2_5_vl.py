@@ -1,0 +1,154 @@
+"""The Qwen2.5-VL engine on a toy model with random weights, against the stock classes called step by step."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from glmkit.errors import UserError
+from glmkit.evaluation.ocr.engines import qwen2_5_vl
+
+SPECIAL = [
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+]
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% for c in m['content'] %}{% if c['type'] == 'image' %}"
+    "<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ c['text'] }}{% endif %}{% endfor %}<|im_end|>\n"
+    "{% endfor %}<|im_start|>assistant\n"
+)
+
+
+def tokenizer() -> Any:
+    """Bytes as tokens; special tokens of the published tokenizer."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    inner = Tokenizer(models.BPE({letter: number for number, letter in enumerate(letters)}, []))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    made = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    made.add_special_tokens({"additional_special_tokens": SPECIAL})
+    return made
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from transformers import (
+        Qwen2_5_VLConfig,
+        Qwen2_5_VLForConditionalGeneration,
+        Qwen2_5_VLProcessor,
+        Qwen2VLImageProcessor,
+        Qwen2VLVideoProcessor,
+    )
+
+    words = tokenizer()
+    ids = dict(zip(SPECIAL, words.convert_tokens_to_ids(SPECIAL), strict=True))
+    config = Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": len(words),
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]},
+            "eos_token_id": ids["<|im_end|>"],
+            "pad_token_id": ids["<|endoftext|>"],
+        },
+        vision_config={
+            "depth": 2,
+            "hidden_size": 32,
+            "num_heads": 2,
+            "intermediate_size": 48,
+            "out_hidden_size": 32,
+            "window_size": 56,
+            "fullatt_block_indexes": [1],
+        },
+        image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"],
+    )
+    torch.manual_seed(3)
+    model = Qwen2_5_VLForConditionalGeneration(config)
+    for weight in model.parameters():
+        torch.nn.init.normal_(weight, std=0.3)
+    path = tmp_path_factory.mktemp("qwen")
+    model.to(torch.bfloat16).save_pretrained(path)
+    processor = Qwen2_5_VLProcessor(Qwen2VLImageProcessor(), words, Qwen2VLVideoProcessor(), chat_template=TEMPLATE)
+    processor.save_pretrained(path)
+    return path
+
+
+def make_image(path: Path, width: int, height: int) -> Path:
+    Image.fromarray(np.random.default_rng(width).integers(0, 255, (height, width, 3), np.uint8)).save(path)
+    return path
+
+
+def expected(folder: Path, image: Image.Image, tokens: int) -> str:
+    """The question put together by hand, the patches by the image processor, greedy tokens one after another."""
+    from transformers import AutoImageProcessor, AutoTokenizer, Qwen2_5_VLForConditionalGeneration
+
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.bfloat16).eval()
+    words = AutoTokenizer.from_pretrained(folder)
+    seen = AutoImageProcessor.from_pretrained(folder)(images=[image], return_tensors="pt")
+    pads = "<|image_pad|>" * (image.width // 28 * (image.height // 28))
+    asked = f"<|im_start|>user\n<|vision_start|>{pads}<|vision_end|>{qwen2_5_vl.QUESTION}<|im_end|>\n"
+    ids = words(f"{asked}<|im_start|>assistant\n", return_tensors="pt")["input_ids"]
+    prompt = ids.shape[1]
+    for _ in range(tokens):
+        kinds = (ids == model.config.image_token_id).int()
+        with torch.no_grad():
+            logits = model(input_ids=ids, mm_token_type_ids=kinds, **seen).logits
+        ids = torch.cat([ids, logits[:, -1:].argmax(-1)], dim=1)
+        if ids[0, -1] == words.eos_token_id:
+            break
+    return str(words.decode(ids[0, prompt:], skip_special_tokens=True))
+
+
+def test_answers_are_the_greedy_tokens_of_the_stock_model(folder: Path, tmp_path: Path) -> None:
+    read = qwen2_5_vl.load(str(folder), 1, 0)
+    path = make_image(tmp_path / "a.png", 84, 56)
+    lines = read(path, 12)
+    with Image.open(path) as image:
+        answer = expected(folder, image.convert("RGB"), 12)
+    assert [line.text for line in lines] == [row for row in answer.split("\n") if row.strip()]
+    assert lines and {(line.confidence, line.box) for line in lines} == {(1.0, (0, 0, 84, 56))}
+    shorter = "\n".join(line.text for line in read(path, 4))
+    assert len(shorter) < len(answer) and answer.replace("\n", "").startswith(shorter.replace("\n", ""))
+
+
+def test_sides_become_multiples_of_a_token_as_the_reference_rounds_them() -> None:
+    from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+
+    for side in range(57, 1500, 13):
+        assert (qwen2_5_vl._side(side), qwen2_5_vl._side(700)) == smart_resize(side, 700, max_pixels=1 << 24)
+
+
+def test_identity_is_the_hash_of_the_weights(folder: Path) -> None:
+    identity = qwen2_5_vl.identity(str(folder))
+    weights = (folder / "model.safetensors").read_bytes()
+    assert identity.weights == {"model.safetensors": hashlib.sha256(weights).hexdigest()}
+    assert "transformers-" in identity.versions
+    assert qwen2_5_vl.identity(str(folder)).key == identity.key
+
+
+def test_a_folder_without_weights_and_an_unknown_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="holds no .*safetensors"):
+        qwen2_5_vl.identity(str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(UserError, match="neither a folder nor a hub id"):
+        qwen2_5_vl.identity("no such/model at/all")

@@ -1,0 +1,234 @@
+"""Images from folders, parquet files and webdataset archives, from any place on; layouts of public sets."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from glmkit.errors import UserError
+from glmkit.evaluation.features.store import Place, Source
+from glmkit.evaluation.reference_sets import presets
+from glmkit.evaluation.reference_sets.sources import Column, Folder, Parquet, WebDataset, identity, read_prompts
+
+
+def png(value: int) -> bytes:
+    data = io.BytesIO()
+    Image.new("RGB", (2, 2), (value, 0, 0)).save(data, "PNG")
+    return data.getvalue()
+
+
+def write_parquet(path: Path, columns: dict[str, list[Any]], row_group: int = 2) -> Path:
+    pq.write_table(pa.table(columns), path, row_group_size=row_group)
+    return path
+
+
+def write_tar(path: Path, members: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as archive:
+        for name, data in members.items():
+            about = tarfile.TarInfo(name)
+            about.size = len(data)
+            archive.addfile(about, io.BytesIO(data))
+    return path
+
+
+def make_folder(root: Path) -> Source:
+    for name in ("b/2_0.png", "b/1_0.JPG", "a.webp", "notes.txt"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_bytes(png(len(name)))
+    return Folder(root, {"1": "one", "a": "letter"})
+
+
+def make_parquet(root: Path) -> Source:
+    """Two files of several row groups; cells of all three kinds, and an empty one."""
+    (root / "images").mkdir()
+    (root / "images" / "9.png").write_bytes(png(9))
+    first = [{"bytes": png(value), "path": f"{value}.png"} for value in range(5)]
+    second = [{"bytes": None, "path": "images/9.png"}, None, {"bytes": png(8), "path": None}]
+    files = [
+        write_parquet(
+            root / f"{number}.parquet", {"image": cells, "text": [f"{number}-{n}" for n in range(len(cells))]}
+        )
+        for number, cells in enumerate((first, second))
+    ]
+    return Parquet(tuple(files), (Column("image", "text"),))
+
+
+def make_webdataset(root: Path) -> Source:
+    about = json.dumps({"caption": "an owl", "long": "a long text about an owl"}).encode()
+    first = {"x/000.json": about, "x/000.png": png(1), "x/001.jpg": png(2), "x/001.txt": b"ein Fuchs\n"}
+    second = {"y/000.png": png(3), "y/001.cls": b"4", "y/002.seg.png": png(5), "y/003.webp": png(6)}
+    return WebDataset((write_tar(root / "a.tar", first), write_tar(root / "b.tar", second)))
+
+
+MAKERS = (make_folder, make_parquet, make_webdataset)
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_a_source_continues_after_any_image(tmp_path: Path, make: Any) -> None:
+    source = make(tmp_path)
+    whole = list(source.items(None))
+    assert whole == list(source.items(None)) and len({item.place for item in whole}) == len(whole)
+    for number, item in enumerate(whole):
+        assert list(source.items(item.place)) == whole[number + 1 :]
+
+
+def test_a_folder_by_path_with_its_prompts(tmp_path: Path) -> None:
+    found = [(item.key, item.prompt) for item in make_folder(tmp_path).items(None)]
+    assert found == [("a.webp", "letter"), ("b/1_0.JPG", "one"), ("b/2_0.png", None)]
+
+
+def test_parquet_cells_of_every_kind(tmp_path: Path) -> None:
+    items = list(make_parquet(tmp_path).items(None))
+    assert [item.prompt for item in items] == ["0-0", "0-1", "0-2", "0-3", "0-4", "1-0", "1-2"]
+    assert [item.data for item in items] == [png(value) for value in (0, 1, 2, 3, 4, 9, 8)]
+    assert items[3].key == "0.parquet#3 image"
+    bare = write_parquet(tmp_path / "bare.parquet", {"image": [png(1), png(2)]})
+    assert [item.data for item in Parquet((bare,), (Column("image"),)).items(None)] == [png(1), png(2)]
+
+
+def test_earlier_row_groups_are_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = make_parquet(tmp_path)
+    read: list[int] = []
+    batches = pq.ParquetFile.iter_batches
+
+    def spy(self: Any, *arguments: Any, **options: Any) -> Any:
+        read.extend(options["row_groups"])
+        return batches(self, *arguments, **options)
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", spy)
+    list(source.items(Place(0, 3)))
+    assert read == [1, 2, 0, 1]
+
+
+def test_webdataset_samples(tmp_path: Path) -> None:
+    source = make_webdataset(tmp_path)
+    items = list(source.items(None))
+    assert [item.key for item in items] == ["a.tar/x/000", "a.tar/x/001", "b.tar/y/000", "b.tar/y/003"]
+    assert [item.prompt for item in items] == ["an owl", "ein Fuchs", None, None]
+    longer = WebDataset(source.files, "long")  # type: ignore[attr-defined]
+    assert next(longer.items(None)).prompt == "a long text about an owl"
+
+
+@pytest.mark.parametrize(
+    ("name", "prompts", "expected"),
+    [
+        ("p.txt", "one\ntwo \n", {"1": "one", "2": "two"}),
+        ("p.jsonl", '{"file_name": "x/a.png", "text": "A"}\n{"id": "b", "prompt": "B"}\n', {"a": "A", "b": "B"}),
+    ],
+)
+def test_prompt_files(tmp_path: Path, name: str, prompts: str, expected: dict[str, str]) -> None:
+    (tmp_path / name).write_text(prompts)
+    assert read_prompts(tmp_path / name) == expected
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (lambda root: Parquet((root / "ok.parquet",), (Column("imgae"),)), "no column 'imgae'(.|\n)*--column image"),
+        (lambda root: Parquet((root / "bad",), (Column("image"),)), "bad cannot be read"),
+        (lambda root: Parquet((root / "none",), (Column("image"),)), "none does not exist"),
+        (lambda root: Parquet((root / "ok.parquet",), (Column("number"),)), "an image column holds int"),
+        (lambda root: WebDataset((root / "bad",)), "bad cannot be read"),
+        (lambda root: WebDataset((root / "cut.tar",)), "cut.tar cannot be read"),
+        (lambda root: WebDataset((root / "shorter.tar",)), "shorter.tar cannot be read(.|\n)*cut short"),
+        (lambda root: WebDataset((root / "json.tar",)), "json.tar cannot be read"),
+    ],
+)
+def test_files_that_cannot_be_read(tmp_path: Path, source: Any, message: str) -> None:
+    write_parquet(tmp_path / "ok.parquet", {"image": [png(1)], "number": [1]})
+    (tmp_path / "bad").write_bytes(b"neither" * 100)
+    whole = write_tar(tmp_path / "whole.tar", {"a.png": png(1) * 50, "b.png": png(2) * 50})
+    (tmp_path / "cut.tar").write_bytes(whole.read_bytes()[:6000])
+    (tmp_path / "shorter.tar").write_bytes(whole.read_bytes()[:5000])  # within the header of the second file
+    write_tar(tmp_path / "json.tar", {"a.json": b"{", "a.png": png(1)})
+    with pytest.raises(UserError, match=message):
+        list(source(tmp_path).items(None))
+
+
+def test_a_prompt_row_without_a_name(tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_text('{"prompt": "A"}\n')
+    with pytest.raises(UserError, match="no 'id'"):
+        read_prompts(tmp_path / "p.jsonl")
+
+
+def test_the_identity_of_a_folder_changes_with_its_files(tmp_path: Path) -> None:
+    make_folder(tmp_path)
+    before = identity(tmp_path)
+    assert before == identity(tmp_path)
+    (tmp_path / "c.png").write_bytes(b"")
+    assert identity(tmp_path) != before
+
+
+def rapidata(root: Path) -> Path:
+    """Pairs as in the published files: an image stands in several rows, on either side."""
+    rows = [("a cat", "dalle-3", 1, "sd3", 2), ("a cat", "flux", 3, "dalle-3", 1), ("a dog", "sd3", 4, "midjourney", 5)]
+    columns = {
+        "prompt": [row[0] for row in rows],
+        "model1": [row[1] for row in rows],
+        "image1": [{"bytes": png(row[2]), "path": ""} for row in rows],
+        "model2": [row[3] for row in rows],
+        "image2": [{"bytes": png(row[4]), "path": ""} for row in rows],
+        "votes_image1": [1, 2, 3],
+    }
+    return write_parquet(root / "train-0001.parquet", columns)
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [("dalle3", [("a cat", 1), ("a cat", 1)]), ("DALL-E 3", [("a cat", 1)] * 2), ("sd3", [("a cat", 2), ("a dog", 4)])],
+)
+def test_rapidata(tmp_path: Path, model: str, expected: list[tuple[str, int]]) -> None:
+    source = presets.build("rapidata", model, {"parquet": [rapidata(tmp_path)]})
+    assert [(item.prompt, item.data) for item in source.items(None)] == [(prompt, png(v)) for prompt, v in expected]
+    for number, item in enumerate(items := list(source.items(None))):
+        assert list(source.items(item.place)) == items[number + 1 :]
+
+
+def test_a_model_that_the_files_lack_is_told_with_those_they_have(tmp_path: Path) -> None:
+    columns = {"prompt": ["x"], "model1": ["flux"], "image1": [png(1)], "model2": ["imagen"], "image2": [png(2)]}
+    file = write_parquet(tmp_path / "other.parquet", columns)
+    with pytest.raises(UserError, match="no image of dalle3(.|\n)*flux, imagen"):
+        list(presets.build("rapidata", "dalle3", {"parquet": [file]}).items(None))
+
+
+def test_openai_dalle3(tmp_path: Path) -> None:
+    (tmp_path / "coco" / "3").mkdir(parents=True)
+    (tmp_path / "prompts").mkdir()
+    (tmp_path / "prompts" / "8k_coco.txt").write_text("a man\na boat\n")
+    for number in (1, 2):
+        (tmp_path / "coco" / "3" / f"{number}_0.png").write_bytes(png(number))
+    items = list(presets.build("openai-dalle3", None, {"images": [tmp_path]}).items(None))
+    assert [(item.prompt, item.data) for item in items] == [("a man", png(1)), ("a boat", png(2))]
+    with pytest.raises(UserError, match="not a clone"):
+        presets.build("openai-dalle3", None, {"images": [tmp_path / "coco"]})
+
+
+def test_open_image_preferences(tmp_path: Path) -> None:
+    kinds = [f"image_{kind}_{model}" for model in ("dev", "sd") for kind in ("quality", "simplified")]
+    columns: dict[str, list[Any]] = {name: [{"bytes": png(n), "path": ""}] for n, name in enumerate(kinds)}
+    columns |= {"quality_prompt": ["long"], "simplified_prompt": ["short"]}
+    file = write_parquet(tmp_path / "cleaned.parquet", columns)
+    for model, values in ((None, (2, 3)), ("flux.1-dev", (0, 1))):
+        items = presets.build("open-image-preferences", model, {"parquet": [file]}).items(None)
+        assert [(item.prompt, item.data) for item in items] == [("long", png(values[0])), ("short", png(values[1]))]
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "message"),
+    [
+        ("rapidat", None, "did you mean 'rapidata'"),
+        ("rapidata", "sd33", "did you mean 'sd3'"),
+        ("rapidata", "sd3", "reads --parquet"),
+    ],
+)
+def test_presets_that_do_not_fit(name: str, model: str | None, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        presets.build(name, model, {"images": [Path("here")]})

@@ -1,0 +1,28 @@
+"""Hashes of weights: right, remembered, and never out of date."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from glmkit import hashing
+from glmkit.hashing import large_file_sha256
+
+
+def test_a_file_is_read_again_only_when_it_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights, link = tmp_path / "weights", tmp_path / "link"
+    weights.write_bytes(b"one")
+    link.symlink_to(weights)
+    read = []
+    real = hashing.file_sha256
+    monkeypatch.setattr(hashing, "file_sha256", lambda path: read.append(path) or real(path))
+    assert large_file_sha256(weights) == large_file_sha256(link) == hashlib.sha256(b"one").hexdigest()
+    assert len(read) == 1
+    before = weights.stat().st_mtime_ns
+    weights.write_bytes(b"two")
+    os.utime(weights, ns=(before + 1, before + 1))
+    assert large_file_sha256(weights) == hashlib.sha256(b"two").hexdigest()
+    assert len(read) == 2
