@@ -36,7 +36,7 @@ from glmkit.posters.check import checks
 from glmkit.posters.edit_set import edit_set
 from glmkit.posters.simple import SPLITS, simple_scenes
 from glmkit.records import Score
-from glmkit.training import features as cache
+from glmkit.training import features
 from glmkit.training.data import PosterImages
 from glmkit.training.objectives.vae import VaeObjective
 
@@ -152,9 +152,9 @@ def parts(hybrid: HybridModel) -> dict[str, float]:
     unused = VaeStage(method="full", steps=1, global_batch_size=1, learning_rate=1)
     psnr = VaeObjective(hybrid.vae, posters, posters, unused, hybrid.device).validation_losses()["psnr"]
     everything = list(range(HELD_OUT))
-    keeper = cache.Keeper(hybrid.device)
-    large = cache.large_cache(hybrid, posters, keeper)[everything]
-    preview = cache.preview_cache(hybrid, posters, keeper)[everything]
+    cache = features.FeatureCache(hybrid.device)
+    large = features.precompute_large_tokens(hybrid, posters, cache)[everything]
+    preview = features.precompute_preview_tokens(hybrid, posters, cache)[everything]
     used = torch.cat([large.flatten(), preview.flatten()]).unique().numel()
     return {"vae_psnr_db": psnr, "codes_used": used / hybrid.semantic_vq.config.num_embeddings}
 

@@ -41,7 +41,7 @@ from glmkit.models.devices import dtype_for, pick_device
 from glmkit.models.hybrid import HybridModel
 from glmkit.posters import simple
 from glmkit.records import Request
-from glmkit.training import features as cache
+from glmkit.training import features
 from glmkit.training.data import PosterImages
 from glmkit.training.finetune import finetune
 
@@ -111,10 +111,10 @@ def codes(hybrid: HybridModel, tiny: bool) -> dict[str, float]:
     """Entropy in nats of the codes of held-out posters on their own, without any context, on both grids."""
     count, size = (2, 64) if tiny else (HELD_OUT_CODES, 256)
     posters = PosterImages(count, size, size, 21, 1, "held-out")
-    keeper = cache.Keeper(hybrid.device)
+    cache = features.FeatureCache(hybrid.device)
     parts = {
-        "preview_entropy": cache.preview_cache(hybrid, posters, keeper),
-        "large_entropy": cache.large_cache(hybrid, posters, keeper),
+        "preview_entropy": features.precompute_preview_tokens(hybrid, posters, cache),
+        "large_entropy": features.precompute_large_tokens(hybrid, posters, cache),
     }
     return {name: entropy(part[list(range(count))]) for name, part in parts.items()}
 

@@ -29,8 +29,7 @@ from glmkit.generation import pipeline
 from glmkit.generation.benchmark import Clock, Rates, capped, decoder_flops, peak_gib, rates, reset_peak
 from glmkit.generation.sequence import grids
 from glmkit.models.hybrid import HybridModel
-from glmkit.training import data, objectives
-from glmkit.training import features as cache
+from glmkit.training import data, features, objectives
 from glmkit.training import quantization as frozen
 from glmkit.training.loop import Loop, Place
 from glmkit.training.lora import inject
@@ -269,7 +268,7 @@ class Subject:
         recompute(getattr(self.hybrid, TRANSFORMERS[job.name]), job.gradient_checkpointing)
         images = NoiseImages(job.batch, (job.height, job.width), job.edits, job.reminders)
         told: Any = {"images": images, "validation": NoiseImages(1, images.size), "stage": stage}
-        objective = objectives.build(job.name, hybrid=self.hybrid, keeper=cache.Keeper(device), **told)
+        objective = objectives.build(job.name, hybrid=self.hybrid, cache=features.FeatureCache(device), **told)
         if job.compile:
             objective.compile()
         objective.trained.train()

@@ -1,4 +1,4 @@
-"""Tensors on disk, one file an item, whose names say everything that their values depend on."""
+"""Features on disk, one file per item, whose names say everything that their values depend on."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from glmkit import runs
 from glmkit.errors import UserError
 from glmkit.files import atomic_path, write_json
 
-CHECK_BYTES = 4
+CHECKSUM_BYTES = 4
 
 
-class Store:
-    """Items of one kind in `folder`, whose name holds a digest of `about`: what they depend on beside their keys."""
+class FeatureStore:
+    """Items of one kind in `folder`, whose name holds a digest of `depends_on`: what decides them beside their keys."""
 
-    def __init__(self, folder: Path, name: str, about: Mapping[str, str]) -> None:
-        digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
+    def __init__(self, folder: Path, name: str, depends_on: Mapping[str, str]) -> None:
+        digest = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:16]
         self.folder = folder / f"{name.replace(' ', '-')}-{digest}"
-        self._about = dict(about)
+        self._depends_on = dict(depends_on)
 
     def paths(self, keys: Sequence[str]) -> list[Path]:
-        """Where the items with these keys are, or will be."""
+        """Return where the items with these keys are, or will be."""
         return [self.folder / key[:2] / key for key in keys]
 
     def write(self, paths: Sequence[Path], values: Tensor) -> None:
-        """One item of `values` into each path; UserError when the disk is full."""
+        """Write one item of `values` into each path; UserError when the disk is full."""
         if not (self.folder / "about.json").exists():
-            write_json(self.folder / "about.json", self._about)
+            write_json(self.folder / "about.json", self._depends_on)
         values = values.cpu()
         with ThreadPoolExecutor(runs.cores()) as pool:
             list(pool.map(_write, paths, values))
@@ -45,17 +45,17 @@ class Store:
 def _write(path: Path, value: Tensor) -> None:
     content = save({"value": value.clone(memory_format=torch.contiguous_format)})
     with atomic_path(path) as temporary:
-        temporary.write_bytes(zlib.crc32(content).to_bytes(CHECK_BYTES, "big") + content)
+        temporary.write_bytes(zlib.crc32(content).to_bytes(CHECKSUM_BYTES, "big") + content)
 
 
 def read(path: Path) -> Tensor | None:
-    """The item of a file, on the CPU; None where there is no such file, or one that was cut or changed."""
+    """Read the item of a file onto the CPU; None where there is no such file, or one that was cut or changed."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         return None
-    check, content = content[:CHECK_BYTES], content[CHECK_BYTES:]
-    if zlib.crc32(content).to_bytes(CHECK_BYTES, "big") != check:
+    checksum, content = content[:CHECKSUM_BYTES], content[CHECKSUM_BYTES:]
+    if zlib.crc32(content).to_bytes(CHECKSUM_BYTES, "big") != checksum:
         return None
     try:
         return load(content)["value"]
@@ -63,28 +63,28 @@ def read(path: Path) -> Tensor | None:
         return None
 
 
-def sound(paths: Sequence[Path]) -> list[bool]:
-    """Which of the files can be read to their end and hold what was written."""
+def are_intact(paths: Sequence[Path]) -> list[bool]:
+    """Tell which of the files can be read to their end and hold what was written."""
     with ThreadPoolExecutor(runs.cores()) as pool:
         return list(pool.map(lambda path: read(path) is not None, paths))
 
 
-class Files:
-    """Items that are read each time they are asked for: `files[rows]` stacks some of them."""
+class FeatureFiles:
+    """Items that are read each time they are indexed: `files[positions]` stacks some of them."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self.paths = paths
 
     @property
-    def bytes(self) -> int:
-        """Of all items, each as often as it is there."""
+    def nbytes(self) -> int:
+        """Bytes of all items, each as often as it is there."""
         return sum(path.stat().st_size for path in self.paths)
 
-    def __getitem__(self, rows: Tensor) -> Tensor:
+    def __getitem__(self, positions: Tensor) -> Tensor:
         values = []
-        for row in rows.tolist():
-            value = read(self.paths[row])
+        for position in positions.tolist():
+            value = read(self.paths[position])
             if value is None:
-                raise UserError(f"{self.paths[row]} is gone or broken", fix="repeat the command: it is made again")
+                raise UserError(f"{self.paths[position]} is gone or broken", fix="repeat the command: it is made again")
             values.append(value)
         return torch.stack(values)

@@ -27,9 +27,8 @@ from glmkit.models.checkpoint import adapters as adapter
 from glmkit.models.checkpoint import components as checkpoint
 from glmkit.models.clip import model as clip
 from glmkit.models.hybrid import HybridModel
-from glmkit.training import checks, data, lora, objectives, trackers
+from glmkit.training import checks, data, features, lora, objectives, trackers
 from glmkit.training import distributed as processes
-from glmkit.training import features as cache
 from glmkit.training import fsdp as sharding
 from glmkit.training import quantization as frozen
 from glmkit.training.data import summary as report
@@ -187,8 +186,10 @@ def _hybrid_work(
 ) -> _Work:
     name, team, model = place.name, place.team, partial(_model, place, stage, recipe, folder)
     hybrid = model()
-    keeper = cache.Keeper(place.device, runs.cache_folder() / "training", recipe.data.resident_gib * 2**30, team)
-    objective, wrapped = objective_of(name, stage, hybrid, images, keeper)
+    cache = features.FeatureCache(
+        place.device, runs.cache_folder() / "training", recipe.data.resident_gib * 2**30, team
+    )
+    objective, wrapped = objective_of(name, stage, hybrid, images, cache)
     transformer = TRANSFORMERS.get(name, name)
     if team.sharded:
         edits = any(own.sources for own in images)

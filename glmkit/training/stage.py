@@ -13,8 +13,7 @@ from glmkit.config import Stage
 from glmkit.generation import pipeline
 from glmkit.models.checkpoint import components as checkpoint
 from glmkit.models.hybrid import HybridModel
-from glmkit.training import data, lora, objectives, offload
-from glmkit.training import features as cache
+from glmkit.training import data, features, lora, objectives, offload
 from glmkit.training import quantization as frozen
 from glmkit.training.initialise import fresh_component
 
@@ -38,7 +37,7 @@ def objective_of(
     stage: Stage,
     hybrid: HybridModel,
     images: tuple[data.Images, data.Images],
-    keeper: cache.Keeper,
+    cache: features.FeatureCache,
 ) -> tuple[objectives.Objective, nn.Module | None]:
     """What a stage learns, with the parts of `hybrid` made ready for it; and PEFT's wrap of what is adapted, if any."""
     adapting = None
@@ -48,7 +47,7 @@ def objective_of(
         for part in trained_components(name, stage):
             setattr(hybrid, part, _fresh_or_loaded(hybrid.folder, part).to(hybrid.device))
             thaw(getattr(hybrid, part), stage)
-    objective = objectives.build(name, **_context(name, hybrid, stage, images, keeper))
+    objective = objectives.build(name, **_context(name, hybrid, stage, images, cache))
     if isinstance(stage, config.BlockStage):
         recompute(getattr(hybrid, TRANSFORMERS[name]), stage.gradient_checkpointing)
     return objective, adapting.wrapped if adapting else None
@@ -126,12 +125,12 @@ def _context(
     hybrid: HybridModel,
     stage: Stage,
     images: tuple[data.Images, data.Images],
-    keeper: cache.Keeper,
+    cache: features.FeatureCache,
 ) -> dict[str, Any]:
     common = {"images": images[0], "validation": images[1], "stage": stage}
     if name in config.EDITING:
-        return {**common, "hybrid": hybrid, "keeper": keeper}
+        return {**common, "hybrid": hybrid, "cache": cache}
     parts: dict[str, Any] = {part: getattr(hybrid, part) for part in NEEDS[name]}
     if name == "semantic_vq":
         parts["text_tokenizer"] = pipeline.prompt_tokenizer(hybrid.folder).tokenizer
-    return {**common, **parts, "device": keeper.device}
+    return {**common, **parts, "device": cache.device}

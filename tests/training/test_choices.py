@@ -15,8 +15,7 @@ from glmkit.errors import UserError
 from glmkit.files import read_jsonl, write_jsonl
 from glmkit.generation import pipeline
 from glmkit.models.hybrid import HybridModel
-from glmkit.training import data, lora
-from glmkit.training import features as cache
+from glmkit.training import data, features, lora
 from glmkit.training.objectives import EVERY
 from glmkit.training.objectives.autoregressive import AutoregressiveObjective
 from glmkit.training.objectives.decoder import DecoderObjective
@@ -48,7 +47,7 @@ def objective(stage: str, hybrid: HybridModel, images: data.Images, **changes: A
     kinds: dict[str, Any] = {"autoregressive": AutoregressiveStage, "decoder": DecoderStage, "glyph": GlyphStage}
     made = {"autoregressive": AutoregressiveObjective, "decoder": DecoderObjective, "glyph": GlyphObjective}
     settings = kinds[stage](**{**STAGE, **({} if stage == "autoregressive" else {"drop": 0.0}), **changes})
-    return made[stage](hybrid, cache.Keeper(CPU), images, images, settings)
+    return made[stage](hybrid, features.FeatureCache(CPU), images, images, settings)
 
 
 def adapted(stage: str, model: Path, images: data.Images, **changes: Any) -> Any:
@@ -211,7 +210,7 @@ def test_preserving_is_the_same_however_memory_is_spent(tiny_model: Path, images
             STAGES[stage].model_validate(settings),
             HybridModel(tiny_model),
             (images, images),
-            cache.Keeper(CPU),
+            features.FeatureCache(CPU),
         )
         learnt = [value for value in given.trained.parameters() if value.requires_grad]
         draw = seeded(5)

@@ -22,9 +22,8 @@ from glmkit.config import STAGES
 from glmkit.errors import UserError
 from glmkit.files import read_jsonl
 from glmkit.models.hybrid import HybridModel
-from glmkit.training import data
+from glmkit.training import data, features
 from glmkit.training import distributed as processes
-from glmkit.training import features as cache
 from glmkit.training import fsdp as sharding
 from glmkit.training.distributed import Team
 from glmkit.training.loop import Loop
@@ -188,7 +187,9 @@ def test_the_loss_is_the_mean_over_parts(stage: str, tiny_model: Path) -> None:
     }
     settings = STAGES[stage].model_validate({**COMMON, **more, "preserve": 0.5, "lora": lora})
     objective: Any
-    objective, wrapped = objective_of(stage, settings, HybridModel(tiny_model), (images, images), cache.Keeper(CPU))
+    objective, wrapped = objective_of(
+        stage, settings, HybridModel(tiny_model), (images, images), features.FeatureCache(CPU)
+    )
     with torch.no_grad():
         for value in objective.trained.parameters():
             if value.requires_grad:

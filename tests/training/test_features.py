@@ -18,8 +18,7 @@ from glmkit.generation import pipeline
 from glmkit.generation.sequence import grids
 from glmkit.models.hybrid import HybridModel
 from glmkit.models.semantic_vq.model import prepare
-from glmkit.training import data
-from glmkit.training import features as cache
+from glmkit.training import data, features
 
 CPU = torch.device("cpu")
 # width, height: sides within the toy processor's bounds (128 to 512), where the published path keeps the size
@@ -57,7 +56,7 @@ def test_halving_is_the_processors(images: data.FileImages, folder: Path) -> Non
     for index in range(len(SIZES)):
         image = Image.open(folder / f"{index}.png")
         for size in ((128, 96), (352, 176), (32, 32)):
-            ours = (cache.halve(images.pixels([index], CPU), *size)[0] + 1) * 127.5
+            ours = (features.resize_as_processor(images.pixels([index], CPU), *size)[0] + 1) * 127.5
             theirs = (prepare(image, size, [0.5] * 3, [0.5] * 3) + 1) * 127.5
             torch.testing.assert_close(ours, ours.round(), atol=1e-3, rtol=0)
             different = (ours - theirs).abs().round()
@@ -66,7 +65,7 @@ def test_halving_is_the_processors(images: data.FileImages, folder: Path) -> Non
 
 def test_large_ids_are_those_of_a_source_image(hybrid: HybridModel, images: data.FileImages, folder: Path) -> None:
     """The same file through the published path of an edit: PIL, the processor's resize, the encoder."""
-    found = cache.large_cache(hybrid, images, cache.Keeper(CPU))
+    found = features.precompute_large_tokens(hybrid, images, features.FeatureCache(CPU))
     for index, (width, height) in enumerate(SIZES):
         source = pipeline.encode_condition_image(hybrid, Image.open(folder / f"{index}.png"))
         assert source.size == (height, width), "the bounds keep this size"
@@ -76,7 +75,7 @@ def test_large_ids_are_those_of_a_source_image(hybrid: HybridModel, images: data
 
 def test_preview_ids(hybrid: HybridModel, images: data.FileImages, folder: Path) -> None:
     """The whole image at the preview's size, resized as the processor resizes; not a part of the large ids."""
-    found = cache.preview_cache(hybrid, images, cache.Keeper(CPU))
+    found = features.precompute_preview_tokens(hybrid, images, features.FeatureCache(CPU))
     for index, (width, height) in enumerate(SIZES):
         rows, columns = grids(height, width).preview
         settings = hybrid.condition_image_settings
@@ -88,7 +87,7 @@ def test_preview_ids(hybrid: HybridModel, images: data.FileImages, folder: Path)
 @torch.no_grad()
 def test_latents_are_the_normalised_distribution_of_stock(hybrid: HybridModel, images: data.FileImages) -> None:
     stock = tiny_checkpoint.diffusers_pipeline(hybrid.folder).vae
-    found = cache.latent_cache(hybrid, images, cache.Keeper(CPU))
+    found = features.precompute_latents(hybrid, images, features.FeatureCache(CPU))
     for index in range(len(SIZES)):
         posterior = stock.encode(images.pixels([index], CPU)).latent_dist
         statistics = (stock.config.latents_mean, stock.config.latents_std)
@@ -99,13 +98,15 @@ def test_latents_are_the_normalised_distribution_of_stock(hybrid: HybridModel, i
 
 def test_rows_are_those_of_the_images(images: data.FileImages) -> None:
     """Images of several sizes in one folder: every index gives its own row, in the order asked for."""
-    found = cache.compute(images, torch.tensor, cache.Keeper(CPU), "numbers")
+    found = features.precompute(images, torch.tensor, features.FeatureCache(CPU), "numbers")
     assert found[[3, 0]].tolist() == [3, 0] and found[[2]].tolist() == [2] and found[[4]].tolist() == [4]
 
 
 def test_more_images_than_a_chunk(monkeypatch: pytest.MonkeyPatch, images: data.FileImages) -> None:
-    monkeypatch.setattr(cache, "CHUNK_PIXELS", 1)
-    found = cache.compute(images, lambda rows: images.pixels(rows, CPU).mean(dim=(1, 2, 3)), cache.Keeper(CPU), "means")
+    monkeypatch.setattr(features, "CHUNK_PIXELS", 1)
+    found = features.precompute(
+        images, lambda rows: images.pixels(rows, CPU).mean(dim=(1, 2, 3)), features.FeatureCache(CPU), "means"
+    )
     torch.testing.assert_close(found[[3, 0]], images.pixels([3, 0], CPU).mean(dim=(1, 2, 3)))
 
 
@@ -120,11 +121,13 @@ class Counting:
         return torch.tensor(indices)[:, None].float()
 
 
-def numbers(images: data.Images, folder: Path, about: str = "", resident: float = 2**20) -> tuple[Any, list[int]]:
+def numbers(images: data.Images, folder: Path, about: str = "", gpu_bytes: float = 2**20) -> tuple[Any, list[int]]:
     """What is kept of the images' numbers, and which of them had to be encoded."""
     encode = Counting()
-    keeper = cache.Keeper(CPU, folder, resident)
-    kept = cache.compute(images, encode, keeper, "numbers", keys=images.keys, about=lambda: {"weights": about})
+    cache = features.FeatureCache(CPU, folder, gpu_bytes)
+    kept = features.precompute(
+        images, encode, cache, "numbers", keys=images.keys, depends_on=lambda: {"weights": about}
+    )
     return kept, encode.asked
 
 
@@ -167,7 +170,7 @@ def test_a_broken_file_is_made_again(images: data.FileImages, tmp_path: Path, ha
 
 def test_what_does_not_fit_is_read_from_files(images: data.FileImages, tmp_path: Path) -> None:
     """The same batches, and a file that is lost while training runs is an error that says what to do."""
-    kept, _ = numbers(images, tmp_path, resident=0)
+    kept, _ = numbers(images, tmp_path, gpu_bytes=0)
     assert kept[[3, 0]].tolist() == [[3], [0]] and kept[[2]].tolist() == [[2]]
     inside, _ = numbers(images, tmp_path)
     for path in tmp_path.rglob("*"):
@@ -180,8 +183,8 @@ def test_what_does_not_fit_is_read_from_files(images: data.FileImages, tmp_path:
 
 def test_the_budget_is_shared() -> None:
     """Three caches of 4 images, a kilobyte each: two fit on the device (here one without memory), one does not."""
-    keeper, values = cache.Keeper(torch.device("meta"), None, 10_000), torch.zeros(4, 256)
-    stacks = [keeper._in_memory(range(4), iter([(slice(0, 4), values)])) for _ in range(3)]
+    cache, values = features.FeatureCache(torch.device("meta"), None, 10_000), torch.zeros(4, 256)
+    stacks = [cache._stacked_in_memory(range(4), iter([(slice(0, 4), values)])) for _ in range(3)]
     assert [stack.device.type for stack in stacks] == ["meta", "meta", "cpu"]
 
 
@@ -196,13 +199,13 @@ def test_boxes_have_keys_of_their_own(tmp_path: Path) -> None:
         sets.append(data.FileImages(folder))
     assert sets[0].keys == sets[1].keys == sets[2].keys
     assert sets[0].text_keys == sets[2].text_keys != sets[1].text_keys
-    shares = [cache.text_cache(images, cache.Keeper(CPU, tmp_path)) for images in sets]
+    shares = [features.precompute_text_masks(images, features.FeatureCache(CPU, tmp_path)) for images in sets]
     assert [int(share[[0]].count_nonzero()) for share in shares if share is not None] == [4, 8, 4]
 
 
 def test_text_shares() -> None:
     posters = data.PosterImages(2, 64, 64, seed=0, workers=1, split="train")
-    found = cache.text_cache(posters, cache.Keeper(CPU))
+    found = features.precompute_text_masks(posters, features.FeatureCache(CPU))
     mask = posters.text_mask([1], CPU)
     assert found is not None and mask is not None
     share = mask.view(8, 8, 8, 8).mean(dim=(1, 3))
@@ -211,13 +214,13 @@ def test_text_shares() -> None:
 
 
 def test_files_have_no_text_shares(images: data.FileImages) -> None:
-    assert cache.text_cache(images, cache.Keeper(CPU)) is None
+    assert features.precompute_text_masks(images, features.FeatureCache(CPU)) is None
 
 
 def test_stretched_about_the_middle() -> None:
     """As Pillow resizes and cuts; narrower images have their edges drawn out."""
     gradient = torch.linspace(-1, 1, 64).expand(3, 48, 64)
-    wide, narrow = cache.stretched(torch.stack([gradient, gradient]), [1.25, 0.8])
+    wide, narrow = features.stretched(torch.stack([gradient, gradient]), [1.25, 0.8])
     image = Image.fromarray(((gradient[0].numpy() + 1) * 127.5).astype(np.float32), mode="F")
     resized = np.asarray(image.resize((80, 48), Image.Resampling.BILINEAR))[:, 8:72]
     np.testing.assert_allclose((wide[0].numpy() + 1) * 127.5, resized, atol=0.1)

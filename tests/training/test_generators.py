@@ -18,8 +18,7 @@ from glmkit.generation import pipeline
 from glmkit.generation.sequence import training_sequence
 from glmkit.models.hybrid import HybridModel
 from glmkit.records import Request
-from glmkit.training import data
-from glmkit.training import features as cache
+from glmkit.training import data, features
 from glmkit.training.objectives import build
 from glmkit.training.objectives.autoregressive import AutoregressiveObjective
 from glmkit.training.objectives.decoder import DecoderObjective
@@ -47,7 +46,7 @@ def autoregressive(hybrid: HybridModel, images: Any, **changes: Any) -> Autoregr
     objective = build(
         "autoregressive",
         hybrid=hybrid,
-        keeper=cache.Keeper(CPU),
+        cache=features.FeatureCache(CPU),
         images=images[0],
         validation=images[1],
         stage=AutoregressiveStage(**STAGE, **changes),
@@ -61,7 +60,10 @@ def stock_nats(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Negative log-probabilities of one image's preview, large grid and end, each token on its own: stock logits."""
     pixels = images.pixels([index], CPU)
-    preview, large = cache.preview_ids(hybrid.semantic_vq, pixels)[0], cache.large_ids(hybrid.semantic_vq, pixels)[0]
+    preview, large = (
+        features.preview_token_ids(hybrid.semantic_vq, pixels)[0],
+        features.large_token_ids(hybrid.semantic_vq, pixels)[0],
+    )
     if not with_preview:
         preview = preview[:0]
     prompt = pipeline.prompt_tokenizer(hybrid.folder).text_to_image(images.captions[index], *images.sizes[index])
@@ -143,7 +145,7 @@ def decoder(hybrid: HybridModel, images: Any, **changes: Any) -> DecoderObjectiv
     objective = build(
         "decoder",
         hybrid=hybrid,
-        keeper=cache.Keeper(CPU),
+        cache=features.FeatureCache(CPU),
         images=images[0],
         validation=images[1],
         stage=DecoderStage(**{**STAGE, "drop": 0.0, **changes}),
@@ -170,7 +172,7 @@ def stock_error(
     tokens = (height // 16) * (width // 16)
     strength = 0.75 * math.sqrt(tokens / 256) + 0.25
     sigma = strength / (strength + 1000 / time - 1)
-    codes = cache.large_ids(hybrid.semantic_vq, pixels)
+    codes = features.large_token_ids(hybrid.semantic_vq, pixels)
     prior = torch.from_numpy(np.kron(codes[0].numpy(), np.ones((2, 2), dtype=np.int64))).flatten()[None]
     predicted = stock.transformer(
         hidden_states=(1 - sigma) * clean + sigma * noise[None],
@@ -410,7 +412,7 @@ def test_the_loss_of_an_edit_is_on_what_generation_writes(hybrid: HybridModel, e
             ((source,),) = pipeline.encode_condition_images(hybrid, [request])
             tokenizer = pipeline.prompt_tokenizer(hybrid.folder)
             prompt = tokenizer.edit(request.prompt, [source.codes], request.height, request.width)
-            target = cache.large_ids(hybrid.semantic_vq, edits[0].pixels([index], CPU))[0]
+            target = features.large_token_ids(hybrid.semantic_vq, edits[0].pixels([index], CPU))[0]
             grid = (source.codes.shape[0], source.codes.shape[1])
             sequence = training_sequence(prompt, [target], hybrid.autoregressive.config, [grid])
             length = len(sequence.ids_T)
@@ -459,7 +461,7 @@ def stock_edit_error(hybrid: HybridModel, images: data.Images, index: int, noise
     transformer = tiny_checkpoint.diffusers_pipeline(hybrid.folder).transformer
     source, (height, width) = images.sources[index], images.sizes[index]
     pixels = images.pixels([source], CPU)
-    codes = cache.large_ids(hybrid.semantic_vq, pixels)
+    codes = features.large_token_ids(hybrid.semantic_vq, pixels)
     prior = torch.from_numpy(np.kron(codes[0].numpy(), np.ones((2, 2), dtype=np.int64))).flatten()[None]
     written = GlmImageKVCache(len(transformer.transformer_blocks))
     written.set_mode("write")

@@ -11,8 +11,7 @@ import torch
 from glmkit.config import Lora
 from glmkit.files import read_json, write_json
 from glmkit.models.hybrid import HybridModel
-from glmkit.training import features as cache
-from glmkit.training import lora
+from glmkit.training import features, lora
 from glmkit.training.objectives.glyph_embeddings import NO_TEXT, GlyphEmbeddings, GlyphTokens
 
 CPU = torch.device("cpu")
@@ -28,7 +27,7 @@ def hybrid(tiny_model: Path) -> HybridModel:
 
 @pytest.fixture
 def kept(hybrid: HybridModel, tmp_path: Path) -> GlyphEmbeddings:
-    return GlyphEmbeddings(hybrid, CAPTIONS, cache.Keeper(CPU, tmp_path))
+    return GlyphEmbeddings(hybrid, CAPTIONS, features.FeatureCache(CPU, tmp_path))
 
 
 @torch.no_grad()

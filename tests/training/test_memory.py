@@ -11,8 +11,7 @@ import torch
 from glmkit import config
 from glmkit.models.checkpoint import components as checkpoint
 from glmkit.models.hybrid import HybridModel
-from glmkit.training import data, plan
-from glmkit.training import features as cache
+from glmkit.training import data, features, plan
 from glmkit.training.memory_tracker import work_of
 from glmkit.training.stage import objective_of
 
@@ -43,7 +42,9 @@ def peaks(name: str, *places: str, **changes: Any) -> tuple[float, float]:
     stage = recipe.stages[stage_name]
     images = data.load(recipe.data)[0]
     torch.manual_seed(0)
-    objective, _ = objective_of(stage_name, stage, HybridModel(checkpoint.NANO), (images, images), cache.Keeper(CPU))
+    objective, _ = objective_of(
+        stage_name, stage, HybridModel(checkpoint.NANO), (images, images), features.FeatureCache(CPU)
+    )
     objective.trained.train()
     held = list(objective.trained.parameters())
     if stage_name == "glyph":

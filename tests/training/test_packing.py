@@ -13,8 +13,7 @@ from glmkit import config
 from glmkit.config import AutoregressiveStage
 from glmkit.errors import UserError
 from glmkit.models.hybrid import HybridModel
-from glmkit.training import data
-from glmkit.training import features as cache
+from glmkit.training import data, features
 from glmkit.training.objectives.autoregressive import AutoregressiveObjective
 
 CPU = torch.device("cpu")
@@ -33,7 +32,7 @@ def objective(model: Path, images: data.Images, **changes: Any) -> Autoregressiv
     hybrid = HybridModel(model)
     hybrid.autoregressive.requires_grad_(True)
     stage = AutoregressiveStage(**{**STAGE, "preview_weight": 0.3, **changes})
-    return AutoregressiveObjective(hybrid, cache.Keeper(CPU), images, images, stage)
+    return AutoregressiveObjective(hybrid, features.FeatureCache(CPU), images, images, stage)
 
 
 def gradients(given: AutoregressiveObjective, indices: list[int]) -> tuple[dict[str, float], list[torch.Tensor]]:

@@ -14,8 +14,7 @@ from glmkit import config
 from glmkit.cli import main
 from glmkit.models.checkpoint import components as checkpoint
 from glmkit.models.hybrid import HybridModel
-from glmkit.training import data, lora, offload, plan
-from glmkit.training import features as cache
+from glmkit.training import data, features, lora, offload, plan
 from glmkit.training import memory_tracker as ledger
 from glmkit.training.objectives.autoregressive import Sequences
 from glmkit.training.stage import NEEDS
@@ -81,7 +80,7 @@ def test_sequence_lengths_hold_the_longest_sequence() -> None:
     hybrid = HybridModel(checkpoint.NANO)
     images = data.FileImages(ROOT / "data/posters/validation")
     (told,) = plan.plan(recipe("ar_lora"), images, CPU)
-    sequences = Sequences(images, hybrid, cache.Keeper(CPU))
+    sequences = Sequences(images, hybrid, features.FeatureCache(CPU))
     longest = max(map(len, sequences.prompts)) + 256 + 64 + 1
     assert longest <= told.tokens["256x256"] <= 1.2 * longest
 

@@ -19,8 +19,7 @@ from glmkit.errors import UserError
 from glmkit.models.checkpoint import components as checkpoint
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import benchmark as speed
-from glmkit.training import data, loop, lora
-from glmkit.training import features as cache
+from glmkit.training import data, features, loop, lora
 from glmkit.training import quantization as frozen
 from glmkit.training.stage import objective_of
 
@@ -79,7 +78,7 @@ def gradients(
     hybrid = HybridModel(model)
     hybrid.decoder = checkpoint.load_component(model, "decoder", CPU, dtype).requires_grad_(False)
     torch.manual_seed(0)
-    objective, wrapped = objective_of("decoder", stage, hybrid, images, cache.Keeper(CPU))
+    objective, wrapped = objective_of("decoder", stage, hybrid, images, features.FeatureCache(CPU))
     assert wrapped is not None
     with torch.no_grad():
         for name, value in wrapped.named_parameters():
@@ -133,8 +132,8 @@ def test_the_trained_part_comes_when_the_encoders_have_left(
     began = []
     for _ in ("encoded", "from files"):
         torch.manual_seed(0)
-        keeper = cache.Keeper(CPU, tmp_path)
-        _, wrapped = objective_of(stage, job.stage, HybridModel(tiny_model), images, keeper)
+        cache = features.FeatureCache(CPU, tmp_path)
+        _, wrapped = objective_of(stage, job.stage, HybridModel(tiny_model), images, cache)
         assert wrapped is not None
         began.append({name: value for name, value in wrapped.named_parameters() if "lora_A" in name})
     encoders = {"semantic_vq"} | ({"vae", "glyph"} if stage == "decoder" else set())

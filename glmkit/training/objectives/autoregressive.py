@@ -17,7 +17,7 @@ from torch import Tensor
 from glmkit.config import AutoregressiveStage
 from glmkit.models.compiling import allow_shapes
 from glmkit.models.hybrid import HybridModel
-from glmkit.training import features as cache
+from glmkit.training import features
 from glmkit.training.data import Images, buckets, groups
 from glmkit.training.objectives import EVERY, Divisible
 from glmkit.training.objectives.regularization import Preserved, without_adapters
@@ -30,16 +30,16 @@ class AutoregressiveObjective(Divisible):
     def __init__(
         self,
         hybrid: HybridModel,
-        keeper: cache.Keeper,
+        cache: features.FeatureCache,
         images: Images,
         validation: Images,
         stage: AutoregressiveStage,
     ) -> None:
-        self.sequences = Sequences(images, hybrid, keeper, with_preview=stage.preview)
-        self.known = Sequences(validation, hybrid, keeper, with_preview=stage.preview)
+        self.sequences = Sequences(images, hybrid, cache, with_preview=stage.preview)
+        self.known = Sequences(validation, hybrid, cache, with_preview=stage.preview)
         self.preserved = Preserved(images)
         hybrid.unload("semantic_vq")
-        self.trained, self.stage, self.device = hybrid.autoregressive, stage, keeper.device
+        self.trained, self.stage, self.device = hybrid.autoregressive, stage, cache.device
         self.validation_groups = groups(buckets(validation), 16, limit=VALIDATION_IMAGES)
         self.weights = {"preview": stage.preview_weight, "large": 1.0, "edit": 1.0, "end": 1 / 64}
 

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from glmkit.models.clip.model import PREFIX, Clip
 from glmkit.posters.grammar import SHAPES
-from glmkit.training import features as cache
 from glmkit.training.data import Images, groups
+from glmkit.training.features import FeatureCache, precompute, resize_as_processor
 from glmkit.training.objectives import Objective
 
 GROUP = 64  # captions that a validation image chooses among
@@ -56,10 +56,10 @@ class Pairs:
     def __init__(self, clip: Clip, images: Images, device: torch.device) -> None:
         def shrink(indices: list[int]) -> Tensor:
             pixels = images.pixels(indices, device)
-            return ((cache.halve(pixels, clip.side, clip.side) + 1) * 127.5).round().to(torch.uint8)
+            return ((resize_as_processor(pixels, clip.side, clip.side) + 1) * 127.5).round().to(torch.uint8)
 
         self.clip = clip
-        self.images = cache.compute(images, shrink, cache.Keeper(device), "small images")
+        self.images = precompute(images, shrink, FeatureCache(device), "small images")
         captions = [PREFIX * (index % 2) + caption for index, caption in enumerate(images.captions)]
         self.captions = clip.tokenizer(captions).to(device)
         wrong = [

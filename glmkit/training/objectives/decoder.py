@@ -24,7 +24,7 @@ from glmkit.generation.pipeline import upsampled
 from glmkit.models.compiling import allow_shapes
 from glmkit.models.decoder.model import ConditionCache
 from glmkit.models.hybrid import HybridModel
-from glmkit.training import features as cache
+from glmkit.training import features
 from glmkit.training.data import FileImages, Images, Joined, buckets, groups
 from glmkit.training.objectives import EVERY, Divisible
 from glmkit.training.objectives.glyph_embeddings import NO_TEXT, GlyphEmbeddings, Glyphs, GlyphTokens
@@ -40,12 +40,12 @@ class Conditions:
     """What the decoder learns from, an image: latents (means, then deviations), own prior ids, those of the stretched
     image, glyphs, where text and signs stand; and which image is an edit of which other one, as in `Images`."""
 
-    latents: cache.Kept
-    prior: cache.Kept
-    stretched: cache.Kept | None
+    latents: features.CachedFeatures
+    prior: features.CachedFeatures
+    stretched: features.CachedFeatures | None
     glyphs: Glyphs
-    text: cache.Kept | None
-    signs: cache.Kept | None
+    text: features.CachedFeatures | None
+    signs: features.CachedFeatures | None
     sources: dict[int, int]
 
     def means(self, indices: Sequence[int]) -> Tensor:
@@ -57,7 +57,7 @@ class Conditions:
         cls,
         images: Images,
         hybrid: HybridModel,
-        keeper: cache.Keeper,
+        cache: features.FeatureCache,
         *,
         with_glyphs: bool,
         learning_glyphs: bool,
@@ -67,12 +67,12 @@ class Conditions:
     ) -> Conditions:
         captions = images.captions if with_glyphs else [""] * len(images.captions)
         return cls(
-            prior=cache.large_cache(hybrid, images, keeper),
-            stretched=cache.stretched_cache(hybrid, images, keeper, stretch) if stretch else None,
-            latents=cache.latent_cache(hybrid, images, keeper),
-            glyphs=GlyphTokens(hybrid, captions) if learning_glyphs else GlyphEmbeddings(hybrid, captions, keeper),
-            text=cache.text_cache(images, keeper) if with_text else None,
-            signs=cache.sign_cache(images, keeper) if with_signs else None,
+            prior=features.precompute_large_tokens(hybrid, images, cache),
+            stretched=features.precompute_stretched_tokens(hybrid, images, cache, stretch) if stretch else None,
+            latents=features.precompute_latents(hybrid, images, cache),
+            glyphs=GlyphTokens(hybrid, captions) if learning_glyphs else GlyphEmbeddings(hybrid, captions, cache),
+            text=features.precompute_text_masks(images, cache) if with_text else None,
+            signs=features.precompute_character_labels(images, cache) if with_signs else None,
             sources=images.sources,
         )
 
@@ -131,26 +131,26 @@ class DecoderObjective(Divisible):
     def __init__(
         self,
         hybrid: HybridModel,
-        keeper: cache.Keeper,
+        cache: features.FeatureCache,
         images: Images,
         validation: Images,
         stage: DecoderStage,
     ) -> None:
         check_text(images, stage)
-        self.stage, self.device = stage, keeper.device
+        self.stage, self.device = stage, cache.device
         self.flow_config = pipeline.flow_config(hybrid.folder)
         told: dict[str, Any] = {"with_glyphs": stage.glyphs, "learning_glyphs": self._learns_glyphs(stage)}
         self.train = Conditions.of(
             images,
             hybrid,
-            keeper,
+            cache,
             **told,
             with_text=weighs_text(stage),
             with_signs=stage.sign_weight > 0,
             stretch=stage.prior_stretch,
         )
         self.mean_weight = self._mean_weight(images, self.train.text) if self.train.text else 1.0
-        self.known = Conditions.of(validation, hybrid, keeper, **told)
+        self.known = Conditions.of(validation, hybrid, cache, **told)
         self.preserved = Preserved(images)
         self.validation_groups = groups(buckets(validation), 32, limit=VALIDATION_IMAGES)
         hybrid.unload("vae", "semantic_vq", *([] if self._learns_glyphs(stage) else ["glyph"]))
@@ -206,12 +206,12 @@ class DecoderObjective(Divisible):
         mean = (error * self._weights(self.train.text, indices)).mean() / self.mean_weight
         return mean, {"mse": error.detach().mean()}
 
-    def _weights(self, text: cache.Kept, indices: Sequence[int]) -> Tensor:
+    def _weights(self, text: features.CachedFeatures, indices: Sequence[int]) -> Tensor:
         """B 1 h w: how much the error at each latent position counts."""
         share = text[indices].float() / 255
         return (1 + self.stage.text_weight) * share + self.stage.other_weight * (1 - share)
 
-    def _mean_weight(self, images: Images, text: cache.Kept) -> float:
+    def _mean_weight(self, images: Images, text: features.CachedFeatures) -> float:
         """Over the images of an epoch. UserError when there is nothing in them that counts."""
         total = 0.0
         for own in groups(buckets(images), 64, limit=len(images.sizes)):

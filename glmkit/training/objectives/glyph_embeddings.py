@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from glmkit.models.glyph.model import GlyphEncoder, quoted_texts
 from glmkit.models.hybrid import HybridModel
-from glmkit.training import features as cache
+from glmkit.training import features
 
 NO_TEXT = -1  # stands for a caption whose texts are not told: the empty text, as in the unconditional half of guidance
 MULTIPLE = 16  # of a batch's glyph tokens: few shapes to compile
@@ -73,26 +73,26 @@ class GlyphEmbeddings:
     They are kept with zeros in front, up to a multiple of 16 tokens; no token has an embedding of zeros.
     """
 
-    def __init__(self, hybrid: HybridModel, captions: Sequence[str], keeper: cache.Keeper) -> None:
+    def __init__(self, hybrid: HybridModel, captions: Sequence[str], cache: features.FeatureCache) -> None:
         numbers: dict[tuple[str, ...], int] = {}
         texts = [tuple(quoted_texts(caption)) for caption in captions]
         self._rows = [numbers.setdefault(own, len(numbers)) for own in [*texts, ()]]
         self.one_shape, self._lengths = False, dict[int, int]()
         different = list(numbers)
         sizes = [(len(spans), _most_tokens(spans)) for spans in different]
-        held = torch.bfloat16 if keeper.device.type == "cuda" else torch.float32
+        held = torch.bfloat16 if cache.device.type == "cuda" else torch.float32
 
         def encode(rows: list[int]) -> Tensor:
             embeddings, _ = hybrid.glyph.from_spans([different[row] for row in rows])
             return F.pad(embeddings, (0, 0, sizes[rows[0]][1] - embeddings.shape[1], 0)).to(held)
 
-        self._kept = keeper.keep(
+        self._kept = cache.precompute(
             "glyph embeddings",
             sizes,
             encode,
-            together=lambda _: TOGETHER,
+            batch_size=lambda _: TOGETHER,
             keys=[hashlib.sha256(json.dumps(spans).encode()).hexdigest()[:32] for spans in different],
-            about=lambda: cache.origin(hybrid, "glyph"),
+            depends_on=lambda: features.computed_by(hybrid, "glyph"),
         )
 
     def embeddings(self, indices: Sequence[int]) -> tuple[Tensor, Tensor | None]:

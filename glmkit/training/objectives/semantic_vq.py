@@ -24,8 +24,8 @@ from glmkit.errors import UserError
 from glmkit.generation.sequence import grids
 from glmkit.models.semantic_vq.model import SemanticTokenizer
 from glmkit.posters.grammar import SHAPES
-from glmkit.training import features as cache
 from glmkit.training.data import Images, groups
+from glmkit.training.features import resize_as_processor
 from glmkit.training.objectives import Objective
 from glmkit.training.objectives.spelling import mean_nats
 
@@ -141,7 +141,7 @@ class SemanticObjective(Objective):
         words = self.captions[torch.as_tensor(indices, device=self.device)]
         totals, recent = [], []
         for part, (height, width) in ((slice(None, half), both.large), (slice(half, None), both.preview)):
-            seen = cache.halve(pixels[part], height * 16, width * 16)
+            seen = resize_as_processor(pixels[part], height * 16, width * 16)
             shapes = self._shapes(self.images, indices[part], height, width)
             *losses, wanted, ids = self._read(seen, words[part], shapes)
             self.averages.follow(wanted, ids)
@@ -200,7 +200,7 @@ class SemanticObjective(Objective):
             words = self.known[torch.as_tensor(indices, device=self.device)]
             both = grids(*pixels.shape[-2:])
             for height, width in (both.large, both.preview):
-                seen = cache.halve(pixels, height * 16, width * 16)
+                seen = resize_as_processor(pixels, height * 16, width * 16)
                 shapes = self._shapes(self.validation_images, indices, height, width)
                 painted, caption, named, _, _, ids = self._forward(seen, words, shapes)
                 totals.append(torch.stack([painted, caption, named]))

@@ -28,7 +28,7 @@ from glmkit.generation.sequence import (
 )
 from glmkit.models.autoregressive.model import AutoregressiveConfig, AutoregressiveModel
 from glmkit.models.hybrid import HybridModel
-from glmkit.training import features as cache
+from glmkit.training import features
 from glmkit.training.data import Images, asked_for, by_size
 
 
@@ -102,9 +102,11 @@ class Sequences:
     """Prompt ids and own codes of every image. `bare` are the prompts without their captions: sizes, and the source
     of an edit."""
 
-    def __init__(self, images: Images, hybrid: HybridModel, keeper: cache.Keeper, *, with_preview: bool = True) -> None:
-        self.large = cache.large_cache(hybrid, images, keeper)
-        self.preview = cache.preview_cache(hybrid, images, keeper) if with_preview else None
+    def __init__(
+        self, images: Images, hybrid: HybridModel, cache: features.FeatureCache, *, with_preview: bool = True
+    ) -> None:
+        self.large = features.precompute_large_tokens(hybrid, images, cache)
+        self.preview = features.precompute_preview_tokens(hybrid, images, cache) if with_preview else None
         self.sources, self._hybrid = images.sources, hybrid
         self.prompts: list[list[int]] = [[] for _ in images.captions]
         self.bare: list[list[int]] = [[] for _ in images.captions]
