@@ -43,7 +43,7 @@ from glmkit.training.objectives.vae import VaeObjective
 RESULT = Path(__file__).parent / "results" / "nano.json"
 WORDS = {"word_accuracy": 0.85, "ned": 0.95}  # metric of text-render -> bar
 EDIT_SUITE = "nano-edit"
-EDITS = {"done": 0.75, "kept": 24.0}  # metric of nano-edit -> bar; how well the rest is kept is a PSNR in dB
+EDITS = {"edit_success": 0.75, "background_psnr": 24.0}  # metric of nano-edit -> bar; the second in dB
 SHORT_WORD, LONGEST_SHORT = 0.93, 8  # bar and letters of prompts that ask for a single short word
 DESCRIBED = 0.95  # bar of every property that a caption names
 PROMPTS = {**{split: count for split, (count, _) in SPLITS.items()}, EDIT_SUITE: len(edit_set())}

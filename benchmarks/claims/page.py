@@ -27,7 +27,7 @@ LOWER_IS_BETTER = {"loss", "preview", "large"}
 MEANING = {
     "word_accuracy": "words read by OCR",
     "ned": "NED of what OCR reads",
-    "described": "properties as described",
+    "attribute_accuracy": "properties as described",
     "background": "background as described",
     "shape": "shape and its colour as described",
     "shape_place": "place of the shape as described",

@@ -130,9 +130,9 @@ def described(images: Path) -> dict[str, float]:
     passed: dict[str, list[bool]] = {}
     for path in sorted(images.glob("*.png")):
         with Image.open(path) as image:
-            for name, right in simple.described()[path.stem](image).items():
+            for name, right in simple.attribute_checks()[path.stem](image).items():
                 passed.setdefault(name, []).append(right)
-    passed["described"] = [right for rights in list(passed.values()) for right in rights]
+    passed["attribute_accuracy"] = [right for rights in list(passed.values()) for right in rights]
     return {name: sum(rights) / len(rights) for name, rights in passed.items()}
 
 

@@ -18,7 +18,7 @@ CLEARED = 0.9  # of a removed shape's pixels must have the background's colour; 
 MOST_DB = 60.0  # a difference below any eye; keeps the mean finite for an image that is equal
 
 
-def is_done(image: Image.Image, edit: Edit) -> bool:
+def edit_succeeded(image: Image.Image, edit: Edit) -> bool:
     """Whether the image shows what the instruction asks for: the new background, the added shape in its colour at
     its place, or the background where the shape was, and no other shape. Not for edits that write a text."""
     image = _scaled(image, edit)
@@ -47,7 +47,7 @@ def kept_region(edit: Edit) -> np.ndarray:
     return np.asarray(changed.filter(ImageFilter.MaxFilter(2 * reach + 1))) == 0
 
 
-def kept_psnr(image: Image.Image, edit: Edit) -> float:
+def background_psnr(image: Image.Image, edit: Edit) -> float:
     """Peak signal-to-noise ratio in dB between image and source where nothing should change, at most MOST_DB."""
     drawn, true = (np.asarray(part, dtype=np.float64) for part in (_scaled(image, edit), render(edit.source)))
     error = np.square(drawn - true)[kept_region(edit)].mean() / 255**2

@@ -94,7 +94,7 @@ def nano_prompts() -> dict[str, list[tuple[str, Scene, str]]]:
 
 
 @cache
-def described() -> Mapping[str, Callable[[Image.Image], dict[str, bool]]]:
+def attribute_checks() -> Mapping[str, Callable[[Image.Image], dict[str, bool]]]:
     """Prompt id -> which properties that its caption names an image has, for every prompt of this module."""
     return {
         name: partial(style_checks if split == "retro" else checks, scene=scene)

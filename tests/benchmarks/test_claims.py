@@ -138,14 +138,14 @@ def test_a_row_says_what_is_read_and_seen(
     claims["run"].run("glyphs", "shipped", arguments(tmp_path, tiny, no_score=False))
     row = read_json(tmp_path / "glyphs-shipped-0.json")
     assert (row["claim"], row["side"], row["seed"], row["prompts"]) == ("glyphs", "shipped", 0, 2)
-    assert all(row["measures"][name] == 1 for name in ("word_accuracy", "ned", "described", "shape", "background"))
+    assert all(row["measures"][name] == 1 for name in ("word_accuracy", "ned", "attribute_accuracy", "shape", "background"))
     assert set(row["kept"]) == set(checkpoint.COMPONENTS) and row["environment"]["device"] == "cpu"
     assert Image.open(tmp_path / "glyphs-shipped-0.png").size == (2 * 112, 112)
     shutil.rmtree(tmp_path / "glyphs-shipped-0" / "scores")
     Image.new("RGB", (256, 256), "pink").save(second)
     claims["run"].run("glyphs", "shipped", arguments(tmp_path, tiny, no_score=False))
     found = read_json(tmp_path / "glyphs-shipped-0.json")["measures"]
-    assert 0 < found["word_accuracy"] < 1 and 0 < found["described"] < 1 and found["cer"] > 0
+    assert 0 < found["word_accuracy"] < 1 and 0 < found["attribute_accuracy"] < 1 and found["cer"] > 0
     assert "word_accuracy 1," in capsys.readouterr().out
 
 
@@ -197,10 +197,10 @@ def test_rendered_posters_are_as_described(claims: dict[str, ModuleType], tmp_pa
     for name, scene, _ in simple_prompts("simple")[:6]:
         render(scene).save(tmp_path / f"{name}.png")
     right = claims["run"].described(tmp_path)
-    assert right["described"] == right["background"] == right["shape"] == 1
+    assert right["attribute_accuracy"] == right["background"] == right["shape"] == 1
     for path in tmp_path.glob("*.png"):
         Image.new("RGB", (256, 256), "black").save(path)
-    assert claims["run"].described(tmp_path)["described"] < 0.3
+    assert claims["run"].described(tmp_path)["attribute_accuracy"] < 0.3
 
 
 def test_entropy(claims: dict[str, ModuleType]) -> None:

@@ -75,7 +75,7 @@ def test_edits_have_bars_of_their_own(tmp_path: Path) -> None:
     """Three of four done, one of them with noise in what had to stay."""
     rows = []
     for number, (done, kept) in enumerate([(True, 40.0), (True, 30.0), (True, 20.0), (False, 50.0)]):
-        counts = {"done": (done, 1), "kept": (kept, 1), "word_accuracy": (1, 1)}
+        counts = {"edit_success": (done, 1), "background_psnr": (kept, 1), "word_accuracy": (1, 1)}
         rows.append(Score(f"add-{number}_0", f"add-{number}", 0, "add", "en", ("A",), ("A",), counts))
     write_json(tmp_path / "manifest.json", {"settings": DRAWN | {"suite": "nano-edit", "split": None}})
     write_json(tmp_path / "summary.json", {})
@@ -86,8 +86,8 @@ def test_edits_have_bars_of_their_own(tmp_path: Path) -> None:
     measured = bars.by_split([tmp_path])
     figures = measured["nano-edit"]["figures"]
     assert {name: (figure.value, figure.bar) for name, figure in figures.items()} == {
-        "done": (0.75, 0.75),
-        "kept": (35.0, 24.0),
+        "edit_success": (0.75, 0.75),
+        "background_psnr": (35.0, 24.0),
     }
     assert "nano-edit: 256x256, 4 of 64 images scored" in bars.table(measured)
 

@@ -328,11 +328,11 @@ def test_scores_of_more_than_one_have_an_axis_of_their_own(
     """Decibels beside shares: the axis ends above the highest value."""
     run = make_run("one", [(prompt, prompt.texts) for prompt in prompts])
     for name in ("scores.jsonl", "summary.json"):
-        text = (run / name).read_text(encoding="utf-8").replace('"cer"', '"kept"')
+        text = (run / name).read_text(encoding="utf-8").replace('"cer"', '"background_psnr"')
         (run / name).write_text(text, encoding="utf-8")
     rows = [json.loads(line) for line in (run / "scores.jsonl").read_text(encoding="utf-8").splitlines()]
     for index, row in enumerate(rows):
-        row["counts"]["kept"] = [25 + index, 1]
+        row["counts"]["background_psnr"] = [25 + index, 1]
     (run / "scores.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     page = report(tmp_path, run)
     assert "Kept" in page.text and "27.500" in page.text

@@ -12,7 +12,7 @@ import glmkit
 from glmkit.errors import UserError
 from glmkit.evaluation.metrics import text
 from glmkit.evaluation.suites.shared.base import Counts, OwnSuite
-from glmkit.posters.check_edits import is_done, kept_psnr
+from glmkit.posters.check_edits import background_psnr, edit_succeeded
 from glmkit.posters.edit_set import edit_set
 from glmkit.posters.edits import Edit
 from glmkit.posters.render import render
@@ -20,16 +20,16 @@ from glmkit.records import Prompt
 
 PROMPTS = Path(glmkit.__file__).parents[1] / "benchmarks" / "nano_edit" / "prompts.jsonl"
 METRICS: Mapping[str, Mapping[str, str]] = {
-    "done": {
+    "edit_success": {
         "direction": "higher",
-        "definition": "glmkit-edit-done-1: share of images that show what was asked for. A replaced text: all of its "
+        "definition": "glmkit-edit-success-1: share of images that show what was asked for. A replaced text: all of its "
         "words were read, and none of the old text's. A background: the named colour that most pixels along the edges "
         "are nearest to. An added shape: the largest patch that is a shape has its kind, colour and place. A removed "
         "shape: no patch is a shape, and 90 % of the pixels that it covered have the background's colour.",
     },
-    "kept": {
+    "background_psnr": {
         "direction": "higher",
-        "definition": "glmkit-edit-kept-1: peak signal-to-noise ratio in dB between image and source where nothing "
+        "definition": "glmkit-background-psnr-1: peak signal-to-noise ratio in dB between image and source where nothing "
         "should change: the pixels in which the true source and the true target are equal, without a margin of 1/64 of "
         "the shorter side around the others, for soft edges. At most 60 an image; mean over the images.",
     },
@@ -50,10 +50,10 @@ def counts(prompt: Prompt, read: Sequence[str], path: Path) -> Counts:
     edit = _edit(prompt)
     with Image.open(path) as opened:
         image = opened.convert("RGB")
-    done = _replaced(edit, read) if edit.kind == "word" else is_done(image, edit)
+    success = _replaced(edit, read) if edit.kind == "word" else edit_succeeded(image, edit)
     return {
-        "done": (done, 1),
-        "kept": (kept_psnr(image, edit), 1),
+        "edit_success": (success, 1),
+        "background_psnr": (background_psnr(image, edit), 1),
         "word_accuracy": text.counts(prompt.texts, read, prompt.language)["word_accuracy"],
     }
 

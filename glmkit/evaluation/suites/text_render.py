@@ -17,9 +17,9 @@ from glmkit.records import Prompt
 PROMPTS = Path(glmkit.__file__).parents[1] / "benchmarks" / "text_render" / "prompts.jsonl"
 METRICS: Mapping[str, Mapping[str, str]] = {
     **text.METRICS,
-    "described": {
+    "attribute_accuracy": {
         "direction": "higher",
-        "definition": "glmkit-described-1: share of the properties named by the caption that the image has, of the "
+        "definition": "glmkit-attribute-accuracy-1: share of the properties named by the caption that the image has, of the "
         "prompts whose ground truth is known (splits simple, retro and layouts): background, colour and position of "
         "the text, kind with colour and place of the shape, which layouts names by one word, and for retro the double "
         "frame; by pixels (glmkit.posters.check).",
@@ -28,16 +28,16 @@ METRICS: Mapping[str, Mapping[str, str]] = {
 
 
 def counts(prompt: Prompt, read: Sequence[str], image: Path) -> Counts:
-    return {**text.counts(prompt.texts, read, prompt.language), "described": _described(prompt, image)}
+    return {**text.counts(prompt.texts, read, prompt.language), "attribute_accuracy": _attributes(prompt, image)}
 
 
-def _described(prompt: Prompt, image: Path) -> tuple[float, float]:
+def _attributes(prompt: Prompt, image: Path) -> tuple[float, float]:
     """How many properties the image has, of how many; (0, 0) where nobody knows what it must show."""
-    from glmkit.posters.simple import described  # imports torch
+    from glmkit.posters.simple import attribute_checks  # imports torch
 
-    if prompt.id not in described():
+    if prompt.id not in attribute_checks():
         return 0, 0
-    found = described()[prompt.id](read_image(image))
+    found = attribute_checks()[prompt.id](read_image(image))
     return sum(found.values()), len(found)
 
 

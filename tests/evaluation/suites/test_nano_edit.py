@@ -51,24 +51,24 @@ def test_the_expected_image_is_done_and_the_source_is_not(kind: str, tmp_path: P
     for name in (f"{kind}-02", f"{kind}-09"):
         edit, images = edit_set()[name], nano_edit.references(PROMPTS[name])
         right = counts(name, images["expected"], edit.target.texts, tmp_path)
-        assert right == {"done": 1, "kept": 60, "word_accuracy": 1}
+        assert right == {"edit_success": 1, "background_psnr": 60, "word_accuracy": 1}
         wrong = counts(name, images["source"], edit.source.texts, tmp_path)
-        assert wrong["done"] == 0 and wrong["kept"] == 60
+        assert wrong["edit_success"] == 0 and wrong["background_psnr"] == 60
 
 
 def test_a_image_of_something_else_is_neither_done_nor_kept(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
     for kind in KINDS:
         found = counts(f"{kind}-01", Image.fromarray(noise), (), tmp_path)
-        assert found["done"] == 0 == found["word_accuracy"] and found["kept"] < 12
+        assert found["edit_success"] == 0 == found["word_accuracy"] and found["background_psnr"] < 12
 
 
 def test_a_text_beside_the_old_one_is_no_replacement(tmp_path: Path) -> None:
     edit = edit_set()["word-04"]
     image = render(edit.target)
-    assert counts("word-04", image, (*edit.target.texts, *edit.erased), tmp_path)["done"] == 0
-    assert counts("word-04", image, edit.written, tmp_path) == {"done": 1, "kept": 60, "word_accuracy": 0.5}
-    assert counts("word-04", image, ("AFRAID",), tmp_path)["done"] == 0
+    assert counts("word-04", image, (*edit.target.texts, *edit.erased), tmp_path)["edit_success"] == 0
+    assert counts("word-04", image, edit.written, tmp_path) == {"edit_success": 1, "background_psnr": 60, "word_accuracy": 0.5}
+    assert counts("word-04", image, ("AFRAID",), tmp_path)["edit_success"] == 0
 
 
 def test_a_half_removed_shape_is_not_gone(tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_a_half_removed_shape_is_not_gone(tmp_path: Path) -> None:
     left = tuple(round(side) for side in (shape.x - shape.radius, shape.y - shape.radius))
     box = (*left, round(shape.x - 0.1 * shape.radius), round(shape.y + shape.radius))
     image.paste(render(edit.source).crop(box), box)
-    assert counts(name, image, edit.target.texts, tmp_path)["done"] == 0
+    assert counts(name, image, edit.target.texts, tmp_path)["edit_success"] == 0
 
 
 @pytest.mark.parametrize("change", ["kind", "colour", "x"])
@@ -88,7 +88,7 @@ def test_another_shape_is_not_the_one_that_was_asked_for(change: str, tmp_path: 
     target = edit_set()[name].target
     other = {"kind": "star", "colour": "orange", "x": target.width - target.shape.x}[change]
     drawn = render(replace(target, shape=replace(target.shape, **{change: other})))
-    assert counts(name, drawn, target.texts, tmp_path)["done"] == 0
+    assert counts(name, drawn, target.texts, tmp_path)["edit_success"] == 0
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -98,7 +98,7 @@ def test_kept_counts_what_should_stay_and_only_that(kind: str, tmp_path: Path) -
     edit = edit_set()[name]
     true, drawn = (np.asarray(render(scene)).astype(np.int64) for scene in (edit.source, edit.target))
     shifted = Image.fromarray(np.where(drawn > 127, drawn - 40, drawn + 40).astype(np.uint8))
-    assert counts(name, shifted, (), tmp_path)["kept"] == pytest.approx(-20 * np.log10(40 / 255), abs=1e-6)
+    assert counts(name, shifted, (), tmp_path)["background_psnr"] == pytest.approx(-20 * np.log10(40 / 255), abs=1e-6)
     rows, columns = np.nonzero((true != drawn).any(axis=2))
     spot = drawn.astype(np.uint8)
     middle = len(rows) // 2
@@ -107,13 +107,13 @@ def test_kept_counts_what_should_stay_and_only_that(kind: str, tmp_path: Path) -
         slice(max(0, columns[middle] - 3), columns[middle] + 4),
     )
     spot[window] = 255 - spot[window]
-    assert counts(name, Image.fromarray(spot), (), tmp_path)["kept"] == 60
+    assert counts(name, Image.fromarray(spot), (), tmp_path)["background_psnr"] == 60
 
 
 def test_a_larger_image_is_scaled(tmp_path: Path) -> None:
     large = render(edit_set()["add-02"].target).resize((512, 512), Image.Resampling.BICUBIC)
     found = counts("add-02", large, edit_set()["add-02"].target.texts, tmp_path)
-    assert found["done"] == 1 and found["kept"] > 35
+    assert found["edit_success"] == 1 and found["background_psnr"] > 35
 
 
 def test_prompts_that_the_poster_world_does_not_draw_are_refused(tmp_path: Path) -> None:
@@ -136,9 +136,9 @@ def test_the_suite_runs_over_a_folder_of_images(tmp_path: Path, ocr_log: Path) -
         render(scene).save(tmp_path / "images" / f"{kind}-01.png", pnginfo=info)
     plan = Plan("nano-edit", "fake_ocr", limit=1, images=tmp_path / "images")
     summary = evaluate(plan, tmp_path / "run")
-    assert summary.scores["done"]["value"] == 0.75 and summary.scores["done"]["low"] < 0.75  # type: ignore[operator]
-    assert summary.splits["add"]["scores"]["done"]["value"] == 0
-    assert {Score.from_row(row).value("kept") for row in read_jsonl(tmp_path / "run" / "scores.jsonl")} == {60}
+    assert summary.scores["edit_success"]["value"] == 0.75 and summary.scores["edit_success"]["low"] < 0.75  # type: ignore[operator]
+    assert summary.splits["add"]["scores"]["edit_success"]["value"] == 0
+    assert {Score.from_row(row).value("background_psnr") for row in read_jsonl(tmp_path / "run" / "scores.jsonl")} == {60}
     with Image.open(tmp_path / "run" / "references" / "add-01" / "source.png") as source:
         assert np.array_equal(np.asarray(source), np.asarray(render(edit_set()["add-01"].source)))
 
