@@ -120,7 +120,7 @@ def measure(run: Path) -> tuple[str, dict[str, Any]]:
     if name not in PROMPTS or settings["seeds"] != 1:
         found = {key: settings[key] for key in ("suite", "split", "seeds")}
         raise UserError(f"{run} is not one of {', '.join(PROMPTS)} with one image a prompt", found=found)
-    scores = [Score.from_row(row) for row in read_jsonl(run / "scores.jsonl")]
+    scores = [Score.from_dict(row) for row in read_jsonl(run / "scores.jsonl")]
     images = [row for row in read_jsonl(run / "images.jsonl") if row["file"]]
     return name, {
         "figures": pooled(scores, EDITS) if name == EDIT_SUITE else {**words(scores), **described(run, images)},

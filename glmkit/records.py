@@ -4,37 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from glmkit.errors import UserError
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 R = TypeVar("R", bound="Record")
 
 
 @dataclass(frozen=True)
 class Record:
-    """A record that turns into a JSON object and back. Lists become tuples."""
+    """Turn into a JSON object and back; lists become tuples."""
 
-    def to_row(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
+        """Give the fields as JSON values, records inside included."""
         return asdict(self)
 
     @classmethod
-    def from_row(cls: type[R], row: dict[str, Any]) -> R:
+    def from_dict(cls: type[R], values: dict[str, Any]) -> R:
+        """Make a record of a JSON object; UserError for an unknown or missing field."""
         names = {item.name for item in fields(cls)}
-        unknown = sorted(set(row) - names)
+        unknown = sorted(set(values) - names)
         if unknown:
             raise UserError(
-                f"{cls.__name__} has no field {unknown[0]!r}", found=row, fix=f"fields: {', '.join(sorted(names))}"
+                f"{cls.__name__} has no field {unknown[0]!r}", found=values, fix=f"fields: {', '.join(sorted(names))}"
             )
         try:
-            return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in row.items()})
+            return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
         except TypeError as error:
-            raise UserError(f"incomplete {cls.__name__}: {error}", found=row) from error
+            raise UserError(f"incomplete {cls.__name__}: {error}", found=values) from error
 
 
 @dataclass(frozen=True)
 class Prompt(Record):
-    """One prompt of a suite. `texts` is what the image must show, written out, never parsed from `prompt`.
+    """Hold one prompt of a suite. `texts` is what the image must show, written out, never parsed from `prompt`.
 
     `ground_truth` is the same as a public benchmark compares it, where its formula reads more than the texts. `size` is
     WIDTHxHEIGHT in pixels, empty where any will do.
@@ -51,7 +56,7 @@ class Prompt(Record):
 
 @dataclass(frozen=True)
 class Request(Record):
-    """One prompt, one seed, one size, one image; the same request always gives the same image.
+    """Ask for one image: one prompt, one seed, one size; the same request always gives the same image.
 
     `height` and `width` are pixels, multiples of 32. `sources` are paths of images to edit (0 to 3).
     `steps` and `guidance` belong to the decoder; `temperature`, `top_p` and `top_k` to the autoregressive stage
@@ -73,7 +78,7 @@ class Request(Record):
 
 @dataclass(frozen=True)
 class Generation(Record):
-    """One image that was made, or the error that prevented it. `file` is relative to the run folder."""
+    """Say what became of a request: the image, or the error that prevented it. `file` is relative to the run folder."""
 
     id: str
     prompt_id: str
@@ -86,10 +91,11 @@ class Generation(Record):
 
 @dataclass(frozen=True)
 class Score(Record):
-    """How one image was scored, or the error that prevented it.
+    """Hold the scores of one image, or the error that prevented them.
 
-    `counts` maps a metric to (numerator, denominator); the value of a set of rows is sum / sum. It is empty when
-    `error` is set: a failed image is missing, never a 0. `read` holds the lines that were compared, in reading order.
+    `counts` maps a metric to (numerator, denominator); the value of a set of images is sum / sum. It is empty when
+    `error` is set: a failed image is missing, never a 0. `expected` holds the texts that the image must show,
+    `recognized_lines` the lines of text that OCR found and that were compared, in reading order.
     """
 
     id: str
@@ -98,24 +104,24 @@ class Score(Record):
     split: str
     language: str
     expected: tuple[str, ...]
-    read: tuple[str, ...] = ()
+    recognized_lines: tuple[str, ...] = ()
     counts: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     error: str | None = None
 
     def value(self, metric: str) -> float | None:
-        """The metric of this image alone; None when it was not scored."""
+        """Divide the counts of a metric for this image alone; None when it was not scored."""
         numerator, denominator = self.counts.get(metric, (0, 0))
         return numerator / denominator if denominator else None
 
 
 @dataclass(frozen=True)
 class Summary(Record):
-    """The pooled scores of a run. `scores` maps a metric to {value, low, high}, a 95 % interval over prompts.
+    """Hold the pooled scores of a run. `scores` maps a metric to {value, low, high}, a 95 % interval over prompts.
 
     `n_scored` and `n_total` count images, `n_prompts` the prompts behind the intervals. `splits` maps a split to
     {n_scored, n_total, n_prompts, scores}. `metrics` maps a metric to {direction, definition}. A value is None when
     nothing was scored, an interval when there are fewer than two prompts. `alignment` says which CLIP gave its cosine,
-    `distances` are rows of `Distance`; both are empty when nobody asked.
+    `distances` hold one `Distance` each; both are empty unless they were asked for.
 
     `family` says what the scores may be called: "official" (the benchmark's OCR engine, weights and all its images)
     or "formula of X, OCR engine Y"; `why_not_official` says what differs then.
@@ -137,24 +143,43 @@ class Summary(Record):
     family: str = ""
     why_not_official: tuple[str, ...] = ()
 
+    def by_split(self) -> dict[str, Mapping[str, Any]]:
+        """Map each split, and "all" where there are several, to {n_scored, n_total, n_prompts, scores}."""
+        whole = {"n_scored": self.n_scored, "n_total": self.n_total, "n_prompts": self.n_prompts, "scores": self.scores}
+        return dict(self.splits) if len(self.splits) == 1 else {**self.splits, "all": whole}
+
+    def to_pandas(self) -> DataFrame:
+        """Make a table of the scores: one line per split and metric, with value, low, high and n (prompts).
+
+        Needs pandas, which comes with the extra `eval`.
+        """
+        import pandas
+
+        lines = [
+            {"split": split, "metric": metric, **interval, "n": pooled["n_prompts"]}
+            for split, pooled in self.by_split().items()
+            for metric, interval in pooled["scores"].items()
+        ]
+        return pandas.DataFrame(lines, columns=["split", "metric", "value", "low", "high", "n"])
+
 
 @dataclass(frozen=True)
 class Distance(Record):
-    """How far the images of a run are from those of a reference set; lower is nearer.
+    """Say how far the images of a run are from those of a reference set; lower is nearer.
 
     `metric` is fid, kid or cmmd, or a name of its own for other features. `value` compares `n` images of each side,
-    `floor` `n_floor` images of the set with as many others of it: what a perfect imitation would get. `indicative`:
-    too few images for this distance. `common_prompts` of the `prompts` of the run are prompts of the set, too.
-    `formats` counts the files behind each side (run, reference) by their kind, PNG or JPEG: compression is part of a
-    distance. `conventions` are those of the features.
+    `self_distance` `n_self_distance` images of the set with as many others of it: what a perfect imitation would get.
+    `indicative`: too few images for this distance. `common_prompts` of the `prompts` of the run are prompts of the set,
+    too. `formats` counts the files behind each side (run, reference) by their kind, PNG or JPEG: compression is part
+    of a distance. `conventions` are those of the features.
     """
 
     reference: str
     metric: str
     value: float
-    floor: float
+    self_distance: float
     n: int
-    n_floor: int
+    n_self_distance: int
     n_run: int
     n_reference: int
     indicative: bool

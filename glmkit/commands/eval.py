@@ -95,7 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
     folder = arguments.folder or plan.default_folder()
     summary = evaluate(plan, folder, device, Effort.of(arguments))
     if arguments.json:
-        print(json.dumps({"run": str(folder), **summary.to_row()}, ensure_ascii=False))
+        print(json.dumps({"run": str(folder), **summary.to_dict()}, ensure_ascii=False))
     else:
         print(f"{table(summary)}\n\nrun folder: {folder}")
     if summary.n_scored < summary.n_total:
@@ -170,7 +170,7 @@ def table(summary: Summary) -> str:
     rows = [("", "images", *(f"{name} ({summary.metrics[name]['direction']})" for name in summary.scores))]
     parts: list[tuple[str, Mapping[str, Any]]] = list(summary.splits.items())
     if len(parts) != 1:
-        parts.append(("all", summary.to_row()))
+        parts.append(("all", summary.to_dict()))
     for name, part in parts:
         rows.append((name, f"{part['n_scored']}/{part['n_total']}", *map(as_text, part["scores"].values())))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -200,5 +200,5 @@ def _distance(row: Mapping[str, Any]) -> str:
     few = "; indicative" if row["indicative"] else ""
     return (
         f"{row['metric']} to {row['reference']}: {row['value']:.4g} (lower is nearer; {row['n']} images a side{few}; "
-        f"the set against itself: {row['floor']:.4g} with {row['n_floor']} a side)"
+        f"the set against itself: {row['self_distance']:.4g} with {row['n_self_distance']} a side)"
     )

@@ -18,7 +18,7 @@ def run(arguments: argparse.Namespace) -> int:
     entries, kind = catalogue(), ""
     if arguments.json:
         for entry in entries:
-            print(json.dumps({**entry.to_row(), "ready": not entry.missing}, ensure_ascii=False))
+            print(json.dumps({**entry.to_dict(), "ready": not entry.missing}, ensure_ascii=False))
         return 0
     width = max(len(entry.name) for entry in entries)
     for entry in entries:

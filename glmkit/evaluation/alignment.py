@@ -41,7 +41,7 @@ def align(clip: Clip, folder: Path, rows: Sequence[Generation], scores: Sequence
 
 def _with(score: Score, name: str, found: Mapping[str, float], lost: Mapping[str, str]) -> Score:
     if score.id in lost:
-        return replace(score, read=(), counts={}, error=f"CLIP: {lost[score.id]}")
+        return replace(score, recognized_lines=(), counts={}, error=f"CLIP: {lost[score.id]}")
     return replace(score, counts={**score.counts, name: (found[score.id], 1)}) if score.id in found else score
 
 

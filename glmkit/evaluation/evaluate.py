@@ -173,11 +173,11 @@ def _scored(
     scores = [score(suite, by_id[row.prompt_id], row, read, folder) for row in generations]
     if measures is not None:
         scores = measures.scores(folder, generations, scores)
-    write_jsonl(folder / "scores.jsonl", (row.to_row() for row in scores))
+    write_jsonl(folder / "scores.jsonl", (row.to_dict() for row in scores))
     summary = summarise(plan, suite, scores, plan.reader, found)
     if measures is not None:
         summary = measures.summary(folder, generations, scores, summary)
-    write_json(folder / "summary.json", summary.to_row())
+    write_json(folder / "summary.json", summary.to_dict())
     return summary
 
 
@@ -199,7 +199,7 @@ def score(suite: Suite, prompt: Prompt, row: Generation, read: Mapping[str, Read
     if isinstance(result, ReadError):
         return replace(empty, error=f"OCR: {result}")
     lines = tuple(line.text for line in reading_order(result) if line.confidence >= MIN_CONFIDENCE)
-    return replace(empty, read=lines, counts=suite.counts(prompt, lines, folder / row.file))
+    return replace(empty, recognized_lines=lines, counts=suite.counts(prompt, lines, folder / row.file))
 
 
 def summarise(plan: Plan, suite: Suite, scores: Sequence[Score], reader: Identity, found: Found | None) -> Summary:

@@ -99,12 +99,12 @@ def draw(
     if any(_missing(folder, request) for request in requests):
         drawn = _drawn if baseline is None else partial(_drawn_by, baseline)
         for row in drawn(folder, requests, wanted, drawing, device, effort):
-            append_jsonl(journal, row.to_row())
+            append_jsonl(journal, row.to_dict())
             rows[row.id] = row
     rows = {row.id: row for row in _finished(journal)} | {name: row for name, row in rows.items() if row.error}
     # A process that was killed right after it saved an image has left no row.
     ordered = [rows.get(name) or _row(name, *wanted[name], None) for name in wanted]
-    write_jsonl(journal, (row.to_row() for row in ordered))
+    write_jsonl(journal, (row.to_dict() for row in ordered))
     if all(row.error is None for row in ordered):
         shutil.rmtree(folder / WORK, ignore_errors=True)
     return ordered
@@ -126,7 +126,7 @@ def _row(name: str, prompt: Prompt, seed: int, seconds: float | None, error: Exc
 def _finished(journal: Path) -> list[Generation]:
     if not journal.exists():
         return []
-    rows = [Generation.from_row(row) for row in read_jsonl(journal, partial=True)]
+    rows = [Generation.from_dict(row) for row in read_jsonl(journal, partial=True)]
     return [row for row in rows if row.error is None and row.file and (journal.parent / row.file).exists()]
 
 
@@ -195,7 +195,7 @@ def copy(folder: Path, found: Found, prompts: Sequence[Prompt], seeds: int | Non
         for prompt in prompts
         for seed in (_filled(present[prompt.id], most) if seeds is None else range(seeds))
     ]
-    write_jsonl(folder / "images.jsonl", (row.to_row() for row in rows))
+    write_jsonl(folder / "images.jsonl", (row.to_dict() for row in rows))
     return rows
 
 

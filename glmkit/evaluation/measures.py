@@ -36,4 +36,4 @@ class Measures:
         if self.clip is not None:
             summary = alignment.summarised(summary, self.clip, rows, scores)
         found = compare.distances(Images(folder, tuple(rows)), self.sets, self.device)
-        return replace(summary, distances=tuple(distance.to_row() for distance in found))
+        return replace(summary, distances=tuple(distance.to_dict() for distance in found))

@@ -32,7 +32,7 @@ class PublishedScore(Record):
 
 def published(suite: str) -> tuple[PublishedScore, ...]:
     """What is published on a suite, the best by its leading metric first; empty for suites of our own."""
-    rows = [PublishedScore.from_row(row) for row in read_jsonl(FILE)]
+    rows = [PublishedScore.from_dict(row) for row in read_jsonl(FILE)]
     return tuple(
         sorted(
             (row for row in rows if row.suite == suite), key=lambda row: next(iter(row.scores.values())), reverse=True

@@ -126,7 +126,7 @@ def draw_file(options: Options, folder: Path, request: Request, path: Path) -> s
     seconds = round(time.perf_counter() - started, 2)
     if not options.json:
         return f"{path}: {request.width}x{request.height}, seed {request.seed}, {seconds} s"
-    facts = {key: value for key, value in request.to_row().items() if key != "id"}
+    facts = {key: value for key, value in request.to_dict().items() if key != "id"}
     facts |= {"model": hybrid.name, "adapters": hybrid.adapters, "seconds": seconds}
     return json.dumps({"file": str(path), **facts}, ensure_ascii=False)
 
@@ -161,7 +161,7 @@ def draw_folder(
     if todo:
         hybrid = load(options, folder, requests)
         if share.count == 1:  # several processes only add to it, until all is drawn
-            write_jsonl(journal, (row.to_row() for row in rows.values()))
+            write_jsonl(journal, (row.to_dict() for row in rows.values()))
         shown.images(0, todo)
 
         there = set(kept)  # an image is read whole to see that it is there: once is enough
@@ -176,13 +176,13 @@ def draw_folder(
             if outcome.image is not None:
                 save_image(out / f"{request.id}.png", outcome.image, request, *drawn_with)
             rows[request.id] = _row(request, round(outcome.seconds, 3), outcome.error)
-            append_jsonl(journal, rows[request.id].to_row())
+            append_jsonl(journal, rows[request.id].to_dict())
             shown.images(len(rows) - len(kept), todo)
-    others = {name: Generation.from_row(row) for name, row in _journal(journal).items()}
+    others = {name: Generation.from_dict(row) for name, row in _journal(journal).items()}
     # A process that was killed right after it saved an image has left no row.
     ordered = tuple(rows.get(one.id) or others.get(one.id) or _row(one, None) for one in requests)
     if share.index == 0:
-        write_jsonl(journal, (row.to_row() for row in ordered))
+        write_jsonl(journal, (row.to_dict() for row in ordered))
         shutil.rmtree(work, ignore_errors=True)
     return Drawn(ordered, len(kept))
 

@@ -25,7 +25,7 @@ def distance_tables(runs: Sequence[EvalRun]) -> tuple[Table, ...]:
     found: dict[tuple[str, str, str], list[tuple[str, Distance]]] = {}
     for run in runs:
         for row in run.summary.distances:
-            distance = Distance.from_row(dict(row))
+            distance = Distance.from_dict(dict(row))
             conventions = repr(sorted(distance.conventions.items()))
             found.setdefault((distance.metric, distance.reference, conventions), []).append((run.name, distance))
     return tuple(_table(rows) for rows in found.values())

@@ -154,4 +154,4 @@ def figure(run: EvalRun, seed: int, drawn: tuple[Generation, Score] | None, metr
     alignment = run.summary.alignment.get("metric")  # a cosine of its own is shown, though not compared
     shown = [*metrics, *([alignment] if alignment and alignment not in metrics else [])]
     values = tuple((metric, score.value(metric)) for metric in shown)
-    return Figure(run.name, seed, embedded, original, None, values, mark(score.expected, score.read))
+    return Figure(run.name, seed, embedded, original, None, values, mark(score.expected, score.recognized_lines))

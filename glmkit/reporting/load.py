@@ -75,9 +75,9 @@ def load_run(folder: Path) -> EvalRun:
             found="no summary.json",
             fix="run the same glmkit eval command again; it continues where it stopped",
         )
-    summary = Summary.from_row(read_json(folder / "summary.json"))
-    images = tuple(Generation.from_row(row) for row in read_jsonl(folder / "images.jsonl"))
-    scores = tuple(Score.from_row(row) for row in read_jsonl(folder / "scores.jsonl"))
+    summary = Summary.from_dict(read_json(folder / "summary.json"))
+    images = tuple(Generation.from_dict(row) for row in read_jsonl(folder / "images.jsonl"))
+    scores = tuple(Score.from_dict(row) for row in read_jsonl(folder / "scores.jsonl"))
     unscored = {image.id for image in images} ^ {score.id for score in scores}
     if unscored:
         raise UserError(

@@ -38,7 +38,7 @@ def image_rows(runs: Sequence[EvalRun], comparison: Comparison) -> list[Row]:
                     "compared": image.prompt_id in common,
                     "prompt": image.prompt,
                     "expected": list(score.expected),
-                    "read": list(score.read),
+                    "read": list(score.recognized_lines),
                     "image": image.file,
                     "error": score.error,
                     **{name: score.value(name) for name in metrics},
@@ -100,7 +100,7 @@ def write_all_json(
             for metric in comparison.metrics
             for change in metric.differences
         ],
-        "published": [source.to_row() for source, _ in board.published],
+        "published": [source.to_dict() for source, _ in board.published],
         "rows": list(rows),
     }
     write_json(path, whole)

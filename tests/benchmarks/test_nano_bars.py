@@ -38,8 +38,8 @@ def finished_run(run: Path, split: str, count: int, misread: Mapping[int, str] =
     known = DRAWN | {"suite": "text-render", "split": split}
     write_json(run / "manifest.json", {"settings": known | settings})
     write_json(run / "summary.json", {})
-    write_jsonl(run / "images.jsonl", (row.to_row() for row in images))
-    write_jsonl(run / "scores.jsonl", (row.to_row() for row in scores))
+    write_jsonl(run / "images.jsonl", (row.to_dict() for row in images))
+    write_jsonl(run / "scores.jsonl", (row.to_dict() for row in scores))
     return run
 
 
@@ -80,9 +80,9 @@ def test_edits_have_bars_of_their_own(tmp_path: Path) -> None:
     write_json(tmp_path / "manifest.json", {"settings": DRAWN | {"suite": "nano-edit", "split": None}})
     write_json(tmp_path / "summary.json", {})
     write_jsonl(
-        tmp_path / "images.jsonl", (Generation(row.id, row.prompt_id, "", 0, "x", 1.0).to_row() for row in rows)
+        tmp_path / "images.jsonl", (Generation(row.id, row.prompt_id, "", 0, "x", 1.0).to_dict() for row in rows)
     )
-    write_jsonl(tmp_path / "scores.jsonl", (row.to_row() for row in rows))
+    write_jsonl(tmp_path / "scores.jsonl", (row.to_dict() for row in rows))
     measured = bars.by_split([tmp_path])
     figures = measured["nano-edit"]["figures"]
     assert {name: (figure.value, figure.bar) for name, figure in figures.items()} == {

@@ -12,7 +12,7 @@ from glmkit.models.glyph.model import quoted_texts
 from glmkit.records import Prompt
 
 FILE = Path(__file__).parents[2] / "benchmarks" / "text_render" / "prompts.jsonl"
-PROMPTS = [Prompt.from_row(row) for row in read_jsonl(FILE)]
+PROMPTS = [Prompt.from_dict(row) for row in read_jsonl(FILE)]
 MINIMUM = {"simple": 128, "simple-signs": 48, "retro": 32, "layouts": 32, "regions": 60, "long": 30, "zh": 60}
 SIZED = {"simple-320x192", "simple-192x320", "simple-512x512"}
 

@@ -37,7 +37,7 @@ def finished_run(run: Path, draw: Callable[[Scene], Image.Image], count: int, sp
     for name, scene, prompt in retro_prompts()[:count]:
         (run / "images").mkdir(parents=True, exist_ok=True)
         draw(scene).save(run / f"images/{name}.png")
-        rows.append(Generation(f"{name}_0", name, prompt, 0, f"images/{name}.png", 1.0).to_row())
+        rows.append(Generation(f"{name}_0", name, prompt, 0, f"images/{name}.png", 1.0).to_dict())
     write_json(run / "manifest.json", {"settings": {"split": split, "model": "nano"}})
     write_json(run / "summary.json", {})
     write_jsonl(run / "images.jsonl", rows)

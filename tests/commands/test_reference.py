@@ -162,7 +162,7 @@ def test_an_evaluation_with_alignment_and_distances(images: Path, clip: Path, ou
     written = (place / "run" / "summary.json").read_bytes()
     evaluate.evaluate(both, place / "run")
     assert (place / "run" / "summary.json").read_bytes() == written
-    assert json.loads(written)["distances"][0]["floor"] > 0
+    assert json.loads(written)["distances"][0]["self_distance"] > 0
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def test_the_summary_names_the_model_and_counts_truncated_prompts(
     assert summary.splits["s1"]["n_scored"] == 1
     assert (summary.alignment["prompts"], summary.alignment["truncated_prompts"]) == (3, 1)
     assert summary.alignment["weights_sha256"] == clip.weights_sha256 and summary.alignment["clipscore"] is None
-    assert Summary.from_row(summary.to_row()).scores == summary.scores
+    assert Summary.from_dict(summary.to_dict()).scores == summary.scores
 
 
 def test_the_published_scale_is_derived_from_every_image_of_the_published_model(

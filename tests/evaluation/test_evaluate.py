@@ -35,7 +35,7 @@ def plan(images: Path, **changes: object) -> Plan:
 
 
 def scores(run: Path) -> dict[str, Score]:
-    return {row["id"]: Score.from_row(row) for row in read_jsonl(run / "scores.jsonl")}
+    return {row["id"]: Score.from_dict(row) for row in read_jsonl(run / "scores.jsonl")}
 
 
 def test_scores_and_coverage_of_a_folder(suite: str, images: Path, tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ def test_scores_and_coverage_of_a_folder(suite: str, images: Path, tmp_path: Pat
     summary = evaluate(plan(images), run)
     rows = scores(run)
     assert list(rows) == ["a_0", "a_1", "b_0", "b_1", "c_0", "c_1"]  # as many of each prompt as of b
-    assert rows["a_0"].read == ("red", "fox") and rows["a_0"].value("ned") == 1
+    assert rows["a_0"].recognized_lines == ("red", "fox") and rows["a_0"].value("ned") == 1
     assert rows["b_1"].counts["word_accuracy"] == [0, 2]
     assert [(rows[name].error, rows[name].counts) for name in ("a_1", "c_0", "c_1")] == [("not in the folder", {})] * 3
     assert (summary.n_scored, summary.n_total, summary.n_prompts) == (3, 6, 2)
@@ -51,9 +51,9 @@ def test_scores_and_coverage_of_a_folder(suite: str, images: Path, tmp_path: Pat
     assert summary.scores["ned"]["value"] == pytest.approx((1 + 2 + 2 / 3) / 5)
     assert summary.splits["zh"]["n_scored"] == 0 and summary.splits["zh"]["scores"]["ned"]["value"] is None
     assert summary.splits["short"]["scores"] == summary.scores
-    assert Summary.from_row(read_json(run / "summary.json")).scores == summary.scores
+    assert Summary.from_dict(read_json(run / "summary.json")).scores == summary.scores
     for row in read_jsonl(run / "images.jsonl"):
-        generation = Generation.from_row(row)
+        generation = Generation.from_dict(row)
         assert generation.file is None or (run / generation.file).is_file()
 
 
@@ -70,7 +70,7 @@ def test_a_corrupt_image_is_an_error_row_until_it_is_mended(suite: str, images: 
 def test_lines_below_the_confidence_are_not_compared(suite: str, images: Path, tmp_path: Path) -> None:
     fake_ocr.write(images / "a.png", "red fox", confidence=0.49)
     evaluate(plan(images), tmp_path / "run")
-    assert scores(tmp_path / "run")["a_0"].read == ()
+    assert scores(tmp_path / "run")["a_0"].recognized_lines == ()
     assert read_jsonl(tmp_path / "run" / "readings.jsonl")[0]["lines"]
 
 

@@ -11,7 +11,7 @@ from glmkit.evaluation import suites
 from glmkit.evaluation.published_scores import CLIPSCORE, FILE, PublishedScore, published
 from glmkit.files import read_jsonl
 
-ROWS = [PublishedScore.from_row(row) for row in read_jsonl(FILE)]
+ROWS = [PublishedScore.from_dict(row) for row in read_jsonl(FILE)]
 
 
 def test_every_row_fits_a_suite_and_names_its_source() -> None:

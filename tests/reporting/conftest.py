@@ -77,12 +77,12 @@ def make_run(tmp_path: Path) -> MakeRun:
             images.append(Generation(prompt=prompt.prompt, file=file, seconds=1.5, **common))
             counts = {} if failed else text_metrics.counts(prompt.texts, lines, prompt.language)
             place = {"split": prompt.split, "language": prompt.language, "expected": prompt.texts}
-            scores.append(Score(read=lines, counts=counts, **place, **common))
+            scores.append(Score(recognized_lines=lines, counts=counts, **place, **common))
             if file:
                 draw(folder / file, lines, number, side)
-        write_jsonl(folder / "images.jsonl", (row.to_row() for row in images))
-        write_jsonl(folder / "scores.jsonl", (row.to_row() for row in scores))
-        write_json(folder / "summary.json", summarise(scores, "nano", adapters, suite).to_row())
+        write_jsonl(folder / "images.jsonl", (row.to_dict() for row in images))
+        write_jsonl(folder / "scores.jsonl", (row.to_dict() for row in scores))
+        write_json(folder / "summary.json", summarise(scores, "nano", adapters, suite).to_dict())
         write_json(folder / "manifest.json", manifest(suite, adapters))
         return folder
 

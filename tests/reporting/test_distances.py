@@ -20,9 +20,9 @@ NEAR = Distance(
     reference="dalle3 <b>",
     metric="fid",
     value=21.5,
-    floor=-0.0012341,
+    self_distance=-0.0012341,
     n=4000,
-    n_floor=2000,
+    n_self_distance=2000,
     n_run=4000,
     n_reference=4000,
     indicative=False,
@@ -61,7 +61,7 @@ def text_of(folders: list[Path], out: Path) -> str:
 
 
 def test_a_distance_stands_beside_its_floor(runs: list[Path], tmp_path: Path) -> None:
-    give(runs[0], distances=[NEAR.to_row()])
+    give(runs[0], distances=[NEAR.to_dict()])
     text = text_of(runs, tmp_path / "page.html")
     assert "FID to dalle3 <b>" in text and "21.5 \u22120.001234 (2000 a side) 4000 4000 of 4000" in text
     assert "not which are better" in text and "Antialias: True" in text and "indicative" not in text.lower()
@@ -75,19 +75,19 @@ def test_no_distances_no_section(runs: list[Path], tmp_path: Path) -> None:
 def test_what_limits_a_comparison_is_said(runs: list[Path]) -> None:
     mixed = {"run": {"PNG": 300}, "reference": {"JPEG": 4000}}
     few = replace(NEAR, n=300, n_run=300, indicative=True, common_prompts=1, prompts=300, formats=mixed)
-    give(runs[0], distances=[NEAR.to_row()])
-    give(runs[1], distances=[few.to_row()])
+    give(runs[0], distances=[NEAR.to_dict()])
+    give(runs[1], distances=[few.to_dict()])
     (table,) = distance_tables(load_runs(runs))
     assert [run for run, _ in table.rows] == [run.name for run in load_runs(runs)]
     assert [note.split()[0] for note in table.notes] == ["Indicative", "The", "Other", "Files"]
-    give(runs[1], distances=[NEAR.to_row()])
+    give(runs[1], distances=[NEAR.to_dict()])
     (table,) = distance_tables(load_runs(runs))
     assert not table.notes
 
 
 def test_other_conventions_are_another_distance(runs: list[Path]) -> None:
-    give(runs[0], distances=[NEAR.to_row()])
-    give(runs[1], distances=[replace(NEAR, conventions={"antialias": False}).to_row()])
+    give(runs[0], distances=[NEAR.to_dict()])
+    give(runs[1], distances=[replace(NEAR, conventions={"antialias": False}).to_dict()])
     assert [len(table.rows) for table in distance_tables(load_runs(runs))] == [1, 1]
 
 

@@ -79,5 +79,5 @@ def test_published_rows_stand_apart_with_source_and_date(
     assert "Published by others, not measured here Other <1> a paper , 2026-01-02 0.750" in page.text
     assert page.all("a", href="https://example.org/a")
     data = read_json(tmp_path / "report.json")
-    assert data["published"] == [SOURCE.to_row()]
+    assert data["published"] == [SOURCE.to_dict()]
     assert [row["run"] for row in data["leaderboard"]] == ["nano"]

@@ -45,7 +45,7 @@ def readings(
         known[content] = result
         if not isinstance(result, ReadError):
             _note(folder, {content: result}, identity)
-            write_json(_memory(content, identity), [line.to_row() for line in result])
+            write_json(_memory(content, identity), [line.to_dict() for line in result])
     return {name: known[content] for name, content in contents.items()}
 
 
@@ -53,7 +53,7 @@ def _journal(folder: Path, identity: Identity) -> dict[Content, tuple[Line, ...]
     journal = folder / "readings.jsonl"
     rows = read_jsonl(journal, partial=True) if journal.exists() else []
     return {
-        (row["sha256"], row["tokens"]): tuple(Line.from_row(line) for line in row["lines"])
+        (row["sha256"], row["tokens"]): tuple(Line.from_dict(line) for line in row["lines"])
         for row in rows
         if row["engine"] == identity.key
     }
@@ -61,7 +61,7 @@ def _journal(folder: Path, identity: Identity) -> dict[Content, tuple[Line, ...]
 
 def _note(folder: Path, found: Mapping[Content, tuple[Line, ...]], identity: Identity) -> None:
     rows = [
-        {"sha256": digest, "tokens": tokens, "engine": identity.key, "lines": [line.to_row() for line in lines]}
+        {"sha256": digest, "tokens": tokens, "engine": identity.key, "lines": [line.to_dict() for line in lines]}
         for (digest, tokens), lines in found.items()
     ]
     append_jsonl(folder / "readings.jsonl", *rows)
@@ -69,7 +69,7 @@ def _note(folder: Path, found: Mapping[Content, tuple[Line, ...]], identity: Ide
 
 def _remembered(content: Content, identity: Identity) -> tuple[Line, ...] | None:
     path = _memory(content, identity)
-    return tuple(Line.from_row(line) for line in read_json(path)) if path.exists() else None
+    return tuple(Line.from_dict(line) for line in read_json(path)) if path.exists() else None
 
 
 def _memory(content: Content, identity: Identity) -> Path:

@@ -56,7 +56,7 @@ class Identity(Record):
     @property
     def key(self) -> str:
         """A short name for all of it."""
-        return hashlib.sha256(json.dumps(self.to_row(), sort_keys=True).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
 
     def __str__(self) -> str:
         weights = hashlib.sha256(json.dumps(dict(self.weights), sort_keys=True).encode()).hexdigest()[:12]
@@ -134,7 +134,7 @@ class OcrProcess:
             raise ReadError(f"the OCR process died or took more than {SECONDS_A_IMAGE:.0f} s: {self._last_words()}")
         if "error" in answer:
             raise ReadError(answer["error"])
-        return tuple(Line.from_row(line) for line in answer["lines"])
+        return tuple(Line.from_dict(line) for line in answer["lines"])
 
     def _start(self) -> None:
         self._log = tempfile.TemporaryFile()
@@ -188,7 +188,7 @@ def serve(module: str, where: str, threads: int, number: int) -> None:
         answer: dict[str, object] = {}
         if path := question.get("path"):
             try:
-                answer = {"lines": [found.to_row() for found in read(Path(path), question["tokens"])]}
+                answer = {"lines": [found.to_dict() for found in read(Path(path), question["tokens"])]}
             except Exception as error:  # any failure is this image's error row
                 answer = {"error": f"{type(error).__name__}: {error}"}
         answers.write(json.dumps(answer) + "\n")

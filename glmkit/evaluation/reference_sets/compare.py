@@ -66,15 +66,15 @@ def _distance(
     key = f"{kind} {n} {fingerprint(theirs.folder / FEATURES)}"
     value = _once(run.folder, key, lambda: distance(kind, sample(run, n), sample(theirs, n, keep=True), device))
     halves = sample(theirs, half), sample(theirs, half, start=half)
-    floor = _once(theirs.folder, f"{kind} {half}", lambda: distance(kind, *halves, device))
+    self_distance = _once(theirs.folder, f"{kind} {half}", lambda: distance(kind, *halves, device))
     prompts = {row["prompt"] for row in run.rows()} - {None}
     return Distance(
         reference=reference.name,
         metric=extractor.distances[kind],
         value=value,
-        floor=floor,
+        self_distance=self_distance,
         n=n,
-        n_floor=half,
+        n_self_distance=half,
         n_run=run.count,
         n_reference=theirs.count,
         indicative=kind == "frechet" and n < INDICATIVE_BELOW,

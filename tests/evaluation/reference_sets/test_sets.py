@@ -78,19 +78,19 @@ def test_other_extractors_may_follow_but_no_other_images(tmp_path: Path, spec: s
 def test_a_distance_is_between_equal_numbers_and_has_a_floor(tmp_path: Path, spec: str) -> None:
     theirs = add(write(tmp_path / "others", 30, 255), spec)
     near, far = (measure(run_of(write(tmp_path / str(b), 20, b, seed=1))) for b in (250, 60))
-    assert (near.n, near.n_run, near.n_reference, near.n_floor) == (20, 20, 30, 15)
+    assert (near.n, near.n_run, near.n_reference, near.n_self_distance) == (20, 20, 30, 15)
     assert near.formats == {"run": {"PNG": 20}, "reference": {"PNG": 30}}
     assert (near.prompts, near.common_prompts) == (20, 5)
     assert near.metric == Clip(spec.removeprefix("clip:"), "cpu").distances["rbf"] and not near.indicative
-    assert 0 < near.floor and near.value < far.value and far.value > 10 * far.floor
+    assert 0 < near.self_distance and near.value < far.value and far.value > 10 * far.self_distance
     features = store.load(theirs.complete[0])
-    assert near.floor == pytest.approx(rbf(sample(features, 15), sample(features, 15, start=15)))
+    assert near.self_distance == pytest.approx(rbf(sample(features, 15), sample(features, 15, start=15)))
 
 
 def test_a_small_run_is_compared_with_as_many_of_the_set(tmp_path: Path, spec: str) -> None:
     add(write(tmp_path / "others", 30, 255), spec)
     found = measure(run_of(write(tmp_path / "run", 5, 255, seed=1)))
-    assert (found.n, found.n_floor) == (5, 5)
+    assert (found.n, found.n_self_distance) == (5, 5)
 
 
 def test_nothing_is_computed_twice(tmp_path: Path, spec: str, monkeypatch: pytest.MonkeyPatch) -> None:

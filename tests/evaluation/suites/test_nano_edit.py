@@ -67,7 +67,11 @@ def test_a_text_beside_the_old_one_is_no_replacement(tmp_path: Path) -> None:
     edit = edit_set()["word-04"]
     image = render(edit.target)
     assert counts("word-04", image, (*edit.target.texts, *edit.erased), tmp_path)["edit_success"] == 0
-    assert counts("word-04", image, edit.written, tmp_path) == {"edit_success": 1, "background_psnr": 60, "word_accuracy": 0.5}
+    assert counts("word-04", image, edit.written, tmp_path) == {
+        "edit_success": 1,
+        "background_psnr": 60,
+        "word_accuracy": 0.5,
+    }
     assert counts("word-04", image, ("AFRAID",), tmp_path)["edit_success"] == 0
 
 
@@ -138,7 +142,9 @@ def test_the_suite_runs_over_a_folder_of_images(tmp_path: Path, ocr_log: Path) -
     summary = evaluate(plan, tmp_path / "run")
     assert summary.scores["edit_success"]["value"] == 0.75 and summary.scores["edit_success"]["low"] < 0.75  # type: ignore[operator]
     assert summary.splits["add"]["scores"]["edit_success"]["value"] == 0
-    assert {Score.from_row(row).value("background_psnr") for row in read_jsonl(tmp_path / "run" / "scores.jsonl")} == {60}
+    assert {Score.from_dict(row).value("background_psnr") for row in read_jsonl(tmp_path / "run" / "scores.jsonl")} == {
+        60
+    }
     with Image.open(tmp_path / "run" / "references" / "add-01" / "source.png") as source:
         assert np.array_equal(np.asarray(source), np.asarray(render(edit_set()["add-01"].source)))
 

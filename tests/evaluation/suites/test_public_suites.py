@@ -49,13 +49,13 @@ def test_cvtg_from_files_to_scores(tmp_path: Path) -> None:
     assert summary.scores["word_accuracy"]["value"] == pytest.approx((8 * 1 + 7 * 2) / 45)
     assert summary.family == "formula of CVTG-2K, OCR engine fake"
     assert summary.why_not_official[-1] == "15 of 2000 images (1 a prompt)"
-    rows = {row["id"]: Score.from_row(row) for row in read_jsonl(tmp_path / "run" / "scores.jsonl")}
+    rows = {row["id"]: Score.from_dict(row) for row in read_jsonl(tmp_path / "run" / "scores.jsonl")}
     assert rows["CVTG-2-7_0"].error == "not in the folder"
     texts = {prompt.id: prompt.prompt for prompt in suites.prompts(suites.load("cvtg-2k"), data=data)}
     areas: dict[str, list[WordScore]] = {}
     for row in rows.values():
         if row.error is None:
-            areas.setdefault(row.split, []).extend(cvtg_scores(texts[row.prompt_id], list(row.read)))
+            areas.setdefault(row.split, []).extend(cvtg_scores(texts[row.prompt_id], list(row.recognized_lines)))
     for area, (accuracy, ned, _) in cvtg_aggregate(areas).items():
         values = summary.scores if area == "all" else summary.splits[area]["scores"]
         assert (values["word_accuracy"]["value"], values["ned"]["value"]) == pytest.approx((accuracy, ned), abs=1e-14)
@@ -153,7 +153,7 @@ def test_oneig_grids_are_cut_and_black_tiles_are_missing(tmp_path: Path) -> None
     for path, colour in zip(images, [(254, 0, 0), (0, 255, 1), (0, 0, 254)], strict=True):
         with Image.open(path) as tile:
             assert (tile.format, tile.size, tile.getpixel((20, 15))) == ("JPEG", (40, 30), colour)
-    rows = {row["id"]: Score.from_row(row) for row in read_jsonl(run / "scores.jsonl")}
+    rows = {row["id"]: Score.from_dict(row) for row in read_jsonl(run / "scores.jsonl")}
     assert list(rows) == [f"00{number}_{tile}" for number in range(3) for tile in range(4)]
     assert rows["000_3"].error == "no image: this tile of the grid is black"
     assert rows["002_0"].error == "not in the folder"
@@ -189,7 +189,7 @@ def test_a_reading_belongs_to_the_answer_that_was_allowed(tmp_path: Path) -> Non
         fake_ocr.write(tmp_path / "images" / f"{name}_0.png", does="tokens")
     for run in ("one", "two"):
         evaluate(Plan("oneig-text-en", "fake_ocr", data, images=tmp_path / "images"), tmp_path / run)
-        rows = {row["prompt_id"]: row["read"] for row in read_jsonl(tmp_path / run / "scores.jsonl")}
+        rows = {row["prompt_id"]: row["recognized_lines"] for row in read_jsonl(tmp_path / run / "scores.jsonl")}
         assert rows == {"000": ["128"], "001": [], "002": ["256"]}
 
 

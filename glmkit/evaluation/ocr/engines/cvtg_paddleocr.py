@@ -79,7 +79,7 @@ def load(where: str, threads: int, number: int) -> Callable[[Path, int], list[Li
         row = rows.get(file_sha256(path), {"error": f"{where} has no reading of this image"})
         if "error" in row:
             raise ReadError(row["error"])
-        return [Line.from_row(line) for line in row["lines"]]
+        return [Line.from_dict(line) for line in row["lines"]]
 
     return read
 

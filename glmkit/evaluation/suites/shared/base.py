@@ -90,7 +90,7 @@ class OwnSuite(Suite):
 
     def read(self, files: Sequence[Path]) -> list[Prompt]:
         (path,) = files
-        rows = [Prompt.from_row(row) for row in read_jsonl(path)]
+        rows = [Prompt.from_dict(row) for row in read_jsonl(path)]
         for prompt in rows:
             if not prompt.texts or not all(text.strip() for text in prompt.texts):
                 raise UserError(f"{path}: prompt {prompt.id!r} has no expected text", found=list(prompt.texts))
