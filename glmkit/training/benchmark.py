@@ -160,7 +160,7 @@ class NoiseImages:
         return list(range(self.count * (1 + self.edits), self._in_all))
 
     @property
-    def sources(self) -> dict[int, int]:
+    def condition_images(self) -> dict[int, int]:
         return {number: number + self.count for number in range(self.count)} if self.edits else {}
 
     @property

@@ -51,17 +51,17 @@ def model(recipe: Recipe) -> None:
         pipeline.check(request)
     if recipe.data.edits:
         for size in recipe.data.edits.shares:
-            _check_source_size(size, HybridModel(base), "data.edits.size")
+            _check_condition_image_size(size, HybridModel(base), "data.edits.size")
 
 
-def sources(recipe: Recipe, images: tuple[data.Images, data.Images]) -> None:
+def condition_images(recipe: Recipe, images: tuple[data.ImageDataset, data.ImageDataset]) -> None:
     """UserError when the model would read the source of an edit at another size."""
     if not recipe.architecture:
-        for size in sorted({own.sizes[source] for own in images for source in own.sources.values()}):
-            _check_source_size(size, HybridModel(checkpoint.resolve(recipe.model)), "data.size")
+        for size in sorted({own.sizes[index] for own in images for index in own.condition_images.values()}):
+            _check_condition_image_size(size, HybridModel(checkpoint.resolve(recipe.model)), "data.size")
 
 
-def content(recipe: Recipe, images: data.Images) -> None:
+def content(recipe: Recipe, images: data.ImageDataset) -> None:
     """UserError when stages cannot learn from these training images what they shall."""
     if recipe.vae is not None:
         check_crop(images, recipe.vae)
@@ -70,7 +70,7 @@ def content(recipe: Recipe, images: data.Images) -> None:
             check_text(images, stage)
 
 
-def _check_source_size(size: tuple[int, int], hybrid: HybridModel, key: str) -> None:
+def _check_condition_image_size(size: tuple[int, int], hybrid: HybridModel, key: str) -> None:
     """Training encodes sources as they are; the model would scale those of other sizes (height, width) first."""
     height, width = size
     settings = hybrid.condition_image_settings

@@ -24,7 +24,7 @@ from glmkit.generation.sequence import grids
 from glmkit.models.checkpoint import adapters as adapter
 from glmkit.models.hybrid import HybridModel
 from glmkit.models.semantic_vq.model import SemanticTokenizer
-from glmkit.training.data import Images, asked_for, by_size
+from glmkit.training.data import ImageDataset, asked_for, by_size
 from glmkit.training.distributed import ALONE, Team
 from glmkit.training.feature_files import FeatureFiles, FeatureStore, are_intact
 
@@ -161,7 +161,7 @@ def _write_missing(
 
 
 def precompute(
-    images: Images,
+    images: ImageDataset,
     encode: Encode,
     cache: FeatureCache,
     name: str,
@@ -210,7 +210,7 @@ def preview_token_ids(tokenizer: SemanticTokenizer, pixels: Tensor) -> Tensor:
     return tokenizer.encode(resize_as_processor(pixels, preview[0] * 16, preview[1] * 16))
 
 
-def precompute_large_tokens(hybrid: HybridModel, images: Images, cache: FeatureCache) -> CachedFeatures:
+def precompute_large_tokens(hybrid: HybridModel, images: ImageDataset, cache: FeatureCache) -> CachedFeatures:
     """Compute N h w int16: the token ids of every image's large grid."""
     return precompute(
         images,
@@ -222,7 +222,7 @@ def precompute_large_tokens(hybrid: HybridModel, images: Images, cache: FeatureC
     )
 
 
-def _made_from_text(images: Images) -> list[bool]:
+def _made_from_text(images: ImageDataset) -> list[bool]:
     """Tell which images are to be made from a text, and from no other image."""
     return [kind is not None and not kind[2] for kind in asked_for(images)]
 
@@ -236,7 +236,7 @@ def stretched(pixels: Tensor, factors: Sequence[float]) -> Tensor:
 
 
 def precompute_stretched_tokens(
-    hybrid: HybridModel, images: Images, cache: FeatureCache, most: float
+    hybrid: HybridModel, images: ImageDataset, cache: FeatureCache, most: float
 ) -> CachedFeatures:
     """Compute N h w int16 as `precompute_large_tokens` does, of every image that is to be made from a text, each
     stretched by a factor of its own from 1 - `most` to 1 + `most`."""
@@ -250,7 +250,7 @@ def precompute_stretched_tokens(
     return precompute(images, encode, cache, "stretched tokens", only=from_text)
 
 
-def precompute_preview_tokens(hybrid: HybridModel, images: Images, cache: FeatureCache) -> CachedFeatures:
+def precompute_preview_tokens(hybrid: HybridModel, images: ImageDataset, cache: FeatureCache) -> CachedFeatures:
     """Compute N h w int16: the token ids of the preview grid of every image that is to be made from a text."""
     return precompute(
         images,
@@ -263,7 +263,7 @@ def precompute_preview_tokens(hybrid: HybridModel, images: Images, cache: Featur
     )
 
 
-def precompute_latents(hybrid: HybridModel, images: Images, cache: FeatureCache) -> CachedFeatures:
+def precompute_latents(hybrid: HybridModel, images: ImageDataset, cache: FeatureCache) -> CachedFeatures:
     """Compute N 2C H/8 W/8: means of the normalised latents, then their standard deviations; float16 on a GPU."""
     dtype = torch.float16 if cache.device.type == "cuda" else torch.float32
 
@@ -280,7 +280,7 @@ def precompute_latents(hybrid: HybridModel, images: Images, cache: FeatureCache)
     )
 
 
-def precompute_text_masks(images: Images, cache: FeatureCache) -> CachedFeatures | None:
+def precompute_text_masks(images: ImageDataset, cache: FeatureCache) -> CachedFeatures | None:
     """Compute how much of each latent position is text, N 1 H/8 W/8 uint8 (255 = all); None where it is unknown."""
     if images.text_mask([0], cache.device) is None:
         return None
@@ -293,8 +293,8 @@ def precompute_text_masks(images: Images, cache: FeatureCache) -> CachedFeatures
     return precompute(images, encode, cache, "text masks", keys=images.text_keys)
 
 
-def precompute_character_labels(images: Images, cache: FeatureCache) -> CachedFeatures | None:
-    """Compute the label at each latent position, N H/8 W/8, as `Images.signs` gives it; None where it is unknown."""
+def precompute_character_labels(images: ImageDataset, cache: FeatureCache) -> CachedFeatures | None:
+    """Compute the label at each latent position, N H/8 W/8, as `ImageDataset.signs` gives it; None where it is unknown."""
     if images.signs([0], cache.device) is None:
         return None
 

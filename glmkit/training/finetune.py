@@ -71,7 +71,7 @@ def finetune(recipe: Recipe, device: torch.device, team: processes.Team = proces
     return results
 
 
-def _open(recipe: Recipe, device: torch.device) -> tuple[data.Images, data.Images] | None:
+def _open(recipe: Recipe, device: torch.device) -> tuple[data.ImageDataset, data.ImageDataset] | None:
     """Make the run folder or take it up again; the images of a new run, which were looked at before."""
     output = Path(recipe.output)
     images = None if (output / DATA).exists() else _checked(recipe)
@@ -86,11 +86,11 @@ def _open(recipe: Recipe, device: torch.device) -> tuple[data.Images, data.Image
     return images
 
 
-def _reports(images: tuple[data.Images, data.Images]) -> dict[str, report.Report]:
+def _reports(images: tuple[data.ImageDataset, data.ImageDataset]) -> dict[str, report.Report]:
     return {name: report.of(own) for name, own in zip(("train", "validation"), images, strict=True)}
 
 
-def _again(recipe: Recipe) -> tuple[data.Images, data.Images]:
+def _again(recipe: Recipe) -> tuple[data.ImageDataset, data.ImageDataset]:
     """The images of a run that goes on; UserError when they are not those that it began with, of which its steps so
     far, their order and the losses before are.
     """
@@ -105,11 +105,11 @@ def _again(recipe: Recipe) -> tuple[data.Images, data.Images]:
     return images
 
 
-def _checked(recipe: Recipe) -> tuple[data.Images, data.Images]:
+def _checked(recipe: Recipe) -> tuple[data.ImageDataset, data.ImageDataset]:
     """The images of a new run, after a look at everything else that may be wrong with it."""
     checks.model(recipe)
     images = data.load(recipe.data)
-    checks.sources(recipe, images)
+    checks.condition_images(recipe, images)
     checks.content(recipe, images[0])
     return images
 
@@ -142,7 +142,7 @@ def _model_folder(recipe: Recipe) -> Path:
 
 
 def _run_stage(
-    place: Place, stage: Stage, recipe: Recipe, folder: Path, images: tuple[data.Images, data.Images]
+    place: Place, stage: Stage, recipe: Recipe, folder: Path, images: tuple[data.ImageDataset, data.ImageDataset]
 ) -> dict[str, Any]:
     torch.manual_seed(recipe.seed)  # fresh weights: new parts and adapters
     if place.device.type == "cuda":
@@ -174,7 +174,9 @@ class _Work:
     sampler: Callable[[int], None] | None = None
 
 
-def _clip_work(recipe: Recipe, folder: Path, images: tuple[data.Images, data.Images], device: torch.device) -> _Work:
+def _clip_work(
+    recipe: Recipe, folder: Path, images: tuple[data.ImageDataset, data.ImageDataset], device: torch.device
+) -> _Work:
     trained = clip.load(folder)
     trained.model.to(device)
     objective = objectives.build("clip", clip=trained, images=images[0], validation=images[1], device=device)
@@ -182,7 +184,7 @@ def _clip_work(recipe: Recipe, folder: Path, images: tuple[data.Images, data.Ima
 
 
 def _hybrid_work(
-    place: Place, stage: Stage, recipe: Recipe, folder: Path, images: tuple[data.Images, data.Images]
+    place: Place, stage: Stage, recipe: Recipe, folder: Path, images: tuple[data.ImageDataset, data.ImageDataset]
 ) -> _Work:
     name, team, model = place.name, place.team, partial(_model, place, stage, recipe, folder)
     hybrid = model()
@@ -192,7 +194,7 @@ def _hybrid_work(
     objective, wrapped = objective_of(name, stage, hybrid, images, cache)
     transformer = TRANSFORMERS.get(name, name)
     if team.sharded:
-        edits = any(own.sources for own in images)
+        edits = any(own.condition_images for own in images)
         sharding.shard(getattr(hybrid, transformer), place.device, team, edits)
     drawn = place.folder / "samples"
     sampler = Sampler.for_stage(name, hybrid, recipe.samples, drawn) if recipe.samples.prompts else None

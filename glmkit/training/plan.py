@@ -74,7 +74,7 @@ def explain(recipe: Recipe, device: torch.device) -> list[str]:
     return [*told, "", *lines(plan(recipe, images, device), device)]
 
 
-def plan(recipe: Recipe, images: data.Images | None, device: torch.device) -> list[StagePlan]:
+def plan(recipe: Recipe, images: data.ImageDataset | None, device: torch.device) -> list[StagePlan]:
     """The stages of a recipe. `images` None: posters that would have to be drawn first; their settings say enough."""
     shapes, captions = shapes_of(recipe, images)
     speed = _speed(device)
@@ -84,7 +84,7 @@ def plan(recipe: Recipe, images: data.Images | None, device: torch.device) -> li
     ]
 
 
-def shapes_of(recipe: Recipe, images: data.Images | None) -> tuple[list[Shape], list[str]]:
+def shapes_of(recipe: Recipe, images: data.ImageDataset | None) -> tuple[list[Shape], list[str]]:
     """Every kind of image that a recipe trains on, and the captions; of posters, which come as None, no captions."""
     if images is not None:
         return sorted(data.by_size(data.buckets(images))), images.captions

@@ -36,7 +36,7 @@ def objective_of(
     name: str,
     stage: Stage,
     hybrid: HybridModel,
-    images: tuple[data.Images, data.Images],
+    images: tuple[data.ImageDataset, data.ImageDataset],
     cache: features.FeatureCache,
 ) -> tuple[objectives.Objective, nn.Module | None]:
     """What a stage learns, with the parts of `hybrid` made ready for it; and PEFT's wrap of what is adapted, if any."""
@@ -124,7 +124,7 @@ def _context(
     name: str,
     hybrid: HybridModel,
     stage: Stage,
-    images: tuple[data.Images, data.Images],
+    images: tuple[data.ImageDataset, data.ImageDataset],
     cache: features.FeatureCache,
 ) -> dict[str, Any]:
     common = {"images": images[0], "validation": images[1], "stage": stage}

@@ -33,24 +33,24 @@ def seeded(seed: int) -> torch.Generator:
 
 
 @pytest.fixture(scope="module")
-def images(posters: Path) -> data.FileImages:
-    return data.FileImages(posters / "train")
+def images(posters: Path) -> data.FileDataset:
+    return data.FileDataset(posters / "train")
 
 
 @pytest.fixture(scope="module")
-def regular(posters: Path, images: data.FileImages) -> data.Joined:
+def regular(posters: Path, images: data.FileDataset) -> data.ConcatDataset:
     """The training images, and three behind them that are only preserved."""
-    return data.Joined([images, data.FileImages(posters / "validation", repeats=4, preserve=True)])
+    return data.ConcatDataset([images, data.FileDataset(posters / "validation", repeats=4, preserve=True)])
 
 
-def objective(stage: str, hybrid: HybridModel, images: data.Images, **changes: Any) -> Any:
+def objective(stage: str, hybrid: HybridModel, images: data.ImageDataset, **changes: Any) -> Any:
     kinds: dict[str, Any] = {"autoregressive": AutoregressiveStage, "decoder": DecoderStage, "glyph": GlyphStage}
     made = {"autoregressive": AutoregressiveObjective, "decoder": DecoderObjective, "glyph": GlyphObjective}
     settings = kinds[stage](**{**STAGE, **({} if stage == "autoregressive" else {"drop": 0.0}), **changes})
     return made[stage](hybrid, features.FeatureCache(CPU), images, images, settings)
 
 
-def adapted(stage: str, model: Path, images: data.Images, **changes: Any) -> Any:
+def adapted(stage: str, model: Path, images: data.ImageDataset, **changes: Any) -> Any:
     """The objective of a stage whose adapters have learnt something."""
     hybrid = HybridModel(model)
     settings = Lora(rank=2, targets=(TARGETS[stage],))
@@ -65,7 +65,7 @@ def adapted(stage: str, model: Path, images: data.Images, **changes: Any) -> Any
 
 
 @torch.no_grad()
-def test_a_dropped_caption_leaves_an_empty_prompt(tiny_model: Path, images: data.FileImages) -> None:
+def test_a_dropped_caption_leaves_an_empty_prompt(tiny_model: Path, images: data.FileDataset) -> None:
     """The template and the sizes, as the published processor writes them for no text; the codes and positions of the
     image follow as ever."""
     hybrid = HybridModel(tiny_model)
@@ -86,7 +86,7 @@ def test_a_dropped_caption_leaves_an_empty_prompt(tiny_model: Path, images: data
 
 
 @torch.no_grad()
-def test_captions_are_dropped_by_share(tiny_model: Path, images: data.FileImages) -> None:
+def test_captions_are_dropped_by_share(tiny_model: Path, images: data.FileDataset) -> None:
     """Neither all nor none of a batch; validation losses keep theirs, so that they can be compared."""
     hybrid = HybridModel(tiny_model)
     dropping, plain = (objective("autoregressive", hybrid, images, drop=share) for share in (0.4, 0.0))
@@ -120,12 +120,12 @@ def gradient_of_velocity(given: Any) -> torch.Tensor:
     return gradient
 
 
-def boxed(posters: Path, folder: Path, boxes: list[list[int]]) -> data.FileImages:
+def boxed(posters: Path, folder: Path, boxes: list[list[int]]) -> data.FileDataset:
     """The training images, all with these text boxes."""
     shutil.copytree(posters / "train", folder)
     rows = read_jsonl(folder / "metadata.jsonl")
     write_jsonl(folder / "metadata.jsonl", [{**row, "text_boxes": boxes} for row in rows])
-    return data.FileImages(folder)
+    return data.FileDataset(folder)
 
 
 @pytest.mark.parametrize("inside", [True, False])
@@ -151,15 +151,15 @@ def test_images_without_text_have_no_loss_on_text(tiny_model: Path, tmp_path: Pa
     hybrid = HybridModel(tiny_model)
     hybrid.decoder.requires_grad_(True)
     sets = [boxed(posters, tmp_path / name, boxes) for name, boxes in (("bare", []), ("boxed", [[8, 16, 40, 24]]))]
-    given = objective("decoder", hybrid, data.Joined(sets), other_weight=0.0)
+    given = objective("decoder", hybrid, data.ConcatDataset(sets), other_weight=0.0)
     loss, _ = given.loss([0, 1], seeded(7))
     loss.backward()
     gradient = hybrid.decoder.proj_out.weight.grad
     assert loss == 0 and gradient is not None and not gradient.any()
     with pytest.raises(UserError, match="no image has a place"):
         objective("decoder", hybrid, sets[0], other_weight=0.0)
-    unknown = data.FileImages(posters / "train")
-    for images in (unknown, data.Joined([sets[1], unknown])):
+    unknown = data.FileDataset(posters / "train")
+    for images in (unknown, data.ConcatDataset([sets[1], unknown])):
         with pytest.raises(UserError, match=r"where text stands[^$]*masks in .*train"):
             objective("decoder", hybrid, images, other_weight=0.0)
 
@@ -168,7 +168,7 @@ def test_a_batch_has_the_loss_of_its_parts(tiny_model: Path, tmp_path: Path, pos
     """Where some images have much text and others none, however the batch is divided."""
     hybrid = HybridModel(tiny_model)
     sets = [boxed(posters, tmp_path / name, boxes) for name, boxes in (("bare", []), ("boxed", [[0, 0, 64, 48]]))]
-    given = objective("decoder", hybrid, data.Joined(sets), text_weight=9.0, other_weight=0.5)
+    given = objective("decoder", hybrid, data.ConcatDataset(sets), text_weight=9.0, other_weight=0.5)
     assert given.mean_weight == pytest.approx(0.5 + 9.5 * (4 * 0.75 + 2 * 0.5) / 12)  # six of twelve have text
     error, batch = torch.rand(4, 16, 8, 8, generator=seeded(1)), [0, 1, 6, 7]
     whole, first, second = (given._weighted(error[own], batch[own])[0] for own in (EVERY, slice(2), slice(2, 4)))
@@ -177,7 +177,7 @@ def test_a_batch_has_the_loss_of_its_parts(tiny_model: Path, tmp_path: Path, pos
 
 
 @pytest.mark.parametrize("stage", ["autoregressive", "decoder", "glyph"])
-def test_preserving_pulls_to_the_model_without_adapters(tiny_model: Path, images: data.FileImages, stage: str) -> None:
+def test_preserving_pulls_to_the_model_without_adapters(tiny_model: Path, images: data.FileDataset, stage: str) -> None:
     """On the images of the step: the distance that is written out here, weighted; its gradient reaches adapters."""
     given = adapted(stage, tiny_model, images, preserve=3.0)
     alone = adapted(stage, tiny_model, images)
@@ -199,7 +199,7 @@ def test_preserving_pulls_to_the_model_without_adapters(tiny_model: Path, images
 
 
 @pytest.mark.parametrize("stage", ["autoregressive", "decoder", "glyph"])
-def test_preserving_is_the_same_however_memory_is_spent(tiny_model: Path, images: data.FileImages, stage: str) -> None:
+def test_preserving_is_the_same_however_memory_is_spent(tiny_model: Path, images: data.FileDataset, stage: str) -> None:
     """Layers that are computed again after the look at the model without adapters, and blocks that come and go."""
     gradients = []
     for offload, every in ((False, 0), (False, 1), (True, 1)):
@@ -235,7 +235,7 @@ def outputs(given: Any, indices: list[int]) -> torch.Tensor:
     return given._velocity(given.train, given._drawn(indices, seeded(7)))[0]
 
 
-def test_other_images_may_be_preserved(tiny_model: Path, images: data.FileImages, regular: data.Joined) -> None:
+def test_other_images_may_be_preserved(tiny_model: Path, images: data.FileDataset, regular: data.ConcatDataset) -> None:
     """They are in no epoch, and every step looks at as many of them as it learns from."""
     assert regular.preserved == [6, 7, 8] and regular.repeats == [1] * 6 + [0] * 3
     batches = data.Batches(data.buckets(regular), 2, 0, regular.repeats)
@@ -251,7 +251,7 @@ def test_other_images_may_be_preserved(tiny_model: Path, images: data.FileImages
         assert of_these > 0 and of_these != given.loss([0, 1], seeded(7))[1]["drift"]
 
 
-def test_without_adapters_the_model_is_what_it_was(tiny_model: Path, images: data.FileImages) -> None:
+def test_without_adapters_the_model_is_what_it_was(tiny_model: Path, images: data.FileDataset) -> None:
     given = adapted("decoder", tiny_model, images)
     base = objective("decoder", HybridModel(tiny_model), images)
     flags = [parameter.requires_grad for parameter in given.trained.parameters()]

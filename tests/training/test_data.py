@@ -35,7 +35,7 @@ def test_a_folder_with_a_table(tmp_path: Path) -> None:
     """Captions go with their files, not with the order of names."""
     second, first = make_image(tmp_path / "a.png", seed=1), make_image(tmp_path / "b.png", seed=2)
     table(tmp_path, {"file_name": "b.png", "text": "first"}, {"file_name": "a.png", "text": "second"})
-    found = data.FileImages(tmp_path)
+    found = data.FileDataset(tmp_path)
     assert found.captions == ["first", "second"] and found.sizes == [(32, 64)] * 2
     pixels = found.pixels([1, 0], CPU)
     assert pixels.shape == (2, 3, 32, 64) and pixels.dtype == torch.float32
@@ -51,13 +51,13 @@ def test_a_folder_with_text_files(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("ein Käse\n", encoding="utf-8")
     (tmp_path / "b.txt").write_text("another")
     (tmp_path / "notes.md").write_text("no caption")
-    assert data.FileImages(tmp_path).captions == ["ein Käse", "another"]
+    assert data.FileDataset(tmp_path).captions == ["ein Käse", "another"]
 
 
 def test_sides_are_cropped_around_the_centre(tmp_path: Path) -> None:
     levels = make_image(tmp_path / "a.png", width=101, height=70)
     table(tmp_path, {"file_name": "a.png", "text": "a"})
-    pixels = data.FileImages(tmp_path).pixels([0], CPU)[0]
+    pixels = data.FileDataset(tmp_path).pixels([0], CPU)[0]
     expected = torch.from_numpy(levels[3:67, 2:98].copy()).permute(2, 0, 1) / 255 * 2 - 1
     torch.testing.assert_close(pixels, expected, atol=1e-6, rtol=0)
 
@@ -65,7 +65,7 @@ def test_sides_are_cropped_around_the_centre(tmp_path: Path) -> None:
 def test_transparent_parts_lie_on_white(tmp_path: Path) -> None:
     Image.new("RGBA", (32, 32), (0, 0, 0, 0)).save(tmp_path / "a.png")
     table(tmp_path, {"file_name": "a.png", "text": "a"})
-    assert data.FileImages(tmp_path).pixels([0], CPU).min() == 1
+    assert data.FileDataset(tmp_path).pixels([0], CPU).min() == 1
 
 
 def bad_folder(name: str, folder: Path) -> str:
@@ -136,13 +136,13 @@ BAD = [
 def test_bad_folders(name: str, tmp_path: Path) -> None:
     said = bad_folder(name, tmp_path / "images")
     with pytest.raises(UserError) as caught:
-        data.FileImages(tmp_path / "images")
+        data.FileDataset(tmp_path / "images")
     assert said in str(caught.value)
 
 
 def test_a_missing_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
-        data.FileImages(tmp_path / "none")
+        data.FileDataset(tmp_path / "none")
 
 
 def test_posters_are_what_the_renderer_draws() -> None:
@@ -179,7 +179,7 @@ def test_edits_are_pairs_of_posters() -> None:
     """A source with its own caption, then its edit with the instruction; masks and signs are those of each side."""
     images = data.EditImages(5, 64, 96, seed=3, workers=1, split="train")
     series = [masks.edit_of(3, index, height=64, width=96, split="train") for index in range(5)]
-    assert images.sources == {1: 0, 3: 2, 5: 4, 7: 6, 9: 8} and images.sizes == [(64, 96)] * 10
+    assert images.condition_images == {1: 0, 3: 2, 5: 4, 7: 6, 9: 8} and images.sizes == [(64, 96)] * 10
     scenes = [scene for edit in series for scene in (edit.source, edit.target)]
     pixels, text = images.pixels(list(range(10)), CPU), images.text_mask(list(range(10)), CPU)
     signs = images.signs(list(range(10)), CPU)
@@ -197,8 +197,8 @@ def test_joined_sets_are_their_images_one_after_the_other() -> None:
     """Also for images asked for in any order, and where the numbers of sources shift."""
     posters = data.PosterImages(3, 64, 64, seed=1, workers=1, split="train")
     edits = data.EditImages(2, 64, 64, seed=2, workers=1, split="train")
-    joined = data.Joined([posters, edits])
-    assert joined.captions == posters.captions + edits.captions and joined.sources == {4: 3, 6: 5}
+    joined = data.ConcatDataset([posters, edits])
+    assert joined.captions == posters.captions + edits.captions and joined.condition_images == {4: 3, 6: 5}
     order = [6, 0, 3, 2, 0]
     owners = [(edits, 3), (posters, 0), (edits, 0), (posters, 2), (posters, 0)]
     for ask in ("pixels", "text_mask", "signs"):
@@ -210,7 +210,7 @@ def test_one_set_that_knows_no_text_hides_that_of_the_others(tmp_path: Path) -> 
     make_image(tmp_path / "a.png", width=64, height=64)
     table(tmp_path, {"file_name": "a.png", "text": "a"})
     posters = data.PosterImages(1, 64, 64, seed=1, workers=1, split="train")
-    joined = data.Joined([posters, data.FileImages(tmp_path)])
+    joined = data.ConcatDataset([posters, data.FileDataset(tmp_path)])
     assert joined.text_mask([0, 1], CPU) is None and joined.signs([1], CPU) is None
     assert joined.pixels([1, 0], CPU).shape == (2, 3, 64, 64)
 
@@ -222,8 +222,8 @@ def test_edits_of_a_recipe_stand_before_its_posters() -> None:
         posters=config.Posters(count=3, validation=2, **few), edits=config.Posters(count=2, validation=1, **few)
     )
     train, validation = data.load(given)
-    assert train.sources == {1: 0, 3: 2} and len(train.captions) == 2 * 2 + 3
-    assert validation.sources == {1: 0} and len(validation.captions) == 2 + 2
+    assert train.condition_images == {1: 0, 3: 2} and len(train.captions) == 2 * 2 + 3
+    assert validation.condition_images == {1: 0} and len(validation.captions) == 2 + 2
     edit = masks.edit_of(1, 0, height=64, width=64, split="held-out")
     assert validation.captions[1] == edit.instruction
     alone, _ = data.load(config.Data(edits=given.edits))
@@ -233,7 +233,7 @@ def test_edits_of_a_recipe_stand_before_its_posters() -> None:
 
 
 def test_edits_share_no_batch_with_descriptions() -> None:
-    joined = data.Joined(
+    joined = data.ConcatDataset(
         [
             data.EditImages(6, 64, 64, seed=2, workers=1, split="train"),
             data.PosterImages(4, 32, 64, seed=1, workers=1, split="train"),
@@ -243,8 +243,10 @@ def test_edits_share_no_batch_with_descriptions() -> None:
     assert Counter(buckets) == {(64, 64, False): 6, (64, 64, True): 6, (32, 64, False): 4}
     batches = data.Batches(buckets, 3, seed=0)
     steps = [batches[step] for step in range(batches.per_epoch)]
-    assert sum(set(batch) <= set(joined.sources) for batch in steps) == 2
-    assert all(set(batch) <= set(joined.sources) or not set(batch) & set(joined.sources) for batch in steps)
+    assert sum(set(batch) <= set(joined.condition_images) for batch in steps) == 2
+    assert all(
+        set(batch) <= set(joined.condition_images) or not set(batch) & set(joined.condition_images) for batch in steps
+    )
 
 
 SIZES = [(64, 64)] * 7 + [(32, 64)] * 4 + [(64, 64)] * 2

@@ -42,8 +42,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def images(folder: Path) -> data.FileImages:
-    return data.FileImages(folder)
+def images(folder: Path) -> data.FileDataset:
+    return data.FileDataset(folder)
 
 
 def agreement(one: torch.Tensor, other: torch.Tensor) -> float:
@@ -51,7 +51,7 @@ def agreement(one: torch.Tensor, other: torch.Tensor) -> float:
     return (one == other).float().mean().item()
 
 
-def test_halving_is_the_processors(images: data.FileImages, folder: Path) -> None:
+def test_halving_is_the_processors(images: data.FileDataset, folder: Path) -> None:
     """The processor computes in whole numbers, so a few levels differ by rounding (its weights have 8 to 16 bits)."""
     for index in range(len(SIZES)):
         image = Image.open(folder / f"{index}.png")
@@ -63,7 +63,7 @@ def test_halving_is_the_processors(images: data.FileImages, folder: Path) -> Non
             assert different.max() <= 2 and (different > 0).float().mean() < 0.03
 
 
-def test_large_ids_are_those_of_a_source_image(hybrid: HybridModel, images: data.FileImages, folder: Path) -> None:
+def test_large_ids_are_those_of_a_source_image(hybrid: HybridModel, images: data.FileDataset, folder: Path) -> None:
     """The same file through the published path of an edit: PIL, the processor's resize, the encoder."""
     found = features.precompute_large_tokens(hybrid, images, features.FeatureCache(CPU))
     for index, (width, height) in enumerate(SIZES):
@@ -73,7 +73,7 @@ def test_large_ids_are_those_of_a_source_image(hybrid: HybridModel, images: data
         assert agreement(found[[index]][0], source.codes) >= 0.97
 
 
-def test_preview_ids(hybrid: HybridModel, images: data.FileImages, folder: Path) -> None:
+def test_preview_ids(hybrid: HybridModel, images: data.FileDataset, folder: Path) -> None:
     """The whole image at the preview's size, resized as the processor resizes; not a part of the large ids."""
     found = features.precompute_preview_tokens(hybrid, images, features.FeatureCache(CPU))
     for index, (width, height) in enumerate(SIZES):
@@ -85,7 +85,7 @@ def test_preview_ids(hybrid: HybridModel, images: data.FileImages, folder: Path)
 
 
 @torch.no_grad()
-def test_latents_are_the_normalised_distribution_of_stock(hybrid: HybridModel, images: data.FileImages) -> None:
+def test_latents_are_the_normalised_distribution_of_stock(hybrid: HybridModel, images: data.FileDataset) -> None:
     stock = tiny_checkpoint.diffusers_pipeline(hybrid.folder).vae
     found = features.precompute_latents(hybrid, images, features.FeatureCache(CPU))
     for index in range(len(SIZES)):
@@ -96,13 +96,13 @@ def test_latents_are_the_normalised_distribution_of_stock(hybrid: HybridModel, i
         torch.testing.assert_close(found[[index]], expected, atol=1e-4, rtol=1e-4)
 
 
-def test_rows_are_those_of_the_images(images: data.FileImages) -> None:
+def test_rows_are_those_of_the_images(images: data.FileDataset) -> None:
     """Images of several sizes in one folder: every index gives its own row, in the order asked for."""
     found = features.precompute(images, torch.tensor, features.FeatureCache(CPU), "numbers")
     assert found[[3, 0]].tolist() == [3, 0] and found[[2]].tolist() == [2] and found[[4]].tolist() == [4]
 
 
-def test_more_images_than_a_chunk(monkeypatch: pytest.MonkeyPatch, images: data.FileImages) -> None:
+def test_more_images_than_a_chunk(monkeypatch: pytest.MonkeyPatch, images: data.FileDataset) -> None:
     monkeypatch.setattr(features, "CHUNK_PIXELS", 1)
     found = features.precompute(
         images, lambda rows: images.pixels(rows, CPU).mean(dim=(1, 2, 3)), features.FeatureCache(CPU), "means"
@@ -121,7 +121,9 @@ class Counting:
         return torch.tensor(indices)[:, None].float()
 
 
-def numbers(images: data.Images, folder: Path, about: str = "", gpu_bytes: float = 2**20) -> tuple[Any, list[int]]:
+def numbers(
+    images: data.ImageDataset, folder: Path, about: str = "", gpu_bytes: float = 2**20
+) -> tuple[Any, list[int]]:
     """What is kept of the images' numbers, and which of them had to be encoded."""
     encode = Counting()
     cache = features.FeatureCache(CPU, folder, gpu_bytes)
@@ -131,7 +133,7 @@ def numbers(images: data.Images, folder: Path, about: str = "", gpu_bytes: float
     return kept, encode.asked
 
 
-def test_what_is_in_files_is_not_encoded_again(images: data.FileImages, tmp_path: Path) -> None:
+def test_what_is_in_files_is_not_encoded_again(images: data.FileDataset, tmp_path: Path) -> None:
     """Found by content and by everything else that decides the value; also by a set that has one image more."""
     _, asked = numbers(images, tmp_path)
     assert sorted(asked) == [0, 1, 2, 3, 4]
@@ -139,7 +141,7 @@ def test_what_is_in_files_is_not_encoded_again(images: data.FileImages, tmp_path
     assert asked == [] and kept[[3, 0]].tolist() == [[3], [0]]
     assert numbers(images, tmp_path, about="other weights")[1] != []
     assert numbers(images, tmp_path / "elsewhere")[1] != []
-    alone = data.FileImages(images.where)
+    alone = data.FileDataset(images.where)
     assert alone.keys is not None
     alone.keys[2] = "of another image"
     assert numbers(alone, tmp_path)[1] == [2]
@@ -149,12 +151,12 @@ def test_equal_images_are_encoded_once(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         Image.new("RGB", (32, 32), "red" if name == "b" else "blue").save(tmp_path / f"{name}.png")
         (tmp_path / f"{name}.txt").write_text(name)
-    kept, asked = numbers(data.FileImages(tmp_path), tmp_path / "cache")
+    kept, asked = numbers(data.FileDataset(tmp_path), tmp_path / "cache")
     assert sorted(asked) == [1, 2] and kept[[0, 1, 2]].tolist() == [[2], [1], [2]]
 
 
 @pytest.mark.parametrize("harm", ["cut", "changed", "empty", "gone"])
-def test_a_broken_file_is_made_again(images: data.FileImages, tmp_path: Path, harm: str) -> None:
+def test_a_broken_file_is_made_again(images: data.FileDataset, tmp_path: Path, harm: str) -> None:
     numbers(images, tmp_path)
     assert images.keys is not None
     (path,) = tmp_path.rglob(images.keys[4])
@@ -168,7 +170,7 @@ def test_a_broken_file_is_made_again(images: data.FileImages, tmp_path: Path, ha
     assert asked == [4] and kept[[4]].tolist() == [[4]] and path.read_bytes() == content
 
 
-def test_what_does_not_fit_is_read_from_files(images: data.FileImages, tmp_path: Path) -> None:
+def test_what_does_not_fit_is_read_from_files(images: data.FileDataset, tmp_path: Path) -> None:
     """The same batches, and a file that is lost while training runs is an error that says what to do."""
     kept, _ = numbers(images, tmp_path, gpu_bytes=0)
     assert kept[[3, 0]].tolist() == [[3], [0]] and kept[[2]].tolist() == [[2]]
@@ -190,13 +192,13 @@ def test_the_budget_is_shared() -> None:
 
 def test_boxes_have_keys_of_their_own(tmp_path: Path) -> None:
     """Where text stands may change without the image, whose latents are then found again."""
-    sets: list[data.FileImages] = []
+    sets: list[data.FileDataset] = []
     for boxes in ([[0, 0, 16, 16]], [[0, 0, 32, 16]], [[0, 0, 16, 16]]):
         folder = tmp_path / str(len(sets))
         folder.mkdir()
         Image.new("RGB", (64, 32)).save(folder / "a.png")
         write_jsonl(folder / "metadata.jsonl", [{"file_name": "a.png", "text": "a", "text_boxes": boxes}])
-        sets.append(data.FileImages(folder))
+        sets.append(data.FileDataset(folder))
     assert sets[0].keys == sets[1].keys == sets[2].keys
     assert sets[0].text_keys == sets[2].text_keys != sets[1].text_keys
     shares = [features.precompute_text_masks(images, features.FeatureCache(CPU, tmp_path)) for images in sets]
@@ -213,7 +215,7 @@ def test_text_shares() -> None:
     assert 0 < share.max() <= 1
 
 
-def test_files_have_no_text_shares(images: data.FileImages) -> None:
+def test_files_have_no_text_shares(images: data.FileDataset) -> None:
     assert features.precompute_text_masks(images, features.FeatureCache(CPU)) is None
 
 

@@ -38,8 +38,8 @@ def hybrid(tiny_model: Path) -> HybridModel:
 
 
 @pytest.fixture(scope="module")
-def images(posters: Path) -> tuple[data.Images, data.Images]:
-    return data.FileImages(posters / "train"), data.FileImages(posters / "validation")
+def images(posters: Path) -> tuple[data.ImageDataset, data.ImageDataset]:
+    return data.FileDataset(posters / "train"), data.FileDataset(posters / "validation")
 
 
 def autoregressive(hybrid: HybridModel, images: Any, **changes: Any) -> AutoregressiveObjective:
@@ -56,7 +56,7 @@ def autoregressive(hybrid: HybridModel, images: Any, **changes: Any) -> Autoregr
 
 
 def stock_nats(
-    hybrid: HybridModel, images: data.Images, index: int, with_preview: bool = True
+    hybrid: HybridModel, images: data.ImageDataset, index: int, with_preview: bool = True
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Negative log-probabilities of one image's preview, large grid and end, each token on its own: stock logits."""
     pixels = images.pixels([index], CPU)
@@ -155,7 +155,7 @@ def decoder(hybrid: HybridModel, images: Any, **changes: Any) -> DecoderObjectiv
 
 
 def stock_error(
-    hybrid: HybridModel, images: data.Images, index: int, noise: Tensor, time: float, drop: bool = False
+    hybrid: HybridModel, images: data.ImageDataset, index: int, noise: Tensor, time: float, drop: bool = False
 ) -> Tensor:
     """Squared velocity error C h w of one image at one time in 1..1000, alone through stock diffusers.
 
@@ -375,11 +375,11 @@ def test_what_the_decoder_stage_trains(tiny_model: Path, images: Any, train_glyp
 
 
 @pytest.fixture(scope="module")
-def edits(hybrid: HybridModel) -> tuple[data.Images, data.Images]:
+def edits(hybrid: HybridModel) -> tuple[data.ImageDataset, data.ImageDataset]:
     """Four pairs each, with two posters behind the training pairs; of a size that the model reads as it is."""
     posters = data.PosterImages(2, 128, 128, seed=1, workers=1, split="train")
     pairs = [data.EditImages(4, 128, 128, seed=seed, workers=1, split="train") for seed in (2, 3)]
-    return data.Joined([pairs[0], posters]), pairs[1]
+    return data.ConcatDataset([pairs[0], posters]), pairs[1]
 
 
 def seen_by_the_model(objective: AutoregressiveObjective, indices: list[int]) -> tuple[Any, Tensor, dict[str, Tensor]]:
@@ -391,9 +391,9 @@ def seen_by_the_model(objective: AutoregressiveObjective, indices: list[int]) ->
     return given[0], loss, shown
 
 
-def as_request(images: data.Images, index: int, folder: Path) -> Request:
+def as_request(images: data.ImageDataset, index: int, folder: Path) -> Request:
     """The edit as a user asks for it: the source in a file, the instruction as prompt."""
-    pixels = images.pixels([images.sources[index]], CPU)[0]
+    pixels = images.pixels([images.condition_images[index]], CPU)[0]
     path = folder / f"{index}.png"
     pipeline.to_image(pixels).save(path)
     height, width = images.sizes[index]
@@ -454,12 +454,12 @@ def test_validation_losses_tell_edits_apart(hybrid: HybridModel, edits: Any) -> 
     assert of_decoder["edit"] != pytest.approx(of_decoder["loss"], abs=1e-4)
 
 
-def stock_edit_error(hybrid: HybridModel, images: data.Images, index: int, noise: Tensor, time: float) -> Tensor:
+def stock_edit_error(hybrid: HybridModel, images: data.ImageDataset, index: int, noise: Tensor, time: float) -> Tensor:
     """`stock_error` of an edit: its source written at timestep 0 into stock's cache, which the target reads."""
     from diffusers.models.transformers.transformer_glm_image import GlmImageKVCache
 
     transformer = tiny_checkpoint.diffusers_pipeline(hybrid.folder).transformer
-    source, (height, width) = images.sources[index], images.sizes[index]
+    source, (height, width) = images.condition_images[index], images.sizes[index]
     pixels = images.pixels([source], CPU)
     codes = features.large_token_ids(hybrid.semantic_vq, pixels)
     prior = torch.from_numpy(np.kron(codes[0].numpy(), np.ones((2, 2), dtype=np.int64))).flatten()[None]

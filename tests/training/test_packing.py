@@ -22,13 +22,13 @@ MIXED = [5, 0, 9, 4]  # 96x64, 64x64, an edit of 128x128, 96x64
 
 
 @pytest.fixture(scope="module")
-def images(posters: Path) -> data.Joined:
+def images(posters: Path) -> data.ConcatDataset:
     """Six posters of two sizes, then two pairs: numbers 7 and 9 are edits."""
     edits = data.EditImages(2, 128, 128, seed=2, workers=1, split="train")
-    return data.Joined([data.FileImages(posters / "train"), edits])
+    return data.ConcatDataset([data.FileDataset(posters / "train"), edits])
 
 
-def objective(model: Path, images: data.Images, **changes: Any) -> AutoregressiveObjective:
+def objective(model: Path, images: data.ImageDataset, **changes: Any) -> AutoregressiveObjective:
     hybrid = HybridModel(model)
     hybrid.autoregressive.requires_grad_(True)
     stage = AutoregressiveStage(**{**STAGE, "preview_weight": 0.3, **changes})
@@ -43,7 +43,7 @@ def gradients(given: AutoregressiveObjective, indices: list[int]) -> tuple[dict[
     return losses, list(torch.autograd.grad(loss, list(given.trained.parameters())))
 
 
-def test_packed_is_one_by_one(tiny_model: Path, images: data.Joined) -> None:
+def test_packed_is_one_by_one(tiny_model: Path, images: data.ConcatDataset) -> None:
     """Every image counts alike, whatever its size; a part is the mean over the images that have it."""
     packed, learnt = gradients(objective(tiny_model, images, pack=True), MIXED)
     alone = [gradients(objective(tiny_model, images), [index]) for index in MIXED]
@@ -58,7 +58,7 @@ def test_packed_is_one_by_one(tiny_model: Path, images: data.Joined) -> None:
 
 
 @torch.no_grad()
-def test_a_row_has_no_padding_and_no_neighbours(tiny_model: Path, images: data.Joined) -> None:
+def test_a_row_has_no_padding_and_no_neighbours(tiny_model: Path, images: data.ConcatDataset) -> None:
     """As many tokens as the sequences have; another first image changes no logit of the second."""
     given = objective(tiny_model, images, pack=True)
     one, other = (given.sequences.packed([first, 9]) for first in (5, 0))
@@ -72,7 +72,7 @@ def test_a_row_has_no_padding_and_no_neighbours(tiny_model: Path, images: data.J
     assert not torch.equal(logits[0][:9], logits[1][:9])
 
 
-def test_batches_of_all_sizes(images: data.Joined) -> None:
+def test_batches_of_all_sizes(images: data.ConcatDataset) -> None:
     """An epoch shows every image once, and none a second time to fill up a batch of its size."""
     batches = data.Batches(data.together(data.buckets(images)), 5, seed=0, repeats=images.repeats)
     shown = [batches[step] for step in range(batches.per_epoch)]
@@ -80,7 +80,9 @@ def test_batches_of_all_sizes(images: data.Joined) -> None:
     assert any(len({images.sizes[index] for index in batch}) > 1 for batch in shown)
 
 
-def test_compiled_rows_of_any_lengths(tiny_model: Path, images: data.Joined, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_rows_of_any_lengths(
+    tiny_model: Path, images: data.ConcatDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The same gradients as without, and what one row compiled serves the next ones (here by the eager backend)."""
     counter, plain = CompileCounter(), torch.compile
     monkeypatch.setattr(torch, "compile", lambda call, **options: plain(call, **options, backend=counter))
@@ -102,7 +104,7 @@ def test_not_with_equal_pixels() -> None:
         config.from_dict({"output": "x", "data": {"posters": {"count": 1}}, "autoregressive": stage})
 
 
-def test_every_image_counts_the_same(tiny_model: Path, images: data.Joined) -> None:
+def test_every_image_counts_the_same(tiny_model: Path, images: data.ConcatDataset) -> None:
     """Also in what is compared with the model without adapters: a divided row has the mean of its parts."""
     sequences = objective(tiny_model, images).sequences
     draw = torch.Generator().manual_seed(0)

@@ -56,7 +56,7 @@ class Unchanged(nullcontext[None]):
 
 
 def test_trained_parameters_are_those_of_the_adapter() -> None:
-    (told,) = plan.plan(recipe("decoder_lora"), data.FileImages(ROOT / "data/posters/validation"), CPU)
+    (told,) = plan.plan(recipe("decoder_lora"), data.FileDataset(ROOT / "data/posters/validation"), CPU)
     module = checkpoint.load_component(checkpoint.NANO, "decoder")
     total = plan.count(module)
     stage = recipe("decoder_lora").decoder
@@ -68,7 +68,7 @@ def test_trained_parameters_are_those_of_the_adapter() -> None:
 
 
 def test_blocks_that_wait_elsewhere_are_not_counted() -> None:
-    images = data.FileImages(ROOT / "data/posters/validation")
+    images = data.FileDataset(ROOT / "data/posters/validation")
     changes: list[list[str]] = [[], ["decoder.lora.offload=true"]]
     here, away = (plan.plan(recipe("decoder_lora", *change), images, CPU)[0].weights for change in changes)
     with torch.device("meta"):
@@ -78,7 +78,7 @@ def test_blocks_that_wait_elsewhere_are_not_counted() -> None:
 
 def test_sequence_lengths_hold_the_longest_sequence() -> None:
     hybrid = HybridModel(checkpoint.NANO)
-    images = data.FileImages(ROOT / "data/posters/validation")
+    images = data.FileDataset(ROOT / "data/posters/validation")
     (told,) = plan.plan(recipe("ar_lora"), images, CPU)
     sequences = Sequences(images, hybrid, features.FeatureCache(CPU))
     longest = max(map(len, sequences.prompts)) + 256 + 64 + 1

@@ -74,7 +74,7 @@ def gradients(
     stage = DecoderStage(
         method="lora", steps=1, global_batch_size=2, learning_rate=1e-3, lora=settings, gradient_checkpointing=every
     )
-    images = data.FileImages(posters / "train"), data.FileImages(posters / "validation")
+    images = data.FileDataset(posters / "train"), data.FileDataset(posters / "validation")
     hybrid = HybridModel(model)
     hybrid.decoder = checkpoint.load_component(model, "decoder", CPU, dtype).requires_grad_(False)
     torch.manual_seed(0)
@@ -128,7 +128,7 @@ def test_the_trained_part_comes_when_the_encoders_have_left(
 
     monkeypatch.setattr(HybridModel, "_load", loading)
     job = speed.Job(stage, 64, 64, 2, base=base)
-    images = data.FileImages(posters / "train"), data.FileImages(posters / "validation")
+    images = data.FileDataset(posters / "train"), data.FileDataset(posters / "validation")
     began = []
     for _ in ("encoded", "from files"):
         torch.manual_seed(0)

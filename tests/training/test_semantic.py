@@ -95,7 +95,9 @@ def test_the_captioner_looks_back_only_and_at_the_codes() -> None:
     assert (captioner(codes.flip(3), words) - logits).abs().max() > 1e-3, "where a code stands matters"
 
 
-def make(tiny_model: Path, train: data.Images, validation: data.Images, **changes: Any) -> SemanticObjective:
+def make(
+    tiny_model: Path, train: data.ImageDataset, validation: data.ImageDataset, **changes: Any
+) -> SemanticObjective:
     torch.manual_seed(0)
     hybrid = HybridModel(tiny_model)
     hybrid.semantic_vq.requires_grad_(True)
@@ -118,7 +120,7 @@ def make(tiny_model: Path, train: data.Images, validation: data.Images, **change
 
 @pytest.fixture
 def objective(tiny_model: Path, posters: Path) -> SemanticObjective:
-    return make(tiny_model, data.FileImages(posters / "train"), data.FileImages(posters / "validation"))
+    return make(tiny_model, data.FileDataset(posters / "train"), data.FileDataset(posters / "validation"))
 
 
 def test_codes_are_asked_for_shapes(tiny_model: Path) -> None:
@@ -141,7 +143,7 @@ def test_codes_are_asked_for_shapes(tiny_model: Path) -> None:
 
 
 def test_files_know_no_shapes(tiny_model: Path, posters: Path) -> None:
-    images = data.FileImages(posters / "train")
+    images = data.FileDataset(posters / "train")
     with pytest.raises(UserError, match="which shape stands where"):
         make(tiny_model, images, images, shape_weight=1.0)
 

@@ -78,7 +78,7 @@ def test_crops_of_image_and_text_agree(tiny_model: Path) -> None:
 @torch.no_grad()
 def test_validation_and_statistics(tiny_model: Path, posters: Path) -> None:
     hybrid = HybridModel(tiny_model)
-    train, validation = data.FileImages(posters / "train"), data.FileImages(posters / "validation")
+    train, validation = data.FileDataset(posters / "train"), data.FileDataset(posters / "validation")
     stage = objective(hybrid, train, validation)
     vae = tiny_checkpoint.diffusers_pipeline(tiny_model).vae
 

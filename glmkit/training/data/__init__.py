@@ -5,16 +5,16 @@ from __future__ import annotations
 from glmkit import config
 from glmkit.generation.sequence import grids
 from glmkit.training.data.batches import Batches
-from glmkit.training.data.dataset import Images, Joined, asked_for, buckets, by_size, groups, together
-from glmkit.training.data.image_files import FileImages
+from glmkit.training.data.dataset import ConcatDataset, ImageDataset, asked_for, buckets, by_size, groups, together
+from glmkit.training.data.image_files import FileDataset
 from glmkit.training.data.posters import EditImages, PosterImages
 
 __all__ = [
     "Batches",
     "EditImages",
-    "FileImages",
-    "Joined",
-    "Images",
+    "FileDataset",
+    "ConcatDataset",
+    "ImageDataset",
     "PosterImages",
     "asked_for",
     "buckets",
@@ -25,12 +25,12 @@ __all__ = [
 ]
 
 
-def load(data: config.Data) -> tuple[Images, Images]:
+def load(data: config.Data) -> tuple[ImageDataset, ImageDataset]:
     """the training and the validation images of a recipe. Validation posters use words that training never sees."""
     if data.train:
         assert data.validation is not None
-        sets = [FileImages(source.path, data, source.repeats, source.preserve) for source in data.train]
-        return sets[0] if len(sets) == 1 else Joined(sets), FileImages(data.validation, data)
+        sets = [FileDataset(source.path, data, source.repeats, source.preserve) for source in data.train]
+        return sets[0] if len(sets) == 1 else ConcatDataset(sets), FileDataset(data.validation, data)
     # Edits first: validation losses look at the first images, and these are edits and descriptions in turn.
     kinds = ((EditImages, data.edits), (PosterImages, data.posters))
     drawn = [
@@ -42,12 +42,12 @@ def load(data: config.Data) -> tuple[Images, Images]:
     if len(drawn) == 1:
         return drawn[0]
     train, validation = zip(*drawn, strict=True)
-    return Joined(train), Joined(validation)
+    return ConcatDataset(train), ConcatDataset(validation)
 
 
 def _drawn(
     kind: type[PosterImages], posters: config.Posters, height: int, width: int, share: float
-) -> tuple[Images, Images]:
+) -> tuple[ImageDataset, ImageDataset]:
     grids(height, width)  # refuses a size that the model cannot draw
     count, validation = (max(1, round(share * images)) for images in (posters.count, posters.validation))
     shares = {"wide": posters.wide, "aligned": posters.aligned}

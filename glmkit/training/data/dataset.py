@@ -17,18 +17,18 @@ from torch import Tensor
 Bucket = TypeVar("Bucket", tuple[int, int], tuple[int, int, bool])
 
 
-class Images(Protocol):
+class ImageDataset(Protocol):
     """Captioned images, each with height and width that are multiples of 32.
 
-    The caption of an edit says what was done with another of the images, its source, which has the same size:
-    `sources` maps the number of an edit to that of its source.
+    The caption of an edit says what was done with another of the images, its condition image, which has the same
+    size: `condition_images` maps the index of an edit to that of its condition image.
     """
 
     captions: list[str]
     sizes: list[tuple[int, int]]
-    sources: dict[int, int]
+    condition_images: dict[int, int]
     repeats: list[int]
-    """How often an epoch shows each image; 0 for one that is only the source of an edit, or only preserved."""
+    """How often an epoch shows each image; 0 for one that is only the condition image of an edit, or only preserved."""
     preserved: list[int]
     """Numbers of images that no step learns: what a model draws for them shall stay as it is."""
     keys: list[str] | None
@@ -47,10 +47,10 @@ class Images(Protocol):
         none; None where nobody knows."""
 
 
-class Joined:
+class ConcatDataset:
     """The images of several sets, one set after the other."""
 
-    def __init__(self, sets: Sequence[Images]) -> None:
+    def __init__(self, sets: Sequence[ImageDataset]) -> None:
         self.sets = sets
         self._starts = np.cumsum([0] + [len(images.captions) for images in sets])
         self.captions = [caption for images in sets for caption in images.captions]
@@ -60,13 +60,13 @@ class Joined:
         self.preserved = [start + own for start, one in zip(starts, sets, strict=False) for own in one.preserved]
         self.keys = _joined([images.keys for images in sets])
         self.text_keys = _joined([images.text_keys for images in sets])
-        self.sources = {
-            start + edit: start + source
+        self.condition_images = {
+            start + edit: start + condition_image
             for start, images in zip(starts, sets, strict=False)
-            for edit, source in images.sources.items()
+            for edit, condition_image in images.condition_images.items()
         }
 
-    def _ask(self, ask: Callable[[Images, list[int]], Tensor | None], indices: Sequence[int]) -> Tensor | None:
+    def _ask(self, ask: Callable[[ImageDataset, list[int]], Tensor | None], indices: Sequence[int]) -> Tensor | None:
         """What `ask` gets from the set of each image, in the order of `indices`; None where a set does not know."""
         numbers = np.asarray(indices)
         owners = np.searchsorted(self._starts, numbers, side="right") - 1
@@ -97,12 +97,12 @@ def _joined(keys: Sequence[list[str] | None]) -> list[str] | None:
     return None if None in keys else [key for own in keys for key in own or ()]
 
 
-def kinds(images: Images) -> list[tuple[int, int, bool]]:
+def kinds(images: ImageDataset) -> list[tuple[int, int, bool]]:
     """What the images of one batch have in common: height, width, and whether they are edits."""
-    return [(*size, index in images.sources) for index, size in enumerate(images.sizes)]
+    return [(*size, index in images.condition_images) for index, size in enumerate(images.sizes)]
 
 
-def buckets(images: Images) -> list[tuple[int, int, bool] | None]:
+def buckets(images: ImageDataset) -> list[tuple[int, int, bool] | None]:
     """The kind of every image that an epoch shows, None for others."""
     return [kind if count else None for kind, count in zip(kinds(images), images.repeats, strict=True)]
 
@@ -113,7 +113,7 @@ def together(kinds: Sequence[tuple[int, int, bool] | None]) -> list[tuple[int, i
     return [None if kind is None else one for kind in kinds]
 
 
-def asked_for(images: Images) -> list[tuple[int, int, bool] | None]:
+def asked_for(images: ImageDataset) -> list[tuple[int, int, bool] | None]:
     """The kind of every image whose caption is read: those that are shown and those that are preserved."""
     others = set(images.preserved)
     both = zip(buckets(images), kinds(images), strict=True)

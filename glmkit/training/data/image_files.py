@@ -84,12 +84,12 @@ class Example:
     source: Stored | None
 
 
-class FileImages:
+class FileDataset:
     """Images of a folder, a table or a dataset (see `tables.read`); rows with a source image are edits.
 
     How images become sizes on the grid is `fitting.fit`; transparent parts lie on white, and nothing is mirrored.
     Rows that cannot be used are a UserError, or left out and kept in `dropped` where `unusable` is skip. `changes`
-    counts what was done to the others. With `preserve` no step learns them (see `Images.preserved`).
+    counts what was done to the others. With `preserve` no step learns them (see `ImageDataset.preserved`).
     """
 
     def __init__(
@@ -114,13 +114,13 @@ class FileImages:
                 fix="an empty list of boxes for an image without text",
             )
         self.captions: list[str] = []
-        self.sources: dict[int, int] = {}
+        self.condition_images: dict[int, int] = {}
         self.repeats: list[int] = []
         self.preserved: list[int] = []
         self._stored: list[Stored] = []
         for example in examples:
             if example.source is not None:
-                self.sources[len(self._stored) + 1] = len(self._stored)
+                self.condition_images[len(self._stored) + 1] = len(self._stored)
                 self._add("", example.source, 0)
             if preserve:
                 self.preserved.append(len(self._stored))

@@ -51,11 +51,16 @@ class PosterImages:
         self._keep(scenes, drawn, captions, {}, workers)
 
     def _keep(
-        self, scenes: list[Scene], drawn: np.ndarray, captions: list[str], sources: dict[int, int], workers: int
+        self,
+        scenes: list[Scene],
+        drawn: np.ndarray,
+        captions: list[str],
+        condition_images: dict[int, int],
+        workers: int,
     ) -> None:
         from glmkit.posters import masks, render
 
-        self.captions, self.sources = captions, sources
+        self.captions, self.condition_images = captions, condition_images
         self.sizes = [(scene.height, scene.width) for scene in scenes]
         self.repeats, self.preserved = [1] * len(scenes), list[int]()
         self._masks = torch.from_numpy(drawn)

@@ -8,8 +8,8 @@ from collections import Counter
 from dataclasses import dataclass
 
 from glmkit.models.glyph.model import quoted_texts
-from glmkit.training.data.dataset import Images, Joined, buckets, by_size
-from glmkit.training.data.image_files import FileImages
+from glmkit.training.data.dataset import ConcatDataset, ImageDataset, buckets, by_size
+from glmkit.training.data.image_files import FileDataset
 
 SHOWN_DROPPED = 10
 
@@ -52,7 +52,7 @@ class Report:
         return lines
 
 
-def lines(images: tuple[Images, Images], batch_size: int) -> list[str]:
+def lines(images: tuple[ImageDataset, ImageDataset], batch_size: int) -> list[str]:
     """Both sets, training and validation, for people."""
     train, validation = images
     told = [*of(train).lines("train", batch_size), *of(validation).lines("validation", 1)]
@@ -61,22 +61,22 @@ def lines(images: tuple[Images, Images], batch_size: int) -> list[str]:
     return told
 
 
-def _contents(images: Images) -> list[str]:
+def _contents(images: ImageDataset) -> list[str]:
     """The content of every image that is learnt; nothing of images that are drawn."""
     return [key for key, count in zip(images.keys or [], images.repeats, strict=False) if count]
 
 
-def of(images: Images) -> Report:
+def of(images: ImageDataset) -> Report:
     """The report on one set."""
     kinds = by_size(buckets(images))
-    parts = images.sets if isinstance(images, Joined) else [images]
-    read = [part for part in parts if isinstance(part, FileImages)]
+    parts = images.sets if isinstance(images, ConcatDataset) else [images]
+    read = [part for part in parts if isinstance(part, FileDataset)]
     changes: Counter[str] = sum((part.changes for part in read), Counter())
     contents = _contents(images)
     shown = [caption for caption, count in zip(images.captions, images.repeats, strict=True) if count]
     return Report(
         sum(images.repeats),
-        sum(images.repeats[edit] for edit in images.sources),
+        sum(images.repeats[edit] for edit in images.condition_images),
         len(images.preserved),
         len(contents) - len(set(contents)),
         sum(not quoted_texts(caption) for caption in shown),
@@ -87,7 +87,7 @@ def of(images: Images) -> Report:
     )
 
 
-def _digest(images: Images) -> str:
+def _digest(images: ImageDataset) -> str:
     names = ("keys", "text_keys", "captions", "sizes", "repeats", "preserved")
-    content = [*(getattr(images, name) for name in names), sorted(images.sources.items())]
+    content = [*(getattr(images, name) for name in names), sorted(images.condition_images.items())]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]

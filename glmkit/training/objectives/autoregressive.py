@@ -18,7 +18,7 @@ from glmkit.config import AutoregressiveStage
 from glmkit.models.compiling import allow_shapes
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import features
-from glmkit.training.data import Images, buckets, groups
+from glmkit.training.data import ImageDataset, buckets, groups
 from glmkit.training.objectives import EVERY, Divisible
 from glmkit.training.objectives.regularization import Preserved, without_adapters
 from glmkit.training.objectives.token_batches import Sequences, Sheet
@@ -31,8 +31,8 @@ class AutoregressiveObjective(Divisible):
         self,
         hybrid: HybridModel,
         cache: features.FeatureCache,
-        images: Images,
-        validation: Images,
+        images: ImageDataset,
+        validation: ImageDataset,
         stage: AutoregressiveStage,
     ) -> None:
         self.sequences = Sequences(images, hybrid, cache, with_preview=stage.preview)

@@ -25,7 +25,7 @@ from glmkit.models.compiling import allow_shapes
 from glmkit.models.decoder.model import ConditionCache
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import features
-from glmkit.training.data import FileImages, Images, Joined, buckets, groups
+from glmkit.training.data import ConcatDataset, FileDataset, ImageDataset, buckets, groups
 from glmkit.training.objectives import EVERY, Divisible
 from glmkit.training.objectives.glyph_embeddings import NO_TEXT, GlyphEmbeddings, Glyphs, GlyphTokens
 from glmkit.training.objectives.regularization import Preserved, without_adapters
@@ -38,7 +38,7 @@ VALIDATION_IMAGES = 64
 @dataclass(frozen=True)
 class Conditions:
     """What the decoder learns from, an image: latents (means, then deviations), own prior ids, those of the stretched
-    image, glyphs, where text and signs stand; and which image is an edit of which other one, as in `Images`."""
+    image, glyphs, where text and signs stand; and which image is an edit of which other one, as in `ImageDataset`."""
 
     latents: features.CachedFeatures
     prior: features.CachedFeatures
@@ -46,7 +46,7 @@ class Conditions:
     glyphs: Glyphs
     text: features.CachedFeatures | None
     signs: features.CachedFeatures | None
-    sources: dict[int, int]
+    condition_images: dict[int, int]
 
     def means(self, indices: Sequence[int]) -> Tensor:
         """The latents B C h w, float32, without their deviations."""
@@ -55,7 +55,7 @@ class Conditions:
     @classmethod
     def of(
         cls,
-        images: Images,
+        images: ImageDataset,
         hybrid: HybridModel,
         cache: features.FeatureCache,
         *,
@@ -73,7 +73,7 @@ class Conditions:
             glyphs=GlyphTokens(hybrid, captions) if learning_glyphs else GlyphEmbeddings(hybrid, captions, cache),
             text=features.precompute_text_masks(images, cache) if with_text else None,
             signs=features.precompute_character_labels(images, cache) if with_signs else None,
-            sources=images.sources,
+            condition_images=images.condition_images,
         )
 
 
@@ -113,13 +113,13 @@ def weighs_text(stage: DecoderStage) -> bool:
     return stage.text_weight != 0 or stage.other_weight != 1
 
 
-def check_text(images: Images, stage: DecoderStage) -> None:
+def check_text(images: ImageDataset, stage: DecoderStage) -> None:
     """UserError when the loss depends on where text stands, and nobody knows."""
     if not weighs_text(stage):
         return
-    for one in images.sets if isinstance(images, Joined) else [images]:
+    for one in images.sets if isinstance(images, ConcatDataset) else [images]:
         if one.text_mask([0], torch.device("cpu")) is None:
-            place = f" in {one.where}" if isinstance(one, FileImages) else ""
+            place = f" in {one.where}" if isinstance(one, FileDataset) else ""
             raise UserError(
                 "text_weight and other_weight need to know where text stands",
                 found=f"images with neither text boxes nor masks{place}",
@@ -132,8 +132,8 @@ class DecoderObjective(Divisible):
         self,
         hybrid: HybridModel,
         cache: features.FeatureCache,
-        images: Images,
-        validation: Images,
+        images: ImageDataset,
+        validation: ImageDataset,
         stage: DecoderStage,
     ) -> None:
         check_text(images, stage)
@@ -211,7 +211,7 @@ class DecoderObjective(Divisible):
         share = text[indices].float() / 255
         return (1 + self.stage.text_weight) * share + self.stage.other_weight * (1 - share)
 
-    def _mean_weight(self, images: Images, text: features.CachedFeatures) -> float:
+    def _mean_weight(self, images: ImageDataset, text: features.CachedFeatures) -> float:
         """Over the images of an epoch. UserError when there is nothing in them that counts."""
         total = 0.0
         for own in groups(buckets(images), 64, limit=len(images.sizes)):
@@ -247,7 +247,7 @@ class DecoderObjective(Divisible):
         """The ids B h/4 w/4 that the images are told: half of them of the stretched images, if asked. A sampled
         prior is often a letter too wide or too narrow for its text, and the decoder must not fill it with others."""
         prior = self.train.prior[indices].long()
-        if self.train.stretched is None or indices[0] in self.train.sources:
+        if self.train.stretched is None or indices[0] in self.train.condition_images:
             return prior
         chosen = torch.rand(len(prior), 1, 1, generator=generator, device=self.device) < 0.5
         return torch.where(chosen, self.train.stretched[indices].long(), prior)
@@ -263,9 +263,9 @@ class DecoderObjective(Divisible):
     def _sources(self, known: Conditions, step: Step) -> ConditionCache | None:
         """What a batch of edits may read of its sources, the rows that are not told nothing, as in the unconditional
         half of guidance; None for other images. With gradients: to write them is learnt, too."""
-        if step.indices[0] not in known.sources:
+        if step.indices[0] not in known.condition_images:
             return None
-        chosen = [known.sources[index] for index in step.indices]
+        chosen = [known.condition_images[index] for index in step.indices]
         latents = known.means(chosen)  # as generation reads them
         prior = upsampled(known.prior[chosen].long())
         return self.decoder.cache_condition_images([(latents, prior, _pixels(latents))]).only(step.told)
@@ -295,7 +295,7 @@ class DecoderObjective(Divisible):
         for indices in self.validation_groups:
             latents, prior = self.known.means(indices), self.known.prior[indices].long()
             everything = torch.ones(len(indices), dtype=torch.bool, device=self.device)
-            names = ("loss", "edit") if indices[0] in self.known.sources else ("loss",)
+            names = ("loss", "edit") if indices[0] in self.known.condition_images else ("loss",)
             for number, time in enumerate(np.linspace(60, 940, VALIDATION_TIMES)):
                 cpu = torch.Generator().manual_seed(1000 * number + indices[0])
                 noise = torch.randn(latents.shape, generator=cpu).to(self.device)
@@ -313,7 +313,7 @@ class DecoderObjective(Divisible):
         blocks: list[Any] = list(self.decoder.transformer_blocks)
         for block in blocks:
             block.compile(dynamic=False)
-            if self.train.sources:  # which go through the blocks on their own way, see `cache_condition_images`
+            if self.train.condition_images:  # which pass the blocks on a way of their own: `cache_condition_images`
                 block.with_keys = torch.compile(block.with_keys, dynamic=False)
         self.train.glyphs.one_shape = True
         if isinstance(self.train.glyphs, GlyphTokens):

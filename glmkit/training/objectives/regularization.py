@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from glmkit.training.data import Images, asked_for, by_size
+from glmkit.training.data import ImageDataset, asked_for, by_size
 
 
 class Preserved:
     """Which images a step is reminded of: some that are preserved, all of one kind, else those of the step."""
 
-    def __init__(self, images: Images) -> None:
+    def __init__(self, images: ImageDataset) -> None:
         kinds, chosen = asked_for(images), set(images.preserved)
         members = by_size([kind if index in chosen else None for index, kind in enumerate(kinds)])
         self._members = list(members.values())

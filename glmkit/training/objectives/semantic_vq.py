@@ -24,7 +24,7 @@ from glmkit.errors import UserError
 from glmkit.generation.sequence import grids
 from glmkit.models.semantic_vq.model import SemanticTokenizer
 from glmkit.posters.grammar import SHAPES
-from glmkit.training.data import Images, groups
+from glmkit.training.data import ImageDataset, groups
 from glmkit.training.features import resize_as_processor
 from glmkit.training.objectives import Objective
 from glmkit.training.objectives.spelling import mean_nats
@@ -32,7 +32,7 @@ from glmkit.training.objectives.spelling import mean_nats
 CAPTION_TOKENS = 64
 CAPTION_WIDTH = 192
 CELLS_A_SIDE = 4  # of a token, each with a colour and a kind of shape
-KINDS = len(SHAPES)  # as `Images.signs` counts them
+KINDS = len(SHAPES)  # as `ImageDataset.signs` counts them
 VALIDATION_IMAGES = 256
 
 
@@ -105,8 +105,8 @@ class SemanticObjective(Objective):
         self,
         semantic_vq: SemanticTokenizer,
         text_tokenizer: PreTrainedTokenizerBase,
-        images: Images,
-        validation: Images,
+        images: ImageDataset,
+        validation: ImageDataset,
         stage: SemanticStage,
         device: torch.device,
     ) -> None:
@@ -155,7 +155,7 @@ class SemanticObjective(Objective):
             return loss, shown
         return loss + self.stage.shape_weight * named, {**shown, "shapes": named.detach()}
 
-    def _shapes(self, images: Images, indices: Sequence[int], height: int, width: int) -> Tensor | None:
+    def _shapes(self, images: ImageDataset, indices: Sequence[int], height: int, width: int) -> Tensor | None:
         """The kind of shape at each cell of tokens h w, B 4h 4w from 0, -1 where there is none; None if not asked."""
         signs = images.signs(indices, self.device) if self.namer is not None else None
         if signs is None:

@@ -29,7 +29,7 @@ from glmkit.generation.sequence import (
 from glmkit.models.autoregressive.model import AutoregressiveConfig, AutoregressiveModel
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import features
-from glmkit.training.data import Images, asked_for, by_size
+from glmkit.training.data import ImageDataset, asked_for, by_size
 
 
 class Sheet(Protocol):
@@ -103,11 +103,11 @@ class Sequences:
     of an edit."""
 
     def __init__(
-        self, images: Images, hybrid: HybridModel, cache: features.FeatureCache, *, with_preview: bool = True
+        self, images: ImageDataset, hybrid: HybridModel, cache: features.FeatureCache, *, with_preview: bool = True
     ) -> None:
         self.large = features.precompute_large_tokens(hybrid, images, cache)
         self.preview = features.precompute_preview_tokens(hybrid, images, cache) if with_preview else None
-        self.sources, self._hybrid = images.sources, hybrid
+        self.condition_images, self._hybrid = images.condition_images, hybrid
         self.prompts: list[list[int]] = [[] for _ in images.captions]
         self.bare: list[list[int]] = [[] for _ in images.captions]
         # With one length for every batch of a kind a compiled model has one shape an image size.
@@ -133,12 +133,12 @@ class Sequences:
         height, width, is_edit = kind
         if not is_edit:
             return tokenizer.text_to_image_batch(captions, height, width)
-        codes = self.large[[self.sources[index] for index in members]].long().cpu()
+        codes = self.large[[self.condition_images[index] for index in members]].long().cpu()
         return tokenizer.edit_batch(captions, [[own] for own in codes], height, width)
 
     def padded(self, indices: Sequence[int], dropped: Sequence[bool] = ()) -> Padded:
         """The sequences of images of one kind; those that are `dropped` have no caption."""
-        is_edit = indices[0] in self.sources
+        is_edit = indices[0] in self.condition_images
         written = {name: codes.long() for name, codes in self._written(indices).items()}
         grids = [(int(written["edit"].shape[1]), int(written["edit"].shape[2]))] if is_edit else []
         length = self.prompt_length[is_edit] if self.one_shape else None
@@ -158,7 +158,7 @@ class Sequences:
 
     def _written(self, indices: Sequence[int]) -> dict[str, Tensor]:
         """The codes B h w that the model has to write, in order."""
-        if indices[0] in self.sources:
+        if indices[0] in self.condition_images:
             return {"edit": self.large[indices]}
         large = {"large": self.large[indices]}
         return large if self.preview is None else {"preview": self.preview[indices], **large}

@@ -12,11 +12,11 @@ from torch import Tensor
 from glmkit.config import VaeStage
 from glmkit.errors import UserError
 from glmkit.models.vae.model import Vae
-from glmkit.training.data import Images, groups
+from glmkit.training.data import ImageDataset, groups
 from glmkit.training.objectives import Objective
 
 
-def check_crop(images: Images, stage: VaeStage) -> None:
+def check_crop(images: ImageDataset, stage: VaeStage) -> None:
     """UserError when a crop does not fit into every image."""
     smallest = min(map(min, images.sizes))
     if stage.crop > smallest:
@@ -33,7 +33,9 @@ class VaeObjective(Objective):
     A VAE that has seen few colours gives back no others: `stage.recolour` shows it more.
     """
 
-    def __init__(self, vae: Vae, images: Images, validation: Images, stage: VaeStage, device: torch.device) -> None:
+    def __init__(
+        self, vae: Vae, images: ImageDataset, validation: ImageDataset, stage: VaeStage, device: torch.device
+    ) -> None:
         self.vae, self.trained = vae, vae.autoencoder
         self.images, self.validation_images, self.stage, self.device = images, validation, stage, device
         self.validation_groups = groups(validation.sizes, 16, limit=len(validation.sizes))

@@ -38,7 +38,7 @@ def table(folder: Path, *rows: dict[str, Any]) -> None:
     (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
 
 
-def assert_pixels(images: data.FileImages, index: int, levels: np.ndarray) -> None:
+def assert_pixels(images: data.FileDataset, index: int, levels: np.ndarray) -> None:
     expected = torch.from_numpy(levels.copy()).permute(2, 0, 1) / 127.5 - 1
     torch.testing.assert_close(images.pixels([index], CPU)[0], expected, atol=1e-6, rtol=0)
 
@@ -51,12 +51,12 @@ def test_parquet_with_columns_of_any_name(tmp_path: Path) -> None:
         pyarrow.parquet.write_table(pyarrow.table(part), tmp_path / f"train-{number}.parquet")
     reading = config.Reading(columns=config.Columns(image="pic", caption="prompt"))
     for where in (tmp_path, tmp_path / "train-*.parquet"):
-        images = data.FileImages(where, reading)
+        images = data.FileDataset(where, reading)
         assert images.captions == ["a", "b", "c"]
         for index, (_, levels) in enumerate(stored):
             assert_pixels(images, index, levels)
     with pytest.raises(UserError, match="no column image[\\s\\S]*columns pic, prompt[\\s\\S]*data.columns.image=NAME"):
-        data.FileImages(tmp_path)
+        data.FileDataset(tmp_path)
 
 
 def test_a_dataset_saved_by_datasets(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_a_dataset_saved_by_datasets(tmp_path: Path) -> None:
     (tmp_path / "state.json").write_text("{}")
     with pyarrow.ipc.new_stream(tmp_path / "data-00000-of-00001.arrow", rows.schema) as stream:
         stream.write_table(rows)
-    images = data.FileImages(tmp_path)
+    images = data.FileDataset(tmp_path)
     assert images.captions == ["a", "b"]
     assert_pixels(images, 1, stored[1][1])
 
@@ -74,7 +74,7 @@ def test_a_dataset_saved_by_datasets(tmp_path: Path) -> None:
 def test_a_broken_parquet_file(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(UserError, match="not a whole parquet file"):
-        data.FileImages(tmp_path / "a.parquet")
+        data.FileDataset(tmp_path / "a.parquet")
 
 
 def test_edit_pairs(tmp_path: Path) -> None:
@@ -86,8 +86,8 @@ def test_edit_pairs(tmp_path: Path) -> None:
         {"file_name": "after.png", "source": "before.png", "text": 'Write "B"'},
         {"file_name": "plain.png", "text": "plain"},
     )
-    images = data.FileImages(tmp_path, repeats=2)
-    assert images.sources == {1: 0} and images.repeats == [0, 2, 2] and images.sizes == [(32, 64)] * 3
+    images = data.FileDataset(tmp_path, repeats=2)
+    assert images.condition_images == {1: 0} and images.repeats == [0, 2, 2] and images.sizes == [(32, 64)] * 3
     assert_pixels(images, 0, before[4:36, 3:67])
     assert_pixels(images, 1, after[4:36, 3:67])
     kinds = data.buckets(images)
@@ -103,7 +103,7 @@ def test_a_source_of_another_size_is_refused(tmp_path: Path) -> None:
     draw(tmp_path / "after.png", 96, 64)
     table(tmp_path, {"file_name": "after.png", "source": "before.png", "text": "a"})
     with pytest.raises(UserError, match="another size[\\s\\S]*64x64, the image 96x64"):
-        data.FileImages(tmp_path)
+        data.FileDataset(tmp_path)
 
 
 def test_text_boxes_and_masks_follow_the_image(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_text_boxes_and_masks_follow_the_image(tmp_path: Path) -> None:
         {"file_name": "mask.png", "text": "b", "mask": "where.png"},
     )
     reading = config.Reading(size="96x64")
-    masks = data.FileImages(tmp_path, reading).text_mask([0, 1], CPU)
+    masks = data.FileDataset(tmp_path, reading).text_mask([0, 1], CPU)
     assert masks is not None and masks.shape == (2, 1, 64, 96)
     assert torch.equal(masks[0], masks[1])
     assert masks[0, 0, 18:46, 34:46].min() > 0.9 and masks[0, 0, :, 52:].max() < 0.1
@@ -130,7 +130,7 @@ def test_text_known_for_some_images_only(tmp_path: Path) -> None:
     draw(tmp_path / "a.png"), draw(tmp_path / "b.png")
     table(tmp_path, {"file_name": "a.png", "text": "a", "text_boxes": []}, {"file_name": "b.png", "text": "b"})
     with pytest.raises(UserError, match=r"for some images only[\s\S]*b\.png"):
-        data.FileImages(tmp_path)
+        data.FileDataset(tmp_path)
 
 
 def test_broken_images_are_named_together_or_left_out(tmp_path: Path) -> None:
@@ -139,10 +139,10 @@ def test_broken_images_are_named_together_or_left_out(tmp_path: Path) -> None:
     (tmp_path / "cut.png").write_bytes((tmp_path / "good.png").read_bytes()[:900])
     table(tmp_path, *({"file_name": f"{name}.png", "text": name} for name in ("cut", "good", "gone", "tiny")))
     with pytest.raises(UserError) as caught:
-        data.FileImages(tmp_path)
+        data.FileDataset(tmp_path)
     for said in ("3 images of", "cut.png cannot be read", "gone.png has no image", "too small", "unusable=skip"):
         assert said in str(caught.value)
-    images = data.FileImages(tmp_path, config.Reading(unusable="skip"))
+    images = data.FileDataset(tmp_path, config.Reading(unusable="skip"))
     assert images.captions == ["good"]
     lines = report.of(images).lines("train", batch_size=4)
     assert lines[:2] == ["train: 1 images; 64x32: 1", "  1 captions quote no text"]
@@ -154,7 +154,7 @@ def test_no_good_image_is_an_error_even_where_broken_ones_are_skipped(tmp_path: 
     (tmp_path / "cut.png").write_bytes(b"no image")
     table(tmp_path, {"file_name": "cut.png", "text": "a"})
     with pytest.raises(UserError, match="cut.png is not an image"):
-        data.FileImages(tmp_path, config.Reading(unusable="skip"))
+        data.FileDataset(tmp_path, config.Reading(unusable="skip"))
 
 
 def test_sources_of_a_recipe_and_their_repeats(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_the_report_counts_changes(tmp_path: Path) -> None:
     for name, size in (("large", (200, 200)), ("small", (64, 64)), ("odd", (100, 64))):
         draw(tmp_path / f"{name}.png", *size)
         (tmp_path / f"{name}.txt").write_text(name)
-    found = report.of(data.FileImages(tmp_path, config.Reading(size="96x96")))
+    found = report.of(data.FileDataset(tmp_path, config.Reading(size="96x96")))
     assert found.changes == {"scaled down": 1, "cropped": 1, "smaller than data.size": 2}
     assert found.buckets == {"64x64": 1, "96x64": 1, "96x96": 1}
 
@@ -205,5 +205,5 @@ def test_content_names_a_image(tmp_path: Path) -> None:
         (tmp_path / folder).mkdir()
         draw(tmp_path / folder / "x.png", seed=seed)
         (tmp_path / folder / "x.txt").write_text("x")
-        keys += data.FileImages(tmp_path / folder, config.Reading(**reading)).keys or []
+        keys += data.FileDataset(tmp_path / folder, config.Reading(**reading)).keys or []
     assert keys[0] == keys[1] and len(set(keys)) == 3
