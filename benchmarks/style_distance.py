@@ -33,7 +33,7 @@ from glmkit.evaluation.features import extractors
 from glmkit.evaluation.metrics import kernel
 from glmkit.evaluation.stats import Estimate, PairedDifference
 from glmkit.files import read_json, read_jsonl, write_json
-from glmkit.generation.images import read_image
+from glmkit.inputs.images import read_image
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "data" / "posters"

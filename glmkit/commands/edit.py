@@ -25,8 +25,8 @@ def run(arguments: argparse.Namespace) -> int:
     if Path(arguments.prompt).is_file():
         raise UserError("the prompt comes last", found=f"the file {arguments.prompt}", fix='glmkit edit A.png "..."')
 
-    from glmkit.generation.images import read_image
     from glmkit.generation.requests import draw_file, request_of, size_like
+    from glmkit.inputs.images import read_image
     from glmkit.models.checkpoint import defaults
     from glmkit.models.checkpoint.components import resolve
 

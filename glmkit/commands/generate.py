@@ -59,13 +59,13 @@ def _run_file(options: Options, prompts: Path, out: Path, batch_size: int) -> in
 
     folder = resolve(options.model)
 
+    from glmkit.distributed.process_group import ProcessGroup
     from glmkit.generation.requests import bars, draw_folder, read_requests, request_of
-    from glmkit.generation.shares import Share
 
     requests = read_requests(prompts, request_of(options, folder, "", ""))
     with bars() as shown:
         drawn = draw_folder(options, folder, requests, out, batch_size, shown)
-    if Share.of_environment().index:  # the first of several processes speaks for all
+    if not ProcessGroup.from_environment().is_main:  # the first of several processes speaks for all
         return 1 if drawn.failed else 0
     made = len(drawn.rows) - drawn.failed - drawn.skipped
     if options.json:

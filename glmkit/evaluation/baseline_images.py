@@ -6,17 +6,17 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from glmkit.distributed.process_group import ProcessGroup
+from glmkit.distributed.work_queue import WorkItem, claim_items
 from glmkit.errors import UserError
 from glmkit.evaluation.baselines import Baseline
 from glmkit.generation.images import described, save_png
-from glmkit.generation.shares import Share, units_of
 from glmkit.records import Request
 
 
@@ -26,14 +26,6 @@ class Done(NamedTuple):
     request: Request
     seconds: float
     error: Exception | None
-
-
-@dataclass(frozen=True)
-class _Unit:
-    """A request as workers share it."""
-
-    name: str
-    request: Request
 
 
 def draw_missing(
@@ -61,21 +53,21 @@ def draw_missing(
 def _worked(
     baseline: Baseline, model: str, requests: Sequence[Request], file: Callable[[Request], Path], work: Path
 ) -> Iterator[Done]:
-    own = Share.of_environment()
-    units = [_Unit(request.id, request) for request in requests]
+    group = ProcessGroup.from_environment()
+    items = [WorkItem(request.id, request) for request in requests]
     stop, failed = threading.Event(), set[str]()
     found: queue.SimpleQueue[Done | Exception | None] = queue.SimpleQueue()
 
-    def missing(unit: _Unit) -> bool:
-        return not (stop.is_set() or unit.name in failed or file(unit.request).exists())
+    def missing(request: Request) -> bool:
+        return not (stop.is_set() or request.id in failed or file(request).exists())
 
     def run(number: int) -> None:
-        share = Share(own.index * baseline.workers + number, own.count * baseline.workers)
+        worker = ProcessGroup(group.rank * baseline.workers + number, group.world_size * baseline.workers)
         try:
-            for unit in units_of(units, work, share, missing):
-                done = _attempt(baseline, model, unit.request, file(unit.request))
+            for request in claim_items(items, work, worker, missing):
+                done = _attempt(baseline, model, request, file(request))
                 if done.error is not None:
-                    failed.add(unit.name)
+                    failed.add(request.id)
                 found.put(done)
         except Exception as error:
             found.put(error)

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from glmkit.distributed.work_queue import exclusive
 from glmkit.errors import UserError
 from glmkit.evaluation import baselines, stats, suites
 from glmkit.evaluation.baselines import Baseline
@@ -22,7 +23,6 @@ from glmkit.evaluation.suites.shared.base import Suite, family, why_not_official
 from glmkit.evaluation.suites.shared.layouts import Found
 from glmkit.files import write_json, write_jsonl
 from glmkit.generation.options import Effort
-from glmkit.generation.shares import alone
 from glmkit.hashing import file_sha256, fingerprint
 from glmkit.records import Generation, Prompt, Score, Summary
 from glmkit.runs import open_run
@@ -142,7 +142,7 @@ def evaluate(plan: Plan, folder: Path, device: str = "cpu", effort: Effort | Non
         open_run(folder, "eval", settings, device)
         sources = write_references(folder, suite, prompts)
         generations = draw(folder, prompts, plan.drawing, device, sources, effort, plan.baseline)
-    with alone(folder):  # what another process reads and measures at this moment must not be done twice
+    with exclusive(folder):  # what another process reads and measures at this moment must not be done twice
         return _scored(plan, suite, prompts, generations, found, folder, measures)
 
 

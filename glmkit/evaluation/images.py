@@ -18,9 +18,10 @@ from glmkit.evaluation.baselines import Baseline
 from glmkit.evaluation.suites.shared.base import Suite
 from glmkit.evaluation.suites.shared.layouts import Found, Tile
 from glmkit.files import append_jsonl, atomic_path, read_jsonl, write_jsonl
-from glmkit.generation.images import read_image, save_image
+from glmkit.generation.images import save_image
 from glmkit.generation.options import Effort
 from glmkit.hashing import file_sha256
+from glmkit.inputs.images import read_image
 from glmkit.records import Generation, Prompt, Request
 
 WORK = ".work"
@@ -138,10 +139,10 @@ def _drawn(
     device: str,
     effort: Effort | None,
 ) -> Iterator[Generation]:
+    from glmkit.distributed.process_group import ProcessGroup
     from glmkit.generation import batch as engine
     from glmkit.generation.loading import Speed, load_for_drawing, own_device
     from glmkit.generation.requests import bars
-    from glmkit.generation.shares import Share
     from glmkit.models.checkpoint import components as checkpoint
     from glmkit.models.devices import DTYPES
 
@@ -153,7 +154,7 @@ def _drawn(
     with bars() as shown:
         shown.images(0, todo)
         outcomes = engine.generate_all(
-            hybrid, requests, missing, folder / WORK, progress=shown.progress, share=Share.of_environment()
+            hybrid, requests, missing, folder / WORK, progress=shown.progress, group=ProcessGroup.from_environment()
         )
         for done, outcome in enumerate(outcomes, start=1):
             name = outcome.request.id

@@ -13,17 +13,18 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from glmkit.distributed.process_group import SINGLE_PROCESS, ProcessGroup
+from glmkit.distributed.work_queue import WorkItem, claim_items
 from glmkit.files import atomic_path
 from glmkit.generation import pipeline
 from glmkit.generation.pipeline import FAILURES, Outcome, Progress, check, settings_of
-from glmkit.generation.shares import Share, units_of
 from glmkit.hashing import fingerprint
 from glmkit.models.checkpoint.adapters import Adapter
 from glmkit.models.hybrid import HybridModel
@@ -36,14 +37,6 @@ CODES_FIELDS = ("prompt", "seed", "height", "width", "sources", "temperature", "
 Missing = Callable[[Request], bool]
 
 
-@dataclass(frozen=True)
-class Unit:
-    """Requests that go through one half of the model together: one size and setting."""
-
-    name: str
-    requests: tuple[Request, ...]
-
-
 def generate_all(
     hybrid: HybridModel,
     requests: Sequence[Request],
@@ -51,7 +44,7 @@ def generate_all(
     work: Path,
     batch_size: int = CODES_AT_ONCE,
     progress: Progress | None = None,
-    share: Share | None = None,
+    group: ProcessGroup = SINGLE_PROCESS,
 ) -> Iterator[Outcome]:
     """Draw the requests for which `missing` holds; it must not hold any more once an outcome's image was taken.
 
@@ -59,27 +52,26 @@ def generate_all(
     itself, and all end when nothing is missing. A batch that fails is tried again one by one; a request that fails
     alone becomes an outcome with its error.
     """
-    share = share or Share()
     codes = Codes(work, hybrid)
     failed: set[str] = set()
-    at_once = min(batch_size, -(-len(requests) // share.count))
-    for unit in units_of(
+    at_once = min(batch_size, -(-len(requests) // group.world_size))
+    for batch in claim_items(
         _units(requests, at_once, "codes"),
         work,
-        share,
-        lambda unit: any(not codes.has(one) and missing(one) for one in unit.requests),
+        group,
+        lambda batch: any(not codes.has(one) and missing(one) for one in batch),
     ):
-        for outcome in _codes(hybrid, unit.requests, codes, progress):
+        for outcome in _codes(hybrid, batch, codes, progress):
             failed.add(outcome.request.id)
             yield outcome
-    for unit in units_of(
+    for batch in claim_items(
         _units(requests, min(IMAGES_AT_ONCE, at_once), "image"),
         work,
-        share,
-        lambda unit: any(one.id not in failed and missing(one) for one in unit.requests),
+        group,
+        lambda batch: any(one.id not in failed and missing(one) for one in batch),
     ):
-        wanted = {one.id for one in unit.requests if missing(one)}
-        ready = [one for one in unit.requests if codes.has(one)]
+        wanted = {one.id for one in batch if missing(one)}
+        ready = [one for one in batch if codes.has(one)]
         for outcome in _images(hybrid, ready, codes, progress):
             if outcome.request.id in wanted:
                 yield outcome
@@ -118,7 +110,7 @@ class Codes:
             return torch.from_numpy(stored["codes"]).to(device, torch.int64), float(stored["seconds"])
 
 
-def _units(requests: Sequence[Request], size: int, kind: str) -> list[Unit]:
+def _units(requests: Sequence[Request], size: int, kind: str) -> list[WorkItem[tuple[Request, ...]]]:
     """Batches of one size and setting, smaller grids first."""
     groups: dict[tuple[object, ...], list[Request]] = {}
     for request in requests:
@@ -128,7 +120,7 @@ def _units(requests: Sequence[Request], size: int, kind: str) -> list[Unit]:
         for start in range(0, len(group), size):
             part = tuple(group[start : start + size])
             digest = hashlib.sha256("\0".join(one.id for one in part).encode()).hexdigest()[:16]
-            units.append(Unit(f"{kind}-{digest}", part))
+            units.append(WorkItem(f"{kind}-{digest}", part))
     return units
 
 

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from glmkit.generation.images import read_image
 from glmkit.generation.sequence import TOKEN_PIXELS
+from glmkit.inputs.images import read_image
 from glmkit.models.hybrid import HybridModel
 from glmkit.models.semantic_vq.model import halved_size, prepare
 from glmkit.records import Request

@@ -1,39 +1,15 @@
-"""Images on disk: source images with clear errors, results with the request in their PNG text."""
+"""Generated images on disk, each with its request in the text of its PNG file."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, PngImagePlugin
 
 import glmkit
-from glmkit.errors import UserError
 from glmkit.files import atomic_path
 from glmkit.records import Request
-
-
-def read_image(path: str | Path) -> Image.Image:
-    """An image as RGB, upright, transparent parts on white. UserError when it is missing or broken."""
-    path = Path(path)
-    try:
-        with Image.open(path) as opened:
-            return as_rgb(opened)
-    except FileNotFoundError as error:
-        raise UserError(f"image {path} does not exist", fix="check the path") from error
-    except UnidentifiedImageError as error:
-        raise UserError(f"{path} is not an image", fix="a PNG, JPEG or WebP file") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"image {path} cannot be read", found=error, fix="save it again, or use another one") from error
-
-
-def as_rgb(opened: Image.Image) -> Image.Image:
-    """RGB, upright, transparent parts on white; raises what the decoder raises."""
-    opened.load()
-    image = ImageOps.exif_transpose(opened)
-    if image.has_transparency_data:
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-    return image.convert("RGB")
 
 
 def described(request: Request, model: str, adapters: Sequence[str] = ()) -> dict[str, str]:

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from glmkit.distributed.process_group import ProcessGroup
 from glmkit.generation.options import Effort
-from glmkit.generation.shares import Share
 from glmkit.models.checkpoint.adapters import Adapter, check_adapter, merged
 from glmkit.models.devices import pick_device
 from glmkit.models.hybrid import HybridModel
@@ -34,8 +34,8 @@ class Speed:
 
 def own_device(name: str) -> torch.device:
     """The device called `name`; of several processes on one machine, each takes its own GPU."""
-    device, share = pick_device(name), Share.of_environment()
-    return torch.device("cuda", share.local) if device.type == "cuda" and share.count > 1 else device
+    device, group = pick_device(name), ProcessGroup.from_environment()
+    return torch.device("cuda", group.local_rank) if device.type == "cuda" and group.world_size > 1 else device
 
 
 def load_for_drawing(

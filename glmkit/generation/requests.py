@@ -15,6 +15,7 @@ from typing import Any
 
 from glmkit import errors
 from glmkit.config import parse_size
+from glmkit.distributed.process_group import ProcessGroup
 from glmkit.errors import UserError
 from glmkit.files import append_jsonl, read_jsonl, write_jsonl
 from glmkit.generation import pipeline
@@ -23,7 +24,6 @@ from glmkit.generation.images import is_drawn, save_image
 from glmkit.generation.loading import Speed, load_for_drawing, own_device
 from glmkit.generation.options import Options
 from glmkit.generation.sequence import MAX_ASPECT, TOKEN_PIXELS
-from glmkit.generation.shares import Share
 from glmkit.models.checkpoint import components as checkpoint
 from glmkit.models.checkpoint import defaults
 from glmkit.models.devices import DTYPES, dtype_for
@@ -151,7 +151,7 @@ def draw_folder(
     Complete images of exactly these requests, model and adapters are kept; failures are rows with their error and
     are tried again by the next run. The model is loaded only when there is something to draw.
     """
-    share, journal, work = Share.of_environment(), out / "images.jsonl", out / ".work"
+    group, journal, work = ProcessGroup.from_environment(), out / "images.jsonl", out / ".work"
     drawn_with = (options.model, options.adapters)
     old = _journal(journal)
     kept = {
@@ -160,7 +160,7 @@ def draw_folder(
     todo, rows = len(requests) - len(kept), dict(kept)
     if todo:
         hybrid = load(options, folder, requests)
-        if share.count == 1:  # several processes only add to it, until all is drawn
+        if group.world_size == 1:  # several processes only add to it, until all is drawn
             write_jsonl(journal, (row.to_dict() for row in rows.values()))
         shown.images(0, todo)
 
@@ -171,7 +171,7 @@ def draw_folder(
                 there.add(request.id)
             return request.id not in there
 
-        for outcome in generate_all(hybrid, requests, missing, work, batch_size, shown.progress, share):
+        for outcome in generate_all(hybrid, requests, missing, work, batch_size, shown.progress, group):
             request = outcome.request
             if outcome.image is not None:
                 save_image(out / f"{request.id}.png", outcome.image, request, *drawn_with)
@@ -181,7 +181,7 @@ def draw_folder(
     others = {name: Generation.from_dict(row) for name, row in _journal(journal).items()}
     # A process that was killed right after it saved an image has left no row.
     ordered = tuple(rows.get(one.id) or others.get(one.id) or _row(one, None) for one in requests)
-    if share.index == 0:
+    if group.is_main:
         write_jsonl(journal, (row.to_dict() for row in ordered))
         shutil.rmtree(work, ignore_errors=True)
     return Drawn(ordered, len(kept))
@@ -235,7 +235,7 @@ def bars() -> Iterator[Bars]:
     )
 
     columns = (TextColumn("{task.description:>10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    silent = Share.of_environment().index > 0  # the first of several processes shows its own
+    silent = not ProcessGroup.from_environment().is_main  # the first of several processes shows its own
     display = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), disable=silent)
     try:
         yield Bars(display)

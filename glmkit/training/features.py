@@ -20,12 +20,12 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
+from glmkit.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from glmkit.generation.sequence import grids
 from glmkit.models.checkpoint import adapters as adapter
 from glmkit.models.hybrid import HybridModel
 from glmkit.models.semantic_vq.model import SemanticTokenizer
 from glmkit.training.data import ImageDataset, asked_for, by_size
-from glmkit.training.distributed import ALONE, Team
 from glmkit.training.feature_files import FeatureFiles, FeatureStore, are_intact
 
 CHUNK_PIXELS = 2**21  # that go through an encoder together, beside the component in training: 2 images of 1024x1024
@@ -69,7 +69,11 @@ class FeatureCache:
     """
 
     def __init__(
-        self, device: torch.device, folder: Path | None = None, gpu_bytes: float = 2**30, group: Team = ALONE
+        self,
+        device: torch.device,
+        folder: Path | None = None,
+        gpu_bytes: float = 2**30,
+        group: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
         self.device, self.folder, self._left, self._group = device, folder, gpu_bytes, group
 
@@ -106,7 +110,7 @@ class FeatureCache:
                     computed += written
                     bar.advance(task, len(members) - written)
         if store:
-            computed = self._group.total(computed)  # and every file is there
+            computed = self._group.reduce_sum(computed)  # and every file is there
         for size, of_size in files.items():
             features.fill(groups[size], self._loaded_or_files(of_size))
         if count:
@@ -149,11 +153,11 @@ def _write_missing(
     members: Sequence[int],
     paths: Sequence[Path],
     chunks: Callable[[list[int]], Chunks],
-    group: Team,
+    group: ProcessGroup,
 ) -> int:
     """Write this process's share of the members' files that are not there and intact; returns how many these were."""
     positions = {path: position for position, path in enumerate(paths)}  # equal items share a file
-    share = dict(list(positions.items())[group.index :: group.count])
+    share = dict(list(positions.items())[group.rank :: group.world_size])
     missing = [position for position, intact in zip(share.values(), are_intact(list(share)), strict=True) if not intact]
     for chunk, values in chunks([members[position] for position in missing]):
         store.write([paths[position] for position in missing[chunk]], values)

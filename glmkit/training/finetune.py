@@ -21,6 +21,7 @@ from torch import nn
 
 from glmkit import config, runs
 from glmkit.config import Recipe, Stage
+from glmkit.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from glmkit.errors import UserError
 from glmkit.files import atomic_path, read_json, remove_leftovers, write_json
 from glmkit.models.checkpoint import adapters as adapter
@@ -43,15 +44,15 @@ MAX_SHARD_BYTES = 15 * 2**20
 UNBOUND = {"workers", "resident_gib", "proof", "wandb"}
 
 
-def finetune(recipe: Recipe, device: torch.device, team: processes.Team = processes.ALONE) -> dict[str, Any]:
+def finetune(recipe: Recipe, device: torch.device, team: ProcessGroup = SINGLE_PROCESS) -> dict[str, Any]:
     """Run every stage of `recipe` that is not done yet; returns the stages' results by name."""
     checks.settings(recipe, device)
     processes.check(recipe, team)
     if team.sharded:
         sharding.check(recipe)
     images = _open(recipe, device) if team.is_main else None
-    team.wait()
-    with team.main_first():
+    team.barrier()
+    with team.main_process_first():
         folder = _model_folder(recipe)
     results: dict[str, Any] = {}
     for name, stage in recipe.stages.items():
@@ -64,7 +65,7 @@ def finetune(recipe: Recipe, device: torch.device, team: processes.Team = proces
             outcome = _run_stage(place, stage, recipe, folder, images)
             if team.is_main:
                 write_json(result, outcome)
-        team.wait()
+        team.barrier()
         if team.is_main:
             place.state.unlink(missing_ok=True)
         results[name] = read_json(result)
@@ -205,7 +206,7 @@ def _hybrid_work(
         with sharding.whole(part, stage, hybrid, model(), team) if in_shards else nullcontext(wrapped) as own:
             if team.is_main:
                 what(own)
-        team.wait()
+        team.barrier()
 
     parts = trained_components(name, stage)
     return _Work(

@@ -19,6 +19,7 @@ from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
 from glmkit.config import DecoderStage, Recipe, Stage
+from glmkit.distributed.process_group import ProcessGroup
 from glmkit.errors import UserError
 from glmkit.models.autoregressive.model import Layer
 from glmkit.models.checkpoint import components as checkpoint
@@ -26,7 +27,6 @@ from glmkit.models.decoder.model import Block, DiffusionDecoder
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import lora
 from glmkit.training import quantization as frozen
-from glmkit.training.distributed import Team
 
 NOTES = Console(stderr=True)
 UNSUPPORTED = {  # by accelerate's names
@@ -54,10 +54,10 @@ def check(recipe: Recipe) -> None:
             raise UserError("train_glyph does not work on shards", fix="launch without --use_fsdp")
 
 
-def shard(transformer: nn.Module, device: torch.device, team: Team, edits: bool) -> None:
+def shard(transformer: nn.Module, device: torch.device, team: ProcessGroup, edits: bool) -> None:
     """Leave this process with its part of every parameter; the blocks gather theirs one after the other. `edits`:
     sources go through them, too, on their own way."""
-    mesh = init_device_mesh(device.type, (team.count,))
+    mesh = init_device_mesh(device.type, (team.world_size,))
     freed = os.environ.get("FSDP_RESHARD_AFTER_FORWARD", "true") == "true"
     for layer in [module for module in transformer.modules() if isinstance(module, (Block, Layer))]:
         fully_shard(layer, mesh=mesh, reshard_after_forward=freed)
@@ -72,7 +72,9 @@ def shard(transformer: nn.Module, device: torch.device, team: Team, edits: bool)
 
 
 @contextmanager
-def whole(part: str, stage: Stage, hybrid: HybridModel, fresh: HybridModel, team: Team) -> Iterator[nn.Module | None]:
+def whole(
+    part: str, stage: Stage, hybrid: HybridModel, fresh: HybridModel, team: ProcessGroup
+) -> Iterator[nn.Module | None]:
     """While this lasts, `part` of the first process's model is a whole copy of the shards that are there otherwise.
     `fresh` is the model as training began with it.
 
@@ -81,7 +83,7 @@ def whole(part: str, stage: Stage, hybrid: HybridModel, fresh: HybridModel, team
     shards = getattr(hybrid, part)
     full = stage.method == "full"
     own = shards.state_dict() if full else {name: one for name, one in shards.named_parameters() if one.requires_grad}
-    weights = team.gathered(own)
+    weights = team.gather_full_tensors(own)
     if not team.is_main:
         yield None
         return

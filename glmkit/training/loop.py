@@ -22,6 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from glmkit.config import Stage
+from glmkit.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from glmkit.errors import UserError
 from glmkit.files import append_jsonl, atomic_path, read_jsonl, write_jsonl
 from glmkit.training import distributed as processes
@@ -44,7 +45,7 @@ class Place:
     name: str
     seed: int
     device: torch.device
-    team: processes.Team = processes.ALONE
+    team: ProcessGroup = SINGLE_PROCESS
 
     @property
     def state(self) -> Path:
@@ -87,7 +88,7 @@ class Loop:
         draws images at step 0, every `sample_every` steps and at the end. Every process calls both. A state stays
         when this returns, so that a run that is killed before its result is written exports the same weights again.
         """
-        self.place.team.agree(self.parameters)
+        self.place.team.broadcast_parameters(self.parameters)
         self._resume()
         self.objective.trained.train()
         if self.step == 0:
@@ -115,7 +116,7 @@ class Loop:
         self._note({"step": self.step, "validation": after})
         if sample:
             sample(self.step)
-        self.place.team.wait()  # for the log of the first process
+        self.place.team.barrier()  # for the log of the first process
         rows = [row["validation"] for row in self._rows() if "validation" in row]
         peak = torch.cuda.max_memory_allocated(self.place.device) if self.place.device.type == "cuda" else None
         return {
@@ -145,7 +146,7 @@ class Loop:
                 group["lr"] = learning_rate(self.step, self.stage)
         shown: list[dict[str, Tensor]] = []
         on_gpu = self.place.device.type == "cuda"
-        passes = self.place.team.passes(self.batches[self.step], self.stage.accumulation_steps)
+        passes = processes.passes_of(self.batches[self.step], self.stage.accumulation_steps, self.place.team)
         for one in passes:
             generator = step_generator(self.place, self.step, one.number)
             torch.manual_seed(generator.initial_seed() ^ 2)  # dropout draws from the global generator
@@ -154,7 +155,7 @@ class Loop:
                     loss, parts = self._loss(one, generator)
                 (loss / len(passes)).backward()
             shown.append({"loss": loss.detach(), **parts})
-        self.place.team.average(self.parameters)
+        self.place.team.average_gradients(self.parameters)
         torch.nn.utils.clip_grad_norm_(self.parameters, self.stage.clip_norm, error_if_nonfinite=False)
         for optimizer in self.optimizers:
             optimizer.step()
@@ -198,7 +199,7 @@ class Loop:
                 self.averaged.swap()
 
     def _log(self, shown: list[dict[str, Tensor]]) -> str:
-        values = self.place.team.means(shown)
+        values = self.place.team.average_metrics(shown)
         self._check(values["loss"])
         self._note({"step": self.step, **values})
         return f"loss {values['loss']:.4g}"  # the parts of it would not fit on a line
@@ -228,7 +229,7 @@ class Loop:
             "averaged": self.averaged.shadow if self.averaged else None,
             "seconds": self.seconds,
         }
-        state = self.place.team.gathered(state)
+        state = self.place.team.gather_full_tensors(state)
         if self.place.team.is_main:
             with atomic_path(self.place.state) as temporary:
                 torch.save(state, temporary)

@@ -138,7 +138,9 @@ def test_a_row_says_what_is_read_and_seen(
     claims["run"].run("glyphs", "shipped", arguments(tmp_path, tiny, no_score=False))
     row = read_json(tmp_path / "glyphs-shipped-0.json")
     assert (row["claim"], row["side"], row["seed"], row["prompts"]) == ("glyphs", "shipped", 0, 2)
-    assert all(row["measures"][name] == 1 for name in ("word_accuracy", "ned", "attribute_accuracy", "shape", "background"))
+    assert all(
+        row["measures"][name] == 1 for name in ("word_accuracy", "ned", "attribute_accuracy", "shape", "background")
+    )
     assert set(row["kept"]) == set(checkpoint.COMPONENTS) and row["environment"]["device"] == "cpu"
     assert Image.open(tmp_path / "glyphs-shipped-0.png").size == (2 * 112, 112)
     shutil.rmtree(tmp_path / "glyphs-shipped-0" / "scores")

@@ -106,7 +106,7 @@ def test_one_part_at_a_time_draws_the_same(
 ) -> None:
     sparing = load_for_drawing(hybrid.folder, CPU, torch.float32, "tiny", speed=Speed(low_memory=True))
     held = []
-    hold = HybridModel.hold
+    hold = HybridModel.unload_except
 
     def noted(self: HybridModel, *parts: str) -> None:
         hold(self, *parts)
@@ -114,7 +114,7 @@ def test_one_part_at_a_time_draws_the_same(
             {part for part in ("autoregressive", "semantic_vq", "decoder", "glyph", "vae") if part in vars(self)}
         )
 
-    monkeypatch.setattr(HybridModel, "hold", noted)
+    monkeypatch.setattr(HybridModel, "unload_except", noted)
     source = tmp_path / "a.png"
     Image.effect_noise((128, 128), 80).convert("RGB").save(source)
     one = replace(requests()[1], sources=(str(source),))
@@ -132,7 +132,7 @@ def test_processes_share_the_work_and_survive_one(tiny_model: Path, tmp_path: Pa
     script = tmp_path / "process.py"
     script.write_text(
         "import os, sys, time\n"
-        "from glmkit.generation import engine, jobs\n"
+        "from glmkit.generation import batch as engine, requests as jobs\n"
         "from glmkit.cli import main\n"
         "engine.IMAGES_AT_ONCE = 1\n"
         "save, index = jobs.save_image, os.environ.get('RANK', '0')\n"

@@ -14,7 +14,7 @@ from PIL import Image
 
 from glmkit.errors import UserError
 from glmkit.generation import pipeline
-from glmkit.generation.images import read_image
+from glmkit.inputs.images import read_image
 from glmkit.models.hybrid import HybridModel
 from glmkit.records import Request
 

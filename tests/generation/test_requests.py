@@ -12,8 +12,9 @@ from PIL import Image
 import glmkit
 from glmkit.errors import UserError
 from glmkit.files import write_jsonl
-from glmkit.generation.images import is_drawn, read_image, save_image
+from glmkit.generation.images import is_drawn, save_image
 from glmkit.generation.requests import read_requests, size_like
+from glmkit.inputs.images import read_image
 from glmkit.models.checkpoint.defaults import Defaults
 from glmkit.records import Request
 

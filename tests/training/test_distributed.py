@@ -19,13 +19,13 @@ from safetensors.torch import load_file
 from glmkit import config
 from glmkit.cli import main
 from glmkit.config import STAGES
+from glmkit.distributed.process_group import ProcessGroup
 from glmkit.errors import UserError
 from glmkit.files import read_jsonl
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import data, features
 from glmkit.training import distributed as processes
 from glmkit.training import fsdp as sharding
-from glmkit.training.distributed import Team
 from glmkit.training.loop import Loop
 from glmkit.training.stage import objective_of
 
@@ -168,7 +168,7 @@ def test_an_error_in_one_ends_both(whole: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("count", "accumulation_steps"), [(1, 1), (1, 3), (2, 4), (2, 2), (2, 1), (6, 2)])
 def test_every_image_is_in_one_pass(count: int, accumulation_steps: int) -> None:
     batch = list(range(100, 112))
-    passes = [Team(index, count).passes(batch, accumulation_steps) for index in range(count)]
+    passes = [processes.passes_of(batch, accumulation_steps, ProcessGroup(index, count)) for index in range(count)]
     assert len({len(own) for own in passes}) == 1
     taken = [(one.number, index) for own in passes for one in own for index in one.indices[one.rows or slice(None)]]
     size = len(batch) // accumulation_steps
@@ -217,14 +217,16 @@ def recipe(**changes: Any) -> config.Recipe:
 )
 def test_steps_that_cannot_be_shared(changes: dict[str, Any], count: int, fix: str) -> None:
     with pytest.raises(UserError, match=f"(?s){fix}"):
-        processes.check(recipe(**changes), Team(0, count))
-    processes.check(recipe(**changes), Team())
+        processes.check(recipe(**changes), ProcessGroup(0, count))
+    processes.check(recipe(**changes), ProcessGroup())
 
 
 def test_stages_of_one_process() -> None:
     vae = {**COMMON, "method": "full"}
     with pytest.raises(UserError, match="vae learns in one process"):
-        processes.check(config.from_dict({"output": "x", "data": {"posters": {"count": 1}}, "vae": vae}), Team(0, 2))
+        processes.check(
+            config.from_dict({"output": "x", "data": {"posters": {"count": 1}}, "vae": vae}), ProcessGroup(0, 2)
+        )
 
 
 @pytest.mark.parametrize(

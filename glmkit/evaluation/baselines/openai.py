@@ -21,7 +21,7 @@ from PIL import Image
 
 from glmkit.errors import UserError
 from glmkit.evaluation.baselines import Usual
-from glmkit.generation.images import as_rgb
+from glmkit.inputs.images import as_rgb
 
 if TYPE_CHECKING:
     from openai.types import ImagesResponse

@@ -22,11 +22,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from glmkit import runs
+from glmkit.distributed.work_queue import exclusive
 from glmkit.errors import UserError
 from glmkit.evaluation.features.extractors import Extractor
 from glmkit.files import append_jsonl, explained, read_json, read_jsonl, write_json, write_jsonl
-from glmkit.generation.images import as_rgb
-from glmkit.generation.shares import alone
+from glmkit.inputs.images import as_rgb
 
 BATCH = 32
 Entry = tuple[dict[str, Any], Image.Image | None]  # a journal row, and its image when it counts
@@ -88,7 +88,7 @@ def collect(
     `unique`: an image that occurs again, byte for byte, counts once. An image that cannot be read is a row with its
     error. UserError when there is none that can.
     """
-    with alone(folder):
+    with exclusive(folder):
         if not (folder / COMPLETE).exists():
             _collect(source, extractor, folder, unique, title, limit)
     return load(folder)

@@ -18,9 +18,9 @@ from typing import Any
 from glmkit.errors import UserError, nearest
 from glmkit.evaluation.features.extractors import Extractor, slug
 from glmkit.evaluation.features.store import Item, Place
-from glmkit.evaluation.suites.shared.layouts import SUFFIXES
 from glmkit.files import read_jsonl
 from glmkit.hashing import file_sha256, fingerprint
+from glmkit.inputs.images import IMAGE_SUFFIXES
 from glmkit.records import Generation
 from glmkit.runs import cache_folder
 
@@ -35,7 +35,9 @@ class Folder:
     prompts: Mapping[str, str] = field(default_factory=dict)
 
     def items(self, after: Place | None) -> Iterator[Item]:
-        paths = sorted(path for path in self.root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+        paths = sorted(
+            path for path in self.root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
+        )
         for row, path in enumerate(paths):
             if after is None or row > after.row:
                 key = path.relative_to(self.root).as_posix()
@@ -162,7 +164,7 @@ class WebDataset:
                 continue
             first = after.row + 1 if after is not None and number == after.file else 0
             for row, (name, sample) in enumerate(_samples(file, first)):
-                data = next((sample[suffix] for suffix in SUFFIXES if suffix in sample), None)
+                data = next((sample[suffix] for suffix in IMAGE_SUFFIXES if suffix in sample), None)
                 if row >= first and data is not None:
                     with _readable(file):
                         prompt = self._prompt(sample)

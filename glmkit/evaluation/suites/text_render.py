@@ -11,7 +11,7 @@ from pathlib import Path
 import glmkit
 from glmkit.evaluation.metrics import text
 from glmkit.evaluation.suites.shared.base import Counts, OwnSuite
-from glmkit.generation.images import read_image
+from glmkit.inputs.images import read_image
 from glmkit.records import Prompt
 
 PROMPTS = Path(glmkit.__file__).parents[1] / "benchmarks" / "text_render" / "prompts.jsonl"

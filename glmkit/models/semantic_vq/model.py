@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from glmkit.errors import UserError
+from glmkit.inputs.images import on_white
 
 MAX_ASPECT = 4
 
@@ -238,9 +239,7 @@ def prepare(image: Image.Image, size: tuple[int, int], mean: Sequence[float], st
 
     Transparent parts lie on white. The same kernel as the published processor's (torchvision's resize of uint8).
     """
-    if image.has_transparency_data:
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-    pixels_HWC = torch.from_numpy(np.array(image.convert("RGB")))
+    pixels_HWC = torch.from_numpy(np.array(on_white(image)))
     pixels_1CHW = pixels_HWC.permute(2, 0, 1)[None].contiguous()
     resized_Chw = F.interpolate(pixels_1CHW, size=size, mode="bicubic", antialias=True, align_corners=False)[0]
     mean_C11, std_C11 = (torch.tensor(values)[:, None, None] for values in (mean, std))

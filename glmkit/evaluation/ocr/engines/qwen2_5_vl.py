@@ -14,8 +14,8 @@ from typing import Any
 from glmkit.errors import UserError
 from glmkit.evaluation.hub import on_this_machine
 from glmkit.evaluation.ocr.process import Identity, Line, here
-from glmkit.generation.images import read_image
 from glmkit.hashing import large_file_sha256
+from glmkit.inputs.images import read_image
 
 HUB_ID = "Qwen/Qwen2.5-VL-7B-Instruct"
 READER = "Qwen2.5-VL, bfloat16, greedy"

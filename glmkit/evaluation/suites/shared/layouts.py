@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from glmkit.errors import UserError
+from glmkit.inputs.images import IMAGE_SUFFIXES
 from glmkit.records import Prompt
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ def by_name(images: Path, prompts: Sequence[Prompt]) -> Found:
     found: dict[tuple[str, int], Path | Tile] = {}
     for path in sorted(images.iterdir()):
         match = re.fullmatch(r"(.+)_(\d+)", path.stem)
-        if path.suffix.lower() not in SUFFIXES:
+        if path.suffix.lower() not in IMAGE_SUFFIXES:
             continue
         if path.stem in ids:
             add(found, (path.stem, 0), path)

@@ -1,0 +1,1 @@
+"""Several processes on one task: a process group that trains together, and work shared through a folder."""

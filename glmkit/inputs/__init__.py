@@ -1,0 +1,1 @@
+"""What people bring, read in one place."""
