@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-NANO = Path(__file__).resolve().parents[2] / "data" / "nano"
+NANO = Path(__file__).resolve().parents[3] / "data" / "nano"
 INDEX = "model_index.json"
 DEFAULTS = defaults.FILE
 
