@@ -12,22 +12,23 @@ from pathlib import Path
 
 from PIL import Image, PngImagePlugin
 
-from glmkit.evaluation.ocr.process import Identity, Line, here
+from glmkit.evaluation.ocr.lines import EngineIdentity, RecognizedLine
+from glmkit.evaluation.ocr.process import local_command
 
 
-def identity(where: str) -> Identity:
-    return Identity(f"fake {where}".strip())
+def identity(location: str) -> EngineIdentity:
+    return EngineIdentity(f"fake {location}".strip())
 
 
 def processes(cores: int) -> int:
     return cores // 2
 
 
-def command(where: str, threads: int, number: int) -> list[str]:
-    return here(__name__, where, threads, number)
+def command(location: str, threads: int, number: int) -> list[str]:
+    return local_command(__name__, location, threads, number)
 
 
-def load(where: str, threads: int, number: int) -> Callable[[Path, int], list[Line]]:
+def load(location: str, threads: int, number: int) -> Callable[[Path, int], list[RecognizedLine]]:
     if os.environ.get("FAKE_OCR_BROKEN"):
         raise RuntimeError("no weights")
     return _read
@@ -45,7 +46,7 @@ def write(path: Path, *lines: str, confidence: float = 0.9, does: str = "read") 
     return path
 
 
-def _read(path: Path, tokens: int) -> list[Line]:
+def _read(path: Path, tokens: int) -> list[RecognizedLine]:
     print("libraries print, too")
     if log := os.environ.get("FAKE_OCR_LOG"):
         with open(log, "a", encoding="utf-8") as handle:
@@ -60,6 +61,9 @@ def _read(path: Path, tokens: int) -> list[Line]:
     if text["does"] == "fail":
         raise ValueError("unreadable")
     if text["does"] == "tokens":
-        return [Line(str(tokens), 1.0, (0, 0, 50, 8))]
+        return [RecognizedLine(str(tokens), 1.0, (0, 0, 50, 8))]
     rows = [value for key, value in text.items() if key.startswith("line")]
-    return [Line(value, float(text["confidence"]), (0, 10 * row, 50, 10 * row + 8)) for row, value in enumerate(rows)]
+    return [
+        RecognizedLine(value, float(text["confidence"]), (0, 10 * row, 50, 10 * row + 8))
+        for row, value in enumerate(rows)
+    ]

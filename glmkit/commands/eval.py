@@ -82,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
     device, drawing = (_device(arguments), None) if arguments.images is not None else _drawing(arguments)
     plan = Plan(
         suite=arguments.suite,
-        engine=ENGINE if arguments.ocr is None else engines.named(arguments.ocr),
+        engine=ENGINE if arguments.ocr is None else engines.resolve(arguments.ocr),
         data=arguments.data,
         split=arguments.split,
         limit=arguments.limit,

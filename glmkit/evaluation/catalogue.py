@@ -47,7 +47,7 @@ def _checked(entry: Entry, check: Callable[[], object]) -> Entry:
 def _suites() -> Iterator[Entry]:
     for name in suites.names():
         suite = suites.load(name)
-        official = f"; official with {suite.official.reader}" if suite.official is not None else ""
+        official = f"; official with {suite.official.engine}" if suite.official is not None else ""
         yield _checked(Entry("suite", name, ", ".join(suite.metrics) + official), partial(suite.files, None))
 
 
@@ -73,8 +73,8 @@ def _metrics() -> Iterator[Entry]:
 
 def _engines() -> Iterator[Entry]:
     for name in engines.names():
-        module, _ = engines.find(engines.named(name))
-        yield _checked(Entry("engine", name, module.READER), module.check)
+        module, _ = engines.find(engines.resolve(name))
+        yield _checked(Entry("engine", name, module.NAME), module.check)
 
 
 def _references() -> Iterator[Entry]:

@@ -17,10 +17,10 @@ from glmkit.evaluation import baselines, stats, suites
 from glmkit.evaluation.baselines import Baseline
 from glmkit.evaluation.images import Drawing, copy, draw, write_references
 from glmkit.evaluation.ocr import engines
-from glmkit.evaluation.ocr.cache import Reading, readings
-from glmkit.evaluation.ocr.process import Identity, ReadError, reading_order
+from glmkit.evaluation.ocr.cache import recognize
+from glmkit.evaluation.ocr.lines import EngineIdentity, OcrError, OcrResult, reading_order
 from glmkit.evaluation.suites.shared.base import Suite, family, why_not_official
-from glmkit.evaluation.suites.shared.layouts import Found
+from glmkit.evaluation.suites.shared.layouts import ImageFiles
 from glmkit.files import write_json, write_jsonl
 from glmkit.generation.options import Effort
 from glmkit.hashing import file_sha256, fingerprint
@@ -69,10 +69,10 @@ class Plan:
         return self.images.resolve()
 
     @cached_property
-    def reader(self) -> Identity:
+    def engine_identity(self) -> EngineIdentity:
         """The OCR engine with its weights and versions; finding out may start the engine or hash its weights."""
-        module, where = engines.find(self.engine)
-        identity: Identity = module.identity(where)
+        module, location = engines.find(self.engine)
+        identity: EngineIdentity = module.identity(location)
         return identity
 
     @cached_property
@@ -97,7 +97,7 @@ class Plan:
             "suite_fingerprint": _digest(self.prompt_files())[:16],
             "split": self.split,
             "limit": self.limit,
-            "ocr": f"{self.reader} confidence>={MIN_CONFIDENCE}",
+            "ocr": f"{self.engine_identity} confidence>={MIN_CONFIDENCE}",
         }
         if self.drawing is None:
             return {**shared, "images": str(self._images), "seeds": self.seeds}
@@ -124,14 +124,14 @@ def evaluate(plan: Plan, folder: Path, device: str = "cpu", effort: Effort | Non
     """Run the plan in `folder`, or continue it there; UserError with the difference when it holds another plan.
 
     Images are drawn, and their features extracted, on `device`; OCR runs on the CPU. Writes manifest.json,
-    references/ (where the suite has some), images.jsonl, images/, readings.jsonl (raw OCR), scores.jsonl and
+    references/ (where the suite has some), images.jsonl, images/, recognized_lines.jsonl (raw OCR), scores.jsonl and
     summary.json.
     """
     suite = suites.load(plan.suite)
     prompts = suites.prompts(suite, plan.split, plan.limit, plan.data)
     settings = plan.settings()
     measures = _measures(plan, device)
-    found: Found | None = None
+    found: ImageFiles | None = None
     if plan.drawing is None:
         found = suite.find(Path(settings["images"]), prompts)
         open_run(folder, "eval", settings)
@@ -162,19 +162,19 @@ def _scored(
     suite: Suite,
     prompts: Sequence[Prompt],
     generations: Sequence[Generation],
-    found: Found | None,
+    found: ImageFiles | None,
     folder: Path,
     measures: Measures | None,
 ) -> Summary:
-    """From the images of a run to its summary; writes readings.jsonl, scores.jsonl and summary.json."""
+    """From the images of a run to its summary; writes recognized_lines.jsonl, scores.jsonl and summary.json."""
     by_id = {prompt.id: prompt for prompt in prompts}
-    answers = {name: suite.answer_tokens(prompt) for name, prompt in by_id.items()}
-    read = readings(folder, generations, plan.engine, plan.reader, answers)
+    answers = {name: suite.max_answer_tokens(prompt) for name, prompt in by_id.items()}
+    read = recognize(folder, generations, plan.engine, plan.engine_identity, answers)
     scores = [score(suite, by_id[row.prompt_id], row, read, folder) for row in generations]
     if measures is not None:
         scores = measures.scores(folder, generations, scores)
     write_jsonl(folder / "scores.jsonl", (row.to_dict() for row in scores))
-    summary = summarise(plan, suite, scores, plan.reader, found)
+    summary = summarise(plan, suite, scores, plan.engine_identity, found)
     if measures is not None:
         summary = measures.summary(folder, generations, scores, summary)
     write_json(folder / "summary.json", summary.to_dict())
@@ -190,19 +190,21 @@ def _measures(plan: Plan, device: str) -> Measures | None:
     return Measures.load(plan.clip, plan.references, device)
 
 
-def score(suite: Suite, prompt: Prompt, row: Generation, read: Mapping[str, Reading], folder: Path) -> Score:
+def score(suite: Suite, prompt: Prompt, row: Generation, read: Mapping[str, OcrResult], folder: Path) -> Score:
     """One image: compared when it was drawn and read, otherwise a row with the error."""
     empty = Score(row.id, prompt.id, row.seed, prompt.split, prompt.language, prompt.texts)
     if row.file is None or row.id not in read:
         return replace(empty, error=row.error)
     result = read[row.id]
-    if isinstance(result, ReadError):
+    if isinstance(result, OcrError):
         return replace(empty, error=f"OCR: {result}")
     lines = tuple(line.text for line in reading_order(result) if line.confidence >= MIN_CONFIDENCE)
     return replace(empty, recognized_lines=lines, counts=suite.counts(prompt, lines, folder / row.file))
 
 
-def summarise(plan: Plan, suite: Suite, scores: Sequence[Score], reader: Identity, found: Found | None) -> Summary:
+def summarise(
+    plan: Plan, suite: Suite, scores: Sequence[Score], identity: EngineIdentity, found: ImageFiles | None
+) -> Summary:
     """Pooled scores of everything and of each split, with intervals over prompts, and what they may be called.
 
     `found` are the image files, None when a model drew them.
@@ -210,7 +212,7 @@ def summarise(plan: Plan, suite: Suite, scores: Sequence[Score], reader: Identit
     splits = dict.fromkeys(row.split for row in scores)
     why_not: tuple[str, ...] = ()
     if suite.official is not None:
-        why_not = why_not_official(suite.official, reader, plan.prompt_files(), scores, found)
+        why_not = why_not_official(suite.official, identity, plan.prompt_files(), scores, found)
     return Summary(
         suite=plan.suite,
         model=plan.name,
@@ -218,9 +220,9 @@ def summarise(plan: Plan, suite: Suite, scores: Sequence[Score], reader: Identit
         **_pooled(suite, scores),
         splits={split: _pooled(suite, [row for row in scores if row.split == split]) for split in splits},
         metrics=suite.metrics,
-        ocr=f"{reader} confidence>={MIN_CONFIDENCE}",
+        ocr=f"{identity} confidence>={MIN_CONFIDENCE}",
         bootstrap={"unit": "prompt", "resamples": stats.RESAMPLES, "level": stats.LEVEL, "seed": stats.SEED},
-        family=family(suite, reader, why_not),
+        family=family(suite, identity, why_not),
         why_not_official=why_not,
     )
 

@@ -16,7 +16,7 @@ from glmkit.errors import UserError
 from glmkit.evaluation.baseline_images import draw_missing
 from glmkit.evaluation.baselines import Baseline
 from glmkit.evaluation.suites.shared.base import Suite
-from glmkit.evaluation.suites.shared.layouts import Found, Tile
+from glmkit.evaluation.suites.shared.layouts import GridTile, ImageFiles
 from glmkit.files import append_jsonl, atomic_path, read_jsonl, write_jsonl
 from glmkit.generation.images import save_image
 from glmkit.generation.options import Effort
@@ -181,7 +181,7 @@ def _drawn_by(
         yield _row(name, *wanted[name], round(done.seconds, 3), done.error)
 
 
-def copy(folder: Path, found: Found, prompts: Sequence[Prompt], seeds: int | None) -> list[Generation]:
+def copy(folder: Path, found: ImageFiles, prompts: Sequence[Prompt], seeds: int | None) -> list[Generation]:
     """Copy images into the run folder, in prompt order; a prompt without its image is a row with an error.
 
     Each prompt should have seeds 0 to `seeds` - 1; without `seeds` as many as the prompt with the most images, so
@@ -206,11 +206,11 @@ def _filled(seeds: Sequence[int], count: int) -> list[int]:
     return sorted([*seeds, *itertools.islice(absent, count - len(seeds))])
 
 
-def _copied(folder: Path, source: Path | Tile | None, prompt: Prompt, seed: int) -> Generation:
+def _copied(folder: Path, source: Path | GridTile | None, prompt: Prompt, seed: int) -> Generation:
     row = Generation(f"{prompt.id}_{seed}", prompt.id, prompt.prompt, seed)
     if source is None:
         return replace(row, error="not in the folder")
-    if isinstance(source, Tile):
+    if isinstance(source, GridTile):
         return _cut(folder, source, row)
     file = f"images/{row.id}{source.suffix.lower()}"
     target = folder / file
@@ -220,7 +220,7 @@ def _copied(folder: Path, source: Path | Tile | None, prompt: Prompt, seed: int)
     return replace(row, file=file)
 
 
-def _cut(folder: Path, tile: Tile, row: Generation) -> Generation:
+def _cut(folder: Path, tile: GridTile, row: Generation) -> Generation:
     """One image of a grid, saved as OneIG-Bench saves it before it reads it: JPEG with Pillow's quality.
 
     Black tiles stand for images that could not be made.

@@ -71,7 +71,7 @@ def test_lines_below_the_confidence_are_not_compared(suite: str, images: Path, t
     fake_ocr.write(images / "a.png", "red fox", confidence=0.49)
     evaluate(plan(images), tmp_path / "run")
     assert scores(tmp_path / "run")["a_0"].recognized_lines == ()
-    assert read_jsonl(tmp_path / "run" / "readings.jsonl")[0]["lines"]
+    assert read_jsonl(tmp_path / "run" / "recognized_lines.jsonl")[0]["lines"]
 
 
 def test_wanted_seeds_split_and_limit(suite: str, images: Path, tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_another_run_on_the_same_images_reads_nothing_again(
     evaluate(plan(images), tmp_path / "one")
     evaluate(plan(images, limit=1), tmp_path / "two")
     assert len(ocr_log.read_text().splitlines()) == 3
-    assert len(read_jsonl(tmp_path / "two" / "readings.jsonl")) == 1
+    assert len(read_jsonl(tmp_path / "two" / "recognized_lines.jsonl")) == 1
     evaluate(plan(images, engine="fake_ocr:another place"), tmp_path / "three")
     assert len(ocr_log.read_text().splitlines()) == 6
 
@@ -126,11 +126,11 @@ def test_a_killed_run_continues_to_the_same_numbers(
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    with (run / "readings.jsonl").open("a") as journal:
+    with (run / "recognized_lines.jsonl").open("a") as journal:
         journal.write('{"sha256": "cut o')
     _wait_for_the_end_of(int(ocr_log.read_text().split()[0]))
     assert not (run / "summary.json").exists()
-    read_before = len(read_jsonl(run / "readings.jsonl", partial=True))
+    read_before = len(read_jsonl(run / "recognized_lines.jsonl", partial=True))
     assert 3 <= read_before < 12
     ocr_log.write_text("")
 

@@ -1,77 +1,91 @@
-"""What OCR read in the images of a run, kept twice: in the run folder, and in a cache that all runs share.
+"""Recognized lines of the images of a run, stored twice: in the run folder, and in a cache that all runs share.
 
 An image is known by its content, the engine with its weights, and the longest answer that was allowed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import track
 
-from glmkit.evaluation.ocr.process import Identity, Line, ReadError, read_all
+from glmkit.evaluation.ocr.lines import EngineIdentity, OcrError, OcrResult, RecognizedLine
+from glmkit.evaluation.ocr.process import recognize_images
 from glmkit.files import append_jsonl, read_json, read_jsonl, write_json
 from glmkit.hashing import file_sha256
 from glmkit.records import Generation
 from glmkit.runs import cache_folder
 
-Reading = tuple[Line, ...] | ReadError
-Content = tuple[str, int]  # sha256 of an image, tokens that the answer may have
+FILE = "recognized_lines.jsonl"
+ImageKey = tuple[str, int]  # sha256 of an image, tokens that the answer may have
 
 
-def readings(
-    folder: Path, generations: Sequence[Generation], engine: str, identity: Identity, tokens: Mapping[str, int]
-) -> dict[str, Reading]:
-    """Image id -> its lines, or why they could not be read; `tokens` maps a prompt id to the longest answer.
+def recognize(
+    folder: Path,
+    generations: Sequence[Generation],
+    engine: str,
+    identity: EngineIdentity,
+    max_tokens: Mapping[str, int],
+) -> dict[str, OcrResult]:
+    """Map image ids to recognized lines, or to why OCR failed; `max_tokens` maps a prompt id to the longest answer.
 
-    Content that any run has read before is not read again. Every reading is a line of the run's readings.jsonl.
+    Content that any run has had before is not recognized again. The lines of every image are one line of the run's
+    `FILE`.
     """
-    files = {row.id: folder / row.file for row in generations if row.file}
-    contents = {row.id: (file_sha256(files[row.id]), tokens[row.prompt_id]) for row in generations if row.file}
-    known: dict[Content, Reading] = {**_journal(folder, identity)}
-    missing = [content for content in dict.fromkeys(contents.values()) if content not in known]
-    remembered = {content: lines for content in missing if (lines := _remembered(content, identity)) is not None}
-    if remembered:
-        _note(folder, remembered, identity)
-    known |= remembered
-    unread = {content: files[name] for name, content in contents.items() if content not in known}
-    by_file = {path: content for content, path in unread.items()}
-    asked = {path: most for path, (_, most) in by_file.items()}
-    results = read_all(asked, engine) if asked else ()
-    for path, result in track(results, "reading", len(asked), console=Console(stderr=True), disable=not asked):
-        content = by_file[path]
-        known[content] = result
-        if not isinstance(result, ReadError):
-            _note(folder, {content: result}, identity)
-            write_json(_memory(content, identity), [line.to_dict() for line in result])
-    return {name: known[content] for name, content in contents.items()}
+    files = {image.id: folder / image.file for image in generations if image.file}
+    keys = {
+        image.id: (file_sha256(files[image.id]), max_tokens[image.prompt_id]) for image in generations if image.file
+    }
+    results: dict[ImageKey, OcrResult] = {**_of_run(folder, identity)}
+    missing = [key for key in dict.fromkeys(keys.values()) if key not in results]
+    cached = {key: lines for key in missing if (lines := _of_cache(key, identity)) is not None}
+    if cached:
+        _append(folder, cached, identity)
+    results |= cached
+    distinct = {key: files[name] for name, key in keys.items() if key not in results}
+    key_of = {path: key for key, path in distinct.items()}
+    for path, result in _recognize_new({path: most for path, (_, most) in key_of.items()}, engine):
+        key = key_of[path]
+        results[key] = result
+        if not isinstance(result, OcrError):
+            _append(folder, {key: result}, identity)
+            write_json(_cache_file(key, identity), [line.to_dict() for line in result])
+    return {name: results[key] for name, key in keys.items()}
 
 
-def _journal(folder: Path, identity: Identity) -> dict[Content, tuple[Line, ...]]:
-    journal = folder / "readings.jsonl"
-    rows = read_jsonl(journal, partial=True) if journal.exists() else []
+def _recognize_new(images: Mapping[Path, int], engine: str) -> Iterable[tuple[Path, OcrResult]]:
+    """Recognize images (file -> longest answer) with a progress bar; none costs nothing."""
+    if not images:
+        return ()
+    return track(recognize_images(images, engine), "recognizing text", len(images), console=Console(stderr=True))
+
+
+def _of_run(folder: Path, identity: EngineIdentity) -> dict[ImageKey, tuple[RecognizedLine, ...]]:
+    """Read what the run folder holds of this engine."""
+    path = folder / FILE
+    records = read_jsonl(path, partial=True) if path.exists() else []
     return {
-        (row["sha256"], row["tokens"]): tuple(Line.from_dict(line) for line in row["lines"])
-        for row in rows
-        if row["engine"] == identity.key
+        (record["sha256"], record["max_tokens"]): tuple(RecognizedLine.from_dict(line) for line in record["lines"])
+        for record in records
+        if record["engine"] == identity.key
     }
 
 
-def _note(folder: Path, found: Mapping[Content, tuple[Line, ...]], identity: Identity) -> None:
-    rows = [
-        {"sha256": digest, "tokens": tokens, "engine": identity.key, "lines": [line.to_dict() for line in lines]}
-        for (digest, tokens), lines in found.items()
+def _append(folder: Path, results: Mapping[ImageKey, tuple[RecognizedLine, ...]], identity: EngineIdentity) -> None:
+    records = [
+        {"sha256": sha256, "max_tokens": most, "engine": identity.key, "lines": [line.to_dict() for line in lines]}
+        for (sha256, most), lines in results.items()
     ]
-    append_jsonl(folder / "readings.jsonl", *rows)
+    append_jsonl(folder / FILE, *records)
 
 
-def _remembered(content: Content, identity: Identity) -> tuple[Line, ...] | None:
-    path = _memory(content, identity)
-    return tuple(Line.from_dict(line) for line in read_json(path)) if path.exists() else None
+def _of_cache(key: ImageKey, identity: EngineIdentity) -> tuple[RecognizedLine, ...] | None:
+    path = _cache_file(key, identity)
+    return tuple(RecognizedLine.from_dict(line) for line in read_json(path)) if path.exists() else None
 
 
-def _memory(content: Content, identity: Identity) -> Path:
-    digest, tokens = content
-    return cache_folder() / "readings" / identity.key / digest[:2] / f"{digest}-{tokens}.json"
+def _cache_file(key: ImageKey, identity: EngineIdentity) -> Path:
+    sha256, most = key
+    return cache_folder() / "recognized_lines" / identity.key / sha256[:2] / f"{sha256}-{most}.json"

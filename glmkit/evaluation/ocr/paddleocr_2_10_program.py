@@ -1,9 +1,9 @@
 """CVTG-2K's OCR, to be run by the Python of an environment that has paddleocr 2.10.0 (and no glmkit).
 
-    PYTHON paddleocr_2_10.py identity                  one line of JSON: versions, sha256 of the six weight files
-    PYTHON paddleocr_2_10.py serve THREADS             lines of JSON: {"path"} in, {"lines"} or {"error"} out
-    PYTHON paddleocr_2_10.py folder IMAGES FILE      reads all images in a folder into a file, for elsewhere;
-                                                       started again, it reads what the file lacks
+    PYTHON paddleocr_2_10_program.py identity             one line of JSON: versions, sha256 of the six weight files
+    PYTHON paddleocr_2_10_program.py serve THREADS        lines of JSON: {"path"} in, {"lines"} or {"error"} out
+    PYTHON paddleocr_2_10_program.py folder IMAGES FILE   the lines of all images of a folder into a file, to be used
+                                                          elsewhere; started again, it adds what the file lacks
 
 PaddleOCR downloads its three models into ~/.paddleocr when it is first started.
 """
@@ -22,22 +22,24 @@ IMAGES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def start(threads: int) -> Any:
-    """The engine with the settings of the benchmark; all others are the defaults of 2.10.0."""
+    """Start the engine with the settings of the benchmark; all others are the defaults of 2.10.0."""
     from paddleocr import PaddleOCR
 
     return PaddleOCR(use_angle_cls=True, lang="en", show_log=False, use_gpu=False, cpu_threads=threads)
 
 
 def identity(engine: Any) -> dict[str, Any]:
-    places = engine.text_detector.args  # all three parts share one namespace of settings
+    """Name versions, and the sha256 of the six files of weights."""
+    settings = engine.text_detector.args  # the three networks share one namespace
     weights = {}
     for name in ("det", "rec", "cls"):
         for file in FILES:
-            weights[f"{name}/{file}"] = sha256(os.path.join(getattr(places, name + "_model_dir"), file))
+            weights[f"{name}/{file}"] = sha256(os.path.join(getattr(settings, name + "_model_dir"), file))
     return {"paddleocr": version("paddleocr"), "paddlepaddle": version("paddlepaddle"), "weights": weights}
 
 
-def read(engine: Any, path: str) -> list[dict[str, Any]]:
+def recognize(engine: Any, path: str) -> list[dict[str, Any]]:
+    """Give the lines of an image with confidence and box."""
     pages = engine.ocr(path, cls=True)
     lines = []
     for box, (text, confidence) in [line for page in pages if page for line in page]:
@@ -48,13 +50,15 @@ def read(engine: Any, path: str) -> list[dict[str, Any]]:
 
 
 def attempt(engine: Any, path: str) -> dict[str, Any]:
+    """Give the lines of an image, or the error."""
     try:
-        return {"lines": read(engine, path)}
-    except Exception as error:  # any failure is this image's error row
+        return {"lines": recognize(engine, path)}
+    except Exception as error:  # whatever fails is the error of this image
         return {"error": f"{type(error).__name__}: {error}"}
 
 
 def serve(engine: Any, answers: TextIO) -> None:
+    """Answer requests on the standard input until it ends."""
     for line in sys.stdin:
         path = json.loads(line).get("path")
         answer = attempt(engine, path) if path else {}
@@ -62,16 +66,16 @@ def serve(engine: Any, answers: TextIO) -> None:
         answers.flush()
 
 
-def read_folder(engine: Any, images: str, file: str) -> None:
-    """One line that says who read, then a line an image with its sha256."""
+def recognize_folder(engine: Any, images: str, file: str) -> None:
+    """Write one line that names the engine, then one line per image with its sha256."""
     about = {"identity": identity(engine)}
-    rows = stored(file)
-    if rows and rows[0] != about:
-        sys.exit(f"{file} was made by another engine: {rows[0]}")
-    known = {row["sha256"] for row in rows[1:] if "lines" in row}
+    records = stored(file)
+    if records and records[0] != about:
+        sys.exit(f"{file} was made by another engine: {records[0]}")
+    known = {record["sha256"] for record in records[1:] if "lines" in record}
     with open(file, "w", encoding="utf-8") as out:  # without what a kill left unfinished
-        for row in rows or [about]:
-            out.write(json.dumps(row) + "\n")
+        for record in records or [about]:
+            out.write(json.dumps(record) + "\n")
         for folder, _, names in sorted(os.walk(images)):
             for name in sorted(names):
                 if name.lower().endswith(IMAGES):
@@ -84,6 +88,7 @@ def read_folder(engine: Any, images: str, file: str) -> None:
 
 
 def stored(file: str) -> list[dict[str, Any]]:
+    """Read the complete lines of a file that an earlier start left."""
     if not os.path.exists(file):
         return []
     with open(file, encoding="utf-8") as handle:
@@ -91,11 +96,13 @@ def stored(file: str) -> list[dict[str, Any]]:
 
 
 def sha256(path: str) -> str:
+    """Hash the content of a file."""
     with open(path, "rb") as handle:
         return hashlib.sha256(handle.read()).hexdigest()
 
 
 def main() -> None:
+    """Do the task that the command line names."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print must not mix with answers
     task, *rest = sys.argv[1:] or ["no task"]
@@ -105,7 +112,7 @@ def main() -> None:
     elif task == "serve":
         serve(start(int(rest[0])), answers)
     elif task == "folder" and len(rest) == 2:
-        read_folder(start(os.cpu_count() or 1), *rest)
+        recognize_folder(start(os.cpu_count() or 1), *rest)
     else:
         sys.exit(__doc__)
 

@@ -15,11 +15,12 @@ _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def names() -> list[str]:
+    """List the suites."""
     return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__) if not module.ispkg)
 
 
 def load(name: str) -> Suite:
-    """The suite of that name; UserError with the nearest name when there is none."""
+    """Load the suite of that name; UserError with the nearest name when there is none."""
     if name not in names():
         raise unknown("suite", name, names())
     suite: Suite = importlib.import_module(f"{__name__}.{name.replace('-', '_')}").SUITE
@@ -27,16 +28,16 @@ def load(name: str) -> Suite:
 
 
 def prompts(suite: Suite, split: str | None = None, limit: int | None = None, data: Path | None = None) -> list[Prompt]:
-    """The prompts of a suite in the order of its files: those of `split`, and the first `limit` of each split.
+    """Read the prompts of a suite in the order of its files: those of `split`, and the first `limit` of each split.
 
     `data` is the folder with the prompt files of a public benchmark.
     """
     chosen: list[Prompt] = []
     sizes: dict[str, int] = {}
     files = suite.files(data)
-    given = suite.read(files)
-    _check_ids(files[0].parent, given)
-    for prompt in given:
+    everything = suite.read(files)
+    _check_ids(files[0].parent, everything)
+    for prompt in everything:
         sizes[prompt.split] = sizes.get(prompt.split, 0) + 1
         if split in (None, prompt.split) and (limit is None or sizes[prompt.split] <= limit):
             chosen.append(prompt)

@@ -15,12 +15,12 @@ from glmkit.errors import UserError
 from glmkit.evaluation.metrics.published import cvtg_scores
 from glmkit.evaluation.ocr.engines import cvtg_paddleocr
 from glmkit.evaluation.suites.shared import layouts
-from glmkit.evaluation.suites.shared.base import Counts, Official, Suite, in_data
-from glmkit.evaluation.suites.shared.layouts import Found, Tile
+from glmkit.evaluation.suites.shared.base import Counts, OfficialProtocol, Suite, files_in
+from glmkit.evaluation.suites.shared.layouts import GridTile, ImageFiles
 from glmkit.files import read_json
 from glmkit.records import Prompt
 
-PARTS = ("CVTG", "CVTG-Style")
+SUBSETS = ("CVTG", "CVTG-Style")
 AREAS = (2, 3, 4, 5)
 METRICS = {
     "word_accuracy": {
@@ -38,53 +38,61 @@ METRICS = {
 
 
 class Cvtg2k(Suite):
+    """Score the words between single quotes, by subset and number of texts."""
+
     metrics = METRICS
-    official = Official("CVTG-2K", cvtg_paddleocr.READER, cvtg_paddleocr.WEIGHTS, prompts=2000, images_a_prompt=1)
+    official = OfficialProtocol(
+        "CVTG-2K", cvtg_paddleocr.NAME, cvtg_paddleocr.WEIGHTS, prompts=2000, images_per_prompt=1
+    )
 
     def files(self, data: Path | None) -> list[Path]:
+        """Give the eight files."""
         fetch = "hf download dnkdnk/CVTG-2K CVTG-2K.zip --repo-type dataset --local-dir . && unzip CVTG-2K.zip"
         fix = f"{fetch}, then --data DIR with CVTG/2.json to CVTG-Style/5.json"
-        return in_data("cvtg-2k", data, _prompt_files, fix)
+        return files_in("cvtg-2k", data, _prompt_files, fix)
 
     def read(self, files: Sequence[Path]) -> list[Prompt]:
-        kinds = [(part, area) for part in PARTS for area in AREAS]
+        """Read the prompts of every subset and number of texts."""
+        kinds = [(subset, area) for subset in SUBSETS for area in AREAS]
         return [
-            _prompt(path, part, area, entry)
-            for path, (part, area) in zip(files, kinds, strict=True)
+            _prompt(path, subset, area, entry)
+            for path, (subset, area) in zip(files, kinds, strict=True)
             for entry in _entries(path)
         ]
 
-    def counts(self, prompt: Prompt, read: Sequence[str], image: Path) -> Counts:
-        scores = cvtg_scores(prompt.prompt, list(read))
+    def counts(self, prompt: Prompt, lines: Sequence[str], image: Path) -> Counts:
+        """Count hits and similarity of the words of the prompt."""
+        scores = cvtg_scores(prompt.prompt, list(lines))
         return {
             "word_accuracy": (sum(score.hit for score in scores), len(scores)),
             "ned": (sum(score.similarity for score in scores), len(scores)),
         }
 
-    def find(self, images: Path, prompts: Sequence[Prompt]) -> Found:
-        """Images in the benchmark's folders, or named after prompt ids as `glmkit eval` names them."""
-        if not any(_part(images, part).is_dir() for part in PARTS):
+    def find(self, images: Path, prompts: Sequence[Prompt]) -> ImageFiles:
+        """Find images in the benchmark's folders, or named after prompt ids as `glmkit eval` names them."""
+        if not any(_subset_folder(images, subset).is_dir() for subset in SUBSETS):
             return super().find(images, prompts)
-        found: dict[tuple[str, int], Path | Tile] = {}
+        files: dict[tuple[str, int], Path | GridTile] = {}
         ids = {prompt.id for prompt in prompts}
-        for part in PARTS:
+        for subset in SUBSETS:
             for area in AREAS:
-                for path in sorted((_part(images, part) / str(area)).glob("*")):
-                    name = _name(part, area, path.stem)
+                for path in sorted((_subset_folder(images, subset) / str(area)).glob("*")):
+                    name = _name(subset, area, path.stem)
                     if name in ids and path.suffix.lower() in (".png", ".jpg", ".jpeg"):
-                        layouts.add(found, (name, 0), path)
-        if not found:
-            raise layouts.nothing_found(images, "CVTG/2/0.png")
-        return found
+                        layouts.add(files, (name, 0), path)
+        if not files:
+            raise layouts.no_image(images, "CVTG/2/0.png")
+        return files
 
 
 def _prompt_files(data: Path) -> list[Path]:
-    return [_part(data, part) / f"{area}.json" for part in PARTS for area in AREAS]
+    return [_subset_folder(data, subset) / f"{area}.json" for subset in SUBSETS for area in AREAS]
 
 
-def _part(folder: Path, part: str) -> Path:
-    """The folder of a part; the published archive writes CVTG-style, the published script CVTG-Style."""
-    return next((path for path in (folder / part, folder / part.replace("S", "s")) if path.is_dir()), folder / part)
+def _subset_folder(folder: Path, subset: str) -> Path:
+    """Find the folder of a subset; the published archive writes CVTG-style, the published script CVTG-Style."""
+    spellings = (folder / subset, folder / subset.replace("S", "s"))
+    return next((path for path in spellings if path.is_dir()), folder / subset)
 
 
 def _entries(path: Path) -> list[Any]:
@@ -95,15 +103,15 @@ def _entries(path: Path) -> list[Any]:
     return entries
 
 
-def _prompt(path: Path, part: str, area: int, entry: Any) -> Prompt:
+def _prompt(path: Path, subset: str, area: int, entry: Any) -> Prompt:
     if not isinstance(entry, dict) or "index" not in entry or not isinstance(entry.get("prompt"), str):
         raise UserError(f"{path}: an entry needs index and prompt", found=entry, fix="take the file from CVTG-2K.zip")
     texts = tuple(text for text in re.findall("'(.*?)'", entry["prompt"]) if text.strip())
-    return Prompt(_name(part, area, entry["index"]), entry["prompt"], texts, split=f"{part}-{area}")
+    return Prompt(_name(subset, area, entry["index"]), entry["prompt"], texts, split=f"{subset}-{area}")
 
 
-def _name(part: str, area: int, index: object) -> str:
-    return f"{part}-{area}-{index}"
+def _name(subset: str, area: int, index: object) -> str:
+    return f"{subset}-{area}-{index}"
 
 
 SUITE = Cvtg2k()

@@ -11,7 +11,7 @@ from PIL import Image
 import glmkit
 from glmkit.errors import UserError
 from glmkit.evaluation.metrics import text
-from glmkit.evaluation.suites.shared.base import Counts, OwnSuite
+from glmkit.evaluation.suites.shared.base import BuiltInSuite, Counts
 from glmkit.posters.check_edits import background_psnr, edit_succeeded
 from glmkit.posters.edit_set import edit_set
 from glmkit.posters.edits import Edit
@@ -35,44 +35,46 @@ METRICS: Mapping[str, Mapping[str, str]] = {
     },
     "word_accuracy": {
         "direction": "higher",
-        "definition": "Of all texts that the edited image should show, kept ones included. "
+        "definition": "All texts that the edited image should show count, unchanged ones included. "
         + text.METRICS["word_accuracy"]["definition"],
     },
 }
 
 
 def references(prompt: Prompt) -> dict[str, Image.Image]:
+    """Render the poster before and after the edit."""
     edit = _edit(prompt)
     return {"source": render(edit.source), "expected": render(edit.target)}
 
 
-def counts(prompt: Prompt, read: Sequence[str], path: Path) -> Counts:
+def counts(prompt: Prompt, lines: Sequence[str], path: Path) -> Counts:
+    """Score the edit and the rest of the image by pixels, and the texts by the recognized lines."""
     edit = _edit(prompt)
     with Image.open(path) as opened:
         image = opened.convert("RGB")
-    success = _replaced(edit, read) if edit.kind == "word" else edit_succeeded(image, edit)
+    success = _replaced(edit, lines) if edit.kind == "word" else edit_succeeded(image, edit)
     return {
         "edit_success": (success, 1),
         "background_psnr": (background_psnr(image, edit), 1),
-        "word_accuracy": text.counts(prompt.texts, read, prompt.language)["word_accuracy"],
+        "word_accuracy": text.counts(prompt.texts, lines, prompt.language)["word_accuracy"],
     }
 
 
-def _replaced(edit: Edit, read: Sequence[str]) -> bool:
-    new, old, found = (Counter(text.units(texts, "en")) for texts in (edit.written, edit.erased, read))
-    return new <= found and not old & found
+def _replaced(edit: Edit, lines: Sequence[str]) -> bool:
+    new, old, read = (Counter(text.units(texts, "en")) for texts in (edit.written, edit.erased, lines))
+    return new <= read and not old & read
 
 
 def _edit(prompt: Prompt) -> Edit:
-    """The ground truth of a prompt; UserError when the file of prompts is not the one that the poster world draws."""
+    """Look up the ground truth of a prompt; UserError when the poster world would make another prompt."""
     edit = edit_set().get(prompt.id)
     if edit is None or (edit.instruction, edit.target.texts) != (prompt.prompt, prompt.texts):
         raise UserError(
-            f"{PROMPTS}: {prompt.id} is not what the poster world draws",
+            f"{PROMPTS}: {prompt.id} is not what the poster world makes",
             found=prompt.prompt,
             fix=f"python -m glmkit.posters.edit_set > {PROMPTS}",
         )
     return edit
 
 
-SUITE = OwnSuite(PROMPTS, METRICS, counts, references)
+SUITE = BuiltInSuite(PROMPTS, METRICS, counts, references)

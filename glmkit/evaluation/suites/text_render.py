@@ -1,6 +1,6 @@
 """text-render: our own prompts that ask for written words; scored by what OCR reads in the image.
 
-Where a prompt is of the poster grammar, it is also counted what the pixels show of the rest.
+Prompts of the poster grammar also count what the pixels show of the rest.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import glmkit
 from glmkit.evaluation.metrics import text
-from glmkit.evaluation.suites.shared.base import Counts, OwnSuite
+from glmkit.evaluation.suites.shared.base import BuiltInSuite, Counts
 from glmkit.inputs.images import read_image
 from glmkit.records import Prompt
 
@@ -27,18 +27,19 @@ METRICS: Mapping[str, Mapping[str, str]] = {
 }
 
 
-def counts(prompt: Prompt, read: Sequence[str], image: Path) -> Counts:
-    return {**text.counts(prompt.texts, read, prompt.language), "attribute_accuracy": _attributes(prompt, image)}
+def counts(prompt: Prompt, lines: Sequence[str], image: Path) -> Counts:
+    """Score the texts by the recognized lines, and attributes by pixels."""
+    return {**text.counts(prompt.texts, lines, prompt.language), "attribute_accuracy": _attributes(prompt, image)}
 
 
 def _attributes(prompt: Prompt, image: Path) -> tuple[float, float]:
-    """How many properties the image has, of how many; (0, 0) where nobody knows what it must show."""
+    """Count the properties that the image has, of how many; (0, 0) where its ground truth is not known."""
     from glmkit.posters.simple import attribute_checks  # imports torch
 
     if prompt.id not in attribute_checks():
         return 0, 0
-    found = attribute_checks()[prompt.id](read_image(image))
-    return sum(found.values()), len(found)
+    checked = attribute_checks()[prompt.id](read_image(image))
+    return sum(checked.values()), len(checked)
 
 
-SUITE = OwnSuite(PROMPTS, METRICS, counts)
+SUITE = BuiltInSuite(PROMPTS, METRICS, counts)

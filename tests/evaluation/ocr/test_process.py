@@ -9,13 +9,14 @@ import pytest
 
 from glmkit.errors import UserError
 from glmkit.evaluation.ocr import process
-from glmkit.evaluation.ocr.process import Line, ReadError, read_all, reading_order
+from glmkit.evaluation.ocr.lines import OcrError, RecognizedLine, reading_order
+from glmkit.evaluation.ocr.process import recognize_images
 
 pytestmark = pytest.mark.usefixtures("ocr_log")
 
 
 def results(*paths: Path) -> dict[str, object]:
-    found = dict(read_all(dict.fromkeys(paths, 1), "fake_ocr"))
+    found = dict(recognize_images(dict.fromkeys(paths, 1), "fake_ocr"))
     return {path.name: found[path] if isinstance(found[path], tuple) else str(found[path]) for path in paths}
 
 
@@ -28,7 +29,7 @@ def test_crash_failure_and_broken_file_cost_one_image_each(tmp_path: Path) -> No
         fake_ocr.write(tmp_path / "3.png", does="fail"),
         fake_ocr.write(tmp_path / "4.png"),
     )
-    assert found["1.png"] == (Line("Größe 狐狸", 0.9, (0, 0, 50, 8)),)
+    assert found["1.png"] == (RecognizedLine("Größe 狐狸", 0.9, (0, 0, 50, 8)),)
     assert "died" in str(found["2.png"])
     assert "cannot identify" in str(found["broken.png"])
     assert found["3.png"] == "ValueError: unreadable"
@@ -36,32 +37,32 @@ def test_crash_failure_and_broken_file_cost_one_image_each(tmp_path: Path) -> No
 
 
 def test_a_hang_costs_one_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "SECONDS_A_IMAGE", 2.0)
+    monkeypatch.setattr(process, "SECONDS_PER_IMAGE", 2.0)
     hangs, reads = fake_ocr.write(tmp_path / "1.png", does="hang"), fake_ocr.write(tmp_path / "2.png", "x")
-    found = dict(read_all({hangs: 1, reads: 1}, "fake_ocr"))
-    assert isinstance(found[hangs], ReadError) and found[reads] == (Line("x", 0.9, (0, 0, 50, 8)),)
+    found = dict(recognize_images({hangs: 1, reads: 1}, "fake_ocr"))
+    assert isinstance(found[hangs], OcrError) and found[reads] == (RecognizedLine("x", 0.9, (0, 0, 50, 8)),)
 
 
 def test_an_engine_that_does_not_start_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_OCR_BROKEN", "1")
     with pytest.raises(UserError, match="does not start.*\n.*no weights"):
-        list(read_all({fake_ocr.write(tmp_path / "1.png"): 1}, "fake_ocr"))
+        list(recognize_images({fake_ocr.write(tmp_path / "1.png"): 1}, "fake_ocr"))
 
 
 def test_many_images_are_shared_among_processes(tmp_path: Path, ocr_log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process.os, "sched_getaffinity", lambda pid: set(range(6)), raising=False)
-    monkeypatch.setattr(process, "IMAGES_A_PROCESS", 2)
+    monkeypatch.setattr(process, "IMAGES_PER_PROCESS", 2)
     monkeypatch.setenv("FAKE_OCR_SECONDS", "0.1")
     paths = [fake_ocr.write(tmp_path / f"{number}.png", f"text {number}") for number in range(8)]
     found = results(*paths)
-    assert found == {f"{number}.png": (Line(f"text {number}", 0.9, (0, 0, 50, 8)),) for number in range(8)}
+    assert found == {f"{number}.png": (RecognizedLine(f"text {number}", 0.9, (0, 0, 50, 8)),) for number in range(8)}
     notes = [line.split() for line in ocr_log.read_text().splitlines()]
     assert len({pid for pid, _ in notes}) == 3 and len(notes) == 8
 
 
 def test_reading_order_goes_by_rows_then_columns() -> None:
-    def line(text: str, left: int, top: int, height: int = 20) -> Line:
-        return Line(text, 1.0, (left, top, left + 40, top + height))
+    def line(text: str, left: int, top: int, height: int = 20) -> RecognizedLine:
+        return RecognizedLine(text, 1.0, (left, top, left + 40, top + height))
 
     # "big" is twice as high as its neighbour; "below" overlaps the first row by less than half
     lines = [line("below", 0, 32), line("right", 90, 6), line("left", 0, 9), line("big", 45, 0, 40)]

@@ -16,9 +16,9 @@ from glmkit.evaluation import suites
 from glmkit.evaluation.evaluate import Plan, evaluate
 from glmkit.evaluation.metrics.text import WordScore, cvtg_aggregate, cvtg_scores
 from glmkit.evaluation.ocr.engines import cvtg_paddleocr, qwen2_5_vl
-from glmkit.evaluation.ocr.process import Identity
-from glmkit.evaluation.suites.shared.base import Official, family, why_not_official
-from glmkit.evaluation.suites.shared.layouts import Tile
+from glmkit.evaluation.ocr.lines import EngineIdentity
+from glmkit.evaluation.suites.shared.base import OfficialProtocol, family, why_not_official
+from glmkit.evaluation.suites.shared.layouts import GridTile
 from glmkit.files import read_jsonl
 from glmkit.records import Score
 
@@ -48,7 +48,7 @@ def test_cvtg_from_files_to_scores(tmp_path: Path) -> None:
     assert summary.splits["CVTG-3"]["scores"]["word_accuracy"]["value"] == pytest.approx(1 / 2)
     assert summary.scores["word_accuracy"]["value"] == pytest.approx((8 * 1 + 7 * 2) / 45)
     assert summary.family == "formula of CVTG-2K, OCR engine fake"
-    assert summary.why_not_official[-1] == "15 of 2000 images (1 a prompt)"
+    assert summary.why_not_official[-1] == "15 of 2000 images (1 per prompt)"
     rows = {row["id"]: Score.from_dict(row) for row in read_jsonl(tmp_path / "run" / "scores.jsonl")}
     assert rows["CVTG-2-7_0"].error == "not in the folder"
     texts = {prompt.id: prompt.prompt for prompt in suites.prompts(suites.load("cvtg-2k"), data=data)}
@@ -84,47 +84,51 @@ def _owl() -> float:
 
 def test_complete_cvtg_on_the_official_engine_is_official(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     suite = suites.load("cvtg-2k")
-    monkeypatch.setattr(type(suite), "official", Official("CVTG-2K", "fake", {}, prompts=16, images_a_prompt=1))
+    monkeypatch.setattr(
+        type(suite), "official", OfficialProtocol("CVTG-2K", "fake", {}, prompts=16, images_per_prompt=1)
+    )
     data, images = public_files.cvtg(tmp_path / "data"), public_files.cvtg_images(tmp_path / "images")
     plan = Plan("cvtg-2k", "fake_ocr", data, images=images)
     assert evaluate(plan, tmp_path / "whole").family == "official"
     part = evaluate(replace(plan, split="CVTG-2"), tmp_path / "part")
     assert (part.family, part.why_not_official) == (
         "formula of CVTG-2K, OCR engine fake",
-        ("2 of 16 images (1 a prompt)",),
+        ("2 of 16 images (1 per prompt)",),
     )
 
 
 def test_what_official_means() -> None:
-    official = Official("B", "engine 1", {"w": "00"}, prompts=2, images_a_prompt=2, files={"p.json": "ff"}, tiles=True)
+    official = OfficialProtocol(
+        "B", "engine 1", {"w": "00"}, prompts=2, images_per_prompt=2, files={"p.json": "ff"}, grids=True
+    )
     scores = [Score(f"{name}_{seed}", name, seed, "all", "en", ("x",)) for name in "ab" for seed in (0, 1)]
-    tiles = {(name, seed): Tile(Path("a.webp"), 0, seed) for name in "ab" for seed in (0, 1)}
-    reader, files = Identity("engine 1", {"w": "00"}), {"p.json": "ff"}
+    tiles = {(name, seed): GridTile(Path("a.webp"), 0, seed) for name in "ab" for seed in (0, 1)}
+    identity, files = EngineIdentity("engine 1", {"w": "00"}), {"p.json": "ff"}
 
     def reasons(**changes: object) -> tuple[str, ...]:
-        given = {"official": official, "reader": reader, "files": files, "scores": scores, "images": tiles}
+        given = {"official": official, "identity": identity, "files": files, "scores": scores, "images": tiles}
         return why_not_official(**{**given, **changes})  # type: ignore[arg-type]
 
     assert reasons() == ()
-    assert reasons(reader=Identity("engine 2", {"w": "00"})) == ("read by engine 2, not by engine 1",)
-    assert reasons(reader=Identity("engine 1", {"w": "01"})) == ("other weights: w",)
-    assert reasons(reader=Identity("engine 1", {"w": "00", "more": "1"})) == ("other weights: more",)
-    assert reasons(reader=replace(reader, versions="numpy 2")) == ()
+    assert reasons(identity=EngineIdentity("engine 2", {"w": "00"})) == ("read by engine 2, not by engine 1",)
+    assert reasons(identity=EngineIdentity("engine 1", {"w": "01"})) == ("other weights: w",)
+    assert reasons(identity=EngineIdentity("engine 1", {"w": "00", "more": "1"})) == ("other weights: more",)
+    assert reasons(identity=replace(identity, versions="numpy 2")) == ()
     assert reasons(files={}) == ("p.json is not the published file",)
     assert reasons(images=None) == ("the images were not cut from the benchmark's grids",)
     failed = [*scores[:-1], replace(scores[-1], error="not in the folder")]
-    assert reasons(scores=failed) == ("3 of 4 images (2 a prompt)",)
-    assert reasons(scores=scores[:2]) == ("2 of 4 images (2 a prompt)",)
+    assert reasons(scores=failed) == ("3 of 4 images (2 per prompt)",)
+    assert reasons(scores=scores[:2]) == ("2 of 4 images (2 per prompt)",)
     twice = [*scores[:-1], replace(scores[-1], id="a_2", prompt_id="a")]
-    assert reasons(scores=twice) == ("4 of 4 images (2 a prompt)",)
+    assert reasons(scores=twice) == ("4 of 4 images (2 per prompt)",)
 
 
 def test_names_of_scores() -> None:
     suite = suites.load("longtext-en")
-    assert family(suite, Identity("x"), ()) == "official"
-    assert family(suite, Identity("x"), ("why",)) == "formula of LongText-Bench (en), OCR engine x"
-    assert family(suites.load("text-render"), Identity("x"), ()) == "read by x"
-    assert {suites.load(name).official.reader for name in ("longtext-zh", "oneig-text-en")} == {qwen2_5_vl.READER}  # type: ignore[union-attr]
+    assert family(suite, EngineIdentity("x"), ()) == "official"
+    assert family(suite, EngineIdentity("x"), ("why",)) == "formula of LongText-Bench (en), OCR engine x"
+    assert family(suites.load("text-render"), EngineIdentity("x"), ()) == "read by x"
+    assert {suites.load(name).official.engine for name in ("longtext-zh", "oneig-text-en")} == {qwen2_5_vl.NAME}  # type: ignore[union-attr]
     assert suites.load("cvtg-2k").official.weights == cvtg_paddleocr.WEIGHTS  # type: ignore[union-attr]
 
 
@@ -177,7 +181,7 @@ def test_oneig_pools_before_it_combines(tmp_path: Path) -> None:
 def test_how_long_an_answer_may_be(tmp_path: Path) -> None:
     data = public_files.oneig(tmp_path)
     suite = suites.load("oneig-text-en")
-    assert [suite.answer_tokens(prompt) for prompt in suites.prompts(suite, data=data)] == [128, 128, 256]
+    assert [suite.max_answer_tokens(prompt) for prompt in suites.prompts(suite, data=data)] == [128, 128, 256]
     chinese = suites.prompts(suites.load("oneig-text-zh"), data=data)
     assert (chinese[0].language, chinese[0].texts) == ("zh", ("中文 ABC",))
 

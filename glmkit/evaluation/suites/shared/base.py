@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from glmkit.errors import UserError
-from glmkit.evaluation.ocr.process import Identity
+from glmkit.evaluation.ocr.lines import EngineIdentity
 from glmkit.evaluation.suites.shared import layouts
-from glmkit.evaluation.suites.shared.layouts import Found, Tile
+from glmkit.evaluation.suites.shared.layouts import GridTile, ImageFiles
 from glmkit.files import read_jsonl
 from glmkit.records import Prompt, Score
 
@@ -20,63 +20,63 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Counts = dict[str, tuple[float, float]]  # metric -> (numerator, denominator)
-ANSWER_TOKENS = 1024
+MAX_ANSWER_TOKENS = 1024
 
 
 @dataclass(frozen=True)
-class Official:
-    """With what a public benchmark measures: a score made with anything else has its formula but not its name.
+class OfficialProtocol:
+    """Say how a public benchmark measures: a score made with anything else has its formula but not its name.
 
-    `reader` and `weights` (file -> sha256) are those of the OCR engine, `files` (prompt file -> sha256) are known for
-    some benchmarks only. `tiles`: its images come as grids that are cut and saved again before they are read.
+    `engine` and `weights` (file -> sha256) are those of the OCR engine, `files` (prompt file -> sha256) are known for
+    some benchmarks only. `grids`: its images come as grids that are cut and saved again before OCR.
     """
 
     benchmark: str
-    reader: str
+    engine: str
     weights: Mapping[str, str]
     prompts: int
-    images_a_prompt: int
+    images_per_prompt: int
     files: Mapping[str, str] = field(default_factory=dict)
-    tiles: bool = False
+    grids: bool = False
 
 
 class Suite(ABC):
-    """Prompts and scores. `metrics` maps each metric to its direction and definition, the leading one first."""
+    """Hold prompts and score images. `metrics` maps each metric to its direction and definition, the leading first."""
 
     metrics: Mapping[str, Mapping[str, str]]
-    official: Official | None = None
+    official: OfficialProtocol | None = None
 
     @abstractmethod
     def files(self, data: Path | None) -> list[Path]:
-        """The prompt files, in the user's folder `data` for public benchmarks; UserError when they are not there."""
+        """List the prompt files, in the user's folder `data` for public benchmarks; UserError when they are missing."""
 
     @abstractmethod
     def read(self, files: Sequence[Path]) -> list[Prompt]:
-        """The prompts of these files, in their order."""
+        """Read the prompts of these files, in their order."""
 
     @abstractmethod
-    def counts(self, prompt: Prompt, read: Sequence[str], image: Path) -> Counts:
-        """The scores of one image; `read` holds the lines that OCR found, in reading order."""
+    def counts(self, prompt: Prompt, lines: Sequence[str], image: Path) -> Counts:
+        """Score one image file; `lines` are the recognized lines, in reading order."""
 
     def references(self, prompt: Prompt) -> Mapping[str, Image]:
-        """Images that belong to a prompt: `source` is what the model edits, `expected` what should come out."""
+        """Give images that belong to a prompt: `source` is what the model edits, `expected` what should come out."""
         return {}
 
-    def find(self, images: Path, prompts: Sequence[Prompt]) -> Found:
-        """The images in a folder, which may be few; UserError when there is none."""
-        found = layouts.by_name(images, prompts)
-        if not found:
-            raise layouts.nothing_found(images, f"{prompts[0].id}.png or {prompts[0].id}_0.png")
-        return found
+    def find(self, images: Path, prompts: Sequence[Prompt]) -> ImageFiles:
+        """Find the images in a folder, which may be few; UserError when there is none."""
+        files = layouts.by_name(images, prompts)
+        if not files:
+            raise layouts.no_image(images, f"{prompts[0].id}.png or {prompts[0].id}_0.png")
+        return files
 
-    def answer_tokens(self, prompt: Prompt) -> int:
-        """With how many tokens an OCR language model may answer."""
-        return ANSWER_TOKENS
+    def max_answer_tokens(self, prompt: Prompt) -> int:
+        """Limit the answer of an OCR language model."""
+        return MAX_ANSWER_TOKENS
 
 
 @dataclass(frozen=True)
-class OwnSuite(Suite):
-    """A suite of ours: prompts in one JSONL file that comes with glmkit."""
+class BuiltInSuite(Suite):
+    """Hold a suite of ours: prompts in one JSONL file that comes with glmkit."""
 
     prompts: Path
     metrics: Mapping[str, Mapping[str, str]]
@@ -84,66 +84,75 @@ class OwnSuite(Suite):
     images: Callable[[Prompt], Mapping[str, Image]] = lambda prompt: {}
 
     def files(self, data: Path | None) -> list[Path]:
+        """Give the one file; UserError when the user names a folder."""
         if data is not None:
             raise UserError("this suite brings its own prompts", found=f"--data {data}", fix="leave out --data")
         return [self.prompts]
 
     def read(self, files: Sequence[Path]) -> list[Prompt]:
+        """Read prompts as records; UserError for a prompt without an expected text."""
         (path,) = files
-        rows = [Prompt.from_dict(row) for row in read_jsonl(path)]
-        for prompt in rows:
+        prompts = [Prompt.from_dict(line) for line in read_jsonl(path)]
+        for prompt in prompts:
             if not prompt.texts or not all(text.strip() for text in prompt.texts):
                 raise UserError(f"{path}: prompt {prompt.id!r} has no expected text", found=list(prompt.texts))
-        return rows
+        return prompts
 
-    def counts(self, prompt: Prompt, read: Sequence[str], image: Path) -> Counts:
-        return self.score(prompt, read, image)
+    def counts(self, prompt: Prompt, lines: Sequence[str], image: Path) -> Counts:
+        """Score by the suite's function."""
+        return self.score(prompt, lines, image)
 
     def references(self, prompt: Prompt) -> Mapping[str, Image]:
+        """Give the images of the suite's function."""
         return self.images(prompt)
 
 
-def in_data(suite: str, data: Path | None, files: Callable[[Path], list[Path]], fix: str) -> list[Path]:
-    """The prompt files of a public benchmark in the user's folder; UserError with `fix` when they are not there."""
+def files_in(suite: str, data: Path | None, files: Callable[[Path], list[Path]], fix: str) -> list[Path]:
+    """List the prompt files of a public benchmark in the user's folder; UserError with `fix` when one is missing."""
     if data is None:
         raise UserError(f"{suite} needs the prompt files of the benchmark", fix=fix)
-    found = files(data)
-    missing = next((path for path in found if not path.is_file()), None)
+    paths = files(data)
+    missing = next((path for path in paths if not path.is_file()), None)
     if missing is not None:
         raise UserError(f"{missing} does not exist", fix=fix)
-    return found
+    return paths
 
 
-def family(suite: Suite, reader: Identity, why_not: Sequence[str]) -> str:
-    """What a score may be called: official, or the formula of a benchmark on another engine's reading."""
+def family(suite: Suite, identity: EngineIdentity, why_not: Sequence[str]) -> str:
+    """Say what a score may be called: official, or the formula of a benchmark on another engine's lines."""
     if suite.official is None:
-        return f"read by {reader.reader}"
+        return f"read by {identity.engine}"
     if not why_not:
         return "official"
-    return f"formula of {suite.official.benchmark}, OCR engine {reader.reader}"
+    return f"formula of {suite.official.benchmark}, OCR engine {identity.engine}"
 
 
 def why_not_official(
-    official: Official, reader: Identity, files: Mapping[str, str], scores: Sequence[Score], images: Found | None
+    official: OfficialProtocol,
+    identity: EngineIdentity,
+    files: Mapping[str, str],
+    scores: Sequence[Score],
+    images: ImageFiles | None,
 ) -> tuple[str, ...]:
-    """What separates these scores from the benchmark's own, in words; nothing when they are official.
+    """Say in words what separates these scores from the benchmark's own; nothing when they are official.
 
-    `files` are the sha256 of the prompt files, `images` the files that were found, None when a model drew them.
+    `files` are the sha256 of the prompt files, `images` the given image files, None when a model generated them.
     """
-    said = []
-    if reader.reader != official.reader:
-        said.append(f"read by {reader.reader}, not by {official.reader}")
-    elif dict(reader.weights) != dict(official.weights):
-        wrong = [name for name, digest in official.weights.items() if reader.weights.get(name) != digest]
-        said.append(f"other weights: {', '.join(wrong or sorted(set(reader.weights) - set(official.weights)))}")
+    reasons = []
+    if identity.engine != official.engine:
+        reasons.append(f"read by {identity.engine}, not by {official.engine}")
+    elif dict(identity.weights) != dict(official.weights):
+        wrong = [name for name, digest in official.weights.items() if identity.weights.get(name) != digest]
+        names = ", ".join(wrong or sorted(set(identity.weights) - set(official.weights)))
+        reasons.append(f"other weights: {names}")
     for name, digest in official.files.items():
         if files.get(name) != digest:
-            said.append(f"{name} is not the published file")
-    if official.tiles and not (images and all(isinstance(image, Tile) for image in images.values())):
-        said.append("the images were not cut from the benchmark's grids")
-    done = Counter(score.prompt_id for score in scores if score.error is None)
-    whole = sum(count == official.images_a_prompt for count in done.values())
-    if len(scores) != official.prompts * official.images_a_prompt or whole != official.prompts:
-        wanted = official.prompts * official.images_a_prompt
-        said.append(f"{done.total()} of {wanted} images ({official.images_a_prompt} a prompt)")
-    return tuple(said)
+            reasons.append(f"{name} is not the published file")
+    if official.grids and not (images and all(isinstance(image, GridTile) for image in images.values())):
+        reasons.append("the images were not cut from the benchmark's grids")
+    scored = Counter(score.prompt_id for score in scores if score.error is None)
+    whole = sum(count == official.images_per_prompt for count in scored.values())
+    wanted = official.prompts * official.images_per_prompt
+    if len(scores) != wanted or whole != official.prompts:
+        reasons.append(f"{scored.total()} of {wanted} images ({official.images_per_prompt} per prompt)")
+    return tuple(reasons)

@@ -1,4 +1,4 @@
-"""Which image belongs to which prompt: our own file names, and those of public benchmarks."""
+"""Which image file belongs to which prompt: our own file names, and those of public benchmarks."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from glmkit.records import Prompt
 
 
 @dataclass(frozen=True)
-class Tile:
-    """One image of a grid of equal images in one file; row and column count from 0 at the top left."""
+class GridTile:
+    """Point at one image of a grid of equal images in one file; row and column count from 0 at the top left."""
 
     path: Path
     row: int
@@ -23,38 +23,39 @@ class Tile:
     columns: int = 2
 
 
-Found = Mapping[tuple[str, int], Path | Tile]  # (prompt id, seed) -> image
+ImageFiles = Mapping[tuple[str, int], Path | GridTile]  # (prompt id, seed) -> image
 
 
-def by_name(images: Path, prompts: Sequence[Prompt]) -> Found:
-    """`<prompt id>_<seed>.png`; a name without a seed is seed 0. UserError when a seed has two images."""
+def by_name(images: Path, prompts: Sequence[Prompt]) -> ImageFiles:
+    """Find `<prompt id>_<seed>.png`; a name without a seed is seed 0. UserError when a seed has two images."""
     ids = {prompt.id for prompt in prompts}
-    found: dict[tuple[str, int], Path | Tile] = {}
+    files: dict[tuple[str, int], Path | GridTile] = {}
     for path in sorted(images.iterdir()):
         match = re.fullmatch(r"(.+)_(\d+)", path.stem)
         if path.suffix.lower() not in IMAGE_SUFFIXES:
             continue
         if path.stem in ids:
-            add(found, (path.stem, 0), path)
+            add(files, (path.stem, 0), path)
         elif match and match[1] in ids:
-            add(found, (match[1], int(match[2])), path)
-    return found
+            add(files, (match[1], int(match[2])), path)
+    return files
 
 
-def add(found: dict[tuple[str, int], Path | Tile], key: tuple[str, int], path: Path) -> None:
-    """Note the image of a prompt and seed; UserError when there is one already."""
-    if key in found:
-        names = f"{file_of(found[key]).name} and {path.name}"
+def add(files: dict[tuple[str, int], Path | GridTile], key: tuple[str, int], path: Path) -> None:
+    """Add the image of a prompt and seed; UserError when there is one already."""
+    if key in files:
+        names = f"{file_of(files[key]).name} and {path.name}"
         raise UserError(f"{path.parent} holds two images of {key[0]!r} with seed {key[1]}", found=names, fix="keep one")
-    found[key] = path
+    files[key] = path
 
 
-def file_of(image: Path | Tile) -> Path:
-    return image.path if isinstance(image, Tile) else image
+def file_of(image: Path | GridTile) -> Path:
+    """Give the file that holds an image."""
+    return image.path if isinstance(image, GridTile) else image
 
 
-def nothing_found(images: Path, names: str) -> UserError:
-    """The error for a folder without an image of the suite; `names` shows how they should be called."""
+def no_image(images: Path, names: str) -> UserError:
+    """Make the error for a folder without an image of the suite; `names` shows how they should be called."""
     first = next((path.name for path in sorted(images.iterdir())), "an empty folder")
     return UserError(
         f"no image in {images} is named after a prompt of the suite", found=first, fix=f"names like {names}"

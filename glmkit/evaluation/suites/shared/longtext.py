@@ -1,4 +1,4 @@
-"""LongText-Bench (X-Omni, Geng et al. 2025, arXiv 2507.22058): 160 prompts a language, 4 images each.
+"""LongText-Bench (X-Omni, Geng et al. 2025, arXiv 2507.22058): 160 prompts per language, 4 images each.
 
 Prompts: `text_prompts.jsonl` and `text_prompts_zh.jsonl` of the repository X-Omni-Team/X-Omni, folder textbench.
 Images: `<prompt id, four digits>_<repeat>.png`.
@@ -12,7 +12,7 @@ from pathlib import Path
 from glmkit.errors import UserError
 from glmkit.evaluation.metrics.published import longtext_answer, longtext_score
 from glmkit.evaluation.ocr.engines import qwen2_5_vl
-from glmkit.evaluation.suites.shared.base import Counts, Official, Suite, in_data
+from glmkit.evaluation.suites.shared.base import Counts, OfficialProtocol, Suite, files_in
 from glmkit.files import read_jsonl
 from glmkit.records import Prompt
 
@@ -25,6 +25,8 @@ UNITS = {"en": "words, in lower case", "zh": "characters, without white space"}
 
 
 class LongText(Suite):
+    """Score words (English) or characters (Chinese) of long texts: `language` is en or zh."""
+
     def __init__(self, language: str) -> None:
         self.language = language
         self.file = FILES[language]
@@ -36,31 +38,34 @@ class LongText(Suite):
                 "letters and digits and French accented letters count. Text that nobody asked for is free.",
             }
         }
-        self.official = Official(
+        self.official = OfficialProtocol(
             f"LongText-Bench ({language})",
-            qwen2_5_vl.READER,
+            qwen2_5_vl.NAME,
             qwen2_5_vl.WEIGHTS,
             prompts=160,
-            images_a_prompt=4,
+            images_per_prompt=4,
             files={self.file: SHA256[self.file]},
         )
 
     def files(self, data: Path | None) -> list[Path]:
+        """Give the file of the language."""
         fix = f"git clone https://github.com/X-Omni-Team/X-Omni, then --data X-Omni/textbench with {self.file}"
-        return in_data(f"longtext-{self.language}", data, lambda folder: [folder / self.file], fix)
+        return files_in(f"longtext-{self.language}", data, lambda folder: [folder / self.file], fix)
 
     def read(self, files: Sequence[Path]) -> list[Prompt]:
+        """Read prompts with their list of texts; the category is the split."""
         (path,) = files
         prompts = []
-        for row in read_jsonl(path):
+        for line in read_jsonl(path):
             kinds = {"prompt_id": int, "prompt": str, "text": list, "category": str}
-            if not all(isinstance(row.get(name), kind) for name, kind in kinds.items()):
-                what = f"{path}: a row needs prompt_id (a number), prompt, text (a list) and category"
-                raise UserError(what, found=row, fix="take the file as it is")
-            name, texts = f"{row['prompt_id']:04d}", tuple(row["text"])
-            prompts.append(Prompt(name, row["prompt"], texts, split=row["category"], language=self.language))
+            if not all(isinstance(line.get(name), kind) for name, kind in kinds.items()):
+                what = f"{path}: a line needs prompt_id (a number), prompt, text (a list) and category"
+                raise UserError(what, found=line, fix="take the file as it is")
+            name, texts = f"{line['prompt_id']:04d}", tuple(line["text"])
+            prompts.append(Prompt(name, line["prompt"], texts, split=line["category"], language=self.language))
         return prompts
 
-    def counts(self, prompt: Prompt, read: Sequence[str], image: Path) -> Counts:
-        answer = longtext_answer("\n".join(read))
+    def counts(self, prompt: Prompt, lines: Sequence[str], image: Path) -> Counts:
+        """Count the units that were read, of those expected."""
+        answer = longtext_answer("\n".join(lines))
         return {"text_score": longtext_score(list(prompt.texts), answer, self.language)}

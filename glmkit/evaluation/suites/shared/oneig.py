@@ -1,9 +1,9 @@
-"""The text part of OneIG-Bench (Chang et al. 2025, arXiv 2506.07977): 200 prompts a language, 4 images each.
+"""The text part of OneIG-Bench (Chang et al. 2025, arXiv 2506.07977): 200 prompts per language, 4 images each.
 
 Prompts: `text_content.csv` and `text_content_zh.csv`, repository OneIG-Bench/OneIG-Benchmark, folder scripts/text.
 Images: `<id>.webp` (or another format), four in a grid of 2 x 2 of which missing ones are black. The benchmark cuts
-the grid and saves each image as JPEG before it reads it, and so does `images.copy`. Single images,
-`<id>_<seed>.png`, are read as they are; their scores are not official.
+the grid and saves each image as JPEG before OCR, and so does `images.copy`. Single images,
+`<id>_<seed>.png`, are taken as they are; their scores are not official.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from glmkit.errors import UserError
 from glmkit.evaluation.metrics.published import ONEIG_MOST_EDITS, oneig_answer, oneig_text_aggregate, oneig_text_score
 from glmkit.evaluation.ocr.engines import qwen2_5_vl
 from glmkit.evaluation.suites.shared import layouts
-from glmkit.evaluation.suites.shared.base import Counts, Official, Suite, in_data
-from glmkit.evaluation.suites.shared.layouts import Found, Tile
+from glmkit.evaluation.suites.shared.base import Counts, OfficialProtocol, Suite, files_in
+from glmkit.evaluation.suites.shared.layouts import GridTile, ImageFiles
 from glmkit.records import Prompt
 
 FILES = {"en": ("text_content.csv", "prompt_en"), "zh": ("text_content_zh.csv", "prompt_cn")}
@@ -30,11 +30,13 @@ LONG_TEXT_WORDS = 60  # above it the benchmark's OCR may answer with twice as ma
 
 
 class OneigText(Suite):
+    """Score edit distance, completion rate and word accuracy: `language` is en or zh."""
+
     def __init__(self, language: str) -> None:
         self.language = language
         self.file, self.column = FILES[language]
         most = ONEIG_MOST_EDITS[language]
-        kept = "Only CJK, ASCII letters and digits and French accented letters count; case does."
+        letters = "Only CJK, ASCII letters and digits and French accented letters count; case does."
         self.metrics = {
             f"oneig_text_{language}": {
                 "direction": "higher",
@@ -44,55 +46,58 @@ class OneigText(Suite):
             "ed": {
                 "direction": "lower",
                 "definition": f"OneIG-Bench ED: mean over images of the Levenshtein distance of all that was read "
-                f"to all that was expected. {kept}",
+                f"to all that was expected. {letters}",
             },
             "cr": {"direction": "higher", "definition": "OneIG-Bench CR: share of images with ED 0."},
             "wac": {
                 "direction": "higher",
                 "definition": "OneIG-Bench WAC: expected units that were read, counted with repeats, / expected units: "
-                f"characters where the expected text holds Chinese, otherwise words. {kept}",
+                f"characters where the expected text holds Chinese, otherwise words. {letters}",
             },
         }
-        self.official = Official(
+        self.official = OfficialProtocol(
             f"OneIG-Bench text ({language})",
-            qwen2_5_vl.READER,
+            qwen2_5_vl.NAME,
             qwen2_5_vl.WEIGHTS,
             prompts=200,
-            images_a_prompt=4,
+            images_per_prompt=4,
             files={self.file: SHA256[self.file]},
-            tiles=True,
+            grids=True,
         )
 
     def files(self, data: Path | None) -> list[Path]:
+        """Give the file of the language."""
         fetch = "git clone https://github.com/OneIG-Bench/OneIG-Benchmark"
         fix = f"{fetch}, then --data OneIG-Benchmark/scripts/text with {self.file}"
-        return in_data(f"oneig-text-{self.language}", data, lambda folder: [folder / self.file], fix)
+        return files_in(f"oneig-text-{self.language}", data, lambda folder: [folder / self.file], fix)
 
     def read(self, files: Sequence[Path]) -> list[Prompt]:
+        """Read the table; the score compares the cell of the texts, which holds a list, as it stands."""
         (path,) = files
         wanted = ("id", self.column, "text_content")
         try:
             with path.open(encoding="utf-8-sig", newline="") as handle:
-                rows = list(csv.DictReader(handle))
+                lines = list(csv.DictReader(handle))
         except (UnicodeDecodeError, csv.Error) as error:
             raise UserError(f"{path} is not a CSV file in UTF-8", found=error, fix="take the file as it is") from error
-        broken = next((row for row in rows if not all(row.get(name) for name in wanted)), None)
-        if broken is not None or not rows:
-            what = f"{path} needs rows with the columns {', '.join(wanted)}"
-            raise UserError(what, found=broken or "no rows", fix="take the file as it is")
+        broken = next((line for line in lines if not all(line.get(name) for name in wanted)), None)
+        if broken is not None or not lines:
+            what = f"{path} needs lines with the columns {', '.join(wanted)}"
+            raise UserError(what, found=broken or "no lines", fix="take the file as it is")
         return [
             Prompt(
-                row["id"],
-                row[self.column],
-                _texts(path, row["text_content"]),
+                line["id"],
+                line[self.column],
+                _texts(path, line["text_content"]),
                 language=self.language,
-                ground_truth=row["text_content"],
+                ground_truth=line["text_content"],
             )
-            for row in rows
+            for line in lines
         ]
 
-    def counts(self, prompt: Prompt, read: Sequence[str], image: Path) -> Counts:
-        score = oneig_text_score(prompt.ground_truth, oneig_answer("\n".join(read)))
+    def counts(self, prompt: Prompt, lines: Sequence[str], image: Path) -> Counts:
+        """Score one image; a set of images has the score of its pooled ED, CR and WAC."""
+        score = oneig_text_score(prompt.ground_truth, oneig_answer("\n".join(lines)))
         return {
             f"oneig_text_{self.language}": (oneig_text_aggregate([score], self.language).score, 1),
             "ed": (score.edits, 1),
@@ -100,29 +105,29 @@ class OneigText(Suite):
             "wac": (score.matched, score.total),
         }
 
-    def find(self, images: Path, prompts: Sequence[Prompt]) -> Found:
-        """Grids of four named after the id, and single images whose names hold a seed, too."""
+    def find(self, images: Path, prompts: Sequence[Prompt]) -> ImageFiles:
+        """Find grids of four named after the id, and single images whose names hold a seed, too."""
         singles = layouts.by_name(images, prompts)
-        found: dict[tuple[str, int], Path | Tile] = {}
+        files: dict[tuple[str, int], Path | GridTile] = {}
         for (name, seed), path in singles.items():
             if layouts.file_of(path).stem != name:
-                found[name, seed] = path
+                files[name, seed] = path
                 continue
             if any(other == name and layouts.file_of(single).stem != name for (other, _), single in singles.items()):
                 raise UserError(f"{images} holds a grid and single images of {name!r}", fix="keep one of the two")
             for tile in range(4):
-                found[name, tile] = Tile(layouts.file_of(path), *divmod(tile, 2))
-        if not found:
-            raise layouts.nothing_found(images, f"{prompts[0].id}.webp (a 2 x 2 grid) or {prompts[0].id}_0.png")
-        return found
+                files[name, tile] = GridTile(layouts.file_of(path), *divmod(tile, 2))
+        if not files:
+            raise layouts.no_image(images, f"{prompts[0].id}.webp (a 2 x 2 grid) or {prompts[0].id}_0.png")
+        return files
 
-    def answer_tokens(self, prompt: Prompt) -> int:
-        """As the benchmark's own code, which counts the words of the cell."""
+    def max_answer_tokens(self, prompt: Prompt) -> int:
+        """Follow the benchmark's own code, which counts the words of the cell."""
         return 256 if len(prompt.ground_truth.split()) > LONG_TEXT_WORDS else 128
 
 
 def _texts(path: Path, cell: str) -> tuple[str, ...]:
-    """The list in the cell, for people; the score compares the cell itself."""
+    """Read the list in the cell, for people; the score compares the cell itself."""
     try:
         texts = ast.literal_eval(cell)
     except (SyntaxError, ValueError):

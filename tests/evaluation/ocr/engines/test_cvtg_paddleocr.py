@@ -13,7 +13,8 @@ from PIL import Image
 from glmkit.errors import UserError
 from glmkit.evaluation import ocr
 from glmkit.evaluation.ocr.engines import cvtg_paddleocr
-from glmkit.evaluation.ocr.process import Line, ReadError, read_all
+from glmkit.evaluation.ocr.lines import OcrError, RecognizedLine
+from glmkit.evaluation.ocr.process import recognize_images
 
 ENGINE = "glmkit.evaluation.ocr.engines.cvtg_paddleocr"
 STAND_IN = '''
@@ -62,7 +63,7 @@ def python(tmp_path: Path) -> str:
 
 def test_identity_tells_version_and_weights(python: str) -> None:
     identity = cvtg_paddleocr.identity(python)
-    assert identity.reader == cvtg_paddleocr.READER
+    assert identity.engine == cvtg_paddleocr.NAME
     assert identity.versions == "paddlepaddle-3.0.0"
     assert identity.weights.keys() == cvtg_paddleocr.WEIGHTS.keys()
     expected = hashlib.sha256(b"rec inference.pdiparams").hexdigest()
@@ -74,15 +75,18 @@ def test_lines_nothing_and_failures(python: str, tmp_path: Path) -> None:
     for path in paths:
         Image.new("RGB", (8, 8)).save(path)
     written, blank, broken = paths
-    found = dict(read_all(dict.fromkeys(paths, 1024), f"{ENGINE}:{python}"))
-    assert found[written] == (Line("Grand", 0.75, (9, 2, 52, 21)), Line("SALE 50%", 0.5, (9, 2, 52, 21)))
+    found = dict(recognize_images(dict.fromkeys(paths, 1024), f"{ENGINE}:{python}"))
+    assert found[written] == (
+        RecognizedLine("Grand", 0.75, (9, 2, 52, 21)),
+        RecognizedLine("SALE 50%", 0.5, (9, 2, 52, 21)),
+    )
     assert found[blank] == ()
-    assert isinstance(found[broken], ReadError) and str(found[broken]) == "ValueError: cannot read"
+    assert isinstance(found[broken], OcrError) and str(found[broken]) == "ValueError: cannot read"
 
 
-def test_readings_of_another_machine(python: str, tmp_path: Path) -> None:
+def test_lines_of_another_machine(python: str, tmp_path: Path) -> None:
     """Read there into a file, here from the file; a killed reading goes on where it stopped."""
-    images, file = tmp_path / "images", tmp_path / "readings.jsonl"
+    images, file = tmp_path / "images", tmp_path / "lines.jsonl"
     (images / "2").mkdir(parents=True)
     for number, name in enumerate(("2/a", "2/broken", "blank")):
         Image.new("RGB", (8, 8 + number)).save(images / f"{name}.png")
@@ -100,31 +104,31 @@ def test_readings_of_another_machine(python: str, tmp_path: Path) -> None:
     assert cvtg_paddleocr.identity(str(file)) == cvtg_paddleocr.identity(python)
     Image.new("RGB", (9, 9)).save(tmp_path / "new.png")
     paths = [images / "2" / "a.png", images / "2" / "broken.png", images / "blank.png", tmp_path / "new.png"]
-    found = dict(read_all(dict.fromkeys(paths, 1024), engine))
-    assert found[paths[0]] == (Line("Grand", 0.75, (9, 2, 52, 21)), Line("a", 0.5, (9, 2, 52, 21)))
+    found = dict(recognize_images(dict.fromkeys(paths, 1024), engine))
+    assert found[paths[0]] == (RecognizedLine("Grand", 0.75, (9, 2, 52, 21)), RecognizedLine("a", 0.5, (9, 2, 52, 21)))
     assert found[paths[2]] == ()
     assert "ValueError: cannot read" in str(found[paths[1]])
-    assert "has no reading of this image" in str(found[paths[3]])
+    assert "has no lines of this image" in str(found[paths[3]])
 
 
 def test_a_file_of_another_engine_is_neither_continued_nor_read(python: str, tmp_path: Path) -> None:
-    file = tmp_path / "readings.jsonl"
+    file = tmp_path / "lines.jsonl"
     file.write_text('{"identity": {"paddleocr": "2.9"}}\n')
     driver = Path(ocr.__file__).with_name("paddleocr_2_10_program.py")
     run = subprocess.run([python, str(driver), "folder", str(tmp_path), str(file)], capture_output=True, text=True)
     assert run.returncode and "made by another engine" in run.stderr
     run = subprocess.run([python, str(driver)], capture_output=True, text=True)
     assert run.returncode and "PYTHON paddleocr_2_10.py folder IMAGES FILE" in run.stderr
-    with pytest.raises(UserError, match="holds no readings"):
+    with pytest.raises(UserError, match="holds no recognized lines"):
         cvtg_paddleocr.identity(str(file))
     with pytest.raises(UserError, match="does not exist"):
         cvtg_paddleocr.identity(str(tmp_path / "no.jsonl"))
 
 
 def test_no_environment_and_a_broken_one_say_how_to_make_it(python: str) -> None:
-    for where in ("", "no/such/python"):
+    for location in ("", "no/such/python"):
         with pytest.raises(UserError, match="environment of its own") as error:
-            cvtg_paddleocr.identity(where)
+            cvtg_paddleocr.identity(location)
         assert "pip install paddleocr==2.10.0" in str(error.value)
     (Path(python).parent / "paddleocr.py").write_text("raise ImportError('no paddle')")
     with pytest.raises(UserError, match="does not start.*\n.*ImportError: no paddle"):

