@@ -90,8 +90,8 @@ def test_lines_of_another_machine(python: str, tmp_path: Path) -> None:
     (images / "2").mkdir(parents=True)
     for number, name in enumerate(("2/a", "2/broken", "blank")):
         Image.new("RGB", (8, 8 + number)).save(images / f"{name}.png")
-    driver = Path(ocr.__file__).with_name("paddleocr_2_10_program.py")
-    command = [python, str(driver), "folder", str(images), str(file)]
+    program = Path(ocr.__file__).with_name("paddleocr_2_10_program.py")
+    command = [python, str(program), "folder", str(images), str(file)]
     subprocess.run(command, check=True, capture_output=True)
     whole = file.read_text()
     first, _, rest = whole.partition("\n")
@@ -114,11 +114,11 @@ def test_lines_of_another_machine(python: str, tmp_path: Path) -> None:
 def test_a_file_of_another_engine_is_neither_continued_nor_read(python: str, tmp_path: Path) -> None:
     file = tmp_path / "lines.jsonl"
     file.write_text('{"identity": {"paddleocr": "2.9"}}\n')
-    driver = Path(ocr.__file__).with_name("paddleocr_2_10_program.py")
-    run = subprocess.run([python, str(driver), "folder", str(tmp_path), str(file)], capture_output=True, text=True)
+    program = Path(ocr.__file__).with_name("paddleocr_2_10_program.py")
+    run = subprocess.run([python, str(program), "folder", str(tmp_path), str(file)], capture_output=True, text=True)
     assert run.returncode and "made by another engine" in run.stderr
-    run = subprocess.run([python, str(driver)], capture_output=True, text=True)
-    assert run.returncode and "PYTHON paddleocr_2_10.py folder IMAGES FILE" in run.stderr
+    run = subprocess.run([python, str(program)], capture_output=True, text=True)
+    assert run.returncode and "PYTHON paddleocr_2_10_program.py folder IMAGES FILE" in run.stderr
     with pytest.raises(UserError, match="holds no recognized lines"):
         cvtg_paddleocr.identity(str(file))
     with pytest.raises(UserError, match="does not exist"):
