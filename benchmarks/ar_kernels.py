@@ -42,7 +42,7 @@ from glmkit.files import append_jsonl
 from glmkit.generation.sampling import Sampling, draw, draw_by_kernels
 from glmkit.models.autoregressive import gpu as gpu_decode
 from glmkit.models.autoregressive.gpu import ORDER, Order, Plan, Tile
-from glmkit.models.autoregressive.model import AutoregressiveConfig, AutoregressiveModel, KVCache, rotary_table
+from glmkit.models.autoregressive.model import AutoregressiveConfig, AutoregressiveModel, KVCache, rotary_cos_sin
 from glmkit.models.checkpoint import published
 from glmkit.models.devices import dtype_for, pick_device
 
@@ -308,10 +308,10 @@ def compile_step(config: AutoregressiveConfig, plan: Plan) -> None:
     for layer in gpu_decode.layers_of(model):  # as `fuse` leaves them, without writing
         layer.self_attn.fused = empty(*shapes(config)["qkv"]), empty(shapes(config)["qkv"][0])
     rows, key_heads, size = plan.rows, config.num_key_value_heads, config.head_dim
-    cache, slots_B = KVCache(empty(1, 2, rows, key_heads, 2560, size)), torch.zeros(rows, dtype=torch.int64)
-    table = empty(rows, config.rotary_dim, dtype=torch.float32)
-    logits = gpu_decode.decode(model, slots_B, (table, table), slots_B, cache, plan=plan)
-    draw_by_kernels(logits[:, : config.codes], empty(rows, dtype=torch.float32), Sampling())
+    cache, input_pos_B = KVCache(empty(1, 2, rows, key_heads, 2560, size)), torch.zeros(rows, dtype=torch.int64)
+    cos_sin = empty(rows, config.rotary_dim, dtype=torch.float32)
+    logits = gpu_decode.decode_step(model, input_pos_B, (cos_sin, cos_sin), input_pos_B, cache, plan=plan)
+    draw_by_kernels(logits[:, : config.codebook_size], empty(rows, dtype=torch.float32), Sampling())
 
 
 def attention(bench: Bench) -> None:
@@ -342,22 +342,24 @@ def _attention_times(bench: Bench, order: Order, layers: list[Tensor]) -> list[f
     """Microseconds for each number of keys."""
     attend, rows = attention_call(bench.scale.config, order, layers[0]), layers[0].shape[1]
     filled = [torch.full((rows,), keys, device=bench.device) for keys in bench.scale.keys]
-    calls = [lambda number, slots_B=slots_B: attend(slots_B, layers[number]) for slots_B in filled]
+    calls = [lambda number, input_pos_B=input_pos_B: attend(input_pos_B, layers[number]) for input_pos_B in filled]
     return [round(bench.microseconds(call, len(layers)), 2) for call in calls]
 
 
 def attention_call(config: AutoregressiveConfig, order: Order, pair: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-    """`attend(slots_B, pair)` with random queries, keys and values."""
+    """`attend(input_pos_B, pair)` with random queries, keys and values."""
     outputs, rows = shapes(config)["qkv"][0], pair.shape[1]
     plan = replace(gpu_decode.plan_for(rows, pair.device), early=False)
     sums = torch.randn(order.qkv, rows, outputs, device=pair.device)
     bias, angles = sums[0, 0].to(pair.dtype), torch.rand(rows, config.rotary_dim, device=pair.device)
-    return lambda slots_B, pair: gpu_decode.attend(sums, bias, (angles, angles), slots_B, pair, plan, order)
+    return lambda input_pos_B, pair: gpu_decode.attend(sums, bias, (angles, angles), input_pos_B, pair, plan, order)
 
 
 def sampling(bench: Bench) -> None:
     for rows in bench.scale.rows:
-        logits = bench.random(rows, bench.scale.config.vision_vocab_size, scale=3.0)[:, : bench.scale.config.codes]
+        logits = bench.random(rows, bench.scale.config.vision_vocab_size, scale=3.0)[
+            :, : bench.scale.config.codebook_size
+        ]
         given = logits, torch.rand(rows, device=bench.device), Sampling()
         same = torch.equal(draw(*given), draw_by_kernels(*given))
         for function in (draw, draw_by_kernels):
@@ -378,30 +380,30 @@ class Step:
 
     model: AutoregressiveModel
     ids_B: Tensor
-    table: tuple[Tensor, Tensor]
-    slots_B: Tensor
+    cos_sin: tuple[Tensor, Tensor]
+    input_pos_B: Tensor
     cache: KVCache
 
     @classmethod
     def of(cls, bench: Bench, model: AutoregressiveModel, rows: int, keys: int) -> Step:
         capacity = -(-(keys + 1) // 256) * 256
         cache = KVCache.allocate(model.config, rows, capacity, bench.device, bench.dtype)
-        cache.pairs.normal_()
+        cache.kv.normal_()
         ids_B = torch.arange(rows, device=bench.device)
-        table = rotary_table((ids_B % 40).expand(3, rows)[..., None], model.config)
-        return cls(model, ids_B, table, torch.full_like(ids_B, keys), cache)
+        cos_sin = rotary_cos_sin((ids_B % 40).expand(3, rows)[..., None], model.config)
+        return cls(model, ids_B, cos_sin, torch.full_like(ids_B, keys), cache)
 
     def alone(self, row: int) -> Step:
         """The same step of one of the rows."""
-        cos, sin = (values[row : row + 1] for values in self.table)
-        cache = KVCache(self.cache.pairs[:, :, row : row + 1].contiguous())
-        return Step(self.model, self.ids_B[row : row + 1], (cos, sin), self.slots_B[row : row + 1], cache)
+        cos, sin = (values[row : row + 1] for values in self.cos_sin)
+        cache = KVCache(self.cache.kv[:, :, row : row + 1].contiguous())
+        return Step(self.model, self.ids_B[row : row + 1], (cos, sin), self.input_pos_B[row : row + 1], cache)
 
     def by_kernels(self, plan: Plan) -> Tensor:
-        return gpu_decode.decode(self.model, self.ids_B, self.table, self.slots_B, self.cache, plan=plan)
+        return gpu_decode.decode_step(self.model, self.ids_B, self.cos_sin, self.input_pos_B, self.cache, plan=plan)
 
     def by_torch(self) -> Tensor:
-        return self.model.decode(self.ids_B, self.table, self.slots_B, self.cache, self.cache.pairs.shape[-2])
+        return self.model.decode_step(self.ids_B, self.cos_sin, self.input_pos_B, self.cache, self.cache.kv.shape[-2])
 
 
 @torch.inference_mode()

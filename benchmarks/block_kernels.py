@@ -24,11 +24,11 @@ from glmkit import runs
 from glmkit.config import parse_size
 from glmkit.files import append_jsonl
 from glmkit.generation.benchmark import Clock
-from glmkit.models.checkpoint import components as checkpoint
+from glmkit.models import checkpoint
 from glmkit.models.compiling import compiled
 from glmkit.models.decoder import gpu as gpu_blocks
 from glmkit.models.decoder.denoiser import best_attention
-from glmkit.models.decoder.model import Block, DecoderConfig, KeyValue, rotary_table
+from glmkit.models.decoder.model import Block, DecoderConfig, KeyValue, rotary_cos_sin
 from glmkit.models.devices import dtype_for, pick_device
 
 GLYPHS = 32
@@ -73,7 +73,7 @@ def measure(
     blocks = random_blocks(config, layers, device, dtype)
     text, image = (torch.randn(1, n, config.width, device=device, dtype=dtype) for n in (GLYPHS, grid[0] * grid[1]))
     vectors = [0.3 * torch.randn(12 * config.width, device=device, dtype=dtype) for _ in blocks]
-    rope = rotary_table(GLYPHS, *grid, config.attention_head_dim, device)
+    rope = rotary_cos_sin(GLYPHS, *grid, config.attention_head_dim, device)
     halves: tuple[Callable[..., Any], Callable[..., Any]] = Block.before_attention, Block.after_attention
     if device.type == "cuda":
         halves = compiled(halves[0]), compiled(halves[1])

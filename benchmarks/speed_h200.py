@@ -49,7 +49,7 @@ from glmkit.generation.prior_tokens import prior_token_decoder
 from glmkit.generation.random_model import RandomModel
 from glmkit.generation.sampling import Sampling, uniforms
 from glmkit.generation.sequence import grids
-from glmkit.models.checkpoint import components as checkpoint
+from glmkit.models import checkpoint
 from glmkit.models.devices import dtype_for, pick_device
 from glmkit.models.hybrid import HybridModel
 from glmkit.models.vae.model import Vae
@@ -215,7 +215,7 @@ def memory(bench: Bench) -> Rows:
         _write(bench.hybrid)
     folder = bench.hybrid.folder
     largest = max(
-        sum(own.bytes for own in checkpoint.contents(folder, part).values()) for part in checkpoint.COMPONENTS
+        sum(own.bytes for own in checkpoint.stored_tensors(folder, part).values()) for part in checkpoint.COMPONENTS
     )
     for side, cap in bench.scale.capped_gib:
         row = speed.sparing(folder, bench.request(side), device, cap)

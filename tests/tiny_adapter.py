@@ -6,23 +6,23 @@ from pathlib import Path
 
 import torch
 
-from glmkit.models.checkpoint import adapters as adapter
-from glmkit.models.checkpoint import components as checkpoint
+from glmkit.models import checkpoint
+from glmkit.models.checkpoint import adapters
 
 TARGETS = {"decoder": ["to_q", "to_v", "proj_out"], "autoregressive": ["q_proj", "gate_up_proj"]}
 
 
-def make_adapter(model: Path, folder: Path, part: str, seed: int = 0, alpha: int = 6) -> torch.nn.Module:
-    """A random LoRA of `part`, saved as training saves it; returns the wrapped module."""
+def make_adapter(model: Path, folder: Path, component: str, seed: int = 0, alpha: int = 6) -> torch.nn.Module:
+    """A random LoRA of `component`, saved as training saves it; returns the wrapped module."""
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(seed)
     wrapped = get_peft_model(
-        checkpoint.load_component(model, part),
-        LoraConfig(r=3, lora_alpha=alpha, target_modules=TARGETS[part], init_lora_weights=False),
+        checkpoint.load_component(model, component),
+        LoraConfig(r=3, lora_alpha=alpha, target_modules=TARGETS[component], init_lora_weights=False),
     )
-    wrapped.save_pretrained(str(folder / part))
-    adapter.write_base(folder / part, part, model)
+    wrapped.save_pretrained(str(folder / component))
+    adapters.write_base(folder / component, component, model)
     return wrapped.eval()
 
 
@@ -33,7 +33,7 @@ def decoder_inputs(seed: int = 3) -> tuple[torch.Tensor | None, ...]:
         torch.randn(2, 5, 24, generator=draw),
         None,
         torch.randint(64, (2, 16), generator=draw),
-        torch.ones(2, dtype=torch.bool),
+        torch.zeros(2, dtype=torch.bool),
         torch.tensor([500.0, 20.0]),
         torch.full((2, 2), 64.0),
         torch.zeros(2, 2),

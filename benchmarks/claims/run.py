@@ -34,9 +34,8 @@ from glmkit.generation import pipeline
 from glmkit.generation.prior_tokens import prior_token_decoder, sampling_of
 from glmkit.generation.sampling import uniforms
 from glmkit.generation.sequence import grids, prompt_positions
-from glmkit.models.checkpoint import adapters as adapter
-from glmkit.models.checkpoint import components as checkpoint
-from glmkit.models.checkpoint import defaults
+from glmkit.models import checkpoint
+from glmkit.models.checkpoint import adapters, defaults
 from glmkit.models.devices import dtype_for, pick_device
 from glmkit.models.hybrid import HybridModel
 from glmkit.posters import simple
@@ -206,7 +205,7 @@ def run(claim: str, side_name: str, arguments: argparse.Namespace) -> None:
         if any(step.startswith("semantic_vq") for step in side.steps):
             write_json(folder / "codes.json", codes(hybrid, tiny))
         draw(images, hybrid, side, requests)
-        kept = {part: adapter.fingerprint(model, part) for part in side.keep}
+        kept = {part: adapters.fingerprint(model, part) for part in side.keep}
         drawn = {"kept": kept, "environment": runs.environment(str(device))}
         write_json(folder / "drawn.json", drawn)
     if arguments.no_score:

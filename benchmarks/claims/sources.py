@@ -30,8 +30,8 @@ from glmkit.errors import UserError
 from glmkit.files import write_json
 from glmkit.generation.random_model import RandomModel, published_folder
 from glmkit.generation.sequence import MAX_SOURCES, grids
-from glmkit.models.checkpoint import components as checkpoint
-from glmkit.models.decoder.model import DiffusionDecoder, rotary_table
+from glmkit.models import checkpoint
+from glmkit.models.decoder.model import DiffusionDecoder, rotary_cos_sin
 from glmkit.models.devices import dtype_for, pick_device
 
 GLYPH_TOKENS = 16
@@ -95,7 +95,7 @@ class Inputs:
 
 def block_causal(decoder: DiffusionDecoder, given: Inputs) -> tuple[Callable[[], Any], Callable[[Any], Tensor]]:
     """What is done once (the cache of the sources), and a step that is given the result."""
-    keep = torch.ones(1, dtype=torch.bool, device=given.size.device)
+    prior_token_drop = torch.zeros(1, dtype=torch.bool, device=given.size.device)
     height, width = (int(side) for side in given.size[0].tolist())
     sources = [
         (latents, prior, (height, width)) for latents, prior in zip(given.latents[1:], given.priors[1:], strict=True)
@@ -106,7 +106,9 @@ def block_causal(decoder: DiffusionDecoder, given: Inputs) -> tuple[Callable[[],
 
     def step(cache: Any) -> Tensor:
         prior, latents = given.priors[0], given.latents[0]
-        return decoder(latents, given.glyph, None, prior, keep, given.timestep, given.size, given.crop, cache)
+        return decoder(
+            latents, given.glyph, None, prior, prior_token_drop, given.timestep, given.size, given.crop, cache
+        )
 
     return once, step
 
@@ -118,16 +120,16 @@ def full(decoder: DiffusionDecoder, given: Inputs) -> tuple[Callable[[], Any], C
     """
 
     def step(_: Any) -> Tensor:
-        keep = torch.ones(1, dtype=torch.bool, device=given.size.device)
+        prior_token_drop = torch.zeros(1, dtype=torch.bool, device=given.size.device)
         parts = [
-            decoder.image_projector(latents) + decoder.prior_embedding(prior, keep)
+            decoder.image_projector(latents) + decoder.prior_embedding(prior, prior_token_drop)
             for latents, prior in zip(given.latents, given.priors, strict=True)
         ]
         text, image = decoder.glyph_projector(given.glyph), torch.cat(parts, dim=1)
         condition = decoder.time_condition_embed(given.timestep, given.size, given.crop).to(image.dtype)
         rows, columns = (side // decoder.config.patch_size for side in given.latents[0].shape[-2:])
         head, device = decoder.config.attention_head_dim, image.device
-        tables = [rotary_table(text.shape[1] * (k == 0), rows, columns, head, device) for k in range(len(parts))]
+        tables = [rotary_cos_sin(text.shape[1] * (k == 0), rows, columns, head, device) for k in range(len(parts))]
         rope = (torch.cat([cos for cos, _ in tables]), torch.cat([sin for _, sin in tables]))
         for block in decoder.transformer_blocks:
             text, image = block(text, image, condition, rope, None, None)

@@ -83,7 +83,7 @@ def train(arguments: argparse.Namespace) -> int:
     import tempfile
 
     from glmkit.files import append_jsonl
-    from glmkit.models.checkpoint import components as checkpoint
+    from glmkit.models import checkpoint
     from glmkit.models.devices import pick_device
     from glmkit.training import benchmark as speed
 
@@ -169,7 +169,7 @@ def _whole(row: dict[str, Any]) -> str:
 def untrained(model: str, device: torch.device, scratch: Path, dtype: torch.dtype) -> HybridModel:
     """The model called so with frozen weights of `dtype`; `full` has the published sizes and random weights."""
     from glmkit.generation.random_model import RandomModel, published_folder
-    from glmkit.models.checkpoint import components as checkpoint
+    from glmkit.models import checkpoint
     from glmkit.models.hybrid import HybridModel
 
     if model != "full":
@@ -224,7 +224,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _model(arguments: argparse.Namespace, scratch: Path) -> HybridModel:
     from glmkit.generation.loading import Speed, load_for_drawing
-    from glmkit.models.checkpoint import components as checkpoint
+    from glmkit.models import checkpoint
     from glmkit.models.devices import dtype_for, pick_device
 
     device = pick_device(arguments.device)

@@ -27,8 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from glmkit.generation.requests import draw_file, request_of, size_like
     from glmkit.inputs.images import read_image
-    from glmkit.models.checkpoint import defaults
-    from glmkit.models.checkpoint.components import resolve
+    from glmkit.models.checkpoint import defaults, resolve
 
     folder = resolve(options.model)
     sources = [read_image(path) for path in arguments.sources]

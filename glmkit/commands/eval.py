@@ -121,7 +121,7 @@ def _drawing(arguments: argparse.Namespace) -> tuple[str, Drawing]:
     model = arguments.model or "nano"
     baseline = baselines.find(model)
     if baseline is None:
-        from glmkit.models.checkpoint import components as checkpoint
+        from glmkit.models import checkpoint
         from glmkit.models.checkpoint import defaults
 
         usual: Usual | defaults.Defaults = defaults.of(checkpoint.resolve(model))

@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
         return _run_file(options, arguments.prompts, arguments.out, arguments.batch_size)
     check_png(arguments.out)
 
-    from glmkit.models.checkpoint.components import resolve
+    from glmkit.models.checkpoint import resolve
 
     folder = resolve(options.model)
 
@@ -55,7 +55,7 @@ def _run_file(options: Options, prompts: Path, out: Path, batch_size: int) -> in
     if out.is_file() or out.suffix.lower() == ".png":
         raise UserError("with --prompts, --out must be a folder", found=out, fix=f"--out {out.with_suffix('')}")
 
-    from glmkit.models.checkpoint.components import resolve
+    from glmkit.models.checkpoint import resolve
 
     folder = resolve(options.model)
 

@@ -16,16 +16,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from glmkit.models.checkpoint.components import describe
+    from glmkit.models.checkpoint import describe
 
     rows = describe(arguments.model)
     parameters, size = sum(row.parameters for row in rows), sum(row.bytes for row in rows)
     if arguments.json:
-        parts = [{"part": row.part, "parameters": row.parameters, "bytes": row.bytes} for row in rows]
+        parts = [{"part": row.component, "parameters": row.parameters, "bytes": row.bytes} for row in rows]
         print(json.dumps({"model": arguments.model, "parts": parts, "parameters": parameters, "bytes": size}))
         return 0
     print(f"{'part':<16}{'parameters':>18}{'bytes':>18}")
     for row in rows:
-        print(f"{row.part:<16}{row.parameters:>18,}{row.bytes:>18,}")
+        print(f"{row.component:<16}{row.parameters:>18,}{row.bytes:>18,}")
     print(f"{'all':<16}{parameters:>18,}{size:>18,}")
     return 0

@@ -36,7 +36,7 @@ def prove(recipe: Recipe, proof: Proof, device: str) -> tuple[Summary, Summary]:
 def _plan(proof: Proof, model: str, adapters: tuple[str, ...], device: str) -> Plan:
     import torch
 
-    from glmkit.models.checkpoint import components as checkpoint
+    from glmkit.models import checkpoint
     from glmkit.models.checkpoint import defaults
     from glmkit.models.devices import dtype_for
 

@@ -14,7 +14,7 @@ from glmkit.evaluation.hub import on_this_machine
 from glmkit.evaluation.metrics.clip import DEFAULT, OURS
 from glmkit.evaluation.ocr import engines
 from glmkit.evaluation.reference_sets import presets, sets
-from glmkit.models.checkpoint import components as checkpoint
+from glmkit.models import checkpoint
 from glmkit.models.checkpoint import published
 from glmkit.records import Record
 

@@ -103,8 +103,8 @@ class Plan:
             return {**shared, "images": str(self._images), "seeds": self.seeds}
         if self.baseline is not None:
             return {**shared, **asdict(self.drawing), "adapters": [], **self.baseline.identity()}
+        from glmkit.models.checkpoint import resolve
         from glmkit.models.checkpoint.adapters import Adapter, check_adapter
-        from glmkit.models.checkpoint.components import resolve
 
         model = resolve(self.drawing.model)
         for adapter in self.drawing.adapters:

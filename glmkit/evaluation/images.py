@@ -143,7 +143,7 @@ def _drawn(
     from glmkit.generation import batch as engine
     from glmkit.generation.loading import Speed, load_for_drawing, own_device
     from glmkit.generation.requests import bars
-    from glmkit.models.checkpoint import components as checkpoint
+    from glmkit.models import checkpoint
     from glmkit.models.devices import DTYPES
 
     parts = (*PARTS, "semantic_vq") if any(request.sources for request in requests) else PARTS

@@ -24,7 +24,7 @@ from glmkit.generation import cuda_graphs as graphs
 from glmkit.generation.sampling import Sampling, draw, draw_by_kernels
 from glmkit.generation.sequence import Grid, decode_positions, next_position
 from glmkit.models.autoregressive import cpu as cpu_decode
-from glmkit.models.autoregressive.model import AutoregressiveModel, KVCache, LayerSteps, rotary_table
+from glmkit.models.autoregressive.model import AutoregressiveModel, KVCache, LayerSteps, rotary_cos_sin
 from glmkit.models.devices import triton_runs
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)  # batches on a GPU are filled up to one of these
@@ -48,14 +48,14 @@ class _Buffers:
         self.uniforms_NB = torch.zeros(tokens, batch, device=device)
         self.written_NB = torch.zeros(tokens, batch, dtype=torch.int64, device=device)
         self.ids_B = torch.zeros(batch, dtype=torch.int64, device=device)
-        self.slots_B = torch.zeros(batch, dtype=torch.int64, device=device)
+        self.input_pos_B = torch.zeros(batch, dtype=torch.int64, device=device)
         self.number_1 = torch.zeros(1, dtype=torch.int64, device=device)
         self.graphs: dict[tuple[int, Sampling], Callable[[], None]] = {}
 
     @property
     def moving(self) -> tuple[Tensor, ...]:
         """What a step changes and the next one starts from."""
-        return self.ids_B, self.slots_B, self.number_1
+        return self.ids_B, self.input_pos_B, self.number_1
 
     def start(self, table_B1N: tuple[Tensor, Tensor], lengths_B: Sequence[int], uniforms_BN: Tensor) -> None:
         """Place a batch; rows beyond it are filled up with whatever is there.
@@ -67,8 +67,8 @@ class _Buffers:
         for target, value in zip(self.table_NB, table_B1N, strict=True):
             target[1:tokens, :rows].copy_(value[:, :, : tokens - 1].permute(2, 0, 1, 3)[:, :, None])
         self.uniforms_NB[:tokens, :rows].copy_(uniforms_BN.T)
-        self.slots_B.zero_()
-        self.slots_B[:rows].copy_(torch.tensor(lengths_B))
+        self.input_pos_B.zero_()
+        self.input_pos_B[:rows].copy_(torch.tensor(lengths_B))
         self.number_1.zero_()
 
     def put(self, codes_B: Tensor) -> None:
@@ -79,7 +79,7 @@ class _Buffers:
 
 
 class Stepping(NamedTuple):
-    """How a step is computed: `decode(ids_B, table, slots_B, cache, window)` and `draw`.
+    """How a step is computed: `decode(ids_B, table, input_pos_B, cache, window)` and `draw`.
 
     `windows`: whether `decode` looks at a whole window of slots rather than at those in use.
     """
@@ -90,19 +90,19 @@ class Stepping(NamedTuple):
 
     @classmethod
     def by_torch(cls, model: AutoregressiveModel, compiled: bool) -> Stepping:
-        if compiled and cpu_decode.fits(model):
-            return cls(partial(cpu_decode.decode, model), draw, windows=False)
+        if compiled and cpu_decode.supports(model):
+            return cls(partial(cpu_decode.decode_step, model), draw, windows=False)
         steps = LayerSteps.compiled() if compiled else LayerSteps()
-        return cls(partial(model.decode, steps=steps), draw, windows=True)
+        return cls(partial(model.decode_step, steps=steps), draw, windows=True)
 
     @classmethod
     def by_kernels(cls, model: AutoregressiveModel) -> Stepping | None:
         """None where the model does not suit the kernels."""
         from glmkit.models.autoregressive import gpu as gpu_decode
 
-        if not gpu_decode.fits(model):
+        if not gpu_decode.supports(model):
             return None
-        return cls(partial(gpu_decode.decode, model), draw_by_kernels, windows=False)
+        return cls(partial(gpu_decode.decode_step, model), draw_by_kernels, windows=False)
 
 
 def for_kernels(weight: Tensor) -> bool:
@@ -149,7 +149,7 @@ class PriorTokenDecoder:
         places_3BN = torch.stack([decode_positions(next_position(own), grids_in_order) for own in positions], dim=1)
         with torch.cuda.device_of(self.model.lm_head.weight):  # graphs and kernels go to the current device
             buffers = self._buffers(rows, longest + total, total)
-            buffers.start(rotary_table(places_3BN, self.model.config), lengths_B, uniforms_BN)
+            buffers.start(rotary_cos_sin(places_3BN, self.model.config), lengths_B, uniforms_BN)
             self._read_prompts(prompts, positions, buffers, sampling)
             for step in range(total):
                 if step > 0:
@@ -179,17 +179,17 @@ class PriorTokenDecoder:
             logits_11V = self.model(
                 torch.tensor([prompt], device=device),
                 places_3P[:, None].to(device),
-                keep=slice(-1, None),
+                logits_to_keep=slice(-1, None),
                 cache=buffers.cache.rows(part),
             )
-            codes_B[part] = draw(self._of_codes(logits_11V[:, 0]), buffers.uniforms_NB[0, part], sampling)
+            codes_B[part] = draw(self._of_codebook(logits_11V[:, 0]), buffers.uniforms_NB[0, part], sampling)
         buffers.put(codes_B)
 
     def _step(self, buffers: _Buffers, used: int, sampling: Sampling) -> None:
         """One more token a row, at the next slots, all of which are below `used`."""
         few = len(buffers.ids_B) <= BATCHES[-1]
         stepping = self._by_kernels if few and self._by_kernels is not None else self._by_torch
-        window = _up(used, WINDOW) if stepping.windows else buffers.cache.pairs.shape[-2]
+        window = _up(used, WINDOW) if stepping.windows else buffers.cache.kv.shape[-2]
         key = (window, sampling)
         if key not in buffers.graphs:
 
@@ -198,15 +198,15 @@ class PriorTokenDecoder:
                 cos_B, sin_B, uniforms_B = (
                     part.index_select(0, buffers.number_1)[0] for part in (cos_NB, sin_NB, uniforms_NB)
                 )
-                logits_BV = stepping.decode(buffers.ids_B, (cos_B, sin_B), buffers.slots_B, buffers.cache, window)
-                buffers.put(stepping.draw(self._of_codes(logits_BV), uniforms_B, sampling))
-                buffers.slots_B.add_(1)
+                logits_BV = stepping.decode(buffers.ids_B, (cos_B, sin_B), buffers.input_pos_B, buffers.cache, window)
+                buffers.put(stepping.draw(self._of_codebook(logits_BV), uniforms_B, sampling))
+                buffers.input_pos_B.add_(1)
 
             buffers.graphs[key] = graphs.record(step, buffers.moving) if self.recorded else step
         buffers.graphs[key]()
 
-    def _of_codes(self, logits_BV: Tensor) -> Tensor:
-        return logits_BV[:, : self.model.config.codes]
+    def _of_codebook(self, logits_BV: Tensor) -> Tensor:
+        return logits_BV[:, : self.model.config.codebook_size]
 
 
 def _up(count: int, multiple: int) -> int:

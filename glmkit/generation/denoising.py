@@ -18,8 +18,8 @@ from glmkit.files import read_json
 from glmkit.generation import flow_matching as flow
 from glmkit.generation.condition_images import Source, encode_condition_images
 from glmkit.generation.prior_tokens import Progress, of_stage
-from glmkit.models.cpu_threads import each
-from glmkit.models.decoder.denoiser import Denoiser, Row, cache_condition_images
+from glmkit.models.cpu_threads import parallel_map
+from glmkit.models.decoder.denoiser import Denoiser, DenoiserSample, cache_condition_images
 from glmkit.models.decoder.model import ConditionCache
 from glmkit.models.hybrid import HybridModel
 from glmkit.records import Request
@@ -48,7 +48,7 @@ def decode_images(hybrid: HybridModel, latents: Tensor) -> list[Image.Image]:
     """Images of normalised latents B C H W."""
     hybrid.unload_except("vae")
     # One at a time: the decoder's activations at full size are the largest of all, and nothing is gained by batching.
-    return each(lambda row: to_image(decode_latents(hybrid, row[None])[0]), list(latents), hybrid.device)
+    return parallel_map(lambda row: to_image(decode_latents(hybrid, row[None])[0]), list(latents), hybrid.device)
 
 
 @torch.inference_mode()
@@ -110,10 +110,10 @@ def _velocity(
     texts = [request.prompt for request in requests] + [""] * guided
     glyphs = [glyph[mask] for glyph, mask in zip(*hybrid.glyph(texts), strict=True)]
     rows = [
-        Row(glyph, upsampled(codes), _write(hybrid, own))
+        DenoiserSample(glyph, upsampled(codes), _write(hybrid, own))
         for glyph, codes, own in zip(glyphs[:count], priors, sources, strict=True)
     ]
-    unconditional = [Row(glyphs[-1], None)] * (count * guided)
+    unconditional = [DenoiserSample(glyphs[-1], None)] * (count * guided)
     grid = (2 * priors[0].shape[0], 2 * priors[0].shape[1])
     size = (first.height, first.width)
     denoiser = Denoiser(hybrid.decoder, [*rows, *unconditional], timesteps, size, grid, hybrid.compiled)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from glmkit.models.checkpoint import components as checkpoint
+from glmkit.models import checkpoint
 from glmkit.models.hybrid import HybridModel
 
 
@@ -40,7 +40,7 @@ def diffusers_pipeline(hybrid: HybridModel) -> Any:
     vae.to(memory_format=torch.contiguous_format)  # in which stock is quicker
     language.generation_config = GenerationConfig.from_pretrained(folder / "vision_language_encoder")
     config = hybrid.autoregressive.config
-    language.generation_config.suppress_tokens = list(range(config.codes, config.vision_vocab_size))
+    language.generation_config.suppress_tokens = list(range(config.codebook_size, config.vision_vocab_size))
     pipeline = GlmImagePipeline(
         tokenizer=hybrid.glyph.tokenizer,
         processor=AutoProcessor.from_pretrained(folder / "processor"),

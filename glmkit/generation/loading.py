@@ -11,7 +11,7 @@ from torch import nn
 
 from glmkit.distributed.process_group import ProcessGroup
 from glmkit.generation.options import Effort
-from glmkit.models.checkpoint.adapters import Adapter, check_adapter, merged
+from glmkit.models.checkpoint.adapters import Adapter, check_adapter, merge_adapter
 from glmkit.models.devices import pick_device
 from glmkit.models.hybrid import HybridModel
 
@@ -61,7 +61,7 @@ def load_for_drawing(
 
     def finish(part: str, module: nn.Module) -> nn.Module:
         for adapter in added:
-            module = merged(module, part, adapter)
+            module = merge_adapter(module, part, adapter)
         return module
 
     hybrid.on_load = finish

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from glmkit.generation.processor import build_processor
-from glmkit.models.checkpoint import components as checkpoint
+from glmkit.models import checkpoint
 from glmkit.models.checkpoint import published
 from glmkit.models.hybrid import HybridModel
 
@@ -42,8 +42,8 @@ class RandomModel(HybridModel):
 
     def _load(self, part: str) -> nn.Module:
         with torch.device("meta"):
-            module = checkpoint.build(part, checkpoint.config(self.folder, part), self.folder / "tokenizer")
-        module = checkpoint.finish(part, module.to(self.dtype).to_empty(device=self.device)).to(self.device)
+            module = checkpoint.build_component(part, checkpoint.config(self.folder, part), self.folder / "tokenizer")
+        module = checkpoint.rebuild_derived(part, module.to(self.dtype).to_empty(device=self.device)).to(self.device)
         generator = torch.Generator(self.device).manual_seed(0)
         with torch.no_grad():
             for name, parameter in module.named_parameters():

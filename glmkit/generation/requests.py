@@ -24,7 +24,7 @@ from glmkit.generation.images import is_drawn, save_image
 from glmkit.generation.loading import Speed, load_for_drawing, own_device
 from glmkit.generation.options import Options
 from glmkit.generation.sequence import MAX_ASPECT, TOKEN_PIXELS
-from glmkit.models.checkpoint import components as checkpoint
+from glmkit.models import checkpoint
 from glmkit.models.checkpoint import defaults
 from glmkit.models.devices import DTYPES, dtype_for
 from glmkit.models.hybrid import HybridModel

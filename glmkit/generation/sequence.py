@@ -194,8 +194,8 @@ class TrainingBatch:
 
     `valid_BT` is False on padding. `targets_BT` holds what to predict from each token, -100 where nothing is. The same
     without the prompts, for a head that computes only what the loss reads (`model(ids_BT, positions_3BT,
-    keep=keep_BN)`): `keep_BN` are the columns that have a target, and `written_BN` are those targets: the codes of the
-    images in writing order, then the end.
+    logits_to_keep=keep_BN)`): `keep_BN` are the columns that have a target, and `written_BN` are those targets: the
+    codes of the images in writing order, then the end.
     """
 
     ids_BT: Tensor

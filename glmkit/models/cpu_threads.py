@@ -20,7 +20,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def each(function: Callable[[T], R], items: Sequence[T], device: torch.device) -> list[R]:
+def parallel_map(function: Callable[[T], R], items: Sequence[T], device: torch.device) -> list[R]:
     """`[function(item) for item in items]`, on a CPU side by side: a thread each, or more where there are enough."""
     count = torch.get_num_threads()
     workers = min(count, len(items))

@@ -12,7 +12,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 
-def through(block: Callable[..., Any], index: int, every: int, *given: Any) -> Any:
+def checkpointed(block: Callable[..., Any], index: int, every: int, *given: Any) -> Any:
     """`block(*given)`; while gradients are recorded, block number `every` - 1 and each `every`-th one after it is
     computed again in the backward pass (0: none).
     """

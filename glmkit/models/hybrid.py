@@ -13,7 +13,7 @@ import torch
 
 from glmkit.errors import UserError
 from glmkit.files import read_json
-from glmkit.models.checkpoint import components as checkpoint
+from glmkit.models import checkpoint
 
 if TYPE_CHECKING:
     from glmkit.models.autoregressive.model import AutoregressiveModel
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from glmkit.models.vae.model import Vae
 
 
-FUSED_PARTS = ("autoregressive", "decoder")
+FUSED_COMPONENTS = ("autoregressive", "decoder")
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,10 @@ class HybridModel:
     A part may be replaced by assigning to it (training and adapters do). `name` is how the user called the model,
     `adapters` are the folders of the adapters that were merged into it.
 
-    `optimized` says that the weights no longer change or move (see `settle`), `compiled` that kernels of our own or
-    torch.compile may be used; `kept` is what generation derives from the parts and uses again: buffers, recorded and
-    compiled steps. `low_memory` trades time for memory: a stage's part is loaded when the stage begins (`hold`) and
-    the one before leaves. `finish(part, module)` gives the module to use for one that was just loaded, such as one with
+    `optimized` says that the weights no longer change or move (see `optimize_for_inference`), `compiled` that kernels of our own or
+    torch.compile may be used; `inference_cache` is what generation derives from the parts and uses again: buffers, recorded and
+    compiled steps. `low_memory` trades time for memory: a stage's part is loaded when the stage begins (`unload_except`) and
+    the one before leaves. `on_load(component, module)` gives the module to use for one that was just loaded, such as one with
     adapters.
     """
 
@@ -80,79 +80,79 @@ class HybridModel:
         model: str | Path,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
-        parts: Iterable[str] = tuple(checkpoint.COMPONENTS),
+        components: Iterable[str] = tuple(checkpoint.COMPONENTS),
     ) -> HybridModel:
-        """Find the model ("nano", folder or hub id) and load `parts` now; other parts load when they are used.
+        """Find the model ("nano", folder or hub id) and load `components` now; others load when they are used.
 
-        From the hub only the files of `parts` are downloaded; those of all parts when it is empty.
+        From the hub only the files of `components` are downloaded; those of all components when it is empty.
         """
-        parts = tuple(parts)
-        hybrid = cls(checkpoint.resolve(model, parts or tuple(checkpoint.COMPONENTS)), device, dtype, str(model))
-        for part in parts:
-            getattr(hybrid, part)
+        components = tuple(components)
+        hybrid = cls(checkpoint.resolve(model, components or tuple(checkpoint.COMPONENTS)), device, dtype, str(model))
+        for component in components:
+            getattr(hybrid, component)
         return hybrid
 
     def optimize_for_inference(self, compiled: bool = False) -> None:
         """Make the parts fast, after the last change of a weight: projections of one input become one product, and a
         GPU's VAE runs by kernels of our own."""
         self.optimized, self.compiled = True, compiled
-        for part in checkpoint.COMPONENTS:
-            if part in self.__dict__:
-                self._optimize(part, self.__dict__[part])
+        for component in checkpoint.COMPONENTS:
+            if component in self.__dict__:
+                self._optimize(component, self.__dict__[component])
 
-    def _optimize(self, part: str, module: torch.nn.Module) -> None:
-        if part in FUSED_PARTS:
+    def _optimize(self, component: str, module: torch.nn.Module) -> None:
+        if component in FUSED_COMPONENTS:
             cast("AutoregressiveModel | DiffusionDecoder", module).fuse()
-        elif part == "vae" and self.device.type == "cuda":
+        elif component == "vae" and self.device.type == "cuda":
             cast("Vae", module).use_kernels()
 
     def unload_except(self, *components: str) -> None:
         """Before a stage that needs `parts` only: where memory is scarce, the others leave it."""
         if not self.low_memory:
             return
-        self.unload(*(part for part in checkpoint.COMPONENTS if part not in components))
+        self.unload(*(component for component in checkpoint.COMPONENTS if component not in components))
 
     def unload(self, *components: str) -> None:
         """Let parts leave the memory, as far as nobody else holds them; they load again when they are used."""
-        for part in components:
-            self.__dict__.pop(part, None)
+        for component in components:
+            self.__dict__.pop(component, None)
         self.inference_cache.clear()
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _part(self, part: str) -> torch.nn.Module:
+    def _component(self, component: str) -> torch.nn.Module:
         # Parts are often loaded inside a stage; as tensors of inference mode they could be used nowhere else.
         with torch.inference_mode(False):
-            module = self._load(part).requires_grad_(False)
+            module = self._load(component).requires_grad_(False)
             if self.on_load is not None:
-                module = self.on_load(part, module)
+                module = self.on_load(component, module)
             if self.optimized:
-                self._optimize(part, module)
+                self._optimize(component, module)
         return module
 
-    def _load(self, part: str) -> torch.nn.Module:
-        return checkpoint.load_component(self.folder, part, self.device, self.dtype)
+    def _load(self, component: str) -> torch.nn.Module:
+        return checkpoint.load_component(self.folder, component, self.device, self.dtype)
 
     @cached_property
     def autoregressive(self) -> AutoregressiveModel:
-        return cast("AutoregressiveModel", self._part("autoregressive"))
+        return cast("AutoregressiveModel", self._component("autoregressive"))
 
     @cached_property
     def semantic_vq(self) -> SemanticTokenizer:
-        return cast("SemanticTokenizer", self._part("semantic_vq"))
+        return cast("SemanticTokenizer", self._component("semantic_vq"))
 
     @cached_property
     def decoder(self) -> DiffusionDecoder:
-        return cast("DiffusionDecoder", self._part("decoder"))
+        return cast("DiffusionDecoder", self._component("decoder"))
 
     @cached_property
     def glyph(self) -> GlyphEncoder:
-        return cast("GlyphEncoder", self._part("glyph"))
+        return cast("GlyphEncoder", self._component("glyph"))
 
     @cached_property
     def vae(self) -> Vae:
-        return cast("Vae", self._part("vae"))
+        return cast("Vae", self._component("vae"))
 
     @cached_property
     def condition_image_settings(self) -> ConditionImageSettings:

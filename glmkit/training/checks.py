@@ -12,8 +12,7 @@ from glmkit import config
 from glmkit.config import Recipe
 from glmkit.errors import UserError
 from glmkit.generation import pipeline
-from glmkit.models.checkpoint import components as checkpoint
-from glmkit.models.clip import model as clip
+from glmkit.models import checkpoint, clip
 from glmkit.models.hybrid import HybridModel
 from glmkit.models.semantic_vq.model import halved_size
 from glmkit.training import data, libraries, lora

@@ -24,9 +24,8 @@ from glmkit.config import Recipe, Stage
 from glmkit.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from glmkit.errors import UserError
 from glmkit.files import atomic_path, read_json, remove_leftovers, write_json
-from glmkit.models.checkpoint import adapters as adapter
-from glmkit.models.checkpoint import components as checkpoint
-from glmkit.models.clip import model as clip
+from glmkit.models import checkpoint, clip
+from glmkit.models.checkpoint import adapters
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import checks, data, features, lora, objectives, trackers
 from glmkit.training import distributed as processes
@@ -223,8 +222,8 @@ def _model(place: Place, stage: Stage, recipe: Recipe, folder: Path) -> HybridMo
     adapted = [other for other in earlier if (place.folder / "adapter" / other).exists()]
     if adapted and (recipe.samples.prompts or place.name == "glyph"):
         # Samples show what the whole run has learnt so far, and the glyph encoder learns for the adapted decoder.
-        own = adapter.Adapter(place.folder / "adapter")
-        hybrid.on_load = lambda part, module: adapter.merged(module, part, own) if part in adapted else module
+        own = adapters.Adapter(place.folder / "adapter")
+        hybrid.on_load = lambda part, module: adapters.merge_adapter(module, part, own) if part in adapted else module
     return hybrid
 
 

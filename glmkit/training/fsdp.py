@@ -21,8 +21,8 @@ from torch.distributed.tensor import DTensor
 from glmkit.config import DecoderStage, Recipe, Stage
 from glmkit.distributed.process_group import ProcessGroup
 from glmkit.errors import UserError
+from glmkit.models import checkpoint
 from glmkit.models.autoregressive.model import Layer
-from glmkit.models.checkpoint import components as checkpoint
 from glmkit.models.decoder.model import Block, DiffusionDecoder
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import lora
@@ -62,7 +62,7 @@ def shard(transformer: nn.Module, device: torch.device, team: ProcessGroup, edit
     for layer in [module for module in transformer.modules() if isinstance(module, (Block, Layer))]:
         fully_shard(layer, mesh=mesh, reshard_after_forward=freed)
         if edits and isinstance(layer, Block):
-            register_fsdp_forward_method(layer, "with_keys")
+            register_fsdp_forward_method(layer, "forward_with_key_value")
     fully_shard(transformer, mesh=mesh, reshard_after_forward=freed)
     weights = [one for one in transformer.parameters() if isinstance(one, DTensor)]
     here, all_of_them = (sum(one.nbytes for one in some) for some in (map(DTensor.to_local, weights), weights))

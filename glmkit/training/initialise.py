@@ -15,8 +15,7 @@ from torch import nn
 
 from glmkit.errors import UserError, unknown
 from glmkit.generation.processor import build_processor
-from glmkit.models.checkpoint import components as checkpoint
-from glmkit.models.clip import model as clip
+from glmkit.models import checkpoint, clip
 from glmkit.values import read_yaml
 
 CORPUS = 20_000

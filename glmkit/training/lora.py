@@ -16,7 +16,7 @@ from torch import nn
 from glmkit.config import Lora
 from glmkit.errors import UserError, unknown
 from glmkit.files import explained
-from glmkit.models.checkpoint import components as checkpoint
+from glmkit.models import checkpoint
 
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 
@@ -70,7 +70,7 @@ def save(wrapped: nn.Module, folder: Path, part: str, base: Path) -> None:
     """Write an adapter that is complete or absent: PEFT's own two files, and for the decoder a copy in the diffusers
     key style. UserError when what was written does not give the layers' outputs again.
     """
-    from glmkit.models.checkpoint import adapters as adapter
+    from glmkit.models.checkpoint import adapters
     from glmkit.models.checkpoint import export as portable
 
     unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
@@ -81,7 +81,7 @@ def save(wrapped: nn.Module, folder: Path, part: str, base: Path) -> None:
             settings = {"safe_serialization": True, "save_embedding_layers": False}
             wrapped.save_pretrained(str(unfinished), **settings)  # type: ignore[operator]
             (unfinished / "README.md").unlink(missing_ok=True)
-            adapter.write_base(unfinished, part, base)
+            adapters.write_base(unfinished, part, base)
             if part == "decoder":
                 portable.write_style(unfinished, "diffusers", unfinished / DIFFUSERS_FILE)
             check_saved(wrapped, unfinished, part, base)
@@ -100,7 +100,7 @@ def check_saved(wrapped: nn.Module, folder: Path, part: str, base: Path) -> None
     live = _adapted(wrapped)
     settings = checkpoint.config(base, part)
     with torch.device("meta"):
-        bare = checkpoint.build(part, settings, base / "tokenizer")
+        bare = checkpoint.build_component(part, settings, base / "tokenizer")
     device = str(next(wrapped.parameters()).device)
     loaded = PeftModel.from_pretrained(_sharing(bare, live), str(folder), torch_device=device)
     _compare(live, _adapted(loaded), folder / "adapter_model.safetensors")

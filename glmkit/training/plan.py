@@ -19,7 +19,7 @@ from glmkit import config
 from glmkit.config import Recipe, Stage
 from glmkit.generation.pipeline import upsampled
 from glmkit.generation.sequence import grids, training_batch
-from glmkit.models.checkpoint import components as checkpoint
+from glmkit.models import checkpoint
 from glmkit.models.checkpoint import published
 from glmkit.models.glyph.model import quoted_texts
 from glmkit.training import checks, data, lora, offload
@@ -111,7 +111,7 @@ def _stage(
 ) -> StagePlan:
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32  # autocast computes in it
     with torch.device("meta"):
-        parts = {part: checkpoint.build(part, settings_of(recipe, part)) for part in NEEDS[name]}
+        parts = {part: checkpoint.build_component(part, settings_of(recipe, part)) for part in NEEDS[name]}
         for part in parts.values():
             part.requires_grad_(False)
         total = count(parts[name])
@@ -222,7 +222,7 @@ def _autoregressive(parts: Mapping[str, nn.Module], shape: Shape, batch: int, ca
     prompt = [1] * (_prompt_tokens(captions) + is_edit * shown.large[0] * shown.large[1])
     codes = [torch.zeros(batch, *grid, dtype=torch.long) for grid in order]
     inputs = training_batch([prompt] * batch, codes, model.config)
-    logits = model(inputs.ids_BT.to(device), inputs.positions_3BT.to(device), keep=inputs.keep_BN.to(device))
+    logits = model(inputs.ids_BT.to(device), inputs.positions_3BT.to(device), logits_to_keep=inputs.keep_BN.to(device))
     return nn.functional.cross_entropy(logits.float().flatten(0, 1), inputs.written_BN.flatten().to(device))
 
 
@@ -237,9 +237,11 @@ def _decoder(parts: Mapping[str, nn.Module], shape: Shape, batch: int, captions:
         sizes = torch.tensor([[float(height), float(width)]]).expand(batch, 2)
         tokens = torch.zeros(batch, _glyph_tokens(captions), dtype=torch.long)
         glyph = encoder(tokens).last_hidden_state
-        sources = decoder.cache_condition_images([(latents, prior, (height, width))]).only(told) if is_edit else None
+        sources = (
+            decoder.cache_condition_images([(latents, prior, (height, width))]).visible_where(told) if is_edit else None
+        )
         steps, corner = torch.zeros(batch), torch.zeros_like(sizes)
-        velocity = decoder(latents, glyph, tokens >= 0, prior, told, steps, sizes, corner, sources)
+        velocity = decoder(latents, glyph, tokens >= 0, prior, ~told, steps, sizes, corner, sources)
     return velocity.float().square().mean()
 
 

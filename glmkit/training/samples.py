@@ -11,7 +11,7 @@ from torch import Tensor
 from glmkit.config import Samples, parse_size
 from glmkit.files import atomic_path
 from glmkit.generation import pipeline
-from glmkit.models.checkpoint import components as checkpoint
+from glmkit.models import checkpoint
 from glmkit.models.checkpoint import defaults
 from glmkit.models.hybrid import HybridModel
 from glmkit.records import Request

@@ -11,7 +11,7 @@ from torch import nn
 from glmkit import config
 from glmkit.config import Stage
 from glmkit.generation import pipeline
-from glmkit.models.checkpoint import components as checkpoint
+from glmkit.models import checkpoint
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import data, features, lora, objectives, offload
 from glmkit.training import quantization as frozen
@@ -113,7 +113,7 @@ def trained_components(name: str, stage: Stage) -> tuple[str, ...]:
 def _fresh_or_loaded(folder: Path, part: str) -> nn.Module:
     """The part with its weights; with fresh ones when it has none yet."""
     has_weights = any((folder / checkpoint.COMPONENTS[part].folder).glob("*.safetensors")) and bool(
-        checkpoint.contents(folder, part)
+        checkpoint.stored_tensors(folder, part)
     )
     if has_weights:
         return checkpoint.load_component(folder, part)

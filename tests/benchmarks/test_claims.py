@@ -17,7 +17,7 @@ from PIL import Image
 
 from glmkit.errors import UserError
 from glmkit.files import read_json, write_json
-from glmkit.models.checkpoint import components as checkpoint
+from glmkit.models import checkpoint
 from glmkit.models.decoder.model import DiffusionDecoder
 from glmkit.posters.render import render
 from glmkit.posters.simple import simple_prompts, simple_scenes

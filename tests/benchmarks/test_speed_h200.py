@@ -13,7 +13,7 @@ from scripts import load_script
 
 from glmkit.files import read_json, write_json
 from glmkit.generation.random_model import RandomModel
-from glmkit.models.checkpoint import components as checkpoint
+from glmkit.models import checkpoint
 
 # A third of a GiB in each of the two generators.
 WIDER = {
@@ -88,7 +88,9 @@ def test_low_memory_holds_one_part(script: Any, tmp_path: Path) -> None:
     random = RandomModel(folder, torch.device("cpu"), torch.float32, "random")
     (row,) = script.memory(script.Bench(random, script.TOY, tmp_path))
     held, largest = row["host_gib"] - row["host_before_gib"], row["largest_part_gib"]
-    sizes = [sum(own.bytes for own in checkpoint.contents(folder, part).values()) for part in checkpoint.COMPONENTS]
+    sizes = [
+        sum(own.bytes for own in checkpoint.stored_tensors(folder, part).values()) for part in checkpoint.COMPONENTS
+    ]
     assert largest == max(sizes) / 2**30 and 2 * largest > sum(sizes) / 2**30 > 1.8 * largest
     # Libraries load late, and mapped pages of what was fused stay counted; both generators would be 3.0.
     assert 0.9 * largest < held < 1.9 * largest

@@ -18,7 +18,7 @@ from glmkit.generation.diffusers_pipeline import diffusers_pipeline
 from glmkit.generation.loading import load_for_drawing
 from glmkit.generation.random_model import RandomModel, published_folder
 from glmkit.generation.sequence import PromptTokenizer
-from glmkit.models.checkpoint import components as checkpoint
+from glmkit.models import checkpoint
 from glmkit.records import Request
 
 CPU = torch.device("cpu")
@@ -108,6 +108,6 @@ def test_floor_of_the_published_decoder(tmp_path: Path) -> None:
     """58 TFLOP a pass at 1024 px and 331 at 2048, as counted for the published model."""
     hybrid = RandomModel(published_folder(tmp_path / "full"), "meta", torch.bfloat16, "full")
     with torch.device("meta"):
-        hybrid.decoder = checkpoint.build("decoder", checkpoint.config(hybrid.folder, "decoder"))  # type: ignore[assignment]
+        hybrid.decoder = checkpoint.build_component("decoder", checkpoint.config(hybrid.folder, "decoder"))  # type: ignore[assignment]
     assert speed.decoder_flops(hybrid, 4096) / 1e12 == pytest.approx(58, rel=0.03)
     assert speed.decoder_flops(hybrid, 16384) / 1e12 == pytest.approx(331, rel=0.03)

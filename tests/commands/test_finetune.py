@@ -17,8 +17,8 @@ from PIL import Image
 from glmkit import config
 from glmkit.cli import main
 from glmkit.files import read_json, read_jsonl
-from glmkit.models.checkpoint import adapters as adapter
-from glmkit.models.checkpoint import components as checkpoint
+from glmkit.models import checkpoint
+from glmkit.models.checkpoint import adapters
 from glmkit.models.hybrid import HybridModel
 from glmkit.posters import grammar, render
 from glmkit.training import finetune as training
@@ -159,9 +159,9 @@ def test_stock_diffusers_loads_the_trained_adapter(finished: Path, tiny_model: P
     with torch.no_grad():
         theirs = stock(latents, glyph, prior, torch.zeros_like(prior, dtype=torch.bool), times, size, crop).sample
         stock.unload_lora()
-        given = (latents, glyph, None, prior, torch.ones(2, dtype=torch.bool), times, size, crop)
+        given = (latents, glyph, None, prior, torch.zeros(2, dtype=torch.bool), times, size, crop)
         plain = hybrid.decoder(*given)
-        adapter.apply_adapter(hybrid, finished / "run" / "adapter")
+        adapters.apply_adapter(hybrid, finished / "run" / "adapter")
         torch.testing.assert_close(hybrid.decoder(*given), theirs, atol=1e-4, rtol=0)
     assert (plain - theirs).abs().max() > 0.01
 
@@ -251,7 +251,7 @@ def test_weights_are_stored_as_asked(tiny_model: Path, posters: Path, tmp_path: 
     recipe = values(tiny_model, posters, tmp_path / "run")
     recipe.update(decoder=stage, autoregressive=None, samples={}, save=str(tmp_path / "mine"))
     assert finetune(write(tmp_path / "recipe.yaml", recipe)) == 0
-    assert {entry.dtype for entry in checkpoint.contents(tmp_path / "mine", "decoder").values()} == {"BF16"}
+    assert {entry.dtype for entry in checkpoint.stored_tensors(tmp_path / "mine", "decoder").values()} == {"BF16"}
     assert not (tmp_path / "run" / "model").exists()
 
 

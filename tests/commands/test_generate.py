@@ -234,15 +234,15 @@ def test_adapters(tiny_model: Path, tiny_copy: Path, tmp_path: Path, capsys: pyt
     import torch
     from peft import LoraConfig, get_peft_model
 
-    from glmkit.models.checkpoint import adapters as adapter
-    from glmkit.models.checkpoint import components as checkpoint
+    from glmkit.models import checkpoint
+    from glmkit.models.checkpoint import adapters
 
     config = LoraConfig(r=2, lora_alpha=8, target_modules=["to_q", "proj_out"], init_lora_weights=False)
     torch.manual_seed(0)
     get_peft_model(checkpoint.load_component(tiny_model, "decoder"), config).save_pretrained(
         str(tmp_path / "ad" / "decoder")
     )
-    adapter.write_base(tmp_path / "ad" / "decoder", "decoder", tiny_model)
+    adapters.write_base(tmp_path / "ad" / "decoder", "decoder", tiny_model)
     drawn = []
     for name, more in (("plain", []), ("adapted", ["--adapter", str(tmp_path / "ad")])):
         out = tmp_path / f"{name}.png"

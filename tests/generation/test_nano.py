@@ -9,7 +9,7 @@ import pytest
 import tiny_checkpoint
 
 from glmkit.generation import pipeline
-from glmkit.models.checkpoint import components as checkpoint
+from glmkit.models import checkpoint
 from glmkit.models.hybrid import HybridModel
 from glmkit.records import Request
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.mark.parametrize(("width", "height"), [(256, 256), (128, 224)])
 def test_stock_draws_our_image(width: int, height: int) -> None:
-    hybrid = HybridModel.load("nano", parts=())
+    hybrid = HybridModel.load("nano", components=())
     one = Request("a", "a navy poster with the headline 'HELLO'", 3, height, width, steps=4, guidance=2.5)
     codes = pipeline.prior_tokens(hybrid, [one])
     (ours,) = pipeline.decode_prior(hybrid, [one], codes)

@@ -169,7 +169,7 @@ def test_the_global_random_state_is_neither_read_nor_changed(hybrid: HybridModel
 
 
 def test_bfloat16_draws_nearly_the_same(hybrid: HybridModel, tmp_path: Path) -> None:
-    half = HybridModel.load(hybrid.folder, dtype=torch.bfloat16, parts=())
+    half = HybridModel.load(hybrid.folder, dtype=torch.bfloat16, components=())
     path = make_image(tmp_path / "a.png", 160, 128)
     grid = [random_codes(128, 96)]
     for one in (request(0), request(0, sources=(path,))):

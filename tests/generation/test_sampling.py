@@ -165,7 +165,7 @@ def test_teacher_forcing_draws_the_same_codes() -> None:
     preview_Bhw, large_Bhw = ids_BN[:, :15].view(2, *PREVIEW), ids_BN[:, 15:].view(2, *LARGE)
     batch = training_batch(prompts, [preview_Bhw, large_Bhw], model.config)
     with torch.no_grad():
-        logits_BNV = model(batch.ids_BT, batch.positions_3BT, keep=batch.keep_BN)[:, :TOKENS, : tiny.CODES]
+        logits_BNV = model(batch.ids_BT, batch.positions_3BT, logits_to_keep=batch.keep_BN)[:, :TOKENS, : tiny.CODES]
     for row, seed in enumerate(seeds):
         assert torch.equal(draw(logits_BNV[row], uniforms(seed, TOKENS), Sampling()), ids_BN[row])
         single = training_sequence(prompts[row], [preview_Bhw[row], large_Bhw[row]], model.config)

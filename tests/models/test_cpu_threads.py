@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from glmkit.models.cpu_threads import each
+from glmkit.models.cpu_threads import parallel_map
 
 CPU = torch.device("cpu")
 
@@ -31,22 +31,22 @@ def test_pieces_run_at_the_same_time_with_one_thread_each() -> None:
         return number, torch.get_num_threads(), torch.is_inference_mode_enabled()
 
     with torch.inference_mode():
-        assert each(piece, [0, 1, 2, 3], CPU) == [(number, 1, True) for number in range(4)]
-    assert each(piece, [0, 1], CPU) == [(0, 1, False), (1, 1, False)]
+        assert parallel_map(piece, [0, 1, 2, 3], CPU) == [(number, 1, True) for number in range(4)]
+    assert parallel_map(piece, [0, 1], CPU) == [(0, 1, False), (1, 1, False)]
     assert torch.get_num_threads() == 2
 
 
 @pytest.mark.usefixtures("two_threads")
 def test_few_pieces_share_many_threads() -> None:
     torch.set_num_threads(5)
-    assert each(lambda number: torch.get_num_threads(), [0, 1], CPU) == [2, 2]
+    assert parallel_map(lambda number: torch.get_num_threads(), [0, 1], CPU) == [2, 2]
     assert torch.get_num_threads() == 5
-    assert each(lambda number: number, [], CPU) == []
+    assert parallel_map(lambda number: number, [], CPU) == []
 
 
 @pytest.mark.usefixtures("two_threads")
 def test_threads_to_come_have_the_usual_number() -> None:
-    each(lambda number: number, [0, 1], CPU)
+    parallel_map(lambda number: number, [0, 1], CPU)
     seen: list[int] = []
     later = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
     later.start()
@@ -57,10 +57,10 @@ def test_threads_to_come_have_the_usual_number() -> None:
 @pytest.mark.usefixtures("two_threads")
 def test_gradients_errors_and_nesting() -> None:
     with torch.no_grad():
-        assert each(lambda number: torch.is_grad_enabled(), [0, 1], CPU) == [False, False]
+        assert parallel_map(lambda number: torch.is_grad_enabled(), [0, 1], CPU) == [False, False]
     with pytest.raises(ZeroDivisionError):
-        each(lambda number: 1 // number, [1, 0], CPU)
-    assert each(lambda number: each(lambda more: number + more, [1, 2, 3], CPU), [0, 10], CPU) == [
+        parallel_map(lambda number: 1 // number, [1, 0], CPU)
+    assert parallel_map(lambda number: parallel_map(lambda more: number + more, [1, 2, 3], CPU), [0, 10], CPU) == [
         [1, 2, 3],
         [11, 12, 13],
     ]
@@ -68,10 +68,10 @@ def test_gradients_errors_and_nesting() -> None:
 
 @pytest.mark.usefixtures("two_threads")
 def test_a_forked_process_has_threads_of_its_own() -> None:
-    each(lambda number: number, [0, 1], CPU)
+    parallel_map(lambda number: number, [0, 1], CPU)
     child = os.fork()
     if child == 0:
-        os._exit(0 if each(lambda number: number, [3, 4], CPU) == [3, 4] else 1)
+        os._exit(0 if parallel_map(lambda number: number, [3, 4], CPU) == [3, 4] else 1)
     assert os.waitpid(child, 0)[1] == 0
 
 
@@ -80,7 +80,7 @@ def test_one_thread_or_another_device_stays_here() -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        assert each(lambda number: threading.get_ident(), [0, 1], CPU) == [here, here]
+        assert parallel_map(lambda number: threading.get_ident(), [0, 1], CPU) == [here, here]
     finally:
         torch.set_num_threads(before)
-    assert each(lambda number: threading.get_ident(), [0, 1], torch.device("meta")) == [here, here]
+    assert parallel_map(lambda number: threading.get_ident(), [0, 1], torch.device("meta")) == [here, here]

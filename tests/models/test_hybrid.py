@@ -9,7 +9,7 @@ import torch
 
 from glmkit.errors import UserError
 from glmkit.files import read_json, write_json
-from glmkit.models.checkpoint import components as checkpoint
+from glmkit.models import checkpoint
 from glmkit.models.hybrid import ConditionImageSettings, HybridModel
 
 
@@ -21,7 +21,7 @@ def test_parts_load_at_first_use(tiny_model: Path, monkeypatch: pytest.MonkeyPat
         return load_component(folder, part, *more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(checkpoint, "load_component", noted)
-    hybrid = HybridModel.load(tiny_model, dtype=torch.bfloat16, parts=["vae"])
+    hybrid = HybridModel.load(tiny_model, dtype=torch.bfloat16, components=["vae"])
     assert loaded == ["vae"]
     assert hybrid.decoder is hybrid.decoder and loaded == ["vae", "decoder"]
     parameters = list(hybrid.decoder.parameters())

@@ -63,7 +63,7 @@ def through_vae(vae: Vae, scene: Scene) -> Image.Image:
 
 
 def test_posters_pass_after_nanos_vae() -> None:
-    vae = HybridModel.load(str(ROOT / "data" / "nano"), parts=("vae",)).vae
+    vae = HybridModel.load(str(ROOT / "data" / "nano"), components=("vae",)).vae
     asked = scenes(10)
     assert min(share_passed((through_vae(vae, scene), scene) for scene in asked).values()) >= 1 - 1 / len(asked)
 

@@ -13,7 +13,7 @@ import torch
 
 from glmkit import config
 from glmkit.cli import main
-from glmkit.models.checkpoint import components as checkpoint
+from glmkit.models import checkpoint
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import benchmark as speed
 from glmkit.training.objectives.autoregressive import AutoregressiveObjective
@@ -192,7 +192,7 @@ def test_floors_of_the_published_sizes() -> None:
     """TFLOP a sample of LoRA on the published sizes: 51.2 for 1481 tokens, about 127 for 1024x1024 without glyphs."""
     with torch.device("meta"):
         parts: Any = {
-            part: checkpoint.build(part, checkpoint.PUBLISHED[checkpoint.COMPONENTS[part].folder])
+            part: checkpoint.build_component(part, checkpoint.PUBLISHED[checkpoint.COMPONENTS[part].folder])
             for part in ("autoregressive", "decoder")
         }
     hybrid = cast(HybridModel, SimpleNamespace(**parts))

@@ -18,7 +18,7 @@ from PIL import Image
 from glmkit.cli import main
 from glmkit.errors import UserError
 from glmkit.files import read_json
-from glmkit.models.clip import model as clip
+from glmkit.models import clip
 from glmkit.posters.grammar import SHAPES
 from glmkit.training import data, initialise
 from glmkit.training.objectives.clip import ClipObjective, Pairs, contrast, recall_at_1, wrong_caption

@@ -237,11 +237,11 @@ def test_prior_and_text_are_dropped_together(hybrid: HybridModel, images: Any) -
     objective = decoder(hybrid, images, drop=0.4)
     empty = hybrid.glyph.from_spans([[]])[0][0]
     gone = []
-    for _, glyph, mask, _, keep, *_ in told(objective, [0, 1, 2, 3], range(60)):
+    for _, glyph, mask, _, drop, *_ in told(objective, [0, 1, 2, 3], range(60)):
         for row in range(4):
             text = glyph[row][mask[row]]
             is_empty = text.shape == empty.shape and torch.allclose(text, empty, atol=1e-6)
-            assert is_empty != bool(keep[row])
+            assert is_empty == bool(drop[row])
             gone.append(is_empty)
     assert 0.28 < np.mean(gone) < 0.52
 
@@ -250,7 +250,7 @@ def test_prior_and_text_are_dropped_together(hybrid: HybridModel, images: Any) -
 def test_a_drop_tells_nothing_about_the_time(hybrid: HybridModel, images: Any) -> None:
     """Both come from the step's seed. In a batch of 16 and more torch's normal numbers follow its uniform ones."""
     steps = told(decoder(hybrid, images, drop=0.4), [0, 1, 2, 3] * 8, range(15))
-    gone = torch.cat([~keep for _, _, _, _, keep, *_ in steps]).numpy()
+    gone = torch.cat([drop for _, _, _, _, drop, *_ in steps]).numpy()
     times = torch.cat([timestep for _, _, _, _, _, timestep, *_ in steps]).numpy()
     for measure in (times, np.abs(times - 500)):
         assert abs(np.corrcoef(gone, measure)[0, 1]) < 0.15
@@ -260,9 +260,9 @@ def test_a_drop_tells_nothing_about_the_time(hybrid: HybridModel, images: Any) -
 def test_a_decoder_without_glyphs_is_told_no_text(hybrid: HybridModel, images: Any) -> None:
     """What it gets is the empty text of the unconditional pass; the prior stays. The same holds for validation losses."""
     objective = decoder(hybrid, images, glyphs=False)
-    ((_, glyph, mask, prior, keep, *_),) = told(objective, [0, 1], [3])
+    ((_, glyph, mask, prior, drop, *_),) = told(objective, [0, 1], [3])
     empty, _ = hybrid.glyph.from_spans([[]])
-    assert torch.equal(mask.sum(dim=1), torch.tensor([empty.shape[1]] * 2)) and keep.all()
+    assert torch.equal(mask.sum(dim=1), torch.tensor([empty.shape[1]] * 2)) and not drop.any()
     torch.testing.assert_close(glyph[mask], empty[0].expand(2, -1, -1).flatten(0, 1))
     torch.testing.assert_close(objective.known.glyphs.embeddings([0])[0], empty)
     ((_, _, told_mask, same_prior, *_),) = told(decoder(hybrid, images), [0, 1], [3])
@@ -271,10 +271,10 @@ def test_a_decoder_without_glyphs_is_told_no_text(hybrid: HybridModel, images: A
 
 @torch.no_grad()
 def test_the_prior_alone_may_be_dropped_or_disturbed(hybrid: HybridModel, images: Any) -> None:
-    ((_, glyph, mask, prior, keep, *_),) = told(decoder(hybrid, images, prior_drop=1.0), [0, 1], [3])
-    assert not keep.any() and mask.sum(dim=1).gt(1).all(), "the texts stay"
-    ((_, _, _, noisy, keep, *_),) = told(decoder(hybrid, images, prior_noise=1.0), [0, 1], [3])
-    assert keep.all()
+    ((_, glyph, mask, prior, drop, *_),) = told(decoder(hybrid, images, prior_drop=1.0), [0, 1], [3])
+    assert drop.all() and mask.sum(dim=1).gt(1).all(), "the texts stay"
+    ((_, _, _, noisy, drop, *_),) = told(decoder(hybrid, images, prior_noise=1.0), [0, 1], [3])
+    assert not drop.any()
     blocks = noisy.view(2, 2, 2, 2, 2)  # B h 2 w 2
     assert torch.equal(blocks, blocks[:, :, :1, :, :1].expand_as(blocks)), "one id for 2x2 tokens, disturbed or not"
     assert not torch.equal(noisy, prior) and 0 <= noisy.min() and noisy.max() < 64

@@ -10,7 +10,7 @@ import yaml
 
 from glmkit.errors import UserError
 from glmkit.generation import pipeline
-from glmkit.models.checkpoint import components as checkpoint
+from glmkit.models import checkpoint
 from glmkit.models.checkpoint import defaults
 from glmkit.training import initialise
 
@@ -69,7 +69,7 @@ def test_a_fresh_decoder_predicts_nothing_yet(folder: Path) -> None:
     size = torch.tensor([[64.0, 64.0]])
     given = (torch.randn(1, 16, 8, 8), torch.randn(1, 3, 192), None, torch.zeros(1, 16, dtype=torch.long))
     times = torch.tensor([300.0])
-    assert decoder(*given, torch.ones(1, dtype=torch.bool), times, size, torch.zeros(1, 2)).abs().max() == 0
+    assert decoder(*given, torch.zeros(1, dtype=torch.bool), times, size, torch.zeros(1, 2)).abs().max() == 0
     zero = {name for name, value in decoder.named_parameters() if name.endswith("weight") and value.abs().max() == 0}
     assert zero == {"norm_out.linear.weight", "proj_out.weight"} | {
         f"transformer_blocks.{number}.norm1.linear.weight" for number in range(decoder.config.num_layers)

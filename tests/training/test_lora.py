@@ -16,8 +16,8 @@ from torch import Tensor
 from glmkit.cli import main
 from glmkit.config import Lora
 from glmkit.errors import UserError
-from glmkit.models.checkpoint import adapters as adapter
-from glmkit.models.checkpoint import components as checkpoint
+from glmkit.models import checkpoint
+from glmkit.models.checkpoint import adapters
 from glmkit.models.checkpoint import export as portable
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import lora
@@ -31,7 +31,7 @@ def decoder_inputs() -> list[Tensor]:
         torch.randn(2, 4, 8, 8, generator=draw),
         torch.randn(2, 5, 24, generator=draw),
         torch.randint(64, (2, 16), generator=draw),
-        torch.ones(2, dtype=torch.bool),
+        torch.zeros(2, dtype=torch.bool),
         torch.tensor([500.0, 20.0]),
         torch.full((2, 2), 64.0),
         torch.zeros(2, 2),
@@ -88,16 +88,16 @@ def test_stock_diffusers_draws_the_same(tiny_model: Path, tmp_path: Path, rank: 
     wrapped = trained(tiny_model, settings)
     lora.save(wrapped, tmp_path / "ad" / "decoder", "decoder", tiny_model)
     stock = tiny_checkpoint.diffusers_pipeline(tiny_model).transformer
-    latents, glyph, prior, keep, timestep, size, crop = decoder_inputs()
+    latents, glyph, prior, drop, timestep, size, crop = decoder_inputs()
     stock.load_lora_adapter(tmp_path / "ad" / "decoder", weight_name=lora.DIFFUSERS_FILE)
     with torch.no_grad():
-        theirs = stock(latents, glyph, prior, ~keep[:, None].expand_as(prior), timestep, size, crop).sample
+        theirs = stock(latents, glyph, prior, drop[:, None].expand_as(prior), timestep, size, crop).sample
     stock.unload_lora()
     torch.testing.assert_close(theirs, ours(wrapped), atol=1e-4, rtol=0)
 
     hybrid = HybridModel(tiny_model)
     plain = ours(hybrid.decoder)
-    adapter.apply_adapter(hybrid, tmp_path / "ad")
+    adapters.apply_adapter(hybrid, tmp_path / "ad")
     torch.testing.assert_close(ours(hybrid.decoder), theirs, atol=1e-4, rtol=0)
     assert (plain - theirs).abs().max() > 0.01
 
@@ -110,7 +110,7 @@ def test_files(tiny_model: Path, tmp_path: Path) -> None:
         assert sorted(path.name for path in folder.iterdir()) == [
             "adapter_config.json",
             "adapter_model.safetensors",
-            adapter.CARD,
+            adapters.CARD,
             lora.DIFFUSERS_FILE,
         ]
         assert [path.name for path in folder.parent.iterdir()] == ["decoder"]
@@ -137,7 +137,7 @@ def test_the_autoregressive_adapter(tiny_model: Path, tmp_path: Path) -> None:
     hybrid = HybridModel(tiny_model)
     with torch.no_grad():
         plain = hybrid.autoregressive(ids, positions)
-        adapter.apply_adapter(hybrid, tmp_path / "ad")
+        adapters.apply_adapter(hybrid, tmp_path / "ad")
         torch.testing.assert_close(hybrid.autoregressive(ids, positions), model(ids, positions), atol=1e-4, rtol=0)
         assert (hybrid.autoregressive(ids, positions) - plain).abs().max() > 0.01
 
@@ -162,13 +162,13 @@ def test_dora(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     folder = tmp_path / "ad" / "decoder"
     lora.save(wrapped, folder, "decoder", tiny_model)
     hybrid = HybridModel(tiny_model)
-    adapter.apply_adapter(hybrid, tmp_path / "ad")
+    adapters.apply_adapter(hybrid, tmp_path / "ad")
     torch.testing.assert_close(ours(hybrid.decoder), learnt, atol=1e-4, rtol=0)
     stock = tiny_checkpoint.diffusers_pipeline(tiny_model).transformer
     stock.load_lora_adapter(folder, weight_name=lora.DIFFUSERS_FILE)
-    prior, keep, timestep, size, crop = others
+    prior, drop, timestep, size, crop = others
     with torch.no_grad():
-        theirs = stock(latents, glyph, prior, ~keep[:, None].expand_as(prior), timestep, size, crop).sample
+        theirs = stock(latents, glyph, prior, drop[:, None].expand_as(prior), timestep, size, crop).sample
     torch.testing.assert_close(theirs, learnt, atol=1e-4, rtol=0)
 
     out = tmp_path / "comfy.safetensors"
@@ -176,7 +176,7 @@ def test_dora(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "use_dora" in capsys.readouterr().err and not out.exists()
     half = f"{tmp_path / 'ad'}:0.5"
     with pytest.raises(UserError, match="DoRA adapter, which has no weight"):
-        adapter.apply_adapter(HybridModel(tiny_model), half)
+        adapters.apply_adapter(HybridModel(tiny_model), half)
     assert main(["export", half, "--format", "diffusers", "--out", str(out)]) == 2 and not out.exists()
 
 

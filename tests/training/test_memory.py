@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from glmkit import config
-from glmkit.models.checkpoint import components as checkpoint
+from glmkit.models import checkpoint
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import data, features, plan
 from glmkit.training.memory_tracker import work_of

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from glmkit.generation import pipeline
-from glmkit.models.gradient_checkpointing import through
+from glmkit.models.gradient_checkpointing import checkpointed
 from glmkit.models.hybrid import HybridModel
 from glmkit.records import Request
 from glmkit.training import offload
@@ -25,7 +25,7 @@ BLOCKS = 5
 
 
 class Stack(nn.Module):
-    """Blocks of two linear layers each, between projections that stay; `every` as in `recompute.through`."""
+    """Blocks of two linear layers each, between projections that stay; `every` as in `checkpointed`."""
 
     def __init__(self, every: int = 0, width: int = 8) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class Stack(nn.Module):
     def forward(self, given: Tensor) -> Tensor:
         x = self.before(given)
         for index, block in enumerate(self.blocks):
-            x = x + through(block, index, self.every, x)
+            x = x + checkpointed(block, index, self.every, x)
         return x
 
 

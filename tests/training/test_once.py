@@ -13,7 +13,7 @@ from torch import nn
 
 from glmkit.cli import main
 from glmkit.files import read_json
-from glmkit.models.checkpoint import components as checkpoint
+from glmkit.models import checkpoint
 from glmkit.training.objectives.autoregressive import AutoregressiveObjective
 from glmkit.training.objectives.decoder import DecoderObjective
 

@@ -12,7 +12,7 @@ import torch
 
 from glmkit import config
 from glmkit.cli import main
-from glmkit.models.checkpoint import components as checkpoint
+from glmkit.models import checkpoint
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import data, features, lora, offload, plan
 from glmkit.training import memory_tracker as ledger

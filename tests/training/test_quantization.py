@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from glmkit.cli import main
 from glmkit.config import DecoderStage, Lora
 from glmkit.errors import UserError
-from glmkit.models.checkpoint import components as checkpoint
+from glmkit.models import checkpoint
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import benchmark as speed
 from glmkit.training import data, features, loop, lora

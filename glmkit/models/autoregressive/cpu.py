@@ -2,7 +2,7 @@
 
 A token of nano takes less arithmetic than a hundred operations take to start, and reading the weights bounds the rest.
 So all layers become one function, and a single row meets the weights in loops of the compiler's own, which read faster
-than the products of a library. The result is that of `AutoregressiveModel.decode` but for rounding.
+than the products of a library. The result is that of `AutoregressiveModel.decode_step` but for rounding.
 
 Shapes: B rows, S slots of the cache, H heads, H' key heads, d head size, D width, K inputs and N outputs of a product,
 L layers, V vision vocabulary.
@@ -23,7 +23,7 @@ from glmkit.models.cpu_threads import threads
 MOST_LAYERS = 8  # every layer is written out: compiling takes some 3 s for each
 
 
-def fits(model: AutoregressiveModel) -> bool:
+def supports(model: AutoregressiveModel) -> bool:
     """Whether the step can be compiled: on a CPU, few layers, plain linear ones, joint projections."""
     layers = [cast(Layer, layer) for layer in model.language_model.layers]
     linears = [model.lm_head]
@@ -37,30 +37,30 @@ def fits(model: AutoregressiveModel) -> bool:
     )
 
 
-def decode(
+def decode_step(
     model: AutoregressiveModel,
     ids_B: Tensor,
-    table: tuple[Tensor, Tensor],
-    slots_B: Tensor,
+    cos_sin: tuple[Tensor, Tensor],
+    input_pos_B: Tensor,
     cache: KVCache,
-    window: int | None = None,
+    kv_length: int | None = None,
 ) -> Tensor:
-    """Logits B V after one more token a row, as `AutoregressiveModel.decode` gives them.
+    """Logits B V after one more token a row, as `AutoregressiveModel.decode_step` gives them.
 
-    All of the cache is looked at, so `window` does not matter.
+    All of the cache is looked at, so `kv_length` does not matter.
     """
-    earlier_B11S = (torch.arange(cache.pairs.shape[4]) < slots_B[:, None])[:, None, None]
-    for tensor, dimension in ((cache.pairs, 4), (earlier_B11S, 3)):
+    earlier_B11S = (torch.arange(cache.kv.shape[4]) < input_pos_B[:, None])[:, None, None]
+    for tensor, dimension in ((cache.kv, 4), (earlier_B11S, 3)):
         torch._dynamo.maybe_mark_dynamic(tensor, dimension)  # one compiled function for caches of all capacities
     with threads(1):  # which would wait for each other for longer than they compute
-        logits_BV, new = compiled(_step)(model, ids_B, table, earlier_B11S, cache.pairs)
+        logits_BV, new = compiled(_step)(model, ids_B, cos_sin, earlier_B11S, cache.kv)
     # Not inside the compiled function: that would copy the cache to write one slot of it.
-    cache.pairs.scatter_(4, slots_B[:, None, None, None].expand_as(new), new)
+    cache.kv.scatter_(4, input_pos_B[:, None, None, None].expand_as(new), new)
     return logits_BV
 
 
 def _step(
-    model: AutoregressiveModel, ids_B: Tensor, table: tuple[Tensor, Tensor], earlier_B11S: Tensor, pairs: Tensor
+    model: AutoregressiveModel, ids_B: Tensor, cos_sin: tuple[Tensor, Tensor], earlier_B11S: Tensor, kv: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Logits B V, and the new tokens' keys and values, L 2 B H' 1 d."""
     x_B1D = model.language_model.embed_tokens(ids_B[:, None])
@@ -70,10 +70,10 @@ def _step(
         attention, mlp = layer.self_attn, layer.mlp
         assert attention.fused is not None
         joint = _linear(layer.input_layernorm(x_B1D), *attention.fused)
-        query, key, value = attention.heads_of(joint, table)
+        query, key, value = attention.split_heads(joint, cos_sin)
         written.append(torch.stack((key, value)))
-        mixed = _attend(query, key, value, earlier_B11S, *pairs[index]).reshape(len(x_B1D), 1, -1)
-        x_B1D = x_B1D + layer.post_self_attn_layernorm(_linear(mixed, attention.o_proj.weight))
+        attention_output = _attend(query, key, value, earlier_B11S, *kv[index]).reshape(len(x_B1D), 1, -1)
+        x_B1D = x_B1D + layer.post_self_attn_layernorm(_linear(attention_output, attention.o_proj.weight))
         gate, up = _linear(layer.post_attention_layernorm(x_B1D), mlp.gate_up_proj.weight).chunk(2, dim=-1)
         x_B1D = x_B1D + layer.post_mlp_layernorm(_linear(F.silu(gate) * up, mlp.down_proj.weight))
     return _linear(model.language_model.norm(x_B1D), model.lm_head.weight)[:, 0], torch.stack(written)

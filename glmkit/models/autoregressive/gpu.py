@@ -1,5 +1,5 @@
 """A decoding step of few rows by the kernels of `glmkit.models.autoregressive.kernels`: eight launches per layer, none of
-them compiled by torch. The result is that of `AutoregressiveModel.decode` but for rounding, and a row's is the same bit for bit
+them compiled by torch. The result is that of `AutoregressiveModel.decode_step` but for rounding, and a row's is the same bit for bit
 whatever the number of rows: `ORDER` says in which order sums are made, `PLANS` only how the work is shared out.
 
 Both come from measurements on an H200 (`benchmarks/ar_kernels.py`).
@@ -114,7 +114,7 @@ PLANS = (
 )
 
 
-def fits(model: AutoregressiveModel) -> bool:
+def supports(model: AutoregressiveModel) -> bool:
     """Whether the kernels can run this model: plain linear layers, joint projections, sizes that blocks divide."""
     layers, config = layers_of(model), model.config
     plain = (
@@ -142,30 +142,30 @@ def plan_for(rows: int, device: torch.device) -> Plan:
 
 
 @torch.no_grad()
-def decode(
+def decode_step(
     model: AutoregressiveModel,
     ids_B: Tensor,
-    table: tuple[Tensor, Tensor],
-    slots_B: Tensor,
+    cos_sin: tuple[Tensor, Tensor],
+    input_pos_B: Tensor,
     cache: KVCache,
-    window: int | None = None,
+    kv_length: int | None = None,
     plan: Plan | None = None,
 ) -> Tensor:
-    """Logits B V after one more token a row, as `AutoregressiveModel.decode` gives them.
+    """Logits B V after one more token a row, as `AutoregressiveModel.decode_step` gives them.
 
-    A row's slots are read up to its newest one, so `window` does not matter. The tables are float32 and contiguous.
+    A row's slots are read up to its newest one, so `kv_length` does not matter. The tables are float32 and contiguous.
     """
     plan = plan or plan_for(len(ids_B), ids_B.device)
     language, layers = model.language_model, layers_of(model)
     x_BW = language.embed_tokens(ids_B)
     h_BW = add_and_norm(x_BW, None, None, layers[0].input_layernorm, plan)
     norms = [*(layer.input_layernorm for layer in layers[1:]), language.norm]
-    for layer, pair, norm in zip(layers, cache.pairs, norms, strict=True):
+    for layer, pair, norm in zip(layers, cache.kv, norms, strict=True):
         attention, mlp = layer.self_attn, layer.mlp
         joint, bias = cast(Any, attention.fused)
         sums = linear(h_BW, joint, plan.qkv, ORDER.qkv, plan)
-        mixed = attend(sums, bias, table, slots_B, pair, plan)
-        sums = linear(mixed, attention.o_proj.weight, plan.o, ORDER.o, plan)
+        attention_output = attend(sums, bias, cos_sin, input_pos_B, pair, plan)
+        sums = linear(attention_output, attention.o_proj.weight, plan.o, ORDER.o, plan)
         h_BW = add_and_norm(x_BW, sums, layer.post_self_attn_layernorm, layer.post_attention_layernorm, plan)
         gated = linear(h_BW, mlp.gate_up_proj.weight, plan.gate_up, ORDER.gate_up, plan, gated=True)[0]
         sums = linear(gated, mlp.down_proj.weight, plan.down, ORDER.down, plan)
@@ -216,8 +216,8 @@ def linear(
 def attend(
     sums_SBN: Tensor,
     bias: Tensor | None,
-    table: tuple[Tensor, Tensor],
-    slots_B: Tensor,
+    cos_sin: tuple[Tensor, Tensor],
+    input_pos_B: Tensor,
     pair: Tensor,
     plan: Plan,
     order: Order = ORDER,
@@ -226,16 +226,16 @@ def attend(
     splits, rows, columns = sums_SBN.shape
     _, _, key_heads, capacity, size = pair.shape
     heads = columns // size - 2 * key_heads
-    mixed = torch.empty(rows, heads, order.parts, size, device=pair.device)
+    partial_outputs = torch.empty(rows, heads, order.parts, size, device=pair.device)
     tops, masses = (torch.empty(rows, heads, order.parts, device=pair.device) for _ in range(2))
     out = torch.empty(rows, heads * size, device=pair.device, dtype=pair.dtype)
     kernels.attend_kernel[(rows * key_heads * order.parts,)](
         sums_SBN,
         sums_SBN if bias is None else bias,
-        *table,
-        slots_B,
+        *cos_sin,
+        input_pos_B,
         pair,
-        mixed,
+        partial_outputs,
         tops,
         masses,
         rows,
@@ -243,7 +243,7 @@ def attend(
         HEADS=heads,
         KEY_HEADS=key_heads,
         D=size,
-        ROTARY=table[0].shape[-1],
+        ROTARY=cos_sin[0].shape[-1],
         SPLITS=splits,
         BIAS=bias is not None,
         PARTS=order.parts,
@@ -253,10 +253,10 @@ def attend(
         **_launch(plan, ATTENTION_WARPS),
     )
     kernels.merge_kernel[(rows * heads,)](
-        mixed,
+        partial_outputs,
         tops,
         masses,
-        slots_B,
+        input_pos_B,
         out,
         HEADS=heads,
         PARTS=order.parts,

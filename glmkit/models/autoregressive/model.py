@@ -19,16 +19,16 @@ from torch import Tensor, nn
 
 from glmkit.models.compiling import compiled
 from glmkit.models.fused_linear import Fused, fuse
-from glmkit.models.gradient_checkpointing import through
+from glmkit.models.gradient_checkpointing import checkpointed
 
 # On a GPU the keys of one step are cut into parts of this many slots while rows x key heads stay below the limit.
-SPLIT_SLOTS = 64
+SPLIT_KV_LENGTH = 64
 SPLIT_BELOW = 64
 
 
 @dataclass(frozen=True)
 class AutoregressiveConfig:
-    """The sizes and token ids of a published `vision_language_encoder/config.json`. Code ids are 0 .. codes - 1."""
+    """The sizes and token ids of a published `vision_language_encoder/config.json`. Prior token ids are 0 .. codebook_size - 1."""
 
     vocab_size: int
     hidden_size: int
@@ -50,7 +50,7 @@ class AutoregressiveConfig:
     image_token_id: int
 
     @property
-    def codes(self) -> int:
+    def codebook_size(self) -> int:
         """How many ids are image codes: the first id that is none starts an image."""
         return self.image_start_token_id
 
@@ -101,14 +101,14 @@ class RmsNorm(nn.Module):
 
 
 class KVCache:
-    """Keys and values of a batch, allocated once: `pairs` is L x 2 x B x heads x capacity x head_dim, keys first.
+    """Keys and values of a batch, allocated once: `kv` is L x 2 x B x heads x capacity x head_dim, keys first.
 
     Every row fills its own slots from 0 on, so that no row has padding in front. What stands behind a row's newest
     token is never read.
     """
 
-    def __init__(self, pairs: Tensor) -> None:
-        self.pairs = pairs
+    def __init__(self, kv: Tensor) -> None:
+        self.kv = kv
 
     @classmethod
     def allocate(
@@ -120,14 +120,14 @@ class KVCache:
 
     def rows(self, part: slice) -> KVCache:
         """A view of some rows of the batch."""
-        return KVCache(self.pairs[:, :, part])
+        return KVCache(self.kv[:, :, part])
 
-    def layer(self, index: int, window: int | None = None) -> Tensor:
-        """A view of one layer's keys and values, 2 B H S d, or of their first `window` slots."""
-        return self.pairs[index, :, :, :, :window]
+    def layer(self, index: int, kv_length: int | None = None) -> Tensor:
+        """A view of one layer's keys and values, 2 B H S d, or of their first `kv_length` slots."""
+        return self.kv[index, :, :, :, :kv_length]
 
 
-def rotary_table(positions_3BT: Tensor, config: AutoregressiveConfig) -> tuple[Tensor, Tensor]:
+def rotary_cos_sin(positions_3BT: Tensor, config: AutoregressiveConfig) -> tuple[Tensor, Tensor]:
     """Cosines and sines, float32, B 1 T rotary_dim, for positions on three axes.
 
     Of the rotary_dim / 2 frequencies, the first `mrope_section[0]` turn with the time axis, the next with the row, the
@@ -141,20 +141,20 @@ def rotary_table(positions_3BT: Tensor, config: AutoregressiveConfig) -> tuple[T
     return angles_B1TF.cos(), angles_B1TF.sin()
 
 
-def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
+def rotate(x: Tensor, cos_sin: tuple[Tensor, Tensor]) -> Tensor:
     """Turn the first rotary_dim dimensions of B H T D: dimension i pairs with i + rotary_dim / 2."""
-    cos, sin = (part.to(x.dtype) for part in table)
+    cos, sin = (part.to(x.dtype) for part in cos_sin)
     turned, kept = x.split((cos.shape[-1], x.shape[-1] - cos.shape[-1]), dim=-1)
     first, second = turned.chunk(2, dim=-1)
     return torch.cat((turned * cos + torch.cat((-second, first), dim=-1) * sin, kept), dim=-1)
 
 
-def readable(slots_B: Tensor, window: int) -> Tensor:
+def key_mask(input_pos_B: Tensor, kv_length: int) -> Tensor:
     """B 1 1 S, True at the slots up to each row's newest one."""
-    return (torch.arange(window, device=slots_B.device) <= slots_B[:, None])[:, None, None]
+    return (torch.arange(kv_length, device=input_pos_B.device) <= input_pos_B[:, None])[:, None, None]
 
 
-def attend_split(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, parts: int) -> Tensor:
+def attend_split_kv(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, parts: int) -> Tensor:
     """Attention of few queries B H T d over many keys B H S d, the sum over the keys cut into `parts` of equal length.
 
     A GPU works on all parts at once; with one row and two key heads the usual kernels would keep two of its
@@ -167,7 +167,7 @@ def attend_split(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, parts:
 
 
 class Attention(nn.Module):
-    """The products around grouped-query attention, which itself is `attend_back`, or `attend_newest` of one token."""
+    """The products around grouped-query attention, which itself is `causal_attention`, or `attend_current_token` of one token."""
 
     def __init__(self, config: AutoregressiveConfig) -> None:
         super().__init__()
@@ -187,63 +187,63 @@ class Attention(nn.Module):
         """Compute queries, keys and values by one product from now on; for weights that no longer change."""
         self.fused = fuse((self.q_proj, self.k_proj, self.v_proj))
 
-    def project(self, x_BTD: Tensor, table: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    def project(self, x_BTD: Tensor, cos_sin: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, B H T d, turned to their positions."""
         if self.fused is None:
             joint = torch.cat((self.q_proj(x_BTD), self.k_proj(x_BTD), self.v_proj(x_BTD)), dim=-1)
         else:
             joint = F.linear(x_BTD, *self.fused)
-        return self.heads_of(joint, table)
+        return self.split_heads(joint, cos_sin)
 
-    def heads_of(self, joint: Tensor, table: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    def split_heads(self, joint: Tensor, cos_sin: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, B H T d, of what the joint projection gave."""
         by_head = joint.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
         turning, value = by_head.split((self.heads + self.key_heads, self.key_heads), dim=1)
-        query, key = rotate(turning, table).split((self.heads, self.key_heads), dim=1)
+        query, key = rotate(turning, cos_sin).split((self.heads, self.key_heads), dim=1)
         return query, key, value
 
-    def output(self, mixed: Tensor) -> Tensor:
-        """B T D from what the heads mixed, B H T d."""
-        return self.o_proj(mixed.transpose(1, 2).flatten(2))
+    def output(self, attention_output: Tensor) -> Tensor:
+        """B T D from what the heads read, B H T d."""
+        return self.o_proj(attention_output.transpose(1, 2).flatten(2))
 
 
-def attend_back(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+def causal_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """What each query, B H T d, reads of the keys and values, B H' T d, up to its own."""
     grouped = query.shape[1] > key.shape[1]
     return F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=grouped)
 
 
-class SharedRow:
+class PackedSequences:
     """Sequences of these `lengths`, one after the other in one row; none sees another."""
 
     def __init__(self, lengths: Sequence[int]) -> None:
         self.lengths = list(lengths)
 
     @torch.compiler.disable  # what is compiled around it then serves rows of any lengths
-    def attend_back(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def causal_attention(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """As the function of this name, from each query to the start of its own sequence."""
         # One after the other: each gets the kernel that needs no mask, and pairs of two sequences cost nothing.
         parts = zip(*(states.split(self.lengths, dim=2) for states in (query, key, value)), strict=True)
-        return torch.cat([attend_back(*part) for part in parts], dim=2)
+        return torch.cat([causal_attention(*part) for part in parts], dim=2)
 
 
-def attend_newest(query: Tensor, mask: Tensor, key: Tensor, value: Tensor) -> Tensor:
+def attend_current_token(query: Tensor, mask: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """What one query a row, B H 1 d, reads of the slots of `key` and `value`, B H' S d, that `mask` lets it."""
     # The heads that share a key head become its queries: no copies of the cache.
     grouped = query.reshape(len(query), key.shape[1], -1, query.shape[-1])
-    parts = split_parts(grouped, key)
+    parts = kv_splits(grouped, key)
     if parts > 1:
-        mixed = attend_split(grouped, key, value, mask, parts)
+        attention_output = attend_split_kv(grouped, key, value, mask, parts)
     else:
-        mixed = F.scaled_dot_product_attention(grouped, key, value, attn_mask=mask)
-    return mixed.reshape(query.shape)
+        attention_output = F.scaled_dot_product_attention(grouped, key, value, attn_mask=mask)
+    return attention_output.reshape(query.shape)
 
 
-def split_parts(query: Tensor, key: Tensor) -> int:
-    """Into how many parts `attend_split` cuts the keys: enough for a GPU's processors, 1 on a CPU."""
+def kv_splits(query: Tensor, key: Tensor) -> int:
+    """Into how many parts `attend_split_kv` cuts the keys: enough for a GPU's processors, 1 on a CPU."""
     if query.device.type != "cuda" or len(query) * query.shape[1] >= SPLIT_BELOW:
         return 1
-    return key.shape[2] // SPLIT_SLOTS if key.shape[2] % SPLIT_SLOTS == 0 else 1
+    return key.shape[2] // SPLIT_KV_LENGTH if key.shape[2] % SPLIT_KV_LENGTH == 0 else 1
 
 
 class Mlp(nn.Module):
@@ -275,26 +275,26 @@ class Layer(nn.Module):
     def forward(
         self,
         x_BTD: Tensor,
-        table: tuple[Tensor, Tensor],
+        cos_sin: tuple[Tensor, Tensor],
         cache: Tensor | None = None,
-        shared: SharedRow | None = None,
+        packed: PackedSequences | None = None,
     ) -> Tensor:
-        """Every token looks back, in a shared row to the start of its own sequence; `cache` (2 B H S d) takes keys and
+        """Every token looks back, in a packed row to the start of its own sequence; `cache` (2 B H S d) takes keys and
         values from its first slot on."""
-        query, key, value = self.self_attn.project(self.input_layernorm(x_BTD), table)
+        query, key, value = self.self_attn.project(self.input_layernorm(x_BTD), cos_sin)
         if cache is not None:
             cache[:, :, :, : x_BTD.shape[1]] = torch.stack((key, value))
-        look_back = attend_back if shared is None else shared.attend_back
+        look_back = causal_attention if packed is None else packed.causal_attention
         return self.after_attention(x_BTD, look_back(query, key, value))
 
-    def before_attention(self, x_B1D: Tensor, table: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    def before_attention(self, x_B1D: Tensor, cos_sin: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Queries B H 1 d of new tokens, and their keys and values, 2 B H' 1 d."""
-        query, key, value = self.self_attn.project(self.input_layernorm(x_B1D), table)
+        query, key, value = self.self_attn.project(self.input_layernorm(x_B1D), cos_sin)
         return query, torch.stack((key, value))
 
-    def after_attention(self, x_BTD: Tensor, mixed: Tensor) -> Tensor:
+    def after_attention(self, x_BTD: Tensor, attention_output: Tensor) -> Tensor:
         """The layer's result from what attention gave, B H T d."""
-        x_BTD = x_BTD + self.post_self_attn_layernorm(self.self_attn.output(mixed))
+        x_BTD = x_BTD + self.post_self_attn_layernorm(self.self_attn.output(attention_output))
         return x_BTD + self.post_mlp_layernorm(self.mlp(self.post_attention_layernorm(x_BTD)))
 
 
@@ -302,13 +302,15 @@ class LayerSteps(NamedTuple):
     """What a layer does with one new token; each may be compiled, attention for any number of slots."""
 
     before: Callable[..., tuple[Tensor, Tensor]] = Layer.before_attention
-    attend: Callable[..., Tensor] = attend_newest
+    attend: Callable[..., Tensor] = attend_current_token
     after: Callable[..., Tensor] = Layer.after_attention
 
     @classmethod
     def compiled(cls) -> LayerSteps:
         return cls(
-            compiled(Layer.before_attention), compiled(attend_newest, dynamic=True), compiled(Layer.after_attention)
+            compiled(Layer.before_attention),
+            compiled(attend_current_token, dynamic=True),
+            compiled(Layer.after_attention),
         )
 
 
@@ -320,32 +322,32 @@ class LanguageModel(nn.Module):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
         self.norm = RmsNorm(config.hidden_size, config.rms_norm_eps)
-        self.gradient_checkpointing = 0  # see `recompute.through`
+        self.gradient_checkpointing = 0  # see `gradient_checkpointing.checkpointed`
 
     def forward(
         self,
         ids_BT: Tensor,
-        table: tuple[Tensor, Tensor],
+        cos_sin: tuple[Tensor, Tensor],
         cache: KVCache | None = None,
-        shared: SharedRow | None = None,
+        packed: PackedSequences | None = None,
     ) -> Tensor:
         x_BTD = self.embed_tokens(ids_BT)
         for index, layer in enumerate(self.layers):
             own = None if cache is None else cache.layer(index)
-            x_BTD = through(layer, index, self.gradient_checkpointing, x_BTD, table, own, shared)
+            x_BTD = checkpointed(layer, index, self.gradient_checkpointing, x_BTD, cos_sin, own, packed)
         return self.norm(x_BTD)
 
 
 class AutoregressiveModel(nn.Module):
     """The language model and its head over the vision vocabulary. Holds weights only; position state is the caller's.
 
-    forward(ids_BT, positions_3BT, keep, cache, lengths) -> logits B K V, for whole sequences that may be padded on the
+    forward(ids_BT, positions_3BT, logits_to_keep, cache, sequence_lengths) -> logits B K V, for whole sequences that may be padded on the
     right (attention looks back, so padding needs no mask):
 
     - `ids_BT`: int64, `positions_3BT`: int64 time, row and column of every token.
-    - `keep`: which tokens get logits: a slice, indices K, or indices B K of each row; None for all.
+    - `logits_to_keep`: which tokens get logits: a slice, indices K, or indices B K of each row; None for all.
     - `cache`: takes the tokens in its slots 0 .. T - 1, for `decode` to go on from.
-    - `lengths`: a row holds several sequences, of these lengths, one after the other; none sees another.
+    - `sequence_lengths`: a row holds several sequences, of these lengths, one after the other; none sees another.
     """
 
     def __init__(self, config: AutoregressiveConfig) -> None:
@@ -358,36 +360,36 @@ class AutoregressiveModel(nn.Module):
         self,
         ids_BT: Tensor,
         positions_3BT: Tensor,
-        keep: slice | Tensor | None = None,
+        logits_to_keep: slice | Tensor | None = None,
         cache: KVCache | None = None,
-        lengths: Sequence[int] | None = None,
+        sequence_lengths: Sequence[int] | None = None,
     ) -> Tensor:
-        table = rotary_table(positions_3BT, self.config)
-        shared = None if lengths is None else SharedRow(lengths)
-        return self.lm_head(_kept(self.language_model(ids_BT, table, cache, shared), keep))
+        cos_sin = rotary_cos_sin(positions_3BT, self.config)
+        packed = None if sequence_lengths is None else PackedSequences(sequence_lengths)
+        return self.lm_head(_kept(self.language_model(ids_BT, cos_sin, cache, packed), logits_to_keep))
 
-    def decode(
+    def decode_step(
         self,
         ids_B: Tensor,
-        table: tuple[Tensor, Tensor],
-        slots_B: Tensor,
+        cos_sin: tuple[Tensor, Tensor],
+        input_pos_B: Tensor,
         cache: KVCache,
-        window: int,
+        kv_length: int,
         steps: LayerSteps | None = None,
     ) -> Tensor:
-        """Logits B V after one more token a row, which is written at `slots_B`; nothing waits for the device.
+        """Logits B V after one more token a row, which is written at `input_pos_B`; nothing waits for the device.
 
-        `table` are the cosines and sines B 1 1 rotary_dim of the tokens' positions. Only the first `window` slots are
+        `cos_sin` are the cosines and sines B 1 1 rotary_dim of the tokens' positions. Only the first `kv_length` slots are
         looked at: it must be above every slot in use.
         """
         before, attend, after = steps or LayerSteps()
-        mask = readable(slots_B, window)
+        mask = key_mask(input_pos_B, kv_length)
         x_B1D = self.language_model.embed_tokens(ids_B[:, None])
         for index, layer in enumerate(self.language_model.layers):
-            query, new = before(layer, x_B1D, table)
-            pair = cache.layer(index, window)
+            query, new = before(layer, x_B1D, cos_sin)
+            pair = cache.layer(index, kv_length)
             # Not inside a compiled function: that would copy the cache to write one slot of it.
-            pair.scatter_(3, slots_B[:, None, None, None].expand_as(new), new)
+            pair.scatter_(3, input_pos_B[:, None, None, None].expand_as(new), new)
             x_B1D = after(layer, x_B1D, attend(query, mask, *pair))
         return self.lm_head(self.language_model.norm(x_B1D))[:, 0]
 

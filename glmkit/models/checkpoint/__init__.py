@@ -1,1 +1,42 @@
-"""Model folders in the published layout, and adapters."""
+"""Model folders in the published layout: find, count, load and save their components. Importing this loads no torch.
+
+`adapters`, `export`, `defaults`, `published` and `weights` are modules beside `components`, whose functions are here.
+"""
+
+from glmkit.models.checkpoint.components import (
+    COMPONENTS,
+    INDEX,
+    NANO,
+    PUBLISHED,
+    ComponentSize,
+    build_component,
+    config,
+    copy,
+    create,
+    describe,
+    load_component,
+    new_component,
+    rebuild_derived,
+    resolve,
+    save_component,
+    stored_tensors,
+)
+
+__all__ = [
+    "COMPONENTS",
+    "INDEX",
+    "NANO",
+    "PUBLISHED",
+    "ComponentSize",
+    "build_component",
+    "config",
+    "copy",
+    "create",
+    "describe",
+    "load_component",
+    "new_component",
+    "rebuild_derived",
+    "resolve",
+    "save_component",
+    "stored_tensors",
+]

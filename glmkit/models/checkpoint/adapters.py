@@ -23,7 +23,7 @@ import torch
 import glmkit
 from glmkit.errors import UserError
 from glmkit.files import read_json, write_json
-from glmkit.models.checkpoint import components as checkpoint
+from glmkit.models import checkpoint
 from glmkit.models.checkpoint import weights
 from glmkit.models.hybrid import HybridModel
 
@@ -34,14 +34,14 @@ PROBED = 16
 VOLATILE = {"_diffusers_version", "_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}
 
 
-def fingerprint(folder: Path, part: str) -> str:
+def fingerprint(folder: Path, component: str) -> str:
     """A short name for a part: its config, its tensors' names and shapes, and the first values of each as bfloat16.
 
     The same for the same weights in other shards, or stored as float32 instead of bfloat16.
     """
-    settings = {key: value for key, value in checkpoint.config(folder, part).items() if key not in VOLATILE}
+    settings = {key: value for key, value in checkpoint.config(folder, component).items() if key not in VOLATILE}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    tensors = dict(weights.read(checkpoint.contents(folder, part)))
+    tensors = dict(weights.read(checkpoint.stored_tensors(folder, component)))
     for name in sorted(tensors):
         first = tensors[name].flatten()[:PROBED].to(torch.bfloat16).view(torch.int16)
         digest.update(f"{name}\0{tuple(tensors[name].shape)}\0".encode() + first.numpy().tobytes())
@@ -70,9 +70,14 @@ class Adapter:
         return cls(Path(folder), value)
 
 
-def write_base(adapter: Path, part: str, base: Path) -> None:
+def write_base(adapter: Path, component: str, base: Path) -> None:
     """Tie the adapter folder of one part to the model folder `base` that it was trained on."""
-    card = {"part": part, "base": base.name, "fingerprint": fingerprint(base, part), "glmkit": glmkit.__version__}
+    card = {
+        "part": component,
+        "base": base.name,
+        "fingerprint": fingerprint(base, component),
+        "glmkit": glmkit.__version__,
+    }
     write_json(adapter / CARD, card)
 
 
@@ -80,7 +85,11 @@ def components_of(folder: Path) -> dict[str, Path]:
     """The parts that an adapter folder adapts, and where each one's files are. UserError when it has none."""
     if (folder / CARD).is_file():
         return {read_json(folder / CARD)["part"]: folder}
-    found = {part: folder / part for part in ADAPTABLE if (folder / part / "adapter_config.json").is_file()}
+    found = {
+        component: folder / component
+        for component in ADAPTABLE
+        if (folder / component / "adapter_config.json").is_file()
+    }
     if not found:
         raise UserError(
             f"{folder} is not an adapter folder" if folder.exists() else f"adapter folder {folder} does not exist",
@@ -91,14 +100,14 @@ def components_of(folder: Path) -> dict[str, Path]:
 
 def check_adapter(model: Path, folder: Path) -> None:
     """UserError unless every part of the adapter was trained on this model and its files are whole."""
-    for part, where in components_of(folder).items():
+    for component, where in components_of(folder).items():
         if not (where / CARD).is_file():
             raise UserError(f"{where} has no {CARD}, so its base model is unknown", fix="an adapter of glmkit finetune")
         card = read_json(where / CARD)
-        if card.get("fingerprint") != fingerprint(model, part):
+        if card.get("fingerprint") != fingerprint(model, component):
             raise UserError(
                 f"{where} is an adapter of another model",
-                found=f"its base was {card.get('base')!r}; this is {model} with another {part}",
+                found=f"its base was {card.get('base')!r}; this is {model} with another {component}",
                 fix="--model with the model it was trained on, or train it again",
             )
         if not (where / "adapter_model.safetensors").is_file():
@@ -113,7 +122,7 @@ def check_weight(folder: Path, weight: float) -> None:
         raise UserError(f"{folder} is a DoRA adapter, which has no weight", found=f":{weight:g}", fix="leave it out")
 
 
-def merged(module: torch.nn.Module, part: str, adapter: Adapter) -> torch.nn.Module:
+def merge_adapter(module: torch.nn.Module, component: str, adapter: Adapter) -> torch.nn.Module:
     """The module of one part with an adapter's weighted change in its weights, if the adapter changes that part.
 
     Merging costs nothing per step and needs no PEFT modules afterwards.
@@ -121,7 +130,7 @@ def merged(module: torch.nn.Module, part: str, adapter: Adapter) -> torch.nn.Mod
     from peft import PeftModel
     from peft.tuners.lora import LoraLayer
 
-    where = components_of(adapter.folder).get(part)
+    where = components_of(adapter.folder).get(component)
     if where is None:
         return module
     check_weight(where, adapter.weight)
@@ -142,5 +151,5 @@ def apply_adapter(hybrid: HybridModel, given: Path | str, parts: Iterable[str] |
     adapter = Adapter.parse(str(given))
     check_adapter(hybrid.folder, adapter.folder)
     for part in components_of(adapter.folder) if parts is None else parts:
-        setattr(hybrid, part, merged(getattr(hybrid, part), part, adapter))
+        setattr(hybrid, part, merge_adapter(getattr(hybrid, part), part, adapter))
     hybrid.adapters = (*hybrid.adapters, str(given))

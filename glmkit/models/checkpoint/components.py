@@ -36,7 +36,7 @@ class Component:
     prefixes: tuple[tuple[str, str], ...]
 
     def ours(self, name: str) -> str | None:
-        """The name inside our module of a published tensor name; None when the tensor belongs to another part."""
+        """The name inside our module of a published tensor name; None when the tensor belongs to another component."""
         for theirs, mine in self.prefixes:
             if name.startswith(theirs):
                 return mine + name.removeprefix(theirs)
@@ -60,7 +60,7 @@ COMPONENTS = {
     "glyph": Component("text_encoder", "model", (("", "encoder."),)),
     "vae": Component("vae", "diffusion_pytorch_model", (("", "autoencoder."),)),
 }
-# Rows of `describe`: (row, part, prefix of our names).
+# Rows of `describe`: (row, component, prefix of our names).
 ROWS = (
     ("language_model", "autoregressive", "language_model."),
     ("lm_head", "autoregressive", "lm_head."),
@@ -86,10 +86,10 @@ SMALL_FOLDERS = {
 }
 
 
-def resolve(model: str | Path, parts: Iterable[str] = tuple(COMPONENTS)) -> Path:
+def resolve(model: str | Path, components: Iterable[str] = tuple(COMPONENTS)) -> Path:
     """The folder of a model given as "nano", "glm-image", a folder, or a hub id (`owner/name`, downloaded and cached).
 
-    Only the folders that `parts` need are downloaded. UserError for anything else, with the nearest known name.
+    Only the folders that `components` need are downloaded. UserError for anything else, with the nearest known name.
     """
     name = str(model)
     if name == "nano":
@@ -101,7 +101,7 @@ def resolve(model: str | Path, parts: Iterable[str] = tuple(COMPONENTS)) -> Path
         return _model_folder(folder)
     hub_id = published.HUB_ID if name == "glm-image" else name
     if hub_id.count("/") == 1 and not hub_id.startswith((".", "/", "~")):
-        return _download(hub_id, parts)
+        return _download(hub_id, components)
     if "/" in name:
         raise UserError(f"model folder {name} does not exist", fix="a folder with model_index.json, or nano, glm-image")
     raise errors.unknown("model", name, ("nano", "glm-image"))
@@ -120,11 +120,13 @@ def _model_folder(folder: Path) -> Path:
     return folder
 
 
-def _download(hub_id: str, parts: Iterable[str]) -> Path:
+def _download(hub_id: str, components: Iterable[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    folders = {COMPONENTS[part].folder for part in parts}.union(*(SMALL_FOLDERS.get(part, ()) for part in parts))
+    folders = {COMPONENTS[component].folder for component in components}.union(
+        *(SMALL_FOLDERS.get(component, ()) for component in components)
+    )
     patterns = [INDEX, DEFAULTS, *(f"{folder}/*" for folder in sorted(folders))]
     try:
         return _model_folder(Path(snapshot_download(hub_id, allow_patterns=patterns)))
@@ -137,110 +139,110 @@ def _download(hub_id: str, parts: Iterable[str]) -> Path:
         ) from error
 
 
-def config(folder: Path, part: str) -> dict[str, Any]:
-    """The published config.json that describes a part."""
-    return dict(read_json(folder / COMPONENTS[part].folder / "config.json"))
+def config(folder: Path, component: str) -> dict[str, Any]:
+    """The published config.json that describes a component."""
+    return dict(read_json(folder / COMPONENTS[component].folder / "config.json"))
 
 
-def build(part: str, settings: Mapping[str, Any], tokenizer: Path | None = None) -> nn.Module:
-    """A part with fresh weights, on torch's current default device. `tokenizer`: the ByT5 folder of a glyph encoder."""
-    if part == "autoregressive":
+def build_component(component: str, settings: Mapping[str, Any], tokenizer: Path | None = None) -> nn.Module:
+    """A component with fresh weights, on torch's current default device. `tokenizer`: the ByT5 folder of a glyph encoder."""
+    if component == "autoregressive":
         from glmkit.models.autoregressive.model import AutoregressiveConfig, AutoregressiveModel
 
         return AutoregressiveModel(AutoregressiveConfig.from_dict(dict(settings)))
-    if part == "semantic_vq":
+    if component == "semantic_vq":
         from glmkit.models.semantic_vq.model import SemanticTokenizer, SemanticVqConfig
 
         return SemanticTokenizer(SemanticVqConfig.from_dict(dict(settings)))
-    if part == "decoder":
+    if component == "decoder":
         from glmkit.models.decoder.model import DecoderConfig, DiffusionDecoder
 
         return DiffusionDecoder(DecoderConfig.from_dict(dict(settings)))
-    if part == "glyph":
+    if component == "glyph":
         from transformers import ByT5Tokenizer, T5Config, T5EncoderModel
 
         from glmkit.models.glyph.model import GlyphEncoder
 
         byt5 = ByT5Tokenizer.from_pretrained(tokenizer) if tokenizer else ByT5Tokenizer()
         return GlyphEncoder(T5EncoderModel(T5Config.from_dict(dict(settings))), byt5)
-    if part == "vae":
+    if component == "vae":
         from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
         from glmkit.models.vae.model import Vae
 
         return Vae(AutoencoderKL.from_config(dict(settings)))
-    raise errors.unknown("part", part, COMPONENTS)
+    raise errors.unknown("part", component, COMPONENTS)
 
 
-def new_component(folder: Path, part: str) -> nn.Module:
-    """A part with the folder's config and fresh weights (torch's global generator), float32 on the CPU."""
-    return build(part, config(folder, part), folder / "tokenizer")
+def new_component(folder: Path, component: str) -> nn.Module:
+    """A component with the folder's config and fresh weights (torch's global generator), float32 on the CPU."""
+    return build_component(component, config(folder, component), folder / "tokenizer")
 
 
 def load_component(
-    folder: Path, part: str, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+    folder: Path, component: str, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
 ) -> nn.Module:
-    """One part with its weights, in eval mode. `dtype` None is float32.
+    """One component with its weights, in eval mode. `dtype` None is float32.
 
     Weights go from the mapped file to their place tensor by tensor. UserError names the file when it is missing, cut
     short, or does not fit the config.
     """
     import torch
 
-    spec = COMPONENTS[part]
+    spec = COMPONENTS[component]
     with torch.device("meta"):
-        module = build(part, config(folder, part), folder / "tokenizer")
-    stored = contents(folder, part)
-    _check(folder, part, module, stored)
+        module = build_component(component, config(folder, component), folder / "tokenizer")
+    stored = stored_tensors(folder, component)
+    _check(folder, component, module, stored)
     wanted = dtype or torch.float32
     state: dict[str, torch.Tensor] = {}
     for name, tensor in weights.read(stored):
         state[str(spec.ours(name))] = tensor.to(device, wanted if tensor.is_floating_point() else None)
     for copy, source in TIED.items():
-        if part == "glyph":
+        if component == "glyph":
             state[copy] = state[source] = state.get(source, state.get(copy))  # type: ignore[assignment]
     module.load_state_dict(state, strict=True, assign=True)
-    module = finish(part, module).to(device)
+    module = rebuild_derived(component, module).to(device)
     left = [name for name, tensor in [*module.named_parameters(), *module.named_buffers()] if tensor.is_meta]
-    assert not left, f"{part}: no values for {weights.some(left)}"
+    assert not left, f"{component}: no values for {weights.some(left)}"
     return module.eval()
 
 
-def finish(part: str, module: nn.Module) -> nn.Module:
+def rebuild_derived(component: str, module: nn.Module) -> nn.Module:
     """Make what the meta device cannot hold: the VAE's statistics (from its config), T5's one shared embedding."""
-    if part == "vae":
+    if component == "vae":
         from glmkit.models.vae.model import Vae
 
         return Vae(module.autoencoder)  # type: ignore[arg-type]
-    if part == "glyph":
+    if component == "glyph":
         module.encoder.tie_weights()  # type: ignore[operator, union-attr]
     return module
 
 
-def contents(folder: Path, part: str) -> dict[str, weights.Stored]:
-    """The stored tensors of one part, by published name."""
-    spec = COMPONENTS[part]
+def stored_tensors(folder: Path, component: str) -> dict[str, weights.Stored]:
+    """The stored tensors of one component, by published name."""
+    spec = COMPONENTS[component]
     return {
         name: e for name, e in weights.contents(folder / spec.folder, spec.stem).items() if spec.ours(name) is not None
     }
 
 
-def _check(folder: Path, part: str, module: nn.Module, stored: Mapping[str, weights.Stored]) -> None:
+def _check(folder: Path, component: str, module: nn.Module, stored: Mapping[str, weights.Stored]) -> None:
     """UserError unless the stored names and shapes are exactly those of the module."""
-    spec = COMPONENTS[part]
+    spec = COMPONENTS[component]
     expected = {spec.theirs(TIED.get(name, name)): tuple(value.shape) for name, value in module.state_dict().items()}
-    untied = {spec.theirs(copy): spec.theirs(source) for copy, source in TIED.items()} if part == "glyph" else {}
+    untied = {spec.theirs(copy): spec.theirs(source) for copy, source in TIED.items()} if component == "glyph" else {}
     given = {untied.get(name, name): entry for name, entry in stored.items()}
     where = folder / spec.folder
     fix = f"weights that were saved together with {where / 'config.json'}"
     if missing := set(expected) - set(given):
         raise UserError(
-            f"{where} lacks {len(missing)} tensors of the {part}", found=f"no {weights.some(missing)}", fix=fix
+            f"{where} lacks {len(missing)} tensors of the {component}", found=f"no {weights.some(missing)}", fix=fix
         )
     if extra := set(given) - set(expected):
         file = given[min(extra)].file
         raise UserError(
-            f"{file} holds {len(extra)} tensors that the {part} does not have", found=weights.some(extra), fix=fix
+            f"{file} holds {len(extra)} tensors that the {component} does not have", found=weights.some(extra), fix=fix
         )
     for name, shape in expected.items():
         if given[name].shape != shape:
@@ -253,22 +255,22 @@ def _check(folder: Path, part: str, module: nn.Module, stored: Mapping[str, weig
 
 def save_component(
     folder: Path,
-    part: str,
+    component: str,
     module: nn.Module,
     dtype: torch.dtype | None = None,
     max_shard_bytes: int = weights.DEFAULT_SHARD_BYTES,
 ) -> None:
     """Write a part's weights (as `dtype`, or as they are) under their published names; the config must be there.
 
-    The other part of a shared folder is kept: its tensors are carried over from the files that are replaced.
+    The other component of a shared folder is kept: its tensors are carried over from the files that are replaced.
     """
-    spec = COMPONENTS[part]
+    spec = COMPONENTS[component]
     where = folder / spec.folder
     if not (where / "config.json").is_file():
         raise UserError(f"{where} has no config.json", fix="write the configs first (checkpoint.create)")
-    if part == "vae":
+    if component == "vae":
         measured = {key: list(module.autoencoder.config[key]) for key in ("latents_mean", "latents_std")}  # type: ignore[union-attr, index]
-        write_json(where / "config.json", {**config(folder, part), **measured})
+        write_json(where / "config.json", {**config(folder, component), **measured})
     tensors: dict[str, torch.Tensor] = {}
     for name, tensor in module.state_dict().items():
         if name not in TIED:
@@ -300,39 +302,43 @@ def create(folder: Path, configs: Mapping[str, Mapping[str, Any]], defaults: Map
 
 
 @dataclass(frozen=True)
-class Row:
+class ComponentSize:
     """One line of `glmkit info`. `bytes` as stored; for the published sizes, as bfloat16."""
 
-    part: str
+    component: str
     parameters: int
     bytes: int
 
 
-def describe(model: str | Path) -> list[Row]:
-    """Parameters and bytes of every part. "glm-image" is built from the published configs, without a download."""
+def describe(model: str | Path) -> list[ComponentSize]:
+    """Parameters and bytes of every component. "glm-image" is built from the published configs, without a download."""
     if str(model) == "glm-image":
         return _describe_published()
     folder = resolve(model)
     rows = []
-    for row, part, prefix in ROWS:
+    for row, component, prefix in ROWS:
         entries = [
-            e for name, e in contents(folder, part).items() if str(COMPONENTS[part].ours(name)).startswith(prefix)
+            e
+            for name, e in stored_tensors(folder, component).items()
+            if str(COMPONENTS[component].ours(name)).startswith(prefix)
         ]
-        rows.append(Row(row, sum(entry.numel for entry in entries), sum(entry.bytes for entry in entries)))
+        rows.append(ComponentSize(row, sum(entry.numel for entry in entries), sum(entry.bytes for entry in entries)))
     return rows
 
 
-def _describe_published() -> list[Row]:
+def _describe_published() -> list[ComponentSize]:
     import torch
 
     with torch.device("meta"):
-        modules = {part: build(part, PUBLISHED[spec.folder]) for part, spec in COMPONENTS.items()}
+        modules = {
+            component: build_component(component, PUBLISHED[spec.folder]) for component, spec in COMPONENTS.items()
+        }
     rows = []
-    for row, part, prefix in ROWS:
+    for row, component, prefix in ROWS:
         counts = [
             value.numel()
-            for name, value in modules[part].state_dict().items()
+            for name, value in modules[component].state_dict().items()
             if name.startswith(prefix) and name not in TIED
         ]
-        rows.append(Row(row, sum(counts), 2 * sum(counts)))
+        rows.append(ComponentSize(row, sum(counts), 2 * sum(counts)))
     return rows

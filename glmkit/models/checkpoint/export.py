@@ -23,9 +23,9 @@ from torch import Tensor
 
 from glmkit.errors import UserError
 from glmkit.files import atomic_path, explained, read_json
-from glmkit.models.checkpoint import components as checkpoint
+from glmkit.models import checkpoint
 from glmkit.models.checkpoint import weights
-from glmkit.models.checkpoint.adapters import Adapter, check_adapter, check_weight, components_of, merged
+from glmkit.models.checkpoint.adapters import Adapter, check_adapter, check_weight, components_of, merge_adapter
 
 PREFIXES = {"diffusers": "transformer.", "comfyui": "diffusion_model."}
 PEFT_PREFIX = "base_model.model."
@@ -39,14 +39,14 @@ def export(adapter: Adapter, style: str, out: Path) -> int:
 
     Returns the number of layers. The file is read back and compared with the adapter before it gets its name.
     """
-    parts = components_of(adapter.folder)
-    if "decoder" not in parts:
+    components = components_of(adapter.folder)
+    if "decoder" not in components:
         raise UserError(
             f"{adapter.folder} does not adapt the decoder",
-            found=f"only {', '.join(parts)}, which has no {style} key style",
+            found=f"only {', '.join(components)}, which has no {style} key style",
             fix="PEFT loads it as it is, and glmkit merge puts it into the weights",
         )
-    folder = parts["decoder"]
+    folder = components["decoder"]
     if out.suffix != ".safetensors":
         raise UserError("--out must be a safetensors file", found=out, fix=f"--out {out.with_suffix('.safetensors')}")
     return write_style(folder, style, out, adapter.weight)
@@ -106,27 +106,27 @@ def merge(model: str | Path, adapters: Sequence[Adapter], out: Path) -> list[str
         raise UserError(f"{out} exists", fix="--out with a folder that does not exist yet")
     for adapter in adapters:
         check_adapter(base, adapter.folder)
-    parts = sorted({part for adapter in adapters for part in components_of(adapter.folder)})
+    components = sorted({component for adapter in adapters for component in components_of(adapter.folder)})
     unfinished = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
         with explained(out):
             checkpoint.copy(base, unfinished)
-            for part in parts:
-                _merge_part(base, part, adapters, unfinished)
+            for component in components:
+                _merge_component(base, component, adapters, unfinished)
             unfinished.rename(out)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-    return parts
+    return components
 
 
-def _merge_part(base: Path, part: str, adapters: Sequence[Adapter], out: Path) -> None:
-    module = checkpoint.load_component(base, part)
+def _merge_component(base: Path, component: str, adapters: Sequence[Adapter], out: Path) -> None:
+    module = checkpoint.load_component(base, component)
     for adapter in adapters:
-        module = merged(module, part, adapter)
-    stored = {entry.dtype for entry in checkpoint.contents(base, part).values()}
+        module = merge_adapter(module, component, adapter)
+    stored = {entry.dtype for entry in checkpoint.stored_tensors(base, component).values()}
     dtype = DTYPES.get(stored.pop()) if len(stored) == 1 else None
-    checkpoint.save_component(out, part, module, dtype)
-    back = checkpoint.load_component(out, part).state_dict()
+    checkpoint.save_component(out, component, module, dtype)
+    back = checkpoint.load_component(out, component).state_dict()
     for name, tensor in module.state_dict().items():
         expected = tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor
         if not torch.equal(back[name], expected.to(back[name].dtype)):

@@ -1,1 +1,5 @@
-"""The folder of a small CLIP."""
+"""CLIP: what training and evaluation need of open_clip's format. Importing this loads neither torch nor open_clip."""
+
+from glmkit.models.clip.model import CONFIG, PREFIX, WEIGHTS, Clip, check, create, load, save
+
+__all__ = ["CONFIG", "PREFIX", "WEIGHTS", "Clip", "check", "create", "load", "save"]

@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from glmkit.models.compiling import compiled
-from glmkit.models.cpu_threads import each
-from glmkit.models.decoder.model import Block, ConditionCache, DiffusionDecoder, KeyValue, rotary_table
+from glmkit.models.cpu_threads import parallel_map
+from glmkit.models.decoder.model import Block, ConditionCache, DiffusionDecoder, KeyValue, rotary_cos_sin
 from glmkit.models.devices import triton_runs
 
 # Image tokens that a GPU works on together; more fill it no better. A CPU takes one row at a time.
@@ -30,15 +30,16 @@ FASTEST_FIRST = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBack
 
 
 @dataclass(frozen=True)
-class Row:
+class DenoiserSample:
     """One image's conditions, or the unconditional ones of guidance.
 
-    `glyph` T x text_embed_dim without padding; `prior` N codes, None where it is dropped; `sources` of this row alone.
+    `glyph_embeds` T x text_embed_dim without padding; `prior_token_ids` N, None where they are dropped;
+    `condition_cache` of this sample alone.
     """
 
-    glyph: Tensor
-    prior: Tensor | None
-    sources: ConditionCache | None = None
+    glyph_embeds: Tensor
+    prior_token_ids: Tensor | None
+    condition_cache: ConditionCache | None = None
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class Denoiser:
     def __init__(
         self,
         decoder: DiffusionDecoder,
-        rows: Sequence[Row],
+        rows: Sequence[DenoiserSample],
         timesteps: Tensor,
         size: tuple[int, int],
         grid: tuple[int, int],
@@ -95,7 +96,7 @@ class Denoiser:
         condition = decoder.time_condition_embed(times, numbers, torch.zeros_like(numbers))
         self._condition = condition.to(weight.dtype)
         # Every block's modulation at every step: some 100 MB at the published size, one product a block.
-        self._vectors = [cast(Block, block).norm1(self._condition) for block in decoder.transformer_blocks]
+        self._modulation = [cast(Block, block).norm1(self._condition) for block in decoder.transformer_blocks]
         if at_once is None:
             at_once = max(1, TOKENS_AT_ONCE // (grid[0] * grid[1])) if self._device.type == "cuda" else 1
         self._groups = [
@@ -114,44 +115,47 @@ class Denoiser:
         """Velocities R C H W of noisy latents R C H W at timestep number `step`, in the decoder's type."""
         with best_attention(self._device):
             through = partial(self._through, latents=latents, step=step)
-            return torch.cat(each(through, self._groups, self._device))
+            return torch.cat(parallel_map(through, self._groups, self._device))
 
     def _through(self, group: _Group, latents: Tensor, step: int) -> Tensor:
         """Velocities of the group's rows of `latents`."""
         decoder = self.decoder
         text, image = group.text, decoder.image_projector(latents[group.rows]) + group.prior
-        vectors = [own[step] for own in self._vectors]
+        modulation = [own[step] for own in self._modulation]
         if self._by_kernels is not None:
             attend = partial(_attend, group.runs)
-            image = self._by_kernels(decoder.transformer_blocks, vectors, text, image, group.rope, attend)
+            image = self._by_kernels(decoder.transformer_blocks, modulation, text, image, group.rope, attend)
         else:
-            for index, (block, own) in enumerate(zip(decoder.transformer_blocks, vectors, strict=True)):
+            for index, (block, own) in enumerate(zip(decoder.transformer_blocks, modulation, strict=True)):
                 query, read = self._before(block, text, image, own[None], group.rope)
-                mixed = _attend(group.runs, index, query, read)
-                text, image = self._after(block, text, image, mixed, own[None])
+                attention_output = _attend(group.runs, index, query, read)
+                text, image = self._after(block, text, image, attention_output, own[None])
         patches = decoder.proj_out(decoder.norm_out(image, self._condition[step : step + 1]))
         return F.pixel_shuffle(patches.transpose(1, 2).unflatten(2, self._grid), decoder.config.patch_size)
 
-    def _group(self, where: slice, rows: Sequence[Row]) -> _Group:
-        lengths = [len(row.glyph) for row in rows]
+    def _group(self, where: slice, rows: Sequence[DenoiserSample]) -> _Group:
+        lengths = [len(row.glyph_embeds) for row in rows]
         longest = _padded(max(lengths)) if self._padded else max(lengths)
-        texts = [F.pad(self.decoder.glyph_projector(row.glyph), (0, 0, longest - len(row.glyph), 0)) for row in rows]
+        texts = [
+            F.pad(self.decoder.glyph_projector(row.glyph_embeds), (0, 0, longest - len(row.glyph_embeds), 0))
+            for row in rows
+        ]
         return _Group(
             where,
             torch.stack(texts),
-            torch.stack([self._prior(row.prior) for row in rows]),
-            rotary_table(longest, *self._grid, self.decoder.config.attention_head_dim, self._device),
+            torch.stack([self._prior(row.prior_token_ids) for row in rows]),
+            rotary_cos_sin(longest, *self._grid, self.decoder.config.attention_head_dim, self._device),
             tuple(_runs(rows, lengths, longest, self._grid[0] * self._grid[1])),
         )
 
-    def _prior(self, codes: Tensor | None) -> Tensor:
+    def _prior(self, ids: Tensor | None) -> Tensor:
         """N D; a dropped prior is the same vector for every token."""
-        if codes is None:
+        if ids is None:
             nothing = torch.zeros(1, 1, dtype=torch.int64, device=self._device)
-            dropped = self.decoder.prior_embedding(nothing, torch.zeros_like(nothing[0], dtype=torch.bool))
+            dropped = self.decoder.prior_embedding(nothing, torch.ones_like(nothing[0], dtype=torch.bool))
             return dropped[0].expand(self._grid[0] * self._grid[1], -1)
-        codes = codes.to(self._device)[None]
-        return self.decoder.prior_embedding(codes, torch.ones_like(codes[:, 0], dtype=torch.bool))[0]
+        ids = ids.to(self._device)[None]
+        return self.decoder.prior_embedding(ids, torch.zeros_like(ids[:, 0], dtype=torch.bool))[0]
 
 
 def cache_condition_images(
@@ -182,8 +186,8 @@ def _written(
         layers.append(own)
         return F.scaled_dot_product_attention(query, *own)
 
-    vectors = [cast(Block, block).norm1(condition)[0] for block in decoder.transformer_blocks]
-    kernels(decoder.transformer_blocks, vectors, image[:, :0], image, rope, attend)
+    modulation = [cast(Block, block).norm1(condition)[0] for block in decoder.transformer_blocks]
+    kernels(decoder.transformer_blocks, modulation, image[:, :0], image, rope, attend)
     return layers
 
 
@@ -196,14 +200,14 @@ def _kernels_for(decoder: DiffusionDecoder) -> Callable[..., Tensor] | None:
     return gpu_blocks.through if gpu_blocks.fits(decoder) else None
 
 
-def _runs(rows: Sequence[Row], lengths: Sequence[int], longest: int, image_tokens: int) -> list[_Run]:
+def _runs(rows: Sequence[DenoiserSample], lengths: Sequence[int], longest: int, image_tokens: int) -> list[_Run]:
     """Of rows with so many glyph tokens, filled up to the `longest`. A row with sources stands alone."""
     runs, begin = [], 0
     for (length, with_sources), alike in groupby(
-        range(len(rows)), lambda number: (lengths[number], number if rows[number].sources else None)
+        range(len(rows)), lambda number: (lengths[number], number if rows[number].condition_cache else None)
     ):
         count = len(list(alike))
-        sources = None if with_sources is None else rows[with_sources].sources
+        sources = None if with_sources is None else rows[with_sources].condition_cache
         joint = () if sources is None else tuple(_room(layer, length + image_tokens) for layer in sources.layers)
         runs.append(_Run(slice(begin, begin + count), longest - length, joint))
         begin += count
@@ -223,7 +227,7 @@ def _room(sources: KeyValue, tokens: int) -> KeyValue:
 
 def _attend(runs: Sequence[_Run], index: int, query: Tensor, own: KeyValue) -> Tensor:
     """What G K L d queries of block `index` read: their row's sources, then their row's own tokens."""
-    mixed = []
+    attention_output = []
     for run in runs:
         read = KeyValue(own.key[run.rows, :, run.start :], own.value[run.rows, :, run.start :])
         if run.joint:
@@ -231,8 +235,8 @@ def _attend(runs: Sequence[_Run], index: int, query: Tensor, own: KeyValue) -> T
             for room, part in zip(run.joint[index], read, strict=True):
                 room[:, :, -tokens:] = part
             read = run.joint[index]
-        mixed.append(F.scaled_dot_product_attention(query[run.rows], read.key, read.value))
-    return mixed[0] if len(mixed) == 1 else torch.cat(mixed)
+        attention_output.append(F.scaled_dot_product_attention(query[run.rows], read.key, read.value))
+    return attention_output[0] if len(attention_output) == 1 else torch.cat(attention_output)
 
 
 def _padded(length: int) -> int:

@@ -36,24 +36,24 @@ def fits(decoder: DiffusionDecoder) -> bool:
 @torch.no_grad()
 def through(
     blocks: Sequence[Block],
-    vectors: Sequence[Tensor],
+    modulation: Sequence[Tensor],
     text: Tensor,
     image: Tensor,
     rope: tuple[Tensor, Tensor],
     attend: Attend,
 ) -> Tensor:
-    """Image tokens B N D behind all blocks; `vectors` 12 D a block, `rope` as `decoder.rotary_table` gives it."""
+    """Image tokens B N D behind all blocks; `modulation` 12 D a block, `rope` as `decoder.rotary_cos_sin` gives it."""
     glyphs = text.shape[1]
     x = torch.cat([text, image], dim=1)
     with torch.cuda.device_of(x):  # kernels go to the current device
-        x, normed = stream(x, glyphs, None, (vectors[0], SHIFT[0]))
-        for index, (block, own) in enumerate(zip(blocks, vectors, strict=True)):
+        x, normed = stream(x, glyphs, None, (modulation[0], SHIFT[0]))
+        for index, (block, own) in enumerate(zip(blocks, modulation, strict=True)):
             attention = block.attn1
             assert attention.fused is not None
             query, read = heads(F.linear(normed, *attention.fused), rope, attention.heads)
             update = attention.output(attend(index, query, read))
             x, normed = stream(x, glyphs, (update, own, GATE[0]), (own, SHIFT[1]))
-            following = (vectors[index + 1], SHIFT[0]) if index + 1 < len(blocks) else None
+            following = (modulation[index + 1], SHIFT[0]) if index + 1 < len(blocks) else None
             x, normed = stream(x, glyphs, (block.ff(normed), own, GATE[1]), following)
     return x[:, glyphs:]
 
@@ -61,8 +61,8 @@ def through(
 def stream(
     x: Tensor, text: int, update: tuple[Tensor, Tensor, int] | None, norm: tuple[Tensor, int] | None
 ) -> tuple[Tensor, Tensor]:
-    """x B L D with an `update` (B L D, vectors, number of its gate), x itself without one; and the modulated `norm` of
-    that (vectors, number of its shift), which means nothing where none is asked for."""
+    """x B L D with an `update` (B L D, modulation, number of its gate), x itself without one; and the modulated `norm` of
+    that (modulation, number of its shift), which means nothing where none is asked for."""
     rows, length, width = x.shape
     more, gates, gate = update or (x, x, -1)
     norms, shift = norm or (x, -1)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from glmkit.errors import UserError
 from glmkit.models.fused_linear import Fused, fuse
-from glmkit.models.gradient_checkpointing import through
+from glmkit.models.gradient_checkpointing import checkpointed
 
 NORM_EPS = 1e-5
 ROPE_THETA = 10000.0
@@ -111,10 +111,10 @@ class ConditionCache:
         mask = torch.arange(longest, device=device) < torch.tensor(lengths, device=device)[:, None]
         return cls(tuple(layers), mask)
 
-    def only(self, rows: Tensor) -> ConditionCache:
-        """The same cache for the rows where `rows` (B) is True; the others read no sources, as without a cache."""
+    def visible_where(self, conditional_B: Tensor) -> ConditionCache:
+        """The same cache for the samples where `conditional_B` is True; the others read no sources, as without a cache."""
         tokens = self.layers[0].key.shape[2]
-        mask = rows[:, None].expand(-1, tokens)
+        mask = conditional_B[:, None].expand(-1, tokens)
         return ConditionCache(self.layers, mask if self.mask is None else mask & self.mask)
 
 
@@ -133,38 +133,38 @@ class DiffusionDecoder(nn.Module):
         self.transformer_blocks = nn.ModuleList([Block(config) for _ in range(config.num_layers)])
         self.norm_out = FinalNorm(width, config.time_embed_dim)
         self.proj_out = nn.Linear(width, config.out_channels * config.patch_size**2)
-        self.gradient_checkpointing = 0  # see `recompute.through`
+        self.gradient_checkpointing = 0  # see `gradient_checkpointing.checkpointed`
 
     def forward(
         self,
         latents: Tensor,
-        glyph: Tensor,
+        glyph_embeds: Tensor,
         glyph_mask: Tensor | None,
-        prior: Tensor,
-        prior_keep: Tensor,
+        prior_token_ids: Tensor,
+        prior_token_drop: Tensor,
         timestep: Tensor,
         target_size: Tensor,
-        crop: Tensor,
-        sources: ConditionCache | None = None,
+        crop_coords: Tensor,
+        condition_cache: ConditionCache | None = None,
     ) -> Tensor:
         """One denoising step's velocity, B C H W.
 
-        `latents` B C H W noisy; `glyph` B T text_embed_dim; `glyph_mask` B T, False on padding, or None when nothing
-        is padded (faster); `prior` B N code of every image token, row by row; `prior_keep` B, False where the prior is
-        dropped for guidance; `timestep` B in [0, 1000): the UNSHIFTED time minus 1 (see `generation.flow`);
-        `target_size` B 2 (height, width in pixels); `crop` B 2 (top, left). With `sources` the image and the glyphs
+        `latents` B C H W noisy; `glyph_embeds` B T text_embed_dim; `glyph_mask` B T, False on padding, or None when nothing
+        is padded (faster); `prior_token_ids` B N, one for every image token, row by row; `prior_token_drop` B, True where the
+        prior is dropped for guidance; `timestep` B in [0, 1000): the UNSHIFTED time minus 1 (see `generation.flow`);
+        `target_size` B 2 (height, width in pixels); `crop_coords` B 2 (top, left). With `condition_cache` the image and the glyphs
         also attend to the source images (stock's cache mode "read"); without, they do not ("skip").
         """
         rows, columns = (side // self.config.patch_size for side in latents.shape[-2:])
-        image = self.image_projector(latents) + self.prior_embedding(prior, prior_keep)
-        text = self.glyph_projector(glyph)
-        condition = self.time_condition_embed(timestep, target_size, crop).to(image.dtype)
-        rope = rotary_table(text.shape[1], rows, columns, self.config.attention_head_dim, image.device)
-        mask = _key_mask(text, image, glyph_mask, sources)
+        image = self.image_projector(latents) + self.prior_embedding(prior_token_ids, prior_token_drop)
+        text = self.glyph_projector(glyph_embeds)
+        condition = self.time_condition_embed(timestep, target_size, crop_coords).to(image.dtype)
+        rope = rotary_cos_sin(text.shape[1], rows, columns, self.config.attention_head_dim, image.device)
+        mask = _key_mask(text, image, glyph_mask, condition_cache)
         for index, block in enumerate(self.transformer_blocks):
-            source = None if sources is None else sources.layers[index]
+            source = None if condition_cache is None else condition_cache.layers[index]
             given = (text, image, condition, rope, mask, source)
-            text, image = through(block, index, self.gradient_checkpointing, *given)
+            text, image = checkpointed(block, index, self.gradient_checkpointing, *given)
         patches = self.proj_out(self.norm_out(image, condition))
         return F.pixel_shuffle(patches.transpose(1, 2).unflatten(2, (rows, columns)), self.config.patch_size)
 
@@ -178,27 +178,29 @@ class DiffusionDecoder(nn.Module):
         """
         return ConditionCache.join([self._cache_condition_image(*source) for source in sources])
 
-    def _cache_condition_image(self, latents: Tensor, prior: Tensor, size: tuple[int, int]) -> list[KeyValue]:
-        image, condition, rope = self.condition_image_inputs(latents, prior, size)
+    def _cache_condition_image(self, latents: Tensor, prior_token_ids: Tensor, size: tuple[int, int]) -> list[KeyValue]:
+        image, condition, rope = self.condition_image_inputs(latents, prior_token_ids, size)
         text = image[:, :0]
         layers = []
         for index, block in enumerate(self.transformer_blocks):
             given = (text, image, condition, rope)
-            text, image, own = through(cast(Block, block).with_keys, index, self.gradient_checkpointing, *given)
+            text, image, own = checkpointed(
+                cast(Block, block).forward_with_key_value, index, self.gradient_checkpointing, *given
+            )
             layers.append(own)
         return layers
 
     def condition_image_inputs(
-        self, latents: Tensor, prior: Tensor, size: tuple[int, int]
+        self, latents: Tensor, prior_token_ids: Tensor, size: tuple[int, int]
     ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
         """What the blocks take of one source (see `cache_condition_images`): image tokens B N D, condition 1 E, rotary table."""
         rows, columns = (side // self.config.patch_size for side in latents.shape[-2:])
-        keep = torch.ones_like(prior[:, 0], dtype=torch.bool)
-        image = self.image_projector(latents) + self.prior_embedding(prior, keep)
+        prior_token_drop = torch.zeros_like(prior_token_ids[:, 0], dtype=torch.bool)
+        image = self.image_projector(latents) + self.prior_embedding(prior_token_ids, prior_token_drop)
         zeros = image.new_zeros(1, 2, dtype=torch.float32)
         pixels = torch.tensor([size], dtype=torch.float32, device=image.device)
         condition = self.time_condition_embed(zeros[:, 0], pixels, zeros).to(image.dtype)
-        return image, condition, rotary_table(0, rows, columns, self.config.attention_head_dim, image.device)
+        return image, condition, rotary_cos_sin(0, rows, columns, self.config.attention_head_dim, image.device)
 
     def fuse(self) -> None:
         """Fewer and larger products in every block; for weights that no longer change."""
@@ -206,10 +208,10 @@ class DiffusionDecoder(nn.Module):
             cast(Block, block).attn1.fuse()
             cast(ActivatedLinear, cast(Block, block).ff.net[0]).fuse()
 
-    def prior_embedding(self, prior: Tensor, keep: Tensor) -> Tensor:
-        """What is added to the patches: B N D from codes B N; `keep` B, False where the prior is dropped."""
+    def prior_embedding(self, prior_token_ids: Tensor, prior_token_drop: Tensor) -> Tensor:
+        """What is added to the patches: B N D from ids B N; `prior_token_drop` B, True where the prior is dropped."""
         # Dropped tokens are zeroed BEFORE the projector, whose biases then make a learned "no prior" vector.
-        return self.prior_projector(self.prior_token_embedding(prior) * keep[:, None, None])
+        return self.prior_projector(self.prior_token_embedding(prior_token_ids) * ~prior_token_drop[:, None, None])
 
 
 class Block(nn.Module):
@@ -233,10 +235,10 @@ class Block(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """`text` B T D and `image` B N D after the block."""
         # Only these two leave: another output would get a gradient of zeros in a compiled backward pass.
-        text, image, _ = self.with_keys(text, image, condition, rope, mask, source)
+        text, image, _ = self.forward_with_key_value(text, image, condition, rope, mask, source)
         return text, image
 
-    def with_keys(
+    def forward_with_key_value(
         self,
         text: Tensor,
         image: Tensor,
@@ -246,25 +248,27 @@ class Block(nn.Module):
         source: KeyValue | None = None,
     ) -> tuple[Tensor, Tensor, KeyValue]:
         """Both streams after the block, and the keys and values that it computed for them."""
-        vectors = self.norm1(condition)
-        query, own = self.before_attention(text, image, vectors, rope)
+        modulation = self.norm1(condition)
+        query, own = self.before_attention(text, image, modulation, rope)
         key, value = own if source is None else KeyValue.join([source, own], dim=2)
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        return *self.after_attention(text, image, mixed, vectors), own
+        attention_output = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        return *self.after_attention(text, image, attention_output, modulation), own
 
     def before_attention(
-        self, text: Tensor, image: Tensor, vectors: Tensor, rope: tuple[Tensor, Tensor]
+        self, text: Tensor, image: Tensor, modulation: Tensor, rope: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, KeyValue]:
-        """Queries B K T+N d, and keys and values; `vectors` B 12 D (or 1 12 D) are those of `norm1`."""
-        of_image, of_text = split_modulation(vectors)
+        """Queries B K T+N d, and keys and values; `modulation` B 12 D (or 1 12 D) are those of `norm1`."""
+        of_image, of_text = split_modulation(modulation)
         joint = torch.cat([of_text.attention.apply(text), of_image.attention.apply(image)], dim=1)
         return self.attn1.project(joint, rope)
 
-    def after_attention(self, text: Tensor, image: Tensor, mixed: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+    def after_attention(
+        self, text: Tensor, image: Tensor, attention_output: Tensor, modulation: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Both streams after the block, from what attention gave, B K T+N d."""
         lengths = [text.shape[1], image.shape[1]]
-        of_image, of_text = split_modulation(vectors)
-        text_update, image_update = self.attn1.output(mixed).split(lengths, dim=1)
+        of_image, of_text = split_modulation(modulation)
+        text_update, image_update = self.attn1.output(attention_output).split(lengths, dim=1)
         text = torch.addcmul(text, of_text.attention.gate, text_update)
         image = torch.addcmul(image, of_image.attention.gate, image_update)
 
@@ -292,7 +296,7 @@ class StreamModulation(NamedTuple):
 
 
 class Modulation(nn.Module):
-    """adaLN-Zero: one linear gives 6 vectors for the image tokens and 6 for the glyph tokens, interleaved."""
+    """adaLN-Zero: one linear gives 6 modulation for the image tokens and 6 for the glyph tokens, interleaved."""
 
     def __init__(self, condition: int, width: int) -> None:
         super().__init__()
@@ -303,9 +307,9 @@ class Modulation(nn.Module):
         return self.linear(condition)
 
 
-def split_modulation(vectors: Tensor) -> tuple[StreamModulation, StreamModulation]:
+def split_modulation(modulation: Tensor) -> tuple[StreamModulation, StreamModulation]:
     """The modulation of the image and of the text, from B 12 D."""
-    parts = vectors[:, None].chunk(12, dim=-1)
+    parts = modulation[:, None].chunk(12, dim=-1)
     image, text = parts[0::2], parts[1::2]
     return (
         StreamModulation(Affine(*image[:3]), Affine(*image[3:])),
@@ -339,9 +343,9 @@ class Attention(nn.Module):
         query, key = (rotate(_layer_norm(heads), *rope).to(value.dtype) for heads in (query, key))
         return query.transpose(1, 2), KeyValue(key.transpose(1, 2), value.transpose(1, 2))
 
-    def output(self, mixed: Tensor) -> Tensor:
-        """B L D from what the heads mixed, B K L d."""
-        return self.to_out[0](mixed.transpose(1, 2).flatten(2))
+    def output(self, attention_output: Tensor) -> Tensor:
+        """B L D from what the heads read, B K L d."""
+        return self.to_out[0](attention_output.transpose(1, 2).flatten(2))
 
 
 class FeedForward(nn.Module):
@@ -436,7 +440,7 @@ def sinusoid(numbers: Tensor, dim: int) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
-def rotary_table(text: int, rows: int, columns: int, head_dim: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def rotary_cos_sin(text: int, rows: int, columns: int, head_dim: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Cosines and sines, both (text + rows * columns) x 1 x head_dim / 2, float32: row angles, then column angles.
 
     Glyph tokens have no position: their angle is 0, which leaves them as they are.

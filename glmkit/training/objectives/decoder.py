@@ -79,15 +79,15 @@ class Conditions:
 
 @dataclass(frozen=True)
 class Step:
-    """Images of one kind on their way through the decoder. `prior` B h/4 w/4 ids; `keep` B, False where it is not
-    told; `told` B, False where nothing is; `texts`: the image whose quoted texts are told, or NO_TEXT."""
+    """Images of one kind on their way through the decoder. `prior` B h/4 w/4 ids; `prior_token_drop` B, True where it is
+    not told; `told` B, False where nothing is; `texts`: the image whose quoted texts are told, or NO_TEXT."""
 
     indices: Sequence[int]
     latents: Tensor
     noise: Tensor
     times: flow.Times
     prior: Tensor
-    keep: Tensor
+    prior_token_drop: Tensor
     told: Tensor
     texts: Sequence[int]
 
@@ -99,7 +99,7 @@ class Step:
     def of(self, rows: slice) -> Step:
         """Some of the images."""
         times = flow.Times(*(face[rows] for face in self.times))
-        own = (self.prior[rows], self.keep[rows], self.told[rows], self.texts[rows])
+        own = (self.prior[rows], self.prior_token_drop[rows], self.told[rows], self.texts[rows])
         return Step(self.indices[rows], self.latents[rows], self.noise[rows], times, *own)
 
 
@@ -238,10 +238,10 @@ class DecoderObjective(Divisible):
         # seed of their own, since on a CPU the same seed would tie them to the times.
         draws = torch.rand(2, len(mean), generator=torch.Generator().manual_seed(generator.initial_seed() ^ 1))
         dropped = draws[0] < self.stage.drop
-        keep = (~dropped & (draws[1] >= self.stage.prior_drop)).to(self.device, non_blocking=True)
+        prior_token_drop = (dropped | (draws[1] < self.stage.prior_drop)).to(self.device, non_blocking=True)
         texts = [NO_TEXT if is_dropped else index for index, is_dropped in zip(indices, dropped.tolist(), strict=True)]
         told = ~dropped.to(self.device, non_blocking=True)
-        return Step(indices, mean + deviation * own, noise, times, prior, keep, told, texts)
+        return Step(indices, mean + deviation * own, noise, times, prior, prior_token_drop, told, texts)
 
     def _prior(self, indices: Sequence[int], generator: torch.Generator) -> Tensor:
         """The ids B h/4 w/4 that the images are told: half of them of the stretched images, if asked. A sampled
@@ -268,7 +268,7 @@ class DecoderObjective(Divisible):
         chosen = [known.condition_images[index] for index in step.indices]
         latents = known.means(chosen)  # as generation reads them
         prior = upsampled(known.prior[chosen].long())
-        return self.decoder.cache_condition_images([(latents, prior, _pixels(latents))]).only(step.told)
+        return self.decoder.cache_condition_images([(latents, prior, _pixels(latents))]).visible_where(step.told)
 
     def _velocity(self, known: Conditions, step: Step) -> tuple[Tensor, Tensor]:
         """The predicted velocity B C h w, float32, and the glyph embeddings that it was told."""
@@ -279,7 +279,7 @@ class DecoderObjective(Divisible):
             glyph,
             mask,
             upsampled(step.prior),
-            step.keep,
+            step.prior_token_drop,
             step.times.timestep,
             size.expand(len(step.latents), 2),
             torch.zeros_like(size).expand(len(step.latents), 2),
@@ -301,7 +301,7 @@ class DecoderObjective(Divisible):
                 noise = torch.randn(latents.shape, generator=cpu).to(self.device)
                 now = torch.full((len(indices),), float(time), device=self.device)
                 times = flow.pair(now, *_pixels(latents), self.flow_config)
-                step = Step(indices, latents, noise, times, prior, everything, everything, indices)
+                step = Step(indices, latents, noise, times, prior, ~everything, everything, indices)
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
                     error = (self._velocity(self.known, step)[0] - step.target).square()
                 for name in names:
@@ -314,7 +314,7 @@ class DecoderObjective(Divisible):
         for block in blocks:
             block.compile(dynamic=False)
             if self.train.condition_images:  # which pass the blocks on a way of their own: `cache_condition_images`
-                block.with_keys = torch.compile(block.with_keys, dynamic=False)
+                block.forward_with_key_value = torch.compile(block.forward_with_key_value, dynamic=False)
         self.train.glyphs.one_shape = True
         if isinstance(self.train.glyphs, GlyphTokens):
             self.train.glyphs.encoder.encoder.compile(dynamic=False)

@@ -54,7 +54,7 @@ class Padded:
     counts: dict[str, int]
 
     def logits(self, model: AutoregressiveModel) -> Tensor:
-        return model(self.batch.ids_BT, self.batch.positions_3BT, keep=self.batch.keep_BN).float()
+        return model(self.batch.ids_BT, self.batch.positions_3BT, logits_to_keep=self.batch.keep_BN).float()
 
     def losses(self, logits: Tensor) -> dict[str, Tensor]:
         written_BN = self.batch.written_BN
@@ -81,7 +81,7 @@ class Packed:
         # What is written stands at the end of each sequence, and is told by the token before.
         keep = [torch.arange(end - 1 - sum(own.values()), end - 1) for end, own in zip(ends, self.counts, strict=True)]
         kept_K = torch.cat(keep).to(ids_T.device)
-        return model(ids_T[None], positions_3T[:, None], keep=kept_K, lengths=lengths).float()
+        return model(ids_T[None], positions_3T[:, None], logits_to_keep=kept_K, sequence_lengths=lengths).float()
 
     def losses(self, logits: Tensor) -> dict[str, Tensor]:
         totals = [sum(own.values()) for own in self.counts]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from glmkit.models import compiling
 from glmkit.models.autoregressive import cpu as cpu_decode
-from glmkit.models.autoregressive.model import AutoregressiveModel, KVCache, rotary_table
+from glmkit.models.autoregressive.model import AutoregressiveModel, KVCache, rotary_cos_sin
 
 
 def fused_model() -> AutoregressiveModel:
@@ -30,21 +30,21 @@ def check_step(slots: tuple[int, ...], capacity: int) -> None:
     """Logits, and the cache afterwards; what lies behind a row's own slot does not matter."""
     model, rows = fused_model(), len(slots)
     cache = KVCache(random(2, 2, rows, 2, capacity, 32))
-    other = KVCache(cache.pairs.clone())
+    other = KVCache(cache.kv.clone())
     for row, slot in enumerate(slots):
-        other.pairs[:, :, row, :, slot:] = 100.0
-    ids_B, slots_B = tiny.random_codes(1, rows), torch.tensor(slots)
-    cos, sin = rotary_table(torch.randint(0, 50, (3, rows, 1), generator=tiny.generator(3)), model.config)
+        other.kv[:, :, row, :, slot:] = 100.0
+    ids_B, input_pos_B = tiny.random_codes(1, rows), torch.tensor(slots)
+    cos, sin = rotary_cos_sin(torch.randint(0, 50, (3, rows, 1), generator=tiny.generator(3)), model.config)
     with torch.inference_mode():
-        expected = model.decode(ids_B, (cos, sin), slots_B, cache, capacity)
-        logits = cpu_decode.decode(model, ids_B, (cos, sin), slots_B, other)
+        expected = model.decode_step(ids_B, (cos, sin), input_pos_B, cache, capacity)
+        logits = cpu_decode.decode_step(model, ids_B, (cos, sin), input_pos_B, other)
     assert expected.std() > 0.3
     torch.testing.assert_close(logits, expected, atol=1e-4, rtol=0)
     for row, slot in enumerate(slots):
         torch.testing.assert_close(
-            other.pairs[:, :, row, :, : slot + 1], cache.pairs[:, :, row, :, : slot + 1], atol=1e-4, rtol=0
+            other.kv[:, :, row, :, : slot + 1], cache.kv[:, :, row, :, : slot + 1], atol=1e-4, rtol=0
         )
-        assert (other.pairs[:, :, row, :, slot + 1 :] == 100.0).all()
+        assert (other.kv[:, :, row, :, slot + 1 :] == 100.0).all()
 
 
 @pytest.mark.parametrize("slots", [(5,), (1, 63, 40)])
@@ -78,13 +78,13 @@ def test_one_row_compiles_once_for_all_capacities(monkeypatch: pytest.MonkeyPatc
 
 
 def test_which_models_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert cpu_decode.fits(fused_model())
-    assert not cpu_decode.fits(copy.deepcopy(tiny.our_model())), "projections are not joined"
+    assert cpu_decode.supports(fused_model())
+    assert not cpu_decode.supports(copy.deepcopy(tiny.our_model())), "projections are not joined"
 
     class LoraLinear(nn.Linear): ...
 
     adapted = fused_model()
     adapted.language_model.layers[1].mlp.down_proj = LoraLinear(96, 64)
-    assert not cpu_decode.fits(adapted)
+    assert not cpu_decode.supports(adapted)
     monkeypatch.setattr(cpu_decode, "MOST_LAYERS", 1)
-    assert not cpu_decode.fits(fused_model()), "every layer would be written out"
+    assert not cpu_decode.supports(fused_model()), "every layer would be written out"

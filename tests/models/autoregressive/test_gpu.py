@@ -19,9 +19,9 @@ from glmkit.models.autoregressive.model import (
     AutoregressiveModel,
     KVCache,
     RmsNorm,
-    attend_newest,
-    readable,
-    rotary_table,
+    attend_current_token,
+    key_mask,
+    rotary_cos_sin,
     rotate,
 )
 
@@ -66,24 +66,24 @@ def test_attention_over_the_cache(parts: int) -> None:
     """Rows that have come to different slots; the new tokens are turned, written and read, what lies behind is not.
     Parts without slots are neither written nor read.
     """
-    slots_B = torch.tensor([0, 1, 16, 33, 70], device=DEVICE)
-    rows, heads, key_heads, size, capacity, splits = len(slots_B), 6, 2, 32, 80, 2
+    input_pos_B = torch.tensor([0, 1, 16, 33, 70], device=DEVICE)
+    rows, heads, key_heads, size, capacity, splits = len(input_pos_B), 6, 2, 32, 80, 2
     columns = (heads + 2 * key_heads) * size
     sums, bias = random(splits, rows, columns), random(columns, seed=1)
     pair = random(2, rows, key_heads, capacity, size)
     pair[:, 1, :, 2:] = 1e4
     angles = random(rows, 1, 1, 8, seed=2).repeat(1, 1, 1, 2)
-    table = angles.cos(), angles.sin()
+    cos_sin = angles.cos(), angles.sin()
 
     joint = (sums.sum(dim=0) + bias).view(rows, -1, 1, size)
     query, key, value = joint.split((heads, key_heads, key_heads), dim=1)
-    query, key = rotate(query, table), rotate(key, table)
+    query, key = rotate(query, cos_sin), rotate(key, cos_sin)
     expected_pair = pair.clone()
-    expected_pair[:, torch.arange(rows), :, slots_B] = torch.stack((key, value))[..., 0, :].transpose(0, 1)
-    expected = attend_newest(query, readable(slots_B, capacity), *expected_pair).reshape(rows, -1)
+    expected_pair[:, torch.arange(rows), :, input_pos_B] = torch.stack((key, value))[..., 0, :].transpose(0, 1)
+    expected = attend_current_token(query, key_mask(input_pos_B, capacity), *expected_pair).reshape(rows, -1)
 
     order = replace(ORDER, parts=parts, slots=16)
-    ours = gpu_decode.attend(sums, bias, table, slots_B, pair, SMALL, order)
+    ours = gpu_decode.attend(sums, bias, cos_sin, input_pos_B, pair, SMALL, order)
     torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(pair, expected_pair, atol=1e-5, rtol=1e-5)
 
@@ -121,14 +121,14 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_step_equals_torch(slots: tuple[int, ...]) -> None:
     model, rows = fused_model(), len(slots)
     cache = KVCache(random(2, 2, rows, 2, 80, 32))
-    other = KVCache(cache.pairs.clone())
-    ids_B, slots_B = tiny.random_codes(1, rows).to(DEVICE), torch.tensor(slots, device=DEVICE)
-    cos, sin = rotary_table(torch.randint(0, 50, (3, rows, 1), generator=tiny.generator(3)).to(DEVICE), model.config)
+    other = KVCache(cache.kv.clone())
+    ids_B, input_pos_B = tiny.random_codes(1, rows).to(DEVICE), torch.tensor(slots, device=DEVICE)
+    cos, sin = rotary_cos_sin(torch.randint(0, 50, (3, rows, 1), generator=tiny.generator(3)).to(DEVICE), model.config)
     with torch.no_grad():
-        expected = model.decode(ids_B, (cos, sin), slots_B, cache, 80)
-    logits = gpu_decode.decode(model, ids_B, (cos, sin), slots_B, other, plan=SMALL)
+        expected = model.decode_step(ids_B, (cos, sin), input_pos_B, cache, 80)
+    logits = gpu_decode.decode_step(model, ids_B, (cos, sin), input_pos_B, other, plan=SMALL)
     torch.testing.assert_close(logits, expected, atol=1e-4, rtol=0)
-    torch.testing.assert_close(other.pairs, cache.pairs, atol=1e-4, rtol=0)
+    torch.testing.assert_close(other.kv, cache.kv, atol=1e-4, rtol=0)
 
 
 @pytest.mark.usefixtures("small_parts")
@@ -137,14 +137,14 @@ def test_a_row_alone_equals_the_row_in_a_batch() -> None:
     and adds up as it likes, so tiles read as many inputs at a time here: those of a GPU need not.
     """
     model, large, small = fused_model(), Tile(32, 16), Tile(16, 16)
-    pairs, slots_B = random(2, 2, 2, 2, 300, 32), torch.tensor((290, 140), device=DEVICE)
+    pairs, input_pos_B = random(2, 2, 2, 2, 300, 32), torch.tensor((290, 140), device=DEVICE)
     ids_B = tiny.random_codes(1, 2).to(DEVICE)
-    table = rotary_table(torch.randint(0, 50, (3, 2, 1), generator=tiny.generator(3)).to(DEVICE), model.config)
+    cos_sin = rotary_cos_sin(torch.randint(0, 50, (3, 2, 1), generator=tiny.generator(3)).to(DEVICE), model.config)
 
     def step(rows: slice, plan: Plan) -> Tensor:
-        cos, sin = (values[rows] for values in table)
+        cos, sin = (values[rows] for values in cos_sin)
         cache = KVCache(pairs[:, :, rows].clone())
-        return gpu_decode.decode(model, ids_B[rows], (cos, sin), slots_B[rows], cache, plan=plan)
+        return gpu_decode.decode_step(model, ids_B[rows], (cos, sin), input_pos_B[rows], cache, plan=plan)
 
     together = step(slice(None), Plan(64, large, large, large, large, large))
     for row in range(2):
@@ -153,14 +153,14 @@ def test_a_row_alone_equals_the_row_in_a_batch() -> None:
 
 
 def test_which_models_fit() -> None:
-    assert gpu_decode.fits(fused_model())
-    assert not gpu_decode.fits(copy.deepcopy(tiny.our_model())), "projections are not joined"
+    assert gpu_decode.supports(fused_model())
+    assert not gpu_decode.supports(copy.deepcopy(tiny.our_model())), "projections are not joined"
 
     class LoraLinear(nn.Linear): ...
 
     adapted = fused_model()
     adapted.language_model.layers[1].mlp.down_proj = LoraLinear(96, 64)
-    assert not gpu_decode.fits(adapted)
+    assert not gpu_decode.supports(adapted)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 16, 17, 64])

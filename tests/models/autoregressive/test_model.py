@@ -22,9 +22,9 @@ from glmkit.models.autoregressive.model import (
     AutoregressiveConfig,
     AutoregressiveModel,
     KVCache,
-    attend_split,
-    readable,
-    rotary_table,
+    attend_split_kv,
+    key_mask,
+    rotary_cos_sin,
 )
 
 TOLERANCE = 1e-4
@@ -123,16 +123,18 @@ def our_logits(case: Case, model: AutoregressiveModel) -> Tensor:
     places = [decode_positions(next_position(own), case.order) for own in case.positions]
     capacity = int(lengths_B.max()) + total + 3
     cache = KVCache.allocate(model.config, rows, capacity, "cpu", torch.float32)
-    cache.pairs.fill_(100.0)
+    cache.kv.fill_(100.0)
     read = [
         model(torch.tensor([prompt]), own[:, None], slice(-1, None), cache.rows(slice(row, row + 1)))[:, 0]
         for row, (prompt, own) in enumerate(zip(case.prompts, case.positions, strict=True))
     ]
     logits = [torch.cat(read)]
     for step in range(total):
-        table = rotary_table(torch.stack(places, dim=1)[..., step : step + 1], model.config)
+        cos_sin = rotary_cos_sin(torch.stack(places, dim=1)[..., step : step + 1], model.config)
         written_B = case.written_BN[:, step]
-        logits.append(model.decode(written_B, (table[0], table[1]), lengths_B + step, cache, capacity - step % 3))
+        logits.append(
+            model.decode_step(written_B, (cos_sin[0], cos_sin[1]), lengths_B + step, cache, capacity - step % 3)
+        )
     return torch.stack(logits, dim=1)
 
 
@@ -164,7 +166,7 @@ def test_training_batch_equals_single_sequences() -> None:
     preview_Bhw, large_Bhw = tiny.random_codes(3, 2, *PREVIEW), tiny.random_codes(4, 2, *LARGE)
     batch = training_batch(prompts, [preview_Bhw, large_Bhw], model.config, prompt_length=14)
     with torch.no_grad():
-        kept = model(batch.ids_BT, batch.positions_3BT, keep=batch.keep_BN)
+        kept = model(batch.ids_BT, batch.positions_3BT, logits_to_keep=batch.keep_BN)
         padded = model(batch.ids_BT, batch.positions_3BT)
     for row, prompt in enumerate(prompts):
         single = training_sequence(prompt, [preview_Bhw[row], large_Bhw[row]], model.config)
@@ -178,10 +180,10 @@ def test_training_batch_equals_single_sequences() -> None:
 def test_attention_in_parts_equals_the_formula(parts: int) -> None:
     query, key, value = (torch.randn(3, 2, size, 8, generator=tiny.generator(size)) for size in (5, 24, 24))
     value = value.flip(2)
-    mask = readable(torch.tensor([0, 13, 23]), 24)
+    mask = key_mask(torch.tensor([0, 13, 23]), 24)
     scores = (query.double() @ key.double().transpose(-1, -2) / 8**0.5).masked_fill(~mask, -torch.inf)
     expected = (scores.softmax(dim=-1) @ value.double()).float()
-    torch.testing.assert_close(attend_split(query, key, value, mask, parts), expected, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(attend_split_kv(query, key, value, mask, parts), expected, atol=1e-6, rtol=1e-5)
 
 
 def test_one_product_for_three_projections() -> None:
@@ -203,12 +205,12 @@ def test_compiles_without_a_graph_break() -> None:
     )
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     torch.testing.assert_close(
-        compiled(batch.ids_BT, batch.positions_3BT, keep=batch.keep_BN),
-        model(batch.ids_BT, batch.positions_3BT, keep=batch.keep_BN),
+        compiled(batch.ids_BT, batch.positions_3BT, logits_to_keep=batch.keep_BN),
+        model(batch.ids_BT, batch.positions_3BT, logits_to_keep=batch.keep_BN),
     )
 
 
 def test_config_without_head_dim_divides_the_width() -> None:
     text = {key: value for key, value in tiny.CONFIG["text_config"].items() if key != "head_dim"}
     config = AutoregressiveConfig.from_dict({**tiny.CONFIG, "text_config": text})
-    assert (config.head_dim, config.rotary_dim, config.codes) == (16, 8, tiny.CODES)
+    assert (config.head_dim, config.rotary_dim, config.codebook_size) == (16, 8, tiny.CODES)

@@ -11,8 +11,8 @@ import torch
 from tiny_adapter import decoder_inputs, make_adapter
 
 from glmkit.errors import UserError
-from glmkit.models.checkpoint import adapters as adapter
-from glmkit.models.checkpoint import components as checkpoint
+from glmkit.models import checkpoint
+from glmkit.models.checkpoint import adapters
 from glmkit.models.hybrid import HybridModel
 
 
@@ -21,7 +21,7 @@ def test_merged_decoder_equals_the_wrapped_one(tiny_model: Path, tmp_path: Path)
     wrapped = make_adapter(tiny_model, tmp_path / "a", "decoder")
     hybrid = HybridModel(tiny_model)
     plain = hybrid.decoder(*decoder_inputs())
-    adapter.apply_adapter(hybrid, tmp_path / "a")
+    adapters.apply_adapter(hybrid, tmp_path / "a")
     merged = hybrid.decoder(*decoder_inputs())
     torch.testing.assert_close(merged, wrapped(*decoder_inputs()), atol=1e-5, rtol=1e-5)
     assert (merged - plain).abs().max() > 0.01
@@ -35,8 +35,8 @@ def test_stock_diffusers_applies_the_same_adapter(tiny_model: Path, tmp_path: Pa
     stock.load_lora_adapter(
         tmp_path / "a" / "decoder", prefix="base_model.model", weight_name="adapter_model.safetensors"
     )
-    latents, glyph, _, prior, keep, timestep, size, crop = decoder_inputs()
-    theirs = stock(latents, glyph, prior, ~keep[:, None].expand_as(prior), timestep, size, crop).sample
+    latents, glyph, _, prior, drop, timestep, size, crop = decoder_inputs()
+    theirs = stock(latents, glyph, prior, drop[:, None].expand_as(prior), timestep, size, crop).sample
     stock.unload_lora()
     torch.testing.assert_close(theirs, wrapped(*decoder_inputs()), atol=1e-4, rtol=0)
 
@@ -50,7 +50,7 @@ def test_two_adapters_add_up(tiny_model: Path, tmp_path: Path) -> None:
         hybrid = HybridModel(tiny_model)
         before = hybrid.autoregressive.state_dict()[weight].clone()
         for name in names:
-            adapter.apply_adapter(hybrid, tmp_path / name)
+            adapters.apply_adapter(hybrid, tmp_path / name)
         assert hybrid.adapters == tuple(str(tmp_path / name) for name in names)
         return hybrid.autoregressive.state_dict()[weight] - before
 
@@ -71,7 +71,7 @@ def test_one_part_of_an_adapter(tiny_model: Path, tmp_path: Path) -> None:
         parts = [getattr(hybrid, part) for part in names]
         before = [part.state_dict()[name].clone() for part, name in zip(parts, names.values(), strict=True)]
         for one in given:
-            adapter.apply_adapter(hybrid, f"{tmp_path}/a/{one}")
+            adapters.apply_adapter(hybrid, f"{tmp_path}/a/{one}")
         after = [getattr(hybrid, part).state_dict()[name] for part, name in names.items()]
         return [new - old for new, old in zip(after, before, strict=True)]
 
@@ -87,7 +87,7 @@ def test_the_file_stays_as_it_was(tiny_model: Path, tmp_path: Path) -> None:
         name: value.clone() for name, value in checkpoint.load_component(tiny_model, "decoder").state_dict().items()
     }
     make_adapter(tiny_model, tmp_path / "a", "decoder")
-    adapter.apply_adapter(HybridModel(tiny_model), tmp_path / "a")
+    adapters.apply_adapter(HybridModel(tiny_model), tmp_path / "a")
     after = checkpoint.load_component(tiny_model, "decoder").state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
 
@@ -99,32 +99,32 @@ def test_an_adapter_of_another_model_is_refused(tiny_model: Path, tiny_copy: Pat
         decoder.proj_out.bias[0] += 1
     checkpoint.save_component(tiny_copy, "decoder", decoder)
     with pytest.raises(UserError, match="another model"):
-        adapter.apply_adapter(HybridModel(tiny_copy), tmp_path / "a")
+        adapters.apply_adapter(HybridModel(tiny_copy), tmp_path / "a")
 
 
 def test_the_fingerprint_follows_the_weights_not_their_storage(tiny_copy: Path) -> None:
-    first = adapter.fingerprint(tiny_copy, "decoder")
+    first = adapters.fingerprint(tiny_copy, "decoder")
     decoder = checkpoint.load_component(tiny_copy, "decoder")
     checkpoint.save_component(tiny_copy, "decoder", decoder, torch.bfloat16, max_shard_bytes=60_000)
-    assert adapter.fingerprint(tiny_copy, "decoder") == first
-    assert adapter.fingerprint(tiny_copy, "autoregressive") != first
+    assert adapters.fingerprint(tiny_copy, "decoder") == first
+    assert adapters.fingerprint(tiny_copy, "autoregressive") != first
 
 
 def test_broken_adapters(tiny_model: Path, tmp_path: Path) -> None:
     hybrid = HybridModel(tiny_model)
     with pytest.raises(UserError, match="does not exist"):
-        adapter.apply_adapter(hybrid, tmp_path / "none")
+        adapters.apply_adapter(hybrid, tmp_path / "none")
     with pytest.raises(UserError, match="not an adapter folder"):
-        adapter.apply_adapter(hybrid, tiny_model)
+        adapters.apply_adapter(hybrid, tiny_model)
     make_adapter(tiny_model, tmp_path / "a", "decoder")
     shutil.copytree(tmp_path / "a", tmp_path / "b")
-    (tmp_path / "b" / "decoder" / adapter.CARD).unlink()
+    (tmp_path / "b" / "decoder" / adapters.CARD).unlink()
     with pytest.raises(UserError, match="base model is unknown"):
-        adapter.apply_adapter(hybrid, tmp_path / "b")
+        adapters.apply_adapter(hybrid, tmp_path / "b")
     path = tmp_path / "a" / "decoder" / "adapter_model.safetensors"
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(UserError, match="truncated"):
-        adapter.apply_adapter(hybrid, tmp_path / "a")
+        adapters.apply_adapter(hybrid, tmp_path / "a")
 
 
 @torch.no_grad()
@@ -136,7 +136,7 @@ def test_a_weight_scales_the_change(tiny_model: Path, tmp_path: Path, weight: fl
     def changed(given: str) -> torch.Tensor:
         hybrid = HybridModel(tiny_model)
         before = hybrid.autoregressive.state_dict()[name].clone()
-        adapter.apply_adapter(hybrid, given)
+        adapters.apply_adapter(hybrid, given)
         assert hybrid.adapters == (given,), "as it was typed"
         return hybrid.autoregressive.state_dict()[name] - before
 
@@ -146,11 +146,11 @@ def test_a_weight_scales_the_change(tiny_model: Path, tmp_path: Path, weight: fl
 
 
 def test_how_weights_are_typed(tmp_path: Path) -> None:
-    assert adapter.Adapter.parse("runs/a") == adapter.Adapter(Path("runs/a"), 1.0)
-    assert adapter.Adapter.parse("runs/a:0.8") == adapter.Adapter(Path("runs/a"), 0.8)
-    assert adapter.Adapter.parse("runs/a:-1") == adapter.Adapter(Path("runs/a"), -1.0)
+    assert adapters.Adapter.parse("runs/a") == adapters.Adapter(Path("runs/a"), 1.0)
+    assert adapters.Adapter.parse("runs/a:0.8") == adapters.Adapter(Path("runs/a"), 0.8)
+    assert adapters.Adapter.parse("runs/a:-1") == adapters.Adapter(Path("runs/a"), -1.0)
     (tmp_path / "a:2").mkdir()
-    assert adapter.Adapter.parse(str(tmp_path / "a:2")) == adapter.Adapter(tmp_path / "a:2", 1.0)
+    assert adapters.Adapter.parse(str(tmp_path / "a:2")) == adapters.Adapter(tmp_path / "a:2", 1.0)
     for wrong in ("runs/a:", "runs/a:much", "runs/a:nan", "runs/a:inf"):
         with pytest.raises(UserError, match="--adapter runs/a:0.8"):
-            adapter.Adapter.parse(wrong)
+            adapters.Adapter.parse(wrong)

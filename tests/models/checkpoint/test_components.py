@@ -11,7 +11,7 @@ import tiny_checkpoint
 import torch
 
 from glmkit.errors import UserError
-from glmkit.models.checkpoint import components as checkpoint
+from glmkit.models import checkpoint
 from glmkit.models.checkpoint import weights
 
 
@@ -83,7 +83,7 @@ def test_from_many_shards_back_to_one_file(tiny_copy: Path) -> None:
 def test_dtypes(tiny_copy: Path) -> None:
     vae = checkpoint.load_component(tiny_copy, "vae")
     checkpoint.save_component(tiny_copy, "vae", vae, dtype=torch.bfloat16)
-    assert {entry.dtype for entry in checkpoint.contents(tiny_copy, "vae").values()} == {"BF16"}
+    assert {entry.dtype for entry in checkpoint.stored_tensors(tiny_copy, "vae").values()} == {"BF16"}
     assert {value.dtype for value in checkpoint.load_component(tiny_copy, "vae").state_dict().values()} == {
         torch.float32
     }
@@ -101,7 +101,7 @@ def test_vae_statistics_are_saved_with_the_config(tiny_copy: Path) -> None:
 
 def test_weights_are_mapped_not_copied(tiny_model: Path) -> None:
     """On the CPU in the stored dtype the parameters are the file's pages: no second copy exists."""
-    stored = checkpoint.contents(tiny_model, "decoder")
+    stored = checkpoint.stored_tensors(tiny_model, "decoder")
     size = next(iter(stored.values())).file.stat().st_size
     module = checkpoint.load_component(tiny_model, "decoder")
     pointers = [parameter.data_ptr() for parameter in module.parameters()]
@@ -109,7 +109,7 @@ def test_weights_are_mapped_not_copied(tiny_model: Path) -> None:
 
 
 def test_published_counts() -> None:
-    counts = {row.part: row.parameters for row in checkpoint.describe("glm-image")}
+    counts = {row.component: row.parameters for row in checkpoint.describe("glm-image")}
     assert counts["language_model"] == 8_847_155_200
     assert counts["lm_head"] == 67_633_152
     assert counts["vision"] == 1_159_607_808

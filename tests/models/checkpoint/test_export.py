@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from tiny_adapter import decoder_inputs, make_adapter
 
 from glmkit.cli import main
-from glmkit.models.checkpoint import components as checkpoint
+from glmkit.models import checkpoint
 from glmkit.models.checkpoint.adapters import apply_adapter
 from glmkit.models.hybrid import HybridModel
 
@@ -29,10 +29,10 @@ def weighted(model: Path, adapter: Path | str) -> torch.Tensor:
 def stock(model: Path, folder: Path, name: str) -> torch.Tensor:
     transformer = tiny_checkpoint.diffusers_pipeline(model).transformer
     transformer.load_lora_adapter(folder, weight_name=name)
-    latents, glyph, _, prior, keep, timestep, size, crop = decoder_inputs()
+    latents, glyph, _, prior, drop, timestep, size, crop = decoder_inputs()
     try:
         return torch.as_tensor(
-            transformer(latents, glyph, prior, ~keep[:, None].expand_as(prior), timestep, size, crop).sample
+            transformer(latents, glyph, prior, drop[:, None].expand_as(prior), timestep, size, crop).sample
         )
     finally:
         transformer.unload_lora()
@@ -120,7 +120,7 @@ def test_merged_weights_are_stored_as_the_model_stores_them(tiny_copy: Path, tmp
     checkpoint.save_component(tiny_copy, "decoder", checkpoint.load_component(tiny_copy, "decoder"), torch.bfloat16)
     make_adapter(tiny_copy, tmp_path / "a", "decoder")
     assert main(["merge", str(tiny_copy), "--adapter", str(tmp_path / "a"), "--out", str(tmp_path / "m")]) == 0
-    assert {entry.dtype for entry in checkpoint.contents(tmp_path / "m", "decoder").values()} == {"BF16"}
+    assert {entry.dtype for entry in checkpoint.stored_tensors(tmp_path / "m", "decoder").values()} == {"BF16"}
     hybrid = HybridModel(tiny_copy)
     apply_adapter(hybrid, tmp_path / "a")
     stored = checkpoint.load_component(tmp_path / "m", "decoder").proj_out.weight

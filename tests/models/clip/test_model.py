@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from glmkit.errors import UserError
-from glmkit.models.clip import model as clip
+from glmkit.models import clip
 
 SIZES: dict[str, Any] = {
     "embed_dim": 16,

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from glmkit.models import compiling
 from glmkit.models.decoder import denoiser as module
-from glmkit.models.decoder.denoiser import Denoiser, Row, cache_condition_images
+from glmkit.models.decoder.denoiser import Denoiser, DenoiserSample, cache_condition_images
 from glmkit.models.decoder.model import ConditionCache, DecoderConfig, DiffusionDecoder
 
 CONFIG = DecoderConfig(
@@ -44,7 +44,7 @@ def decoder() -> DiffusionDecoder:
     return made
 
 
-def rows_of(decoder: DiffusionDecoder) -> list[Row]:
+def rows_of(decoder: DiffusionDecoder) -> list[DenoiserSample]:
     """Glyph texts of several lengths, dropped priors, sources of two lengths; neighbours that attend alike."""
     generator = torch.Generator().manual_seed(1)
 
@@ -59,27 +59,27 @@ def rows_of(decoder: DiffusionDecoder) -> list[Row]:
         return decoder.cache_condition_images([(latents, codes(rows * columns)[None], (16 * rows, 16 * columns))])
 
     return [
-        Row(glyph(5), codes()),
-        Row(glyph(2), codes()),
-        Row(glyph(1), None),
-        Row(glyph(1), None),
-        Row(glyph(5), codes(), source(4, 4)),
-        Row(glyph(5), codes(), source(2, 6)),
+        DenoiserSample(glyph(5), codes()),
+        DenoiserSample(glyph(2), codes()),
+        DenoiserSample(glyph(1), None),
+        DenoiserSample(glyph(1), None),
+        DenoiserSample(glyph(5), codes(), source(4, 4)),
+        DenoiserSample(glyph(5), codes(), source(2, 6)),
     ]
 
 
-def expected(decoder: DiffusionDecoder, row: Row, latents: Tensor, step: int) -> Tensor:
+def expected(decoder: DiffusionDecoder, row: DenoiserSample, latents: Tensor, step: int) -> Tensor:
     """The row alone through the plain forward."""
     return decoder(
         latents,
-        row.glyph[None],
+        row.glyph_embeds[None],
         None,
-        torch.zeros(1, 24, dtype=torch.int64) if row.prior is None else row.prior[None],
-        torch.tensor([row.prior is not None]),
+        torch.zeros(1, 24, dtype=torch.int64) if row.prior_token_ids is None else row.prior_token_ids[None],
+        torch.tensor([row.prior_token_ids is None]),
         TIMES[step : step + 1],
         torch.tensor([SIZE]).float(),
         torch.zeros(1, 2),
-        row.sources,
+        row.condition_cache,
     )
 
 
@@ -158,7 +158,7 @@ def test_compiled_glyph_texts_have_few_lengths() -> None:
 def test_kernels_equal_the_blocks(decoder: DiffusionDecoder, monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
     """Rows of several texts together, widths that are no power of two; without a GPU in Triton's interpreter, which
     does one thing at a time."""
-    monkeypatch.setattr(module, "each", lambda function, items, device: [function(item) for item in items])
+    monkeypatch.setattr(module, "parallel_map", lambda function, items, device: [function(item) for item in items])
     gpu_blocks = pytest.importorskip("glmkit.models.decoder.gpu")
     rows, fast = rows_of(decoder), copy.deepcopy(decoder)
     fast.fuse()

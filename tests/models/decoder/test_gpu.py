@@ -15,7 +15,7 @@ from torch import Tensor
 pytest.importorskip("triton")  # no build of it for macOS and Windows
 
 from glmkit.models.decoder import gpu as gpu_blocks
-from glmkit.models.decoder.model import NORM_EPS, rotary_table
+from glmkit.models.decoder.model import NORM_EPS, rotary_cos_sin
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 ROWS, TEXT, WIDTH, HEADS = 2, 3, 48, 3  # neither WIDTH nor HEADS a power of two
@@ -59,7 +59,7 @@ def test_stream(dtype: torch.dtype, error: float) -> None:
 def test_heads(dtype: torch.dtype, error: float) -> None:
     """Queries and keys normalised and turned, in float64; values as they are."""
     qkv = random(ROWS, LENGTH, 3 * WIDTH, seed=3, dtype=dtype)
-    rope = rotary_table(TEXT, 2, 3, WIDTH // HEADS, DEVICE)
+    rope = rotary_cos_sin(TEXT, 2, 3, WIDTH // HEADS, DEVICE)
     query, (key, value) = gpu_blocks.heads(qkv, rope, HEADS)
     parts = [part.unflatten(-1, (HEADS, -1)) for part in qkv.chunk(3, dim=-1)]
     cos, sin = (table.double() for table in rope)

@@ -65,12 +65,12 @@ def draw_inputs(batch: int, rows: int, columns: int, glyphs: int = 5) -> dict[st
     generator = torch.Generator().manual_seed(batch * 1000 + rows * 100 + columns)
     return {
         "latents": torch.randn(batch, 4, rows, columns, generator=generator),
-        "glyph": torch.randn(batch, glyphs, 24, generator=generator),
-        "prior": torch.randint(32, (batch, rows * columns // 4), generator=generator),
-        "prior_keep": torch.arange(batch) % 2 == 0,
+        "glyph_embeds": torch.randn(batch, glyphs, 24, generator=generator),
+        "prior_token_ids": torch.randint(32, (batch, rows * columns // 4), generator=generator),
+        "prior_token_drop": torch.arange(batch) % 2 == 1,
         "timestep": torch.tensor([999.0, 0.0, 432.1, 17.0])[:batch],
         "target_size": torch.tensor([[rows * 8, columns * 8], [1024, 512], [32, 64], [2048, 2048]])[:batch].float(),
-        "crop": torch.tensor([[0.0, 0.0], [3.0, 7.0], [0.0, 1.0], [9.0, 0.0]])[:batch],
+        "crop_coords": torch.tensor([[0.0, 0.0], [3.0, 7.0], [0.0, 1.0], [9.0, 0.0]])[:batch],
     }
 
 
@@ -87,12 +87,12 @@ def only(inputs: dict[str, Tensor], row: int) -> dict[str, Tensor]:
 def run_stock(stock: GlmImageTransformer2DModel, cache: GlmImageKVCache | None = None, **inputs: Any) -> Tensor:
     return stock(
         hidden_states=inputs["latents"],
-        encoder_hidden_states=inputs["glyph"],
-        prior_token_id=inputs["prior"],
-        prior_token_drop=~inputs["prior_keep"][:, None].expand_as(inputs["prior"]),
+        encoder_hidden_states=inputs["glyph_embeds"],
+        prior_token_id=inputs["prior_token_ids"],
+        prior_token_drop=inputs["prior_token_drop"][:, None].expand_as(inputs["prior_token_ids"]),
         timestep=inputs["timestep"],
         target_size=inputs["target_size"],
-        crop_coords=inputs["crop"],
+        crop_coords=inputs["crop_coords"],
         kv_caches=cache,
     ).sample
 
@@ -156,7 +156,7 @@ def test_source_cache_write_read_and_skip(stock: Any, ours: DiffusionDecoder, sh
     cache.set_mode("read")
     both_rows = ConditionCache.batch([written, written])  # stock shares one row's sources among the batch
     read = run_stock(stock, cache, **inputs)
-    assert difference(ours(glyph_mask=None, sources=both_rows, **inputs), read) <= TOLERANCE
+    assert difference(ours(glyph_mask=None, condition_cache=both_rows, **inputs), read) <= TOLERANCE
 
     cache.set_mode("skip")
     skipped = run_stock(stock, cache, **inputs)
@@ -171,7 +171,10 @@ def test_each_row_reads_its_own_sources(stock: Any, ours: DiffusionDecoder) -> N
     cache.set_mode("read")
     sources = ConditionCache.batch([ours.cache_condition_images(row) for row in rows])
     assert sources is not None and sources.mask is None
-    assert difference(ours(glyph_mask=None, sources=sources, **inputs), run_stock(stock, cache, **inputs)) <= TOLERANCE
+    assert (
+        difference(ours(glyph_mask=None, condition_cache=sources, **inputs), run_stock(stock, cache, **inputs))
+        <= TOLERANCE
+    )
 
 
 def test_rows_with_different_numbers_of_sources(stock: Any, ours: DiffusionDecoder) -> None:
@@ -179,7 +182,7 @@ def test_rows_with_different_numbers_of_sources(stock: Any, ours: DiffusionDecod
     inputs = draw_inputs(3, 8, 4)
     rows = [[draw_source(4, 8, 1)], [], [draw_source(8, 8, 2), draw_source(2, 4, 3), draw_source(4, 4, 4)]]
     sources = ConditionCache.batch([ours.cache_condition_images(row) if row else None for row in rows])
-    velocity = ours(glyph_mask=None, sources=sources, **inputs)
+    velocity = ours(glyph_mask=None, condition_cache=sources, **inputs)
     for index, row in enumerate(rows):
         cache = write_stock(stock, [row])
         cache.set_mode("read")
@@ -210,10 +213,10 @@ def test_sources_of_a_batch_are_written_together(
 
     cache.set_mode("read")
     read = run_stock(stock, cache, **inputs)
-    assert difference(ours(glyph_mask=None, sources=written, **inputs), read) <= TOLERANCE
+    assert difference(ours(glyph_mask=None, condition_cache=written, **inputs), read) <= TOLERANCE
     cache.set_mode("skip")
     skipped = run_stock(stock, cache, **inputs)
-    some = ours(glyph_mask=None, sources=written.only(torch.tensor([True, False, True])), **inputs)
+    some = ours(glyph_mask=None, condition_cache=written.visible_where(torch.tensor([True, False, True])), **inputs)
     assert difference(some[[0, 2]], read[[0, 2]]) <= TOLERANCE
     assert difference(some[1], skipped[1]) <= TOLERANCE
     assert difference(read[1], skipped[1]) > 100 * TOLERANCE
@@ -225,8 +228,8 @@ def test_only_keeps_what_was_masked_before(ours: DiffusionDecoder) -> None:
     rows = [[draw_source(4, 4, 1)], [draw_source(4, 4, 2), draw_source(6, 4, 3)], []]
     sources = ConditionCache.batch([ours.cache_condition_images(row) if row else None for row in rows])
     assert sources is not None
-    velocity = ours(glyph_mask=None, sources=sources.only(torch.tensor([True, False, True])), **inputs)
-    kept = ours(glyph_mask=None, sources=sources, **inputs)
+    velocity = ours(glyph_mask=None, condition_cache=sources.visible_where(torch.tensor([True, False, True])), **inputs)
+    kept = ours(glyph_mask=None, condition_cache=sources, **inputs)
     assert difference(velocity[[0, 2]], kept[[0, 2]]) <= 1e-6
     assert difference(velocity[1], ours(glyph_mask=None, **inputs)[1]) <= TOLERANCE
 
@@ -238,7 +241,9 @@ def test_gradients_of_sources_are_those_of_rows_alone(ours: DiffusionDecoder) ->
     inputs = draw_inputs(2, 4, 4)
     rows = [[draw_source(4, 4, row)] for row in range(2)]
     alone = sum(
-        decoder(glyph_mask=None, sources=decoder.cache_condition_images(rows[row]), **only(inputs, row)).square().sum()
+        decoder(glyph_mask=None, condition_cache=decoder.cache_condition_images(rows[row]), **only(inputs, row))
+        .square()
+        .sum()
         for row in range(2)
     )
     expected = torch.autograd.grad(alone, list(decoder.parameters()))
@@ -247,12 +252,14 @@ def test_gradients_of_sources_are_those_of_rows_alone(ours: DiffusionDecoder) ->
     for every in (0, 1):
         decoder.gradient_checkpointing = every
         together = (
-            decoder(glyph_mask=None, sources=decoder.cache_condition_images(stacked(rows)), **inputs).square().sum()
+            decoder(glyph_mask=None, condition_cache=decoder.cache_condition_images(stacked(rows)), **inputs)
+            .square()
+            .sum()
         )
         gradients = torch.autograd.grad(together, list(decoder.parameters()))
         for (name, _), ours_, theirs in zip(decoder.named_parameters(), gradients, expected, strict=True):
             assert torch.allclose(ours_, theirs, rtol=1e-3, atol=1e-3), name
-    partial = decoder(glyph_mask=None, sources=constant, **inputs).square().sum()
+    partial = decoder(glyph_mask=None, condition_cache=constant, **inputs).square().sum()
     keys = decoder.transformer_blocks[0].attn1.to_k.weight
     position = [id(parameter) for parameter in decoder.parameters()].index(id(keys))
     assert not torch.allclose(torch.autograd.grad(partial, keys)[0], expected[position], rtol=1e-2)
@@ -265,17 +272,17 @@ def test_a_batch_of_nothing_but_sourceless_rows_needs_no_cache() -> None:
 def test_padded_glyphs_are_not_seen(stock: Any, ours: DiffusionDecoder) -> None:
     """A row alone equals the row left-padded in a batch; stock attends to its padding and differs (its defect)."""
     inputs = draw_inputs(2, 8, 4, glyphs=6)
-    inputs["glyph"][1, :4] = 0
+    inputs["glyph_embeds"][1, :4] = 0
     mask = torch.ones(2, 6, dtype=torch.bool)
     mask[1, :4] = False
-    short = only(inputs, 1) | {"glyph": inputs["glyph"][1:, 4:]}
+    short = only(inputs, 1) | {"glyph_embeds": inputs["glyph_embeds"][1:, 4:]}
     alone = run_stock(stock, **short)
 
     assert difference(ours(glyph_mask=mask, **inputs)[1:], alone) <= TOLERANCE
     assert difference(run_stock(stock, **inputs)[1:], alone) > 10 * TOLERANCE
 
     masked_cache = ConditionCache.batch([ours.cache_condition_images([draw_source(4, 4, 1)]), None])
-    assert difference(ours(glyph_mask=mask, sources=masked_cache, **inputs)[1:], alone) <= TOLERANCE
+    assert difference(ours(glyph_mask=mask, condition_cache=masked_cache, **inputs)[1:], alone) <= TOLERANCE
 
 
 def test_gradient_checkpointing_changes_nothing(ours: DiffusionDecoder) -> None:
@@ -298,8 +305,8 @@ def test_one_graph_without_reading_tensors_back(ours: DiffusionDecoder) -> None:
     mask = torch.tensor([[True] * 5, [False, True, True, True, True]])
     sources = ConditionCache.batch([ours.cache_condition_images([draw_source(4, 4, 1)]), None])
     compiled = torch.compile(ours, backend="eager", fullgraph=True)
-    expected = ours(glyph_mask=mask, sources=sources, **inputs)
-    assert difference(compiled(glyph_mask=mask, sources=sources, **inputs), expected) <= 1e-6
+    expected = ours(glyph_mask=mask, condition_cache=sources, **inputs)
+    assert difference(compiled(glyph_mask=mask, condition_cache=sources, **inputs), expected) <= 1e-6
 
 
 @pytest.mark.parametrize("autocast", [False, True])
@@ -312,7 +319,7 @@ def test_bfloat16_follows_float32(ours: DiffusionDecoder, autocast: bool) -> Non
     else:
         decoder = DiffusionDecoder(ours.config).bfloat16()
         decoder.load_state_dict(ours.state_dict())
-        half = {name: inputs[name].bfloat16() for name in ("latents", "glyph")}
+        half = {name: inputs[name].bfloat16() for name in ("latents", "glyph_embeds")}
         velocity = decoder(glyph_mask=None, **(inputs | half))
     assert velocity.dtype is torch.bfloat16
     assert difference(velocity.float(), expected) < 0.1
