@@ -9,21 +9,23 @@ HELP = "Compare evaluation runs in one self-contained HTML file."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add RUN ... and --out."""
     parser.add_argument(
-        "runs", metavar="RUN", nargs="+", type=Path, help="run folder of glmkit eval; the first is the base"
+        "runs", metavar="RUN", nargs="+", type=Path, help="run folder of glmkit eval; the first is the baseline"
     )
     parser.add_argument(
         "--out",
         metavar="FILE.html",
         type=Path,
         required=True,
-        help="the file to write; its rows go to FILE.csv and .json",
+        help="the file to write; its data go to FILE.csv and .json",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Write the page and its data, and say where they are."""
     from glmkit.reporting.build import write_report
 
-    page, *tables = write_report(arguments.runs, arguments.out)
-    print(f"wrote {page}; all rows in {' and '.join(map(str, tables))}")
+    page, *data = write_report(arguments.runs, arguments.out)
+    print(f"wrote {page}; its data in {' and '.join(map(str, data))}")
     return 0

@@ -1,69 +1,60 @@
-"""The numbers of a report: scores, splits and paired differences on the common prompts."""
+"""The numbers of a report: scores, groups of prompts and paired differences on the common prompts."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
 from glmkit.evaluation import stats
 from glmkit.evaluation.stats import Estimate
 from glmkit.records import Score
-from glmkit.reporting import words
+from glmkit.reporting import wording
+from glmkit.reporting.axis import Axis, fit_axis
 from glmkit.reporting.load import EvalRun
-from glmkit.reporting.plot import Axis, axis
-from glmkit.reporting.provenance import drawn_with
-from glmkit.reporting.words import Difference
+from glmkit.reporting.provenance import generation_settings
+from glmkit.reporting.wording import Difference
+
+Scores = Mapping[str, Sequence[Score]]  # run -> its scores on the common prompts
+Estimates = dict[str, Estimate]  # run -> its pooled score
 
 
 @dataclass(frozen=True)
-class Row:
-    """One line of an interval plot. `group` is the split or language, empty in the overall plot."""
+class MetricComparison:
+    """One metric of all runs; `direction` is higher or lower (is better).
 
-    group: str
-    run: str
-    estimate: Estimate
-
-
-@dataclass(frozen=True)
-class Grouping:
-    """The prompts by `kind` (split or language): `groups` maps each name to a row a run."""
-
-    kind: str
-    groups: dict[str, tuple[Row, ...]]
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A metric with what it means and what was measured; `direction` is higher or lower (is better)."""
+    `groupings` maps "split" and "language" to the groups of prompts, each with the scores of the runs; a grouping with
+    one group is left out. `differences` has one for each pair of runs.
+    """
 
     name: str
     direction: str
     definition: str
     axis: Axis
-    rows: tuple[Row, ...]
-    groupings: tuple[Grouping, ...]
+    estimates: Estimates
+    groupings: dict[str, dict[str, Estimates]]
     differences: tuple[Difference, ...]
 
     @property
     def higher_is_better(self) -> bool:
+        """Whether a higher value is better."""
         return self.direction == "higher"
 
     @property
     def smallest_group(self) -> int:
-        """Prompts of the smallest group that has an interval of its own; of all when there are no groups."""
-        in_groups = [row for grouping in self.groupings for rows in grouping.groups.values() for row in rows]
-        return min((row.estimate.n for row in in_groups or self.rows if row.estimate.n), default=0)
+        """Return the number of prompts behind the interval of the smallest group, of all where there are none."""
+        estimates = list(group_estimates(self.groupings)) or self.estimates.values()
+        return min((estimate.n for estimate in estimates if estimate.n), default=0)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """`prompts` are the common ones, in the order of the first run, `scores` theirs in each run.
+    """All metrics on the common `prompts` (in the order of the first run), with the `scores` of each run on them.
 
     `notes` say what limits the comparison.
     """
 
-    metrics: tuple[Metric, ...]
+    metrics: tuple[MetricComparison, ...]
     prompts: tuple[str, ...]
     scores: dict[str, list[Score]]
     verdict: str
@@ -75,105 +66,117 @@ def compare(runs: Sequence[EvalRun]) -> Comparison:
     common = set.intersection(*(run.prompts for run in runs))
     prompts = tuple(dict.fromkeys(image.prompt_id for image in runs[0].images if image.prompt_id in common))
     scores = {run.name: [score for score in run.scores if score.prompt_id in common] for run in runs}
-    aside = {name for name, _ in clips(runs)} if len(clips(runs)) > 1 else set()
-    shared = [name for name in runs[0].summary.metrics if all(name in run.summary.metrics for run in runs)]
-    names = [name for name in shared if name not in aside]
-    metrics = tuple(measure(name, runs[0].summary.metrics[name], scores) for name in names)
-    return Comparison(metrics, prompts, scores, say_verdict(metrics[0], scores), tuple(notes(runs, common)))
-
-
-def clips(runs: Sequence[EvalRun]) -> set[tuple[str | None, str | None]]:
-    """The metric and the weights of each run's CLIP: cosines of several cannot be compared, whatever their names."""
-    return {(run.summary.alignment.get("metric"), run.summary.alignment.get("weights_sha256")) for run in runs}
-
-
-def measure(name: str, about: Mapping[str, str], scores: dict[str, list[Score]]) -> Metric:
-    """Pool one metric over each run, split and language, and pair every run with those before it."""
-    rows = tuple(Row("", run, stats.estimate(rows, name)) for run, rows in scores.items())
-    groupings = tuple(
-        grouping
-        for kind in ("split", "language")
-        if len((grouping := group(name, kind, scores)).groups) > 1  # one group is the whole
+    clip_models = {(run.summary.alignment.get("metric"), run.summary.alignment.get("weights_sha256")) for run in runs}
+    # Cosines of several CLIP models cannot be compared, whatever their names.
+    incomparable = {name for name, _ in clip_models} if len(clip_models) > 1 else set()
+    metrics = tuple(
+        compare_metric(name, about, scores)
+        for name, about in runs[0].summary.metrics.items()
+        if name not in incomparable and all(name in run.summary.metrics for run in runs)
     )
-    in_groups = [row for grouping in groupings for members in grouping.groups.values() for row in members]
+    notes = comparison_notes(runs, common)
+    if len(clip_models) > 1:
+        notes.append("CLIP alignment was measured by different models, or not for every run; it is not compared.")
+    notes += [
+        f"The images were {difference}; part of the difference may come from that." for difference in unequal(runs)
+    ]
+    return Comparison(metrics, prompts, scores, lead_verdict(metrics[0], scores), tuple(notes))
+
+
+def compare_metric(name: str, about: Mapping[str, str], scores: Scores) -> MetricComparison:
+    """Pool one metric over each run, split and language, and pair every run with those before it."""
+    estimates = pool(name, scores)
+    groupings = {kind: groups for kind in ("split", "language") if len(groups := pool_groups(name, kind, scores)) > 1}
     higher = about["direction"] == "higher"
-    return Metric(
+    return MetricComparison(
         name=name,
         direction=about["direction"],
         definition=about["definition"],
-        axis=axis(row.estimate for row in (*rows, *in_groups)),
-        rows=rows,
+        axis=fit_axis([*estimates.values(), *group_estimates(groupings)]),
+        estimates=estimates,
         groupings=groupings,
-        differences=tuple(paired(name, base, other, scores, higher) for base, other in combinations(scores, 2)),
+        differences=tuple(
+            paired_difference(name, baseline, run, scores, higher) for baseline, run in combinations(scores, 2)
+        ),
     )
 
 
-def group(metric: str, kind: str, scores: dict[str, list[Score]]) -> Grouping:
-    """Pool one metric over each split or language, in order of first appearance."""
-    names = list(dict.fromkeys(getattr(score, kind) for rows in scores.values() for score in rows))
-    return Grouping(
-        kind,
-        {
-            name: tuple(
-                Row(name, run, stats.estimate([score for score in rows if getattr(score, kind) == name], metric))
-                for run, rows in scores.items()
-            )
-            for name in names
-        },
-    )
+def pool(metric: str, scores: Scores) -> Estimates:
+    """Pool one metric over the prompts of each run."""
+    return {run: stats.estimate(of_run, metric) for run, of_run in scores.items()}
 
 
-def paired(metric: str, base: str, other: str, scores: dict[str, list[Score]], higher: bool) -> Difference:
-    estimate = Estimate(*stats.paired_difference(scores[base], scores[other], metric))
-    return words.difference(base, other, estimate, higher)
+def pool_groups(metric: str, kind: str, scores: Scores) -> dict[str, Estimates]:
+    """Pool one metric over each split or language (`kind`), in order of first appearance."""
+    groups = dict.fromkeys(getattr(score, kind) for of_run in scores.values() for score in of_run)
+    return {
+        group: pool(
+            metric,
+            {run: [score for score in of_run if getattr(score, kind) == group] for run, of_run in scores.items()},
+        )
+        for group in groups
+    }
 
 
-def say_verdict(metric: Metric, scores: dict[str, list[Score]]) -> str:
-    """Two runs: the second against the first. More: the best against the second best."""
-    estimates = {row.run: row.estimate for row in metric.rows}
-    known = [run for run, estimate in estimates.items() if estimate.value is not None]
+def group_estimates(groupings: Mapping[str, Mapping[str, Estimates]]) -> Iterator[Estimate]:
+    """Yield the score of every run in every group."""
+    for groups in groupings.values():
+        for estimates in groups.values():
+            yield from estimates.values()
+
+
+def paired_difference(metric: str, baseline: str, run: str, scores: Scores, higher_is_better: bool) -> Difference:
+    """Subtract `baseline` from `run`, prompt by prompt."""
+    estimate = Estimate(*stats.paired_difference(scores[baseline], scores[run], metric))
+    return wording.difference(baseline, run, estimate, higher_is_better)
+
+
+def lead_verdict(metric: MetricComparison, scores: Scores) -> str:
+    """Compare the second of two runs with the first, or the best of more with the second best."""
+    values = {run: estimate.value for run, estimate in metric.estimates.items() if estimate.value is not None}
     lead = None
-    if len(scores) == 2 and len(known) == 2:
+    if len(scores) == 2 and len(values) == 2:
         lead = metric.differences[0]
-    elif len(known) > 1:
-        ranked = sorted(known, key=lambda run: estimates[run].value or 0.0, reverse=metric.higher_is_better)
-        lead = paired(metric.name, ranked[1], ranked[0], scores, metric.higher_is_better)
-    return words.verdict(metric.name, estimates, lead, metric.higher_is_better)
+    elif len(values) > 1:
+        best, second, *_ = sorted(values, key=lambda run: values[run], reverse=metric.higher_is_better)
+        lead = paired_difference(metric.name, second, best, scores, metric.higher_is_better)
+    return wording.verdict(metric.name, metric.estimates, lead, metric.higher_is_better)
 
 
-def notes(runs: Sequence[EvalRun], common: set[str]) -> list[str]:
-    """What a reader must know before trusting the difference between these runs."""
-    said = []
+def comparison_notes(runs: Sequence[EvalRun], common: set[str]) -> list[str]:
+    """Say what a reader must know before trusting the scores: missing prompts and images, unofficial scores."""
+    notes = []
     if any(run.prompts != common for run in runs):
-        amounts = words.enumerate_words([f"{len(run.prompts)} in {run.name}" for run in runs])
-        said.append(
+        amounts = wording.join_with_and([f"{len(run.prompts)} in {run.name}" for run in runs])
+        notes.append(
             f"The runs have different prompts ({amounts}). All numbers and images on this page are for the "
-            f"{words.count(len(common), 'common prompt')}."
+            f"{wording.count(len(common), 'common prompt')}."
         )
     failed = [
-        f"{run.summary.n_total - run.summary.n_scored} of {words.count(run.summary.n_total, 'image')} of {run.name}"
+        f"{run.summary.n_total - run.summary.n_scored} of {wording.count(run.summary.n_total, 'image')} of {run.name}"
         for run in runs
         if run.summary.n_scored < run.summary.n_total
     ]
     if failed:
-        amounts = words.enumerate_words(failed)
-        said.append(f"{amounts} could not be made or read. They are missing from the scores, not counted as 0.")
-    alike: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+        amounts = wording.join_with_and(failed)
+        notes.append(f"{amounts} could not be generated or read. They are missing from the scores, not counted as 0.")
+    unofficial: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for run in runs:
         if run.summary.why_not_official:
-            alike.setdefault((run.summary.family, tuple(run.summary.why_not_official)), []).append(run.name)
-    said += [
-        f"The scores of {words.enumerate_words(names)} are not official ({family}): {'; '.join(why)}."
-        for (family, why), names in alike.items()
+            unofficial.setdefault((run.summary.family, tuple(run.summary.why_not_official)), []).append(run.name)
+    notes += [
+        f"The scores of {wording.join_with_and(names)} are not official ({family}): {'; '.join(reasons)}."
+        for (family, reasons), names in unofficial.items()
     ]
-    if len(clips(runs)) > 1:
-        said.append("CLIP alignment was measured by different models, or not for every run; it is not compared.")
-    for about, values in (
-        ("read by different OCR engines", [run.summary.ocr for run in runs]),
-        ("made from different versions of the suite", [run.manifest["settings"]["suite_fingerprint"] for run in runs]),
-        ("drawn with different seeds", [str(run.seeds) for run in runs]),
-        ("drawn with different settings", [drawn_with(run.manifest["settings"]) for run in runs]),
-    ):
-        if len(set(values)) > 1:
-            said.append(f"The images were {about}; part of the difference may come from that.")
-    return said
+    return notes
+
+
+def unequal(runs: Sequence[EvalRun]) -> list[str]:
+    """Name what differs between the runs besides the model: OCR engine, suite, seeds, settings."""
+    values_by_reason = {
+        "read by different OCR engines": [run.summary.ocr for run in runs],
+        "made from different versions of the suite": [run.manifest["settings"]["suite_fingerprint"] for run in runs],
+        "generated with different seeds": [str(run.seeds) for run in runs],
+        "generated with different settings": [generation_settings(run.manifest["settings"]) for run in runs],
+    }
+    return [reason for reason, values in values_by_reason.items() if len(set(values)) > 1]

@@ -1,8 +1,8 @@
-"""The cards of the gallery: every common prompt with the images of all runs, marked and ranked."""
+"""The gallery: every common prompt with the images of all runs, their text compared letter by letter."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,20 +13,22 @@ from rich.progress import track
 from glmkit.errors import UserError
 from glmkit.records import Generation, Score
 from glmkit.reporting.compare import Comparison
-from glmkit.reporting.images import Thumbnail, thumbnail
+from glmkit.reporting.gallery_order import metric_changes, positions, prompt_means
 from glmkit.reporting.load import EvalRun
-from glmkit.reporting.marking import Marking, mark
-from glmkit.reporting.ranking import change, prompt_values, ranks
+from glmkit.reporting.text_diff import ImageTextDiff, diff_texts
+from glmkit.reporting.thumbnails import Thumbnail, thumbnail
 
-LONG = 100  # prompts, from which on it takes long enough to be shown
+MIN_PROMPTS_FOR_PROGRESS = 100  # fewer are done before a progress bar could be read
 REFERENCES = ("source", "expected")  # what a suite may give with a prompt: an image to edit, and the right answer
+
+ScoredImages = dict[tuple[str, int], tuple[Generation, Score]]  # (run, seed) -> the image and its score
 
 
 @dataclass(frozen=True)
-class Figure:
-    """One image of one run, or the reason why there is none (`error`), or neither when the run has no such seed.
+class GalleryImage:
+    """One image of one run, or why there is none (`error`), or neither when the run has no such seed.
 
-    `original` is the file that `image` is a thumbnail of.
+    `original` is the file that `image` is a thumbnail of; `scores` are (metric, value).
     """
 
     run: str
@@ -34,94 +36,99 @@ class Figure:
     image: Thumbnail | None = None
     original: Path | None = None
     error: str | None = None
-    values: tuple[tuple[str, float | None], ...] = ()
-    marking: Marking | None = None
+    scores: tuple[tuple[str, float | None], ...] = ()
+    text_diff: ImageTextDiff | None = None
 
 
 @dataclass(frozen=True)
-class Card:
-    """One prompt. `figures` go seed by seed, run by run; `places` maps an order to the place of this card in it.
+class PromptCard:
+    """One prompt with its images, seed by seed, run by run.
 
-    `flaws` holds "error" when an image failed and "text" when a text was not read as expected. `changes`
-    holds second run minus first run for each metric, and is empty for another number of runs. `references` are the
-    images that the suite gives with the prompt, by name.
+    `positions` maps an order of the gallery to the position of this card in it. `problems` holds "error" when an image
+    failed and "text" when a text was not read as expected. `changes` holds second run minus first run for each metric,
+    and is empty for another number of runs. `references` are the images that the suite gives with the prompt, by name.
     """
 
     id: str
     split: str
     prompt: str
     expected: tuple[str, ...]
-    figures: tuple[Figure, ...]
-    places: dict[str, int]
-    flaws: tuple[str, ...]
+    images: tuple[GalleryImage, ...]
+    positions: dict[str, int]
+    problems: tuple[str, ...]
     changes: tuple[tuple[str, float], ...]
     references: tuple[tuple[str, Thumbnail], ...]
 
     @property
-    def search(self) -> str:
+    def search_text(self) -> str:
+        """Return what the search field of the page looks in."""
         return " ".join((self.id, self.prompt, *self.expected)).lower()
 
 
-def gallery(runs: Sequence[EvalRun], comparison: Comparison) -> list[Card]:
-    """One card a common prompt, in the order of the first run."""
+def gallery(runs: Sequence[EvalRun], comparison: Comparison) -> list[PromptCard]:
+    """Build one card per common prompt, in the order of the first run."""
     signs = {metric.name: 1 if metric.higher_is_better else -1 for metric in comparison.metrics}
-    values = [prompt_values(run.scores, signs) for run in runs]
+    means = [prompt_means(run.scores, signs) for run in runs]
     failed = {score.prompt_id for run in runs for score in run.scores if score.error is not None}
-    asked = {image.prompt_id: image.prompt for image in runs[0].images}
-    places = ranks({prompt_id: asked[prompt_id] for prompt_id in comparison.prompts}, values, failed)
-    drawn = pairs(runs)
+    prompts = {image.prompt_id: image.prompt for image in runs[0].images}
+    orders = positions({prompt_id: prompts[prompt_id] for prompt_id in comparison.prompts}, means, failed)
+    images = images_by_prompt(runs)
 
-    def one(prompt_id: str) -> Card:
-        gain = change(prompt_id, values) if len(runs) == 2 else None
-        changes = tuple((name, sign * value) for (name, sign), value in zip(signs.items(), gain or [], strict=False))
-        return card(prompt_id, runs, drawn[prompt_id], list(signs), places[prompt_id], changes)
+    def card(prompt_id: str) -> PromptCard:
+        gains = metric_changes(prompt_id, means) if len(runs) == 2 else None
+        changes = tuple((name, sign * gain) for (name, sign), gain in zip(signs.items(), gains or [], strict=False))
+        return prompt_card(prompt_id, runs, images[prompt_id], list(signs), orders[prompt_id], changes)
 
     with ThreadPoolExecutor() as pool:  # Pillow decodes, resizes and encodes outside the interpreter's lock
-        count = len(comparison.prompts)
-        cards = pool.map(one, comparison.prompts)
-        return list(track(cards, "gallery", count, console=Console(stderr=True), disable=count < LONG))
+        total = len(comparison.prompts)
+        cards = pool.map(card, comparison.prompts)
+        quiet = total < MIN_PROMPTS_FOR_PROGRESS
+        return list(track(cards, "gallery", total, console=Console(stderr=True), disable=quiet))
 
 
-def pairs(runs: Sequence[EvalRun]) -> dict[str, dict[tuple[str, int], tuple[Generation, Score]]]:
-    """Prompt id -> (run, seed) -> the image and its score."""
-    drawn: dict[str, dict[tuple[str, int], tuple[Generation, Score]]] = {}
+def images_by_prompt(runs: Sequence[EvalRun]) -> dict[str, ScoredImages]:
+    """Group all images with their scores by prompt."""
+    images: dict[str, ScoredImages] = {}
     for run in runs:
         scores = {score.id: score for score in run.scores}
         for image in run.images:
-            drawn.setdefault(image.prompt_id, {})[run.name, image.seed] = (image, scores[image.id])
-    return drawn
+            images.setdefault(image.prompt_id, {})[run.name, image.seed] = (image, scores[image.id])
+    return images
 
 
-def card(
+def prompt_card(
     prompt_id: str,
     runs: Sequence[EvalRun],
-    drawn: dict[tuple[str, int], tuple[Generation, Score]],
+    images: ScoredImages,
     metrics: Sequence[str],
-    places: dict[str, int],
+    order_positions: dict[str, int],
     changes: tuple[tuple[str, float], ...],
-) -> Card:
-    seeds = sorted({seed for _, seed in drawn})
-    figures = tuple(figure(run, seed, drawn.get((run.name, seed)), metrics) for seed in seeds for run in runs)
-    image, score = next(iter(drawn.values()))
-    flaws = {
-        "error": any(item.error is not None for item in figures),
-        "text": any(item.marking is not None and not item.marking.perfect for item in figures),
+) -> PromptCard:
+    """Build the card of one prompt."""
+    seeds = sorted({seed for _, seed in images})
+    gallery_images = tuple(
+        gallery_image(run, seed, images.get((run.name, seed)), metrics) for seed in seeds for run in runs
+    )
+    image, score = next(iter(images.values()))
+    problems = {
+        "error": any(item.error is not None for item in gallery_images),
+        "text": any(item.text_diff is not None and not item.text_diff.perfect for item in gallery_images),
     }
-    return Card(
+    return PromptCard(
         id=prompt_id,
         split=score.split,
         prompt=image.prompt,
         expected=score.expected,
-        figures=figures,
-        places=places,
-        flaws=tuple(name for name, present in flaws.items() if present),
+        images=gallery_images,
+        positions=order_positions,
+        problems=tuple(name for name, present in problems.items() if present),
         changes=changes,
         references=references(runs, prompt_id),
     )
 
 
 def references(runs: Sequence[EvalRun], prompt_id: str) -> tuple[tuple[str, Thumbnail], ...]:
-    """The images of `references/<prompt id>/` in the first run that has any; UserError for one that is broken."""
+    """Embed the images of `references/<prompt id>/` in the first run that has any; UserError for a broken one."""
     for run in runs:
         folder = run.folder / "references" / prompt_id
         paths = [path for name in REFERENCES if (path := folder / f"{name}.png").is_file()]
@@ -137,21 +144,34 @@ def references(runs: Sequence[EvalRun], prompt_id: str) -> tuple[tuple[str, Thum
     return ()
 
 
-def figure(run: EvalRun, seed: int, drawn: tuple[Generation, Score] | None, metrics: Sequence[str]) -> Figure:
-    """Embed the image; whatever failed (drawing, the file, reading) becomes the error of the figure."""
-    if drawn is None:
-        return Figure(run.name, seed)
-    image, score = drawn
+def gallery_image(
+    run: EvalRun, seed: int, scored: tuple[Generation, Score] | None, metrics: Sequence[str]
+) -> GalleryImage:
+    """Embed one image; what failed (generation, the file, OCR) becomes its error."""
+    if scored is None:
+        return GalleryImage(run.name, seed)
+    image, score = scored
     if image.file is None:
-        return Figure(run.name, seed, error=image.error or score.error)
+        return GalleryImage(run.name, seed, error=image.error or score.error)
     original = run.folder / image.file
     try:
         embedded = thumbnail(original)
     except OSError as error:
-        return Figure(run.name, seed, error=score.error or f"{image.file} cannot be opened: {error.strerror or error}")
+        reason = score.error or f"{image.file} cannot be opened: {error.strerror or error}"
+        return GalleryImage(run.name, seed, error=reason)
     if score.error is not None:
-        return Figure(run.name, seed, embedded, original, score.error)
-    alignment = run.summary.alignment.get("metric")  # a cosine of its own is shown, though not compared
-    shown = [*metrics, *([alignment] if alignment and alignment not in metrics else [])]
-    values = tuple((metric, score.value(metric)) for metric in shown)
-    return Figure(run.name, seed, embedded, original, None, values, mark(score.expected, score.recognized_lines))
+        return GalleryImage(run.name, seed, embedded, original, score.error)
+    return GalleryImage(
+        run.name,
+        seed,
+        embedded,
+        original,
+        scores=tuple((metric, score.value(metric)) for metric in with_clip_metric(metrics, run.summary.alignment)),
+        text_diff=diff_texts(score.expected, score.recognized_lines),
+    )
+
+
+def with_clip_metric(metrics: Sequence[str], alignment: Mapping[str, str]) -> list[str]:
+    """Add the CLIP cosine of a run to the compared metrics: it is shown even where it is not compared."""
+    clip_metric = alignment.get("metric")
+    return [*metrics, *([clip_metric] if clip_metric and clip_metric not in metrics else [])]

@@ -1,14 +1,13 @@
-"""Who stands where: the measured runs with their intervals, and what others have published, apart from them."""
+"""The leaderboard: measured runs with their intervals, and published scores, apart from them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
 from glmkit.evaluation.published_scores import CLIPSCORE, PublishedScore, published
 from glmkit.evaluation.stats import Estimate
-from glmkit.reporting.compare import Comparison, paired
+from glmkit.reporting.compare import Comparison
 from glmkit.reporting.load import EvalRun
 
 
@@ -16,11 +15,11 @@ from glmkit.reporting.load import EvalRun
 class Standing:
     """A measured run. `rank` is 1 + the number of runs that are better by a resolved difference: ties share it.
 
-    `number` is the place of the run in the report, which gives it its colour; `estimates` has one a column.
+    `index` is the position of the run in the report, which gives it its colour; `estimates` has one per column.
     """
 
     rank: int
-    number: int
+    index: int
     run: str
     estimates: tuple[Estimate | None, ...]
     n_scored: int
@@ -29,7 +28,7 @@ class Standing:
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """`columns` are (metric, direction); the first one ranks. `published` pairs a source with its value a column."""
+    """`columns` are (metric, direction); the first one ranks. `published` pairs a source with its value per column."""
 
     columns: tuple[tuple[str, str], ...]
     standings: tuple[Standing, ...]
@@ -37,54 +36,52 @@ class Leaderboard:
 
 
 def leaderboard(runs: Sequence[EvalRun], comparison: Comparison) -> Leaderboard:
-    """The runs by rank, then by the leading metric, all on their common prompts."""
+    """Order the runs by rank, then by the leading metric, all on their common prompts."""
     sources = published(runs[0].summary.suite)
     clipscores = [clipscore(run, comparison) for run in runs]
     columns = [(metric.name, metric.direction) for metric in comparison.metrics]
     if any(clipscores) or any(CLIPSCORE in source.scores for source in sources):
         columns.append((CLIPSCORE, "higher"))
-    places = ranks(comparison)
+    run_ranks = ranks(comparison)
     standings = [
         Standing(
-            rank=places[run.name],
-            number=number,
+            rank=run_ranks[run.name],
+            index=index,
             run=run.name,
             estimates=(
-                *(metric.rows[number].estimate for metric in comparison.metrics),
-                *([scale] if columns[-1][0] == CLIPSCORE else []),
+                *(metric.estimates[run.name] for metric in comparison.metrics),
+                *([clipscores[index]] if columns[-1][0] == CLIPSCORE else []),
             ),
             n_scored=sum(score.error is None for score in comparison.scores[run.name]),
             n_total=len(comparison.scores[run.name]),
         )
-        for number, (run, scale) in enumerate(zip(runs, clipscores, strict=True))
+        for index, run in enumerate(runs)
     ]
-    best_first = -1 if comparison.metrics[0].higher_is_better else 1
+    sign = -1 if comparison.metrics[0].higher_is_better else 1
     return Leaderboard(
         columns=tuple(columns),
-        standings=tuple(sorted(standings, key=lambda standing: (standing.rank, order(standing, best_first)))),
+        standings=tuple(sorted(standings, key=lambda standing: (standing.rank, leading_value(standing, sign)))),
         published=tuple((source, tuple(source.scores.get(name) for name, _ in columns)) for source in sources),
     )
 
 
-def order(standing: Standing, sign: int) -> float:
-    """The leading value, best first; a run without any comes last."""
+def leading_value(standing: Standing, sign: int) -> float:
+    """Return the leading value times `sign`, so that the best comes first; a run without any comes last."""
     lead = standing.estimates[0]
     return float("inf") if lead is None or lead.value is None else sign * lead.value
 
 
 def ranks(comparison: Comparison) -> dict[str, int]:
-    """1 + the number of runs that are better in the leading metric, by a difference that is resolved."""
-    lead = comparison.metrics[0]
-    places = dict.fromkeys(comparison.scores, 1)
-    for base, other in combinations(comparison.scores, 2):
-        outcome = paired(lead.name, base, other, comparison.scores, lead.higher_is_better).outcome
-        if outcome != "open":
-            places[other if outcome == "worse" else base] += 1
-    return places
+    """Count, for each run, 1 + the runs that are better in the leading metric by a resolved difference."""
+    run_ranks = dict.fromkeys(comparison.scores, 1)
+    for difference in comparison.metrics[0].differences:
+        if difference.outcome != "unresolved":
+            run_ranks[difference.run if difference.outcome == "worse" else difference.baseline] += 1
+    return run_ranks
 
 
 def clipscore(run: EvalRun, comparison: Comparison) -> Estimate | None:
-    """CVTG's scale of the cosine, as the run computed it over its prompts; None where those are not the common ones."""
+    """Return CLIPScore as the run computed it over its prompts; None where those are not the common ones."""
     score = run.summary.alignment.get("clipscore")
     if not score or run.prompts != set(comparison.prompts):
         return None

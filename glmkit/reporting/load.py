@@ -1,4 +1,4 @@
-"""Read evaluation runs, refuse what cannot be compared, and find the prompts that all runs share."""
+"""Read evaluation runs, and refuse what cannot be compared."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from glmkit.errors import UserError
 from glmkit.files import read_json, read_jsonl
 from glmkit.records import Generation, Score, Summary
 
-MANIFEST = {"kind", "settings", "environment", "started", "resumed"}  # what every run records
+MANIFEST_KEYS = {"kind", "settings", "environment", "started", "resumed"}
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,12 @@ class EvalRun:
 
     @property
     def prompts(self) -> set[str]:
+        """Return the ids of the prompts that the run generated."""
         return {image.prompt_id for image in self.images}
 
     @property
     def seeds(self) -> tuple[int, ...]:
+        """Return the seeds of the images, each once, in ascending order."""
         return tuple(sorted({image.seed for image in self.images}))
 
 
@@ -39,7 +41,7 @@ def load_runs(folders: Sequence[Path]) -> tuple[EvalRun, ...]:
     """Read the runs; UserError when one is no finished evaluation, or when they have no prompt in common."""
     runs = [load_run(folder) for folder in folders]
     for index, run in enumerate(runs):
-        if any(run.folder.resolve() == other.folder.resolve() for other in runs[:index]):
+        if any(run.folder.resolve() == earlier.folder.resolve() for earlier in runs[:index]):
             raise UserError(f"{run.folder} is given twice", fix="name each run once")
         if run.summary.suite != runs[0].summary.suite:
             raise UserError(
@@ -55,7 +57,7 @@ def load_runs(folders: Sequence[Path]) -> tuple[EvalRun, ...]:
 
 
 def _check_families(runs: Sequence[EvalRun]) -> None:
-    """UserError when official scores would stand beside those that another OCR engine read."""
+    """Raise UserError when official scores would stand beside those of another OCR engine."""
     official = [run for run in runs if run.summary.family == "official"]
     for run in runs:
         if official and run.summary.ocr != official[0].summary.ocr:
@@ -76,25 +78,25 @@ def load_run(folder: Path) -> EvalRun:
             fix="run the same glmkit eval command again; it continues where it stopped",
         )
     summary = Summary.from_dict(read_json(folder / "summary.json"))
-    images = tuple(Generation.from_dict(row) for row in read_jsonl(folder / "images.jsonl"))
-    scores = tuple(Score.from_dict(row) for row in read_jsonl(folder / "scores.jsonl"))
-    unscored = {image.id for image in images} ^ {score.id for score in scores}
-    if unscored:
+    images = tuple(Generation.from_dict(record) for record in read_jsonl(folder / "images.jsonl"))
+    scores = tuple(Score.from_dict(record) for record in read_jsonl(folder / "scores.jsonl"))
+    unpaired = {image.id for image in images} ^ {score.id for score in scores}
+    if unpaired:
         raise UserError(
-            f"{folder}: images.jsonl and scores.jsonl do not fit", found=f"{min(unscored)} in only one of them"
+            f"{folder}: images.jsonl and scores.jsonl do not fit", found=f"{min(unpaired)} in only one of them"
         )
     return EvalRun(folder, run_name(summary), summary, manifest, images, scores)
 
 
 def load_manifest(folder: Path) -> dict[str, Any]:
-    """What `glmkit eval` recorded about a run; UserError when the folder is something else."""
+    """Read what `glmkit eval` recorded about a run; UserError when the folder is something else."""
     fix = "glmkit eval --suite SUITE --run DIR makes a run folder"
     if not folder.is_dir():
         raise UserError(f"{folder} is not a run folder", found="a file" if folder.exists() else "nothing", fix=fix)
     if not (folder / "manifest.json").exists():
         raise UserError(f"{folder} is not a run folder", found="a folder without manifest.json", fix=fix)
     manifest = read_json(folder / "manifest.json")
-    if not isinstance(manifest, dict) or not MANIFEST <= set(manifest):
+    if not isinstance(manifest, dict) or not set(manifest) >= MANIFEST_KEYS:
         raise UserError(f"{folder / 'manifest.json'} is not the manifest of a run", fix=fix)
     if manifest["kind"] != "eval":
         raise UserError(f"{folder} is not an evaluation", found=f"a run of kind {manifest['kind']!r}", fix=fix)
@@ -102,13 +104,15 @@ def load_manifest(folder: Path) -> dict[str, Any]:
 
 
 def run_name(summary: Summary) -> str:
-    """What people call this run: the model, and the adapters on it."""
+    """Return what people call this run: the model, and the adapters on it."""
     return " + ".join(short_name(name) for name in (summary.model, *summary.adapters))
 
 
 def short_name(name: str) -> str:
-    """The last folder of a path or hub id; for RUN/adapter, where fine-tuning puts its result, the run's, with its
-    weight (`RUN/adapter:0.8` is `RUN:0.8`), and for one part of it the part (`RUN/adapter/decoder`: `RUN decoder`).
+    """Return the last folder of a path or hub id.
+
+    `RUN/adapter`, where fine-tuning puts its result, is called RUN, with a weight `RUN:0.8`; the adapter of one
+    component (`RUN/adapter/decoder`) is called `RUN decoder`.
     """
     path = Path(name)
     last, colon, weight = path.name.partition(":")
@@ -123,9 +127,9 @@ def unique_names(names: Sequence[str], folders: Sequence[str]) -> list[str]:
     """Add the folder, and a number when that is not enough, to names that several runs share."""
     counts = Counter(names)
     longer = [f"{name} ({folder})" if counts[name] > 1 else name for name, folder in zip(names, folders, strict=True)]
-    seen: Counter[str] = Counter()
+    occurrences: Counter[str] = Counter()
     unique = []
     for name in longer:
-        seen[name] += 1
-        unique.append(name if seen[name] == 1 else f"{name} #{seen[name]}")
+        occurrences[name] += 1
+        unique.append(name if occurrences[name] == 1 else f"{name} #{occurrences[name]}")
     return unique

@@ -2,27 +2,27 @@
 // Sorting and filtering of the prompts. Without JavaScript the page shows all prompts in the order of the suite.
 const gallery = document.getElementById("gallery");
 const controls = document.getElementById("controls");
-const prompts = Array.from(gallery.querySelectorAll(".prompt"));
+const cards = Array.from(gallery.querySelectorAll(".prompt"));
 
-function arrange() {
+function sortAndFilter() {
   const { sort, split, show, find } = Object.fromEntries(new FormData(controls));
-  const words = find.trim().toLowerCase();
-  const place = (card) => Number(card.getAttribute(`data-${sort}`)); // the page comes with the place of each prompt in each order
-  const sorted = [...prompts].sort((a, b) => place(a) - place(b));
-  let shown = 0;
+  const query = find.trim().toLowerCase();
+  const position = (card) => Number(card.getAttribute(`data-${sort}`)); // the page holds the position of each prompt in each order
+  const sorted = [...cards].sort((a, b) => position(a) - position(b));
+  let matches = 0;
   for (const card of sorted) {
-    const { split: ownSplit, flaws, search } = card.dataset;
-    const wanted = (!split || split === ownSplit)
-      && (show === "all" || flaws.split(" ").includes(show))
-      && search.includes(words);
-    card.hidden = !wanted;
-    shown += wanted;
+    const { split: cardSplit, problems, search } = card.dataset;
+    const match = (!split || split === cardSplit)
+      && (show === "all" || problems.split(" ").includes(show))
+      && search.includes(query);
+    card.hidden = !match;
+    matches += match;
   }
   gallery.append(...sorted);
-  document.getElementById("shown").textContent = `${shown} of ${prompts.length} prompts`;
+  document.getElementById("match-count").textContent = `${matches} of ${cards.length} prompts`;
 }
 
 controls.hidden = false;
-controls.addEventListener("input", arrange);
+controls.addEventListener("input", sortAndFilter);
 controls.addEventListener("submit", (event) => event.preventDefault());
-arrange();
+sortAndFilter();

@@ -1,4 +1,4 @@
-"""The rows behind a report, for spreadsheets (CSV) and programs (JSON): one row an image, those of all prompts."""
+"""The data behind a report, for spreadsheets (CSV) and programs (JSON): one record per image, those of all prompts."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from glmkit.reporting.compare import Comparison
 from glmkit.reporting.leaderboard import Leaderboard
 from glmkit.reporting.load import EvalRun
 
-Row = dict[str, Any]
+ImageRecord = dict[str, Any]
 
 
-def image_rows(runs: Sequence[EvalRun], comparison: Comparison) -> list[Row]:
-    """What was asked, drawn, read and scored. `compared` is false for prompts that not all runs have.
+def image_records(runs: Sequence[EvalRun], comparison: Comparison) -> list[ImageRecord]:
+    """Collect prompt, image, reading and scores of every image; `compared`: every run has the prompt.
 
     `image` is relative to the run folder; the score of a failed image is None, its `error` says why.
     """
     common = set(comparison.prompts)
-    metrics = metric_names(runs)
-    rows = []
+    metrics = dict.fromkeys(name for run in runs for name in run.summary.metrics)  # compared or not
+    records = []
     for run in runs:
         scores = {score.id: score for score in run.scores}
         for image in run.images:
             score = scores[image.id]
-            rows.append(
+            records.append(
                 {
                     "run": run.name,
                     "prompt_id": image.prompt_id,
@@ -38,69 +38,67 @@ def image_rows(runs: Sequence[EvalRun], comparison: Comparison) -> list[Row]:
                     "compared": image.prompt_id in common,
                     "prompt": image.prompt,
                     "expected": list(score.expected),
-                    "read": list(score.recognized_lines),
+                    "recognized_lines": list(score.recognized_lines),
                     "image": image.file,
                     "error": score.error,
                     **{name: score.value(name) for name in metrics},
                 }
             )
-    return rows
+    return records
 
 
-def metric_names(runs: Sequence[EvalRun]) -> list[str]:
-    """Every metric of any run, compared or not."""
-    return list(dict.fromkeys(name for run in runs for name in run.summary.metrics))
-
-
-def write_csv(path: Path, rows: Sequence[Row]) -> None:
-    """UTF-8 with a byte order mark, which spreadsheets need; lists of texts are JSON."""
+def write_csv(path: Path, records: Sequence[ImageRecord]) -> None:
+    """Write UTF-8 with a byte order mark, which spreadsheets need; lists of texts are JSON."""
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8-sig", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
+        writer = csv.DictWriter(file, list(records[0]))
         writer.writeheader()
-        for row in rows:
-            texts = {name: json.dumps(row[name], ensure_ascii=False) for name in ("expected", "read")}
-            writer.writerow({**row, **texts})
+        for record in records:
+            texts = {name: json.dumps(record[name], ensure_ascii=False) for name in ("expected", "recognized_lines")}
+            writer.writerow({**record, **texts})
 
 
-def write_all_json(
-    path: Path, runs: Sequence[EvalRun], comparison: Comparison, board: Leaderboard, rows: Sequence[Row]
+def write_report_json(
+    path: Path,
+    runs: Sequence[EvalRun],
+    comparison: Comparison,
+    board: Leaderboard,
+    records: Sequence[ImageRecord],
 ) -> None:
-    """The leaderboard and the differences as they stand on the page, with published scores apart, and `rows`."""
-    names = [name for name, _ in board.columns]
-    standings = [
-        {
-            "rank": standing.rank,
-            "run": standing.run,
-            "images": [standing.n_scored, standing.n_total],
-            "scores": {
-                name: estimate._asdict()
-                for name, estimate in zip(names, standing.estimates, strict=True)
-                if estimate is not None
-            },
-        }
-        for standing in board.standings
-    ]
-    described = [
-        {
-            "run": run.name,
-            "model": run.summary.model,
-            "adapters": list(run.summary.adapters),
-            "ocr": run.summary.ocr,
-            "family": run.summary.family,
-        }
-        for run in runs
-    ]
-    whole = {
+    """Write the leaderboard and the differences of the page, published scores apart, and one record per image."""
+    metrics = [name for name, _ in board.columns]
+    report = {
         "suite": runs[0].summary.suite,
-        "runs": described,
+        "runs": [
+            {
+                "run": run.name,
+                "model": run.summary.model,
+                "adapters": list(run.summary.adapters),
+                "ocr": run.summary.ocr,
+                "family": run.summary.family,
+            }
+            for run in runs
+        ],
         "metrics": {name: about for run in runs for name, about in run.summary.metrics.items()},
-        "leaderboard": standings,
+        "leaderboard": [
+            {
+                "rank": standing.rank,
+                "run": standing.run,
+                "n_scored": standing.n_scored,
+                "n_total": standing.n_total,
+                "scores": {
+                    metric: estimate._asdict()
+                    for metric, estimate in zip(metrics, standing.estimates, strict=True)
+                    if estimate is not None
+                },
+            }
+            for standing in board.standings
+        ],
         "differences": [
-            {"metric": metric.name, "base": change.base, "other": change.other, **change.estimate._asdict()}
+            {"metric": metric.name, "baseline": change.baseline, "run": change.run, **change.estimate._asdict()}
             for metric in comparison.metrics
             for change in metric.differences
         ],
         "published": [source.to_dict() for source, _ in board.published],
-        "rows": list(rows),
+        "images": list(records),
     }
-    write_json(path, whole)
+    write_json(path, report)

@@ -1,49 +1,47 @@
-"""The report of one fine-tuning run: what it learnt, what its samples look like, and what it did to images.
+"""The report of one fine-tuning run: its losses, its samples, and what it did to generated images.
 
-Everything is read from the run folder: results and logs of the stages, sample sheets, and the evaluation runs before
+Everything is read from the run folder: results and logs of the stages, grids of samples, and the evaluation runs before
 and after, where there are any.
 """
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from glmkit import __version__
 from glmkit.evaluation.metrics.content import colour_entropy, edge_density
 from glmkit.evaluation.stats import as_text
 from glmkit.files import atomic_path, read_json, read_jsonl
-from glmkit.reporting.images import QUALITY, Thumbnail, data_uri
+from glmkit.reporting.templates import template_environment
+from glmkit.reporting.thumbnails import Thumbnail, sample_grid
 
-HERE = Path(__file__).parent
 PAGE = "report.html"
-WIDTH, HEIGHT = 640, 180  # of a plot, in pixels of its own
-LARGEST_SHEET = 1280  # pixels
-MOST_POINTS = 400
-EMPTIER = 0.7  # a guard below this share of what it was is pointed at
-GUARDS = {"edge density": edge_density, "colour entropy (bits)": colour_entropy}
+PLOT_WIDTH, PLOT_HEIGHT = 640, 180  # units of the SVG
+MAX_POINTS = 400  # of a curve, as many as a screen shows
+EMPTY_SHARE = 0.7  # of its value before training; a content metric below it is marked: images became emptier
+CONTENT_METRICS = {"edge density": edge_density, "colour entropy (bits)": colour_entropy}
+
+Losses = Sequence[tuple[int, float]]  # (step, loss)
 
 
 @dataclass(frozen=True)
-class Curve:
-    """One line of a plot: `points` are x,y of an SVG polyline; `first` and `last` its values."""
+class LossCurve:
+    """One line of a plot: `points` are x,y of an SVG polyline, `last` is its last value."""
 
-    name: str
     points: str
-    first: float
     last: float
 
 
 @dataclass(frozen=True)
-class Sheet:
+class SampleGrid:
     """The samples of one step, side by side."""
 
     step: int
@@ -51,139 +49,140 @@ class Sheet:
 
 
 @dataclass(frozen=True)
-class Change:
-    """A value before and after training; `warning` where it says that images became emptier."""
+class BeforeAfter:
+    """A value before and after training, as text; `emptier` where it says that images lost content."""
 
     name: str
     before: str
     after: str
-    warning: bool = False
+    emptier: bool = False
 
 
 @dataclass(frozen=True)
 class StageReport:
-    """`facts` are name and value; `losses` the validation losses, each part apart."""
+    """One stage: `facts` are (name, value), `losses` the validation losses, each component apart.
+
+    `low` and `high` are the range of both curves, `steps` the last step of either.
+    """
 
     name: str
     facts: tuple[tuple[str, str], ...]
-    losses: tuple[Change, ...]
+    losses: tuple[BeforeAfter, ...]
     low: float
     high: float
     steps: int
-    train: Curve | None
-    validation: Curve | None
-    sheets: tuple[Sheet, ...]
-    content: tuple[Change, ...]
+    train_curve: LossCurve | None
+    validation_curve: LossCurve | None
+    samples: tuple[SampleGrid, ...]
+    content: tuple[BeforeAfter, ...]
 
 
 def write_training_report(run: Path) -> Path:
     """Write RUN/report.html, one file that needs no other; returns its path."""
     manifest = read_json(run / "manifest.json")
     stages = [stage_report(run, path.name.removesuffix(".log.jsonl")) for path in sorted(run.glob("*.log.jsonl"))]
-    loader = jinja2.FileSystemLoader(HERE)
-    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
-    html = environment.get_template("training.html").render(
-        name=run.name,
-        stages=stages,
-        proof=proof(run),
-        recipe=(run / "recipe.yaml").read_text(encoding="utf-8"),
-        environment=manifest["environment"],
-        resumed=len(manifest["resumed"]),
-        version=__version__,
-        width=WIDTH,
-        height=HEIGHT,
+    html = (
+        template_environment()
+        .get_template("training.html")
+        .render(
+            name=run.name,
+            stages=stages,
+            evaluation=before_after(run),
+            recipe=(run / "recipe.yaml").read_text(encoding="utf-8"),
+            environment=manifest["environment"],
+            resumed=len(manifest["resumed"]),
+            version=__version__,
+            width=PLOT_WIDTH,
+            height=PLOT_HEIGHT,
+        )
     )
     with atomic_path(run / PAGE) as temporary:
         temporary.write_text(html, encoding="utf-8")
     return run / PAGE
 
 
-def stage_report(run: Path, name: str) -> StageReport:
-    """What the log, the result (absent while a stage is not done) and the samples of one stage say."""
-    rows = read_jsonl(run / f"{name}.log.jsonl", partial=True)
-    train = [(row["step"], row["loss"]) for row in rows if "loss" in row]
-    tested = [(row["step"], row["validation"]) for row in rows if "validation" in row]
-    validation = [(step, losses["loss"]) for step, losses in tested]
-    values = [value for _, value in train + validation]
+def stage_report(run: Path, stage: str) -> StageReport:
+    """Read the log, the result (absent while a stage is not done) and the samples of one stage."""
+    log = read_jsonl(run / f"{stage}.log.jsonl", partial=True)
+    train = [(line["step"], line["loss"]) for line in log if "loss" in line]
+    validation = [(line["step"], line["validation"]) for line in log if "validation" in line]
+    validation_loss = [(step, losses["loss"]) for step, losses in validation]
+    values = [loss for _, loss in train + validation_loss]
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
-    steps = max([1, *(step for step, _ in train + validation)])
-    sheets = _sheets(run, name)
+    steps = max([1, *(step for step, _ in train + validation_loss)])
+    result = run / f"{stage}.json"
+    grids = sample_grids(run, stage)
     return StageReport(
-        name=name,
-        facts=_facts(read_json(run / f"{name}.json")) if (run / f"{name}.json").exists() else (),
-        losses=_losses(tested),
+        name=stage,
+        facts=result_facts(read_json(result)) if result.exists() else (),
+        losses=validation_losses(validation),
         low=low,
         high=high,
         steps=steps,
-        train=_curve("training", train, low, high, steps),
-        validation=_curve("validation", validation, low, high, steps),
-        sheets=tuple(Sheet(step, _embedded(path)) for step, path in sheets),
-        content=guards([sheets[0][1]], [sheets[-1][1]]) if len(sheets) > 1 else (),
+        train_curve=loss_curve(train, low, high, steps),
+        validation_curve=loss_curve(validation_loss, low, high, steps),
+        samples=tuple(SampleGrid(step, sample_grid(path)) for step, path in grids),
+        content=content_metrics([grids[0][1]], [grids[-1][1]]) if len(grids) > 1 else (),
     )
 
 
-def _facts(result: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+def result_facts(result: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Return steps, time and peak memory of a finished stage."""
     peak = result["peak_bytes"]
     memory = "not measured on a CPU" if peak is None else f"{peak / 2**30:.1f} GiB"
     return (("steps", f"{result['steps']}"), ("time", f"{result['seconds']:.0f} s"), ("peak memory", memory))
 
 
-def _losses(tested: Sequence[tuple[int, Mapping[str, float]]]) -> tuple[Change, ...]:
-    if not tested:
+def validation_losses(validation: Sequence[tuple[int, Mapping[str, float]]]) -> tuple[BeforeAfter, ...]:
+    """Return the first and the last validation loss, the whole and its components."""
+    if not validation:
         return ()
-    (_, first), (_, last) = tested[0], tested[-1]
-    return tuple(Change(name, f"{value:.4f}", f"{last[name]:.4f}") for name, value in first.items() if name in last)
+    (_, first), (_, last) = validation[0], validation[-1]
+    return tuple(
+        BeforeAfter(name, f"{value:.4f}", f"{last[name]:.4f}") for name, value in first.items() if name in last
+    )
 
 
-def _sheets(run: Path, stage: str) -> list[tuple[int, Path]]:
-    named = re.compile(rf"{re.escape(stage)}_(\d+)\.png")
+def sample_grids(run: Path, stage: str) -> list[tuple[int, Path]]:
+    """Find `samples/<stage>_<step>.png`, in the order of the steps."""
+    pattern = re.compile(rf"{re.escape(stage)}_(\d+)\.png")
     paths = sorted((run / "samples").glob(f"{stage}_*.png"))
-    return [(int(match[1]), path) for path in paths if (match := named.fullmatch(path.name))]
+    return [(int(match[1]), path) for path in paths if (match := pattern.fullmatch(path.name))]
 
 
-def _embedded(path: Path) -> Thumbnail:
-    """A whole sheet, which is too wide for a thumbnail."""
-    with Image.open(path) as image:
-        small = image.convert("RGB")
-    small.thumbnail((LARGEST_SHEET, LARGEST_SHEET), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    small.save(buffer, "WEBP", quality=QUALITY, method=4)
-    return Thumbnail(data_uri(buffer.getvalue(), "webp"), small.height, small.width)
-
-
-def _curve(name: str, points: Sequence[tuple[int, float]], low: float, high: float, steps: int) -> Curve | None:
-    """A polyline over 0 to `steps` and `low` to `high`, thinned where it has more points than a screen."""
-    if len(points) < 2:
+def loss_curve(losses: Losses, low: float, high: float, steps: int) -> LossCurve | None:
+    """Plot over 0 to `steps` and `low` to `high`, thinned where there are more points than a screen shows."""
+    if len(losses) < 2:
         return None
-    stride, span = -(-len(points) // MOST_POINTS), (high - low) or 1.0
-    shown = [points[index] for index in sorted({*range(0, len(points), stride), len(points) - 1})]
-    places = (f"{WIDTH * step / steps:.1f},{HEIGHT * (high - value) / span:.1f}" for step, value in shown)
-    return Curve(name, " ".join(places), points[0][1], points[-1][1])
+    stride, span = -(-len(losses) // MAX_POINTS), (high - low) or 1.0
+    thinned = [losses[index] for index in sorted({*range(0, len(losses), stride), len(losses) - 1})]
+    points = (f"{PLOT_WIDTH * step / steps:.1f},{PLOT_HEIGHT * (high - loss) / span:.1f}" for step, loss in thinned)
+    return LossCurve(" ".join(points), losses[-1][1])
 
 
-def guards(before: Sequence[Path], after: Sequence[Path]) -> tuple[Change, ...]:
-    """The means of every content guard over images drawn before and after training."""
+def content_metrics(before: Sequence[Path], after: Sequence[Path]) -> tuple[BeforeAfter, ...]:
+    """Average every content metric over images that were generated before and after training."""
     changes = []
-    for name, measure in GUARDS.items():
+    for name, measure in CONTENT_METRICS.items():
         old, new = (float(np.mean([measure(_pixels(path)) for path in paths])) for paths in (before, after))
-        changes.append(Change(name, f"{old:.4f}", f"{new:.4f}", new < EMPTIER * old))
+        changes.append(BeforeAfter(name, f"{old:.4f}", f"{new:.4f}", emptier=new < EMPTY_SHARE * old))
     return tuple(changes)
 
 
-def _pixels(path: Path) -> np.ndarray:
+def _pixels(path: Path) -> NDArray[np.uint8]:
     with Image.open(path) as image:
         return np.asarray(image.convert("RGB"))
 
 
-def proof(run: Path) -> tuple[Change, ...]:
-    """Scores with their intervals before and after, CLIP where it was asked for, and the guards over all images."""
+def before_after(run: Path) -> tuple[BeforeAfter, ...]:
+    """Return scores with their intervals before and after, and the content metrics over all images."""
     folders = [run / "proof" / when for when in ("before", "after")]
     if not all((folder / "summary.json").exists() for folder in folders):
         return ()
     before, after = (read_json(folder / "summary.json") for folder in folders)
-    changes = [
-        Change(name, as_text(value), as_text(after["scores"][name]))
+    scores = [
+        BeforeAfter(name, as_text(value), as_text(after["scores"][name]))
         for name, value in before["scores"].items()
         if name in after["scores"]
     ]
-    return (*changes, *guards(*(sorted((folder / "images").glob("*.png")) for folder in folders)))
+    return (*scores, *content_metrics(*(sorted((folder / "images").glob("*.png")) for folder in folders)))

@@ -1,4 +1,4 @@
-"""Run folders as `glmkit eval` writes them, with images drawn here."""
+"""Run folders as `glmkit eval` writes them, with posters rendered here."""
 
 from __future__ import annotations
 
@@ -7,40 +7,41 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from glmkit.evaluation import stats
 from glmkit.evaluation.metrics import text as text_metrics
 from glmkit.files import write_json, write_jsonl
 from glmkit.records import Generation, Prompt, Score, Summary
 
-PAPERS = ("#f3e2c7", "#24406b", "#7a2e2e", "#dfe8e0", "#efc94c", "#30343f")
-Reading = Sequence[str] | Exception  # the lines that OCR found, or the failure
+BACKGROUNDS = ("#f3e2c7", "#24406b", "#7a2e2e", "#dfe8e0", "#efc94c", "#30343f")
+Reading = Sequence[str] | Exception  # the lines that OCR read, or the failure
 MakeRun = Callable[..., Path]
 
 
-def draw(path: Path, lines: Sequence[str], number: int, side: int = 256) -> None:
+def render_poster(path: Path, lines: Sequence[str], index: int, side: int = 256) -> None:
     """A poster with the lines in it."""
-    paper = PAPERS[number % len(PAPERS)]
-    image = Image.new("RGB", (side, side), paper)
-    pen = ImageDraw.Draw(image)
-    dark = sum(image.getpixel((0, 0))) < 380
-    pen.ellipse((side * 0.55, side * 0.5, side * 0.95, side * 0.9), fill="#c8553d" if dark else "#3f7d6e")
-    for row, line in enumerate(lines):
-        ink = "white" if dark else "black"
-        pen.text((side / 12, side * (0.12 + 0.16 * row)), line, fill=ink, font=ImageFont.load_default(side / 10))
+    background = BACKGROUNDS[index % len(BACKGROUNDS)]
+    image = Image.new("RGB", (side, side), background)
+    canvas = ImageDraw.Draw(image)
+    dark = sum(ImageColor.getrgb(background)) < 380
+    canvas.ellipse((side * 0.55, side * 0.5, side * 0.95, side * 0.9), fill="#c8553d" if dark else "#3f7d6e")
+    for line_index, line in enumerate(lines):
+        colour = "white" if dark else "black"
+        position = (side / 12, side * (0.12 + 0.16 * line_index))
+        canvas.text(position, line, fill=colour, font=ImageFont.load_default(side / 10))
     path.parent.mkdir(parents=True, exist_ok=True)
     image.save(path)
 
 
 def summarise(scores: Sequence[Score], model: str, adapters: Sequence[str], suite: str) -> Summary:
-    def numbers(rows: Sequence[Score]) -> dict[str, Any]:
-        found = {name: stats.estimate(rows, name) for name in text_metrics.METRICS}
+    def pool(scores: Sequence[Score]) -> dict[str, Any]:
+        estimates = {name: stats.estimate(scores, name) for name in text_metrics.METRICS}
         return {
-            "n_scored": sum(row.error is None for row in rows),
-            "n_total": len(rows),
-            "n_prompts": max(estimate.n for estimate in found.values()),
-            "scores": {name: {"value": e.value, "low": e.low, "high": e.high} for name, e in found.items()},
+            "n_scored": sum(score.error is None for score in scores),
+            "n_total": len(scores),
+            "n_prompts": max(estimate.n for estimate in estimates.values()),
+            "scores": {name: {"value": e.value, "low": e.low, "high": e.high} for name, e in estimates.items()},
         }
 
     splits = dict.fromkeys(score.split for score in scores)
@@ -48,8 +49,8 @@ def summarise(scores: Sequence[Score], model: str, adapters: Sequence[str], suit
         suite=suite,
         model=model,
         adapters=tuple(adapters),
-        **numbers(scores),
-        splits={split: numbers([score for score in scores if score.split == split]) for split in splits},
+        **pool(scores),
+        splits={split: pool([score for score in scores if score.split == split]) for split in splits},
         metrics=text_metrics.METRICS,
         ocr="pp-ocrv6-small/onnxruntime",
         bootstrap={"unit": "prompt", "resamples": stats.RESAMPLES, "level": stats.LEVEL, "seed": stats.SEED},
@@ -69,19 +70,19 @@ def make_run(tmp_path: Path) -> MakeRun:
     ) -> Path:
         folder = tmp_path / name
         images, scores = [], []
-        for number, (prompt, reading) in enumerate(samples):
+        for index, (prompt, reading) in enumerate(samples):
             failed = str(reading) if isinstance(reading, Exception) else None
-            common = {"id": f"{prompt.id}_0", "prompt_id": prompt.id, "seed": 0, "error": failed}
-            file = None if failed else f"images/{number}.png"
+            common: dict[str, Any] = {"id": f"{prompt.id}_0", "prompt_id": prompt.id, "seed": 0, "error": failed}
+            file = None if failed else f"images/{index}.png"
             lines = () if isinstance(reading, Exception) else tuple(reading)
             images.append(Generation(prompt=prompt.prompt, file=file, seconds=1.5, **common))
             counts = {} if failed else text_metrics.counts(prompt.texts, lines, prompt.language)
-            place = {"split": prompt.split, "language": prompt.language, "expected": prompt.texts}
-            scores.append(Score(recognized_lines=lines, counts=counts, **place, **common))
+            about: dict[str, Any] = {"split": prompt.split, "language": prompt.language, "expected": prompt.texts}
+            scores.append(Score(recognized_lines=lines, counts=counts, **about, **common))
             if file:
-                draw(folder / file, lines, number, side)
-        write_jsonl(folder / "images.jsonl", (row.to_dict() for row in images))
-        write_jsonl(folder / "scores.jsonl", (row.to_dict() for row in scores))
+                render_poster(folder / file, lines, index, side)
+        write_jsonl(folder / "images.jsonl", (image.to_dict() for image in images))
+        write_jsonl(folder / "scores.jsonl", (score.to_dict() for score in scores))
         write_json(folder / "summary.json", summarise(scores, "nano", adapters, suite).to_dict())
         write_json(folder / "manifest.json", manifest(suite, adapters))
         return folder

@@ -9,9 +9,11 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import pytest
@@ -22,7 +24,7 @@ from glmkit.errors import UserError
 from glmkit.files import read_json, read_jsonl, write_json, write_jsonl
 from glmkit.records import Prompt
 from glmkit.reporting.build import write_report
-from tests.reporting.conftest import MakeRun
+from tests.reporting.conftest import MakeRun, Reading
 
 VOID = {"meta", "img", "input", "br", "link"}
 
@@ -74,7 +76,7 @@ def report(tmp_path: Path, *runs: Path) -> Page:
 @pytest.fixture
 def two(make_run: MakeRun, prompts: list[Prompt]) -> tuple[Path, Path]:
     """Before: every text without its first letter. After: all right. One OCR failure in the first run."""
-    before = [(prompt, [text[1:] for text in prompt.texts]) for prompt in prompts]
+    before: list[tuple[Prompt, Reading]] = [(prompt, [text[1:] for text in prompt.texts]) for prompt in prompts]
     before[4] = (prompts[4], RuntimeError("engine <stopped>"))
     after = [(prompt, prompt.texts) for prompt in prompts]
     return make_run("before", before), make_run("after", after, adapters=["runs/poster_lora/adapter"])
@@ -85,11 +87,12 @@ def test_verdict_scores_and_differences(tmp_path: Path, two: tuple[Path, Path]) 
     summary = json.loads((two[1] / "summary.json").read_text())
     assert "nano + poster_lora is better than nano: word accuracy is higher by" in page.text
     assert "5 prompts" in page.text  # the paired ones
-    assert "1 of 6 images of nano could not be made or read" in page.text
+    assert "1 of 6 images of nano could not be generated or read" in page.text
     assert f"{summary['scores']['word_accuracy']['value']:.3f}" == "1.000"
     before = json.loads((two[0] / "summary.json").read_text())["scores"]["ned"]
     assert f"{before['value']:.3f} {before['low']:.3f} to {before['high']:.3f}" in page.text
-    assert "higher is better" in page.text and "lower is better" in page.text
+    assert "higher is better" in page.text
+    assert "lower is better" in page.text
     assert "glmkit-wa-1" in page.text  # the definition
     assert "Word accuracy by split" in page.text
     for fact in (
@@ -110,8 +113,9 @@ def test_every_image_is_inside_and_every_failure_is_a_card(tmp_path: Path, two: 
     assert len(images) == 11
     assert all(str(image["src"]).startswith("data:image/") for image in images)
     assert "engine <stopped>" in page.text
-    failed = [card for card in page.all("article") if "error" in str(card["data-flaws"]).split()]
-    assert len(failed) == 1 and failed[0]["data-worst"] == "0"
+    failed = [card for card in page.all("article") if "error" in str(card["data-problems"]).split()]
+    assert len(failed) == 1
+    assert failed[0]["data-worst"] == "0"
 
 
 def test_a_lost_image_file_is_an_error_card(tmp_path: Path, two: tuple[Path, Path]) -> None:
@@ -131,14 +135,16 @@ def test_nothing_is_loaded_from_outside(tmp_path: Path, two: tuple[Path, Path]) 
         assert tag == "a" or "href" not in attributes  # a link loads nothing until somebody follows it
     policy = next(str(a["content"]) for _, a in page.tags if a.get("http-equiv") == "Content-Security-Policy")
     digest = base64.b64encode(hashlib.sha256(page.script.encode()).digest()).decode()
-    assert policy.startswith("default-src 'none'") and f"script-src 'sha256-{digest}'" in policy
+    assert policy.startswith("default-src 'none'")
+    assert f"script-src 'sha256-{digest}'" in policy
 
 
 def test_whatever_a_prompt_contains_stays_text(tmp_path: Path, make_run: MakeRun) -> None:
     nasty = "</script><script>alert(1)</script>\" onmouseover='x' {{ 7 * 191 }} & <b>\u202egnp.exe " + "W" * 500
     prompt = Prompt(nasty, nasty, (nasty,), split=nasty)
     page = report(tmp_path, make_run("a", [(prompt, [nasty[:40]])]), make_run("b", [(prompt, RuntimeError(nasty))]))
-    assert len(page.all("script")) == 1 and "alert" not in page.script
+    assert len(page.all("script")) == 1
+    assert "alert" not in page.script
     assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
     assert "1337" not in page.text
     assert "{{ 7 * 191 }} & <b>[U+202E]gnp.exe" in page.text
@@ -158,34 +164,39 @@ def test_runs_with_different_prompts_are_compared_on_the_common_ones(
 
 
 def test_panels_by_split_and_by_language(tmp_path: Path, make_run: MakeRun, prompts: list[Prompt]) -> None:
-    """A panel a group where there are several; the numbers behind them in a table."""
+    """A panel per group where there are several; the numbers behind them in a table."""
     spoken = [replace(prompt, language="zh" if index > 3 else "en") for index, prompt in enumerate(prompts)]
     page = report(tmp_path, make_run("a", [(prompt, prompt.texts) for prompt in spoken]))
-    assert "Word accuracy by split" in page.text and "Word accuracy by language" in page.text
+    assert "Word accuracy by split" in page.text
+    assert "Word accuracy by language" in page.text
     assert len(page.all("svg", **{"class": "panel"})) == 3 * (2 + 2)  # metrics; splits and languages
-    assert "en 4 prompts" in page.text and "zh 2 prompts" in page.text
+    assert "en 4 prompts" in page.text
+    assert "zh 2 prompts" in page.text
     alone = report(tmp_path, make_run("b", [(prompt, prompt.texts) for prompt in prompts[:4]]))
-    assert "by split" not in alone.text and not alone.all("svg", **{"class": "panel"})
+    assert "by split" not in alone.text
+    assert not alone.all("svg", **{"class": "panel"})
 
 
 def test_a_cosine_that_is_not_compared_is_shown_at_its_image(tmp_path: Path, two: tuple[Path, Path]) -> None:
-    rows = read_jsonl(two[1] / "scores.jsonl")
+    scores = read_jsonl(two[1] / "scores.jsonl")
     write_jsonl(
-        two[1] / "scores.jsonl", [{**row, "counts": {**row["counts"], "clip_cosine": [0.3, 1]}} for row in rows]
+        two[1] / "scores.jsonl", [{**score, "counts": {**score["counts"], "clip_cosine": [0.3, 1]}} for score in scores]
     )
     summary = read_json(two[1] / "summary.json")
     clip = {"metric": "clip_cosine", "weights_sha256": "a" * 64, "model": "CLIP", "clipscore": None}
     counted = {"prompts": 6, "truncated_prompts": 0}
     write_json(two[1] / "summary.json", {**summary, "alignment": {**clip, **counted}})
     page = report(tmp_path, *two)
-    assert page.text.count("CLIP cosine 0.300") == 6 and "CLIP cosine higher is better" not in page.text
+    assert page.text.count("CLIP cosine 0.300") == 6
+    assert "CLIP cosine higher is better" not in page.text
 
 
 def test_one_run_and_three_runs(tmp_path: Path, make_run: MakeRun, prompts: list[Prompt]) -> None:
     runs = [make_run(f"r{n}", [(p, p.texts if i >= n else ["?"]) for i, p in enumerate(prompts)]) for n in (1, 2, 6)]
     alone = report(tmp_path, runs[0])
-    assert "nano reaches a word accuracy of" in alone.text and "resolved when" in alone.text
-    assert [option.get("value") for option in alone.all("option")][:3] == ["given", "worst", "alphabet"]
+    assert "nano reaches a word accuracy of" in alone.text
+    assert "resolved when" in alone.text
+    assert [option.get("value") for option in alone.all("option")][:3] == ["suite", "worst", "alphabetical"]
     three = report(tmp_path, *runs)
     assert "nano (r1) has the best word accuracy of 3 runs" in three.text
     assert "its lead over nano (r2) is not resolved" in three.text
@@ -219,7 +230,7 @@ def test_ids_are_unique_and_anchors_lead_somewhere(tmp_path: Path, two: tuple[Pa
     links = [str(link["href"]) for link in page.all("a")]
     assert {link[1:] for link in links if link.startswith("#")} <= set(ids)
     beside = [link for link in links if not link.startswith("#")]
-    assert len(beside) == 11 + 2  # the images, and the rows as CSV and JSON
+    assert len(beside) == 11 + 2  # the images, and the data as CSV and JSON
     assert all((tmp_path / "out" / unquote(link)).is_file() for link in beside)
     assert all(image.get("alt") for image in page.all("img"))
 
@@ -239,14 +250,18 @@ def change_kind(manifest: Path) -> None:
         (lambda run: (run / "scores.jsonl").write_text(""), "images.jsonl and scores.jsonl do not fit"),
     ],
 )
-def test_what_is_not_a_finished_evaluation(tmp_path: Path, two: tuple[Path, Path], harm, message: str) -> None:
+def test_what_is_not_a_finished_evaluation(
+    tmp_path: Path, two: tuple[Path, Path], harm: Callable[[Path], object], message: str
+) -> None:
     harm(two[1])
     with pytest.raises(UserError, match=re.escape(message)):
         write_report(two, tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()
 
 
-def test_what_cannot_be_compared(tmp_path: Path, make_run: MakeRun, prompts: list[Prompt], capsys) -> None:
+def test_what_cannot_be_compared(
+    tmp_path: Path, make_run: MakeRun, prompts: list[Prompt], capsys: pytest.CaptureFixture[str]
+) -> None:
     sample = [(prompts[0], prompts[0].texts)]
     a, b = make_run("a", sample), make_run("b", sample, suite="cvtg-2k")
     c = make_run("c", [(prompts[1], prompts[1].texts)])
@@ -267,16 +282,13 @@ def test_official_scores_stand_alone(tmp_path: Path, make_run: MakeRun, prompts:
     """Another engine's reading cannot stand beside them; the same engine's can, and the page says what it lacks."""
     sample = [(prompts[0], prompts[0].texts)]
     runs = [make_run(name, sample) for name in ("whole", "part", "elsewhere")]
-    for run, changes in zip(
-        runs,
-        (
-            {"family": "official", "ocr": "engine 1"},
-            {"family": "formula of B, OCR engine 1", "ocr": "engine 1", "why_not_official": ["1 of 9 images"]},
-            {"family": "formula of B, OCR engine 2", "ocr": "engine 2", "why_not_official": ["read by engine 2"]},
-        ),
-        strict=True,
-    ):
-        write_json(run / "summary.json", {**read_json(run / "summary.json"), **changes})
+    changes: list[dict[str, Any]] = [
+        {"family": "official", "ocr": "engine 1"},
+        {"family": "formula of B, OCR engine 1", "ocr": "engine 1", "why_not_official": ["1 of 9 images"]},
+        {"family": "formula of B, OCR engine 2", "ocr": "engine 2", "why_not_official": ["read by engine 2"]},
+    ]
+    for run, changed in zip(runs, changes, strict=True):
+        write_json(run / "summary.json", {**read_json(run / "summary.json"), **changed})
     page = report(tmp_path, *runs[:2])
     copy = make_run("copy", sample)
     write_json(copy / "summary.json", read_json(runs[1] / "summary.json"))
@@ -291,10 +303,10 @@ def test_the_command_writes_the_page_and_imports_no_torch(tmp_path: Path, two: t
     out = tmp_path / "report.html"
     code = "import sys; from glmkit.cli import main; assert main(sys.argv[1:]) == 0; assert 'torch' not in sys.modules"
     command = [sys.executable, "-c", code, "report", *map(str, two), "--out", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     beside = [out.with_suffix(suffix) for suffix in (".csv", ".json")]
-    assert done.stdout == f"wrote {out}; all rows in {beside[0]} and {beside[1]}\n"
+    assert done.stdout == f"wrote {out}; its data in {beside[0]} and {beside[1]}\n"
     assert all(path.is_file() for path in beside)
     assert Page(out.read_text(encoding="utf-8")).all("article")
 
@@ -302,13 +314,13 @@ def test_the_command_writes_the_page_and_imports_no_torch(tmp_path: Path, two: t
 def test_images_to_edit_and_to_expect_stand_beside_the_prompt(
     tmp_path: Path, make_run: MakeRun, prompts: list[Prompt]
 ) -> None:
-    """Once a card, source first, whichever run has them; prompts without any have none."""
+    """Once per card, source first, whichever run has them; prompts without any have none."""
     samples = [(prompt, prompt.texts) for prompt in prompts[:2]]
     runs = make_run("one", samples), make_run("two", samples)
     for name, colour in (("expected", "red"), ("source", "blue")):
-        draw_at = runs[1] / "references" / prompts[0].id / f"{name}.png"
-        draw_at.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (64, 64), colour).save(draw_at)
+        path = runs[1] / "references" / prompts[0].id / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (64, 64), colour).save(path)
     page = report(tmp_path, *runs)
     shown = [image for image in page.all("img") if "image of prompt" in str(image["alt"])]
     assert [image["alt"] for image in shown] == [f"{name} image of prompt p00" for name in ("Source", "Expected")]
@@ -330,11 +342,12 @@ def test_scores_of_more_than_one_have_an_axis_of_their_own(
     for name in ("scores.jsonl", "summary.json"):
         text = (run / name).read_text(encoding="utf-8").replace('"cer"', '"background_psnr"')
         (run / name).write_text(text, encoding="utf-8")
-    rows = [json.loads(line) for line in (run / "scores.jsonl").read_text(encoding="utf-8").splitlines()]
-    for index, row in enumerate(rows):
-        row["counts"]["background_psnr"] = [25 + index, 1]
-    (run / "scores.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    scores = [json.loads(line) for line in (run / "scores.jsonl").read_text(encoding="utf-8").splitlines()]
+    for index, score in enumerate(scores):
+        score["counts"]["background_psnr"] = [25 + index, 1]
+    (run / "scores.jsonl").write_text("\n".join(map(json.dumps, scores)), encoding="utf-8")
     page = report(tmp_path, run)
-    assert "Kept" in page.text and "27.500" in page.text
+    assert "Background PSNR" in page.text
+    assert "27.500" in page.text
     for dot in page.all("circle"):
         assert 0 <= float(str(dot["cx"]).removesuffix("%")) <= 100

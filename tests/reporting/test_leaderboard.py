@@ -32,14 +32,14 @@ def board_of(folders: list[Path]) -> Leaderboard:
     return leaderboard(runs, compare(runs))
 
 
-def test_runs_that_cannot_be_told_apart_share_a_rank(make_run: MakeRun) -> None:
+def test_runs_without_a_resolved_difference_share_a_rank(make_run: MakeRun) -> None:
     board = board_of([make_run("low", readings(2)), make_run("best", readings(20)), make_run("near", readings(19))])
-    assert [(row.rank, row.run, row.number) for row in board.standings] == [
+    assert [(standing.rank, standing.run, standing.index) for standing in board.standings] == [
         (1, "nano (best)", 1),
         (1, "nano (near)", 2),
         (3, "nano (low)", 0),
     ]
-    assert [row.estimates[0].value for row in board.standings if row.estimates[0]] == [1.0, 0.975, 0.55]
+    assert [standing.estimates[0].value for standing in board.standings if standing.estimates[0]] == [1.0, 0.975, 0.55]
     assert board.columns[0] == ("word_accuracy", "higher")
 
 
@@ -48,13 +48,19 @@ def test_where_lower_is_better_the_lowest_leads(make_run: MakeRun) -> None:
     for folder in folders:
         summary = read_json(folder / "summary.json")
         write_json(folder / "summary.json", {**summary, "metrics": {"cer": summary["metrics"]["cer"]}})
-    assert [(row.rank, row.run) for row in board_of(folders).standings] == [(1, "nano (best)"), (2, "nano (low)")]
+    assert [(standing.rank, standing.run) for standing in board_of(folders).standings] == [
+        (1, "nano (best)"),
+        (2, "nano (low)"),
+    ]
 
 
 def test_a_run_without_a_score_comes_last(make_run: MakeRun) -> None:
     failed = [(prompt, RuntimeError("no")) for prompt in PROMPTS]
     board = board_of([make_run("none", failed), make_run("some", readings(2))])
-    assert [(row.run, row.n_scored) for row in board.standings] == [("nano (some)", 20), ("nano (none)", 0)]
+    assert [(standing.run, standing.n_scored) for standing in board.standings] == [
+        ("nano (some)", 20),
+        ("nano (none)", 0),
+    ]
 
 
 def test_clipscore_only_over_the_same_prompts(make_run: MakeRun) -> None:
@@ -64,20 +70,26 @@ def test_clipscore_only_over_the_same_prompts(make_run: MakeRun) -> None:
         write_json(folder / "summary.json", {**read_json(folder / "summary.json"), "alignment": scale})
     board = board_of(folders)
     assert board.columns[-1] == ("clipscore", "higher")
-    values = {row.run: row.estimates[-1] for row in board.standings}
-    assert values["nano (all)"] is None and values["nano (half)"] == (0.79, 0.78, 0.8, 10)
+    values = {standing.run: standing.estimates[-1] for standing in board.standings}
+    assert values["nano (all)"] is None
+    assert values["nano (half)"] == (0.79, 0.78, 0.8, 10)
 
 
-def test_published_rows_stand_apart_with_source_and_date(
+def test_published_scores_stand_apart_with_source_and_date(
     make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[str] = []
-    monkeypatch.setattr(module, "published", lambda suite: asked.append(suite) or (SOURCE,))
+    suites: list[str] = []
+
+    def published(suite: str) -> tuple[PublishedScore, ...]:
+        suites.append(suite)
+        return (SOURCE,)
+
+    monkeypatch.setattr(module, "published", published)
     write_report([make_run("one", readings(2))], tmp_path / "report.html")
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
-    assert asked == ["text-render"]
+    assert suites == ["text-render"]
     assert "Published by others, not measured here Other <1> a paper , 2026-01-02 0.750" in page.text
     assert page.all("a", href="https://example.org/a")
     data = read_json(tmp_path / "report.json")
     assert data["published"] == [SOURCE.to_dict()]
-    assert [row["run"] for row in data["leaderboard"]] == ["nano"]
+    assert [standing["run"] for standing in data["leaderboard"]] == ["nano"]

@@ -1,10 +1,10 @@
-"""What a report says about how images were drawn."""
+"""What a report says about how images were generated."""
 
 from __future__ import annotations
 
 import pytest
 
-from glmkit.reporting.provenance import drawn_with, text
+from glmkit.reporting.provenance import generation_settings, value_text
 
 
 @pytest.mark.parametrize(
@@ -19,10 +19,10 @@ from glmkit.reporting.provenance import drawn_with, text
         ({"width": 1024, "height": 1024, "steps": None, "guidance": None, "own_sizes": False}, "1024x1024 pixels"),
     ],
 )
-def test_drawn_with(settings: dict[str, object], said: str) -> None:
-    assert drawn_with(settings) == said
+def test_generation_settings(settings: dict[str, object], said: str) -> None:
+    assert generation_settings(settings) == said
 
 
 @pytest.mark.parametrize(("value", "said"), [("", "none"), (None, "none"), ([], "none"), (0, "0"), ({"a": 1}, "a 1")])
 def test_values_as_people_write_them(value: object, said: str) -> None:
-    assert text(value) == said
+    assert value_text(value) == said

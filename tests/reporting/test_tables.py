@@ -1,4 +1,4 @@
-"""The rows beside a report: all of them, as they were scored."""
+"""The data beside a report: every image, as it was scored."""
 
 from __future__ import annotations
 
@@ -23,33 +23,35 @@ def files(tmp_path: Path, make_run: MakeRun, prompts: list[Prompt]) -> tuple[Pat
     return write_report([first, second], tmp_path / "out" / "page.html")
 
 
-def test_every_image_of_every_run_is_a_row(files: tuple[Path, ...]) -> None:
+def test_every_image_of_every_run_is_a_record(files: tuple[Path, ...]) -> None:
     assert [path.name for path in files] == ["page.html", "page.csv", "page.json"]
     with files[1].open(encoding="utf-8-sig", newline="") as file:
         table = list(csv.DictReader(file))
-    rows = read_json(files[2])["rows"]
-    assert [(row["run"], row["prompt_id"], row["compared"]) for row in rows] == [
+    records = read_json(files[2])["images"]
+    assert [(record["run"], record["prompt_id"], record["compared"]) for record in records] == [
         ("nano (a)", "p00", False),
         ("nano (a)", "p01", True),
         ("nano (a)", "p02", False),
         ("nano (b)", "p01", True),
         ("nano (b)", "p04", False),
     ]
-    for row, cells in zip(rows, table, strict=True):
-        assert json.loads(cells["read"]) == row["read"] and json.loads(cells["expected"]) == row["expected"]
-        assert cells["word_accuracy"] == ("" if row["word_accuracy"] is None else str(row["word_accuracy"]))
-    assert rows[4]["error"] == table[4]["error"] == "too\nlate"
-    assert rows[4]["ned"] is None and rows[4]["image"] is None
+    for record, cells in zip(records, table, strict=True):
+        assert json.loads(cells["recognized_lines"]) == record["recognized_lines"]
+        assert json.loads(cells["expected"]) == record["expected"]
+        assert cells["word_accuracy"] == ("" if record["word_accuracy"] is None else str(record["word_accuracy"]))
+    assert records[4]["error"] == table[4]["error"] == "too\nlate"
+    assert records[4]["ned"] is None
+    assert records[4]["image"] is None
 
 
 def test_values_are_those_of_the_scores(files: tuple[Path, ...], tmp_path: Path) -> None:
     data = read_json(files[2])
-    scored = [row for name in "ab" for row in read_jsonl(tmp_path / name / "scores.jsonl")]
-    for row, score in zip(data["rows"], scored, strict=True):
-        for metric, (part, whole) in score["counts"].items():
-            assert row[metric] == pytest.approx(part / whole)
-    assert set(data["metrics"]) <= set(data["rows"][0])
-    assert {row["run"]: row["scores"]["word_accuracy"]["n"] for row in data["leaderboard"]} == {
+    scores = [score for name in "ab" for score in read_jsonl(tmp_path / name / "scores.jsonl")]
+    for record, score in zip(data["images"], scores, strict=True):
+        for metric, (numerator, denominator) in score["counts"].items():
+            assert record[metric] == pytest.approx(numerator / denominator)
+    assert set(data["metrics"]) <= set(data["images"][0])
+    assert {standing["run"]: standing["scores"]["word_accuracy"]["n"] for standing in data["leaderboard"]} == {
         "nano (a)": 1,
         "nano (b)": 1,
     }
@@ -63,14 +65,14 @@ def test_differences_of_all_pairs(tmp_path: Path, make_run: MakeRun, prompts: li
         for n, name in enumerate("abc")
     ]
     _, _, data = write_report(runs, tmp_path / "page.html")
-    found = [row for row in read_json(data)["differences"] if row["metric"] == "word_accuracy"]
-    assert [(row["base"], row["other"], row["n"]) for row in found] == [
+    differences = [change for change in read_json(data)["differences"] if change["metric"] == "word_accuracy"]
+    assert [(change["baseline"], change["run"], change["n"]) for change in differences] == [
         ("nano (a)", "nano (b)", 6),
         ("nano (a)", "nano (c)", 6),
         ("nano (b)", "nano (c)", 6),
     ]
-    assert [row["value"] for row in found] == pytest.approx([-1 / 6, -2 / 6, -1 / 6])
-    assert all(row["low"] <= row["value"] <= row["high"] for row in found)
+    assert [change["value"] for change in differences] == pytest.approx([-1 / 6, -2 / 6, -1 / 6])
+    assert all(change["low"] <= change["value"] <= change["high"] for change in differences)
 
 
 @pytest.mark.parametrize("name", ["page.json", "page.csv", "page"])

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from glmkit.files import write_json, write_jsonl
-from glmkit.reporting.training import guards, write_training_report
+from glmkit.reporting.training import content_metrics, write_training_report
 
 RECIPE = "model: nano\nsamples:\n  prompts: ['<script>alert(1)</script>']\n"
 
@@ -22,14 +23,14 @@ def run(tmp_path: Path) -> Path:
     environment = {"device": "cpu", "versions": {"torch": "2.15"}}
     write_json(run / "manifest.json", {"kind": "finetune", "environment": environment, "resumed": [{}]})
     (run / "recipe.yaml").write_text(RECIPE)
-    rows = [
+    log: list[dict[str, Any]] = [
         {"step": 0, "validation": {"loss": 3.0, "preview": 2.0, "large": 1.0}},
         {"step": 20, "loss": 2.5},
         {"step": 40, "loss": 2.0},
         {"step": 40, "validation": {"loss": 1.25, "preview": 0.75, "large": 0.5}},
     ]
-    write_jsonl(run / "autoregressive.log.jsonl", rows)
-    write_jsonl(run / "decoder.log.jsonl", rows[:1])
+    write_jsonl(run / "autoregressive.log.jsonl", log)
+    write_jsonl(run / "decoder.log.jsonl", log[:1])
     write_json(run / "autoregressive.json", {"steps": 40, "seconds": 61.5, "peak_bytes": 3 * 2**30})
     noise = np.random.default_rng(0).integers(0, 256, (32, 64, 3)).astype(np.uint8)
     for step, pixels in ((0, noise), (40, np.full_like(noise, 200))):
@@ -48,38 +49,41 @@ def text(page: str) -> str:
     return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", page))
 
 
-def test_the_report(run: Path) -> None:
+def test_the_page_holds_the_numbers_of_the_run_folder(run: Path) -> None:
     path = write_training_report(run)
     page = path.read_text(encoding="utf-8")
-    assert path == run / "report.html" and page == write_training_report(run).read_text(encoding="utf-8")
-    said = text(page)
+    assert path == run / "report.html"
+    assert page == write_training_report(run).read_text(encoding="utf-8")
+    page_text = text(page)
     for expected in (
         "loss 3.0000 1.2500",
         "preview 2.0000 0.7500",
         "large 1.0000 0.5000",
         "steps 40, time 62 s, peak memory 3.0 GiB",
-        "word_accuracy 0.250 [0.150, 0.350] 0.750 [0.650, 0.850]",
+        "word accuracy 0.250 [0.150, 0.350] 0.750 [0.650, 0.850]",
         "decoder Not done yet.",
-        "continued 1 times",
+        "resumed 1 time",
     ):
-        assert expected in said, expected
-    assert said.count("images became emptier") == 2, "the samples did, the images of the proof did not"
+        assert expected in page_text, expected
+    assert page_text.count("images became emptier") == 2, "the samples did, the evaluated images did not"
     assert page.count("data:image/webp;base64,") == 2
-    assert "<script" not in page and "&lt;script&gt;" in page and not re.search(r'(src|href)="(?!data:)', page)
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+    assert not re.search(r'(src|href)="(?!data:)', page)
 
 
 def test_the_curves(run: Path) -> None:
     """Steps 0 to 40 over the width; the highest loss on top, the lowest at the bottom."""
     page = write_training_report(run).read_text(encoding="utf-8")
-    assert '<polyline class="held" points="0.0,0.0 640.0,180.0"/>' in page
+    assert '<polyline class="validation" points="0.0,0.0 640.0,180.0"/>' in page
     assert f'<polyline class="train" points="320.0,{180 * 0.5 / 1.75:.1f} 640.0,{180 / 1.75:.1f}"/>' in page
 
 
-def test_guards_are_means(tmp_path: Path) -> None:
+def test_content_metrics_are_means(tmp_path: Path) -> None:
     paths = [tmp_path / "0.png", tmp_path / "1.png"]
     Image.new("RGB", (8, 8), "red").save(paths[0])
     halves = Image.new("RGB", (8, 8), "red")
     halves.paste("blue", (0, 0, 8, 4))
     halves.save(paths[1])
-    entropy = guards(paths, paths[:1])[1]
-    assert (entropy.before, entropy.after, entropy.warning) == ("0.5000", "0.0000", True)
+    entropy = content_metrics(paths, paths[:1])[1]
+    assert (entropy.before, entropy.after, entropy.emptier) == ("0.5000", "0.0000", True)

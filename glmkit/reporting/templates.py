@@ -1,0 +1,34 @@
+"""The template environment of the HTML pages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jinja2
+
+from glmkit.reporting import wording
+
+FOLDER = Path(__file__).parent
+
+
+def template_environment() -> jinja2.Environment:
+    """Escape what a template prints and show hidden controls; an unknown name is an error, not a blank."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(FOLDER),
+        autoescape=True,
+        # Markup, a subclass of str, is printed as it is.
+        finalize=lambda value: wording.show_control_characters(value) if type(value) is str else value,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "count": wording.count,
+        "four_digits": wording.four_digits,
+        "headline": wording.headline,
+        "label": wording.label,
+        "label_in_sentence": wording.label_in_sentence,
+        "number": wording.number,
+        "zip": zip,
+    }
+    return environment
