@@ -57,14 +57,14 @@ class Look:
     text_side: str = ""
     shape: str = "none"
     shape_colour: str = ""
-    shape_place: str = ""
+    shape_position: str = ""
 
 
 def checks(image: Image.Image, scene: Scene, palette: Palette = GRAMMAR) -> dict[str, bool]:
-    """Which properties of the scene the image has.
+    """Tell which attributes of the scene the image has.
 
-    `shape` is kind and colour together, and fails for a shape that nobody asked for. There is no `shape_place` when the
-    scene has no shape, and no `text_side` when its lines are centred.
+    `shape` is kind and colour together, and fails for a shape that the scene does not have. There is no
+    `shape_position` when the scene has no shape, and no `text_side` when its lines are centred.
     """
     seen, shape = look(image, palette), scene.shape
     found = {
@@ -74,7 +74,7 @@ def checks(image: Image.Image, scene: Scene, palette: Palette = GRAMMAR) -> dict
         "shape": (seen.shape, seen.shape_colour) == (shape.kind, shape.colour),
     }
     if shape.kind != "none":
-        found["shape_place"] = seen.shape_place == shape.place
+        found["shape_position"] = seen.shape_position == shape.place
     if scene.side != "centre":
         found["text_side"] = seen.text_side == scene.side
     return found
@@ -99,7 +99,7 @@ def look(image: Image.Image, palette: Palette = GRAMMAR) -> Look:
         text_side=_place(ink.sum(axis=0), ("left", "centre", "right")) if ink.any() else "",
         shape=kind,
         shape_colour="" if chosen is None else palette.names[_inside_colour(names, chosen)],
-        shape_place=place,
+        shape_position=place,
     )
 
 

@@ -27,7 +27,7 @@ def edit_succeeded(image: Image.Image, edit: Edit) -> bool:
         case "background":
             return seen["background"]
         case "add":
-            return seen["shape"] and seen["shape_place"]
+            return seen["shape"] and seen["shape_position"]
         case "remove":
             return seen["shape"] and _cleared(image, edit)
     raise ValueError(f"{edit.kind}: whether a text was written is for OCR to say")

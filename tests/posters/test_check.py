@@ -32,7 +32,7 @@ from glmkit.posters.grammar import (
 from glmkit.posters.render import render, to_image
 
 ROOT = Path(__file__).parents[2]
-PROPERTIES = ("background", "text_colour", "text_position", "shape", "shape_place")
+PROPERTIES = ("background", "text_colour", "text_position", "shape", "shape_position")
 
 
 def scenes(count: int, *, height: int = 256, width: int = 256, seed: str = "check") -> list[Scene]:
@@ -142,8 +142,8 @@ CHANGES: dict[Callable[[Scene, random.Random], Scene | None], str] = {
     other_kind: "shape",
     other_shape_colour: "shape",
     no_shape: "shape",
-    other_column: "shape_place",
-    other_row: "shape_place",
+    other_column: "shape_position",
+    other_row: "shape_position",
 }
 
 
@@ -187,7 +187,7 @@ def test_frayed_shapes_keep_their_kind(kind: str) -> None:
     )
     frayed = np.random.default_rng(0).random(inner.shape[:2]) < 1 / 3
     seen = look(Image.fromarray(np.where(frayed[:, :, None], inner, outer)))
-    assert (seen.shape, seen.shape_colour, seen.shape_place) == (kind, "blue", "bottom")
+    assert (seen.shape, seen.shape_colour, seen.shape_position) == (kind, "blue", "bottom")
 
 
 def test_letters_are_no_shapes() -> None:

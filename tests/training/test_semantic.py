@@ -172,4 +172,4 @@ def test_the_stage(objective: SemanticObjective) -> None:
     assert objective.validation_losses() == scores and scores["loss"] == pytest.approx(
         scores["colours"] + scores["caption"]
     )
-    assert 0 < scores["codes_used"] <= 1 and before.keys() == scores.keys()
+    assert 0 < scores["codebook_usage"] <= 1 and before.keys() == scores.keys()

@@ -211,7 +211,7 @@ class SemanticObjective(Objective):
             "loss": painted + self.stage.caption_weight * caption,
             "colours": painted,
             "caption": caption,
-            "codes_used": used,
+            "codebook_usage": used,
             **({"shapes": named} if self.namer else {}),
         }
 
