@@ -252,7 +252,9 @@ class AutoregressiveStage(BlockStage):
 
     preview: bool = Field(default=True, description="false: the large grid at once, which `generate` cannot draw from")
     preview_weight: float = Field(default=1.0, ge=0)
-    drop: float = Field(default=0.0, ge=0, le=1, description="share of the images that are learnt without a caption")
+    caption_dropout: float = Field(
+        default=0.0, ge=0, le=1, description="share of the images that are learnt without a caption"
+    )
     pack: bool = Field(default=False, description="images of all sizes in one row, without padding")
 
     @model_validator(mode="after")
@@ -267,8 +269,10 @@ class DecoderStage(BlockStage):
 
     train_glyph: bool = False
     glyphs: bool = Field(default=True, description="false: the decoder is never told the quoted texts")
-    drop: float = Field(default=0.1, ge=0, le=1, description="joint drop of prior and glyph text, for guidance")
-    prior_drop: float = Field(default=0.0, ge=0, le=1, description="drop of the prior alone")
+    caption_dropout: float = Field(
+        default=0.1, ge=0, le=1, description="joint drop of prior and glyph text, for guidance"
+    )
+    prior_token_drop: float = Field(default=0.0, ge=0, le=1, description="drop of the prior alone")
     prior_noise: float = Field(default=0.0, ge=0, le=1, description="share of prior ids replaced by random codes")
     prior_stretch: float = Field(
         default=0.0, ge=0, lt=1, description="half of the priors are of the image so much wider or narrower at most"

@@ -43,7 +43,7 @@ def recipe(model: Path, folder: Path, side: int) -> config.Recipe:
             "data": {"train": pairs(folder / "train", side), "validation": pairs(folder / "validation", side)},
             "autoregressive": {**LORA, "lora": {"rank": 2, "targets": ["q_proj"]}},
             "decoder": {**LORA, "lora": {"rank": 2, "targets": ["to_q"]}},
-            "glyph": {**LORA, "drop": 0.0, "lora": {"rank": 2, "targets": ["q", "v"]}},
+            "glyph": {**LORA, "caption_dropout": 0.0, "lora": {"rank": 2, "targets": ["q", "v"]}},
         }
     )
 

@@ -46,7 +46,7 @@ def regular(posters: Path, images: data.FileDataset) -> data.ConcatDataset:
 def objective(stage: str, hybrid: HybridModel, images: data.ImageDataset, **changes: Any) -> Any:
     kinds: dict[str, Any] = {"autoregressive": AutoregressiveStage, "decoder": DecoderStage, "glyph": GlyphStage}
     made = {"autoregressive": AutoregressiveObjective, "decoder": DecoderObjective, "glyph": GlyphObjective}
-    settings = kinds[stage](**{**STAGE, **({} if stage == "autoregressive" else {"drop": 0.0}), **changes})
+    settings = kinds[stage](**{**STAGE, **({} if stage == "autoregressive" else {"caption_dropout": 0.0}), **changes})
     return made[stage](hybrid, features.FeatureCache(CPU), images, images, settings)
 
 
@@ -69,7 +69,7 @@ def test_a_dropped_caption_leaves_an_empty_prompt(tiny_model: Path, images: data
     """The template and the sizes, as the published processor writes them for no text; the codes and positions of the
     image follow as ever."""
     hybrid = HybridModel(tiny_model)
-    dropping = objective("autoregressive", hybrid, images, drop=1.0)
+    dropping = objective("autoregressive", hybrid, images, caption_dropout=1.0)
     given: list[tuple[torch.Tensor, ...]] = []
     dropping.trained.register_forward_pre_hook(lambda _, seen: given.append(seen))
     dropping.loss([3, 1], seeded(0))
@@ -89,7 +89,7 @@ def test_a_dropped_caption_leaves_an_empty_prompt(tiny_model: Path, images: data
 def test_captions_are_dropped_by_share(tiny_model: Path, images: data.FileDataset) -> None:
     """Neither all nor none of a batch; validation losses keep theirs, so that they can be compared."""
     hybrid = HybridModel(tiny_model)
-    dropping, plain = (objective("autoregressive", hybrid, images, drop=share) for share in (0.4, 0.0))
+    dropping, plain = (objective("autoregressive", hybrid, images, caption_dropout=share) for share in (0.4, 0.0))
     sheet, asked = dropping.sequences.padded, []
 
     def watched(indices: list[int], dropped: list[bool]) -> Any:
@@ -267,7 +267,7 @@ def test_without_adapters_the_model_is_what_it_was(tiny_model: Path, images: dat
     [
         ({"preserve": 1.0}, "preserve needs method: lora"),
         ({"text_weight": -1, "other_weight": 0}, "leave nothing to learn"),
-        ({"drop": 1.5}, "less than or equal to 1"),
+        ({"caption_dropout": 1.5}, "less than or equal to 1"),
         ({"optimizer": "prodigy", "learning_rate": 1e-4}, "learning_rate: 1, not 0.0001"),
     ],
 )

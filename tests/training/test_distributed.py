@@ -44,8 +44,8 @@ def values(model: str, output: str, **data: Any) -> dict[str, Any]:
         "model": model,
         "output": output,
         "data": data,
-        "autoregressive": {**common, "micro_batch_size": 2, "drop": 0.3, "lora": {**LORA, "dropout": 0.2}},
-        "decoder": {**common, "method": "full", "drop": 0.3},
+        "autoregressive": {**common, "micro_batch_size": 2, "caption_dropout": 0.3, "lora": {**LORA, "dropout": 0.2}},
+        "decoder": {**common, "method": "full", "caption_dropout": 0.3},
         "save_dtype": "float32",
         "samples": {"prompts": ["a poster with 'HI'"], "size": "64x32", "steps": 1},
     }
@@ -180,7 +180,10 @@ def test_every_image_is_in_one_pass(count: int, accumulation_steps: int) -> None
 def test_the_loss_is_the_mean_over_parts(stage: str, tiny_model: Path) -> None:
     """Also where text counts for more, captions are left out, and others are preserved."""
     images = data.PosterImages(4, 64, 64, seed=1, workers=1, split="train")
-    more = {"autoregressive": {"drop": 0.5}, "decoder": {"drop": 0.5, "text_weight": 3.0, "prior_noise": 0.3}}[stage]
+    more = {
+        "autoregressive": {"caption_dropout": 0.5},
+        "decoder": {"caption_dropout": 0.5, "text_weight": 3.0, "prior_noise": 0.3},
+    }[stage]
     lora = {
         "rank": 2,
         "targets": ["q_proj" if stage == "autoregressive" else "to_q"],

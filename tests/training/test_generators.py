@@ -148,7 +148,7 @@ def decoder(hybrid: HybridModel, images: Any, **changes: Any) -> DecoderObjectiv
         cache=features.FeatureCache(CPU),
         images=images[0],
         validation=images[1],
-        stage=DecoderStage(**{**STAGE, "drop": 0.0, **changes}),
+        stage=DecoderStage(**{**STAGE, "caption_dropout": 0.0, **changes}),
     )
     assert isinstance(objective, DecoderObjective)
     return objective
@@ -209,7 +209,7 @@ def test_decoder_loss(hybrid: HybridModel, images: Any, indices: list[int]) -> N
 
 @torch.no_grad()
 def test_dropped_is_the_unconditional_of_generation(hybrid: HybridModel, images: Any) -> None:
-    loss, _ = decoder(hybrid, images, drop=1.0).loss([0, 1], seeded(7))
+    loss, _ = decoder(hybrid, images, caption_dropout=1.0).loss([0, 1], seeded(7))
     times, noise = draws(7, 2, SIZE, SIZE)
     rows = [stock_error(hybrid, images[0], index, noise[index], times[index], drop=True) for index in (0, 1)]
     assert loss.item() == pytest.approx(torch.stack(rows).mean().item(), abs=1e-4)
@@ -234,7 +234,7 @@ def told(objective: DecoderObjective, indices: Sequence[int], seeds: Sequence[in
 
 @torch.no_grad()
 def test_prior_and_text_are_dropped_together(hybrid: HybridModel, images: Any) -> None:
-    objective = decoder(hybrid, images, drop=0.4)
+    objective = decoder(hybrid, images, caption_dropout=0.4)
     empty = hybrid.glyph.from_spans([[]])[0][0]
     gone = []
     for _, glyph, mask, _, drop, *_ in told(objective, [0, 1, 2, 3], range(60)):
@@ -249,7 +249,7 @@ def test_prior_and_text_are_dropped_together(hybrid: HybridModel, images: Any) -
 @torch.no_grad()
 def test_a_drop_tells_nothing_about_the_time(hybrid: HybridModel, images: Any) -> None:
     """Both come from the step's seed. In a batch of 16 and more torch's normal numbers follow its uniform ones."""
-    steps = told(decoder(hybrid, images, drop=0.4), [0, 1, 2, 3] * 8, range(15))
+    steps = told(decoder(hybrid, images, caption_dropout=0.4), [0, 1, 2, 3] * 8, range(15))
     gone = torch.cat([drop for _, _, _, _, drop, *_ in steps]).numpy()
     times = torch.cat([timestep for _, _, _, _, _, timestep, *_ in steps]).numpy()
     for measure in (times, np.abs(times - 500)):
@@ -271,7 +271,7 @@ def test_a_decoder_without_glyphs_is_told_no_text(hybrid: HybridModel, images: A
 
 @torch.no_grad()
 def test_the_prior_alone_may_be_dropped_or_disturbed(hybrid: HybridModel, images: Any) -> None:
-    ((_, glyph, mask, prior, drop, *_),) = told(decoder(hybrid, images, prior_drop=1.0), [0, 1], [3])
+    ((_, glyph, mask, prior, drop, *_),) = told(decoder(hybrid, images, prior_token_drop=1.0), [0, 1], [3])
     assert drop.all() and mask.sum(dim=1).gt(1).all(), "the texts stay"
     ((_, _, _, noisy, drop, *_),) = told(decoder(hybrid, images, prior_noise=1.0), [0, 1], [3])
     assert not drop.any()
@@ -321,8 +321,8 @@ def test_letters_are_asked_for(tiny_model: Path, drop: float) -> None:
     hybrid.decoder.requires_grad_(True)
     posters = data.PosterImages(2, SIZE, SIZE, seed=0, workers=1, split="train")
     torch.manual_seed(0)
-    objective = decoder(hybrid, (posters, posters), sign_weight=0.5, train_glyph=True, drop=drop)
-    plain, _ = decoder(hybrid, (posters, posters), train_glyph=True, drop=drop).loss([0, 1], seeded(7))
+    objective = decoder(hybrid, (posters, posters), sign_weight=0.5, train_glyph=True, caption_dropout=drop)
+    plain, _ = decoder(hybrid, (posters, posters), train_glyph=True, caption_dropout=drop).loss([0, 1], seeded(7))
     entered: list[Tensor] = []
     blocks = hybrid.decoder.transformer_blocks
     handle = blocks[2 * len(blocks) // 3].register_forward_pre_hook(lambda _, given: entered.append(given[1]))
@@ -348,7 +348,7 @@ def test_letters_are_asked_for(tiny_model: Path, drop: float) -> None:
 @torch.no_grad()
 def test_decoder_validation(hybrid: HybridModel, images: Any) -> None:
     """Eight times spread over the schedule, fixed noise, nothing dropped; the same whatever was trained before."""
-    objective = decoder(hybrid, images, drop=0.5)
+    objective = decoder(hybrid, images, caption_dropout=0.5)
     losses = objective.validation_losses()
     rows = []
     for number, time in enumerate(np.linspace(60, 940, 8)):
@@ -509,10 +509,10 @@ def test_an_edit_is_told_its_own_codes(hybrid: HybridModel, edits: Any) -> None:
 def test_a_dropped_edit_reads_no_source(hybrid: HybridModel, edits: Any) -> None:
     """As the unconditional half of guidance: no prior, no text, no sources; a dropped prior alone leaves the source."""
     times, noise = draws(7, 2, 128, 128)
-    loss, _ = decoder(hybrid, edits, drop=1.0).loss([1, 3], seeded(7))
+    loss, _ = decoder(hybrid, edits, caption_dropout=1.0).loss([1, 3], seeded(7))
     rows = [stock_error(hybrid, edits[0], index, noise[row], times[row], drop=True) for row, index in enumerate((1, 3))]
     assert loss.item() == pytest.approx(torch.stack(rows).mean().item(), abs=1e-4)
-    ((*_, sources),) = told(decoder(hybrid, edits, prior_drop=1.0), [1, 3], [7])
+    ((*_, sources),) = told(decoder(hybrid, edits, prior_token_drop=1.0), [1, 3], [7])
     assert sources.mask.all()
 
 

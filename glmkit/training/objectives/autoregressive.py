@@ -50,7 +50,7 @@ class AutoregressiveObjective(Divisible):
         draws = torch.rand(len(indices), generator=torch.Generator().manual_seed(generator.initial_seed() ^ 1))
         make = self.sequences.packed if self.stage.pack else self.sequences.padded
         own = indices[rows]
-        sheet: Sheet = make(own, (draws[rows] < self.stage.drop).tolist())
+        sheet: Sheet = make(own, (draws[rows] < self.stage.caption_dropout).tolist())
         logits = sheet.logits(self.trained)
         parts = sheet.losses(logits)
         loss, shown = self._total(parts, len(own)), {name: nats.detach().mean() for name, nats in parts.items()}

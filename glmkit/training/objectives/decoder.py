@@ -237,8 +237,8 @@ class DecoderObjective(Divisible):
         # The drops decide which tokens are encoded, so they are drawn where no copy from the GPU is needed; by a
         # seed of their own, since on a CPU the same seed would tie them to the times.
         draws = torch.rand(2, len(mean), generator=torch.Generator().manual_seed(generator.initial_seed() ^ 1))
-        dropped = draws[0] < self.stage.drop
-        prior_token_drop = (dropped | (draws[1] < self.stage.prior_drop)).to(self.device, non_blocking=True)
+        dropped = draws[0] < self.stage.caption_dropout
+        prior_token_drop = (dropped | (draws[1] < self.stage.prior_token_drop)).to(self.device, non_blocking=True)
         texts = [NO_TEXT if is_dropped else index for index, is_dropped in zip(indices, dropped.tolist(), strict=True)]
         told = ~dropped.to(self.device, non_blocking=True)
         return Step(indices, mean + deviation * own, noise, times, prior, prior_token_drop, told, texts)
