@@ -173,7 +173,7 @@ class Stage(Section):
     decay_fraction: float = Field(default=0.3, ge=0, le=1, description="last part of the steps, linear to zero")
     weight_decay: float = Field(default=0.01, ge=0)
     beta2: float = Field(default=0.99, gt=0, lt=1)
-    clip_norm: float = Field(default=1.0, gt=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
     optimizer: Literal["adamw", "adamw8bit", "prodigy", "muon"] = Field(
         default="adamw",
         description="muon: AdamW for everything but the matrices of numbered layers; prodigy: with learning_rate 1",

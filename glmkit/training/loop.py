@@ -156,7 +156,7 @@ class Loop:
                 (loss / len(passes)).backward()
             shown.append({"loss": loss.detach(), **parts})
         self.place.team.average_gradients(self.parameters)
-        torch.nn.utils.clip_grad_norm_(self.parameters, self.stage.clip_norm, error_if_nonfinite=False)
+        torch.nn.utils.clip_grad_norm_(self.parameters, self.stage.max_grad_norm, error_if_nonfinite=False)
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)

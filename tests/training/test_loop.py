@@ -200,7 +200,7 @@ def test_accumulated_equals_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     """Gradients, not weights: AdamW forgives a wrong factor."""
     gradients = []
     for micro_batch_size in (4, 2, 1):
-        loop = loop_in(tmp_path / str(micro_batch_size), Regression(), micro_batch_size=micro_batch_size, clip_norm=1e9)
+        loop = loop_in(tmp_path / str(micro_batch_size), Regression(), micro_batch_size=micro_batch_size, max_grad_norm=1e9)
         monkeypatch.setattr(
             loop.optimizers[0],
             "step",
@@ -245,7 +245,7 @@ def test_micro_batches_draw_their_own_numbers(tmp_path: Path) -> None:
 
 
 def test_gradients_are_clipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    loop = loop_in(tmp_path, Regression(), clip_norm=1e-3)
+    loop = loop_in(tmp_path, Regression(), max_grad_norm=1e-3)
     norms: list[float] = []
 
     def record(*_: Any) -> None:
