@@ -97,7 +97,7 @@ class Data(Reading):
     validation: str | None = None
     posters: Posters | None = None
     edits: Posters | None = None
-    resident_gib: float = Field(
+    gpu_cache_gib: float = Field(
         default=1.0, ge=0, description="GiB of latents, codes and the like that stay on the device"
     )
 

@@ -40,7 +40,7 @@ from glmkit.training.stage import TRANSFORMERS, objective_of, trained_components
 DATA = "data.json"  # in the run folder: what the images are
 MAX_SHARD_BYTES = 15 * 2**20
 # What may be another when a run is continued, since the weights do not depend on it.
-UNBOUND = {"workers", "resident_gib", "proof", "wandb"}
+UNBOUND = {"workers", "gpu_cache_gib", "proof", "wandb"}
 
 
 def finetune(recipe: Recipe, device: torch.device, team: ProcessGroup = SINGLE_PROCESS) -> dict[str, Any]:
@@ -189,7 +189,7 @@ def _hybrid_work(
     name, team, model = place.name, place.team, partial(_model, place, stage, recipe, folder)
     hybrid = model()
     cache = features.FeatureCache(
-        place.device, runs.cache_folder() / "training", recipe.data.resident_gib * 2**30, team
+        place.device, runs.cache_folder() / "training", recipe.data.gpu_cache_gib * 2**30, team
     )
     objective, wrapped = objective_of(name, stage, hybrid, images, cache)
     transformer = TRANSFORMERS.get(name, name)
