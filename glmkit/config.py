@@ -283,18 +283,22 @@ class DecoderStage(BlockStage):
     other_weight: float = Field(
         default=1.0, ge=0, description="weight of latents without text; 0: all of the loss is on text"
     )
-    sign_weight: float = Field(
+    character_weight: float = Field(
         default=0.0, ge=0, description="weight of naming the letter or shape at each place on the canvas"
     )
-    order_weight: float = Field(default=0.0, ge=0, description="weight of telling each glyph token's place in its text")
+    character_position_weight: float = Field(
+        default=0.0, ge=0, description="weight of telling each glyph token's place in its text"
+    )
     logit_std: float = Field(default=1.0, gt=0)
 
     @model_validator(mode="after")
     def _glyph_is_saved(self) -> DecoderStage:
         if self.train_glyph and self.method == "lora":
             raise ValueError("train_glyph needs method: full; the glyph stage adapts the glyph encoder")
-        if (self.sign_weight or self.order_weight) and not self.train_glyph:
-            raise ValueError("sign_weight and order_weight need train_glyph: they align the two while they are new")
+        if (self.character_weight or self.character_position_weight) and not self.train_glyph:
+            raise ValueError(
+                "character_weight and character_position_weight need train_glyph: they align the two while they are new"
+            )
         if self.text_weight == -1 and self.other_weight == 0:
             raise ValueError("text_weight: -1 and other_weight: 0 leave nothing to learn")
         return self

@@ -81,7 +81,7 @@ def _needs_whole(stage: Stage) -> str | None:
     """What in a stage has no equal parts of a micro-batch."""
     if stage.lora is not None and stage.lora.dropout:
         return "lora.dropout"
-    unequal = ("equal_pixels", "pack", "sign_weight", "order_weight")
+    unequal = ("equal_pixels", "pack", "character_weight", "character_position_weight")
     return next((key for key in unequal if getattr(stage, key, False)), None)
 
 

@@ -321,7 +321,7 @@ def test_letters_are_asked_for(tiny_model: Path, drop: float) -> None:
     hybrid.decoder.requires_grad_(True)
     posters = data.PosterImages(2, SIZE, SIZE, seed=0, workers=1, split="train")
     torch.manual_seed(0)
-    objective = decoder(hybrid, (posters, posters), sign_weight=0.5, train_glyph=True, caption_dropout=drop)
+    objective = decoder(hybrid, (posters, posters), character_weight=0.5, train_glyph=True, caption_dropout=drop)
     plain, _ = decoder(hybrid, (posters, posters), train_glyph=True, caption_dropout=drop).loss([0, 1], seeded(7))
     entered: list[Tensor] = []
     blocks = hybrid.decoder.transformer_blocks

@@ -200,7 +200,9 @@ def test_accumulated_equals_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     """Gradients, not weights: AdamW forgives a wrong factor."""
     gradients = []
     for micro_batch_size in (4, 2, 1):
-        loop = loop_in(tmp_path / str(micro_batch_size), Regression(), micro_batch_size=micro_batch_size, max_grad_norm=1e9)
+        loop = loop_in(
+            tmp_path / str(micro_batch_size), Regression(), micro_batch_size=micro_batch_size, max_grad_norm=1e9
+        )
         monkeypatch.setattr(
             loop.optimizers[0],
             "step",

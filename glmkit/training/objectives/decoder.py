@@ -146,7 +146,7 @@ class DecoderObjective(Divisible):
             cache,
             **told,
             with_text=weighs_text(stage),
-            with_signs=stage.sign_weight > 0,
+            with_signs=stage.character_weight > 0,
             stretch=stage.prior_stretch,
         )
         self.mean_weight = self._mean_weight(images, self.train.text) if self.train.text else 1.0
@@ -164,8 +164,12 @@ class DecoderObjective(Divisible):
 
     def _parts(self, hybrid: HybridModel) -> tuple[nn.Module, SignHead | None, OrderHead | None]:
         """What is trained, and the heads of the losses that teach spelling, which are trained with it."""
-        signs = SignHead(hybrid.decoder).to(self.device) if self.stage.sign_weight else None
-        order = OrderHead(hybrid.glyph.encoder.config.d_model).to(self.device) if self.stage.order_weight else None
+        signs = SignHead(hybrid.decoder).to(self.device) if self.stage.character_weight else None
+        order = (
+            OrderHead(hybrid.glyph.encoder.config.d_model).to(self.device)
+            if self.stage.character_position_weight
+            else None
+        )
         if not self.stage.train_glyph:
             return hybrid.decoder, signs, order
         parts = {"decoder": hybrid.decoder, "glyph": hybrid.glyph.requires_grad_(True)}
@@ -180,10 +184,10 @@ class DecoderObjective(Divisible):
         loss, shown = self._weighted((velocity - step.target).square(), step.indices)
         if self.signs is not None and self.train.signs is not None:
             nats = self.signs.loss(self.train.signs[step.indices], step.told)
-            loss, shown["signs"] = loss + self.stage.sign_weight * nats, nats.detach()
+            loss, shown["signs"] = loss + self.stage.character_weight * nats, nats.detach()
         if self.order is not None and isinstance(self.train.glyphs, GlyphTokens):
             nats = self.order.loss(glyph, self.train.glyphs[step.texts])
-            loss, shown["order"] = loss + self.stage.order_weight * nats, nats.detach()
+            loss, shown["order"] = loss + self.stage.character_position_weight * nats, nats.detach()
         if self.stage.preserve:
             reminder = self.preserved(indices, generator)
             if reminder is not indices:
