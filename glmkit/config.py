@@ -71,7 +71,7 @@ class Reading(Section):
         default=None, description="WIDTHxHEIGHT: the most pixels of an image; larger ones are scaled down, any aspect"
     )
     fit: Literal["crop", "exact"] = Field(default="crop", description="crop around the centre, or refuse what would be")
-    unusable: Literal["refuse", "skip"] = Field(default="refuse", description="what to do with images that are broken")
+    on_bad_image: Literal["error", "skip"] = Field(default="error", description="what to do with broken images")
     columns: Columns = Columns()
 
     @field_validator("size")

@@ -88,7 +88,7 @@ class FileDataset:
     """Images of a folder, a table or a dataset (see `tables.read`); rows with a source image are edits.
 
     How images become sizes on the grid is `fitting.fit`; transparent parts lie on white, and nothing is mirrored.
-    Rows that cannot be used are a UserError, or left out and kept in `dropped` where `unusable` is skip. `changes`
+    Rows that cannot be used are a UserError, or left out and kept in `dropped` where `on_bad_image` is skip. `changes`
     counts what was done to the others. With `preserve` no step learns them (see `ImageDataset.preserved`).
     """
 
@@ -102,7 +102,7 @@ class FileDataset:
             examined = list(pool.map(self._examined, rows))
         self.dropped = [result for result in examined if isinstance(result, UserError)]
         examples = [result for result in examined if isinstance(result, Example)]
-        if self.dropped and (self._reading.unusable == "refuse" or not examples):
+        if self.dropped and (self._reading.on_bad_image == "error" or not examples):
             raise _together(self.where, self.dropped)
         self.changes = Counter(change for example in examples for change in self._changes(example))
         unknown = [example.target.name for example in examples if not example.target.knows_text]
@@ -198,7 +198,7 @@ def _together(where: str, errors: Sequence[UserError]) -> UserError:
     shown = [" ".join(str(error).split()) for error in errors[:SHOWN_REASONS]]
     if len(errors) > SHOWN_REASONS:
         shown.append(f"and {len(errors) - SHOWN_REASONS} more")
-    fix = "mend them, or data.unusable=skip to train without them"
+    fix = "mend them, or data.on_bad_image=skip to train without them"
     return UserError(f"{len(errors)} images of {where} cannot be used", found="\n         ".join(shown), fix=fix)
 
 

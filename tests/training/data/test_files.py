@@ -140,9 +140,9 @@ def test_broken_images_are_named_together_or_left_out(tmp_path: Path) -> None:
     table(tmp_path, *({"file_name": f"{name}.png", "text": name} for name in ("cut", "good", "gone", "tiny")))
     with pytest.raises(UserError) as caught:
         data.FileDataset(tmp_path)
-    for said in ("3 images of", "cut.png cannot be read", "gone.png has no image", "too small", "unusable=skip"):
+    for said in ("3 images of", "cut.png cannot be read", "gone.png has no image", "too small", "on_bad_image=skip"):
         assert said in str(caught.value)
-    images = data.FileDataset(tmp_path, config.Reading(unusable="skip"))
+    images = data.FileDataset(tmp_path, config.Reading(on_bad_image="skip"))
     assert images.captions == ["good"]
     lines = report.of(images).lines("train", batch_size=4)
     assert lines[:2] == ["train: 1 images; 64x32: 1", "  1 captions quote no text"]
@@ -154,7 +154,7 @@ def test_no_good_image_is_an_error_even_where_broken_ones_are_skipped(tmp_path: 
     (tmp_path / "cut.png").write_bytes(b"no image")
     table(tmp_path, {"file_name": "cut.png", "text": "a"})
     with pytest.raises(UserError, match="cut.png is not an image"):
-        data.FileDataset(tmp_path, config.Reading(unusable="skip"))
+        data.FileDataset(tmp_path, config.Reading(on_bad_image="skip"))
 
 
 def test_sources_of_a_recipe_and_their_repeats(tmp_path: Path) -> None:
