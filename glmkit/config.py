@@ -59,7 +59,9 @@ class Columns(Section):
 
     image: str = "image"
     caption: str = "text"
-    source: str = Field(default="source", description="the image that the caption, an instruction, changes")
+    condition_image: str = Field(
+        default="condition_image", description="the image that the caption, an instruction, changes"
+    )
     boxes: str = Field(default="text_boxes", description="lists of left, top, right, bottom in pixels")
     mask: str = Field(default="mask", description="an image that is white where text stands")
 

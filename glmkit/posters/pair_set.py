@@ -21,8 +21,8 @@ def write_pairs(folder: Path) -> None:
     for split, name in FOLDERS.items():
         rows = []
         for index, (scene, _) in enumerate(islice(style_scenes(split), COUNTS[split]), start=1):
-            images = {"file_name": style_poster(scene), "source": unframed_poster(scene)}
-            files = {"file_name": f"pair-{index:02d}.png", "source": f"pair-{index:02d}-source.png"}
+            images = {"file_name": style_poster(scene), "condition_image": unframed_poster(scene)}
+            files = {"file_name": f"pair-{index:02d}.png", "condition_image": f"pair-{index:02d}-source.png"}
             for key, image in images.items():
                 save(image, folder / name / files[key])
             rows.append({**files, "text": f"Add a double {scene.text_colour} frame."})

@@ -30,7 +30,7 @@ def pairs(folder: Path, side: int) -> str:
         for name in (f"{number}.png", f"{number}-source.png"):
             levels = np.random.default_rng(len(rows)).integers(0, 256, (side, side, 3), dtype=np.uint8)
             Image.fromarray(levels).save(folder / name)
-        rows.append({"file_name": f"{number}.png", "source": f"{number}-source.png", "text": f'Write "word {number}"'})
+        rows.append({"file_name": f"{number}.png", "condition_image": f"{number}-source.png", "text": f'Write "word {number}"'})
     (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return str(folder)
 

@@ -31,8 +31,8 @@ def test_pairs(drawn: Path, split: str) -> None:
     rows = read_jsonl(SET / split / "metadata.jsonl")
     assert rows == read_jsonl(drawn / split / "metadata.jsonl")
     for row in rows:
-        target, source = (pixels(SET / split / row[key]) for key in ("file_name", "source"))
-        for key, committed in (("file_name", target), ("source", source)):
+        target, source = (pixels(SET / split / row[key]) for key in ("file_name", "condition_image"))
+        for key, committed in (("file_name", target), ("condition_image", source)):
             assert np.array_equal(committed, pixels(drawn / split / row[key]))
         differs = (target != source).any(axis=-1)
         assert differs[:8].all() and not differs[FRAME:-FRAME, FRAME:-FRAME].any()

@@ -84,7 +84,7 @@ def _of_table(folder: Path, columns: Columns) -> Iterator[Row]:
         if not isinstance(row.get("file_name"), str) or not isinstance(row.get(columns.caption), str):
             raise UserError(f"{where}: needs file_name and {columns.caption}", found=row)
         others = {
-            key: folder / row[key] for key in (columns.source, columns.mask) if _is_path(row.get(key), where, key)
+            key: folder / row[key] for key in (columns.condition_image, columns.mask) if _is_path(row.get(key), where, key)
         }
         image = folder / row["file_name"]
         named |= {image, *others.values()}
@@ -92,7 +92,7 @@ def _of_table(folder: Path, columns: Columns) -> Iterator[Row]:
             str(image),
             image,
             row[columns.caption],
-            others.get(columns.source),
+            others.get(columns.condition_image),
             _boxes(row.get(columns.boxes), where),
             others.get(columns.mask),
         )
@@ -182,7 +182,7 @@ def _of_record(name: str, record: Mapping[str, Any], folder: Path, columns: Colu
     """A row of a table; images are the bytes of a file, as `datasets` stores them, or its path."""
     try:
         image = _stored(record[columns.image], folder)
-        others = [_stored(record.get(key), folder) for key in (columns.source, columns.mask)]
+        others = [_stored(record.get(key), folder) for key in (columns.condition_image, columns.mask)]
     except TypeError as error:
         return Row(name, reason=UserError(f"{name} holds no image", found=error))
     if image is None:

@@ -83,7 +83,7 @@ def test_edit_pairs(tmp_path: Path) -> None:
     draw(tmp_path / "plain.png", 64, 32, 3)
     table(
         tmp_path,
-        {"file_name": "after.png", "source": "before.png", "text": 'Write "B"'},
+        {"file_name": "after.png", "condition_image": "before.png", "text": 'Write "B"'},
         {"file_name": "plain.png", "text": "plain"},
     )
     images = data.FileDataset(tmp_path, repeats=2)
@@ -101,7 +101,7 @@ def test_edit_pairs(tmp_path: Path) -> None:
 def test_a_source_of_another_size_is_refused(tmp_path: Path) -> None:
     draw(tmp_path / "before.png", 64, 64)
     draw(tmp_path / "after.png", 96, 64)
-    table(tmp_path, {"file_name": "after.png", "source": "before.png", "text": "a"})
+    table(tmp_path, {"file_name": "after.png", "condition_image": "before.png", "text": "a"})
     with pytest.raises(UserError, match="another size[\\s\\S]*64x64, the image 96x64"):
         data.FileDataset(tmp_path)
 
