@@ -160,8 +160,7 @@ class Lora(Section):
 class Stage(Section):
     """What the one training loop needs to know, whatever it trains."""
 
-    method: Literal["lora", "full"]
-    lora: Lora | None = None
+    lora: Lora | None = Field(default=None, description="what adapters are trained; none: the whole component")
     steps: int = Field(gt=0)
     global_batch_size: int = Field(gt=0)
     micro_batch_size: int | None = Field(
@@ -189,8 +188,6 @@ class Stage(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Stage:
-        if (self.method == "lora") != (self.lora is not None):
-            raise ValueError("method: lora needs a lora section, and method: full must not have one")
         if self.compile and self.lora is not None and self.lora.offload:
             raise ValueError("compile: true needs weights that stay where they are; not lora.offload: true")
         if self.optimizer == "prodigy" and self.learning_rate < 0.01:
@@ -209,7 +206,7 @@ class Stage(Section):
 class VaeStage(Stage):
     """Pixels -> latents -> pixels. `crop` is the side in pixels of the random crops that are trained on."""
 
-    method: Literal["full"]
+    lora: None = None
     crop: int = Field(default=128, gt=0, multiple_of=8)
     kl_weight: float = Field(default=1e-6, ge=0)
     edge_weight: float = Field(default=0.5, ge=0, description="weight of the L1 loss on pixel differences")
@@ -221,7 +218,7 @@ class VaeStage(Stage):
 class SemanticStage(Stage):
     """Semantic tokenizer: codes must tell the caption (without its quoted words) and a coarse image."""
 
-    method: Literal["full"]
+    lora: None = None
     caption_weight: float = Field(default=1.0, ge=0)
     shape_weight: float = Field(default=0.0, ge=0, description="weight of naming the kind of shape at each place")
     commitment: float = Field(default=0.25, ge=0)
@@ -244,8 +241,8 @@ class BlockStage(Stage):
 
     @model_validator(mode="after")
     def _has_adapters(self) -> BlockStage:
-        if self.preserve and self.method == "full":
-            raise ValueError("preserve needs method: lora; without adapters nothing remembers what was before")
+        if self.preserve and self.lora is None:
+            raise ValueError("preserve needs a lora section; without adapters nothing remembers what was before")
         return self
 
 
@@ -295,8 +292,8 @@ class DecoderStage(BlockStage):
 
     @model_validator(mode="after")
     def _glyph_is_saved(self) -> DecoderStage:
-        if self.train_glyph and self.method == "lora":
-            raise ValueError("train_glyph needs method: full; the glyph stage adapts the glyph encoder")
+        if self.train_glyph and self.lora is not None:
+            raise ValueError("train_glyph needs a stage without lora; the glyph stage adapts the glyph encoder")
         if (self.character_weight or self.character_position_weight) and not self.train_glyph:
             raise ValueError(
                 "character_weight and character_position_weight need train_glyph: they align the two while they are new"
@@ -309,7 +306,7 @@ class DecoderStage(BlockStage):
 class GlyphStage(DecoderStage):
     """The glyph encoder alone, by the decoder's loss: the decoder, adapted before or not, stays as it is."""
 
-    method: Literal["lora"]
+    lora: Lora
 
     @model_validator(mode="after")
     def _texts_are_told(self) -> GlyphStage:
@@ -321,7 +318,7 @@ class GlyphStage(DecoderStage):
 class ClipStage(Stage):
     """A small CLIP: an image and its caption shall have similar features, and no others of the batch."""
 
-    method: Literal["full"]
+    lora: None = None
 
 
 class Samples(Section):
@@ -357,7 +354,7 @@ EDITING = ("autoregressive", "decoder", "glyph")  # the stages that read source 
 class Recipe(Section):
     """A whole training run. Stages run in the order of the system's own data flow.
 
-    `output` is the run folder. Adapters go to OUTPUT/adapter; parts trained with `method: full` are written into the
+    `output` is the run folder. Adapters go to OUTPUT/adapter; parts trained without `lora` are written into the
     model folder `save` (default OUTPUT/model, a copy of `model`). `architecture` names a file of sizes from which
     `model` is made when it does not exist yet. A `clip` is a model of its own: its `model` is a folder in open_clip's
     format, and a recipe that trains one has no other stage and no samples.

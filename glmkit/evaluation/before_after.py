@@ -24,7 +24,7 @@ def prove(recipe: Recipe, proof: Proof, device: str) -> tuple[Summary, Summary]:
     """Evaluate before and after into OUTPUT/proof/before and OUTPUT/proof/after; what is there already is kept."""
     output = Path(recipe.output)
     adapters = (str(output / "adapter"),) if (output / "adapter").is_dir() else ()
-    whole = any(stage.method == "full" for stage in recipe.stages.values())
+    whole = any(stage.lora is None for stage in recipe.stages.values())
     trained = (recipe.save or str(output / "model")) if whole else recipe.model
     before, after = (
         evaluate(_plan(proof, model, added, device), output / "proof" / when, device)

@@ -83,7 +83,7 @@ class Job:
         """A stage as a recipe has it, on images of one size; UserError when it trains no adapter."""
         lora = asked.lora
         if lora is None or not isinstance(asked, BlockStage):
-            raise UserError(f"{name} trains whole parts", found=f"method: {asked.method}", fix="recipes/ar_lora.yaml")
+            raise UserError(f"{name} trains whole parts", found="no lora section", fix="recipes/ar_lora.yaml")
         how: dict[str, Any] = {
             key: getattr(asked, key) for key in ("gradient_checkpointing", "accumulation_steps", "compile")
         }
@@ -102,7 +102,7 @@ class Job:
         packed = {"pack": True} if self.pack else {}  # which decoders do not know
         values |= {"gradient_checkpointing": self.gradient_checkpointing, "compile": self.compile, **packed}
         try:
-            stage = STAGES[self.name].model_validate({"method": "lora", "lora": lora, **values})
+            stage = STAGES[self.name].model_validate({"lora": lora, **values})
         except ValidationError as error:
             raise UserError("; ".join(problem["msg"] for problem in error.errors()), found=self.told) from error
         assert isinstance(stage, BlockStage)

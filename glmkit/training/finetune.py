@@ -130,7 +130,7 @@ def _model_folder(recipe: Recipe) -> Path:
         make = initialise_clip if recipe.clip else initialise
         make(Path(recipe.model), recipe.architecture)
     base = clip.check(Path(recipe.model)) if recipe.clip else checkpoint.resolve(recipe.model)
-    if all(stage.method == "lora" for stage in recipe.stages.values()):
+    if all(stage.lora is not None for stage in recipe.stages.values()):
         return base
     target = Path(recipe.save or Path(recipe.output) / "model")
     index = clip.CONFIG if recipe.clip else checkpoint.INDEX

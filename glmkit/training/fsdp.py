@@ -81,7 +81,7 @@ def whole(
     Yields PEFT's wrap of the copy, if the shards have adapters that are trained.
     """
     shards = getattr(hybrid, part)
-    full = stage.method == "full"
+    full = stage.lora is None
     own = shards.state_dict() if full else {name: one for name, one in shards.named_parameters() if one.requires_grad}
     weights = team.gather_full_tensors(own)
     if not team.is_main:

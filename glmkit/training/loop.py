@@ -237,14 +237,14 @@ class Loop:
     def _weights(self) -> dict[str, Tensor]:
         """What a state has to hold; an adapter's base does not change, and is too large to write again and again."""
         trained = self.objective.trained
-        if self.stage.method == "full":
+        if self.stage.lora is None:
             return trained.state_dict()
         return {name: value.detach() for name, value in trained.named_parameters() if value.requires_grad}
 
     @torch.no_grad()
     def _read_weights(self, saved: dict[str, Tensor]) -> None:
         own = {name: processes.sharded_as(value, saved[name]) for name, value in self._weights().items()}
-        if self.stage.method == "full":
+        if self.stage.lora is None:
             self.objective.trained.load_state_dict(own)
             return
         for name, value in self._weights().items():

@@ -46,7 +46,7 @@ def posters(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def values(model: Path, posters: Path, output: Path) -> dict[str, Any]:
     """A recipe of a few steps, decoder and autoregressive model, with alpha unlike rank."""
-    common = {"method": "lora", "steps": 30, "global_batch_size": 4, "learning_rate": 0.02, "validation_every": 15}
+    common = {"steps": 30, "global_batch_size": 4, "learning_rate": 0.02, "validation_every": 15}
     return {
         "model": str(model),
         "output": str(output),
@@ -217,8 +217,8 @@ def test_a_lora_stage_that_was_interrupted_goes_on(
 
 
 def test_whole_parts(tiny_model: Path, posters: Path, tmp_path: Path) -> None:
-    """method: full writes a model folder that stock diffusers loads; the base stays as it was."""
-    stage = {"method": "full", "steps": 2, "global_batch_size": 2, "learning_rate": 0.01}
+    """A stage without lora writes a model folder that stock diffusers loads; the base stays as it was."""
+    stage = {"steps": 2, "global_batch_size": 2, "learning_rate": 0.01}
     recipe = {
         **values(tiny_model, posters, tmp_path / "run"),
         "vae": {**stage, "crop": 32},
@@ -247,7 +247,7 @@ def test_whole_parts(tiny_model: Path, posters: Path, tmp_path: Path) -> None:
 
 
 def test_weights_are_stored_as_asked(tiny_model: Path, posters: Path, tmp_path: Path) -> None:
-    stage = {"method": "full", "steps": 1, "global_batch_size": 2, "learning_rate": 0.01}
+    stage = {"steps": 1, "global_batch_size": 2, "learning_rate": 0.01}
     recipe = values(tiny_model, posters, tmp_path / "run")
     recipe.update(decoder=stage, autoregressive=None, samples={}, save=str(tmp_path / "mine"))
     assert finetune(write(tmp_path / "recipe.yaml", recipe)) == 0
@@ -269,7 +269,7 @@ BAD = {
     "no caption": (["data.train=TMP/uncaptioned"], "image TMP/uncaptioned/new.png has no caption"),
     "odd sample size": (["samples.size=100x64"], "multiples of 32"),
     "empty sample prompt": (["samples.prompts=['']"], "prompt is empty"),
-    "large crop": (["vae={method: full, steps: 1, global_batch_size: 1, learning_rate: 1, crop: 128}"], "vae.crop=64"),
+    "large crop": (["vae={steps: 1, global_batch_size: 1, learning_rate: 1, crop: 128}"], "vae.crop=64"),
     "folder in use": (["output=TMP/gone"], "is not a run folder"),
 }
 
@@ -312,7 +312,7 @@ def learnt_edits(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     """A finished full training of both stages on a few edits and posters, and its recipe."""
     folder = tmp_path_factory.mktemp("edits")
     drawn = {"count": 4, "validation": 2, "size": "128x128", "workers": 1}
-    stage = {"method": "full", "steps": 6, "global_batch_size": 4, "learning_rate": 2e-3}
+    stage = {"steps": 6, "global_batch_size": 4, "learning_rate": 2e-3}
     recipe = {
         "model": str(tiny_model),
         "output": str(folder / "run"),

@@ -20,7 +20,7 @@ from glmkit.models.hybrid import HybridModel
 from glmkit.training import finetune as training
 
 CPU = torch.device("cpu")
-LORA = {"method": "lora", "steps": 2, "global_batch_size": 2, "learning_rate": 1e-2}
+LORA = {"steps": 2, "global_batch_size": 2, "learning_rate": 1e-2}
 
 
 def pairs(folder: Path, side: int) -> str:
@@ -30,7 +30,9 @@ def pairs(folder: Path, side: int) -> str:
         for name in (f"{number}.png", f"{number}-source.png"):
             levels = np.random.default_rng(len(rows)).integers(0, 256, (side, side, 3), dtype=np.uint8)
             Image.fromarray(levels).save(folder / name)
-        rows.append({"file_name": f"{number}.png", "condition_image": f"{number}-source.png", "text": f'Write "word {number}"'})
+        rows.append(
+            {"file_name": f"{number}.png", "condition_image": f"{number}-source.png", "text": f'Write "word {number}"'}
+        )
     (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return str(folder)
 

@@ -14,13 +14,13 @@ from glmkit.evaluation import before_after
 
 
 def recipe(model: Path, output: Path, **changes: Any) -> Recipe:
-    stage = {"method": "full", "steps": 1, "global_batch_size": 1, "learning_rate": 1.0}
+    stage = {"steps": 1, "global_batch_size": 1, "learning_rate": 1.0}
     values = {
         "model": str(model),
         "output": str(output),
         "data": {"posters": {"count": 1}},
         "proof": {"limit": 3},
-        "decoder": {**stage, "method": "lora", "lora": {"targets": ["to_q"]}},
+        "decoder": {**stage, "lora": {"targets": ["to_q"]}},
     }
     return Recipe.model_validate({**values, **changes})
 
@@ -58,7 +58,7 @@ def test_whole_parts(tiny_model: Path, tmp_path: Path, plans: list[tuple[before_
         tmp_path,
         save=str(tiny_model) + "/.",
         proof={"clip": True},
-        decoder={"method": "full", "steps": 1, "global_batch_size": 1, "learning_rate": 1.0},
+        decoder={"steps": 1, "global_batch_size": 1, "learning_rate": 1.0},
     )
     assert of.proof
     before_after.prove(of, of.proof, "cpu")

@@ -163,7 +163,7 @@ def test_the_glyph_stage_trains_the_encoder_through_a_frozen_decoder(at_home: No
     [
         (["ar_lora.yaml", "--batch", "2"], "found: --batch"),
         (["nano/vae.yaml"], "vae trains whole parts"),
-        (["nano/autoregressive.yaml"], "method: full"),
+        (["nano/autoregressive.yaml"], "no lora section"),
         (["no_lora.yaml"], "does not exist"),
     ],
 )

@@ -24,7 +24,7 @@ from glmkit.training.objectives.regularization import Preserved, without_adapter
 from glmkit.training.stage import objective_of
 
 CPU = torch.device("cpu")
-STAGE: dict[str, Any] = {"method": "full", "steps": 1, "global_batch_size": 2, "learning_rate": 1e-3}
+STAGE: dict[str, Any] = {"steps": 1, "global_batch_size": 2, "learning_rate": 1e-3}
 TARGETS = {"autoregressive": "q_proj", "decoder": "to_q", "glyph": "q"}
 
 
@@ -61,7 +61,7 @@ def adapted(stage: str, model: Path, images: data.ImageDataset, **changes: Any) 
         for name, parameter in getattr(hybrid, stage).named_parameters():
             if "lora_B" in name:
                 parameter.copy_(0.3 * torch.randn(parameter.shape, generator=draw))
-    return objective(stage, hybrid, images, **{"method": "lora", "lora": settings, **changes})
+    return objective(stage, hybrid, images, **{"lora": settings, **changes})
 
 
 @torch.no_grad()
@@ -204,7 +204,7 @@ def test_preserving_is_the_same_however_memory_is_spent(tiny_model: Path, images
     gradients = []
     for offload, every in ((False, 0), (False, 1), (True, 1)):
         lora = {"rank": 2, "targets": [TARGETS[stage]], "offload": offload}
-        settings = {**STAGE, "method": "lora", "lora": lora, "preserve": 3.0, "gradient_checkpointing": every}
+        settings = {**STAGE, "lora": lora, "preserve": 3.0, "gradient_checkpointing": every}
         given, _ = objective_of(
             stage,
             STAGES[stage].model_validate(settings),
@@ -225,7 +225,7 @@ def test_preserving_is_the_same_however_memory_is_spent(tiny_model: Path, images
 
 
 def lora_of(stage: str) -> dict[str, Any]:
-    return {"method": "lora", "lora": Lora(rank=2, targets=(TARGETS[stage],))}
+    return {"lora": Lora(rank=2, targets=(TARGETS[stage],))}
 
 
 def outputs(given: Any, indices: list[int]) -> torch.Tensor:
@@ -265,7 +265,7 @@ def test_without_adapters_the_model_is_what_it_was(tiny_model: Path, images: dat
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"preserve": 1.0}, "preserve needs method: lora"),
+        ({"preserve": 1.0}, "preserve needs a lora section"),
         ({"text_weight": -1, "other_weight": 0}, "leave nothing to learn"),
         ({"caption_dropout": 1.5}, "less than or equal to 1"),
         ({"optimizer": "prodigy", "learning_rate": 1e-4}, "learning_rate: 1, not 0.0001"),

@@ -139,7 +139,7 @@ def test_a_run_from_recipe_to_folder(posters: Path, tmp_path: Path, monkeypatch:
     monkeypatch.setattr(initialise, "CORPUS", 50)
     (tmp_path / "sizes.yaml").write_text(yaml.safe_dump(SIZES))
     model, run = tmp_path / "model", tmp_path / "run"
-    stage = {"method": "full", "steps": 40, "global_batch_size": 4, "learning_rate": 3e-3, "save_every": 20}
+    stage = {"steps": 40, "global_batch_size": 4, "learning_rate": 3e-3, "save_every": 20}
     recipe = {
         "model": str(model),
         "architecture": str(tmp_path / "sizes.yaml"),
@@ -168,8 +168,8 @@ def test_a_run_from_recipe_to_folder(posters: Path, tmp_path: Path, monkeypatch:
     [
         ("model=nowhere", "nowhere is not a CLIP folder"),
         ("samples.prompts=[a]", "stands alone"),
-        ("vae={method: full, steps: 1, global_batch_size: 1, learning_rate: 1}", "stands alone"),
-        ("clip.method=lora", "clip.method"),
+        ("vae={steps: 1, global_batch_size: 1, learning_rate: 1}", "stands alone"),
+        ("clip.lora={targets: [a]}", "clip.lora"),
     ],
 )
 def test_bad_recipes(
@@ -178,7 +178,7 @@ def test_bad_recipes(
     recipe = {
         "output": str(tmp_path / "run"),
         "data": {"train": str(posters / "train"), "validation": str(posters / "validation")},
-        "clip": {"method": "full", "steps": 1, "global_batch_size": 1, "learning_rate": 1},
+        "clip": {"steps": 1, "global_batch_size": 1, "learning_rate": 1},
     }
     (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
     assert main(["finetune", str(tmp_path / "recipe.yaml"), override, "--device", "cpu"]) == 2

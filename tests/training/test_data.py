@@ -288,9 +288,7 @@ def test_batches_of_equal_pixels() -> None:
 
 def test_posters_of_several_sizes() -> None:
     recipe = {"output": "x", "data": {"posters": {"count": 9, "validation": 3, "size": {"64x64": 2, "96x64": 1}}}}
-    posters = config.from_dict(
-        {**recipe, "vae": {"method": "full", "steps": 1, "global_batch_size": 1, "learning_rate": 1}}
-    )
+    posters = config.from_dict({**recipe, "vae": {"steps": 1, "global_batch_size": 1, "learning_rate": 1}})
     train, validation = data.load(posters.data)
     assert Counter(train.sizes) == {(64, 64): 6, (64, 96): 3} and len(validation.sizes) == 3
     indices = [index for index, size in enumerate(train.sizes) if size == (64, 96)]

@@ -34,7 +34,7 @@ DYING = str(Path(__file__).with_name("dying.py"))
 TORCHRUN = ("torch.distributed.run", "--nproc_per_node", "2", "--master_port")
 IN_SHARDS = ("accelerate.commands.launch", "--use_fsdp", "--fsdp_version", "2", "--num_processes", "2")
 LORA: dict[str, Any] = {"rank": 2, "targets": ["q_proj", "down_proj"]}
-COMMON: dict[str, Any] = {"method": "lora", "steps": 5, "global_batch_size": 4, "learning_rate": 0.01}
+COMMON: dict[str, Any] = {"steps": 5, "global_batch_size": 4, "learning_rate": 0.01}
 
 
 def values(model: str, output: str, **data: Any) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def values(model: str, output: str, **data: Any) -> dict[str, Any]:
         "output": output,
         "data": data,
         "autoregressive": {**common, "micro_batch_size": 2, "caption_dropout": 0.3, "lora": {**LORA, "dropout": 0.2}},
-        "decoder": {**common, "method": "full", "caption_dropout": 0.3},
+        "decoder": {**common, "caption_dropout": 0.3},
         "save_dtype": "float32",
         "samples": {"prompts": ["a poster with 'HI'"], "size": "64x32", "steps": 1},
     }
@@ -225,7 +225,7 @@ def test_steps_that_cannot_be_shared(changes: dict[str, Any], count: int, fix: s
 
 
 def test_stages_of_one_process() -> None:
-    vae = {**COMMON, "method": "full"}
+    vae = dict(COMMON)
     with pytest.raises(UserError, match="vae learns in one process"):
         processes.check(
             config.from_dict({"output": "x", "data": {"posters": {"count": 1}}, "vae": vae}), ProcessGroup(0, 2)

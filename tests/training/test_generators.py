@@ -24,7 +24,7 @@ from glmkit.training.objectives.autoregressive import AutoregressiveObjective
 from glmkit.training.objectives.decoder import DecoderObjective
 
 CPU = torch.device("cpu")
-STAGE: dict[str, Any] = {"method": "full", "steps": 1, "global_batch_size": 2, "learning_rate": 1e-3}
+STAGE: dict[str, Any] = {"steps": 1, "global_batch_size": 2, "learning_rate": 1e-3}
 SIZE = 64
 
 

@@ -21,7 +21,7 @@ from glmkit.training import libraries
     ],
 )
 def test_what_is_not_installed(optimizer: str, wandb: str | None, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    stage: dict[str, Any] = {"method": "lora", "lora": {"targets": ["to_q"]}, "optimizer": optimizer}
+    stage: dict[str, Any] = {"lora": {"targets": ["to_q"]}, "optimizer": optimizer}
     stage |= {"steps": 1, "global_batch_size": 1, "learning_rate": 1}
     recipe = config.from_dict({"output": "x", "data": {"posters": {"count": 1}}, "decoder": stage, "wandb": wandb})
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())

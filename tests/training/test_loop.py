@@ -30,7 +30,7 @@ SIZES = [(32, 32)] * 10
 
 
 def stage(**changes: Any) -> DecoderStage:
-    values: dict[str, Any] = {"method": "full", "steps": 8, "global_batch_size": 4, "learning_rate": 0.05, **changes}
+    values: dict[str, Any] = {"steps": 8, "global_batch_size": 4, "learning_rate": 0.05, **changes}
     return DecoderStage(**values)
 
 
@@ -332,7 +332,7 @@ def test_weights_that_broke_in_the_last_step_are_not_exported(tmp_path: Path) ->
 
 
 def test_the_state_of_an_adapter_leaves_its_base_out(tmp_path: Path) -> None:
-    lora = {"method": "lora", "lora": {"targets": ["0"]}, "save_every": 4}
+    lora = {"lora": {"targets": ["0"]}, "save_every": 4}
     objective = Regression()
     objective.trained[2].requires_grad_(False)  # type: ignore[index]
     loop = loop_in(tmp_path, objective, **lora)

@@ -17,7 +17,7 @@ from glmkit.models import checkpoint
 from glmkit.training.objectives.autoregressive import AutoregressiveObjective
 from glmkit.training.objectives.decoder import DecoderObjective
 
-LORA: dict[str, Any] = {"method": "lora", "steps": 2, "global_batch_size": 2, "learning_rate": 0.01}
+LORA: dict[str, Any] = {"steps": 2, "global_batch_size": 2, "learning_rate": 0.01}
 
 
 @pytest.fixture

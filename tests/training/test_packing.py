@@ -17,7 +17,7 @@ from glmkit.training import data, features
 from glmkit.training.objectives.autoregressive import AutoregressiveObjective
 
 CPU = torch.device("cpu")
-STAGE: dict[str, Any] = {"method": "full", "steps": 1, "global_batch_size": 2, "learning_rate": 1e-3}
+STAGE: dict[str, Any] = {"steps": 1, "global_batch_size": 2, "learning_rate": 1e-3}
 MIXED = [5, 0, 9, 4]  # 96x64, 64x64, an edit of 128x128, 96x64
 
 

@@ -72,7 +72,7 @@ def gradients(
     """Of the decoder's adapters after one batch, under the autocast of a GPU where the base is in bfloat16."""
     settings = Lora.model_validate({**LORA, "base": base, "offload": offload})
     stage = DecoderStage(
-        method="lora", steps=1, global_batch_size=2, learning_rate=1e-3, lora=settings, gradient_checkpointing=every
+        steps=1, global_batch_size=2, learning_rate=1e-3, lora=settings, gradient_checkpointing=every
     )
     images = data.FileDataset(posters / "train"), data.FileDataset(posters / "validation")
     hybrid = HybridModel(model)
@@ -188,7 +188,6 @@ def test_a_run_with_a_quantised_base_goes_on_exactly(
         "output": str(tmp_path / "whole"),
         "data": {"posters": {"count": 4, "validation": 2, "size": "64x64", "workers": 1}},
         "autoregressive": {
-            "method": "lora",
             "lora": {"rank": 2, "dropout": 0.2, "targets": ["q_proj", "down_proj"], "base": base, "offload": offload},
             "steps": 5,
             "save_every": 2,

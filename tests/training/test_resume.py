@@ -31,12 +31,11 @@ def whole(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "data": {"posters": {"count": 4, "validation": 2, "size": "64x64", "workers": 1}},
         "autoregressive": {
             **common,
-            "method": "lora",
             "steps": 6,
             "save_every": 2,
             "lora": {"rank": 2, "dropout": 0.2, "targets": ["q_proj"]},
         },
-        "decoder": {**common, "method": "full", "steps": 3, "train_glyph": True},
+        "decoder": {**common, "steps": 3, "train_glyph": True},
         "save_dtype": "float32",
     }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))

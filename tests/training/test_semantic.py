@@ -102,7 +102,6 @@ def make(
     hybrid = HybridModel(tiny_model)
     hybrid.semantic_vq.requires_grad_(True)
     values: dict[str, Any] = {
-        "method": "full",
         "steps": 10,
         "global_batch_size": 4,
         "learning_rate": 1e-3,

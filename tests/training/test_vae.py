@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 
 
 def objective(hybrid: HybridModel, images: Any, validation: Any, **changes: Any) -> VaeObjective:
-    values = {"method": "full", "steps": 1, "global_batch_size": 2, "learning_rate": 1e-3, "crop": 64, **changes}
+    values = {"steps": 1, "global_batch_size": 2, "learning_rate": 1e-3, "crop": 64, **changes}
     return VaeObjective(hybrid.vae, images, validation, VaeStage(**values), CPU)
 
 

@@ -84,7 +84,9 @@ def _of_table(folder: Path, columns: Columns) -> Iterator[Row]:
         if not isinstance(row.get("file_name"), str) or not isinstance(row.get(columns.caption), str):
             raise UserError(f"{where}: needs file_name and {columns.caption}", found=row)
         others = {
-            key: folder / row[key] for key in (columns.condition_image, columns.mask) if _is_path(row.get(key), where, key)
+            key: folder / row[key]
+            for key in (columns.condition_image, columns.mask)
+            if _is_path(row.get(key), where, key)
         }
         image = folder / row["file_name"]
         named |= {image, *others.values()}
