@@ -49,8 +49,8 @@ class Source(Section):
 
     path: str
     repeats: int = Field(default=1, gt=0, description="times an epoch shows each image")
-    preserve: bool = Field(
-        default=False, description="learn nothing from these images: what is drawn for them stays as it is"
+    regularization: bool = Field(
+        default=False, description="nothing is learnt from these images: what is generated for them stays as it is"
     )
 
 
@@ -119,14 +119,14 @@ class Data(Reading):
             raise ValueError("data.edits are of the plain poster world: only data.posters can be wide or aligned")
         if self.train and self.validation is None:
             raise ValueError("data.validation (a folder) is missing: without it nobody can see over-fitting")
-        if self.train and all(source.preserve for source in self.train):
-            raise ValueError("every place of data.train says preserve, so there is nothing to learn")
+        if self.train and all(source.regularization for source in self.train):
+            raise ValueError("every entry of data.train says regularization, so there is nothing to learn")
         return self
 
     @property
-    def preserves(self) -> bool:
-        """Whether there are images that are only preserved."""
-        return any(source.preserve for source in self.train)
+    def has_regularization(self) -> bool:
+        """Whether there are regularization images, which nothing is learnt from."""
+        return any(source.regularization for source in self.train)
 
 
 class Lora(Section):
@@ -232,17 +232,19 @@ class BlockStage(Stage):
     gradient_checkpointing: int = Field(
         default=0, ge=0, description="1: every layer keeps its inputs only, and computes again; N: every Nth; 0: none"
     )
-    preserve: float = Field(
+    regularization_weight: float = Field(
         default=0.0,
         ge=0,
-        description="weight of the distance to the model without adapters, on the images of a step or on those of "
-        "data.train that say preserve",
+        description="weight of the distance to the model without adapters (prior preservation), on the images of a "
+        "step or on those of data.train that say regularization",
     )
 
     @model_validator(mode="after")
     def _has_adapters(self) -> BlockStage:
-        if self.preserve and self.lora is None:
-            raise ValueError("preserve needs a lora section; without adapters nothing remembers what was before")
+        if self.regularization_weight and self.lora is None:
+            raise ValueError(
+                "regularization_weight needs a lora section; without adapters nothing remembers what was before"
+            )
         return self
 
 
@@ -396,9 +398,12 @@ class Recipe(Section):
             raise ValueError("proof compares with what was there before: leave it out for a new model and for clip")
         if self.proof and self.save == self.model:
             raise ValueError("proof needs the model as it was: save must name another folder than model")
-        kept = [getattr(stage, "preserve", 0) for stage in self.stages.values()]
-        if self.data.preserves and not any(kept):
-            raise ValueError("data.train says preserve, and no stage does; for example decoder.preserve=1")
+        weights = [getattr(stage, "regularization_weight", 0) for stage in self.stages.values()]
+        if self.data.has_regularization and not any(weights):
+            raise ValueError(
+                "data.train has regularization images, and no stage a weight for them; for example "
+                "decoder.regularization_weight=1"
+            )
         unable = [name for name in self.stages if name not in EDITING]
         if self.data.edits and unable:
             raise ValueError(f"{unable[0]} cannot learn from data.edits, whose captions describe no image")

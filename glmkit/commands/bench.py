@@ -137,13 +137,13 @@ def _recipe_jobs(arguments: argparse.Namespace) -> list[speed.Job]:
     largest = max(shapes, key=lambda shape: shape[0] * shape[1])
     named = arguments.size or ([recipe.data.size] if recipe.data.size else [])
     sizes = [parse_size(size) for size in named] or [largest[:2]]
-    how = any(is_edit for *_, is_edit in shapes), recipe.data.preserves, arguments.cap
+    how = any(is_edit for *_, is_edit in shapes), recipe.data.has_regularization, arguments.cap
     return [speed.Job.of(name, stage, size, *how) for name, stage in recipe.stages.items() for size in sizes]
 
 
 def train_line(row: dict[str, Any]) -> str:
     """A row for people."""
-    how = [name for name in ("edits", "pack", "offload", "compile", "preserve") if row[name]]
+    how = [name for name in ("edits", "pack", "offload", "compile", "regularization_weight") if row[name]]
     how += [f"accumulation steps {row['accumulation_steps']}"] if row["accumulation_steps"] > 1 else []
     cap = [f"cap {row['cap_gib']:g} GiB"] if row["cap_gib"] else []
     told = f"{row['stage']} {row['size']} batch {row['batch']} recompute {row['gradient_checkpointing']}"

@@ -47,8 +47,8 @@ CAPTION = "A poster with the words 'HELLO' and 'WORLD' in large letters over a c
 class Job:
     """One row: what is trained, on which images, and how its memory is spent; `cap_gib` is all that a GPU gives.
 
-    `edits`: every image has a source of its own. `reminders`: a stage that preserves does so on other images than
-    those it learns. `asked` is the stage of a recipe that the job was made `of`.
+    `edits`: every image has a source of its own. `reminders`: a stage with a regularization weight uses other images
+    than those it learns. `asked` is the stage of a recipe that the job was made `of`.
     """
 
     name: str
@@ -89,7 +89,7 @@ class Job:
         }
         how |= {key: getattr(lora, key) for key in ("base", "offload", "rank")}
         how |= {"pack": getattr(asked, "pack", False), "cap_gib": cap_gib, "edits": edits, "asked": asked}
-        how["reminders"] = reminders and asked.preserve > 0
+        how["reminders"] = reminders and asked.regularization_weight > 0
         return cls(name, *size, batch=asked.global_batch_size, **how)
 
     @property
@@ -133,16 +133,16 @@ class Job:
             "compile",
             "cap_gib",
         )
-        steps, preserve = (self.asked.steps, self.asked.preserve) if self.asked else (None, 0.0)
+        steps, weight = (self.asked.steps, self.asked.regularization_weight) if self.asked else (None, 0.0)
         size = f"{self.width}x{self.height}"
         told = {"stage": self.name, "size": size, **{key: getattr(self, key) for key in keys}, "steps": steps}
-        return told | {"preserve": preserve, "reminders": self.reminders}
+        return told | {"regularization_weight": weight, "reminders": self.reminders}
 
 
 @dataclass(frozen=True)
 class NoiseImages:
     """`count` images of noise with one caption; with `edits` as many more behind them, which are their sources, and
-    with `reminders` as many again, which are only preserved."""
+    with `reminders` as many again, which are for regularization."""
 
     count: int
     size: tuple[int, int]
@@ -156,7 +156,7 @@ class NoiseImages:
         return self.count * (1 + self.edits + self.reminders)
 
     @property
-    def preserved(self) -> list[int]:
+    def regularization(self) -> list[int]:
         return list(range(self.count * (1 + self.edits), self._in_all))
 
     @property
@@ -311,4 +311,4 @@ def operations(hybrid: HybridModel, job: Job, tokens: int) -> float:
     if job.reminders:
         reminder = replace(job, edits=False, reminders=False)  # which the frozen model looks at, too
         return learnt + operations(hybrid, reminder, tokens_of(hybrid, reminder))
-    return learnt + (forward if job.stage.preserve else 0.0)
+    return learnt + (forward if job.stage.regularization_weight else 0.0)

@@ -79,7 +79,7 @@ def plan(recipe: Recipe, images: data.ImageDataset | None, device: torch.device)
     shapes, captions = shapes_of(recipe, images)
     speed = _speed(device)
     return [
-        _stage(name, stage, recipe, shapes, captions, device, speed, recipe.data.preserves)
+        _stage(name, stage, recipe, shapes, captions, device, speed, recipe.data.has_regularization)
         for name, stage in recipe.stages.items()
     ]
 
@@ -128,7 +128,7 @@ def _stage(
             part.to(dtype)
         block_stage = cast(config.BlockStage, stage)
         recompute(parts[TRANSFORMERS[name]], block_stage.gradient_checkpointing)
-        looks = 1 + own_reminder if block_stage.preserve else 0
+        looks = 1 + own_reminder if block_stage.regularization_weight else 0
         work = measure(name, parts, worst, stage.global_batch_size // stage.accumulation_steps, captions, looks)
     operations = stage.steps * stage.accumulation_steps * work.operations if work else None
     return StagePlan(

@@ -128,20 +128,20 @@ def test_a_recipe_that_preserves_is_timed_with_what_it_is_reminded_of(
     monkeypatch.setattr(
         AutoregressiveObjective,
         "_drift",
-        lambda self, sheet, logits: reminded.append(bool(self.preserved._members)) or drift(self, sheet, logits),
+        lambda self, sheet, logits: reminded.append(bool(self.regularization._members)) or drift(self, sheet, logits),
     )
     recipe, how = str(RECIPES / "ar_lora.yaml"), ("--model", str(tiny_model), "--size", "64x64")
-    ordinary = "data.train=[data/layouts/train, {path: data/layouts/ordinary, preserve: true}]"
+    ordinary = "data.train=[data/layouts/train, {path: data/layouts/ordinary, regularization: true}]"
     floors = []
     for data, preserve in (
         (ordinary, 0.5),
         ("data.train=data/layouts/train", 0.5),
         ("data.train=data/layouts/train", 0),
     ):
-        given = [recipe, data, f"autoregressive.preserve={preserve}"]
+        given = [recipe, data, f"autoregressive.regularization_weight={preserve}"]
         (row,) = rows_of(tmp_path / f"{len(floors)}.jsonl", *how, "--recipe", *given)
         floors.append(row["floor"] * row["tflops"])
-        assert (row["preserve"], row["reminders"]) == (preserve, data == ordinary)
+        assert (row["regularization_weight"], row["reminders"]) == (preserve, data == ordinary)
     own, looked, plain = sorted(floors, reverse=True)
     assert floors == [own, looked, plain] and own - looked == pytest.approx(plain, rel=1e-6)
     assert set(reminded[: len(reminded) // 2]) == {True} and set(reminded[len(reminded) // 2 :]) == {False}

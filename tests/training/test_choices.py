@@ -20,7 +20,7 @@ from glmkit.training.objectives import EVERY
 from glmkit.training.objectives.autoregressive import AutoregressiveObjective
 from glmkit.training.objectives.decoder import DecoderObjective
 from glmkit.training.objectives.glyph import GlyphObjective
-from glmkit.training.objectives.regularization import Preserved, without_adapters
+from glmkit.training.objectives.regularization import RegularizationImages, without_adapters
 from glmkit.training.stage import objective_of
 
 CPU = torch.device("cpu")
@@ -39,8 +39,8 @@ def images(posters: Path) -> data.FileDataset:
 
 @pytest.fixture(scope="module")
 def regular(posters: Path, images: data.FileDataset) -> data.ConcatDataset:
-    """The training images, and three behind them that are only preserved."""
-    return data.ConcatDataset([images, data.FileDataset(posters / "validation", repeats=4, preserve=True)])
+    """The training images, and three behind them that are for regularization."""
+    return data.ConcatDataset([images, data.FileDataset(posters / "validation", repeats=4, regularization=True)])
 
 
 def objective(stage: str, hybrid: HybridModel, images: data.ImageDataset, **changes: Any) -> Any:
@@ -179,7 +179,7 @@ def test_a_batch_has_the_loss_of_its_parts(tiny_model: Path, tmp_path: Path, pos
 @pytest.mark.parametrize("stage", ["autoregressive", "decoder", "glyph"])
 def test_preserving_pulls_to_the_model_without_adapters(tiny_model: Path, images: data.FileDataset, stage: str) -> None:
     """On the images of the step: the distance that is written out here, weighted; its gradient reaches adapters."""
-    given = adapted(stage, tiny_model, images, preserve=3.0)
+    given = adapted(stage, tiny_model, images, regularization_weight=3.0)
     alone = adapted(stage, tiny_model, images)
     loss, shown = given.loss([0, 1], seeded(7))
     plain, shown_alone = alone.loss([0, 1], seeded(7))
@@ -204,7 +204,7 @@ def test_preserving_is_the_same_however_memory_is_spent(tiny_model: Path, images
     gradients = []
     for offload, every in ((False, 0), (False, 1), (True, 1)):
         lora = {"rank": 2, "targets": [TARGETS[stage]], "offload": offload}
-        settings = {**STAGE, "lora": lora, "preserve": 3.0, "gradient_checkpointing": every}
+        settings = {**STAGE, "lora": lora, "regularization_weight": 3.0, "gradient_checkpointing": every}
         given, _ = objective_of(
             stage,
             STAGES[stage].model_validate(settings),
@@ -237,17 +237,17 @@ def outputs(given: Any, indices: list[int]) -> torch.Tensor:
 
 def test_other_images_may_be_preserved(tiny_model: Path, images: data.FileDataset, regular: data.ConcatDataset) -> None:
     """They are in no epoch, and every step looks at as many of them as it learns from."""
-    assert regular.preserved == [6, 7, 8] and regular.repeats == [1] * 6 + [0] * 3
+    assert regular.regularization == [6, 7, 8] and regular.repeats == [1] * 6 + [0] * 3
     batches = data.Batches(data.buckets(regular), 2, 0, regular.repeats)
     assert {index for step in range(batches.per_epoch) for index in batches[step]} == set(range(6))
-    chosen = Preserved(regular)
+    chosen = RegularizationImages(regular)
     picks = [chosen([0, 1], seeded(seed)) for seed in range(20)]
     assert {index for pick in picks for index in pick} == {6, 7, 8} and {len(pick) for pick in picks} == {2}
     assert chosen([0, 1], seeded(3)) == picks[3]
     for stage in ("autoregressive", "decoder"):
-        given = adapted(stage, tiny_model, regular, preserve=1.0)
+        given = adapted(stage, tiny_model, regular, regularization_weight=1.0)
         of_these = given.loss([0, 1], seeded(7))[1]["drift"]
-        given.preserved = Preserved(images)
+        given.regularization = RegularizationImages(images)
         assert of_these > 0 and of_these != given.loss([0, 1], seeded(7))[1]["drift"]
 
 
@@ -265,7 +265,7 @@ def test_without_adapters_the_model_is_what_it_was(tiny_model: Path, images: dat
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"preserve": 1.0}, "preserve needs a lora section"),
+        ({"regularization_weight": 1.0}, "regularization_weight needs a lora section"),
         ({"text_weight": -1, "other_weight": 0}, "leave nothing to learn"),
         ({"caption_dropout": 1.5}, "less than or equal to 1"),
         ({"optimizer": "prodigy", "learning_rate": 1e-4}, "learning_rate: 1, not 0.0001"),
@@ -277,9 +277,9 @@ def test_what_a_stage_refuses(changes: dict[str, Any], message: str) -> None:
 
 
 def test_preserved_places_need_a_stage_that_preserves() -> None:
-    places = [{"path": "a"}, {"path": "b", "preserve": True}]
+    places = [{"path": "a"}, {"path": "b", "regularization": True}]
     values = {"output": "x", "data": {"train": places, "validation": "c"}, "decoder": STAGE}
-    with pytest.raises(UserError, match="decoder.preserve=1"):
+    with pytest.raises(UserError, match="decoder.regularization_weight=1"):
         config.from_dict(values)
     values["data"] = {"train": [places[1]], "validation": "c"}
     with pytest.raises(UserError, match="nothing to learn"):

@@ -188,7 +188,7 @@ def test_the_loss_is_the_mean_over_parts(stage: str, tiny_model: Path) -> None:
         "rank": 2,
         "targets": ["q_proj" if stage == "autoregressive" else "to_q"],
     }
-    settings = STAGES[stage].model_validate({**COMMON, **more, "preserve": 0.5, "lora": lora})
+    settings = STAGES[stage].model_validate({**COMMON, **more, "regularization_weight": 0.5, "lora": lora})
     objective: Any
     objective, wrapped = objective_of(
         stage, settings, HybridModel(tiny_model), (images, images), features.FeatureCache(CPU)

@@ -35,7 +35,7 @@ PRESERVING = {("ar_lora", 1.0): 40.4, ("ar_lora", 2.0): 71.1, ("decoder_lora", 1
 def peaks(name: str, *places: str, **changes: Any) -> tuple[float, float]:
     """MiB of a step with one image, that preserves nothing unless `changes` say so: what the tensors of the objective
     take, and what the plan says."""
-    stage_name, usual = STAGES[name], {"global_batch_size": 1, "micro_batch_size": 1, "preserve": 0}
+    stage_name, usual = STAGES[name], {"global_batch_size": 1, "micro_batch_size": 1, "regularization_weight": 0}
     changed = [f"{stage_name}.{key}={value}" for key, value in {**usual, **changes}.items()]
     folders = [f"data.train=[{', '.join([FOLDER, *places])}]", f"data.validation={FOLDER}"]
     recipe = config.load(ROOT / "recipes" / f"{name}.yaml", ["model=nano", *folders, *changed])
@@ -62,11 +62,11 @@ def test_a_step_takes_no_more_memory(name: str, every: int) -> None:
     assert told == pytest.approx(found, rel=0.25)
 
 
-@pytest.mark.parametrize(("others", "times"), [([], 1.0), ([f"{{path: {FOLDER}, preserve: true}}"], 2.0)])
+@pytest.mark.parametrize(("others", "times"), [([], 1.0), ([f"{{path: {FOLDER}, regularization: true}}"], 2.0)])
 @pytest.mark.parametrize("name", ["ar_lora", "decoder_lora"])
 def test_what_preserving_takes_is_told(name: str, others: list[str], times: float) -> None:
     """Images of their own have activations of their own, kept until the way back."""
-    found, told = peaks(name, *others, preserve=1.0)
+    found, told = peaks(name, *others, regularization_weight=1.0)
     assert found > 0.9 * times * MOST[name, 0]
     assert 0.9 * PRESERVING[name, times] < found < 1.1 * PRESERVING[name, times]
     assert told == pytest.approx(found, rel=0.25)

@@ -29,7 +29,7 @@ def load(data: config.Data) -> tuple[ImageDataset, ImageDataset]:
     """the training and the validation images of a recipe. Validation posters use words that training never sees."""
     if data.train:
         assert data.validation is not None
-        sets = [FileDataset(source.path, data, source.repeats, source.preserve) for source in data.train]
+        sets = [FileDataset(source.path, data, source.repeats, source.regularization) for source in data.train]
         return sets[0] if len(sets) == 1 else ConcatDataset(sets), FileDataset(data.validation, data)
     # Edits first: validation losses look at the first images, and these are edits and descriptions in turn.
     kinds = ((EditImages, data.edits), (PosterImages, data.posters))

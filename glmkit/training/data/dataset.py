@@ -28,8 +28,8 @@ class ImageDataset(Protocol):
     sizes: list[tuple[int, int]]
     condition_images: dict[int, int]
     repeats: list[int]
-    """How often an epoch shows each image; 0 for one that is only the condition image of an edit, or only preserved."""
-    preserved: list[int]
+    """How often an epoch shows each image; 0 for one that is only the condition image of an edit, or for regularization."""
+    regularization: list[int]
     """Numbers of images that no step learns: what a model draws for them shall stay as it is."""
     keys: list[str] | None
     """A name for the content of each image, for caches on disk; None where images are drawn, not read."""
@@ -57,7 +57,9 @@ class ConcatDataset:
         self.sizes = [size for images in sets for size in images.sizes]
         self.repeats = [count for images in sets for count in images.repeats]
         starts = self._starts.tolist()
-        self.preserved = [start + own for start, one in zip(starts, sets, strict=False) for own in one.preserved]
+        self.regularization = [
+            start + own for start, one in zip(starts, sets, strict=False) for own in one.regularization
+        ]
         self.keys = _joined([images.keys for images in sets])
         self.text_keys = _joined([images.text_keys for images in sets])
         self.condition_images = {
@@ -114,8 +116,8 @@ def together(kinds: Sequence[tuple[int, int, bool] | None]) -> list[tuple[int, i
 
 
 def asked_for(images: ImageDataset) -> list[tuple[int, int, bool] | None]:
-    """The kind of every image whose caption is read: those that are shown and those that are preserved."""
-    others = set(images.preserved)
+    """The kind of every image whose caption is read: those that are shown and those for regularization."""
+    others = set(images.regularization)
     both = zip(buckets(images), kinds(images), strict=True)
     return [kind if index in others else shown for index, (shown, kind) in enumerate(both)]
 

@@ -89,11 +89,11 @@ class FileDataset:
 
     How images become sizes on the grid is `fitting.fit`; transparent parts lie on white, and nothing is mirrored.
     Rows that cannot be used are a UserError, or left out and kept in `dropped` where `on_bad_image` is skip. `changes`
-    counts what was done to the others. With `preserve` no step learns them (see `ImageDataset.preserved`).
+    counts what was done to the others. With `regularization` no step learns them.
     """
 
     def __init__(
-        self, where: str | Path, reading: Reading | None = None, repeats: int = 1, preserve: bool = False
+        self, where: str | Path, reading: Reading | None = None, repeats: int = 1, regularization: bool = False
     ) -> None:
         self.where, self._reading = str(where), reading or Reading()
         self._most = prod(parse_size(self._reading.size)) if self._reading.size else None
@@ -116,15 +116,15 @@ class FileDataset:
         self.captions: list[str] = []
         self.condition_images: dict[int, int] = {}
         self.repeats: list[int] = []
-        self.preserved: list[int] = []
+        self.regularization: list[int] = []
         self._stored: list[Stored] = []
         for example in examples:
             if example.source is not None:
                 self.condition_images[len(self._stored) + 1] = len(self._stored)
                 self._add("", example.source, 0)
-            if preserve:
-                self.preserved.append(len(self._stored))
-            self._add(example.caption, example.target, 0 if preserve else repeats)
+            if regularization:
+                self.regularization.append(len(self._stored))
+            self._add(example.caption, example.target, 0 if regularization else repeats)
         self.sizes = [stored.fit.size for stored in self._stored]
         self.keys: list[str] | None = [stored.key for stored in self._stored]
         self.text_keys: list[str] | None = [stored.text_key for stored in self._stored]

@@ -62,7 +62,7 @@ class PosterImages:
 
         self.captions, self.condition_images = captions, condition_images
         self.sizes = [(scene.height, scene.width) for scene in scenes]
-        self.repeats, self.preserved = [1] * len(scenes), list[int]()
+        self.repeats, self.regularization = [1] * len(scenes), list[int]()
         self._masks = torch.from_numpy(drawn)
         # Few trainings ask; those that do ask at every step, which must not wait for a copy.
         self._signs = cache(lambda device: torch.from_numpy(masks.sign_pool(scenes, workers)).to(device))

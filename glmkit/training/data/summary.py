@@ -18,14 +18,14 @@ SHOWN_DROPPED = 10
 class Report:
     """`images` and `edits` of an epoch, repeats counted; `buckets`: different ones of each size, edits apart.
 
-    `preserved`: images that nothing is learnt from; `same`: those that another one equals to the last pixel;
+    `regularization`: images that nothing is learnt from; `same`: those that another one equals to the last pixel;
     `unquoted`: captions without quoted text, of which the glyph encoder reads nothing. `content`: a digest of all that
     training reads of them.
     """
 
     images: int
     edits: int
-    preserved: int
+    regularization: int
     same: int
     unquoted: int
     buckets: dict[str, int]
@@ -39,7 +39,7 @@ class Report:
         sizes = ", ".join(f"{size}: {count}" for size, count in self.buckets.items())
         lines = [f"{name}: {self.images} images{edits}; {sizes}"]
         notes = {
-            "more are only preserved": self.preserved,
+            "more are for regularization": self.regularization,
             "equal another one": self.same,
             "captions quote no text": self.unquoted,
         }
@@ -77,7 +77,7 @@ def of(images: ImageDataset) -> Report:
     return Report(
         sum(images.repeats),
         sum(images.repeats[edit] for edit in images.condition_images),
-        len(images.preserved),
+        len(images.regularization),
         len(contents) - len(set(contents)),
         sum(not quoted_texts(caption) for caption in shown),
         {f"{width}x{height}{' edits' * is_edit}": len(own) for (height, width, is_edit), own in kinds.items()},
@@ -88,6 +88,6 @@ def of(images: ImageDataset) -> Report:
 
 
 def _digest(images: ImageDataset) -> str:
-    names = ("keys", "text_keys", "captions", "sizes", "repeats", "preserved")
+    names = ("keys", "text_keys", "captions", "sizes", "repeats", "regularization")
     content = [*(getattr(images, name) for name in names), sorted(images.condition_images.items())]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]

@@ -20,7 +20,7 @@ from glmkit.models.hybrid import HybridModel
 from glmkit.training import features
 from glmkit.training.data import ImageDataset, buckets, groups
 from glmkit.training.objectives import EVERY, Divisible
-from glmkit.training.objectives.regularization import Preserved, without_adapters
+from glmkit.training.objectives.regularization import RegularizationImages, without_adapters
 from glmkit.training.objectives.token_batches import Sequences, Sheet
 
 VALIDATION_IMAGES = 64
@@ -37,7 +37,7 @@ class AutoregressiveObjective(Divisible):
     ) -> None:
         self.sequences = Sequences(images, hybrid, cache, with_preview=stage.preview)
         self.known = Sequences(validation, hybrid, cache, with_preview=stage.preview)
-        self.preserved = Preserved(images)
+        self.regularization = RegularizationImages(images)
         hybrid.unload("semantic_vq")
         self.trained, self.stage, self.device = hybrid.autoregressive, stage, cache.device
         self.validation_groups = groups(buckets(validation), 16, limit=VALIDATION_IMAGES)
@@ -54,13 +54,13 @@ class AutoregressiveObjective(Divisible):
         logits = sheet.logits(self.trained)
         parts = sheet.losses(logits)
         loss, shown = self._total(parts, len(own)), {name: nats.detach().mean() for name, nats in parts.items()}
-        if self.stage.preserve:
-            reminder = self.preserved(indices, generator)
+        if self.stage.regularization_weight:
+            reminder = self.regularization(indices, generator)
             if reminder is not indices:
                 sheet = self.sequences.padded(reminder[rows])
                 logits = sheet.logits(self.trained)
             drift = self._drift(sheet, logits)
-            loss, shown["drift"] = loss + self.stage.preserve * drift, drift.detach()
+            loss, shown["drift"] = loss + self.stage.regularization_weight * drift, drift.detach()
         return loss, shown
 
     def _drift(self, sheet: Sheet, logits: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ from glmkit.training import features
 from glmkit.training.data import ConcatDataset, FileDataset, ImageDataset, buckets, groups
 from glmkit.training.objectives import EVERY, Divisible
 from glmkit.training.objectives.glyph_embeddings import NO_TEXT, GlyphEmbeddings, Glyphs, GlyphTokens
-from glmkit.training.objectives.regularization import Preserved, without_adapters
+from glmkit.training.objectives.regularization import RegularizationImages, without_adapters
 from glmkit.training.objectives.spelling import OrderHead, SignHead
 
 VALIDATION_TIMES = 8
@@ -151,7 +151,7 @@ class DecoderObjective(Divisible):
         )
         self.mean_weight = self._mean_weight(images, self.train.text) if self.train.text else 1.0
         self.known = Conditions.of(validation, hybrid, cache, **told)
-        self.preserved = Preserved(images)
+        self.regularization = RegularizationImages(images)
         self.validation_groups = groups(buckets(validation), 32, limit=VALIDATION_IMAGES)
         hybrid.unload("vae", "semantic_vq", *([] if self._learns_glyphs(stage) else ["glyph"]))
         self.decoder = hybrid.decoder
@@ -188,15 +188,15 @@ class DecoderObjective(Divisible):
         if self.order is not None and isinstance(self.train.glyphs, GlyphTokens):
             nats = self.order.loss(glyph, self.train.glyphs[step.texts])
             loss, shown["order"] = loss + self.stage.character_position_weight * nats, nats.detach()
-        if self.stage.preserve:
-            reminder = self.preserved(indices, generator)
+        if self.stage.regularization_weight:
+            reminder = self.regularization(indices, generator)
             if reminder is not indices:
                 step = self._drawn(reminder, generator).of(rows)
                 velocity, _ = self._velocity(self.train, step)
             with without_adapters(self.trained):
                 before, _ = self._velocity(self.train, step)
             drift = (velocity - before).square().mean()
-            loss, shown["drift"] = loss + self.stage.preserve * drift, drift.detach()
+            loss, shown["drift"] = loss + self.stage.regularization_weight * drift, drift.detach()
         return loss, shown
 
     def _weighted(self, error: Tensor, indices: Sequence[int]) -> tuple[Tensor, dict[str, Tensor]]:

@@ -16,16 +16,16 @@ from torch import nn
 from glmkit.training.data import ImageDataset, asked_for, by_size
 
 
-class Preserved:
-    """Which images a step is reminded of: some that are preserved, all of one kind, else those of the step."""
+class RegularizationImages:
+    """Which images a step is reminded of: some for regularization, all of one kind, else those of the step."""
 
     def __init__(self, images: ImageDataset) -> None:
-        kinds, chosen = asked_for(images), set(images.preserved)
+        kinds, chosen = asked_for(images), set(images.regularization)
         members = by_size([kind if index in chosen else None for index, kind in enumerate(kinds)])
         self._members = list(members.values())
 
     def __call__(self, indices: Sequence[int], generator: torch.Generator) -> Sequence[int]:
-        """As many images as `indices`; every preserved image has the same chance."""
+        """As many images as `indices`; every regularization image has the same chance."""
         if not self._members:
             return indices
         draw = np.random.default_rng(generator.initial_seed() ^ 3)

@@ -186,12 +186,12 @@ def test_the_report_names_what_is_there_twice(tmp_path: Path) -> None:
         for number, seed in enumerate(seeds):
             draw(tmp_path / folder / f"{number}.png", seed=seed)
             (tmp_path / folder / f"{number}.txt").write_text("it says 'a'" if number else "it says nothing")
-    places = [str(tmp_path / "train"), {"path": str(tmp_path / "kept"), "preserve": True}]
+    places = [str(tmp_path / "train"), {"path": str(tmp_path / "kept"), "regularization": True}]
     both = data.load(config.Data.model_validate({"train": places, "validation": str(tmp_path / "held")}))
     found = report.of(both[0])
-    assert (found.images, found.preserved, found.same, found.unquoted) == (3, 2, 1, 1)
+    assert (found.images, found.regularization, found.same, found.unquoted) == (3, 2, 1, 1)
     told = report.lines(both, 1)
-    for line in ("  2 more are only preserved", "  1 equal another one", "  1 captions quote no text"):
+    for line in ("  2 more are for regularization", "  1 equal another one", "  1 captions quote no text"):
         assert line in told
     assert [line for line in told if "over-fitting" in line] == [told[-1]] and told[-1].startswith("  1 of them")
     posters = data.PosterImages(2, 64, 64, seed=0, workers=1, split="train")
