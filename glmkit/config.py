@@ -332,8 +332,8 @@ class Samples(Section):
     steps: int | None = Field(default=None, gt=0)
 
 
-class Proof(Section):
-    """What training did to images: the first `limit` prompts of each split of a suite, scored before and after."""
+class Eval(Section):
+    """Evaluation before and after training: the first `limit` prompts of each split of a suite."""
 
     suite: str = "text-render"
     limit: int = Field(default=16, gt=0)
@@ -376,7 +376,7 @@ class Recipe(Section):
     glyph: GlyphStage | None = None
     clip: ClipStage | None = None
     samples: Samples = Samples()
-    proof: Proof | None = None
+    eval: Eval | None = None
     wandb: str | None = Field(
         default=None, min_length=1, description="project of Weights & Biases that gets the losses"
     )
@@ -394,10 +394,10 @@ class Recipe(Section):
             raise ValueError(f"a recipe needs at least one stage: {', '.join(STAGES)}")
         if self.clip and (len(self.stages) > 1 or self.samples.prompts):
             raise ValueError("clip trains another model than the other stages, one that draws nothing: it stands alone")
-        if self.proof and (self.clip or self.architecture):
-            raise ValueError("proof compares with what was there before: leave it out for a new model and for clip")
-        if self.proof and self.save == self.model:
-            raise ValueError("proof needs the model as it was: save must name another folder than model")
+        if self.eval and (self.clip or self.architecture):
+            raise ValueError("eval compares with what was there before: leave it out for a new model and for clip")
+        if self.eval and self.save == self.model:
+            raise ValueError("eval needs the model as it was: save must name another folder than model")
         weights = [getattr(stage, "regularization_weight", 0) for stage in self.stages.values()]
         if self.data.has_regularization and not any(weights):
             raise ValueError(

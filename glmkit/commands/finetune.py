@@ -34,15 +34,15 @@ def run(arguments: argparse.Namespace) -> int:
         from glmkit.reporting.training import write_training_report
         from glmkit.training.finetune import describe, finetune
 
-        if recipe.proof is not None:
-            before_after.check(recipe.proof)
+        if recipe.eval is not None:
+            before_after.check(recipe.eval)
         results = finetune(recipe, device, team)
     if not team.is_main:
         return 0
     print(json.dumps(results) if arguments.json else describe(results))
     report = write_training_report(Path(recipe.output))
-    if recipe.proof is not None:
-        scores = before_after.prove(recipe, recipe.proof, str(device))
+    if recipe.eval is not None:
+        scores = before_after.prove(recipe, recipe.eval, str(device))
         report = write_training_report(Path(recipe.output))
         print(before_after.describe(*scores), file=sys.stderr)
     print(f"report: {report}", file=sys.stderr)

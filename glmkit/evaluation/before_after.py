@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from glmkit.config import Proof, Recipe
+from glmkit.config import Eval, Recipe
 from glmkit.evaluation import suites
 from glmkit.evaluation.evaluate import ENGINE, Plan, evaluate
 from glmkit.evaluation.images import Drawing
@@ -15,25 +15,25 @@ if TYPE_CHECKING:
     from glmkit.records import Summary
 
 
-def check(proof: Proof) -> None:
+def check(settings: Eval) -> None:
     """UserError for a suite that is misspelt or not here, before hours of training."""
-    suites.load(proof.suite).files(None)
+    suites.load(settings.suite).files(None)
 
 
-def prove(recipe: Recipe, proof: Proof, device: str) -> tuple[Summary, Summary]:
-    """Evaluate before and after into OUTPUT/proof/before and OUTPUT/proof/after; what is there already is kept."""
+def prove(recipe: Recipe, settings: Eval, device: str) -> tuple[Summary, Summary]:
+    """Evaluate before and after into OUTPUT/eval/before and OUTPUT/eval/after; what is there already is kept."""
     output = Path(recipe.output)
     adapters = (str(output / "adapter"),) if (output / "adapter").is_dir() else ()
     whole = any(stage.lora is None for stage in recipe.stages.values())
     trained = (recipe.save or str(output / "model")) if whole else recipe.model
     before, after = (
-        evaluate(_plan(proof, model, added, device), output / "proof" / when, device)
+        evaluate(_plan(settings, model, added, device), output / "eval" / when, device)
         for when, model, added in (("before", recipe.model, ()), ("after", trained, adapters))
     )
     return before, after
 
 
-def _plan(proof: Proof, model: str, adapters: tuple[str, ...], device: str) -> Plan:
+def _plan(settings: Eval, model: str, adapters: tuple[str, ...], device: str) -> Plan:
     import torch
 
     from glmkit.models import checkpoint
@@ -51,8 +51,8 @@ def _plan(proof: Proof, model: str, adapters: tuple[str, ...], device: str) -> P
         guidance=usual.guidance,
         dtype=str(dtype_for(torch.device(device))).removeprefix("torch."),
     )
-    chosen = clip.DEFAULT if proof.clip else None
-    return Plan(suite=proof.suite, engine=ENGINE, limit=proof.limit, drawing=drawing, seeds=1, clip=chosen)
+    chosen = clip.DEFAULT if settings.clip else None
+    return Plan(suite=settings.suite, engine=ENGINE, limit=settings.limit, drawing=drawing, seeds=1, clip=chosen)
 
 
 def describe(before: Summary, after: Summary) -> str:

@@ -176,7 +176,7 @@ def _pixels(path: Path) -> NDArray[np.uint8]:
 
 def before_after(run: Path) -> tuple[BeforeAfter, ...]:
     """Return scores with their intervals before and after, and the content metrics over all images."""
-    folders = [run / "proof" / when for when in ("before", "after")]
+    folders = [run / "eval" / when for when in ("before", "after")]
     if not all((folder / "summary.json").exists() for folder in folders):
         return ()
     before, after = (read_json(folder / "summary.json") for folder in folders)

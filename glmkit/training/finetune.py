@@ -40,7 +40,7 @@ from glmkit.training.stage import TRANSFORMERS, objective_of, trained_components
 DATA = "data.json"  # in the run folder: what the images are
 MAX_SHARD_BYTES = 15 * 2**20
 # What may be another when a run is continued, since the weights do not depend on it.
-UNBOUND = {"workers", "gpu_cache_gib", "proof", "wandb"}
+UNBOUND = {"workers", "gpu_cache_gib", "eval", "wandb"}
 
 
 def finetune(recipe: Recipe, device: torch.device, team: ProcessGroup = SINGLE_PROCESS) -> dict[str, Any]:

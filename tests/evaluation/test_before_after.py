@@ -19,7 +19,7 @@ def recipe(model: Path, output: Path, **changes: Any) -> Recipe:
         "model": str(model),
         "output": str(output),
         "data": {"posters": {"count": 1}},
-        "proof": {"limit": 3},
+        "eval": {"limit": 3},
         "decoder": {**stage, "lora": {"targets": ["to_q"]}},
     }
     return Recipe.model_validate({**values, **changes})
@@ -40,10 +40,10 @@ def test_an_adapter(tiny_model: Path, tmp_path: Path, plans: list[tuple[before_a
     """The same prompts and settings; only the adapter differs."""
     (tmp_path / "adapter").mkdir()
     of = recipe(tiny_model, tmp_path)
-    assert of.proof
-    before_after.prove(of, of.proof, "cpu")
+    assert of.eval
+    before_after.prove(of, of.eval, "cpu")
     (before, first), (after, second) = plans
-    assert (first, second) == (tmp_path / "proof" / "before", tmp_path / "proof" / "after")
+    assert (first, second) == (tmp_path / "eval" / "before", tmp_path / "eval" / "after")
     assert before.drawing and after.drawing
     assert before.drawing.adapters == () and after.drawing.adapters == (str(tmp_path / "adapter"),)
     assert before.drawing.model == after.drawing.model == str(tiny_model)
@@ -57,18 +57,18 @@ def test_whole_parts(tiny_model: Path, tmp_path: Path, plans: list[tuple[before_
         tiny_model,
         tmp_path,
         save=str(tiny_model) + "/.",
-        proof={"clip": True},
+        eval={"clip": True},
         decoder={"steps": 1, "global_batch_size": 1, "learning_rate": 1.0},
     )
-    assert of.proof
-    before_after.prove(of, of.proof, "cpu")
+    assert of.eval
+    before_after.prove(of, of.eval, "cpu")
     assert [plan.drawing.model for plan, _ in plans if plan.drawing] == [str(tiny_model), str(tiny_model) + "/."]
     assert all(plan.clip and not plan.drawing.adapters for plan, _ in plans if plan.drawing)
 
 
 def test_what_cannot_be_compared(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="did you mean 'text-render'"):
-        before_after.check(before_after.Proof(suite="text-rendr"))
+        before_after.check(before_after.Eval(suite="text-rendr"))
     for changes in ({"architecture": "a.yaml"}, {"save": str(tmp_path)}):
-        with pytest.raises(ValidationError, match="proof"):
+        with pytest.raises(ValidationError, match="eval"):
             recipe(tmp_path, tmp_path / "run", **changes)

@@ -37,11 +37,11 @@ def run(tmp_path: Path) -> Path:
         (run / "samples").mkdir(exist_ok=True)
         Image.fromarray(pixels).save(run / "samples" / f"autoregressive_{step:06d}.png")
     for when, value in (("before", 0.25), ("after", 0.75)):
-        images = run / "proof" / when / "images"
+        images = run / "eval" / when / "images"
         images.mkdir(parents=True)
         Image.fromarray(noise).save(images / "a_0.png")
         scores = {"word_accuracy": {"value": value, "low": value - 0.1, "high": value + 0.1}}
-        write_json(run / "proof" / when / "summary.json", {"scores": scores})
+        write_json(run / "eval" / when / "summary.json", {"scores": scores})
     return run
 
 
