@@ -71,9 +71,7 @@ def gradients(
 ) -> dict[str, Tensor]:
     """Of the decoder's adapters after one batch, under the autocast of a GPU where the base is in bfloat16."""
     settings = Lora.model_validate({**LORA, "base": base, "offload": offload})
-    stage = DecoderStage(
-        steps=1, global_batch_size=2, learning_rate=1e-3, lora=settings, gradient_checkpointing=every
-    )
+    stage = DecoderStage(steps=1, global_batch_size=2, learning_rate=1e-3, lora=settings, gradient_checkpointing=every)
     images = data.FileDataset(posters / "train"), data.FileDataset(posters / "validation")
     hybrid = HybridModel(model)
     hybrid.decoder = checkpoint.load_component(model, "decoder", CPU, dtype).requires_grad_(False)
