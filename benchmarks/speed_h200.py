@@ -44,7 +44,8 @@ from glmkit.files import write_json
 from glmkit.generation import benchmark as speed
 from glmkit.generation import pipeline
 from glmkit.generation.batch import generate_all
-from glmkit.generation.loading import Speed, load_for_drawing
+from glmkit.generation.loading import load_model
+from glmkit.generation.options import InferenceOptions
 from glmkit.generation.prior_tokens import prior_token_decoder
 from glmkit.generation.random_model import RandomModel
 from glmkit.generation.sampling import Sampling, uniforms
@@ -197,7 +198,7 @@ def _stock_vae(hybrid: HybridModel) -> Callable[[torch.Tensor], torch.Tensor]:
 def images(bench: Bench) -> Rows:
     first, *others = bench.scale.sides
     cases = [(f"{first}x{first}", bench.request(first))]
-    cases.append((f"edit {first}x{first}", bench.request(first, sources=(bench.source(first),))))
+    cases.append((f"edit {first}x{first}", bench.request(first, condition_images=(bench.source(first),))))
     cases += [(f"{side}x{side}", bench.request(side)) for side in others]
     for name, request in cases:
         speed.reset_peak(bench.hybrid.device)
@@ -237,7 +238,7 @@ def agreement(bench: Bench) -> Rows:
     """
     device = bench.hybrid.device
     eager, compiled = (
-        load_for_drawing(checkpoint.NANO, device, dtype_for(device), "nano", speed=Speed(compile_blocks=on))
+        load_model("nano", device, dtype_for(device), options=InferenceOptions(compile="blocks" if on else "off"))
         for on in (False, device.type == "cuda")
     )
     diffusers = speed.diffusers_pipeline(eager)

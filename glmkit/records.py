@@ -58,7 +58,7 @@ class Prompt(Record):
 class Request(Record):
     """Ask for one image: one prompt, one seed, one size; the same request always gives the same image.
 
-    `height` and `width` are pixels, multiples of 32. `sources` are paths of images to edit (0 to 3).
+    `height` and `width` are pixels, multiples of 32. `condition_images` are paths of images to edit (0 to 3).
     `steps` and `guidance` belong to the decoder; `temperature`, `top_p` and `top_k` to the autoregressive stage
     (the public checkpoint samples with 0.9 and 0.75, and transformers adds top-k 50).
     """
@@ -68,7 +68,7 @@ class Request(Record):
     seed: int = 0
     height: int = 256
     width: int = 256
-    sources: tuple[str, ...] = ()
+    condition_images: tuple[str, ...] = ()
     steps: int = 30
     guidance: float = 1.5
     temperature: float = 0.9

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "glmkit"
-CORE = {"__init__", "errors", "files", "hashing", "records", "config", "values", "runs"}
+CORE = {"__init__", "errors", "files", "hashing", "records", "config", "values", "runs", "progress"}
 DRAWING = {"core", "inputs", "distributed", "models", "posters", "generation"}
 MAY_IMPORT = {
     "core": {"core"},

@@ -13,7 +13,7 @@ from glmkit.records import Generation, Prompt, Record, Request, Summary
 
 RECORDS = [
     Prompt(id="a", prompt="a shop with '开门'", texts=("开门", "OPEN"), split="zh", language="zh"),
-    Request(id="a_1", prompt="p", seed=3, height=320, width=256, sources=("one.png", "two.png"), guidance=2.5),
+    Request(id="a_1", prompt="p", seed=3, height=320, width=256, condition_images=("one.png", "two.png"), guidance=2.5),
     Generation(id="a_1", prompt_id="a", prompt="p", seed=3, file="images/a_1.png", seconds=1.25),
     Generation(id="a_2", prompt_id="a", prompt="p", seed=4, error="out of memory"),
 ]

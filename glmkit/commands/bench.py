@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from glmkit.config import parse_size
 from glmkit.errors import UserError
-from glmkit.generation.options import Effort, add_speed_options
+from glmkit.generation.options import InferenceOptions, add_inference_options
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     speed.add_argument("--stock-repeats", metavar="N", type=int, help="of diffusers' pipeline (default: as ours)")
     speed.add_argument("--device", default="auto", help="auto, cpu or cuda (default %(default)s)")
     speed.add_argument("--out", metavar="FILE.json", type=Path, help="write the result there")
-    add_speed_options(speed)
+    add_inference_options(speed)
     speed.set_defaults(compile="blocks")  # images are timed warm, and the first call apart
     speed.add_argument("--json", action="store_true", help="print one line of JSON")
     _add_train_arguments(
@@ -223,23 +223,22 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _model(arguments: argparse.Namespace, scratch: Path) -> HybridModel:
-    from glmkit.generation.loading import Speed, load_for_drawing
+    from glmkit.generation.loading import load_model
     from glmkit.models import checkpoint
     from glmkit.models.devices import dtype_for, pick_device
 
     device = pick_device(arguments.device)
-    speed = Speed.of(Effort.of(arguments), device)
+    options = InferenceOptions.from_arguments(arguments)
     dtype = dtype_for(device)
     if arguments.model != "full":
-        folder = checkpoint.resolve(arguments.model)
-        return load_for_drawing(folder, device, dtype, arguments.model, parts=checkpoint.COMPONENTS, speed=speed)
+        return load_model(arguments.model, device, dtype, options=options, components=checkpoint.COMPONENTS)
     if device.type != "cuda":
         raise UserError(
             "the published sizes need a CUDA GPU", found=f"device {device}", fix="--model nano, or a machine with one"
         )
     hybrid = untrained("full", device, scratch, dtype)
-    hybrid.low_memory = speed.low_memory
-    hybrid.optimize_for_inference(speed.compile_blocks)
+    hybrid.low_memory = options.low_memory
+    hybrid.optimize_for_inference(options.compiles_on(device.type))
     return hybrid
 
 

@@ -13,7 +13,7 @@ HELP = "Change one image, or combine two or three, as a prompt says."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("sources", metavar="SOURCE.png", nargs="+", help="one to three images")
+    parser.add_argument("condition_images", metavar="IMAGE.png", nargs="+", help="one to three images")
     parser.add_argument("prompt", metavar="PROMPT", help="what to make of them")
     parser.add_argument("--out", metavar="FILE.png", type=Path, required=True, help="the file to write")
     add_options(parser)
@@ -30,11 +30,11 @@ def run(arguments: argparse.Namespace) -> int:
     from glmkit.models.checkpoint import defaults, resolve
 
     folder = resolve(options.model)
-    sources = [read_image(path) for path in arguments.sources]
+    images = [read_image(path) for path in arguments.condition_images]
     request = request_of(options, folder, arguments.out.stem, arguments.prompt)
-    request = replace(request, sources=tuple(arguments.sources))
+    request = replace(request, condition_images=tuple(arguments.condition_images))
     if options.size is None:
-        height, width = size_like(*sources[0].size, defaults.of(folder))
+        height, width = size_like(*images[0].size, defaults.of(folder))
         request = replace(request, height=height, width=width)
-    print(draw_file(options, folder, request, arguments.out))
+    print(draw_file(options, request, arguments.out))
     return 0

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from glmkit.config import parse_size
 from glmkit.errors import UserError
 from glmkit.evaluation.metrics import clip
-from glmkit.generation.options import Effort, add_speed_options
+from glmkit.generation.options import InferenceOptions, add_inference_options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reference", metavar="NAME", nargs="+", help="distances to these sets (glmkit reference)")
     parser.add_argument("--run", metavar="DIR", type=Path, dest="folder", help="run folder (default: one in reports/)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default %(default)s)")
-    add_speed_options(parser)
+    add_inference_options(parser)
     parser.add_argument("--json", action="store_true", help="print the summary as one line of JSON")
 
 
@@ -93,7 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
         references=tuple(dict.fromkeys(arguments.reference or ())),
     )
     folder = arguments.folder or plan.default_folder()
-    summary = evaluate(plan, folder, device, Effort.of(arguments))
+    summary = evaluate(plan, folder, device, InferenceOptions.from_arguments(arguments))
     if arguments.json:
         print(json.dumps({"run": str(folder), **summary.to_dict()}, ensure_ascii=False))
     else:

@@ -24,10 +24,10 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         return validate.run(arguments)
     from glmkit import config
-    from glmkit.generation.loading import own_device
+    from glmkit.generation.loading import device_of_rank
     from glmkit.training import distributed as processes
 
-    device = own_device(arguments.device)
+    device = device_of_rank(arguments.device)
     with processes.together(device) as team:
         recipe = config.load(arguments.recipe, arguments.overrides)
         from glmkit.evaluation import before_after

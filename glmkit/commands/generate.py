@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--prompts",
         metavar="FILE.jsonl",
         type=Path,
-        help="one object a line: prompt, and optionally id, seed, size, steps, guidance, sources",
+        help="one object a line: prompt, and optionally id, seed, size, steps, guidance, condition_images",
     )
     parser.add_argument("--out", metavar="PATH", type=Path, required=True, help="FILE.png; with --prompts a folder")
     parser.add_argument(
@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     from glmkit.generation.requests import draw_file, request_of
 
     request = request_of(options, folder, arguments.out.stem, arguments.prompt)
-    print(draw_file(options, folder, request, arguments.out))
+    print(draw_file(options, request, arguments.out))
     return 0
 
 
@@ -64,7 +64,7 @@ def _run_file(options: Options, prompts: Path, out: Path, batch_size: int) -> in
 
     requests = read_requests(prompts, request_of(options, folder, "", ""))
     with bars() as shown:
-        drawn = draw_folder(options, folder, requests, out, batch_size, shown)
+        drawn = draw_folder(options, requests, out, batch_size, shown)
     if not ProcessGroup.from_environment().is_main:  # the first of several processes speaks for all
         return 1 if drawn.failed else 0
     made = len(drawn.rows) - drawn.failed - drawn.skipped

@@ -73,7 +73,7 @@ class ProcessGroup:
                 flat = torch.cat([gradient.flatten() for gradient in bucket])
                 dist.all_reduce(flat)
                 flat /= self.world_size
-                means = flat.split([one.numel() for one in bucket])
+                means = torch.split(flat, [one.numel() for one in bucket])
                 for gradient, mean in zip(bucket, means, strict=True):
                     gradient.copy_(mean.view_as(gradient))
 

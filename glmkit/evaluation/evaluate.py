@@ -22,7 +22,7 @@ from glmkit.evaluation.ocr.lines import EngineIdentity, OcrError, OcrResult, rea
 from glmkit.evaluation.suites.shared.base import Suite, family, why_not_official
 from glmkit.evaluation.suites.shared.layouts import ImageFiles
 from glmkit.files import write_json, write_jsonl
-from glmkit.generation.options import Effort
+from glmkit.generation.options import InferenceOptions
 from glmkit.hashing import file_sha256, fingerprint
 from glmkit.records import Generation, Prompt, Score, Summary
 from glmkit.runs import open_run
@@ -120,7 +120,7 @@ class Plan:
         return Path("reports") / f"{self.suite}-{name}-{_digest(self.settings())[:8]}"
 
 
-def evaluate(plan: Plan, folder: Path, device: str = "cpu", effort: Effort | None = None) -> Summary:
+def evaluate(plan: Plan, folder: Path, device: str = "cpu", options: InferenceOptions | None = None) -> Summary:
     """Run the plan in `folder`, or continue it there; UserError with the difference when it holds another plan.
 
     Images are drawn, and their features extracted, on `device`; OCR runs on the CPU. Writes manifest.json,
@@ -140,8 +140,8 @@ def evaluate(plan: Plan, folder: Path, device: str = "cpu", effort: Effort | Non
     else:
         _check(plan, plan.drawing, suite, prompts)
         open_run(folder, "eval", settings, device)
-        sources = write_references(folder, suite, prompts)
-        generations = draw(folder, prompts, plan.drawing, device, sources, effort, plan.baseline)
+        condition_images = write_references(folder, suite, prompts)
+        generations = draw(folder, prompts, plan.drawing, device, condition_images, options, plan.baseline)
     with exclusive(folder):  # what another process reads and measures at this moment must not be done twice
         return _scored(plan, suite, prompts, generations, found, folder, measures)
 

@@ -19,7 +19,7 @@ from glmkit.evaluation.suites.shared.base import Suite
 from glmkit.evaluation.suites.shared.layouts import GridTile, ImageFiles
 from glmkit.files import append_jsonl, atomic_path, read_jsonl, write_jsonl
 from glmkit.generation.images import save_image
-from glmkit.generation.options import Effort
+from glmkit.generation.options import InferenceOptions
 from glmkit.hashing import file_sha256
 from glmkit.inputs.images import read_image
 from glmkit.records import Generation, Prompt, Request
@@ -50,31 +50,31 @@ class Drawing:
         """(height, width) of the images of a prompt."""
         return parse_size(prompt.size) if self.own_sizes and prompt.size else (self.height, self.width)
 
-    def request(self, prompt: Prompt, seed: int, sources: tuple[str, ...] = ()) -> Request:
+    def request(self, prompt: Prompt, seed: int, condition_images: tuple[str, ...] = ()) -> Request:
         height, width = self.size(prompt)
-        effort: dict[str, Any] = {"steps": self.steps, "guidance": self.guidance}
+        decoding: dict[str, Any] = {"steps": self.steps, "guidance": self.guidance}
         return Request(
             id=f"{prompt.id}_{seed}",
             prompt=prompt.prompt,
             seed=seed,
             height=height,
             width=width,
-            sources=sources,
-            **{key: value for key, value in effort.items() if value is not None},
+            condition_images=condition_images,
+            **{key: value for key, value in decoding.items() if value is not None},
         )
 
 
 def write_references(folder: Path, suite: Suite, prompts: Sequence[Prompt]) -> dict[str, tuple[str, ...]]:
-    """Write `references/<prompt id>/<name>.png` for what the suite gives; returns the sources of prompts that edit."""
-    sources: dict[str, tuple[str, ...]] = {}
+    """Write `references/<prompt id>/<name>.png` for what the suite gives; returns the condition images of prompts that edit."""
+    condition_images: dict[str, tuple[str, ...]] = {}
     for prompt in prompts:
         for name, image in suite.references(prompt).items():
             path = folder / "references" / prompt.id / f"{name}.png"
             with atomic_path(path) as temporary:
                 image.save(temporary, format="PNG")
             if name == "source":
-                sources[prompt.id] = (str(path),)
-    return sources
+                condition_images[prompt.id] = (str(path),)
+    return condition_images
 
 
 def draw(
@@ -82,24 +82,24 @@ def draw(
     prompts: Sequence[Prompt],
     drawing: Drawing,
     device: str,
-    sources: Mapping[str, tuple[str, ...]],
-    effort: Effort | None = None,
+    condition_images: Mapping[str, tuple[str, ...]],
+    options: InferenceOptions | None = None,
     baseline: Baseline | None = None,
 ) -> list[Generation]:
     """Draw what the run folder lacks, and what failed before; returns one row a prompt and seed, in prompt order.
 
-    `sources` are the images to edit, by prompt id.
+    `condition_images` are the images to edit, by prompt id.
 
     The codes of all come first and wait in `.work` (see `glmkit.generation.batch`); several processes that a launcher
     started on the same folder share the images. `baseline` draws instead of a model of ours.
     """
     journal = folder / "images.jsonl"
     wanted = {f"{prompt.id}_{seed}": (prompt, seed) for prompt in prompts for seed in range(drawing.seeds)}
-    requests = [drawing.request(prompt, seed, sources.get(prompt.id, ())) for prompt, seed in wanted.values()]
+    requests = [drawing.request(prompt, seed, condition_images.get(prompt.id, ())) for prompt, seed in wanted.values()]
     rows = {row.id: row for row in _finished(journal)}
     if any(_missing(folder, request) for request in requests):
         drawn = _drawn if baseline is None else partial(_drawn_by, baseline)
-        for row in drawn(folder, requests, wanted, drawing, device, effort):
+        for row in drawn(folder, requests, wanted, drawing, device, options):
             append_jsonl(journal, row.to_dict())
             rows[row.id] = row
     rows = {row.id: row for row in _finished(journal)} | {name: row for name, row in rows.items() if row.error}
@@ -137,19 +137,17 @@ def _drawn(
     wanted: dict[str, tuple[Prompt, int]],
     drawing: Drawing,
     device: str,
-    effort: Effort | None,
+    options: InferenceOptions | None,
 ) -> Iterator[Generation]:
     from glmkit.distributed.process_group import ProcessGroup
     from glmkit.generation import batch as engine
-    from glmkit.generation.loading import Speed, load_for_drawing, own_device
+    from glmkit.generation.loading import device_of_rank, load_model
     from glmkit.generation.requests import bars
-    from glmkit.models import checkpoint
     from glmkit.models.devices import DTYPES
 
-    parts = (*PARTS, "semantic_vq") if any(request.sources for request in requests) else PARTS
-    model, at, dtype = checkpoint.resolve(drawing.model), own_device(device), DTYPES[drawing.dtype]
-    speed = Speed.of(effort or Effort(), at)
-    hybrid = load_for_drawing(model, at, dtype, drawing.model, drawing.adapters, parts, speed)
+    parts = (*PARTS, "semantic_vq") if any(request.condition_images for request in requests) else PARTS
+    at, dtype = device_of_rank(device), DTYPES[drawing.dtype]
+    hybrid = load_model(drawing.model, at, dtype, drawing.adapters, options, parts)
     missing, todo = partial(_missing, folder), sum(_missing(folder, request) for request in requests)
     with bars() as shown:
         shown.images(0, todo)
@@ -171,9 +169,9 @@ def _drawn_by(
     wanted: dict[str, tuple[Prompt, int]],
     drawing: Drawing,
     device: str,
-    effort: Effort | None,
+    options: InferenceOptions | None,
 ) -> Iterator[Generation]:
-    baseline.start(device, drawing.dtype, effort or Effort())
+    baseline.start(device, drawing.dtype, options or InferenceOptions())
     for done in draw_missing(
         baseline, drawing.model, requests, lambda request: folder / _file(request.id), folder / WORK
     ):

@@ -32,7 +32,7 @@ from glmkit.records import Request
 
 CODES_AT_ONCE = 64
 IMAGES_AT_ONCE = 4
-CODES_FIELDS = ("prompt", "seed", "height", "width", "sources", "temperature", "top_p", "top_k")
+CODES_FIELDS = ("prompt", "seed", "height", "width", "condition_images", "temperature", "top_p", "top_k")
 
 Missing = Callable[[Request], bool]
 
@@ -92,8 +92,8 @@ class Codes:
 
     def path(self, request: Request) -> Path:
         values = {key: value for key, value in asdict(request).items() if key in CODES_FIELDS}
-        sources = [fingerprint(source) for source in request.sources if Path(source).is_file()]
-        digest = hashlib.sha256(json.dumps([self._weights, values, sources], sort_keys=True).encode())
+        images = [fingerprint(path) for path in request.condition_images if Path(path).is_file()]
+        digest = hashlib.sha256(json.dumps([self._weights, values, images], sort_keys=True).encode())
         return self.folder / f"{digest.hexdigest()[:24]}.npz"
 
     def has(self, request: Request) -> bool:

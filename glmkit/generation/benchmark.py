@@ -26,7 +26,8 @@ import torch
 from glmkit.generation import flow_matching as flow
 from glmkit.generation import pipeline
 from glmkit.generation.diffusers_pipeline import diffusers_pipeline
-from glmkit.generation.loading import Speed, load_for_drawing
+from glmkit.generation.loading import load_model
+from glmkit.generation.options import InferenceOptions
 from glmkit.generation.sequence import grids
 from glmkit.models.devices import dtype_for
 from glmkit.models.hybrid import HybridModel
@@ -211,7 +212,7 @@ def _sparing(folder: Path, request: Request, device: torch.device, cap_gib: floa
     with capped(device, cap_gib):
         reset_peak(device)  # which is also the first use of a GPU
         before = host_peak_gib()
-        hybrid = load_for_drawing(folder, device, dtype_for(device), folder.name, speed=Speed(low_memory=True))
+        hybrid = load_model(folder, device, dtype_for(device), options=InferenceOptions(compile="off", memory="low"))
         total = ours(hybrid, request)["total"]
         return {"total": total, "peak_gib": peak_gib(device), "host_before_gib": before, "host_gib": host_peak_gib()}
 
@@ -252,14 +253,14 @@ def _row(
     for stage in STAGES:
         stages[stage] = {side: values[stage]["median"] for side, values in sides.items()}
         stages[stage]["share"] = stages[stage]["ours"] / sides["ours"]["total"]["median"]
-        if stage in least and not request.sources:
+        if stage in least and not request.condition_images:
             stages[stage] |= {"floor": least[stage], "of_floor": least[stage] / stages[stage]["ours"]}
     medians = {side: values["total"]["median"] for side, values in sides.items()}
     return {
         "size": f"{request.width}x{request.height}",
         "steps": request.steps,
         "guidance": request.guidance,
-        "sources": len(request.sources),
+        "condition_images": len(request.condition_images),
         "ours": medians["ours"],
         "stock": medians.get("stock"),
         "ratio": medians["stock"] / medians["ours"] if "stock" in medians else None,

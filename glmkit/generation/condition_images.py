@@ -33,9 +33,11 @@ class Source:
 @torch.inference_mode()
 def encode_condition_images(hybrid: HybridModel, requests: Sequence[Request]) -> list[list[Source]]:
     """The source images of every request, read and encoded; UserError for one that cannot be used."""
-    if any(request.sources for request in requests):
+    if any(request.condition_images for request in requests):
         hybrid.unload_except("semantic_vq", "vae")
-    return [[encode_condition_image(hybrid, read_image(path)) for path in request.sources] for request in requests]
+    return [
+        [encode_condition_image(hybrid, read_image(path)) for path in request.condition_images] for request in requests
+    ]
 
 
 @torch.inference_mode()

@@ -24,8 +24,8 @@ def described(request: Request, model: str, adapters: Sequence[str] = ()) -> dic
         "model": model,
         "version": f"glmkit {glmkit.__version__}",
     }
-    if request.sources:
-        text["sources"] = "\n".join(request.sources)
+    if request.condition_images:
+        text["condition_images"] = "\n".join(request.condition_images)
     if adapters:
         text["adapters"] = "\n".join(adapters)
     return text

@@ -13,15 +13,29 @@ MEMORY = ("high", "low")
 
 
 @dataclass(frozen=True)
-class Effort:
-    """What time and memory are traded for: `compile` is one of COMPILE, `memory` one of MEMORY."""
+class InferenceOptions:
+    """Trade time against memory, without changing the image: `compile` is one of COMPILE, `memory` one of MEMORY.
+
+    Compiling costs time once, seconds where kernels of glmkit run and else a minute, and saves some at every step.
+    "low" memory keeps one component of the model on the device at a time.
+    """
 
     compile: str = "auto"
     memory: str = "high"
 
     @classmethod
-    def of(cls, arguments: argparse.Namespace) -> Effort:
+    def from_arguments(cls, arguments: argparse.Namespace) -> InferenceOptions:
+        """Read what `add_inference_options` adds."""
         return cls(arguments.compile, arguments.memory)
+
+    def compiles_on(self, device_type: str) -> bool:
+        """Tell whether to compile; "auto" does on a GPU, where an image takes long enough."""
+        return device_type == "cuda" if self.compile == "auto" else self.compile == "blocks"
+
+    @property
+    def low_memory(self) -> bool:
+        """Whether one component of the model may be on the device at a time."""
+        return self.memory == "low"
 
 
 @dataclass(frozen=True)
@@ -36,7 +50,7 @@ class Options:
     guidance: float | None
     device: str
     dtype: str
-    effort: Effort
+    inference: InferenceOptions
     json: bool
 
     @classmethod
@@ -50,7 +64,7 @@ class Options:
             arguments.guidance,
             arguments.device,
             arguments.dtype,
-            Effort.of(arguments),
+            InferenceOptions.from_arguments(arguments),
             arguments.json,
         )
 
@@ -69,12 +83,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="auto: bfloat16 on a GPU, else float32"
     )
-    add_speed_options(parser)
+    add_inference_options(parser)
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
 
 
-def add_speed_options(parser: argparse.ArgumentParser) -> None:
-    """The options that `Effort.of` reads."""
+def add_inference_options(parser: argparse.ArgumentParser) -> None:
+    """Add --compile and --memory."""
     parser.add_argument(
         "--compile",
         choices=COMPILE,
@@ -82,7 +96,10 @@ def add_speed_options(parser: argparse.ArgumentParser) -> None:
         help="auto: blocks on a GPU (15 to 60 s once, then faster), else off (default: auto; of bench: blocks)",
     )
     parser.add_argument(
-        "--memory", choices=MEMORY, default="high", help="low: one part of the model at a time, slower (default high)"
+        "--memory",
+        choices=MEMORY,
+        default="high",
+        help="low: one component of the model at a time, slower (default high)",
     )
 
 

@@ -87,8 +87,8 @@ def check(request: Request) -> None:
         raise UserError("guidance must be a number of at least 0", found=request.guidance, fix="--guidance 1.5")
     if not 0 <= request.seed < 2**63:
         raise UserError("a seed must be a whole number from 0 to 2^63 - 1", found=request.seed, fix="--seed 0")
-    if len(request.sources) > MAX_SOURCES:
-        raise UserError(f"an edit takes 1 to {MAX_SOURCES} source images", found=f"{len(request.sources)}")
+    if len(request.condition_images) > MAX_SOURCES:
+        raise UserError(f"an edit takes 1 to {MAX_SOURCES} source images", found=f"{len(request.condition_images)}")
     sampling_of(request)
 
 
@@ -125,7 +125,7 @@ def attempt(
 
 def settings_of(request: Request) -> tuple[object, ...]:
     """What the requests of one batch have in common."""
-    settings = (request.height, request.width, bool(request.sources), request.steps, request.guidance)
+    settings = (request.height, request.width, bool(request.condition_images), request.steps, request.guidance)
     return (*settings, request.temperature, request.top_p, request.top_k)
 
 

@@ -21,7 +21,7 @@ from glmkit.files import append_jsonl, read_jsonl, write_jsonl
 from glmkit.generation import pipeline
 from glmkit.generation.batch import generate_all
 from glmkit.generation.images import is_drawn, save_image
-from glmkit.generation.loading import Speed, load_for_drawing, own_device
+from glmkit.generation.loading import device_of_rank, load_model
 from glmkit.generation.options import Options
 from glmkit.generation.sequence import MAX_ASPECT, TOKEN_PIXELS
 from glmkit.models import checkpoint
@@ -30,7 +30,7 @@ from glmkit.models.devices import DTYPES, dtype_for
 from glmkit.models.hybrid import HybridModel
 from glmkit.records import Generation, Prompt, Request
 
-ROW_KEYS = {"id", "prompt", "seed", "size", "steps", "guidance", "sources"}
+ROW_KEYS = {"id", "prompt", "seed", "size", "steps", "guidance", "condition_images"}
 # A suite's prompts can be drawn as they are; what they say about the expected image is not needed here.
 PASSED_OVER = {field.name for field in fields(Prompt)} - ROW_KEYS
 SAFE_ID = re.compile(r"\w[\w.-]*")
@@ -45,14 +45,13 @@ def request_of(options: Options, folder: Path, name: str, prompt: str) -> Reques
     return Request(name, prompt, options.seed, height, width, steps=steps, guidance=guidance)
 
 
-def load(options: Options, folder: Path, requests: Sequence[Request]) -> HybridModel:
+def load(options: Options, requests: Sequence[Request]) -> HybridModel:
     """The model with its adapters merged and every part that `requests` need, so that a broken file shows at once."""
-    device = own_device(options.device)
+    device = device_of_rank(options.device)
     dtype = dtype_for(device) if options.dtype == "auto" else DTYPES[options.dtype]
-    edits = any(request.sources for request in requests)
+    edits = any(request.condition_images for request in requests)
     parts = [part for part in checkpoint.COMPONENTS if part != "semantic_vq" or edits]
-    speed = Speed.of(options.effort, device)
-    return load_for_drawing(folder, device, dtype, options.model, options.adapters, parts, speed)
+    return load_model(options.model, device, dtype, options.adapters, options.inference, parts)
 
 
 def size_like(width: int, height: int, usual: defaults.Defaults) -> tuple[int, int]:
@@ -64,9 +63,10 @@ def size_like(width: int, height: int, usual: defaults.Defaults) -> tuple[int, i
 
 
 def read_requests(path: Path, base: Request) -> list[Request]:
-    """Requests from a JSONL file: `prompt`, and optionally `id`, `seed`, `size`, `steps`, `guidance`, `sources`.
+    """Requests from a JSONL file: `prompt`, and optionally `id`, `seed`, `size`, `steps`, `guidance`,
+    `condition_images`.
 
-    What a row does not say is taken from `base`; ids default to the row's number; sources are relative to the file.
+    What a row does not say is taken from `base`; ids default to the row's number; paths of images are relative to the file.
     UserError names the row that cannot be drawn.
     """
     requests = []
@@ -102,10 +102,10 @@ def _request(row: dict[str, Any], base: Request, folder: Path) -> Request:
         raise UserError("an id must be a file name of letters, digits, '_', '-' and '.'", found=values["id"])
     if row.get("size") is not None:
         values["height"], values["width"] = parse_size(str(row["size"]))
-    if row.get("sources"):
-        if not isinstance(row["sources"], list):
-            raise UserError("sources must be a list of paths", found=row["sources"])
-        values["sources"] = tuple(str(folder / source) for source in row["sources"])
+    if row.get("condition_images"):
+        if not isinstance(row["condition_images"], list):
+            raise UserError("condition_images must be a list of paths", found=row["condition_images"])
+        values["condition_images"] = tuple(str(folder / path) for path in row["condition_images"])
     request = replace(base, **values)
     pipeline.check(request)
     return request
@@ -115,11 +115,11 @@ def _is(values: dict[str, Any], key: str, kind: Any) -> bool:
     return key not in values or (isinstance(values[key], kind) and not isinstance(values[key], bool))
 
 
-def draw_file(options: Options, folder: Path, request: Request, path: Path) -> str:
+def draw_file(options: Options, request: Request, path: Path) -> str:
     """Draw one request into `path`; returns what was done as a line for people, or of JSON."""
     pipeline.check(request)
     started = time.perf_counter()
-    hybrid = load(options, folder, [request])
+    hybrid = load(options, [request])
     with bars() as shown:
         (image,) = pipeline.draw(hybrid, [request], shown.progress)
     save_image(path, image, request, hybrid.name, hybrid.adapters)
@@ -143,9 +143,7 @@ class Drawn:
         return sum(row.error is not None for row in self.rows)
 
 
-def draw_folder(
-    options: Options, folder: Path, requests: Sequence[Request], out: Path, batch_size: int, shown: Bars
-) -> Drawn:
+def draw_folder(options: Options, requests: Sequence[Request], out: Path, batch_size: int, shown: Bars) -> Drawn:
     """Draw `<id>.png` for every request into `out`, with one row each in `images.jsonl`.
 
     Complete images of exactly these requests, model and adapters are kept; failures are rows with their error and
@@ -159,7 +157,7 @@ def draw_folder(
     }
     todo, rows = len(requests) - len(kept), dict(kept)
     if todo:
-        hybrid = load(options, folder, requests)
+        hybrid = load(options, requests)
         if group.world_size == 1:  # several processes only add to it, until all is drawn
             write_jsonl(journal, (row.to_dict() for row in rows.values()))
         shown.images(0, todo)

@@ -15,7 +15,7 @@ from glmkit.files import read_json
 from glmkit.generation import benchmark as speed
 from glmkit.generation import pipeline
 from glmkit.generation.diffusers_pipeline import diffusers_pipeline
-from glmkit.generation.loading import load_for_drawing
+from glmkit.generation.loading import load_model
 from glmkit.generation.random_model import RandomModel, published_folder
 from glmkit.generation.sequence import PromptTokenizer
 from glmkit.models import checkpoint
@@ -54,7 +54,7 @@ def test_table_of_ours_alone(tiny_model: Path, capsys: pytest.CaptureFixture[str
 
 def test_stock_runs_on_our_tensors(tiny_model: Path) -> None:
     """Shared, not copied, and the same image as the stock pipeline loaded from the folder."""
-    hybrid = load_for_drawing(tiny_model, CPU, torch.float32, "tiny")
+    hybrid = load_model(tiny_model, CPU, torch.float32)
     shared = diffusers_pipeline(hybrid)
     ours = hybrid.autoregressive.lm_head.weight
     assert shared.vision_language_encoder.lm_head.weight.data_ptr() == ours.data_ptr()

@@ -66,7 +66,7 @@ def test_edit(tiny_model: Path, source: Path, tmp_path: Path, capsys: pytest.Cap
         out = tmp_path / f"{count}.png"
         command = ["edit", *[str(source)] * count, "make it green", "--model", str(tiny_model), "--out", str(out)]
         assert main([*command, *QUICK, "--json"]) == 0
-        assert json.loads(capsys.readouterr().out)["sources"] == [str(source)] * count
+        assert json.loads(capsys.readouterr().out)["condition_images"] == [str(source)] * count
         sheets.append(Image.open(out).tobytes())
     assert sheets[0] != sheets[1]
 
@@ -86,7 +86,7 @@ def write_prompts(path: Path, source: Path) -> list[dict[str, object]]:
         {"id": "one", "prompt": "a red poster with 'ONE'", "seed": 1},
         {"id": "two", "prompt": "a longer prompt with 'TWO' and \"THREE\"", "size": "96x64"},
         {"id": "three", "prompt": "another", "seed": 5},
-        {"id": "four", "prompt": "an edit", "sources": [source.name]},
+        {"id": "four", "prompt": "an edit", "condition_images": [source.name]},
     ]
     write_jsonl(path, rows)
     return rows

@@ -21,7 +21,8 @@ from glmkit.files import read_jsonl, write_jsonl
 from glmkit.generation import batch as engine
 from glmkit.generation import pipeline
 from glmkit.generation.batch import Codes, generate_all
-from glmkit.generation.loading import Speed, load_for_drawing
+from glmkit.generation.loading import load_model
+from glmkit.generation.options import InferenceOptions
 from glmkit.models.hybrid import HybridModel
 from glmkit.records import Request
 
@@ -30,7 +31,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def hybrid(tiny_model: Path) -> HybridModel:
-    return load_for_drawing(tiny_model, CPU, torch.float32, "tiny")
+    return load_model(tiny_model, CPU, torch.float32)
 
 
 def requests(count: int = 6) -> list[Request]:
@@ -87,7 +88,7 @@ def test_codes_depend_on_what_decides_them(hybrid: HybridModel, tmp_path: Path) 
     codes, one = Codes(tmp_path, hybrid), requests()[0]
     codes.save(one, torch.arange(4).view(2, 2), 1.5)
     assert codes.has(replace(one, id="other", steps=9, guidance=3.0))
-    for change in ({"prompt": "b"}, {"seed": 9}, {"height": 128}, {"top_k": 1}, {"sources": ("a.png",)}):
+    for change in ({"prompt": "b"}, {"seed": 9}, {"height": 128}, {"top_k": 1}, {"condition_images": ("a.png",)}):
         assert not codes.has(replace(one, **change))
     loaded, seconds = codes.load(one, CPU)
     assert loaded.tolist() == [[0, 1], [2, 3]] and seconds == 1.5
@@ -95,7 +96,9 @@ def test_codes_depend_on_what_decides_them(hybrid: HybridModel, tmp_path: Path) 
 
 
 def test_only_the_request_at_fault_fails(hybrid: HybridModel, tmp_path: Path) -> None:
-    wanted = [replace(one, sources=(str(tmp_path / "none.png"),)) if one.id == "2" else one for one in requests()]
+    wanted = [
+        replace(one, condition_images=(str(tmp_path / "none.png"),)) if one.id == "2" else one for one in requests()
+    ]
     drawn = draw(hybrid, wanted, tmp_path / "work")
     assert "does not exist" in str(drawn.pop("2"))
     assert sorted(drawn) == ["0", "1", "3", "4", "5"] and all(isinstance(value, np.ndarray) for value in drawn.values())
@@ -104,7 +107,7 @@ def test_only_the_request_at_fault_fails(hybrid: HybridModel, tmp_path: Path) ->
 def test_one_part_at_a_time_draws_the_same(
     hybrid: HybridModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sparing = load_for_drawing(hybrid.folder, CPU, torch.float32, "tiny", speed=Speed(low_memory=True))
+    sparing = load_model(hybrid.folder, CPU, torch.float32, options=InferenceOptions(memory="low"))
     held = []
     hold = HybridModel.unload_except
 
@@ -117,7 +120,7 @@ def test_one_part_at_a_time_draws_the_same(
     monkeypatch.setattr(HybridModel, "unload_except", noted)
     source = tmp_path / "a.png"
     Image.effect_noise((128, 128), 80).convert("RGB").save(source)
-    one = replace(requests()[1], sources=(str(source),))
+    one = replace(requests()[1], condition_images=(str(source),))
     drawn = draw(sparing, [one], tmp_path / "work")["1"]
     assert all(len(parts) <= 2 and not {"autoregressive", "decoder"} <= parts for parts in held) and held
     monkeypatch.undo()

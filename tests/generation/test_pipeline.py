@@ -71,7 +71,7 @@ def test_image_equals_stock(hybrid: HybridModel, height: int, width: int, prompt
 def test_edit_equals_stock(hybrid: HybridModel, tmp_path: Path, sizes: Sequence[tuple[int, int]]) -> None:
     """Stock editing raises before it draws, but its decoder stage runs from given codes of target and sources."""
     paths = tuple(make_image(tmp_path / f"{i}.png", *size, seed=i) for i, size in enumerate(sizes))
-    one = request(height=128, width=96, sources=paths, guidance=2.0)
+    one = request(height=128, width=96, condition_images=paths, guidance=2.0)
     (sources,) = pipeline.encode_condition_images(hybrid, [one])
     codes = random_codes(128, 96)
     theirs = tiny_checkpoint.diffusers_pipeline(hybrid.folder)(
@@ -89,7 +89,7 @@ def test_edit_equals_stock(hybrid: HybridModel, tmp_path: Path, sizes: Sequence[
     ).images
     ours = pipeline.denoise_prior(hybrid, [one], [codes], sources=[sources])
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
-    unedited = pipeline.denoise_prior(hybrid, [replace(one, sources=())], [codes])
+    unedited = pipeline.denoise_prior(hybrid, [replace(one, condition_images=())], [codes])
     assert (ours - unedited).abs().max() > 1e-3
 
 
@@ -121,7 +121,7 @@ def test_alone_or_in_a_batch(hybrid: HybridModel, tmp_path: Path) -> None:
     """Different prompt lengths, numbers of quoted texts and seeds; edits with different numbers of sources."""
     path = make_image(tmp_path / "a.png", 160, 128)
     texts = [request(i) for i in range(3)]
-    edits = [request(i, sources=(path,) * (i % 2 + 1)) for i in range(3)]
+    edits = [request(i, condition_images=(path,) * (i % 2 + 1)) for i in range(3)]
     for requests in (texts, edits):
         together = pipeline.prior_tokens(hybrid, requests)
         latents = pipeline.denoise_prior(hybrid, requests, together)
@@ -140,7 +140,7 @@ def test_each_input_matters(hybrid: HybridModel, tmp_path: Path) -> None:
     def codes(one: Request) -> torch.Tensor:
         return pipeline.prior_tokens(hybrid, [one])[0]
 
-    for change in ({"seed": 5}, {"prompt": "a black bird"}, {"sources": (path,)}, {"top_k": 1}):
+    for change in ({"seed": 5}, {"prompt": "a black bird"}, {"condition_images": (path,)}, {"top_k": 1}):
         assert not torch.equal(codes(base), codes(request(0, **change)))
     grid = random_codes(128, 96)
 
@@ -172,7 +172,7 @@ def test_bfloat16_draws_nearly_the_same(hybrid: HybridModel, tmp_path: Path) -> 
     half = HybridModel.load(hybrid.folder, dtype=torch.bfloat16, components=())
     path = make_image(tmp_path / "a.png", 160, 128)
     grid = [random_codes(128, 96)]
-    for one in (request(0), request(0, sources=(path,))):
+    for one in (request(0), request(0, condition_images=(path,))):
         (image,) = pipeline.draw(half, [one])
         assert image.size == (96, 128)
         low, full = (np.asarray(pipeline.decode_prior(model, [one], grid)[0]).astype(int) for model in (half, hybrid))
@@ -189,7 +189,7 @@ def test_batches_hold_one_size(hybrid: HybridModel) -> None:
 def test_one_failure_costs_one_image(hybrid: HybridModel, tmp_path: Path) -> None:
     good = make_image(tmp_path / "good.png", 128, 128)
     sources = [(good,), (str(tmp_path / "missing.png"),), (good,)]
-    requests = [request(i, sources=own, steps=1) for i, own in enumerate(sources)]
+    requests = [request(i, condition_images=own, steps=1) for i, own in enumerate(sources)]
     outcomes = {outcome.request.id: outcome for outcome in pipeline.attempt(hybrid, requests, batch_size=3)}
     assert [outcomes[str(i)].image is not None for i in range(3)] == [True, False, True]
     assert "does not exist" in str(outcomes["1"].error)
@@ -206,7 +206,7 @@ def test_one_failure_costs_one_image(hybrid: HybridModel, tmp_path: Path) -> Non
         ({"steps": 0}, "number of steps"),
         ({"guidance": float("nan")}, "guidance"),
         ({"seed": -1}, "seed"),
-        ({"sources": ("a",) * 4}, "1 to 3"),
+        ({"condition_images": ("a",) * 4}, "1 to 3"),
         ({"temperature": 0.0}, "temperature"),
     ],
 )

@@ -25,14 +25,22 @@ def test_rows_override_the_command_line(tmp_path: Path) -> None:
     path = tmp_path / "prompts.jsonl"
     rows = [
         {"prompt": "one"},
-        {"id": "b", "prompt": "two", "seed": 3, "size": "96x160", "steps": 9, "guidance": 1, "sources": ["a.png"]},
+        {
+            "id": "b",
+            "prompt": "two",
+            "seed": 3,
+            "size": "96x160",
+            "steps": 9,
+            "guidance": 1,
+            "condition_images": ["a.png"],
+        },
         {"id": "c", "prompt": "a suite's row", "split": "simple", "language": "en", "texts": ["x"]},
     ]
     write_jsonl(path, rows)
     first, second, third = read_requests(path, BASE)
     assert first == replace(BASE, id="0001", prompt="one")
     assert (second.id, second.seed, second.height, second.width) == ("b", 3, 160, 96)
-    assert (second.steps, second.guidance, second.sources) == (9, 1, (str(tmp_path / "a.png"),))
+    assert (second.steps, second.guidance, second.condition_images) == (9, 1, (str(tmp_path / "a.png"),))
     assert third == replace(BASE, id="c", prompt="a suite's row")
 
 
@@ -47,7 +55,7 @@ def test_rows_override_the_command_line(tmp_path: Path) -> None:
         ([{"prompt": "a", "seed": "one"}], "seed is not a number"),
         ([{"prompt": "a", "id": "../a"}], "file name"),
         ([{"prompt": "a", "id": "x"}, {"prompt": "b", "id": "x"}], "two rows"),
-        ([{"prompt": "a", "sources": "a.png"}], "list of paths"),
+        ([{"prompt": "a", "condition_images": "a.png"}], "list of paths"),
         ([], "no rows"),
     ],
 )
@@ -67,7 +75,7 @@ def test_size_like(width: int, height: int) -> None:
 
 
 def test_the_image_carries_its_request(tmp_path: Path) -> None:
-    one = replace(BASE, prompt='ein “Gruß” 你好 "HI"', sources=("a.png",))
+    one = replace(BASE, prompt='ein “Gruß” 你好 "HI"', condition_images=("a.png",))
     image = Image.new("RGB", (64, 128), "red")
     save_image(tmp_path / "a.png", image, one, "nano", ("x", "y"))
     with Image.open(tmp_path / "a.png") as opened:
@@ -75,7 +83,7 @@ def test_the_image_carries_its_request(tmp_path: Path) -> None:
         assert opened.size == (64, 128) and opened.convert("RGB").getpixel((5, 5)) == (255, 0, 0)
     assert text["prompt"] == one.prompt
     assert (text["seed"], text["size"], text["steps"], text["guidance"]) == ("7", "64x128", "5", "2.0")
-    assert (text["model"], text["adapters"], text["sources"]) == ("nano", "x\ny", "a.png")
+    assert (text["model"], text["adapters"], text["condition_images"]) == ("nano", "x\ny", "a.png")
     assert text["version"] == f"glmkit {glmkit.__version__}"
 
 

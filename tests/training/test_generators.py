@@ -397,7 +397,7 @@ def as_request(images: data.ImageDataset, index: int, folder: Path) -> Request:
     path = folder / f"{index}.png"
     pipeline.to_image(pixels).save(path)
     height, width = images.sizes[index]
-    return Request(str(index), images.captions[index], height=height, width=width, sources=(str(path),))
+    return Request(str(index), images.captions[index], height=height, width=width, condition_images=(str(path),))
 
 
 @torch.no_grad()

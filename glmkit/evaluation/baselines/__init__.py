@@ -18,7 +18,7 @@ from glmkit.errors import UserError, unknown
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from glmkit.generation.options import Effort
+    from glmkit.generation.options import InferenceOptions
     from glmkit.records import Request
 
 
@@ -43,7 +43,7 @@ class Baseline(Protocol):
         """What decides the images, beside the requests, as JSON values."""
         ...
 
-    def start(self, device: str, dtype: str, effort: Effort) -> None:
+    def start(self, device: str, dtype: str, options: InferenceOptions) -> None:
         """Load what drawing needs."""
         ...
 

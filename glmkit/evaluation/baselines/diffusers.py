@@ -21,7 +21,7 @@ from glmkit.hashing import fingerprint
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from glmkit.generation.options import Effort
+    from glmkit.generation.options import InferenceOptions
     from glmkit.records import Request
 
 INDEX = "model_index.json"
@@ -60,20 +60,20 @@ class Pipeline:
     def identity(self) -> dict[str, Any]:
         return self._identity
 
-    def start(self, device: str, dtype: str, effort: Effort) -> None:
+    def start(self, device: str, dtype: str, options: InferenceOptions) -> None:
         from diffusers import DiffusionPipeline
 
-        from glmkit.generation.loading import own_device
+        from glmkit.generation.loading import device_of_rank
         from glmkit.models.devices import DTYPES
 
-        at = own_device(device)
+        at = device_of_rank(device)
         try:
             pipeline = DiffusionPipeline.from_pretrained(self._folder, dtype=DTYPES[dtype], local_files_only=True)
         except (OSError, ValueError, RuntimeError, ImportError) as error:
             fix = "download the folder again, or install what it names"
             raise UserError(f"{self._folder} cannot be loaded", found=_first_line(error), fix=fix) from error
         pipeline.set_progress_bar_config(disable=True)
-        if effort.memory == "low" and at.type == "cuda":
+        if options.low_memory and at.type == "cuda":
             pipeline.enable_model_cpu_offload(device=at)
         else:
             pipeline.to(at)

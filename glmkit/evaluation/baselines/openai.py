@@ -26,7 +26,7 @@ from glmkit.inputs.images import as_rgb
 if TYPE_CHECKING:
     from openai.types import ImagesResponse
 
-    from glmkit.generation.options import Effort
+    from glmkit.generation.options import InferenceOptions
     from glmkit.records import Request
 
 RETRIES = 8  # pauses of 0.5, 1, 2, 4, 8, 8, ... seconds unless the server names one
@@ -60,7 +60,7 @@ class Endpoint:
         port = f":{address.port}" if address.port else ""
         return {"endpoint": f"{address.scheme}://{address.hostname}{port}{address.path}"}  # without any credentials
 
-    def start(self, device: str, dtype: str, effort: Effort) -> None:
+    def start(self, device: str, dtype: str, options: InferenceOptions) -> None:
         """Nothing to load."""
 
     def draw(self, request: Request) -> tuple[Image.Image, Mapping[str, str]]:
