@@ -1,4 +1,4 @@
-"""The README is true: its commands parse, its targets and its files exist."""
+"""The documents are true: their commands parse, their recipes load, their files and links exist."""
 
 from __future__ import annotations
 
@@ -9,45 +9,75 @@ from pathlib import Path
 
 import pytest
 
+from glmkit import config
 from glmkit.cli import build_parser
+from tests.documents import DOCUMENTS, ROOT, code_blocks, prose, read
 
-ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-MADE_BY_RUNS = {"reports/"}  # not in git
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+LAUNCHER = re.compile(r"^(?:accelerate launch|torchrun) .*-m glmkit ")
+SHIPPED = ("recipes/", "benchmarks/", "data/")
 
 
-def commands(program: str) -> list[list[str]]:
-    lines = "".join(blocks("bash")).replace("\\\n", " ").splitlines()
-    split = [shlex.split(line, comments=True) for line in lines]
-    return [words[1:] for words in split if words and words[0] == program]
+def command_lines(document: str) -> list[str]:
+    """Its shell lines, continued ones joined."""
+    return "".join(code_blocks(document, "bash")).replace("\\\n", " ").splitlines()
 
 
-def map_entries() -> list[str]:
-    """The paths of the file map, the indented ones under the folder above them."""
-    (text,) = blocks("text")
-    entries, folder = [], ""
-    for line in text.splitlines():
-        name = line.split()[0]
-        inside = line.startswith("  ")
-        folder = folder if inside else name
-        entries.append(folder + name if inside else name)
-    return entries
+def commands(program: str, documents: tuple[str, ...] = DOCUMENTS) -> list[list[str]]:
+    """The arguments of every call of a program, each once; launchers and what stands after a pipe are left out."""
+    calls = []
+    for line in [line for document in documents for line in command_lines(document)]:
+        words = shlex.split(LAUNCHER.sub("glmkit ", line), comments=True)
+        if words and words[0] == program and words[1:] not in calls:
+            calls.append(words[1:])
+    return calls
 
 
 @pytest.mark.parametrize("argv", commands("glmkit"), ids=" ".join)
 def test_every_command_parses_and_its_inputs_exist(argv: list[str]) -> None:
     build_parser().parse_args(argv)
-    shipped = [word for word in argv if word.startswith(("recipes/", "benchmarks/", "data/"))]
-    assert all((ROOT / word).exists() for word in shipped)
+    assert all((ROOT / word).exists() for word in argv if word.startswith(SHIPPED))
+
+
+RECIPES = [argv[1:] for argv in commands("glmkit") if argv[0] in ("finetune", "validate")]
+
+
+@pytest.mark.parametrize("argv", RECIPES, ids=" ".join)
+def test_every_recipe_takes_the_values_that_a_command_gives_it(argv: list[str]) -> None:
+    recipe, *values = [word for word in argv if word.endswith(".yaml") or "=" in word]
+    config.load(ROOT / recipe, values)
+
+
+def keys_of_recipes() -> list[str]:
+    """`key=value` in the first column of a table of recipes/README.md."""
+    lines = [line for line in read("recipes/README.md").splitlines() if line.startswith("| `")]
+    return [value for line in lines for value in re.findall(r"`(\S+=\S+)`", line.split("|")[1])]
+
+
+@pytest.mark.parametrize("value", keys_of_recipes())
+def test_the_keys_of_a_stage_are_keys(value: str) -> None:
+    needed = {
+        "STAGE.optimizer": [],
+        "STAGE.regularization_weight": ["data.train=[a, {path: b, regularization: true}]"],
+    }
+    for stage in ("autoregressive", "decoder") if value.startswith("STAGE") else ("",):
+        given = [value.replace("STAGE", stage), *needed.get(value.partition("=")[0], [])]
+        config.load(ROOT / "recipes" / "poster_lora.yaml", given)
 
 
 def test_every_kind_of_command_is_shown() -> None:
-    rooms = {path.stem for path in (ROOT / "glmkit" / "commands").glob("[!_]*.py")}
-    assert {argv[0] for argv in commands("glmkit")} == rooms
+    names = {path.stem for path in (ROOT / "glmkit" / "commands").glob("[!_]*.py")}
+    assert {argv[0] for argv in commands("glmkit")} == names
+
+
+def test_the_readme_is_a_front_door() -> None:
+    assert len(read("README.md").splitlines()) <= 150
+    first_screen = "\n".join(read("README.md").splitlines()[:40])
+    assert all(text in first_screen for text in ("make demo", "pip install", "glmkit generate", "import glmkit"))
+
+
+def test_the_python_of_the_readme_is_python() -> None:
+    (block,) = code_blocks("README.md", "python")
+    compile(block, "README.md", "exec")
 
 
 def test_make_targets_exist() -> None:
@@ -55,28 +85,43 @@ def test_make_targets_exist() -> None:
     assert {"demo", "test"} <= {argv[0] for argv in commands("make")} <= set(targets)
 
 
-def test_the_map_is_the_house() -> None:
-    entries = map_entries()
-    assert not [entry for entry in entries if entry not in MADE_BY_RUNS and not (ROOT / entry).exists()]
-    rooms = {f"glmkit/{path.name}" + "/" * path.is_dir() for path in (ROOT / "glmkit").iterdir()}
-    hidden = {room for room in rooms if re.search(r"__|py\.typed", room)}
-    assert rooms - hidden == {entry for entry in entries if entry.startswith("glmkit/") and entry != "glmkit/"}
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_files_named_in_the_text_exist(document: str) -> None:
+    pattern = r"`((?:data|glmkit|recipes|benchmarks|tests)/[^`\s:<*]*|[A-Za-z]+\.txt|LICENSE)`"
+    named = re.findall(pattern, prose(document))
+    assert not [name for name in named if not (ROOT / name).exists()]
 
 
-def test_files_named_in_the_text_exist() -> None:
-    prose = re.sub(r"^```.*?^```", "", README, flags=re.MULTILINE | re.DOTALL)
-    named = re.findall(r"`((?:data|glmkit|recipes|benchmarks|tests)/[^`\s]*|[A-Za-z]+\.txt|LICENSE)`", prose)
-    assert named and not [name for name in named if not (ROOT / name).exists()]
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_lead_somewhere(document: str) -> None:
+    folder = (ROOT / document).parent
+    for link in re.findall(r"\]\(([^)]+)\)", prose(document)):
+        if link.startswith("https://"):
+            continue
+        path, _, anchor = link.partition("#")
+        target = folder / path if path else ROOT / document
+        assert target.exists(), link
+        if anchor:
+            assert anchor in headings(target), link
+
+
+def headings(path: Path) -> set[str]:
+    """The anchors of a document, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 def test_supported_versions_agree_with_the_constraints() -> None:
+    readme = " ".join(read("README.md").split())
     pinned = dict(re.findall(r"^([\w.-]+)==([\d.]+)$", (ROOT / "constraints.txt").read_text(), flags=re.MULTILINE))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     for package in ("torch", "transformers"):
-        newest = re.search(rf"{package} [\d.]+ to ([\d.]+)", README)
-        assert newest and pinned[package].startswith(newest[1] + ".")
-    assert project["requires-python"] == ">=3.11" and "Python 3.11 or" in README
-    asked = {re.split(r"[<>=]", line)[0] for line in project["dependencies"]}
-    asked |= {re.split(r"[<>=]", line)[0] for extra in project["optional-dependencies"].values() for line in extra}
+        newest = re.search(rf"{package} [\d.]+ to ([\d.]+)", readme)
+        assert newest
+        assert pinned[package].startswith(newest[1] + ".")
+    assert project["requires-python"] == ">=3.11"
+    assert "Python 3.11 or" in readme
+    required = {re.split(r"[<>=]", line)[0] for line in project["dependencies"]}
+    required |= {re.split(r"[<>=]", line)[0] for extra in project["optional-dependencies"].values() for line in extra}
     normal = {name.lower().replace("_", "-") for name in pinned}
-    assert not {name.lower().replace("_", "-") for name in asked} - normal
+    assert not {name.lower().replace("_", "-") for name in required} - normal

@@ -1,0 +1,206 @@
+"""Every figure of README.md, recipes/README.md and benchmarks/README.md is that of the JSON file it names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from glmkit.files import read_json
+from tests.documents import ROOT, prose, table, table_lines
+
+RESULTS = ROOT / "benchmarks" / "results"
+PAGE = "benchmarks/README.md"
+Figures = dict[str, Any]
+
+
+def results(name: str) -> Figures:
+    figures: Figures = read_json(RESULTS / name)
+    return figures
+
+
+def cases(name: str) -> dict[str, Figures]:
+    """The measurements of a file of results/speed_h200, by their case or size."""
+    return {row.get("case") or row["size"]: row for row in results(f"speed_h200/{name}.json")["rows"]}
+
+
+def text(document: str) -> str:
+    """Its prose in one line."""
+    return " ".join(prose(document).split())
+
+
+def interval(estimate: Mapping[str, float], digits: int, value: str = "value") -> str:
+    """0.88 [0.81, 0.93]; a difference without its sign."""
+    low, high = sorted((abs(estimate["low"]), abs(estimate["high"])))
+    return f"{abs(estimate[value]):.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def test_nano_by_split() -> None:
+    lines = table(PAGE, "split")
+    splits = results("nano.json")["splits"]
+    assert {line.split("`")[1] for line in lines} == {name for name in splits if name.startswith("simple")}
+    for line, (prompts, words, ned) in lines.items():
+        figures = splits[line.split("`")[1]]["figures"]
+        assert int(prompts) == figures["word_accuracy"]["n"] == figures["ned"]["n"]
+        assert (words, ned) == (interval(figures["word_accuracy"], 2), interval(figures["ned"], 3))
+
+
+def test_nano_in_words() -> None:
+    splits = results("nano.json")["splits"]
+    simple, edits = splits["simple"]["figures"], splits["nano-edit"]["figures"]
+    shares = [estimate["value"] for name, estimate in simple.items() if name not in ("word_accuracy", "ned")]
+    pixels = [share for share in shares if share != simple["short_words"]["value"]]
+    assert f"right in {100 * min(pixels):.0f} to {100 * max(pixels):.0f} % of the images" in text(PAGE)
+    success, psnr = edits["edit_success"], edits["background_psnr"]
+    said = f"Of {success['n']} edits {100 * success['value']:.0f} % show what the instruction asks for"
+    assert said in text(PAGE)
+    assert f"background PSNR is {psnr['value']:.1f} dB" in text(PAGE)
+
+
+def test_the_style_of_the_demo() -> None:
+    lines = {cells[0]: cells[1:] for cells in table_lines(PAGE, "| before")}
+    for name, digits in (("form", 3), ("colours", 1)):
+        measured = results("style.json")["features"][name]
+        before, after = (measured["distances"][f"reports/demo/{run}"]["value"] for run in ("before", "after"))
+        difference = interval(measured["differences"]["reports/demo/after"], digits, "difference")
+        assert lines[f"kernel distance, {name}"] == [f"{before:.{digits}f}", f"{after:.{digits}f}", difference]
+    before, after, differences = before_and_after("poster_lora")
+    for name, metric in (("word accuracy", "word_accuracy"), ("NED", "ned")):
+        values = [f"{scores[metric]['value']:.2f}" for scores in (before, after)]
+        assert lines[name] == [*values, interval(differences[metric], 2)]
+    rise = [f"{scores['word_accuracy']['value']:.2f}" for scores in (before, after)]
+    assert f"word accuracy rises from {rise[0]} to {rise[1]}" in text("README.md")
+
+
+def test_the_layouts_of_ar_lora() -> None:
+    before, after, differences = before_and_after("ar_lora")
+    accuracy, words = "attribute_accuracy", "word_accuracy"
+    values = [f"{scores[metric]['value']:.2f}" for metric in (accuracy, words) for scores in (before, after)]
+    assert (
+        f"attribute accuracy rises from {values[0]} to {values[1]}, by {interval(differences[accuracy], 2)} on the "
+        f"same prompts, and word accuracy from {values[2]} to {values[3]}"
+    ) in text("recipes/README.md")
+
+
+def before_and_after(example: str) -> tuple[Figures, Figures, Figures]:
+    """The scores of nano, those of nano with adapters, and their differences in reports/example."""
+    report = read_json(ROOT / "reports" / "example" / f"{example}.json")
+    scores = {standing["run"]: standing["scores"] for standing in report["leaderboard"]}
+    (adapted,) = scores.keys() - {"nano"}
+    return scores["nano"], scores[adapted], {change["metric"]: change for change in report["differences"]}
+
+
+def test_generation_on_an_h200() -> None:
+    lines = {cells[0]: cells[1:] for cells in table_lines(PAGE, "| prior tokens")}
+    images, decoder = cases("images"), cases("decoder")
+    assert lines.keys() == images.keys()
+    for name, image in images.items():
+        bound = decoder.get(f"{name}, 30 steps", {}).get("floor_s")
+        assert lines[name] == [
+            f"{image['codes']:.2f}",
+            f"{image['denoising']:.2f}",
+            "" if bound is None else f"{bound:.2f}",
+            f"{image['vae']:.2f}",
+            f"{image['total']:.2f}",
+            f"{image['peak_gib']:.1f}",
+        ]
+
+
+def test_generation_on_an_h200_in_words() -> None:
+    diffusers = cases("stock")["1024x1024"]
+    codes = diffusers["all"]["stages"]["codes"]["stock"]
+    said = text(PAGE)
+    assert f"diffusers takes {diffusers['stock']:.1f} s for 1024x1024 and glmkit {diffusers['ours']:.1f} s" in said
+    assert f"{diffusers['ratio']:.1f} times as fast. {codes:.1f} s of diffusers are prior tokens" in said
+    (batch,) = results("speed_h200/batch.json")["rows"]
+    assert f"{batch['an_hour']:.0f} images of 1024x1024 per hour" in said
+    for size, saved in (("1024x1024", 5), ("2048x2048", 3)):
+        block = cases("blocks")[size]
+        assert round(100 * (1 - block["kernels"] / block["compiled"])) == saved
+        assert f"{saved} % " in said
+    agreement = cases("agreement")
+    for name, words in (("ours and diffusers", "median PSNR of"), ("kernels and eager", "images without them to")):
+        psnr = agreement[name]
+        expected = rf"{words} {psnr['psnr_db']:.0f} dB \(lowest {psnr['lowest']:.0f}\)"
+        assert re.search(expected, said), expected
+        assert psnr["images"] == 8
+
+
+def test_decoding_steps() -> None:
+    lines = table(PAGE, "batch")
+    steps = cases("tokens")
+    for batch, columns in lines.items():
+        for kind, cell in zip(("text", "edit"), columns, strict=True):
+            measured = [steps[f"{kind}, batch {batch}, prompt {tokens}"]["ms_a_step"] for tokens in (50, 1000)]
+            assert cell == ", ".join(f"{milliseconds:.1f}" for milliseconds in measured)
+
+
+def test_memory_of_generation() -> None:
+    lines = {cells[0]: cells[1:] for cells in table_lines(PAGE, "| GPU memory allowed, GiB")}
+    for case, row in cases("memory").items():
+        size, allowed = re.fullmatch(r"(\S+) under ([\d.]+) GiB", case).groups()  # type: ignore[union-attr]
+        assert lines[size] == [
+            f"{float(allowed):.0f}",
+            f"{row['peak_gib']:.1f}",
+            f"{row['host_gib']:.1f}",
+            f"{row['total']:.0f}",
+        ]
+
+
+def test_generation_on_a_cpu() -> None:
+    speed = results("speed_nano_cpu.json")
+    assert (
+        f"{speed['ours']:.1f} s per image, against {speed['stock']:.1f} s of diffusers on the same weights in the "
+        f"same run, {speed['ratio']:.1f} times as fast"
+    ) in text(PAGE)
+    assert f"one image takes {speed['ours']:.1f} s on 2 cores" in text("README.md")
+
+
+def test_the_hardware_table_of_the_readme() -> None:
+    image, (low, *_) = cases("images")["1024x1024"], cases("memory").values()
+    peak = f"1024x1024 takes {image['total']:.1f} s and {image['peak_gib']:.0f} GiB on an H200"
+    assert f"{peak}, or {low['peak_gib']:.0f} GiB with `--memory low`" in text("README.md")
+
+
+TRAINING = [row for name in ("all", "compiled_recipes", "packed") for row in results(f"train_h200/{name}.json")["rows"]]
+
+
+@pytest.mark.parametrize("cells", table_lines(PAGE, "stage"), ids=lambda cells: " ".join(cells[:4]))
+def test_training_on_an_h200(cells: list[str]) -> None:
+    """The figures of a line are all from one measurement."""
+    stage, size, batch, options, *figures = cells
+    chosen = set(filter(None, options.split(", ")))
+    measured = [
+        [
+            f"{row['step']:.2f}",
+            f"{row['floor']:.2f}",
+            f"{row['samples_per_second']:.1f}",
+            f"{row['tokens_per_second']:.0f}",
+            f"{row['peak_memory_gib']:.1f}",
+        ]
+        for row in TRAINING
+        if (row["stage"], row["size"], row["batch"]) == (stage, size, int(batch))
+        and options_of(row) == chosen
+        and row.get("step") is not None
+    ]
+    assert figures in measured
+
+
+def options_of(row: Figures) -> set[str]:
+    options = {name for name in ("compile", "pack", "offload") if row[name]}
+    options |= {f"gradient_checkpointing={row['gradient_checkpointing']}"} if row["gradient_checkpointing"] else set()
+    return options | ({f"base={row['base']}"} if row["base"] != "auto" else set())
+
+
+def test_what_gradient_checkpointing_costs() -> None:
+    """The products of a step with and without it, by their lower bounds."""
+    bounds = {
+        row["gradient_checkpointing"]: row["floor"]
+        for row in results("train_h200/all.json")["rows"]
+        if (row["stage"], row["size"], row["batch"], row["base"]) == ("decoder", "1024x1024", 1, "auto")
+    }
+    said = re.search(r"for about (\d+) % more arithmetic", text("recipes/README.md"))
+    assert said
+    assert int(said[1]) == round(100 * (bounds[1] / bounds[0] - 1))
