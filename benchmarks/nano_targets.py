@@ -149,7 +149,7 @@ def components(hybrid: HybridModel) -> dict[str, float]:
     """Return the PSNR of the VAE in dB and the share of the codebook that the held-out posters use."""
     posters = PosterImages(HELD_OUT_POSTERS, 256, 256, SEED, 1, "held-out")
     unused = VaeStage(steps=1, global_batch_size=1, learning_rate=1)
-    psnr = VaeObjective(hybrid.vae, posters, posters, unused, hybrid.device).validation_losses()["psnr"]
+    psnr = VaeObjective(hybrid, None, (posters, posters), unused).validation_losses()["psnr"]
     everything = list(range(HELD_OUT_POSTERS))
     cache = features.FeatureCache(hybrid.device)
     large = features.precompute_large_tokens(hybrid, posters, cache)[everything]

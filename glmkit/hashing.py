@@ -11,6 +11,7 @@ from glmkit.files import read_json, write_json
 from glmkit.runs import cache_folder
 
 FOR_PEOPLE = (".md", ".png")  # files of a model folder that decide nothing
+MADE_BY = "made_by.json"  # in a model folder that training writes into: the run that made it, no content either
 _EDGE_BYTES = 1 << 16
 
 
@@ -42,13 +43,14 @@ def fingerprint(path: str | Path) -> str:
     """Name the content of a file or folder in 16 hexadecimal digits, so that a run notices weights that changed.
 
     Reads each file's size and its first and last 64 KiB only: checkpoints are large, and training changes both ends.
-    What only people look at (README.md, images beside it) does not count.
+    What only people look at (README.md, images beside it) does not count, nor who made it.
     """
     path = Path(path)
     if path.is_file():
         files = [path]
     else:
-        files = sorted(file for file in path.rglob("*") if file.is_file() and file.suffix not in FOR_PEOPLE)
+        every = sorted(file for file in path.rglob("*") if file.is_file())
+        files = [file for file in every if file.suffix not in FOR_PEOPLE and file.name != MADE_BY]
     digest = hashlib.sha256()
     for file in files:
         size = file.stat().st_size

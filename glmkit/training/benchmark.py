@@ -29,12 +29,14 @@ from glmkit.generation import pipeline
 from glmkit.generation.benchmark import Clock, Rates, capped, decoder_flops, peak_gib, rates, reset_peak
 from glmkit.generation.sequence import grids
 from glmkit.models.hybrid import HybridModel
-from glmkit.training import data, features, objectives
+from glmkit.training import data, features
 from glmkit.training import quantization as frozen
-from glmkit.training.loop import Loop, Place
+from glmkit.training.context import StageContext
+from glmkit.training.loop import Loop
 from glmkit.training.lora import inject
 from glmkit.training.memory_tracker import BACKWARD_OF_ATTENTION
-from glmkit.training.stage import TRANSFORMERS, hold, recompute
+from glmkit.training.objectives import stage_kinds
+from glmkit.training.stage import checkpoint_gradients, quantize_and_offload
 
 TARGETS = {
     "autoregressive": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_up_proj", "down_proj"),
@@ -233,7 +235,9 @@ class Subject:
 
     def __init__(self, hybrid: HybridModel, job: Job) -> None:
         self.hybrid = hybrid
-        hold(getattr(hybrid, TRANSFORMERS[job.name]), job.lora, hybrid.device)
+        self.kind = stage_kinds()[job.name]
+        self.transformer = getattr(hybrid, self.kind.transformer or job.name)
+        quantize_and_offload(self.transformer, job.lora, hybrid.device)
         inject(getattr(hybrid, job.name), job.lora)
 
     def measure(self, job: Job, steps: int, at: Rates) -> dict[str, Any]:
@@ -265,15 +269,15 @@ class Subject:
         """The loop of a job on images of its own, with a fresh optimizer."""
         device, stage = self.hybrid.device, job.stage
         getattr(self.hybrid, job.name).zero_grad(set_to_none=True)  # a step that failed leaves some
-        recompute(getattr(self.hybrid, TRANSFORMERS[job.name]), job.gradient_checkpointing)
-        images = NoiseImages(job.batch, (job.height, job.width), job.edits, job.reminders)
-        told: Any = {"images": images, "validation": NoiseImages(1, images.size), "stage": stage}
-        objective = objectives.build(job.name, hybrid=self.hybrid, cache=features.FeatureCache(device), **told)
+        checkpoint_gradients(self.transformer, job.gradient_checkpointing)
+        images: Any = NoiseImages(job.batch, (job.height, job.width), job.edits, job.reminders)
+        validation: Any = NoiseImages(1, images.size)
+        objective = self.kind.build(self.hybrid, (images, validation), stage, features.FeatureCache(device))
         if job.compile:
             objective.compile()
         objective.trained.train()
-        batches = data.Batches(data.buckets(told["images"]), job.batch, 0)
-        return Loop(objective, batches, stage, Place(Path(), job.name, 0, device))
+        batches = data.Batches(data.buckets(images), job.batch, 0)
+        return Loop(objective, batches, stage, StageContext(Path(), job.name, 0, device))
 
 
 def tokens_of(hybrid: HybridModel, job: Job) -> int:

@@ -94,8 +94,8 @@ def _divisible(name: str, stage: Stage, count: int) -> str:
     return f"{changed}{name}.micro_batch_size={batch // accumulation_steps}"
 
 
-def sharded_as(like: Tensor, whole: Tensor) -> Tensor:
-    """The part of `whole` that this process holds of `like`; `whole` itself where each holds everything."""
+def shard_like(like: Tensor, whole: Tensor) -> Tensor:
+    """Return the part of `whole` that this process holds of `like`; `whole` itself where each holds everything."""
     if not isinstance(like, DTensor):
         return whole
     # Every process has read the whole tensor: nothing is sent.

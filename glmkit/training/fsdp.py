@@ -1,8 +1,8 @@
 """The weights of a transformer held in shards by several processes (FSDP2): each holds a part of every matrix, frozen
 or trained, and gathers those of a block while it computes with them.
 
-Whatever users see (adapters, parts, sample images) is made by the first process from a copy of the whole part: beside
-its shards it then needs the memory of one part.
+Whatever users see (adapters, components, sample images) is made by the first process from a copy of the whole
+component: beside its shards it then needs the memory of one component.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ from glmkit.models import checkpoint
 from glmkit.models.autoregressive.model import Layer
 from glmkit.models.decoder.model import Block, DiffusionDecoder
 from glmkit.models.hybrid import HybridModel
-from glmkit.training import lora
-from glmkit.training import quantization as frozen
+from glmkit.training import lora, quantization
 
 NOTES = Console(stderr=True)
 UNSUPPORTED = {  # by accelerate's names
     "FSDP_OFFLOAD_PARAMS": "--fsdp_offload_params false",
-    "FSDP_ACTIVATION_CHECKPOINTING": "--fsdp_activation_checkpointing false, and STAGE.gradient_checkpointing=1 in the recipe",
+    "FSDP_ACTIVATION_CHECKPOINTING": (
+        "--fsdp_activation_checkpointing false, and STAGE.gradient_checkpointing=1 in the recipe"
+    ),
 }
 
 
@@ -43,7 +44,7 @@ def check(recipe: Recipe) -> None:
         if os.environ.get(name) == "true":
             raise UserError(f"{name} is not supported", fix=fix)
     for name, stage in recipe.stages.items():
-        if stage.lora is not None and stage.lora.base in frozen.QUANTISED:
+        if stage.lora is not None and stage.lora.base in quantization.QUANTISED:
             raise UserError(f"a base in {stage.lora.base} cannot be held in shards", fix=f"{name}.lora.base=auto")
         if stage.lora is not None and stage.lora.offload:
             raise UserError("shards cannot wait in the CPU's memory", fix=f"{name}.lora.offload=false")
@@ -54,54 +55,55 @@ def check(recipe: Recipe) -> None:
             raise UserError("train_glyph does not work on shards", fix="launch without --use_fsdp")
 
 
-def shard(transformer: nn.Module, device: torch.device, team: ProcessGroup, edits: bool) -> None:
-    """Leave this process with its part of every parameter; the blocks gather theirs one after the other. `edits`:
-    sources go through them, too, on their own way."""
-    mesh = init_device_mesh(device.type, (team.world_size,))
+def shard(transformer: nn.Module, device: torch.device, group: ProcessGroup, edits: bool) -> None:
+    """Leave this process with its part of every parameter; the blocks gather theirs one after the other.
+
+    `edits`: condition images go through the blocks, too, on a way of their own.
+    """
+    mesh = init_device_mesh(device.type, (group.world_size,))
     freed = os.environ.get("FSDP_RESHARD_AFTER_FORWARD", "true") == "true"
     for layer in [module for module in transformer.modules() if isinstance(module, (Block, Layer))]:
         fully_shard(layer, mesh=mesh, reshard_after_forward=freed)
         if edits and isinstance(layer, Block):
             register_fsdp_forward_method(layer, "forward_with_key_value")
     fully_shard(transformer, mesh=mesh, reshard_after_forward=freed)
-    weights = [one for one in transformer.parameters() if isinstance(one, DTensor)]
-    here, all_of_them = (sum(one.nbytes for one in some) for some in (map(DTensor.to_local, weights), weights))
-    NOTES.print(f"weights in shards: {here / 2**20:.4g} of {all_of_them / 2**20:.4g} MiB in this process")
+    weights = [parameter for parameter in transformer.parameters() if isinstance(parameter, DTensor)]
+    here, whole = (sum(value.nbytes for value in values) for values in (map(DTensor.to_local, weights), weights))
+    NOTES.print(f"weights in shards: {here / 2**20:.4g} of {whole / 2**20:.4g} MiB in this process")
     if edits and isinstance(transformer, DiffusionDecoder):
         register_fsdp_forward_method(transformer, "cache_condition_images")
 
 
 @contextmanager
-def whole(
-    part: str, stage: Stage, hybrid: HybridModel, fresh: HybridModel, team: ProcessGroup
+def whole_component(
+    component: str, stage: Stage, hybrid: HybridModel, unchanged: HybridModel, group: ProcessGroup
 ) -> Iterator[nn.Module | None]:
-    """While this lasts, `part` of the first process's model is a whole copy of the shards that are there otherwise.
-    `fresh` is the model as training began with it.
+    """Have a whole copy in place of the shards of a component in the first process's model while this lasts.
 
-    Yields PEFT's wrap of the copy, if the shards have adapters that are trained.
+    `unchanged` is the model as training began with it. Yields PEFT's wrap of the copy, if the shards have adapters.
     """
-    shards = getattr(hybrid, part)
+    shards = getattr(hybrid, component)
     full = stage.lora is None
-    own = shards.state_dict() if full else {name: one for name, one in shards.named_parameters() if one.requires_grad}
-    weights = team.gather_full_tensors(own)
-    if not team.is_main:
+    trained = {name: value for name, value in shards.named_parameters() if value.requires_grad}
+    weights = group.gather_full_tensors(shards.state_dict() if full else trained)
+    if not group.is_main:
         yield None
         return
     wrapped = None
     if full:
         with torch.device("meta"):
-            module = checkpoint.new_component(hybrid.folder, part)
+            module = checkpoint.new_component(hybrid.folder, component)
         module.load_state_dict(weights, assign=True)
     else:
-        module = getattr(fresh, part)
+        module = getattr(unchanged, component)
         wrapped = lora.inject(module, stage.lora) if weights and stage.lora else None
         module.load_state_dict(weights, strict=False)
-    setattr(hybrid, part, module.to(hybrid.device))
+    setattr(hybrid, component, module.to(hybrid.device))
     del module
     try:
         yield wrapped
     finally:
         del wrapped
-        fresh.unload(part)
-        hybrid.unload(part)
-        setattr(hybrid, part, shards)
+        unchanged.unload(component)
+        hybrid.unload(component)
+        setattr(hybrid, component, shards)

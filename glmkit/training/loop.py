@@ -2,7 +2,7 @@
 
 Every random number of step s comes from generators seeded by (seed, s) and the images of step s are a function of
 (seed, s), so a run that was killed and resumed does the same as one that was not. Several processes share a step (see
-`processes`); all of them compute the validation losses, since the others would only wait for them.
+`distributed`); all of them compute the validation losses, since the others would only wait for them.
 """
 
 from __future__ import annotations
@@ -11,23 +11,20 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
 from glmkit.config import Stage
-from glmkit.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from glmkit.errors import UserError
-from glmkit.files import append_jsonl, atomic_path, read_jsonl, write_jsonl
-from glmkit.training import distributed as processes
-from glmkit.training import lora
+from glmkit.files import append_jsonl, read_jsonl, write_jsonl
+from glmkit.training import lora, resume
+from glmkit.training.context import StageContext, step_generator
 from glmkit.training.data import Batches
+from glmkit.training.distributed import Pass, passes_of
 from glmkit.training.objectives import Divisible, Objective
 from glmkit.training.optimizers import Averaged, learning_rate, optimizers
 from glmkit.training.trackers import Tracker
@@ -36,45 +33,24 @@ LOG_EVERY = 20
 NOTES = Console(stderr=True)
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a stage writes: `folder` of the run, `name` of the stage; the seed of everything random in it; and the
-    processes that train together, of which the first one writes."""
-
-    folder: Path
-    name: str
-    seed: int
-    device: torch.device
-    team: ProcessGroup = SINGLE_PROCESS
-
-    @property
-    def state(self) -> Path:
-        return self.folder / f"{self.name}.state.pt"
-
-    @property
-    def log(self) -> Path:
-        return self.folder / f"{self.name}.log.jsonl"
-
-
-def step_generator(place: Place, step: int, micro_batch: int = 0) -> torch.Generator:
-    """The generator of one micro-batch; none shares its seed with another."""
-    seed = int(np.random.SeedSequence([place.seed, step, micro_batch]).generate_state(1, np.uint64)[0] >> 1)
-    return torch.Generator(place.device).manual_seed(seed)
-
-
 class Loop:
     """Optimizer, schedule, averaging, progress and resume around one objective."""
 
     def __init__(
-        self, objective: Objective, batches: Batches, stage: Stage, place: Place, trackers: Sequence[Tracker] = ()
+        self,
+        objective: Objective,
+        batches: Batches,
+        stage: Stage,
+        context: StageContext,
+        trackers: Sequence[Tracker] = (),
     ) -> None:
-        self.objective, self.batches, self.stage, self.place = objective, batches, stage, place
+        self.objective, self.batches, self.stage, self.context = objective, batches, stage, context
         self.trackers = trackers
         self.parameters = [parameter for parameter in objective.trained.parameters() if parameter.requires_grad]
-        self.optimizers = optimizers(objective.trained, stage, place.device)
+        self.optimizers = optimizers(objective.trained, stage, context.device)
         self.averaged = Averaged(self.parameters, stage.ema) if stage.ema else None
         self.step = 0
-        self._began = time.monotonic()
+        self.started = time.monotonic()
 
     def run(
         self,
@@ -85,88 +61,101 @@ class Loop:
         """Train to the last step; returns validation losses `before` and `after`, seconds, and peak memory in bytes.
 
         `export` writes the trained weights where users find them: with every saved state, and at the end. `sample`
-        draws images at step 0, every `sample_every` steps and at the end. Every process calls both. A state stays
+        generates images at step 0, every `sample_every` steps and at the end. Every process calls both. A state stays
         when this returns, so that a run that is killed before its result is written exports the same weights again.
         """
-        self.place.team.broadcast_parameters(self.parameters)
+        # 1. Begin, or go on from the last state.
+        self.context.group.broadcast_parameters(self.parameters)
         self._resume()
         self.objective.trained.train()
         if self.step == 0:
             self._observe(sample)
+
+        # 2. Take the steps; log, validate, sample and save when it is time.
         with _progress() as bar:
-            task = bar.add_task(self.place.name, total=self.stage.steps, completed=self.step, note="")
-            while self._goes_on:
-                shown = self.take_step()
+            task = bar.add_task(self.context.name, total=self.stage.steps, completed=self.step, note="")
+            while self.goes_on:
+                metrics = self.take_step()
                 bar.update(task, completed=self.step)
-                if self.step % LOG_EVERY == 0 or not self._goes_on or self._due(self.stage.save_every):
-                    bar.update(task, note=self._log(shown))
-                if self._due(self.stage.validation_every) or self._due(sample_every):
-                    self._observe(sample if self._due(sample_every) else None, bar)
-                if self._due(self.stage.save_every):
-                    self._save()
+                if self.step % LOG_EVERY == 0 or not self.goes_on or self._is_due(self.stage.save_every):
+                    bar.update(task, note=self._log(metrics))
+                if self._is_due(self.stage.validation_every) or self._is_due(sample_every):
+                    self._observe(sample if self._is_due(sample_every) else None, bar)
+                if self._is_due(self.stage.save_every):
+                    resume.save(self)
                     with self._averaged_weights():
                         export()
-        self._save()  # the export may replace the weights that training began with
+        resume.save(self)  # the export may replace the weights that training began with
+
+        # 3. Write what was learnt, and how well.
         if self.averaged:
             self.averaged.swap()
         self.objective.finish()
         after = self._validation_losses()
-        self._check(after["loss"])
+        self._check_finite(after["loss"])
         export()
-        self._note({"step": self.step, "validation": after})
+        self._record({"step": self.step, "validation": after})
         if sample:
             sample(self.step)
-        self.place.team.barrier()  # for the log of the first process
-        rows = [row["validation"] for row in self._rows() if "validation" in row]
-        peak = torch.cuda.max_memory_allocated(self.place.device) if self.place.device.type == "cuda" else None
+        self.context.group.barrier()  # for the log of the first process
+        validation = [line["validation"] for line in self._log_lines() if "validation" in line]
+        on_gpu = self.context.device.type == "cuda"
         return {
             "steps": self.step,
-            "before": rows[0],
+            "before": validation[0],
             "after": after,
             "seconds": round(self.seconds, 1),
-            "peak_bytes": peak,
+            "peak_bytes": torch.cuda.max_memory_allocated(self.context.device) if on_gpu else None,
         }
 
     @property
     def seconds(self) -> float:
-        """Since the first step, pauses between a kill and the next start left out."""
-        return time.monotonic() - self._began
+        """Seconds since the first step, pauses between a kill and the next start left out."""
+        return time.monotonic() - self.started
 
     @property
-    def _goes_on(self) -> bool:
+    def goes_on(self) -> bool:
+        """Whether there are steps left."""
         return self.step < self.stage.steps
 
-    def _due(self, every: int) -> bool:
-        return every > 0 and self.step % every == 0 and self._goes_on
+    def _is_due(self, every: int) -> bool:
+        return every > 0 and self.step % every == 0 and self.goes_on
 
     def take_step(self) -> list[dict[str, Tensor]]:
-        """One step; what there is to show of each pass of this process."""
+        """Take one step; returns the metrics of each pass of this process."""
+        # 1. The learning rate of this step.
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(self.step, self.stage)
-        shown: list[dict[str, Tensor]] = []
-        on_gpu = self.place.device.type == "cuda"
-        passes = processes.passes_of(self.batches[self.step], self.stage.accumulation_steps, self.place.team)
+
+        # 2. Forward and backward passes, whose gradients add up.
+        metrics: list[dict[str, Tensor]] = []
+        on_gpu = self.context.device.type == "cuda"
+        passes = passes_of(self.batches[self.step], self.stage.accumulation_steps, self.context.group)
         for one in passes:
-            generator = step_generator(self.place, self.step, one.number)
+            generator = step_generator(self.context, self.step, one.number)
             torch.manual_seed(generator.initial_seed() ^ 2)  # dropout draws from the global generator
             with lora.autocast_decides(self.objective.trained, on_gpu):
-                with torch.autocast(self.place.device.type, torch.bfloat16, enabled=on_gpu):
+                with torch.autocast(self.context.device.type, torch.bfloat16, enabled=on_gpu):
                     loss, parts = self._loss(one, generator)
                 (loss / len(passes)).backward()
-            shown.append({"loss": loss.detach(), **parts})
-        self.place.team.average_gradients(self.parameters)
+            metrics.append({"loss": loss.detach(), **parts})
+
+        # 3. The mean gradient of all processes, clipped, moves the weights.
+        self.context.group.average_gradients(self.parameters)
         torch.nn.utils.clip_grad_norm_(self.parameters, self.stage.max_grad_norm, error_if_nonfinite=False)
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+
+        # 4. What follows the weights.
         self.step += 1
         if self.averaged:
             self.averaged.update(self.step)
         self.objective.after_step(self.step, generator)
-        return shown
+        return metrics
 
-    def _loss(self, one: processes.Pass, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def _loss(self, one: Pass, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         if one.rows is None:
             return self.objective.loss(one.indices, generator)
         return cast(Divisible, self.objective).loss(one.indices, generator, one.rows)
@@ -180,16 +169,18 @@ class Loop:
         return losses
 
     def _observe(self, sample: Callable[[int], None] | None, bar: Progress | None = None) -> None:
+        """Validate, and sample if asked, with the averaged weights."""
         with self._averaged_weights():
             losses = self._validation_losses()
-            self._note({"step": self.step, "validation": losses})
-            (bar.console if bar else NOTES).print(f"{self.place.name} step {self.step}: validation {_format(losses)}")
+            self._record({"step": self.step, "validation": losses})
+            line = f"{self.context.name} step {self.step}: validation {_format(losses)}"
+            (bar.console if bar else NOTES).print(line)
             if sample:
                 sample(self.step)
 
     @contextmanager
     def _averaged_weights(self) -> Iterator[None]:
-        """The averaged weights in place of the current ones, where there are any."""
+        """Put the averaged weights in place of the current ones, where there are any."""
         if self.averaged:
             self.averaged.swap()
         try:
@@ -198,96 +189,45 @@ class Loop:
             if self.averaged:
                 self.averaged.swap()
 
-    def _log(self, shown: list[dict[str, Tensor]]) -> str:
-        values = self.place.team.average_metrics(shown)
-        self._check(values["loss"])
-        self._note({"step": self.step, **values})
-        return f"loss {values['loss']:.4g}"  # the parts of it would not fit on a line
+    def _log(self, metrics: list[dict[str, Tensor]]) -> str:
+        means = self.context.group.average_metrics(metrics)
+        self._check_finite(means["loss"])
+        self._record({"step": self.step, **means})
+        return f"loss {means['loss']:.4g}"  # the parts of it would not fit on a line
 
-    def _check(self, loss: float) -> None:
+    def _check_finite(self, loss: float) -> None:
         if not math.isfinite(loss):
             raise UserError(
-                f"{self.place.name}: the loss is {loss} at step {self.step}",
-                fix=f"a smaller learning rate: {self.place.name}.learning_rate={self.stage.learning_rate / 4:g}",
+                f"{self.context.name}: the loss is {loss} at step {self.step}",
+                fix=f"a smaller learning rate: {self.context.name}.learning_rate={self.stage.learning_rate / 4:g}",
             )
 
-    def _note(self, row: dict[str, Any]) -> None:
-        if not self.place.team.is_main:
+    def _record(self, line: dict[str, Any]) -> None:
+        """Append a line to the log, and tell the trackers."""
+        if not self.context.group.is_main:
             return
-        append_jsonl(self.place.log, {"time": round(time.time(), 1), **row})
+        append_jsonl(self.context.log, {"time": round(time.time(), 1), **line})
         for track in self.trackers:
-            track(row)
+            track(line)
 
-    def _rows(self) -> list[dict[str, Any]]:
-        return read_jsonl(self.place.log, partial=True) if self.place.log.exists() else []
-
-    def _save(self) -> None:
-        state = {
-            "step": self.step,
-            "model": self._weights(),
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers] if self._goes_on else [],
-            "averaged": self.averaged.shadow if self.averaged else None,
-            "seconds": self.seconds,
-        }
-        state = self.place.team.gather_full_tensors(state)
-        if self.place.team.is_main:
-            with atomic_path(self.place.state) as temporary:
-                torch.save(state, temporary)
-
-    def _weights(self) -> dict[str, Tensor]:
-        """What a state has to hold; an adapter's base does not change, and is too large to write again and again."""
-        trained = self.objective.trained
-        if self.stage.lora is None:
-            return trained.state_dict()
-        return {name: value.detach() for name, value in trained.named_parameters() if value.requires_grad}
-
-    @torch.no_grad()
-    def _read_weights(self, saved: dict[str, Tensor]) -> None:
-        own = {name: processes.sharded_as(value, saved[name]) for name, value in self._weights().items()}
-        if self.stage.lora is None:
-            self.objective.trained.load_state_dict(own)
-            return
-        for name, value in self._weights().items():
-            value.copy_(own[name])
+    def _log_lines(self) -> list[dict[str, Any]]:
+        return read_jsonl(self.context.log, partial=True) if self.context.log.exists() else []
 
     def _resume(self) -> None:
-        if not self.place.state.exists():
-            if self.place.team.is_main:
-                self.place.log.unlink(missing_ok=True)
+        """Read the last state, if there is one, and forget what was logged after it."""
+        is_main = self.context.group.is_main
+        if not self.context.state.exists():
+            if is_main:
+                self.context.log.unlink(missing_ok=True)
             return
-        where = "cpu" if self.place.team.sharded else self.place.device  # whole, it may be too large for a GPU
-        state = torch.load(self.place.state, map_location=where, weights_only=True)
-        self._read_weights(state["model"])
-        if self.averaged:
-            both = zip(self.parameters, state["averaged"], strict=True)
-            self.averaged.shadow = [processes.sharded_as(own, saved) for own, saved in both]
-        self.step = int(state["step"])
-        self._began -= state.get("seconds", 0.0)
-        if self._goes_on:
-            for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-                optimizer.load_state_dict(_sharded_state(optimizer, saved))
-        if self.place.team.is_main:
-            write_jsonl(self.place.log, (row for row in self._rows() if self._was_logged(row)))
-        NOTES.print(f"{self.place.name}: continuing at step {self.step}")
+        resume.load(self)
+        if is_main:
+            write_jsonl(self.context.log, (line for line in self._log_lines() if self._was_logged(line)))
+        NOTES.print(f"{self.context.name}: continuing at step {self.step}")
 
-    def _was_logged(self, row: dict[str, Any]) -> bool:
-        """Whether the state that was just read comes after this row; the last validation loss follows the last state."""
-        return row["step"] <= self.step and (self._goes_on or "validation" not in row or row["step"] < self.step)
-
-
-def _sharded_state(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> dict[str, Any]:
-    """The state of an optimizer that was saved whole, as this process holds its parameters."""
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    state = {
-        number: {
-            name: processes.sharded_as(parameters[number], value)
-            if isinstance(value, Tensor) and value.shape == parameters[number].shape
-            else value
-            for name, value in own.items()
-        }
-        for number, own in saved["state"].items()
-    }
-    return {**saved, "state": state}
+    def _was_logged(self, line: dict[str, Any]) -> bool:
+        """Tell whether the state that was just read is newer than this line; the last validation follows the last state."""
+        return line["step"] <= self.step and (self.goes_on or "validation" not in line or line["step"] < self.step)
 
 
 def _format(values: dict[str, float]) -> str:

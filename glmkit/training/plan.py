@@ -24,9 +24,10 @@ from glmkit.models.checkpoint import published
 from glmkit.models.glyph.model import quoted_texts
 from glmkit.training import checks, data, lora, offload
 from glmkit.training import quantization as frozen
-from glmkit.training.data import summary as report
+from glmkit.training.data import summary
 from glmkit.training.memory_tracker import Work, work_of
-from glmkit.training.stage import NEEDS, TRANSFORMERS, recompute, thaw
+from glmkit.training.objectives import StageKind, stage_kinds
+from glmkit.training.stage import checkpoint_gradients, trained_components
 
 CHAT_TOKENS = 32  # of the template and the size pairs around a caption
 CHARACTERS_A_TOKEN = 3
@@ -68,7 +69,7 @@ def explain(recipe: Recipe, device: torch.device) -> list[str]:
         both = data.load(recipe.data)
         images = both[0]
         checks.content(recipe, images)
-        told += ["", *report.lines(both, recipe.largest_batch)]
+        told += ["", *summary.lines(both, recipe.largest_batch)]
     if recipe.clip or (recipe.architecture and not Path(recipe.model).exists()):
         return [*told, "", f"{recipe.model} is no model yet whose parts could be counted"]
     return [*told, "", *lines(plan(recipe, images, device), device)]
@@ -110,24 +111,25 @@ def _stage(
     own_reminder: bool,
 ) -> StagePlan:
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32  # autocast computes in it
+    kind = stage_kinds()[name]
     with torch.device("meta"):
-        parts = {part: checkpoint.build_component(part, settings_of(recipe, part)) for part in NEEDS[name]}
+        parts = {part: checkpoint.build_component(part, settings_of(recipe, part)) for part in kind.components(name)}
         for part in parts.values():
             part.requires_grad_(False)
         total = count(parts[name])
         if stage.lora is not None:
             lora.inject(parts[name], stage.lora)
         else:
-            thaw(parts[name], stage)
+            kind.unfreeze(parts[name], stage)
     trained = sum(value.numel() for part in parts.values() for value in part.parameters() if value.requires_grad)
-    weights = _weight_bytes(name, stage, parts, device)
+    weights = _weight_bytes(name, kind, stage, parts, device)
     worst = max(shapes, key=lambda shape: _tokens(name, shape, captions))
     work = None
-    if name in ("autoregressive", "decoder", "glyph"):
+    if kind.transformer is not None:
         for part in parts.values():
             part.to(dtype)
         block_stage = cast(config.BlockStage, stage)
-        recompute(parts[TRANSFORMERS[name]], block_stage.gradient_checkpointing)
+        checkpoint_gradients(parts[kind.transformer], block_stage.gradient_checkpointing)
         looks = 1 + own_reminder if block_stage.regularization_weight else 0
         work = measure(name, parts, worst, stage.global_batch_size // stage.accumulation_steps, captions, looks)
     operations = stage.steps * stage.accumulation_steps * work.operations if work else None
@@ -143,16 +145,17 @@ def _stage(
     )
 
 
-def _weight_bytes(name: str, stage: Stage, parts: Mapping[str, nn.Module], device: torch.device) -> int:
+def _weight_bytes(
+    name: str, kind: StageKind, stage: Stage, parts: Mapping[str, nn.Module], device: torch.device
+) -> int:
     """Of the parts that a stage has in memory while it trains; adapters in float32."""
-    held = set(NEEDS[name])
-    if isinstance(stage, config.BlockStage):  # what only caches need has left
-        held = {name, TRANSFORMERS[name]} | ({"glyph"} if getattr(stage, "train_glyph", False) else set())
+    transformer = kind.transformer or name
+    held = {transformer, *trained_components(name, stage)}  # the encoders have left
     each, total = frozen.dtype(stage.lora, device).itemsize, 0
     for part in held:
         total += sum((4 if value.requires_grad else each) * value.numel() for value in parts[part].parameters())
     if stage.lora is not None:
-        module = parts[TRANSFORMERS[name]]
+        module = parts[transformer]
         plain, own = (frozen.matrix_bytes(module, base, each) for base in ("auto", stage.lora.base))
         total += own - plain
         if stage.lora.offload:

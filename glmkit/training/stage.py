@@ -1,136 +1,147 @@
-"""The parts of a model that a stage needs, made ready for it: loaded or fresh, held, adapted, computed again."""
+"""What happens before step 1 of a stage, in order: `prepare_stage`. The loop then only takes steps."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
 
 from glmkit import config
-from glmkit.config import Stage
-from glmkit.generation import pipeline
+from glmkit.config import Lora, Recipe, Stage
 from glmkit.models import checkpoint
+from glmkit.models.checkpoint import adapters
 from glmkit.models.hybrid import HybridModel
-from glmkit.training import data, features, lora, objectives, offload
-from glmkit.training import quantization as frozen
+from glmkit.training import fsdp, lora, offload, quantization
+from glmkit.training.context import StageContext
+from glmkit.training.data import Datasets
+from glmkit.training.features import FeatureCache
 from glmkit.training.initialise import fresh_component
-
-if TYPE_CHECKING:
-    from glmkit.models.vae.model import Vae
-
-# Which parts of the model each stage reads; the first is what it trains.
-NEEDS = {
-    "vae": ("vae",),
-    "semantic_vq": ("semantic_vq",),
-    "autoregressive": ("autoregressive", "semantic_vq"),
-    "decoder": ("decoder", "glyph", "vae", "semantic_vq"),
-    "glyph": ("glyph", "decoder", "vae", "semantic_vq"),
-}
-# Through which transformer the gradient of a stage goes: the part that takes the memory, whatever is trained.
-TRANSFORMERS = {"autoregressive": "autoregressive", "decoder": "decoder", "glyph": "decoder"}
+from glmkit.training.objectives import Objective, StageKind
 
 
-def objective_of(
-    name: str,
+@dataclass(frozen=True)
+class PreparedStage:
+    """What the loop is given: what a stage learns, how its weights are written, and what makes samples of them."""
+
+    objective: Objective
+    export: Callable[[], None]
+    sample: Callable[[int], None] | None = None
+
+
+@dataclass(frozen=True)
+class StageModel:
+    """The model of a stage that is ready for step 1; `adapted` is PEFT's wrap of what has adapters, if anything has."""
+
+    hybrid: HybridModel
+    objective: Objective
+    adapted: nn.Module | None
+
+
+def prepare_stage(
+    context: StageContext,
+    kind: StageKind,
     stage: Stage,
     hybrid: HybridModel,
-    images: tuple[data.ImageDataset, data.ImageDataset],
-    cache: features.FeatureCache,
-) -> tuple[objectives.Objective, nn.Module | None]:
-    """What a stage learns, with the parts of `hybrid` made ready for it; and PEFT's wrap of what is adapted, if any."""
-    adapting = None
-    if stage.lora is not None:
-        adapting = _Adapting(name, stage.lora, hybrid)
-    else:
-        for part in trained_components(name, stage):
-            setattr(hybrid, part, _fresh_or_loaded(hybrid.folder, part).to(hybrid.device))
-            thaw(getattr(hybrid, part), stage)
-    objective = objectives.build(name, **_context(name, hybrid, stage, images, cache))
-    if isinstance(stage, config.BlockStage):
-        recompute(getattr(hybrid, TRANSFORMERS[name]), stage.gradient_checkpointing)
-    return objective, adapting.wrapped if adapting else None
+    datasets: Datasets,
+    cache: FeatureCache,
+) -> StageModel:
+    """Make `hybrid`, of which nothing is loaded yet (`open_model`), ready for step 1 of a stage.
 
-
-class _Adapting:
-    """Holds and adapts the parts of a stage when they are loaded: after the encoders, which have then left. Together
-    they would take more memory than training does.
+    The encoders leave the memory before the transformer is loaded: together they would take more than training does.
     """
+    # 1. Load the components. Those that are trained whole come now, in float32; an encoder comes when a feature is
+    #    missing that it has to compute, and a transformer under adapters when the encoders have left.
+    torch.manual_seed(context.seed)
+    trained = trained_components(context.name, stage)
+    if stage.lora is None:
+        for component in trained:
+            setattr(hybrid, component, _fresh_or_loaded(hybrid.folder, component).to(context.device))
 
-    def __init__(self, name: str, settings: config.Lora, hybrid: HybridModel) -> None:
-        self.wrapped: nn.Module | None = None
-        self._name, self._settings, self._device = name, settings, hybrid.device
-        self._random = torch.get_rng_state()  # adapters begin alike, whatever the encoders had left to do
-        transformer = TRANSFORMERS[name]
-        if settings.offload and transformer not in vars(hybrid):
-            waiting = HybridModel(hybrid.folder, "cpu", hybrid.dtype, hybrid.name)  # the GPU may be too small for it
-            waiting.on_load = hybrid.on_load
-            setattr(hybrid, transformer, getattr(waiting, transformer))
-        self._before, hybrid.on_load = hybrid.on_load, self
-        for part in {transformer, name} & vars(hybrid).keys():
-            self._adapt(part, getattr(hybrid, part))
+    # 2. Precompute the features of every image.
+    features = kind.precompute(hybrid, datasets, stage, cache)
 
-    def __call__(self, part: str, module: nn.Module) -> nn.Module:
-        module = self._before(part, module) if self._before else module
-        self._adapt(part, module)
-        return module
+    # 3. Unload the encoders.
+    hybrid.unload(*kind.encoders_of(stage))
 
-    def _adapt(self, part: str, module: nn.Module) -> None:
-        if part == TRANSFORMERS[self._name]:
-            hold(module, self._settings, self._device)
-        if part == self._name:
-            torch.set_rng_state(self._random)
-            self.wrapped = lora.inject(module, self._settings)
+    # 4. Quantize and offload the frozen weights under adapters.
+    if stage.lora is not None and kind.transformer is not None:
+        if stage.lora.offload and kind.transformer not in vars(hybrid):
+            load_on_cpu(hybrid, kind.transformer)
+        quantize_and_offload(getattr(hybrid, kind.transformer), stage.lora, context.device)
+
+    # 5. Inject adapters, or unfreeze what is trained whole; of several processes, each may keep a shard.
+    adapted = None
+    if stage.lora is not None:
+        torch.manual_seed(context.seed)  # adapters begin alike, whatever the encoders had left to do
+        adapted = lora.inject(getattr(hybrid, context.name), stage.lora)
+    else:
+        for component in trained:
+            kind.unfreeze(getattr(hybrid, component), stage)
+    objective = kind.objective(hybrid, features, datasets, stage)
+    if context.group.sharded and kind.transformer is not None:
+        with_edits = any(images.condition_images for images in datasets)
+        fsdp.shard(getattr(hybrid, kind.transformer), context.device, context.group, with_edits)
+
+    # 6. Checkpoint gradients and compile.
+    if isinstance(stage, config.BlockStage) and kind.transformer is not None:
+        checkpoint_gradients(getattr(hybrid, kind.transformer), stage.gradient_checkpointing)
+    if stage.compile:
+        objective.compile()
+    return StageModel(hybrid, objective, adapted)
 
 
-def hold(module: nn.Module, settings: config.Lora, device: torch.device) -> None:
-    """Have the frozen weights of a transformer be held as a recipe wants them."""
-    if settings.base in frozen.QUANTISED:
-        frozen.quantise(module, settings.base)
+def open_model(context: StageContext, stage: Stage, recipe: Recipe, folder: Path) -> HybridModel:
+    """Return the model that a stage begins with, nothing of it loaded yet.
+
+    Components that earlier stages of the run adapted load with these adapters where that matters: samples show what
+    the whole run has learnt so far, and the glyph encoder learns for the adapted decoder.
+    """
+    hybrid = HybridModel(folder, context.device, quantization.dtype(stage.lora, context.device), recipe.model)
+    earlier = [name for name in recipe.stages if name != context.name and (context.folder / f"{name}.json").exists()]
+    adapted = [name for name in earlier if (context.folder / "adapter" / name).exists()]
+    if adapted and (recipe.samples.prompts or context.name == "glyph"):
+        adapter = adapters.Adapter(context.folder / "adapter")
+        hybrid.on_load = lambda name, module: (
+            adapters.merge_adapter(module, name, adapter) if name in adapted else module
+        )
+    return hybrid
+
+
+def trained_components(name: str, stage: Stage) -> tuple[str, ...]:
+    """Return the components that a stage trains."""
+    return (name, "glyph") if isinstance(stage, config.DecoderStage) and stage.train_glyph else (name,)
+
+
+def load_on_cpu(hybrid: HybridModel, component: str) -> None:
+    """Load a component into the CPU's memory: the GPU may be too small for it."""
+    waiting = HybridModel(hybrid.folder, "cpu", hybrid.dtype, hybrid.name)
+    waiting.on_load = hybrid.on_load
+    setattr(hybrid, component, getattr(waiting, component))
+
+
+def quantize_and_offload(transformer: nn.Module, settings: Lora, device: torch.device) -> None:
+    """Hold the frozen weights of a transformer as a recipe asks."""
+    if settings.base in quantization.QUANTISED:
+        quantization.quantise(transformer, settings.base)
     if settings.offload:
-        offload.offload(module, device)
+        offload.offload(transformer, device)
 
 
-def recompute(transformer: nn.Module, every: int) -> None:
-    """Have every `every`-th layer of a transformer keep its inputs only (see `models.recompute`)."""
+def checkpoint_gradients(transformer: nn.Module, every: int) -> None:
+    """Have every `every`-th layer keep its inputs only (see `models.gradient_checkpointing`); 0: none."""
     for module in transformer.modules():
         if hasattr(module, "gradient_checkpointing"):
             module.gradient_checkpointing = every  # type: ignore[assignment]
 
 
-def thaw(part: nn.Module, stage: Stage) -> None:
-    """Have gradients for everything in a part that a stage trains as a whole, or for what it trains of it."""
-    part.requires_grad_(True)
-    if isinstance(stage, config.VaeStage) and not stage.train_encoder:
-        cast("Vae", part).autoencoder.encoder.requires_grad_(False)
-
-
-def trained_components(name: str, stage: Stage) -> tuple[str, ...]:
-    return (name, "glyph") if isinstance(stage, config.DecoderStage) and stage.train_glyph else (name,)
-
-
-def _fresh_or_loaded(folder: Path, part: str) -> nn.Module:
-    """The part with its weights; with fresh ones when it has none yet."""
-    has_weights = any((folder / checkpoint.COMPONENTS[part].folder).glob("*.safetensors")) and bool(
-        checkpoint.stored_tensors(folder, part)
+def _fresh_or_loaded(folder: Path, component: str) -> nn.Module:
+    """Load a component with its weights; with fresh ones when it has none yet."""
+    has_weights = any((folder / checkpoint.COMPONENTS[component].folder).glob("*.safetensors")) and bool(
+        checkpoint.stored_tensors(folder, component)
     )
     if has_weights:
-        return checkpoint.load_component(folder, part)
-    return fresh_component(folder, part)
-
-
-def _context(
-    name: str,
-    hybrid: HybridModel,
-    stage: Stage,
-    images: tuple[data.ImageDataset, data.ImageDataset],
-    cache: features.FeatureCache,
-) -> dict[str, Any]:
-    common = {"images": images[0], "validation": images[1], "stage": stage}
-    if name in config.EDITING:
-        return {**common, "hybrid": hybrid, "cache": cache}
-    parts: dict[str, Any] = {part: getattr(hybrid, part) for part in NEEDS[name]}
-    if name == "semantic_vq":
-        parts["text_tokenizer"] = pipeline.prompt_tokenizer(hybrid.folder).tokenizer
-    return {**common, **parts, "device": cache.device}
+        return checkpoint.load_component(folder, component)
+    return fresh_component(folder, component)

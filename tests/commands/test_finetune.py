@@ -169,7 +169,7 @@ def test_stock_diffusers_loads_the_trained_adapter(finished: Path, tiny_model: P
 def test_the_same_command_again_trains_nothing(
     finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(training, "_run_stage", None)
+    monkeypatch.setattr(training, "train_stage", None)
     weights = finished / "run" / "adapter" / "decoder" / "adapter_model.safetensors"
     before = weights.stat().st_mtime_ns
     assert main(["finetune", str(finished / "recipe.yaml"), "--device", "cpu", "--json"]) == 0
@@ -347,7 +347,7 @@ def test_a_killed_training_on_edits_continues_to_the_same_weights(
     step = Loop.take_step
 
     def killed(self: Loop) -> Any:
-        if self.place.name == "decoder" and self.step == 4:
+        if self.context.name == "decoder" and self.step == 4:
             raise KeyboardInterrupt
         return step(self)
 

@@ -78,7 +78,7 @@ def test_a_run_goes_on_with_its_own_images_only(
     def stopped(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "_run_stage", stopped)
+    monkeypatch.setattr(training, "train_stage", stopped)
     one = recipe(tiny_model, tmp_path, 128)
     table = tmp_path / "train" / "metadata.jsonl"
     began = table.read_text()

@@ -26,7 +26,7 @@ def main(where: str, *command: str) -> int:
         step = loop.Loop.take_step
 
         def take_step(self: loop.Loop) -> Any:
-            return die() if self.step == int(number) and self.place.name.startswith(stage) else step(self)
+            return die() if self.step == int(number) and self.context.name.startswith(stage) else step(self)
 
         loop.Loop.take_step = take_step  # type: ignore[method-assign]
     return cli.main(list(command))

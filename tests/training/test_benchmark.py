@@ -44,8 +44,8 @@ def test_one_model_for_rows_that_can_share_it(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And each row has its own recomputation, images and optimizer."""
-    built, peaks, hold, take = [], [], speed.hold, speed.Loop.take_step
-    monkeypatch.setattr(speed, "hold", lambda *given: (built.append(given[1].base), hold(*given)))
+    built, peaks, hold, take = [], [], speed.quantize_and_offload, speed.Loop.take_step
+    monkeypatch.setattr(speed, "quantize_and_offload", lambda *given: (built.append(given[1].base), hold(*given)))
 
     def taking(loop: Any) -> Any:
         peaks.append((loop.objective.trained.gradient_checkpointing, len(loop.batches[0]), loop.step))

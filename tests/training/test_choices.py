@@ -16,12 +16,11 @@ from glmkit.files import read_jsonl, write_jsonl
 from glmkit.generation import pipeline
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import data, features, lora
-from glmkit.training.objectives import EVERY
+from glmkit.training.context import StageContext
+from glmkit.training.objectives import EVERY, stage_kinds
 from glmkit.training.objectives.autoregressive import AutoregressiveObjective
-from glmkit.training.objectives.decoder import DecoderObjective
-from glmkit.training.objectives.glyph import GlyphObjective
 from glmkit.training.objectives.regularization import RegularizationImages, without_adapters
-from glmkit.training.stage import objective_of
+from glmkit.training.stage import prepare_stage
 
 CPU = torch.device("cpu")
 STAGE: dict[str, Any] = {"steps": 1, "global_batch_size": 2, "learning_rate": 1e-3}
@@ -45,9 +44,8 @@ def regular(posters: Path, images: data.FileDataset) -> data.ConcatDataset:
 
 def objective(stage: str, hybrid: HybridModel, images: data.ImageDataset, **changes: Any) -> Any:
     kinds: dict[str, Any] = {"autoregressive": AutoregressiveStage, "decoder": DecoderStage, "glyph": GlyphStage}
-    made = {"autoregressive": AutoregressiveObjective, "decoder": DecoderObjective, "glyph": GlyphObjective}
     settings = kinds[stage](**{**STAGE, **({} if stage == "autoregressive" else {"caption_dropout": 0.0}), **changes})
-    return made[stage](hybrid, features.FeatureCache(CPU), images, images, settings)
+    return stage_kinds()[stage].build(hybrid, (images, images), settings, features.FeatureCache(CPU))
 
 
 def adapted(stage: str, model: Path, images: data.ImageDataset, **changes: Any) -> Any:
@@ -205,13 +203,14 @@ def test_preserving_is_the_same_however_memory_is_spent(tiny_model: Path, images
     for offload, every in ((False, 0), (False, 1), (True, 1)):
         lora = {"rank": 2, "targets": [TARGETS[stage]], "offload": offload}
         settings = {**STAGE, "lora": lora, "regularization_weight": 3.0, "gradient_checkpointing": every}
-        given, _ = objective_of(
-            stage,
+        given = prepare_stage(
+            StageContext(Path(), stage, 0, CPU),
+            stage_kinds()[stage],
             STAGES[stage].model_validate(settings),
             HybridModel(tiny_model),
             (images, images),
             features.FeatureCache(CPU),
-        )
+        ).objective
         learnt = [value for value in given.trained.parameters() if value.requires_grad]
         draw = seeded(5)
         with torch.no_grad():

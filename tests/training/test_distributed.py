@@ -26,8 +26,10 @@ from glmkit.models.hybrid import HybridModel
 from glmkit.training import data, features
 from glmkit.training import distributed as processes
 from glmkit.training import fsdp as sharding
+from glmkit.training.context import StageContext
 from glmkit.training.loop import Loop
-from glmkit.training.stage import objective_of
+from glmkit.training.objectives import stage_kinds
+from glmkit.training.stage import prepare_stage
 
 CPU = torch.device("cpu")
 DYING = str(Path(__file__).with_name("dying.py"))
@@ -190,9 +192,14 @@ def test_the_loss_is_the_mean_over_parts(stage: str, tiny_model: Path) -> None:
     }
     settings = STAGES[stage].model_validate({**COMMON, **more, "regularization_weight": 0.5, "lora": lora})
     objective: Any
-    objective, wrapped = objective_of(
-        stage, settings, HybridModel(tiny_model), (images, images), features.FeatureCache(CPU)
-    )
+    objective = prepare_stage(
+        StageContext(Path(), stage, 0, CPU),
+        stage_kinds()[stage],
+        settings,
+        HybridModel(tiny_model),
+        (images, images),
+        features.FeatureCache(CPU),
+    ).objective
     with torch.no_grad():
         for value in objective.trained.parameters():
             if value.requires_grad:

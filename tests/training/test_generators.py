@@ -19,7 +19,7 @@ from glmkit.generation.sequence import training_sequence
 from glmkit.models.hybrid import HybridModel
 from glmkit.records import Request
 from glmkit.training import data, features
-from glmkit.training.objectives import build
+from glmkit.training.objectives import stage_kinds
 from glmkit.training.objectives.autoregressive import AutoregressiveObjective
 from glmkit.training.objectives.decoder import DecoderObjective
 
@@ -43,14 +43,8 @@ def images(posters: Path) -> tuple[data.ImageDataset, data.ImageDataset]:
 
 
 def autoregressive(hybrid: HybridModel, images: Any, **changes: Any) -> AutoregressiveObjective:
-    objective = build(
-        "autoregressive",
-        hybrid=hybrid,
-        cache=features.FeatureCache(CPU),
-        images=images[0],
-        validation=images[1],
-        stage=AutoregressiveStage(**STAGE, **changes),
-    )
+    stage = AutoregressiveStage(**STAGE, **changes)
+    objective = stage_kinds()["autoregressive"].build(hybrid, images, stage, features.FeatureCache(CPU))
     assert isinstance(objective, AutoregressiveObjective)
     return objective
 
@@ -142,14 +136,8 @@ def test_autoregressive_gradient_reaches_the_model(tiny_model: Path, images: Any
 
 
 def decoder(hybrid: HybridModel, images: Any, **changes: Any) -> DecoderObjective:
-    objective = build(
-        "decoder",
-        hybrid=hybrid,
-        cache=features.FeatureCache(CPU),
-        images=images[0],
-        validation=images[1],
-        stage=DecoderStage(**{**STAGE, "caption_dropout": 0.0, **changes}),
-    )
+    stage = DecoderStage(**{**STAGE, "caption_dropout": 0.0, **changes})
+    objective = stage_kinds()["decoder"].build(hybrid, images, stage, features.FeatureCache(CPU))
     assert isinstance(objective, DecoderObjective)
     return objective
 

@@ -57,7 +57,8 @@ def test_equal_texts_are_kept_once(kept: GlyphEmbeddings, tmp_path: Path) -> Non
 @torch.no_grad()
 def test_a_learning_encoder_gives_the_same(hybrid: HybridModel) -> None:
     """The same embeddings, with padding elsewhere."""
-    tokens = GlyphTokens(hybrid, CAPTIONS)
+    tokens = GlyphTokens(CAPTIONS)
+    tokens.attach(hybrid.glyph)
     found, mask = tokens.embeddings([TWO, NO_TEXT])
     expected, real = hybrid.glyph([CAPTIONS[TWO], ""])
     assert mask is not None
@@ -71,7 +72,8 @@ def test_only_adapters_drop_anything(tiny_model: Path, tmp_path: Path) -> None:
     write_json(settings, {**read_json(settings), "dropout_rate": 0.5})
     hybrid = HybridModel(tmp_path / "model")
     lora.inject(hybrid.glyph, Lora(rank=2, targets=("q",), dropout=0.25))
-    tokens = GlyphTokens(hybrid, CAPTIONS)
+    tokens = GlyphTokens(CAPTIONS)
+    tokens.attach(hybrid.glyph)
     hybrid.glyph.train()
     with torch.no_grad():  # adapters begin at zero, whatever they drop
         first, second = (tokens.embeddings([TWO, ONE])[0] for _ in range(2))

@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from glmkit.config import DecoderStage
 from glmkit.errors import UserError
 from glmkit.files import read_jsonl
+from glmkit.training.context import StageContext, step_generator
 from glmkit.training.data import Batches
 from glmkit.training.libraries import OPTIMIZERS
-from glmkit.training.loop import Loop, Place, step_generator
+from glmkit.training.loop import Loop
 from glmkit.training.optimizers import Averaged, learning_rate
 
 SIZES = [(32, 32)] * 10
@@ -67,7 +68,7 @@ class Regression:
 
 
 def loop_in(folder: Path, objective: Regression, **changes: Any) -> Loop:
-    place = Place(folder, "decoder", 3, torch.device("cpu"))
+    place = StageContext(folder, "decoder", 3, torch.device("cpu"))
     settings = stage(**changes)
     return Loop(objective, Batches(SIZES, settings.global_batch_size, place.seed), settings, place)
 
@@ -227,7 +228,7 @@ def test_what_is_logged_is_of_the_whole_batch(tmp_path: Path) -> None:
 def test_seconds_are_those_of_all_parts_of_a_run(tmp_path: Path) -> None:
     """Of a run that was killed and goes on, not of its last part."""
     loop = loop_in(tmp_path, Regression(fail_at=4), save_every=4)
-    loop._began -= 1000
+    loop.started -= 1000
     with pytest.raises(UserError):
         loop.run(lambda: None)
     assert 1000 <= loop_in(tmp_path, Regression(), save_every=4).run(lambda: None)["seconds"] < 1100
@@ -284,7 +285,7 @@ def test_averaged_weights_are_what_is_exported_and_scored(tmp_path: Path) -> Non
     assert equal(exported[-1], weights(objective)) and not equal(exported[-1], exported[-2])
     assert loop.averaged and not equal(loop.averaged.shadow, exported[-1]), "the raw weights are the other ones"
     assert result["after"] == objective.validation_losses()
-    state = torch.load(loop.place.state, weights_only=True)
+    state = torch.load(loop.context.state, weights_only=True)
     assert not equal(list(state["model"].values()), exported[-1]), "a state holds the raw weights"
     assert equal(state["averaged"], exported[-1])
 
@@ -297,7 +298,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path: Path, save_every: i
     with pytest.raises(UserError) as caught:
         loop.run(lambda: exported.append(1))
     assert "the loss is nan" in str(caught.value) and "decoder.learning_rate=0.0125" in str(caught.value)
-    assert not exported and not loop.place.state.exists()
+    assert not exported and not loop.context.state.exists()
 
 
 def test_a_full_disk_keeps_the_old_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -316,7 +317,7 @@ def test_a_full_disk_keeps_the_old_state(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(UserError, match="no space left while writing .*decoder.state.pt"):
         loop.run(lambda: None)
     assert sorted(os.listdir(tmp_path)) == ["decoder.log.jsonl", "decoder.state.pt"]
-    assert torch.load(loop.place.state, weights_only=True)["step"] == 2
+    assert torch.load(loop.context.state, weights_only=True)["step"] == 2
 
 
 def test_weights_that_broke_in_the_last_step_are_not_exported(tmp_path: Path) -> None:
@@ -337,7 +338,7 @@ def test_the_state_of_an_adapter_leaves_its_base_out(tmp_path: Path) -> None:
     objective.trained[2].requires_grad_(False)  # type: ignore[index]
     loop = loop_in(tmp_path, objective, **lora)
     loop.run(lambda: None)
-    assert set(torch.load(loop.place.state, weights_only=True)["model"]) == {"0.weight", "0.bias"}
+    assert set(torch.load(loop.context.state, weights_only=True)["model"]) == {"0.weight", "0.bias"}
     resumed = Regression()
     resumed.trained[2].requires_grad_(False)  # type: ignore[index]
     loop_in(tmp_path, resumed, **lora).run(lambda: None)
@@ -349,7 +350,7 @@ def test_the_log(tmp_path: Path) -> None:
     calls: list[int] = []
     loop = loop_in(tmp_path, Regression(), steps=45, validation_every=15)
     result = loop.run(lambda: None, calls.append, 30)
-    rows = read_jsonl(loop.place.log)
+    rows = read_jsonl(loop.context.log)
     assert [row["step"] for row in rows if "loss" in row] == [20, 40, 45]
     validation = {row["step"]: row["validation"] for row in rows if "validation" in row}
     assert list(validation) == [0, 15, 30, 45] and calls == [0, 30, 45]
@@ -375,10 +376,10 @@ def test_training_drops_and_scoring_does_not(tmp_path: Path) -> None:
 
 
 def test_seeds_of_steps_differ() -> None:
-    place = Place(Path("x"), "vae", 3, torch.device("cpu"))
+    place = StageContext(Path("x"), "vae", 3, torch.device("cpu"))
     seeds = {step_generator(place, step).initial_seed() for step in range(100)}
     assert len(seeds) == 100
-    other = Place(Path("x"), "vae", 4, torch.device("cpu"))
+    other = StageContext(Path("x"), "vae", 4, torch.device("cpu"))
     assert step_generator(other, 1).initial_seed() not in seeds
     assert step_generator(place, 7).initial_seed() == int(
         np.random.SeedSequence([3, 7]).generate_state(1, np.uint64)[0] >> 1

@@ -12,8 +12,10 @@ from glmkit import config
 from glmkit.models import checkpoint
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import data, features, plan
+from glmkit.training.context import StageContext
 from glmkit.training.memory_tracker import work_of
-from glmkit.training.stage import objective_of
+from glmkit.training.objectives import stage_kinds
+from glmkit.training.stage import prepare_stage
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[2]
@@ -41,10 +43,14 @@ def peaks(name: str, *places: str, **changes: Any) -> tuple[float, float]:
     recipe = config.load(ROOT / "recipes" / f"{name}.yaml", ["model=nano", *folders, *changed])
     stage = recipe.stages[stage_name]
     images = data.load(recipe.data)[0]
-    torch.manual_seed(0)
-    objective, _ = objective_of(
-        stage_name, stage, HybridModel(checkpoint.NANO), (images, images), features.FeatureCache(CPU)
-    )
+    objective = prepare_stage(
+        StageContext(Path(), stage_name, 0, CPU),
+        stage_kinds()[stage_name],
+        stage,
+        HybridModel(checkpoint.NANO),
+        (images, images),
+        features.FeatureCache(CPU),
+    ).objective
     objective.trained.train()
     held = list(objective.trained.parameters())
     if stage_name == "glyph":

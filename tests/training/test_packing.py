@@ -14,7 +14,7 @@ from glmkit.config import AutoregressiveStage
 from glmkit.errors import UserError
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import data, features
-from glmkit.training.objectives.autoregressive import AutoregressiveObjective
+from glmkit.training.objectives.autoregressive import KIND, AutoregressiveObjective
 
 CPU = torch.device("cpu")
 STAGE: dict[str, Any] = {"steps": 1, "global_batch_size": 2, "learning_rate": 1e-3}
@@ -32,7 +32,9 @@ def objective(model: Path, images: data.ImageDataset, **changes: Any) -> Autoreg
     hybrid = HybridModel(model)
     hybrid.autoregressive.requires_grad_(True)
     stage = AutoregressiveStage(**{**STAGE, "preview_weight": 0.3, **changes})
-    return AutoregressiveObjective(hybrid, features.FeatureCache(CPU), images, images, stage)
+    built = KIND.build(hybrid, (images, images), stage, features.FeatureCache(CPU))
+    assert isinstance(built, AutoregressiveObjective)
+    return built
 
 
 def gradients(given: AutoregressiveObjective, indices: list[int]) -> tuple[dict[str, float], list[torch.Tensor]]:

@@ -16,8 +16,8 @@ from glmkit.models import checkpoint
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import data, features, lora, offload, plan
 from glmkit.training import memory_tracker as ledger
+from glmkit.training.objectives import stage_kinds
 from glmkit.training.objectives.autoregressive import Sequences
-from glmkit.training.stage import NEEDS
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[2]
@@ -39,7 +39,9 @@ def test_a_model_without_memory_keeps_what_a_real_one_keeps(
     found = []
     for device in ("meta", "cpu"):
         with torch.device(device):
-            parts: dict[str, Any] = {part: checkpoint.new_component(checkpoint.NANO, part) for part in NEEDS[name]}
+            parts: dict[str, Any] = {
+                part: checkpoint.new_component(checkpoint.NANO, part) for part in stage_kinds()[name].components(name)
+            }
             for part in parts.values():
                 part.requires_grad_(False)
             lora.inject(parts[name], settings)

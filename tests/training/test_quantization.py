@@ -14,14 +14,16 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from glmkit.cli import main
-from glmkit.config import DecoderStage, Lora
+from glmkit.config import DecoderStage, Lora, Stage
 from glmkit.errors import UserError
 from glmkit.models import checkpoint
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import benchmark as speed
 from glmkit.training import data, features, loop, lora
 from glmkit.training import quantization as frozen
-from glmkit.training.stage import objective_of
+from glmkit.training.context import StageContext
+from glmkit.training.objectives import stage_kinds
+from glmkit.training.stage import StageModel, prepare_stage
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 LORA: dict[str, Any] = {"rank": 2, "targets": ("to_q", "ff.net.2", "linear")}
@@ -66,6 +68,12 @@ def test_bases_that_do_not_fit_together(changes: dict[str, Any]) -> None:
         Lora(**LORA, **changes)
 
 
+def prepare(
+    name: str, stage: Stage, hybrid: HybridModel, datasets: data.Datasets, cache: features.FeatureCache
+) -> StageModel:
+    return prepare_stage(StageContext(Path(), name, 0, CPU), stage_kinds()[name], stage, hybrid, datasets, cache)
+
+
 def gradients(
     model: Path, posters: Path, base: str, dtype: torch.dtype, offload: bool = False, every: int = 0
 ) -> dict[str, Tensor]:
@@ -75,8 +83,8 @@ def gradients(
     images = data.FileDataset(posters / "train"), data.FileDataset(posters / "validation")
     hybrid = HybridModel(model)
     hybrid.decoder = checkpoint.load_component(model, "decoder", CPU, dtype).requires_grad_(False)
-    torch.manual_seed(0)
-    objective, wrapped = objective_of("decoder", stage, hybrid, images, features.FeatureCache(CPU))
+    prepared = prepare("decoder", stage, hybrid, images, features.FeatureCache(CPU))
+    objective, wrapped = prepared.objective, prepared.adapted
     assert wrapped is not None
     with torch.no_grad():
         for name, value in wrapped.named_parameters():
@@ -129,9 +137,9 @@ def test_the_trained_part_comes_when_the_encoders_have_left(
     images = data.FileDataset(posters / "train"), data.FileDataset(posters / "validation")
     began = []
     for _ in ("encoded", "from files"):
-        torch.manual_seed(0)
-        cache = features.FeatureCache(CPU, tmp_path)
-        _, wrapped = objective_of(stage, job.stage, HybridModel(tiny_model), images, cache)
+        wrapped = prepare(
+            stage, job.stage, HybridModel(tiny_model), images, features.FeatureCache(CPU, tmp_path)
+        ).adapted
         assert wrapped is not None
         began.append({name: value for name, value in wrapped.named_parameters() if "lora_A" in name})
     encoders = {"semantic_vq"} | ({"vae", "glyph"} if stage == "decoder" else set())

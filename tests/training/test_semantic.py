@@ -107,14 +107,7 @@ def make(
         "learning_rate": 1e-3,
         "revive_every": 2,
     }
-    return SemanticObjective(
-        hybrid.semantic_vq,
-        pipeline.prompt_tokenizer(tiny_model).tokenizer,
-        train,
-        validation,
-        SemanticStage(**values, **changes),
-        CPU,
-    )
+    return SemanticObjective(hybrid, None, (train, validation), SemanticStage(**values, **changes))
 
 
 @pytest.fixture

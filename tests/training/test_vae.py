@@ -13,15 +13,14 @@ import torch
 from glmkit.config import VaeStage
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import data
-from glmkit.training.objectives.vae import VaeObjective, psnr, recoloured
-from glmkit.training.stage import thaw
+from glmkit.training.objectives.vae import VaeObjective, psnr, recoloured, unfreeze
 
 CPU = torch.device("cpu")
 
 
 def objective(hybrid: HybridModel, images: Any, validation: Any, **changes: Any) -> VaeObjective:
     values = {"steps": 1, "global_batch_size": 2, "learning_rate": 1e-3, "crop": 64, **changes}
-    return VaeObjective(hybrid.vae, images, validation, VaeStage(**values), CPU)
+    return VaeObjective(hybrid, None, (images, validation), VaeStage(**values))
 
 
 def test_psnr() -> None:
@@ -131,7 +130,7 @@ def test_the_way_back_alone(tiny_model: Path) -> None:
     hybrid = HybridModel(tiny_model)
     posters = data.PosterImages(4, 64, 64, seed=0, workers=1, split="train")
     stage = objective(hybrid, posters, posters, train_encoder=False, recolour=0.5)
-    thaw(hybrid.vae, stage.stage)
+    unfreeze(hybrid.vae, stage.stage)
     loss, _ = stage.loss([0, 1], torch.Generator().manual_seed(0))
     loss.backward()
     trained = {name.split(".")[0] for name, value in stage.trained.named_parameters() if value.grad is not None}

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from glmkit import errors
 from glmkit.errors import UserError
 from glmkit.files import read_json, write_json
+from glmkit.hashing import MADE_BY
 from glmkit.models.checkpoint import defaults, published, weights
 
 if TYPE_CHECKING:
@@ -108,8 +109,8 @@ def resolve(model: str | Path, components: Iterable[str] = tuple(COMPONENTS)) ->
 
 
 def copy(model: Path, target: Path) -> None:
-    """A copy whose weights may change: without the README, which tells of these weights, and its images."""
-    shutil.copytree(model, target, ignore=shutil.ignore_patterns("README.md", "*.png"))
+    """A copy whose weights may change: without the README, which tells of these weights, its images, and its maker."""
+    shutil.copytree(model, target, ignore=shutil.ignore_patterns("README.md", "*.png", MADE_BY))
 
 
 def _model_folder(folder: Path) -> Path:

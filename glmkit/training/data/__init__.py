@@ -5,7 +5,16 @@ from __future__ import annotations
 from glmkit import config
 from glmkit.generation.sequence import grids
 from glmkit.training.data.batches import Batches
-from glmkit.training.data.dataset import ConcatDataset, ImageDataset, asked_for, buckets, by_size, groups, together
+from glmkit.training.data.dataset import (
+    ConcatDataset,
+    Datasets,
+    ImageDataset,
+    asked_for,
+    buckets,
+    by_size,
+    groups,
+    together,
+)
 from glmkit.training.data.image_files import FileDataset
 from glmkit.training.data.posters import EditImages, PosterImages
 
@@ -14,6 +23,7 @@ __all__ = [
     "EditImages",
     "FileDataset",
     "ConcatDataset",
+    "Datasets",
     "ImageDataset",
     "PosterImages",
     "asked_for",

@@ -47,6 +47,9 @@ class ImageDataset(Protocol):
         none; None where nobody knows."""
 
 
+Datasets = tuple[ImageDataset, ImageDataset]  # training, validation
+
+
 class ConcatDataset:
     """The images of several sets, one set after the other."""
 

@@ -1,12 +1,18 @@
-"""What each stage learns: one file a stage, one class with `loss` and `validation`; the loop is `training/loop.py`."""
+"""What each stage learns: one file per stage, one class with `loss` and `validation_losses`; `training/loop.py` is the loop."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from glmkit.models.hybrid import HybridModel
+    from glmkit.training.data import Datasets
+    from glmkit.training.features import FeatureCache
 
 EVERY = slice(None)
 
@@ -15,20 +21,20 @@ class Objective(Protocol):
     """The seam between the loop and a stage. Everything random comes from the generator that the loop passes in."""
 
     trained: nn.Module
-    """Holds every trained parameter (those that require gradients), also parts that only training needs."""
+    """Holds every trained parameter (those that require gradients), also components that only training needs."""
 
     def loss(self, indices: Sequence[int], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """Scalar loss of the images `indices`, and what to show beside it (detached scalars)."""
+        """Return the scalar loss of the images `indices`, and what to show beside it (detached scalars)."""
 
     def validation_losses(self) -> dict[str, float]:
-        """Losses on images never trained on, with fixed noise and times; the key `loss` is the one that counts."""
+        """Return losses on images never trained on, with fixed noise and times; the key `loss` is the one that counts."""
 
     def after_step(self, step: int, generator: torch.Generator) -> None:
-        """Called after every optimizer step; by default nothing is left to do."""
+        """Do what is left to do after an optimizer step; by default nothing."""
         return
 
     def finish(self) -> None:
-        """Called once when the last step is done and averaged weights, if any, are in place; the same holds."""
+        """Do what is left to do when the last step is done and averaged weights, if any, are in place."""
         return
 
     def compile(self) -> None:
@@ -36,26 +42,60 @@ class Objective(Protocol):
 
 
 class Divisible(Objective, Protocol):
-    """A stage that processes may learn together, also by the rows of one micro-batch."""
+    """A stage that processes may learn together, also by the samples of one micro-batch."""
 
     def loss(
         self, indices: Sequence[int], generator: torch.Generator, rows: slice = EVERY
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """With `rows`, of these of the images alone, everything drawn as for all: the loss of all is the mean over
-        equal parts. So it is but for dropout, and for means whose weights depend on the data (see `processes.check`).
+        """Return the loss of some samples (`rows`), everything random drawn as for all.
+
+        The loss of all samples is the mean over equal parts, but for dropout, and for means whose weights depend on
+        the data (see `distributed.check`).
         """
 
 
-def build(name: str, **context: Any) -> Objective:
-    """The objective of stage `name` (vae, semantic_vq, autoregressive, decoder, glyph, clip)."""
-    from glmkit.training.objectives import autoregressive, clip, decoder, glyph, semantic_vq, vae
+def unfreeze_all(component: nn.Module, _: Any) -> None:
+    """Give every parameter of a component a gradient."""
+    component.requires_grad_(True)
 
-    kinds = {
-        "vae": vae.VaeObjective,
-        "semantic_vq": semantic_vq.SemanticObjective,
-        "autoregressive": autoregressive.AutoregressiveObjective,
-        "decoder": decoder.DecoderObjective,
-        "glyph": glyph.GlyphObjective,
-        "clip": clip.ClipObjective,
-    }
-    return kinds[name](**context)
+
+@dataclass(frozen=True)
+class StageKind:
+    """What `prepare_stage` puts together for one kind of stage.
+
+    - `objective(model, features, datasets, stage)`: on a model that is prepared; it loads, unloads and adapts nothing.
+    - `precompute(model, datasets, stage, cache)`: the features that the objective reads, whatever they are.
+    - `encoders`: components that only compute features; they leave the memory before the transformer is loaded.
+    - `transformer`: the component that gradients pass through, whatever is trained: it takes the memory.
+    - `unfreeze(component, stage)`: gives gradients to what full training trains of a component.
+    """
+
+    objective: Callable[[HybridModel, Any, Datasets, Any], Objective]
+    precompute: Callable[[HybridModel, Datasets, Any, FeatureCache], Any] = lambda *_: None
+    encoders: tuple[str, ...] = ()
+    transformer: str | None = None
+    unfreeze: Callable[[nn.Module, Any], None] = unfreeze_all
+
+    def encoders_of(self, stage: Any) -> tuple[str, ...]:
+        """Return the encoders that a stage does not train."""
+        kept = ("glyph",) if getattr(stage, "train_glyph", False) else ()
+        return tuple(component for component in self.encoders if component not in kept)
+
+    def components(self, name: str) -> tuple[str, ...]:
+        """Return every component that stage `name` reads; the first is what it trains."""
+        transformer = (self.transformer,) if self.transformer else ()
+        return tuple(dict.fromkeys((name, *transformer, *self.encoders)))
+
+    def build(self, model: HybridModel, datasets: Datasets, stage: Any, cache: FeatureCache) -> Objective:
+        """Precompute the features, unload the encoders, and return the objective on a model that is prepared."""
+        features = self.precompute(model, datasets, stage, cache)
+        model.unload(*self.encoders_of(stage))
+        return self.objective(model, features, datasets, stage)
+
+
+def stage_kinds() -> dict[str, StageKind]:
+    """Return what each stage of a recipe is made of (vae, semantic_vq, autoregressive, decoder, glyph)."""
+    from glmkit.training.objectives import autoregressive, decoder, glyph, semantic_vq, vae
+
+    modules = (vae, semantic_vq, autoregressive, decoder, glyph)
+    return {module.__name__.rpartition(".")[2]: module.KIND for module in modules}

@@ -17,29 +17,36 @@ from torch import Tensor
 from glmkit.config import AutoregressiveStage
 from glmkit.models.compiling import allow_shapes
 from glmkit.models.hybrid import HybridModel
-from glmkit.training import features
-from glmkit.training.data import ImageDataset, buckets, groups
-from glmkit.training.objectives import EVERY, Divisible
+from glmkit.training.data import Datasets, buckets, groups
+from glmkit.training.features import FeatureCache
+from glmkit.training.objectives import EVERY, Divisible, StageKind
 from glmkit.training.objectives.regularization import RegularizationImages, without_adapters
 from glmkit.training.objectives.token_batches import Sequences, Sheet
 
 VALIDATION_IMAGES = 64
 
 
+def precompute(
+    hybrid: HybridModel, datasets: Datasets, stage: AutoregressiveStage, cache: FeatureCache
+) -> tuple[Sequences, Sequences]:
+    """Tokenize both data sets: their images by the semantic tokenizer, their captions by the processor's."""
+    images, validation = datasets
+    train = Sequences(images, hybrid, cache, with_preview=stage.preview)
+    return train, Sequences(validation, hybrid, cache, with_preview=stage.preview)
+
+
 class AutoregressiveObjective(Divisible):
     def __init__(
         self,
         hybrid: HybridModel,
-        cache: features.FeatureCache,
-        images: ImageDataset,
-        validation: ImageDataset,
+        features: tuple[Sequences, Sequences],
+        datasets: Datasets,
         stage: AutoregressiveStage,
     ) -> None:
-        self.sequences = Sequences(images, hybrid, cache, with_preview=stage.preview)
-        self.known = Sequences(validation, hybrid, cache, with_preview=stage.preview)
+        images, validation = datasets
+        self.sequences, self.known = features
         self.regularization = RegularizationImages(images)
-        hybrid.unload("semantic_vq")
-        self.trained, self.stage, self.device = hybrid.autoregressive, stage, cache.device
+        self.trained, self.stage, self.device = hybrid.autoregressive, stage, hybrid.device
         self.validation_groups = groups(buckets(validation), 16, limit=VALIDATION_IMAGES)
         self.weights = {"preview": stage.preview_weight, "large": 1.0, "edit": 1.0, "end": 1 / 64}
 
@@ -93,3 +100,6 @@ class AutoregressiveObjective(Divisible):
         self.sequences.one_shape = self.known.one_shape = True
         for layer in self.trained.language_model.layers:
             layer.compile(dynamic=self.stage.pack)  # packed rows are of any lengths, padded ones of a few
+
+
+KIND = StageKind(AutoregressiveObjective, precompute, encoders=("semantic_vq",), transformer="autoregressive")

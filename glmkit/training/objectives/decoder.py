@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from glmkit.config import DecoderStage
+from glmkit.config import DecoderStage, GlyphStage
 from glmkit.errors import UserError
 from glmkit.generation import flow_matching as flow
 from glmkit.generation import pipeline
@@ -25,8 +25,8 @@ from glmkit.models.compiling import allow_shapes
 from glmkit.models.decoder.model import ConditionCache
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import features
-from glmkit.training.data import ConcatDataset, FileDataset, ImageDataset, buckets, groups
-from glmkit.training.objectives import EVERY, Divisible
+from glmkit.training.data import ConcatDataset, Datasets, FileDataset, ImageDataset, buckets, groups
+from glmkit.training.objectives import EVERY, Divisible, StageKind
 from glmkit.training.objectives.glyph_embeddings import NO_TEXT, GlyphEmbeddings, Glyphs, GlyphTokens
 from glmkit.training.objectives.regularization import RegularizationImages, without_adapters
 from glmkit.training.objectives.spelling import OrderHead, SignHead
@@ -70,7 +70,7 @@ class Conditions:
             prior=features.precompute_large_tokens(hybrid, images, cache),
             stretched=features.precompute_stretched_tokens(hybrid, images, cache, stretch) if stretch else None,
             latents=features.precompute_latents(hybrid, images, cache),
-            glyphs=GlyphTokens(hybrid, captions) if learning_glyphs else GlyphEmbeddings(hybrid, captions, cache),
+            glyphs=GlyphTokens(captions) if learning_glyphs else GlyphEmbeddings(hybrid, captions, cache),
             text=features.precompute_text_masks(images, cache) if with_text else None,
             signs=features.precompute_character_labels(images, cache) if with_signs else None,
             condition_images=images.condition_images,
@@ -127,40 +127,50 @@ def check_text(images: ImageDataset, stage: DecoderStage) -> None:
             )
 
 
+def precompute(
+    hybrid: HybridModel, datasets: Datasets, stage: DecoderStage, cache: features.FeatureCache
+) -> tuple[Conditions, Conditions]:
+    """Compute the conditions of both data sets; UserError when a loss depends on what is not known of the images."""
+    images, validation = datasets
+    check_text(images, stage)
+    shared: dict[str, Any] = {"with_glyphs": stage.glyphs, "learning_glyphs": learns_glyphs(stage)}
+    train = Conditions.of(
+        images,
+        hybrid,
+        cache,
+        **shared,
+        with_text=weighs_text(stage),
+        with_signs=stage.character_weight > 0,
+        stretch=stage.prior_stretch,
+    )
+    return train, Conditions.of(validation, hybrid, cache, **shared)
+
+
+def learns_glyphs(stage: DecoderStage) -> bool:
+    """Tell whether what the glyph encoder gives changes from step to step."""
+    return stage.train_glyph or isinstance(stage, GlyphStage)
+
+
 class DecoderObjective(Divisible):
     def __init__(
         self,
         hybrid: HybridModel,
-        cache: features.FeatureCache,
-        images: ImageDataset,
-        validation: ImageDataset,
+        features: tuple[Conditions, Conditions],
+        datasets: Datasets,
         stage: DecoderStage,
     ) -> None:
-        check_text(images, stage)
-        self.stage, self.device = stage, cache.device
+        images, validation = datasets
+        self.stage, self.device = stage, hybrid.device
         self.flow_config = pipeline.flow_config(hybrid.folder)
-        told: dict[str, Any] = {"with_glyphs": stage.glyphs, "learning_glyphs": self._learns_glyphs(stage)}
-        self.train = Conditions.of(
-            images,
-            hybrid,
-            cache,
-            **told,
-            with_text=weighs_text(stage),
-            with_signs=stage.character_weight > 0,
-            stretch=stage.prior_stretch,
-        )
+        self.train, self.known = features
+        for conditions in features:
+            if isinstance(conditions.glyphs, GlyphTokens):
+                conditions.glyphs.attach(hybrid.glyph)
         self.mean_weight = self._mean_weight(images, self.train.text) if self.train.text else 1.0
-        self.known = Conditions.of(validation, hybrid, cache, **told)
         self.regularization = RegularizationImages(images)
         self.validation_groups = groups(buckets(validation), 32, limit=VALIDATION_IMAGES)
-        hybrid.unload("vae", "semantic_vq", *([] if self._learns_glyphs(stage) else ["glyph"]))
         self.decoder = hybrid.decoder
         self.trained, self.signs, self.order = self._parts(hybrid)
-
-    @staticmethod
-    def _learns_glyphs(stage: DecoderStage) -> bool:
-        """Whether the glyph encoder has to be at hand, since what it gives changes from step to step."""
-        return stage.train_glyph
 
     def _parts(self, hybrid: HybridModel) -> tuple[nn.Module, SignHead | None, OrderHead | None]:
         """What is trained, and the heads of the losses that teach spelling, which are trained with it."""
@@ -322,3 +332,6 @@ class DecoderObjective(Divisible):
         self.train.glyphs.one_shape = True
         if isinstance(self.train.glyphs, GlyphTokens):
             self.train.glyphs.encoder.encoder.compile(dynamic=False)
+
+
+KIND = StageKind(DecoderObjective, precompute, encoders=("semantic_vq", "vae", "glyph"), transformer="decoder")

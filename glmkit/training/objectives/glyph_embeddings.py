@@ -40,9 +40,14 @@ class GlyphTokens:
 
     one_shape = True
 
-    def __init__(self, hybrid: HybridModel, captions: Sequence[str]) -> None:
-        self.encoder, self._device = _without_dropout(hybrid.glyph), hybrid.device
-        self._ids = hybrid.glyph.token_ids([*map(quoted_texts, captions), []])
+    def __init__(self, captions: Sequence[str]) -> None:
+        self._texts = [*map(quoted_texts, captions), []]
+
+    def attach(self, encoder: GlyphEncoder) -> None:
+        """Take the encoder, once it is there and adapted."""
+        self.encoder = _without_dropout(encoder)
+        self._device = next(encoder.parameters()).device
+        self._ids = encoder.token_ids(self._texts)
 
     def __getitem__(self, indices: Sequence[int]) -> Tensor:
         """B S T int16; -1 is no token."""

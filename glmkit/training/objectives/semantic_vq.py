@@ -21,12 +21,13 @@ from transformers import PreTrainedTokenizerBase
 
 from glmkit.config import SemanticStage
 from glmkit.errors import UserError
+from glmkit.generation import pipeline
 from glmkit.generation.sequence import grids
-from glmkit.models.semantic_vq.model import SemanticTokenizer
+from glmkit.models.hybrid import HybridModel
 from glmkit.posters.grammar import SHAPES
-from glmkit.training.data import ImageDataset, groups
+from glmkit.training.data import Datasets, ImageDataset, groups
 from glmkit.training.features import resize_as_processor
-from glmkit.training.objectives import Objective
+from glmkit.training.objectives import Objective, StageKind
 from glmkit.training.objectives.spelling import mean_nats
 
 CAPTION_TOKENS = 64
@@ -101,16 +102,11 @@ class CodeAverages(nn.Module):
 
 
 class SemanticObjective(Objective):
-    def __init__(
-        self,
-        semantic_vq: SemanticTokenizer,
-        text_tokenizer: PreTrainedTokenizerBase,
-        images: ImageDataset,
-        validation: ImageDataset,
-        stage: SemanticStage,
-        device: torch.device,
-    ) -> None:
+    def __init__(self, hybrid: HybridModel, features: None, datasets: Datasets, stage: SemanticStage) -> None:
+        semantic_vq, device = hybrid.semantic_vq, hybrid.device
+        text_tokenizer = pipeline.prompt_tokenizer(hybrid.folder).tokenizer
         self.tokenizer, self.stage, self.device = semantic_vq, stage, device
+        images, validation = datasets
         self.images, self.validation_images = images, validation
         width = semantic_vq.config.hidden_size
         self.averages = CodeAverages(semantic_vq.vqmodel.quantize.embedding.weight, stage.codebook_decay)
@@ -227,3 +223,6 @@ def _blanked(tokenizer: PreTrainedTokenizerBase, captions: list[str], device: to
         ids = [tokenizer.bos_token_id, *ids][:CAPTION_TOKENS]
         table[row, : len(ids)] = ids
     return torch.from_numpy(table).to(device)
+
+
+KIND = StageKind(SemanticObjective)

@@ -26,6 +26,7 @@ from glmkit.generation.sequence import (
     training_batch,
     training_sequence,
 )
+from glmkit.models import checkpoint
 from glmkit.models.autoregressive.model import AutoregressiveConfig, AutoregressiveModel
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import features
@@ -107,7 +108,11 @@ class Sequences:
     ) -> None:
         self.large = features.precompute_large_tokens(hybrid, images, cache)
         self.preview = features.precompute_preview_tokens(hybrid, images, cache) if with_preview else None
-        self.condition_images, self._hybrid = images.condition_images, hybrid
+        self.condition_images = images.condition_images
+        settings = checkpoint.config(
+            hybrid.folder, "autoregressive"
+        )  # the model is not there while tokens are computed
+        self.config = AutoregressiveConfig.from_dict(dict(settings))
         self.prompts: list[list[int]] = [[] for _ in images.captions]
         self.bare: list[list[int]] = [[] for _ in images.captions]
         # With one length for every batch of a kind a compiled model has one shape an image size.
@@ -121,11 +126,6 @@ class Sequences:
                 self.prompts[index], self.bare[index] = own, own_bare
             rounded = -(-max(map(len, prompts)) // 16) * 16
             self.prompt_length[kind[2]] = max(self.prompt_length[kind[2]], rounded)
-
-    @property
-    def config(self) -> AutoregressiveConfig:
-        """Of the model, which need not be there while codes are computed."""
-        return self._hybrid.autoregressive.config
 
     def _prompts(
         self, tokenizer: PromptTokenizer, captions: list[str], members: list[int], kind: tuple[int, int, bool]

@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from glmkit.config import VaeStage
 from glmkit.errors import UserError
+from glmkit.models.hybrid import HybridModel
 from glmkit.models.vae.model import Vae
-from glmkit.training.data import ImageDataset, groups
-from glmkit.training.objectives import Objective
+from glmkit.training.data import Datasets, ImageDataset, groups
+from glmkit.training.objectives import Objective, StageKind
 
 
 def check_crop(images: ImageDataset, stage: VaeStage) -> None:
@@ -33,11 +35,10 @@ class VaeObjective(Objective):
     A VAE that has seen few colours gives back no others: `stage.recolour` shows it more.
     """
 
-    def __init__(
-        self, vae: Vae, images: ImageDataset, validation: ImageDataset, stage: VaeStage, device: torch.device
-    ) -> None:
-        self.vae, self.trained = vae, vae.autoencoder
-        self.images, self.validation_images, self.stage, self.device = images, validation, stage, device
+    def __init__(self, hybrid: HybridModel, features: None, datasets: Datasets, stage: VaeStage) -> None:
+        self.vae, self.trained = hybrid.vae, hybrid.vae.autoencoder
+        images, validation = datasets
+        self.images, self.validation_images, self.stage, self.device = images, validation, stage, hybrid.device
         self.validation_groups = groups(validation.sizes, 16, limit=len(validation.sizes))
         self._reconstruct = self._forward
 
@@ -126,3 +127,13 @@ def recoloured(pixels: Tensor, share: float, generator: torch.Generator) -> Tens
 def psnr(drawn: Tensor, true: Tensor) -> Tensor:
     """Peak signal-to-noise ratio in dB of pixels in [-1, 1] (peak to peak 2), over the whole batch."""
     return -10 * torch.log10((drawn - true).square().mean() / 4)
+
+
+def unfreeze(component: nn.Module, stage: VaeStage) -> None:
+    """Give gradients to the VAE, or to its decoder alone, if asked."""
+    component.requires_grad_(True)
+    if not stage.train_encoder:
+        cast(Vae, component).autoencoder.encoder.requires_grad_(False)
+
+
+KIND = StageKind(VaeObjective, unfreeze=unfreeze)

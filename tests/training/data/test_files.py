@@ -17,7 +17,7 @@ from PIL import Image
 from glmkit import config
 from glmkit.errors import UserError
 from glmkit.training import data
-from glmkit.training.data import summary as report
+from glmkit.training.data import summary
 
 CPU = torch.device("cpu")
 
@@ -95,7 +95,7 @@ def test_edit_pairs(tmp_path: Path) -> None:
     batches = data.Batches(kinds, 2, seed=0, repeats=images.repeats)
     assert sorted(batches[step] for step in range(batches.per_epoch)) == [[1, 1], [2, 2]]
     assert data.groups(kinds, 4, limit=9) == [[2], [1]], "a source takes no place among the validation images"
-    assert report.of(images).buckets == {"64x32": 1, "64x32 edits": 1} and report.of(images).edits == 2
+    assert summary.summarize(images).buckets == {"64x32": 1, "64x32 edits": 1} and summary.summarize(images).edits == 2
 
 
 def test_a_source_of_another_size_is_refused(tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_broken_images_are_named_together_or_left_out(tmp_path: Path) -> None:
         assert said in str(caught.value)
     images = data.FileDataset(tmp_path, config.Reading(on_bad_image="skip"))
     assert images.captions == ["good"]
-    lines = report.of(images).lines("train", batch_size=4)
+    lines = summary.summarize(images).lines("train", batch_size=4)
     assert lines[:2] == ["train: 1 images; 64x32: 1", "  1 captions quote no text"]
     assert "shown more often: 64x32" in lines[2]
     assert sum(line.startswith("  left out: ") for line in lines) == 3
@@ -174,7 +174,7 @@ def test_the_report_counts_changes(tmp_path: Path) -> None:
     for name, size in (("large", (200, 200)), ("small", (64, 64)), ("odd", (100, 64))):
         draw(tmp_path / f"{name}.png", *size)
         (tmp_path / f"{name}.txt").write_text(name)
-    found = report.of(data.FileDataset(tmp_path, config.Reading(size="96x96")))
+    found = summary.summarize(data.FileDataset(tmp_path, config.Reading(size="96x96")))
     assert found.changes == {"scaled down": 1, "cropped": 1, "smaller than data.size": 2}
     assert found.buckets == {"64x64": 1, "96x64": 1, "96x96": 1}
 
@@ -188,14 +188,14 @@ def test_the_report_names_what_is_there_twice(tmp_path: Path) -> None:
             (tmp_path / folder / f"{number}.txt").write_text("it says 'a'" if number else "it says nothing")
     places = [str(tmp_path / "train"), {"path": str(tmp_path / "kept"), "regularization": True}]
     both = data.load(config.Data.model_validate({"train": places, "validation": str(tmp_path / "held")}))
-    found = report.of(both[0])
+    found = summary.summarize(both[0])
     assert (found.images, found.regularization, found.same, found.unquoted) == (3, 2, 1, 1)
-    told = report.lines(both, 1)
+    told = summary.lines(both, 1)
     for line in ("  2 more are for regularization", "  1 equal another one", "  1 captions quote no text"):
         assert line in told
     assert [line for line in told if "over-fitting" in line] == [told[-1]] and told[-1].startswith("  1 of them")
     posters = data.PosterImages(2, 64, 64, seed=0, workers=1, split="train")
-    assert not any("over-fitting" in line for line in report.lines((posters, posters), 1))
+    assert not any("over-fitting" in line for line in summary.lines((posters, posters), 1))
 
 
 def test_content_names_a_image(tmp_path: Path) -> None:
