@@ -29,7 +29,8 @@ from torch import Tensor
 from glmkit import runs
 from glmkit.errors import UserError
 from glmkit.evaluation import suites
-from glmkit.evaluation.evaluate import ENGINE, Plan, evaluate
+from glmkit.evaluation.evaluate import evaluate
+from glmkit.evaluation.plan import DEFAULT_ENGINE, EvaluationPlan
 from glmkit.files import atomic_path, read_json, read_jsonl, write_json
 from glmkit.generation import pipeline
 from glmkit.generation.prior_tokens import prior_token_decoder, sampling_of
@@ -161,7 +162,7 @@ def curve(folder: Path, number: int, step: str, seed: int, tiny: bool) -> dict[s
 
 def score(folder: Path, steps: Sequence[Mapping[str, Any]], limit: int) -> dict[str, float]:
     """Return every measure of a run by name: last validation losses, token entropy, words read, attributes checked."""
-    plan = Plan("text-render", ENGINE, split="simple", limit=limit, images=folder / "images", seeds=1)
+    plan = EvaluationPlan("text-render", DEFAULT_ENGINE, split="simple", limit=limit, images=folder / "images", seeds=1)
     summary = evaluate(plan, folder / "scores")
     measures: dict[str, float] = {}
     for step in steps:

@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     print(json.dumps(results) if arguments.json else describe(results))
     report = write_training_report(Path(recipe.output))
     if recipe.eval is not None:
-        scores = before_after.prove(recipe, recipe.eval, str(device))
+        scores = before_after.evaluate_before_after(recipe, recipe.eval, str(device))
         report = write_training_report(Path(recipe.output))
         print(before_after.describe(*scores), file=sys.stderr)
     print(f"report: {report}", file=sys.stderr)

@@ -9,7 +9,7 @@ HELP = "Suites, metrics, OCR engines, reference sets and models, and what each o
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print one line of JSON for each")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON per name")
 
 
 def run(arguments: argparse.Namespace) -> int:

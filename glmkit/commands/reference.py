@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from glmkit.errors import UserError
 
 if TYPE_CHECKING:
-    from glmkit.evaluation.features.store import Source
-    from glmkit.evaluation.reference_sets.sets import Reference
+    from glmkit.evaluation.features.store import ImageSource
+    from glmkit.evaluation.reference_sets.sets import ReferenceSet
 
 HELP = "Reference sets of other models' images, for FID, KID and CMMD."
 
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add.add_argument("--device", default="auto", help="auto, cpu or cuda (default %(default)s)")
     show = actions.add_parser("list", help="show the sets", description="Show the reference sets.")
-    show.add_argument("--json", action="store_true", help="print one line of JSON a set")
+    show.add_argument("--json", action="store_true", help="print one line of JSON per set")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -57,38 +57,46 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.limit is not None and arguments.limit < 1:
         raise UserError("--limit must be at least 1", found=arguments.limit)
-    made_of, settings = source(arguments)
+    images, settings = source(arguments)
     device = str(pick_device(arguments.device))
     specs = arguments.features or DEFAULT
-    print(describe(sets.add(arguments.name, made_of, settings, specs, device, arguments.limit)))
+    print(describe(sets.add(arguments.name, images, settings, specs, device, arguments.limit)))
     return 0
 
 
-def source(arguments: argparse.Namespace) -> tuple[Source, dict[str, Any]]:
-    """What to read, and the JSON values that identify it; UserError for options that do not belong together."""
+def source(arguments: argparse.Namespace) -> tuple[ImageSource, dict[str, Any]]:
+    """Choose what to read, and the JSON values that identify it; UserError for options that do not belong together."""
     from glmkit.evaluation.reference_sets import presets, sources
 
     kind = next(kind for kind in ("images", "parquet", "webdataset") if getattr(arguments, kind))
-    given = getattr(arguments, kind)
-    paths = tuple(path.resolve() for path in (given if isinstance(given, list) else [given]))
+    named = getattr(arguments, kind)
+    paths = tuple(path.resolve() for path in (named if isinstance(named, list) else [named]))
     if missing := [path for path in paths if not path.exists()]:
         raise UserError(f"{missing[0]} does not exist", fix=f"--{kind} with the files of the set")
     refuse(arguments, kind)
     options = {name: getattr(arguments, name) for name in ("preset", "model", "column", "prompt_column")}
-    settings = {kind: [str(path) for path in paths], **options, "content": [sources.identity(path) for path in paths]}
+    settings = {
+        kind: [str(path) for path in paths],
+        **options,
+        "content": [sources.source_fingerprint(path) for path in paths],
+    }
     if arguments.prompts:
-        settings["prompts"] = sources.identity(arguments.prompts)
+        settings["prompts"] = sources.source_fingerprint(arguments.prompts)
     if arguments.preset:
         return presets.build(arguments.preset, arguments.model, {kind: paths}), settings
     if kind == "images":
-        return sources.Folder(paths[0], sources.read_prompts(arguments.prompts) if arguments.prompts else {}), settings
+        return sources.FolderSource(
+            paths[0], sources.read_prompts(arguments.prompts) if arguments.prompts else {}
+        ), settings
     if kind == "parquet":
-        return sources.Parquet(paths, (sources.Column(arguments.column or "image", arguments.prompt_column),)), settings
-    return sources.WebDataset(paths, arguments.prompt_column), settings
+        return sources.ParquetSource(
+            paths, (sources.ImageColumn(arguments.column or "image", arguments.prompt_column),)
+        ), settings
+    return sources.WebDatasetSource(paths, arguments.prompt_column), settings
 
 
 def refuse(arguments: argparse.Namespace, kind: str) -> None:
-    """UserError for an option that would be passed over."""
+    """Raise UserError for an option that would be passed over."""
     belongs = {"column": {"parquet"}, "prompt_column": {"parquet", "webdataset"}, "prompts": {"images"}}
     for name, kinds in belongs.items():
         option = f"--{name.replace('_', '-')}"
@@ -99,28 +107,31 @@ def refuse(arguments: argparse.Namespace, kind: str) -> None:
         raise UserError("--model chooses among the models of a preset", fix="--preset rapidata --model sd3")
 
 
-def about(reference: Reference) -> dict[str, Any]:
+def about(reference: ReferenceSet) -> dict[str, Any]:
+    """Collect the facts of a set as JSON values."""
     from glmkit.evaluation.features.store import COMPLETE
     from glmkit.files import read_json
 
-    features: list[Mapping[str, Any]] = [read_json(place / COMPLETE) for place in reference.complete]
+    features: list[Mapping[str, Any]] = [read_json(folder / COMPLETE) for folder in reference.complete]
     settings = {key: value for key, value in reference.manifest["settings"].items() if value is not None}
     return {"name": reference.name, "folder": str(reference.folder), "settings": settings, "features": features}
 
 
-def describe(reference: Reference) -> str:
-    """The set in a few lines: where it comes from, and what it can measure."""
-    row = about(reference)
-    settings = row["settings"]
+def describe(reference: ReferenceSet) -> str:
+    """Describe the set in a few lines: where it comes from, and what it can measure."""
+    facts = about(reference)
+    settings = facts["settings"]
     kind = next(kind for kind in ("images", "parquet", "webdataset") if kind in settings)
-    where = f"{settings[kind][0]}" + (f" and {len(settings[kind]) - 1} more" if len(settings[kind]) > 1 else "")
+    origin = f"{settings[kind][0]}" + (f" and {len(settings[kind]) - 1} more" if len(settings[kind]) > 1 else "")
     chosen = " ".join(settings[key] for key in ("preset", "model", "column") if key in settings)
-    lines = [f"{reference.name}: {kind} {where}" + (f" ({chosen})" if chosen else "")]
-    for features in row["features"]:
+    lines = [f"{reference.name}: {kind} {origin}" + (f" ({chosen})" if chosen else "")]
+    for features in facts["features"]:
         counts = {"repeated": features["repeats"], "not readable": features["errors"]}
-        left = [f"{count} {name}" for name, count in counts.items() if count]
-        lines.append(f"  {features['label']}: {features['count']} images" + (f"; {', '.join(left)}" if left else ""))
-    lines.append(f"  kept in {reference.folder}")
-    if not row["features"]:
+        excluded = [f"{count} {name}" for name, count in counts.items() if count]
+        lines.append(
+            f"  {features['label']}: {features['count']} images" + (f"; {', '.join(excluded)}" if excluded else "")
+        )
+    lines.append(f"  stored in {reference.folder}")
+    if not facts["features"]:
         lines.append("  unfinished; repeat the glmkit reference add command to continue")
     return "\n".join(lines)

@@ -10,74 +10,72 @@ import numpy as np
 
 from glmkit.evaluation import stats
 from glmkit.evaluation.features.extractors.clip import Clip
-from glmkit.evaluation.features.store import collect
+from glmkit.evaluation.features.run_images import run_features
 from glmkit.evaluation.metrics import clip as metric
-from glmkit.evaluation.reference_sets.sources import Images
 from glmkit.records import Generation, Score, Summary
 
-TEXTS = 64  # that are encoded at once
+TEXTS_AT_ONCE = 64
 DIGITS = 6  # of a stored cosine; float32 has no more
 
 
-def align(clip: Clip, folder: Path, rows: Sequence[Generation], scores: Sequence[Score]) -> list[Score]:
-    """Add the raw cosine to every scored row; an image that CLIP cannot read becomes a row with the error."""
+def add_cosines(clip: Clip, folder: Path, images: Sequence[Generation], scores: Sequence[Score]) -> list[Score]:
+    """Add the raw cosine to every score; an image that CLIP cannot read gets the error instead."""
     scored = {score.id for score in scores if score.error is None}
-    generations = {row.id: row for row in rows if row.id in scored}
-    if not generations:
+    prompts = {image.id: image.prompt for image in images if image.id in scored}
+    if not prompts:
         return list(scores)
-    images = Images(folder, tuple(generations.values()))
-    stored = collect(images, clip, images.cache(clip), unique=False, title=clip.label)
-    texts = _texts(clip, [row.prompt for row in generations.values()])
-    read = {row["key"]: row["index"] for row in stored.rows() if "index" in row}
-    lost = {row["key"]: row["error"] for row in stored.rows() if "error" in row}
-    features = stored.take(np.array(list(read.values()))).astype(np.float64)
+    stored = run_features(folder, [image for image in images if image.id in scored], clip)
+    text_features = _encode_texts(clip, list(prompts.values()))
+    indices = {record["key"]: record["index"] for record in stored.records() if "index" in record}
+    errors = {record["key"]: record["error"] for record in stored.records() if "error" in record}
+    features = stored.take(np.array(list(indices.values()))).astype(np.float64)
     name = metric.name(clip.label, clip.model)
-    found = {
-        key: round(float(feature @ texts[generations[key].prompt]), DIGITS)
-        for key, feature in zip(read, features, strict=True)
+    cosines = {
+        key: round(float(feature @ text_features[prompts[key]]), DIGITS)
+        for key, feature in zip(indices, features, strict=True)
     }
-    return [_with(score, name, found, lost) for score in scores]
+    return [_with_cosine(score, name, cosines, errors) for score in scores]
 
 
-def _with(score: Score, name: str, found: Mapping[str, float], lost: Mapping[str, str]) -> Score:
-    if score.id in lost:
-        return replace(score, recognized_lines=(), counts={}, error=f"CLIP: {lost[score.id]}")
-    return replace(score, counts={**score.counts, name: (found[score.id], 1)}) if score.id in found else score
+def _with_cosine(score: Score, name: str, cosines: Mapping[str, float], errors: Mapping[str, str]) -> Score:
+    if score.id in errors:
+        return replace(score, recognized_lines=(), counts={}, error=f"CLIP: {errors[score.id]}")
+    return replace(score, counts={**score.counts, name: (cosines[score.id], 1)}) if score.id in cosines else score
 
 
-def _texts(clip: Clip, prompts: Sequence[str]) -> dict[str, np.ndarray]:
-    """Prompt -> features D, float64."""
+def _encode_texts(clip: Clip, prompts: Sequence[str]) -> dict[str, np.ndarray]:
+    """Map prompts to features D, float64."""
     distinct = list(dict.fromkeys(prompts))
-    found: dict[str, np.ndarray] = {}
-    for start in range(0, len(distinct), TEXTS):
-        some = distinct[start : start + TEXTS]
-        vectors = clip.texts([metric.text(prompt) for prompt in some]).astype(np.float64)
-        found.update(zip(some, vectors, strict=True))
-    return found
+    encoded: dict[str, np.ndarray] = {}
+    for start in range(0, len(distinct), TEXTS_AT_ONCE):
+        batch = distinct[start : start + TEXTS_AT_ONCE]
+        features = clip.encode_texts([metric.text(prompt) for prompt in batch]).astype(np.float64)
+        encoded.update(zip(batch, features, strict=True))
+    return encoded
 
 
-def summarised(summary: Summary, clip: Clip, rows: Sequence[Generation], scores: Sequence[Score]) -> Summary:
-    """The summary with the cosine as one more metric, and with `alignment`: the model, and what is derived from it."""
+def summarize(summary: Summary, clip: Clip, images: Sequence[Generation], scores: Sequence[Score]) -> Summary:
+    """Add the cosine as one more metric, and `alignment`: the model, and what is derived from the cosine."""
     name = metric.name(clip.label, clip.model)
     scored = [score for score in scores if score.error is None]
     splits = {
-        split: {**part, "scores": {**part["scores"], name: _value([s for s in scored if s.split == split], name)}}
-        for split, part in summary.splits.items()
+        split: {**pooled, "scores": {**pooled["scores"], name: _pool([s for s in scored if s.split == split], name)}}
+        for split, pooled in summary.splits.items()
     }
-    prompts = {row.prompt_id: metric.text(row.prompt) for row in rows}
-    used = {score.prompt_id for score in scored}
+    texts = {image.prompt_id: metric.text(image.prompt) for image in images}
+    prompts = {score.prompt_id for score in scored}
     alignment = {
         "metric": name,
         "model": clip.label,
         "weights_sha256": clip.weights_sha256,
         "text": metric.TEMPLATE,
-        "prompts": len(used),
-        "truncated_prompts": sum(clip.is_truncated(prompts[prompt_id]) for prompt_id in used),
+        "prompts": len(prompts),
+        "truncated_prompts": sum(clip.is_truncated(texts[prompt_id]) for prompt_id in prompts),
         "clipscore": _clipscore(scored, name) if clip.model == metric.DEFAULT else None,
     }
     return replace(
         summary,
-        scores={**summary.scores, name: _value(scored, name)},
+        scores={**summary.scores, name: _pool(scored, name)},
         splits=splits,
         metrics={**summary.metrics, name: metric.about(clip.label, clip.model, clip.weights_sha256)},
         alignment=alignment,
@@ -85,11 +83,11 @@ def summarised(summary: Summary, clip: Clip, rows: Sequence[Generation], scores:
 
 
 def _clipscore(scored: Sequence[Score], name: str) -> dict[str, float | None]:
-    """Mean and interval of 2.5 max(cosine, 0), the scale of CLIPScore and CVTG-2K."""
+    """Average 2.5 max(cosine, 0), the scale of CLIPScore and CVTG-2K, with its interval."""
     derived = [replace(score, counts={name: (metric.clipscore(score.counts[name][0]), 1)}) for score in scored]
-    return _value(derived, name)
+    return _pool(derived, name)
 
 
-def _value(rows: Sequence[Score], name: str) -> dict[str, float | None]:
-    estimate = stats.estimate(rows, name)
+def _pool(scores: Sequence[Score], name: str) -> dict[str, float | None]:
+    estimate = stats.estimate(scores, name)
     return {"value": estimate.value, "low": estimate.low, "high": estimate.high}

@@ -46,7 +46,7 @@ def draw_missing(
         task, started = progress.add_task("images", total=todo, note=""), time.monotonic()
         for count, done in enumerate(_worked(baseline, model, requests, file, work), start=1):
             rate = f"{count * 60 / (time.monotonic() - started):.1f} a minute"
-            progress.update(task, completed=count, note=" · ".join(filter(None, (rate, baseline.note()))))
+            progress.update(task, completed=count, note=" · ".join(filter(None, (rate, baseline.progress_note()))))
             yield done
 
 
@@ -92,7 +92,7 @@ def _attempt(baseline: Baseline, model: str, request: Request, path: Path) -> Do
     """Draw and save; the lock of the request is held until the file is there."""
     started = time.monotonic()
     try:
-        image, about = baseline.draw(request)
+        image, about = baseline.generate(request)
         text = {**_described(baseline, request, model), **about}
         save_png(path, image, text)
     except UserError:
@@ -105,5 +105,5 @@ def _attempt(baseline: Baseline, model: str, request: Request, path: Path) -> Do
 def _described(baseline: Baseline, request: Request, model: str) -> dict[str, str]:
     """What an image says about itself, without what the baseline does not have."""
     lacks = {"sampling"}
-    lacks |= {key for key in ("steps", "guidance") if getattr(baseline.usual, key) is None}
+    lacks |= {key for key in ("steps", "guidance") if getattr(baseline.defaults, key) is None}
     return {key: value for key, value in described(request, model).items() if key not in lacks}

@@ -7,21 +7,21 @@ from typing import TYPE_CHECKING
 
 from glmkit.config import Eval, Recipe
 from glmkit.evaluation import suites
-from glmkit.evaluation.evaluate import ENGINE, Plan, evaluate
-from glmkit.evaluation.images import Drawing
+from glmkit.evaluation.evaluate import evaluate
 from glmkit.evaluation.metrics import clip
+from glmkit.evaluation.plan import EvaluationPlan, GenerationSettings
 
 if TYPE_CHECKING:
     from glmkit.records import Summary
 
 
 def check(settings: Eval) -> None:
-    """UserError for a suite that is misspelt or not here, before hours of training."""
+    """Raise UserError for a suite that is misspelt or not here, before hours of training."""
     suites.load(settings.suite).files(None)
 
 
-def prove(recipe: Recipe, settings: Eval, device: str) -> tuple[Summary, Summary]:
-    """Evaluate before and after into OUTPUT/eval/before and OUTPUT/eval/after; what is there already is kept."""
+def evaluate_before_after(recipe: Recipe, settings: Eval, device: str) -> tuple[Summary, Summary]:
+    """Evaluate into OUTPUT/eval/before and OUTPUT/eval/after; what is there already stays."""
     output = Path(recipe.output)
     adapters = (str(output / "adapter"),) if (output / "adapter").is_dir() else ()
     whole = any(stage.lora is None for stage in recipe.stages.values())
@@ -33,29 +33,18 @@ def prove(recipe: Recipe, settings: Eval, device: str) -> tuple[Summary, Summary
     return before, after
 
 
-def _plan(settings: Eval, model: str, adapters: tuple[str, ...], device: str) -> Plan:
-    import torch
-
-    from glmkit.models import checkpoint
-    from glmkit.models.checkpoint import defaults
-    from glmkit.models.devices import dtype_for
-
-    usual = defaults.of(checkpoint.resolve(model))
-    drawing = Drawing(
-        model=model,
-        adapters=adapters,
+def _plan(settings: Eval, model: str, adapters: tuple[str, ...], device: str) -> EvaluationPlan:
+    generation = GenerationSettings.with_defaults(model, device, adapters=adapters)
+    return EvaluationPlan(
+        suite=settings.suite,
+        limit=settings.limit,
+        generation=generation,
         seeds=1,
-        height=usual.height,
-        width=usual.width,
-        steps=usual.steps,
-        guidance=usual.guidance,
-        dtype=str(dtype_for(torch.device(device))).removeprefix("torch."),
+        clip=clip.DEFAULT if settings.clip else None,
     )
-    chosen = clip.DEFAULT if settings.clip else None
-    return Plan(suite=settings.suite, engine=ENGINE, limit=settings.limit, drawing=drawing, seeds=1, clip=chosen)
 
 
 def describe(before: Summary, after: Summary) -> str:
-    """One line a score: before -> after."""
+    """Give one line per score: before -> after."""
     scores = ((name, before.scores[name]["value"], after.scores[name]["value"]) for name in before.scores)
     return "\n".join(f"{name}: {old:.3f} -> {new:.3f}" for name, old, new in scores if None not in (old, new))

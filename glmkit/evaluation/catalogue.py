@@ -10,7 +10,7 @@ from glmkit.errors import UserError
 from glmkit.evaluation import baselines, suites
 from glmkit.evaluation.baselines.diffusers import PRESETS
 from glmkit.evaluation.features.extractors import clip, efficientnet_lite0, inception
-from glmkit.evaluation.hub import on_this_machine
+from glmkit.evaluation.hub import cached_repository
 from glmkit.evaluation.metrics.clip import DEFAULT, OURS
 from glmkit.evaluation.ocr import engines
 from glmkit.evaluation.reference_sets import presets, sets
@@ -20,8 +20,8 @@ from glmkit.records import Record
 
 
 @dataclass(frozen=True)
-class Entry(Record):
-    """`kind` is suite, metric, engine, reference or model; `missing` is empty when it can run; `fix`: what to type."""
+class CatalogueEntry(Record):
+    """Describe a name. `kind` is suite, metric, engine, reference or model; `missing` is empty when it can run; `fix`: what to type."""
 
     kind: str
     name: str
@@ -30,13 +30,13 @@ class Entry(Record):
     fix: str = ""
 
 
-def catalogue() -> list[Entry]:
-    """Suites, metrics, OCR engines, reference sets and models, in this order."""
+def catalogue() -> list[CatalogueEntry]:
+    """List suites, metrics, OCR engines, reference sets and models, in this order."""
     return [*_suites(), *_metrics(), *_engines(), *_references(), *_models()]
 
 
-def _checked(entry: Entry, check: Callable[[], object]) -> Entry:
-    """The entry with what the UserError of `check` says."""
+def _checked(entry: CatalogueEntry, check: Callable[[], object]) -> CatalogueEntry:
+    """Add what the UserError of `check` says."""
     try:
         check()
     except UserError as error:
@@ -44,23 +44,23 @@ def _checked(entry: Entry, check: Callable[[], object]) -> Entry:
     return entry
 
 
-def _suites() -> Iterator[Entry]:
+def _suites() -> Iterator[CatalogueEntry]:
     for name in suites.names():
         suite = suites.load(name)
         official = f"; official with {suite.official.engine}" if suite.official is not None else ""
-        yield _checked(Entry("suite", name, ", ".join(suite.metrics) + official), partial(suite.files, None))
+        yield _checked(CatalogueEntry("suite", name, ", ".join(suite.metrics) + official), partial(suite.files, None))
 
 
-def _metrics() -> Iterator[Entry]:
-    found: dict[str, list[str]] = {}
+def _metrics() -> Iterator[CatalogueEntry]:
+    suites_of: dict[str, list[str]] = {}
     for suite in suites.names():
         for metric in suites.load(suite).metrics:
-            found.setdefault(metric, []).append(suite)
-    for metric, where in found.items():
-        yield Entry("metric", metric, f"of {', '.join(where)}")
+            suites_of.setdefault(metric, []).append(suite)
+    for metric, of_suites in suites_of.items():
+        yield CatalogueEntry("metric", metric, f"of {', '.join(of_suites)}")
     about = "cosine of image and prompt: --clip"
-    yield _checked(Entry("metric", "clip_cosine", f"{about} {DEFAULT}"), partial(clip.check, DEFAULT))
-    yield _checked(Entry("metric", "clip_glmkit_cosine", f"{about} {OURS}"), partial(clip.check, OURS))
+    yield _checked(CatalogueEntry("metric", "clip_cosine", f"{about} {DEFAULT}"), partial(clip.check, DEFAULT))
+    yield _checked(CatalogueEntry("metric", "clip_glmkit_cosine", f"{about} {OURS}"), partial(clip.check, OURS))
     features = (
         (inception.Inception.distances, "inception", inception.check),
         ({"rbf": "cmmd"}, f"clip:{clip.CMMD}", partial(clip.check, clip.CMMD)),
@@ -68,25 +68,27 @@ def _metrics() -> Iterator[Entry]:
     )
     for distances, spec, check in features:
         for distance in distances.values():
-            yield _checked(Entry("metric", distance, f"distance to a reference set with --features {spec}"), check)
+            yield _checked(
+                CatalogueEntry("metric", distance, f"distance to a reference set with --features {spec}"), check
+            )
 
 
-def _engines() -> Iterator[Entry]:
+def _engines() -> Iterator[CatalogueEntry]:
     for name in engines.names():
         module, _ = engines.find(engines.resolve(name))
-        yield _checked(Entry("engine", name, module.NAME), module.check)
+        yield _checked(CatalogueEntry("engine", name, module.NAME), module.check)
 
 
-def _references() -> Iterator[Entry]:
+def _references() -> Iterator[CatalogueEntry]:
     for name in sets.names():
         reference = sets.get(name)
-        entry = Entry("reference", name, f"{len(reference.complete)} kinds of features in {reference.folder}")
+        entry = CatalogueEntry("reference", name, f"{len(reference.complete)} kinds of features in {reference.folder}")
         unfinished = {"missing": "not finished", "fix": "repeat the glmkit reference add command that made it"}
         yield entry if reference.complete else replace(entry, **unfinished)
     for name, preset in presets.PRESETS.items():
         for model in preset.models:
             add = f"glmkit reference add {model} --preset {name} --model {model} --{preset.takes} {preset.files}"
-            yield Entry(
+            yield CatalogueEntry(
                 "reference",
                 f"preset {name} {model}",
                 f"read from --{preset.takes}",
@@ -95,12 +97,12 @@ def _references() -> Iterator[Entry]:
             )
 
 
-def _models() -> Iterator[Entry]:
-    yield _checked(Entry("model", "nano", "ours, comes with glmkit"), partial(checkpoint.resolve, "nano"))
-    yield _checked(Entry("model", "glm-image", published.HUB_ID), partial(on_this_machine, published.HUB_ID))
+def _models() -> Iterator[CatalogueEntry]:
+    yield _checked(CatalogueEntry("model", "nano", "ours, comes with glmkit"), partial(checkpoint.resolve, "nano"))
+    yield _checked(CatalogueEntry("model", "glm-image", published.HUB_ID), partial(cached_repository, published.HUB_ID))
     for name, preset in PRESETS.items():
         about = f"{preset.hub_id}, {preset.steps} steps, guidance {preset.guidance}"
-        entry = Entry("model", f"diffusers:{name}", about)
-        yield _checked(entry, partial(on_this_machine, preset.hub_id))
-    entry = Entry("model", "openai:MODEL", "an OpenAI-style images endpoint, OPENAI_BASE_URL")
+        entry = CatalogueEntry("model", f"diffusers:{name}", about)
+        yield _checked(entry, partial(cached_repository, preset.hub_id))
+    entry = CatalogueEntry("model", "openai:MODEL", "an OpenAI-style images endpoint, OPENAI_BASE_URL")
     yield _checked(entry, partial(baselines.find, "openai:MODEL"))

@@ -1,242 +1,154 @@
-"""Prompts -> images -> read lines -> scores -> summary. Every stage writes its file and continues a killed run."""
+"""Prompts -> images -> recognized lines -> scores -> summary. Every step writes its file and continues a killed run."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from glmkit.distributed.work_queue import exclusive
-from glmkit.errors import UserError
-from glmkit.evaluation import baselines, stats, suites
-from glmkit.evaluation.baselines import Baseline
-from glmkit.evaluation.images import Drawing, copy, draw, write_references
-from glmkit.evaluation.ocr import engines
+from glmkit.evaluation import stats, suites
+from glmkit.evaluation.given_images import copy_images
+from glmkit.evaluation.images import generate_images
 from glmkit.evaluation.ocr.cache import recognize
-from glmkit.evaluation.ocr.lines import EngineIdentity, OcrError, OcrResult, reading_order
+from glmkit.evaluation.ocr.lines import OcrError, OcrResult, reading_order
+from glmkit.evaluation.plan import MIN_CONFIDENCE, EvaluationPlan
 from glmkit.evaluation.suites.shared.base import Suite, family, why_not_official
 from glmkit.evaluation.suites.shared.layouts import ImageFiles
-from glmkit.files import write_json, write_jsonl
+from glmkit.files import atomic_path, write_json, write_jsonl
 from glmkit.generation.options import InferenceOptions
-from glmkit.hashing import file_sha256, fingerprint
 from glmkit.records import Generation, Prompt, Score, Summary
 from glmkit.runs import open_run
 
 if TYPE_CHECKING:
-    from glmkit.evaluation.measures import Measures
-
-ENGINE = "glmkit.evaluation.ocr.engines.paddleocr"
-MIN_CONFIDENCE = 0.5  # as the public CVTG-2K scripts; lines below are what OCR imagines in textures
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What one evaluation measures: images that a model draws (`drawing`), or those in the folder `images`.
-
-    `engine` is the module of the OCR engine, MODULE or MODULE:WHERE (`engines`). `data` is the folder with the prompt
-    files of a public benchmark. `seeds` is how many images a prompt should have in `images`; None takes what is
-    there. `clip` names the CLIP that measures alignment, `references` the sets to which distances are measured.
-    """
-
-    suite: str
-    engine: str
-    data: Path | None = None
-    split: str | None = None
-    limit: int | None = None
-    drawing: Drawing | None = None
-    images: Path | None = None
-    seeds: int | None = None
-    clip: str | None = None
-    references: tuple[str, ...] = ()
-
-    @property
-    def name(self) -> str:
-        """The model, or the name of the image folder."""
-        return self.drawing.model if self.drawing is not None else self._images.name
-
-    @property
-    def _images(self) -> Path:
-        """The absolute image folder; UserError when there is none."""
-        if self.images is None or not self.images.is_dir():
-            raise UserError(
-                f"image folder {self.images} does not exist", fix="--images FOLDER with <prompt id>.png files"
-            )
-        return self.images.resolve()
-
-    @cached_property
-    def engine_identity(self) -> EngineIdentity:
-        """The OCR engine with its weights and versions; finding out may start the engine or hash its weights."""
-        module, location = engines.find(self.engine)
-        identity: EngineIdentity = module.identity(location)
-        return identity
-
-    @cached_property
-    def baseline(self) -> Baseline | None:
-        """What draws when it is no model of ours; finding out may download it."""
-        return baselines.find(self.drawing.model) if self.drawing is not None else None
-
-    def prompt_files(self) -> dict[str, str]:
-        """The prompt files of the suite, by their place in `data`, with their sha256."""
-        files = suites.load(self.suite).files(self.data)
-        return {
-            (path.relative_to(self.data).as_posix() if self.data else path.name): file_sha256(path) for path in files
-        }
-
-    def settings(self) -> dict[str, Any]:
-        """What decides images and readings, as JSON values; prompts and weights by fingerprint.
-
-        CLIP and reference sets may be added to a run later; the summary says which they were.
-        """
-        shared = {
-            "suite": self.suite,
-            "suite_fingerprint": _digest(self.prompt_files())[:16],
-            "split": self.split,
-            "limit": self.limit,
-            "ocr": f"{self.engine_identity} confidence>={MIN_CONFIDENCE}",
-        }
-        if self.drawing is None:
-            return {**shared, "images": str(self._images), "seeds": self.seeds}
-        if self.baseline is not None:
-            return {**shared, **asdict(self.drawing), "adapters": [], **self.baseline.identity()}
-        from glmkit.models.checkpoint import resolve
-        from glmkit.models.checkpoint.adapters import Adapter, check_adapter
-
-        model = resolve(self.drawing.model)
-        for adapter in self.drawing.adapters:
-            check_adapter(model, Adapter.parse(adapter).folder)
-        adapters = [
-            {"path": path, "fingerprint": fingerprint(Adapter.parse(path).folder)} for path in self.drawing.adapters
-        ]
-        return {**shared, **asdict(self.drawing), "model_fingerprint": fingerprint(model), "adapters": adapters}
-
-    def default_folder(self) -> Path:
-        """Where the run goes when nobody says: the same settings always continue in the same folder."""
-        name = re.sub(r"[^\w.-]", "-", Path(self.name).name)
-        return Path("reports") / f"{self.suite}-{name}-{_digest(self.settings())[:8]}"
+    from glmkit.evaluation.features.extractors.clip import Clip
+    from glmkit.evaluation.reference_sets.compare import LoadedSet
+    from glmkit.models.hybrid import HybridModel
 
 
-def evaluate(plan: Plan, folder: Path, device: str = "cpu", options: InferenceOptions | None = None) -> Summary:
+def evaluate(
+    plan: EvaluationPlan,
+    folder: Path,
+    device: str = "cpu",
+    options: InferenceOptions | None = None,
+    model: HybridModel | None = None,
+) -> Summary:
     """Run the plan in `folder`, or continue it there; UserError with the difference when it holds another plan.
 
-    Images are drawn, and their features extracted, on `device`; OCR runs on the CPU. Writes manifest.json,
-    references/ (where the suite has some), images.jsonl, images/, recognized_lines.jsonl (raw OCR), scores.jsonl and
-    summary.json.
+    Images are generated, and their features extracted, on `device`; OCR runs on the CPU. `model` is the model of
+    `plan.generation` when it is loaded already. Writes manifest.json, references/ (where the suite has some),
+    images.jsonl, images/, recognized_lines.jsonl (raw OCR), scores.jsonl and summary.json.
     """
+    # 1. Load what the plan names, so that whatever is missing shows before an image is generated.
     suite = suites.load(plan.suite)
     prompts = suites.prompts(suite, plan.split, plan.limit, plan.data)
-    settings = plan.settings()
-    measures = _measures(plan, device)
-    found: ImageFiles | None = None
-    if plan.drawing is None:
-        found = suite.find(Path(settings["images"]), prompts)
-        open_run(folder, "eval", settings)
-        write_references(folder, suite, prompts)
-        generations = copy(folder, found, prompts, plan.seeds)
+    settings = plan.settings(model)
+    clip, reference_sets = _load_features(plan, device)
+    files = suite.find(plan.image_folder, prompts) if plan.generation is None else None
+    plan.check_prompts(suite, prompts)
+
+    # 2. Generate the images, or copy the given ones.
+    open_run(folder, "eval", settings, device if plan.generation is not None else None)
+    condition_images = _write_references(folder, suite, prompts)
+    if plan.generation is not None:
+        baseline = plan.baseline
+        images = generate_images(folder, prompts, plan.generation, device, condition_images, options, baseline, model)
     else:
-        _check(plan, plan.drawing, suite, prompts)
-        open_run(folder, "eval", settings, device)
-        condition_images = write_references(folder, suite, prompts)
-        generations = draw(folder, prompts, plan.drawing, device, condition_images, options, plan.baseline)
-    with exclusive(folder):  # what another process reads and measures at this moment must not be done twice
-        return _scored(plan, suite, prompts, generations, found, folder, measures)
+        images = copy_images(folder, files or {}, prompts, plan.seeds)
 
+    with exclusive(folder):  # what another process recognizes and measures at this moment must not be done twice
+        # 3. Recognize the text in the images; content that was recognized before is not again.
+        max_tokens = {prompt.id: suite.max_answer_tokens(prompt) for prompt in prompts}
+        lines = recognize(folder, images, plan.engine, plan.engine_identity, max_tokens)
 
-def _check(plan: Plan, drawing: Drawing, suite: Suite, prompts: Sequence[Prompt]) -> None:
-    """UserError for what cannot be drawn, before anything is."""
-    if plan.baseline is None:
-        from glmkit.generation.pipeline import check
+        # 4. Score each image; one that failed is a record with its error.
+        prompt_of = {prompt.id: prompt for prompt in prompts}
+        scores = [score(suite, prompt_of[image.prompt_id], image, lines, folder) for image in images]
+        if clip is not None:
+            from glmkit.evaluation import alignment
 
-        for prompt in prompts:
-            check(drawing.request(prompt, 0))
-    elif "source" in suite.references(prompts[0]):
-        raise UserError(f"{plan.suite} asks for edits", found=drawing.model, fix="a model of ours, or --images DIR")
+            scores = alignment.add_cosines(clip, folder, images, scores)
+        write_jsonl(folder / "scores.jsonl", (record.to_dict() for record in scores))
 
+        # 5. Pool the scores, with intervals over prompts, and set the images against reference sets.
+        summary = summarize(plan, suite, scores, files)
+        if clip is not None:
+            summary = alignment.summarize(summary, clip, images, scores)
+        if reference_sets:
+            from glmkit.evaluation.reference_sets.compare import distances
 
-def _scored(
-    plan: Plan,
-    suite: Suite,
-    prompts: Sequence[Prompt],
-    generations: Sequence[Generation],
-    found: ImageFiles | None,
-    folder: Path,
-    measures: Measures | None,
-) -> Summary:
-    """From the images of a run to its summary; writes recognized_lines.jsonl, scores.jsonl and summary.json."""
-    by_id = {prompt.id: prompt for prompt in prompts}
-    answers = {name: suite.max_answer_tokens(prompt) for name, prompt in by_id.items()}
-    read = recognize(folder, generations, plan.engine, plan.engine_identity, answers)
-    scores = [score(suite, by_id[row.prompt_id], row, read, folder) for row in generations]
-    if measures is not None:
-        scores = measures.scores(folder, generations, scores)
-    write_jsonl(folder / "scores.jsonl", (row.to_dict() for row in scores))
-    summary = summarise(plan, suite, scores, plan.engine_identity, found)
-    if measures is not None:
-        summary = measures.summary(folder, generations, scores, summary)
-    write_json(folder / "summary.json", summary.to_dict())
+            measured = distances(folder, images, reference_sets, device)
+            summary = replace(summary, distances=tuple(distance.to_dict() for distance in measured))
+        write_json(folder / "summary.json", summary.to_dict())
     return summary
 
 
-def _measures(plan: Plan, device: str) -> Measures | None:
-    """What the plan measures by image features; torch is imported for nothing else."""
+def _load_features(plan: EvaluationPlan, device: str) -> tuple[Clip | None, Sequence[LoadedSet]]:
+    """Load CLIP and reference sets; UserError for what is missing. torch is imported for nothing else."""
     if plan.clip is None and not plan.references:
-        return None
-    from glmkit.evaluation.measures import Measures
+        return None, ()
+    from glmkit.evaluation.features.extractors.clip import Clip
+    from glmkit.evaluation.reference_sets import compare
 
-    return Measures.load(plan.clip, plan.references, device)
+    reference_sets = compare.load_sets(plan.references, device)
+    return Clip(plan.clip, device) if plan.clip else None, reference_sets
 
 
-def score(suite: Suite, prompt: Prompt, row: Generation, read: Mapping[str, OcrResult], folder: Path) -> Score:
-    """One image: compared when it was drawn and read, otherwise a row with the error."""
-    empty = Score(row.id, prompt.id, row.seed, prompt.split, prompt.language, prompt.texts)
-    if row.file is None or row.id not in read:
-        return replace(empty, error=row.error)
-    result = read[row.id]
+def _write_references(folder: Path, suite: Suite, prompts: Sequence[Prompt]) -> dict[str, tuple[str, ...]]:
+    """Write `references/<prompt id>/<name>.png` for what the suite gives; returns the images that prompts edit."""
+    condition_images: dict[str, tuple[str, ...]] = {}
+    for prompt in prompts:
+        for name, image in suite.references(prompt).items():
+            path = folder / "references" / prompt.id / f"{name}.png"
+            with atomic_path(path) as temporary:
+                image.save(temporary, format="PNG")
+            if name == "source":
+                condition_images[prompt.id] = (str(path),)
+    return condition_images
+
+
+def score(suite: Suite, prompt: Prompt, image: Generation, lines: Mapping[str, OcrResult], folder: Path) -> Score:
+    """Score one image of a run; without an image or its lines, the record says why."""
+    empty = Score(image.id, prompt.id, image.seed, prompt.split, prompt.language, prompt.texts)
+    if image.file is None or image.id not in lines:
+        return replace(empty, error=image.error)
+    result = lines[image.id]
     if isinstance(result, OcrError):
         return replace(empty, error=f"OCR: {result}")
-    lines = tuple(line.text for line in reading_order(result) if line.confidence >= MIN_CONFIDENCE)
-    return replace(empty, recognized_lines=lines, counts=suite.counts(prompt, lines, folder / row.file))
+    texts = tuple(line.text for line in reading_order(result) if line.confidence >= MIN_CONFIDENCE)
+    return replace(empty, recognized_lines=texts, counts=suite.counts(prompt, texts, folder / image.file))
 
 
-def summarise(
-    plan: Plan, suite: Suite, scores: Sequence[Score], identity: EngineIdentity, found: ImageFiles | None
-) -> Summary:
-    """Pooled scores of everything and of each split, with intervals over prompts, and what they may be called.
+def summarize(plan: EvaluationPlan, suite: Suite, scores: Sequence[Score], files: ImageFiles | None) -> Summary:
+    """Pool the scores of all images and of each split, with intervals over prompts, and say what they may be called.
 
-    `found` are the image files, None when a model drew them.
+    `files` are the given image files, None when a model generated the images.
     """
-    splits = dict.fromkeys(row.split for row in scores)
+    splits = dict.fromkeys(score.split for score in scores)
     why_not: tuple[str, ...] = ()
     if suite.official is not None:
-        why_not = why_not_official(suite.official, identity, plan.prompt_files(), scores, found)
+        why_not = why_not_official(suite.official, plan.engine_identity, plan.prompt_files(), scores, files)
     return Summary(
         suite=plan.suite,
         model=plan.name,
-        adapters=plan.drawing.adapters if plan.drawing is not None else (),
-        **_pooled(suite, scores),
-        splits={split: _pooled(suite, [row for row in scores if row.split == split]) for split in splits},
+        adapters=plan.generation.adapters if plan.generation is not None else (),
+        **_pool(suite, scores),
+        splits={split: _pool(suite, [score for score in scores if score.split == split]) for split in splits},
         metrics=suite.metrics,
-        ocr=f"{identity} confidence>={MIN_CONFIDENCE}",
+        ocr=plan.ocr,
         bootstrap={"unit": "prompt", "resamples": stats.RESAMPLES, "level": stats.LEVEL, "seed": stats.SEED},
-        family=family(suite, identity, why_not),
+        family=family(suite, plan.engine_identity, why_not),
         why_not_official=why_not,
     )
 
 
-def _pooled(suite: Suite, scores: Sequence[Score]) -> dict[str, Any]:
-    scored = [row for row in scores if row.error is None]
+def _pool(suite: Suite, scores: Sequence[Score]) -> dict[str, Any]:
+    scored = [score for score in scores if score.error is None]
     estimates = {metric: stats.estimate(scored, metric) for metric in suite.metrics}
     return {
         "n_scored": len(scored),
         "n_total": len(scores),
-        "n_prompts": len({row.prompt_id for row in scored}),
+        "n_prompts": len({score.prompt_id for score in scored}),
         "scores": {metric: {"value": e.value, "low": e.low, "high": e.high} for metric, e in estimates.items()},
     }
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

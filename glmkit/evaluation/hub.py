@@ -1,4 +1,4 @@
-"""What of the hub is on this machine; asks nobody."""
+"""Repositories of the hub that are on this machine; nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from glmkit.errors import UserError
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt")
 
 
-def on_this_machine(hub_id: str) -> Path:
-    """The cached folder of a repository with its weights; UserError with the command that downloads it."""
+def cached_repository(hub_id: str) -> Path:
+    """Find the cached folder of a repository with its weights; UserError with the command that downloads it."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 

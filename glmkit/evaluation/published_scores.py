@@ -1,7 +1,7 @@
 """Scores that others have published on the public benchmarks, to stand beside measured ones, never among them.
 
-Publishers disagree on the same model, and say little about how they drew its images: every row keeps its source and
-the day when the source said so.
+Publishers disagree on the same model, and say little about how they made its images: every record names its source
+and the day when the source said so.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ CLIPSCORE = "clipscore"  # 2.5 max(cosine, 0), what `Summary.alignment["clipscor
 
 @dataclass(frozen=True)
 class PublishedScore(Record):
-    """One model on one suite. `scores` maps a metric of the suite, or CLIPSCORE, to its value; `date` is YYYY-MM-DD."""
+    """Hold the scores of one model on one suite. `scores` maps a metric of the suite, or CLIPSCORE, to its value; `date` is YYYY-MM-DD."""
 
     suite: str
     model: str
@@ -31,10 +31,7 @@ class PublishedScore(Record):
 
 
 def published(suite: str) -> tuple[PublishedScore, ...]:
-    """What is published on a suite, the best by its leading metric first; empty for suites of our own."""
-    rows = [PublishedScore.from_dict(row) for row in read_jsonl(FILE)]
-    return tuple(
-        sorted(
-            (row for row in rows if row.suite == suite), key=lambda row: next(iter(row.scores.values())), reverse=True
-        )
-    )
+    """List what is published on a suite, the best by its leading metric first; empty for suites of our own."""
+    scores = [PublishedScore.from_dict(line) for line in read_jsonl(FILE)]
+    of_suite = (score for score in scores if score.suite == suite)
+    return tuple(sorted(of_suite, key=lambda score: next(iter(score.scores.values())), reverse=True))

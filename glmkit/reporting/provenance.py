@@ -57,7 +57,7 @@ def generation_settings(settings: Mapping[str, Any]) -> str:
     if "steps" not in settings:
         return ABSENT
     size = f"{settings['width']}x{settings['height']} pixels"
-    if settings.get("own_sizes"):
+    if settings.get("prompt_sizes"):
         size += " unless the prompt names a size"
     steps, guidance = settings["steps"], settings["guidance"]
     texts = [size, "" if steps is None else f"{steps} steps", "" if guidance is None else f"guidance {guidance}"]

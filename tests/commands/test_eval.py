@@ -11,7 +11,7 @@ import public_files
 import pytest
 
 from glmkit.cli import main
-from glmkit.evaluation import evaluate, suites
+from glmkit.evaluation import plan, suites
 from glmkit.evaluation.ocr.engines import paddleocr
 
 FIRST = suites.prompts(suites.load("text-render"), "regions", 3)
@@ -23,7 +23,7 @@ def quick_ocr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(
         "PYTHONPATH", os.pathsep.join((str(Path(fake_ocr.__file__).parent), os.environ.get("PYTHONPATH", "")))
     )
-    monkeypatch.setattr(evaluate, "ENGINE", "fake_ocr")
+    monkeypatch.setattr(plan, "DEFAULT_ENGINE", "fake_ocr")
     monkeypatch.chdir(tmp_path)
 
 
@@ -52,7 +52,7 @@ def test_json_is_one_line_and_equals_the_summary_file(images: Path, capsys: pyte
 def test_table_and_default_folder(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments(images)) == 0
     out = capsys.readouterr().out
-    assert "regions  2/3       1.000 [1.000, 1.000]" in out
+    assert "regions  2/3     1.000 [1.000, 1.000]" in out
     (folder,) = Path("reports").iterdir()
     assert folder.name.startswith("text-render-images-") and f"run folder: {folder}" in out
     assert main(arguments(images)) == 0
@@ -67,7 +67,7 @@ def test_a_benchmark_says_what_its_scores_may_be_called(tmp_path: Path, capsys: 
     out = capsys.readouterr().out
     assert "scores: formula of CVTG-2K, OCR engine fake\n" in out
     assert "  not official: read by fake, not by PaddleOCR 2.10.0, " in out
-    assert "  not official: 16 of 2000 images (1 a prompt)\n" in out
+    assert "  not official: 16 of 2000 images (1 per prompt)\n" in out
     assert json.loads(Path("run/summary.json").read_text())["family"] == "formula of CVTG-2K, OCR engine fake"
 
 
@@ -95,7 +95,7 @@ def test_nothing_scored_is_a_failure(tmp_path: Path, capsys: pytest.CaptureFixtu
         ("--suite text-render --model TINY --device gpu", "unknown device 'gpu'"),
         ("--suite text-render --images images --data images", "leave out --data"),
         ("--suite text-render --images images --ocr paddle", "did you mean 'paddleocr'"),
-        ("--suite text-render --images images --ocr paddleocr:/there", "needs no place"),
+        ("--suite text-render --images images --ocr paddleocr:/there", "needs no location"),
         ("--suite text-render --images images --ocr cvtg-paddleocr", "in an environment of its own"),
         ("--suite cvtg-2k --model nano", "--data DIR with CVTG/2.json"),
         ("--suite cvtg-2k --images images --data images", "CVTG/2.json does not exist"),
@@ -112,7 +112,7 @@ def test_bad_input(
 def test_an_engine_that_is_not_installed(
     images: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(evaluate, "ENGINE", paddleocr.__name__)
+    monkeypatch.setattr(plan, "DEFAULT_ENGINE", paddleocr.__name__)
     monkeypatch.setattr(paddleocr, "NEEDS", ("paddleocr-of-tomorrow",))
     assert main(arguments(images)) == 2
     assert 'pip install "glmkit[eval]"' in capsys.readouterr().err
@@ -127,4 +127,4 @@ def test_a_model_is_drawn_and_scored(tiny_model: Path, capsys: pytest.CaptureFix
     assert (summary["model"], summary["n_scored"], summary["n_total"]) == (str(tiny_model), 0, 1)
     assert len(list(Path("run/images").iterdir())) == 1
     settings = json.loads(Path("run/manifest.json").read_text())["settings"]
-    assert (settings["steps"], settings["height"], settings["own_sizes"]) == (1, 64, False)
+    assert (settings["steps"], settings["height"], settings["prompt_sizes"]) == (1, 64, False)

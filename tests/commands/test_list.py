@@ -69,7 +69,7 @@ def test_what_is_provided_is_no_longer_missing(
     monkeypatch.setattr(paddleocr, "NEEDS", ("paddleocr-of-tomorrow",))
     (tmp_path / "images").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "images" / "a.png")
-    sets.add("mine", sources.Folder(tmp_path / "images", {}), {"images": []}, ("efficientnet-lite0",), "cpu")
+    sets.add("mine", sources.FolderSource(tmp_path / "images", {}), {"images": []}, ("efficientnet-lite0",), "cpu")
     (sets.root() / "cut").mkdir()
     (sets.root() / "cut" / "manifest.json").write_text("{}")
     rows = listed(capsys)

@@ -24,8 +24,8 @@ import tiny_clip
 from PIL import Image
 
 from glmkit.cli import build_parser, main
-from glmkit.evaluation import evaluate, suites
-from glmkit.evaluation.evaluate import Plan
+from glmkit.evaluation import evaluate, plan, suites
+from glmkit.evaluation.plan import EvaluationPlan
 from glmkit.evaluation.reference_sets import presets
 
 FIRST = suites.prompts(suites.load("text-render"), "regions", 3)
@@ -148,10 +148,10 @@ def ours(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_an_evaluation_with_alignment_and_distances(images: Path, clip: Path, ours: Path, place: Path) -> None:
     assert main(add(images, clip)) == 0
-    plan = Plan("text-render", "fake_ocr", split="regions", limit=3, images=ours)
-    plain = evaluate.evaluate(plan, place / "run")
+    plain_plan = EvaluationPlan("text-render", "fake_ocr", split="regions", limit=3, images=ours)
+    plain = evaluate.evaluate(plain_plan, place / "run")
     assert not plain.alignment and not plain.distances
-    both = replace(plan, clip=str(clip), references=("others",))
+    both = replace(plain_plan, clip=str(clip), references=("others",))
     summary = evaluate.evaluate(both, place / "run")
     (distance,) = summary.distances
     assert (distance["reference"], distance["n"], distance["common_prompts"]) == ("others", 3, 0)
@@ -183,7 +183,7 @@ def test_the_table_shows_a_distance_with_its_floor(
     images: Path, clip: Path, ours: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert main(add(images, clip)) == 0
-    monkeypatch.setattr(evaluate, "ENGINE", "fake_ocr")
+    monkeypatch.setattr(plan, "DEFAULT_ENGINE", "fake_ocr")
     command = ["eval", "--suite", "text-render", "--split", "regions", "--limit", "3", "--images", str(ours)]
     assert main([*command, "--reference", "others", "--device", "cpu", "--run", "run"]) == 0
     (line,) = (line for line in capsys.readouterr().out.splitlines() if " to others: " in line)

@@ -11,7 +11,7 @@ import tiny_clip
 from PIL import Image
 
 from glmkit.evaluation import stats
-from glmkit.evaluation.alignment import align, summarised
+from glmkit.evaluation.alignment import add_cosines, summarize
 from glmkit.evaluation.features.extractors.clip import Clip
 from glmkit.evaluation.metrics import clip as metric
 from glmkit.records import Generation, Score, Summary
@@ -51,26 +51,26 @@ def summary_of(scores: list[Score]) -> Summary:
 
 def test_every_scored_image_has_its_raw_cosine(clip: Clip, run: tuple[Path, list[Generation], list[Score]]) -> None:
     folder, rows, before = run
-    after = align(clip, folder, rows, before)
+    after = add_cosines(clip, folder, rows, before)
     name = metric.name(clip.label, clip.model)
     for key in ("a_0", "b_0", "c_0"):
         (score,) = (score for score in after if score.id == key)
         image = clip.extract([Image.open(folder / f"{key}.png")])[0]
-        text = clip.texts([f"A photo depicts {PROMPTS[key[0]]}"])[0]
+        text = clip.encode_texts([f"A photo depicts {PROMPTS[key[0]]}"])[0]
         assert score.counts[name] == (pytest.approx(float(image @ text), abs=2e-6), 1)
         assert score.counts["ned"] == (1, 2)
     errors = {score.id: score.error for score in after if score.error}
     assert errors == {"a_1": "lost", "b_1": "OCR: failed", "c_1": "CLIP: not an image"}
     assert all(not score.counts for score in after if score.error)
-    assert align(clip, folder, rows, before) == after
+    assert add_cosines(clip, folder, rows, before) == after
 
 
 def test_the_summary_names_the_model_and_counts_truncated_prompts(
     clip: Clip, run: tuple[Path, list[Generation], list[Score]]
 ) -> None:
     folder, rows, before = run
-    scores = align(clip, folder, rows, before)
-    summary = summarised(summary_of(scores), clip, rows, scores)
+    scores = add_cosines(clip, folder, rows, before)
+    summary = summarize(summary_of(scores), clip, rows, scores)
     name = metric.name(clip.label, clip.model)
     estimate = stats.estimate([score for score in scores if score.error is None], name)
     assert summary.scores[name] == {"value": estimate.value, "low": estimate.low, "high": estimate.high}
@@ -90,7 +90,7 @@ def test_the_published_scale_is_derived_from_every_image_of_the_published_model(
     monkeypatch.setattr(clip, "model", metric.DEFAULT)
     cosines = {"a_0": 0.4, "b_0": -0.2, "c_0": 0.3}
     scores = [replace(s, counts={"clip_cosine": (cosines[s.id], 1)}) for s in before if s.id in cosines]
-    summary = summarised(summary_of(scores), clip, rows, scores)
+    summary = summarize(summary_of(scores), clip, rows, scores)
     assert summary.scores["clip_cosine"]["value"] == pytest.approx(0.5 / 3)
     assert summary.alignment["clipscore"]["value"] == pytest.approx(2.5 * (0.4 + 0 + 0.3) / 3)
     assert summary.alignment["clipscore"]["low"] >= 0
@@ -99,6 +99,6 @@ def test_the_published_scale_is_derived_from_every_image_of_the_published_model(
 def test_a_run_without_scored_images(clip: Clip, run: tuple[Path, list[Generation], list[Score]]) -> None:
     folder, rows, before = run
     failed = [replace(score, counts={}, error="failed") for score in before]
-    assert align(clip, folder, rows, failed) == failed
-    summary = summarised(summary_of(failed), clip, rows, failed)
+    assert add_cosines(clip, folder, rows, failed) == failed
+    summary = summarize(summary_of(failed), clip, rows, failed)
     assert summary.scores[metric.name(clip.label, clip.model)]["value"] is None

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from glmkit.config import Recipe
+from glmkit.config import Eval, Recipe
 from glmkit.errors import UserError
 from glmkit.evaluation import before_after
+from glmkit.evaluation.plan import EvaluationPlan
 
 
 def recipe(model: Path, output: Path, **changes: Any) -> Recipe:
@@ -26,33 +27,33 @@ def recipe(model: Path, output: Path, **changes: Any) -> Recipe:
 
 
 @pytest.fixture
-def plans(monkeypatch: pytest.MonkeyPatch) -> list[tuple[before_after.Plan, Path]]:
-    seen: list[tuple[before_after.Plan, Path]] = []
+def plans(monkeypatch: pytest.MonkeyPatch) -> list[tuple[EvaluationPlan, Path]]:
+    seen: list[tuple[EvaluationPlan, Path]] = []
 
-    def record(plan: before_after.Plan, folder: Path, _: str) -> None:
+    def record(plan: EvaluationPlan, folder: Path, _: str) -> None:
         seen.append((plan, folder))
 
     monkeypatch.setattr(before_after, "evaluate", record)
     return seen
 
 
-def test_an_adapter(tiny_model: Path, tmp_path: Path, plans: list[tuple[before_after.Plan, Path]]) -> None:
+def test_an_adapter(tiny_model: Path, tmp_path: Path, plans: list[tuple[EvaluationPlan, Path]]) -> None:
     """The same prompts and settings; only the adapter differs."""
     (tmp_path / "adapter").mkdir()
     of = recipe(tiny_model, tmp_path)
     assert of.eval
-    before_after.prove(of, of.eval, "cpu")
+    before_after.evaluate_before_after(of, of.eval, "cpu")
     (before, first), (after, second) = plans
     assert (first, second) == (tmp_path / "eval" / "before", tmp_path / "eval" / "after")
-    assert before.drawing and after.drawing
-    assert before.drawing.adapters == () and after.drawing.adapters == (str(tmp_path / "adapter"),)
-    assert before.drawing.model == after.drawing.model == str(tiny_model)
+    assert before.generation and after.generation
+    assert before.generation.adapters == () and after.generation.adapters == (str(tmp_path / "adapter"),)
+    assert before.generation.model == after.generation.model == str(tiny_model)
     assert (
         (before.suite, before.limit, before.clip) == (after.suite, after.limit, after.clip) == ("text-render", 3, None)
     )
 
 
-def test_whole_parts(tiny_model: Path, tmp_path: Path, plans: list[tuple[before_after.Plan, Path]]) -> None:
+def test_whole_parts(tiny_model: Path, tmp_path: Path, plans: list[tuple[EvaluationPlan, Path]]) -> None:
     of = recipe(
         tiny_model,
         tmp_path,
@@ -61,14 +62,14 @@ def test_whole_parts(tiny_model: Path, tmp_path: Path, plans: list[tuple[before_
         decoder={"steps": 1, "global_batch_size": 1, "learning_rate": 1.0},
     )
     assert of.eval
-    before_after.prove(of, of.eval, "cpu")
-    assert [plan.drawing.model for plan, _ in plans if plan.drawing] == [str(tiny_model), str(tiny_model) + "/."]
-    assert all(plan.clip and not plan.drawing.adapters for plan, _ in plans if plan.drawing)
+    before_after.evaluate_before_after(of, of.eval, "cpu")
+    assert [plan.generation.model for plan, _ in plans if plan.generation] == [str(tiny_model), str(tiny_model) + "/."]
+    assert all(plan.clip and not plan.generation.adapters for plan, _ in plans if plan.generation)
 
 
 def test_what_cannot_be_compared(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="did you mean 'text-render'"):
-        before_after.check(before_after.Eval(suite="text-rendr"))
+        before_after.check(Eval(suite="text-rendr"))
     for changes in ({"architecture": "a.yaml"}, {"save": str(tmp_path)}):
         with pytest.raises(ValidationError, match="eval"):
             recipe(tmp_path, tmp_path / "run", **changes)

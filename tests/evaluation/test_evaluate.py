@@ -15,7 +15,8 @@ import pytest
 
 from glmkit.errors import UserError
 from glmkit.evaluation import suites
-from glmkit.evaluation.evaluate import Plan, evaluate
+from glmkit.evaluation.evaluate import evaluate
+from glmkit.evaluation.plan import EvaluationPlan
 from glmkit.files import read_json, read_jsonl, write_jsonl
 from glmkit.records import Generation, Score, Summary
 
@@ -30,8 +31,8 @@ def images(tmp_path: Path) -> Path:
     return tmp_path / "images"
 
 
-def plan(images: Path, **changes: object) -> Plan:
-    return Plan(**{"suite": "text-render", "images": images, "engine": "fake_ocr", **changes})  # type: ignore[arg-type]
+def plan(images: Path, **changes: object) -> EvaluationPlan:
+    return EvaluationPlan(**{"suite": "text-render", "images": images, "engine": "fake_ocr", **changes})  # type: ignore[arg-type]
 
 
 def scores(run: Path) -> dict[str, Score]:
@@ -117,7 +118,8 @@ def test_a_killed_run_continues_to_the_same_numbers(
         whole = evaluate(chosen, tmp_path / "whole")
     ocr_log.write_text("")
 
-    code = "import sys; from pathlib import Path; from glmkit.evaluation.evaluate import Plan, evaluate\n"
+    code = "import sys; from pathlib import Path; from glmkit.evaluation.evaluate import evaluate\n"
+    code += "from glmkit.evaluation.plan import EvaluationPlan\n"
     code += f"evaluate({chosen!r}, Path({str(run)!r}))".replace("PosixPath", "Path")
     environment = {**os.environ, "FAKE_OCR_SECONDS": "0.1"}
     process = subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.DEVNULL)

@@ -12,8 +12,9 @@ from PIL import Image
 
 from glmkit.errors import UserError
 from glmkit.evaluation import suites
-from glmkit.evaluation.evaluate import Plan, evaluate
-from glmkit.evaluation.images import Drawing, draw
+from glmkit.evaluation.evaluate import evaluate
+from glmkit.evaluation.images import generate_images
+from glmkit.evaluation.plan import EvaluationPlan, GenerationSettings
 from glmkit.files import read_jsonl
 from glmkit.generation import batch as engine
 from glmkit.generation import pipeline
@@ -24,8 +25,8 @@ PROMPTS = [Prompt(id=name, prompt=f"a sign '{name}'", texts=(name,)) for name in
 
 
 @pytest.fixture
-def drawing(tiny_model: Path) -> Drawing:
-    return Drawing(
+def drawing(tiny_model: Path) -> GenerationSettings:
+    return GenerationSettings(
         model=str(tiny_model), adapters=(), seeds=2, height=64, width=96, steps=2, guidance=1.5, dtype="float32"
     )
 
@@ -53,8 +54,8 @@ def content(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (folder / "images").iterdir()}
 
 
-def test_images_are_the_pipelines_own(drawing: Drawing, tmp_path: Path) -> None:
-    rows = draw(tmp_path, PROMPTS[:1], drawing, "cpu", {})
+def test_images_are_the_pipelines_own(drawing: GenerationSettings, tmp_path: Path) -> None:
+    rows = generate_images(tmp_path, PROMPTS[:1], drawing, "cpu", {})
     assert [row.id for row in rows] == ["fox_0", "fox_1"]
     hybrid = HybridModel.load(drawing.model)
     requests = [Request("x", PROMPTS[0].prompt, seed, 64, 96, steps=2, guidance=1.5) for seed in (0, 1)]
@@ -70,41 +71,41 @@ SIZED = [
 ]
 
 
-def test_a_prompt_is_drawn_at_its_own_size_unless_another_is_given(drawing: Drawing) -> None:
+def test_a_prompt_is_drawn_at_its_own_size_unless_another_is_given(drawing: GenerationSettings) -> None:
     assert [drawing.size(prompt) for prompt in SIZED[2:4]] == [(64, 96), (96, 64)]
-    fixed = replace(drawing, own_sizes=False).request(SIZED[3], seed=0)
+    fixed = replace(drawing, prompt_sizes=False).request(SIZED[3], seed=0)
     assert (fixed.height, fixed.width) == (64, 96)
 
 
 def test_batches_hold_one_size_and_a_lost_image_comes_back(
-    drawing: Drawing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    drawing: GenerationSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three prompts of each size in batches of two: the second batch must not mix sizes."""
     monkeypatch.setattr(engine, "IMAGES_AT_ONCE", 2)
     drawing = replace(drawing, seeds=1)
-    rows = draw(tmp_path, SIZED, drawing, "cpu", {})
+    rows = generate_images(tmp_path, SIZED, drawing, "cpu", {})
     for row in rows:
         with Image.open(tmp_path / str(row.file)) as image:
             assert image.size == ((64, 96) if row.prompt_id.startswith("high") else (96, 64))
     whole = content(tmp_path)
     (tmp_path / "images" / "high0_0.png").unlink()
     tried = requested(monkeypatch, {})
-    draw(tmp_path, SIZED, drawing, "cpu", {})
+    generate_images(tmp_path, SIZED, drawing, "cpu", {})
     assert tried == ["high0_0"] and content(tmp_path) == whole
 
 
 def test_an_interrupted_run_continues_to_the_same_pixels(
-    drawing: Drawing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    drawing: GenerationSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine, "IMAGES_AT_ONCE", 2)
-    whole = draw(tmp_path / "whole", PROMPTS, drawing, "cpu", {})
+    whole = generate_images(tmp_path / "whole", PROMPTS, drawing, "cpu", {})
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         requested(patch, {"owl_1": KeyboardInterrupt()})
-        draw(tmp_path / "cut", PROMPTS, drawing, "cpu", {})
+        generate_images(tmp_path / "cut", PROMPTS, drawing, "cpu", {})
     with (tmp_path / "cut" / "images.jsonl").open("a") as journal:
         journal.write('{"id": "cut o')
     tried = requested(monkeypatch, {})
-    rows = draw(tmp_path / "cut", PROMPTS, drawing, "cpu", {})
+    rows = generate_images(tmp_path / "cut", PROMPTS, drawing, "cpu", {})
     assert tried == ["owl_1", "hare_0", "hare_1"]
     assert [replace(row, seconds=None) for row in rows] == [replace(row, seconds=None) for row in whole]
     assert content(tmp_path / "cut") == content(tmp_path / "whole")
@@ -112,15 +113,15 @@ def test_an_interrupted_run_continues_to_the_same_pixels(
 
 
 def test_a_failed_image_is_a_row_and_is_tried_again(
-    drawing: Drawing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    drawing: GenerationSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
         requested(patch, {"owl_0": RuntimeError("out of memory")})
-        rows = draw(tmp_path, PROMPTS[:2], drawing, "cpu", {})
-    assert [(row.id, row.error) for row in rows if row.error] == [("owl_0", "drawing: out of memory")]
-    assert all(row.error is None for row in draw(tmp_path, PROMPTS[:2], drawing, "cpu", {}))
+        rows = generate_images(tmp_path, PROMPTS[:2], drawing, "cpu", {})
+    assert [(row.id, row.error) for row in rows if row.error] == [("owl_0", "generation: out of memory")]
+    assert all(row.error is None for row in generate_images(tmp_path, PROMPTS[:2], drawing, "cpu", {}))
     tried = requested(monkeypatch, {})
-    assert len(draw(tmp_path, PROMPTS[:2], drawing, "cpu", {})) == 4
+    assert len(generate_images(tmp_path, PROMPTS[:2], drawing, "cpu", {})) == 4
     assert tried == []
 
 
@@ -134,17 +135,19 @@ def test_a_failed_image_is_a_row_and_is_tried_again(
     ],
 )
 def test_what_cannot_be_drawn_leaves_no_folder(
-    drawing: Drawing, tmp_path: Path, change: dict[str, Any], message: str
+    drawing: GenerationSettings, tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
-    plan = Plan("text-render", "fake_ocr", limit=1, drawing=replace(drawing, **change))
+    plan = EvaluationPlan("text-render", "fake_ocr", limit=1, generation=replace(drawing, **change))
     with pytest.raises(UserError, match=message):
         evaluate(plan, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.usefixtures("ocr_log")
-def test_weights_that_changed_are_refused(drawing: Drawing, tiny_copy: Path, tmp_path: Path, suite: str) -> None:
-    plan = Plan(suite, "fake_ocr", split="zh", drawing=replace(drawing, model=str(tiny_copy), seeds=1))
+def test_weights_that_changed_are_refused(
+    drawing: GenerationSettings, tiny_copy: Path, tmp_path: Path, suite: str
+) -> None:
+    plan = EvaluationPlan(suite, "fake_ocr", split="zh", generation=replace(drawing, model=str(tiny_copy), seeds=1))
     run = tmp_path / "run"
     assert evaluate(plan, run).n_total == 1
     weights = next((tiny_copy / "vae").glob("*.safetensors"))
@@ -157,10 +160,12 @@ def test_weights_that_changed_are_refused(drawing: Drawing, tiny_copy: Path, tmp
 
 
 @pytest.mark.usefixtures("ocr_log")
-def test_a_truncated_checkpoint_stops_the_run(drawing: Drawing, tiny_copy: Path, tmp_path: Path, suite: str) -> None:
+def test_a_truncated_checkpoint_stops_the_run(
+    drawing: GenerationSettings, tiny_copy: Path, tmp_path: Path, suite: str
+) -> None:
     weights = next((tiny_copy / "transformer").glob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:-100])
-    plan = Plan(suite, "fake_ocr", drawing=replace(drawing, model=str(tiny_copy)))
+    plan = EvaluationPlan(suite, "fake_ocr", generation=replace(drawing, model=str(tiny_copy)))
     with pytest.raises(UserError, match=weights.name):
         evaluate(plan, tmp_path / "run")
     assert not (tmp_path / "run" / "scores.jsonl").exists()

@@ -1,6 +1,6 @@
-"""One file a kind of model that is not ours: `diffusers.py` draws for `--model diffusers:PLACE`.
+"""One file per kind of model that is not ours: `diffusers.py` generates for `--model diffusers:NAME`.
 
-Its module has `load(place) -> Baseline`, which loads no weights yet; UserError with what to type when something is
+Its module has `load(name) -> Baseline`, which loads no weights yet; UserError with what to type when something is
 missing.
 """
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Usual:
-    """What is drawn when nothing is said: pixels, and steps and guidance, None where the model has no such thing."""
+class BaselineDefaults:
+    """Hold what counts when nothing is given: pixels, and steps and guidance, None where the model has no such thing."""
 
     height: int
     width: int
@@ -33,44 +33,45 @@ class Usual:
 
 
 class Baseline(Protocol):
-    """`local`: it draws on this machine's device. `workers`: as many requests as it can draw at the same time."""
+    """Generate images. `is_local`: on this machine's device. `workers`: as many requests as it takes at the same time."""
 
-    usual: Usual
-    local: bool
+    defaults: BaselineDefaults
+    is_local: bool
     workers: int
 
     def identity(self) -> dict[str, Any]:
-        """What decides the images, beside the requests, as JSON values."""
+        """Name what decides the images, beside the requests, as JSON values."""
         ...
 
-    def start(self, device: str, dtype: str, options: InferenceOptions) -> None:
-        """Load what drawing needs."""
+    def prepare(self, device: str, dtype: str, options: InferenceOptions) -> None:
+        """Load what generation needs."""
         ...
 
-    def draw(self, request: Request) -> tuple[Image, Mapping[str, str]]:
-        """An image, and what is to be remembered with it. Called by `workers` threads.
+    def generate(self, request: Request) -> tuple[Image, Mapping[str, str]]:
+        """Generate an image, with what is to be stored in its file. Called by `workers` threads.
 
-        A UserError concerns all images and ends the run; any other exception is the error row of this image.
+        A UserError concerns all images and ends the run; any other exception is the error of this image.
         """
         ...
 
-    def note(self) -> str:
-        """What to show beside the progress, like the cost; may be empty."""
+    def progress_note(self) -> str:
+        """Say what to show beside the progress, like the cost; may be empty."""
         ...
 
 
 def names() -> list[str]:
+    """List the kinds."""
     return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__))
 
 
 def find(model: str) -> Baseline | None:
-    """The baseline that KIND:PLACE names; None for a model of ours. UserError for an unknown kind or no place."""
-    kind, colon, place = model.partition(":")
+    """Find the baseline that KIND:NAME names; None for a model of ours. UserError for an unknown kind or no name."""
+    kind, colon, name = model.partition(":")
     if not colon or "/" in kind or Path(model).exists():
         return None
     if kind not in names():
         raise unknown("kind of model", kind, names())
-    if not place:
+    if not name:
         raise UserError(f"{model} names no model", fix=f"--model {kind}:NAME")
     module = importlib.import_module(f"{__name__}.{kind.replace('-', '_')}")
-    return cast(Baseline, module.load(place))
+    return cast(Baseline, module.load(name))

@@ -1,4 +1,4 @@
-"""A model behind an OpenAI-style images endpoint, by the official client: PLACE is MODEL or MODEL@QUALITY.
+"""A model behind an OpenAI-style images endpoint, by the official client: NAME is MODEL or MODEL@QUALITY.
 
 OPENAI_API_KEY holds the key and OPENAI_BASE_URL another endpoint, as the client reads them. The client retries what is
 temporary (429, 5xx, lost connections) with growing pauses, or when the server says. There are no seeds: seed k is the
@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from PIL import Image
 
 from glmkit.errors import UserError
-from glmkit.evaluation.baselines import Usual
+from glmkit.evaluation.baselines import BaselineDefaults
 from glmkit.inputs.images import as_rgb
 
 if TYPE_CHECKING:
@@ -32,17 +32,19 @@ if TYPE_CHECKING:
 RETRIES = 8  # pauses of 0.5, 1, 2, 4, 8, 8, ... seconds unless the server names one
 SECONDS = 300.0  # that one answer may take
 DALL_E = "dall-e"  # the only models that must be asked for data instead of an address
-# Dollars a million tokens, (text in, image out): OpenAI's list prices, as others quoted them in May 2026.
+# Dollars per million tokens, (text in, image out): OpenAI's list prices, as others quoted them in May 2026.
 PRICES: Mapping[str, tuple[float, float]] = {"gpt-image-1": (5.0, 40.0), "gpt-image-1.5": (5.0, 32.0)}
 PRICES_OF = "May 2026"
 
 
-class Endpoint:
-    local = False
-    workers = 4
-    usual = Usual(1024, 1024, None, None)
+class EndpointBaseline:
+    """Ask an images endpoint, several requests at a time, and count what it costs."""
 
-    def __init__(self, place: str) -> None:
+    is_local = False
+    workers = 4
+    defaults = BaselineDefaults(1024, 1024, None, None)
+
+    def __init__(self, name: str) -> None:
         try:
             from openai import OpenAI
         except ImportError as error:
@@ -50,20 +52,22 @@ class Endpoint:
         if not os.environ.get("OPENAI_API_KEY"):
             fix = "export OPENAI_API_KEY=... (any word for an endpoint that asks for none, named by OPENAI_BASE_URL)"
             raise UserError("there is no key for the images endpoint", found="OPENAI_API_KEY is not set", fix=fix)
-        self._model, _, self._quality = place.partition("@")
+        self._model, _, self._quality = name.partition("@")
         self._client = OpenAI(max_retries=RETRIES, timeout=SECONDS)
         self._lock = threading.Lock()
         self._images, self._tokens, self._dollars = 0, 0, 0.0
 
     def identity(self) -> dict[str, Any]:
+        """Name the address."""
         address = urlsplit(str(self._client.base_url))
         port = f":{address.port}" if address.port else ""
         return {"endpoint": f"{address.scheme}://{address.hostname}{port}{address.path}"}  # without any credentials
 
-    def start(self, device: str, dtype: str, options: InferenceOptions) -> None:
-        """Nothing to load."""
+    def prepare(self, device: str, dtype: str, options: InferenceOptions) -> None:
+        """Load nothing."""
 
-    def draw(self, request: Request) -> tuple[Image.Image, Mapping[str, str]]:
+    def generate(self, request: Request) -> tuple[Image.Image, Mapping[str, str]]:
+        """Ask for one image; returns it with the prompt that the model made of the request's."""
         size = f"{request.width}x{request.height}"
         answer = self._ask(request.prompt, size)
         if not answer.data:
@@ -83,8 +87,8 @@ class Endpoint:
         with Image.open(io.BytesIO(data)) as opened:
             return as_rgb(opened), about
 
-    def note(self) -> str:
-        """The cost of the images that this process has asked for."""
+    def progress_note(self) -> str:
+        """Add up the cost of the images that this process has asked for."""
         if self._dollars:
             return f"{self._dollars:.2f} $ (prices of {PRICES_OF})"
         tokens = f"{self._tokens:,} tokens, " if self._tokens else ""
@@ -117,12 +121,13 @@ class Endpoint:
             raise UserError("the images endpoint cannot be reached", found=error.message, fix=fix) from error
 
 
-def load(place: str) -> Endpoint:
-    return Endpoint(place)
+def load(name: str) -> EndpointBaseline:
+    """Make the client; UserError without the package or the key."""
+    return EndpointBaseline(name)
 
 
 def price(model: str, quality: str, size: str, answer: ImagesResponse) -> float | None:
-    """Dollars for one answer; None when the price is not known."""
+    """Calculate the price of one answer in dollars; None when it is not known."""
     if model == "dall-e-3":  # by the image: 4 cents, 4 more for hd, 4 more for a side of 1792
         return 0.04 * (1 + (quality == "hd") + (size != "1024x1024"))
     if model not in PRICES or answer.usage is None:

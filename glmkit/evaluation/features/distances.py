@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from glmkit.evaluation.features.store import Features
+from glmkit.evaluation.features.store import StoredFeatures
 from glmkit.files import atomic_path
 
-ROWS = 2048  # that are in memory at once
+CHUNK = 2048  # features that are in memory at once
 SUBSETS, SUBSET_SIZE = 100, 1000
 SIGMA, SCALE = 10.0, 1000.0
 SEED = 0
@@ -34,76 +34,80 @@ DEFINITIONS = {
 
 
 @dataclass(frozen=True)
-class Part:
-    """Some of the features of a set. Their statistics are kept in the file `kept`, if any."""
+class FeatureSample:
+    """Hold some of the features of a set. Their statistics are stored in the file `cache`, if any."""
 
-    features: Features
+    features: StoredFeatures
     indices: np.ndarray
-    kept: Path | None = None
+    cache: Path | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def chunks(self) -> Iterator[Tensor]:
-        """`ROWS` rows at a time in the order of the file, float64."""
+        """Read `CHUNK` features at a time in the order of the file, float64."""
         ordered = np.sort(self.indices)
-        for start in range(0, len(ordered), ROWS):
-            yield self.take(ordered[start : start + ROWS])
+        for start in range(0, len(ordered), CHUNK):
+            yield self.take(ordered[start : start + CHUNK])
 
     def take(self, indices: np.ndarray) -> Tensor:
+        """Read the features with these indices, float64."""
         return torch.from_numpy(self.features.take(indices)).double()
 
 
-def sample(features: Features, count: int, start: int = 0, keep: bool = False) -> Part:
-    """Features `start` to `start + count` of a random order that is always the same."""
+def sample(features: StoredFeatures, count: int, start: int = 0, cached: bool = False) -> FeatureSample:
+    """Take features `start` to `start + count` of a random order that is always the same.
+
+    `cached`: their statistics are stored beside the features.
+    """
     order = np.random.default_rng(SEED).permutation(features.count)
-    kept = features.folder / f"statistics-{start}-{count}.npz" if keep else None
-    return Part(features, order[start : start + count], kept)
+    cache = features.folder / f"statistics-{start}-{count}.npz" if cached else None
+    return FeatureSample(features, order[start : start + count], cache)
 
 
-def distance(kind: str, one: Part, other: Part, device: str = "cpu") -> float:
-    """The distance of that kind between two sets of equal size (at least two)."""
+def distance(kind: str, one: FeatureSample, other: FeatureSample, device: str = "cpu") -> float:
+    """Measure the distance of that kind between two sets of equal size (at least two)."""
     assert len(one) == len(other) >= 2
     return {"frechet": frechet, "kernel": kernel, "rbf": rbf}[kind](one, other, device)
 
 
-def frechet(one: Part, other: Part, device: str = "cpu") -> float:
-    """Fréchet distance of the Gaussians with the mean and covariance of each set."""
+def frechet(one: FeatureSample, other: FeatureSample, device: str = "cpu") -> float:
+    """Measure the Fréchet distance of the Gaussians with the mean and covariance of each set."""
     from torchmetrics.image.fid import FrechetInceptionDistance
 
-    metric = FrechetInceptionDistance(feature=_Given(one.features.width))
-    for part, side in ((one, "fake"), (other, "real")):
-        total, products = _sums(part, device)
+    metric = FrechetInceptionDistance(feature=_Identity(one.features.width))
+    for features, side in ((one, "fake"), (other, "real")):
+        total, products = _sums(features, device)
         setattr(metric, f"{side}_features_sum", total)
         setattr(metric, f"{side}_features_cov_sum", products)
-        setattr(metric, f"{side}_features_num_samples", torch.tensor(len(part)))
+        setattr(metric, f"{side}_features_num_samples", torch.tensor(len(features)))
     metric.orig_dtype = torch.float64
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*before the ``update`` method")  # its sums were set above
         return float(metric.compute())
 
 
-def _sums(part: Part, device: str) -> tuple[Tensor, Tensor]:
-    """Sum D and sum of outer products D D of the features, on the CPU: what torchmetrics accumulates."""
-    if part.kept is not None and part.kept.exists():
-        with np.load(part.kept) as stored:
+def _sums(features: FeatureSample, device: str) -> tuple[Tensor, Tensor]:
+    """Add up sum D and sum of outer products D D of the features, on the CPU: what torchmetrics accumulates."""
+    if features.cache is not None and features.cache.exists():
+        with np.load(features.cache) as stored:
             return torch.from_numpy(stored["sum"]), torch.from_numpy(stored["products"])
-    width = part.features.width
+    width = features.features.width
     total = torch.zeros(width, dtype=torch.float64, device=device)
     products = torch.zeros(width, width, dtype=torch.float64, device=device)
-    for rows in part.chunks():
-        x = rows.to(device)
+    for chunk in features.chunks():
+        x = chunk.to(device)
         total += x.sum(0)
         products += x.T @ x
     total, products = total.cpu(), products.cpu()
-    if part.kept is not None:
-        with atomic_path(part.kept) as temporary:
+    if features.cache is not None:
+        with atomic_path(features.cache) as temporary:
             np.savez(temporary, sum=total.numpy(), products=products.numpy())
     return total, products
 
 
-class _Given(torch.nn.Module):
-    """An extractor for torchmetrics that hands features through."""
+class _Identity(torch.nn.Module):
+    """Hand features through, as an extractor for torchmetrics."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -113,25 +117,26 @@ class _Given(torch.nn.Module):
         return features
 
 
-def kernel(one: Part, other: Part, device: str = "cpu") -> float:
-    """Mean over subsets; sets no larger than a subset are compared once, whole."""
+def kernel(one: FeatureSample, other: FeatureSample, device: str = "cpu") -> float:
+    """Average the kernel distance over subsets; sets no larger than a subset are compared once, whole."""
     from torchmetrics.image.kid import poly_mmd
 
     size = min(SUBSET_SIZE, len(one))
     generator = np.random.default_rng(SEED)
     values = []
     for _ in range(SUBSETS if size < len(one) else 1):
-        rows = [part.take(generator.choice(part.indices, size, replace=False)).to(device) for part in (one, other)]
-        values.append(float(poly_mmd(*rows, degree=3, gamma=None, coef=1.0)))
+        subsets = [side.take(generator.choice(side.indices, size, replace=False)).to(device) for side in (one, other)]
+        values.append(float(poly_mmd(*subsets, degree=3, gamma=None, coef=1.0)))
     return float(np.mean(values))
 
 
-def rbf(one: Part, other: Part, device: str = "cpu") -> float:
+def rbf(one: FeatureSample, other: FeatureSample, device: str = "cpu") -> float:
+    """Measure the RBF distance, times SCALE."""
     total = _mean_kernel(one, one, device) + _mean_kernel(other, other, device) - 2 * _mean_kernel(one, other, device)
     return SCALE * total
 
 
-def _mean_kernel(one: Part, other: Part, device: str) -> float:
+def _mean_kernel(one: FeatureSample, other: FeatureSample, device: str) -> float:
     total = 0.0
     for x in one.chunks():
         x = x.to(device)

@@ -1,5 +1,5 @@
-"""Images -> features in one file, N D float32, written batch by batch: memory does not grow with N, a kill costs one
-batch, and a continued run cuts the same batches (floating-point sums depend on them).
+"""Features in one file, N D float32, written batch by batch: memory does not grow with N, a kill costs one batch, and a
+continued run cuts the same batches (floating-point sums depend on them).
 """
 
 from __future__ import annotations
@@ -29,38 +29,41 @@ from glmkit.files import append_jsonl, explained, read_json, read_jsonl, write_j
 from glmkit.inputs.images import as_rgb
 
 BATCH = 32
-Entry = tuple[dict[str, Any], Image.Image | None]  # a journal row, and its image when it counts
+DecodedImage = tuple[dict[str, Any], Image.Image | None]  # a record of the journal, and its image when it counts
 IMAGES, FEATURES, COMPLETE = "images.jsonl", "features.f32", "complete.json"
 
 
-class Place(NamedTuple):
-    """Where an image is: the number of the file in its source, the row in it, and which of the row's images."""
+class Position(NamedTuple):
+    """Point at an image: the number of the file in its source, the record in the file, the image in the record."""
 
     file: int
-    row: int
-    part: int = 0
+    record: int
+    image: int = 0
 
 
 @dataclass(frozen=True)
-class Item:
-    """An encoded image; `key` says in words where it came from."""
+class EncodedImage:
+    """Hold the bytes of an image file; `key` says in words where they came from."""
 
-    place: Place
+    position: Position
     key: str
     data: bytes
     prompt: str | None = None
 
 
-class Source(Protocol):
-    def items(self, after: Place | None) -> Iterator[Item]:
-        """Every image after that place, always in the same order."""
+class ImageSource(Protocol):
+    """Read images as a stream."""
+
+    def images(self, after: Position | None) -> Iterator[EncodedImage]:
+        """Read every image after that position, always in the same order."""
         ...
 
 
 @dataclass(frozen=True)
-class Features:
-    """Stored features, `count` x `width`; `repeats` and `errors` count what was read beside them, `formats` the kinds
-    of the files (PNG, JPEG, ...).
+class StoredFeatures:
+    """Hold features on the disk, `count` x `width`.
+
+    `repeats` and `errors` count what was read beside them, `formats` the kinds of the files (PNG, JPEG, ...).
     """
 
     folder: Path
@@ -70,111 +73,110 @@ class Features:
     errors: int
     formats: Mapping[str, int]
 
-    def rows(self) -> Iterator[dict[str, Any]]:
-        """What was read: `place`, `key`, `prompt`, `sha256`, and `index` (of the features), `repeats` or `error`."""
-        return _rows(self.folder)
+    def records(self) -> Iterator[dict[str, Any]]:
+        """Say what was read: `position`, `key`, `prompt`, `sha256`, and `index` (of a feature), `repeats` or `error`."""
+        return _records(self.folder)
 
     def take(self, indices: np.ndarray) -> np.ndarray:
-        """The features with these indices, in that order: for as many as fit into memory."""
+        """Read the features with these indices, in that order; they must fit into memory."""
         stored = np.memmap(self.folder / FEATURES, np.float32, "r", shape=(self.count, self.width))
         return np.asarray(stored[indices])
 
 
-def collect(
-    source: Source, extractor: Extractor, folder: Path, *, unique: bool, title: str, limit: int | None = None
-) -> Features:
-    """The features of the images of a source (of the first `limit`), continued where an earlier call stopped.
+def extract_features(
+    source: ImageSource, extractor: Extractor, folder: Path, *, unique: bool, title: str, limit: int | None = None
+) -> StoredFeatures:
+    """Extract the features of the images of a source (of the first `limit`), continued where an earlier call stopped.
 
-    `unique`: an image that occurs again, byte for byte, counts once. An image that cannot be read is a row with its
+    `unique`: an image that occurs again, byte for byte, counts once. An image that cannot be read is a record with its
     error. UserError when there is none that can.
     """
     with exclusive(folder):
         if not (folder / COMPLETE).exists():
-            _collect(source, extractor, folder, unique, title, limit)
+            _extract(source, extractor, folder, unique, title, limit)
     return load(folder)
 
 
-def _collect(source: Source, extractor: Extractor, folder: Path, unique: bool, title: str, limit: int | None) -> None:
-    rows = _continue(folder, extractor.width)
-    seen = {bytes.fromhex(row["sha256"]) for row in rows if "index" in row} if unique else None
-    count = sum("index" in row for row in rows)
-    items = source.items(Place(*rows[-1]["place"]) if rows else None)
-    del rows
-    with ThreadPoolExecutor(max(1, min(8, runs.cores()))) as pool, _progress() as progress:
-        task = progress.add_task(title, total=limit, completed=count)
-        found = _first(_read(items, seen, pool), None if limit is None else limit - count)
-        for batch in _batches(found):
-            images = [image for _, image in batch if image is not None]
-            if images:
-                _append(folder / FEATURES, extractor.extract(images))
-            new = []
-            for row, image in batch:
-                new.append(row if image is None else {**row, "format": image.format, "index": count})
-                count += image is not None
-            append_jsonl(folder / IMAGES, *new)
-            progress.advance(task, len(images))
-    _finish(folder, extractor, title)
-
-
-def _progress() -> Progress:
-    """How many images are done; how many there are, a stream does not say."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f} images"))
-    return Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True))
-
-
-def load(folder: Path) -> Features:
-    """Features that are complete."""
+def load(folder: Path) -> StoredFeatures:
+    """Open features that are complete."""
     about = read_json(folder / COMPLETE)
-    return Features(folder, *(about[name] for name in ("width", "count", "repeats", "errors", "formats")))
-
-
-def _finish(folder: Path, extractor: Extractor, title: str) -> None:
-    """Mark the features as complete; UserError when there are none."""
-    kinds = Counter(name for row in _rows(folder) for name in ("index", "repeats", "error") if name in row)
-    if not kinds["index"]:
-        first = next((f"{row['key']}: {row['error']}" for row in _rows(folder) if "error" in row), "no images")
-        raise UserError(f"{title}: no image could be read", found=first, fix="check the files and the options")
-    about = {
-        "width": extractor.width,
-        "count": kinds["index"],
-        "repeats": kinds["repeats"],
-        "errors": kinds["error"],
-        "formats": Counter(row["format"] for row in _rows(folder) if "index" in row),
-    }
-    made_by = {"spec": extractor.spec, "label": extractor.label, "conventions": dict(extractor.conventions)}
-    write_json(folder / COMPLETE, {**about, **made_by})
-
-
-def _rows(folder: Path) -> Iterator[dict[str, Any]]:
-    """The lines of the journal, one at a time; none when nothing was read."""
-    if (folder / IMAGES).exists():
-        with (folder / IMAGES).open(encoding="utf-8") as lines:
-            yield from map(json.loads, lines)
+    return StoredFeatures(folder, *(about[name] for name in ("width", "count", "repeats", "errors", "formats")))
 
 
 def decode(data: bytes) -> Image.Image:
-    """RGB, upright, transparent parts on white, with the `format` of the file; any error of the decoder."""
+    """Decode to RGB, upright, transparent regions on white, with the `format` of the file; raises what decoders raise."""
     with Image.open(io.BytesIO(data)) as opened:
         image = as_rgb(opened)
         image.format = opened.format
         return image
 
 
-def _continue(folder: Path, width: int) -> list[dict[str, Any]]:
-    """The rows of whole batches that are stored; what a kill left beyond them is cut off both files."""
-    rows = read_jsonl(folder / IMAGES, partial=True) if (folder / IMAGES).exists() else []
-    whole = sum("index" in row for row in rows) // BATCH * BATCH
-    last = max((position for position, row in enumerate(rows) if row.get("index", whole) < whole), default=-1)
-    rows = rows[: last + 1]
+def _extract(
+    source: ImageSource, extractor: Extractor, folder: Path, unique: bool, title: str, limit: int | None
+) -> None:
+    records = _whole_batches(folder, extractor.width)
+    seen = {bytes.fromhex(record["sha256"]) for record in records if "index" in record} if unique else None
+    count = sum("index" in record for record in records)
+    encoded = source.images(Position(*records[-1]["position"]) if records else None)
+    del records
+    with ThreadPoolExecutor(max(1, min(8, runs.cores()))) as pool, _progress() as progress:
+        task = progress.add_task(title, total=limit, completed=count)
+        decoded = _first(_decode_ahead(encoded, seen, pool), None if limit is None else limit - count)
+        for batch in _batches(decoded):
+            images = [image for _, image in batch if image is not None]
+            if images:
+                _append(folder / FEATURES, extractor.extract(images))
+            new = []
+            for record, image in batch:
+                new.append(record if image is None else {**record, "format": image.format, "index": count})
+                count += image is not None
+            append_jsonl(folder / IMAGES, *new)
+            progress.advance(task, len(images))
+    _mark_complete(folder, extractor, title)
+
+
+def _progress() -> Progress:
+    """Show how many images are done; how many there are, a stream does not say."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f} images"))
+    return Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True))
+
+
+def _mark_complete(folder: Path, extractor: Extractor, title: str) -> None:
+    """Mark the features as complete; UserError when there are none."""
+    kinds = Counter(name for record in _records(folder) for name in ("index", "repeats", "error") if name in record)
+    if not kinds["index"]:
+        errors = (f"{record['key']}: {record['error']}" for record in _records(folder) if "error" in record)
+        first = next(errors, "no images")
+        raise UserError(f"{title}: no image could be read", found=first, fix="check the files and the options")
+    about = {
+        "width": extractor.width,
+        "count": kinds["index"],
+        "repeats": kinds["repeats"],
+        "errors": kinds["error"],
+        "formats": Counter(record["format"] for record in _records(folder) if "index" in record),
+    }
+    made_by = {"spec": extractor.spec, "label": extractor.label, "conventions": dict(extractor.conventions)}
+    write_json(folder / COMPLETE, {**about, **made_by})
+
+
+def _records(folder: Path) -> Iterator[dict[str, Any]]:
+    """Read the journal, one record at a time; none when nothing was read."""
     if (folder / IMAGES).exists():
-        write_jsonl(folder / IMAGES, rows)
-    _cut(folder / FEATURES, whole * width * 4)
-    return rows
+        with (folder / IMAGES).open(encoding="utf-8") as lines:
+            yield from map(json.loads, lines)
 
 
-def _cut(path: Path, size: int) -> None:
-    if path.exists():
-        os.truncate(path, size)
+def _whole_batches(folder: Path, width: int) -> list[dict[str, Any]]:
+    """Read the records of whole batches that are stored, and cut off both files what a kill left beyond them."""
+    records = read_jsonl(folder / IMAGES, partial=True) if (folder / IMAGES).exists() else []
+    whole = sum("index" in record for record in records) // BATCH * BATCH
+    last = max((number for number, record in enumerate(records) if record.get("index", whole) < whole), default=-1)
+    records = records[: last + 1]
+    if (folder / IMAGES).exists():
+        write_jsonl(folder / IMAGES, records)
+    if (folder / FEATURES).exists():
+        os.truncate(folder / FEATURES, whole * width * 4)
+    return records
 
 
 def _append(path: Path, features: np.ndarray) -> None:
@@ -184,24 +186,26 @@ def _append(path: Path, features: np.ndarray) -> None:
         os.fsync(handle.fileno())
 
 
-def _read(items: Iterator[Item], seen: set[bytes] | None, pool: ThreadPoolExecutor) -> Iterator[Entry]:
-    """Journal rows with their images, decoded a batch ahead by the pool."""
-    while ahead := list(islice(items, BATCH)):
-        decoded = [pool.submit(_attempt, item.data) for item in ahead]
-        for item, future in zip(ahead, decoded, strict=True):
-            digest = hashlib.sha256(item.data).digest()
-            row: dict[str, Any] = {"place": item.place, "key": item.key, "prompt": item.prompt}
-            row["sha256"] = digest.hex()
+def _decode_ahead(
+    encoded: Iterator[EncodedImage], seen: set[bytes] | None, pool: ThreadPoolExecutor
+) -> Iterator[DecodedImage]:
+    """Give journal records with their images, decoded a batch ahead by the pool."""
+    while ahead := list(islice(encoded, BATCH)):
+        decoded = [pool.submit(_attempt, image.data) for image in ahead]
+        for source, future in zip(ahead, decoded, strict=True):
+            digest = hashlib.sha256(source.data).digest()
+            record: dict[str, Any] = {"position": source.position, "key": source.key, "prompt": source.prompt}
+            record["sha256"] = digest.hex()
             if seen is not None and digest in seen:
-                yield {**row, "repeats": True}, None
+                yield {**record, "repeats": True}, None
                 continue
             image, error = future.result()
             if error is not None:
-                yield {**row, "error": error}, None
+                yield {**record, "error": error}, None
                 continue
             if seen is not None:
                 seen.add(digest)
-            yield row, image
+            yield record, image
 
 
 def _attempt(data: bytes) -> tuple[Image.Image | None, str | None]:
@@ -209,25 +213,25 @@ def _attempt(data: bytes) -> tuple[Image.Image | None, str | None]:
         return decode(data), None
     except UnidentifiedImageError:
         return None, "not an image"  # its own words hold an address in memory
-    except Exception as error:  # any failure of a decoder is this image's error row
+    except Exception as error:  # whatever a decoder raises is the error of this image
         return None, f"{type(error).__name__}: {error}"
 
 
-def _first(found: Iterator[Entry], limit: int | None) -> Iterator[Entry]:
-    """Entries with up to `limit` images."""
+def _first(decoded: Iterator[DecodedImage], limit: int | None) -> Iterator[DecodedImage]:
+    """End after `limit` images that count."""
     images = 0
-    while images != limit and (entry := next(found, None)) is not None:
-        images += entry[1] is not None
-        yield entry
+    while images != limit and (one := next(decoded, None)) is not None:
+        images += one[1] is not None
+        yield one
 
 
-def _batches(found: Iterator[Entry]) -> Iterator[list[Entry]]:
-    """Groups with `BATCH` images each, except the last."""
-    batch: list[Entry] = []
+def _batches(decoded: Iterator[DecodedImage]) -> Iterator[list[DecodedImage]]:
+    """Group by `BATCH` images that count, fewer in the last group."""
+    batch: list[DecodedImage] = []
     images = 0
-    for entry in found:
-        batch.append(entry)
-        images += entry[1] is not None
+    for one in decoded:
+        batch.append(one)
+        images += one[1] is not None
         if images == BATCH:
             yield batch
             batch, images = [], 0

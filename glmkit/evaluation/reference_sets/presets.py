@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from glmkit.errors import UserError, unknown
-from glmkit.evaluation.reference_sets.sources import Column, Folder, Parquet, plain, read_prompts
+from glmkit.evaluation.reference_sets.sources import FolderSource, ImageColumn, ParquetSource, read_prompts, simplify
 
 
 @dataclass(frozen=True)
-class Preset:
-    """`fetch` is the command that downloads the set into SET, `files` is where it then holds what the option `takes`
+class PublicSet:
+    """Describe a public set. `fetch` is the command that downloads the set into SET, `files` is where it then holds what the option `takes`
     names; `models` maps what users type to what the files say.
     """
 
@@ -27,56 +27,56 @@ class Preset:
     takes: str
     files: str
     models: Mapping[str, str]
-    build: Callable[[Sequence[Path], str], Folder | Parquet]
+    build: Callable[[Sequence[Path], str], FolderSource | ParquetSource]
 
 
-def build(name: str, model: str | None, given: Mapping[str, Sequence[Path]]) -> Folder | Parquet:
-    """The source of a preset; `given` maps `images` and `parquet` to the paths that were given for them."""
+def build(name: str, model: str | None, paths: Mapping[str, Sequence[Path]]) -> FolderSource | ParquetSource:
+    """Make the source of a preset; `paths` maps `images` and `parquet` to what the user named for them."""
     if name not in PRESETS:
         raise unknown("preset", name, PRESETS)
     preset = PRESETS[name]
     chosen = model or next(iter(preset.models))
-    known = {plain(key): value for key, value in preset.models.items()}
-    if plain(chosen) not in known:
+    known = {simplify(key): value for key, value in preset.models.items()}
+    if simplify(chosen) not in known:
         raise unknown(f"model of {name}", chosen, preset.models)
-    if not given.get(preset.takes):
+    if not paths.get(preset.takes):
         raise UserError(f"preset {name} reads --{preset.takes}", fix=f"--preset {name} --{preset.takes} PATH")
-    return preset.build(given[preset.takes], known[plain(chosen)])
+    return preset.build(paths[preset.takes], known[simplify(chosen)])
 
 
-def _rapidata(files: Sequence[Path], model: str) -> Parquet:
+def _rapidata(files: Sequence[Path], model: str) -> ParquetSource:
     sides = ((f"image{side}", f"model{side}") for side in (1, 2))
-    return Parquet(tuple(files), tuple(Column(image, "prompt", (column, model)) for image, column in sides))
+    return ParquetSource(tuple(files), tuple(ImageColumn(image, "prompt", (column, model)) for image, column in sides))
 
 
-def _openai_dalle3(roots: Sequence[Path], folder: str) -> Folder:
+def _openai_dalle3(roots: Sequence[Path], folder: str) -> FolderSource:
     root, prompts = roots[0] / folder, roots[0] / "prompts" / "8k_coco.txt"
     if not root.is_dir():
         raise UserError(f"{roots[0]} is not a clone of openai/dalle3-eval-samples", found=f"no folder {folder}")
-    return Folder(root, read_prompts(prompts))
+    return FolderSource(root, read_prompts(prompts))
 
 
-def _open_image_preferences(files: Sequence[Path], ending: str) -> Parquet:
+def _open_image_preferences(files: Sequence[Path], ending: str) -> ParquetSource:
     kinds = ("quality", "simplified")
-    return Parquet(tuple(files), tuple(Column(f"image_{kind}_{ending}", f"{kind}_prompt") for kind in kinds))
+    return ParquetSource(tuple(files), tuple(ImageColumn(f"image_{kind}_{ending}", f"{kind}_prompt") for kind in kinds))
 
 
-PRESETS: Mapping[str, Preset] = {
-    "rapidata": Preset(
+PRESETS: Mapping[str, PublicSet] = {
+    "rapidata": PublicSet(
         "hf download Rapidata/700k_Human_Preference_Dataset_FLUX_SD3_MJ_DALLE3 --repo-type dataset --local-dir SET",
         "parquet",
         "SET/data/*.parquet",
         {"dalle3": "dalle3", "sd3": "sd3", "flux": "flux", "midjourney": "midjourney"},
         _rapidata,
     ),
-    "openai-dalle3": Preset(
+    "openai-dalle3": PublicSet(
         "git clone https://github.com/openai/dalle3-eval-samples SET",
         "images",
         "SET",
         {"dalle3": "coco/3"},
         _openai_dalle3,
     ),
-    "open-image-preferences": Preset(
+    "open-image-preferences": PublicSet(
         "hf download data-is-better-together/open-image-preferences-v1 --repo-type dataset --local-dir SET",
         "parquet",
         "SET/data/cleaned-*.parquet",

@@ -14,14 +14,14 @@ from typing import Any
 
 from glmkit.errors import UserError, unknown
 from glmkit.evaluation.features import extractors
-from glmkit.evaluation.features.store import COMPLETE, Features, Source, collect
+from glmkit.evaluation.features.store import COMPLETE, ImageSource, StoredFeatures, extract_features
 from glmkit.files import read_json, write_jsonl
 from glmkit.runs import cache_folder, open_run
 
 
 @dataclass(frozen=True)
-class Reference:
-    """A set, with the folder of each of its complete features."""
+class ReferenceSet:
+    """Describe a set, with the folder of each of its complete features."""
 
     name: str
     folder: Path
@@ -30,15 +30,17 @@ class Reference:
 
 
 def root() -> Path:
+    """Name the folder of all sets."""
     return cache_folder() / "references"
 
 
 def names() -> list[str]:
+    """List the sets, unfinished ones too."""
     return sorted(path.parent.name for path in root().glob("*/manifest.json"))
 
 
-def get(name: str) -> Reference:
-    """The set of that name; UserError with the nearest name, or with the command that makes one."""
+def get(name: str) -> ReferenceSet:
+    """Find the set of that name; UserError with the nearest name, or with the command that makes one."""
     known = names()
     if not known:
         raise UserError(f"there is no reference set {name!r}", fix=f"glmkit reference add {name} --images DIR")
@@ -46,12 +48,17 @@ def get(name: str) -> Reference:
         raise unknown("reference set", name, known)
     folder = root() / name
     complete = tuple(sorted(path.parent for path in folder.glob(f"*/{COMPLETE}")))
-    return Reference(name, folder, read_json(folder / "manifest.json"), complete)
+    return ReferenceSet(name, folder, read_json(folder / "manifest.json"), complete)
 
 
 def add(
-    name: str, source: Source, about: Mapping[str, Any], specs: Sequence[str], device: str, limit: int | None = None
-) -> Reference:
+    name: str,
+    source: ImageSource,
+    about: Mapping[str, Any],
+    specs: Sequence[str],
+    device: str,
+    limit: int | None = None,
+) -> ReferenceSet:
     """Make or continue a set: one pass over the source for each extractor that it lacks.
 
     `about` are JSON values that identify the source; a set of that name with another source is a UserError.
@@ -66,14 +73,14 @@ def add(
         fix = f"repeat the command that made it, choose another name, or delete {folder}"
         raise UserError(f"the reference set {name} is made of something else", found=error.found, fix=fix) from error
     for extractor in loaded:
-        place = folder / extractors.slug(extractor)
-        stored = collect(source, extractor, place, unique=True, title=extractor.label, limit=limit)
+        target = folder / extractors.slug(extractor)
+        stored = extract_features(source, extractor, target, unique=True, title=extractor.label, limit=limit)
         _write_prompts(folder / "prompts.jsonl", stored)
     return get(name)
 
 
-def _write_prompts(path: Path, stored: Features) -> None:
-    """The distinct prompts of a set, to draw them with another model: `glmkit generate --prompts FILE`."""
-    prompts = dict.fromkeys(row["prompt"] for row in stored.rows() if row["prompt"])
+def _write_prompts(path: Path, stored: StoredFeatures) -> None:
+    """Write the distinct prompts of a set, to generate them with another model: `glmkit generate --prompts FILE`."""
+    prompts = dict.fromkeys(record["prompt"] for record in stored.records() if record["prompt"])
     if prompts:
         write_jsonl(path, ({"id": f"{number:06d}", "prompt": prompt} for number, prompt in enumerate(prompts)))

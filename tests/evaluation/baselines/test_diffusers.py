@@ -16,7 +16,8 @@ from glmkit.cli import main
 from glmkit.errors import UserError
 from glmkit.evaluation import baselines
 from glmkit.evaluation.baselines import diffusers
-from glmkit.evaluation.images import Drawing, draw
+from glmkit.evaluation.images import generate_images
+from glmkit.evaluation.plan import GenerationSettings
 from glmkit.records import Prompt
 
 PROMPTS = [Prompt(id=name, prompt=f"a sign '{name}'", texts=(name,)) for name in ("fox", "owl")]
@@ -42,8 +43,8 @@ def sd3(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_images_are_the_pipelines_own(sd3: Path, tmp_path: Path) -> None:
     """Each as the stock pipeline draws it alone with its seed; a repeated call draws nothing."""
-    drawing = Drawing(f"diffusers:{sd3}", (), 2, height=32, width=48, steps=2, guidance=7.0, dtype="float32")
-    rows = draw(tmp_path, PROMPTS, drawing, "cpu", {}, baseline=baselines.find(drawing.model))
+    drawing = GenerationSettings(f"diffusers:{sd3}", (), 2, height=32, width=48, steps=2, guidance=7.0, dtype="float32")
+    rows = generate_images(tmp_path, PROMPTS, drawing, "cpu", {}, baseline=baselines.find(drawing.model))
     assert [row.error for row in rows] == [None] * 4
     stock = DiffusionPipeline.from_pretrained(sd3)
     stock.set_progress_bar_config(disable=True)
@@ -60,7 +61,7 @@ def test_images_are_the_pipelines_own(sd3: Path, tmp_path: Path) -> None:
             assert image.tobytes() == expected.tobytes()
             assert image.text["steps"] == "2" and "sampling" not in image.text  # type: ignore[attr-defined]
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "images").iterdir()}
-    draw(tmp_path, PROMPTS, drawing, "cpu", {}, baseline=baselines.find(drawing.model))
+    generate_images(tmp_path, PROMPTS, drawing, "cpu", {}, baseline=baselines.find(drawing.model))
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "images").iterdir()} == times
 
 
@@ -71,15 +72,15 @@ def test_presets(name: str, steps: int, guidance: float, tmp_path: Path, monkeyp
     folder = published(tmp_path, "StableDiffusion3Pipeline")
     monkeypatch.setattr(DiffusionPipeline, "download", lambda hub_id: asked.append(hub_id) or str(folder))
     for place in (name, diffusers.PRESETS[name].hub_id):
-        assert diffusers.load(place).usual == baselines.Usual(1024, 1024, steps, guidance)
+        assert diffusers.load(place).defaults == baselines.BaselineDefaults(1024, 1024, steps, guidance)
     assert asked == [diffusers.PRESETS[name].hub_id] * 2
 
 
 def test_without_a_preset_the_class_and_the_configs_decide(tmp_path: Path) -> None:
     small = published(tmp_path / "sd3", "StableDiffusion3Pipeline", latents=64)
-    assert diffusers.load(str(small)).usual == baselines.Usual(512, 512, 28, 7.0)
+    assert diffusers.load(str(small)).defaults == baselines.BaselineDefaults(512, 512, 28, 7.0)
     flux = published(tmp_path / "flux", "FluxPipeline")
-    assert diffusers.load(str(flux)).usual == baselines.Usual(1024, 1024, 28, 3.5)
+    assert diffusers.load(str(flux)).defaults == baselines.BaselineDefaults(1024, 1024, 28, 3.5)
 
 
 @pytest.mark.parametrize(
@@ -113,5 +114,7 @@ def test_edits_and_broken_weights(sd3: Path, tmp_path: Path, capsys: pytest.Capt
     broken = Path(shutil.copytree(sd3, tmp_path / "broken"))
     shutil.rmtree(broken / "vae")
     with pytest.raises(UserError, match="cannot be loaded"):
-        drawing = Drawing(f"diffusers:{broken}", (), 1, height=64, width=64, steps=1, guidance=1.5, dtype="float32")
-        draw(tmp_path, PROMPTS, drawing, "cpu", {}, baseline=baselines.find(drawing.model))
+        drawing = GenerationSettings(
+            f"diffusers:{broken}", (), 1, height=64, width=64, steps=1, guidance=1.5, dtype="float32"
+        )
+        generate_images(tmp_path, PROMPTS, drawing, "cpu", {}, baseline=baselines.find(drawing.model))

@@ -13,9 +13,10 @@ from PIL import Image
 
 from glmkit.cli import main
 from glmkit.errors import UserError
-from glmkit.evaluation import baselines
+from glmkit.evaluation import baselines, plan
 from glmkit.evaluation.baselines import openai
-from glmkit.evaluation.images import Drawing, draw
+from glmkit.evaluation.images import generate_images
+from glmkit.evaluation.plan import GenerationSettings
 from glmkit.files import read_json
 from glmkit.records import Generation, Prompt
 
@@ -29,9 +30,11 @@ def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[images_endpoint.Endpoi
 
 
 def drawn(folder: Path, *prompts: str, model: str = "openai:gpt-image-1", seeds: int = 1) -> list[Generation]:
-    drawing = Drawing(model, (), seeds, height=32, width=64, steps=None, guidance=None, dtype="", own_sizes=False)
+    drawing = GenerationSettings(
+        model, (), seeds, height=32, width=64, steps=None, guidance=None, dtype="", prompt_sizes=False
+    )
     asked = [Prompt(id=f"p{number}", prompt=prompt, texts=("x",)) for number, prompt in enumerate(prompts)]
-    return draw(folder, asked, drawing, "cpu", {}, baseline=baselines.find(model))
+    return generate_images(folder, asked, drawing, "cpu", {}, baseline=baselines.find(model))
 
 
 def test_images_carry_what_is_known_and_nothing_else(endpoint: images_endpoint.Endpoint, tmp_path: Path) -> None:
@@ -103,7 +106,7 @@ def test_what_concerns_all_images_ends_the_run(
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=message):
         drawn(tmp_path, *(f"sign {number}" for number in range(20)), model=model)
-    assert len(endpoint.asked) <= openai.Endpoint.workers
+    assert len(endpoint.asked) <= openai.EndpointBaseline.workers
     assert not (tmp_path / "images").exists()
 
 
@@ -153,9 +156,8 @@ def test_from_the_command_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Rate and cost are shown, the endpoint is recorded and its password is not; a repeated command asks nothing."""
-    from glmkit.evaluation import evaluate
 
-    monkeypatch.setattr(evaluate, "ENGINE", "fake_ocr")
+    monkeypatch.setattr(plan, "DEFAULT_ENGINE", "fake_ocr")
     monkeypatch.setenv("OPENAI_BASE_URL", f"http://me:word@{endpoint.url.removeprefix('http://')}/v1")
     monkeypatch.chdir(tmp_path)
     command = ["eval", "--suite", "text-render", "--split", "regions", "--limit", "2", "--model", "openai:gpt-image-1"]
@@ -164,7 +166,7 @@ def test_from_the_command_line(
     (folder,) = Path("reports").iterdir()
     assert folder.name.startswith("text-render-openai-gpt-image-1-")
     settings = read_json(folder / "manifest.json")["settings"]
-    assert (settings["endpoint"], settings["steps"], settings["own_sizes"]) == (f"{endpoint.url}/v1/", None, False)
+    assert (settings["endpoint"], settings["steps"], settings["prompt_sizes"]) == (f"{endpoint.url}/v1/", None, False)
     assert not any(word in json.dumps(settings) for word in ("secret", "word@"))
     before = (folder / "summary.json").read_bytes()
     (folder / "summary.json").unlink()

@@ -12,13 +12,13 @@ from torchmetrics.image.kid import KernelInceptionDistance
 
 from glmkit.evaluation.features import distances
 from glmkit.evaluation.features.distances import distance, sample
-from glmkit.evaluation.features.store import FEATURES, Features
+from glmkit.evaluation.features.store import FEATURES, StoredFeatures
 
 
-def stored(folder: Path, rows: np.ndarray) -> Features:
+def stored(folder: Path, rows: np.ndarray) -> StoredFeatures:
     folder.mkdir(parents=True, exist_ok=True)
     rows.astype(np.float32).tofile(folder / FEATURES)
-    return Features(folder, rows.shape[1], len(rows), 0, 0, {})
+    return StoredFeatures(folder, rows.shape[1], len(rows), 0, 0, {})
 
 
 def gaussian(seed: int, count: int, width: int, shift: float = 0.0, scale: float = 1.0) -> np.ndarray:
@@ -27,7 +27,7 @@ def gaussian(seed: int, count: int, width: int, shift: float = 0.0, scale: float
     return scale * generator.normal(size=(count, width)) @ mixing + shift
 
 
-def whole(folder: Path, rows: np.ndarray) -> distances.Part:
+def whole(folder: Path, rows: np.ndarray) -> distances.FeatureSample:
     return sample(stored(folder, rows), len(rows))
 
 
@@ -54,12 +54,12 @@ def test_frechet_of_known_gaussians(tmp_path: Path) -> None:
 def test_statistics_that_were_kept_give_the_same_distance(tmp_path: Path) -> None:
     x, y = stored(tmp_path / "x", gaussian(0, 50, 6)), stored(tmp_path / "y", gaussian(1, 70, 6))
     fresh = distance("frechet", sample(x, 50), sample(y, 50))
-    values = [distance("frechet", sample(x, 50), sample(y, 50, keep=True)) for _ in range(2)]
+    values = [distance("frechet", sample(x, 50), sample(y, 50, cached=True)) for _ in range(2)]
     (kept,) = (tmp_path / "y").glob("statistics-*.npz")
     with np.load(kept) as arrays:
         np.savez(kept, sum=arrays["sum"] + 50, products=arrays["products"])
     assert values == [fresh, fresh]
-    assert distance("frechet", sample(x, 50), sample(y, 50, keep=True)) != fresh  # it was the file
+    assert distance("frechet", sample(x, 50), sample(y, 50, cached=True)) != fresh  # it was the file
 
 
 def kernel_mmd(x: np.ndarray, y: np.ndarray) -> float:
@@ -74,7 +74,7 @@ def test_kernel_of_small_sets_is_the_formula_and_torchmetrics(tmp_path: Path) ->
     x, y = (gaussian(seed, 20, 5, seed / 2).astype(np.float32).astype(np.float64) for seed in (0, 1))
     found = distance("kernel", whole(tmp_path / "x", x), whole(tmp_path / "y", y))
     assert found == pytest.approx(kernel_mmd(x, y), rel=1e-9)
-    metric = KernelInceptionDistance(feature=distances._Given(5), subsets=1, subset_size=20)
+    metric = KernelInceptionDistance(feature=distances._Identity(5), subsets=1, subset_size=20)
     metric.update(torch.from_numpy(x), real=True)
     metric.update(torch.from_numpy(y), real=False)
     assert found == pytest.approx(float(metric.compute()[0]), rel=1e-6)
@@ -90,7 +90,7 @@ def test_kernel_of_larger_sets_is_the_mean_over_subsets(tmp_path: Path, monkeypa
 
 
 def test_rbf_is_cmmds_formula(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distances, "ROWS", 7)  # several blocks
+    monkeypatch.setattr(distances, "CHUNK", 7)  # several blocks
     x, y = (gaussian(seed, 20, 5).astype(np.float32) for seed in (0, 1))
     x, y = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (x, y))
     mean = lambda a, b: np.mean([[np.exp(-((p - q) @ (p - q)) / 200) for q in b] for p in a])  # noqa: E731
@@ -118,10 +118,10 @@ def test_samples_are_the_same_every_time_and_halves_are_disjoint(tmp_path: Path)
 
 @pytest.mark.parametrize("kind", ["frechet", "kernel", "rbf"])
 def test_no_more_features_in_memory_than_a_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    monkeypatch.setattr(distances, "ROWS", 16)
+    monkeypatch.setattr(distances, "CHUNK", 16)
     monkeypatch.setattr(distances, "SUBSET_SIZE", 16)
     taken: list[int] = []
-    take = Features.take
-    monkeypatch.setattr(Features, "take", lambda self, rows: taken.append(len(rows)) or take(self, rows))
+    take = StoredFeatures.take
+    monkeypatch.setattr(StoredFeatures, "take", lambda self, rows: taken.append(len(rows)) or take(self, rows))
     distance(kind, whole(tmp_path / "x", gaussian(0, 500, 3)), whole(tmp_path / "y", gaussian(1, 500, 3)))
     assert max(taken) == 16 and sum(taken) >= 1000

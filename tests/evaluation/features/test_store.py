@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from PIL import Image
 
 from glmkit.errors import UserError
 from glmkit.evaluation.features import store as module
-from glmkit.evaluation.features.store import FEATURES, IMAGES, Item, Place, collect, decode, load
+from glmkit.evaluation.features.store import FEATURES, IMAGES, EncodedImage, Position, decode, extract_features, load
 
 
 def png(value: int, mode: str = "RGB") -> bytes:
@@ -28,19 +29,19 @@ class Given:
     def __init__(self, *data: bytes) -> None:
         self.data, self.read = data, 0
 
-    def items(self, after: Place | None) -> Iterator[Item]:
+    def images(self, after: Position | None) -> Iterator[EncodedImage]:
         for row, data in enumerate(self.data):
-            if after is None or row > after.row:
+            if after is None or row > after.record:
                 self.read += 1
-                yield Item(Place(0, row), f"{row}.png", data, f"prompt {row}")
+                yield EncodedImage(Position(0, row), f"{row}.png", data, f"prompt {row}")
 
 
 class Sums:
     """An extractor whose features depend on the batch, as floating-point sums do; dies at the batch `dies_at`."""
 
     spec, label, width = "sums", "sums", 2
-    conventions = {"network": "sum"}
-    distances: dict[str, str] = {}
+    conventions: Mapping[str, Any] = {"network": "sum"}
+    distances: Mapping[str, str] = {}
 
     def __init__(self, dies_at: int | None = None) -> None:
         self.left = dies_at
@@ -66,30 +67,30 @@ def everything(folder: Path) -> tuple[bytes, bytes]:
 
 
 def test_rows_features_repeats_and_errors(tmp_path: Path) -> None:
-    found = collect(Given(*IMAGE_SET), Sums(), tmp_path, unique=True, title="test")
-    rows = list(found.rows())
+    found = extract_features(Given(*IMAGE_SET), Sums(), tmp_path, unique=True, title="test")
+    rows = list(found.records())
     assert (found.count, found.repeats, found.errors) == (13, 2, 2)
     assert [row["key"] for row in rows] == [f"{number}.png" for number in range(len(IMAGE_SET))]
     assert [row["index"] for row in rows if "index" in row] == list(range(13))
     assert rows[1]["error"] == "not an image" and rows[13]["repeats"] and rows[0]["prompt"] == "prompt 0"
     assert found.formats == {"PNG": 13} and rows[0]["format"] == "PNG"
     assert found.take(np.array([12, 0]))[:, 0].tolist() == [30, 5]
-    again = collect(Given(), Sums(dies_at=0), tmp_path, unique=True, title="test")
+    again = extract_features(Given(), Sums(dies_at=0), tmp_path, unique=True, title="test")
     assert again == found == load(tmp_path)
 
 
 def test_in_a_run_every_image_counts(tmp_path: Path) -> None:
-    found = collect(Given(*IMAGE_SET), Sums(), tmp_path, unique=False, title="test")
+    found = extract_features(Given(*IMAGE_SET), Sums(), tmp_path, unique=False, title="test")
     assert (found.count, found.repeats, found.errors) == (15, 0, 2)
 
 
 @pytest.mark.parametrize("batches", [0, 1, 2, 3])
 def test_a_killed_pass_continues_to_the_same_bytes(tmp_path: Path, batches: int) -> None:
-    collect(Given(*IMAGE_SET), Sums(), tmp_path / "whole", unique=True, title="test")
+    extract_features(Given(*IMAGE_SET), Sums(), tmp_path / "whole", unique=True, title="test")
     with pytest.raises(KeyboardInterrupt):
-        collect(Given(*IMAGE_SET), Sums(dies_at=batches), tmp_path / "cut", unique=True, title="test")
+        extract_features(Given(*IMAGE_SET), Sums(dies_at=batches), tmp_path / "cut", unique=True, title="test")
     source = Given(*IMAGE_SET)
-    collect(source, Sums(), tmp_path / "cut", unique=True, title="test")
+    extract_features(source, Sums(), tmp_path / "cut", unique=True, title="test")
     assert everything(tmp_path / "cut") == everything(tmp_path / "whole")
     assert source.read == len(IMAGE_SET) - [0, 5, 9, 13][batches]
 
@@ -97,12 +98,12 @@ def test_a_killed_pass_continues_to_the_same_bytes(tmp_path: Path, batches: int)
 @pytest.mark.parametrize("lost", [1, 40, 700])
 def test_a_kill_between_the_two_files_or_within_a_line(tmp_path: Path, lost: int) -> None:
     """The journal may lack lines that the features have, and its last line may be cut."""
-    collect(Given(*IMAGE_SET), Sums(), tmp_path / "whole", unique=True, title="test")
+    extract_features(Given(*IMAGE_SET), Sums(), tmp_path / "whole", unique=True, title="test")
     with pytest.raises(KeyboardInterrupt):
-        collect(Given(*IMAGE_SET), Sums(dies_at=3), tmp_path / "cut", unique=True, title="test")
+        extract_features(Given(*IMAGE_SET), Sums(dies_at=3), tmp_path / "cut", unique=True, title="test")
     journal = tmp_path / "cut" / IMAGES
     journal.write_bytes(journal.read_bytes()[:-lost])
-    collect(Given(*IMAGE_SET), Sums(), tmp_path / "cut", unique=True, title="test")
+    extract_features(Given(*IMAGE_SET), Sums(), tmp_path / "cut", unique=True, title="test")
     assert everything(tmp_path / "cut") == everything(tmp_path / "whole")
 
 
@@ -110,15 +111,15 @@ def test_a_kill_between_the_two_files_or_within_a_line(tmp_path: Path, lost: int
 def test_a_limit_counts_images_that_count(tmp_path: Path, dies_at: int | None) -> None:
     if dies_at is not None:
         with pytest.raises(KeyboardInterrupt):
-            collect(Given(*IMAGE_SET), Sums(dies_at), tmp_path, unique=True, title="test", limit=6)
-    found = collect(Given(*IMAGE_SET), Sums(), tmp_path, unique=True, title="test", limit=6)
+            extract_features(Given(*IMAGE_SET), Sums(dies_at), tmp_path, unique=True, title="test", limit=6)
+    found = extract_features(Given(*IMAGE_SET), Sums(), tmp_path, unique=True, title="test", limit=6)
     assert (found.count, found.errors) == (6, 1)
 
 
 @pytest.mark.parametrize("data", [[], [b"broken"]])
 def test_nothing_to_count_is_an_error_and_leaves_nothing_complete(tmp_path: Path, data: list[bytes]) -> None:
     with pytest.raises(UserError, match="no image could be read"):
-        collect(Given(*data), Sums(), tmp_path, unique=True, title="test")
+        extract_features(Given(*data), Sums(), tmp_path, unique=True, title="test")
     assert not (tmp_path / "complete.json").exists()
 
 
@@ -139,11 +140,11 @@ def test_two_processes_never_write_the_same_features(tmp_path: Path) -> None:
 
     def second() -> None:
         entered.wait()
-        collect(Given(*IMAGE_SET), Sums(dies_at=0), tmp_path, unique=True, title="test")
+        extract_features(Given(*IMAGE_SET), Sums(dies_at=0), tmp_path, unique=True, title="test")
         waiting.set()
 
     other = threading.Thread(target=second)
     other.start()
-    collect(Given(*IMAGE_SET), Slow(), tmp_path, unique=True, title="test")
+    extract_features(Given(*IMAGE_SET), Slow(), tmp_path, unique=True, title="test")
     other.join()
     assert waiting.is_set()

@@ -14,9 +14,10 @@ from glmkit.evaluation.features import store
 from glmkit.evaluation.features.distances import rbf, sample
 from glmkit.evaluation.features.extractors import slug
 from glmkit.evaluation.features.extractors.clip import Clip
+from glmkit.evaluation.features.run_images import RunImages
 from glmkit.evaluation.reference_sets import compare, sets
-from glmkit.evaluation.reference_sets.sets import Reference
-from glmkit.evaluation.reference_sets.sources import Folder, Images
+from glmkit.evaluation.reference_sets.sets import ReferenceSet
+from glmkit.evaluation.reference_sets.sources import FolderSource
 from glmkit.files import read_jsonl
 from glmkit.records import Distance, Generation
 
@@ -41,19 +42,19 @@ def write(folder: Path, count: int, brightest: int, seed: int = 0) -> Path:
     return folder
 
 
-def add(folder: Path, spec: str, name: str = "others", limit: int | None = None) -> Reference:
+def add(folder: Path, spec: str, name: str = "others", limit: int | None = None) -> ReferenceSet:
     prompts = {str(number): f"prompt {number % 5}" for number in range(1, 100)}
-    return sets.add(name, Folder(folder, prompts), {"images": str(folder)}, [spec], "cpu", limit)
+    return sets.add(name, FolderSource(folder, prompts), {"images": str(folder)}, [spec], "cpu", limit)
 
 
-def run_of(folder: Path) -> Images:
+def run_of(folder: Path) -> RunImages:
     names = sorted(path.name for path in folder.iterdir())
     rows = [Generation(name, name, f"prompt {number}", 0, name) for number, name in enumerate(names)]
-    return Images(folder, (*rows, Generation("lost", "lost", "prompt 3", 0, error="not in the folder")))
+    return RunImages(folder, (*rows, Generation("lost", "lost", "prompt 3", 0, error="not in the folder")))
 
 
-def measure(images: Images, name: str = "others") -> Distance:
-    (found,) = compare.distances(images, compare.ready([name], "cpu"), "cpu")
+def measure(images: RunImages, name: str = "others") -> Distance:
+    (found,) = compare.distances(images.folder, images.records, compare.load_sets([name], "cpu"), "cpu")
     return found
 
 
@@ -123,10 +124,10 @@ def test_few_images_make_a_frechet_distance_indicative(
     assert compare.INDICATIVE_BELOW == 2048
     monkeypatch.setattr(compare, "INDICATIVE_BELOW", enough)
     add(write(tmp_path / "others", 8, 255), spec)
-    ((reference, place, extractor),) = compare.ready(["others"], "cpu")
-    extractor.distances = {"frechet": "fid", "rbf": "cmmd"}
+    (loaded,) = compare.load_sets(["others"], "cpu")
+    loaded.extractor.distances = {"frechet": "fid", "rbf": "cmmd"}
     images = run_of(write(tmp_path / "run", 6, 255, seed=1))
-    fid, cmmd = compare.distances(images, [(reference, place, extractor)], "cpu")
+    fid, cmmd = compare.distances(images.folder, images.records, [loaded], "cpu")
     assert (fid.metric, fid.indicative) == ("fid", indicative)
     assert (cmmd.metric, cmmd.indicative) == ("cmmd", False)
 
@@ -141,7 +142,7 @@ def test_names_and_what_is_missing(tmp_path: Path, spec: str) -> None:
     with pytest.raises(UserError, match="did you mean 'empty'"):
         sets.get("emtpy")
     with pytest.raises(UserError, match="empty is not finished"):
-        compare.ready(["empty"], "cpu")
+        compare.load_sets(["empty"], "cpu")
 
 
 def test_an_extractor_that_changed_is_refused(tmp_path: Path) -> None:
@@ -150,7 +151,7 @@ def test_an_extractor_that_changed_is_refused(tmp_path: Path) -> None:
     tiny_clip.build(tmp_path / "changed", seed=1)
     (tmp_path / "changed" / "open_clip_model.safetensors").replace(clip / "open_clip_model.safetensors")
     with pytest.raises(UserError, match="not what the reference set others was made with"):
-        compare.ready(["others"], "cpu")
+        compare.load_sets(["others"], "cpu")
 
 
 def test_one_image_has_no_distance(tmp_path: Path, spec: str) -> None:

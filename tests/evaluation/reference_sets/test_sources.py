@@ -14,9 +14,16 @@ import pytest
 from PIL import Image
 
 from glmkit.errors import UserError
-from glmkit.evaluation.features.store import Place, Source
+from glmkit.evaluation.features.store import ImageSource, Position
 from glmkit.evaluation.reference_sets import presets
-from glmkit.evaluation.reference_sets.sources import Column, Folder, Parquet, WebDataset, identity, read_prompts
+from glmkit.evaluation.reference_sets.sources import (
+    FolderSource,
+    ImageColumn,
+    ParquetSource,
+    WebDatasetSource,
+    read_prompts,
+    source_fingerprint,
+)
 
 
 def png(value: int) -> bytes:
@@ -39,14 +46,14 @@ def write_tar(path: Path, members: dict[str, bytes]) -> Path:
     return path
 
 
-def make_folder(root: Path) -> Source:
+def make_folder(root: Path) -> ImageSource:
     for name in ("b/2_0.png", "b/1_0.JPG", "a.webp", "notes.txt"):
         (root / name).parent.mkdir(exist_ok=True)
         (root / name).write_bytes(png(len(name)))
-    return Folder(root, {"1": "one", "a": "letter"})
+    return FolderSource(root, {"1": "one", "a": "letter"})
 
 
-def make_parquet(root: Path) -> Source:
+def make_parquet(root: Path) -> ImageSource:
     """Two files of several row groups; cells of all three kinds, and an empty one."""
     (root / "images").mkdir()
     (root / "images" / "9.png").write_bytes(png(9))
@@ -58,14 +65,14 @@ def make_parquet(root: Path) -> Source:
         )
         for number, cells in enumerate((first, second))
     ]
-    return Parquet(tuple(files), (Column("image", "text"),))
+    return ParquetSource(tuple(files), (ImageColumn("image", "text"),))
 
 
-def make_webdataset(root: Path) -> Source:
+def make_webdataset(root: Path) -> ImageSource:
     about = json.dumps({"caption": "an owl", "long": "a long text about an owl"}).encode()
     first = {"x/000.json": about, "x/000.png": png(1), "x/001.jpg": png(2), "x/001.txt": b"ein Fuchs\n"}
     second = {"y/000.png": png(3), "y/001.cls": b"4", "y/002.seg.png": png(5), "y/003.webp": png(6)}
-    return WebDataset((write_tar(root / "a.tar", first), write_tar(root / "b.tar", second)))
+    return WebDatasetSource((write_tar(root / "a.tar", first), write_tar(root / "b.tar", second)))
 
 
 MAKERS = (make_folder, make_parquet, make_webdataset)
@@ -74,24 +81,24 @@ MAKERS = (make_folder, make_parquet, make_webdataset)
 @pytest.mark.parametrize("make", MAKERS)
 def test_a_source_continues_after_any_image(tmp_path: Path, make: Any) -> None:
     source = make(tmp_path)
-    whole = list(source.items(None))
-    assert whole == list(source.items(None)) and len({item.place for item in whole}) == len(whole)
+    whole = list(source.images(None))
+    assert whole == list(source.images(None)) and len({item.position for item in whole}) == len(whole)
     for number, item in enumerate(whole):
-        assert list(source.items(item.place)) == whole[number + 1 :]
+        assert list(source.images(item.position)) == whole[number + 1 :]
 
 
 def test_a_folder_by_path_with_its_prompts(tmp_path: Path) -> None:
-    found = [(item.key, item.prompt) for item in make_folder(tmp_path).items(None)]
+    found = [(item.key, item.prompt) for item in make_folder(tmp_path).images(None)]
     assert found == [("a.webp", "letter"), ("b/1_0.JPG", "one"), ("b/2_0.png", None)]
 
 
 def test_parquet_cells_of_every_kind(tmp_path: Path) -> None:
-    items = list(make_parquet(tmp_path).items(None))
+    items = list(make_parquet(tmp_path).images(None))
     assert [item.prompt for item in items] == ["0-0", "0-1", "0-2", "0-3", "0-4", "1-0", "1-2"]
     assert [item.data for item in items] == [png(value) for value in (0, 1, 2, 3, 4, 9, 8)]
     assert items[3].key == "0.parquet#3 image"
     bare = write_parquet(tmp_path / "bare.parquet", {"image": [png(1), png(2)]})
-    assert [item.data for item in Parquet((bare,), (Column("image"),)).items(None)] == [png(1), png(2)]
+    assert [item.data for item in ParquetSource((bare,), (ImageColumn("image"),)).images(None)] == [png(1), png(2)]
 
 
 def test_earlier_row_groups_are_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,17 +111,17 @@ def test_earlier_row_groups_are_not_read_again(tmp_path: Path, monkeypatch: pyte
         return batches(self, *arguments, **options)
 
     monkeypatch.setattr(pq.ParquetFile, "iter_batches", spy)
-    list(source.items(Place(0, 3)))
+    list(source.images(Position(0, 3)))
     assert read == [1, 2, 0, 1]
 
 
 def test_webdataset_samples(tmp_path: Path) -> None:
     source = make_webdataset(tmp_path)
-    items = list(source.items(None))
+    items = list(source.images(None))
     assert [item.key for item in items] == ["a.tar/x/000", "a.tar/x/001", "b.tar/y/000", "b.tar/y/003"]
     assert [item.prompt for item in items] == ["an owl", "ein Fuchs", None, None]
-    longer = WebDataset(source.files, "long")  # type: ignore[attr-defined]
-    assert next(longer.items(None)).prompt == "a long text about an owl"
+    longer = WebDatasetSource(source.files, "long")  # type: ignore[attr-defined]
+    assert next(longer.images(None)).prompt == "a long text about an owl"
 
 
 @pytest.mark.parametrize(
@@ -132,14 +139,17 @@ def test_prompt_files(tmp_path: Path, name: str, prompts: str, expected: dict[st
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (lambda root: Parquet((root / "ok.parquet",), (Column("imgae"),)), "no column 'imgae'(.|\n)*--column image"),
-        (lambda root: Parquet((root / "bad",), (Column("image"),)), "bad cannot be read"),
-        (lambda root: Parquet((root / "none",), (Column("image"),)), "none does not exist"),
-        (lambda root: Parquet((root / "ok.parquet",), (Column("number"),)), "an image column holds int"),
-        (lambda root: WebDataset((root / "bad",)), "bad cannot be read"),
-        (lambda root: WebDataset((root / "cut.tar",)), "cut.tar cannot be read"),
-        (lambda root: WebDataset((root / "shorter.tar",)), "shorter.tar cannot be read(.|\n)*cut short"),
-        (lambda root: WebDataset((root / "json.tar",)), "json.tar cannot be read"),
+        (
+            lambda root: ParquetSource((root / "ok.parquet",), (ImageColumn("imgae"),)),
+            "no column 'imgae'(.|\n)*--column image",
+        ),
+        (lambda root: ParquetSource((root / "bad",), (ImageColumn("image"),)), "bad cannot be read"),
+        (lambda root: ParquetSource((root / "none",), (ImageColumn("image"),)), "none does not exist"),
+        (lambda root: ParquetSource((root / "ok.parquet",), (ImageColumn("number"),)), "an image column holds int"),
+        (lambda root: WebDatasetSource((root / "bad",)), "bad cannot be read"),
+        (lambda root: WebDatasetSource((root / "cut.tar",)), "cut.tar cannot be read"),
+        (lambda root: WebDatasetSource((root / "shorter.tar",)), "shorter.tar cannot be read(.|\n)*cut short"),
+        (lambda root: WebDatasetSource((root / "json.tar",)), "json.tar cannot be read"),
     ],
 )
 def test_files_that_cannot_be_read(tmp_path: Path, source: Any, message: str) -> None:
@@ -150,7 +160,7 @@ def test_files_that_cannot_be_read(tmp_path: Path, source: Any, message: str) ->
     (tmp_path / "shorter.tar").write_bytes(whole.read_bytes()[:5000])  # within the header of the second file
     write_tar(tmp_path / "json.tar", {"a.json": b"{", "a.png": png(1)})
     with pytest.raises(UserError, match=message):
-        list(source(tmp_path).items(None))
+        list(source(tmp_path).images(None))
 
 
 def test_a_prompt_row_without_a_name(tmp_path: Path) -> None:
@@ -161,10 +171,10 @@ def test_a_prompt_row_without_a_name(tmp_path: Path) -> None:
 
 def test_the_identity_of_a_folder_changes_with_its_files(tmp_path: Path) -> None:
     make_folder(tmp_path)
-    before = identity(tmp_path)
-    assert before == identity(tmp_path)
+    before = source_fingerprint(tmp_path)
+    assert before == source_fingerprint(tmp_path)
     (tmp_path / "c.png").write_bytes(b"")
-    assert identity(tmp_path) != before
+    assert source_fingerprint(tmp_path) != before
 
 
 def rapidata(root: Path) -> Path:
@@ -187,16 +197,16 @@ def rapidata(root: Path) -> Path:
 )
 def test_rapidata(tmp_path: Path, model: str, expected: list[tuple[str, int]]) -> None:
     source = presets.build("rapidata", model, {"parquet": [rapidata(tmp_path)]})
-    assert [(item.prompt, item.data) for item in source.items(None)] == [(prompt, png(v)) for prompt, v in expected]
-    for number, item in enumerate(items := list(source.items(None))):
-        assert list(source.items(item.place)) == items[number + 1 :]
+    assert [(item.prompt, item.data) for item in source.images(None)] == [(prompt, png(v)) for prompt, v in expected]
+    for number, item in enumerate(items := list(source.images(None))):
+        assert list(source.images(item.position)) == items[number + 1 :]
 
 
 def test_a_model_that_the_files_lack_is_told_with_those_they_have(tmp_path: Path) -> None:
     columns = {"prompt": ["x"], "model1": ["flux"], "image1": [png(1)], "model2": ["imagen"], "image2": [png(2)]}
     file = write_parquet(tmp_path / "other.parquet", columns)
     with pytest.raises(UserError, match="no image of dalle3(.|\n)*flux, imagen"):
-        list(presets.build("rapidata", "dalle3", {"parquet": [file]}).items(None))
+        list(presets.build("rapidata", "dalle3", {"parquet": [file]}).images(None))
 
 
 def test_openai_dalle3(tmp_path: Path) -> None:
@@ -205,7 +215,7 @@ def test_openai_dalle3(tmp_path: Path) -> None:
     (tmp_path / "prompts" / "8k_coco.txt").write_text("a man\na boat\n")
     for number in (1, 2):
         (tmp_path / "coco" / "3" / f"{number}_0.png").write_bytes(png(number))
-    items = list(presets.build("openai-dalle3", None, {"images": [tmp_path]}).items(None))
+    items = list(presets.build("openai-dalle3", None, {"images": [tmp_path]}).images(None))
     assert [(item.prompt, item.data) for item in items] == [("a man", png(1)), ("a boat", png(2))]
     with pytest.raises(UserError, match="not a clone"):
         presets.build("openai-dalle3", None, {"images": [tmp_path / "coco"]})
@@ -217,7 +227,7 @@ def test_open_image_preferences(tmp_path: Path) -> None:
     columns |= {"quality_prompt": ["long"], "simplified_prompt": ["short"]}
     file = write_parquet(tmp_path / "cleaned.parquet", columns)
     for model, values in ((None, (2, 3)), ("flux.1-dev", (0, 1))):
-        items = presets.build("open-image-preferences", model, {"parquet": [file]}).items(None)
+        items = presets.build("open-image-preferences", model, {"parquet": [file]}).images(None)
         assert [(item.prompt, item.data) for item in items] == [("long", png(values[0])), ("short", png(values[1]))]
 
 

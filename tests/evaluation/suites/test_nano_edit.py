@@ -13,8 +13,8 @@ from PIL import Image, PngImagePlugin
 
 from glmkit.errors import UserError
 from glmkit.evaluation import suites
-from glmkit.evaluation.evaluate import Plan, evaluate
-from glmkit.evaluation.images import Drawing
+from glmkit.evaluation.evaluate import evaluate
+from glmkit.evaluation.plan import EvaluationPlan, GenerationSettings
 from glmkit.evaluation.suites import nano_edit
 from glmkit.files import read_jsonl
 from glmkit.generation import pipeline
@@ -138,7 +138,7 @@ def test_the_suite_runs_over_a_folder_of_images(tmp_path: Path, ocr_log: Path) -
             info.add_itxt(f"line{row}", text)
         (tmp_path / "images").mkdir(exist_ok=True)
         render(scene).save(tmp_path / "images" / f"{kind}-01.png", pnginfo=info)
-    plan = Plan("nano-edit", "fake_ocr", limit=1, images=tmp_path / "images")
+    plan = EvaluationPlan("nano-edit", "fake_ocr", limit=1, images=tmp_path / "images")
     summary = evaluate(plan, tmp_path / "run")
     assert summary.scores["edit_success"]["value"] == 0.75 and summary.scores["edit_success"]["low"] < 0.75  # type: ignore[operator]
     assert summary.splits["add"]["scores"]["edit_success"]["value"] == 0
@@ -151,8 +151,8 @@ def test_the_suite_runs_over_a_folder_of_images(tmp_path: Path, ocr_log: Path) -
 
 def test_a_model_edits_the_source_of_each_prompt(tiny_model: Path, tmp_path: Path, ocr_log: Path) -> None:
     """The image of a run is what the pipeline makes of instruction and source."""
-    drawing = Drawing(str(tiny_model), (), 1, 64, 64, steps=1, guidance=1.5, dtype="float32")
-    evaluate(Plan("nano-edit", "fake_ocr", split="add", limit=1, drawing=drawing), tmp_path / "run")
+    drawing = GenerationSettings(str(tiny_model), (), 1, 64, 64, steps=1, guidance=1.5, dtype="float32")
+    evaluate(EvaluationPlan("nano-edit", "fake_ocr", split="add", limit=1, generation=drawing), tmp_path / "run")
     source = tmp_path / "run" / "references" / "add-01" / "source.png"
     request = Request("x", PROMPTS["add-01"].prompt, 0, 64, 64, (str(source),), steps=1, guidance=1.5)
     (expected,) = pipeline.draw(HybridModel.load(str(tiny_model)), [request])

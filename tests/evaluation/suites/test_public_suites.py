@@ -13,10 +13,11 @@ from PIL import Image
 
 from glmkit.errors import UserError
 from glmkit.evaluation import suites
-from glmkit.evaluation.evaluate import Plan, evaluate
+from glmkit.evaluation.evaluate import evaluate
 from glmkit.evaluation.metrics.text import WordScore, cvtg_aggregate, cvtg_scores
 from glmkit.evaluation.ocr.engines import cvtg_paddleocr, qwen2_5_vl
 from glmkit.evaluation.ocr.lines import EngineIdentity
+from glmkit.evaluation.plan import EvaluationPlan
 from glmkit.evaluation.suites.shared.base import OfficialProtocol, family, why_not_official
 from glmkit.evaluation.suites.shared.layouts import GridTile
 from glmkit.files import read_jsonl
@@ -42,7 +43,7 @@ def test_cvtg_from_files_to_scores(tmp_path: Path) -> None:
     """Words: red fox owl; red red hare!. Read: RED, fax. Hits 1 of 3 and 2 of 3."""
     data, images = public_files.cvtg(tmp_path / "data"), public_files.cvtg_images(tmp_path / "images", "RED fax")
     (images / "CVTG" / "2" / "7.png").unlink()
-    summary = evaluate(Plan("cvtg-2k", "fake_ocr", data, images=images), tmp_path / "run")
+    summary = evaluate(EvaluationPlan("cvtg-2k", "fake_ocr", data, images=images), tmp_path / "run")
     assert (summary.n_scored, summary.n_total) == (15, 16)
     assert summary.splits["CVTG-2"]["scores"]["word_accuracy"]["value"] == pytest.approx(1 / 3)
     assert summary.splits["CVTG-3"]["scores"]["word_accuracy"]["value"] == pytest.approx(1 / 2)
@@ -65,7 +66,7 @@ def test_cvtg_from_files_to_scores(tmp_path: Path) -> None:
 
 def test_every_prompt_file_is_part_of_the_settings(tmp_path: Path) -> None:
     data, images = public_files.cvtg(tmp_path / "data"), public_files.cvtg_images(tmp_path / "images")
-    plan = Plan("cvtg-2k", "fake_ocr", data, limit=1, images=images)
+    plan = EvaluationPlan("cvtg-2k", "fake_ocr", data, limit=1, images=images)
     evaluate(plan, tmp_path / "run")
     for file in ("CVTG/2.json", "CVTG-Style/5.json"):
         changed = data / file
@@ -88,7 +89,7 @@ def test_complete_cvtg_on_the_official_engine_is_official(tmp_path: Path, monkey
         type(suite), "official", OfficialProtocol("CVTG-2K", "fake", {}, prompts=16, images_per_prompt=1)
     )
     data, images = public_files.cvtg(tmp_path / "data"), public_files.cvtg_images(tmp_path / "images")
-    plan = Plan("cvtg-2k", "fake_ocr", data, images=images)
+    plan = EvaluationPlan("cvtg-2k", "fake_ocr", data, images=images)
     assert evaluate(plan, tmp_path / "whole").family == "official"
     part = evaluate(replace(plan, split="CVTG-2"), tmp_path / "part")
     assert (part.family, part.why_not_official) == (
@@ -138,12 +139,12 @@ def test_longtext_with_repeats(tmp_path: Path) -> None:
     fake_ocr.write(images / "0003_0.png", "Fresh, bread", "DAILY")
     fake_ocr.write(images / "0003_1.png", "open daily", "bread fresh open")
     fake_ocr.write(images / "0120_0.png", "No text recognized.")
-    summary = evaluate(Plan("longtext-en", "fake_ocr", data, images=images), tmp_path / "run")
+    summary = evaluate(EvaluationPlan("longtext-en", "fake_ocr", data, images=images), tmp_path / "run")
     assert summary.scores["text_score"]["value"] == pytest.approx(7 / 10)
     assert summary.splits["poster"]["scores"]["text_score"]["value"] == 0
     assert "text_prompts.jsonl is not the published file" in summary.why_not_official
     fake_ocr.write(tmp_path / "zh" / "0003_0.png", "每曰新鲜", "bREAD")
-    chinese = evaluate(Plan("longtext-zh", "fake_ocr", data, images=tmp_path / "zh"), tmp_path / "run zh")
+    chinese = evaluate(EvaluationPlan("longtext-zh", "fake_ocr", data, images=tmp_path / "zh"), tmp_path / "run zh")
     assert chinese.scores["text_score"]["value"] == pytest.approx(3 / 9)  # the case of Latin letters counts
 
 
@@ -152,7 +153,7 @@ def test_oneig_grids_are_cut_and_black_tiles_are_missing(tmp_path: Path) -> None
     public_files.grid(tmp_path / "images" / "000.webp", ("red", "lime", "blue", "black"))
     fake_ocr.write(tmp_path / "images" / "001_0.png", "It s anb", "addCriterion")
     run = tmp_path / "run"
-    summary = evaluate(Plan("oneig-text-en", "fake_ocr", data, images=tmp_path / "images"), run)
+    summary = evaluate(EvaluationPlan("oneig-text-en", "fake_ocr", data, images=tmp_path / "images"), run)
     images = [run / "images" / f"000_{number}.jpg" for number in range(3)]
     for path, colour in zip(images, [(254, 0, 0), (0, 255, 1), (0, 0, 254)], strict=True):
         with Image.open(path) as tile:
@@ -165,7 +166,7 @@ def test_oneig_grids_are_cut_and_black_tiles_are_missing(tmp_path: Path) -> None
     assert rows["001_0"].counts == {"oneig_text_en": [1 - 0.01 * 0.5, 1], "ed": [1, 1], "cr": [0, 1], "wac": [1, 2]}
     assert "the images were not cut from the benchmark's grids" in summary.why_not_official
     before = [path.stat().st_mtime_ns for path in images]
-    evaluate(Plan("oneig-text-en", "fake_ocr", data, images=tmp_path / "images"), run)
+    evaluate(EvaluationPlan("oneig-text-en", "fake_ocr", data, images=tmp_path / "images"), run)
     assert [path.stat().st_mtime_ns for path in images] == before
 
 
@@ -173,7 +174,7 @@ def test_oneig_pools_before_it_combines(tmp_path: Path) -> None:
     data, images = public_files.oneig(tmp_path / "data"), tmp_path / "images"
     fake_ocr.write(images / "000_0.png", "Big Sale Now")
     fake_ocr.write(images / "001_0.png", "Its a")
-    summary = evaluate(Plan("oneig-text-en", "fake_ocr", data, limit=2, images=images), tmp_path / "run")
+    summary = evaluate(EvaluationPlan("oneig-text-en", "fake_ocr", data, limit=2, images=images), tmp_path / "run")
     values = {name: score["value"] for name, score in summary.scores.items()}
     assert values == pytest.approx({"ed": 1, "cr": 1 / 2, "wac": 4 / 5, "oneig_text_en": 1 - 1 / 100 * 1 / 2 * 1 / 5})
 
@@ -192,7 +193,7 @@ def test_a_reading_belongs_to_the_answer_that_was_allowed(tmp_path: Path) -> Non
     for name in ("000", "002"):
         fake_ocr.write(tmp_path / "images" / f"{name}_0.png", does="tokens")
     for run in ("one", "two"):
-        evaluate(Plan("oneig-text-en", "fake_ocr", data, images=tmp_path / "images"), tmp_path / run)
+        evaluate(EvaluationPlan("oneig-text-en", "fake_ocr", data, images=tmp_path / "images"), tmp_path / run)
         rows = {row["prompt_id"]: row["recognized_lines"] for row in read_jsonl(tmp_path / run / "scores.jsonl")}
         assert rows == {"000": ["128"], "001": [], "002": ["256"]}
 
@@ -224,10 +225,10 @@ def test_own_suites_take_no_prompt_files(tmp_path: Path) -> None:
     [
         ("CVTG/3.json", "[]", "not a prompt file of CVTG-2K"),
         ("CVTG/3.json", json.dumps({"data_list": [{"index": 1}]}), "needs index and prompt"),
-        ("text_prompts.jsonl", '{"prompt_id": 1, "prompt": "p", "text": "x", "category": "c"}', "a row needs"),
-        ("text_prompts.jsonl", '{"prompt_id": "1", "prompt": "p", "text": [], "category": "c"}', "a row needs"),
-        ("text_content.csv", "a,b\n1,2\n", "needs rows with the columns"),
-        ("text_content.csv", ",id,prompt_en,text_content\n0,000,p\n", "needs rows with the columns"),
+        ("text_prompts.jsonl", '{"prompt_id": 1, "prompt": "p", "text": "x", "category": "c"}', "a line needs"),
+        ("text_prompts.jsonl", '{"prompt_id": "1", "prompt": "p", "text": [], "category": "c"}', "a line needs"),
+        ("text_content.csv", "a,b\n1,2\n", "needs lines with the columns"),
+        ("text_content.csv", ",id,prompt_en,text_content\n0,000,p\n", "needs lines with the columns"),
         ("text_content.csv", ",id,prompt_en,text_content\n0,000,p,[broken\n", "not a list of texts"),
     ],
 )

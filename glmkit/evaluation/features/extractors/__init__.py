@@ -1,4 +1,4 @@
-"""One file a kind of image features: `KIND.py` has `load(argument, device)` for the spec KIND or KIND:ARGUMENT, and
+"""One file per kind of image features: `KIND.py` has `load(argument, device)` for the spec KIND or KIND:ARGUMENT, and
 `check()`, a UserError when packages or weights are not here.
 
 A distance between sets of images is a distance between their features, so everything that decides a feature is in
@@ -7,10 +7,8 @@ A distance between sets of images is a distance between their features, so every
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import importlib.util
-import json
 import pkgutil
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, cast
@@ -19,12 +17,13 @@ import numpy as np
 from PIL import Image
 
 from glmkit.errors import UserError, unknown
+from glmkit.hashing import json_sha256
 
 DEFAULT = ("inception", "clip:ViT-L-14-336/openai")  # the features of FID, KID and CMMD
 
 
 class Extractor(Protocol):
-    """Images -> features B D, float32.
+    """Turn images into features B D, float32.
 
     `spec` loads the same again; `label` names the features in reports. `conventions` are JSON values: weights, resize,
     value range. `distances` maps a kind of distance (frechet, kernel, rbf) to its name; only the published features
@@ -37,15 +36,18 @@ class Extractor(Protocol):
     conventions: Mapping[str, Any]
     distances: Mapping[str, str]
 
-    def extract(self, images: Sequence[Image.Image]) -> np.ndarray: ...
+    def extract(self, images: Sequence[Image.Image]) -> np.ndarray:
+        """Extract features B D of images in RGB."""
+        ...
 
 
 def names() -> list[str]:
+    """List the kinds."""
     return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__))
 
 
 def load(spec: str, device: str) -> Extractor:
-    """The extractor that `spec` names, on `device`; UserError when it is unknown or its weights are not there."""
+    """Load the extractor that `spec` names, on `device`; UserError when it is unknown or its weights are not there."""
     kind, _, argument = spec.partition(":")
     if kind not in names():
         raise unknown("features", kind, names())
@@ -54,18 +56,18 @@ def load(spec: str, device: str) -> Extractor:
 
 
 def slug(extractor: Extractor) -> str:
-    """A folder name that is the same exactly when the features are."""
-    settings = json.dumps(extractor.conventions, sort_keys=True).encode()
+    """Name a folder so that the name is the same exactly when the features are."""
     label = "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in extractor.label)
-    return f"{label}-{hashlib.sha256(settings).hexdigest()[:8]}"
+    return f"{label}-{json_sha256(extractor.conventions)[:8]}"
 
 
 def check_packages(**packages: str) -> None:
-    """UserError when one of these modules (name -> package) is not installed; imports none."""
+    """Raise UserError when one of these modules (name -> package) is not installed; imports none."""
     for name, package in packages.items():
         if importlib.util.find_spec(name) is None:
-            raise need(package, ImportError(f"No module named {name!r}"))
+            raise missing_package(package, ImportError(f"No module named {name!r}"))
 
 
-def need(package: str, error: ImportError) -> UserError:
+def missing_package(package: str, error: ImportError) -> UserError:
+    """Make the error for a package that cannot be imported."""
     return UserError(f"these features need the package {package}", found=str(error), fix='pip install "glmkit[eval]"')

@@ -17,8 +17,8 @@ from PIL import Image
 
 import glmkit
 from glmkit.errors import UserError
-from glmkit.evaluation.features.extractors import check_packages, need
-from glmkit.evaluation.hub import on_this_machine
+from glmkit.evaluation.features.extractors import check_packages, missing_package
+from glmkit.evaluation.hub import cached_repository
 from glmkit.evaluation.metrics.clip import DEFAULT, OURS
 
 FOLDER_OF_OURS = Path(glmkit.__file__).parents[1] / "data" / "clip"
@@ -27,18 +27,18 @@ LONGEST = 8192  # tokens; more than any prompt has
 
 
 class Clip:
-    """Both towers in float32 on `device`."""
+    """Hold both towers in float32 on `device`."""
 
     def __init__(self, name: str, device: str) -> None:
         try:
             import open_clip
         except ImportError as error:
-            raise need("open_clip_torch", error) from error
+            raise missing_package("open_clip_torch", error) from error
         self.model = name
         self._network, self._prepare, self._tokenizer = _open(open_clip, name, device)
         self._device = device
         self.width = int(self._network.visual.output_dim)
-        self.weights_sha256 = _digest(self._network)
+        self.weights_sha256 = _weights_sha256(self._network)
         folder = None if name == OURS else Path(name).expanduser()  # a folder may have that name, too
         if folder is not None and folder.is_dir():
             self.spec, self.label = f"clip:{folder.resolve()}", f"clip-{folder.name}-{self.weights_sha256[:8]}"
@@ -57,31 +57,33 @@ class Clip:
 
     @torch.inference_mode()
     def extract(self, images: Sequence[Image.Image]) -> np.ndarray:
+        """Encode as features B D of unit length."""
         pixels = torch.stack([self._prepare(image) for image in images]).to(self._device)
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             features: np.ndarray = self._network.encode_image(pixels, normalize=True).float().cpu().numpy()
         return features
 
     @torch.inference_mode()
-    def texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Features B D of unit length. A text that is too long loses its last tokens, never the end token."""
+    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Encode as features B D of unit length. A text that is too long loses its last tokens, never the end token."""
         ids = self._tokenizer(list(texts)).to(self._device)
         features: np.ndarray = self._network.encode_text(ids, normalize=True).float().cpu().numpy()
         return features
 
     def is_truncated(self, text: str) -> bool:
-        """Whether the text with its start and end tokens is longer than the context."""
+        """Tell whether the text with its start and end tokens is longer than the context."""
         pad = getattr(getattr(self._tokenizer, "tokenizer", None), "pad_token_id", 0)
         beyond = self._tokenizer([text], context_length=LONGEST)[0, self._tokenizer.context_length :]
         return bool((beyond != pad).any())
 
 
 def load(argument: str, device: str) -> Clip:
+    """Load the CLIP of that name, or the default."""
     return Clip(argument or DEFAULT, device)
 
 
 def check(name: str) -> None:
-    """UserError when `name`, ours or ARCHITECTURE/TAG, cannot be loaded here without a download."""
+    """Raise UserError when `name`, ours or ARCHITECTURE/TAG, cannot be loaded here without a download."""
     check_packages(open_clip="open_clip_torch")
     if name == OURS:
         if not list(FOLDER_OF_OURS.glob("*.safetensors")):
@@ -89,11 +91,11 @@ def check(name: str) -> None:
         return
     import open_clip
 
-    on_this_machine(open_clip.get_pretrained_cfg(*name.split("/"))["hf_hub"].rstrip("/"))
+    cached_repository(open_clip.get_pretrained_cfg(*name.split("/"))["hf_hub"].rstrip("/"))
 
 
 def _open(open_clip: Any, name: str, device: str) -> tuple[Any, Any, Any]:
-    """Network, image preparation and tokenizer."""
+    """Load network, image preparation and tokenizer."""
     folder = FOLDER_OF_OURS if name == OURS else Path(name).expanduser()
     options: dict[str, Any] = {}
     if folder.is_dir():
@@ -119,7 +121,7 @@ def _open(open_clip: Any, name: str, device: str) -> tuple[Any, Any, Any]:
 
 
 def _published(open_clip: Any, name: str) -> tuple[str, dict[str, Any]]:
-    """Architecture and options of ARCHITECTURE/TAG. open_clip only warns when the activation is not the tag's own."""
+    """Look up architecture and options of ARCHITECTURE/TAG. open_clip only warns when the activation is not the tag's own."""
     architecture, _, tag = name.partition("/")
     if tag not in open_clip.list_pretrained_tags_by_model(architecture):
         raise UserError(f"unknown CLIP {name!r}", fix=f"{DEFAULT}, {CMMD}, {OURS}, or a folder in open_clip's format")
@@ -127,8 +129,8 @@ def _published(open_clip: Any, name: str) -> tuple[str, dict[str, Any]]:
     return architecture, {"pretrained": tag, "force_quick_gelu": quick}
 
 
-def _digest(network: torch.nn.Module) -> str:
-    """sha256 of all weights by name, whatever file they came from."""
+def _weights_sha256(network: torch.nn.Module) -> str:
+    """Hash all weights by name, whatever file they came from."""
     digest = hashlib.sha256()
     for key, tensor in sorted(network.state_dict().items()):
         digest.update(key.encode())

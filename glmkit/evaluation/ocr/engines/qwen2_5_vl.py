@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from glmkit.errors import UserError
-from glmkit.evaluation.hub import on_this_machine
+from glmkit.evaluation.hub import cached_repository
 from glmkit.evaluation.ocr.lines import EngineIdentity, RecognizedLine
 from glmkit.evaluation.ocr.process import local_command
 from glmkit.hashing import large_file_sha256
@@ -38,7 +38,7 @@ PATCH = 28  # pixels of an image that become one token: sides are brought to mul
 
 def check() -> None:
     """Raise UserError when the published weights are not on this machine."""
-    on_this_machine(HUB_ID)
+    cached_repository(HUB_ID)
 
 
 def identity(location: str) -> EngineIdentity:

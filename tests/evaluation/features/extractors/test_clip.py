@@ -64,9 +64,9 @@ def test_texts_as_transformers_sees_them_with_the_end_token_after_a_cut(clip: Cl
     hidden = stock.text_model(input_ids=torch.tensor(rows)).last_hidden_state
     ends = torch.tensor([row.index(END) for row in rows])
     expected = stock.text_projection(hidden[torch.arange(len(rows)), ends])
-    np.testing.assert_allclose(clip.texts(TEXTS), unit(expected), atol=2e-6)
+    np.testing.assert_allclose(clip.encode_texts(TEXTS), unit(expected), atol=2e-6)
     without_end = stock.text_projection(hidden[3, 75])
-    assert np.abs(clip.texts([LONG])[0] - unit(without_end)).max() > 1e-3
+    assert np.abs(clip.encode_texts([LONG])[0] - unit(without_end)).max() > 1e-3
 
 
 def test_a_text_is_truncated_when_its_tokens_with_start_and_end_exceed_the_context(clip: Clip) -> None:
@@ -131,7 +131,7 @@ def test_ours_has_its_own_name_wherever_glmkit_runs(
 def test_the_clip_that_ships_sees_the_colour_of_a_poster() -> None:
     clip = Clip(metric.OURS, "cpu")
     posters = clip.extract([Image.new("RGB", (256, 256), colour) for colour in ("red", "blue")])
-    texts = clip.texts([metric.text(f"A poster with a {colour} background.") for colour in ("red", "blue")])
+    texts = clip.encode_texts([metric.text(f"A poster with a {colour} background.") for colour in ("red", "blue")])
     cosines = posters @ texts.T
     assert cosines[0, 0] > cosines[0, 1] and cosines[1, 1] > cosines[1, 0]
 
@@ -158,4 +158,4 @@ def test_a_clip_of_our_own_format_with_its_own_tokenizer(tmp_path: Path) -> None
         black = ours.images(torch.full((1, 3, 32, 32), -1.0)).numpy()
         ends = ours.texts(torch.tensor([[1, *ours.tokenizer(["x" * 40])[0, 1:23].tolist(), 2]])).numpy()
     np.testing.assert_allclose(clip.extract([Image.new("RGB", (50, 70))]), black, atol=1e-6)
-    np.testing.assert_allclose(clip.texts(["x" * 40]), ends, atol=1e-6)
+    np.testing.assert_allclose(clip.encode_texts(["x" * 40]), ends, atol=1e-6)

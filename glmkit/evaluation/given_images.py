@@ -1,0 +1,80 @@
+"""Images that were made elsewhere: copied into the run folder, one `Generation` each in images.jsonl."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from glmkit.errors import UserError
+from glmkit.evaluation.suites.shared.layouts import GridTile, ImageFiles
+from glmkit.files import atomic_path, write_jsonl
+from glmkit.hashing import file_sha256
+from glmkit.inputs.images import read_image
+from glmkit.records import Generation, Prompt
+
+
+def copy_images(folder: Path, files: ImageFiles, prompts: Sequence[Prompt], seeds: int | None) -> list[Generation]:
+    """Copy images into the run folder, in prompt order; a prompt without its image is a record with an error.
+
+    Each prompt should have seeds 0 to `seeds` - 1; without `seeds` as many as the prompt with the most images, so
+    that what is missing counts as much as what is there. Which numbers its seeds have is every prompt's own matter.
+    """
+    present: dict[str, list[int]] = {prompt.id: [] for prompt in prompts}
+    for name, seed in sorted(files):
+        present[name].append(seed)
+    most = max(map(len, present.values()))
+    images = [
+        _copy(folder, files.get((prompt.id, seed)), Generation(f"{prompt.id}_{seed}", prompt.id, prompt.prompt, seed))
+        for prompt in prompts
+        for seed in (_fill(present[prompt.id], most) if seeds is None else range(seeds))
+    ]
+    write_jsonl(folder / "images.jsonl", (image.to_dict() for image in images))
+    return images
+
+
+def _fill(seeds: Sequence[int], count: int) -> list[int]:
+    """Add the lowest seeds that are absent, until there are `count`."""
+    absent = (seed for seed in itertools.count() if seed not in seeds)
+    return sorted([*seeds, *itertools.islice(absent, count - len(seeds))])
+
+
+def _copy(folder: Path, source: Path | GridTile | None, record: Generation) -> Generation:
+    """Copy one image unless the run folder holds the same; returns the record with its file or its error."""
+    if source is None:
+        return replace(record, error="not in the folder")
+    if isinstance(source, GridTile):
+        return _cut(folder, source, record)
+    file = f"images/{record.id}{source.suffix.lower()}"
+    target = folder / file
+    if not target.exists() or file_sha256(target) != file_sha256(source):
+        with atomic_path(target) as temporary:
+            shutil.copyfile(source, temporary)
+    return replace(record, file=file)
+
+
+def _cut(folder: Path, tile: GridTile, record: Generation) -> Generation:
+    """Cut one image of a grid and save it as OneIG-Bench does before OCR: JPEG with Pillow's quality.
+
+    Black tiles stand for images that could not be made.
+    """
+    try:
+        grid = read_image(tile.path)
+    except UserError as error:
+        return replace(record, error=error.what)
+    width, height = grid.width // tile.columns, grid.height // tile.rows
+    left, top = tile.column * width, tile.row * height
+    image = grid.crop((left, top, left + width, top + height))
+    if image.getbbox() is None:
+        return replace(record, error="no image: this tile of the grid is black")
+    encoded = io.BytesIO()
+    image.save(encoded, format="JPEG")
+    file = f"images/{record.id}.jpg"
+    target = folder / file
+    if not target.exists() or target.read_bytes() != encoded.getvalue():
+        with atomic_path(target) as temporary:
+            temporary.write_bytes(encoded.getvalue())
+    return replace(record, file=file)

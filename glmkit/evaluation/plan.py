@@ -1,0 +1,223 @@
+"""What one evaluation measures, and the settings that decide its images and scores."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from glmkit.config import parse_size
+from glmkit.errors import UserError
+from glmkit.evaluation import baselines, suites
+from glmkit.evaluation.baselines import Baseline
+from glmkit.evaluation.ocr import engines
+from glmkit.evaluation.ocr.lines import EngineIdentity
+from glmkit.evaluation.suites.shared.base import Suite
+from glmkit.hashing import file_sha256, fingerprint, json_sha256
+from glmkit.records import Prompt, Request
+
+if TYPE_CHECKING:
+    from glmkit.models.hybrid import HybridModel
+
+DEFAULT_ENGINE = "glmkit.evaluation.ocr.engines.paddleocr"
+MIN_CONFIDENCE = 0.5  # as in the public CVTG-2K scripts; lines below are what OCR imagines in textures
+
+
+@dataclass(frozen=True)
+class GenerationSettings:
+    """Say how a model of ours or a baseline (`baselines.find`) generates. `dtype` is float32 or bfloat16.
+
+    `height` and `width` are pixels; with `prompt_sizes` a prompt that names its size gets an image of that size.
+    `seeds` is the number of images per prompt. `steps` and `guidance` are None, and `dtype` is empty, where a baseline
+    has no such thing.
+    """
+
+    model: str
+    adapters: tuple[str, ...]
+    seeds: int
+    height: int
+    width: int
+    steps: int | None
+    guidance: float | None
+    dtype: str
+    prompt_sizes: bool = True
+
+    @classmethod
+    def with_defaults(
+        cls,
+        model: str | HybridModel,
+        device: str,
+        *,
+        baseline: Baseline | None = None,
+        adapters: Sequence[str] = (),
+        seeds: int = 1,
+        size: str | None = None,
+        steps: int | None = None,
+        guidance: float | None = None,
+    ) -> GenerationSettings:
+        """Take the model's own size, steps and guidance where None is given, and the dtype that `device` calculates in.
+
+        `model` is the name of a model of ours or of a baseline, or a model that is loaded already: its adapters and
+        dtype count then. `baseline` is what `baselines.find` gives for the name. `size` is WIDTHxHEIGHT in pixels.
+        """
+        name = model if isinstance(model, str) else model.name
+        if baseline is None and isinstance(model, str):
+            baseline = baselines.find(model)
+        defaults = _defaults(model) if baseline is None else baseline.defaults
+        height, width = parse_size(size) if size else (defaults.height, defaults.width)
+        return cls(
+            model=name,
+            adapters=tuple(adapters) if isinstance(model, str) else model.adapters,
+            seeds=seeds,
+            height=height,
+            width=width,
+            steps=defaults.steps if steps is None else steps,
+            guidance=defaults.guidance if guidance is None else guidance,
+            dtype=_dtype(model, device) if baseline is None or baseline.is_local else "",
+            prompt_sizes=size is None and baseline is None,  # prompts name sizes that our models know
+        )
+
+    def size(self, prompt: Prompt) -> tuple[int, int]:
+        """Give (height, width) of the images of a prompt."""
+        return parse_size(prompt.size) if self.prompt_sizes and prompt.size else (self.height, self.width)
+
+    def request(self, prompt: Prompt, seed: int, condition_images: tuple[str, ...] = ()) -> Request:
+        """Ask for the image of a prompt and seed."""
+        height, width = self.size(prompt)
+        decoder: dict[str, Any] = {"steps": self.steps, "guidance": self.guidance}
+        return Request(
+            id=f"{prompt.id}_{seed}",
+            prompt=prompt.prompt,
+            seed=seed,
+            height=height,
+            width=width,
+            condition_images=condition_images,
+            **{key: value for key, value in decoder.items() if value is not None},
+        )
+
+
+def _defaults(model: str | HybridModel) -> Any:
+    from glmkit.models import checkpoint
+    from glmkit.models.checkpoint import defaults
+
+    return defaults.of(checkpoint.resolve(model) if isinstance(model, str) else model.folder)
+
+
+def _dtype(model: str | HybridModel, device: str) -> str:
+    import torch
+
+    from glmkit.models.devices import dtype_for
+
+    dtype = dtype_for(torch.device(device)) if isinstance(model, str) else model.dtype
+    return str(dtype).removeprefix("torch.")
+
+
+@dataclass(frozen=True)
+class EvaluationPlan:
+    """Say what one evaluation measures: images that a model generates, or those in the folder `images`.
+
+    `engine` is the module of the OCR engine, MODULE or MODULE:LOCATION (`ocr.engines`). `data` is the folder with the
+    prompt files of a public benchmark. `seeds` is how many images a prompt should have in `images`; None takes what is
+    there. `clip` names the CLIP that measures alignment, `references` the sets to which distances are measured.
+    """
+
+    suite: str
+    engine: str = DEFAULT_ENGINE
+    data: Path | None = None
+    split: str | None = None
+    limit: int | None = None
+    generation: GenerationSettings | None = None
+    images: Path | None = None
+    seeds: int | None = None
+    clip: str | None = None
+    references: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The model, or the name of the image folder."""
+        return self.generation.model if self.generation is not None else self.image_folder.name
+
+    @property
+    def image_folder(self) -> Path:
+        """The absolute path of `images`; UserError when there is no such folder."""
+        if self.images is None or not self.images.is_dir():
+            raise UserError(
+                f"image folder {self.images} does not exist", fix="--images FOLDER with <prompt id>.png files"
+            )
+        return self.images.resolve()
+
+    @cached_property
+    def engine_identity(self) -> EngineIdentity:
+        """The OCR engine with its weights and versions; finding out may start the engine or hash its weights."""
+        module, location = engines.find(self.engine)
+        identity: EngineIdentity = module.identity(location)
+        return identity
+
+    @property
+    def ocr(self) -> str:
+        """The engine with the confidence from which its lines count, for people and for `settings`."""
+        return f"{self.engine_identity} confidence>={MIN_CONFIDENCE}"
+
+    @cached_property
+    def baseline(self) -> Baseline | None:
+        """The model that generates when it is none of ours; finding out may download it."""
+        return baselines.find(self.generation.model) if self.generation is not None else None
+
+    def prompt_files(self) -> dict[str, str]:
+        """Map the prompt files of the suite, by their path in `data`, to their sha256."""
+        files = suites.load(self.suite).files(self.data)
+        return {
+            (path.relative_to(self.data).as_posix() if self.data else path.name): file_sha256(path) for path in files
+        }
+
+    def settings(self, model: HybridModel | None = None) -> dict[str, Any]:
+        """Collect what decides images and recognized text, as JSON values; prompts and weights by fingerprint.
+
+        `model` is the loaded model, if there is one. CLIP and reference sets may be added to a run later; the summary
+        says which they were.
+        """
+        shared = {
+            "suite": self.suite,
+            "suite_fingerprint": json_sha256(self.prompt_files())[:16],
+            "split": self.split,
+            "limit": self.limit,
+            "ocr": self.ocr,
+        }
+        if self.generation is None:
+            return {**shared, "images": str(self.image_folder), "seeds": self.seeds}
+        if self.baseline is not None:
+            return {**shared, **asdict(self.generation), "adapters": [], **self.baseline.identity()}
+        return {**shared, **asdict(self.generation), **_fingerprints(self.generation, model)}
+
+    def check_prompts(self, suite: Suite, prompts: Sequence[Prompt]) -> None:
+        """Raise UserError for a prompt that the model cannot follow."""
+        if self.generation is None:
+            return
+        if self.baseline is None:
+            from glmkit.generation.pipeline import check
+
+            for prompt in prompts:
+                check(self.generation.request(prompt, 0))
+        elif "source" in suite.references(prompts[0]):
+            model = self.generation.model
+            raise UserError(f"{self.suite} asks for edits", found=model, fix="a model of ours, or --images DIR")
+
+    def default_folder(self) -> Path:
+        """Name the run folder when none was chosen: the same settings always continue in the same folder."""
+        name = re.sub(r"[^\w.-]", "-", Path(self.name).name)
+        return Path("reports") / f"{self.suite}-{name}-{json_sha256(self.settings())[:8]}"
+
+
+def _fingerprints(generation: GenerationSettings, model: HybridModel | None) -> dict[str, Any]:
+    """Fingerprint the weights of a model of ours; UserError for adapters that do not fit."""
+    from glmkit.models.checkpoint import resolve
+    from glmkit.models.checkpoint.adapters import Adapter, check_adapter
+
+    folder = resolve(generation.model) if model is None else model.folder
+    for adapter in generation.adapters:
+        check_adapter(folder, Adapter.parse(adapter).folder)
+    adapters = [{"path": path, "fingerprint": fingerprint(Adapter.parse(path).folder)} for path in generation.adapters]
+    return {"model_fingerprint": fingerprint(folder), "adapters": adapters}
