@@ -3,7 +3,7 @@
     python benchmarks/ar_kernels.py OUT_FOLDER [--only SECTION ...] [--seconds 150] [--toy]
 
 Every row is printed and appended to OUT_FOLDER/ar_kernels.jsonl as soon as it is measured. The winners go to
-OUT_FOLDER/plans.txt in the form of `PLANS` in glmkit/models/gpu_decode.py, to be pasted there, and the section `steps`
+OUT_FOLDER/plans.txt in the form of `PLANS` in glmkit/models/gpu.py, to be pasted there, and the section `steps`
 runs the whole model (random weights) with them. All of it keeps to `ORDER`, the order of sums that every number of rows
 shares; that one is chosen by hand. Sections, in the order in which they run:
 
@@ -40,9 +40,10 @@ from torch import Tensor
 
 from glmkit.files import append_jsonl
 from glmkit.generation.sampling import Sampling, draw, draw_by_kernels
-from glmkit.models.autoregressive import gpu as gpu_decode
-from glmkit.models.autoregressive.gpu import ORDER, Order, Plan, Tile
-from glmkit.models.autoregressive.model import AutoregressiveConfig, AutoregressiveModel, KVCache, rotary_cos_sin
+from glmkit.models.autoregressive import gpu
+from glmkit.models.autoregressive.config import AutoregressiveConfig
+from glmkit.models.autoregressive.gpu import ORDER, ProductTile, StepPlan, SumOrder
+from glmkit.models.autoregressive.model import AutoregressiveModel, KVCache, rotary_cos_sin
 from glmkit.models.checkpoint import published
 from glmkit.models.devices import dtype_for, pick_device
 
@@ -87,8 +88,8 @@ class Bench:
     out: Path
     seconds: float
     began: float = field(default_factory=time.perf_counter)
-    tiles: dict[tuple[str, int], Tile] = field(default_factory=dict)
-    best: dict[int, Plan] = field(default_factory=dict)
+    tiles: dict[tuple[str, int], ProductTile] = field(default_factory=dict)
+    best: dict[int, StepPlan] = field(default_factory=dict)
     pool: ProcessPoolExecutor | None = None
 
     @property
@@ -108,9 +109,9 @@ class Bench:
     def random(self, *shape: int, scale: float = 1.0) -> Tensor:
         return torch.randn(shape, device=self.device, dtype=self.dtype) * scale
 
-    def plan(self, rows: int) -> Plan:
+    def plan(self, rows: int) -> StepPlan:
         """The code's plan for so many rows, with what this run has found."""
-        base = gpu_decode.plan_for(rows, self.device)
+        base = gpu.plan_for(rows, self.device)
         found = {name: tile for name in PRODUCTS if (tile := self.tiles.get((name, rows))) is not None}
         return replace(base, **found)
 
@@ -163,20 +164,20 @@ def shapes(config: AutoregressiveConfig) -> dict[str, tuple[int, int]]:
     }
 
 
-def tiles(name: str, rows: int, inputs: int) -> Iterator[Tile]:
+def tiles(name: str, rows: int, inputs: int) -> Iterator[ProductTile]:
     """The tiles that are tried: enough bytes under way, what shared memory holds, and all by one instruction."""
     blocks = [size for size in (64, 128, 256) if inputs % size == 0]
     for outputs, size, stages in itertools.product((64, 128), blocks, (3, 4, 6)):
-        held = stages * size * 2 * (outputs * (2 if name == "gate_up" else 1) + max(rows, gpu_decode.LEAST))
+        held = stages * size * 2 * (outputs * (2 if name == "gate_up" else 1) + max(rows, gpu.MIN_BLOCK))
         if SHARED_BYTES // 10 <= held <= SHARED_BYTES:
-            yield Tile(outputs, size, 8 if rows > 16 and outputs == 128 else 4, stages)
+            yield ProductTile(outputs, size, 8 if rows > 16 and outputs == 128 else 4, stages)
 
 
-def tried(bench: Bench) -> list[tuple[str, int, Tile]]:
+def tried(bench: Bench) -> list[tuple[str, int, ProductTile]]:
     """Every product to measure; in Triton's interpreter one tile of each is slow enough."""
     cases = [(name, rows) for rows in bench.scale.rows for name in PRODUCTS]
     if not bench.on_gpu:
-        return [(*case, Tile(16, 32, stages=2)) for case in cases]
+        return [(*case, ProductTile(16, 32, stages=2)) for case in cases]
     sizes = shapes(bench.scale.config)
     return [(name, rows, tile) for name, rows in cases for tile in tiles(name, rows, sizes[name][1])]
 
@@ -194,7 +195,7 @@ def products(bench: Bench) -> None:
         _tune(bench, name, rows, bench.random(rows, inputs), weights, [tile for _, _, tile in group])
 
 
-def _tune(bench: Bench, name: str, rows: int, x: Tensor, weights: list[Tensor], cuts: list[Tile]) -> None:
+def _tune(bench: Bench, name: str, rows: int, x: Tensor, weights: list[Tensor], cuts: list[ProductTile]) -> None:
     """cuBLAS and every tile on one product; the quickest that is right becomes the plan's."""
     of_product = {"section": "products", "case": name, "rows": rows}
 
@@ -221,9 +222,9 @@ def _tune(bench: Bench, name: str, rows: int, x: Tensor, weights: list[Tensor], 
         note(us, True, by=repr(bench.tiles[name, rows]), right=f"{len(found)} of {len(cuts)}")
 
 
-def _product(name: str, x: Tensor, weight: Tensor, tile: Tile) -> Tensor:
-    plan, dtype = replace(gpu_decode.plan_for(len(x), x.device), early=False), x.dtype if name == "head" else None
-    return gpu_decode.linear(x, weight, tile, getattr(ORDER, name), plan, gated=name == "gate_up", dtype=dtype)
+def _product(name: str, x: Tensor, weight: Tensor, tile: ProductTile) -> Tensor:
+    plan, dtype = replace(gpu.plan_for(len(x), x.device), early=False), x.dtype if name == "head" else None
+    return gpu.linear(x, weight, tile, getattr(ORDER, name), plan, gated=name == "gate_up", dtype=dtype)
 
 
 def _reference(name: str, x: Tensor, weight: Tensor) -> Tensor:
@@ -289,35 +290,35 @@ def empty(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
     return torch.empty(shape, dtype=dtype)  # nobody writes to it, so it takes no memory
 
 
-def compile_product(config: AutoregressiveConfig, name: str, rows: int, tile: Tile) -> None:
+def compile_product(config: AutoregressiveConfig, name: str, rows: int, tile: ProductTile) -> None:
     outputs, inputs = shapes(config)[name]
     _product(name, empty(rows, inputs), empty(outputs, inputs), tile)
 
 
-def compile_attention(config: AutoregressiveConfig, order: Order) -> None:
+def compile_attention(config: AutoregressiveConfig, order: SumOrder) -> None:
     """The same kernels serve every number of rows."""
     pair = empty(2, 1, config.num_key_value_heads, 2560, config.head_dim)
     attention_call(config, order, pair)(torch.zeros(1, dtype=torch.int64), pair)
 
 
-def compile_step(config: AutoregressiveConfig, plan: Plan) -> None:
+def compile_step(config: AutoregressiveConfig, plan: StepPlan) -> None:
     """All kernels of a step and of the draw after it."""
     with torch.device("meta"):
         model = AutoregressiveModel(replace(config, num_hidden_layers=1))
     model = model.bfloat16().to_empty(device="cpu").requires_grad_(False)
-    for layer in gpu_decode.layers_of(model):  # as `fuse` leaves them, without writing
+    for layer in gpu.layers_of(model):  # as `fuse` leaves them, without writing
         layer.self_attn.fused = empty(*shapes(config)["qkv"]), empty(shapes(config)["qkv"][0])
-    rows, key_heads, size = plan.rows, config.num_key_value_heads, config.head_dim
+    rows, key_heads, size = plan.batch, config.num_key_value_heads, config.head_dim
     cache, input_pos_B = KVCache(empty(1, 2, rows, key_heads, 2560, size)), torch.zeros(rows, dtype=torch.int64)
     cos_sin = empty(rows, config.rotary_dim, dtype=torch.float32)
-    logits = gpu_decode.decode_step(model, input_pos_B, (cos_sin, cos_sin), input_pos_B, cache, plan=plan)
+    logits = gpu.decode_step(model, input_pos_B, (cos_sin, cos_sin), input_pos_B, cache, plan=plan)
     draw_by_kernels(logits[:, : config.codebook_size], empty(rows, dtype=torch.float32), Sampling())
 
 
 def attention(bench: Bench) -> None:
     """Microseconds of one layer by each way to cut the cache, for every number of rows and keys."""
     cuts = CUTS if bench.on_gpu else ((2, 16),)
-    orders = [replace(ORDER, parts=parts, slots=slots) for parts, slots in cuts]
+    orders = [replace(ORDER, kv_splits=splits, kv_block=block) for splits, block in cuts]
     compile_ahead(bench, "attention", [partial(compile_attention, bench.scale.config, order) for order in orders])
     caches = {rows: _layers(bench, rows) for rows in bench.scale.rows}
     for order in orders:
@@ -326,7 +327,9 @@ def attention(bench: Bench) -> None:
         times: dict[str, Any] = {
             f"us_rows_{rows}": _attention_times(bench, order, layers) for rows, layers in caches.items()
         }
-        bench.note(section="attention", keys=bench.scale.keys, parts=order.parts, slots=order.slots, **times)
+        bench.note(
+            section="attention", keys=bench.scale.keys, kv_splits=order.kv_splits, kv_block=order.kv_block, **times
+        )
 
 
 def _layers(bench: Bench, rows: int) -> list[Tensor]:
@@ -338,7 +341,7 @@ def _layers(bench: Bench, rows: int) -> list[Tensor]:
     return [first, *(bench.random(*first.shape) for _ in range(copies - 1))]
 
 
-def _attention_times(bench: Bench, order: Order, layers: list[Tensor]) -> list[float]:
+def _attention_times(bench: Bench, order: SumOrder, layers: list[Tensor]) -> list[float]:
     """Microseconds for each number of keys."""
     attend, rows = attention_call(bench.scale.config, order, layers[0]), layers[0].shape[1]
     filled = [torch.full((rows,), keys, device=bench.device) for keys in bench.scale.keys]
@@ -346,13 +349,13 @@ def _attention_times(bench: Bench, order: Order, layers: list[Tensor]) -> list[f
     return [round(bench.microseconds(call, len(layers)), 2) for call in calls]
 
 
-def attention_call(config: AutoregressiveConfig, order: Order, pair: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+def attention_call(config: AutoregressiveConfig, order: SumOrder, pair: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
     """`attend(input_pos_B, pair)` with random queries, keys and values."""
     outputs, rows = shapes(config)["qkv"][0], pair.shape[1]
-    plan = replace(gpu_decode.plan_for(rows, pair.device), early=False)
+    plan = replace(gpu.plan_for(rows, pair.device), early=False)
     sums = torch.randn(order.qkv, rows, outputs, device=pair.device)
     bias, angles = sums[0, 0].to(pair.dtype), torch.rand(rows, config.rotary_dim, device=pair.device)
-    return lambda input_pos_B, pair: gpu_decode.attend(sums, bias, (angles, angles), input_pos_B, pair, plan, order)
+    return lambda input_pos_B, pair: gpu.attend(sums, bias, (angles, angles), input_pos_B, pair, plan, order)
 
 
 def sampling(bench: Bench) -> None:
@@ -399,8 +402,8 @@ class Step:
         cache = KVCache(self.cache.kv[:, :, row : row + 1].contiguous())
         return Step(self.model, self.ids_B[row : row + 1], (cos, sin), self.input_pos_B[row : row + 1], cache)
 
-    def by_kernels(self, plan: Plan) -> Tensor:
-        return gpu_decode.decode_step(self.model, self.ids_B, self.cos_sin, self.input_pos_B, self.cache, plan=plan)
+    def by_kernels(self, plan: StepPlan) -> Tensor:
+        return gpu.decode_step(self.model, self.ids_B, self.cos_sin, self.input_pos_B, self.cache, plan=plan)
 
     def by_torch(self) -> Tensor:
         return self.model.decode_step(self.ids_B, self.cos_sin, self.input_pos_B, self.cache, self.cache.kv.shape[-2])
@@ -408,7 +411,7 @@ class Step:
 
 @torch.inference_mode()
 def steps(bench: Bench, model: AutoregressiveModel) -> None:
-    plans = [*gpu_decode.PLANS, *(plan for rows in bench.scale.rows for plan in own_plans(bench, rows))]
+    plans = [*gpu.PLANS, *(plan for rows in bench.scale.rows for plan in own_plans(bench, rows))]
     compile_ahead(bench, "steps", [partial(compile_step, bench.scale.config, plan) for plan in plans])
     for rows in bench.scale.rows:
         measured = []
@@ -422,7 +425,7 @@ def steps(bench: Bench, model: AutoregressiveModel) -> None:
         trace(bench, Step.of(bench, model, rows, bench.scale.keys[-1]), bench.best[rows])
 
 
-def own_plans(bench: Bench, rows: int) -> list[Plan]:
+def own_plans(bench: Bench, rows: int) -> list[StepPlan]:
     """Those of this run: each way to have loads under way sooner; off a GPU, as it must be, none."""
     plain = replace(bench.plan(rows), early=False, fetch_weights=False, attention_stages=2)
     if not bench.on_gpu:
@@ -432,7 +435,7 @@ def own_plans(bench: Bench, rows: int) -> list[Plan]:
     return [replace(start, attention_stages=stages) for start, stages in itertools.product(starts, (2, 3))]
 
 
-def trace(bench: Bench, step: Step, plan: Plan) -> None:
+def trace(bench: Bench, step: Step, plan: StepPlan) -> None:
     """Milliseconds by kernel, one after another; what a step takes beyond their sum are the gaps between them."""
     plan = replace(plan, early=False)
     step.by_kernels(plan)
@@ -443,10 +446,10 @@ def trace(bench: Bench, step: Step, plan: Plan) -> None:
     events = [event for event in profile.key_averages() if event.self_device_time_total > 0]
     by_kernel = {event.key[:40]: round(event.self_device_time_total / 1e3, 3) for event in events}
     counted = {"total_ms": sum(by_kernel.values()), "launches": sum(event.count for event in events)}
-    bench.note(section="trace", case=f"rows {plan.rows}", **counted, **by_kernel)
+    bench.note(section="trace", case=f"rows {plan.batch}", **counted, **by_kernel)
 
 
-def _of_plans(bench: Bench, step: Step, case: str) -> Iterator[tuple[Plan, float]]:
+def _of_plans(bench: Bench, step: Step, case: str) -> Iterator[tuple[StepPlan, float]]:
     """Milliseconds of one step by each plan; those that give other logits than the plainest one are left out."""
     rows = len(step.ids_B)
     mine = own_plans(bench, rows)
@@ -457,7 +460,7 @@ def _of_plans(bench: Bench, step: Step, case: str) -> Iterator[tuple[Plan, float
         alone = {row: step.alone(row).by_kernels(bench.plan(1))[0] for row in (0, rows - 1)}
         same = all(torch.equal(logits, expected[row]) for row, logits in alone.items())
         bench.note(section="steps", case=case, by="same alone", same=same)
-    for plan in (gpu_decode.plan_for(rows, bench.device), *mine):
+    for plan in (gpu.plan_for(rows, bench.device), *mine):
         logits: list[Tensor] = []
         ms = bench.milliseconds([lambda plan=plan, logits=logits: logits.append(step.by_kernels(plan))] * 3) / 3
         same = all(torch.equal(one, expected) for one in logits)  # of single launches and of the graph's last replay
@@ -468,9 +471,9 @@ def _of_plans(bench: Bench, step: Step, case: str) -> Iterator[tuple[Plan, float
             yield plan, ms
 
 
-def as_code(plan: Plan) -> str:
+def as_code(plan: StepPlan) -> str:
     lines = (f"        {name}={value!r},\n" for name, value in vars(plan).items())
-    return "    Plan(\n" + "".join(lines) + "    ),\n"
+    return "    StepPlan(\n" + "".join(lines) + "    ),\n"
 
 
 def write_plans(bench: Bench) -> None:

@@ -4,8 +4,8 @@
 
 Blocks of the published width with random weights, one row of image and glyph tokens. The compiled halves of the
 denoiser and `glmkit.models.decoder.gpu` run in turns on the same weights; a row of the output holds milliseconds per
-block of both, their relative difference, and how long the bytes that the kernels move take at the rate of a copy. Without a
-GPU the kernels run in Triton's interpreter (TRITON_INTERPRET=1), and only the difference means anything.
+block of both, their relative difference, and how long the bytes that the kernels move take at the rate of a copy.
+Without a GPU the kernels run in Triton's interpreter (TRITON_INTERPRET=1), and only the difference means anything.
 """
 
 from __future__ import annotations

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from glmkit.models.autoregressive.model import AutoregressiveConfig, AutoregressiveModel
+from glmkit.models.autoregressive.config import AutoregressiveConfig
+from glmkit.models.autoregressive.model import AutoregressiveModel
 from glmkit.models.semantic_vq.model import SemanticTokenizer, SemanticVqConfig
 
 CODES, START, END, IMAGE, PAD = 64, 64, 65, 90, 91

@@ -14,8 +14,6 @@ Shapes: B batch, N image tokens, V vision vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,9 +21,8 @@ from torch import Tensor
 from glmkit.generation import cuda_graphs as graphs
 from glmkit.generation.sampling import Sampling, draw, draw_by_kernels
 from glmkit.generation.sequence import Grid, decode_positions, next_position
-from glmkit.models.autoregressive import cpu as cpu_decode
-from glmkit.models.autoregressive.model import AutoregressiveModel, KVCache, LayerSteps, rotary_cos_sin
-from glmkit.models.devices import triton_runs
+from glmkit.models.autoregressive.backends import DecodeBackend, choose_backend
+from glmkit.models.autoregressive.model import AutoregressiveModel, KVCache, rotary_cos_sin
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)  # batches on a GPU are filled up to one of these
 WINDOW = 256  # slots: the step looks at a multiple of these
@@ -37,9 +34,9 @@ Progress = Callable[[int, int], None]
 class _Buffers:
     """Everything that the steps of one batch size read and write, and their graphs by (window, sampling)."""
 
-    def __init__(self, model: AutoregressiveModel, batch: int, slots: int, tokens: int) -> None:
+    def __init__(self, model: AutoregressiveModel, backend: DecodeBackend, batch: int, slots: int, tokens: int) -> None:
         weight, config = model.lm_head.weight, model.config
-        device = weight.device
+        device, self.backend = weight.device, backend
         self.cache = KVCache.allocate(config, batch, slots, device, weight.dtype)
         self.table_NB = (
             torch.zeros(tokens, batch, 1, 1, config.rotary_dim, device=device),
@@ -78,39 +75,6 @@ class _Buffers:
         self.number_1.add_(1)
 
 
-class Stepping(NamedTuple):
-    """How a step is computed: `decode(ids_B, table, input_pos_B, cache, window)` and `draw`.
-
-    `windows`: whether `decode` looks at a whole window of slots rather than at those in use.
-    """
-
-    decode: Callable[[Tensor, tuple[Tensor, Tensor], Tensor, KVCache, int], Tensor]
-    draw: Callable[[Tensor, Tensor, Sampling], Tensor]
-    windows: bool
-
-    @classmethod
-    def by_torch(cls, model: AutoregressiveModel, compiled: bool) -> Stepping:
-        if compiled and cpu_decode.supports(model):
-            return cls(partial(cpu_decode.decode_step, model), draw, windows=False)
-        steps = LayerSteps.compiled() if compiled else LayerSteps()
-        return cls(partial(model.decode_step, steps=steps), draw, windows=True)
-
-    @classmethod
-    def by_kernels(cls, model: AutoregressiveModel) -> Stepping | None:
-        """None where the model does not suit the kernels."""
-        from glmkit.models.autoregressive import gpu as gpu_decode
-
-        if not gpu_decode.supports(model):
-            return None
-        return cls(partial(gpu_decode.decode_step, model), draw_by_kernels, windows=False)
-
-
-def for_kernels(weight: Tensor) -> bool:
-    """Whether the kernels run here, and their plans were made for the type of this weight and its GPU, a Hopper."""
-    on_gpu = weight.is_cuda and weight.dtype.itemsize == 2
-    return on_gpu and torch.cuda.get_device_capability(weight.device)[0] == 9 and triton_runs(weight.device)
-
-
 class PriorTokenDecoder:
     """Writes codes with one model and keeps buffers and graphs from batch to batch.
 
@@ -123,8 +87,7 @@ class PriorTokenDecoder:
         self.model = model
         weight = model.lm_head.weight
         self.recorded = weight.is_cuda if recorded is None else recorded
-        self._by_torch = Stepping.by_torch(model, compiled)
-        self._by_kernels = Stepping.by_kernels(model) if compiled and for_kernels(weight) else None
+        self.compiled = compiled
         self._kept: dict[tuple[int, int, int], _Buffers] = {}
 
     @torch.inference_mode()
@@ -160,13 +123,16 @@ class PriorTokenDecoder:
 
     def _buffers(self, rows: int, slots: int, tokens: int) -> _Buffers:
         if not self.recorded:
-            return _Buffers(self.model, rows, _up(slots, WINDOW), tokens)
+            return _Buffers(self.model, self._backend(rows), rows, _up(slots, WINDOW), tokens)
         key = (next((size for size in BATCHES if size >= rows), rows), _up(slots, WINDOW), _up(tokens, WINDOW))
         buffers = self._kept.pop(key, None)
         while buffers is None and len(self._kept) >= KEPT:
             del self._kept[next(iter(self._kept))]
-        self._kept[key] = buffers or _Buffers(self.model, *key)
+        self._kept[key] = buffers or _Buffers(self.model, self._backend(key[0]), *key)
         return self._kept[key]
+
+    def _backend(self, batch: int) -> DecodeBackend:
+        return choose_backend(self.model, batch, optimized=self.compiled)
 
     def _read_prompts(
         self, prompts: Sequence[Sequence[int]], positions: Sequence[Tensor], buffers: _Buffers, sampling: Sampling
@@ -180,17 +146,17 @@ class PriorTokenDecoder:
                 torch.tensor([prompt], device=device),
                 places_3P[:, None].to(device),
                 logits_to_keep=slice(-1, None),
-                cache=buffers.cache.rows(part),
+                cache=buffers.cache.samples(part),
             )
             codes_B[part] = draw(self._of_codebook(logits_11V[:, 0]), buffers.uniforms_NB[0, part], sampling)
         buffers.put(codes_B)
 
     def _step(self, buffers: _Buffers, used: int, sampling: Sampling) -> None:
         """One more token a row, at the next slots, all of which are below `used`."""
-        few = len(buffers.ids_B) <= BATCHES[-1]
-        stepping = self._by_kernels if few and self._by_kernels is not None else self._by_torch
-        window = _up(used, WINDOW) if stepping.windows else buffers.cache.kv.shape[-2]
-        key = (window, sampling)
+        backend = buffers.backend
+        sample = draw_by_kernels if backend.USES_TRITON else draw
+        kv_length = _up(used, WINDOW) if backend.READS_KV_LENGTH else buffers.cache.kv.shape[-2]
+        key = (kv_length, sampling)
         if key not in buffers.graphs:
 
             def step() -> None:
@@ -198,8 +164,10 @@ class PriorTokenDecoder:
                 cos_B, sin_B, uniforms_B = (
                     part.index_select(0, buffers.number_1)[0] for part in (cos_NB, sin_NB, uniforms_NB)
                 )
-                logits_BV = stepping.decode(buffers.ids_B, (cos_B, sin_B), buffers.input_pos_B, buffers.cache, window)
-                buffers.put(stepping.draw(self._of_codebook(logits_BV), uniforms_B, sampling))
+                logits_BV = backend.decode_step(
+                    self.model, buffers.ids_B, (cos_B, sin_B), buffers.input_pos_B, buffers.cache, kv_length
+                )
+                buffers.put(sample(self._of_codebook(logits_BV), uniforms_B, sampling))
                 buffers.input_pos_B.add_(1)
 
             buffers.graphs[key] = graphs.record(step, buffers.moving) if self.recorded else step

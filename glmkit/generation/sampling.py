@@ -85,7 +85,7 @@ def draw_by_kernels(logits_BV: Tensor, uniforms_B: Tensor, sampling: Sampling) -
     kernels.candidates_kernel[(rows, chunks)](logits_BV, found_BCK, logits_BV.stride(0), codes, CHUNK, top)
     drawn_B = torch.empty(rows, dtype=torch.int64, device=logits_BV.device)
     everything = 1 << (chunks * top - 1).bit_length()
-    kernels.draw_kernel[(rows,)](
+    kernels.sample_kernel[(rows,)](
         found_BCK, uniforms_B, drawn_B, chunks, kept, sampling.temperature, sampling.top_p, everything, top
     )
     return drawn_B

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from glmkit.errors import UserError
-from glmkit.models.autoregressive.model import AutoregressiveConfig
+from glmkit.models.autoregressive.config import AutoregressiveConfig
 
 TOKEN_PIXELS = 32
 PREVIEW_SIDE = 16

@@ -22,7 +22,7 @@ from glmkit.config import DecoderStage, Recipe, Stage
 from glmkit.distributed.process_group import ProcessGroup
 from glmkit.errors import UserError
 from glmkit.models import checkpoint
-from glmkit.models.autoregressive.model import Layer
+from glmkit.models.autoregressive.model import CausalLayer
 from glmkit.models.decoder.model import Block, DiffusionDecoder
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import lora, quantization
@@ -62,7 +62,7 @@ def shard(transformer: nn.Module, device: torch.device, group: ProcessGroup, edi
     """
     mesh = init_device_mesh(device.type, (group.world_size,))
     freed = os.environ.get("FSDP_RESHARD_AFTER_FORWARD", "true") == "true"
-    for layer in [module for module in transformer.modules() if isinstance(module, (Block, Layer))]:
+    for layer in [module for module in transformer.modules() if isinstance(module, (Block, CausalLayer))]:
         fully_shard(layer, mesh=mesh, reshard_after_forward=freed)
         if edits and isinstance(layer, Block):
             register_fsdp_forward_method(layer, "forward_with_key_value")

@@ -14,7 +14,7 @@ from scripts import FOLDER, load_script
 from glmkit.files import read_jsonl
 from glmkit.generation import sampling as sampler
 
-gpu_decode = pytest.importorskip("glmkit.models.autoregressive.gpu")
+pytest.importorskip("glmkit.models.autoregressive.gpu")
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def test_sections(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     others = [row for row in rows if not row.get("by", "").startswith("the code")]
     assert all(row.get("same", True) for row in others)
     assert [row["case"] for row in rows if row.get("by") == "same alone"] == ["rows 2, keys 5"]
-    values = {"Plan": script.Plan, "Tile": script.Tile}
+    values = {"StepPlan": script.StepPlan, "ProductTile": script.ProductTile}
     exec((tmp_path / "plans.txt").read_text(), values)
     assert values["PLANS"][0].qkv.inputs == 32, "what was found, not what the code had"
 
@@ -60,15 +60,15 @@ import re, sys
 sys.path.insert(0, FOLDER)
 import ar_kernels as script
 
-config, tile = script.full().config, script.Tile(64, 128)
+config, tile = script.full().config, script.ProductTile(64, 128)
 script.compile_only((9, 0))
-PLANS = script.gpu_decode.PLANS
+PLANS = script.gpu.PLANS
 plain = script.replace(PLANS[0], early=False)
 for plan in (*PLANS, plain):
     script.compile_step(config, plan)
 script.compile_attention(config, script.ORDER)
 compiled = lambda kernel: kernel.device_caches[0][0].values()
-attending, products = map(compiled, (script.gpu_decode.kernels.attend_kernel, script.gpu_decode.kernels.linear_kernel))
+attending, products = map(compiled, (script.gpu.kernels.attend_kernel, script.gpu.kernels.linear_kernel))
 ways = {(plan.early, plan.attention_stages) for plan in (*PLANS, plain)}
 assert len(attending) == len(ways), "not one for each number of rows"
 for product in products:

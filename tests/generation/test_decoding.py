@@ -15,10 +15,11 @@ from torch import Tensor
 
 from glmkit.generation import cuda_graphs as graphs
 from glmkit.generation import decoding as writer
-from glmkit.generation.decoding import PriorTokenDecoder, Stepping
+from glmkit.generation.decoding import PriorTokenDecoder
 from glmkit.generation.sampling import Sampling, uniforms
 from glmkit.generation.sequence import Grid, prompt_positions
 from glmkit.models import compiling
+from glmkit.models.autoregressive import backends, compiled_layers, cpu
 
 ORDER: list[Grid] = [(5, 3), (4, 6)]
 
@@ -110,20 +111,22 @@ def test_compiled_steps_write_the_same_codes(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_kernels_write_the_same_codes(recording: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     """By one recording, since they do not look at windows; batches beyond what they take are written by torch."""
-    gpu_decode = pytest.importorskip("glmkit.models.autoregressive.gpu")
+    gpu = pytest.importorskip("glmkit.models.autoregressive.gpu")
     monkeypatch.setattr(writer, "WINDOW", 4)
     monkeypatch.setattr(writer, "BATCHES", (1, 2))
-    tile = gpu_decode.Tile(16, 32)
-    plan = gpu_decode.Plan(2, tile, tile, tile, tile, tile)
-    monkeypatch.setattr(gpu_decode, "PLANS", (plan,))
+    tile = gpu.ProductTile(16, 32)
+    monkeypatch.setattr(gpu, "PLANS", (gpu.StepPlan(2, tile, tile, tile, tile, tile),))
+    monkeypatch.setattr(gpu, "MAX_BATCH", 2)
+    monkeypatch.setattr(backends, "suits_kernels", lambda weight: True)
+    monkeypatch.setattr(cpu, "supports", lambda model: False)
+    monkeypatch.setattr(compiled_layers, "compiled", lambda function, dynamic=False: function)
     model = copy.deepcopy(tiny.our_model())
     model.fuse()
-    made = PriorTokenDecoder(model, recorded=True)
-    made._by_kernels = Stepping.by_kernels(model)
+    made = PriorTokenDecoder(model, compiled=True, recorded=True)
     few: dict[str, Any] = {"sampling": Sampling(top_k=4), "order": [(1, 2)]}
     assert torch.equal(write(made, (3, 2), **few), write(PriorTokenDecoder(model), (3, 2), **few))
     assert len(recording) == 1
-    made._by_kernels = made._by_kernels._replace(decode=None)
+    monkeypatch.setattr(gpu, "decode_step", None)
     assert torch.equal(write(made, (3, 2, 5), **few), write(PriorTokenDecoder(model), (3, 2, 5), **few))
 
 
@@ -141,6 +144,6 @@ def test_kernels_are_for_hopper(
     kind: str, dtype: torch.dtype, capability: tuple[int, int], runs: bool, suits: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    monkeypatch.setattr(writer, "triton_runs", lambda device: runs)
+    monkeypatch.setattr(backends, "triton_runs", lambda device: runs)
     weight: Any = SimpleNamespace(is_cuda=kind == "cuda", dtype=dtype, device=torch.device(kind))
-    assert writer.for_kernels(weight) is suits
+    assert backends.suits_kernels(weight) is suits

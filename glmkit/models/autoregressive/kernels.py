@@ -1,21 +1,22 @@
 """Triton kernels of one decoding step: every layer in eight launches that read each weight once, at the memory's speed.
 
-A step of few rows computes little and reads all weights, so nothing else may wait for the memory:
+A step of a small batch computes little and reads all weights, so nothing else may wait for the memory:
 
-- `linear_kernel`: y = x Wᵀ for up to 64 rows. A product with few outputs is also cut along the inputs, so that all
-  processors read; whoever needs the result adds the parts up, always in the same order.
-- `attend_kernel` and `merge_kernel`: one query a row over its part of the cache (Flash-Decoding, Dao et al. 2023).
+- `linear_kernel`: y = x Wᵀ for up to 64 sequences. A product with few outputs is also cut along the inputs, so that
+  all processors read; the kernel that reads the result adds the splits up, always in the same order.
+- `attend_kernel` and `merge_kernel`: a sequence's query over a split of its cache (Flash-Decoding, Dao et al. 2023).
 - `norm_kernel`: what an attention or MLP gives, its norm, the residual sum, and the norm of what comes next.
-- `candidates_kernel` and `draw_kernel`: top-k, top-p and the draw.
+- `candidates_kernel` and `sample_kernel`: top-k, top-p and the sampled token.
 
 With EARLY a kernel may start while the one before is still running (programmatic dependent launch): it waits in `_wait`
 before it touches what others made, and a product asks for the first of its weights meanwhile.
 
 Every value is rounded to the model's type where the PyTorch code of `glmkit.models.autoregressive.model` rounds it,
-sums are float32. Nothing depends on the order in which programs run, and no value of a row on the number of rows. So `rows` is
-nowhere specialized: Triton would make other kernels for 1 and for multiples of 16, which may sum in another order.
+sums are float32. Nothing depends on the order in which programs run, and no value of a sequence on the size of its
+batch. So `batch` is nowhere specialized: Triton would make other kernels for 1 and for multiples of 16, which may sum
+in another order.
 
-Shapes: B rows, K inputs and N outputs of a product, D head size, P parts of the cache, S parts of a product's sum.
+Shapes: B batch, K inputs and N outputs of a product, H heads, G key heads, D head width, S keys, P splits of the keys.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -24,6 +25,7 @@ import triton
 import triton.language as tl
 
 FETCH_BYTES = tl.constexpr(256)  # that one thread asks for; the instruction in `_fetch` says it again
+LOG2_E = tl.constexpr(1.4426950408889634)  # exp2(LOG2_E x) is exp(x), and exp2 is one instruction
 
 
 @triton.jit
@@ -51,16 +53,16 @@ def _fetch(pointers):
     )
 
 
-@triton.jit(do_not_specialize=["rows"])
+@triton.jit(do_not_specialize=["batch"])
 def linear_kernel(
-    x, weight, out, rows, N: tl.constexpr, K: tl.constexpr, PART: tl.constexpr, GATED: tl.constexpr,
+    x, weight, out, batch, N: tl.constexpr, K: tl.constexpr, SPLIT: tl.constexpr, GATED: tl.constexpr,
     BLOCK_B: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr, FETCHED: tl.constexpr,
     EARLY: tl.constexpr,
 ):  # fmt: skip
-    """out[s, b, n] = the sum of weight[n, k] x[b, k] over the s-th PART of all k; the last one may be shorter.
+    """Compute out[s, b, n], the sum of weight[n, k] x[b, k] over the s-th SPLIT of all k; the last may be shorter.
 
-    GATED: the weight has 2 N rows, first those of the gates, and out = silu(gate) * up. BLOCK_K divides K and PART.
-    Rows are filled up with zeros to BLOCK_B, 16 or more, for the matrix units. FETCHED pieces of every row of the
+    GATED: the weight has 2 N rows, first those of the gates, and out = silu(gate) * up. BLOCK_K divides K and SPLIT.
+    The batch is filled up with zeros to BLOCK_B, 16 or more, for the matrix units. FETCHED pieces of every row of the
     weight, of FETCH_BYTES, are asked for before the inputs are there.
     """
     _start_next(EARLY)
@@ -68,77 +70,78 @@ def linear_kernel(
     n = tile * BLOCK_N + tl.arange(0, BLOCK_N)
     b = tl.arange(0, BLOCK_B)
     k = tl.arange(0, BLOCK_K)
-    first = split * (PART // BLOCK_K)
-    last = tl.minimum(first + PART // BLOCK_K, K // BLOCK_K)
+    first = split * (SPLIT // BLOCK_K)
+    last = tl.minimum(first + SPLIT // BLOCK_K, K // BLOCK_K)
     # Beyond the last output the first ones are read again: loads without a mask are the quickest.
-    rows_of_weight = weight + (n % N)[:, None] * K
-    weights = rows_of_weight + k[None, :]
+    weight_rows = weight + (n % N)[:, None] * K
+    weights = weight_rows + k[None, :]
     if FETCHED > 0:
         PIECE: tl.constexpr = FETCH_BYTES * 8 // weight.dtype.element_ty.primitive_bitwidth
         begin = tl.minimum(first * BLOCK_K, K - FETCHED * PIECE)
-        pieces = rows_of_weight + begin + tl.arange(0, FETCHED)[None, :] * PIECE
+        pieces = weight_rows + begin + tl.arange(0, FETCHED)[None, :] * PIECE
         _fetch(pieces)
         if GATED:
             _fetch(pieces + N * K)
     _wait(EARLY)
     sums = tl.zeros((BLOCK_N, BLOCK_B), tl.float32)
-    others = sums
+    up_sums = sums
     for block in tl.range(first, last, num_stages=STAGES):
-        inputs = tl.load(x + b[None, :] * K + block * BLOCK_K + k[:, None], mask=b[None, :] < rows, other=0.0)
+        inputs = tl.load(x + b[None, :] * K + block * BLOCK_K + k[:, None], mask=b[None, :] < batch, other=0.0)
         sums = tl.dot(tl.load(weights + block * BLOCK_K), inputs, sums, input_precision="ieee")
         if GATED:
-            others = tl.dot(tl.load(weights + N * K + block * BLOCK_K), inputs, others, input_precision="ieee")
+            up_sums = tl.dot(tl.load(weights + N * K + block * BLOCK_K), inputs, up_sums, input_precision="ieee")
     if GATED:
         gate = sums.to(x.dtype.element_ty).to(tl.float32)
         active = (gate / (1 + tl.exp(-gate))).to(x.dtype.element_ty).to(tl.float32)
-        sums = active * others.to(x.dtype.element_ty).to(tl.float32)
-    target = out + (split * rows + b[None, :]) * N + n[:, None]
-    tl.store(target, sums.to(out.dtype.element_ty), mask=(n[:, None] < N) & (b[None, :] < rows))
+        sums = active * up_sums.to(x.dtype.element_ty).to(tl.float32)
+    target = out + (split * batch + b[None, :]) * N + n[:, None]
+    tl.store(target, sums.to(out.dtype.element_ty), mask=(n[:, None] < N) & (b[None, :] < batch))
 
 
 @triton.jit
-def _summed(parts, at, mask, rows, N: tl.constexpr, SPLITS: tl.constexpr):
-    """The values at offsets `at` of `linear_kernel`'s result, its parts added up."""
-    total = tl.load(parts + at, mask=mask, other=0.0)
+def _summed(addends, at, mask, batch, N: tl.constexpr, SPLITS: tl.constexpr):
+    """Return the values at offsets `at` of `linear_kernel`'s result, its addends added up."""
+    total = tl.load(addends + at, mask=mask, other=0.0)
     for split in tl.static_range(1, SPLITS):
-        total += tl.load(parts + split * rows * N + at, mask=mask, other=0.0)
+        total += tl.load(addends + split * batch * N + at, mask=mask, other=0.0)
     return total
 
 
 @triton.jit
-def _joint(
-    parts, bias, row, rows, column, mask, N: tl.constexpr, SPLITS: tl.constexpr, BIAS: tl.constexpr, TYPE: tl.constexpr
-):
-    """Columns of the joint projection of queries, keys and values, with their bias, as float32 of rounded values."""
-    total = _summed(parts, row * N + column, mask, rows, N, SPLITS)
+def _qkv(
+    addends, bias, sequence, batch, column, mask, N: tl.constexpr, SPLITS: tl.constexpr, BIAS: tl.constexpr,
+    TYPE: tl.constexpr,
+):  # fmt: skip
+    """Return columns of the fused projection of queries, keys and values, with their bias, rounded, as float32."""
+    total = _summed(addends, sequence * N + column, mask, batch, N, SPLITS)
     if BIAS:
         total += tl.load(bias + column, mask=mask, other=0.0).to(tl.float32)
     return total.to(TYPE).to(tl.float32)
 
 
 @triton.jit
-def _parts(slots, row, PARTS: tl.constexpr, BLOCK_S: tl.constexpr):
-    """The slot of a row's new token, how many slots a part has, and how many parts have any.
+def _splits(input_pos, sequence, KV_SPLITS: tl.constexpr, BLOCK_S: tl.constexpr):
+    """Return the position of a sequence's new token, how many keys a split has, and how many splits have any.
 
-    Slots do not change during a step, so there is nothing to wait for.
+    Positions do not change during a step, so there is nothing to wait for.
     """
-    slot = tl.load(slots + row).to(tl.int32)
-    length = tl.maximum(tl.cdiv(tl.cdiv(slot, PARTS), BLOCK_S), 1) * BLOCK_S
-    return slot, length, tl.maximum(tl.cdiv(slot, length), 1)
+    position = tl.load(input_pos + sequence).to(tl.int32)
+    length = tl.maximum(tl.cdiv(tl.cdiv(position, KV_SPLITS), BLOCK_S), 1) * BLOCK_S
+    return position, length, tl.maximum(tl.cdiv(position, length), 1)
 
 
-@triton.jit(do_not_specialize=["rows", "capacity"])
+@triton.jit(do_not_specialize=["batch", "capacity"])
 def attend_kernel(
-    parts, bias, cos, sin, slots, cache, mixed, tops, masses, rows, capacity,
+    addends, bias, cos, sin, input_pos, cache, partials, maxima, masses, batch, capacity,
     HEADS: tl.constexpr, KEY_HEADS: tl.constexpr, D: tl.constexpr, ROTARY: tl.constexpr, SPLITS: tl.constexpr,
-    BIAS: tl.constexpr, PARTS: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_S: tl.constexpr, STAGES: tl.constexpr,
+    BIAS: tl.constexpr, KV_SPLITS: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_S: tl.constexpr, STAGES: tl.constexpr,
     EARLY: tl.constexpr,
 ):  # fmt: skip
-    """The heads of one key head and row over a part of the cache: `mixed` B H P D not yet divided by `masses` B H P,
-    both relative to 2 to the power of `tops` B H P. Of parts without slots nothing is written.
+    """Attend with the heads of one key head and sequence to a split of the cache: `partials` B H P D not yet divided by
+    `masses` B H P, both relative to 2 to the power of `maxima` B H P. Nothing is written of splits without keys.
 
-    The new token's own key and value, turned to its position, are written to slot `slots[row]` of `cache` 2 B H' S D
-    by the first part, which begins with them; all parts together read the slots before. `cos` and `sin` are
+    The new token's own key and value, turned to its position, are written to position `input_pos[sequence]` of `cache`
+    2 B G S D by the first split, which begins with them; all splits together read the keys before. `cos` and `sin` are
     B x ROTARY; a dimension below ROTARY / 2 pairs with the one ROTARY / 2 above.
     """
     _start_next(EARLY)
@@ -146,49 +149,48 @@ def attend_kernel(
     TYPE: tl.constexpr = cache.dtype.element_ty
     N: tl.constexpr = (HEADS + 2 * KEY_HEADS) * D
     GROUP: tl.constexpr = HEADS // KEY_HEADS
-    part, pair = program % PARTS, program // PARTS
-    key_head, row = pair % KEY_HEADS, pair // KEY_HEADS
+    split, pair = program % KV_SPLITS, program // KV_SPLITS
+    key_head, sequence = pair % KEY_HEADS, pair // KEY_HEADS
     d = tl.arange(0, D)
     h = tl.arange(0, BLOCK_H)
-    slot, length, used = _parts(slots, row, PARTS, BLOCK_S)
-    if part >= used:
+    position, length, used = _splits(input_pos, sequence, KV_SPLITS, BLOCK_S)
+    if split >= used:
         return
-    end = tl.minimum((part + 1) * length, slot)
+    end = tl.minimum((split + 1) * length, position)
     keys = cache + pair.to(tl.int64) * capacity * D
-    values = cache + (pair.to(tl.int64) + rows * KEY_HEADS) * capacity * D
+    values = cache + (pair.to(tl.int64) + batch * KEY_HEADS) * capacity * D
     _wait(EARLY)
 
     real = (h < GROUP)[:, None] & (d >= 0)[None, :]
     turning = d < ROTARY
     partner = tl.where(turning, tl.where(d < ROTARY // 2, d + ROTARY // 2, d - ROTARY // 2), d)
-    cosine = tl.load(cos + row * ROTARY + d, mask=turning, other=1.0).to(TYPE).to(tl.float32)
-    sine = tl.load(sin + row * ROTARY + d, mask=turning, other=0.0).to(TYPE).to(tl.float32)
+    cosine = tl.load(cos + sequence * ROTARY + d, mask=turning, other=1.0).to(TYPE).to(tl.float32)
+    sine = tl.load(sin + sequence * ROTARY + d, mask=turning, other=0.0).to(TYPE).to(tl.float32)
     sine = tl.where(d < ROTARY // 2, -sine, sine)
 
     column = (key_head * GROUP + h)[:, None] * D
-    query = _joint(parts, bias, row, rows, column + d[None, :], real, N, SPLITS, BIAS, TYPE)
+    query = _qkv(addends, bias, sequence, batch, column + d[None, :], real, N, SPLITS, BIAS, TYPE)
     turned = real & turning[None, :]
-    other = _joint(parts, bias, row, rows, column + partner[None, :], turned, N, SPLITS, BIAS, TYPE)
-    query = (query * cosine[None, :] + other * sine[None, :]).to(TYPE)
+    partner_value = _qkv(addends, bias, sequence, batch, column + partner[None, :], turned, N, SPLITS, BIAS, TYPE)
+    query = (query * cosine[None, :] + partner_value * sine[None, :]).to(TYPE)
     column = (HEADS + key_head) * D
-    first = part * D + d < D  # other parts need no key and value of the new token
-    key = _joint(parts, bias, row, rows, column + d, first, N, SPLITS, BIAS, TYPE)
-    other = _joint(parts, bias, row, rows, column + partner, first & turning, N, SPLITS, BIAS, TYPE)
-    key = (key * cosine + other * sine).to(TYPE)
-    value = _joint(parts, bias, row, rows, column + KEY_HEADS * D + d, first, N, SPLITS, BIAS, TYPE)
+    first = split * D + d < D  # other splits need no key and value of the new token
+    key = _qkv(addends, bias, sequence, batch, column + d, first, N, SPLITS, BIAS, TYPE)
+    partner_value = _qkv(addends, bias, sequence, batch, column + partner, first & turning, N, SPLITS, BIAS, TYPE)
+    key = (key * cosine + partner_value * sine).to(TYPE)
+    value = _qkv(addends, bias, sequence, batch, column + KEY_HEADS * D + d, first, N, SPLITS, BIAS, TYPE)
 
-    if part == 0:
-        tl.store(keys + slot * D + d, key)
-        tl.store(values + slot * D + d, value.to(TYPE))
+    if split == 0:
+        tl.store(keys + position * D + d, key)
+        tl.store(values + position * D + d, value.to(TYPE))
 
-    # exp2(x) is one instruction; the scale turns it into the exponential of the scores.
-    scale = D**-0.5 * 1.4426950408889634
-    newest = tl.sum(query.to(tl.float32) * key.to(tl.float32)[None, :], axis=1) * scale
-    top = tl.where(part == 0, newest, float("-inf"))
-    mass = tl.where(part == 0, 1.0, tl.zeros((BLOCK_H,), tl.float32))
-    sums = tl.where(part == 0, value[None, :], tl.zeros((BLOCK_H, D), tl.float32))
+    scale = D**-0.5 * LOG2_E
+    current = tl.sum(query.to(tl.float32) * key.to(tl.float32)[None, :], axis=1) * scale
+    top = tl.where(split == 0, current, float("-inf"))
+    mass = tl.where(split == 0, 1.0, tl.zeros((BLOCK_H,), tl.float32))
+    sums = tl.where(split == 0, value[None, :], tl.zeros((BLOCK_H, D), tl.float32))
 
-    for start in tl.range(part * length, end, BLOCK_S, num_stages=STAGES):
+    for start in tl.range(split * length, end, BLOCK_S, num_stages=STAGES):
         s = start + tl.arange(0, BLOCK_S)
         block = tl.load(keys + s[None, :] * D + d[:, None], mask=(s < end)[None, :], other=0.0)
         scores = tl.dot(query, block, input_precision="ieee") * scale
@@ -201,28 +203,28 @@ def attend_kernel(
         sums = tl.dot(weights.to(TYPE), block, sums * shrink[:, None], input_precision="ieee")
         top = higher
 
-    at = (row * HEADS + key_head * GROUP + h) * PARTS + part
-    tl.store(tops + at, top, mask=h < GROUP)
+    at = (sequence * HEADS + key_head * GROUP + h) * KV_SPLITS + split
+    tl.store(maxima + at, top, mask=h < GROUP)
     tl.store(masses + at, mass, mask=h < GROUP)
-    tl.store(mixed + at[:, None] * D + d[None, :], sums, mask=real)
+    tl.store(partials + at[:, None] * D + d[None, :], sums, mask=real)
 
 
 @triton.jit
 def merge_kernel(
-    mixed, tops, masses, slots, out, HEADS: tl.constexpr, PARTS: tl.constexpr, BLOCK_S: tl.constexpr, D: tl.constexpr,
-    EARLY: tl.constexpr,
+    partials, maxima, masses, input_pos, out, HEADS: tl.constexpr, KV_SPLITS: tl.constexpr, BLOCK_S: tl.constexpr,
+    D: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    """`out` B H D: the parts of `attend_kernel`, one program a row and head."""
+    """Merge the splits of `attend_kernel` to `out` B H D, one program per sequence and head."""
     _start_next(EARLY)
     program = tl.program_id(0)
-    slot, length, used = _parts(slots, program // HEADS, PARTS, BLOCK_S)
-    p = tl.arange(0, PARTS)
-    at = program * PARTS + p
+    position, length, used = _splits(input_pos, program // HEADS, KV_SPLITS, BLOCK_S)
+    p = tl.arange(0, KV_SPLITS)
+    at = program * KV_SPLITS + p
     d = tl.arange(0, D)
     _wait(EARLY)
-    top = tl.load(tops + at, mask=p < used, other=float("-inf"))
+    top = tl.load(maxima + at, mask=p < used, other=float("-inf"))
     mass = tl.load(masses + at, mask=p < used, other=0.0)
-    sums = tl.load(mixed + at[:, None] * D + d[None, :], mask=(p < used)[:, None], other=0.0)
+    sums = tl.load(partials + at[:, None] * D + d[None, :], mask=(p < used)[:, None], other=0.0)
     weights = tl.exp2(top - tl.max(top, axis=0))
     merged = tl.sum(weights[:, None] * sums, axis=0) / tl.sum(weights * mass, axis=0)
     tl.store(out + program * D + d, merged.to(out.dtype.element_ty))
@@ -230,22 +232,22 @@ def merge_kernel(
 
 @triton.jit
 def _normed(x, weight, eps, WIDTH: tl.constexpr, TYPE: tl.constexpr):
-    """Root-mean-square norm of one row, rounded before and after the weight."""
+    """Return the root-mean-square norm of one token, rounded before and after the weight."""
     scale = 1 / tl.sqrt_rn(tl.sum(x * x, axis=0) / WIDTH + eps)
     return ((x * scale).to(TYPE).to(tl.float32) * weight.to(tl.float32)).to(TYPE)
 
 
-@triton.jit(do_not_specialize=["rows"])
+@triton.jit(do_not_specialize=["batch"])
 def norm_kernel(
-    x, parts, after, before, out, rows, eps, WIDTH: tl.constexpr, BLOCK: tl.constexpr, SPLITS: tl.constexpr,
+    x, addends, after, before, out, batch, eps, WIDTH: tl.constexpr, BLOCK: tl.constexpr, SPLITS: tl.constexpr,
     EARLY: tl.constexpr,
 ):  # fmt: skip
-    """x += norm(sum of `parts`) with weight `after`, in place; `out` = norm(x) with weight `before`.
+    """Add norm(sum of `addends`), with weight `after`, to x in place; `out` = norm(x) with weight `before`.
 
     SPLITS 0: nothing is added.
     """
     _start_next(EARLY)
-    row = tl.program_id(0)
+    sequence = tl.program_id(0)
     TYPE: tl.constexpr = x.dtype.element_ty
     i = tl.arange(0, BLOCK)
     inside = i < WIDTH
@@ -254,39 +256,40 @@ def norm_kernel(
     if SPLITS > 0:
         first_weight = tl.load(after + i, mask=inside, other=0.0)
     _wait(EARLY)
-    residual = tl.load(x + row * WIDTH + i, mask=inside, other=0.0).to(tl.float32)
+    residual = tl.load(x + sequence * WIDTH + i, mask=inside, other=0.0).to(tl.float32)
     if SPLITS > 0:
-        added = _summed(parts, row * WIDTH + i, inside, rows, WIDTH, SPLITS).to(TYPE).to(tl.float32)
+        added = _summed(addends, sequence * WIDTH + i, inside, batch, WIDTH, SPLITS).to(TYPE).to(tl.float32)
         residual += _normed(added, first_weight, eps, WIDTH, TYPE).to(tl.float32)
-        tl.store(x + row * WIDTH + i, residual.to(TYPE), mask=inside)
+        tl.store(x + sequence * WIDTH + i, residual.to(TYPE), mask=inside)
         residual = residual.to(TYPE).to(tl.float32)
-    tl.store(out + row * WIDTH + i, _normed(residual, last_weight, eps, WIDTH, TYPE), mask=inside)
+    tl.store(out + sequence * WIDTH + i, _normed(residual, last_weight, eps, WIDTH, TYPE), mask=inside)
 
 
 @triton.jit
-def candidates_kernel(logits, found, stride, codes, CHUNK: tl.constexpr, TOP: tl.constexpr):
-    """The TOP best of each CHUNK of a row's logits, as integers that order by logit, then by the lower id."""
-    row, chunk = tl.program_id(0), tl.program_id(1)
+def candidates_kernel(logits, best_keys, stride, codebook_size, CHUNK: tl.constexpr, TOP: tl.constexpr):
+    """Find the TOP best of each CHUNK of a sequence's logits, as integers that order by logit, then by the lower id."""
+    sequence, chunk = tl.program_id(0), tl.program_id(1)
     id_ = chunk * CHUNK + tl.arange(0, CHUNK)
-    logit = tl.load(logits + row.to(tl.int64) * stride + id_, mask=id_ < codes, other=float("-inf")).to(tl.float32)
+    begin = logits + sequence.to(tl.int64) * stride
+    logit = tl.load(begin + id_, mask=id_ < codebook_size, other=float("-inf")).to(tl.float32)
     bits = tl.where(logit == 0, 0.0, logit).to(tl.int32, bitcast=True)  # no two zeros
     ordered = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).to(tl.int64)
     best = tl.topk((ordered << 32) | (0x7FFFFFFF - id_).to(tl.int64), TOP)
-    tl.store(found + (row * tl.num_programs(1) + chunk) * TOP + tl.arange(0, TOP), best)
+    tl.store(best_keys + (sequence * tl.num_programs(1) + chunk) * TOP + tl.arange(0, TOP), best)
 
 
 @triton.jit
-def draw_kernel(
-    found, uniforms, drawn, chunks, kept: tl.constexpr, temperature: tl.constexpr, top_p: tl.constexpr,
+def sample_kernel(
+    best_keys, uniforms, sampled, chunks, kept: tl.constexpr, temperature: tl.constexpr, top_p: tl.constexpr,
     ALL: tl.constexpr, TOP: tl.constexpr,
 ):  # fmt: skip
-    """The code of one row, as `glmkit.generation.sampling.draw` says, from the best of all its chunks.
+    """Sample one token of a sequence, as `glmkit.generation.sampling` says, from the best of all its chunks.
 
     The settings are constants, since float arguments would arrive rounded to float32.
     """
-    row = tl.program_id(0)
+    sequence = tl.program_id(0)
     i = tl.arange(0, ALL)
-    key = tl.load(found + row * chunks * TOP + i, mask=i < chunks * TOP, other=-0x7FFFFFFFFFFFFFFF)
+    key = tl.load(best_keys + sequence * chunks * TOP + i, mask=i < chunks * TOP, other=-0x7FFFFFFFFFFFFFFF)
     best = tl.topk(key, TOP)
     ordered = (best >> 32).to(tl.int32)
     logit = (ordered ^ ((ordered >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
@@ -296,6 +299,8 @@ def draw_kernel(
     weight = tl.where(rank < kept, tl.exp(score - tl.max(score, axis=0)), 0.0)
     cumulative = tl.cumsum(weight / tl.sum(weight, axis=0), axis=0)
     allowed = 1 + tl.sum(((rank < kept - 1) & (cumulative < top_p)).to(tl.int32), axis=0)
-    border = tl.load(uniforms + row).to(tl.float64) * tl.sum(tl.where(rank == allowed - 1, cumulative, 0.0), axis=0)
-    place = tl.sum(((rank < kept) & (cumulative <= border)).to(tl.int32), axis=0)
-    tl.store(drawn + row, tl.sum(tl.where(rank == place, id_, 0), axis=0))
+    border = tl.load(uniforms + sequence).to(tl.float64) * tl.sum(
+        tl.where(rank == allowed - 1, cumulative, 0.0), axis=0
+    )
+    chosen = tl.sum(((rank < kept) & (cumulative <= border)).to(tl.int32), axis=0)
+    tl.store(sampled + sequence, tl.sum(tl.where(rank == chosen, id_, 0), axis=0))

@@ -148,7 +148,8 @@ def config(folder: Path, component: str) -> dict[str, Any]:
 def build_component(component: str, settings: Mapping[str, Any], tokenizer: Path | None = None) -> nn.Module:
     """A component with fresh weights, on torch's current default device. `tokenizer`: the ByT5 folder of a glyph encoder."""
     if component == "autoregressive":
-        from glmkit.models.autoregressive.model import AutoregressiveConfig, AutoregressiveModel
+        from glmkit.models.autoregressive.config import AutoregressiveConfig
+        from glmkit.models.autoregressive.model import AutoregressiveModel
 
         return AutoregressiveModel(AutoregressiveConfig.from_dict(dict(settings)))
     if component == "semantic_vq":

@@ -27,7 +27,8 @@ from glmkit.generation.sequence import (
     training_sequence,
 )
 from glmkit.models import checkpoint
-from glmkit.models.autoregressive.model import AutoregressiveConfig, AutoregressiveModel
+from glmkit.models.autoregressive.config import AutoregressiveConfig
+from glmkit.models.autoregressive.model import AutoregressiveModel
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import features
 from glmkit.training.data import ImageDataset, asked_for, by_size

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from glmkit.models import compiling
-from glmkit.models.autoregressive import cpu as cpu_decode
+from glmkit.models.autoregressive import cpu
 from glmkit.models.autoregressive.model import AutoregressiveModel, KVCache, rotary_cos_sin
 
 
@@ -26,35 +26,35 @@ def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=tiny.generator(seed))
 
 
-def check_step(slots: tuple[int, ...], capacity: int) -> None:
-    """Logits, and the cache afterwards; what lies behind a row's own slot does not matter."""
-    model, rows = fused_model(), len(slots)
+def check_step(input_pos: tuple[int, ...], capacity: int) -> None:
+    """Logits, and the cache afterwards; what lies behind a sequence's own position does not matter."""
+    model, rows = fused_model(), len(input_pos)
     cache = KVCache(random(2, 2, rows, 2, capacity, 32))
     other = KVCache(cache.kv.clone())
-    for row, slot in enumerate(slots):
-        other.kv[:, :, row, :, slot:] = 100.0
-    ids_B, input_pos_B = tiny.random_codes(1, rows), torch.tensor(slots)
+    for row, position in enumerate(input_pos):
+        other.kv[:, :, row, :, position:] = 100.0
+    ids_B, input_pos_B = tiny.random_codes(1, rows), torch.tensor(input_pos)
     cos, sin = rotary_cos_sin(torch.randint(0, 50, (3, rows, 1), generator=tiny.generator(3)), model.config)
     with torch.inference_mode():
         expected = model.decode_step(ids_B, (cos, sin), input_pos_B, cache, capacity)
-        logits = cpu_decode.decode_step(model, ids_B, (cos, sin), input_pos_B, other)
+        logits = cpu.decode_step(model, ids_B, (cos, sin), input_pos_B, other)
     assert expected.std() > 0.3
     torch.testing.assert_close(logits, expected, atol=1e-4, rtol=0)
-    for row, slot in enumerate(slots):
+    for row, position in enumerate(input_pos):
         torch.testing.assert_close(
-            other.kv[:, :, row, :, : slot + 1], cache.kv[:, :, row, :, : slot + 1], atol=1e-4, rtol=0
+            other.kv[:, :, row, :, : position + 1], cache.kv[:, :, row, :, : position + 1], atol=1e-4, rtol=0
         )
-        assert (other.kv[:, :, row, :, slot + 1 :] == 100.0).all()
+        assert (other.kv[:, :, row, :, position + 1 :] == 100.0).all()
 
 
-@pytest.mark.parametrize("slots", [(5,), (1, 63, 40)])
-def test_step_equals_the_layers(slots: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu_decode, "compiled", lambda function: function)
-    check_step(slots, 64)
-    check_step(slots, 80)
+@pytest.mark.parametrize("input_pos", [(5,), (1, 63, 40)])
+def test_step_equals_the_layers(input_pos: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "compiled", lambda function: function)
+    check_step(input_pos, 64)
+    check_step(input_pos, 80)
 
 
-def test_one_row_compiles_once_for_all_capacities(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_sequence_compiles_once_for_all_capacities(monkeypatch: pytest.MonkeyPatch) -> None:
     """By the real compiler."""
     compile_function, made = torch.compile, []
 
@@ -78,13 +78,13 @@ def test_one_row_compiles_once_for_all_capacities(monkeypatch: pytest.MonkeyPatc
 
 
 def test_which_models_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert cpu_decode.supports(fused_model())
-    assert not cpu_decode.supports(copy.deepcopy(tiny.our_model())), "projections are not joined"
+    assert cpu.supports(fused_model())
+    assert not cpu.supports(copy.deepcopy(tiny.our_model())), "projections are not fused"
 
     class LoraLinear(nn.Linear): ...
 
     adapted = fused_model()
     adapted.language_model.layers[1].mlp.down_proj = LoraLinear(96, 64)
-    assert not cpu_decode.supports(adapted)
-    monkeypatch.setattr(cpu_decode, "MOST_LAYERS", 1)
-    assert not cpu_decode.supports(fused_model()), "every layer would be written out"
+    assert not cpu.supports(adapted)
+    monkeypatch.setattr(cpu, "MAX_LAYERS", 1)
+    assert not cpu.supports(fused_model()), "every layer would be written out"

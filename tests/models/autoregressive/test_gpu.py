@@ -13,22 +13,22 @@ from torch import Tensor, nn
 
 pytest.importorskip("triton")  # no build of it for macOS and Windows
 
-from glmkit.models.autoregressive import gpu as gpu_decode
-from glmkit.models.autoregressive.gpu import ORDER, Plan, Tile
+from glmkit.models.autoregressive import gpu
+from glmkit.models.autoregressive.gpu import ORDER, ProductTile, StepPlan
 from glmkit.models.autoregressive.model import (
     AutoregressiveModel,
     KVCache,
     RmsNorm,
-    attend_current_token,
+    attend_to_cache,
     key_mask,
     rotary_cos_sin,
     rotate,
 )
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-TILE = Tile(16, 32)
+TILE = ProductTile(16, 32)
 # As little as the kernels take, since the interpreter is slow.
-SMALL = Plan(16, TILE, TILE, TILE, TILE, TILE)
+SMALL = StepPlan(16, TILE, TILE, TILE, TILE, TILE)
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -40,7 +40,7 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 def test_product(rows: int, inputs: int) -> None:
     """Outputs that fill no tile; parts of the sum, of unequal length, do not depend on the inputs read at a time."""
     x_BK, weight = random(rows, 384), random(40, 384, seed=1)
-    sums = gpu_decode.linear(x_BK, weight, Tile(16, inputs), 2, SMALL)  # 256 does not divide 384: blocks of 128
+    sums = gpu.linear(x_BK, weight, ProductTile(16, inputs), 2, SMALL)  # 256 does not divide 384: blocks of 128
     expected = torch.stack([x_BK[:, part] @ weight[:, part].T for part in (slice(256), slice(256, None))])
     torch.testing.assert_close(sums, expected, atol=1e-4, rtol=1e-5)
 
@@ -48,7 +48,7 @@ def test_product(rows: int, inputs: int) -> None:
 def test_gated_product() -> None:
     x_BK, weight = random(1, 64), random(2 * 24, 64, seed=1)
     gate, up = (x_BK @ weight.T).chunk(2, dim=-1)
-    ours = gpu_decode.linear(x_BK, weight, TILE, 1, SMALL, gated=True)[0]
+    ours = gpu.linear(x_BK, weight, TILE, 1, SMALL, gated=True)[0]
     torch.testing.assert_close(ours, nn.functional.silu(gate) * up, atol=1e-4, rtol=1e-5)
 
 
@@ -61,31 +61,31 @@ def unset_is_nan() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("unset_is_nan")
-@pytest.mark.parametrize("parts", [1, 4])
-def test_attention_over_the_cache(parts: int) -> None:
-    """Rows that have come to different slots; the new tokens are turned, written and read, what lies behind is not.
-    Parts without slots are neither written nor read.
+@pytest.mark.parametrize("splits", [1, 4])
+def test_attention_over_the_cache(splits: int) -> None:
+    """Sequences that have come to different positions; the new tokens are turned, written and read, what lies behind is
+    not. Splits without keys are neither written nor read.
     """
     input_pos_B = torch.tensor([0, 1, 16, 33, 70], device=DEVICE)
-    rows, heads, key_heads, size, capacity, splits = len(input_pos_B), 6, 2, 32, 80, 2
+    rows, heads, key_heads, size, capacity = len(input_pos_B), 6, 2, 32, 80
     columns = (heads + 2 * key_heads) * size
-    sums, bias = random(splits, rows, columns), random(columns, seed=1)
-    pair = random(2, rows, key_heads, capacity, size)
-    pair[:, 1, :, 2:] = 1e4
+    qkv, bias = random(2, rows, columns), random(columns, seed=1)
+    layer_cache = random(2, rows, key_heads, capacity, size)
+    layer_cache[:, 1, :, 2:] = 1e4
     angles = random(rows, 1, 1, 8, seed=2).repeat(1, 1, 1, 2)
     cos_sin = angles.cos(), angles.sin()
 
-    joint = (sums.sum(dim=0) + bias).view(rows, -1, 1, size)
-    query, key, value = joint.split((heads, key_heads, key_heads), dim=1)
+    summed = (qkv.sum(dim=0) + bias).view(rows, -1, 1, size)
+    query, key, value = summed.split((heads, key_heads, key_heads), dim=1)
     query, key = rotate(query, cos_sin), rotate(key, cos_sin)
-    expected_pair = pair.clone()
-    expected_pair[:, torch.arange(rows), :, input_pos_B] = torch.stack((key, value))[..., 0, :].transpose(0, 1)
-    expected = attend_current_token(query, key_mask(input_pos_B, capacity), *expected_pair).reshape(rows, -1)
+    expected_cache = layer_cache.clone()
+    expected_cache[:, torch.arange(rows), :, input_pos_B] = torch.stack((key, value))[..., 0, :].transpose(0, 1)
+    expected = attend_to_cache(query, key_mask(input_pos_B, capacity), *expected_cache).reshape(rows, -1)
 
-    order = replace(ORDER, parts=parts, slots=16)
-    ours = gpu_decode.attend(sums, bias, cos_sin, input_pos_B, pair, SMALL, order)
+    order = replace(ORDER, kv_splits=splits, kv_block=16)
+    ours = gpu.attend(qkv, bias, cos_sin, input_pos_B, layer_cache, SMALL, order)
     torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(pair, expected_pair, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(layer_cache, expected_cache, atol=1e-5, rtol=1e-5)
 
 
 def test_residual_sum_and_norms_round_as_torch_does() -> None:
@@ -96,12 +96,10 @@ def test_residual_sum_and_norms_round_as_torch_does() -> None:
         norm.weight.data = random(48, seed=seed).half()
     with torch.no_grad():
         expected = x_BW + after(sums.sum(dim=0).half())
-        ours = gpu_decode.add_and_norm(x_BW, sums, after, before, SMALL)
+        ours = gpu.add_and_norm(x_BW, sums, after, before, SMALL)
         torch.testing.assert_close(x_BW, expected, atol=0, rtol=2e-3)
         torch.testing.assert_close(ours, before(expected), atol=2e-3, rtol=4e-3)
-        torch.testing.assert_close(
-            gpu_decode.add_and_norm(x_BW, None, None, before, SMALL), before(x_BW), atol=0, rtol=2e-3
-        )
+        torch.testing.assert_close(gpu.add_and_norm(x_BW, None, None, before, SMALL), before(x_BW), atol=0, rtol=2e-3)
 
 
 def fused_model() -> AutoregressiveModel:
@@ -111,62 +109,62 @@ def fused_model() -> AutoregressiveModel:
 
 
 @pytest.fixture
-def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The products of a tiny model are summed in several parts, too."""
-    monkeypatch.setattr(gpu_decode, "PART_UNIT", 32)
+def small_splits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The products of a tiny model are summed in several splits, too."""
+    monkeypatch.setattr(gpu, "SPLIT_UNIT", 32)
 
 
-@pytest.mark.usefixtures("small_parts")
-@pytest.mark.parametrize("slots", [(5,), (0, 63, 40)])
-def test_step_equals_torch(slots: tuple[int, ...]) -> None:
-    model, rows = fused_model(), len(slots)
+@pytest.mark.usefixtures("small_splits")
+@pytest.mark.parametrize("input_pos", [(5,), (0, 63, 40)])
+def test_step_equals_torch(input_pos: tuple[int, ...]) -> None:
+    model, rows = fused_model(), len(input_pos)
     cache = KVCache(random(2, 2, rows, 2, 80, 32))
     other = KVCache(cache.kv.clone())
-    ids_B, input_pos_B = tiny.random_codes(1, rows).to(DEVICE), torch.tensor(slots, device=DEVICE)
+    ids_B, input_pos_B = tiny.random_codes(1, rows).to(DEVICE), torch.tensor(input_pos, device=DEVICE)
     cos, sin = rotary_cos_sin(torch.randint(0, 50, (3, rows, 1), generator=tiny.generator(3)).to(DEVICE), model.config)
     with torch.no_grad():
         expected = model.decode_step(ids_B, (cos, sin), input_pos_B, cache, 80)
-    logits = gpu_decode.decode_step(model, ids_B, (cos, sin), input_pos_B, other, plan=SMALL)
+    logits = gpu.decode_step(model, ids_B, (cos, sin), input_pos_B, other, plan=SMALL)
     torch.testing.assert_close(logits, expected, atol=1e-4, rtol=0)
     torch.testing.assert_close(other.kv, cache.kv, atol=1e-4, rtol=0)
 
 
-@pytest.mark.usefixtures("small_parts")
+@pytest.mark.usefixtures("small_splits")
 def test_a_row_alone_equals_the_row_in_a_batch() -> None:
     """Bit for bit, by plans with other tiles; the cache is read in several parts. NumPy multiplies for the interpreter
     and adds up as it likes, so tiles read as many inputs at a time here: those of a GPU need not.
     """
-    model, large, small = fused_model(), Tile(32, 16), Tile(16, 16)
+    model, large, small = fused_model(), ProductTile(32, 16), ProductTile(16, 16)
     pairs, input_pos_B = random(2, 2, 2, 2, 300, 32), torch.tensor((290, 140), device=DEVICE)
     ids_B = tiny.random_codes(1, 2).to(DEVICE)
     cos_sin = rotary_cos_sin(torch.randint(0, 50, (3, 2, 1), generator=tiny.generator(3)).to(DEVICE), model.config)
 
-    def step(rows: slice, plan: Plan) -> Tensor:
+    def step(rows: slice, plan: StepPlan) -> Tensor:
         cos, sin = (values[rows] for values in cos_sin)
         cache = KVCache(pairs[:, :, rows].clone())
-        return gpu_decode.decode_step(model, ids_B[rows], (cos, sin), input_pos_B[rows], cache, plan=plan)
+        return gpu.decode_step(model, ids_B[rows], (cos, sin), input_pos_B[rows], cache, plan=plan)
 
-    together = step(slice(None), Plan(64, large, large, large, large, large))
+    together = step(slice(None), StepPlan(64, large, large, large, large, large))
     for row in range(2):
-        alone = step(slice(row, row + 1), Plan(1, small, small, small, small, small))
+        alone = step(slice(row, row + 1), StepPlan(1, small, small, small, small, small))
         assert torch.equal(alone[0], together[row])
 
 
 def test_which_models_fit() -> None:
-    assert gpu_decode.supports(fused_model())
-    assert not gpu_decode.supports(copy.deepcopy(tiny.our_model())), "projections are not joined"
+    assert gpu.supports(fused_model())
+    assert not gpu.supports(copy.deepcopy(tiny.our_model())), "projections are not fused"
 
     class LoraLinear(nn.Linear): ...
 
     adapted = fused_model()
     adapted.language_model.layers[1].mlp.down_proj = LoraLinear(96, 64)
-    assert not gpu_decode.supports(adapted)
+    assert not gpu.supports(adapted)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 16, 17, 64])
 def test_every_batch_has_a_plan(rows: int) -> None:
-    plan = gpu_decode.plan_for(rows, torch.device("cpu"))
-    assert plan.rows >= rows
+    plan = gpu.plan_for(rows, torch.device("cpu"))
+    assert plan.batch >= rows
     assert not plan.early, "only GPUs can do that"
     for tile in (plan.qkv, plan.o, plan.gate_up, plan.down, plan.head):
         assert tile.outputs >= 64, "another instruction would multiply, and add up in another order"

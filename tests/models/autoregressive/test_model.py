@@ -18,8 +18,8 @@ from glmkit.generation.sequence import (
     training_batch,
     training_sequence,
 )
+from glmkit.models.autoregressive.config import AutoregressiveConfig
 from glmkit.models.autoregressive.model import (
-    AutoregressiveConfig,
     AutoregressiveModel,
     KVCache,
     attend_split_kv,
@@ -125,7 +125,7 @@ def our_logits(case: Case, model: AutoregressiveModel) -> Tensor:
     cache = KVCache.allocate(model.config, rows, capacity, "cpu", torch.float32)
     cache.kv.fill_(100.0)
     read = [
-        model(torch.tensor([prompt]), own[:, None], slice(-1, None), cache.rows(slice(row, row + 1)))[:, 0]
+        model(torch.tensor([prompt]), own[:, None], slice(-1, None), cache.samples(slice(row, row + 1)))[:, 0]
         for row, (prompt, own) in enumerate(zip(case.prompts, case.positions, strict=True))
     ]
     logits = [torch.cat(read)]
@@ -176,14 +176,14 @@ def test_training_batch_equals_single_sequences() -> None:
         torch.testing.assert_close(padded[row, : len(single.ids_T)], logits_TV, atol=TOLERANCE, rtol=0)
 
 
-@pytest.mark.parametrize("parts", [1, 2, 6])
-def test_attention_in_parts_equals_the_formula(parts: int) -> None:
+@pytest.mark.parametrize("splits", [1, 2, 6])
+def test_attention_in_splits_equals_the_formula(splits: int) -> None:
     query, key, value = (torch.randn(3, 2, size, 8, generator=tiny.generator(size)) for size in (5, 24, 24))
     value = value.flip(2)
     mask = key_mask(torch.tensor([0, 13, 23]), 24)
     scores = (query.double() @ key.double().transpose(-1, -2) / 8**0.5).masked_fill(~mask, -torch.inf)
     expected = (scores.softmax(dim=-1) @ value.double()).float()
-    torch.testing.assert_close(attend_split_kv(query, key, value, mask, parts), expected, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(attend_split_kv(query, key, value, mask, splits), expected, atol=1e-6, rtol=1e-5)
 
 
 def test_one_product_for_three_projections() -> None:
