@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
+from glmkit.cli import main
 from glmkit.files import read_json
 from tests.documents import ROOT, prose, table, table_lines
 
@@ -162,6 +164,19 @@ def test_the_hardware_table_of_the_readme() -> None:
     image, (low, *_) = cases("images")["1024x1024"], cases("memory").values()
     peak = f"1024x1024 takes {image['total']:.1f} s and {image['peak_gib']:.0f} GiB on an H200"
     assert f"{peak}, or {low['peak_gib']:.0f} GiB with `--memory low`" in text("README.md")
+
+
+def test_the_sizes_of_the_models(capsys: pytest.CaptureFixture[str]) -> None:
+    size = {}
+    for model in ("nano", "glm-image"):
+        assert main(["info", model, "--json"]) == 0
+        size[model] = json.loads(capsys.readouterr().out)
+    nano, published = size["nano"], size["glm-image"]
+    for said in (
+        f"{nano['parameters'] / 1e6:.0f} million parameters, {nano['bytes'] / 2**20:.0f} MiB in bfloat16",
+        f"{published['parameters'] / 1e9:.1f} billion parameters, {published['bytes'] / 1e9:.0f} GB in bfloat16",
+    ):
+        assert said in text("README.md")
 
 
 TRAINING = [row for name in ("all", "compiled_recipes", "packed") for row in results(f"train_h200/{name}.json")["rows"]]
