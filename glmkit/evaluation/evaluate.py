@@ -103,7 +103,7 @@ def _write_references(folder: Path, suite: Suite, prompts: Sequence[Prompt]) -> 
             path = folder / "references" / prompt.id / f"{name}.png"
             with atomic_path(path) as temporary:
                 image.save(temporary, format="PNG")
-            if name == "source":
+            if name == "condition_image":
                 condition_images[prompt.id] = (str(path),)
     return condition_images
 

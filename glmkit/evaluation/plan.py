@@ -201,7 +201,7 @@ class EvaluationPlan:
 
             for prompt in prompts:
                 check(self.generation.request(prompt, 0))
-        elif "source" in suite.references(prompts[0]):
+        elif "condition_image" in suite.references(prompts[0]):
             model = self.generation.model
             raise UserError(f"{self.suite} asks for edits", found=model, fix="a model of ours, or --images DIR")
 

@@ -314,22 +314,22 @@ def test_the_command_writes_the_page_and_imports_no_torch(tmp_path: Path, two: t
 def test_images_to_edit_and_to_expect_stand_beside_the_prompt(
     tmp_path: Path, make_run: MakeRun, prompts: list[Prompt]
 ) -> None:
-    """Once per card, source first, whichever run has them; prompts without any have none."""
+    """Once per card, condition image first, whichever run has them; prompts without any have none."""
     samples = [(prompt, prompt.texts) for prompt in prompts[:2]]
     runs = make_run("one", samples), make_run("two", samples)
-    for name, colour in (("expected", "red"), ("source", "blue")):
+    for name, colour in (("expected", "red"), ("condition_image", "blue")):
         path = runs[1] / "references" / prompts[0].id / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (64, 64), colour).save(path)
     page = report(tmp_path, *runs)
-    shown = [image for image in page.all("img") if "image of prompt" in str(image["alt"])]
-    assert [image["alt"] for image in shown] == [f"{name} image of prompt p00" for name in ("Source", "Expected")]
+    references = [image for image in page.all("img") if ", prompt" in str(image["alt"])]
+    assert [image["alt"] for image in references] == ["Condition image, prompt p00", "Expected, prompt p00"]
     colours = []
-    for image in shown:
+    for image in references:
         data = base64.b64decode(str(image["src"]).partition(",")[2])
         colours.append(Image.open(io.BytesIO(data)).convert("RGB").getpixel((0, 0)))
     assert colours == [(0, 0, 255), (255, 0, 0)]
-    (runs[1] / "references" / prompts[0].id / "source.png").write_bytes(b"cut")
+    (runs[1] / "references" / prompts[0].id / "condition_image.png").write_bytes(b"cut")
     with pytest.raises(UserError, match="it writes them anew"):
         report(tmp_path, *runs)
 

@@ -44,7 +44,7 @@ METRICS: Mapping[str, Mapping[str, str]] = {
 def references(prompt: Prompt) -> dict[str, Image.Image]:
     """Render the poster before and after the edit."""
     edit = _edit(prompt)
-    return {"source": render(edit.source), "expected": render(edit.target)}
+    return {"condition_image": render(edit.source), "expected": render(edit.target)}
 
 
 def counts(prompt: Prompt, lines: Sequence[str], path: Path) -> Counts:

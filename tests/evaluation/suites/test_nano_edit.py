@@ -52,7 +52,7 @@ def test_the_expected_image_is_done_and_the_source_is_not(kind: str, tmp_path: P
         edit, images = edit_set()[name], nano_edit.references(PROMPTS[name])
         right = counts(name, images["expected"], edit.target.texts, tmp_path)
         assert right == {"edit_success": 1, "background_psnr": 60, "word_accuracy": 1}
-        wrong = counts(name, images["source"], edit.source.texts, tmp_path)
+        wrong = counts(name, images["condition_image"], edit.source.texts, tmp_path)
         assert wrong["edit_success"] == 0 and wrong["background_psnr"] == 60
 
 
@@ -145,7 +145,7 @@ def test_the_suite_runs_over_a_folder_of_images(tmp_path: Path, ocr_log: Path) -
     assert {Score.from_dict(row).value("background_psnr") for row in read_jsonl(tmp_path / "run" / "scores.jsonl")} == {
         60
     }
-    with Image.open(tmp_path / "run" / "references" / "add-01" / "source.png") as source:
+    with Image.open(tmp_path / "run" / "references" / "add-01" / "condition_image.png") as source:
         assert np.array_equal(np.asarray(source), np.asarray(render(edit_set()["add-01"].source)))
 
 
@@ -153,7 +153,7 @@ def test_a_model_edits_the_source_of_each_prompt(tiny_model: Path, tmp_path: Pat
     """The image of a run is what the pipeline makes of instruction and source."""
     drawing = GenerationSettings(str(tiny_model), (), 1, 64, 64, steps=1, guidance=1.5, dtype="float32")
     evaluate(EvaluationPlan("nano-edit", "fake_ocr", split="add", limit=1, generation=drawing), tmp_path / "run")
-    source = tmp_path / "run" / "references" / "add-01" / "source.png"
+    source = tmp_path / "run" / "references" / "add-01" / "condition_image.png"
     request = Request("x", PROMPTS["add-01"].prompt, 0, 64, 64, (str(source),), steps=1, guidance=1.5)
     (expected,) = pipeline.draw(HybridModel.load(str(tiny_model)), [request])
     with Image.open(tmp_path / "run" / "images" / "add-01_0.png") as image:
