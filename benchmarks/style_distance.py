@@ -10,8 +10,8 @@ The split `retro` asks for posters of that style with other words. Each run is c
 form      EfficientNet-lite0 trained on ImageNet, which knows nothing of posters: frame, typeface, layout
 colours   a histogram of the pixels' colours: the palette and nothing else
 
-Neither is FID or KID, and neither number means anything outside this comparison. The floor is the distance between
-two halves of the reference: a run within its range cannot be told from the style. The estimator has no bias from small
+Neither is FID or KID, and neither number means anything outside this comparison. The reference against itself is the
+distance between two of its halves: a run within its range cannot be told from the style. The estimator has no bias from small
 sets, it only scatters; the halves are smaller than what is compared and scatter more, so the range is on the wide side.
 Later runs are compared with the first one, prompt by prompt.
 """
@@ -46,7 +46,7 @@ Extract = Callable[[Sequence[Image.Image]], np.ndarray]
 
 @dataclass(frozen=True)
 class Images:
-    """The images of a run by prompt, and what drew them."""
+    """The images of a run by prompt, and what generated them."""
 
     name: str
     by_prompt: dict[str, Image.Image]
@@ -100,7 +100,10 @@ def extract(extractor: Extract, images: Sequence[Image.Image]) -> np.ndarray:
 
 
 def compare(extractor: Extract, style: Sequence[Image.Image], drawn: Sequence[Images]) -> dict[str, Any]:
-    """Floor, distance of every run, and the paired difference of every later run to the first, on common prompts."""
+    """Measure the reference against itself and the distance of every run.
+
+    Every later run has its paired difference to the first, too, on common prompts.
+    """
     known = extract(extractor, style)
     found = {
         one.name: dict(zip(one.by_prompt, extract(extractor, [*one.by_prompt.values()]), strict=True)) for one in drawn
@@ -114,15 +117,17 @@ def compare(extractor: Extract, style: Sequence[Image.Image], drawn: Sequence[Im
         before, after = (np.stack([found[run][prompt] for prompt in common]) for run in (first, name))
         differences[name] = kernel.difference(before, after, known)
     distances = {name: kernel.distance(np.stack([*rows.values()]), known) for name, rows in found.items()}
-    return {"floor": kernel.floor(known), "distances": distances, "differences": differences}
+    return {"self_distance": kernel.self_distance(known), "distances": distances, "differences": differences}
 
 
 def table(measured: Mapping[str, dict[str, Any]]) -> str:
-    """The distances with their floor, one line a run, for every kind of features."""
+    """List the distances beside that of the reference to itself, one line per run, for every kind of features."""
     lines = []
     for kind, result in measured.items():
-        floor, first = result["floor"], next(iter(result["distances"]))
-        lines.append(f"{kind} (lower is nearer): floor {floor.value:.4f} {_range(floor)}, {floor.n} a side")
+        itself, first = result["self_distance"], next(iter(result["distances"]))
+        lines.append(
+            f"{kind} (lower is nearer): the set against itself {itself.value:.4f} {_range(itself)}, {itself.n} a side"
+        )
         for run, figure in result["distances"].items():
             lines.append(f"  {run}: {figure.value:.4f} {_range(figure)}, n {figure.n}")
             if run in result["differences"]:

@@ -26,6 +26,7 @@ GENERATION_OPTIONS = ("model", "adapter", "size", "steps", "guidance")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
     parser.add_argument(
         "--suite", required=True, help="text-render, nano-edit, cvtg-2k, longtext-en, oneig-text-en, ..."
     )
@@ -69,6 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Evaluate and print the scores; 1 when no image has any."""
     from glmkit.evaluation import suites
     from glmkit.evaluation.evaluate import evaluate
     from glmkit.evaluation.ocr import engines

@@ -9,10 +9,12 @@ HELP = "Suites, metrics, OCR engines, reference sets and models, and what each o
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
     parser.add_argument("--json", action="store_true", help="print one line of JSON per name")
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Print the catalogue."""
     from glmkit.evaluation.catalogue import catalogue
 
     entries, kind = catalogue(), ""

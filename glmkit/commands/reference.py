@@ -18,6 +18,7 @@ HELP = "Reference sets of other models' images, for FID, KID and CMMD."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     add = actions.add_parser("add", help="read images into a set", description="Make or continue a reference set.")
     add.add_argument("name", metavar="NAME", help="what the set is called")
@@ -43,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Add to a reference set, or list the sets."""
     from glmkit.evaluation.reference_sets import sets
 
     if arguments.action == "list":

@@ -21,7 +21,10 @@ from glmkit.records import Record
 
 @dataclass(frozen=True)
 class CatalogueEntry(Record):
-    """Describe a name. `kind` is suite, metric, engine, reference or model; `missing` is empty when it can run; `fix`: what to type."""
+    """Describe a name of this kind: suite, metric, engine, reference or model.
+
+    `missing` is empty when it can run; `fix` is what to type otherwise.
+    """
 
     kind: str
     name: str

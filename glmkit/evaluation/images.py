@@ -33,7 +33,7 @@ def generate_images(
     baseline: Baseline | None = None,
     model: HybridModel | None = None,
 ) -> list[Generation]:
-    """Generate what the run folder lacks, and what failed before; returns one record per prompt and seed, in prompt order.
+    """Generate what the run folder lacks, and what failed before; returns a record per prompt and seed, in their order.
 
     `condition_images` are the images to edit, by prompt id. A `baseline` or a loaded `model` generates instead of the
     model that `settings` names.

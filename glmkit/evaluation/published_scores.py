@@ -20,7 +20,10 @@ CLIPSCORE = "clipscore"  # 2.5 max(cosine, 0), what `Summary.alignment["clipscor
 
 @dataclass(frozen=True)
 class PublishedScore(Record):
-    """Hold the scores of one model on one suite. `scores` maps a metric of the suite, or CLIPSCORE, to its value; `date` is YYYY-MM-DD."""
+    """Hold the scores of one model on one suite.
+
+    `scores` maps a metric of the suite, or CLIPSCORE, to its value; `date` is YYYY-MM-DD.
+    """
 
     suite: str
     model: str

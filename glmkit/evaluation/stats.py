@@ -1,7 +1,7 @@
-"""Intervals over prompts: resample prompts, not words or images, because prompts are what varies between draws.
+"""Intervals over prompts: resample prompts, not words or images, because prompts are what varies between samples.
 
 A metric of a set of images is a ratio of sums, sum(numerators) / sum(denominators) (micro average), or a formula of
-such ratios (`published.DERIVED`). One bootstrap resample draws P prompts of P with replacement, each with all its
+such ratios (`oneig.DERIVED`). One bootstrap resample takes P prompts of P with replacement, each with all its
 images (percentile bootstrap: Efron 1979).
 """
 
@@ -13,17 +13,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from glmkit.evaluation.metrics.published import DERIVED
+from glmkit.evaluation.metrics.oneig import DERIVED
 from glmkit.records import Score
 
 RESAMPLES = 10_000
 LEVEL = 0.95
 SEED = 0
-_CHUNK = 1 << 22  # prompt draws made at once
+_CHUNK = 1 << 22  # prompts picked at once
 
 
 class Estimate(NamedTuple):
-    """A pooled value with its interval. None: nothing was scored (value) or fewer than two prompts (low, high)."""
+    """Hold a pooled value with its interval. None: nothing was scored (value) or fewer than two prompts (low, high)."""
 
     value: float | None
     low: float | None
@@ -32,7 +32,7 @@ class Estimate(NamedTuple):
 
 
 class PairedDifference(NamedTuple):
-    """Value of B minus value of A on the `n` prompts that both scored."""
+    """Hold the value of B minus the value of A on the `n` prompts that both scored."""
 
     difference: float | None
     low: float | None
@@ -40,19 +40,19 @@ class PairedDifference(NamedTuple):
     n: int
 
 
-def estimate(rows: Sequence[Score], metric: str) -> Estimate:
-    """The pooled value of `metric` over the scored rows, with its 95 % interval over prompts."""
-    prompt_sums = _prompt_sums(rows, metric)
+def estimate(scores: Sequence[Score], metric: str) -> Estimate:
+    """Pool `metric` over the scored images, with its 95 % interval over prompts."""
+    prompt_sums = _prompt_sums(scores, metric)
     sums = np.array(list(prompt_sums.values()), dtype=np.float64)
     return Estimate(*_measure(sums, lambda totals: _value(totals, metric)), len(prompt_sums))
 
 
-def paired_difference(rows_a: Sequence[Score], rows_b: Sequence[Score], metric: str) -> PairedDifference:
-    """B minus A on the prompts that both scored; each resample draws the same prompts for both.
+def paired_difference(scores_a: Sequence[Score], scores_b: Sequence[Score], metric: str) -> PairedDifference:
+    """Estimate B minus A on the prompts that both scored; each resample takes the same prompts for both.
 
     The difference is not resolved when low <= 0 <= high.
     """
-    sums_a, sums_b = _prompt_sums(rows_a, metric), _prompt_sums(rows_b, metric)
+    sums_a, sums_b = _prompt_sums(scores_a, metric), _prompt_sums(scores_b, metric)
     common = [prompt_id for prompt_id in sums_a if prompt_id in sums_b]
     sums = np.array([sums_a[prompt_id] + sums_b[prompt_id] for prompt_id in common], dtype=np.float64)
 
@@ -66,7 +66,7 @@ def paired_difference(rows_a: Sequence[Score], rows_b: Sequence[Score], metric: 
 def _measure(
     sums: np.ndarray, value: Callable[[np.ndarray], np.ndarray]
 ) -> tuple[float | None, float | None, float | None]:
-    """P prompts x C columns of sums -> the value of their totals, and its interval."""
+    """Turn P prompts x C columns of sums into the value of their totals, and its interval."""
     if len(sums) == 0:
         return None, None, None
     whole = float(value(sums.sum(axis=0)))
@@ -79,20 +79,20 @@ def _measure(
     return whole, float(low), float(high)
 
 
-def _prompt_sums(rows: Sequence[Score], metric: str) -> dict[str, tuple[float, ...]]:
-    """Numerators and denominators of each prompt with a scored image, in order of first appearance."""
-    parts = DERIVED[metric].parts if metric in DERIVED else (metric,)
+def _prompt_sums(scores: Sequence[Score], metric: str) -> dict[str, tuple[float, ...]]:
+    """Add up numerators and denominators of each prompt with a scored image, in order of first appearance."""
+    ratios = DERIVED[metric].ratios if metric in DERIVED else (metric,)
     sums: dict[str, tuple[float, ...]] = {}
-    for row in rows:
-        if row.error is None:
-            new = [number for part in parts for number in row.counts[part]]
-            before = sums.get(row.prompt_id, (0.0,) * len(new))
-            sums[row.prompt_id] = tuple(old + more for old, more in zip(before, new, strict=True))
+    for score in scores:
+        if score.error is None:
+            new = [number for ratio in ratios for number in score.counts[ratio]]
+            before = sums.get(score.prompt_id, (0.0,) * len(new))
+            sums[score.prompt_id] = tuple(old + more for old, more in zip(before, new, strict=True))
     return sums
 
 
 def _value(totals: np.ndarray, metric: str) -> np.ndarray:
-    """... x C totals -> the metric of each; not a number where a denominator is 0."""
+    """Turn ... x C totals into the metric of each; not a number where a denominator is 0."""
     with np.errstate(invalid="ignore", divide="ignore"):
         ratios = totals[..., 0::2] / totals[..., 1::2]
     ratios[~np.isfinite(ratios)] = np.nan
@@ -100,18 +100,18 @@ def _value(totals: np.ndarray, metric: str) -> np.ndarray:
 
 
 def _resampled_totals(sums: np.ndarray) -> np.ndarray:
-    """P prompts x C columns of sums -> RESAMPLES x C totals of resampled prompts. The same P draws the same prompts."""
-    rows = max(1, _CHUNK // len(sums))
+    """Turn P prompts x C columns of sums into RESAMPLES x C totals. The same P always resamples the same prompts."""
+    size = max(1, _CHUNK // len(sums))
     return np.concatenate(
-        [_draws(len(sums), start, min(start + rows, RESAMPLES)) @ sums for start in range(0, RESAMPLES, rows)]
+        [_resample(len(sums), start, min(start + size, RESAMPLES)) @ sums for start in range(0, RESAMPLES, size)]
     )
 
 
 @lru_cache(maxsize=16)
-def _draws(prompts: int, start: int, stop: int) -> np.ndarray:
-    """How often each prompt is in each of the resamples `start` to `stop`, exclusive: (stop - start) x P.
+def _resample(prompts: int, start: int, stop: int) -> np.ndarray:
+    """Count how often each prompt is in each of the resamples `start` to `stop`, exclusive: (stop - start) x P.
 
-    Bytes: above 255 prompts nobody draws one 256 times (each expects one draw; the odds are below 1e-500).
+    Bytes hold it: above 255 prompts none is taken 256 times (each expects to be taken once; the odds are below 1e-500).
     """
     count = stop - start
     picked = np.random.default_rng((SEED, start)).integers(prompts, size=(count, prompts), dtype=np.uint32)
@@ -120,7 +120,7 @@ def _draws(prompts: int, start: int, stop: int) -> np.ndarray:
 
 
 def as_text(estimate: Mapping[str, float | None]) -> str:
-    """A score of a `summary.json` with its interval: `0.567 [0.527, 0.610]`."""
+    """Format a score of a `summary.json` with its interval: `0.567 [0.527, 0.610]`."""
     if estimate["value"] is None:
         return "not scored"
     if estimate["low"] is None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BaselineDefaults:
-    """Hold what counts when nothing is given: pixels, and steps and guidance, None where the model has no such thing."""
+    """Hold what counts when nothing is given: pixels, steps and guidance, None where the model has no such thing."""
 
     height: int
     width: int
@@ -33,7 +33,7 @@ class BaselineDefaults:
 
 
 class Baseline(Protocol):
-    """Generate images. `is_local`: on this machine's device. `workers`: as many requests as it takes at the same time."""
+    """Generate images. `is_local`: on this machine's device. `workers`: how many requests it takes at the same time."""
 
     defaults: BaselineDefaults
     is_local: bool

@@ -74,7 +74,7 @@ class StoredFeatures:
     formats: Mapping[str, int]
 
     def records(self) -> Iterator[dict[str, Any]]:
-        """Say what was read: `position`, `key`, `prompt`, `sha256`, and `index` (of a feature), `repeats` or `error`."""
+        """Say what was read: position, key, prompt, sha256, and `index` (of the feature), `repeats` or `error`."""
         return _records(self.folder)
 
     def take(self, indices: np.ndarray) -> np.ndarray:
@@ -104,7 +104,7 @@ def load(folder: Path) -> StoredFeatures:
 
 
 def decode(data: bytes) -> Image.Image:
-    """Decode to RGB, upright, transparent regions on white, with the `format` of the file; raises what decoders raise."""
+    """Decode to upright RGB, transparent regions on white, with the `format` of the file; raises a decoder's error."""
     with Image.open(io.BytesIO(data)) as opened:
         image = as_rgb(opened)
         image.format = opened.format

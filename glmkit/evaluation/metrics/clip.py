@@ -14,22 +14,23 @@ WEIGHT = 2.5
 
 
 def text(prompt: str) -> str:
+    """Make the text that is compared with the image."""
     return TEMPLATE.format(prompt=prompt)
 
 
 def clipscore(cosine: float) -> float:
-    """The scale of CLIPScore and of CVTG-2K: 0 to 2.5, published values are near 0.8."""
+    """Scale a cosine as CLIPScore and CVTG-2K do: 0 to 2.5, published values are near 0.8."""
     return WEIGHT * max(cosine, 0.0)
 
 
 def name(label: str, model: str) -> str:
-    """The metric of a model. Cosines of different models cannot be compared, so only the default has the bare name."""
+    """Name the metric of a model. Cosines of two models cannot be compared: only the default has the bare name."""
     plain = "".join(letter if letter.isalnum() else "_" for letter in label)
     return "clip_cosine" if model == DEFAULT else f"{plain}_cosine"
 
 
 def about(label: str, model: str, weights_sha256: str) -> dict[str, str]:
-    """Direction and definition for a report."""
+    """Give direction and definition for a report."""
     definition = (
         f"glmkit-clip-1: cosine of the features of the image and of '{TEMPLATE}' by {label} (open_clip, float32, "
         f"weights {weights_sha256[:12]}), mean over images. Long prompts are cut at the context length and keep "

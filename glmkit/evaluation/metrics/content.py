@@ -13,14 +13,20 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
 def edge_density(pixels: np.ndarray) -> float:
-    """Share of pixels (H W 3, 0 to 255) whose luma differs by more than EDGE from that of the next right or below."""
+    """Measure the share of pixels that are edges: their luma differs by more than EDGE from the next right or below.
+
+    `pixels` are H W 3, 0 to 255.
+    """
     luma = pixels[..., :3].astype(np.float64) @ np.array(LUMA)
     right, below = np.abs(np.diff(luma, axis=1))[:-1], np.abs(np.diff(luma, axis=0))[:, :-1]
     return float((np.maximum(right, below) > EDGE).mean())
 
 
 def colour_entropy(pixels: np.ndarray) -> float:
-    """Shannon entropy in bits of the colours (H W 3, 0 to 255) in LEVELS a channel: 0 for one colour, at most 9."""
+    """Measure the Shannon entropy of the colours, in LEVELS per channel: 0 bits for one colour, at most 9.
+
+    `pixels` are H W 3, 0 to 255.
+    """
     coarse = pixels[..., :3].reshape(-1, 3).astype(np.int64) * LEVELS // 256
     counts = np.bincount(coarse @ np.array([LEVELS * LEVELS, LEVELS, 1]))
     shares = counts[counts > 0] / len(coarse)

@@ -6,7 +6,7 @@ function of one image gives (numerator, denominator), so that images, prompts an
 NED and CER ignore white space, which OCR joins and drops, and the order in which OCR found the texts: `assign` pairs
 each expected text with the run of read pieces that resembles it most.
 
-The scores of the public benchmarks, which compare in their own ways, are in `published.py` and can be had from here.
+The public benchmarks compare in their own ways: `cvtg.py`, `longtext.py`, `oneig.py`.
 """
 
 from __future__ import annotations
@@ -19,13 +19,6 @@ from typing import NamedTuple
 import numpy as np
 from rapidfuzz.distance import Levenshtein
 from rapidfuzz.process import cdist
-
-from glmkit.evaluation.metrics.published import WordScore as WordScore
-from glmkit.evaluation.metrics.published import cvtg_aggregate as cvtg_aggregate
-from glmkit.evaluation.metrics.published import cvtg_scores as cvtg_scores
-from glmkit.evaluation.metrics.published import longtext_score as longtext_score
-from glmkit.evaluation.metrics.published import oneig_text_aggregate as oneig_text_aggregate
-from glmkit.evaluation.metrics.published import oneig_text_score as oneig_text_score
 
 # Languages written without spaces: their units are characters.
 UNSPACED = frozenset({"zh", "ja", "th"})
@@ -53,7 +46,7 @@ METRICS: Mapping[str, Mapping[str, str]] = {
 
 
 class Match(NamedTuple):
-    """Expected text number `text` belongs to the read pieces `start` to `stop` (exclusive)."""
+    """Assign expected text number `text` to the read pieces `start` to `stop` (exclusive)."""
 
     text: int
     start: int
@@ -62,24 +55,24 @@ class Match(NamedTuple):
 
 
 def normalise(text: str) -> str:
-    """NFKC, case folded, plain quotes and dashes, white space collapsed."""
+    """Apply NFKC, fold case, quotes and dashes, collapse white space."""
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     return " ".join(folded.translate(_PLAIN).split())
 
 
 def units(texts: Sequence[str], language: str) -> list[str]:
-    """The words of all texts; in unspaced languages their characters without white space."""
+    """Split texts into words; in unspaced languages into characters without white space."""
     words = [word for text in texts for word in normalise(text).split()]
     return list("".join(words)) if language in UNSPACED else words
 
 
 def pieces(lines: Sequence[str]) -> list[str]:
-    """Read lines, in reading order, as normalised pieces without white space: what `assign` counts in."""
+    """Split lines, in reading order, into normalised pieces without white space: what `assign` counts in."""
     return units(lines, "en")
 
 
 def counts(expected: Sequence[str], read: Sequence[str], language: str) -> dict[str, tuple[float, float]]:
-    """(numerator, denominator) of each metric for one image.
+    """Count (numerator, denominator) of each metric for one image.
 
     `expected` holds at least one visible character; `read` holds the lines in reading order, possibly none.
     """
@@ -127,7 +120,7 @@ def assign(expected: Sequence[str], words: Sequence[str]) -> list[Match]:
 
 
 def _runs(words: Sequence[str], longest: int) -> list[tuple[int, int, str]]:
-    """(start, stop, joined pieces) of every single piece and of every longer run of at most `longest` characters."""
+    """List (start, stop, joined pieces) of all single pieces, and of longer runs of at most `longest` characters."""
     runs = []
     for start in range(len(words)):
         run = ""
@@ -140,5 +133,5 @@ def _runs(words: Sequence[str], longest: int) -> list[tuple[int, int, str]]:
 
 
 def _squeeze(text: str) -> str:
-    """Normalised, without white space."""
+    """Normalise, without white space."""
     return normalise(text).replace(" ", "")

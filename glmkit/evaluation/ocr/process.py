@@ -84,7 +84,7 @@ class OcrProcess:
         return tuple(RecognizedLine.from_dict(line) for line in answer["lines"])
 
     def _start(self) -> None:
-        self._log = tempfile.TemporaryFile()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the process)
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._log}
         self._process = subprocess.Popen(self._command, text=True, encoding="utf-8", **pipes)  # type: ignore[call-overload]
         if self._ask({}, 3 * SECONDS_PER_IMAGE) is None:
@@ -93,7 +93,9 @@ class OcrProcess:
     def _ask(self, request: Mapping[str, object], seconds: float) -> dict[str, Any] | None:
         """Send one line and wait for one; None when the process died or was killed for taking too long."""
         process = self._process
-        assert process is not None and process.stdin is not None and process.stdout is not None
+        assert process is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
         alarm = threading.Timer(seconds, process.kill)
         alarm.start()
         try:

@@ -19,8 +19,10 @@ from glmkit.evaluation.reference_sets.sources import FolderSource, ImageColumn, 
 
 @dataclass(frozen=True)
 class PublicSet:
-    """Describe a public set. `fetch` is the command that downloads the set into SET, `files` is where it then holds what the option `takes`
-    names; `models` maps what users type to what the files say.
+    """Describe a public set.
+
+    `fetch` is the command that downloads it into SET, `files` is where SET then holds what the option `takes` names;
+    `models` maps what users type to what the files say.
     """
 
     fetch: str

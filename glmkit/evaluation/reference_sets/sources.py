@@ -183,7 +183,7 @@ def _samples(file: Path, first: int) -> Iterator[tuple[str, dict[str, bytes]]]:
 
 
 def _check_end(file: Path) -> None:
-    """Raise UserError for an archive without its end: tarfile takes one that was cut between two files for a whole one."""
+    """Raise UserError for an archive without its end: tarfile takes one that was cut between two files for whole."""
     with _readable(file), file.open("rb") as handle:
         if file.suffix == ".tar" and handle.seek(0, 2) >= tarfile.BLOCKSIZE:
             handle.seek(-tarfile.BLOCKSIZE, 2)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from glmkit.errors import UserError
-from glmkit.evaluation.metrics.published import cvtg_scores
+from glmkit.evaluation.metrics.cvtg import cvtg_scores
 from glmkit.evaluation.ocr.engines import cvtg_paddleocr
 from glmkit.evaluation.suites.shared import layouts
 from glmkit.evaluation.suites.shared.base import Counts, OfficialProtocol, Suite, files_in
@@ -60,7 +60,7 @@ class Cvtg2k(Suite):
             for entry in _entries(path)
         ]
 
-    def counts(self, prompt: Prompt, lines: Sequence[str], image: Path) -> Counts:
+    def counts(self, prompt: Prompt, lines: Sequence[str], _image: Path) -> Counts:
         """Count hits and similarity of the words of the prompt."""
         scores = cvtg_scores(prompt.prompt, list(lines))
         return {

@@ -1,4 +1,4 @@
-"""The kernel distance: torchmetrics' value, a bootstrap that never compares an image with itself, an honest floor."""
+"""The kernel distance: torchmetrics' value, a bootstrap that never compares an image with itself, an honest itself."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ def test_small_sets_are_not_farther() -> None:
 
 def test_interval_and_floor() -> None:
     near, far = (kernel.distance(*sets(shift)) for shift in (0.0, 1.0))
-    floor = kernel.floor(sets(0.0)[1])
-    for figure in (near, far, floor):
+    itself = kernel.self_distance(sets(0.0)[1])
+    for figure in (near, far, itself):
         assert figure.low is not None and figure.value is not None and figure.high is not None
         assert figure.low < figure.value < figure.high
-    assert floor.n == 15 and floor.low < 0 < floor.high  # type: ignore[operator]
-    assert near.low < floor.high < far.low  # type: ignore[operator]
+    assert itself.n == 15 and itself.low < 0 < itself.high  # type: ignore[operator]
+    assert near.low < itself.high < far.low  # type: ignore[operator]
 
 
 def test_a_difference_is_paired() -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 from glmkit.errors import UserError
 from glmkit.evaluation import suites
 from glmkit.evaluation.evaluate import evaluate
-from glmkit.evaluation.metrics.text import WordScore, cvtg_aggregate, cvtg_scores
+from glmkit.evaluation.metrics.cvtg import WordScore, cvtg_scores
 from glmkit.evaluation.ocr.engines import cvtg_paddleocr, qwen2_5_vl
 from glmkit.evaluation.ocr.lines import EngineIdentity
 from glmkit.evaluation.plan import EvaluationPlan
@@ -57,8 +57,11 @@ def test_cvtg_from_files_to_scores(tmp_path: Path) -> None:
     for row in rows.values():
         if row.error is None:
             areas.setdefault(row.split, []).extend(cvtg_scores(texts[row.prompt_id], list(row.recognized_lines)))
-    for area, (accuracy, ned, _) in cvtg_aggregate(areas).items():
+    areas["all"] = [word for words in areas.values() for word in words]
+    for area, words in areas.items():
         values = summary.scores if area == "all" else summary.splits[area]["scores"]
+        accuracy = sum(word.hit for word in words) / len(words)
+        ned = sum(word.similarity for word in words) / len(words)
         assert (values["word_accuracy"]["value"], values["ned"]["value"]) == pytest.approx((accuracy, ned), abs=1e-14)
     fox = 1 - 1 / (3 + 1e-5)
     assert rows["CVTG-3-0_0"].counts["ned"][0] == pytest.approx(1 + fox + _owl(), abs=1e-12)

@@ -121,7 +121,7 @@ def _open(open_clip: Any, name: str, device: str) -> tuple[Any, Any, Any]:
 
 
 def _published(open_clip: Any, name: str) -> tuple[str, dict[str, Any]]:
-    """Look up architecture and options of ARCHITECTURE/TAG. open_clip only warns when the activation is not the tag's own."""
+    """Look up architecture and options of ARCHITECTURE/TAG; open_clip only warns of another tag's activation."""
     architecture, _, tag = name.partition("/")
     if tag not in open_clip.list_pretrained_tags_by_model(architecture):
         raise UserError(f"unknown CLIP {name!r}", fix=f"{DEFAULT}, {CMMD}, {OURS}, or a folder in open_clip's format")

@@ -52,7 +52,11 @@ def identity(location: str) -> EngineIdentity:
         return _identity(_records(Path(location))[0]["identity"])
     try:
         answer = subprocess.run(
-            [_python(location), str(_PROGRAM), "identity"], capture_output=True, text=True, timeout=_SECONDS
+            [_python(location), str(_PROGRAM), "identity"],
+            capture_output=True,
+            text=True,
+            timeout=_SECONDS,
+            check=False,
         )
     except subprocess.TimeoutExpired as error:
         raise UserError(f"{location} took more than {_SECONDS} s to start PaddleOCR", fix=INSTALL) from error
@@ -74,11 +78,11 @@ def command(location: str, threads: int, number: int) -> list[str]:
     return [_python(location), str(_PROGRAM), "serve", str(threads)]
 
 
-def load(location: str, threads: int, number: int) -> Callable[[Path, int], list[RecognizedLine]]:
+def load(location: str, _threads: int, _number: int) -> Callable[[Path, int], list[RecognizedLine]]:
     """Serve the lines of a file as an engine: known by the content of the image."""
     records = {record["sha256"]: record for record in _records(Path(location))[1:]}
 
-    def recognize(path: Path, max_tokens: int) -> list[RecognizedLine]:
+    def recognize(path: Path, _max_tokens: int) -> list[RecognizedLine]:
         record = records.get(file_sha256(path), {"error": f"{location} has no lines of this image"})
         if "error" in record:
             raise OcrError(record["error"])

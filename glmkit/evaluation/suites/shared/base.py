@@ -58,7 +58,7 @@ class Suite(ABC):
     def counts(self, prompt: Prompt, lines: Sequence[str], image: Path) -> Counts:
         """Score one image file; `lines` are the recognized lines, in reading order."""
 
-    def references(self, prompt: Prompt) -> Mapping[str, Image]:
+    def references(self, _prompt: Prompt) -> Mapping[str, Image]:
         """Give images that belong to a prompt: `source` is what the model edits, `expected` what should come out."""
         return {}
 
@@ -69,7 +69,7 @@ class Suite(ABC):
             raise layouts.no_image(images, f"{prompts[0].id}.png or {prompts[0].id}_0.png")
         return files
 
-    def max_answer_tokens(self, prompt: Prompt) -> int:
+    def max_answer_tokens(self, _prompt: Prompt) -> int:
         """Limit the answer of an OCR language model."""
         return MAX_ANSWER_TOKENS
 
@@ -81,7 +81,7 @@ class BuiltInSuite(Suite):
     prompts: Path
     metrics: Mapping[str, Mapping[str, str]]
     score: Callable[[Prompt, Sequence[str], Path], Counts]
-    images: Callable[[Prompt], Mapping[str, Image]] = lambda prompt: {}
+    images: Callable[[Prompt], Mapping[str, Image]] = lambda _: {}
 
     def files(self, data: Path | None) -> list[Path]:
         """Give the one file; UserError when the user names a folder."""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from glmkit.errors import UserError
-from glmkit.evaluation.metrics.published import longtext_answer, longtext_score
+from glmkit.evaluation.metrics.longtext import longtext_answer, longtext_score
 from glmkit.evaluation.ocr.engines import qwen2_5_vl
 from glmkit.evaluation.suites.shared.base import Counts, OfficialProtocol, Suite, files_in
 from glmkit.files import read_jsonl
@@ -65,7 +65,7 @@ class LongText(Suite):
             prompts.append(Prompt(name, line["prompt"], texts, split=line["category"], language=self.language))
         return prompts
 
-    def counts(self, prompt: Prompt, lines: Sequence[str], image: Path) -> Counts:
+    def counts(self, prompt: Prompt, lines: Sequence[str], _image: Path) -> Counts:
         """Count the units that were read, of those expected."""
         answer = longtext_answer("\n".join(lines))
         return {"text_score": longtext_score(list(prompt.texts), answer, self.language)}

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from glmkit.errors import UserError
-from glmkit.evaluation.metrics.published import ONEIG_MOST_EDITS, oneig_answer, oneig_text_aggregate, oneig_text_score
+from glmkit.evaluation.metrics.oneig import MAX_EDITS, oneig_answer, oneig_text_aggregate, oneig_text_score
 from glmkit.evaluation.ocr.engines import qwen2_5_vl
 from glmkit.evaluation.suites.shared import layouts
 from glmkit.evaluation.suites.shared.base import Counts, OfficialProtocol, Suite, files_in
@@ -35,7 +35,7 @@ class OneigText(Suite):
     def __init__(self, language: str) -> None:
         self.language = language
         self.file, self.column = FILES[language]
-        most = ONEIG_MOST_EDITS[language]
+        most = MAX_EDITS[language]
         letters = "Only CJK, ASCII letters and digits and French accented letters count; case does."
         self.metrics = {
             f"oneig_text_{language}": {
@@ -95,7 +95,7 @@ class OneigText(Suite):
             for line in lines
         ]
 
-    def counts(self, prompt: Prompt, lines: Sequence[str], image: Path) -> Counts:
+    def counts(self, prompt: Prompt, lines: Sequence[str], _image: Path) -> Counts:
         """Score one image; a set of images has the score of its pooled ED, CR and WAC."""
         score = oneig_text_score(prompt.ground_truth, oneig_answer("\n".join(lines)))
         return {
