@@ -22,14 +22,14 @@ PROMPTS = Path(glmkit.__file__).parents[1] / "benchmarks" / "nano_edit" / "promp
 METRICS: Mapping[str, Mapping[str, str]] = {
     "edit_success": {
         "direction": "higher",
-        "definition": "definitionglmkit-edit-success-1: share of images that show what was asked for. A replaced text: "
+        "definition": "glmkit-edit-success-1: share of images that show what was asked for. A replaced text: "
         "all of its words were read, and none of the old text's. A background: the named colour that most pixels along "
         "the edges are nearest to. An added shape: the largest patch that is a shape has its kind, colour and place. A "
         "removed shape: no patch is a shape, and 90 % of the pixels that it covered have the background's colour.",
     },
     "background_psnr": {
         "direction": "higher",
-        "definition": "definitionglmkit-background-psnr-1: peak signal-to-noise ratio in dB between image and source "
+        "definition": "glmkit-background-psnr-1: peak signal-to-noise ratio in dB between image and source "
         "where nothing should change: the pixels in which the true source and the true target are equal, without a "
         "margin of 1/64 of the shorter side around the others, for soft edges. At most 60 an image; mean over the "
         "images.",

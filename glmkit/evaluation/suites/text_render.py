@@ -19,7 +19,7 @@ METRICS: Mapping[str, Mapping[str, str]] = {
     **text.METRICS,
     "attribute_accuracy": {
         "direction": "higher",
-        "definition": "definitionglmkit-attribute-accuracy-1: share of the properties named by the caption that the "
+        "definition": "glmkit-attribute-accuracy-1: share of the properties named by the caption that the "
         "image has, of the prompts whose ground truth is known (splits simple, retro and layouts): background, colour "
         "and position of the text, kind with colour and place of the shape, which layouts names by one word, and for "
         "retro the double frame; by pixels (glmkit.posters.check).",
