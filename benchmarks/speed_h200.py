@@ -40,13 +40,21 @@ from PIL import Image
 
 from glmkit import runs
 from glmkit.commands.bench import untrained
+from glmkit.distributed.process_group import SINGLE_PROCESS
 from glmkit.files import write_json
 from glmkit.generation import benchmark as speed
-from glmkit.generation import pipeline
-from glmkit.generation.batch import generate_all
+from glmkit.generation.batch import Result
+from glmkit.generation.denoising import (
+    decode_latents,
+    decode_prior_tokens,
+    denoise,
+    initial_noise,
+    upsample_prior_tokens,
+)
+from glmkit.generation.hybrid_generator import HybridGenerator
 from glmkit.generation.loading import load_model
 from glmkit.generation.options import InferenceOptions
-from glmkit.generation.prior_tokens import prior_token_decoder
+from glmkit.generation.prior_tokens import generate_prior_tokens, prior_token_decoder
 from glmkit.generation.random_model import RandomModel
 from glmkit.generation.sampling import Sampling, uniforms
 from glmkit.generation.sequence import grids
@@ -133,7 +141,7 @@ def _timed_write(bench: Bench, batch: int, length: int, written: int) -> tuple[f
 
     ids, positions = [[model.config.image_start_token_id] * length] * batch, [_plain(length)] * batch
     numbers = torch.stack([uniforms(seed, written) for seed in range(batch)])
-    prior_token_decoder(bench.hybrid).write(ids, positions, [(1, written)], numbers, Sampling(), progress)
+    prior_token_decoder(bench.hybrid).generate(ids, positions, [(1, written)], numbers, Sampling(), progress)
     return marks[0].until(marks[1]), marks[1].until(marks[-1])
 
 
@@ -165,16 +173,16 @@ def decoder(bench: Bench) -> Rows:
         codes = torch.zeros(side // 32, side // 32, dtype=torch.int64, device=bench.hybrid.device)
         for name, steps in (("first_s", FEW_STEPS), ("few", FEW_STEPS), ("some", SOME_STEPS)):
             with clock.stage(name):
-                latents = pipeline.denoise_prior(bench.hybrid, [replace(request, steps=steps)], [codes])
+                latents = denoise(bench.hybrid, [replace(request, steps=steps)], [codes])
         few, some = clock.seconds.pop("few"), clock.seconds.pop("some")
         step = (some - few) / (SOME_STEPS - FEW_STEPS)
         seconds = few + step * (request.steps - FEW_STEPS)
         with clock.stage("first_vae_s"):
-            pixels = pipeline.decode_latents(bench.hybrid, latents)
+            pixels = decode_latents(bench.hybrid, latents)
         theirs = stock(latents)
         vae, stock_vae = (
             speed.median_seconds(partial(how, latents), bench.hybrid.device, 3)
-            for how in (partial(pipeline.decode_latents, bench.hybrid), stock)
+            for how in (partial(decode_latents, bench.hybrid), stock)
         )
         error = float((pixels - theirs).square().mean().sqrt() / theirs.square().mean().sqrt())
         floor = speed.floors(bench.hybrid, request, at)["denoising"]
@@ -245,8 +253,8 @@ def agreement(bench: Bench) -> Rows:
     against: dict[str, list[float]] = {"ours and diffusers": [], "kernels and eager": []}
     first = replace(bench.request(256), steps=20, guidance=2.5)
     requests = [replace(first, id=str(seed), seed=seed) for seed in range(bench.scale.agreeing)]
-    codes = [pipeline.prior_tokens(eager, [request])[0] for request in requests]
-    drawn = [pipeline.decode_prior(eager, [request], [own])[0] for request, own in zip(requests, codes, strict=True)]
+    codes = [generate_prior_tokens(eager, [request])[0] for request in requests]
+    drawn = [decode_prior_tokens(eager, [request], [own])[0] for request, own in zip(requests, codes, strict=True)]
     for request, own, mine in zip(requests, codes, drawn, strict=True):
         theirs = diffusers(
             prompt=request.prompt,
@@ -254,16 +262,16 @@ def agreement(bench: Bench) -> Rows:
             width=request.width,
             num_inference_steps=request.steps,
             guidance_scale=request.guidance,
-            latents=pipeline.initial_noise(eager, request).to(device, eager.dtype),
-            prior_token_ids=pipeline.upsampled(own)[None],
+            latents=initial_noise(eager, request).to(device, eager.dtype),
+            prior_token_ids=upsample_prior_tokens(own)[None],
         ).images[0]
         against["ours and diffusers"].append(psnr(mine, theirs))
-        against["kernels and eager"].append(psnr(mine, pipeline.decode_prior(compiled, [request], [own])[0]))
+        against["kernels and eager"].append(psnr(mine, decode_prior_tokens(compiled, [request], [own])[0]))
     for case, found in against.items():
         yield {"case": case, "psnr_db": statistics.median(found), "lowest": min(found), "images": len(found)}
     pair = [first, replace(first, id="b", seed=1, prompt="a red 'X'")]
-    batched, again = (pipeline.decode_prior(eager, asked, [codes[0]] * len(asked))[0] for asked in (pair, pair[:1]))
-    twice = pipeline.prior_tokens(compiled, [first])[0], pipeline.prior_tokens(compiled, [first])[0]
+    batched, again = (decode_prior_tokens(eager, asked, [codes[0]] * len(asked))[0] for asked in (pair, pair[:1]))
+    twice = generate_prior_tokens(compiled, [first])[0], generate_prior_tokens(compiled, [first])[0]
     same = drawn[0].tobytes()
     yield {"case": "alone and in a batch", "equal": batched.tobytes() == same}
     yield {"case": "a seed twice: pixels, codes", "equal": again.tobytes() == same and torch.equal(*twice)}
@@ -279,20 +287,23 @@ def batch(bench: Bench) -> Rows:
     """Codes of a full batch, then the images of a few; an hour is reckoned from both."""
     side, count = bench.scale.sides[0], bench.scale.batches[-1]
     requests = [bench.request(side, id=str(seed), seed=seed) for seed in range(count)]
-    clock, drawn = bench.clock, 0
+    clock = bench.clock
     with clock.stage("codes"):
-        priors = pipeline.prior_tokens(bench.hybrid, requests)
+        priors = generate_prior_tokens(bench.hybrid, requests)
     del priors
     some = requests[: bench.scale.engine_images]
     done: set[str] = set()
+
+    def report(result: Result) -> None:
+        assert result.image is not None, result.error
+        done.add(result.request.id)
+
     with clock.stage("engine"):
-        for outcome in generate_all(bench.hybrid, some, lambda one: one.id not in done, bench.scratch / "work"):
-            assert outcome.image is not None, outcome.error
-            done.add(outcome.request.id)
-            drawn += 1
+        generator = HybridGenerator(bench.hybrid)
+        generator.generate_missing(some, lambda one: one.id not in done, report, bench.scratch / "work", SINGLE_PROCESS)
     with clock.stage("codes_of_some"):
-        pipeline.prior_tokens(bench.hybrid, some)
-    a_image = (clock.seconds["engine"] - clock.seconds["codes_of_some"]) / drawn + clock.seconds["codes"] / count
+        generate_prior_tokens(bench.hybrid, some)
+    a_image = (clock.seconds["engine"] - clock.seconds["codes_of_some"]) / len(done) + clock.seconds["codes"] / count
     yield {"case": f"{side}x{side}, codes by {count}", "seconds_a_image": a_image, "an_hour": 3600 / a_image}
 
 
@@ -310,11 +321,11 @@ def trace(bench: Bench) -> Rows:
     latents = torch.zeros(1, len(vae.mean.flatten()), side // vae.scale, side // vae.scale, device=device)
     ids, numbers = [[bench.hybrid.autoregressive.config.image_start_token_id] * length], uniforms(0, 64)[None]
     calls = {
-        "64 tokens": lambda: prior_token_decoder(bench.hybrid).write(
+        "64 tokens": lambda: prior_token_decoder(bench.hybrid).generate(
             ids, [_plain(length)], [(8, 8)], numbers, Sampling()
         ),
-        "2 steps": lambda: pipeline.denoise_prior(bench.hybrid, [bench.request(side, steps=2)], [codes]),
-        "VAE": lambda: pipeline.decode_latents(bench.hybrid, latents),
+        "2 steps": lambda: denoise(bench.hybrid, [bench.request(side, steps=2)], [codes]),
+        "VAE": lambda: decode_latents(bench.hybrid, latents),
     }
     for name, call in calls.items():
         call()

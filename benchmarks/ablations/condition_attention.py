@@ -29,7 +29,7 @@ from glmkit import config, runs
 from glmkit.errors import UserError
 from glmkit.files import write_json
 from glmkit.generation.random_model import RandomModel, published_folder
-from glmkit.generation.sequence import MAX_SOURCES, grids
+from glmkit.generation.sequence import MAX_CONDITION_IMAGES, grids
 from glmkit.models import checkpoint
 from glmkit.models.decoder.model import DiffusionDecoder, rotary_cos_sin
 from glmkit.models.devices import dtype_for, pick_device
@@ -168,7 +168,7 @@ def measure(
     step. Where asked, it has the same of a training step: forward and backward through target and condition images.
     """
     rows: list[dict[str, Any]] = []
-    for count in range(MAX_SOURCES + 1):
+    for count in range(MAX_CONDITION_IMAGES + 1):
         inputs = Inputs.random(decoder, height, width, count)
         by_attention: dict[str, dict[str, Any]] = {
             name: {"condition_images": count, "attention": name, **_peaks(decoder, attention, inputs, training)}

@@ -32,8 +32,8 @@ from glmkit.evaluation import suites
 from glmkit.evaluation.evaluate import evaluate
 from glmkit.evaluation.plan import DEFAULT_ENGINE, EvaluationPlan
 from glmkit.files import atomic_path, read_json, read_jsonl, write_json
-from glmkit.generation import pipeline
-from glmkit.generation.prior_tokens import prior_token_decoder, sampling_of
+from glmkit.generation.denoising import decode_prior_tokens
+from glmkit.generation.prior_tokens import generate_prior_tokens, prior_token_decoder, prompt_tokenizer, sampling_of
 from glmkit.generation.sampling import uniforms
 from glmkit.generation.sequence import grids, prompt_positions
 from glmkit.models import checkpoint
@@ -88,24 +88,24 @@ def generate(images: Path, hybrid: HybridModel, arm: Arm, requests: Sequence[Req
     missing = [request for request in requests if not (images / f"{request.id}.png").exists()]
     for start in range(0, len(missing), BATCH):
         batch = missing[start : start + BATCH]
-        priors = pipeline.prior_tokens(hybrid, batch) if arm.preview else raster_tokens(hybrid, batch)
+        priors = generate_prior_tokens(hybrid, batch) if arm.preview else raster_tokens(hybrid, batch)
         # The decoder reads nothing of a prompt but its quoted texts.
         decoded = batch if arm.glyphs else [replace(request, prompt="") for request in batch]
-        for request, image in zip(batch, pipeline.decode_prior(hybrid, decoded, priors), strict=True):
+        for request, image in zip(batch, decode_prior_tokens(hybrid, decoded, priors), strict=True):
             with atomic_path(images / f"{request.id}.png") as temporary:
                 image.save(temporary)
 
 
 def raster_tokens(hybrid: HybridModel, requests: Sequence[Request]) -> list[Tensor]:
     """Generate the large grid h w of every request without a preview, by a model that was trained so."""
-    tokenizer, model = pipeline.prompt_tokenizer(hybrid.folder), hybrid.autoregressive
+    tokenizer, model = prompt_tokenizer(hybrid.folder), hybrid.autoregressive
     shape = grids(requests[0].height, requests[0].width).large
     prompts = tokenizer.text_to_image_batch(
         [request.prompt for request in requests], requests[0].height, requests[0].width
     )
     positions = [prompt_positions(ids, [], model.config.image_start_token_id) for ids in prompts]
     numbers = torch.stack([uniforms(request.seed, shape[0] * shape[1]) for request in requests])
-    tokens = prior_token_decoder(hybrid).write(prompts, positions, [shape], numbers, sampling_of(requests[0]), None)
+    tokens = prior_token_decoder(hybrid).generate(prompts, positions, [shape], numbers, sampling_of(requests[0]), None)
     return [token_ids.view(shape) for token_ids in tokens]
 
 

@@ -243,8 +243,8 @@ def _model(arguments: argparse.Namespace, scratch: Path) -> HybridModel:
 
 
 def _requests(arguments: argparse.Namespace, hybrid: HybridModel) -> list[Any]:
-    from glmkit.generation import pipeline
     from glmkit.generation.benchmark import PROMPT
+    from glmkit.generation.requests import check_request
     from glmkit.models.checkpoint import defaults
     from glmkit.records import Request
 
@@ -253,7 +253,7 @@ def _requests(arguments: argparse.Namespace, hybrid: HybridModel) -> list[Any]:
     steps = usual.steps if arguments.steps is None else arguments.steps
     requests = [Request("speed", PROMPT, 0, *size, steps=steps, guidance=usual.guidance) for size in sizes]
     for request in requests:
-        pipeline.check(request)
+        check_request(request)
     return requests
 
 

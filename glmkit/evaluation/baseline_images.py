@@ -1,109 +1,88 @@
-"""Images of a baseline: each request once, by as many workers as the baseline allows, in one process or several."""
+"""Images of a baseline: one request at a time by as many workers as the baseline allows, in one process or several."""
 
 from __future__ import annotations
 
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from glmkit.distributed.process_group import ProcessGroup
 from glmkit.distributed.work_queue import WorkItem, claim_items
 from glmkit.errors import UserError
 from glmkit.evaluation.baselines import Baseline
-from glmkit.generation.images import described, save_png
+from glmkit.generation.batch import IsMissing, Report, Result
+from glmkit.generation.images import image_text
 from glmkit.records import Request
 
 
-class Done(NamedTuple):
-    """A request whose image is saved, or the reason why there is none."""
+class BaselineGenerator:
+    """Generates with a baseline. A UserError of the baseline ends the run, any other error is the request's result."""
 
-    request: Request
-    seconds: float
-    error: Exception | None
+    def __init__(self, baseline: Baseline, model: str) -> None:
+        self.baseline, self.model = baseline, model
+        self._started, self._done = time.monotonic(), 0
 
+    def note(self) -> str:
+        """Return the rate, and what the baseline has to tell, like the cost."""
+        rate = f"{self._done * 60 / (time.monotonic() - self._started):.1f} per minute" if self._done else ""
+        return " · ".join(filter(None, (rate, self.baseline.progress_note())))
 
-def draw_missing(
-    baseline: Baseline,
-    model: str,
-    requests: Sequence[Request],
-    file: Callable[[Request], Path],
-    work: Path,
-) -> Iterator[Done]:
-    """Draw the requests whose `file` does not exist; outcomes as they come, with progress, rate and cost on stderr.
+    def generate_missing(
+        self, requests: Sequence[Request], is_missing: IsMissing, report: Report, work: Path, group: ProcessGroup
+    ) -> None:
+        """Generate what is missing; see `ImageGenerator`.
 
-    Lock files in `work` keep workers and processes from drawing the same. A UserError of the baseline ends the run;
-    images that are under way then are still finished and saved, for some have been paid for.
-    """
-    todo = sum(not file(request).exists() for request in requests)
-    columns = (TextColumn("images"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True)) as progress:
-        task, started = progress.add_task("images", total=todo, note=""), time.monotonic()
-        for count, done in enumerate(_worked(baseline, model, requests, file, work), start=1):
-            rate = f"{count * 60 / (time.monotonic() - started):.1f} a minute"
-            progress.update(task, completed=count, note=" · ".join(filter(None, (rate, baseline.progress_note()))))
-            yield done
+        When the run ends early, images that are under way are still finished and saved, for some have been paid for.
+        """
+        items = [WorkItem(request.id, request) for request in requests]
+        stop, failed = threading.Event(), set[str]()
+        ended: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
+        n_workers = self.baseline.workers
 
+        def is_wanted(request: Request) -> bool:
+            return not stop.is_set() and request.id not in failed and is_missing(request)
 
-def _worked(
-    baseline: Baseline, model: str, requests: Sequence[Request], file: Callable[[Request], Path], work: Path
-) -> Iterator[Done]:
-    group = ProcessGroup.from_environment()
-    items = [WorkItem(request.id, request) for request in requests]
-    stop, failed = threading.Event(), set[str]()
-    found: queue.SimpleQueue[Done | Exception | None] = queue.SimpleQueue()
+        def run(number: int) -> None:
+            worker = ProcessGroup(group.rank * n_workers + number, group.world_size * n_workers)
+            try:
+                for request in claim_items(items, work, worker, is_wanted):
+                    if not self._generate(request, report):
+                        failed.add(request.id)
+                ended.put(None)
+            except Exception as error:
+                ended.put(error)
 
-    def missing(request: Request) -> bool:
-        return not (stop.is_set() or request.id in failed or file(request).exists())
-
-    def run(number: int) -> None:
-        worker = ProcessGroup(group.rank * baseline.workers + number, group.world_size * baseline.workers)
-        try:
-            for request in claim_items(items, work, worker, missing):
-                done = _attempt(baseline, model, request, file(request))
-                if done.error is not None:
-                    failed.add(request.id)
-                found.put(done)
-        except Exception as error:
-            found.put(error)
-        found.put(None)
-
-    workers = [threading.Thread(target=run, args=(number,), daemon=True) for number in range(baseline.workers)]
-    for worker in workers:
-        worker.start()
-    try:
-        for _ in workers:
-            while (item := found.get()) is not None:
-                if isinstance(item, Exception):
-                    raise item
-                yield item
-    finally:
-        stop.set()
+        workers = [threading.Thread(target=run, args=(number,), daemon=True) for number in range(n_workers)]
         for worker in workers:
-            worker.join()
+            worker.start()
+        try:
+            for _ in workers:
+                if (error := ended.get()) is not None:
+                    raise error
+        finally:
+            stop.set()
+            for worker in workers:
+                worker.join()
 
+    def _generate(self, request: Request, report: Report) -> bool:
+        """Report the result of one request; returns whether there is an image."""
+        started = time.monotonic()
+        try:
+            image, extra_text = self.baseline.generate(request)
+            report(Result(request, time.monotonic() - started, image, {**self._text(request), **extra_text}))
+        except UserError:
+            raise
+        except Exception as error:  # whatever went wrong with this image is its record
+            report(Result(request, time.monotonic() - started, error=error))
+            return False
+        finally:
+            self._done += 1
+        return True
 
-def _attempt(baseline: Baseline, model: str, request: Request, path: Path) -> Done:
-    """Draw and save; the lock of the request is held until the file is there."""
-    started = time.monotonic()
-    try:
-        image, about = baseline.generate(request)
-        text = {**_described(baseline, request, model), **about}
-        save_png(path, image, text)
-    except UserError:
-        raise
-    except Exception as error:  # whatever went wrong with this image is its error row
-        return Done(request, time.monotonic() - started, error)
-    return Done(request, time.monotonic() - started, None)
-
-
-def _described(baseline: Baseline, request: Request, model: str) -> dict[str, str]:
-    """What an image says about itself, without what the baseline does not have."""
-    lacks = {"sampling"}
-    lacks |= {key for key in ("steps", "guidance") if getattr(baseline.defaults, key) is None}
-    return {key: value for key, value in described(request, model).items() if key not in lacks}
+    def _text(self, request: Request) -> dict[str, str]:
+        """Return what an image says about itself, without what the baseline does not have."""
+        lacks = {"sampling"}
+        lacks |= {key for key in ("steps", "guidance") if getattr(self.baseline.defaults, key) is None}
+        return {key: value for key, value in image_text(request, self.model).items() if key not in lacks}

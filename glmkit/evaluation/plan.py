@@ -197,10 +197,10 @@ class EvaluationPlan:
         if self.generation is None:
             return
         if self.baseline is None:
-            from glmkit.generation.pipeline import check
+            from glmkit.generation.requests import check_request
 
             for prompt in prompts:
-                check(self.generation.request(prompt, 0))
+                check_request(self.generation.request(prompt, 0))
         elif "condition_image" in suite.references(prompts[0]):
             model = self.generation.model
             raise UserError(f"{self.suite} asks for edits", found=model, fix="a model of ours, or --images DIR")

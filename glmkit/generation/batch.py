@@ -1,166 +1,178 @@
-"""Many images: the codes of all of them first, in large batches, then the images.
+"""Generate many images into a folder, whatever interrupts it: resumed by content, shared by processes.
 
-A step of the autoregressive half costs a GPU nearly the same for 64 images as for one, and the decoder is full with
-one. Codes wait on the disk in between, so each half of the model is needed once, and a killed run loses at most the
-batches that it was working on. Batches are cut from all requests, those that are drawn already included, and one that
-lacks an image is drawn whole: floating-point sums depend on the batch, and a continued run gives the images of an
-undisturbed one.
+One implementation for the commands and for evaluations, for GLM-Image (`HybridGenerator`) and for baselines.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+import shutil
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Protocol
 
-import numpy as np
-import torch
-from torch import Tensor
+from PIL import Image
 
-from glmkit.distributed.process_group import SINGLE_PROCESS, ProcessGroup
-from glmkit.distributed.work_queue import WorkItem, claim_items
-from glmkit.files import atomic_path
-from glmkit.generation import pipeline
-from glmkit.generation.pipeline import FAILURES, Outcome, Progress, check, settings_of
-from glmkit.hashing import fingerprint
-from glmkit.models.checkpoint.adapters import Adapter
-from glmkit.models.hybrid import HybridModel
-from glmkit.records import Request
+from glmkit.distributed.process_group import ProcessGroup
+from glmkit.files import append_jsonl, read_jsonl, write_jsonl
+from glmkit.generation.images import save_png
+from glmkit.progress import StageBars
+from glmkit.records import Generation, Request
 
-CODES_AT_ONCE = 64
-IMAGES_AT_ONCE = 4
-CODES_FIELDS = ("prompt", "seed", "height", "width", "condition_images", "temperature", "top_p", "top_k")
+JOURNAL = "images.jsonl"
+WORK = ".work"
 
-Missing = Callable[[Request], bool]
+IsMissing = Callable[[Request], bool]
 
 
-def generate_all(
-    hybrid: HybridModel,
-    requests: Sequence[Request],
-    missing: Missing,
-    work: Path,
-    batch_size: int = CODES_AT_ONCE,
-    progress: Progress | None = None,
-    group: ProcessGroup = SINGLE_PROCESS,
-) -> Iterator[Outcome]:
-    """Draw the requests for which `missing` holds; it must not hold any more once an outcome's image was taken.
+@dataclass(frozen=True)
+class Result:
+    """What became of a request: an image with the text that its file carries, or the error that prevented it.
 
-    `work` keeps the codes (`Codes`) and the locks by which several processes share the work: each yields what it drew
-    itself, and all end when nothing is missing. A batch that fails is tried again one by one; a request that fails
-    alone becomes an outcome with its error.
+    `seconds` is the request's share of its batches.
     """
-    codes = Codes(work, hybrid)
-    failed: set[str] = set()
-    at_once = min(batch_size, -(-len(requests) // group.world_size))
-    for batch in claim_items(
-        _units(requests, at_once, "codes"),
-        work,
-        group,
-        lambda batch: any(not codes.has(one) and missing(one) for one in batch),
-    ):
-        for outcome in _codes(hybrid, batch, codes, progress):
-            failed.add(outcome.request.id)
-            yield outcome
-    for batch in claim_items(
-        _units(requests, min(IMAGES_AT_ONCE, at_once), "image"),
-        work,
-        group,
-        lambda batch: any(one.id not in failed and missing(one) for one in batch),
-    ):
-        wanted = {one.id for one in batch if missing(one)}
-        ready = [one for one in batch if codes.has(one)]
-        for outcome in _images(hybrid, ready, codes, progress):
-            if outcome.request.id in wanted:
-                yield outcome
+
+    request: Request
+    seconds: float
+    image: Image.Image | None = None
+    text: Mapping[str, str] = field(default_factory=dict)
+    error: Exception | None = None
 
 
-class Codes:
-    """The codes of requests in a folder, one file each, named after everything that they depend on."""
-
-    def __init__(self, folder: Path, hybrid: HybridModel) -> None:
-        self.folder = folder
-        adapters = map(Adapter.parse, hybrid.adapters)
-        weights = [
-            fingerprint(hybrid.folder),
-            *((fingerprint(adapter.folder), adapter.weight) for adapter in adapters),
-            str(hybrid.dtype),
-        ]
-        self._weights = json.dumps(weights)
-
-    def path(self, request: Request) -> Path:
-        values = {key: value for key, value in asdict(request).items() if key in CODES_FIELDS}
-        images = [fingerprint(path) for path in request.condition_images if Path(path).is_file()]
-        digest = hashlib.sha256(json.dumps([self._weights, values, images], sort_keys=True).encode())
-        return self.folder / f"{digest.hexdigest()[:24]}.npz"
-
-    def has(self, request: Request) -> bool:
-        return self.path(request).exists()
-
-    def save(self, request: Request, codes_hw: Tensor, seconds: float) -> None:
-        """`seconds` is what writing them took, for the account of the whole image."""
-        with atomic_path(self.path(request)) as temporary:
-            np.savez(temporary, codes=codes_hw.to("cpu", torch.int32).numpy(), seconds=seconds)
-
-    def load(self, request: Request, device: torch.device) -> tuple[Tensor, float]:
-        """Codes int64 h w, and the seconds that they took."""
-        with np.load(self.path(request)) as stored:
-            return torch.from_numpy(stored["codes"]).to(device, torch.int64), float(stored["seconds"])
+Report = Callable[[Result], None]
 
 
-def _units(requests: Sequence[Request], size: int, kind: str) -> list[WorkItem[tuple[Request, ...]]]:
-    """Batches of one size and setting, smaller grids first."""
-    groups: dict[tuple[object, ...], list[Request]] = {}
-    for request in requests:
-        groups.setdefault(settings_of(request), []).append(request)
-    units = []
-    for group in sorted(groups.values(), key=lambda group: group[0].height * group[0].width):
-        for start in range(0, len(group), size):
-            part = tuple(group[start : start + size])
-            digest = hashlib.sha256("\0".join(one.id for one in part).encode()).hexdigest()[:16]
-            units.append(WorkItem(f"{kind}-{digest}", part))
-    return units
+class ImageGenerator(Protocol):
+    """Generates the images of requests: GLM-Image, or a baseline of an evaluation."""
+
+    def generate_missing(
+        self, requests: Sequence[Request], is_missing: IsMissing, report: Report, work: Path, group: ProcessGroup
+    ) -> None:
+        """Report a result for each request that is missing, while a lock in `work` keeps other processes from it.
+
+        `report` saves the image, so a request whose result was reported without an error is no longer missing. All
+        processes return when nothing is missing but what failed in them.
+        """
+        ...
+
+    def note(self) -> str:
+        """Return what to show beside the progress, like the cost; may be empty."""
+        ...
 
 
-def _codes(
-    hybrid: HybridModel, requests: Sequence[Request], codes: Codes, progress: Progress | None
-) -> Iterator[Outcome]:
-    """Write the codes of a batch; outcomes only of requests that failed."""
-    started = time.perf_counter()
-    try:
-        for request in requests:
-            check(request)
-        written = pipeline.prior_tokens(hybrid, requests, progress=progress)
-    except FAILURES as error:
-        if len(requests) > 1:
-            for request in requests:
-                yield from _codes(hybrid, [request], codes, progress)
-        else:
-            yield Outcome(requests[0], None, error, time.perf_counter() - started)
-        return
-    seconds = (time.perf_counter() - started) / len(requests)
-    for request, codes_hw in zip(requests, written, strict=True):
-        codes.save(request, codes_hw, seconds)
+@dataclass(frozen=True)
+class GeneratedImages:
+    """The record of each request, in their order, and how many images were there before."""
+
+    records: tuple[Generation, ...]
+    n_skipped: int
+
+    @property
+    def n_failed(self) -> int:
+        """How many requests have no image."""
+        return sum(record.error is not None for record in self.records)
+
+    @property
+    def n_generated(self) -> int:
+        """How many images are new."""
+        return len(self.records) - self.n_failed - self.n_skipped
 
 
-def _images(
-    hybrid: HybridModel, requests: Sequence[Request], codes: Codes, progress: Progress | None
-) -> Iterator[Outcome]:
-    if not requests:
-        return
-    started = time.perf_counter()
-    try:
-        stored = [codes.load(request, hybrid.device) for request in requests]
-        images = pipeline.decode_prior(hybrid, requests, [codes_hw for codes_hw, _ in stored], progress=progress)
-    except FAILURES as error:
-        if len(requests) > 1:
-            for request in requests:
-                yield from _images(hybrid, [request], codes, progress)
-        else:
-            yield Outcome(requests[0], None, error, time.perf_counter() - started)
-        return
-    seconds = (time.perf_counter() - started) / len(requests)
-    for request, image, (_, before) in zip(requests, images, stored, strict=True):
-        yield Outcome(request, image, None, before + seconds)
+def generate_many(
+    requests: Sequence[Request],
+    folder: Path,
+    load_generator: Callable[[], ImageGenerator],
+    *,
+    file_name: Callable[[Request], str] = lambda request: f"{request.id}.png",
+    is_complete: Callable[[Path, Request], bool] = lambda path, _: path.exists(),
+    prompt_ids: Mapping[str, str] | None = None,
+    bars: StageBars | None = None,
+) -> GeneratedImages:
+    """Generate an image file for every request into `folder`, with one record each in `images.jsonl`.
+
+    Images for which `is_complete(path, request)` holds stay as they are. A failure is a record with its error, and is
+    tried again by the next call. The generator is loaded only when something is missing. Processes that a launcher
+    started share the work. `prompt_ids` maps ids of requests to those of their prompts, the same where it is None.
+    """
+    group = ProcessGroup.from_environment()
+    # 1. Find the images that are there.
+    images = _ImageFolder(requests, folder, file_name, is_complete, prompt_ids)
+    missing = [request for request in requests if images.is_missing(request)]
+    if missing:
+        # 2. Load what generates the others.
+        generator = load_generator()
+        if group.world_size == 1:  # several processes only add lines, until all is there
+            images.write_journal([record for record in images.records() if record.error is None])
+
+        # 3. Generate them: each image is saved, and then its record.
+        def show(n_done: int) -> None:
+            if bars is not None:
+                bars.update("images", n_done, len(missing), generator.note())
+
+        show(0)
+        work = folder / WORK
+        generator.generate_missing(requests, images.is_missing, lambda result: show(images.save(result)), work, group)
+    # 4. Put the records into the order of the requests; unless something failed, nothing of the work is needed again.
+    records = images.records()
+    if group.is_main:
+        images.write_journal(records)
+        if all(record.error is None for record in records):
+            shutil.rmtree(folder / WORK, ignore_errors=True)
+    return GeneratedImages(tuple(records), len(requests) - len(missing))
+
+
+class _ImageFolder:
+    """The image files of requests in a folder, and their journal. Threads may save at the same time."""
+
+    def __init__(
+        self,
+        requests: Sequence[Request],
+        folder: Path,
+        file_name: Callable[[Request], str],
+        is_complete: Callable[[Path, Request], bool],
+        prompt_ids: Mapping[str, str] | None,
+    ) -> None:
+        self.requests, self.folder = requests, folder
+        self._file_name, self._is_complete, self._prompt_ids = file_name, is_complete, prompt_ids
+        self._complete: set[str] = set()  # finding out may take reading a whole image: once is enough
+        self._lock, self._saved = threading.Lock(), 0
+
+    def is_missing(self, request: Request) -> bool:
+        """Tell whether the request has no image yet."""
+        if request.id not in self._complete and self._is_complete(self.folder / self._file_name(request), request):
+            self._complete.add(request.id)
+        return request.id not in self._complete
+
+    def save(self, result: Result) -> int:
+        """Write the image and add its record, or that of the error, to the journal; returns how many were saved."""
+        request, error = result.request, None if result.error is None else str(result.error)
+        if result.image is not None:
+            save_png(self.folder / self._file_name(request), result.image, result.text)
+            self._complete.add(request.id)
+        with self._lock:
+            append_jsonl(self.folder / JOURNAL, self._record(request, round(result.seconds, 3), error).to_dict())
+            self._saved += 1
+            return self._saved
+
+    def records(self) -> list[Generation]:
+        """Return a record for each request, in their order; the images decide, the journal knows seconds and errors."""
+        journal = self.folder / JOURNAL
+        lines = {line["id"]: line for line in read_jsonl(journal, partial=True)} if journal.exists() else {}
+        return [self._recorded(request, lines.get(request.id, {})) for request in self.requests]
+
+    def write_journal(self, records: Sequence[Generation]) -> None:
+        """Replace the journal."""
+        write_jsonl(self.folder / JOURNAL, (record.to_dict() for record in records))
+
+    def _recorded(self, request: Request, line: Mapping[str, Any]) -> Generation:
+        error = line.get("error")
+        if self.is_missing(request):
+            return self._record(request, line.get("seconds"), error or "not generated yet")
+        # A process that was killed right after it saved an image has left no line.
+        return self._record(request, None if error else line.get("seconds"), None)
+
+    def _record(self, request: Request, seconds: float | None, error: str | None) -> Generation:
+        prompt_id = request.id if self._prompt_ids is None else self._prompt_ids[request.id]
+        file = self._file_name(request) if error is None else None
+        return Generation(request.id, prompt_id, request.prompt, request.seed, file, seconds, error)

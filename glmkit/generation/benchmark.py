@@ -24,10 +24,12 @@ from typing import Any
 import torch
 
 from glmkit.generation import flow_matching as flow
-from glmkit.generation import pipeline
+from glmkit.generation.condition_images import encode_condition_images
+from glmkit.generation.denoising import decode_images, denoise
 from glmkit.generation.diffusers_pipeline import diffusers_pipeline
 from glmkit.generation.loading import load_model
 from glmkit.generation.options import InferenceOptions
+from glmkit.generation.prior_tokens import generate_prior_tokens
 from glmkit.generation.sequence import grids
 from glmkit.models.devices import dtype_for
 from glmkit.models.hybrid import HybridModel
@@ -61,12 +63,12 @@ def ours(hybrid: HybridModel, request: Request) -> dict[str, float]:
     clock = Clock(hybrid.device)
     with clock.stage("total"):
         with clock.stage("codes"):
-            sources = pipeline.encode_condition_images(hybrid, [request])
-            priors = pipeline.prior_tokens(hybrid, [request], sources)
+            condition_images = encode_condition_images(hybrid, [request])
+            prior_token_ids = generate_prior_tokens(hybrid, [request], condition_images)
         with clock.stage("denoising"):
-            latents = pipeline.denoise_prior(hybrid, [request], priors, sources=sources)
+            latents = denoise(hybrid, [request], prior_token_ids, condition_images=condition_images)
         with clock.stage("vae"):
-            pipeline.decode_images(hybrid, latents)
+            decode_images(hybrid, latents)
     return clock.seconds
 
 

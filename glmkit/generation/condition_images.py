@@ -1,4 +1,4 @@
-"""Source images of edits: read, and encoded once for both halves of the model."""
+"""Condition images of edits: read, and encoded once for both halves of the model."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from glmkit.records import Request
 
 
 @dataclass(frozen=True)
-class Source:
-    """A source image, encoded once: its codes h w for both stages, its normalised latents 1 C H W for the decoder."""
+class ConditionImage:
+    """An image to edit, encoded: token ids h w for both halves, normalised latents 1 C H W for the decoder."""
 
-    codes: Tensor
+    token_ids: Tensor
     latents: Tensor
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width in pixels at which the decoder sees it."""
-        return self.codes.shape[0] * TOKEN_PIXELS, self.codes.shape[1] * TOKEN_PIXELS
+        return self.token_ids.shape[0] * TOKEN_PIXELS, self.token_ids.shape[1] * TOKEN_PIXELS
 
 
 @torch.inference_mode()
-def encode_condition_images(hybrid: HybridModel, requests: Sequence[Request]) -> list[list[Source]]:
-    """The source images of every request, read and encoded; UserError for one that cannot be used."""
+def encode_condition_images(hybrid: HybridModel, requests: Sequence[Request]) -> list[list[ConditionImage]]:
+    """Read and encode the condition images of every request; UserError for one that cannot be used."""
     if any(request.condition_images for request in requests):
         hybrid.unload_except("semantic_vq", "vae")
     return [
@@ -41,8 +41,8 @@ def encode_condition_images(hybrid: HybridModel, requests: Sequence[Request]) ->
 
 
 @torch.inference_mode()
-def encode_condition_image(hybrid: HybridModel, image: Image.Image) -> Source:
-    """Codes of the halved image, and latents at twice that size, so that both grids agree whatever its size.
+def encode_condition_image(hybrid: HybridModel, image: Image.Image) -> ConditionImage:
+    """Tokenise the halved image, and encode latents at twice that size, so that both grids agree whatever its size.
 
     The published pipeline encodes the latents at the image's own size, which is the same when its sides are
     multiples of 32 within the processor's bounds, and fails otherwise.
@@ -50,8 +50,8 @@ def encode_condition_image(hybrid: HybridModel, image: Image.Image) -> Source:
     settings = hybrid.condition_image_settings
     height, width = halved_size(image.height, image.width, settings.min_pixels, settings.max_pixels)
     halved = prepare(image, (height, width), settings.mean, settings.std)
-    codes = hybrid.semantic_vq.encode(halved[None].to(hybrid.device, hybrid.dtype))[0]
+    token_ids = hybrid.semantic_vq.encode(halved[None].to(hybrid.device, hybrid.dtype))[0]
     if image.size != (2 * width, 2 * height):
         image = image.resize((2 * width, 2 * height), Image.Resampling.LANCZOS)
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 127.5 - 1
-    return Source(codes, hybrid.vae.encode(pixels.to(hybrid.device, hybrid.dtype)))
+    return ConditionImage(token_ids, hybrid.vae.encode(pixels.to(hybrid.device, hybrid.dtype)))

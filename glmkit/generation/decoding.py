@@ -91,7 +91,7 @@ class PriorTokenDecoder:
         self._kept: dict[tuple[int, int, int], _Buffers] = {}
 
     @torch.inference_mode()
-    def write(
+    def generate(
         self,
         prompts: Sequence[Sequence[int]],
         positions: Sequence[Tensor],

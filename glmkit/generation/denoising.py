@@ -1,6 +1,6 @@
-"""The second half: from codes to pixels.
+"""The second half: from prior tokens to pixels.
 
-Shapes: B batch, C latent channels, h w rows and columns of codes (32 pixels each), N = 2h 2w decoder tokens,
+Shapes: B batch, C latent channels, h w rows and columns of prior tokens (32 pixels each), N = 2h 2w decoder tokens,
 H W rows and columns of latents (8 pixels each).
 """
 
@@ -15,121 +15,131 @@ from PIL import Image
 from torch import Tensor
 
 from glmkit.files import read_json
-from glmkit.generation import flow_matching as flow
-from glmkit.generation.condition_images import Source, encode_condition_images
-from glmkit.generation.prior_tokens import Progress, of_stage
+from glmkit.generation import flow_matching
+from glmkit.generation.condition_images import ConditionImage, encode_condition_images
+from glmkit.generation.prior_tokens import DENOISING, Progress, progress_of
 from glmkit.models.cpu_threads import parallel_map
 from glmkit.models.decoder.denoiser import Denoiser, DenoiserSample, cache_condition_images
 from glmkit.models.decoder.model import ConditionCache
 from glmkit.models.hybrid import HybridModel
 from glmkit.records import Request
 
+LATENT_PIXELS = 8
+
 
 @lru_cache(maxsize=4)
-def flow_config(folder: Path) -> flow.FlowConfig:
-    """The noise schedule of a model folder."""
-    return flow.FlowConfig.from_dict(read_json(folder / "scheduler" / "scheduler_config.json"))
+def flow_config(folder: Path) -> flow_matching.FlowConfig:
+    """Return the noise schedule of a model folder."""
+    return flow_matching.FlowConfig.from_dict(read_json(folder / "scheduler" / "scheduler_config.json"))
 
 
-def decode_prior(
+def decode_prior_tokens(
     hybrid: HybridModel,
     requests: Sequence[Request],
-    priors: Sequence[Tensor],
+    prior_token_ids: Sequence[Tensor],
     noise: Tensor | None = None,
-    sources: Sequence[Sequence[Source]] | None = None,
+    condition_images: Sequence[Sequence[ConditionImage]] | None = None,
     progress: Progress | None = None,
 ) -> list[Image.Image]:
-    """Images of one batch from its codes h w; `noise` B C H W replaces that of the requests' seeds."""
-    latents = denoise_prior(hybrid, requests, priors, noise, sources, progress)
-    return decode_images(hybrid, latents)
-
-
-def decode_images(hybrid: HybridModel, latents: Tensor) -> list[Image.Image]:
-    """Images of normalised latents B C H W."""
-    hybrid.unload_except("vae")
-    # One at a time: the decoder's activations at full size are the largest of all, and nothing is gained by batching.
-    return parallel_map(lambda row: to_image(decode_latents(hybrid, row[None])[0]), list(latents), hybrid.device)
+    """Make the images of one batch from its prior tokens h w; `noise` B C H W replaces that of the requests' seeds."""
+    return decode_images(hybrid, denoise(hybrid, requests, prior_token_ids, noise, condition_images, progress))
 
 
 @torch.inference_mode()
-def decode_latents(hybrid: HybridModel, latents: Tensor) -> Tensor:
-    """Pixels B 3 8H 8W, about [-1, 1], of normalised latents B C H W."""
-    return hybrid.vae.decode(latents).float()
-
-
-def to_image(pixels: Tensor) -> Image.Image:
-    """An image from pixels 3 H W in [-1, 1]; values outside are clamped."""
-    levels = ((pixels / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
-    return Image.fromarray(levels.permute(1, 2, 0).cpu().numpy())
-
-
-@torch.inference_mode()
-def denoise_prior(
+def denoise(
     hybrid: HybridModel,
     requests: Sequence[Request],
-    priors: Sequence[Tensor],
+    prior_token_ids: Sequence[Tensor],
     noise: Tensor | None = None,
-    sources: Sequence[Sequence[Source]] | None = None,
+    condition_images: Sequence[Sequence[ConditionImage]] | None = None,
     progress: Progress | None = None,
 ) -> Tensor:
-    """Normalised latents B C H W, float32, of one batch from its codes."""
+    """Denoise one batch under its prior tokens h w: normalised latents B C H W, float32."""
     first = requests[0]
-    sources = encode_condition_images(hybrid, requests) if sources is None else sources
+    # 1. Encode the condition images, unless that is done.
+    if condition_images is None:
+        condition_images = encode_condition_images(hybrid, requests)
     hybrid.unload_except("glyph", "decoder")
+    # 2. Start from noise at the highest level of the schedule.
     if noise is None:
         noise = torch.cat([initial_noise(hybrid, request) for request in requests])
-    plan = flow.schedule(first.height, first.width, first.steps, flow_config(hybrid.folder))
-    velocity = _velocity(hybrid, requests, priors, sources, plan.timesteps)
-    return flow.denoise(velocity, noise.to(hybrid.device), plan, of_stage(progress, "denoising"))
+    schedule = flow_matching.schedule(first.height, first.width, first.steps, flow_config(hybrid.folder))
+    # 3. Encode the conditions, and the empty ones of classifier-free guidance.
+    velocity = _guided_velocity(hybrid, requests, prior_token_ids, condition_images, schedule.timesteps)
+    # 4. Follow the velocity step by step to latents without noise.
+    return flow_matching.integrate(velocity, noise.to(hybrid.device), schedule, progress_of(progress, DENOISING))
 
 
 def initial_noise(hybrid: HybridModel, request: Request) -> Tensor:
-    """Normal noise 1 C H W, float32 on the CPU, from the request's own generator."""
-    shape = (1, hybrid.decoder.config.in_channels, request.height // 8, request.width // 8)
+    """Sample normal noise 1 C H W, float32 on the CPU, from the request's own generator."""
+    shape = (1, hybrid.decoder.config.in_channels, request.height // LATENT_PIXELS, request.width // LATENT_PIXELS)
     return torch.randn(shape, generator=torch.Generator("cpu").manual_seed(request.seed))
 
 
-def upsampled(codes: Tensor) -> Tensor:
-    """Codes ... h w -> one code for each decoder token, ... N = 2h 2w, row by row."""
-    return codes.repeat_interleave(2, -2).repeat_interleave(2, -1).flatten(-2)
+def upsample_prior_tokens(ids: Tensor) -> Tensor:
+    """Repeat prior tokens ... h w for each decoder token, ... N = 2h 2w, row by row."""
+    return ids.repeat_interleave(2, -2).repeat_interleave(2, -1).flatten(-2)
 
 
-def _velocity(
+def _guided_velocity(
     hybrid: HybridModel,
     requests: Sequence[Request],
-    priors: Sequence[Tensor],
-    sources: Sequence[Sequence[Source]],
+    prior_token_ids: Sequence[Tensor],
+    condition_images: Sequence[Sequence[ConditionImage]],
     timesteps: Tensor,
 ) -> Callable[[Tensor, int], Tensor]:
-    """The guided velocity: unconditional + guidance (conditional - unconditional).
+    """Return the velocity of classifier-free guidance: unconditional + guidance (conditional - unconditional).
 
-    Unconditional means: no prior, an empty glyph text, no sources. At guidance 1 or less only the conditional one runs.
+    Unconditional: prior tokens dropped, an empty glyph text, no condition images. At guidance 1 or less only the
+    conditional velocity is computed (Ho and Salimans 2022, arXiv:2207.12598).
     """
-    first, count = requests[0], len(requests)
+    first, batch = requests[0], len(requests)
     guided = first.guidance > 1
+    # The glyph encoder reads the empty text beside the prompts, as one batch.
     texts = [request.prompt for request in requests] + [""] * guided
     glyphs = [glyph[mask] for glyph, mask in zip(*hybrid.glyph(texts), strict=True)]
-    rows = [
-        DenoiserSample(glyph, upsampled(codes), _write(hybrid, own))
-        for glyph, codes, own in zip(glyphs[:count], priors, sources, strict=True)
+    conditional = [
+        DenoiserSample(glyph, upsample_prior_tokens(ids), _condition_cache(hybrid, images))
+        for glyph, ids, images in zip(glyphs[:batch], prior_token_ids, condition_images, strict=True)
     ]
-    unconditional = [DenoiserSample(glyphs[-1], None)] * (count * guided)
-    grid = (2 * priors[0].shape[0], 2 * priors[0].shape[1])
+    unconditional = [DenoiserSample(glyphs[-1], None)] * (batch * guided)
+    grid = (2 * prior_token_ids[0].shape[0], 2 * prior_token_ids[0].shape[1])
     size = (first.height, first.width)
-    denoiser = Denoiser(hybrid.decoder, [*rows, *unconditional], timesteps, size, grid, hybrid.compiled)
+    denoiser = Denoiser(hybrid.decoder, [*conditional, *unconditional], timesteps, size, grid, hybrid.compiled)
 
     def velocity(latents: Tensor, step: int) -> Tensor:
         latents = latents.to(hybrid.dtype)
         if not guided:
             return denoiser(latents, step).float()
-        with_all, without = denoiser(torch.cat([latents, latents]), step).float().chunk(2)
-        return without + first.guidance * (with_all - without)
+        with_conditions, without = denoiser(torch.cat([latents, latents]), step).float().chunk(2)
+        return without + first.guidance * (with_conditions - without)
 
     return velocity
 
 
-def _write(hybrid: HybridModel, sources: Sequence[Source]) -> ConditionCache | None:
-    if not sources:
+def _condition_cache(hybrid: HybridModel, images: Sequence[ConditionImage]) -> ConditionCache | None:
+    if not images:
         return None
-    given = [(source.latents.to(hybrid.dtype), upsampled(source.codes)[None], source.size) for source in sources]
-    return cache_condition_images(hybrid.decoder, given, hybrid.compiled)
+    inputs = [
+        (image.latents.to(hybrid.dtype), upsample_prior_tokens(image.token_ids)[None], image.size) for image in images
+    ]
+    return cache_condition_images(hybrid.decoder, inputs, hybrid.compiled)
+
+
+def decode_images(hybrid: HybridModel, latents: Tensor) -> list[Image.Image]:
+    """Decode normalised latents B C H W to images."""
+    hybrid.unload_except("vae")
+    # One at a time: the VAE's activations at full size are the largest of all, and nothing is gained by batching.
+    return parallel_map(lambda one: to_image(decode_latents(hybrid, one[None])[0]), list(latents), hybrid.device)
+
+
+@torch.inference_mode()
+def decode_latents(hybrid: HybridModel, latents: Tensor) -> Tensor:
+    """Decode normalised latents B C H W to pixels B 3 8H 8W, float32, about [-1, 1]."""
+    return hybrid.vae.decode(latents).float()
+
+
+def to_image(pixels: Tensor) -> Image.Image:
+    """Make an image from pixels 3 H W in [-1, 1]; values outside are clamped."""
+    levels = ((pixels / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+    return Image.fromarray(levels.permute(1, 2, 0).cpu().numpy())

@@ -90,13 +90,13 @@ def schedule(height: int, width: int, steps: int, config: FlowConfig) -> Schedul
     return Schedule(times.timestep, torch.cat([times.sigma, torch.zeros(1)]))
 
 
-def denoise(
+def integrate(
     velocity: Callable[[Tensor, int], Tensor],
     noise: Tensor,
     schedule: Schedule,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """Clean latents B C H W from `noise` by Euler's method, in float32.
+    """Follow the velocity from `noise` B C H W to clean latents by Euler's method, in float32.
 
     `velocity(latents B C H W, step)` predicts `noise - clean`, B C H W, at the schedule's timestep number `step`.
     `progress(done, steps)` is called after each step.

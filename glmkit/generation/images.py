@@ -1,4 +1,4 @@
-"""Generated images on disk, each with its request in the text of its PNG file."""
+"""Generated images on disk, each with its request, and the content of what generated it, in the text of its PNG file."""
 
 from __future__ import annotations
 
@@ -9,11 +9,32 @@ from PIL import Image, PngImagePlugin
 
 import glmkit
 from glmkit.files import atomic_path
+from glmkit.hashing import fingerprint, json_sha256
 from glmkit.records import Request
 
+# Keys of an image's text that say where something was; its content is in the key "weights".
+PLACES = ("version", "model", "adapters", "condition_images")
 
-def described(request: Request, model: str, adapters: Sequence[str] = ()) -> dict[str, str]:
-    """The text that an image carries: what is needed to draw it again."""
+
+def weights_digest(folder: Path, adapters: Sequence[str] = ()) -> str:
+    """Name the weights of a model folder with adapters (`DIR` or `DIR:WEIGHT`) by their content."""
+    from glmkit.models.checkpoint.adapters import Adapter
+
+    parsed = map(Adapter.parse, adapters)
+    content = [fingerprint(folder), *((fingerprint(adapter.folder), adapter.weight) for adapter in parsed)]
+    return json_sha256(content)[:16]
+
+
+def condition_image_digests(request: Request) -> list[str]:
+    """Name the images that a request edits by their content; those that are missing are left out."""
+    return [fingerprint(path) for path in request.condition_images if Path(path).is_file()]
+
+
+def image_text(request: Request, model: str, adapters: Sequence[str] = (), weights: str = "") -> dict[str, str]:
+    """Return the text that an image carries: what is needed to generate it again.
+
+    `weights` is the `weights_digest` of the model, empty for one that has no folder.
+    """
     text = {
         "prompt": request.prompt,
         "seed": str(request.seed),
@@ -28,14 +49,9 @@ def described(request: Request, model: str, adapters: Sequence[str] = ()) -> dic
         text["condition_images"] = "\n".join(request.condition_images)
     if adapters:
         text["adapters"] = "\n".join(adapters)
+    if weights:
+        text["weights"] = " ".join([weights, *condition_image_digests(request)])
     return text
-
-
-def save_image(
-    path: str | Path, image: Image.Image, request: Request, model: str, adapters: Sequence[str] = ()
-) -> None:
-    """Write a PNG that carries its request as text; complete or absent."""
-    save_png(path, image, described(request, model, adapters))
 
 
 def save_png(path: str | Path, image: Image.Image, text: Mapping[str, str]) -> None:
@@ -47,13 +63,13 @@ def save_png(path: str | Path, image: Image.Image, text: Mapping[str, str]) -> N
         image.save(temporary, format="PNG", pnginfo=info)
 
 
-def is_drawn(path: str | Path, request: Request, model: str, adapters: Sequence[str] = ()) -> bool:
-    """Whether `path` is the complete image of exactly this request, drawn by any version."""
+def is_image_of(path: str | Path, request: Request, weights: str) -> bool:
+    """Tell whether `path` is the complete image of this request by these weights, of any version, under any name."""
     try:
         with Image.open(path) as opened:
             opened.load()
             text = dict(getattr(opened, "text", {}))
     except (OSError, SyntaxError, ValueError):
         return False
-    wanted = described(request, model, adapters)
-    return {**text, "version": wanted["version"]} == wanted
+    expected = image_text(request, "", (), weights)
+    return all(text.get(key) == value for key, value in expected.items() if key not in PLACES)

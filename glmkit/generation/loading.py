@@ -9,11 +9,13 @@ import torch
 from torch import nn
 
 from glmkit.distributed.process_group import ProcessGroup
+from glmkit.errors import unknown
 from glmkit.generation.options import InferenceOptions
 from glmkit.models import checkpoint
 from glmkit.models.checkpoint.adapters import Adapter, check_adapter, merge_adapter
-from glmkit.models.devices import pick_device
+from glmkit.models.devices import DTYPES, dtype_for, pick_device
 from glmkit.models.hybrid import HybridModel
+from glmkit.records import Request
 
 
 def device_of_rank(name: str) -> torch.device:
@@ -22,22 +24,40 @@ def device_of_rank(name: str) -> torch.device:
     return torch.device("cuda", group.local_rank) if device.type == "cuda" and group.world_size > 1 else device
 
 
+def dtype_named(name: str, device: torch.device) -> torch.dtype:
+    """Return the type called `name`; "auto" is bfloat16 on a GPU and float32 on a CPU."""
+    if name != "auto" and name not in DTYPES:
+        raise unknown("dtype", name, ("auto", *DTYPES))
+    return dtype_for(device) if name == "auto" else DTYPES[name]
+
+
+def components_for(requests: Iterable[Request]) -> list[str]:
+    """Return the components that the requests need: the semantic tokenizer only for edits."""
+    edits = any(request.condition_images for request in requests)
+    return [component for component in checkpoint.COMPONENTS if component != "semantic_vq" or edits]
+
+
 def load_model(
     model: str | Path,
-    device: torch.device,
-    dtype: torch.dtype,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
     adapters: Sequence[str] = (),
     options: InferenceOptions | None = None,
     components: Iterable[str] = (),
 ) -> HybridModel:
     """Load a model (nano, a folder or a hub id) with `adapters` (`DIR` or `DIR:WEIGHT`) merged into its weights.
 
-    `components` are read now, so that a broken file shows at once, the others when they are needed. Raises UserError
-    before anything is read when an adapter does not fit.
+    "auto" takes a GPU where there is one, and bfloat16 there, float32 on a CPU. `components` are read now, so that a
+    broken file shows at once, the others when they are needed. Raises UserError before anything is read when an adapter
+    does not fit.
     """
     # 1. Check that every adapter fits the model.
     options = options or InferenceOptions()
-    folder = checkpoint.resolve(str(model))
+    if isinstance(device, str):
+        device = device_of_rank(device)
+    if isinstance(dtype, str):
+        dtype = dtype_named(dtype, device)
+    folder = checkpoint.resolve(model)
     parsed = [Adapter.parse(adapter) for adapter in adapters]
     for adapter in parsed:
         check_adapter(folder, adapter.folder)

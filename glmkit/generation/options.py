@@ -1,12 +1,18 @@
-"""The command line options that `glmkit generate` and `glmkit edit` share. Imports nothing heavy."""
+"""The command line options that commands which generate share. Imports torch only to load a model."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from glmkit.errors import UserError
+
+if TYPE_CHECKING:
+    from glmkit.models.hybrid import HybridModel
+    from glmkit.records import Request
 
 COMPILE = ("auto", "off", "blocks")
 MEMORY = ("high", "low")
@@ -38,47 +44,21 @@ class InferenceOptions:
         return self.memory == "low"
 
 
-@dataclass(frozen=True)
-class Options:
-    """What was asked for; None means the model's default."""
-
-    model: str
-    adapters: tuple[str, ...]
-    size: str | None
-    seed: int
-    steps: int | None
-    guidance: float | None
-    device: str
-    dtype: str
-    inference: InferenceOptions
-    json: bool
-
-    @classmethod
-    def of(cls, arguments: argparse.Namespace) -> Options:
-        return cls(
-            arguments.model,
-            tuple(arguments.adapter),
-            arguments.size,
-            arguments.seed,
-            arguments.steps,
-            arguments.guidance,
-            arguments.device,
-            arguments.dtype,
-            InferenceOptions.from_arguments(arguments),
-            arguments.json,
-        )
-
-
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options that `Options.of` reads, and --json."""
+    """Add the options of a model, a request and its inference, and --json."""
     parser.add_argument("--model", default="nano", help="nano, a model folder or a hub id (default %(default)s)")
     parser.add_argument(
         "--adapter", metavar="DIR[:WEIGHT]", nargs="+", action="extend", default=[], help="adapters to add"
     )
     parser.add_argument("--size", metavar="WIDTHxHEIGHT", help="pixels, multiples of 32 (default: the model's)")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="another seed, another image (default 0)")
-    parser.add_argument("--steps", metavar="N", type=int, help="steps of the diffusion decoder (default: the model's)")
-    parser.add_argument("--guidance", metavar="G", type=float, help="how closely to follow (default: the model's)")
+    parser.add_argument("--steps", metavar="N", type=int, help="denoising steps (default: the model's)")
+    parser.add_argument(
+        "--guidance",
+        metavar="G",
+        type=float,
+        help="scale of classifier-free guidance, 1 for none (default: the model's)",
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default %(default)s)")
     parser.add_argument(
         "--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="auto: bfloat16 on a GPU, else float32"
@@ -103,7 +83,17 @@ def add_inference_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def load_model_from(arguments: argparse.Namespace, requests: Sequence[Request]) -> HybridModel:
+    """Load the model that `add_options` names, with every component that the requests need."""
+    from glmkit.generation.loading import components_for, load_model
+
+    options, components = InferenceOptions.from_arguments(arguments), components_for(requests)
+    return load_model(
+        arguments.model, arguments.device, arguments.dtype, arguments.adapter, options=options, components=components
+    )
+
+
 def check_png(path: Path) -> None:
-    """UserError unless `path` can become a PNG file."""
+    """Raise UserError unless `path` can become a PNG file."""
     if path.suffix.lower() != ".png" or path.is_dir():
         raise UserError("--out must be a PNG file", found=path, fix=f"--out {path.with_suffix('.png')}")

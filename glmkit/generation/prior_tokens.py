@@ -1,4 +1,7 @@
-"""The first half: from prompts to the codes that lay an image out."""
+"""The first half: from prompts to the prior tokens that lay an image out.
+
+Shapes: h w rows and columns of prior tokens (32 pixels each), N prior tokens of an image in the order of generation.
+"""
 
 from __future__ import annotations
 
@@ -9,67 +12,75 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from glmkit.generation.condition_images import Source, encode_condition_images
+from glmkit.generation.condition_images import ConditionImage, encode_condition_images
 from glmkit.generation.decoding import PriorTokenDecoder
-from glmkit.generation.sampling import Sampling, uniforms
+from glmkit.generation.requests import sampling_of
+from glmkit.generation.sampling import uniforms
 from glmkit.generation.sequence import PromptTokenizer, grids, prompt_positions
 from glmkit.models.hybrid import HybridModel
 from glmkit.records import Request
 
-# progress(stage, done, total): stage is "codes" or "denoising", counted from 1 for every batch.
+# progress(stage, done, total): stage is PRIOR_TOKENS or DENOISING, counted from 1 for every batch.
 Progress = Callable[[str, int, int], None]
+PRIOR_TOKENS, DENOISING = "prior tokens", "denoising"
 
 
 @lru_cache(maxsize=4)
 def prompt_tokenizer(folder: Path) -> PromptTokenizer:
-    """The tokenizer of a model folder."""
+    """Return the tokenizer of a model folder."""
     return PromptTokenizer(folder / "processor")
 
 
 @torch.inference_mode()
-def prior_tokens(
+def generate_prior_tokens(
     hybrid: HybridModel,
     requests: Sequence[Request],
-    sources: Sequence[Sequence[Source]] | None = None,
+    condition_images: Sequence[Sequence[ConditionImage]] | None = None,
     progress: Progress | None = None,
 ) -> list[Tensor]:
-    """The large grid of codes h w of every request of one batch (same size and sampling; all edits or none)."""
+    """Generate the large grid of prior tokens, int64 h w, of every request of one batch.
+
+    The requests share size and sampling, and all are edits or none. `condition_images` are encoded here unless given.
+    """
     first = requests[0]
-    sources = encode_condition_images(hybrid, requests) if sources is None else sources
+    if condition_images is None:
+        condition_images = encode_condition_images(hybrid, requests)
     hybrid.unload_except("autoregressive")
+    # 1. Tokenise the prompts, with the tokens of the condition images in their places.
     tokenizer, model = prompt_tokenizer(hybrid.folder), hybrid.autoregressive
     prompts, positions = [], []
-    for request, own in zip(requests, sources, strict=True):
-        if own:
-            ids = tokenizer.edit(request.prompt, [source.codes for source in own], request.height, request.width)
+    for request, images in zip(requests, condition_images, strict=True):
+        if images:
+            token_ids = [image.token_ids for image in images]
+            prompt = tokenizer.edit(request.prompt, token_ids, request.height, request.width)
         else:
-            ids = tokenizer.text_to_image(request.prompt, request.height, request.width)
-        source_grids = [(source.codes.shape[0], source.codes.shape[1]) for source in own]
-        prompts.append(ids)
-        positions.append(prompt_positions(ids, source_grids, model.config.image_start_token_id))
+            prompt = tokenizer.text_to_image(request.prompt, request.height, request.width)
+        image_grids = [(image.token_ids.shape[0], image.token_ids.shape[1]) for image in images]
+        prompts.append(prompt)
+        positions.append(prompt_positions(prompt, image_grids, model.config.image_start_token_id))
+    # 2. Generate a preview and the large grid, of an edit the large grid alone.
     shape = grids(first.height, first.width)
-    order = [shape.large] if sources[0] else [shape.preview, shape.large]
-    numbers = torch.stack([uniforms(request.seed, sum(h * w for h, w in order)) for request in requests])
-    writer = prior_token_decoder(hybrid)
-    written = writer.write(prompts, positions, order, numbers, sampling_of(first), of_stage(progress, "codes"))
+    order = [shape.large] if condition_images[0] else [shape.preview, shape.large]
+    uniforms_BN = torch.stack([uniforms(request.seed, sum(h * w for h, w in order)) for request in requests])
+    decoder = prior_token_decoder(hybrid)
+    ids_BN = decoder.generate(
+        prompts, positions, order, uniforms_BN, sampling_of(first), progress_of(progress, PRIOR_TOKENS)
+    )
+    # 3. The decoder reads the large grid only.
     rows, columns = shape.large
-    return [row[-rows * columns :].view(rows, columns) for row in written]
+    return [ids_N[-rows * columns :].view(rows, columns) for ids_N in ids_BN]
 
 
 def prior_token_decoder(hybrid: HybridModel) -> PriorTokenDecoder:
-    """The writer of the model's codes, with its buffers and graphs while the weights stay as they are."""
-    writer = hybrid.inference_cache.get("prior_token_decoder")
-    if writer is None or writer.model is not hybrid.autoregressive:
-        writer = PriorTokenDecoder(hybrid.autoregressive, hybrid.compiled, recorded=None if hybrid.optimized else False)
-        hybrid.inference_cache["prior_token_decoder"] = writer
-    return writer
+    """Return the decoder of the model's prior tokens, with its buffers and graphs while the weights stay as they are."""
+    decoder: PriorTokenDecoder | None = hybrid.inference_cache.get("prior_token_decoder")
+    if decoder is None or decoder.model is not hybrid.autoregressive:
+        recorded = None if hybrid.optimized else False
+        decoder = PriorTokenDecoder(hybrid.autoregressive, hybrid.compiled, recorded)
+        hybrid.inference_cache["prior_token_decoder"] = decoder
+    return decoder
 
 
-def sampling_of(request: Request) -> Sampling:
-    """How the request's codes are drawn; UserError for values out of range."""
-    return Sampling(request.temperature, request.top_p, request.top_k)
-
-
-def of_stage(progress: Progress | None, stage: str) -> Callable[[int, int], None] | None:
-    """Progress of one stage only."""
+def progress_of(progress: Progress | None, stage: str) -> Callable[[int, int], None] | None:
+    """Return the progress of one stage only."""
     return None if progress is None else lambda done, total: progress(stage, done, total)

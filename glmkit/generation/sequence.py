@@ -23,7 +23,7 @@ from glmkit.models.autoregressive.config import AutoregressiveConfig
 TOKEN_PIXELS = 32
 PREVIEW_SIDE = 16
 MAX_ASPECT = 4
-MAX_SOURCES = 3
+MAX_CONDITION_IMAGES = 3
 IGNORED = -100
 
 Grid = tuple[int, int]
@@ -95,8 +95,8 @@ class PromptTokenizer:
         return filled
 
     def _with_placeholders(self, prompt: str, source_ids: Sequence[Tensor]) -> str:
-        if not 1 <= len(source_ids) <= MAX_SOURCES:
-            raise UserError(f"an edit takes 1 to {MAX_SOURCES} source images", found=len(source_ids))
+        if not 1 <= len(source_ids) <= MAX_CONDITION_IMAGES:
+            raise UserError(f"an edit takes 1 to {MAX_CONDITION_IMAGES} source images", found=len(source_ids))
         image = self.tokenizer.image_token
         parts = self._chat(prompt, len(source_ids)).split(image)
         counted = zip(source_ids, parts[1:], strict=True)

@@ -19,7 +19,10 @@ from glmkit.reporting.text_diff import ImageTextDiff, diff_texts
 from glmkit.reporting.thumbnails import Thumbnail, thumbnail
 
 MIN_PROMPTS_FOR_PROGRESS = 100  # fewer are done before a progress bar could be read
-REFERENCES = ("condition_image", "expected")  # what a suite may give with a prompt: an image to edit, and the right answer
+REFERENCES = (
+    "condition_image",
+    "expected",
+)  # what a suite may give with a prompt: an image to edit, and the right answer
 
 ScoredImages = dict[tuple[str, int], tuple[Generation, Score]]  # (run, seed) -> the image and its score
 

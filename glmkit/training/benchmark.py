@@ -25,8 +25,8 @@ from torch import Tensor
 from glmkit.config import STAGES, BlockStage, Lora, Stage
 from glmkit.errors import UserError
 from glmkit.generation import flow_matching as flow
-from glmkit.generation import pipeline
 from glmkit.generation.benchmark import Clock, Rates, capped, decoder_flops, peak_gib, rates, reset_peak
+from glmkit.generation.prior_tokens import prompt_tokenizer
 from glmkit.generation.sequence import grids
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import data, features
@@ -285,7 +285,7 @@ def tokens_of(hybrid: HybridModel, job: Job) -> int:
     a source."""
     if job.name != "autoregressive":
         return flow.sequence_length(job.height, job.width)
-    tokenizer, shape = pipeline.prompt_tokenizer(hybrid.folder), grids(job.height, job.width)
+    tokenizer, shape = prompt_tokenizer(hybrid.folder), grids(job.height, job.width)
     if job.edits:
         source = torch.zeros(shape.large, dtype=torch.long)
         return len(tokenizer.edit(CAPTION, [source], job.height, job.width)) + source.numel() + 1

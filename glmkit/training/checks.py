@@ -11,7 +11,7 @@ import torch
 from glmkit import config
 from glmkit.config import Recipe
 from glmkit.errors import UserError
-from glmkit.generation import pipeline
+from glmkit.generation.requests import check_request
 from glmkit.models import checkpoint, clip
 from glmkit.models.hybrid import HybridModel
 from glmkit.models.semantic_vq.model import halved_size
@@ -47,7 +47,7 @@ def model(recipe: Recipe) -> None:
             with torch.device("meta"):
                 lora.inject(checkpoint.new_component(base, name), stage.lora)
     for request in requests_of(base, recipe.samples):
-        pipeline.check(request)
+        check_request(request)
     if recipe.data.edits:
         for size in recipe.data.edits.shares:
             _check_condition_image_size(size, HybridModel(base), "data.edits.size")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from glmkit import config
 from glmkit.config import Recipe, Stage
-from glmkit.generation.pipeline import upsampled
+from glmkit.generation.denoising import upsample_prior_tokens
 from glmkit.generation.sequence import grids, training_batch
 from glmkit.models import checkpoint
 from glmkit.models.checkpoint import published
@@ -235,7 +235,7 @@ def _decoder(parts: Mapping[str, nn.Module], shape: Shape, batch: int, captions:
     where = next(decoder.parameters())
     with torch.device(where.device):
         latents = torch.zeros(batch, decoder.config.in_channels, height // 8, width // 8, dtype=where.dtype)
-        prior = upsampled(torch.zeros(batch, *grids(height, width).large, dtype=torch.long))
+        prior = upsample_prior_tokens(torch.zeros(batch, *grids(height, width).large, dtype=torch.long))
         told = torch.ones(batch, dtype=torch.bool)
         sizes = torch.tensor([[float(height), float(width)]]).expand(batch, 2)
         tokens = torch.zeros(batch, _glyph_tokens(captions), dtype=torch.long)

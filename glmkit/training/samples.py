@@ -10,7 +10,8 @@ from torch import Tensor
 
 from glmkit.config import Samples, parse_size
 from glmkit.files import atomic_path
-from glmkit.generation import pipeline
+from glmkit.generation.denoising import decode_prior_tokens
+from glmkit.generation.prior_tokens import generate_prior_tokens
 from glmkit.models import checkpoint
 from glmkit.models.checkpoint import defaults
 from glmkit.models.hybrid import HybridModel
@@ -62,9 +63,9 @@ class Sampler:
     def _draw(self, staying: Sequence[str]) -> list[Image.Image]:
         """The images, with no more parts in the memory at a time than training and one half of generation need."""
         if self._codes is None or self.stage == "autoregressive":
-            self._codes = pipeline.prior_tokens(self.hybrid, self.requests)
+            self._codes = generate_prior_tokens(self.hybrid, self.requests)
             self._release_all_but(staying)
-        return pipeline.decode_prior(self.hybrid, self.requests, self._codes)
+        return decode_prior_tokens(self.hybrid, self.requests, self._codes)
 
     def _release_all_but(self, staying: Sequence[str]) -> None:
         self.hybrid.unload(*(part for part in checkpoint.COMPONENTS if part not in staying))

@@ -165,13 +165,13 @@ def test_texts_are_withheld_from_the_decoder_alone(
     run, decoded = ablations["run"], []
     hybrid = run.HybridModel(tiny)
     requests = run.requests_of(tiny, 0, tiny=True)
-    decode = run.pipeline.decode_prior
+    decode = run.decode_prior_tokens
 
     def watch(hybrid: Any, requests: Any, priors: Any) -> Any:
         decoded.append(([request.prompt for request in requests], priors))
         return decode(hybrid, requests, priors)
 
-    monkeypatch.setattr(run.pipeline, "decode_prior", watch)
+    monkeypatch.setattr(run, "decode_prior_tokens", watch)
     for glyphs in (True, False):
         run.generate(tmp_path / str(glyphs), hybrid, run.Arm(glyphs=glyphs), requests)
     (prompts, priors), (none, same_priors) = decoded

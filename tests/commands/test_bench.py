@@ -13,9 +13,9 @@ import torch
 from glmkit.cli import main
 from glmkit.files import read_json
 from glmkit.generation import benchmark as speed
-from glmkit.generation import pipeline
 from glmkit.generation.diffusers_pipeline import diffusers_pipeline
 from glmkit.generation.loading import load_model
+from glmkit.generation.pipeline import generate_batch
 from glmkit.generation.random_model import RandomModel, published_folder
 from glmkit.generation.sequence import PromptTokenizer
 from glmkit.models import checkpoint
@@ -93,7 +93,7 @@ def test_random_weights_draw_at_the_sizes_of_a_folder(tiny_model: Path) -> None:
     for _ in range(2):
         hybrid = RandomModel(tiny_model, "cpu", torch.float32, "random")
         hybrid.optimize_for_inference()
-        drawn.append(np.asarray(pipeline.draw(hybrid, [request])[0]))
+        drawn.append(np.asarray(generate_batch(hybrid, [request])[0]))
     assert np.array_equal(*drawn) and drawn[0].std() > 0
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from glmkit.cli import main
 from glmkit.files import read_jsonl, write_json, write_jsonl
-from glmkit.generation import pipeline
+from glmkit.generation import hybrid_generator
 from glmkit.models.hybrid import HybridModel
 from glmkit.records import Request
 
@@ -105,11 +105,11 @@ def test_a_file_of_prompts_resumes(
     assert run(tmp_path / "whole") == 0
     assert json.loads(capsys.readouterr().out) == {
         "out": str(tmp_path / "whole"),
-        "drawn": 4,
+        "generated": 4,
         "skipped": 0,
         "failed": 0,
     }
-    original, calls = pipeline.decode_prior, []
+    original, calls = hybrid_generator.decode_prior_tokens, []
 
     def killed(hybrid: HybridModel, requests: list[Request], *given: Any, **named: Any) -> list[Image.Image]:
         calls.append(len(requests))
@@ -118,7 +118,7 @@ def test_a_file_of_prompts_resumes(
         return original(hybrid, requests, *given, **named)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "decode_prior", killed)
+        patch.setattr(hybrid_generator, "decode_prior_tokens", killed)
         assert run(tmp_path / "parts") == 130
     assert [row["id"] for row in read_jsonl(tmp_path / "parts" / "images.jsonl")] == ["one", "three"]
     capsys.readouterr()
@@ -146,7 +146,7 @@ def test_a_failure_is_a_row(tiny_model: Path, tmp_path: Path, source: Path, caps
     assert "four: " in capsys.readouterr().err
     rows = {row["id"]: row for row in read_jsonl(tmp_path / "out" / "images.jsonl")}
     assert "is not an image" in rows["four"]["error"] and rows["four"]["file"] is None
-    assert files(tmp_path / "out") == ["images.jsonl", "one.png", "three.png", "two.png"]
+    assert files(tmp_path / "out") == [".work", "images.jsonl", "one.png", "three.png", "two.png"]
     source.write_bytes(kept)
     assert main(command) == 0
     assert all(row["error"] is None for row in read_jsonl(tmp_path / "out" / "images.jsonl"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,10 @@ from glmkit.evaluation.evaluate import evaluate
 from glmkit.evaluation.images import generate_images
 from glmkit.evaluation.plan import EvaluationPlan, GenerationSettings
 from glmkit.files import read_jsonl
-from glmkit.generation import batch as engine
-from glmkit.generation import pipeline
+from glmkit.generation import hybrid_generator
+from glmkit.generation.batch import Result
+from glmkit.generation.hybrid_generator import HybridGenerator
+from glmkit.generation.pipeline import generate_batch
 from glmkit.models.hybrid import HybridModel
 from glmkit.records import Prompt, Request
 
@@ -25,28 +27,32 @@ PROMPTS = [Prompt(id=name, prompt=f"a sign '{name}'", texts=(name,)) for name in
 
 
 @pytest.fixture
-def drawing(tiny_model: Path) -> GenerationSettings:
+def settings(tiny_model: Path) -> GenerationSettings:
     return GenerationSettings(
         model=str(tiny_model), adapters=(), seeds=2, height=64, width=96, steps=2, guidance=1.5, dtype="float32"
     )
 
 
 def requested(monkeypatch: pytest.MonkeyPatch, fail_at: dict[str, BaseException]) -> list[str]:
-    """Lets drawing fail at some requests; the names of all requests that were tried."""
+    """Let generation fail at some requests; returns the ids of all requests that were tried."""
     tried: list[str] = []
-    real = engine.generate_all
+    real = HybridGenerator.generate_missing
 
-    def generate_all(*given: Any, **named: Any) -> Iterator[pipeline.Outcome]:
-        for outcome in real(*given, **named):
-            tried.append(outcome.request.id)
-            error = fail_at.get(outcome.request.id)
+    def generate_missing(
+        self: HybridGenerator, requests: Any, is_missing: Any, report: Callable[[Result], None], *args: Any
+    ) -> None:
+        def failing(result: Result) -> None:
+            tried.append(result.request.id)
+            error = fail_at.get(result.request.id)
             if isinstance(error, Exception):
-                outcome = replace(outcome, image=None, error=error)
+                result = replace(result, image=None, error=error)
             elif error is not None:
                 raise error
-            yield outcome
+            report(result)
 
-    monkeypatch.setattr(engine, "generate_all", generate_all)
+        real(self, requests, is_missing, failing, *args)
+
+    monkeypatch.setattr(HybridGenerator, "generate_missing", generate_missing)
     return tried
 
 
@@ -54,12 +60,12 @@ def content(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (folder / "images").iterdir()}
 
 
-def test_images_are_the_pipelines_own(drawing: GenerationSettings, tmp_path: Path) -> None:
-    rows = generate_images(tmp_path, PROMPTS[:1], drawing, "cpu", {})
+def test_images_are_the_pipelines_own(settings: GenerationSettings, tmp_path: Path) -> None:
+    rows = generate_images(tmp_path, PROMPTS[:1], settings, "cpu", {})
     assert [row.id for row in rows] == ["fox_0", "fox_1"]
-    hybrid = HybridModel.load(drawing.model)
+    hybrid = HybridModel.load(settings.model)
     requests = [Request("x", PROMPTS[0].prompt, seed, 64, 96, steps=2, guidance=1.5) for seed in (0, 1)]
-    for row, (_, expected) in zip(rows, pipeline.generate(hybrid, requests, 2), strict=True):
+    for row, expected in zip(rows, generate_batch(hybrid, requests), strict=True):
         with Image.open(tmp_path / str(row.file)) as image:
             assert image.tobytes() == expected.tobytes()
             assert image.text["prompt"] == row.prompt  # type: ignore[attr-defined]
@@ -71,41 +77,41 @@ SIZED = [
 ]
 
 
-def test_a_prompt_is_drawn_at_its_own_size_unless_another_is_given(drawing: GenerationSettings) -> None:
-    assert [drawing.size(prompt) for prompt in SIZED[2:4]] == [(64, 96), (96, 64)]
-    fixed = replace(drawing, prompt_sizes=False).request(SIZED[3], seed=0)
+def test_a_prompt_is_drawn_at_its_own_size_unless_another_is_given(settings: GenerationSettings) -> None:
+    assert [settings.size(prompt) for prompt in SIZED[2:4]] == [(64, 96), (96, 64)]
+    fixed = replace(settings, prompt_sizes=False).request(SIZED[3], seed=0)
     assert (fixed.height, fixed.width) == (64, 96)
 
 
 def test_batches_hold_one_size_and_a_lost_image_comes_back(
-    drawing: GenerationSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: GenerationSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three prompts of each size in batches of two: the second batch must not mix sizes."""
-    monkeypatch.setattr(engine, "IMAGES_AT_ONCE", 2)
-    drawing = replace(drawing, seeds=1)
-    rows = generate_images(tmp_path, SIZED, drawing, "cpu", {})
+    monkeypatch.setattr(hybrid_generator, "IMAGES_BATCH", 2)
+    settings = replace(settings, seeds=1)
+    rows = generate_images(tmp_path, SIZED, settings, "cpu", {})
     for row in rows:
         with Image.open(tmp_path / str(row.file)) as image:
             assert image.size == ((64, 96) if row.prompt_id.startswith("high") else (96, 64))
     whole = content(tmp_path)
     (tmp_path / "images" / "high0_0.png").unlink()
     tried = requested(monkeypatch, {})
-    generate_images(tmp_path, SIZED, drawing, "cpu", {})
+    generate_images(tmp_path, SIZED, settings, "cpu", {})
     assert tried == ["high0_0"] and content(tmp_path) == whole
 
 
 def test_an_interrupted_run_continues_to_the_same_pixels(
-    drawing: GenerationSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: GenerationSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "IMAGES_AT_ONCE", 2)
-    whole = generate_images(tmp_path / "whole", PROMPTS, drawing, "cpu", {})
+    monkeypatch.setattr(hybrid_generator, "IMAGES_BATCH", 2)
+    whole = generate_images(tmp_path / "whole", PROMPTS, settings, "cpu", {})
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         requested(patch, {"owl_1": KeyboardInterrupt()})
-        generate_images(tmp_path / "cut", PROMPTS, drawing, "cpu", {})
+        generate_images(tmp_path / "cut", PROMPTS, settings, "cpu", {})
     with (tmp_path / "cut" / "images.jsonl").open("a") as journal:
         journal.write('{"id": "cut o')
     tried = requested(monkeypatch, {})
-    rows = generate_images(tmp_path / "cut", PROMPTS, drawing, "cpu", {})
+    rows = generate_images(tmp_path / "cut", PROMPTS, settings, "cpu", {})
     assert tried == ["owl_1", "hare_0", "hare_1"]
     assert [replace(row, seconds=None) for row in rows] == [replace(row, seconds=None) for row in whole]
     assert content(tmp_path / "cut") == content(tmp_path / "whole")
@@ -113,15 +119,15 @@ def test_an_interrupted_run_continues_to_the_same_pixels(
 
 
 def test_a_failed_image_is_a_row_and_is_tried_again(
-    drawing: GenerationSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: GenerationSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
         requested(patch, {"owl_0": RuntimeError("out of memory")})
-        rows = generate_images(tmp_path, PROMPTS[:2], drawing, "cpu", {})
+        rows = generate_images(tmp_path, PROMPTS[:2], settings, "cpu", {})
     assert [(row.id, row.error) for row in rows if row.error] == [("owl_0", "generation: out of memory")]
-    assert all(row.error is None for row in generate_images(tmp_path, PROMPTS[:2], drawing, "cpu", {}))
+    assert all(row.error is None for row in generate_images(tmp_path, PROMPTS[:2], settings, "cpu", {}))
     tried = requested(monkeypatch, {})
-    assert len(generate_images(tmp_path, PROMPTS[:2], drawing, "cpu", {})) == 4
+    assert len(generate_images(tmp_path, PROMPTS[:2], settings, "cpu", {})) == 4
     assert tried == []
 
 
@@ -135,9 +141,9 @@ def test_a_failed_image_is_a_row_and_is_tried_again(
     ],
 )
 def test_what_cannot_be_drawn_leaves_no_folder(
-    drawing: GenerationSettings, tmp_path: Path, change: dict[str, Any], message: str
+    settings: GenerationSettings, tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
-    plan = EvaluationPlan("text-render", "fake_ocr", limit=1, generation=replace(drawing, **change))
+    plan = EvaluationPlan("text-render", "fake_ocr", limit=1, generation=replace(settings, **change))
     with pytest.raises(UserError, match=message):
         evaluate(plan, tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -145,9 +151,9 @@ def test_what_cannot_be_drawn_leaves_no_folder(
 
 @pytest.mark.usefixtures("ocr_log")
 def test_weights_that_changed_are_refused(
-    drawing: GenerationSettings, tiny_copy: Path, tmp_path: Path, suite: str
+    settings: GenerationSettings, tiny_copy: Path, tmp_path: Path, suite: str
 ) -> None:
-    plan = EvaluationPlan(suite, "fake_ocr", split="zh", generation=replace(drawing, model=str(tiny_copy), seeds=1))
+    plan = EvaluationPlan(suite, "fake_ocr", split="zh", generation=replace(settings, model=str(tiny_copy), seeds=1))
     run = tmp_path / "run"
     assert evaluate(plan, run).n_total == 1
     weights = next((tiny_copy / "vae").glob("*.safetensors"))
@@ -161,11 +167,11 @@ def test_weights_that_changed_are_refused(
 
 @pytest.mark.usefixtures("ocr_log")
 def test_a_truncated_checkpoint_stops_the_run(
-    drawing: GenerationSettings, tiny_copy: Path, tmp_path: Path, suite: str
+    settings: GenerationSettings, tiny_copy: Path, tmp_path: Path, suite: str
 ) -> None:
     weights = next((tiny_copy / "transformer").glob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:-100])
-    plan = EvaluationPlan(suite, "fake_ocr", generation=replace(drawing, model=str(tiny_copy)))
+    plan = EvaluationPlan(suite, "fake_ocr", generation=replace(settings, model=str(tiny_copy)))
     with pytest.raises(UserError, match=weights.name):
         evaluate(plan, tmp_path / "run")
     assert not (tmp_path / "run" / "scores.jsonl").exists()

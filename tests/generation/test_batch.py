@@ -17,12 +17,15 @@ import torch
 from PIL import Image
 
 from glmkit.cli import main
+from glmkit.distributed.process_group import SINGLE_PROCESS
 from glmkit.files import read_jsonl, write_jsonl
-from glmkit.generation import batch as engine
-from glmkit.generation import pipeline
-from glmkit.generation.batch import Codes, generate_all
+from glmkit.generation import hybrid_generator
+from glmkit.generation.batch import Result
+from glmkit.generation.hybrid_generator import HybridGenerator
 from glmkit.generation.loading import load_model
 from glmkit.generation.options import InferenceOptions
+from glmkit.generation.pipeline import generate_batch
+from glmkit.generation.prior_token_files import PriorTokenFiles
 from glmkit.models.hybrid import HybridModel
 from glmkit.records import Request
 
@@ -42,21 +45,25 @@ def requests(count: int = 6) -> list[Request]:
     ]
 
 
-def draw(hybrid: HybridModel, wanted: list[Request], work: Path, **how: Any) -> dict[str, Any]:
-    """Outcome by id: the image as an array, or the error."""
+def generate(hybrid: HybridModel, wanted: list[Request], work: Path, **options: Any) -> dict[str, Any]:
+    """Results by id: the image as an array, or the error."""
     done: dict[str, Any] = {}
-    for outcome in generate_all(hybrid, wanted, lambda one: one.id not in done, work, **how):
-        assert outcome.request.id not in done, "drawn twice"
-        done[outcome.request.id] = outcome.error if outcome.image is None else np.asarray(outcome.image)
+
+    def report(result: Result) -> None:
+        assert result.request.id not in done, "generated twice"
+        done[result.request.id] = result.error if result.image is None else np.asarray(result.image)
+
+    generator = HybridGenerator(hybrid, **options)
+    generator.generate_missing(wanted, lambda one: one.id not in done, report, work, SINGLE_PROCESS)
     return done
 
 
 def test_images_are_those_of_single_requests(hybrid: HybridModel, tmp_path: Path) -> None:
-    drawn = draw(hybrid, requests(), tmp_path)
-    assert sorted(drawn) == [str(n) for n in range(6)]
+    images = generate(hybrid, requests(), tmp_path)
+    assert sorted(images) == [str(n) for n in range(6)]
     for one in requests():
-        (single,) = pipeline.draw(hybrid, [one])
-        assert np.abs(drawn[one.id].astype(int) - np.asarray(single).astype(int)).max() <= 1
+        (single,) = generate_batch(hybrid, [one])
+        assert np.abs(images[one.id].astype(int) - np.asarray(single).astype(int)).max() <= 1
 
 
 def test_all_codes_come_before_the_first_image(
@@ -64,7 +71,7 @@ def test_all_codes_come_before_the_first_image(
 ) -> None:
     """In batches of one size, small sizes first; a continued run reads them from the disk."""
     stages: list[tuple[str, list[str]]] = []
-    for name in ("prior_tokens", "decode_prior"):
+    for name in ("generate_prior_tokens", "decode_prior_tokens"):
 
         def noted(
             model: Any, batch: list[Request], *given: Any, _name: str = name, _call: Any = None, **named: Any
@@ -72,36 +79,41 @@ def test_all_codes_come_before_the_first_image(
             stages.append((_name, [one.id for one in batch]))
             return _call(model, batch, *given, **named)
 
-        call = getattr(pipeline, name)
+        call = getattr(hybrid_generator, name)
         monkeypatch.setattr(
-            pipeline, name, lambda *given, _noted=noted, _call=call, **named: _noted(*given, _call=_call, **named)
+            hybrid_generator,
+            name,
+            lambda *given, _noted=noted, _call=call, **named: _noted(*given, _call=_call, **named),
         )
-    draw(hybrid, requests(), tmp_path, batch_size=2)
+    generate(hybrid, requests(), tmp_path, batch_size=2)
     pairs = [["0", "2"], ["4"], ["1", "3"], ["5"]]
-    assert stages == [("prior_tokens", pair) for pair in pairs] + [("decode_prior", pair) for pair in pairs]
+    assert stages == [("generate_prior_tokens", pair) for pair in pairs] + [
+        ("decode_prior_tokens", pair) for pair in pairs
+    ]
     stages.clear()
-    draw(hybrid, requests(), tmp_path, batch_size=2)
-    assert {name for name, _ in stages} == {"decode_prior"}
+    generate(hybrid, requests(), tmp_path, batch_size=2)
+    assert {name for name, _ in stages} == {"decode_prior_tokens"}
 
 
-def test_codes_depend_on_what_decides_them(hybrid: HybridModel, tmp_path: Path) -> None:
-    codes, one = Codes(tmp_path, hybrid), requests()[0]
-    codes.save(one, torch.arange(4).view(2, 2), 1.5)
-    assert codes.has(replace(one, id="other", steps=9, guidance=3.0))
+def test_prior_tokens_are_named_after_what_they_depend_on(tmp_path: Path) -> None:
+    files, one = PriorTokenFiles(tmp_path, "weights"), requests()[0]
+    files.save(one, torch.arange(4).view(2, 2), 1.5)
+    assert files.has(replace(one, id="other", steps=9, guidance=3.0))
     for change in ({"prompt": "b"}, {"seed": 9}, {"height": 128}, {"top_k": 1}, {"condition_images": ("a.png",)}):
-        assert not codes.has(replace(one, **change))
-    loaded, seconds = codes.load(one, CPU)
-    assert loaded.tolist() == [[0, 1], [2, 3]] and seconds == 1.5
-    assert not Codes(tmp_path, HybridModel(hybrid.folder, dtype=torch.bfloat16)).has(one)
+        assert not files.has(replace(one, **change))
+    assert files.load(one, CPU).tolist() == [[0, 1], [2, 3]] and files.seconds(one) == 1.5
+    assert not PriorTokenFiles(tmp_path, "other weights").has(one)
 
 
 def test_only_the_request_at_fault_fails(hybrid: HybridModel, tmp_path: Path) -> None:
     wanted = [
         replace(one, condition_images=(str(tmp_path / "none.png"),)) if one.id == "2" else one for one in requests()
     ]
-    drawn = draw(hybrid, wanted, tmp_path / "work")
-    assert "does not exist" in str(drawn.pop("2"))
-    assert sorted(drawn) == ["0", "1", "3", "4", "5"] and all(isinstance(value, np.ndarray) for value in drawn.values())
+    images = generate(hybrid, wanted, tmp_path / "work")
+    assert "does not exist" in str(images.pop("2"))
+    assert sorted(images) == ["0", "1", "3", "4", "5"] and all(
+        isinstance(value, np.ndarray) for value in images.values()
+    )
 
 
 def test_one_part_at_a_time_draws_the_same(
@@ -121,10 +133,10 @@ def test_one_part_at_a_time_draws_the_same(
     source = tmp_path / "a.png"
     Image.effect_noise((128, 128), 80).convert("RGB").save(source)
     one = replace(requests()[1], condition_images=(str(source),))
-    drawn = draw(sparing, [one], tmp_path / "work")["1"]
+    images = generate(sparing, [one], tmp_path / "work")["1"]
     assert all(len(parts) <= 2 and not {"autoregressive", "decoder"} <= parts for parts in held) and held
     monkeypatch.undo()
-    assert np.array_equal(drawn, draw(hybrid, [one], tmp_path / "other")["1"])
+    assert np.array_equal(images, generate(hybrid, [one], tmp_path / "other")["1"])
 
 
 def test_processes_share_the_work_and_survive_one(tiny_model: Path, tmp_path: Path) -> None:
@@ -135,16 +147,16 @@ def test_processes_share_the_work_and_survive_one(tiny_model: Path, tmp_path: Pa
     script = tmp_path / "process.py"
     script.write_text(
         "import os, sys, time\n"
-        "from glmkit.generation import batch as engine, requests as jobs\n"
+        "from glmkit.generation import batch, hybrid_generator\n"
         "from glmkit.cli import main\n"
-        "engine.IMAGES_AT_ONCE = 1\n"
-        "save, index = jobs.save_image, os.environ.get('RANK', '0')\n"
+        "hybrid_generator.IMAGES_BATCH = 1\n"
+        "save, index = batch.save_png, os.environ.get('RANK', '0')\n"
         "def noted(path, *given):\n"
         "    save(path, *given)\n"
         "    with open(sys.argv[1], 'a') as log: log.write(f'{index} {path.stem}\\n')\n"
         "    if index == '1': time.sleep(600)\n"
         "    while '\\n1 ' not in '\\n' + open(sys.argv[1]).read(): time.sleep(0.05)\n"
-        "jobs.save_image = noted\n"
+        "batch.save_png = noted\n"
         "sys.exit(main(sys.argv[2:]))\n"
     )
 
@@ -165,13 +177,13 @@ def test_processes_share_the_work_and_survive_one(tiny_model: Path, tmp_path: Pa
     processes[1].send_signal(signal.SIGKILL)
     outputs = [process.communicate(timeout=120)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, -signal.SIGKILL, 0]
-    assert '"drawn": 9' in outputs[0] and not outputs[2]
-    drawn = [line.split()[1] for line in log.read_text().splitlines()]
-    assert sorted(drawn) == [one.id for one in requests(9)]
+    assert '"generated": 9' in outputs[0] and not outputs[2]
+    saved = [line.split()[1] for line in log.read_text().splitlines()]
+    assert sorted(saved) == [one.id for one in requests(9)]
     assert [row["id"] for row in read_jsonl(tmp_path / "many" / "images.jsonl")] == [one.id for one in requests(9)]
     assert main(command("alone")) == 0
     for one in requests(9):
         many, alone = (np.asarray(Image.open(tmp_path / out / f"{one.id}.png")) for out in ("many", "alone"))
         assert np.array_equal(many, alone)
     assert not (tmp_path / "many" / ".work").exists()
-    assert engine.IMAGES_AT_ONCE > 1
+    assert hybrid_generator.IMAGES_BATCH > 1

@@ -31,7 +31,7 @@ def write(
     positions = [prompt_positions(prompt, [], tiny.START) for prompt in prompts]
     total = sum(height * width for height, width in order)
     numbers = torch.stack([uniforms(length, total) for length in lengths])
-    return made.write(prompts, positions, order, numbers, sampling or Sampling())
+    return made.generate(prompts, positions, order, numbers, sampling or Sampling())
 
 
 class FakeGraph:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import tiny_checkpoint
 
-from glmkit.generation import pipeline
+from glmkit.generation.denoising import decode_prior_tokens, initial_noise, upsample_prior_tokens
+from glmkit.generation.prior_tokens import generate_prior_tokens
 from glmkit.models import checkpoint
 from glmkit.models.hybrid import HybridModel
 from glmkit.records import Request
@@ -22,16 +23,16 @@ pytestmark = pytest.mark.skipif(
 def test_stock_draws_our_image(width: int, height: int) -> None:
     hybrid = HybridModel.load("nano", components=())
     one = Request("a", "a navy poster with the headline 'HELLO'", 3, height, width, steps=4, guidance=2.5)
-    codes = pipeline.prior_tokens(hybrid, [one])
-    (ours,) = pipeline.decode_prior(hybrid, [one], codes)
+    codes = generate_prior_tokens(hybrid, [one])
+    (ours,) = decode_prior_tokens(hybrid, [one], codes)
     (theirs,) = tiny_checkpoint.diffusers_pipeline(checkpoint.NANO)(
         prompt=one.prompt,
         height=height,
         width=width,
         num_inference_steps=one.steps,
         guidance_scale=one.guidance,
-        latents=pipeline.initial_noise(hybrid, one),
-        prior_token_ids=pipeline.upsampled(codes[0])[None],
+        latents=initial_noise(hybrid, one),
+        prior_token_ids=upsample_prior_tokens(codes[0])[None],
     ).images
     levels = np.asarray(ours).astype(int) - np.asarray(theirs).astype(int)
     assert np.abs(levels).max() <= 2

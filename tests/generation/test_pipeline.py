@@ -13,7 +13,11 @@ import torch
 from PIL import Image
 
 from glmkit.errors import UserError
-from glmkit.generation import pipeline
+from glmkit.generation.condition_images import encode_condition_image, encode_condition_images
+from glmkit.generation.denoising import decode_prior_tokens, denoise, initial_noise, upsample_prior_tokens
+from glmkit.generation.pipeline import generate_batch
+from glmkit.generation.prior_tokens import generate_prior_tokens
+from glmkit.generation.requests import check_request
 from glmkit.inputs.images import read_image
 from glmkit.models.hybrid import HybridModel
 from glmkit.records import Request
@@ -48,7 +52,7 @@ def make_image(path: Path, width: int, height: int, seed: int = 0) -> str:
 def test_image_equals_stock(hybrid: HybridModel, height: int, width: int, prompt: str) -> None:
     """From injected codes and noise, float32: latents within 1e-4 and the image within one level of 255."""
     one = request(prompt=prompt, height=height, width=width, steps=4, guidance=2.5)
-    codes, noise = random_codes(height, width), pipeline.initial_noise(hybrid, one)
+    codes, noise = random_codes(height, width), initial_noise(hybrid, one)
     stock = tiny_checkpoint.diffusers_pipeline(hybrid.folder)
     arguments = {
         "prompt": prompt,
@@ -57,12 +61,12 @@ def test_image_equals_stock(hybrid: HybridModel, height: int, width: int, prompt
         "num_inference_steps": 4,
         "guidance_scale": 2.5,
         "latents": noise,
-        "prior_token_ids": pipeline.upsampled(codes)[None],
+        "prior_token_ids": upsample_prior_tokens(codes)[None],
     }
     theirs = stock(**arguments, output_type="latent").images
-    ours = pipeline.denoise_prior(hybrid, [one], [codes])
+    ours = denoise(hybrid, [one], [codes])
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
-    (drawn,) = pipeline.decode_prior(hybrid, [one], [codes], noise)
+    (drawn,) = decode_prior_tokens(hybrid, [one], [codes], noise)
     levels = np.asarray(drawn).astype(int) - np.asarray(stock(**arguments).images[0]).astype(int)
     assert np.abs(levels).max() <= 1
 
@@ -72,7 +76,7 @@ def test_edit_equals_stock(hybrid: HybridModel, tmp_path: Path, sizes: Sequence[
     """Stock editing raises before it draws, but its decoder stage runs from given codes of target and sources."""
     paths = tuple(make_image(tmp_path / f"{i}.png", *size, seed=i) for i, size in enumerate(sizes))
     one = request(height=128, width=96, condition_images=paths, guidance=2.0)
-    (sources,) = pipeline.encode_condition_images(hybrid, [one])
+    (sources,) = encode_condition_images(hybrid, [one])
     codes = random_codes(128, 96)
     theirs = tiny_checkpoint.diffusers_pipeline(hybrid.folder)(
         prompt=one.prompt,
@@ -81,15 +85,17 @@ def test_edit_equals_stock(hybrid: HybridModel, tmp_path: Path, sizes: Sequence[
         width=96,
         num_inference_steps=3,
         guidance_scale=2.0,
-        latents=pipeline.initial_noise(hybrid, one),
-        prior_token_ids=pipeline.upsampled(codes)[None],
-        prior_token_image_ids=[torch.cat([pipeline.upsampled(source.codes) for source in sources])],
-        source_image_grid_thw=[torch.tensor([[1, 2 * s.codes.shape[0], 2 * s.codes.shape[1]] for s in sources])],
+        latents=initial_noise(hybrid, one),
+        prior_token_ids=upsample_prior_tokens(codes)[None],
+        prior_token_image_ids=[torch.cat([upsample_prior_tokens(source.token_ids) for source in sources])],
+        source_image_grid_thw=[
+            torch.tensor([[1, 2 * s.token_ids.shape[0], 2 * s.token_ids.shape[1]] for s in sources])
+        ],
         output_type="latent",
     ).images
-    ours = pipeline.denoise_prior(hybrid, [one], [codes], sources=[sources])
+    ours = denoise(hybrid, [one], [codes], condition_images=[sources])
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
-    unedited = pipeline.denoise_prior(hybrid, [replace(one, condition_images=())], [codes])
+    unedited = denoise(hybrid, [replace(one, condition_images=())], [codes])
     assert (ours - unedited).abs().max() > 1e-3
 
 
@@ -101,10 +107,10 @@ def test_source_codes_equal_stock(hybrid: HybridModel, tmp_path: Path, width: in
     inputs = stock.processor.image_processor([Image.open(path)], return_tensors="pt")
     features = stock.vision_language_encoder.get_image_features(inputs["pixel_values"], inputs["image_grid_thw"])
     theirs = stock.vision_language_encoder.get_image_tokens(features.pooler_output, inputs["image_grid_thw"])
-    ours = pipeline.encode_condition_image(hybrid, read_image(path))
-    assert tuple(ours.codes.shape) == tuple(inputs["image_grid_thw"][0, 1:].tolist())
-    assert torch.equal(ours.codes.flatten(), theirs)
-    assert ours.latents.shape[-2:] == (4 * ours.codes.shape[0], 4 * ours.codes.shape[1])
+    ours = encode_condition_image(hybrid, read_image(path))
+    assert tuple(ours.token_ids.shape) == tuple(inputs["image_grid_thw"][0, 1:].tolist())
+    assert torch.equal(ours.token_ids.flatten(), theirs)
+    assert ours.latents.shape[-2:] == (4 * ours.token_ids.shape[0], 4 * ours.token_ids.shape[1])
 
 
 def test_source_latents_equal_stock(hybrid: HybridModel, tmp_path: Path) -> None:
@@ -113,7 +119,7 @@ def test_source_latents_equal_stock(hybrid: HybridModel, tmp_path: Path) -> None
     with torch.no_grad():
         raw = stock.vae.encode(stock.image_processor.preprocess(Image.open(path))).latent_dist.mode()
     mean, std = (torch.tensor(stock.vae.config[key]).view(1, -1, 1, 1) for key in ("latents_mean", "latents_std"))
-    ours = pipeline.encode_condition_image(hybrid, read_image(path)).latents
+    ours = encode_condition_image(hybrid, read_image(path)).latents
     torch.testing.assert_close(ours, (raw - mean) / std, atol=1e-5, rtol=1e-5)
 
 
@@ -123,12 +129,12 @@ def test_alone_or_in_a_batch(hybrid: HybridModel, tmp_path: Path) -> None:
     texts = [request(i) for i in range(3)]
     edits = [request(i, condition_images=(path,) * (i % 2 + 1)) for i in range(3)]
     for requests in (texts, edits):
-        together = pipeline.prior_tokens(hybrid, requests)
-        latents = pipeline.denoise_prior(hybrid, requests, together)
+        together = generate_prior_tokens(hybrid, requests)
+        latents = denoise(hybrid, requests, together)
         for i, one in enumerate(requests):
-            (alone,) = pipeline.prior_tokens(hybrid, [one])
+            (alone,) = generate_prior_tokens(hybrid, [one])
             assert torch.equal(alone, together[i])
-            single = pipeline.denoise_prior(hybrid, [one], [alone])[0]
+            single = denoise(hybrid, [one], [alone])[0]
             torch.testing.assert_close(single, latents[i], atol=2e-5, rtol=0)
 
 
@@ -138,14 +144,14 @@ def test_each_input_matters(hybrid: HybridModel, tmp_path: Path) -> None:
     path = make_image(tmp_path / "a.png", 160, 128)
 
     def codes(one: Request) -> torch.Tensor:
-        return pipeline.prior_tokens(hybrid, [one])[0]
+        return generate_prior_tokens(hybrid, [one])[0]
 
     for change in ({"seed": 5}, {"prompt": "a black bird"}, {"condition_images": (path,)}, {"top_k": 1}):
         assert not torch.equal(codes(base), codes(request(0, **change)))
     grid = random_codes(128, 96)
 
     def latents(one: Request, prior: torch.Tensor = grid) -> torch.Tensor:
-        return pipeline.denoise_prior(hybrid, [one], [prior])
+        return denoise(hybrid, [one], [prior])
 
     for other in (
         latents(request(0, seed=5)),
@@ -160,10 +166,10 @@ def test_each_input_matters(hybrid: HybridModel, tmp_path: Path) -> None:
 def test_the_global_random_state_is_neither_read_nor_changed(hybrid: HybridModel) -> None:
     one = request(0)
     torch.manual_seed(1)
-    first = pipeline.draw(hybrid, [one])[0]
+    first = generate_batch(hybrid, [one])[0]
     state = torch.get_rng_state()
     torch.manual_seed(2)
-    assert first.tobytes() == pipeline.draw(hybrid, [one])[0].tobytes()
+    assert first.tobytes() == generate_batch(hybrid, [one])[0].tobytes()
     torch.manual_seed(1)
     assert torch.equal(torch.get_rng_state(), state)
 
@@ -173,28 +179,10 @@ def test_bfloat16_draws_nearly_the_same(hybrid: HybridModel, tmp_path: Path) -> 
     path = make_image(tmp_path / "a.png", 160, 128)
     grid = [random_codes(128, 96)]
     for one in (request(0), request(0, condition_images=(path,))):
-        (image,) = pipeline.draw(half, [one])
+        (image,) = generate_batch(half, [one])
         assert image.size == (96, 128)
-        low, full = (np.asarray(pipeline.decode_prior(model, [one], grid)[0]).astype(int) for model in (half, hybrid))
+        low, full = (np.asarray(decode_prior_tokens(model, [one], grid)[0]).astype(int) for model in (half, hybrid))
         assert np.abs(low - full).mean() < 4
-
-
-def test_batches_hold_one_size(hybrid: HybridModel) -> None:
-    requests = [request(i, height=(64, 96)[i % 2], steps=1) for i in range(5)]
-    drawn = {one.id: image for one, image in pipeline.generate(hybrid, requests, batch_size=4)}
-    assert sorted(drawn) == ["0", "1", "2", "3", "4"]
-    assert [drawn[str(i)].size for i in range(5)] == [(96, (64, 96)[i % 2]) for i in range(5)]
-
-
-def test_one_failure_costs_one_image(hybrid: HybridModel, tmp_path: Path) -> None:
-    good = make_image(tmp_path / "good.png", 128, 128)
-    sources = [(good,), (str(tmp_path / "missing.png"),), (good,)]
-    requests = [request(i, condition_images=own, steps=1) for i, own in enumerate(sources)]
-    outcomes = {outcome.request.id: outcome for outcome in pipeline.attempt(hybrid, requests, batch_size=3)}
-    assert [outcomes[str(i)].image is not None for i in range(3)] == [True, False, True]
-    assert "does not exist" in str(outcomes["1"].error)
-    with pytest.raises(UserError, match=r"missing\.png"):
-        list(pipeline.generate(hybrid, requests))
 
 
 @pytest.mark.parametrize(
@@ -212,12 +200,12 @@ def test_one_failure_costs_one_image(hybrid: HybridModel, tmp_path: Path) -> Non
 )
 def test_impossible_requests(changes: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        pipeline.check(request(**changes))
+        check_request(request(**changes))
 
 
 def test_progress_counts_codes_and_steps(hybrid: HybridModel) -> None:
     seen: list[tuple[str, int, int]] = []
-    pipeline.draw(hybrid, [request(0)], lambda *step: seen.append(step))
-    codes, steps = ([step for step in seen if step[0] == stage] for stage in ("codes", "denoising"))
+    generate_batch(hybrid, [request(0)], lambda *step: seen.append(step))
+    codes, steps = ([step for step in seen if step[0] == stage] for stage in ("prior tokens", "denoising"))
     assert [done for _, done, _ in steps] == [1, 2, 3]
     assert codes[-1][1] == codes[-1][2] == len(codes)

@@ -12,10 +12,9 @@ from PIL import Image
 import glmkit
 from glmkit.errors import UserError
 from glmkit.files import write_jsonl
-from glmkit.generation.images import is_drawn, save_image
+from glmkit.generation.images import image_text, is_image_of, save_png, weights_digest
 from glmkit.generation.requests import read_requests, size_like
 from glmkit.inputs.images import read_image
-from glmkit.models.checkpoint.defaults import Defaults
 from glmkit.records import Request
 
 BASE = Request("", "", seed=7, height=128, width=64, steps=5, guidance=2.0)
@@ -47,16 +46,16 @@ def test_rows_override_the_command_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([{"prompt": ""}], "row 1: the prompt is empty"),
-        ([{"prompt": "a"}, {"id": "x"}], "row 2: the prompt is missing"),
+        ([{"prompt": ""}], "record 1: the prompt is empty"),
+        ([{"prompt": "a"}, {"id": "x"}], "record 2: the prompt is missing"),
         ([{"prompt": "a", "sizes": "32x32"}], "unknown key 'sizes'"),
         ([{"prompt": "a", "size": "100x64"}], "multiples of 32"),
         ([{"prompt": "a", "size": "big"}], "WIDTHxHEIGHT"),
         ([{"prompt": "a", "seed": "one"}], "seed is not a number"),
         ([{"prompt": "a", "id": "../a"}], "file name"),
-        ([{"prompt": "a", "id": "x"}, {"prompt": "b", "id": "x"}], "two rows"),
+        ([{"prompt": "a", "id": "x"}, {"prompt": "b", "id": "x"}], "two records"),
         ([{"prompt": "a", "condition_images": "a.png"}], "list of paths"),
-        ([], "no rows"),
+        ([], "no records"),
     ],
 )
 def test_rows_that_cannot_be_drawn(tmp_path: Path, rows: list[dict[str, object]], message: str) -> None:
@@ -67,17 +66,17 @@ def test_rows_that_cannot_be_drawn(tmp_path: Path, rows: list[dict[str, object]]
 
 @pytest.mark.parametrize(("width", "height"), [(256, 256), (1000, 300), (300, 1199), (33, 40), (4000, 1001)])
 def test_size_like(width: int, height: int) -> None:
-    rows, columns = size_like(width, height, Defaults(256, 256))
-    assert rows % 32 == columns % 32 == 0
-    assert max(rows, columns) <= 4 * min(rows, columns)
-    assert 0.5 < rows * columns / 256**2 < 1.5
-    assert (rows > columns) == (height > width)
+    across, down = size_like(width, height, 256**2)
+    assert across % 32 == down % 32 == 0
+    assert max(across, down) <= 4 * min(across, down)
+    assert 0.5 < across * down / 256**2 < 1.5
+    assert (down > across) == (height > width)
 
 
 def test_the_image_carries_its_request(tmp_path: Path) -> None:
     one = replace(BASE, prompt='ein “Gruß” 你好 "HI"', condition_images=("a.png",))
     image = Image.new("RGB", (64, 128), "red")
-    save_image(tmp_path / "a.png", image, one, "nano", ("x", "y"))
+    save_png(tmp_path / "a.png", image, image_text(one, "nano", ("x", "y")))
     with Image.open(tmp_path / "a.png") as opened:
         text = opened.text
         assert opened.size == (64, 128) and opened.convert("RGB").getpixel((5, 5)) == (255, 0, 0)
@@ -87,17 +86,27 @@ def test_the_image_carries_its_request(tmp_path: Path) -> None:
     assert text["version"] == f"glmkit {glmkit.__version__}"
 
 
-def test_a_drawn_image_is_recognised_and_nothing_else(tmp_path: Path) -> None:
-    one = replace(BASE, prompt="a")
-    path = tmp_path / "a.png"
-    assert not is_drawn(path, one, "nano")
-    save_image(path, Image.effect_noise((64, 128), 50).convert("RGB"), one, "nano")
-    assert is_drawn(path, one, "nano")
-    assert not is_drawn(path, replace(one, seed=8), "nano")
-    assert not is_drawn(path, one, "nano", ("adapter",))
-    assert not is_drawn(path, one, "other")
+def test_an_image_is_recognised_by_content(tmp_path: Path) -> None:
+    """Names do not count: the same weights under another name are the same, other weights under the same are not."""
+    for name in ("model", "adapter", "source"):
+        (tmp_path / name).write_text(name)
+    request, path = replace(BASE, prompt="a", condition_images=(str(tmp_path / "source"),)), tmp_path / "a.png"
+    weights = weights_digest(tmp_path / "model")
+    assert not is_image_of(path, request, weights)
+    text = image_text(request, "nano", (), weights)
+    save_png(path, Image.effect_noise((64, 128), 50).convert("RGB"), text)
+    assert is_image_of(path, request, weights)
+    (tmp_path / "model").rename(tmp_path / "renamed")
+    assert is_image_of(path, request, weights_digest(tmp_path / "renamed"))
+    assert not is_image_of(path, replace(request, seed=8), weights)
+    assert not is_image_of(path, request, weights_digest(tmp_path / "renamed", [str(tmp_path / "adapter")]))
+    (tmp_path / "renamed").write_text("other weights")
+    assert not is_image_of(path, request, weights_digest(tmp_path / "renamed"))
+    (tmp_path / "source").write_text("another image")
+    assert not is_image_of(path, request, weights)
+    (tmp_path / "source").write_text("source")
     path.write_bytes(path.read_bytes()[:-100])
-    assert not is_drawn(path, one, "nano")
+    assert not is_image_of(path, request, weights)
 
 
 def test_reading_sources(tmp_path: Path) -> None:

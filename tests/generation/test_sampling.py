@@ -26,7 +26,7 @@ def write(
 ) -> Tensor:
     positions = [prompt_positions(prompt, [], tiny.START) for prompt in prompts]
     uniforms_BN = torch.stack([uniforms(seed, TOKENS) for seed in seeds])
-    return PriorTokenDecoder(model or tiny.our_model()).write(
+    return PriorTokenDecoder(model or tiny.our_model()).generate(
         prompts, positions, [PREVIEW, LARGE], uniforms_BN, sampling
     )
 
@@ -154,7 +154,9 @@ def test_likeliest_codes_of_an_edit_equal_stock_generate() -> None:
         suppress_tokens=list(range(tiny.CODES, 80)),
     )
     positions, order = [prompt_positions(prompt, [(3, 2)], tiny.START)], [LARGE]
-    ours = PriorTokenDecoder(tiny.our_model()).write([prompt], positions, order, torch.zeros(1, 24), Sampling(top_k=1))
+    ours = PriorTokenDecoder(tiny.our_model()).generate(
+        [prompt], positions, order, torch.zeros(1, 24), Sampling(top_k=1)
+    )
     assert ours[0].tolist() == written[0, len(prompt) :].tolist()
 
 
@@ -176,7 +178,7 @@ def test_progress_counts_every_token() -> None:
     seen: list[tuple[int, int]] = []
     prompt = tiny.text_prompt(0, 3)
     order: list[Grid] = [(2, 2)]
-    PriorTokenDecoder(tiny.our_model()).write(
+    PriorTokenDecoder(tiny.our_model()).generate(
         [prompt],
         [prompt_positions(prompt, [], tiny.START)],
         order,

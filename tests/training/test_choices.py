@@ -13,7 +13,7 @@ from glmkit import config
 from glmkit.config import STAGES, AutoregressiveStage, DecoderStage, GlyphStage, Lora
 from glmkit.errors import UserError
 from glmkit.files import read_jsonl, write_jsonl
-from glmkit.generation import pipeline
+from glmkit.generation.prior_tokens import prompt_tokenizer
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import data, features, lora
 from glmkit.training.context import StageContext
@@ -72,7 +72,7 @@ def test_a_dropped_caption_leaves_an_empty_prompt(tiny_model: Path, images: data
     dropping.trained.register_forward_pre_hook(lambda _, seen: given.append(seen))
     dropping.loss([3, 1], seeded(0))
     ids_BT, positions_3BT = given[0]
-    tokenizer = pipeline.prompt_tokenizer(tiny_model).tokenizer
+    tokenizer = prompt_tokenizer(tiny_model).tokenizer
     content = [{"role": "user", "content": [{"type": "text", "text": ""}]}]
     text = tokenizer.apply_chat_template(content, tokenize=False)
     size = tokenizer.grid_bos_token + "{} {}" + tokenizer.grid_eos_token

@@ -14,7 +14,7 @@ from PIL import Image
 
 from glmkit.errors import UserError
 from glmkit.files import write_jsonl
-from glmkit.generation import pipeline
+from glmkit.generation.condition_images import encode_condition_image
 from glmkit.generation.sequence import grids
 from glmkit.models.hybrid import HybridModel
 from glmkit.models.semantic_vq.model import prepare
@@ -67,10 +67,10 @@ def test_large_ids_are_those_of_a_source_image(hybrid: HybridModel, images: data
     """The same file through the published path of an edit: PIL, the processor's resize, the encoder."""
     found = features.precompute_large_tokens(hybrid, images, features.FeatureCache(CPU))
     for index, (width, height) in enumerate(SIZES):
-        source = pipeline.encode_condition_image(hybrid, Image.open(folder / f"{index}.png"))
+        source = encode_condition_image(hybrid, Image.open(folder / f"{index}.png"))
         assert source.size == (height, width), "the bounds keep this size"
         assert found[[index]].shape[1:] == grids(height, width).large
-        assert agreement(found[[index]][0], source.codes) >= 0.97
+        assert agreement(found[[index]][0], source.token_ids) >= 0.97
 
 
 def test_preview_ids(hybrid: HybridModel, images: data.FileDataset, folder: Path) -> None:

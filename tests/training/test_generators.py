@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from glmkit.config import AutoregressiveStage, DecoderStage
-from glmkit.generation import pipeline
+from glmkit.generation.condition_images import encode_condition_images
+from glmkit.generation.denoising import to_image, upsample_prior_tokens
+from glmkit.generation.prior_tokens import prompt_tokenizer
 from glmkit.generation.sequence import training_sequence
 from glmkit.models.hybrid import HybridModel
 from glmkit.records import Request
@@ -60,7 +62,7 @@ def stock_nats(
     )
     if not with_preview:
         preview = preview[:0]
-    prompt = pipeline.prompt_tokenizer(hybrid.folder).text_to_image(images.captions[index], *images.sizes[index])
+    prompt = prompt_tokenizer(hybrid.folder).text_to_image(images.captions[index], *images.sizes[index])
     grids_in_order = [codes for codes in (preview, large) if codes.numel()]
     sequence = training_sequence(prompt, grids_in_order, hybrid.autoregressive.config)
     model = tiny_checkpoint.diffusers_pipeline(hybrid.folder).vision_language_encoder
@@ -383,7 +385,7 @@ def as_request(images: data.ImageDataset, index: int, folder: Path) -> Request:
     """The edit as a user asks for it: the source in a file, the instruction as prompt."""
     pixels = images.pixels([images.condition_images[index]], CPU)[0]
     path = folder / f"{index}.png"
-    pipeline.to_image(pixels).save(path)
+    to_image(pixels).save(path)
     height, width = images.sizes[index]
     return Request(str(index), images.captions[index], height=height, width=width, condition_images=(str(path),))
 
@@ -397,11 +399,11 @@ def test_the_loss_of_an_edit_is_on_what_generation_writes(hybrid: HybridModel, e
         nats = []
         for row, index in enumerate(indices):
             request = as_request(edits[0], index, tmp_path)
-            ((source,),) = pipeline.encode_condition_images(hybrid, [request])
-            tokenizer = pipeline.prompt_tokenizer(hybrid.folder)
-            prompt = tokenizer.edit(request.prompt, [source.codes], request.height, request.width)
+            ((source,),) = encode_condition_images(hybrid, [request])
+            tokenizer = prompt_tokenizer(hybrid.folder)
+            prompt = tokenizer.edit(request.prompt, [source.token_ids], request.height, request.width)
             target = features.large_token_ids(hybrid.semantic_vq, edits[0].pixels([index], CPU))[0]
-            grid = (source.codes.shape[0], source.codes.shape[1])
+            grid = (source.token_ids.shape[0], source.token_ids.shape[1])
             sequence = training_sequence(prompt, [target], hybrid.autoregressive.config, [grid])
             length = len(sequence.ids_T)
             assert torch.equal(ids_BT[row, :length], sequence.ids_T)
@@ -490,7 +492,7 @@ def test_an_edit_is_told_its_own_codes(hybrid: HybridModel, edits: Any) -> None:
     objective = decoder(hybrid, edits, prior_stretch=0.9)
     for _, _, _, prior, *_ in told(objective, [1, 3], range(8)):
         own = objective.train.prior[[1, 3]].long()
-        assert torch.equal(prior, pipeline.upsampled(own))
+        assert torch.equal(prior, upsample_prior_tokens(own))
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from glmkit.errors import UserError
-from glmkit.generation import pipeline
+from glmkit.generation.prior_tokens import prompt_tokenizer
 from glmkit.models import checkpoint
 from glmkit.models.checkpoint import defaults
 from glmkit.training import initialise
@@ -37,7 +37,7 @@ def test_sizes_and_published_values(folder: Path) -> None:
     published = checkpoint.PUBLISHED["vision_language_encoder"]["text_config"]
     assert language["text_config"]["rms_norm_eps"] == published["rms_norm_eps"]
     assert language["text_config"]["rope_parameters"]["rope_theta"] == published["rope_parameters"]["rope_theta"]
-    tokenizer = pipeline.prompt_tokenizer(folder)
+    tokenizer = prompt_tokenizer(folder)
     assert language["image_start_token_id"] == sizes["codes"] == language["vq_config"]["num_embeddings"]
     assert checkpoint.config(folder, "decoder")["prior_vq_quantizer_codebook_size"] == sizes["codes"]
     ids = tokenizer.text_to_image("a red poster", 256, 256)

@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from glmkit.generation import pipeline
+from glmkit.generation.denoising import decode_prior_tokens
+from glmkit.generation.prior_tokens import generate_prior_tokens
 from glmkit.models.gradient_checkpointing import checkpointed
 from glmkit.models.hybrid import HybridModel
 from glmkit.records import Request
@@ -165,6 +166,6 @@ def test_images_are_the_same(tiny_model: Path) -> None:
         if offloaded:
             for part in ("decoder", "autoregressive"):
                 setattr(hybrid, part, offload.offload(getattr(hybrid, part), CPU))
-        codes = pipeline.prior_tokens(hybrid, [request])
-        found.append((codes[0], pipeline.decode_prior(hybrid, [request], codes)[0]))
+        codes = generate_prior_tokens(hybrid, [request])
+        found.append((codes[0], decode_prior_tokens(hybrid, [request], codes)[0]))
     assert torch.equal(found[0][0], found[1][0]) and found[0][1].tobytes() == found[1][1].tobytes()

@@ -11,7 +11,7 @@ from PIL import Image
 
 from glmkit.config import Lora, Samples
 from glmkit.files import write_json
-from glmkit.generation import pipeline
+from glmkit.generation.pipeline import generate_batch
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import lora
 from glmkit.training.samples import Sampler, requests_of
@@ -22,7 +22,7 @@ SAMPLES = Samples(prompts=("a red poster with 'ONE'", "another"), size="64x32", 
 def test_samples_are_generations(tiny_model: Path, tmp_path: Path) -> None:
     """Dropout rests while they are drawn and acts again afterwards; the same step gives the same file."""
     hybrid = HybridModel(tiny_model)
-    expected = [np.asarray(image) for _, image in pipeline.generate(hybrid, requests_of(tiny_model, SAMPLES), 2)]
+    expected = [np.asarray(image) for image in generate_batch(hybrid, requests_of(tiny_model, SAMPLES))]
     lora.inject(hybrid.decoder, Lora(dropout=0.9, targets=("to_q", "ff.net.2")))
     torch.manual_seed(0)
     with torch.no_grad():

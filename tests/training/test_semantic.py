@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from glmkit.config import SemanticStage
 from glmkit.errors import UserError
-from glmkit.generation import pipeline
+from glmkit.generation.prior_tokens import prompt_tokenizer
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import data
 from glmkit.training.objectives.semantic_vq import Captioner, CodeAverages, SemanticObjective, _blanked
@@ -71,7 +71,7 @@ def test_dead_codes_come_back_as_far_features() -> None:
 
 
 def test_quoted_words_are_blanked(tiny_model: Path) -> None:
-    tokenizer = pipeline.prompt_tokenizer(tiny_model).tokenizer
+    tokenizer = prompt_tokenizer(tiny_model).tokenizer
     captions = ['a red poster with "HELLO" and “ONE”', 'a red poster with "OTHER" and “WORDS”', "a" * 500]
     table = _blanked(tokenizer, captions, CPU)
     assert table.shape == (3, 64) and torch.equal(table[0], table[1])

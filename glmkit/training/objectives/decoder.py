@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from glmkit.config import DecoderStage, GlyphStage
 from glmkit.errors import UserError
 from glmkit.generation import flow_matching as flow
-from glmkit.generation import pipeline
-from glmkit.generation.pipeline import upsampled
+from glmkit.generation.denoising import flow_config, upsample_prior_tokens
 from glmkit.models.compiling import allow_shapes
 from glmkit.models.decoder.model import ConditionCache
 from glmkit.models.hybrid import HybridModel
@@ -161,7 +160,7 @@ class DecoderObjective(Divisible):
     ) -> None:
         images, validation = datasets
         self.stage, self.device = stage, hybrid.device
-        self.flow_config = pipeline.flow_config(hybrid.folder)
+        self.flow_config = flow_config(hybrid.folder)
         self.train, self.known = features
         for conditions in features:
             if isinstance(conditions.glyphs, GlyphTokens):
@@ -281,7 +280,7 @@ class DecoderObjective(Divisible):
             return None
         chosen = [known.condition_images[index] for index in step.indices]
         latents = known.means(chosen)  # as generation reads them
-        prior = upsampled(known.prior[chosen].long())
+        prior = upsample_prior_tokens(known.prior[chosen].long())
         return self.decoder.cache_condition_images([(latents, prior, _pixels(latents))]).visible_where(step.told)
 
     def _velocity(self, known: Conditions, step: Step) -> tuple[Tensor, Tensor]:
@@ -292,7 +291,7 @@ class DecoderObjective(Divisible):
             flow.noisy(step.latents, step.noise, step.times.sigma),
             glyph,
             mask,
-            upsampled(step.prior),
+            upsample_prior_tokens(step.prior),
             step.prior_token_drop,
             step.times.timestep,
             size.expand(len(step.latents), 2),

@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 
 from glmkit.config import SemanticStage
 from glmkit.errors import UserError
-from glmkit.generation import pipeline
+from glmkit.generation.prior_tokens import prompt_tokenizer
 from glmkit.generation.sequence import grids
 from glmkit.models.hybrid import HybridModel
 from glmkit.posters.grammar import SHAPES
@@ -104,7 +104,7 @@ class CodeAverages(nn.Module):
 class SemanticObjective(Objective):
     def __init__(self, hybrid: HybridModel, features: None, datasets: Datasets, stage: SemanticStage) -> None:
         semantic_vq, device = hybrid.semantic_vq, hybrid.device
-        text_tokenizer = pipeline.prompt_tokenizer(hybrid.folder).tokenizer
+        text_tokenizer = prompt_tokenizer(hybrid.folder).tokenizer
         self.tokenizer, self.stage, self.device = semantic_vq, stage, device
         images, validation = datasets
         self.images, self.validation_images = images, validation

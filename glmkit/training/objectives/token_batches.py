@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from glmkit.generation import pipeline
+from glmkit.generation.prior_tokens import prompt_tokenizer
 from glmkit.generation.sequence import (
     PromptTokenizer,
     TrainingBatch,
@@ -118,7 +118,7 @@ class Sequences:
         self.bare: list[list[int]] = [[] for _ in images.captions]
         # With one length for every batch of a kind a compiled model has one shape an image size.
         self.one_shape, self.prompt_length = False, {False: 0, True: 0}
-        tokenizer = pipeline.prompt_tokenizer(hybrid.folder)
+        tokenizer = prompt_tokenizer(hybrid.folder)
         for kind, members in by_size(asked_for(images)).items():
             captions = [images.captions[index] for index in members]
             prompts = self._prompts(tokenizer, captions, members, kind)

@@ -17,7 +17,7 @@ from glmkit.evaluation.evaluate import evaluate
 from glmkit.evaluation.plan import EvaluationPlan, GenerationSettings
 from glmkit.evaluation.suites import nano_edit
 from glmkit.files import read_jsonl
-from glmkit.generation import pipeline
+from glmkit.generation.pipeline import generate_batch
 from glmkit.models.hybrid import HybridModel
 from glmkit.posters.edit_set import OF_EACH_KIND, edit_rows, edit_set
 from glmkit.posters.edits import KINDS, words_of
@@ -155,7 +155,7 @@ def test_a_model_edits_the_source_of_each_prompt(tiny_model: Path, tmp_path: Pat
     evaluate(EvaluationPlan("nano-edit", "fake_ocr", split="add", limit=1, generation=drawing), tmp_path / "run")
     source = tmp_path / "run" / "references" / "add-01" / "condition_image.png"
     request = Request("x", PROMPTS["add-01"].prompt, 0, 64, 64, (str(source),), steps=1, guidance=1.5)
-    (expected,) = pipeline.draw(HybridModel.load(str(tiny_model)), [request])
+    (expected,) = generate_batch(HybridModel.load(str(tiny_model)), [request])
     with Image.open(tmp_path / "run" / "images" / "add-01_0.png") as image:
         assert np.array_equal(np.asarray(image), np.asarray(expected))
         assert image.text["condition_images"] == str(source)  # type: ignore[attr-defined]

@@ -1,0 +1,53 @@
+"""Prior tokens on the disk, between the two phases of generating many images."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from glmkit.files import atomic_path
+from glmkit.generation.images import condition_image_digests
+from glmkit.hashing import json_sha256
+from glmkit.records import Request
+
+# The fields of a request that its prior tokens depend on.
+FIELDS = ("prompt", "seed", "height", "width", "condition_images", "temperature", "top_p", "top_k")
+
+
+class PriorTokenFiles:
+    """The prior tokens of requests in a folder, one file each, named after everything that they depend on.
+
+    `weights` names the model's weights, adapters and type.
+    """
+
+    def __init__(self, folder: Path, weights: str) -> None:
+        self.folder, self.weights = folder, weights
+
+    def path(self, request: Request) -> Path:
+        """Return where the prior tokens of a request are, or will be."""
+        values = {key: value for key, value in asdict(request).items() if key in FIELDS}
+        digest = json_sha256([self.weights, values, condition_image_digests(request)])
+        return self.folder / f"{digest[:24]}.npz"
+
+    def has(self, request: Request) -> bool:
+        """Tell whether the prior tokens of a request are there."""
+        return self.path(request).exists()
+
+    def save(self, request: Request, prior_token_ids: Tensor, seconds: float) -> None:
+        """Write prior tokens h w, and how long it took to generate them."""
+        with atomic_path(self.path(request)) as temporary:
+            np.savez(temporary, prior_token_ids=prior_token_ids.to("cpu", torch.int32).numpy(), seconds=seconds)
+
+    def load(self, request: Request, device: torch.device) -> Tensor:
+        """Read prior tokens, int64 h w."""
+        with np.load(self.path(request)) as stored:
+            return torch.from_numpy(stored["prior_token_ids"]).to(device, torch.int64)
+
+    def seconds(self, request: Request) -> float:
+        """Read how long it took to generate the prior tokens of a request."""
+        with np.load(self.path(request)) as stored:
+            return float(stored["seconds"])
