@@ -14,7 +14,6 @@ import argparse
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,37 +24,22 @@ from glmkit.config import parse_size
 from glmkit.files import append_jsonl
 from glmkit.generation.benchmark import Clock
 from glmkit.models import checkpoint
-from glmkit.models.compiling import compiled
-from glmkit.models.decoder import gpu as gpu_blocks
+from glmkit.models.decoder import compiled_blocks, eager, gpu
+from glmkit.models.decoder.condition_cache import KeyValue
+from glmkit.models.decoder.config import DecoderConfig
 from glmkit.models.decoder.denoiser import best_attention
-from glmkit.models.decoder.model import Block, DecoderConfig, KeyValue, rotary_cos_sin
+from glmkit.models.decoder.model import DecoderBlock, rotary_cos_sin
 from glmkit.models.devices import dtype_for, pick_device
 
 GLYPHS = 32
 
 
-def by_torch(
-    before: Callable[..., tuple[Tensor, tuple[Tensor, Tensor]]],
-    after: Callable[..., tuple[Tensor, Tensor]],
-    blocks: Sequence[Block],
-    vectors: Sequence[Tensor],
-    streams: tuple[Tensor, Tensor],
-    rope: tuple[Tensor, Tensor],
-) -> Tensor:
-    """The image tokens behind all blocks, by the two halves of each, as the denoiser does without the kernels."""
-    text, image = streams
-    for block, own in zip(blocks, vectors, strict=True):
-        query, (key, value) = before(block, text, image, own[None], rope)
-        text, image = after(block, text, image, F.scaled_dot_product_attention(query, key, value), own[None])
-    return image
-
-
-def random_blocks(config: DecoderConfig, count: int, device: torch.device, dtype: torch.dtype) -> list[Block]:
+def random_blocks(config: DecoderConfig, count: int, device: torch.device, dtype: torch.dtype) -> list[DecoderBlock]:
     """Blocks ready for drawing, their weights drawn so that values keep their size."""
     blocks = []
     for _ in range(count):
         with torch.device(device):
-            block = Block(config).to(dtype).requires_grad_(False)
+            block = DecoderBlock(config).to(dtype).requires_grad_(False)
         for value in block.parameters():
             value.normal_(0, value.shape[-1] ** -0.5)
         block.attn1.fuse()
@@ -72,18 +56,16 @@ def measure(
     dtype = dtype_for(device)
     blocks = random_blocks(config, layers, device, dtype)
     text, image = (torch.randn(1, n, config.width, device=device, dtype=dtype) for n in (GLYPHS, grid[0] * grid[1]))
-    vectors = [0.3 * torch.randn(12 * config.width, device=device, dtype=dtype) for _ in blocks]
+    modulation = [0.3 * torch.randn(12 * config.width, device=device, dtype=dtype) for _ in blocks]
     rope = rotary_cos_sin(GLYPHS, *grid, config.attention_head_dim, device)
-    halves: tuple[Callable[..., Any], Callable[..., Any]] = Block.before_attention, Block.after_attention
-    if device.type == "cuda":
-        halves = compiled(halves[0]), compiled(halves[1])
+    by_torch = compiled_blocks if device.type == "cuda" else eager
 
     def attend(_: int, query: Tensor, own: KeyValue) -> Tensor:
         return F.scaled_dot_product_attention(query, *own)
 
     ways: dict[str, Callable[[], Tensor]] = {
-        "compiled": lambda: by_torch(*halves, blocks, vectors, (text, image), rope),
-        "kernels": lambda: gpu_blocks.through(blocks, vectors, text, image, rope, attend),
+        "compiled": lambda: by_torch.run_blocks(blocks, modulation, text, image, rope, attend),
+        "kernels": lambda: gpu.run_blocks(blocks, modulation, text, image, rope, attend),
     }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     clock = Clock(device)

@@ -19,8 +19,8 @@ from glmkit.generation import flow_matching
 from glmkit.generation.condition_images import ConditionImage, encode_condition_images
 from glmkit.generation.prior_tokens import DENOISING, Progress, progress_of
 from glmkit.models.cpu_threads import parallel_map
+from glmkit.models.decoder.condition_cache import ConditionCache
 from glmkit.models.decoder.denoiser import Denoiser, DenoiserSample, cache_condition_images
-from glmkit.models.decoder.model import ConditionCache
 from glmkit.models.hybrid import HybridModel
 from glmkit.records import Request
 

@@ -23,7 +23,7 @@ from glmkit.distributed.process_group import ProcessGroup
 from glmkit.errors import UserError
 from glmkit.models import checkpoint
 from glmkit.models.autoregressive.model import CausalLayer
-from glmkit.models.decoder.model import Block, DiffusionDecoder
+from glmkit.models.decoder.model import DecoderBlock, DiffusionDecoder
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import lora, quantization
 
@@ -62,9 +62,9 @@ def shard(transformer: nn.Module, device: torch.device, group: ProcessGroup, edi
     """
     mesh = init_device_mesh(device.type, (group.world_size,))
     freed = os.environ.get("FSDP_RESHARD_AFTER_FORWARD", "true") == "true"
-    for layer in [module for module in transformer.modules() if isinstance(module, (Block, CausalLayer))]:
+    for layer in [module for module in transformer.modules() if isinstance(module, (DecoderBlock, CausalLayer))]:
         fully_shard(layer, mesh=mesh, reshard_after_forward=freed)
-        if edits and isinstance(layer, Block):
+        if edits and isinstance(layer, DecoderBlock):
             register_fsdp_forward_method(layer, "forward_with_key_value")
     fully_shard(transformer, mesh=mesh, reshard_after_forward=freed)
     weights = [parameter for parameter in transformer.parameters() if isinstance(parameter, DTensor)]

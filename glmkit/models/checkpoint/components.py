@@ -157,7 +157,8 @@ def build_component(component: str, settings: Mapping[str, Any], tokenizer: Path
 
         return SemanticTokenizer(SemanticVqConfig.from_dict(dict(settings)))
     if component == "decoder":
-        from glmkit.models.decoder.model import DecoderConfig, DiffusionDecoder
+        from glmkit.models.decoder.config import DecoderConfig
+        from glmkit.models.decoder.model import DiffusionDecoder
 
         return DiffusionDecoder(DecoderConfig.from_dict(dict(settings)))
     if component == "glyph":

@@ -21,7 +21,7 @@ from glmkit.errors import UserError
 from glmkit.generation import flow_matching as flow
 from glmkit.generation.denoising import flow_config, upsample_prior_tokens
 from glmkit.models.compiling import allow_shapes
-from glmkit.models.decoder.model import ConditionCache
+from glmkit.models.decoder.condition_cache import ConditionCache
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import features
 from glmkit.training.data import ConcatDataset, Datasets, FileDataset, ImageDataset, buckets, groups

@@ -13,9 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from glmkit.models import compiling
-from glmkit.models.decoder import denoiser as module
+from glmkit.models.decoder import backends, compiled_blocks, denoiser, eager
+from glmkit.models.decoder.condition_cache import ConditionCache
+from glmkit.models.decoder.config import DecoderConfig
 from glmkit.models.decoder.denoiser import Denoiser, DenoiserSample, cache_condition_images
-from glmkit.models.decoder.model import ConditionCache, DecoderConfig, DiffusionDecoder
+from glmkit.models.decoder.model import DiffusionDecoder
 
 CONFIG = DecoderConfig(
     patch_size=2,
@@ -30,7 +32,7 @@ CONFIG = DecoderConfig(
     prior_vq_quantizer_codebook_size=32,
 )
 GRID, SIZE = (4, 6), (64, 96)
-# Kernels on the CPU, where this decoder is; test_gpu_blocks runs them on a GPU, too.
+# Kernels on the CPU, where this decoder is; test_gpu runs them on a GPU, too.
 interpreted = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="Triton compiles for the GPU here")
 TIMES = torch.tensor([999.0, 432.0, 17.0])
 
@@ -83,17 +85,19 @@ def expected(decoder: DiffusionDecoder, row: DenoiserSample, latents: Tensor, st
     )
 
 
-@pytest.mark.parametrize("at_once", [None, 1, 2, 4, 6])
+@pytest.mark.parametrize("group_size", [None, 1, 2, 4, 6])
 @pytest.mark.parametrize("fused", [False, True])
-def test_every_row_equals_the_forward_of_it_alone(decoder: DiffusionDecoder, at_once: int | None, fused: bool) -> None:
+def test_every_row_equals_the_forward_of_it_alone(
+    decoder: DiffusionDecoder, group_size: int | None, fused: bool
+) -> None:
     rows = rows_of(decoder)
     latents = torch.randn(len(rows), 4, 8, 12, generator=torch.Generator().manual_seed(2))
     fast = copy.deepcopy(decoder)
     if fused:
         fast.fuse()
-    denoiser = Denoiser(fast, rows, TIMES, SIZE, GRID, at_once=at_once)
+    made = Denoiser(fast, rows, TIMES, SIZE, GRID, group_size=group_size)
     for step in (0, 2):
-        velocities = denoiser(latents, step)
+        velocities = made(latents, step)
         for number, row in enumerate(rows):
             one = expected(decoder, row, latents[number : number + 1], step)
             torch.testing.assert_close(velocities[number : number + 1], one, atol=2e-5, rtol=0)
@@ -103,12 +107,12 @@ def test_every_row_equals_the_forward_of_it_alone(decoder: DiffusionDecoder, at_
 def test_rows_side_by_side_are_the_same(decoder: DiffusionDecoder) -> None:
     rows, threads = rows_of(decoder), torch.get_num_threads()
     latents = torch.randn(len(rows), 4, 8, 12, generator=torch.Generator().manual_seed(2))
-    denoiser = Denoiser(decoder, rows, TIMES, SIZE, GRID, at_once=1)
+    made = Denoiser(decoder, rows, TIMES, SIZE, GRID, group_size=1)
     try:
         found = []
         for count in (1, 3):
             torch.set_num_threads(count)
-            found.append(denoiser(latents, 1))
+            found.append(made(latents, 1))
     finally:
         torch.set_num_threads(threads)
     torch.testing.assert_close(*found, atol=1e-6, rtol=0)
@@ -138,11 +142,11 @@ def test_compiled_blocks_equal_eager_ones(decoder: DiffusionDecoder, monkeypatch
     """Padding glyph texts to few lengths changes nothing, and nothing breaks the graph."""
     rows = rows_of(decoder)
     latents = torch.randn(len(rows), 4, 8, 12, generator=torch.Generator().manual_seed(2))
-    plain = Denoiser(decoder, rows, TIMES, SIZE, GRID, at_once=4)(latents, 1)
+    plain = Denoiser(decoder, rows, TIMES, SIZE, GRID, group_size=4)(latents, 1)
     compile_function = torch.compile
     compiling.compiled.cache_clear()
     monkeypatch.setattr(torch, "compile", lambda function, **how: compile_function(function, backend="eager", **how))
-    compiled = Denoiser(decoder, rows, TIMES, SIZE, GRID, compile_blocks=True, at_once=4)(latents, 1)
+    compiled = Denoiser(decoder, rows, TIMES, SIZE, GRID, compile_blocks=True, group_size=4)(latents, 1)
     compiling.compiled.cache_clear()
     torch.testing.assert_close(compiled, plain, atol=2e-5, rtol=0)
 
@@ -154,30 +158,30 @@ def test_compiled_glyph_texts_have_few_lengths() -> None:
 
 
 @interpreted
-@pytest.mark.parametrize("at_once", [1, 4, 6])
-def test_kernels_equal_the_blocks(decoder: DiffusionDecoder, monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+@pytest.mark.parametrize("group_size", [1, 4, 6])
+def test_kernels_equal_the_blocks(decoder: DiffusionDecoder, monkeypatch: pytest.MonkeyPatch, group_size: int) -> None:
     """Rows of several texts together, widths that are no power of two; without a GPU in Triton's interpreter, which
     does one thing at a time."""
-    monkeypatch.setattr(module, "parallel_map", lambda function, items, device: [function(item) for item in items])
-    gpu_blocks = pytest.importorskip("glmkit.models.decoder.gpu")
+    monkeypatch.setattr(denoiser, "parallel_map", lambda function, items, device: [function(item) for item in items])
+    gpu = pytest.importorskip("glmkit.models.decoder.gpu")
     rows, fast = rows_of(decoder), copy.deepcopy(decoder)
     fast.fuse()
     latents = torch.randn(len(rows), 4, 8, 12, generator=torch.Generator().manual_seed(2))
-    plain = Denoiser(decoder, rows, TIMES, SIZE, GRID, at_once=at_once)(latents, 1)
-    monkeypatch.setattr(module, "triton_runs", lambda device: True)
-    by_kernels = Denoiser(fast, rows, TIMES, SIZE, GRID, compile_blocks=True, at_once=at_once)
-    assert by_kernels._by_kernels is gpu_blocks.through
+    plain = Denoiser(decoder, rows, TIMES, SIZE, GRID, group_size=group_size)(latents, 1)
+    monkeypatch.setattr(backends, "triton_runs", lambda device: True)
+    by_kernels = Denoiser(fast, rows, TIMES, SIZE, GRID, compile_blocks=True, group_size=group_size)
+    assert by_kernels.backend is gpu
     torch.testing.assert_close(by_kernels(latents, 1), plain, atol=2e-5, rtol=0)
-    assert Denoiser(decoder, rows, TIMES, SIZE, GRID, compile_blocks=True)._by_kernels is None
-    assert Denoiser(fast, rows, TIMES, SIZE, GRID)._by_kernels is None
+    assert Denoiser(decoder, rows, TIMES, SIZE, GRID, compile_blocks=True).backend is compiled_blocks
+    assert Denoiser(fast, rows, TIMES, SIZE, GRID).backend is eager
     odd = DiffusionDecoder(replace(CONFIG, attention_head_dim=24))
     odd.fuse()
-    assert not gpu_blocks.fits(odd)
+    assert not gpu.supports(odd)
 
 
 @interpreted
 def test_kernels_write_the_same_sources(decoder: DiffusionDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    gpu_blocks = pytest.importorskip("glmkit.models.decoder.gpu")
+    gpu = pytest.importorskip("glmkit.models.decoder.gpu")
     fast, generator = copy.deepcopy(decoder), torch.Generator().manual_seed(3)
     fast.fuse()
     sources = [
@@ -185,11 +189,11 @@ def test_kernels_write_the_same_sources(decoder: DiffusionDecoder, monkeypatch: 
         for shape in ((8, 12), (12, 8))
     ]
     plain = decoder.cache_condition_images(sources)
-    monkeypatch.setattr(module, "triton_runs", lambda device: True)
-    through = Mock(wraps=gpu_blocks.through)
-    monkeypatch.setattr(gpu_blocks, "through", through)
+    monkeypatch.setattr(backends, "triton_runs", lambda device: True)
+    run_blocks = Mock(wraps=gpu.run_blocks)
+    monkeypatch.setattr(gpu, "run_blocks", run_blocks)
     written = cache_condition_images(fast, sources, compile_blocks=True)
-    assert through.call_count == len(sources)
+    assert run_blocks.call_count == len(sources)
     for found, expected in zip(written.layers, plain.layers, strict=True):
         for part, own in zip(found, expected, strict=True):
             torch.testing.assert_close(part, own, atol=2e-5, rtol=0)

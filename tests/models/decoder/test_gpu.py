@@ -14,8 +14,9 @@ from torch import Tensor
 
 pytest.importorskip("triton")  # no build of it for macOS and Windows
 
-from glmkit.models.decoder import gpu as gpu_blocks
-from glmkit.models.decoder.model import NORM_EPS, rotary_cos_sin
+from glmkit.models.decoder import gpu
+from glmkit.models.decoder.layers import NORM_EPS
+from glmkit.models.decoder.model import rotary_cos_sin
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 ROWS, TEXT, WIDTH, HEADS = 2, 3, 48, 3  # neither WIDTH nor HEADS a power of two
@@ -34,24 +35,24 @@ def normed(x: Tensor) -> Tensor:
 
 @TYPES
 def test_stream(dtype: torch.dtype, error: float) -> None:
-    """Each of the two kinds of tokens by its own vectors, those of one of several steps; what is given stays."""
+    """Each of the two kinds of tokens by its own modulation, that of one of several steps; what is given stays."""
     steps = random(4, 12 * WIDTH, seed=0, dtype=dtype)
     own, following = steps[2], steps[3]
     x, update = (random(ROWS, LENGTH, WIDTH, seed=seed, dtype=dtype) for seed in (1, 2))
     before = x.clone()
-    new, norm = gpu_blocks.stream(x, TEXT, (update, own, gpu_blocks.GATE[0]), (following, gpu_blocks.SHIFT[1]))
+    new, norm = gpu.stream(x, TEXT, (update, own, gpu.GATE[0]), (following, gpu.SHIFT[1]))
     told = (torch.arange(LENGTH, device=DEVICE) < TEXT).long()  # 1 for a glyph
 
     def vectors(given: Tensor, number: int) -> Tensor:
         return given.double().view(12, WIDTH)[2 * number + told]
 
-    expected = x.double() + vectors(own, gpu_blocks.GATE[0]) * update.double()
+    expected = x.double() + vectors(own, gpu.GATE[0]) * update.double()
     torch.testing.assert_close(new.double(), expected, atol=error, rtol=error)
-    shift, scale = (vectors(following, gpu_blocks.SHIFT[1] + more) for more in (0, 1))
+    shift, scale = (vectors(following, gpu.SHIFT[1] + more) for more in (0, 1))
     torch.testing.assert_close(norm.double(), shift + normed(new) * (1 + scale), atol=4 * error, rtol=4 * error)
     assert new.dtype == norm.dtype == dtype and torch.equal(x, before)
-    alone, _ = gpu_blocks.stream(x, TEXT, (update, own, gpu_blocks.GATE[0]), None)
-    _, first = gpu_blocks.stream(new, TEXT, None, (following, gpu_blocks.SHIFT[1]))
+    alone, _ = gpu.stream(x, TEXT, (update, own, gpu.GATE[0]), None)
+    _, first = gpu.stream(new, TEXT, None, (following, gpu.SHIFT[1]))
     assert torch.equal(alone, new) and torch.equal(first, norm)
 
 
@@ -60,7 +61,7 @@ def test_heads(dtype: torch.dtype, error: float) -> None:
     """Queries and keys normalised and turned, in float64; values as they are."""
     qkv = random(ROWS, LENGTH, 3 * WIDTH, seed=3, dtype=dtype)
     rope = rotary_cos_sin(TEXT, 2, 3, WIDTH // HEADS, DEVICE)
-    query, (key, value) = gpu_blocks.heads(qkv, rope, HEADS)
+    query, (key, value) = gpu.heads(qkv, rope, HEADS)
     parts = [part.unflatten(-1, (HEADS, -1)) for part in qkv.chunk(3, dim=-1)]
     cos, sin = (table.double() for table in rope)
     for found, part in ((query, parts[0]), (key, parts[1])):
@@ -74,17 +75,16 @@ ASSEMBLE = """
 import sys
 sys.path.insert(0, FOLDER)
 from ar_kernels import compile_only, empty
-from glmkit.models.decoder import kernels as block_kernels
-from glmkit.models.decoder import gpu as gpu_blocks
+from glmkit.models.decoder import gpu, kernels
 
 compile_only((9, 0))
 for text, tokens in ((32, 4096), (7, 1020)):
     x, qkv, vectors = empty(1, text + tokens, 4096), empty(1, text + tokens, 3 * 4096), empty(12 * 4096)
     for update, norm in ((None, (vectors, 0)), ((x, vectors, 2), (vectors, 3)), ((x, vectors, 5), None)):
-        gpu_blocks.stream(x, text, update, norm)
-    gpu_blocks.heads(qkv, (empty(text + tokens, 1, 64).float(), empty(text + tokens, 1, 64).float()), 32)
+        gpu.stream(x, text, update, norm)
+    gpu.heads(qkv, (empty(text + tokens, 1, 64).float(), empty(text + tokens, 1, 64).float()), 32)
 for name, count in (("stream", 3), ("heads", 1)):
-    compiled = list(getattr(block_kernels, name + "_kernel").device_caches[0][0].values())
+    compiled = list(getattr(kernels, name + "_kernel").device_caches[0][0].values())
     assert len(compiled) == count, f"{name} is compiled {len(compiled)} times"
     assert all(".v4.b32" in one.asm["ptx"] for one in compiled), f"{name} does not read 16 bytes at a time"
 """

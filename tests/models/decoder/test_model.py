@@ -14,7 +14,9 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor
 
 from glmkit.errors import UserError
-from glmkit.models.decoder.model import ConditionCache, DecoderConfig, DiffusionDecoder
+from glmkit.models.decoder.condition_cache import ConditionCache
+from glmkit.models.decoder.config import DecoderConfig
+from glmkit.models.decoder.model import DiffusionDecoder
 
 TOLERANCE = 1e-4
 TINY = {
