@@ -26,9 +26,9 @@ from glmkit.config import parse_size
 from glmkit.files import write_json
 from glmkit.models.clip.model import PREFIX
 from glmkit.posters.grammar import COLOURS, POSITIONS, SHAPES, Scene, caption
-from glmkit.posters.masks import scene_of
+from glmkit.posters.masks import indexed_scene
 from glmkit.posters.render import render
-from glmkit.posters.words import draw_text
+from glmkit.posters.words import sample_text
 
 FOLDER = Path(__file__).parents[1] / "data" / "clip"
 GROUP, SEED = 64, 4321
@@ -57,7 +57,7 @@ class Judge:
 
 def held_out(size: str, count: int) -> list[Scene]:
     height, width = parse_size(size)
-    return [scene_of(SEED, index, height=height, width=width, split="held-out") for index in range(count)]
+    return [indexed_scene(SEED, index, height=height, width=width, split="held-out") for index in range(count)]
 
 
 def caption_of(index: int, scene: Scene) -> str:
@@ -88,12 +88,12 @@ def changed(scene: Scene, attribute: str, rng: random.Random) -> Scene | None:
     if attribute == "text position":
         return replace(scene, position=rng.choice([place for place in POSITIONS if place != scene.position]))
     if attribute == "words":
-        lines = (replace(line, text=draw_text(rng, "held-out")) for line in scene.lines)
+        lines = (replace(line, text=sample_text(rng, "held-out")) for line in scene.lines)
         return replace(scene, lines=tuple(lines))
     if attribute == "shape colour":
         return replace(scene, shape=replace(shape, colour=colour))
     if attribute == "shape side":
-        row, _, side = shape.place.partition(" ")
+        row, _, side = shape.position.partition(" ")
         other = rng.choice([name for name in ("left", "", "right") if name != side])
         return None if shape.kind == "stripe" else replace(scene, shape=replace(shape, place=f"{row} {other}".strip()))
     return replace(scene, shape=replace(shape, kind=rng.choice([kind for kind in SHAPES if kind != shape.kind])))

@@ -32,7 +32,7 @@ from glmkit.errors import UserError
 from glmkit.evaluation import stats
 from glmkit.files import read_json, read_jsonl, write_json
 from glmkit.models.hybrid import HybridModel
-from glmkit.posters.check import checks
+from glmkit.posters.check import check_attributes
 from glmkit.posters.edit_set import edit_set
 from glmkit.posters.simple import SPLITS, simple_scenes
 from glmkit.records import Score
@@ -104,7 +104,7 @@ def attributes(run: Path, images: Iterable[Mapping[str, Any]]) -> dict[str, Figu
             if image.size != (scene.width, scene.height):
                 actual, wanted = (f"{width}x{height}" for width, height in (image.size, (scene.width, scene.height)))
                 raise UserError(f"{run}: {record['file']} has another size", found=actual, fix=f"--size {wanted}")
-            for name, right in checks(image, scene).items():
+            for name, right in check_attributes(image, scene).items():
                 passed.setdefault(name, []).append(right)
     return {name: share(values, ATTRIBUTES) for name, values in passed.items()}
 

@@ -1,7 +1,7 @@
-"""Checks of an edited image against the ground truth of its edit: was it done, and was the rest kept.
+"""Check an edited image against the ground truth of its edit: the requested change, and the unchanged background.
 
-Whether a new text can be read is for OCR to say; everything here counts pixels. An image of another size is scaled to
-that of the scenes.
+OCR says whether a new text can be read; everything here counts pixels. An image of another size is scaled to that of
+the scenes.
 """
 
 from __future__ import annotations
@@ -9,50 +9,54 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageFilter
 
-from glmkit.posters.check import NAMES, checks, named_colours, scaled
+from glmkit.posters.check import GRAMMAR, check_attributes, nearest_colours, scale
 from glmkit.posters.edits import Edit
-from glmkit.posters.render import batch_params, render, shape_coverage
+from glmkit.posters.render import batch_scenes, render, shape_coverage
 
 MARGIN = 1 / 64  # of the shorter side: edges next to the edit may soften, no more than half a latent's width
-CLEARED = 0.9  # of a removed shape's pixels must have the background's colour; the rest may be noise at its edges
-MOST_DB = 60.0  # a difference below any eye; keeps the mean finite for an image that is equal
+MIN_CLEARED = 0.9  # of a removed shape's pixels must have the background's colour; the rest may be noise at its edges
+MAX_DB = 60.0  # an invisible difference; keeps the mean finite for an image that is equal
 
 
 def edit_succeeded(image: Image.Image, edit: Edit) -> bool:
-    """Whether the image shows what the instruction asks for: the new background, the added shape in its colour at
-    its place, or the background where the shape was, and no other shape. Not for edits that write a text."""
-    image = _scaled(image, edit)
-    seen = checks(image, edit.target)
+    """Tell whether the image shows what the instruction asks for; ValueError for edits that write a text.
+
+    That is the new background, or the added shape in its colour at its position, or the background where the removed
+    shape was, and no other shape.
+    """
+    image = _scale(image, edit)
+    passed = check_attributes(image, edit.target)
     match edit.kind:
         case "background":
-            return seen["background"]
+            return passed["background"]
         case "add":
-            return seen["shape"] and seen["shape_position"]
+            return passed["shape"] and passed["shape_position"]
         case "remove":
-            return seen["shape"] and _cleared(image, edit)
-    raise ValueError(f"{edit.kind}: whether a text was written is for OCR to say")
+            return passed["shape"] and _cleared(image, edit)
+    raise ValueError(f"{edit.kind}: only OCR can tell whether a text was written")
 
 
 def _cleared(image: Image.Image, edit: Edit) -> bool:
-    covered = shape_coverage(batch_params([edit.source]), edit.source.height, edit.source.width)[0, 0].numpy() > 0.5
-    names = named_colours(image)[covered]
-    return bool((names == NAMES.index(edit.target.background)).mean() >= CLEARED)
+    scene = edit.condition
+    covered = shape_coverage(batch_scenes([scene]), scene.height, scene.width)[0, 0].numpy() > 0.5
+    colours = nearest_colours(image)[covered]
+    return bool((colours == GRAMMAR.names.index(edit.target.background)).mean() >= MIN_CLEARED)
 
 
-def kept_region(edit: Edit) -> np.ndarray:
-    """Where nothing should change, bool H W: source and target are equal there, and so is everything within MARGIN."""
-    source, target = (np.asarray(render(scene)) for scene in (edit.source, edit.target))
-    changed = Image.fromarray(np.uint8(255) * (source != target).any(axis=2))
-    reach = max(1, round(MARGIN * min(changed.size)))
-    return np.asarray(changed.filter(ImageFilter.MaxFilter(2 * reach + 1))) == 0
+def unchanged_region(edit: Edit) -> np.ndarray:
+    """Return where nothing may change, bool H W: condition and target are equal in all pixels within MARGIN."""
+    condition, target = (np.asarray(render(scene)) for scene in (edit.condition, edit.target))
+    changed = Image.fromarray(np.uint8(255) * (condition != target).any(axis=2))
+    margin = max(1, round(MARGIN * min(changed.size)))
+    return np.asarray(changed.filter(ImageFilter.MaxFilter(2 * margin + 1))) == 0
 
 
 def background_psnr(image: Image.Image, edit: Edit) -> float:
-    """Peak signal-to-noise ratio in dB between image and source where nothing should change, at most MOST_DB."""
-    drawn, true = (np.asarray(part, dtype=np.float64) for part in (_scaled(image, edit), render(edit.source)))
-    error = np.square(drawn - true)[kept_region(edit)].mean() / 255**2
-    return float(min(MOST_DB, -10 * np.log10(max(error, 1e-12))))
+    """Return the peak signal-to-noise ratio in dB to the condition where nothing may change, at most MAX_DB."""
+    edited, condition = (np.asarray(i, dtype=np.float64) for i in (_scale(image, edit), render(edit.condition)))
+    error = np.square(edited - condition)[unchanged_region(edit)].mean() / 255**2
+    return float(min(MAX_DB, -10 * np.log10(max(error, 1e-12))))
 
 
-def _scaled(image: Image.Image, edit: Edit) -> Image.Image:
-    return scaled(image, edit.target.width, edit.target.height)
+def _scale(image: Image.Image, edit: Edit) -> Image.Image:
+    return scale(image, edit.target.width, edit.target.height)

@@ -1,4 +1,4 @@
-"""The edits of the nano-edit suite: 16 of each kind with held-out words, with full ground truth.
+"""Sample the edits of the nano-edit suite: 16 of each kind with held-out words, with full ground truth.
 
 `python -m glmkit.posters.edit_set` prints `benchmarks/nano_edit/prompts.jsonl`.
 """
@@ -10,33 +10,33 @@ import random
 from functools import cache
 from typing import Any
 
-from glmkit.posters.check_edits import kept_region
-from glmkit.posters.edits import KINDS, Edit, draw_edit, words_of
+from glmkit.posters.check_edits import unchanged_region
+from glmkit.posters.edits import KINDS, Edit, sample_edit, words_of
 
-OF_EACH_KIND = 16
-LEAST_KEPT = 1 / 200  # of the pixels: fewer say nothing about what was kept
+EDITS_PER_KIND = 16
+MIN_UNCHANGED = 1 / 200  # of the pixels: fewer say nothing about the background
 
 
 @cache
 def edit_set() -> dict[str, Edit]:
-    """Prompt id -> edit, kind by kind; no word comes twice in the set."""
+    """Return prompt id -> edit, kind by kind; no word comes twice in the set."""
     edits: dict[str, Edit] = {}
     seen: set[str] = set()
     rng = random.Random("nano edit 1")
     for kind in KINDS:
         number = 0
-        while number < OF_EACH_KIND:
-            edit = draw_edit(rng, kind, split="held-out")
-            words = words_of(*edit.source.texts, *edit.target.texts)
-            if not words & seen and kept_region(edit).mean() >= LEAST_KEPT:
+        while number < EDITS_PER_KIND:
+            edit = sample_edit(rng, kind, split="held-out")
+            words = words_of(*edit.condition.texts, *edit.target.texts)
+            if not words & seen and unchanged_region(edit).mean() >= MIN_UNCHANGED:
                 seen |= words
                 number += 1
                 edits[f"{kind}-{number:02d}"] = edit
     return edits
 
 
-def edit_rows() -> list[dict[str, Any]]:
-    """The edits as rows of the benchmark file; `texts` are those of the target."""
+def edit_records() -> list[dict[str, Any]]:
+    """Return the edits as records of the benchmark file; `texts` are those of the target."""
     return [
         {"id": name, "split": edit.kind, "language": "en", "prompt": edit.instruction, "texts": list(edit.target.texts)}
         for name, edit in edit_set().items()
@@ -44,5 +44,5 @@ def edit_rows() -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    for row in edit_rows():
-        print(json.dumps(row, ensure_ascii=False))
+    for record in edit_records():
+        print(json.dumps(record, ensure_ascii=False))

@@ -1,12 +1,11 @@
-"""Edits of posters: a source scene, what to do with it, and the target scene that this asks for.
+"""Sample edits of posters: a condition scene, an instruction, and the target scene that the instruction asks for.
 
-Source and target differ in exactly what the instruction names, so both are ground truth to the pixel: letters keep
-their place and size, a new text stands where the old one stood, shapes come and go alone.
+Condition and target differ in exactly what the instruction names, so both are ground truth to the pixel. Letters keep
+their position and size, a new text stands where the old one stood, and nothing else moves when a shape comes or goes.
 
-Quotes: the model's glyph encoder reads the quoted parts of a prompt and nothing else. An instruction quotes exactly the
-text that the edit writes (`Edit.written`): the new text of a replaced line, in all other edits none. What stays,
-letters included, the model takes from its source image. An old text is named by its place, or by its letters without
-quotes.
+Quotes: the model's glyph encoder reads the quoted parts of a prompt and nothing else. An instruction quotes exactly
+`Edit.new_texts`: the new text of a replaced line, and nothing in all other edits. The model takes what stays, letters
+included, from its condition image. An old text is named by its position, or by its letters without quotes.
 """
 
 from __future__ import annotations
@@ -24,57 +23,58 @@ from glmkit.posters.grammar import (
     SHAPES,
     Scene,
     Shape,
-    draw_scene,
+    describe_shape,
     readable_on,
     recolour,
-    shape_words,
+    sample_scene,
 )
-from glmkit.posters.words import Split, draw_text
+from glmkit.posters.words import Split, sample_text
 
-Kind = Literal["background", "word", "add", "remove"]
-KINDS: tuple[Kind, ...] = ("background", "word", "add", "remove")
-TRIES = 40  # for a new text that fits, or a shape that has room
+EditKind = Literal["background", "word", "add", "remove"]
+KINDS: tuple[EditKind, ...] = ("background", "word", "add", "remove")
+MAX_TRIES = 40  # for a new text that fits, or a shape that has room
 QUOTES = set("'\"‘’“”「」")
 
 
 @dataclass(frozen=True)
 class Edit:
-    """One edit. Source and target have the same size, and the same letters unless a text is replaced."""
+    """One edit. Condition and target have the same size, and the same letters unless a text is replaced."""
 
-    kind: Kind
-    source: Scene
+    kind: EditKind
+    condition: Scene
     target: Scene
     instruction: str
 
     @property
-    def written(self) -> tuple[str, ...]:
-        """The texts that only the target shows; they are what the instruction quotes."""
-        return tuple(text for text in self.target.texts if text not in self.source.texts)
+    def new_texts(self) -> tuple[str, ...]:
+        """Return the texts that only the target shows, which are those that the instruction quotes."""
+        return tuple(text for text in self.target.texts if text not in self.condition.texts)
 
     @property
-    def erased(self) -> tuple[str, ...]:
-        """The texts that only the source shows."""
-        return tuple(text for text in self.source.texts if text not in self.target.texts)
+    def old_texts(self) -> tuple[str, ...]:
+        """Return the texts that only the condition shows."""
+        return tuple(text for text in self.condition.texts if text not in self.target.texts)
 
 
-def draw_edit(rng: random.Random, kind: Kind, *, height: int = 256, width: int = 256, split: Split = "train") -> Edit:
-    """Draw a poster and an edit of it. The same `rng` state and arguments give the same edit."""
+def sample_edit(
+    rng: random.Random, kind: EditKind, *, height: int = 256, width: int = 256, split: Split = "train"
+) -> Edit:
+    """Sample a poster and an edit of it. The same `rng` state and arguments give the same edit."""
     while True:
-        if edit := edited(draw_scene(rng, height=height, width=width, split=split), kind, rng, split):
+        if edit := edit_scene(sample_scene(rng, height=height, width=width, split=split), kind, rng, split):
             return edit
 
 
-def edited(scene: Scene, kind: Kind, rng: random.Random, split: Split) -> Edit | None:
-    """An edit of this kind whose letters start as those of `scene`; None when the scene allows none.
+def edit_scene(scene: Scene, kind: EditKind, rng: random.Random, split: Split) -> Edit | None:
+    """Sample an edit of this kind whose letters start as those of `scene`; None when the scene allows none.
 
-    A scene without a shape gets other colours and a shape first where one is added or removed. New words are those of
-    `split`.
+    To add or remove a shape, a scene without one gets new colours and a shape first. New words are those of `split`.
     """
-    return _DRAWN[kind](scene, rng, split)
+    return _SAMPLERS[kind](scene, rng, split)
 
 
-def _background(scene: Scene, rng: random.Random, split: Split) -> Edit | None:
-    """Another background on which the text and the shape stand out as much as the grammar demands."""
+def _sample_background(scene: Scene, rng: random.Random, split: Split) -> Edit | None:
+    """Sample another background on which the text and the shape have the contrast that the grammar demands."""
     colours = [
         name
         for name in COLOURS
@@ -98,28 +98,28 @@ def _background(scene: Scene, rng: random.Random, split: Split) -> Edit | None:
     return Edit("background", scene, replace(scene, background=colour), instruction)
 
 
-def _word(scene: Scene, rng: random.Random, split: Split) -> Edit | None:
-    """Another text in one line: same size, same baseline, no word in common with what the poster showed."""
+def _sample_text_replacement(scene: Scene, rng: random.Random, split: Split) -> Edit | None:
+    """Sample another text for one line: same size, same baseline, no word in common with the poster."""
     number = rng.randrange(len(scene.lines))
-    old, shown = scene.lines[number], words_of(*scene.texts)
-    if len(shown) < sum(len(words_of(text)) for text in scene.texts):
+    old, old_words = scene.lines[number], words_of(*scene.texts)
+    if len(old_words) < sum(len(words_of(text)) for text in scene.texts):
         return None  # a word in two lines: an old text could not be named without doubt
-    for _ in range(TRIES):
-        text = draw_text(rng, split)
+    for _ in range(MAX_TRIES):
+        text = sample_text(rng, split)
         fits = fonts.unit_width(scene.font, text) * old.size <= MAX_LINE_WIDTH * scene.width
-        if fits and not words_of(text) & shown:
+        if fits and not words_of(text) & old_words:
             lines = (*scene.lines[:number], replace(old, text=text), *scene.lines[number + 1 :])
-            instruction = _replacement(_named(scene, number, rng), text, rng)
+            instruction = _phrase_replacement(_name_line(scene, number, rng), text, rng)
             return Edit("word", scene, replace(scene, lines=lines), instruction)
     return None
 
 
 def words_of(*texts: str) -> set[str]:
-    """The words of the texts as readers compare them: without case, and without signs around them."""
+    """Return the words of the texts as readers compare them: without case, and without punctuation around them."""
     return {word.strip(".,!?").casefold() for text in texts for word in text.split()}
 
 
-def _named(scene: Scene, number: int, rng: random.Random) -> str:
+def _name_line(scene: Scene, number: int, rng: random.Random) -> str:
     old = scene.lines[number].text
     names = [("the headline", "the second line")[number]]
     if len(scene.lines) == 1:
@@ -129,7 +129,7 @@ def _named(scene: Scene, number: int, rng: random.Random) -> str:
     return rng.choice(names)
 
 
-def _replacement(line: str, text: str, rng: random.Random) -> str:
+def _phrase_replacement(line: str, text: str, rng: random.Random) -> str:
     return rng.choice(
         (
             f'Change {line} to "{text}".',
@@ -141,40 +141,42 @@ def _replacement(line: str, text: str, rng: random.Random) -> str:
     )
 
 
-def _add(scene: Scene, rng: random.Random, split: Split) -> Edit | None:
+def _sample_addition(scene: Scene, rng: random.Random, split: Split) -> Edit | None:
     shaped = _with_shape(scene, rng)
     if shaped is None:
         return None
     verb = rng.choice(("Add", "Draw", "Put", "Place", "Insert"))
-    instruction = f"{verb} {shape_words(shaped.shape)}."
+    instruction = f"{verb} {describe_shape(shaped.shape)}."
     return Edit("add", replace(shaped, shape=Shape()), shaped, instruction)
 
 
-def _remove(scene: Scene, rng: random.Random, split: Split) -> Edit | None:
+def _sample_removal(scene: Scene, rng: random.Random, split: Split) -> Edit | None:
     shaped = _with_shape(scene, rng)
     if shaped is None:
         return None
     kind, colour = shaped.shape.kind, shaped.shape.colour
-    what = rng.choice(("the shape", f"the {kind}", f"the {colour} {kind}", f"the {colour} shape"))
-    instruction = rng.choice((f"Remove {what}.", f"Delete {what}.", f"Erase {what}.", f"Take {what} away."))
+    name = rng.choice(("the shape", f"the {kind}", f"the {colour} {kind}", f"the {colour} shape"))
+    instruction = rng.choice((f"Remove {name}.", f"Delete {name}.", f"Erase {name}.", f"Take {name} away."))
     return Edit("remove", shaped, replace(shaped, shape=Shape()), instruction)
 
 
 def _with_shape(scene: Scene, rng: random.Random) -> Scene | None:
-    """The scene, with new colours and a shape where it had none; None when its letters leave no room, or when they
-    spell a shape, which an instruction could then not name without doubt."""
+    """Return the scene, with new colours and a shape where it had none; None when it allows no shape.
+
+    Its letters may leave no room, or spell a shape, which an instruction could then not name without doubt.
+    """
     if words_of(*scene.texts) & set(SHAPES):
         return None
-    for _ in range(TRIES):
+    for _ in range(MAX_TRIES):
         if scene.shape.kind != "none":
             return scene
         scene = recolour(scene, rng)
     return None
 
 
-_DRAWN: dict[Kind, Callable[[Scene, random.Random, Split], Edit | None]] = {
-    "background": _background,
-    "word": _word,
-    "add": _add,
-    "remove": _remove,
+_SAMPLERS: dict[EditKind, Callable[[Scene, random.Random, Split], Edit | None]] = {
+    "background": _sample_background,
+    "word": _sample_text_replacement,
+    "add": _sample_addition,
+    "remove": _sample_removal,
 }

@@ -1,4 +1,4 @@
-"""The typefaces of the poster world: files, families, measured proportions, and a cache of loaded sizes."""
+"""Load and measure the typefaces of the poster world."""
 
 from __future__ import annotations
 
@@ -42,13 +42,14 @@ class Proportions:
 
 @lru_cache(maxsize=1024)
 def load(name: str, size: int) -> ImageFont.FreeTypeFont:
-    """The typeface at `size` pixels. Basic layout, because it needs no library that some machines lack."""
+    """Load the typeface at `size` pixels, with basic layout, because that needs no library that some machines lack."""
     path = Path(__file__).parent / "fonts" / TYPEFACES[name].file
     return ImageFont.truetype(str(path), size, layout_engine=ImageFont.Layout.BASIC)
 
 
 @cache
 def proportions(name: str) -> Proportions:
+    """Measure the heights of a typeface."""
     font = load(name, MEASURED_AT)
     capital = -font.getbbox("H", anchor="ls")[1]
     ascender, descender = -font.getbbox("dkl$", anchor="ls")[1], font.getbbox("gpy,$", anchor="ls")[3]
@@ -56,5 +57,5 @@ def proportions(name: str) -> Proportions:
 
 
 def unit_width(name: str, text: str) -> float:
-    """Width of `text` in pixels for each pixel of font size."""
+    """Measure the width of `text` in pixels per pixel of font size."""
     return load(name, MEASURED_AT).getlength(text) / MEASURED_AT

@@ -1,12 +1,12 @@
-"""From scenes to pixels: text masks from the CPU, shapes and colours in torch, batched, on any device.
+"""Render scenes: text masks from the CPU, shapes and colours in torch, batched, on any device.
 
-Shape vocabulary: B batch, C channels, H W rows and columns.
+B batch, C channels, H W rows and columns in pixels.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from glmkit.posters.grammar import ALL_COLOURS, Scene
+from glmkit.posters.grammar import ALL_COLOURS, NamedColours, Scene
 from glmkit.posters.masks import text_mask
 
 
@@ -37,10 +37,10 @@ def _polygon(corners: int) -> Outline:
 
 
 def _star(points: int, inner: float) -> Outline:
-    """A star whose inner corners lie at `inner` times its radius."""
+    """Return a star whose inner corners lie at `inner` times its radius."""
     half = math.pi / points
-    across = (inner * math.cos(half) - 1.0, inner * math.sin(half))
-    return Outline(folds=points, normal=math.atan2(-across[0], across[1]))
+    edge = (inner * math.cos(half) - 1.0, inner * math.sin(half))
+    return Outline(folds=points, normal=math.atan2(-edge[0], edge[1]))
 
 
 OUTLINES = {
@@ -57,7 +57,7 @@ NOWHERE = -4.0  # a radius far below zero: no pixel is inside
 
 @dataclass(frozen=True)
 class SceneBatch:
-    """What `compose` needs beside the masks: colours in [-1, 1] (B 3), geometry in pixels and outline numbers (B)."""
+    """Inputs of `render_batch` beside the masks: colours in [-1, 1] (B 3), geometry in pixels and outlines (B)."""
 
     background: Tensor
     text_colour: Tensor
@@ -70,21 +70,21 @@ class SceneBatch:
     squeeze: Tensor
 
     def to(self, device: torch.device | str) -> SceneBatch:
+        """Copy the batch to `device`."""
         return SceneBatch(**{name: value.to(device, non_blocking=True) for name, value in vars(self).items()})
 
 
-Palette = Mapping[str, tuple[int, int, int]]
-
-_NUMBERS = {
-    name: (math.pi / line.folds if line.folds else 0.0, line.normal, line.squeeze) for name, line in OUTLINES.items()
+_WEDGE_NORMAL_SQUEEZE = {
+    kind: (math.pi / outline.folds if outline.folds else 0.0, outline.normal, outline.squeeze)
+    for kind, outline in OUTLINES.items()
 }
 
 
-def batch_params(scenes: Sequence[Scene], palette: Palette = ALL_COLOURS) -> SceneBatch:
-    """The numbers of B scenes of one size as CPU tensors; `palette` gives the sRGB bytes of their colour names."""
+def batch_scenes(scenes: Sequence[Scene], palette: NamedColours = ALL_COLOURS) -> SceneBatch:
+    """Convert B scenes of one size to CPU tensors; `palette` gives the sRGB bytes of their colour names."""
     signed = {name: tuple(value / 127.5 - 1.0 for value in colour) for name, colour in palette.items()}
     signed[""] = (0.0, 0.0, 0.0)  # the colour of no shape
-    rows = np.array(
+    values = np.array(
         [
             (
                 *signed[scene.background],
@@ -93,52 +93,52 @@ def batch_params(scenes: Sequence[Scene], palette: Palette = ALL_COLOURS) -> Sce
                 scene.shape.x,
                 scene.shape.y,
                 NOWHERE if scene.shape.kind == "none" else scene.shape.radius,
-                *_NUMBERS[scene.shape.kind],
+                *_WEDGE_NORMAL_SQUEEZE[scene.shape.kind],
             )
             for scene in scenes
         ],
         dtype=np.float32,
     )
-    table = torch.from_numpy(rows)
-    return SceneBatch(table[:, 0:3], table[:, 3:6], table[:, 6:9], *(table[:, column] for column in range(9, 15)))
+    scalars = torch.from_numpy(values)
+    return SceneBatch(scalars[:, 0:3], scalars[:, 3:6], scalars[:, 6:9], *(scalars[:, i] for i in range(9, 15)))
 
 
-def shape_coverage(params: SceneBatch, height: int, width: int) -> Tensor:
-    """Share of every pixel that the shape covers: B 1 H W in [0, 1], edges one pixel soft."""
-    rows = torch.arange(height, device=params.x.device, dtype=torch.float32) + 0.5
-    columns = torch.arange(width, device=params.x.device, dtype=torch.float32) + 0.5
-    down = rows[None, :, None] - params.y[:, None, None]
-    right = (columns[None, None, :] - params.x[:, None, None]) * params.squeeze[:, None, None]
+def shape_coverage(batch: SceneBatch, height: int, width: int) -> Tensor:
+    """Return the share of every pixel that the shape covers: B 1 H W in [0, 1], edges one pixel soft."""
+    rows = torch.arange(height, device=batch.x.device, dtype=torch.float32) + 0.5
+    columns = torch.arange(width, device=batch.x.device, dtype=torch.float32) + 0.5
+    down = rows[None, :, None] - batch.y[:, None, None]
+    right = (columns[None, None, :] - batch.x[:, None, None]) * batch.squeeze[:, None, None]
     distance = torch.sqrt(down * down + right * right)
-    half = params.wedge[:, None, None]
+    half = batch.wedge[:, None, None]
     span = torch.where(half > 0, 2 * half, 1.0)
     angle = torch.atan2(right, -down)
     folded = torch.where(half > 0, (angle - span * torch.round(angle / span)).abs(), 0.0)
-    normal, radius = params.normal[:, None, None], params.radius[:, None, None]
+    normal, radius = batch.normal[:, None, None], batch.radius[:, None, None]
     inside = radius * torch.cos(normal) - distance * torch.cos(folded - normal)
     return (inside + 0.5).clamp(0, 1)[:, None]
 
 
-def compose(params: SceneBatch, masks: Tensor, device: torch.device | str | None = None) -> Tensor:
-    """Images B 3 H W, float32 in [-1, 1], on `device` (default: where the masks are).
+def render_batch(batch: SceneBatch, masks: Tensor, device: torch.device | str | None = None) -> Tensor:
+    """Render images B 3 H W, float32 in [-1, 1], on `device` (default: where the masks are).
 
-    `masks` are uint8 B H W text masks of the same scenes: background, then shape, then letters.
+    `masks` are uint8 B H W text masks of the same scenes. Background, shape and letters are painted in this order.
     """
     device = masks.device if device is None else device
-    params, letters = params.to(device), masks.to(device)[:, None].float() / 255
-    shape = shape_coverage(params, *masks.shape[-2:])
-    background, ink = params.background[:, :, None, None], params.text_colour[:, :, None, None]
-    pixels = background + shape * (params.shape_colour[:, :, None, None] - background)
+    batch, letters = batch.to(device), masks.to(device)[:, None].float() / 255
+    shape = shape_coverage(batch, *masks.shape[-2:])
+    background, ink = batch.background[:, :, None, None], batch.text_colour[:, :, None, None]
+    pixels = background + shape * (batch.shape_colour[:, :, None, None] - background)
     return pixels + letters * (ink - pixels)
 
 
-def render(scene: Scene, palette: Palette = ALL_COLOURS) -> Image.Image:
-    """The poster as an RGB image, by the same code as a batch."""
-    pixels = compose(batch_params([scene], palette), torch.from_numpy(text_mask(scene).copy())[None])
+def render(scene: Scene, palette: NamedColours = ALL_COLOURS) -> Image.Image:
+    """Render the poster as an RGB image, by the same code as a batch."""
+    pixels = render_batch(batch_scenes([scene], palette), torch.from_numpy(text_mask(scene).copy())[None])
     return to_image(pixels[0])
 
 
 def to_image(pixels: Tensor) -> Image.Image:
-    """3 H W in [-1, 1] to an RGB image."""
+    """Convert 3 H W in [-1, 1] to an RGB image."""
     values = ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
     return Image.fromarray(values.permute(1, 2, 0).cpu().numpy())

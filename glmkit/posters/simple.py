@@ -1,8 +1,8 @@
-"""The splits of the text-render suite that nano is judged by: held-out words, and signs, in the poster grammar.
+"""Sample the splits of the text-render suite that judge nano: held-out words, and symbols, in the poster grammar.
 
 `simple` and its sizes ask for what nano was trained on, with full ground truth; `retro` asks for the style of
 `data/posters` and `layouts` for those of `data/layouts` by their names, with texts that these sets do not have.
-`python -m glmkit.posters.simple` prints the rows of `benchmarks/text_render/prompts.jsonl` that this module owns.
+`python -m glmkit.posters.simple` prints the records of `benchmarks/text_render/prompts.jsonl` that this module owns.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from typing import Any
 from PIL import Image
 
 from glmkit.config import parse_size
-from glmkit.posters.check import checks
-from glmkit.posters.check_style import style_checks
-from glmkit.posters.grammar import Scene, caption, draw_scene
-from glmkit.posters.layout_set import draw_layouts, layout_scenes
-from glmkit.posters.style_set import draw_style, style_scenes
-from glmkit.posters.words import number_or_signs, with_apostrophe
+from glmkit.posters.check import check_attributes
+from glmkit.posters.check_style import check_style
+from glmkit.posters.grammar import Scene, caption, sample_scene
+from glmkit.posters.layout_set import layout_scenes, sample_layouts
+from glmkit.posters.style_set import sample_style, style_scenes
+from glmkit.posters.words import sample_number_or_symbols, sample_with_apostrophe
 
-# Prompts of each split, and the size at which their images must be drawn: WIDTHxHEIGHT. `simple` itself names none,
-# so that it suits models of any size; nano draws it at its usual 256x256, for which its scenes are laid out.
+# Prompts of each split, and the size at which their images must be generated: WIDTHxHEIGHT. `simple` itself names none,
+# so that it suits models of any size; its scenes are laid out for 256x256, the default size of nano.
 SPLITS = {
     "simple": (128, ""),
     "simple-320x192": (32, "320x192"),
     "simple-192x320": (32, "192x320"),
     "simple-512x512": (32, "512x512"),
-    "simple-signs": (56, ""),  # headlines of digits and signs, which are too few to be kept out of training
+    "simple-signs": (56, ""),  # headlines of digits and symbols, too few to be held out
 }
-APOSTROPHES = 8  # of the headlines with signs, the last ones
+APOSTROPHES = 8  # of the headlines of simple-signs, the last ones
 FROM_SETS = 32  # prompts of each split that asks for what a fine-tuning set teaches: retro, layouts
 
 
 def simple_prompts(split: str) -> list[tuple[str, Scene, str]]:
-    """(prompt id, scene, caption) of every prompt of a split; no text comes twice in it."""
+    """Sample (prompt id, scene, caption) of every prompt of a split; no text comes twice in it."""
     count, size = SPLITS[split]
     height, width = parse_size(size or "256x256")
     prompts: list[tuple[str, Scene, str]] = []
@@ -46,8 +46,10 @@ def simple_prompts(split: str) -> list[tuple[str, Scene, str]]:
     while len(prompts) < count:
         headline = None
         if split == "simple-signs":
-            headline = with_apostrophe(rng) if len(prompts) >= count - APOSTROPHES else number_or_signs(rng)
-        scene = draw_scene(rng, height=height, width=width, split="held-out", headline=headline)
+            headline = (
+                sample_with_apostrophe(rng) if len(prompts) >= count - APOSTROPHES else sample_number_or_symbols(rng)
+            )
+        scene = sample_scene(rng, height=height, width=width, split="held-out", headline=headline)
         texts = {text.lower() for text in scene.texts}
         if texts & seen:
             continue
@@ -57,29 +59,29 @@ def simple_prompts(split: str) -> list[tuple[str, Scene, str]]:
 
 
 def simple_scenes() -> dict[str, Scene]:
-    """Prompt id -> what its image must show, for every prompt of all splits."""
+    """Return prompt id -> what its image must show, for every prompt of all splits."""
     return {name: scene for split in SPLITS for name, scene, _ in simple_prompts(split)}
 
 
 def retro_prompts() -> list[tuple[str, Scene, str]]:
-    """(prompt id, inner poster, caption) of the prompts in the style of `data/posters`; no text comes twice."""
-    drawn = draw_style(random.Random("text-render retro 1"), 4 * FROM_SETS, "held-out")
-    return _with_new_texts("retro", drawn, style_scenes("held-out"))
+    """Sample (prompt id, inner poster, caption) of the prompts in the style of `data/posters`; no text comes twice."""
+    scenes = sample_style(random.Random("text-render retro 1"), 4 * FROM_SETS, "held-out")
+    return _with_new_texts("retro", scenes, style_scenes("held-out"))
 
 
 def layout_prompts() -> list[tuple[str, Scene, str]]:
-    """(prompt id, scene, caption) of the prompts for the layouts of `data/layouts`; no text comes twice."""
-    drawn = draw_layouts(random.Random("text-render layouts 1"), 4 * FROM_SETS, "held-out")
-    return _with_new_texts("layouts", drawn, layout_scenes("held-out"))
+    """Sample (prompt id, scene, caption) of the prompts for the layouts of `data/layouts`; no text comes twice."""
+    scenes = sample_layouts(random.Random("text-render layouts 1"), 4 * FROM_SETS, "held-out")
+    return _with_new_texts("layouts", scenes, layout_scenes("held-out"))
 
 
 def _with_new_texts(
-    split: str, drawn: Iterable[tuple[Scene, str]], known: Iterable[tuple[Scene, str]]
+    split: str, scenes: Iterable[tuple[Scene, str]], known: Iterable[tuple[Scene, str]]
 ) -> list[tuple[str, Scene, str]]:
-    """The first FROM_SETS of the drawn scenes and captions whose texts are neither each other's nor known ones."""
+    """Return the first FROM_SETS of the scenes and captions whose texts are neither each other's nor known ones."""
     seen = {text.lower() for scene, _ in known for text in scene.texts}
     prompts: list[tuple[str, Scene, str]] = []
-    for scene, prompt in drawn:
+    for scene, prompt in scenes:
         texts = {text.lower() for text in scene.texts}
         if not texts & seen and len(prompts) < FROM_SETS:
             seen |= texts
@@ -88,32 +90,32 @@ def _with_new_texts(
 
 
 def nano_prompts() -> dict[str, list[tuple[str, Scene, str]]]:
-    """Split -> (prompt id, scene, caption) of its prompts, for every split of this module."""
+    """Return split -> (prompt id, scene, caption) of its prompts, for every split of this module."""
     simple = {split: simple_prompts(split) for split in SPLITS}
     return {**simple, "retro": retro_prompts(), "layouts": layout_prompts()}
 
 
 @cache
 def attribute_checks() -> Mapping[str, Callable[[Image.Image], dict[str, bool]]]:
-    """Prompt id -> which properties that its caption names an image has, for every prompt of this module."""
+    """Return prompt id -> check of the attributes that its caption names, for every prompt of this module."""
     return {
-        name: partial(style_checks if split == "retro" else checks, scene=scene)
+        name: partial(check_style if split == "retro" else check_attributes, scene=scene)
         for split, prompts in nano_prompts().items()
         for name, scene, _ in prompts
     }
 
 
-def nano_rows() -> list[dict[str, Any]]:
-    """The prompts of this module as rows of the benchmark file."""
-    rows = []
+def prompt_records() -> list[dict[str, Any]]:
+    """Return the prompts of this module as records of the benchmark file."""
+    records = []
     for split, prompts in nano_prompts().items():
         _, size = SPLITS.get(split, (FROM_SETS, ""))
         for name, scene, prompt in prompts:
-            row = {"id": name, "split": split, "language": "en", "prompt": prompt, "texts": list(scene.texts)}
-            rows.append({**row, "size": size} if size else row)
-    return rows
+            record = {"id": name, "split": split, "language": "en", "prompt": prompt, "texts": list(scene.texts)}
+            records.append({**record, "size": size} if size else record)
+    return records
 
 
 if __name__ == "__main__":
-    for row in nano_rows():
-        print(json.dumps(row, ensure_ascii=False))
+    for record in prompt_records():
+        print(json.dumps(record, ensure_ascii=False))

@@ -1,8 +1,8 @@
-"""The fine-tuning set `data/posters`: one retro style that the poster world does not have.
+"""Write the fine-tuning set `data/posters`: one retro style that the poster world does not have.
 
-Its own typeface, a double frame and five colours outside the twelve; texts, layout and captions follow the grammar, so
-that a model that knows the posters has the style to learn and nothing else. `python -m glmkit.posters.style_set` draws
-the set again.
+The style has a typeface of its own, a double frame and five colours outside the twelve. Texts, layout and captions
+follow the grammar, so that a model that knows the posters has only the style to learn.
+`python -m glmkit.posters.style_set` writes the set again.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from PIL import Image, ImageDraw
 from glmkit.posters.fonts import STYLE_TYPEFACE
 from glmkit.posters.grammar import Scene, caption
 from glmkit.posters.render import render
-from glmkit.posters.sets import FOLDERS, draw_again, listed_scene, write_images
+from glmkit.posters.sets import FOLDERS, sample_listed_scene, write_from_command_line, write_images
 from glmkit.posters.words import Split
 
 SIZE = 256
 FRAME = 20  # pixels on each side, around a poster of the grammar
 INNER = SIZE - 2 * FRAME
-BAND, LINE = (0, 8), (12, 15)  # the two borders: first and last + 1 pixel from the edge
-LEAST_SIZES = (40, 20)  # font sizes in pixels: headline, second line
+OUTER_BORDER, INNER_BORDER = (0, 8), (12, 15)  # first and last + 1 pixel from the edge
+MIN_SIZES = (40, 20)  # font sizes in pixels: headline, second line
 COUNTS: dict[Split, int] = {"train": 48, "held-out": 16}
 
 COLOURS = {
@@ -47,15 +47,15 @@ SCHEMES = (  # background, letters and frame, shape
 
 
 def style_scenes(split: Split) -> Iterator[tuple[Scene, str]]:
-    """The inner poster and the caption of every image of a split. Colour names are those of this module."""
-    return draw_style(random.Random(f"retro 2 {split}"), COUNTS[split], split)
+    """Sample inner poster and caption of every image of a split. Colour names are those of this module."""
+    return sample_style(random.Random(f"retro 2 {split}"), COUNTS[split], split)
 
 
-def draw_style(rng: random.Random, count: int, split: Split) -> Iterator[tuple[Scene, str]]:
-    """The inner poster and the caption of `count` images in the style; the colour schemes take turns."""
+def sample_style(rng: random.Random, count: int, split: Split) -> Iterator[tuple[Scene, str]]:
+    """Sample inner poster and caption of `count` images in the style; the colour schemes take turns."""
     for index in range(count):
         background, ink, accent = SCHEMES[index % len(SCHEMES)]
-        inner = listed_scene(rng, split, _large, height=INNER, width=INNER, typefaces=(STYLE_TYPEFACE,))
+        inner = sample_listed_scene(rng, split, _is_legible, height=INNER, width=INNER, typefaces=(STYLE_TYPEFACE,))
         scene = replace(inner, background=background, text_colour=ink)
         if scene.shape.kind != "none":
             scene = replace(scene, shape=replace(scene.shape, colour=accent))
@@ -63,23 +63,23 @@ def draw_style(rng: random.Random, count: int, split: Split) -> Iterator[tuple[S
         yield scene, f"{text}, framed by a double {ink} border."
 
 
-def _large(scene: Scene) -> bool:
-    """Whether the letters can be read in an image of this size."""
-    return all(line.size >= least for line, least in zip(scene.lines, LEAST_SIZES, strict=False))
+def _is_legible(scene: Scene) -> bool:
+    """Tell whether the letters can be read in an image of this size."""
+    return all(line.size >= minimum for line, minimum in zip(scene.lines, MIN_SIZES, strict=False))
 
 
-def unframed_poster(scene: Scene) -> Image.Image:
-    """The image without its frame, RGB, SIZE x SIZE."""
+def render_unframed(scene: Scene) -> Image.Image:
+    """Render the image without its frame, RGB, SIZE x SIZE."""
     image = Image.new("RGB", (SIZE, SIZE), COLOURS[scene.background])
     image.paste(render(scene, COLOURS), (FRAME, FRAME))
     return image
 
 
-def style_poster(scene: Scene) -> Image.Image:
-    """The framed image, RGB, SIZE x SIZE."""
-    image = unframed_poster(scene)
+def render_framed(scene: Scene) -> Image.Image:
+    """Render the framed image, RGB, SIZE x SIZE."""
+    image = render_unframed(scene)
     draw = ImageDraw.Draw(image)
-    for first, end in (BAND, LINE):
+    for first, end in (OUTER_BORDER, INNER_BORDER):
         box = (first, first, SIZE - 1 - first, SIZE - 1 - first)
         draw.rectangle(box, outline=COLOURS[scene.text_colour], width=end - first)
     return image
@@ -88,8 +88,8 @@ def style_poster(scene: Scene) -> Image.Image:
 def write_set(folder: Path) -> None:
     """Write `train/` and `validation/`, each with numbered PNG files and a metadata.jsonl."""
     for split, name in FOLDERS.items():
-        write_images(folder / name, "retro", ((style_poster(scene), text) for scene, text in style_scenes(split)))
+        write_images(folder / name, "retro", ((render_framed(scene), text) for scene, text in style_scenes(split)))
 
 
 if __name__ == "__main__":
-    draw_again(write_set, "data/posters")
+    write_from_command_line(write_set, "data/posters")

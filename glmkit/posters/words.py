@@ -1,4 +1,4 @@
-"""The words that posters show: a list of common English words, split by a stable hash, and random strings.
+"""Sample the texts of posters: common English words, split by a stable hash, and random strings.
 
 Held-out words never appear on a training poster; almost a third of the training texts are no words at all, so that a
 model trained on posters learns to spell letters instead of remembering words.
@@ -24,52 +24,51 @@ UPPER, LOWER, DIGITS = "ABCDEFGHJKLMNOPQRSTUVWXYZ", "abcdefghijkmnopqrstuvwxyz",
 
 @cache
 def words(split: Split) -> tuple[str, ...]:
-    """All lower-case words of a split, in alphabetical order."""
+    """Return all lower-case words of a split, in alphabetical order."""
     listed = Path(__file__).with_name("words.txt").read_text(encoding="utf-8").split()
-    return tuple(word for word in listed if held_out(word) == (split == "held-out"))
+    return tuple(word for word in listed if is_held_out(word) == (split == "held-out"))
 
 
 @cache
 def short_words(split: Split, longest: int) -> tuple[str, ...]:
-    """The words of a split with at most `longest` letters."""
+    """Return the words of a split with at most `longest` letters."""
     return tuple(word for word in words(split) if len(word) <= longest)
 
 
-def held_out(word: str) -> bool:
-    """Whether a word belongs to the held-out split: a hash of its lower-case letters, the same on every machine."""
+def is_held_out(word: str) -> bool:
+    """Tell whether a word belongs to the held-out split, by a hash of its lower-case letters."""
     digest = hashlib.sha256(word.lower().encode("utf-8")).digest()
     return int.from_bytes(digest[:4], "big") < HELD_OUT_SHARE * 2**32
 
 
-def all_listed(texts: Iterable[str], split: Split) -> bool:
-    """Whether every text is made of words of the split and nothing else, but for a sign at the end of a word."""
-    shown = {word.strip("!?.").lower() for text in texts for word in text.split()}
-    return shown.issubset(words(split))
+def contains_only(texts: Iterable[str], split: Split) -> bool:
+    """Tell whether the texts hold words of the split and nothing else, punctuation at the end of a word apart."""
+    return {word.strip("!?.").lower() for text in texts for word in text.split()}.issubset(words(split))
 
 
-def cased(text: str, rng: random.Random) -> str:
-    """UPPER, Capitalised or lower: half of all headlines are set in capitals."""
+def sample_case(text: str, rng: random.Random) -> str:
+    """Return the text as UPPER, Capitalised or lower: half of all headlines are set in capitals."""
     return rng.choices((text.upper(), text.capitalize(), text), weights=(5, 3, 2))[0]
 
 
-def draw_text(rng: random.Random, split: Split, *, longest: int = 9) -> str:
-    """One text of a poster: a word, two short words, or (training only) a random string or a number.
+def sample_text(rng: random.Random, split: Split, *, longest: int = 9) -> str:
+    """Sample one text of a poster: a word, two short words, or (training only) a random string or a number.
 
-    At most `longest` letters and digits, plus one sign at the end of about a tenth of the words. The held-out split
-    holds nothing but held-out words.
+    It has at most `longest` letters and digits, plus punctuation at the end of about a tenth of the words. The held-out
+    split holds nothing but held-out words.
     """
     if split == "train" and rng.random() < RANDOM_SHARE:
-        return _random_string(rng, longest)
+        return _sample_string(rng, longest)
     if rng.random() < 0.12:
         first = rng.choice(short_words(split, (longest - 1) // 2))
         second = rng.choice(short_words(split, longest - 1 - len(first)))
-        text = cased(f"{first} {second}", rng)
+        text = sample_case(f"{first} {second}", rng)
     else:
-        text = cased(rng.choice(short_words(split, longest)), rng)
+        text = sample_case(rng.choice(short_words(split, longest)), rng)
     return text + rng.choice("!!!?.") if rng.random() < 0.1 else text
 
 
-def _random_string(rng: random.Random, longest: int) -> str:
+def _sample_string(rng: random.Random, longest: int) -> str:
     kind = rng.random()
     if kind < 0.4:
         letters = rng.choice((UPPER, LOWER))
@@ -77,13 +76,13 @@ def _random_string(rng: random.Random, longest: int) -> str:
         return text.capitalize() if letters is LOWER and rng.random() < 0.3 else text
     if kind < 0.75:
         start = rng.randint(0, 1)
-        sounds = (VOWELS if (place + start) % 2 else CONSONANTS for place in range(rng.randint(3, min(8, longest))))
-        return cased("".join(rng.choice(letters) for letters in sounds), rng)
-    return number_or_signs(rng)
+        alternating = (VOWELS if (start + i) % 2 else CONSONANTS for i in range(rng.randint(3, min(8, longest))))
+        return sample_case("".join(rng.choice(letters) for letters in alternating), rng)
+    return sample_number_or_symbols(rng)
 
 
-def number_or_signs(rng: random.Random) -> str:
-    """A number, a price, a share, a time, or letters around a sign: digits with . , % $ : - and &."""
+def sample_number_or_symbols(rng: random.Random) -> str:
+    """Sample a number, a price, a share, a time, or letters around a symbol: . , % $ : - and &."""
     return rng.choice(
         (
             str(rng.randint(2, 9999)),
@@ -99,8 +98,8 @@ def number_or_signs(rng: random.Random) -> str:
     )
 
 
-def with_apostrophe(rng: random.Random) -> str:
-    """Letters around an apostrophe, as in JOE'S and O'Neal, or a year: '98.
+def sample_with_apostrophe(rng: random.Random) -> str:
+    """Sample letters around an apostrophe, as in JOE'S and O'Neal, or a year: '98.
 
     A caption may hold one such text, not two: what stands between two apostrophes is quoted.
     """

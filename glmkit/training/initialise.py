@@ -102,4 +102,4 @@ def _corpus() -> list[str]:
     from glmkit.posters import grammar
 
     rng = random.Random(0)
-    return [grammar.caption(grammar.draw_scene(rng), rng) for _ in range(CORPUS)]
+    return [grammar.caption(grammar.sample_scene(rng), rng) for _ in range(CORPUS)]

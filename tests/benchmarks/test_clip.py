@@ -14,7 +14,7 @@ from glmkit import hashing
 from glmkit.files import read_json
 from glmkit.models.clip.model import PREFIX
 from glmkit.posters.grammar import caption
-from glmkit.posters.masks import scene_of
+from glmkit.posters.masks import indexed_scene
 from glmkit.posters.render import render
 
 ROOT = Path(__file__).parents[2]
@@ -25,7 +25,7 @@ RESULT = ROOT / "benchmarks" / "results" / "clip.json"
 @pytest.fixture(scope="module")
 def judged() -> tuple[list[str], torch.Tensor, Any, Any]:
     """Captions and image features of 64 posters with a seed that neither training nor the benchmark uses."""
-    scenes = [scene_of(77, index, height=256, width=256, split="held-out") for index in range(64)]
+    scenes = [indexed_scene(77, index, height=256, width=256, split="held-out") for index in range(64)]
     captions = [caption(scene, random.Random(index)) for index, scene in enumerate(scenes)]
     model, _, prepare = open_clip.create_model_and_transforms(f"local-dir:{FOLDER}")
     with torch.no_grad():

@@ -16,7 +16,7 @@ from glmkit.files import write_json, write_jsonl
 from glmkit.posters.grammar import Scene
 from glmkit.posters.render import render
 from glmkit.posters.simple import retro_prompts
-from glmkit.posters.style_set import COLOURS, FRAME, SIZE, style_poster
+from glmkit.posters.style_set import COLOURS, FRAME, SIZE, render_framed
 from glmkit.records import Generation
 
 style = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "style_distance.py")))
@@ -29,7 +29,7 @@ def without_frame(scene: Scene) -> Image.Image:
 
 
 def in_grey(scene: Scene) -> Image.Image:
-    return style_poster(scene).convert("L").convert("RGB")
+    return render_framed(scene).convert("L").convert("RGB")
 
 
 def finished_run(run: Path, draw: Callable[[Scene], Image.Image], count: int, split: str = "retro") -> Path:
@@ -44,7 +44,7 @@ def finished_run(run: Path, draw: Callable[[Scene], Image.Image], count: int, sp
     return run
 
 
-DRAWN: dict[str, Callable[[Scene], Image.Image]] = {"style": style_poster, "bare": without_frame, "grey": in_grey}
+DRAWN: dict[str, Callable[[Scene], Image.Image]] = {"style": render_framed, "bare": without_frame, "grey": in_grey}
 
 
 @pytest.mark.parametrize(("kind", "noticed"), [("form", "bare"), ("colours", "grey")])
@@ -76,6 +76,6 @@ def test_runs_of_something_else_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a finished evaluation"):
         style.images_of(tmp_path)
     with pytest.raises(UserError, match="does not ask for the style"):
-        style.images_of(finished_run(tmp_path / "simple", style_poster, 2, split="simple"))
+        style.images_of(finished_run(tmp_path / "simple", render_framed, 2, split="simple"))
     with pytest.raises(UserError, match="too few images"):
-        style.images_of(finished_run(tmp_path / "one", style_poster, 1))
+        style.images_of(finished_run(tmp_path / "one", render_framed, 1))

@@ -37,7 +37,7 @@ def posters(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rows = []
         for number in range(count):
             rng = random.Random(number)
-            scene = grammar.draw_scene(rng, height=64, width=64)
+            scene = grammar.sample_scene(rng, height=64, width=64)
             render.render(scene).save(folder / split / f"{number}.png")
             rows.append({"file_name": f"{number}.png", "text": grammar.caption(scene, rng)})
         (folder / split / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))

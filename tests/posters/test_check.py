@@ -15,7 +15,7 @@ from PIL import Image
 
 from glmkit.models.hybrid import HybridModel
 from glmkit.models.vae.model import Vae
-from glmkit.posters.check import LEAST_OVERLAP, NAMES, checks, look, named_colours
+from glmkit.posters.check import GRAMMAR, MIN_OVERLAP, check_attributes, nearest_colours, read_attributes
 from glmkit.posters.grammar import (
     COLOURS,
     GAP,
@@ -26,34 +26,34 @@ from glmkit.posters.grammar import (
     Scene,
     Shape,
     contrast,
-    draw_scene,
     readable_on,
+    sample_scene,
 )
 from glmkit.posters.render import render, to_image
 
 ROOT = Path(__file__).parents[2]
-PROPERTIES = ("background", "text_colour", "text_position", "shape", "shape_position")
+ATTRIBUTES = ("background", "text_colour", "text_position", "shape", "shape_position")
 
 
 def scenes(count: int, *, height: int = 256, width: int = 256, seed: str = "check") -> list[Scene]:
-    return [draw_scene(random.Random(f"{seed} {index}"), height=height, width=width) for index in range(count)]
+    return [sample_scene(random.Random(f"{seed} {index}"), height=height, width=width) for index in range(count)]
 
 
 def share_passed(pairs: Iterator[tuple[Image.Image, Scene]]) -> dict[str, float]:
     """The share of the images that pass each check on the scene beside them."""
-    passed, asked = Counter[str](), Counter[str]()
+    passed, checked = Counter[str](), Counter[str]()
     for image, scene in pairs:
-        found = checks(image, scene)
-        asked.update(found.keys())
-        passed.update(name for name, right in found.items() if right)
-    assert set(asked) == set(PROPERTIES)
-    return {name: passed[name] / asked[name] for name in PROPERTIES}
+        result = check_attributes(image, scene)
+        checked.update(result.keys())
+        passed.update(name for name, right in result.items() if right)
+    assert set(checked) == set(ATTRIBUTES)
+    return {name: passed[name] / checked[name] for name in ATTRIBUTES}
 
 
 @pytest.mark.parametrize(("height", "width", "count"), [(256, 256, 40), (192, 320, 20), (320, 192, 20), (512, 512, 6)])
 def test_posters_pass_on_their_own_scene(height: int, width: int, count: int) -> None:
-    own = ((render(scene), scene) for scene in scenes(count, height=height, width=width))
-    assert min(share_passed(own).values()) >= 0.995
+    pairs = ((render(scene), scene) for scene in scenes(count, height=height, width=width))
+    assert min(share_passed(pairs).values()) >= 0.995
 
 
 def through_vae(vae: Vae, scene: Scene) -> Image.Image:
@@ -64,8 +64,8 @@ def through_vae(vae: Vae, scene: Scene) -> Image.Image:
 
 def test_posters_pass_after_nanos_vae() -> None:
     vae = HybridModel.load(str(ROOT / "data" / "nano"), components=("vae",)).vae
-    asked = scenes(10)
-    assert min(share_passed((through_vae(vae, scene), scene) for scene in asked).values()) >= 1 - 1 / len(asked)
+    posters = scenes(10)
+    assert min(share_passed((through_vae(vae, scene), scene) for scene in posters).values()) >= 1 - 1 / len(posters)
 
 
 def other(rng: random.Random, choices: tuple[str, ...], but: str) -> str:
@@ -73,10 +73,12 @@ def other(rng: random.Random, choices: tuple[str, ...], but: str) -> str:
 
 
 def other_background(scene: Scene, rng: random.Random) -> Scene | None:
-    kept = {name for name in readable_on(scene.text_colour) if name != scene.background}
+    names = {name for name in readable_on(scene.text_colour) if name != scene.background}
     if scene.shape.kind != "none":
-        kept &= {name for name in COLOURS if contrast(COLOURS[name], COLOURS[scene.shape.colour]) >= MIN_SHAPE_CONTRAST}
-    return replace(scene, background=rng.choice(sorted(kept))) if kept else None
+        names &= {
+            name for name in COLOURS if contrast(COLOURS[name], COLOURS[scene.shape.colour]) >= MIN_SHAPE_CONTRAST
+        }
+    return replace(scene, background=rng.choice(sorted(names))) if names else None
 
 
 def other_text_colour(scene: Scene, rng: random.Random) -> Scene | None:
@@ -97,10 +99,10 @@ def other_text_position(scene: Scene, rng: random.Random) -> Scene | None:
 
 
 def other_kind(scene: Scene, rng: random.Random) -> Scene | None:
-    """Another kind at the same place; a stripe takes up all columns, so it is another kind only in the centre."""
+    """Another kind at the same position; a stripe takes up all columns, so it is another kind only in the centre."""
     if scene.shape.kind == "none":
         return None
-    kinds = tuple(kind for kind in SHAPES if kind != "stripe" or " " not in scene.shape.place)
+    kinds = tuple(kind for kind in SHAPES if kind != "stripe" or " " not in scene.shape.position)
     kind, radius = other(rng, kinds, scene.shape.kind), scene.shape.radius * (3 if scene.shape.kind == "stripe" else 1)
     return replace(scene, shape=replace(scene.shape, kind=kind, radius=radius / 3 if kind == "stripe" else radius))
 
@@ -118,21 +120,21 @@ def no_shape(scene: Scene, _: random.Random) -> Scene | None:
 
 def other_column(scene: Scene, rng: random.Random) -> Scene | None:
     """The shape in another column of the same row."""
-    row, _, side = scene.shape.place.partition(" ")
+    row, _, column = scene.shape.position.partition(" ")
     if scene.shape.kind in ("none", "stripe"):
         return None
-    side, edge = other(rng, ("left", "", "right"), side), MARGIN * 256 + scene.shape.radius
-    x = {"left": edge, "": scene.width / 2, "right": scene.width - edge}[side]
-    return replace(scene, shape=replace(scene.shape, x=x, place=f"{row} {side}".strip()))
+    column, edge = other(rng, ("left", "", "right"), column), MARGIN * 256 + scene.shape.radius
+    x = {"left": edge, "": scene.width / 2, "right": scene.width - edge}[column]
+    return replace(scene, shape=replace(scene.shape, x=x, position=f"{row} {column}".strip()))
 
 
 def other_row(scene: Scene, rng: random.Random) -> Scene | None:
     """The shape on the other side of a text in the middle."""
     if scene.shape.kind == "none" or scene.position != "middle":
         return None
-    row, _, side = scene.shape.place.partition(" ")
-    place = f"{'bottom' if row == 'top' else 'top'} {side}".strip()
-    return replace(scene, shape=replace(scene.shape, y=scene.height - scene.shape.y, place=place))
+    row, _, column = scene.shape.position.partition(" ")
+    position = f"{'bottom' if row == 'top' else 'top'} {column}".strip()
+    return replace(scene, shape=replace(scene.shape, y=scene.height - scene.shape.y, position=position))
 
 
 CHANGES: dict[Callable[[Scene, random.Random], Scene | None], str] = {
@@ -148,56 +150,57 @@ CHANGES: dict[Callable[[Scene, random.Random], Scene | None], str] = {
 
 
 def noticed(change: Callable[[Scene, random.Random], Scene | None], count: int) -> tuple[float, float]:
-    """Of the posters that differ from their scene in one property: the share that fails its check, and the share that
-    passes all others."""
+    """Change one attribute of every poster; return the shares that fail its check and that pass all others."""
     rng, failed, others = random.Random(change.__name__), list[bool](), list[bool]()
     for scene in scenes(count, seed=change.__name__):
         changed = change(scene, rng)
         if changed is None:
             continue
-        found = checks(render(changed), scene)
-        failed.append(not found[CHANGES[change]])
-        others.append(all(right for name, right in found.items() if name != CHANGES[change]))
+        passed = check_attributes(render(changed), scene)
+        failed.append(not passed[CHANGES[change]])
+        others.append(all(right for name, right in passed.items() if name != CHANGES[change]))
     return sum(failed) / len(failed), sum(others) / len(others)
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
-def test_a_poster_that_differs_in_one_property_fails_exactly_its_check(
+def test_a_poster_that_differs_in_one_attribute_fails_exactly_its_check(
     change: Callable[[Scene, random.Random], Scene | None],
 ) -> None:
     failed, others = noticed(change, 25)
     assert failed >= 0.98
-    if change is not no_shape:  # without a shape its place is wrong, too
+    if change is not no_shape:  # without a shape its position is wrong, too
         assert others >= 0.98
 
 
-def test_a_shape_that_nobody_asked_for_fails() -> None:
-    drawn = next(scene for scene in scenes(20) if scene.shape.kind != "none")
-    asked = replace(drawn, shape=Shape())
-    assert checks(render(asked), asked)["shape"] and not checks(render(drawn), asked)["shape"]
+def test_a_shape_that_the_scene_does_not_have_fails() -> None:
+    shaped = next(scene for scene in scenes(20) if scene.shape.kind != "none")
+    bare = replace(shaped, shape=Shape())
+    assert check_attributes(render(bare), bare)["shape"] and not check_attributes(render(shaped), bare)["shape"]
 
 
 @pytest.mark.parametrize("kind", SHAPES)
 def test_frayed_shapes_keep_their_kind(kind: str) -> None:
     """A third of the pixels within two of the outline turned over."""
     shape = Shape(kind, "blue", "bottom", 128.0, 190.0, 12.0 if kind == "stripe" else 36.0)
-    scene = replace(next(one for one in scenes(20) if one.position == "top"), background="white", text_colour="red")
+    scene = replace(
+        next(scene for scene in scenes(20) if scene.position == "top"), background="white", text_colour="red"
+    )
     inner, outer = (
         np.asarray(render(replace(scene, shape=replace(shape, radius=shape.radius + step)))) for step in (-2, 2)
     )
     frayed = np.random.default_rng(0).random(inner.shape[:2]) < 1 / 3
-    seen = look(Image.fromarray(np.where(frayed[:, :, None], inner, outer)))
+    seen = read_attributes(Image.fromarray(np.where(frayed[:, :, None], inner, outer)))
     assert (seen.shape, seen.shape_colour, seen.shape_position) == (kind, "blue", "bottom")
 
 
 def test_letters_are_no_shapes() -> None:
-    """No letter, digit or sign of any typeface comes as near to a shape as LEAST_OVERLAP demands."""
+    """No letter, digit or symbol of any typeface comes as near to a shape as MIN_OVERLAP demands."""
     for index, scene in enumerate(scenes(40, seed="letters")):
-        assert look(render(replace(scene, shape=Shape()))).shape == "none", (index, scene.texts, LEAST_OVERLAP)
+        assert read_attributes(render(replace(scene, shape=Shape()))).shape == "none", (index, scene.texts, MIN_OVERLAP)
 
 
 def test_an_empty_image_shows_its_background_only() -> None:
-    seen = look(Image.new("RGB", (96, 64), COLOURS["teal"]))
+    seen = read_attributes(Image.new("RGB", (96, 64), COLOURS["teal"]))
     assert (seen.background, seen.text_colour, seen.text_position, seen.shape) == ("teal", "", "", "none")
 
 
@@ -205,5 +208,5 @@ def test_noise_does_not_change_a_colour() -> None:
     rng = np.random.default_rng(0)
     for name, colour in COLOURS.items():
         noisy = np.clip(np.array(colour) + rng.normal(0, 12, (64, 64, 3)), 0, 255).astype(np.uint8)
-        assert (named_colours(Image.fromarray(noisy)) == NAMES.index(name)).mean() > 0.95, name
-        assert look(Image.fromarray(noisy)).background == name
+        assert (nearest_colours(Image.fromarray(noisy)) == GRAMMAR.names.index(name)).mean() > 0.95, name
+        assert read_attributes(Image.fromarray(noisy)).background == name

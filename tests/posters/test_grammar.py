@@ -1,4 +1,4 @@
-"""The grammar draws posters that can be read, and captions that say exactly what is on them."""
+"""The grammar samples posters that can be read, and captions that say exactly what is on them."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ import pytest
 from glmkit.models.glyph.model import quoted_texts
 from glmkit.posters import fonts
 from glmkit.posters.grammar import (
+    ALIGNMENTS,
     ALL_COLOURS,
     COLOURS,
     SECOND_SIZES,
-    SIDES,
     Frame,
     Scene,
     caption,
     contrast,
-    draw_scene,
     recolour,
+    sample_scene,
 )
-from glmkit.posters.masks import scene_of, text_mask
-from glmkit.posters.words import HELD_OUT_SHARE, Split, held_out, words
+from glmkit.posters.masks import indexed_scene, text_mask
+from glmkit.posters.words import HELD_OUT_SHARE, Split, is_held_out, words
 
 SIZES = [(128, 128), (256, 256), (320, 192), (192, 320), (512, 512)]
 
 
 def scenes(count: int, *, height: int = 256, width: int = 256, split: Split = "train") -> list[Scene]:
-    return [draw_scene(random.Random(seed), height=height, width=width, split=split) for seed in range(count)]
+    return [sample_scene(random.Random(seed), height=height, width=width, split=split) for seed in range(count)]
 
 
 def test_a_seed_names_one_scene_and_one_caption() -> None:
     for seed in range(20):
-        one, two = random.Random(seed), random.Random(seed)
-        scene = draw_scene(one)
-        assert scene == draw_scene(two)
-        assert caption(scene, one) == caption(scene, two)
+        first, second = random.Random(seed), random.Random(seed)
+        scene = sample_scene(first)
+        assert scene == sample_scene(second)
+        assert caption(scene, first) == caption(scene, second)
 
 
-def test_captions_quote_exactly_the_texts_and_name_what_is_drawn() -> None:
+def test_captions_quote_exactly_the_texts_and_name_what_is_shown() -> None:
     rng = random.Random(0)
     for scene in scenes(400):
         text = caption(scene, rng)
@@ -51,7 +51,7 @@ def test_captions_quote_exactly_the_texts_and_name_what_is_drawn() -> None:
         assert not set(prose) & set("'’‘“”「」"), "other quote marks would add texts"
         assert scene.background in prose.lower() and scene.text_colour in prose and scene.position in prose
         if scene.shape.kind != "none":
-            assert f"{scene.shape.colour} {scene.shape.kind}" in prose and scene.shape.place in prose
+            assert f"{scene.shape.colour} {scene.shape.kind}" in prose and scene.shape.position in prose
 
 
 def test_published_quote_extraction_agrees() -> None:
@@ -94,19 +94,19 @@ def test_the_fine_tuning_typeface_is_on_no_training_poster() -> None:
 
 
 def test_the_words_are_ours_to_split() -> None:
-    train, kept = words("train"), words("held-out")
-    assert len(train) + len(kept) >= 1500 and not set(train) & set(kept)
-    assert all(re.fullmatch("[a-z]{2,9}", word) for word in train + kept)
-    assert len(kept) / (len(train) + len(kept)) == pytest.approx(HELD_OUT_SHARE, abs=0.03)
+    train, held_out = words("train"), words("held-out")
+    assert len(train) + len(held_out) >= 1500 and not set(train) & set(held_out)
+    assert all(re.fullmatch("[a-z]{2,9}", word) for word in train + held_out)
+    assert len(held_out) / (len(train) + len(held_out)) == pytest.approx(HELD_OUT_SHARE, abs=0.03)
     # Pinned: another hash would move words that a trained model has seen into the held-out split.
-    assert [word for word in ("anchor", "curtain", "judge", "lemon", "river", "zoom") if held_out(word)] == PINNED
+    assert [word for word in ("anchor", "curtain", "judge", "lemon", "river", "zoom") if is_held_out(word)] == PINNED
 
 
 PINNED = ["curtain", "judge"]
 
 
 def listed(text: str) -> list[str]:
-    return [word for word in (part.strip("!?.").lower() for part in text.split()) if word in words("held-out")]
+    return [word for word in (token.strip("!?.").lower() for token in text.split()) if word in words("held-out")]
 
 
 def test_held_out_words_appear_on_held_out_posters_only() -> None:
@@ -128,38 +128,41 @@ def test_recolouring_keeps_the_letters() -> None:
 
 def test_the_wide_world_writes_apostrophes_that_captions_can_quote() -> None:
     """The published rule takes what stands between two apostrophes for a text, so a caption holds at most one."""
-    scenes = [scene_of(4, index, height=256, width=256, split="train", wide=1.0) for index in range(300)]
+    scenes = [indexed_scene(4, index, height=256, width=256, split="train", wide=1.0) for index in range(300)]
     assert 10 < sum("'" in scene.texts[0] for scene in scenes) < 45
     assert all(quoted_texts(caption(scene, random.Random(1))) == list(scene.texts) for scene in scenes)
 
 
 def test_the_wide_world_has_more_colours_and_frames() -> None:
     """Frames stay clear of letters and shapes, captions name them; plain scenes of the same series stay as they are."""
-    scenes = [scene_of(3, index, height=192, width=256, split="train", wide=0.5) for index in range(400)]
-    plain = [scene_of(3, index, height=192, width=256, split="train") for index in range(400)]
+    scenes = [indexed_scene(3, index, height=192, width=256, split="train", wide=0.5) for index in range(400)]
+    plain = [indexed_scene(3, index, height=192, width=256, split="train") for index in range(400)]
     colours = {colour for scene in scenes for colour in (scene.background, scene.text_colour, scene.shape.colour)}
     assert colours - {""} == set(ALL_COLOURS)
-    framed = [scene for scene in scenes if scene.frame.band]
+    framed = [scene for scene in scenes if scene.frame.thickness]
     assert 60 < len(framed) < 140
     assert 0.3 < np.mean([scene == other for scene, other in zip(scenes, plain, strict=True)]) < 0.7
     for scene in framed:
-        inner = scene.frame.gap + scene.frame.band
+        inner = scene.frame.gap + scene.frame.thickness
         mask = text_mask(replace(scene, frame=Frame()))
         assert not mask[:inner].any() and not mask[-inner:].any() and not mask[:, :inner].any()
         if scene.shape.kind not in ("none", "stripe"):
             assert min(scene.shape.x, scene.shape.y) - scene.shape.radius > inner
         border = text_mask(scene)[scene.frame.gap : inner]
         assert (border[:, scene.frame.gap : scene.width - scene.frame.gap] == 255).all()
-        thickness = "thin" if scene.frame.band < 0.02 * 192 else "thick"
+        thickness = "thin" if scene.frame.thickness < 0.02 * 192 else "thick"
         assert f"framed by a {thickness} {scene.text_colour} border" in caption(scene, random.Random(1))
     assert not any("framed" in caption(scene, random.Random(1)) for scene in plain)
 
 
 def test_aligned_posters_are_the_others_with_their_lines_at_an_edge() -> None:
     size: dict[str, Any] = {"height": 192, "width": 256, "split": "train"}
-    plain, mixed = ([scene_of(3, index, **size, aligned=share) for index in range(200)] for share in (0.0, 0.5))
-    assert {scene.side for scene in plain} == {"centre"} and {scene.side for scene in mixed} == {"centre", *SIDES}
-    assert [replace(scene, side="centre") for scene in mixed] == plain
+    centred, mixed = ([indexed_scene(3, index, **size, aligned=share) for index in range(200)] for share in (0.0, 0.5))
+    assert {scene.alignment for scene in centred} == {"centre"} and {scene.alignment for scene in mixed} == {
+        "centre",
+        *ALIGNMENTS,
+    }
+    assert [replace(scene, alignment="centre") for scene in mixed] == centred
     for scene in mixed:
-        said = re.findall(r"aligned to the (\w+) edge", caption(scene, random.Random(0)))
-        assert said == ([] if scene.side == "centre" else [scene.side])
+        named = re.findall(r"aligned to the (\w+) edge", caption(scene, random.Random(0)))
+        assert named == ([] if scene.alignment == "centre" else [scene.alignment])

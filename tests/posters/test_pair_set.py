@@ -1,4 +1,4 @@
-"""The committed pairs are those that the module draws, and source and target differ in the frame alone."""
+"""The committed pairs are those that the module writes; condition and target differ in the frame alone."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ def pixels(path: Path) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("edits")
     write_pairs(folder)
     return folder
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
-def test_pairs(drawn: Path, split: str) -> None:
-    rows = read_jsonl(SET / split / "metadata.jsonl")
-    assert rows == read_jsonl(drawn / split / "metadata.jsonl")
-    for row in rows:
-        target, source = (pixels(SET / split / row[key]) for key in ("file_name", "condition_image"))
-        for key, committed in (("file_name", target), ("condition_image", source)):
-            assert np.array_equal(committed, pixels(drawn / split / row[key]))
-        differs = (target != source).any(axis=-1)
+def test_pairs(written: Path, split: str) -> None:
+    records = read_jsonl(SET / split / "metadata.jsonl")
+    assert records == read_jsonl(written / split / "metadata.jsonl")
+    for record in records:
+        target, condition = (pixels(SET / split / record[key]) for key in ("file_name", "condition_image"))
+        for key, committed in (("file_name", target), ("condition_image", condition)):
+            assert np.array_equal(committed, pixels(written / split / record[key]))
+        differs = (target != condition).any(axis=-1)
         assert differs[:8].all() and not differs[FRAME:-FRAME, FRAME:-FRAME].any()

@@ -13,31 +13,31 @@ import torch
 from PIL import Image, ImageDraw
 
 from glmkit.posters import fonts
-from glmkit.posters.check import checks
-from glmkit.posters.grammar import COLOURS, SHAPES, SIDES, Scene, Shape, draw_scene
-from glmkit.posters.masks import mask_pool, sign_cells, sign_pool, text_mask
-from glmkit.posters.render import batch_params, compose, render, shape_coverage
+from glmkit.posters.check import check_attributes
+from glmkit.posters.grammar import ALIGNMENTS, COLOURS, SHAPES, Scene, Shape, sample_scene
+from glmkit.posters.masks import character_label_map, character_label_maps, scenes_with_masks, text_mask
+from glmkit.posters.render import batch_scenes, render, render_batch, shape_coverage
 
 
 def plain(kind: str, text_colour: str = "red") -> Scene:
     shape = Shape(kind, "blue", "bottom", 64.0, 80.0, 30.0)
-    scene = draw_scene(random.Random(0), height=128, width=128)
+    scene = sample_scene(random.Random(0), height=128, width=128)
     return replace(scene, background="white", text_colour=text_colour, shape=shape)
 
 
 def test_the_number_of_workers_changes_nothing() -> None:
-    alone, masks = mask_pool(600, seed=7, height=64, width=64)
-    shared, same = mask_pool(600, seed=7, height=64, width=64, workers=2)
+    alone, masks = scenes_with_masks(600, seed=7, height=64, width=64)
+    shared, same = scenes_with_masks(600, seed=7, height=64, width=64, workers=2)
     assert alone == shared and np.array_equal(masks, same)
-    start, few = mask_pool(5, seed=7, height=64, width=64)
+    start, few = scenes_with_masks(5, seed=7, height=64, width=64)
     assert start == alone[:5] and np.array_equal(few, masks[:5])
-    assert mask_pool(5, seed=8, height=64, width=64)[0] != start
+    assert scenes_with_masks(5, seed=8, height=64, width=64)[0] != start
 
 
 @pytest.mark.parametrize(("height", "width"), [(128, 128), (256, 256), (320, 192), (192, 320), (512, 512)])
 def test_masks_hold_the_letters_inside_their_rows(height: int, width: int) -> None:
     for seed in range(30):
-        scene = draw_scene(random.Random(seed), height=height, width=width)
+        scene = sample_scene(random.Random(seed), height=height, width=width)
         mask = text_mask(scene)
         assert mask.shape == (height, width) and mask.dtype == np.uint8 and mask.max() == 255
         rows, columns = np.nonzero(mask)
@@ -46,17 +46,17 @@ def test_masks_hold_the_letters_inside_their_rows(height: int, width: int) -> No
         assert columns.min() > 0 and columns.max() < width - 1
 
 
-@pytest.mark.parametrize("side", ["centre", *SIDES])
+@pytest.mark.parametrize("alignment", ["centre", *ALIGNMENTS])
 @pytest.mark.parametrize("seed", range(8))
-def test_sign_cells_hold_the_letters(seed: int, side: str) -> None:
-    """The ink that each letter adds to the letters before it lies in its own cells, within one cell at its sides."""
-    scene = replace(draw_scene(random.Random(seed), split="held-out"), side=side)
-    cells = sign_cells(scene)
+def test_label_maps_hold_the_letters(seed: int, alignment: str) -> None:
+    """The ink that each letter adds to the letters before it lies in its own cells, within one cell beside it."""
+    scene = replace(sample_scene(random.Random(seed), split="held-out"), alignment=alignment)
+    cells = character_label_map(scene)
     assert cells.shape == (32, 32) and cells.dtype == np.uint8
     for line in scene.lines:
         font = fonts.load(scene.font, line.size)
         length = font.getlength(line.text)
-        left = {"left": 20, "centre": 128 - length / 2, "right": 236 - length}[side]
+        left = {"left": 20, "centre": 128 - length / 2, "right": 236 - length}[alignment]
         before = np.zeros((256, 256), dtype=np.uint8)
         for count, letter in enumerate(line.text, start=1):
             canvas = Image.new("L", (256, 256), 0)
@@ -64,52 +64,52 @@ def test_sign_cells_hold_the_letters(seed: int, side: str) -> None:
             new = np.asarray(canvas).astype(int) - before
             before = np.asarray(canvas)
             rows, columns = np.nonzero(new > 128)
-            band = (rows < line.baseline - 4) & (rows >= line.baseline - line.size / 2)
+            inner = (rows < line.baseline - 4) & (rows >= line.baseline - line.size / 2)
             named = [
                 ord(letter) in cells[row // 8, max(0, column // 8 - 1) : column // 8 + 2]
-                for row, column in zip(rows[band], columns[band], strict=True)
+                for row, column in zip(rows[inner], columns[inner], strict=True)
             ]
             assert letter in " -." or np.mean(named) > 0.9, (line.text, letter)
     letters = cells[cells > len(SHAPES)]
     assert set(letters) <= {ord(letter) for line in scene.lines for letter in line.text}
 
 
-@pytest.mark.parametrize("side", SIDES)
-def test_aligned_lines_stand_at_their_edge(side: str) -> None:
+@pytest.mark.parametrize("alignment", ALIGNMENTS)
+def test_aligned_lines_stand_at_their_edge(alignment: str) -> None:
     """All of them, and the check sees it where they leave room on the other side."""
     for seed in range(20):
-        scene = replace(draw_scene(random.Random(seed), width=320), side=side)
+        scene = replace(sample_scene(random.Random(seed), width=320), alignment=alignment)
         for line in scene.lines:
             (columns,) = np.nonzero(text_mask(replace(scene, lines=(line,))).max(axis=0) > 128)
-            free = columns[0] if side == "left" else 319 - columns[-1]
+            free = columns[0] if alignment == "left" else 319 - columns[-1]
             assert abs(free - 0.08 * 256) < 0.1 * line.size, "but for the letters' own margins"
         if max(line.size * fonts.unit_width(scene.font, line.text) for line in scene.lines) < 200:
-            assert checks(render(scene), scene)["text_side"]
-            assert not checks(render(replace(scene, side="centre")), scene)["text_side"]
+            assert check_attributes(render(scene), scene)["text_alignment"]
+            assert not check_attributes(render(replace(scene, alignment="centre")), scene)["text_alignment"]
 
 
 @pytest.mark.parametrize("kind", SHAPES)
-def test_sign_cells_hold_the_shape(kind: str) -> None:
+def test_label_maps_hold_the_shape(kind: str) -> None:
     """Where a cell's pixels are mostly the shape's, the cell says so; far from the shape none does."""
-    scene = next(scene for scene in map(draw_scene, map(random.Random, range(99))) if scene.text_rows[1] < 128)
+    scene = next(scene for scene in map(sample_scene, map(random.Random, range(99))) if scene.text_rows[1] < 128)
     scene = replace(scene, shape=Shape(kind, "red", "bottom left", 70.0, 190.0, 12.0 if kind == "stripe" else 40.0))
-    covered = shape_coverage(batch_params([scene]), 256, 256)[0, 0].numpy().reshape(32, 8, 32, 8).mean(axis=(1, 3))
-    named = sign_cells(scene) == 1 + SHAPES.index(kind)
+    covered = shape_coverage(batch_scenes([scene]), 256, 256)[0, 0].numpy().reshape(32, 8, 32, 8).mean(axis=(1, 3))
+    named = character_label_map(scene) == 1 + SHAPES.index(kind)
     assert named[covered > 0.8].all() and not named[:17].any()
     assert named.sum() < 100
     if kind != "stripe":
         assert not named[:, 16:].any()
 
 
-def test_sign_pools_are_their_scenes() -> None:
-    scenes, _ = mask_pool(300, seed=4, height=64, width=96)
-    pool = sign_pool(scenes, workers=2)
-    assert pool.shape == (300, 8, 12) and np.array_equal(pool, [sign_cells(scene) for scene in scenes])
+def test_many_label_maps_are_those_of_their_scenes() -> None:
+    scenes, _ = scenes_with_masks(300, seed=4, height=64, width=96)
+    labels = character_label_maps(scenes, workers=2)
+    assert labels.shape == (300, 8, 12) and np.array_equal(labels, [character_label_map(scene) for scene in scenes])
 
 
 def test_a_batch_is_its_images() -> None:
-    scenes, masks = mask_pool(12, seed=3, height=96, width=160)
-    batch = compose(batch_params(scenes), torch.from_numpy(masks))
+    scenes, masks = scenes_with_masks(12, seed=3, height=96, width=160)
+    batch = render_batch(batch_scenes(scenes), torch.from_numpy(masks))
     assert batch.shape == (12, 3, 96, 160) and batch.min() >= -1 and batch.max() <= 1
     for scene, pixels in zip(scenes, batch, strict=True):
         alone = np.asarray(render(scene), dtype=np.float32).transpose(2, 0, 1) / 127.5 - 1
@@ -146,24 +146,24 @@ def test_shapes_match_filled_polygons(kind: str) -> None:
     elif kind == "stripe":
         draw.rectangle((0, y - radius, 128 * scale, y + radius - 1), fill=255)
     else:
-        draw.polygon([(x + radius * across, y + radius * down) for across, down in corners(kind)], fill=255)
+        draw.polygon([(x + radius * right, y + radius * down) for right, down in corners(kind)], fill=255)
     smooth = np.asarray(expected.resize((128, 128), Image.Resampling.BOX), dtype=np.float32) / 255
-    drawn = shape_coverage(batch_params([scene]), 128, 128)[0, 0].numpy()
-    assert np.abs(drawn - smooth).mean() < 0.004 and ((drawn > 0.5) != (smooth > 0.5)).mean() < 0.004
+    covered = shape_coverage(batch_scenes([scene]), 128, 128)[0, 0].numpy()
+    assert np.abs(covered - smooth).mean() < 0.004 and ((covered > 0.5) != (smooth > 0.5)).mean() < 0.004
 
 
 def test_no_shape_covers_nothing() -> None:
-    assert shape_coverage(batch_params([plain("none")]), 128, 128).max() == 0
+    assert shape_coverage(batch_scenes([plain("none")]), 128, 128).max() == 0
 
 
-def test_drawing_is_fast_enough_to_train_on() -> None:
-    scenes, _ = mask_pool(1024, seed=1, height=32, width=32)
-    batch_params(scenes)
+def test_rendering_is_fast_enough_to_train_on() -> None:
+    scenes, _ = scenes_with_masks(1024, seed=1, height=32, width=32)
+    batch_scenes(scenes)
     start = time.perf_counter()
-    batch_params(scenes)
+    batch_scenes(scenes)
     assert time.perf_counter() - start < 0.2, "1 to 2 ms when the machine is idle"
     start = time.perf_counter()
-    mask_pool(200, seed=2)
+    scenes_with_masks(200, seed=2)
     assert (time.perf_counter() - start) / 200 < 0.01, "0.5 ms when the machine is idle"
 
 

@@ -1,4 +1,4 @@
-"""The files that were drawn by the posters package are what it draws."""
+"""The committed files of the posters package are what it writes."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from PIL import Image
 
 from glmkit.files import read_jsonl
 from glmkit.posters import layout_set, style_set
-from glmkit.posters.check import checks
+from glmkit.posters.check import check_attributes
 from glmkit.posters.grammar import COLOURS, Scene
 from glmkit.posters.layout_set import LAYOUTS
 from glmkit.posters.render import render
 from glmkit.posters.sets import FOLDERS
-from glmkit.posters.simple import SPLITS, layout_prompts, nano_rows, retro_prompts, simple_prompts, simple_scenes
+from glmkit.posters.simple import SPLITS, layout_prompts, prompt_records, retro_prompts, simple_prompts, simple_scenes
 from glmkit.posters.style_set import COLOURS as STYLE_COLOURS
 from glmkit.posters.style_set import SCHEMES
-from glmkit.posters.words import Split, held_out
+from glmkit.posters.words import Split, is_held_out
 
 ROOT = Path(__file__).parents[2]
 SETS = {"posters": style_set, "layouts": layout_set}
-MORE = {"layouts": {"ordinary": layout_set.ORDINARY}}
+MORE = {"layouts": {"regularization": layout_set.REGULARIZATION_COUNT}}
 
 
 def quoted(name: str, split: Split) -> list[list[str]]:
@@ -34,29 +34,31 @@ def quoted(name: str, split: Split) -> list[list[str]]:
     return [re.findall(r'"([^"]*)"', caption) for caption in captions]
 
 
-def assert_laid_out(scenes: list[tuple[Scene, str]]) -> None:
-    """Every image is in the layout that its caption names, and the caption says nothing else of it."""
+def assert_in_layout(scenes: list[tuple[Scene, str]]) -> None:
+    """Every image is in the layout that its caption names, and the caption says nothing else about positions."""
     for scene, caption in scenes:
-        said, name = re.fullmatch(r"(.*), in the (\w+) layout\.", caption).groups()  # type: ignore[union-attr]
-        assert (scene.position, scene.shape.place) == LAYOUTS[name]
-        assert not re.search(r"\b(top|middle|bottom|left|right|corner)\b|  ", re.sub(r'"[^"]*"', "TEXT", said)), caption
-        assert all(checks(render(scene), scene).values()), caption
+        prose, name = re.fullmatch(r"(.*), in the (\w+) layout\.", caption).groups()  # type: ignore[union-attr]
+        assert (scene.position, scene.shape.position) == LAYOUTS[name]
+        assert not re.search(r"\b(top|middle|bottom|left|right|corner)\b|  ", re.sub(r'"[^"]*"', "TEXT", prose)), (
+            caption
+        )
+        assert all(check_attributes(render(scene), scene).values()), caption
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_drawing_a_set_again_changes_nothing(name: str, tmp_path: Path) -> None:
+def test_writing_a_set_again_changes_nothing(name: str, tmp_path: Path) -> None:
     SETS[name].write_set(tmp_path)
     counts = {FOLDERS[split]: count for split, count in SETS[name].COUNTS.items()}
     for folder, count in (counts | MORE.get(name, {})).items():
-        kept, drawn = ROOT / "data" / name / folder, tmp_path / folder
-        rows = read_jsonl(kept / "metadata.jsonl")
-        assert rows == read_jsonl(drawn / "metadata.jsonl") and len(rows) == count
-        assert {row["file_name"] for row in rows} == {path.name for path in kept.glob("*.png")}
+        committed, written = ROOT / "data" / name / folder, tmp_path / folder
+        rows = read_jsonl(committed / "metadata.jsonl")
+        assert rows == read_jsonl(written / "metadata.jsonl") and len(rows) == count
+        assert {row["file_name"] for row in rows} == {path.name for path in committed.glob("*.png")}
         for row in rows:
-            old, new = Image.open(kept / row["file_name"]), Image.open(drawn / row["file_name"])
+            old, new = Image.open(committed / row["file_name"]), Image.open(written / row["file_name"])
             assert old.mode == "RGB" and old.size == (256, 256)
             assert np.array_equal(np.asarray(old), np.asarray(new)), row["file_name"]
-            assert (kept / row["file_name"]).stat().st_size < 30_000
+            assert (committed / row["file_name"]).stat().st_size < 30_000
 
 
 def test_the_style_is_new_to_a_model_of_the_posters() -> None:
@@ -71,20 +73,20 @@ def test_captions_hold_words_of_their_split(name: str, split: Split) -> None:
     for texts in quoted(name, split):
         assert 1 <= len(texts) <= 2
         for word in " ".join(texts).split():
-            assert held_out(word.strip("!?.")) == (split == "held-out")
+            assert is_held_out(word.strip("!?.")) == (split == "held-out")
 
 
 @pytest.mark.parametrize("split", FOLDERS)
 def test_captions_name_what_is_new(split: Split) -> None:
     assert all("retro" in caption and "framed" in caption for _, caption in style_set.style_scenes(split))
-    assert_laid_out(list(layout_set.layout_scenes(split)))
+    assert_in_layout(list(layout_set.layout_scenes(split)))
 
 
-def test_ordinary_posters_are_described_without_a_layout() -> None:
-    for scene, caption in layout_set.ordinary_scenes():
-        assert "layout" not in caption and scene.position in caption and scene.shape.place in caption
-        assert not any(held_out(word.strip("!?.")) for text in scene.texts for word in text.split())
-        assert all(checks(render(scene), scene).values()), caption
+def test_regularization_posters_are_described_without_a_layout() -> None:
+    for scene, caption in layout_set.regularization_scenes():
+        assert "layout" not in caption and scene.position in caption and scene.shape.position in caption
+        assert not any(is_held_out(word.strip("!?.")) for text in scene.texts for word in text.split())
+        assert all(check_attributes(render(scene), scene).values()), caption
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -99,13 +101,13 @@ def test_the_simple_prompts_are_held_out_and_different(split: str) -> None:
         shown = "".join(scene.texts[0] for _, scene, _ in prompts)
         assert set("0123456789.,%$:-&'") <= set(shown)
         texts = [text for _, scene, _ in prompts for text in scene.texts[1:]]
-    assert all(held_out(word.strip("!?.")) for text in texts for word in text.split())
+    assert all(is_held_out(word.strip("!?.")) for text in texts for word in text.split())
     assert len({scene.background for _, scene, _ in prompts}) >= len(COLOURS) - 2
 
 
 def test_measured_prompts_stay_as_they_are() -> None:
     """Figures of the log were measured on the first 64 prompts."""
-    measured = [row for row in nano_rows() if row["split"] == "simple"][:64]
+    measured = [row for row in prompt_records() if row["split"] == "simple"][:64]
     content = "\n".join(f"{row['id']} {row['prompt']}" for row in measured)
     assert hashlib.sha256(content.encode()).hexdigest()[:16] == "2bbefc4b78494fb4"
 
@@ -117,7 +119,7 @@ def test_prompts_have_held_out_texts_that_their_set_does_not_have(
     shown = {text.lower() for split in FOLDERS for texts in quoted(name, split) for text in texts}
     texts = [text for _, scene, _ in prompts() for text in scene.texts]
     assert len({text.lower() for text in texts}) == len(texts) and not {text.lower() for text in texts} & shown
-    assert all(held_out(word.strip("!?.")) for text in texts for word in text.split())
+    assert all(is_held_out(word.strip("!?.")) for text in texts for word in text.split())
 
 
 def test_the_retro_prompts_ask_for_the_style() -> None:
@@ -126,11 +128,11 @@ def test_the_retro_prompts_ask_for_the_style() -> None:
 
 
 def test_the_layout_prompts_ask_for_both_layouts() -> None:
-    assert_laid_out([(scene, prompt) for _, scene, prompt in layout_prompts()])
+    assert_in_layout([(scene, prompt) for _, scene, prompt in layout_prompts()])
     assert all(sum(name in prompt for _, _, prompt in layout_prompts()) >= 12 for name in LAYOUTS)
 
 
 def test_the_benchmark_file_holds_the_prompts_of_nano() -> None:
     path = ROOT / "benchmarks" / "text_render" / "prompts.jsonl"
-    kept = [row for row in read_jsonl(path) if row["split"] in {*SPLITS, "retro", "layouts"}]
-    assert kept == nano_rows(), "draw them again: python -m glmkit.posters.simple"
+    committed = [row for row in read_jsonl(path) if row["split"] in {*SPLITS, "retro", "layouts"}]
+    assert committed == prompt_records(), "write them again: python -m glmkit.posters.simple"

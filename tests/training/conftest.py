@@ -20,7 +20,7 @@ def posters(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rows = []
         for number, (height, width) in enumerate(sizes):
             rng = random.Random(f"{split} {number}")
-            scene = grammar.draw_scene(rng, height=height, width=width)
+            scene = grammar.sample_scene(rng, height=height, width=width)
             render.render(scene).save(folder / split / f"{number}.png")
             rows.append({"file_name": f"{number}.png", "text": grammar.caption(scene, rng)})
         (folder / split / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))

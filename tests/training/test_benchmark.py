@@ -131,7 +131,7 @@ def test_a_recipe_that_preserves_is_timed_with_what_it_is_reminded_of(
         lambda self, sheet, logits: reminded.append(bool(self.regularization._members)) or drift(self, sheet, logits),
     )
     recipe, how = str(RECIPES / "ar_lora.yaml"), ("--model", str(tiny_model), "--size", "64x64")
-    ordinary = "data.train=[data/layouts/train, {path: data/layouts/ordinary, regularization: true}]"
+    ordinary = "data.train=[data/layouts/train, {path: data/layouts/regularization, regularization: true}]"
     floors = []
     for data, preserve in (
         (ordinary, 0.5),

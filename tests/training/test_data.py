@@ -147,7 +147,7 @@ def test_a_missing_folder(tmp_path: Path) -> None:
 
 def test_posters_are_what_the_renderer_draws() -> None:
     images = data.PosterImages(5, 64, 96, seed=3, workers=1, split="train")
-    scenes, drawn = masks.mask_pool(5, 3, height=64, width=96)
+    scenes, drawn = masks.scenes_with_masks(5, 3, height=64, width=96)
     assert images.sizes == [(64, 96)] * 5
     pixels = images.pixels([4, 0, 2], CPU)
     for index, row in zip([4, 0, 2], pixels, strict=True):
@@ -165,7 +165,7 @@ def test_posters_are_what_the_renderer_draws() -> None:
 def test_a_recipe_holds_words_back() -> None:
     train, validation = data.load(config.Data(posters=config.Posters(count=4, validation=3, size="64x32", workers=1)))
     assert len(train.captions) == 4 and validation.sizes == [(32, 64)] * 3
-    scene = masks.scene_of(1, 0, height=32, width=64, split="held-out")
+    scene = masks.indexed_scene(1, 0, height=32, width=64, split="held-out")
     assert validation.captions[0] == grammar.caption(scene, random.Random("1-0"))
     with pytest.raises(UserError, match="multiples of 32"):
         data.load(config.Data(posters=config.Posters(count=4, size="100x64")))
@@ -178,19 +178,19 @@ def drawn(scene: grammar.Scene) -> Tensor:
 def test_edits_are_pairs_of_posters() -> None:
     """A source with its own caption, then its edit with the instruction; masks and signs are those of each side."""
     images = data.EditImages(5, 64, 96, seed=3, workers=1, split="train")
-    series = [masks.edit_of(3, index, height=64, width=96, split="train") for index in range(5)]
+    series = [masks.indexed_edit(3, index, height=64, width=96, split="train") for index in range(5)]
     assert images.condition_images == {1: 0, 3: 2, 5: 4, 7: 6, 9: 8} and images.sizes == [(64, 96)] * 10
-    scenes = [scene for edit in series for scene in (edit.source, edit.target)]
+    scenes = [scene for edit in series for scene in (edit.condition, edit.target)]
     pixels, text = images.pixels(list(range(10)), CPU), images.text_mask(list(range(10)), CPU)
     signs = images.signs(list(range(10)), CPU)
     assert text is not None and signs is not None
     for index, scene in enumerate(scenes):
         assert (pixels[index] - drawn(scene)).abs().max() <= 1.01 / 127.5
         assert torch.equal((text[index, 0] * 255).round().byte(), torch.from_numpy(masks.text_mask(scene).copy()))
-        assert torch.equal(signs[index], torch.from_numpy(masks.sign_cells(scene)))
+        assert torch.equal(signs[index], torch.from_numpy(masks.character_label_map(scene)))
     assert images.captions[1::2] == [edit.instruction for edit in series]
     for edit, caption in zip(series, images.captions[::2], strict=True):
-        assert all(f'"{text}"' in caption for text in edit.source.texts)
+        assert all(f'"{text}"' in caption for text in edit.condition.texts)
 
 
 def test_joined_sets_are_their_images_one_after_the_other() -> None:
@@ -224,7 +224,7 @@ def test_edits_of_a_recipe_stand_before_its_posters() -> None:
     train, validation = data.load(given)
     assert train.condition_images == {1: 0, 3: 2} and len(train.captions) == 2 * 2 + 3
     assert validation.condition_images == {1: 0} and len(validation.captions) == 2 + 2
-    edit = masks.edit_of(1, 0, height=64, width=64, split="held-out")
+    edit = masks.indexed_edit(1, 0, height=64, width=64, split="held-out")
     assert validation.captions[1] == edit.instruction
     alone, _ = data.load(config.Data(edits=given.edits))
     assert alone.captions == train.captions[:4]

@@ -45,7 +45,7 @@ METRICS: Mapping[str, Mapping[str, str]] = {
 def references(prompt: Prompt) -> dict[str, Image.Image]:
     """Render the poster before and after the edit."""
     edit = _edit(prompt)
-    return {"condition_image": render(edit.source), "expected": render(edit.target)}
+    return {"condition_image": render(edit.condition), "expected": render(edit.target)}
 
 
 def counts(prompt: Prompt, lines: Sequence[str], path: Path) -> Counts:
@@ -62,7 +62,7 @@ def counts(prompt: Prompt, lines: Sequence[str], path: Path) -> Counts:
 
 
 def _replaced(edit: Edit, lines: Sequence[str]) -> bool:
-    new, old, read = (Counter(text.units(texts, "en")) for texts in (edit.written, edit.erased, lines))
+    new, old, read = (Counter(text.units(texts, "en")) for texts in (edit.new_texts, edit.old_texts, lines))
     return new <= read and not old & read
 
 

@@ -44,7 +44,7 @@ class PosterImages:
         from glmkit.posters import grammar, masks
 
         workers = workers or runs.cores()
-        scenes, drawn = masks.mask_pool(
+        scenes, drawn = masks.scenes_with_masks(
             count, seed, height=height, width=width, workers=workers, split=split, wide=wide, aligned=aligned
         )
         captions = [grammar.caption(scene, random.Random(f"{seed}-{index}")) for index, scene in enumerate(scenes)]
@@ -65,8 +65,8 @@ class PosterImages:
         self.repeats, self.regularization = [1] * len(scenes), list[int]()
         self._masks = torch.from_numpy(drawn)
         # Few trainings ask; those that do ask at every step, which must not wait for a copy.
-        self._signs = cache(lambda device: torch.from_numpy(masks.sign_pool(scenes, workers)).to(device))
-        self._params = render.batch_params(scenes)
+        self._signs = cache(lambda device: torch.from_numpy(masks.character_label_maps(scenes, workers)).to(device))
+        self._params = render.batch_scenes(scenes)
         self._device = torch.device("cpu")
 
     def to(self, device: torch.device) -> None:
@@ -84,7 +84,7 @@ class PosterImages:
 
         rows, masks = self._rows(indices, device)
         chosen = render.SceneBatch(**{name: value[rows] for name, value in vars(self._params).items()})
-        return render.compose(chosen, masks)
+        return render.render_batch(chosen, masks)
 
     def text_mask(self, indices: Sequence[int], device: torch.device) -> Tensor | None:
         return self._rows(indices, device)[1].unsqueeze(1).float() / 255
@@ -105,11 +105,11 @@ class EditImages(PosterImages):
         from glmkit.posters import grammar, masks
 
         workers = workers or runs.cores()
-        edits, drawn = masks.edit_pool(count, seed, height=height, width=width, workers=workers, split=split)
+        edits, drawn = masks.edits_with_masks(count, seed, height=height, width=width, workers=workers, split=split)
         scenes, captions = [], []
         for index, edit in enumerate(edits):
-            scenes += [edit.source, edit.target]
-            captions += [grammar.caption(edit.source, random.Random(f"{seed}-{index}")), edit.instruction]
+            scenes += [edit.condition, edit.target]
+            captions += [grammar.caption(edit.condition, random.Random(f"{seed}-{index}")), edit.instruction]
         self._keep(
             scenes, drawn.reshape(-1, height, width), captions, {2 * k + 1: 2 * k for k in range(count)}, workers
         )

@@ -19,10 +19,10 @@ from glmkit.evaluation.suites import nano_edit
 from glmkit.files import read_jsonl
 from glmkit.generation.pipeline import generate_batch
 from glmkit.models.hybrid import HybridModel
-from glmkit.posters.edit_set import OF_EACH_KIND, edit_rows, edit_set
+from glmkit.posters.edit_set import EDITS_PER_KIND, edit_records, edit_set
 from glmkit.posters.edits import KINDS, words_of
 from glmkit.posters.render import render
-from glmkit.posters.words import held_out
+from glmkit.posters.words import is_held_out
 from glmkit.records import Prompt, Request, Score
 
 PROMPTS = {prompt.id: prompt for prompt in suites.prompts(suites.load("nano-edit"))}
@@ -30,13 +30,13 @@ PROMPTS = {prompt.id: prompt for prompt in suites.prompts(suites.load("nano-edit
 
 def test_the_benchmark_file_holds_the_edits() -> None:
     kept = [json.loads(line) for line in nano_edit.PROMPTS.read_text(encoding="utf-8").splitlines()]
-    assert kept == edit_rows(), "draw them again: python -m glmkit.posters.edit_set"
-    assert Counter(row["split"] for row in kept) == dict.fromkeys(KINDS, OF_EACH_KIND)
+    assert kept == edit_records(), "write them again: python -m glmkit.posters.edit_set"
+    assert Counter(row["split"] for row in kept) == dict.fromkeys(KINDS, EDITS_PER_KIND)
 
 
 def test_the_edits_are_held_out_and_their_words_different() -> None:
-    words = [word for edit in edit_set().values() for word in words_of(*edit.source.texts, *edit.written)]
-    assert all(held_out(word) for word in words)
+    words = [word for edit in edit_set().values() for word in words_of(*edit.condition.texts, *edit.new_texts)]
+    assert all(is_held_out(word) for word in words)
     assert max(Counter(words).values()) == 1
 
 
@@ -52,7 +52,7 @@ def test_the_expected_image_is_done_and_the_source_is_not(kind: str, tmp_path: P
         edit, images = edit_set()[name], nano_edit.references(PROMPTS[name])
         right = counts(name, images["expected"], edit.target.texts, tmp_path)
         assert right == {"edit_success": 1, "background_psnr": 60, "word_accuracy": 1}
-        wrong = counts(name, images["condition_image"], edit.source.texts, tmp_path)
+        wrong = counts(name, images["condition_image"], edit.condition.texts, tmp_path)
         assert wrong["edit_success"] == 0 and wrong["background_psnr"] == 60
 
 
@@ -66,8 +66,8 @@ def test_a_image_of_something_else_is_neither_done_nor_kept(tmp_path: Path) -> N
 def test_a_text_beside_the_old_one_is_no_replacement(tmp_path: Path) -> None:
     edit = edit_set()["word-04"]
     image = render(edit.target)
-    assert counts("word-04", image, (*edit.target.texts, *edit.erased), tmp_path)["edit_success"] == 0
-    assert counts("word-04", image, edit.written, tmp_path) == {
+    assert counts("word-04", image, (*edit.target.texts, *edit.old_texts), tmp_path)["edit_success"] == 0
+    assert counts("word-04", image, edit.new_texts, tmp_path) == {
         "edit_success": 1,
         "background_psnr": 60,
         "word_accuracy": 0.5,
@@ -79,10 +79,10 @@ def test_a_half_removed_shape_is_not_gone(tmp_path: Path) -> None:
     """What is left is no shape of the grammar any more, but it is there."""
     name = "remove-06"
     edit = edit_set()[name]
-    image, shape = render(edit.target), edit.source.shape
+    image, shape = render(edit.target), edit.condition.shape
     left = tuple(round(side) for side in (shape.x - shape.radius, shape.y - shape.radius))
     box = (*left, round(shape.x - 0.1 * shape.radius), round(shape.y + shape.radius))
-    image.paste(render(edit.source).crop(box), box)
+    image.paste(render(edit.condition).crop(box), box)
     assert counts(name, image, edit.target.texts, tmp_path)["edit_success"] == 0
 
 
@@ -100,7 +100,7 @@ def test_kept_counts_what_should_stay_and_only_that(kind: str, tmp_path: Path) -
     """An error of 40 levels everywhere outside is 16 dB by the formula; changes inside the edit are free."""
     name = f"{kind}-02"
     edit = edit_set()[name]
-    true, drawn = (np.asarray(render(scene)).astype(np.int64) for scene in (edit.source, edit.target))
+    true, drawn = (np.asarray(render(scene)).astype(np.int64) for scene in (edit.condition, edit.target))
     shifted = Image.fromarray(np.where(drawn > 127, drawn - 40, drawn + 40).astype(np.uint8))
     assert counts(name, shifted, (), tmp_path)["background_psnr"] == pytest.approx(-20 * np.log10(40 / 255), abs=1e-6)
     rows, columns = np.nonzero((true != drawn).any(axis=2))
@@ -130,7 +130,7 @@ def test_the_suite_runs_over_a_folder_of_images(tmp_path: Path, ocr_log: Path) -
     """Three of the first of each kind are right, one is the untouched source; sources lie in the run folder."""
     for kind in KINDS:
         edit = edit_set()[f"{kind}-01"]
-        scene = edit.source if kind == "add" else edit.target
+        scene = edit.condition if kind == "add" else edit.target
         info = PngImagePlugin.PngInfo()
         info.add_text("does", "read")
         info.add_text("confidence", "0.9")
@@ -146,7 +146,7 @@ def test_the_suite_runs_over_a_folder_of_images(tmp_path: Path, ocr_log: Path) -
         60
     }
     with Image.open(tmp_path / "run" / "references" / "add-01" / "condition_image.png") as source:
-        assert np.array_equal(np.asarray(source), np.asarray(render(edit_set()["add-01"].source)))
+        assert np.array_equal(np.asarray(source), np.asarray(render(edit_set()["add-01"].condition)))
 
 
 def test_a_model_edits_the_source_of_each_prompt(tiny_model: Path, tmp_path: Path, ocr_log: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from glmkit.evaluation.suites.text_render import PROMPTS, SUITE, counts
 from glmkit.posters.render import render
 from glmkit.posters.simple import attribute_checks, layout_prompts, nano_prompts, retro_prompts
-from glmkit.posters.style_set import style_poster
+from glmkit.posters.style_set import render_framed
 
 
 def test_every_prompt_of_nano_knows_what_its_image_must_show(tmp_path: Path) -> None:
@@ -17,7 +17,7 @@ def test_every_prompt_of_nano_knows_what_its_image_must_show(tmp_path: Path) -> 
     image = tmp_path / "image.png"
     for (name, scene, _), draw, properties in (
         (layout_prompts()[0], render, 5),
-        (retro_prompts()[0], style_poster, 6),
+        (retro_prompts()[0], render_framed, 6),
     ):
         draw(scene).save(image)
         assert counts(prompts[name], scene.texts, image)["attribute_accuracy"] == (properties, properties)
