@@ -22,7 +22,6 @@ from torch import Tensor
 from glmkit import runs
 from glmkit.config import parse_size
 from glmkit.files import append_jsonl
-from glmkit.generation.benchmark import Clock
 from glmkit.models import checkpoint
 from glmkit.models.decoder import compiled_blocks, eager, gpu
 from glmkit.models.decoder.condition_cache import KeyValue
@@ -30,6 +29,7 @@ from glmkit.models.decoder.config import DecoderConfig
 from glmkit.models.decoder.denoiser import best_attention
 from glmkit.models.decoder.model import DecoderBlock, rotary_cos_sin
 from glmkit.models.devices import dtype_for, pick_device
+from glmkit.models.hardware import Clock
 
 GLYPHS = 32
 

@@ -58,7 +58,7 @@ from glmkit.generation.prior_tokens import generate_prior_tokens, prior_token_de
 from glmkit.generation.random_model import RandomModel
 from glmkit.generation.sampling import Sampling, uniforms
 from glmkit.generation.sequence import grids
-from glmkit.models import checkpoint
+from glmkit.models import checkpoint, hardware
 from glmkit.models.devices import dtype_for, pick_device
 from glmkit.models.hybrid import HybridModel
 from glmkit.models.vae.model import Vae
@@ -103,8 +103,8 @@ class Bench:
         return str(path)
 
     @property
-    def clock(self) -> speed.Clock:
-        return speed.Clock(self.hybrid.device)
+    def clock(self) -> hardware.Clock:
+        return hardware.Clock(self.hybrid.device)
 
 
 def tokens(bench: Bench) -> Rows:
@@ -166,7 +166,7 @@ def _plain(length: int) -> torch.Tensor:
 
 
 def decoder(bench: Bench) -> Rows:
-    at = speed.rates(bench.hybrid.device, bench.hybrid.dtype)
+    at = hardware.measure_rates(bench.hybrid.device, bench.hybrid.dtype)
     stock = _stock_vae(bench.hybrid)
     for side in bench.scale.sides:
         request, clock = bench.request(side), bench.clock
@@ -181,7 +181,7 @@ def decoder(bench: Bench) -> Rows:
             pixels = decode_latents(bench.hybrid, latents)
         theirs = stock(latents)
         vae, stock_vae = (
-            speed.median_seconds(partial(how, latents), bench.hybrid.device, 3)
+            hardware.median_seconds(partial(how, latents), bench.hybrid.device, 3)
             for how in (partial(decode_latents, bench.hybrid), stock)
         )
         error = float((pixels - theirs).square().mean().sqrt() / theirs.square().mean().sqrt())
@@ -209,10 +209,10 @@ def images(bench: Bench) -> Rows:
     cases.append((f"edit {first}x{first}", bench.request(first, condition_images=(bench.source(first),))))
     cases += [(f"{side}x{side}", bench.request(side)) for side in others]
     for name, request in cases:
-        speed.reset_peak(bench.hybrid.device)
+        hardware.reset_peak_memory(bench.hybrid.device)
         warm_up = speed.ours(bench.hybrid, replace(request, steps=FEW_STEPS))["total"]
         seconds = speed.ours(bench.hybrid, request)
-        yield {"case": name, "first_s": warm_up} | seconds | {"peak_gib": speed.peak_gib(bench.hybrid.device)}
+        yield {"case": name, "first_s": warm_up} | seconds | {"peak_gib": hardware.peak_memory_gib(bench.hybrid.device)}
 
 
 def memory(bench: Bench) -> Rows:

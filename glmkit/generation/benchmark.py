@@ -8,16 +8,11 @@ Shapes: N image tokens of the decoder, D width.
 
 from __future__ import annotations
 
-import gc
 import multiprocessing
-import resource
 import statistics
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,30 +27,20 @@ from glmkit.generation.options import InferenceOptions
 from glmkit.generation.prior_tokens import generate_prior_tokens
 from glmkit.generation.sequence import grids
 from glmkit.models.devices import dtype_for
+from glmkit.models.hardware import (
+    Clock,
+    DeviceRates,
+    host_peak_gib,
+    measure_rates,
+    memory_cap,
+    peak_memory_gib,
+    reset_peak_memory,
+)
 from glmkit.models.hybrid import HybridModel
 from glmkit.records import Request
 
 STAGES = ("codes", "denoising", "vae")
 PROMPT = "A blue poster with \"GLMKIT\" in large white letters at the top, a lighthouse, two boats, and 'OPEN' below."
-
-
-@dataclass
-class Clock:
-    """Seconds of each stage and of the whole image; the device is idle whenever a clock is read."""
-
-    device: torch.device
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    def now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        started = self.now()
-        yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + self.now() - started
 
 
 def ours(hybrid: HybridModel, request: Request) -> dict[str, float]:
@@ -104,37 +89,7 @@ def _timed(owner: Any, name: str, clock: Clock, stage: str) -> Iterator[None]:
         delattr(owner, name)  # what the class says shows again
 
 
-@dataclass(frozen=True)
-class Rates:
-    """What the device reaches: FLOP/s of a large product in the model's type, bytes/s read by a large copy."""
-
-    flops: float
-    bytes: float
-
-
-def rates(device: torch.device, dtype: torch.dtype) -> Rates:
-    """Medians of repeated large products and copies; bytes count reading and writing."""
-    side, count = (8192, 2**30) if device.type == "cuda" else (1024, 2**25)
-    a = torch.randn(side, side, device=device).to(dtype)
-    source = torch.empty(count, dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-    product = median_seconds(lambda: a @ a, device)
-    copy = median_seconds(lambda: target.copy_(source), device)
-    return Rates(2 * side**3 / product, 2 * count / copy)
-
-
-def median_seconds(call: Callable[[], Any], device: torch.device, repeats: int = 10) -> float:
-    """The median of `repeats` calls after two more."""
-    clock, times = Clock(device), []
-    for number in range(repeats + 2):
-        started = clock.now()
-        call()
-        if number >= 2:
-            times.append(clock.now() - started)
-    return statistics.median(times)
-
-
-def floors(hybrid: HybridModel, request: Request, at: Rates) -> dict[str, float]:
+def floors(hybrid: HybridModel, request: Request, at: DeviceRates) -> dict[str, float]:
     """The least seconds of `codes` and `denoising` for one image without sources."""
     model = hybrid.autoregressive
     shape = grids(request.height, request.width)
@@ -150,45 +105,6 @@ def decoder_flops(hybrid: HybridModel, tokens: int) -> float:
     config = hybrid.decoder.config
     weights = 12 * config.width**2  # q, k, v, out, and a feed-forward of four times the width
     return config.num_layers * (2.0 * weights * tokens + 4.0 * tokens**2 * config.width)
-
-
-def peak_gib(device: torch.device) -> float:
-    """Most memory in use: on a GPU since the last reset, on a CPU by the process so far."""
-    return torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else host_peak_gib()
-
-
-def host_peak_gib() -> float:
-    """Most of the host's memory that this process had so far, pages of mapped files included."""
-    status = Path("/proc/self/status")
-    for line in status.read_text().splitlines() if status.exists() else ():
-        if line.startswith("VmHWM:"):  # ru_maxrss begins with what the parent held
-            return int(line.split()[1]) / 2**20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak * (1 if sys.platform == "darwin" else 1024) / 2**30
-
-
-@contextmanager
-def capped(device: torch.device, gib: float | None) -> Iterator[None]:
-    """Allocate at most `gib` GiB on a GPU, more fails; None: no bound. A CPU has none."""
-    if device.type != "cuda" or gib is None:
-        yield
-        return
-    # By index: torch refuses a device without one here.
-    index = torch.cuda.current_device() if device.index is None else device.index
-    torch.cuda.set_per_process_memory_fraction(
-        min(1.0, gib * 2**30 / torch.cuda.get_device_properties(index).total_memory), index
-    )
-    try:
-        yield
-    finally:
-        torch.cuda.set_per_process_memory_fraction(1.0, index)
-
-
-def reset_peak(device: torch.device) -> None:
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
 
 
 def spread(runs: list[dict[str, float]]) -> dict[str, dict[str, float]]:
@@ -211,33 +127,38 @@ def sparing(folder: Path, request: Request, device: torch.device, cap_gib: float
 
 
 def _sparing(folder: Path, request: Request, device: torch.device, cap_gib: float | None) -> dict[str, float]:
-    with capped(device, cap_gib):
-        reset_peak(device)  # which is also the first use of a GPU
+    with memory_cap(device, cap_gib):
+        reset_peak_memory(device)  # which is also the first use of a GPU
         before = host_peak_gib()
         hybrid = load_model(folder, device, dtype_for(device), options=InferenceOptions(compile="off", memory="low"))
         total = ours(hybrid, request)["total"]
-        return {"total": total, "peak_gib": peak_gib(device), "host_before_gib": before, "host_gib": host_peak_gib()}
+        return {
+            "total": total,
+            "peak_gib": peak_memory_gib(device),
+            "host_before_gib": before,
+            "host_gib": host_peak_gib(),
+        }
 
 
 def compare(hybrid: HybridModel, request: Request, repeats: int, against: bool, stock_repeats: int) -> dict[str, Any]:
     """One row of the benchmark: ours, with `against` also stock's, in turns; the first call of each is apart."""
     device = hybrid.device
-    reset_peak(device)
+    reset_peak_memory(device)
     first = {"ours": ours(hybrid, request)["total"]}
     runs: dict[str, list[dict[str, float]]] = {"ours": [], "stock": []}
-    peaks = {"ours": peak_gib(device)}
+    peaks = {"ours": peak_memory_gib(device)}
     pipe = diffusers_pipeline(hybrid) if against else None
     if pipe is not None:
         first["stock"] = stock(pipe, hybrid, _short(request))["total"]
     for number in range(max(repeats, stock_repeats if against else 0)):
         if number < repeats:
-            reset_peak(device)
+            reset_peak_memory(device)
             runs["ours"].append(ours(hybrid, request))
-            peaks["ours"] = max(peaks["ours"], peak_gib(device))
+            peaks["ours"] = max(peaks["ours"], peak_memory_gib(device))
         if pipe is not None and number < stock_repeats:
-            reset_peak(device)
+            reset_peak_memory(device)
             runs["stock"].append(stock(pipe, hybrid, request))
-            peaks["stock"] = max(peaks.get("stock", 0.0), peak_gib(device))
+            peaks["stock"] = max(peaks.get("stock", 0.0), peak_memory_gib(device))
     return _row(hybrid, request, {side: spread(of) for side, of in runs.items() if of}, first, peaks)
 
 
@@ -249,7 +170,7 @@ def _short(request: Request) -> Request:
 def _row(
     hybrid: HybridModel, request: Request, sides: dict[str, Any], first: dict[str, float], peaks: dict[str, float]
 ) -> dict[str, Any]:
-    at = rates(hybrid.device, hybrid.dtype)
+    at = measure_rates(hybrid.device, hybrid.dtype)
     least = {} if hybrid.low_memory else floors(hybrid, request, at)  # which looks at two parts
     stages = {}
     for stage in STAGES:

@@ -25,9 +25,10 @@ from torch import Tensor
 from glmkit.config import STAGES, BlockStage, Lora, Stage
 from glmkit.errors import UserError
 from glmkit.generation import flow_matching as flow
-from glmkit.generation.benchmark import Clock, Rates, capped, decoder_flops, peak_gib, rates, reset_peak
+from glmkit.generation.benchmark import decoder_flops
 from glmkit.generation.prior_tokens import prompt_tokenizer
 from glmkit.generation.sequence import grids
+from glmkit.models.hardware import Clock, DeviceRates, measure_rates, memory_cap, peak_memory_gib, reset_peak_memory
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import data, features
 from glmkit.training import quantization as frozen
@@ -199,11 +200,11 @@ def rows(
     """
     ends = time.monotonic() + seconds
     # Without a model, for which all memory may be needed.
-    reached = functools.cache(lambda dtype: rates(device, dtype))
+    reached = functools.cache(lambda dtype: measure_rates(device, dtype))
     for _, together in itertools.groupby(jobs, lambda job: job.model):
         same = list(together)
         dtype = frozen.dtype(same[0].lora, device)
-        reset_peak(device)  # the model before has left
+        reset_peak_memory(device)  # the model before has left
         yield from _on_one_model(same, partial(build, dtype), device, steps, reached(dtype), ends)
 
 
@@ -212,11 +213,11 @@ def _on_one_model(
     build: Callable[[], HybridModel],
     device: torch.device,
     steps: int,
-    at: Rates,
+    at: DeviceRates,
     ends: float,
 ) -> Iterator[dict[str, Any]]:
     subject = None
-    with capped(device, jobs[0].cap_gib):
+    with memory_cap(device, jobs[0].cap_gib):
         for job in jobs:
             started = time.monotonic()
             row: dict[str, Any] = {"error": "no time left"}
@@ -240,14 +241,14 @@ class Subject:
         quantize_and_offload(self.transformer, job.lora, hybrid.device)
         inject(getattr(hybrid, job.name), job.lora)
 
-    def measure(self, job: Job, steps: int, at: Rates) -> dict[str, Any]:
+    def measure(self, job: Job, steps: int, at: DeviceRates) -> dict[str, Any]:
         """Seconds of the first step, which may compile, and the median of the `steps` after it."""
         device, clock = self.hybrid.device, Clock(self.hybrid.device)
         loop = self._loop(job)
         seconds = []
         for number in range(steps + 1):
             if number == 1:
-                reset_peak(device)
+                reset_peak_memory(device)
             started = clock.now()
             loop.take_step()
             seconds.append(clock.now() - started)
@@ -261,7 +262,7 @@ class Subject:
             "tokens_per_second": job.batch * tokens / median,
             "floor": floor,
             "of_floor": floor / median,
-            "peak_memory_gib": peak_gib(device),
+            "peak_memory_gib": peak_memory_gib(device),
             "tflops": at.flops / 1e12,
         }
 

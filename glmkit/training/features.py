@@ -17,7 +17,6 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor
 
 from glmkit.distributed.process_group import SINGLE_PROCESS, ProcessGroup
@@ -25,6 +24,7 @@ from glmkit.generation.sequence import grids
 from glmkit.models.checkpoint import adapters
 from glmkit.models.hybrid import HybridModel
 from glmkit.models.semantic_vq.model import SemanticTokenizer
+from glmkit.progress import progress_bars
 from glmkit.training.data import ImageDataset, asked_for, by_size
 from glmkit.training.feature_files import FeatureFiles, FeatureStore, are_intact
 
@@ -97,7 +97,7 @@ class FeatureCache:
         store = None
         if keys is not None and self.folder is not None:
             store = FeatureStore(self.folder, name, {"version": VERSION, **depends_on()})
-        with Progress(console=NOTES, transient=True, disable=not NOTES.is_terminal) as bar:
+        with progress_bars(console=NOTES, transient=True, disable=not NOTES.is_terminal) as bar:
             task = bar.add_task(name, total=count)
             for size, members in groups.items():
                 chunks = partial(self._chunks, encode, batch_size(size), partial(bar.advance, task))

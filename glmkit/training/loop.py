@@ -15,12 +15,13 @@ from typing import Any, cast
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress
 from torch import Tensor
 
 from glmkit.config import Stage
 from glmkit.errors import UserError
 from glmkit.files import append_jsonl, read_jsonl, write_jsonl
+from glmkit.progress import progress_bars
 from glmkit.training import lora, resume
 from glmkit.training.context import StageContext, step_generator
 from glmkit.training.data import Batches
@@ -72,7 +73,7 @@ class Loop:
             self._observe(sample)
 
         # 2. Take the steps; log, validate, sample and save when it is time.
-        with _progress() as bar:
+        with progress_bars(console=NOTES) as bar:
             task = bar.add_task(self.context.name, total=self.stage.steps, completed=self.step, note="")
             while self.goes_on:
                 metrics = self.take_step()
@@ -232,16 +233,3 @@ class Loop:
 
 def _format(values: dict[str, float]) -> str:
     return " ".join(f"{name} {value:.4g}" for name, value in values.items())
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-        console=NOTES,
-    )

@@ -6,7 +6,6 @@ back, so that the bytes of its tensors and its operations are counted, not guess
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from glmkit.generation.sequence import grids, training_batch
 from glmkit.models import checkpoint
 from glmkit.models.checkpoint import published
 from glmkit.models.glyph.model import quoted_texts
+from glmkit.models.hardware import matmul_flops
 from glmkit.training import checks, data, lora, offload
 from glmkit.training import quantization as frozen
 from glmkit.training.data import summary
@@ -78,7 +78,7 @@ def explain(recipe: Recipe, device: torch.device) -> list[str]:
 def plan(recipe: Recipe, images: data.ImageDataset | None, device: torch.device) -> list[StagePlan]:
     """The stages of a recipe. `images` None: posters that would have to be drawn first; their settings say enough."""
     shapes, captions = shapes_of(recipe, images)
-    speed = _speed(device)
+    speed = matmul_flops(device, torch.bfloat16 if device.type == "cuda" else torch.float32)
     return [
         _stage(name, stage, recipe, shapes, captions, device, speed, recipe.data.has_regularization)
         for name, stage in recipe.stages.items()
@@ -246,25 +246,6 @@ def _decoder(parts: Mapping[str, nn.Module], shape: Shape, batch: int, captions:
         steps, corner = torch.zeros(batch), torch.zeros_like(sizes)
         velocity = decoder(latents, glyph, tokens >= 0, prior, ~told, steps, sizes, corner, sources)
     return velocity.float().square().mean()
-
-
-def _speed(device: torch.device) -> float:
-    """Operations a second of a large matrix product on the device, measured."""
-    side, dtype = (8192, torch.bfloat16) if device.type == "cuda" else (768, torch.float32)
-    matrix = torch.randn(side, side, device=device, dtype=dtype)
-    seconds = []
-    for _ in range(4):
-        _wait(device)
-        started = time.perf_counter()
-        matrix @ matrix
-        _wait(device)
-        seconds.append(time.perf_counter() - started)
-    return 2 * side**3 / min(seconds[1:])
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def lines(stages: list[StagePlan], device: torch.device) -> list[str]:
