@@ -1,0 +1,82 @@
+"""Look for words that the field does not use: `python tests/lint/words.py`; exit code 1 when there are any.
+
+`WORDS` maps an old word to the one to use. It is searched as a whole word, in any case, in the package, the recipes, the
+tests, the benchmarks and the documents. `EXCEPTIONS` says where one of them is right, and why.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[2]
+SEARCHED = ("glmkit", "recipes", "tests", "benchmarks", "data", "*.md", "pyproject.toml", "Makefile", ".github")
+SUFFIXES = (".py", ".md", ".yaml", ".toml", ".html", ".css", ".js", "Makefile")
+
+WORDS = {
+    r"pictures?": "image",
+    r"codes": "prior tokens, token ids or codebook",
+    r"code ?writer": "prefill, decode",
+    r"drawn|draws": "generated (an image), sampled (a number), rendered (a poster)",
+    r"settled?|thaw": "optimize_for_inference, unfreeze",
+    r"keeper|kept": "FeatureCache, cached",
+    r"team|sheets?|ledger|proof": "process group, batch, memory tracker, before/after evaluation",
+    r"held[_ -]out": "validation",
+    r"recompute(d|s)?": "gradient checkpointing",
+    r"stock": "the reference implementation, diffusers or transformers by name",
+    r"floors?": "lower bound (roofline)",
+    r"told|usual|nobody|whoever": "the value's own name: conditional, default, unknown",
+    r"the house|rooms?": "the package, packages",
+    r"autoregressive half": "AR model",
+    r"(ms|seconds?|milliseconds?|GiB|tokens|bytes|one|file|line|row|number|images?) a "
+    r"(step|stage|second|layer|token|image|prompt|line|row|side)": "per",
+    r"a step": "per step, one step",
+    r"order_weight|sign_weight|clip_norm|resident_gib|preserve": "the key's new name",
+}
+
+
+class Exception_(NamedTuple):
+    """Where a word is right: a path that begins so, a pattern that the line matches, and the reason."""
+
+    path: str
+    pattern: str
+    reason: str
+
+
+EXCEPTIONS = (
+    Exception_("benchmarks/LOG.md", r"", "history: commands and names as they were typed then"),
+    Exception_("CHANGELOG.md", r"", "says which old word became which"),
+    Exception_("tests/lint/", r"", "this list"),
+)
+
+
+def offences() -> list[str]:
+    """The lines with an old word, as `path:line: word -> better word`."""
+    tracked = subprocess.run(["git", "ls-files", *SEARCHED], cwd=ROOT, capture_output=True, text=True, check=True)
+    patterns = {re.compile(rf"(?<![\w-])(?:{old})(?![\w-])", re.IGNORECASE): new for old, new in WORDS.items()}
+    found = []
+    for name in tracked.stdout.split():
+        if not name.endswith(SUFFIXES) or not (ROOT / name).is_file():
+            continue
+        for number, line in enumerate((ROOT / name).read_text(encoding="utf-8").splitlines(), start=1):
+            for pattern, new in patterns.items():
+                if (match := pattern.search(line)) and not is_excepted(name, line):
+                    found.append(f"{name}:{number}: {match[0]!r} -> {new}")
+    return found
+
+
+def is_excepted(name: str, line: str) -> bool:
+    return any(name.startswith(one.path) and re.search(one.pattern, line) for one in EXCEPTIONS)
+
+
+def main() -> int:
+    found = offences()
+    print("\n".join(found) if found else "no old words")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
