@@ -1,4 +1,4 @@
-"""The one error that users see."""
+"""The errors that users see."""
 
 from __future__ import annotations
 
@@ -20,6 +20,17 @@ class UserError(Exception):
         if fix is not None:
             lines.append(f"  try:   {fix}")
         super().__init__("\n".join(lines))
+
+
+class GenerationError(UserError):
+    """An image could not be generated: the request cannot be served, or failed in a way that the message names."""
+
+    @classmethod
+    def of(cls, error: Exception) -> GenerationError:
+        """Wrap any error of a request, and keep what a UserError says."""
+        if isinstance(error, UserError):
+            return cls(error.what, found=error.found, fix=error.fix)
+        return cls("the image could not be generated", found=f"{type(error).__name__}: {error}")
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

@@ -1,12 +1,9 @@
-"""The Python API: load a model, generate and edit images, fine-tune, evaluate, report. The commands are layers over it.
-
-Every name here is imported lazily by `glmkit` itself: `import glmkit` loads neither torch nor this module.
-"""
+"""Load a model, generate and edit images."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -24,11 +21,9 @@ from glmkit.generation.prior_tokens import Progress
 from glmkit.generation.requests import check_request, new_request
 from glmkit.inputs.images import read_image
 from glmkit.progress import stage_bars
-from glmkit.records import Request, Summary
+from glmkit.records import Request
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from glmkit.models.hybrid import HybridModel
 
 BATCH_SIZE = 64  # prompts whose prior tokens are generated together: a GPU takes hardly longer for 64 than for one
@@ -95,7 +90,7 @@ class Model:
 
         Raises GenerationError when the request cannot be served; in a batch it is the `error` of its result.
         """
-        settings = _Settings(**options)
+        settings = GenerationOptions(**options)
         if isinstance(prompt, str) and isinstance(seed, int):
             return self._one(self._request(prompt, seed, settings), settings)
         pairs = list(_pairs(prompt, seed))
@@ -112,13 +107,13 @@ class Model:
         Raises GenerationError when the request cannot be served or an image cannot be read.
         """
         images = [image] if isinstance(image, ImageSource) else list(image)
-        settings = _Settings(**options)
+        settings = GenerationOptions(**options)
         with tempfile.TemporaryDirectory(prefix="glmkit-") as folder:
             paths = [_as_file(one, Path(folder) / f"{number}.png") for number, one in enumerate(images)]
             return self._one(self._request(prompt, seed, settings, condition_images=paths), settings)
 
     def _request(
-        self, prompt: str, seed: int, settings: _Settings, number: int = 0, condition_images: Sequence[str] = ()
+        self, prompt: str, seed: int, settings: GenerationOptions, number: int = 0, condition_images: Sequence[str] = ()
     ) -> Request:
         try:
             shape = read_image(condition_images[0]).size if condition_images else None
@@ -136,7 +131,7 @@ class Model:
         except UserError as error:
             raise GenerationError.of(error) from error
 
-    def _one(self, request: Request, settings: _Settings) -> Image.Image:
+    def _one(self, request: Request, settings: GenerationOptions) -> Image.Image:
         try:
             check_request(request)
             with stage_bars(disable=settings.progress is not True) as bars:
@@ -145,7 +140,7 @@ class Model:
             raise GenerationError.of(error) from error
         return image
 
-    def _many(self, requests: Sequence[Request], settings: _Settings) -> Iterator[GeneratedImage]:
+    def _many(self, requests: Sequence[Request], settings: GenerationOptions) -> Iterator[GeneratedImage]:
         with stage_bars(disable=settings.progress is not True) as bars:
             for start in range(0, len(requests), settings.batch_size):
                 batch = requests[start : start + settings.batch_size]
@@ -164,7 +159,7 @@ class Model:
 
 
 @dataclass(frozen=True)
-class _Settings:
+class GenerationOptions:
     """The options of `Model.generate` and `Model.edit`."""
 
     height: int | None = None
@@ -238,45 +233,3 @@ def load(
     """
     names = tuple(str(adapter) for adapter in adapters)
     return Model(load_model(model, device, dtype, names, options=InferenceOptions(compile, memory)))
-
-
-@dataclass(frozen=True)
-class FinetuneRun:
-    """Hold what a fine-tuning left: its folder, the adapter for `load`, and each stage's results.
-
-    `results` maps a stage to its steps, seconds, and validation losses `before` and `after`. `adapter` is None when
-    whole components were trained, whose model folder is then `model`.
-    """
-
-    output: Path
-    results: Mapping[str, Mapping[str, Any]]
-    adapter: Path | None
-    model: str
-    report: Path
-    before: Summary | None = None
-    after: Summary | None = None
-
-    def to_pandas(self) -> pd.DataFrame:
-        """Give the logged losses as a table: one line per logged step and stage."""
-        import pandas as pd
-
-        from glmkit.files import read_jsonl
-
-        lines = [
-            {"stage": stage, **line}
-            for stage in self.results
-            for line in read_jsonl(self.output / f"{stage}.log.jsonl", partial=True)
-        ]
-        return pd.json_normalize(lines)
-
-
-def report(runs: Sequence[str | Path], out: str | Path) -> Path:
-    """Compare evaluation runs on one self-contained HTML page; its data go to CSV and JSON files beside it.
-
-    `runs` are folders of `evaluate`, or what it returned; the first is the baseline. Returns the page's path. Raises
-    UserError for a folder that is no evaluation run.
-    """
-    from glmkit.reporting.build import write_report
-
-    page, *_ = write_report([Path(getattr(run, "folder", run)) for run in runs], Path(out))
-    return page

@@ -1,0 +1,108 @@
+"""Evaluate a model or images, and compare evaluations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from glmkit.api.model import GenerationOptions, Model
+from glmkit.generation.loading import device_of_rank
+from glmkit.generation.options import InferenceOptions
+from glmkit.records import Summary
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Hold the scores of an evaluation and its folder, which `report` takes."""
+
+    folder: Path
+    summary: Summary
+
+    def to_pandas(self) -> DataFrame:
+        """Give the scores as a table: one line per split and metric, with its 95 % interval over prompts."""
+        return self.summary.to_pandas()
+
+
+def evaluate(
+    suite: str,
+    *,
+    model: Model | str | Path = "nano",
+    adapters: Sequence[str | Path] = (),
+    images: str | Path | None = None,
+    data: str | Path | None = None,
+    split: str | None = None,
+    limit: int | None = None,
+    seeds: int | None = None,
+    height: int | None = None,
+    width: int | None = None,
+    num_inference_steps: int | None = None,
+    guidance_scale: float | None = None,
+    ocr: str | None = None,
+    clip: str | None = None,
+    references: Sequence[str] = (),
+    output: str | Path | None = None,
+    device: str = "auto",
+    compile: str = "auto",
+    memory: str = "high",
+) -> Evaluation:
+    """Generate images for the prompts of a suite, or take those in the folder `images`, and score them.
+
+    `model` is a loaded model or a name (nano, a folder, a hub id, `diffusers:NAME`, `openai:NAME`). `split` and `limit`
+    choose prompts, the first `limit` of each split; `seeds` is the number of images per prompt. `data` is the folder
+    with the prompt files of a public benchmark. `ocr` names the OCR engine, `clip` the CLIP that measures alignment,
+    `references` the sets to which distances are measured. `output` is the run folder; by default the same settings
+    always continue in the same folder under `reports/`. Options of generation are those of `Model.generate`.
+
+    Raises UserError for whatever is misspelt or missing, before an image is generated.
+    """
+    from glmkit.evaluation import suites
+    from glmkit.evaluation.evaluate import evaluate as run_plan
+    from glmkit.evaluation.ocr import engines
+    from glmkit.evaluation.plan import DEFAULT_ENGINE, EvaluationPlan, GenerationSettings
+
+    suites.load(suite).files(None if data is None else Path(data))
+    settings = GenerationOptions(height, width, num_inference_steps, guidance_scale)
+    hybrid = model.hybrid if isinstance(model, Model) else None
+    used = str(hybrid.device if hybrid is not None else device_of_rank(device))
+    generation = None
+    if images is None:
+        generation = GenerationSettings.with_defaults(
+            hybrid or str(model),
+            used,
+            adapters=[str(adapter) for adapter in adapters],
+            seeds=seeds or 1,
+            size=settings.size,
+            steps=num_inference_steps,
+            guidance=guidance_scale,
+        )
+    plan = EvaluationPlan(
+        suite=suite,
+        engine=DEFAULT_ENGINE if ocr is None else engines.resolve(ocr),
+        data=None if data is None else Path(data),
+        split=split,
+        limit=limit,
+        generation=generation,
+        images=None if images is None else Path(images),
+        seeds=seeds,
+        clip=clip,
+        references=tuple(dict.fromkeys(references)),
+    )
+    folder = plan.default_folder() if output is None else Path(output)
+    return Evaluation(folder, run_plan(plan, folder, used, InferenceOptions(compile, memory), hybrid))
+
+
+def report(runs: Sequence[Evaluation | str | Path], out: str | Path) -> Path:
+    """Compare evaluations on one self-contained HTML page; its data go to CSV and JSON files beside it.
+
+    `runs` are evaluations or their folders; the first is the baseline. Returns the path of the page. Raises UserError
+    for a folder that holds no evaluation.
+    """
+    from glmkit.reporting.build import write_report
+
+    page, *_ = write_report([run.folder if isinstance(run, Evaluation) else Path(run) for run in runs], Path(out))
+    return page
