@@ -62,6 +62,7 @@ def finetune(
     from glmkit.reporting.training import write_training_report
     from glmkit.training import distributed
     from glmkit.training.finetune import finetune as run_stages
+    from glmkit.values import override
 
     changes = {
         **(overrides or {}),
@@ -72,7 +73,7 @@ def finetune(
     # 1. Train the stages that are not done yet, in one process or several.
     with distributed.together(used) as group:
         if isinstance(recipe, Mapping):
-            settings = config.from_dict(config.override(recipe, assignments))
+            settings = config.from_dict(override(recipe, assignments))
         else:
             settings = config.load(recipe, assignments)
         if settings.eval is not None:
