@@ -39,7 +39,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from glmkit.files import append_jsonl
-from glmkit.generation.sampling import Sampling, draw, draw_by_kernels
+from glmkit.generation.sampling import Sampling, sample, sample_by_kernels
 from glmkit.models.autoregressive import gpu
 from glmkit.models.autoregressive.config import AutoregressiveConfig
 from glmkit.models.autoregressive.gpu import ORDER, ProductTile, StepPlan, SumOrder
@@ -312,7 +312,7 @@ def compile_step(config: AutoregressiveConfig, plan: StepPlan) -> None:
     cache, input_pos_B = KVCache(empty(1, 2, rows, key_heads, 2560, size)), torch.zeros(rows, dtype=torch.int64)
     cos_sin = empty(rows, config.rotary_dim, dtype=torch.float32)
     logits = gpu.decode_step(model, input_pos_B, (cos_sin, cos_sin), input_pos_B, cache, plan=plan)
-    draw_by_kernels(logits[:, : config.codebook_size], empty(rows, dtype=torch.float32), Sampling())
+    sample_by_kernels(logits[:, : config.codebook_size], empty(rows, dtype=torch.float32), Sampling())
 
 
 def attention(bench: Bench) -> None:
@@ -364,8 +364,8 @@ def sampling(bench: Bench) -> None:
             :, : bench.scale.config.codebook_size
         ]
         given = logits, torch.rand(rows, device=bench.device), Sampling()
-        same = torch.equal(draw(*given), draw_by_kernels(*given))
-        for function in (draw, draw_by_kernels):
+        same = torch.equal(sample(*given), sample_by_kernels(*given))
+        for function in (sample, sample_by_kernels):
             us = 1e3 / bench.scale.calls * bench.milliseconds([partial(function, *given)] * bench.scale.calls)
             bench.note(section="sampling", case=f"rows {rows}", by=function.__name__, us=us, same=same)
 

@@ -11,7 +11,7 @@ WARMUPS = 2  # the first calls compile, choose kernels and allocate, which a rec
 
 
 def record(step: Callable[[], None], state: Sequence[Tensor]) -> Callable[[], None]:
-    """What replays `step`, which must only read and write tensors that stay where they are.
+    """Return what replays `step`, which must only read and write tensors that stay where they are.
 
     `state` are the tensors that a step moves on; they leave as they came, so recording may happen between two steps.
     """

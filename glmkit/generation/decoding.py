@@ -1,14 +1,15 @@
-"""Writing the codes of a batch of images: each prompt in one pass, then one token a step for all of them, without
-waiting for the device.
+"""Generating the prior tokens of a batch of images: prefill of each prompt, then one token of each sequence per step,
+without waiting for the device.
 
-All that a step reads and writes lies in buffers that stay where they are: the token, the slot and the number of the
-step are tensors, too. So one function is the step on every device, and on a GPU it is recorded as a CUDA graph and
-replayed. Graphs belong to a batch size and a window of the cache; both are rounded up, so that a few serve all batches.
-The kernels of `glmkit.models.autoregressive.gpu` read as far as a row has come and need one window.
+All that a step reads and writes lies in buffers that stay where they are: the current tokens, `input_pos` and the
+number of the step are tensors, too. So one function is the step on every device, and on a GPU it is recorded as a CUDA
+graph and replayed. A graph belongs to a batch size and a key-value length; both are rounded up, so that a few graphs
+serve all batches. Backends that read no more of the cache than is in use need one length.
 
-A prompt is read alone: products of more rows may round otherwise, and what a request gets must not depend on its batch.
+A prompt is prefilled alone: products of more rows may round otherwise, and what a request gets must not depend on its
+batch.
 
-Shapes: B batch, N image tokens, V vision vocabulary.
+Shapes: B batch, P prompt tokens, N image tokens, V vision vocabulary.
 """
 
 from __future__ import annotations
@@ -18,77 +19,71 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from glmkit.generation import cuda_graphs as graphs
-from glmkit.generation.sampling import Sampling, draw, draw_by_kernels
+from glmkit.generation import cuda_graphs
+from glmkit.generation.sampling import Sampling, sample, sample_by_kernels
 from glmkit.generation.sequence import Grid, decode_positions, next_position
 from glmkit.models.autoregressive.backends import DecodeBackend, choose_backend
 from glmkit.models.autoregressive.model import AutoregressiveModel, KVCache, rotary_cos_sin
 
-BATCHES = (1, 2, 4, 8, 16, 32, 64)  # batches on a GPU are filled up to one of these
-WINDOW = 256  # slots: the step looks at a multiple of these
-KEPT = 4  # sets of buffers and graphs that stay for the next batch
-
-Progress = Callable[[int, int], None]
+BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)  # batches on a GPU are filled up to one of these
+KV_LENGTH_MULTIPLE = 256
+MAX_BUFFERS = 4  # sets of buffers and graphs that stay for the next batch
 
 
 class _Buffers:
-    """Everything that the steps of one batch size read and write, and their graphs by (window, sampling)."""
+    """Everything that the steps of one batch size read and write, and their graphs by (kv_length, sampling)."""
 
-    def __init__(self, model: AutoregressiveModel, backend: DecodeBackend, batch: int, slots: int, tokens: int) -> None:
+    def __init__(
+        self, model: AutoregressiveModel, backend: DecodeBackend, batch: int, max_length: int, max_tokens: int
+    ) -> None:
         weight, config = model.lm_head.weight, model.config
         device, self.backend = weight.device, backend
-        self.cache = KVCache.allocate(config, batch, slots, device, weight.dtype)
-        self.table_NB = (
-            torch.zeros(tokens, batch, 1, 1, config.rotary_dim, device=device),
-            torch.zeros(tokens, batch, 1, 1, config.rotary_dim, device=device),
-        )
-        self.uniforms_NB = torch.zeros(tokens, batch, device=device)
-        self.written_NB = torch.zeros(tokens, batch, dtype=torch.int64, device=device)
-        self.ids_B = torch.zeros(batch, dtype=torch.int64, device=device)
+        self.cache = KVCache.allocate(config, batch, max_length, device, weight.dtype)
+        self.cos_NB = torch.zeros(max_tokens, batch, 1, 1, config.rotary_dim, device=device)
+        self.sin_NB = torch.zeros_like(self.cos_NB)
+        self.uniforms_NB = torch.zeros(max_tokens, batch, device=device)
+        self.generated_NB = torch.zeros(max_tokens, batch, dtype=torch.int64, device=device)
+        self.current_ids_B = torch.zeros(batch, dtype=torch.int64, device=device)
         self.input_pos_B = torch.zeros(batch, dtype=torch.int64, device=device)
-        self.number_1 = torch.zeros(1, dtype=torch.int64, device=device)
+        self.step_1 = torch.zeros(1, dtype=torch.int64, device=device)
         self.graphs: dict[tuple[int, Sampling], Callable[[], None]] = {}
 
     @property
-    def moving(self) -> tuple[Tensor, ...]:
+    def state(self) -> tuple[Tensor, ...]:
         """What a step changes and the next one starts from."""
-        return self.ids_B, self.input_pos_B, self.number_1
+        return self.current_ids_B, self.input_pos_B, self.step_1
 
-    def start(self, table_B1N: tuple[Tensor, Tensor], lengths_B: Sequence[int], uniforms_BN: Tensor) -> None:
-        """Place a batch; rows beyond it are filled up with whatever is there.
+    def start(self, cos_sin: tuple[Tensor, Tensor], prompt_lengths: Sequence[int], uniforms_BN: Tensor) -> None:
+        """Place a batch; sequences beyond it compute with whatever is there.
 
-        `table_B1N` are the cosines and sines B 1 N rotary_dim of the tokens to be written.
+        `cos_sin` are the cosines and sines B 1 N rotary_dim of the tokens to generate.
         """
-        rows, tokens = uniforms_BN.shape
-        # A step reads the token before the one that it draws, so the positions stand one step later than the numbers.
-        for target, value in zip(self.table_NB, table_B1N, strict=True):
-            target[1:tokens, :rows].copy_(value[:, :, : tokens - 1].permute(2, 0, 1, 3)[:, :, None])
-        self.uniforms_NB[:tokens, :rows].copy_(uniforms_BN.T)
+        batch, tokens = uniforms_BN.shape
+        # Step n reads the token that step n - 1 sampled, at that token's position.
+        for buffer_NB, value in zip((self.cos_NB, self.sin_NB), cos_sin, strict=True):
+            buffer_NB[1:tokens, :batch].copy_(value[:, :, : tokens - 1].permute(2, 0, 1, 3)[:, :, None])
+        self.uniforms_NB[:tokens, :batch].copy_(uniforms_BN.T)
         self.input_pos_B.zero_()
-        self.input_pos_B[:rows].copy_(torch.tensor(lengths_B))
-        self.number_1.zero_()
+        self.input_pos_B[:batch].copy_(torch.tensor(prompt_lengths))
+        self.step_1.zero_()
 
-    def put(self, codes_B: Tensor) -> None:
-        """The codes of this step: written, and the next step's input."""
-        self.written_NB.index_copy_(0, self.number_1, codes_B[None])
-        self.ids_B.copy_(codes_B)
-        self.number_1.add_(1)
+    def append(self, ids_B: Tensor) -> None:
+        """Store the tokens of this step, which are the input of the next one."""
+        self.generated_NB.index_copy_(0, self.step_1, ids_B[None])
+        self.current_ids_B.copy_(ids_B)
+        self.step_1.add_(1)
 
 
 class PriorTokenDecoder:
-    """Writes codes with one model and keeps buffers and graphs from batch to batch.
+    """Generates prior tokens with one model, and keeps buffers and graphs from batch to batch.
 
-    `compiled` runs a step by kernels of our own where there are any for the GPU; elsewhere torch.compile fuses a small
-    model's whole step on a CPU, and the small operations of a layer otherwise. `recorded` (on a GPU) replays recorded
-    steps.
+    `compiled` chooses the fastest backend (`choose_backend`). `recorded` (by default on a GPU) replays recorded steps.
     """
 
     def __init__(self, model: AutoregressiveModel, compiled: bool = False, recorded: bool | None = None) -> None:
-        self.model = model
-        weight = model.lm_head.weight
-        self.recorded = weight.is_cuda if recorded is None else recorded
-        self.compiled = compiled
-        self._kept: dict[tuple[int, int, int], _Buffers] = {}
+        self.model, self.compiled = model, compiled
+        self.recorded = model.lm_head.weight.is_cuda if recorded is None else recorded
+        self._buffers: dict[tuple[int, int, int], _Buffers] = {}
 
     @torch.inference_mode()
     def generate(
@@ -98,84 +93,89 @@ class PriorTokenDecoder:
         grids_in_order: Sequence[Grid],
         uniforms_BN: Tensor,
         sampling: Sampling,
-        progress: Progress | None = None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> Tensor:
-        """Codes int64 B N, N = all tokens of `grids_in_order`, on the model's device; every one an image code.
+        """Generate prior tokens int64 B N on the model's device, N = all tokens of `grids_in_order`.
 
-        `positions[b]` are those of `prompts[b]`, 3 x P; row b of `uniforms_BN` belongs to request b. The end token
-        would come next and carries no information, so its step is not run. `progress(done, N)` is called after every
-        token; on a GPU it runs ahead of the device.
+        `positions[b]` are those of `prompts[b]`, 3 x P; row b of `uniforms_BN` belongs to request b. Every token is one
+        of the codebook. The end token would come next and carries no information, so its step is not run.
+        `progress(done, N)` is called after every token; on a GPU it runs ahead of the device.
         """
-        rows, total = uniforms_BN.shape
-        lengths_B = [len(prompt) for prompt in prompts]
-        longest = max(lengths_B)
-        places_3BN = torch.stack([decode_positions(next_position(own), grids_in_order) for own in positions], dim=1)
+        batch, tokens = uniforms_BN.shape
+        prompt_lengths = [len(prompt) for prompt in prompts]
+        longest = max(prompt_lengths)
+        image_3BN = torch.stack([decode_positions(next_position(one), grids_in_order) for one in positions], dim=1)
         with torch.cuda.device_of(self.model.lm_head.weight):  # graphs and kernels go to the current device
-            buffers = self._buffers(rows, longest + total, total)
-            buffers.start(rotary_cos_sin(places_3BN, self.model.config), lengths_B, uniforms_BN)
-            self._read_prompts(prompts, positions, buffers, sampling)
-            for step in range(total):
-                if step > 0:
-                    self._step(buffers, longest + step, sampling)
+            # 1. Place the batch into buffers that stay where they are.
+            buffers = self._buffers_for(batch, longest + tokens, tokens)
+            buffers.start(rotary_cos_sin(image_3BN, self.model.config), prompt_lengths, uniforms_BN)
+            for step in range(tokens):
+                if step == 0:
+                    # 2. Prefill: every prompt fills its part of the cache and gives the first token.
+                    self.prefill(prompts, positions, buffers, sampling)
+                else:
+                    # 3. Decode: every step samples one more token of each sequence.
+                    self.decode_one_token(buffers, longest + step, sampling)
                 if progress is not None:
-                    progress(step + 1, total)
-        return buffers.written_NB[:total, :rows].T.contiguous()
+                    progress(step + 1, tokens)
+        return buffers.generated_NB[:tokens, :batch].T.contiguous()
 
-    def _buffers(self, rows: int, slots: int, tokens: int) -> _Buffers:
-        if not self.recorded:
-            return _Buffers(self.model, self._backend(rows), rows, _up(slots, WINDOW), tokens)
-        key = (next((size for size in BATCHES if size >= rows), rows), _up(slots, WINDOW), _up(tokens, WINDOW))
-        buffers = self._kept.pop(key, None)
-        while buffers is None and len(self._kept) >= KEPT:
-            del self._kept[next(iter(self._kept))]
-        self._kept[key] = buffers or _Buffers(self.model, self._backend(key[0]), *key)
-        return self._kept[key]
-
-    def _backend(self, batch: int) -> DecodeBackend:
-        return choose_backend(self.model, batch, optimized=self.compiled)
-
-    def _read_prompts(
+    def prefill(
         self, prompts: Sequence[Sequence[int]], positions: Sequence[Tensor], buffers: _Buffers, sampling: Sampling
     ) -> None:
-        """Fill the cache and draw the first codes."""
-        device = buffers.ids_B.device
-        codes_B = torch.zeros_like(buffers.ids_B)
-        for row, (prompt, places_3P) in enumerate(zip(prompts, positions, strict=True)):
-            part = slice(row, row + 1)
+        """Read each prompt in one pass, which fills the cache, and sample the first token of its image."""
+        device = buffers.current_ids_B.device
+        ids_B = torch.zeros_like(buffers.current_ids_B)
+        for index, (prompt, prompt_3P) in enumerate(zip(prompts, positions, strict=True)):
+            one = slice(index, index + 1)
             logits_11V = self.model(
                 torch.tensor([prompt], device=device),
-                places_3P[:, None].to(device),
+                prompt_3P[:, None].to(device),
                 logits_to_keep=slice(-1, None),
-                cache=buffers.cache.samples(part),
+                cache=buffers.cache.samples(one),
             )
-            codes_B[part] = draw(self._of_codebook(logits_11V[:, 0]), buffers.uniforms_NB[0, part], sampling)
-        buffers.put(codes_B)
+            ids_B[one] = sample(self._codebook_logits(logits_11V[:, 0]), buffers.uniforms_NB[0, one], sampling)
+        buffers.append(ids_B)
 
-    def _step(self, buffers: _Buffers, used: int, sampling: Sampling) -> None:
-        """One more token a row, at the next slots, all of which are below `used`."""
+    def decode_one_token(self, buffers: _Buffers, length: int, sampling: Sampling) -> None:
+        """Sample one more token of each sequence, whose `input_pos` are all below `length`."""
         backend = buffers.backend
-        sample = draw_by_kernels if backend.USES_TRITON else draw
-        kv_length = _up(used, WINDOW) if backend.READS_KV_LENGTH else buffers.cache.kv.shape[-2]
-        key = (kv_length, sampling)
-        if key not in buffers.graphs:
+        sample_token = sample_by_kernels if backend.USES_TRITON else sample
+        kv_length = _round_up(length) if backend.READS_KV_LENGTH else buffers.cache.kv.shape[-2]
+        if (kv_length, sampling) not in buffers.graphs:
 
             def step() -> None:
-                cos_NB, sin_NB, uniforms_NB = (*buffers.table_NB, buffers.uniforms_NB)
                 cos_B, sin_B, uniforms_B = (
-                    part.index_select(0, buffers.number_1)[0] for part in (cos_NB, sin_NB, uniforms_NB)
+                    buffer_NB.index_select(0, buffers.step_1)[0]
+                    for buffer_NB in (buffers.cos_NB, buffers.sin_NB, buffers.uniforms_NB)
                 )
                 logits_BV = backend.decode_step(
-                    self.model, buffers.ids_B, (cos_B, sin_B), buffers.input_pos_B, buffers.cache, kv_length
+                    self.model, buffers.current_ids_B, (cos_B, sin_B), buffers.input_pos_B, buffers.cache, kv_length
                 )
-                buffers.put(sample(self._of_codebook(logits_BV), uniforms_B, sampling))
+                buffers.append(sample_token(self._codebook_logits(logits_BV), uniforms_B, sampling))
                 buffers.input_pos_B.add_(1)
 
-            buffers.graphs[key] = graphs.record(step, buffers.moving) if self.recorded else step
-        buffers.graphs[key]()
+            buffers.graphs[kv_length, sampling] = cuda_graphs.record(step, buffers.state) if self.recorded else step
+        buffers.graphs[kv_length, sampling]()
 
-    def _of_codebook(self, logits_BV: Tensor) -> Tensor:
+    def _codebook_logits(self, logits_BV: Tensor) -> Tensor:
         return logits_BV[:, : self.model.config.codebook_size]
 
+    def _buffers_for(self, batch: int, length: int, tokens: int) -> _Buffers:
+        if not self.recorded:
+            return self._new_buffers(batch, _round_up(length), tokens)
+        size = next((size for size in BATCH_SIZES if size >= batch), batch)
+        key = (size, _round_up(length), _round_up(tokens))
+        buffers = self._buffers.pop(key, None)
+        while buffers is None and len(self._buffers) >= MAX_BUFFERS:
+            del self._buffers[next(iter(self._buffers))]
+        self._buffers[key] = buffers or self._new_buffers(*key)
+        return self._buffers[key]
 
-def _up(count: int, multiple: int) -> int:
-    return -(-count // multiple) * multiple
+    def _new_buffers(self, batch: int, max_length: int, max_tokens: int) -> _Buffers:
+        backend = choose_backend(self.model, batch, optimized=self.compiled)
+        return _Buffers(self.model, backend, batch, max_length, max_tokens)
+
+
+def _round_up(count: int) -> int:
+    return -(-count // KV_LENGTH_MULTIPLE) * KV_LENGTH_MULTIPLE

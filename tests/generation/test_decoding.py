@@ -1,4 +1,4 @@
-"""Recorded steps give the codes of steps that run one by one, whatever was written before them."""
+"""Recorded steps give the tokens of steps that run one by one, whatever was generated before them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ import tiny_language as tiny
 import torch
 from torch import Tensor
 
-from glmkit.generation import cuda_graphs as graphs
-from glmkit.generation import decoding as writer
+from glmkit.generation import cuda_graphs, decoding
 from glmkit.generation.decoding import PriorTokenDecoder
 from glmkit.generation.sampling import Sampling, uniforms
 from glmkit.generation.sequence import Grid, prompt_positions
@@ -24,14 +23,14 @@ from glmkit.models.autoregressive import backends, compiled_layers, cpu
 ORDER: list[Grid] = [(5, 3), (4, 6)]
 
 
-def write(
-    made: PriorTokenDecoder, lengths: Sequence[int], sampling: Sampling | None = None, order: Sequence[Grid] = ORDER
+def generate(
+    decoder: PriorTokenDecoder, lengths: Sequence[int], sampling: Sampling | None = None, order: Sequence[Grid] = ORDER
 ) -> Tensor:
     prompts = [tiny.text_prompt(length, length) for length in lengths]
     positions = [prompt_positions(prompt, [], tiny.START) for prompt in prompts]
     total = sum(height * width for height, width in order)
     numbers = torch.stack([uniforms(length, total) for length in lengths])
-    return made.generate(prompts, positions, order, numbers, sampling or Sampling())
+    return decoder.generate(prompts, positions, order, numbers, sampling or Sampling())
 
 
 class FakeGraph:
@@ -45,9 +44,9 @@ class FakeGraph:
 
 @pytest.fixture
 def recording(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """CUDA's part of `graphs.record` played on the CPU; one entry a recording."""
+    """CUDA's part of `cuda_graphs.record` played on the CPU; one entry per recording."""
     recorded: list[int] = []
-    record = graphs.record
+    record = cuda_graphs.record
 
     def noted(step: Callable[[], None], state: Sequence[Tensor]) -> Callable[[], None]:
         FakeGraph.step = staticmethod(step)
@@ -57,7 +56,7 @@ def recording(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     class Stream:
         def wait_stream(self, other: Any) -> None: ...
 
-    monkeypatch.setattr(graphs, "record", noted)
+    monkeypatch.setattr(cuda_graphs, "record", noted)
     monkeypatch.setattr(torch.cuda, "Stream", Stream)
     monkeypatch.setattr(torch.cuda, "current_stream", Stream)
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
@@ -66,30 +65,32 @@ def recording(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return recorded
 
 
-def test_recorded_steps_write_the_same_codes(recording: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Batches filled up to a bucket, buffers used again, prompts of other lengths, several windows, few recordings."""
-    monkeypatch.setattr(writer, "WINDOW", 16)
+def test_recorded_steps_generate_the_same_tokens(recording: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches filled up to a bucket, buffers used again, prompts of other lengths, several key-value lengths, few recordings."""
+    monkeypatch.setattr(decoding, "KV_LENGTH_MULTIPLE", 16)
     plain, recorded = PriorTokenDecoder(tiny.our_model()), PriorTokenDecoder(tiny.our_model(), recorded=True)
     for lengths in ((7, 2, 12), (5,), (12, 3, 4, 9), (7, 2, 12)):
-        assert torch.equal(write(recorded, lengths), write(plain, lengths))
+        assert torch.equal(generate(recorded, lengths), generate(plain, lengths))
     before = len(recording)
-    assert before > 4  # batch sizes x windows
-    assert torch.equal(write(recorded, (12, 5, 6)), write(plain, (12, 5, 6)))
+    assert before > 4  # batch sizes x key-value lengths
+    assert torch.equal(generate(recorded, (12, 5, 6)), generate(plain, (12, 5, 6)))
     assert len(recording) == before
-    assert torch.equal(write(recorded, (7, 2, 12), Sampling(top_k=1)), write(plain, (7, 2, 12), Sampling(top_k=1)))
+    assert torch.equal(
+        generate(recorded, (7, 2, 12), Sampling(top_k=1)), generate(plain, (7, 2, 12), Sampling(top_k=1))
+    )
     assert len(recording) > before
 
 
-def test_prompts_are_read_as_if_alone() -> None:
+def test_prompts_are_prefilled_as_if_alone() -> None:
     """Without each other's rows and padding, whose products may round otherwise."""
     model = copy.deepcopy(tiny.our_model())
     read: list[tuple[int, ...]] = []
     model.register_forward_pre_hook(lambda module, given: read.append(tuple(given[0].shape)))
-    write(PriorTokenDecoder(model), (7, 2, 12))
+    generate(PriorTokenDecoder(model), (7, 2, 12))
     assert read == [(1, 8), (1, 3), (1, 13)]
 
 
-def test_compiled_steps_write_the_same_codes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_steps_generate_the_same_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     """No graph breaks, and one compilation for all layers."""
     graphs_made: list[int] = []
 
@@ -100,20 +101,20 @@ def test_compiled_steps_write_the_same_codes(monkeypatch: pytest.MonkeyPatch) ->
     compile_function = torch.compile
     compiling.compiled.cache_clear()
     monkeypatch.setattr(torch, "compile", lambda function, **how: compile_function(function, backend=backend, **how))
-    monkeypatch.setattr(writer, "WINDOW", 16)
+    monkeypatch.setattr(decoding, "KV_LENGTH_MULTIPLE", 16)
     try:
-        compiled = write(PriorTokenDecoder(tiny.our_model(), compiled=True), (7, 2, 12))
+        compiled = generate(PriorTokenDecoder(tiny.our_model(), compiled=True), (7, 2, 12))
     finally:
         compiling.compiled.cache_clear()
-    assert torch.equal(compiled, write(PriorTokenDecoder(tiny.our_model()), (7, 2, 12)))
-    assert 3 <= len(graphs_made) <= 5  # before, after, and attention for any window
+    assert torch.equal(compiled, generate(PriorTokenDecoder(tiny.our_model()), (7, 2, 12)))
+    assert 3 <= len(graphs_made) <= 5  # before, after, and attention for any key-value length
 
 
-def test_kernels_write_the_same_codes(recording: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """By one recording, since they do not look at windows; batches beyond what they take are written by torch."""
+def test_kernels_generate_the_same_tokens(recording: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """By one recording, since they read no more than is in use; batches beyond what they take are decoded by torch."""
     gpu = pytest.importorskip("glmkit.models.autoregressive.gpu")
-    monkeypatch.setattr(writer, "WINDOW", 4)
-    monkeypatch.setattr(writer, "BATCHES", (1, 2))
+    monkeypatch.setattr(decoding, "KV_LENGTH_MULTIPLE", 4)
+    monkeypatch.setattr(decoding, "BATCH_SIZES", (1, 2))
     tile = gpu.ProductTile(16, 32)
     monkeypatch.setattr(gpu, "PLANS", (gpu.StepPlan(2, tile, tile, tile, tile, tile),))
     monkeypatch.setattr(gpu, "MAX_BATCH", 2)
@@ -122,12 +123,12 @@ def test_kernels_write_the_same_codes(recording: list[int], monkeypatch: pytest.
     monkeypatch.setattr(compiled_layers, "compiled", lambda function, dynamic=False: function)
     model = copy.deepcopy(tiny.our_model())
     model.fuse()
-    made = PriorTokenDecoder(model, compiled=True, recorded=True)
+    decoder = PriorTokenDecoder(model, compiled=True, recorded=True)
     few: dict[str, Any] = {"sampling": Sampling(top_k=4), "order": [(1, 2)]}
-    assert torch.equal(write(made, (3, 2), **few), write(PriorTokenDecoder(model), (3, 2), **few))
+    assert torch.equal(generate(decoder, (3, 2), **few), generate(PriorTokenDecoder(model), (3, 2), **few))
     assert len(recording) == 1
     monkeypatch.setattr(gpu, "decode_step", None)
-    assert torch.equal(write(made, (3, 2, 5), **few), write(PriorTokenDecoder(model), (3, 2, 5), **few))
+    assert torch.equal(generate(decoder, (3, 2, 5), **few), generate(PriorTokenDecoder(model), (3, 2, 5), **few))
 
 
 @pytest.mark.parametrize(
