@@ -11,9 +11,9 @@ form      EfficientNet-lite0 trained on ImageNet, which knows nothing of posters
 colours   a histogram of the pixels' colours: the palette and nothing else
 
 Neither is FID or KID, and neither number means anything outside this comparison. The reference against itself is the
-distance between two of its halves: a run within its range cannot be told from the style. The estimator has no bias from small
-sets, it only scatters; the halves are smaller than what is compared and scatter more, so the range is on the wide side.
-Later runs are compared with the first one, prompt by prompt.
+distance between two of its halves: a run within its range cannot be told from the style. The estimator has no bias from
+small sets, it only scatters; the halves are smaller than what is compared and scatter more, so the range is on the wide
+side. Later runs are compared with the first one, prompt by prompt.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """Something the user can mend: what is wrong, what was found, what to type.
+    """Say what the user can mend: what is wrong, what was found, what to type.
 
     The command line prints the message without a traceback and exits with code 2.
     """
@@ -34,13 +34,13 @@ class GenerationError(UserError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name closest in spelling to `name`, or None when nothing is close."""
+    """Find the known name closest in spelling to `name`, or None when nothing is close."""
     matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return matches[0] if matches else None
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
-    """The error for a name that is not in a set of known names."""
+    """Make the error for a name that is not in a set of known names."""
     known = sorted(known)
     guess = nearest(name, known)
     fix = f"did you mean {guess!r}? Known: {', '.join(known)}" if guess else f"one of {', '.join(known)}"

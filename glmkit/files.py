@@ -46,7 +46,7 @@ def remove_leftovers(folder: Path) -> None:
 
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """UserError when writing `path` fails because the disk is full or the folder cannot be written.
+    """Turn errors into UserError when writing `path` fails because the disk is full or the folder cannot be written.
 
     Whatever was written must still be there when the block ends: torch and safetensors do not say that the disk is
     full, it is seen.
@@ -95,14 +95,14 @@ def read_json(path: str | Path) -> Any:
         raise UserError(f"{path} is not valid JSON", found=str(error)) from error
 
 
-def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Write one JSON object a line, atomically."""
+def write_jsonl(path: str | Path, records: Iterable[dict[str, Any]]) -> None:
+    """Write one JSON object per line, atomically."""
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as handle:
-        for row in rows:
-            handle.write(json.dumps(row, ensure_ascii=False) + "\n")
+        for record in records:
+            handle.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
-def append_jsonl(path: str | Path, *rows: dict[str, Any]) -> None:
+def append_jsonl(path: str | Path, *records: dict[str, Any]) -> None:
     """Append JSON objects as lines and flush them to the disk, so that a killed run loses at most these lines.
 
     A last line that an earlier kill left unfinished is closed first; `read_jsonl(partial=True)` skips it.
@@ -115,7 +115,7 @@ def append_jsonl(path: str | Path, *rows: dict[str, Any]) -> None:
                 handle.seek(-1, os.SEEK_END)
                 if handle.read(1) != b"\n":
                     handle.write(b"\n")
-            handle.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode("utf-8"))
+            handle.write("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode("utf-8"))
             handle.flush()
             os.fsync(handle.fileno())
     except OSError as error:
@@ -134,17 +134,17 @@ def read_jsonl(path: str | Path, *, partial: bool = False) -> list[dict[str, Any
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text", found=str(error)) from error
-    rows = []
+    records = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-            if not isinstance(row, dict):
+            record = json.loads(line)
+            if not isinstance(record, dict):
                 raise ValueError("not a JSON object")
         except ValueError as error:
             if partial:
                 continue
             raise UserError(f"{path}, line {number}: not a JSON object", found=line[:80]) from error
-        rows.append(row)
-    return rows
+        records.append(record)
+    return records

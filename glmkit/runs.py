@@ -1,4 +1,4 @@
-"""The run folder: what was asked, with which code and versions, and whether a repeated command may continue it."""
+"""The run folder: what was asked for, with which code and versions, and whether a repeated command may continue it."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ PACKAGES = (
 
 
 def cache_folder() -> Path:
-    """Where work is kept that several runs share: GLMKIT_CACHE, otherwise glmkit in the user's cache folder."""
-    if chosen := os.environ.get("GLMKIT_CACHE"):
-        return Path(chosen)
+    """Name the folder of work that several runs share: GLMKIT_CACHE, otherwise glmkit in the user's cache folder."""
+    if folder := os.environ.get("GLMKIT_CACHE"):
+        return Path(folder)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "glmkit"
 
 
 def cores() -> int:
-    """Processor cores that this process may use."""
+    """Count the processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
 class Run:
-    """A folder with its manifest. `resumed` is True when an earlier command with the same settings started it."""
+    """Hold a folder with its manifest. `resumed` is True when an earlier command with the same settings started it."""
 
     folder: Path
     manifest: Mapping[str, Any]
@@ -100,7 +100,7 @@ def _check_same(folder: Path, manifest: Any, kind: str, settings: Mapping[str, A
 
 
 def environment(device: str | None = None) -> dict[str, Any]:
-    """Code, library and machine versions that numbers depend on. Imports none of the libraries."""
+    """Collect the versions of code, libraries and machine that numbers depend on; imports none of the libraries."""
     versions = {}
     for name in PACKAGES:
         try:
@@ -118,7 +118,7 @@ def environment(device: str | None = None) -> dict[str, Any]:
 
 
 def _git() -> dict[str, Any] | None:
-    """Revision of the checkout that glmkit runs from, None when it is not a checkout."""
+    """Ask for the revision of the checkout that glmkit runs from, None when it is not a checkout."""
     root = Path(glmkit.__file__).parents[1]
     if not (root / ".git").exists():
         return None

@@ -28,7 +28,7 @@ def command(location: str, threads: int, number: int) -> list[str]:
     return local_command(__name__, location, threads, number)
 
 
-def load(location: str, threads: int, number: int) -> Callable[[Path, int], list[RecognizedLine]]:
+def load(_location: str, _threads: int, _number: int) -> Callable[[Path, int], list[RecognizedLine]]:
     if os.environ.get("FAKE_OCR_BROKEN"):
         raise RuntimeError("no weights")
     return _read

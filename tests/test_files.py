@@ -32,7 +32,8 @@ def test_json_round_trip_keeps_unicode_readable(tmp_path: Path) -> None:
 def test_temporary_name_keeps_the_suffix_and_the_folder(tmp_path: Path) -> None:
     with atomic_path(tmp_path / "image.png") as temporary:
         temporary.write_bytes(b"1")
-        assert temporary.suffix == ".png" and temporary.parent == tmp_path
+        assert temporary.suffix == ".png"
+        assert temporary.parent == tmp_path
         assert not (tmp_path / "image.png").exists()
     assert names(tmp_path) == ["image.png"]
 
@@ -42,9 +43,14 @@ def test_an_error_while_writing_keeps_the_old_file(tmp_path: Path) -> None:
     write_json(path, {"old": 1})
     with pytest.raises(TypeError):
         write_json(path, {"new": object()})
-    with pytest.raises(ValueError, match="stop"), atomic_path(path) as temporary:
-        temporary.write_text("half")
-        raise ValueError("stop")
+
+    def write_half() -> None:
+        with atomic_path(path) as temporary:
+            temporary.write_text("half")
+            raise ValueError("stop")
+
+    with pytest.raises(ValueError, match="stop"):
+        write_half()
     assert read_json(path) == {"old": 1}
     assert names(tmp_path) == ["a.json"]
 
@@ -52,16 +58,21 @@ def test_an_error_while_writing_keeps_the_old_file(tmp_path: Path) -> None:
 @needs_full_disk
 def test_a_full_disk_is_a_user_error_and_leaves_nothing(tmp_path: Path) -> None:
     path = tmp_path / "a.bin"
-    with pytest.raises(UserError, match="no space left while writing .*a.bin"), atomic_path(path) as temporary:
-        temporary.write_bytes(b"half")
-        FULL.write_bytes(b"the other half")
+
+    def fill_the_disk() -> None:
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(b"half")
+            FULL.write_bytes(b"the other half")
+
+    with pytest.raises(UserError, match=r"no space left while writing .*a.bin"):
+        fill_the_disk()
     assert names(tmp_path) == []
     with pytest.raises(UserError, match="no space left"):
         append_jsonl(FULL, {"a": 1})
 
 
 def test_other_system_errors_are_not_hidden(tmp_path: Path) -> None:
-    with pytest.raises(OSError) as caught, atomic_path(tmp_path / "a"):
+    with pytest.raises(OSError, match="disk on fire") as caught, atomic_path(tmp_path / "a"):
         raise OSError(errno.EIO, "disk on fire")
     assert caught.value.errno == errno.EIO
 
@@ -75,7 +86,8 @@ def test_a_file_in_place_of_a_folder_is_a_user_error(tmp_path: Path) -> None:
 def killed_while_writing(code: str) -> None:
     """Run code in a child that prints a line when it is half-way and then waits; kill it there."""
     child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    assert child.stdout is not None and child.stdout.readline() == "half\n"
+    assert child.stdout is not None
+    assert child.stdout.readline() == "half\n"
     child.send_signal(signal.SIGKILL)
     assert child.wait() == -signal.SIGKILL
     child.stdout.close()
@@ -136,7 +148,7 @@ def test_missing_unreadable_and_undecodable_files_are_user_errors(tmp_path: Path
     with pytest.raises(UserError, match="cannot read"):
         read(tmp_path)
     (tmp_path / "bad.json").write_bytes(b'"\xff\xfe"')
-    with pytest.raises(UserError, match="bad.json is not"):
+    with pytest.raises(UserError, match=r"bad.json is not"):
         read(tmp_path / "bad.json")
 
 

@@ -33,12 +33,12 @@ def test_records_are_frozen_and_usable_as_keys() -> None:
 
 
 def test_an_unknown_field_is_named_with_the_known_ones() -> None:
-    with pytest.raises(UserError, match="(?s)Prompt has no field 'text'.*texts"):
+    with pytest.raises(UserError, match=r"(?s)Prompt has no field 'text'.*texts"):
         Prompt.from_dict({"id": "a", "prompt": "p", "text": ["b"]})
 
 
 def test_a_missing_field_is_named() -> None:
-    with pytest.raises(UserError, match="(?s)incomplete Prompt.*'prompt'"):
+    with pytest.raises(UserError, match=r"(?s)incomplete Prompt.*'prompt'"):
         Prompt.from_dict({"id": "a"})
 
 
@@ -57,7 +57,10 @@ def test_a_summary_is_a_table() -> None:
     summary = Summary("suite", "nano", (), 3, 5, 2, splits["short"]["scores"], splits, {}, "", {})  # type: ignore[arg-type]
     table = summary.to_pandas()
     assert list(table.columns) == ["split", "metric", "value", "low", "high", "n"]
-    assert list(table["split"]) == ["short", "zh", "all"] and list(table["n"]) == [2, 0, 2]
-    assert table["value"][0] == 0.5 and table["value"].isna()[1] and table["high"][2] == 0.9
+    assert list(table["split"]) == ["short", "zh", "all"]
+    assert list(table["n"]) == [2, 0, 2]
+    assert table["value"][0] == 0.5
+    assert table["value"].isna()[1]
+    assert table["high"][2] == 0.9
     one = dataclasses.replace(summary, splits={"short": splits["short"]})
     assert list(one.to_pandas()["split"]) == ["short"]

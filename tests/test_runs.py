@@ -53,7 +53,9 @@ def test_a_run_killed_before_its_manifest_is_started_again(tmp_path: Path) -> No
 
 def test_the_environment_names_versions_and_revision() -> None:
     found = environment("cpu")
-    assert found["versions"]["numpy"] and found["python"] and found["glmkit"]
+    assert found["versions"]["numpy"]
+    assert found["python"]
+    assert found["glmkit"]
     assert found["git"] is None or len(found["git"]["revision"]) == 40
 
 

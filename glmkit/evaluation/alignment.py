@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from glmkit.evaluation import stats
-from glmkit.evaluation.features.extractors.clip import Clip
+from glmkit.evaluation.features.extractors.clip import OpenClip
 from glmkit.evaluation.features.run_images import run_features
 from glmkit.evaluation.metrics import clip as metric
 from glmkit.records import Generation, Score, Summary
@@ -18,7 +18,7 @@ TEXTS_AT_ONCE = 64
 DIGITS = 6  # of a stored cosine; float32 has no more
 
 
-def add_cosines(clip: Clip, folder: Path, images: Sequence[Generation], scores: Sequence[Score]) -> list[Score]:
+def add_cosines(clip: OpenClip, folder: Path, images: Sequence[Generation], scores: Sequence[Score]) -> list[Score]:
     """Add the raw cosine to every score; an image that CLIP cannot read gets the error instead."""
     scored = {score.id for score in scores if score.error is None}
     prompts = {image.id: image.prompt for image in images if image.id in scored}
@@ -43,7 +43,7 @@ def _with_cosine(score: Score, name: str, cosines: Mapping[str, float], errors: 
     return replace(score, counts={**score.counts, name: (cosines[score.id], 1)}) if score.id in cosines else score
 
 
-def _encode_texts(clip: Clip, prompts: Sequence[str]) -> dict[str, np.ndarray]:
+def _encode_texts(clip: OpenClip, prompts: Sequence[str]) -> dict[str, np.ndarray]:
     """Map prompts to features D, float64."""
     distinct = list(dict.fromkeys(prompts))
     encoded: dict[str, np.ndarray] = {}
@@ -54,7 +54,7 @@ def _encode_texts(clip: Clip, prompts: Sequence[str]) -> dict[str, np.ndarray]:
     return encoded
 
 
-def summarize(summary: Summary, clip: Clip, images: Sequence[Generation], scores: Sequence[Score]) -> Summary:
+def summarize(summary: Summary, clip: OpenClip, images: Sequence[Generation], scores: Sequence[Score]) -> Summary:
     """Add the cosine as one more metric, and `alignment`: the model, and what is derived from the cosine."""
     name = metric.name(clip.label, clip.model)
     scored = [score for score in scores if score.error is None]

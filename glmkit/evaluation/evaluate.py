@@ -22,7 +22,7 @@ from glmkit.records import Generation, Prompt, Score, Summary
 from glmkit.runs import open_run
 
 if TYPE_CHECKING:
-    from glmkit.evaluation.features.extractors.clip import Clip
+    from glmkit.evaluation.features.extractors.clip import OpenClip
     from glmkit.evaluation.reference_sets.compare import LoadedSet
     from glmkit.models.hybrid import HybridModel
 
@@ -84,15 +84,15 @@ def evaluate(
     return summary
 
 
-def _load_features(plan: EvaluationPlan, device: str) -> tuple[Clip | None, Sequence[LoadedSet]]:
+def _load_features(plan: EvaluationPlan, device: str) -> tuple[OpenClip | None, Sequence[LoadedSet]]:
     """Load CLIP and reference sets; UserError for what is missing. torch is imported for nothing else."""
     if plan.clip is None and not plan.references:
         return None, ()
-    from glmkit.evaluation.features.extractors.clip import Clip
+    from glmkit.evaluation.features.extractors.clip import OpenClip
     from glmkit.evaluation.reference_sets import compare
 
     reference_sets = compare.load_sets(plan.references, device)
-    return Clip(plan.clip, device) if plan.clip else None, reference_sets
+    return OpenClip(plan.clip, device) if plan.clip else None, reference_sets
 
 
 def _write_references(folder: Path, suite: Suite, prompts: Sequence[Prompt]) -> dict[str, tuple[str, ...]]:

@@ -58,7 +58,8 @@ def paired_difference(scores_a: Sequence[Score], scores_b: Sequence[Score], metr
 
     def difference(totals: np.ndarray) -> np.ndarray:
         a, b = np.split(totals, 2, axis=-1)
-        return _value(b, metric) - _value(a, metric)
+        change: np.ndarray = _value(b, metric) - _value(a, metric)
+        return change
 
     return PairedDifference(*_measure(sums, difference), len(common))
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import zlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +15,7 @@ from torch import Tensor
 from glmkit import runs
 from glmkit.errors import UserError
 from glmkit.files import atomic_path, write_json
+from glmkit.hashing import json_sha256
 
 CHECKSUM_BYTES = 4
 
@@ -25,7 +24,7 @@ class FeatureStore:
     """Items of one kind in `folder`, whose name holds a digest of `depends_on`: what decides them beside their keys."""
 
     def __init__(self, folder: Path, name: str, depends_on: Mapping[str, str]) -> None:
-        digest = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:16]
+        digest = json_sha256(depends_on)[:16]
         self.folder = folder / f"{name.replace(' ', '-')}-{digest}"
         self._depends_on = dict(depends_on)
 

@@ -57,9 +57,11 @@ def test_each_kind_of_features_notices_what_it_is_for(kind: str, noticed: str, t
     near, far = result["distances"].values()
     (change,) = result["differences"].values()
     assert near.value < result["self_distance"].high < far.low
-    assert change.low > 0 and change.difference == pytest.approx(far.value - near.value)
+    assert change.low > 0
+    assert change.difference == pytest.approx(far.value - near.value)
     shown = style.table({kind: result})
-    assert shown.startswith(f"{kind} (lower is nearer): the set against itself ") and shown.endswith("n 12: farther")
+    assert shown.startswith(f"{kind} (lower is nearer): the set against itself ")
+    assert shown.endswith("n 12: farther")
 
 
 def test_colours_are_the_affinity_of_two_histograms() -> None:

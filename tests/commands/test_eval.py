@@ -54,7 +54,8 @@ def test_table_and_default_folder(images: Path, capsys: pytest.CaptureFixture[st
     out = capsys.readouterr().out
     assert "regions  2/3     1.000 [1.000, 1.000]" in out
     (folder,) = Path("reports").iterdir()
-    assert folder.name.startswith("text-render-images-") and f"run folder: {folder}" in out
+    assert folder.name.startswith("text-render-images-")
+    assert f"run folder: {folder}" in out
     assert main(arguments(images)) == 0
     assert main(arguments(images, "--seeds", "1")) == 0
     assert len(list(Path("reports").iterdir())) == 2
@@ -101,9 +102,8 @@ def test_nothing_scored_is_a_failure(tmp_path: Path, capsys: pytest.CaptureFixtu
         ("--suite cvtg-2k --images images --data images", "CVTG/2.json does not exist"),
     ],
 )
-def test_bad_input(
-    command: str, message: str, images: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.usefixtures("images")
+def test_bad_input(command: str, message: str, tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["eval", *command.replace("TINY", str(tiny_model)).split()]) == 2
     assert message in capsys.readouterr().err
     assert not Path("reports").exists()

@@ -22,7 +22,7 @@ Rows = dict[tuple[str, str], dict[str, object]]
 def empty_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing downloaded, no key, and a network that must not be asked."""
 
-    def refuse(*given: object, **named: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise AssertionError("glmkit list asks nobody")
 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
@@ -73,7 +73,8 @@ def test_what_is_provided_is_no_longer_missing(
     (sets.root() / "cut").mkdir()
     (sets.root() / "cut" / "manifest.json").write_text("{}")
     rows = listed(capsys)
-    assert rows["model", "openai:MODEL"]["ready"] and rows["reference", "mine"]["ready"]
+    assert rows["model", "openai:MODEL"]["ready"]
+    assert rows["reference", "mine"]["ready"]
     assert rows["reference", "cut"]["missing"] == "not finished"
     assert rows["engine", "paddleocr"]["fix"] == 'pip install "glmkit[eval]"'
 
@@ -88,4 +89,6 @@ def test_for_people(capsys: pytest.CaptureFixture[str]) -> None:
         "references",
         "models",
     ]
-    assert "  - cvtg-2k" in out and "then --data DIR with CVTG/2.json" in out and "  + paddleocr" in out
+    assert "  - cvtg-2k" in out
+    assert "then --data DIR with CVTG/2.json" in out
+    assert "  + paddleocr" in out

@@ -66,12 +66,14 @@ def test_add_and_list(images: Path, clip: Path, capsys: pytest.CaptureFixture[st
     (images / "again.png").write_bytes((images / "1.png").read_bytes())
     assert main(add(images, clip)) == 0
     made = capsys.readouterr().out
-    assert f"others: images {images}" in made and "6 images; 1 repeated, 1 not readable" in made
+    assert f"others: images {images}" in made
+    assert "6 images; 1 repeated, 1 not readable" in made
     assert main(["reference", "list"]) == 0
     assert capsys.readouterr().out == made
     assert main(["reference", "list", "--json"]) == 0
     row = json.loads(capsys.readouterr().out)
-    assert row["name"] == "others" and row["features"][0]["conventions"]["weights_sha256"]
+    assert row["name"] == "others"
+    assert row["features"][0]["conventions"]["weights_sha256"]
 
 
 @pytest.mark.parametrize(
@@ -103,7 +105,8 @@ def test_other_images_under_the_same_name_are_refused(
     Image.new("RGB", (9, 9)).save(images / "7.png")
     assert main(add(images, clip)) == 2
     said = capsys.readouterr().err
-    assert "the reference set others is made of something else" in said and "choose another name" in said
+    assert "the reference set others is made of something else" in said
+    assert "choose another name" in said
 
 
 @pytest.mark.parametrize(
@@ -124,9 +127,8 @@ def test_other_images_under_the_same_name_are_refused(
         ("--images theirs --features inception:nowhere.pth", "Inception weights nowhere.pth do not exist"),
     ],
 )
-def test_bad_input(
-    options: str, message: str, images: Path, clip: Path, place: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.usefixtures("images", "clip")
+def test_bad_input(options: str, message: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     try:
         code = main(["reference", "add", "others", *options.split()])
     except SystemExit as stop:
@@ -150,7 +152,8 @@ def test_an_evaluation_with_alignment_and_distances(images: Path, clip: Path, ou
     assert main(add(images, clip)) == 0
     plain_plan = EvaluationPlan("text-render", "fake_ocr", split="regions", limit=3, images=ours)
     plain = evaluate.evaluate(plain_plan, place / "run")
-    assert not plain.alignment and not plain.distances
+    assert not plain.alignment
+    assert not plain.distances
     both = replace(plain_plan, clip=str(clip), references=("others",))
     summary = evaluate.evaluate(both, place / "run")
     (distance,) = summary.distances
@@ -187,7 +190,9 @@ def test_the_table_shows_a_distance_with_its_floor(
     command = ["eval", "--suite", "text-render", "--split", "regions", "--limit", "3", "--images", str(ours)]
     assert main([*command, "--reference", "others", "--device", "cpu", "--run", "run"]) == 0
     (line,) = (line for line in capsys.readouterr().out.splitlines() if " to others: " in line)
-    assert "3 images a side" in line and "the set against itself" in line and "indicative" not in line
+    assert "3 images a side" in line
+    assert "the set against itself" in line
+    assert "indicative" not in line
 
 
 def test_the_commands_of_the_guide_parse() -> None:

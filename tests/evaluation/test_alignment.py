@@ -12,7 +12,7 @@ from PIL import Image
 
 from glmkit.evaluation import stats
 from glmkit.evaluation.alignment import add_cosines, summarize
-from glmkit.evaluation.features.extractors.clip import Clip
+from glmkit.evaluation.features.extractors.clip import OpenClip
 from glmkit.evaluation.metrics import clip as metric
 from glmkit.records import Generation, Score, Summary
 
@@ -20,8 +20,8 @@ PROMPTS = {"a": "a red fox", "b": "an owl", "c": "a very long text " * 40}
 
 
 @pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Clip:
-    return Clip(str(tiny_clip.build(tmp_path_factory.mktemp("clip") / "tiny")), "cpu")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> OpenClip:
+    return OpenClip(str(tiny_clip.build(tmp_path_factory.mktemp("clip") / "tiny")), "cpu")
 
 
 @pytest.fixture
@@ -42,14 +42,14 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, list[Gen
     return tmp_path, rows, scores
 
 
-def summary_of(scores: list[Score]) -> Summary:
+def empty_summary() -> Summary:
     ned = {"ned": {"value": 0.5, "low": None, "high": None}}
     splits = {split: {"n_scored": 1, "scores": ned} for split in ("s1", "s2")}
     about = {"ned": {"direction": "higher", "definition": "n"}}
     return Summary("suite", "model", (), 3, 6, 3, ned, splits, about, "ocr", {})
 
 
-def test_every_scored_image_has_its_raw_cosine(clip: Clip, run: tuple[Path, list[Generation], list[Score]]) -> None:
+def test_every_scored_image_has_its_raw_cosine(clip: OpenClip, run: tuple[Path, list[Generation], list[Score]]) -> None:
     folder, rows, before = run
     after = add_cosines(clip, folder, rows, before)
     name = metric.name(clip.label, clip.model)
@@ -66,39 +66,41 @@ def test_every_scored_image_has_its_raw_cosine(clip: Clip, run: tuple[Path, list
 
 
 def test_the_summary_names_the_model_and_counts_truncated_prompts(
-    clip: Clip, run: tuple[Path, list[Generation], list[Score]]
+    clip: OpenClip, run: tuple[Path, list[Generation], list[Score]]
 ) -> None:
     folder, rows, before = run
     scores = add_cosines(clip, folder, rows, before)
-    summary = summarize(summary_of(scores), clip, rows, scores)
+    summary = summarize(empty_summary(), clip, rows, scores)
     name = metric.name(clip.label, clip.model)
     estimate = stats.estimate([score for score in scores if score.error is None], name)
     assert summary.scores[name] == {"value": estimate.value, "low": estimate.low, "high": estimate.high}
-    assert list(summary.scores) == ["ned", name] and list(summary.metrics) == ["ned", name]
+    assert list(summary.scores) == ["ned", name]
+    assert list(summary.metrics) == ["ned", name]
     (only,) = (score.counts[name][0] for score in scores if score.split == "s1" and score.error is None)
     assert summary.splits["s1"]["scores"][name] == {"value": only, "low": None, "high": None}
     assert summary.splits["s1"]["n_scored"] == 1
     assert (summary.alignment["prompts"], summary.alignment["truncated_prompts"]) == (3, 1)
-    assert summary.alignment["weights_sha256"] == clip.weights_sha256 and summary.alignment["clipscore"] is None
+    assert summary.alignment["weights_sha256"] == clip.weights_sha256
+    assert summary.alignment["clipscore"] is None
     assert Summary.from_dict(summary.to_dict()).scores == summary.scores
 
 
 def test_the_published_scale_is_derived_from_every_image_of_the_published_model(
-    clip: Clip, run: tuple[Path, list[Generation], list[Score]], monkeypatch: pytest.MonkeyPatch
+    clip: OpenClip, run: tuple[Path, list[Generation], list[Score]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, rows, before = run
     monkeypatch.setattr(clip, "model", metric.DEFAULT)
     cosines = {"a_0": 0.4, "b_0": -0.2, "c_0": 0.3}
     scores = [replace(s, counts={"clip_cosine": (cosines[s.id], 1)}) for s in before if s.id in cosines]
-    summary = summarize(summary_of(scores), clip, rows, scores)
+    summary = summarize(empty_summary(), clip, rows, scores)
     assert summary.scores["clip_cosine"]["value"] == pytest.approx(0.5 / 3)
     assert summary.alignment["clipscore"]["value"] == pytest.approx(2.5 * (0.4 + 0 + 0.3) / 3)
     assert summary.alignment["clipscore"]["low"] >= 0
 
 
-def test_a_run_without_scored_images(clip: Clip, run: tuple[Path, list[Generation], list[Score]]) -> None:
+def test_a_run_without_scored_images(clip: OpenClip, run: tuple[Path, list[Generation], list[Score]]) -> None:
     folder, rows, before = run
     failed = [replace(score, counts={}, error="failed") for score in before]
     assert add_cosines(clip, folder, rows, failed) == failed
-    summary = summarize(summary_of(failed), clip, rows, failed)
+    summary = summarize(empty_summary(), clip, rows, failed)
     assert summary.scores[metric.name(clip.label, clip.model)]["value"] is None

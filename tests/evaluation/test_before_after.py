@@ -45,8 +45,10 @@ def test_an_adapter(tiny_model: Path, tmp_path: Path, plans: list[tuple[Evaluati
     before_after.evaluate_before_after(of, of.eval, "cpu")
     (before, first), (after, second) = plans
     assert (first, second) == (tmp_path / "eval" / "before", tmp_path / "eval" / "after")
-    assert before.generation and after.generation
-    assert before.generation.adapters == () and after.generation.adapters == (str(tmp_path / "adapter"),)
+    assert before.generation
+    assert after.generation
+    assert before.generation.adapters == ()
+    assert after.generation.adapters == (str(tmp_path / "adapter"),)
     assert before.generation.model == after.generation.model == str(tiny_model)
     assert (
         (before.suite, before.limit, before.clip) == (after.suite, after.limit, after.clip) == ("text-render", 3, None)

@@ -39,18 +39,21 @@ def scores(run: Path) -> dict[str, Score]:
     return {row["id"]: Score.from_dict(row) for row in read_jsonl(run / "scores.jsonl")}
 
 
-def test_scores_and_coverage_of_a_folder(suite: str, images: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("suite")
+def test_scores_and_coverage_of_a_folder(images: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     summary = evaluate(plan(images), run)
     rows = scores(run)
     assert list(rows) == ["a_0", "a_1", "b_0", "b_1", "c_0", "c_1"]  # as many of each prompt as of b
-    assert rows["a_0"].recognized_lines == ("red", "fox") and rows["a_0"].value("ned") == 1
+    assert rows["a_0"].recognized_lines == ("red", "fox")
+    assert rows["a_0"].value("ned") == 1
     assert rows["b_1"].counts["word_accuracy"] == [0, 2]
     assert [(rows[name].error, rows[name].counts) for name in ("a_1", "c_0", "c_1")] == [("not in the folder", {})] * 3
     assert (summary.n_scored, summary.n_total, summary.n_prompts) == (3, 6, 2)
     assert summary.scores["word_accuracy"]["value"] == pytest.approx(4 / 6)
     assert summary.scores["ned"]["value"] == pytest.approx((1 + 2 + 2 / 3) / 5)
-    assert summary.splits["zh"]["n_scored"] == 0 and summary.splits["zh"]["scores"]["ned"]["value"] is None
+    assert summary.splits["zh"]["n_scored"] == 0
+    assert summary.splits["zh"]["scores"]["ned"]["value"] is None
     assert summary.splits["short"]["scores"] == summary.scores
     assert Summary.from_dict(read_json(run / "summary.json")).scores == summary.scores
     for row in read_jsonl(run / "images.jsonl"):
@@ -58,7 +61,8 @@ def test_scores_and_coverage_of_a_folder(suite: str, images: Path, tmp_path: Pat
         assert generation.file is None or (run / generation.file).is_file()
 
 
-def test_a_corrupt_image_is_an_error_row_until_it_is_mended(suite: str, images: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("suite")
+def test_a_corrupt_image_is_an_error_row_until_it_is_mended(images: Path, tmp_path: Path) -> None:
     (images / "c.png").write_bytes(b"GIF89a")
     run = tmp_path / "run"
     assert evaluate(plan(images), run).n_scored == 3
@@ -68,14 +72,16 @@ def test_a_corrupt_image_is_an_error_row_until_it_is_mended(suite: str, images: 
     assert scores(run)["c_0"].value("word_accuracy") == 1
 
 
-def test_lines_below_the_confidence_are_not_compared(suite: str, images: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("suite")
+def test_lines_below_the_confidence_are_not_compared(images: Path, tmp_path: Path) -> None:
     fake_ocr.write(images / "a.png", "red fox", confidence=0.49)
     evaluate(plan(images), tmp_path / "run")
     assert scores(tmp_path / "run")["a_0"].recognized_lines == ()
     assert read_jsonl(tmp_path / "run" / "recognized_lines.jsonl")[0]["lines"]
 
 
-def test_wanted_seeds_split_and_limit(suite: str, images: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("suite")
+def test_wanted_seeds_split_and_limit(images: Path, tmp_path: Path) -> None:
     evaluate(plan(images, seeds=2, limit=1), tmp_path / "one")
     assert list(scores(tmp_path / "one")) == ["a_0", "a_1", "c_0", "c_1"]
     evaluate(plan(images, split="short"), tmp_path / "two")
@@ -85,7 +91,8 @@ def test_wanted_seeds_split_and_limit(suite: str, images: Path, tmp_path: Path) 
     assert list(scores(tmp_path / "three")) == ["a_0", "a_1", "b_1", "b_7"]
 
 
-def test_a_repeated_run_reads_nothing_again(suite: str, images: Path, tmp_path: Path, ocr_log: Path) -> None:
+@pytest.mark.usefixtures("suite")
+def test_a_repeated_run_reads_nothing_again(images: Path, tmp_path: Path, ocr_log: Path) -> None:
     evaluate(plan(images), tmp_path / "run")
     before = (tmp_path / "run" / "summary.json").read_bytes()
     assert len(ocr_log.read_text().splitlines()) == 3
@@ -94,9 +101,8 @@ def test_a_repeated_run_reads_nothing_again(suite: str, images: Path, tmp_path: 
     assert (tmp_path / "run" / "summary.json").read_bytes() == before
 
 
-def test_another_run_on_the_same_images_reads_nothing_again(
-    suite: str, images: Path, tmp_path: Path, ocr_log: Path
-) -> None:
+@pytest.mark.usefixtures("suite")
+def test_another_run_on_the_same_images_reads_nothing_again(images: Path, tmp_path: Path, ocr_log: Path) -> None:
     evaluate(plan(images), tmp_path / "one")
     evaluate(plan(images, limit=1), tmp_path / "two")
     assert len(ocr_log.read_text().splitlines()) == 3
@@ -160,15 +166,15 @@ def _wait_for_the_end_of(pid: int) -> None:
     ("folder", "split", "message"),
     [("images", "shrt", "did you mean 'short'"), ("nowhere", None, "image folder .*nowhere does not exist")],
 )
-def test_bad_plans_leave_no_folder(
-    suite: str, images: Path, tmp_path: Path, folder: str, split: str | None, message: str
-) -> None:
+@pytest.mark.usefixtures("suite", "images")
+def test_bad_plans_leave_no_folder(tmp_path: Path, folder: str, split: str | None, message: str) -> None:
     with pytest.raises(UserError, match=message):
         evaluate(plan(tmp_path / folder, split=split), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_a_folder_without_matching_images_says_how_to_name_them(suite: str, images: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("suite")
+def test_a_folder_without_matching_images_says_how_to_name_them(images: Path, tmp_path: Path) -> None:
     (tmp_path / "cats").mkdir()
     fake_ocr.write(tmp_path / "cats" / "cat.png")
     with pytest.raises(UserError, match=r"found: cat.png\n.*a.png or a_0.png"):
@@ -208,7 +214,8 @@ def test_broken_prompt_files_are_refused(suite: str, row: dict[str, object], mes
         suites.prompts(chosen)
 
 
-def test_rows_are_plain_json(suite: str, images: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("suite")
+def test_rows_are_plain_json(images: Path, tmp_path: Path) -> None:
     evaluate(plan(images), tmp_path / "run")
     text = (tmp_path / "run" / "scores.jsonl").read_text(encoding="utf-8")
     assert json.loads(text.splitlines()[0])["counts"]["word_accuracy"] == [2, 2]

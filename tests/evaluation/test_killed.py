@@ -73,12 +73,12 @@ def test_killed_at_every_write(images: Path, tmp_path: Path, ocr_log: Path) -> N
     assert deaths > 5
     assert results(tmp_path / "run") == results(tmp_path / "whole")
     reads = Counter(line.split()[1] for line in ocr_log.read_text().splitlines())
-    assert len(reads) == len(PROMPTS) and reads.total() <= len(PROMPTS) + deaths
+    assert len(reads) == len(PROMPTS)
+    assert reads.total() <= len(PROMPTS) + deaths
 
 
-def test_killed_at_random_moments_while_an_endpoint_draws(
-    tmp_path: Path, ocr_log: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("ocr_log")
+def test_killed_at_random_moments_while_an_endpoint_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A kill costs at most the images that were being asked for; what was saved is never asked for again."""
     moments, kills = random.Random(5), 3
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
@@ -104,9 +104,8 @@ def test_killed_at_random_moments_while_an_endpoint_draws(
     assert results(tmp_path / "run") == results(tmp_path / "whole")
 
 
-def test_processes_of_a_launcher_share_a_baseline(
-    tmp_path: Path, ocr_log: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("ocr_log")
+def test_processes_of_a_launcher_share_a_baseline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
     options = ("--model", "openai:some-model", "--size", "64x64", "--seeds", "6")
     with images_endpoint.running(seconds=0.1) as server:
@@ -116,7 +115,8 @@ def test_processes_of_a_launcher_share_a_baseline(
     assert len(server.asked) == len(list((tmp_path / "run" / "images").glob("*.png"))) == 6 * len(PROMPTS)
 
 
-def test_killed_while_a_model_draws(tiny_model: Path, tmp_path: Path, ocr_log: Path) -> None:
+@pytest.mark.usefixtures("ocr_log")
+def test_killed_while_a_model_draws(tiny_model: Path, tmp_path: Path) -> None:
     options = ("--model", tiny_model, "--size", "64x64", "--steps", "1", "--device", "cpu")
     start(tmp_path / "whole", "of the whole run", *options).wait()
     assert start(tmp_path / "run", "cache", *options, DIES_AT="8").wait() == -signal.SIGKILL

@@ -20,7 +20,9 @@ def test_every_row_fits_a_suite_and_names_its_source() -> None:
         assert next(iter(row.scores)) == next(iter(suite.metrics))
         assert set(row.scores) <= {*suite.metrics, CLIPSCORE}
         assert all(0 <= value <= 1 for value in row.scores.values())
-        assert row.source and row.url.startswith("https://") and date.fromisoformat(row.date)
+        assert row.source
+        assert row.url.startswith("https://")
+        assert date.fromisoformat(row.date)
     assert max(Counter((row.suite, row.model, row.source) for row in ROWS).values()) == 1
 
 
@@ -40,5 +42,6 @@ def test_figures_of_the_sources(suite: str, model: str, scores: dict[str, float]
 
 def test_the_best_comes_first_and_own_suites_have_none() -> None:
     values = [row.scores["word_accuracy"] for row in published("cvtg-2k")]
-    assert len(values) > 10 and values == sorted(values, reverse=True)
+    assert len(values) > 10
+    assert values == sorted(values, reverse=True)
     assert published("text-render") == ()

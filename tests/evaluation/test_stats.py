@@ -63,7 +63,9 @@ def test_pairs_cancel_what_the_prompts_share() -> None:
     values = normal_rows(50, 0.0, 5.0, seed=3)
     better = [(numerator + 0.25, denominator) for numerator, denominator in values]
     wide = estimate(rows(values), "m")
-    assert wide.high is not None and wide.low is not None and wide.high - wide.low > 1
+    assert wide.high is not None
+    assert wide.low is not None
+    assert wide.high - wide.low > 1
     assert paired_difference(rows(values), rows(better), "m") == pytest.approx((0.25, 0.25, 0.25, 50))
 
 
@@ -75,7 +77,8 @@ def test_paired_interval_is_the_normal_one_and_changes_sign_with_the_sides() -> 
     assert result.difference == pytest.approx(gains.mean())
     assert (result.low, result.high) == pytest.approx((gains.mean() - half, gains.mean() + half), abs=0.08 * half)
     other = paired_difference(rows(after), rows(before), "m")
-    assert result.low is not None and result.high is not None
+    assert result.low is not None
+    assert result.high is not None
     assert (other.low, other.high) == pytest.approx((-result.high, -result.low))
 
 
@@ -160,7 +163,8 @@ def test_many_prompts_are_resampled_in_parts_of_their_own(monkeypatch: pytest.Mo
     whole = estimate(rows(values), "m")
     monkeypatch.setattr(stats, "_CHUNK", 40 * 300)
     parts = estimate(rows(values), "m")
-    assert whole.low is not None and whole.high is not None
+    assert whole.low is not None
+    assert whole.high is not None
     assert parts != whole
     assert (parts.low, parts.high) == pytest.approx((whole.low, whole.high), abs=0.04 * (whole.high - whole.low))
 

@@ -133,7 +133,7 @@ def price(model: str, quality: str, size: str, answer: ImagesResponse) -> float 
     if model not in PRICES or answer.usage is None:
         return None
     text, image = PRICES[model]
-    return (answer.usage.input_tokens * text + answer.usage.output_tokens * image) / 1e6
+    return float(answer.usage.input_tokens * text + answer.usage.output_tokens * image) / 1e6
 
 
 def _decoded(text: str) -> bytes:

@@ -62,14 +62,16 @@ def _weights(images: int, reference: int) -> tuple[np.ndarray, np.ndarray]:
 def _cross_terms(x: np.ndarray, reference: np.ndarray, w: np.ndarray, u: np.ndarray) -> np.ndarray:
     """Calculate the two terms of the distance that depend on x, for every row of the weights."""
     across = np.einsum("rn,rn->r", w, u @ _kernel(reference, x)) / (w.sum(1) * u.sum(1))
-    return _within(x, w) - 2 * across
+    terms: np.ndarray = _within(x, w) - 2 * across
+    return terms
 
 
 def _within(x: np.ndarray, w: np.ndarray) -> np.ndarray:
     """Average the kernel over the pairs of different images, for every row of the weights."""
     kernel, squares = _kernel(x, x), w**2
     pairs = w.sum(1) ** 2 - squares.sum(1)
-    return (np.einsum("rn,rn->r", w @ kernel, w) - squares @ np.diag(kernel)) / pairs
+    means: np.ndarray = (np.einsum("rn,rn->r", w @ kernel, w) - squares @ np.diag(kernel)) / pairs
+    return means
 
 
 def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:

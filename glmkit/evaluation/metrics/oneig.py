@@ -80,7 +80,8 @@ def oneig_combine(
     ed: float | NDArray[np.float64], cr: float | NDArray[np.float64], wac: float | NDArray[np.float64], most: int
 ) -> NDArray[np.float64]:
     """Calculate 1 - min(most, ED) (1 - CR) (1 - WAC) / most, for one set of images or for arrays of resampled ones."""
-    return 1 - np.minimum(most, ed) * (1 - np.asarray(cr)) * (1 - np.asarray(wac)) / most
+    score: NDArray[np.float64] = 1 - np.minimum(most, ed) * (1 - np.asarray(cr)) * (1 - np.asarray(wac)) / most
+    return score
 
 
 DERIVED: Mapping[str, DerivedMetric] = {

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import Counter
 from dataclasses import dataclass
 
+from glmkit.hashing import json_sha256
 from glmkit.models.glyph.model import quoted_texts
 from glmkit.training.data.dataset import ConcatDataset, Datasets, ImageDataset, buckets, by_size
 from glmkit.training.data.image_files import FileDataset
@@ -93,4 +92,4 @@ def summarize(images: ImageDataset) -> DatasetSummary:
 def _digest(images: ImageDataset) -> str:
     names = ("keys", "text_keys", "captions", "sizes", "repeats", "regularization")
     content = [*(getattr(images, name) for name in names), sorted(images.condition_images.items())]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+    return json_sha256(content)[:16]

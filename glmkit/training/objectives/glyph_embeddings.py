@@ -5,8 +5,6 @@ B batch, S texts of a prompt, T glyph tokens of a text, D width.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -15,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from glmkit.hashing import json_sha256
 from glmkit.models.glyph.model import GlyphEncoder, quoted_texts
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import features
@@ -96,7 +95,7 @@ class GlyphEmbeddings:
             sizes,
             encode,
             batch_size=lambda _: TOGETHER,
-            keys=[hashlib.sha256(json.dumps(spans).encode()).hexdigest()[:32] for spans in different],
+            keys=[json_sha256(spans)[:32] for spans in different],
             depends_on=lambda: features.computed_by(hybrid, "glyph"),
         )
 

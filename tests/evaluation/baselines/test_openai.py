@@ -55,7 +55,8 @@ def test_images_carry_what_is_known_and_nothing_else(endpoint: images_endpoint.E
 
 def test_a_busy_endpoint_is_asked_again_until_it_answers(endpoint: images_endpoint.Endpoint, tmp_path: Path) -> None:
     (row,) = drawn(tmp_path, "busy")
-    assert row.error is None and endpoint.prompts() == ["busy"] * 3
+    assert row.error is None
+    assert endpoint.prompts() == ["busy"] * 3
 
 
 def test_what_concerns_one_image_is_its_row_and_is_asked_again_next_time(
@@ -64,7 +65,8 @@ def test_what_concerns_one_image_is_its_row_and_is_asked_again_next_time(
     rows = drawn(tmp_path, "good", "refused", "address", "broken", model="openai:dall-e-3")
     errors = [row.error or "" for row in rows]
     assert errors[0] == errors[2] == ""
-    assert "not allowed by the safety system" in errors[1] and "broken data" in errors[3]
+    assert "not allowed by the safety system" in errors[1]
+    assert "broken data" in errors[3]
     assert sorted(endpoint.prompts()) == ["address", "broken", "good", "refused"]  # once each, by four workers
     assert {body["response_format"] for body in endpoint.asked} == {"b64_json"}
     endpoint.asked.clear()
@@ -110,12 +112,12 @@ def test_what_concerns_all_images_ends_the_run(
     assert not (tmp_path / "images").exists()
 
 
-def test_too_many_requests_end_the_run_and_it_continues(
-    endpoint: images_endpoint.Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patch, pytest.raises(UserError, match="it continues"):
+@pytest.mark.usefixtures("endpoint")
+def test_too_many_requests_end_the_run_and_it_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
         patch.setattr(openai, "RETRIES", 0)
-        drawn(tmp_path, "busy")
+        with pytest.raises(UserError, match="it continues"):
+            drawn(tmp_path, "busy")
     assert [row.error for row in drawn(tmp_path, "busy")] == [None]
 
 
@@ -171,7 +173,8 @@ def test_from_the_command_line(
     before = (folder / "summary.json").read_bytes()
     (folder / "summary.json").unlink()
     assert main([*command, "--size", "64x64"]) == 1  # the engine finds nothing that it can read, as before
-    assert len(endpoint.asked) == 2 and (folder / "summary.json").read_bytes() == before
+    assert len(endpoint.asked) == 2
+    assert (folder / "summary.json").read_bytes() == before
     for options, message in (("--steps 3", "knows no --steps"), ("--adapter x", "knows no --adapter")):
         assert main([*command, *options.split()]) == 2
         assert message in capfd.readouterr().err

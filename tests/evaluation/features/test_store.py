@@ -72,8 +72,11 @@ def test_rows_features_repeats_and_errors(tmp_path: Path) -> None:
     assert (found.count, found.repeats, found.errors) == (13, 2, 2)
     assert [row["key"] for row in rows] == [f"{number}.png" for number in range(len(IMAGE_SET))]
     assert [row["index"] for row in rows if "index" in row] == list(range(13))
-    assert rows[1]["error"] == "not an image" and rows[13]["repeats"] and rows[0]["prompt"] == "prompt 0"
-    assert found.formats == {"PNG": 13} and rows[0]["format"] == "PNG"
+    assert rows[1]["error"] == "not an image"
+    assert rows[13]["repeats"]
+    assert rows[0]["prompt"] == "prompt 0"
+    assert found.formats == {"PNG": 13}
+    assert rows[0]["format"] == "PNG"
     assert found.take(np.array([12, 0]))[:, 0].tolist() == [30, 5]
     again = extract_features(Given(), Sums(dies_at=0), tmp_path, unique=True, title="test")
     assert again == found == load(tmp_path)

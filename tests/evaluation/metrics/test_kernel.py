@@ -51,9 +51,12 @@ def test_interval_and_floor() -> None:
     near, far = (kernel.distance(*sets(shift)) for shift in (0.0, 1.0))
     itself = kernel.self_distance(sets(0.0)[1])
     for figure in (near, far, itself):
-        assert figure.low is not None and figure.value is not None and figure.high is not None
+        assert figure.low is not None
+        assert figure.value is not None
+        assert figure.high is not None
         assert figure.low < figure.value < figure.high
-    assert itself.n == 15 and itself.low < 0 < itself.high  # type: ignore[operator]
+    assert itself.n == 15
+    assert itself.low < 0 < itself.high
     assert near.low < itself.high < far.low  # type: ignore[operator]
 
 
@@ -63,6 +66,8 @@ def test_a_difference_is_paired() -> None:
     change = kernel.difference(before, before - 0.1, reference)
     distances = kernel.distance(before, reference), kernel.distance(before - 0.1, reference)
     assert change.difference == pytest.approx(distances[1].value - distances[0].value)  # type: ignore[operator]
-    assert change.high is not None and change.high < 0 and change.n == 20
+    assert change.high is not None
+    assert change.high < 0
+    assert change.n == 20
     assert distances[0].low < distances[1].high  # type: ignore[operator]
     assert kernel.difference(before, before, reference)[:3] == (0, 0, 0)

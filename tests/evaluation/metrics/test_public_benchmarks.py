@@ -60,7 +60,9 @@ def test_cvtg_ignores_the_order_and_forgives_extra_text(prompt: str, lines: list
     mixed = rng.sample(lines, len(lines))
     assert cvtg_scores(prompt, mixed) == scores
     for before, after in zip(scores, cvtg_scores(prompt, [*lines, prompt.replace("'", " ")]), strict=True):
-        assert after.hit and after.similarity == 1 and before.hit <= after.hit
+        assert after.hit
+        assert after.similarity == 1
+        assert before.hit <= after.hit
 
 
 LONGTEXT_GOLDEN: list[tuple[list[str], str, str, tuple[int, int]]] = [
@@ -148,4 +150,5 @@ def edits(one: str, other: str) -> int:
 
 
 def test_the_test_counts_edits() -> None:
-    assert edits("kitten", "sitting") == 3 and edits("", "abc") == 3
+    assert edits("kitten", "sitting") == 3
+    assert edits("", "abc") == 3

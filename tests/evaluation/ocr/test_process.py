@@ -40,24 +40,26 @@ def test_a_hang_costs_one_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(process, "SECONDS_PER_IMAGE", 2.0)
     hangs, reads = fake_ocr.write(tmp_path / "1.png", does="hang"), fake_ocr.write(tmp_path / "2.png", "x")
     found = dict(recognize_images({hangs: 1, reads: 1}, "fake_ocr"))
-    assert isinstance(found[hangs], OcrError) and found[reads] == (RecognizedLine("x", 0.9, (0, 0, 50, 8)),)
+    assert isinstance(found[hangs], OcrError)
+    assert found[reads] == (RecognizedLine("x", 0.9, (0, 0, 50, 8)),)
 
 
 def test_an_engine_that_does_not_start_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_OCR_BROKEN", "1")
-    with pytest.raises(UserError, match="does not start.*\n.*no weights"):
+    with pytest.raises(UserError, match=r"does not start.*\n.*no weights"):
         list(recognize_images({fake_ocr.write(tmp_path / "1.png"): 1}, "fake_ocr"))
 
 
 def test_many_images_are_shared_among_processes(tmp_path: Path, ocr_log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process.os, "sched_getaffinity", lambda pid: set(range(6)), raising=False)
+    monkeypatch.setattr(process.os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
     monkeypatch.setattr(process, "IMAGES_PER_PROCESS", 2)
     monkeypatch.setenv("FAKE_OCR_SECONDS", "0.1")
     paths = [fake_ocr.write(tmp_path / f"{number}.png", f"text {number}") for number in range(8)]
     found = results(*paths)
     assert found == {f"{number}.png": (RecognizedLine(f"text {number}", 0.9, (0, 0, 50, 8)),) for number in range(8)}
     notes = [line.split() for line in ocr_log.read_text().splitlines()]
-    assert len({pid for pid, _ in notes}) == 3 and len(notes) == 8
+    assert len({pid for pid, _ in notes}) == 3
+    assert len(notes) == 8
 
 
 def test_reading_order_goes_by_rows_then_columns() -> None:

@@ -13,7 +13,7 @@ from glmkit.errors import UserError
 from glmkit.evaluation.features import store
 from glmkit.evaluation.features.distances import rbf, sample
 from glmkit.evaluation.features.extractors import slug
-from glmkit.evaluation.features.extractors.clip import Clip
+from glmkit.evaluation.features.extractors.clip import OpenClip
 from glmkit.evaluation.features.run_images import RunImages
 from glmkit.evaluation.reference_sets import compare, sets
 from glmkit.evaluation.reference_sets.sets import ReferenceSet
@@ -60,9 +60,10 @@ def measure(images: RunImages, name: str = "others") -> Distance:
 
 def test_a_set_with_its_prompts_and_where_it_comes_from(tmp_path: Path, spec: str, cache: Path) -> None:
     made = add(write(tmp_path / "others", 12, 255), spec)
-    assert made == sets.get("others") and sets.names() == ["others"]
+    assert made == sets.get("others")
+    assert sets.names() == ["others"]
     assert made.manifest["settings"] == {"images": str(tmp_path / "others"), "limit": None}
-    assert [place.name for place in made.complete] == [slug(Clip(spec.removeprefix("clip:"), "cpu"))]
+    assert [place.name for place in made.complete] == [slug(OpenClip(spec.removeprefix("clip:"), "cpu"))]
     prompts = [row["prompt"] for row in read_jsonl(cache / "references" / "others" / "prompts.jsonl")]
     assert sorted(prompts) == [f"prompt {number}" for number in range(5)]
 
@@ -72,7 +73,7 @@ def test_other_extractors_may_follow_but_no_other_images(tmp_path: Path, spec: s
     other = f"clip:{tiny_clip.build(tmp_path / 'second', seed=1)}"
     add(folder, spec)
     assert len(add(folder, other).complete) == 2
-    with pytest.raises(UserError, match="made of something else(.|\n)*limit"):
+    with pytest.raises(UserError, match=r"made of something else(.|\n)*limit"):
         add(folder, spec, limit=3)
 
 
@@ -82,8 +83,11 @@ def test_a_distance_is_between_equal_numbers_and_has_a_floor(tmp_path: Path, spe
     assert (near.n, near.n_run, near.n_reference, near.n_self_distance) == (20, 20, 30, 15)
     assert near.formats == {"run": {"PNG": 20}, "reference": {"PNG": 30}}
     assert (near.prompts, near.common_prompts) == (20, 5)
-    assert near.metric == Clip(spec.removeprefix("clip:"), "cpu").distances["rbf"] and not near.indicative
-    assert 0 < near.self_distance and near.value < far.value and far.value > 10 * far.self_distance
+    assert near.metric == OpenClip(spec.removeprefix("clip:"), "cpu").distances["rbf"]
+    assert not near.indicative
+    assert near.self_distance > 0
+    assert near.value < far.value
+    assert far.value > 10 * far.self_distance
     features = store.load(theirs.complete[0])
     assert near.self_distance == pytest.approx(rbf(sample(features, 15), sample(features, 15, start=15)))
 
@@ -103,7 +107,7 @@ def test_nothing_is_computed_twice(tmp_path: Path, spec: str, monkeypatch: pytes
     def never(*_: object) -> None:
         raise AssertionError
 
-    monkeypatch.setattr(Clip, "extract", never)
+    monkeypatch.setattr(OpenClip, "extract", never)
     monkeypatch.setattr(compare, "distance", never)
     add(folder, spec)
     assert measure(images) == first

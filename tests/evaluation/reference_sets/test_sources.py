@@ -82,7 +82,8 @@ MAKERS = (make_folder, make_parquet, make_webdataset)
 def test_a_source_continues_after_any_image(tmp_path: Path, make: Any) -> None:
     source = make(tmp_path)
     whole = list(source.images(None))
-    assert whole == list(source.images(None)) and len({item.position for item in whole}) == len(whole)
+    assert whole == list(source.images(None))
+    assert len({item.position for item in whole}) == len(whole)
     for number, item in enumerate(whole):
         assert list(source.images(item.position)) == whole[number + 1 :]
 
@@ -205,7 +206,7 @@ def test_rapidata(tmp_path: Path, model: str, expected: list[tuple[str, int]]) -
 def test_a_model_that_the_files_lack_is_told_with_those_they_have(tmp_path: Path) -> None:
     columns = {"prompt": ["x"], "model1": ["flux"], "image1": [png(1)], "model2": ["imagen"], "image2": [png(2)]}
     file = write_parquet(tmp_path / "other.parquet", columns)
-    with pytest.raises(UserError, match="no image of dalle3(.|\n)*flux, imagen"):
+    with pytest.raises(UserError, match=r"no image of dalle3(.|\n)*flux, imagen"):
         list(presets.build("rapidata", "dalle3", {"parquet": [file]}).images(None))
 
 

@@ -215,7 +215,8 @@ def test_missing_prompt_files_say_what_to_fetch(name: str, needs: str, tmp_path:
     for data, message in ((None, f"{name} needs the prompt file"), (tmp_path, "does not exist")):
         with pytest.raises(UserError, match=message) as error:
             suites.prompts(suites.load(name), data=data)
-        assert f" with {needs}" in str(error.value) and ", then --data " in str(error.value)
+        assert f" with {needs}" in str(error.value)
+        assert ", then --data " in str(error.value)
 
 
 def test_own_suites_take_no_prompt_files(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ CMMD = "ViT-L-14-336/openai"
 LONGEST = 8192  # tokens; more than any prompt has
 
 
-class Clip:
+class OpenClip:
     """Hold both towers in float32 on `device`."""
 
     def __init__(self, name: str, device: str) -> None:
@@ -77,9 +77,9 @@ class Clip:
         return bool((beyond != pad).any())
 
 
-def load(argument: str, device: str) -> Clip:
+def load(argument: str, device: str) -> OpenClip:
     """Load the CLIP of that name, or the default."""
-    return Clip(argument or DEFAULT, device)
+    return OpenClip(argument or DEFAULT, device)
 
 
 def check(name: str) -> None:

@@ -23,7 +23,8 @@ def test_more_blur_and_more_noise_are_further_away() -> None:
 
     extractor = extractors.load("efficientnet-lite0", "cpu")
     clean = extractor.extract(posters)
-    assert clean.shape == (4, extractor.width) and clean.dtype == np.float32
+    assert clean.shape == (4, extractor.width)
+    assert clean.dtype == np.float32
     for worse in (
         [[image.filter(ImageFilter.GaussianBlur(radius)) for image in posters] for radius in (1, 3, 9)],
         [[noisy(image, strength) for image in posters] for strength in (5, 20, 80)],

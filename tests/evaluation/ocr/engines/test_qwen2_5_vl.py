@@ -126,9 +126,11 @@ def test_answers_are_the_greedy_tokens_of_the_stock_model(folder: Path, tmp_path
     with Image.open(path) as image:
         answer = expected(folder, image.convert("RGB"), 12)
     assert [line.text for line in lines] == [row for row in answer.split("\n") if row.strip()]
-    assert lines and {(line.confidence, line.box) for line in lines} == {(1.0, (0, 0, 84, 56))}
+    assert lines
+    assert {(line.confidence, line.box) for line in lines} == {(1.0, (0, 0, 84, 56))}
     shorter = "\n".join(line.text for line in read(path, 4))
-    assert len(shorter) < len(answer) and answer.replace("\n", "").startswith(shorter.replace("\n", ""))
+    assert len(shorter) < len(answer)
+    assert answer.replace("\n", "").startswith(shorter.replace("\n", ""))
 
 
 def test_sides_become_multiples_of_a_token_as_the_reference_rounds_them() -> None:
@@ -147,7 +149,7 @@ def test_identity_is_the_hash_of_the_weights(folder: Path) -> None:
 
 
 def test_a_folder_without_weights_and_an_unknown_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match="holds no .*safetensors"):
+    with pytest.raises(UserError, match=r"holds no .*safetensors"):
         qwen2_5_vl.identity(str(tmp_path))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(UserError, match="neither a folder nor a hub id"):
