@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from glmkit.distributed.work_queue import exclusive
 from glmkit.evaluation import stats, suites
+from glmkit.evaluation.generated_images import generate_images
 from glmkit.evaluation.given_images import copy_images
-from glmkit.evaluation.images import generate_images
 from glmkit.evaluation.ocr.cache import recognize
 from glmkit.evaluation.ocr.lines import OcrError, OcrResult, reading_order
 from glmkit.evaluation.plan import MIN_CONFIDENCE, EvaluationPlan

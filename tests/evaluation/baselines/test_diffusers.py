@@ -16,7 +16,7 @@ from glmkit.cli import main
 from glmkit.errors import UserError
 from glmkit.evaluation import baselines
 from glmkit.evaluation.baselines import diffusers
-from glmkit.evaluation.images import generate_images
+from glmkit.evaluation.generated_images import generate_images
 from glmkit.evaluation.plan import GenerationSettings
 from glmkit.records import Prompt
 

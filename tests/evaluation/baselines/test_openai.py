@@ -15,7 +15,7 @@ from glmkit.cli import main
 from glmkit.errors import UserError
 from glmkit.evaluation import baselines, plan
 from glmkit.evaluation.baselines import openai
-from glmkit.evaluation.images import generate_images
+from glmkit.evaluation.generated_images import generate_images
 from glmkit.evaluation.plan import GenerationSettings
 from glmkit.files import read_json
 from glmkit.records import Generation, Prompt

@@ -2,7 +2,7 @@
 
 Prompts: `text_content.csv` and `text_content_zh.csv`, repository OneIG-Bench/OneIG-Benchmark, folder scripts/text.
 Images: `<id>.webp` (or another format), four in a grid of 2 x 2 of which missing ones are black. The benchmark cuts
-the grid and saves each image as JPEG before OCR, and so does `images.copy`. Single images,
+the grid and saves each image as JPEG before OCR, and so does `given_images`. Single images,
 `<id>_<seed>.png`, are taken as they are; their scores are not official.
 """
 

@@ -13,7 +13,7 @@ from PIL import Image
 from glmkit.errors import UserError
 from glmkit.evaluation import suites
 from glmkit.evaluation.evaluate import evaluate
-from glmkit.evaluation.images import generate_images
+from glmkit.evaluation.generated_images import generate_images
 from glmkit.evaluation.plan import EvaluationPlan, GenerationSettings
 from glmkit.files import read_jsonl
 from glmkit.generation import hybrid_generator
