@@ -24,8 +24,8 @@ RESULTS = ("summary.json", "scores.jsonl")
 # the n-th file gets its name, or before the n-th line of a journal is safe.
 PROGRAM = """
 import os, signal, sys
-from glmkit.evaluation import evaluate
-evaluate.ENGINE = "fake_ocr"
+from glmkit.evaluation import plan
+plan.DEFAULT_ENGINE = "fake_ocr"
 writes = 0
 def dying(function):
     def call(*given):

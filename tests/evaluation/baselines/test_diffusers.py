@@ -93,7 +93,7 @@ def test_without_a_preset_the_class_and_the_configs_decide(tmp_path: Path) -> No
         ("diffusers:./nowhere", "does not exist"),
         ("diffusers:EMPTY", "no model_index.json"),
         ("diffusers:FOREIGN", "names no pipeline of diffusers"),
-        ("diffusers:UNCONDITIONAL", "draws no images from prompts"),
+        ("diffusers:UNCONDITIONAL", "makes no images from prompts"),
     ],
 )
 def test_what_cannot_draw(model: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
