@@ -1,4 +1,4 @@
-"""Training images from files: read once to see that they are good, and again when their pixels are asked for.
+"""Training images from files: read once to see that they are good, and again when their pixels are needed.
 
 B batch, H W rows and columns in pixels.
 """
@@ -23,49 +23,51 @@ from glmkit import runs
 from glmkit.config import Reading, parse_size
 from glmkit.errors import UserError
 from glmkit.inputs.images import as_rgb, read_image
-from glmkit.training.data import tables
+from glmkit.inputs.tables import Box, CaptionedImage, read_captioned_images
 from glmkit.training.data.bucketing import Fit, fit
-from glmkit.training.data.tables import Row
 
-SHOWN_REASONS = 5
+MAX_SHOWN_REASONS = 5
 
 
 @dataclass(frozen=True)
-class Stored:
-    """An image on disk or in a table, how it is fitted, and the text boxes or the mask that belong to it."""
+class FittedImage:
+    """An image in a file or in a table, how it is fitted, and the text boxes or the mask that belong to it.
+
+    `key` names the fitted image's content, `text_key` where text stands in it.
+    """
 
     content: Path | bytes
     name: str
     fit: Fit
-    boxes: tuple[tables.Box, ...] | None
+    boxes: tuple[Box, ...] | None
     mask: Path | bytes | None
     key: str
-    """A name for the fitted image's content."""
     text_key: str
-    """A name for where text stands in it."""
 
     @classmethod
-    def of(
+    def create(
         cls,
         content: Path | bytes,
         name: str,
         fitted: Fit,
-        boxes: tuple[tables.Box, ...] | None,
+        boxes: tuple[Box, ...] | None,
         mask: Path | bytes | None = None,
-    ) -> Stored:
+    ) -> FittedImage:
+        """Read the content of image and mask for their keys."""
         key = _digest(_bytes(content), (fitted.scaled, fitted.size))
         return cls(content, name, fitted, boxes, mask, key, _digest(_bytes(mask or b""), (key, boxes)))
 
     @property
-    def knows_text(self) -> bool:
+    def has_text_positions(self) -> bool:
+        """Whether it is known where text stands."""
         return self.mask is not None or self.boxes is not None
 
     def pixels(self) -> np.ndarray:
-        """H W 3 levels."""
+        """Read H W 3 levels."""
         return np.asarray(self.fit.apply(_decoded(self.content, self.name)))
 
-    def text(self) -> np.ndarray:
-        """H W levels, 255 on text, from the mask or the boxes; there must be one of them."""
+    def text_mask(self) -> np.ndarray:
+        """Read H W levels, 255 on text, from the mask or the boxes; there must be one of them."""
         if self.mask is not None:
             return np.asarray(self.fit.apply(_decoded(self.mask, f"the mask of {self.name}").convert("L")))
         canvas = Image.new("L", _decoded(self.content, self.name).size)
@@ -75,111 +77,126 @@ class Stored:
 
 
 @dataclass(frozen=True)
-class Example:
-    """A row that can be used: its image, `size` (height, width) before fitting, and the source of an edit."""
+class TrainingExample:
+    """A captioned image that can be used, `size` (height, width) before fitting, and the condition image of an edit."""
 
     caption: str
     size: tuple[int, int]
-    target: Stored
-    source: Stored | None
+    target: FittedImage
+    condition_image: FittedImage | None
 
 
 class FileDataset:
-    """Images of a folder, a table or a dataset (see `tables.read`); rows with a source image are edits.
+    """Images of a folder, a table or a data set (see `inputs.tables`); those with a condition image are edits.
 
-    How images become sizes on the grid is `fitting.fit`; transparent parts lie on white, and nothing is mirrored.
-    Rows that cannot be used are a UserError, or left out and kept in `dropped` where `on_bad_image` is skip. `changes`
-    counts what was done to the others. With `regularization` no step learns them.
+    How images become sizes on the grid is `bucketing.fit`; transparent regions lie on white, and nothing is mirrored.
+    Images that cannot be used are a UserError, or left out and listed in `dropped` where `on_bad_image` is skip.
+    `changes` counts what was done to the others. With `regularization` no step learns them.
     """
 
     def __init__(
         self, where: str | Path, reading: Reading | None = None, repeats: int = 1, regularization: bool = False
     ) -> None:
         self.where, self._reading = str(where), reading or Reading()
-        self._most = prod(parse_size(self._reading.size)) if self._reading.size else None
-        rows = tables.read(self.where, self._reading.columns)
-        with ThreadPoolExecutor(runs.cores()) as pool:
-            examined = list(pool.map(self._examined, rows))
-        self.dropped = [result for result in examined if isinstance(result, UserError)]
-        examples = [result for result in examined if isinstance(result, Example)]
-        if self.dropped and (self._reading.on_bad_image == "error" or not examples):
-            raise _together(self.where, self.dropped)
+        self._max_pixels = prod(parse_size(self._reading.size)) if self._reading.size else None
+        examples = self._examples()
         self.changes = Counter(change for example in examples for change in self._changes(example))
-        unknown = [example.target.name for example in examples if not example.target.knows_text]
-        self._knows_text = not unknown
+        self._has_text_positions = self._check_text_positions(examples)
+        self.captions: list[str] = []
+        self.condition_images: dict[int, int] = {}
+        self.repeats: list[int] = []
+        self.regularization: list[int] = []
+        self._images: list[FittedImage] = []
+        for example in examples:
+            if example.condition_image is not None:
+                self.condition_images[len(self._images) + 1] = len(self._images)
+                self._add("", example.condition_image, 0)
+            if regularization:
+                self.regularization.append(len(self._images))
+            self._add(example.caption, example.target, 0 if regularization else repeats)
+        self.sizes = [image.fit.size for image in self._images]
+        self.keys: list[str] | None = [image.key for image in self._images]
+        self.text_keys: list[str] | None = [image.text_key for image in self._images]
+
+    def _examples(self) -> list[TrainingExample]:
+        """Read every image once; UserError for bad ones, or notes of them in `dropped`."""
+        images = read_captioned_images(self.where, self._reading.columns)
+        with ThreadPoolExecutor(runs.cores()) as pool:
+            results = list(pool.map(self._example, images))
+        self.dropped = [result for result in results if isinstance(result, UserError)]
+        examples = [result for result in results if isinstance(result, TrainingExample)]
+        if self.dropped and (self._reading.on_bad_image == "error" or not examples):
+            raise _one_error(self.where, self.dropped)
+        return examples
+
+    def _check_text_positions(self, examples: Sequence[TrainingExample]) -> bool:
+        """Tell whether it is known of all images where text stands; UserError when of some only."""
+        unknown = [example.target.name for example in examples if not example.target.has_text_positions]
         if 0 < len(unknown) < len(examples):
             raise UserError(
                 f"{self.where} tells where text stands for some images only",
                 found=f"neither {self._reading.columns.boxes} nor {self._reading.columns.mask} for {unknown[0]}",
                 fix="an empty list of boxes for an image without text",
             )
-        self.captions: list[str] = []
-        self.condition_images: dict[int, int] = {}
-        self.repeats: list[int] = []
-        self.regularization: list[int] = []
-        self._stored: list[Stored] = []
-        for example in examples:
-            if example.source is not None:
-                self.condition_images[len(self._stored) + 1] = len(self._stored)
-                self._add("", example.source, 0)
-            if regularization:
-                self.regularization.append(len(self._stored))
-            self._add(example.caption, example.target, 0 if regularization else repeats)
-        self.sizes = [stored.fit.size for stored in self._stored]
-        self.keys: list[str] | None = [stored.key for stored in self._stored]
-        self.text_keys: list[str] | None = [stored.text_key for stored in self._stored]
+        return not unknown
 
-    def _add(self, caption: str, stored: Stored, repeats: int) -> None:
+    def _add(self, caption: str, image: FittedImage, repeats: int) -> None:
         self.captions.append(caption)
-        self._stored.append(stored)
+        self._images.append(image)
         self.repeats.append(repeats)
 
-    def _changes(self, example: Example) -> Iterator[str]:
+    def _changes(self, example: TrainingExample) -> Iterator[str]:
         if example.target.fit.scaled != example.size:
             yield "scaled down"
         if example.target.fit.scaled != example.target.fit.size:
             yield "cropped"
-        if self._most is not None and prod(example.size) < self._most:
+        if self._max_pixels is not None and prod(example.size) < self._max_pixels:
             yield "smaller than data.size"
 
-    def _examined(self, row: Row) -> Example | UserError:
-        """Every image of a row opened, decoded and fitted; what is wrong with it otherwise."""
-        if row.reason is not None:
-            return row.reason
+    def _example(self, image: CaptionedImage) -> TrainingExample | UserError:
+        """Open, decode and fit every file of a captioned image; returns what is wrong otherwise."""
+        if image.error is not None:
+            return image.error
         try:
-            size = _size(row.image, row.name)
-            fitted = self._fitted(size, row.name)
-            target = Stored.of(row.image, row.name, fitted, row.boxes, row.mask)
-            source = None if row.source is None else Stored.of(row.source, f"the source of {row.name}", fitted, ())
-            for name, other in (("source", row.source), ("mask", row.mask)):
-                if other is not None and (found := _size(other, f"the {name} of {row.name}")) != size:
+            size = _size(image.image, image.name)
+            fitted = self._fitted(size, image.name)
+            target = FittedImage.create(image.image, image.name, fitted, image.boxes, image.mask)
+            condition_image = None
+            if image.condition_image is not None:
+                name = f"the condition image of {image.name}"
+                condition_image = FittedImage.create(image.condition_image, name, fitted, ())
+            for kind, other in (("condition image", image.condition_image), ("mask", image.mask)):
+                if other is not None and (found := _size(other, f"the {kind} of {image.name}")) != size:
                     raise UserError(
-                        f"the {name} of {row.name} has another size than the image",
+                        f"the {kind} of {image.name} has another size than the image",
                         found=f"{found[1]}x{found[0]}, the image {size[1]}x{size[0]}",
                         fix="give both one size",
                     )
         except UserError as error:
             return error
-        return Example(row.caption, size, target, source)
+        return TrainingExample(image.caption, size, target, condition_image)
 
     def _fitted(self, size: tuple[int, int], name: str) -> Fit:
         try:
-            return fit(*size, self._most, self._reading.fit == "exact")
+            return fit(*size, self._max_pixels, self._reading.fit == "exact")
         except UserError as error:
             raise UserError(f"image {name} {error.what}", found=error.found, fix=error.fix) from error
 
     def pixels(self, indices: Sequence[int], device: torch.device) -> Tensor:
+        """Read images of one size as B 3 H W in [-1, 1]."""
         with ThreadPoolExecutor(runs.cores()) as pool:
-            batch = np.stack(list(pool.map(lambda index: self._stored[index].pixels(), indices)))
+            batch = np.stack(list(pool.map(lambda index: self._images[index].pixels(), indices)))
         return torch.from_numpy(batch).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
 
     def text_mask(self, indices: Sequence[int], device: torch.device) -> Tensor | None:
-        if not self._knows_text:
+        """Read B 1 H W in [0, 1], 1 where text stands; None where that is unknown."""
+        if not self._has_text_positions:
             return None
-        levels = np.stack([self._stored[index].text() for index in indices])
+        levels = np.stack([self._images[index].text_mask() for index in indices])
         return torch.from_numpy(levels).to(device).unsqueeze(1).float() / 255
 
     def signs(self, indices: Sequence[int], device: torch.device) -> Tensor | None:
+        """Return None: nobody knows which letter stands where in a file."""
         return None
 
 
@@ -191,15 +208,15 @@ def _digest(content: bytes, *settings: object) -> str:
     return hashlib.sha256(content + repr(settings).encode()).hexdigest()[:32]
 
 
-def _together(where: str, errors: Sequence[UserError]) -> UserError:
-    """One error for all rows that cannot be used."""
+def _one_error(where: str, errors: Sequence[UserError]) -> UserError:
+    """Make one error of those of all images that cannot be used."""
     if len(errors) == 1:
         return errors[0]
-    shown = [" ".join(str(error).split()) for error in errors[:SHOWN_REASONS]]
-    if len(errors) > SHOWN_REASONS:
-        shown.append(f"and {len(errors) - SHOWN_REASONS} more")
+    reasons = [" ".join(str(error).split()) for error in errors[:MAX_SHOWN_REASONS]]
+    if len(errors) > MAX_SHOWN_REASONS:
+        reasons.append(f"and {len(errors) - MAX_SHOWN_REASONS} more")
     fix = "mend them, or data.on_bad_image=skip to train without them"
-    return UserError(f"{len(errors)} images of {where} cannot be used", found="\n         ".join(shown), fix=fix)
+    return UserError(f"{len(errors)} images of {where} cannot be used", found="\n         ".join(reasons), fix=fix)
 
 
 def _decoded(content: Path | bytes, name: str) -> Image.Image:
@@ -213,6 +230,6 @@ def _decoded(content: Path | bytes, name: str) -> Image.Image:
 
 
 def _size(content: Path | bytes, name: str) -> tuple[int, int]:
-    """Height and width of an image that was decoded to its end."""
+    """Decode an image to its end; returns its height and width."""
     image = _decoded(content, name)
     return image.height, image.width
