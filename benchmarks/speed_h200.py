@@ -13,7 +13,7 @@ need:
     memory     `--memory low` under a hard cap, from files (random weights take 35 GB of disk): peaks on GPU and host
     agreement  images of ours and of diffusers from the same codes and noise; by kernels and eager; a seed twice
     batch      images an hour of the engine
-    stock      diffusers' pipeline on the same weights, in turns
+    diffusers  diffusers' pipeline on the same weights, in turns
     trace      where the time of a token, of a decoder step and of the VAE goes, by kernel
 """
 
@@ -127,8 +127,8 @@ def _steps(bench: Bench, kind: str, batch: int, length: int) -> Row:
         _timed_write(bench, batch, already, written)
     step = _timed_write(bench, batch, already, written)[1] / (written - 1)
     prefill = _timed_write(bench, batch, given, 1)[0]
-    row = {"case": f"{kind}, batch {batch}, prompt {length}", "ms_a_step": 1e3 * step, "prefill_s": prefill}
-    return row | {"codes_s": prefill + step * (total - 1), "steps_timed": written - 1} | clock.seconds
+    row = {"case": f"{kind}, batch {batch}, prompt {length}", "ms_per_step": 1e3 * step, "prefill_s": prefill}
+    return row | {"prior_tokens_s": prefill + step * (total - 1), "steps_timed": written - 1} | clock.seconds
 
 
 def _timed_write(bench: Bench, batch: int, length: int, written: int) -> tuple[float, float]:
@@ -186,9 +186,9 @@ def decoder(bench: Bench) -> Rows:
         )
         error = float((pixels - theirs).square().mean().sqrt() / theirs.square().mean().sqrt())
         floor = speed.floors(bench.hybrid, request, at)["denoising"]
-        row = {"case": f"{side}x{side}, {request.steps} steps", "denoising_s": seconds, "ms_a_step": 1e3 * step}
-        row |= clock.seconds | {"vae_s": vae, "stock_vae_s": stock_vae, "vae_error": error}
-        yield row | {"floor_s": floor, "of_floor": floor / seconds}
+        row = {"case": f"{side}x{side}, {request.steps} steps", "denoising_s": seconds, "ms_per_step": 1e3 * step}
+        row |= clock.seconds | {"vae_s": vae, "diffusers_vae_s": stock_vae, "vae_error": error}
+        yield row | {"lower_bound_s": floor, "share_of_lower_bound": floor / seconds}
 
 
 def _stock_vae(hybrid: HybridModel) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -228,7 +228,7 @@ def memory(bench: Bench) -> Rows:
     )
     for side, cap in bench.scale.capped_gib:
         row = speed.sparing(folder, bench.request(side), device, cap)
-        yield {"case": f"{side}x{side} under {cap} GiB"} | row | {"largest_part_gib": largest / 2**30}
+        yield {"case": f"{side}x{side} under {cap} GiB"} | row | {"largest_component_gib": largest / 2**30}
 
 
 def _write(random: RandomModel) -> None:
@@ -250,7 +250,7 @@ def agreement(bench: Bench) -> Rows:
         for on in (False, device.type == "cuda")
     )
     diffusers = speed.diffusers_pipeline(eager)
-    against: dict[str, list[float]] = {"ours and diffusers": [], "kernels and eager": []}
+    against: dict[str, list[float]] = {"glmkit and diffusers": [], "kernels and eager": []}
     first = replace(bench.request(256), steps=20, guidance=2.5)
     requests = [replace(first, id=str(seed), seed=seed) for seed in range(bench.scale.agreeing)]
     codes = [generate_prior_tokens(eager, [request])[0] for request in requests]
@@ -265,10 +265,15 @@ def agreement(bench: Bench) -> Rows:
             latents=initial_noise(eager, request).to(device, eager.dtype),
             prior_token_ids=upsample_prior_tokens(own)[None],
         ).images[0]
-        against["ours and diffusers"].append(psnr(mine, theirs))
+        against["glmkit and diffusers"].append(psnr(mine, theirs))
         against["kernels and eager"].append(psnr(mine, decode_prior_tokens(compiled, [request], [own])[0]))
     for case, found in against.items():
-        yield {"case": case, "psnr_db": statistics.median(found), "lowest": min(found), "images": len(found)}
+        yield {
+            "case": case,
+            "median_psnr_db": statistics.median(found),
+            "min_psnr_db": min(found),
+            "images": len(found),
+        }
     pair = [first, replace(first, id="b", seed=1, prompt="a red 'X'")]
     batched, again = (decode_prior_tokens(eager, asked, [codes[0]] * len(asked))[0] for asked in (pair, pair[:1]))
     twice = generate_prior_tokens(compiled, [first])[0], generate_prior_tokens(compiled, [first])[0]
@@ -288,7 +293,7 @@ def batch(bench: Bench) -> Rows:
     side, count = bench.scale.sides[0], bench.scale.batches[-1]
     requests = [bench.request(side, id=str(seed), seed=seed) for seed in range(count)]
     clock = bench.clock
-    with clock.stage("codes"):
+    with clock.stage("prior_tokens"):
         priors = generate_prior_tokens(bench.hybrid, requests)
     del priors
     some = requests[: bench.scale.engine_images]
@@ -301,16 +306,28 @@ def batch(bench: Bench) -> Rows:
     with clock.stage("engine"):
         generator = HybridGenerator(bench.hybrid)
         generator.generate_missing(some, lambda one: one.id not in done, report, bench.scratch / "work", SINGLE_PROCESS)
-    with clock.stage("codes_of_some"):
+    with clock.stage("prior_tokens_again"):
         generate_prior_tokens(bench.hybrid, some)
-    a_image = (clock.seconds["engine"] - clock.seconds["codes_of_some"]) / len(done) + clock.seconds["codes"] / count
-    yield {"case": f"{side}x{side}, codes by {count}", "seconds_a_image": a_image, "an_hour": 3600 / a_image}
+    a_image = (clock.seconds["engine"] - clock.seconds["prior_tokens_again"]) / len(done) + clock.seconds[
+        "prior_tokens"
+    ] / count
+    yield {
+        "case": f"{side}x{side}, prior tokens by {count}",
+        "seconds_per_image": a_image,
+        "images_per_hour": 3600 / a_image,
+    }
 
 
-def stock(bench: Bench) -> Rows:
+def diffusers(bench: Bench) -> Rows:
     request = bench.request(bench.scale.sides[0])
     row = speed.compare(bench.hybrid, request, repeats=3, against=True, stock_repeats=1)
-    yield {"case": row["size"], "ours": row["ours"], "stock": row["stock"], "ratio": row["ratio"], "all": row}
+    yield {
+        "case": row["size"],
+        "glmkit": row["glmkit"],
+        "diffusers": row["diffusers"],
+        "ratio": row["ratio"],
+        "all": row,
+    }
 
 
 def trace(bench: Bench) -> Rows:
@@ -339,7 +356,7 @@ def trace(bench: Bench) -> Rows:
 
 
 SECTIONS: dict[str, Callable[[Bench], Iterable[Row]]] = {
-    function.__name__: function for function in (tokens, decoder, images, agreement, batch, stock, trace, memory)
+    function.__name__: function for function in (tokens, decoder, images, agreement, batch, diffusers, trace, memory)
 }
 
 

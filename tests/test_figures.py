@@ -99,9 +99,9 @@ def test_generation_on_an_h200() -> None:
     images, decoder = cases("images"), cases("decoder")
     assert lines.keys() == images.keys()
     for name, image in images.items():
-        bound = decoder.get(f"{name}, 30 steps", {}).get("floor_s")
+        bound = decoder.get(f"{name}, 30 steps", {}).get("lower_bound_s")
         assert lines[name] == [
-            f"{image['codes']:.2f}",
+            f"{image['prior_tokens']:.2f}",
             f"{image['denoising']:.2f}",
             "" if bound is None else f"{bound:.2f}",
             f"{image['vae']:.2f}",
@@ -111,21 +111,23 @@ def test_generation_on_an_h200() -> None:
 
 
 def test_generation_on_an_h200_in_words() -> None:
-    diffusers = cases("stock")["1024x1024"]
-    codes = diffusers["all"]["stages"]["codes"]["stock"]
+    diffusers = cases("diffusers")["1024x1024"]
+    codes = diffusers["all"]["stages"]["prior_tokens"]["diffusers"]
     said = text(PAGE)
-    assert f"diffusers takes {diffusers['stock']:.1f} s for 1024x1024 and glmkit {diffusers['ours']:.1f} s" in said
+    assert (
+        f"diffusers takes {diffusers['diffusers']:.1f} s for 1024x1024 and glmkit {diffusers['glmkit']:.1f} s" in said
+    )
     assert f"{diffusers['ratio']:.1f} times as fast. {codes:.1f} s of diffusers are prior tokens" in said
     (batch,) = results("speed_h200/batch.json")["rows"]
-    assert f"{batch['an_hour']:.0f} images of 1024x1024 per hour" in said
+    assert f"{batch['images_per_hour']:.0f} images of 1024x1024 per hour" in said
     for size, saved in (("1024x1024", 5), ("2048x2048", 3)):
         block = cases("blocks")[size]
         assert round(100 * (1 - block["kernels"] / block["compiled"])) == saved
         assert f"{saved} % " in said
     agreement = cases("agreement")
-    for name, words in (("ours and diffusers", "median PSNR of"), ("kernels and eager", "images without them to")):
+    for name, words in (("glmkit and diffusers", "median PSNR of"), ("kernels and eager", "images without them to")):
         psnr = agreement[name]
-        expected = rf"{words} {psnr['psnr_db']:.0f} dB \(lowest {psnr['lowest']:.0f}\)"
+        expected = rf"{words} {psnr['median_psnr_db']:.0f} dB \(lowest {psnr['min_psnr_db']:.0f}\)"
         assert re.search(expected, said), expected
         assert psnr["images"] == 8
 
@@ -135,7 +137,7 @@ def test_decoding_steps() -> None:
     steps = cases("tokens")
     for batch, columns in lines.items():
         for kind, cell in zip(("text", "edit"), columns, strict=True):
-            measured = [steps[f"{kind}, batch {batch}, prompt {tokens}"]["ms_a_step"] for tokens in (50, 1000)]
+            measured = [steps[f"{kind}, batch {batch}, prompt {tokens}"]["ms_per_step"] for tokens in (50, 1000)]
             assert cell == ", ".join(f"{milliseconds:.1f}" for milliseconds in measured)
 
 
@@ -154,10 +156,10 @@ def test_memory_of_generation() -> None:
 def test_generation_on_a_cpu() -> None:
     speed = results("speed_nano_cpu.json")
     assert (
-        f"{speed['ours']:.1f} s per image, against {speed['stock']:.1f} s of diffusers on the same weights in the "
-        f"same run, {speed['ratio']:.1f} times as fast"
+        f"{speed['glmkit']:.1f} s per image, against {speed['diffusers']:.1f} s of diffusers on the same weights in "
+        f"the same run, {speed['ratio']:.1f} times as fast"
     ) in text(PAGE)
-    assert f"one image takes {speed['ours']:.1f} s on 2 cores" in text("README.md")
+    assert f"one image takes {speed['glmkit']:.1f} s on 2 cores" in text("README.md")
 
 
 def test_the_hardware_table_of_the_readme() -> None:
@@ -190,7 +192,7 @@ def test_training_on_an_h200(cells: list[str]) -> None:
     measured = [
         [
             f"{row['step']:.2f}",
-            f"{row['floor']:.2f}",
+            f"{row['lower_bound']:.2f}",
             f"{row['samples_per_second']:.1f}",
             f"{row['tokens_per_second']:.0f}",
             f"{row['peak_memory_gib']:.1f}",
@@ -212,7 +214,7 @@ def options_of(row: Figures) -> set[str]:
 def test_what_gradient_checkpointing_costs() -> None:
     """The products of a step with and without it, by their lower bounds."""
     bounds = {
-        row["gradient_checkpointing"]: row["floor"]
+        row["gradient_checkpointing"]: row["lower_bound"]
         for row in results("train_h200/all.json")["rows"]
         if (row["stage"], row["size"], row["batch"], row["base"]) == ("decoder", "1024x1024", 1, "auto")
     }

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from glmkit.training import benchmark as speed
 
 HELP = "Measure how long images take, beside diffusers' pipeline on the same weights."
-SIDES = ("ours", "stock")
+SIDES = ("glmkit", "diffusers")
 BASES = ("auto", "float32", "bfloat16", "nf4", "int8", "fp8")
 PLAIN = {"stage": ["decoder"], "batch": [1], "recompute": [0], "base": ["auto"]} | dict.fromkeys(
     ("pack", "offload", "compile"), False
@@ -152,7 +152,8 @@ def train_line(row: dict[str, Any]) -> str:
         return told + row["error"].splitlines()[0]
     return told + (
         f"{row['step']:.3f} s a step (first {row['first_step']:.1f} s), {row['samples_per_second']:.2f} samples/s, "
-        f"{row['tokens_per_second']:.0f} tokens/s, {row['of_floor']:.2f} of the floor ({row['floor']:.3f} s), "
+        f"{row['tokens_per_second']:.0f} tokens/s, {row['share_of_lower_bound']:.2f} of the lower bound "
+        f"({row['lower_bound']:.3f} s), "
         f"{row['peak_memory_gib']:.1f} GiB" + _whole(row)
     )
 
@@ -268,16 +269,22 @@ def _device_name(hybrid: HybridModel) -> str:
 
 
 def table(rows: list[dict[str, Any]], device: str) -> str:
-    """A line a size and stage: seconds of both, ratio, share of our time, and how much of that the floor is."""
-    lines = [device, f"{'':12}{'':12}{'ours':>10}{'stock':>10}{'ratio':>8}{'share':>8}{'of floor':>10}"]
+    """A line a size and stage: seconds of both, ratio, share of our time, and how much of that the lower bound is."""
+    lines = [device, f"{'':12}{'':14}{'glmkit':>10}{'diffusers':>10}{'ratio':>8}{'share':>8}{'of bound':>10}"]
     for row in rows:
         stages = {"total": {side: row[side] for side in SIDES}, **row["stages"]}
         for name, stage in stages.items():
-            ratio = stage["stock"] / stage["ours"] if stage.get("stock") else None
-            cells = (stage["ours"], stage.get("stock"), ratio, stage.get("share"), stage.get("of_floor"))
+            ratio = stage["diffusers"] / stage["glmkit"] if stage.get("diffusers") else None
+            cells = (
+                stage["glmkit"],
+                stage.get("diffusers"),
+                ratio,
+                stage.get("share"),
+                stage.get("share_of_lower_bound"),
+            )
             widths = (10, 10, 8, 8, 10)
             shown = "".join(f"{'' if v is None else f'{v:.3f}':>{w}}" for v, w in zip(cells, widths, strict=True))
-            lines.append(f"{row['size'] if name == 'total' else '':12}{name:12}{shown}")
+            lines.append(f"{row['size'] if name == 'total' else '':12}{name:14}{shown}")
         peaks = ", ".join(f"{side} {gib:.1f} GiB" for side, gib in row["peak_memory_gib"].items())
         firsts = ", ".join(f"{side} {seconds:.1f} s" for side, seconds in row["first_call"].items())
         lines.append(f"{'':12}peak memory {peaks}; first call {firsts}")

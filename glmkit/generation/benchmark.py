@@ -39,7 +39,7 @@ from glmkit.models.hardware import (
 from glmkit.models.hybrid import HybridModel
 from glmkit.records import Request
 
-STAGES = ("codes", "denoising", "vae")
+STAGES = ("prior_tokens", "denoising", "vae")
 PROMPT = "A blue poster with \"GLMKIT\" in large white letters at the top, a lighthouse, two boats, and 'OPEN' below."
 
 
@@ -47,7 +47,7 @@ def ours(hybrid: HybridModel, request: Request) -> dict[str, float]:
     """Seconds of each stage and the `total` of one image, from the prompt to the image in memory."""
     clock = Clock(hybrid.device)
     with clock.stage("total"):
-        with clock.stage("codes"):
+        with clock.stage("prior_tokens"):
             condition_images = encode_condition_images(hybrid, [request])
             prior_token_ids = generate_prior_tokens(hybrid, [request], condition_images)
         with clock.stage("denoising"):
@@ -60,7 +60,7 @@ def ours(hybrid: HybridModel, request: Request) -> dict[str, float]:
 def stock(pipe: Any, hybrid: HybridModel, request: Request) -> dict[str, float]:
     """The same of diffusers' pipeline; what is neither codes nor VAE counts as denoising."""
     clock = Clock(hybrid.device)
-    with _timed(pipe, "generate_prior_tokens", clock, "codes"), _timed(pipe.vae, "decode", clock, "vae"):
+    with _timed(pipe, "generate_prior_tokens", clock, "prior_tokens"), _timed(pipe.vae, "decode", clock, "vae"):
         with clock.stage("total"):
             pipe(
                 prompt=request.prompt,
@@ -71,7 +71,7 @@ def stock(pipe: Any, hybrid: HybridModel, request: Request) -> dict[str, float]:
                 generator=torch.Generator(hybrid.device).manual_seed(request.seed),
             )
     seconds = clock.seconds
-    return seconds | {"denoising": seconds["total"] - seconds["codes"] - seconds["vae"]}
+    return seconds | {"denoising": seconds["total"] - seconds["prior_tokens"] - seconds["vae"]}
 
 
 @contextmanager
@@ -97,7 +97,7 @@ def floors(hybrid: HybridModel, request: Request, at: DeviceRates) -> dict[str, 
     read = sum(parameter.nbytes for parameter in model.parameters()) - model.language_model.embed_tokens.weight.nbytes
     passes = 2 if request.guidance > 1 else 1
     work = decoder_flops(hybrid, flow.sequence_length(request.height, request.width)) * passes * request.steps
-    return {"codes": tokens * read / at.bytes, "denoising": work / at.flops}
+    return {"prior_tokens": tokens * read / at.bytes, "denoising": work / at.flops}
 
 
 def decoder_flops(hybrid: HybridModel, tokens: int) -> float:
@@ -144,21 +144,21 @@ def compare(hybrid: HybridModel, request: Request, repeats: int, against: bool, 
     """One row of the benchmark: ours, with `against` also stock's, in turns; the first call of each is apart."""
     device = hybrid.device
     reset_peak_memory(device)
-    first = {"ours": ours(hybrid, request)["total"]}
-    runs: dict[str, list[dict[str, float]]] = {"ours": [], "stock": []}
-    peaks = {"ours": peak_memory_gib(device)}
+    first = {"glmkit": ours(hybrid, request)["total"]}
+    runs: dict[str, list[dict[str, float]]] = {"glmkit": [], "diffusers": []}
+    peaks = {"glmkit": peak_memory_gib(device)}
     pipe = diffusers_pipeline(hybrid) if against else None
     if pipe is not None:
-        first["stock"] = stock(pipe, hybrid, _short(request))["total"]
+        first["diffusers"] = stock(pipe, hybrid, _short(request))["total"]
     for number in range(max(repeats, stock_repeats if against else 0)):
         if number < repeats:
             reset_peak_memory(device)
-            runs["ours"].append(ours(hybrid, request))
-            peaks["ours"] = max(peaks["ours"], peak_memory_gib(device))
+            runs["glmkit"].append(ours(hybrid, request))
+            peaks["glmkit"] = max(peaks["glmkit"], peak_memory_gib(device))
         if pipe is not None and number < stock_repeats:
             reset_peak_memory(device)
-            runs["stock"].append(stock(pipe, hybrid, request))
-            peaks["stock"] = max(peaks.get("stock", 0.0), peak_memory_gib(device))
+            runs["diffusers"].append(stock(pipe, hybrid, request))
+            peaks["diffusers"] = max(peaks.get("diffusers", 0.0), peak_memory_gib(device))
     return _row(hybrid, request, {side: spread(of) for side, of in runs.items() if of}, first, peaks)
 
 
@@ -175,18 +175,21 @@ def _row(
     stages = {}
     for stage in STAGES:
         stages[stage] = {side: values[stage]["median"] for side, values in sides.items()}
-        stages[stage]["share"] = stages[stage]["ours"] / sides["ours"]["total"]["median"]
+        stages[stage]["share"] = stages[stage]["glmkit"] / sides["glmkit"]["total"]["median"]
         if stage in least and not request.condition_images:
-            stages[stage] |= {"floor": least[stage], "of_floor": least[stage] / stages[stage]["ours"]}
+            stages[stage] |= {
+                "lower_bound": least[stage],
+                "share_of_lower_bound": least[stage] / stages[stage]["glmkit"],
+            }
     medians = {side: values["total"]["median"] for side, values in sides.items()}
     return {
         "size": f"{request.width}x{request.height}",
         "steps": request.steps,
         "guidance": request.guidance,
         "condition_images": len(request.condition_images),
-        "ours": medians["ours"],
-        "stock": medians.get("stock"),
-        "ratio": medians["stock"] / medians["ours"] if "stock" in medians else None,
+        "glmkit": medians["glmkit"],
+        "diffusers": medians.get("diffusers"),
+        "ratio": medians["diffusers"] / medians["glmkit"] if "diffusers" in medians else None,
         "stages": stages,
         "spread": sides,
         "first_call": first,

@@ -50,7 +50,8 @@ CAPTION = "A poster with the words 'HELLO' and 'WORLD' in large letters over a c
 class Job:
     """One row: what is trained, on which images, and how its memory is spent; `cap_gib` is all that a GPU gives.
 
-    `edits`: every image has a source of its own. `reminders`: a stage with a regularization weight uses other images
+    `edits`: every image has a condition image of its own. `regularization_images`: a stage with a regularization weight
+    uses other images
     than those it learns. `asked` is the stage of a recipe that the job was made `of`.
     """
 
@@ -67,7 +68,7 @@ class Job:
     rank: int = 16
     accumulation_steps: int = 1
     edits: bool = False
-    reminders: bool = False
+    regularization_images: bool = False
     asked: BlockStage | None = None
 
     def __post_init__(self) -> None:
@@ -80,7 +81,7 @@ class Job:
         asked: Stage,
         size: tuple[int, int],
         edits: bool,
-        reminders: bool = False,
+        regularization_images: bool = False,
         cap_gib: float | None = None,
     ) -> Job:
         """A stage as a recipe has it, on images of one size; UserError when it trains no adapter."""
@@ -92,7 +93,7 @@ class Job:
         }
         how |= {key: getattr(lora, key) for key in ("base", "offload", "rank")}
         how |= {"pack": getattr(asked, "pack", False), "cap_gib": cap_gib, "edits": edits, "asked": asked}
-        how["reminders"] = reminders and asked.regularization_weight > 0
+        how["regularization_images"] = regularization_images and asked.regularization_weight > 0
         return cls(name, *size, batch=asked.global_batch_size, **how)
 
     @property
@@ -139,24 +140,24 @@ class Job:
         steps, weight = (self.asked.steps, self.asked.regularization_weight) if self.asked else (None, 0.0)
         size = f"{self.width}x{self.height}"
         told = {"stage": self.name, "size": size, **{key: getattr(self, key) for key in keys}, "steps": steps}
-        return told | {"regularization_weight": weight, "reminders": self.reminders}
+        return told | {"regularization_weight": weight, "regularization_images": self.regularization_images}
 
 
 @dataclass(frozen=True)
 class NoiseImages:
     """`count` images of noise with one caption; with `edits` as many more behind them, which are their sources, and
-    with `reminders` as many again, which are for regularization."""
+    with `regularization_images` as many again, which are for regularization."""
 
     count: int
     size: tuple[int, int]
     edits: bool = False
-    reminders: bool = False
+    regularization_images: bool = False
     keys: list[str] | None = None
     text_keys: list[str] | None = None
 
     @property
     def _in_all(self) -> int:
-        return self.count * (1 + self.edits + self.reminders)
+        return self.count * (1 + self.edits + self.regularization_images)
 
     @property
     def regularization(self) -> list[int]:
@@ -260,8 +261,8 @@ class Subject:
             "spread": [min(seconds[1:]), max(seconds[1:])],
             "samples_per_second": job.batch / median,
             "tokens_per_second": job.batch * tokens / median,
-            "floor": floor,
-            "of_floor": floor / median,
+            "lower_bound": floor,
+            "share_of_lower_bound": floor / median,
             "peak_memory_gib": peak_memory_gib(device),
             "tflops": at.flops / 1e12,
         }
@@ -271,7 +272,7 @@ class Subject:
         device, stage = self.hybrid.device, job.stage
         getattr(self.hybrid, job.name).zero_grad(set_to_none=True)  # a step that failed leaves some
         checkpoint_gradients(self.transformer, job.gradient_checkpointing)
-        images: Any = NoiseImages(job.batch, (job.height, job.width), job.edits, job.reminders)
+        images: Any = NoiseImages(job.batch, (job.height, job.width), job.edits, job.regularization_images)
         validation: Any = NoiseImages(1, images.size)
         objective = self.kind.build(self.hybrid, (images, validation), stage, features.FeatureCache(device))
         if job.compile:
@@ -313,7 +314,7 @@ def operations(hybrid: HybridModel, job: Job, tokens: int) -> float:
     forward = weights + attention
     again = forward / job.gradient_checkpointing if job.gradient_checkpointing else 0.0
     learnt = 2 * weights + (1 + BACKWARD_OF_ATTENTION) * attention + again
-    if job.reminders:
-        reminder = replace(job, edits=False, reminders=False)  # which the frozen model looks at, too
+    if job.regularization_images:
+        reminder = replace(job, edits=False, regularization_images=False)  # which the frozen model looks at, too
         return learnt + operations(hybrid, reminder, tokens_of(hybrid, reminder))
     return learnt + (forward if job.stage.regularization_weight else 0.0)

@@ -28,7 +28,7 @@ def script() -> Any:
 
 
 def test_sections(script: Any, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    only = ["decoder", "tokens", "images", "batch", "stock", "memory"]
+    only = ["decoder", "tokens", "images", "batch", "diffusers", "memory"]
     options = ["--toy", "--model", str(tiny_model), "--device", "cpu", "--compile", "off"]
     assert script.main([str(tmp_path), *options, "--only", *only]) == 0
     shown = capsys.readouterr().out
@@ -39,13 +39,13 @@ def test_sections(script: Any, tiny_model: Path, tmp_path: Path, capsys: pytest.
         assert result["rows"][-1]["case"] in shown
     assert list(dict.fromkeys(re.findall(r"^(\w+): ", shown, re.MULTILINE))) == only, "the given order"
     timed = read_json(tmp_path / "tokens.json")["rows"]
-    assert [row["ms_a_step"] > 0 for row in timed] == [True] * 8
+    assert [row["ms_per_step"] > 0 for row in timed] == [True] * 8
     assert {row["steps_timed"] for row in timed} == {2}
     drawn = read_json(tmp_path / "decoder.json")["rows"]
-    assert all(row["vae_s"] > 0 and row["stock_vae_s"] > 0 for row in drawn)
+    assert all(row["vae_s"] > 0 and row["diffusers_vae_s"] > 0 for row in drawn)
     assert {row["vae_error"] for row in drawn} == {0}, "on a CPU both are stock's"
-    assert read_json(tmp_path / "batch.json")["rows"][0]["an_hour"] > 0
-    assert read_json(tmp_path / "stock.json")["rows"][0]["ratio"] > 0
+    assert read_json(tmp_path / "batch.json")["rows"][0]["images_per_hour"] > 0
+    assert read_json(tmp_path / "diffusers.json")["rows"][0]["ratio"] > 0
 
 
 def test_a_section_that_fails_is_a_row(
@@ -87,7 +87,7 @@ def test_low_memory_holds_one_part(script: Any, tmp_path: Path) -> None:
         write_json(path, config)
     random = RandomModel(folder, torch.device("cpu"), torch.float32, "random")
     (row,) = script.memory(script.Bench(random, script.TOY, tmp_path))
-    held, largest = row["host_gib"] - row["host_before_gib"], row["largest_part_gib"]
+    held, largest = row["host_gib"] - row["host_before_gib"], row["largest_component_gib"]
     sizes = [
         sum(own.bytes for own in checkpoint.stored_tensors(folder, part).values()) for part in checkpoint.COMPONENTS
     ]

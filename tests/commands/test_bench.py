@@ -32,16 +32,19 @@ def test_both_sides_and_a_result_file(tiny_model: Path, tmp_path: Path, capsys: 
     (line,) = capsys.readouterr().out.splitlines()
     result = json.loads(line)
     assert result == read_json(out)
-    assert result["ratio"] == pytest.approx(result["stock"] / result["ours"])
+    assert result["ratio"] == pytest.approx(result["diffusers"] / result["glmkit"])
     assert [(row["size"], row["steps"]) for row in result["rows"]] == [("64x64", 2), ("96x64", 2)]
     for row in result["rows"]:
-        assert set(row["stages"]) == {"codes", "denoising", "vae"}
+        assert set(row["stages"]) == {"prior_tokens", "denoising", "vae"}
         assert sum(stage["share"] for stage in row["stages"].values()) == pytest.approx(1, abs=0.2)
-        for side in ("ours", "stock"):
+        for side in ("glmkit", "diffusers"):
             total = row["spread"][side]["total"]
             assert 0 < total["min"] <= total["median"] <= total["max"]
             assert row["peak_memory_gib"][side] > 0 and row["first_call"][side] > 0
-        assert 0 < row["stages"]["codes"]["of_floor"] and 0 < row["stages"]["denoising"]["of_floor"]
+        assert (
+            0 < row["stages"]["prior_tokens"]["share_of_lower_bound"]
+            and 0 < row["stages"]["denoising"]["share_of_lower_bound"]
+        )
     assert result["environment"]["versions"]["diffusers"] and result["date"] and "CPU" in result["device"]
 
 
@@ -49,7 +52,7 @@ def test_table_of_ours_alone(tiny_model: Path, capsys: pytest.CaptureFixture[str
     command = ["bench", "speed", "--model", str(tiny_model), "--size", "64x64", "--steps", "1", "--repeats", "1"]
     assert main([*command, "--device", "cpu", "--compile", "off"]) == 0
     shown = capsys.readouterr().out
-    assert all(word in shown for word in ("64x64", "codes", "denoising", "vae", "peak memory", "first call"))
+    assert all(word in shown for word in ("64x64", "prior_tokens", "denoising", "vae", "peak memory", "first call"))
 
 
 def test_stock_runs_on_our_tensors(tiny_model: Path) -> None:

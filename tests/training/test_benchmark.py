@@ -35,8 +35,8 @@ def test_rows(stage: str, tiny_model: Path, tmp_path: Path, capsys: pytest.Captu
     assert rows == [json.loads(line) for line in out.read_text().splitlines()]
     assert [row["batch"] for row in rows] == [1, 2]
     for row in rows:
-        assert 0 < row["of_floor"] < 1 and row["spread"][0] <= row["step"] <= row["spread"][1]
-        assert row["of_floor"] == pytest.approx(row["floor"] / row["step"])
+        assert 0 < row["share_of_lower_bound"] < 1 and row["spread"][0] <= row["step"] <= row["spread"][1]
+        assert row["share_of_lower_bound"] == pytest.approx(row["lower_bound"] / row["step"])
         assert row["samples_per_second"] == pytest.approx(row["batch"] / row["step"])
 
 
@@ -115,7 +115,7 @@ def test_a_recipe_is_measured_as_it_is(
         ("autoregressive", 2, 1, True, 500),
         ("decoder", 4, 2, True, 1000),
     ]
-    assert all(row["size"] == "64x64" and 0 < row["of_floor"] < 1 for row in rows)
+    assert all(row["size"] == "64x64" and 0 < row["share_of_lower_bound"] < 1 for row in rows)
     assert "accumulation steps 2" in capsys.readouterr().out
 
 
@@ -140,8 +140,8 @@ def test_a_recipe_that_preserves_is_timed_with_what_it_is_reminded_of(
     ):
         given = [recipe, data, f"autoregressive.regularization_weight={preserve}"]
         (row,) = rows_of(tmp_path / f"{len(floors)}.jsonl", *how, "--recipe", *given)
-        floors.append(row["floor"] * row["tflops"])
-        assert (row["regularization_weight"], row["reminders"]) == (preserve, data == ordinary)
+        floors.append(row["lower_bound"] * row["tflops"])
+        assert (row["regularization_weight"], row["regularization_images"]) == (preserve, data == ordinary)
     own, looked, plain = sorted(floors, reverse=True)
     assert floors == [own, looked, plain] and own - looked == pytest.approx(plain, rel=1e-6)
     assert set(reminded[: len(reminded) // 2]) == {True} and set(reminded[len(reminded) // 2 :]) == {False}
