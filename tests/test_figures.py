@@ -212,7 +212,7 @@ def options_of(row: Figures) -> set[str]:
 
 
 def test_what_gradient_checkpointing_costs() -> None:
-    """The products of a step with and without it, by their lower bounds."""
+    """The products of one step with and without it, by their lower bounds."""
     bounds = {
         row["gradient_checkpointing"]: row["lower_bound"]
         for row in results("train_h200/all.json")["rows"]

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import re
 import shlex
 import tomllib
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
+import glmkit
 from glmkit import config
+from glmkit.api.model import GenerationOptions
 from glmkit.cli import build_parser
 from tests.documents import DOCUMENTS, ROOT, code_blocks, prose, read
 
 LAUNCHER = re.compile(r"^(?:accelerate launch|torchrun) .*-m glmkit ")
+API = ("load", "finetune", "evaluate", "report")
 SHIPPED = ("recipes/", "benchmarks/", "data/")
 
 
@@ -76,8 +82,21 @@ def test_the_readme_is_a_front_door() -> None:
 
 
 def test_the_python_of_the_readme_is_python() -> None:
+    """Its calls are those of the API, with arguments that they take."""
     (block,) = code_blocks("README.md", "python")
-    compile(block, "README.md", "exec")
+    calls = [node for node in ast.walk(ast.parse(block)) if isinstance(node, ast.Call)]
+    options = {field.name for field in fields(GenerationOptions)}
+    checked = set()
+    for call in calls:
+        if isinstance(call.func, ast.Attribute) and ast.unparse(call.func.value) in ("glmkit", "model"):
+            name = ast.unparse(call.func)
+            function = getattr(glmkit if name.startswith("glmkit.") else glmkit.Model, call.func.attr)
+            keywords = {keyword.arg: keyword.value for keyword in call.keywords if keyword.arg is not None}
+            self = [] if name.startswith("glmkit.") else [None]
+            inspect.signature(function).bind(*self, *call.args, **keywords)
+            assert name.startswith("glmkit.") or keywords.keys() <= {"seed", *options}
+            checked.add(name)
+    assert checked == {"model.generate", "model.edit", *(f"glmkit.{name}" for name in API)}
 
 
 def test_make_targets_exist() -> None:

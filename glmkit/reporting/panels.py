@@ -23,7 +23,7 @@ from glmkit.reporting.axis import Axis
 
 POINTS_PER_INCH = 72
 WIDTH, RUN_HEIGHT, TICKS_HEIGHT = 260, 36, 20  # points: a panel, one run in it, the ticks below
-MARGIN = 8  # points left and right of the axis, room for half a tick's number
+MARGIN = 8  # points left and right of the axis, enough for half a tick's number
 MAX_NAME_LENGTH = 28  # letters
 RUN_COLOURS = 6  # of page.css; the seventh run has the colour of the first
 # Colours that no one would choose stand for variables of page.css until the SVG is written.
