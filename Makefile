@@ -41,9 +41,9 @@ $(DEMO)/before/summary.json: $(NANO) $(DEMO)/cache/.posters
 	$(AFRESH)
 	$(EVAL) --run $(@D)
 
-$(DEMO)/poster_lora/.done: recipes/poster_lora.yaml $(NANO) | $(READY)
+$(DEMO)/poster_lora/.done: recipes/nano/poster_lora.yaml $(NANO) | $(READY)
 	$(AFRESH)
-	$(BIN)/glmkit finetune $< model=nano output=$(@D)
+	$(BIN)/glmkit finetune $< output=$(@D)
 	@touch $@
 
 # Half of what the decoder learnt: all of it would bring the style's thin letters, and misspell them.

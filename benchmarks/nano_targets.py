@@ -27,7 +27,6 @@ import torch
 from PIL import Image
 
 from glmkit import runs
-from glmkit.config import VaeStage
 from glmkit.errors import UserError
 from glmkit.evaluation import stats
 from glmkit.files import read_json, read_jsonl, write_json
@@ -35,10 +34,11 @@ from glmkit.models.hybrid import HybridModel
 from glmkit.posters.check import check_attributes
 from glmkit.posters.edit_set import edit_set
 from glmkit.posters.simple import SPLITS, simple_scenes
+from glmkit.pretraining.config import VaeStage
+from glmkit.pretraining.posters import PosterDataset
+from glmkit.pretraining.vae import VaeObjective
 from glmkit.records import Score
 from glmkit.training import features
-from glmkit.training.data import PosterImages
-from glmkit.training.objectives.vae import VaeObjective
 
 RESULT = Path(__file__).parent / "results" / "nano.json"
 WORDS = {"word_accuracy": 0.85, "ned": 0.95}  # metric of text-render -> target
@@ -147,7 +147,7 @@ def by_split(folders: Sequence[Path]) -> dict[str, dict[str, Any]]:
 
 def components(hybrid: HybridModel) -> dict[str, float]:
     """Return the PSNR of the VAE in dB and the share of the codebook that the held-out posters use."""
-    posters = PosterImages(HELD_OUT_POSTERS, 256, 256, SEED, 1, "held-out")
+    posters = PosterDataset(HELD_OUT_POSTERS, 256, 256, SEED, 1, "held-out")
     unused = VaeStage(steps=1, global_batch_size=1, learning_rate=1)
     psnr = VaeObjective(hybrid, None, (posters, posters), unused).validation_losses()["psnr"]
     everything = list(range(HELD_OUT_POSTERS))

@@ -23,8 +23,8 @@ STEPS = (  # what a step types, and the file that says it is done
 
 @pytest.fixture
 def fresh(tmp_path: Path) -> Path:
-    for name in ("Makefile", "pyproject.toml", "constraints.txt", "recipes/poster_lora.yaml"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+    for name in ("Makefile", "pyproject.toml", "constraints.txt", "recipes/nano/poster_lora.yaml"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, tmp_path / name)
         os.utime(tmp_path / name, (time.time() - 60, time.time() - 60))
     return tmp_path
@@ -64,7 +64,7 @@ def test_another_nano_or_recipe_begins_anew(fresh: Path) -> None:
         done = f"reports/demo/{folder}/{name}"
         assert f"test ! -e {done} || rm -rf reports/demo/{folder}\n" in plan
     os.utime(weights, (1, 1))
-    os.utime(fresh / "recipes" / "poster_lora.yaml", (later, later))
+    os.utime(fresh / "recipes" / "nano" / "poster_lora.yaml", (later, later))
     plan = planned(fresh, "demo")
     assert "glmkit finetune" in plan and "--run reports/demo/after" in plan and "--run reports/demo/before" not in plan
 

@@ -1,6 +1,6 @@
 """The ablations as files: what each says, and how its arms are trained. One YAML file per ablation beside this module.
 
-An arm lists its training steps as one would type them behind `glmkit finetune`: the name of a recipe of base.yaml, then
+An arm lists its training steps as one would type them behind `glmkit pretrain`: the name of a recipe of base.yaml, then
 overrides.
 """
 
@@ -11,10 +11,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from glmkit import config
-from glmkit.config import Recipe
+from glmkit.config.values import override, read_yaml
 from glmkit.errors import UserError, unknown
-from glmkit.values import override, read_yaml
+from glmkit.pretraining.config import PretrainRecipe, from_dict
 
 HERE = Path(__file__).parent
 # Posters per second on one H200, compiled where base.yaml says so (benchmarks/LOG.md).
@@ -100,7 +99,7 @@ def resolve(ablation: str, arm: str) -> tuple[str, str, Arm]:
     return resolve(other_ablation, other_arm)
 
 
-def recipe(step: str, model: str | Path, output: str | Path, seed: int, tiny: bool = False) -> Recipe:
+def recipe(step: str, model: str | Path, output: str | Path, seed: int, tiny: bool = False) -> PretrainRecipe:
     """The checked recipe of one step, which trains components of the folder `model` in place."""
     name, *overrides = step.split()
     recipes = read_yaml(HERE / "base.yaml")
@@ -113,10 +112,10 @@ def recipe(step: str, model: str | Path, output: str | Path, seed: int, tiny: bo
     if tiny:
         (stage,) = set(values) - {"data"}
         overrides += [f"{stage}.{key}={value}" for key, value in TINY.items()] + list(TINY_DATA)
-    return config.from_dict(override(values, [*overrides, *paths]), f"step {step!r}")
+    return from_dict(override(values, [*overrides, *paths]), f"step {step!r}")
 
 
-def posters(step: Recipe) -> int:
+def posters(step: PretrainRecipe) -> int:
     """How many posters a recipe trains on, repeats counted."""
     (stage,) = step.stages.values()
     return stage.steps * stage.global_batch_size

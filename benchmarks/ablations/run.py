@@ -41,10 +41,10 @@ from glmkit.models.checkpoint import adapters, defaults
 from glmkit.models.devices import dtype_for, pick_device
 from glmkit.models.hybrid import HybridModel
 from glmkit.posters import simple
+from glmkit.pretraining.posters import PosterDataset
+from glmkit.pretraining.pretrain import pretrain
 from glmkit.records import Request
-from glmkit.training import features
-from glmkit.training.data import PosterImages
-from glmkit.training.finetune import finetune
+from glmkit.training import features, model_folder
 
 PROMPTS, BATCH = 128, 32
 SAMPLES, SAMPLE_HEIGHT = 8, 112  # images of a run that the page shows, and their height in pixels
@@ -61,6 +61,7 @@ def start_model(folder: Path, pretrained: Sequence[str], shipped: Path) -> None:
     for component in pretrained:
         weights = checkpoint.load_component(shipped, component)
         checkpoint.save_component(unfinished, component, weights, torch.bfloat16)
+    model_folder.claim(unfinished, model_folder.PRETRAINING)
     unfinished.rename(folder)
 
 
@@ -68,7 +69,7 @@ def train(folder: Path, arm: Arm, seed: int, device: torch.device, tiny: bool) -
     """Train every step of the arm that is not done yet; the components come to folder/model."""
     for number, step in enumerate(arm.steps):
         output = folder / f"{number}_{step.split()[0]}"
-        finetune(definitions.recipe(step, folder / "model", output, seed, tiny), device)
+        pretrain(definitions.recipe(step, folder / "model", output, seed, tiny), device)
 
 
 def requests_of(model: Path, seed: int, tiny: bool) -> list[Request]:
@@ -112,7 +113,7 @@ def raster_tokens(hybrid: HybridModel, requests: Sequence[Request]) -> list[Tens
 def token_entropy(hybrid: HybridModel, tiny: bool) -> dict[str, float]:
     """Measure the entropy in nats of held-out posters' tokens on both grids, without any context."""
     count, size = (2, 64) if tiny else (ENTROPY_POSTERS, 256)
-    posters = PosterImages(count, size, size, 21, 1, "held-out")
+    posters = PosterDataset(count, size, size, 21, 1, "held-out")
     cache = features.FeatureCache(hybrid.device)
     tokens_by_grid = {
         "preview_entropy": features.precompute_preview_tokens(hybrid, posters, cache),

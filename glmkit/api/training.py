@@ -58,11 +58,11 @@ def finetune(
     Raises UserError that names the key when the recipe is wrong, before anything is loaded.
     """
     from glmkit import config
+    from glmkit.config.values import override
     from glmkit.evaluation import before_after
     from glmkit.reporting.training import write_training_report
     from glmkit.training import distributed
     from glmkit.training.finetune import finetune as run_stages
-    from glmkit.values import override
 
     changes = {
         **(overrides or {}),

@@ -130,10 +130,9 @@ def _recipe_jobs(arguments: argparse.Namespace) -> list[speed.Job]:
         raise UserError("a recipe says this itself", found=" ".join(said), fix=fix)
     file, *overrides = arguments.recipe
     recipe = config.load(file, [*overrides, f"model={'glm-image' if arguments.model == 'full' else arguments.model}"])
-    images = data.load(recipe.data)[0] if recipe.data.train else None
-    if images is not None:
-        checks.content(recipe, images)
-    shapes, _ = plan.shapes_of(recipe, images)
+    images, _ = data.load(recipe.data)
+    checks.content(recipe, images)
+    shapes = plan.shapes_of(images)
     largest = max(shapes, key=lambda shape: shape[0] * shape[1])
     named = arguments.size or ([recipe.data.size] if recipe.data.size else [])
     sizes = [parse_size(size) for size in named] or [largest[:2]]

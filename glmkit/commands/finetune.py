@@ -13,7 +13,7 @@ HELP = "train adapters or whole parts by a recipe"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", help="a YAML file, for example recipes/poster_lora.yaml")
+    parser.add_argument("recipe", help="a YAML file, for example recipes/nano/poster_lora.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example decoder.steps=50")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--dry-run", action="store_true", help="explain the recipe as glmkit validate does, and stop")

@@ -8,8 +8,8 @@ HELP = "explain what a recipe would do: values, data, trained parameters, sequen
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", help="a YAML file, for example recipes/ar_lora.yaml")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example model=nano")
+    parser.add_argument("recipe", help="a YAML file, for example recipes/nano/ar_lora.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example decoder.steps=50")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
 
 

@@ -25,7 +25,7 @@ def evaluate_before_after(recipe: Recipe, settings: Eval, device: str) -> tuple[
     output = Path(recipe.output)
     adapters = (str(output / "adapter"),) if (output / "adapter").is_dir() else ()
     whole = any(stage.lora is None for stage in recipe.stages.values())
-    trained = (recipe.save or str(output / "model")) if whole else recipe.model
+    trained = str(output / "model") if whole else recipe.model
     before, after = (
         evaluate(_plan(settings, model, added, device), output / "eval" / when, device)
         for when, model, added in (("before", recipe.model, ()), ("after", trained, adapters))

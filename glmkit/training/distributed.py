@@ -24,7 +24,7 @@ from torch.distributed.distributed_c10d import Store
 from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from glmkit.config import EDITING, Recipe, Stage
+from glmkit.config import STAGES, Recipe, Stage
 from glmkit.distributed.process_group import ProcessGroup
 from glmkit.errors import UserError
 
@@ -60,7 +60,7 @@ def check(recipe: Recipe, team: ProcessGroup) -> None:
     if team.world_size == 1:
         return
     for name, stage in recipe.stages.items():
-        if name not in EDITING:
+        if name not in STAGES:
             raise UserError(
                 f"{name} learns in one process", found=f"{team.world_size} processes", fix="run glmkit itself"
             )
@@ -81,8 +81,7 @@ def _needs_whole(stage: Stage) -> str | None:
     """What in a stage has no equal parts of a micro-batch."""
     if stage.lora is not None and stage.lora.dropout:
         return "lora.dropout"
-    unequal = ("equal_pixels", "pack", "character_weight", "character_position_weight")
-    return next((key for key in unequal if getattr(stage, key, False)), None)
+    return next((key for key in stage.whole_batch_keys if getattr(stage, key, False)), None)
 
 
 def _divisible(name: str, stage: Stage, count: int) -> str:

@@ -1,8 +1,8 @@
 """Features of every training image, computed once before training: token ids, latents, text masks.
 
 Features of images from files are kept on disk for later runs, by the content of the image, the weights of the encoder,
-and all else that decides their values. Posters are rendered and encoded anew: no key could name the code that renders
-them. Prompts' ids are not kept either, which a tokenizer makes faster than a disk finds small files. Processes that
+and all else that decides their values. Images that are rendered are encoded anew: no key could name the code that
+renders them. Prompts' ids are not kept either, which a tokenizer makes faster than a disk finds small files. Processes that
 train together each compute a share of the files, and all of the rest.
 
 N images, h w rows and columns of a token grid, C latent channels.
@@ -226,32 +226,9 @@ def precompute_large_tokens(hybrid: HybridModel, images: ImageDataset, cache: Fe
     )
 
 
-def _made_from_text(images: ImageDataset) -> list[bool]:
+def made_from_text(images: ImageDataset) -> list[bool]:
     """Tell which images are to be made from a text, and from no other image."""
     return [kind is not None and not kind[2] for kind in asked_for(images)]
-
-
-def stretched(pixels: Tensor, factors: Sequence[float]) -> Tensor:
-    """B 3 H W, every image `factors` times as wide about its middle, cut or its edges drawn out to the same size."""
-    turned = torch.eye(2, 3, device=pixels.device).repeat(len(pixels), 1, 1)
-    turned[:, 0, 0] = 1 / torch.tensor(factors, device=pixels.device)
-    places = F.affine_grid(turned, list(pixels.shape), align_corners=False)
-    return F.grid_sample(pixels.float(), places, mode="bilinear", padding_mode="border", align_corners=False)
-
-
-def precompute_stretched_tokens(
-    hybrid: HybridModel, images: ImageDataset, cache: FeatureCache, most: float
-) -> CachedFeatures:
-    """Compute N h w int16 as `precompute_large_tokens` does, of every image that is to be made from a text, each
-    stretched by a factor of its own from 1 - `most` to 1 + `most`."""
-    from_text = _made_from_text(images)
-    factors = 1 + most * (2 * torch.rand(len(from_text), generator=torch.Generator().manual_seed(0)) - 1)
-
-    def encode(indices: list[int]) -> Tensor:
-        pixels = stretched(images.pixels(indices, cache.device), factors[indices].tolist())
-        return large_token_ids(hybrid.semantic_vq, pixels).short()
-
-    return precompute(images, encode, cache, "stretched tokens", only=from_text)
 
 
 def precompute_preview_tokens(hybrid: HybridModel, images: ImageDataset, cache: FeatureCache) -> CachedFeatures:
@@ -261,7 +238,7 @@ def precompute_preview_tokens(hybrid: HybridModel, images: ImageDataset, cache: 
         lambda indices: preview_token_ids(hybrid.semantic_vq, images.pixels(indices, cache.device)).short(),
         cache,
         "preview tokens",
-        only=_made_from_text(images),
+        only=made_from_text(images),
         keys=images.keys,
         depends_on=lambda: computed_by(hybrid, "semantic_vq"),
     )
@@ -295,16 +272,3 @@ def precompute_text_masks(images: ImageDataset, cache: FeatureCache) -> CachedFe
         return (F.avg_pool2d(mask, 8) * 255).round().to(torch.uint8)
 
     return precompute(images, encode, cache, "text masks", keys=images.text_keys)
-
-
-def precompute_character_labels(images: ImageDataset, cache: FeatureCache) -> CachedFeatures | None:
-    """Compute the label at each latent position, N H/8 W/8, as `ImageDataset.signs` gives it; None where it is unknown."""
-    if images.signs([0], cache.device) is None:
-        return None
-
-    def encode(indices: list[int]) -> Tensor:
-        signs = images.signs(indices, cache.device)
-        assert signs is not None
-        return signs
-
-    return precompute(images, encode, cache, "signs")

@@ -8,27 +8,26 @@ processes the first one writes.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
-from functools import partial
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 import torch
 
 from glmkit import config, runs
 from glmkit.config import Recipe, Stage
+from glmkit.config.recipe import AnyRecipe
 from glmkit.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from glmkit.errors import UserError
 from glmkit.files import atomic_path, read_json, remove_leftovers, write_json
-from glmkit.models import checkpoint, clip
+from glmkit.models import checkpoint
 from glmkit.training import checks, data, distributed, fsdp, model_folder, trackers
 from glmkit.training.context import StageContext
-from glmkit.training.data import Datasets, summary
+from glmkit.training.data import Datasets, ImageDataset, summary
 from glmkit.training.features import FeatureCache
-from glmkit.training.initialise import initialise, initialise_clip
 from glmkit.training.loop import Loop
-from glmkit.training.objectives import stage_kinds
+from glmkit.training.objectives import StageKind, stage_kinds
 from glmkit.training.outputs import StageOutputs
 from glmkit.training.stage import PreparedStage, open_model, prepare_stage
 
@@ -37,7 +36,31 @@ DATA = "data.json"  # in the run folder: what the images are
 NO_INFLUENCE = {"workers", "gpu_cache_gib", "eval", "wandb"}
 
 
+@dataclass(frozen=True)
+class Workflow(Generic[AnyRecipe]):
+    """What fine-tuning does in its own way, and pretraining in another."""
+
+    kind: str
+    """What the manifest of a run says."""
+    check_model: Callable[[AnyRecipe], None]
+    """UserError when a recipe and its model do not go together."""
+    load_datasets: Callable[[AnyRecipe], Datasets]
+    check_datasets: Callable[[AnyRecipe, Datasets], None]
+    """UserError when stages cannot learn from these images what they shall."""
+    model_folder: Callable[[AnyRecipe], Path]
+    """Where components are read from: the model itself, or the folder that full training writes into."""
+    prepare: Callable[[StageContext, Stage, AnyRecipe, Path, Datasets], PreparedStage]
+    """Everything before step 1 of a stage."""
+
+
 def finetune(recipe: Recipe, device: torch.device, group: ProcessGroup = SINGLE_PROCESS) -> dict[str, Any]:
+    """Fine-tune every stage of `recipe` that is not done yet; returns the stages' results by name."""
+    return run_recipe(recipe, device, FINETUNING, group)
+
+
+def run_recipe(
+    recipe: AnyRecipe, device: torch.device, workflow: Workflow[AnyRecipe], group: ProcessGroup = SINGLE_PROCESS
+) -> dict[str, Any]:
     """Run every stage of `recipe` that is not done yet; returns the stages' results by name."""
     # 1. Look for what may be wrong before anything is written.
     checks.settings(recipe, device)
@@ -46,19 +69,24 @@ def finetune(recipe: Recipe, device: torch.device, group: ProcessGroup = SINGLE_
         fsdp.check(recipe)
 
     # 2. Make the run folder, or take it up again.
-    datasets = _open_run(recipe, device) if group.is_main else None
+    datasets = _open_run(recipe, device, workflow) if group.is_main else None
     group.barrier()
 
     # 3. Find the model; full training writes into a copy of it.
     with group.main_process_first():
-        folder = _model_folder(recipe)
+        folder = workflow.model_folder(recipe)
 
     # 4. Train the stages in turn.
-    return train_stages(recipe, folder, datasets, device, group)
+    return train_stages(recipe, folder, datasets, device, workflow, group)
 
 
 def train_stages(
-    recipe: Recipe, folder: Path, datasets: Datasets | None, device: torch.device, group: ProcessGroup
+    recipe: AnyRecipe,
+    folder: Path,
+    datasets: Datasets | None,
+    device: torch.device,
+    workflow: Workflow[AnyRecipe],
+    group: ProcessGroup,
 ) -> dict[str, Any]:
     """Train every stage that has no result yet, on the model in `folder`; `datasets` None: they are read if needed."""
     results: dict[str, Any] = {}
@@ -67,8 +95,11 @@ def train_stages(
         if context.result.exists():
             print(f"{name}: already done ({context.result})", file=sys.stderr)
         else:
-            datasets = datasets or _load_again(recipe)
-            result = train_stage(context, stage, recipe, folder, datasets)
+            datasets = datasets or _load_again(recipe, workflow)
+            if device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(device)
+            prepared = workflow.prepare(context, stage, recipe, folder, datasets)
+            result = train_stage(context, stage, recipe, prepared, datasets[0])
             if group.is_main:
                 write_json(context.result, result)
         group.barrier()
@@ -79,17 +110,10 @@ def train_stages(
 
 
 def train_stage(
-    context: StageContext, stage: Stage, recipe: Recipe, folder: Path, datasets: Datasets
+    context: StageContext, stage: Stage, recipe: Recipe, prepared: PreparedStage, images: ImageDataset
 ) -> dict[str, Any]:
-    """Train one stage to its end; returns what `Loop.run` returns."""
-    # 1. Everything before step 1.
-    if context.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(context.device)
-    prepare = PREPARE.get(context.name, _prepare)
-    prepared = prepare(context, stage, recipe, folder, datasets)
-
-    # 2. Which images make which step.
-    images, _ = datasets
+    """Train one prepared stage to its end; returns what `Loop.run` returns."""
+    # 1. Which images make which step.
     kinds = data.buckets(images)
     if isinstance(stage, config.AutoregressiveStage) and stage.pack:
         kinds = data.together(kinds)
@@ -97,14 +121,16 @@ def train_stage(
         kinds, stage.global_batch_size, recipe.seed, images.repeats, stage.equal_pixels, stage.accumulation_steps
     )
 
-    # 3. The steps.
+    # 2. The steps.
     listeners = trackers.trackers(context.folder, context.name, recipe.wandb) if context.group.is_main else []
     loop = Loop(prepared.objective, batches, stage, context, listeners)
     return loop.run(prepared.export, prepared.sample, recipe.samples.every)
 
 
-def _prepare(context: StageContext, stage: Stage, recipe: Recipe, folder: Path, datasets: Datasets) -> PreparedStage:
-    kind = stage_kinds()[context.name]
+def prepare(
+    context: StageContext, stage: Stage, recipe: Recipe, folder: Path, datasets: Datasets, kind: StageKind
+) -> PreparedStage:
+    """Do everything before step 1 of a stage (see `prepare_stage`), and choose what it writes and samples."""
     cache_folder = runs.cache_folder() / "training"
     cache = FeatureCache(context.device, cache_folder, recipe.data.gpu_cache_gib * 2**30, context.group)
     hybrid = open_model(context, stage, recipe, folder)
@@ -113,30 +139,17 @@ def _prepare(context: StageContext, stage: Stage, recipe: Recipe, folder: Path, 
     return PreparedStage(model.objective, outputs.export, outputs.sampler())
 
 
-def _prepare_clip(
-    context: StageContext, stage: Stage, recipe: Recipe, folder: Path, datasets: Datasets
-) -> PreparedStage:
-    from glmkit.training.objectives.clip import ClipObjective
-
-    torch.manual_seed(context.seed)
-    trained = clip.load(folder)
-    trained.model.to(context.device)
-    objective = ClipObjective(trained, *datasets, context.device)
-    if stage.compile:
-        objective.compile()
-    return PreparedStage(objective, partial(clip.save, folder, trained, getattr(torch, recipe.save_dtype)))
+def _prepare(context: StageContext, stage: Stage, recipe: Recipe, folder: Path, datasets: Datasets) -> PreparedStage:
+    return prepare(context, stage, recipe, folder, datasets, stage_kinds()[context.name])
 
 
-PREPARE: Mapping[str, Callable[..., PreparedStage]] = {"clip": _prepare_clip}
-
-
-def _open_run(recipe: Recipe, device: torch.device) -> Datasets | None:
+def _open_run(recipe: AnyRecipe, device: torch.device, workflow: Workflow[AnyRecipe]) -> Datasets | None:
     """Make the run folder or take it up again; returns the data sets of a new run, which were checked before."""
     output = Path(recipe.output)
-    datasets = None if (output / DATA).exists() else _checked(recipe)
+    datasets = None if (output / DATA).exists() else _checked(recipe, workflow)
     remove_leftovers(output)
     remove_leftovers(output / "adapter")
-    runs.open_run(output, "finetune", _flat(recipe.model_dump(mode="json")), str(device))
+    runs.open_run(output, workflow.kind, _flat(recipe.model_dump(mode="json")), str(device))
     with atomic_path(output / "recipe.yaml") as temporary:
         temporary.write_text(config.to_yaml(recipe), encoding="utf-8")
     if datasets is not None:
@@ -145,16 +158,20 @@ def _open_run(recipe: Recipe, device: torch.device) -> Datasets | None:
     return datasets
 
 
-def _summaries(datasets: Datasets) -> dict[str, summary.DatasetSummary]:
-    return {name: summary.summarize(images) for name, images in zip(("train", "validation"), datasets, strict=True)}
+def _checked(recipe: AnyRecipe, workflow: Workflow[AnyRecipe]) -> Datasets:
+    """Load the data sets of a new run, after a look at everything else that may be wrong with it."""
+    workflow.check_model(recipe)
+    datasets = workflow.load_datasets(recipe)
+    workflow.check_datasets(recipe, datasets)
+    return datasets
 
 
-def _load_again(recipe: Recipe) -> Datasets:
+def _load_again(recipe: AnyRecipe, workflow: Workflow[AnyRecipe]) -> Datasets:
     """Load the data sets of a run that goes on.
 
     UserError when they are not those that it began with: its steps so far, their order and its losses are of those.
     """
-    datasets, before = data.load(recipe.data), read_json(Path(recipe.output) / DATA)
+    datasets, before = workflow.load_datasets(recipe), read_json(Path(recipe.output) / DATA)
     for name, now in _summaries(datasets).items():
         if now.content != before[name]["content"]:
             raise UserError(
@@ -165,13 +182,8 @@ def _load_again(recipe: Recipe) -> Datasets:
     return datasets
 
 
-def _checked(recipe: Recipe) -> Datasets:
-    """Load the data sets of a new run, after a look at everything else that may be wrong with it."""
-    checks.model(recipe)
-    datasets = data.load(recipe.data)
-    checks.condition_images(recipe, datasets)
-    checks.content(recipe, datasets[0])
-    return datasets
+def _summaries(datasets: Datasets) -> dict[str, summary.DatasetSummary]:
+    return {name: summary.summarize(images) for name, images in zip(("train", "validation"), datasets, strict=True)}
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -185,21 +197,20 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _model_folder(recipe: Recipe) -> Path:
-    """Return where components are read from: the model itself, or the copy that full training writes into."""
-    if recipe.architecture:
-        _initialise(recipe, Path(recipe.model), recipe.architecture)
-    base = clip.check(Path(recipe.model)) if recipe.clip else checkpoint.resolve(recipe.model)
+    base, output = checkpoint.resolve(recipe.model), Path(recipe.output)
     if all(stage.lora is not None for stage in recipe.stages.values()):
         return base
-    output = Path(recipe.output)
-    maker = model_folder.PRETRAINING if recipe.architecture else None
-    return model_folder.writable_copy(base, Path(recipe.save or output / "model"), output, maker)
+    return model_folder.writable_copy(base, output / "model", output)
 
 
-def _initialise(recipe: Recipe, folder: Path, architecture: str) -> None:
-    if not (folder / (clip.CONFIG if recipe.clip else checkpoint.INDEX)).exists():
-        model_folder.claim(folder, model_folder.PRETRAINING)
-    (initialise_clip if recipe.clip else initialise)(folder, architecture)
+FINETUNING: Workflow[Recipe] = Workflow(
+    "finetune",
+    checks.model,
+    lambda recipe: data.load(recipe.data),
+    checks.datasets,
+    _model_folder,
+    _prepare,
+)
 
 
 def describe(results: dict[str, Any]) -> str:

@@ -34,7 +34,7 @@ def check_ours(folder: Path, run: Path) -> None:
         raise UserError(
             f"{folder} was not made by this run, so nothing is written into it",
             found="a model of another run" if maker else "a model that was there before",
-            fix="save=NEW_FOLDER",
+            fix="output=NEW_FOLDER (for pretraining, save=NEW_FOLDER)",
         )
 
 

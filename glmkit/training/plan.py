@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -58,39 +57,42 @@ class StagePlan:
 
 
 def explain(recipe: Recipe, device: torch.device) -> list[str]:
-    """Everything about a recipe that can be told before it runs: resolved values, data, and the plan of each stage.
+    """Tell all that can be told of a recipe before it runs: resolved values, data, and the plan of each stage.
 
-    Images in files are read once, posters are not drawn. Raises UserError for whatever is wrong with the recipe.
+    Images are read once. Raises UserError for whatever is wrong with the recipe.
     """
     checks.settings(recipe, device)
-    told = config.to_yaml(recipe).splitlines()
-    images = None
-    if recipe.data.train:
-        both = data.load(recipe.data)
-        images = both[0]
-        checks.content(recipe, images)
-        told += ["", *summary.lines(both, recipe.largest_batch)]
-    if recipe.clip or (recipe.architecture and not Path(recipe.model).exists()):
-        return [*told, "", f"{recipe.model} is no model yet whose parts could be counted"]
-    return [*told, "", *lines(plan(recipe, images, device), device)]
+    datasets = data.load(recipe.data)
+    checks.content(recipe, datasets[0])
+    about_data = summary.lines(datasets, recipe.largest_batch)
+    return [
+        *config.to_yaml(recipe).splitlines(),
+        "",
+        *about_data,
+        "",
+        *lines(plan(recipe, datasets[0], device), device),
+    ]
 
 
-def plan(recipe: Recipe, images: data.ImageDataset | None, device: torch.device) -> list[StagePlan]:
-    """The stages of a recipe. `images` None: posters that would have to be drawn first; their settings say enough."""
-    shapes, captions = shapes_of(recipe, images)
+def plan(recipe: Recipe, images: data.ImageDataset, device: torch.device) -> list[StagePlan]:
+    """Plan the stages of a recipe on its training images."""
+    return plan_stages(recipe, shapes_of(images), images.captions, device, stage_kinds())
+
+
+def plan_stages(
+    recipe: Recipe, shapes: list[Shape], captions: list[str], device: torch.device, kinds: Mapping[str, StageKind]
+) -> list[StagePlan]:
+    """Plan stages on images of these shapes; without captions, prompts are taken to be of usual length."""
     speed = matmul_flops(device, torch.bfloat16 if device.type == "cuda" else torch.float32)
     return [
-        _stage(name, stage, recipe, shapes, captions, device, speed, recipe.data.has_regularization)
+        _stage(name, kinds[name], stage, recipe, shapes, captions, device, speed)
         for name, stage in recipe.stages.items()
     ]
 
 
-def shapes_of(recipe: Recipe, images: data.ImageDataset | None) -> tuple[list[Shape], list[str]]:
-    """Every kind of image that a recipe trains on, and the captions; of posters, which come as None, no captions."""
-    if images is not None:
-        return sorted(data.by_size(data.buckets(images))), images.captions
-    drawn = [(recipe.data.posters, False), (recipe.data.edits, False), (recipe.data.edits, True)]
-    return [(*size, is_edit) for posters, is_edit in drawn if posters for size in posters.shares], []
+def shapes_of(images: data.ImageDataset) -> list[Shape]:
+    """Return every shape of the images that are trained on."""
+    return sorted(data.by_size(data.buckets(images)))
 
 
 def settings_of(recipe: Recipe, part: str) -> Mapping[str, Any]:
@@ -102,16 +104,15 @@ def settings_of(recipe: Recipe, part: str) -> Mapping[str, Any]:
 
 def _stage(
     name: str,
+    kind: StageKind,
     stage: Stage,
     recipe: Recipe,
     shapes: list[Shape],
     captions: list[str],
     device: torch.device,
     speed: float,
-    own_reminder: bool,
 ) -> StagePlan:
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32  # autocast computes in it
-    kind = stage_kinds()[name]
     with torch.device("meta"):
         parts = {part: checkpoint.build_component(part, settings_of(recipe, part)) for part in kind.components(name)}
         for part in parts.values():
@@ -130,7 +131,7 @@ def _stage(
             part.to(dtype)
         block_stage = cast(config.BlockStage, stage)
         checkpoint_gradients(parts[kind.transformer], block_stage.gradient_checkpointing)
-        looks = 1 + own_reminder if block_stage.regularization_weight else 0
+        looks = 1 + recipe.data.has_regularization if block_stage.regularization_weight else 0
         work = measure(name, parts, worst, stage.global_batch_size // stage.accumulation_steps, captions, looks)
     operations = stage.steps * stage.accumulation_steps * work.operations if work else None
     return StagePlan(

@@ -11,14 +11,12 @@ from torch import nn
 
 from glmkit import config
 from glmkit.config import Lora, Recipe, Stage
-from glmkit.models import checkpoint
 from glmkit.models.checkpoint import adapters
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import fsdp, lora, offload, quantization
 from glmkit.training.context import StageContext
 from glmkit.training.data import Datasets
 from glmkit.training.features import FeatureCache
-from glmkit.training.initialise import fresh_component
 from glmkit.training.objectives import Objective, StageKind
 
 
@@ -58,7 +56,7 @@ def prepare_stage(
     trained = trained_components(context.name, stage)
     if stage.lora is None:
         for component in trained:
-            setattr(hybrid, component, _fresh_or_loaded(hybrid.folder, component).to(context.device))
+            setattr(hybrid, component, kind.load(hybrid.folder, component).to(context.device))
 
     # 2. Precompute the features of every image.
     features = kind.precompute(hybrid, datasets, stage, cache)
@@ -135,13 +133,3 @@ def checkpoint_gradients(transformer: nn.Module, every: int) -> None:
     for module in transformer.modules():
         if hasattr(module, "gradient_checkpointing"):
             module.gradient_checkpointing = every  # type: ignore[assignment]
-
-
-def _fresh_or_loaded(folder: Path, component: str) -> nn.Module:
-    """Load a component with its weights; with fresh ones when it has none yet."""
-    has_weights = any((folder / checkpoint.COMPONENTS[component].folder).glob("*.safetensors")) and bool(
-        checkpoint.stored_tensors(folder, component)
-    )
-    if has_weights:
-        return checkpoint.load_component(folder, component)
-    return fresh_component(folder, component)

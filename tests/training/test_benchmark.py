@@ -162,8 +162,8 @@ def test_the_glyph_stage_trains_the_encoder_through_a_frozen_decoder(at_home: No
     ("given", "said"),
     [
         (["ar_lora.yaml", "--batch", "2"], "found: --batch"),
-        (["nano/vae.yaml"], "vae trains whole parts"),
-        (["nano/autoregressive.yaml"], "no lora section"),
+        (["pretrain/vae.yaml"], "vae: unknown key"),
+        (["decoder_lora.yaml", "decoder.lora=null"], "no lora section"),
         (["no_lora.yaml"], "does not exist"),
     ],
 )

@@ -231,7 +231,7 @@ def outputs(given: Any, indices: list[int]) -> torch.Tensor:
     """Log-probabilities, or the velocity of the step with seed 7."""
     if isinstance(given, AutoregressiveObjective):
         return given.sequences.padded(indices).logits(given.trained).log_softmax(dim=-1)
-    return given._velocity(given.train, given._drawn(indices, seeded(7)))[0]
+    return given.predict_velocity(given.train, given.sample_inputs(indices, seeded(7)))[0]
 
 
 def test_other_images_may_be_preserved(tiny_model: Path, images: data.FileDataset, regular: data.ConcatDataset) -> None:
@@ -272,7 +272,7 @@ def test_without_adapters_the_model_is_what_it_was(tiny_model: Path, images: dat
 )
 def test_what_a_stage_refuses(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        config.from_dict({"output": "x", "data": {"posters": {"count": 1}}, "decoder": {**STAGE, **changes}})
+        config.from_dict({"output": "x", "data": {"train": "a", "validation": "b"}, "decoder": {**STAGE, **changes}})
 
 
 def test_preserved_places_need_a_stage_that_preserves() -> None:

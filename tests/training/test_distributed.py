@@ -23,8 +23,10 @@ from glmkit.distributed.process_group import ProcessGroup
 from glmkit.errors import UserError
 from glmkit.files import read_jsonl
 from glmkit.models.hybrid import HybridModel
-from glmkit.training import data, features
+from glmkit.pretraining import config as pretraining
+from glmkit.pretraining.posters import PosterDataset
 from glmkit.training import distributed as processes
+from glmkit.training import features
 from glmkit.training import fsdp as sharding
 from glmkit.training.context import StageContext
 from glmkit.training.loop import Loop
@@ -181,7 +183,7 @@ def test_every_image_is_in_one_pass(count: int, accumulation_steps: int) -> None
 @pytest.mark.parametrize("stage", ["autoregressive", "decoder"])
 def test_the_loss_is_the_mean_over_parts(stage: str, tiny_model: Path) -> None:
     """Also where text counts for more, captions are left out, and others are preserved."""
-    images = data.PosterImages(4, 64, 64, seed=1, workers=1, split="train")
+    images = PosterDataset(4, 64, 64, seed=1, workers=1, split="train")
     more = {
         "autoregressive": {"caption_dropout": 0.5},
         "decoder": {"caption_dropout": 0.5, "text_weight": 3.0, "prior_noise": 0.3},
@@ -212,7 +214,7 @@ def test_the_loss_is_the_mean_over_parts(stage: str, tiny_model: Path) -> None:
 
 def recipe(**changes: Any) -> config.Recipe:
     stage = {**COMMON, "lora": LORA, **changes}
-    return config.from_dict({"output": "x", "data": {"posters": {"count": 1}}, "autoregressive": stage})
+    return config.from_dict({"output": "x", "data": {"train": "a", "validation": "b"}, "autoregressive": stage})
 
 
 @pytest.mark.parametrize(
@@ -232,11 +234,9 @@ def test_steps_that_cannot_be_shared(changes: dict[str, Any], count: int, fix: s
 
 
 def test_stages_of_one_process() -> None:
-    vae = dict(COMMON)
+    values = {"output": "x", "data": {"posters": {"count": 1}}, "vae": dict(COMMON)}
     with pytest.raises(UserError, match="vae learns in one process"):
-        processes.check(
-            config.from_dict({"output": "x", "data": {"posters": {"count": 1}}, "vae": vae}), ProcessGroup(0, 2)
-        )
+        processes.check(pretraining.from_dict(values), ProcessGroup(0, 2))
 
 
 @pytest.mark.parametrize(

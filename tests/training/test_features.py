@@ -18,6 +18,7 @@ from glmkit.generation.condition_images import encode_condition_image
 from glmkit.generation.sequence import grids
 from glmkit.models.hybrid import HybridModel
 from glmkit.models.semantic_vq.model import prepare
+from glmkit.pretraining.posters import PosterDataset
 from glmkit.training import data, features
 
 CPU = torch.device("cpu")
@@ -206,7 +207,7 @@ def test_boxes_have_keys_of_their_own(tmp_path: Path) -> None:
 
 
 def test_text_shares() -> None:
-    posters = data.PosterImages(2, 64, 64, seed=0, workers=1, split="train")
+    posters = PosterDataset(2, 64, 64, seed=0, workers=1, split="train")
     found = features.precompute_text_masks(posters, features.FeatureCache(CPU))
     mask = posters.text_mask([1], CPU)
     assert found is not None and mask is not None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +10,18 @@ import numpy as np
 import pytest
 import tiny_checkpoint
 import torch
+from decoder_calls import decoder_calls
 from torch import Tensor
 
-from glmkit.config import AutoregressiveStage, DecoderStage
+from glmkit.config import DecoderStage
 from glmkit.generation.condition_images import encode_condition_images
 from glmkit.generation.denoising import to_image, upsample_prior_tokens
 from glmkit.generation.prior_tokens import prompt_tokenizer
 from glmkit.generation.sequence import training_sequence
 from glmkit.models.hybrid import HybridModel
+from glmkit.pretraining.config import PretrainAutoregressiveStage, PretrainDecoderStage
+from glmkit.pretraining.posters import EditDataset, PosterDataset
+from glmkit.pretraining.pretrain import pretraining_kinds
 from glmkit.records import Request
 from glmkit.training import data, features
 from glmkit.training.objectives import stage_kinds
@@ -45,8 +48,8 @@ def images(posters: Path) -> tuple[data.ImageDataset, data.ImageDataset]:
 
 
 def autoregressive(hybrid: HybridModel, images: Any, **changes: Any) -> AutoregressiveObjective:
-    stage = AutoregressiveStage(**STAGE, **changes)
-    objective = stage_kinds()["autoregressive"].build(hybrid, images, stage, features.FeatureCache(CPU))
+    stage = PretrainAutoregressiveStage(**STAGE, **changes)
+    objective = pretraining_kinds()["autoregressive"].build(hybrid, images, stage, features.FeatureCache(CPU))
     assert isinstance(objective, AutoregressiveObjective)
     return objective
 
@@ -207,27 +210,12 @@ def test_dropped_is_the_unconditional_of_generation(hybrid: HybridModel, images:
     assert abs(loss - kept) > 1e-3
 
 
-def told(objective: DecoderObjective, indices: Sequence[int], seeds: Sequence[int]) -> list[tuple[Tensor, ...]]:
-    """What the decoder was given in each of several steps; always with a mask of the glyphs."""
-    seen: list[tuple[Tensor, ...]] = []
-
-    def note(_: Any, given: tuple[Tensor, ...]) -> None:
-        latents, glyph, mask, *others = given
-        seen.append((latents, glyph, torch.ones(glyph.shape[:2], dtype=torch.bool) if mask is None else mask, *others))
-
-    handle = objective.decoder.register_forward_pre_hook(note)
-    for seed in seeds:
-        objective.loss(indices, seeded(seed))
-    handle.remove()
-    return seen
-
-
 @torch.no_grad()
 def test_prior_and_text_are_dropped_together(hybrid: HybridModel, images: Any) -> None:
     objective = decoder(hybrid, images, caption_dropout=0.4)
     empty = hybrid.glyph.from_spans([[]])[0][0]
     gone = []
-    for _, glyph, mask, _, drop, *_ in told(objective, [0, 1, 2, 3], range(60)):
+    for _, glyph, mask, _, drop, *_ in decoder_calls(objective, [0, 1, 2, 3], range(60)):
         for row in range(4):
             text = glyph[row][mask[row]]
             is_empty = text.shape == empty.shape and torch.allclose(text, empty, atol=1e-6)
@@ -239,7 +227,7 @@ def test_prior_and_text_are_dropped_together(hybrid: HybridModel, images: Any) -
 @torch.no_grad()
 def test_a_drop_tells_nothing_about_the_time(hybrid: HybridModel, images: Any) -> None:
     """Both come from the step's seed. In a batch of 16 and more torch's normal numbers follow its uniform ones."""
-    steps = told(decoder(hybrid, images, caption_dropout=0.4), [0, 1, 2, 3] * 8, range(15))
+    steps = decoder_calls(decoder(hybrid, images, caption_dropout=0.4), [0, 1, 2, 3] * 8, range(15))
     gone = torch.cat([drop for _, _, _, _, drop, *_ in steps]).numpy()
     times = torch.cat([timestep for _, _, _, _, _, timestep, *_ in steps]).numpy()
     for measure in (times, np.abs(times - 500)):
@@ -247,52 +235,17 @@ def test_a_drop_tells_nothing_about_the_time(hybrid: HybridModel, images: Any) -
 
 
 @torch.no_grad()
-def test_a_decoder_without_glyphs_is_told_no_text(hybrid: HybridModel, images: Any) -> None:
-    """What it gets is the empty text of the unconditional pass; the prior stays. The same holds for validation losses."""
-    objective = decoder(hybrid, images, glyphs=False)
-    ((_, glyph, mask, prior, drop, *_),) = told(objective, [0, 1], [3])
-    empty, _ = hybrid.glyph.from_spans([[]])
-    assert torch.equal(mask.sum(dim=1), torch.tensor([empty.shape[1]] * 2)) and not drop.any()
-    torch.testing.assert_close(glyph[mask], empty[0].expand(2, -1, -1).flatten(0, 1))
-    torch.testing.assert_close(objective.known.glyphs.embeddings([0])[0], empty)
-    ((_, _, told_mask, same_prior, *_),) = told(decoder(hybrid, images), [0, 1], [3])
-    assert torch.equal(prior, same_prior) and (told_mask.sum(dim=1) > mask.sum(dim=1)).all()
-
-
-@torch.no_grad()
-def test_the_prior_alone_may_be_dropped_or_disturbed(hybrid: HybridModel, images: Any) -> None:
-    ((_, glyph, mask, prior, drop, *_),) = told(decoder(hybrid, images, prior_token_drop=1.0), [0, 1], [3])
+def test_the_prior_alone_may_be_dropped(hybrid: HybridModel, images: Any) -> None:
+    ((_, glyph, mask, prior, drop, *_),) = decoder_calls(decoder(hybrid, images, prior_token_drop=1.0), [0, 1], [3])
     assert drop.all() and mask.sum(dim=1).gt(1).all(), "the texts stay"
-    ((_, _, _, noisy, drop, *_),) = told(decoder(hybrid, images, prior_noise=1.0), [0, 1], [3])
-    assert not drop.any()
-    blocks = noisy.view(2, 2, 2, 2, 2)  # B h 2 w 2
-    assert torch.equal(blocks, blocks[:, :, :1, :, :1].expand_as(blocks)), "one id for 2x2 tokens, disturbed or not"
-    assert not torch.equal(noisy, prior) and 0 <= noisy.min() and noisy.max() < 64
-
-
-@torch.no_grad()
-def test_half_of_the_priors_are_of_stretched_images(hybrid: HybridModel) -> None:
-    """Each image by a factor of its own."""
-    posters = data.PosterImages(8, SIZE, SIZE, seed=0, workers=1, split="train")
-    objective = decoder(hybrid, (posters, posters), prior_stretch=0.9)
-    plain, other = objective.train.prior, objective.train.stretched
-    assert other is not None
-    everything = list(range(8))
-    of_stretched = 0
-    for _, _, _, prior, *_ in told(objective, everything, range(30)):
-        for row in everything:
-            own = prior[row].view(2, 2, 2, 2)[:, 0, :, 0]
-            is_stretched = torch.equal(own, other[[row]][0].long())
-            assert is_stretched or torch.equal(own, plain[[row]][0].long())
-            of_stretched += is_stretched and not torch.equal(other[[row]], plain[[row]])
-    differing = sum(not torch.equal(plain[[row]], other[[row]]) for row in everything)
-    assert differing >= 3 and 0.3 < of_stretched / (30 * differing) < 0.7
+    blocks = prior.view(2, 2, 2, 2, 2)  # B h 2 w 2
+    assert torch.equal(blocks, blocks[:, :, :1, :, :1].expand_as(blocks)), "one id for 2x2 tokens"
 
 
 @torch.no_grad()
 def test_text_counts_more(hybrid: HybridModel) -> None:
     """Weights of 1 + text_weight * share of text, relative to their mean; the plain error is shown beside it."""
-    posters = data.PosterImages(2, SIZE, SIZE, seed=0, workers=1, split="train")
+    posters = PosterDataset(2, SIZE, SIZE, seed=0, workers=1, split="train")
     objective = decoder(hybrid, (posters, posters), text_weight=5.0)
     loss, shown = objective.loss([0, 1], seeded(7))
     times, noise = draws(7, 2, SIZE, SIZE)
@@ -302,37 +255,6 @@ def test_text_counts_more(hybrid: HybridModel) -> None:
     weight = (1 + 5 * mask.view(2, 1, 8, 8, 8, 8).mean(dim=(3, 5))).expand_as(error)
     assert loss.item() == pytest.approx(((error * weight).sum() / weight.sum()).item(), rel=2e-3)
     assert shown["mse"].item() == pytest.approx(error.mean().item(), abs=1e-4)
-
-
-@pytest.mark.parametrize("drop", [0.0, 1.0])
-def test_letters_are_asked_for(tiny_model: Path, drop: float) -> None:
-    """Cross-entropy of the sign at each latent position from the tokens that enter a later block, added by weight."""
-    hybrid = HybridModel(tiny_model)
-    hybrid.decoder.requires_grad_(True)
-    posters = data.PosterImages(2, SIZE, SIZE, seed=0, workers=1, split="train")
-    torch.manual_seed(0)
-    objective = decoder(hybrid, (posters, posters), character_weight=0.5, train_glyph=True, caption_dropout=drop)
-    plain, _ = decoder(hybrid, (posters, posters), train_glyph=True, caption_dropout=drop).loss([0, 1], seeded(7))
-    entered: list[Tensor] = []
-    blocks = hybrid.decoder.transformer_blocks
-    handle = blocks[2 * len(blocks) // 3].register_forward_pre_hook(lambda _, given: entered.append(given[1]))
-    loss, shown = objective.loss([0, 1], seeded(7))
-    handle.remove()
-    if drop:
-        assert shown["signs"] == 0 and loss.item() == pytest.approx(plain.item(), abs=1e-5)
-        return
-    head, letters = objective.trained["signs"].tell, posters.signs([0, 1], CPU)
-    nats = [
-        -head(entered[0][image, 4 * (row // 2) + column // 2])
-        .view(2, 2, 128)[row % 2, column % 2]
-        .log_softmax(0)[int(letters[image, row, column])]
-        for image, row, column in letters.nonzero().tolist()
-    ]
-    assert len(nats) > 5
-    assert shown["signs"].item() == pytest.approx(torch.stack(nats).mean().item(), abs=1e-4)
-    assert loss.item() == pytest.approx((plain + 0.5 * shown["signs"]).item(), abs=1e-4)
-    (loss - plain).backward()
-    assert hybrid.glyph.encoder.shared.weight.grad.abs().max() > 0 and head.weight.grad.abs().max() > 0
 
 
 @torch.no_grad()
@@ -367,8 +289,8 @@ def test_what_the_decoder_stage_trains(tiny_model: Path, images: Any, train_glyp
 @pytest.fixture(scope="module")
 def edits(hybrid: HybridModel) -> tuple[data.ImageDataset, data.ImageDataset]:
     """Four pairs each, with two posters behind the training pairs; of a size that the model reads as it is."""
-    posters = data.PosterImages(2, 128, 128, seed=1, workers=1, split="train")
-    pairs = [data.EditImages(4, 128, 128, seed=seed, workers=1, split="train") for seed in (2, 3)]
+    posters = PosterDataset(2, 128, 128, seed=1, workers=1, split="train")
+    pairs = [EditDataset(4, 128, 128, seed=seed, workers=1, split="train") for seed in (2, 3)]
     return data.ConcatDataset([pairs[0], posters]), pairs[1]
 
 
@@ -437,7 +359,7 @@ def test_validation_losses_tell_edits_apart(hybrid: HybridModel, edits: Any) -> 
     losses = autoregressive(hybrid, edits).validation_losses()
     plain = [stock_nats(hybrid, edits[1], index)[1].mean() for index in (0, 2, 4, 6)]
     assert losses["large"] == pytest.approx(torch.stack(plain).mean().item(), abs=1e-4)
-    sheets = [autoregressive(hybrid, edits).known.padded([index]) for index in (1, 3, 5, 7)]
+    sheets = [autoregressive(hybrid, edits).validation.padded([index]) for index in (1, 3, 5, 7)]
     alone = [sheet.losses(sheet.logits(hybrid.autoregressive)) for sheet in sheets]
     assert losses["edit"] == pytest.approx(torch.cat([parts["edit"] for parts in alone]).mean().item(), abs=1e-4)
     of_decoder = decoder(hybrid, edits).validation_losses()
@@ -489,9 +411,10 @@ def test_decoder_loss_of_edits(hybrid: HybridModel, edits: Any) -> None:
 @torch.no_grad()
 def test_an_edit_is_told_its_own_codes(hybrid: HybridModel, edits: Any) -> None:
     """Never those of a stretched image, since what it keeps has to stay in place."""
-    objective = decoder(hybrid, edits, prior_stretch=0.9)
-    for _, _, _, prior, *_ in told(objective, [1, 3], range(8)):
-        own = objective.train.prior[[1, 3]].long()
+    stage = PretrainDecoderStage(**STAGE, caption_dropout=0.0, prior_stretch=0.9)
+    objective: Any = pretraining_kinds()["decoder"].build(hybrid, edits, stage, features.FeatureCache(CPU))
+    for _, _, _, prior, *_ in decoder_calls(objective, [1, 3], range(8)):
+        own = objective.train.prior_token_ids[[1, 3]].long()
         assert torch.equal(prior, upsample_prior_tokens(own))
 
 
@@ -502,7 +425,7 @@ def test_a_dropped_edit_reads_no_source(hybrid: HybridModel, edits: Any) -> None
     loss, _ = decoder(hybrid, edits, caption_dropout=1.0).loss([1, 3], seeded(7))
     rows = [stock_error(hybrid, edits[0], index, noise[row], times[row], drop=True) for row, index in enumerate((1, 3))]
     assert loss.item() == pytest.approx(torch.stack(rows).mean().item(), abs=1e-4)
-    ((*_, sources),) = told(decoder(hybrid, edits, prior_token_drop=1.0), [1, 3], [7])
+    ((*_, sources),) = decoder_calls(decoder(hybrid, edits, prior_token_drop=1.0), [1, 3], [7])
     assert sources.mask.all()
 
 

@@ -23,7 +23,9 @@ from glmkit.training import libraries
 def test_what_is_not_installed(optimizer: str, wandb: str | None, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     stage: dict[str, Any] = {"lora": {"targets": ["to_q"]}, "optimizer": optimizer}
     stage |= {"steps": 1, "global_batch_size": 1, "learning_rate": 1}
-    recipe = config.from_dict({"output": "x", "data": {"posters": {"count": 1}}, "decoder": stage, "wandb": wandb})
+    recipe = config.from_dict(
+        {"output": "x", "data": {"train": "a", "validation": "b"}, "decoder": stage, "wandb": wandb}
+    )
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     libraries.check(recipe)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)

@@ -13,6 +13,7 @@ from glmkit import config
 from glmkit.config import AutoregressiveStage
 from glmkit.errors import UserError
 from glmkit.models.hybrid import HybridModel
+from glmkit.pretraining.posters import EditDataset
 from glmkit.training import data, features
 from glmkit.training.objectives.autoregressive import KIND, AutoregressiveObjective
 
@@ -24,7 +25,7 @@ MIXED = [5, 0, 9, 4]  # 96x64, 64x64, an edit of 128x128, 96x64
 @pytest.fixture(scope="module")
 def images(posters: Path) -> data.ConcatDataset:
     """Six posters of two sizes, then two pairs: numbers 7 and 9 are edits."""
-    edits = data.EditImages(2, 128, 128, seed=2, workers=1, split="train")
+    edits = EditDataset(2, 128, 128, seed=2, workers=1, split="train")
     return data.ConcatDataset([data.FileDataset(posters / "train"), edits])
 
 
@@ -103,7 +104,7 @@ def test_compiled_rows_of_any_lengths(
 def test_not_with_equal_pixels() -> None:
     stage = {**STAGE, "pack": True, "equal_pixels": True}
     with pytest.raises(UserError, match="pack puts images of all sizes into a batch"):
-        config.from_dict({"output": "x", "data": {"posters": {"count": 1}}, "autoregressive": stage})
+        config.from_dict({"output": "x", "data": {"train": "a", "validation": "b"}, "autoregressive": stage})
 
 
 def test_every_image_counts_the_same(tiny_model: Path, images: data.ConcatDataset) -> None:

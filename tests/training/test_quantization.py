@@ -185,14 +185,14 @@ def tensors_of(layer: Any) -> Iterator[Tensor]:
 
 @pytest.mark.parametrize(("base", "offload"), [("nf4", False), ("int8", False), ("fp8", False), ("fp8", True)])
 def test_a_run_with_a_quantised_base_goes_on_exactly(
-    base: str, offload: bool, tiny_model: Path, tmp_path: Path
+    base: str, offload: bool, tiny_model: Path, posters: Path, tmp_path: Path
 ) -> None:
     """Killed between two saved states; the adapter that was saved loads and draws as users do it."""
     needed(base)
     recipe = {
         "model": str(tiny_model),
         "output": str(tmp_path / "whole"),
-        "data": {"posters": {"count": 4, "validation": 2, "size": "64x64", "workers": 1}},
+        "data": {"train": str(posters / "train"), "validation": str(posters / "validation")},
         "autoregressive": {
             "lora": {"rank": 2, "dropout": 0.2, "targets": ["q_proj", "down_proj"], "base": base, "offload": offload},
             "steps": 5,

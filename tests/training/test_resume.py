@@ -21,14 +21,14 @@ def killed(where: str, *command: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def whole(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(tiny_model: Path, posters: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that nobody disturbed: an adapter, then a whole part without saved states; its recipe."""
     folder = tmp_path_factory.mktemp("whole")
     common = {"global_batch_size": 2, "learning_rate": 0.01, "ema": 0.5, "validation_every": 2}
     recipe = {
         "model": str(tiny_model),
         "output": str(folder / "run"),
-        "data": {"posters": {"count": 4, "validation": 2, "size": "64x64", "workers": 1}},
+        "data": {"train": str(posters / "train"), "validation": str(posters / "validation")},
         "autoregressive": {
             **common,
             "steps": 6,
@@ -49,7 +49,7 @@ def contents(run: Path) -> dict[str, bytes]:
 
 def test_killed_in_every_way(whole: Path, tmp_path: Path) -> None:
     """In a step; then with the trained weights of a whole part in place, without a state asked for, before its result
-    is written. Each time continued with another number of workers.
+    is written. Each time continued with another room for features.
     """
     run = tmp_path / "run"
     command = ["finetune", "--device", "cpu", str(whole / "recipe.yaml"), f"output={run}"]
@@ -57,9 +57,9 @@ def test_killed_in_every_way(whole: Path, tmp_path: Path) -> None:
     assert (run / "autoregressive.state.pt").exists() and not (run / "autoregressive.json").exists()
     (run / ".autoregressive.state.123.tmp.pt").touch()
     (run / "adapter" / ".autoregressive.123.tmp").mkdir()
-    killed("result", *command, "data.posters.workers=2")
+    killed("result", *command, "data.gpu_cache_gib=2")
     assert (run / "autoregressive.json").exists() and not (run / "decoder.json").exists()
-    assert main([*command, "data.posters.workers=3"]) == 0
+    assert main([*command, "data.gpu_cache_gib=3"]) == 0
     ours, theirs = contents(run), contents(whole / "run")
     assert sorted(ours) == sorted(theirs)
     assert not [name for name in ours if name.endswith(".safetensors") and ours[name] != theirs[name]]

@@ -42,10 +42,6 @@ class ImageDataset(Protocol):
     def text_mask(self, indices: Sequence[int], device: torch.device) -> Tensor | None:
         """B 1 H W in [0, 1], 1 where text is drawn; None where nobody knows."""
 
-    def signs(self, indices: Sequence[int], device: torch.device) -> Tensor | None:
-        """B H/8 W/8, the sign that stands there: the ASCII code of a letter, 1 to 6 for the kinds of shapes, 0 for
-        none; None where nobody knows."""
-
 
 Datasets = tuple[ImageDataset, ImageDataset]  # training, validation
 
@@ -71,8 +67,8 @@ class ConcatDataset:
             for edit, condition_image in images.condition_images.items()
         }
 
-    def _ask(self, ask: Callable[[ImageDataset, list[int]], Tensor | None], indices: Sequence[int]) -> Tensor | None:
-        """What `ask` gets from the set of each image, in the order of `indices`; None where a set does not know."""
+    def gather(self, ask: Callable[[ImageDataset, list[int]], Tensor | None], indices: Sequence[int]) -> Tensor | None:
+        """Return what `ask` gets from the set of each image, in the order of `indices`; None where a set does not know."""
         numbers = np.asarray(indices)
         owners = np.searchsorted(self._starts, numbers, side="right") - 1
         parts, places = [], []
@@ -86,15 +82,12 @@ class ConcatDataset:
         return torch.cat(parts)[torch.from_numpy(np.argsort(np.concatenate(places))).to(parts[0].device)]
 
     def pixels(self, indices: Sequence[int], device: torch.device) -> Tensor:
-        pixels = self._ask(lambda images, own: images.pixels(own, device), indices)
+        pixels = self.gather(lambda images, own: images.pixels(own, device), indices)
         assert pixels is not None
         return pixels
 
     def text_mask(self, indices: Sequence[int], device: torch.device) -> Tensor | None:
-        return self._ask(lambda images, own: images.text_mask(own, device), indices)
-
-    def signs(self, indices: Sequence[int], device: torch.device) -> Tensor | None:
-        return self._ask(lambda images, own: images.signs(own, device), indices)
+        return self.gather(lambda images, own: images.text_mask(own, device), indices)
 
 
 def _joined(keys: Sequence[list[str] | None]) -> list[str] | None:

@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from glmkit import runs
-from glmkit.config import Reading, parse_size
+from glmkit.config import ImageSettings, parse_size
 from glmkit.errors import UserError
 from glmkit.inputs.images import as_rgb, read_image
 from glmkit.inputs.tables import Box, CaptionedImage, read_captioned_images
@@ -95,10 +95,10 @@ class FileDataset:
     """
 
     def __init__(
-        self, where: str | Path, reading: Reading | None = None, repeats: int = 1, regularization: bool = False
+        self, where: str | Path, settings: ImageSettings | None = None, repeats: int = 1, regularization: bool = False
     ) -> None:
-        self.where, self._reading = str(where), reading or Reading()
-        self._max_pixels = prod(parse_size(self._reading.size)) if self._reading.size else None
+        self.where, self._settings = str(where), settings or ImageSettings()
+        self._max_pixels = prod(parse_size(self._settings.size)) if self._settings.size else None
         examples = self._examples()
         self.changes = Counter(change for example in examples for change in self._changes(example))
         self._has_text_positions = self._check_text_positions(examples)
@@ -120,12 +120,12 @@ class FileDataset:
 
     def _examples(self) -> list[TrainingExample]:
         """Read every image once; UserError for bad ones, or notes of them in `dropped`."""
-        images = read_captioned_images(self.where, self._reading.columns)
+        images = read_captioned_images(self.where, self._settings.columns)
         with ThreadPoolExecutor(runs.cores()) as pool:
             results = list(pool.map(self._example, images))
         self.dropped = [result for result in results if isinstance(result, UserError)]
         examples = [result for result in results if isinstance(result, TrainingExample)]
-        if self.dropped and (self._reading.on_bad_image == "error" or not examples):
+        if self.dropped and (self._settings.on_bad_image == "error" or not examples):
             raise _one_error(self.where, self.dropped)
         return examples
 
@@ -135,7 +135,7 @@ class FileDataset:
         if 0 < len(unknown) < len(examples):
             raise UserError(
                 f"{self.where} tells where text stands for some images only",
-                found=f"neither {self._reading.columns.boxes} nor {self._reading.columns.mask} for {unknown[0]}",
+                found=f"neither {self._settings.columns.boxes} nor {self._settings.columns.mask} for {unknown[0]}",
                 fix="an empty list of boxes for an image without text",
             )
         return not unknown
@@ -178,7 +178,7 @@ class FileDataset:
 
     def _fitted(self, size: tuple[int, int], name: str) -> Fit:
         try:
-            return fit(*size, self._max_pixels, self._reading.fit == "exact")
+            return fit(*size, self._max_pixels, self._settings.fit == "exact")
         except UserError as error:
             raise UserError(f"image {name} {error.what}", found=error.found, fix=error.fix) from error
 
@@ -194,10 +194,6 @@ class FileDataset:
             return None
         levels = np.stack([self._images[index].text_mask() for index in indices])
         return torch.from_numpy(levels).to(device).unsqueeze(1).float() / 255
-
-    def signs(self, indices: Sequence[int], device: torch.device) -> Tensor | None:
-        """Return None: nobody knows which letter stands where in a file."""
-        return None
 
 
 def _bytes(content: Path | bytes) -> bytes:

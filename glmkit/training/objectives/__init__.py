@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
+
+from glmkit.models import checkpoint
 
 if TYPE_CHECKING:
     from glmkit.models.hybrid import HybridModel
@@ -68,6 +71,7 @@ class StageKind:
     - `encoders`: components that only compute features; they leave the memory before the transformer is loaded.
     - `transformer`: the component that gradients pass through, whatever is trained: it takes the memory.
     - `unfreeze(component, stage)`: gives gradients to what full training trains of a component.
+    - `load(folder, component)`: what full training begins with, in float32 on the CPU.
     """
 
     objective: Callable[[HybridModel, Any, Datasets, Any], Objective]
@@ -75,6 +79,7 @@ class StageKind:
     encoders: tuple[str, ...] = ()
     transformer: str | None = None
     unfreeze: Callable[[nn.Module, Any], None] = unfreeze_all
+    load: Callable[[Path, str], nn.Module] = checkpoint.load_component
 
     def encoders_of(self, stage: Any) -> tuple[str, ...]:
         """Return the encoders that a stage does not train."""
@@ -94,8 +99,7 @@ class StageKind:
 
 
 def stage_kinds() -> dict[str, StageKind]:
-    """Return what each stage of a recipe is made of (vae, semantic_vq, autoregressive, decoder, glyph)."""
-    from glmkit.training.objectives import autoregressive, decoder, glyph, semantic_vq, vae
+    """Return what each stage of fine-tuning is made of."""
+    from glmkit.training.objectives import autoregressive, decoder, glyph
 
-    modules = (vae, semantic_vq, autoregressive, decoder, glyph)
-    return {module.__name__.rpartition(".")[2]: module.KIND for module in modules}
+    return {"autoregressive": autoregressive.KIND, "decoder": decoder.KIND, "glyph": glyph.KIND}

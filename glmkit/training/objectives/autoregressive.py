@@ -27,12 +27,11 @@ VALIDATION_IMAGES = 64
 
 
 def precompute(
-    hybrid: HybridModel, datasets: Datasets, stage: AutoregressiveStage, cache: FeatureCache
+    hybrid: HybridModel, datasets: Datasets, _: AutoregressiveStage, cache: FeatureCache
 ) -> tuple[Sequences, Sequences]:
     """Tokenize both data sets: their images by the semantic tokenizer, their captions by the processor's."""
     images, validation = datasets
-    train = Sequences(images, hybrid, cache, with_preview=stage.preview)
-    return train, Sequences(validation, hybrid, cache, with_preview=stage.preview)
+    return Sequences(images, hybrid, cache), Sequences(validation, hybrid, cache)
 
 
 class AutoregressiveObjective(Divisible):
@@ -44,7 +43,7 @@ class AutoregressiveObjective(Divisible):
         stage: AutoregressiveStage,
     ) -> None:
         images, validation = datasets
-        self.sequences, self.known = features
+        self.sequences, self.validation = features
         self.regularization = RegularizationImages(images)
         self.trained, self.stage, self.device = hybrid.autoregressive, stage, hybrid.device
         self.validation_groups = groups(buckets(validation), 16, limit=VALIDATION_IMAGES)
@@ -88,7 +87,7 @@ class AutoregressiveObjective(Divisible):
         rows: dict[str, list[Tensor]] = {}
         for indices in self.validation_groups:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-                sheet = self.known.padded(indices)
+                sheet = self.validation.padded(indices)
                 parts = sheet.losses(sheet.logits(self.trained))
             total = self._total(parts, len(indices)).expand(len(indices))
             for name, nats in {"loss": total, **parts}.items():
@@ -97,7 +96,7 @@ class AutoregressiveObjective(Divisible):
 
     def compile(self) -> None:
         allow_shapes()
-        self.sequences.one_shape = self.known.one_shape = True
+        self.sequences.one_shape = self.validation.one_shape = True
         for layer in self.trained.language_model.layers:
             layer.compile(dynamic=self.stage.pack)  # packed rows are of any lengths, padded ones of a few
 

@@ -7,14 +7,13 @@ from torch import nn
 from glmkit.models.hybrid import HybridModel
 from glmkit.training.objectives import StageKind
 from glmkit.training.objectives.decoder import DecoderObjective, precompute
-from glmkit.training.objectives.spelling import OrderHead, SignHead
 
 
 class GlyphObjective(DecoderObjective):
     """Trains the glyph encoder alone."""
 
-    def _parts(self, hybrid: HybridModel) -> tuple[nn.Module, SignHead | None, OrderHead | None]:
-        return hybrid.glyph, None, None
+    def _trained(self, hybrid: HybridModel) -> nn.Module:
+        return hybrid.glyph
 
 
 KIND = StageKind(GlyphObjective, precompute, encoders=("semantic_vq", "vae"), transformer="decoder")

@@ -16,6 +16,7 @@ from PIL import Image
 
 from glmkit import config
 from glmkit.errors import UserError
+from glmkit.pretraining.posters import PosterDataset
 from glmkit.training import data
 from glmkit.training.data import summary
 
@@ -49,7 +50,7 @@ def test_parquet_with_columns_of_any_name(tmp_path: Path) -> None:
     for number in range(3):
         part = {name: values[number : number + 1] for name, values in rows.items()}
         pyarrow.parquet.write_table(pyarrow.table(part), tmp_path / f"train-{number}.parquet")
-    reading = config.Reading(columns=config.Columns(image="pic", caption="prompt"))
+    reading = config.ImageSettings(columns=config.Columns(image="pic", caption="prompt"))
     for where in (tmp_path, tmp_path / "train-*.parquet"):
         images = data.FileDataset(where, reading)
         assert images.captions == ["a", "b", "c"]
@@ -118,7 +119,7 @@ def test_text_boxes_and_masks_follow_the_image(tmp_path: Path) -> None:
         {"file_name": "boxes.png", "text": "a", "text_boxes": [[64, 32, 96, 96]]},
         {"file_name": "mask.png", "text": "b", "mask": "where.png"},
     )
-    reading = config.Reading(size="96x64")
+    reading = config.ImageSettings(size="96x64")
     masks = data.FileDataset(tmp_path, reading).text_mask([0, 1], CPU)
     assert masks is not None and masks.shape == (2, 1, 64, 96)
     assert torch.equal(masks[0], masks[1])
@@ -142,7 +143,7 @@ def test_broken_images_are_named_together_or_left_out(tmp_path: Path) -> None:
         data.FileDataset(tmp_path)
     for said in ("3 images of", "cut.png cannot be read", "gone.png has no image", "too small", "on_bad_image=skip"):
         assert said in str(caught.value)
-    images = data.FileDataset(tmp_path, config.Reading(on_bad_image="skip"))
+    images = data.FileDataset(tmp_path, config.ImageSettings(on_bad_image="skip"))
     assert images.captions == ["good"]
     lines = summary.summarize(images).lines("train", batch_size=4)
     assert lines[:2] == ["train: 1 images; 64x32: 1", "  1 captions quote no text"]
@@ -154,7 +155,7 @@ def test_no_good_image_is_an_error_even_where_broken_ones_are_skipped(tmp_path: 
     (tmp_path / "cut.png").write_bytes(b"no image")
     table(tmp_path, {"file_name": "cut.png", "text": "a"})
     with pytest.raises(UserError, match="cut.png is not an image"):
-        data.FileDataset(tmp_path, config.Reading(on_bad_image="skip"))
+        data.FileDataset(tmp_path, config.ImageSettings(on_bad_image="skip"))
 
 
 def test_sources_of_a_recipe_and_their_repeats(tmp_path: Path) -> None:
@@ -174,7 +175,7 @@ def test_the_report_counts_changes(tmp_path: Path) -> None:
     for name, size in (("large", (200, 200)), ("small", (64, 64)), ("odd", (100, 64))):
         draw(tmp_path / f"{name}.png", *size)
         (tmp_path / f"{name}.txt").write_text(name)
-    found = summary.summarize(data.FileDataset(tmp_path, config.Reading(size="96x96")))
+    found = summary.summarize(data.FileDataset(tmp_path, config.ImageSettings(size="96x96")))
     assert found.changes == {"scaled down": 1, "cropped": 1, "smaller than data.size": 2}
     assert found.buckets == {"64x64": 1, "96x64": 1, "96x96": 1}
 
@@ -194,7 +195,7 @@ def test_the_report_names_what_is_there_twice(tmp_path: Path) -> None:
     for line in ("  2 more are for regularization", "  1 equal another one", "  1 captions quote no text"):
         assert line in told
     assert [line for line in told if "over-fitting" in line] == [told[-1]] and told[-1].startswith("  1 of them")
-    posters = data.PosterImages(2, 64, 64, seed=0, workers=1, split="train")
+    posters = PosterDataset(2, 64, 64, seed=0, workers=1, split="train")
     assert not any("over-fitting" in line for line in summary.lines((posters, posters), 1))
 
 
@@ -205,5 +206,5 @@ def test_content_names_a_image(tmp_path: Path) -> None:
         (tmp_path / folder).mkdir()
         draw(tmp_path / folder / "x.png", seed=seed)
         (tmp_path / folder / "x.txt").write_text("x")
-        keys += data.FileDataset(tmp_path / folder, config.Reading(**reading)).keys or []
+        keys += data.FileDataset(tmp_path / folder, config.ImageSettings(**reading)).keys or []
     assert keys[0] == keys[1] and len(set(keys)) == 3

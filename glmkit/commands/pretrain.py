@@ -1,0 +1,44 @@
+"""`glmkit pretrain RECIPE [key=value ...]`"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+HELP = "train components from fresh weights on synthetic posters, as nano was made"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    parser.add_argument("recipe", help="a YAML file, for example recipes/pretrain/vae.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example vae.steps=50")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--dry-run", action="store_true", help="explain the recipe, and stop")
+    parser.add_argument("--json", action="store_true", help="print the results as one line of JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Pretrain, or explain what would happen."""
+    from glmkit.generation.loading import device_of_rank
+    from glmkit.pretraining import config
+    from glmkit.training import distributed
+
+    device = device_of_rank(arguments.device)
+    if arguments.dry_run:
+        from glmkit.pretraining.pretrain import explain
+
+        print("\n".join(explain(config.load(arguments.recipe, arguments.overrides), device)))
+        return 0
+    with distributed.together(device) as group:
+        recipe = config.load(arguments.recipe, arguments.overrides)
+        from glmkit.pretraining.pretrain import pretrain
+        from glmkit.reporting.training import write_training_report
+        from glmkit.training.finetune import describe
+
+        results = pretrain(recipe, device, group)
+    if group.is_main:
+        print(json.dumps(results) if arguments.json else describe(results))
+        print(f"report: {write_training_report(Path(recipe.output))}", file=sys.stderr)
+    return 0

@@ -1,0 +1,166 @@
+"""Recipes: YAML -> dict (+ `key=value` overrides) -> typed, frozen sections.
+
+Recipes hold values, never code. Duplicate and unknown keys are errors that name the path and the nearest known key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self, TypeVar, get_args, overload
+
+import yaml
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from glmkit.config.data import Data
+from glmkit.config.section import Section
+from glmkit.config.stages import AutoregressiveStage, DecoderStage, GlyphStage, Stage
+from glmkit.config.values import override, read_yaml
+from glmkit.errors import UserError, nearest
+
+STAGES: dict[str, type[Stage]] = {
+    "autoregressive": AutoregressiveStage,
+    "decoder": DecoderStage,
+    "glyph": GlyphStage,
+}
+
+
+class Samples(Section):
+    """Sample images of the training so far."""
+
+    prompts: tuple[str, ...] = ()
+    """What is generated, side by side in one file."""
+    every: int = Field(default=0, ge=0)
+    """Steps between samples; 0: at step 0 and at the end only."""
+    size: str | None = None
+    """WIDTHxHEIGHT in pixels; none: the model's default."""
+    steps: int | None = Field(default=None, gt=0)
+    """Denoising steps; none: the model's default."""
+
+
+class Eval(Section):
+    """Evaluation before and after training: the first `limit` prompts of each split of a suite."""
+
+    suite: str = "text-render"
+    """Name of the suite, as `glmkit list` shows it."""
+    limit: int = Field(default=16, gt=0)
+    """Prompts per split."""
+    clip: bool = False
+    """Measure CLIP alignment, too."""
+
+
+class Recipe(Section):
+    """A fine-tuning run: its stages follow one another in the order of the model's own data flow.
+
+    Adapters go to OUTPUT/adapter. Components that are trained without `lora` are written into OUTPUT/model, a copy of
+    the model.
+    """
+
+    model: str = "nano"
+    """`nano`, `glm-image`, or a model folder."""
+    output: str
+    """The run folder."""
+    save_dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Data type of components that are trained without `lora`, in files."""
+    seed: int = 0
+    """Seed of fresh weights, the order of the images, and all noise."""
+    data: Data
+    """Images to train on and to measure progress with."""
+    autoregressive: AutoregressiveStage | None = None
+    """Train the model that generates prior tokens."""
+    decoder: DecoderStage | None = None
+    """Train the diffusion decoder."""
+    glyph: GlyphStage | None = None
+    """Train the encoder of quoted texts."""
+    samples: Samples = Samples()
+    """Sample images of the training so far."""
+    eval: Eval | None = None
+    """Evaluate before and after."""
+    wandb: str | None = Field(default=None, min_length=1)
+    """Project of Weights & Biases that gets the losses."""
+
+    stage_order: ClassVar[tuple[str, ...]] = tuple(STAGES)
+
+    @field_validator("output")
+    @classmethod
+    def _not_empty(cls, value: str) -> str:
+        if not value.strip():
+            raise ValueError("output must name a folder")
+        return value
+
+    @model_validator(mode="after")
+    def _has_stages(self) -> Self:
+        if not self.stages:
+            raise ValueError(f"a recipe needs at least one stage: {', '.join(self.stage_order)}")
+        weights = [getattr(stage, "regularization_weight", 0) for stage in self.stages.values()]
+        if self.data.has_regularization and not any(weights):
+            raise ValueError(
+                "data.train has regularization images, and no stage a weight for them; for example "
+                "decoder.regularization_weight=1"
+            )
+        return self
+
+    @property
+    def stages(self) -> dict[str, Stage]:
+        """The stages that are there, by name, in the order in which they run."""
+        return {name: stage for name in self.stage_order if (stage := getattr(self, name)) is not None}
+
+    @property
+    def largest_batch(self) -> int:
+        """The largest global batch size of all stages."""
+        return max(stage.global_batch_size for stage in self.stages.values())
+
+
+AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
+
+
+@overload
+def load(path: str | Path, overrides: Iterable[str] = ()) -> Recipe: ...
+@overload
+def load(path: str | Path, overrides: Iterable[str], kind: type[AnyRecipe]) -> AnyRecipe: ...
+def load(path: str | Path, overrides: Iterable[str] = (), kind: type[Recipe] = Recipe) -> Recipe:
+    """Read a recipe, apply overrides, check everything. Raises UserError that names the key."""
+    return from_dict(override(read_yaml(path), overrides), str(path), kind)
+
+
+@overload
+def from_dict(values: Mapping[str, Any], name: str = "recipe") -> Recipe: ...
+@overload
+def from_dict(values: Mapping[str, Any], name: str, kind: type[AnyRecipe]) -> AnyRecipe: ...
+def from_dict(values: Mapping[str, Any], name: str = "recipe", kind: type[Recipe] = Recipe) -> Recipe:
+    """Make a checked recipe of plain values; UserError lists every problem with its path."""
+    try:
+        return kind.model_validate(dict(values))
+    except ValidationError as error:
+        problems = "\n".join(_explain(problem, kind) for problem in error.errors())
+        raise UserError(f"{name} is not a valid recipe:\n{problems}") from error
+
+
+def _explain(problem: Any, kind: type[Recipe]) -> str:
+    path = [str(key) for key in problem["loc"]]
+    line = f"  {'.'.join(path) or 'recipe'}: "
+    if problem["type"] == "extra_forbidden":
+        known = _keys_of(kind, path[:-1])
+        guess = nearest(path[-1], known)
+        hint = f"; did you mean {guess!r}?" if guess else ""
+        return f"{line}unknown key{hint} (known: {', '.join(known)})"
+    if problem["type"] == "missing":
+        return f"{line}missing"
+    if problem["type"] == "tuple_type":
+        return f"{line}must be a list, such as [{problem['input']}]"
+    message = problem["msg"].removeprefix("Value error, ")
+    return line + message if isinstance(problem["input"], Mapping) else f"{line}{message} (found {problem['input']!r})"
+
+
+def _keys_of(section: type[Section], path: list[str]) -> list[str]:
+    for key in path:
+        if not key.isdigit():  # an index into a list
+            annotation = section.model_fields[key].annotation
+            candidates = (annotation, *get_args(annotation))
+            section = next(one for one in candidates if isinstance(one, type) and issubclass(one, Section))
+    return sorted(section.model_fields)
+
+
+def to_yaml(recipe: Recipe) -> str:
+    """Write the resolved recipe as YAML, as it is saved before work starts."""
+    return yaml.safe_dump(recipe.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,89 @@
+"""YAML files as plain values, and `key=value` over them; `config.recipe` checks what is read here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from glmkit.errors import UserError, nearest
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that refuses a key given twice."""
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise yaml.constructor.ConstructorError(None, None, "a key must be a name", key_node.start_mark)
+        key = loader.construct_object(key_node)
+        if key in seen:
+            raise UserError(
+                f"{key_node.start_mark.name}: key {key!r} is given twice",
+                found=f"again on line {key_node.start_mark.line + 1}",
+                fix="keep one of the two",
+            )
+        seen.add(key)
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+# YAML 1.1 reads 1e-4 as text; recipes are full of such numbers.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+0123456789."),
+)
+
+
+def _parse(text: str, name: str) -> Any:
+    try:
+        loader = _Loader(text)
+        loader.name = name
+        return loader.get_single_data()
+    except yaml.YAMLError as error:
+        raise UserError(f"{name} is not valid YAML", found=str(error)) from error
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Read a YAML mapping; UserError when it is missing, broken, or has a key twice."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        folder = Path(path).parent
+        known = [str(other) for other in folder.glob("*.yaml")] if folder.is_dir() else []
+        guess = nearest(str(path), known)
+        raise UserError(f"recipe {path} does not exist", fix=f"did you mean {guess}?" if guess else None) from error
+    except (UnicodeDecodeError, OSError) as error:
+        raise UserError(f"cannot read {path}", found=str(error)) from error
+    value = _parse(text, str(path))
+    if not isinstance(value, dict):
+        raise UserError(f"{path} must hold `key: value` lines", found=type(value).__name__)
+    return value
+
+
+def override(values: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
+    """Return `values` with `a.b.c=value` assignments applied; values are read as YAML."""
+    result = _copy(values)
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not equals or not path:
+            raise UserError("an override must look like key=value", found=assignment, fix="decoder.steps=50")
+        *parents, last = path.split(".")
+        target = result
+        for key in parents:
+            child = target.setdefault(key, {})
+            if not isinstance(child, dict):
+                raise UserError(f"override {assignment!r}: {key!r} is a value, not a section")
+            target = child
+        target[last] = _parse(text, f"override {assignment}")
+    return result
+
+
+def _copy(value: Any) -> Any:
+    return {key: _copy(child) for key, child in value.items()} if isinstance(value, Mapping) else value

@@ -1,0 +1,179 @@
+"""Recipes of pretraining: those of fine-tuning, and what only models from fresh weights need. Never imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import Field, model_validator
+
+from glmkit import config
+from glmkit.config import AutoregressiveStage, Data, DecoderStage, Recipe, Section, Stage, parse_size
+
+NO_EDITS = ("vae", "semantic_vq", "clip")  # stages that read captions as descriptions, or no condition images
+
+
+class PosterData(Section):
+    """Posters of `glmkit.posters` that are rendered when they are asked for."""
+
+    count: int = Field(gt=0)
+    """How many there are."""
+    validation: int = Field(default=256, gt=0)
+    """How many more there are to measure progress with, of words that training never shows."""
+    size: str | dict[str, Annotated[float, Field(gt=0)]] = "256x256"
+    """WIDTHxHEIGHT in pixels, or several sizes with the share of each: `{256x256: 3, 320x192: 1}`."""
+    wide: float = Field(default=0.0, ge=0, le=1)
+    """Share with twice as many colours, and frames."""
+    aligned: float = Field(default=0.0, ge=0, le=1)
+    """Share whose lines stand at the left or right edge."""
+    seed: int = 0
+    """Seed of the scenes."""
+    workers: int = Field(default=0, ge=0)
+    """Processes that render; 0: one per core."""
+
+    @property
+    def shares(self) -> dict[tuple[int, int], float]:
+        """(height, width) of every size, and which share of the posters has it; UserError for what is no size."""
+        sizes = {self.size: 1.0} if isinstance(self.size, str) else self.size
+        return {parse_size(size): share / sum(sizes.values()) for size, share in sizes.items()}
+
+
+class PretrainData(Data):
+    """Images from files, or posters, or edits of posters, or the last two together.
+
+    With `posters` beside them, edits make up edits / (posters + 2 edits) of the images.
+    """
+
+    posters: PosterData | None = None
+    """Posters with captions."""
+    edits: PosterData | None = None
+    """Pairs of posters: the first is trained with its caption, the second as an edit of the first."""
+
+    @model_validator(mode="after")
+    def _has_images(self) -> Self:
+        if (not self.train) == (self.posters is None and self.edits is None):
+            raise ValueError("give either data.train (a folder) or data.posters/data.edits, not both and not neither")
+        if self.edits and (self.edits.wide or self.edits.aligned):
+            raise ValueError("data.edits are of the plain poster world: only data.posters can be wide or aligned")
+        return self
+
+
+class FullStage(Stage):
+    """A stage that trains a whole component."""
+
+    lora: None = None
+    """There are no adapters for it."""
+
+
+class VaeStage(FullStage):
+    """Pixels -> latents -> pixels."""
+
+    crop: int = Field(default=128, gt=0, multiple_of=8)
+    """Side in pixels of the random crops that are trained on."""
+    kl_weight: float = Field(default=1e-6, ge=0)
+    """Weight of the Kullback-Leibler divergence of the latents from a standard normal distribution."""
+    edge_weight: float = Field(default=0.5, ge=0)
+    """Weight of the L1 loss on differences of neighbouring pixels."""
+    text_weight: float = Field(default=0.0, ge=0)
+    """Extra weight of pixels that carry text, where that is known."""
+    recolour: float = Field(default=0.0, ge=0, le=1)
+    """Share of the crops that get other colours at random."""
+    train_encoder: bool = True
+    """False: latents stay as they are, and only the decoder learns."""
+
+
+class SemanticVqStage(FullStage):
+    """The semantic tokenizer: tokens must tell the caption (without its quoted words) and a coarse image."""
+
+    caption_weight: float = Field(default=1.0, ge=0)
+    """Weight of the captioner's cross-entropy."""
+    shape_weight: float = Field(default=0.0, ge=0)
+    """Weight of naming the kind of shape at each position."""
+    commitment: float = Field(default=0.25, ge=0)
+    """Weight of the commitment loss (arXiv:1711.00937)."""
+    revive_every: int = Field(default=50, gt=0)
+    """Steps between replacing codebook entries that nothing uses."""
+    codebook_decay: float = Field(default=0.97, gt=0, lt=1)
+    """Decay of the averages that the codebook follows."""
+
+
+class ClipStage(FullStage):
+    """A small CLIP: an image and its caption get similar features, and no others of the batch."""
+
+
+class PretrainAutoregressiveStage(AutoregressiveStage):
+    """The fine-tuning stage, and whether there is a preview at all."""
+
+    preview: bool = True
+    """False: the large grid at once, which `generate` cannot generate from."""
+
+
+class PretrainDecoderStage(DecoderStage):
+    """The fine-tuning stage, with other priors and auxiliary losses."""
+
+    glyphs: bool = True
+    """False: the decoder never gets the quoted texts."""
+    prior_noise: float = Field(default=0.0, ge=0, le=1)
+    """Share of the prior tokens that are replaced by random ones."""
+    prior_stretch: float = Field(default=0.0, ge=0, lt=1)
+    """Half of the priors are of the image stretched: so much wider or narrower at most."""
+    character_weight: float = Field(default=0.0, ge=0)
+    """Weight of naming the letter or shape at each latent position."""
+    character_position_weight: float = Field(default=0.0, ge=0)
+    """Weight of telling each glyph token's position in its text."""
+
+    whole_batch_keys: ClassVar[tuple[str, ...]] = (
+        *DecoderStage.whole_batch_keys,
+        "character_weight",
+        "character_position_weight",
+    )
+
+    @model_validator(mode="after")
+    def _heads_are_trained(self) -> Self:
+        if (self.character_weight or self.character_position_weight) and not self.train_glyph:
+            raise ValueError(
+                "character_weight and character_position_weight need train_glyph: they align the two while they are new"
+            )
+        return self
+
+
+class PretrainRecipe(Recipe):
+    """A pretraining run. A CLIP is a model of its own: its `model` is a folder in open_clip's format."""
+
+    architecture: str | None = None
+    """A file of sizes from which `model` is made when it does not exist yet."""
+    save: str | None = None
+    """The model folder that trained components are written into; none: OUTPUT/model, a copy of `model`."""
+    data: PretrainData
+    vae: VaeStage | None = None
+    """Train the VAE."""
+    semantic_vq: SemanticVqStage | None = None
+    """Train the semantic tokenizer."""
+    autoregressive: PretrainAutoregressiveStage | None = None
+    decoder: PretrainDecoderStage | None = None
+    clip: ClipStage | None = None
+    """Train a CLIP."""
+    eval: None = None
+    """Only fine-tuning is evaluated before and after."""
+
+    stage_order: ClassVar[tuple[str, ...]] = ("vae", "semantic_vq", "autoregressive", "decoder", "glyph", "clip")
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> Self:
+        if self.clip and (len(self.stages) > 1 or self.samples.prompts):
+            raise ValueError("clip trains another model than the other stages, and generates nothing: it stands alone")
+        unable = [name for name in self.stages if name in NO_EDITS]
+        if self.data.edits and unable:
+            raise ValueError(f"{unable[0]} cannot learn from data.edits, whose captions describe no image")
+        return self
+
+
+def load(path: str | Path, overrides: Iterable[str] = ()) -> PretrainRecipe:
+    """Read a pretraining recipe, apply overrides, check everything. Raises UserError that names the key."""
+    return config.load(path, overrides, PretrainRecipe)
+
+
+def from_dict(values: Mapping[str, Any], name: str = "recipe") -> PretrainRecipe:
+    """Make a checked pretraining recipe of plain values; UserError lists every problem with its path."""
+    return config.from_dict(values, name, PretrainRecipe)

@@ -1,0 +1,140 @@
+"""Posters of `glmkit.posters` as training images, rendered when they are asked for, and pairs of them as edits.
+
+B batch, H W rows and columns in pixels.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from glmkit import runs
+from glmkit.generation.sequence import grids
+from glmkit.posters import grammar, masks, render
+from glmkit.posters.words import Split
+from glmkit.pretraining.config import PosterData, PretrainData
+from glmkit.training import data
+from glmkit.training.data import ConcatDataset, Datasets
+
+
+class PosterDataset:
+    """Posters whose text masks are rendered once on the CPU; they get their colours on the device that asks for them.
+
+    `wide` is the share of the posters with more colours, and frames, `aligned` that of those whose lines stand at the
+    left or right edge.
+    """
+
+    keys: list[str] | None = None
+    text_keys: list[str] | None = None
+
+    def __init__(
+        self,
+        count: int,
+        height: int,
+        width: int,
+        seed: int,
+        workers: int,
+        split: Split,
+        wide: float = 0.0,
+        aligned: float = 0.0,
+    ) -> None:
+        workers = workers or runs.cores()
+        scenes, text_masks = masks.scenes_with_masks(
+            count, seed, height=height, width=width, workers=workers, split=split, wide=wide, aligned=aligned
+        )
+        captions = [grammar.caption(scene, random.Random(f"{seed}-{index}")) for index, scene in enumerate(scenes)]
+        self._set(scenes, text_masks, captions, {}, workers)
+
+    def _set(
+        self,
+        scenes: list[grammar.Scene],
+        text_masks: np.ndarray,
+        captions: list[str],
+        condition_images: dict[int, int],
+        workers: int,
+    ) -> None:
+        self.captions, self.condition_images = captions, condition_images
+        self.sizes = [(scene.height, scene.width) for scene in scenes]
+        self.repeats, self.regularization = [1] * len(scenes), list[int]()
+        self._masks = torch.from_numpy(text_masks)
+        # Few trainings ask; those that do ask at every step, which must not wait for a copy.
+        self._labels = cache(lambda device: torch.from_numpy(masks.character_label_maps(scenes, workers)).to(device))
+        self._params = render.batch_scenes(scenes)
+        self._device = torch.device("cpu")
+
+    def to(self, device: torch.device) -> None:
+        """Keep the masks on `device`: count * H * W bytes."""
+        self._masks, self._params, self._device = self._masks.to(device), self._params.to(device), device
+
+    def _chosen_masks(self, indices: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
+        if self._device != device:
+            self.to(device)
+        chosen = torch.as_tensor(np.asarray(indices), device=device)
+        return chosen, self._masks[chosen]
+
+    def pixels(self, indices: Sequence[int], device: torch.device) -> Tensor:
+        """Render posters of one size as B 3 H W in [-1, 1]."""
+        chosen, text_masks = self._chosen_masks(indices, device)
+        scenes = render.SceneBatch(**{name: value[chosen] for name, value in vars(self._params).items()})
+        return render.render_batch(scenes, text_masks)
+
+    def text_mask(self, indices: Sequence[int], device: torch.device) -> Tensor | None:
+        """Return B 1 H W in [0, 1], 1 where text stands."""
+        return self._chosen_masks(indices, device)[1].unsqueeze(1).float() / 255
+
+    def character_labels(self, indices: Sequence[int], device: torch.device) -> Tensor:
+        """Return B H/8 W/8: the ASCII code of the letter there, 1 to 6 for the kinds of shapes, 0 for none."""
+        return self._labels(device)[torch.as_tensor(np.asarray(indices), device=device)]
+
+
+class EditDataset(PosterDataset):
+    """Posters in pairs: number 2k is described by its caption, 2k + 1 is what its instruction makes of 2k.
+
+    So half of the images are edits; the condition images keep text-to-image in practice.
+    """
+
+    def __init__(self, count: int, height: int, width: int, seed: int, workers: int, split: Split) -> None:
+        workers = workers or runs.cores()
+        edits, text_masks = masks.edits_with_masks(
+            count, seed, height=height, width=width, workers=workers, split=split
+        )
+        scenes, captions = [], []
+        for index, edit in enumerate(edits):
+            scenes += [edit.condition, edit.target]
+            captions += [grammar.caption(edit.condition, random.Random(f"{seed}-{index}")), edit.instruction]
+        condition_images = {2 * pair + 1: 2 * pair for pair in range(count)}
+        self._set(scenes, text_masks.reshape(-1, height, width), captions, condition_images, workers)
+
+
+def load(settings: PretrainData) -> Datasets:
+    """Load or render training and validation images; posters to validate have words that training never shows."""
+    if settings.train:
+        return data.load(settings)
+    # Edits first: validation losses look at the first images, and these are edits and descriptions in turn.
+    kinds = ((EditDataset, settings.edits), (PosterDataset, settings.posters))
+    pairs = [
+        _both_splits(kind, posters, *size, share)
+        for kind, posters in kinds
+        if posters is not None
+        for size, share in posters.shares.items()
+    ]
+    if len(pairs) == 1:
+        return pairs[0]
+    train, validation = zip(*pairs, strict=True)
+    return ConcatDataset(train), ConcatDataset(validation)
+
+
+def _both_splits(
+    kind: type[PosterDataset], posters: PosterData, height: int, width: int, share: float
+) -> tuple[PosterDataset, PosterDataset]:
+    grids(height, width)  # refuses a size that the model cannot generate
+    count, validation = (max(1, round(share * images)) for images in (posters.count, posters.validation))
+    shares = {"wide": posters.wide, "aligned": posters.aligned}
+    chosen = {name: value for name, value in shares.items() if value}  # which edits cannot be
+    train = kind(count, height, width, posters.seed, posters.workers, "train", **chosen)
+    return train, kind(validation, height, width, posters.seed + 1, posters.workers, "held-out", **chosen)

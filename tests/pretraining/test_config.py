@@ -1,0 +1,59 @@
+"""Pretraining recipes: what they have beside those of fine-tuning, and what is refused."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from glmkit.errors import UserError
+from glmkit.pretraining import config
+
+RECIPE = """\
+output: reports/x
+data: {posters: {count: 4}}
+decoder: {steps: 10, global_batch_size: 4, learning_rate: 1e-4}
+"""
+STAGE = "{steps: 1, global_batch_size: 1, learning_rate: 1}"
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("assignments", "said"),
+    [
+        (["data.posters=null"], "either data.train"),
+        (["data.train=a", "data.validation=b"], "not both"),
+        (["data.posters=null", "data.edits={count: 3}", f"vae={STAGE}"], "vae cannot learn"),
+        (["data.edits={count: 3, wide: 0.5}"], "only data.posters can be wide"),
+        (["data.posters.cuont=3"], "data.posters.cuont: unknown key; did you mean 'count'"),
+        (["vae={lora: {targets: [a]}, steps: 1, global_batch_size: 1, learning_rate: 1}"], "vae.lora: "),
+        (["decoder.character_weight=1"], "need train_glyph"),
+        ([f"clip={STAGE}"], "stands alone"),
+        (["eval={}"], "eval"),
+        (["decoder=null"], "at least one stage: vae, semantic_vq"),
+    ],
+)
+def test_contradictions(recipe: Path, assignments: list[str], said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        config.load(recipe, assignments)
+    assert said in str(caught.value)
+
+
+def test_stages_run_in_the_order_of_the_data_flow(recipe: Path) -> None:
+    loaded = config.load(recipe, [f"vae={STAGE}", f"autoregressive={STAGE}", f"semantic_vq={STAGE}"])
+    assert list(loaded.stages) == ["vae", "semantic_vq", "autoregressive", "decoder"]
+    assert loaded.autoregressive is not None and loaded.autoregressive.preview
+
+
+def test_recipes_are_read_without_torch(recipe: Path) -> None:
+    code = "import sys; from glmkit.pretraining import config\n"
+    code += f"config.load({str(recipe)!r}); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

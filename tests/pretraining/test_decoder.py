@@ -1,0 +1,115 @@
+"""The decoder's pretraining: priors that are stretched or noisy, texts that it never gets, letters it is asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from decoder_calls import decoder_calls
+from torch import Tensor
+
+from glmkit.models.hybrid import HybridModel
+from glmkit.pretraining.config import PretrainDecoderStage
+from glmkit.pretraining.decoder import KIND, PretrainDecoderObjective
+from glmkit.pretraining.posters import PosterDataset
+from glmkit.training import data, features
+
+CPU = torch.device("cpu")
+SIZE = 64
+STAGE: dict[str, Any] = {"steps": 1, "global_batch_size": 2, "learning_rate": 1e-3}
+
+
+@pytest.fixture(scope="module")
+def hybrid(tiny_model: Path) -> HybridModel:
+    return HybridModel(tiny_model)
+
+
+@pytest.fixture(scope="module")
+def images(posters: Path) -> data.Datasets:
+    return data.FileDataset(posters / "train"), data.FileDataset(posters / "validation")
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def decoder(hybrid: HybridModel, images: Any, **changes: Any) -> PretrainDecoderObjective:
+    stage = PretrainDecoderStage(**{**STAGE, "caption_dropout": 0.0, **changes})
+    objective = KIND.build(hybrid, images, stage, features.FeatureCache(CPU))
+    assert isinstance(objective, PretrainDecoderObjective)
+    return objective
+
+
+@torch.no_grad()
+def test_a_decoder_without_glyphs_is_told_no_text(hybrid: HybridModel, images: Any) -> None:
+    """What it gets is the empty text of the unconditional pass; the prior stays. The same holds for validation losses."""
+    objective = decoder(hybrid, images, glyphs=False)
+    ((_, glyph, mask, prior, drop, *_),) = decoder_calls(objective, [0, 1], [3])
+    empty, _ = hybrid.glyph.from_spans([[]])
+    assert torch.equal(mask.sum(dim=1), torch.tensor([empty.shape[1]] * 2)) and not drop.any()
+    torch.testing.assert_close(glyph[mask], empty[0].expand(2, -1, -1).flatten(0, 1))
+    torch.testing.assert_close(objective.validation.glyphs.embeddings([0])[0], empty)
+    ((_, _, told_mask, same_prior, *_),) = decoder_calls(decoder(hybrid, images), [0, 1], [3])
+    assert torch.equal(prior, same_prior) and (told_mask.sum(dim=1) > mask.sum(dim=1)).all()
+
+
+@torch.no_grad()
+def test_the_prior_may_be_noisy(hybrid: HybridModel, images: Any) -> None:
+    ((_, _, _, prior, *_),) = decoder_calls(decoder(hybrid, images), [0, 1], [3])
+    ((_, _, _, noisy, drop, *_),) = decoder_calls(decoder(hybrid, images, prior_noise=1.0), [0, 1], [3])
+    assert not drop.any()
+    blocks = noisy.view(2, 2, 2, 2, 2)  # B h 2 w 2
+    assert torch.equal(blocks, blocks[:, :, :1, :, :1].expand_as(blocks)), "one id for 2x2 tokens, noisy or not"
+    assert not torch.equal(noisy, prior) and 0 <= noisy.min() and noisy.max() < 64
+
+
+@torch.no_grad()
+def test_half_of_the_priors_are_of_stretched_images(hybrid: HybridModel) -> None:
+    """Each image by a factor of its own."""
+    posters = PosterDataset(8, SIZE, SIZE, seed=0, workers=1, split="train")
+    objective = decoder(hybrid, (posters, posters), prior_stretch=0.9)
+    plain, other = objective.train.prior_token_ids, objective._stretched
+    assert other is not None
+    everything = list(range(8))
+    of_stretched = 0
+    for _, _, _, prior, *_ in decoder_calls(objective, everything, range(30)):
+        for row in everything:
+            own = prior[row].view(2, 2, 2, 2)[:, 0, :, 0]
+            is_stretched = torch.equal(own, other[[row]][0].long())
+            assert is_stretched or torch.equal(own, plain[[row]][0].long())
+            of_stretched += is_stretched and not torch.equal(other[[row]], plain[[row]])
+    differing = sum(not torch.equal(plain[[row]], other[[row]]) for row in everything)
+    assert differing >= 3 and 0.3 < of_stretched / (30 * differing) < 0.7
+
+
+@pytest.mark.parametrize("drop", [0.0, 1.0])
+def test_letters_are_asked_for(tiny_model: Path, drop: float) -> None:
+    """Cross-entropy of the character at each latent position from the tokens that enter a later block, added by weight."""
+    hybrid = HybridModel(tiny_model)
+    hybrid.decoder.requires_grad_(True)
+    posters = PosterDataset(2, SIZE, SIZE, seed=0, workers=1, split="train")
+    torch.manual_seed(0)
+    objective = decoder(hybrid, (posters, posters), character_weight=0.5, train_glyph=True, caption_dropout=drop)
+    plain, _ = decoder(hybrid, (posters, posters), train_glyph=True, caption_dropout=drop).loss([0, 1], seeded(7))
+    entered: list[Tensor] = []
+    blocks = hybrid.decoder.transformer_blocks
+    handle = blocks[2 * len(blocks) // 3].register_forward_pre_hook(lambda _, given: entered.append(given[1]))
+    loss, shown = objective.loss([0, 1], seeded(7))
+    handle.remove()
+    if drop:
+        assert shown["character"] == 0 and loss.item() == pytest.approx(plain.item(), abs=1e-5)
+        return
+    head, letters = objective.trained["character"].tell, posters.character_labels([0, 1], CPU)
+    nats = [
+        -head(entered[0][image, 4 * (row // 2) + column // 2])
+        .view(2, 2, 128)[row % 2, column % 2]
+        .log_softmax(0)[int(letters[image, row, column])]
+        for image, row, column in letters.nonzero().tolist()
+    ]
+    assert len(nats) > 5
+    assert shown["character"].item() == pytest.approx(torch.stack(nats).mean().item(), abs=1e-4)
+    assert loss.item() == pytest.approx((plain + 0.5 * shown["character"]).item(), abs=1e-4)
+    (loss - plain).backward()
+    assert hybrid.glyph.encoder.shared.weight.grad.abs().max() > 0 and head.weight.grad.abs().max() > 0

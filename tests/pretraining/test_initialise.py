@@ -1,0 +1,104 @@
+"""A new model from an architecture file: configs that the stock classes read, fresh weights that training can move."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from glmkit.errors import UserError
+from glmkit.generation.prior_tokens import prompt_tokenizer
+from glmkit.models import checkpoint
+from glmkit.models.checkpoint import defaults
+from glmkit.pretraining import initialise
+
+ARCHITECTURE = Path(__file__).parents[2] / "recipes" / "pretrain" / "architecture.yaml"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("new") / "model"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(initialise, "CORPUS", 300)
+        initialise.initialise(folder, ARCHITECTURE)
+    return folder
+
+
+def test_sizes_and_published_values(folder: Path) -> None:
+    """What the file gives is taken, everything else stays as published; every part knows the number of codes."""
+    sizes = yaml.safe_load(ARCHITECTURE.read_text())
+    language = checkpoint.config(folder, "autoregressive")
+    assert (
+        language["text_config"]["num_hidden_layers"]
+        == sizes["vision_language_encoder"]["text_config"]["num_hidden_layers"]
+    )
+    published = checkpoint.PUBLISHED["vision_language_encoder"]["text_config"]
+    assert language["text_config"]["rms_norm_eps"] == published["rms_norm_eps"]
+    assert language["text_config"]["rope_parameters"]["rope_theta"] == published["rope_parameters"]["rope_theta"]
+    tokenizer = prompt_tokenizer(folder)
+    assert language["image_start_token_id"] == sizes["codes"] == language["vq_config"]["num_embeddings"]
+    assert checkpoint.config(folder, "decoder")["prior_vq_quantizer_codebook_size"] == sizes["codes"]
+    ids = tokenizer.text_to_image("a red poster", 256, 256)
+    assert ids[-1] == language["image_start_token_id"] and max(ids) < language["text_config"]["vocab_size"]
+    assert defaults.of(folder).steps == sizes["defaults"]["steps"]
+
+
+def test_stock_classes_read_the_configs(folder: Path) -> None:
+    from diffusers import GlmImageTransformer2DModel
+    from transformers import GlmImageConfig
+
+    stock = GlmImageTransformer2DModel.from_config(GlmImageTransformer2DModel.load_config(folder / "transformer"))
+    ours = checkpoint.new_component(folder, "decoder").state_dict()
+    assert {name: value.shape for name, value in stock.state_dict().items()} == {n: v.shape for n, v in ours.items()}
+    assert GlmImageConfig.from_pretrained(folder / "vision_language_encoder").vq_config.num_embeddings == 1024
+
+
+def test_it_does_nothing_twice(folder: Path) -> None:
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    initialise.initialise(folder, "no/such/file.yaml")
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+@torch.no_grad()
+def test_a_fresh_decoder_predicts_nothing_yet(folder: Path) -> None:
+    """adaLN-Zero: every block leaves its input as it is, the output is zero, and all other layers are not."""
+    torch.manual_seed(0)
+    decoder = initialise.fresh_component(folder, "decoder")
+    size = torch.tensor([[64.0, 64.0]])
+    given = (torch.randn(1, 16, 8, 8), torch.randn(1, 3, 192), None, torch.zeros(1, 16, dtype=torch.long))
+    times = torch.tensor([300.0])
+    assert decoder(*given, torch.zeros(1, dtype=torch.bool), times, size, torch.zeros(1, 2)).abs().max() == 0
+    zero = {name for name, value in decoder.named_parameters() if name.endswith("weight") and value.abs().max() == 0}
+    assert zero == {"norm_out.linear.weight", "proj_out.weight"} | {
+        f"transformer_blocks.{number}.norm1.linear.weight" for number in range(decoder.config.num_layers)
+    }
+
+
+def test_fresh_weights_follow_the_seed(folder: Path) -> None:
+    for part in ("autoregressive", "semantic_vq"):
+        states = []
+        for seed in (0, 0, 1):
+            torch.manual_seed(seed)
+            states.append(initialise.fresh_component(folder, part).state_dict())
+        name = next(name for name, value in states[0].items() if value.ndim == 2)
+        assert torch.equal(states[0][name], states[1][name]) and not torch.equal(states[0][name], states[2][name])
+        assert states[0][name].std() == pytest.approx(0.02, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("codes: 1024", "code: 1024", "did you mean 'codes'"),
+        ("  num_layers: 8", "  num_layer: 8", "did you mean 'num_layers'"),
+        ("defaults:", "# defaults:", "defaults is missing"),
+        ("codes: 1024", "codes: 1024\ncodes: 512", "given twice"),
+    ],
+)
+def test_bad_architectures(tmp_path: Path, old: str, new: str, said: str) -> None:
+    path = tmp_path / "architecture.yaml"
+    path.write_text(ARCHITECTURE.read_text().replace(old, new, 1))
+    with pytest.raises(UserError) as caught:
+        initialise.initialise(tmp_path / "model", path)
+    assert said in str(caught.value) and not (tmp_path / "model").exists()
