@@ -1,4 +1,4 @@
-"""What the small CLIP in `data/clip` can tell, by stock open_clip; written to `benchmarks/results/clip.json`.
+"""What the small CLIP in `data/clip` can tell, by open_clip as it is; written to `benchmarks/results/clip.json`.
 
     python benchmarks/clip_retrieval.py [FOLDER]
 
@@ -47,12 +47,12 @@ class Judge:
     @torch.no_grad()
     def images(self, scenes: list[Scene]) -> Tensor:
         pixels = torch.stack([self.prepare(render(scene)) for scene in scenes])
-        return torch.cat([self.model.encode_image(part, normalize=True) for part in pixels.split(GROUP)])
+        return torch.cat([self.model.encode_image(batch, normalize=True) for batch in torch.split(pixels, GROUP)])
 
     @torch.no_grad()
     def texts(self, texts: list[str]) -> Tensor:
         ids = self.tokenizer(texts)
-        return torch.cat([self.model.encode_text(part, normalize=True) for part in ids.split(GROUP)])
+        return torch.cat([self.model.encode_text(batch, normalize=True) for batch in torch.split(ids, GROUP)])
 
 
 def held_out(size: str, count: int) -> list[Scene]:
@@ -68,8 +68,8 @@ def caption_of(index: int, scene: Scene) -> str:
 def recall(queries: Tensor, answers: Tensor) -> dict[str, Any]:
     """R@1 in every group of 64: mean, standard deviation, lowest and highest."""
     shares = []
-    for own, all_64 in zip(queries.split(GROUP), answers.split(GROUP), strict=True):
-        shares.append(float(((own @ all_64.T).argmax(dim=1) == torch.arange(GROUP)).float().mean()))
+    for group, candidates in zip(torch.split(queries, GROUP), torch.split(answers, GROUP), strict=True):
+        shares.append(float(((group @ candidates.T).argmax(dim=1) == torch.arange(GROUP)).float().mean()))
     spread = {"mean": statistics.mean(shares), "sd": statistics.stdev(shares), "low": min(shares), "high": max(shares)}
     return {"groups": len(shares), **{name: round(value, 4) for name, value in spread.items()}}
 
@@ -79,14 +79,14 @@ def changed(scene: Scene, attribute: str, rng: random.Random) -> Scene | None:
     shape = scene.shape
     if attribute.startswith("shape") and shape.kind == "none":
         return None
-    seen = {scene.background, scene.text_colour, shape.colour}
-    colour = rng.choice([name for name in COLOURS if name not in seen])
+    used = {scene.background, scene.text_colour, shape.colour}
+    colour = rng.choice([name for name in COLOURS if name not in used])
     if attribute == "background":
         return replace(scene, background=colour)
     if attribute == "text colour":
         return replace(scene, text_colour=colour)
     if attribute == "text position":
-        return replace(scene, position=rng.choice([place for place in POSITIONS if place != scene.position]))
+        return replace(scene, position=rng.choice([position for position in POSITIONS if position != scene.position]))
     if attribute == "words":
         lines = (replace(line, text=sample_text(rng, "held-out")) for line in scene.lines)
         return replace(scene, lines=tuple(lines))
@@ -95,20 +95,22 @@ def changed(scene: Scene, attribute: str, rng: random.Random) -> Scene | None:
     if attribute == "shape side":
         row, _, side = shape.position.partition(" ")
         other = rng.choice([name for name in ("left", "", "right") if name != side])
-        return None if shape.kind == "stripe" else replace(scene, shape=replace(shape, place=f"{row} {other}".strip()))
+        return (
+            None if shape.kind == "stripe" else replace(scene, shape=replace(shape, position=f"{row} {other}".strip()))
+        )
     return replace(scene, shape=replace(shape, kind=rng.choice([kind for kind in SHAPES if kind != shape.kind])))
 
 
 def attributes(judge: Judge, scenes: list[Scene], images: Tensor, captions: Tensor) -> dict[str, Any]:
-    rows = {}
+    accuracy = {}
     for attribute in ATTRIBUTES:
         rng = random.Random(f"{SEED} {attribute}")
-        others = [(index, other) for index, scene in enumerate(scenes) if (other := changed(scene, attribute, rng))]
-        kept = [index for index, _ in others]
-        wrong = judge.texts([caption_of(index, scene) for index, scene in others])
-        right = (images[kept] * captions[kept]).sum(dim=1) > (images[kept] * wrong).sum(dim=1)
-        rows[attribute] = {"n": len(kept), "right": round(float(right.float().mean()), 4)}
-    return rows
+        pairs = [(index, other) for index, scene in enumerate(scenes) if (other := changed(scene, attribute, rng))]
+        indices = [index for index, _ in pairs]
+        wrong = judge.texts([caption_of(index, scene) for index, scene in pairs])
+        right = (images[indices] * captions[indices]).sum(dim=1) > (images[indices] * wrong).sum(dim=1)
+        accuracy[attribute] = {"n": len(indices), "right": round(float(right.float().mean()), 4)}
+    return accuracy
 
 
 def measure(folder: Path) -> dict[str, Any]:

@@ -16,9 +16,14 @@ def test_a_file_is_read_again_only_when_it_has_changed(tmp_path: Path, monkeypat
     weights, link = tmp_path / "weights", tmp_path / "link"
     weights.write_bytes(b"one")
     link.symlink_to(weights)
-    read = []
+    read: list[Path] = []
     real = hashing.file_sha256
-    monkeypatch.setattr(hashing, "file_sha256", lambda path: read.append(path) or real(path))
+
+    def record(path: Path) -> str:
+        read.append(path)
+        return real(path)
+
+    monkeypatch.setattr(hashing, "file_sha256", record)
     assert large_file_sha256(weights) == large_file_sha256(link) == hashlib.sha256(b"one").hexdigest()
     assert len(read) == 1
     before = weights.stat().st_mtime_ns

@@ -125,7 +125,8 @@ def test_a_paired_difference_has_the_interval_of_scipy() -> None:
     before, after = counted(generator, 150), counted(generator, 150)
 
     def gain(n: np.ndarray, d: np.ndarray, m: np.ndarray, e: np.ndarray, axis: int) -> np.ndarray:
-        return m.sum(axis) / e.sum(axis) - n.sum(axis) / d.sum(axis)
+        difference: np.ndarray = m.sum(axis) / e.sum(axis) - n.sum(axis) / d.sum(axis)
+        return difference
 
     low, high = scipy_interval(np.hstack((before, after)).T, gain)
     result = paired_difference(rows(before), rows(after), "m")
@@ -144,7 +145,8 @@ def test_a_formula_of_ratios_is_resampled_as_a_whole() -> None:
 
     def score(*sums: np.ndarray, axis: int) -> np.ndarray:
         ed, ones, cr, more, wac, units = (column.sum(axis) for column in sums)
-        return 1 - np.minimum(100, ed / ones) * (1 - cr / more) * (1 - wac / units) / 100
+        value: np.ndarray = 1 - np.minimum(100, ed / ones) * (1 - cr / more) * (1 - wac / units) / 100
+        return value
 
     low, high = scipy_interval(columns, score)
     result = estimate(scored, "oneig_text_en")

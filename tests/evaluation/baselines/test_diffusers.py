@@ -59,8 +59,9 @@ def test_images_are_the_pipelines_own(sd3: Path, tmp_path: Path) -> None:
         ).images[0]
         with Image.open(tmp_path / str(row.file)) as image:
             assert image.tobytes() == expected.tobytes()
-            assert image.text["steps"] == "2"
-            assert "sampling" not in image.text
+            text: dict[str, str] = image.text  # type: ignore[attr-defined]
+            assert text["steps"] == "2"
+            assert "sampling" not in text
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "images").iterdir()}
     generate_images(tmp_path, PROMPTS, drawing, "cpu", {}, baseline=baselines.find(drawing.model))
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "images").iterdir()} == times
@@ -69,12 +70,17 @@ def test_images_are_the_pipelines_own(sd3: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("name", "steps", "guidance"), [("sd3", 28, 7.0), ("sd3.5-medium", 40, 4.5)])
 def test_presets(name: str, steps: int, guidance: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A preset and the hub id that it stands for are the same."""
-    asked = []
+    downloaded: list[str] = []
     folder = published(tmp_path, "StableDiffusion3Pipeline")
-    monkeypatch.setattr(DiffusionPipeline, "download", lambda hub_id: asked.append(hub_id) or str(folder))
+
+    def download(hub_id: str) -> str:
+        downloaded.append(hub_id)
+        return str(folder)
+
+    monkeypatch.setattr(DiffusionPipeline, "download", download)
     for place in (name, diffusers.PRESETS[name].hub_id):
         assert diffusers.load(place).defaults == baselines.BaselineDefaults(1024, 1024, steps, guidance)
-    assert asked == [diffusers.PRESETS[name].hub_id] * 2
+    assert downloaded == [diffusers.PRESETS[name].hub_id] * 2
 
 
 def test_without_a_preset_the_class_and_the_configs_decide(tmp_path: Path) -> None:

@@ -24,7 +24,8 @@ def stored(folder: Path, rows: np.ndarray) -> StoredFeatures:
 def gaussian(seed: int, count: int, width: int, shift: float = 0.0, scale: float = 1.0) -> np.ndarray:
     generator = np.random.default_rng(seed)
     mixing = np.random.default_rng(9).normal(size=(width, width)) / np.sqrt(width)
-    return scale * generator.normal(size=(count, width)) @ mixing + shift
+    features: np.ndarray = scale * generator.normal(size=(count, width)) @ mixing + shift
+    return features
 
 
 def whole(folder: Path, rows: np.ndarray) -> distances.FeatureSample:
@@ -64,7 +65,10 @@ def test_statistics_that_were_kept_give_the_same_distance(tmp_path: Path) -> Non
 
 def kernel_mmd(x: np.ndarray, y: np.ndarray) -> float:
     """Unbiased squared MMD with the kernel (x.y / width + 1)^3, every pair written out."""
-    k = lambda a, b: (a @ b / len(a) + 1) ** 3  # noqa: E731
+
+    def k(a: np.ndarray, b: np.ndarray) -> float:
+        return float((a @ b / len(a) + 1) ** 3)
+
     n = len(x)
     within = sum(k(s[i], s[j]) for s in (x, y) for i in range(n) for j in range(n) if i != j) / (n * (n - 1))
     return within - 2 * sum(k(a, b) for a in x for b in y) / n**2
@@ -94,7 +98,10 @@ def test_rbf_is_cmmds_formula(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(distances, "CHUNK", 7)  # several blocks
     x, y = (gaussian(seed, 20, 5).astype(np.float32) for seed in (0, 1))
     x, y = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (x, y))
-    mean = lambda a, b: np.mean([[np.exp(-((p - q) @ (p - q)) / 200) for q in b] for p in a])  # noqa: E731
+
+    def mean(a: np.ndarray, b: np.ndarray) -> float:
+        return float(np.mean([[np.exp(-((p - q) @ (p - q)) / 200) for q in b] for p in a]))
+
     one, other = x.astype(np.float64), y.astype(np.float64)
     expected = 1000 * (mean(one, one) + mean(other, other) - 2 * mean(one, other))
     assert distance("rbf", whole(tmp_path / "x", x), whole(tmp_path / "y", y)) == pytest.approx(expected, rel=1e-8)
@@ -123,7 +130,12 @@ def test_no_more_features_in_memory_than_a_block(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(distances, "SUBSET_SIZE", 16)
     taken: list[int] = []
     take = StoredFeatures.take
-    monkeypatch.setattr(StoredFeatures, "take", lambda self, rows: taken.append(len(rows)) or take(self, rows))
+
+    def record(self: StoredFeatures, indices: np.ndarray) -> np.ndarray:
+        taken.append(len(indices))
+        return take(self, indices)
+
+    monkeypatch.setattr(StoredFeatures, "take", record)
     distance(kind, whole(tmp_path / "x", gaussian(0, 500, 3)), whole(tmp_path / "y", gaussian(1, 500, 3)))
     assert max(taken) == 16
     assert sum(taken) >= 1000

@@ -56,7 +56,7 @@ def test_interval_and_floor() -> None:
         assert figure.high is not None
         assert figure.low < figure.value < figure.high
     assert itself.n == 15
-    assert itself.low < 0 < itself.high
+    assert itself.low < 0 < itself.high  # type: ignore[operator]
     assert near.low < itself.high < far.low  # type: ignore[operator]
 
 

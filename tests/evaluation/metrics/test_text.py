@@ -35,7 +35,7 @@ def test_one_wrong_letter_by_hand() -> None:
     # "grandopening" (12) was read as "grandopenlng": one edit. "sale" (4) is right.
     result = counts(["Grand Opening", "SALE"], ["sale", "GRAND", "OPENlNG"], "en")
     assert result["word_accuracy"] == (2, 3)
-    assert result["ned"] == (pytest.approx(1 + 11 / 12), 2)
+    assert result["ned"] == pytest.approx((1 + 11 / 12, 2))
     assert result["cer"] == (1, 16)
 
 

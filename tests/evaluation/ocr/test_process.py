@@ -51,7 +51,7 @@ def test_an_engine_that_does_not_start_stops_the_run(tmp_path: Path, monkeypatch
 
 
 def test_many_images_are_shared_among_processes(tmp_path: Path, ocr_log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process.os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(6)), raising=False)
     monkeypatch.setattr(process, "IMAGES_PER_PROCESS", 2)
     monkeypatch.setenv("FAKE_OCR_SECONDS", "0.1")
     paths = [fake_ocr.write(tmp_path / f"{number}.png", f"text {number}") for number in range(8)]

@@ -59,11 +59,12 @@ def make_parquet(root: Path) -> ImageSource:
     (root / "images" / "9.png").write_bytes(png(9))
     first = [{"bytes": png(value), "path": f"{value}.png"} for value in range(5)]
     second = [{"bytes": None, "path": "images/9.png"}, None, {"bytes": png(8), "path": None}]
+    tables: tuple[list[Any], ...] = (first, second)
     files = [
         write_parquet(
             root / f"{number}.parquet", {"image": cells, "text": [f"{number}-{n}" for n in range(len(cells))]}
         )
-        for number, cells in enumerate((first, second))
+        for number, cells in enumerate(tables)
     ]
     return ParquetSource(tuple(files), (ImageColumn("image", "text"),))
 
@@ -181,7 +182,7 @@ def test_the_identity_of_a_folder_changes_with_its_files(tmp_path: Path) -> None
 def rapidata(root: Path) -> Path:
     """Pairs as in the published files: an image stands in several rows, on either side."""
     rows = [("a cat", "dalle-3", 1, "sd3", 2), ("a cat", "flux", 3, "dalle-3", 1), ("a dog", "sd3", 4, "midjourney", 5)]
-    columns = {
+    columns: dict[str, list[Any]] = {
         "prompt": [row[0] for row in rows],
         "model1": [row[1] for row in rows],
         "image1": [{"bytes": png(row[2]), "path": ""} for row in rows],
@@ -204,7 +205,13 @@ def test_rapidata(tmp_path: Path, model: str, expected: list[tuple[str, int]]) -
 
 
 def test_a_model_that_the_files_lack_is_told_with_those_they_have(tmp_path: Path) -> None:
-    columns = {"prompt": ["x"], "model1": ["flux"], "image1": [png(1)], "model2": ["imagen"], "image2": [png(2)]}
+    columns: dict[str, list[Any]] = {
+        "prompt": ["x"],
+        "model1": ["flux"],
+        "image1": [png(1)],
+        "model2": ["imagen"],
+        "image2": [png(2)],
+    }
     file = write_parquet(tmp_path / "other.parquet", columns)
     with pytest.raises(UserError, match=r"no image of dalle3(.|\n)*flux, imagen"):
         list(presets.build("rapidata", "dalle3", {"parquet": [file]}).images(None))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -41,7 +42,8 @@ def stock(folder: Path) -> CLIPModel:
 
 
 def unit(features: torch.Tensor) -> np.ndarray:
-    return (features / features.norm(dim=-1, keepdim=True)).detach().numpy()
+    array: np.ndarray = (features / features.norm(dim=-1, keepdim=True)).detach().numpy()
+    return array
 
 
 def test_images_as_transformers_sees_them(clip: OpenClip, stock: CLIPModel) -> None:
@@ -154,7 +156,8 @@ def test_the_scale_of_cvtg(cosine: float, score: float) -> None:
 
 def test_a_clip_of_our_own_format_with_its_own_tokenizer(tmp_path: Path) -> None:
     """Another context length, another tokenizer, half precision on the disk."""
-    sizes = {**tiny_clip.SIZES, "text_cfg": {**tiny_clip.SIZES["text_cfg"], "context_length": 24, "vocab_size": 300}}
+    text: Any = tiny_clip.SIZES["text_cfg"]
+    sizes = {**tiny_clip.SIZES, "text_cfg": {**text, "context_length": 24, "vocab_size": 300}}
     own_format.create(tmp_path, sizes, ["a red fox", "an owl"] * 10)
     own_format.save(tmp_path, own_format.load(tmp_path), torch.float16)
     ours, clip = own_format.load(tmp_path), OpenClip(str(tmp_path), "cpu")
