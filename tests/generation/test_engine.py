@@ -22,6 +22,7 @@ from glmkit.generation import engine, pipeline
 from glmkit.generation.engine import Codes, draw_all
 from glmkit.generation.loading import Speed, load_for_drawing
 from glmkit.models.hybrid import HybridModel
+from glmkit.models.workers import threads
 from glmkit.records import Request
 
 CPU = torch.device("cpu")
@@ -123,9 +124,11 @@ def test_one_part_at_a_time_draws_the_same(
     assert np.array_equal(drawn, draw(hybrid, [one], tmp_path / "other")["1"])
 
 
-def test_processes_share_the_work_and_survive_one(tiny_model: Path, tmp_path: Path) -> None:
+def test_processes_share_the_work_and_survive_one(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Three processes, one of them killed after its first picture, for which the others wait: all pictures, each drawn
-    once, the usual pixels."""
+    once, the pixels that one process draws in as large batches."""
     rows = [{"id": one.id, "prompt": one.prompt, "seed": one.seed} for one in requests(9)]
     write_jsonl(tmp_path / "prompts.jsonl", rows)
     script = tmp_path / "process.py"
@@ -146,7 +149,8 @@ def test_processes_share_the_work_and_survive_one(tiny_model: Path, tmp_path: Pa
 
     def command(out: str) -> list[str]:
         shared = ["generate", "--prompts", str(tmp_path / "prompts.jsonl"), "--out", str(tmp_path / out), "--json"]
-        return [*shared, "--model", str(tiny_model), "--device", "cpu", "--size", "64x64", "--steps", "1"]
+        how = ["--device", "cpu", "--size", "64x64", "--steps", "1", "--batch-size", "3"]
+        return [*shared, "--model", str(tiny_model), *how]
 
     def start(**share: str) -> subprocess.Popen[str]:
         argv = [sys.executable, str(script), str(tmp_path / "many.log"), *command("many")]
@@ -165,9 +169,11 @@ def test_processes_share_the_work_and_survive_one(tiny_model: Path, tmp_path: Pa
     drawn = [line.split()[1] for line in log.read_text().splitlines()]
     assert sorted(drawn) == [one.id for one in requests(9)]
     assert [row["id"] for row in read_jsonl(tmp_path / "many" / "images.jsonl")] == [one.id for one in requests(9)]
-    assert main(command("alone")) == 0
+    assert engine.PICTURES_AT_ONCE > 1
+    monkeypatch.setattr(engine, "PICTURES_AT_ONCE", 1)
+    with threads(1):
+        assert main(command("alone")) == 0
     for one in requests(9):
         many, alone = (np.asarray(Image.open(tmp_path / out / f"{one.id}.png")) for out in ("many", "alone"))
         assert np.array_equal(many, alone)
     assert not (tmp_path / "many" / ".work").exists()
-    assert engine.PICTURES_AT_ONCE > 1

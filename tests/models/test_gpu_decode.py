@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 pytest.importorskip("triton")  # no build of it for macOS and Windows
 
+from glmkit.generation.writer import for_kernels
 from glmkit.models import gpu_decode
 from glmkit.models.autoregressive import (
     AutoregressiveModel,
@@ -104,8 +105,8 @@ def test_residual_sum_and_norms_round_as_torch_does() -> None:
         )
 
 
-def fused_model() -> AutoregressiveModel:
-    model = copy.deepcopy(tiny.our_model()).to(DEVICE)
+def fused_model(dtype: torch.dtype = torch.float32) -> AutoregressiveModel:
+    model = copy.deepcopy(tiny.our_model()).to(DEVICE, dtype)
     model.fuse()
     return model
 
@@ -131,24 +132,44 @@ def test_step_equals_torch(slots: tuple[int, ...]) -> None:
     torch.testing.assert_close(other.pairs, cache.pairs, atol=1e-4, rtol=0)
 
 
-@pytest.mark.usefixtures("small_parts")
+def step_of_rows(model: AutoregressiveModel, rows: int) -> Callable[[slice, Plan], Tensor]:
+    """`step(rows, plan)`: the logits of some rows, which have come to different slots of several parts of the cache."""
+    dtype = model.lm_head.weight.dtype
+    pairs, slots_B = random(2, 2, rows, 2, 300, 32).to(dtype), torch.tensor((290, 140), device=DEVICE).repeat(rows)
+    ids_B, slots_B = tiny.random_codes(1, rows).to(DEVICE), slots_B[:rows]
+    table = rotary_table(torch.randint(0, 50, (3, rows, 1), generator=tiny.generator(3)).to(DEVICE), model.config)
+
+    def step(some: slice, plan: Plan) -> Tensor:
+        cos, sin = (values[some] for values in table)
+        cache = KVCache(pairs[:, :, some].clone())
+        return gpu_decode.decode(model, ids_B[some], (cos, sin), slots_B[some], cache, plan=plan)
+
+    return step
+
+
+@pytest.mark.usefixtures("small_parts", "sums_in_order")
 def test_a_row_alone_equals_the_row_in_a_batch() -> None:
-    """Bit for bit, by plans with other tiles; the cache is read in several parts. NumPy multiplies for the interpreter
-    and adds up as it likes, so tiles read as many inputs at a time here: those of a GPU need not.
-    """
-    model, large, small = fused_model(), Tile(32, 16), Tile(16, 16)
-    pairs, slots_B = random(2, 2, 2, 2, 300, 32), torch.tensor((290, 140), device=DEVICE)
-    ids_B = tiny.random_codes(1, 2).to(DEVICE)
-    table = rotary_table(torch.randint(0, 50, (3, 2, 1), generator=tiny.generator(3)).to(DEVICE), model.config)
-
-    def step(rows: slice, plan: Plan) -> Tensor:
-        cos, sin = (values[rows] for values in table)
-        cache = KVCache(pairs[:, :, rows].clone())
-        return gpu_decode.decode(model, ids_B[rows], (cos, sin), slots_B[rows], cache, plan=plan)
-
+    """Bit for bit, by plans with other tiles, where a product adds up in order as the matrix units of a GPU do."""
+    large, small = Tile(32, 32), Tile(16, 16)
+    step = step_of_rows(fused_model(), 2)
     together = step(slice(None), Plan(64, large, large, large, large, large))
     for row in range(2):
         alone = step(slice(row, row + 1), Plan(1, small, small, small, small, small))
+        assert torch.equal(alone[0], together[row])
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("rows", [2, 17, 64])
+def test_a_row_alone_equals_the_row_in_a_batch_on_a_gpu(rows: int) -> None:
+    """Bit for bit, by the plans that generation takes for so many rows and for one."""
+    model = fused_model(torch.bfloat16)
+    if not for_kernels(model.lm_head.weight):
+        pytest.skip("the plans are for Hopper GPUs")
+    step = step_of_rows(model, rows)
+    together = step(slice(None), gpu_decode.plan_for(rows, DEVICE))
+    for row in (0, 1, rows - 1):
+        alone = step(slice(row, row + 1), gpu_decode.plan_for(1, DEVICE))
         assert torch.equal(alone[0], together[row])
 
 

@@ -1,4 +1,4 @@
-"""The page in a real browser, spoken to over Chromium's DevTools pipe. Runs where a Chromium is on PATH."""
+"""The page in a real browser, spoken to over Chromium's DevTools pipe. Skipped where no Chromium is on PATH."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from tests.reporting import conftest
 from tests.reporting.conftest import MakeRun
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on PATH: apt-get install chromium")
 OPTIONS = (
     "--headless --no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync "
     "--no-first-run --remote-debugging-pipe"
@@ -130,8 +131,7 @@ def choose(browser: Browser, name: str, value: str) -> None:
     browser.run(f"{field}.value = {value!r}; {field}.dispatchEvent(new Event('input', {{bubbles: true}}))")
 
 
-@pytest.mark.parametrize("chromium", [CHROMIUM] if CHROMIUM else [])
-def test_order_and_filters(chromium: str, browser: Browser, page: Path) -> None:
+def test_order_and_filters(browser: Browser, page: Path) -> None:
     browser.open(page, 1280)
     given = shown(browser)
     assert given == ["p00", "p01", "p02", "p03", "p04", "p05", "long"]
@@ -150,9 +150,8 @@ def test_order_and_filters(chromium: str, browser: Browser, page: Path) -> None:
     assert browser.problems == []
 
 
-@pytest.mark.parametrize("chromium", [CHROMIUM] if CHROMIUM else [])
 def test_the_largest_difference_between_two_of_three_runs(
-    chromium: str, browser: Browser, tmp_path: Path, make_run: MakeRun, prompts: list[Prompt]
+    browser: Browser, tmp_path: Path, make_run: MakeRun, prompts: list[Prompt]
 ) -> None:
     """Run n reads all but prompt n: runs a and b differ on the first two prompts only."""
     runs = [
@@ -168,9 +167,8 @@ def test_the_largest_difference_between_two_of_three_runs(
     assert browser.problems == []
 
 
-@pytest.mark.parametrize("chromium", [CHROMIUM] if CHROMIUM else [])
 def test_500_prompts_of_three_runs_open_in_two_seconds(
-    chromium: str, browser: Browser, tmp_path: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+    browser: Browser, tmp_path: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With thumbnails of 9 kB, the quickest of three: neighbours on the machine are not what is measured."""
     content = data_uri(random.Random(0).randbytes(9000), "webp")
@@ -186,8 +184,7 @@ def test_500_prompts_of_three_runs_open_in_two_seconds(
     assert min(seconds) < 2
 
 
-@pytest.mark.parametrize("chromium", [CHROMIUM] if CHROMIUM else [])
-def test_widths_and_colours(chromium: str, browser: Browser, page: Path) -> None:
+def test_widths_and_colours(browser: Browser, page: Path) -> None:
     papers = set()
     for width, scheme in ((1280, "light"), (390, "light"), (390, "dark")):
         browser.open(page, width, scheme)
@@ -198,8 +195,7 @@ def test_widths_and_colours(chromium: str, browser: Browser, page: Path) -> None
     assert browser.problems == []
 
 
-@pytest.mark.parametrize("chromium", [CHROMIUM] if CHROMIUM else [])
-def test_the_keyboard_reaches_links_details_and_controls(chromium: str, browser: Browser, page: Path) -> None:
+def test_the_keyboard_reaches_links_details_and_controls(browser: Browser, page: Path) -> None:
     browser.open(page, 1280)
     reached: list[str] = []
     while "original" not in reached and len(reached) < 40:
