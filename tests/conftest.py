@@ -7,12 +7,40 @@ import os
 import random
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 # Triton looks at this when it is imported, which torch.compile does, too: its kernels run on a CPU, slowly.
 if shutil.which("nvidia-smi") is None:
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a CUDA GPU")
+
+
+@pytest.fixture
+def sums_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let Triton's interpreter add one product after another to a sum, the same way for every tile and on every CPU.
+
+    Its own products are NumPy's, whose order of sums depends on the CPU and on the shape of a tile.
+    """
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        pytest.skip("Triton compiles for the GPU here")
+    interpreter = pytest.importorskip("triton.runtime.interpreter")
+
+    def create_dot(_: Any, a_MK: Any, b_KN: Any, sums_MN: Any, *how: Any) -> Any:
+        total = sums_MN.data
+        for column, row in zip(a_MK.data.T.astype(total.dtype), b_KN.data.astype(total.dtype), strict=True):
+            total = total + column[:, None] * row
+        return interpreter.TensorHandle(total, sums_MN.dtype.scalar)
+
+    monkeypatch.setattr(interpreter.InterpreterBuilder, "create_dot", create_dot)
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,7 @@ from glmkit.generation.loading import load_model
 from glmkit.generation.options import InferenceOptions
 from glmkit.generation.pipeline import generate_batch
 from glmkit.generation.prior_token_files import PriorTokenFiles
+from glmkit.models.cpu_threads import threads
 from glmkit.models.hybrid import HybridModel
 from glmkit.records import Request
 
@@ -139,9 +140,11 @@ def test_one_part_at_a_time_draws_the_same(
     assert np.array_equal(images, generate(hybrid, [one], tmp_path / "other")["1"])
 
 
-def test_processes_share_the_work_and_survive_one(tiny_model: Path, tmp_path: Path) -> None:
-    """Three processes, one of them killed after its first image, for which the others wait: all images, each drawn
-    once, the usual pixels."""
+def test_processes_share_the_work_and_survive_one(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three processes, one of them killed after its first image, for which the others wait: all images, each generated
+    once, the pixels that one process generates in as large batches."""
     rows = [{"id": one.id, "prompt": one.prompt, "seed": one.seed} for one in requests(9)]
     write_jsonl(tmp_path / "prompts.jsonl", rows)
     script = tmp_path / "process.py"
@@ -162,7 +165,19 @@ def test_processes_share_the_work_and_survive_one(tiny_model: Path, tmp_path: Pa
 
     def command(out: str) -> list[str]:
         shared = ["generate", "--prompts", str(tmp_path / "prompts.jsonl"), "--out", str(tmp_path / out), "--json"]
-        return [*shared, "--model", str(tiny_model), "--device", "cpu", "--size", "64x64", "--steps", "1"]
+        return [
+            *shared,
+            "--model",
+            str(tiny_model),
+            "--device",
+            "cpu",
+            "--size",
+            "64x64",
+            "--steps",
+            "1",
+            "--batch-size",
+            "3",
+        ]
 
     def start(**share: str) -> subprocess.Popen[str]:
         argv = [sys.executable, str(script), str(tmp_path / "many.log"), *command("many")]
@@ -181,9 +196,11 @@ def test_processes_share_the_work_and_survive_one(tiny_model: Path, tmp_path: Pa
     saved = [line.split()[1] for line in log.read_text().splitlines()]
     assert sorted(saved) == [one.id for one in requests(9)]
     assert [row["id"] for row in read_jsonl(tmp_path / "many" / "images.jsonl")] == [one.id for one in requests(9)]
-    assert main(command("alone")) == 0
+    assert hybrid_generator.IMAGES_BATCH > 1
+    monkeypatch.setattr(hybrid_generator, "IMAGES_BATCH", 1)
+    with threads(1):
+        assert main(command("alone")) == 0
     for one in requests(9):
         many, alone = (np.asarray(Image.open(tmp_path / out / f"{one.id}.png")) for out in ("many", "alone"))
         assert np.array_equal(many, alone)
     assert not (tmp_path / "many" / ".work").exists()
-    assert hybrid_generator.IMAGES_BATCH > 1

@@ -1,4 +1,4 @@
-"""The page in a real browser, over Chromium's DevTools pipe. Runs where a Chromium is on PATH."""
+"""The page in a real browser, over Chromium's DevTools pipe. Skipped where no Chromium is on PATH."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.reporting import conftest
 from tests.reporting.conftest import MakeRun
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on PATH")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on PATH: apt-get install chromium")
 OPTIONS = (
     "--headless --no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync "
     "--no-first-run --remote-debugging-pipe"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,17 +63,22 @@ def test_packed_is_one_by_one(tiny_model: Path, images: data.ConcatDataset) -> N
 
 @torch.no_grad()
 def test_a_row_has_no_padding_and_no_neighbours(tiny_model: Path, images: data.ConcatDataset) -> None:
-    """As many tokens as the sequences have; another first image changes no logit of the second."""
+    """As many tokens as the sequences have; another first sequence changes no logit of the second, but for rounding
+    where the row becomes longer."""
     given = objective(tiny_model, images, pack=True)
-    one, other = (given.sequences.packed([first, 9]) for first in (5, 0))
+    one, longer = (given.sequences.packed([first, 9]) for first in (5, 0))
+    first, second = one.sequences
+    other = replace(one, sequences=[replace(first, ids_T=first.ids_T.flip(0)), second])
     seen: list[Any] = []
     handle = given.trained.register_forward_pre_hook(lambda _, ids: seen.append(ids[0]))
-    logits = [sheet.logits(given.trained)[0] for sheet in (one, other)]
+    logits = [batch.logits(given.trained)[0] for batch in (one, other, longer)]
     handle.remove()
     assert seen[0].shape == (1, sum(len(sequence.ids_T) for sequence in one.sequences))
     written = sum(one.counts[1].values())
     assert torch.equal(logits[0][-written:], logits[1][-written:])
     assert not torch.equal(logits[0][:9], logits[1][:9])
+    assert len(logits[2]) > len(logits[0])
+    torch.testing.assert_close(logits[2][-written:], logits[0][-written:], atol=1e-4, rtol=0)
 
 
 def test_batches_of_all_sizes(images: data.ConcatDataset) -> None:

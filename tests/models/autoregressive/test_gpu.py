@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 pytest.importorskip("triton")  # no build of it for macOS and Windows
 
 from glmkit.models.autoregressive import gpu
+from glmkit.models.autoregressive.backends import suits_kernels
 from glmkit.models.autoregressive.gpu import ORDER, ProductTile, StepPlan
 from glmkit.models.autoregressive.model import (
     AutoregressiveModel,
@@ -129,24 +130,45 @@ def test_step_equals_torch(input_pos: tuple[int, ...]) -> None:
     torch.testing.assert_close(other.kv, cache.kv, atol=1e-4, rtol=0)
 
 
-@pytest.mark.usefixtures("small_splits")
+def step_of_rows(model: AutoregressiveModel, rows: int) -> Callable[[slice, StepPlan], Tensor]:
+    """`step(rows, plan)`: the logits of some rows, at different positions in several splits of the cache."""
+    dtype = model.lm_head.weight.dtype
+    kv, input_pos_B = random(2, 2, rows, 2, 300, 32).to(dtype), torch.tensor((290, 140), device=DEVICE).repeat(rows)
+    ids_B, input_pos_B = tiny.random_codes(1, rows).to(DEVICE), input_pos_B[:rows]
+    positions = torch.randint(0, 50, (3, rows, 1), generator=tiny.generator(3)).to(DEVICE)
+    cos_sin = rotary_cos_sin(positions, model.config)
+
+    def step(some: slice, plan: StepPlan) -> Tensor:
+        cos, sin = (values[some] for values in cos_sin)
+        cache = KVCache(kv[:, :, some].clone())
+        return gpu.decode_step(model, ids_B[some], (cos, sin), input_pos_B[some], cache, plan=plan)
+
+    return step
+
+
+@pytest.mark.usefixtures("small_splits", "sums_in_order")
 def test_a_row_alone_equals_the_row_in_a_batch() -> None:
-    """Bit for bit, by plans with other tiles; the cache is read in several parts. NumPy multiplies for the interpreter
-    and adds up as it likes, so tiles read as many inputs at a time here: those of a GPU need not.
-    """
-    model, large, small = fused_model(), ProductTile(32, 16), ProductTile(16, 16)
-    pairs, input_pos_B = random(2, 2, 2, 2, 300, 32), torch.tensor((290, 140), device=DEVICE)
-    ids_B = tiny.random_codes(1, 2).to(DEVICE)
-    cos_sin = rotary_cos_sin(torch.randint(0, 50, (3, 2, 1), generator=tiny.generator(3)).to(DEVICE), model.config)
-
-    def step(rows: slice, plan: StepPlan) -> Tensor:
-        cos, sin = (values[rows] for values in cos_sin)
-        cache = KVCache(pairs[:, :, rows].clone())
-        return gpu.decode_step(model, ids_B[rows], (cos, sin), input_pos_B[rows], cache, plan=plan)
-
+    """Bit for bit, by plans with other tiles, where a product adds up in order as the matrix units of a GPU do."""
+    large, small = ProductTile(32, 32), ProductTile(16, 16)
+    step = step_of_rows(fused_model(), 2)
     together = step(slice(None), StepPlan(64, large, large, large, large, large))
     for row in range(2):
         alone = step(slice(row, row + 1), StepPlan(1, small, small, small, small, small))
+        assert torch.equal(alone[0], together[row])
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("small_splits")
+@pytest.mark.parametrize("rows", [2, 17, 64])
+def test_a_row_alone_equals_the_row_in_a_batch_on_a_gpu(rows: int) -> None:
+    """Bit for bit, by the plans that generation takes for so many rows and for one."""
+    model = fused_model().bfloat16()
+    if not suits_kernels(model.lm_head.weight):
+        pytest.skip("the plans are for Hopper GPUs")
+    step = step_of_rows(model, rows)
+    together = step(slice(None), gpu.plan_for(rows, DEVICE))
+    for row in (0, 1, rows - 1):
+        alone = step(slice(row, row + 1), gpu.plan_for(1, DEVICE))
         assert torch.equal(alone[0], together[row])
 
 
