@@ -248,7 +248,7 @@ def _requests(arguments: argparse.Namespace, hybrid: HybridModel) -> list[Any]:
     from glmkit.models.checkpoint import defaults
     from glmkit.records import Request
 
-    usual = defaults.of(hybrid.folder)
+    usual = defaults.load(hybrid.folder)
     sizes = [parse_size(size) for size in arguments.size] if arguments.size else [(usual.height, usual.width)]
     steps = usual.steps if arguments.steps is None else arguments.steps
     requests = [Request("speed", PROMPT, 0, *size, steps=steps, guidance=usual.guidance) for size in sizes]

@@ -56,7 +56,7 @@ def diffusers_pipeline(hybrid: HybridModel) -> Any:
 
 def _share(module: nn.Module, hybrid: HybridModel, *parts: str) -> None:
     state = {
-        checkpoint.COMPONENTS[part].theirs(name): tensor
+        checkpoint.COMPONENTS[part].published_name(name): tensor
         for part in parts
         for name, tensor in getattr(hybrid, part).state_dict().items()
     }
