@@ -1,20 +1,19 @@
-"""Every speed and memory figure of the published sizes on one GPU, with random weights, in one run of a few minutes.
+"""Latency, throughput and memory of the published sizes on one GPU, with random weights, in one run of a few minutes.
 
     python benchmarks/speed_h200.py OUT_FOLDER [--model full|nano|FOLDER] [--only SECTION ...] [--seconds 460]
 
-Each row is printed and written to OUT_FOLDER/<section>.json as soon as it is measured, so that a run that is cut short
-has what it measured. A section that fails is a row with its error. Sections run in the given order, by default that of
-need:
+Each result is printed and written to OUT_FOLDER/<section>.json as soon as it is measured, so that a run that is cut
+short has what it measured. A section that fails has its error as result. Sections run in the order of --only:
 
-    tokens     milliseconds a step of the autoregressive half: batches 1, 16 and 64, short and long prompts, an edit
-    decoder    seconds of all denoising steps, reckoned from some of them, and of the VAE at each size; beside the VAE
+    tokens     latency of a decoding step of the AR model: batches 1, 16 and 64, short and long prompts, an edit; prefill
+    decoder    latency of all denoising steps, reckoned from some of them, and of the VAE at each size; beside the VAE
                what diffusers' takes in its own layout, and how far the two are apart
-    images   whole images, warm, of each size and an edit; the first call, of two steps, apart
+    images     latency of whole images, warm, of each size and an edit; the first call, of two steps, apart
     memory     `--memory low` under a hard cap, from files (random weights take 35 GB of disk): peaks on GPU and host
-    agreement  images of ours and of diffusers from the same codes and noise; by kernels and eager; a seed twice
-    batch      images an hour of the engine
+    agreement  images of glmkit and of diffusers from the same prior tokens and noise; by kernels and eager; a seed twice
+    batch      throughput: images per hour of many requests
     diffusers  diffusers' pipeline on the same weights, in turns
-    trace      where the time of a token, of a decoder step and of the VAE goes, by kernel
+    trace      where the time of a token, of a denoising step and of the VAE goes, by kernel
 """
 
 from __future__ import annotations
@@ -39,11 +38,10 @@ import torch
 from PIL import Image
 
 from glmkit import runs
-from glmkit.commands.bench import untrained
 from glmkit.distributed.process_group import SINGLE_PROCESS
 from glmkit.files import write_json
-from glmkit.generation import benchmark as speed
 from glmkit.generation.batch import Result
+from glmkit.generation.benchmark import PROMPT, compare, lower_bounds, measure_latency, measure_low_memory
 from glmkit.generation.denoising import (
     decode_latents,
     decode_prior_tokens,
@@ -51,35 +49,37 @@ from glmkit.generation.denoising import (
     initial_noise,
     upsample_prior_tokens,
 )
+from glmkit.generation.diffusers_pipeline import diffusers_pipeline
 from glmkit.generation.hybrid_generator import HybridGenerator
 from glmkit.generation.loading import load_model
 from glmkit.generation.options import InferenceOptions
 from glmkit.generation.prior_tokens import generate_prior_tokens, prior_token_decoder
-from glmkit.generation.random_model import RandomModel
+from glmkit.generation.random_model import RandomModel, open_model
 from glmkit.generation.sampling import Sampling, uniforms
 from glmkit.generation.sequence import grids
-from glmkit.models import checkpoint, hardware
+from glmkit.models import checkpoint
 from glmkit.models.devices import dtype_for, pick_device
+from glmkit.models.hardware import Clock, measure_rates, median_seconds, peak_memory_gib, reset_peak_memory
 from glmkit.models.hybrid import HybridModel
 from glmkit.models.vae.model import Vae
 from glmkit.records import Request
 
 Row = dict[str, Any]
 Rows = Iterator[Row]
-FEW_STEPS, SOME_STEPS = 2, 8  # of the decoder: enough to compile, and to tell what a step takes
+FEW_STEPS, SOME_STEPS = 2, 8  # of denoising: enough to compile, and to tell what a step takes
 
 
 @dataclass(frozen=True)
 class Scale:
-    """What is measured: at full size the sizes that people draw, at toy size the same code in seconds."""
+    """What is measured: at full size the sizes that people generate, at toy size the same code in seconds."""
 
     sides: tuple[int, ...] = (1024, 512, 2048)
     steps: int = 30
     batches: tuple[int, ...] = (1, 16, 64)
     prompts: tuple[int, ...] = (50, 1000)
-    written: int = 300  # tokens of an image that are timed, those in its middle
-    engine_images: int = 8
-    agreeing: int = 8  # images that are compared with diffusers'
+    timed_tokens: int = 300  # those in the middle of an image
+    throughput_images: int = 8
+    compared_images: int = 8  # with those of diffusers
     capped_gib: tuple[tuple[int, float], ...] = ((1024, 24.0), (2048, 40.0))
 
 
@@ -88,23 +88,23 @@ TOY = Scale((64, 96), 2, (1, 3), (8, 40), 3, 3, 2, ((64, 1.0),))
 
 @dataclass(frozen=True)
 class Bench:
-    """A model, what to measure, and a folder for source images and codes."""
+    """A model, what to measure, and a folder for condition images and prior tokens."""
 
     hybrid: HybridModel
     scale: Scale
     scratch: Path
 
     def request(self, side: int, **changes: Any) -> Request:
-        return replace(Request("speed", speed.PROMPT, 0, side, side, steps=self.scale.steps), **changes)
+        return replace(Request("speed", PROMPT, 0, side, side, steps=self.scale.steps), **changes)
 
-    def source(self, side: int) -> str:
-        path = self.scratch / f"source-{side}.png"
+    def condition_image(self, side: int) -> str:
+        path = self.scratch / f"condition-{side}.png"
         Image.effect_noise((side, side), 80).convert("RGB").save(path)
         return str(path)
 
     @property
-    def clock(self) -> hardware.Clock:
-        return hardware.Clock(self.hybrid.device)
+    def clock(self) -> Clock:
+        return Clock(self.hybrid.device)
 
 
 def tokens(bench: Bench) -> Rows:
@@ -115,24 +115,26 @@ def tokens(bench: Bench) -> Rows:
 
 
 def _steps(bench: Bench, kind: str, batch: int, length: int) -> Row:
-    """A step while an image is half written, and the pass over the prompts, both on the device's clock; the prompt of
-    an edit has the tokens of its source besides."""
+    """Time a step while half of an image is generated, and prefill, both on the device's clock.
+
+    The prompt of an edit has the tokens of its condition image besides.
+    """
     shape = grids(bench.scale.sides[0], bench.scale.sides[0])
     preview, large = (height * width for height, width in (shape.preview, shape.large))
-    given, total = (length + large, large) if kind == "edit" else (length, preview + large)
-    written = min(bench.scale.written, total)
-    already = given + (total - written) // 2  # a longer prompt stands for the tokens before
+    prompt, total = (length + large, large) if kind == "edit" else (length, preview + large)
+    timed = min(bench.scale.timed_tokens, total)
+    before = prompt + (total - timed) // 2  # a longer prompt stands for the tokens before
     clock = bench.clock
     with clock.stage("first_s"):
-        _timed_write(bench, batch, already, written)
-    step = _timed_write(bench, batch, already, written)[1] / (written - 1)
-    prefill = _timed_write(bench, batch, given, 1)[0]
+        _decode(bench, batch, before, timed)
+    step = _decode(bench, batch, before, timed)[1] / (timed - 1)
+    prefill = _decode(bench, batch, prompt, 1)[0]
     row = {"case": f"{kind}, batch {batch}, prompt {length}", "ms_per_step": 1e3 * step, "prefill_s": prefill}
-    return row | {"prior_tokens_s": prefill + step * (total - 1), "steps_timed": written - 1} | clock.seconds
+    return row | {"prior_tokens_s": prefill + step * (total - 1), "steps_timed": timed - 1} | clock.seconds
 
 
-def _timed_write(bench: Bench, batch: int, length: int, written: int) -> tuple[float, float]:
-    """Seconds of the prompts with the first token, and of all tokens after it."""
+def _decode(bench: Bench, batch: int, length: int, tokens: int) -> tuple[float, float]:
+    """Return the seconds of prefill with the first token, and of all tokens after it."""
     model, marks = bench.hybrid.autoregressive, [Mark(bench.hybrid.device)]
 
     def progress(done: int, total: int) -> None:
@@ -140,13 +142,13 @@ def _timed_write(bench: Bench, batch: int, length: int, written: int) -> tuple[f
             marks.append(Mark(bench.hybrid.device))
 
     ids, positions = [[model.config.image_start_token_id] * length] * batch, [_plain(length)] * batch
-    numbers = torch.stack([uniforms(seed, written) for seed in range(batch)])
-    prior_token_decoder(bench.hybrid).generate(ids, positions, [(1, written)], numbers, Sampling(), progress)
+    numbers = torch.stack([uniforms(seed, tokens) for seed in range(batch)])
+    prior_token_decoder(bench.hybrid).generate(ids, positions, [(1, tokens)], numbers, Sampling(), progress)
     return marks[0].until(marks[1]), marks[1].until(marks[-1])
 
 
 class Mark:
-    """A point in the device's work, set without waiting for it."""
+    """Marks a point in the device's work without waiting for it."""
 
     def __init__(self, device: torch.device) -> None:
         self.seconds, self.event = time.perf_counter(), None
@@ -166,33 +168,33 @@ def _plain(length: int) -> torch.Tensor:
 
 
 def decoder(bench: Bench) -> Rows:
-    at = hardware.measure_rates(bench.hybrid.device, bench.hybrid.dtype)
-    stock = _stock_vae(bench.hybrid)
+    rates = measure_rates(bench.hybrid.device, bench.hybrid.dtype)
+    decode_by_diffusers = _diffusers_vae(bench.hybrid)
     for side in bench.scale.sides:
         request, clock = bench.request(side), bench.clock
-        codes = torch.zeros(side // 32, side // 32, dtype=torch.int64, device=bench.hybrid.device)
+        prior_token_ids = torch.zeros(side // 32, side // 32, dtype=torch.int64, device=bench.hybrid.device)
         for name, steps in (("first_s", FEW_STEPS), ("few", FEW_STEPS), ("some", SOME_STEPS)):
             with clock.stage(name):
-                latents = denoise(bench.hybrid, [replace(request, steps=steps)], [codes])
+                latents = denoise(bench.hybrid, [replace(request, steps=steps)], [prior_token_ids])
         few, some = clock.seconds.pop("few"), clock.seconds.pop("some")
         step = (some - few) / (SOME_STEPS - FEW_STEPS)
         seconds = few + step * (request.steps - FEW_STEPS)
         with clock.stage("first_vae_s"):
             pixels = decode_latents(bench.hybrid, latents)
-        theirs = stock(latents)
-        vae, stock_vae = (
-            hardware.median_seconds(partial(how, latents), bench.hybrid.device, 3)
-            for how in (partial(decode_latents, bench.hybrid), stock)
+        reference = decode_by_diffusers(latents)
+        vae, diffusers_vae = (
+            median_seconds(partial(decode, latents), bench.hybrid.device, 3)
+            for decode in (partial(decode_latents, bench.hybrid), decode_by_diffusers)
         )
-        error = float((pixels - theirs).square().mean().sqrt() / theirs.square().mean().sqrt())
-        floor = speed.floors(bench.hybrid, request, at)["denoising"]
+        error = float((pixels - reference).square().mean().sqrt() / reference.square().mean().sqrt())
+        bound = lower_bounds(bench.hybrid, request, rates)["denoising"]
         row = {"case": f"{side}x{side}, {request.steps} steps", "denoising_s": seconds, "ms_per_step": 1e3 * step}
-        row |= clock.seconds | {"vae_s": vae, "diffusers_vae_s": stock_vae, "vae_error": error}
-        yield row | {"lower_bound_s": floor, "share_of_lower_bound": floor / seconds}
+        row |= clock.seconds | {"vae_s": vae, "diffusers_vae_s": diffusers_vae, "vae_error": error}
+        yield row | {"lower_bound_s": bound, "share_of_lower_bound": bound / seconds}
 
 
-def _stock_vae(hybrid: HybridModel) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The same weights by diffusers alone, in the layout in which they are quicker there."""
+def _diffusers_vae(hybrid: HybridModel) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return the same weights by diffusers alone, in the layout in which they are quicker there."""
     autoencoder = copy.deepcopy(hybrid.vae.autoencoder).to(memory_format=torch.contiguous_format)
     vae = Vae(autoencoder).to(hybrid.device)
 
@@ -206,41 +208,43 @@ def _stock_vae(hybrid: HybridModel) -> Callable[[torch.Tensor], torch.Tensor]:
 def images(bench: Bench) -> Rows:
     first, *others = bench.scale.sides
     cases = [(f"{first}x{first}", bench.request(first))]
-    cases.append((f"edit {first}x{first}", bench.request(first, condition_images=(bench.source(first),))))
+    edit = bench.request(first, condition_images=(bench.condition_image(first),))
+    cases.append((f"edit {first}x{first}", edit))
     cases += [(f"{side}x{side}", bench.request(side)) for side in others]
     for name, request in cases:
-        hardware.reset_peak_memory(bench.hybrid.device)
-        warm_up = speed.ours(bench.hybrid, replace(request, steps=FEW_STEPS))["total"]
-        seconds = speed.ours(bench.hybrid, request)
-        yield {"case": name, "first_s": warm_up} | seconds | {"peak_gib": hardware.peak_memory_gib(bench.hybrid.device)}
+        reset_peak_memory(bench.hybrid.device)
+        warm_up = measure_latency(bench.hybrid, replace(request, steps=FEW_STEPS))["total"]
+        seconds = measure_latency(bench.hybrid, request)
+        yield {"case": name, "first_s": warm_up} | seconds | {"peak_gib": peak_memory_gib(bench.hybrid.device)}
 
 
 def memory(bench: Bench) -> Rows:
-    """One part at a time, read from its files by a process of its own, under a cap that the driver enforces; on a CPU,
-    which has no cap, only what the process takes."""
+    """Measure a process of its own with one component at a time, read from files, under a cap that the driver enforces;
+    on a CPU, which has no cap, only what the process takes."""
     device = bench.hybrid.device
     bench.hybrid.unload(*checkpoint.COMPONENTS)  # the next section makes them again
     if isinstance(bench.hybrid, RandomModel):
-        _write(bench.hybrid)
+        _save(bench.hybrid)
     folder = bench.hybrid.folder
     largest = max(
-        sum(own.bytes for own in checkpoint.stored_tensors(folder, part).values()) for part in checkpoint.COMPONENTS
+        sum(tensor.bytes for tensor in checkpoint.stored_tensors(folder, component).values())
+        for component in checkpoint.COMPONENTS
     )
     for side, cap in bench.scale.capped_gib:
-        row = speed.sparing(folder, bench.request(side), device, cap)
+        row = measure_low_memory(folder, bench.request(side), device, cap)
         yield {"case": f"{side}x{side} under {cap} GiB"} | row | {"largest_component_gib": largest / 2**30}
 
 
-def _write(random: RandomModel) -> None:
-    """The weights of a model that has none on disk, 35 GB of them, as they were before they were optimized."""
+def _save(random: RandomModel) -> None:
+    """Write the weights of a model that has none on disk, 35 GB of them, as they were before they were optimized."""
     plain = RandomModel(random.folder, random.device, random.dtype)
-    for part in reversed(checkpoint.COMPONENTS):  # the small one of a folder first, since the other rewrites it
-        checkpoint.save_component(plain.folder, part, getattr(plain, part))
-        plain.unload(part)
+    for component in reversed(checkpoint.COMPONENTS):  # the small one of a folder first, since the other rewrites it
+        checkpoint.save_component(plain.folder, component, getattr(plain, component))
+        plain.unload(component)
 
 
 def agreement(bench: Bench) -> Rows:
-    """nano's trained weights in the device's type: PSNR of images of several seeds, from the same codes and noise.
+    """Compare images of nano's trained weights in the device's type, of several seeds, from the same tokens and noise.
 
     One image says little: it may be one of which rounding decides more than of others.
     """
@@ -249,37 +253,36 @@ def agreement(bench: Bench) -> Rows:
         load_model("nano", device, dtype_for(device), options=InferenceOptions(compile="blocks" if on else "off"))
         for on in (False, device.type == "cuda")
     )
-    diffusers = speed.diffusers_pipeline(eager)
-    against: dict[str, list[float]] = {"glmkit and diffusers": [], "kernels and eager": []}
+    pipeline = diffusers_pipeline(eager)
+    psnrs: dict[str, list[float]] = {"glmkit and diffusers": [], "kernels and eager": []}
     first = replace(bench.request(256), steps=20, guidance=2.5)
-    requests = [replace(first, id=str(seed), seed=seed) for seed in range(bench.scale.agreeing)]
-    codes = [generate_prior_tokens(eager, [request])[0] for request in requests]
-    drawn = [decode_prior_tokens(eager, [request], [own])[0] for request, own in zip(requests, codes, strict=True)]
-    for request, own, mine in zip(requests, codes, drawn, strict=True):
-        theirs = diffusers(
+    requests = [replace(first, id=str(seed), seed=seed) for seed in range(bench.scale.compared_images)]
+    tokens = [generate_prior_tokens(eager, [request])[0] for request in requests]
+    eager_images = [decode_prior_tokens(eager, [one], [ids])[0] for one, ids in zip(requests, tokens, strict=True)]
+    for request, ids, image in zip(requests, tokens, eager_images, strict=True):
+        by_diffusers = pipeline(
             prompt=request.prompt,
             height=request.height,
             width=request.width,
             num_inference_steps=request.steps,
             guidance_scale=request.guidance,
             latents=initial_noise(eager, request).to(device, eager.dtype),
-            prior_token_ids=upsample_prior_tokens(own)[None],
+            prior_token_ids=upsample_prior_tokens(ids)[None],
         ).images[0]
-        against["glmkit and diffusers"].append(psnr(mine, theirs))
-        against["kernels and eager"].append(psnr(mine, decode_prior_tokens(compiled, [request], [own])[0]))
-    for case, found in against.items():
-        yield {
-            "case": case,
-            "median_psnr_db": statistics.median(found),
-            "min_psnr_db": min(found),
-            "images": len(found),
-        }
+        psnrs["glmkit and diffusers"].append(psnr(image, by_diffusers))
+        psnrs["kernels and eager"].append(psnr(image, decode_prior_tokens(compiled, [request], [ids])[0]))
+    for case, values in psnrs.items():
+        medians = {"median_psnr_db": statistics.median(values), "min_psnr_db": min(values)}
+        yield {"case": case} | medians | {"images": len(values)}
     pair = [first, replace(first, id="b", seed=1, prompt="a red 'X'")]
-    batched, again = (decode_prior_tokens(eager, asked, [codes[0]] * len(asked))[0] for asked in (pair, pair[:1]))
+    batched, again = (decode_prior_tokens(eager, batch, [tokens[0]] * len(batch))[0] for batch in (pair, pair[:1]))
     twice = generate_prior_tokens(compiled, [first])[0], generate_prior_tokens(compiled, [first])[0]
-    same = drawn[0].tobytes()
-    yield {"case": "alone and in a batch", "equal": batched.tobytes() == same}
-    yield {"case": "a seed twice: pixels, codes", "equal": again.tobytes() == same and torch.equal(*twice)}
+    pixels = eager_images[0].tobytes()
+    yield {"case": "alone and in a batch", "equal": batched.tobytes() == pixels}
+    yield {
+        "case": "a seed twice: pixels, prior tokens",
+        "equal": again.tobytes() == pixels and torch.equal(*twice),
+    }
 
 
 def psnr(a: Image.Image, b: Image.Image) -> float:
@@ -289,59 +292,47 @@ def psnr(a: Image.Image, b: Image.Image) -> float:
 
 
 def batch(bench: Bench) -> Rows:
-    """Codes of a full batch, then the images of a few; an hour is reckoned from both."""
-    side, count = bench.scale.sides[0], bench.scale.batches[-1]
-    requests = [bench.request(side, id=str(seed), seed=seed) for seed in range(count)]
+    """Time the prior tokens of a full batch, then the images of a few; an hour is reckoned from both."""
+    side, size = bench.scale.sides[0], bench.scale.batches[-1]
+    requests = [bench.request(side, id=str(seed), seed=seed) for seed in range(size)]
     clock = bench.clock
-    with clock.stage("prior_tokens"):
-        priors = generate_prior_tokens(bench.hybrid, requests)
-    del priors
-    some = requests[: bench.scale.engine_images]
+    with clock.stage("tokens"):
+        generate_prior_tokens(bench.hybrid, requests)
+    few = requests[: bench.scale.throughput_images]
     done: set[str] = set()
 
     def report(result: Result) -> None:
         assert result.image is not None, result.error
         done.add(result.request.id)
 
-    with clock.stage("engine"):
+    with clock.stage("images"):
         generator = HybridGenerator(bench.hybrid)
-        generator.generate_missing(some, lambda one: one.id not in done, report, bench.scratch / "work", SINGLE_PROCESS)
-    with clock.stage("prior_tokens_again"):
-        generate_prior_tokens(bench.hybrid, some)
-    a_image = (clock.seconds["engine"] - clock.seconds["prior_tokens_again"]) / len(done) + clock.seconds[
-        "prior_tokens"
-    ] / count
-    yield {
-        "case": f"{side}x{side}, prior tokens by {count}",
-        "seconds_per_image": a_image,
-        "images_per_hour": 3600 / a_image,
-    }
+        generator.generate_missing(few, lambda one: one.id not in done, report, bench.scratch / "work", SINGLE_PROCESS)
+    with clock.stage("tokens_of_few"):
+        generate_prior_tokens(bench.hybrid, few)
+    seconds = clock.seconds
+    per_image = (seconds["images"] - seconds["tokens_of_few"]) / len(done) + seconds["tokens"] / size
+    case = f"{side}x{side}, prior tokens by {size}"
+    yield {"case": case, "seconds_per_image": per_image, "images_per_hour": 3600 / per_image}
 
 
 def diffusers(bench: Bench) -> Rows:
-    request = bench.request(bench.scale.sides[0])
-    row = speed.compare(bench.hybrid, request, repeats=3, against=True, stock_repeats=1)
-    yield {
-        "case": row["size"],
-        "glmkit": row["glmkit"],
-        "diffusers": row["diffusers"],
-        "ratio": row["ratio"],
-        "all": row,
-    }
+    row = compare(bench.hybrid, bench.request(bench.scale.sides[0]), repeats=3, diffusers_repeats=1)
+    yield {"case": row["size"]} | {key: row[key] for key in ("glmkit", "diffusers", "ratio")} | {"all": row}
 
 
 def trace(bench: Bench) -> Rows:
-    """The ten kernels that take most time, of 64 tokens, of two decoder steps and of the VAE."""
+    """Name the ten kernels that take most time, of 64 tokens, of two denoising steps and of the VAE."""
     side, device = bench.scale.sides[0], bench.hybrid.device
-    codes = torch.zeros(side // 32, side // 32, dtype=torch.int64, device=device)
+    prior_token_ids = torch.zeros(side // 32, side // 32, dtype=torch.int64, device=device)
     length, vae = bench.scale.prompts[0], bench.hybrid.vae
     latents = torch.zeros(1, len(vae.mean.flatten()), side // vae.scale, side // vae.scale, device=device)
-    ids, numbers = [[bench.hybrid.autoregressive.config.image_start_token_id] * length], uniforms(0, 64)[None]
-    calls = {
+    prompts, numbers = [[bench.hybrid.autoregressive.config.image_start_token_id] * length], uniforms(0, 64)[None]
+    calls: dict[str, Callable[[], object]] = {
         "64 tokens": lambda: prior_token_decoder(bench.hybrid).generate(
-            ids, [_plain(length)], [(8, 8)], numbers, Sampling()
+            prompts, [_plain(length)], [(8, 8)], numbers, Sampling()
         ),
-        "2 steps": lambda: denoise(bench.hybrid, [bench.request(side, steps=2)], [codes]),
+        "2 steps": lambda: denoise(bench.hybrid, [bench.request(side, steps=2)], [prior_token_ids]),
         "VAE": lambda: decode_latents(bench.hybrid, latents),
     }
     for name, call in calls.items():
@@ -376,7 +367,7 @@ def main(argv: list[str] | None = None) -> int:
     if device.type == "cuda":
         facts["device"] = torch.cuda.get_device_name(device)
     with tempfile.TemporaryDirectory() as scratch:
-        hybrid = untrained(arguments.model, device, Path(scratch), dtype_for(device))
+        hybrid = open_model(arguments.model, device, dtype_for(device), Path(scratch))
         hybrid.optimize_for_inference(arguments.compile == "blocks")
         scale = TOY if arguments.toy else Scale()
         bench = Bench(hybrid, scale, Path(scratch))

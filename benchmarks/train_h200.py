@@ -14,10 +14,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from glmkit import config, runs
-from glmkit.commands.bench import train_line, untrained
+from glmkit.commands.bench import train_line
 from glmkit.files import append_jsonl
+from glmkit.generation.random_model import open_model
 from glmkit.models.devices import pick_device
+from glmkit.models.hybrid import HybridModel
 from glmkit.training.benchmark import Job, rows
 
 
@@ -120,7 +124,10 @@ def main(given: list[str] | None = None) -> int:
     model = arguments.model or ("nano" if arguments.toy else "full")
     environment, measured = runs.environment(str(device)), False
     with tempfile.TemporaryDirectory() as scratch:
-        build = partial(untrained, model, device, Path(scratch))
+
+        def build(dtype: torch.dtype) -> HybridModel:
+            return open_model(model, device, dtype, Path(scratch))
+
         for row in rows(jobs(scale, arguments.only), build, device, scale.steps, arguments.seconds):
             measured |= "error" not in row
             append_jsonl(arguments.out, {**row, "model": model, "environment": environment})

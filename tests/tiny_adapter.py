@@ -8,6 +8,7 @@ import torch
 
 from glmkit.models import checkpoint
 from glmkit.models.checkpoint import adapters
+from glmkit.models.hybrid import HybridModel
 
 TARGETS = {"decoder": ["to_q", "to_v", "proj_out"], "autoregressive": ["q_proj", "gate_up_proj"]}
 
@@ -24,6 +25,14 @@ def make_adapter(model: Path, folder: Path, component: str, seed: int = 0, alpha
     wrapped.save_pretrained(str(folder / component))
     adapters.write_base(folder / component, component, model)
     return wrapped.eval()
+
+
+def apply_adapter(hybrid: HybridModel, text: Path | str) -> None:
+    """Merge an adapter, `DIR` or `DIR:WEIGHT`, into the weights, checked before anything is changed."""
+    adapter = adapters.Adapter.parse(str(text))
+    adapters.check_adapter(hybrid.folder, adapter.folder)
+    for component in adapters.components_of(adapter.folder):
+        setattr(hybrid, component, adapters.merge_adapter(getattr(hybrid, component), component, adapter))
 
 
 def decoder_inputs(seed: int = 3) -> tuple[torch.Tensor | None, ...]:

@@ -74,7 +74,7 @@ def train(folder: Path, arm: Arm, seed: int, device: torch.device, tiny: bool) -
 
 def requests_of(model: Path, seed: int, tiny: bool) -> list[Request]:
     """Return the held-out `simple` prompts, one image each, with the model's default settings."""
-    settings = defaults.of(model)
+    settings = defaults.load(model)
     height, width, steps = (64, 64, 2) if tiny else (settings.height, settings.width, settings.steps)
     prompts = suites.prompts(suites.load("text-render"), "simple", 2 if tiny else PROMPTS)
     return [

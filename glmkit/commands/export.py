@@ -16,10 +16,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from glmkit.models.checkpoint.adapters import Adapter, components_of
-    from glmkit.models.checkpoint.export import export
+    from glmkit.models.checkpoint.export import export_adapter
 
     adapter = Adapter.parse(arguments.adapter)
-    layers = export(adapter, arguments.format, arguments.out)
+    layers = export_adapter(adapter, arguments.format, arguments.out)
     print(f"{arguments.out}: {layers} layers of the decoder, {arguments.format} keys")
     if others := [part for part in components_of(adapter.folder) if part != "decoder"]:
         print(f"left out: {' and '.join(others)}, which PEFT loads from {adapter.folder}")

@@ -18,8 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from glmkit.models.checkpoint.adapters import Adapter
-    from glmkit.models.checkpoint.export import merge
+    from glmkit.models.checkpoint.export import write_merged_model
 
-    parts = merge(arguments.model, [Adapter.parse(text) for text in arguments.adapter], arguments.out)
+    parts = write_merged_model(arguments.model, [Adapter.parse(text) for text in arguments.adapter], arguments.out)
     print(f"{arguments.out}: {arguments.model} with {' + '.join(arguments.adapter)} in its {' and '.join(parts)}")
     return 0

@@ -103,7 +103,7 @@ def _defaults(model: str | HybridModel) -> Any:
     from glmkit.models import checkpoint
     from glmkit.models.checkpoint import defaults
 
-    return defaults.of(checkpoint.resolve(model) if isinstance(model, str) else model.folder)
+    return defaults.load(checkpoint.resolve(model) if isinstance(model, str) else model.folder)
 
 
 def _dtype(model: str | HybridModel, device: str) -> str:

@@ -1,4 +1,4 @@
-"""The stock pipeline of diffusers over the very weights of one of our models: nothing is held twice."""
+"""The pipeline of diffusers over the very weights of a loaded model: nothing is held twice."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from glmkit.models.hybrid import HybridModel
 
 
 def diffusers_pipeline(hybrid: HybridModel) -> Any:
-    """`GlmImagePipeline` on the model's device, in its dtype, sharing every tensor with it but those of a VAE that
-    is laid out for our kernels.
+    """Return a `GlmImagePipeline` on the model's device, in its dtype, that shares every tensor with it.
 
-    Stock may end an image before all of its codes are written and then fails; the ids that are no codes are
-    suppressed by transformers' own option, as they are in ours.
+    Those of a VAE that is laid out for glmkit's kernels are copied. The published model may end an image before all of
+    its prior tokens are generated, and the pipeline then fails; ids outside the codebook are suppressed by
+    transformers' own option, as they are in glmkit.
     """
     from accelerate import init_empty_weights
     from diffusers import (
@@ -34,10 +34,10 @@ def diffusers_pipeline(hybrid: HybridModel) -> Any:
         )
         transformer = GlmImageTransformer2DModel.from_config(checkpoint.config(folder, "decoder"))
         vae = AutoencoderKL.from_config(checkpoint.config(folder, "vae"))
-    _share(language, hybrid, "autoregressive", "semantic_vq")
-    _share(transformer, hybrid, "decoder")
-    _share(vae, hybrid, "vae")
-    vae.to(memory_format=torch.contiguous_format)  # in which stock is quicker
+    _share_weights(language, hybrid, "autoregressive", "semantic_vq")
+    _share_weights(transformer, hybrid, "decoder")
+    _share_weights(vae, hybrid, "vae")
+    vae.to(memory_format=torch.contiguous_format)  # in which diffusers' is quicker
     language.generation_config = GenerationConfig.from_pretrained(folder / "vision_language_encoder")
     config = hybrid.autoregressive.config
     language.generation_config.suppress_tokens = list(range(config.codebook_size, config.vision_vocab_size))
@@ -54,11 +54,11 @@ def diffusers_pipeline(hybrid: HybridModel) -> Any:
     return pipeline
 
 
-def _share(module: nn.Module, hybrid: HybridModel, *parts: str) -> None:
+def _share_weights(module: nn.Module, hybrid: HybridModel, *components: str) -> None:
     state = {
-        checkpoint.COMPONENTS[part].theirs(name): tensor
-        for part in parts
-        for name, tensor in getattr(hybrid, part).state_dict().items()
+        checkpoint.COMPONENTS[component].published_name(name): tensor
+        for component in components
+        for name, tensor in getattr(hybrid, component).state_dict().items()
     }
     module.load_state_dict(state, strict=True, assign=True)
     module.to(hybrid.device).eval().requires_grad_(False)

@@ -1,4 +1,4 @@
-"""A model of the published sizes with random weights: it draws noise, at the speed of the real one."""
+"""A model of the published sizes with random weights: it generates noise, at the speed of the real one."""
 
 from __future__ import annotations
 
@@ -13,17 +13,19 @@ from glmkit.models import checkpoint
 from glmkit.models.checkpoint import published
 from glmkit.models.hybrid import HybridModel
 
+PUBLISHED_SIZES = "full"  # what benchmarks call the model of the published sizes
 CORPUS = ["A poster with the words 'HELLO' and 'WORLD' in large letters over a city by the sea, photographed at dawn."]
-CODES = 16384
+CODEBOOK_SIZE = 16384
 TEXT_TOKENS = 600
-SOURCE_PIXELS = (512**2, 2048**2)
+CONDITION_IMAGE_PIXELS = (512**2, 2048**2)
 STD = 0.02
 
 
 def published_folder(folder: Path) -> Path:
-    """A model folder with the published configs and a small tokenizer of the same layout, without weights."""
+    """Write a model folder with the published configs and a small tokenizer of the same layout, without weights."""
     configs = copy.deepcopy(checkpoint.PUBLISHED)
-    ids = build_processor(folder / "processor", CORPUS, CODES, CODES + TEXT_TOKENS, *SOURCE_PIXELS)
+    vocab_size = CODEBOOK_SIZE + TEXT_TOKENS
+    ids = build_processor(folder / "processor", CORPUS, CODEBOOK_SIZE, vocab_size, *CONDITION_IMAGE_PIXELS)
     language = configs["vision_language_encoder"]
     text = {"pad_token_id": ids.pad_token_id, "eos_token_id": ids.image_end_token_id}
     language["text_config"].update(text)
@@ -38,12 +40,14 @@ def published_folder(folder: Path) -> Path:
 
 
 class RandomModel(HybridModel):
-    """The parts of a folder without weights, made on their device: small normal numbers, norms of 1, biases of 0."""
+    """The components of a folder without weights, made on their device: small normal numbers, norms 1, biases 0."""
 
-    def _load(self, part: str) -> nn.Module:
+    def _load(self, component: str) -> nn.Module:
+        config, tokenizer = checkpoint.config(self.folder, component), self.folder / "tokenizer"
         with torch.device("meta"):
-            module = checkpoint.build_component(part, checkpoint.config(self.folder, part), self.folder / "tokenizer")
-        module = checkpoint.rebuild_derived(part, module.to(self.dtype).to_empty(device=self.device)).to(self.device)
+            module = checkpoint.build_component(component, config, tokenizer)
+        module = module.to(self.dtype).to_empty(device=self.device)
+        module = checkpoint.rebuild_derived(component, module).to(self.device)
         generator = torch.Generator(self.device).manual_seed(0)
         with torch.no_grad():
             for name, parameter in module.named_parameters():
@@ -52,3 +56,14 @@ class RandomModel(HybridModel):
                 else:
                     parameter.fill_(1.0 if name.endswith("weight") else 0.0)
         return module.eval()
+
+
+def open_model(model: str, device: torch.device, dtype: torch.dtype, scratch: Path) -> HybridModel:
+    """Open a model by name, nothing of it loaded yet; "full" has the published sizes and random weights.
+
+    Its configs and tokenizer are written into the folder `scratch`.
+    """
+    if model != PUBLISHED_SIZES:
+        return HybridModel(checkpoint.resolve(model), device, dtype, model)
+    folder = scratch / PUBLISHED_SIZES
+    return RandomModel(folder if folder.exists() else published_folder(folder), device, dtype, PUBLISHED_SIZES)

@@ -14,8 +14,9 @@ from glmkit.config import parse_size
 from glmkit.errors import UserError
 from glmkit.files import read_jsonl
 from glmkit.generation.sampling import Sampling
-from glmkit.generation.sequence import MAX_ASPECT, MAX_CONDITION_IMAGES, TOKEN_PIXELS, grids
+from glmkit.generation.sequence import MAX_CONDITION_IMAGES, TOKEN_PIXELS, grids
 from glmkit.models.checkpoint import defaults
+from glmkit.models.semantic_vq.model import MAX_ASPECT
 from glmkit.records import Prompt, Request
 
 REQUEST_KEYS = {"id", "prompt", "seed", "size", "steps", "guidance", "condition_images"}
@@ -42,7 +43,7 @@ def new_request(
 
     `size` is WIDTHxHEIGHT in pixels; without one an image to edit gives the shape, `shape` (width, height).
     """
-    default = defaults.of(folder)
+    default = defaults.load(folder)
     if size is not None:
         height, width = parse_size(size)
     elif shape is not None:

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from glmkit.errors import UserError
 from glmkit.models.autoregressive.config import AutoregressiveConfig
+from glmkit.models.semantic_vq.model import MAX_ASPECT
 
 TOKEN_PIXELS = 32
 PREVIEW_SIDE = 16
-MAX_ASPECT = 4
 MAX_CONDITION_IMAGES = 3
 IGNORED = -100
 

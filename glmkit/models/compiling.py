@@ -1,4 +1,4 @@
-"""torch.compile where the same small function runs many times an image."""
+"""torch.compile where the same small function runs many times per image."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-SHAPES = 64  # compiled versions of one function; torch's own limit is 8, and what exceeds it runs uncompiled
+MAX_SHAPES = 64  # compiled versions of one function; torch's own limit is 8, and what exceeds it runs uncompiled
 
 
 @cache
 def compiled(function: Callable[..., Any], dynamic: bool = False) -> Callable[..., Any]:
-    """`function` compiled for each shape that it meets, or once for all of them (`dynamic`).
+    """Return `function` compiled for each shape that it meets, or once for all of them (`dynamic`).
 
     Methods of a layer are compiled once for all layers.
     """
@@ -22,5 +22,5 @@ def compiled(function: Callable[..., Any], dynamic: bool = False) -> Callable[..
 
 
 def allow_shapes() -> None:
-    """Let whatever is compiled in this process have SHAPES versions."""
-    torch._dynamo.config.recompile_limit = max(SHAPES, torch._dynamo.config.recompile_limit)
+    """Let whatever is compiled in this process have MAX_SHAPES versions."""
+    torch._dynamo.config.recompile_limit = max(MAX_SHAPES, torch._dynamo.config.recompile_limit)

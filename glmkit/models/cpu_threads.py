@@ -1,7 +1,7 @@
 """Independent pieces of work side by side on a CPU, which share its threads.
 
 The products of a small model are too short to be shared: threads inside them mostly wait for each other, on a busy
-machine for longer than the work takes. Rows of a batch never wait.
+machine for longer than the work takes. Samples of a batch never wait.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ R = TypeVar("R")
 
 
 def parallel_map(function: Callable[[T], R], items: Sequence[T], device: torch.device) -> list[R]:
-    """`[function(item) for item in items]`, on a CPU side by side: a thread each, or more where there are enough."""
+    """Return `[function(item) for item in items]`; on a CPU side by side, with the threads shared out among them."""
     count = torch.get_num_threads()
     workers = min(count, len(items))
     if device.type != "cpu" or workers <= 1:
         return [function(item) for item in items]
     inference, gradients = torch.is_inference_mode_enabled(), torch.is_grad_enabled()  # which are a thread's own
 
-    def as_here(item: T) -> R:
+    def with_modes(item: T) -> R:
         with torch.inference_mode(inference), torch.set_grad_enabled(gradients):
             return function(item)
 
     pool = _pool(workers, count // workers)
     with threads(count // workers):  # a part of torch asks for the number of the process, not of the thread
-        return list(pool.map(as_here, items))
+        return list(pool.map(with_modes, items))
 
 
 @contextmanager
@@ -50,7 +50,7 @@ def threads(count: int) -> Iterator[None]:
 
 @cache
 def _pool(workers: int, count: int) -> ThreadPoolExecutor:
-    """Workers that compute with `count` threads each."""
+    """Return workers that compute with `count` threads each."""
     started = threading.Barrier(workers + 1)
 
     def start() -> None:

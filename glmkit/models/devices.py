@@ -8,11 +8,12 @@ import torch
 
 from glmkit.errors import UserError
 
+AMPERE = (8, 0)  # compute capability
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def pick_device(name: str) -> torch.device:
-    """The device called `auto` (CUDA where there is one), `cpu`, `cuda` or `cuda:1`. UserError when it is not there."""
+    """Return the device called `auto` (CUDA where there is one), `cpu`, `cuda`, `cuda:1`; UserError for one not there."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -27,13 +28,13 @@ def pick_device(name: str) -> torch.device:
 
 
 def dtype_for(device: str | torch.device) -> torch.dtype:
-    """bfloat16 on a GPU, as the public checkpoint is stored; float32 on a CPU, where bfloat16 is slower."""
+    """Return bfloat16 on a GPU, as the public checkpoint is stored; float32 on a CPU, where bfloat16 is slower."""
     return torch.bfloat16 if torch.device(device).type == "cuda" else torch.float32
 
 
 def triton_runs(device: torch.device) -> bool:
-    """Whether Triton's kernels run here: it knows GPUs from Ampere on, and builds a library with a C compiler."""
-    if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0):
+    """Return whether Triton's kernels run here: it knows GPUs from Ampere on, and needs a C compiler."""
+    if device.type != "cuda" or torch.cuda.get_device_capability(device) < AMPERE:
         return False
     if importlib.util.find_spec("triton") is None:
         return False

@@ -12,10 +12,12 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 
-def checkpointed(block: Callable[..., Any], index: int, every: int, *given: Any) -> Any:
-    """`block(*given)`; while gradients are recorded, block number `every` - 1 and each `every`-th one after it is
-    computed again in the backward pass (0: none).
+def checkpointed(block: Callable[..., Any], index: int, every: int, *inputs: Any) -> Any:
+    """Return `block(*inputs)`.
+
+    While gradients are recorded, block number `every` - 1 and each `every`-th one after it is computed again in the
+    backward pass (0: none).
     """
     if every and (index + 1) % every == 0 and torch.is_grad_enabled():
-        return checkpoint(block, *given, use_reentrant=False)
-    return block(*given)
+        return checkpoint(block, *inputs, use_reentrant=False)
+    return block(*inputs)

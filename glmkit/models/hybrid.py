@@ -1,4 +1,4 @@
-"""The whole model: every part of one model folder, each loaded when it is first used."""
+"""The whole model: every component of one model folder, each loaded when it is first used."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FUSED_COMPONENTS = ("autoregressive", "decoder")
 
 @dataclass(frozen=True)
 class ConditionImageSettings:
-    """How source images enter the semantic tokenizer: pixel bounds before halving, mean and std a channel."""
+    """Hold how condition images enter the semantic tokenizer: pixel bounds before halving, mean and std per channel."""
 
     min_pixels: int
     max_pixels: int
@@ -48,16 +48,18 @@ class ConditionImageSettings:
 
 
 class HybridModel:
-    """The parts of a model folder on one device in one dtype, in eval mode and without gradients.
+    """The components of a model folder on one device in one dtype, in eval mode and without gradients.
 
-    A part may be replaced by assigning to it (training and adapters do). `name` is how the user called the model,
+    A component may be replaced by assigning to it (training and adapters do). `name` is how the user called the model,
     `adapters` are the folders of the adapters that were merged into it.
 
-    `optimized` says that the weights no longer change or move (see `optimize_for_inference`), `compiled` that kernels of our own or
-    torch.compile may be used; `inference_cache` is what generation derives from the parts and uses again: buffers, recorded and
-    compiled steps. `low_memory` trades time for memory: a stage's part is loaded when the stage begins (`unload_except`) and
-    the one before leaves. `on_load(component, module)` gives the module to use for one that was just loaded, such as one with
-    adapters.
+    - `optimized`: the weights no longer change or move (see `optimize_for_inference`).
+    - `compiled`: Triton's kernels or torch.compile may be used.
+    - `inference_cache`: what generation derives from the components and uses again: buffers, recorded and compiled
+      steps.
+    - `low_memory` trades time for memory: a stage's component is loaded when the stage begins (`unload_except`), and
+      the one before leaves.
+    - `on_load(component, module)` gives the module to use for one that was just loaded, such as one with adapters.
     """
 
     def __init__(
@@ -93,8 +95,10 @@ class HybridModel:
         return hybrid
 
     def optimize_for_inference(self, compiled: bool = False) -> None:
-        """Make the parts fast, after the last change of a weight: projections of one input become one product, and a
-        GPU's VAE runs by kernels of our own."""
+        """Make the components fast, after the last change of a weight.
+
+        Projections of one input become one product, and a GPU's VAE runs by Triton's kernels.
+        """
         self.optimized, self.compiled = True, compiled
         for component in checkpoint.COMPONENTS:
             if component in self.__dict__:
@@ -107,13 +111,13 @@ class HybridModel:
             cast("Vae", module).use_kernels()
 
     def unload_except(self, *components: str) -> None:
-        """Before a stage that needs `parts` only: where memory is scarce, the others leave it."""
+        """Unload all but what the coming stage needs, where memory is scarce (`low_memory`)."""
         if not self.low_memory:
             return
         self.unload(*(component for component in checkpoint.COMPONENTS if component not in components))
 
     def unload(self, *components: str) -> None:
-        """Let parts leave the memory, as far as nobody else holds them; they load again when they are used."""
+        """Let components leave the memory, as far as nothing else holds them; they load again when they are used."""
         for component in components:
             self.__dict__.pop(component, None)
         self.inference_cache.clear()
@@ -122,7 +126,7 @@ class HybridModel:
             torch.cuda.empty_cache()
 
     def _component(self, component: str) -> torch.nn.Module:
-        # Parts are often loaded inside a stage; as tensors of inference mode they could be used nowhere else.
+        # Components are often loaded inside a stage; as tensors of inference mode they could be used nowhere else.
         with torch.inference_mode(False):
             module = self._load(component).requires_grad_(False)
             if self.on_load is not None:
@@ -136,26 +140,32 @@ class HybridModel:
 
     @cached_property
     def autoregressive(self) -> AutoregressiveModel:
+        """Load the autoregressive model."""
         return cast("AutoregressiveModel", self._component("autoregressive"))
 
     @cached_property
     def semantic_vq(self) -> SemanticTokenizer:
+        """Load the semantic tokenizer."""
         return cast("SemanticTokenizer", self._component("semantic_vq"))
 
     @cached_property
     def decoder(self) -> DiffusionDecoder:
+        """Load the diffusion decoder."""
         return cast("DiffusionDecoder", self._component("decoder"))
 
     @cached_property
     def glyph(self) -> GlyphEncoder:
+        """Load the glyph encoder."""
         return cast("GlyphEncoder", self._component("glyph"))
 
     @cached_property
     def vae(self) -> Vae:
+        """Load the VAE."""
         return cast("Vae", self._component("vae"))
 
     @cached_property
     def condition_image_settings(self) -> ConditionImageSettings:
+        """Read how condition images are prepared; UserError when a setting is missing."""
         path = self.folder / "processor" / "preprocessor_config.json"
         try:
             if path.exists():

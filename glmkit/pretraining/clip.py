@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from glmkit.models.clip.model import PREFIX, Clip
+from glmkit.models.clip.model import PREFIX, ClipModel
 from glmkit.posters.grammar import SHAPES
 from glmkit.training.data import ImageDataset, groups
 from glmkit.training.features import FeatureCache, precompute, resize_as_processor
@@ -53,7 +53,7 @@ class Pairs:
     Every other caption has the prefix: it shall make no difference.
     """
 
-    def __init__(self, clip: Clip, images: ImageDataset, device: torch.device) -> None:
+    def __init__(self, clip: ClipModel, images: ImageDataset, device: torch.device) -> None:
         def shrink(indices: list[int]) -> Tensor:
             pixels = images.pixels(indices, device)
             return ((resize_as_processor(pixels, clip.side, clip.side) + 1) * 127.5).round().to(torch.uint8)
@@ -101,7 +101,7 @@ def recall_at_1(images: Tensor, captions: Tensor) -> float:
 
 
 class ClipObjective(Objective):
-    def __init__(self, clip: Clip, images: ImageDataset, validation: ImageDataset, device: torch.device) -> None:
+    def __init__(self, clip: ClipModel, images: ImageDataset, validation: ImageDataset, device: torch.device) -> None:
         self.trained, self.device = clip.model, device
         self.pairs, self.known = Pairs(clip, images, device), Pairs(clip, validation, device)
         self.validation_groups = groups(validation.sizes, GROUP, limit=VALIDATION_IMAGES)

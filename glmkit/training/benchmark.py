@@ -30,8 +30,7 @@ from glmkit.generation.prior_tokens import prompt_tokenizer
 from glmkit.generation.sequence import grids
 from glmkit.models.hardware import Clock, DeviceRates, measure_rates, memory_cap, peak_memory_gib, reset_peak_memory
 from glmkit.models.hybrid import HybridModel
-from glmkit.training import data, features
-from glmkit.training import quantization as frozen
+from glmkit.training import data, features, quantization
 from glmkit.training.context import StageContext
 from glmkit.training.loop import Loop
 from glmkit.training.lora import inject
@@ -204,7 +203,7 @@ def rows(
     reached = functools.cache(lambda dtype: measure_rates(device, dtype))
     for _, together in itertools.groupby(jobs, lambda job: job.model):
         same = list(together)
-        dtype = frozen.dtype(same[0].lora, device)
+        dtype = quantization.dtype(same[0].lora, device)
         reset_peak_memory(device)  # the model before has left
         yield from _on_one_model(same, partial(build, dtype), device, steps, reached(dtype), ends)
 
@@ -224,7 +223,7 @@ def _on_one_model(
             row: dict[str, Any] = {"error": "no time left"}
             try:
                 if started < ends:
-                    frozen.check(job.name, job.lora, device)
+                    quantization.check(job.name, job.lora, device)
                     subject = subject or Subject(build(), job)
                     row = subject.measure(job, steps, at)
             except Exception as error:  # which must not end the rows that come

@@ -12,8 +12,7 @@ from glmkit.generation.requests import check_request
 from glmkit.models import checkpoint
 from glmkit.models.hybrid import HybridModel
 from glmkit.models.semantic_vq.model import halved_size
-from glmkit.training import libraries, lora
-from glmkit.training import quantization as frozen
+from glmkit.training import libraries, lora, quantization
 from glmkit.training.data import Datasets, ImageDataset
 from glmkit.training.objectives.decoder import check_text
 from glmkit.training.samples import requests_of
@@ -24,7 +23,7 @@ def settings(recipe: Recipe, device: torch.device) -> None:
     libraries.check(recipe)
     for name, stage in recipe.stages.items():
         if stage.lora is not None:
-            frozen.check(name, stage.lora, device)
+            quantization.check(name, stage.lora, device)
 
 
 def model(recipe: Recipe) -> None:

@@ -44,7 +44,7 @@ def check(recipe: Recipe) -> None:
         if os.environ.get(name) == "true":
             raise UserError(f"{name} is not supported", fix=fix)
     for name, stage in recipe.stages.items():
-        if stage.lora is not None and stage.lora.base in quantization.QUANTISED:
+        if stage.lora is not None and stage.lora.base in quantization.QUANTIZED:
             raise UserError(f"a base in {stage.lora.base} cannot be held in shards", fix=f"{name}.lora.base=auto")
         if stage.lora is not None and stage.lora.offload:
             raise UserError("shards cannot wait in the CPU's memory", fix=f"{name}.lora.offload=false")

@@ -70,8 +70,7 @@ def save(wrapped: nn.Module, folder: Path, part: str, base: Path) -> None:
     """Write an adapter that is complete or absent: PEFT's own two files, and for the decoder a copy in the diffusers
     key style. UserError when what was written does not give the layers' outputs again.
     """
-    from glmkit.models.checkpoint import adapters
-    from glmkit.models.checkpoint import export as portable
+    from glmkit.models.checkpoint import adapters, export
 
     unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
@@ -83,7 +82,7 @@ def save(wrapped: nn.Module, folder: Path, part: str, base: Path) -> None:
             (unfinished / "README.md").unlink(missing_ok=True)
             adapters.write_base(unfinished, part, base)
             if part == "decoder":
-                portable.write_style(unfinished, "diffusers", unfinished / DIFFUSERS_FILE)
+                export.write_style(unfinished, "diffusers", unfinished / DIFFUSERS_FILE)
             check_saved(wrapped, unfinished, part, base)
             shutil.rmtree(folder, ignore_errors=True)
             unfinished.rename(folder)

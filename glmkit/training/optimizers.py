@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from glmkit.config import Stage
-from glmkit.training import quantization as frozen
+from glmkit.training import quantization
 from glmkit.training.muon import Muon
 
 
@@ -26,7 +26,7 @@ def optimizers(trained: nn.Module, stage: Stage, device: torch.device) -> list[t
     """
     matrices: list[Tensor] = []
     if stage.optimizer == "muon":
-        matrices = [linear.weight for _, linear in frozen.matrices(trained) if linear.weight.requires_grad]
+        matrices = [linear.weight for _, linear in quantization.layer_matrices(trained) if linear.weight.requires_grad]
     taken = {id(parameter) for parameter in matrices}
     others = [one for one in trained.parameters() if one.requires_grad and id(one) not in taken]
     groups: list[dict[str, Any]] = [

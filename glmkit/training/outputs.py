@@ -21,7 +21,7 @@ MAX_SHARD_BYTES = 15 * 2**20
 
 @dataclass(frozen=True)
 class StageOutputs:
-    """Writes the weights and the sample images of one stage; every process calls both. `transformer` may be in shards."""
+    """Writes the weights and the samples of one stage; every process calls both. `transformer` may be in shards."""
 
     context: StageContext
     stage: Stage

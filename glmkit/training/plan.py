@@ -21,10 +21,9 @@ from glmkit.models import checkpoint
 from glmkit.models.checkpoint import published
 from glmkit.models.glyph.model import quoted_texts
 from glmkit.models.hardware import matmul_flops
-from glmkit.training import checks, data, lora, offload
-from glmkit.training import quantization as frozen
+from glmkit.training import checks, data, lora, offload, quantization
 from glmkit.training.data import summary
-from glmkit.training.memory_tracker import Work, work_of
+from glmkit.training.memory_tracker import PassCost, measure_pass
 from glmkit.training.objectives import StageKind, stage_kinds
 from glmkit.training.stage import checkpoint_gradients, trained_components
 
@@ -133,7 +132,7 @@ def _stage(
         checkpoint_gradients(parts[kind.transformer], block_stage.gradient_checkpointing)
         looks = 1 + recipe.data.has_regularization if block_stage.regularization_weight else 0
         work = measure(name, parts, worst, stage.global_batch_size // stage.accumulation_steps, captions, looks)
-    operations = stage.steps * stage.accumulation_steps * work.operations if work else None
+    operations = stage.steps * stage.accumulation_steps * work.flops if work else None
     return StagePlan(
         name,
         trained,
@@ -141,7 +140,7 @@ def _stage(
         {_named(shape): _tokens(name, shape, captions) for shape in shapes},
         weights,
         trained * (TRAINED_BYTES - 4 + 4 * (stage.ema > 0)),
-        work.peak if work else None,
+        work.peak_bytes if work else None,
         None if operations is None else operations / (speed * REACHED),
     )
 
@@ -152,12 +151,12 @@ def _weight_bytes(
     """Of the parts that a stage has in memory while it trains; adapters in float32."""
     transformer = kind.transformer or name
     held = {transformer, *trained_components(name, stage)}  # the encoders have left
-    each, total = frozen.dtype(stage.lora, device).itemsize, 0
+    each, total = quantization.dtype(stage.lora, device).itemsize, 0
     for part in held:
         total += sum((4 if value.requires_grad else each) * value.numel() for value in parts[part].parameters())
     if stage.lora is not None:
         module = parts[transformer]
-        plain, own = (frozen.matrix_bytes(module, base, each) for base in ("auto", stage.lora.base))
+        plain, own = (quantization.matrix_bytes(module, base, each) for base in ("auto", stage.lora.base))
         total += own - plain
         if stage.lora.offload:
             total -= offload.bytes_saved(module, stage.lora.base, each)
@@ -198,7 +197,7 @@ def _tokens(name: str, shape: Shape, captions: list[str]) -> int:
 
 def measure(
     name: str, parts: Mapping[str, nn.Module], shape: Shape, batch: int, captions: list[str], preserving: int = 0
-) -> Work:
+) -> PassCost:
     """`batch` images of one bucket forwards and backwards through parts on the meta device. `preserving` 1: and once
     more without adapters; 2: as many other images with and without them, instead.
     """
@@ -214,7 +213,7 @@ def measure(
                 forward(parts, shape, batch, captions)
         return total
 
-    return work_of(loss, trained)
+    return measure_pass(loss, trained)
 
 
 def _autoregressive(parts: Mapping[str, nn.Module], shape: Shape, batch: int, captions: list[str]) -> Tensor:

@@ -1,13 +1,14 @@
 """The frozen weights under adapters: in which type they are held, and how matrices become 4 or 8 bits.
 
-nf4 and int8 are those of bitsandbytes: nf4 is QLoRA's (arXiv:2305.14314), int8 has one scale a row. fp8 is in `float8`.
+nf4 and int8 are those of bitsandbytes: nf4 is QLoRA's (arXiv:2305.14314), int8 has one scale per row of a matrix. fp8
+is in `float8`.
 """
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import cast
 
 import torch
@@ -19,8 +20,8 @@ from glmkit.models.devices import DTYPES, dtype_for
 from glmkit.training import libraries
 from glmkit.training.float8 import Float8Linear
 
-NUMBERED = re.compile(r"(^|\.)\d+(\.|$)")  # names inside a list of layers
-QUANTISED = ("nf4", "int8", "fp8")
+INSIDE_A_LIST = re.compile(r"(^|\.)\d+(\.|$)")  # names inside a list of layers
+QUANTIZED = ("nf4", "int8", "fp8")
 NF4_BLOCK, NF4_SCALES = 64, 256  # weights that share a scale, scales that share a scale
 
 
@@ -34,51 +35,54 @@ def check(name: str, lora: Lora, device: torch.device) -> None:
 
 
 def dtype(lora: Lora | None, device: torch.device) -> torch.dtype:
-    """The type of every frozen weight that is not quantised; of all weights without adapters float32."""
+    """Return the type of every frozen weight that is not quantized; of all weights without adapters float32."""
     if lora is None:
         return torch.float32
     return DTYPES.get(lora.base, dtype_for(device))
 
 
-def matrices(module: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
-    """The linear layers of a transformer's numbered layers: what a quantised base quantises, and Muon trains."""
+def layer_matrices(module: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
+    """Yield the linear layers of a transformer's numbered layers: those that a base quantizes, and Muon trains."""
     for name, child in module.named_modules():
-        if isinstance(child, nn.Linear) and NUMBERED.search(name):
+        if isinstance(child, nn.Linear) and INSIDE_A_LIST.search(name):
             yield name, child
 
 
-def quantise(module: nn.Module, base: str) -> None:
+def quantize(module: nn.Module, base: str) -> None:
     """Replace the matrices of `module`, one after the other, by 4 or 8 bits on their device."""
-    make = {"nf4": _four_bits, "int8": _eight_bits, "fp8": Float8Linear}[base]
-    for name in [name for name, _ in matrices(module)]:  # the names only, for each matrix to leave before the next
+    make: Callable[[nn.Linear], nn.Module] = {"nf4": _nf4, "int8": _int8, "fp8": Float8Linear}[base]
+    for name in [
+        name for name, _ in layer_matrices(module)
+    ]:  # the names only, for each matrix to leave before the next
         linear = cast(nn.Linear, module.get_submodule(name))
         small = make(linear)
         small.bias = linear.bias
         small.to(linear.weight.device).requires_grad_(False)
-        small.register_forward_pre_hook(as_autocast)
+        small.register_forward_pre_hook(cast_as_autocast)
         module.set_submodule(name, small)
     if base != "fp8":
         # How PEFT is told which of its layers to use.
         setattr(module, "is_loaded_in_4bit" if base == "nf4" else "is_loaded_in_8bit", True)
 
 
-def _four_bits(linear: nn.Linear) -> nn.Module:
+def _nf4(linear: nn.Linear) -> nn.Module:
     from bitsandbytes.nn import Linear4bit, Params4bit
 
-    small = Linear4bit(*_shape(linear), compute_dtype=linear.weight.dtype, quant_type="nf4", device="meta")
+    small: nn.Module = Linear4bit(*_shape(linear), compute_dtype=linear.weight.dtype, quant_type="nf4", device="meta")
     small.weight = Params4bit(linear.weight.data, requires_grad=False, quant_type="nf4")
-    small.compute_type_is_set = True  # otherwise by the first input
+    # Otherwise the first input decides in which type it computes.
+    small.compute_type_is_set = True  # type: ignore[assignment]
     # Some CPUs have a kernel that rounds the scales to bfloat16 when it is first used, and leaves them so.
-    small.support_avx512bf16_for_cpu = False
+    small.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
     return small
 
 
-def _eight_bits(linear: nn.Linear) -> nn.Module:
+def _int8(linear: nn.Linear) -> nn.Module:
     from bitsandbytes.nn import Int8Params, Linear8bitLt
 
-    # At every product it would say that it quantises inputs by way of float16.
+    # At every product it would say that it quantizes inputs by way of float16.
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
-    small = Linear8bitLt(*_shape(linear), has_fp16_weights=False, device="meta")
+    small: nn.Module = Linear8bitLt(*_shape(linear), has_fp16_weights=False, device="meta")
     small.weight = Int8Params(linear.weight.data, requires_grad=False, has_fp16_weights=False)
     return small
 
@@ -87,16 +91,19 @@ def _shape(linear: nn.Linear) -> tuple[int, int, bool]:
     return linear.in_features, linear.out_features, linear.bias is not None
 
 
-def as_autocast(small: nn.Module, given: tuple[Tensor]) -> tuple[Tensor]:
-    """What autocast does for linear layers, which it does not know these to be."""
-    kind = given[0].device.type
-    return (given[0].to(torch.get_autocast_dtype(kind)),) if torch.is_autocast_enabled(kind) else given
+def cast_as_autocast(_: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+    """Cast inputs as autocast does for linear layers, which it does not know these to be."""
+    kind = inputs[0].device.type
+    return (inputs[0].to(torch.get_autocast_dtype(kind)),) if torch.is_autocast_enabled(kind) else inputs
 
 
-def matrix_bytes(module: nn.Module, base: str, each: int) -> int:
-    """What the frozen matrices of `module` take on a base, with their scales; `each` bytes a value if not quantised."""
-    linears = [linear for name, linear in matrices(module) if ".lora_" not in name]
+def matrix_bytes(module: nn.Module, base: str, value_bytes: int) -> int:
+    """Return the bytes of the frozen matrices of `module` on a base, with their scales.
+
+    `value_bytes` is what a value takes that is not quantized.
+    """
+    linears = [linear for name, linear in layer_matrices(module) if ".lora_" not in name]
     count = sum(linear.weight.numel() for linear in linears)
     if base == "nf4":
         return round(count / 2 + count / NF4_BLOCK * (1 + 4 / NF4_SCALES))
-    return count + 4 * sum(linear.out_features for linear in linears) if base in QUANTISED else each * count
+    return count + 4 * sum(linear.out_features for linear in linears) if base in QUANTIZED else value_bytes * count

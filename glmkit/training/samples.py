@@ -20,7 +20,7 @@ from glmkit.records import Request
 
 def requests_of(model: Path, samples: Samples) -> list[Request]:
     """The requests of a recipe, one a prompt; what it does not say is as usual for the model."""
-    usual = defaults.of(model)
+    usual = defaults.load(model)
     height, width = parse_size(samples.size) if samples.size else (usual.height, usual.width)
     steps = samples.steps or usual.steps
     return [

@@ -122,8 +122,8 @@ def load_on_cpu(hybrid: HybridModel, component: str) -> None:
 
 def quantize_and_offload(transformer: nn.Module, settings: Lora, device: torch.device) -> None:
     """Hold the frozen weights of a transformer as a recipe asks."""
-    if settings.base in quantization.QUANTISED:
-        quantization.quantise(transformer, settings.base)
+    if settings.base in quantization.QUANTIZED:
+        quantization.quantize(transformer, settings.base)
     if settings.offload:
         offload.offload(transformer, device)
 

@@ -12,7 +12,7 @@ import torch
 
 from glmkit.cli import main
 from glmkit.files import read_json
-from glmkit.generation import benchmark as speed
+from glmkit.generation.benchmark import decoder_flops
 from glmkit.generation.diffusers_pipeline import diffusers_pipeline
 from glmkit.generation.loading import load_model
 from glmkit.generation.pipeline import generate_batch
@@ -78,7 +78,7 @@ def test_stock_runs_on_our_tensors(tiny_model: Path) -> None:
         (["--model", "nanoo"], "did you mean 'nano'"),
         (["--size", "100x64"], "multiples of 32"),
         (["--repeats", "0"], "--repeats must be at least 1"),
-        (["--against", "diffusers", "--memory", "low"], "all parts at once"),
+        (["--against", "diffusers", "--memory", "low"], "all components at once"),
     ],
 )
 def test_bad_input(argv: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -112,5 +112,5 @@ def test_floor_of_the_published_decoder(tmp_path: Path) -> None:
     hybrid = RandomModel(published_folder(tmp_path / "full"), "meta", torch.bfloat16, "full")
     with torch.device("meta"):
         hybrid.decoder = checkpoint.build_component("decoder", checkpoint.config(hybrid.folder, "decoder"))  # type: ignore[assignment]
-    assert speed.decoder_flops(hybrid, 4096) / 1e12 == pytest.approx(58, rel=0.03)
-    assert speed.decoder_flops(hybrid, 16384) / 1e12 == pytest.approx(331, rel=0.03)
+    assert decoder_flops(hybrid, 4096) / 1e12 == pytest.approx(58, rel=0.03)
+    assert decoder_flops(hybrid, 16384) / 1e12 == pytest.approx(331, rel=0.03)

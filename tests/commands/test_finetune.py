@@ -13,12 +13,12 @@ import tiny_checkpoint
 import torch
 import yaml
 from PIL import Image
+from tiny_adapter import apply_adapter
 
 from glmkit import config
 from glmkit.cli import main
 from glmkit.files import read_json, read_jsonl
 from glmkit.models import checkpoint
-from glmkit.models.checkpoint import adapters
 from glmkit.models.hybrid import HybridModel
 from glmkit.posters import grammar, render
 from glmkit.training import finetune as training
@@ -161,7 +161,7 @@ def test_stock_diffusers_loads_the_trained_adapter(finished: Path, tiny_model: P
         stock.unload_lora()
         given = (latents, glyph, None, prior, torch.zeros(2, dtype=torch.bool), times, size, crop)
         plain = hybrid.decoder(*given)
-        adapters.apply_adapter(hybrid, finished / "run" / "adapter")
+        apply_adapter(hybrid, finished / "run" / "adapter")
         torch.testing.assert_close(hybrid.decoder(*given), theirs, atol=1e-4, rtol=0)
     assert (plain - theirs).abs().max() > 0.01
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_adapter import apply_adapter
 
 from glmkit import config
 from glmkit.errors import UserError
 from glmkit.files import read_json
 from glmkit.models import checkpoint
-from glmkit.models.checkpoint import adapters
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import finetune as training
 
@@ -57,7 +57,7 @@ def test_all_adapters_learn_from_pairs(tiny_model: Path, tmp_path: Path, capsys:
     written = read_json(tmp_path / "run" / "data.json")
     assert written["validation"]["buckets"] == {"128x128 edits": 2} and written["train"]["dropped"] == []
     changed, plain = HybridModel(tiny_model), checkpoint.load_component(tiny_model, "glyph")
-    adapters.apply_adapter(changed, tmp_path / "run" / "adapter")
+    apply_adapter(changed, tmp_path / "run" / "adapter")
     with torch.no_grad():
         before, after = (glyph(['"word"'])[0] for glyph in (plain, changed.glyph))
     assert (before - after).abs().max() > 1e-4

@@ -21,8 +21,8 @@ TARGETS = {
 }
 
 
-def loss_of(module: Any, part: str, sources: bool) -> Tensor:
-    if part == "autoregressive":
+def loss_of(module: Any, component: str, sources: bool) -> Tensor:
+    if component == "autoregressive":
         draw = torch.Generator().manual_seed(0)
         ids = torch.randint(60, (2, 24), generator=draw)
         return module(ids, torch.arange(24).expand(3, 2, 24)).square().mean()
@@ -32,43 +32,43 @@ def loss_of(module: Any, part: str, sources: bool) -> Tensor:
     return module(*given, size, crop, written).square().mean()
 
 
-def gradients(model: Path, part: str, every: int, sources: bool, compile_: bool) -> tuple[list[Tensor], int]:
+def gradients(model: Path, component: str, every: int, sources: bool, compile_: bool) -> tuple[list[Tensor], int]:
     """Of all adapters, random ones, with dropout; and how many tensors the backward pass was left."""
     torch.manual_seed(0)
-    module: Any = checkpoint.load_component(model, part)
-    wrapped = lora.inject(module, Lora(rank=2, dropout=0.3, targets=TARGETS[part]))
+    module: Any = checkpoint.load_component(model, component)
+    wrapped = lora.inject(module, Lora(rank=2, dropout=0.3, targets=TARGETS[component]))
     for name, value in wrapped.named_parameters():
         if "lora_B" in name:
             nn.init.normal_(value, std=0.3)
-    stack: Any = module.language_model if part == "autoregressive" else module
+    stack: Any = module.language_model if component == "autoregressive" else module
     stack.gradient_checkpointing = every
     if compile_:
-        for block in stack.layers if part == "autoregressive" else stack.transformer_blocks:
+        for block in stack.layers if component == "autoregressive" else stack.transformer_blocks:
             block.compile(backend="aot_eager", dynamic=False)
     kept: list[Tensor] = []
     wrapped.train()
     torch.manual_seed(1)
     with saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
-        loss = loss_of(module, part, sources)
+        loss = loss_of(module, component, sources)
     loss.backward()
     return [value.grad for value in wrapped.parameters() if value.grad is not None], len(kept)
 
 
-@pytest.mark.parametrize(("part", "sources"), [("decoder", False), ("decoder", True), ("autoregressive", False)])
-def test_the_same_gradients_from_less(part: str, sources: bool, tiny_model: Path) -> None:
-    expected, everything = gradients(tiny_model, part, 0, sources, False)
-    assert len(expected) == 2 * 2 * len(TARGETS[part])
-    all_again, least = gradients(tiny_model, part, 1, sources, False)
-    second_again, less = gradients(tiny_model, part, 2, sources, False)
+@pytest.mark.parametrize(("component", "sources"), [("decoder", False), ("decoder", True), ("autoregressive", False)])
+def test_the_same_gradients_from_less(component: str, sources: bool, tiny_model: Path) -> None:
+    expected, everything = gradients(tiny_model, component, 0, sources, False)
+    assert len(expected) == 2 * 2 * len(TARGETS[component])
+    all_again, least = gradients(tiny_model, component, 1, sources, False)
+    second_again, less = gradients(tiny_model, component, 2, sources, False)
     assert least < less < everything
     for one, other, third in zip(expected, all_again, second_again, strict=True):
         assert torch.equal(one, other) and torch.equal(one, third) and one.abs().max() > 0
 
 
-@pytest.mark.parametrize("part", ["decoder", "autoregressive"])
-def test_compiled_layers(part: str, tiny_model: Path) -> None:
+@pytest.mark.parametrize("component", ["decoder", "autoregressive"])
+def test_compiled_layers(component: str, tiny_model: Path) -> None:
     """Dropout of compiled layers draws other numbers, so that only what is recomputed is compared."""
-    expected, _ = gradients(tiny_model, part, 0, False, True)
-    found, _ = gradients(tiny_model, part, 1, False, True)
+    expected, _ = gradients(tiny_model, component, 0, False, True)
+    found, _ = gradients(tiny_model, component, 1, False, True)
     for one, other in zip(expected, found, strict=True):
         torch.testing.assert_close(one, other)

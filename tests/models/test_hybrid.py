@@ -1,4 +1,4 @@
-"""The whole model: parts load when they are used, and only then."""
+"""The whole model: components load when they are used, and only then."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from glmkit.models.hybrid import ConditionImageSettings, HybridModel
 def test_parts_load_at_first_use(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded, load_component = [], checkpoint.load_component
 
-    def noted(folder: Path, part: str, *more: object) -> torch.nn.Module:
-        loaded.append(part)
-        return load_component(folder, part, *more)  # type: ignore[arg-type]
+    def noted(folder: Path, component: str, *more: object) -> torch.nn.Module:
+        loaded.append(component)
+        return load_component(folder, component, *more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(checkpoint, "load_component", noted)
     hybrid = HybridModel.load(tiny_model, dtype=torch.bfloat16, components=["vae"])

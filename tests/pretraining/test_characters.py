@@ -17,8 +17,8 @@ PROMPTS = [["abc"], ["x", "hello, you"], [], ["a" * (POSITIONS + 4)]]
 def test_the_order_of_letters(tiny_model: Path) -> None:
     """Cross-entropy of the letters before and behind, text by text; neither padding nor the end is asked for."""
     glyph = HybridModel(tiny_model).glyph
-    ids = torch.from_numpy(glyph.token_ids(PROMPTS))
-    embeddings, mask = glyph.from_token_ids(ids)
+    ids = torch.from_numpy(glyph.tokenize(PROMPTS))
+    embeddings, mask = glyph.encode_token_ids(ids)
     head = CharacterPositionHead(embeddings.shape[-1])
     nats = []
     for prompt, texts in enumerate(PROMPTS):
@@ -41,11 +41,11 @@ def test_the_encoder_can_learn_it(tiny_model: Path) -> None:
     glyph.requires_grad_(True)
     torch.manual_seed(0)
     words = [["".join(chr(97 + int(letter)) for letter in torch.randint(26, (1 + place % 5,)))] for place in range(40)]
-    ids = torch.from_numpy(glyph.token_ids(words))
+    ids = torch.from_numpy(glyph.tokenize(words))
     head = CharacterPositionHead(glyph.encoder.config.d_model)
     optimizer = torch.optim.Adam([*glyph.parameters(), *head.parameters()], lr=3e-3)
     for _ in range(150):
-        loss = head.loss(glyph.from_token_ids(ids)[0], ids)
+        loss = head.loss(glyph.encode_token_ids(ids)[0], ids)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

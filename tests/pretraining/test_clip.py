@@ -38,7 +38,7 @@ def images(posters: Path) -> data.FileDataset:
 
 
 @pytest.fixture(scope="module")
-def tiny(images: data.FileDataset, tmp_path_factory: pytest.TempPathFactory) -> clip.Clip:
+def tiny(images: data.FileDataset, tmp_path_factory: pytest.TempPathFactory) -> clip.ClipModel:
     folder = tmp_path_factory.mktemp("clip")
     clip.create(folder, SIZES, images.captions)
     torch.manual_seed(5)
@@ -87,7 +87,7 @@ def test_wrong_captions(caption: str, wrong: set[str | None] | None) -> None:
         assert found == wrong
 
 
-def test_a_caption_without_a_wrong_one_is_left_out(tiny: clip.Clip, images: data.FileDataset) -> None:
+def test_a_caption_without_a_wrong_one_is_left_out(tiny: clip.ClipModel, images: data.FileDataset) -> None:
     class Plain(data.FileDataset):
         def __init__(self) -> None:
             vars(self).update(vars(images))
@@ -101,7 +101,7 @@ def test_a_caption_without_a_wrong_one_is_left_out(tiny: clip.Clip, images: data
 
 
 def test_images_are_prepared_as_open_clip_does(
-    tiny: clip.Clip, images: data.FileDataset, posters: Path, tmp_path: Path
+    tiny: clip.ClipModel, images: data.FileDataset, posters: Path, tmp_path: Path
 ) -> None:
     """Also where they are not square: 96x64 is number 4."""
     clip.create(tmp_path, SIZES, images.captions)
@@ -114,7 +114,7 @@ def test_images_are_prepared_as_open_clip_does(
         np.testing.assert_allclose(ours.numpy(), stock.numpy(), atol=1.01 / 127.5)
 
 
-def test_every_other_caption_has_the_prefix(tiny: clip.Clip, images: data.FileDataset) -> None:
+def test_every_other_caption_has_the_prefix(tiny: clip.ClipModel, images: data.FileDataset) -> None:
     ids = Pairs(tiny, images, CPU).captions
     assert torch.equal(ids[[0, 2]], tiny.tokenizer([images.captions[0], images.captions[2]]))
     assert torch.equal(ids[[1]], tiny.tokenizer([clip.PREFIX + images.captions[1]]))
@@ -126,7 +126,7 @@ def test_recall() -> None:
     assert recall_at_1(captions[[1, 0, 2, 3]], captions) == 0.5
 
 
-def test_the_scale_of_the_logits_stays_below_100(tiny: clip.Clip, images: data.FileDataset) -> None:
+def test_the_scale_of_the_logits_stays_below_100(tiny: clip.ClipModel, images: data.FileDataset) -> None:
     objective = ClipObjective(tiny, images, images, CPU)
     before = tiny.model.logit_scale.detach().clone()
     tiny.model.logit_scale.data.fill_(7.0)

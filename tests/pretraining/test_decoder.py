@@ -47,7 +47,7 @@ def test_a_decoder_without_glyphs_is_told_no_text(hybrid: HybridModel, images: A
     """What it gets is the empty text of the unconditional pass; the prior stays. The same holds for validation losses."""
     objective = decoder(hybrid, images, glyphs=False)
     ((_, glyph, mask, prior, drop, *_),) = decoder_calls(objective, [0, 1], [3])
-    empty, _ = hybrid.glyph.from_spans([[]])
+    empty, _ = hybrid.glyph.encode_texts([[]])
     assert torch.equal(mask.sum(dim=1), torch.tensor([empty.shape[1]] * 2)) and not drop.any()
     torch.testing.assert_close(glyph[mask], empty[0].expand(2, -1, -1).flatten(0, 1))
     torch.testing.assert_close(objective.validation.glyphs.embeddings([0])[0], empty)

@@ -42,7 +42,7 @@ def test_sizes_and_published_values(folder: Path) -> None:
     assert checkpoint.config(folder, "decoder")["prior_vq_quantizer_codebook_size"] == sizes["codes"]
     ids = tokenizer.text_to_image("a red poster", 256, 256)
     assert ids[-1] == language["image_start_token_id"] and max(ids) < language["text_config"]["vocab_size"]
-    assert defaults.of(folder).steps == sizes["defaults"]["steps"]
+    assert defaults.load(folder).steps == sizes["defaults"]["steps"]
 
 
 def test_stock_classes_read_the_configs(folder: Path) -> None:

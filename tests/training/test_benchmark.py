@@ -30,7 +30,12 @@ def rows_of(out: Path, *options: str, exit_code: int = 0) -> list[dict[str, Any]
 def test_rows(stage: str, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["bench", "train", "--model", str(tiny_model), "--stage", stage, "--size", "128x128", "--batch", "1", "2"]
     out = tmp_path / "rows.jsonl"
-    assert main([*command, "--recompute", "1", "--steps", "2", "--device", "cpu", "--json", "--out", str(out)]) == 0
+    assert (
+        main(
+            [*command, "--gradient-checkpointing", "1", "--steps", "2", "--device", "cpu", "--json", "--out", str(out)]
+        )
+        == 0
+    )
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert rows == [json.loads(line) for line in out.read_text().splitlines()]
     assert [row["batch"] for row in rows] == [1, 2]
@@ -52,7 +57,7 @@ def test_one_model_for_rows_that_can_share_it(
         return take(loop)
 
     monkeypatch.setattr(speed.Loop, "take_step", taking)
-    options = ["--model", str(tiny_model), "--size", "64x64", "--batch", "1", "2", "--recompute", "0", "1"]
+    options = ["--model", str(tiny_model), "--size", "64x64", "--batch", "1", "2", "--gradient-checkpointing", "0", "1"]
     rows = rows_of(tmp_path / "rows.jsonl", *options, "--base", "auto", "fp8")
     assert built == ["auto", "fp8"]
     assert [(row["gradient_checkpointing"], row["batch"]) for row in rows[:4]] == [(0, 1), (1, 1), (0, 2), (1, 2)]

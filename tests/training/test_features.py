@@ -17,7 +17,7 @@ from glmkit.files import write_jsonl
 from glmkit.generation.condition_images import encode_condition_image
 from glmkit.generation.sequence import grids
 from glmkit.models.hybrid import HybridModel
-from glmkit.models.semantic_vq.model import prepare
+from glmkit.models.semantic_vq.model import prepare_image
 from glmkit.pretraining.posters import PosterDataset
 from glmkit.training import data, features
 
@@ -58,7 +58,7 @@ def test_halving_is_the_processors(images: data.FileDataset, folder: Path) -> No
         image = Image.open(folder / f"{index}.png")
         for size in ((128, 96), (352, 176), (32, 32)):
             ours = (features.resize_as_processor(images.pixels([index], CPU), *size)[0] + 1) * 127.5
-            theirs = (prepare(image, size, [0.5] * 3, [0.5] * 3) + 1) * 127.5
+            theirs = (prepare_image(image, size, [0.5] * 3, [0.5] * 3) + 1) * 127.5
             torch.testing.assert_close(ours, ours.round(), atol=1e-3, rtol=0)
             different = (ours - theirs).abs().round()
             assert different.max() <= 2 and (different > 0).float().mean() < 0.03
@@ -80,7 +80,9 @@ def test_preview_ids(hybrid: HybridModel, images: data.FileDataset, folder: Path
     for index, (width, height) in enumerate(SIZES):
         rows, columns = grids(height, width).preview
         settings = hybrid.condition_image_settings
-        pixels = prepare(Image.open(folder / f"{index}.png"), (rows * 16, columns * 16), settings.mean, settings.std)
+        pixels = prepare_image(
+            Image.open(folder / f"{index}.png"), (rows * 16, columns * 16), settings.mean, settings.std
+        )
         assert agreement(found[[index]][0], hybrid.semantic_vq.encode(pixels[None])[0]) >= 0.97
     assert found[[0]].shape == (1, 16, 16) and found[[1]].shape == (1, 22, 11)
 

@@ -213,7 +213,7 @@ def test_dropped_is_the_unconditional_of_generation(hybrid: HybridModel, images:
 @torch.no_grad()
 def test_prior_and_text_are_dropped_together(hybrid: HybridModel, images: Any) -> None:
     objective = decoder(hybrid, images, caption_dropout=0.4)
-    empty = hybrid.glyph.from_spans([[]])[0][0]
+    empty = hybrid.glyph.encode_texts([[]])[0][0]
     gone = []
     for _, glyph, mask, _, drop, *_ in decoder_calls(objective, [0, 1, 2, 3], range(60)):
         for row in range(4):

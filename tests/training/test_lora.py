@@ -11,14 +11,14 @@ import pytest
 import tiny_checkpoint
 import torch
 from safetensors.torch import load_file, save_file
+from tiny_adapter import apply_adapter
 from torch import Tensor
 
 from glmkit.cli import main
 from glmkit.config import Lora
 from glmkit.errors import UserError
 from glmkit.models import checkpoint
-from glmkit.models.checkpoint import adapters
-from glmkit.models.checkpoint import export as portable
+from glmkit.models.checkpoint import adapters, export
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import lora
 
@@ -98,7 +98,7 @@ def test_stock_diffusers_draws_the_same(tiny_model: Path, tmp_path: Path, rank: 
 
     hybrid = HybridModel(tiny_model)
     plain = ours(hybrid.decoder)
-    adapters.apply_adapter(hybrid, tmp_path / "ad")
+    apply_adapter(hybrid, tmp_path / "ad")
     torch.testing.assert_close(ours(hybrid.decoder), theirs, atol=1e-4, rtol=0)
     assert (plain - theirs).abs().max() > 0.01
 
@@ -138,7 +138,7 @@ def test_the_autoregressive_adapter(tiny_model: Path, tmp_path: Path) -> None:
     hybrid = HybridModel(tiny_model)
     with torch.no_grad():
         plain = hybrid.autoregressive(ids, positions)
-        adapters.apply_adapter(hybrid, tmp_path / "ad")
+        apply_adapter(hybrid, tmp_path / "ad")
         torch.testing.assert_close(hybrid.autoregressive(ids, positions), model(ids, positions), atol=1e-4, rtol=0)
         assert (hybrid.autoregressive(ids, positions) - plain).abs().max() > 0.01
 
@@ -163,7 +163,7 @@ def test_dora(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     folder = tmp_path / "ad" / "decoder"
     lora.save(wrapped, folder, "decoder", tiny_model)
     hybrid = HybridModel(tiny_model)
-    adapters.apply_adapter(hybrid, tmp_path / "ad")
+    apply_adapter(hybrid, tmp_path / "ad")
     torch.testing.assert_close(ours(hybrid.decoder), learnt, atol=1e-4, rtol=0)
     stock = tiny_checkpoint.diffusers_pipeline(tiny_model).transformer
     stock.load_lora_adapter(folder, weight_name=lora.DIFFUSERS_FILE)
@@ -177,7 +177,7 @@ def test_dora(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "use_dora" in capsys.readouterr().err and not out.exists()
     half = f"{tmp_path / 'ad'}:0.5"
     with pytest.raises(UserError, match="DoRA adapter, which has no weight"):
-        adapters.apply_adapter(HybridModel(tiny_model), half)
+        apply_adapter(HybridModel(tiny_model), half)
     assert main(["export", half, "--format", "diffusers", "--out", str(out)]) == 2 and not out.exists()
 
 
@@ -192,7 +192,7 @@ def test_a_kill_while_saving_leaves_the_old_adapter(
     def full(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(portable, "write_style", full)
+    monkeypatch.setattr(export, "write_style", full)
     with pytest.raises(KeyboardInterrupt):
         lora.save(wrapped, folder, "decoder", tiny_model)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
@@ -208,7 +208,7 @@ def test_a_full_disk(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.Monke
     def full(*_: object) -> None:
         raise SafetensorError("I/O error: No space left on device")
 
-    monkeypatch.setattr(portable, "write_style", full)
+    monkeypatch.setattr(export, "write_style", full)
     with pytest.raises(SafetensorError):
         lora.save(wrapped, tmp_path / "ad" / "decoder", "decoder", tiny_model)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
@@ -220,10 +220,10 @@ def test_a_full_disk(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.Monke
 def broken_save(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     """Let one step of saving go wrong without a word, as a changed library could."""
     if kind == "alpha":
-        settings = portable._diffusers_settings
-        monkeypatch.setattr(portable, "_diffusers_settings", lambda given, _: settings(given, 1.1))
+        settings = export._diffusers_settings
+        monkeypatch.setattr(export, "_diffusers_settings", lambda given, _: settings(given, 1.1))
     else:
-        write = portable.write_style
+        write = export.write_style
 
         def truncating(folder: Path, *others: object) -> int:
             tensors = load_file(folder / "adapter_model.safetensors")
@@ -231,7 +231,7 @@ def broken_save(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
             save_file({**tensors, lost: torch.zeros_like(tensors[lost])}, folder / "adapter_model.safetensors")
             return write(folder, *others)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(portable, "write_style", truncating)
+        monkeypatch.setattr(export, "write_style", truncating)
 
 
 @pytest.mark.parametrize("kind", ["alpha", "tensor"])

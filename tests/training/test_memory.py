@@ -13,7 +13,7 @@ from glmkit.models import checkpoint
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import data, features, plan
 from glmkit.training.context import StageContext
-from glmkit.training.memory_tracker import work_of
+from glmkit.training.memory_tracker import measure_pass
 from glmkit.training.objectives import stage_kinds
 from glmkit.training.stage import prepare_stage
 
@@ -55,7 +55,7 @@ def peaks(name: str, *places: str, **changes: Any) -> tuple[float, float]:
     held = list(objective.trained.parameters())
     if stage_name == "glyph":
         held += objective.decoder.parameters()  # type: ignore[attr-defined]
-    found = work_of(lambda: objective.loss([0], torch.Generator().manual_seed(1))[0], held).peak
+    found = measure_pass(lambda: objective.loss([0], torch.Generator().manual_seed(1))[0], held).peak_bytes
     (told,) = plan.plan(recipe, images, CPU)
     assert told.activations is not None
     return found / 2**20, told.activations / 2**20

@@ -17,8 +17,7 @@ from glmkit.generation.prior_tokens import generate_prior_tokens
 from glmkit.models.gradient_checkpointing import checkpointed
 from glmkit.models.hybrid import HybridModel
 from glmkit.records import Request
-from glmkit.training import offload
-from glmkit.training import quantization as frozen
+from glmkit.training import offload, quantization
 
 CPU = torch.device("cpu")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -43,7 +42,7 @@ class Stack(nn.Module):
         return x
 
 
-class Witness(offload._Copies):
+class Witness(offload._BlockCopy):
     """Notes which blocks are brought, and how many copies live at most."""
 
     brought: list[int] = []
@@ -63,7 +62,7 @@ class Witness(offload._Copies):
 def witness(monkeypatch: pytest.MonkeyPatch) -> type[Witness]:
     gc.collect()
     Witness.brought, Witness.living, Witness.most = [], set(), 0
-    monkeypatch.setattr(offload, "_Copies", Witness)
+    monkeypatch.setattr(offload, "_BlockCopy", Witness)
     return Witness
 
 
@@ -100,46 +99,46 @@ def test_many_steps_are_those_of_blocks_that_stay(every: int) -> None:
 
 
 def test_the_next_block_is_on_its_way(witness: type[Witness]) -> None:
-    blocks = offload.Blocks(CPU)
+    blocks = offload.OffloadedBlocks(CPU)
     stored = [torch.full((2, 2), float(number)) for number in range(3)]
     assert [blocks.add([matrix]) for matrix in stored] == [0, 1, 2]
     seen = []
     for block in (0, 1, 2, 2, 1, 0):
-        assert torch.equal(blocks.of(block)[0], stored[block])
+        assert torch.equal(blocks.fetch(block)[0], stored[block])
         seen.append(witness.brought[-1])
     assert seen == [1, 2, 1, 1, 0, 1]
 
 
 def test_blocks_in_any_order(witness: type[Witness]) -> None:
     """A guess that was wrong costs time only, and no memory."""
-    blocks = offload.Blocks(CPU)
+    blocks = offload.OffloadedBlocks(CPU)
     stored = [torch.full((2, 2), float(number)) for number in range(4)]
     for matrix in stored:
         blocks.add([matrix])
     for block in (3, 0, 2, 0, 1, 3, 1):
-        assert torch.equal(blocks.of(block)[0], stored[block])
+        assert torch.equal(blocks.fetch(block)[0], stored[block])
     assert witness.most <= 2
 
 
 def test_threads_ask_for_their_own() -> None:
     """As rows of a batch do that are computed side by side on a CPU."""
-    blocks = offload.Blocks(CPU)
+    blocks = offload.OffloadedBlocks(CPU)
     for number in range(BLOCKS):
         blocks.add([torch.full((2,), number)] * (number + 1))  # a block for another one would be too short, or wrong
 
     def through_all(turn: int) -> bool:
         order = range(BLOCKS) if turn % 2 else range(BLOCKS - 1, -1, -1)
-        return all(blocks.of(number)[number][0] == number for _ in range(300) for number in order)
+        return all(blocks.fetch(number)[number][0] == number for _ in range(300) for number in order)
 
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(through_all, range(4)))
 
 
 def test_one_block(witness: type[Witness]) -> None:
-    blocks = offload.Blocks(CPU)
+    blocks = offload.OffloadedBlocks(CPU)
     blocks.add([torch.ones(2)])
     for _ in range(3):
-        assert blocks.of(0)[0].sum() == 2
+        assert blocks.fetch(0)[0].sum() == 2
     assert witness.brought == [0]
 
 
@@ -149,7 +148,7 @@ def test_what_waits_is_told_beforehand(tiny_model: Path) -> None:
     before = sum(parameter.nbytes for parameter in decoder.parameters())
     blocks = len(decoder.transformer_blocks)
     told = offload.bytes_saved(decoder, "auto", 4)
-    matrices = {name for name, _ in frozen.matrices(decoder.transformer_blocks)}
+    matrices = {name for name, _ in quantization.layer_matrices(decoder.transformer_blocks)}
     offload.offload(decoder, CPU)
     gone = before - sum(parameter.nbytes for parameter in decoder.parameters())
     assert gone > 0 and told == gone * (blocks - 2) // blocks

@@ -19,8 +19,7 @@ from glmkit.errors import UserError
 from glmkit.models import checkpoint
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import benchmark as speed
-from glmkit.training import data, features, loop, lora
-from glmkit.training import quantization as frozen
+from glmkit.training import data, features, loop, lora, quantization
 from glmkit.training.context import StageContext
 from glmkit.training.objectives import stage_kinds
 from glmkit.training.stage import StageModel, prepare_stage
@@ -31,14 +30,14 @@ LORA: dict[str, Any] = {"rank": 2, "targets": ("to_q", "ff.net.2", "linear")}
 
 def test_types() -> None:
     kinds = {base: Lora(**LORA, base=base) for base in ("auto", "float32", "bfloat16", "nf4")}
-    assert frozen.dtype(None, GPU) == torch.float32, "a part that is trained as a whole"
-    assert [frozen.dtype(kind, GPU) for kind in kinds.values()] == [
+    assert quantization.dtype(None, GPU) == torch.float32, "a part that is trained as a whole"
+    assert [quantization.dtype(kind, GPU) for kind in kinds.values()] == [
         torch.bfloat16,
         torch.float32,
         torch.bfloat16,
         torch.bfloat16,
     ]
-    assert frozen.dtype(kinds["auto"], CPU) == frozen.dtype(kinds["nf4"], CPU) == torch.float32
+    assert quantization.dtype(kinds["auto"], CPU) == quantization.dtype(kinds["nf4"], CPU) == torch.float32
 
 
 def needed(base: str) -> None:
@@ -51,12 +50,12 @@ def needed(base: str) -> None:
 def test_a_base_that_cannot_be_had(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="decoder.lora.base=auto" if base == "bfloat16" else "pip install bitsandbytes"):
-        frozen.check("decoder", Lora(**LORA, base=base), CPU)
+        quantization.check("decoder", Lora(**LORA, base=base), CPU)
 
 
 def test_fp8_needs_no_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    frozen.check("decoder", Lora(**LORA, base="fp8"), CPU)
+    quantization.check("decoder", Lora(**LORA, base="fp8"), CPU)
 
 
 @pytest.mark.parametrize(
@@ -151,8 +150,8 @@ def test_the_trained_part_comes_when_the_encoders_have_left(
 def test_what_is_held_how(tiny_model: Path) -> None:
     pytest.importorskip("bitsandbytes")
     hybrid = HybridModel(tiny_model)
-    matrices = {name for name, _ in frozen.matrices(hybrid.decoder)}
-    frozen.quantise(hybrid.decoder, "nf4")
+    matrices = {name for name, _ in quantization.layer_matrices(hybrid.decoder)}
+    quantization.quantize(hybrid.decoder, "nf4")
     small = {name for name, value in hybrid.decoder.named_modules() if "Linear4bit" in type(value).__name__}
     assert small == matrices and any(name.startswith("transformer_blocks.0.") for name in small)
     assert type(hybrid.decoder.proj_out) is nn.Linear
@@ -163,10 +162,10 @@ def test_what_is_held_how(tiny_model: Path) -> None:
 def test_bytes_are_told_before_anything_is_quantised(base: str) -> None:
     needed(base)
     with torch.device("meta"):
-        told = frozen.matrix_bytes(checkpoint.new_component(checkpoint.NANO, "decoder"), base, 4)
+        told = quantization.matrix_bytes(checkpoint.new_component(checkpoint.NANO, "decoder"), base, 4)
     module = HybridModel(checkpoint.NANO).decoder
-    names = {name for name, _ in frozen.matrices(module)}
-    frozen.quantise(module, base)
+    names = {name for name, _ in quantization.layer_matrices(module)}
+    quantization.quantize(module, base)
     held = sum(tensor.nbytes for name in names for tensor in tensors_of(module.get_submodule(name)))
     # bitsandbytes has some tables a layer besides, which weigh something in a small model.
     assert told <= held <= 1.1 * told

@@ -21,14 +21,10 @@ HOPPER = 9  # the major compute capability for which the kernels' plans were mea
 
 
 class DecodeBackend(Protocol):
-    """A module that decodes one token of each sequence."""
+    """A module that decodes one token of each sequence; where not every model suits it, `supports(model)` tells."""
 
     READS_KV_LENGTH: bool  # whether a step reads the first `kv_length` positions, rather than those in use
     USES_TRITON: bool
-
-    def supports(self, model: AutoregressiveModel) -> bool:
-        """Return whether this way can compute the model as it is: its layers' kinds, its sizes."""
-        ...
 
     def decode_step(
         self,
@@ -38,6 +34,7 @@ class DecodeBackend(Protocol):
         input_pos_B: Tensor,
         cache: KVCache,
         kv_length: int,
+        /,
     ) -> Tensor:
         """Return logits B V as `AutoregressiveModel.decode_step` does."""
         ...

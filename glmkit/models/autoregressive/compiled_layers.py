@@ -1,5 +1,7 @@
-"""A decoding step whose small operations torch.compile fuses: before and after attention once for all layers, attention
-for any number of keys."""
+"""A decoding step whose small operations torch.compile fuses.
+
+What comes before and after attention is compiled once for all layers, attention for any number of keys.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +18,6 @@ from glmkit.models.autoregressive.model import (
 from glmkit.models.compiling import compiled
 
 READS_KV_LENGTH, USES_TRITON = True, False
-
-
-def supports(model: AutoregressiveModel) -> bool:
-    """Return True: torch compiles whatever the layers hold."""
-    return True
 
 
 def decode_step(

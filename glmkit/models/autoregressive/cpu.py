@@ -43,9 +43,9 @@ def decode_step(
     cos_sin: tuple[Tensor, Tensor],
     input_pos_B: Tensor,
     cache: KVCache,
-    kv_length: int = 0,
+    _kv_length: int = 0,
 ) -> Tensor:
-    """Return logits B V; see `AutoregressiveModel.decode_step`. All of the cache is read, whatever `kv_length` is."""
+    """Return logits B V; see `AutoregressiveModel.decode_step`. All of the cache is read."""
     earlier_B11S = (torch.arange(cache.kv.shape[4]) < input_pos_B[:, None])[:, None, None]
     for tensor, dimension in ((cache.kv, 4), (earlier_B11S, 3)):
         torch._dynamo.maybe_mark_dynamic(tensor, dimension)  # one compiled function for caches of all capacities

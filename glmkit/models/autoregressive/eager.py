@@ -9,11 +9,6 @@ from glmkit.models.autoregressive.model import AutoregressiveModel, KVCache
 READS_KV_LENGTH, USES_TRITON = True, False
 
 
-def supports(model: AutoregressiveModel) -> bool:
-    """Return True: the layers compute whatever they hold."""
-    return True
-
-
 def decode_step(
     model: AutoregressiveModel,
     ids_B: Tensor,

@@ -151,12 +151,12 @@ def decode_step(
     cos_sin: tuple[Tensor, Tensor],
     input_pos_B: Tensor,
     cache: KVCache,
-    kv_length: int = 0,
+    _kv_length: int = 0,
     plan: StepPlan | None = None,
 ) -> Tensor:
     """Return logits B V; see `AutoregressiveModel.decode_step`.
 
-    A sequence's keys are read up to its current one, whatever `kv_length` is. `cos_sin` are float32 and contiguous.
+    A sequence's keys are read up to its current one. `cos_sin` are float32 and contiguous.
     `plan` None: the one for this batch.
     """
     plan = plan or plan_for(len(ids_B), ids_B.device)
@@ -192,7 +192,8 @@ def linear(
     """
     batch, inputs = x_BK.shape
     outputs = len(weight) // 2 if gated else len(weight)
-    assert batch <= plan.batch <= MAX_BATCH and (splits == 1 or not (gated or dtype))
+    assert batch <= plan.batch <= MAX_BATCH
+    assert splits == 1 or not (gated or dtype)
     split_inputs = -(-inputs // (splits * SPLIT_UNIT)) * SPLIT_UNIT
     out_dtype = x_BK.dtype if gated else dtype or torch.float32
     out = torch.empty(splits, batch, outputs, device=x_BK.device, dtype=out_dtype)

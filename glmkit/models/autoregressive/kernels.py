@@ -19,7 +19,7 @@ in another order.
 Shapes: B batch, K inputs and N outputs of a product, H heads, G key heads, D head width, S keys, P splits of the keys.
 """
 
-# mypy: disable-error-code="no-untyped-def"
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
 # Arguments are pointers and numbers; Triton reads the annotations, so they are no strings here.
 import triton
 import triton.language as tl
@@ -217,7 +217,7 @@ def merge_kernel(
     """Merge the splits of `attend_kernel` to `out` B H D, one program per sequence and head."""
     _start_next(EARLY)
     program = tl.program_id(0)
-    position, length, used = _splits(input_pos, program // HEADS, KV_SPLITS, BLOCK_S)
+    _, _, used = _splits(input_pos, program // HEADS, KV_SPLITS, BLOCK_S)
     p = tl.arange(0, KV_SPLITS)
     at = program * KV_SPLITS + p
     d = tl.arange(0, D)

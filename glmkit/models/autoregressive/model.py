@@ -67,6 +67,7 @@ class RmsNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return x, normalised along its last dimension."""
         return F.rms_norm(x.float(), x.shape[-1:], eps=self.eps).to(x.dtype) * self.weight
 
 
@@ -196,6 +197,7 @@ class Mlp(nn.Module):
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return B T D from B T D."""
         gate, up = self.gate_up_proj(x).chunk(2, dim=-1)
         return self.down_proj(F.silu(gate) * up)
 
@@ -271,6 +273,7 @@ class LanguageModel(nn.Module):
         cache: KVCache | None = None,
         packed: PackedSequences | None = None,
     ) -> Tensor:
+        """Return hidden states B T D of whole sequences; see `AutoregressiveModel.forward`."""
         x_BTD = self.embed_tokens(ids_BT)
         for index, layer in enumerate(self.layers):
             layer_cache = None if cache is None else cache.layer(index)

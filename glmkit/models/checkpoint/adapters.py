@@ -1,11 +1,11 @@
-"""Adapters: a folder with PEFT adapters for some parts of a model, tied to the model they are for.
+"""Adapters: a folder with PEFT adapters for some components of a model, tied to the model they are for.
 
     DIR/decoder/         adapter_config.json  adapter_model.safetensors  glmkit_adapter.json
     DIR/autoregressive/, DIR/glyph/  the same
 
-Each of these folders may be given alone, too, to apply one part or each with its own weight.
+Each of these folders may be given alone, too, to apply one component or each with its own weight.
 
-`glmkit_adapter.json` holds a fingerprint of the part that was adapted, so that an adapter of another model is refused.
+`glmkit_adapter.json` holds a fingerprint of the adapted component, so that an adapter of another model is refused.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import hashlib
 import json
 import math
 import warnings
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,19 +24,18 @@ from glmkit.errors import UserError
 from glmkit.files import read_json, write_json
 from glmkit.models import checkpoint
 from glmkit.models.checkpoint import weights
-from glmkit.models.hybrid import HybridModel
 
 CARD = "glmkit_adapter.json"
 ADAPTABLE = ("decoder", "autoregressive", "glyph")
-PROBED = 16
+PROBED = 16  # values of every tensor that a fingerprint looks at
 # Keys that libraries write into a config without changing the model.
 VOLATILE = {"_diffusers_version", "_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}
 
 
 def fingerprint(folder: Path, component: str) -> str:
-    """A short name for a part: its config, its tensors' names and shapes, and the first values of each as bfloat16.
+    """Return a short name for a component: its config, its tensors' names and shapes, and the first values of each.
 
-    The same for the same weights in other shards, or stored as float32 instead of bfloat16.
+    It is the same for the same weights in other shards, or stored as float32 instead of bfloat16.
     """
     settings = {key: value for key, value in checkpoint.config(folder, component).items() if key not in VOLATILE}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
@@ -50,14 +48,14 @@ def fingerprint(folder: Path, component: str) -> str:
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter folder, and how much of its change is made (1 is as it was trained)."""
+    """Hold an adapter folder, and how much of its change is made (1 is as it was trained)."""
 
     folder: Path
     weight: float = 1.0
 
     @classmethod
     def parse(cls, text: str) -> Adapter:
-        """`DIR` or `DIR:WEIGHT` of the command line. UserError when the weight is no finite number."""
+        """Read `DIR` or `DIR:WEIGHT` of the command line. UserError when the weight is no finite number."""
         folder, colon, weight = text.rpartition(":")
         if not colon or Path(text).exists():
             return cls(Path(text))
@@ -71,9 +69,9 @@ class Adapter:
 
 
 def write_base(adapter: Path, component: str, base: Path) -> None:
-    """Tie the adapter folder of one part to the model folder `base` that it was trained on."""
+    """Tie the adapter folder of one component to the model folder `base` that it was trained on."""
     card = {
-        "part": component,
+        "component": component,
         "base": base.name,
         "fingerprint": fingerprint(base, component),
         "glmkit": glmkit.__version__,
@@ -82,24 +80,24 @@ def write_base(adapter: Path, component: str, base: Path) -> None:
 
 
 def components_of(folder: Path) -> dict[str, Path]:
-    """The parts that an adapter folder adapts, and where each one's files are. UserError when it has none."""
+    """Return the components that an adapter folder adapts, and where each one's files are; UserError for none."""
     if (folder / CARD).is_file():
-        return {read_json(folder / CARD)["part"]: folder}
-    found = {
+        return {read_json(folder / CARD)["component"]: folder}
+    folders = {
         component: folder / component
         for component in ADAPTABLE
         if (folder / component / "adapter_config.json").is_file()
     }
-    if not found:
+    if not folders:
         raise UserError(
             f"{folder} is not an adapter folder" if folder.exists() else f"adapter folder {folder} does not exist",
-            fix=f"a folder with {', '.join(ADAPTABLE)} in it, as glmkit finetune writes it (RUN/adapter), or one of these",
+            fix=f"RUN/adapter, as glmkit finetune writes it, or a folder in it: {', '.join(ADAPTABLE)}",
         )
-    return found
+    return folders
 
 
 def check_adapter(model: Path, folder: Path) -> None:
-    """UserError unless every part of the adapter was trained on this model and its files are whole."""
+    """Raise UserError unless every component of the adapter was trained on this model and its files are whole."""
     for component, where in components_of(folder).items():
         if not (where / CARD).is_file():
             raise UserError(f"{where} has no {CARD}, so its base model is unknown", fix="an adapter of glmkit finetune")
@@ -116,14 +114,16 @@ def check_adapter(model: Path, folder: Path) -> None:
 
 
 def check_weight(folder: Path, weight: float) -> None:
-    """UserError for a share of a DoRA adapter (PEFT's folder of one part): it replaces the lengths of weights, which no
-    share of its matrices leaves as they were."""
+    """Raise UserError for a share of a DoRA adapter (PEFT's folder of one component).
+
+    It replaces the lengths of weights, which no share of its matrices leaves as they were.
+    """
     if weight != 1 and read_json(folder / "adapter_config.json").get("use_dora"):
         raise UserError(f"{folder} is a DoRA adapter, which has no weight", found=f":{weight:g}", fix="leave it out")
 
 
 def merge_adapter(module: torch.nn.Module, component: str, adapter: Adapter) -> torch.nn.Module:
-    """The module of one part with an adapter's weighted change in its weights, if the adapter changes that part.
+    """Return the module of one component with an adapter's weighted change in its weights, where there is one.
 
     Merging costs nothing per step and needs no PEFT modules afterwards.
     """
@@ -141,15 +141,5 @@ def merge_adapter(module: torch.nn.Module, component: str, adapter: Adapter) -> 
     for layer in wrapped.modules():
         if isinstance(layer, LoraLayer):
             layer.scale_layer(adapter.weight)
-    return wrapped.merge_and_unload().eval().requires_grad_(False)
-
-
-def apply_adapter(hybrid: HybridModel, given: Path | str, parts: Iterable[str] | None = None) -> None:
-    """Merge an adapter, `DIR` or `DIR:WEIGHT` (or only some `parts` of it), into the model's weights; call it again for
-    a second adapter, whose change is added. Raises UserError before anything is changed.
-    """
-    adapter = Adapter.parse(str(given))
-    check_adapter(hybrid.folder, adapter.folder)
-    for part in components_of(adapter.folder) if parts is None else parts:
-        setattr(hybrid, part, merge_adapter(getattr(hybrid, part), part, adapter))
-    hybrid.adapters = (*hybrid.adapters, str(given))
+    merged: torch.nn.Module = wrapped.merge_and_unload()
+    return merged.eval().requires_grad_(False)

@@ -1,8 +1,8 @@
-"""The published folder layout of a GLM-Image model: finding, counting, loading and saving its parts.
+"""The published folder layout of a GLM-Image model: finding, counting, loading and saving its components.
 
-A model folder holds `model_index.json` and one folder a component; `vision_language_encoder/` holds two of our parts
-(the autoregressive model and the semantic tokenizer), the others one each. Parameter names inside the files are the
-published ones, so stock diffusers and transformers load what is written here, and the other way round.
+A model folder holds `model_index.json` and one folder per component; `vision_language_encoder/` holds two of them (the
+autoregressive model and the semantic tokenizer), the others one each. Parameter names inside the files are the
+published ones, so diffusers and transformers load what is written here, and the other way round.
 """
 
 from __future__ import annotations
@@ -30,23 +30,24 @@ DEFAULTS = defaults.FILE
 
 @dataclass(frozen=True)
 class Component:
-    """One of our modules: its folder, the stem of its weight files, and (published, ours) prefixes of its names."""
+    """Describe a module: its folder, the stem of its weight files, and (published, module's) prefixes of its names."""
 
     folder: str
     stem: str
     prefixes: tuple[tuple[str, str], ...]
 
-    def ours(self, name: str) -> str | None:
-        """The name inside our module of a published tensor name; None when the tensor belongs to another component."""
-        for theirs, mine in self.prefixes:
-            if name.startswith(theirs):
-                return mine + name.removeprefix(theirs)
+    def module_name(self, name: str) -> str | None:
+        """Return the name inside the module of a published name; None when the tensor is another component's."""
+        for published_prefix, prefix in self.prefixes:
+            if name.startswith(published_prefix):
+                return prefix + name.removeprefix(published_prefix)
         return None
 
-    def theirs(self, name: str) -> str:
-        for theirs, mine in self.prefixes:
-            if name.startswith(mine):
-                return theirs + name.removeprefix(mine)
+    def published_name(self, name: str) -> str:
+        """Return the published name of a tensor of the module; KeyError for an unknown one."""
+        for published_prefix, prefix in self.prefixes:
+            if name.startswith(prefix):
+                return published_prefix + name.removeprefix(prefix)
         raise KeyError(name)
 
 
@@ -61,8 +62,8 @@ COMPONENTS = {
     "glyph": Component("text_encoder", "model", (("", "encoder."),)),
     "vae": Component("vae", "diffusion_pytorch_model", (("", "autoencoder."),)),
 }
-# Rows of `describe`: (row, component, prefix of our names).
-ROWS = (
+# What `describe` counts apart: (name, component, prefix of the module's names).
+COUNTED = (
     ("language_model", "autoregressive", "language_model."),
     ("lm_head", "autoregressive", "lm_head."),
     ("vision", "semantic_vq", "visual."),
@@ -88,7 +89,7 @@ SMALL_FOLDERS = {
 
 
 def resolve(model: str | Path, components: Iterable[str] = tuple(COMPONENTS)) -> Path:
-    """The folder of a model given as "nano", "glm-image", a folder, or a hub id (`owner/name`, downloaded and cached).
+    """Find the folder of a model: "nano", "glm-image", a folder, or a hub id (`owner/name`, downloaded and cached).
 
     Only the folders that `components` need are downloaded. UserError for anything else, with the nearest known name.
     """
@@ -109,7 +110,7 @@ def resolve(model: str | Path, components: Iterable[str] = tuple(COMPONENTS)) ->
 
 
 def copy(model: Path, target: Path) -> None:
-    """A copy whose weights may change: without the README, which tells of these weights, its images, and its maker."""
+    """Copy a model folder whose weights may change: without README, its images, and notes on how it was made."""
     shutil.copytree(model, target, ignore=shutil.ignore_patterns("README.md", "*.png", MADE_BY))
 
 
@@ -141,12 +142,15 @@ def _download(hub_id: str, components: Iterable[str]) -> Path:
 
 
 def config(folder: Path, component: str) -> dict[str, Any]:
-    """The published config.json that describes a component."""
+    """Read the published config.json that describes a component."""
     return dict(read_json(folder / COMPONENTS[component].folder / "config.json"))
 
 
 def build_component(component: str, settings: Mapping[str, Any], tokenizer: Path | None = None) -> nn.Module:
-    """A component with fresh weights, on torch's current default device. `tokenizer`: the ByT5 folder of a glyph encoder."""
+    """Build a component with fresh weights, on torch's current default device.
+
+    `settings` are its published config, `tokenizer` is the ByT5 folder of a glyph encoder.
+    """
     if component == "autoregressive":
         from glmkit.models.autoregressive.config import AutoregressiveConfig
         from glmkit.models.autoregressive.model import AutoregressiveModel
@@ -174,20 +178,20 @@ def build_component(component: str, settings: Mapping[str, Any], tokenizer: Path
         from glmkit.models.vae.model import Vae
 
         return Vae(AutoencoderKL.from_config(dict(settings)))
-    raise errors.unknown("part", component, COMPONENTS)
+    raise errors.unknown("component", component, COMPONENTS)
 
 
 def new_component(folder: Path, component: str) -> nn.Module:
-    """A component with the folder's config and fresh weights (torch's global generator), float32 on the CPU."""
+    """Build a component with the folder's config and fresh weights (torch's global generator), float32 on the CPU."""
     return build_component(component, config(folder, component), folder / "tokenizer")
 
 
 def load_component(
     folder: Path, component: str, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
 ) -> nn.Module:
-    """One component with its weights, in eval mode. `dtype` None is float32.
+    """Load one component with its weights, in eval mode. `dtype` None is float32.
 
-    Weights go from the mapped file to their place tensor by tensor. UserError names the file when it is missing, cut
+    Weights go from the mapped file to their device tensor by tensor. UserError names the file when it is missing, cut
     short, or does not fit the config.
     """
     import torch
@@ -197,22 +201,22 @@ def load_component(
         module = build_component(component, config(folder, component), folder / "tokenizer")
     stored = stored_tensors(folder, component)
     _check(folder, component, module, stored)
-    wanted = dtype or torch.float32
+    dtype = dtype or torch.float32
     state: dict[str, torch.Tensor] = {}
     for name, tensor in weights.read(stored):
-        state[str(spec.ours(name))] = tensor.to(device, wanted if tensor.is_floating_point() else None)
-    for copy, source in TIED.items():
+        state[str(spec.module_name(name))] = tensor.to(device, dtype if tensor.is_floating_point() else None)
+    for alias, name in TIED.items():
         if component == "glyph":
-            state[copy] = state[source] = state.get(source, state.get(copy))  # type: ignore[assignment]
+            state[alias] = state[name] = state.get(name, state.get(alias))  # type: ignore[assignment]
     module.load_state_dict(state, strict=True, assign=True)
     module = rebuild_derived(component, module).to(device)
-    left = [name for name, tensor in [*module.named_parameters(), *module.named_buffers()] if tensor.is_meta]
-    assert not left, f"{component}: no values for {weights.some(left)}"
+    unloaded = [name for name, tensor in [*module.named_parameters(), *module.named_buffers()] if tensor.is_meta]
+    assert not unloaded, f"{component}: no values for {weights.listed(unloaded)}"
     return module.eval()
 
 
 def rebuild_derived(component: str, module: nn.Module) -> nn.Module:
-    """Make what the meta device cannot hold: the VAE's statistics (from its config), T5's one shared embedding."""
+    """Rebuild what the meta device cannot hold: the VAE's statistics (from its config), T5's one shared embedding."""
     if component == "vae":
         from glmkit.models.vae.model import Vae
 
@@ -222,36 +226,46 @@ def rebuild_derived(component: str, module: nn.Module) -> nn.Module:
     return module
 
 
-def stored_tensors(folder: Path, component: str) -> dict[str, weights.Stored]:
-    """The stored tensors of one component, by published name."""
+def stored_tensors(folder: Path, component: str) -> dict[str, weights.StoredTensor]:
+    """Return the stored tensors of one component, by published name."""
     spec = COMPONENTS[component]
     return {
-        name: e for name, e in weights.contents(folder / spec.folder, spec.stem).items() if spec.ours(name) is not None
+        name: e
+        for name, e in weights.stored_tensors(folder / spec.folder, spec.stem).items()
+        if spec.module_name(name) is not None
     }
 
 
-def _check(folder: Path, component: str, module: nn.Module, stored: Mapping[str, weights.Stored]) -> None:
-    """UserError unless the stored names and shapes are exactly those of the module."""
+def _check(folder: Path, component: str, module: nn.Module, stored: Mapping[str, weights.StoredTensor]) -> None:
+    """Raise UserError unless the stored names and shapes are exactly those of the module."""
     spec = COMPONENTS[component]
-    expected = {spec.theirs(TIED.get(name, name)): tuple(value.shape) for name, value in module.state_dict().items()}
-    untied = {spec.theirs(copy): spec.theirs(source) for copy, source in TIED.items()} if component == "glyph" else {}
-    given = {untied.get(name, name): entry for name, entry in stored.items()}
+    expected = {
+        spec.published_name(TIED.get(name, name)): tuple(value.shape) for name, value in module.state_dict().items()
+    }
+    untied = (
+        {spec.published_name(copy): spec.published_name(source) for copy, source in TIED.items()}
+        if component == "glyph"
+        else {}
+    )
+    by_name = {untied.get(name, name): entry for name, entry in stored.items()}
     where = folder / spec.folder
     fix = f"weights that were saved together with {where / 'config.json'}"
-    if missing := set(expected) - set(given):
+    if missing := set(expected) - set(by_name):
         raise UserError(
-            f"{where} lacks {len(missing)} tensors of the {component}", found=f"no {weights.some(missing)}", fix=fix
+            f"{where} lacks {len(missing)} tensors of the {component}", found=f"no {weights.listed(missing)}", fix=fix
         )
-    if extra := set(given) - set(expected):
-        file = given[min(extra)].file
+    if extra := set(by_name) - set(expected):
+        file = by_name[min(extra)].file
         raise UserError(
-            f"{file} holds {len(extra)} tensors that the {component} does not have", found=weights.some(extra), fix=fix
+            f"{file} holds {len(extra)} tensors that the {component} does not have",
+            found=weights.listed(extra),
+            fix=fix,
         )
     for name, shape in expected.items():
-        if given[name].shape != shape:
+        if by_name[name].shape != shape:
             raise UserError(
-                f"{given[name].file}: {name} has another shape than the config says",
-                found=f"{given[name].shape}, expected {shape}",
+                f"{by_name[name].file}: {name} has another shape than the config says",
+                found=f"{by_name[name].shape}, expected {shape}",
                 fix=fix,
             )
 
@@ -263,7 +277,7 @@ def save_component(
     dtype: torch.dtype | None = None,
     max_shard_bytes: int = weights.DEFAULT_SHARD_BYTES,
 ) -> None:
-    """Write a part's weights (as `dtype`, or as they are) under their published names; the config must be there.
+    """Write a component's weights (as `dtype`, or as they are) under their published names; the config must be there.
 
     The other component of a shared folder is kept: its tensors are carried over from the files that are replaced.
     """
@@ -272,15 +286,17 @@ def save_component(
     if not (where / "config.json").is_file():
         raise UserError(f"{where} has no config.json", fix="write the configs first (checkpoint.create)")
     if component == "vae":
-        measured = {key: list(module.autoencoder.config[key]) for key in ("latents_mean", "latents_std")}  # type: ignore[union-attr, index]
-        write_json(where / "config.json", {**config(folder, component), **measured})
+        statistics = {key: list(module.autoencoder.config[key]) for key in ("latents_mean", "latents_std")}  # type: ignore[union-attr, index]
+        write_json(where / "config.json", {**config(folder, component), **statistics})
     tensors: dict[str, torch.Tensor] = {}
     for name, tensor in module.state_dict().items():
         if name not in TIED:
-            tensors[spec.theirs(name)] = tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor
+            tensors[spec.published_name(name)] = tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor
     if any(where.glob(f"{spec.stem}*.safetensors")):
-        others = {name: e for name, e in weights.contents(where, spec.stem).items() if spec.ours(name) is None}
-        tensors.update(weights.read(others))
+        kept = {
+            name: e for name, e in weights.stored_tensors(where, spec.stem).items() if spec.module_name(name) is None
+        }
+        tensors.update(weights.read(kept))
     weights.write(where, spec.stem, tensors, max_shard_bytes)
 
 
@@ -306,7 +322,7 @@ def create(folder: Path, configs: Mapping[str, Mapping[str, Any]], defaults: Map
 
 @dataclass(frozen=True)
 class ComponentSize:
-    """One line of `glmkit info`. `bytes` as stored; for the published sizes, as bfloat16."""
+    """Count one line of `glmkit info`. `bytes` as stored; for the published sizes, as bfloat16."""
 
     component: str
     parameters: int
@@ -314,19 +330,19 @@ class ComponentSize:
 
 
 def describe(model: str | Path) -> list[ComponentSize]:
-    """Parameters and bytes of every component. "glm-image" is built from the published configs, without a download."""
+    """Count parameters and bytes of every component; of "glm-image" by its published configs, without a download."""
     if str(model) == "glm-image":
         return _describe_published()
     folder = resolve(model)
-    rows = []
-    for row, component, prefix in ROWS:
+    sizes = []
+    for name, component, prefix in COUNTED:
         entries = [
             e
             for name, e in stored_tensors(folder, component).items()
-            if str(COMPONENTS[component].ours(name)).startswith(prefix)
+            if str(COMPONENTS[component].module_name(name)).startswith(prefix)
         ]
-        rows.append(ComponentSize(row, sum(entry.numel for entry in entries), sum(entry.bytes for entry in entries)))
-    return rows
+        sizes.append(ComponentSize(name, sum(entry.numel for entry in entries), sum(entry.bytes for entry in entries)))
+    return sizes
 
 
 def _describe_published() -> list[ComponentSize]:
@@ -336,12 +352,12 @@ def _describe_published() -> list[ComponentSize]:
         modules = {
             component: build_component(component, PUBLISHED[spec.folder]) for component, spec in COMPONENTS.items()
         }
-    rows = []
-    for row, component, prefix in ROWS:
+    sizes = []
+    for name, component, prefix in COUNTED:
         counts = [
             value.numel()
             for name, value in modules[component].state_dict().items()
             if name.startswith(prefix) and name not in TIED
         ]
-        rows.append(ComponentSize(row, sum(counts), 2 * sum(counts)))
-    return rows
+        sizes.append(ComponentSize(name, sum(counts), 2 * sum(counts)))
+    return sizes

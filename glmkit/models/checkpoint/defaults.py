@@ -1,4 +1,4 @@
-"""What a model draws when nothing is said: `glmkit.json` in its folder, else the public checkpoint's usual values."""
+"""What a model generates when nothing is said: `glmkit.json` in its folder, else the public checkpoint's defaults."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FILE = "glmkit.json"
 
 @dataclass(frozen=True)
 class Defaults:
-    """Size in pixels, decoder steps and guidance; the values here are those of the public model's README."""
+    """Hold size in pixels, decoder steps and guidance; the values here are those of the public model's README."""
 
     height: int = 1024
     width: int = 1024
@@ -23,19 +23,19 @@ class Defaults:
     guidance: float = 1.5
 
 
-def of(folder: Path) -> Defaults:
-    """The defaults of a model folder; `glmkit.json` is `{"defaults": {"size": "256x256", "steps": 20, ...}}`."""
+def load(folder: Path) -> Defaults:
+    """Read the defaults of a model folder; `glmkit.json` is `{"defaults": {"size": "256x256", "steps": 20, ...}}`."""
     path = folder / FILE
     if not path.exists():
         return Defaults()
-    given = dict(read_json(path).get("defaults", {}))
+    stored = dict(read_json(path).get("defaults", {}))
     known = {field.name for field in fields(Defaults)} - {"height", "width"} | {"size"}
-    for key in given:
+    for key in stored:
         if key not in known:
             raise errors.unknown(f"default in {path}", key, known)
-    if "size" in given:
+    if "size" in stored:
         try:
-            given["height"], given["width"] = parse_size(str(given.pop("size")))
+            stored["height"], stored["width"] = parse_size(str(stored.pop("size")))
         except UserError as error:
             raise UserError(f"{path}: {error.what}", found=error.found, fix='"size": "256x256"') from error
-    return replace(Defaults(), **given)
+    return replace(Defaults(), **stored)

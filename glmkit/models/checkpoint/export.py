@@ -34,8 +34,8 @@ EXTRAS = ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern")
 DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 
 
-def export(adapter: Adapter, style: str, out: Path) -> int:
-    """Write the decoder's part of an adapter, its weight included, as one file in the key style of another program.
+def export_adapter(adapter: Adapter, style: str, out: Path) -> int:
+    """Write the decoder's adapter, its weight included, as one file in the key style of another program.
 
     Returns the number of layers. The file is read back and compared with the adapter before it gets its name.
     """
@@ -53,7 +53,7 @@ def export(adapter: Adapter, style: str, out: Path) -> int:
 
 
 def write_style(folder: Path, style: str, out: Path, weight: float = 1.0) -> int:
-    """`export` of the PEFT folder of one part."""
+    """Write the PEFT folder of one component as `export_adapter` does."""
     from safetensors.torch import save_file
 
     check_weight(folder, weight)
@@ -70,8 +70,10 @@ def write_style(folder: Path, style: str, out: Path, weight: float = 1.0) -> int
     with atomic_path(out) as temporary:
         save_file(state, temporary, metadata)
         temporary.chmod(out.parent.stat().st_mode & 0o666)  # safetensors lets only the owner read its files
-        back = _tensors(temporary)
-        if back.keys() != state.keys() or not all(torch.equal(back[name], tensor) for name, tensor in state.items()):
+        written = _tensors(temporary)
+        if written.keys() != state.keys() or not all(
+            torch.equal(written[name], tensor) for name, tensor in state.items()
+        ):
             raise UserError(f"{out} does not hold what was written into it", fix="another disk")
     return sum(name.endswith(".lora_A.weight") for name in state)
 
@@ -81,22 +83,22 @@ def _tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _diffusers_settings(settings: dict[str, Any], weight: float) -> dict[str, Any]:
-    """What diffusers must be told of a LoRA config; without it, it assumes alpha = rank."""
+    """Return what diffusers must know of a LoRA config; without it, it assumes alpha = rank."""
     targets = settings["target_modules"]
-    kept = {
+    selected = {
         "r": settings["r"],
         "lora_alpha": settings["lora_alpha"] * weight,
         "lora_dropout": settings["lora_dropout"],
         "target_modules": targets if isinstance(targets, str) else sorted(targets),
         **{key: settings[key] for key in EXTRAS if settings.get(key)},
     }
-    if "alpha_pattern" in kept:
-        kept["alpha_pattern"] = {layer: alpha * weight for layer, alpha in kept["alpha_pattern"].items()}
-    return {f"transformer.{key}": value for key, value in kept.items()}
+    if "alpha_pattern" in selected:
+        selected["alpha_pattern"] = {layer: alpha * weight for layer, alpha in selected["alpha_pattern"].items()}
+    return {f"transformer.{key}": value for key, value in selected.items()}
 
 
-def merge(model: str | Path, adapters: Sequence[Adapter], out: Path) -> list[str]:
-    """Write a model folder whose weights hold the changes of `adapters`; returns the parts that changed.
+def write_merged_model(model: str | Path, adapters: Sequence[Adapter], out: Path) -> list[str]:
+    """Write a model folder whose weights hold the changes of `adapters`; returns the components that changed.
 
     Sums are made in float32 and stored as the model stores its weights. Everything else is copied. UserError before
     anything is written when `out` exists or an adapter is of another model.
@@ -126,8 +128,8 @@ def _merge_component(base: Path, component: str, adapters: Sequence[Adapter], ou
     stored = {entry.dtype for entry in checkpoint.stored_tensors(base, component).values()}
     dtype = DTYPES.get(stored.pop()) if len(stored) == 1 else None
     checkpoint.save_component(out, component, module, dtype)
-    back = checkpoint.load_component(out, component).state_dict()
+    written = checkpoint.load_component(out, component).state_dict()
     for name, tensor in module.state_dict().items():
         expected = tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor
-        if not torch.equal(back[name], expected.to(back[name].dtype)):
+        if not torch.equal(written[name], expected.to(written[name].dtype)):
             raise UserError(f"{out}: {name} is not what was written", fix="another disk")

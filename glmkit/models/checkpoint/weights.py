@@ -24,8 +24,8 @@ DEFAULT_SHARD_BYTES = 5_000_000_000
 
 
 @dataclass(frozen=True)
-class Stored:
-    """One tensor as its file's header describes it. `dtype` is the safetensors name, for example BF16."""
+class StoredTensor:
+    """Describe one tensor as its file's header does. `dtype` is the safetensors name, for example BF16."""
 
     file: Path
     shape: tuple[int, ...]
@@ -34,14 +34,15 @@ class Stored:
 
     @property
     def numel(self) -> int:
+        """Return how many numbers it holds."""
         count = 1
         for size in self.shape:
             count *= size
         return count
 
 
-def contents(folder: Path, stem: str) -> dict[str, Stored]:
-    """Every tensor of a weight folder, by its published name.
+def stored_tensors(folder: Path, stem: str) -> dict[str, StoredTensor]:
+    """Return every tensor of a weight folder, by its published name.
 
     A single file wins over an index, as in the public libraries. UserError when there are no weights, when a shard is
     missing, cut short or broken, or when the index names a tensor that its shard does not hold.
@@ -52,19 +53,19 @@ def contents(folder: Path, stem: str) -> dict[str, Stored]:
     if not index.exists():
         raise UserError(f"no weights in {folder}", fix=f"a folder with {single.name} or {index.name}")
     weight_map = read_json(index).get("weight_map", {})
-    found: dict[str, Stored] = {}
+    stored: dict[str, StoredTensor] = {}
     for name in sorted(set(weight_map.values())):
         if not (folder / name).exists():
             raise UserError(f"{folder / name} is missing", fix=f"{index.name} names it: download or copy it again")
-        found.update(read_header(folder / name))
-    lost = sorted(set(weight_map) - set(found))
+        stored.update(read_header(folder / name))
+    lost = sorted(set(weight_map) - set(stored))
     if lost:
         raise UserError(f"{folder / weight_map[lost[0]]} does not hold {lost[0]}", fix="download or copy it again")
-    return {name: found[name] for name in weight_map}
+    return {name: stored[name] for name in weight_map}
 
 
-def read_header(path: Path) -> dict[str, Stored]:
-    """The tensors of one safetensors file, after checking that the file is as long as its header says."""
+def read_header(path: Path) -> dict[str, StoredTensor]:
+    """Return the tensors of one safetensors file, after checking that the file is as long as its header says."""
     size = path.stat().st_size
     with path.open("rb") as handle:
         length = int.from_bytes(handle.read(8), "little")
@@ -74,7 +75,7 @@ def read_header(path: Path) -> dict[str, Stored]:
             header = json.loads(handle.read(length))
             header.pop("__metadata__", None)
             tensors = {
-                name: Stored(
+                name: StoredTensor(
                     path, tuple(entry["shape"]), entry["dtype"], entry["data_offsets"][1] - entry["data_offsets"][0]
                 )
                 for name, entry in header.items()
@@ -91,7 +92,7 @@ def _broken(path: Path, found: str) -> UserError:
     return UserError(f"{path} is truncated or broken", found=found, fix="download or copy this file again")
 
 
-def read(stored: Mapping[str, Stored]) -> Iterator[tuple[str, torch.Tensor]]:
+def read(stored: Mapping[str, StoredTensor]) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield (name, tensor) file by file. Tensors are private maps of the file: pages are read when touched."""
     from safetensors import SafetensorError, safe_open
 
@@ -126,16 +127,16 @@ def write(
     staged: list[tuple[Path, Path]] = []
     try:
         for name, shard in zip(names, shards, strict=True):
-            part = folder / f".{name}.new"
-            staged.append((part, folder / name))
-            with atomic_path(part) as temporary:
+            unfinished = folder / f".{name}.new"
+            staged.append((unfinished, folder / name))
+            with atomic_path(unfinished) as temporary:
                 save_file({key: tensors[key].detach().cpu().contiguous() for key in shard}, temporary, {"format": "pt"})
                 temporary.chmod(folder.stat().st_mode & 0o666)  # safetensors lets only the owner read its files
-        for part, path in staged:
-            part.replace(path)
+        for unfinished, path in staged:
+            unfinished.replace(path)
     finally:
-        for part, _ in staged:
-            part.unlink(missing_ok=True)
+        for unfinished, _ in staged:
+            unfinished.unlink(missing_ok=True)
     if count > 1:
         total = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
         weight_map = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}
@@ -160,8 +161,8 @@ def _shards(tensors: Mapping[str, torch.Tensor], max_shard_bytes: int) -> list[l
     return shards
 
 
-def some(names: Iterable[str], limit: int = 3) -> str:
-    """The first few names and how many more there are, for error messages."""
-    listed = sorted(names)
-    more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
-    return ", ".join(listed[:limit]) + more
+def listed(names: Iterable[str], limit: int = 3) -> str:
+    """Return the first few names and how many more there are, for error messages."""
+    in_order = sorted(names)
+    more = f" and {len(in_order) - limit} more" if len(in_order) > limit else ""
+    return ", ".join(in_order[:limit]) + more

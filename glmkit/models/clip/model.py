@@ -3,7 +3,7 @@
     open_clip.create_model_and_transforms("local-dir:FOLDER"), open_clip.get_tokenizer("local-dir:FOLDER")
 
 It holds `open_clip_config.json`, `open_clip_model.safetensors` and a byte-level BPE tokenizer that transformers loads.
-A CLIP is no part of a GLM-Image model: it looks at images, whoever drew them.
+A CLIP is no component of a GLM-Image model: it looks at images, whatever generated them.
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ PREPARATION = {
 
 
 @dataclass(frozen=True)
-class Clip:
-    """An `open_clip.CLIP` in float32 on the CPU and its tokenizer: a list of texts -> ids B T, padded at the end."""
+class ClipModel:
+    """Hold an `open_clip.CLIP` in float32 on the CPU and its tokenizer: texts -> ids B T, padded at the end."""
 
     model: nn.Module
     tokenizer: Any
 
     @property
     def side(self) -> int:
-        """Rows and columns in pixels of what the image tower sees."""
+        """Return the rows and columns in pixels of what the image tower sees."""
         return int(self.model.visual.image_size[0])  # type: ignore[index, union-attr]
 
     def images(self, pixels: Tensor) -> Tensor:
-        """Unit features B D of prepared images B 3 side side in [-1, 1]."""
+        """Return unit features B D of prepared images B 3 side side in [-1, 1]."""
         return self.model.encode_image(pixels, normalize=True)  # type: ignore[operator, no-any-return]
 
     def texts(self, ids: Tensor) -> Tensor:
-        """Unit features B D of the ids of texts, B T."""
+        """Return unit features B D of the ids of texts, B T."""
         return self.model.encode_text(ids, normalize=True)  # type: ignore[operator, no-any-return]
 
 
@@ -78,7 +78,7 @@ def create(folder: Path, sizes: Mapping[str, Any], corpus: Iterable[str]) -> Non
 
 
 def _train(corpus: Iterable[str], vocab_size: int) -> Any:
-    """Lower-case byte-level BPE whose texts stand between START and END."""
+    """Train a lower-case byte-level BPE whose texts stand between START and END."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -99,7 +99,7 @@ def _train(corpus: Iterable[str], vocab_size: int) -> Any:
 
 
 def check(folder: Path) -> Path:
-    """`folder`, if it is one that `load` can read; UserError otherwise."""
+    """Return `folder`, if it is one that `load` can read; UserError otherwise."""
     if not (folder / CONFIG).is_file():
         raise UserError(f"{folder} is not a CLIP folder", found=f"no {CONFIG}", fix="a folder in open_clip's format")
     prepared = read_json(folder / CONFIG).get("preprocess_cfg", {})
@@ -112,24 +112,24 @@ def check(folder: Path) -> Path:
     return folder
 
 
-def load(folder: Path) -> Clip:
-    """A CLIP to train, with its weights, or with fresh ones (torch's global generator) when the folder has none yet."""
+def load(folder: Path) -> ClipModel:
+    """Load a CLIP to train; with fresh weights (torch's global generator) when the folder has none yet."""
     settings = read_json(check(folder) / CONFIG)["model_cfg"]
     model = _build(settings, str(folder / CONFIG))
     if (folder / f"{WEIGHTS}.safetensors").exists():
-        state = dict(weights.read(weights.contents(folder, WEIGHTS)))
+        state = dict(weights.read(weights.stored_tensors(folder, WEIGHTS)))
         try:
             model.load_state_dict(state)
         except RuntimeError as error:
             raise UserError(f"the weights in {folder} do not fit {CONFIG}", found=str(error).splitlines()[1]) from error
-    return Clip(model, _open_clip().get_tokenizer(f"local-dir:{folder}"))
+    return ClipModel(model, _open_clip().get_tokenizer(f"local-dir:{folder}"))
 
 
-def save(folder: Path, clip: Clip, dtype: torch.dtype) -> None:
+def save(folder: Path, clip: ClipModel, dtype: torch.dtype) -> None:
     """Write the weights beside the config that is there."""
     state = clip.model.state_dict().items()
-    kept = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in state}
-    weights.write(folder, WEIGHTS, kept)
+    stored = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in state}
+    weights.write(folder, WEIGHTS, stored)
 
 
 def _build(settings: Mapping[str, Any], source: str) -> nn.Module:

@@ -18,14 +18,10 @@ from glmkit.models.devices import triton_runs
 
 
 class BlockBackend(Protocol):
-    """A module that runs blocks without gradients."""
+    """A module that runs blocks for inference; where not every decoder suits it, `supports(decoder)` tells."""
 
     PADS_TEXT: bool  # whether glyph texts are padded to few lengths, since each length is compiled anew
     USES_TRITON: bool
-
-    def supports(self, decoder: DiffusionDecoder) -> bool:
-        """Return whether this way can run the decoder's blocks as they are."""
-        ...
 
     def run_blocks(
         self,

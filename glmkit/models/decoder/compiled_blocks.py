@@ -11,14 +11,9 @@ from torch import Tensor
 
 from glmkit.models.compiling import compiled
 from glmkit.models.decoder import model
-from glmkit.models.decoder.model import Attend, BlockSteps, DecoderBlock, DiffusionDecoder
+from glmkit.models.decoder.model import Attend, BlockSteps, DecoderBlock
 
 PADS_TEXT, USES_TRITON = True, False
-
-
-def supports(decoder: DiffusionDecoder) -> bool:
-    """Return True: torch compiles whatever the blocks hold."""
-    return True
 
 
 def run_blocks(

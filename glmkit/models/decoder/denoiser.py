@@ -147,8 +147,10 @@ class Denoiser:
 def cache_condition_images(
     decoder: DiffusionDecoder, images: Sequence[tuple[Tensor, Tensor, tuple[int, int]]], compile_blocks: bool = False
 ) -> ConditionCache:
-    """Return `decoder.cache_condition_images(images)`; with `compile_blocks` by Triton's kernels, without gradients,
-    where they run."""
+    """Return `decoder.cache_condition_images(images)`.
+
+    With `compile_blocks` by Triton's kernels where they run, and then without gradients.
+    """
     backend = choose_backend(decoder, optimized=compile_blocks)
     if not backend.USES_TRITON:
         return decoder.cache_condition_images(images)
@@ -191,8 +193,10 @@ def _runs(samples: Sequence[DenoiserSample], lengths: Sequence[int], longest: in
 
 
 def _with_room(cached: KeyValue, tokens: int) -> KeyValue:
-    """Copy both, 1 K S d, with room for so many tokens behind them, laid out as projections write: all heads of a
-    token."""
+    """Copy both, 1 K S d, with room for so many tokens behind them.
+
+    They are laid out as projections write: all heads of a token together.
+    """
     joint = []
     for states in cached:
         batch, heads, length, head_dim = states.shape

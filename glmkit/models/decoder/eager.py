@@ -7,14 +7,9 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from glmkit.models.decoder import model
-from glmkit.models.decoder.model import Attend, DecoderBlock, DiffusionDecoder
+from glmkit.models.decoder.model import Attend, DecoderBlock
 
 PADS_TEXT, USES_TRITON = False, False
-
-
-def supports(decoder: DiffusionDecoder) -> bool:
-    """Return True: the blocks compute whatever they hold."""
-    return True
 
 
 def run_blocks(

@@ -27,8 +27,11 @@ WIDE = 1024  # values of a token above which a program has 8 warps in place of 4
 
 
 def supports(decoder: DiffusionDecoder) -> bool:
-    """Return whether every block computes queries, keys and values by one product (see `DiffusionDecoder.fuse`), and
-    half a head is a power of two, as Triton counts."""
+    """Return whether the kernels can run the blocks.
+
+    Each must compute queries, keys and values by one product (see `DiffusionDecoder.fuse`), and half a head must be a
+    power of two, as Triton counts.
+    """
     half = decoder.config.attention_head_dim // 2
     fused = all(cast(DecoderBlock, block).attn1.fused is not None for block in decoder.transformer_blocks)
     return fused and half == triton.next_power_of_2(half)

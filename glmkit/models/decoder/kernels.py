@@ -13,7 +13,7 @@ Shapes as in `glmkit.models`; L tokens of a sample, the first T of them glyphs. 
 scale and gate to the feed-forward's.
 """
 
-# mypy: disable-error-code="no-untyped-def"
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
 # Arguments are pointers and numbers; Triton reads the annotations, so they are no strings here.
 import triton
 import triton.language as tl
@@ -24,8 +24,10 @@ def stream_kernel(
     x, addend, new, normed, gates, shifts, length, text, width, eps,
     GATE: tl.constexpr, SHIFT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Compute of one token `new` = x + gate * addend where GATE >= 0, and `normed`, its modulated norm, where
-    SHIFT >= 0; rounded where PyTorch's operations round."""
+    """Compute one token's `new` = x + gate * addend where GATE >= 0, and `normed`, its modulated norm, where SHIFT >= 0.
+
+    Values are rounded where PyTorch's operations round.
+    """
     token = tl.program_id(0).to(tl.int64)
     is_glyph = (token % length < text).to(tl.int32)
     c = tl.arange(0, BLOCK)

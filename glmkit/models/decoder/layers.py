@@ -29,6 +29,7 @@ class FeedForward(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return ... width_out from ... width_in."""
         return self.net(x)
 
 
@@ -47,6 +48,7 @@ class ActivatedLinear(nn.Module):
         self.fused = gelu and type(self.proj) is nn.Linear and self.proj.weight.is_cuda
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return ... width_out from ... width_in."""
         if self.fused:
             tokens = torch._addmm_activation(self.proj.bias, x.flatten(0, -2), self.proj.weight.t(), use_gelu=True)
             return tokens.unflatten(0, x.shape[:-1])
@@ -62,6 +64,7 @@ class PatchProjector(nn.Module):
         self.proj = nn.Linear(config.in_channels * config.patch_size**2, config.width)
 
     def forward(self, latents: Tensor) -> Tensor:
+        """Return B N D, row by row."""
         return self.proj(F.pixel_unshuffle(latents, self.patch_size).flatten(2).transpose(1, 2))
 
 
@@ -75,6 +78,7 @@ class TimeAndSize(nn.Module):
         self.condition_embedder = TwoLinears(4 * config.condition_dim, config.time_embed_dim)
 
     def forward(self, timestep: Tensor, target_size: Tensor, crop_coords: Tensor) -> Tensor:
+        """Return B E from a time B and two pairs of numbers B 2."""
         numbers = torch.cat([crop_coords, target_size], dim=1)
         dtype = self.timestep_embedder.linear_1.weight.dtype
         time = self.timestep_embedder(sinusoid(timestep, self.time_dim).to(dtype))
@@ -91,6 +95,7 @@ class TwoLinears(nn.Module):
         self.linear_2 = nn.Linear(width_out, width_out)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return B width_out from B width_in."""
         return self.linear_2(F.silu(self.linear_1(x)))
 
 
@@ -102,6 +107,7 @@ class FinalNorm(nn.Module):
         self.linear = nn.Linear(condition, 2 * width)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """Return B N D, modulated by the condition B E."""
         scale, shift = self.linear(condition)[:, None].chunk(2, dim=-1)
         return torch.addcmul(shift, layer_norm(x), 1 + scale)
 

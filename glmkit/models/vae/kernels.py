@@ -1,6 +1,6 @@
 """Triton kernels for what stands between the convolutions of a VAE: every value read and written as rarely as can be.
 
-- `sums_kernel` and `merge_kernel`: the statistics of a group norm, as one factor and one summand a channel and image.
+- `sums_kernel` and `merge_kernel`: the statistics of a group norm, as one factor and one summand per channel and image.
 - `silu_kernel`: the norm by them, and SiLU.
 - `join_kernel`: a residual sum, with each pixel repeated where the next convolution works at a larger size.
 
@@ -8,24 +8,24 @@ All are limited by the memory, so blocks follow from how it is read. A program t
 to 128 neighbouring channels (256 bytes of bfloat16, two lines of the cache), so that each of 128 threads has four loads
 of 16 bytes under way. Programs that start together take channels beside each other first, and so read the memory in one
 piece. `sums_kernel` goes through many such tiles with three of them under way, 24 KB, about what a Hopper needs on each
-of its 132 processors to keep the memory busy; a thousand programs an image, eight a processor, leave at most 1 MB of
-partial sums, which the one program a group merges quickly. The other two kernels have as many programs as tiles.
+of its 132 processors to keep the memory busy; a thousand programs per image, eight per processor, leave at most 1 MB of
+partial sums, which the one program per group merges quickly. The other kernels have as many programs as tiles.
 
 Statistics are float32 and made in an order that only the image's size decides; no program sees another image.
 
-Shapes: B images, P pixels, C channels, G channels of a group, N chunks of pixels. An image lies in memory as P x C.
+Shapes: B batch, P pixels, C channels, N chunks of pixels. An image lies in memory as P x C.
 Offsets within a tile are 32 bits, where it begins 64: an image of 2048x2048 has 2**31 values at 512 channels.
 """
 
-# mypy: disable-error-code="no-untyped-def"
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
 # Arguments are pointers and numbers; Triton reads the annotations, so they are no strings here.
 import triton
 import triton.language as tl
 
 
 @triton.jit
-def _place(channels, BLOCK_C: tl.constexpr):
-    """What the program works on: the number of its block of pixels, its channels, and where its image begins."""
+def _position(channels, BLOCK_C: tl.constexpr):
+    """Return what the program works on: the number of its block of pixels, its channels, and its image."""
     blocks = tl.cdiv(channels, BLOCK_C)
     program = tl.program_id(0)
     return program // blocks, program % blocks * BLOCK_C + tl.arange(0, BLOCK_C), tl.program_id(1).to(tl.int64)
@@ -33,8 +33,8 @@ def _place(channels, BLOCK_C: tl.constexpr):
 
 @triton.jit
 def _tile(pixels, channels, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr):
-    """The program's one tile: channels, image, pixels, where it begins, offsets in it, and which of them exist."""
-    part, c, image = _place(channels, BLOCK_C)
+    """Return the program's one tile: channels, image, pixels, where it begins, offsets in it, which of them exist."""
+    part, c, image = _position(channels, BLOCK_C)
     first = part * BLOCK_P
     p = tl.arange(0, BLOCK_P)
     inside = (p < pixels - first)[:, None] & (c < channels)[None, :]
@@ -46,13 +46,13 @@ def sums_kernel(
     x, means, squares, pixels, chunk, chunks, channels, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
     STAGES: tl.constexpr,
 ):  # fmt: skip
-    """`means` B N C and `squares` B N C: a chunk's mean, and its sum of squared distances from that mean.
+    """Compute `means` B N C and `squares` B N C: a chunk's mean, and its sum of squared distances from that mean.
 
     Sums are of distances from the chunk's first pixel. That is a value like the others: its squared distance from the
     mean is at most `chunk` times the variance, usually about the variance itself, so little is lost by cancellation
     however far from zero all values lie.
     """
-    part, c, image = _place(channels, BLOCK_C)
+    part, c, image = _position(channels, BLOCK_C)
     first = part * chunk
     count = tl.minimum(chunk, pixels - first)
     begin = x + (image * pixels + first) * channels
@@ -78,8 +78,9 @@ def _parts(
     means, squares, added, middle, start, pixels, chunk, chunks, channels, group, ADDED: tl.constexpr,
     BLOCK: tl.constexpr, SQUARED: tl.constexpr,
 ):  # fmt: skip
-    """What BLOCK pairs of a chunk and a channel of the group, from the `start`-th on, add to the sum of all values, or
-    with SQUARED to that of the squared distances from `middle`.
+    """Return what BLOCK pairs of a chunk and a channel of the group, from the `start`-th on, add to the sum of values.
+
+    With SQUARED: to the sum of the squared distances from `middle`.
     """
     pair = start + tl.arange(0, BLOCK)
     inside = pair < chunks * group
@@ -102,7 +103,7 @@ def merge_kernel(
     means, squares, added, weight, bias, factors, summands, pixels, chunk, chunks, channels, group, eps,
     ADDED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """`factors` B C and `summands` B C: x times the one plus the other is the group norm of x + `added` (with ADDED).
+    """Compute `factors` B C and `summands` B C: x times one plus the other is the group norm of x + `added` (with ADDED).
 
     The formula is that of Chan, Golub and LeVeque (1983) for many parts at once.
     """
@@ -133,7 +134,7 @@ def merge_kernel(
 
 @triton.jit(do_not_specialize=["pixels"])
 def silu_kernel(x, factors, summands, out, pixels, channels, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr):
-    """out = silu(x times `factors` B C plus `summands` B C)."""
+    """Compute out = silu(x times `factors` B C plus `summands` B C)."""
     c, image, _, begin, at, inside = _tile(pixels, channels, BLOCK_P, BLOCK_C)
     values = tl.load(x + begin + at, mask=inside, other=0.0).to(tl.float32)
     factor = tl.load(factors + image * channels + c, mask=c < channels, other=0.0)
@@ -147,7 +148,7 @@ def silu_kernel(x, factors, summands, out, pixels, channels, BLOCK_P: tl.constex
 def join_kernel(
     x, y, bias, out, pixels, width, channels, TIMES: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr
 ):
-    """out = x + y + `bias` C, each pixel TIMES x TIMES in rows of TIMES * `width`."""
+    """Compute out = x + y + `bias` C, each pixel TIMES x TIMES in rows of TIMES * `width`."""
     c, image, pixel, begin, at, inside = _tile(pixels, channels, BLOCK_P, BLOCK_C)
     values = tl.load(x + begin + at, mask=inside, other=0.0).to(tl.float32)
     values += tl.load(y + begin + at, mask=inside, other=0.0).to(tl.float32)

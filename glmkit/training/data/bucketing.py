@@ -11,7 +11,8 @@ from math import prod
 from PIL import Image
 
 from glmkit.errors import UserError
-from glmkit.generation.sequence import MAX_ASPECT, TOKEN_PIXELS
+from glmkit.generation.sequence import TOKEN_PIXELS
+from glmkit.models.semantic_vq.model import MAX_ASPECT
 
 
 @dataclass(frozen=True)

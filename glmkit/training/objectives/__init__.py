@@ -1,4 +1,4 @@
-"""What each stage learns: one file per stage, one class with `loss` and `validation_losses`; `training/loop.py` is the loop."""
+"""What each stage learns: one file per stage, one class with `loss` and `validation_losses`; the loop is `loop.py`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Objective(Protocol):
         """Return the scalar loss of the images `indices`, and what to show beside it (detached scalars)."""
 
     def validation_losses(self) -> dict[str, float]:
-        """Return losses on images never trained on, with fixed noise and times; the key `loss` is the one that counts."""
+        """Return losses on images never trained on, with fixed noise and times; the one that counts is called `loss`."""
 
     def after_step(self, step: int, generator: torch.Generator) -> None:
         """Do what is left to do after an optimizer step; by default nothing."""

@@ -46,7 +46,7 @@ class GlyphTokens:
         """Take the encoder, once it is there and adapted."""
         self.encoder = _without_dropout(encoder)
         self._device = next(encoder.parameters()).device
-        self._ids = encoder.token_ids(self._texts)
+        self._ids = encoder.tokenize(self._texts)
 
     def __getitem__(self, indices: Sequence[int]) -> Tensor:
         """B S T int16; -1 is no token."""
@@ -57,7 +57,7 @@ class GlyphTokens:
         return torch.from_numpy(padded).to(self._device, non_blocking=True)
 
     def embeddings(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-        return self.encoder.from_token_ids(self[indices])
+        return self.encoder.encode_token_ids(self[indices])
 
 
 def _without_dropout(encoder: GlyphEncoder) -> GlyphEncoder:
@@ -87,7 +87,7 @@ class GlyphEmbeddings:
         held = torch.bfloat16 if cache.device.type == "cuda" else torch.float32
 
         def encode(rows: list[int]) -> Tensor:
-            embeddings, _ = hybrid.glyph.from_spans([different[row] for row in rows])
+            embeddings, _ = hybrid.glyph.encode_texts([different[row] for row in rows])
             return F.pad(embeddings, (0, 0, sizes[rows[0]][1] - embeddings.shape[1], 0)).to(held)
 
         self._kept = cache.precompute(

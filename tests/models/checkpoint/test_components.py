@@ -15,45 +15,45 @@ from glmkit.models import checkpoint
 from glmkit.models.checkpoint import weights
 
 
-def stock_tensors(folder: Path, part: str) -> dict[str, torch.Tensor]:
-    """The part's tensors as stock `from_pretrained` holds them."""
+def stock_tensors(folder: Path, component: str) -> dict[str, torch.Tensor]:
+    """The component's tensors as stock `from_pretrained` holds them."""
     pipeline = tiny_checkpoint.diffusers_pipeline(folder)
     module = {"decoder": pipeline.transformer, "glyph": pipeline.text_encoder, "vae": pipeline.vae}.get(
-        part, pipeline.vision_language_encoder
+        component, pipeline.vision_language_encoder
     )
-    spec = checkpoint.COMPONENTS[part]
-    named = {spec.ours(name): value for name, value in module.state_dict().items()}
+    spec = checkpoint.COMPONENTS[component]
+    named = {spec.module_name(name): value for name, value in module.state_dict().items()}
     return {name: value for name, value in named.items() if name is not None}
 
 
-@pytest.mark.parametrize("part", checkpoint.COMPONENTS)
-def test_loads_what_stock_wrote(tiny_model: Path, part: str) -> None:
-    state = checkpoint.load_component(tiny_model, part).state_dict()
-    stock = stock_tensors(tiny_model, part)
+@pytest.mark.parametrize("component", checkpoint.COMPONENTS)
+def test_loads_what_stock_wrote(tiny_model: Path, component: str) -> None:
+    state = checkpoint.load_component(tiny_model, component).state_dict()
+    stock = stock_tensors(tiny_model, component)
     assert state.keys() == stock.keys()
     for name, value in state.items():
         assert torch.equal(value, stock[name]), name
 
 
 def test_stock_loads_what_we_wrote(tiny_copy: Path) -> None:
-    """New weights of every part, in several shards, all at once through the stock pipeline."""
+    """New weights of every component, in several shards, all at once through the stock pipeline."""
     torch.manual_seed(1)
-    written = {part: checkpoint.new_component(tiny_copy, part) for part in checkpoint.COMPONENTS}
-    for part, module in written.items():
-        checkpoint.save_component(tiny_copy, part, module, max_shard_bytes=60_000)
+    written = {component: checkpoint.new_component(tiny_copy, component) for component in checkpoint.COMPONENTS}
+    for component, module in written.items():
+        checkpoint.save_component(tiny_copy, component, module, max_shard_bytes=60_000)
     assert len(list((tiny_copy / "vision_language_encoder").glob("*.safetensors"))) > 2
     assert not (tiny_copy / "vision_language_encoder" / "model.safetensors").exists()
-    for part, module in written.items():
-        stock = stock_tensors(tiny_copy, part)
+    for component, module in written.items():
+        stock = stock_tensors(tiny_copy, component)
         for name, value in module.state_dict().items():
-            assert torch.equal(value, stock[name]), (part, name)
+            assert torch.equal(value, stock[name]), (component, name)
 
 
 def test_sharded_folders_of_stock_load(tmp_path: Path, tiny_model: Path) -> None:
     sharded = tiny_checkpoint.build(tmp_path / "sharded", max_shard_size=60_000)
     assert (sharded / "transformer" / "diffusion_pytorch_model.safetensors.index.json").exists()
-    for part in ("autoregressive", "decoder"):
-        one, many = (checkpoint.load_component(folder, part).state_dict() for folder in (tiny_model, sharded))
+    for component in ("autoregressive", "decoder"):
+        one, many = (checkpoint.load_component(folder, component).state_dict() for folder in (tiny_model, sharded))
         assert all(torch.equal(one[name], many[name]) for name in one)
 
 
@@ -130,8 +130,8 @@ def test_create_writes_a_folder_that_stock_loads(tiny_model: Path, tmp_path: Pat
     folder = tmp_path / "new"
     checkpoint.create(folder, configs, {"size": "128x128"})
     shutil.copytree(tiny_model / "processor", folder / "processor")
-    for part in checkpoint.COMPONENTS:
-        checkpoint.save_component(folder, part, checkpoint.new_component(folder, part), dtype=torch.bfloat16)
+    for component in checkpoint.COMPONENTS:
+        checkpoint.save_component(folder, component, checkpoint.new_component(folder, component), dtype=torch.bfloat16)
     pipeline = tiny_checkpoint.diffusers_pipeline(folder)
     assert pipeline.scheduler.config.base_image_seq_len == 256
     assert pipeline.tokenizer("abc").input_ids == [100, 101, 102, 1]

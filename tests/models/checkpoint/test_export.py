@@ -10,11 +10,10 @@ import tiny_checkpoint
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from tiny_adapter import decoder_inputs, make_adapter
+from tiny_adapter import apply_adapter, decoder_inputs, make_adapter
 
 from glmkit.cli import main
 from glmkit.models import checkpoint
-from glmkit.models.checkpoint.adapters import apply_adapter
 from glmkit.models.hybrid import HybridModel
 
 
@@ -88,7 +87,7 @@ def test_what_cannot_be_exported(tiny_model: Path, tmp_path: Path, capsys: pytes
 def test_a_merged_model_is_the_model_with_its_adapters(
     tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Two adapters with weights, both parts; stock diffusers loads the folder; it is a base of its own."""
+    """Two adapters with weights, both components; stock diffusers loads the folder; it is a base of its own."""
     make_adapter(tiny_model, tmp_path / "a", "decoder")
     make_adapter(tiny_model, tmp_path / "a", "autoregressive")
     make_adapter(tiny_model, tmp_path / "b", "decoder", seed=1)
@@ -98,10 +97,10 @@ def test_a_merged_model_is_the_model_with_its_adapters(
     hybrid = HybridModel(tiny_model)
     for given in (tmp_path / "a", f"{tmp_path / 'b'}:0.5"):
         apply_adapter(hybrid, given)
-    for part in ("decoder", "autoregressive", "semantic_vq", "vae"):
-        ours = getattr(hybrid, part).state_dict()
-        theirs = checkpoint.load_component(out, part).state_dict()
-        assert all(torch.equal(ours[name], theirs[name]) for name in ours), part
+    for component in ("decoder", "autoregressive", "semantic_vq", "vae"):
+        ours = getattr(hybrid, component).state_dict()
+        theirs = checkpoint.load_component(out, component).state_dict()
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours), component
     transformer = tiny_checkpoint.diffusers_pipeline(out).transformer
     assert torch.equal(transformer.proj_out.weight, hybrid.decoder.proj_out.weight)
     images = []

@@ -91,30 +91,30 @@ def test_a_batch_has_the_layout_of_stock(glyph: GlyphEncoder) -> None:
 def test_token_ids_give_the_same_embeddings(glyph: GlyphEncoder) -> None:
     """Prompt for prompt, in the order of the text; only the padding is elsewhere, and it is zero."""
     prompts = [["HELLO"], ["a", "bc"], [], ["x", "y", "a longer text"], ["<pad>"]]
-    ids = torch.from_numpy(glyph.token_ids(prompts))
-    embeddings, mask = glyph.from_token_ids(torch.nn.functional.pad(ids, (0, 3), value=-1))
-    expected, real = glyph.from_spans(prompts)
+    ids = torch.from_numpy(glyph.tokenize(prompts))
+    embeddings, mask = glyph.encode_token_ids(torch.nn.functional.pad(ids, (0, 3), value=-1))
+    expected, real = glyph.encode_texts(prompts)
     for row in range(len(prompts)):
         assert (embeddings[row][mask[row]] - expected[row][real[row]]).abs().max() <= TOLERANCE
     assert embeddings[~mask].abs().max() == 0 and mask.shape[1] == 3 * (len("a longer text") + 1 + 3)
 
 
 def test_no_spans_mean_one_empty_span(glyph: GlyphEncoder) -> None:
-    embeddings, mask = glyph.from_spans([[], [""]])
+    embeddings, mask = glyph.encode_texts([[], [""]])
     assert torch.equal(embeddings[0], embeddings[1])
     assert mask.tolist() == [[True], [True]]  # the end token
 
 
 def test_the_even_rule_is_per_prompt(glyph: GlyphEncoder) -> None:
     """One span alone and the same span beside another differ: the second sees a padding token in front."""
-    lengths = glyph.from_spans([["ab"], ["ab", "cd"], ["ab", "cd", "ef"]])[1].sum(1)
+    lengths = glyph.encode_texts([["ab"], ["ab", "cd"], ["ab", "cd", "ef"]])[1].sum(1)
     assert lengths.tolist() == [3, 2 * 4, 3 * 3]
 
 
 def test_gradients_reach_the_encoder_from_every_prompt(glyph: GlyphEncoder) -> None:
     encoder = T5EncoderModel(glyph.encoder.config)
     trainable = GlyphEncoder(encoder, glyph.tokenizer)
-    embeddings, _ = trainable.from_spans([["A"], ["B", "C"]])
+    embeddings, _ = trainable.encode_texts([["A"], ["B", "C"]])
     embeddings.square().sum().backward()
     touched = encoder.shared.weight.grad.abs().sum(1).nonzero().flatten().tolist()
     assert touched == [0, 1, *(ord(letter) + 3 for letter in "ABC")]

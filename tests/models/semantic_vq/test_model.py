@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from glmkit.errors import UserError
-from glmkit.models.semantic_vq.model import SemanticTokenizer, halved_size, prepare
+from glmkit.models.semantic_vq.model import SemanticTokenizer, halved_size, prepare_image
 
 MIN_PIXELS, MAX_PIXELS = 96 * 96, 256 * 256
 SIZES = [(96, 96), (90, 133), (64, 200), (48, 192), (200, 51), (500, 230), (17, 17)]
@@ -62,7 +62,7 @@ def test_ids_from_pixels_equal_stock(height: int, width: int) -> None:
     with torch.no_grad():
         (expected_Dhw,) = model.get_image_features(inputs["pixel_values"], inputs["image_grid_thw"]).pooler_output
         expected_N = model.get_image_tokens([expected_Dhw])
-    pixels_CHW = prepare(image, halved_size(height, width, MIN_PIXELS, MAX_PIXELS), HALF, HALF)
+    pixels_CHW = prepare_image(image, halved_size(height, width, MIN_PIXELS, MAX_PIXELS), HALF, HALF)
     torch.testing.assert_close(tiny.patches(pixels_CHW), inputs["pixel_values"], atol=1e-6, rtol=0)
     with torch.no_grad():
         features_1Dhw = tiny.our_tokenizer().features(pixels_CHW[None])
@@ -76,7 +76,7 @@ def test_ids_from_pixels_equal_stock(height: int, width: int) -> None:
 def test_other_modes_become_rgb_as_in_stock(mode: str) -> None:
     image = make_image(128, 96, mode)
     inputs = stock_processor()(images=[image], return_tensors="pt")
-    pixels_CHW = prepare(image, halved_size(128, 96, MIN_PIXELS, MAX_PIXELS), HALF, HALF)
+    pixels_CHW = prepare_image(image, halved_size(128, 96, MIN_PIXELS, MAX_PIXELS), HALF, HALF)
     one_level = 2 / 255 + 1e-6
     torch.testing.assert_close(tiny.patches(pixels_CHW), inputs["pixel_values"], atol=one_level, rtol=0)
 
@@ -95,8 +95,10 @@ def test_quantisation_and_losses_equal_stock() -> None:
     expected = tiny.stock_model().model.vqmodel.encode(features_BDhw)
     ours = tiny.our_tokenizer().quantize(features_BDhw)
     torch.testing.assert_close(ours.features, expected.quantized_last_hidden_state, atol=1e-6, rtol=0)
-    torch.testing.assert_close(ours.commitment + 0.25 * ours.codebook, expected.embedding_loss, atol=1e-6, rtol=0)
-    assert torch.equal(ours.ids.flatten(), expected.image_tokens)
+    torch.testing.assert_close(
+        ours.commitment_loss + 0.25 * ours.codebook_loss, expected.embedding_loss, atol=1e-6, rtol=0
+    )
+    assert torch.equal(ours.token_ids.flatten(), expected.image_tokens)
     weight = torch.randn(ours.features.shape, generator=tiny.generator(2))
     stock_gradient = torch.autograd.grad((expected.quantized_last_hidden_state * weight).sum(), features_BDhw)[0]
     our_gradient = torch.autograd.grad((ours.features * weight).sum(), features_BDhw)[0]
@@ -108,7 +110,7 @@ def test_each_loss_moves_its_own_side() -> None:
     tokenizer = SemanticTokenizer(tiny.our_tokenizer().config)
     ours = tokenizer.quantize(torch.randn(1, 32, 4, 4))
     codes, conv = tokenizer.vqmodel.quantize.embedding.weight, tokenizer.vqmodel.quant_conv.weight
-    for loss, moved, still in ((ours.commitment, conv, codes), (ours.codebook, codes, conv)):
+    for loss, moved, still in ((ours.commitment_loss, conv, codes), (ours.codebook_loss, codes, conv)):
         gradients = torch.autograd.grad(loss, (moved, still), retain_graph=True, allow_unused=True)
         assert gradients[0] is not None and gradients[0].abs().sum() > 0
         assert gradients[1] is None or gradients[1].abs().sum() == 0
@@ -117,9 +119,9 @@ def test_each_loss_moves_its_own_side() -> None:
 def test_autocast_does_not_change_the_nearest_code() -> None:
     """In bfloat16 the nearest codes tie; the search must stay in float32."""
     features_BDhw = torch.randn(1, 32, 16, 16, generator=tiny.generator(3))
-    expected = tiny.our_tokenizer().vqmodel.quantize(features_BDhw[:, :16]).ids
+    expected = tiny.our_tokenizer().vqmodel.quantize(features_BDhw[:, :16]).token_ids
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(tiny.our_tokenizer().vqmodel.quantize(features_BDhw[:, :16]).ids, expected)
+        assert torch.equal(tiny.our_tokenizer().vqmodel.quantize(features_BDhw[:, :16]).token_ids, expected)
 
 
 @pytest.mark.parametrize(("size", "word"), [((100, 401), "times"), ((15, 40), "at least")])

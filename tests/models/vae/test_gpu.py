@@ -1,4 +1,4 @@
-"""The VAE by kernels of our own gives what stock gives; without a GPU they run in Triton's interpreter."""
+"""The VAE by Triton kernels gives what diffusers gives; without a GPU they run in Triton's interpreter."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ from torch.nn import functional
 pytest.importorskip("triton")  # no build of it for macOS and Windows
 
 from glmkit.models.hybrid import HybridModel
-from glmkit.models.vae import gpu as gpu_vae
-from glmkit.models.vae import model as module
+from glmkit.models.vae import gpu
 from glmkit.models.vae.gpu import Activation
 from glmkit.models.vae.model import Vae
 
@@ -58,10 +57,10 @@ def exact(norm: nn.GroupNorm, x: Activation) -> Tensor:
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tiny image has several chunks of several tiles, too, and blocks of channels."""
-    monkeypatch.setattr(gpu_vae, "TILE", 128)
-    monkeypatch.setattr(gpu_vae, "BLOCK_C", 16)
-    monkeypatch.setattr(gpu_vae, "PROGRAMS", 6)
-    monkeypatch.setattr(gpu_vae, "MERGED", 8)
+    monkeypatch.setattr(gpu, "TILE", 128)
+    monkeypatch.setattr(gpu, "MAX_CHANNELS", 16)
+    monkeypatch.setattr(gpu, "PROGRAMS", 6)
+    monkeypatch.setattr(gpu, "MERGED", 8)
 
 
 @pytest.mark.usefixtures("small_blocks")
@@ -71,14 +70,14 @@ def test_norm_and_silu(channels: int, groups: int, biased: bool) -> None:
     """Groups within a block of channels, across two of them and of 6 and 10 channels; tiles and chunks are cut off."""
     norm = random_norm(groups, channels)
     x = Activation(make_image(2, channels, 7, 11), random(channels, seed=3) if biased else None)
-    ours = gpu_vae.normed(norm, x)
+    ours = gpu.normed(norm, x)
     assert ours.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(ours.double(), exact(norm, x), atol=5e-6, rtol=3e-6)
 
 
 def test_norm_at_full_blocks() -> None:
     norm, x = random_norm(32, 160), Activation(make_image(1, 160, 33, 35), random(160, seed=3))
-    torch.testing.assert_close(gpu_vae.normed(norm, x).double(), exact(norm, x), atol=5e-6, rtol=3e-6)
+    torch.testing.assert_close(gpu.normed(norm, x).double(), exact(norm, x), atol=5e-6, rtol=3e-6)
 
 
 @pytest.mark.usefixtures("small_blocks")
@@ -86,7 +85,7 @@ def test_norm_of_values_far_from_zero() -> None:
     """The variance is not lost beside the square of the mean, be it the image's or the bias's."""
     norm, far = random_norm(4, 16), make_image(1, 16, 8, 40) + 1000
     for x in (Activation(far), Activation(far - 1000, torch.full((16,), 1000.0, device=DEVICE))):
-        torch.testing.assert_close(gpu_vae.normed(norm, x).double(), exact(norm, x), atol=2e-3, rtol=0)
+        torch.testing.assert_close(gpu.normed(norm, x).double(), exact(norm, x), atol=2e-3, rtol=0)
 
 
 @pytest.mark.usefixtures("small_blocks")
@@ -94,17 +93,17 @@ def test_norm_of_one_value() -> None:
     """No distance at all: eps alone decides, and nothing becomes NaN."""
     norm, x = random_norm(4, 16), torch.full_like(make_image(1, 16, 9, 9), 3.0)
     expected = functional.silu(norm.bias).view(1, -1, 1, 1).expand_as(x)
-    torch.testing.assert_close(gpu_vae.normed(norm, Activation(x)), expected, atol=1e-3, rtol=0)
+    torch.testing.assert_close(gpu.normed(norm, Activation(x)), expected, atol=1e-3, rtol=0)
 
 
 @pytest.mark.usefixtures("small_blocks")
 def test_bfloat16() -> None:
     """One rounding, at the end; the interpreter cuts off where a GPU rounds."""
     norm, x = random_norm(4, 16), Activation(make_image(1, 16, 5, 12).bfloat16(), random(16, seed=3).bfloat16())
-    ours = gpu_vae.normed(norm.bfloat16(), x)
+    ours = gpu.normed(norm.bfloat16(), x)
     assert ours.dtype == torch.bfloat16
     torch.testing.assert_close(ours.double(), exact(norm, x), atol=1e-5, rtol=2**-7)
-    joined = gpu_vae.joined(x, x)
+    joined = gpu.joined(x, x)
     torch.testing.assert_close(joined.float(), 2 * (x.values.float() + _column(x.bias)), atol=1e-5, rtol=2**-7)
 
 
@@ -119,7 +118,7 @@ def _column(bias: Tensor | None) -> Tensor:
 def test_residual_sum(times: int, biased: bool) -> None:
     x, y = make_image(2, 20, 7, 9), make_image(2, 20, 7, 9, seed=1)
     first, second = random(20, seed=2) if biased else None, random(20, seed=3)
-    ours = gpu_vae.joined(Activation(x, first), Activation(y, second), times)
+    ours = gpu.joined(Activation(x, first), Activation(y, second), times)
     expected = x + y + _column(second) + (_column(first) if biased else 0)
     expected = expected.repeat_interleave(times, 2).repeat_interleave(times, 3)
     assert ours.is_contiguous(memory_format=torch.channels_last)
@@ -130,11 +129,11 @@ def test_residual_sum(times: int, biased: bool) -> None:
 def test_a_image_is_the_same_in_a_batch() -> None:
     norm, bias = random_norm(4, 24), random(24, seed=3)
     x, y = Activation(make_image(3, 24, 7, 9), bias), Activation(make_image(3, 24, 7, 9, seed=1), bias)
-    normed, joined = gpu_vae.normed(norm, x), gpu_vae.joined(x, y)
+    normed, joined = gpu.normed(norm, x), gpu.joined(x, y)
     for row in range(3):
         alone, other = (both._replace(values=both.values[row : row + 1]) for both in (x, y))
-        assert torch.equal(gpu_vae.normed(norm, alone)[0], normed[row])
-        assert torch.equal(gpu_vae.joined(alone, other)[0], joined[row])
+        assert torch.equal(gpu.normed(norm, alone)[0], normed[row])
+        assert torch.equal(gpu.joined(alone, other)[0], joined[row])
 
 
 def autoencoder(**changes: Any) -> AutoencoderKL:
@@ -170,22 +169,22 @@ def test_decode_and_encode_equal_stock(changes: dict[str, Any]) -> None:
     images, moments = model.decode(latents).sample, model.encode(pixels).latent_dist.parameters
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     model.to(memory_format=torch.channels_last)
-    torch.testing.assert_close(gpu_vae.decode(model, latents), images, atol=1e-4, rtol=1e-5)
-    torch.testing.assert_close(gpu_vae.encode(model, pixels), moments, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(gpu.decode(model, latents), images, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(gpu.encode(model, pixels), moments, atol=1e-4, rtol=1e-5)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
 def test_vae_takes_the_kernels(monkeypatch: pytest.MonkeyPatch, tiny_model: Any) -> None:
-    """A optimized model does on a GPU, where gradients are not wanted; the numbers stay."""
+    """An optimized model does on a GPU, where gradients are not wanted; the numbers stay."""
     hybrid = HybridModel(tiny_model, DEVICE)
     hybrid.vae = Vae(autoencoder()).to(DEVICE)
     stock = copy.deepcopy(hybrid.vae)
-    monkeypatch.setattr(module, "triton_runs", lambda device: True)
+    monkeypatch.setattr("glmkit.models.vae.model.triton_runs", lambda device: True)
     hybrid.device = torch.device("cuda")
     hybrid.optimize_for_inference()
-    encode, decode = Mock(wraps=gpu_vae.encode), Mock(wraps=gpu_vae.decode)
-    monkeypatch.setattr(gpu_vae, "encode", encode)
-    monkeypatch.setattr(gpu_vae, "decode", decode)
+    encode, decode = Mock(wraps=gpu.encode), Mock(wraps=gpu.decode)
+    monkeypatch.setattr(gpu, "encode", encode)
+    monkeypatch.setattr(gpu, "decode", decode)
     latents, pixels = random(1, 4, 3, 2), random(1, 3, 12, 8)
     torch.testing.assert_close(hybrid.vae.decode(latents), stock.decode(latents), atol=1e-4, rtol=1e-5)
     torch.testing.assert_close(hybrid.vae.encode(pixels), stock.encode(pixels), atol=1e-4, rtol=1e-5)
@@ -194,19 +193,19 @@ def test_vae_takes_the_kernels(monkeypatch: pytest.MonkeyPatch, tiny_model: Any)
     assert latents.grad is not None and decode.call_count == 1
 
 
-def test_vae_keeps_stocks_way_where_kernels_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vae_keeps_the_plain_way_where_kernels_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
     def optimized(**changes: Any) -> Vae:
         made = Vae(autoencoder(**changes))
         made.use_kernels()
         return made
 
-    monkeypatch.setattr(module, "triton_runs", lambda device: True)
-    assert optimized().by_kernels
-    assert not optimized(act_fn="relu").by_kernels
-    assert not optimized(up_block_types=("UpDecoderBlock2D", "UpDecoderBlock2D", "AttnUpDecoderBlock2D")).by_kernels
-    monkeypatch.setattr(module, "triton_runs", lambda device: False)
+    monkeypatch.setattr("glmkit.models.vae.model.triton_runs", lambda device: True)
+    assert optimized().uses_kernels
+    assert not optimized(act_fn="relu").uses_kernels
+    assert not optimized(up_block_types=("UpDecoderBlock2D", "UpDecoderBlock2D", "AttnUpDecoderBlock2D")).uses_kernels
+    monkeypatch.setattr("glmkit.models.vae.model.triton_runs", lambda device: False)
     vae = optimized()
-    assert not vae.by_kernels and vae.autoencoder.decoder.conv_in.weight.is_contiguous()
+    assert not vae.uses_kernels and vae.autoencoder.decoder.conv_in.weight.is_contiguous()
 
 
 ASSEMBLE = """
@@ -215,19 +214,18 @@ sys.path.insert(0, FOLDER)
 import torch
 from torch import nn
 from ar_kernels import compile_only, empty
-from glmkit.models.vae import gpu as gpu_vae
-from glmkit.models.vae import kernels as vae_kernels
+from glmkit.models.vae import gpu, kernels
 
 compile_only((9, 0))
 for channels in (128, 512, 1024):
     x = empty(1, 40, 41, channels).permute(0, 3, 1, 2)
     norm = nn.GroupNorm(32, channels).bfloat16().requires_grad_(False)
     for bias in (None, norm.bias):
-        gpu_vae.normed(norm, gpu_vae.Activation(x, bias))
+        gpu.normed(norm, gpu.Activation(x, bias))
     for times in (1, 2):
-        gpu_vae.joined(gpu_vae.Activation(x), gpu_vae.Activation(x, norm.bias), times)
+        gpu.joined(gpu.Activation(x), gpu.Activation(x, norm.bias), times)
 for name, count, wide in (("sums", 1, "cp.async.cg"), ("merge", 2, ""), ("silu", 1, ".v4.b32"), ("join", 2, ".v4.b32")):
-    compiled = list(getattr(vae_kernels, name + "_kernel").device_caches[0][0].values())
+    compiled = list(getattr(kernels, name + "_kernel").device_caches[0][0].values())
     assert len(compiled) == count, f"{name} is compiled {len(compiled)} times"
     assert all(wide in one.asm["ptx"] for one in compiled), f"{name} does not read 16 bytes at a time"
 """
