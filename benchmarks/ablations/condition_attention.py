@@ -37,11 +37,11 @@ from glmkit.models.devices import dtype_for, pick_device
 GLYPH_TOKENS = 16
 
 
-class PeakMemory(TorchDispatchMode):
+class PeakMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the most bytes alive at once among the tensors that operations make while it is active."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.alive = self.peak = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -109,9 +109,10 @@ def block_causal(decoder: DiffusionDecoder, inputs: Inputs) -> Passes:
 
     def step(cache: Any) -> Tensor:
         prior, latents = inputs.priors[0], inputs.latents[0]
-        return decoder(
+        velocity: Tensor = decoder(
             latents, inputs.glyph, None, prior, prior_token_drop, inputs.timestep, inputs.size, inputs.crop, cache
         )
+        return velocity
 
     return fill_cache, step
 
@@ -189,7 +190,7 @@ def _peaks(decoder: DiffusionDecoder, attention: Attention, inputs: Inputs, trai
     if not training:
         return {"peak_bytes": generation.peak}
     with PeakMemory() as trained:
-        step(fill_cache()).square().mean().backward()
+        step(fill_cache()).square().mean().backward()  # type: ignore[no-untyped-call]
     decoder.zero_grad()
     return {"peak_bytes": generation.peak, "train_peak_bytes": trained.peak}
 
@@ -201,7 +202,7 @@ def _seconds(decoder: DiffusionDecoder, attention: Attention, inputs: Inputs, tr
         _, step_seconds = timed(lambda: step(cache), device)
     if not training:
         return {"cache_seconds": cache_seconds, "step_seconds": step_seconds}
-    _, train_step_seconds = timed(lambda: step(fill_cache()).square().mean().backward(), device)
+    _, train_step_seconds = timed(lambda: step(fill_cache()).square().mean().backward(), device)  # type: ignore[no-untyped-call]
     decoder.zero_grad()
     return {"cache_seconds": cache_seconds, "step_seconds": step_seconds, "train_step_seconds": train_step_seconds}
 

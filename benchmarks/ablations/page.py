@@ -145,7 +145,7 @@ def strips(ablation: Ablation, results: Path, by_arm: Results, page: Path) -> It
 
 
 def _training_seconds(result: Result) -> float:
-    return sum(step["seconds"] for step in result["steps"])
+    return float(sum(step["seconds"] for step in result["steps"]))
 
 
 def _validation_curves(results: Sequence[Result]) -> Iterator[tuple[tuple[str, str], list[tuple[float, float]]]]:

@@ -33,7 +33,8 @@ from glmkit.evaluation.evaluate import evaluate
 from glmkit.evaluation.plan import DEFAULT_ENGINE, EvaluationPlan
 from glmkit.files import atomic_path, read_json, read_jsonl, write_json
 from glmkit.generation.denoising import decode_prior_tokens
-from glmkit.generation.prior_tokens import generate_prior_tokens, prior_token_decoder, prompt_tokenizer, sampling_of
+from glmkit.generation.prior_tokens import generate_prior_tokens, prior_token_decoder, prompt_tokenizer
+from glmkit.generation.requests import sampling_of
 from glmkit.generation.sampling import uniforms
 from glmkit.generation.sequence import grids, prompt_positions
 from glmkit.models import checkpoint
@@ -186,7 +187,7 @@ def samples(images: Sequence[Path]) -> Image.Image:
 def stop_after(minutes: float) -> None:
     """End this process by then; what it has finished stays."""
 
-    def stop(signum: int, frame: FrameType | None) -> None:
+    def stop(_signum: int, _frame: FrameType | None) -> None:
         raise SystemExit(f"stopped after {minutes:g} minutes; the same command continues")
 
     signal.signal(signal.SIGALRM, stop)

@@ -104,10 +104,10 @@ def read_attributes(image: Image.Image, palette: Palette = GRAMMAR) -> Attribute
 
 def nearest_colours(image: Image.Image, palette: Palette = GRAMMAR) -> np.ndarray:
     """Return for every pixel the index in `palette` of the nearest colour in sRGB: int64 H W."""
-    values, pixels = palette.values, _float_pixels(image)
-    return (pixels @ values.T - (values**2).sum(-1) / 2).argmax(
-        -1
-    )  # the distance without the term that all colours share
+    values = palette.values
+    # The squared distance, halved and negated, without the term that all colours share.
+    nearest: np.ndarray = (_float_pixels(image) @ values.T - (values**2).sum(-1) / 2).argmax(-1)
+    return nearest
 
 
 def scale(image: Image.Image, width: int, height: int) -> Image.Image:

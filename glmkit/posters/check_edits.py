@@ -48,7 +48,8 @@ def unchanged_region(edit: Edit) -> np.ndarray:
     condition, target = (np.asarray(render(scene)) for scene in (edit.condition, edit.target))
     changed = Image.fromarray(np.uint8(255) * (condition != target).any(axis=2))
     margin = max(1, round(MARGIN * min(changed.size)))
-    return np.asarray(changed.filter(ImageFilter.MaxFilter(2 * margin + 1))) == 0
+    unchanged: np.ndarray = np.asarray(changed.filter(ImageFilter.MaxFilter(2 * margin + 1))) == 0
+    return unchanged
 
 
 def background_psnr(image: Image.Image, edit: Edit) -> float:

@@ -33,6 +33,6 @@ def _is_framed(colours: np.ndarray, scene: Scene) -> bool:
 
 def _ring(first: int, end: int) -> np.ndarray:
     """Select pixels from `first` to `end` from the edge, without the softened ones at both ends; bool SIZE SIZE."""
-    distance = np.minimum(np.arange(SIZE), np.arange(SIZE)[::-1])
-    distance = np.minimum(distance[:, None], distance)
+    distance_1d = np.minimum(np.arange(SIZE), np.arange(SIZE)[::-1])
+    distance: np.ndarray = np.minimum(distance_1d[:, None], distance_1d)
     return (distance >= first + 1) & (distance < end - 1)

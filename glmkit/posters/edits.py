@@ -73,7 +73,7 @@ def edit_scene(scene: Scene, kind: EditKind, rng: random.Random, split: Split) -
     return _SAMPLERS[kind](scene, rng, split)
 
 
-def _sample_background(scene: Scene, rng: random.Random, split: Split) -> Edit | None:
+def _sample_background(scene: Scene, rng: random.Random, _: Split) -> Edit | None:
     """Sample another background on which the text and the shape have the contrast that the grammar demands."""
     colours = [
         name
@@ -141,7 +141,7 @@ def _phrase_replacement(line: str, text: str, rng: random.Random) -> str:
     )
 
 
-def _sample_addition(scene: Scene, rng: random.Random, split: Split) -> Edit | None:
+def _sample_addition(scene: Scene, rng: random.Random, _: Split) -> Edit | None:
     shaped = _with_shape(scene, rng)
     if shaped is None:
         return None
@@ -150,7 +150,7 @@ def _sample_addition(scene: Scene, rng: random.Random, split: Split) -> Edit | N
     return Edit("add", replace(shaped, shape=Shape()), shaped, instruction)
 
 
-def _sample_removal(scene: Scene, rng: random.Random, split: Split) -> Edit | None:
+def _sample_removal(scene: Scene, rng: random.Random, _: Split) -> Edit | None:
     shaped = _with_shape(scene, rng)
     if shaped is None:
         return None

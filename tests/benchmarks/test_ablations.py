@@ -77,7 +77,7 @@ def test_mistakes_in_an_ablation_are_explained(ablations: dict[str, ModuleType])
         definitions.load("glyph")
     with pytest.raises(UserError, match="arm of glyphs"):
         definitions.resolve("glyphs", "of")
-    with pytest.raises(UserError, match="recipe of base.yaml"):
+    with pytest.raises(UserError, match=r"recipe of base\.yaml"):
         definitions.recipe("decoder_64", "model", "output", 0)
     with pytest.raises(UserError, match="unknown key"):
         definitions.recipe("decoder_128 decoder.step=3", "model", "output", 0)
@@ -121,7 +121,8 @@ def test_an_arm_trains_and_generates(
         assert unchanged == (component in definition.pretrained)
         assert not unchanged or component.split("_")[0] not in trained
     images = sorted((folder / "images").glob("*.png"))
-    assert len(images) == 2 and Image.open(images[0]).size == (64, 64)
+    assert len(images) == 2
+    assert Image.open(images[0]).size == (64, 64)
     shutil.rmtree(folder / "model")
     ablations["run"].run(ablation, arm, arguments(tmp_path, tiny))
     assert not (folder / "model").exists()
@@ -141,13 +142,16 @@ def test_a_result_says_what_is_read_and_seen(
     assert all(
         row["measures"][name] == 1 for name in ("word_accuracy", "ned", "attribute_accuracy", "shape", "background")
     )
-    assert set(row["pretrained"]) == set(checkpoint.COMPONENTS) and row["environment"]["device"] == "cpu"
+    assert set(row["pretrained"]) == set(checkpoint.COMPONENTS)
+    assert row["environment"]["device"] == "cpu"
     assert Image.open(tmp_path / "glyphs-shipped-0.png").size == (2 * 112, 112)
     shutil.rmtree(tmp_path / "glyphs-shipped-0" / "scores")
     Image.new("RGB", (256, 256), "pink").save(second)
     ablations["run"].run("glyphs", "shipped", arguments(tmp_path, tiny, no_score=False))
     found = read_json(tmp_path / "glyphs-shipped-0.json")["measures"]
-    assert 0 < found["word_accuracy"] < 1 and 0 < found["attribute_accuracy"] < 1 and found["cer"] > 0
+    assert 0 < found["word_accuracy"] < 1
+    assert 0 < found["attribute_accuracy"] < 1
+    assert found["cer"] > 0
     assert "word_accuracy 1," in capsys.readouterr().out
 
 
@@ -175,7 +179,8 @@ def test_texts_are_withheld_from_the_decoder_alone(
     for glyphs in (True, False):
         run.generate(tmp_path / str(glyphs), hybrid, run.Arm(glyphs=glyphs), requests)
     (prompts, priors), (none, same_priors) = decoded
-    assert prompts == [request.prompt for request in requests] and none == ["", ""]
+    assert prompts == [request.prompt for request in requests]
+    assert none == ["", ""]
     assert all(torch.equal(one, other) for one, other in zip(priors, same_priors, strict=True))
 
 
@@ -192,7 +197,8 @@ def test_images_reach_the_page(ablations: dict[str, ModuleType], tmp_path: Path)
     strip.save(tmp_path / "results" / "glyphs-on-4.png")
     by_arm = {arm: [{"ablation": "glyphs", "arm": arm, "seed": 4}] for arm in ("on", "off")}
     (shown,) = page.strips(ablations["definitions"].load("glyphs"), tmp_path / "results", by_arm, tmp_path)
-    assert "on:" in shown and "](results/glyphs-on-4.png)" in shown
+    assert "on:" in shown
+    assert "](results/glyphs-on-4.png)" in shown
 
 
 def test_rendered_posters_are_as_described(ablations: dict[str, ModuleType], tmp_path: Path) -> None:
@@ -227,7 +233,8 @@ def test_full_attention_without_condition_images_is_the_decoder(ablations: dict[
         torch.testing.assert_close(results[0, "full"], results[0, "block-causal"])
         before = results[2, "full"]
         inputs.latents[2].add_(1)
-        assert before.shape == (1, 4, 8, 12) and not torch.allclose(step(None), before)
+        assert before.shape == (1, 4, 8, 12)
+        assert not torch.allclose(step(None), before)
 
 
 def test_peak_counts_what_is_alive(ablations: dict[str, ModuleType]) -> None:
@@ -241,7 +248,7 @@ def test_peak_counts_what_is_alive(ablations: dict[str, ModuleType]) -> None:
         assert peak.alive == 8000
     assert peak.peak == 8000
     with ablations["condition_attention"].PeakMemory() as training:
-        parameter.exp().exp().exp().sum().backward()
+        parameter.exp().exp().exp().sum().backward()  # type: ignore[no-untyped-call]
     with torch.no_grad(), ablations["condition_attention"].PeakMemory() as generation:
         parameter.exp().exp().exp().sum()
     assert training.peak >= 6000 > generation.peak >= 4000, "the backward pass keeps all three"
@@ -293,7 +300,8 @@ def test_attention_is_measured_with_and_without_training(
         write_json(tmp_path / "results" / f"block_causal-{training}.json", {**facts, "rows": rows})
     ablations["page"].write(tmp_path / "results", tmp_path)
     text = (tmp_path / "README.md").read_text()
-    assert text.count("| condition images | cache, ms |") == 2 and text.count("full: MiB to train |") == 1
+    assert text.count("| condition images | cache, ms |") == 2
+    assert text.count("full: MiB to train |") == 1
 
 
 def test_results_from_different_pretrained_weights_are_not_averaged(

@@ -68,7 +68,8 @@ def test_a_fault_costs_its_share(tmp_path: Path) -> None:
     assert figures["word_accuracy"].value == pytest.approx(1 - 1 / total)
     short = [scene.texts for _, scene, _ in simple_prompts("simple")[:8] if targets.is_short_word(scene.texts)]
     assert (figures["short_words"].n, figures["short_words"].value) == (len(short), pytest.approx(1 - 1 / len(short)))
-    assert figures["background"].value == 7 / 8 and figures["background"].verdict == "below"
+    assert figures["background"].value == 7 / 8
+    assert figures["background"].verdict == "below"
 
 
 def test_edits_have_targets_of_their_own(tmp_path: Path) -> None:
@@ -120,9 +121,9 @@ def test_runs_that_measure_something_else_are_refused(tmp_path: Path) -> None:
         targets.measure(tmp_path)
     with pytest.raises(UserError, match="with one image per prompt"):
         targets.measure(finished_run(tmp_path / "seeds", "simple", 1, seeds=2))
+    run = finished_run(tmp_path / "long", "simple", 1)
+    write_json(run / "manifest.json", {"settings": {"suite": "text-render", "split": "long", "seeds": 1}})
     with pytest.raises(UserError, match="with one image per prompt"):
-        run = finished_run(tmp_path / "long", "simple", 1)
-        write_json(run / "manifest.json", {"settings": {"suite": "text-render", "split": "long", "seeds": 1}})
         targets.measure(run)
     one, other = (finished_run(tmp_path / name, "simple", 1) for name in "ab")
     with pytest.raises(UserError, match="two runs of simple"):

@@ -128,11 +128,11 @@ def other_column(scene: Scene, rng: random.Random) -> Scene | None:
     return replace(scene, shape=replace(scene.shape, x=x, position=f"{row} {column}".strip()))
 
 
-def other_row(scene: Scene, rng: random.Random) -> Scene | None:
+def other_row(scene: Scene, _: random.Random) -> Scene | None:
     """The shape on the other side of a text in the middle."""
     if scene.shape.kind == "none" or scene.position != "middle":
         return None
-    row, _, column = scene.shape.position.partition(" ")
+    row, _space, column = scene.shape.position.partition(" ")
     position = f"{'bottom' if row == 'top' else 'top'} {column}".strip()
     return replace(scene, shape=replace(scene.shape, y=scene.height - scene.shape.y, position=position))
 
@@ -175,7 +175,8 @@ def test_a_poster_that_differs_in_one_attribute_fails_exactly_its_check(
 def test_a_shape_that_the_scene_does_not_have_fails() -> None:
     shaped = next(scene for scene in scenes(20) if scene.shape.kind != "none")
     bare = replace(shaped, shape=Shape())
-    assert check_attributes(render(bare), bare)["shape"] and not check_attributes(render(shaped), bare)["shape"]
+    assert check_attributes(render(bare), bare)["shape"]
+    assert not check_attributes(render(shaped), bare)["shape"]
 
 
 @pytest.mark.parametrize("kind", SHAPES)

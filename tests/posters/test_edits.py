@@ -30,7 +30,9 @@ def test_a_series_samples_the_kinds_in_turn_and_the_same_edits_again() -> None:
 def test_masks_hold_the_letters_of_condition_and_target() -> None:
     alone, masks = edits_with_masks(300, 7, height=64, width=96)
     shared, same = edits_with_masks(300, 7, height=64, width=96, workers=2)
-    assert alone == shared and np.array_equal(masks, same) and masks.shape == (300, 2, 64, 96)
+    assert alone == shared
+    assert np.array_equal(masks, same)
+    assert masks.shape == (300, 2, 64, 96)
     for index, edit in list(enumerate(alone))[:40]:
         assert np.array_equal(masks[index, 0], text_mask(edit.condition))
         assert np.array_equal(masks[index, 1], text_mask(edit.target))
@@ -72,7 +74,8 @@ def test_a_word_edit_leaves_the_other_rows_alone() -> None:
         rows = np.flatnonzero((text_mask(edit.condition) != text_mask(edit.target)).any(axis=1))
         (number,) = [n for n in (0, 1) if edit.condition.lines[n] != edit.target.lines[n]]
         line = edit.condition.lines[number]
-        assert line.baseline - 1.1 * line.size <= rows.min() and rows.max() <= line.baseline + 0.5 * line.size
+        assert line.baseline - 1.1 * line.size <= rows.min()
+        assert rows.max() <= line.baseline + 0.5 * line.size
 
 
 @pytest.mark.parametrize("split", ["train", "held-out"])
@@ -90,7 +93,8 @@ def test_instructions_name_what_changes() -> None:
         text = edit.instruction
         match edit.kind:
             case "background":
-                assert edit.target.background in text and "background" in text
+                assert edit.target.background in text
+                assert "background" in text
             case "word" if len(edit.condition.lines) == 2:
                 number = edit.condition.texts.index(edit.old_texts[0])
                 assert ("the headline", "the second line")[number] in text or f"the text {edit.old_texts[0]}" in text

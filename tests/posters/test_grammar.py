@@ -49,9 +49,12 @@ def test_captions_quote_exactly_the_texts_and_name_what_is_shown() -> None:
         assert tuple(re.findall(r'"([^"]*)"', text)) == scene.texts
         prose = re.sub(r'"[^"]*"', "", text)
         assert not set(prose) & set("'’‘“”「」"), "other quote marks would add texts"
-        assert scene.background in prose.lower() and scene.text_colour in prose and scene.position in prose
+        assert scene.background in prose.lower()
+        assert scene.text_colour in prose
+        assert scene.position in prose
         if scene.shape.kind != "none":
-            assert f"{scene.shape.colour} {scene.shape.kind}" in prose and scene.shape.position in prose
+            assert f"{scene.shape.colour} {scene.shape.kind}" in prose
+            assert scene.shape.position in prose
 
 
 def test_published_quote_extraction_agrees() -> None:
@@ -65,13 +68,16 @@ def test_published_quote_extraction_agrees() -> None:
 def test_texts_and_shapes_stay_inside_and_apart(height: int, width: int) -> None:
     for scene in scenes(150, height=height, width=width):
         first, last = scene.text_rows
-        assert first >= 0 and last <= height
+        assert first >= 0
+        assert last <= height
         for line in scene.lines:
             assert fonts.load(scene.font, line.size).getlength(line.text) <= 0.95 * width
         shape = scene.shape
         if shape.kind != "none":
             top, bottom = shape.y - shape.radius, shape.y + shape.radius
-            assert top >= 0 and bottom <= height and (bottom < first or top > last)
+            assert top >= 0
+            assert bottom <= height
+            assert bottom < first or top > last
             assert shape.kind == "stripe" or shape.radius <= shape.x <= width - shape.radius
 
 
@@ -95,7 +101,8 @@ def test_the_fine_tuning_typeface_is_on_no_training_poster() -> None:
 
 def test_the_words_are_ours_to_split() -> None:
     train, held_out = words("train"), words("held-out")
-    assert len(train) + len(held_out) >= 1500 and not set(train) & set(held_out)
+    assert len(train) + len(held_out) >= 1500
+    assert not set(train) & set(held_out)
     assert all(re.fullmatch("[a-z]{2,9}", word) for word in train + held_out)
     assert len(held_out) / (len(train) + len(held_out)) == pytest.approx(HELD_OUT_SHARE, abs=0.03)
     # Pinned: another hash would move words that a trained model has seen into the held-out split.
@@ -115,7 +122,8 @@ def test_held_out_words_appear_on_held_out_posters_only() -> None:
             assert len(listed(text)) == len(text.split()), text
     spelled = [text for scene in scenes(2000) for text in scene.texts if listed(text)]
     # Random letters may spell a short word by chance, nothing else.
-    assert all(len(text) <= 4 for text in spelled) and len(spelled) < 30
+    assert all(len(text) <= 4 for text in spelled)
+    assert len(spelled) < 30
 
 
 def test_recolouring_keeps_the_letters() -> None:
@@ -145,7 +153,9 @@ def test_the_wide_world_has_more_colours_and_frames() -> None:
     for scene in framed:
         inner = scene.frame.gap + scene.frame.thickness
         mask = text_mask(replace(scene, frame=Frame()))
-        assert not mask[:inner].any() and not mask[-inner:].any() and not mask[:, :inner].any()
+        assert not mask[:inner].any()
+        assert not mask[-inner:].any()
+        assert not mask[:, :inner].any()
         if scene.shape.kind not in ("none", "stripe"):
             assert min(scene.shape.x, scene.shape.y) - scene.shape.radius > inner
         border = text_mask(scene)[scene.frame.gap : inner]
@@ -158,7 +168,8 @@ def test_the_wide_world_has_more_colours_and_frames() -> None:
 def test_aligned_posters_are_the_others_with_their_lines_at_an_edge() -> None:
     size: dict[str, Any] = {"height": 192, "width": 256, "split": "train"}
     centred, mixed = ([indexed_scene(3, index, **size, aligned=share) for index in range(200)] for share in (0.0, 0.5))
-    assert {scene.alignment for scene in centred} == {"centre"} and {scene.alignment for scene in mixed} == {
+    assert {scene.alignment for scene in centred} == {"centre"}
+    assert {scene.alignment for scene in mixed} == {
         "centre",
         *ALIGNMENTS,
     }

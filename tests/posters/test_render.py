@@ -28,9 +28,11 @@ def plain(kind: str, text_colour: str = "red") -> Scene:
 def test_the_number_of_workers_changes_nothing() -> None:
     alone, masks = scenes_with_masks(600, seed=7, height=64, width=64)
     shared, same = scenes_with_masks(600, seed=7, height=64, width=64, workers=2)
-    assert alone == shared and np.array_equal(masks, same)
+    assert alone == shared
+    assert np.array_equal(masks, same)
     start, few = scenes_with_masks(5, seed=7, height=64, width=64)
-    assert start == alone[:5] and np.array_equal(few, masks[:5])
+    assert start == alone[:5]
+    assert np.array_equal(few, masks[:5])
     assert scenes_with_masks(5, seed=8, height=64, width=64)[0] != start
 
 
@@ -39,11 +41,15 @@ def test_masks_hold_the_letters_inside_their_rows(height: int, width: int) -> No
     for seed in range(30):
         scene = sample_scene(random.Random(seed), height=height, width=width)
         mask = text_mask(scene)
-        assert mask.shape == (height, width) and mask.dtype == np.uint8 and mask.max() == 255
+        assert mask.shape == (height, width)
+        assert mask.dtype == np.uint8
+        assert mask.max() == 255
         rows, columns = np.nonzero(mask)
         first, last = scene.text_rows
-        assert rows.min() >= first - 2 and rows.max() <= last + 2
-        assert columns.min() > 0 and columns.max() < width - 1
+        assert rows.min() >= first - 2
+        assert rows.max() <= last + 2
+        assert columns.min() > 0
+        assert columns.max() < width - 1
 
 
 @pytest.mark.parametrize("alignment", ["centre", *ALIGNMENTS])
@@ -52,7 +58,8 @@ def test_label_maps_hold_the_letters(seed: int, alignment: str) -> None:
     """The ink that each letter adds to the letters before it lies in its own cells, within one cell beside it."""
     scene = replace(sample_scene(random.Random(seed), split="held-out"), alignment=alignment)
     cells = character_label_map(scene)
-    assert cells.shape == (32, 32) and cells.dtype == np.uint8
+    assert cells.shape == (32, 32)
+    assert cells.dtype == np.uint8
     for line in scene.lines:
         font = fonts.load(scene.font, line.size)
         length = font.getlength(line.text)
@@ -95,7 +102,8 @@ def test_label_maps_hold_the_shape(kind: str) -> None:
     scene = replace(scene, shape=Shape(kind, "red", "bottom left", 70.0, 190.0, 12.0 if kind == "stripe" else 40.0))
     covered = shape_coverage(batch_scenes([scene]), 256, 256)[0, 0].numpy().reshape(32, 8, 32, 8).mean(axis=(1, 3))
     named = character_label_map(scene) == 1 + SHAPES.index(kind)
-    assert named[covered > 0.8].all() and not named[:17].any()
+    assert named[covered > 0.8].all()
+    assert not named[:17].any()
     assert named.sum() < 100
     if kind != "stripe":
         assert not named[:, 16:].any()
@@ -104,13 +112,16 @@ def test_label_maps_hold_the_shape(kind: str) -> None:
 def test_many_label_maps_are_those_of_their_scenes() -> None:
     scenes, _ = scenes_with_masks(300, seed=4, height=64, width=96)
     labels = character_label_maps(scenes, workers=2)
-    assert labels.shape == (300, 8, 12) and np.array_equal(labels, [character_label_map(scene) for scene in scenes])
+    assert labels.shape == (300, 8, 12)
+    assert np.array_equal(labels, [character_label_map(scene) for scene in scenes])
 
 
 def test_a_batch_is_its_images() -> None:
     scenes, masks = scenes_with_masks(12, seed=3, height=96, width=160)
     batch = render_batch(batch_scenes(scenes), torch.from_numpy(masks))
-    assert batch.shape == (12, 3, 96, 160) and batch.min() >= -1 and batch.max() <= 1
+    assert batch.shape == (12, 3, 96, 160)
+    assert batch.min() >= -1
+    assert batch.max() <= 1
     for scene, pixels in zip(scenes, batch, strict=True):
         alone = np.asarray(render(scene), dtype=np.float32).transpose(2, 0, 1) / 127.5 - 1
         assert np.abs(alone - pixels.numpy()).max() <= 1 / 255 + 1e-6
@@ -149,7 +160,8 @@ def test_shapes_match_filled_polygons(kind: str) -> None:
         draw.polygon([(x + radius * right, y + radius * down) for right, down in corners(kind)], fill=255)
     smooth = np.asarray(expected.resize((128, 128), Image.Resampling.BOX), dtype=np.float32) / 255
     covered = shape_coverage(batch_scenes([scene]), 128, 128)[0, 0].numpy()
-    assert np.abs(covered - smooth).mean() < 0.004 and ((covered > 0.5) != (smooth > 0.5)).mean() < 0.004
+    assert np.abs(covered - smooth).mean() < 0.004
+    assert ((covered > 0.5) != (smooth > 0.5)).mean() < 0.004
 
 
 def test_no_shape_covers_nothing() -> None:

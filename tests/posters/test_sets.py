@@ -52,11 +52,13 @@ def test_writing_a_set_again_changes_nothing(name: str, tmp_path: Path) -> None:
     for folder, count in (counts | MORE.get(name, {})).items():
         committed, written = ROOT / "data" / name / folder, tmp_path / folder
         rows = read_jsonl(committed / "metadata.jsonl")
-        assert rows == read_jsonl(written / "metadata.jsonl") and len(rows) == count
+        assert rows == read_jsonl(written / "metadata.jsonl")
+        assert len(rows) == count
         assert {row["file_name"] for row in rows} == {path.name for path in committed.glob("*.png")}
         for row in rows:
             old, new = Image.open(committed / row["file_name"]), Image.open(written / row["file_name"])
-            assert old.mode == "RGB" and old.size == (256, 256)
+            assert old.mode == "RGB"
+            assert old.size == (256, 256)
             assert np.array_equal(np.asarray(old), np.asarray(new)), row["file_name"]
             assert (committed / row["file_name"]).stat().st_size < 30_000
 
@@ -84,7 +86,9 @@ def test_captions_name_what_is_new(split: Split) -> None:
 
 def test_regularization_posters_are_described_without_a_layout() -> None:
     for scene, caption in layout_set.regularization_scenes():
-        assert "layout" not in caption and scene.position in caption and scene.shape.position in caption
+        assert "layout" not in caption
+        assert scene.position in caption
+        assert scene.shape.position in caption
         assert not any(is_held_out(word.strip("!?.")) for text in scene.texts for word in text.split())
         assert all(check_attributes(render(scene), scene).values()), caption
 
@@ -118,7 +122,8 @@ def test_prompts_have_held_out_texts_that_their_set_does_not_have(
 ) -> None:
     shown = {text.lower() for split in FOLDERS for texts in quoted(name, split) for text in texts}
     texts = [text for _, scene, _ in prompts() for text in scene.texts]
-    assert len({text.lower() for text in texts}) == len(texts) and not {text.lower() for text in texts} & shown
+    assert len({text.lower() for text in texts}) == len(texts)
+    assert not {text.lower() for text in texts} & shown
     assert all(is_held_out(word.strip("!?.")) for text in texts for word in text.split())
 
 
