@@ -93,11 +93,12 @@ class Inputs:
         )
 
 
-Passes = tuple[Callable[[], Any], Callable[[Any], Tensor]]  # one pass before all steps, and a step that gets its result
+# A pass before all steps, and one step that gets its result.
+Passes = tuple[Callable[[], Any], Callable[[Any], Tensor]]
 
 
 def block_causal(decoder: DiffusionDecoder, inputs: Inputs) -> Passes:
-    """Return the pass that caches the condition images, and a step that reads the cache."""
+    """Return the pass that caches the condition images, and one step that reads the cache."""
     prior_token_drop = torch.zeros(1, dtype=torch.bool, device=inputs.size.device)
     height, width = (int(length) for length in inputs.size[0].tolist())
     condition_images = [
@@ -118,7 +119,7 @@ def block_causal(decoder: DiffusionDecoder, inputs: Inputs) -> Passes:
 
 
 def full(decoder: DiffusionDecoder, inputs: Inputs) -> Passes:
-    """Return a step that runs the same weights over all images in one sequence, where all tokens read all.
+    """Return one step that runs the same weights over all images in one sequence, where all tokens read all.
 
     Each image has the rotary positions it would have alone, and all are modulated by the target's time.
     """

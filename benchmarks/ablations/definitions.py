@@ -1,4 +1,4 @@
-"""The ablations as files: what each says, and how its arms are trained. One YAML file per ablation beside this module.
+"""Read the ablations: what each tests, and how its arms are trained. Each has a YAML file beside this module.
 
 An arm lists its training steps as one would type them behind `glmkit pretrain`: the name of a recipe of base.yaml, then
 overrides.
@@ -69,7 +69,7 @@ def names() -> list[str]:
 
 
 def load(name: str) -> Ablation:
-    """The ablation of that name; UserError when there is none."""
+    """Load the ablation of that name; UserError when there is none."""
     if name not in names():
         raise unknown("ablation", name, names())
     values = read_yaml(HERE / f"{name}.yaml")
@@ -88,7 +88,7 @@ def _parse_arm(values: dict[str, Any]) -> Arm:
 
 
 def resolve(ablation: str, arm: str) -> tuple[str, str, Arm]:
-    """Ablation, name and definition behind an arm, which may be an arm of another ablation."""
+    """Return ablation, name and definition behind an arm, which may be an arm of another ablation."""
     arms = load(ablation).arms
     if arm not in arms:
         raise unknown(f"arm of {ablation}", arm, arms)
@@ -100,7 +100,7 @@ def resolve(ablation: str, arm: str) -> tuple[str, str, Arm]:
 
 
 def recipe(step: str, model: str | Path, output: str | Path, seed: int, tiny: bool = False) -> PretrainRecipe:
-    """The checked recipe of one step, which trains components of the folder `model` in place."""
+    """Return the checked recipe of one step, which trains components of the folder `model` in place."""
     name, *overrides = step.split()
     recipes = read_yaml(HERE / "base.yaml")
     if name not in recipes:
@@ -116,13 +116,13 @@ def recipe(step: str, model: str | Path, output: str | Path, seed: int, tiny: bo
 
 
 def posters(step: PretrainRecipe) -> int:
-    """How many posters a recipe trains on, repeats counted."""
+    """Count the posters that a recipe trains on, repeats included."""
     (stage,) = step.stages.values()
     return stage.steps * stage.global_batch_size
 
 
 def seconds(step: str) -> float:
-    """Expected GPU seconds of a step's training alone, by THROUGHPUT; data, compiling and validation come on top.
+    """Estimate the GPU seconds of one training step alone, by THROUGHPUT; data, compiling and validation come on top.
 
     A sequence without preview takes less time in proportion to its tokens.
     """
@@ -134,12 +134,12 @@ def seconds(step: str) -> float:
 
 
 def expected_seconds(arm: Arm) -> float:
-    """GPU seconds of all steps of an arm."""
+    """Estimate the GPU seconds of all steps of an arm."""
     return sum(map(seconds, arm.steps))
 
 
 def table() -> str:
-    """One line per arm: what a run of it costs."""
+    """Write one line per arm: what a run of it costs."""
     lines = ["expected GPU seconds per run (training alone, by the throughput measured on one H200):"]
     for name in names():
         for arm, definition in load(name).arms.items():
@@ -150,7 +150,7 @@ def table() -> str:
 
 
 def run_name(ablation: str, arm: str, seed: int) -> str:
-    """The name of a run's folder and of its result file."""
+    """Return the name of a run's folder and of its result file."""
     if seed < 0:
         raise UserError("a seed is a whole number from 0", found=seed)
     return f"{ablation}-{arm}-{seed}"

@@ -279,7 +279,7 @@ def test_the_page_says_what_was_measured_and_nothing_else(ablations: dict[str, M
     assert "| measure | on (n 2) | off (n 2) |" in text
     assert "| words read by OCR | 0.625 (0.500 to 0.750) | 0.312 (0.125 to 0.500) |" in text
     assert "on - off, words read by OCR: 0.312 (0.250 to 0.375); the same sign in every seed" in text
-    assert "shape" not in text.split("**Result.**")[1].split("**Limitations")[0], "nobody measured it"
+    assert "shape" not in text.split("**Result.**")[1].split("**Limitations")[0], "it was not measured"
     assert text.count("\n## ") == 1, "the progressive arm alone, and ablations without results, are left out"
     assert Image.open(tmp_path / "curves" / "glyphs.png").width > 200
     write_json(results / "progressive-direct-0.json", result_of("progressive", "direct", 0, 0.75))

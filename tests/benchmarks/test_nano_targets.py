@@ -73,10 +73,10 @@ def test_a_fault_costs_its_share(tmp_path: Path) -> None:
 
 
 def test_edits_have_targets_of_their_own(tmp_path: Path) -> None:
-    """Three of four done, one of them with noise in what had to stay."""
+    """Three of four succeed, one of them with noise in the background."""
     rows = []
-    for number, (done, kept) in enumerate([(True, 40.0), (True, 30.0), (True, 20.0), (False, 50.0)]):
-        counts = {"edit_success": (done, 1), "background_psnr": (kept, 1), "word_accuracy": (1, 1)}
+    for number, (success, psnr) in enumerate([(True, 40.0), (True, 30.0), (True, 20.0), (False, 50.0)]):
+        counts = {"edit_success": (success, 1), "background_psnr": (psnr, 1), "word_accuracy": (1, 1)}
         rows.append(Score(f"add-{number}_0", f"add-{number}", 0, "add", "en", ("A",), ("A",), counts))
     write_json(tmp_path / "manifest.json", {"settings": SETTINGS | {"suite": "nano-edit", "split": None}})
     write_json(tmp_path / "summary.json", {})
