@@ -61,13 +61,8 @@ def keys_of_recipes() -> list[str]:
 
 @pytest.mark.parametrize("value", keys_of_recipes())
 def test_the_keys_of_a_stage_are_keys(value: str) -> None:
-    needed = {
-        "STAGE.optimizer": [],
-        "STAGE.regularization_weight": ["data.train=[a, {path: b, regularization: true}]"],
-    }
     for stage in ("autoregressive", "decoder") if value.startswith("STAGE") else ("",):
-        given = [value.replace("STAGE", stage), *needed.get(value.partition("=")[0], [])]
-        config.load(ROOT / "recipes" / "poster_lora.yaml", given)
+        config.load(ROOT / "recipes" / "poster_lora.yaml", [value.replace("STAGE", stage)])
 
 
 def test_every_kind_of_command_is_shown() -> None:
