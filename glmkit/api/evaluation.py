@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from glmkit.api.model import GenerationOptions, Model
-from glmkit.generation.loading import device_of_rank
+from glmkit.errors import UserError
 from glmkit.generation.options import InferenceOptions
 from glmkit.records import Summary
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+    from glmkit.api.model import Model
+    from glmkit.evaluation.plan import GenerationSettings
+    from glmkit.models.hybrid import HybridModel
 
 
 @dataclass(frozen=True)
@@ -63,23 +66,27 @@ def evaluate(
     from glmkit.evaluation import suites
     from glmkit.evaluation.evaluate import evaluate as run_plan
     from glmkit.evaluation.ocr import engines
-    from glmkit.evaluation.plan import DEFAULT_ENGINE, EvaluationPlan, GenerationSettings
+    from glmkit.evaluation.plan import DEFAULT_ENGINE, EvaluationPlan
 
     suites.load(suite).files(None if data is None else Path(data))
-    settings = GenerationOptions(height, width, num_inference_steps, guidance_scale)
-    hybrid = model.hybrid if isinstance(model, Model) else None
-    used = str(hybrid.device if hybrid is not None else device_of_rank(device))
+    for name, number in (("limit", limit), ("seeds", seeds)):
+        if number is not None and number < 1:
+            raise UserError(f"{name} must be at least 1", found=number)
+    hybrid = None if isinstance(model, (str, Path)) else model.hybrid
     generation = None
     if images is None:
-        generation = GenerationSettings.with_defaults(
+        used, generation = _generation(
             hybrid or str(model),
-            used,
+            device,
+            compile,
             adapters=[str(adapter) for adapter in adapters],
             seeds=seeds or 1,
-            size=settings.size,
+            size=None if height is None or width is None else f"{width}x{height}",
             steps=num_inference_steps,
             guidance=guidance_scale,
         )
+    else:
+        used = _feature_device(device, needed=clip is not None or bool(references))
     plan = EvaluationPlan(
         suite=suite,
         engine=DEFAULT_ENGINE if ocr is None else engines.resolve(ocr),
@@ -94,6 +101,35 @@ def evaluate(
     )
     folder = plan.default_folder() if output is None else Path(output)
     return Evaluation(folder, run_plan(plan, folder, used, InferenceOptions(compile, memory), hybrid))
+
+
+def _generation(model: str | HybridModel, device: str, compile: str, **settings: Any) -> tuple[str, GenerationSettings]:
+    """Choose the device, and how the images are generated; UserError for what a baseline would pass over."""
+    from glmkit.evaluation import baselines
+    from glmkit.evaluation.plan import GenerationSettings
+
+    baseline = baselines.find(model) if isinstance(model, str) else None
+    if baseline is not None:
+        unknown = [name for name in ("steps", "guidance") if getattr(baseline.defaults, name) is None]
+        given = {name: settings[name] for name in (*unknown, "adapters")}
+        given["compile"] = compile if compile == "blocks" else None
+        for name, value in given.items():
+            if value:
+                raise UserError(f"{model} knows no {name}", found=value, fix=f"leave out {name}")
+    if not isinstance(model, str):
+        used = str(model.device)
+    else:
+        used = _feature_device(device, needed=baseline is None or baseline.is_local)
+    return used, GenerationSettings.with_defaults(model, used, baseline=baseline, **settings)
+
+
+def _feature_device(device: str, *, needed: bool) -> str:
+    """Choose where a model runs; where none does, nothing needs torch."""
+    if not needed:
+        return "cpu"
+    from glmkit.generation.loading import device_of_rank
+
+    return str(device_of_rank(device))
 
 
 def report(runs: Sequence[Evaluation | str | Path], out: str | Path) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,14 +46,14 @@ def finetune(
     *,
     model: str | Path | None = None,
     output: str | Path | None = None,
-    overrides: Mapping[str, Any] | None = None,
+    overrides: Mapping[str, Any] | Sequence[str] | None = None,
     device: str = "auto",
 ) -> FinetuneRun:
     """Fine-tune the stages of a recipe, or continue the run that is in its output folder.
 
     `recipe` is a YAML file or its values. `model` and `output` replace the recipe's, as do `overrides`, such as
-    `{"decoder.steps": 50}`. Started by torchrun or `accelerate launch`, processes train together; all return the same
-    but for `before` and `after`, which only the first one computes.
+    `{"decoder.steps": 50}` or `["decoder.steps=50"]`. Started by torchrun or `accelerate launch`, processes train
+    together; all return the same but for `before` and `after`, which only the first one computes.
 
     Raises UserError that names the key when the recipe is wrong, before anything is loaded.
     """
@@ -64,11 +64,12 @@ def finetune(
     from glmkit.training import distributed
     from glmkit.training.finetune import finetune as run_stages
 
-    changes = {
-        **(overrides or {}),
-        **{key: str(value) for key, value in (("model", model), ("output", output)) if value},
-    }
-    assignments = [f"{key}={json.dumps(value)}" for key, value in changes.items()]
+    named = {"model": model, "output": output}
+    changes: dict[str, Any] = {key: str(value) for key, value in named.items() if value is not None}
+    if isinstance(overrides, Mapping):
+        changes |= overrides
+        overrides = ()
+    assignments = [*(overrides or ()), *(f"{key}={json.dumps(value)}" for key, value in changes.items())]
     used = device_of_rank(device)
     # 1. Train the stages that are not done yet, in one process or several.
     with distributed.together(used) as group:

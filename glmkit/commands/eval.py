@@ -8,16 +8,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from glmkit.config import parse_size
 from glmkit.errors import UserError
 from glmkit.evaluation.metrics import clip
-from glmkit.generation.options import InferenceOptions, add_inference_options
+from glmkit.generation.options import add_inference_options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-    from glmkit.evaluation.baselines import Baseline
-    from glmkit.evaluation.plan import GenerationSettings
     from glmkit.records import Summary
 
 HELP = "Score the images of a suite by OCR and by pixels."
@@ -71,30 +70,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate and print the scores; 1 when no image has any."""
-    from glmkit.evaluation import suites
-    from glmkit.evaluation.evaluate import evaluate
-    from glmkit.evaluation.ocr import engines
-    from glmkit.evaluation.plan import DEFAULT_ENGINE, EvaluationPlan
+    from glmkit.api.evaluation import evaluate
 
-    suites.load(arguments.suite).files(arguments.data)  # what is misspelt or missing must not cost a download
-    for name in ("limit", "seeds"):
-        if (number := getattr(arguments, name)) is not None and number < 1:
-            raise UserError(f"--{name} must be at least 1", found=number)
-    device, generation = _given_images(arguments) if arguments.images is not None else _generation(arguments)
-    plan = EvaluationPlan(
-        suite=arguments.suite,
-        engine=DEFAULT_ENGINE if arguments.ocr is None else engines.resolve(arguments.ocr),
+    if arguments.images is not None:
+        for name in GENERATION_OPTIONS:
+            if getattr(arguments, name) is not None:
+                raise UserError("--images scores images as they are", found=f"--{name}", fix=f"leave out --{name}")
+    height, width = parse_size(arguments.size) if arguments.size else (None, None)
+    evaluation = evaluate(
+        arguments.suite,
+        model=arguments.model or "nano",
+        adapters=arguments.adapter or (),
+        images=arguments.images,
         data=arguments.data,
         split=arguments.split,
         limit=arguments.limit,
-        generation=generation,
-        images=arguments.images,
         seeds=arguments.seeds,
+        height=height,
+        width=width,
+        num_inference_steps=arguments.steps,
+        guidance_scale=arguments.guidance,
+        ocr=arguments.ocr,
         clip=arguments.clip,
-        references=tuple(dict.fromkeys(arguments.reference or ())),
+        references=arguments.reference or (),
+        output=arguments.folder,
+        device=arguments.device,
+        compile=arguments.compile,
+        memory=arguments.memory,
     )
-    folder = arguments.folder or plan.default_folder()
-    summary = evaluate(plan, folder, device, InferenceOptions.from_arguments(arguments))
+    folder, summary = evaluation.folder, evaluation.summary
     if arguments.json:
         print(json.dumps({"run": str(folder), **summary.to_dict()}, ensure_ascii=False))
     else:
@@ -103,60 +107,6 @@ def run(arguments: argparse.Namespace) -> int:
         missing = f"{summary.n_total - summary.n_scored} of {summary.n_total} images"
         print(f"{missing} have no score; `error` in {folder / 'scores.jsonl'} says why", file=sys.stderr)
     return 0 if summary.n_scored else 1
-
-
-def _given_images(arguments: argparse.Namespace) -> tuple[str, None]:
-    """Choose the device for given images; UserError for options that would generate others."""
-    for name in GENERATION_OPTIONS:
-        if getattr(arguments, name) is not None:
-            raise UserError("--images scores images as they are", found=f"--{name}", fix=f"leave out --{name}")
-    return _feature_device(arguments), None
-
-
-def _feature_device(arguments: argparse.Namespace) -> str:
-    """Choose where features are extracted; without features nothing needs torch."""
-    if arguments.clip is None and not arguments.reference:
-        return "cpu"
-    from glmkit.models.devices import pick_device
-
-    return str(pick_device(arguments.device))
-
-
-def _generation(arguments: argparse.Namespace) -> tuple[str, GenerationSettings]:
-    """Choose the device, and how the images are generated."""
-    from glmkit.evaluation import baselines
-    from glmkit.evaluation.plan import GenerationSettings
-
-    model = arguments.model or "nano"
-    baseline = baselines.find(model)
-    if baseline is not None:
-        _refuse(arguments, baseline)
-    if baseline is None or baseline.is_local:
-        from glmkit.models.devices import pick_device
-
-        device = str(pick_device(arguments.device))
-    else:
-        device = _feature_device(arguments)
-    return device, GenerationSettings.with_defaults(
-        model,
-        device,
-        baseline=baseline,
-        adapters=arguments.adapter or (),
-        seeds=arguments.seeds or 1,
-        size=arguments.size,
-        steps=arguments.steps,
-        guidance=arguments.guidance,
-    )
-
-
-def _refuse(arguments: argparse.Namespace, baseline: Baseline) -> None:
-    """Raise UserError for options that a baseline would pass over."""
-    lacks = [name for name in ("steps", "guidance") if getattr(baseline.defaults, name) is None]
-    values = {name: getattr(arguments, name) for name in (*lacks, "adapter")}
-    values["compile"] = arguments.compile if arguments.compile == "blocks" else None
-    for name, value in values.items():
-        if value is not None:
-            raise UserError(f"{arguments.model} knows no --{name}", found=value, fix=f"leave out --{name}")
 
 
 def table(summary: Summary) -> str:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from pathlib import Path
 
 from glmkit.commands import validate
 
-HELP = "train adapters or whole parts by a recipe"
+HELP = "fine-tune adapters or whole components by a recipe"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
     parser.add_argument("recipe", help="a YAML file, for example recipes/nano/poster_lora.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example decoder.steps=50")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
@@ -21,29 +21,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Fine-tune, or explain what would happen."""
     if arguments.dry_run:
         return validate.run(arguments)
-    from glmkit import config
-    from glmkit.generation.loading import device_of_rank
-    from glmkit.training import distributed as processes
+    from glmkit.api.training import finetune
+    from glmkit.distributed.process_group import ProcessGroup
+    from glmkit.evaluation import before_after
+    from glmkit.training.finetune import describe
 
-    device = device_of_rank(arguments.device)
-    with processes.together(device) as team:
-        recipe = config.load(arguments.recipe, arguments.overrides)
-        from glmkit.evaluation import before_after
-        from glmkit.reporting.training import write_training_report
-        from glmkit.training.finetune import describe, finetune
-
-        if recipe.eval is not None:
-            before_after.check(recipe.eval)
-        results = finetune(recipe, device, team)
-    if not team.is_main:
-        return 0
-    print(json.dumps(results) if arguments.json else describe(results))
-    report = write_training_report(Path(recipe.output))
-    if recipe.eval is not None:
-        scores = before_after.evaluate_before_after(recipe, recipe.eval, str(device))
-        report = write_training_report(Path(recipe.output))
-        print(before_after.describe(*scores), file=sys.stderr)
-    print(f"report: {report}", file=sys.stderr)
+    run = finetune(arguments.recipe, overrides=arguments.overrides, device=arguments.device)
+    if ProcessGroup.from_environment().is_main:
+        print(json.dumps(run.results) if arguments.json else describe(run.results))
+        if run.before is not None and run.after is not None:
+            print(before_after.describe(run.before, run.after), file=sys.stderr)
+        print(f"report: {run.report}", file=sys.stderr)
     return 0

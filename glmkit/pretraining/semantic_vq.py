@@ -169,7 +169,14 @@ class SemanticVqObjective(Objective):
         logits = self.captioner(codes, words[:, :-1]).float()
         caption = F.cross_entropy(logits.flatten(0, 1), words[:, 1:].flatten(), ignore_index=0)
         named = self._named(codes, shapes)
-        return (painted.float() - colours).abs().mean(), caption, named, found.commitment_loss, wanted, found.token_ids.flatten()
+        return (
+            (painted.float() - colours).abs().mean(),
+            caption,
+            named,
+            found.commitment_loss,
+            wanted,
+            found.token_ids.flatten(),
+        )
 
     def _named(self, codes: Tensor, shapes: Tensor | None) -> Tensor:
         """Cross-entropy in nats of naming the kinds, mean over the cells with a shape; 0 where nobody asks."""

@@ -213,7 +213,7 @@ FINETUNING: Workflow[Recipe] = Workflow(
 )
 
 
-def describe(results: dict[str, Any]) -> str:
+def describe(results: Mapping[str, Any]) -> str:
     """Tell of each stage on one line: steps, validation loss before and after, time."""
     return "\n".join(
         f"{name}: {result['steps']} steps in {result['seconds']:.0f} s, "

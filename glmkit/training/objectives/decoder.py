@@ -278,7 +278,7 @@ class DecoderObjective(Divisible):
         latents = mean + deviation * latent_noise
         return DecoderInputs(indices, latents, noise, times, prior_token_ids, prior_token_drop, conditional, texts)
 
-    def sample_prior(self, indices: Sequence[int], generator: torch.Generator) -> Tensor:  # noqa: ARG002
+    def sample_prior(self, indices: Sequence[int], generator: torch.Generator) -> Tensor:
         """Return the prior tokens B H/4 W/4 of images: their own, so that nothing is random here."""
         return self.train.prior_token_ids[indices].long()
 
