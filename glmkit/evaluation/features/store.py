@@ -18,8 +18,6 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from glmkit import runs
 from glmkit.distributed.work_queue import exclusive
@@ -27,6 +25,7 @@ from glmkit.errors import UserError
 from glmkit.evaluation.features.extractors import Extractor
 from glmkit.files import append_jsonl, explained, read_json, read_jsonl, write_json, write_jsonl
 from glmkit.inputs.images import as_rgb
+from glmkit.progress import progress_bars
 
 BATCH = 32
 DecodedImage = tuple[dict[str, Any], Image.Image | None]  # a record of the journal, and its image when it counts
@@ -119,8 +118,8 @@ def _extract(
     count = sum("index" in record for record in records)
     encoded = source.images(Position(*records[-1]["position"]) if records else None)
     del records
-    with ThreadPoolExecutor(max(1, min(8, runs.cores()))) as pool, _progress() as progress:
-        task = progress.add_task(title, total=limit, completed=count)
+    with ThreadPoolExecutor(max(1, min(8, runs.cores()))) as pool, progress_bars() as progress:
+        task = progress.add_task(title, total=limit, completed=count)  # how many there are, a stream does not say
         decoded = _first(_decode_ahead(encoded, seen, pool), None if limit is None else limit - count)
         for batch in _batches(decoded):
             images = [image for _, image in batch if image is not None]
@@ -133,12 +132,6 @@ def _extract(
             append_jsonl(folder / IMAGES, *new)
             progress.advance(task, len(images))
     _mark_complete(folder, extractor, title)
-
-
-def _progress() -> Progress:
-    """Show how many images are done; how many there are, a stream does not say."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f} images"))
-    return Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True))
 
 
 def _mark_complete(folder: Path, extractor: Extractor, title: str) -> None:

@@ -5,16 +5,14 @@ An image is known by its content, the engine with its weights, and the longest a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-
-from rich.console import Console
-from rich.progress import track
 
 from glmkit.evaluation.ocr.lines import EngineIdentity, OcrError, OcrResult, RecognizedLine
 from glmkit.evaluation.ocr.process import recognize_images
 from glmkit.files import append_jsonl, read_json, read_jsonl, write_json
 from glmkit.hashing import file_sha256
+from glmkit.progress import progress_bars
 from glmkit.records import Generation
 from glmkit.runs import cache_folder
 
@@ -55,11 +53,11 @@ def recognize(
     return {name: results[key] for name, key in keys.items()}
 
 
-def _recognize_new(images: Mapping[Path, int], engine: str) -> Iterable[tuple[Path, OcrResult]]:
+def _recognize_new(images: Mapping[Path, int], engine: str) -> Iterator[tuple[Path, OcrResult]]:
     """Recognize images (file -> longest answer) with a progress bar; none costs nothing."""
-    if not images:
-        return ()
-    return track(recognize_images(images, engine), "recognizing text", len(images), console=Console(stderr=True))
+    if images:
+        with progress_bars() as progress:
+            yield from progress.track(recognize_images(images, engine), len(images), description="recognizing text")
 
 
 def _of_run(folder: Path, identity: EngineIdentity) -> dict[ImageKey, tuple[RecognizedLine, ...]]:
