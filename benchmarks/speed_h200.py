@@ -5,12 +5,11 @@
 Each result is printed and written to OUT_FOLDER/<section>.json as soon as it is measured, so that a run that is cut
 short has what it measured. A section that fails has its error as result. Sections run in the order of --only:
 
-    tokens     latency of a decoding step of the AR model: batches 1, 16 and 64, short and long prompts, an edit; prefill
-    decoder    latency of all denoising steps, reckoned from some of them, and of the VAE at each size; beside the VAE
-               what diffusers' takes in its own layout, and how far the two are apart
+    tokens     latency of prefill and of a decoding step: batches 1, 16, 64; short and long prompts; edits
+    decoder    latency of all denoising steps, reckoned from some, and of the VAE, beside diffusers' and how far apart
     images     latency of whole images, warm, of each size and an edit; the first call, of two steps, apart
     memory     `--memory low` under a hard cap, from files (random weights take 35 GB of disk): peaks on GPU and host
-    agreement  images of glmkit and of diffusers from the same prior tokens and noise; by kernels and eager; a seed twice
+    agreement  images of glmkit and of diffusers from the same tokens and noise; by kernels and eager; a seed twice
     batch      throughput: images per hour of many requests
     diffusers  diffusers' pipeline on the same weights, in turns
     trace      where the time of a token, of a denoising step and of the VAE goes, by kernel
@@ -40,15 +39,9 @@ from PIL import Image
 from glmkit import runs
 from glmkit.distributed.process_group import SINGLE_PROCESS
 from glmkit.files import write_json
+from glmkit.generation import denoising
 from glmkit.generation.batch import Result
 from glmkit.generation.benchmark import PROMPT, compare, lower_bounds, measure_latency, measure_low_memory
-from glmkit.generation.denoising import (
-    decode_latents,
-    decode_prior_tokens,
-    denoise,
-    initial_noise,
-    upsample_prior_tokens,
-)
 from glmkit.generation.diffusers_pipeline import diffusers_pipeline
 from glmkit.generation.hybrid_generator import HybridGenerator
 from glmkit.generation.loading import load_model
@@ -153,14 +146,14 @@ class Mark:
     def __init__(self, device: torch.device) -> None:
         self.seconds, self.event = time.perf_counter(), None
         if device.type == "cuda":
-            self.event = torch.cuda.Event(enable_timing=True)
+            self.event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
             self.event.record()
 
     def until(self, later: Mark) -> float:
         if self.event is None or later.event is None:
             return later.seconds - self.seconds
         later.event.synchronize()
-        return self.event.elapsed_time(later.event) / 1e3
+        return float(self.event.elapsed_time(later.event)) / 1e3
 
 
 def _plain(length: int) -> torch.Tensor:
@@ -175,16 +168,16 @@ def decoder(bench: Bench) -> Rows:
         prior_token_ids = torch.zeros(side // 32, side // 32, dtype=torch.int64, device=bench.hybrid.device)
         for name, steps in (("first_s", FEW_STEPS), ("few", FEW_STEPS), ("some", SOME_STEPS)):
             with clock.stage(name):
-                latents = denoise(bench.hybrid, [replace(request, steps=steps)], [prior_token_ids])
+                latents = denoising.denoise(bench.hybrid, [replace(request, steps=steps)], [prior_token_ids])
         few, some = clock.seconds.pop("few"), clock.seconds.pop("some")
         step = (some - few) / (SOME_STEPS - FEW_STEPS)
         seconds = few + step * (request.steps - FEW_STEPS)
         with clock.stage("first_vae_s"):
-            pixels = decode_latents(bench.hybrid, latents)
+            pixels = denoising.decode_latents(bench.hybrid, latents)
         reference = decode_by_diffusers(latents)
         vae, diffusers_vae = (
             median_seconds(partial(decode, latents), bench.hybrid.device, 3)
-            for decode in (partial(decode_latents, bench.hybrid), decode_by_diffusers)
+            for decode in (partial(denoising.decode_latents, bench.hybrid), decode_by_diffusers)
         )
         error = float((pixels - reference).square().mean().sqrt() / reference.square().mean().sqrt())
         bound = lower_bounds(bench.hybrid, request, rates)["denoising"]
@@ -258,7 +251,9 @@ def agreement(bench: Bench) -> Rows:
     first = replace(bench.request(256), steps=20, guidance=2.5)
     requests = [replace(first, id=str(seed), seed=seed) for seed in range(bench.scale.compared_images)]
     tokens = [generate_prior_tokens(eager, [request])[0] for request in requests]
-    eager_images = [decode_prior_tokens(eager, [one], [ids])[0] for one, ids in zip(requests, tokens, strict=True)]
+    eager_images = [
+        denoising.decode_prior_tokens(eager, [one], [ids])[0] for one, ids in zip(requests, tokens, strict=True)
+    ]
     for request, ids, image in zip(requests, tokens, eager_images, strict=True):
         by_diffusers = pipeline(
             prompt=request.prompt,
@@ -266,23 +261,23 @@ def agreement(bench: Bench) -> Rows:
             width=request.width,
             num_inference_steps=request.steps,
             guidance_scale=request.guidance,
-            latents=initial_noise(eager, request).to(device, eager.dtype),
-            prior_token_ids=upsample_prior_tokens(ids)[None],
+            latents=denoising.initial_noise(eager, request).to(device, eager.dtype),
+            prior_token_ids=denoising.upsample_prior_tokens(ids)[None],
         ).images[0]
         psnrs["glmkit and diffusers"].append(psnr(image, by_diffusers))
-        psnrs["kernels and eager"].append(psnr(image, decode_prior_tokens(compiled, [request], [ids])[0]))
+        psnrs["kernels and eager"].append(psnr(image, denoising.decode_prior_tokens(compiled, [request], [ids])[0]))
     for case, values in psnrs.items():
         medians = {"median_psnr_db": statistics.median(values), "min_psnr_db": min(values)}
         yield {"case": case} | medians | {"images": len(values)}
     pair = [first, replace(first, id="b", seed=1, prompt="a red 'X'")]
-    batched, again = (decode_prior_tokens(eager, batch, [tokens[0]] * len(batch))[0] for batch in (pair, pair[:1]))
+    batched, again = (
+        denoising.decode_prior_tokens(eager, batch, [tokens[0]] * len(batch))[0] for batch in (pair, pair[:1])
+    )
     twice = generate_prior_tokens(compiled, [first])[0], generate_prior_tokens(compiled, [first])[0]
     pixels = eager_images[0].tobytes()
     yield {"case": "alone and in a batch", "equal": batched.tobytes() == pixels}
-    yield {
-        "case": "a seed twice: pixels, prior tokens",
-        "equal": again.tobytes() == pixels and torch.equal(*twice),
-    }
+    repeated = again.tobytes() == pixels and torch.equal(*twice)
+    yield {"case": "a seed twice: pixels, prior tokens", "equal": repeated}
 
 
 def psnr(a: Image.Image, b: Image.Image) -> float:
@@ -332,8 +327,8 @@ def trace(bench: Bench) -> Rows:
         "64 tokens": lambda: prior_token_decoder(bench.hybrid).generate(
             prompts, [_plain(length)], [(8, 8)], numbers, Sampling()
         ),
-        "2 steps": lambda: denoise(bench.hybrid, [bench.request(side, steps=2)], [prior_token_ids]),
-        "VAE": lambda: decode_latents(bench.hybrid, latents),
+        "2 steps": lambda: denoising.denoise(bench.hybrid, [bench.request(side, steps=2)], [prior_token_ids]),
+        "VAE": lambda: denoising.decode_latents(bench.hybrid, latents),
     }
     for name, call in calls.items():
         call()
@@ -369,9 +364,7 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         hybrid = open_model(arguments.model, device, dtype_for(device), Path(scratch))
         hybrid.optimize_for_inference(arguments.compile == "blocks")
-        scale = TOY if arguments.toy else Scale()
-        bench = Bench(hybrid, scale, Path(scratch))
-        failed = False
+        bench, failed = Bench(hybrid, TOY if arguments.toy else Scale(), Path(scratch)), False
         for name in arguments.only:
             began, rows = time.perf_counter() - started, []
             for row in _measured(SECTIONS[name], bench, started + arguments.seconds):
@@ -384,17 +377,16 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _measured(section: Callable[[Bench], Iterable[Row]], bench: Bench, ends: float) -> Rows:
-    """The section's rows; a failure is a row, since the sections after it are still worth their time."""
-    late: Row = {"case": "no time left"}
-    if time.perf_counter() > ends:
-        yield late
-        return
+    """Yield a section's results; a failure is one, since the sections after it are still worth their time."""
     try:
-        for row in section(bench):
-            yield row
-            if time.perf_counter() > ends:
-                yield late
+        if time.perf_counter() <= ends:
+            for row in section(bench):
+                yield row
+                if time.perf_counter() > ends:
+                    break
+            else:
                 return
+        yield {"case": "no time left"}
     except Exception as error:
         yield {"case": "failed", "error": f"{type(error).__name__}: {str(error)[:500]}"}
 

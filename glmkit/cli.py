@@ -9,6 +9,7 @@ import os
 import pkgutil
 import re
 import sys
+from collections.abc import Sequence
 from typing import NoReturn
 
 from glmkit import __version__, commands
@@ -18,18 +19,22 @@ from glmkit.errors import UserError, nearest
 class Parser(argparse.ArgumentParser):
     """argparse with the nearest name in the message of an unknown command, option or choice."""
 
-    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def, override]
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
         """Refuse what is left over here, where the options of the command are known, not in the parent parser."""
-        namespace, rest = super().parse_known_args(args, namespace)
+        known = argparse.Namespace() if namespace is None else namespace
+        known, rest = super().parse_known_args(args, known)
         words = [action.dest for action in self._actions if action.nargs == "*" and not action.option_strings]
         if words and not any(word.startswith("-") for word in rest):
             # argparse ends a list of words at the first option, also if more of them follow it.
-            getattr(namespace, words[0]).extend(rest)
+            getattr(known, words[0]).extend(rest)
         elif rest:
             self.error(f"unrecognized arguments: {' '.join(rest)}")
-        return namespace, []
+        return known, []
 
     def error(self, message: str) -> NoReturn:
+        """Print the message with the nearest name that would have been right, and exit with code 2."""
         guess = None
         if choice := re.search("invalid choice: '([^']*)'", message):
             guess = nearest(choice[1], [str(value) for action in self._actions for value in action.choices or ()])
@@ -41,6 +46,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def build_parser() -> Parser:
+    """Make the parser of all commands."""
     parser = Parser(prog="glmkit", description="Run, fine-tune, evaluate and compare GLM-Image models.")
     parser.add_argument("--version", action="version", version=f"glmkit {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)

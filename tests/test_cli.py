@@ -113,5 +113,7 @@ def test_no_command_is_an_error() -> None:
 
 
 def test_changes_of_a_recipe_may_follow_options() -> None:
-    arguments = build_parser().parse_args("finetune a.yaml b=1 --device cpu c=2 --json d=3".split())
-    assert arguments.overrides == ["b=1", "c=2", "d=3"] and arguments.device == "cpu" and arguments.json
+    arguments = build_parser().parse_args(["finetune", "a.yaml", "b=1", "--device", "cpu", "c=2", "--json", "d=3"])
+    assert arguments.overrides == ["b=1", "c=2", "d=3"]
+    assert arguments.device == "cpu"
+    assert arguments.json

@@ -289,7 +289,7 @@ def train_line(row: Mapping[str, Any]) -> str:
     job = f"{row['stage']} {row['size']} batch {row['batch']} {checkpointing}"
     job = ", ".join([job, f"base {row['base']}", *settings]) + ": "
     if "error" in row:
-        return job + row["error"].splitlines()[0]
+        return job + str(row["error"]).splitlines()[0]
     result = (
         f"{row['step']:.3f} s per step (first {row['first_step']:.1f} s), {row['samples_per_second']:.2f} samples/s, "
         f"{row['tokens_per_second']:.0f} tokens/s, {row['share_of_lower_bound']:.2f} of the lower bound "
@@ -304,4 +304,5 @@ def _duration_of_all_steps(row: Mapping[str, Any]) -> str:
         return ""
     from glmkit.training.plan import duration
 
-    return f"; {row['steps']} steps: {duration(row['steps'] * row['step'])}"
+    seconds: float = row["steps"] * row["step"]
+    return f"; {row['steps']} steps: {duration(seconds)}"

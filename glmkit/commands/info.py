@@ -1,14 +1,15 @@
-"""glmkit info: the parts of a model, their parameters and bytes."""
+"""glmkit info: the components of a model, their parameters and bytes."""
 
 from __future__ import annotations
 
 import argparse
 import json
 
-HELP = "List the parts of a model with their parameters and bytes."
+HELP = "List the components of a model with their parameters and bytes."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
     parser.add_argument(
         "model", metavar="MODEL", help="nano, a model folder, a hub id, or glm-image (published sizes, no download)"
     )
@@ -16,16 +17,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Print a table, or one line of JSON."""
     from glmkit.models.checkpoint import describe
 
-    rows = describe(arguments.model)
-    parameters, size = sum(row.parameters for row in rows), sum(row.bytes for row in rows)
+    sizes = describe(arguments.model)
+    parameters, size = sum(one.parameters for one in sizes), sum(one.bytes for one in sizes)
     if arguments.json:
-        parts = [{"part": row.component, "parameters": row.parameters, "bytes": row.bytes} for row in rows]
-        print(json.dumps({"model": arguments.model, "parts": parts, "parameters": parameters, "bytes": size}))
+        components = [{"component": one.component, "parameters": one.parameters, "bytes": one.bytes} for one in sizes]
+        result = {"model": arguments.model, "components": components, "parameters": parameters, "bytes": size}
+        print(json.dumps(result))
         return 0
-    print(f"{'part':<16}{'parameters':>18}{'bytes':>18}")
-    for row in rows:
-        print(f"{row.component:<16}{row.parameters:>18,}{row.bytes:>18,}")
+    print(f"{'component':<16}{'parameters':>18}{'bytes':>18}")
+    for one in sizes:
+        print(f"{one.component:<16}{one.parameters:>18,}{one.bytes:>18,}")
     print(f"{'all':<16}{parameters:>18,}{size:>18,}")
     return 0

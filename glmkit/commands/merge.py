@@ -9,6 +9,7 @@ HELP = "Write a model folder whose weights hold the changes of adapters."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
     parser.add_argument("model", metavar="MODEL", help="nano, a model folder or a hub id")
     parser.add_argument(
         "--adapter", metavar="DIR[:WEIGHT]", nargs="+", action="extend", required=True, help="adapters to merge"
@@ -17,9 +18,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Write the folder, and print which components were changed."""
     from glmkit.models.checkpoint.adapters import Adapter
     from glmkit.models.checkpoint.export import write_merged_model
 
-    parts = write_merged_model(arguments.model, [Adapter.parse(text) for text in arguments.adapter], arguments.out)
-    print(f"{arguments.out}: {arguments.model} with {' + '.join(arguments.adapter)} in its {' and '.join(parts)}")
+    components = write_merged_model(arguments.model, [Adapter.parse(text) for text in arguments.adapter], arguments.out)
+    print(f"{arguments.out}: {arguments.model} with {' + '.join(arguments.adapter)} in its {' and '.join(components)}")
     return 0

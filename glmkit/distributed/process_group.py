@@ -19,7 +19,7 @@ BUCKET_ELEMENTS = 2**24  # gradients are reduced in buckets of at most so many n
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """This process, number `rank` of `world_size`, number `local_rank` on this machine.
+    """One process, number `rank` of `world_size`, number `local_rank` on its machine.
 
     `sharded`: each process holds a part of the weights (FSDP), not all of them.
     """

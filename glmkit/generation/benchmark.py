@@ -61,16 +61,19 @@ def measure_latency(hybrid: HybridModel, request: Request) -> dict[str, float]:
 def measure_diffusers_latency(pipe: Any, hybrid: HybridModel, request: Request) -> dict[str, float]:
     """Measure the same of diffusers' pipeline; what is neither prior tokens nor VAE counts as denoising."""
     clock = Clock(hybrid.device)
-    with _timed(pipe, "generate_prior_tokens", clock, "prior_tokens"), _timed(pipe.vae, "decode", clock, "vae"):
-        with clock.stage("total"):
-            pipe(
-                prompt=request.prompt,
-                height=request.height,
-                width=request.width,
-                num_inference_steps=request.steps,
-                guidance_scale=request.guidance,
-                generator=torch.Generator(hybrid.device).manual_seed(request.seed),
-            )
+    with (
+        _timed(pipe, "generate_prior_tokens", clock, "prior_tokens"),
+        _timed(pipe.vae, "decode", clock, "vae"),
+        clock.stage("total"),
+    ):
+        pipe(
+            prompt=request.prompt,
+            height=request.height,
+            width=request.width,
+            num_inference_steps=request.steps,
+            guidance_scale=request.guidance,
+            generator=torch.Generator(hybrid.device).manual_seed(request.seed),
+        )
     seconds = clock.seconds
     return seconds | {"denoising": seconds["total"] - seconds["prior_tokens"] - seconds["vae"]}
 

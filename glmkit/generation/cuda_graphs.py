@@ -21,7 +21,7 @@ def record(step: Callable[[], None], state: Sequence[Tensor]) -> Callable[[], No
         for tensor, value in zip(state, before, strict=True):
             tensor.copy_(value)
 
-    stream = torch.cuda.Stream()
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(WARMUPS):

@@ -105,7 +105,8 @@ class PriorTokenDecoder:
         prompt_lengths = [len(prompt) for prompt in prompts]
         longest = max(prompt_lengths)
         image_3BN = torch.stack([decode_positions(next_position(one), grids_in_order) for one in positions], dim=1)
-        with torch.cuda.device_of(self.model.lm_head.weight):  # graphs and kernels go to the current device
+        # Graphs and kernels go to the current device.
+        with torch.cuda.device_of(self.model.lm_head.weight):  # type: ignore[no-untyped-call]
             # 1. Place the batch into buffers that stay where they are.
             buffers = self._buffers_for(batch, longest + tokens, tokens)
             buffers.start(rotary_cos_sin(image_3BN, self.model.config), prompt_lengths, uniforms_BN)

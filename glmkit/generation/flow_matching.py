@@ -1,8 +1,8 @@
-"""Flow matching: which times the decoder is told, which noise levels they mean, and Euler's steps through them.
+"""Flow matching: timesteps of the decoder, the noise levels that they mean, and Euler's method through them.
 
-A time t in 1..1000 has two faces. The decoder is fed `t - 1`, UNSHIFTED; the latents carry noise at
-`sigma = shift(t / 1000)`, which depends on the image's size. Both are made in one place, `pair`, from which
-generation (`schedule`) and training (`training_times`) draw, so that the two cannot drift apart.
+A time t in 1..1000 is two numbers. The decoder reads `t - 1`, UNSHIFTED; the latents carry noise at
+`sigma = shift(t / 1000)`, which depends on the image's size. Both are made in one function, `times_at`, for generation
+(`schedule`) and training (`training_times`), so that the two cannot drift apart.
 
 Formulas: `GlmImagePipeline.__call__` and `FlowMatchEulerDiscreteScheduler` (linear time shift) of diffusers 0.42.
 Shapes: B batch, C channels, H W rows and columns of latents, n steps.
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from glmkit.errors import UserError
 
-PIXELS_PER_TOKEN = 16  # 8 pixels a latent, 2 latents a patch
+PIXELS_PER_TOKEN = 16  # 8 pixels per latent, 2 latents per patch
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class FlowConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> FlowConfig:
-        """Reads a published config; a scheduler that shifts times in another way is refused."""
+        """Read a published config; UserError for a scheduler that shifts times in another way."""
         for key, expected in (("use_dynamic_shifting", True), ("time_shift_type", "linear")):
             if values.get(key) != expected:
                 raise UserError(
@@ -45,48 +45,48 @@ class FlowConfig:
 
 
 class Times(NamedTuple):
-    """What the decoder is told (`timestep`, t - 1) and the noise level that it means (`sigma`, shifted); same shape."""
+    """What the decoder reads (`timestep`, t - 1) and the noise level that it means (`sigma`, shifted); same shape."""
 
     timestep: Tensor
     sigma: Tensor
 
 
 class Schedule(NamedTuple):
-    """`timesteps` n, fed to the decoder one a step; `sigmas` n + 1, falling to 0. Both float32 on the CPU."""
+    """`timesteps` n, one per denoising step; `sigmas` n + 1, falling to 0. Both float32 on the CPU."""
 
     timesteps: Tensor
     sigmas: Tensor
 
 
 def sequence_length(height: int, width: int) -> int:
-    """Image tokens of the decoder for an image of height x width pixels."""
+    """Count the decoder's image tokens for an image of height x width pixels."""
     return (height // PIXELS_PER_TOKEN) * (width // PIXELS_PER_TOKEN)
 
 
 def mu(seq_len: int, config: FlowConfig) -> float:
-    """The strength of the shift for an image of `seq_len` tokens; larger images get more noise."""
+    """Return the strength of the shift for an image of `seq_len` tokens; larger images get more noise."""
     return config.max_shift * math.sqrt(seq_len / config.base_image_seq_len) + config.base_shift
 
 
 def shift_sigma(sigma: Tensor, seq_len: int, config: FlowConfig) -> Tensor:
-    """Noise levels in [0, 1] shifted for the size: mu / (mu + 1 / sigma - 1), written so that 0 and 1 stay exact."""
+    """Shift noise levels in [0, 1] for the size: mu / (mu + 1 / sigma - 1), written so that 0 and 1 stay exact."""
     scaled = mu(seq_len, config) * sigma
     return scaled / (scaled + (1 - sigma))
 
 
-def pair(t: Tensor, height: int, width: int, config: FlowConfig) -> Times:
-    """The two faces of the times t (any shape, in 1..num_train_timesteps) for an image of height x width pixels."""
+def times_at(t: Tensor, height: int, width: int, config: FlowConfig) -> Times:
+    """Pair timesteps and noise levels of the times t (any shape, in 1..num_train_timesteps) for an image size in pixels."""
     t = t.float()
     return Times(t - 1, shift_sigma(t / config.num_train_timesteps, sequence_length(height, width), config))
 
 
 def schedule(height: int, width: int, steps: int, config: FlowConfig) -> Schedule:
-    """Equally spaced whole times from 1000 down to above 1, paired with their noise levels."""
+    """Space `steps` whole times equally from 1000 down to above 1, and pair them with their noise levels."""
     if not 1 <= steps <= config.num_train_timesteps:
         raise UserError(f"the number of steps must be 1 to {config.num_train_timesteps}", found=steps, fix="--steps 30")
-    # numpy's linspace, since another rounding of its float64 values would move a floor by a whole time
+    # numpy's linspace, since another rounding of its float64 values would move a rounded time by a whole one
     t = np.floor(np.linspace(config.num_train_timesteps, 1, steps + 1)[:-1])
-    times = pair(torch.from_numpy(t), height, width, config)
+    times = times_at(torch.from_numpy(t), height, width, config)
     return Schedule(times.timestep, torch.cat([times.sigma, torch.zeros(1)]))
 
 
@@ -123,7 +123,7 @@ def training_times(
     generator: torch.Generator | None = None,
     device: torch.device | str = "cpu",
 ) -> Times:
-    """Random times for `count` images, paired as generation pairs them.
+    """Sample random times for `count` images, paired as generation pairs them.
 
     t / 1000 follows a logit-normal law (Esser et al. 2024, arXiv:2403.03206) BEFORE the shift, squeezed into
     [1, 1000] / 1000; `logit_std` None makes it uniform. `generator` must live on `device`.
@@ -132,14 +132,14 @@ def training_times(
         u = torch.rand(count, generator=generator, device=device)
     else:
         u = torch.sigmoid(logit_mean + logit_std * torch.randn(count, generator=generator, device=device))
-    return pair(1 + u * (config.num_train_timesteps - 1), height, width, config)
+    return times_at(1 + u * (config.num_train_timesteps - 1), height, width, config)
 
 
-def noisy(latents: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
-    """Latents B C H W at noise levels `sigma` B: (1 - sigma) clean + sigma noise."""
+def add_noise(latents: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+    """Mix latents B C H W with noise at levels `sigma` B: (1 - sigma) clean + sigma noise."""
     return torch.lerp(latents, noise, sigma[:, None, None, None].to(latents.dtype))
 
 
 def velocity_target(latents: Tensor, noise: Tensor) -> Tensor:
-    """What the decoder learns to predict: the change of the noisy latents with sigma."""
+    """Return what the decoder learns to predict: the change of the noisy latents with sigma."""
     return noise - latents

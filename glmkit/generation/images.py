@@ -1,4 +1,4 @@
-"""Generated images on disk, each with its request, and the content of what generated it, in the text of its PNG file."""
+"""Generated images on disk, each with its request, and the content of the weights, in the text of its PNG file."""
 
 from __future__ import annotations
 

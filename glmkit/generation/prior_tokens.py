@@ -72,7 +72,7 @@ def generate_prior_tokens(
 
 
 def prior_token_decoder(hybrid: HybridModel) -> PriorTokenDecoder:
-    """Return the decoder of the model's prior tokens, with its buffers and graphs while the weights stay as they are."""
+    """Return the decoder of the model's prior tokens, with its buffers and graphs, while the weights stay the same."""
     decoder: PriorTokenDecoder | None = hybrid.inference_cache.get("prior_token_decoder")
     if decoder is None or decoder.model is not hybrid.autoregressive:
         recorded = None if hybrid.optimized else False

@@ -1,7 +1,7 @@
 """Make the `processor/` folder of a new checkpoint: tokenizer, chat template and image settings, in published form.
 
-The published vocabulary starts with the image codes, so that the head of the language model can stop after them:
-codes `<|dit_token_0|>` ..., the start and the end of an image, spares, then everything else.
+The published vocabulary starts with the codebook, so that the head of the language model can stop after it: prior
+tokens `<|dit_token_0|>` ..., the start and the end of an image, spares, then everything else.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from typing import Any
 from glmkit.errors import UserError
 from glmkit.files import atomic_path, write_json
 
-CODE_TOKEN = "<|dit_token_{}|>"
-# After the codes: start and end of an image and 126 spares, as in the published head (16512 = 16384 + 128).
-EXTRA_CODE_TOKENS = 128
+PRIOR_TOKEN = "<|dit_token_{}|>"
+# After the codebook: start and end of an image and 126 spares, as in the published head (16512 = 16384 + 128).
+EXTRA_TOKENS = 128
 GRID_START, GRID_END = "<sop>", "<eop>"
 IMAGE, PAD = "<|image|>", "<|endoftext|>"
+SPECIAL_TOKENS = 4  # padding, start and end of a grid, image
 BYTES = 256
 
 TEMPLATE = """\
@@ -40,7 +41,7 @@ TEMPLATE = """\
 
 @dataclass(frozen=True)
 class ProcessorIds:
-    """The ids that a model's config must repeat. Codes are 0 .. image_start_token_id - 1."""
+    """The ids that a model's config must repeat. Prior tokens are 0 .. image_start_token_id - 1."""
 
     vocab_size: int
     vision_vocab_size: int
@@ -51,18 +52,20 @@ class ProcessorIds:
 
 
 def build_processor(
-    folder: Path | str, corpus: Iterable[str], codes: int, vocab_size: int, min_pixels: int, max_pixels: int
+    folder: Path | str, corpus: Iterable[str], codebook_size: int, vocab_size: int, min_pixels: int, max_pixels: int
 ) -> ProcessorIds:
-    """Train a byte-level BPE tokenizer on `corpus` and write the folder that stock `GlmImageProcessor` loads.
+    """Train a byte-level BPE tokenizer on `corpus` and write the folder that transformers' `GlmImageProcessor` loads.
 
-    `vocab_size` is the most entries that the vocabulary may have, codes included (a small corpus gives fewer);
-    `min_pixels` and `max_pixels` bound source images before they are halved. Returns the ids of the special tokens.
+    `vocab_size` is the most entries that the vocabulary may have, the codebook included (a small corpus gives fewer);
+    `min_pixels` and `max_pixels` bound condition images before they are halved. Returns the ids of the special tokens.
     """
-    least = codes + EXTRA_CODE_TOKENS + 4 + BYTES
+    least = codebook_size + EXTRA_TOKENS + SPECIAL_TOKENS + BYTES
     if vocab_size < least:
-        raise UserError(f"{codes} codes need a vocabulary of at least {least}", found=f"vocab_size={vocab_size}")
-    tokenizer = _train(corpus, codes, vocab_size)
-    start, end = CODE_TOKEN.format(codes), CODE_TOKEN.format(codes + 1)
+        raise UserError(
+            f"a codebook of {codebook_size} needs a vocabulary of at least {least}", found=f"vocab_size={vocab_size}"
+        )
+    tokenizer = _train(corpus, codebook_size, vocab_size)
+    start, end = PRIOR_TOKEN.format(codebook_size), PRIOR_TOKEN.format(codebook_size + 1)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_path(folder / "tokenizer.json") as path:
@@ -73,18 +76,18 @@ def build_processor(
         path.write_text(TEMPLATE.replace("START|image|END", start + IMAGE + end), encoding="utf-8")
     return ProcessorIds(
         vocab_size=tokenizer.get_vocab_size(),
-        vision_vocab_size=codes + EXTRA_CODE_TOKENS,
-        image_start_token_id=codes,
-        image_end_token_id=codes + 1,
+        vision_vocab_size=codebook_size + EXTRA_TOKENS,
+        image_start_token_id=codebook_size,
+        image_end_token_id=codebook_size + 1,
         image_token_id=tokenizer.token_to_id(IMAGE),
         pad_token_id=tokenizer.token_to_id(PAD),
     )
 
 
-def _train(corpus: Iterable[str], codes: int, vocab_size: int) -> Any:
+def _train(corpus: Iterable[str], codebook_size: int, vocab_size: int) -> Any:
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-    names = [CODE_TOKEN.format(index) for index in range(codes + EXTRA_CODE_TOKENS)]
+    names = [PRIOR_TOKEN.format(index) for index in range(codebook_size + EXTRA_TOKENS)]
     special = [AddedToken(name, special=True, normalized=False) for name in [*names, PAD, GRID_START, GRID_END, IMAGE]]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

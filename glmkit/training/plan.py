@@ -225,8 +225,10 @@ def _autoregressive(parts: Mapping[str, nn.Module], shape: Shape, batch: int, ca
     prompt = [1] * (_prompt_tokens(captions) + is_edit * shown.large[0] * shown.large[1])
     codes = [torch.zeros(batch, *grid, dtype=torch.long) for grid in order]
     inputs = training_batch([prompt] * batch, codes, model.config)
-    logits = model(inputs.ids_BT.to(device), inputs.positions_3BT.to(device), logits_to_keep=inputs.keep_BN.to(device))
-    return nn.functional.cross_entropy(logits.float().flatten(0, 1), inputs.written_BN.flatten().to(device))
+    logits = model(
+        inputs.ids_BT.to(device), inputs.positions_3BT.to(device), logits_to_keep=inputs.target_columns_BN.to(device)
+    )
+    return nn.functional.cross_entropy(logits.float().flatten(0, 1), inputs.target_ids_BN.flatten().to(device))
 
 
 def _decoder(parts: Mapping[str, nn.Module], shape: Shape, batch: int, captions: list[str]) -> Tensor:

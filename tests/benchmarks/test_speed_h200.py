@@ -34,7 +34,8 @@ def test_sections(script: Any, tiny_model: Path, tmp_path: Path, capsys: pytest.
     shown = capsys.readouterr().out
     for section in only:
         result = read_json(tmp_path / f"{section}.json")
-        assert result["rows"] and not any("error" in row for row in result["rows"])
+        assert result["rows"]
+        assert not any("error" in row for row in result["rows"])
         assert result["environment"]["versions"]["torch"]
         assert result["rows"][-1]["case"] in shown
     assert list(dict.fromkeys(re.findall(r"^(\w+): ", shown, re.MULTILINE))) == only, "the given order"
@@ -51,7 +52,7 @@ def test_sections(script: Any, tiny_model: Path, tmp_path: Path, capsys: pytest.
 def test_a_section_that_fails_is_a_row(
     script: Any, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(bench: Any) -> Any:
+    def broken(_: Any) -> Any:
         raise RuntimeError("out of memory")
 
     monkeypatch.setitem(script.SECTIONS, "trace", broken)
@@ -65,7 +66,7 @@ def test_a_section_that_fails_is_a_row(
 def test_rows_of_a_section_that_breaks_off_stay(
     script: Any, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def half(bench: Any) -> Any:
+    def half(_: Any) -> Any:
         yield {"case": "first"}
         assert read_json(tmp_path / "trace.json")["rows"] == [{"case": "first"}]
         raise KeyboardInterrupt
@@ -91,6 +92,7 @@ def test_low_memory_holds_one_part(script: Any, tmp_path: Path) -> None:
     sizes = [
         sum(own.bytes for own in checkpoint.stored_tensors(folder, part).values()) for part in checkpoint.COMPONENTS
     ]
-    assert largest == max(sizes) / 2**30 and 2 * largest > sum(sizes) / 2**30 > 1.8 * largest
+    assert largest == max(sizes) / 2**30
+    assert 2 * largest > sum(sizes) / 2**30 > 1.8 * largest
     # Libraries load late, and mapped pages of what was fused stay counted; both generators would be 3.0.
     assert 0.9 * largest < held < 1.9 * largest

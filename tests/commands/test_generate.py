@@ -14,6 +14,7 @@ from PIL import Image
 from glmkit.cli import main
 from glmkit.files import read_jsonl, write_json, write_jsonl
 from glmkit.generation import hybrid_generator
+from glmkit.generation.denoising import decode_prior_tokens
 from glmkit.models.hybrid import HybridModel
 from glmkit.records import Request
 
@@ -109,7 +110,7 @@ def test_a_file_of_prompts_resumes(
         "skipped": 0,
         "failed": 0,
     }
-    original, calls = hybrid_generator.decode_prior_tokens, []
+    original, calls = decode_prior_tokens, []
 
     def killed(hybrid: HybridModel, requests: list[Request], *given: Any, **named: Any) -> list[Image.Image]:
         calls.append(len(requests))
@@ -145,7 +146,8 @@ def test_a_failure_is_a_row(tiny_model: Path, tmp_path: Path, source: Path, caps
     assert main(command) == 1
     assert "four: " in capsys.readouterr().err
     rows = {row["id"]: row for row in read_jsonl(tmp_path / "out" / "images.jsonl")}
-    assert "is not an image" in rows["four"]["error"] and rows["four"]["file"] is None
+    assert "is not an image" in rows["four"]["error"]
+    assert rows["four"]["file"] is None
     assert files(tmp_path / "out") == [".work", "images.jsonl", "one.png", "three.png", "two.png"]
     source.write_bytes(kept)
     assert main(command) == 0
@@ -176,10 +178,9 @@ BAD = {
 }
 
 
+@pytest.mark.usefixtures("source")
 @pytest.mark.parametrize("name", BAD)
-def test_bad_input(
-    name: str, tiny_model: Path, tmp_path: Path, source: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bad_input(name: str, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Exit code 2, what is wrong and what to type, no traceback, and no file."""
     argv, message = BAD[name]
     (tmp_path / "corrupt.png").write_bytes(b"\x89PNG no")
@@ -191,7 +192,9 @@ def test_bad_input(
     assert main(argv) == 2
     shown = capsys.readouterr()
     assert message.replace("TMP", str(tmp_path)) in shown.err
-    assert shown.err.startswith("error: ") and "Traceback" not in shown.err and not shown.out
+    assert shown.err.startswith("error: ")
+    assert "Traceback" not in shown.err
+    assert not shown.out
     assert files(tmp_path) == before
 
 
@@ -215,14 +218,15 @@ def test_a_full_disk(
     out = tmp_path / "a.png"
     out.write_bytes(b"the old image")
 
-    def full(self: Image.Image, path: Path, **_: object) -> None:
+    def full(_: Image.Image, path: Path, **__: object) -> None:
         Path(path).write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", full)
     assert main(["generate", "a", "--model", str(tiny_model), "--out", str(out), *QUICK]) == 2
     assert "no space left" in capsys.readouterr().err
-    assert files(tmp_path) == ["a.png"] and out.read_bytes() == b"the old image"
+    assert files(tmp_path) == ["a.png"]
+    assert out.read_bytes() == b"the old image"
     write_jsonl(tmp_path / "prompts.jsonl", [{"id": "x", "prompt": "a"}])
     command = ["generate", "--prompts", str(tmp_path / "prompts.jsonl"), "--out", str(tmp_path / "out")]
     assert main([*command, "--model", str(tiny_model), *QUICK]) == 2
@@ -259,8 +263,9 @@ def test_adapters(tiny_model: Path, tiny_copy: Path, tmp_path: Path, capsys: pyt
 
 def test_info(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", "glm-image", "--json"]) == 0
-    counts = {row["part"]: row["parameters"] for row in json.loads(capsys.readouterr().out)["parts"]}
-    assert counts["language_model"] == 8_847_155_200 and counts["decoder"] == 6_926_882_880
+    counts = {row["component"]: row["parameters"] for row in json.loads(capsys.readouterr().out)["components"]}
+    assert counts["language_model"] == 8_847_155_200
+    assert counts["decoder"] == 6_926_882_880
     assert main(["info", str(tiny_model)]) == 0
     assert "language_model" in capsys.readouterr().out
     assert main(["info", "glm-imag"]) == 2

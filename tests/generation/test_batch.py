@@ -102,7 +102,8 @@ def test_prior_tokens_are_named_after_what_they_depend_on(tmp_path: Path) -> Non
     assert files.has(replace(one, id="other", steps=9, guidance=3.0))
     for change in ({"prompt": "b"}, {"seed": 9}, {"height": 128}, {"top_k": 1}, {"condition_images": ("a.png",)}):
         assert not files.has(replace(one, **change))
-    assert files.load(one, CPU).tolist() == [[0, 1], [2, 3]] and files.seconds(one) == 1.5
+    assert files.load(one, CPU).tolist() == [[0, 1], [2, 3]]
+    assert files.seconds(one) == 1.5
     assert not PriorTokenFiles(tmp_path, "other weights").has(one)
 
 
@@ -112,9 +113,8 @@ def test_only_the_request_at_fault_fails(hybrid: HybridModel, tmp_path: Path) ->
     ]
     images = generate(hybrid, wanted, tmp_path / "work")
     assert "does not exist" in str(images.pop("2"))
-    assert sorted(images) == ["0", "1", "3", "4", "5"] and all(
-        isinstance(value, np.ndarray) for value in images.values()
-    )
+    assert sorted(images) == ["0", "1", "3", "4", "5"]
+    assert all(isinstance(value, np.ndarray) for value in images.values())
 
 
 def test_one_part_at_a_time_draws_the_same(
@@ -135,7 +135,8 @@ def test_one_part_at_a_time_draws_the_same(
     Image.effect_noise((128, 128), 80).convert("RGB").save(source)
     one = replace(requests()[1], condition_images=(str(source),))
     images = generate(sparing, [one], tmp_path / "work")["1"]
-    assert all(len(parts) <= 2 and not {"autoregressive", "decoder"} <= parts for parts in held) and held
+    assert all(len(parts) <= 2 and not {"autoregressive", "decoder"} <= parts for parts in held)
+    assert held
     monkeypatch.undo()
     assert np.array_equal(images, generate(hybrid, [one], tmp_path / "other")["1"])
 
@@ -192,7 +193,8 @@ def test_processes_share_the_work_and_survive_one(
     processes[1].send_signal(signal.SIGKILL)
     outputs = [process.communicate(timeout=120)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, -signal.SIGKILL, 0]
-    assert '"generated": 9' in outputs[0] and not outputs[2]
+    assert '"generated": 9' in outputs[0]
+    assert not outputs[2]
     saved = [line.split()[1] for line in log.read_text().splitlines()]
     assert sorted(saved) == [one.id for one in requests(9)]
     assert [row["id"] for row in read_jsonl(tmp_path / "many" / "images.jsonl")] == [one.id for one in requests(9)]

@@ -59,14 +59,14 @@ def recording(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     monkeypatch.setattr(cuda_graphs, "record", noted)
     monkeypatch.setattr(torch.cuda, "Stream", Stream)
     monkeypatch.setattr(torch.cuda, "current_stream", Stream)
-    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
-    monkeypatch.setattr(torch.cuda, "graph", lambda graph: nullcontext())
+    monkeypatch.setattr(torch.cuda, "stream", lambda _: nullcontext())
+    monkeypatch.setattr(torch.cuda, "graph", lambda _: nullcontext())
     monkeypatch.setattr(torch.cuda, "CUDAGraph", FakeGraph)
     return recorded
 
 
 def test_recorded_steps_generate_the_same_tokens(recording: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Batches filled up to a bucket, buffers used again, prompts of other lengths, several key-value lengths, few recordings."""
+    """Batches filled up to a bucket, buffers used again, prompts of other lengths, few recordings."""
     monkeypatch.setattr(decoding, "KV_LENGTH_MULTIPLE", 16)
     plain, recorded = PriorTokenDecoder(tiny.our_model()), PriorTokenDecoder(tiny.our_model(), recorded=True)
     for lengths in ((7, 2, 12), (5,), (12, 3, 4, 9), (7, 2, 12)):
@@ -85,7 +85,7 @@ def test_prompts_are_prefilled_as_if_alone() -> None:
     """Without each other's rows and padding, whose products may round otherwise."""
     model = copy.deepcopy(tiny.our_model())
     read: list[tuple[int, ...]] = []
-    model.register_forward_pre_hook(lambda module, given: read.append(tuple(given[0].shape)))
+    model.register_forward_pre_hook(lambda _, inputs: read.append(tuple(inputs[0].shape)))
     generate(PriorTokenDecoder(model), (7, 2, 12))
     assert read == [(1, 8), (1, 3), (1, 13)]
 
@@ -118,9 +118,9 @@ def test_kernels_generate_the_same_tokens(recording: list[int], monkeypatch: pyt
     tile = gpu.ProductTile(16, 32)
     monkeypatch.setattr(gpu, "PLANS", (gpu.StepPlan(2, tile, tile, tile, tile, tile),))
     monkeypatch.setattr(gpu, "MAX_BATCH", 2)
-    monkeypatch.setattr(backends, "suits_kernels", lambda weight: True)
-    monkeypatch.setattr(cpu, "supports", lambda model: False)
-    monkeypatch.setattr(compiled_layers, "compiled", lambda function, dynamic=False: function)
+    monkeypatch.setattr(backends, "suits_kernels", lambda _: True)
+    monkeypatch.setattr(cpu, "supports", lambda _: False)
+    monkeypatch.setattr(compiled_layers, "compiled", lambda function, **_: function)
     model = copy.deepcopy(tiny.our_model())
     model.fuse()
     decoder = PriorTokenDecoder(model, compiled=True, recorded=True)
@@ -144,7 +144,7 @@ def test_kernels_generate_the_same_tokens(recording: list[int], monkeypatch: pyt
 def test_kernels_are_for_hopper(
     kind: str, dtype: torch.dtype, capability: tuple[int, int], runs: bool, suits: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    monkeypatch.setattr(backends, "triton_runs", lambda device: runs)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    monkeypatch.setattr(backends, "triton_runs", lambda _: runs)
     weight: Any = SimpleNamespace(is_cuda=kind == "cuda", dtype=dtype, device=torch.device(kind))
     assert backends.suits_kernels(weight) is suits

@@ -12,13 +12,13 @@ from torch import Tensor
 from glmkit.errors import UserError
 from glmkit.generation.flow_matching import (
     FlowConfig,
-    denoise,
+    add_noise,
+    integrate,
     mu,
-    noisy,
-    pair,
     schedule,
     sequence_length,
     shift_sigma,
+    times_at,
     training_times,
     velocity_target,
 )
@@ -50,7 +50,8 @@ def test_schedule_equals_stock(size: tuple[int, int], steps: int) -> None:
     ours, stock = schedule(*size, steps, CONFIG), stock_schedule(*size, steps)
     assert torch.equal(ours.timesteps, stock.timesteps - 1)
     assert (ours.sigmas - stock.sigmas).abs().max() < 1e-6
-    assert ours.sigmas[0] == 1 and ours.sigmas[-1] == 0
+    assert ours.sigmas[0] == 1
+    assert ours.sigmas[-1] == 0
 
 
 def test_every_number_of_steps_has_the_times_of_stock() -> None:
@@ -78,7 +79,7 @@ def test_euler_equals_the_stock_steps() -> None:
     def at_step(latents: Tensor, step: int) -> Tensor:
         return velocity(latents, plan.timesteps[step].expand(len(latents)))
 
-    ours = denoise(at_step, noise, plan, lambda done, steps: seen.append((done, steps)))
+    ours = integrate(at_step, noise, plan, lambda done, steps: seen.append((done, steps)))
     assert (ours - expected).abs().max() <= 1e-5
     assert seen == [(step, 12) for step in range(1, 13)]
 
@@ -89,17 +90,17 @@ def test_the_true_velocity_leads_back_to_the_image() -> None:
     clean, noise = (torch.randn(2, 4, 8, 8, generator=generator) for _ in range(2))
     for steps in (1, 7):
         plan = schedule(64, 64, steps, CONFIG)
-        result = denoise(lambda latents, step: velocity_target(clean, noise), noise, plan)
+        result = integrate(lambda *_: velocity_target(clean, noise), noise, plan)
         assert torch.allclose(result, clean, atol=1e-5)
 
 
 def test_noisy_latents_move_along_the_target() -> None:
     generator = torch.Generator().manual_seed(2)
     clean, noise = (torch.randn(3, 4, 8, 8, generator=generator) for _ in range(2))
-    assert torch.equal(noisy(clean, noise, torch.zeros(3)), clean)
-    assert torch.equal(noisy(clean, noise, torch.ones(3)), noise)
+    assert torch.equal(add_noise(clean, noise, torch.zeros(3)), clean)
+    assert torch.equal(add_noise(clean, noise, torch.ones(3)), noise)
     sigma = torch.tensor([0.1, 0.5, 0.9])
-    moved = noisy(clean, noise, sigma + 0.05) - noisy(clean, noise, sigma)
+    moved = add_noise(clean, noise, sigma + 0.05) - add_noise(clean, noise, sigma)
     assert torch.allclose(moved / 0.05, velocity_target(clean, noise), atol=1e-4)
 
 
@@ -112,7 +113,8 @@ def test_shift_strength_of_the_published_sizes(side: int, expected: float) -> No
 def test_training_pairs_times_as_generation_does(logit_std: float | None) -> None:
     """sigma by the formula in float64 from the very timestep that the decoder is fed."""
     times = training_times(500, 512, 256, CONFIG, logit_std=logit_std, generator=torch.Generator().manual_seed(0))
-    assert 0 <= times.timestep.min() and times.timestep.max() <= 999
+    assert times.timestep.min() >= 0
+    assert times.timestep.max() <= 999
     sigma = (times.timestep.double() + 1) / 1000
     strength = 0.75 * (32 * 16 / 256) ** 0.5 + 0.25
     assert (times.sigma - strength / (strength + 1 / sigma - 1)).abs().max() < 1e-6
@@ -120,7 +122,7 @@ def test_training_pairs_times_as_generation_does(logit_std: float | None) -> Non
 
 def test_fixed_times_are_those_of_the_schedule() -> None:
     plan = schedule(512, 256, 30, CONFIG)
-    times = pair(plan.timesteps + 1, 512, 256, CONFIG)
+    times = times_at(plan.timesteps + 1, 512, 256, CONFIG)
     assert torch.equal(times.timestep, plan.timesteps)
     assert torch.equal(times.sigma, plan.sigmas[:-1])
 
@@ -133,15 +135,19 @@ def test_training_times_follow_the_asked_law_and_generator() -> None:
 
     before = torch.get_rng_state()
     uniform, normal = fractions(0.0, None), torch.logit(fractions(0.5, 0.8), eps=1e-6)
-    assert abs(uniform.mean() - 1 / 2) < 0.02 and abs(uniform.var() - 1 / 12) < 0.01
-    assert abs(normal.mean() - 0.5) < 0.05 and abs(normal.std() - 0.8) < 0.05
+    assert abs(uniform.mean() - 1 / 2) < 0.02
+    assert abs(uniform.var() - 1 / 12) < 0.01
+    assert abs(normal.mean() - 0.5) < 0.05
+    assert abs(normal.std() - 0.8) < 0.05
     assert torch.equal(fractions(0.5, 0.8), fractions(0.5, 0.8))
     assert torch.equal(before, torch.get_rng_state())
 
 
 def test_shift_keeps_the_ends_and_the_order() -> None:
     sigmas = shift_sigma(torch.linspace(0, 1, 100), 4096, CONFIG)
-    assert sigmas[0] == 0 and sigmas[-1] == 1 and (sigmas.diff() > 0).all()
+    assert sigmas[0] == 0
+    assert sigmas[-1] == 1
+    assert (sigmas.diff() > 0).all()
     assert shift_sigma(torch.tensor(0.5), 4096, CONFIG) > 0.5
 
 

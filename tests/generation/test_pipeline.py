@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -198,7 +199,7 @@ def test_bfloat16_draws_nearly_the_same(hybrid: HybridModel, tmp_path: Path) -> 
         ({"temperature": 0.0}, "temperature"),
     ],
 )
-def test_impossible_requests(changes: dict[str, object], message: str) -> None:
+def test_impossible_requests(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         check_request(request(**changes))
 

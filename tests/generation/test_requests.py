@@ -22,7 +22,7 @@ BASE = Request("", "", seed=7, height=128, width=64, steps=5, guidance=2.0)
 
 def test_rows_override_the_command_line(tmp_path: Path) -> None:
     path = tmp_path / "prompts.jsonl"
-    rows = [
+    rows: list[dict[str, object]] = [
         {"prompt": "one"},
         {
             "id": "b",
@@ -78,8 +78,9 @@ def test_the_image_carries_its_request(tmp_path: Path) -> None:
     image = Image.new("RGB", (64, 128), "red")
     save_png(tmp_path / "a.png", image, image_text(one, "nano", ("x", "y")))
     with Image.open(tmp_path / "a.png") as opened:
-        text = opened.text
-        assert opened.size == (64, 128) and opened.convert("RGB").getpixel((5, 5)) == (255, 0, 0)
+        text = opened.text  # type: ignore[attr-defined]
+        assert opened.size == (64, 128)
+        assert opened.convert("RGB").getpixel((5, 5)) == (255, 0, 0)
     assert text["prompt"] == one.prompt
     assert (text["seed"], text["size"], text["steps"], text["guidance"]) == ("7", "64x128", "5", "2.0")
     assert (text["model"], text["adapters"], text["condition_images"]) == ("nano", "x\ny", "a.png")

@@ -161,13 +161,15 @@ def test_likeliest_tokens_of_an_edit_equal_stock_generate() -> None:
 
 
 def test_teacher_forcing_samples_the_same_tokens() -> None:
-    """Logits of the training pass, sampled with the numbers of the request, give back the image that decoding generated."""
+    """Logits of the training pass, sampled with the numbers of the request, give the tokens that decoding gave."""
     prompts, seeds, model = [tiny.text_prompt(0, 5), tiny.text_prompt(1, 11)], [1, 2], tiny.our_model()
     ids_BN = generate(prompts, seeds, Sampling())
     preview_Bhw, large_Bhw = ids_BN[:, :15].view(2, *PREVIEW), ids_BN[:, 15:].view(2, *LARGE)
     batch = training_batch(prompts, [preview_Bhw, large_Bhw], model.config)
     with torch.no_grad():
-        logits_BNV = model(batch.ids_BT, batch.positions_3BT, logits_to_keep=batch.keep_BN)[:, :TOKENS, : tiny.CODES]
+        logits_BNV = model(batch.ids_BT, batch.positions_3BT, logits_to_keep=batch.target_columns_BN)[
+            :, :TOKENS, : tiny.CODES
+        ]
     for row, seed in enumerate(seeds):
         assert torch.equal(sample(logits_BNV[row], uniforms(seed, TOKENS), Sampling()), ids_BN[row])
         single = training_sequence(prompts[row], [preview_Bhw[row], large_Bhw[row]], model.config)

@@ -93,7 +93,7 @@ def test_grids_equal_stock(processor: tuple[Path, ProcessorIds]) -> None:
 
 @pytest.mark.parametrize("size", [(250, 256), (256, 0), (1056, 256), (32, 160)])
 def test_sizes_that_the_model_cannot_draw(size: tuple[int, int]) -> None:
-    with pytest.raises(UserError, match="32|times"):
+    with pytest.raises(UserError, match=r"32|times"):
         grids(*size)
 
 
@@ -109,7 +109,7 @@ def test_prompts_that_cannot_be_read(processor: tuple[Path, ProcessorIds], tmp_p
     for sources in ([], [codes] * 4):
         with pytest.raises(UserError, match="1 to 3"):
             tokenizer.edit("brighter", sources, 256, 256)
-    with pytest.raises(UserError, match="tokenizer.json"):
+    with pytest.raises(UserError, match=r"tokenizer\.json"):
         PromptTokenizer(tmp_path)
 
 
@@ -156,7 +156,7 @@ def test_batch_equals_single_sequences(prompt_length: int | None) -> None:
         assert torch.equal(batch.targets_BT[row, :length], single.targets_T)
         assert (batch.ids_BT[row, length:] == tiny.PAD).all()
         assert (batch.targets_BT[row, length:] == -100).all()
-        assert torch.equal(batch.targets_BT[row, batch.keep_BN[row]], batch.written_BN[row])
+        assert torch.equal(batch.targets_BT[row, batch.target_columns_BN[row]], batch.target_ids_BN[row])
 
 
 @pytest.mark.parametrize("shapes", [[(3, 2)], [(2, 5), (4, 3)]])
@@ -168,15 +168,16 @@ def test_a_batch_of_edits_equals_single_sequences(shapes: list[tuple[int, int]])
         tiny.edit_prompt(row, own, length) for row, (own, length) in enumerate(zip(sources, lengths, strict=True))
     ]
     large_Bhw, config = tiny.random_codes(1, 3, 4, 6), tiny.our_model().config
-    batch = training_batch(prompts, [large_Bhw], config, source_grids=shapes)
+    batch = training_batch(prompts, [large_Bhw], config, condition_grids=shapes)
     for row, prompt in enumerate(prompts):
         single = training_sequence(prompt, [large_Bhw[row]], config, shapes)
         length = len(single.ids_T)
         assert torch.equal(batch.ids_BT[row, :length], single.ids_T)
         assert torch.equal(batch.positions_3BT[:, row, :length], single.positions_3T)
         assert torch.equal(batch.targets_BT[row, :length], single.targets_T)
-        assert not batch.valid_BT[row, length:].any() and batch.valid_BT[row, :length].all()
-        assert torch.equal(batch.targets_BT[row, batch.keep_BN[row]], batch.written_BN[row])
+        assert not batch.valid_BT[row, length:].any()
+        assert batch.valid_BT[row, :length].all()
+        assert torch.equal(batch.targets_BT[row, batch.target_columns_BN[row]], batch.target_ids_BN[row])
 
 
 def test_edits_that_are_tokenised_together_are_the_same(processor: tuple[Path, ProcessorIds]) -> None:

@@ -287,7 +287,7 @@ class DecoderObjective(Divisible):
         glyph, mask = known.glyphs.embeddings(inputs.texts)
         size = torch.tensor([_pixels(inputs.latents)], device=self.device, dtype=torch.float32)
         velocity = self.decoder(
-            flow.noisy(inputs.latents, inputs.noise, inputs.times.sigma),
+            flow.add_noise(inputs.latents, inputs.noise, inputs.times.sigma),
             glyph,
             mask,
             upsample_prior_tokens(inputs.prior_token_ids),
@@ -327,7 +327,7 @@ class DecoderObjective(Divisible):
                 cpu = torch.Generator().manual_seed(1000 * number + indices[0])
                 noise = torch.randn(latents.shape, generator=cpu).to(self.device)
                 now = torch.full((len(indices),), float(time), device=self.device)
-                times = flow.pair(now, *_pixels(latents), self.flow_config)
+                times = flow.times_at(now, *_pixels(latents), self.flow_config)
                 inputs = DecoderInputs(
                     indices, latents, noise, times, prior_token_ids, ~everything, everything, indices
                 )

@@ -56,10 +56,10 @@ class Padded:
     counts: dict[str, int]
 
     def logits(self, model: AutoregressiveModel) -> Tensor:
-        return model(self.batch.ids_BT, self.batch.positions_3BT, logits_to_keep=self.batch.keep_BN).float()
+        return model(self.batch.ids_BT, self.batch.positions_3BT, logits_to_keep=self.batch.target_columns_BN).float()
 
     def losses(self, logits: Tensor) -> dict[str, Tensor]:
-        written_BN = self.batch.written_BN
+        written_BN = self.batch.target_ids_BN
         nats_BN = F.cross_entropy(logits.flatten(0, 1), written_BN.flatten(), reduction="none").view_as(written_BN)
         parts = nats_BN.split(list(self.counts.values()), dim=1)
         return {name: part.mean(dim=1) for name, part in zip(self.counts, parts, strict=True)}

@@ -166,7 +166,7 @@ def test_training_batch_equals_single_sequences() -> None:
     preview_Bhw, large_Bhw = tiny.random_codes(3, 2, *PREVIEW), tiny.random_codes(4, 2, *LARGE)
     batch = training_batch(prompts, [preview_Bhw, large_Bhw], model.config, prompt_length=14)
     with torch.no_grad():
-        kept = model(batch.ids_BT, batch.positions_3BT, logits_to_keep=batch.keep_BN)
+        kept = model(batch.ids_BT, batch.positions_3BT, logits_to_keep=batch.target_columns_BN)
         padded = model(batch.ids_BT, batch.positions_3BT)
     for row, prompt in enumerate(prompts):
         single = training_sequence(prompt, [preview_Bhw[row], large_Bhw[row]], model.config)
@@ -205,8 +205,8 @@ def test_compiles_without_a_graph_break() -> None:
     )
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     torch.testing.assert_close(
-        compiled(batch.ids_BT, batch.positions_3BT, logits_to_keep=batch.keep_BN),
-        model(batch.ids_BT, batch.positions_3BT, logits_to_keep=batch.keep_BN),
+        compiled(batch.ids_BT, batch.positions_3BT, logits_to_keep=batch.target_columns_BN),
+        model(batch.ids_BT, batch.positions_3BT, logits_to_keep=batch.target_columns_BN),
     )
 
 
