@@ -197,8 +197,9 @@ def test_the_table_shows_a_distance_with_its_floor(
 
 def test_the_commands_of_the_guide_parse() -> None:
     guide = Path(__file__).parents[2] / "benchmarks" / "reference_sets.md"
-    (block,) = re.findall(r"^```bash\n(.*?)^```", guide.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
-    commands = [words for line in block.splitlines() if (words := shlex.split(line, comments=True))]
+    blocks = re.findall(r"^```bash\n(.*?)^```", guide.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines()]
+    commands = [words for line in lines if (words := shlex.split(line, comments=True))]
     assert len(commands) > 6
     for program, *words in commands:
         assert program == "glmkit"

@@ -164,7 +164,7 @@ def test_from_the_command_line(
     monkeypatch.chdir(tmp_path)
     command = ["eval", "--suite", "text-render", "--split", "regions", "--limit", "2", "--model", "openai:gpt-image-1"]
     main([*command, "--size", "64x64"])
-    assert "a minute · 0.33 $" in capfd.readouterr().err
+    assert "per minute · 0.33 $" in capfd.readouterr().err
     (folder,) = Path("reports").iterdir()
     assert folder.name.startswith("text-render-openai-gpt-image-1-")
     settings = read_json(folder / "manifest.json")["settings"]
