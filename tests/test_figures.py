@@ -112,12 +112,12 @@ def test_generation_on_an_h200() -> None:
 
 def test_generation_on_an_h200_in_words() -> None:
     diffusers = cases("diffusers")["1024x1024"]
-    codes = diffusers["all"]["stages"]["prior_tokens"]["diffusers"]
+    prior_tokens = diffusers["all"]["stages"]["prior_tokens"]["diffusers"]
     said = text(PAGE)
     assert (
         f"diffusers takes {diffusers['diffusers']:.1f} s for 1024x1024 and glmkit {diffusers['glmkit']:.1f} s" in said
     )
-    assert f"{diffusers['ratio']:.1f} times as fast. {codes:.1f} s of diffusers are prior tokens" in said
+    assert f"{diffusers['ratio']:.1f} times as fast. {prior_tokens:.1f} s of diffusers are prior tokens" in said
     (batch,) = results("speed_h200/batch.json")["rows"]
     assert f"{batch['images_per_hour']:.0f} images of 1024x1024 per hour" in said
     for size, saved in (("1024x1024", 5), ("2048x2048", 3)):
