@@ -126,7 +126,7 @@ def table(measured: Mapping[str, dict[str, Any]]) -> str:
     for kind, result in measured.items():
         itself, first = result["self_distance"], next(iter(result["distances"]))
         lines.append(
-            f"{kind} (lower is nearer): the set against itself {itself.value:.4f} {_range(itself)}, {itself.n} a side"
+            f"{kind} (lower is nearer): the set against itself {itself.value:.4f} {_range(itself)}, {itself.n} per side"
         )
         for run, figure in result["distances"].items():
             lines.append(f"  {run}: {figure.value:.4f} {_range(figure)}, n {figure.n}")

@@ -146,6 +146,6 @@ def _distance(distance: Mapping[str, Any]) -> str:
     few = "; indicative" if distance["indicative"] else ""
     return (
         f"{distance['metric']} to {distance['reference']}: {distance['value']:.4g} (lower is nearer; {distance['n']} "
-        f"images a side{few}; the set against itself: {distance['self_distance']:.4g} with "
-        f"{distance['n_self_distance']} a side)"
+        f"images per side{few}; the set against itself: {distance['self_distance']:.4g} with "
+        f"{distance['n_self_distance']} per side)"
     )

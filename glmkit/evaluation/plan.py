@@ -120,7 +120,7 @@ class EvaluationPlan:
     """Say what one evaluation measures: images that a model generates, or those in the folder `images`.
 
     `engine` is the module of the OCR engine, MODULE or MODULE:LOCATION (`ocr.engines`). `data` is the folder with the
-    prompt files of a public benchmark. `seeds` is how many images a prompt should have in `images`; None takes what is
+    prompt files of a public benchmark. `seeds` is the number of images per prompt in `images`; None takes what is
     there. `clip` names the CLIP that measures alignment, `references` the sets to which distances are measured.
     """
 

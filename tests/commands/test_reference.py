@@ -190,7 +190,7 @@ def test_the_table_shows_a_distance_with_its_floor(
     command = ["eval", "--suite", "text-render", "--split", "regions", "--limit", "3", "--images", str(ours)]
     assert main([*command, "--reference", "others", "--device", "cpu", "--run", "run"]) == 0
     (line,) = (line for line in capsys.readouterr().out.splitlines() if " to others: " in line)
-    assert "3 images a side" in line
+    assert "3 images per side" in line
     assert "the set against itself" in line
     assert "indicative" not in line
 

@@ -29,13 +29,13 @@ METRICS: Mapping[str, Mapping[str, str]] = {
         "direction": "higher",
         "definition": "glmkit-wa-1: expected words that were read, counted with repeats (multiset), anywhere in the "
         "image, / expected words. Words are split at white space and keep their punctuation (Chinese and other "
-        "unspaced languages: characters). NFKC, case and quote shapes folded. Text that nobody asked for is free.",
+        "unspaced languages: characters). NFKC, case and quote shapes folded. Text that was not asked for is free.",
     },
     "ned": {
         "direction": "higher",
         "definition": "glmkit-ned-1: mean over expected texts of 1 - Levenshtein / length of the longer, without white "
         "space, against the run of consecutively read words assigned to the text (best pairs first, each word used "
-        "once; no run: 0). A similarity in 0..1. Text that nobody asked for is free.",
+        "once; no run: 0). A similarity in 0..1. Text that was not asked for is free.",
     },
     "cer": {
         "direction": "lower",

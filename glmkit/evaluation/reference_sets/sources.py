@@ -19,6 +19,7 @@ from glmkit.evaluation.features.store import EncodedImage, Position
 from glmkit.files import read_jsonl
 from glmkit.hashing import fingerprint, json_sha256
 from glmkit.inputs.images import IMAGE_SUFFIXES
+from glmkit.inputs.tables import image_in_cell, parquet_columns, parquet_rows
 
 PROMPT_KEYS = ("caption", "prompt", "text")
 
@@ -88,39 +89,24 @@ class ParquetSource:
 
 
 def _rows(file: Path, columns: Sequence[ImageColumn], start: int) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Read (number, cells) of each row from `start`; row groups before it are not read."""
+    """Read (number, cells) of each row from `start`; UserError with the nearest name for a column that is not there."""
     names = sorted(set().union(*(column.names() for column in columns)))
-    with _readable(file):
-        import pyarrow.parquet
-
-        table = pyarrow.parquet.ParquetFile(file)
-        if missing := sorted(set(names) - set(table.schema_arrow.names)):
-            known = table.schema_arrow.names
-            guess = nearest(missing[0], known) or known[0]
-            raise UserError(f"{file} has no column {missing[0]!r}", found=", ".join(known), fix=f"--column {guess}")
-        first = 0
-        for group in range(table.num_row_groups):
-            size = table.metadata.row_group(group).num_rows
-            if first + size > start:
-                row = first
-                for batch in table.iter_batches(batch_size=16, row_groups=[group], columns=names):
-                    for cells in batch.to_pylist():
-                        if row >= start:
-                            yield row, cells
-                        row += 1
-            first += size
+    known = parquet_columns(file)
+    if missing := sorted(set(names) - set(known)):
+        guess = nearest(missing[0], known) or known[0]
+        raise UserError(f"{file} has no column {missing[0]!r}", found=", ".join(known), fix=f"--column {guess}")
+    return parquet_rows(file, names, start)
 
 
 def _bytes(cell: Any, file: Path) -> bytes | None:
     """Take the encoded image out of a cell, None when the cell is empty."""
-    if isinstance(cell, Mapping):
-        cell = cell.get("bytes") or cell.get("path")
-    if isinstance(cell, str):
-        path = file.parent / cell
-        return path.read_bytes() if path.is_file() else cell.encode()  # no such file: an error of this image
-    if cell is None or isinstance(cell, bytes):
-        return cell
-    raise UserError(f"{file}: an image column holds {type(cell).__name__}", fix="bytes, {bytes, path}, or paths")
+    try:
+        image = image_in_cell(cell, file.parent)
+    except TypeError as error:
+        raise UserError(f"{file}: an image column holds {error}", fix="bytes, {bytes, path}, or paths") from error
+    if isinstance(image, Path):
+        return image.read_bytes() if image.is_file() else str(image).encode()  # no such file: an error of this image
+    return image
 
 
 def simplify(value: object) -> str:
@@ -195,8 +181,6 @@ def _check_end(file: Path) -> None:
 def _readable(file: Path) -> Iterator[None]:
     try:
         yield
-    except ImportError as error:
-        raise UserError("parquet files need the package pyarrow", fix='pip install "glmkit[eval]"') from error
     except FileNotFoundError as error:
         raise UserError(f"{file} does not exist", fix="check the path") from error
     except (OSError, ValueError, EOFError, tarfile.TarError) as error:

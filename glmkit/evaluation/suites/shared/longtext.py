@@ -35,7 +35,7 @@ class LongText(Suite):
                 "direction": "higher",
                 "definition": f"LongText-Bench text score ({language}): expected units that were read, counted with "
                 f"repeats, anywhere in the image, / expected units. Units are {UNITS[language]}; only CJK, ASCII "
-                "letters and digits and French accented letters count. Text that nobody asked for is free.",
+                "letters and digits and French accented letters count. Text that was not asked for is free.",
             }
         }
         self.official = OfficialProtocol(
