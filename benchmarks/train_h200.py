@@ -22,7 +22,7 @@ from glmkit.files import append_jsonl
 from glmkit.generation.random_model import open_model
 from glmkit.models.devices import pick_device
 from glmkit.models.hybrid import HybridModel
-from glmkit.training.benchmark import Job, rows
+from glmkit.training.benchmark import TrainingCase, measure_cases
 
 
 @dataclass(frozen=True)
@@ -44,17 +44,17 @@ TOY = Scale(64, 32, (1, 2), (2,), (2,), (2,), 1, compiled=False)  # which takes 
 CAP_GIB = 24.0
 
 
-def plain(scale: Scale) -> Iterator[Job]:
+def plain(scale: Scale) -> Iterator[TrainingCase]:
     """Each stage on a bfloat16 base: all layers computed again, growing batches without."""
     decoder, codes = stages(scale)
     yield codes(1, gradient_checkpointing=1)
     yield from (codes(batch) for batch in scale.sequences)
     yield decoder(1, gradient_checkpointing=1)
     yield from (decoder(batch) for batch in scale.decoder)
-    yield from (Job("decoder", scale.small, scale.small, batch) for batch in scale.decoder_small)
+    yield from (TrainingCase("decoder", scale.small, scale.small, batch) for batch in scale.decoder_small)
 
 
-def packed(scale: Scale) -> Iterator[Job]:
+def packed(scale: Scale) -> Iterator[TrainingCase]:
     """Sequences that share a row."""
     codes = stages(scale)[1]
     yield from (codes(batch, pack=True) for batch in scale.packed)
@@ -62,7 +62,7 @@ def packed(scale: Scale) -> Iterator[Job]:
         yield from (codes(batch, pack=True, compile=True) for batch in scale.packed)
 
 
-def bases(scale: Scale) -> Iterator[Job]:
+def bases(scale: Scale) -> Iterator[TrainingCase]:
     """Fewer bits, also under a hard cap of 24 GiB."""
     decoder, codes = stages(scale)
     for stage in (decoder, codes):
@@ -73,39 +73,39 @@ def bases(scale: Scale) -> Iterator[Job]:
             yield stage(batch, base=base, pack=stage is codes)
 
 
-def offload(scale: Scale) -> Iterator[Job]:
+def offload(scale: Scale) -> Iterator[TrainingCase]:
     """Blocks that wait in the CPU's memory, under the same cap."""
     for stage in stages(scale):
         yield stage(1, gradient_checkpointing=1, offload=True, cap_gib=CAP_GIB)
 
 
-def compiled(scale: Scale) -> Iterator[Job]:
+def compiled(scale: Scale) -> Iterator[TrainingCase]:
     """The batches that were best without compilation, and more."""
     decoder, codes = stages(scale)
     if scale.compiled:
         yield from (decoder(batch, compile=True) for batch in scale.decoder[-2:])
         yield decoder(1, gradient_checkpointing=1, compile=True)
         yield codes(scale.sequences[-2], compile=True)
-        yield Job("decoder", scale.small, scale.small, scale.decoder_small[-2], compile=True)
+        yield TrainingCase("decoder", scale.small, scale.small, scale.decoder_small[-2], compile=True)
 
 
-def recipes(scale: Scale) -> Iterator[Job]:
+def recipes(scale: Scale) -> Iterator[TrainingCase]:
     """Recipes as they are, of which no other row tells."""
     for name in ("glyph_lora", "edit_lora", "poster_lora"):
         for stage, asked in config.load(HERE.parent / "recipes" / f"{name}.yaml").stages.items():
-            yield Job.of(stage, asked, (scale.large, scale.large), edits=name == "edit_lora")
+            yield TrainingCase.from_recipe(stage, asked, (scale.large, scale.large), edits=name == "edit_lora")
 
 
-def stages(scale: Scale) -> tuple[Callable[..., Job], Callable[..., Job]]:
+def stages(scale: Scale) -> tuple[Callable[..., TrainingCase], Callable[..., TrainingCase]]:
     """Jobs of the decoder and of the autoregressive model on large images, by their batch."""
     large = (scale.large, scale.large)
-    return partial(Job, "decoder", *large), partial(Job, "autoregressive", *large)
+    return partial(TrainingCase, "decoder", *large), partial(TrainingCase, "autoregressive", *large)
 
 
 PARTS = {part.__name__: part for part in (plain, packed, bases, offload, compiled, recipes)}
 
 
-def jobs(scale: Scale, only: Sequence[str] = tuple(PARTS)) -> Iterator[Job]:
+def jobs(scale: Scale, only: Sequence[str] = tuple(PARTS)) -> Iterator[TrainingCase]:
     """What is measured; neighbours share a model where they can."""
     for name in only:
         yield from PARTS[name](scale)
@@ -128,7 +128,7 @@ def main(given: list[str] | None = None) -> int:
         def build(dtype: torch.dtype) -> HybridModel:
             return open_model(model, device, dtype, Path(scratch))
 
-        for row in rows(jobs(scale, arguments.only), build, device, scale.steps, arguments.seconds):
+        for row in measure_cases(jobs(scale, arguments.only), build, device, scale.steps, arguments.seconds):
             measured |= "error" not in row
             append_jsonl(arguments.out, {**row, "model": model, "environment": environment})
             print(train_line(row), flush=True)

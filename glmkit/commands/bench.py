@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from glmkit.models.hybrid import HybridModel
     from glmkit.records import Request
-    from glmkit.training.benchmark import Job
+    from glmkit.training.benchmark import TrainingCase
 
 HELP = "Measure the latency of images, beside diffusers' pipeline on the same weights, or of training steps."
 MODELS = "nano, a folder, or full: published sizes, random weights (default %(default)s)"
@@ -211,7 +211,7 @@ def run_train(arguments: argparse.Namespace) -> int:
     from glmkit.generation.random_model import PUBLISHED_SIZES, open_model
     from glmkit.models import checkpoint
     from glmkit.models.devices import pick_device
-    from glmkit.training.benchmark import rows
+    from glmkit.training.benchmark import measure_cases
 
     device, measured = pick_device(arguments.device), False
     jobs = _recipe_jobs(arguments) if arguments.recipe else _jobs(arguments)
@@ -224,7 +224,7 @@ def run_train(arguments: argparse.Namespace) -> int:
         def build(dtype: torch.dtype) -> HybridModel:
             return open_model(arguments.model, device, dtype, Path(scratch))
 
-        for row in rows(jobs, build, device, arguments.steps):
+        for row in measure_cases(jobs, build, device, arguments.steps):
             row |= {"model": arguments.model, "command": shlex.join(["glmkit", *sys.argv[1:]])}
             measured |= "error" not in row
             if arguments.out:
@@ -233,8 +233,8 @@ def run_train(arguments: argparse.Namespace) -> int:
     return 0 if measured else 1
 
 
-def _jobs(arguments: argparse.Namespace) -> list[Job]:
-    from glmkit.training.benchmark import Job
+def _jobs(arguments: argparse.Namespace) -> list[TrainingCase]:
+    from glmkit.training.benchmark import TrainingCase
 
     settings: dict[str, Any] = {name: getattr(arguments, name) for name in ("pack", "offload", "compile")}
     # The settings of a model come first, so that jobs that share it follow each other and it is built once.
@@ -246,12 +246,12 @@ def _jobs(arguments: argparse.Namespace) -> list[Job]:
         arguments.gradient_checkpointing,
     )
     return [
-        Job(stage, *parse_size(size), batch, checkpointing, base, cap_gib=arguments.cap, **settings)
+        TrainingCase(stage, *parse_size(size), batch, checkpointing, base, cap_gib=arguments.cap, **settings)
         for stage, base, size, batch, checkpointing in every
     ]
 
 
-def _recipe_jobs(arguments: argparse.Namespace) -> list[Job]:
+def _recipe_jobs(arguments: argparse.Namespace) -> list[TrainingCase]:
     """Return the stages of a recipe on images of the sizes of --size, of the recipe's size, or of the largest image.
 
     They are edits if there are any.
@@ -259,7 +259,7 @@ def _recipe_jobs(arguments: argparse.Namespace) -> list[Job]:
     from glmkit import config
     from glmkit.generation.random_model import PUBLISHED_SIZES
     from glmkit.training import checks, data, plan
-    from glmkit.training.benchmark import Job
+    from glmkit.training.benchmark import TrainingCase
 
     contradicting = [name for name, default in RECIPE_DECIDES.items() if getattr(arguments, name) != default]
     if contradicting:
@@ -275,7 +275,11 @@ def _recipe_jobs(arguments: argparse.Namespace) -> list[Job]:
     named = arguments.size or ([recipe.data.size] if recipe.data.size else [])
     sizes = [parse_size(size) for size in named] or [largest[:2]]
     settings = any(is_edit for *_, is_edit in shapes), recipe.data.has_regularization, arguments.cap
-    return [Job.of(name, stage, size, *settings) for name, stage in recipe.stages.items() for size in sizes]
+    return [
+        TrainingCase.from_recipe(name, stage, size, *settings)
+        for name, stage in recipe.stages.items()
+        for size in sizes
+    ]
 
 
 def train_line(row: Mapping[str, Any]) -> str:

@@ -1,8 +1,8 @@
-"""How fast a stage learns: the real objective and step of the loop, on random images, beside the floor.
+"""How fast a stage learns: its real objective and the loop's step on random images, beside a lower bound (roofline).
 
-The floor of a step is what its products cost at the rate that large products reach on the same device, measured in the
-same run: forwards and back to the activations, of frozen weights no gradient; layers computed again count again.
-A model is built once for all rows that differ only in their images and in what is computed again.
+The lower bound of a step is what its products cost at the rate that large products reach on the same device, measured
+in the same run: forwards and back to the activations, of frozen weights no gradient; layers under gradient
+checkpointing count again. A model is built once for all cases that differ only in their images and checkpointing.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from glmkit.generation.prior_tokens import prompt_tokenizer
 from glmkit.generation.sequence import grids
 from glmkit.models.hardware import Clock, DeviceRates, measure_rates, memory_cap, peak_memory_gib, reset_peak_memory
 from glmkit.models.hybrid import HybridModel
-from glmkit.training import data, features, quantization
+from glmkit.training import data, lora, quantization
 from glmkit.training.context import StageContext
+from glmkit.training.features import FeatureCache
 from glmkit.training.loop import Loop
-from glmkit.training.lora import inject
 from glmkit.training.memory_tracker import BACKWARD_OF_ATTENTION
 from glmkit.training.objectives import stage_kinds
 from glmkit.training.stage import checkpoint_gradients, quantize_and_offload
@@ -43,15 +43,28 @@ TARGETS = {
     "decoder": ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2"),
 }
 CAPTION = "A poster with the words 'HELLO' and 'WORLD' in large letters over a city by the sea."
+FROM_STAGE = ("gradient_checkpointing", "accumulation_steps", "compile")
+FROM_LORA = ("base", "offload", "rank")
+COLUMNS = (
+    "batch",
+    "accumulation_steps",
+    "edits",
+    "gradient_checkpointing",
+    "base",
+    "pack",
+    "offload",
+    "compile",
+    "cap_gib",
+)
 
 
 @dataclass(frozen=True)
-class Job:
-    """One row: what is trained, on which images, and how its memory is spent; `cap_gib` is all that a GPU gives.
+class TrainingCase:
+    """One row of the benchmark: what is trained, on which images, and how its memory is spent.
 
-    `edits`: every image has a condition image of its own. `regularization_images`: a stage with a regularization weight
-    uses other images
-    than those it learns. `asked` is the stage of a recipe that the job was made `of`.
+    `cap_gib` is all that a GPU gives. `edits`: every image has a condition image of its own. `regularization_images`:
+    a stage with a regularization weight uses other images than those it learns. `recipe_stage` is the stage of a
+    recipe that the case measures, if it does.
     """
 
     name: str
@@ -68,183 +81,175 @@ class Job:
     accumulation_steps: int = 1
     edits: bool = False
     regularization_images: bool = False
-    asked: BlockStage | None = None
+    recipe_stage: BlockStage | None = None
 
     def __post_init__(self) -> None:
         _ = self.stage  # UserError for what does not go together, before anything is measured
 
     @classmethod
-    def of(
+    def from_recipe(
         cls,
         name: str,
-        asked: Stage,
+        stage: Stage,
         size: tuple[int, int],
         edits: bool,
         regularization_images: bool = False,
         cap_gib: float | None = None,
-    ) -> Job:
-        """A stage as a recipe has it, on images of one size; UserError when it trains no adapter."""
-        lora = asked.lora
-        if lora is None or not isinstance(asked, BlockStage):
-            raise UserError(f"{name} trains whole parts", found="no lora section", fix="recipes/ar_lora.yaml")
-        how: dict[str, Any] = {
-            key: getattr(asked, key) for key in ("gradient_checkpointing", "accumulation_steps", "compile")
-        }
-        how |= {key: getattr(lora, key) for key in ("base", "offload", "rank")}
-        how |= {"pack": getattr(asked, "pack", False), "cap_gib": cap_gib, "edits": edits, "asked": asked}
-        how["regularization_images"] = regularization_images and asked.regularization_weight > 0
-        return cls(name, *size, batch=asked.global_batch_size, **how)
+    ) -> TrainingCase:
+        """Take a stage as a recipe has it, on images of one size; UserError when it trains no adapter."""
+        if stage.lora is None or not isinstance(stage, BlockStage):
+            raise UserError(f"{name} trains whole components", found="no lora section", fix="recipes/ar_lora.yaml")
+        settings: dict[str, Any] = {key: getattr(stage, key) for key in FROM_STAGE}
+        settings |= {key: getattr(stage.lora, key) for key in FROM_LORA}
+        return cls(
+            name,
+            *size,
+            batch=stage.global_batch_size,
+            pack=getattr(stage, "pack", False),
+            cap_gib=cap_gib,
+            edits=edits,
+            regularization_images=regularization_images and stage.regularization_weight > 0,
+            recipe_stage=stage,
+            **settings,
+        )
 
     @property
     def stage(self) -> BlockStage:
-        """As a recipe would have it."""
-        if self.asked is not None:
-            return self.asked
-        lora = {"rank": self.rank, "targets": TARGETS[self.name], "base": self.base, "offload": self.offload}
-        values: dict[str, Any] = {"steps": 10**6, "global_batch_size": self.batch, "learning_rate": 1e-4}
-        packed = {"pack": True} if self.pack else {}  # which decoders do not know
-        values |= {"gradient_checkpointing": self.gradient_checkpointing, "compile": self.compile, **packed}
+        """The stage as a recipe would have it."""
+        if self.recipe_stage is not None:
+            return self.recipe_stage
+        values: dict[str, Any] = {
+            "lora": {"rank": self.rank, "targets": TARGETS[self.name], "base": self.base, "offload": self.offload},
+            "steps": 10**6,
+            "global_batch_size": self.batch,
+            "learning_rate": 1e-4,
+            "gradient_checkpointing": self.gradient_checkpointing,
+            "compile": self.compile,
+        }
+        if self.pack:  # which decoders do not know
+            values["pack"] = True
         try:
-            stage = STAGES[self.name].model_validate({"lora": lora, **values})
+            stage = STAGES[self.name].model_validate(values)
         except ValidationError as error:
-            raise UserError("; ".join(problem["msg"] for problem in error.errors()), found=self.told) from error
+            raise UserError("; ".join(problem["msg"] for problem in error.errors()), found=self.columns) from error
         assert isinstance(stage, BlockStage)
         return stage
 
     @property
     def lora(self) -> Lora:
-        lora = self.stage.lora
-        assert lora is not None
-        return lora
+        """The adapter of the stage."""
+        settings = self.stage.lora
+        assert settings is not None
+        return settings
 
     @property
     def model(self) -> tuple[Any, ...]:
-        """What jobs have in common that can use one model after the other."""
+        """What cases have in common that can use one model after the other."""
         return self.name, self.lora, self.compile, self.cap_gib
 
     @property
-    def told(self) -> dict[str, Any]:
-        """The job as columns of its row."""
-        keys = (
-            "batch",
-            "accumulation_steps",
-            "edits",
-            "gradient_checkpointing",
-            "base",
-            "pack",
-            "offload",
-            "compile",
-            "cap_gib",
-        )
-        steps, weight = (self.asked.steps, self.asked.regularization_weight) if self.asked else (None, 0.0)
-        size = f"{self.width}x{self.height}"
-        told = {"stage": self.name, "size": size, **{key: getattr(self, key) for key in keys}, "steps": steps}
-        return told | {"regularization_weight": weight, "regularization_images": self.regularization_images}
+    def columns(self) -> dict[str, Any]:
+        """The case as columns of its row."""
+        stage = self.recipe_stage
+        return {
+            "stage": self.name,
+            "size": f"{self.width}x{self.height}",
+            **{key: getattr(self, key) for key in COLUMNS},
+            "steps": stage.steps if stage else None,
+            "regularization_weight": stage.regularization_weight if stage else 0.0,
+            "regularization_images": self.regularization_images,
+        }
 
 
-@dataclass(frozen=True)
-class NoiseImages:
-    """`count` images of noise with one caption; with `edits` as many more behind them, which are their sources, and
-    with `regularization_images` as many again, which are for regularization."""
+class NoiseDataset:
+    """`count` images of noise with one caption.
 
-    count: int
-    size: tuple[int, int]
-    edits: bool = False
-    regularization_images: bool = False
+    With `edits` as many more follow them, which are their condition images, and with `regularization_images` as many
+    again.
+    """
+
     keys: list[str] | None = None
     text_keys: list[str] | None = None
 
-    @property
-    def _in_all(self) -> int:
-        return self.count * (1 + self.edits + self.regularization_images)
-
-    @property
-    def regularization(self) -> list[int]:
-        return list(range(self.count * (1 + self.edits), self._in_all))
-
-    @property
-    def condition_images(self) -> dict[int, int]:
-        return {number: number + self.count for number in range(self.count)} if self.edits else {}
-
-    @property
-    def captions(self) -> list[str]:
-        return [CAPTION] * self._in_all
-
-    @property
-    def sizes(self) -> list[tuple[int, int]]:
-        return [self.size] * self._in_all
-
-    @property
-    def repeats(self) -> list[int]:
-        return [1] * self.count + [0] * (self._in_all - self.count)
+    def __init__(
+        self, count: int, size: tuple[int, int], edits: bool = False, regularization_images: bool = False
+    ) -> None:
+        self.size = size
+        total = count * (1 + edits + regularization_images)
+        self.captions, self.sizes = [CAPTION] * total, [size] * total
+        self.condition_images = {index: index + count for index in range(count)} if edits else {}
+        self.repeats = [1] * count + [0] * (total - count)
+        self.regularization = list(range(count * (1 + edits), total))
 
     def pixels(self, indices: Sequence[int], device: torch.device) -> Tensor:
-        draw = torch.Generator(device).manual_seed(int(indices[0]))
-        return 2 * torch.rand(len(indices), 3, *self.size, generator=draw, device=device) - 1
+        """Return B 3 H W of noise in [-1, 1], decided by the first index."""
+        generator = torch.Generator(device).manual_seed(int(indices[0]))
+        return 2 * torch.rand(len(indices), 3, *self.size, generator=generator, device=device) - 1
 
-    def text_mask(self, indices: Sequence[int], device: torch.device) -> None:
+    def text_mask(self, _indices: Sequence[int], _device: torch.device) -> Tensor | None:
+        """Return None: there is no text."""
         return None
 
-    signs = text_mask
 
-
-def rows(
-    jobs: Iterable[Job],
+def measure_cases(
+    cases: Iterable[TrainingCase],
     build: Callable[[torch.dtype], HybridModel],
     device: torch.device,
     steps: int,
     seconds: float = math.inf,
 ) -> Iterator[dict[str, Any]]:
-    """A row a job, in their order, neighbours on one model if they can. `build` makes a model with frozen weights of a
-    type. A job that fails is a row with its `error`, as is one that would begin after `seconds`.
+    """Yield a row per case, in their order, neighbours on one model if they can.
+
+    `build` makes a model with frozen weights of a type. A case that fails is a row with its `error`, as is one that
+    would begin after `seconds`.
     """
-    ends = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds
     # Without a model, for which all memory may be needed.
-    reached = functools.cache(lambda dtype: measure_rates(device, dtype))
-    for _, together in itertools.groupby(jobs, lambda job: job.model):
-        same = list(together)
-        dtype = quantization.dtype(same[0].lora, device)
+    rates_of = functools.cache(lambda dtype: measure_rates(device, dtype))
+    for _, group in itertools.groupby(cases, lambda case: case.model):
+        same_model = list(group)
+        dtype = quantization.dtype(same_model[0].lora, device)
         reset_peak_memory(device)  # the model before has left
-        yield from _on_one_model(same, partial(build, dtype), device, steps, reached(dtype), ends)
+        yield from _measure_on_one_model(same_model, partial(build, dtype), device, steps, rates_of(dtype), deadline)
 
 
-def _on_one_model(
-    jobs: Sequence[Job],
+def _measure_on_one_model(
+    cases: Sequence[TrainingCase],
     build: Callable[[], HybridModel],
     device: torch.device,
     steps: int,
-    at: DeviceRates,
-    ends: float,
+    rates: DeviceRates,
+    deadline: float,
 ) -> Iterator[dict[str, Any]]:
-    subject = None
-    with memory_cap(device, jobs[0].cap_gib):
-        for job in jobs:
+    adapted = None
+    with memory_cap(device, cases[0].cap_gib):
+        for case in cases:
             started = time.monotonic()
             row: dict[str, Any] = {"error": "no time left"}
             try:
-                if started < ends:
-                    quantization.check(job.name, job.lora, device)
-                    subject = subject or Subject(build(), job)
-                    row = subject.measure(job, steps, at)
+                if started < deadline:
+                    quantization.check(case.name, case.lora, device)
+                    adapted = adapted or BenchmarkModel(build(), case)
+                    row = adapted.measure(case, steps, rates)
             except Exception as error:  # which must not end the rows that come
                 row = {"error": f"{type(error).__name__}: {str(error)[:300]}"}
-            yield {**job.told, **row, "seconds": round(time.monotonic() - started, 1)}
+            yield {**case.columns, **row, "seconds": round(time.monotonic() - started, 1)}
 
 
-class Subject:
-    """A model whose transformer is held and adapted as the jobs ask that share it."""
+class BenchmarkModel:
+    """A model with the base and the adapters of the cases that share it."""
 
-    def __init__(self, hybrid: HybridModel, job: Job) -> None:
+    def __init__(self, hybrid: HybridModel, case: TrainingCase) -> None:
         self.hybrid = hybrid
-        self.kind = stage_kinds()[job.name]
-        self.transformer = getattr(hybrid, self.kind.transformer or job.name)
-        quantize_and_offload(self.transformer, job.lora, hybrid.device)
-        inject(getattr(hybrid, job.name), job.lora)
+        self.kind = stage_kinds()[case.name]
+        self.transformer = getattr(hybrid, self.kind.transformer or case.name)
+        quantize_and_offload(self.transformer, case.lora, hybrid.device)
+        lora.inject(getattr(hybrid, case.name), case.lora)
 
-    def measure(self, job: Job, steps: int, at: DeviceRates) -> dict[str, Any]:
-        """Seconds of the first step, which may compile, and the median of the `steps` after it."""
+    def measure(self, case: TrainingCase, steps: int, rates: DeviceRates) -> dict[str, Any]:
+        """Time the first step, which may compile, and the median of the `steps` after it, in seconds."""
         device, clock = self.hybrid.device, Clock(self.hybrid.device)
-        loop = self._loop(job)
+        loop = self._loop(case)
         seconds = []
         for number in range(steps + 1):
             if number == 1:
@@ -252,68 +257,78 @@ class Subject:
             started = clock.now()
             loop.take_step()
             seconds.append(clock.now() - started)
-        tokens, median = tokens_of(self.hybrid, job), statistics.median(seconds[1:])
-        floor = job.batch * operations(self.hybrid, job, tokens) / at.flops
+        tokens, median = sequence_tokens(self.hybrid, case), statistics.median(seconds[1:])
+        lower_bound = case.batch * training_flops(self.hybrid, case, tokens) / rates.flops
         return {
             "first_step": seconds[0],
             "step": median,
             "spread": [min(seconds[1:]), max(seconds[1:])],
-            "samples_per_second": job.batch / median,
-            "tokens_per_second": job.batch * tokens / median,
-            "lower_bound": floor,
-            "share_of_lower_bound": floor / median,
+            "samples_per_second": case.batch / median,
+            "tokens_per_second": case.batch * tokens / median,
+            "lower_bound": lower_bound,
+            "share_of_lower_bound": lower_bound / median,
             "peak_memory_gib": peak_memory_gib(device),
-            "tflops": at.flops / 1e12,
+            "tflops": rates.flops / 1e12,
         }
 
-    def _loop(self, job: Job) -> Loop:
-        """The loop of a job on images of its own, with a fresh optimizer."""
-        device, stage = self.hybrid.device, job.stage
-        getattr(self.hybrid, job.name).zero_grad(set_to_none=True)  # a step that failed leaves some
-        checkpoint_gradients(self.transformer, job.gradient_checkpointing)
-        images: Any = NoiseImages(job.batch, (job.height, job.width), job.edits, job.regularization_images)
-        validation: Any = NoiseImages(1, images.size)
-        objective = self.kind.build(self.hybrid, (images, validation), stage, features.FeatureCache(device))
-        if job.compile:
+    def _loop(self, case: TrainingCase) -> Loop:
+        """Return the loop of a case on images of its own, with a fresh optimizer."""
+        device = self.hybrid.device
+        getattr(self.hybrid, case.name).zero_grad(set_to_none=True)  # a step that failed leaves some
+        checkpoint_gradients(self.transformer, case.gradient_checkpointing)
+        images = NoiseDataset(case.batch, (case.height, case.width), case.edits, case.regularization_images)
+        datasets = images, NoiseDataset(1, images.size)
+        objective = self.kind.build(self.hybrid, datasets, case.stage, FeatureCache(device))
+        if case.compile:
             objective.compile()
         objective.trained.train()
-        batches = data.Batches(data.buckets(images), job.batch, 0)
-        return Loop(objective, batches, stage, StageContext(Path(), job.name, 0, device))
+        batches = data.Batches(data.buckets(images), case.batch, 0)
+        return Loop(objective, batches, case.stage, StageContext(Path(), case.name, 0, device))
 
 
-def tokens_of(hybrid: HybridModel, job: Job) -> int:
-    """Of one image: all of the autoregressive sequence without padding; the decoder's image tokens, without those of
-    a source."""
-    if job.name != "autoregressive":
-        return flow.sequence_length(job.height, job.width)
-    tokenizer, shape = prompt_tokenizer(hybrid.folder), grids(job.height, job.width)
-    if job.edits:
-        source = torch.zeros(shape.large, dtype=torch.long)
-        return len(tokenizer.edit(CAPTION, [source], job.height, job.width)) + source.numel() + 1
-    prompt = tokenizer.text_to_image(CAPTION, job.height, job.width)
+def sequence_tokens(hybrid: HybridModel, case: TrainingCase) -> int:
+    """Count the tokens of one image.
+
+    These are all of the autoregressive sequence without padding, or the decoder's image tokens, without those of a
+    condition image.
+    """
+    if case.name != "autoregressive":
+        return flow.sequence_length(case.height, case.width)
+    tokenizer, shape = prompt_tokenizer(hybrid.folder), grids(case.height, case.width)
+    if case.edits:
+        condition_image = torch.zeros(shape.large, dtype=torch.long)
+        prompt = tokenizer.edit(CAPTION, [condition_image], case.height, case.width)
+        return len(prompt) + condition_image.numel() + 1
+    prompt = tokenizer.text_to_image(CAPTION, case.height, case.width)
     return len(prompt) + sum(rows * columns for rows, columns in (shape.preview, shape.large)) + 1
 
 
-def operations(hybrid: HybridModel, job: Job, tokens: int) -> float:
-    """Of one image forwards and back through frozen weights, glyph tokens and adapters left out; where the stage
-    preserves, with the frozen model's look at it, or with an image that it is reminded of."""
-    if job.name != "autoregressive":
+def training_flops(hybrid: HybridModel, case: TrainingCase, tokens: int) -> float:
+    """Count the FLOPs of one image forwards and back through frozen weights, without glyph tokens and adapters.
+
+    Regularization adds a forward pass of the frozen model, and on images of its own all of another image.
+    """
+    weights, attention = _forward_flops(hybrid, case, tokens)
+    forward = weights + attention
+    checkpointed = forward / case.gradient_checkpointing if case.gradient_checkpointing else 0.0
+    training = 2 * weights + (1 + BACKWARD_OF_ATTENTION) * attention + checkpointed
+    if case.regularization_images:
+        other = replace(case, edits=False, regularization_images=False)  # which the frozen model reads, too
+        return training + training_flops(hybrid, other, sequence_tokens(hybrid, other))
+    return training + (forward if case.stage.regularization_weight else 0.0)
+
+
+def _forward_flops(hybrid: HybridModel, case: TrainingCase, tokens: int) -> tuple[float, float]:
+    """Count the FLOPs of a forward pass: products with weights, and attention."""
+    if case.name != "autoregressive":
         config = hybrid.decoder.config
         attention = config.num_layers * 4.0 * tokens**2 * config.width
         weights = decoder_flops(hybrid, tokens) - attention
-        if job.edits:  # the source goes through all layers, too, and the image reads both
-            weights, attention = 2 * weights, 3 * attention
-    else:
-        model = hybrid.autoregressive.config
-        heads = (2 * model.num_attention_heads + 2 * model.num_key_value_heads) * model.head_dim
-        a_layer = model.hidden_size * (heads + 3 * model.intermediate_size)
-        weights = 2.0 * tokens * (model.num_hidden_layers * a_layer + model.hidden_size * model.vision_vocab_size)
-        # Causal: half of all pairs.
-        attention = model.num_hidden_layers * 2.0 * tokens**2 * model.num_attention_heads * model.head_dim
-    forward = weights + attention
-    again = forward / job.gradient_checkpointing if job.gradient_checkpointing else 0.0
-    learnt = 2 * weights + (1 + BACKWARD_OF_ATTENTION) * attention + again
-    if job.regularization_images:
-        reminder = replace(job, edits=False, regularization_images=False)  # which the frozen model looks at, too
-        return learnt + operations(hybrid, reminder, tokens_of(hybrid, reminder))
-    return learnt + (forward if job.stage.regularization_weight else 0.0)
+        # The condition image goes through all layers, too, and the image reads both.
+        return (2 * weights, 3 * attention) if case.edits else (weights, attention)
+    model = hybrid.autoregressive.config
+    heads = (2 * model.num_attention_heads + 2 * model.num_key_value_heads) * model.head_dim
+    per_layer = model.hidden_size * (heads + 3 * model.intermediate_size)
+    weights = 2.0 * tokens * (model.num_hidden_layers * per_layer + model.hidden_size * model.vision_vocab_size)
+    # Causal: half of all pairs.
+    return weights, model.num_hidden_layers * 2.0 * tokens**2 * model.num_attention_heads * model.head_dim

@@ -2,8 +2,8 @@
 
 Features of images from files are kept on disk for later runs, by the content of the image, the weights of the encoder,
 and all else that decides their values. Images that are rendered are encoded anew: no key could name the code that
-renders them. Prompts' ids are not kept either, which a tokenizer makes faster than a disk finds small files. Processes that
-train together each compute a share of the files, and all of the rest.
+renders them. Prompts' ids are not kept either, which a tokenizer makes faster than a disk finds small files. Processes
+that train together each compute a share of the files, and all of the rest.
 
 N images, h w rows and columns of a token grid, C latent channels.
 """

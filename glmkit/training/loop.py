@@ -227,7 +227,7 @@ class Loop:
         NOTES.print(f"{self.context.name}: continuing at step {self.step}")
 
     def _was_logged(self, line: dict[str, Any]) -> bool:
-        """Tell whether the state that was just read is newer than a line; the last validation follows the last state."""
+        """Tell whether the state just read is newer than a line of the log; the last validation comes after its state."""
         return line["step"] <= self.step and (self.goes_on or "validation" not in line or line["step"] < self.step)
 
 

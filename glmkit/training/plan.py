@@ -1,7 +1,7 @@
 """What a recipe would do, before anything is loaded: trained parameters, sequence lengths, memory, time.
 
 The model is built without memory (torch's meta device) and one micro-batch of the largest bucket goes through it and
-back, so that the bytes of its tensors and its operations are counted, not guessed. H W pixels, T tokens, B batch.
+back, so that the bytes of its tensors and its FLOPs are counted, not guessed. H W pixels, T tokens, B batch.
 """
 
 from __future__ import annotations
@@ -28,17 +28,20 @@ from glmkit.training.objectives import StageKind, stage_kinds
 from glmkit.training.stage import checkpoint_gradients, trained_components
 
 CHAT_TOKENS = 32  # of the template and the size pairs around a caption
-CHARACTERS_A_TOKEN = 3
-TRAINED_BYTES = 16  # a parameter, its gradient and AdamW's two moments, all float32
-REACHED = 0.5  # of a large matrix product's speed, in a whole step
+CHARACTERS_PER_TOKEN = 3
+CAPTION_CHARACTERS, GLYPH_BYTES = 240, 32  # of a caption that is not known
+BYTES_PER_TRAINED = 16  # a parameter, its gradient and AdamW's two moments, all float32
+UTILIZATION = 0.5  # of a large matrix product's FLOP/s, in a whole step
 Shape = tuple[int, int, bool]  # height, width, is edit
 
 
 @dataclass(frozen=True)
 class StagePlan:
-    """Numbers of one stage. `tokens`: sequence length of each bucket. Bytes and seconds are estimates, None where
-    nobody can tell: `activations` are the most that the tensors of one micro-batch take at one time, forward and back,
-    `weights` those of all parts that are in memory meanwhile.
+    """Numbers of one stage.
+
+    `tokens`: sequence length of each bucket. Bytes and seconds are estimates, None where they cannot be told:
+    `activations` are the most that the tensors of one micro-batch take at one time, forward and back, `weights` those
+    of all components that are in memory meanwhile.
     """
 
     name: str
@@ -52,6 +55,7 @@ class StagePlan:
 
     @property
     def bytes(self) -> int:
+        """Bytes of memory in all."""
         return self.weights + self.optimizer + (self.activations or 0)
 
 
@@ -64,13 +68,8 @@ def explain(recipe: Recipe, device: torch.device) -> list[str]:
     datasets = data.load(recipe.data)
     checks.content(recipe, datasets[0])
     about_data = summary.lines(datasets, recipe.largest_batch)
-    return [
-        *config.to_yaml(recipe).splitlines(),
-        "",
-        *about_data,
-        "",
-        *lines(plan(recipe, datasets[0], device), device),
-    ]
+    stages = lines(plan(recipe, datasets[0], device), device)
+    return [*config.to_yaml(recipe).splitlines(), "", *about_data, "", *stages]
 
 
 def plan(recipe: Recipe, images: data.ImageDataset, device: torch.device) -> list[StagePlan]:
@@ -82,9 +81,9 @@ def plan_stages(
     recipe: Recipe, shapes: list[Shape], captions: list[str], device: torch.device, kinds: Mapping[str, StageKind]
 ) -> list[StagePlan]:
     """Plan stages on images of these shapes; without captions, prompts are taken to be of usual length."""
-    speed = matmul_flops(device, torch.bfloat16 if device.type == "cuda" else torch.float32)
+    flops = matmul_flops(device, torch.bfloat16 if device.type == "cuda" else torch.float32)
     return [
-        _stage(name, kinds[name], stage, recipe, shapes, captions, device, speed)
+        _plan_stage(name, kinds[name], stage, recipe, shapes, captions, device, flops)
         for name, stage in recipe.stages.items()
     ]
 
@@ -94,14 +93,14 @@ def shapes_of(images: data.ImageDataset) -> list[Shape]:
     return sorted(data.by_size(data.buckets(images)))
 
 
-def settings_of(recipe: Recipe, part: str) -> Mapping[str, Any]:
-    """The config of a part, without a download of any weights."""
+def component_config(recipe: Recipe, component: str) -> Mapping[str, Any]:
+    """Return the config of a component, without a download of any weights."""
     if recipe.model in ("glm-image", published.HUB_ID):
-        return cast("Mapping[str, Any]", checkpoint.PUBLISHED[checkpoint.COMPONENTS[part].folder])
-    return checkpoint.config(checkpoint.resolve(recipe.model), part)
+        return cast("Mapping[str, Any]", checkpoint.PUBLISHED[checkpoint.COMPONENTS[component].folder])
+    return checkpoint.config(checkpoint.resolve(recipe.model), component)
 
 
-def _stage(
+def _plan_stage(
     name: str,
     kind: StageKind,
     stage: Stage,
@@ -109,85 +108,110 @@ def _stage(
     shapes: list[Shape],
     captions: list[str],
     device: torch.device,
-    speed: float,
+    flops_per_second: float,
 ) -> StagePlan:
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32  # autocast computes in it
+    # 1. Build the components without memory, adapted or unfrozen as the stage asks.
     with torch.device("meta"):
-        parts = {part: checkpoint.build_component(part, settings_of(recipe, part)) for part in kind.components(name)}
-        for part in parts.values():
-            part.requires_grad_(False)
-        total = count(parts[name])
+        modules = {
+            component: checkpoint.build_component(component, component_config(recipe, component))
+            for component in kind.components(name)
+        }
+        for module in modules.values():
+            module.requires_grad_(False)
+        total = count_parameters(modules[name])
         if stage.lora is not None:
-            lora.inject(parts[name], stage.lora)
+            lora.inject(modules[name], stage.lora)
         else:
-            kind.unfreeze(parts[name], stage)
-    trained = sum(value.numel() for part in parts.values() for value in part.parameters() if value.requires_grad)
-    weights = _weight_bytes(name, kind, stage, parts, device)
-    worst = max(shapes, key=lambda shape: _tokens(name, shape, captions))
-    work = None
+            kind.unfreeze(modules[name], stage)
+    weights = _weight_bytes(name, kind, stage, modules, device)
+    every = [parameter for module in modules.values() for parameter in module.parameters()]
+    trained = sum(parameter.numel() for parameter in every if parameter.requires_grad)
+
+    # 2. Send a micro-batch of the largest bucket through them.
+    cost = None
     if kind.transformer is not None:
-        for part in parts.values():
-            part.to(dtype)
-        block_stage = cast(config.BlockStage, stage)
-        checkpoint_gradients(parts[kind.transformer], block_stage.gradient_checkpointing)
-        looks = 1 + recipe.data.has_regularization if block_stage.regularization_weight else 0
-        work = measure(name, parts, worst, stage.global_batch_size // stage.accumulation_steps, captions, looks)
-    operations = stage.steps * stage.accumulation_steps * work.flops if work else None
+        largest = max(shapes, key=lambda shape: _tokens(name, shape, captions))
+        cost = _micro_batch_cost(name, kind, stage, recipe, modules, largest, captions, device)
+
+    # 3. Count steps and bytes.
+    flops = stage.steps * stage.accumulation_steps * cost.flops if cost else None
     return StagePlan(
         name,
         trained,
         total,
-        {_named(shape): _tokens(name, shape, captions) for shape in shapes},
-        weights,
-        trained * (TRAINED_BYTES - 4 + 4 * (stage.ema > 0)),
-        work.peak_bytes if work else None,
-        None if operations is None else operations / (speed * REACHED),
+        tokens={_shape_name(shape): _tokens(name, shape, captions) for shape in shapes},
+        weights=weights,
+        optimizer=trained * (BYTES_PER_TRAINED - 4 + 4 * (stage.ema > 0)),
+        activations=cost.peak_bytes if cost else None,
+        seconds=None if flops is None else flops / (flops_per_second * UTILIZATION),
     )
 
 
+def _micro_batch_cost(
+    name: str,
+    kind: StageKind,
+    stage: Stage,
+    recipe: Recipe,
+    modules: Mapping[str, nn.Module],
+    shape: Shape,
+    captions: list[str],
+    device: torch.device,
+) -> PassCost:
+    """Measure one micro-batch of a stage; autocast computes in bfloat16 on a GPU."""
+    assert isinstance(stage, config.BlockStage) and kind.transformer is not None
+    for module in modules.values():
+        module.to(torch.bfloat16 if device.type == "cuda" else torch.float32)
+    checkpoint_gradients(modules[kind.transformer], stage.gradient_checkpointing)
+    frozen_passes = 1 + recipe.data.has_regularization if stage.regularization_weight else 0
+    batch = stage.global_batch_size // stage.accumulation_steps
+    return measure(name, modules, shape, batch, captions, frozen_passes)
+
+
 def _weight_bytes(
-    name: str, kind: StageKind, stage: Stage, parts: Mapping[str, nn.Module], device: torch.device
+    name: str, kind: StageKind, stage: Stage, modules: Mapping[str, nn.Module], device: torch.device
 ) -> int:
-    """Of the parts that a stage has in memory while it trains; adapters in float32."""
+    """Count the bytes of the components that a stage has in memory while it trains; adapters in float32."""
     transformer = kind.transformer or name
-    held = {transformer, *trained_components(name, stage)}  # the encoders have left
-    each, total = quantization.dtype(stage.lora, device).itemsize, 0
-    for part in held:
-        total += sum((4 if value.requires_grad else each) * value.numel() for value in parts[part].parameters())
+    resident = {transformer, *trained_components(name, stage)}  # the encoders have left
+    value_bytes, total = quantization.dtype(stage.lora, device).itemsize, 0
+    for component in resident:
+        parameters = modules[component].parameters()
+        total += sum((4 if value.requires_grad else value_bytes) * value.numel() for value in parameters)
     if stage.lora is not None:
-        module = parts[transformer]
-        plain, own = (quantization.matrix_bytes(module, base, each) for base in ("auto", stage.lora.base))
-        total += own - plain
+        module = modules[transformer]
+        plain, of_base = (quantization.matrix_bytes(module, base, value_bytes) for base in ("auto", stage.lora.base))
+        total += of_base - plain
         if stage.lora.offload:
-            total -= offload.bytes_saved(module, stage.lora.base, each)
+            total -= offload.bytes_saved(module, stage.lora.base, value_bytes)
     return total
 
 
-def count(module: nn.Module) -> int:
-    """Parameters, each once."""
+def count_parameters(module: nn.Module) -> int:
+    """Count the parameters of a module, each once."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _named(shape: Shape) -> str:
+def _shape_name(shape: Shape) -> str:
     height, width, is_edit = shape
     return f"{width}x{height}{' edits' * is_edit}"
 
 
 def _prompt_tokens(captions: list[str]) -> int:
-    return CHAT_TOKENS + max((len(caption) for caption in captions), default=240) // CHARACTERS_A_TOKEN
+    longest = max((len(caption) for caption in captions), default=CAPTION_CHARACTERS)
+    return CHAT_TOKENS + longest // CHARACTERS_PER_TOKEN
 
 
 def _glyph_tokens(captions: list[str]) -> int:
-    """Bytes of a caption's quoted texts, one more a text for its end."""
+    """Count the bytes of a caption's quoted texts, one more per text for its end."""
     lengths = [sum(len(span.encode()) + 1 for span in quoted_texts(caption)) for caption in captions]
-    return -(-max(lengths, default=32) // 16) * 16 or 16
+    return -(-max(lengths, default=GLYPH_BYTES) // 16) * 16 or 16
 
 
 def _tokens(name: str, shape: Shape, captions: list[str]) -> int:
-    """The longest sequence that a bucket gives the transformer of a stage."""
+    """Count the tokens of the longest sequence that a bucket gives the transformer of a stage."""
     height, width, is_edit = shape
-    shown = grids(height, width)
-    large, preview = (rows * columns for rows, columns in (shown.large, shown.preview))
+    both = grids(height, width)
+    large, preview = (rows * columns for rows, columns in (both.large, both.preview))
     if name == "autoregressive":
         return _prompt_tokens(captions) + (large if is_edit else preview) + large + 1
     if name in ("decoder", "glyph"):
@@ -196,76 +220,86 @@ def _tokens(name: str, shape: Shape, captions: list[str]) -> int:
 
 
 def measure(
-    name: str, parts: Mapping[str, nn.Module], shape: Shape, batch: int, captions: list[str], preserving: int = 0
+    name: str,
+    modules: Mapping[str, nn.Module],
+    shape: Shape,
+    batch: int,
+    captions: list[str],
+    frozen_passes: int = 0,
 ) -> PassCost:
-    """`batch` images of one bucket forwards and backwards through parts on the meta device. `preserving` 1: and once
-    more without adapters; 2: as many other images with and without them, instead.
+    """Send `batch` images of one bucket forwards and backwards through modules on the meta device.
+
+    `frozen_passes` 1: and once more without adapters; 2: as many other images with and without them, instead.
     """
-    trained = [value for part in parts.values() for value in part.parameters()]
-    forward = _autoregressive if name == "autoregressive" else _decoder
+    trained = [value for module in modules.values() for value in module.parameters()]
+    forward = _autoregressive_loss if name == "autoregressive" else _decoder_loss
 
     def loss() -> Tensor:
-        total = forward(parts, shape, batch, captions)
-        if preserving == 2:
-            total = total + forward(parts, shape, batch, captions)
-        if preserving:
+        total = forward(modules, shape, batch, captions)
+        if frozen_passes == 2:
+            total = total + forward(modules, shape, batch, captions)
+        if frozen_passes:
             with torch.no_grad():
-                forward(parts, shape, batch, captions)
+                forward(modules, shape, batch, captions)
         return total
 
     return measure_pass(loss, trained)
 
 
-def _autoregressive(parts: Mapping[str, nn.Module], shape: Shape, batch: int, captions: list[str]) -> Tensor:
-    model = cast(Any, parts["autoregressive"])
+def _autoregressive_loss(modules: Mapping[str, nn.Module], shape: Shape, batch: int, captions: list[str]) -> Tensor:
+    model = cast(Any, modules["autoregressive"])
     height, width, is_edit = shape
     device = next(model.parameters()).device
-    shown = grids(height, width)
-    order = [shown.large] if is_edit else [shown.preview, shown.large]
-    prompt = [1] * (_prompt_tokens(captions) + is_edit * shown.large[0] * shown.large[1])
-    codes = [torch.zeros(batch, *grid, dtype=torch.long) for grid in order]
-    inputs = training_batch([prompt] * batch, codes, model.config)
+    both = grids(height, width)
+    order = [both.large] if is_edit else [both.preview, both.large]
+    prompt = [1] * (_prompt_tokens(captions) + is_edit * both.large[0] * both.large[1])
+    tokens = [torch.zeros(batch, *grid, dtype=torch.long) for grid in order]
+    inputs = training_batch([prompt] * batch, tokens, model.config)
     logits = model(
         inputs.ids_BT.to(device), inputs.positions_3BT.to(device), logits_to_keep=inputs.target_columns_BN.to(device)
     )
     return nn.functional.cross_entropy(logits.float().flatten(0, 1), inputs.target_ids_BN.flatten().to(device))
 
 
-def _decoder(parts: Mapping[str, nn.Module], shape: Shape, batch: int, captions: list[str]) -> Tensor:
-    decoder, encoder = cast(Any, parts["decoder"]), cast(Any, parts["glyph"]).encoder
+def _decoder_loss(modules: Mapping[str, nn.Module], shape: Shape, batch: int, captions: list[str]) -> Tensor:
+    decoder, encoder = cast(Any, modules["decoder"]), cast(Any, modules["glyph"]).encoder
     height, width, is_edit = shape
-    where = next(decoder.parameters())
-    with torch.device(where.device):
-        latents = torch.zeros(batch, decoder.config.in_channels, height // 8, width // 8, dtype=where.dtype)
+    weight = next(decoder.parameters())
+    with torch.device(weight.device):
+        latents = torch.zeros(batch, decoder.config.in_channels, height // 8, width // 8, dtype=weight.dtype)
         prior = upsample_prior_tokens(torch.zeros(batch, *grids(height, width).large, dtype=torch.long))
-        told = torch.ones(batch, dtype=torch.bool)
+        conditional = torch.ones(batch, dtype=torch.bool)
         sizes = torch.tensor([[float(height), float(width)]]).expand(batch, 2)
         tokens = torch.zeros(batch, _glyph_tokens(captions), dtype=torch.long)
         glyph = encoder(tokens).last_hidden_state
-        sources = (
-            decoder.cache_condition_images([(latents, prior, (height, width))]).visible_where(told) if is_edit else None
+        condition_images = None
+        if is_edit:
+            cached = decoder.cache_condition_images([(latents, prior, (height, width))])
+            condition_images = cached.visible_where(conditional)
+        timesteps, corner = torch.zeros(batch), torch.zeros_like(sizes)
+        velocity: Tensor = decoder(
+            latents, glyph, tokens >= 0, prior, ~conditional, timesteps, sizes, corner, condition_images
         )
-        steps, corner = torch.zeros(batch), torch.zeros_like(sizes)
-        velocity = decoder(latents, glyph, tokens >= 0, prior, ~told, steps, sizes, corner, sources)
     return velocity.float().square().mean()
 
 
 def lines(stages: list[StagePlan], device: torch.device) -> list[str]:
-    """For people."""
-    shown, here = [], torch.cuda.get_device_name(device) if device.type == "cuda" else "this CPU"
+    """Tell people of the plans."""
+    text = []
+    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else "this CPU"
     for stage in stages:
         share = _percent(stage.trained / stage.parameters)
-        shown.append(f"{stage.name}: {stage.trained:,} of {stage.parameters:,} parameters are trained ({share})")
+        text.append(f"{stage.name}: {stage.trained:,} of {stage.parameters:,} parameters are trained ({share})")
         lengths = ", ".join(f"{shape}: {tokens}" for shape, tokens in stage.tokens.items())
-        shown.append(f"  tokens an image at most: {lengths}")
+        text.append(f"  tokens per image at most: {lengths}")
         parts = f"weights {_bytes(stage.weights)}, gradients and optimizer {_bytes(stage.optimizer)}"
         if stage.activations is None or stage.seconds is None:
-            shown.append(f"  memory: {parts}, and what the activations need; time: not estimated")
+            text.append(f"  memory: {parts}, and what the activations need; time: not estimated")
         else:
             parts = f"{parts}, activations {_bytes(stage.activations)}"
-            shown.append(f"  memory: about {_bytes(stage.bytes)} ({parts}) beside what Python and torch take")
-            shown.append(f"  time: about {duration(stage.seconds)}, an estimate for {here}")
-    return shown
+            text.append(f"  memory: about {_bytes(stage.bytes)} ({parts}) beside what Python and torch take")
+            text.append(f"  time: about {duration(stage.seconds)}, an estimate for {hardware}")
+    return text
 
 
 def _bytes(size: int) -> str:
@@ -277,7 +311,7 @@ def _percent(share: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """For people."""
+    """Tell people how long that is."""
     for unit, size, decimals in (("days", 86400, 1), ("h", 3600, 1), ("min", 60, 0)):
         if seconds >= 2 * size:
             return f"{seconds / size:,.{decimals}f} {unit}"

@@ -90,14 +90,16 @@ def test_memory_that_runs_out_leaves_nothing_behind(tiny_model: Path, monkeypatc
         return take(loop)
 
     monkeypatch.setattr(speed.Loop, "take_step", failing)
-    jobs = [speed.Job("decoder", 64, 64, batch) for batch in (2, 1)]
-    large, small = speed.rows(jobs, lambda dtype: HybridModel(tiny_model, CPU, dtype), CPU, 1)
+    jobs = [speed.TrainingCase("decoder", 64, 64, batch) for batch in (2, 1)]
+    large, small = speed.measure_cases(jobs, lambda dtype: HybridModel(tiny_model, CPU, dtype), CPU, 1)
     assert large["error"] == "OutOfMemoryError: no more" and large["batch"] == 2
     assert small["step"] > 0
 
 
 def test_no_row_begins_too_late(tiny_model: Path) -> None:
-    (row,) = speed.rows([speed.Job("decoder", 64, 64, 1)], lambda dtype: HybridModel(tiny_model), CPU, 1, seconds=0)
+    (row,) = speed.measure_cases(
+        [speed.TrainingCase("decoder", 64, 64, 1)], lambda dtype: HybridModel(tiny_model), CPU, 1, seconds=0
+    )
     assert row["error"] == "no time left" and row["stage"] == "decoder"
 
 
@@ -155,8 +157,11 @@ def test_a_recipe_that_preserves_is_timed_with_what_it_is_reminded_of(
 def test_the_glyph_stage_trains_the_encoder_through_a_frozen_decoder(at_home: None, tiny_model: Path) -> None:
     stage = config.load(RECIPES / "glyph_lora.yaml", [f"model={tiny_model}", "glyph.micro_batch_size=null"]).glyph
     assert stage is not None
-    job, hybrid = speed.Job.of("glyph", stage, (64, 64), edits=False), HybridModel(tiny_model, CPU, torch.float32)
-    (row,) = speed.rows([job], lambda dtype: hybrid, CPU, 1)
+    job, hybrid = (
+        speed.TrainingCase.from_recipe("glyph", stage, (64, 64), edits=False),
+        HybridModel(tiny_model, CPU, torch.float32),
+    )
+    (row,) = speed.measure_cases([job], lambda dtype: hybrid, CPU, 1)
     assert row["stage"] == "glyph" and row["step"] > 0
     assert not any(value.requires_grad for value in hybrid.decoder.parameters())
     learning = [name for name, value in hybrid.glyph.named_parameters() if value.requires_grad]
@@ -201,14 +206,14 @@ def test_floors_of_the_published_sizes() -> None:
             for part in ("autoregressive", "decoder")
         }
     hybrid = cast(HybridModel, SimpleNamespace(**parts))
-    codes, pixels = speed.Job("autoregressive", 1024, 1024, 1), speed.Job("decoder", 1024, 1024, 1)
-    assert speed.operations(hybrid, codes, 1481) / 1e12 == pytest.approx(51.2, rel=0.02)
-    assert speed.operations(hybrid, pixels, 4096) / 1e12 == pytest.approx(127.5, rel=0.01)
+    codes, pixels = speed.TrainingCase("autoregressive", 1024, 1024, 1), speed.TrainingCase("decoder", 1024, 1024, 1)
+    assert speed.training_flops(hybrid, codes, 1481) / 1e12 == pytest.approx(51.2, rel=0.02)
+    assert speed.training_flops(hybrid, pixels, 4096) / 1e12 == pytest.approx(127.5, rel=0.01)
     # An edit: the source's tokens through all weights, too; the target's read both images, the source's their own.
     weights, attention = 30 * 12 * 4096**2 * 2 * 4096 * 2, 30 * 4 * 4096 * 4096**2
-    edit = speed.Job("decoder", 1024, 1024, 1, edits=True)
-    assert speed.operations(hybrid, edit, 4096) == pytest.approx(2 * weights + 3.5 * 3 * attention, rel=0.001)
-    again = speed.Job("decoder", 1024, 1024, 1, gradient_checkpointing=1)
-    assert speed.operations(hybrid, again, 4096) / speed.operations(hybrid, pixels, 4096) == pytest.approx(
+    edit = speed.TrainingCase("decoder", 1024, 1024, 1, edits=True)
+    assert speed.training_flops(hybrid, edit, 4096) == pytest.approx(2 * weights + 3.5 * 3 * attention, rel=0.001)
+    again = speed.TrainingCase("decoder", 1024, 1024, 1, gradient_checkpointing=1)
+    assert speed.training_flops(hybrid, again, 4096) / speed.training_flops(hybrid, pixels, 4096) == pytest.approx(
         1.45, abs=0.02
     )

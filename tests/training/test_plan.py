@@ -14,8 +14,7 @@ from glmkit import config
 from glmkit.cli import main
 from glmkit.models import checkpoint
 from glmkit.models.hybrid import HybridModel
-from glmkit.training import data, features, lora, offload, plan
-from glmkit.training import memory_tracker as ledger
+from glmkit.training import data, features, lora, memory_tracker, offload, plan
 from glmkit.training.objectives import stage_kinds
 from glmkit.training.objectives.autoregressive import Sequences
 
@@ -33,7 +32,7 @@ def recipe(name: str, *changes: str) -> config.Recipe:
 def test_a_model_without_memory_keeps_what_a_real_one_keeps(
     name: str, is_edit: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Saved bytes and operations of one pass, with adapters: counted on the meta device, and of real tensors with real
+    """Saved bytes and FLOPs of one pass, with adapters: counted on the meta device, and of real tensors with real
     attention (on this CPU fused as well, but for a small row of sums, and the masks of edits)."""
     settings = config.Lora(rank=4, targets=("o_proj",) if name == "autoregressive" else ("to_q", "ff.net.2"))
     found = []
@@ -46,7 +45,7 @@ def test_a_model_without_memory_keeps_what_a_real_one_keeps(
                 part.requires_grad_(False)
             lora.inject(parts[name], settings)
         found.append(plan.measure(name, parts, (128, 192, is_edit), 2, CAPTIONS))
-        monkeypatch.setattr(ledger, "_FusedAttention", Unchanged)
+        monkeypatch.setattr(memory_tracker, "_FusedAttention", Unchanged)
     assert found[0].peak_bytes == pytest.approx(found[1].peak_bytes, rel=0.05) and found[0].peak_bytes > 10**6
     assert found[0].flops == pytest.approx(found[1].flops, rel=0.02)
 
@@ -54,13 +53,13 @@ def test_a_model_without_memory_keeps_what_a_real_one_keeps(
 class Unchanged(nullcontext[None]):
     """In the place of what replaces attention: nothing is replaced, and the counter sees everything itself."""
 
-    operations = 0
+    flops = 0
 
 
 def test_trained_parameters_are_those_of_the_adapter() -> None:
     (told,) = plan.plan(recipe("decoder_lora"), data.FileDataset(ROOT / "data/posters/validation"), CPU)
     module = checkpoint.load_component(checkpoint.NANO, "decoder")
-    total = plan.count(module)
+    total = plan.count_parameters(module)
     stage = recipe("decoder_lora").decoder
     assert stage is not None and stage.lora is not None
     wrapped = lora.inject(module, stage.lora)

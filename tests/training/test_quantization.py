@@ -132,7 +132,7 @@ def test_the_trained_part_comes_when_the_encoders_have_left(
         return load(hybrid, part)
 
     monkeypatch.setattr(HybridModel, "_load", loading)
-    job = speed.Job(stage, 64, 64, 2, base=base)
+    job = speed.TrainingCase(stage, 64, 64, 2, base=base)
     images = data.FileDataset(posters / "train"), data.FileDataset(posters / "validation")
     began = []
     for _ in ("encoded", "from files"):

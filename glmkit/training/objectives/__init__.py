@@ -30,7 +30,7 @@ class Objective(Protocol):
         """Return the scalar loss of the images `indices`, and what to show beside it (detached scalars)."""
 
     def validation_losses(self) -> dict[str, float]:
-        """Return losses on images never trained on, with fixed noise and times; the one that counts is called `loss`."""
+        """Return losses on images never trained on, with fixed noise and times; the one called `loss` counts."""
 
     def after_step(self, step: int, generator: torch.Generator) -> None:
         """Do what is left to do after an optimizer step; by default nothing."""
