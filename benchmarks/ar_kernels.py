@@ -2,18 +2,18 @@
 
     python benchmarks/ar_kernels.py OUT_FOLDER [--only SECTION ...] [--seconds 150] [--toy]
 
-Every row is printed and appended to OUT_FOLDER/ar_kernels.jsonl as soon as it is measured. The winners go to
-OUT_FOLDER/plans.txt in the form of `PLANS` in glmkit/models/gpu.py, to be pasted there, and the section `steps`
-runs the whole model (random weights) with them. All of it keeps to `ORDER`, the order of sums that every number of rows
-shares; that one is chosen by hand. Sections, in the order in which they run:
+Every measurement is printed and appended to OUT_FOLDER/ar_kernels.jsonl as soon as it is measured. The winners go to
+OUT_FOLDER/plans.txt in the form of `PLANS` in glmkit/models/autoregressive/gpu.py, to be pasted there, and the
+section `steps` runs the whole model (random weights) with them. All of it keeps to `ORDER`, the order of sums that
+every batch shares; that one is chosen by hand. Sections, in the order in which they run:
 
-    bandwidth  bytes a second that a copy and a sum reach
-    products   each weight's shape at 1, 16 and 64 rows: cuBLAS and every tile, against float32
-    attention  orders that could be chosen: parts of the cache and slots at a time, with few and many keys
-    sampling   the draw by torch and by kernels; both must draw the same
+    bandwidth  bytes per second that a copy and a sum reach
+    products   each weight's shape at batches of 1, 16 and 64: cuBLAS and every tile, against float32
+    attention  orders that could be chosen: splits of the cache and keys at a time, with few and many keys
+    sampling   the token sampled by torch and by kernels; both must be the same
     steps      steps of the full model as CUDA graphs: the code's plan and this run's, with and without loads that are
-               under way sooner; all must give the same logits, bit for bit, also for a row alone, and be near those
-               of torch; a trace
+               under way sooner; all must give the same logits, bit for bit, also for a sequence alone, and be near
+               those of torch; a trace
 
 Weights are read from memory, as in a model: the calls of one graph go around copies that exceed the L2 cache. Kernels
 are compiled by many processes first. Off a GPU only `--toy` runs, in Triton's interpreter (TRITON_INTERPRET=1).
@@ -37,6 +37,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from triton_compile import compile_only, empty, tried_to
 
 from glmkit.files import append_jsonl
 from glmkit.generation.sampling import Sampling, sample, sample_by_kernels
@@ -52,7 +53,7 @@ SHARED_BYTES = 227 * 2**10  # of shared memory that a program may use (compute c
 PRODUCTS = ("qkv", "o", "gate_up", "down", "head")
 WAYS = ("early", "fetch_weights", "attention_stages")  # in which plans differ that have the same tiles
 FOR_PRODUCTS = 0.6  # of the time, so that some is left for whole steps
-CUTS = ((4, 128), (8, 64), (8, 128), (16, 64), (16, 128), (32, 64))  # of the cache: parts and slots
+CUTS = ((4, 128), (8, 64), (8, 128), (16, 64), (16, 128), (32, 64))  # of the cache: splits and keys at a time
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Scale:
     """What is measured; at toy size the same code in a minute of a CPU."""
 
     config: AutoregressiveConfig
-    rows: tuple[int, ...] = (1, 16, 64)
+    batches: tuple[int, ...] = (1, 16, 64)
     keys: tuple[int, ...] = (300, 1300, 2300)
     copied: int = 2**30
     calls: int = 12  # of one graph
@@ -72,15 +73,21 @@ def full() -> Scale:
 
 
 def toy() -> Scale:
-    small = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1, "num_attention_heads": 4}
-    small |= {"head_dim": 32, "mrope_section": (2, 3, 3), "vision_vocab_size": 40, "image_start_token_id": 32}
+    small: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1}
+    small |= {
+        "num_attention_heads": 4,
+        "head_dim": 32,
+        "mrope_section": (2, 3, 3),
+        "vision_vocab_size": 40,
+        "image_start_token_id": 32,
+    }
     config = replace(full().config, vocab_size=200, **small)
     return Scale(config, (1, 3), (5,), 2**16, calls=1, replays=1)
 
 
 @dataclass
 class Bench:
-    """Where it runs, what was found, and where the rows go."""
+    """Where it runs, what was found, and where the measurements go."""
 
     scale: Scale
     device: torch.device
@@ -96,9 +103,11 @@ class Bench:
     def on_gpu(self) -> bool:
         return self.device.type == "cuda"
 
-    def note(self, show: bool = True, **row: Any) -> None:
-        append_jsonl(self.out / "ar_kernels.jsonl", row)
-        cells = (f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items())
+    def note(self, show: bool = True, **fields: Any) -> None:
+        append_jsonl(self.out / "ar_kernels.jsonl", fields)
+        cells = (
+            f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in fields.items()
+        )
         if show:
             print("; ".join(cells), flush=True)
 
@@ -109,10 +118,10 @@ class Bench:
     def random(self, *shape: int, scale: float = 1.0) -> Tensor:
         return torch.randn(shape, device=self.device, dtype=self.dtype) * scale
 
-    def plan(self, rows: int) -> StepPlan:
-        """The code's plan for so many rows, with what this run has found."""
-        base = gpu.plan_for(rows, self.device)
-        found = {name: tile for name in PRODUCTS if (tile := self.tiles.get((name, rows))) is not None}
+    def plan(self, batch: int) -> StepPlan:
+        """The code's plan for such a batch, with what this run has found."""
+        base = gpu.plan_for(batch, self.device)
+        found: dict[str, Any] = {name: self.tiles[name, batch] for name in PRODUCTS if (name, batch) in self.tiles}
         return replace(base, **found)
 
     def milliseconds(self, calls: Sequence[Callable[[], Any]]) -> float:
@@ -127,7 +136,7 @@ class Bench:
         with torch.cuda.graph(graph):
             for call in calls:
                 call()
-        times = []
+        times: list[float] = []
         for _ in range(self.scale.replays):
             marks = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
             marks[0].record()
@@ -140,13 +149,13 @@ class Bench:
     def microseconds(self, call: Callable[[int], Any], copies: int) -> float:
         """Of one `call(number)`; the calls go around so many copies."""
         count = max(self.scale.calls, copies)
-        return 1e3 / count * self.milliseconds([lambda number=number: call(number % copies) for number in range(count)])
+        return 1e3 / count * self.milliseconds([partial(call, number % copies) for number in range(count)])
 
 
 def bandwidth(bench: Bench) -> None:
     source = torch.ones(bench.scale.copied, dtype=torch.float32, device=bench.device)
     target = torch.empty_like(source)
-    for name, call, moved in (("copy", lambda: target.copy_(source), 2), ("sum", lambda: source.sum(), 1)):
+    for name, call, moved in (("copy", lambda: target.copy_(source), 2), ("sum", source.sum, 1)):
         ms = bench.milliseconds([call] * 3) / 3
         bench.note(section="bandwidth", case=name, gb_s=moved * source.nbytes / ms / 1e6)
 
@@ -164,40 +173,40 @@ def shapes(config: AutoregressiveConfig) -> dict[str, tuple[int, int]]:
     }
 
 
-def tiles(name: str, rows: int, inputs: int) -> Iterator[ProductTile]:
+def tiles(name: str, batch: int, inputs: int) -> Iterator[ProductTile]:
     """The tiles that are tried: enough bytes under way, what shared memory holds, and all by one instruction."""
     blocks = [size for size in (64, 128, 256) if inputs % size == 0]
     for outputs, size, stages in itertools.product((64, 128), blocks, (3, 4, 6)):
-        held = stages * size * 2 * (outputs * (2 if name == "gate_up" else 1) + max(rows, gpu.MIN_BLOCK))
+        held = stages * size * 2 * (outputs * (2 if name == "gate_up" else 1) + max(batch, gpu.MIN_BLOCK))
         if SHARED_BYTES // 10 <= held <= SHARED_BYTES:
-            yield ProductTile(outputs, size, 8 if rows > 16 and outputs == 128 else 4, stages)
+            yield ProductTile(outputs, size, 8 if batch > 16 and outputs == 128 else 4, stages)
 
 
 def tried(bench: Bench) -> list[tuple[str, int, ProductTile]]:
     """Every product to measure; in Triton's interpreter one tile of each is slow enough."""
-    cases = [(name, rows) for rows in bench.scale.rows for name in PRODUCTS]
+    cases = [(name, batch) for batch in bench.scale.batches for name in PRODUCTS]
     if not bench.on_gpu:
         return [(*case, ProductTile(16, 32, stages=2)) for case in cases]
     sizes = shapes(bench.scale.config)
-    return [(name, rows, tile) for name, rows in cases for tile in tiles(name, rows, sizes[name][1])]
+    return [(name, batch, tile) for name, batch in cases for tile in tiles(name, batch, sizes[name][1])]
 
 
 def products(bench: Bench) -> None:
     cases = tried(bench)
     compile_ahead(bench, "products", [partial(compile_product, bench.scale.config, *case) for case in cases])
-    for (rows, name), group in itertools.groupby(cases, lambda case: (case[1], case[0])):
+    for (batch, name), group in itertools.groupby(cases, lambda case: (case[1], case[0])):
         if bench.late(FOR_PRODUCTS):
             return
         outputs, inputs = shapes(bench.scale.config)[name]
         size = torch.finfo(bench.dtype).bits // 8
         copies = max(2, -(-COLD_BYTES // (outputs * inputs * size))) if bench.on_gpu else 1
         weights = [bench.random(outputs, inputs, scale=inputs**-0.5) for _ in range(copies)]
-        _tune(bench, name, rows, bench.random(rows, inputs), weights, [tile for _, _, tile in group])
+        _tune(bench, name, batch, bench.random(batch, inputs), weights, [tile for _, _, tile in group])
 
 
-def _tune(bench: Bench, name: str, rows: int, x: Tensor, weights: list[Tensor], cuts: list[ProductTile]) -> None:
+def _tune(bench: Bench, name: str, batch: int, x: Tensor, weights: list[Tensor], cuts: list[ProductTile]) -> None:
     """cuBLAS and every tile on one product; the quickest that is right becomes the plan's."""
-    of_product = {"section": "products", "case": name, "rows": rows}
+    of_product = {"section": "products", "case": name, "batch": batch}
 
     def note(us: float, show: bool = False, **how: Any) -> None:
         bench.note(show, **of_product, us=us, gb_s=weights[0].nbytes / us / 1e3, **how)
@@ -210,7 +219,7 @@ def _tune(bench: Bench, name: str, rows: int, x: Tensor, weights: list[Tensor], 
         call = partial(_product, name, x, tile=tile)
         try:
             error = _error(call(weights[0]), expected)
-            us = bench.microseconds(lambda number, call=call: call(weights[number]), len(weights))
+            us = bench.microseconds(_by_number(call, weights), len(weights))
         except Exception as problem:  # too much shared memory, say: the others are still worth their time
             bench.note(False, **of_product, by=repr(tile), problem=str(problem)[:200])
             continue
@@ -218,8 +227,12 @@ def _tune(bench: Bench, name: str, rows: int, x: Tensor, weights: list[Tensor], 
         if error < 0.01:
             found.append((us, tile))
     if found:
-        us, bench.tiles[name, rows] = min(found, key=lambda one: one[0])
-        note(us, True, by=repr(bench.tiles[name, rows]), right=f"{len(found)} of {len(cuts)}")
+        us, bench.tiles[name, batch] = min(found, key=lambda one: one[0])
+        note(us, True, by=repr(bench.tiles[name, batch]), right=f"{len(found)} of {len(cuts)}")
+
+
+def _by_number(call: Callable[[Tensor], Tensor], weights: Sequence[Tensor]) -> Callable[[int], Tensor]:
+    return lambda number: call(weights[number])
 
 
 def _product(name: str, x: Tensor, weight: Tensor, tile: ProductTile) -> Tensor:
@@ -249,125 +262,88 @@ def compile_ahead(bench: Bench, what: str, jobs: Sequence[Callable[[], Any]]) ->
     bench.note(section="compile", case=f"{what}, {len(jobs)}", seconds=took, problems=problems[:3])
 
 
-class NoDevice:
-    """What Triton asks its driver when it compiles for a GPU that it does not touch."""
-
-    def __init__(self, capability: tuple[int, int]) -> None:
-        from triton.backends.compiler import GPUTarget
-
-        self.target = GPUTarget("cuda", 10 * capability[0] + capability[1], 32)
-
-    def get_current_target(self) -> Any:
-        return self.target
-
-    def get_current_device(self) -> int:
-        return 0
-
-    def get_current_stream(self, device: int) -> int:
-        return 0
-
-
-def compile_only(capability: tuple[int, int]) -> None:
-    """From now on launches in this process compile for such a GPU and run nothing."""
-    from triton.runtime import driver
-    from triton.runtime.jit import JITFunction
-
-    run = JITFunction.run
-    driver.set_active(NoDevice(capability))
-    JITFunction.run = lambda self, *given, warmup, **named: run(self, *given, warmup=True, **named)
-
-
-def tried_to(job: Callable[[], Any]) -> str | None:
-    """What went wrong, if anything did."""
-    try:
-        job()
-    except Exception as problem:
-        return f"{job}: {problem}"[-500:]
-    return None
-
-
-def empty(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-    return torch.empty(shape, dtype=dtype)  # nobody writes to it, so it takes no memory
-
-
-def compile_product(config: AutoregressiveConfig, name: str, rows: int, tile: ProductTile) -> None:
+def compile_product(config: AutoregressiveConfig, name: str, batch: int, tile: ProductTile) -> None:
     outputs, inputs = shapes(config)[name]
-    _product(name, empty(rows, inputs), empty(outputs, inputs), tile)
+    _product(name, empty(batch, inputs), empty(outputs, inputs), tile)
 
 
 def compile_attention(config: AutoregressiveConfig, order: SumOrder) -> None:
-    """The same kernels serve every number of rows."""
-    pair = empty(2, 1, config.num_key_value_heads, 2560, config.head_dim)
-    attention_call(config, order, pair)(torch.zeros(1, dtype=torch.int64), pair)
+    """The same kernels serve every batch."""
+    layer_cache = empty(2, 1, config.num_key_value_heads, 2560, config.head_dim)
+    attention_call(config, order, layer_cache)(torch.zeros(1, dtype=torch.int64), layer_cache)
 
 
 def compile_step(config: AutoregressiveConfig, plan: StepPlan) -> None:
-    """All kernels of a step and of the draw after it."""
+    """All kernels of a step and of the sampling after it."""
     with torch.device("meta"):
         model = AutoregressiveModel(replace(config, num_hidden_layers=1))
     model = model.bfloat16().to_empty(device="cpu").requires_grad_(False)
     for layer in gpu.layers_of(model):  # as `fuse` leaves them, without writing
         layer.self_attn.fused = empty(*shapes(config)["qkv"]), empty(shapes(config)["qkv"][0])
-    rows, key_heads, size = plan.batch, config.num_key_value_heads, config.head_dim
-    cache, input_pos_B = KVCache(empty(1, 2, rows, key_heads, 2560, size)), torch.zeros(rows, dtype=torch.int64)
-    cos_sin = empty(rows, config.rotary_dim, dtype=torch.float32)
+    batch, key_heads, size = plan.batch, config.num_key_value_heads, config.head_dim
+    cache, input_pos_B = KVCache(empty(1, 2, batch, key_heads, 2560, size)), torch.zeros(batch, dtype=torch.int64)
+    cos_sin = empty(batch, config.rotary_dim, dtype=torch.float32)
     logits = gpu.decode_step(model, input_pos_B, (cos_sin, cos_sin), input_pos_B, cache, plan=plan)
-    sample_by_kernels(logits[:, : config.codebook_size], empty(rows, dtype=torch.float32), Sampling())
+    sample_by_kernels(logits[:, : config.codebook_size], empty(batch, dtype=torch.float32), Sampling())
 
 
 def attention(bench: Bench) -> None:
-    """Microseconds of one layer by each way to cut the cache, for every number of rows and keys."""
+    """Microseconds of one layer by each way to cut the cache, for every batch and number of keys."""
     cuts = CUTS if bench.on_gpu else ((2, 16),)
     orders = [replace(ORDER, kv_splits=splits, kv_block=block) for splits, block in cuts]
     compile_ahead(bench, "attention", [partial(compile_attention, bench.scale.config, order) for order in orders])
-    caches = {rows: _layers(bench, rows) for rows in bench.scale.rows}
+    caches = {batch: _layers(bench, batch) for batch in bench.scale.batches}
     for order in orders:
         if bench.late():
             return
         times: dict[str, Any] = {
-            f"us_rows_{rows}": _attention_times(bench, order, layers) for rows, layers in caches.items()
+            f"us_rows_{batch}": _attention_times(bench, order, layers) for batch, layers in caches.items()
         }
         bench.note(
             section="attention", keys=bench.scale.keys, kv_splits=order.kv_splits, kv_block=order.kv_block, **times
         )
 
 
-def _layers(bench: Bench, rows: int) -> list[Tensor]:
-    """Copies of one layer's cache, 2 B H' S D each."""
+def _layers(bench: Bench, batch: int) -> list[Tensor]:
+    """Copies of one layer's cache, 2 B G S d each."""
     config = bench.scale.config
     capacity = -(-(max(bench.scale.keys) + 1) // 256) * 256
-    first = bench.random(2, rows, config.num_key_value_heads, capacity, config.head_dim)
+    first = bench.random(2, batch, config.num_key_value_heads, capacity, config.head_dim)
     copies = max(2, -(-COLD_BYTES // first.nbytes)) if bench.on_gpu else 1
     return [first, *(bench.random(*first.shape) for _ in range(copies - 1))]
 
 
 def _attention_times(bench: Bench, order: SumOrder, layers: list[Tensor]) -> list[float]:
     """Microseconds for each number of keys."""
-    attend, rows = attention_call(bench.scale.config, order, layers[0]), layers[0].shape[1]
-    filled = [torch.full((rows,), keys, device=bench.device) for keys in bench.scale.keys]
+    attend, batch = attention_call(bench.scale.config, order, layers[0]), layers[0].shape[1]
+    filled = [torch.full((batch,), keys, device=bench.device) for keys in bench.scale.keys]
     calls = [lambda number, input_pos_B=input_pos_B: attend(input_pos_B, layers[number]) for input_pos_B in filled]
     return [round(bench.microseconds(call, len(layers)), 2) for call in calls]
 
 
-def attention_call(config: AutoregressiveConfig, order: SumOrder, pair: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-    """`attend(input_pos_B, pair)` with random queries, keys and values."""
-    outputs, rows = shapes(config)["qkv"][0], pair.shape[1]
-    plan = replace(gpu.plan_for(rows, pair.device), early=False)
-    sums = torch.randn(order.qkv, rows, outputs, device=pair.device)
-    bias, angles = sums[0, 0].to(pair.dtype), torch.rand(rows, config.rotary_dim, device=pair.device)
-    return lambda input_pos_B, pair: gpu.attend(sums, bias, (angles, angles), input_pos_B, pair, plan, order)
+def attention_call(
+    config: AutoregressiveConfig, order: SumOrder, layer_cache: Tensor
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """`attend(input_pos_B, layer_cache)` with random queries, keys and values."""
+    outputs, batch = shapes(config)["qkv"][0], layer_cache.shape[1]
+    plan = replace(gpu.plan_for(batch, layer_cache.device), early=False)
+    sums = torch.randn(order.qkv, batch, outputs, device=layer_cache.device)
+    bias, angles = sums[0, 0].to(layer_cache.dtype), torch.rand(batch, config.rotary_dim, device=layer_cache.device)
+    return lambda input_pos_B, layer_cache: gpu.attend(
+        sums, bias, (angles, angles), input_pos_B, layer_cache, plan, order
+    )
 
 
 def sampling(bench: Bench) -> None:
-    for rows in bench.scale.rows:
-        logits = bench.random(rows, bench.scale.config.vision_vocab_size, scale=3.0)[
+    for batch in bench.scale.batches:
+        logits = bench.random(batch, bench.scale.config.vision_vocab_size, scale=3.0)[
             :, : bench.scale.config.codebook_size
         ]
-        given = logits, torch.rand(rows, device=bench.device), Sampling()
-        same = torch.equal(sample(*given), sample_by_kernels(*given))
+        inputs = logits, torch.rand(batch, device=bench.device), Sampling()
+        same = torch.equal(sample(*inputs), sample_by_kernels(*inputs))
         for function in (sample, sample_by_kernels):
-            us = 1e3 / bench.scale.calls * bench.milliseconds([partial(function, *given)] * bench.scale.calls)
-            bench.note(section="sampling", case=f"rows {rows}", by=function.__name__, us=us, same=same)
+            us = 1e3 / bench.scale.calls * bench.milliseconds([partial(function, *inputs)] * bench.scale.calls)
+            bench.note(section="sampling", case=f"batch {batch}", by=function.__name__, us=us, same=same)
 
 
 def random_model(bench: Bench) -> AutoregressiveModel:
@@ -379,7 +355,7 @@ def random_model(bench: Bench) -> AutoregressiveModel:
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a model whose rows have come to slot `keys`; the same one over and over."""
+    """One step of a model whose sequences have come to position `keys`; the same one over and over."""
 
     model: AutoregressiveModel
     ids_B: Tensor
@@ -388,19 +364,19 @@ class Step:
     cache: KVCache
 
     @classmethod
-    def of(cls, bench: Bench, model: AutoregressiveModel, rows: int, keys: int) -> Step:
+    def of(cls, bench: Bench, model: AutoregressiveModel, batch: int, keys: int) -> Step:
         capacity = -(-(keys + 1) // 256) * 256
-        cache = KVCache.allocate(model.config, rows, capacity, bench.device, bench.dtype)
+        cache = KVCache.allocate(model.config, batch, capacity, bench.device, bench.dtype)
         cache.kv.normal_()
-        ids_B = torch.arange(rows, device=bench.device)
-        cos_sin = rotary_cos_sin((ids_B % 40).expand(3, rows)[..., None], model.config)
+        ids_B = torch.arange(batch, device=bench.device)
+        cos_sin = rotary_cos_sin((ids_B % 40).expand(3, batch)[..., None], model.config)
         return cls(model, ids_B, cos_sin, torch.full_like(ids_B, keys), cache)
 
-    def alone(self, row: int) -> Step:
-        """The same step of one of the rows."""
-        cos, sin = (values[row : row + 1] for values in self.cos_sin)
-        cache = KVCache(self.cache.kv[:, :, row : row + 1].contiguous())
-        return Step(self.model, self.ids_B[row : row + 1], (cos, sin), self.input_pos_B[row : row + 1], cache)
+    def alone(self, index: int) -> Step:
+        """The same step of one sequence of the batch."""
+        cos, sin = (values[index : index + 1] for values in self.cos_sin)
+        cache = KVCache(self.cache.kv[:, :, index : index + 1].contiguous())
+        return Step(self.model, self.ids_B[index : index + 1], (cos, sin), self.input_pos_B[index : index + 1], cache)
 
     def by_kernels(self, plan: StepPlan) -> Tensor:
         return gpu.decode_step(self.model, self.ids_B, self.cos_sin, self.input_pos_B, self.cache, plan=plan)
@@ -411,23 +387,23 @@ class Step:
 
 @torch.inference_mode()
 def steps(bench: Bench, model: AutoregressiveModel) -> None:
-    plans = [*gpu.PLANS, *(plan for rows in bench.scale.rows for plan in own_plans(bench, rows))]
+    plans = [*gpu.PLANS, *(plan for batch in bench.scale.batches for plan in own_plans(bench, batch))]
     compile_ahead(bench, "steps", [partial(compile_step, bench.scale.config, plan) for plan in plans])
-    for rows in bench.scale.rows:
+    for batch in bench.scale.batches:
         measured = []
         for keys in sorted({bench.scale.keys[0], bench.scale.keys[-1]}):
             if bench.late():
                 return
-            measured.append(dict(_of_plans(bench, Step.of(bench, model, rows, keys), f"rows {rows}, keys {keys}")))
+            measured.append(dict(_of_plans(bench, Step.of(bench, model, batch, keys), f"batch {batch}, keys {keys}")))
         right = [plan for plan in measured[0] if all(plan in one for one in measured)]
         total = {plan: sum(one[plan] for one in measured) for plan in right}
-        bench.best[rows] = min(total, key=lambda plan: total[plan], default=bench.plan(rows))
-        trace(bench, Step.of(bench, model, rows, bench.scale.keys[-1]), bench.best[rows])
+        bench.best[batch] = min(total, key=lambda plan: total[plan], default=bench.plan(batch))
+        trace(bench, Step.of(bench, model, batch, bench.scale.keys[-1]), bench.best[batch])
 
 
-def own_plans(bench: Bench, rows: int) -> list[StepPlan]:
+def own_plans(bench: Bench, batch: int) -> list[StepPlan]:
     """Those of this run: each way to have loads under way sooner; off a GPU, as it must be, none."""
-    plain = replace(bench.plan(rows), early=False, fetch_weights=False, attention_stages=2)
+    plain = replace(bench.plan(batch), early=False, fetch_weights=False, attention_stages=2)
     if not bench.on_gpu:
         return [plain]
     early = replace(plain, early=True)
@@ -446,23 +422,23 @@ def trace(bench: Bench, step: Step, plan: StepPlan) -> None:
     events = [event for event in profile.key_averages() if event.self_device_time_total > 0]
     by_kernel = {event.key[:40]: round(event.self_device_time_total / 1e3, 3) for event in events}
     counted = {"total_ms": sum(by_kernel.values()), "launches": sum(event.count for event in events)}
-    bench.note(section="trace", case=f"rows {plan.batch}", **counted, **by_kernel)
+    bench.note(section="trace", case=f"batch {plan.batch}", **counted, **by_kernel)
 
 
 def _of_plans(bench: Bench, step: Step, case: str) -> Iterator[tuple[StepPlan, float]]:
     """Milliseconds of one step by each plan; those that give other logits than the plainest one are left out."""
-    rows = len(step.ids_B)
-    mine = own_plans(bench, rows)
+    batch = len(step.ids_B)
+    mine = own_plans(bench, batch)
     expected, theirs = step.by_kernels(mine[0]), step.by_torch().float()
     error = float((expected.float() - theirs).norm() / theirs.norm())
     bench.note(section="steps", case=case, by="kernels against torch", error=error)
-    if rows > 1:
-        alone = {row: step.alone(row).by_kernels(bench.plan(1))[0] for row in (0, rows - 1)}
-        same = all(torch.equal(logits, expected[row]) for row, logits in alone.items())
+    if batch > 1:
+        alone = {index: step.alone(index).by_kernels(bench.plan(1))[0] for index in (0, batch - 1)}
+        same = all(torch.equal(logits, expected[index]) for index, logits in alone.items())
         bench.note(section="steps", case=case, by="same alone", same=same)
-    for plan in (gpu.plan_for(rows, bench.device), *mine):
+    for plan in (gpu.plan_for(batch, bench.device), *mine):
         logits: list[Tensor] = []
-        ms = bench.milliseconds([lambda plan=plan, logits=logits: logits.append(step.by_kernels(plan))] * 3) / 3
+        ms = bench.milliseconds([partial(_keep, logits, step, plan)] * 3) / 3
         same = all(torch.equal(one, expected) for one in logits)  # of single launches and of the graph's last replay
         way = ", ".join(f"{name} {getattr(plan, name)}" for name in WAYS)
         by = f"{'this run' if plan in mine else 'the code'}, {way}"
@@ -471,13 +447,17 @@ def _of_plans(bench: Bench, step: Step, case: str) -> Iterator[tuple[StepPlan, f
             yield plan, ms
 
 
+def _keep(logits: list[Tensor], step: Step, plan: StepPlan) -> None:
+    logits.append(step.by_kernels(plan))
+
+
 def as_code(plan: StepPlan) -> str:
     lines = (f"        {name}={value!r},\n" for name, value in vars(plan).items())
     return "    StepPlan(\n" + "".join(lines) + "    ),\n"
 
 
 def write_plans(bench: Bench) -> None:
-    plans = (bench.best.get(rows) or bench.plan(rows) for rows in bench.scale.rows)
+    plans = (bench.best.get(batch) or bench.plan(batch) for batch in bench.scale.batches)
     text = "PLANS = (\n" + "".join(map(as_code, plans)) + ")\n"
     (bench.out / "plans.txt").write_text(text)
     print(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,13 +19,14 @@ def make_adapter(model: Path, folder: Path, component: str, seed: int = 0, alpha
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(seed)
-    wrapped = get_peft_model(
+    wrapped: Any = get_peft_model(
         checkpoint.load_component(model, component),
         LoraConfig(r=3, lora_alpha=alpha, target_modules=TARGETS[component], init_lora_weights=False),
     )
     wrapped.save_pretrained(str(folder / component))
     adapters.write_base(folder / component, component, model)
-    return wrapped.eval()
+    model_with_adapter: torch.nn.Module = wrapped.eval()
+    return model_with_adapter
 
 
 def apply_adapter(hybrid: HybridModel, text: Path | str) -> None:
@@ -35,7 +37,8 @@ def apply_adapter(hybrid: HybridModel, text: Path | str) -> None:
         setattr(hybrid, component, adapters.merge_adapter(getattr(hybrid, component), component, adapter))
 
 
-def decoder_inputs(seed: int = 3) -> tuple[torch.Tensor | None, ...]:
+def decoder_inputs(seed: int = 3) -> tuple[Any, ...]:
+    """What the decoder's forward takes, without a mask of the glyphs."""
     draw = torch.Generator().manual_seed(seed)
     return (
         torch.randn(2, 4, 8, 8, generator=draw),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import torch
@@ -30,7 +31,7 @@ def build(folder: Path, seed: int = 0) -> Path:
 
 def stock(state: dict[str, torch.Tensor]) -> CLIPModel:
     """transformers' CLIP with the weights of open_clip's."""
-    tower = {"hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_hidden_layers": LAYERS}
+    tower: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_hidden_layers": LAYERS}
     tower |= {"num_attention_heads": HEADS, "hidden_act": "gelu"}
     text = {**tower, "vocab_size": 49408, "max_position_embeddings": 77, "eos_token_id": 49407}
     vision = {**tower, "image_size": SIDE, "patch_size": 8}
@@ -58,5 +59,6 @@ def stock(state: dict[str, torch.Tensor]) -> CLIPModel:
     for here, there in norms.items():
         theirs |= {f"{here}.{kind}": state[f"{there}.{kind}"] for kind in ("weight", "bias")}
     missing, unexpected = model.load_state_dict(theirs, strict=False)
-    assert not unexpected and all("position_ids" in name or name == "logit_scale" for name in missing)
+    assert not unexpected
+    assert all("position_ids" in name or name == "logit_scale" for name in missing)
     return model

@@ -23,4 +23,6 @@ def test_kernels_and_blocks_agree(tmp_path: Path) -> None:
     assert [row["size"] for row in rows] == ["64x96", "32x32"]
     for row in rows:
         assert 0 < row["difference"] < (1e-6 if DEVICE == "cpu" else 0.02)
-        assert row["compiled"] > 0 and row["kernels"] > 0 and row["copy"] > 0
+        assert row["compiled"] > 0
+        assert row["kernels"] > 0
+        assert row["copy"] > 0

@@ -39,7 +39,7 @@ def test_pieces_run_at_the_same_time_with_one_thread_each() -> None:
 @pytest.mark.usefixtures("two_threads")
 def test_few_pieces_share_many_threads() -> None:
     torch.set_num_threads(5)
-    assert parallel_map(lambda number: torch.get_num_threads(), [0, 1], CPU) == [2, 2]
+    assert parallel_map(lambda _: torch.get_num_threads(), [0, 1], CPU) == [2, 2]
     assert torch.get_num_threads() == 5
     assert parallel_map(lambda number: number, [], CPU) == []
 
@@ -57,7 +57,7 @@ def test_threads_to_come_have_the_usual_number() -> None:
 @pytest.mark.usefixtures("two_threads")
 def test_gradients_errors_and_nesting() -> None:
     with torch.no_grad():
-        assert parallel_map(lambda number: torch.is_grad_enabled(), [0, 1], CPU) == [False, False]
+        assert parallel_map(lambda _: torch.is_grad_enabled(), [0, 1], CPU) == [False, False]
     with pytest.raises(ZeroDivisionError):
         parallel_map(lambda number: 1 // number, [1, 0], CPU)
     assert parallel_map(lambda number: parallel_map(lambda more: number + more, [1, 2, 3], CPU), [0, 10], CPU) == [
@@ -80,7 +80,7 @@ def test_one_thread_or_another_device_stays_here() -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        assert parallel_map(lambda number: threading.get_ident(), [0, 1], CPU) == [here, here]
+        assert parallel_map(lambda _: threading.get_ident(), [0, 1], CPU) == [here, here]
     finally:
         torch.set_num_threads(before)
-    assert parallel_map(lambda number: threading.get_ident(), [0, 1], torch.device("meta")) == [here, here]
+    assert parallel_map(lambda _: threading.get_ident(), [0, 1], torch.device("meta")) == [here, here]

@@ -27,14 +27,14 @@ def test_triton_runs_where_it_can_build(monkeypatch: pytest.MonkeyPatch) -> None
 
     gpu = torch.device("cuda")
     assert not triton_runs(torch.device("cpu"))
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
     monkeypatch.setattr(runtime, "driver", Working())
     assert triton_runs(gpu)
     monkeypatch.setattr(runtime, "driver", Broken())
     assert not triton_runs(gpu)
     monkeypatch.setattr(runtime, "driver", Working())
     with monkeypatch.context() as without:
-        without.setattr(importlib.util, "find_spec", lambda name: None)
+        without.setattr(importlib.util, "find_spec", lambda _: None)
         assert not triton_runs(gpu)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
     assert not triton_runs(gpu)

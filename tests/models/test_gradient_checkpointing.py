@@ -22,14 +22,17 @@ TARGETS = {
 
 
 def loss_of(module: Any, component: str, sources: bool) -> Tensor:
+    output: Tensor
     if component == "autoregressive":
         draw = torch.Generator().manual_seed(0)
         ids = torch.randint(60, (2, 24), generator=draw)
-        return module(ids, torch.arange(24).expand(3, 2, 24)).square().mean()
+        output = module(ids, torch.arange(24).expand(3, 2, 24))
+        return output.square().mean()
     *given, size, crop = tiny_adapter.decoder_inputs()
     clean, prior = torch.ones_like(given[0]), torch.ones_like(given[3])
     written = module.cache_condition_images([(clean, prior, (64, 64))]) if sources else None
-    return module(*given, size, crop, written).square().mean()
+    output = module(*given, size, crop, written)
+    return output.square().mean()
 
 
 def gradients(model: Path, component: str, every: int, sources: bool, compile_: bool) -> tuple[list[Tensor], int]:
@@ -48,7 +51,12 @@ def gradients(model: Path, component: str, every: int, sources: bool, compile_: 
     kept: list[Tensor] = []
     wrapped.train()
     torch.manual_seed(1)
-    with saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tensor)
+        return tensor
+
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
         loss = loss_of(module, component, sources)
     loss.backward()
     return [value.grad for value in wrapped.parameters() if value.grad is not None], len(kept)
@@ -62,7 +70,9 @@ def test_the_same_gradients_from_less(component: str, sources: bool, tiny_model:
     second_again, less = gradients(tiny_model, component, 2, sources, False)
     assert least < less < everything
     for one, other, third in zip(expected, all_again, second_again, strict=True):
-        assert torch.equal(one, other) and torch.equal(one, third) and one.abs().max() > 0
+        assert torch.equal(one, other)
+        assert torch.equal(one, third)
+        assert one.abs().max() > 0
 
 
 @pytest.mark.parametrize("component", ["decoder", "autoregressive"])

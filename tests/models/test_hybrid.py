@@ -23,13 +23,16 @@ def test_parts_load_at_first_use(tiny_model: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(checkpoint, "load_component", noted)
     hybrid = HybridModel.load(tiny_model, dtype=torch.bfloat16, components=["vae"])
     assert loaded == ["vae"]
-    assert hybrid.decoder is hybrid.decoder and loaded == ["vae", "decoder"]
+    assert hybrid.decoder is hybrid.decoder
+    assert loaded == ["vae", "decoder"]
     parameters = list(hybrid.decoder.parameters())
-    assert not hybrid.decoder.training and not any(parameter.requires_grad for parameter in parameters)
+    assert not hybrid.decoder.training
+    assert not any(parameter.requires_grad for parameter in parameters)
     assert {parameter.dtype for parameter in parameters} == {torch.bfloat16}
     replaced = checkpoint.new_component(tiny_model, "glyph")
     hybrid.glyph = replaced  # type: ignore[assignment]
-    assert hybrid.glyph is replaced and loaded == ["vae", "decoder"]
+    assert hybrid.glyph is replaced
+    assert loaded == ["vae", "decoder"]
 
 
 def test_source_settings_in_every_published_form(tiny_copy: Path) -> None:

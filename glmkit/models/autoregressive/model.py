@@ -144,7 +144,7 @@ class PackedSequences:
     def __init__(self, lengths: Sequence[int]) -> None:
         self.lengths = list(lengths)
 
-    @torch.compiler.disable  # what is compiled around it then serves packs of any lengths
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # what is compiled around it serves packs of any lengths
     def attend_causally(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Attend as the function of this name, from each query back to the start of its own sequence."""
         # One after the other: each gets the kernel that needs no mask, and pairs of two sequences cost nothing.

@@ -220,7 +220,7 @@ def rebuild_derived(component: str, module: nn.Module) -> nn.Module:
     if component == "vae":
         from glmkit.models.vae.model import Vae
 
-        return Vae(module.autoencoder)  # type: ignore[arg-type]
+        return Vae(module.autoencoder)
     if component == "glyph":
         module.encoder.tie_weights()  # type: ignore[operator, union-attr]
     return module

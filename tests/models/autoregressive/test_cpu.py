@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import tiny_language as tiny
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from glmkit.models import compiling
 from glmkit.models.autoregressive import cpu
-from glmkit.models.autoregressive.model import AutoregressiveModel, KVCache, rotary_cos_sin
+from glmkit.models.autoregressive.model import AutoregressiveModel, CausalLayer, KVCache, rotary_cos_sin
 
 
 def fused_model() -> AutoregressiveModel:
@@ -84,7 +84,7 @@ def test_which_models_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     class LoraLinear(nn.Linear): ...
 
     adapted = fused_model()
-    adapted.language_model.layers[1].mlp.down_proj = LoraLinear(96, 64)
+    cast(CausalLayer, adapted.language_model.layers[1]).mlp.down_proj = LoraLinear(96, 64)
     assert not cpu.supports(adapted)
     monkeypatch.setattr(cpu, "MAX_LAYERS", 1)
     assert not cpu.supports(fused_model()), "every layer would be written out"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import cast
 
 import pytest
 import tiny_language as tiny
@@ -18,6 +19,7 @@ from glmkit.models.autoregressive.backends import suits_kernels
 from glmkit.models.autoregressive.gpu import ORDER, ProductTile, StepPlan
 from glmkit.models.autoregressive.model import (
     AutoregressiveModel,
+    CausalLayer,
     KVCache,
     RmsNorm,
     attend_to_cache,
@@ -179,7 +181,7 @@ def test_which_models_fit() -> None:
     class LoraLinear(nn.Linear): ...
 
     adapted = fused_model()
-    adapted.language_model.layers[1].mlp.down_proj = LoraLinear(96, 64)
+    cast(CausalLayer, adapted.language_model.layers[1]).mlp.down_proj = LoraLinear(96, 64)
     assert not gpu.supports(adapted)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from typing import cast
 
 import pytest
 import tiny_language as tiny
@@ -21,6 +22,7 @@ from glmkit.generation.sequence import (
 from glmkit.models.autoregressive.config import AutoregressiveConfig
 from glmkit.models.autoregressive.model import (
     AutoregressiveModel,
+    CausalLayer,
     KVCache,
     attend_split_kv,
     key_mask,
@@ -194,7 +196,8 @@ def test_one_product_for_three_projections() -> None:
     torch.testing.assert_close(our_logits(case, fused), our_logits(case, plain), atol=1e-5, rtol=0)
     for name, value in fused.state_dict().items():
         assert torch.equal(value, plain.state_dict()[name]), name
-    attention = fused.language_model.layers[0].self_attn
+    attention = cast(CausalLayer, fused.language_model.layers[0]).self_attn
+    assert attention.fused is not None
     assert attention.q_proj.weight.data_ptr() == attention.fused[0].data_ptr()
 
 

@@ -40,10 +40,11 @@ def copy(folder: Path, tmp_path: Path) -> Path:
 
 def test_stock_open_clip_computes_the_same(folder: Path) -> None:
     ours = clip.load(folder)
-    model, _, prepare = open_clip.create_model_and_transforms(f"local-dir:{folder}")
+    model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{folder}")
     tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
     pixels, ids = torch.rand(3, 3, 32, 32) * 2 - 1, tokenizer(CORPUS[:2])
-    assert torch.equal(ids, ours.tokenizer(CORPUS[:2])) and ours.side == 32
+    assert torch.equal(ids, ours.tokenizer(CORPUS[:2]))
+    assert ours.side == 32
     with torch.no_grad():
         torch.testing.assert_close(ours.images(pixels), model.encode_image(pixels, normalize=True))
         torch.testing.assert_close(ours.texts(ids), model.encode_text(ids, normalize=True))
@@ -56,16 +57,20 @@ def test_fresh_weights_follow_the_seed(tmp_path: Path) -> None:
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
         states.append(clip.load(tmp_path).model.state_dict()["text_projection"])
-    assert torch.equal(states[0], states[1]) and not torch.equal(states[0], states[2])
+    assert torch.equal(states[0], states[1])
+    assert not torch.equal(states[0], states[2])
 
 
 def test_texts_keep_their_end(folder: Path) -> None:
     """The text tower's feature is read at the end token, so that a long text must not lose it."""
     tokenizer = clip.load(folder).tokenizer
     ids = tokenizer(["A RED poster", "a red poster", "a red poster " * 30])
-    assert ids.shape == (3, 24) and torch.equal(ids[0], ids[1])
-    assert ids[0, 0] == ids[2, 0] == 1 and (ids == 2).sum(dim=1).tolist() == [1, 1, 1]
-    assert ids[2, -1] == 2 and ids[0, -1] == 0
+    assert ids.shape == (3, 24)
+    assert torch.equal(ids[0], ids[1])
+    assert ids[0, 0] == ids[2, 0] == 1
+    assert (ids == 2).sum(dim=1).tolist() == [1, 1, 1]
+    assert ids[2, -1] == 2
+    assert ids[0, -1] == 0
     assert tokenizer.tokenizer.decode(tokenizer(["é 中"])[0], skip_special_tokens=True) == "é 中"
 
 

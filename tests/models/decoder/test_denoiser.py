@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from dataclasses import replace
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -17,6 +18,7 @@ from glmkit.models.decoder import backends, compiled_blocks, denoiser, eager
 from glmkit.models.decoder.condition_cache import ConditionCache
 from glmkit.models.decoder.config import DecoderConfig
 from glmkit.models.decoder.denoiser import Denoiser, DenoiserSample, cache_condition_images
+from glmkit.models.decoder.layers import ActivatedLinear
 from glmkit.models.decoder.model import DiffusionDecoder
 
 CONFIG = DecoderConfig(
@@ -72,7 +74,7 @@ def rows_of(decoder: DiffusionDecoder) -> list[DenoiserSample]:
 
 def expected(decoder: DiffusionDecoder, row: DenoiserSample, latents: Tensor, step: int) -> Tensor:
     """The row alone through the plain forward."""
-    return decoder(
+    velocity: Tensor = decoder(
         latents,
         row.glyph_embeds[None],
         None,
@@ -83,6 +85,7 @@ def expected(decoder: DiffusionDecoder, row: DenoiserSample, latents: Tensor, st
         torch.zeros(1, 2),
         row.condition_cache,
     )
+    return velocity
 
 
 @pytest.mark.parametrize("group_size", [None, 1, 2, 4, 6])
@@ -122,14 +125,16 @@ def test_products_that_apply_gelu(decoder: DiffusionDecoder, monkeypatch: pytest
     """A GPU's product played on the CPU, whose own applies the exact GELU and so must never be asked."""
 
     def product(bias: Tensor, x: Tensor, weight: Tensor, use_gelu: bool) -> Tensor:
-        assert x.ndim == 2 and use_gelu
+        assert x.ndim == 2
+        assert use_gelu
         return F.gelu(torch.addmm(bias, x, weight), approximate="tanh")
 
     rows = rows_of(decoder)
     latents = torch.randn(len(rows), 4, 8, 12, generator=torch.Generator().manual_seed(2))
     fast = copy.deepcopy(decoder)
     fast.fuse()
-    inner = [block.ff.net[0] for block in fast.transformer_blocks]
+    inner = [module for module in fast.transformer_blocks.modules() if isinstance(module, ActivatedLinear)]
+    assert len(inner) == CONFIG.num_layers
     assert not any(layer.fused for layer in inner)
     monkeypatch.setattr(torch, "_addmm_activation", product)
     for layer in inner:
@@ -162,15 +167,15 @@ def test_compiled_glyph_texts_have_few_lengths() -> None:
 def test_kernels_equal_the_blocks(decoder: DiffusionDecoder, monkeypatch: pytest.MonkeyPatch, group_size: int) -> None:
     """Rows of several texts together, widths that are no power of two; without a GPU in Triton's interpreter, which
     does one thing at a time."""
-    monkeypatch.setattr(denoiser, "parallel_map", lambda function, items, device: [function(item) for item in items])
-    gpu = pytest.importorskip("glmkit.models.decoder.gpu")
+    monkeypatch.setattr(denoiser, "parallel_map", lambda function, items, _: [function(item) for item in items])
+    gpu: Any = pytest.importorskip("glmkit.models.decoder.gpu")
     rows, fast = rows_of(decoder), copy.deepcopy(decoder)
     fast.fuse()
     latents = torch.randn(len(rows), 4, 8, 12, generator=torch.Generator().manual_seed(2))
     plain = Denoiser(decoder, rows, TIMES, SIZE, GRID, group_size=group_size)(latents, 1)
-    monkeypatch.setattr(backends, "triton_runs", lambda device: True)
+    monkeypatch.setattr(backends, "triton_runs", lambda _: True)
     by_kernels = Denoiser(fast, rows, TIMES, SIZE, GRID, compile_blocks=True, group_size=group_size)
-    assert by_kernels.backend is gpu
+    assert by_kernels.backend == gpu
     torch.testing.assert_close(by_kernels(latents, 1), plain, atol=2e-5, rtol=0)
     assert Denoiser(decoder, rows, TIMES, SIZE, GRID, compile_blocks=True).backend is compiled_blocks
     assert Denoiser(fast, rows, TIMES, SIZE, GRID).backend is eager
@@ -189,7 +194,7 @@ def test_kernels_write_the_same_sources(decoder: DiffusionDecoder, monkeypatch: 
         for shape in ((8, 12), (12, 8))
     ]
     plain = decoder.cache_condition_images(sources)
-    monkeypatch.setattr(backends, "triton_runs", lambda device: True)
+    monkeypatch.setattr(backends, "triton_runs", lambda _: True)
     run_blocks = Mock(wraps=gpu.run_blocks)
     monkeypatch.setattr(gpu, "run_blocks", run_blocks)
     written = cache_condition_images(fast, sources, compile_blocks=True)

@@ -50,10 +50,12 @@ def test_stream(dtype: torch.dtype, error: float) -> None:
     torch.testing.assert_close(new.double(), expected, atol=error, rtol=error)
     shift, scale = (vectors(following, gpu.SHIFT[1] + more) for more in (0, 1))
     torch.testing.assert_close(norm.double(), shift + normed(new) * (1 + scale), atol=4 * error, rtol=4 * error)
-    assert new.dtype == norm.dtype == dtype and torch.equal(x, before)
+    assert new.dtype == norm.dtype == dtype
+    assert torch.equal(x, before)
     alone, _ = gpu.stream(x, TEXT, (update, own, gpu.GATE[0]), None)
     _, first = gpu.stream(new, TEXT, None, (following, gpu.SHIFT[1]))
-    assert torch.equal(alone, new) and torch.equal(first, norm)
+    assert torch.equal(alone, new)
+    assert torch.equal(first, norm)
 
 
 @TYPES
@@ -74,7 +76,7 @@ def test_heads(dtype: torch.dtype, error: float) -> None:
 ASSEMBLE = """
 import sys
 sys.path.insert(0, FOLDER)
-from ar_kernels import compile_only, empty
+from triton_compile import compile_only, empty
 from glmkit.models.decoder import gpu, kernels
 
 compile_only((9, 0))
@@ -94,5 +96,5 @@ def test_kernels_assemble_for_hopper() -> None:
     """Once for all lengths, in a process where Triton compiles; no GPU is needed for that."""
     environment = os.environ | {"TRITON_INTERPRET": "0"}
     code = ASSEMBLE.replace("FOLDER", repr(str(FOLDER)))
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -19,6 +19,7 @@ from glmkit.models.decoder.config import DecoderConfig
 from glmkit.models.decoder.model import DiffusionDecoder
 
 TOLERANCE = 1e-4
+Source = tuple[Tensor, Tensor, tuple[int, int]]  # latents, prior tokens, size
 TINY = {
     "patch_size": 2,
     "in_channels": 4,
@@ -76,7 +77,7 @@ def draw_inputs(batch: int, rows: int, columns: int, glyphs: int = 5) -> dict[st
     }
 
 
-def draw_source(rows: int, columns: int, seed: int) -> tuple[Tensor, Tensor, tuple[int, int]]:
+def draw_source(rows: int, columns: int, seed: int) -> Source:
     generator = torch.Generator().manual_seed(seed)
     latents = torch.randn(1, 4, rows, columns, generator=generator)
     return latents, torch.randint(32, (1, rows * columns // 4), generator=generator), (rows * 8, columns * 8)
@@ -87,7 +88,7 @@ def only(inputs: dict[str, Tensor], row: int) -> dict[str, Tensor]:
 
 
 def run_stock(stock: GlmImageTransformer2DModel, cache: GlmImageKVCache | None = None, **inputs: Any) -> Tensor:
-    return stock(
+    output = stock(
         hidden_states=inputs["latents"],
         encoder_hidden_states=inputs["glyph_embeds"],
         prior_token_id=inputs["prior_token_ids"],
@@ -96,10 +97,12 @@ def run_stock(stock: GlmImageTransformer2DModel, cache: GlmImageKVCache | None =
         target_size=inputs["target_size"],
         crop_coords=inputs["crop_coords"],
         kv_caches=cache,
-    ).sample
+    )
+    velocity: Tensor = output.sample
+    return velocity
 
 
-def write_stock(stock: GlmImageTransformer2DModel, rows: list[list[tuple]]) -> GlmImageKVCache:
+def write_stock(stock: GlmImageTransformer2DModel, rows: list[list[Source]]) -> GlmImageKVCache:
     """The sources of each row of a batch, written as GlmImagePipeline writes them."""
     cache = GlmImageKVCache(TINY["num_layers"])
     cache.set_mode("write")
@@ -172,7 +175,8 @@ def test_each_row_reads_its_own_sources(stock: Any, ours: DiffusionDecoder) -> N
     cache = write_stock(stock, rows)
     cache.set_mode("read")
     sources = ConditionCache.batch([ours.cache_condition_images(row) for row in rows])
-    assert sources is not None and sources.mask is None
+    assert sources is not None
+    assert sources.mask is None
     assert (
         difference(ours(glyph_mask=None, condition_cache=sources, **inputs), run_stock(stock, cache, **inputs))
         <= TOLERANCE
@@ -192,7 +196,7 @@ def test_rows_with_different_numbers_of_sources(stock: Any, ours: DiffusionDecod
         assert difference(velocity[index : index + 1], expected) <= TOLERANCE
 
 
-def stacked(rows: list[list[tuple]]) -> list[tuple]:
+def stacked(rows: list[list[Source]]) -> list[Source]:
     """Sources of several rows, k-th with k-th, as one batch."""
     return [
         (torch.cat([latents for latents, _, _ in kth]), torch.cat([prior for _, prior, _ in kth]), kth[0][2])
@@ -262,7 +266,7 @@ def test_gradients_of_sources_are_those_of_rows_alone(ours: DiffusionDecoder) ->
         for (name, _), ours_, theirs in zip(decoder.named_parameters(), gradients, expected, strict=True):
             assert torch.allclose(ours_, theirs, rtol=1e-3, atol=1e-3), name
     partial = decoder(glyph_mask=None, condition_cache=constant, **inputs).square().sum()
-    keys = decoder.transformer_blocks[0].attn1.to_k.weight
+    keys = decoder.get_parameter("transformer_blocks.0.attn1.to_k.weight")
     position = [id(parameter) for parameter in decoder.parameters()].index(id(keys))
     assert not torch.allclose(torch.autograd.grad(partial, keys)[0], expected[position], rtol=1e-2)
 
@@ -327,7 +331,7 @@ def test_bfloat16_follows_float32(ours: DiffusionDecoder, autocast: bool) -> Non
     assert difference(velocity.float(), expected) < 0.1
 
 
-def test_lora_sits_under_the_published_names(stock: Any, ours: DiffusionDecoder) -> None:
+def test_lora_sits_under_the_published_names(ours: DiffusionDecoder) -> None:
     config = LoraConfig(r=2, target_modules=LORA_NAMES)
     named = []
     for model in (GlmImageTransformer2DModel(**TINY), DiffusionDecoder(ours.config)):

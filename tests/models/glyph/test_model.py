@@ -52,7 +52,8 @@ def stock_embeddings(glyph: GlyphEncoder, prompts: list[str]) -> Tensor:
         text_encoder=glyph.encoder,
         get_glyph_texts=lambda prompt: GlmImagePipeline.get_glyph_texts(None, prompt),
     )
-    return GlmImagePipeline._get_glyph_embeds(pipeline, prompts, device=torch.device("cpu"))
+    embeddings: Tensor = GlmImagePipeline._get_glyph_embeds(pipeline, prompts, device=torch.device("cpu"))
+    return embeddings
 
 
 @pytest.mark.parametrize("prompt", PROMPTS, ids=range(len(PROMPTS)))
@@ -96,7 +97,8 @@ def test_token_ids_give_the_same_embeddings(glyph: GlyphEncoder) -> None:
     expected, real = glyph.encode_texts(prompts)
     for row in range(len(prompts)):
         assert (embeddings[row][mask[row]] - expected[row][real[row]]).abs().max() <= TOLERANCE
-    assert embeddings[~mask].abs().max() == 0 and mask.shape[1] == 3 * (len("a longer text") + 1 + 3)
+    assert embeddings[~mask].abs().max() == 0
+    assert mask.shape[1] == 3 * (len("a longer text") + 1 + 3)
 
 
 def test_no_spans_mean_one_empty_span(glyph: GlyphEncoder) -> None:

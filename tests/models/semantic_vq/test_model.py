@@ -38,7 +38,9 @@ def make_image(height: int, width: int, mode: str = "RGB") -> Image.Image:
     """Smooth shapes with some noise: pure noise would make every patch alike after a resize."""
     rng = np.random.default_rng(height * width)
     channels = len(Image.new(mode, (1, 1)).getbands())
-    coarse = Image.fromarray(rng.integers(0, 256, (5, 5, 4), dtype=np.uint8)).resize((width, height), Image.BICUBIC)
+    coarse = Image.fromarray(rng.integers(0, 256, (5, 5, 4), dtype=np.uint8)).resize(
+        (width, height), Image.Resampling.BICUBIC
+    )
     pixels = np.asarray(coarse).astype(int)[..., :channels] + rng.integers(-20, 20, (height, width, channels))
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8).squeeze(), mode)
 
@@ -112,7 +114,8 @@ def test_each_loss_moves_its_own_side() -> None:
     codes, conv = tokenizer.vqmodel.quantize.embedding.weight, tokenizer.vqmodel.quant_conv.weight
     for loss, moved, still in ((ours.commitment_loss, conv, codes), (ours.codebook_loss, codes, conv)):
         gradients = torch.autograd.grad(loss, (moved, still), retain_graph=True, allow_unused=True)
-        assert gradients[0] is not None and gradients[0].abs().sum() > 0
+        assert gradients[0] is not None
+        assert gradients[0].abs().sum() > 0
         assert gradients[1] is None or gradients[1].abs().sum() == 0
 
 

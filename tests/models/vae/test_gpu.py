@@ -179,7 +179,7 @@ def test_vae_takes_the_kernels(monkeypatch: pytest.MonkeyPatch, tiny_model: Any)
     hybrid = HybridModel(tiny_model, DEVICE)
     hybrid.vae = Vae(autoencoder()).to(DEVICE)
     stock = copy.deepcopy(hybrid.vae)
-    monkeypatch.setattr("glmkit.models.vae.model.triton_runs", lambda device: True)
+    monkeypatch.setattr("glmkit.models.vae.model.triton_runs", lambda _: True)
     hybrid.device = torch.device("cuda")
     hybrid.optimize_for_inference()
     encode, decode = Mock(wraps=gpu.encode), Mock(wraps=gpu.decode)
@@ -190,7 +190,8 @@ def test_vae_takes_the_kernels(monkeypatch: pytest.MonkeyPatch, tiny_model: Any)
     torch.testing.assert_close(hybrid.vae.encode(pixels), stock.encode(pixels), atol=1e-4, rtol=1e-5)
     assert encode.call_count == decode.call_count == 1
     hybrid.vae.decode(latents.requires_grad_()).sum().backward()
-    assert latents.grad is not None and decode.call_count == 1
+    assert latents.grad is not None
+    assert decode.call_count == 1
 
 
 def test_vae_keeps_the_plain_way_where_kernels_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,13 +200,14 @@ def test_vae_keeps_the_plain_way_where_kernels_cannot_run(monkeypatch: pytest.Mo
         made.use_kernels()
         return made
 
-    monkeypatch.setattr("glmkit.models.vae.model.triton_runs", lambda device: True)
+    monkeypatch.setattr("glmkit.models.vae.model.triton_runs", lambda _: True)
     assert optimized().uses_kernels
     assert not optimized(act_fn="relu").uses_kernels
     assert not optimized(up_block_types=("UpDecoderBlock2D", "UpDecoderBlock2D", "AttnUpDecoderBlock2D")).uses_kernels
-    monkeypatch.setattr("glmkit.models.vae.model.triton_runs", lambda device: False)
+    monkeypatch.setattr("glmkit.models.vae.model.triton_runs", lambda _: False)
     vae = optimized()
-    assert not vae.uses_kernels and vae.autoencoder.decoder.conv_in.weight.is_contiguous()
+    assert not vae.uses_kernels
+    assert vae.autoencoder.decoder.conv_in.weight.is_contiguous()
 
 
 ASSEMBLE = """
@@ -213,7 +215,7 @@ import sys
 sys.path.insert(0, FOLDER)
 import torch
 from torch import nn
-from ar_kernels import compile_only, empty
+from triton_compile import compile_only, empty
 from glmkit.models.vae import gpu, kernels
 
 compile_only((9, 0))
@@ -235,5 +237,5 @@ def test_kernels_assemble_for_hopper() -> None:
     """Once for all numbers of channels and sizes, in a process where Triton compiles; no GPU is needed for that."""
     environment = os.environ | {"TRITON_INTERPRET": "0"}
     code = ASSEMBLE.replace("FOLDER", repr(str(FOLDER)))
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
