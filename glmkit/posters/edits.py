@@ -32,7 +32,7 @@ from glmkit.posters.words import Split, sample_text
 
 EditKind = Literal["background", "word", "add", "remove"]
 KINDS: tuple[EditKind, ...] = ("background", "word", "add", "remove")
-MAX_TRIES = 40  # for a new text that fits, or a shape that has room
+MAX_TRIES = 40  # for a new text that fits, or a shape that has space
 QUOTES = set("'\"‘’“”「」")
 
 
@@ -163,7 +163,7 @@ def _sample_removal(scene: Scene, rng: random.Random, _: Split) -> Edit | None:
 def _with_shape(scene: Scene, rng: random.Random) -> Scene | None:
     """Return the scene, with new colours and a shape where it had none; None when it allows no shape.
 
-    Its letters may leave no room, or spell a shape, which an instruction could then not name without doubt.
+    Its letters may leave no space, or spell a shape, which an instruction could then not name without doubt.
     """
     if words_of(*scene.texts) & set(SHAPES):
         return None

@@ -22,7 +22,7 @@ def write_pairs(folder: Path) -> None:
         records = []
         for index, (scene, _) in enumerate(islice(style_scenes(split), COUNTS[split]), start=1):
             images = {"file_name": render_framed(scene), "condition_image": render_unframed(scene)}
-            files = {"file_name": f"pair-{index:02d}.png", "condition_image": f"pair-{index:02d}-source.png"}
+            files = {"file_name": f"pair-{index:02d}.png", "condition_image": f"pair-{index:02d}-condition.png"}
             for key, image in images.items():
                 save(image, folder / name / files[key])
             records.append({**files, "text": f"Add a double {scene.text_colour} frame."})

@@ -18,7 +18,7 @@ Split = Literal["train", "held-out"]
 HELD_OUT_SHARE = 0.12
 RANDOM_SHARE = 0.3
 VOWELS, CONSONANTS = "aeiou", "bcdfghjklmnprstvwz"
-# Letters that look like another one (l and I) or like a digit (O) can only be told apart inside words.
+# Letters that look like another one (l and I) or like a digit (O) can only be distinguished inside words.
 UPPER, LOWER, DIGITS = "ABCDEFGHJKLMNOPQRSTUVWXYZ", "abcdefghijkmnopqrstuvwxyz", "0123456789"
 
 

@@ -50,6 +50,27 @@ EXCEPTIONS = (
     Exception_("benchmarks/LOG.md", r"", "history: commands and names as they were typed then"),
     Exception_("CHANGELOG.md", r"", "says which old word became which"),
     Exception_("tests/lint/", r"", "this list"),
+    Exception_(
+        "glmkit/posters/",
+        r"(?i)held[-_ ]out",
+        "words that no training poster has; the name of the split seeds its posters",
+    ),
+    Exception_(
+        "tests/posters/",
+        r"(?i)held[-_ ]out",
+        "words that no training poster has; the name of the split seeds its posters",
+    ),
+    Exception_(
+        "benchmarks/", r"(?i)held[-_ ]out", "words that no training poster has; the name of the split seeds its posters"
+    ),
+    Exception_(
+        "tests/benchmarks/",
+        r"(?i)held[-_ ]out",
+        "words that no training poster has; the name of the split seeds its posters",
+    ),
+    Exception_(
+        "data/", r"(?i)held[-_ ]out", "words that no training poster has; the name of the split seeds its posters"
+    ),
 )
 
 

@@ -89,8 +89,8 @@ def other_text_colour(scene: Scene, rng: random.Random) -> Scene | None:
 def other_text_position(scene: Scene, rng: random.Random) -> Scene | None:
     """The same lines at another of the three heights, where they do not touch the shape."""
     position, (first, last), edge = other(rng, POSITIONS, scene.position), scene.text_rows, MARGIN * scene.height
-    room = scene.height - (last - first)
-    down = round({"top": edge, "middle": room / 2, "bottom": room - edge}[position] - first)
+    space = scene.height - (last - first)
+    down = round({"top": edge, "middle": space / 2, "bottom": space - edge}[position] - first)
     lines = tuple(replace(line, baseline=line.baseline + down) for line in scene.lines)
     moved, shape = replace(scene, position=position, lines=lines), scene.shape
     first, last = moved.text_rows

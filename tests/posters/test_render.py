@@ -83,7 +83,7 @@ def test_label_maps_hold_the_letters(seed: int, alignment: str) -> None:
 
 @pytest.mark.parametrize("alignment", ALIGNMENTS)
 def test_aligned_lines_stand_at_their_edge(alignment: str) -> None:
-    """All of them, and the check sees it where they leave room on the other side."""
+    """All of them, and the check sees it where they leave space on the other side."""
     for seed in range(20):
         scene = replace(sample_scene(random.Random(seed), width=320), alignment=alignment)
         for line in scene.lines:
