@@ -15,7 +15,7 @@ from glmkit.records import Score
 
 
 def rows(prompts: int, seed: int) -> list[Score]:
-    """One image a prompt with 8 words, a share of them read."""
+    """Make one image per prompt with 8 words, a share of them read."""
     hits = np.random.default_rng(seed).binomial(8, 0.7, prompts)
     return [
         Score(f"{i}_0", str(i), 0, "all", "en", ("x",), counts={"word_accuracy": (int(n), 8)})

@@ -55,7 +55,7 @@ class Judge:
         return torch.cat([self.model.encode_text(batch, normalize=True) for batch in torch.split(ids, GROUP)])
 
 
-def held_out(size: str, count: int) -> list[Scene]:
+def unseen_scenes(size: str, count: int) -> list[Scene]:
     height, width = parse_size(size)
     return [indexed_scene(SEED, index, height=height, width=width, split="held-out") for index in range(count)]
 
@@ -116,7 +116,7 @@ def attributes(judge: Judge, scenes: list[Scene], images: Tensor, captions: Tens
 def measure(folder: Path) -> dict[str, Any]:
     judge, result = Judge(folder), {}
     for size, groups in GROUPS.items():
-        scenes = held_out(size, groups * GROUP)
+        scenes = unseen_scenes(size, groups * GROUP)
         texts = [caption_of(index, scene) for index, scene in enumerate(scenes)]
         images, captions = judge.images(scenes), judge.texts(texts)
         result[f"image_to_caption {size}"] = recall(images, captions)

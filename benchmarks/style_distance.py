@@ -11,9 +11,9 @@ form      EfficientNet-lite0 trained on ImageNet, which knows nothing of posters
 colours   a histogram of the pixels' colours: the palette and nothing else
 
 Neither is FID or KID, and neither number means anything outside this comparison. The reference against itself is the
-distance between two of its halves: a run within its range cannot be told from the style. The estimator has no bias from
-small sets, it only scatters; the halves are smaller than what is compared and scatter more, so the range is on the wide
-side. Later runs are compared with the first one, prompt by prompt.
+distance between two of its halves: a run within its range cannot be distinguished from the style. The estimator has no
+bias from small sets, it only scatters; the halves are smaller than what is compared and scatter more, so the range is
+on the wide side. Later runs are compared with the first one, prompt by prompt.
 """
 
 from __future__ import annotations
@@ -99,14 +99,15 @@ def extract(extractor: Extract, images: Sequence[Image.Image]) -> np.ndarray:
     return np.concatenate([extractor(images[start : start + BATCH]) for start in starts])
 
 
-def compare(extractor: Extract, style: Sequence[Image.Image], drawn: Sequence[Images]) -> dict[str, Any]:
+def compare(extractor: Extract, style: Sequence[Image.Image], compared: Sequence[Images]) -> dict[str, Any]:
     """Measure the reference against itself and the distance of every run.
 
     Every later run has its paired difference to the first, too, on common prompts.
     """
     known = extract(extractor, style)
     found = {
-        one.name: dict(zip(one.by_prompt, extract(extractor, [*one.by_prompt.values()]), strict=True)) for one in drawn
+        one.name: dict(zip(one.by_prompt, extract(extractor, [*one.by_prompt.values()]), strict=True))
+        for one in compared
     }
     first, *later = found
     differences = {}
@@ -147,15 +148,15 @@ def main() -> None:
     parser.add_argument("--out", metavar="FILE", type=Path, default=RESULT, help="default %(default)s")
     arguments = parser.parse_args()
     try:
-        drawn, style = [images_of(run) for run in dict.fromkeys(arguments.runs)], reference()
-        measured = {kind: compare(extractor, style, drawn) for kind, extractor in feature_extractors().items()}
+        compared, style = [images_of(run) for run in dict.fromkeys(arguments.runs)], reference()
+        measured = {kind: compare(extractor, style, compared) for kind, extractor in feature_extractors().items()}
     except UserError as error:
         raise SystemExit(f"error: {error}") from error
     result = {
         "definition": kernel.DEFINITION,
         "features": {kind: _plain(figures) for kind, figures in measured.items()},
         "reference": {"folder": "data/posters", "images": len(style)},
-        "settings": {one.name: one.settings for one in drawn},
+        "settings": {one.name: one.settings for one in compared},
         "environment": runs.environment("cpu"),
         "command": "python benchmarks/style_distance.py RUN...",
     }

@@ -1,4 +1,4 @@
-"""The CLIP that ships: stock open_clip loads it, it finds captions of posters it has never seen, and it stays small."""
+"""The CLIP that ships: open_clip loads it, it finds captions of posters it has never seen, and it stays small."""
 
 from __future__ import annotations
 

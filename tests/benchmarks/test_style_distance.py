@@ -44,13 +44,13 @@ def finished_run(run: Path, draw: Callable[[Scene], Image.Image], count: int, sp
     return run
 
 
-DRAWN: dict[str, Callable[[Scene], Image.Image]] = {"style": render_framed, "bare": without_frame, "grey": in_grey}
+RENDERED: dict[str, Callable[[Scene], Image.Image]] = {"style": render_framed, "bare": without_frame, "grey": in_grey}
 
 
 @pytest.mark.parametrize(("kind", "noticed"), [("form", "bare"), ("colours", "grey")])
 def test_each_kind_of_features_notices_what_it_is_for(kind: str, noticed: str, tmp_path: Path) -> None:
     """Without its frame the style is farther in form, without its colours farther in colours."""
-    runs = [finished_run(tmp_path / name, DRAWN[name], 12) for name in ("style", noticed)]
+    runs = [finished_run(tmp_path / name, RENDERED[name], 12) for name in ("style", noticed)]
     result = style.compare(
         style.feature_extractors()[kind], style.reference()[::2], [style.images_of(run) for run in runs]
     )

@@ -23,7 +23,7 @@ def empty_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing downloaded, no key, and a network that must not be asked."""
 
     def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("glmkit list asks nobody")
+        raise AssertionError("glmkit list uses no network")
 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)

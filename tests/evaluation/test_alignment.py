@@ -26,7 +26,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> OpenClip:
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, list[Generation], list[Score]]:
-    """Two images a prompt; one was not drawn, OCR failed on one, and CLIP will on another."""
+    """Two images per prompt; one was not generated, OCR failed on one, and CLIP will on another."""
     monkeypatch.setenv("GLMKIT_CACHE", str(tmp_path / "cache"))
     generator = np.random.default_rng(0)
     rows, scores = [], []

@@ -1,4 +1,4 @@
-"""Images that a model draws: each request once, whatever interrupts it."""
+"""Images that a model generates: each request once, whatever interrupts it."""
 
 from __future__ import annotations
 

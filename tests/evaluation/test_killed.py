@@ -62,7 +62,7 @@ def images(tmp_path: Path) -> Path:
 
 
 def test_killed_at_every_write(images: Path, tmp_path: Path, ocr_log: Path) -> None:
-    """The n-th process dies at its n-th write, and the next one continues; in the end nothing can be told apart."""
+    """The n-th process dies at its n-th write, and the next one continues; in the end nothing tells them apart."""
     assert start(tmp_path / "whole", "of the whole run", "--images", images).wait() == 0
     ocr_log.write_text("")
     deaths = 0

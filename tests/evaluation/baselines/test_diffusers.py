@@ -1,4 +1,4 @@
-"""diffusers:PLACE: the stock pipeline's own images, presets, and what is no text-to-image pipeline."""
+"""diffusers:NAME: the images of diffusers' own pipeline, presets, and what is no text-to-image pipeline."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def sd3(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_images_are_the_pipelines_own(sd3: Path, tmp_path: Path) -> None:
-    """Each as the stock pipeline draws it alone with its seed; a repeated call draws nothing."""
+    """Each is what diffusers' pipeline generates alone with its seed; a repeated call generates nothing."""
     drawing = GenerationSettings(f"diffusers:{sd3}", (), 2, height=32, width=48, steps=2, guidance=7.0, dtype="float32")
     rows = generate_images(tmp_path, PROMPTS, drawing, "cpu", {}, baseline=baselines.find(drawing.model))
     assert [row.error for row in rows] == [None] * 4
-    stock = DiffusionPipeline.from_pretrained(sd3)
-    stock.set_progress_bar_config(disable=True)
+    pipeline = DiffusionPipeline.from_pretrained(sd3)
+    pipeline.set_progress_bar_config(disable=True)
     for row in rows[1:3]:
-        expected = stock(
+        expected = pipeline(
             row.prompt,
             height=32,
             width=48,

@@ -29,7 +29,7 @@ def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[images_endpoint.Endpoi
         yield server
 
 
-def drawn(folder: Path, *prompts: str, model: str = "openai:gpt-image-1", seeds: int = 1) -> list[Generation]:
+def generated(folder: Path, *prompts: str, model: str = "openai:gpt-image-1", seeds: int = 1) -> list[Generation]:
     drawing = GenerationSettings(
         model, (), seeds, height=32, width=64, steps=None, guidance=None, dtype="", prompt_sizes=False
     )
@@ -38,7 +38,7 @@ def drawn(folder: Path, *prompts: str, model: str = "openai:gpt-image-1", seeds:
 
 
 def test_images_carry_what_is_known_and_nothing_else(endpoint: images_endpoint.Endpoint, tmp_path: Path) -> None:
-    (row,) = drawn(tmp_path, "a sign", model="openai:gpt-image-1@high")
+    (row,) = generated(tmp_path, "a sign", model="openai:gpt-image-1@high")
     assert endpoint.asked == [{"model": "gpt-image-1", "prompt": "a sign", "size": "64x32", "n": 1, "quality": "high"}]
     with Image.open(tmp_path / str(row.file)) as image:
         assert image.size == (64, 32)
@@ -54,7 +54,7 @@ def test_images_carry_what_is_known_and_nothing_else(endpoint: images_endpoint.E
 
 
 def test_a_busy_endpoint_is_asked_again_until_it_answers(endpoint: images_endpoint.Endpoint, tmp_path: Path) -> None:
-    (row,) = drawn(tmp_path, "busy")
+    (row,) = generated(tmp_path, "busy")
     assert row.error is None
     assert endpoint.prompts() == ["busy"] * 3
 
@@ -62,7 +62,7 @@ def test_a_busy_endpoint_is_asked_again_until_it_answers(endpoint: images_endpoi
 def test_what_concerns_one_image_is_its_row_and_is_asked_again_next_time(
     endpoint: images_endpoint.Endpoint, tmp_path: Path
 ) -> None:
-    rows = drawn(tmp_path, "good", "refused", "address", "broken", model="openai:dall-e-3")
+    rows = generated(tmp_path, "good", "refused", "address", "broken", model="openai:dall-e-3")
     errors = [row.error or "" for row in rows]
     assert errors[0] == errors[2] == ""
     assert "not allowed by the safety system" in errors[1]
@@ -70,7 +70,7 @@ def test_what_concerns_one_image_is_its_row_and_is_asked_again_next_time(
     assert sorted(endpoint.prompts()) == ["address", "broken", "good", "refused"]  # once each, by four workers
     assert {body["response_format"] for body in endpoint.asked} == {"b64_json"}
     endpoint.asked.clear()
-    assert [row.error for row in drawn(tmp_path, "good", "refused", "address", model="openai:dall-e-3")][::2] == [
+    assert [row.error for row in generated(tmp_path, "good", "refused", "address", model="openai:dall-e-3")][::2] == [
         None
     ] * 2
     assert endpoint.prompts() == ["refused"]
@@ -80,7 +80,7 @@ def test_four_requests_at_a_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     with images_endpoint.running(seconds=0.2) as server:
         monkeypatch.setenv("OPENAI_BASE_URL", f"{server.url}/v1")
         monkeypatch.setenv("OPENAI_API_KEY", "secret")
-        rows = drawn(tmp_path, "a", "b", seeds=4)
+        rows = generated(tmp_path, "a", "b", seeds=4)
     assert [row.id for row in rows] == [f"p{prompt}_{seed}" for prompt in (0, 1) for seed in range(4)]
     assert sorted(server.prompts()) == ["a"] * 4 + ["b"] * 4
     assert 1 < server.most_at_once <= 4
@@ -107,7 +107,7 @@ def test_what_concerns_all_images_ends_the_run(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=message):
-        drawn(tmp_path, *(f"sign {number}" for number in range(20)), model=model)
+        generated(tmp_path, *(f"sign {number}" for number in range(20)), model=model)
     assert len(endpoint.asked) <= openai.EndpointBaseline.workers
     assert not (tmp_path / "images").exists()
 
@@ -117,8 +117,8 @@ def test_too_many_requests_end_the_run_and_it_continues(tmp_path: Path, monkeypa
     with monkeypatch.context() as patch:
         patch.setattr(openai, "RETRIES", 0)
         with pytest.raises(UserError, match="it continues"):
-            drawn(tmp_path, "busy")
-    assert [row.error for row in drawn(tmp_path, "busy")] == [None]
+            generated(tmp_path, "busy")
+    assert [row.error for row in generated(tmp_path, "busy")] == [None]
 
 
 def test_the_package_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,9 +56,9 @@ def test_statistics_that_were_kept_give_the_same_distance(tmp_path: Path) -> Non
     x, y = stored(tmp_path / "x", gaussian(0, 50, 6)), stored(tmp_path / "y", gaussian(1, 70, 6))
     fresh = distance("frechet", sample(x, 50), sample(y, 50))
     values = [distance("frechet", sample(x, 50), sample(y, 50, cached=True)) for _ in range(2)]
-    (kept,) = (tmp_path / "y").glob("statistics-*.npz")
-    with np.load(kept) as arrays:
-        np.savez(kept, sum=arrays["sum"] + 50, products=arrays["products"])
+    (stored_file,) = (tmp_path / "y").glob("statistics-*.npz")
+    with np.load(stored_file) as arrays:
+        np.savez(stored_file, sum=arrays["sum"] + 50, products=arrays["products"])
     assert values == [fresh, fresh]
     assert distance("frechet", sample(x, 50), sample(y, 50, cached=True)) != fresh  # it was the file
 

@@ -1,4 +1,4 @@
-"""Reference sets: made once, continued, refused when they changed; distances on equal numbers beside their floor."""
+"""Reference sets: made once, continued, refused when they changed; distances on equal numbers, the set's own too."""
 
 from __future__ import annotations
 

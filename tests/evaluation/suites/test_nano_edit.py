@@ -1,4 +1,4 @@
-"""The nano-edit suite: what counts as done and as kept, and that its files are what the poster world draws."""
+"""The nano-edit suite: what counts as success, what as unchanged, and that its files are the poster world's."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ PROMPTS = {prompt.id: prompt for prompt in suites.prompts(suites.load("nano-edit
 
 
 def test_the_benchmark_file_holds_the_edits() -> None:
-    kept = [json.loads(line) for line in nano_edit.PROMPTS.read_text(encoding="utf-8").splitlines()]
-    assert kept == edit_records(), "write them again: python -m glmkit.posters.edit_set"
-    assert Counter(row["split"] for row in kept) == dict.fromkeys(KINDS, EDITS_PER_KIND)
+    stored = [json.loads(line) for line in nano_edit.PROMPTS.read_text(encoding="utf-8").splitlines()]
+    assert stored == edit_records(), "write them again: python -m glmkit.posters.edit_set"
+    assert Counter(row["split"] for row in stored) == dict.fromkeys(KINDS, EDITS_PER_KIND)
 
 
 def test_the_edits_are_held_out_and_their_words_different() -> None:
@@ -103,11 +103,11 @@ def test_kept_counts_what_should_stay_and_only_that(kind: str, tmp_path: Path) -
     """An error of 40 levels everywhere outside is 16 dB by the formula; changes inside the edit are free."""
     name = f"{kind}-02"
     edit = edit_set()[name]
-    true, drawn = (np.asarray(render(scene)).astype(np.int64) for scene in (edit.condition, edit.target))
-    shifted = Image.fromarray(np.where(drawn > 127, drawn - 40, drawn + 40).astype(np.uint8))
+    true, edited = (np.asarray(render(scene)).astype(np.int64) for scene in (edit.condition, edit.target))
+    shifted = Image.fromarray(np.where(edited > 127, edited - 40, edited + 40).astype(np.uint8))
     assert counts(name, shifted, (), tmp_path)["background_psnr"] == pytest.approx(-20 * np.log10(40 / 255), abs=1e-6)
-    rows, columns = np.nonzero((true != drawn).any(axis=2))
-    spot = drawn.astype(np.uint8)
+    rows, columns = np.nonzero((true != edited).any(axis=2))
+    spot = edited.astype(np.uint8)
     middle = len(rows) // 2
     window = (
         slice(max(0, rows[middle] - 3), rows[middle] + 4),

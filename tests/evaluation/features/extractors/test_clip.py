@@ -37,7 +37,7 @@ def clip(folder: Path) -> OpenClip:
 
 
 @pytest.fixture(scope="module")
-def stock(folder: Path) -> CLIPModel:
+def reference(folder: Path) -> CLIPModel:
     return tiny_clip.stock(load_file(folder / "open_clip_model.safetensors"))
 
 
@@ -46,29 +46,29 @@ def unit(features: torch.Tensor) -> np.ndarray:
     return array
 
 
-def test_images_as_transformers_sees_them(clip: OpenClip, stock: CLIPModel) -> None:
+def test_images_as_transformers_sees_them(clip: OpenClip, reference: CLIPModel) -> None:
     generator = np.random.default_rng(0)
     images = [Image.fromarray(generator.integers(0, 256, (32, 32, 3), dtype=np.uint8)) for _ in range(3)]
     pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2) / 255
     mean, std = (torch.tensor(tiny_clip.PREPARATION[name]).view(3, 1, 1) for name in ("mean", "std"))
-    expected = stock.visual_projection(stock.vision_model((pixels - mean) / std).pooler_output)
+    expected = reference.visual_projection(reference.vision_model((pixels - mean) / std).pooler_output)
     found = clip.extract(images)
     assert found.dtype == np.float32
     assert found.shape == (3, clip.width)
     np.testing.assert_allclose(found, unit(expected), atol=2e-6)
 
 
-def test_texts_as_transformers_sees_them_with_the_end_token_after_a_cut(clip: OpenClip, stock: CLIPModel) -> None:
+def test_texts_as_transformers_sees_them_with_the_end_token_after_a_cut(clip: OpenClip, reference: CLIPModel) -> None:
     encode = open_clip.tokenizer.SimpleTokenizer().encode
     rows = []
     for text in TEXTS:
         ids = [START, *encode(text)[:75], END]
         rows.append(ids + [0] * (77 - len(ids)))
-    hidden = stock.text_model(input_ids=torch.tensor(rows)).last_hidden_state
+    hidden = reference.text_model(input_ids=torch.tensor(rows)).last_hidden_state
     ends = torch.tensor([row.index(END) for row in rows])
-    expected = stock.text_projection(hidden[torch.arange(len(rows)), ends])
+    expected = reference.text_projection(hidden[torch.arange(len(rows)), ends])
     np.testing.assert_allclose(clip.encode_texts(TEXTS), unit(expected), atol=2e-6)
-    without_end = stock.text_projection(hidden[3, 75])
+    without_end = reference.text_projection(hidden[3, 75])
     assert np.abs(clip.encode_texts([LONG])[0] - unit(without_end)).max() > 1e-3
 
 

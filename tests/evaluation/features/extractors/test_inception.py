@@ -36,13 +36,13 @@ def test_images_of_any_size_as_torchmetrics_takes_them(weights: Path, monkeypatc
     generator = np.random.default_rng(0)
     arrays = [generator.integers(0, 256, (*size, 3), dtype=np.uint8) for size in ((40, 64), (310, 300))]
     found = extractors.load(f"inception:{weights}", "cpu").extract([Image.fromarray(array) for array in arrays])
-    stock = {
+    reference = {
         antialias: NoTrainInceptionV3("inception-v3-compat", ["2048"], str(weights), antialias)
         for antialias in (True, False)
     }
     expected = {
         antialias: [network(torch.from_numpy(array).permute(2, 0, 1)[None])[0].numpy() for array in arrays]
-        for antialias, network in stock.items()
+        for antialias, network in reference.items()
     }
     assert found.shape == (2, 2048)
     assert found.dtype == np.float32

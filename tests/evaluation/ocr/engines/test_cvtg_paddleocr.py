@@ -96,8 +96,8 @@ def test_lines_of_another_machine(python: str, tmp_path: Path) -> None:
     subprocess.run(command, check=True, capture_output=True)
     whole = file.read_text()
     first, _, rest = whole.partition("\n")
-    kept = rest.splitlines(keepends=True)
-    file.write_text("".join((first, "\n", kept[0], kept[1][:20])))
+    lines = rest.splitlines(keepends=True)
+    file.write_text("".join((first, "\n", lines[0], lines[1][:20])))
     subprocess.run(command, check=True, capture_output=True)
     assert file.read_text() == whole
 

@@ -1,4 +1,4 @@
-"""The real engine on drawn text, and its absence."""
+"""The real engine on rendered text, and its absence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Qwen2.5-VL engine on a toy model with random weights, against the stock classes called step by step."""
+"""The Qwen2.5-VL engine on a toy model with random weights, against transformers' classes called step by step."""
 
 from __future__ import annotations
 
