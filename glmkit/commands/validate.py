@@ -8,12 +8,14 @@ HELP = "explain what a recipe would do: values, data, trained parameters, sequen
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
     parser.add_argument("recipe", help="a YAML file, for example recipes/nano/ar_lora.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example decoder.steps=50")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Explain a recipe."""
     from glmkit import config
 
     recipe = config.load(arguments.recipe, arguments.overrides)

@@ -69,7 +69,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 def override(values: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
     """Return `values` with `a.b.c=value` assignments applied; values are read as YAML."""
-    result = _copy(values)
+    result: dict[str, Any] = _copy(values)
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
         if not equals or not path:

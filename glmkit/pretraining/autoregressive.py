@@ -1,4 +1,4 @@
-"""What pretraining adds to the autoregressive objective: sequences without a preview, and a model from fresh weights."""
+"""What pretraining adds to the autoregressive objective: sequences without a preview, and fresh weights."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from glmkit.training.data import Datasets
 from glmkit.training.features import FeatureCache
 from glmkit.training.objectives import StageKind
 from glmkit.training.objectives.autoregressive import AutoregressiveObjective
-from glmkit.training.objectives.token_batches import Sequences
+from glmkit.training.objectives.token_batches import TokenSequences
 
 
 def precompute(
     hybrid: HybridModel, datasets: Datasets, stage: PretrainAutoregressiveStage, cache: FeatureCache
-) -> tuple[Sequences, Sequences]:
+) -> tuple[TokenSequences, TokenSequences]:
     """Tokenize both data sets, with or without preview tokens."""
     images, validation = datasets
-    train = Sequences(images, hybrid, cache, with_preview=stage.preview)
-    return train, Sequences(validation, hybrid, cache, with_preview=stage.preview)
+    train = TokenSequences(images, hybrid, cache, with_preview=stage.preview)
+    return train, TokenSequences(validation, hybrid, cache, with_preview=stage.preview)
 
 
 KIND = StageKind(

@@ -31,7 +31,8 @@ POSITIONS = 16  # positions in a text that are told apart; later ones count as t
 
 def character_labels(images: ImageDataset, indices: Sequence[int], device: torch.device) -> Tensor | None:
     """Return the character at each latent position, B H W: the ASCII code of a letter, 1 to 6 for the kinds of
-    shapes, 0 for none; None for images that are no posters."""
+    shapes, 0 for none; None for images that are no posters.
+    """
     if isinstance(images, ConcatDataset):
         return images.gather(lambda dataset, own: character_labels(dataset, own, device), indices)
     return images.character_labels(indices, device) if isinstance(images, PosterDataset) else None

@@ -67,7 +67,7 @@ def precompute_all(
 
 
 def stretched(pixels: Tensor, factors: Sequence[float]) -> Tensor:
-    """Stretch pixels B 3 H W about their middle, each image by its factor, cut or its edges repeated to the same size."""
+    """Stretch pixels B 3 H W about their middle, each image by its factor; cut, or edges repeated, to the same size."""
     turned = torch.eye(2, 3, device=pixels.device).repeat(len(pixels), 1, 1)
     turned[:, 0, 0] = 1 / torch.tensor(factors, device=pixels.device)
     places = F.affine_grid(turned, list(pixels.shape), align_corners=False)
@@ -78,7 +78,8 @@ def precompute_stretched_tokens(
     hybrid: HybridModel, images: ImageDataset, cache: FeatureCache, most: float
 ) -> CachedFeatures:
     """Compute the large grid's token ids of images that are made from a text, each stretched by a factor of its own
-    from 1 - `most` to 1 + `most`."""
+    from 1 - `most` to 1 + `most`.
+    """
     from_text = made_from_text(images)
     factors = 1 + most * (2 * torch.rand(len(from_text), generator=torch.Generator().manual_seed(0)) - 1)
 

@@ -1,4 +1,4 @@
-"""Run a pretraining recipe: the steps of `glmkit.training.finetune`, with stages, images and a model folder of its own."""
+"""Run a pretraining recipe by `glmkit.training.finetune`, with stages, images and a model folder of its own."""
 
 from __future__ import annotations
 

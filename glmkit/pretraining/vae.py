@@ -1,4 +1,4 @@
-"""The VAE: pixels -> latents -> pixels, on random crops (it is fully convolutional)."""
+"""The VAE: pixels -> latents -> pixels, on random crops (it is fully convolutional). B batch, H W pixels."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def check_crop(images: ImageDataset, stage: VaeStage) -> None:
 
 
 class VaeObjective(Objective):
-    """L1 + squared error + L1 on neighbouring pixels' differences (letters live on edges) + a little KL.
+    """Reconstructs pixels: L1 + squared error + L1 on neighbouring pixels' differences (letters live on edges) + KL.
 
-    A VAE that has seen few colours gives back no others: `stage.recolour` shows it more.
+    A VAE that has seen few colours reconstructs no others: `stage.recolour` shows it more.
     """
 
-    def __init__(self, hybrid: HybridModel, features: None, datasets: Datasets, stage: VaeStage) -> None:
+    def __init__(self, hybrid: HybridModel, _: None, datasets: Datasets, stage: VaeStage) -> None:
         self.vae, self.trained = hybrid.vae, hybrid.vae.autoencoder
         images, validation = datasets
         self.images, self.validation_images, self.stage, self.device = images, validation, stage, hybrid.device
@@ -50,6 +50,7 @@ class VaeObjective(Objective):
         return self.trained.decoder(mean + (0.5 * log_variance).exp() * noise).float(), kl
 
     def loss(self, indices: Sequence[int], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss on one random crop of every image, its PSNR in dB and its KL divergence."""
         pixels = self.images.pixels(indices, self.device)
         mask = self.images.text_mask(indices, self.device) if self.stage.text_weight else None
         top, left = _corner(pixels, self.stage.crop, generator)
@@ -57,35 +58,35 @@ class VaeObjective(Objective):
         crops = recoloured(pixels[window], self.stage.recolour, generator)
         latent = (len(crops), self.trained.config.latent_channels, self.stage.crop // 8, self.stage.crop // 8)
         noise = torch.randn(latent, generator=generator, device=self.device)
-        drawn, kl = self._reconstruct(crops, noise)
+        reconstructed, kl = self._reconstruct(crops, noise)
         weight = 1 + self.stage.text_weight * mask[window] if mask is not None else torch.ones_like(crops[:, :1])
-        difference = drawn - crops
+        difference = reconstructed - crops
         pixel = (weight * (difference.abs() + difference.square())).mean()
         edge = difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean()
         loss = pixel + self.stage.edge_weight * edge + self.stage.kl_weight * kl
-        return loss, {"psnr": psnr(drawn.detach(), crops), "kl": kl.detach()}
+        return loss, {"psnr": psnr(reconstructed.detach(), crops), "kl": kl.detach()}
 
     @torch.no_grad()
     def validation_losses(self) -> dict[str, float]:
-        """Peak signal-to-noise ratio in dB on whole images, from the latents' mean, and of the same images in other
-        colours if training recolours; `loss` is the negative of their mean.
+        """Return the PSNR in dB on whole images, from the latents' mean, and of the same images in other colours if
+        training recolours; `loss` is the negative of their mean.
         """
-        found = {"psnr": self._psnr(0.0)}
+        scores = {"psnr": self._psnr(0.0)}
         if self.stage.recolour:
-            found["recoloured"] = self._psnr(1.0)
-        return {"loss": -sum(found.values()) / len(found), **found}
+            scores["recoloured"] = self._psnr(1.0)
+        return {"loss": -sum(scores.values()) / len(scores), **scores}
 
     def _psnr(self, share: float) -> float:
         errors, generator = [], torch.Generator(self.device).manual_seed(0)
         for indices in self.validation_groups:
             pixels = recoloured(self.validation_images.pixels(indices, self.device), share, generator)
-            drawn = self.trained.decoder(self._mean(pixels)).clamp(-1, 1)
-            errors.append((drawn - pixels).square().mean(dim=(1, 2, 3)))
+            reconstructed = self.trained.decoder(self._mean(pixels)).clamp(-1, 1)
+            errors.append((reconstructed - pixels).square().mean(dim=(1, 2, 3)))
         return -10 * math.log10(torch.cat(errors).mean().item() / 4)
 
     @torch.no_grad()
     def finish(self) -> None:
-        """Measure the latents' mean and standard deviation a channel, which every later stage normalises with."""
+        """Measure the latents' mean and standard deviation per channel, which every later stage normalises with."""
         if not self.stage.train_encoder:
             return
         latents = [
@@ -96,14 +97,16 @@ class VaeObjective(Objective):
         self.vae.set_statistics(values.mean(dim=1).tolist(), values.std(dim=1).tolist())
 
     def _mean(self, pixels: Tensor) -> Tensor:
-        return self.trained.encoder(pixels).chunk(2, dim=1)[0]
+        mean: Tensor = self.trained.encoder(pixels).chunk(2, dim=1)[0]
+        return mean
 
     def compile(self) -> None:
+        """Compile encoder and decoder together."""
         self._reconstruct = torch.compile(self._forward, dynamic=False)
 
 
 def _corner(pixels: Tensor, crop: int, generator: torch.Generator) -> tuple[int, int]:
-    """One random corner for the whole batch; on the CPU, from the step's own seed."""
+    """Sample one corner for the whole batch; on the CPU, from the step's own seed."""
     cpu = torch.Generator().manual_seed(generator.initial_seed() ^ 1)
     height, width = pixels.shape[-2:]
     top = int(torch.randint(height - crop + 1, (), generator=cpu))
@@ -112,8 +115,10 @@ def _corner(pixels: Tensor, crop: int, generator: torch.Generator) -> tuple[int,
 
 
 def recoloured(pixels: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """B 3 H W in [-1, 1], of which about a `share` gets its channels shuffled, and each of them stretched over a random
-    part of [-1, 1], upside down in half of the cases: any two colours can become any other two.
+    """Give other colours to about a `share` of the images B 3 H W in [-1, 1].
+
+    Channels are shuffled, and each of them is stretched over a random part of [-1, 1], upside down in half of the
+    cases: any two colours can become any other two.
     """
     if not share:
         return pixels
@@ -125,9 +130,9 @@ def recoloured(pixels: Tensor, share: float, generator: torch.Generator) -> Tens
     return torch.where(draw(size, 1, 1, 1) < share, other, pixels)
 
 
-def psnr(drawn: Tensor, true: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB of pixels in [-1, 1] (peak to peak 2), over the whole batch."""
-    return -10 * torch.log10((drawn - true).square().mean() / 4)
+def psnr(images: Tensor, true: Tensor) -> Tensor:
+    """Return the peak signal-to-noise ratio in dB of pixels in [-1, 1] (peak to peak 2), over the whole batch."""
+    return -10 * torch.log10((images - true).square().mean() / 4)
 
 
 def unfreeze(component: nn.Module, stage: VaeStage) -> None:

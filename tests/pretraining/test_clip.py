@@ -21,7 +21,7 @@ from glmkit.files import read_json
 from glmkit.models import clip
 from glmkit.posters.grammar import SHAPES
 from glmkit.pretraining import initialise
-from glmkit.pretraining.clip import ClipObjective, Pairs, contrast, recall_at_1, wrong_caption
+from glmkit.pretraining.clip import CaptionedImages, ClipObjective, contrastive_loss, recall_at_1, wrong_caption
 from glmkit.training import data
 
 CPU = torch.device("cpu")
@@ -51,7 +51,7 @@ def unit(*shape: int) -> torch.Tensor:
 
 def test_the_loss_without_wrong_captions_is_that_of_open_clip() -> None:
     images, captions, scale = unit(2, 5, 8)[0], unit(2, 5, 8)[1], torch.tensor(9.0)
-    ours = contrast(images, captions, images, torch.zeros(5, dtype=torch.bool), scale)
+    ours = contrastive_loss(images, captions, images, torch.zeros(5, dtype=torch.bool), scale)
     torch.testing.assert_close(ours, open_clip.loss.ClipLoss()(images, captions, scale))
 
 
@@ -62,7 +62,7 @@ def test_the_loss_of_a_image_counts_every_wrong_caption_that_is_there() -> None:
     of_images = torch.cat([own, others], dim=1).log_softmax(dim=1).diagonal()
     of_captions = own.log_softmax(dim=0).diagonal()
     expected = -(of_images.mean() + of_captions.mean()) / 2
-    torch.testing.assert_close(contrast(images, captions, wrong, there, torch.tensor(9.0)), expected)
+    torch.testing.assert_close(contrastive_loss(images, captions, wrong, there, torch.tensor(9.0)), expected)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_a_caption_without_a_wrong_one_is_left_out(tiny: clip.ClipModel, images:
             vars(self).update(vars(images))
             self.captions = [*images.captions[:5], "Only a word."]
 
-    pairs = Pairs(tiny, Plain(), CPU)
+    pairs = CaptionedImages(tiny, Plain(), CPU)
     _, there = pairs.wrong([4, 5], torch.tensor([0, 1]))
     assert there.tolist() == [True, False]
     wrong = wrong_caption(images.captions[4], random.Random("4 0"))
@@ -107,7 +107,7 @@ def test_images_are_prepared_as_open_clip_does(
     clip.create(tmp_path, SIZES, images.captions)
     clip.save(tmp_path, tiny, torch.float32)
     prepare = open_clip.create_model_and_transforms(f"local-dir:{tmp_path}")[2]
-    pairs = Pairs(tiny, images, CPU)
+    pairs = CaptionedImages(tiny, images, CPU)
     for index in (0, 4):
         stock = prepare(Image.open(posters / "train" / f"{index}.png"))
         ours = pairs.images[[index]][0].float() / 127.5 - 1
@@ -115,7 +115,7 @@ def test_images_are_prepared_as_open_clip_does(
 
 
 def test_every_other_caption_has_the_prefix(tiny: clip.ClipModel, images: data.FileDataset) -> None:
-    ids = Pairs(tiny, images, CPU).captions
+    ids = CaptionedImages(tiny, images, CPU).captions
     assert torch.equal(ids[[0, 2]], tiny.tokenizer([images.captions[0], images.captions[2]]))
     assert torch.equal(ids[[1]], tiny.tokenizer([clip.PREFIX + images.captions[1]]))
 

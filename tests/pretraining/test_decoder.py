@@ -44,7 +44,7 @@ def decoder(hybrid: HybridModel, images: Any, **changes: Any) -> PretrainDecoder
 
 @torch.no_grad()
 def test_a_decoder_without_glyphs_is_told_no_text(hybrid: HybridModel, images: Any) -> None:
-    """What it gets is the empty text of the unconditional pass; the prior stays. The same holds for validation losses."""
+    """It gets the empty text of the unconditional pass; the prior stays. The same holds for validation losses."""
     objective = decoder(hybrid, images, glyphs=False)
     ((_, glyph, mask, prior, drop, *_),) = decoder_calls(objective, [0, 1], [3])
     empty, _ = hybrid.glyph.encode_texts([[]])
@@ -86,7 +86,7 @@ def test_half_of_the_priors_are_of_stretched_images(hybrid: HybridModel) -> None
 
 @pytest.mark.parametrize("drop", [0.0, 1.0])
 def test_letters_are_asked_for(tiny_model: Path, drop: float) -> None:
-    """Cross-entropy of the character at each latent position from the tokens that enter a later block, added by weight."""
+    """Cross-entropy of the character at each latent position from the tokens that enter a later block, weighted."""
     hybrid = HybridModel(tiny_model)
     hybrid.decoder.requires_grad_(True)
     posters = PosterDataset(2, SIZE, SIZE, seed=0, workers=1, split="train")

@@ -14,7 +14,7 @@ from glmkit.generation.prior_tokens import prompt_tokenizer
 from glmkit.models.hybrid import HybridModel
 from glmkit.pretraining.config import SemanticVqStage
 from glmkit.pretraining.posters import PosterDataset
-from glmkit.pretraining.semantic_vq import Captioner, CodeAverages, SemanticVqObjective, _blanked
+from glmkit.pretraining.semantic_vq import Captioner, CodebookAverages, SemanticVqObjective, blanked_caption_ids
 from glmkit.training import data
 
 CPU = torch.device("cpu")
@@ -30,7 +30,7 @@ def unit(*shape: int, seed: int = 0) -> torch.Tensor:
 
 def test_codes_follow_the_mean_of_their_features() -> None:
     codebook = torch.nn.Parameter(unit(4, 6))
-    averages = CodeAverages(codebook, decay=0.5)
+    averages = CodebookAverages(codebook, decay=0.5)
     centres = unit(4, 6, seed=1)
     features = F.normalize(centres.repeat(50, 1) + 0.05 * torch.randn(200, 6, generator=seeded(2)), dim=-1)
     ids = torch.arange(4).repeat(50)
@@ -45,7 +45,7 @@ def test_codes_follow_the_mean_of_their_features() -> None:
 def test_a_code_that_nobody_chooses_keeps_its_place() -> None:
     codebook = torch.nn.Parameter(unit(3, 6))
     before = codebook.detach().clone()
-    averages = CodeAverages(codebook, decay=0.9)
+    averages = CodebookAverages(codebook, decay=0.9)
     for _ in range(50):
         averages.follow(unit(8, 6, seed=1), torch.zeros(8, dtype=torch.long))
     torch.testing.assert_close(codebook.data[1:], before[1:], atol=1e-3, rtol=0)
@@ -54,7 +54,7 @@ def test_a_code_that_nobody_chooses_keeps_its_place() -> None:
 
 def test_dead_codes_come_back_as_far_features() -> None:
     codebook = torch.nn.Parameter(unit(4, 6))
-    averages = CodeAverages(codebook, decay=0.9)
+    averages = CodebookAverages(codebook, decay=0.9)
     alive = codebook.detach()[:2].clone()
     for _ in range(20):
         averages.follow(alive, torch.tensor([0, 1]))
@@ -71,10 +71,10 @@ def test_dead_codes_come_back_as_far_features() -> None:
     assert not torch.isclose(codebook.data, before).all(dim=1).any()
 
 
-def test_quoted_words_are_blanked(tiny_model: Path) -> None:
+def test_quoted_words_areblanked_caption_ids(tiny_model: Path) -> None:
     tokenizer = prompt_tokenizer(tiny_model).tokenizer
     captions = ['a red poster with "HELLO" and “ONE”', 'a red poster with "OTHER" and “WORDS”', "a" * 500]
-    table = _blanked(tokenizer, captions, CPU)
+    table = blanked_caption_ids(tokenizer, captions, CPU)
     assert table.shape == (3, 64) and torch.equal(table[0], table[1])
     assert (table[:, 0] == tokenizer.bos_token_id).all() and table[0, -1] == 0 and table[2, -1] != 0
     words = [index for index in table[0].tolist() if index][1:]
@@ -85,15 +85,15 @@ def test_quoted_words_are_blanked(tiny_model: Path) -> None:
 def test_the_captioner_looks_back_only_and_at_the_codes() -> None:
     torch.manual_seed(0)
     captioner = Captioner(8, 30, side=4).eval()
-    codes, words = torch.randn(2, 8, 3, 5), torch.randint(1, 30, (2, 7))
-    logits = captioner(codes, words)
+    quantized, words = torch.randn(2, 8, 3, 5), torch.randint(1, 30, (2, 7))
+    logits = captioner(quantized, words)
     other = words.clone()
     other[:, 5] = (other[:, 5] + 1) % 30
-    changed = captioner(codes, other)
+    changed = captioner(quantized, other)
     torch.testing.assert_close(changed[:, :5], logits[:, :5], atol=1e-5, rtol=0)
     assert (changed[:, 5:] - logits[:, 5:]).abs().max() > 1e-3
-    assert (captioner(codes + 1, words) - logits).abs().max() > 1e-3
-    assert (captioner(codes.flip(3), words) - logits).abs().max() > 1e-3, "where a code stands matters"
+    assert (captioner(quantized + 1, words) - logits).abs().max() > 1e-3
+    assert (captioner(quantized.flip(3), words) - logits).abs().max() > 1e-3, "where a code stands matters"
 
 
 def make(
@@ -120,10 +120,10 @@ def test_codes_are_asked_for_shapes(tiny_model: Path) -> None:
     """In every cell where a shape stands, as the scene says, and nowhere else; nothing else changes."""
     drawn = PosterDataset(8, 128, 128, seed=0, workers=1, split="train")
     asked, plain = make(tiny_model, drawn, drawn, shape_weight=2.0), make(tiny_model, drawn, drawn)
-    signs = drawn.character_labels(range(8), CPU)
-    assert signs is not None and (signs > 6).any() and ((signs > 0) & (signs <= 6)).any()
+    labels = drawn.character_labels(range(8), CPU)
+    assert labels is not None and (labels > 6).any() and ((labels > 0) & (labels <= 6)).any()
     shapes = asked._shapes(drawn, range(8), 4, 4)
-    assert shapes is not None and torch.equal(shapes, torch.where(signs <= 6, signs.long() - 1, -1))
+    assert shapes is not None and torch.equal(shapes, torch.where(labels <= 6, labels.long() - 1, -1))
     finer = asked._shapes(drawn, range(8), 8, 8)
     assert finer is not None and torch.equal(finer[:, ::2, 1::2], shapes)
     loss, shown = asked.loss(range(8), seeded(0))
@@ -131,7 +131,9 @@ def test_codes_are_asked_for_shapes(tiny_model: Path) -> None:
     torch.testing.assert_close(loss.detach(), without.detach() + 2 * shown["shapes"])
     assert "shapes" not in fewer and 0.5 < shown["shapes"] < 4
     loss.backward()
-    assert asked.namer is not None and asked.namer.weight.grad is not None and asked.namer.weight.grad.any()
+    assert (
+        asked.shape_head is not None and asked.shape_head.weight.grad is not None and asked.shape_head.weight.grad.any()
+    )
     assert asked.validation_losses()["shapes"] > 0 and "shapes" not in plain.validation_losses()
 
 

@@ -135,7 +135,7 @@ def test_a_recipe_that_preserves_is_timed_with_what_it_is_reminded_of(
     monkeypatch.setattr(
         AutoregressiveObjective,
         "_drift",
-        lambda self, sheet, logits: reminded.append(bool(self.regularization._members)) or drift(self, sheet, logits),
+        lambda self, batch, logits: reminded.append(bool(self.regularization)) or drift(self, batch, logits),
     )
     recipe, how = str(RECIPES / "ar_lora.yaml"), ("--model", str(tiny_model), "--size", "64x64")
     ordinary = "data.train=[data/layouts/train, {path: data/layouts/regularization, regularization: true}]"

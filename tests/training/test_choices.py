@@ -88,16 +88,16 @@ def test_captions_are_dropped_by_share(tiny_model: Path, images: data.FileDatase
     """Neither all nor none of a batch; validation losses keep theirs, so that they can be compared."""
     hybrid = HybridModel(tiny_model)
     dropping, plain = (objective("autoregressive", hybrid, images, caption_dropout=share) for share in (0.4, 0.0))
-    sheet, asked = dropping.sequences.padded, []
+    padded, asked = dropping.sequences.padded, []
 
     def watched(indices: list[int], dropped: list[bool]) -> Any:
         asked.extend(dropped)
-        return sheet(indices, dropped)
+        return padded(indices, dropped)
 
     dropping.sequences.padded = watched
     for seed in range(4):
         dropping.loss([0, 1, 2, 3], seeded(seed))
-    dropping.sequences.padded = sheet
+    dropping.sequences.padded = padded
     assert 2 <= sum(asked) <= 11 and len(asked) == 16
     assert dropping.validation_losses() == plain.validation_losses()
 

@@ -359,8 +359,8 @@ def test_validation_losses_tell_edits_apart(hybrid: HybridModel, edits: Any) -> 
     losses = autoregressive(hybrid, edits).validation_losses()
     plain = [stock_nats(hybrid, edits[1], index)[1].mean() for index in (0, 2, 4, 6)]
     assert losses["large"] == pytest.approx(torch.stack(plain).mean().item(), abs=1e-4)
-    sheets = [autoregressive(hybrid, edits).validation.padded([index]) for index in (1, 3, 5, 7)]
-    alone = [sheet.losses(sheet.logits(hybrid.autoregressive)) for sheet in sheets]
+    batches = [autoregressive(hybrid, edits).validation.padded([index]) for index in (1, 3, 5, 7)]
+    alone = [batch.cross_entropies(batch.logits(hybrid.autoregressive)) for batch in batches]
     assert losses["edit"] == pytest.approx(torch.cat([parts["edit"] for parts in alone]).mean().item(), abs=1e-4)
     of_decoder = decoder(hybrid, edits).validation_losses()
     assert of_decoder["edit"] != pytest.approx(of_decoder["loss"], abs=1e-4)

@@ -50,7 +50,7 @@ def test_a_mask_only_where_something_is_padded(kept: GlyphEmbeddings) -> None:
 
 
 def test_equal_texts_are_kept_once(kept: GlyphEmbeddings, tmp_path: Path) -> None:
-    assert kept._rows[AGAIN] == kept._rows[TWO] and kept._rows[NO_TEXT] == kept._rows[NONE]
+    assert kept._numbers[AGAIN] == kept._numbers[TWO] and kept._numbers[NO_TEXT] == kept._numbers[NONE]
     assert sum(path.is_file() and path.suffix != ".json" for path in tmp_path.rglob("*")) == 4
 
 

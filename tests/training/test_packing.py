@@ -74,7 +74,7 @@ def test_a_row_has_no_padding_and_no_neighbours(tiny_model: Path, images: data.C
     logits = [batch.logits(given.trained)[0] for batch in (one, other, longer)]
     handle.remove()
     assert seen[0].shape == (1, sum(len(sequence.ids_T) for sequence in one.sequences))
-    written = sum(one.counts[1].values())
+    written = sum(one.lengths[1].values())
     assert torch.equal(logits[0][-written:], logits[1][-written:])
     assert not torch.equal(logits[0][:9], logits[1][:9])
     assert len(logits[2]) > len(logits[0])
@@ -117,8 +117,8 @@ def test_every_image_counts_the_same(tiny_model: Path, images: data.ConcatDatase
     """Also in what is compared with the model without adapters: a divided row has the mean of its parts."""
     sequences = objective(tiny_model, images).sequences
     draw = torch.Generator().manual_seed(0)
-    numbers = [torch.rand(sum(own.values()), generator=draw) for own in sequences.packed(MIXED).counts]
+    numbers = [torch.rand(sum(own.values()), generator=draw) for own in sequences.packed(MIXED).lengths]
     assert len({len(own) for own in numbers}) > 1
-    whole = sequences.packed(MIXED).mean(torch.cat(numbers)[None])
-    parts = [sequences.padded([index]).mean(own[None]) for index, own in zip(MIXED, numbers, strict=True)]
+    whole = sequences.packed(MIXED).image_mean(torch.cat(numbers)[None])
+    parts = [sequences.padded([index]).image_mean(own[None]) for index, own in zip(MIXED, numbers, strict=True)]
     torch.testing.assert_close(whole, torch.stack(parts).mean())

@@ -16,7 +16,7 @@ from glmkit.models import checkpoint
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import data, features, lora, memory_tracker, offload, plan
 from glmkit.training.objectives import stage_kinds
-from glmkit.training.objectives.autoregressive import Sequences
+from glmkit.training.objectives.token_batches import TokenSequences
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[2]
@@ -81,7 +81,7 @@ def test_sequence_lengths_hold_the_longest_sequence() -> None:
     hybrid = HybridModel(checkpoint.NANO)
     images = data.FileDataset(ROOT / "data/posters/validation")
     (told,) = plan.plan(recipe("ar_lora"), images, CPU)
-    sequences = Sequences(images, hybrid, features.FeatureCache(CPU))
+    sequences = TokenSequences(images, hybrid, features.FeatureCache(CPU))
     longest = max(map(len, sequences.prompts)) + 256 + 64 + 1
     assert longest <= told.tokens["256x256"] <= 1.2 * longest
 

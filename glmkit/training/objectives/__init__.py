@@ -1,4 +1,4 @@
-"""What each stage learns: one file per stage, one class with `loss` and `validation_losses`; the loop is `loop.py`."""
+"""What each stage learns: one file per stage, one class with `loss` and `validation_losses`; `loop.py` is the loop."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Objective(Protocol):
 
     def after_step(self, step: int, generator: torch.Generator) -> None:
         """Do what is left to do after an optimizer step; by default nothing."""
-        return
+        del step, generator
 
     def finish(self) -> None:
         """Do what is left to do when the last step is done and averaged weights, if any, are in place."""

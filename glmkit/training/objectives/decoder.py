@@ -205,6 +205,7 @@ class DecoderObjective(Divisible):
     def loss(
         self, indices: Sequence[int], generator: torch.Generator, rows: slice = EVERY
     ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the weighted velocity error with all that is added to it, and each of these apart."""
         # 1. Sample noise, times and drops; predict the velocity.
         inputs = self.sample_inputs(indices, generator).of(rows)
         velocity, glyph = self.predict_velocity(self.train, inputs)
@@ -316,7 +317,8 @@ class DecoderObjective(Divisible):
     @torch.no_grad()
     def validation_losses(self) -> dict[str, float]:
         """Return the mean squared velocity error at fixed times spread over the schedule, with fixed noise, nothing
-        dropped; that of the edits among the images apart as well."""
+        dropped; that of edits apart as well.
+        """
         errors: dict[str, list[Tensor]] = {}
         for indices in self.validation_groups:
             latents = self.validation.latent_means(indices)
@@ -338,6 +340,7 @@ class DecoderObjective(Divisible):
         return {name: torch.cat(values).mean().item() for name, values in errors.items()}
 
     def compile(self) -> None:
+        """Compile each block, and the glyph encoder where it learns."""
         allow_shapes()
         blocks: list[Any] = list(self.decoder.transformer_blocks)
         for block in blocks:

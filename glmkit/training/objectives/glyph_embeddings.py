@@ -18,20 +18,22 @@ from glmkit.models.glyph.model import GlyphEncoder, quoted_texts
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import features
 
-NO_TEXT = -1  # stands for a caption whose texts are not told: the empty text, as in the unconditional half of guidance
-MULTIPLE = 16  # of a batch's glyph tokens: few shapes to compile
-TOGETHER = 64  # captions that are encoded at once
+NO_TEXT = -1  # in place of a caption: the empty text, as in the unconditional half of classifier-free guidance
+TOKEN_MULTIPLE = 16  # of a batch's glyph tokens: few shapes to compile
+ENCODED_AT_ONCE = 64  # captions
 
 
 class Glyphs(Protocol):
-    """What the decoder is told of the quoted texts of captions."""
+    """Glyph embeddings of the quoted texts of captions."""
 
     one_shape: bool
-    """Whether batches are padded to a multiple of 16 tokens, for a compiled model; otherwise as little as they can."""
+    """Whether batches are padded to a multiple of 16 tokens, for a compiled model; otherwise as little as possible."""
 
     def embeddings(self, indices: Sequence[int]) -> tuple[Tensor, Tensor | None]:
-        """Embeddings B S*T D of the captions `indices` (or NO_TEXT) and their mask B S*T, False on padding; None where
-        nothing is padded."""
+        """Return embeddings B S*T D of the captions `indices` (or NO_TEXT) and their mask B S*T.
+
+        The mask is False on padding, and None where nothing is padded.
+        """
 
 
 class GlyphTokens:
@@ -49,77 +51,82 @@ class GlyphTokens:
         self._ids = encoder.tokenize(self._texts)
 
     def __getitem__(self, indices: Sequence[int]) -> Tensor:
-        """B S T int16; -1 is no token."""
+        """Return token ids B S T int16; -1 is no token."""
         ids = self._ids[np.asarray(indices)]
         lengths = (ids >= 0).sum(axis=-1).max(axis=0)
         ids = ids[:, : np.count_nonzero(lengths), : lengths.max()]
-        padded = np.pad(ids, ((0, 0), (0, 0), (0, -ids.shape[-1] % MULTIPLE)), constant_values=-1)
+        padded = np.pad(ids, ((0, 0), (0, 0), (0, -ids.shape[-1] % TOKEN_MULTIPLE)), constant_values=-1)
         return torch.from_numpy(padded).to(self._device, non_blocking=True)
 
     def embeddings(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Embed the texts of some captions, with gradients."""
         return self.encoder.encode_token_ids(self[indices])
 
 
 def _without_dropout(encoder: GlyphEncoder) -> GlyphEncoder:
-    """What is left out while an encoder learns is said by the recipe, as `lora.dropout`. By the published config's rate
-    of 0.1, adapted and plain embeddings would differ by chance, as would those of several processes."""
+    """Leave no dropout but that of the recipe, `lora.dropout`.
+
+    By the published config's rate of 0.1, adapted and plain embeddings would differ by chance, as would those of
+    several processes.
+    """
     for name, module in encoder.named_modules():
         if isinstance(module, nn.Dropout) and ".lora_dropout" not in name:
             module.p = 0.0
         elif isinstance(getattr(module, "dropout", None), float):  # attention's
-            module.dropout = 0.0  # type: ignore[assignment]
+            module.dropout = 0.0
     return encoder
 
 
 class GlyphEmbeddings:
     """The embeddings of every caption's quoted texts by an encoder that does not change, equal texts kept once.
 
-    They are kept with zeros in front, up to a multiple of 16 tokens; no token has an embedding of zeros.
+    They are stored with zeros in front, up to a multiple of 16 tokens; no token has an embedding of zeros.
     """
 
     def __init__(self, hybrid: HybridModel, captions: Sequence[str], cache: features.FeatureCache) -> None:
         numbers: dict[tuple[str, ...], int] = {}
         texts = [tuple(quoted_texts(caption)) for caption in captions]
-        self._rows = [numbers.setdefault(own, len(numbers)) for own in [*texts, ()]]
+        self._numbers = [numbers.setdefault(spans, len(numbers)) for spans in [*texts, ()]]
         self.one_shape, self._lengths = False, dict[int, int]()
         different = list(numbers)
-        sizes = [(len(spans), _most_tokens(spans)) for spans in different]
-        held = torch.bfloat16 if cache.device.type == "cuda" else torch.float32
+        sizes = [(len(spans), _max_tokens(spans)) for spans in different]
+        dtype = torch.bfloat16 if cache.device.type == "cuda" else torch.float32
 
-        def encode(rows: list[int]) -> Tensor:
-            embeddings, _ = hybrid.glyph.encode_texts([different[row] for row in rows])
-            return F.pad(embeddings, (0, 0, sizes[rows[0]][1] - embeddings.shape[1], 0)).to(held)
+        def encode(chosen: list[int]) -> Tensor:
+            embeddings, _ = hybrid.glyph.encode_texts([different[number] for number in chosen])
+            return F.pad(embeddings, (0, 0, sizes[chosen[0]][1] - embeddings.shape[1], 0)).to(dtype)
 
-        self._kept = cache.precompute(
+        self._embeddings = cache.precompute(
             "glyph embeddings",
             sizes,
             encode,
-            batch_size=lambda _: TOGETHER,
+            batch_size=lambda _: ENCODED_AT_ONCE,
             keys=[json_sha256(spans)[:32] for spans in different],
             depends_on=lambda: features.computed_by(hybrid, "glyph"),
         )
 
     def embeddings(self, indices: Sequence[int]) -> tuple[Tensor, Tensor | None]:
-        numbers = [self._rows[index] for index in indices]
-        rows = [self._kept[[number]][0] for number in numbers]
+        """Batch the embeddings of some captions."""
+        numbers = [self._numbers[index] for index in indices]
+        captions = [self._embeddings[[number]][0] for number in numbers]
         if not self.one_shape:
             # Attention without a mask is faster: a batch of one, or of equal lengths, needs none.
-            lengths = [self._length(number, row) for number, row in zip(numbers, rows, strict=True)]
-            rows = [row[-length:] for row, length in zip(rows, lengths, strict=True)]
+            lengths = [self._length(number, stored) for number, stored in zip(numbers, captions, strict=True)]
+            captions = [stored[-length:] for stored, length in zip(captions, lengths, strict=True)]
             if min(lengths) == max(lengths):
-                return torch.stack(rows), None
-        longest = max(map(len, rows))
-        padded = torch.stack([F.pad(row, (0, 0, longest - len(row), 0)) for row in rows])
+                return torch.stack(captions), None
+        longest = max(map(len, captions))
+        padded = torch.stack([F.pad(stored, (0, 0, longest - len(stored), 0)) for stored in captions])
         return padded, padded.any(dim=-1)
 
-    def _length(self, number: int, row: Tensor) -> int:
-        """How many tokens there are; looked up on the device when first asked for."""
+    def _length(self, number: int, stored: Tensor) -> int:
+        """Count the tokens; on the device, when first asked for."""
         if number not in self._lengths:
-            self._lengths[number] = int(row.any(dim=-1).sum())
+            self._lengths[number] = int(stored.any(dim=-1).sum())
         return self._lengths[number]
 
 
-def _most_tokens(spans: Sequence[str]) -> int:
-    """Enough for the tokens of a caption's texts: a byte each, an end a text, and maybe a padding token before it."""
+def _max_tokens(spans: Sequence[str]) -> int:
+    """Bound the tokens of a caption's texts: one per byte, an end per text, and maybe a padding token before it."""
     most = sum(len(span.encode()) + 2 for span in spans) + 1
-    return -(-most // MULTIPLE) * MULTIPLE
+    return -(-most // TOKEN_MULTIPLE) * TOKEN_MULTIPLE

@@ -1,7 +1,7 @@
 """Prior preservation: what adapters change is held near what the model says without them.
 
 The distance is taken on the images of a step, or on images that are there for nothing else (DreamBooth's class
-images, arXiv:2208.12242), to the frozen model itself in the place of its samples.
+images, arXiv:2208.12242), to the frozen model itself in place of its samples.
 """
 
 from __future__ import annotations
@@ -17,26 +17,31 @@ from glmkit.training.data import ImageDataset, asked_for, by_size
 
 
 class RegularizationImages:
-    """Which images a step is reminded of: some for regularization, all of one kind, else those of the step."""
+    """Chooses the images on which a step is held to the model without adapters."""
 
     def __init__(self, images: ImageDataset) -> None:
         kinds, chosen = asked_for(images), set(images.regularization)
         members = by_size([kind if index in chosen else None for index, kind in enumerate(kinds)])
         self._members = list(members.values())
 
+    def __bool__(self) -> bool:
+        """Tell whether there are images for regularization alone."""
+        return bool(self._members)
+
     def __call__(self, indices: Sequence[int], generator: torch.Generator) -> Sequence[int]:
-        """As many images as `indices`; every regularization image has the same chance."""
+        """Return `indices` themselves, or as many regularization images of one kind, each with the same chance."""
         if not self._members:
             return indices
-        draw = np.random.default_rng(generator.initial_seed() ^ 3)
-        counts = np.array([len(own) for own in self._members])
-        own = self._members[draw.choice(len(counts), p=counts / counts.sum())]
-        return draw.choice(own, len(indices)).tolist()
+        rng = np.random.default_rng(generator.initial_seed() ^ 3)
+        counts = np.array([len(members) for members in self._members])
+        members = self._members[rng.choice(len(counts), p=counts / counts.sum())]
+        chosen: list[int] = rng.choice(members, len(indices)).tolist()
+        return chosen
 
 
 @contextmanager
 def without_adapters(module: nn.Module) -> Iterator[None]:
-    """The frozen model as it was before anything was learnt, without gradients."""
+    """Have the frozen model as it was before anything was learnt, without gradients, while this lasts."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     layers = [layer for layer in module.modules() if isinstance(layer, BaseTunerLayer)]

@@ -3,9 +3,10 @@
 Batches of one size and kind are padded to their longest prompt. That is little where captions are alike: 2 % of the
 tokens for 1024x1024 posters with captions of 57 to 84 tokens. Photographs in 50 sizes with prompts of 30 to 190 tokens
 lose 9 %, and 19 % of the images shown only fill up the batches of their sizes; captions of a describing model lose
-45 %. Packed, images of any size stand one after the other in one row, and nothing is lost.
+45 %. Packed, images of any size stand one after the other in one sequence, and nothing is lost.
 
-B batch, T tokens, N written tokens (preview, large, end) of a sequence, K of all of a row, V outputs.
+B batch, T tokens, N image tokens (preview, large grid, end) of a sequence, M of all packed sequences, V outputs,
+H W token rows and columns.
 """
 
 from __future__ import annotations
@@ -33,76 +34,95 @@ from glmkit.models.hybrid import HybridModel
 from glmkit.training import features
 from glmkit.training.data import ImageDataset, asked_for, by_size
 
+PROMPT_MULTIPLE = 16  # of padded prompts: few shapes to compile
 
-class Sheet(Protocol):
+
+class TokenBatch(Protocol):
     """The sequences of some images."""
 
     def logits(self, model: AutoregressiveModel) -> Tensor:
-        """B N V or 1 K V, float32: of the written tokens only."""
+        """Predict the image tokens alone: B N V or 1 M V, float32."""
 
-    def losses(self, logits: Tensor) -> dict[str, Tensor]:
-        """Mean cross-entropy in nats a token of each part (preview, large, edit, end), a number for each image that
-        has it."""
+    def cross_entropies(self, logits: Tensor) -> dict[str, Tensor]:
+        """Return the mean cross-entropy per token of each part (preview, large, edit, end), one number for each
+        image that has it.
+        """
 
-    def mean(self, numbers: Tensor) -> Tensor:
-        """Of one number a written token, B N or 1 K: the mean over the images of each one's own mean."""
+    def image_mean(self, values: Tensor) -> Tensor:
+        """Average one value per image token, B N or 1 M, over the tokens of each image, then over the images."""
 
 
 @dataclass(frozen=True)
-class Padded:
-    """Sequences of one kind, a row each. `counts`: how many of the written columns belong to each part, in order."""
+class PaddedBatch:
+    """Sequences of one kind, padded. `lengths`: how many of the image tokens belong to each part, in order."""
 
     batch: TrainingBatch
-    counts: dict[str, int]
+    lengths: dict[str, int]
 
     def logits(self, model: AutoregressiveModel) -> Tensor:
-        return model(self.batch.ids_BT, self.batch.positions_3BT, logits_to_keep=self.batch.target_columns_BN).float()
+        """Predict B N V."""
+        logits: Tensor = model(self.batch.ids_BT, self.batch.positions_3BT, logits_to_keep=self.batch.target_columns_BN)
+        return logits.float()
 
-    def losses(self, logits: Tensor) -> dict[str, Tensor]:
-        written_BN = self.batch.target_ids_BN
-        nats_BN = F.cross_entropy(logits.flatten(0, 1), written_BN.flatten(), reduction="none").view_as(written_BN)
-        parts = nats_BN.split(list(self.counts.values()), dim=1)
-        return {name: part.mean(dim=1) for name, part in zip(self.counts, parts, strict=True)}
+    def cross_entropies(self, logits: Tensor) -> dict[str, Tensor]:
+        """Return the means of each part, B."""
+        targets_BN = self.batch.target_ids_BN
+        values_BN = F.cross_entropy(logits.flatten(0, 1), targets_BN.flatten(), reduction="none").view_as(targets_BN)
+        parts = torch.split(values_BN, list(self.lengths.values()), dim=1)
+        return {name: part.mean(dim=1) for name, part in zip(self.lengths, parts, strict=True)}
 
-    def mean(self, numbers: Tensor) -> Tensor:
-        return numbers.mean()
+    def image_mean(self, values: Tensor) -> Tensor:
+        """Average B N: every image has as many tokens."""
+        return values.mean()
 
 
 @dataclass(frozen=True)
-class Packed:
-    """Sequences of any kinds in one row. `counts`: of each sequence, as in `Padded`."""
+class PackedBatch:
+    """Sequences of any kinds, one after the other. `lengths`: of each sequence, as in `PaddedBatch`."""
 
     sequences: list[TrainingSequence]
-    counts: list[dict[str, int]]
+    lengths: list[dict[str, int]]
+
+    @property
+    def image_tokens(self) -> list[int]:
+        """How many image tokens each sequence has."""
+        return [sum(lengths.values()) for lengths in self.lengths]
 
     def logits(self, model: AutoregressiveModel) -> Tensor:
-        ids_T = torch.cat([one.ids_T for one in self.sequences])
-        positions_3T = torch.cat([one.positions_3T for one in self.sequences], dim=1)
-        lengths = [len(one.ids_T) for one in self.sequences]
-        ends = torch.tensor(lengths).cumsum(0).tolist()
-        # What is written stands at the end of each sequence, and is told by the token before.
-        keep = [torch.arange(end - 1 - sum(own.values()), end - 1) for end, own in zip(ends, self.counts, strict=True)]
-        kept_K = torch.cat(keep).to(ids_T.device)
-        return model(ids_T[None], positions_3T[:, None], logits_to_keep=kept_K, sequence_lengths=lengths).float()
+        """Predict 1 M V."""
+        ids_T = torch.cat([sequence.ids_T for sequence in self.sequences])
+        positions_3T = torch.cat([sequence.positions_3T for sequence in self.sequences], dim=1)
+        sequence_lengths = [len(sequence.ids_T) for sequence in self.sequences]
+        ends = torch.tensor(sequence_lengths).cumsum(0).tolist()
+        # Image tokens stand at the end of each sequence, and are predicted from the token before.
+        keep = [torch.arange(end - 1 - count, end - 1) for end, count in zip(ends, self.image_tokens, strict=True)]
+        keep_M = torch.cat(keep).to(ids_T.device)
+        logits: Tensor = model(
+            ids_T[None], positions_3T[:, None], logits_to_keep=keep_M, sequence_lengths=sequence_lengths
+        )
+        return logits.float()
 
-    def losses(self, logits: Tensor) -> dict[str, Tensor]:
-        totals = [sum(own.values()) for own in self.counts]
-        written = [one.ids_T[-total:] for one, total in zip(self.sequences, totals, strict=True)]
-        nats_K = F.cross_entropy(logits[0], torch.cat(written), reduction="none")
-        losses: dict[str, list[Tensor]] = {}
-        for nats, own in zip(nats_K.split(totals), self.counts, strict=True):
-            for name, part in zip(own, nats.split(list(own.values())), strict=True):
-                losses.setdefault(name, []).append(part.mean())
-        return {name: torch.stack(values) for name, values in losses.items()}
+    def cross_entropies(self, logits: Tensor) -> dict[str, Tensor]:
+        """Return the means of each part, as many as there are images that have it."""
+        counts = self.image_tokens
+        targets = [sequence.ids_T[-count:] for sequence, count in zip(self.sequences, counts, strict=True)]
+        values_M = F.cross_entropy(logits[0], torch.cat(targets), reduction="none")
+        means: dict[str, list[Tensor]] = {}
+        for values, lengths in zip(torch.split(values_M, counts), self.lengths, strict=True):
+            for name, part in zip(lengths, torch.split(values, list(lengths.values())), strict=True):
+                means.setdefault(name, []).append(part.mean())
+        return {name: torch.stack(parts) for name, parts in means.items()}
 
-    def mean(self, numbers: Tensor) -> Tensor:
-        own = numbers[0].split([sum(own.values()) for own in self.counts])
-        return torch.stack([one.mean() for one in own]).mean()
+    def image_mean(self, values: Tensor) -> Tensor:
+        """Average 1 M."""
+        return torch.stack([part.mean() for part in torch.split(values[0], self.image_tokens)]).mean()
 
 
-class Sequences:
-    """Prompt ids and own codes of every image. `bare` are the prompts without their captions: sizes, and the source
-    of an edit."""
+class TokenSequences:
+    """Prompts and prior tokens of every image of a data set.
+
+    `unconditional_prompts` are those of dropped captions: the sizes, and the condition image of an edit.
+    """
 
     def __init__(
         self, images: ImageDataset, hybrid: HybridModel, cache: features.FeatureCache, *, with_preview: bool = True
@@ -110,60 +130,61 @@ class Sequences:
         self.large = features.precompute_large_tokens(hybrid, images, cache)
         self.preview = features.precompute_preview_tokens(hybrid, images, cache) if with_preview else None
         self.condition_images = images.condition_images
-        settings = checkpoint.config(
-            hybrid.folder, "autoregressive"
-        )  # the model is not there while tokens are computed
-        self.config = AutoregressiveConfig.from_dict(dict(settings))
+        # The model is not there while tokens are computed.
+        self.config = AutoregressiveConfig.from_dict(dict(checkpoint.config(hybrid.folder, "autoregressive")))
         self.prompts: list[list[int]] = [[] for _ in images.captions]
-        self.bare: list[list[int]] = [[] for _ in images.captions]
-        # With one length for every batch of a kind a compiled model has one shape an image size.
+        self.unconditional_prompts: list[list[int]] = [[] for _ in images.captions]
+        # With one length for every batch of a kind a compiled model has one shape per image size.
         self.one_shape, self.prompt_length = False, {False: 0, True: 0}
         tokenizer = prompt_tokenizer(hybrid.folder)
         for kind, members in by_size(asked_for(images)).items():
             captions = [images.captions[index] for index in members]
-            prompts = self._prompts(tokenizer, captions, members, kind)
-            bare = self._prompts(tokenizer, [""] * len(members), members, kind)
-            for index, own, own_bare in zip(members, prompts, bare, strict=True):
-                self.prompts[index], self.bare[index] = own, own_bare
-            rounded = -(-max(map(len, prompts)) // 16) * 16
-            self.prompt_length[kind[2]] = max(self.prompt_length[kind[2]], rounded)
+            prompts = self._tokenize(tokenizer, captions, members, kind)
+            without = self._tokenize(tokenizer, [""] * len(members), members, kind)
+            for index, prompt, unconditional in zip(members, prompts, without, strict=True):
+                self.prompts[index], self.unconditional_prompts[index] = prompt, unconditional
+            padded = -(-max(map(len, prompts)) // PROMPT_MULTIPLE) * PROMPT_MULTIPLE
+            self.prompt_length[kind[2]] = max(self.prompt_length[kind[2]], padded)
 
-    def _prompts(
+    def _tokenize(
         self, tokenizer: PromptTokenizer, captions: list[str], members: list[int], kind: tuple[int, int, bool]
     ) -> list[list[int]]:
         height, width, is_edit = kind
         if not is_edit:
             return tokenizer.text_to_image_batch(captions, height, width)
-        codes = self.large[[self.condition_images[index] for index in members]].long().cpu()
-        return tokenizer.edit_batch(captions, [[own] for own in codes], height, width)
+        tokens = self.large[[self.condition_images[index] for index in members]].long().cpu()
+        return tokenizer.edit_batch(captions, [[condition] for condition in tokens], height, width)
 
-    def padded(self, indices: Sequence[int], dropped: Sequence[bool] = ()) -> Padded:
-        """The sequences of images of one kind; those that are `dropped` have no caption."""
+    def padded(self, indices: Sequence[int], dropped: Sequence[bool] = ()) -> PaddedBatch:
+        """Batch images of one kind; those that are `dropped` have no caption."""
         is_edit = indices[0] in self.condition_images
-        written = {name: codes.long() for name, codes in self._written(indices).items()}
-        grids = [(int(written["edit"].shape[1]), int(written["edit"].shape[2]))] if is_edit else []
+        targets = {name: tokens.long() for name, tokens in self._targets(indices).items()}
+        grids = [(int(targets["edit"].shape[1]), int(targets["edit"].shape[2]))] if is_edit else []
         length = self.prompt_length[is_edit] if self.one_shape else None
-        prompts = self._chosen(indices, dropped)
-        batch = training_batch(prompts, list(written.values()), self.config, length, grids)
-        return Padded(batch, {**{name: codes[0].numel() for name, codes in written.items()}, "end": 1})
+        prompts = self._prompts(indices, dropped)
+        batch = training_batch(prompts, list(targets.values()), self.config, length, grids)
+        return PaddedBatch(batch, {**{name: tokens[0].numel() for name, tokens in targets.items()}, "end": 1})
 
-    def packed(self, indices: Sequence[int], dropped: Sequence[bool] = ()) -> Packed:
-        """The sequences of images of any kinds; those that are `dropped` have no caption."""
-        sequences, counts = [], []
-        for index, prompt in zip(indices, self._chosen(indices, dropped), strict=True):
-            written = {name: codes[0].long() for name, codes in self._written([index]).items()}
-            grids = [(int(written["edit"].shape[0]), int(written["edit"].shape[1]))] if "edit" in written else []
-            sequences.append(training_sequence(prompt, list(written.values()), self.config, grids))
-            counts.append({**{name: codes.numel() for name, codes in written.items()}, "end": 1})
-        return Packed(sequences, counts)
+    def packed(self, indices: Sequence[int], dropped: Sequence[bool] = ()) -> PackedBatch:
+        """Pack images of any kinds; those that are `dropped` have no caption."""
+        sequences, lengths = [], []
+        for index, prompt in zip(indices, self._prompts(indices, dropped), strict=True):
+            targets = {name: tokens[0].long() for name, tokens in self._targets([index]).items()}
+            grids = [(int(targets["edit"].shape[0]), int(targets["edit"].shape[1]))] if "edit" in targets else []
+            sequences.append(training_sequence(prompt, list(targets.values()), self.config, grids))
+            lengths.append({**{name: tokens.numel() for name, tokens in targets.items()}, "end": 1})
+        return PackedBatch(sequences, lengths)
 
-    def _written(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        """The codes B h w that the model has to write, in order."""
+    def _targets(self, indices: Sequence[int]) -> dict[str, Tensor]:
+        """Return the prior tokens B H W that the model has to predict, in order."""
         if indices[0] in self.condition_images:
             return {"edit": self.large[indices]}
         large = {"large": self.large[indices]}
         return large if self.preview is None else {"preview": self.preview[indices], **large}
 
-    def _chosen(self, indices: Sequence[int], dropped: Sequence[bool]) -> list[list[int]]:
-        left_out = dropped or [False] * len(indices)
-        return [(self.bare if out else self.prompts)[index] for index, out in zip(indices, left_out, strict=True)]
+    def _prompts(self, indices: Sequence[int], dropped: Sequence[bool]) -> list[list[int]]:
+        drops = dropped or [False] * len(indices)
+        return [
+            (self.unconditional_prompts if drop else self.prompts)[index]
+            for index, drop in zip(indices, drops, strict=True)
+        ]
