@@ -42,9 +42,9 @@ def test_sections(script: Any, tiny_model: Path, tmp_path: Path, capsys: pytest.
     timed = read_json(tmp_path / "tokens.json")["rows"]
     assert [row["ms_per_step"] > 0 for row in timed] == [True] * 8
     assert {row["steps_timed"] for row in timed} == {2}
-    drawn = read_json(tmp_path / "decoder.json")["rows"]
-    assert all(row["vae_s"] > 0 and row["diffusers_vae_s"] > 0 for row in drawn)
-    assert {row["vae_error"] for row in drawn} == {0}, "on a CPU both are stock's"
+    measured = read_json(tmp_path / "decoder.json")["rows"]
+    assert all(row["vae_s"] > 0 and row["diffusers_vae_s"] > 0 for row in measured)
+    assert {row["vae_error"] for row in measured} == {0}, "on a CPU both are diffusers'"
     assert read_json(tmp_path / "batch.json")["rows"][0]["images_per_hour"] > 0
     assert read_json(tmp_path / "diffusers.json")["rows"][0]["ratio"] > 0
 

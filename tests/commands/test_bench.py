@@ -49,15 +49,15 @@ def test_both_sides_and_a_result_file(tiny_model: Path, tmp_path: Path, capsys: 
     assert "CPU" in result["device"]
 
 
-def test_table_of_ours_alone(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_table_without_diffusers(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["bench", "speed", "--model", str(tiny_model), "--size", "64x64", "--steps", "1", "--repeats", "1"]
     assert main([*command, "--device", "cpu", "--compile", "off"]) == 0
     shown = capsys.readouterr().out
     assert all(word in shown for word in ("64x64", "prior_tokens", "denoising", "vae", "peak memory", "first call"))
 
 
-def test_stock_runs_on_our_tensors(tiny_model: Path) -> None:
-    """Shared, not copied, and the same image as the stock pipeline loaded from the folder."""
+def test_diffusers_runs_on_shared_tensors(tiny_model: Path) -> None:
+    """Shared, not copied, and the same image as diffusers' pipeline loaded from the folder."""
     hybrid = load_model(tiny_model, CPU, torch.float32)
     shared = diffusers_pipeline(hybrid)
     ours = hybrid.autoregressive.lm_head.weight
@@ -91,16 +91,16 @@ def test_bad_input(argv: list[str], message: str, tmp_path: Path, capsys: pytest
     assert not out.exists()
 
 
-def test_random_weights_draw_at_the_sizes_of_a_folder(tiny_model: Path) -> None:
+def test_random_weights_generate_at_the_sizes_of_a_folder(tiny_model: Path) -> None:
     """Finite images from configs alone; the same weights every time."""
     request = Request("a", "a 'B'", 0, 64, 64, steps=1)
-    drawn = []
+    images = []
     for _ in range(2):
         hybrid = RandomModel(tiny_model, "cpu", torch.float32, "random")
         hybrid.optimize_for_inference()
-        drawn.append(np.asarray(generate_batch(hybrid, [request])[0]))
-    assert np.array_equal(drawn[0], drawn[1])
-    assert drawn[0].std() > 0
+        images.append(np.asarray(generate_batch(hybrid, [request])[0]))
+    assert np.array_equal(images[0], images[1])
+    assert images[0].std() > 0
 
 
 def test_published_folder(tmp_path: Path) -> None:

@@ -62,14 +62,14 @@ def test_defaults_come_from_the_model(tiny_copy: Path, tmp_path: Path, capsys: p
 
 
 def test_edit(tiny_model: Path, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sheets = []
+    images = []
     for count in (1, 3):
         out = tmp_path / f"{count}.png"
         command = ["edit", *[str(source)] * count, "make it green", "--model", str(tiny_model), "--out", str(out)]
         assert main([*command, *QUICK, "--json"]) == 0
         assert json.loads(capsys.readouterr().out)["condition_images"] == [str(source)] * count
-        sheets.append(Image.open(out).tobytes())
-    assert sheets[0] != sheets[1]
+        images.append(Image.open(out).tobytes())
+    assert images[0] != images[1]
 
 
 def test_an_edit_keeps_the_shape_of_its_source(
@@ -96,7 +96,7 @@ def write_prompts(path: Path, source: Path) -> list[dict[str, object]]:
 def test_a_file_of_prompts_resumes(
     tiny_model: Path, tmp_path: Path, source: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run that is killed and run again has the images of a run that was not; complete ones are not drawn twice."""
+    """A run that is killed and run again has the images of a run that was not; complete ones stay."""
     rows = write_prompts(tmp_path / "prompts.jsonl", source)
 
     def run(out: Path) -> int:
@@ -230,7 +230,7 @@ def test_a_full_disk(
     write_jsonl(tmp_path / "prompts.jsonl", [{"id": "x", "prompt": "a"}])
     command = ["generate", "--prompts", str(tmp_path / "prompts.jsonl"), "--out", str(tmp_path / "out")]
     assert main([*command, "--model", str(tiny_model), *QUICK]) == 2
-    assert files(tmp_path / "out") == [".work", "images.jsonl"]  # the codes wait for the next try
+    assert files(tmp_path / "out") == [".work", "images.jsonl"]  # the prior tokens wait for the next try
 
 
 def test_adapters(tiny_model: Path, tiny_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -247,13 +247,13 @@ def test_adapters(tiny_model: Path, tiny_copy: Path, tmp_path: Path, capsys: pyt
         str(tmp_path / "ad" / "decoder")
     )
     adapters.write_base(tmp_path / "ad" / "decoder", "decoder", tiny_model)
-    drawn = []
+    images = []
     for name, more in (("plain", []), ("adapted", ["--adapter", str(tmp_path / "ad")])):
         out = tmp_path / f"{name}.png"
         assert main(["generate", "a", "--model", str(tiny_model), "--out", str(out), *QUICK, *more]) == 0
-        drawn.append(Image.open(out))
-    assert drawn[0].tobytes() != drawn[1].tobytes()
-    assert drawn[1].text["adapters"] == str(tmp_path / "ad")  # type: ignore[attr-defined]
+        images.append(Image.open(out))
+    assert images[0].tobytes() != images[1].tobytes()
+    assert images[1].text["adapters"] == str(tmp_path / "ad")  # type: ignore[attr-defined]
     checkpoint.save_component(tiny_copy, "decoder", checkpoint.new_component(tiny_copy, "decoder"))
     capsys.readouterr()
     command = ["generate", "a", "--model", str(tiny_copy), "--adapter", str(tmp_path / "ad"), *QUICK]

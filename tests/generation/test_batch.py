@@ -1,4 +1,4 @@
-"""Many images: codes first, then images; resumed; shared by processes of which one is killed."""
+"""Many images: prior tokens first, then images; resumed; shared by processes of which one is killed."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_images_are_those_of_single_requests(hybrid: HybridModel, tmp_path: Path
         assert np.abs(images[one.id].astype(int) - np.asarray(single).astype(int)).max() <= 1
 
 
-def test_all_codes_come_before_the_first_image(
+def test_all_prior_tokens_come_before_the_first_image(
     hybrid: HybridModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In batches of one size, small sizes first; a continued run reads them from the disk."""
@@ -117,7 +117,7 @@ def test_only_the_request_at_fault_fails(hybrid: HybridModel, tmp_path: Path) ->
     assert all(isinstance(value, np.ndarray) for value in images.values())
 
 
-def test_one_part_at_a_time_draws_the_same(
+def test_one_component_at_a_time_generates_the_same(
     hybrid: HybridModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sparing = load_model(hybrid.folder, CPU, torch.float32, options=InferenceOptions(memory="low"))

@@ -34,8 +34,8 @@ PUBLISHED = {
 CONFIG = FlowConfig()
 
 
-def stock_schedule(height: int, width: int, steps: int) -> FlowMatchEulerDiscreteScheduler:
-    """The stock scheduler after the pipeline's preparation for an image of height x width pixels."""
+def reference_schedule(height: int, width: int, steps: int) -> FlowMatchEulerDiscreteScheduler:
+    """diffusers' scheduler after the pipeline's preparation for an image of height x width pixels."""
     scheduler = FlowMatchEulerDiscreteScheduler(**PUBLISHED)
     tokens = ((height // 8) * (width // 8)) // 4
     times = np.linspace(1000, 1.0, steps + 1)[:-1].astype(np.int64).astype(np.float32)
@@ -46,27 +46,27 @@ def stock_schedule(height: int, width: int, steps: int) -> FlowMatchEulerDiscret
 
 @pytest.mark.parametrize("size", [(256, 256), (512, 512), (1024, 1024), (2048, 2048), (32, 128), (1152, 768)])
 @pytest.mark.parametrize("steps", [1, 4, 30, 50])
-def test_schedule_equals_stock(size: tuple[int, int], steps: int) -> None:
-    ours, stock = schedule(*size, steps, CONFIG), stock_schedule(*size, steps)
-    assert torch.equal(ours.timesteps, stock.timesteps - 1)
-    assert (ours.sigmas - stock.sigmas).abs().max() < 1e-6
+def test_schedule_equals_reference(size: tuple[int, int], steps: int) -> None:
+    ours, reference = schedule(*size, steps, CONFIG), reference_schedule(*size, steps)
+    assert torch.equal(ours.timesteps, reference.timesteps - 1)
+    assert (ours.sigmas - reference.sigmas).abs().max() < 1e-6
     assert ours.sigmas[0] == 1
     assert ours.sigmas[-1] == 0
 
 
-def test_every_number_of_steps_has_the_times_of_stock() -> None:
+def test_every_number_of_steps_has_the_reference_times() -> None:
     """Whole times come from flooring float64 numbers, where one rounding differently would shift a time by one."""
     for steps in range(1, 1001):
         expected = np.linspace(1000, 1.0, steps + 1)[:-1].astype(np.int64)
         assert np.array_equal(schedule(256, 256, steps, CONFIG).timesteps.numpy() + 1, expected), steps
 
 
-def test_euler_equals_the_stock_steps() -> None:
+def test_euler_equals_the_reference_steps() -> None:
     def velocity(latents: Tensor, timestep: Tensor) -> Tensor:
         assert timestep.shape == (len(latents),)
         return torch.sin(3 * latents) + timestep[:, None, None, None] / 1000
 
-    scheduler = stock_schedule(256, 512, 12)
+    scheduler = reference_schedule(256, 512, 12)
     noise = torch.randn(2, 4, 32, 64, generator=torch.Generator().manual_seed(0))
     expected = noise
     for t in scheduler.timesteps:

@@ -1,4 +1,4 @@
-"""The shipped model: stock diffusers draws our image from our codes and noise."""
+"""The shipped model: diffusers generates glmkit's image from its prior tokens and noise."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from glmkit.records import Request
 
 
 @pytest.mark.parametrize(("width", "height"), [(256, 256), (128, 224)])
-def test_stock_draws_our_image(width: int, height: int) -> None:
+def test_diffusers_generates_the_same_image(width: int, height: int) -> None:
     hybrid = HybridModel.load("nano", components=())
     one = Request("a", "a navy poster with the headline 'HELLO'", 3, height, width, steps=4, guidance=2.5)
-    codes = generate_prior_tokens(hybrid, [one])
-    (ours,) = decode_prior_tokens(hybrid, [one], codes)
+    token_ids = generate_prior_tokens(hybrid, [one])
+    (ours,) = decode_prior_tokens(hybrid, [one], token_ids)
     (theirs,) = tiny_checkpoint.diffusers_pipeline(checkpoint.NANO)(
         prompt=one.prompt,
         height=height,
@@ -28,7 +28,7 @@ def test_stock_draws_our_image(width: int, height: int) -> None:
         num_inference_steps=one.steps,
         guidance_scale=one.guidance,
         latents=initial_noise(hybrid, one),
-        prior_token_ids=upsample_prior_tokens(codes[0])[None],
+        prior_token_ids=upsample_prior_tokens(token_ids[0])[None],
     ).images
     levels = np.asarray(ours).astype(int) - np.asarray(theirs).astype(int)
     assert np.abs(levels).max() <= 2

@@ -1,4 +1,4 @@
-"""Whole images against stock diffusers, and the contract of a request: the same image alone or in a batch."""
+"""Whole images against diffusers, and the contract of a request: the same image alone or in a batch."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def request(number: int = 0, **changes: object) -> Request:
     return replace(plain, **changes)  # type: ignore[arg-type]
 
 
-def random_codes(height: int, width: int, seed: int = 0) -> torch.Tensor:
+def random_token_ids(height: int, width: int, seed: int = 0) -> torch.Tensor:
     shape = (height // 32, width // 32)
     return torch.randint(tiny_checkpoint.CODES, shape, generator=torch.Generator().manual_seed(seed))
 
@@ -50,11 +50,11 @@ def make_image(path: Path, width: int, height: int, seed: int = 0) -> str:
 
 @pytest.mark.parametrize(("height", "width"), [(128, 128), (96, 256), (224, 64)])
 @pytest.mark.parametrize("prompt", PROMPTS)
-def test_image_equals_stock(hybrid: HybridModel, height: int, width: int, prompt: str) -> None:
-    """From injected codes and noise, float32: latents within 1e-4 and the image within one level of 255."""
+def test_image_equals_reference(hybrid: HybridModel, height: int, width: int, prompt: str) -> None:
+    """From injected tokens and noise, float32: latents within 1e-4 and the image within one level of 255."""
     one = request(prompt=prompt, height=height, width=width, steps=4, guidance=2.5)
-    codes, noise = random_codes(height, width), initial_noise(hybrid, one)
-    stock = tiny_checkpoint.diffusers_pipeline(hybrid.folder)
+    token_ids, noise = random_token_ids(height, width), initial_noise(hybrid, one)
+    reference = tiny_checkpoint.diffusers_pipeline(hybrid.folder)
     arguments = {
         "prompt": prompt,
         "height": height,
@@ -62,23 +62,23 @@ def test_image_equals_stock(hybrid: HybridModel, height: int, width: int, prompt
         "num_inference_steps": 4,
         "guidance_scale": 2.5,
         "latents": noise,
-        "prior_token_ids": upsample_prior_tokens(codes)[None],
+        "prior_token_ids": upsample_prior_tokens(token_ids)[None],
     }
-    theirs = stock(**arguments, output_type="latent").images
-    ours = denoise(hybrid, [one], [codes])
+    theirs = reference(**arguments, output_type="latent").images
+    ours = denoise(hybrid, [one], [token_ids])
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
-    (drawn,) = decode_prior_tokens(hybrid, [one], [codes], noise)
-    levels = np.asarray(drawn).astype(int) - np.asarray(stock(**arguments).images[0]).astype(int)
+    (image,) = decode_prior_tokens(hybrid, [one], [token_ids], noise)
+    levels = np.asarray(image).astype(int) - np.asarray(reference(**arguments).images[0]).astype(int)
     assert np.abs(levels).max() <= 1
 
 
 @pytest.mark.parametrize("sizes", [[(128, 160)], [(128, 128), (256, 128), (160, 192)]])
-def test_edit_equals_stock(hybrid: HybridModel, tmp_path: Path, sizes: Sequence[tuple[int, int]]) -> None:
-    """Stock editing raises before it draws, but its decoder stage runs from given codes of target and sources."""
+def test_edit_equals_reference(hybrid: HybridModel, tmp_path: Path, sizes: Sequence[tuple[int, int]]) -> None:
+    """diffusers' editing raises before it generates, but its decoder runs from tokens of target and conditions."""
     paths = tuple(make_image(tmp_path / f"{i}.png", *size, seed=i) for i, size in enumerate(sizes))
     one = request(height=128, width=96, condition_images=paths, guidance=2.0)
     (sources,) = encode_condition_images(hybrid, [one])
-    codes = random_codes(128, 96)
+    token_ids = random_token_ids(128, 96)
     theirs = tiny_checkpoint.diffusers_pipeline(hybrid.folder)(
         prompt=one.prompt,
         image=[Image.open(path) for path in paths],
@@ -87,39 +87,39 @@ def test_edit_equals_stock(hybrid: HybridModel, tmp_path: Path, sizes: Sequence[
         num_inference_steps=3,
         guidance_scale=2.0,
         latents=initial_noise(hybrid, one),
-        prior_token_ids=upsample_prior_tokens(codes)[None],
+        prior_token_ids=upsample_prior_tokens(token_ids)[None],
         prior_token_image_ids=[torch.cat([upsample_prior_tokens(source.token_ids) for source in sources])],
         source_image_grid_thw=[
             torch.tensor([[1, 2 * s.token_ids.shape[0], 2 * s.token_ids.shape[1]] for s in sources])
         ],
         output_type="latent",
     ).images
-    ours = denoise(hybrid, [one], [codes], condition_images=[sources])
+    ours = denoise(hybrid, [one], [token_ids], condition_images=[sources])
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
-    unedited = denoise(hybrid, [replace(one, condition_images=())], [codes])
+    unedited = denoise(hybrid, [replace(one, condition_images=())], [token_ids])
     assert (ours - unedited).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize(("width", "height"), [(128, 128), (300, 170), (64, 48), (900, 640)])
-def test_source_codes_equal_stock(hybrid: HybridModel, tmp_path: Path, width: int, height: int) -> None:
+def test_condition_tokens_equal_reference(hybrid: HybridModel, tmp_path: Path, width: int, height: int) -> None:
     """Codes by transformers' own processor, features and quantiser; latents of the same grid whatever the size."""
     path = make_image(tmp_path / "a.png", width, height)
-    stock = tiny_checkpoint.diffusers_pipeline(hybrid.folder)
-    inputs = stock.processor.image_processor([Image.open(path)], return_tensors="pt")
-    features = stock.vision_language_encoder.get_image_features(inputs["pixel_values"], inputs["image_grid_thw"])
-    theirs = stock.vision_language_encoder.get_image_tokens(features.pooler_output, inputs["image_grid_thw"])
+    reference = tiny_checkpoint.diffusers_pipeline(hybrid.folder)
+    inputs = reference.processor.image_processor([Image.open(path)], return_tensors="pt")
+    features = reference.vision_language_encoder.get_image_features(inputs["pixel_values"], inputs["image_grid_thw"])
+    theirs = reference.vision_language_encoder.get_image_tokens(features.pooler_output, inputs["image_grid_thw"])
     ours = encode_condition_image(hybrid, read_image(path))
     assert tuple(ours.token_ids.shape) == tuple(inputs["image_grid_thw"][0, 1:].tolist())
     assert torch.equal(ours.token_ids.flatten(), theirs)
     assert ours.latents.shape[-2:] == (4 * ours.token_ids.shape[0], 4 * ours.token_ids.shape[1])
 
 
-def test_source_latents_equal_stock(hybrid: HybridModel, tmp_path: Path) -> None:
+def test_condition_latents_equal_reference(hybrid: HybridModel, tmp_path: Path) -> None:
     path = make_image(tmp_path / "a.png", 160, 128)
-    stock = tiny_checkpoint.diffusers_pipeline(hybrid.folder)
+    reference = tiny_checkpoint.diffusers_pipeline(hybrid.folder)
     with torch.no_grad():
-        raw = stock.vae.encode(stock.image_processor.preprocess(Image.open(path))).latent_dist.mode()
-    mean, std = (torch.tensor(stock.vae.config[key]).view(1, -1, 1, 1) for key in ("latents_mean", "latents_std"))
+        raw = reference.vae.encode(reference.image_processor.preprocess(Image.open(path))).latent_dist.mode()
+    mean, std = (torch.tensor(reference.vae.config[key]).view(1, -1, 1, 1) for key in ("latents_mean", "latents_std"))
     ours = encode_condition_image(hybrid, read_image(path)).latents
     torch.testing.assert_close(ours, (raw - mean) / std, atol=1e-5, rtol=1e-5)
 
@@ -140,16 +140,16 @@ def test_alone_or_in_a_batch(hybrid: HybridModel, tmp_path: Path) -> None:
 
 
 def test_each_input_matters(hybrid: HybridModel, tmp_path: Path) -> None:
-    """Seed, prompt and sources change the codes; codes, seed and quoted text change the latents."""
+    """Seed, prompt and condition images change the tokens; tokens, seed and quoted text change the latents."""
     base = request(0)
     path = make_image(tmp_path / "a.png", 160, 128)
 
-    def codes(one: Request) -> torch.Tensor:
+    def token_ids(one: Request) -> torch.Tensor:
         return generate_prior_tokens(hybrid, [one])[0]
 
     for change in ({"seed": 5}, {"prompt": "a black bird"}, {"condition_images": (path,)}, {"top_k": 1}):
-        assert not torch.equal(codes(base), codes(request(0, **change)))
-    grid = random_codes(128, 96)
+        assert not torch.equal(token_ids(base), token_ids(request(0, **change)))
+    grid = random_token_ids(128, 96)
 
     def latents(one: Request, prior: torch.Tensor = grid) -> torch.Tensor:
         return denoise(hybrid, [one], [prior])
@@ -157,7 +157,7 @@ def test_each_input_matters(hybrid: HybridModel, tmp_path: Path) -> None:
     for other in (
         latents(request(0, seed=5)),
         latents(request(0, prompt="a red poster with 'HELLA'")),
-        latents(base, random_codes(128, 96, seed=1)),
+        latents(base, random_token_ids(128, 96, seed=1)),
         latents(request(0, guidance=3.0)),
     ):
         assert (latents(base) - other).abs().max() > 1e-4
@@ -175,10 +175,10 @@ def test_the_global_random_state_is_neither_read_nor_changed(hybrid: HybridModel
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_bfloat16_draws_nearly_the_same(hybrid: HybridModel, tmp_path: Path) -> None:
+def test_bfloat16_generates_nearly_the_same(hybrid: HybridModel, tmp_path: Path) -> None:
     half = HybridModel.load(hybrid.folder, dtype=torch.bfloat16, components=())
     path = make_image(tmp_path / "a.png", 160, 128)
-    grid = [random_codes(128, 96)]
+    grid = [random_token_ids(128, 96)]
     for one in (request(0), request(0, condition_images=(path,))):
         (image,) = generate_batch(half, [one])
         assert image.size == (96, 128)
@@ -204,9 +204,9 @@ def test_impossible_requests(changes: dict[str, Any], message: str) -> None:
         check_request(request(**changes))
 
 
-def test_progress_counts_codes_and_steps(hybrid: HybridModel) -> None:
+def test_progress_counts_tokens_and_steps(hybrid: HybridModel) -> None:
     seen: list[tuple[str, int, int]] = []
     generate_batch(hybrid, [request(0)], lambda *step: seen.append(step))
-    codes, steps = ([step for step in seen if step[0] == stage] for stage in ("prior tokens", "denoising"))
+    token_ids, steps = ([step for step in seen if step[0] == stage] for stage in ("prior tokens", "denoising"))
     assert [done for _, done, _ in steps] == [1, 2, 3]
-    assert codes[-1][1] == codes[-1][2] == len(codes)
+    assert token_ids[-1][1] == token_ids[-1][2] == len(token_ids)

@@ -1,4 +1,4 @@
-"""A processor folder that we wrote: stock classes load it, its ids are in the published order."""
+"""A processor folder that we wrote: the published classes load it, its ids are in the published order."""
 
 from __future__ import annotations
 
@@ -25,18 +25,20 @@ def processor(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Processor
     return folder, build_processor(folder, [*PROMPTS, "a blue circle"], CODES, 600, MIN_PIXELS, MAX_PIXELS)
 
 
-def stock(folder: Path) -> Any:
-    """As the stock pipeline finds it: by the class names in the folder."""
+def reference(folder: Path) -> Any:
+    """As diffusers' pipeline finds it: by the class names in the folder."""
     from transformers import AutoProcessor
 
     return AutoProcessor.from_pretrained(folder)
 
 
-def test_stock_pads_on_the_left(processor: tuple[Path, ProcessorIds]) -> None:
+def test_reference_pads_on_the_left(processor: tuple[Path, ProcessorIds]) -> None:
     folder, ids = processor
     messages = [[{"role": "user", "content": [{"type": "text", "text": prompt}]}] for prompt in PROMPTS]
     size = {"target_h": 256, "target_w": 256, "padding": True}
-    inputs = stock(folder).apply_chat_template(messages, tokenize=True, return_dict=True, return_tensors="pt", **size)
+    inputs = reference(folder).apply_chat_template(
+        messages, tokenize=True, return_dict=True, return_tensors="pt", **size
+    )
     ours = [PromptTokenizer(folder).text_to_image(prompt, 256, 256) for prompt in PROMPTS]
     longest = max(map(len, ours))
     padded = [[ids.pad_token_id] * (longest - len(row)) + row for row in ours]
@@ -63,9 +65,9 @@ def test_ids_stand_in_the_published_order(processor: tuple[Path, ProcessorIds]) 
     assert tokenizer.decode(plain) == text
 
 
-def test_stock_reads_the_image_settings(processor: tuple[Path, ProcessorIds]) -> None:
+def test_reference_reads_the_image_settings(processor: tuple[Path, ProcessorIds]) -> None:
     image = Image.fromarray(np.full((60, 200, 3), 255, dtype=np.uint8))
-    inputs = stock(processor[0]).image_processor(images=[image], return_tensors="pt")
+    inputs = reference(processor[0]).image_processor(images=[image], return_tensors="pt")
     height, width = halved_size(60, 200, MIN_PIXELS, MAX_PIXELS)
     assert inputs["image_grid_thw"].tolist() == [[1, height // 16, width // 16]]
     assert inputs["pixel_values"].shape == (height * width // 256, 3 * 16 * 16)
@@ -78,7 +80,7 @@ def test_same_corpus_gives_the_same_files(processor: tuple[Path, ProcessorIds], 
         assert (tmp_path / path.name).read_bytes() == path.read_bytes()
 
 
-def test_vocabulary_too_small_for_codes_and_bytes(tmp_path: Path) -> None:
+def test_vocabulary_too_small_for_codebook_and_bytes(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="vocabulary of at least 452"):
         build_processor(tmp_path / "new", ["text"], CODES, 451, MIN_PIXELS, MAX_PIXELS)
     assert not (tmp_path / "new").exists()

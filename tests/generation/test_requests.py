@@ -20,7 +20,7 @@ from glmkit.records import Request
 BASE = Request("", "", seed=7, height=128, width=64, steps=5, guidance=2.0)
 
 
-def test_rows_override_the_command_line(tmp_path: Path) -> None:
+def test_records_override_the_command_line(tmp_path: Path) -> None:
     path = tmp_path / "prompts.jsonl"
     rows: list[dict[str, object]] = [
         {"prompt": "one"},
@@ -58,7 +58,7 @@ def test_rows_override_the_command_line(tmp_path: Path) -> None:
         ([], "no records"),
     ],
 )
-def test_rows_that_cannot_be_drawn(tmp_path: Path, rows: list[dict[str, object]], message: str) -> None:
+def test_records_that_cannot_be_served(tmp_path: Path, rows: list[dict[str, object]], message: str) -> None:
     write_jsonl(tmp_path / "prompts.jsonl", rows)
     with pytest.raises(UserError, match=message):
         read_requests(tmp_path / "prompts.jsonl", BASE)

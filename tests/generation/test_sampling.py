@@ -31,8 +31,8 @@ def generate(
     )
 
 
-def stock_probabilities(logits_BV: Tensor, sampling: Sampling) -> Tensor:
-    """Stock order: temperature, top-k, top-p."""
+def reference_probabilities(logits_BV: Tensor, sampling: Sampling) -> Tensor:
+    """transformers' order: temperature, top-k, top-p."""
     from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
     warpers = [TemperatureLogitsWarper(sampling.temperature)]
@@ -44,9 +44,9 @@ def stock_probabilities(logits_BV: Tensor, sampling: Sampling) -> Tensor:
 
 
 @pytest.mark.parametrize("sampling", SETTINGS, ids=str)
-def test_filter_equals_stock(sampling: Sampling) -> None:
+def test_filter_equals_reference(sampling: Sampling) -> None:
     logits_BV = torch.randn(300, 200, generator=tiny.generator(0)) * 3
-    expected_BV = stock_probabilities(logits_BV, sampling)
+    expected_BV = reference_probabilities(logits_BV, sampling)
     ids_BK, cumulative_BK, allowed_B1 = top_k_top_p(logits_BV, sampling)
     mass_BK = cumulative_BK.diff(dim=-1, prepend=torch.zeros(len(ids_BK), 1, dtype=torch.float64))
     mass_BK[torch.arange(ids_BK.shape[1]) >= allowed_B1] = 0
@@ -56,17 +56,17 @@ def test_filter_equals_stock(sampling: Sampling) -> None:
 
 
 def test_samples_follow_the_distribution() -> None:
-    """A fine comb of uniform numbers meets every token as often as stock's probability says."""
+    """A fine comb of uniform numbers meets every token as often as transformers' probability says."""
     sampling, count = Sampling(1.0, 0.9, 20), 20_000
     logits_1V = torch.randn(1, 64, generator=tiny.generator(1)) * 2
     sampled = sample(logits_1V.expand(count, -1), (torch.arange(count) + 0.5) / count, sampling)
     share_V = torch.bincount(sampled, minlength=64) / count
-    torch.testing.assert_close(share_V, stock_probabilities(logits_1V, sampling)[0], atol=2 / count, rtol=0)
+    torch.testing.assert_close(share_V, reference_probabilities(logits_1V, sampling)[0], atol=2 / count, rtol=0)
 
 
 def test_extreme_uniforms_stay_inside() -> None:
     logits_BV = torch.randn(2000, 64, generator=tiny.generator(2)) * 2
-    allowed_BV = stock_probabilities(logits_BV, Sampling()) > 0
+    allowed_BV = reference_probabilities(logits_BV, Sampling()) > 0
     for uniform in (0.0, 1 - 2.0**-24):
         sampled_B1 = sample(logits_BV, torch.full((2000,), uniform), Sampling())[:, None]
         assert allowed_BV.gather(1, sampled_B1).all()
@@ -108,7 +108,7 @@ def test_request_alone_equals_request_in_a_batch() -> None:
 
 
 def test_only_the_codebook_even_when_the_head_prefers_the_end() -> None:
-    """The stock model may end an image early; here the ids from the start token on cannot be sampled."""
+    """The published model may end an image early; here the ids from the start token on cannot be sampled."""
     model = copy.deepcopy(tiny.our_model())
     with torch.no_grad():
         model.lm_head.weight[tiny.CODES :] *= 100
@@ -124,9 +124,9 @@ def test_global_random_state_is_untouched() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_likeliest_tokens_equal_stock_generate() -> None:
-    prompt, stock = tiny.text_prompt(4, 8), tiny.stock_model()
-    expected = stock.generate(
+def test_likeliest_tokens_equal_reference_generate() -> None:
+    prompt, reference = tiny.text_prompt(4, 8), tiny.stock_model()
+    expected = reference.generate(
         input_ids=torch.tensor([prompt]),
         attention_mask=torch.ones(1, len(prompt), dtype=torch.int64),
         image_grid_thw=torch.tensor([[1, *LARGE], [1, *PREVIEW]]),
@@ -138,11 +138,11 @@ def test_likeliest_tokens_equal_stock_generate() -> None:
     assert generate([prompt], [0], Sampling(top_k=1))[0].tolist() == expected[0, len(prompt) :].tolist()
 
 
-def test_likeliest_tokens_of_an_edit_equal_stock_generate() -> None:
+def test_likeliest_tokens_of_an_edit_equal_reference_generate() -> None:
     source = torch.randn(3, 48, 32, generator=tiny.generator(8))
-    codes = tiny.our_tokenizer().encode(source[None])[0]
-    prompt = tiny.edit_prompt(3, [codes], 6)
-    placeholders = [tiny.IMAGE if 0 < column <= codes.numel() else token for column, token in enumerate(prompt)]
+    token_ids = tiny.our_tokenizer().encode(source[None])[0]
+    prompt = tiny.edit_prompt(3, [token_ids], 6)
+    placeholders = [tiny.IMAGE if 0 < column <= token_ids.numel() else token for column, token in enumerate(prompt)]
     expected = tiny.stock_model().generate(
         input_ids=torch.tensor([placeholders]),
         attention_mask=torch.ones(1, len(prompt), dtype=torch.int64),

@@ -1,4 +1,4 @@
-"""Token ids equal the stock processor's, grids and positions follow the published rules, batches equal single rows."""
+"""Token ids equal the published processor's, grids and positions the published rules, batches single sequences."""
 
 from __future__ import annotations
 
@@ -43,16 +43,16 @@ def processor(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Processor
 
 
 @cache
-def stock(folder: Path) -> Any:
+def reference(folder: Path) -> Any:
     from transformers import GlmImageProcessor
 
     return GlmImageProcessor.from_pretrained(folder)
 
 
-def stock_inputs(folder: Path, prompts: list[str], images: list[Image.Image], height: int, width: int) -> Any:
-    """What the stock pipeline feeds to the language model."""
+def reference_inputs(folder: Path, prompts: list[str], images: list[Image.Image], height: int, width: int) -> Any:
+    """What diffusers' pipeline feeds to the language model."""
     sources = [{"type": "image", "image": image} for image in images]
-    return stock(folder).apply_chat_template(
+    return reference(folder).apply_chat_template(
         [[{"role": "user", "content": [*sources, {"type": "text", "text": prompt}]}] for prompt in prompts],
         tokenize=True,
         padding=len(prompts) > 1,
@@ -64,49 +64,49 @@ def stock_inputs(folder: Path, prompts: list[str], images: list[Image.Image], he
 
 
 @pytest.mark.parametrize(("height", "width"), [(256, 256), (96, 160), (1024, 256)])
-def test_text_ids_equal_stock(processor: tuple[Path, ProcessorIds], height: int, width: int) -> None:
+def test_text_ids_equal_reference(processor: tuple[Path, ProcessorIds], height: int, width: int) -> None:
     folder, _ = processor
     for prompt in PROMPTS:
-        expected = stock_inputs(folder, [prompt], [], height, width)["input_ids"][0].tolist()
+        expected = reference_inputs(folder, [prompt], [], height, width)["input_ids"][0].tolist()
         assert PromptTokenizer(folder).text_to_image(prompt, height, width) == expected
 
 
 @pytest.mark.parametrize("sizes", [[(96, 128)], [(90, 200), (128, 96), (64, 64)]])
-def test_edit_ids_equal_stock(processor: tuple[Path, ProcessorIds], sizes: list[tuple[int, int]]) -> None:
+def test_edit_ids_equal_reference(processor: tuple[Path, ProcessorIds], sizes: list[tuple[int, int]]) -> None:
     folder, ids = processor
     images = [Image.fromarray(np.zeros((*size, 3), dtype=np.uint8)) for size in sizes]
-    inputs = stock_inputs(folder, ["make it 'BLUE'"], images, 96, 160)
+    inputs = reference_inputs(folder, ["make it 'BLUE'"], images, 96, 160)
     shapes = [tuple(grid[1:]) for grid in inputs["image_grid_thw"].tolist()[:-1]]
-    codes = [torch.randint(CODES, shape, generator=tiny.generator(1)) for shape in shapes]
+    token_ids = [torch.randint(CODES, shape, generator=tiny.generator(1)) for shape in shapes]
     expected_T = inputs["input_ids"][0]
-    expected_T[expected_T == ids.image_token_id] = torch.cat([part.flatten() for part in codes])
-    assert PromptTokenizer(folder).edit("make it 'BLUE'", codes, 96, 160) == expected_T.tolist()
+    expected_T[expected_T == ids.image_token_id] = torch.cat([part.flatten() for part in token_ids])
+    assert PromptTokenizer(folder).edit("make it 'BLUE'", token_ids, 96, 160) == expected_T.tolist()
 
 
-def test_grids_equal_stock(processor: tuple[Path, ProcessorIds]) -> None:
+def test_grids_equal_reference(processor: tuple[Path, ProcessorIds]) -> None:
     for height in range(32, 2049, 32):
         for width in range(max(32, -(-height // 4 // 32) * 32), min(2048, 4 * height) + 1, 96):
             if max(height, width) <= 4 * min(height, width):
-                expected = stock(processor[0])._get_target_shape(height, width)
+                expected = reference(processor[0])._get_target_shape(height, width)
                 assert grids(height, width) == Grids(expected[:2], expected[2:])
 
 
 @pytest.mark.parametrize("size", [(250, 256), (256, 0), (1056, 256), (32, 160)])
-def test_sizes_that_the_model_cannot_draw(size: tuple[int, int]) -> None:
+def test_sizes_that_the_model_cannot_generate(size: tuple[int, int]) -> None:
     with pytest.raises(UserError, match=r"32|times"):
         grids(*size)
 
 
 def test_prompts_that_cannot_be_read(processor: tuple[Path, ProcessorIds], tmp_path: Path) -> None:
     tokenizer = PromptTokenizer(processor[0])
-    codes = torch.zeros(2, 2, dtype=torch.int64)
+    token_ids = torch.zeros(2, 2, dtype=torch.int64)
     with pytest.raises(UserError, match="empty"):
         tokenizer.text_to_image(" \n", 256, 256)
     with pytest.raises(UserError, match="must not contain"):
-        tokenizer.edit("put <|image|> on top", [codes], 256, 256)
+        tokenizer.edit("put <|image|> on top", [token_ids], 256, 256)
     with pytest.raises(UserError, match="must not contain"):
         tokenizer.text_to_image("<|image|>", 256, 256)
-    for sources in ([], [codes] * 4):
+    for sources in ([], [token_ids] * 4):
         with pytest.raises(UserError, match="1 to 3"):
             tokenizer.edit("brighter", sources, 256, 256)
     with pytest.raises(UserError, match=r"tokenizer\.json"):
@@ -122,11 +122,11 @@ def test_decode_positions_by_hand() -> None:
     ]
 
 
-def test_positions_equal_stock() -> None:
+def test_positions_equal_reference() -> None:
     """A prompt with two sources and the grid that follows, against `get_rope_index`."""
     shapes = [(2, 5), (4, 3)]
-    codes = [tiny.random_codes(seed, *shape) for seed, shape in enumerate(shapes)]
-    prompt, target = tiny.edit_prompt(0, codes, 6), (6, 2)
+    token_ids = [tiny.random_codes(seed, *shape) for seed, shape in enumerate(shapes)]
+    prompt, target = tiny.edit_prompt(0, token_ids, 6), (6, 2)
     model = tiny.stock_model().model
     grid_thw = torch.tensor([[1, *shape] for shape in [*shapes, target]])
     expected, _ = model.get_rope_index(torch.tensor([prompt]), grid_thw, torch.tensor([3]))
