@@ -5,7 +5,7 @@ The processes exchange nothing but lock files, which the system frees when a pro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ class WorkItem(Generic[T]):
 
 def claim_items(
     items: Sequence[WorkItem[T]], folder: Path, group: ProcessGroup, is_missing: Callable[[T], bool]
-) -> Iterator[T]:
+) -> Generator[T, None, None]:
     """Yield the payloads that this process has to do, each locked meanwhile; end when none is missing anywhere.
 
     Items of this rank come first, then those that nobody is working on, then, one after another, those that were

@@ -189,7 +189,14 @@ class SemanticVqObjective(Objective):
         colours = (predicted.float() - targets).abs().mean()
         logits = self.captioner(quantized, caption_ids[:, :-1]).float()
         caption = F.cross_entropy(logits.flatten(0, 1), caption_ids[:, 1:].flatten(), ignore_index=0)
-        return colours, caption, self._shape_loss(quantized, shapes), chosen.commitment_loss, features, chosen.token_ids.flatten()
+        return (
+            colours,
+            caption,
+            self._shape_loss(quantized, shapes),
+            chosen.commitment_loss,
+            features,
+            chosen.token_ids.flatten(),
+        )
 
     def _shape_loss(self, quantized: Tensor, shapes: Tensor | None) -> Tensor:
         """Return the cross-entropy of naming the kinds, mean over the cells with a shape; 0 if not asked for."""

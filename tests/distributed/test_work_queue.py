@@ -1,0 +1,59 @@
+"""Work that processes share: each item once, that of a killed process by another, threads of one process included."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from glmkit.distributed.process_group import SINGLE_PROCESS, ProcessGroup
+from glmkit.distributed.work_queue import WorkItem, claim_items, exclusive
+
+ITEMS = [WorkItem(str(number), number) for number in range(6)]
+
+
+def test_ranks_begin_at_other_items(tmp_path: Path) -> None:
+    done: set[int] = set()
+
+    def claimed(group: ProcessGroup) -> list[int]:
+        return list(claim_items(ITEMS, tmp_path, group, lambda number: number not in done))
+
+    assert claimed(ProcessGroup(1, 3)) == [1, 4, 2, 5, 0, 3]
+    done |= {0, 1, 4}
+    assert claimed(SINGLE_PROCESS) == [2, 3, 5]
+
+
+def test_an_item_that_is_locked_comes_last(tmp_path: Path) -> None:
+    done: set[int] = set()
+    first = claim_items(ITEMS, tmp_path, SINGLE_PROCESS, lambda number: number not in done)
+    assert next(first) == 0
+    second = claim_items(ITEMS, tmp_path, SINGLE_PROCESS, lambda number: number not in done)
+    others = [next(second) for _ in range(5)]
+    assert others == [1, 2, 3, 4, 5]
+    done |= {0, *others}
+    first.close()
+    assert list(second) == []
+
+
+HOLDING = """
+import sys, time
+from pathlib import Path
+from glmkit.distributed.work_queue import exclusive
+with exclusive(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", HOLDING, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    started = time.monotonic()
+    with exclusive(tmp_path):
+        assert time.monotonic() - started < 5
