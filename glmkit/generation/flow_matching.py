@@ -75,7 +75,7 @@ def shift_sigma(sigma: Tensor, seq_len: int, config: FlowConfig) -> Tensor:
 
 
 def times_at(t: Tensor, height: int, width: int, config: FlowConfig) -> Times:
-    """Pair timesteps and noise levels of the times t (any shape, in 1..num_train_timesteps) for an image size in pixels."""
+    """Pair timesteps and noise levels of times t (any shape, in 1..num_train_timesteps) for a size in pixels."""
     t = t.float()
     return Times(t - 1, shift_sigma(t / config.num_train_timesteps, sequence_length(height, width), config))
 

@@ -2,7 +2,8 @@
 
 A text-to-image sequence is `prompt <sop>H/32 W/32<eop><sop>h w<eop> start | preview h*w | large H/32*W/32 | end`;
 an edit puts `start tokens end` of every condition image first, has one size pair and no preview. The token layout is
-that of `GlmImageProcessor`, the positions are those of `GlmImageModel.get_rope_index` (transformers 5, `models/glm_image`).
+that of `GlmImageProcessor`, the positions are those of `GlmImageModel.get_rope_index` (transformers 5,
+`models/glm_image`).
 
 Shapes: B batch, T tokens, P prompt tokens, N image tokens (preview, large); the 3 of a position: time, row, column.
 """
