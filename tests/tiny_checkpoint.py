@@ -1,4 +1,4 @@
-"""A whole GLM-Image folder of toy size with random weights, made by the stock classes; the tests' common oracle."""
+"""A whole GLM-Image folder of toy size with random weights, made by the reference classes; the tests' common oracle."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def text_config(**changes: Any) -> dict[str, Any]:
 
 
 def build(folder: Path, seed: int = 0, width: int = 32, max_shard_size: str | int = "5GB") -> Path:
-    """Write the folder with stock `save_pretrained` and return it. `width` is the decoder's; it must be 32 k."""
+    """Write the folder with `save_pretrained` and return it. `width` is the decoder's; it must be 32 k."""
     from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, GlmImagePipeline, GlmImageTransformer2DModel
     from transformers import (
         ByT5Tokenizer,
@@ -113,7 +113,7 @@ def _perturb(module: torch.nn.Module) -> None:
 
 @cache
 def diffusers_pipeline(folder: Path) -> Any:
-    """The folder through stock diffusers, float32, no progress bar."""
+    """The folder through diffusers, float32, no progress bar."""
     from diffusers import GlmImagePipeline
 
     pipeline = GlmImagePipeline.from_pretrained(folder, torch_dtype=torch.float32)

@@ -29,7 +29,7 @@ def build(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
-def stock(state: dict[str, torch.Tensor]) -> CLIPModel:
+def reference(state: dict[str, torch.Tensor]) -> CLIPModel:
     """transformers' CLIP with the weights of open_clip's."""
     tower: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_hidden_layers": LAYERS}
     tower |= {"num_attention_heads": HEADS, "hidden_act": "gelu"}

@@ -1,4 +1,4 @@
-"""A toy vision-language half with random weights, by the stock class and by ours; and prompts to run through both."""
+"""A toy autoregressive model and tokenizer, random weights, by transformers' class and by ours; and their prompts."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ CONFIG: dict[str, Any] = {
 
 
 @cache
-def stock_model() -> Any:
+def reference_model() -> Any:
     """Every weight random and of a size at which a wrong rotation, norm or mask shows in the logits."""
     from transformers import GlmImageConfig, GlmImageForConditionalGeneration
 
@@ -67,22 +67,22 @@ def stock_model() -> Any:
     return model
 
 
-def stock_tensors(prefixes: tuple[str, ...]) -> dict[str, Tensor]:
-    named = ((name.removeprefix("model."), value) for name, value in stock_model().state_dict().items())
+def reference_tensors(prefixes: tuple[str, ...]) -> dict[str, Tensor]:
+    named = ((name.removeprefix("model."), value) for name, value in reference_model().state_dict().items())
     return {name: value for name, value in named if name.startswith(prefixes)}
 
 
 @cache
 def our_model() -> AutoregressiveModel:
     model = AutoregressiveModel(AutoregressiveConfig.from_dict(CONFIG)).eval()
-    model.load_state_dict(stock_tensors(("language_model.", "lm_head.")))
+    model.load_state_dict(reference_tensors(("language_model.", "lm_head.")))
     return model
 
 
 @cache
 def our_tokenizer() -> SemanticTokenizer:
     model = SemanticTokenizer(SemanticVqConfig.from_dict(CONFIG)).eval()
-    model.load_state_dict(stock_tensors(("visual.", "vqmodel.")))
+    model.load_state_dict(reference_tensors(("visual.", "vqmodel.")))
     return model
 
 
@@ -106,5 +106,5 @@ def edit_prompt(seed: int, sources: list[Tensor], length: int) -> list[int]:
 
 
 def patches(pixels_CHW: Tensor) -> Tensor:
-    """An image as the stock image processor lays it out: one row a patch, channels first inside it."""
+    """An image as the reference image processor lays it out: one row per patch, channels first inside it."""
     return pixels_CHW.unfold(1, 16, 16).unfold(2, 16, 16).permute(1, 2, 0, 3, 4).flatten(0, 1).flatten(1)

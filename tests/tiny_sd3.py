@@ -1,4 +1,4 @@
-"""A Stable Diffusion 3 pipeline of toy size with random weights, made by the stock classes."""
+"""A Stable Diffusion 3 pipeline of toy size with random weights, made by the reference classes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ WIDTH = 32  # of each of the two text encoders
 
 
 def build(folder: Path) -> Path:
-    """Write the folder with stock `save_pretrained` and return it. It draws 32x32 images of nothing."""
+    """Write the folder with `save_pretrained` and return it. It makes 32x32 images of nothing."""
     from diffusers import (
         AutoencoderKL,
         FlowMatchEulerDiscreteScheduler,

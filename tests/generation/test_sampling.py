@@ -125,7 +125,7 @@ def test_global_random_state_is_untouched() -> None:
 
 
 def test_likeliest_tokens_equal_reference_generate() -> None:
-    prompt, reference = tiny.text_prompt(4, 8), tiny.stock_model()
+    prompt, reference = tiny.text_prompt(4, 8), tiny.reference_model()
     expected = reference.generate(
         input_ids=torch.tensor([prompt]),
         attention_mask=torch.ones(1, len(prompt), dtype=torch.int64),
@@ -143,7 +143,7 @@ def test_likeliest_tokens_of_an_edit_equal_reference_generate() -> None:
     token_ids = tiny.our_tokenizer().encode(source[None])[0]
     prompt = tiny.edit_prompt(3, [token_ids], 6)
     placeholders = [tiny.IMAGE if 0 < column <= token_ids.numel() else token for column, token in enumerate(prompt)]
-    expected = tiny.stock_model().generate(
+    expected = tiny.reference_model().generate(
         input_ids=torch.tensor([placeholders]),
         attention_mask=torch.ones(1, len(prompt), dtype=torch.int64),
         pixel_values=tiny.patches(source),

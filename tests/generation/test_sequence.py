@@ -127,7 +127,7 @@ def test_positions_equal_reference() -> None:
     shapes = [(2, 5), (4, 3)]
     token_ids = [tiny.random_codes(seed, *shape) for seed, shape in enumerate(shapes)]
     prompt, target = tiny.edit_prompt(0, token_ids, 6), (6, 2)
-    model = tiny.stock_model().model
+    model = tiny.reference_model().model
     grid_thw = torch.tensor([[1, *shape] for shape in [*shapes, target]])
     expected, _ = model.get_rope_index(torch.tensor([prompt]), grid_thw, torch.tensor([3]))
     ours = prompt_positions(prompt, shapes, tiny.START)

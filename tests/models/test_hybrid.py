@@ -43,7 +43,7 @@ def test_source_settings_in_every_published_form(tiny_copy: Path) -> None:
     size = settings.pop("size")
     write_json(path, {**settings, "min_pixels": size["shortest_edge"], "max_pixels": size["longest_edge"]})
     assert HybridModel(tiny_copy).condition_image_settings == expected
-    path.unlink()  # what stock save_pretrained alone leaves
+    path.unlink()  # what save_pretrained alone leaves
     assert HybridModel(tiny_copy).condition_image_settings == expected
     write_json(path, {"size": size})
     with pytest.raises(UserError, match="image_mean"):

@@ -34,8 +34,8 @@ def _position(channels, BLOCK_C: tl.constexpr):
 @triton.jit
 def _tile(pixels, channels, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr):
     """Return the program's one tile: channels, image, pixels, where it begins, offsets in it, which of them exist."""
-    part, c, image = _position(channels, BLOCK_C)
-    first = part * BLOCK_P
+    block, c, image = _position(channels, BLOCK_C)
+    first = block * BLOCK_P
     p = tl.arange(0, BLOCK_P)
     inside = (p < pixels - first)[:, None] & (c < channels)[None, :]
     return c, image, first + p, (image * pixels + first) * channels, p[:, None] * channels + c[None, :], inside
@@ -52,8 +52,8 @@ def sums_kernel(
     mean is at most `chunk` times the variance, usually about the variance itself, so little is lost by cancellation
     however far from zero all values lie.
     """
-    part, c, image = _position(channels, BLOCK_C)
-    first = part * chunk
+    number, c, image = _position(channels, BLOCK_C)
+    first = number * chunk
     count = tl.minimum(chunk, pixels - first)
     begin = x + (image * pixels + first) * channels
     one = tl.load(begin + c, mask=c < channels, other=0.0).to(tl.float32)
@@ -68,7 +68,7 @@ def sums_kernel(
         square += distance * distance
     sums = tl.sum(total, axis=0)
     mean = sums / count
-    at = (image * chunks + part) * channels + c
+    at = (image * chunks + number) * channels + c
     tl.store(means + at, one + mean, mask=c < channels)
     tl.store(squares + at, tl.sum(square, axis=0) - sums * mean, mask=c < channels)
 
@@ -84,9 +84,9 @@ def _parts(
     """
     pair = start + tl.arange(0, BLOCK)
     inside = pair < chunks * group
-    part, c = pair // group, tl.program_id(0) * group + pair % group
-    at = (tl.program_id(1).to(tl.int64) * chunks + part) * channels + c
-    count = tl.minimum(chunk, pixels - part * chunk).to(tl.float32)
+    number, c = pair // group, tl.program_id(0) * group + pair % group
+    at = (tl.program_id(1).to(tl.int64) * chunks + number) * channels + c
+    count = tl.minimum(chunk, pixels - number * chunk).to(tl.float32)
     mean = tl.load(means + at, mask=inside, other=0.0)
     if ADDED:
         mean += tl.load(added + c, mask=inside, other=0.0).to(tl.float32)

@@ -1,4 +1,4 @@
-"""Logits equal stock transformers': prompts, every decode step, whole sequences; alone and padded; drawn and edited."""
+"""Logits equal those of transformers: prompts, every step, whole sequences; padded or not; text-to-image and edits."""
 
 from __future__ import annotations
 
@@ -81,15 +81,15 @@ CASES = {
 
 
 @torch.no_grad()
-def stock_logits(case: Case) -> Tensor:
-    """B N+1 V: the prompt's last logits and those of every decode step; stock makes ids, positions and mask itself."""
+def reference_logits(case: Case) -> Tensor:
+    """B N+1 V: the prompt's last logits and those of every decode step; the reference makes its own ids and mask."""
     from transformers import DynamicCache
 
     rows, columns = len(case.prompts), max(map(len, case.prompts))
     ids_BP = torch.full((rows, columns), tiny.PAD)
     mask = torch.zeros_like(ids_BP)
     for row, (prompt, grids) in enumerate(zip(case.prompts, case.source_grids, strict=True)):
-        begin = columns - len(prompt)  # stock pads on the left
+        begin = columns - len(prompt)  # the reference pads on the left
         ids_BP[row, begin:] = torch.tensor(prompt)
         mask[row, begin:] = 1
         for height, width in grids:
@@ -97,7 +97,7 @@ def stock_logits(case: Case) -> Tensor:
             begin += height * width + 2
     grid_lists = [[*grids, *reversed(case.order)] for grids in case.source_grids]
     pixels = [tiny.patches(part) for row in case.sources for part in row]
-    model, cache = tiny.stock_model(), DynamicCache()
+    model, cache = tiny.reference_model(), DynamicCache()
     model.model.rope_deltas = None
     output = model(
         input_ids=ids_BP,
@@ -141,9 +141,9 @@ def our_logits(case: Case, model: AutoregressiveModel) -> Tensor:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_prompt_and_every_step_equal_stock(name: str) -> None:
+def test_prompt_and_every_step_equal_reference(name: str) -> None:
     case = CASES[name]()
-    expected = stock_logits(case)
+    expected = reference_logits(case)
     assert expected.std() > 0.3
     torch.testing.assert_close(our_logits(case, tiny.our_model()), expected, atol=TOLERANCE, rtol=0)
 

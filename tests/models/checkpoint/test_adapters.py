@@ -1,4 +1,4 @@
-"""Adapters: merged like stock PEFT applies them, several at once, and refused on a model they are not for."""
+"""Adapters: merged like PEFT applies them, several at once, and refused on a model they are not for."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ def test_merged_decoder_equals_the_wrapped_one(tiny_model: Path, tmp_path: Path)
 
 
 @torch.no_grad()
-def test_stock_diffusers_applies_the_same_adapter(tiny_model: Path, tmp_path: Path) -> None:
+def test_reference_diffusers_applies_the_same_adapter(tiny_model: Path, tmp_path: Path) -> None:
     wrapped = make_adapter(tiny_model, tmp_path / "a", "decoder", alpha=3)
-    stock = tiny_checkpoint.diffusers_pipeline(tiny_model).transformer
-    stock.load_lora_adapter(
+    reference = tiny_checkpoint.diffusers_pipeline(tiny_model).transformer
+    reference.load_lora_adapter(
         tmp_path / "a" / "decoder", prefix="base_model.model", weight_name="adapter_model.safetensors"
     )
     latents, glyph, _, prior, drop, timestep, size, crop = decoder_inputs()
-    theirs = stock(latents, glyph, prior, drop[:, None].expand_as(prior), timestep, size, crop).sample
-    stock.unload_lora()
+    theirs = reference(latents, glyph, prior, drop[:, None].expand_as(prior), timestep, size, crop).sample
+    reference.unload_lora()
     torch.testing.assert_close(theirs, wrapped(*decoder_inputs()), atol=1e-4, rtol=0)
 
 

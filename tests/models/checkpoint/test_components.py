@@ -1,4 +1,4 @@
-"""Weights travel between our modules and the stock classes in both directions; broken folders say what is wrong."""
+"""Weights travel between our modules and the reference classes in both directions; broken folders say what is wrong."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from glmkit.models import checkpoint
 from glmkit.models.checkpoint import weights
 
 
-def stock_tensors(folder: Path, component: str) -> dict[str, torch.Tensor]:
-    """The component's tensors as stock `from_pretrained` holds them."""
+def reference_tensors(folder: Path, component: str) -> dict[str, torch.Tensor]:
+    """The component's tensors as `from_pretrained` holds them."""
     pipeline = tiny_checkpoint.diffusers_pipeline(folder)
     module = {"decoder": pipeline.transformer, "glyph": pipeline.text_encoder, "vae": pipeline.vae}.get(
         component, pipeline.vision_language_encoder
@@ -28,16 +28,16 @@ def stock_tensors(folder: Path, component: str) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("component", checkpoint.COMPONENTS)
-def test_loads_what_stock_wrote(tiny_model: Path, component: str) -> None:
+def test_loads_what_reference_wrote(tiny_model: Path, component: str) -> None:
     state = checkpoint.load_component(tiny_model, component).state_dict()
-    stock = stock_tensors(tiny_model, component)
-    assert state.keys() == stock.keys()
+    reference = reference_tensors(tiny_model, component)
+    assert state.keys() == reference.keys()
     for name, value in state.items():
-        assert torch.equal(value, stock[name]), name
+        assert torch.equal(value, reference[name]), name
 
 
-def test_stock_loads_what_we_wrote(tiny_copy: Path) -> None:
-    """New weights of every component, in several shards, all at once through the stock pipeline."""
+def test_reference_loads_what_we_wrote(tiny_copy: Path) -> None:
+    """New weights of every component, in several shards, all at once through the reference pipeline."""
     torch.manual_seed(1)
     written = {component: checkpoint.new_component(tiny_copy, component) for component in checkpoint.COMPONENTS}
     for component, module in written.items():
@@ -45,12 +45,12 @@ def test_stock_loads_what_we_wrote(tiny_copy: Path) -> None:
     assert len(list((tiny_copy / "vision_language_encoder").glob("*.safetensors"))) > 2
     assert not (tiny_copy / "vision_language_encoder" / "model.safetensors").exists()
     for component, module in written.items():
-        stock = stock_tensors(tiny_copy, component)
+        reference = reference_tensors(tiny_copy, component)
         for name, value in module.state_dict().items():
-            assert torch.equal(value, stock[name]), (component, name)
+            assert torch.equal(value, reference[name]), (component, name)
 
 
-def test_sharded_folders_of_stock_load(tmp_path: Path, tiny_model: Path) -> None:
+def test_sharded_folders_of_reference_load(tmp_path: Path, tiny_model: Path) -> None:
     sharded = tiny_checkpoint.build(tmp_path / "sharded", max_shard_size=60_000)
     assert (sharded / "transformer" / "diffusion_pytorch_model.safetensors.index.json").exists()
     for component in ("autoregressive", "decoder"):
@@ -119,15 +119,15 @@ def test_published_counts() -> None:
     assert counts["decoder"] == 6_926_882_880
 
 
-def test_describe_counts_what_stock_counts(tiny_model: Path) -> None:
+def test_describe_counts_what_reference_counts(tiny_model: Path) -> None:
     pipeline = tiny_checkpoint.diffusers_pipeline(tiny_model)
-    stock = (pipeline.vision_language_encoder, pipeline.transformer, pipeline.text_encoder, pipeline.vae)
+    reference = (pipeline.vision_language_encoder, pipeline.transformer, pipeline.text_encoder, pipeline.vae)
     rows = checkpoint.describe(tiny_model)
-    assert sum(row.parameters for row in rows) == sum(p.numel() for module in stock for p in module.parameters())
+    assert sum(row.parameters for row in rows) == sum(p.numel() for module in reference for p in module.parameters())
     assert sum(row.bytes for row in rows) == 4 * sum(row.parameters for row in rows)
 
 
-def test_create_writes_a_folder_that_stock_loads(tiny_model: Path, tmp_path: Path) -> None:
+def test_create_writes_a_folder_that_reference_loads(tiny_model: Path, tmp_path: Path) -> None:
     configs = {name: json.loads((tiny_model / name / "config.json").read_text()) for name in checkpoint.PUBLISHED}
     folder = tmp_path / "new"
     checkpoint.create(folder, configs, {"size": "128x128"})

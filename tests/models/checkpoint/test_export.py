@@ -26,7 +26,7 @@ def weighted(model: Path, adapter: Path | str) -> torch.Tensor:
 
 
 @torch.no_grad()
-def stock(model: Path, folder: Path, name: str) -> torch.Tensor:
+def reference(model: Path, folder: Path, name: str) -> torch.Tensor:
     transformer = tiny_checkpoint.diffusers_pipeline(model).transformer
     transformer.load_lora_adapter(folder, weight_name=name)
     latents, glyph, _, prior, drop, timestep, size, crop = decoder_inputs()
@@ -38,12 +38,12 @@ def stock(model: Path, folder: Path, name: str) -> torch.Tensor:
         transformer.unload_lora()
 
 
-def test_stock_diffusers_reads_an_export(tiny_model: Path, tmp_path: Path) -> None:
+def test_reference_diffusers_reads_an_export(tiny_model: Path, tmp_path: Path) -> None:
     """Alpha unlike rank, and a weight."""
     make_adapter(tiny_model, tmp_path / "a", "decoder", alpha=5)
     given = f"{tmp_path / 'a'}:0.5"
     assert main(["export", given, "--format", "diffusers", "--out", str(tmp_path / "d.safetensors")]) == 0
-    theirs = stock(tiny_model, tmp_path, "d.safetensors")
+    theirs = reference(tiny_model, tmp_path, "d.safetensors")
     torch.testing.assert_close(theirs, weighted(tiny_model, given), atol=1e-4, rtol=0)
     assert (theirs - weighted(tiny_model, tmp_path / "a")).abs().max() > 0.01
 
@@ -89,7 +89,7 @@ def test_what_cannot_be_exported(tiny_model: Path, tmp_path: Path, capsys: pytes
 def test_a_merged_model_is_the_model_with_its_adapters(
     tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Two adapters with weights, both components; stock diffusers loads the folder; it is a base of its own."""
+    """Two adapters with weights, both components; diffusers loads the folder; it is a base of its own."""
     make_adapter(tiny_model, tmp_path / "a", "decoder")
     make_adapter(tiny_model, tmp_path / "a", "autoregressive")
     make_adapter(tiny_model, tmp_path / "b", "decoder", seed=1)

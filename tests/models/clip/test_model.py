@@ -1,4 +1,4 @@
-"""The CLIP folder: what is written here, stock open_clip reads and computes alike; bad folders are told."""
+"""The CLIP folder: what is written here, open_clip reads and computes alike; bad folders are told."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def copy(folder: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(folder, tmp_path / "copy"))
 
 
-def test_stock_open_clip_computes_the_same(folder: Path) -> None:
+def test_reference_open_clip_computes_the_same(folder: Path) -> None:
     ours = clip.load(folder)
     model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{folder}")
     tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")

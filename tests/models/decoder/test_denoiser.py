@@ -1,4 +1,4 @@
-"""Drawing's fast path through the decoder equals the decoder's own forward, which equals stock (test_decoder)."""
+"""The fast path of generation through the decoder equals its plain forward, which equals the reference (test_model)."""
 
 from __future__ import annotations
 

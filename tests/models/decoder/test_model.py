@@ -51,15 +51,15 @@ LORA_NAMES = [
 
 
 @pytest.fixture(scope="module")
-def stock() -> GlmImageTransformer2DModel:
+def reference() -> GlmImageTransformer2DModel:
     torch.manual_seed(0)
     return GlmImageTransformer2DModel(**TINY).eval().requires_grad_(False)
 
 
 @pytest.fixture(scope="module")
-def ours(stock: GlmImageTransformer2DModel) -> DiffusionDecoder:
-    decoder = DiffusionDecoder(DecoderConfig.from_dict(dict(stock.config))).eval().requires_grad_(False)
-    decoder.load_state_dict(stock.state_dict(), strict=True)
+def ours(reference: GlmImageTransformer2DModel) -> DiffusionDecoder:
+    decoder = DiffusionDecoder(DecoderConfig.from_dict(dict(reference.config))).eval().requires_grad_(False)
+    decoder.load_state_dict(reference.state_dict(), strict=True)
     return decoder
 
 
@@ -87,8 +87,8 @@ def only(inputs: dict[str, Tensor], row: int) -> dict[str, Tensor]:
     return {name: tensor[row : row + 1] for name, tensor in inputs.items()}
 
 
-def run_stock(stock: GlmImageTransformer2DModel, cache: GlmImageKVCache | None = None, **inputs: Any) -> Tensor:
-    output = stock(
+def run_reference(reference: GlmImageTransformer2DModel, cache: GlmImageKVCache | None = None, **inputs: Any) -> Tensor:
+    output = reference(
         hidden_states=inputs["latents"],
         encoder_hidden_states=inputs["glyph_embeds"],
         prior_token_id=inputs["prior_token_ids"],
@@ -102,13 +102,13 @@ def run_stock(stock: GlmImageTransformer2DModel, cache: GlmImageKVCache | None =
     return velocity
 
 
-def write_stock(stock: GlmImageTransformer2DModel, rows: list[list[Source]]) -> GlmImageKVCache:
+def write_reference(reference: GlmImageTransformer2DModel, rows: list[list[Source]]) -> GlmImageKVCache:
     """The sources of each row of a batch, written as GlmImagePipeline writes them."""
     cache = GlmImageKVCache(TINY["num_layers"])
     cache.set_mode("write")
     for sources in rows:
         for latents, prior, size in sources:
-            stock(
+            reference(
                 hidden_states=latents,
                 encoder_hidden_states=torch.zeros(1, 0, 24),
                 prior_token_id=prior,
@@ -127,10 +127,10 @@ def difference(a: Tensor, b: Tensor) -> float:
     return (a - b).abs().max().item()
 
 
-def test_weights_go_both_ways(stock: GlmImageTransformer2DModel, ours: DiffusionDecoder) -> None:
+def test_weights_go_both_ways(reference: GlmImageTransformer2DModel, ours: DiffusionDecoder) -> None:
     other = GlmImageTransformer2DModel(**TINY)
     other.load_state_dict(ours.state_dict(), strict=True)
-    assert all(torch.equal(tensor, stock.state_dict()[name]) for name, tensor in other.state_dict().items())
+    assert all(torch.equal(tensor, reference.state_dict()[name]) for name, tensor in other.state_dict().items())
 
 
 def test_published_size() -> None:
@@ -141,58 +141,60 @@ def test_published_size() -> None:
 
 @pytest.mark.parametrize(("rows", "columns"), [(4, 4), (8, 12), (16, 4)])
 @pytest.mark.parametrize("glyphs", [1, 7])
-def test_forward_without_sources(stock: Any, ours: DiffusionDecoder, rows: int, columns: int, glyphs: int) -> None:
+def test_forward_without_sources(reference: Any, ours: DiffusionDecoder, rows: int, columns: int, glyphs: int) -> None:
     inputs = draw_inputs(4, rows, columns, glyphs)
-    expected = run_stock(stock, **inputs)
+    expected = run_reference(reference, **inputs)
     assert difference(ours(glyph_mask=None, **inputs), expected) <= TOLERANCE
     assert expected.std() > 0.1  # the comparison is of numbers that matter
 
 
 @pytest.mark.parametrize("shapes", [[(4, 4)], [(8, 4), (4, 12)], [(4, 4), (12, 8), (6, 2)]])
-def test_source_cache_write_read_and_skip(stock: Any, ours: DiffusionDecoder, shapes: list[tuple[int, int]]) -> None:
+def test_source_cache_write_read_and_skip(
+    reference: Any, ours: DiffusionDecoder, shapes: list[tuple[int, int]]
+) -> None:
     sources = [draw_source(rows, columns, seed) for seed, (rows, columns) in enumerate(shapes)]
     inputs = draw_inputs(2, 8, 8)
-    cache = write_stock(stock, [sources])
+    cache = write_reference(reference, [sources])
     written = ours.cache_condition_images(sources)
     for layer, expected in zip(written.layers, cache.caches, strict=True):
         assert difference(layer.key.transpose(1, 2), expected.k_caches[0]) <= TOLERANCE
         assert difference(layer.value.transpose(1, 2), expected.v_caches[0]) <= TOLERANCE
 
     cache.set_mode("read")
-    both_rows = ConditionCache.batch([written, written])  # stock shares one row's sources among the batch
-    read = run_stock(stock, cache, **inputs)
+    both_rows = ConditionCache.batch([written, written])  # the reference shares one sample's images among the batch
+    read = run_reference(reference, cache, **inputs)
     assert difference(ours(glyph_mask=None, condition_cache=both_rows, **inputs), read) <= TOLERANCE
 
     cache.set_mode("skip")
-    skipped = run_stock(stock, cache, **inputs)
+    skipped = run_reference(reference, cache, **inputs)
     assert difference(ours(glyph_mask=None, **inputs), skipped) <= TOLERANCE
     assert difference(read, skipped) > 100 * TOLERANCE
 
 
-def test_each_row_reads_its_own_sources(stock: Any, ours: DiffusionDecoder) -> None:
+def test_each_row_reads_its_own_sources(reference: Any, ours: DiffusionDecoder) -> None:
     inputs = draw_inputs(2, 8, 8)
     rows = [[draw_source(4, 8, 1), draw_source(8, 8, 2)], [draw_source(4, 8, 3), draw_source(8, 8, 4)]]
-    cache = write_stock(stock, rows)
+    cache = write_reference(reference, rows)
     cache.set_mode("read")
     sources = ConditionCache.batch([ours.cache_condition_images(row) for row in rows])
     assert sources is not None
     assert sources.mask is None
     assert (
-        difference(ours(glyph_mask=None, condition_cache=sources, **inputs), run_stock(stock, cache, **inputs))
+        difference(ours(glyph_mask=None, condition_cache=sources, **inputs), run_reference(reference, cache, **inputs))
         <= TOLERANCE
     )
 
 
-def test_rows_with_different_numbers_of_sources(stock: Any, ours: DiffusionDecoder) -> None:
-    """Stock cannot batch these; ours equals stock row by row, the row without sources included."""
+def test_rows_with_different_numbers_of_sources(reference: Any, ours: DiffusionDecoder) -> None:
+    """The reference cannot batch these; ours equals the reference row by row, the row without sources included."""
     inputs = draw_inputs(3, 8, 4)
     rows = [[draw_source(4, 8, 1)], [], [draw_source(8, 8, 2), draw_source(2, 4, 3), draw_source(4, 4, 4)]]
     sources = ConditionCache.batch([ours.cache_condition_images(row) if row else None for row in rows])
     velocity = ours(glyph_mask=None, condition_cache=sources, **inputs)
     for index, row in enumerate(rows):
-        cache = write_stock(stock, [row])
+        cache = write_reference(reference, [row])
         cache.set_mode("read")
-        expected = run_stock(stock, cache if row else None, **only(inputs, index))
+        expected = run_reference(reference, cache if row else None, **only(inputs, index))
         assert difference(velocity[index : index + 1], expected) <= TOLERANCE
 
 
@@ -206,22 +208,22 @@ def stacked(rows: list[list[Source]]) -> list[Source]:
 
 @pytest.mark.parametrize("shapes", [[(8, 8)], [(4, 8), (8, 6)]])
 def test_sources_of_a_batch_are_written_together(
-    stock: Any, ours: DiffusionDecoder, shapes: list[tuple[int, int]]
+    reference: Any, ours: DiffusionDecoder, shapes: list[tuple[int, int]]
 ) -> None:
-    """One pass for all rows gives what stock gives row by row; a row that drops its sources equals stock's "skip"."""
+    """One pass for a batch gives what the reference gives one by one; a sample without images equals its "skip"."""
     inputs = draw_inputs(3, 8, 8)
     rows = [[draw_source(*shape, 10 * row + n) for n, shape in enumerate(shapes)] for row in range(3)]
     written = ours.cache_condition_images(stacked(rows))
-    cache = write_stock(stock, rows)
+    cache = write_reference(reference, rows)
     for layer, expected in zip(written.layers, cache.caches, strict=True):
         assert difference(layer.key.transpose(1, 2), torch.cat(list(expected.k_caches))) <= TOLERANCE
         assert difference(layer.value.transpose(1, 2), torch.cat(list(expected.v_caches))) <= TOLERANCE
 
     cache.set_mode("read")
-    read = run_stock(stock, cache, **inputs)
+    read = run_reference(reference, cache, **inputs)
     assert difference(ours(glyph_mask=None, condition_cache=written, **inputs), read) <= TOLERANCE
     cache.set_mode("skip")
-    skipped = run_stock(stock, cache, **inputs)
+    skipped = run_reference(reference, cache, **inputs)
     some = ours(glyph_mask=None, condition_cache=written.visible_where(torch.tensor([True, False, True])), **inputs)
     assert difference(some[[0, 2]], read[[0, 2]]) <= TOLERANCE
     assert difference(some[1], skipped[1]) <= TOLERANCE
@@ -275,17 +277,17 @@ def test_a_batch_of_nothing_but_sourceless_rows_needs_no_cache() -> None:
     assert ConditionCache.batch([None, None]) is None
 
 
-def test_padded_glyphs_are_not_seen(stock: Any, ours: DiffusionDecoder) -> None:
-    """A row alone equals the row left-padded in a batch; stock attends to its padding and differs (its defect)."""
+def test_padded_glyphs_are_not_seen(reference: Any, ours: DiffusionDecoder) -> None:
+    """A sample alone equals the one left-padded in a batch; the reference attends to its padding (its defect)."""
     inputs = draw_inputs(2, 8, 4, glyphs=6)
     inputs["glyph_embeds"][1, :4] = 0
     mask = torch.ones(2, 6, dtype=torch.bool)
     mask[1, :4] = False
     short = only(inputs, 1) | {"glyph_embeds": inputs["glyph_embeds"][1:, 4:]}
-    alone = run_stock(stock, **short)
+    alone = run_reference(reference, **short)
 
     assert difference(ours(glyph_mask=mask, **inputs)[1:], alone) <= TOLERANCE
-    assert difference(run_stock(stock, **inputs)[1:], alone) > 10 * TOLERANCE
+    assert difference(run_reference(reference, **inputs)[1:], alone) > 10 * TOLERANCE
 
     masked_cache = ConditionCache.batch([ours.cache_condition_images([draw_source(4, 4, 1)]), None])
     assert difference(ours(glyph_mask=mask, condition_cache=masked_cache, **inputs)[1:], alone) <= TOLERANCE
@@ -341,8 +343,8 @@ def test_lora_sits_under_the_published_names(ours: DiffusionDecoder) -> None:
     assert len(named[0]) == 2 * (7 * TINY["num_layers"] + 4)
 
 
-def test_config_is_read_from_the_published_file(stock: Any, tmp_path: Path) -> None:
-    stock.save_config(tmp_path)
+def test_config_is_read_from_the_published_file(reference: Any, tmp_path: Path) -> None:
+    reference.save_config(tmp_path)
     values = json.loads((tmp_path / "config.json").read_text())
     assert DecoderConfig.from_dict(values) == DecoderConfig(**TINY)
     del values["condition_dim"]

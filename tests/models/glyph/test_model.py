@@ -45,8 +45,8 @@ def glyph() -> GlyphEncoder:
     return GlyphEncoder(T5EncoderModel(config).eval().requires_grad_(False), ByT5Tokenizer())
 
 
-def stock_embeddings(glyph: GlyphEncoder, prompts: list[str]) -> Tensor:
-    """B T D of the stock code, which needs only these three attributes of a pipeline."""
+def reference_embeddings(glyph: GlyphEncoder, prompts: list[str]) -> Tensor:
+    """B T D of the reference code, which needs only these three attributes of a pipeline."""
     pipeline = SimpleNamespace(
         tokenizer=glyph.tokenizer,
         text_encoder=glyph.encoder,
@@ -67,9 +67,9 @@ def test_spans_come_quote_kind_by_quote_kind() -> None:
 
 
 @pytest.mark.parametrize("prompt", [*PROMPTS, LONG], ids=range(len(PROMPTS) + 1))
-def test_one_prompt_equals_stock(glyph: GlyphEncoder, prompt: str) -> None:
+def test_one_prompt_equals_reference(glyph: GlyphEncoder, prompt: str) -> None:
     embeddings, mask = glyph([prompt])
-    expected = stock_embeddings(glyph, [prompt])
+    expected = reference_embeddings(glyph, [prompt])
     assert embeddings.shape == expected.shape
     assert (embeddings - expected).abs().max() <= TOLERANCE
     assert mask.all()
@@ -85,8 +85,8 @@ def test_a_batch_equals_its_prompts_alone(glyph: GlyphEncoder) -> None:
         assert not row[: -len(alone)].any()
 
 
-def test_a_batch_has_the_layout_of_stock(glyph: GlyphEncoder) -> None:
-    assert (glyph(PROMPTS)[0] - stock_embeddings(glyph, PROMPTS)).abs().max() <= TOLERANCE
+def test_a_batch_has_the_layout_of_reference(glyph: GlyphEncoder) -> None:
+    assert (glyph(PROMPTS)[0] - reference_embeddings(glyph, PROMPTS)).abs().max() <= TOLERANCE
 
 
 def test_token_ids_give_the_same_embeddings(glyph: GlyphEncoder) -> None:

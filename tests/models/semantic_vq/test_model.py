@@ -1,4 +1,4 @@
-"""Code ids equal stock transformers' from the image on: size, resize, normalisation, features, nearest code."""
+"""Token ids equal transformers' from the image on: size, resize, normalisation, features, nearest code."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HALF = (0.5, 0.5, 0.5)
 
 
 @cache
-def stock_processor() -> Any:
+def reference_processor() -> Any:
     from transformers import GlmImageImageProcessor
 
     return GlmImageImageProcessor(
@@ -45,7 +45,7 @@ def make_image(height: int, width: int, mode: str = "RGB") -> Image.Image:
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8).squeeze(), mode)
 
 
-def test_sizes_equal_stock_processor() -> None:
+def test_sizes_equal_reference_processor() -> None:
     from transformers.models.glm_image.image_processing_glm_image import smart_resize
 
     rng = random.Random(0)
@@ -58,9 +58,9 @@ def test_sizes_equal_stock_processor() -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
-def test_ids_from_pixels_equal_stock(height: int, width: int) -> None:
-    image, model = make_image(height, width), tiny.stock_model()
-    inputs = stock_processor()(images=[image], return_tensors="pt")
+def test_ids_from_pixels_equal_reference(height: int, width: int) -> None:
+    image, model = make_image(height, width), tiny.reference_model()
+    inputs = reference_processor()(images=[image], return_tensors="pt")
     with torch.no_grad():
         (expected_Dhw,) = model.get_image_features(inputs["pixel_values"], inputs["image_grid_thw"]).pooler_output
         expected_N = model.get_image_tokens([expected_Dhw])
@@ -75,9 +75,9 @@ def test_ids_from_pixels_equal_stock(height: int, width: int) -> None:
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA"])
-def test_other_modes_become_rgb_as_in_stock(mode: str) -> None:
+def test_other_modes_become_rgb_as_in_reference(mode: str) -> None:
     image = make_image(128, 96, mode)
-    inputs = stock_processor()(images=[image], return_tensors="pt")
+    inputs = reference_processor()(images=[image], return_tensors="pt")
     pixels_CHW = prepare_image(image, halved_size(128, 96, MIN_PIXELS, MAX_PIXELS), HALF, HALF)
     one_level = 2 / 255 + 1e-6
     torch.testing.assert_close(tiny.patches(pixels_CHW), inputs["pixel_values"], atol=one_level, rtol=0)
@@ -91,10 +91,10 @@ def test_batch_equals_single_images() -> None:
     assert together.shape == (3, 3, 5)
 
 
-def test_quantisation_and_losses_equal_stock() -> None:
-    """The stock loss is commitment + 0.25 codebook; the stock quantised features carry a straight-through gradient."""
+def test_quantisation_and_losses_equal_reference() -> None:
+    """The reference's loss is commitment + 0.25 codebook; its features carry a straight-through gradient."""
     features_BDhw = torch.randn(2, 32, 3, 5, generator=tiny.generator(1), requires_grad=True)
-    expected = tiny.stock_model().model.vqmodel.encode(features_BDhw)
+    expected = tiny.reference_model().model.vqmodel.encode(features_BDhw)
     ours = tiny.our_tokenizer().quantize(features_BDhw)
     torch.testing.assert_close(ours.features, expected.quantized_last_hidden_state, atol=1e-6, rtol=0)
     torch.testing.assert_close(
@@ -102,10 +102,10 @@ def test_quantisation_and_losses_equal_stock() -> None:
     )
     assert torch.equal(ours.token_ids.flatten(), expected.image_tokens)
     weight = torch.randn(ours.features.shape, generator=tiny.generator(2))
-    stock_gradient = torch.autograd.grad((expected.quantized_last_hidden_state * weight).sum(), features_BDhw)[0]
+    reference_gradient = torch.autograd.grad((expected.quantized_last_hidden_state * weight).sum(), features_BDhw)[0]
     our_gradient = torch.autograd.grad((ours.features * weight).sum(), features_BDhw)[0]
     assert our_gradient.abs().max() > 0
-    torch.testing.assert_close(our_gradient, stock_gradient, atol=1e-5, rtol=0)
+    torch.testing.assert_close(our_gradient, reference_gradient, atol=1e-5, rtol=0)
 
 
 def test_each_loss_moves_its_own_side() -> None:
@@ -133,7 +133,7 @@ def test_sources_that_the_encoder_refuses(size: tuple[int, int], word: str) -> N
         halved_size(*size, MIN_PIXELS, MAX_PIXELS)
 
 
-def test_extreme_images_are_refused_exactly_where_stock_refuses() -> None:
+def test_extreme_images_are_refused_exactly_where_reference_refuses() -> None:
     from transformers.models.glm_image.image_processing_glm_image import smart_resize
 
     assert halved_size(100, 400, MIN_PIXELS, MAX_PIXELS) == smart_resize(100, 400, 16, MIN_PIXELS, MAX_PIXELS)

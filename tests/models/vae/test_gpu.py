@@ -163,7 +163,7 @@ OTHERS = {"mid_block_add_attention": True, "use_quant_conv": True, "use_post_qua
 
 
 @pytest.mark.parametrize("changes", [{}, OTHERS])
-def test_decode_and_encode_equal_stock(changes: dict[str, Any]) -> None:
+def test_decode_and_encode_equal_reference(changes: dict[str, Any]) -> None:
     model = autoencoder(**changes)
     latents, pixels = random(2, 4, 5, 3), random(1, 3, 20, 12)
     images, moments = model.decode(latents).sample, model.encode(pixels).latent_dist.parameters
@@ -178,7 +178,7 @@ def test_vae_takes_the_kernels(monkeypatch: pytest.MonkeyPatch, tiny_model: Any)
     """An optimized model does on a GPU, where gradients are not wanted; the numbers stay."""
     hybrid = HybridModel(tiny_model, DEVICE)
     hybrid.vae = Vae(autoencoder()).to(DEVICE)
-    stock = copy.deepcopy(hybrid.vae)
+    reference = copy.deepcopy(hybrid.vae)
     monkeypatch.setattr("glmkit.models.vae.model.triton_runs", lambda _: True)
     hybrid.device = torch.device("cuda")
     hybrid.optimize_for_inference()
@@ -186,8 +186,8 @@ def test_vae_takes_the_kernels(monkeypatch: pytest.MonkeyPatch, tiny_model: Any)
     monkeypatch.setattr(gpu, "encode", encode)
     monkeypatch.setattr(gpu, "decode", decode)
     latents, pixels = random(1, 4, 3, 2), random(1, 3, 12, 8)
-    torch.testing.assert_close(hybrid.vae.decode(latents), stock.decode(latents), atol=1e-4, rtol=1e-5)
-    torch.testing.assert_close(hybrid.vae.encode(pixels), stock.encode(pixels), atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(hybrid.vae.decode(latents), reference.decode(latents), atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(hybrid.vae.encode(pixels), reference.encode(pixels), atol=1e-4, rtol=1e-5)
     assert encode.call_count == decode.call_count == 1
     hybrid.vae.decode(latents.requires_grad_()).sum().backward()
     assert latents.grad is not None

@@ -60,7 +60,7 @@ def test_scale(vae: Vae) -> None:
 
 
 def test_statistics_live_in_the_config_only(vae: Vae, tmp_path: Path) -> None:
-    """A checkpoint of the autoencoder alone carries them, and stock reads them from there."""
+    """A checkpoint of the autoencoder alone carries them, and the reference reads them from there."""
     assert all(name.startswith("autoencoder.") for name in vae.state_dict())
     other = Vae(tiny_autoencoder(latents_mean=[0.0] * 4, latents_std=[1.0] * 4))
     other.autoencoder.load_state_dict(vae.autoencoder.state_dict())

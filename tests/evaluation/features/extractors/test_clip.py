@@ -38,7 +38,7 @@ def clip(folder: Path) -> OpenClip:
 
 @pytest.fixture(scope="module")
 def reference(folder: Path) -> CLIPModel:
-    return tiny_clip.stock(load_file(folder / "open_clip_model.safetensors"))
+    return tiny_clip.reference(load_file(folder / "open_clip_model.safetensors"))
 
 
 def unit(features: torch.Tensor) -> np.ndarray:
