@@ -45,7 +45,7 @@ def sums_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole toy GLM-Image folder written by the stock classes. Read only: copy it (`tiny_copy`) to change it."""
+    """A whole toy GLM-Image folder written by the classes of diffusers and transformers. Read only: copy it (`tiny_copy`) to change it."""
     import tiny_checkpoint
 
     return tiny_checkpoint.build(tmp_path_factory.mktemp("tiny") / "model")
@@ -58,7 +58,7 @@ def tiny_copy(tiny_model: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What one test has read or built is not there for another, nor in the cache of whoever runs the tests."""
+    """What one test has read or built is not there for another, nor in the cache of the user who runs the tests."""
     monkeypatch.setenv("GLMKIT_CACHE", str(tmp_path / "cache"))
 
 

@@ -46,8 +46,8 @@ def test_numbers_are_numbers(recipe: Path) -> None:
     assert config.load(recipe).decoder.learning_rate == 1e-4  # type: ignore[union-attr]
     for text, value in (("1e-4", 1e-4), ("2E3", 2000.0), (".5e-1", 0.05), ("3.0", 3.0)):
         assert config.load(recipe, [f"decoder.learning_rate={text}"]).decoder.learning_rate == value  # type: ignore[union-attr]
-    text = values.override({}, ["a=1e-4x", "b=e5", "c=1e", "d=2026-01-02x"])
-    assert text == {"a": "1e-4x", "b": "e5", "c": "1e", "d": "2026-01-02x"}
+    texts = values.override({}, ["a=1e-4x", "b=e5", "c=1e", "d=2026-01-02x"])
+    assert texts == {"a": "1e-4x", "b": "e5", "c": "1e", "d": "2026-01-02x"}
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,8 @@ def test_numbers_are_numbers(recipe: Path) -> None:
 )
 def test_unknown_keys_name_their_path_and_the_nearest(recipe: Path, assignment: str, path: str, guess: str) -> None:
     shown = message(recipe, assignment)
-    assert f"{path}: unknown key; did you mean {guess}" in shown and str(recipe) in shown
+    assert f"{path}: unknown key; did you mean {guess}" in shown
+    assert str(recipe) in shown
 
 
 def test_every_problem_is_listed(recipe: Path) -> None:
@@ -100,7 +101,8 @@ def test_contradictions(recipe: Path, assignments: list[str], said: str) -> None
 def test_duplicate_keys(recipe: Path, old: str, new: str, key: str, line: int) -> None:
     recipe.write_text(RECIPE.replace(old, new))
     shown = message(recipe)
-    assert f"{recipe}: key {key!r} is given twice" in shown and f"line {line}" in shown
+    assert f"{recipe}: key {key!r} is given twice" in shown
+    assert f"line {line}" in shown
 
 
 @pytest.mark.parametrize("text", ["", "- a\n- b\n", "just words", "a: [1", "a: !!python/object:os.system x", "[a]: b"])
@@ -117,7 +119,8 @@ def test_not_a_text_file(recipe: Path) -> None:
 
 def test_a_missing_recipe_names_the_nearest(recipe: Path) -> None:
     shown = message(recipe.with_name("recipes.yaml"))
-    assert "does not exist" in shown and f"did you mean {recipe}" in shown
+    assert "does not exist" in shown
+    assert f"did you mean {recipe}" in shown
     assert "does not exist" in message(Path("no/where.yaml"))
 
 
@@ -131,11 +134,16 @@ def test_overrides(recipe: Path) -> None:
             "seed=7",
         ],
     )
-    assert loaded.decoder is not None and loaded.decoder.lora is not None
-    assert loaded.decoder.lora.targets == ("to_k", "ff.net.2") and loaded.decoder.lora.rank == 4
-    assert loaded.samples.prompts == ("a = b", "c") and loaded.seed == 7 and loaded.decoder.learning_rate == 2e-3
+    assert loaded.decoder is not None
+    assert loaded.decoder.lora is not None
+    assert loaded.decoder.lora.targets == ("to_k", "ff.net.2")
+    assert loaded.decoder.lora.rank == 4
+    assert loaded.samples.prompts == ("a = b", "c")
+    assert loaded.seed == 7
+    assert loaded.decoder.learning_rate == 2e-3
     plain: dict[str, Any] = {"a": {"b": 1}}
-    assert values.override(plain, ["a.b=2"]) == {"a": {"b": 2}} and plain == {"a": {"b": 1}}
+    assert values.override(plain, ["a.b=2"]) == {"a": {"b": 2}}
+    assert plain == {"a": {"b": 1}}
 
 
 @pytest.mark.parametrize(

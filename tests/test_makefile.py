@@ -66,7 +66,9 @@ def test_another_nano_or_recipe_begins_anew(fresh: Path) -> None:
     os.utime(weights, (1, 1))
     os.utime(fresh / "recipes" / "nano" / "poster_lora.yaml", (later, later))
     plan = planned(fresh, "demo")
-    assert "glmkit finetune" in plan and "--run reports/demo/after" in plan and "--run reports/demo/before" not in plan
+    assert "glmkit finetune" in plan
+    assert "--run reports/demo/after" in plan
+    assert "--run reports/demo/before" not in plan
 
 
 def test_only_changed_dependencies_are_installed_again(fresh: Path) -> None:
@@ -75,7 +77,10 @@ def test_only_changed_dependencies_are_installed_again(fresh: Path) -> None:
     later = time.time() + 60
     os.utime(fresh / "constraints.txt", (later, later))
     plan = planned(fresh, "test")
-    assert "pip install" in plan and "pytest" in plan and "ruff check" in plan and "mypy" in plan
+    assert "pip install" in plan
+    assert "pytest" in plan
+    assert "ruff check" in plan
+    assert "mypy" in plan
 
 
 def test_continuous_integration_calls_make_test() -> None:

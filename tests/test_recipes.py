@@ -33,7 +33,8 @@ def test_recipe(path: Path) -> None:
     recipe = load(path)
     command = "pretrain" if path.parent.name == "pretrain" else "finetune"
     header = re.match(r"(?:# .*\n)*?# (glmkit \w+ \S+)\n", path.read_text(encoding="utf-8"))
-    assert header and header[1] == f"glmkit {command} {path.relative_to(ROOT)}", "the header names another command"
+    assert header
+    assert header[1] == f"glmkit {command} {path.relative_to(ROOT)}", "the header names another command"
     for folder in filter(None, (*(source.path for source in recipe.data.train), recipe.data.validation)):
         for row in read_jsonl(ROOT / folder / "metadata.jsonl"):
             assert (ROOT / folder / row["file_name"]).is_file()
@@ -50,11 +51,13 @@ def test_recipe(path: Path) -> None:
 def test_lora_recipes_are_there_for_the_published_model_and_for_nano(name: str) -> None:
     """The same stages and adapters, with learning rates of their own: nano is a thousandth as large."""
     published, nano = (config.load(ROOT / "recipes" / folder / name) for folder in ("", "nano"))
-    assert published.model == "glm-image" and nano.model == "nano"
+    assert published.model == "glm-image"
+    assert nano.model == "nano"
     assert len(text_of(name).splitlines()) < 40
     assert published.stages.keys() == nano.stages.keys()
     for stage, values in published.stages.items():
-        assert nano.stages[stage].learning_rate > values.learning_rate and nano.stages[stage].lora == values.lora
+        assert nano.stages[stage].learning_rate > values.learning_rate
+        assert nano.stages[stage].lora == values.lora
 
 
 @pytest.mark.parametrize("name", LORA)
@@ -65,7 +68,8 @@ def test_what_a_header_says_of_a_cpu_was_measured(name: str) -> None:
     seconds = " and ".join(f"{row['step']:.1f}" for row in measured)
     memory = max(row["peak_memory_gib"] for row in measured)
     header = re.search(r"2 CPU cores: ([\d.]+(?: and [\d.]+)?) s per step, ([\d.]+) GiB", text_of(f"nano/{name}"))
-    assert header and header.groups() == (seconds, f"{memory:.1f}")
+    assert header
+    assert header.groups() == (seconds, f"{memory:.1f}")
 
 
 def text_of(name: str) -> str:

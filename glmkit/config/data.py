@@ -88,7 +88,7 @@ class Data(ImageSettings):
     @model_validator(mode="after")
     def _can_be_learnt(self) -> Self:
         if self.train and self.validation is None:
-            raise ValueError("data.validation (a folder) is missing: without it nobody can see over-fitting")
+            raise ValueError("data.validation (a folder) is missing: without it over-fitting stays unseen")
         if self.train and all(source.regularization for source in self.train):
             raise ValueError("every entry of data.train says regularization, so there is nothing to learn")
         return self

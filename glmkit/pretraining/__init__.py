@@ -1,4 +1,4 @@
 """Pretraining of small models such as nano on the synthetic posters of `glmkit.posters`, and ablations of it.
 
-Whoever fine-tunes needs nothing of this: general training never imports it.
+Fine-tuning needs nothing of this: general training never imports it.
 """

@@ -25,8 +25,8 @@ from glmkit.training.features import CachedFeatures, FeatureCache, precompute
 from glmkit.training.objectives.decoder import LossContext
 from glmkit.training.objectives.glyph_embeddings import GlyphTokens
 
-CHARACTERS = 128  # ASCII, whose control codes stand for shapes
-POSITIONS = 16  # positions in a text that are told apart; later ones count as the last
+CHARACTERS = 128  # ASCII, whose control characters stand for shapes
+POSITIONS = 16  # positions in a text that are distinguished; later ones count as the last
 
 
 def character_labels(images: ImageDataset, indices: Sequence[int], device: torch.device) -> Tensor | None:

@@ -1,6 +1,6 @@
-"""A new model folder from an architecture file: configs, tokenizer, no weights yet; and fresh weights for its parts.
+"""A new model folder from an architecture file: configs, tokenizer, no weights yet; and fresh weights for its components.
 
-The architecture file gives, for every part, the sizes that differ from the published model; all other keys keep the
+The architecture file gives, for every component, the sizes that differ from the published model; all other keys keep the
 published values.
 """
 
@@ -17,6 +17,7 @@ from glmkit.config.values import read_yaml
 from glmkit.errors import UserError, unknown
 from glmkit.generation.processor import build_processor
 from glmkit.models import checkpoint, clip
+from glmkit.posters import grammar
 
 CORPUS = 20_000
 
@@ -26,7 +27,7 @@ def initialise(folder: Path, architecture: str | Path) -> None:
     if (folder / checkpoint.INDEX).exists():
         return
     sizes = read_yaml(architecture)
-    known = ("codes", "vocab_size", "source_pixels", "defaults", *checkpoint.PUBLISHED)
+    known = ("codebook_size", "vocab_size", "condition_image_pixels", "defaults", *checkpoint.PUBLISHED)
     for key in sizes:
         if key not in known:
             raise unknown("key", key, known)
@@ -34,8 +35,8 @@ def initialise(folder: Path, architecture: str | Path) -> None:
     if missing:
         raise UserError(f"{architecture}: {missing[0]} is missing")
     configs = {name: _merged(base, sizes[name]) for name, base in checkpoint.PUBLISHED.items()}
-    low, high = sizes["source_pixels"]
-    ids = build_processor(folder / "processor", _corpus(), sizes["codes"], sizes["vocab_size"], low, high)
+    low, high = sizes["condition_image_pixels"]
+    ids = build_processor(folder / "processor", _corpus(), sizes["codebook_size"], sizes["vocab_size"], low, high)
     language = configs["vision_language_encoder"]
     language["text_config"].update(
         vocab_size=ids.vocab_size,
@@ -48,13 +49,13 @@ def initialise(folder: Path, architecture: str | Path) -> None:
         image_start_token_id=ids.image_start_token_id,
         image_end_token_id=ids.image_end_token_id,
     )
-    language["vq_config"]["num_embeddings"] = sizes["codes"]
-    configs["transformer"]["prior_vq_quantizer_codebook_size"] = sizes["codes"]
+    language["vq_config"]["num_embeddings"] = sizes["codebook_size"]
+    configs["transformer"]["prior_vq_quantizer_codebook_size"] = sizes["codebook_size"]
     checkpoint.create(folder, configs, sizes["defaults"])
 
 
 def initialise_clip(folder: Path, architecture: str | Path) -> None:
-    """Write everything of a CLIP folder but its weights. Does nothing when the folder is one already."""
+    """Write everything of a CLIP folder but its weights; nothing when the folder is one already."""
     if (folder / clip.CONFIG).exists():
         return
     sizes = read_yaml(architecture)
@@ -65,20 +66,20 @@ def initialise_clip(folder: Path, architecture: str | Path) -> None:
 
 
 @torch.no_grad()
-def fresh_component(folder: Path, part: str) -> nn.Module:
+def fresh_component(folder: Path, component: str) -> nn.Module:
     """Make a component with weights to start training from (torch's global generator), float32 on the CPU.
 
-    The decoder starts as DiT does (adaLN-Zero, arXiv 2212.09748): every block is the identity, the output is zero.
+    The decoder starts as DiT does (adaLN-Zero, arXiv:2212.09748): every block is the identity, the output is zero.
     The autoregressive model and the vision encoder start from small normal weights, as their published configs say.
     """
-    module = checkpoint.new_component(folder, part)
-    if part in ("autoregressive", "semantic_vq"):
+    module = checkpoint.new_component(folder, component)
+    if component in ("autoregressive", "semantic_vq"):
         for child in module.modules():
             if isinstance(child, (nn.Linear, nn.Embedding)):
                 nn.init.normal_(child.weight, std=0.02)
             if isinstance(child, nn.Linear) and child.bias is not None:
                 nn.init.zeros_(child.bias)
-    if part == "decoder":
+    if component == "decoder":
         for name, child in module.named_modules():
             if not isinstance(child, nn.Linear):
                 continue
@@ -106,8 +107,6 @@ def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def _corpus() -> list[str]:
-    """Captions that the text tokenizer learns its merges from."""
-    from glmkit.posters import grammar
-
+    """Sample captions that the text tokenizer learns its merges from."""
     rng = random.Random(0)
     return [grammar.caption(grammar.sample_scene(rng), rng) for _ in range(CORPUS)]

@@ -113,7 +113,7 @@ PRETRAINING: Workflow[PretrainRecipe] = Workflow(
 
 
 def explain(recipe: PretrainRecipe, device: torch.device) -> list[str]:
-    """Tell all that can be told of a recipe before it runs; posters are not rendered, their settings say enough."""
+    """Say all that is known of a recipe before it runs; posters are not rendered, their settings say enough."""
     checks.settings(recipe, device)
     lines, shapes, captions = config.to_yaml(recipe).splitlines(), _poster_shapes(recipe), list[str]()
     if recipe.data.train:

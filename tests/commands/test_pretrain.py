@@ -36,7 +36,7 @@ def pretrain(recipe: Path, *overrides: str) -> int:
 
 
 def test_whole_parts(tiny_model: Path, posters: Path, tmp_path: Path) -> None:
-    """All stages write a model folder that stock diffusers loads; the base stays as it was."""
+    """All stages write a model folder that diffusers loads; the base stays as it was."""
     recipe = values(
         tiny_model,
         posters,
@@ -56,13 +56,13 @@ def test_whole_parts(tiny_model: Path, posters: Path, tmp_path: Path) -> None:
     for part in ("vae", "semantic_vq", "autoregressive", "decoder", "glyph"):
         new, old = getattr(trained, part).state_dict(), getattr(before, part).state_dict()
         assert any(not torch.equal(new[name], old[name]) for name in old), part
-    stock = tiny_checkpoint.diffusers_pipeline(model)
+    reference = tiny_checkpoint.diffusers_pipeline(model)
     for name, value in trained.decoder.state_dict().items():
-        assert torch.equal(stock.transformer.state_dict()[name], value), name
-    assert stock.vae.config.latents_mean == pytest.approx(trained.vae.mean.flatten().tolist())
-    assert stock.vae.config.latents_mean != tiny_checkpoint.diffusers_pipeline(tiny_model).vae.config.latents_mean
+        assert torch.equal(reference.transformer.state_dict()[name], value), name
+    assert reference.vae.config.latents_mean == pytest.approx(trained.vae.mean.flatten().tolist())
+    assert reference.vae.config.latents_mean != tiny_checkpoint.diffusers_pipeline(tiny_model).vae.config.latents_mean
     head = trained.autoregressive.lm_head.weight
-    assert torch.equal(stock.vision_language_encoder.lm_head.weight, head)
+    assert torch.equal(reference.vision_language_encoder.lm_head.weight, head)
 
 
 def test_weights_are_stored_where_and_as_asked(tiny_model: Path, posters: Path, tmp_path: Path) -> None:
@@ -99,7 +99,9 @@ def test_bad_input(
     assert pretrain(recipe, *overrides) == 2
     shown = capsys.readouterr()
     assert said.replace("TMP", str(tmp_path)) in shown.err
-    assert shown.err.startswith("error: ") and "Traceback" not in shown.err and not shown.out
+    assert shown.err.startswith("error: ")
+    assert "Traceback" not in shown.err
+    assert not shown.out
     assert not (tmp_path / "run").exists()
 
 
@@ -107,13 +109,13 @@ def test_bad_input(
 def learnt_edits(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A finished full training of both stages on a few edits and posters, and its recipe."""
     folder = tmp_path_factory.mktemp("edits")
-    drawn = {"count": 4, "validation": 2, "size": "128x128", "workers": 1}
+    posters = {"count": 4, "validation": 2, "size": "128x128", "workers": 1}
     stage = {"steps": 6, "global_batch_size": 4, "learning_rate": 2e-3}
     recipe = {
         "model": str(tiny_model),
         "output": str(folder / "run"),
         "save_dtype": "float32",
-        "data": {"edits": drawn, "posters": drawn},
+        "data": {"edits": posters, "posters": posters},
         "autoregressive": stage,
         "decoder": {**stage, "train_glyph": True, "text_weight": 1.0},
     }
@@ -123,7 +125,7 @@ def learnt_edits(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def test_edits_are_learnt_and_the_model_edits(learnt_edits: tuple[Path, Path], tmp_path: Path) -> None:
-    """From recipe to edited image; the validation losses of edits are told apart."""
+    """From recipe to edited image; the validation losses of edits are reported apart."""
     run, _ = learnt_edits
     for stage in ("autoregressive", "decoder"):
         result = read_json(run / f"{stage}.json")

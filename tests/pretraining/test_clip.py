@@ -6,6 +6,7 @@ import json
 import math
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -97,7 +98,8 @@ def test_a_caption_without_a_wrong_one_is_left_out(tiny: clip.ClipModel, images:
     _, there = pairs.wrong([4, 5], torch.tensor([0, 1]))
     assert there.tolist() == [True, False]
     wrong = wrong_caption(images.captions[4], random.Random("4 0"))
-    assert wrong and torch.equal(pairs.wrong_captions[4, 0], tiny.tokenizer([wrong])[0])
+    assert wrong
+    assert torch.equal(pairs.wrong_captions[4, 0], tiny.tokenizer([wrong])[0])
 
 
 def test_images_are_prepared_as_open_clip_does(
@@ -109,9 +111,9 @@ def test_images_are_prepared_as_open_clip_does(
     prepare = open_clip.create_model_and_transforms(f"local-dir:{tmp_path}")[2]
     pairs = CaptionedImages(tiny, images, CPU)
     for index in (0, 4):
-        stock = prepare(Image.open(posters / "train" / f"{index}.png"))
+        reference = prepare(Image.open(posters / "train" / f"{index}.png"))
         ours = pairs.images[[index]][0].float() / 127.5 - 1
-        np.testing.assert_allclose(ours.numpy(), stock.numpy(), atol=1.01 / 127.5)
+        np.testing.assert_allclose(ours.numpy(), reference.numpy(), atol=1.01 / 127.5)
 
 
 def test_every_other_caption_has_the_prefix(tiny: clip.ClipModel, images: data.FileDataset) -> None:
@@ -128,11 +130,12 @@ def test_recall() -> None:
 
 def test_the_scale_of_the_logits_stays_below_100(tiny: clip.ClipModel, images: data.FileDataset) -> None:
     objective = ClipObjective(tiny, images, images, CPU)
-    before = tiny.model.logit_scale.detach().clone()
-    tiny.model.logit_scale.data.fill_(7.0)
+    scale: Any = tiny.model.logit_scale
+    before = scale.detach().clone()
+    scale.data.fill_(7.0)
     objective.after_step(1, torch.Generator())
-    assert math.exp(tiny.model.logit_scale.item()) == pytest.approx(100)
-    tiny.model.logit_scale.data.copy_(before)
+    assert math.exp(scale.item()) == pytest.approx(100)
+    scale.data.copy_(before)
 
 
 def test_a_run_from_recipe_to_folder(posters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,9 +156,10 @@ def test_a_run_from_recipe_to_folder(posters: Path, tmp_path: Path, monkeypatch:
     path.write_text(json.dumps(recipe))
     assert main(["pretrain", str(path), "--device", "cpu"]) == 0
     result = read_json(run / "clip.json")
-    assert result["after"]["recall_at_1"] == 1 and result["after"]["loss"] < 0.5 * result["before"]["loss"]
-    stock, *_ = open_clip.create_model_and_transforms(f"local-dir:{model}")
-    assert float(stock.logit_scale.detach()) != pytest.approx(math.log(1 / 0.07), rel=1e-4)
+    assert result["after"]["recall_at_1"] == 1
+    assert result["after"]["loss"] < 0.5 * result["before"]["loss"]
+    reference, *_ = open_clip.create_model_and_transforms(f"local-dir:{model}")
+    assert float(reference.logit_scale.detach()) != pytest.approx(math.log(1 / 0.07), rel=1e-4)
 
     again = ["architecture=null", f"save={tmp_path / 'more'}", f"output={tmp_path / 'run2'}", "clip.steps=1"]
     assert main(["pretrain", str(path), *again, "--device", "cpu"]) == 0
@@ -183,11 +187,12 @@ def test_bad_recipes(
     }
     (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
     assert main(["pretrain", str(tmp_path / "recipe.yaml"), override, "--device", "cpu"]) == 2
-    assert said in capsys.readouterr().err and not (tmp_path / "run").exists()
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_architecture_that_is_not_complete(tmp_path: Path) -> None:
     (tmp_path / "sizes.yaml").write_text(yaml.safe_dump({"embed_dim": 8, "vision_cfg": {}}))
-    with pytest.raises(UserError, match="sizes.yaml: text_cfg is missing"):
+    with pytest.raises(UserError, match=r"sizes\.yaml: text_cfg is missing"):
         initialise.initialise_clip(tmp_path / "model", tmp_path / "sizes.yaml")
     assert not (tmp_path / "model").exists()

@@ -50,7 +50,8 @@ def test_contradictions(recipe: Path, assignments: list[str], said: str) -> None
 def test_stages_run_in_the_order_of_the_data_flow(recipe: Path) -> None:
     loaded = config.load(recipe, [f"vae={STAGE}", f"autoregressive={STAGE}", f"semantic_vq={STAGE}"])
     assert list(loaded.stages) == ["vae", "semantic_vq", "autoregressive", "decoder"]
-    assert loaded.autoregressive is not None and loaded.autoregressive.preview
+    assert loaded.autoregressive is not None
+    assert loaded.autoregressive.preview
 
 
 def test_recipes_are_read_without_torch(recipe: Path) -> None:

@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 
 def test_posters_are_what_the_renderer_draws() -> None:
     images = PosterDataset(5, 64, 96, seed=3, workers=1, split="train")
-    scenes, drawn = masks.scenes_with_masks(5, 3, height=64, width=96)
+    scenes, text_masks = masks.scenes_with_masks(5, 3, height=64, width=96)
     assert images.sizes == [(64, 96)] * 5
     pixels = images.pixels([4, 0, 2], CPU)
     for index, row in zip([4, 0, 2], pixels, strict=True):
@@ -35,8 +35,9 @@ def test_posters_are_what_the_renderer_draws() -> None:
         assert ((row + 1) * 127.5 - expected).abs().max() <= 1
         assert all(f'"{text}"' in images.captions[index] for text in scenes[index].texts)
     mask = images.text_mask([4, 1], CPU)
-    assert mask is not None and mask.shape == (2, 1, 64, 96)
-    assert torch.equal((mask * 255).round().to(torch.uint8)[:, 0], torch.from_numpy(drawn[[4, 1]]))
+    assert mask is not None
+    assert mask.shape == (2, 1, 64, 96)
+    assert torch.equal((mask * 255).round().to(torch.uint8)[:, 0], torch.from_numpy(text_masks[[4, 1]]))
     again = PosterDataset(5, 64, 96, seed=3, workers=2, split="train")
     assert again.captions == images.captions
     assert torch.equal(again.pixels([1], CPU), images.pixels([1], CPU))
@@ -44,14 +45,15 @@ def test_posters_are_what_the_renderer_draws() -> None:
 
 def test_a_recipe_holds_words_back() -> None:
     train, validation = posters.load(PretrainData(posters=PosterData(count=4, validation=3, size="64x32", workers=1)))
-    assert len(train.captions) == 4 and validation.sizes == [(32, 64)] * 3
+    assert len(train.captions) == 4
+    assert validation.sizes == [(32, 64)] * 3
     scene = masks.indexed_scene(1, 0, height=32, width=64, split="held-out")
     assert validation.captions[0] == grammar.caption(scene, random.Random("1-0"))
     with pytest.raises(UserError, match="multiples of 32"):
         posters.load(PretrainData(posters=PosterData(count=4, size="100x64")))
 
 
-def drawn(scene: grammar.Scene) -> Tensor:
+def rendered(scene: grammar.Scene) -> Tensor:
     return torch.from_numpy(np.array(render.render(scene))).permute(2, 0, 1) / 127.5 - 1
 
 
@@ -59,13 +61,14 @@ def test_edits_are_pairs_of_posters() -> None:
     """A source with its own caption, then its edit with the instruction; masks and signs are those of each side."""
     images = EditDataset(5, 64, 96, seed=3, workers=1, split="train")
     series = [masks.indexed_edit(3, index, height=64, width=96, split="train") for index in range(5)]
-    assert images.condition_images == {1: 0, 3: 2, 5: 4, 7: 6, 9: 8} and images.sizes == [(64, 96)] * 10
+    assert images.condition_images == {1: 0, 3: 2, 5: 4, 7: 6, 9: 8}
+    assert images.sizes == [(64, 96)] * 10
     scenes = [scene for edit in series for scene in (edit.condition, edit.target)]
     pixels, text = images.pixels(list(range(10)), CPU), images.text_mask(list(range(10)), CPU)
     labels = images.character_labels(list(range(10)), CPU)
     assert text is not None
     for index, scene in enumerate(scenes):
-        assert (pixels[index] - drawn(scene)).abs().max() <= 1.01 / 127.5
+        assert (pixels[index] - rendered(scene)).abs().max() <= 1.01 / 127.5
         assert torch.equal((text[index, 0] * 255).round().byte(), torch.from_numpy(masks.text_mask(scene).copy()))
         assert torch.equal(labels[index], torch.from_numpy(masks.character_label_map(scene)))
     assert images.captions[1::2] == [edit.instruction for edit in series]
@@ -78,7 +81,8 @@ def test_joined_sets_are_their_images_one_after_the_other() -> None:
     poster_set = PosterDataset(3, 64, 64, seed=1, workers=1, split="train")
     edits = EditDataset(2, 64, 64, seed=2, workers=1, split="train")
     joined = data.ConcatDataset([poster_set, edits])
-    assert joined.captions == poster_set.captions + edits.captions and joined.condition_images == {4: 3, 6: 5}
+    assert joined.captions == poster_set.captions + edits.captions
+    assert joined.condition_images == {4: 3, 6: 5}
     order = [6, 0, 3, 2, 0]
     owners = [(edits, 3), (poster_set, 0), (edits, 0), (poster_set, 2), (poster_set, 0)]
     for ask in ("pixels", "text_mask"):
@@ -86,7 +90,8 @@ def test_joined_sets_are_their_images_one_after_the_other() -> None:
         assert torch.equal(getattr(joined, ask)(order, CPU), expected)
     expected = torch.cat([images.character_labels([index], CPU) for images, index in owners])
     labels = character_labels(joined, order, CPU)
-    assert labels is not None and torch.equal(labels, expected)
+    assert labels is not None
+    assert torch.equal(labels, expected)
 
 
 def test_one_set_that_knows_no_text_hides_that_of_the_others(tmp_path: Path) -> None:
@@ -94,19 +99,22 @@ def test_one_set_that_knows_no_text_hides_that_of_the_others(tmp_path: Path) -> 
     (tmp_path / "metadata.jsonl").write_text(json.dumps({"file_name": "a.png", "text": "a"}))
     poster_set = PosterDataset(1, 64, 64, seed=1, workers=1, split="train")
     joined = data.ConcatDataset([poster_set, data.FileDataset(tmp_path)])
-    assert joined.text_mask([0, 1], CPU) is None and character_labels(joined, [1], CPU) is None
+    assert joined.text_mask([0, 1], CPU) is None
+    assert character_labels(joined, [1], CPU) is None
     assert joined.pixels([1, 0], CPU).shape == (2, 3, 64, 64)
 
 
 def test_edits_of_a_recipe_stand_before_its_posters() -> None:
-    """Held-out losses look at the first images: edits and descriptions in turn, then posters."""
-    few = {"size": "64x64", "workers": 1}
+    """Validation losses look at the first images: edits and descriptions in turn, then posters."""
+    few: dict[str, Any] = {"size": "64x64", "workers": 1}
     given = PretrainData(
         posters=PosterData(count=3, validation=2, **few), edits=PosterData(count=2, validation=1, **few)
     )
     train, validation = posters.load(given)
-    assert train.condition_images == {1: 0, 3: 2} and len(train.captions) == 2 * 2 + 3
-    assert validation.condition_images == {1: 0} and len(validation.captions) == 2 + 2
+    assert train.condition_images == {1: 0, 3: 2}
+    assert len(train.captions) == 2 * 2 + 3
+    assert validation.condition_images == {1: 0}
+    assert len(validation.captions) == 2 + 2
     edit = masks.indexed_edit(1, 0, height=64, width=64, split="held-out")
     assert validation.captions[1] == edit.instruction
     alone, _ = posters.load(PretrainData(edits=given.edits))
@@ -139,6 +147,7 @@ def test_posters_of_several_sizes() -> None:
     }
     recipe["vae"] = {"steps": 1, "global_batch_size": 1, "learning_rate": 1}
     train, validation = posters.load(config.from_dict(recipe).data)
-    assert Counter(train.sizes) == {(64, 64): 6, (64, 96): 3} and len(validation.sizes) == 3
+    assert Counter(train.sizes) == {(64, 64): 6, (64, 96): 3}
+    assert len(validation.sizes) == 3
     indices = [index for index, size in enumerate(train.sizes) if size == (64, 96)]
     assert train.pixels(indices, torch.device("cpu")).shape == (3, 3, 64, 96)

@@ -1,4 +1,4 @@
-"""The semantic tokenizer's stage: codes follow features, dead ones come back, captions tell no quoted words."""
+"""The semantic tokenizer: the codebook follows features, dead entries come back, captions have no quoted words."""
 
 from __future__ import annotations
 
@@ -49,7 +49,8 @@ def test_a_code_that_nobody_chooses_keeps_its_place() -> None:
     for _ in range(50):
         averages.follow(unit(8, 6, seed=1), torch.zeros(8, dtype=torch.long))
     torch.testing.assert_close(codebook.data[1:], before[1:], atol=1e-3, rtol=0)
-    assert averages.used[0] > 0.9 and averages.used[1:].max() == 0
+    assert averages.used[0] > 0.9
+    assert averages.used[1:].max() == 0
 
 
 def test_dead_codes_come_back_as_far_features() -> None:
@@ -63,7 +64,8 @@ def test_dead_codes_come_back_as_far_features() -> None:
     averages.revive(features, seeded(0), everything=False)
     torch.testing.assert_close(codebook.data[:2], alive, atol=1e-4, rtol=0)
     torch.testing.assert_close(codebook.data[2:], F.normalize(far, dim=-1).expand(2, 6), atol=1e-5, rtol=0)
-    assert averages.used.min() >= 0.1 and torch.equal(averages.sum[2:], codebook.data[2:])
+    assert averages.used.min() >= 0.1
+    assert torch.equal(averages.sum[2:], codebook.data[2:])
     before = codebook.data.clone()
     averages.revive(features, seeded(1), everything=False)
     assert torch.equal(codebook.data, before), "who came back gets time to be used"
@@ -75,8 +77,11 @@ def test_quoted_words_areblanked_caption_ids(tiny_model: Path) -> None:
     tokenizer = prompt_tokenizer(tiny_model).tokenizer
     captions = ['a red poster with "HELLO" and “ONE”', 'a red poster with "OTHER" and “WORDS”', "a" * 500]
     table = blanked_caption_ids(tokenizer, captions, CPU)
-    assert table.shape == (3, 64) and torch.equal(table[0], table[1])
-    assert (table[:, 0] == tokenizer.bos_token_id).all() and table[0, -1] == 0 and table[2, -1] != 0
+    assert table.shape == (3, 64)
+    assert torch.equal(table[0], table[1])
+    assert (table[:, 0] == tokenizer.bos_token_id).all()
+    assert table[0, -1] == 0
+    assert table[2, -1] != 0
     words = [index for index in table[0].tolist() if index][1:]
     assert tokenizer.decode(words) == 'a red poster with "" and ""'
 
@@ -118,23 +123,29 @@ def objective(tiny_model: Path, posters: Path) -> SemanticVqObjective:
 
 def test_codes_are_asked_for_shapes(tiny_model: Path) -> None:
     """In every cell where a shape stands, as the scene says, and nowhere else; nothing else changes."""
-    drawn = PosterDataset(8, 128, 128, seed=0, workers=1, split="train")
-    asked, plain = make(tiny_model, drawn, drawn, shape_weight=2.0), make(tiny_model, drawn, drawn)
-    labels = drawn.character_labels(range(8), CPU)
-    assert labels is not None and (labels > 6).any() and ((labels > 0) & (labels <= 6)).any()
-    shapes = asked._shapes(drawn, range(8), 4, 4)
-    assert shapes is not None and torch.equal(shapes, torch.where(labels <= 6, labels.long() - 1, -1))
-    finer = asked._shapes(drawn, range(8), 8, 8)
-    assert finer is not None and torch.equal(finer[:, ::2, 1::2], shapes)
+    posters = PosterDataset(8, 128, 128, seed=0, workers=1, split="train")
+    asked, plain = make(tiny_model, posters, posters, shape_weight=2.0), make(tiny_model, posters, posters)
+    labels = posters.character_labels(range(8), CPU)
+    assert labels is not None
+    assert (labels > 6).any()
+    assert ((labels > 0) & (labels <= 6)).any()
+    shapes = asked._shapes(posters, range(8), 4, 4)
+    assert shapes is not None
+    assert torch.equal(shapes, torch.where(labels <= 6, labels.long() - 1, -1))
+    finer = asked._shapes(posters, range(8), 8, 8)
+    assert finer is not None
+    assert torch.equal(finer[:, ::2, 1::2], shapes)
     loss, shown = asked.loss(range(8), seeded(0))
     without, fewer = plain.loss(range(8), seeded(0))
     torch.testing.assert_close(loss.detach(), without.detach() + 2 * shown["shapes"])
-    assert "shapes" not in fewer and 0.5 < shown["shapes"] < 4
+    assert "shapes" not in fewer
+    assert 0.5 < shown["shapes"] < 4
     loss.backward()
-    assert (
-        asked.shape_head is not None and asked.shape_head.weight.grad is not None and asked.shape_head.weight.grad.any()
-    )
-    assert asked.validation_losses()["shapes"] > 0 and "shapes" not in plain.validation_losses()
+    assert asked.shape_head is not None
+    assert asked.shape_head.weight.grad is not None
+    assert asked.shape_head.weight.grad.any()
+    assert asked.validation_losses()["shapes"] > 0
+    assert "shapes" not in plain.validation_losses()
 
 
 def test_files_know_no_shapes(tiny_model: Path, posters: Path) -> None:
@@ -144,27 +155,30 @@ def test_files_know_no_shapes(tiny_model: Path, posters: Path) -> None:
 
 
 def test_the_stage(objective: SemanticVqObjective) -> None:
-    """Gradients reach the encoder through the codes; the codebook moves by averages; scoring changes nothing."""
+    """Gradients reach the encoder through quantized features; the codebook moves by averages; scoring changes none."""
     before = objective.validation_losses()
     codebook = objective.averages.codebook
     first = codebook.detach().clone()
     loss, shown = objective.loss([0, 1, 2, 3], seeded(0))
     loss.backward()
     moved = codebook.detach().clone()
-    assert not torch.equal(first, moved) and codebook.grad is None
+    assert not torch.equal(first, moved)
+    assert codebook.grad is None
     encoder = objective.tokenizer.visual.patch_embed.proj.weight.grad
-    assert encoder is not None and encoder.abs().max() > 0
+    assert encoder is not None
+    assert encoder.abs().max() > 0
     assert all(not value.requires_grad for value in shown.values())
     objective.after_step(1, seeded(1))
     assert torch.equal(codebook, moved)
     objective.after_step(2, seeded(1))
-    assert not torch.isclose(codebook, moved).all(dim=1).any(), "the first time all codes are replaced"
+    assert not torch.isclose(codebook, moved).all(dim=1).any(), "the first time all entries are replaced"
     revived = codebook.detach().clone()
     objective.loss([0, 1, 2, 3], seeded(0))
     objective.after_step(10, seeded(1))
-    assert torch.isfinite(codebook).all() and not torch.equal(codebook, revived)
+    assert torch.isfinite(codebook).all()
+    assert not torch.equal(codebook, revived)
     scores = objective.validation_losses()
-    assert objective.validation_losses() == scores and scores["loss"] == pytest.approx(
-        scores["colours"] + scores["caption"]
-    )
-    assert 0 < scores["codebook_usage"] <= 1 and before.keys() == scores.keys()
+    assert objective.validation_losses() == scores
+    assert scores["loss"] == pytest.approx(scores["colours"] + scores["caption"])
+    assert 0 < scores["codebook_usage"] <= 1
+    assert before.keys() == scores.keys()

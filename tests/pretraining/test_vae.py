@@ -1,4 +1,4 @@
-"""The VAE stage: its loss, its PSNR and its statistics, written out over the stock autoencoder."""
+"""The VAE stage: its loss, its PSNR and its statistics, written out over the reference autoencoder."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_loss(tiny_model: Path) -> None:
     assert mask is not None
     pixel = ((1 + 3 * mask) * (error.abs() + error**2)).mean()
     edge = (error[..., 1:] - error[..., :-1]).abs().mean() + (error[..., 1:, :] - error[..., :-1, :]).abs().mean()
-    kl = posterior.kl().sum() / posterior.mean.numel()  # stock sums 0.5 (mean^2 + variance - 1 - log variance)
+    kl = posterior.kl().sum() / posterior.mean.numel()  # reference sums 0.5 (mean^2 + variance - 1 - log variance)
     assert loss.item() == pytest.approx((pixel + 0.7 * edge + 0.01 * kl).item(), rel=1e-5)
     assert shown["kl"].item() == pytest.approx(kl.item(), rel=1e-5)
     assert shown["psnr"].item() == pytest.approx((10 * torch.log10(4 / (error**2).mean())).item(), rel=1e-5)
@@ -61,7 +61,7 @@ def test_crops_of_image_and_text_agree(tiny_model: Path) -> None:
     posters = PosterDataset(2, 64, 96, seed=0, workers=1, split="train")
     stage = objective(hybrid, posters, posters, crop=32, text_weight=1.0)
     whole, seen = posters.pixels([0, 1], CPU), []
-    stage._reconstruct = lambda crops, noise: (seen.append(crops), (crops, crops.sum() * 0))[1]  # type: ignore[func-returns-value]
+    stage._reconstruct = lambda crops, _: (seen.append(crops), (crops, crops.sum() * 0))[1]  # type: ignore[func-returns-value, assignment]
     for seed in range(12):
         loss, _ = stage.loss([0, 1], torch.Generator().manual_seed(seed))
         assert loss == 0
@@ -82,11 +82,12 @@ def test_validation_and_statistics(tiny_model: Path, posters: Path) -> None:
     stage = objective(hybrid, train, validation)
     vae = tiny_checkpoint.diffusers_pipeline(tiny_model).vae
 
-    def drawn(pixels: torch.Tensor) -> torch.Tensor:
-        return vae.decode(vae.encode(pixels).latent_dist.mode()).sample.clamp(-1, 1)
+    def reconstructed(pixels: torch.Tensor) -> torch.Tensor:
+        images: torch.Tensor = vae.decode(vae.encode(pixels).latent_dist.mode()).sample
+        return images.clamp(-1, 1)
 
     pixels = validation.pixels([0, 1, 2], CPU)
-    expected = 10 * np.log10(4 / (drawn(pixels) - pixels).square().mean().item())
+    expected = 10 * np.log10(4 / (reconstructed(pixels) - pixels).square().mean().item())
     assert stage.validation_losses() == {
         "loss": pytest.approx(-expected, abs=1e-4),
         "psnr": pytest.approx(expected, abs=1e-4),
@@ -112,7 +113,8 @@ def test_other_colours_keep_the_image() -> None:
     for before, after in zip(pixels.flatten(2), changed.flatten(2), strict=True):
         alike = torch.corrcoef(torch.cat([after, before]))[:3, 3:]  # an affine map correlates fully
         order = alike.abs().argmax(dim=1)
-        assert sorted(order.tolist()) == [0, 1, 2] and alike.abs().max(dim=1).values.min() > 0.9999
+        assert sorted(order.tolist()) == [0, 1, 2]
+        assert alike.abs().max(dim=1).values.min() > 0.9999
         sources.add(tuple(order.tolist()))
         turned += int(alike[0, order[0]] < 0)
     assert len(sources) == 6, "all orders of the channels occur"
@@ -121,8 +123,8 @@ def test_other_colours_keep_the_image() -> None:
 
 def test_a_share_gets_other_colours() -> None:
     pixels = torch.rand(400, 3, 2, 2, generator=torch.Generator().manual_seed(1)) * 2 - 1
-    kept = (recoloured(pixels, 0.25, torch.Generator().manual_seed(3)) == pixels).flatten(1).all(dim=1)
-    assert 270 < kept.sum() < 330
+    unchanged = (recoloured(pixels, 0.25, torch.Generator().manual_seed(3)) == pixels).flatten(1).all(dim=1)
+    assert 270 < unchanged.sum() < 330
     assert recoloured(pixels, 0.0, torch.Generator()) is pixels
 
 
@@ -143,5 +145,5 @@ def test_the_way_back_alone(tiny_model: Path) -> None:
     assert found["loss"] == pytest.approx(-(found["psnr"] + found["recoloured"]) / 2)
     pixels = recoloured(posters.pixels([0, 1, 2, 3], CPU), 1.0, torch.Generator().manual_seed(0))
     with torch.no_grad():
-        drawn = hybrid.vae.decode(hybrid.vae.encode(pixels)).clamp(-1, 1)
-    assert found["recoloured"] == pytest.approx(psnr(drawn, pixels).item(), abs=1e-3)
+        reconstructed = hybrid.vae.decode(hybrid.vae.encode(pixels)).clamp(-1, 1)
+    assert found["recoloured"] == pytest.approx(psnr(reconstructed, pixels).item(), abs=1e-3)

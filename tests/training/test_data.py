@@ -1,4 +1,4 @@
-"""Training images: what a folder may hold, what is refused, what the numbers are, and which images make a step."""
+"""Training images: what a folder may hold, what is refused, what the numbers are, and which images make one step."""
 
 from __future__ import annotations
 
@@ -32,12 +32,15 @@ def test_a_folder_with_a_table(tmp_path: Path) -> None:
     second, first = make_image(tmp_path / "a.png", seed=1), make_image(tmp_path / "b.png", seed=2)
     table(tmp_path, {"file_name": "b.png", "text": "first"}, {"file_name": "a.png", "text": "second"})
     found = data.FileDataset(tmp_path)
-    assert found.captions == ["first", "second"] and found.sizes == [(32, 64)] * 2
+    assert found.captions == ["first", "second"]
+    assert found.sizes == [(32, 64)] * 2
     pixels = found.pixels([1, 0], CPU)
-    assert pixels.shape == (2, 3, 32, 64) and pixels.dtype == torch.float32
+    assert pixels.shape == (2, 3, 32, 64)
+    assert pixels.dtype == torch.float32
     for row, levels in zip(pixels, (second, first), strict=True):
         torch.testing.assert_close(row, torch.from_numpy(levels).permute(2, 0, 1) / 255 * 2 - 1, atol=1e-6, rtol=0)
-    assert pixels.min() == -1 and pixels.max() == 1
+    assert pixels.min() == -1
+    assert pixels.max() == 1
     assert found.text_mask([0], CPU) is None
 
 
@@ -153,7 +156,8 @@ def test_an_epoch_shows_every_image_and_mixes_no_sizes() -> None:
         assert all(len(batch) == 4 for batch in steps)
         seen = Counter(index for batch in steps for index in batch)
         assert set(seen) == set(range(len(SIZES)))
-        assert sum(seen.values()) == len(SIZES) + 3 and max(seen.values()) <= 2
+        assert sum(seen.values()) == len(SIZES) + 3
+        assert max(seen.values()) <= 2
     even = data.Batches([(64, 64)] * 12, 4, seed=0)
     assert sorted(index for step in range(3) for index in even[step]) == list(range(12))
 

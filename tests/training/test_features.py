@@ -220,14 +220,3 @@ def test_text_shares() -> None:
 
 def test_files_have_no_text_shares(images: data.FileDataset) -> None:
     assert features.precompute_text_masks(images, features.FeatureCache(CPU)) is None
-
-
-def test_stretched_about_the_middle() -> None:
-    """As Pillow resizes and cuts; narrower images have their edges drawn out."""
-    gradient = torch.linspace(-1, 1, 64).expand(3, 48, 64)
-    wide, narrow = features.stretched(torch.stack([gradient, gradient]), [1.25, 0.8])
-    image = Image.fromarray(((gradient[0].numpy() + 1) * 127.5).astype(np.float32), mode="F")
-    resized = np.asarray(image.resize((80, 48), Image.Resampling.BILINEAR))[:, 8:72]
-    np.testing.assert_allclose((wide[0].numpy() + 1) * 127.5, resized, atol=0.1)
-    assert (narrow[..., :6] == -1).all() and (narrow[..., -6:] == 1).all()
-    assert torch.allclose(narrow[..., 32] - narrow[..., 31], 1.25 * (gradient[..., 1] - gradient[..., 0]), atol=1e-5)

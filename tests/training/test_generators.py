@@ -1,4 +1,4 @@
-"""The losses of the two generators, against cross-entropy and flow matching written out over stock models."""
+"""The losses of the two generators, against cross-entropy and flow matching written out over reference models."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ def autoregressive(hybrid: HybridModel, images: Any, **changes: Any) -> Autoregr
     return objective
 
 
-def stock_nats(
+def reference_nats(
     hybrid: HybridModel, images: data.ImageDataset, index: int, with_preview: bool = True
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Negative log-probabilities of one image's preview, large grid and end, each token on its own: stock logits."""
+    """log-likelihoods of one image's preview, large grid and end, each token on its own."""
     pixels = images.pixels([index], CPU)
     preview, large = (
         features.preview_token_ids(hybrid.semantic_vq, pixels)[0],
@@ -66,7 +66,7 @@ def stock_nats(
     if not with_preview:
         preview = preview[:0]
     prompt = prompt_tokenizer(hybrid.folder).text_to_image(images.captions[index], *images.sizes[index])
-    grids_in_order = [codes for codes in (preview, large) if codes.numel()]
+    grids_in_order = [tokens for tokens in (preview, large) if tokens.numel()]
     sequence = training_sequence(prompt, grids_in_order, hybrid.autoregressive.config)
     model = tiny_checkpoint.diffusers_pipeline(hybrid.folder).vision_language_encoder
     hidden = model.model.language_model(
@@ -87,7 +87,7 @@ def stock_nats(
 def test_autoregressive_loss(hybrid: HybridModel, images: Any, indices: list[int]) -> None:
     """Prompts of several lengths in one batch; the parts apart, the preview weighted, the end as 1/64 of a token."""
     loss, shown = autoregressive(hybrid, images, preview_weight=0.3).loss(indices, seeded(0))
-    rows = [stock_nats(hybrid, images[0], index) for index in indices]
+    rows = [reference_nats(hybrid, images[0], index) for index in indices]
     preview, large, end = (torch.stack(part) for part in zip(*rows, strict=True))
     expected = {"preview": preview.mean(), "large": large.mean(), "end": end.mean()}
     for name, value in expected.items():
@@ -101,11 +101,11 @@ def test_autoregressive_loss(hybrid: HybridModel, images: Any, indices: list[int
 def test_autoregressive_loss_of_the_large_grid_at_once(hybrid: HybridModel, images: Any) -> None:
     """Without a preview the large grid stands where the preview would."""
     loss, shown = autoregressive(hybrid, images, preview=False).loss([3, 1], seeded(0))
-    rows = [stock_nats(hybrid, images[0], index, with_preview=False) for index in (3, 1)]
+    rows = [reference_nats(hybrid, images[0], index, with_preview=False) for index in (3, 1)]
     _, large, end = (torch.stack(part).mean().item() for part in zip(*rows, strict=True))
     assert set(shown) == {"large", "end"}
     assert loss.item() == pytest.approx(large + end / 64, abs=1e-4)
-    with_preview = torch.stack([stock_nats(hybrid, images[0], index)[1] for index in (3, 1)]).mean().item()
+    with_preview = torch.stack([reference_nats(hybrid, images[0], index)[1] for index in (3, 1)]).mean().item()
     assert abs(large - with_preview) > 0.01, "what stands before would show"
 
 
@@ -113,7 +113,7 @@ def test_autoregressive_loss_of_the_large_grid_at_once(hybrid: HybridModel, imag
 def test_autoregressive_validation(hybrid: HybridModel, images: Any) -> None:
     objective = autoregressive(hybrid, images)
     losses = objective.validation_losses()
-    parts = [stock_nats(hybrid, images[1], index) for index in range(3)]
+    parts = [reference_nats(hybrid, images[1], index) for index in range(3)]
     expected = [torch.cat(column).mean().item() for column in zip(*parts, strict=True)]
     assert [losses[name] for name in ("preview", "large", "end")] == pytest.approx(expected, abs=1e-4)
     torch.manual_seed(99)
@@ -124,7 +124,7 @@ def test_autoregressive_validation(hybrid: HybridModel, images: Any) -> None:
 def test_every_validation_image_counts_alike(hybrid: HybridModel, images: Any) -> None:
     """Four images of one size and two of another: not the mean of two means."""
     losses = autoregressive(hybrid, (images[1], images[0])).validation_losses()
-    parts = [stock_nats(hybrid, images[0], index) for index in range(6)]
+    parts = [reference_nats(hybrid, images[0], index) for index in range(6)]
     for name, column in zip(("preview", "large", "end"), zip(*parts, strict=True), strict=True):
         assert losses[name] == pytest.approx(torch.stack([nats.mean() for nats in column]).mean().item(), abs=1e-4)
 
@@ -137,7 +137,8 @@ def test_autoregressive_gradient_reaches_the_model(tiny_model: Path, images: Any
     assert all(p.grad is not None and p.grad.isfinite().all() for p in hybrid.autoregressive.parameters())
     assert not any(value.requires_grad for value in shown.values())
     head = hybrid.autoregressive.lm_head.weight.grad
-    assert head is not None and head.abs().sum(dim=1).gt(0).all(), "every output column competes, codes or not"
+    assert head is not None
+    assert head.abs().sum(dim=1).gt(0).all(), "every output column competes, image token or not"
 
 
 def decoder(hybrid: HybridModel, images: Any, **changes: Any) -> DecoderObjective:
@@ -147,40 +148,43 @@ def decoder(hybrid: HybridModel, images: Any, **changes: Any) -> DecoderObjectiv
     return objective
 
 
-def stock_error(
+def reference_error(
     hybrid: HybridModel, images: data.ImageDataset, index: int, noise: Tensor, time: float, drop: bool = False
 ) -> Tensor:
-    """Squared velocity error C h w of one image at one time in 1..1000, alone through stock diffusers.
+    """Squared velocity error C h w of one image at one time in 1..1000, alone through diffusers.
 
     `noise` 2 C h w: what is mixed into the latents, and what they deviate by from their mean, in standard deviations.
     """
     noise, own = noise
-    stock = tiny_checkpoint.diffusers_pipeline(hybrid.folder)
+    reference = tiny_checkpoint.diffusers_pipeline(hybrid.folder)
     pixels, (height, width) = images.pixels([index], CPU), images.sizes[index]
-    posterior = stock.vae.encode(pixels).latent_dist
+    posterior = reference.vae.encode(pixels).latent_dist
     raw = posterior.mode() + posterior.std * own
-    statistics = (stock.vae.config.latents_mean, stock.vae.config.latents_std)
+    statistics = (reference.vae.config.latents_mean, reference.vae.config.latents_std)
     mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in statistics)
     clean = (raw - mean) / std
     tokens = (height // 16) * (width // 16)
     strength = 0.75 * math.sqrt(tokens / 256) + 0.25
     sigma = strength / (strength + 1000 / time - 1)
-    codes = features.large_token_ids(hybrid.semantic_vq, pixels)
-    prior = torch.from_numpy(np.kron(codes[0].numpy(), np.ones((2, 2), dtype=np.int64))).flatten()[None]
-    predicted = stock.transformer(
+    token_ids = features.large_token_ids(hybrid.semantic_vq, pixels)
+    prior = torch.from_numpy(np.kron(token_ids[0].numpy(), np.ones((2, 2), dtype=np.int64))).flatten()[None]
+    predicted = reference.transformer(
         hidden_states=(1 - sigma) * clean + sigma * noise[None],
-        encoder_hidden_states=stock._get_glyph_embeds(["" if drop else images.captions[index]], device=CPU),
+        encoder_hidden_states=reference._get_glyph_embeds(["" if drop else images.captions[index]], device=CPU),
         prior_token_id=prior,
         prior_token_drop=torch.full_like(prior, drop, dtype=torch.bool),
         timestep=torch.tensor([time - 1]),
         target_size=torch.tensor([[height, width]], dtype=torch.float32),
         crop_coords=torch.zeros(1, 2),
     ).sample
-    return (predicted - (noise[None] - clean))[0].square()
+    error: Tensor = (predicted - (noise[None] - clean))[0].square()
+    return error
 
 
-def draws(seed: int, count: int, height: int, width: int, std: float = 1.0) -> tuple[list[float], Tensor]:
-    """The times in 1..1000 of a step whose generator has this seed, and the noise of `stock_error` B 2 C h w."""
+def sample_times_and_noise(
+    seed: int, count: int, height: int, width: int, std: float = 1.0
+) -> tuple[list[float], Tensor]:
+    """The times in 1..1000 of the step whose generator has this seed, and the noise of `reference_error` B 2 C h w."""
     generator = seeded(seed)
     times = 1 + 999 * torch.sigmoid(std * torch.randn(count, generator=generator))
     noise = [torch.randn(count, 4, height // 8, width // 8, generator=generator) for _ in range(2)]
@@ -192,9 +196,11 @@ def draws(seed: int, count: int, height: int, width: int, std: float = 1.0) -> t
 def test_decoder_loss(hybrid: HybridModel, images: Any, indices: list[int]) -> None:
     """Own prior, each id for 2x2 decoder tokens; texts of several lengths in one batch; not square as well."""
     loss, shown = decoder(hybrid, images, logit_std=1.3).loss(indices, seeded(7))
-    times, noise = draws(7, len(indices), *images[0].sizes[indices[0]], std=1.3)
+    height, width = images[0].sizes[indices[0]]
+    times, noise = sample_times_and_noise(7, len(indices), height, width, std=1.3)
     rows = [
-        stock_error(hybrid, images[0], index, row, time) for index, row, time in zip(indices, noise, times, strict=True)
+        reference_error(hybrid, images[0], index, row, time)
+        for index, row, time in zip(indices, noise, times, strict=True)
     ]
     assert loss.item() == pytest.approx(torch.stack(rows).mean().item(), abs=1e-4)
     assert shown == {}
@@ -203,11 +209,11 @@ def test_decoder_loss(hybrid: HybridModel, images: Any, indices: list[int]) -> N
 @torch.no_grad()
 def test_dropped_is_the_unconditional_of_generation(hybrid: HybridModel, images: Any) -> None:
     loss, _ = decoder(hybrid, images, caption_dropout=1.0).loss([0, 1], seeded(7))
-    times, noise = draws(7, 2, SIZE, SIZE)
-    rows = [stock_error(hybrid, images[0], index, noise[index], times[index], drop=True) for index in (0, 1)]
+    times, noise = sample_times_and_noise(7, 2, SIZE, SIZE)
+    rows = [reference_error(hybrid, images[0], index, noise[index], times[index], drop=True) for index in (0, 1)]
     assert loss.item() == pytest.approx(torch.stack(rows).mean().item(), abs=1e-4)
-    kept, _ = decoder(hybrid, images).loss([0, 1], seeded(7))
-    assert abs(loss - kept) > 1e-3
+    conditional, _ = decoder(hybrid, images).loss([0, 1], seeded(7))
+    assert abs(loss - conditional) > 1e-3
 
 
 @torch.no_grad()
@@ -236,8 +242,9 @@ def test_a_drop_tells_nothing_about_the_time(hybrid: HybridModel, images: Any) -
 
 @torch.no_grad()
 def test_the_prior_alone_may_be_dropped(hybrid: HybridModel, images: Any) -> None:
-    ((_, glyph, mask, prior, drop, *_),) = decoder_calls(decoder(hybrid, images, prior_token_drop=1.0), [0, 1], [3])
-    assert drop.all() and mask.sum(dim=1).gt(1).all(), "the texts stay"
+    ((_, _, mask, prior, drop, *_),) = decoder_calls(decoder(hybrid, images, prior_token_drop=1.0), [0, 1], [3])
+    assert drop.all()
+    assert mask.sum(dim=1).gt(1).all(), "the texts stay"
     blocks = prior.view(2, 2, 2, 2, 2)  # B h 2 w 2
     assert torch.equal(blocks, blocks[:, :, :1, :, :1].expand_as(blocks)), "one id for 2x2 tokens"
 
@@ -248,8 +255,8 @@ def test_text_counts_more(hybrid: HybridModel) -> None:
     posters = PosterDataset(2, SIZE, SIZE, seed=0, workers=1, split="train")
     objective = decoder(hybrid, (posters, posters), text_weight=5.0)
     loss, shown = objective.loss([0, 1], seeded(7))
-    times, noise = draws(7, 2, SIZE, SIZE)
-    error = torch.stack([stock_error(hybrid, posters, index, noise[index], times[index]) for index in (0, 1)])
+    times, noise = sample_times_and_noise(7, 2, SIZE, SIZE)
+    error = torch.stack([reference_error(hybrid, posters, index, noise[index], times[index]) for index in (0, 1)])
     mask = posters.text_mask([0, 1], CPU)
     assert mask is not None
     weight = (1 + 5 * mask.view(2, 1, 8, 8, 8, 8).mean(dim=(3, 5))).expand_as(error)
@@ -266,7 +273,7 @@ def test_decoder_validation(hybrid: HybridModel, images: Any) -> None:
     for number, time in enumerate(np.linspace(60, 940, 8)):
         noise = torch.randn(3, 4, 8, 8, generator=seeded(1000 * number))
         noise = torch.stack([noise, torch.zeros_like(noise)], dim=1)
-        rows += [stock_error(hybrid, images[1], index, noise[index], float(time)).mean() for index in range(3)]
+        rows += [reference_error(hybrid, images[1], index, noise[index], float(time)).mean() for index in range(3)]
     assert losses == {"loss": pytest.approx(torch.stack(rows).mean().item(), abs=1e-4)}
     torch.manual_seed(5)
     objective.loss([0, 1], seeded(1))
@@ -287,7 +294,7 @@ def test_what_the_decoder_stage_trains(tiny_model: Path, images: Any, train_glyp
 
 
 @pytest.fixture(scope="module")
-def edits(hybrid: HybridModel) -> tuple[data.ImageDataset, data.ImageDataset]:
+def edits() -> tuple[data.ImageDataset, data.ImageDataset]:
     """Four pairs each, with two posters behind the training pairs; of a size that the model reads as it is."""
     posters = PosterDataset(2, 128, 128, seed=1, workers=1, split="train")
     pairs = [EditDataset(4, 128, 128, seed=seed, workers=1, split="train") for seed in (2, 3)]
@@ -314,7 +321,7 @@ def as_request(images: data.ImageDataset, index: int, folder: Path) -> Request:
 
 @torch.no_grad()
 def test_the_loss_of_an_edit_is_on_what_generation_writes(hybrid: HybridModel, edits: Any, tmp_path: Path) -> None:
-    """Teacher forcing sees the prompt, codes and positions that the pipeline samples from, and asks for the target."""
+    """Teacher forcing sees the prompt, tokens and positions that the pipeline samples from, and asks for the target."""
     objective = autoregressive(hybrid, edits)
     for indices in ([1, 3], [5]):
         (ids_BT, positions_3BT), loss, shown = seen_by_the_model(objective, indices)
@@ -350,14 +357,14 @@ def test_sources_and_posters_beside_edits_are_text_to_image(hybrid: HybridModel,
     objective = autoregressive(hybrid, edits)
     for index in (0, 8):
         _, shown = objective.loss([index], seeded(0))
-        expected = [part.mean().item() for part in stock_nats(hybrid, edits[0], index)]
+        expected = [part.mean().item() for part in reference_nats(hybrid, edits[0], index)]
         assert [shown[name].item() for name in ("preview", "large", "end")] == pytest.approx(expected, abs=1e-4)
 
 
 @torch.no_grad()
 def test_validation_losses_tell_edits_apart(hybrid: HybridModel, edits: Any) -> None:
     losses = autoregressive(hybrid, edits).validation_losses()
-    plain = [stock_nats(hybrid, edits[1], index)[1].mean() for index in (0, 2, 4, 6)]
+    plain = [reference_nats(hybrid, edits[1], index)[1].mean() for index in (0, 2, 4, 6)]
     assert losses["large"] == pytest.approx(torch.stack(plain).mean().item(), abs=1e-4)
     batches = [autoregressive(hybrid, edits).validation.padded([index]) for index in (1, 3, 5, 7)]
     alone = [batch.cross_entropies(batch.logits(hybrid.autoregressive)) for batch in batches]
@@ -367,14 +374,14 @@ def test_validation_losses_tell_edits_apart(hybrid: HybridModel, edits: Any) -> 
 
 
 def stock_edit_error(hybrid: HybridModel, images: data.ImageDataset, index: int, noise: Tensor, time: float) -> Tensor:
-    """`stock_error` of an edit: its source written at timestep 0 into stock's cache, which the target reads."""
+    """`reference_error` of an edit: its source written at timestep 0 into reference's cache, which the target reads."""
     from diffusers.models.transformers.transformer_glm_image import GlmImageKVCache
 
     transformer = tiny_checkpoint.diffusers_pipeline(hybrid.folder).transformer
     source, (height, width) = images.condition_images[index], images.sizes[index]
     pixels = images.pixels([source], CPU)
-    codes = features.large_token_ids(hybrid.semantic_vq, pixels)
-    prior = torch.from_numpy(np.kron(codes[0].numpy(), np.ones((2, 2), dtype=np.int64))).flatten()[None]
+    token_ids = features.large_token_ids(hybrid.semantic_vq, pixels)
+    prior = torch.from_numpy(np.kron(token_ids[0].numpy(), np.ones((2, 2), dtype=np.int64))).flatten()[None]
     written = GlmImageKVCache(len(transformer.transformer_blocks))
     written.set_mode("write")
     transformer(
@@ -392,19 +399,19 @@ def stock_edit_error(hybrid: HybridModel, images: data.ImageDataset, index: int,
     forward = transformer.forward
     transformer.forward = lambda **inputs: forward(**inputs, kv_caches=written)
     try:
-        return stock_error(hybrid, images, index, noise, time)
+        return reference_error(hybrid, images, index, noise, time)
     finally:
         del transformer.forward
 
 
 @torch.no_grad()
 def test_decoder_loss_of_edits(hybrid: HybridModel, edits: Any) -> None:
-    """Every row reads its own source, through the cache that stock writes."""
+    """Every row reads its own source, through the cache that reference writes."""
     loss, _ = decoder(hybrid, edits).loss([1, 5, 3], seeded(7))
-    times, noise = draws(7, 3, 128, 128)
+    times, noise = sample_times_and_noise(7, 3, 128, 128)
     rows = [stock_edit_error(hybrid, edits[0], index, noise[row], times[row]) for row, index in enumerate((1, 5, 3))]
     assert loss.item() == pytest.approx(torch.stack(rows).mean().item(), abs=1e-4)
-    without = [stock_error(hybrid, edits[0], index, noise[row], times[row]) for row, index in enumerate((1, 5, 3))]
+    without = [reference_error(hybrid, edits[0], index, noise[row], times[row]) for row, index in enumerate((1, 5, 3))]
     assert abs(loss - torch.stack(without).mean()) > 1e-3, "the sources matter"
 
 
@@ -421,12 +428,14 @@ def test_an_edit_is_told_its_own_codes(hybrid: HybridModel, edits: Any) -> None:
 @torch.no_grad()
 def test_a_dropped_edit_reads_no_source(hybrid: HybridModel, edits: Any) -> None:
     """As the unconditional half of guidance: no prior, no text, no sources; a dropped prior alone leaves the source."""
-    times, noise = draws(7, 2, 128, 128)
+    times, noise = sample_times_and_noise(7, 2, 128, 128)
     loss, _ = decoder(hybrid, edits, caption_dropout=1.0).loss([1, 3], seeded(7))
-    rows = [stock_error(hybrid, edits[0], index, noise[row], times[row], drop=True) for row, index in enumerate((1, 3))]
+    rows = [
+        reference_error(hybrid, edits[0], index, noise[row], times[row], drop=True) for row, index in enumerate((1, 3))
+    ]
     assert loss.item() == pytest.approx(torch.stack(rows).mean().item(), abs=1e-4)
     ((*_, sources),) = decoder_calls(decoder(hybrid, edits, prior_token_drop=1.0), [1, 3], [7])
-    assert sources.mask.all()
+    assert sources.mask.all()  # type: ignore[attr-defined]
 
 
 def test_the_gradient_goes_through_the_source(tiny_model: Path, edits: Any) -> None:
@@ -434,7 +443,8 @@ def test_the_gradient_goes_through_the_source(tiny_model: Path, edits: Any) -> N
     hybrid = HybridModel(tiny_model)
     hybrid.decoder.requires_grad_(True)
     objective = decoder(hybrid, edits)
-    keys = hybrid.decoder.transformer_blocks[0].attn1.to_k.weight
+    block: Any = hybrid.decoder.transformer_blocks[0]
+    keys: Tensor = block.attn1.to_k.weight
     whole = torch.autograd.grad(objective.loss([1, 3], seeded(7))[0], keys)[0]
     write = objective.decoder.cache_condition_images
 
@@ -442,7 +452,7 @@ def test_the_gradient_goes_through_the_source(tiny_model: Path, edits: Any) -> N
         with torch.no_grad():
             return write(sources)
 
-    objective.decoder.cache_condition_images = constant  # type: ignore[method-assign]
+    objective.decoder.cache_condition_images = constant  # type: ignore[method-assign, assignment]
     partial = torch.autograd.grad(objective.loss([1, 3], seeded(7))[0], keys)[0]
     assert (whole - partial).norm() > 0.01 * whole.norm()
 

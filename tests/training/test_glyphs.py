@@ -26,31 +26,34 @@ def hybrid(tiny_model: Path) -> HybridModel:
 
 
 @pytest.fixture
-def kept(hybrid: HybridModel, tmp_path: Path) -> GlyphEmbeddings:
+def stored(hybrid: HybridModel, tmp_path: Path) -> GlyphEmbeddings:
     return GlyphEmbeddings(hybrid, CAPTIONS, features.FeatureCache(CPU, tmp_path))
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("one_shape", [False, True])
-def test_embeddings_are_the_encoders(hybrid: HybridModel, kept: GlyphEmbeddings, one_shape: bool) -> None:
-    kept.one_shape = one_shape
+def test_embeddings_are_the_encoders(hybrid: HybridModel, stored: GlyphEmbeddings, one_shape: bool) -> None:
+    stored.one_shape = one_shape
     for indices in ([ONE, TWO, NO_TEXT], [SPECIAL], [NONE], [AGAIN, TWO]):
-        found, mask = kept.embeddings(indices)
+        found, mask = stored.embeddings(indices)
         expected, real = hybrid.glyph([CAPTIONS[index] if index != NO_TEXT else "" for index in indices])
-        told = found[mask] if mask is not None else found.flatten(0, 1)
-        torch.testing.assert_close(told, expected[real], rtol=1e-4, atol=1e-5)
+        real_tokens = found[mask] if mask is not None else found.flatten(0, 1)
+        torch.testing.assert_close(real_tokens, expected[real], rtol=1e-4, atol=1e-5)
         assert found.shape[1] == (-(-found.shape[1] // 16) * 16 if one_shape else real.shape[1])
 
 
 @torch.no_grad()
-def test_a_mask_only_where_something_is_padded(kept: GlyphEmbeddings) -> None:
-    assert kept.embeddings([TWO])[1] is None and kept.embeddings([AGAIN, TWO])[1] is None
-    mask = kept.embeddings([ONE, TWO])[1]
-    assert mask is not None and mask.sum(dim=1).tolist() == [6, 9]
+def test_a_mask_only_where_something_is_padded(stored: GlyphEmbeddings) -> None:
+    assert stored.embeddings([TWO])[1] is None
+    assert stored.embeddings([AGAIN, TWO])[1] is None
+    mask = stored.embeddings([ONE, TWO])[1]
+    assert mask is not None
+    assert mask.sum(dim=1).tolist() == [6, 9]
 
 
-def test_equal_texts_are_kept_once(kept: GlyphEmbeddings, tmp_path: Path) -> None:
-    assert kept._numbers[AGAIN] == kept._numbers[TWO] and kept._numbers[NO_TEXT] == kept._numbers[NONE]
+def test_equal_texts_are_kept_once(stored: GlyphEmbeddings, tmp_path: Path) -> None:
+    assert stored._numbers[AGAIN] == stored._numbers[TWO]
+    assert stored._numbers[NO_TEXT] == stored._numbers[NONE]
     assert sum(path.is_file() and path.suffix != ".json" for path in tmp_path.rglob("*")) == 4
 
 

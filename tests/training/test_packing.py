@@ -40,7 +40,7 @@ def objective(model: Path, images: data.ImageDataset, **changes: Any) -> Autoreg
 
 
 def gradients(given: AutoregressiveObjective, indices: list[int]) -> tuple[dict[str, float], list[torch.Tensor]]:
-    """The losses of a step, and the gradient of every parameter."""
+    """The losses of one step, and the gradient of every parameter."""
     generator = torch.Generator().manual_seed(0)
     loss, shown = given.loss(indices, generator)
     losses = {name: float(value) for name, value in {"loss": loss, **shown}.items()}
@@ -103,7 +103,8 @@ def test_compiled_rows_of_any_lengths(
         assert losses == pytest.approx(expected, abs=1e-5)
         torch.testing.assert_close(learnt, gradient, rtol=1e-4, atol=1e-6)
         counts.append(counter.frame_count)
-    assert counts[0] > 0 and counts == counts[:1] * 3
+    assert counts[0] > 0
+    assert counts == counts[:1] * 3
     assert compiled.validation_losses() == pytest.approx(eager.validation_losses(), abs=1e-5)
 
 

@@ -50,7 +50,7 @@ class Divisible(Objective, Protocol):
     def loss(
         self, indices: Sequence[int], generator: torch.Generator, rows: slice = EVERY
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss of some samples (`rows`), everything random drawn as for all.
+        """Return the loss of some samples (`rows`), everything random sampled as for all.
 
         The loss of all samples is the mean over equal parts, but for dropout, and for means whose weights depend on
         the data (see `distributed.check`).
@@ -83,8 +83,8 @@ class StageKind:
 
     def encoders_of(self, stage: Any) -> tuple[str, ...]:
         """Return the encoders that a stage does not train."""
-        kept = ("glyph",) if getattr(stage, "train_glyph", False) else ()
-        return tuple(component for component in self.encoders if component not in kept)
+        trained = ("glyph",) if getattr(stage, "train_glyph", False) else ()
+        return tuple(component for component in self.encoders if component not in trained)
 
     def components(self, name: str) -> tuple[str, ...]:
         """Return every component that stage `name` reads; the first is what it trains."""

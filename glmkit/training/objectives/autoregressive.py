@@ -59,8 +59,8 @@ class AutoregressiveObjective(Divisible):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the weighted cross-entropy, and the mean of each part in nats per token."""
         # 1. Drop captions. Sampled where no copy from the GPU is needed: it decides which tokens there are.
-        draws = torch.rand(len(indices), generator=torch.Generator().manual_seed(generator.initial_seed() ^ 1))
-        dropped = (draws[rows] < self.stage.caption_dropout).tolist()
+        uniforms = torch.rand(len(indices), generator=torch.Generator().manual_seed(generator.initial_seed() ^ 1))
+        dropped = (uniforms[rows] < self.stage.caption_dropout).tolist()
 
         # 2. Teacher forcing: predict each image token from those before it.
         chosen = indices[rows]

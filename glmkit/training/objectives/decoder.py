@@ -58,7 +58,7 @@ class DecoderFeatures:
 
 @dataclass(frozen=True)
 class DecoderInputs:
-    """Images of one kind on their way through the decoder, with everything random that a step has sampled."""
+    """Images of one kind on their way through the decoder, with everything random that is sampled for a training step."""
 
     indices: Sequence[int]
     latents: Tensor
@@ -271,9 +271,9 @@ class DecoderObjective(Divisible):
         prior_token_ids = self.sample_prior(indices, generator)
         # The drops decide which tokens are encoded, so they are sampled where no copy from the GPU is needed; by a
         # seed of their own, since on a CPU the same seed would tie them to the times.
-        draws = torch.rand(2, len(mean), generator=torch.Generator().manual_seed(generator.initial_seed() ^ 1))
-        dropped = draws[0] < self.stage.caption_dropout
-        prior_token_drop = (dropped | (draws[1] < self.stage.prior_token_drop)).to(self.device, non_blocking=True)
+        uniforms = torch.rand(2, len(mean), generator=torch.Generator().manual_seed(generator.initial_seed() ^ 1))
+        dropped = uniforms[0] < self.stage.caption_dropout
+        prior_token_drop = (dropped | (uniforms[1] < self.stage.prior_token_drop)).to(self.device, non_blocking=True)
         texts = [NO_TEXT if is_dropped else index for index, is_dropped in zip(indices, dropped.tolist(), strict=True)]
         conditional = ~dropped.to(self.device, non_blocking=True)
         latents = mean + deviation * latent_noise

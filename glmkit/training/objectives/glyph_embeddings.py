@@ -78,7 +78,7 @@ def _without_dropout(encoder: GlyphEncoder) -> GlyphEncoder:
 
 
 class GlyphEmbeddings:
-    """The embeddings of every caption's quoted texts by an encoder that does not change, equal texts kept once.
+    """The embeddings of every caption's quoted texts by an encoder that does not change, equal texts stored once.
 
     They are stored with zeros in front, up to a multiple of 16 tokens; no token has an embedding of zeros.
     """

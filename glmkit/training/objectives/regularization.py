@@ -1,6 +1,6 @@
 """Prior preservation: what adapters change is held near what the model says without them.
 
-The distance is taken on the images of a step, or on images that are there for nothing else (DreamBooth's class
+The distance is taken on the images of the training step, or on images that are there for nothing else (DreamBooth's class
 images, arXiv:2208.12242), to the frozen model itself in place of its samples.
 """
 
@@ -17,7 +17,7 @@ from glmkit.training.data import ImageDataset, asked_for, by_size
 
 
 class RegularizationImages:
-    """Chooses the images on which a step is held to the model without adapters."""
+    """Chooses the images on which a training step is held to the model without adapters."""
 
     def __init__(self, images: ImageDataset) -> None:
         kinds, chosen = asked_for(images), set(images.regularization)
