@@ -2,8 +2,8 @@
 
 A step is that of one process, whatever their number: its batch is divided as the recipe says, every random number is
 drawn as one process draws it, and each process computes a share. If they are at most as many as the micro-batches of a
-step, each takes some of these whole; if they are more, several share the rows of one. Gradients are averaged once,
-after the last micro-batch. Each process holds all weights (as in DDP), or with `--use_fsdp` a part (`sharding`).
+step, each takes some of these whole; if they are more, several share the samples of one. Gradients are averaged once,
+after the last micro-batch. Each process holds all weights (as in DDP), or with `--use_fsdp` a shard (`fsdp`).
 
 The first process speaks and writes; what fails in one ends all.
 """
@@ -29,7 +29,7 @@ from glmkit.distributed.process_group import ProcessGroup
 from glmkit.errors import UserError
 
 TIMEOUT = timedelta(minutes=30)  # of one exchange: samples and checks of saved weights are made while others wait
-PATIENCE = 1.0  # seconds for the first that fails to say why: a launcher ends all when one has ended
+SECONDS_FOR_THE_FIRST = 1.0  # seconds for the first that fails to say why: a launcher ends all when one has ended
 
 
 @dataclass(frozen=True)
@@ -42,50 +42,53 @@ class Pass:
 
 
 def passes_of(batch: Sequence[int], accumulation_steps: int, group: ProcessGroup) -> list[Pass]:
-    """What this process does of a step; all do equally many passes of equal size, so that gradients and losses are the
-    means over all passes. `accumulation_steps` must be a multiple or a divisor of the group's size."""
+    """Return what this process does of a step.
+
+    All do equally many passes of equal size, so that gradients and losses are the means over all passes.
+    `accumulation_steps` must be a multiple or a divisor of the group's size.
+    """
     size = len(batch) // accumulation_steps
-    whole = [Pass(start // size, batch[start : start + size]) for start in range(0, len(batch), size)]
+    micro_batches = [Pass(start // size, batch[start : start + size]) for start in range(0, len(batch), size)]
     if group.world_size <= accumulation_steps:
-        own = len(whole) // group.world_size
-        return whole[group.rank * own : (group.rank + 1) * own]
+        count = len(micro_batches) // group.world_size
+        return micro_batches[group.rank * count : (group.rank + 1) * count]
     sharing = group.world_size // accumulation_steps
-    number, place = divmod(group.rank, sharing)
-    rows = size // sharing
-    return [Pass(number, whole[number].indices, slice(place * rows, (place + 1) * rows))]
+    number, position = divmod(group.rank, sharing)
+    samples = size // sharing
+    return [Pass(number, micro_batches[number].indices, slice(position * samples, (position + 1) * samples))]
 
 
-def check(recipe: Recipe, team: ProcessGroup) -> None:
-    """UserError when the team cannot share the steps of a recipe, such that they remain those of one process."""
-    if team.world_size == 1:
+def check(recipe: Recipe, group: ProcessGroup) -> None:
+    """UserError when the processes cannot share the steps of a recipe, such that they remain those of one process."""
+    if group.world_size == 1:
         return
     for name, stage in recipe.stages.items():
         if name not in STAGES:
             raise UserError(
-                f"{name} learns in one process", found=f"{team.world_size} processes", fix="run glmkit itself"
+                f"{name} learns in one process", found=f"{group.world_size} processes", fix="run glmkit itself"
             )
-        if stage.accumulation_steps % team.world_size == 0:
+        if stage.accumulation_steps % group.world_size == 0:
             continue
         whole = _needs_whole(stage)
-        if team.world_size % stage.accumulation_steps or stage.global_batch_size % team.world_size or whole:
+        if group.world_size % stage.accumulation_steps or stage.global_batch_size % group.world_size or whole:
             raise UserError(
-                f"{name}: {team.world_size} processes cannot share the micro-batches of a step"
+                f"{name}: {group.world_size} processes cannot share the micro-batches of a step"
                 + (f", and {whole} needs them whole" if whole else ""),
                 found=f"global_batch_size: {stage.global_batch_size}, "
                 f"micro_batch_size: {stage.global_batch_size // stage.accumulation_steps}",
-                fix=_divisible(name, stage, team.world_size),
+                fix=_divisible(name, stage, group.world_size),
             )
 
 
 def _needs_whole(stage: Stage) -> str | None:
-    """What in a stage has no equal parts of a micro-batch."""
+    """Return what in a stage has no equal parts of a micro-batch."""
     if stage.lora is not None and stage.lora.dropout:
         return "lora.dropout"
     return next((key for key in stage.whole_batch_keys if getattr(stage, key, False)), None)
 
 
 def _divisible(name: str, stage: Stage, count: int) -> str:
-    """What to type for a micro-batch a process, or a few."""
+    """Return what to type for a micro-batch per process, or a few."""
     batch = -(-stage.global_batch_size // count) * count
     possible = [times for times in range(count, batch + 1, count) if batch % times == 0]
     accumulation_steps = next((times for times in possible if times >= stage.accumulation_steps), possible[-1])
@@ -103,7 +106,7 @@ def shard_like(like: Tensor, whole: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def together(device: torch.device) -> Iterator[ProcessGroup]:
-    """The team of this process while it trains; one alone without a launcher.
+    """Join the process group while this process trains; one alone without a launcher.
 
     The others are silent. When some fail, the error of the first goes on, and the others end with exit code 2 and
     without a word. UserError when a process has gone without one.
@@ -112,7 +115,7 @@ def together(device: torch.device) -> Iterator[ProcessGroup]:
     if group.world_size == 1:
         yield group
         return
-    _take(device, group)
+    _take_gpu(device, group)
     # Imported while there is a group, it holds the group for ever, with threads that may abort this process at exit.
     import torch._dynamo  # noqa: F401
 
@@ -131,7 +134,7 @@ def together(device: torch.device) -> Iterator[ProcessGroup]:
             yield group
     except BaseException as error:
         if not _is_first(store):
-            time.sleep(PATIENCE)
+            time.sleep(SECONDS_FOR_THE_FIRST)
             raise SystemExit(2) from None
         if _is_lost(error):
             raise UserError(
@@ -143,7 +146,7 @@ def together(device: torch.device) -> Iterator[ProcessGroup]:
     dist.destroy_process_group()
 
 
-def _take(device: torch.device, group: ProcessGroup) -> None:
+def _take_gpu(device: torch.device, group: ProcessGroup) -> None:
     """UserError when there is no GPU for this process."""
     if device.type != "cuda":
         return
@@ -154,7 +157,7 @@ def _take(device: torch.device, group: ProcessGroup) -> None:
 
 
 def _is_first(store: Store) -> bool:
-    """Whether no other process has failed before; the store may have been in one that has."""
+    """Tell whether no other process has failed before; the store may have been in one that has."""
     try:
         return store.add("failed", 1) == 1
     except dist.DistError:

@@ -20,6 +20,6 @@ def check(recipe: Recipe) -> None:
 
 
 def require(library: str, what: str) -> None:
-    """UserError that says how to install a library that `what` in a recipe needs."""
+    """UserError that says how to install a library that `what` in a recipe needs, when it is not there."""
     if importlib.util.find_spec(library) is None:
         raise UserError(f"{what} needs {library}, which is not installed", fix=f"pip install {library}")

@@ -139,7 +139,7 @@ class Loop:
             with lora.autocast_decides(self.objective.trained, on_gpu):
                 with torch.autocast(self.context.device.type, torch.bfloat16, enabled=on_gpu):
                     loss, parts = self._loss(one, generator)
-                (loss / len(passes)).backward()
+                (loss / len(passes)).backward()  # type: ignore[no-untyped-call]
             metrics.append({"loss": loss.detach(), **parts})
 
         # 3. The mean gradient of all processes, clipped, moves the weights.

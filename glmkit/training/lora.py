@@ -1,4 +1,4 @@
-"""LoRA through PEFT: put adapters into a part, save them so that PEFT, glmkit and stock diffusers all load them."""
+"""LoRA through PEFT: inject adapters into a component, save them so that PEFT, glmkit and diffusers all load them."""
 
 from __future__ import annotations
 
@@ -52,23 +52,26 @@ def inject(module: nn.Module, lora: Lora) -> nn.Module:
         target_modules=list(lora.targets),
     )
     module.requires_grad_(False)
-    return get_peft_model(module, config)
+    adapted: nn.Module = get_peft_model(module, config)
+    return adapted
 
 
 def autocast_decides(module: nn.Module, on: bool) -> AbstractContextManager[None]:
-    """While this is `on`, autocast alone says in which type adapters compute, forwards and backwards.
+    """Have autocast alone say in which type adapters compute, forwards and backwards, while this is `on`.
 
     PEFT makes a float32 copy of every adapted layer's input, of which autocast makes a bfloat16 copy that is kept: one
-    a layer, also for the three that read the same input.
+    per layer, also for the three that read the same input.
     """
     from peft.helpers import disable_input_dtype_casting
 
-    return disable_input_dtype_casting(module, on)
+    context: AbstractContextManager[None] = disable_input_dtype_casting(module, on)
+    return context
 
 
-def save(wrapped: nn.Module, folder: Path, part: str, base: Path) -> None:
-    """Write an adapter that is complete or absent: PEFT's own two files, and for the decoder a copy in the diffusers
-    key style. UserError when what was written does not give the layers' outputs again.
+def save(adapted: nn.Module, folder: Path, component: str, base: Path) -> None:
+    """Write an adapter that is complete or absent: PEFT's own two files, and for the decoder a copy for diffusers.
+
+    UserError when what was written does not give the layers' outputs again.
     """
     from glmkit.models.checkpoint import adapters, export
 
@@ -78,42 +81,44 @@ def save(wrapped: nn.Module, folder: Path, part: str, base: Path) -> None:
             unfinished.mkdir(parents=True)
             # No whole embeddings, which PEFT would look for, and complain, where `lm_head` is adapted.
             settings = {"safe_serialization": True, "save_embedding_layers": False}
-            wrapped.save_pretrained(str(unfinished), **settings)  # type: ignore[operator]
+            adapted.save_pretrained(str(unfinished), **settings)  # type: ignore[operator]
             (unfinished / "README.md").unlink(missing_ok=True)
-            adapters.write_base(unfinished, part, base)
-            if part == "decoder":
+            adapters.write_base(unfinished, component, base)
+            if component == "decoder":
                 export.write_style(unfinished, "diffusers", unfinished / DIFFUSERS_FILE)
-            check_saved(wrapped, unfinished, part, base)
+            check_saved(adapted, unfinished, component, base)
             shutil.rmtree(folder, ignore_errors=True)
             unfinished.rename(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def check_saved(wrapped: nn.Module, folder: Path, part: str, base: Path) -> None:
-    """Load an adapter as its users do, PEFT's files by PEFT and the copy by stock diffusers, into models that share the
-    frozen weights of `wrapped`; UserError unless every adapted layer has the output that it has in `wrapped`.
+def check_saved(adapted: nn.Module, folder: Path, component: str, base: Path) -> None:
+    """Load an adapter as its users do, PEFT's files by PEFT and the copy by diffusers, and compare outputs.
+
+    The models that load it share the frozen weights of `adapted`. UserError unless every adapted layer has the output
+    that it has in `adapted`.
     """
     from peft import PeftModel
 
-    live = _adapted(wrapped)
-    settings = checkpoint.config(base, part)
+    trained = _adapted_layers(adapted)
+    settings = checkpoint.config(base, component)
     with torch.device("meta"):
-        bare = checkpoint.build_component(part, settings, base / "tokenizer")
-    device = str(next(wrapped.parameters()).device)
-    loaded = PeftModel.from_pretrained(_sharing(bare, live), str(folder), torch_device=device)
-    _compare(live, _adapted(loaded), folder / "adapter_model.safetensors")
-    if part == "decoder":
+        bare = checkpoint.build_component(component, settings, base / "tokenizer")
+    device = str(next(adapted.parameters()).device)
+    loaded = PeftModel.from_pretrained(_sharing(bare, trained), str(folder), torch_device=device)
+    _compare(trained, _adapted_layers(loaded), folder / "adapter_model.safetensors")
+    if component == "decoder":
         from diffusers import GlmImageTransformer2DModel
 
         with torch.device("meta"):
-            stock = _sharing(GlmImageTransformer2DModel.from_config(settings), live)
-        stock.load_lora_adapter(folder, weight_name=DIFFUSERS_FILE)
-        _compare(live, _adapted(stock), folder / DIFFUSERS_FILE)
+            diffusers_model = _sharing(GlmImageTransformer2DModel.from_config(settings), trained)
+        diffusers_model.load_lora_adapter(folder, weight_name=DIFFUSERS_FILE)
+        _compare(trained, _adapted_layers(diffusers_model), folder / DIFFUSERS_FILE)
 
 
-def _adapted(module: nn.Module) -> dict[str, Any]:
-    """The layers that PEFT has wrapped, by their names in the model without it."""
+def _adapted_layers(module: nn.Module) -> dict[str, Any]:
+    """Return the layers that PEFT has wrapped, by their names in the model without it."""
     from peft.tuners.lora import LoraLayer
 
     named = module.named_modules()
@@ -121,26 +126,26 @@ def _adapted(module: nn.Module) -> dict[str, Any]:
 
 
 def _sharing(module: Any, adapted: Mapping[str, Any]) -> Any:
-    """`module` with the very layers that lie under the adapters."""
+    """Put the very layers that lie under the adapters into `module`; returns it."""
     for name, layer in adapted.items():
         module.set_submodule(name, layer.get_base_layer())
     return module
 
 
 @torch.no_grad()
-def _compare(live: Mapping[str, Any], loaded: Mapping[str, Any], file: Path) -> None:
+def _compare(trained: Mapping[str, Any], loaded: Mapping[str, Any], file: Path) -> None:
     """UserError unless both have the same layers, and on random inputs the same outputs."""
-    wrong = sorted(live.keys() ^ loaded.keys())
-    draw = torch.Generator().manual_seed(0)
-    for name in sorted(live.keys() & loaded.keys()):
-        layer, other = live[name], loaded[name]
+    wrong = sorted(trained.keys() ^ loaded.keys())
+    generator = torch.Generator().manual_seed(0)
+    for name in sorted(trained.keys() & loaded.keys()):
+        layer, other = trained[name], loaded[name]
         mode, base = layer.training, layer.get_base_layer()
         dtype = base.weight.dtype
         if dtype.is_floating_point:
             other.float()  # and the base of both: in bfloat16 a small change would be lost in rounding
         down = next(iter(layer.lora_A.values())).weight
-        given = torch.randn(4, down.shape[1], generator=draw).to(down.device, down.dtype)
-        plain, before, after = (one.eval()(given).float() for one in (base, layer, other))
+        inputs = torch.randn(4, down.shape[1], generator=generator).to(down.device, down.dtype)
+        plain, before, after = (one.eval()(inputs).float() for one in (base, layer, other))
         layer.train(mode)
         if dtype.is_floating_point:
             base.to(dtype)

@@ -29,7 +29,11 @@ def measure_pass(loss: Callable[[], Tensor], parameters: Iterable[Tensor]) -> Pa
     parameters = list(parameters)
     attention, tracker = _FusedAttention(), MemoryTracker()
     tracker.leave_out(parameters)
-    hooks = [value.register_post_accumulate_grad_hook(_drop_gradient) for value in parameters if value.requires_grad]
+    hooks = [
+        value.register_post_accumulate_grad_hook(_drop_gradient)  # type: ignore[no-untyped-call]
+        for value in parameters
+        if value.requires_grad
+    ]
     with attention, tracker:
         loss().backward()  # type: ignore[no-untyped-call]
     for hook in hooks:
@@ -51,7 +55,7 @@ class _Attention(torch.autograd.Function):
         return output
 
     @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
+    def backward(context: Any, *_: Tensor) -> tuple[Tensor, ...]:
         return tuple(torch.empty_like(saved) for saved in context.saved_tensors[:3])
 
 
@@ -79,7 +83,7 @@ class _FusedAttention:
         return output
 
 
-class MemoryTracker(TorchDispatchMode):
+class MemoryTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Follows the tensors that operations make, until nobody holds them any more.
 
     They take `live_bytes` now and took `peak_bytes` at most. `flops` counts by torch's formulas: its own counter keeps
@@ -87,7 +91,7 @@ class MemoryTracker(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.live_bytes = self.peak_bytes = self.flops = 0
         self._sizes: dict[int, int] = {}
 

@@ -1,4 +1,4 @@
-"""How weights change: the schedule of the learning rate, the optimizers, and the average of what they make."""
+"""How weights change: the schedule of the learning rate, the optimizers, and the average of the weights (EMA)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def learning_rate(step: int, stage: Stage) -> float:
 
 
 def optimizers(trained: nn.Module, stage: Stage, device: torch.device) -> list[torch.optim.Optimizer]:
-    """AdamW for every parameter that requires a gradient, without weight decay for vectors; or Muon for some.
+    """Make AdamW for every parameter that requires a gradient, without weight decay for vectors; or Muon for some.
 
     Muon takes the linear matrices of numbered layers, the inside of a network; both share one learning rate.
     """
@@ -33,15 +33,15 @@ def optimizers(trained: nn.Module, stage: Stage, device: torch.device) -> list[t
         {"params": [parameter for parameter in others if parameter.ndim > 1]},
         {"params": [parameter for parameter in others if parameter.ndim <= 1], "weight_decay": 0.0},
     ]
-    adamw = _for_everything(groups, stage, device)
+    adamw = _adamw_or_prodigy(groups, stage, device)
     if not matrices:
         return [adamw]
     return [adamw, Muon(matrices, lr=stage.learning_rate, weight_decay=stage.weight_decay)]
 
 
-def _for_everything(groups: list[dict[str, Any]], stage: Stage, device: torch.device) -> torch.optim.Optimizer:
-    """AdamW, its moments in 8 bits if asked (arXiv:2110.02861), or Prodigy, which finds its rate (arXiv:2306.06101)."""
-    usual: dict[str, Any] = {
+def _adamw_or_prodigy(groups: list[dict[str, Any]], stage: Stage, device: torch.device) -> torch.optim.Optimizer:
+    """Make AdamW, its moments in 8 bits if asked (arXiv:2110.02861), or Prodigy, which finds its rate (arXiv:2306.06101)."""
+    settings: dict[str, Any] = {
         "lr": stage.learning_rate,
         "betas": (0.9, stage.beta2),
         "weight_decay": stage.weight_decay,
@@ -49,12 +49,14 @@ def _for_everything(groups: list[dict[str, Any]], stage: Stage, device: torch.de
     if stage.optimizer == "adamw8bit":
         from bitsandbytes.optim import AdamW8bit
 
-        return AdamW8bit(groups, **usual)
+        adamw8bit: torch.optim.Optimizer = AdamW8bit(groups, **settings)
+        return adamw8bit
     if stage.optimizer == "prodigy":
         from prodigyopt import Prodigy
 
-        return Prodigy([group for group in groups if group["params"]], **usual)
-    return torch.optim.AdamW(groups, **usual, fused=device.type == "cuda")
+        prodigy: torch.optim.Optimizer = Prodigy([group for group in groups if group["params"]], **settings)
+        return prodigy
+    return torch.optim.AdamW(groups, **settings, fused=device.type == "cuda")
 
 
 class Averaged:
@@ -66,6 +68,7 @@ class Averaged:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
+        """Move the averages towards the parameters after a step."""
         decay = min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(self.shadow, [parameter.detach() for parameter in self.parameters], 1 - decay)
 

@@ -1,4 +1,4 @@
-"""Sample images during training: the recipe's prompts, side by side in one file a step."""
+"""Sample images during training: the recipe's prompts, side by side in one file per step."""
 
 from __future__ import annotations
 
@@ -19,53 +19,60 @@ from glmkit.records import Request
 
 
 def requests_of(model: Path, samples: Samples) -> list[Request]:
-    """The requests of a recipe, one a prompt; what it does not say is as usual for the model."""
-    usual = defaults.load(model)
-    height, width = parse_size(samples.size) if samples.size else (usual.height, usual.width)
-    steps = samples.steps or usual.steps
+    """Return the requests of a recipe, one per prompt; what it leaves out is the model's default."""
+    model_defaults = defaults.load(model)
+    height, width = parse_size(samples.size) if samples.size else (model_defaults.height, model_defaults.width)
+    steps = samples.steps or model_defaults.steps
     return [
-        Request(str(number), prompt, number, height, width, steps=steps, guidance=usual.guidance)
+        Request(str(number), prompt, number, height, width, steps=steps, guidance=model_defaults.guidance)
         for number, prompt in enumerate(samples.prompts)
     ]
 
 
 class Sampler:
-    """Draws `requests` with the model as it is now; the same requests every time.
+    """Generates the same requests every time with the model as it is now, side by side in one file per step.
 
-    Parts that training does not need leave the memory again. Codes that no step changes are written once.
+    Components that training does not need leave the memory again. Prior tokens that no step changes are generated once.
     """
 
     def __init__(self, hybrid: HybridModel, requests: list[Request], folder: Path, stage: str) -> None:
         self.hybrid, self.requests, self.folder, self.stage = hybrid, requests, folder, stage
-        self._codes: list[Tensor] | None = None
+        self._prior_tokens: list[Tensor] | None = None
 
     @classmethod
     def for_stage(cls, stage: str, hybrid: HybridModel, samples: Samples, folder: Path) -> Sampler:
+        """Make the sampler of a stage; its files go to `folder`."""
         return cls(hybrid, requests_of(hybrid.folder, samples), folder, stage)
 
     def __call__(self, step: int) -> None:
-        staying = [part for part in checkpoint.COMPONENTS if part in vars(self.hybrid)]
-        modes = {part: getattr(self.hybrid, part).training for part in staying}
-        for part in staying:
-            getattr(self.hybrid, part).eval()
-        images = self._draw(staying)
-        for part, mode in modes.items():
-            getattr(self.hybrid, part).train(mode)
-        self._release_all_but(staying)
-        sheet = Image.new("RGB", (sum(image.width for image in images), max(p.height for p in images)))
-        left = 0
-        for image in images:
-            sheet.paste(image, (left, 0))
-            left += image.width
+        """Generate the images in eval mode, and write them as one file."""
+        resident = [component for component in checkpoint.COMPONENTS if component in vars(self.hybrid)]
+        was_training = {component: getattr(self.hybrid, component).training for component in resident}
+        for component in resident:
+            getattr(self.hybrid, component).eval()
+        images = self._generate(resident)
+        for component, mode in was_training.items():
+            getattr(self.hybrid, component).train(mode)
+        self._unload_all_but(resident)
         with atomic_path(self.folder / f"{self.stage}_{step:06d}.png") as temporary:
-            sheet.save(temporary)
+            side_by_side(images).save(temporary)
 
-    def _draw(self, staying: Sequence[str]) -> list[Image.Image]:
-        """The images, with no more parts in the memory at a time than training and one half of generation need."""
-        if self._codes is None or self.stage == "autoregressive":
-            self._codes = generate_prior_tokens(self.hybrid, self.requests)
-            self._release_all_but(staying)
-        return decode_prior_tokens(self.hybrid, self.requests, self._codes)
+    def _generate(self, resident: Sequence[str]) -> list[Image.Image]:
+        """Generate with no more components in memory at a time than training and one half of generation need."""
+        if self._prior_tokens is None or self.stage == "autoregressive":
+            self._prior_tokens = generate_prior_tokens(self.hybrid, self.requests)
+            self._unload_all_but(resident)
+        return decode_prior_tokens(self.hybrid, self.requests, self._prior_tokens)
 
-    def _release_all_but(self, staying: Sequence[str]) -> None:
-        self.hybrid.unload(*(part for part in checkpoint.COMPONENTS if part not in staying))
+    def _unload_all_but(self, resident: Sequence[str]) -> None:
+        self.hybrid.unload(*(component for component in checkpoint.COMPONENTS if component not in resident))
+
+
+def side_by_side(images: Sequence[Image.Image]) -> Image.Image:
+    """Put images into one row, from the left."""
+    row = Image.new("RGB", (sum(image.width for image in images), max(image.height for image in images)))
+    left = 0
+    for image in images:
+        row.paste(image, (left, 0))
+        left += image.width
+    return row

@@ -1,6 +1,6 @@
 """Where losses are shown while a stage trains: TensorBoard where it is installed, Weights & Biases where a recipe asks.
 
-Both get the rows of the stage's log file, which remains the record.
+Both get the lines of the stage's log file, which remains the record.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from typing import Any
 Tracker = Callable[[Mapping[str, Any]], None]
 
 
-def scalars(row: Mapping[str, Any]) -> dict[str, float]:
-    """The losses of one row of a log as `train/...` or `validation/...`."""
-    kind, losses = ("validation", row["validation"]) if "validation" in row else ("train", row)
+def scalars(line: Mapping[str, Any]) -> dict[str, float]:
+    """Return the losses of one line of a log as `train/...` or `validation/...`."""
+    kind, losses = ("validation", line["validation"]) if "validation" in line else ("train", line)
     return {f"{kind}/{name}": value for name, value in losses.items() if name not in ("step", "time")}
 
 
 def trackers(folder: Path, stage: str, wandb_project: str | None) -> list[Tracker]:
-    """What listens to the log of a stage. Steps that a resumed run does again are written again, alike."""
-    found = []
+    """Return what listens to the log of a stage. Steps that a resumed run takes again are written again, alike."""
+    listeners = []
     if importlib.util.find_spec("tensorboard"):
-        found.append(_tensorboard(folder / "tensorboard" / stage))
+        listeners.append(_tensorboard(folder / "tensorboard" / stage))
     if wandb_project is not None:
-        found.append(_wandb(folder, stage, wandb_project))
-    return found
+        listeners.append(_wandb(folder, stage, wandb_project))
+    return listeners
 
 
 def _tensorboard(folder: Path) -> Tracker:
@@ -36,9 +36,9 @@ def _tensorboard(folder: Path) -> Tracker:
 
     writer = SummaryWriter(str(folder))
 
-    def track(row: Mapping[str, Any]) -> None:
-        for name, value in scalars(row).items():
-            writer.add_scalar(name, value, row["step"])
+    def track(line: Mapping[str, Any]) -> None:
+        for name, value in scalars(line).items():
+            writer.add_scalar(name, value, line["step"])
         writer.flush()
 
     return track
@@ -50,7 +50,7 @@ def _wandb(folder: Path, stage: str, project: str) -> Tracker:
     name = hashlib.sha256(f"{folder.resolve()} {stage}".encode()).hexdigest()[:16]
     run = wandb.init(project=project, name=f"{folder.name} {stage}", id=name, resume="allow", dir=str(folder))
 
-    def track(row: Mapping[str, Any]) -> None:
-        run.log(scalars(row), step=row["step"])
+    def track(line: Mapping[str, Any]) -> None:
+        run.log(scalars(line), step=line["step"])
 
     return track

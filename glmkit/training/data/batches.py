@@ -1,4 +1,4 @@
-"""Which images make up which step."""
+"""Which images make up which step: a pure function of seed and step."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from glmkit.training.data.dataset import Bucket, by_size
 
 
 class Batches:
-    """Which images make up which step: a pure function of seed and step, so that a resumed run sees the same order.
+    """Tells which images make up which step, by seed and step alone: a resumed run sees the same order.
 
     Images of one size share a batch. With `equal_pixels` larger images come fewer to a batch, so that every batch
     has about as many pixels as `batch_size` images of the smallest size; always a multiple of `multiple`. An epoch
@@ -28,23 +28,23 @@ class Batches:
         multiple: int = 1,
     ) -> None:
         self.seed = seed
-        times = np.ones(len(sizes), dtype=int) if repeats is None else np.asarray(repeats)
+        counts = np.ones(len(sizes), dtype=int) if repeats is None else np.asarray(repeats)
         members = by_size(sizes)
         smallest = min(height * width for height, width, *_ in members)
         self.buckets = []
         """Images of one size, as often as an epoch shows them, and how many of them make a batch."""
-        for (height, width, *_), own in members.items():
-            count = batch_size * smallest // (height * width) if equal_pixels else batch_size
-            self.buckets.append((np.repeat(own, times[own]), max(multiple, count // multiple * multiple)))
-        self.per_epoch = sum(-(-len(bucket) // count) for bucket, count in self.buckets)
+        for (height, width, *_), of_size in members.items():
+            size = batch_size * smallest // (height * width) if equal_pixels else batch_size
+            self.buckets.append((np.repeat(of_size, counts[of_size]), max(multiple, size // multiple * multiple)))
+        self.per_epoch = sum(-(-len(bucket) // size) for bucket, size in self.buckets)
         self._epoch: tuple[int, list[list[int]]] = (-1, [])
 
     def __getitem__(self, step: int) -> list[int]:
-        """Indices of the images of `step` (0, 1, ...)."""
-        epoch, place = divmod(step, self.per_epoch)
+        """Return the indices of the images of `step` (0, 1, ...)."""
+        epoch, number = divmod(step, self.per_epoch)
         if self._epoch[0] != epoch:
             self._epoch = (epoch, self._shuffled(epoch))
-        return self._epoch[1][place]
+        return self._epoch[1][number]
 
     def _shuffled(self, epoch: int) -> list[list[int]]:
         rng = np.random.default_rng([self.seed, epoch])

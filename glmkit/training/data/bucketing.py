@@ -1,4 +1,4 @@
-"""How an image of any size becomes one on the 32-pixel grid: scaled down if at all, then cut around its centre.
+"""How an image of any size becomes one on the 32-pixel grid: scaled down if at all, then cropped around its centre.
 
 Nothing is ever scaled up: letters of a small image would be taught as blur. h w are rows and columns in pixels.
 """
@@ -17,13 +17,13 @@ from glmkit.models.semantic_vq.model import MAX_ASPECT
 
 @dataclass(frozen=True)
 class Fit:
-    """Scale to `scaled`, then cut `size` around the centre; both are (height, width)."""
+    """Scaling to `scaled`, then cropping `size` around the centre; both are (height, width)."""
 
     scaled: tuple[int, int]
     size: tuple[int, int]
 
     def apply(self, image: Image.Image) -> Image.Image:
-        """The image (one of the size that the fit was made for) in its new form."""
+        """Scale and crop an image of the size that the fit was made for."""
         (rows, columns), (height, width) = self.scaled, self.size
         if image.size != (columns, rows):
             image = image.resize((columns, rows), Image.Resampling.LANCZOS)
@@ -31,8 +31,8 @@ class Fit:
         return image.crop((left, top, left + width, top + height))
 
 
-def fit(height: int, width: int, most: int | None, exact: bool) -> Fit:
-    """The fit of an image of height x width into at most `most` pixels (None: any number).
+def fit(height: int, width: int, max_pixels: int | None, exact: bool) -> Fit:
+    """Fit an image of height x width into at most `max_pixels` pixels (None: any number).
 
     `exact` takes images only as they are. UserError names what is wrong, without the image's name.
     """
@@ -41,21 +41,21 @@ def fit(height: int, width: int, most: int | None, exact: bool) -> Fit:
         raise UserError("is too small", found=found, fix=f"at least {TOKEN_PIXELS}x{TOKEN_PIXELS}")
     if exact and (height % TOKEN_PIXELS or width % TOKEN_PIXELS):
         raise UserError(f"has sides that are not multiples of {TOKEN_PIXELS}", found=found, fix="data.fit=crop")
-    too_large = most is not None and height * width > most
+    too_large = max_pixels is not None and height * width > max_pixels
     if exact and too_large:
-        raise UserError(f"has more than {most} pixels", found=found, fix="a larger data.size, or data.fit=crop")
+        raise UserError(f"has more than {max_pixels} pixels", found=found, fix="a larger data.size, or data.fit=crop")
     size = height // TOKEN_PIXELS * TOKEN_PIXELS, width // TOKEN_PIXELS * TOKEN_PIXELS
     scaled = height, width
-    if too_large and most is not None:
-        size, scaled = _shrunk(height, width, most)
+    if too_large and max_pixels is not None:
+        size, scaled = _shrunk(height, width, max_pixels)
     if max(size) > MAX_ASPECT * min(size):
         raise UserError(f"is more than {MAX_ASPECT} times as long as wide", found=found, fix="crop it")
     return Fit(scaled, size)
 
 
-def _shrunk(height: int, width: int, most: int) -> tuple[tuple[int, int], tuple[int, int]]:
+def _shrunk(height: int, width: int, max_pixels: int) -> tuple[tuple[int, int], tuple[int, int]]:
     """A bucket that shows nearly all of the image in many pixels, and the size to scale to before cutting it out."""
-    cells = most // TOKEN_PIXELS**2
+    cells = max_pixels // TOKEN_PIXELS**2
     best: tuple[float, tuple[int, int], tuple[int, int]] | None = None
     for rows in range(1, min(height // TOKEN_PIXELS, cells) + 1):
         most_columns = min(width // TOKEN_PIXELS, cells // rows)

@@ -1,0 +1,78 @@
+"""Full training writes into a folder that its run, or a pretraining, has made; into no other, least of all a base."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from glmkit import config
+from glmkit.errors import UserError
+from glmkit.files import write_json
+from glmkit.hashing import fingerprint
+from glmkit.models import checkpoint
+from glmkit.training import model_folder
+from glmkit.training.finetune import finetune
+from glmkit.training.loop import Loop
+
+CPU = torch.device("cpu")
+
+
+def manifest(folder: Path, started: str = "today") -> Path:
+    write_json(folder / "manifest.json", {"kind": "finetune", "settings": {"seed": 0}, "started": started})
+    return folder
+
+
+def test_a_run_goes_on_in_its_own_copy(tiny_model: Path, tmp_path: Path) -> None:
+    run, target = manifest(tmp_path / "run"), tmp_path / "model"
+    assert model_folder.writable_copy(tiny_model, target, run) == target
+    assert model_folder.writable_copy(tiny_model, target, run) == target
+    assert fingerprint(target) == fingerprint(tiny_model), "who made a folder is no content of it"
+    with pytest.raises(UserError, match="not made by this run"):
+        model_folder.writable_copy(tiny_model, target, manifest(tmp_path / "other", "tomorrow"))
+
+
+def test_what_pretraining_made_is_open_to_all(tiny_model: Path, tmp_path: Path) -> None:
+    target = tmp_path / "model"
+    model_folder.writable_copy(tiny_model, target, manifest(tmp_path / "a"), model_folder.PRETRAINING)
+    assert model_folder.writable_copy(tiny_model, target, manifest(tmp_path / "b", "tomorrow")) == target
+    copied = tmp_path / "copy"
+    checkpoint.copy(target, copied)
+    with pytest.raises(UserError, match="not made by this run"):
+        model_folder.check_ours(copied, tmp_path / "a")
+
+
+def test_a_model_of_others_stays_as_it_is(tiny_model: Path, tmp_path: Path) -> None:
+    """Neither the base nor a model that lies where the weights should go."""
+    theirs, run = tmp_path / "theirs", manifest(tmp_path / "run")
+    shutil.copytree(tiny_model, theirs)
+    before = fingerprint(theirs)
+    for base in (tiny_model, theirs):
+        with pytest.raises(UserError, match="nothing is written into it"):
+            model_folder.writable_copy(base, theirs, run)
+    assert fingerprint(theirs) == before
+    assert not (theirs / "made_by.json").exists()
+
+
+def test_full_training_looks_at_its_folder_when_it_writes(
+    tiny_model: Path, posters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if a model came there while it trained."""
+    stage: dict[str, Any] = {"steps": 1, "global_batch_size": 1, "learning_rate": 0.01}
+    data = {"train": str(posters / "train"), "validation": str(posters / "validation")}
+    output = tmp_path / "run"
+    recipe = config.from_dict({"model": str(tiny_model), "output": str(output), "data": data, "autoregressive": stage})
+    take = Loop.take_step
+
+    def taking(loop: Loop) -> Any:
+        shutil.rmtree(output / "model")
+        shutil.copytree(tiny_model, output / "model")
+        return take(loop)
+
+    monkeypatch.setattr(Loop, "take_step", taking)
+    with pytest.raises(UserError, match="nothing is written into it"):
+        finetune(recipe, CPU)
+    assert fingerprint(output / "model") == fingerprint(tiny_model)
