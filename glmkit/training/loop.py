@@ -139,7 +139,7 @@ class Loop:
             with lora.autocast_decides(self.objective.trained, on_gpu):
                 with torch.autocast(self.context.device.type, torch.bfloat16, enabled=on_gpu):
                     loss, parts = self._loss(one, generator)
-                (loss / len(passes)).backward()  # type: ignore[no-untyped-call]
+                (loss / len(passes)).backward()
             metrics.append({"loss": loss.detach(), **parts})
 
         # 3. The mean gradient of all processes, clipped, moves the weights.
@@ -227,7 +227,7 @@ class Loop:
         NOTES.print(f"{self.context.name}: continuing at step {self.step}")
 
     def _was_logged(self, line: dict[str, Any]) -> bool:
-        """Tell whether the state just read is newer than a line of the log; the last validation comes after its state."""
+        """Tell whether the state just read is newer than a line of the log; the last validation follows its state."""
         return line["step"] <= self.step and (self.goes_on or "validation" not in line or line["step"] < self.step)
 
 

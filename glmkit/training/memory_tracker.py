@@ -30,12 +30,12 @@ def measure_pass(loss: Callable[[], Tensor], parameters: Iterable[Tensor]) -> Pa
     attention, tracker = _FusedAttention(), MemoryTracker()
     tracker.leave_out(parameters)
     hooks = [
-        value.register_post_accumulate_grad_hook(_drop_gradient)  # type: ignore[no-untyped-call]
+        value.register_post_accumulate_grad_hook(_drop_gradient)
         for value in parameters
         if value.requires_grad
     ]
     with attention, tracker:
-        loss().backward()  # type: ignore[no-untyped-call]
+        loss().backward()
     for hook in hooks:
         hook.remove()
     return PassCost(tracker.peak_bytes, tracker.flops + attention.flops)
@@ -83,7 +83,7 @@ class _FusedAttention:
         return output
 
 
-class MemoryTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class MemoryTracker(TorchDispatchMode):
     """Follows the tensors that operations make, until nobody holds them any more.
 
     They take `live_bytes` now and took `peak_bytes` at most. `flops` counts by torch's formulas: its own counter keeps
@@ -91,7 +91,7 @@ class MemoryTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.live_bytes = self.peak_bytes = self.flops = 0
         self._sizes: dict[int, int] = {}
 

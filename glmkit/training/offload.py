@@ -28,7 +28,7 @@ class OffloadedBlocks:
         self._current, self._on_device = -1, list[Tensor]()
         self._next: _BlockCopy | None = None
         self._lock = threading.Lock()  # samples of a batch may be computed side by side
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def add(self, matrices: Sequence[Tensor]) -> int:
         """Store the matrices of one more block; returns its number."""

@@ -158,7 +158,8 @@ def _micro_batch_cost(
     device: torch.device,
 ) -> PassCost:
     """Measure one micro-batch of a stage; autocast computes in bfloat16 on a GPU."""
-    assert isinstance(stage, config.BlockStage) and kind.transformer is not None
+    assert isinstance(stage, config.BlockStage)
+    assert kind.transformer is not None
     for module in modules.values():
         module.to(torch.bfloat16 if device.type == "cuda" else torch.float32)
     checkpoint_gradients(modules[kind.transformer], stage.gradient_checkpointing)

@@ -18,19 +18,19 @@ from safetensors.torch import load_file
 
 from glmkit import config
 from glmkit.cli import main
-from glmkit.config import STAGES
 from glmkit.distributed.process_group import ProcessGroup
 from glmkit.errors import UserError
 from glmkit.files import read_jsonl
 from glmkit.models.hybrid import HybridModel
 from glmkit.pretraining import config as pretraining
+from glmkit.pretraining.config import PretrainAutoregressiveStage, PretrainDecoderStage
 from glmkit.pretraining.posters import PosterDataset
+from glmkit.pretraining.pretrain import pretraining_kinds
 from glmkit.training import distributed as processes
 from glmkit.training import features
 from glmkit.training import fsdp as sharding
 from glmkit.training.context import StageContext
 from glmkit.training.loop import Loop
-from glmkit.training.objectives import stage_kinds
 from glmkit.training.stage import prepare_stage
 
 CPU = torch.device("cpu")
@@ -192,11 +192,12 @@ def test_the_loss_is_the_mean_over_parts(stage: str, tiny_model: Path) -> None:
         "rank": 2,
         "targets": ["q_proj" if stage == "autoregressive" else "to_q"],
     }
-    settings = STAGES[stage].model_validate({**COMMON, **more, "regularization_weight": 0.5, "lora": lora})
+    of_stage = {"autoregressive": PretrainAutoregressiveStage, "decoder": PretrainDecoderStage}[stage]
+    settings = of_stage.model_validate({**COMMON, **more, "regularization_weight": 0.5, "lora": lora})
     objective: Any
     objective = prepare_stage(
         StageContext(Path(), stage, 0, CPU),
-        stage_kinds()[stage],
+        pretraining_kinds()[stage],
         settings,
         HybridModel(tiny_model),
         (images, images),
