@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from glmkit.models.clip.model import PREFIX, ClipModel
 from glmkit.posters.grammar import SHAPES
-from glmkit.training.data import ImageDataset, groups
+from glmkit.training.data import ImageDataset, first_batches
 from glmkit.training.features import FeatureCache, precompute, resize_as_processor
 from glmkit.training.objectives import Objective
 
@@ -111,7 +111,7 @@ class ClipObjective(Objective):
     def __init__(self, clip: ClipModel, images: ImageDataset, validation: ImageDataset, device: torch.device) -> None:
         self.trained, self.device = clip.model, device
         self.train, self.validation = CaptionedImages(clip, images, device), CaptionedImages(clip, validation, device)
-        self.validation_groups = groups(validation.sizes, GROUP, limit=VALIDATION_IMAGES)
+        self.validation_groups = first_batches(validation.sizes, GROUP, limit=VALIDATION_IMAGES)
 
     def loss(self, indices: Sequence[int], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the contrastive loss, and the scale of the logits."""

@@ -29,7 +29,7 @@ from glmkit.posters.grammar import SHAPES
 from glmkit.pretraining.characters import character_labels, check_character_labels, mean_cross_entropy
 from glmkit.pretraining.config import SemanticVqStage
 from glmkit.pretraining.initialise import fresh_or_loaded
-from glmkit.training.data import Datasets, ImageDataset, groups
+from glmkit.training.data import Datasets, ImageDataset, first_batches
 from glmkit.training.features import resize_as_processor
 from glmkit.training.objectives import Objective, StageKind
 
@@ -138,7 +138,7 @@ class SemanticVqObjective(Objective):
             check_character_labels(images, "shape_weight")
         self.captions = blanked_caption_ids(text_tokenizer, images.captions, device)
         self.validation_captions = blanked_caption_ids(text_tokenizer, validation.captions, device)
-        self.validation_groups = groups(validation.sizes, 32, limit=VALIDATION_IMAGES)
+        self.validation_groups = first_batches(validation.sizes, 32, limit=VALIDATION_IMAGES)
         self._recent_features: Tensor | None = None
         self._run = self._forward
 

@@ -15,7 +15,7 @@ from glmkit.models.hybrid import HybridModel
 from glmkit.models.vae.model import Vae
 from glmkit.pretraining.config import VaeStage
 from glmkit.pretraining.initialise import fresh_or_loaded
-from glmkit.training.data import Datasets, ImageDataset, groups
+from glmkit.training.data import Datasets, ImageDataset, first_batches
 from glmkit.training.objectives import Objective, StageKind
 
 
@@ -40,7 +40,7 @@ class VaeObjective(Objective):
         self.vae, self.trained = hybrid.vae, hybrid.vae.autoencoder
         images, validation = datasets
         self.images, self.validation_images, self.stage, self.device = images, validation, stage, hybrid.device
-        self.validation_groups = groups(validation.sizes, 16, limit=len(validation.sizes))
+        self.validation_groups = first_batches(validation.sizes, 16, limit=len(validation.sizes))
         self._reconstruct = self._forward
 
     def _forward(self, crops: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -91,7 +91,7 @@ class VaeObjective(Objective):
             return
         latents = [
             self._mean(self.images.pixels(indices, self.device)).transpose(0, 1).flatten(1)
-            for indices in groups(self.images.sizes, 16, limit=512)
+            for indices in first_batches(self.images.sizes, 16, limit=512)
         ]
         values = torch.cat(latents, dim=1).double()
         self.vae.set_statistics(values.mean(dim=1).tolist(), values.std(dim=1).tolist())

@@ -25,7 +25,7 @@ from glmkit.models.checkpoint import adapters
 from glmkit.models.hybrid import HybridModel
 from glmkit.models.semantic_vq.model import SemanticTokenizer
 from glmkit.progress import progress_bars
-from glmkit.training.data import ImageDataset, asked_for, by_size
+from glmkit.training.data import ImageDataset, by_size, kinds_with_caption
 from glmkit.training.feature_files import FeatureFiles, FeatureStore, are_intact
 
 CHUNK_PIXELS = 2**21  # that go through an encoder together, beside the component in training: 2 images of 1024x1024
@@ -228,7 +228,7 @@ def precompute_large_tokens(hybrid: HybridModel, images: ImageDataset, cache: Fe
 
 def made_from_text(images: ImageDataset) -> list[bool]:
     """Tell which images are to be made from a text, and from no other image."""
-    return [kind is not None and not kind[2] for kind in asked_for(images)]
+    return [kind is not None and not kind[2] for kind in kinds_with_caption(images)]
 
 
 def precompute_preview_tokens(hybrid: HybridModel, images: ImageDataset, cache: FeatureCache) -> CachedFeatures:

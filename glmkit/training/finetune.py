@@ -116,7 +116,7 @@ def train_stage(
     # 1. Which images make which step.
     kinds = data.buckets(images)
     if isinstance(stage, config.AutoregressiveStage) and stage.pack:
-        kinds = data.together(kinds)
+        kinds = data.one_bucket(kinds)
     batches = data.Batches(
         kinds, stage.global_batch_size, recipe.seed, images.repeats, stage.equal_pixels, stage.accumulation_steps
     )

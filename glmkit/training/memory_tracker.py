@@ -29,11 +29,7 @@ def measure_pass(loss: Callable[[], Tensor], parameters: Iterable[Tensor]) -> Pa
     parameters = list(parameters)
     attention, tracker = _FusedAttention(), MemoryTracker()
     tracker.leave_out(parameters)
-    hooks = [
-        value.register_post_accumulate_grad_hook(_drop_gradient)
-        for value in parameters
-        if value.requires_grad
-    ]
+    hooks = [value.register_post_accumulate_grad_hook(_drop_gradient) for value in parameters if value.requires_grad]
     with attention, tracker:
         loss().backward()
     for hook in hooks:

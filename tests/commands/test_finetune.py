@@ -100,7 +100,8 @@ def test_what_a_run_leaves(finished: Path) -> None:
     ]
     assert config.load(run / "recipe.yaml") == config.load(finished / "recipe.yaml")
     manifest = read_json(run / "manifest.json")
-    assert manifest["kind"] == "finetune" and manifest["settings"]["decoder.lora.alpha"] == 6
+    assert manifest["kind"] == "finetune"
+    assert manifest["settings"]["decoder.lora.alpha"] == 6
     assert manifest["environment"]["versions"]["torch"]
 
 
@@ -109,9 +110,11 @@ def test_the_validation_loss_falls(finished: Path) -> None:
     for stage in ("decoder", "autoregressive"):
         result, log = read_json(finished / "run" / f"{stage}.json"), read_jsonl(finished / "run" / f"{stage}.log.jsonl")
         losses = {row["step"]: row["validation"]["loss"] for row in log if "validation" in row}
-        assert list(losses) == [0, 15, 30] and result["steps"] == 30
+        assert list(losses) == [0, 15, 30]
+        assert result["steps"] == 30
         assert (result["before"]["loss"], result["after"]["loss"]) == (losses[0], losses[30])
-        assert losses[30] < 0.95 * losses[0] and losses[30] < losses[15] < losses[0]
+        assert losses[30] < 0.95 * losses[0]
+        assert losses[30] < losses[15] < losses[0]
 
 
 def test_samples_show_the_training(finished: Path) -> None:
@@ -176,14 +179,16 @@ def test_the_same_command_again_trains_nothing(
     shown = capsys.readouterr()
     (line,) = shown.out.splitlines()
     assert json.loads(line)["decoder"] == read_json(finished / "run" / "decoder.json")
-    assert "decoder: already done" in shown.err and weights.stat().st_mtime_ns == before
+    assert "decoder: already done" in shown.err
+    assert weights.stat().st_mtime_ns == before
 
 
 def test_other_settings_need_another_folder(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (finished / "run" / "recipe.yaml").read_bytes()
     assert finetune(finished / "recipe.yaml", "decoder.lora.rank=8") == 2
     shown = capsys.readouterr().err
-    assert "decoder.lora.rank was 4, now 8" in shown and "another folder" in shown
+    assert "decoder.lora.rank was 4, now 8" in shown
+    assert "another folder" in shown
     assert (finished / "run" / "recipe.yaml").read_bytes() == before
 
 
@@ -266,7 +271,9 @@ def test_bad_input(
     assert finetune(recipe, *(word.replace("TMP", str(tmp_path)) for word in overrides)) == 2
     shown = capsys.readouterr()
     assert said.replace("TMP", str(tmp_path)) in shown.err
-    assert shown.err.startswith("error: ") and "Traceback" not in shown.err and not shown.out
+    assert shown.err.startswith("error: ")
+    assert "Traceback" not in shown.err
+    assert not shown.out
     assert not (tmp_path / "run").exists()
 
 
@@ -276,4 +283,5 @@ def test_bad_recipes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     (tmp_path / "twice.yaml").write_text("output: a\nseed: 1\noutput: b\n")
     assert finetune(tmp_path / "twice.yaml") == 2
     shown = capsys.readouterr().err
-    assert "key 'output' is given twice" in shown and "line 3" in shown
+    assert "key 'output' is given twice" in shown
+    assert "line 3" in shown

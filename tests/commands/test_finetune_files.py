@@ -55,7 +55,8 @@ def test_all_adapters_learn_from_pairs(tiny_model: Path, tmp_path: Path, capsys:
     assert list(results) == ["autoregressive", "decoder", "glyph"]
     assert "train: 2 images, 2 of them edits; 128x128 edits: 2" in capsys.readouterr().err
     written = read_json(tmp_path / "run" / "data.json")
-    assert written["validation"]["buckets"] == {"128x128 edits": 2} and written["train"]["dropped"] == []
+    assert written["validation"]["buckets"] == {"128x128 edits": 2}
+    assert written["train"]["dropped"] == []
     changed, plain = HybridModel(tiny_model), checkpoint.load_component(tiny_model, "glyph")
     apply_adapter(changed, tmp_path / "run" / "adapter")
     with torch.no_grad():

@@ -16,7 +16,9 @@ from glmkit.cli import main
 from glmkit.models import checkpoint
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import benchmark as speed
+from glmkit.training.loop import Loop
 from glmkit.training.objectives.autoregressive import AutoregressiveObjective
+from glmkit.training.stage import quantize_and_offload
 
 CPU = torch.device("cpu")
 
@@ -40,7 +42,8 @@ def test_rows(stage: str, tiny_model: Path, tmp_path: Path, capsys: pytest.Captu
     assert rows == [json.loads(line) for line in out.read_text().splitlines()]
     assert [row["batch"] for row in rows] == [1, 2]
     for row in rows:
-        assert 0 < row["share_of_lower_bound"] < 1 and row["spread"][0] <= row["step"] <= row["spread"][1]
+        assert 0 < row["share_of_lower_bound"] < 1
+        assert row["spread"][0] <= row["step"] <= row["spread"][1]
         assert row["share_of_lower_bound"] == pytest.approx(row["lower_bound"] / row["step"])
         assert row["samples_per_second"] == pytest.approx(row["batch"] / row["step"])
 
@@ -49,14 +52,21 @@ def test_one_model_for_rows_that_can_share_it(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And each row has its own recomputation, images and optimizer."""
-    built, peaks, hold, take = [], [], speed.quantize_and_offload, speed.Loop.take_step
-    monkeypatch.setattr(speed, "quantize_and_offload", lambda *given: (built.append(given[1].base), hold(*given)))
+    built: list[str] = []
+    peaks: list[tuple[int, int, int]] = []
+    take = Loop.take_step
+
+    def building(transformer: Any, settings: config.Lora, device: torch.device) -> None:
+        built.append(settings.base)
+        quantize_and_offload(transformer, settings, device)
+
+    monkeypatch.setattr(speed, "quantize_and_offload", building)
 
     def taking(loop: Any) -> Any:
         peaks.append((loop.objective.trained.gradient_checkpointing, len(loop.batches[0]), loop.step))
         return take(loop)
 
-    monkeypatch.setattr(speed.Loop, "take_step", taking)
+    monkeypatch.setattr(Loop, "take_step", taking)
     options = ["--model", str(tiny_model), "--size", "64x64", "--batch", "1", "2", "--gradient-checkpointing", "0", "1"]
     rows = rows_of(tmp_path / "rows.jsonl", *options, "--base", "auto", "fp8")
     assert built == ["auto", "fp8"]
@@ -67,18 +77,22 @@ def test_one_model_for_rows_that_can_share_it(
 def test_a_row_that_fails_is_told_and_the_next_one_comes(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     options = ["--model", str(tiny_model), "--stage", "autoregressive", "--size", "64x64", "--pack", "--base"]
     missing, fits = rows_of(tmp_path / "both.jsonl", *options, "nf4", "fp8")
-    assert missing["base"] == "nf4" and "needs bitsandbytes" in missing["error"] and missing["pack"]
-    assert fits["base"] == "fp8" and fits["tokens_per_second"] > 0 and "error" not in fits
+    assert missing["base"] == "nf4"
+    assert "needs bitsandbytes" in missing["error"]
+    assert missing["pack"]
+    assert fits["base"] == "fp8"
+    assert fits["tokens_per_second"] > 0
+    assert "error" not in fits
     (alone,) = rows_of(tmp_path / "none.jsonl", *options, "nf4", exit_code=1)
     assert "step" not in alone
 
 
 def test_memory_that_runs_out_leaves_nothing_behind(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The next row of the same model begins without the gradients of the one that failed."""
-    take = speed.Loop.take_step
+    take = Loop.take_step
 
     def failing(loop: Any) -> Any:
         found = [value.grad for value in loop.parameters if value.grad is not None]
@@ -89,18 +103,20 @@ def test_memory_that_runs_out_leaves_nothing_behind(tiny_model: Path, monkeypatc
             raise torch.OutOfMemoryError("no more")
         return take(loop)
 
-    monkeypatch.setattr(speed.Loop, "take_step", failing)
+    monkeypatch.setattr(Loop, "take_step", failing)
     jobs = [speed.TrainingCase("decoder", 64, 64, batch) for batch in (2, 1)]
     large, small = speed.measure_cases(jobs, lambda dtype: HybridModel(tiny_model, CPU, dtype), CPU, 1)
-    assert large["error"] == "OutOfMemoryError: no more" and large["batch"] == 2
+    assert large["error"] == "OutOfMemoryError: no more"
+    assert large["batch"] == 2
     assert small["step"] > 0
 
 
 def test_no_row_begins_too_late(tiny_model: Path) -> None:
     (row,) = speed.measure_cases(
-        [speed.TrainingCase("decoder", 64, 64, 1)], lambda dtype: HybridModel(tiny_model), CPU, 1, seconds=0
+        [speed.TrainingCase("decoder", 64, 64, 1)], lambda _: HybridModel(tiny_model), CPU, 1, seconds=0
     )
-    assert row["error"] == "no time left" and row["stage"] == "decoder"
+    assert row["error"] == "no time left"
+    assert row["stage"] == "decoder"
 
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -112,9 +128,8 @@ def at_home(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(RECIPES.parent)
 
 
-def test_a_recipe_is_measured_as_it_is(
-    at_home: None, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.usefixtures("at_home")
+def test_a_recipe_is_measured_as_it_is(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Each stage with its batch, on edits where its data has edits, at the size that is asked for."""
     given = [str(RECIPES / "edit_lora.yaml"), "decoder.global_batch_size=4", "decoder.micro_batch_size=2"]
     rows = rows_of(tmp_path / "rows.jsonl", "--model", str(tiny_model), "--size", "64x64", "--recipe", *given)
@@ -126,20 +141,22 @@ def test_a_recipe_is_measured_as_it_is(
     assert "accumulation steps 2" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("at_home")
 def test_a_recipe_that_preserves_is_timed_with_what_it_is_reminded_of(
-    at_home: None, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A third of the image's own passes for the frozen model's look at it; other images cost all of it again."""
     reminded: list[bool] = []
     drift = AutoregressiveObjective._drift
-    monkeypatch.setattr(
-        AutoregressiveObjective,
-        "_drift",
-        lambda self, batch, logits: reminded.append(bool(self.regularization)) or drift(self, batch, logits),
-    )
+
+    def noting(self: AutoregressiveObjective, batch: Any, logits: torch.Tensor) -> torch.Tensor:
+        reminded.append(bool(self.regularization))
+        return drift(self, batch, logits)
+
+    monkeypatch.setattr(AutoregressiveObjective, "_drift", noting)
     recipe, how = str(RECIPES / "ar_lora.yaml"), ("--model", str(tiny_model), "--size", "64x64")
     ordinary = "data.train=[data/layouts/train, {path: data/layouts/regularization, regularization: true}]"
-    floors = []
+    floors: list[float] = []
     for data, preserve in (
         (ordinary, 0.5),
         ("data.train=data/layouts/train", 0.5),
@@ -150,24 +167,30 @@ def test_a_recipe_that_preserves_is_timed_with_what_it_is_reminded_of(
         floors.append(row["lower_bound"] * row["tflops"])
         assert (row["regularization_weight"], row["regularization_images"]) == (preserve, data == ordinary)
     own, looked, plain = sorted(floors, reverse=True)
-    assert floors == [own, looked, plain] and own - looked == pytest.approx(plain, rel=1e-6)
-    assert set(reminded[: len(reminded) // 2]) == {True} and set(reminded[len(reminded) // 2 :]) == {False}
+    assert floors == [own, looked, plain]
+    assert own - looked == pytest.approx(plain, rel=1e-6)
+    assert set(reminded[: len(reminded) // 2]) == {True}
+    assert set(reminded[len(reminded) // 2 :]) == {False}
 
 
-def test_the_glyph_stage_trains_the_encoder_through_a_frozen_decoder(at_home: None, tiny_model: Path) -> None:
+@pytest.mark.usefixtures("at_home")
+def test_the_glyph_stage_trains_the_encoder_through_a_frozen_decoder(tiny_model: Path) -> None:
     stage = config.load(RECIPES / "glyph_lora.yaml", [f"model={tiny_model}", "glyph.micro_batch_size=null"]).glyph
     assert stage is not None
     job, hybrid = (
         speed.TrainingCase.from_recipe("glyph", stage, (64, 64), edits=False),
         HybridModel(tiny_model, CPU, torch.float32),
     )
-    (row,) = speed.measure_cases([job], lambda dtype: hybrid, CPU, 1)
-    assert row["stage"] == "glyph" and row["step"] > 0
+    (row,) = speed.measure_cases([job], lambda _: hybrid, CPU, 1)
+    assert row["stage"] == "glyph"
+    assert row["step"] > 0
     assert not any(value.requires_grad for value in hybrid.decoder.parameters())
     learning = [name for name, value in hybrid.glyph.named_parameters() if value.requires_grad]
-    assert learning and all("lora_" in name for name in learning)
+    assert learning
+    assert all("lora_" in name for name in learning)
 
 
+@pytest.mark.usefixtures("at_home")
 @pytest.mark.parametrize(
     ("given", "said"),
     [
@@ -177,9 +200,7 @@ def test_the_glyph_stage_trains_the_encoder_through_a_frozen_decoder(at_home: No
         (["no_lora.yaml"], "does not exist"),
     ],
 )
-def test_recipes_that_cannot_be_measured(
-    at_home: None, given: list[str], said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_recipes_that_cannot_be_measured(given: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "train", "--recipe", str(RECIPES / given[0]), *given[1:], "--device", "cpu"]) == 2
     assert said in capsys.readouterr().err
 

@@ -184,6 +184,6 @@ def test_batches_of_equal_pixels() -> None:
 
 def test_groups() -> None:
     sizes = [(32, 32), (64, 64), (32, 32), (32, 32), (64, 64)]
-    assert data.groups(sizes, 2, limit=4) == [[0, 2], [1, 4]], "every size has its share"
-    assert data.groups(sizes, 2, limit=9) == [[0, 2], [3], [1, 4]]
-    assert data.groups([*sizes, (96, 32)], 2, limit=2) == [[0], [1], [5]], "and at least one image"
+    assert data.first_batches(sizes, 2, limit=4) == [[0, 2], [1, 4]], "every size has its share"
+    assert data.first_batches(sizes, 2, limit=9) == [[0, 2], [3], [1, 4]]
+    assert data.first_batches([*sizes, (96, 32)], 2, limit=2) == [[0], [1], [5]], "and at least one image"

@@ -48,7 +48,8 @@ def images(folder: Path) -> data.FileDataset:
 
 
 def agreement(one: torch.Tensor, other: torch.Tensor) -> float:
-    assert one.shape == other.shape and other.unique().numel() > 5
+    assert one.shape == other.shape
+    assert other.unique().numel() > 5
     return (one == other).float().mean().item()
 
 
@@ -61,7 +62,8 @@ def test_halving_is_the_processors(images: data.FileDataset, folder: Path) -> No
             theirs = (prepare_image(image, size, [0.5] * 3, [0.5] * 3) + 1) * 127.5
             torch.testing.assert_close(ours, ours.round(), atol=1e-3, rtol=0)
             different = (ours - theirs).abs().round()
-            assert different.max() <= 2 and (different > 0).float().mean() < 0.03
+            assert different.max() <= 2
+            assert (different > 0).float().mean() < 0.03
 
 
 def test_large_ids_are_those_of_a_source_image(hybrid: HybridModel, images: data.FileDataset, folder: Path) -> None:
@@ -84,7 +86,8 @@ def test_preview_ids(hybrid: HybridModel, images: data.FileDataset, folder: Path
             Image.open(folder / f"{index}.png"), (rows * 16, columns * 16), settings.mean, settings.std
         )
         assert agreement(found[[index]][0], hybrid.semantic_vq.encode(pixels[None])[0]) >= 0.97
-    assert found[[0]].shape == (1, 16, 16) and found[[1]].shape == (1, 22, 11)
+    assert found[[0]].shape == (1, 16, 16)
+    assert found[[1]].shape == (1, 22, 11)
 
 
 @torch.no_grad()
@@ -102,7 +105,9 @@ def test_latents_are_the_normalised_distribution_of_stock(hybrid: HybridModel, i
 def test_rows_are_those_of_the_images(images: data.FileDataset) -> None:
     """Images of several sizes in one folder: every index gives its own row, in the order asked for."""
     found = features.precompute(images, torch.tensor, features.FeatureCache(CPU), "numbers")
-    assert found[[3, 0]].tolist() == [3, 0] and found[[2]].tolist() == [2] and found[[4]].tolist() == [4]
+    assert found[[3, 0]].tolist() == [3, 0]
+    assert found[[2]].tolist() == [2]
+    assert found[[4]].tolist() == [4]
 
 
 def test_more_images_than_a_chunk(monkeypatch: pytest.MonkeyPatch, images: data.FileDataset) -> None:
@@ -141,7 +146,8 @@ def test_what_is_in_files_is_not_encoded_again(images: data.FileDataset, tmp_pat
     _, asked = numbers(images, tmp_path)
     assert sorted(asked) == [0, 1, 2, 3, 4]
     kept, asked = numbers(images, tmp_path)
-    assert asked == [] and kept[[3, 0]].tolist() == [[3], [0]]
+    assert asked == []
+    assert kept[[3, 0]].tolist() == [[3], [0]]
     assert numbers(images, tmp_path, about="other weights")[1] != []
     assert numbers(images, tmp_path / "elsewhere")[1] != []
     alone = data.FileDataset(images.where)
@@ -155,7 +161,8 @@ def test_equal_images_are_encoded_once(tmp_path: Path) -> None:
         Image.new("RGB", (32, 32), "red" if name == "b" else "blue").save(tmp_path / f"{name}.png")
         (tmp_path / f"{name}.txt").write_text(name)
     kept, asked = numbers(data.FileDataset(tmp_path), tmp_path / "cache")
-    assert sorted(asked) == [1, 2] and kept[[0, 1, 2]].tolist() == [[2], [1], [2]]
+    assert sorted(asked) == [1, 2]
+    assert kept[[0, 1, 2]].tolist() == [[2], [1], [2]]
 
 
 @pytest.mark.parametrize("harm", ["cut", "changed", "empty", "gone"])
@@ -170,13 +177,16 @@ def test_a_broken_file_is_made_again(images: data.FileDataset, tmp_path: Path, h
     else:
         path.write_bytes(harmed[harm])
     kept, asked = numbers(images, tmp_path)
-    assert asked == [4] and kept[[4]].tolist() == [[4]] and path.read_bytes() == content
+    assert asked == [4]
+    assert kept[[4]].tolist() == [[4]]
+    assert path.read_bytes() == content
 
 
 def test_what_does_not_fit_is_read_from_files(images: data.FileDataset, tmp_path: Path) -> None:
     """The same batches, and a file that is lost while training runs is an error that says what to do."""
     kept, _ = numbers(images, tmp_path, gpu_bytes=0)
-    assert kept[[3, 0]].tolist() == [[3], [0]] and kept[[2]].tolist() == [[2]]
+    assert kept[[3, 0]].tolist() == [[3], [0]]
+    assert kept[[2]].tolist() == [[2]]
     inside, _ = numbers(images, tmp_path)
     for path in tmp_path.rglob("*"):
         if path.is_file() and path.suffix != ".json":
@@ -212,7 +222,8 @@ def test_text_shares() -> None:
     posters = PosterDataset(2, 64, 64, seed=0, workers=1, split="train")
     found = features.precompute_text_masks(posters, features.FeatureCache(CPU))
     mask = posters.text_mask([1], CPU)
-    assert found is not None and mask is not None
+    assert found is not None
+    assert mask is not None
     share = mask.view(8, 8, 8, 8).mean(dim=(1, 3))
     torch.testing.assert_close(found[[1]][0, 0].float() / 255, share, atol=0.002, rtol=0)
     assert 0 < share.max() <= 1

@@ -27,7 +27,8 @@ def e4m3() -> Tensor:
 def test_each_value_is_the_nearest_that_the_type_has(dtype: torch.dtype) -> None:
     weight = uneven().to(dtype)
     bits, scale = pack(weight)
-    assert bits.dtype == torch.uint8 and bits.shape == weight.shape
+    assert bits.dtype == torch.uint8
+    assert bits.shape == weight.shape
     assert torch.equal(torch.frexp(scale).mantissa, torch.full_like(scale, 0.5)), "powers of two"
     largest = weight.float().abs().amax(dim=1, keepdim=True)
     assert ((largest / scale <= 448) & (largest / scale > 224)).all()

@@ -26,8 +26,8 @@ def test_what_is_not_installed(optimizer: str, wandb: str | None, said: str, mon
     recipe = config.from_dict(
         {"output": "x", "data": {"train": "a", "validation": "b"}, "decoder": stage, "wandb": wandb}
     )
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: object())
     libraries.check(recipe)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(UserError, match=said):
         libraries.check(recipe)

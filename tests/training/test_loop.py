@@ -57,7 +57,7 @@ class Regression:
     def validation_losses(self) -> dict[str, float]:
         return {"loss": (self.trained(self.inputs) - self.targets).square().mean().item()}
 
-    def after_step(self, step: int, generator: torch.Generator) -> None:
+    def after_step(self, step: int, _: torch.Generator) -> None:
         self.steps = step
 
     def finish(self) -> None:
@@ -104,7 +104,7 @@ def test_resumed_equals_uninterrupted(tmp_path: Path, optimizer: str) -> None:
         pass
 
     class Dying(Regression):
-        def after_step(self, step: int, generator: torch.Generator) -> None:
+        def after_step(self, step: int, _: torch.Generator) -> None:
             if step == 10:
                 raise Killed
 
@@ -134,7 +134,9 @@ def test_killed_after_the_last_export(tmp_path: Path, save_every: int) -> None:
         for parameter in resumed.trained.parameters():
             parameter.mul_(2)  # what is read from the folder is not what training began with
     result = loop_in(tmp_path, resumed, **settings).run(lambda: exported.append(weights(resumed)))
-    assert resumed.steps == 0 and equal(weights(resumed), weights(whole)) and len(exported) == 1
+    assert resumed.steps == 0
+    assert equal(weights(resumed), weights(whole))
+    assert len(exported) == 1
     assert result | {"seconds": 0} == expected | {"seconds": 0}
     assert [row | {"time": 0} for row in read_jsonl(tmp_path / "decoder.log.jsonl")] == log
 
@@ -159,7 +161,9 @@ module.loop_in(Path({folder!r}), Dying(noise=0.5), **module.NOISY).run(lambda: N
 def test_a_process_that_is_killed_goes_on(tmp_path: Path) -> None:
     """SIGKILL leaves a complete state and no half file; optimizer and averages are those of an unbroken run."""
     script = SCRIPT.format(tests=str(Path(__file__).parents[1]), file=__file__, folder=str(tmp_path / "parts"))
-    process = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], timeout=120, capture_output=True)
+    process = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], timeout=120, check=False, capture_output=True
+    )
     assert process.returncode == -signal.SIGKILL, process.stderr.decode()
     assert sorted(os.listdir(tmp_path / "parts")) == ["decoder.log.jsonl", "decoder.state.pt"]
     whole, resumed = Regression(noise=0.5), Regression(noise=0.5)
@@ -172,7 +176,8 @@ def test_a_process_that_is_killed_goes_on(tmp_path: Path) -> None:
         loop.stage = stage(**{**NOISY, "steps": 40})
         loop.take_step()  # one step more shows the optimizer's state
     assert equal(weights(whole), weights(resumed))
-    assert loops[0].averaged and loops[1].averaged
+    assert loops[0].averaged
+    assert loops[1].averaged
     assert equal(loops[0].averaged.shadow, loops[1].averaged.shadow)
 
 
@@ -244,7 +249,8 @@ def test_micro_batches_draw_their_own_numbers(tmp_path: Path) -> None:
             return super().loss(indices, generator)
 
     loop_in(tmp_path, Listening(), steps=3, micro_batch_size=1).run(lambda: None)
-    assert len(seeds) == 12 and all(len(set(column)) == 12 for column in zip(*seeds, strict=True))
+    assert len(seeds) == 12
+    assert all(len(set(column)) == 12 for column in zip(*seeds, strict=True))
 
 
 def test_gradients_are_clipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,25 +271,30 @@ def test_averages() -> None:
     averaged, expected = Averaged([parameter], 0.9), parameter.detach().clone().double()
     for step in range(1, 200):
         with torch.no_grad():
-            parameter += 0.1 * step
+            parameter.add_(0.1 * step)
         averaged.update(step)
         decay = min(0.9, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * parameter.detach().double()
     torch.testing.assert_close(averaged.shadow[0].double(), expected, rtol=1e-4, atol=0)
     current, shadow = parameter.detach().clone(), averaged.shadow[0].clone()
     averaged.swap()
-    assert torch.equal(parameter, shadow) and torch.equal(averaged.shadow[0], current)
+    assert torch.equal(parameter, shadow)
+    assert torch.equal(averaged.shadow[0], current)
     averaged.swap()
-    assert torch.equal(parameter, current) and torch.equal(averaged.shadow[0], shadow)
+    assert torch.equal(parameter, current)
+    assert torch.equal(averaged.shadow[0], shadow)
 
 
 def test_averaged_weights_are_what_is_exported_and_scored(tmp_path: Path) -> None:
     objective, exported = Regression(), []
     loop = loop_in(tmp_path, objective, ema=0.9, save_every=3)
     result = loop.run(lambda: exported.append(weights(objective)))
-    assert len(exported) == 3 and objective.finished == 1
-    assert equal(exported[-1], weights(objective)) and not equal(exported[-1], exported[-2])
-    assert loop.averaged and not equal(loop.averaged.shadow, exported[-1]), "the raw weights are the other ones"
+    assert len(exported) == 3
+    assert objective.finished == 1
+    assert equal(exported[-1], weights(objective))
+    assert not equal(exported[-1], exported[-2])
+    assert loop.averaged
+    assert not equal(loop.averaged.shadow, exported[-1]), "the raw weights are the other ones"
     assert result["after"] == objective.validation_losses()
     state = torch.load(loop.context.state, weights_only=True)
     assert not equal(list(state["model"].values()), exported[-1]), "a state holds the raw weights"
@@ -297,8 +308,10 @@ def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path: Path, save_every: i
     loop = loop_in(tmp_path, Regression(fail_at=2), save_every=save_every)
     with pytest.raises(UserError) as caught:
         loop.run(lambda: exported.append(1))
-    assert "the loss is nan" in str(caught.value) and "decoder.learning_rate=0.0125" in str(caught.value)
-    assert not exported and not loop.context.state.exists()
+    assert "the loss is nan" in str(caught.value)
+    assert "decoder.learning_rate=0.0125" in str(caught.value)
+    assert not exported
+    assert not loop.context.state.exists()
 
 
 def test_a_full_disk_keeps_the_old_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -314,7 +327,7 @@ def test_a_full_disk_keeps_the_old_state(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(torch, "save", full)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=100))
-    with pytest.raises(UserError, match="no space left while writing .*decoder.state.pt"):
+    with pytest.raises(UserError, match=r"no space left while writing .*decoder.state.pt"):
         loop.run(lambda: None)
     assert sorted(os.listdir(tmp_path)) == ["decoder.log.jsonl", "decoder.state.pt"]
     assert torch.load(loop.context.state, weights_only=True)["step"] == 2
@@ -322,7 +335,7 @@ def test_a_full_disk_keeps_the_old_state(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_weights_that_broke_in_the_last_step_are_not_exported(tmp_path: Path) -> None:
     class Breaking(Regression):
-        def after_step(self, step: int, generator: torch.Generator) -> None:
+        def after_step(self, step: int, _: torch.Generator) -> None:
             if step == 8:
                 next(self.trained.parameters()).data.fill_(float("nan"))
 
@@ -353,10 +366,13 @@ def test_the_log(tmp_path: Path) -> None:
     rows = read_jsonl(loop.context.log)
     assert [row["step"] for row in rows if "loss" in row] == [20, 40, 45]
     validation = {row["step"]: row["validation"] for row in rows if "validation" in row}
-    assert list(validation) == [0, 15, 30, 45] and calls == [0, 30, 45]
-    assert result["before"] == validation[0] and result["after"] == validation[45]
+    assert list(validation) == [0, 15, 30, 45]
+    assert calls == [0, 30, 45]
+    assert result["before"] == validation[0]
+    assert result["after"] == validation[45]
     assert result["after"]["loss"] < result["before"]["loss"]
-    assert result["steps"] == 45 and result["peak_bytes"] is None
+    assert result["steps"] == 45
+    assert result["peak_bytes"] is None
 
 
 def test_training_drops_and_scoring_does_not(tmp_path: Path) -> None:
@@ -372,7 +388,8 @@ def test_training_drops_and_scoring_does_not(tmp_path: Path) -> None:
 
     objective.validation_losses = listening  # type: ignore[method-assign]
     loop_in(tmp_path, objective, validation_every=2).run(lambda: None)
-    assert objective.modes == {True} and set(scores) == {False}
+    assert objective.modes == {True}
+    assert set(scores) == {False}
 
 
 def test_seeds_of_steps_differ() -> None:

@@ -41,7 +41,8 @@ def decoder_inputs() -> list[Tensor]:
 def ours(decoder: torch.nn.Module) -> Tensor:
     latents, glyph, *others = decoder_inputs()
     with torch.no_grad():
-        return decoder(latents, glyph, None, *others)
+        output: Tensor = decoder(latents, glyph, None, *others)
+    return output
 
 
 def trained(model: Path, settings: Lora) -> torch.nn.Module:
@@ -72,14 +73,16 @@ def test_an_unknown_target_names_the_nearest(tiny_model: Path, target: str, gues
     decoder = checkpoint.load_component(tiny_model, "decoder")
     with pytest.raises(UserError) as caught:
         lora.inject(decoder, Lora(targets=("to_q", target)))
-    assert repr(target) in str(caught.value) and f"did you mean '{guess}" in str(caught.value)
+    assert repr(target) in str(caught.value)
+    assert f"did you mean '{guess}" in str(caught.value)
     assert not [name for name, _ in decoder.named_modules() if "lora" in name]
 
 
 def test_a_target_far_from_every_name(tiny_model: Path) -> None:
     with pytest.raises(UserError) as caught:
         lora.inject(checkpoint.load_component(tiny_model, "decoder"), Lora(targets=("zzzzzz",)))
-    assert "None" not in str(caught.value) and "to_q" in str(caught.value)
+    assert "None" not in str(caught.value)
+    assert "to_q" in str(caught.value)
 
 
 @pytest.mark.parametrize(("rank", "alpha"), [(4, 4), (4, 10), (8, 2)])
@@ -174,11 +177,13 @@ def test_dora(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
 
     out = tmp_path / "comfy.safetensors"
     assert main(["export", str(tmp_path / "ad"), "--format", "comfyui", "--out", str(out)]) == 2
-    assert "use_dora" in capsys.readouterr().err and not out.exists()
+    assert "use_dora" in capsys.readouterr().err
+    assert not out.exists()
     half = f"{tmp_path / 'ad'}:0.5"
     with pytest.raises(UserError, match="DoRA adapter, which has no weight"):
         apply_adapter(HybridModel(tiny_model), half)
-    assert main(["export", half, "--format", "diffusers", "--out", str(out)]) == 2 and not out.exists()
+    assert main(["export", half, "--format", "diffusers", "--out", str(out)]) == 2
+    assert not out.exists()
 
 
 def test_a_kill_while_saving_leaves_the_old_adapter(
@@ -212,7 +217,7 @@ def test_a_full_disk(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(SafetensorError):
         lora.save(wrapped, tmp_path / "ad" / "decoder", "decoder", tiny_model)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
-    with pytest.raises(UserError, match="no space left while writing .*decoder"):
+    with pytest.raises(UserError, match=r"no space left while writing .*decoder"):
         lora.save(wrapped, tmp_path / "ad" / "decoder", "decoder", tiny_model)
     assert not list((tmp_path / "ad").iterdir())
 
@@ -254,4 +259,5 @@ def test_the_look_at_a_save_leaves_training_as_it_was(tiny_model: Path, tmp_path
     assert all(module.training for module in wrapped.modules())
     assert trainable == [name for name, parameter in wrapped.named_parameters() if parameter.requires_grad]
     after = wrapped.state_dict()
-    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)

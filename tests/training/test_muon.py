@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -73,7 +75,7 @@ def names(network: Network, parameters: list[Tensor]) -> set[str]:
 def test_which_parameters_it_takes() -> None:
     """The matrices inside; embeddings, the last layer and every vector stay with AdamW, and nothing frozen is taken."""
     network = Network()
-    settings = {"steps": 1, "global_batch_size": 1, "learning_rate": 0.1, "weight_decay": 0.2}
+    settings: dict[str, Any] = {"steps": 1, "global_batch_size": 1, "learning_rate": 0.1, "weight_decay": 0.2}
     adamw, muon = optimizers(network, DecoderStage(**settings, optimizer="muon"), torch.device("cpu"))
     inside = {"layers.0.0.weight", "layers.1.0.weight"}
     assert names(network, muon.param_groups[0]["params"]) == inside

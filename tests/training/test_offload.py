@@ -36,7 +36,7 @@ class Stack(nn.Module):
         self.every = every
 
     def forward(self, given: Tensor) -> Tensor:
-        x = self.before(given)
+        x: Tensor = self.before(given)
         for index, block in enumerate(self.blocks):
             x = x + checkpointed(block, index, self.every, x)
         return x
@@ -151,7 +151,8 @@ def test_what_waits_is_told_beforehand(tiny_model: Path) -> None:
     matrices = {name for name, _ in quantization.layer_matrices(decoder.transformer_blocks)}
     offload.offload(decoder, CPU)
     gone = before - sum(parameter.nbytes for parameter in decoder.parameters())
-    assert gone > 0 and told == gone * (blocks - 2) // blocks
+    assert gone > 0
+    assert told == gone * (blocks - 2) // blocks
     waiting = {name for name, child in decoder.named_modules() if isinstance(child, offload.OffloadedLinear)}
     assert waiting == {f"transformer_blocks.{name}" for name in matrices}
 
@@ -167,4 +168,5 @@ def test_images_are_the_same(tiny_model: Path) -> None:
                 setattr(hybrid, part, offload.offload(getattr(hybrid, part), CPU))
         codes = generate_prior_tokens(hybrid, [request])
         found.append((codes[0], decode_prior_tokens(hybrid, [request], codes)[0]))
-    assert torch.equal(found[0][0], found[1][0]) and found[0][1].tobytes() == found[1][1].tobytes()
+    assert torch.equal(found[0][0], found[1][0])
+    assert found[0][1].tobytes() == found[1][1].tobytes()

@@ -59,7 +59,9 @@ def test_a_second_run_encodes_nothing(
     command = recipe(tiny_model, posters, tmp_path)
     assert main(command) == 0
     told = capsys.readouterr().err
-    assert "latents: 6 computed, 0 found" in told and "glyph embeddings:" in told and str(tmp_path / "cache") in told
+    assert "latents: 6 computed, 0 found" in told
+    assert "glyph embeddings:" in told
+    assert str(tmp_path / "cache") in told
     assert {"semantic_vq", "vae", "glyph"} <= loaded.keys()
     loaded.clear()
     assert main([*command, f"output={tmp_path / 'again'}"]) == 0

@@ -83,7 +83,7 @@ def test_a_row_has_no_padding_and_no_neighbours(tiny_model: Path, images: data.C
 
 def test_batches_of_all_sizes(images: data.ConcatDataset) -> None:
     """An epoch shows every image once, and none a second time to fill up a batch of its size."""
-    batches = data.Batches(data.together(data.buckets(images)), 5, seed=0, repeats=images.repeats)
+    batches = data.Batches(data.one_bucket(data.buckets(images)), 5, seed=0, repeats=images.repeats)
     shown = [batches[step] for step in range(batches.per_epoch)]
     assert sorted(index for batch in shown for index in batch) == list(range(10))
     assert any(len({images.sizes[index] for index in batch}) > 1 for batch in shown)

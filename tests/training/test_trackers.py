@@ -12,7 +12,7 @@ import pytest
 
 from glmkit.training import trackers
 
-ROWS = [
+ROWS: list[dict[str, Any]] = [
     {"step": 0, "validation": {"loss": 2.0, "preview": 1.5}},
     {"step": 20, "loss": 1.0, "large": 0.5, "time": 1.0},
 ]
@@ -45,7 +45,8 @@ def test_tensorboard_where_it_is_installed(tmp_path: Path, monkeypatch: pytest.M
     (track,) = trackers.trackers(tmp_path, "decoder", None)
     for row in ROWS:
         track(row)
-    assert list(written.items()) == EXPECTED and folders == [str(tmp_path / "tensorboard" / "decoder")]
+    assert list(written.items()) == EXPECTED
+    assert folders == [str(tmp_path / "tensorboard" / "decoder")]
     installed(monkeypatch)
     assert trackers.trackers(tmp_path, "decoder", None) == []
 
@@ -67,5 +68,7 @@ def test_wandb_where_a_recipe_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         track(row)
     assert logged == EXPECTED
     first, again, other = runs
-    assert first == again and first["project"] == "posters" and first["resume"] == "allow"
+    assert first == again
+    assert first["project"] == "posters"
+    assert first["resume"] == "allow"
     assert other["id"] != first["id"]

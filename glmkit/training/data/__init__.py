@@ -8,11 +8,11 @@ from glmkit.training.data.dataset import (
     ConcatDataset,
     Datasets,
     ImageDataset,
-    asked_for,
     buckets,
     by_size,
-    groups,
-    together,
+    first_batches,
+    kinds_with_caption,
+    one_bucket,
 )
 from glmkit.training.data.image_files import FileDataset
 
@@ -22,12 +22,12 @@ __all__ = [
     "Datasets",
     "FileDataset",
     "ImageDataset",
-    "asked_for",
     "buckets",
     "by_size",
-    "groups",
+    "first_batches",
+    "kinds_with_caption",
     "load",
-    "together",
+    "one_bucket",
 ]
 
 

@@ -108,13 +108,13 @@ def buckets(images: ImageDataset) -> list[Kind | None]:
     return [kind if count else None for kind, count in zip(kinds(images), images.repeats, strict=True)]
 
 
-def together(kinds: Sequence[Kind | None]) -> list[Kind | None]:
+def one_bucket(kinds: Sequence[Kind | None]) -> list[Kind | None]:
     """Give all images one kind, for batches of images of any sizes."""
     first = next(kind for kind in kinds if kind is not None)
     return [None if kind is None else first for kind in kinds]
 
 
-def asked_for(images: ImageDataset) -> list[Kind | None]:
+def kinds_with_caption(images: ImageDataset) -> list[Kind | None]:
     """Return the kind of every image whose caption is read: those that are shown and those of regularization."""
     regularization = set(images.regularization)
     both = zip(buckets(images), kinds(images), strict=True)
@@ -130,7 +130,7 @@ def by_size(sizes: Sequence[Bucket | None]) -> dict[Bucket, list[int]]:
     return members
 
 
-def groups(sizes: Sequence[Bucket | None], batch_size: int, limit: int) -> list[list[int]]:
+def first_batches(sizes: Sequence[Bucket | None], batch_size: int, limit: int) -> list[list[int]]:
     """Return the first images of every size, about `limit` in all, in batches of at most `batch_size` of one size."""
     members = by_size(sizes)
     total = sum(map(len, members.values()))

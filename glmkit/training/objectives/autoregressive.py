@@ -19,7 +19,7 @@ from torch import Tensor
 from glmkit.config import AutoregressiveStage
 from glmkit.models.compiling import allow_shapes
 from glmkit.models.hybrid import HybridModel
-from glmkit.training.data import Datasets, buckets, groups
+from glmkit.training.data import Datasets, buckets, first_batches
 from glmkit.training.features import FeatureCache
 from glmkit.training.objectives import EVERY, Divisible, StageKind
 from glmkit.training.objectives.regularization import RegularizationImages, without_adapters
@@ -51,7 +51,7 @@ class AutoregressiveObjective(Divisible):
         self.sequences, self.validation = features
         self.regularization = RegularizationImages(images)
         self.trained, self.stage, self.device = hybrid.autoregressive, stage, hybrid.device
-        self.validation_groups = groups(buckets(validation), 16, limit=VALIDATION_IMAGES)
+        self.validation_groups = first_batches(buckets(validation), 16, limit=VALIDATION_IMAGES)
         self.weights = {"preview": stage.preview_weight, "large": 1.0, "edit": 1.0, "end": END_WEIGHT}
 
     def loss(

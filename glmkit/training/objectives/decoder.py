@@ -26,7 +26,7 @@ from glmkit.models.compiling import allow_shapes
 from glmkit.models.decoder.condition_cache import ConditionCache
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import features
-from glmkit.training.data import ConcatDataset, Datasets, FileDataset, ImageDataset, buckets, groups
+from glmkit.training.data import ConcatDataset, Datasets, FileDataset, ImageDataset, buckets, first_batches
 from glmkit.training.objectives import EVERY, Divisible, StageKind
 from glmkit.training.objectives.glyph_embeddings import NO_TEXT, GlyphEmbeddings, Glyphs, GlyphTokens
 from glmkit.training.objectives.regularization import RegularizationImages, without_adapters
@@ -192,7 +192,7 @@ class DecoderObjective(Divisible):
                 one.glyphs.attach(hybrid.glyph)
         self.mean_weight = self._mean_weight(images, self.train.text) if self.train.text else 1.0
         self.regularization = RegularizationImages(images)
-        self.validation_groups = groups(buckets(validation), 32, limit=VALIDATION_IMAGES)
+        self.validation_groups = first_batches(buckets(validation), 32, limit=VALIDATION_IMAGES)
         self.decoder, self.auxiliary_losses = hybrid.decoder, auxiliary_losses
         self.trained = self._trained(hybrid)
 
@@ -249,7 +249,7 @@ class DecoderObjective(Divisible):
     def _mean_weight(self, images: ImageDataset, text: features.CachedFeatures) -> float:
         """Return the mean weight over an epoch. UserError when nothing in the images counts."""
         total = 0.0
-        for indices in groups(buckets(images), 64, limit=len(images.sizes)):
+        for indices in first_batches(buckets(images), 64, limit=len(images.sizes)):
             repeats = torch.tensor([images.repeats[index] for index in indices], dtype=torch.float32)
             total += float(self._weights(text, indices).mean(dim=(1, 2, 3)).cpu() @ repeats)
         if total == 0:

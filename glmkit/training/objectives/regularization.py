@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from glmkit.training.data import ImageDataset, asked_for, by_size
+from glmkit.training.data import ImageDataset, by_size, kinds_with_caption
 
 
 class RegularizationImages:
     """Chooses the images on which a training step is held to the model without adapters."""
 
     def __init__(self, images: ImageDataset) -> None:
-        kinds, chosen = asked_for(images), set(images.regularization)
+        kinds, chosen = kinds_with_caption(images), set(images.regularization)
         members = by_size([kind if index in chosen else None for index, kind in enumerate(kinds)])
         self._members = list(members.values())
 

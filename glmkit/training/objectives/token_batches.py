@@ -32,7 +32,7 @@ from glmkit.models.autoregressive.config import AutoregressiveConfig
 from glmkit.models.autoregressive.model import AutoregressiveModel
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import features
-from glmkit.training.data import ImageDataset, asked_for, by_size
+from glmkit.training.data import ImageDataset, by_size, kinds_with_caption
 
 PROMPT_MULTIPLE = 16  # of padded prompts: few shapes to compile
 
@@ -137,7 +137,7 @@ class TokenSequences:
         # With one length for every batch of a kind a compiled model has one shape per image size.
         self.one_shape, self.prompt_length = False, {False: 0, True: 0}
         tokenizer = prompt_tokenizer(hybrid.folder)
-        for kind, members in by_size(asked_for(images)).items():
+        for kind, members in by_size(kinds_with_caption(images)).items():
             captions = [images.captions[index] for index in members]
             prompts = self._tokenize(tokenizer, captions, members, kind)
             without = self._tokenize(tokenizer, [""] * len(members), members, kind)

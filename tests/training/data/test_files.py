@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
+import operator
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +48,7 @@ def assert_pixels(images: data.FileDataset, index: int, levels: np.ndarray) -> N
 
 def test_parquet_with_columns_of_any_name(tmp_path: Path) -> None:
     stored = [encoded(seed) for seed in range(3)]
-    rows = {"pic": [{"bytes": png, "path": None} for png, _ in stored], "prompt": ["a", "b", "c"]}
+    rows: dict[str, list[Any]] = {"pic": [{"bytes": png, "path": None} for png, _ in stored], "prompt": ["a", "b", "c"]}
     for number in range(3):
         part = {name: values[number : number + 1] for name, values in rows.items()}
         pyarrow.parquet.write_table(pyarrow.table(part), tmp_path / f"train-{number}.parquet")
@@ -56,7 +58,7 @@ def test_parquet_with_columns_of_any_name(tmp_path: Path) -> None:
         assert images.captions == ["a", "b", "c"]
         for index, (_, levels) in enumerate(stored):
             assert_pixels(images, index, levels)
-    with pytest.raises(UserError, match="no column image[\\s\\S]*columns pic, prompt[\\s\\S]*data.columns.image=NAME"):
+    with pytest.raises(UserError, match=r"no column image[\s\S]*columns pic, prompt[\s\S]*data.columns.image=NAME"):
         data.FileDataset(tmp_path)
 
 
@@ -88,22 +90,25 @@ def test_edit_pairs(tmp_path: Path) -> None:
         {"file_name": "plain.png", "text": "plain"},
     )
     images = data.FileDataset(tmp_path, repeats=2)
-    assert images.condition_images == {1: 0} and images.repeats == [0, 2, 2] and images.sizes == [(32, 64)] * 3
+    assert images.condition_images == {1: 0}
+    assert images.repeats == [0, 2, 2]
+    assert images.sizes == [(32, 64)] * 3
     assert_pixels(images, 0, before[4:36, 3:67])
     assert_pixels(images, 1, after[4:36, 3:67])
     kinds = data.buckets(images)
     assert kinds == [None, (32, 64, True), (32, 64, False)]
     batches = data.Batches(kinds, 2, seed=0, repeats=images.repeats)
     assert sorted(batches[step] for step in range(batches.per_epoch)) == [[1, 1], [2, 2]]
-    assert data.groups(kinds, 4, limit=9) == [[2], [1]], "a source takes no place among the validation images"
-    assert summary.summarize(images).buckets == {"64x32": 1, "64x32 edits": 1} and summary.summarize(images).edits == 2
+    assert data.first_batches(kinds, 4, limit=9) == [[2], [1]], "a source takes no place among the validation images"
+    assert summary.summarize(images).buckets == {"64x32": 1, "64x32 edits": 1}
+    assert summary.summarize(images).edits == 2
 
 
 def test_a_source_of_another_size_is_refused(tmp_path: Path) -> None:
     draw(tmp_path / "before.png", 64, 64)
     draw(tmp_path / "after.png", 96, 64)
     table(tmp_path, {"file_name": "after.png", "condition_image": "before.png", "text": "a"})
-    with pytest.raises(UserError, match="another size[\\s\\S]*64x64, the image 96x64"):
+    with pytest.raises(UserError, match=r"another size[\s\S]*64x64, the image 96x64"):
         data.FileDataset(tmp_path)
 
 
@@ -121,9 +126,11 @@ def test_text_boxes_and_masks_follow_the_image(tmp_path: Path) -> None:
     )
     reading = config.ImageSettings(size="96x64")
     masks = data.FileDataset(tmp_path, reading).text_mask([0, 1], CPU)
-    assert masks is not None and masks.shape == (2, 1, 64, 96)
+    assert masks is not None
+    assert masks.shape == (2, 1, 64, 96)
     assert torch.equal(masks[0], masks[1])
-    assert masks[0, 0, 18:46, 34:46].min() > 0.9 and masks[0, 0, :, 52:].max() < 0.1
+    assert masks[0, 0, 18:46, 34:46].min() > 0.9
+    assert masks[0, 0, :, 52:].max() < 0.1
     assert masks[0].mean() == pytest.approx(levels.mean() / 255, abs=0.01)
 
 
@@ -154,7 +161,7 @@ def test_broken_images_are_named_together_or_left_out(tmp_path: Path) -> None:
 def test_no_good_image_is_an_error_even_where_broken_ones_are_skipped(tmp_path: Path) -> None:
     (tmp_path / "cut.png").write_bytes(b"no image")
     table(tmp_path, {"file_name": "cut.png", "text": "a"})
-    with pytest.raises(UserError, match="cut.png is not an image"):
+    with pytest.raises(UserError, match=r"cut.png is not an image"):
         data.FileDataset(tmp_path, config.ImageSettings(on_bad_image="skip"))
 
 
@@ -166,9 +173,16 @@ def test_sources_of_a_recipe_and_their_repeats(tmp_path: Path) -> None:
     places = [{"path": str(tmp_path / "one"), "repeats": 3}, str(tmp_path / "two")]
     settings = config.Data.model_validate({"train": places, "validation": str(tmp_path / "held")})
     train, validation = data.load(settings)
-    assert train.captions == ["one", "two"] and train.repeats == [3, 1] and validation.captions == ["held"]
+    assert train.captions == ["one", "two"]
+    assert train.repeats == [3, 1]
+    assert validation.captions == ["held"]
     batches = data.Batches(data.buckets(train), 2, 0, train.repeats)
-    assert sorted(sum((batches[step] for step in range(batches.per_epoch)), [])) == [0, 0, 0, 1]
+    assert sorted(functools.reduce(operator.iadd, (batches[step] for step in range(batches.per_epoch)), [])) == [
+        0,
+        0,
+        0,
+        1,
+    ]
 
 
 def test_the_report_counts_changes(tmp_path: Path) -> None:
@@ -194,17 +208,19 @@ def test_the_report_names_what_is_there_twice(tmp_path: Path) -> None:
     told = summary.lines(both, 1)
     for line in ("  2 more are for regularization", "  1 equal another one", "  1 captions quote no text"):
         assert line in told
-    assert [line for line in told if "over-fitting" in line] == [told[-1]] and told[-1].startswith("  1 of them")
+    assert [line for line in told if "over-fitting" in line] == [told[-1]]
+    assert told[-1].startswith("  1 of them")
     posters = PosterDataset(2, 64, 64, seed=0, workers=1, split="train")
     assert not any("over-fitting" in line for line in summary.lines((posters, posters), 1))
 
 
 def test_content_names_a_image(tmp_path: Path) -> None:
     """The same bytes in another place have the same name; another fit or other bytes another one."""
-    keys = []
+    keys: list[str] = []
     for folder, seed, reading in (("a", 1, {}), ("b", 1, {}), ("c", 2, {}), ("d", 1, {"size": "32x32"})):
         (tmp_path / folder).mkdir()
         draw(tmp_path / folder / "x.png", seed=seed)
         (tmp_path / folder / "x.txt").write_text("x")
-        keys += data.FileDataset(tmp_path / folder, config.ImageSettings(**reading)).keys or []
-    assert keys[0] == keys[1] and len(set(keys)) == 3
+        keys += data.FileDataset(tmp_path / folder, config.ImageSettings.model_validate(reading)).keys or []
+    assert keys[0] == keys[1]
+    assert len(set(keys)) == 3

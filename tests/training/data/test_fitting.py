@@ -19,11 +19,14 @@ def test_nothing_grows_and_little_is_lost(height: int, width: int, most: int) ->
     try:
         found = fit(height, width, most, exact=False)
     except UserError as error:
-        assert "as long as wide" in error.what
+        if "as long as wide" not in error.what:
+            raise
         return
     rows, columns = found.size
-    assert rows % 32 == columns % 32 == 0 and rows * columns <= most
-    assert rows <= found.scaled[0] <= height and columns <= found.scaled[1] <= width
+    assert rows % 32 == columns % 32 == 0
+    assert rows * columns <= most
+    assert rows <= found.scaled[0] <= height
+    assert columns <= found.scaled[1] <= width
     if height * width <= most:
         assert found.scaled == (height, width)
         assert (rows, columns) == (height // 32 * 32, width // 32 * 32)
@@ -56,4 +59,5 @@ def test_the_middle_is_kept() -> None:
     found = fit(128, 260, 64 * 128, exact=False)
     pixels = np.asarray(found.apply(Image.fromarray(levels)))
     assert pixels.shape == (64, 128, 3)
-    assert pixels[:, :60].max() <= 30 and pixels[:, 68:].min() >= 225
+    assert pixels[:, :60].max() <= 30
+    assert pixels[:, 68:].min() >= 225
