@@ -28,6 +28,7 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python tests/lint/words.py
 
 $(DEMO)/index.html: export GLMKIT_CACHE := $(abspath $(DEMO)/cache)
 
