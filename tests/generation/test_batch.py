@@ -166,19 +166,8 @@ def test_processes_share_the_work_and_survive_one(
 
     def command(out: str) -> list[str]:
         shared = ["generate", "--prompts", str(tmp_path / "prompts.jsonl"), "--out", str(tmp_path / out), "--json"]
-        return [
-            *shared,
-            "--model",
-            str(tiny_model),
-            "--device",
-            "cpu",
-            "--size",
-            "64x64",
-            "--steps",
-            "1",
-            "--batch-size",
-            "3",
-        ]
+        options = ["--device", "cpu", "--size", "64x64", "--steps", "1", "--batch-size", "3"]
+        return [*shared, "--model", str(tiny_model), *options]
 
     def start(**share: str) -> subprocess.Popen[str]:
         argv = [sys.executable, str(script), str(tmp_path / "many.log"), *command("many")]

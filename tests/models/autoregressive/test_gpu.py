@@ -105,8 +105,8 @@ def test_residual_sum_and_norms_round_as_torch_does() -> None:
         torch.testing.assert_close(gpu.add_and_norm(x_BW, None, None, before, SMALL), before(x_BW), atol=0, rtol=2e-3)
 
 
-def fused_model() -> AutoregressiveModel:
-    model = copy.deepcopy(tiny.our_model()).to(DEVICE)
+def fused_model(dtype: torch.dtype = torch.float32) -> AutoregressiveModel:
+    model = copy.deepcopy(tiny.our_model()).to(DEVICE, dtype)
     model.fuse()
     return model
 
@@ -164,7 +164,7 @@ def test_a_row_alone_equals_the_row_in_a_batch() -> None:
 @pytest.mark.parametrize("rows", [2, 17, 64])
 def test_a_row_alone_equals_the_row_in_a_batch_on_a_gpu(rows: int) -> None:
     """Bit for bit, by the plans that generation takes for so many rows and for one."""
-    model = fused_model().bfloat16()
+    model = fused_model(torch.bfloat16)
     if not suits_kernels(model.lm_head.weight):
         pytest.skip("the plans are for Hopper GPUs")
     step = step_of_rows(model, rows)
