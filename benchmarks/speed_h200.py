@@ -146,7 +146,7 @@ class Mark:
     def __init__(self, device: torch.device) -> None:
         self.seconds, self.event = time.perf_counter(), None
         if device.type == "cuda":
-            self.event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+            self.event = torch.cuda.Event(enable_timing=True)
             self.event.record()
 
     def until(self, later: Mark) -> float:

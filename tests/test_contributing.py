@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from tests.documents import ROOT, code_blocks, prose
+from documents import ROOT, code_blocks, prose
 
 DOCUMENT = "CONTRIBUTING.md"
 MADE_BY_RUNS = {"reports/"}  # not in git

@@ -11,7 +11,7 @@ import pytest
 
 from glmkit.cli import main
 from glmkit.files import read_json
-from tests.documents import ROOT, prose, table, table_lines
+from documents import ROOT, prose, table, table_lines
 
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = "benchmarks/README.md"

@@ -16,7 +16,7 @@ import glmkit
 from glmkit import config
 from glmkit.api.model import GenerationOptions
 from glmkit.cli import build_parser
-from tests.documents import DOCUMENTS, ROOT, code_blocks, prose, read
+from documents import DOCUMENTS, ROOT, code_blocks, prose, read
 
 LAUNCHER = re.compile(r"^(?:accelerate launch|torchrun) .*-m glmkit ")
 API = ("load", "finetune", "evaluate", "report")

@@ -106,7 +106,7 @@ class PriorTokenDecoder:
         longest = max(prompt_lengths)
         image_3BN = torch.stack([decode_positions(next_position(one), grids_in_order) for one in positions], dim=1)
         # Graphs and kernels go to the current device.
-        with torch.cuda.device_of(self.model.lm_head.weight):  # type: ignore[no-untyped-call]
+        with torch.cuda.device_of(self.model.lm_head.weight):
             # 1. Place the batch into buffers that stay where they are.
             buffers = self._buffers_for(batch, longest + tokens, tokens)
             buffers.start(rotary_cos_sin(image_3BN, self.model.config), prompt_lengths, uniforms_BN)

@@ -17,8 +17,8 @@ from glmkit.records import Prompt
 from glmkit.reporting import gallery
 from glmkit.reporting.build import write_report
 from glmkit.reporting.thumbnails import Thumbnail, data_uri
-from tests.reporting import conftest
-from tests.reporting.conftest import MakeRun
+from reporting import conftest
+from reporting.conftest import MakeRun
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on PATH: apt-get install chromium")

@@ -24,7 +24,7 @@ from glmkit.errors import UserError
 from glmkit.files import read_json, read_jsonl, write_json, write_jsonl
 from glmkit.records import Prompt
 from glmkit.reporting.build import write_report
-from tests.reporting.conftest import MakeRun, Reading
+from reporting.conftest import MakeRun, Reading
 
 VOID = {"meta", "img", "input", "br", "link"}
 

@@ -14,8 +14,8 @@ from glmkit.reporting.build import write_report
 from glmkit.reporting.compare import compare
 from glmkit.reporting.leaderboard import Leaderboard, leaderboard
 from glmkit.reporting.load import load_runs
-from tests.reporting.conftest import MakeRun
-from tests.reporting.test_build import Page
+from reporting.conftest import MakeRun
+from reporting.test_build import Page
 
 PROMPTS = [Prompt(f"p{index}", f"say {index}", ("one two",)) for index in range(20)]
 SOURCE = PublishedScore(

@@ -12,7 +12,7 @@ from glmkit.errors import UserError
 from glmkit.files import read_json, read_jsonl
 from glmkit.records import Prompt
 from glmkit.reporting.build import write_report
-from tests.reporting.conftest import MakeRun
+from reporting.conftest import MakeRun
 
 
 @pytest.fixture
