@@ -274,7 +274,7 @@ def compile_attention(config: AutoregressiveConfig, order: SumOrder) -> None:
 
 
 def compile_step(config: AutoregressiveConfig, plan: StepPlan) -> None:
-    """All kernels of a step and of the sampling after it."""
+    """All kernels of one step and of the sampling after it."""
     with torch.device("meta"):
         model = AutoregressiveModel(replace(config, num_hidden_layers=1))
     model = model.bfloat16().to_empty(device="cpu").requires_grad_(False)
@@ -412,7 +412,7 @@ def own_plans(bench: Bench, batch: int) -> list[StepPlan]:
 
 
 def trace(bench: Bench, step: Step, plan: StepPlan) -> None:
-    """Milliseconds by kernel, one after another; what a step takes beyond their sum are the gaps between them."""
+    """Milliseconds by kernel, one after another; what one step takes beyond their sum are the gaps between them."""
     plan = replace(plan, early=False)
     step.by_kernels(plan)
     with torch.profiler.profile() as profile:

@@ -35,7 +35,7 @@ GLYPHS = 32
 
 
 def random_blocks(config: DecoderConfig, count: int, device: torch.device, dtype: torch.dtype) -> list[DecoderBlock]:
-    """Blocks ready for drawing, their weights drawn so that values keep their size."""
+    """Blocks ready for drawing, their weights generated so that values keep their size."""
     blocks = []
     for _ in range(count):
         with torch.device(device):

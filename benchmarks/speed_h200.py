@@ -59,7 +59,7 @@ from glmkit.records import Request
 
 Row = dict[str, Any]
 Rows = Iterator[Row]
-FEW_STEPS, SOME_STEPS = 2, 8  # of denoising: enough to compile, and to tell what a step takes
+FEW_STEPS, SOME_STEPS = 2, 8  # of denoising: enough to compile, and to tell what one step takes
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def tokens(bench: Bench) -> Rows:
 
 
 def _steps(bench: Bench, kind: str, batch: int, length: int) -> Row:
-    """Time a step while half of an image is generated, and prefill, both on the device's clock.
+    """Time one step while half of an image is generated, and prefill, both on the device's clock.
 
     The prompt of an edit has the tokens of its condition image besides.
     """

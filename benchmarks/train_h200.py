@@ -46,9 +46,9 @@ CAP_GIB = 24.0
 
 def plain(scale: Scale) -> Iterator[TrainingCase]:
     """Each stage on a bfloat16 base: all layers computed again, growing batches without."""
-    decoder, codes = stages(scale)
-    yield codes(1, gradient_checkpointing=1)
-    yield from (codes(batch) for batch in scale.sequences)
+    decoder, prior_tokens = stages(scale)
+    yield prior_tokens(1, gradient_checkpointing=1)
+    yield from (prior_tokens(batch) for batch in scale.sequences)
     yield decoder(1, gradient_checkpointing=1)
     yield from (decoder(batch) for batch in scale.decoder)
     yield from (TrainingCase("decoder", scale.small, scale.small, batch) for batch in scale.decoder_small)
@@ -56,21 +56,21 @@ def plain(scale: Scale) -> Iterator[TrainingCase]:
 
 def packed(scale: Scale) -> Iterator[TrainingCase]:
     """Sequences that share a row."""
-    codes = stages(scale)[1]
-    yield from (codes(batch, pack=True) for batch in scale.packed)
+    prior_tokens = stages(scale)[1]
+    yield from (prior_tokens(batch, pack=True) for batch in scale.packed)
     if scale.compiled:
-        yield from (codes(batch, pack=True, compile=True) for batch in scale.packed)
+        yield from (prior_tokens(batch, pack=True, compile=True) for batch in scale.packed)
 
 
 def bases(scale: Scale) -> Iterator[TrainingCase]:
     """Fewer bits, also under a hard cap of 24 GiB."""
-    decoder, codes = stages(scale)
-    for stage in (decoder, codes):
+    decoder, prior_tokens = stages(scale)
+    for stage in (decoder, prior_tokens):
         yield stage(1, gradient_checkpointing=1, base="nf4", cap_gib=CAP_GIB)
     for base in ("fp8", "int8", "nf4"):
-        for stage, batch in ((decoder, scale.decoder[-1]), (codes, scale.packed[-1])):
+        for stage, batch in ((decoder, scale.decoder[-1]), (prior_tokens, scale.packed[-1])):
             yield stage(1, gradient_checkpointing=1, base=base)
-            yield stage(batch, base=base, pack=stage is codes)
+            yield stage(batch, base=base, pack=stage is prior_tokens)
 
 
 def offload(scale: Scale) -> Iterator[TrainingCase]:
@@ -81,11 +81,11 @@ def offload(scale: Scale) -> Iterator[TrainingCase]:
 
 def compiled(scale: Scale) -> Iterator[TrainingCase]:
     """The batches that were best without compilation, and more."""
-    decoder, codes = stages(scale)
+    decoder, prior_tokens = stages(scale)
     if scale.compiled:
         yield from (decoder(batch, compile=True) for batch in scale.decoder[-2:])
         yield decoder(1, gradient_checkpointing=1, compile=True)
-        yield codes(scale.sequences[-2], compile=True)
+        yield prior_tokens(scale.sequences[-2], compile=True)
         yield TrainingCase("decoder", scale.small, scale.small, scale.decoder_small[-2], compile=True)
 
 

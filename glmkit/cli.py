@@ -61,7 +61,7 @@ def build_parser() -> Parser:
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 2 bad input, 130 interrupted."""
     arguments = build_parser().parse_args(argv)
-    # Before torch is imported: OpenMP's threads wait for each other by spinning unless told otherwise, and on a machine
+    # Before torch is imported: OpenMP's threads wait for each other by spinning by default, and on a machine
     # that does anything else meanwhile this takes several times as long as the work.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # PEFT imports it whenever it is installed, and then it recommends a kernel that nothing here needs.

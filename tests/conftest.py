@@ -34,7 +34,7 @@ def sums_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.skip("Triton compiles for the GPU here")
     interpreter = pytest.importorskip("triton.runtime.interpreter")
 
-    def create_dot(_: Any, a_MK: Any, b_KN: Any, sums_MN: Any, *how: Any) -> Any:
+    def create_dot(_: Any, a_MK: Any, b_KN: Any, sums_MN: Any, *_how: Any) -> Any:
         total = sums_MN.data
         for column, row in zip(a_MK.data.T.astype(total.dtype), b_KN.data.astype(total.dtype), strict=True):
             total = total + column[:, None] * row
@@ -45,7 +45,7 @@ def sums_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole toy GLM-Image folder written by the classes of diffusers and transformers. Read only: copy it (`tiny_copy`) to change it."""
+    """A whole toy GLM-Image folder by diffusers and transformers. Read only: copy it (`tiny_copy`) to change it."""
     import tiny_checkpoint
 
     return tiny_checkpoint.build(tmp_path_factory.mktemp("tiny") / "model")

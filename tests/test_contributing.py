@@ -6,7 +6,6 @@ import ast
 import re
 
 import pytest
-
 from documents import ROOT, code_blocks, prose
 
 DOCUMENT = "CONTRIBUTING.md"

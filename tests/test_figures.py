@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from documents import ROOT, prose, table, table_lines
 
 from glmkit.cli import main
 from glmkit.files import read_json
-from documents import ROOT, prose, table, table_lines
 
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = "benchmarks/README.md"

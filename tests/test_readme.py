@@ -11,12 +11,12 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from documents import DOCUMENTS, ROOT, code_blocks, prose, read
 
 import glmkit
 from glmkit import config
 from glmkit.api.model import GenerationOptions
 from glmkit.cli import build_parser
-from documents import DOCUMENTS, ROOT, code_blocks, prose, read
 
 LAUNCHER = re.compile(r"^(?:accelerate launch|torchrun) .*-m glmkit ")
 API = ("load", "finetune", "evaluate", "report")

@@ -101,7 +101,7 @@ class Model:
     ) -> Image.Image:
         """Change an image, or combine two or three, as the prompt says; quoted parts are the texts to render.
 
-        `image` is a path, a PIL image, or a list of them. The result has about the model's usual area in the shape of
+        `image` is a path, a PIL image, or a list of them. The result has about the model's default area in the shape of
         the first image, unless `height` and `width` say otherwise. Options are those of `generate`.
 
         Raises GenerationError when the request cannot be served or an image cannot be read.
@@ -177,9 +177,11 @@ class GenerationOptions:
 
     @property
     def size(self) -> str | None:
+        """Give WIDTHxHEIGHT in pixels, None for the model's own size."""
         return None if self.height is None else f"{self.width}x{self.height}"
 
     def callback(self, bars: Progress) -> Progress | None:
+        """Choose what reports each step: the caller's function, bars, or nothing."""
         if callable(self.progress):
             return self.progress
         return bars if self.progress else None

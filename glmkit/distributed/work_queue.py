@@ -31,9 +31,9 @@ def claim_items(
 ) -> Generator[T, None, None]:
     """Yield the payloads that this process has to do, each locked meanwhile; end when none is missing anywhere.
 
-    Items of this rank come first, then those that nobody is working on, then, one after another, those that were
-    being worked on: whoever holds them finishes them or leaves them. An item that is still missing after it was done
-    here has failed, and is not yielded again.
+    Items of this rank come first, then those that no one is working on, then, one after another, those that were
+    being worked on: the process that holds them finishes or leaves them. An item that is still missing after it was
+    done here has failed, and is not yielded again.
     """
     folder.mkdir(parents=True, exist_ok=True)
     yielded: set[str] = set()

@@ -98,7 +98,7 @@ def lower_bounds(hybrid: HybridModel, request: Request, rates: DeviceRates) -> d
     model = hybrid.autoregressive
     shape = grids(request.height, request.width)
     tokens = sum(rows * columns for rows, columns in (shape.preview, shape.large))
-    embeddings = model.language_model.embed_tokens.weight.nbytes  # of which a step reads one row
+    embeddings = model.language_model.embed_tokens.weight.nbytes  # of which one step reads one row
     weight_bytes = sum(parameter.nbytes for parameter in model.parameters()) - embeddings
     passes = 2 if request.guidance > 1 else 1
     pass_flops = decoder_flops(hybrid, flow_matching.sequence_length(request.height, request.width))

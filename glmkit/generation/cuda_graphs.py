@@ -13,7 +13,7 @@ WARMUPS = 2  # the first calls compile, choose kernels and allocate, which a rec
 def record(step: Callable[[], None], state: Sequence[Tensor]) -> Callable[[], None]:
     """Return what replays `step`, which must only read and write tensors that stay where they are.
 
-    `state` are the tensors that a step moves on; they leave as they came, so recording may happen between two steps.
+    `state` are the tensors that one step moves on; they leave as they came, so recording may happen between two steps.
     """
     before = [tensor.clone() for tensor in state]
 
@@ -21,7 +21,7 @@ def record(step: Callable[[], None], state: Sequence[Tensor]) -> Callable[[], No
         for tensor, value in zip(state, before, strict=True):
             tensor.copy_(value)
 
-    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(WARMUPS):

@@ -1,7 +1,7 @@
 """Generating the prior tokens of a batch of images: prefill of each prompt, then one token of each sequence per step,
 without waiting for the device.
 
-All that a step reads and writes lies in buffers that stay where they are: the current tokens, `input_pos` and the
+All that one step reads and writes lies in buffers that stay where they are: the current tokens, `input_pos` and the
 number of the step are tensors, too. So one function is the step on every device, and on a GPU it is recorded as a CUDA
 graph and replayed. A graph belongs to a batch size and a key-value length; both are rounded up, so that a few graphs
 serve all batches. Backends that read no more of the cache than is in use need one length.
@@ -50,7 +50,7 @@ class _Buffers:
 
     @property
     def state(self) -> tuple[Tensor, ...]:
-        """What a step changes and the next one starts from."""
+        """What one step changes and the next one starts from."""
         return self.current_ids_B, self.input_pos_B, self.step_1
 
     def start(self, cos_sin: tuple[Tensor, Tensor], prompt_lengths: Sequence[int], uniforms_BN: Tensor) -> None:

@@ -247,7 +247,7 @@ def _from_cells(name: str, cells: Mapping[str, Any], folder: Path, columns: Colu
 
 
 def _download(name: str, split: str) -> list[Path]:
-    """Fetch the parquet files of one split of a data set on the hub, in its usual layout (`data/train-0-of-1`)."""
+    """Fetch the parquet files of one split of a data set on the hub, in its default layout (`data/train-0-of-1`)."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 

@@ -13,7 +13,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the device called `auto` (CUDA where there is one), `cpu`, `cuda`, `cuda:1`; UserError for one not there."""
+    """Return the device called `auto` (CUDA where there is one), `cpu`, `cuda` or `cuda:1`; UserError without it."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -79,7 +79,7 @@ class CharacterHead(nn.Module):
         blocks = decoder.transformer_blocks
         blocks[2 * len(blocks) // 3].register_forward_pre_hook(self._remember)
 
-    def _remember(self, block: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def _remember(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self._features = inputs[1]
 
     def loss(self, labels: Tensor, conditional: Tensor) -> Tensor:

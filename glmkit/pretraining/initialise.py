@@ -1,7 +1,7 @@
-"""A new model folder from an architecture file: configs, tokenizer, no weights yet; and fresh weights for its components.
+"""A new model folder from an architecture file: configs, tokenizer, no weights yet; and fresh weights for components.
 
-The architecture file gives, for every component, the sizes that differ from the published model; all other keys keep the
-published values.
+The architecture file gives, for every component, the sizes that differ from the published model; all other keys keep
+the published values.
 """
 
 from __future__ import annotations

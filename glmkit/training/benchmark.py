@@ -1,6 +1,6 @@
 """How fast a stage learns: its real objective and the loop's step on random images, beside a lower bound (roofline).
 
-The lower bound of a step is what its products cost at the rate that large products reach on the same device, measured
+The lower bound of one step is what its products cost at the rate that large products reach on the same device, measured
 in the same run: forwards and back to the activations, of frozen weights no gradient; layers under gradient
 checkpointing count again. A model is built once for all cases that differ only in their images and checkpointing.
 """
@@ -274,7 +274,7 @@ class BenchmarkModel:
     def _loop(self, case: TrainingCase) -> Loop:
         """Return the loop of a case on images of its own, with a fresh optimizer."""
         device = self.hybrid.device
-        getattr(self.hybrid, case.name).zero_grad(set_to_none=True)  # a step that failed leaves some
+        getattr(self.hybrid, case.name).zero_grad(set_to_none=True)  # a failed step leaves some
         checkpoint_gradients(self.transformer, case.gradient_checkpointing)
         images = NoiseDataset(case.batch, (case.height, case.width), case.edits, case.regularization_images)
         datasets = images, NoiseDataset(1, images.size)

@@ -1,8 +1,8 @@
 """Processes that train one model together, started by `accelerate launch` or torchrun, each on a device of its own.
 
-A step is that of one process, whatever their number: its batch is divided as the recipe says, every random number is
-drawn as one process draws it, and each process computes a share. If they are at most as many as the micro-batches of a
-step, each takes some of these whole; if they are more, several share the samples of one. Gradients are averaged once,
+A training step is that of one process, whatever their number: its batch is divided as the recipe says, every random
+number is the one that a single process samples, and each process computes a share. If they are at most as many as the
+micro-batches of the step, each takes some of these whole; if they are more, several share the samples of one. Gradients are averaged once,
 after the last micro-batch. Each process holds all weights (as in DDP), or with `--use_fsdp` a shard (`fsdp`).
 
 The first process speaks and writes; what fails in one ends all.
@@ -42,7 +42,7 @@ class Pass:
 
 
 def passes_of(batch: Sequence[int], accumulation_steps: int, group: ProcessGroup) -> list[Pass]:
-    """Return what this process does of a step.
+    """Return what this process does of one step.
 
     All do equally many passes of equal size, so that gradients and losses are the means over all passes.
     `accumulation_steps` must be a multiple or a divisor of the group's size.
@@ -72,7 +72,7 @@ def check(recipe: Recipe, group: ProcessGroup) -> None:
         whole = _needs_whole(stage)
         if group.world_size % stage.accumulation_steps or stage.global_batch_size % group.world_size or whole:
             raise UserError(
-                f"{name}: {group.world_size} processes cannot share the micro-batches of a step"
+                f"{name}: {group.world_size} processes cannot share the micro-batches of one step"
                 + (f", and {whole} needs them whole" if whole else ""),
                 found=f"global_batch_size: {stage.global_batch_size}, "
                 f"micro_batch_size: {stage.global_batch_size // stage.accumulation_steps}",

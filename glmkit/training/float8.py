@@ -1,7 +1,7 @@
 """Frozen linear layers whose matrix is held in 8-bit floating point and made anew for every product.
 
 The type is torch's own float8_e4m3fn (arXiv:2209.05433): 4 bits of exponent, 3 of mantissa, at most 448; a GPU needs no
-products in it. torchao's layer of the same kind (0.18) hands autograd the matrix that it has made: a step without
+products in it. torchao's layer of the same kind (0.18) hands autograd the matrix that it has made: one step without
 gradient checkpointing then keeps all of them in full, as if the base were not quantized. This one keeps the 8 bits.
 
 R C rows and columns of a matrix.
@@ -38,7 +38,7 @@ def unpack(bits: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 class Float8Linear(nn.Linear):
-    """A frozen linear layer in 8 bits. `weight` is uint8, so that nobody takes its numbers for the matrix's."""
+    """A frozen linear layer in 8 bits. `weight` is uint8, so that no one takes its numbers for the matrix's."""
 
     scale: Tensor
 

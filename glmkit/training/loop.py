@@ -1,7 +1,7 @@
 """The one training loop. A stage differs only in its objective.
 
 Every random number of step s comes from generators seeded by (seed, s) and the images of step s are a function of
-(seed, s), so a run that was killed and resumed does the same as one that was not. Several processes share a step (see
+(seed, s), so a run that was killed and resumed does the same as one that was not. Several processes share one step (see
 `distributed`); all of them compute the validation losses, since the others would only wait for them.
 """
 
@@ -135,7 +135,7 @@ class Loop:
         passes = passes_of(self.batches[self.step], self.stage.accumulation_steps, self.context.group)
         for one in passes:
             generator = step_generator(self.context, self.step, one.number)
-            torch.manual_seed(generator.initial_seed() ^ 2)  # dropout draws from the global generator
+            torch.manual_seed(generator.initial_seed() ^ 2)  # dropout samples from the global generator
             with lora.autocast_decides(self.objective.trained, on_gpu):
                 with torch.autocast(self.context.device.type, torch.bfloat16, enabled=on_gpu):
                     loss, parts = self._loss(one, generator)

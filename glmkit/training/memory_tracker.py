@@ -1,4 +1,4 @@
-"""What a step would take: the bytes of its tensors and its FLOPs, counted on torch's meta device, not guessed."""
+"""What one step would take: the bytes of its tensors and its FLOPs, counted on torch's meta device, not guessed."""
 
 from __future__ import annotations
 
@@ -80,14 +80,14 @@ class _FusedAttention:
 
 
 class MemoryTracker(TorchDispatchMode):
-    """Follows the tensors that operations make, until nobody holds them any more.
+    """Follows the tensors that operations make, until no one holds them any more.
 
     They take `live_bytes` now and took `peak_bytes` at most. `flops` counts by torch's formulas: its own counter keeps
     the tensors of layers that are computed again.
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.live_bytes = self.peak_bytes = self.flops = 0
         self._sizes: dict[int, int] = {}
 

@@ -1,6 +1,6 @@
-"""Muon: momentum whose update is made orthogonal, a step of the same size in every direction of a weight matrix.
+"""Muon: momentum whose update is made orthogonal, one step of the same size in every direction of a weight matrix.
 
-Jordan et al. 2024 (kellerjordan.github.io/posts/muon), with updates as large as AdamW's usual ones (Liu et al. 2025,
+Jordan et al. 2024 (kellerjordan.github.io/posts/muon), with updates as large as AdamW's default ones (Liu et al. 2025,
 arXiv:2502.16982). The arithmetic is that of `torch.optim.Muon`, which takes the matrices one after the other and so
 spends its time on starting small kernels; here all matrices of one shape go through together.
 """

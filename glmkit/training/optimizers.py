@@ -40,7 +40,7 @@ def optimizers(trained: nn.Module, stage: Stage, device: torch.device) -> list[t
 
 
 def _adamw_or_prodigy(groups: list[dict[str, Any]], stage: Stage, device: torch.device) -> torch.optim.Optimizer:
-    """Make AdamW, also with moments in 8 bits (arXiv:2110.02861), or Prodigy, which finds its rate (arXiv:2306.06101)."""
+    """Make AdamW, its moments in 8 bits if asked (arXiv:2110.02861), or Prodigy with its rate (arXiv:2306.06101)."""
     settings: dict[str, Any] = {
         "lr": stage.learning_rate,
         "betas": (0.9, stage.beta2),
@@ -68,7 +68,7 @@ class Averaged:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Move the averages towards the parameters after a step."""
+        """Move the averages towards the parameters after one step."""
         decay = min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(self.shadow, [parameter.detach() for parameter in self.parameters], 1 - decay)
 

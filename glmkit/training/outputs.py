@@ -34,7 +34,7 @@ class StageOutputs:
         self._in_main_process(self._write_weights, self.context.name)
 
     def sampler(self) -> Callable[[int], None] | None:
-        """Return what makes the samples of a step, if the recipe asks for any."""
+        """Return what makes the samples of one step, if the recipe asks for any."""
         samples = self.recipe.samples
         if not samples.prompts:
             return None

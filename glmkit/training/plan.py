@@ -39,7 +39,7 @@ Shape = tuple[int, int, bool]  # height, width, is edit
 class StagePlan:
     """Numbers of one stage.
 
-    `tokens`: sequence length of each bucket. Bytes and seconds are estimates, None where they cannot be told:
+    `tokens`: sequence length of each bucket. Bytes and seconds are estimates, None where they cannot be given:
     `activations` are the most that the tensors of one micro-batch take at one time, forward and back, `weights` those
     of all components that are in memory meanwhile.
     """
@@ -60,7 +60,7 @@ class StagePlan:
 
 
 def explain(recipe: Recipe, device: torch.device) -> list[str]:
-    """Tell all that can be told of a recipe before it runs: resolved values, data, and the plan of each stage.
+    """Tell all that is known of a recipe before it runs: resolved values, data, and the plan of each stage.
 
     Images are read once. Raises UserError for whatever is wrong with the recipe.
     """
@@ -80,7 +80,7 @@ def plan(recipe: Recipe, images: data.ImageDataset, device: torch.device) -> lis
 def plan_stages(
     recipe: Recipe, shapes: list[Shape], captions: list[str], device: torch.device, kinds: Mapping[str, StageKind]
 ) -> list[StagePlan]:
-    """Plan stages on images of these shapes; without captions, prompts are taken to be of usual length."""
+    """Plan stages on images of these shapes; without captions, prompts are taken to be of default length."""
     flops = matmul_flops(device, torch.bfloat16 if device.type == "cuda" else torch.float32)
     return [
         _plan_stage(name, kinds[name], stage, recipe, shapes, captions, device, flops)

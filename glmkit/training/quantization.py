@@ -61,7 +61,7 @@ def quantize(module: nn.Module, base: str) -> None:
         small.register_forward_pre_hook(cast_as_autocast)
         module.set_submodule(name, small)
     if base != "fp8":
-        # How PEFT is told which of its layers to use.
+        # By these, PEFT chooses among its layers.
         setattr(module, "is_loaded_in_4bit" if base == "nf4" else "is_loaded_in_8bit", True)
 
 

@@ -24,7 +24,8 @@ def test_glyph_spans_are_the_texts() -> None:
 
 def test_every_split_is_large_enough() -> None:
     counts = Counter(prompt.split for prompt in PROMPTS)
-    assert set(counts) == set(MINIMUM) | SIZED and all(counts[split] >= 32 for split in SIZED)
+    assert set(counts) == set(MINIMUM) | SIZED
+    assert all(counts[split] >= 32 for split in SIZED)
     assert all(counts[split] >= minimum for split, minimum in MINIMUM.items()), counts
 
 

@@ -25,7 +25,7 @@ LORA = {"steps": 2, "global_batch_size": 2, "learning_rate": 1e-2}
 
 def pairs(folder: Path, side: int) -> str:
     folder.mkdir()
-    rows = []
+    rows: list[dict[str, str]] = []
     for number in range(2):
         for name in (f"{number}.png", f"{number}-source.png"):
             levels = np.random.default_rng(len(rows)).integers(0, 256, (side, side, 3), dtype=np.uint8)

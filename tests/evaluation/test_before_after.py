@@ -67,6 +67,6 @@ def test_whole_parts(tiny_model: Path, tmp_path: Path, plans: list[tuple[Evaluat
     assert all(plan.clip and not plan.generation.adapters for plan, _ in plans if plan.generation)
 
 
-def test_what_cannot_be_compared(tmp_path: Path) -> None:
+def test_what_cannot_be_compared() -> None:
     with pytest.raises(UserError, match="did you mean 'text-render'"):
         before_after.check(Eval(suite="text-rendr"))

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from reporting import conftest
+from reporting.conftest import MakeRun
 
 from glmkit.records import Prompt
 from glmkit.reporting import gallery
 from glmkit.reporting.build import write_report
 from glmkit.reporting.thumbnails import Thumbnail, data_uri
-from reporting import conftest
-from reporting.conftest import MakeRun
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on PATH: apt-get install chromium")

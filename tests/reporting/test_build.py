@@ -18,13 +18,13 @@ from urllib.parse import unquote
 
 import pytest
 from PIL import Image
+from reporting.conftest import MakeRun, Reading
 
 from glmkit.cli import main
 from glmkit.errors import UserError
 from glmkit.files import read_json, read_jsonl, write_json, write_jsonl
 from glmkit.records import Prompt
 from glmkit.reporting.build import write_report
-from reporting.conftest import MakeRun, Reading
 
 VOID = {"meta", "img", "input", "br", "link"}
 

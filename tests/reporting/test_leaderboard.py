@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from reporting.conftest import MakeRun
+from reporting.test_build import Page
 
 from glmkit.evaluation.published_scores import PublishedScore
 from glmkit.files import read_json, write_json
@@ -14,8 +16,6 @@ from glmkit.reporting.build import write_report
 from glmkit.reporting.compare import compare
 from glmkit.reporting.leaderboard import Leaderboard, leaderboard
 from glmkit.reporting.load import load_runs
-from reporting.conftest import MakeRun
-from reporting.test_build import Page
 
 PROMPTS = [Prompt(f"p{index}", f"say {index}", ("one two",)) for index in range(20)]
 SOURCE = PublishedScore(

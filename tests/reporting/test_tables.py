@@ -7,12 +7,12 @@ import json
 from pathlib import Path
 
 import pytest
+from reporting.conftest import MakeRun
 
 from glmkit.errors import UserError
 from glmkit.files import read_json, read_jsonl
 from glmkit.records import Prompt
 from glmkit.reporting.build import write_report
-from reporting.conftest import MakeRun
 
 
 @pytest.fixture

@@ -84,7 +84,7 @@ class OcrProcess:
         return tuple(RecognizedLine.from_dict(line) for line in answer["lines"])
 
     def _start(self) -> None:
-        self._log = tempfile.TemporaryFile()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._log}
         self._process = subprocess.Popen(self._command, text=True, encoding="utf-8", **pipes)  # type: ignore[call-overload]
         if self._ask({}, 3 * SECONDS_PER_IMAGE) is None:

@@ -23,7 +23,7 @@ HOPPER = 9  # the major compute capability for which the kernels' plans were mea
 class DecodeBackend(Protocol):
     """A module that decodes one token of each sequence; where not every model suits it, `supports(model)` tells."""
 
-    READS_KV_LENGTH: bool  # whether a step reads the first `kv_length` positions, rather than those in use
+    READS_KV_LENGTH: bool  # whether one step reads the first `kv_length` positions, rather than those in use
     USES_TRITON: bool
 
     def decode_step(

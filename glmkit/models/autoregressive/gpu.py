@@ -65,7 +65,7 @@ class ProductTile:
 
 @dataclass(frozen=True)
 class StepPlan:
-    """How a step of up to `batch` sequences is shared out; nothing here changes the order of a sum.
+    """How one step of up to `batch` sequences is shared out; nothing here changes the order of a sum.
 
     `early` lets a kernel start while the one before it runs; with `fetch_weights` a product then asks for the first of
     its weights. Attention reads its split of the cache with `attention_stages` loads under way.

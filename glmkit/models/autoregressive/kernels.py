@@ -1,6 +1,6 @@
 """Triton kernels of one decoding step: every layer in eight launches that read each weight once, at the memory's speed.
 
-A step of a small batch computes little and reads all weights, so nothing else may wait for the memory:
+One step of a small batch computes little and reads all weights, so nothing else may wait for the memory:
 
 - `linear_kernel`: y = x Wᵀ for up to 64 sequences. A product with few outputs is also cut along the inputs, so that
   all processors read; the kernel that reads the result adds the splits up, always in the same order.
@@ -123,7 +123,7 @@ def _qkv(
 def _splits(input_pos, sequence, KV_SPLITS: tl.constexpr, BLOCK_S: tl.constexpr):
     """Return the position of a sequence's new token, how many keys a split has, and how many splits have any.
 
-    Positions do not change during a step, so there is nothing to wait for.
+    Positions do not change during one step, so there is nothing to wait for.
     """
     position = tl.load(input_pos + sequence).to(tl.int32)
     length = tl.maximum(tl.cdiv(tl.cdiv(position, KV_SPLITS), BLOCK_S), 1) * BLOCK_S

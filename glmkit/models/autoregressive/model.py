@@ -179,7 +179,7 @@ def kv_splits(query: Tensor, key: Tensor) -> int:
 def attend_split_kv(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, splits: int) -> Tensor:
     """Attend from few queries B G T d to many keys B G S d, the sum over the keys cut into `splits` of equal length.
 
-    A GPU works on all of them at once; with one sequence and two key heads the usual kernels would keep two of its
+    A GPU works on all of them at once; with one sequence and two key heads the common kernels would keep two of its
     processors busy (Flash-Decoding, Dao et al. 2023).
     """
     scores = (query @ key.transpose(-1, -2)).float() * query.shape[-1] ** -0.5

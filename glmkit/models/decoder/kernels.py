@@ -24,7 +24,7 @@ def stream_kernel(
     x, addend, new, normed, gates, shifts, length, text, width, eps,
     GATE: tl.constexpr, SHIFT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Compute one token's `new` = x + gate * addend where GATE >= 0, and `normed`, its modulated norm, where SHIFT >= 0.
+    """Compute a token's `new` = x + gate * addend where GATE >= 0, and `normed`, its modulated norm, where SHIFT >= 0.
 
     Values are rounded where PyTorch's operations round.
     """

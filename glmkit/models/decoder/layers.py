@@ -100,7 +100,7 @@ class TwoLinears(nn.Module):
 
 
 class FinalNorm(nn.Module):
-    """The last adaptive norm; unlike usual adaLN there is no activation before its linear, and scale comes first."""
+    """The last adaptive norm; unlike in common adaLN there is no activation before its linear, and scale comes first."""
 
     def __init__(self, width: int, condition: int) -> None:
         super().__init__()

@@ -103,7 +103,7 @@ def merge_kernel(
     means, squares, added, weight, bias, factors, summands, pixels, chunk, chunks, channels, group, eps,
     ADDED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Compute `factors` B C and `summands` B C: x times one plus the other is the group norm of x + `added` (with ADDED).
+    """Compute `factors` B C and `summands` B C: x times one plus the other is the norm of x + `added` (with ADDED).
 
     The formula is that of Chan, Golub and LeVeque (1983) for many parts at once.
     """

@@ -14,7 +14,7 @@ class Batches:
 
     Images of one size share a batch. With `equal_pixels` larger images come fewer to a batch, so that every batch
     has about as many pixels as `batch_size` images of the smallest size; always a multiple of `multiple`. An epoch
-    shows every image once, or as often as `repeats` says, in an order drawn from (seed, epoch); the last batch of a
+    shows every image once, or as often as `repeats` says, in an order generated from (seed, epoch); the last batch of a
     size is filled up from the start of its own shuffled list.
     """
 

@@ -57,7 +57,7 @@ def lines(datasets: Datasets, batch_size: int) -> list[str]:
     train, validation = datasets
     lines = [*summarize(train).lines("train", batch_size), *summarize(validation).lines("validation", 1)]
     if both := len({*_learnt_contents(train)} & {*_learnt_contents(validation)}):
-        lines.append(f"  {both} of them are trained on, too, so that nobody can see over-fitting")
+        lines.append(f"  {both} of them are trained on, too, so that no one can see over-fitting")
     return lines
 
 

@@ -58,7 +58,7 @@ class DecoderFeatures:
 
 @dataclass(frozen=True)
 class DecoderInputs:
-    """Images of one kind on their way through the decoder, with everything random that is sampled for a training step."""
+    """Images of one kind on their way through the decoder, with everything that is sampled for a training step."""
 
     indices: Sequence[int]
     latents: Tensor
@@ -279,7 +279,7 @@ class DecoderObjective(Divisible):
         latents = mean + deviation * latent_noise
         return DecoderInputs(indices, latents, noise, times, prior_token_ids, prior_token_drop, conditional, texts)
 
-    def sample_prior(self, indices: Sequence[int], generator: torch.Generator) -> Tensor:
+    def sample_prior(self, indices: Sequence[int], generator: torch.Generator) -> Tensor:  # noqa: ARG002
         """Return the prior tokens B H/4 W/4 of images: their own, so that nothing is random here."""
         return self.train.prior_token_ids[indices].long()
 

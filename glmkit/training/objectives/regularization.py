@@ -1,7 +1,7 @@
 """Prior preservation: what adapters change is held near what the model says without them.
 
-The distance is taken on the images of the training step, or on images that are there for nothing else (DreamBooth's class
-images, arXiv:2208.12242), to the frozen model itself in place of its samples.
+The distance is taken on the images of the training step, or on images that are there for nothing else (DreamBooth's
+class images, arXiv:2208.12242), to the frozen model itself in place of its samples.
 """
 
 from __future__ import annotations
