@@ -2,8 +2,9 @@
 
 A training step is that of one process, whatever their number: its batch is divided as the recipe says, every random
 number is the one that a single process samples, and each process computes a share. If they are at most as many as the
-micro-batches of the step, each takes some of these whole; if they are more, several share the samples of one. Gradients are averaged once,
-after the last micro-batch. Each process holds all weights (as in DDP), or with `--use_fsdp` a shard (`fsdp`).
+micro-batches of the step, each takes some of these whole; if they are more, several share the samples of one.
+Gradients are averaged once, after the last micro-batch. Each process holds all weights (as in DDP), or with
+`--use_fsdp` a shard (`fsdp`).
 
 The first process speaks and writes; what fails in one ends all.
 """

@@ -100,7 +100,7 @@ class TwoLinears(nn.Module):
 
 
 class FinalNorm(nn.Module):
-    """The last adaptive norm; unlike in common adaLN there is no activation before its linear, and scale comes first."""
+    """The last adaptive norm; without an activation before its linear, and with the scale first."""
 
     def __init__(self, width: int, condition: int) -> None:
         super().__init__()
