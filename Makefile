@@ -29,6 +29,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python tests/lint/words.py
+	$(BIN)/codespell
 
 $(DEMO)/index.html: export GLMKIT_CACHE := $(abspath $(DEMO)/cache)
 
