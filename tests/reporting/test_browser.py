@@ -169,21 +169,24 @@ def test_the_largest_difference_between_two_of_three_runs(
     assert browser.problems == []
 
 
-def test_500_prompts_of_three_runs_open_in_two_seconds(
+def test_the_time_to_open_grows_no_faster_than_the_number_of_prompts(
     browser: Browser, tmp_path: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With thumbnails of 9 kB, the quickest of three: other work on the machine is not what is measured."""
+    """500 prompts of three runs, with thumbnails of 9 kB, beside 50: a ratio, since seconds depend on the machine."""
     content = data_uri(random.Random(0).randbytes(9000), "webp")
     monkeypatch.setattr(gallery, "thumbnail", lambda _: Thumbnail(content, 288, 288))
     monkeypatch.setattr(conftest, "render_poster", lambda *_: None)
-    many = [Prompt(f"p{index}", "A sign that says “Fresh Bread”. " * 5, ("Fresh Bread",)) for index in range(500)]
-    write_report([make_run(name, [(one, ["Frsh Bread"]) for one in many]) for name in "abc"], tmp_path / "many.html")
-    seconds = []
+    seconds: dict[int, list[float]] = {50: [], 500: []}
+    for count in seconds:
+        many = [Prompt(f"p{index}", "A sign that says “Fresh Bread”. " * 5, ("Fresh Bread",)) for index in range(count)]
+        runs = [make_run(f"{name}{count}", [(one, ["Frsh Bread"]) for one in many]) for name in "abc"]
+        write_report(runs, tmp_path / f"{count}.html")
     for _ in range(3):
-        browser.open(tmp_path / "many.html", 1280)
-        seconds.append(browser.run("performance.getEntriesByType('navigation')[0].loadEventStart") / 1000)
+        for count, times in seconds.items():
+            browser.open(tmp_path / f"{count}.html", 1280)
+            times.append(browser.run("performance.getEntriesByType('navigation')[0].loadEventStart"))
     assert len(visible_prompts(browser)) == 500
-    assert min(seconds) < 2
+    assert min(seconds[500]) < 20 * min(seconds[50])
 
 
 def test_widths_and_colours(browser: Browser, page: Path) -> None:
