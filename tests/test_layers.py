@@ -125,7 +125,8 @@ def test_every_imported_package_is_declared() -> None:
     of_users = declared(project["dependencies"] + extras["eval"] + extras["openai"] + extras["train"])
     of_developers = of_users | declared(extras["dev"])
     distributions = importlib.metadata.packages_distributions()
-    ours = {"glmkit", "tests", *(path.stem for path in Path(__file__).parent.glob("*.py"))}
+    folder = Path(__file__).parent
+    ours = {"glmkit", "tests", *(path.stem for path in folder.iterdir() if path.is_dir() or path.suffix == ".py")}
     missing = set()
     for path in [*PACKAGE.rglob("*.py"), *Path(__file__).parent.rglob("*.py")]:
         known = of_users if path.is_relative_to(PACKAGE) else of_developers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ def test_an_adapter(tiny_model: Path, tmp_path: Path, plans: list[tuple[Evaluati
 
 
 def test_whole_parts(tiny_model: Path, tmp_path: Path, plans: list[tuple[EvaluationPlan, Path]]) -> None:
+    shutil.copytree(tiny_model, tmp_path / "model")  # as the run leaves it
     of = recipe(
         tiny_model,
         tmp_path,

@@ -41,7 +41,9 @@ def whole(tiny_model: Path, posters: Path, tmp_path_factory: pytest.TempPathFact
         "save_dtype": "float32",
     }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    assert main(["finetune", str(folder / "recipe.yaml"), "--device", "cpu"]) == 0
+    with pytest.MonkeyPatch.context() as patch:  # features computed under other conditions may round otherwise
+        patch.setenv("GLMKIT_CACHE", str(folder / "cache"))
+        assert main(["finetune", str(folder / "recipe.yaml"), "--device", "cpu"]) == 0
     return folder
 
 
