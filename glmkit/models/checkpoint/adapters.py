@@ -82,7 +82,14 @@ def write_base(adapter: Path, component: str, base: Path) -> None:
 def components_of(folder: Path) -> dict[str, Path]:
     """Return the components that an adapter folder adapts, and where each one's files are; UserError for none."""
     if (folder / CARD).is_file():
-        return {read_json(folder / CARD)["component"]: folder}
+        card = read_json(folder / CARD)
+        if card.get("component") not in ADAPTABLE:  # version 0.1 had another name for this key
+            raise UserError(
+                f'{folder / CARD} does not say which component was adapted: it needs the key "component"',
+                found=", ".join(f"{key}: {value}" for key, value in card.items()),
+                fix=f'add "component" with one of {", ".join(ADAPTABLE)} to it, or give the folder above',
+            )
+        return {card["component"]: folder}
     folders = {
         component: folder / component
         for component in ADAPTABLE

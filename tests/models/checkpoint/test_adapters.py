@@ -125,6 +125,10 @@ def test_broken_adapters(tiny_model: Path, tmp_path: Path) -> None:
     (tmp_path / "b" / "decoder" / adapters.CARD).unlink()
     with pytest.raises(UserError, match="base model is unknown"):
         apply_adapter(hybrid, tmp_path / "b")
+    (tmp_path / "b" / "decoder" / adapters.CARD).write_text('{"glmkit": "0.1.0"}')
+    with pytest.raises(UserError, match='needs the key "component"') as refused:
+        adapters.components_of(tmp_path / "b" / "decoder")
+    assert "glmkit: 0.1.0" in str(refused.value)
     path = tmp_path / "a" / "decoder" / "adapter_model.safetensors"
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(UserError, match="truncated"):
