@@ -6,20 +6,21 @@ missing.
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from glmkit.errors import UserError, unknown
+from glmkit.errors import UserError
+from glmkit.evaluation.named_files import NamedFiles
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from glmkit.generation.options import InferenceOptions
     from glmkit.records import Request
+
+_FILES = NamedFiles(__name__, "kind of model")
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Baseline(Protocol):
 
 def names() -> list[str]:
     """List the kinds."""
-    return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__))
+    return _FILES.names()
 
 
 def find(model: str) -> Baseline | None:
@@ -69,9 +70,7 @@ def find(model: str) -> Baseline | None:
     kind, colon, name = model.partition(":")
     if not colon or "/" in kind or Path(model).exists():
         return None
-    if kind not in names():
-        raise unknown("kind of model", kind, names())
+    module = _FILES.load(kind)
     if not name:
         raise UserError(f"{model} names no model", fix=f"--model {kind}:NAME")
-    module = importlib.import_module(f"{__name__}.{kind.replace('-', '_')}")
     return cast(Baseline, module.load(name))

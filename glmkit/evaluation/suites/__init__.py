@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 import re
 from pathlib import Path
 
 from glmkit.errors import UserError, unknown
+from glmkit.evaluation.named_files import NamedFiles
 from glmkit.evaluation.suites.shared.base import Suite
 from glmkit.records import Prompt
 
+_FILES = NamedFiles(__name__, "suite")
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def names() -> list[str]:
     """List the suites."""
-    return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__) if not module.ispkg)
+    return _FILES.names()
 
 
 def load(name: str) -> Suite:
     """Load the suite of that name; UserError with the nearest name when there is none."""
-    if name not in names():
-        raise unknown("suite", name, names())
-    suite: Suite = importlib.import_module(f"{__name__}.{name.replace('-', '_')}").SUITE
+    suite: Suite = _FILES.load(name).SUITE
     return suite
 
 

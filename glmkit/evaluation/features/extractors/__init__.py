@@ -7,18 +7,18 @@ A distance between sets of images is a distance between their features, so every
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
-import pkgutil
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, cast
 
 import numpy as np
 from PIL import Image
 
-from glmkit.errors import UserError, unknown
+from glmkit.errors import UserError
+from glmkit.evaluation.named_files import NamedFiles
 from glmkit.hashing import json_sha256
 
+_FILES = NamedFiles(__name__, "features")
 DEFAULT = ("inception", "clip:ViT-L-14-336/openai")  # the features of FID, KID and CMMD
 
 
@@ -43,16 +43,13 @@ class Extractor(Protocol):
 
 def names() -> list[str]:
     """List the kinds."""
-    return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__))
+    return _FILES.names()
 
 
 def load(spec: str, device: str) -> Extractor:
     """Load the extractor that `spec` names, on `device`; UserError when it is unknown or its weights are not there."""
     kind, _, argument = spec.partition(":")
-    if kind not in names():
-        raise unknown("features", kind, names())
-    module = importlib.import_module(f"{__name__}.{kind.replace('-', '_')}")
-    return cast(Extractor, module.load(argument, device))
+    return cast(Extractor, _FILES.load(kind).load(argument, device))
 
 
 def slug(extractor: Extractor) -> str:

@@ -16,23 +16,22 @@ module has
 from __future__ import annotations
 
 import importlib
-import pkgutil
 from types import ModuleType
 
-from glmkit.errors import unknown
+from glmkit.evaluation.named_files import NamedFiles
+
+_FILES = NamedFiles(__name__, "OCR engine")
 
 
 def names() -> list[str]:
     """List the engines that glmkit has."""
-    return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__))
+    return _FILES.names()
 
 
 def resolve(spec: str) -> str:
     """Turn NAME[:LOCATION] into MODULE[:LOCATION]; UserError when there is no such engine."""
     name, colon, location = spec.partition(":")
-    if name not in names():
-        raise unknown("OCR engine", name, names())
-    return f"{__name__}.{name.replace('-', '_')}{colon}{location}"
+    return f"{_FILES.module(name)}{colon}{location}"
 
 
 def find(engine: str) -> tuple[ModuleType, str]:
