@@ -33,7 +33,7 @@ def claim_items(
 
     Items of this rank come first, then those that no one is working on, then, one after another, those that were
     being worked on: the process that holds them finishes or leaves them. An item that is still missing after it was
-    done here has failed, and is not yielded again.
+    done here has failed, and is not yielded again. Whoever finds nothing missing may remove the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     yielded: set[str] = set()
@@ -42,7 +42,7 @@ def claim_items(
         for item in (items[number] for number in order):
             if item.name in yielded or not is_missing(item.payload):
                 continue
-            with _lock(folder / f"{item.name}.lock", wait) as acquired:
+            with _claim(folder / f"{item.name}.lock", wait) as acquired:
                 if acquired and is_missing(item.payload):
                     yielded.add(item.name)
                     yield item.payload
@@ -52,17 +52,17 @@ def claim_items(
 def exclusive(folder: Path) -> Iterator[None]:
     """Wait while another process is in this block with the same folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    with _lock(folder / ".lock", wait=True):
+    with FileLock(folder / ".lock"):
         yield
 
 
 @contextmanager
-def _lock(path: Path, wait: bool) -> Iterator[bool]:
+def _claim(path: Path, wait: bool) -> Iterator[bool]:
     # Not thread-local: a generator that holds a lock may be closed by another thread.
     lock = FileLock(path, timeout=-1 if wait else 0, thread_local=False)
     try:
         lock.acquire()
-    except Timeout:
+    except (Timeout, FileNotFoundError):  # held by another; or one that found nothing missing removed the folder
         yield False
         return
     try:

@@ -117,8 +117,8 @@ def generate_many(
     records = images.records()
     if group.is_main:
         images.write_journal(records)
-        if all(record.error is None for record in records):
-            shutil.rmtree(folder / WORK, ignore_errors=True)
+    if all(record.error is None for record in records):  # in every process, so that the last one leaves nothing
+        shutil.rmtree(folder / WORK, ignore_errors=True)
     return GeneratedImages(tuple(records), len(requests) - len(missing))
 
 

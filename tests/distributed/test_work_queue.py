@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NoReturn
+
+import pytest
+from filelock import FileLock
 
 from glmkit.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from glmkit.distributed.work_queue import WorkItem, claim_items, exclusive
@@ -36,6 +41,20 @@ def test_an_item_that_is_locked_comes_last(tmp_path: Path) -> None:
     done |= {0, *others}
     first.close()
     assert list(second) == []
+
+
+class LockOfAFolderThatVanishes(FileLock):
+    """Opens its file right after another process, which found nothing missing, removed the folder."""
+
+    def acquire(self, *_: object, **__: object) -> NoReturn:
+        shutil.rmtree(Path(self.lock_file).parent, ignore_errors=True)
+        os.open(self.lock_file, os.O_RDWR)
+        raise AssertionError("there is no such file")
+
+
+def test_a_folder_that_a_finished_process_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("glmkit.distributed.work_queue.FileLock", LockOfAFolderThatVanishes)
+    assert list(claim_items(ITEMS, tmp_path / "work", SINGLE_PROCESS, lambda _: True)) == []
 
 
 HOLDING = """
