@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from glmkit.errors import UserError
+from glmkit.extras import require
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -153,6 +154,7 @@ class Summary(Record):
 
         Needs pandas, which comes with the extra `eval`.
         """
+        require("pandas", "a table")
         import pandas
 
         lines = [

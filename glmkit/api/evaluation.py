@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from glmkit.errors import UserError
+from glmkit.extras import require
 from glmkit.generation.options import InferenceOptions
 from glmkit.records import Summary
 
@@ -138,6 +139,7 @@ def report(runs: Sequence[Evaluation | str | Path], out: str | Path) -> Path:
     `runs` are evaluations or their folders; the first is the baseline. Returns the path of the page. Raises UserError
     for a folder that holds no evaluation.
     """
+    require("matplotlib", "a report")
     from glmkit.reporting.build import write_report
 
     page, *_ = write_report([run.folder if isinstance(run, Evaluation) else Path(run) for run in runs], Path(out))

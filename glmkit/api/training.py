@@ -33,9 +33,11 @@ class FinetuneRun:
 
     def to_pandas(self) -> DataFrame:
         """Give the logged losses as a table, one line per logged step and stage."""
-        import pandas as pd
-
+        from glmkit.extras import require
         from glmkit.files import read_jsonl
+
+        require("pandas", "a table")
+        import pandas as pd
 
         logs = {stage: read_jsonl(self.output / f"{stage}.log.jsonl", partial=True) for stage in self.results}
         return pd.json_normalize([{"stage": stage, **line} for stage, log in logs.items() for line in log])

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from glmkit import shipped
 from glmkit.errors import UserError
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def source(arguments: argparse.Namespace) -> tuple[ImageSource, dict[str, Any]]:
 
     kind = next(kind for kind in ("images", "parquet", "webdataset") if getattr(arguments, kind))
     named = getattr(arguments, kind)
-    paths = tuple(path.resolve() for path in (named if isinstance(named, list) else [named]))
+    paths = tuple(Path(shipped.find(path)).resolve() for path in (named if isinstance(named, list) else [named]))
     if missing := [path for path in paths if not path.exists()]:
         raise UserError(f"{missing[0]} does not exist", fix=f"--{kind} with the files of the set")
     refuse(arguments, kind)

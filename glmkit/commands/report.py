@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from glmkit.extras import require
+
 HELP = "Compare evaluation runs in one self-contained HTML file."
 
 
@@ -24,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the page and its data, and say where they are."""
+    require("matplotlib", "a report")
     from glmkit.reporting.build import write_report
 
     page, *data = write_report(arguments.runs, arguments.out)

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from glmkit import shipped
 from glmkit.errors import UserError, nearest
 
 
@@ -51,14 +52,15 @@ def _parse(text: str, name: str) -> Any:
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """Read a YAML mapping; UserError when it is missing, broken, or has a key twice."""
+    """Read a YAML mapping, or the shipped recipe of that name; UserError when it is missing or broken."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = shipped.recipe(path).read_text(encoding="utf-8")
     except FileNotFoundError as error:
         folder = Path(path).parent
         known = [str(other) for other in folder.glob("*.yaml")] if folder.is_dir() else []
-        guess = nearest(str(path), known)
-        raise UserError(f"recipe {path} does not exist", fix=f"did you mean {guess}?" if guess else None) from error
+        guess = nearest(str(path), [*known, *shipped.recipes()])
+        fix = f"did you mean {guess}?" if guess else "glmkit recipe list shows those that come with glmkit"
+        raise UserError(f"recipe {path} does not exist", fix=fix) from error
     except (UnicodeDecodeError, OSError) as error:
         raise UserError(f"cannot read {path}", found=str(error)) from error
     value = _parse(text, str(path))

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-import glmkit
+from glmkit import shipped
 from glmkit.files import read_jsonl
 from glmkit.records import Record
 
-FILE = Path(glmkit.__file__).parents[1] / "benchmarks" / "published.jsonl"
+FILE = shipped.ROOT / "benchmarks" / "published.jsonl"
 CLIPSCORE = "clipscore"  # 2.5 max(cosine, 0), what `Summary.alignment["clipscore"]` holds for measured images
 
 

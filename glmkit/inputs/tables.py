@@ -13,6 +13,7 @@ from typing import Any
 
 from glmkit.config import Columns
 from glmkit.errors import UserError
+from glmkit.extras import require
 from glmkit.files import read_jsonl
 from glmkit.inputs.images import IMAGE_SUFFIXES
 
@@ -141,11 +142,10 @@ def _from_text_files(folder: Path) -> Iterator[CaptionedImage]:
 
 
 def _pyarrow() -> Any:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise UserError("parquet and arrow files need pyarrow", fix="pip install pyarrow") from error
+    require("pyarrow", "a parquet or arrow file")
+    import pyarrow
+    import pyarrow.parquet
+
     return pyarrow
 
 

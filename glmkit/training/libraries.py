@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 from glmkit.config import Recipe
-from glmkit.errors import UserError
+from glmkit.extras import require
 
 OPTIMIZERS = {"adamw8bit": "bitsandbytes", "prodigy": "prodigyopt"}
 
@@ -17,9 +15,3 @@ def check(recipe: Recipe) -> None:
     for name, stage in recipe.stages.items():
         if stage.optimizer in OPTIMIZERS:
             require(OPTIMIZERS[stage.optimizer], f"{name}.optimizer: {stage.optimizer}")
-
-
-def require(library: str, what: str) -> None:
-    """UserError that says how to install a library that `what` in a recipe needs, when it is not there."""
-    if importlib.util.find_spec(library) is None:
-        raise UserError(f"{what} needs {library}, which is not installed", fix=f"pip install {library}")

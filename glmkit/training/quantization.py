@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from glmkit.config import Lora
 from glmkit.errors import UserError
+from glmkit.extras import require
 from glmkit.models.devices import DTYPES, dtype_for
-from glmkit.training import libraries
 from glmkit.training.float8 import Float8Linear
 
 INSIDE_A_LIST = re.compile(r"(^|\.)\d+(\.|$)")  # names inside a list of layers
@@ -29,7 +29,7 @@ def check(name: str, lora: Lora, device: torch.device) -> None:
     """UserError when the base that a recipe asks for in stage `name` cannot be had here."""
     key = f"{name}.lora.base"
     if lora.base in ("nf4", "int8"):
-        libraries.require("bitsandbytes", f"{key}: {lora.base}")
+        require("bitsandbytes", f"{key}: {lora.base}")
     if lora.base == "bfloat16" and device.type == "cpu":
         raise UserError(f"{key}: bfloat16 is for a GPU; a CPU computes in float32", fix=f"{key}=auto")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import fake_ocr
@@ -110,10 +111,10 @@ def test_bad_input(command: str, message: str, tiny_model: Path, capsys: pytest.
 
 
 def test_an_engine_that_is_not_installed(
-    images: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    images: Path, monkeypatch: pytest.MonkeyPatch, uninstall: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(plan, "DEFAULT_ENGINE", paddleocr.__name__)
-    monkeypatch.setattr(paddleocr, "NEEDS", ("paddleocr-of-tomorrow",))
+    uninstall("onnxruntime")
     assert main(arguments(images)) == 2
     assert 'pip install "glmkit[eval]"' in capsys.readouterr().err
     assert not Path("reports").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,6 @@ from PIL import Image
 from glmkit.cli import main
 from glmkit.evaluation import baselines, suites
 from glmkit.evaluation.ocr import engines
-from glmkit.evaluation.ocr.engines import paddleocr
 from glmkit.evaluation.reference_sets import presets, sets, sources
 
 Rows = dict[tuple[str, str], dict[str, object]]
@@ -63,10 +63,13 @@ def test_every_name_is_there_and_says_what_it_lacks(capsys: pytest.CaptureFixtur
 
 
 def test_what_is_provided_is_no_longer_missing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    uninstall: Callable[..., None],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
-    monkeypatch.setattr(paddleocr, "NEEDS", ("paddleocr-of-tomorrow",))
+    uninstall("onnxruntime")
     (tmp_path / "images").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "images" / "a.png")
     sets.add("mine", sources.FolderSource(tmp_path / "images", {}), {"images": []}, ("efficientnet-lite0",), "cpu")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -75,13 +75,13 @@ def test_one_model_for_rows_that_can_share_it(
 
 
 def test_a_row_that_fails_is_told_and_the_next_one_comes(
-    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_model: Path, tmp_path: Path, uninstall: Callable[..., None]
 ) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    uninstall("bitsandbytes")
     options = ["--model", str(tiny_model), "--stage", "autoregressive", "--size", "64x64", "--pack", "--base"]
     missing, fits = rows_of(tmp_path / "both.jsonl", *options, "nf4", "fp8")
     assert missing["base"] == "nf4"
-    assert "needs bitsandbytes" in missing["error"]
+    assert "needs the package bitsandbytes" in missing["error"]
     assert missing["pack"]
     assert fits["base"] == "fp8"
     assert fits["tokens_per_second"] > 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,19 +15,17 @@ from glmkit.training import libraries
 @pytest.mark.parametrize(
     ("optimizer", "wandb", "said"),
     [
-        ("adamw8bit", None, "decoder.optimizer: adamw8bit needs bitsandbytes"),
-        ("prodigy", None, "pip install prodigyopt"),
-        ("adamw", "posters", "pip install wandb"),
+        ("adamw8bit", None, "decoder.optimizer: adamw8bit needs the package bitsandbytes"),
+        ("prodigy", None, r'pip install "glmkit\[train\]"'),
+        ("adamw", "posters", 'pip install "wandb"'),
     ],
 )
-def test_what_is_not_installed(optimizer: str, wandb: str | None, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_installed(optimizer: str, wandb: str | None, said: str, uninstall: Callable[..., None]) -> None:
     stage: dict[str, Any] = {"lora": {"targets": ["to_q"]}, "optimizer": optimizer}
     stage |= {"steps": 1, "global_batch_size": 1, "learning_rate": 1}
     recipe = config.from_dict(
         {"output": "x", "data": {"train": "a", "validation": "b"}, "decoder": stage, "wandb": wandb}
     )
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _: object())
-    libraries.check(recipe)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    uninstall("bitsandbytes", "prodigyopt", "wandb")
     with pytest.raises(UserError, match=said):
         libraries.check(recipe)

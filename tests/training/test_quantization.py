@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,14 +46,14 @@ def needed(base: str) -> None:
 
 
 @pytest.mark.parametrize("base", ["bfloat16", "nf4", "int8"])
-def test_a_base_that_cannot_be_had(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(UserError, match="decoder.lora.base=auto" if base == "bfloat16" else "pip install bitsandbytes"):
+def test_a_base_that_cannot_be_had(base: str, uninstall: Callable[..., None]) -> None:
+    uninstall("bitsandbytes")
+    with pytest.raises(UserError, match="decoder.lora.base=auto" if base == "bfloat16" else r"glmkit\[train\]"):
         quantization.check("decoder", Lora.model_validate({**LORA, "base": base}), CPU)
 
 
-def test_fp8_needs_no_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+def test_fp8_needs_no_library(uninstall: Callable[..., None]) -> None:
+    uninstall("bitsandbytes")
     quantization.check("decoder", Lora(**LORA, base="fp8"), CPU)
 
 

@@ -21,6 +21,7 @@ from PIL import Image
 
 from glmkit.errors import UserError
 from glmkit.evaluation.baselines import BaselineDefaults
+from glmkit.extras import require
 from glmkit.inputs.images import as_rgb
 
 if TYPE_CHECKING:
@@ -45,10 +46,9 @@ class EndpointBaseline:
     defaults = BaselineDefaults(1024, 1024, None, None)
 
     def __init__(self, name: str) -> None:
-        try:
-            from openai import OpenAI
-        except ImportError as error:
-            raise UserError("this needs the package openai", fix='pip install "glmkit[openai]"') from error
+        require("openai", "an images endpoint")
+        from openai import OpenAI
+
         if not os.environ.get("OPENAI_API_KEY"):
             fix = "export OPENAI_API_KEY=... (any word for an endpoint that asks for none, named by OPENAI_BASE_URL)"
             raise UserError("there is no key for the images endpoint", found="OPENAI_API_KEY is not set", fix=fix)

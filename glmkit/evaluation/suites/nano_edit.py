@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-import glmkit
+from glmkit import shipped
 from glmkit.errors import UserError
 from glmkit.evaluation.metrics import text
 from glmkit.evaluation.suites.shared.base import BuiltInSuite, Counts
@@ -18,7 +18,7 @@ from glmkit.posters.edits import Edit
 from glmkit.posters.render import render
 from glmkit.records import Prompt
 
-PROMPTS = Path(glmkit.__file__).parents[1] / "benchmarks" / "nano_edit" / "prompts.jsonl"
+PROMPTS = shipped.ROOT / "benchmarks" / "nano_edit" / "prompts.jsonl"
 METRICS: Mapping[str, Mapping[str, str]] = {
     "edit_success": {
         "direction": "higher",

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import glmkit
+from glmkit import shipped
 from glmkit.evaluation.metrics import text
 from glmkit.evaluation.suites.shared.base import BuiltInSuite, Counts
 from glmkit.inputs.images import read_image
 from glmkit.records import Prompt
 
-PROMPTS = Path(glmkit.__file__).parents[1] / "benchmarks" / "text_render" / "prompts.jsonl"
+PROMPTS = shipped.ROOT / "benchmarks" / "text_render" / "prompts.jsonl"
 METRICS: Mapping[str, Mapping[str, str]] = {
     **text.METRICS,
     "attribute_accuracy": {

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from glmkit import errors
+from glmkit import errors, shipped
 from glmkit.errors import UserError
 from glmkit.files import read_json, write_json
 from glmkit.hashing import MADE_BY
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-NANO = Path(__file__).resolve().parents[3] / "data" / "nano"
+NANO = shipped.ROOT / "data" / "nano"
 INDEX = "model_index.json"
 DEFAULTS = defaults.FILE
 
@@ -96,7 +96,7 @@ def resolve(model: str | Path, components: Iterable[str] = tuple(COMPONENTS)) ->
     name = str(model)
     if name == "nano":
         if not (NANO / INDEX).is_file():
-            raise UserError(f"the model nano is not in {NANO}", fix="install glmkit from its clone: pip install -e .")
+            raise UserError(f"the model nano is not in {NANO}", fix="install glmkit again")
         return NANO
     folder = Path(name).expanduser()
     if folder.exists():

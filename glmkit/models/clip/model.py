@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from glmkit.errors import UserError
+from glmkit.extras import require
 from glmkit.files import atomic_path, read_json, write_json
 from glmkit.models.checkpoint import weights
 
@@ -140,8 +141,7 @@ def _build(settings: Mapping[str, Any], source: str) -> nn.Module:
 
 
 def _open_clip() -> Any:
-    try:
-        import open_clip
-    except ImportError as error:
-        raise UserError("CLIP needs the package open_clip_torch", fix='pip install "glmkit[eval]"') from error
+    require("open_clip_torch", "CLIP")
+    import open_clip
+
     return open_clip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from glmkit import config
+from glmkit import config, shipped
 from glmkit.training.data.batches import Batches
 from glmkit.training.data.dataset import (
     ConcatDataset,
@@ -34,5 +34,5 @@ __all__ = [
 def load(data: config.Data) -> Datasets:
     """Load the training and the validation images of a recipe."""
     assert data.validation is not None
-    sets = [FileDataset(source.path, data, source.repeats, source.regularization) for source in data.train]
-    return sets[0] if len(sets) == 1 else ConcatDataset(sets), FileDataset(data.validation, data)
+    sets = [FileDataset(shipped.find(one.path), data, one.repeats, one.regularization) for one in data.train]
+    return sets[0] if len(sets) == 1 else ConcatDataset(sets), FileDataset(shipped.find(data.validation), data)

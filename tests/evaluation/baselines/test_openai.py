@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import images_endpoint
@@ -121,8 +120,8 @@ def test_too_many_requests_end_the_run_and_it_continues(tmp_path: Path, monkeypa
     assert [row.error for row in generated(tmp_path, "busy")] == [None]
 
 
-def test_the_package_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "openai", None)
+def test_the_package_is_an_extra(uninstall: Callable[..., None]) -> None:
+    uninstall("openai")
     with pytest.raises(UserError, match=r'pip install "glmkit\[openai\]"'):
         baselines.find("openai:gpt-image-1")
 

@@ -7,14 +7,12 @@ A distance between sets of images is a distance between their features, so every
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, cast
 
 import numpy as np
 from PIL import Image
 
-from glmkit.errors import UserError
 from glmkit.evaluation.named_files import NamedFiles
 from glmkit.hashing import json_sha256
 
@@ -56,15 +54,3 @@ def slug(extractor: Extractor) -> str:
     """Name a folder so that the name is the same exactly when the features are."""
     label = "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in extractor.label)
     return f"{label}-{json_sha256(extractor.conventions)[:8]}"
-
-
-def check_packages(**packages: str) -> None:
-    """Raise UserError when one of these modules (name -> package) is not installed; imports none."""
-    for name, package in packages.items():
-        if importlib.util.find_spec(name) is None:
-            raise missing_package(package, ImportError(f"No module named {name!r}"))
-
-
-def missing_package(package: str, error: ImportError) -> UserError:
-    """Make the error for a package that cannot be imported."""
-    return UserError(f"these features need the package {package}", found=str(error), fix='pip install "glmkit[eval]"')

@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-import glmkit
+from glmkit import shipped
 from glmkit.errors import UserError
-from glmkit.evaluation.features.extractors import check_packages, missing_package
 from glmkit.evaluation.hub import cached_repository
 from glmkit.evaluation.metrics.clip import DEFAULT, OURS
+from glmkit.extras import require
 
-FOLDER_OF_OURS = Path(glmkit.__file__).parents[1] / "data" / "clip"
+FOLDER_OF_OURS = shipped.ROOT / "data" / "clip"
 CMMD = "ViT-L-14-336/openai"
 LONGEST = 8192  # tokens; more than any prompt has
 
@@ -30,10 +30,9 @@ class OpenClip:
     """Hold both towers in float32 on `device`."""
 
     def __init__(self, name: str, device: str) -> None:
-        try:
-            import open_clip
-        except ImportError as error:
-            raise missing_package("open_clip_torch", error) from error
+        require("open_clip_torch", "CLIP")
+        import open_clip
+
         self.model = name
         self._network, self._prepare, self._tokenizer = _open(open_clip, name, device)
         self._device = device
@@ -84,10 +83,10 @@ def load(argument: str, device: str) -> OpenClip:
 
 def check(name: str) -> None:
     """Raise UserError when `name`, ours or ARCHITECTURE/TAG, cannot be loaded here without a download."""
-    check_packages(open_clip="open_clip_torch")
+    require("open_clip_torch", "CLIP")
     if name == OURS:
         if not list(FOLDER_OF_OURS.glob("*.safetensors")):
-            raise UserError(f"our CLIP is not in {FOLDER_OF_OURS}", fix="install glmkit from its clone")
+            raise UserError(f"our CLIP is not in {FOLDER_OF_OURS}", fix="install glmkit again")
         return
     import open_clip
 
@@ -103,7 +102,7 @@ def _open(open_clip: Any, name: str, device: str) -> tuple[Any, Any, Any]:
         if not list(folder.glob("*.safetensors")):
             raise UserError(f"CLIP folder {folder} holds no weights", fix="open_clip_model.safetensors in it")
     elif name == OURS:
-        raise UserError(f"our CLIP is not in {folder}", fix="install glmkit from its clone: pip install -e .")
+        raise UserError(f"our CLIP is not in {folder}", fix="install glmkit again")
     else:
         source, options = _published(open_clip, name)
     logging.disable(logging.ERROR)  # the hub reports each of a dozen retries; the error below says it once

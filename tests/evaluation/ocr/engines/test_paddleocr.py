@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -59,14 +59,7 @@ def test_identity_names_engine_and_weights() -> None:
 
 
 @pytest.mark.parametrize("missing", paddleocr.NEEDS)
-def test_a_missing_package_says_what_to_type(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = importlib.metadata.version
-
-    def version(name: str) -> str:
-        if name == missing:
-            raise importlib.metadata.PackageNotFoundError(name)
-        return real(name)
-
-    monkeypatch.setattr(paddleocr, "version", version)
+def test_a_missing_package_says_what_to_type(missing: str, uninstall: Callable[..., None]) -> None:
+    uninstall(missing)
     with pytest.raises(UserError, match=rf'package {missing}\n.*pip install "glmkit\[eval\]"'):
         paddleocr.identity()

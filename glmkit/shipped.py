@@ -1,0 +1,57 @@
+"""The files that come with glmkit: nano, the small CLIP, data sets, recipes, prompts, and published scores.
+
+They lie in `data/`, `recipes/` and `benchmarks/` of the repository; the build copies them into the wheel as
+`glmkit/share/` (see pyproject.toml).
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+import glmkit
+from glmkit.errors import UserError, unknown
+
+_PACKAGE = Path(glmkit.__file__).parent
+ROOT = _PACKAGE / "share" if (_PACKAGE / "share").is_dir() else _PACKAGE.parent
+
+
+def find(path: str | Path) -> str:
+    """Return `path`, or the shipped file or folder of that name, such as data/posters, where `path` does not exist."""
+    shipped = ROOT / path
+    return str(shipped if not Path(path).exists() and shipped.exists() else path)
+
+
+def recipes() -> dict[str, Path]:
+    """Return the shipped recipes by name: `poster_lora` is for GLM-Image, `nano/poster_lora` for nano."""
+    folder = ROOT / "recipes"
+    files = [*sorted(folder.glob("*.yaml")), *sorted(folder.glob("nano/*.yaml"))]
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in files}
+
+
+def recipe(name: str | Path) -> Path:
+    """Return the file of a recipe: its path, or that of the shipped recipe of this name."""
+    path = Path(find(name))
+    return path if path.exists() else recipes().get(str(name), path)
+
+
+def copy_recipe(name: str, data: Iterable[str], folder: Path) -> list[Path]:
+    """Copy a shipped recipe and those of its `data` that are shipped, too, into `folder`; returns what is new there.
+
+    UserError when there is no such recipe, or when something of that name is in `folder` already.
+    """
+    if name not in recipes():
+        raise unknown("recipe", name, recipes())
+    copies = {folder / recipes()[name].name: recipes()[name]}
+    copies |= {folder / path: ROOT / path for path in data if (ROOT / path).is_dir()}
+    for target in copies:
+        if target.exists():
+            raise UserError(f"{target} is there already", fix=f"glmkit recipe copy {name} ANOTHER_FOLDER")
+    for target, source in copies.items():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target)
+        else:
+            shutil.copyfile(source, target)
+    return list(copies)

@@ -1,0 +1,67 @@
+"""glmkit recipe: the recipes that come with glmkit, by name and as copies to edit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from glmkit import config, shipped
+from glmkit.cli import main
+from glmkit.training import data
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that holds nothing of ours."""
+    monkeypatch.chdir(tmp_path)
+
+
+def test_list(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipe", "list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(shipped.recipes())
+    assert lines[0].startswith("ar_lora            Teach the autoregressive model what")
+
+
+@pytest.mark.parametrize("name", shipped.recipes())
+def test_a_name_is_a_recipe_whose_data_are_there(name: str) -> None:
+    recipe = config.load(name)
+    assert recipe == config.load(shipped.recipes()[name])
+    train, validation = data.load(recipe.data)
+    assert len(train.captions) >= 48
+    assert len(validation.captions) >= 16
+
+
+def test_a_path_of_the_repository_works_anywhere() -> None:
+    assert config.load("recipes/nano/poster_lora.yaml") == config.load("nano/poster_lora")
+
+
+def test_files_of_the_user_come_first() -> None:
+    Path("poster_lora").write_text("output: mine")
+    assert shipped.recipe("poster_lora") == Path("poster_lora")
+    Path("data/posters").mkdir(parents=True)
+    assert shipped.find("data/posters") == "data/posters"
+    assert shipped.find("data/edits") == str(shipped.ROOT / "data" / "edits")
+    assert shipped.find("data/mine") == "data/mine"
+
+
+@pytest.mark.parametrize(("name", "folders"), [("edit_lora", ["edits"]), ("nano/ar_lora", ["layouts"])])
+def test_copy(name: str, folders: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipe", "copy", name, "mine"]) == 0
+    file = f"mine/{Path(name).name}.yaml"
+    assert f"glmkit finetune {file}" in capsys.readouterr().out
+    assert config.load(file) == config.load(name)
+    for folder in folders:
+        for original in (shipped.ROOT / "data" / folder).glob("*/*"):
+            copied = Path("mine") / original.relative_to(shipped.ROOT)
+            assert copied.read_bytes() == original.read_bytes()
+    assert main(["recipe", "copy", name, "mine"]) == 2
+    assert f"{file} is there already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["finetune poster_laro", "recipe copy poster_laro"])
+def test_a_name_that_is_not_there(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(command.split()) == 2
+    assert "poster_lora" in capsys.readouterr().err
+    assert not list(Path().iterdir())
