@@ -15,6 +15,15 @@ from typing import NoReturn
 from glmkit import __version__, commands
 from glmkit.errors import UserError, nearest
 
+EXAMPLES = """Generate, edit, fine-tune and evaluate images with GLM-Image. For example:
+
+  glmkit generate 'A poster that says "OPEN"' --out open.png
+  glmkit edit open.png 'Make the background red.' --out red.png
+  glmkit finetune nano/poster_lora output=reports/mine
+
+Without --model, the small model nano is used; it runs on a CPU.
+glmkit --help lists all commands, glmkit COMMAND --help its options."""
+
 
 class Parser(argparse.ArgumentParser):
     """argparse with the nearest name in the message of an unknown command, option or choice."""
@@ -60,6 +69,9 @@ def build_parser() -> Parser:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 2 bad input, 130 interrupted."""
+    if not (sys.argv[1:] if argv is None else argv):
+        print(EXAMPLES)
+        return 0
     arguments = build_parser().parse_args(argv)
     # Before torch is imported: OpenMP's threads wait for each other by spinning by default, and on a machine
     # that does anything else meanwhile this takes several times as long as the work.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -106,10 +108,12 @@ def test_an_unknown_command_names_the_nearest_one(command: str, capsys: pytest.C
     assert "Traceback" not in error
 
 
-def test_no_command_is_an_error() -> None:
-    with pytest.raises(SystemExit) as stop:
-        build_parser().parse_args([])
-    assert stop.value.code == 2
+def test_no_command_shows_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    examples = re.findall(r"^  glmkit (.*)$", capsys.readouterr().out, flags=re.MULTILINE)
+    assert len(examples) == 3
+    for example in examples:
+        build_parser().parse_args(shlex.split(example))
 
 
 def test_changes_of_a_recipe_may_follow_options() -> None:

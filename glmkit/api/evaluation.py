@@ -50,6 +50,7 @@ def evaluate(
     clip: str | None = None,
     references: Sequence[str] = (),
     output: str | Path | None = None,
+    name: str = "",
     device: str = "auto",
     compile: str = "auto",
     memory: str = "high",
@@ -60,7 +61,8 @@ def evaluate(
     choose prompts, the first `limit` of each split; `seeds` is the number of images per prompt. `data` is the folder
     with the prompt files of a public benchmark. `ocr` names the OCR engine, `clip` the CLIP that measures alignment,
     `references` the sets to which distances are measured. `output` is the run folder; by default the same settings
-    always continue in the same folder under `reports/`. Options of generation are those of `Model.generate`.
+    always continue in the same folder under `reports/`. `name` is what reports call the run, by default its model and
+    adapters. Options of generation are those of `Model.generate`.
 
     Raises UserError for whatever is misspelt or missing, before an image is generated.
     """
@@ -99,6 +101,7 @@ def evaluate(
         seeds=seeds,
         clip=clip,
         references=tuple(dict.fromkeys(references)),
+        name=name.strip(),
     )
     folder = plan.default_folder() if output is None else Path(output)
     return Evaluation(folder, run_plan(plan, folder, used, InferenceOptions(compile, memory), hybrid))

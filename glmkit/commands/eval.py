@@ -63,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--reference", metavar="NAME", nargs="+", help="distances to these sets (glmkit reference)")
     parser.add_argument("--run", metavar="DIR", type=Path, dest="folder", help="run folder (default: one in reports/)")
+    parser.add_argument("--name", default="", help='what reports call the run, like "with adapter"')
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default %(default)s)")
     add_inference_options(parser)
     parser.add_argument("--json", action="store_true", help="print the summary as one line of JSON")
@@ -94,6 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
         clip=arguments.clip,
         references=arguments.reference or (),
         output=arguments.folder,
+        name=arguments.name,
         device=arguments.device,
         compile=arguments.compile,
         memory=arguments.memory,

@@ -51,6 +51,7 @@ def generate_file(arguments: argparse.Namespace, prompt: str, condition_images: 
     from glmkit.generation.requests import check_request, new_request
     from glmkit.inputs.images import read_image
     from glmkit.models.checkpoint import resolve
+    from glmkit.models.glyph.model import quoted_texts
     from glmkit.progress import stage_bars
 
     # 1. Make the request, with the model's defaults; an edit keeps the shape of its first image.
@@ -71,6 +72,8 @@ def generate_file(arguments: argparse.Namespace, prompt: str, condition_images: 
     # 2. Load the model and generate.
     started = time.perf_counter()
     hybrid = load_model_from(arguments, [request])
+    texts = quoted_texts(prompt)
+    print(f"texts: {' | '.join(texts) or 'none; words that the image shall show go in quotes'}", file=sys.stderr)
     with stage_bars() as bars:
         (image,) = generate_batch(hybrid, [request], bars.update)
     # 3. Save the image, which carries its request.
@@ -80,7 +83,8 @@ def generate_file(arguments: argparse.Namespace, prompt: str, condition_images: 
     if not arguments.json:
         print(f"{arguments.out}: {request.width}x{request.height}, seed {request.seed}, {seconds} s")
         return
-    result = {"file": str(arguments.out), **request.to_dict(), "model": hybrid.name, "adapters": hybrid.adapters}
+    about = {"texts": texts, "model": hybrid.name, "adapters": hybrid.adapters}
+    result = {"file": str(arguments.out), **request.to_dict(), **about}
     del result["id"]
     print(json.dumps({**result, "seconds": seconds}, ensure_ascii=False))
 
@@ -98,6 +102,7 @@ def _run_file(arguments: argparse.Namespace) -> int:
     from glmkit.generation.images import is_image_of, weights_digest
     from glmkit.generation.requests import new_request, read_requests
     from glmkit.models.checkpoint import resolve
+    from glmkit.models.glyph.model import quoted_texts
     from glmkit.progress import stage_bars
 
     # 1. Read the requests, with the model's defaults.
@@ -112,6 +117,9 @@ def _run_file(arguments: argparse.Namespace) -> int:
         guidance=arguments.guidance,
     )
     requests = read_requests(prompts, base)
+    if is_main:
+        n_with_texts = sum(bool(quoted_texts(request.prompt)) for request in requests)
+        print(f"texts: in quotes in {n_with_texts} of {len(requests)} prompts", file=sys.stderr)
     # 2. Generate those whose images are not there.
     weights = weights_digest(folder, arguments.adapter)
     with stage_bars(disable=not is_main) as bars:

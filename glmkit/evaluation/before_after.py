@@ -27,13 +27,13 @@ def evaluate_before_after(recipe: Recipe, settings: Eval, device: str) -> tuple[
     whole = any(stage.lora is None for stage in recipe.stages.values())
     trained = str(output / "model") if whole else recipe.model
     before, after = (
-        evaluate(_plan(settings, model, added, device), output / "eval" / when, device)
+        evaluate(_plan(settings, model, added, device, when), output / "eval" / when, device)
         for when, model, added in (("before", recipe.model, ()), ("after", trained, adapters))
     )
     return before, after
 
 
-def _plan(settings: Eval, model: str, adapters: tuple[str, ...], device: str) -> EvaluationPlan:
+def _plan(settings: Eval, model: str, adapters: tuple[str, ...], device: str, name: str) -> EvaluationPlan:
     generation = GenerationSettings.with_defaults(model, device, adapters=adapters)
     return EvaluationPlan(
         suite=settings.suite,
@@ -41,6 +41,7 @@ def _plan(settings: Eval, model: str, adapters: tuple[str, ...], device: str) ->
         generation=generation,
         seeds=1,
         clip=clip.DEFAULT if settings.clip else None,
+        name=name,
     )
 
 

@@ -131,7 +131,7 @@ def summarize(plan: EvaluationPlan, suite: Suite, scores: Sequence[Score], files
         why_not = why_not_official(suite.official, plan.engine_identity, plan.prompt_files(), scores, files)
     return Summary(
         suite=plan.suite,
-        model=plan.name,
+        model=plan.model,
         adapters=plan.generation.adapters if plan.generation is not None else (),
         **_pool(suite, scores),
         splits={split: _pool(suite, [score for score in scores if score.split == split]) for split in splits},
@@ -140,6 +140,7 @@ def summarize(plan: EvaluationPlan, suite: Suite, scores: Sequence[Score], files
         bootstrap={"unit": "prompt", "resamples": stats.RESAMPLES, "level": stats.LEVEL, "seed": stats.SEED},
         family=family(suite, plan.engine_identity, why_not),
         why_not_official=why_not,
+        name=plan.name,
     )
 
 

@@ -121,7 +121,8 @@ class EvaluationPlan:
 
     `engine` is the module of the OCR engine, MODULE or MODULE:LOCATION (`ocr.engines`). `data` is the folder with the
     prompt files of a public benchmark. `seeds` is the number of images per prompt in `images`; None takes what is
-    there. `clip` names the CLIP that measures alignment, `references` the sets to which distances are measured.
+    there. `clip` names the CLIP that measures alignment, `references` the sets to which distances are measured. `name`
+    is what reports call the run; "" for its model and adapters.
     """
 
     suite: str
@@ -134,9 +135,10 @@ class EvaluationPlan:
     seeds: int | None = None
     clip: str | None = None
     references: tuple[str, ...] = ()
+    name: str = ""
 
     @property
-    def name(self) -> str:
+    def model(self) -> str:
         """The model, or the name of the image folder."""
         return self.generation.model if self.generation is not None else self.image_folder.name
 
@@ -207,7 +209,7 @@ class EvaluationPlan:
 
     def default_folder(self) -> Path:
         """Name the run folder when none was chosen: the same settings always continue in the same folder."""
-        name = re.sub(r"[^\w.-]", "-", Path(self.name).name)
+        name = re.sub(r"[^\w.-]", "-", Path(self.model).name)
         return Path("reports") / f"{self.suite}-{name}-{json_sha256(self.settings())[:8]}"
 
 

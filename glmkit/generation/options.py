@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,9 +89,13 @@ def load_model_from(arguments: argparse.Namespace, requests: Sequence[Request]) 
     from glmkit.generation.loading import components_for, load_model
 
     options, components = InferenceOptions.from_arguments(arguments), components_for(requests)
-    return load_model(
+    hybrid = load_model(
         arguments.model, arguments.device, arguments.dtype, arguments.adapter, options=options, components=components
     )
+    if options.compiles_on(hybrid.device.type):
+        note = "the first image of each size compiles kernels, which takes 15 to 60 s; --compile off does without"
+        print(note, file=sys.stderr)
+    return hybrid
 
 
 def check_png(path: Path) -> None:

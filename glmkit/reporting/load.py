@@ -12,6 +12,7 @@ from glmkit.errors import UserError
 from glmkit.files import read_json, read_jsonl
 from glmkit.records import Generation, Score, Summary
 
+LONGEST_NAME = 32  # characters; longer ones make tables wide
 MANIFEST_KEYS = {"kind", "settings", "environment", "started", "resumed"}
 
 
@@ -85,7 +86,7 @@ def load_run(folder: Path) -> EvalRun:
         raise UserError(
             f"{folder}: images.jsonl and scores.jsonl do not fit", found=f"{min(unpaired)} in only one of them"
         )
-    return EvalRun(folder, run_name(summary), summary, manifest, images, scores)
+    return EvalRun(folder, run_name(summary, folder), summary, manifest, images, scores)
 
 
 def load_manifest(folder: Path) -> dict[str, Any]:
@@ -103,9 +104,10 @@ def load_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def run_name(summary: Summary) -> str:
-    """Return what people call this run: the model, and the adapters on it."""
-    return " + ".join(short_name(name) for name in (summary.model, *summary.adapters))
+def run_name(summary: Summary, folder: Path) -> str:
+    """Return what people call this run: its name, else its model and adapters, else, where they are long, its folder."""
+    described = " + ".join(short_name(name) for name in (summary.model, *summary.adapters))
+    return summary.name or (described if len(described) <= LONGEST_NAME else folder.resolve().name)
 
 
 def short_name(name: str) -> str:

@@ -61,6 +61,21 @@ def test_defaults_come_from_the_model(tiny_copy: Path, tmp_path: Path, capsys: p
     assert "did you mean 'steps'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        ("“HELLO” over 'OPEN' and 「你好」", "texts: OPEN | HELLO | 你好"),
+        ("HELLO", "texts: none; words that the image shall show go in quotes"),
+    ],
+)
+def test_the_texts_that_quotes_name_are_shown(
+    prompt: str, said: str, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["generate", prompt, "--model", str(tiny_model), "--out", str(tmp_path / "a.png"), *QUICK]
+    assert main(command) == 0
+    assert said in capsys.readouterr().err.splitlines()
+
+
 def test_edit(tiny_model: Path, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images = []
     for count in (1, 3):
@@ -192,7 +207,7 @@ def test_bad_input(name: str, tiny_model: Path, tmp_path: Path, capsys: pytest.C
     assert main(argv) == 2
     shown = capsys.readouterr()
     assert message.replace("TMP", str(tmp_path)) in shown.err
-    assert shown.err.startswith("error: ")
+    assert shown.err.removeprefix("texts: none; words that the image shall show go in quotes\n").startswith("error: ")
     assert "Traceback" not in shown.err
     assert not shown.out
     assert files(tmp_path) == before

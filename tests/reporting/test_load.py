@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 
+from glmkit.files import read_json, write_json
+from glmkit.records import Prompt
 from glmkit.reporting import load
+
+MakeRun = Callable[..., Path]
 
 
 @pytest.mark.parametrize(
@@ -20,3 +27,20 @@ from glmkit.reporting import load
 )
 def test_short_names(name: str, short: str) -> None:
     assert load.short_name(name) == short
+
+
+@pytest.mark.parametrize(
+    ("name", "adapters", "shown"),
+    [
+        ("", [], "nano"),
+        ("", ["mine/adapter:0.8"], "nano + mine:0.8"),
+        ("", ["mine/adapter/autoregressive", "mine/adapter/decoder:0.5"], "folder"),
+        ("with <adapter>", ["mine/adapter"], "with <adapter>"),
+    ],
+)
+def test_the_name_of_a_run(
+    name: str, adapters: list[str], shown: str, make_run: MakeRun, prompts: list[Prompt]
+) -> None:
+    folder = make_run("folder", [(prompt, prompt.texts) for prompt in prompts], adapters=adapters)
+    write_json(folder / "summary.json", {**read_json(folder / "summary.json"), "name": name})
+    assert [run.name for run in load.load_runs([folder])] == [shown]
