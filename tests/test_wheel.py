@@ -71,7 +71,7 @@ def test_every_command_runs_from_the_wheel(python: Path, tmp_path: Path) -> None
     environment.pop("PYTHONPATH", None)
     for command in ("", *COMMANDS):
         arguments = [TEXTS.get(word, word) for word in command.split()]
-        line = [python, "-P", "-m", "glmkit", *arguments]
+        line = [str(python), "-P", "-m", "glmkit", *arguments]
         shown = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
         assert shown.returncode == 0, f"glmkit {command}\n{shown.stderr}"
         assert "Traceback" not in shown.stderr

@@ -105,7 +105,7 @@ def load_manifest(folder: Path) -> dict[str, Any]:
 
 
 def run_name(summary: Summary, folder: Path) -> str:
-    """Return what people call this run: its name, else its model and adapters, else, where they are long, its folder."""
+    """Return what people call this run: its name, else model and adapters, else, where they are long, its folder."""
     described = " + ".join(short_name(name) for name in (summary.model, *summary.adapters))
     return summary.name or (described if len(described) <= LONGEST_NAME else folder.resolve().name)
 
