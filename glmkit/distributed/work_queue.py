@@ -33,7 +33,7 @@ def claim_items(
 
     Items of this rank come first, then those that no one is working on, then, one after another, those that were
     being worked on: the process that holds them finishes or leaves them. An item that is still missing after it was
-    done here has failed, and is not yielded again. Whoever finds nothing missing may remove the folder.
+    done here has failed, and is not yielded again. A process that finds nothing missing may remove the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     yielded: set[str] = set()
