@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import importlib
+import io
 import logging
 import os
 import pkgutil
@@ -67,8 +69,24 @@ def build_parser() -> Parser:
     return parser
 
 
+def _escape(error: UnicodeError) -> tuple[str, int]:
+    """Write characters that a terminal's encoding lacks as JSON does, which `--json` needs, and people can read."""
+    assert isinstance(error, UnicodeEncodeError)
+    units = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[i : i + 2].hex()}" for i in range(0, len(units), 2)), error.end
+
+
+def _accept_all_characters() -> None:
+    """Let no character end a command: on Windows the output may be in an encoding without Chinese."""
+    codecs.register_error("glmkit", _escape)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="glmkit")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 2 bad input, 130 interrupted."""
+    _accept_all_characters()
     if not (sys.argv[1:] if argv is None else argv):
         print(EXAMPLES)
         return 0

@@ -49,7 +49,8 @@ def fingerprint(path: str | Path) -> str:
     if path.is_file():
         files = [path]
     else:
-        every = sorted(file for file in path.rglob("*") if file.is_file())
+        # By parts: paths themselves sort without regard to case on Windows.
+        every = sorted((file for file in path.rglob("*") if file.is_file()), key=lambda file: file.parts)
         files = [file for file in every if file.suffix not in FOR_PEOPLE and file.name != MADE_BY]
     digest = hashlib.sha256()
     for file in files:

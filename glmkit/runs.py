@@ -131,4 +131,4 @@ def _git() -> dict[str, Any] | None:
 
 def _git_output(root: Path, *arguments: str) -> str:
     command = ["git", "-C", str(root), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+    return subprocess.run(command, capture_output=True, encoding="utf-8", check=True, timeout=30).stdout.strip()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import io
+import json
 import pkgutil
 import re
 import shlex
@@ -121,3 +123,15 @@ def test_changes_of_a_recipe_may_follow_options() -> None:
     assert arguments.overrides == ["b=1", "c=2", "d=3"]
     assert arguments.device == "cpu"
     assert arguments.json
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])
+def test_no_encoding_of_the_output_ends_a_command(encoding: str, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it lacks is written as JSON does, so a line of JSON stays one."""
+    buffer = io.BytesIO()
+    output = io.TextIOWrapper(buffer, encoding=encoding)
+    monkeypatch.setattr("sys.stdout", output)
+    assert main([command, '"海报 😀"']) == 0
+    output.flush()
+    printed = buffer.getvalue().decode(encoding).strip()
+    assert json.loads(printed.removeprefix("done ")) == "海报 😀"

@@ -143,7 +143,7 @@ def _speed_model(arguments: argparse.Namespace, scratch: Path) -> HybridModel:
     _check_published_sizes(device)
     hybrid = open_model(PUBLISHED_SIZES, device, dtype_for(device), scratch)
     hybrid.low_memory = options.low_memory
-    hybrid.optimize_for_inference(options.compiles_on(device.type))
+    hybrid.optimize_for_inference(options.compiles_on(device))
     return hybrid
 
 

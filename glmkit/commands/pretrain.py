@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     parser.add_argument("recipe", help="a YAML file, for example recipes/pretrain/vae.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example vae.steps=50")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default %(default)s)")
     parser.add_argument("--dry-run", action="store_true", help="explain the recipe, and stop")
     parser.add_argument("--json", action="store_true", help="print the results as one line of JSON")
 

@@ -11,7 +11,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     parser.add_argument("recipe", help="a YAML file, or a name of glmkit recipe list such as nano/ar_lora")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example decoder.steps=50")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default %(default)s)")
 
 
 def run(arguments: argparse.Namespace) -> int:

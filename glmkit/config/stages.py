@@ -23,7 +23,7 @@ class Lora(Section):
     dora: bool = False
     """Train lengths and directions of weights apart (DoRA, arXiv:2402.09353)."""
     base: Literal["auto", "float32", "bfloat16", "nf4", "int8", "fp8"] = "auto"
-    """Data type of the frozen weights: auto is bfloat16 on a GPU and float32 on a CPU; nf4 (4 bits), int8 and fp8
+    """Data type of the frozen weights: auto is bfloat16 on a GPU that has it, else float32; nf4 (4 bits), int8 and fp8
     are for the matrices of numbered layers."""
     offload: bool = False
     """Keep frozen blocks in the CPU's memory; each comes to the GPU while the one before it computes."""

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from glmkit.distributed.process_group import ProcessGroup
-from glmkit.errors import unknown
+from glmkit.errors import UserError, unknown
 from glmkit.generation.options import InferenceOptions
 from glmkit.models import checkpoint
 from glmkit.models.checkpoint.adapters import Adapter, check_adapter, merge_adapter
-from glmkit.models.devices import DTYPES, dtype_for, pick_device
+from glmkit.models.devices import DTYPES, check_bfloat16, dtype_for, pick_device
 from glmkit.models.hybrid import HybridModel
 from glmkit.records import Request
 
@@ -25,9 +25,20 @@ def device_of_rank(name: str) -> torch.device:
 
 
 def dtype_named(name: str, device: torch.device) -> torch.dtype:
-    """Return the type called `name`; "auto" is bfloat16 on a GPU and float32 on a CPU."""
+    """Return the type called `name`; "auto" is bfloat16 on a GPU that has it, else float32.
+
+    UserError for float16, for bfloat16 on a GPU without it, and for any other name.
+    """
+    if name == "float16":
+        raise UserError(
+            "float16 is not supported: what the published bfloat16 weights compute may exceed its range of 65504",
+            found="--dtype float16",
+            fix="--dtype auto",
+        )
     if name != "auto" and name not in DTYPES:
         raise unknown("dtype", name, ("auto", *DTYPES))
+    if name == "bfloat16":
+        check_bfloat16("--dtype bfloat16", device, "--dtype float32")
     return dtype_for(device) if name == "auto" else DTYPES[name]
 
 
@@ -47,9 +58,9 @@ def load_model(
 ) -> HybridModel:
     """Load a model (nano, a folder or a hub id) with `adapters` (`DIR` or `DIR:WEIGHT`) merged into its weights.
 
-    "auto" takes a GPU where there is one, and bfloat16 there, float32 on a CPU. `components` are read now, so that a
-    broken file shows at once, the others when they are needed. Raises UserError before anything is read when an adapter
-    does not fit.
+    "auto" takes a GPU where there is one, and bfloat16 there if it can, else float32. `components` are read now, so
+    that a broken file shows at once, the others when they are needed. Raises UserError before anything is read when an
+    adapter does not fit.
     """
     # 1. Check that every adapter fits the model.
     options = options or InferenceOptions()
@@ -72,7 +83,7 @@ def load_model(
 
     hybrid.on_load = merge_adapters
     # 3. Fuse and compile each component as it is read.
-    hybrid.optimize_for_inference(options.compiles_on(device.type))
+    hybrid.optimize_for_inference(options.compiles_on(device))
     # 4. Read the components that will be needed, unless only one at a time may be there.
     if not options.low_memory:
         for component in components:

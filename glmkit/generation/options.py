@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from glmkit.errors import UserError
 
 if TYPE_CHECKING:
+    import torch
+
     from glmkit.models.hybrid import HybridModel
     from glmkit.records import Request
 
@@ -35,9 +37,18 @@ class InferenceOptions:
         """Read what `add_inference_options` adds."""
         return cls(arguments.compile, arguments.memory)
 
-    def compiles_on(self, device_type: str) -> bool:
-        """Tell whether to compile; "auto" does on a GPU, where an image takes long enough."""
-        return device_type == "cuda" if self.compile == "auto" else self.compile == "blocks"
+    def compiles_on(self, device: torch.device) -> bool:
+        """Tell whether to compile; "auto" does on a GPU, where an image takes long enough, if Triton runs there.
+
+        UserError when "blocks" cannot be compiled there.
+        """
+        from glmkit.models.devices import check_compile, triton_runs
+
+        if self.compile == "auto":
+            return triton_runs(device)
+        if self.compile == "blocks":
+            check_compile("--compile blocks", device, "--compile off")
+        return self.compile == "blocks"
 
     @property
     def low_memory(self) -> bool:
@@ -62,7 +73,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default %(default)s)")
     parser.add_argument(
-        "--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="auto: bfloat16 on a GPU, else float32"
+        "--dtype", default="auto", help="auto, float32 or bfloat16; auto is bfloat16 on a GPU that has it, else float32"
     )
     add_inference_options(parser)
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
@@ -74,7 +85,7 @@ def add_inference_options(parser: argparse.ArgumentParser) -> None:
         "--compile",
         choices=COMPILE,
         default="auto",
-        help="auto: blocks on a GPU (15 to 60 s once, then faster), else off (default: auto; of bench: blocks)",
+        help="auto: blocks where Triton runs (15 to 60 s once, then faster), else off (default auto; of bench: blocks)",
     )
     parser.add_argument(
         "--memory",

@@ -24,6 +24,7 @@ REQUEST_KEYS = {"id", "prompt", "seed", "size", "steps", "guidance", "condition_
 IGNORED_KEYS = {field.name for field in fields(Prompt)} - REQUEST_KEYS
 NUMBERS: Mapping[str, type | tuple[type, ...]] = {"seed": int, "steps": int, "guidance": (int, float)}
 SAFE_ID = re.compile(r"\w[\w.-]*")
+RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # Windows has no files of these names
 MAX_STEPS = 1000
 
 
@@ -116,9 +117,10 @@ def read_requests(path: Path, base: Request) -> list[Request]:
         raise UserError(f"{path} has no records", fix='one object per line: {"id": "first", "prompt": "a red poster"}')
     ids: set[str] = set()
     for request in requests:
-        if request.id in ids:
+        file = request.id.casefold()  # Windows and macOS do not tell file names apart by case
+        if file in ids:
             raise UserError(f"{path}: two records have the id {request.id!r}", fix="give every record another id")
-        ids.add(request.id)
+        ids.add(file)
     return requests
 
 
@@ -135,6 +137,8 @@ def _request_of(record: dict[str, Any], base: Request, folder: Path) -> Request:
     values["id"] = str(values.get("id", base.id))
     if not SAFE_ID.fullmatch(values["id"]):
         raise UserError("an id must be a file name of letters, digits, '_', '-' and '.'", found=values["id"])
+    if RESERVED.fullmatch(values["id"]):
+        raise UserError("an id must not be a name that Windows reserves", found=values["id"], fix="another id")
     if record.get("size") is not None:
         values["height"], values["width"] = parse_size(str(record["size"]))
     if record.get("condition_images"):

@@ -6,6 +6,7 @@ UserError; a line that cannot be used comes with its error.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from glmkit.files import read_jsonl
 from glmkit.inputs.images import IMAGE_SUFFIXES
 
 METADATA = "metadata.jsonl"
+HUB_DATASET = re.compile(r"[^/:\\]+/[^/:\\]+:[^/:\\]+")  # owner/name:split, and no drive of Windows
 BATCH_ROWS = 16  # of a parquet file that are in memory at once
 Box = tuple[float, float, float, float]
 
@@ -47,7 +49,7 @@ def read_captioned_images(location: str, columns: Columns) -> list[CaptionedImag
     elif path.suffix == ".parquet":
         files = [path] if path.is_file() else sorted(path.parent.glob(path.name))
         images = list(_from_parquet(files, columns))
-    elif location.count("/") == 1 and ":" in location:
+    elif HUB_DATASET.fullmatch(location):
         images = list(_from_parquet(_download(*location.rsplit(":", 1)), columns))
     else:
         raise UserError(f"image folder {location} does not exist", fix="data.train=FOLDER data.validation=FOLDER")

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import shutil
+import sys
+from functools import cache
 
 import torch
 
@@ -20,6 +24,12 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise UserError(f"unknown device {name!r}", fix="--device auto, cpu or cuda") from error
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(
+            f"device {name} is not supported: images are tested against the reference on CPUs and CUDA GPUs only",
+            found=name,
+            fix="--device cpu",
+        )
     if device.type == "cuda" and not (torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()):
         raise UserError(
             f"device {name} is not available", found=f"{torch.cuda.device_count()} GPUs", fix="--device cpu"
@@ -28,8 +38,56 @@ def pick_device(name: str) -> torch.device:
 
 
 def dtype_for(device: str | torch.device) -> torch.dtype:
-    """Return bfloat16 on a GPU, as the public checkpoint is stored; float32 on a CPU, where bfloat16 is slower."""
-    return torch.bfloat16 if torch.device(device).type == "cuda" else torch.float32
+    """Return bfloat16 on a GPU, as the public checkpoint is stored; float32 on a CPU, where bfloat16 is slower.
+
+    A GPU without bfloat16 gets float32, and stderr says so once.
+    """
+    device = torch.device(device)
+    if device.type != "cuda":
+        return torch.float32
+    if has_bfloat16(device):
+        return torch.bfloat16
+    _tell_float32(torch.cuda.get_device_name(device))
+    return torch.float32
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Return whether the device computes in bfloat16: GPUs do from Ampere on; before, torch emulates it."""
+    return device.type != "cuda" or torch.cuda.get_device_capability(device) >= AMPERE
+
+
+@cache
+def _tell_float32(gpu: str) -> None:
+    print(f"{gpu} has no bfloat16: computing in float32, which takes twice the memory", file=sys.stderr)
+
+
+def check_bfloat16(what: str, device: torch.device, fix: str) -> None:
+    """Raise UserError when the user asks by `what` for bfloat16 on a GPU that has none."""
+    if not has_bfloat16(device):
+        raise UserError(
+            f"{what} needs a GPU with bfloat16",
+            found=f"{torch.cuda.get_device_name(device)}, compute capability "
+            f"{'.'.join(map(str, torch.cuda.get_device_capability(device)))}, less than 8.0",
+            fix=fix,
+        )
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """Compute in bfloat16 where a model does (`dtype_for`), and elsewhere in float32, while the block runs."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=dtype_for(device) == torch.bfloat16)
+
+
+def check_compile(what: str, device: torch.device, fix: str) -> None:
+    """Raise UserError when torch.compile, asked for by `what`, lacks Triton on a GPU, or on a CPU a C++ compiler."""
+    if device.type == "cuda":
+        if not triton_runs(device):
+            gpu = torch.cuda.get_device_name(device)
+            raise UserError(f"{what} needs Triton, a C compiler and a GPU from Ampere on", found=gpu, fix=fix)
+        return
+    # As torch chooses it.
+    compiler = os.environ.get("CXX", {"win32": "cl", "darwin": "clang++"}.get(sys.platform, "g++"))
+    if shutil.which(compiler) is None:
+        raise UserError(f"{what} needs a C++ compiler", found=f"no {compiler}", fix=fix)
 
 
 def triton_runs(device: torch.device) -> bool:

@@ -163,9 +163,12 @@ def _shared(*shape: int) -> np.ndarray:
 
 
 def _in_chunks(fill: Callable[[int, int], T], count: int, workers: int) -> list[T]:
-    """Call `fill(start, stop)` for every chunk of `range(count)` in `workers` processes; results are in order."""
+    """Call `fill(start, stop)` for every chunk of `range(count)` in `workers` processes; results are in order.
+
+    Where no process can fork, as on Windows, this one does all of it.
+    """
     chunks = [(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
-    if workers <= 1:
+    if workers <= 1 or "fork" not in multiprocessing.get_all_start_methods():
         return [fill(*chunk) for chunk in chunks]
     # Forked workers inherit the closure; it could not be sent to them.
     with multiprocessing.get_context("fork").Pool(workers, initializer=_set_fill, initargs=(fill,)) as pool:

@@ -56,11 +56,19 @@ def write_report(folders: Sequence[Path], out: Path) -> tuple[Path, ...]:
     return files
 
 
+def _url(path: Path, folder: Path) -> str:
+    """Return the URL of a file for a page in `folder`: relative, or whole when it is on another drive of Windows."""
+    try:
+        return quote(Path(os.path.relpath(path, folder)).as_posix())
+    except ValueError:
+        return path.resolve().as_uri()
+
+
 def render_page(runs: Sequence[EvalRun], comparison: Comparison, board: Leaderboard, out: Path) -> str:
     """Return the HTML of the page that is to lie at `out`, from where it links to the original images."""
     script = (FOLDER / "page.js").read_text(encoding="utf-8")
     environment = template_environment()
-    environment.filters["relative_url"] = lambda path: quote(Path(os.path.relpath(path, out.parent)).as_posix())
+    environment.filters["relative_url"] = lambda path: _url(path, out.parent)
     return environment.get_template("page.html").render(
         title=f"{runs[0].summary.suite}: {wording.join_with_and([run.name for run in runs])}",
         name=out.stem,

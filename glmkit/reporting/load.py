@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from glmkit.errors import UserError
@@ -116,7 +116,7 @@ def short_name(name: str) -> str:
     `RUN/adapter`, where fine-tuning puts its result, is called RUN, with a weight `RUN:0.8`; the adapter of one
     component (`RUN/adapter/decoder`) is called `RUN decoder`.
     """
-    path = Path(name)
+    path = PureWindowsPath(name) if "\\" in name else PurePosixPath(name)  # of the system that made the run
     last, colon, weight = path.name.partition(":")
     if last == "adapter":
         return (path.parent.name + colon + weight) or name

@@ -10,6 +10,7 @@ from glmkit.config import DecoderStage, Recipe
 from glmkit.errors import UserError
 from glmkit.generation.requests import check_request
 from glmkit.models import checkpoint
+from glmkit.models.devices import check_compile
 from glmkit.models.hybrid import HybridModel
 from glmkit.models.semantic_vq.model import halved_size
 from glmkit.training import libraries, lora, quantization
@@ -24,6 +25,8 @@ def settings(recipe: Recipe, device: torch.device) -> None:
     for name, stage in recipe.stages.items():
         if stage.lora is not None:
             quantization.check(name, stage.lora, device)
+        if stage.compile:
+            check_compile(f"{name}.compile: true", device, f"{name}.compile=false")
 
 
 def model(recipe: Recipe) -> None:

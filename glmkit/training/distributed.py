@@ -117,6 +117,8 @@ def together(device: torch.device) -> Iterator[ProcessGroup]:
         yield group
         return
     _take_gpu(device, group)
+    if device.type == "cuda" and not dist.is_nccl_available():
+        raise UserError("several GPUs need NCCL, which PyTorch has on Linux only", fix="run glmkit without a launcher")
     # Imported while there is a group, it holds the group for ever, with threads that may abort this process at exit.
     import torch._dynamo  # noqa: F401
 

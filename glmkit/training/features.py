@@ -22,6 +22,7 @@ from torch import Tensor
 from glmkit.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from glmkit.generation.sequence import grids
 from glmkit.models.checkpoint import adapters
+from glmkit.models.devices import autocast
 from glmkit.models.hybrid import HybridModel
 from glmkit.models.semantic_vq.model import SemanticTokenizer
 from glmkit.progress import progress_bars
@@ -123,7 +124,7 @@ class FeatureCache:
         """Yield which of the members were encoded, and their values, `batch_size` at a time."""
         for start in range(0, len(members), batch_size):
             chunk = slice(start, start + batch_size)
-            with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            with torch.no_grad(), autocast(self.device):
                 values = encode(members[chunk])
             advance(len(values))
             yield chunk, values

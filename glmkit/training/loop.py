@@ -21,6 +21,7 @@ from torch import Tensor
 from glmkit.config import Stage
 from glmkit.errors import UserError
 from glmkit.files import append_jsonl, read_jsonl, write_jsonl
+from glmkit.models.devices import autocast, dtype_for
 from glmkit.progress import progress_bars
 from glmkit.training import lora, resume
 from glmkit.training.context import StageContext, step_generator
@@ -131,13 +132,13 @@ class Loop:
 
         # 2. Forward and backward passes, whose gradients add up.
         metrics: list[dict[str, Tensor]] = []
-        on_gpu = self.context.device.type == "cuda"
+        in_bfloat16 = dtype_for(self.context.device) == torch.bfloat16
         passes = passes_of(self.batches[self.step], self.stage.accumulation_steps, self.context.group)
         for one in passes:
             generator = step_generator(self.context, self.step, one.number)
             torch.manual_seed(generator.initial_seed() ^ 2)  # dropout samples from the global generator
-            with lora.autocast_decides(self.objective.trained, on_gpu):
-                with torch.autocast(self.context.device.type, torch.bfloat16, enabled=on_gpu):
+            with lora.autocast_decides(self.objective.trained, in_bfloat16):
+                with autocast(self.context.device):
                     loss, parts = self._loss(one, generator)
                 (loss / len(passes)).backward()
             metrics.append({"loss": loss.detach(), **parts})

@@ -44,6 +44,8 @@ def writable_copy(base: Path, target: Path, run: Path, maker: str | None = None)
     `maker` of a new copy is the run, if not said otherwise. UserError when there is a model that is not ours.
     """
     if not target.exists() or not any(target.iterdir()):
+        if target.exists():
+            target.rmdir()  # Windows renames no folder onto another, also if that is empty
         unfinished = target.with_name(f".{target.name}.{os.getpid()}.tmp")
         checkpoint.copy(base, unfinished)
         claim(unfinished, maker or run_id(run))

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from glmkit.models.devices import has_bfloat16
+
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
 RMS = 0.2  # of an update's entries, for a learning rate of 1
@@ -57,9 +59,12 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """B R C to the nearest matrices with all singular values near 1, in bfloat16, by Newton-Schulz iterations."""
+    """B R C to the nearest matrices with all singular values near 1, in bfloat16, by Newton-Schulz iterations.
+
+    A GPU without bfloat16 computes in float32.
+    """
     tall = matrices.shape[-2] > matrices.shape[-1]
-    x = (matrices.mT if tall else matrices).bfloat16()
+    x = (matrices.mT if tall else matrices).to(torch.bfloat16 if has_bfloat16(matrices.device) else torch.float32)
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=EPS)
     a, b, c = COEFFICIENTS
     for _ in range(ITERATIONS):

@@ -19,6 +19,7 @@ from glmkit.generation.denoising import upsample_prior_tokens
 from glmkit.generation.sequence import grids, training_batch
 from glmkit.models import checkpoint
 from glmkit.models.checkpoint import published
+from glmkit.models.devices import dtype_for
 from glmkit.models.glyph.model import quoted_texts
 from glmkit.models.hardware import matmul_flops
 from glmkit.training import checks, data, lora, offload, quantization
@@ -81,7 +82,7 @@ def plan_stages(
     recipe: Recipe, shapes: list[Shape], captions: list[str], device: torch.device, kinds: Mapping[str, StageKind]
 ) -> list[StagePlan]:
     """Plan stages on images of these shapes; without captions, prompts are taken to be of default length."""
-    flops = matmul_flops(device, torch.bfloat16 if device.type == "cuda" else torch.float32)
+    flops = matmul_flops(device, dtype_for(device))
     return [
         _plan_stage(name, kinds[name], stage, recipe, shapes, captions, device, flops)
         for name, stage in recipe.stages.items()
@@ -157,11 +158,11 @@ def _micro_batch_cost(
     captions: list[str],
     device: torch.device,
 ) -> PassCost:
-    """Measure one micro-batch of a stage; autocast computes in bfloat16 on a GPU."""
+    """Measure one micro-batch of a stage; autocast computes in the type of `dtype_for`."""
     assert isinstance(stage, config.BlockStage)
     assert kind.transformer is not None
     for module in modules.values():
-        module.to(torch.bfloat16 if device.type == "cuda" else torch.float32)
+        module.to(dtype_for(device))
     checkpoint_gradients(modules[kind.transformer], stage.gradient_checkpointing)
     frozen_passes = 1 + recipe.data.has_regularization if stage.regularization_weight else 0
     batch = stage.global_batch_size // stage.accumulation_steps

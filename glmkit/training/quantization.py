@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from glmkit.config import Lora
 from glmkit.errors import UserError
 from glmkit.extras import require
-from glmkit.models.devices import DTYPES, dtype_for
+from glmkit.models.devices import DTYPES, check_bfloat16, dtype_for
 from glmkit.training.float8 import Float8Linear
 
 INSIDE_A_LIST = re.compile(r"(^|\.)\d+(\.|$)")  # names inside a list of layers
@@ -32,6 +32,8 @@ def check(name: str, lora: Lora, device: torch.device) -> None:
         require("bitsandbytes", f"{key}: {lora.base}")
     if lora.base == "bfloat16" and device.type == "cpu":
         raise UserError(f"{key}: bfloat16 is for a GPU; a CPU computes in float32", fix=f"{key}=auto")
+    if lora.base == "bfloat16":
+        check_bfloat16(f"{key}: bfloat16", device, f"{key}=auto")
 
 
 def dtype(lora: Lora | None, device: torch.device) -> torch.dtype:

@@ -8,6 +8,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from glmkit.config import Columns
 from glmkit.errors import UserError
 from glmkit.inputs import tables
 
@@ -36,3 +37,23 @@ def test_images_in_cells(tmp_path: Path) -> None:
     assert tables.image_in_cell(None, tmp_path) is None
     with pytest.raises(TypeError):
         tables.image_in_cell(3, tmp_path)
+
+
+@pytest.mark.parametrize("folder", ["C:/images", r"D:\a/b", "C:/x:train", "none", "a/b"])
+def test_a_folder_that_is_gone_is_no_dataset_of_the_hub(folder: str) -> None:
+    """Drives of Windows have a colon, as the split of a data set has."""
+    with pytest.raises(UserError, match="does not exist"):
+        tables.read_captioned_images(folder, Columns())
+
+
+def test_a_dataset_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, ...]] = []
+
+    def download(*names: str) -> list[Path]:
+        asked.append(names)
+        return []
+
+    monkeypatch.setattr(tables, "_download", download)
+    with pytest.raises(UserError, match="no images in"):
+        tables.read_captioned_images("owner/some.name-1:train", Columns())
+    assert asked == [("owner/some.name-1", "train")]

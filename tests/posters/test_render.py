@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import random
 import time
 from dataclasses import replace
@@ -23,6 +24,15 @@ def plain(kind: str, text_colour: str = "red") -> Scene:
     shape = Shape(kind, "blue", "bottom", 64.0, 80.0, 30.0)
     scene = sample_scene(random.Random(0), height=128, width=128)
     return replace(scene, background="white", text_colour=text_colour, shape=shape)
+
+
+def test_one_process_does_all_where_none_can_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected, masks = scenes_with_masks(10, seed=7, height=64, width=64)
+    monkeypatch.setattr(multiprocessing, "get_all_start_methods", lambda: ["spawn"])
+    monkeypatch.setattr(multiprocessing, "get_context", None)
+    scenes, same = scenes_with_masks(10, seed=7, height=64, width=64, workers=2)
+    assert scenes == expected
+    assert (masks == same).all()
 
 
 def test_the_number_of_workers_changes_nothing() -> None:

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from glmkit.cli import main
 from glmkit.errors import UserError
 from glmkit.files import read_json, read_jsonl, write_json, write_jsonl
 from glmkit.records import Prompt
+from glmkit.reporting import build
 from glmkit.reporting.build import write_report
 
 VOID = {"meta", "img", "input", "br", "link"}
@@ -351,3 +353,15 @@ def test_scores_of_more_than_one_have_an_axis_of_their_own(
     assert "27.500" in page.text
     for dot in page.all("circle"):
         assert 0 <= float(str(dot["cx"]).removesuffix("%")) <= 100
+
+
+def test_a_page_on_another_drive_links_with_whole_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Windows, no relative path leads from one drive to another."""
+    image = tmp_path / "run" / "a b.png"
+    assert build._url(image, tmp_path) == "run/a%20b.png"
+
+    def fail(*_: object) -> None:
+        raise ValueError("path is on mount 'C:', start on mount 'D:'")
+
+    monkeypatch.setattr(os.path, "relpath", fail)
+    assert build._url(image, tmp_path) == image.as_uri()

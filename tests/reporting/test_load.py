@@ -23,6 +23,9 @@ MakeRun = Callable[..., Path]
         ("adapter/decoder", "decoder"),
         ("zai-org/GLM-Image", "GLM-Image"),
         ("adapters/mine:0.5", "mine:0.5"),
+        (r"C:\runs\poster_lora\adapter:0.8", "poster_lora:0.8"),
+        (r"runs\poster_lora\adapter\decoder", "poster_lora decoder"),
+        ("C:/models/mine", "mine"),
     ],
 )
 def test_short_names(name: str, short: str) -> None:

@@ -261,3 +261,13 @@ def test_what_shards_cannot_do(
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=fix):
         sharding.check(recipe(**changes))
+
+
+def test_several_gpus_need_nccl(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch has it on Linux only."""
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(processes, "_take_gpu", lambda *_: None)
+    monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: False)
+    with pytest.raises(UserError, match="without a launcher"), processes.together(torch.device("cuda")):
+        pass

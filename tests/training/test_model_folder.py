@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -76,3 +77,17 @@ def test_full_training_looks_at_its_folder_when_it_writes(
     with pytest.raises(UserError, match="nothing is written into it"):
         finetune(recipe, CPU)
     assert fingerprint(output / "model") == fingerprint(tiny_model)
+
+
+def test_an_empty_folder_is_no_model(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It becomes the copy, also on Windows, where nothing is renamed onto what exists."""
+    target, rename = tmp_path / "model", os.rename
+
+    def strict(source: Path, name: Path) -> None:
+        assert not Path(name).exists()
+        rename(source, name)
+
+    monkeypatch.setattr(os, "rename", strict)
+    target.mkdir()
+    model_folder.writable_copy(tiny_model, target, manifest(tmp_path / "run"))
+    assert fingerprint(target) == fingerprint(tiny_model)

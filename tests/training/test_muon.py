@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from glmkit.config import DecoderStage
+from glmkit.training import muon
 from glmkit.training.muon import Muon
 from glmkit.training.optimizers import optimizers
 
@@ -86,3 +87,9 @@ def test_which_parameters_it_takes() -> None:
     assert decays == [0.2, 0.0, 0.2]
     (alone,) = optimizers(network, DecoderStage(**settings), torch.device("cpu"))
     assert inside <= names(network, alone.param_groups[0]["params"])
+
+
+@pytest.mark.parametrize(("has", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_computes_in_float32_without_bfloat16(has: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(muon, "has_bfloat16", lambda _: has)
+    assert muon.orthogonal(torch.eye(4)[None]).dtype == dtype

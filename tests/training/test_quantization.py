@@ -13,12 +13,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from glmkit.cli import main
-from glmkit.config import DecoderStage, Lora, Stage
+from glmkit.config import DecoderStage, Lora, Recipe, Stage
 from glmkit.errors import UserError
 from glmkit.models import checkpoint
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import benchmark as speed
-from glmkit.training import data, features, loop, lora, quantization
+from glmkit.training import checks, data, features, loop, lora, quantization
 from glmkit.training.context import StageContext
 from glmkit.training.objectives import stage_kinds
 from glmkit.training.stage import StageModel, prepare_stage
@@ -27,6 +27,12 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 LORA: dict[str, Any] = {"rank": 2, "targets": ("to_q", "ff.net.2", "linear")}
 
 
+@pytest.fixture
+def ampere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
+
+
+@pytest.mark.usefixtures("ampere")
 def test_types() -> None:
     kinds = {base: Lora(**LORA, base=base) for base in ("auto", "float32", "bfloat16", "nf4")}
     assert quantization.dtype(None, GPU) == torch.float32, "a part that is trained as a whole"
@@ -37,6 +43,31 @@ def test_types() -> None:
         torch.bfloat16,
     ]
     assert quantization.dtype(kinds["auto"], CPU) == quantization.dtype(kinds["nf4"], CPU) == torch.float32
+
+
+def test_types_without_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """float32 but for a base in bfloat16, which is refused; no step runs in bfloat16 either."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla T4")
+    for base in ("auto", "float32", "nf4"):
+        settings = Lora.model_validate({**LORA, "base": base})
+        assert quantization.dtype(settings, GPU) == torch.float32
+    with pytest.raises(UserError, match=r"(?s)decoder.lora.base: bfloat16 .*Tesla T4.*decoder.lora.base=auto"):
+        quantization.check("decoder", Lora(**LORA, base="bfloat16"), GPU)
+
+
+def test_compiling_needs_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = Recipe.model_validate(
+        {
+            "model": "nano",
+            "output": "run",
+            "data": {"train": "train", "validation": "validation"},
+            "decoder": {"steps": 1, "global_batch_size": 1, "learning_rate": 1, "compile": True, "lora": LORA},
+        }
+    )
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(UserError, match=r"(?s)decoder.compile: true needs .*no-such-compiler.*decoder.compile=false"):
+        checks.settings(recipe, CPU)
 
 
 def needed(base: str) -> None:

@@ -86,7 +86,7 @@ class OcrProcess:
     def _start(self) -> None:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._log}
-        self._process = subprocess.Popen(self._command, text=True, encoding="utf-8", **pipes)  # type: ignore[call-overload]
+        self._process = subprocess.Popen(self._command, encoding="utf-8", **pipes)  # type: ignore[call-overload]
         if self._ask({}, 3 * SECONDS_PER_IMAGE) is None:
             raise UserError("the OCR engine does not start", found=self._last_words(), fix='pip install "glmkit[eval]"')
 
@@ -103,7 +103,7 @@ class OcrProcess:
             process.stdin.flush()
             line = process.stdout.readline()
             return json.loads(line) if line.endswith("\n") else None
-        except BrokenPipeError:
+        except OSError:  # the pipe is broken: BrokenPipeError, but on Windows also EINVAL
             return None
         finally:
             alarm.cancel()

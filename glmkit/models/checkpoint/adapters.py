@@ -57,7 +57,8 @@ class Adapter:
     def parse(cls, text: str) -> Adapter:
         """Read `DIR` or `DIR:WEIGHT` of the command line. UserError when the weight is no finite number."""
         folder, colon, weight = text.rpartition(":")
-        if not colon or Path(text).exists():
+        # A weight holds no separator of folders: this colon is that of a drive, `C:\\adapters\\mine`.
+        if not colon or "/" in weight or "\\" in weight or Path(text).exists():
             return cls(Path(text))
         try:
             value = float(weight)

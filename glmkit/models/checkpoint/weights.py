@@ -8,6 +8,7 @@ Format: https://github.com/huggingface/safetensors#format (8 bytes header length
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from glmkit.files import atomic_path, read_json, write_json
 if TYPE_CHECKING:
     import torch
 
+MAPPED = os.name != "nt"
 LARGEST_HEADER = 100_000_000
 DEFAULT_SHARD_BYTES = 5_000_000_000
 
@@ -93,14 +95,17 @@ def _broken(path: Path, found: str) -> UserError:
 
 
 def read(stored: Mapping[str, StoredTensor]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield (name, tensor) file by file. Tensors are private maps of the file: pages are read when touched."""
+    """Yield (name, tensor) file by file. Tensors are private maps of the file: pages are read when touched.
+
+    On Windows they are copies: a file that is mapped there can be neither replaced nor removed.
+    """
     from safetensors import SafetensorError, safe_open
 
     for path in sorted({entry.file for entry in stored.values()}):
         try:
             with safe_open(path, framework="pt") as handle:
                 for name in sorted(name for name, entry in stored.items() if entry.file == path):
-                    yield name, handle.get_tensor(name)
+                    yield name, handle.get_tensor(name) if MAPPED else handle.get_tensor(name).clone()
         except SafetensorError as error:
             raise _broken(path, str(error)) from error
 

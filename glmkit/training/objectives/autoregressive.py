@@ -18,6 +18,7 @@ from torch import Tensor
 
 from glmkit.config import AutoregressiveStage
 from glmkit.models.compiling import allow_shapes
+from glmkit.models.devices import autocast
 from glmkit.models.hybrid import HybridModel
 from glmkit.training.data import Datasets, buckets, first_batches
 from glmkit.training.features import FeatureCache
@@ -99,7 +100,7 @@ class AutoregressiveObjective(Divisible):
         """Return the cross-entropy in nats per token; preview, large grid, edits and end apart."""
         losses: dict[str, list[Tensor]] = {}
         for indices in self.validation_groups:
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            with autocast(self.device):
                 batch = self.validation.padded(indices)
                 parts = batch.cross_entropies(batch.logits(self.trained))
             total = self._weighted(parts, len(indices)).expand(len(indices))

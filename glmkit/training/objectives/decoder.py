@@ -24,6 +24,7 @@ from glmkit.generation import flow_matching as flow
 from glmkit.generation.denoising import flow_config, upsample_prior_tokens
 from glmkit.models.compiling import allow_shapes
 from glmkit.models.decoder.condition_cache import ConditionCache
+from glmkit.models.devices import autocast
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import features
 from glmkit.training.data import ConcatDataset, Datasets, FileDataset, ImageDataset, buckets, first_batches
@@ -333,7 +334,7 @@ class DecoderObjective(Divisible):
                 inputs = DecoderInputs(
                     indices, latents, noise, times, prior_token_ids, ~everything, everything, indices
                 )
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+                with autocast(self.device):
                     error = (self.predict_velocity(self.validation, inputs)[0] - inputs.target).square()
                 for name in names:
                     errors.setdefault(name, []).append(error.mean(dim=(1, 2, 3)))

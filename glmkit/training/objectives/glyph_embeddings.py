@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glmkit.hashing import json_sha256
+from glmkit.models.devices import dtype_for
 from glmkit.models.glyph.model import GlyphEncoder, quoted_texts
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import features
@@ -90,7 +91,7 @@ class GlyphEmbeddings:
         self.one_shape, self._lengths = False, dict[int, int]()
         different = list(numbers)
         sizes = [(len(spans), _max_tokens(spans)) for spans in different]
-        dtype = torch.bfloat16 if cache.device.type == "cuda" else torch.float32
+        dtype = dtype_for(cache.device)
 
         def encode(chosen: list[int]) -> Tensor:
             embeddings, _ = hybrid.glyph.encode_texts([different[number] for number in chosen])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import fake_ocr
@@ -10,7 +11,7 @@ import pytest
 from glmkit.errors import UserError
 from glmkit.evaluation.ocr import process
 from glmkit.evaluation.ocr.lines import OcrError, RecognizedLine, reading_order
-from glmkit.evaluation.ocr.process import recognize_images
+from glmkit.evaluation.ocr.process import OcrProcess, recognize_images
 
 pytestmark = pytest.mark.usefixtures("ocr_log")
 
@@ -70,3 +71,23 @@ def test_reading_order_goes_by_rows_then_columns() -> None:
     lines = [line("below", 0, 32), line("right", 90, 6), line("left", 0, 9), line("big", 45, 0, 40)]
     assert [item.text for item in reading_order(lines)] == ["left", "big", "right", "below"]
     assert reading_order([]) == []
+
+
+def test_a_pipe_that_breaks_as_on_windows_costs_one_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There, writing to a process that has ended is an OSError of another kind than BrokenPipeError."""
+    one = OcrProcess(fake_ocr.command("", 1, 0))
+    path = fake_ocr.write(tmp_path / "1.png", "x")
+    try:
+        one.recognize(path, 1)
+        assert one._process is not None
+
+        def fail(_: str) -> None:
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+        monkeypatch.setattr(one._process.stdin, "write", fail)
+        one._process.stdin.close()  # type: ignore[union-attr]
+        with pytest.raises(OcrError, match="died"):
+            one.recognize(path, 1)
+        assert one.recognize(path, 1)[0].text == "x"
+    finally:
+        one.close()

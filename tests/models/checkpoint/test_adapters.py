@@ -157,6 +157,9 @@ def test_how_weights_are_typed(tmp_path: Path) -> None:
     assert adapters.Adapter.parse("runs/a") == adapters.Adapter(Path("runs/a"), 1.0)
     assert adapters.Adapter.parse("runs/a:0.8") == adapters.Adapter(Path("runs/a"), 0.8)
     assert adapters.Adapter.parse("runs/a:-1") == adapters.Adapter(Path("runs/a"), -1.0)
+    for drive in (r"C:\adapters\mine", "C:/adapters/mine"):
+        assert adapters.Adapter.parse(drive) == adapters.Adapter(Path(drive), 1.0)
+        assert adapters.Adapter.parse(f"{drive}:0.8") == adapters.Adapter(Path(drive), 0.8)
     (tmp_path / "a:2").mkdir()
     assert adapters.Adapter.parse(str(tmp_path / "a:2")) == adapters.Adapter(tmp_path / "a:2", 1.0)
     for wrong in ("runs/a:", "runs/a:much", "runs/a:nan", "runs/a:inf"):

@@ -54,7 +54,8 @@ def identity(location: str) -> EngineIdentity:
         answer = subprocess.run(
             [_python(location), str(_PROGRAM), "identity"],
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             timeout=_SECONDS,
             check=False,
         )
