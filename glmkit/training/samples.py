@@ -38,7 +38,7 @@ def requests_of(model: Path, samples: Samples) -> list[Request]:
     ]
 
 
-SampleFunction = Callable[[int], Sequence[Sample]]  # of a step; processes that write nothing get no samples
+SampleFunction = Callable[[int], Sequence[Sample]]  # takes the step; only the process that writes gets samples
 
 
 class Sampler:

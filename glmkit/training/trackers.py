@@ -18,13 +18,13 @@ from glmkit.training.samples import Sample
 
 
 class Tracker(Protocol):
-    """Listens to one stage. Steps that a resumed run takes again are told again, alike."""
+    """Listens to one stage. Steps that a resumed run takes again are logged again, alike."""
 
     def log(self, line: Mapping[str, Any]) -> None:
         """Take the losses of one line of the log."""
 
     def log_samples(self, step: int, samples: Sequence[Sample]) -> None:
-        """Take the sample images of a step."""
+        """Take the sample images of one step."""
 
 
 def scalars(line: Mapping[str, Any]) -> dict[str, float]:
