@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,10 @@ from glmkit.records import Summary
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+    from glmkit.config import Recipe
+
+CARD = Path("adapter", "README.md")  # in the run folder
+
 
 @dataclass(frozen=True)
 class FinetuneRun:
@@ -21,7 +26,8 @@ class FinetuneRun:
 
     `results` maps a stage to its steps, seconds, and validation losses `before` and `after`. `adapter` is what `load`
     takes, None when whole components were trained. `report` is the page that shows the run. `before` and `after` are
-    the evaluations of the recipe's section `eval`, None without one.
+    the evaluations of the recipe's section `eval`, None without one. `card` is the model card in the folder `adapter`,
+    None unless every stage trained an adapter.
     """
 
     output: Path
@@ -30,6 +36,7 @@ class FinetuneRun:
     report: Path
     before: Summary | None = None
     after: Summary | None = None
+    card: Path | None = None
 
     def to_pandas(self) -> DataFrame:
         """Give the logged losses as a table, one line per logged step and stage."""
@@ -62,7 +69,6 @@ def finetune(
     from glmkit import config
     from glmkit.config.values import override
     from glmkit.evaluation import before_after
-    from glmkit.reporting.training import write_training_report
     from glmkit.training import distributed
     from glmkit.training.finetune import finetune as run_stages
 
@@ -82,13 +88,32 @@ def finetune(
         if settings.eval is not None:
             before_after.check(settings.eval)
         results = run_stages(settings, used, group)
-    # 2. Evaluate what it did to images, where the recipe asks for it, and 3. write the page that shows the run.
+    # 2. Evaluate what it did to images, where the recipe asks for it, and 3. write the pages that show the run.
     folder = Path(settings.output)
     before = after = None
     if group.is_main:
         if settings.eval is not None:
-            write_training_report(folder)  # which is there even if the evaluation is stopped
+            _write_pages(settings)  # which are there even if the evaluation is stopped
             before, after = before_after.evaluate_before_after(settings, settings.eval, str(used))
-        write_training_report(folder)
-    adapter = folder / "adapter"
-    return FinetuneRun(folder, results, adapter if adapter.is_dir() else None, folder / "report.html", before, after)
+        if not _write_pages(settings):
+            print(f"{folder / CARD} was edited and stays as it is; delete it for a new one", file=sys.stderr)
+    adapter, report = folder / "adapter", folder / "report.html"
+    card = folder / CARD if all(stage.lora is not None for stage in settings.stages.values()) else None
+    return FinetuneRun(folder, results, adapter if adapter.is_dir() else None, report, before, after, card)
+
+
+def _write_pages(recipe: Recipe) -> bool:
+    """Write the report of a run and the model card of its adapters; returns False for a card that a user has edited.
+
+    Adapters that need a whole component beside them get no card: their folder alone is not what was trained.
+    """
+    from glmkit.models import checkpoint
+    from glmkit.models.checkpoint import defaults
+    from glmkit.reporting.model_card import BaseModel, write_model_card
+    from glmkit.reporting.training import write_training_report
+
+    write_training_report(Path(recipe.output))
+    if any(stage.lora is None for stage in recipe.stages.values()):
+        return True
+    settings = defaults.load(checkpoint.resolve(recipe.model))
+    return write_model_card(Path(recipe.output), BaseModel(checkpoint.hub_id(recipe.model), **asdict(settings)))

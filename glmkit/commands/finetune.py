@@ -35,4 +35,6 @@ def run(arguments: argparse.Namespace) -> int:
         if run.before is not None and run.after is not None:
             print(before_after.describe(run.before, run.after), file=sys.stderr)
         print(f"report: {run.report}", file=sys.stderr)
+        if run.card is not None:
+            print(f"model card: {run.card}", file=sys.stderr)
     return 0

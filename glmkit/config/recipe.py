@@ -77,7 +77,9 @@ class Recipe(Section):
     eval: Eval | None = None
     """Evaluate before and after."""
     wandb: str | None = Field(default=None, min_length=1)
-    """Project of Weights & Biases that gets the losses."""
+    """Project of Weights & Biases that gets losses and samples."""
+    license: str | None = Field(default=None, min_length=1)
+    """Licence of the adapters in their model card, by its name on the hub, such as apache-2.0."""
 
     stage_order: ClassVar[tuple[str, ...]] = tuple(STAGES)
 

@@ -33,7 +33,7 @@ from glmkit.training.stage import PreparedStage, open_model, prepare_stage
 
 DATA = "data.json"  # in the run folder: what the images are
 # What may be another when a run is continued, since the weights do not depend on it.
-NO_INFLUENCE = {"workers", "gpu_cache_gib", "eval", "wandb"}
+NO_INFLUENCE = {"workers", "gpu_cache_gib", "eval", "wandb", "license"}
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from glmkit.training.data import Batches
 from glmkit.training.distributed import Pass, passes_of
 from glmkit.training.objectives import Divisible, Objective
 from glmkit.training.optimizers import Averaged, learning_rate, optimizers
+from glmkit.training.samples import SampleFunction
 from glmkit.training.trackers import Tracker
 
 LOG_EVERY = 20
@@ -57,7 +58,7 @@ class Loop:
     def run(
         self,
         export: Callable[[], None],
-        sample: Callable[[int], None] | None = None,
+        sample: SampleFunction | None = None,
         sample_every: int = 0,
     ) -> dict[str, Any]:
         """Train to the last step; returns validation losses `before` and `after`, seconds, and peak memory in bytes.
@@ -97,8 +98,7 @@ class Loop:
         self._check_finite(after["loss"])
         export()
         self._record({"step": self.step, "validation": after})
-        if sample:
-            sample(self.step)
+        self._sample(sample)
         self.context.group.barrier()  # for the log of the first process
         validation = [line["validation"] for line in self._log_lines() if "validation" in line]
         on_gpu = self.context.device.type == "cuda"
@@ -170,15 +170,22 @@ class Loop:
         self.objective.trained.train()
         return losses
 
-    def _observe(self, sample: Callable[[int], None] | None, bar: Progress | None = None) -> None:
+    def _observe(self, sample: SampleFunction | None, bar: Progress | None = None) -> None:
         """Validate, and sample if asked, with the averaged weights."""
         with self._averaged_weights():
             losses = self._validation_losses()
             self._record({"step": self.step, "validation": losses})
             line = f"{self.context.name} step {self.step}: validation {_format(losses)}"
             (bar.console if bar else NOTES).print(line)
-            if sample:
-                sample(self.step)
+            self._sample(sample)
+
+    def _sample(self, sample: SampleFunction | None) -> None:
+        """Generate the samples of this step, if asked, and show them to the trackers."""
+        if sample is None:
+            return
+        samples = sample(self.step)
+        for tracker in self.trackers:
+            tracker.log_samples(self.step, samples)
 
     @contextmanager
     def _averaged_weights(self) -> Iterator[None]:
@@ -209,8 +216,8 @@ class Loop:
         if not self.context.group.is_main:
             return
         append_jsonl(self.context.log, {"time": round(time.time(), 1), **line})
-        for track in self.trackers:
-            track(line)
+        for tracker in self.trackers:
+            tracker.log(line)
 
     def _log_lines(self) -> list[dict[str, Any]]:
         return read_jsonl(self.context.log, partial=True) if self.context.log.exists() else []

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -13,10 +14,12 @@ from glmkit.config import Recipe, Stage
 from glmkit.models import checkpoint
 from glmkit.training import fsdp, lora, model_folder
 from glmkit.training.context import StageContext
-from glmkit.training.samples import Sampler
+from glmkit.training.samples import Sample, SampleFunction, Sampler
 from glmkit.training.stage import StageModel, open_model, trained_components
 
 MAX_SHARD_BYTES = 15 * 2**20
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -33,13 +36,17 @@ class StageOutputs:
         """Write the trained weights where users find them, whole and loadable."""
         self._in_main_process(self._write_weights, self.context.name)
 
-    def sampler(self) -> Callable[[int], None] | None:
+    def sampler(self) -> SampleFunction | None:
         """Return what makes the samples of one step, if the recipe asks for any."""
         samples = self.recipe.samples
         if not samples.prompts:
             return None
         make = Sampler.for_stage(self.context.name, self.model.hybrid, samples, self.context.folder / "samples")
-        return lambda step: self._in_main_process(lambda _: make(step), self.transformer)
+
+        def sample(step: int) -> Sequence[Sample]:
+            return self._in_main_process(lambda _: make(step), self.transformer) or ()
+
+        return sample
 
     def _write_weights(self, adapted: nn.Module | None) -> None:
         hybrid = self.model.hybrid
@@ -53,8 +60,8 @@ class StageOutputs:
             module = getattr(hybrid, component)
             checkpoint.save_component(hybrid.folder, component, module, dtype, MAX_SHARD_BYTES)
 
-    def _in_main_process(self, write: Callable[[nn.Module | None], None], component: str) -> None:
-        """Call `write` with PEFT's wrap, if any, in the first process, with `component` whole."""
+    def _in_main_process(self, write: Callable[[nn.Module | None], Result], component: str) -> Result | None:
+        """Call `write` with PEFT's wrap, if any, in the first process, with `component` whole; others get None."""
         group, hybrid = self.context.group, self.model.hybrid
         whole: AbstractContextManager[nn.Module | None]
         if group.sharded and component == self.transformer:
@@ -63,6 +70,6 @@ class StageOutputs:
         else:
             whole = nullcontext(self.model.adapted)
         with whole as adapted:
-            if group.is_main:
-                write(adapted)
+            result = write(adapted) if group.is_main else None
         group.barrier()
+        return result

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
@@ -18,6 +19,14 @@ from glmkit.models.hybrid import HybridModel
 from glmkit.records import Request
 
 
+@dataclass(frozen=True)
+class Sample:
+    """Hold one sample image and its prompt."""
+
+    prompt: str
+    image: Image.Image
+
+
 def requests_of(model: Path, samples: Samples) -> list[Request]:
     """Return the requests of a recipe, one per prompt; what it leaves out is the model's default."""
     model_defaults = defaults.load(model)
@@ -27,6 +36,9 @@ def requests_of(model: Path, samples: Samples) -> list[Request]:
         Request(str(number), prompt, number, height, width, steps=steps, guidance=model_defaults.guidance)
         for number, prompt in enumerate(samples.prompts)
     ]
+
+
+SampleFunction = Callable[[int], Sequence[Sample]]  # takes the step; only the process that writes gets samples
 
 
 class Sampler:
@@ -44,8 +56,8 @@ class Sampler:
         """Make the sampler of a stage; its files go to `folder`."""
         return cls(hybrid, requests_of(hybrid.folder, samples), folder, stage)
 
-    def __call__(self, step: int) -> None:
-        """Generate the images in eval mode, and write them as one file."""
+    def __call__(self, step: int) -> list[Sample]:
+        """Generate the images in eval mode, and write them as one file; returns them one by one."""
         resident = [component for component in checkpoint.COMPONENTS if component in vars(self.hybrid)]
         was_training = {component: getattr(self.hybrid, component).training for component in resident}
         for component in resident:
@@ -56,6 +68,7 @@ class Sampler:
         self._unload_all_but(resident)
         with atomic_path(self.folder / f"{self.stage}_{step:06d}.png") as temporary:
             side_by_side(images).save(temporary)
+        return [Sample(request.prompt, image) for request, image in zip(self.requests, images, strict=True)]
 
     def _generate(self, resident: Sequence[str]) -> list[Image.Image]:
         """Generate with no more components in memory at a time than training and one half of generation need."""

@@ -18,6 +18,7 @@ from glmkit.training.context import StageContext
 from glmkit.training.data import Datasets
 from glmkit.training.features import FeatureCache
 from glmkit.training.objectives import Objective, StageKind
+from glmkit.training.samples import SampleFunction
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class PreparedStage:
 
     objective: Objective
     export: Callable[[], None]
-    sample: Callable[[int], None] | None = None
+    sample: SampleFunction | None = None
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,7 @@ def test_what_a_run_leaves(finished: Path) -> None:
     run = finished / "run"
     files = [path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()]
     assert sorted(name for name in files if not name.startswith("tensorboard/")) == [
+        "adapter/README.md",
         "adapter/autoregressive/adapter_config.json",
         "adapter/autoregressive/adapter_model.safetensors",
         "adapter/autoregressive/glmkit_adapter.json",
@@ -85,6 +86,7 @@ def test_what_a_run_leaves(finished: Path) -> None:
         "adapter/decoder/adapter_model.safetensors",
         "adapter/decoder/glmkit_adapter.json",
         f"adapter/decoder/{DIFFUSERS_FILE}",
+        *(f"adapter/samples/{number}_{when}.png" for number in (0, 1) for when in ("after", "before")),
         "autoregressive.json",
         "autoregressive.log.jsonl",
         "data.json",

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from glmkit.config import DecoderStage
@@ -26,6 +27,7 @@ from glmkit.training.data import Batches
 from glmkit.training.libraries import OPTIMIZERS
 from glmkit.training.loop import Loop
 from glmkit.training.optimizers import Averaged, learning_rate
+from glmkit.training.samples import Sample
 
 SIZES = [(32, 32)] * 10
 
@@ -145,6 +147,7 @@ SCRIPT = """
 import os, signal, sys
 from pathlib import Path
 import torch
+from PIL import Image
 sys.path.insert(0, {tests!r})
 import importlib.util
 spec = importlib.util.spec_from_file_location("test_loop", {file!r})
@@ -360,14 +363,24 @@ def test_the_state_of_an_adapter_leaves_its_base_out(tmp_path: Path) -> None:
 
 def test_the_log(tmp_path: Path) -> None:
     """Losses every 20 steps and at the end; validation losses at the start, when asked, and at the end."""
-    calls: list[int] = []
+    shown, logged = list[tuple[int, str]](), list[int]()
+
+    class Recorder:
+        def log(self, line: Mapping[str, Any]) -> None:
+            logged.append(line["step"])
+
+        def log_samples(self, step: int, samples: Sequence[Sample]) -> None:
+            shown.extend((step, sample.prompt) for sample in samples)
+
     loop = loop_in(tmp_path, Regression(), steps=45, validation_every=15)
-    result = loop.run(lambda: None, calls.append, 30)
+    loop.trackers = [Recorder()]
+    result = loop.run(lambda: None, lambda step: [Sample(f"after {step}", Image.new("RGB", (1, 1)))], 30)
     rows = read_jsonl(loop.context.log)
     assert [row["step"] for row in rows if "loss" in row] == [20, 40, 45]
     validation = {row["step"]: row["validation"] for row in rows if "validation" in row}
     assert list(validation) == [0, 15, 30, 45]
-    assert calls == [0, 30, 45]
+    assert shown == [(step, f"after {step}") for step in (0, 30, 45)]
+    assert logged == [row["step"] for row in rows]
     assert result["before"] == validation[0]
     assert result["after"] == validation[45]
     assert result["after"]["loss"] < result["before"]["loss"]

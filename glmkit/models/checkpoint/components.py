@@ -101,12 +101,18 @@ def resolve(model: str | Path, components: Iterable[str] = tuple(COMPONENTS)) ->
     folder = Path(name).expanduser()
     if folder.exists():
         return _model_folder(folder)
-    hub_id = published.HUB_ID if name == "glm-image" else name
-    if hub_id.count("/") == 1 and not hub_id.startswith((".", "/", "~")):
-        return _download(hub_id, components)
+    if (published_id := hub_id(name)) is not None:
+        return _download(published_id, components)
     if "/" in name:
         raise UserError(f"model folder {name} does not exist", fix="a folder with model_index.json, or nano, glm-image")
     raise errors.unknown("model", name, ("nano", "glm-image"))
+
+
+def hub_id(model: str | Path) -> str | None:
+    """Return the hub id (`owner/name`) of a model that `resolve` would download, None for nano and for folders."""
+    name = published.HUB_ID if model == "glm-image" else str(model)
+    is_id = name.count("/") == 1 and not name.startswith((".", "/", "~"))
+    return name if is_id and not Path(str(model)).expanduser().exists() else None
 
 
 def copy(model: Path, target: Path) -> None:

@@ -27,6 +27,15 @@ def reference_tensors(folder: Path, component: str) -> dict[str, torch.Tensor]:
     return {name: value for name, value in named.items() if name is not None}
 
 
+def test_hub_ids(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that is here is no hub id, even when it is called like one."""
+    ids = {"glm-image": "zai-org/GLM-Image", "owner/name": "owner/name", "nano": None, "./owner/name": None}
+    assert {name: checkpoint.hub_id(name) for name in ids} == ids
+    monkeypatch.chdir(tiny_model.parent.parent)
+    assert checkpoint.hub_id(f"{tiny_model.parent.name}/{tiny_model.name}") is None
+    assert checkpoint.hub_id(tiny_model) is None
+
+
 @pytest.mark.parametrize("component", checkpoint.COMPONENTS)
 def test_loads_what_reference_wrote(tiny_model: Path, component: str) -> None:
     state = checkpoint.load_component(tiny_model, component).state_dict()
