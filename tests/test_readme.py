@@ -139,4 +139,4 @@ def test_supported_versions_agree_with_the_constraints() -> None:
     required = {re.split(r"[<>=]", line)[0] for line in project["dependencies"]}
     required |= {re.split(r"[<>=]", line)[0] for extra in project["optional-dependencies"].values() for line in extra}
     normal = {name.lower().replace("_", "-") for name in pinned}
-    assert not {name.lower().replace("_", "-") for name in required} - normal
+    assert not {name.lower().replace("_", "-") for name in required if not name.startswith("glmkit[")} - normal
