@@ -90,8 +90,9 @@ def before_and_after(example: str) -> tuple[Figures, Figures, Figures]:
     """The scores of nano, those of nano with adapters, and their differences in reports/example."""
     report = read_json(ROOT / "reports" / "example" / f"{example}.json")
     scores = {standing["run"]: standing["scores"] for standing in report["leaderboard"]}
-    (adapted,) = scores.keys() - {"nano"}
-    return scores["nano"], scores[adapted], {change["metric"]: change for change in report["differences"]}
+    (baseline,) = scores.keys() & {"nano", "before"}
+    (adapted,) = scores.keys() - {baseline}
+    return scores[baseline], scores[adapted], {change["metric"]: change for change in report["differences"]}
 
 
 def test_generation_on_an_h200() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -101,9 +102,8 @@ def test_the_python_of_the_readme_runs(tiny_model: Path, tmp_path: Path, monkeyp
     assert isinstance(names["after"], glmkit.Model)
     assert names["after"].adapters == ("reports/mine/adapter:0.8",)
     assert [path.name for path in sorted(tmp_path.glob("?.png"))] == ["0.png", "1.png", "2.png"]
-    page = (tmp_path / "compare.html").read_text(encoding="utf-8")
-    assert "before" in page
-    assert "after" in page
+    standings = json.loads((tmp_path / "compare.json").read_text(encoding="utf-8"))["leaderboard"]
+    assert {standing["run"] for standing in standings} == {"before", "after"}
     assert {f"glmkit.{name}" for name in API} <= set(re.findall(r"glmkit\.\w+", code))
 
 

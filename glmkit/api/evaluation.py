@@ -72,9 +72,9 @@ def evaluate(
     from glmkit.evaluation.plan import DEFAULT_ENGINE, EvaluationPlan
 
     suites.load(suite).files(None if data is None else Path(data))
-    for name, number in (("limit", limit), ("seeds", seeds)):
+    for option, number in (("limit", limit), ("seeds", seeds)):
         if number is not None and number < 1:
-            raise UserError(f"{name} must be at least 1", found=number)
+            raise UserError(f"{option} must be at least 1", found=number)
     hybrid = None if isinstance(model, (str, Path)) else model.hybrid
     generation = None
     if images is None:
