@@ -27,7 +27,8 @@ def _source(package: str) -> str:
         requirements = []
     for requirement in requirements:
         listed = re.match(r"""([\w.-]+)[^;]*;.*extra == ["'](\w+)["']""", requirement)
-        if listed is not None and listed[2] != "all" and _normal(listed[1]) == _normal(package):
+        # `all` and `dev` list what other extras list, too.
+        if listed is not None and listed[2] not in ("all", "dev") and _normal(listed[1]) == _normal(package):
             return f"glmkit[{listed[2]}]"
     return package
 

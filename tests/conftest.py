@@ -26,6 +26,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             pytest.skip("needs a CUDA GPU")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the slow tests, so that no worker is left alone with one at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture
 def sums_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let Triton's interpreter add one product after another to a sum, the same way for every tile and on every CPU.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +110,7 @@ def test_sizes_that_open_clip_does_not_know(tmp_path: Path, tower: str, key: str
     assert not (tmp_path / "new").exists()
 
 
-def test_without_open_clip(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "open_clip", None)
+def test_without_open_clip(folder: Path, uninstall: Callable[..., None]) -> None:
+    uninstall("open_clip_torch")
     with pytest.raises(UserError, match=r"open_clip_torch(.|\n)*glmkit\[eval\]"):
         clip.load(folder)
