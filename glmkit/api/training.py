@@ -98,7 +98,7 @@ def finetune(
         if not _write_pages(settings):
             print(f"{folder / CARD} was edited and stays as it is; delete it for a new one", file=sys.stderr)
     adapter, report = folder / "adapter", folder / "report.html"
-    card = folder / CARD if all(stage.lora is not None for stage in settings.stages.values()) else None
+    card = folder / CARD if settings.is_lora_only else None
     return FinetuneRun(folder, results, adapter if adapter.is_dir() else None, report, before, after, card)
 
 
@@ -113,7 +113,7 @@ def _write_pages(recipe: Recipe) -> bool:
     from glmkit.reporting.training import write_training_report
 
     write_training_report(Path(recipe.output))
-    if any(stage.lora is None for stage in recipe.stages.values()):
+    if not recipe.is_lora_only:
         return True
     settings = defaults.load(checkpoint.resolve(recipe.model))
     return write_model_card(Path(recipe.output), BaseModel(checkpoint.hub_id(recipe.model), **asdict(settings)))

@@ -13,9 +13,7 @@ HELP = "fine-tune adapters or whole components by a recipe"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
-    parser.add_argument("recipe", help="a YAML file, or a name of glmkit recipe list such as nano/poster_lora")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example decoder.steps=50")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default %(default)s)")
+    validate.add_arguments(parser)
     parser.add_argument("--dry-run", action="store_true", help="explain the recipe as glmkit validate does, and stop")
     parser.add_argument("--json", action="store_true", help="print the results as one line of JSON")
 

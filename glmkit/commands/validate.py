@@ -9,7 +9,7 @@ HELP = "explain what a recipe would do: values, data, trained parameters, sequen
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
-    parser.add_argument("recipe", help="a YAML file, or a name of glmkit recipe list such as nano/ar_lora")
+    parser.add_argument("recipe", help="a YAML file, or a name of glmkit recipe list such as nano/poster_lora")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example decoder.steps=50")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default %(default)s)")
 

@@ -108,6 +108,11 @@ class Recipe(Section):
         return {name: stage for name in self.stage_order if (stage := getattr(self, name)) is not None}
 
     @property
+    def is_lora_only(self) -> bool:
+        """Whether every stage trains adapters, and none a whole component."""
+        return all(stage.lora is not None for stage in self.stages.values())
+
+    @property
     def largest_batch(self) -> int:
         """The largest global batch size of all stages."""
         return max(stage.global_batch_size for stage in self.stages.values())

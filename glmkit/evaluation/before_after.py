@@ -24,8 +24,7 @@ def evaluate_before_after(recipe: Recipe, settings: Eval, device: str) -> tuple[
     """Evaluate into OUTPUT/eval/before and OUTPUT/eval/after; what is there already stays."""
     output = Path(recipe.output)
     adapters = (str(output / "adapter"),) if (output / "adapter").is_dir() else ()
-    whole = any(stage.lora is None for stage in recipe.stages.values())
-    trained = str(output / "model") if whole else recipe.model
+    trained = recipe.model if recipe.is_lora_only else str(output / "model")
     before, after = (
         evaluate(_plan(settings, model, added, device, when), output / "eval" / when, device)
         for when, model, added in (("before", recipe.model, ()), ("after", trained, adapters))

@@ -103,7 +103,7 @@ def load_model_from(arguments: argparse.Namespace, requests: Sequence[Request]) 
     hybrid = load_model(
         arguments.model, arguments.device, arguments.dtype, arguments.adapter, options=options, components=components
     )
-    if options.compiles_on(hybrid.device):
+    if hybrid.compiled:
         note = "the first image of each size compiles kernels, which takes 15 to 60 s; --compile off does without"
         print(note, file=sys.stderr)
     return hybrid

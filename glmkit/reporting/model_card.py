@@ -6,7 +6,6 @@ reader has changed stays as it is.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shlex
@@ -23,6 +22,7 @@ from glmkit import __version__, config
 from glmkit.config import Lora, Recipe, parse_size
 from glmkit.evaluation.stats import as_text, paired_difference
 from glmkit.files import atomic_path, read_json
+from glmkit.hashing import json_sha256
 from glmkit.reporting import wording
 from glmkit.reporting.card_samples import CardSample, copy_samples
 from glmkit.reporting.load import EvalRun, load_run
@@ -114,8 +114,7 @@ def render_card(
 
 
 def _marker(text: str) -> str:
-    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    return f"<!-- glmkit finetune writes this file again unless it was edited: {digest} -->"
+    return f"<!-- glmkit finetune writes this file again unless it was edited: {json_sha256(text)[:16]} -->"
 
 
 def _escape(value: Any) -> Any:

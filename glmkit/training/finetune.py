@@ -198,7 +198,7 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _model_folder(recipe: Recipe) -> Path:
     base, output = checkpoint.resolve(recipe.model), Path(recipe.output)
-    if all(stage.lora is not None for stage in recipe.stages.values()):
+    if recipe.is_lora_only:
         return base
     return model_folder.writable_copy(base, output / "model", output)
 
