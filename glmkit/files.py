@@ -7,15 +7,18 @@ import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from glmkit.errors import UserError
+from glmkit.text import decode, parse_json
 
 LEFTOVER = re.compile(r"\..+\.\d+\.tmp(\.\w+)?")
 FULL_BYTES = 1 << 16  # a disk with less free space counts as full when a write has just failed
+MAX_TEXT_BYTES = 2**30
 
 
 @contextmanager
@@ -76,23 +79,41 @@ def _explain(path: Path, error: OSError) -> None:
         raise UserError(f"cannot write {path}: {error.strerror}", fix="choose a folder that can be written") from error
 
 
+def read_regular(path: str | Path, name: str, limit: int) -> bytes:
+    """Read a whole regular file; UserError with its name when it is missing, something else, or over `limit` bytes.
+
+    Pipes, devices and sockets are refused before they are opened: reading them may never end.
+    """
+    path = Path(path)
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            kind = "a folder" if path.is_dir() else "a pipe, a device or a socket"
+            raise UserError(f"{name} cannot be read", found=kind, fix="use a regular file")
+        if status.st_size > limit:
+            raise UserError(f"{name} is too large", found=f"{status.st_size:,} bytes", fix=f"at most {limit:,}")
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        found = f"a link to {path.readlink()}, which is not there" if path.is_symlink() else None
+        raise UserError(f"{name} does not exist", found=found, fix="check the path") from error
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
+        raise UserError(f"{name} cannot be read", found=getattr(error, "strerror", None) or error) from error
+
+
 def write_json(path: str | Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8", newline="\n")
 
 
+def read_text(path: str | Path, limit: int = MAX_TEXT_BYTES) -> str:
+    """Read a text file of at most `limit` bytes in any encoding that `text.decode` reads."""
+    return decode(read_regular(path, str(path), limit), str(path))
+
+
 def read_json(path: str | Path) -> Any:
     """Read a JSON file; UserError when it is missing or broken."""
-    path = Path(path)
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist") from error
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid JSON", found=str(error)) from error
+    return parse_json(read_text(path), str(path))
 
 
 def write_jsonl(path: str | Path, records: Iterable[dict[str, Any]]) -> None:
@@ -124,27 +145,27 @@ def append_jsonl(path: str | Path, *records: dict[str, Any]) -> None:
 
 
 def read_jsonl(path: str | Path, *, partial: bool = False) -> list[dict[str, Any]]:
-    """Read a JSONL file. `partial` skips lines that a kill left unfinished; otherwise they are a UserError."""
-    path = Path(path)
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace" if partial else "strict").split("\n")
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist") from error
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text", found=str(error)) from error
+    """Read a JSONL file, or a JSON file with one list. `partial` skips lines that a kill left unfinished; otherwise
+    they are a UserError.
+    """
+    text = read_regular(path, str(path), MAX_TEXT_BYTES).decode(errors="replace") if partial else read_text(path)
+    if not partial and text.lstrip().startswith("["):
+        return _objects(parse_json(text, str(path)), str(path))
     records = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
+        name = f"{path}, line {number}"
         try:
-            record = json.loads(line)
-            if not isinstance(record, dict):
-                raise ValueError("not a JSON object")
-        except ValueError as error:
-            if partial:
-                continue
-            raise UserError(f"{path}, line {number}: not a JSON object", found=line[:80]) from error
-        records.append(record)
+            records += _objects([parse_json(line, name)], name, line)
+        except UserError:
+            if not partial:
+                raise
     return records
+
+
+def _objects(values: list[Any], name: str, line: str = "") -> list[dict[str, Any]]:
+    for value in values:
+        if not isinstance(value, dict):
+            raise UserError(f"{name} is not a JSON object", found=(line or repr(value))[:80])
+    return values

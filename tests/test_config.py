@@ -105,6 +105,33 @@ def test_duplicate_keys(recipe: Path, old: str, new: str, key: str, line: int) -
     assert f"line {line}" in shown
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("seed: " + "[" * 100_000, "not valid YAML"),
+        ("a: &a [*a]\n", "deep in one another"),
+        (
+            "a0: &a0 [x, x, x, x, x, x, x, x, x]\n"
+            + "".join(f"a{n + 1}: &a{n + 1} [{f'*a{n}, ' * 9}]\n" for n in range(9)),
+            "100,000 values",
+        ),
+        ("seed: " + "9" * 6000, "6000 digits"),
+        ("seed: 0x" + "f" * 6000, "6002 digits"),
+        ("#" * 2**21, "too large"),
+    ],
+    ids=["deep", "endless alias", "aliases of aliases", "long number", "long hexadecimal number", "large file"],
+)
+def test_yaml_without_measure(recipe: Path, text: str, said: str) -> None:
+    recipe.write_text(text)
+    assert said in message(recipe)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_recipes_from_windows(recipe: Path, encoding: str) -> None:
+    recipe.write_bytes(RECIPE.replace("\n", "\r\n").encode(encoding))
+    assert config.load(recipe).model == "nano"
+
+
 @pytest.mark.parametrize("text", ["", "- a\n- b\n", "just words", "a: [1", "a: !!python/object:os.system x", "[a]: b"])
 def test_broken_yaml(recipe: Path, text: str) -> None:
     recipe.write_text(text)
@@ -113,8 +140,8 @@ def test_broken_yaml(recipe: Path, text: str) -> None:
 
 def test_not_a_text_file(recipe: Path) -> None:
     recipe.write_bytes(b"\xff\xfe\x00")
-    assert f"cannot read {recipe}" in message(recipe)
-    assert "cannot read" in message(recipe.parent)
+    assert f"{recipe} is not UTF-16 text" in message(recipe)
+    assert "cannot be read" in message(recipe.parent)
 
 
 def test_a_missing_recipe_names_the_nearest(recipe: Path) -> None:

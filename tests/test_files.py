@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import errno
+import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from glmkit.errors import UserError
-from glmkit.files import append_jsonl, atomic_path, read_json, read_jsonl, remove_leftovers, write_json, write_jsonl
+from glmkit.files import (
+    append_jsonl,
+    atomic_path,
+    read_json,
+    read_jsonl,
+    read_text,
+    remove_leftovers,
+    write_json,
+    write_jsonl,
+)
 
 FULL = Path("/dev/full")  # every write to it fails as on a full disk
 needs_full_disk = pytest.mark.skipif(not FULL.exists(), reason="the system has no /dev/full")
@@ -145,7 +157,7 @@ def test_a_broken_line_is_named(tmp_path: Path) -> None:
 def test_missing_unreadable_and_undecodable_files_are_user_errors(tmp_path: Path, read) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(UserError, match="does not exist"):
         read(tmp_path / "none.json")
-    with pytest.raises(UserError, match="cannot read"):
+    with pytest.raises(UserError, match="cannot be read"):
         read(tmp_path)
     (tmp_path / "bad.json").write_bytes(b'"\xff\xfe"')
     with pytest.raises(UserError, match=r"bad.json is not"):
@@ -166,3 +178,29 @@ def test_leftovers_of_a_killed_process_are_removed(tmp_path: Path) -> None:
     remove_leftovers(tmp_path)
     remove_leftovers(tmp_path / "none")
     assert names(tmp_path) == [".note.tmp.txt", "mine.12.tmp"]
+
+
+@pytest.mark.parametrize(
+    "text", ['[{"n": 1}, {"n": 2}]', '[\n {"n": 1},\n {"n": 2}\n]\n', '\ufeff{"n": 1}\r\n\ufeff{"n": 2}\r']
+)
+def test_a_list_and_marks_are_read_as_lines_are(tmp_path: Path, text: str) -> None:
+    (tmp_path / "rows.jsonl").write_text(text, encoding="utf-8", newline="")
+    assert read_jsonl(tmp_path / "rows.jsonl") == [{"n": 1}, {"n": 2}]
+
+
+@pytest.mark.parametrize("read", [read_json, read_jsonl, read_text])
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "link", "zero byte"])
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path, read: Callable[[Path], Any], kind: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "link":
+        path.symlink_to("nothing")
+    else:
+        path = tmp_path / "a\0b"
+    with pytest.raises(UserError, match="does not exist" if kind == "link" else "cannot be read"):
+        read(path)

@@ -11,6 +11,10 @@ import yaml
 
 from glmkit import shipped
 from glmkit.errors import UserError, nearest
+from glmkit.files import read_text
+
+MAX_BYTES = 2**20  # of a recipe
+MAX_NODES, MAX_DEPTH, MAX_NUMBER = 100_000, 50, 100  # values, aliases resolved; sections in sections; digits
 
 
 class _Loader(yaml.SafeLoader):
@@ -46,24 +50,47 @@ def _parse(text: str, name: str) -> Any:
     try:
         loader = _Loader(text)
         loader.name = name
-        return loader.get_single_data()
-    except yaml.YAMLError as error:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _check(node, {}, 0)
+        return loader.construct_document(node)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise UserError(f"{name} is not valid YAML", found=str(error)) from error
+
+
+def _check(node: yaml.Node, sizes: dict[int, int], depth: int) -> int:
+    """Count the values in a node; ValueError when there are too many, as aliases of aliases make, or they lie too deep.
+
+    `sizes` are those of the nodes counted before.
+    """
+    if depth > MAX_DEPTH:  # an alias may also stand inside of what it stands for
+        raise ValueError(f"sections or lists lie more than {MAX_DEPTH} deep in one another")
+    if isinstance(node, yaml.ScalarNode):
+        if node.tag.endswith(":int") and len(node.value) > MAX_NUMBER:
+            raise ValueError(f"a number of {len(node.value)} digits")
+        return 1
+    if id(node) not in sizes:
+        children = node.value if isinstance(node, yaml.SequenceNode) else [one for pair in node.value for one in pair]
+        sizes[id(node)] = 1 + sum(_check(child, sizes, depth + 1) for child in children)
+    if sizes[id(node)] > MAX_NODES:
+        raise ValueError(f"more than {MAX_NODES:,} values")
+    return sizes[id(node)]
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """Read a YAML mapping, or the shipped recipe of that name; UserError when it is missing or broken."""
     try:
-        text = shipped.recipe(path).read_text(encoding="utf-8")
-    except FileNotFoundError as error:
+        exists = shipped.recipe(path).exists()
+    except (OSError, ValueError) as error:  # a name that no file can have
+        raise UserError(f"recipe {str(path)[:200]!r} cannot be read", found=error) from error
+    if not exists:
         folder = Path(path).parent
         known = [str(other) for other in folder.glob("*.yaml")] if folder.is_dir() else []
         guess = nearest(str(path), [*known, *shipped.recipes()])
         fix = f"did you mean {guess}?" if guess else "glmkit recipe list shows those that come with glmkit"
-        raise UserError(f"recipe {path} does not exist", fix=fix) from error
-    except (UnicodeDecodeError, OSError) as error:
-        raise UserError(f"cannot read {path}", found=str(error)) from error
-    value = _parse(text, str(path))
+        raise UserError(f"recipe {path} does not exist", fix=fix)
+    value = _parse(read_text(shipped.recipe(path), MAX_BYTES), str(path))
     if not isinstance(value, dict):
         raise UserError(f"{path} must hold `key: value` lines", found=type(value).__name__)
     return value

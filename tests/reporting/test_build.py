@@ -248,7 +248,7 @@ def change_kind(manifest: Path) -> None:
         (lambda run: (run / "summary.json").unlink(), "is not finished"),
         (lambda run: (run / "manifest.json").write_text('["kind"]'), "is not the manifest of a run"),
         (lambda run: change_kind(run / "manifest.json"), "is not an evaluation"),
-        (lambda run: (run / "scores.jsonl").write_text('{"id": '), "scores.jsonl, line 1: not a JSON object"),
+        (lambda run: (run / "scores.jsonl").write_text('{"id": '), "scores.jsonl, line 1 is not valid JSON"),
         (lambda run: (run / "scores.jsonl").write_text(""), "images.jsonl and scores.jsonl do not fit"),
     ],
 )

@@ -5,7 +5,6 @@ Every source lists its images in one fixed order and can start after any of them
 
 from __future__ import annotations
 
-import json
 import re
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,10 +15,11 @@ from typing import Any
 
 from glmkit.errors import UserError, nearest
 from glmkit.evaluation.features.store import EncodedImage, Position
-from glmkit.files import read_jsonl
+from glmkit.files import read_jsonl, read_text
 from glmkit.hashing import fingerprint, json_sha256
 from glmkit.inputs.images import IMAGE_SUFFIXES
 from glmkit.inputs.tables import image_in_cell, parquet_columns, parquet_rows
+from glmkit.text import decode, parse_json
 
 PROMPT_KEYS = ("caption", "prompt", "text")
 
@@ -133,17 +133,17 @@ class WebDatasetSource:
             for record, (name, sample) in enumerate(_samples(file, first)):
                 data = next((sample[suffix] for suffix in IMAGE_SUFFIXES if suffix in sample), None)
                 if record >= first and data is not None:
-                    with _readable(file):
-                        prompt = self._prompt(sample)
+                    prompt = self._prompt(sample, f"{file} cannot be read: a .json file in it")
                     yield EncodedImage(Position(number, record), f"{file.name}/{name}", data, prompt)
 
-    def _prompt(self, sample: Mapping[str, bytes]) -> str | None:
+    def _prompt(self, sample: Mapping[str, bytes], name: str) -> str | None:
         if ".json" in sample:
-            about = json.loads(sample[".json"])
+            about = parse_json(decode(sample[".json"], name), name)
+            about = about if isinstance(about, dict) else {}
             keys = (self.prompt_key,) if self.prompt_key else PROMPT_KEYS
             if prompt := next((about[key] for key in keys if key in about), None):
                 return str(prompt)
-        return sample[".txt"].decode("utf-8", "replace").strip() if ".txt" in sample else None
+        return sample[".txt"].decode("utf-8-sig", "replace").strip() if ".txt" in sample else None
 
 
 def _samples(file: Path, first: int) -> Iterator[tuple[str, dict[str, bytes]]]:
@@ -209,8 +209,4 @@ def read_prompts(path: Path) -> dict[str, str]:
             raise UserError(
                 f"{path}: a line has no {error.args[0]!r}", fix='{"file_name": "1.png", "prompt": ...}'
             ) from error
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"prompt file {path} cannot be read", found=error) from error
-    return {str(number): line.strip() for number, line in enumerate(lines, start=1)}
+    return {str(number): line.strip() for number, line in enumerate(read_text(path).rstrip("\n").split("\n"), start=1)}

@@ -232,7 +232,7 @@ def test_own_suites_take_no_prompt_files(tmp_path: Path) -> None:
         ("text_prompts.jsonl", '{"prompt_id": 1, "prompt": "p", "text": "x", "category": "c"}', "a line needs"),
         ("text_prompts.jsonl", '{"prompt_id": "1", "prompt": "p", "text": [], "category": "c"}', "a line needs"),
         ("text_content.csv", "a,b\n1,2\n", "needs lines with the columns"),
-        ("text_content.csv", ",id,prompt_en,text_content\n0,000,p\n", "needs lines with the columns"),
+        ("text_content.csv", ",id,prompt_en,text_content\n0,000,p\n", "does not fit its columns"),
         ("text_content.csv", ",id,prompt_en,text_content\n0,000,p,[broken\n", "not a list of texts"),
     ],
 )

@@ -9,7 +9,6 @@ the grid and saves each image as JPEG before OCR, and so does `given_images`. Si
 from __future__ import annotations
 
 import ast
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from glmkit.evaluation.ocr.engines import qwen2_5_vl
 from glmkit.evaluation.suites.shared import layouts
 from glmkit.evaluation.suites.shared.base import Counts, OfficialProtocol, Suite, files_in
 from glmkit.evaluation.suites.shared.layouts import GridTile, ImageFiles
+from glmkit.inputs.records import read_csv
 from glmkit.records import Prompt
 
 FILES = {"en": ("text_content.csv", "prompt_en"), "zh": ("text_content_zh.csv", "prompt_cn")}
@@ -75,11 +75,7 @@ class OneigText(Suite):
         """Read the table; the score compares the cell of the texts, which holds a list, as it stands."""
         (path,) = files
         wanted = ("id", self.column, "text_content")
-        try:
-            with path.open(encoding="utf-8-sig", newline="") as handle:
-                lines = list(csv.DictReader(handle))
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise UserError(f"{path} is not a CSV file in UTF-8", found=error, fix="take the file as it is") from error
+        lines = read_csv(path)
         broken = next((line for line in lines if not all(line.get(name) for name in wanted)), None)
         if broken is not None or not lines:
             what = f"{path} needs lines with the columns {', '.join(wanted)}"

@@ -1,0 +1,42 @@
+"""Lists of records as people keep them: JSON lines, a JSON list, or a table of comma-separated values."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+from glmkit.errors import UserError
+from glmkit.files import read_jsonl, read_text
+
+CSV_SUFFIXES = (".csv", ".tsv")
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """Read the records of a `.csv` or `.tsv` file, or of one with JSON."""
+    return list(read_csv(path)) if path.suffix.lower() in CSV_SUFFIXES else read_jsonl(path)
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """Read a table of comma-separated values, or with the semicolons or tabs that spreadsheets write.
+
+    UserError for a line with more or fewer cells than the first one, which names the columns: a text that holds the
+    separator must stand in quotes.
+    """
+    text = read_text(path)
+    separator = max(",;\t", key=text.partition("\n")[0].count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    records = []
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        for cells in reader:
+            if len(cells) != len(header) and cells:
+                found = f"{len(cells)} cells, {len(header)} columns ({', '.join(header)})"
+                fix = f'put "..." around a text that holds {separator!r}'
+                raise UserError(f"{path}, line {reader.line_num} does not fit its columns", found=found, fix=fix)
+            if any(cells):
+                records.append(dict(zip(header, cells, strict=True)))
+    except csv.Error as error:
+        raise UserError(f"{path}, line {reader.line_num} is not CSV", found=error) from error
+    return records
