@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "pretraining": DRAWING | {"posters", "training", "pretraining"},
     "metrics": {"core", "metrics"},
     "evaluation": DRAWING | {"posters", "metrics", "evaluation"},
-    "reporting": {"core", "metrics", "reporting"},
+    "reporting": {"core", "inputs", "metrics", "reporting"},
     "api": DRAWING | {"training", "metrics", "evaluation", "reporting", "api"},
     "glmkit": {"core", "api"},  # its names, which it imports when they are first used
     "commands": DRAWING | {"training", "pretraining", "metrics", "evaluation", "reporting", "api", "commands"},

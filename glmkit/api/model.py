@@ -19,7 +19,7 @@ from glmkit.generation.options import InferenceOptions
 from glmkit.generation.pipeline import generate_batch
 from glmkit.generation.prior_tokens import Progress
 from glmkit.generation.requests import check_request, new_request
-from glmkit.inputs.images import read_image
+from glmkit.inputs.images import as_rgb, read_image
 from glmkit.progress import stage_bars
 from glmkit.records import Request
 
@@ -213,7 +213,7 @@ def _as_file(image: ImageSource, path: Path) -> str:
     """Return the path of an image; one in memory is written to `path` first, without loss."""
     if not isinstance(image, Image.Image):
         return str(image)
-    image.save(path)
+    as_rgb(image).save(path)
     return str(path)
 
 

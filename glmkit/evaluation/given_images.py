@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import io
 import itertools
-import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from glmkit.errors import UserError
 from glmkit.evaluation.suites.shared.layouts import GridTile, ImageFiles
-from glmkit.files import atomic_path, write_jsonl
-from glmkit.hashing import file_sha256
-from glmkit.inputs.images import read_image
+from glmkit.files import atomic_path, read_regular, write_jsonl
+from glmkit.inputs.images import MAX_BYTES, read_image
 from glmkit.records import Generation, Prompt
 
 
@@ -48,12 +46,11 @@ def _copy(folder: Path, source: Path | GridTile | None, record: Generation) -> G
         return replace(record, error="not in the folder")
     if isinstance(source, GridTile):
         return _cut(folder, source, record)
-    file = f"images/{record.id}{source.suffix.lower()}"
-    target = folder / file
-    if not target.exists() or file_sha256(target) != file_sha256(source):
-        with atomic_path(target) as temporary:
-            shutil.copyfile(source, temporary)
-    return replace(record, file=file)
+    try:
+        content = read_regular(source, f"image {source}", MAX_BYTES)
+    except UserError as error:
+        return replace(record, error=error.what if error.found is None else f"{error.what}: {error.found}")
+    return _save(folder, content, record, source.suffix.lower())
 
 
 def _cut(folder: Path, tile: GridTile, record: Generation) -> Generation:
@@ -72,9 +69,14 @@ def _cut(folder: Path, tile: GridTile, record: Generation) -> Generation:
         return replace(record, error="no image: this tile of the grid is black")
     encoded = io.BytesIO()
     image.save(encoded, format="JPEG")
-    file = f"images/{record.id}.jpg"
+    return _save(folder, encoded.getvalue(), record, ".jpg")
+
+
+def _save(folder: Path, content: bytes, record: Generation, suffix: str) -> Generation:
+    """Write an image unless the run folder holds the same; returns the record with its file."""
+    file = f"images/{record.id}{suffix}"
     target = folder / file
-    if not target.exists() or target.read_bytes() != encoded.getvalue():
+    if not target.is_file() or target.read_bytes() != content:
         with atomic_path(target) as temporary:
-            temporary.write_bytes(encoded.getvalue())
+            temporary.write_bytes(content)
     return replace(record, file=file)

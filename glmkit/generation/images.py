@@ -8,8 +8,10 @@ from pathlib import Path
 from PIL import Image, PngImagePlugin
 
 import glmkit
+from glmkit.errors import UserError
 from glmkit.files import atomic_path
 from glmkit.hashing import fingerprint, json_sha256
+from glmkit.inputs.images import opened_image
 from glmkit.records import Request
 
 # Keys of an image's text that say where something was; its content is in the key "weights".
@@ -66,10 +68,9 @@ def save_png(path: str | Path, image: Image.Image, text: Mapping[str, str]) -> N
 def is_image_of(path: str | Path, request: Request, weights: str) -> bool:
     """Tell whether `path` is the complete image of this request by these weights, of any version, under any name."""
     try:
-        with Image.open(path) as opened:
-            opened.load()
+        with opened_image(path) as opened:
             text = dict(getattr(opened, "text", {}))
-    except (OSError, SyntaxError, ValueError):
+    except UserError:
         return False
     expected = image_text(request, "", (), weights)
     return all(text.get(key) == value for key, value in expected.items() if key not in PLACES)

@@ -10,6 +10,7 @@ from PIL import Image
 
 from glmkit.config import Recipe
 from glmkit.files import atomic_path
+from glmkit.inputs.images import read_image
 from glmkit.reporting.load import EvalRun
 from glmkit.reporting.training import sample_grids
 
@@ -41,7 +42,6 @@ def copy_samples(
         paths = {}
         for name, image in images.items():
             paths[name] = f"{FOLDER}/{number}_{name}.png"
-            image = image.convert("RGB")
             image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
             with atomic_path(folder / paths[name]) as temporary:
                 image.save(temporary, optimize=True)
@@ -53,11 +53,11 @@ def _of_training(run: Path, recipe: Recipe) -> Iterator[tuple[str, dict[str, Ima
     """Take the first grid of the first stage and the last grid of the last one apart."""
     stages = list(recipe.stages)
     first, last = sample_grids(run, stages[0])[0][1], sample_grids(run, stages[-1])[-1][1]
-    with Image.open(first) as before, Image.open(last) as after:
-        width = before.width // len(recipe.samples.prompts)
-        for number, prompt in enumerate(recipe.samples.prompts):
-            box = (number * width, 0, (number + 1) * width, before.height)
-            yield prompt, {"before": before.crop(box), "after": after.crop(box)}
+    before, after = read_image(first), read_image(last)
+    width = before.width // len(recipe.samples.prompts)
+    for number, prompt in enumerate(recipe.samples.prompts):
+        box = (number * width, 0, (number + 1) * width, before.height)
+        yield prompt, {"before": before.crop(box), "after": after.crop(box)}
 
 
 def _of_evaluation(before: EvalRun, after: EvalRun) -> Iterator[tuple[str, dict[str, Image.Image]]]:
@@ -72,4 +72,4 @@ def _of_evaluation(before: EvalRun, after: EvalRun) -> Iterator[tuple[str, dict[
             "before": before.folder / first,
             "after": after.folder / image.file,
         }
-        yield image.prompt, {name: Image.open(path) for name, path in paths.items() if path.exists()}
+        yield image.prompt, {name: read_image(path) for name, path in paths.items() if path.exists()}

@@ -138,10 +138,10 @@ def references(runs: Sequence[EvalRun], prompt_id: str) -> tuple[tuple[str, Thum
         if paths:
             try:
                 return tuple((path.stem, thumbnail(path)) for path in paths)
-            except OSError as error:
+            except UserError as error:
                 raise UserError(
                     f"{folder} holds an image that cannot be opened",
-                    found=error,
+                    found=error.what,
                     fix="run the same glmkit eval command again; it writes them anew",
                 ) from error
     return ()
@@ -159,8 +159,8 @@ def gallery_image(
     original = run.folder / image.file
     try:
         embedded = thumbnail(original)
-    except OSError as error:
-        reason = score.error or f"{image.file} cannot be opened: {error.strerror or error}"
+    except UserError as error:
+        reason = score.error or error.what
         return GalleryImage(run.name, seed, error=reason)
     if score.error is not None:
         return GalleryImage(run.name, seed, embedded, original, score.error)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from glmkit.inputs.images import read, read_image
+
 THUMBNAIL_SIDE = 288  # pixels: as wide as the page shows an image
 GRID_SIDE = 1280  # pixels: a grid of samples is too wide for a thumbnail
 MAX_PNG_BYTES = 30_000  # a thumbnail-sized PNG below this is embedded as it is
@@ -25,21 +27,16 @@ class Thumbnail:
 
 
 def thumbnail(path: Path) -> Thumbnail:
-    """Embed the image at `path`; raises OSError when it is missing or cannot be read."""
-    with Image.open(path) as image:
-        width, height = image.size
-        if image.format == "PNG" and max(width, height) <= THUMBNAIL_SIDE and path.stat().st_size <= MAX_PNG_BYTES:
-            image.load()
-            return Thumbnail(data_uri(path.read_bytes(), "png"), height, width)
-        small = image.convert("RGB")
-    return _webp(small, THUMBNAIL_SIDE)
+    """Embed the image at `path`; UserError when it is missing or cannot be read."""
+    image, image_format, _ = read(path)
+    if image_format == "PNG" and max(image.size) <= THUMBNAIL_SIDE and path.stat().st_size <= MAX_PNG_BYTES:
+        return Thumbnail(data_uri(path.read_bytes(), "png"), image.height, image.width)
+    return _webp(image, THUMBNAIL_SIDE)
 
 
 def sample_grid(path: Path) -> Thumbnail:
-    """Embed a whole grid of samples; raises OSError when it is missing or cannot be read."""
-    with Image.open(path) as image:
-        small = image.convert("RGB")
-    return _webp(small, GRID_SIDE)
+    """Embed a whole grid of samples; UserError when it is missing or cannot be read."""
+    return _webp(read_image(path), GRID_SIDE)
 
 
 def _webp(image: Image.Image, side: int) -> Thumbnail:

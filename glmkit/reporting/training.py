@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from glmkit import __version__
 from glmkit.evaluation.metrics.content import colour_entropy, edge_density
 from glmkit.evaluation.stats import as_text
 from glmkit.files import atomic_path, read_json, read_jsonl
+from glmkit.inputs.images import read_image
 from glmkit.reporting.templates import template_environment
 from glmkit.reporting.thumbnails import Thumbnail, sample_grid
 
@@ -170,8 +170,7 @@ def content_metrics(before: Sequence[Path], after: Sequence[Path]) -> tuple[Befo
 
 
 def _pixels(path: Path) -> NDArray[np.uint8]:
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB"))
+    return np.asarray(read_image(path))
 
 
 def before_after(run: Path) -> tuple[BeforeAfter, ...]:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import fake_ocr
@@ -70,6 +71,26 @@ def test_a_corrupt_image_is_an_error_row_until_it_is_mended(images: Path, tmp_pa
     fake_ocr.write(images / "c.png", "狐 狸")
     assert evaluate(plan(images), run).n_scored == 4
     assert scores(run)["c_0"].value("word_accuracy") == 1
+
+
+@pytest.mark.usefixtures("suite")
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (os.mkfifo, "a pipe"),
+        (Path.mkdir, "a folder"),
+        (lambda path: path.symlink_to("nowhere"), "nowhere, which is not there"),
+        (lambda path: path.symlink_to(path.name), "cannot be read"),
+        (lambda path: path.symlink_to("/dev/zero"), "a device"),
+    ],
+    ids=["pipe", "folder", "broken link", "loop of links", "device"],
+)
+def test_what_is_no_file_is_an_error_row(
+    make: Callable[[Path], object], said: str, images: Path, tmp_path: Path
+) -> None:
+    make(images / "c.png")
+    assert evaluate(plan(images), tmp_path / "run").n_scored == 3
+    assert said in str(scores(tmp_path / "run")["c_0"].error)
 
 
 @pytest.mark.usefixtures("suite")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +13,6 @@ from glmkit.errors import UserError
 from glmkit.files import write_jsonl
 from glmkit.generation.images import image_text, is_image_of, save_png, weights_digest
 from glmkit.generation.requests import read_requests, size_like
-from glmkit.inputs.images import read_image
 from glmkit.records import Request
 
 BASE = Request("", "", seed=7, height=128, width=64, steps=5, guidance=2.0)
@@ -111,26 +109,3 @@ def test_an_image_is_recognised_by_content(tmp_path: Path) -> None:
     (tmp_path / "source").write_text("source")
     path.write_bytes(path.read_bytes()[:-100])
     assert not is_image_of(path, request, weights)
-
-
-def test_reading_sources(tmp_path: Path) -> None:
-    clear = Image.new("RGBA", (8, 4), (255, 0, 0, 0))
-    clear.save(tmp_path / "clear.png")
-    assert read_image(tmp_path / "clear.png").getpixel((0, 0)) == (255, 255, 255)
-    Image.new("L", (8, 4), 7).save(tmp_path / "grey.png")
-    assert read_image(tmp_path / "grey.png").getpixel((0, 0)) == (7, 7, 7)
-    exif = Image.Exif()
-    exif[274] = 6  # turned by 90 degrees
-    Image.new("RGB", (8, 4)).save(tmp_path / "turned.jpg", exif=exif)
-    assert read_image(tmp_path / "turned.jpg").size == (4, 8)
-    (tmp_path / "text.png").write_text(json.dumps({}))
-    with pytest.raises(UserError, match="not an image"):
-        read_image(tmp_path / "text.png")
-    Image.effect_noise((64, 64), 50).save(tmp_path / "cut.png")
-    (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:1000])
-    with pytest.raises(UserError, match="cannot be read"):
-        read_image(tmp_path / "cut.png")
-    with pytest.raises(UserError, match="does not exist"):
-        read_image(tmp_path / "none.png")
-    with pytest.raises(UserError, match="cannot be read"):
-        read_image(tmp_path)

@@ -11,8 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
+from glmkit import config
 from glmkit.errors import UserError
 from glmkit.training import data
+from glmkit.training.data import summary
 
 CPU = torch.device("cpu")
 
@@ -62,9 +64,19 @@ def test_sides_are_cropped_around_the_centre(tmp_path: Path) -> None:
 
 
 def test_transparent_parts_lie_on_white(tmp_path: Path) -> None:
-    Image.new("RGBA", (32, 32), (0, 0, 0, 0)).save(tmp_path / "a.png")
-    table(tmp_path, {"file_name": "a.png", "text": "a"})
-    assert data.FileDataset(tmp_path).pixels([0], CPU).min() == 1
+    """The report counts them; white on transparent would teach an empty page, and is refused."""
+    for name, level in (("black", 0), ("white", 255)):
+        image = Image.new("RGBA", (32, 32), (0, 0, 0, 0))
+        image.paste((level, level, level, 255), (0, 0, 16, 32))
+        image.save(tmp_path / f"{name}.png")
+    table(tmp_path, {"file_name": "black.png", "text": "a"}, {"file_name": "white.png", "text": "b"})
+    with pytest.raises(UserError, match=r"white.png is transparent, and blank on white"):
+        data.FileDataset(tmp_path)
+    images = data.FileDataset(tmp_path, config.ImageSettings(on_bad_image="skip"))
+    assert images.pixels([0], CPU).mean(dim=(0, 1, 2)).tolist() == [-1] * 16 + [1] * 16
+    lines = summary.summarize(images).lines("train", 1)
+    assert "  1 with transparent parts, laid on white" in lines
+    assert "blank on white" in lines[-1]
 
 
 def bad_folder(name: str, folder: Path) -> str:

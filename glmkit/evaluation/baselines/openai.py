@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import io
 import os
 import threading
 import urllib.request
@@ -17,15 +16,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from PIL import Image
-
 from glmkit.errors import UserError
 from glmkit.evaluation.baselines import BaselineDefaults
 from glmkit.extras import require
-from glmkit.inputs.images import as_rgb
+from glmkit.inputs.images import read_image
 
 if TYPE_CHECKING:
     from openai.types import ImagesResponse
+    from PIL import Image
 
     from glmkit.generation.options import InferenceOptions
     from glmkit.records import Request
@@ -84,8 +82,7 @@ class EndpointBaseline:
             self._images += 1
             self._tokens += answer.usage.total_tokens if answer.usage else 0
             self._dollars += price(self._model, self._quality, size, answer) or 0.0
-        with Image.open(io.BytesIO(data)) as opened:
-            return as_rgb(opened), about
+        return read_image(data, "the endpoint's image"), about
 
     def progress_note(self) -> str:
         """Add up the cost of the images that this process has asked for."""

@@ -5,7 +5,6 @@ continued run cuts the same batches (floating-point sums depend on them).
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 from collections import Counter
@@ -17,14 +16,14 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from glmkit import runs
 from glmkit.distributed.work_queue import exclusive
 from glmkit.errors import UserError
 from glmkit.evaluation.features.extractors import Extractor
 from glmkit.files import append_jsonl, explained, read_json, read_jsonl, write_json, write_jsonl
-from glmkit.inputs.images import as_rgb
+from glmkit.inputs.images import read
 from glmkit.progress import progress_bars
 
 BATCH = 32
@@ -100,14 +99,6 @@ def load(folder: Path) -> StoredFeatures:
     """Open features that are complete."""
     about = read_json(folder / COMPLETE)
     return StoredFeatures(folder, *(about[name] for name in ("width", "count", "repeats", "errors", "formats")))
-
-
-def decode(data: bytes) -> Image.Image:
-    """Decode to upright RGB, transparent regions on white, with the `format` of the file; raises a decoder's error."""
-    with Image.open(io.BytesIO(data)) as opened:
-        image = as_rgb(opened)
-        image.format = opened.format
-        return image
 
 
 def _extract(
@@ -203,11 +194,12 @@ def _decode_ahead(
 
 def _attempt(data: bytes) -> tuple[Image.Image | None, str | None]:
     try:
-        return decode(data), None
-    except UnidentifiedImageError:
-        return None, "not an image"  # its own words hold an address in memory
-    except Exception as error:  # whatever a decoder raises is the error of this image
-        return None, f"{type(error).__name__}: {error}"
+        found = read(data, "it")
+    except UserError as error:
+        what = error.what.removeprefix("it is ").removeprefix("it ")
+        return None, what if error.found is None else f"{what}: {error.found}"
+    found.image.format = found.format
+    return found.image, None
 
 
 def _first(decoded: Iterator[DecodedImage], limit: int | None) -> Iterator[DecodedImage]:

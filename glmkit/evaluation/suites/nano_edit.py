@@ -12,6 +12,7 @@ from glmkit import shipped
 from glmkit.errors import UserError
 from glmkit.evaluation.metrics import text
 from glmkit.evaluation.suites.shared.base import BuiltInSuite, Counts
+from glmkit.inputs.images import read_image
 from glmkit.posters.check_edits import background_psnr, edit_succeeded
 from glmkit.posters.edit_set import edit_set
 from glmkit.posters.edits import Edit
@@ -51,8 +52,7 @@ def references(prompt: Prompt) -> dict[str, Image.Image]:
 def counts(prompt: Prompt, lines: Sequence[str], path: Path) -> Counts:
     """Score the edit and the rest of the image by pixels, and the texts by the recognized lines."""
     edit = _edit(prompt)
-    with Image.open(path) as opened:
-        image = opened.convert("RGB")
+    image = read_image(path)
     success = _replaced(edit, lines) if edit.kind == "word" else edit_succeeded(image, edit)
     return {
         "edit_success": (success, 1),

@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from glmkit.errors import UserError
-from glmkit.inputs.images import on_white
+from glmkit.inputs.images import as_rgb
 
 MAX_ASPECT = 4  # of an image, long side to short side
 VISION_KEYS = (
@@ -266,7 +266,7 @@ def prepare_image(image: Image.Image, size: tuple[int, int], mean: Sequence[floa
 
     Transparent regions lie on white. The kernel is that of the published processor (torchvision's resize of uint8).
     """
-    pixels_HWC = torch.from_numpy(np.array(on_white(image)))
+    pixels_HWC = torch.from_numpy(np.array(as_rgb(image)))
     pixels_1CHW = pixels_HWC.permute(2, 0, 1)[None].contiguous()
     resized_Chw = F.interpolate(pixels_1CHW, size=size, mode="bicubic", antialias=True, align_corners=False)[0]
     mean_C11, std_C11 = (torch.tensor(values)[:, None, None] for values in (mean, std))

@@ -6,7 +6,6 @@ B batch, H W rows and columns in pixels.
 from __future__ import annotations
 
 import hashlib
-import io
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +21,8 @@ from torch import Tensor
 from glmkit import runs
 from glmkit.config import ImageSettings, parse_size
 from glmkit.errors import UserError
-from glmkit.inputs.images import as_rgb, read_image
+from glmkit.files import read_regular
+from glmkit.inputs.images import MAX_BYTES, read, read_image, read_mask
 from glmkit.inputs.tables import Box, CaptionedImage, read_captioned_images
 from glmkit.training.data.bucketing import Fit, fit
 
@@ -52,9 +52,10 @@ class FittedImage:
         fitted: Fit,
         boxes: tuple[Box, ...] | None,
         mask: Path | bytes | None = None,
+        changes: tuple[str, ...] = (),
     ) -> FittedImage:
-        """Read the content of image and mask for their keys."""
-        key = _digest(_bytes(content), (fitted.scaled, fitted.size))
+        """Read the content of image and mask for their keys; `changes`: what `inputs.images` made of the content."""
+        key = _digest(_bytes(content), (fitted.scaled, fitted.size), *changes)
         return cls(content, name, fitted, boxes, mask, key, _digest(_bytes(mask or b""), (key, boxes)))
 
     @property
@@ -64,13 +65,13 @@ class FittedImage:
 
     def pixels(self) -> np.ndarray:
         """Read H W 3 levels."""
-        return np.asarray(self.fit.apply(_decoded(self.content, self.name)))
+        return np.asarray(self.fit.apply(read_image(self.content, self.name)))
 
     def text_mask(self) -> np.ndarray:
         """Read H W levels, 255 on text, from the mask or the boxes; there must be one of them."""
         if self.mask is not None:
-            return np.asarray(self.fit.apply(_decoded(self.mask, f"the mask of {self.name}").convert("L")))
-        canvas = Image.new("L", _decoded(self.content, self.name).size)
+            return np.asarray(self.fit.apply(read_mask(self.mask, f"the mask of {self.name}")))
+        canvas = Image.new("L", read_image(self.content, self.name).size)
         for left, top, right, bottom in self.boxes or ():
             ImageDraw.Draw(canvas).rectangle((left, top, right - 1, bottom - 1), fill=255)
         return np.asarray(self.fit.apply(canvas))
@@ -78,12 +79,16 @@ class FittedImage:
 
 @dataclass(frozen=True)
 class TrainingExample:
-    """A captioned image that can be used, `size` (height, width) before fitting, and the condition image of an edit."""
+    """A captioned image that can be used, `size` (height, width) before fitting, and the condition image of an edit.
+
+    `changes`: what reading changed of any of its files.
+    """
 
     caption: str
     size: tuple[int, int]
     target: FittedImage
     condition_image: FittedImage | None
+    changes: tuple[str, ...] = ()
 
 
 class FileDataset:
@@ -146,6 +151,7 @@ class FileDataset:
         self.repeats.append(repeats)
 
     def _changes(self, example: TrainingExample) -> Iterator[str]:
+        yield from example.changes
         if example.target.fit.scaled != example.size:
             yield "scaled down"
         if example.target.fit.scaled != example.target.fit.size:
@@ -158,23 +164,23 @@ class FileDataset:
         if image.error is not None:
             return image.error
         try:
-            size = _size(image.image, image.name)
-            fitted = self._fitted(size, image.name)
-            target = FittedImage.create(image.image, image.name, fitted, image.boxes, image.mask)
+            name = f"image {image.name}"
+            pixels, _, changes = read(image.image, name)
+            fitted = self._fitted((pixels.height, pixels.width), image.name)
+            if image.mask is not None:
+                _check_size(read_mask(image.mask, f"the mask of {name}"), "mask", pixels, name)
+            target = FittedImage.create(image.image, name, fitted, image.boxes, image.mask, changes)
             condition_image = None
             if image.condition_image is not None:
-                name = f"the condition image of {image.name}"
-                condition_image = FittedImage.create(image.condition_image, name, fitted, ())
-            for kind, other in (("condition image", image.condition_image), ("mask", image.mask)):
-                if other is not None and (found := _size(other, f"the {kind} of {image.name}")) != size:
-                    raise UserError(
-                        f"the {kind} of {image.name} has another size than the image",
-                        found=f"{found[1]}x{found[0]}, the image {size[1]}x{size[0]}",
-                        fix="give both one size",
-                    )
+                before, _, changes_before = read(image.condition_image, f"the condition image of {name}")
+                _check_size(before, "condition image", pixels, name)
+                condition_image = FittedImage.create(
+                    image.condition_image, f"the condition image of {name}", fitted, (), changes=changes_before
+                )
+                changes = tuple(dict.fromkeys(changes + changes_before))
         except UserError as error:
             return error
-        return TrainingExample(image.caption, size, target, condition_image)
+        return TrainingExample(image.caption, (pixels.height, pixels.width), target, condition_image, changes)
 
     def _fitted(self, size: tuple[int, int], name: str) -> Fit:
         try:
@@ -197,7 +203,17 @@ class FileDataset:
 
 
 def _bytes(content: Path | bytes) -> bytes:
-    return content.read_bytes() if isinstance(content, Path) else content
+    return read_regular(content, str(content), MAX_BYTES) if isinstance(content, Path) else content
+
+
+def _check_size(other: Image.Image, kind: str, image: Image.Image, name: str) -> None:
+    if other.size != image.size:
+        (width, height), (columns, rows) = other.size, image.size
+        raise UserError(
+            f"the {kind} of {name} has another size than the image",
+            found=f"{width}x{height}, the image {columns}x{rows}",
+            fix="give both one size",
+        )
 
 
 def _digest(content: bytes, *settings: object) -> str:
@@ -213,19 +229,3 @@ def _one_error(where: str, errors: Sequence[UserError]) -> UserError:
         reasons.append(f"and {len(errors) - MAX_SHOWN_REASONS} more")
     fix = "mend them, or data.on_bad_image=skip to train without them"
     return UserError(f"{len(errors)} images of {where} cannot be used", found="\n         ".join(reasons), fix=fix)
-
-
-def _decoded(content: Path | bytes, name: str) -> Image.Image:
-    if isinstance(content, Path):
-        return read_image(content)
-    try:
-        with Image.open(io.BytesIO(content)) as opened:
-            return as_rgb(opened)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"image {name} cannot be read", found=error, fix="save it again, or take it away") from error
-
-
-def _size(content: Path | bytes, name: str) -> tuple[int, int]:
-    """Decode an image to its end; returns its height and width."""
-    image = _decoded(content, name)
-    return image.height, image.width

@@ -14,7 +14,7 @@ from PIL import Image
 
 from glmkit.errors import UserError
 from glmkit.evaluation.features import store as module
-from glmkit.evaluation.features.store import FEATURES, IMAGES, EncodedImage, Position, decode, extract_features, load
+from glmkit.evaluation.features.store import FEATURES, IMAGES, EncodedImage, Position, extract_features, load
 
 
 def png(value: int, mode: str = "RGB") -> bytes:
@@ -124,11 +124,6 @@ def test_nothing_to_count_is_an_error_and_leaves_nothing_complete(tmp_path: Path
     with pytest.raises(UserError, match="no image could be read"):
         extract_features(Given(*data), Sums(), tmp_path, unique=True, title="test")
     assert not (tmp_path / "complete.json").exists()
-
-
-def test_images_of_every_kind_become_rgb_on_white() -> None:
-    assert decode(png(7, "L")).getpixel((0, 0)) == (7, 7, 7)
-    assert decode(png(0, "RGBA")).getpixel((0, 0)) == (255, 255, 255)
 
 
 def test_two_processes_never_write_the_same_features(tmp_path: Path) -> None:
