@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from glmkit.errors import UserError
 from glmkit.files import read_json, write_json
 from glmkit.runs import cache_folder
 
 FOR_PEOPLE = (".md", ".png")  # files of a model folder that decide nothing
 MADE_BY = "made_by.json"  # in a model folder that training writes into: the run that made it, no content either
-_EDGE_BYTES = 1 << 16
+LARGE_BYTES = 1 << 26  # files above are remembered one by one, also where another file of their folder changes
+STABLE_NS = 2 * 10**9
 
 
 def json_sha256(value: Any) -> str:
@@ -27,37 +33,64 @@ def file_sha256(path: Path) -> str:
 
 
 def large_file_sha256(path: Path) -> str:
-    """Hash a file of weights once: the digest is remembered by its path, size and time of change."""
-    real = path.resolve()
-    status = real.stat()
-    state = f"{real}\0{status.st_size}\0{status.st_mtime_ns}"
-    record = cache_folder() / "hashes" / f"{hashlib.sha256(state.encode()).hexdigest()}.json"
-    if record.exists():
+    """Hash a file of weights once: the digest is remembered while the file is not touched."""
+    return remembered([path], "sha256", lambda: file_sha256(path))
+
+
+def remembered(files: Iterable[Path], purpose: str, compute: Callable[[], str]) -> str:
+    """Return what `compute` finds in large files; the answer is kept until one has another path, size or time.
+
+    Files that changed just now are read again next time: a change in the same tick of the disk's clock leaves no trace.
+    """
+    files = [path.resolve() for path in files]
+    states = [_state(path) for path in files]
+    record = cache_folder() / "hashes" / f"{json_sha256([purpose, *states])}.json"
+    with suppress(UserError, KeyError, TypeError):  # a record that is missing or broken is made again
         return str(read_json(record)["sha256"])
-    digest = file_sha256(real)
-    write_json(record, {"path": str(real), "sha256": digest})
-    return digest
+    now = time.time_ns()
+    value = compute()
+    stable = all(max(times) < now - STABLE_NS for *_, times in states)
+    if stable and states == [_state(path) for path in files]:
+        with suppress(UserError, OSError):  # without a cache it takes longer
+            write_json(record, {"files": list(map(str, files)), "purpose": purpose[:80], "sha256": value})
+    return value
 
 
-def fingerprint(path: str | Path) -> str:
+def _state(path: Path) -> tuple[str, int, int, tuple[int, int]]:
+    status = path.stat()
+    return str(path), status.st_ino, status.st_size, (status.st_mtime_ns, status.st_ctime_ns)
+
+
+def fingerprint(path: str | Path, passed_over: tuple[str, ...] = FOR_PEOPLE) -> str:
     """Name the content of a file or folder in 16 hexadecimal digits, so that a run notices weights that changed.
 
-    Reads each file's size and its first and last 64 KiB only: checkpoints are large, and training changes both ends.
-    What only people look at (README.md, images beside it) does not count, nor who made it.
+    Links count as what they lead to. What only people look at (README.md, images beside it) does not count, nor who
+    made it, nor hidden files.
     """
     path = Path(path)
-    if path.is_file():
-        files = [path]
-    else:
-        # By parts: paths themselves sort without regard to case on Windows.
-        every = sorted((file for file in path.rglob("*") if file.is_file()), key=lambda file: file.parts)
-        files = [file for file in every if file.suffix not in FOR_PEOPLE and file.name != MADE_BY]
-    digest = hashlib.sha256()
-    for file in files:
-        size = file.stat().st_size
-        digest.update(f"{file.relative_to(path).as_posix()}\0{size}\0".encode())
-        with file.open("rb") as handle:
-            digest.update(handle.read(_EDGE_BYTES))
-            handle.seek(max(0, size - _EDGE_BYTES))
-            digest.update(handle.read(_EDGE_BYTES))
-    return digest.hexdigest()[:16]
+    files = {"": path} if path.is_file() else _content(path, passed_over)
+    # By parts: paths themselves sort without regard to case on Windows.
+    names = sorted(files, key=lambda name: name.split("/"))
+
+    def compute() -> str:
+        sizes = {name: files[name].stat().st_size for name in names}
+        sha256 = {
+            name: (large_file_sha256 if sizes[name] > LARGE_BYTES else file_sha256)(files[name]) for name in names
+        }
+        return json_sha256([[name, sha256[name]] for name in names])
+
+    return remembered([files[name] for name in names], f"content {json_sha256(names)}", compute)[:16]
+
+
+def _content(folder: Path, passed_over: tuple[str, ...], above: frozenset[str] = frozenset()) -> dict[str, Path]:
+    """Return the files of a folder by their names in it. A link to a folder above itself is not followed."""
+    files: dict[str, Path] = {}
+    above |= {os.path.realpath(folder)}
+    for path in folder.iterdir():
+        if path.name[0] == "." or path.name == MADE_BY or path.suffix in passed_over or os.path.realpath(path) in above:
+            continue
+        if path.is_dir():
+            files |= {f"{path.name}/{name}": file for name, file in _content(path, passed_over, above).items()}
+        elif path.is_file():
+            files[path.name] = path
+    return files

@@ -24,6 +24,7 @@ def test_a_file_is_read_again_only_when_it_has_changed(tmp_path: Path, monkeypat
         return real(path)
 
     monkeypatch.setattr(hashing, "file_sha256", record)
+    monkeypatch.setattr(hashing, "STABLE_NS", -(10**12))
     assert large_file_sha256(weights) == large_file_sha256(link) == hashlib.sha256(b"one").hexdigest()
     assert len(read) == 1
     before = weights.stat().st_mtime_ns
@@ -31,6 +32,50 @@ def test_a_file_is_read_again_only_when_it_has_changed(tmp_path: Path, monkeypat
     os.utime(weights, ns=(before + 1, before + 1))
     assert large_file_sha256(weights) == hashlib.sha256(b"two").hexdigest()
     assert len(read) == 2
+
+
+def test_a_change_in_the_same_tick_of_the_clock_is_seen(tmp_path: Path) -> None:
+    """Same size, same time: only the content tells, as long as the file may still be changing."""
+    weights = tmp_path / "weights"
+    for content in (b"one", b"two"):
+        weights.write_bytes(content)
+        os.utime(weights, ns=(10**18, 10**18))
+        assert large_file_sha256(weights) == hashlib.sha256(content).hexdigest()
+
+
+def test_a_cache_that_cannot_be_written_costs_time_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "weights").write_bytes(b"one")
+    (tmp_path / "cache").write_bytes(b"")
+    monkeypatch.setattr(hashing, "STABLE_NS", -(10**12))
+    assert large_file_sha256(tmp_path / "weights") == hashlib.sha256(b"one").hexdigest()
+
+
+@pytest.mark.parametrize("content", ["", "[]", "null", "{}", '{"sha256"'])
+def test_a_broken_record_is_made_again(content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "weights").write_bytes(b"one")
+    monkeypatch.setattr(hashing, "STABLE_NS", -(10**12))
+    digest = large_file_sha256(tmp_path / "weights")
+    (record,) = (tmp_path / "cache" / "hashes").iterdir()
+    record.write_text(content)
+    assert large_file_sha256(tmp_path / "weights") == digest
+
+
+@pytest.mark.parametrize("part", ["file", "folder", "folder of links"])
+def test_a_fingerprint_sees_every_byte_behind_links(part: str, tmp_path: Path) -> None:
+    """A hub's cache links to files, people link whole components; training changes numbers anywhere in a file."""
+    content = bytearray(300_000)
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "weights").write_bytes(content)
+    seen = {"file": tmp_path / "real" / "weights", "folder": tmp_path / "real", "folder of links": tmp_path / "links"}
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "component").symlink_to(tmp_path / "real")
+    (tmp_path / "links" / "loop").symlink_to(tmp_path)
+    (tmp_path / "real" / "loop").symlink_to(tmp_path / "links")
+    before = hashing.fingerprint(seen[part])
+    assert hashing.fingerprint(seen[part]) == before
+    content[150_000] = 1
+    (tmp_path / "real" / "weights").write_bytes(content)
+    assert hashing.fingerprint(seen[part]) != before
 
 
 def test_a_folder_has_one_fingerprint_on_all_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

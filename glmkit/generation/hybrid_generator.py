@@ -49,7 +49,7 @@ class HybridGenerator:
         self, hybrid: HybridModel, batch_size: int = PRIOR_TOKENS_BATCH, progress: Progress | None = None
     ) -> None:
         self.hybrid, self.batch_size, self.progress = hybrid, batch_size, progress
-        self.weights = weights_digest(hybrid.folder, hybrid.adapters)
+        self.weights = weights_digest(hybrid.folder, hybrid.adapters, str(hybrid.dtype))
 
     def note(self) -> str:
         """Return nothing: there is no cost to tell."""
@@ -59,7 +59,7 @@ class HybridGenerator:
         self, requests: Sequence[Request], is_missing: IsMissing, report: Report, work: Path, group: ProcessGroup
     ) -> None:
         """Generate what is missing, batch by batch; see `ImageGenerator`."""
-        files = PriorTokenFiles(work, f"{self.weights} {self.hybrid.dtype}")
+        files = PriorTokenFiles(work, self.weights)
         failed: set[str] = set()
         size = min(self.batch_size, -(-len(requests) // group.world_size))
 

@@ -18,12 +18,12 @@ from glmkit.records import Request
 PLACES = ("version", "model", "adapters", "condition_images")
 
 
-def weights_digest(folder: Path, adapters: Sequence[str] = ()) -> str:
-    """Name the weights of a model folder with adapters (`DIR` or `DIR:WEIGHT`) by their content."""
+def weights_digest(folder: Path, adapters: Sequence[str] = (), dtype: str = "") -> str:
+    """Name the weights of a model folder with adapters (`DIR` or `DIR:WEIGHT`) by their content and their type."""
     from glmkit.models.checkpoint.adapters import Adapter
 
     parsed = map(Adapter.parse, adapters)
-    content = [fingerprint(folder), *((fingerprint(adapter.folder), adapter.weight) for adapter in parsed)]
+    content = [dtype, fingerprint(folder), *((fingerprint(adapter.folder), adapter.weight) for adapter in parsed)]
     return json_sha256(content)[:16]
 
 

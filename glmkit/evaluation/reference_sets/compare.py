@@ -75,10 +75,14 @@ def _distance(
     half = min(n, theirs.count // 2)
     if half < 2:
         raise UserError(f"a distance to {reference.name} needs more images", found=f"{n} on the smaller side")
-    key = f"{kind} {n} {fingerprint(theirs.folder / FEATURES)}"
-    value = _once(ours.folder, key, lambda: distance(kind, sample(ours, n), sample(theirs, n, cached=True), device))
+    content = fingerprint(theirs.folder / FEATURES)
+    value = _once(
+        ours.folder,
+        f"{kind} {n} {content}",
+        lambda: distance(kind, sample(ours, n), sample(theirs, n, cached=True), device),
+    )
     halves = sample(theirs, half), sample(theirs, half, start=half)
-    self_distance = _once(theirs.folder, f"{kind} {half}", lambda: distance(kind, *halves, device))
+    self_distance = _once(theirs.folder, f"{kind} {half} {content}", lambda: distance(kind, *halves, device))
     prompts = {record["prompt"] for record in ours.records()} - {None}
     return Distance(
         reference=reference.name,

@@ -16,7 +16,7 @@ from typing import Any
 from glmkit.errors import UserError, nearest
 from glmkit.evaluation.features.store import EncodedImage, Position
 from glmkit.files import read_jsonl, read_text
-from glmkit.hashing import fingerprint, json_sha256
+from glmkit.hashing import fingerprint
 from glmkit.inputs.images import IMAGE_SUFFIXES
 from glmkit.inputs.tables import image_in_cell, parquet_columns, parquet_rows
 from glmkit.text import decode, parse_json
@@ -188,11 +188,8 @@ def _readable(file: Path) -> Iterator[None]:
 
 
 def source_fingerprint(path: Path) -> str:
-    """Name the content of a file in 16 hexadecimal digits; for a folder, the names and sizes of its files."""
-    if path.is_file():
-        return fingerprint(path)
-    sizes = sorted((file.relative_to(path).as_posix(), file.stat().st_size) for file in path.rglob("*.*"))
-    return json_sha256(sizes)[:16]
+    """Name the content of a file, or of all files in a folder, in 16 hexadecimal digits."""
+    return fingerprint(path, passed_over=())
 
 
 def read_prompts(path: Path) -> dict[str, str]:

@@ -175,8 +175,10 @@ def test_the_identity_of_a_folder_changes_with_its_files(tmp_path: Path) -> None
     make_folder(tmp_path)
     before = source_fingerprint(tmp_path)
     assert before == source_fingerprint(tmp_path)
-    (tmp_path / "c.png").write_bytes(b"")
-    assert source_fingerprint(tmp_path) != before
+    (tmp_path / "c.png").write_bytes(b"one")
+    added = source_fingerprint(tmp_path)
+    (tmp_path / "c.png").write_bytes(b"two")
+    assert len({before, added, source_fingerprint(tmp_path)}) == 3
 
 
 def rapidata(root: Path) -> Path:
