@@ -6,8 +6,10 @@ import errno
 import json
 import os
 import re
+import secrets
 import shutil
 import stat
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,9 +18,39 @@ from typing import Any
 from glmkit.errors import UserError
 from glmkit.text import decode, parse_json
 
-LEFTOVER = re.compile(r"\..+\.\d+\.tmp(\.\w+)?")
-FULL_BYTES = 1 << 16  # a disk with less free space counts as full when a write has just failed
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+LEFTOVER = re.compile(r"\..*\.\d+\.tmp(\.\w+)?|\.tmp\w{6}")  # the second are those of safetensors
+OWN_LEFTOVER = re.compile(r"\..*\.\d{16}\.tmp(\.\w+)?")  # made by `_temporary` alone
+STALE_SECONDS = 86400.0  # on a disk without locks; so long nothing is written
+MAX_NAME_BYTES = 255
 MAX_TEXT_BYTES = 2**30
+PROBE_BYTES = 1 << 16  # that a disk must still take when a write has just failed and does not say why
+ERRNO = re.compile(r"\[Errno (\d+)\]|\(os error (\d+)\)")  # of shutil and of safetensors, which keep it in a text
+_SPACE = "free some space and run the same command again"
+_PLACE = "choose a folder that can be written"
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+FIXES = {
+    **dict.fromkeys(NO_SPACE, _SPACE),
+    errno.EFBIG: "a disk that takes larger files (FAT32 ends at 4 GiB), or ulimit -f unlimited",
+    errno.ENAMETOOLONG: "a shorter name",
+    errno.EROFS: _PLACE,
+    errno.ELOOP: "remove this link, or choose another folder",
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBUSY, errno.EINVAL), _PLACE),
+    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST), _PLACE),
+    errno.ENOTEMPTY: "a folder that does not exist yet",
+}
+_cleaned: set[Path] = set()  # folders that this process has written into
+
+
+def cache_folder() -> Path:
+    """Name the folder of work that several runs share: GLMKIT_CACHE, otherwise glmkit in the user's cache folder."""
+    if folder := os.environ.get("GLMKIT_CACHE"):
+        return Path(folder)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "glmkit"
 
 
 @contextmanager
@@ -28,55 +60,196 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     The temporary name keeps the suffix of `path`, so libraries that look at it write the right format.
     Raises UserError when the disk is full or the folder cannot be written; the old file, if any, stays.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    path = _named(path)
+    temporary = _temporary(path)
     try:
-        with explained(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            yield temporary
-            os.replace(temporary, path)
+        with explained(path, temporary):
+            _make_parent(path)
+            with _made(temporary, is_folder=False):
+                yield temporary
+                os.replace(temporary, path)
     finally:
         with suppress(OSError):
             temporary.unlink()
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary siblings that a killed process left directly in `folder`, which no other process writes."""
-    for path in folder.glob(".*.tmp*"):
-        if LEFTOVER.fullmatch(path.name):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+@contextmanager
+def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Yield a new temporary sibling of `path`; rename it to `path` when the block ends without an error.
+
+    Raises UserError as `atomic_path` does, and when `path` is there by then; `replace` takes its place.
+    """
+    path = _named(path)
+    temporary, old = _temporary(path), _temporary(path)
+    try:
+        with explained(path, temporary):
+            _make_parent(path)
+            with _made(temporary, is_folder=True):
+                yield temporary
+                if replace and path.exists():
+                    path.rename(old)
+                temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _named(path: str | Path) -> Path:
+    """Return a path; UserError when no file can have that name."""
+    try:
+        os.fsencode(path)
+        if "\0" not in str(path):
+            return Path(path)
+        found = "a NUL character"
+    except UnicodeEncodeError as error:
+        found = error.reason
+    raise UserError(f"{str(path)!r} is no name of a file", found=found, fix="another name")
+
+
+def _temporary(path: Path) -> Path:
+    """Return a name beside `path` that no other process, on no other machine, takes."""
+    tail = f".{secrets.randbelow(9 * 10**15) + 10**15}.tmp{path.suffix}"
+    room = max(0, MAX_NAME_BYTES - 1 - len(os.fsencode(tail)))
+    stem = path.stem.encode("utf-8", "replace")[:room].decode("utf-8", "ignore")
+    return path.parent / f".{stem}{tail}"
+
+
+def _make_parent(path: Path) -> None:
+    """Make the folder of `path`; when this process first writes there, remove what killed ones left."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.parent in _cleaned:
+        return
+    _cleaned.add(path.parent)
+    with suppress(OSError):
+        for entry in os.scandir(path.parent):
+            if OWN_LEFTOVER.fullmatch(entry.name) and _is_stale(Path(entry.path)):
+                _remove(Path(entry.path))
 
 
 @contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Turn errors into UserError when writing `path` fails because the disk is full or the folder cannot be written.
+def _made(temporary: Path, *, is_folder: bool) -> Iterator[None]:
+    """Make an empty file or folder, locked so that others see that it is being written; the system frees the lock."""
+    # Under this name nothing is taken for stale before it has its lock.
+    unlocked = temporary.with_name(f".{secrets.token_hex(8)}.new")
+    if is_folder:
+        unlocked.mkdir()
+    else:
+        os.close(os.open(unlocked, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+    with _locked(unlocked):
+        unlocked.rename(temporary)
+        yield
 
-    Whatever was written must still be there when the block ends: torch and safetensors do not say that the disk is
-    full, it is seen.
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    if fcntl is None:  # Windows renames nothing that is open
+        yield
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a disk without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _is_stale(path: Path) -> bool:
+    """Tell whether the process that wrote a temporary file or folder has ended."""
+    if path.is_symlink():
+        return False
+    if fcntl is not None:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass
+        finally:
+            os.close(descriptor)
+    return time.time() - path.stat().st_mtime > STALE_SECONDS
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files that a killed process left anywhere in `folder`, which no other process writes."""
+    with explained(folder):
+        for path in [path for path in folder.rglob(".*tmp*") if LEFTOVER.fullmatch(path.name)]:
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, a folder, or a link, but not what it leads to."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def explained(path: Path, temporary: Path | None = None) -> Iterator[None]:
+    """Turn errors into UserError when writing `path` fails because of the disk, the folder, or the name.
+
+    `temporary` is what is being written; it must still be there when the block ends: torch does not say why a write
+    failed, so that another one is tried.
     """
     try:
         yield
-    except OSError as error:
-        _explain(path, error)
-        raise
     except UserError:
         raise
     except Exception as error:
-        if shutil.disk_usage(path.parent).free < FULL_BYTES:
-            raise _no_space(path) from error
-        raise
+        number = _errno(error, temporary)
+        if number is None or number not in FIXES or _is_elsewhere(error, path):
+            raise
+        what = f"no space left while writing {path}" if number in NO_SPACE else f"cannot write {path}"
+        found = None if number in NO_SPACE else os.strerror(number)
+        fix = FIXES[number]
+        if path.is_relative_to(cache_folder()):
+            fix += "; GLMKIT_CACHE=FOLDER puts the cache elsewhere"
+        raise UserError(what, found=found, fix=fix) from error
 
 
-def _no_space(path: Path) -> UserError:
-    return UserError(f"no space left while writing {path}", fix="free some space and run the same command again")
+def _errno(error: Exception, temporary: Path | None) -> int | None:
+    """Find the number of the system's error behind a failed write."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    if match := ERRNO.search(str(error)):
+        return int(match[1] or match[2])
+    if temporary is None or not isinstance(error, RuntimeError):
+        return None
+    files = [temporary] if temporary.is_file() else [path for path in temporary.rglob("*") if path.is_file()]
+    try:
+        with max(files, key=lambda path: path.stat().st_size, default=temporary).open("ab") as handle:
+            handle.write(bytes(PROBE_BYTES))
+    except OSError as probed:
+        return probed.errno
+    return None
 
 
-def _explain(path: Path, error: OSError) -> None:
-    """Raise what the user can do about a failed write; return when it is not for the user to mend."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        raise _no_space(path) from error
-    if error.errno in (errno.EACCES, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
-        raise UserError(f"cannot write {path}: {error.strerror}", fix="choose a folder that can be written") from error
+def _is_elsewhere(error: Exception, path: Path) -> bool:
+    """Tell whether an error is about another file than `path`, its temporary siblings and its parents."""
+    if not isinstance(error, OSError) or not isinstance(error.filename, str):
+        return False
+    named = Path(error.filename)
+    return not named.is_relative_to(path.parent) and not path.is_relative_to(named)
+
+
+def check_regular(path: Path, name: str) -> int:
+    """Return the size of a file; UserError with its name when it is something else, whose reading may never end.
+
+    OSError when it is not there.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a folder" if path.is_dir() else "a pipe, a device or a socket"
+        raise UserError(f"{name} cannot be read", found=kind, fix="use a regular file")
+    return status.st_size
+
+
+def _json_bytes(value: Any, indent: int | None = None) -> bytes:
+    """Return JSON and a line end; half a surrogate pair, which UTF-8 lacks, becomes an escape of JSON."""
+    return (json.dumps(value, ensure_ascii=False, indent=indent) + "\n").encode("utf-8", "backslashreplace")
 
 
 def read_regular(path: str | Path, name: str, limit: int) -> bytes:
@@ -86,12 +259,9 @@ def read_regular(path: str | Path, name: str, limit: int) -> bytes:
     """
     path = Path(path)
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            kind = "a folder" if path.is_dir() else "a pipe, a device or a socket"
-            raise UserError(f"{name} cannot be read", found=kind, fix="use a regular file")
-        if status.st_size > limit:
-            raise UserError(f"{name} is too large", found=f"{status.st_size:,} bytes", fix=f"at most {limit:,}")
+        size = check_regular(path, name)
+        if size > limit:
+            raise UserError(f"{name} is too large", found=f"{size:,} bytes", fix=f"at most {limit:,}")
         return path.read_bytes()
     except FileNotFoundError as error:
         found = f"a link to {path.readlink()}, which is not there" if path.is_symlink() else None
@@ -103,7 +273,7 @@ def read_regular(path: str | Path, name: str, limit: int) -> bytes:
 def write_json(path: str | Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically."""
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8", newline="\n")
+        temporary.write_bytes(_json_bytes(value, indent=2))
 
 
 def read_text(path: str | Path, limit: int = MAX_TEXT_BYTES) -> str:
@@ -118,9 +288,8 @@ def read_json(path: str | Path) -> Any:
 
 def write_jsonl(path: str | Path, records: Iterable[dict[str, Any]]) -> None:
     """Write one JSON object per line, atomically."""
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as handle:
-        for record in records:
-            handle.write(json.dumps(record, ensure_ascii=False) + "\n")
+    with atomic_path(path) as temporary, temporary.open("wb") as handle:
+        handle.writelines(map(_json_bytes, records))
 
 
 def append_jsonl(path: str | Path, *records: dict[str, Any]) -> None:
@@ -128,20 +297,17 @@ def append_jsonl(path: str | Path, *records: dict[str, Any]) -> None:
 
     A last line that an earlier kill left unfinished is closed first; `read_jsonl(partial=True)` skips it.
     """
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    path = _named(path)
+    with explained(path):
+        _make_parent(path)
         with path.open("ab+") as handle:
             if handle.tell() > 0:
                 handle.seek(-1, os.SEEK_END)
                 if handle.read(1) != b"\n":
                     handle.write(b"\n")
-            handle.write("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode("utf-8"))
+            handle.write(b"".join(map(_json_bytes, records)))
             handle.flush()
             os.fsync(handle.fileno())
-    except OSError as error:
-        _explain(path, error)
-        raise
 
 
 def read_jsonl(path: str | Path, *, partial: bool = False) -> list[dict[str, Any]]:

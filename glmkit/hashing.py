@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from glmkit.errors import UserError
-from glmkit.files import read_json, write_json
-from glmkit.runs import cache_folder
+from glmkit.files import cache_folder, read_json, write_json
 
 FOR_PEOPLE = (".md", ".png")  # files of a model folder that decide nothing
 MADE_BY = "made_by.json"  # in a model folder that training writes into: the run that made it, no content either

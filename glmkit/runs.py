@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any
 
 import glmkit
 from glmkit.errors import UserError
-from glmkit.files import LEFTOVER, read_json, write_json
+from glmkit.files import explained, read_json, write_json
 
 PACKAGES = (
     "torch",
@@ -33,16 +34,15 @@ PACKAGES = (
 )
 
 
-def cache_folder() -> Path:
-    """Name the folder of work that several runs share: GLMKIT_CACHE, otherwise glmkit in the user's cache folder."""
-    if folder := os.environ.get("GLMKIT_CACHE"):
-        return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "glmkit"
-
-
 def cores() -> int:
     """Count the processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+# What systems leave in a folder, and what `tee`, `nohup` and batch systems write into one before a run begins.
+FOREIGN = re.compile(
+    r"\..*|Thumbs\.db|desktop\.ini|log|stdout|stderr|typescript|.*\.(log|out|err|txt|pid)", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,23 @@ class Run:
     folder: Path
     manifest: Mapping[str, Any]
     resumed: bool
+
+
+class OtherRun(UserError):
+    """A folder holds a run that was started with other settings, or something else."""
+
+
+def check_folder(folder: Path) -> None:
+    """UserError unless `folder` is a run folder, new, or empty but for what systems and shells put there."""
+    with explained(folder):
+        if not folder.exists() or (folder.is_dir() and (folder / "manifest.json").exists()):
+            return
+        foreign = None if folder.is_dir() else "a file"
+        for item in folder.iterdir() if folder.is_dir() else ():
+            if not FOREIGN.fullmatch(item.name) or (item.is_dir() and not item.name.startswith(".")):
+                foreign = item.name
+    if foreign:
+        raise OtherRun(f"{folder} exists and is not a run folder", found=foreign, fix="choose a new or empty folder")
 
 
 def open_run(folder: str | Path, kind: str, settings: Mapping[str, Any], device: str | None = None) -> Run:
@@ -64,10 +81,7 @@ def open_run(folder: str | Path, kind: str, settings: Mapping[str, Any], device:
     path = folder / "manifest.json"
     now = datetime.now(UTC).isoformat(timespec="seconds")
     if not path.exists():
-        if folder.exists() and not (
-            folder.is_dir() and all(LEFTOVER.fullmatch(item.name) for item in folder.iterdir())
-        ):
-            raise UserError(f"{folder} exists and is not a run folder", fix="choose a new or empty folder")
+        check_folder(folder)
         manifest = {
             "kind": kind,
             "settings": dict(settings),
@@ -86,13 +100,13 @@ def open_run(folder: str | Path, kind: str, settings: Mapping[str, Any], device:
 
 def _check_same(folder: Path, manifest: Any, kind: str, settings: Mapping[str, Any]) -> None:
     if not isinstance(manifest, dict) or not {"kind", "settings", "resumed"} <= set(manifest):
-        raise UserError(f"{folder / 'manifest.json'} is not the manifest of a run", fix="choose another folder")
+        raise OtherRun(f"{folder / 'manifest.json'} is not the manifest of a run", fix="choose another folder")
     if manifest["kind"] != kind:
-        raise UserError(f"{folder} holds another kind of run", found=manifest["kind"], fix="choose another folder")
+        raise OtherRun(f"{folder} holds another kind of run", found=manifest["kind"], fix="choose another folder")
     before = manifest["settings"]
     for key in sorted({*before, *settings}):
         if before.get(key) != settings.get(key):
-            raise UserError(
+            raise OtherRun(
                 f"{folder} was started with other settings",
                 found=f"{key} was {before.get(key)!r}, now {settings.get(key)!r}",
                 fix="repeat the first command to continue, or choose another folder",

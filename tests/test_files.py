@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,9 @@ import pytest
 from glmkit.errors import UserError
 from glmkit.files import (
     append_jsonl,
+    atomic_folder,
     atomic_path,
+    cache_folder,
     read_json,
     read_jsonl,
     read_text,
@@ -65,6 +70,118 @@ def test_an_error_while_writing_keeps_the_old_file(tmp_path: Path) -> None:
         write_half()
     assert read_json(path) == {"old": 1}
     assert names(tmp_path) == ["a.json"]
+
+
+@contextmanager
+def largest_file(nbytes: int) -> Iterator[None]:
+    """Let no file become larger, as FAT32 does from 4 GiB on, and `ulimit -f`."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (nbytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def save_torch(path: Path) -> None:
+    import torch
+
+    torch.save({"a": torch.zeros(50_000)}, path)  # a RuntimeError that does not say why
+
+
+def save_safetensors(path: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    save_file({"a": torch.zeros(50_000)}, path)
+
+
+def copy_folder(path: Path) -> None:
+    (path.parent / "source").mkdir(exist_ok=True)
+    (path.parent / "source" / "large").write_bytes(bytes(200_000))
+    shutil.copytree(path.parent / "source", path, dirs_exist_ok=path.is_dir())  # shutil.Error, whose errno is None
+
+
+@pytest.mark.parametrize(
+    ("write", "context"),
+    [
+        (lambda path: path.write_bytes(bytes(200_000)), atomic_path),
+        (save_torch, atomic_path),
+        (save_safetensors, atomic_path),
+        (copy_folder, atomic_folder),
+        (lambda path: save_torch(path / "state.pt"), atomic_folder),
+    ],
+)
+def test_a_file_that_becomes_too_large(tmp_path: Path, write: Any, context: Any) -> None:
+    def write_all() -> None:
+        with context(tmp_path / "a") as temporary:
+            write(temporary)
+
+    with (
+        largest_file(1 << 16),
+        pytest.raises(UserError, match=r"cannot write .*a\n  found: File too large\n  try: .*4 GiB"),
+    ):
+        write_all()
+    assert not [name for name in names(tmp_path) if name != "source"]
+
+
+@pytest.mark.parametrize(
+    ("path", "found", "fix"),
+    [
+        ("a" * 300, "File name too long", "a shorter name"),
+        ("b" * 300 + "/a.json", "File name too long", "a shorter name"),
+        ("file/a.json", "(Not a directory|File exists)", "can be written"),
+        ("folder", "Is a directory", "can be written"),
+        ("loop/a.json", "(symbolic links|File exists)", "folder"),
+        ("/proc/glmkit/a.json", "No such file", "can be written"),
+        ("a\0b", "NUL", "another name"),
+        ("\ud800.json", "surrogates", "another name"),
+        ("a.\ud800", "surrogates", "another name"),
+        ("\ud800/a.json", "surrogates", "another name"),
+    ],
+)
+@pytest.mark.parametrize("write", [write_json, append_jsonl])
+def test_places_that_cannot_be_written(tmp_path: Path, path: str, found: str, fix: str, write: Any) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "loop").symlink_to("loop")
+    before = names(tmp_path)
+    with pytest.raises(UserError) as caught:
+        write(tmp_path / path, {"a": 1})
+    assert re.search(found, str(caught.value.found))
+    assert fix in str(caught.value.fix)
+    assert names(tmp_path) == before
+
+
+def test_the_longest_name_can_be_written(tmp_path: Path) -> None:
+    for name in ("x" * 250 + ".json", "花" * 83 + ".json"):
+        write_json(tmp_path / name, 1)
+    assert len(names(tmp_path)) == 2
+
+
+def test_an_error_about_another_file_keeps_its_name(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with pytest.raises(FileNotFoundError), atomic_path(tmp_path / "out" / "a"):
+        (tmp_path / "source").read_bytes()
+
+
+def test_the_cache_can_be_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("GLMKIT_CACHE", str(tmp_path / "file"))
+    with pytest.raises(UserError, match="GLMKIT_CACHE=FOLDER"):
+        write_json(cache_folder() / "hashes" / "a.json", {})
+
+
+def test_half_a_surrogate_pair_is_json(tmp_path: Path) -> None:
+    """As a prompt from JavaScript that was cut inside an emoji, in the record that says what is wrong with it."""
+    value = {"prompt": "blue \ud83d 花"}
+    write_json(tmp_path / "a.json", value)
+    write_jsonl(tmp_path / "a.jsonl", [value])
+    append_jsonl(tmp_path / "a.jsonl", value)
+    assert read_json(tmp_path / "a.json") == value
+    assert read_jsonl(tmp_path / "a.jsonl") == [value, value]
+    assert "花" in (tmp_path / "a.json").read_text(encoding="utf-8")
 
 
 @needs_full_disk
@@ -119,6 +236,65 @@ def test_a_kill_while_writing_keeps_the_old_file(tmp_path: Path) -> None:
     assert read_json(path) == {"old": 1}
     write_json(path, {"new": 2})
     assert read_json(path) == {"new": 2}
+    assert len(names(tmp_path)) == 2  # in this process, the folder was clean
+
+
+WRITING = """
+import sys, time
+from pathlib import Path
+from glmkit.files import {context}
+with {context}(Path(sys.argv[1])) as temporary:
+    {write}
+    print("half", flush=True)
+    sys.stdin.read()
+    {end}
+"""
+
+
+@pytest.mark.parametrize(
+    ("context", "write", "end"),
+    [
+        ("atomic_path", "temporary.write_text('A' * 10)", "temporary.open('a').write(' end')"),
+        ("atomic_folder", "(temporary / 'a').write_text('A' * 10)", "(temporary / 'a').open('a').write(' end')"),
+    ],
+)
+def test_two_processes_with_one_id_write_one_path(tmp_path: Path, context: str, write: str, end: str) -> None:
+    """Two containers on one disk have the same process ids: each writes its own file, and none removes the other's."""
+    target = tmp_path / "a"
+    code = "import os; os.getpid = lambda: 7\n" + WRITING.format(context=context, write=write, end=end)
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    killed, slow = (subprocess.Popen([sys.executable, "-c", code, str(target)], text=True, **pipes) for _ in range(2))
+    assert [process.stdout.readline() for process in (killed, slow)] == ["half\n", "half\n"]  # type: ignore[union-attr]
+    killed.kill()
+    killed.communicate()
+    assert len(names(tmp_path)) == 2
+    other = subprocess.run(
+        [sys.executable, "-c", code, str(target)], input="", capture_output=True, text=True, check=True
+    )
+    assert other.stdout == "half\n"
+    assert len(names(tmp_path)) == 2  # the target, and what the slow one is writing
+    if context == "atomic_path":
+        assert slow.communicate()[1] == ""
+        assert target.read_text() == "A" * 10 + " end"
+    else:
+        assert "UserError" in slow.communicate()[1]
+        assert (target / "a").read_text() == "A" * 10 + " end"
+    assert names(tmp_path) == ["a"]
+
+
+def test_links_with_temporary_names_stay(tmp_path: Path) -> None:
+    """Whatever a link leads to is not ours, also if somebody gives it a name like ours."""
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "mine").touch()
+    link = tmp_path / "run" / ".x.1234567890123456.tmp"
+    link.parent.mkdir()
+    link.symlink_to(victim)
+    write_json(tmp_path / "run" / "a.json", 1)
+    assert link.is_symlink()
+    remove_leftovers(tmp_path / "run")
+    assert names(tmp_path / "run") == ["a.json"]
+    assert names(victim) == ["mine"]
 
 
 def test_a_kill_between_appended_lines_loses_nothing(tmp_path: Path) -> None:

@@ -45,6 +45,30 @@ def test_other_kinds_of_folders_are_refused(tmp_path: Path) -> None:
         open_run(tmp_path / "run", "eval", {})
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("train.log", "nohup.out", "slurm-123.out", "job.err", "output.txt", "log", "typescript"),
+        *(".DS_Store", "._train.log", "Thumbs.db", "desktop.ini", ".gitignore", ".ipynb_checkpoints/a.txt"),
+    ],
+)
+def test_a_folder_with_what_systems_and_shells_put_there_is_new(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("line\n")
+    assert not open_run(tmp_path, "finetune", {}).resumed
+    assert open_run(tmp_path, "finetune", {}).resumed
+    assert (tmp_path / name).read_text() == "line\n"
+
+
+@pytest.mark.parametrize("name", ["cat.png", "recipe.yaml", "log/a.txt", "images.jsonl", "notes.txt/a"])
+def test_a_folder_with_anything_else_is_not(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).touch()
+    with pytest.raises(UserError, match="is not a run folder"):
+        open_run(tmp_path, "finetune", {})
+    assert not (tmp_path / "manifest.json").exists()
+
+
 def test_a_run_killed_before_its_manifest_is_started_again(tmp_path: Path) -> None:
     (tmp_path / ".manifest.123.tmp.json").write_text('{"kind": "ev')
     assert not open_run(tmp_path, "eval", {}).resumed

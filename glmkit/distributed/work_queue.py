@@ -5,15 +5,21 @@ The processes exchange nothing but lock files, which the system frees when a pro
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from glmkit.distributed.process_group import ProcessGroup
+from glmkit.errors import UserError
+from glmkit.files import explained
+
+LOCK = ".lock"
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # what network disks without locks answer
 
 T = TypeVar("T")
 
@@ -35,7 +41,8 @@ def claim_items(
     being worked on: the process that holds them finishes or leaves them. An item that is still missing after it was
     done here has failed, and is not yielded again. A process that finds nothing missing may remove the folder.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     yielded: set[str] = set()
     order = sorted(range(len(items)), key=lambda number: ((number - group.rank) % group.world_size, number))
     for wait in (False, True):
@@ -49,23 +56,48 @@ def claim_items(
 
 
 @contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
-    """Wait while another process is in this block with the same folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock"):
-        yield
+def exclusive(folder: Path, *, wait: bool = True) -> Iterator[None]:
+    """Let one process at a time into this block with the same folder; the others wait, or get a UserError."""
+    acquired = False
+    while not acquired:  # another process may remove the folder
+        with explained(folder / LOCK):
+            folder.mkdir(parents=True, exist_ok=True)
+        with _claim(folder / LOCK, wait) as acquired:
+            if acquired:
+                yield
+            elif not wait:
+                raise UserError(
+                    f"another process is working in {folder}", fix="wait until it has ended, or choose another folder"
+                )
 
 
 @contextmanager
 def _claim(path: Path, wait: bool) -> Iterator[bool]:
-    # Not thread-local: a generator that holds a lock may be closed by another thread.
-    lock = FileLock(path, timeout=-1 if wait else 0, thread_local=False)
-    try:
-        lock.acquire()
-    except (Timeout, FileNotFoundError):  # held by another; or one that found nothing missing removed the folder
+    lock = _locked(path, wait)
+    if lock is None:
         yield False
         return
     try:
         yield True
     finally:
         lock.release()
+
+
+def _locked(path: Path, wait: bool) -> BaseFileLock | None:
+    """Take a lock; None when another holds it, or when one that found nothing missing removed the folder."""
+    # Not thread-local: a generator that holds a lock may be closed by another thread.
+    options: dict[str, Any] = {"timeout": -1 if wait else 0, "thread_local": False}
+    lock: BaseFileLock = FileLock(path, **options)
+    with explained(path):
+        try:
+            try:
+                lock.acquire()
+            except (OSError, NotImplementedError) as error:
+                if isinstance(error, OSError) and error.errno not in NO_LOCKS:
+                    raise
+                # A file that exists while the lock is held does instead; that of a killed process is noticed.
+                lock = SoftFileLock(path.with_name(f"{path.name}.soft"), **options)
+                lock.acquire()
+        except (Timeout, FileNotFoundError):
+            return None
+    return lock

@@ -8,17 +8,19 @@ processes the first one writes.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Generic
 
 import torch
 
-from glmkit import config, runs
+from glmkit import config, files, runs
 from glmkit.config import Recipe, Stage
 from glmkit.config.recipe import AnyRecipe
 from glmkit.distributed.process_group import SINGLE_PROCESS, ProcessGroup
+from glmkit.distributed.work_queue import exclusive
 from glmkit.errors import UserError
 from glmkit.files import atomic_path, read_json, remove_leftovers, write_json
 from glmkit.models import checkpoint
@@ -68,16 +70,16 @@ def run_recipe(
     if group.sharded:
         fsdp.check(recipe)
 
-    # 2. Make the run folder, or take it up again.
-    datasets = _open_run(recipe, device, workflow) if group.is_main else None
-    group.barrier()
+    # 2. Make the run folder, or take it up again; no other training works in it until this one ends.
+    with _open_run(recipe, device, workflow) if group.is_main else nullcontext() as datasets:
+        group.barrier()
 
-    # 3. Find the model; full training writes into a copy of it.
-    with group.main_process_first():
-        folder = workflow.model_folder(recipe)
+        # 3. Find the model; full training writes into a copy of it.
+        with group.main_process_first():
+            folder = workflow.model_folder(recipe)
 
-    # 4. Train the stages in turn.
-    return train_stages(recipe, folder, datasets, device, workflow, group)
+        # 4. Train the stages in turn.
+        return train_stages(recipe, folder, datasets, device, workflow, group)
 
 
 def train_stages(
@@ -131,7 +133,7 @@ def prepare(
     context: StageContext, stage: Stage, recipe: Recipe, folder: Path, datasets: Datasets, kind: StageKind
 ) -> PreparedStage:
     """Do everything before step 1 of a stage (see `prepare_stage`), and choose what it writes and samples."""
-    cache_folder = runs.cache_folder() / "training"
+    cache_folder = files.cache_folder() / "training"
     cache = FeatureCache(context.device, cache_folder, recipe.data.gpu_cache_gib * 2**30, context.group)
     hybrid = open_model(context, stage, recipe, folder)
     model = prepare_stage(context, kind, stage, hybrid, datasets, cache)
@@ -143,19 +145,24 @@ def _prepare(context: StageContext, stage: Stage, recipe: Recipe, folder: Path, 
     return prepare(context, stage, recipe, folder, datasets, stage_kinds()[context.name])
 
 
-def _open_run(recipe: AnyRecipe, device: torch.device, workflow: Workflow[AnyRecipe]) -> Datasets | None:
-    """Make the run folder or take it up again; returns the data sets of a new run, which were checked before."""
+@contextmanager
+def _open_run(recipe: AnyRecipe, device: torch.device, workflow: Workflow[AnyRecipe]) -> Iterator[Datasets | None]:
+    """Make the run folder or take it up again; yields the data sets of a new run, which were checked before.
+
+    UserError when another process trains in it.
+    """
     output = Path(recipe.output)
     datasets = None if (output / DATA).exists() else _checked(recipe, workflow)
-    remove_leftovers(output)
-    remove_leftovers(output / "adapter")
-    runs.open_run(output, workflow.kind, _flat(recipe.model_dump(mode="json")), str(device))
-    with atomic_path(output / "recipe.yaml") as temporary:
-        temporary.write_text(config.to_yaml(recipe), encoding="utf-8")
-    if datasets is not None:
-        print("\n".join(summary.lines(datasets, recipe.largest_batch)), file=sys.stderr)
-        write_json(output / DATA, {name: asdict(report) for name, report in _summaries(datasets).items()})
-    return datasets
+    runs.check_folder(output)
+    with exclusive(output, wait=False):
+        remove_leftovers(output)
+        runs.open_run(output, workflow.kind, _flat(recipe.model_dump(mode="json")), str(device))
+        with atomic_path(output / "recipe.yaml") as temporary:
+            temporary.write_text(config.to_yaml(recipe), encoding="utf-8")
+        if datasets is not None:
+            print("\n".join(summary.lines(datasets, recipe.largest_batch)), file=sys.stderr)
+            write_json(output / DATA, {name: asdict(report) for name, report in _summaries(datasets).items()})
+        yield datasets
 
 
 def _checked(recipe: AnyRecipe, workflow: Workflow[AnyRecipe]) -> Datasets:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -15,7 +13,7 @@ from torch import nn
 
 from glmkit.config import Lora
 from glmkit.errors import UserError, unknown
-from glmkit.files import explained
+from glmkit.files import atomic_folder
 from glmkit.models import checkpoint
 
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
@@ -75,22 +73,15 @@ def save(adapted: nn.Module, folder: Path, component: str, base: Path) -> None:
     """
     from glmkit.models.checkpoint import adapters, export
 
-    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    try:
-        with explained(folder):
-            unfinished.mkdir(parents=True)
-            # No whole embeddings, which PEFT would look for, and complain, where `lm_head` is adapted.
-            settings = {"safe_serialization": True, "save_embedding_layers": False}
-            adapted.save_pretrained(str(unfinished), **settings)  # type: ignore[operator]
-            (unfinished / "README.md").unlink(missing_ok=True)
-            adapters.write_base(unfinished, component, base)
-            if component == "decoder":
-                export.write_style(unfinished, "diffusers", unfinished / DIFFUSERS_FILE)
-            check_saved(adapted, unfinished, component, base)
-            shutil.rmtree(folder, ignore_errors=True)
-            unfinished.rename(folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    with atomic_folder(folder, replace=True) as unfinished:
+        # No whole embeddings, which PEFT would look for, and complain, where `lm_head` is adapted.
+        settings = {"safe_serialization": True, "save_embedding_layers": False}
+        adapted.save_pretrained(str(unfinished), **settings)  # type: ignore[operator]
+        (unfinished / "README.md").unlink(missing_ok=True)
+        adapters.write_base(unfinished, component, base)
+        if component == "decoder":
+            export.write_style(unfinished, "diffusers", unfinished / DIFFUSERS_FILE)
+        check_saved(adapted, unfinished, component, base)
 
 
 def check_saved(adapted: nn.Module, folder: Path, component: str, base: Path) -> None:

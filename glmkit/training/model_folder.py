@@ -5,11 +5,10 @@ A file in it names its maker. A model that anybody else put there stays as it is
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from glmkit.errors import UserError
-from glmkit.files import read_json, write_json
+from glmkit.files import atomic_folder, read_json, write_json
 from glmkit.hashing import MADE_BY, json_sha256
 from glmkit.models import checkpoint
 
@@ -46,9 +45,8 @@ def writable_copy(base: Path, target: Path, run: Path, maker: str | None = None)
     if not target.exists() or not any(target.iterdir()):
         if target.exists():
             target.rmdir()  # Windows renames no folder onto another, also if that is empty
-        unfinished = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-        checkpoint.copy(base, unfinished)
-        claim(unfinished, maker or run_id(run))
-        unfinished.rename(target)
+        with atomic_folder(target) as unfinished:
+            checkpoint.copy(base, unfinished)
+            claim(unfinished, maker or run_id(run))
     check_ours(target, run)
     return target

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import tiny_checkpoint
@@ -205,18 +203,15 @@ def test_a_kill_while_saving_leaves_the_old_adapter(
 
 
 def test_a_full_disk(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """safetensors raises an error of its own, which names neither the file nor what to do."""
+    """safetensors raises an error of its own, which has the system's only in its text."""
     from safetensors import SafetensorError
 
     wrapped = trained(tiny_model, Lora(rank=2, targets=("to_q",)))
 
     def full(*_: object) -> None:
-        raise SafetensorError("I/O error: No space left on device")
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr(export, "write_style", full)
-    with pytest.raises(SafetensorError):
-        lora.save(wrapped, tmp_path / "ad" / "decoder", "decoder", tiny_model)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
     with pytest.raises(UserError, match=r"no space left while writing .*decoder"):
         lora.save(wrapped, tmp_path / "ad" / "decoder", "decoder", tiny_model)
     assert not list((tmp_path / "ad").iterdir())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -91,3 +92,45 @@ def test_an_empty_folder_is_no_model(tiny_model: Path, tmp_path: Path, monkeypat
     target.mkdir()
     model_folder.writable_copy(tiny_model, target, manifest(tmp_path / "run"))
     assert fingerprint(target) == fingerprint(tiny_model)
+
+
+def loop_inside(model: Path) -> None:
+    (model / "vae" / "loop").symlink_to(".")
+
+
+def loop_outside(model: Path) -> None:
+    (model / "all").symlink_to(model.parent)
+
+
+def loop_of_two(model: Path) -> None:
+    (model / "vae" / "other").symlink_to(model / "tokenizer")
+    (model / "tokenizer" / "other").symlink_to(model / "vae")
+
+
+@pytest.mark.parametrize("damage", [loop_inside, loop_outside, loop_of_two])
+def test_a_model_folder_without_end_is_not_copied(
+    tiny_copy: Path, tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    damage(tiny_copy)
+    with pytest.raises(UserError, match="leads to a folder that it is in"):
+        checkpoint.copy(tiny_copy, tmp_path / "out")
+
+
+def test_pipes_and_devices_in_a_model_folder_are_not_copied(tiny_copy: Path, tmp_path: Path) -> None:
+    (tiny_copy / "zeros.bin").symlink_to("/dev/zero")
+    with pytest.raises(UserError, match=r"zeros.bin.*cannot be read"):
+        checkpoint.copy(tiny_copy, tmp_path / "out")
+    (tiny_copy / "zeros.bin").unlink()
+    os.mkfifo(tiny_copy / "vae" / "pipe")
+    with pytest.raises(UserError, match=r"pipe.*cannot be read"):
+        checkpoint.copy(tiny_copy, tmp_path / "other")
+
+
+def test_a_model_folder_of_links_is_copied_by_content(tiny_model: Path, tmp_path: Path) -> None:
+    """As the hub's cache is: every file a link to a blob, here folders, too."""
+    (tmp_path / "links").mkdir()
+    for item in tiny_model.iterdir():
+        (tmp_path / "links" / item.name).symlink_to(item)
+    checkpoint.copy(tmp_path / "links", tmp_path / "out")
+    assert not any(path.is_symlink() for path in (tmp_path / "out").rglob("*"))
+    assert (tmp_path / "out" / "vae" / "config.json").read_bytes() == (tiny_model / "vae" / "config.json").read_bytes()

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from glmkit.evaluation.features.extractors import Extractor, slug
 from glmkit.evaluation.features.store import EncodedImage, Position, StoredFeatures, extract_features
+from glmkit.files import cache_folder
 from glmkit.hashing import file_sha256
 from glmkit.records import Generation
-from glmkit.runs import cache_folder
 
 
 @dataclass(frozen=True)

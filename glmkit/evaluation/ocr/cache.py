@@ -10,11 +10,10 @@ from pathlib import Path
 
 from glmkit.evaluation.ocr.lines import EngineIdentity, OcrError, OcrResult, RecognizedLine
 from glmkit.evaluation.ocr.process import recognize_images
-from glmkit.files import append_jsonl, read_json, read_jsonl, write_json
+from glmkit.files import append_jsonl, cache_folder, read_json, read_jsonl, write_json
 from glmkit.hashing import file_sha256
 from glmkit.progress import progress_bars
 from glmkit.records import Generation
-from glmkit.runs import cache_folder
 
 FILE = "recognized_lines.jsonl"
 ImageKey = tuple[str, int]  # sha256 of an image, tokens that the answer may have

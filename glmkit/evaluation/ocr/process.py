@@ -87,7 +87,10 @@ class OcrProcess:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._log}
         self._process = subprocess.Popen(self._command, encoding="utf-8", **pipes)  # type: ignore[call-overload]
-        if self._ask({}, 3 * SECONDS_PER_IMAGE) is None:
+        answer = self._ask({}, 3 * SECONDS_PER_IMAGE)
+        if answer is not None and "refused" in answer:
+            raise UserError(**answer["refused"])
+        if answer is None:
             raise UserError("the OCR engine does not start", found=self._last_words(), fix='pip install "glmkit[eval]"')
 
     def _ask(self, request: Mapping[str, object], seconds: float) -> dict[str, Any] | None:
@@ -132,7 +135,12 @@ def serve(module: str, location: str, threads: int, number: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print must not mix with answers
-    recognize = importlib.import_module(module).load(location, threads, number)
+    try:
+        recognize = importlib.import_module(module).load(location, threads, number)
+    except UserError as error:
+        refused = {"what": error.what, "found": None if error.found is None else str(error.found), "fix": error.fix}
+        answers.write(json.dumps({"refused": refused}) + "\n")
+        return
     for line in sys.stdin:
         request = json.loads(line)
         answer: dict[str, object] = {}

@@ -15,8 +15,8 @@ from typing import Any
 from glmkit.errors import UserError, unknown
 from glmkit.evaluation.features import extractors
 from glmkit.evaluation.features.store import COMPLETE, ImageSource, StoredFeatures, extract_features
-from glmkit.files import read_json, write_jsonl
-from glmkit.runs import cache_folder, open_run
+from glmkit.files import cache_folder, read_json, write_jsonl
+from glmkit.runs import OtherRun, open_run
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def add(
     folder = root() / name
     try:
         open_run(folder, "reference", {**about, "limit": limit}, device)
-    except UserError as error:
+    except OtherRun as error:
         fix = f"repeat the command that made it, choose another name, or delete {folder}"
         raise UserError(f"the reference set {name} is made of something else", found=error.found, fix=fix) from error
     for extractor in loaded:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from glmkit import errors, shipped
 from glmkit.errors import UserError
-from glmkit.files import read_json, write_json
+from glmkit.files import check_regular, read_json, write_json
 from glmkit.hashing import MADE_BY
 from glmkit.models.checkpoint import defaults, published, weights
 
@@ -116,8 +116,30 @@ def hub_id(model: str | Path) -> str | None:
 
 
 def copy(model: Path, target: Path) -> None:
-    """Copy a model folder whose weights may change: without README, its images, and notes on how it was made."""
-    shutil.copytree(model, target, ignore=shutil.ignore_patterns("README.md", "*.png", MADE_BY))
+    """Copy a model folder whose weights may change: without README, its images, and notes on how it was made.
+
+    `target` may be there and empty. Links are copied as what they lead to; UserError for one that has no end.
+    """
+    left_out = shutil.ignore_patterns("README.md", "*.png", MADE_BY)
+
+    def ignored(folder: str, names: list[str]) -> set[str]:
+        skipped = left_out(folder, names)
+        _check_copied(model, Path(folder), set(names) - skipped)
+        return skipped
+
+    shutil.copytree(model, target, ignore=ignored, dirs_exist_ok=True)
+
+
+def _check_copied(model: Path, folder: Path, names: Iterable[str]) -> None:
+    """UserError for a folder that holds itself or a folder above it, and for pipes and devices."""
+    above = [path.resolve() for path in (folder, *folder.parents) if path.is_relative_to(model)]
+    for path in sorted(folder / name for name in names):
+        real = path.resolve()
+        if path.is_dir():
+            if any(one.is_relative_to(real) for one in above):
+                raise UserError(f"{path} leads to a folder that it is in", found=real, fix="remove this link")
+        else:
+            check_regular(path, str(path))
 
 
 def _model_folder(folder: Path) -> Path:

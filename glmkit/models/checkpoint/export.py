@@ -12,8 +12,6 @@ ComfyUI scales a layer's change by alpha / rank and matches LAYER with the names
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,7 @@ import torch
 from torch import Tensor
 
 from glmkit.errors import UserError
-from glmkit.files import atomic_path, explained, read_json
+from glmkit.files import atomic_folder, atomic_path, read_json
 from glmkit.models import checkpoint
 from glmkit.models.checkpoint import weights
 from glmkit.models.checkpoint.adapters import Adapter, check_adapter, check_weight, components_of, merge_adapter
@@ -109,15 +107,10 @@ def write_merged_model(model: str | Path, adapters: Sequence[Adapter], out: Path
     for adapter in adapters:
         check_adapter(base, adapter.folder)
     components = sorted({component for adapter in adapters for component in components_of(adapter.folder)})
-    unfinished = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
-        with explained(out):
-            checkpoint.copy(base, unfinished)
-            for component in components:
-                _merge_component(base, component, adapters, unfinished)
-            unfinished.rename(out)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    with atomic_folder(out) as unfinished:
+        checkpoint.copy(base, unfinished)
+        for component in components:
+            _merge_component(base, component, adapters, unfinished)
     return components
 
 

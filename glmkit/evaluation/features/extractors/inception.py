@@ -17,9 +17,8 @@ from PIL import Image
 
 from glmkit.errors import UserError
 from glmkit.extras import require
-from glmkit.files import atomic_path
+from glmkit.files import atomic_path, cache_folder
 from glmkit.hashing import file_sha256
-from glmkit.runs import cache_folder
 
 URL = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"

