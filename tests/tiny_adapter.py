@@ -9,6 +9,7 @@ import torch
 
 from glmkit.models import checkpoint
 from glmkit.models.checkpoint import adapters
+from glmkit.models.checkpoint.adapter_files import read
 from glmkit.models.hybrid import HybridModel
 
 TARGETS = {"decoder": ["to_q", "to_v", "proj_out"], "autoregressive": ["q_proj", "gate_up_proj"]}
@@ -33,7 +34,7 @@ def apply_adapter(hybrid: HybridModel, text: Path | str) -> None:
     """Merge an adapter, `DIR` or `DIR:WEIGHT`, into the weights, checked before anything is changed."""
     adapter = adapters.Adapter.parse(str(text))
     adapters.check_adapter(hybrid.folder, adapter.folder)
-    for component in adapters.components_of(adapter.folder):
+    for component in read(adapter.folder):
         setattr(hybrid, component, adapters.merge_adapter(getattr(hybrid, component), component, adapter))
 
 

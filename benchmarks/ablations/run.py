@@ -38,7 +38,7 @@ from glmkit.generation.requests import sampling_of
 from glmkit.generation.sampling import uniforms
 from glmkit.generation.sequence import grids, prompt_positions
 from glmkit.models import checkpoint
-from glmkit.models.checkpoint import adapters, defaults
+from glmkit.models.checkpoint import defaults, identity
 from glmkit.models.devices import dtype_for, pick_device
 from glmkit.models.hybrid import HybridModel
 from glmkit.posters import simple
@@ -210,7 +210,7 @@ def run(ablation: str, arm_name: str, arguments: argparse.Namespace) -> None:
         if any(step.startswith("semantic_vq") for step in arm.steps):
             write_json(folder / "token_entropy.json", token_entropy(hybrid, tiny))
         generate(images, hybrid, arm, requests)
-        pretrained = {component: adapters.fingerprint(model, component) for component in arm.pretrained}
+        pretrained = {component: identity.fingerprint(model, component) for component in arm.pretrained}
         write_json(folder / "generated.json", {"pretrained": pretrained, "environment": runs.environment(str(device))})
     if arguments.no_score:
         return

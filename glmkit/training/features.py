@@ -21,7 +21,7 @@ from torch import Tensor
 
 from glmkit.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from glmkit.generation.sequence import grids
-from glmkit.models.checkpoint import adapters
+from glmkit.models.checkpoint import identity
 from glmkit.models.devices import autocast
 from glmkit.models.hybrid import HybridModel
 from glmkit.models.semantic_vq.model import SemanticTokenizer
@@ -188,7 +188,7 @@ def precompute(
 def computed_by(hybrid: HybridModel, component: str) -> Mapping[str, str]:
     """Return what decides the values that a component gives: its weights and settings, and how it computes."""
     computes = f"{hybrid.device.type} {hybrid.dtype}"
-    return {"part": component, "weights": adapters.fingerprint(hybrid.folder, component), "computes": computes}
+    return {"part": component, "weights": identity.fingerprint(hybrid.folder, component), "computes": computes}
 
 
 def resize_as_processor(pixels: Tensor, height: int, width: int) -> Tensor:

@@ -13,10 +13,9 @@ from torch import nn
 
 from glmkit.config import Lora
 from glmkit.errors import UserError, unknown
-from glmkit.files import atomic_folder
+from glmkit.files import atomic_folder, read_json, write_json
 from glmkit.models import checkpoint
-
-DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
+from glmkit.models.checkpoint.adapter_files import CONFIG, DIFFUSERS_FILE, read
 
 
 def check_targets(module: nn.Module, targets: Iterable[str]) -> None:
@@ -69,7 +68,7 @@ def autocast_decides(module: nn.Module, on: bool) -> AbstractContextManager[None
 def save(adapted: nn.Module, folder: Path, component: str, base: Path) -> None:
     """Write an adapter that is complete or absent: PEFT's own two files, and for the decoder a copy for diffusers.
 
-    UserError when what was written does not give the layers' outputs again.
+    Equal adapters are equal files. UserError when what was written does not give the layers' outputs again.
     """
     from glmkit.models.checkpoint import adapters, export
 
@@ -78,9 +77,11 @@ def save(adapted: nn.Module, folder: Path, component: str, base: Path) -> None:
         settings = {"safe_serialization": True, "save_embedding_layers": False}
         adapted.save_pretrained(str(unfinished), **settings)  # type: ignore[operator]
         (unfinished / "README.md").unlink(missing_ok=True)
+        config = read_json(unfinished / CONFIG)  # PEFT writes the targets, a set, in any order
+        write_json(unfinished / CONFIG, {**config, "target_modules": sorted(config["target_modules"])})
         adapters.write_base(unfinished, component, base)
         if component == "decoder":
-            export.write_style(unfinished, "diffusers", unfinished / DIFFUSERS_FILE)
+            export.write_style(read(unfinished)[component], "diffusers", unfinished / DIFFUSERS_FILE)
         check_saved(adapted, unfinished, component, base)
 
 

@@ -19,11 +19,11 @@ from glmkit import config
 from glmkit.cli import main
 from glmkit.files import read_json, read_jsonl
 from glmkit.models import checkpoint
+from glmkit.models.checkpoint.adapter_files import DIFFUSERS_FILE
 from glmkit.models.hybrid import HybridModel
 from glmkit.posters import grammar, render
 from glmkit.training import finetune as training
 from glmkit.training.loop import Loop
-from glmkit.training.lora import DIFFUSERS_FILE
 
 
 @pytest.fixture(scope="module")

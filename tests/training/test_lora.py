@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny_checkpoint
@@ -16,7 +17,8 @@ from glmkit.cli import main
 from glmkit.config import Lora
 from glmkit.errors import UserError
 from glmkit.models import checkpoint
-from glmkit.models.checkpoint import adapters, export
+from glmkit.models.checkpoint import export
+from glmkit.models.checkpoint.adapter_files import CARD, DIFFUSERS_FILE, ComponentAdapter, read
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import lora
 
@@ -91,7 +93,7 @@ def test_stock_diffusers_draws_the_same(tiny_model: Path, tmp_path: Path, rank: 
     lora.save(wrapped, tmp_path / "ad" / "decoder", "decoder", tiny_model)
     stock = tiny_checkpoint.diffusers_pipeline(tiny_model).transformer
     latents, glyph, prior, drop, timestep, size, crop = decoder_inputs()
-    stock.load_lora_adapter(tmp_path / "ad" / "decoder", weight_name=lora.DIFFUSERS_FILE)
+    stock.load_lora_adapter(tmp_path / "ad" / "decoder", weight_name=DIFFUSERS_FILE)
     with torch.no_grad():
         theirs = stock(latents, glyph, prior, drop[:, None].expand_as(prior), timestep, size, crop).sample
     stock.unload_lora()
@@ -112,15 +114,15 @@ def test_files(tiny_model: Path, tmp_path: Path) -> None:
         assert sorted(path.name for path in folder.iterdir()) == [
             "adapter_config.json",
             "adapter_model.safetensors",
-            adapters.CARD,
-            lora.DIFFUSERS_FILE,
+            CARD,
+            DIFFUSERS_FILE,
         ]
         assert [path.name for path in folder.parent.iterdir()] == ["decoder"]
     settings = json.loads((folder / "adapter_config.json").read_text())
     assert (settings["r"], settings["lora_alpha"], settings["target_modules"]) == (2, 3, ["to_q"])
     from safetensors import safe_open
 
-    with safe_open(folder / lora.DIFFUSERS_FILE, framework="pt") as handle:
+    with safe_open(folder / DIFFUSERS_FILE, framework="pt") as handle:
         names = list(handle.keys())
     assert all(name.startswith("transformer.transformer_blocks.") and ".attn1.to_q.lora_" in name for name in names)
 
@@ -134,7 +136,7 @@ def test_the_autoregressive_adapter(tiny_model: Path, tmp_path: Path) -> None:
             if "lora_B" in name:
                 parameter.normal_(std=0.3)
     lora.save(wrapped.eval(), tmp_path / "ad" / "autoregressive", "autoregressive", tiny_model)
-    assert not (tmp_path / "ad" / "autoregressive" / lora.DIFFUSERS_FILE).exists()
+    assert not (tmp_path / "ad" / "autoregressive" / DIFFUSERS_FILE).exists()
     ids, positions = torch.randint(60, (1, 9)), torch.arange(9).expand(3, 1, 9)
     hybrid = HybridModel(tiny_model)
     with torch.no_grad():
@@ -167,7 +169,7 @@ def test_dora(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     apply_adapter(hybrid, tmp_path / "ad")
     torch.testing.assert_close(ours(hybrid.decoder), learnt, atol=1e-4, rtol=0)
     stock = tiny_checkpoint.diffusers_pipeline(tiny_model).transformer
-    stock.load_lora_adapter(folder, weight_name=lora.DIFFUSERS_FILE)
+    stock.load_lora_adapter(folder, weight_name=DIFFUSERS_FILE)
     prior, drop, timestep, size, crop = others
     with torch.no_grad():
         theirs = stock(latents, glyph, prior, drop[:, None].expand_as(prior), timestep, size, crop).sample
@@ -219,17 +221,16 @@ def test_a_full_disk(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.Monke
 
 def broken_save(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     """Let one step of saving go wrong without a word, as a changed library could."""
+    write = export.write_style
     if kind == "alpha":
-        settings = export._diffusers_settings
-        monkeypatch.setattr(export, "_diffusers_settings", lambda given, _: settings(given, 1.1))
+        monkeypatch.setattr(export, "write_style", lambda one, style, out: write(one, style, out, 1.1))
     else:
-        write = export.write_style
 
-        def truncating(folder: Path, *others: object) -> int:
-            tensors = load_file(folder / "adapter_model.safetensors")
+        def truncating(adapter: ComponentAdapter, *others: Any) -> int:
+            tensors = load_file(adapter.file)
             lost = min(name for name in tensors if "lora_B" in name)
-            save_file({**tensors, lost: torch.zeros_like(tensors[lost])}, folder / "adapter_model.safetensors")
-            return write(folder, *others)  # type: ignore[arg-type]
+            save_file({**tensors, lost: torch.zeros_like(tensors[lost])}, adapter.file)
+            return write(read(adapter.file.parent)["decoder"], *others)
 
         monkeypatch.setattr(export, "write_style", truncating)
 

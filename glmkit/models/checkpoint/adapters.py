@@ -1,54 +1,38 @@
-"""Adapters: a folder with PEFT adapters for some components of a model, tied to the model they are for.
+"""Adapters: what is read from them (see `adapter_files`) is checked against a model, and merged into its weights.
 
     DIR/decoder/         adapter_config.json  adapter_model.safetensors  glmkit_adapter.json
     DIR/autoregressive/, DIR/glyph/  the same
 
-Each of these folders may be given alone, too, to apply one component or each with its own weight.
-
-`glmkit_adapter.json` holds a fingerprint of the adapted component, so that an adapter of another model is refused.
+Each of these folders may be given alone, too, to apply one component or each with its own weight; so may a file or a
+folder of another program. `glmkit_adapter.json` names the weights of the adapted component, so that an adapter of
+another model is refused.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
+import re
+import sys
 import warnings
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
 import glmkit
 from glmkit.errors import UserError
-from glmkit.files import read_json, write_json
+from glmkit.files import write_json
 from glmkit.models import checkpoint
 from glmkit.models.checkpoint import weights
-
-CARD = "glmkit_adapter.json"
-ADAPTABLE = ("decoder", "autoregressive", "glyph")
-PROBED = 16  # values of every tensor that a fingerprint looks at
-# Keys that libraries write into a config without changing the model.
-VOLATILE = {"_diffusers_version", "_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}
-
-
-def fingerprint(folder: Path, component: str) -> str:
-    """Return a short name for a component: its config, its tensors' names and shapes, and the first values of each.
-
-    It is the same for the same weights in other shards, or stored as float32 instead of bfloat16.
-    """
-    settings = {key: value for key, value in checkpoint.config(folder, component).items() if key not in VOLATILE}
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    tensors = dict(weights.read(checkpoint.stored_tensors(folder, component)))
-    for name in sorted(tensors):
-        first = tensors[name].flatten()[:PROBED].to(torch.bfloat16).view(torch.int16)
-        digest.update(f"{name}\0{tuple(tensors[name].shape)}\0".encode() + first.numpy().tobytes())
-    return digest.hexdigest()[:16]
+from glmkit.models.checkpoint.adapter_files import CARD, WEIGHTS, ComponentAdapter, read
+from glmkit.models.checkpoint.identity import fingerprint
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """Hold an adapter folder, and how much of its change is made (1 is as it was trained)."""
+    """Hold an adapter's folder or file, and how much of its change is made (1 is as it was trained)."""
 
     folder: Path
     weight: float = 1.0
@@ -59,75 +43,114 @@ class Adapter:
         folder, colon, weight = text.rpartition(":")
         # A weight holds no separator of folders: this colon is that of a drive, `C:\\adapters\\mine`.
         if not colon or "/" in weight or "\\" in weight or Path(text).exists():
-            return cls(Path(text))
+            return cls(_of_run(Path(text)))
         try:
             value = float(weight)
         except ValueError:
             value = math.nan
         if not math.isfinite(value):
             raise UserError("the weight of an adapter must be a number", found=text, fix=f"--adapter {folder}:0.8")
-        return cls(Path(folder), value)
+        return cls(_of_run(Path(folder)), value)
+
+
+def _of_run(folder: Path) -> Path:
+    """Return the folder of a run's adapters, and any other folder or file as it is."""
+    is_run = (folder / "adapter").is_dir() and (folder / "manifest.json").exists()
+    return folder / "adapter" if is_run else folder
 
 
 def write_base(adapter: Path, component: str, base: Path) -> None:
     """Tie the adapter folder of one component to the model folder `base` that it was trained on."""
-    card = {
+    write_json(adapter / CARD, base_record(component, base, len(weights.read_header(adapter / WEIGHTS))))
+
+
+def base_record(component: str, base: Path, tensors: int) -> dict[str, Any]:
+    """Return what an adapter of so many tensors says of its base."""
+    return {
         "component": component,
         "base": base.name,
-        "fingerprint": fingerprint(base, component),
+        "base_weights": fingerprint(base, component),
+        "tensors": tensors,
         "glmkit": glmkit.__version__,
     }
-    write_json(adapter / CARD, card)
-
-
-def components_of(folder: Path) -> dict[str, Path]:
-    """Return the components that an adapter folder adapts, and where each one's files are; UserError for none."""
-    if (folder / CARD).is_file():
-        card = read_json(folder / CARD)
-        if card.get("component") not in ADAPTABLE:  # version 0.1 had another name for this key
-            raise UserError(
-                f'{folder / CARD} does not say which component was adapted: it needs the key "component"',
-                found=", ".join(f"{key}: {value}" for key, value in card.items()),
-                fix=f'add "component" with one of {", ".join(ADAPTABLE)} to it, or give the folder above',
-            )
-        return {card["component"]: folder}
-    folders = {
-        component: folder / component
-        for component in ADAPTABLE
-        if (folder / component / "adapter_config.json").is_file()
-    }
-    if not folders:
-        raise UserError(
-            f"{folder} is not an adapter folder" if folder.exists() else f"adapter folder {folder} does not exist",
-            fix=f"RUN/adapter, as glmkit finetune writes it, or a folder in it: {', '.join(ADAPTABLE)}",
-        )
-    return folders
 
 
 def check_adapter(model: Path, folder: Path) -> None:
-    """Raise UserError unless every component of the adapter was trained on this model and its files are whole."""
-    for component, where in components_of(folder).items():
-        if not (where / CARD).is_file():
-            raise UserError(f"{where} has no {CARD}, so its base model is unknown", fix="an adapter of glmkit finetune")
-        card = read_json(where / CARD)
-        if card.get("fingerprint") != fingerprint(model, component):
+    """Raise UserError unless every component of the adapter was trained on this model and fits its layers.
+
+    A note on stderr names one that does not say what it was trained on.
+    """
+    for component, adapter in read(folder).items():
+        if "base_weights" not in adapter.base:
+            _say(f"note: {adapter.file} does not say which model it was trained on; its layers fit {model}")
+        elif adapter.base["base_weights"] != fingerprint(model, component):
             raise UserError(
-                f"{where} is an adapter of another model",
-                found=f"its base was {card.get('base')!r}; this is {model} with another {component}",
+                f"{adapter.file.parent} is an adapter of another model",
+                found=f"its base was {adapter.base.get('base')!r}; this is {model} with another {component}",
                 fix="--model with the model it was trained on, or train it again",
             )
-        if not (where / "adapter_model.safetensors").is_file():
-            raise UserError(f"{where} has no adapter_model.safetensors", fix="copy the whole adapter folder again")
-        weights.read_header(where / "adapter_model.safetensors")
+        with torch.device("meta"):
+            inject(checkpoint.new_component(model, component), adapter)
 
 
-def check_weight(folder: Path, weight: float) -> None:
-    """Raise UserError for a share of a DoRA adapter (PEFT's folder of one component).
+@cache
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def inject(module: torch.nn.Module, adapter: ComponentAdapter) -> Any:
+    """Wrap a module with PEFT's layers as the settings of an adapter say, and load its tensors (not on meta).
+
+    UserError unless the tensors are exactly those of the layers that the settings choose.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PEFT guesses about hub models that our modules are not
+            wrapped = get_peft_model(module, LoraConfig(**adapter.settings))
+    except (ValueError, TypeError, KeyError, re.error, RuntimeError) as error:
+        raise UserError(
+            f"the settings of {adapter.file} do not fit the {adapter.component}",
+            found=str(error).splitlines()[0][:200] if str(error) else type(error).__name__,
+            fix="a LoRA adapter of this model's linear layers",
+        ) from error
+    load(wrapped, adapter)
+    return wrapped
+
+
+def load(wrapped: Any, adapter: ComponentAdapter) -> None:
+    """Load an adapter's tensors into PEFT's layers (not on meta); UserError unless they are exactly those of them."""
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
+    state = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
+    theirs, ours = ({name: tuple(value.shape) for name, value in one.items()} for one in (adapter.tensors, state))
+    problems = {
+        "missing": ours.keys() - theirs.keys(),
+        "not used": theirs.keys() - ours.keys(),
+        "of another shape": {name for name in ours.keys() & theirs.keys() if ours[name] != theirs[name]},
+    }
+    if any(problems.values()):
+        raise UserError(
+            f"{adapter.file} does not fit the layers of the {adapter.component}",
+            found="; ".join(
+                f"{len(names)} {what}: {weights.listed(names)}" for what, names in problems.items() if names
+            ),
+            fix="the model that it was trained on, or a whole copy of the adapter",
+        )
+    if not any(value.is_meta for value in state.values()):
+        set_peft_model_state_dict(wrapped, dict(adapter.tensors))
+
+
+def check_weight(adapter: ComponentAdapter, weight: float) -> None:
+    """Raise UserError for a share of a DoRA adapter.
 
     It replaces the lengths of weights, which no share of its matrices leaves as they were.
     """
-    if weight != 1 and read_json(folder / "adapter_config.json").get("use_dora"):
-        raise UserError(f"{folder} is a DoRA adapter, which has no weight", found=f":{weight:g}", fix="leave it out")
+    if weight != 1 and adapter.settings.get("use_dora"):
+        raise UserError(
+            f"{adapter.file} is a DoRA adapter, which has no weight", found=f":{weight:g}", fix="leave it out"
+        )
 
 
 def merge_adapter(module: torch.nn.Module, component: str, adapter: Adapter) -> torch.nn.Module:
@@ -135,17 +158,13 @@ def merge_adapter(module: torch.nn.Module, component: str, adapter: Adapter) -> 
 
     Merging costs nothing per step and needs no PEFT modules afterwards.
     """
-    from peft import PeftModel
     from peft.tuners.lora import LoraLayer
 
-    where = components_of(adapter.folder).get(component)
-    if where is None:
+    own = read(adapter.folder).get(component)
+    if own is None:
         return module
-    check_weight(where, adapter.weight)
-    device = next(module.parameters()).device
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PEFT guesses about hub models that our modules are not
-        wrapped = PeftModel.from_pretrained(module, str(where), torch_device=str(device))
+    check_weight(own, adapter.weight)
+    wrapped = inject(module, own)
     for layer in wrapped.modules():
         if isinstance(layer, LoraLayer):
             layer.scale_layer(adapter.weight)

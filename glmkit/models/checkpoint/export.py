@@ -5,6 +5,9 @@ Other programs read the decoder's adapter as one file. Its keys are those of PEF
     diffusers   transformer.LAYER.lora_A.weight  .lora_B.weight       rank and alpha in the file's metadata
     comfyui     diffusion_model.LAYER.lora_A.weight  .lora_B.weight   and LAYER.alpha, a number
 
+PEFT's own folders, one for every component, are what `glmkit finetune` writes, and adapters of other programs become.
+Metadata has one key: safetensors writes several in any order, and equal adapters shall be equal files.
+
 ComfyUI scales a layer's change by alpha / rank and matches LAYER with the names of its own model
 (github.com/comfyanonymous/ComfyUI, comfy/weight_adapter/lora.py); nodes that keep the published names load these files.
 """
@@ -12,7 +15,7 @@ ComfyUI scales a layer's change by alpha / rank and matches LAYER with the names
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,79 +23,123 @@ import torch
 from torch import Tensor
 
 from glmkit.errors import UserError
-from glmkit.files import atomic_folder, atomic_path, read_json
+from glmkit.files import atomic_folder, atomic_path, write_json
 from glmkit.models import checkpoint
 from glmkit.models.checkpoint import weights
-from glmkit.models.checkpoint.adapters import Adapter, check_adapter, check_weight, components_of, merge_adapter
+from glmkit.models.checkpoint.adapter_files import (
+    CARD,
+    CONFIG,
+    DIFFUSERS_SETTINGS,
+    PEFT_PREFIX,
+    WEIGHTS,
+    ComponentAdapter,
+    read,
+)
+from glmkit.models.checkpoint.adapters import Adapter, check_adapter, check_weight, merge_adapter
 
 PREFIXES = {"diffusers": "transformer.", "comfyui": "diffusion_model."}
-PEFT_PREFIX = "base_model.model."
-# How PEFT's config says that a change is more than alpha / rank * B A; the ComfyUI style has no words for most of it.
-EXTRAS = ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern")
+# How PEFT's config says that a change is more than alpha / rank * B A; the ComfyUI style has no words for it.
+EXTRAS = ("use_dora", "use_rslora", "lora_bias")
 DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 
 
 def export_adapter(adapter: Adapter, style: str, out: Path) -> int:
-    """Write the decoder's adapter, its weight included, as one file in the key style of another program.
+    """Write an adapter, its weight included, in the style of another program; returns the number of layers.
 
-    Returns the number of layers. The file is read back and compared with the adapter before it gets its name.
+    "diffusers" and "comfyui" are one file for the decoder, which is read back and compared before it gets its name;
+    "peft" is a folder with a folder for each component.
     """
-    components = components_of(adapter.folder)
+    components = read(adapter.folder)
+    if style == "peft":
+        return _write_folders(list(components.values()), out, adapter.weight)
     if "decoder" not in components:
         raise UserError(
             f"{adapter.folder} does not adapt the decoder",
             found=f"only {', '.join(components)}, which has no {style} key style",
-            fix="PEFT loads it as it is, and glmkit merge puts it into the weights",
+            fix="--format peft, which PEFT loads, or glmkit merge, which puts it into the weights",
         )
-    folder = components["decoder"]
     if out.suffix != ".safetensors":
         raise UserError("--out must be a safetensors file", found=out, fix=f"--out {out.with_suffix('.safetensors')}")
-    return write_style(folder, style, out, adapter.weight)
+    return write_style(components["decoder"], style, out, adapter.weight)
 
 
-def write_style(folder: Path, style: str, out: Path, weight: float = 1.0) -> int:
-    """Write the PEFT folder of one component as `export_adapter` does."""
+def _write_folders(components: Sequence[ComponentAdapter], out: Path, weight: float) -> int:
+    if out.exists():
+        raise UserError(f"{out} exists", fix="--out with a folder that does not exist yet")
+    with atomic_folder(out) as unfinished:
+        for one in components:
+            check_weight(one, weight)
+            write_peft(one, unfinished / one.component, weight)
+    return sum(len(one.layers) for one in components)
+
+
+def write_peft(adapter: ComponentAdapter, folder: Path, weight: float = 1.0) -> None:
+    """Write the two files of PEFT for one component, and the record of the base if it has one."""
+    _save(dict(adapter.tensors), folder / WEIGHTS, {"format": "pt"})
+    settings = {"peft_type": "LORA", "inference_mode": True, **_weighted(adapter.settings, weight)}
+    write_json(folder / CONFIG, dict(sorted(settings.items())))
+    if adapter.base:
+        write_json(folder / CARD, {**adapter.base, "component": adapter.component})
+
+
+def write_style(adapter: ComponentAdapter, style: str, out: Path, weight: float = 1.0) -> int:
+    """Write the decoder's adapter as `export_adapter` does."""
+    check_weight(adapter, weight)
+    settings = _weighted(adapter.settings, weight)
+    state = {PREFIXES[style] + name.removeprefix(PEFT_PREFIX): tensor for name, tensor in adapter.tensors.items()}
+    record = {CARD: dict(adapter.base)} if adapter.base else {}
+    if style == "diffusers":
+        own = {f"transformer.{key}": value for key, value in settings.items()}
+        metadata = {DIFFUSERS_SETTINGS: json.dumps({**own, **record})}
+    else:
+        if extra := next((key for key in EXTRAS if settings.get(key)), None):
+            raise UserError(f"{adapter.file} cannot be said in the {style} key style", found=extra, fix="glmkit merge")
+        alphas = _alphas(adapter, settings)
+        state |= {f"{PREFIXES[style]}{layer}.alpha": _number(alpha) for layer, alpha in alphas.items()}
+        metadata = {key: json.dumps(value) for key, value in record.items()} or {"format": "pt"}
+    _save(state, out, metadata)
+    return len(adapter.layers)
+
+
+def _weighted(settings: Mapping[str, Any], weight: float) -> dict[str, Any]:
+    """Return settings with an adapter's weight in their alphas, and lists in order."""
+    changed: dict[str, Any] = {
+        key: sorted(value) if isinstance(value, list) else value for key, value in settings.items()
+    }
+    if weight == 1:
+        return changed
+    changed["lora_alpha"] *= weight
+    if "alpha_pattern" in changed:
+        changed["alpha_pattern"] = {layer: alpha * weight for layer, alpha in changed["alpha_pattern"].items()}
+    return changed
+
+
+def _alphas(adapter: ComponentAdapter, settings: Mapping[str, Any]) -> dict[str, float]:
+    """Return the alpha of every layer, as PEFT finds it."""
+    from peft.utils.other import get_pattern_key
+
+    pattern = settings.get("alpha_pattern", {})
+    return {layer: pattern.get(get_pattern_key(pattern, layer), settings["lora_alpha"]) for layer in adapter.layers}
+
+
+def _number(value: float) -> Tensor:
+    """Return a number as float32 where that is exact."""
+    single = torch.tensor(value, dtype=torch.float32)
+    return single if single.item() == value else torch.tensor(value, dtype=torch.float64)
+
+
+def _save(state: dict[str, Tensor], out: Path, metadata: dict[str, str]) -> None:
+    """Write one safetensors file, and read it back; UserError unless it holds every bit that was written."""
     from safetensors.torch import save_file
 
-    check_weight(folder, weight)
-    settings, tensors = read_json(folder / "adapter_config.json"), _tensors(folder / "adapter_model.safetensors")
-    state = {PREFIXES[style] + name.removeprefix(PEFT_PREFIX): tensor for name, tensor in tensors.items()}
-    metadata = {"format": "pt"}
-    if style == "diffusers":
-        metadata["lora_adapter_metadata"] = json.dumps(_diffusers_settings(settings, weight))
-    else:
-        if extra := [key for key in EXTRAS if settings.get(key)]:
-            raise UserError(f"{folder} cannot be said in the {style} key style", found=extra[0], fix="glmkit merge")
-        layers = [name.removesuffix(".lora_A.weight") for name in state if name.endswith(".lora_A.weight")]
-        state |= {f"{layer}.alpha": torch.tensor(settings["lora_alpha"] * weight) for layer in layers}
     with atomic_path(out) as temporary:
-        save_file(state, temporary, metadata)
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, temporary, metadata)
         temporary.chmod(out.parent.stat().st_mode & 0o666)  # safetensors lets only the owner read its files
-        written = _tensors(temporary)
+        written = dict(weights.read(weights.read_header(temporary)))
         if written.keys() != state.keys() or not all(
             torch.equal(written[name], tensor) for name, tensor in state.items()
         ):
             raise UserError(f"{out} does not hold what was written into it", fix="another disk")
-    return sum(name.endswith(".lora_A.weight") for name in state)
-
-
-def _tensors(path: Path) -> dict[str, Tensor]:
-    return dict(weights.read(weights.read_header(path)))
-
-
-def _diffusers_settings(settings: dict[str, Any], weight: float) -> dict[str, Any]:
-    """Return what diffusers must know of a LoRA config; without it, it assumes alpha = rank."""
-    targets = settings["target_modules"]
-    selected = {
-        "r": settings["r"],
-        "lora_alpha": settings["lora_alpha"] * weight,
-        "lora_dropout": settings["lora_dropout"],
-        "target_modules": targets if isinstance(targets, str) else sorted(targets),
-        **{key: settings[key] for key in EXTRAS if settings.get(key)},
-    }
-    if "alpha_pattern" in selected:
-        selected["alpha_pattern"] = {layer: alpha * weight for layer, alpha in selected["alpha_pattern"].items()}
-    return {f"transformer.{key}": value for key, value in selected.items()}
 
 
 def write_merged_model(model: str | Path, adapters: Sequence[Adapter], out: Path) -> list[str]:
@@ -106,7 +153,7 @@ def write_merged_model(model: str | Path, adapters: Sequence[Adapter], out: Path
         raise UserError(f"{out} exists", fix="--out with a folder that does not exist yet")
     for adapter in adapters:
         check_adapter(base, adapter.folder)
-    components = sorted({component for adapter in adapters for component in components_of(adapter.folder)})
+    components = sorted({component for adapter in adapters for component in read(adapter.folder)})
     with atomic_folder(out) as unfinished:
         checkpoint.copy(base, unfinished)
         for component in components:

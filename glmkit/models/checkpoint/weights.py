@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from glmkit.errors import UserError
 from glmkit.files import atomic_path, read_json, write_json
@@ -22,6 +22,30 @@ if TYPE_CHECKING:
 
 MAPPED = os.name != "nt"
 LARGEST_HEADER = 100_000_000
+BITS = {
+    "F64": 64,
+    "I64": 64,
+    "U64": 64,
+    "C64": 64,
+    "F32": 32,
+    "I32": 32,
+    "U32": 32,
+    "F16": 16,
+    "BF16": 16,
+    "I16": 16,
+    "U16": 16,
+    "F8_E4M3": 8,
+    "F8_E5M2": 8,
+    "F8_E8M0": 8,
+    "I8": 8,
+    "U8": 8,
+    "F8_E4M3FNUZ": 8,
+    "F8_E5M2FNUZ": 8,
+    "BOOL": 8,
+    "F4": 4,
+    "F6_E2M3": 6,
+    "F6_E3M2": 6,
+}
 DEFAULT_SHARD_BYTES = 5_000_000_000
 
 
@@ -67,7 +91,18 @@ def stored_tensors(folder: Path, stem: str) -> dict[str, StoredTensor]:
 
 
 def read_header(path: Path) -> dict[str, StoredTensor]:
-    """Return the tensors of one safetensors file, after checking that the file is as long as its header says."""
+    """Return the tensors of one safetensors file, after checking that the header describes the whole file."""
+    return _header(path)[0]
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """Return the texts that a safetensors file holds beside its tensors."""
+    return _header(path)[1]
+
+
+def _header(path: Path) -> tuple[dict[str, StoredTensor], dict[str, Any]]:
+    if not path.is_file():
+        raise UserError(f"{path} is not a file of weights", fix="a safetensors file")
     size = path.stat().st_size
     with path.open("rb") as handle:
         length = int.from_bytes(handle.read(8), "little")
@@ -75,19 +110,30 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
             raise _broken(path, f"{size:,} bytes, which is not a complete safetensors header")
         try:
             header = json.loads(handle.read(length))
-            header.pop("__metadata__", None)
-            tensors = {
-                name: StoredTensor(
-                    path, tuple(entry["shape"]), entry["dtype"], entry["data_offsets"][1] - entry["data_offsets"][0]
-                )
-                for name, entry in header.items()
-            }
-            end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            metadata = dict(header.pop("__metadata__", None) or {})
+            tensors = {str(name): _stored(path, entry) for name, entry in header.items()}
+            spans = sorted(entry["data_offsets"] for entry in header.values())
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise _broken(path, "a header that is not safetensors") from error
+    end = 0
+    for begin, after in spans:
+        if begin != end:
+            raise _broken(path, f"tensors that overlap or leave a gap at byte {min(begin, end):,}")
+        end = after
     if size != 8 + length + end:
         raise _broken(path, f"{size:,} bytes, expected {8 + length + end:,}")
-    return tensors
+    return tensors, metadata
+
+
+def _stored(path: Path, entry: Mapping[str, Any]) -> StoredTensor:
+    """Describe a tensor of a header; ValueError when it says what no tensor is."""
+    shape, dtype, (begin, end) = tuple(entry["shape"]), entry["dtype"], entry["data_offsets"]
+    if not all(type(number) is int and number >= 0 for number in (*shape, begin, end)):
+        raise ValueError(f"shape {shape}, bytes {begin} to {end}")
+    stored = StoredTensor(path, shape, dtype, end - begin)
+    if stored.bytes * 8 != stored.numel * BITS[dtype]:
+        raise ValueError(f"{stored.bytes} bytes for {stored.numel} numbers of type {dtype}")
+    return stored
 
 
 def _broken(path: Path, found: str) -> UserError:
