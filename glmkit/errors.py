@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+MAX_FOUND = 500  # letters of what was found that a message shows
+
 
 class UserError(Exception):
     """Say what the user can mend: what is wrong, what was found, what to type.
@@ -16,7 +18,8 @@ class UserError(Exception):
         self.what, self.found, self.fix = what, found, fix
         lines = [what]
         if found is not None:
-            lines.append(f"  found: {found}")
+            text = str(found)
+            lines.append(f"  found: {text if len(text) <= MAX_FOUND else text[:MAX_FOUND] + ' ...'}")
         if fix is not None:
             lines.append(f"  try:   {fix}")
         super().__init__("\n".join(lines))

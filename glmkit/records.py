@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import TYPE_CHECKING, Any, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Never, TypedDict, TypeVar
 
 from glmkit.errors import UserError
 from glmkit.extras import require
+from glmkit.files import read_json, read_jsonl
+from glmkit.shapes import check_shape, type_hints
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -24,18 +28,36 @@ class Record:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls: type[R], values: dict[str, Any]) -> R:
-        """Make a record of a JSON object; UserError for an unknown or missing field."""
+    def from_dict(cls: type[R], values: Any, where: str = "") -> R:
+        """Make a record of a JSON object; UserError for a field that is unknown, missing or of another type.
+
+        `where` says in errors where the object stands.
+        """
+        where = where or cls.__name__
+        check_shape(values, Mapping[str, Any], where)
         names = {item.name for item in fields(cls)}
-        unknown = sorted(set(values) - names)
-        if unknown:
-            raise UserError(
-                f"{cls.__name__} has no field {unknown[0]!r}", found=values, fix=f"fields: {', '.join(sorted(names))}"
-            )
+        if unknown := sorted(set(values) - names):
+            fix = f"fields: {', '.join(sorted(names))}"
+            raise UserError(f"{where}: {cls.__name__} has no field {unknown[0]!r}", found=values, fix=fix)
+        hints = type_hints(cls)
+        for name, value in values.items():
+            check_shape(value, hints[name], where, name)
         try:
             return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
         except TypeError as error:
-            raise UserError(f"incomplete {cls.__name__}: {error}", found=values) from error
+            raise UserError(f"{where}: incomplete {cls.__name__}: {error}", found=values) from error
+
+
+def read_record(path: Path, kind: type[R]) -> R:
+    """Read a JSON file that holds one record; UserError names the file and the field."""
+    return kind.from_dict(read_json(path), str(path))
+
+
+def read_records(path: Path, kind: type[R]) -> tuple[R, ...]:
+    """Read a JSONL file of records; UserError names the file, the line and the field."""
+    return tuple(
+        kind.from_dict(values, f"{path}, line {number}") for number, values in enumerate(read_jsonl(path), start=1)
+    )
 
 
 @dataclass(frozen=True)
@@ -106,13 +128,49 @@ class Score(Record):
     language: str
     expected: tuple[str, ...]
     recognized_lines: tuple[str, ...] = ()
-    counts: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    counts: Mapping[str, tuple[float | bool, float]] = field(default_factory=dict)
     error: str | None = None
 
     def value(self, metric: str) -> float | None:
         """Divide the counts of a metric for this image alone; None when it was not scored."""
         numerator, denominator = self.counts.get(metric, (0, 0))
-        return numerator / denominator if denominator else None
+        value = numerator / denominator if denominator else math.inf
+        return value if math.isfinite(value) else None
+
+
+class Interval(TypedDict):
+    """A pooled score with its 95 % interval over prompts."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+class Pooled(TypedDict):
+    """The scores of some of the images of a run."""
+
+    n_scored: int
+    n_total: int
+    n_prompts: int
+    scores: Mapping[str, Annotated[Mapping[str, float | None], Interval]]
+
+
+class Metric(TypedDict):
+    """What a metric is."""
+
+    direction: Literal["higher", "lower"]
+    definition: str
+
+
+class Alignment(TypedDict):
+    """Which CLIP gave the cosine; `clipscore` where its scale is that of published scores."""
+
+    metric: str
+    model: str
+    weights_sha256: str
+    prompts: int
+    truncated_prompts: int
+    clipscore: Annotated[Mapping[str, float | None], Interval] | None
 
 
 @dataclass(frozen=True)
@@ -135,13 +193,13 @@ class Summary(Record):
     n_scored: int
     n_total: int
     n_prompts: int
-    scores: Mapping[str, Mapping[str, float | None]]
-    splits: Mapping[str, Mapping[str, Any]]
-    metrics: Mapping[str, Mapping[str, str]]
+    scores: Mapping[str, Annotated[Mapping[str, float | None], Interval]]
+    splits: Mapping[str, Annotated[Mapping[str, Any], Pooled]]
+    metrics: Mapping[str, Annotated[Mapping[str, str], Metric]]
     ocr: str
     bootstrap: Mapping[str, Any]
-    alignment: Mapping[str, Any] = field(default_factory=dict)
-    distances: tuple[Mapping[str, Any], ...] = ()
+    alignment: Annotated[Mapping[str, Any], Alignment | Mapping[str, Never]] = field(default_factory=dict)
+    distances: tuple[Annotated[Mapping[str, Any], Distance], ...] = ()
     family: str = ""
     why_not_official: tuple[str, ...] = ()
     name: str = ""

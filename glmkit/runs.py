@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import glmkit
 from glmkit.errors import UserError
 from glmkit.files import explained, read_json, write_json
+from glmkit.shapes import check_shape
 
 PACKAGES = (
     "torch",
@@ -43,6 +44,49 @@ def cores() -> int:
 FOREIGN = re.compile(
     r"\..*|Thumbs\.db|desktop\.ini|log|stdout|stderr|typescript|.*\.(log|out|err|txt|pid)", re.IGNORECASE
 )
+
+
+class Git(TypedDict):
+    """The checkout that glmkit ran from."""
+
+    revision: str
+    dirty: bool
+
+
+class Environment(TypedDict):
+    """The code, the libraries and the machine that numbers depend on."""
+
+    glmkit: str
+    git: Git | None
+    python: str
+    platform: str
+    device: str | None
+    versions: Mapping[str, str]
+
+
+class Continuation(TypedDict):
+    """A later command that continued a run."""
+
+    at: str
+    environment: Environment
+
+
+class Manifest(TypedDict):
+    """What a run folder says about its run: what was asked for, and every command that worked on it."""
+
+    kind: str
+    settings: Mapping[str, Any]
+    environment: Environment
+    started: str
+    resumed: list[Continuation]
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read the manifest of a run folder; UserError names what is missing in it."""
+    path = folder / "manifest.json"
+    manifest: dict[str, Any] = read_json(path)
+    check_shape(manifest, Manifest, f"{path} is not the manifest of a run")
+    return manifest
 
 
 @dataclass(frozen=True)
@@ -82,7 +126,7 @@ def open_run(folder: str | Path, kind: str, settings: Mapping[str, Any], device:
     now = datetime.now(UTC).isoformat(timespec="seconds")
     if not path.exists():
         check_folder(folder)
-        manifest = {
+        manifest: dict[str, Any] = {
             "kind": kind,
             "settings": dict(settings),
             "environment": environment(device),
@@ -91,16 +135,14 @@ def open_run(folder: str | Path, kind: str, settings: Mapping[str, Any], device:
         }
         write_json(path, manifest)
         return Run(folder, manifest, resumed=False)
-    manifest = read_json(path)
+    manifest = read_manifest(folder)
     _check_same(folder, manifest, kind, settings)
     manifest["resumed"].append({"at": now, "environment": environment(device)})
     write_json(path, manifest)
     return Run(folder, manifest, resumed=True)
 
 
-def _check_same(folder: Path, manifest: Any, kind: str, settings: Mapping[str, Any]) -> None:
-    if not isinstance(manifest, dict) or not {"kind", "settings", "resumed"} <= set(manifest):
-        raise OtherRun(f"{folder / 'manifest.json'} is not the manifest of a run", fix="choose another folder")
+def _check_same(folder: Path, manifest: Mapping[str, Any], kind: str, settings: Mapping[str, Any]) -> None:
     if manifest["kind"] != kind:
         raise OtherRun(f"{folder} holds another kind of run", found=manifest["kind"], fix="choose another folder")
     before = manifest["settings"]

@@ -116,7 +116,7 @@ def about(reference: ReferenceSet) -> dict[str, Any]:
     from glmkit.files import read_json
 
     features: list[Mapping[str, Any]] = [read_json(folder / COMPLETE) for folder in reference.complete]
-    settings = {key: value for key, value in reference.manifest["settings"].items() if value is not None}
+    settings = {key: value for key, value in reference.settings.items() if value is not None}
     return {"name": reference.name, "folder": str(reference.folder), "settings": settings, "features": features}
 
 

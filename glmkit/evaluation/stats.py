@@ -80,13 +80,17 @@ def _measure(
     return whole, float(low), float(high)
 
 
+def ratios(metric: str) -> tuple[str, ...]:
+    """Name the counts of a score that a metric is made of."""
+    return DERIVED[metric].ratios if metric in DERIVED else (metric,)
+
+
 def _prompt_sums(scores: Sequence[Score], metric: str) -> dict[str, tuple[float, ...]]:
     """Add up numerators and denominators of each prompt with a scored image, in order of first appearance."""
-    ratios = DERIVED[metric].ratios if metric in DERIVED else (metric,)
     sums: dict[str, tuple[float, ...]] = {}
     for score in scores:
         if score.error is None:
-            new = [number for ratio in ratios for number in score.counts[ratio]]
+            new = [number for ratio in ratios(metric) for number in score.counts[ratio]]
             before = sums.get(score.prompt_id, (0.0,) * len(new))
             sums[score.prompt_id] = tuple(old + more for old, more in zip(before, new, strict=True))
     return sums
@@ -95,9 +99,9 @@ def _prompt_sums(scores: Sequence[Score], metric: str) -> dict[str, tuple[float,
 def _value(totals: np.ndarray, metric: str) -> np.ndarray:
     """Turn ... x C totals into the metric of each; not a number where a denominator is 0."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        ratios = totals[..., 0::2] / totals[..., 1::2]
-    ratios[~np.isfinite(ratios)] = np.nan
-    return DERIVED[metric].formula(*np.moveaxis(ratios, -1, 0)) if metric in DERIVED else ratios[..., 0]
+        values = totals[..., 0::2] / totals[..., 1::2]
+    values[~np.isfinite(values)] = np.nan
+    return DERIVED[metric].formula(*np.moveaxis(values, -1, 0)) if metric in DERIVED else values[..., 0]
 
 
 def _resampled_totals(sums: np.ndarray) -> np.ndarray:

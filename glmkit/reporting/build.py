@@ -52,7 +52,7 @@ def write_report(folders: Sequence[Path], out: Path) -> tuple[Path, ...]:
     write_csv(files[1], records)
     write_report_json(files[2], runs, comparison, board, records)
     with atomic_path(out) as temporary:
-        temporary.write_text(html, encoding="utf-8")
+        temporary.write_text(html, encoding="utf-8", errors="backslashreplace")
     return files
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
+from glmkit.errors import UserError
 from glmkit.evaluation import stats
 from glmkit.evaluation.stats import Estimate
 from glmkit.records import Score
@@ -74,6 +75,9 @@ def compare(runs: Sequence[EvalRun]) -> Comparison:
         for name, about in runs[0].summary.metrics.items()
         if name not in incomparable and all(name in run.summary.metrics for run in runs)
     )
+    if not metrics:
+        found = "; ".join(f"{run.name}: {', '.join(run.summary.metrics) or 'none'}" for run in runs)
+        raise UserError("the runs have no metric in common", found=found, fix="evaluate all of them again")
     notes = comparison_notes(runs, common)
     if len(clip_models) > 1:
         notes.append("CLIP alignment was measured by different models, or not for every run; it is not compared.")

@@ -6,14 +6,30 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import Any, TypedDict
 
 from glmkit.errors import UserError
-from glmkit.files import read_json, read_jsonl
-from glmkit.records import Generation, Score, Summary
+from glmkit.evaluation import stats
+from glmkit.records import Generation, Score, Summary, read_record, read_records
+from glmkit.runs import read_manifest
+from glmkit.shapes import check_shape
 
 LONGEST_NAME = 32  # characters; longer ones make tables wide
-MANIFEST_KEYS = {"kind", "settings", "environment", "started", "resumed"}
+
+
+class EvalSettings(TypedDict):
+    """What a report needs to know of the settings of a run."""
+
+    suite_fingerprint: str
+
+
+class GenerationSettings(EvalSettings):
+    """What it needs, where a model generated the images."""
+
+    width: int
+    height: int
+    steps: int | None
+    guidance: float | None
 
 
 @dataclass(frozen=True)
@@ -72,21 +88,58 @@ def _check_families(runs: Sequence[EvalRun]) -> None:
 def load_run(folder: Path) -> EvalRun:
     """Read one run folder of `glmkit eval`."""
     manifest = load_manifest(folder)
+    generated = "steps" in manifest["settings"]
+    kind = GenerationSettings if generated else EvalSettings
+    check_shape(manifest["settings"], kind, f"{folder / 'manifest.json'}", "settings")
     if not (folder / "summary.json").exists():
         raise UserError(
             f"{folder} is not finished",
             found="no summary.json",
             fix="run the same glmkit eval command again; it continues where it stopped",
         )
-    summary = Summary.from_dict(read_json(folder / "summary.json"))
-    images = tuple(Generation.from_dict(record) for record in read_jsonl(folder / "images.jsonl"))
-    scores = tuple(Score.from_dict(record) for record in read_jsonl(folder / "scores.jsonl"))
-    unpaired = {image.id for image in images} ^ {score.id for score in scores}
-    if unpaired:
-        raise UserError(
-            f"{folder}: images.jsonl and scores.jsonl do not fit", found=f"{min(unpaired)} in only one of them"
-        )
+    summary = read_record(folder / "summary.json", Summary)
+    images = read_records(folder / "images.jsonl", Generation)
+    scores = read_records(folder / "scores.jsonl", Score)
+    _check_pairs(folder, images, scores)
+    _check_counts(folder, summary, scores)
+    _check_files(folder, images)
     return EvalRun(folder, run_name(summary, folder), summary, manifest, images, scores)
+
+
+def _check_pairs(folder: Path, images: Sequence[Generation], scores: Sequence[Score]) -> None:
+    """Raise UserError unless every image has one score, and every prompt and seed one image."""
+    pairs = [{(one.id, one.prompt_id, one.seed) for one in records} for records in (images, scores)]
+    twice = Counter(key for one in images for key in (one.id, (one.prompt_id, one.seed))).most_common(1)
+    if pairs[0] != pairs[1] or len(scores) != len(images) or (twice and twice[0][1] > 1):
+        found = min(map(str, pairs[0] ^ pairs[1]), default=str(twice and twice[0][0]))
+        raise UserError(
+            f"{folder}: images.jsonl and scores.jsonl do not fit",
+            found=f"{found} only in one of them, or twice",
+            fix="run the same glmkit eval command again",
+        )
+
+
+def _check_files(folder: Path, images: Sequence[Generation]) -> None:
+    """Raise UserError for a record that leads out of the run folder, which may be somebody else's."""
+    root = folder.resolve()
+    for number, image in enumerate(images, start=1):
+        for key, path in (("file", image.file or ""), ("prompt_id", Path("references", image.prompt_id))):
+            try:
+                inside = (root / path).resolve().is_relative_to(root)
+            except (OSError, ValueError):  # no name of a file
+                inside = False
+            if not inside:
+                where = f"{folder / 'images.jsonl'}, line {number}"
+                raise UserError(f"{where}: {key} leads out of the run folder", found=path, fix="evaluate again")
+
+
+def _check_counts(folder: Path, summary: Summary, scores: Sequence[Score]) -> None:
+    """Raise UserError unless every scored image has the counts of every metric of the summary."""
+    wanted = {ratio for metric in summary.metrics for ratio in stats.ratios(metric)}
+    for number, score in enumerate(scores, start=1):
+        if score.error is None and (missing := wanted - set(score.counts)):
+            where = f"{folder / 'scores.jsonl'}, line {number}"
+            raise UserError(f"{where}: counts.{min(missing)} is missing", fix="run the same glmkit eval command again")
 
 
 def load_manifest(folder: Path) -> dict[str, Any]:
@@ -96,9 +149,7 @@ def load_manifest(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder} is not a run folder", found="a file" if folder.exists() else "nothing", fix=fix)
     if not (folder / "manifest.json").exists():
         raise UserError(f"{folder} is not a run folder", found="a folder without manifest.json", fix=fix)
-    manifest = read_json(folder / "manifest.json")
-    if not isinstance(manifest, dict) or not set(manifest) >= MANIFEST_KEYS:
-        raise UserError(f"{folder / 'manifest.json'} is not the manifest of a run", fix=fix)
+    manifest = read_manifest(folder)
     if manifest["kind"] != "eval":
         raise UserError(f"{folder} is not an evaluation", found=f"a run of kind {manifest['kind']!r}", fix=fix)
     return manifest

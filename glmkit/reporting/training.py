@@ -22,6 +22,7 @@ from glmkit.files import atomic_path, read_json, read_jsonl
 from glmkit.inputs.images import read_image
 from glmkit.reporting.templates import template_environment
 from glmkit.reporting.thumbnails import Thumbnail, sample_grid
+from glmkit.runs import read_manifest
 
 PAGE = "report.html"
 PLOT_WIDTH, PLOT_HEIGHT = 640, 180  # units of the SVG
@@ -79,7 +80,7 @@ class StageReport:
 
 def write_training_report(run: Path) -> Path:
     """Write RUN/report.html, one file that needs no other; returns its path."""
-    manifest = read_json(run / "manifest.json")
+    manifest = read_manifest(run)
     stages = [stage_report(run, path.name.removesuffix(".log.jsonl")) for path in sorted(run.glob("*.log.jsonl"))]
     html = (
         template_environment()

@@ -11,13 +11,14 @@ from glmkit.errors import UserError
 from glmkit.files import atomic_folder, read_json, write_json
 from glmkit.hashing import MADE_BY, json_sha256
 from glmkit.models import checkpoint
+from glmkit.runs import read_manifest
 
 PRETRAINING = "pretraining"  # whose recipes share one folder
 
 
 def run_id(run: Path) -> str:
     """Return the name of a run by the content of its manifest."""
-    manifest = read_json(run / "manifest.json")
+    manifest = read_manifest(run)
     return json_sha256([manifest[key] for key in ("kind", "settings", "started")])[:16]
 
 

@@ -1,15 +1,23 @@
-"""What a report calls its runs."""
+"""What a report calls its runs, and run folders that somebody has edited."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from glmkit.files import read_json, write_json
-from glmkit.records import Prompt
+from glmkit.errors import UserError
+from glmkit.files import read_json, read_jsonl, write_json, write_jsonl
+from glmkit.records import Distance, Prompt
 from glmkit.reporting import load
+from glmkit.reporting.compare import compare
+from glmkit.reporting.distances import distance_tables
+from glmkit.reporting.leaderboard import leaderboard
+from glmkit.reporting.provenance import recorded_facts, setup_facts
+from glmkit.reporting.tables import image_records
 
 MakeRun = Callable[..., Path]
 
@@ -47,3 +55,93 @@ def test_the_name_of_a_run(
     folder = make_run("folder", [(prompt, prompt.texts) for prompt in prompts], adapters=adapters)
     write_json(folder / "summary.json", {**read_json(folder / "summary.json"), "name": name})
     assert [run.name for run in load.load_runs([folder])] == [shown]
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Every place in a JSON value."""
+    yield path
+    for key in value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
+        yield from places(value[key], (*path, key))
+
+
+def changed(value: Any, path: tuple[Any, ...], new: Any) -> Any:
+    """`value` with `new` at that place; MISSING takes the place away."""
+    if not path:
+        return new
+    copy = value.copy()
+    copy[path[0]] = changed(value[path[0]], path[1:], new)
+    if copy[path[0]] is MISSING:
+        del copy[path[0]]
+    return copy
+
+
+MISSING = object()
+ALIGNMENT = {
+    "metric": "clip_cosine",
+    "model": "clip",
+    "weights_sha256": "0" * 64,
+    "prompts": 2,
+    "truncated_prompts": 0,
+    "clipscore": {"value": 0.5, "low": 0.1, "high": 0.9},
+}
+DISTANCE = Distance("sd3", "fid", 1.0, 0.5, 4, 2, 4, 4, True, 2, 1, {"run": {"PNG": 4}}, "a distance", {"mode": "x"})
+
+
+@pytest.mark.parametrize("file", ["summary.json", "manifest.json", "images.jsonl", "scores.jsonl"])
+def test_a_record_of_another_shape_is_one_clear_error(file: str, make_run: MakeRun, prompts: list[Prompt]) -> None:
+    """Whatever stands in whatever place of a run folder: a report of it, or an error that names the file."""
+    folder = make_run("run", [(prompts[0], prompts[0].texts), (prompts[5], prompts[5].texts)])
+    more = {"alignment": ALIGNMENT, "distances": [DISTANCE.to_dict()]}
+    write_json(folder / "summary.json", {**read_json(folder / "summary.json"), **more})
+    first, *rest = (folder / file).read_text(encoding="utf-8").splitlines() if file.endswith("l") else [None]
+    value = read_json(folder / file) if first is None else json.loads(first)
+    refused = []
+    for number, path in enumerate(places(value)):
+        for new in (None, 5, float("nan"), 10**400, "\ud800", ["x"], {"x": 1}, MISSING)[number % 4 :: 4]:
+            if path or new is not MISSING:
+                (folder / file).write_text("\n".join([json.dumps(changed(value, path, new)), *rest]))
+                try:
+                    report(folder)
+                except UserError as error:
+                    refused.append(error.what)
+    assert len(refused) > 10
+    assert [what for what in refused if not what.startswith((str(folder), "the runs have no"))] == []
+
+
+def report(folder: Path) -> None:
+    runs = load.load_runs([folder])
+    comparison = compare(runs)
+    board = leaderboard(runs, comparison)
+    facts = setup_facts(runs), recorded_facts(runs), distance_tables(runs)
+    json.dumps((image_records(runs, comparison), [one.estimates for one in board.standings]), allow_nan=False)
+    assert all(facts)
+
+
+@pytest.mark.parametrize(
+    "path", ["/etc/hostname", "../other/secret.png", "images/../../secret.png", "a\0b", "link.png"]
+)
+@pytest.mark.parametrize("key", ["file", "prompt_id"])
+def test_a_report_embeds_no_file_from_outside_the_run_folder(
+    key: str, path: str, tmp_path: Path, make_run: MakeRun, prompts: list[Prompt]
+) -> None:
+    folder = make_run("run", [(prompts[0], prompts[0].texts)])
+    (tmp_path / "secret.png").write_bytes((folder / "images/0.png").read_bytes())
+    (folder / "references").mkdir()
+    for place in (folder, folder / "references"):
+        (place / "link.png").symlink_to(tmp_path / "secret.png")
+    value = f"../{path}" if key == "prompt_id" and ".." in path else path
+    for file in ("images.jsonl", "scores.jsonl"):
+        records = [{**record, key: value} if key in record else record for record in read_jsonl(folder / file)]
+        write_jsonl(folder / file, records)
+    with pytest.raises(UserError, match=rf"images.jsonl, line 1: {key} leads out of the run folder"):
+        load.load_runs([folder])
+
+
+def test_runs_without_a_common_metric_cannot_be_compared(make_run: MakeRun, prompts: list[Prompt]) -> None:
+    folders = [make_run(name, [(prompts[0], prompts[0].texts)]) for name in ("one", "two")]
+    summary = read_json(folders[1] / "summary.json")
+    write_json(folders[1] / "summary.json", {**summary, "metrics": {"mine": summary["metrics"]["ned"]}})
+    scores = [{**score, "counts": {"mine": [1, 1]}} for score in read_jsonl(folders[1] / "scores.jsonl")]
+    write_jsonl(folders[1] / "scores.jsonl", scores)
+    with pytest.raises(UserError, match=r"(?s)no metric in common.*mine"):
+        compare(load.load_runs(folders))

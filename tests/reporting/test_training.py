@@ -12,6 +12,7 @@ from PIL import Image
 
 from glmkit.files import write_json, write_jsonl
 from glmkit.reporting.training import content_metrics, write_training_report
+from glmkit.runs import open_run
 
 RECIPE = "model: nano\nsamples:\n  prompts: ['<script>alert(1)</script>']\n"
 
@@ -20,8 +21,10 @@ RECIPE = "model: nano\nsamples:\n  prompts: ['<script>alert(1)</script>']\n"
 def run(tmp_path: Path) -> Path:
     """Two stages, one of them under way; samples that become empty; scores before and after."""
     run = tmp_path / "a<b"
-    environment = {"device": "cpu", "versions": {"torch": "2.15"}}
-    write_json(run / "manifest.json", {"kind": "finetune", "environment": environment, "resumed": [{}]})
+    manifest = open_run(run, "finetune", {}, "cpu").manifest
+    environment = {**manifest["environment"], "versions": {"torch": "2.15"}}
+    resumed = [{"at": "later", "environment": environment}]
+    write_json(run / "manifest.json", {**manifest, "environment": environment, "resumed": resumed})
     (run / "recipe.yaml").write_text(RECIPE)
     log: list[dict[str, Any]] = [
         {"step": 0, "validation": {"loss": 3.0, "preview": 2.0, "large": 1.0}},

@@ -16,6 +16,7 @@ from glmkit.errors import UserError
 from glmkit.files import write_json
 from glmkit.hashing import fingerprint
 from glmkit.models import checkpoint
+from glmkit.runs import open_run
 from glmkit.training import model_folder
 from glmkit.training.finetune import finetune
 from glmkit.training.loop import Loop
@@ -24,7 +25,8 @@ CPU = torch.device("cpu")
 
 
 def manifest(folder: Path, started: str = "today") -> Path:
-    write_json(folder / "manifest.json", {"kind": "finetune", "settings": {"seed": 0}, "started": started})
+    run = open_run(folder, "finetune", {"seed": 0})
+    write_json(folder / "manifest.json", {**run.manifest, "started": started})
     return folder
 
 

@@ -15,8 +15,8 @@ from typing import Any
 from glmkit.errors import UserError, unknown
 from glmkit.evaluation.features import extractors
 from glmkit.evaluation.features.store import COMPLETE, ImageSource, StoredFeatures, extract_features
-from glmkit.files import cache_folder, read_json, write_jsonl
-from glmkit.runs import OtherRun, open_run
+from glmkit.files import cache_folder, write_jsonl
+from glmkit.runs import OtherRun, open_run, read_manifest
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,13 @@ class ReferenceSet:
 
     name: str
     folder: Path
-    manifest: Mapping[str, Any]
     complete: tuple[Path, ...]
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What was read, and how."""
+        settings: Mapping[str, Any] = read_manifest(self.folder)["settings"]
+        return settings
 
 
 def root() -> Path:
@@ -48,7 +53,7 @@ def get(name: str) -> ReferenceSet:
         raise unknown("reference set", name, known)
     folder = root() / name
     complete = tuple(sorted(path.parent for path in folder.glob(f"*/{COMPLETE}")))
-    return ReferenceSet(name, folder, read_json(folder / "manifest.json"), complete)
+    return ReferenceSet(name, folder, complete)
 
 
 def add(

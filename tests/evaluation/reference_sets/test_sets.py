@@ -62,7 +62,7 @@ def test_a_set_with_its_prompts_and_where_it_comes_from(tmp_path: Path, spec: st
     made = add(write(tmp_path / "others", 12, 255), spec)
     assert made == sets.get("others")
     assert sets.names() == ["others"]
-    assert made.manifest["settings"] == {"images": str(tmp_path / "others"), "limit": None}
+    assert made.settings == {"images": str(tmp_path / "others"), "limit": None}
     assert [place.name for place in made.complete] == [slug(OpenClip(spec.removeprefix("clip:"), "cpu"))]
     prompts = [row["prompt"] for row in read_jsonl(cache / "references" / "others" / "prompts.jsonl")]
     assert sorted(prompts) == [f"prompt {number}" for number in range(5)]
