@@ -26,9 +26,10 @@ from glmkit.reporting.leaderboard import Leaderboard, leaderboard
 from glmkit.reporting.load import EvalRun, load_runs
 from glmkit.reporting.panels import RUN_COLOURS, panel
 from glmkit.reporting.provenance import recorded_facts, setup_facts
-from glmkit.reporting.tables import image_records, write_csv, write_report_json
+from glmkit.reporting.tables import image_records, is_data, write_csv, write_report_json
 from glmkit.reporting.templates import FOLDER, template_environment
 
+GENERATOR = '<meta name="generator" content="glmkit report">'  # in the head of a page
 MAX_OPEN_DIFFERENCES = 6  # under a score; more, those of five runs or more, are folded away
 MIN_PROMPTS = 20  # below, percentile intervals are clearly too short (Hesterberg 2015)
 
@@ -40,6 +41,8 @@ def write_report(folders: Sequence[Path], out: Path) -> tuple[Path, ...]:
     """
     if out.suffix != ".html":
         raise UserError(f"a report is an HTML file, not {out.name}", fix=f"--out {out.with_suffix('.html')}")
+    files = out, out.with_suffix(".csv"), out.with_suffix(".json")
+    check_replaceable(files)
     # 1 read the run folders; 2 pool and compare the scores
     runs = load_runs(folders)
     comparison = compare(runs)
@@ -48,12 +51,26 @@ def write_report(folders: Sequence[Path], out: Path) -> tuple[Path, ...]:
     html = render_page(runs, comparison, board, out)
     # 4 write the data, and last the page that links to them
     records = image_records(runs, comparison)
-    files = out, out.with_suffix(".csv"), out.with_suffix(".json")
     write_csv(files[1], records)
     write_report_json(files[2], runs, comparison, board, records)
     with atomic_path(out) as temporary:
         temporary.write_text(html, encoding="utf-8", errors="backslashreplace")
     return files
+
+
+def check_replaceable(files: Sequence[Path]) -> None:
+    """UserError when one of the files that a report writes is there and was not written by a report."""
+    for path in files:
+        is_ours = is_page if path.suffix == ".html" else is_data
+        if path.exists() and not (path.is_file() and is_ours(path)):
+            fix = f"--out {path.with_name(f'{path.stem}-report.html')}, or another name"
+            raise UserError(f"{path} is not of a report, and stays as it is", fix=fix)
+
+
+def is_page(path: Path) -> bool:
+    """Tell whether `write_report` wrote this page."""
+    with path.open("rb") as file:
+        return GENERATOR.encode() in file.read(2000)
 
 
 def _url(path: Path, folder: Path) -> str:
@@ -70,6 +87,7 @@ def render_page(runs: Sequence[EvalRun], comparison: Comparison, board: Leaderbo
     environment = template_environment()
     environment.filters["relative_url"] = lambda path: _url(path, out.parent)
     return environment.get_template("page.html").render(
+        generator=Markup(GENERATOR),
         title=f"{runs[0].summary.suite}: {wording.join_with_and([run.name for run in runs])}",
         name=out.stem,
         runs=runs,

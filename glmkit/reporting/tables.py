@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from glmkit.files import atomic_path, write_json
+from glmkit.errors import UserError
+from glmkit.files import atomic_path, read_json, write_json
 from glmkit.reporting.compare import Comparison
 from glmkit.reporting.leaderboard import Leaderboard
 from glmkit.reporting.load import EvalRun
 
 ImageRecord = dict[str, Any]
+FIRST_COLUMNS = "run,prompt_id,seed,split,language,compared,"
 
 
 def image_records(runs: Sequence[EvalRun], comparison: Comparison) -> list[ImageRecord]:
@@ -45,6 +47,18 @@ def image_records(runs: Sequence[EvalRun], comparison: Comparison) -> list[Image
                 }
             )
     return records
+
+
+def is_data(path: Path) -> bool:
+    """Tell whether `write_csv` or `write_report_json` wrote this file."""
+    try:
+        if path.suffix == ".csv":
+            with path.open(encoding="utf-8-sig") as file:
+                return file.read(len(FIRST_COLUMNS)) == FIRST_COLUMNS
+        report = read_json(path)
+    except (UserError, OSError, ValueError):
+        return False
+    return isinstance(report, dict) and {"suite", "runs", "leaderboard", "differences", "images"} <= set(report)
 
 
 def write_csv(path: Path, records: Sequence[ImageRecord]) -> None:

@@ -80,3 +80,28 @@ def test_a_report_is_an_html_file(tmp_path: Path, make_run: MakeRun, prompts: li
     with pytest.raises(UserError, match=r"--out .*page\.html"):
         write_report([make_run("a", [(prompts[0], prompts[0].texts)])], tmp_path / name)
     assert not list(tmp_path.glob("page*"))
+
+
+FOREIGN = {
+    "run file": ("summary.json", '{"suite": "text-render", "metrics": {}}'),
+    "list": ("data.json", "[1, 2]"),
+    "table": ("data.csv", "name;price\ntea;3\n"),
+    "other encoding": ("data.csv", "n\u00e4me"),
+    "page": ("index.html", "<!doctype html><title>mine</title>"),
+    "empty": ("data.json", ""),
+}
+
+
+@pytest.mark.parametrize(("name", "content"), FOREIGN.values(), ids=FOREIGN)
+def test_a_file_that_no_report_wrote_stays(
+    tmp_path: Path, make_run: MakeRun, prompts: list[Prompt], name: str, content: str
+) -> None:
+    path = tmp_path / name
+    path.write_text(content, encoding="latin-1")
+    run = make_run("a", [(prompts[0], prompts[0].texts)])
+    with pytest.raises(UserError, match=f"{name} is not of a report") as caught:
+        write_report([run], path.with_suffix(".html"))
+    assert path.read_text(encoding="latin-1") == content
+    assert [item.name for item in tmp_path.iterdir() if item.is_file()] == [name]
+    other = str(caught.value.fix).removeprefix("--out ").split(",")[0]
+    assert write_report([run], Path(other)) == write_report([run], Path(other))
