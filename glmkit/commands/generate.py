@@ -99,7 +99,7 @@ def _run_file(arguments: argparse.Namespace) -> int:
     from glmkit.distributed.process_group import ProcessGroup
     from glmkit.generation.batch import generate_many
     from glmkit.generation.hybrid_generator import HybridGenerator
-    from glmkit.generation.images import is_image_of, weights_digest
+    from glmkit.generation.images import is_image_of, is_ours, weights_digest
     from glmkit.generation.requests import new_request, read_requests
     from glmkit.models.checkpoint import resolve
     from glmkit.models.glyph.model import quoted_texts
@@ -128,6 +128,7 @@ def _run_file(arguments: argparse.Namespace) -> int:
             out,
             lambda: HybridGenerator(load_model_from(arguments, requests), arguments.batch_size, bars.update),
             is_complete=lambda path, request: is_image_of(path, request, weights),
+            may_replace=is_ours,
             bars=bars,
         )
     # 3. Tell what was done; the first of several processes speaks for all.

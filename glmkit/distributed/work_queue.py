@@ -6,8 +6,9 @@ The processes exchange nothing but lock files, which the system frees when a pro
 from __future__ import annotations
 
 import errno
+import secrets
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -19,6 +20,7 @@ from glmkit.errors import UserError
 from glmkit.files import explained
 
 LOCK = ".lock"
+PROCESS = ".process.lock"  # ends the names of files that processes hold as long as they work in a folder
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # what network disks without locks answer
 
 T = TypeVar("T")
@@ -69,6 +71,36 @@ def exclusive(folder: Path, *, wait: bool = True) -> Iterator[None]:
                 raise UserError(
                     f"another process is working in {folder}", fix="wait until it has ended, or choose another folder"
                 )
+
+
+@contextmanager
+def participating(folder: Path) -> Iterator[None]:
+    """Be one of the processes that work in `folder`: `remove_work` leaves it alone until the last one has ended."""
+    with exclusive(folder), ExitStack() as stack:
+        path = folder / f"{secrets.token_hex(8)}{PROCESS}"
+        stack.enter_context(_claim(path, wait=True))
+        leave = stack.pop_all()
+    with leave:
+        yield
+        path.unlink(missing_ok=True)
+
+
+def remove_work(folder: Path, is_work: Callable[[Path], bool]) -> None:
+    """Remove the files for which `is_work` holds, all locks, and the folder if nothing else is in it.
+
+    Nothing happens while other processes work in it, which need these files.
+    """
+    with exclusive(folder):
+        for path in folder.glob(f"*{PROCESS}"):
+            with _claim(path, wait=False) as acquired:
+                if not acquired:
+                    return
+        for path in folder.iterdir():
+            is_lock = path.name.endswith(".lock") and not path.is_symlink() and not path.stat().st_size
+            if is_lock or path.name.endswith(".lock.soft") or is_work(path):
+                path.unlink()
+    with suppress(OSError):
+        folder.rmdir()
 
 
 @contextmanager

@@ -5,9 +5,11 @@ One implementation for the commands and for evaluations, for GLM-Image (`HybridG
 
 from __future__ import annotations
 
-import shutil
+import os
+import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +17,8 @@ from typing import Any, Protocol
 from PIL import Image
 
 from glmkit.distributed.process_group import ProcessGroup
+from glmkit.distributed.work_queue import exclusive, participating, remove_work
+from glmkit.errors import UserError
 from glmkit.files import append_jsonl, read_jsonl, write_jsonl
 from glmkit.generation.images import save_png
 from glmkit.progress import StageBars
@@ -22,6 +26,7 @@ from glmkit.records import Generation, Request
 
 JOURNAL = "images.jsonl"
 WORK = ".work"
+WORK_FILE = re.compile(r"[0-9a-f]{24}\.npz")  # prior tokens
 
 IsMissing = Callable[[Request], bool]
 
@@ -86,24 +91,27 @@ def generate_many(
     *,
     file_name: Callable[[Request], str] = lambda request: f"{request.id}.png",
     is_complete: Callable[[Path, Request], bool] = lambda path, _: path.exists(),
+    may_replace: Callable[[Path], bool] = lambda _: True,
     prompt_ids: Mapping[str, str] | None = None,
     bars: StageBars | None = None,
 ) -> GeneratedImages:
     """Generate an image file for every request into `folder`, with one record each in `images.jsonl`.
 
-    Images for which `is_complete(path, request)` holds stay as they are. A failure is a record with its error, and is
-    tried again by the next call. The generator is loaded only when something is missing. Processes that a launcher
-    started share the work. `prompt_ids` maps ids of requests to those of their prompts, the same where it is None.
+    Images for which `is_complete(path, request)` holds stay as they are. Another file in their place is replaced if
+    `may_replace(path)` holds. A failure is a record with its error, and is tried again by the next call. The records of
+    other requests stay, behind those of these. The generator is loaded only when something is missing. Processes that a
+    launcher started share the work. `prompt_ids` maps ids of requests to those of their prompts, the same where it is
+    None.
     """
     group = ProcessGroup.from_environment()
     # 1. Find the images that are there.
-    images = _ImageFolder(requests, folder, file_name, is_complete, prompt_ids)
+    images, work = _ImageFolder(requests, folder, file_name, is_complete, may_replace, prompt_ids), folder / WORK
     missing = [request for request in requests if images.is_missing(request)]
     if missing:
         # 2. Load what generates the others.
         generator = load_generator()
         if group.world_size == 1:  # several processes only add lines, until all is there
-            images.write_journal([record for record in images.records() if record.error is None])
+            images.write_journal(of_errors=False)
 
         # 3. Generate them: each image is saved, and then its record.
         def show(n_done: int) -> None:
@@ -111,15 +119,18 @@ def generate_many(
                 bars.update("images", n_done, len(missing), generator.note())
 
         show(0)
-        work = folder / WORK
-        generator.generate_missing(requests, images.is_missing, lambda result: show(images.save(result)), work, group)
+        with participating(work):
+            generator.generate_missing(
+                requests, images.is_missing, lambda result: show(images.save(result)), work, group
+            )
     # 4. Put the records into the order of the requests; unless something failed, nothing of the work is needed again.
     records = images.records()
-    if group.is_main:
-        images.write_journal(records)
-    if all(record.error is None for record in records):  # in every process, so that the last one leaves nothing
-        shutil.rmtree(folder / WORK, ignore_errors=True)
-    return GeneratedImages(tuple(records), len(requests) - len(missing))
+    if group.is_main and (missing or not images.are_in_journal(records)):
+        images.write_journal()
+    if work.exists() and all(record.error is None for record in records):  # in every process: the last one does it
+        with suppress(UserError):  # on a disk that cannot be written it stays
+            remove_work(work, lambda path: WORK_FILE.fullmatch(path.name) is not None)
+    return GeneratedImages(tuple(records), len(requests) - len(missing) - len(images.foreign))
 
 
 class _ImageFolder:
@@ -131,18 +142,24 @@ class _ImageFolder:
         folder: Path,
         file_name: Callable[[Request], str],
         is_complete: Callable[[Path, Request], bool],
+        may_replace: Callable[[Path], bool],
         prompt_ids: Mapping[str, str] | None,
     ) -> None:
         self.requests, self.folder = requests, folder
         self._file_name, self._is_complete, self._prompt_ids = file_name, is_complete, prompt_ids
         self._complete: set[str] = set()  # finding out may take reading a whole image: once is enough
         self._lock, self._saved = threading.Lock(), 0
+        paths = {request.id: folder / file_name(request) for request in requests if not self._has(request)}
+        self.foreign = {id_: path for id_, path in paths.items() if os.path.lexists(path) and not may_replace(path)}
 
     def is_missing(self, request: Request) -> bool:
-        """Tell whether the request has no image yet."""
+        """Tell whether the request has no image yet, and may get one."""
+        return request.id not in self.foreign and not self._has(request)
+
+    def _has(self, request: Request) -> bool:
         if request.id not in self._complete and self._is_complete(self.folder / self._file_name(request), request):
             self._complete.add(request.id)
-        return request.id not in self._complete
+        return request.id in self._complete
 
     def save(self, result: Result) -> int:
         """Write the image and add its record, or that of the error, to the journal; returns how many were saved."""
@@ -150,24 +167,38 @@ class _ImageFolder:
         if result.image is not None:
             save_png(self.folder / self._file_name(request), result.image, result.text)
             self._complete.add(request.id)
-        with self._lock:
+        with self._lock, exclusive(self.folder / WORK):
             append_jsonl(self.folder / JOURNAL, self._record(request, round(result.seconds, 3), error).to_dict())
             self._saved += 1
             return self._saved
 
     def records(self) -> list[Generation]:
         """Return a record for each request, in their order; the images decide, the journal knows seconds and errors."""
-        journal = self.folder / JOURNAL
-        lines = {line["id"]: line for line in read_jsonl(journal, partial=True)} if journal.exists() else {}
+        lines = {str(line.get("id")): line for line in self._lines()}
         return [self._recorded(request, lines.get(request.id, {})) for request in self.requests]
 
-    def write_journal(self, records: Sequence[Generation]) -> None:
-        """Replace the journal."""
-        write_jsonl(self.folder / JOURNAL, (record.to_dict() for record in records))
+    def are_in_journal(self, records: Sequence[Generation]) -> bool:
+        """Tell whether the journal holds the records."""
+        lines = self._lines()
+        return all(record.to_dict() in lines for record in records)
+
+    def write_journal(self, *, of_errors: bool = True) -> None:
+        """Put the records into the order of the requests, with or without those of errors; those of others follow."""
+        with exclusive(self.folder / WORK):  # another process may add a record
+            records = [record.to_dict() for record in self.records() if of_errors or record.error is None]
+            known = {request.id for request in self.requests}
+            others = [line for line in self._lines() if str(line.get("id")) not in known]
+            write_jsonl(self.folder / JOURNAL, [*records, *others])
+
+    def _lines(self) -> list[dict[str, Any]]:
+        journal = self.folder / JOURNAL
+        return read_jsonl(journal, partial=True) if journal.exists() else []
 
     def _recorded(self, request: Request, line: Mapping[str, Any]) -> Generation:
         error = line.get("error")
-        if self.is_missing(request):
+        if path := self.foreign.get(request.id):
+            return self._record(request, None, f"{path} is there already and was not made by glmkit: move it away")
+        if not self._has(request):
             return self._record(request, line.get("seconds"), error or "not generated yet")
         # A process that was killed right after it saved an image has left no line.
         return self._record(request, None if error else line.get("seconds"), None)

@@ -9,7 +9,7 @@ from PIL import Image, PngImagePlugin
 
 import glmkit
 from glmkit.errors import UserError
-from glmkit.files import atomic_path
+from glmkit.files import atomic_path, check_regular
 from glmkit.hashing import fingerprint, json_sha256
 from glmkit.inputs.images import opened_image
 from glmkit.records import Request
@@ -74,3 +74,14 @@ def is_image_of(path: str | Path, request: Request, weights: str) -> bool:
         return False
     expected = image_text(request, "", (), weights)
     return all(text.get(key) == value for key, value in expected.items() if key not in PLACES)
+
+
+def is_ours(path: Path) -> bool:
+    """Tell whether glmkit wrote an image, complete or not, or whether nothing is lost with the file."""
+    try:
+        if check_regular(path, str(path)) == 0:
+            return True
+        with Image.open(path, formats=["PNG"]) as image:
+            return str(image.info.get("version")).startswith("glmkit ")
+    except (UserError, OSError, SyntaxError, ValueError):
+        return False
