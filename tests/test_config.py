@@ -78,7 +78,14 @@ def test_every_problem_is_listed(recipe: Path) -> None:
     ("assignments", "said"),
     [
         (["data.train=null"], "data.train is missing"),
-        (["data.validation=null"], "data.validation (a folder) is missing"),
+        (["data.validation=1.5"], "a share between 0 and 1 such as 0.1, not 1.5"),
+        (["data.validation=0"], "a share between 0 and 1"),
+        (["seed=-1"], "seed: "),
+        ([f"seed={2**64}"], "seed: "),
+        (["samples.size=abc"], "samples.size: a size is WIDTHxHEIGHT"),
+        (["samples.size=²56x256"], "samples.size: a size is WIDTHxHEIGHT"),
+        (["samples.size=9999999x256"], "samples.size: a size is WIDTHxHEIGHT"),
+        (["samples.size=16x256"], "at least 32x32"),
         (["decoder.micro_batch_size=3"], "not a multiple of micro_batch_size 3"),
         (["decoder=null"], "at least one stage"),
         (["decoder.train_glyph=true"], "without lora"),
@@ -108,7 +115,7 @@ def test_duplicate_keys(recipe: Path, old: str, new: str, key: str, line: int) -
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("seed: " + "[" * 100_000, "not valid YAML"),
+        ("seed: " + "[" * 10_000, "not valid YAML"),
         ("a: &a [*a]\n", "deep in one another"),
         (
             "a0: &a0 [x, x, x, x, x, x, x, x, x]\n"

@@ -35,7 +35,7 @@ def test_recipe(path: Path) -> None:
     header = re.match(r"(?:# .*\n)*?# (glmkit \w+ \S+)\n", path.read_text(encoding="utf-8"))
     assert header
     assert header[1] == f"glmkit {command} {path.relative_to(ROOT)}", "the header names another command"
-    for folder in filter(None, (*(source.path for source in recipe.data.train), recipe.data.validation)):
+    for folder in filter(None, (*(source.path for source in recipe.data.train), str(recipe.data.validation or ""))):
         for row in read_jsonl(ROOT / folder / "metadata.jsonl"):
             assert (ROOT / folder / row["file_name"]).is_file()
     sizes = list(map(config.parse_size, filter(None, [recipe.samples.size])))

@@ -15,7 +15,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     validate.add_arguments(parser)
     parser.add_argument("--dry-run", action="store_true", help="explain the recipe as glmkit validate does, and stop")
-    parser.add_argument("--json", action="store_true", help="print the results as one line of JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -50,8 +50,8 @@ def generate_file(arguments: argparse.Namespace, prompt: str, condition_images: 
     from glmkit.generation.pipeline import generate_batch
     from glmkit.generation.requests import check_request, new_request
     from glmkit.inputs.images import read_image
+    from glmkit.inputs.quotes import describe, quoted_texts
     from glmkit.models.checkpoint import resolve
-    from glmkit.models.glyph.model import quoted_texts
     from glmkit.progress import stage_bars
 
     # 1. Make the request, with the model's defaults; an edit keeps the shape of its first image.
@@ -73,7 +73,7 @@ def generate_file(arguments: argparse.Namespace, prompt: str, condition_images: 
     started = time.perf_counter()
     hybrid = load_model_from(arguments, [request])
     texts = quoted_texts(prompt)
-    print(f"texts: {' | '.join(texts) or 'none; words that the image shall show go in quotes'}", file=sys.stderr)
+    print("\n".join(describe(prompt)), file=sys.stderr)
     with stage_bars() as bars:
         (image,) = generate_batch(hybrid, [request], bars.update)
     # 3. Save the image, which carries its request.
@@ -101,8 +101,8 @@ def _run_file(arguments: argparse.Namespace) -> int:
     from glmkit.generation.hybrid_generator import HybridGenerator
     from glmkit.generation.images import is_image_of, is_ours, weights_digest
     from glmkit.generation.requests import new_request, read_requests
+    from glmkit.inputs.quotes import describe_many
     from glmkit.models.checkpoint import resolve
-    from glmkit.models.glyph.model import quoted_texts
     from glmkit.progress import stage_bars
 
     # 1. Read the requests, with the model's defaults.
@@ -118,8 +118,7 @@ def _run_file(arguments: argparse.Namespace) -> int:
     )
     requests = read_requests(prompts, base)
     if is_main:
-        n_with_texts = sum(bool(quoted_texts(request.prompt)) for request in requests)
-        print(f"texts: in quotes in {n_with_texts} of {len(requests)} prompts", file=sys.stderr)
+        print("\n".join(describe_many({request.id: request.prompt for request in requests})), file=sys.stderr)
     # 2. Generate those whose images are not there.
     weights = weights_digest(folder, arguments.adapter)
     with stage_bars(disable=not is_main) as bars:

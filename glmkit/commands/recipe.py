@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     # The data set comes along, as an example of what a folder of training images looks like.
     data = config.load(arguments.name).data
-    folders = [source.path for source in data.train] + ([data.validation] if data.validation else [])
+    folders = [source.path for source in data.train] + ([data.validation] if isinstance(data.validation, str) else [])
     recipe, *copied = shipped.copy_recipe(arguments.name, folders, arguments.folder)
     print(f"wrote {recipe}" + (f" and its data: {', '.join(map(str, copied))}" if copied else ""))
     print(f"edit it, then: glmkit finetune {recipe}")

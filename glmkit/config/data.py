@@ -7,15 +7,15 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from glmkit.config.section import Section, parse_size
-from glmkit.errors import UserError
+from glmkit.config.section import Section, is_size
 
 
 class DataSource(Section):
     """Training images of one origin."""
 
     path: str
-    """A folder, a parquet file, or OWNER/NAME:SPLIT of the hub."""
+    """A folder, FOLDER:SPLIT, a table (JSON, CSV, parquet), or OWNER/NAME:SPLIT or OWNER/NAME/CONFIGURATION:SPLIT of
+    the hub."""
     repeats: int = Field(default=1, gt=0)
     """How often an epoch shows each image."""
     regularization: bool = False
@@ -36,6 +36,8 @@ class Columns(Section):
     """Where text stands: lists of left, top, right, bottom in pixels."""
     mask: str = "mask"
     """Where text stands: an image that is white there."""
+    texts: str = "texts"
+    """What the glyph encoder reads: a list of texts in place of those that the caption has in quotes."""
 
 
 class ImageSettings(Section):
@@ -50,24 +52,17 @@ class ImageSettings(Section):
     columns: Columns = Columns()
     """What the columns of a table are called."""
 
-    @field_validator("size")
-    @classmethod
-    def _is_a_size(cls, value: str | None) -> str | None:
-        try:
-            if value is not None and min(parse_size(value)) < 32:
-                raise ValueError("an image has at least 32x32 pixels")
-        except UserError as error:
-            raise ValueError(error.what) from error
-        return value
+    _size = field_validator("size")(is_size)
 
 
 class Data(ImageSettings):
     """Images from files, to train on and to measure progress with."""
 
     train: tuple[DataSource, ...] = ()
-    """One origin or a list of them: folders with `metadata.jsonl` or `.txt` captions, parquet files, datasets."""
-    validation: str | None = None
-    """A folder of images that no step learns; their losses show over-fitting."""
+    """One origin or a list of them: folders with metadata or captions beside the images, tables, data sets."""
+    validation: str | float | None = None
+    """Images that no step learns; their losses show over-fitting. A path as in `train`, or a share such as 0.1 of the
+    training images. None: the losses of training images are measured, which show none."""
     gpu_cache_gib: float = Field(default=1.0, ge=0)
     """GiB of precomputed features (prior tokens, latents, glyph embeddings) that may stay on the GPU."""
 
@@ -87,8 +82,10 @@ class Data(ImageSettings):
 
     @model_validator(mode="after")
     def _can_be_learnt(self) -> Self:
-        if self.train and self.validation is None:
-            raise ValueError("data.validation (a folder) is missing: without it over-fitting stays unseen")
+        if isinstance(self.validation, float) and not 0 < self.validation < 1:
+            raise ValueError(
+                f"data.validation is a path, or a share between 0 and 1 such as 0.1, not {self.validation:g}"
+            )
         if self.train and all(source.regularization for source in self.train):
             raise ValueError("every entry of data.train says regularization, so there is nothing to learn")
         return self

@@ -13,7 +13,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from glmkit.config.data import Data
-from glmkit.config.section import Section
+from glmkit.config.section import Section, is_size
 from glmkit.config.stages import AutoregressiveStage, DecoderStage, GlyphStage, Stage
 from glmkit.config.values import override, read_yaml
 from glmkit.errors import UserError, nearest
@@ -36,6 +36,8 @@ class Samples(Section):
     """WIDTHxHEIGHT in pixels; none: the model's default."""
     steps: int | None = Field(default=None, gt=0)
     """Denoising steps; none: the model's default."""
+
+    _size = field_validator("size")(is_size)
 
 
 class Eval(Section):
@@ -62,7 +64,7 @@ class Recipe(Section):
     """The run folder."""
     save_dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Data type of components that are trained without `lora`, in files."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**64)
     """Seed of fresh weights, the order of the images, and all noise."""
     data: Data
     """Images to train on and to measure progress with."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from pydantic import BaseModel, ConfigDict
 
 from glmkit.errors import UserError
@@ -15,7 +17,17 @@ class Section(BaseModel):
 
 def parse_size(text: str) -> tuple[int, int]:
     """Read `WIDTHxHEIGHT` in pixels as (height, width). Raises UserError when it is not of that form."""
-    width, x, height = text.lower().partition("x")
-    if not x or not width.isdigit() or not height.isdigit():
-        raise UserError("a size is WIDTHxHEIGHT in pixels", found=text, fix="--size 256x256")
-    return int(height), int(width)
+    sides = re.fullmatch(r"([0-9]{1,6})x([0-9]{1,6})", text.lower())
+    if sides is None:
+        raise UserError("a size is WIDTHxHEIGHT in pixels", found=text[:80], fix="--size 256x256")
+    return int(sides[2]), int(sides[1])
+
+
+def is_size(value: str | None) -> str | None:
+    """Validate the field of a section that holds a size."""
+    try:
+        if value is not None and min(parse_size(value)) < 32:
+            raise ValueError("an image has at least 32x32 pixels")
+    except UserError as error:
+        raise ValueError(error.what) from error
+    return value

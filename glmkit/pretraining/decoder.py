@@ -21,7 +21,7 @@ from glmkit.pretraining.characters import (
 )
 from glmkit.pretraining.config import PretrainDecoderStage
 from glmkit.pretraining.initialise import fresh_or_loaded
-from glmkit.training.data import Datasets, ImageDataset
+from glmkit.training.data import Datasets, ImageDataset, glyph_texts
 from glmkit.training.features import CachedFeatures, FeatureCache, large_token_ids, made_from_text, precompute
 from glmkit.training.objectives import StageKind
 from glmkit.training.objectives.decoder import (
@@ -55,10 +55,10 @@ def precompute_all(
     check_text(images, stage)
     if stage.character_weight:
         check_character_labels(images, "character_weight")
-    captions = [dataset.captions if stage.glyphs else [""] * len(dataset.captions) for dataset in datasets]
+    texts = [glyph_texts(dataset) if stage.glyphs else [list[str]()] * len(dataset.captions) for dataset in datasets]
     return PretrainFeatures(
-        train=precompute_features(hybrid, images, captions[0], stage, cache, with_text=weighs_text(stage)),
-        validation=precompute_features(hybrid, validation, captions[1], stage, cache),
+        train=precompute_features(hybrid, images, texts[0], stage, cache, with_text=weighs_text(stage)),
+        validation=precompute_features(hybrid, validation, texts[1], stage, cache),
         stretched=precompute_stretched_tokens(hybrid, images, cache, stage.prior_stretch)
         if stage.prior_stretch
         else None,

@@ -59,6 +59,8 @@ class PosterDataset:
         workers: int,
     ) -> None:
         self.captions, self.condition_images = captions, condition_images
+        self.texts: list[tuple[str, ...] | None] = [None] * len(captions)
+        self.same_image: dict[int, int] = {}
         self.sizes = [(scene.height, scene.width) for scene in scenes]
         self.repeats, self.regularization = [1] * len(scenes), list[int]()
         self._masks = torch.from_numpy(text_masks)

@@ -94,6 +94,7 @@ def render_card(
         components=wording.join_with_and([COMPONENTS[name] for name in loras]),
         base=_base_texts(recipe.model, base),
         data={name: _images(data[name]) for name in ("train", "validation")},
+        has_validation=recipe.data.validation is not None,
         stages=[_stage_texts(run, name, lora) for name, lora in loras.items()],
         folders=tuple(loras),
         has_peft=not loras.keys() <= {"decoder"},
@@ -268,7 +269,8 @@ def _shareable_recipe(recipe: Recipe) -> str:
     values["model"] = _shortened(recipe.model)
     data = values["data"]
     data["train"] = [{**source, "path": _shortened(source["path"])} for source in data["train"]]
-    data["validation"] = _shortened(data["validation"])
+    if isinstance(data.get("validation"), str):
+        data["validation"] = _shortened(data["validation"])
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=110).rstrip("\n")
 
 

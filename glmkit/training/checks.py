@@ -8,6 +8,7 @@ import torch
 
 from glmkit.config import DecoderStage, Recipe
 from glmkit.errors import UserError
+from glmkit.generation.prior_tokens import prompt_tokenizer
 from glmkit.generation.requests import check_request
 from glmkit.models import checkpoint
 from glmkit.models.devices import check_compile
@@ -17,6 +18,8 @@ from glmkit.training import libraries, lora, quantization
 from glmkit.training.data import Datasets, ImageDataset
 from glmkit.training.objectives.decoder import check_text
 from glmkit.training.samples import requests_of
+
+MAX_TIMES_IN_BATCH = 16  # that each image may stand in every batch
 
 
 def settings(recipe: Recipe, device: torch.device) -> None:
@@ -43,6 +46,8 @@ def model(recipe: Recipe) -> None:
 def datasets(recipe: Recipe, images: Datasets) -> None:
     """UserError when stages cannot learn from these images what they shall."""
     condition_images(recipe.model, images)
+    if "autoregressive" in recipe.stages:
+        captions(recipe.model, images)
     content(recipe, images[0])
 
 
@@ -52,9 +57,22 @@ def condition_images(model: str, images: Datasets) -> None:
         condition_image_size(size, HybridModel(checkpoint.resolve(model)), "data.size")
 
 
+def captions(model: str, images: Datasets) -> None:
+    """UserError when a caption holds the token that stands for an image."""
+    token = prompt_tokenizer(checkpoint.resolve(model)).tokenizer.image_token
+    for caption in (caption for own in images for caption in own.captions if token in caption):
+        raise UserError(f"a caption must not contain {token}", found=caption[:200], fix="take it out")
+
+
 def content(recipe: Recipe, images: ImageDataset) -> None:
-    """UserError when the loss of a stage depends on what is not known of the training images."""
-    for stage in recipe.stages.values():
+    """UserError when the loss of a stage depends on what is not known of the images, or its batches on few of them."""
+    count = sum(images.repeats)
+    for name, stage in recipe.stages.items():
+        if stage.global_batch_size > MAX_TIMES_IN_BATCH * count:
+            raise UserError(
+                f"{name}.global_batch_size is {stage.global_batch_size}, and an epoch shows {count} images",
+                fix=f"{name}.global_batch_size={count}",
+            )
         if isinstance(stage, DecoderStage):
             check_text(images, stage)
 

@@ -60,6 +60,12 @@ class CachedFeatures:
         """Take the items `members` from `stack`, in this order."""
         self._positions.update({index: (stack, position) for position, index in enumerate(members)})
 
+    def share(self, same: Mapping[int, int]) -> None:
+        """Give each of these items the features of another one."""
+        self._positions.update(
+            {index: self._positions[first] for index, first in same.items() if first in self._positions}
+        )
+
 
 class FeatureCache:
     """Computes features once, and decides where they are kept.
@@ -175,14 +181,19 @@ def precompute(
     keys: Sequence[str] | None = None,
     depends_on: Callable[[], Mapping[str, str]] = dict,
 ) -> CachedFeatures:
-    """Run `encode(indices)` on every image, or on those where `only` is True."""
+    """Run `encode(indices)` on every image, or on those where `only` is True; once for all captions of an image."""
     chosen = [True] * len(images.sizes) if only is None else only
-    sizes = [size if is_chosen else None for size, is_chosen in zip(images.sizes, chosen, strict=True)]
+    sizes = [
+        size if is_chosen and index not in images.same_image else None
+        for index, (size, is_chosen) in enumerate(zip(images.sizes, chosen, strict=True))
+    ]
 
     def batch_size(size: Size) -> int:
         return max(1, CHUNK_PIXELS // (size[0] * size[1]))
 
-    return cache.precompute(name, sizes, encode, batch_size=batch_size, keys=keys, depends_on=depends_on)
+    computed = cache.precompute(name, sizes, encode, batch_size=batch_size, keys=keys, depends_on=depends_on)
+    computed.share(images.same_image)
+    return computed
 
 
 def computed_by(hybrid: HybridModel, component: str) -> Mapping[str, str]:

@@ -120,7 +120,13 @@ def train_stage(
     if isinstance(stage, config.AutoregressiveStage) and stage.pack:
         kinds = data.one_bucket(kinds)
     batches = data.Batches(
-        kinds, stage.global_batch_size, recipe.seed, images.repeats, stage.equal_pixels, stage.accumulation_steps
+        kinds,
+        stage.global_batch_size,
+        recipe.seed,
+        images.repeats,
+        stage.equal_pixels,
+        stage.accumulation_steps,
+        images.same_image,
     )
 
     # 2. The steps.
@@ -161,7 +167,7 @@ def _open_run(recipe: AnyRecipe, device: torch.device, workflow: Workflow[AnyRec
             temporary.write_text(config.to_yaml(recipe), encoding="utf-8")
         if datasets is not None:
             print("\n".join(summary.lines(datasets, recipe.largest_batch)), file=sys.stderr)
-            write_json(output / DATA, {name: asdict(report) for name, report in _summaries(datasets).items()})
+            write_json(output / DATA, {name: asdict(report) for name, report in summary.summaries(datasets).items()})
         yield datasets
 
 
@@ -179,7 +185,7 @@ def _load_again(recipe: AnyRecipe, workflow: Workflow[AnyRecipe]) -> Datasets:
     UserError when they are not those that it began with: its steps so far, their order and its losses are of those.
     """
     datasets, before = workflow.load_datasets(recipe), read_json(Path(recipe.output) / DATA)
-    for name, now in _summaries(datasets).items():
+    for name, now in summary.summaries(datasets).items():
         if now.content != before[name]["content"]:
             raise UserError(
                 f"the images of data.{name} or their captions have changed since this run began",
@@ -187,10 +193,6 @@ def _load_again(recipe: AnyRecipe, workflow: Workflow[AnyRecipe]) -> Datasets:
                 fix="put them back as they were, or output=FOLDER for a new run",
             )
     return datasets
-
-
-def _summaries(datasets: Datasets) -> dict[str, summary.DatasetSummary]:
-    return {name: summary.summarize(images) for name, images in zip(("train", "validation"), datasets, strict=True)}
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

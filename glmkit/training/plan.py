@@ -7,7 +7,7 @@ back, so that the bytes of its tensors and its FLOPs are counted, not guessed. H
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, cast
 
 import torch
@@ -17,10 +17,10 @@ from glmkit import config
 from glmkit.config import Recipe, Stage
 from glmkit.generation.denoising import upsample_prior_tokens
 from glmkit.generation.sequence import grids, training_batch
+from glmkit.inputs.quotes import quoted_texts
 from glmkit.models import checkpoint
 from glmkit.models.checkpoint import published
 from glmkit.models.devices import dtype_for
-from glmkit.models.glyph.model import quoted_texts
 from glmkit.models.hardware import matmul_flops
 from glmkit.training import checks, data, lora, offload, quantization
 from glmkit.training.data import summary
@@ -65,12 +65,30 @@ def explain(recipe: Recipe, device: torch.device) -> list[str]:
 
     Images are read once. Raises UserError for whatever is wrong with the recipe.
     """
-    checks.settings(recipe, device)
-    datasets = data.load(recipe.data)
-    checks.content(recipe, datasets[0])
+    datasets = _checked(recipe, device)
     about_data = summary.lines(datasets, recipe.largest_batch)
     stages = lines(plan(recipe, datasets[0], device), device)
     return [*config.to_yaml(recipe).splitlines(), "", *about_data, "", *stages]
+
+
+def explain_as_values(recipe: Recipe, device: torch.device) -> dict[str, Any]:
+    """Tell the same as values of JSON."""
+    datasets = _checked(recipe, device)
+    known: dict[str, summary.DatasetSummary | None] = {**summary.summaries(datasets)}
+    if recipe.data.validation is None:
+        known["validation"] = None
+    return {
+        "recipe": recipe.model_dump(mode="json", exclude_none=True),
+        "data": {name: about and asdict(about) for name, about in known.items()},
+        "stages": [asdict(stage) for stage in plan(recipe, datasets[0], device)],
+    }
+
+
+def _checked(recipe: Recipe, device: torch.device) -> data.Datasets:
+    checks.settings(recipe, device)
+    datasets = data.load(recipe.data)
+    checks.content(recipe, datasets[0])
+    return datasets
 
 
 def plan(recipe: Recipe, images: data.ImageDataset, device: torch.device) -> list[StagePlan]:

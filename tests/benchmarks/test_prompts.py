@@ -8,7 +8,7 @@ from pathlib import Path
 from glmkit.config import parse_size
 from glmkit.files import read_jsonl
 from glmkit.generation.sequence import grids
-from glmkit.models.glyph.model import quoted_texts
+from glmkit.inputs.quotes import quoted_texts
 from glmkit.records import Prompt
 
 FILE = Path(__file__).parents[2] / "benchmarks" / "text_render" / "prompts.jsonl"

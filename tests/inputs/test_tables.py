@@ -8,7 +8,6 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from glmkit.config import Columns
 from glmkit.errors import UserError
 from glmkit.inputs import tables
 
@@ -39,21 +38,22 @@ def test_images_in_cells(tmp_path: Path) -> None:
         tables.image_in_cell(3, tmp_path)
 
 
-@pytest.mark.parametrize("folder", ["C:/images", r"D:\a/b", "C:/x:train", "none", "a/b"])
-def test_a_folder_that_is_gone_is_no_dataset_of_the_hub(folder: str) -> None:
-    """Drives of Windows have a colon, as the split of a data set has."""
-    with pytest.raises(UserError, match="does not exist"):
-        tables.read_captioned_images(folder, Columns())
+def test_an_image_of_any_row_is_read_from_its_row_group(tmp_path: Path) -> None:
+    file = tmp_path / "a.parquet"
+    cells = [{"bytes": b"%d" % number, "path": None} for number in range(50)]
+    pyarrow.parquet.write_table(pyarrow.table({"image": cells}), file, row_group_size=20)
+    changed = file.stat().st_mtime_ns
+    for number in (0, 49, 19, 20, 45):
+        assert tables.TableImage(file, changed, number, "image").read() == b"%d" % number
+    pyarrow.parquet.write_table(pyarrow.table({"image": [b"other"]}), file)
+    assert tables.TableImage(file, changed + 1, 0, "image").read() == b"other", "a file in its place is another one"
 
 
-def test_a_dataset_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[str, ...]] = []
-
-    def download(*names: str) -> list[Path]:
-        asked.append(names)
-        return []
-
-    monkeypatch.setattr(tables, "_download", download)
-    with pytest.raises(UserError, match="no images in"):
-        tables.read_captioned_images("owner/some.name-1:train", Columns())
-    assert asked == [("owner/some.name-1", "train")]
+def test_few_row_groups_stay_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "MAX_GROUP_BYTES", 30_000)
+    groups = tables._RowGroups()
+    file = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"image": [bytes(10_000)] * 8}), file, row_group_size=1)
+    for number in range(8):
+        groups.cell(tables.TableImage(file, 0, number, "image"))
+    assert len(groups._groups) == 2

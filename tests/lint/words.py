@@ -47,6 +47,7 @@ class Allowed(NamedTuple):
 
 
 EXCEPTIONS = (
+    Allowed("glmkit/inputs/captions.py", r"IMAGE_NAMES", "what others call a column"),
     Allowed("benchmarks/LOG.md", r"", "history: commands and names as they were typed then"),
     Allowed("CHANGELOG.md", r"", "says which old word became which"),
     Allowed("glmkit/reporting/axis.py", r"math\.floor", "Python's function"),

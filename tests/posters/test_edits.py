@@ -9,6 +9,7 @@ from functools import cache
 import numpy as np
 import pytest
 
+from glmkit.inputs.quotes import quoted_texts
 from glmkit.posters import fonts
 from glmkit.posters.edits import KINDS, Edit, edit_scene, sample_edit, words_of
 from glmkit.posters.grammar import COLOURS, MIN_SHAPE_CONTRAST, MIN_TEXT_CONTRAST, contrast, describe_shape
@@ -81,9 +82,8 @@ def test_a_word_edit_leaves_the_other_rows_alone() -> None:
 @pytest.mark.parametrize("split", ["train", "held-out"])
 def test_instructions_quote_exactly_what_is_written(split: Split) -> None:
     """By the published extraction, which the glyph encoder reads; an unchanged text must not be asked for again."""
-    glyph = pytest.importorskip("glmkit.models.glyph.model")
     for edit in edits(split=split):
-        assert tuple(glyph.quoted_texts(edit.instruction)) == edit.new_texts
+        assert tuple(quoted_texts(edit.instruction)) == edit.new_texts
         assert len(edit.new_texts) == len(edit.old_texts) == (edit.kind == "word")
 
 

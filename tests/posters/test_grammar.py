@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from glmkit.models.glyph.model import quoted_texts
+from glmkit.inputs.quotes import quoted_texts
 from glmkit.posters import fonts
 from glmkit.posters.grammar import (
     ALIGNMENTS,
@@ -58,10 +58,9 @@ def test_captions_quote_exactly_the_texts_and_name_what_is_shown() -> None:
 
 
 def test_published_quote_extraction_agrees() -> None:
-    glyph = pytest.importorskip("glmkit.models.glyph.model")
     rng = random.Random(1)
     for scene in scenes(100):
-        assert tuple(glyph.quoted_texts(caption(scene, rng))) == scene.texts
+        assert tuple(quoted_texts(caption(scene, rng))) == scene.texts
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)

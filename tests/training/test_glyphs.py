@@ -10,6 +10,7 @@ import torch
 
 from glmkit.config import Lora
 from glmkit.files import read_json, write_json
+from glmkit.inputs.quotes import quoted_texts
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import features, lora
 from glmkit.training.objectives.glyph_embeddings import NO_TEXT, GlyphEmbeddings, GlyphTokens
@@ -27,7 +28,7 @@ def hybrid(tiny_model: Path) -> HybridModel:
 
 @pytest.fixture
 def stored(hybrid: HybridModel, tmp_path: Path) -> GlyphEmbeddings:
-    return GlyphEmbeddings(hybrid, CAPTIONS, features.FeatureCache(CPU, tmp_path))
+    return GlyphEmbeddings(hybrid, [*map(quoted_texts, CAPTIONS)], features.FeatureCache(CPU, tmp_path))
 
 
 @torch.no_grad()
@@ -60,7 +61,7 @@ def test_equal_texts_are_kept_once(stored: GlyphEmbeddings, tmp_path: Path) -> N
 @torch.no_grad()
 def test_a_learning_encoder_gives_the_same(hybrid: HybridModel) -> None:
     """The same embeddings, with padding elsewhere."""
-    tokens = GlyphTokens(CAPTIONS)
+    tokens = GlyphTokens([*map(quoted_texts, CAPTIONS)])
     tokens.attach(hybrid.glyph)
     found, mask = tokens.embeddings([TWO, NO_TEXT])
     expected, real = hybrid.glyph([CAPTIONS[TWO], ""])
@@ -75,7 +76,7 @@ def test_only_adapters_drop_anything(tiny_model: Path, tmp_path: Path) -> None:
     write_json(settings, {**read_json(settings), "dropout_rate": 0.5})
     hybrid = HybridModel(tmp_path / "model")
     lora.inject(hybrid.glyph, Lora(rank=2, targets=("q",), dropout=0.25))
-    tokens = GlyphTokens(CAPTIONS)
+    tokens = GlyphTokens([*map(quoted_texts, CAPTIONS)])
     tokens.attach(hybrid.glyph)
     hybrid.glyph.train()
     with torch.no_grad():  # adapters begin at zero, whatever they drop

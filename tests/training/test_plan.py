@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from contextlib import nullcontext
 from pathlib import Path
@@ -146,3 +147,13 @@ def test_what_cannot_be_trained_is_no_plan(change: str, said: str, capsys: pytes
     recipe = str(ROOT / "recipes" / "decoder_lora.yaml")
     assert main(["validate", recipe, "model=nano", "--device", "cpu", *folders, change]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_plan_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    recipe, folder = str(ROOT / "recipes" / "nano" / "decoder_lora.yaml"), ROOT / "data" / "posters" / "validation"
+    assert main(["validate", recipe, f"data.train={folder}", "data.validation=null", "--device", "cpu", "--json"]) == 0
+    values = json.loads(capsys.readouterr().out)
+    assert values["recipe"]["data"]["train"][0]["path"] == str(folder)
+    assert values["data"]["train"]["texts"]
+    assert values["data"]["validation"] is None
+    assert values["stages"][0]["name"] == "decoder"

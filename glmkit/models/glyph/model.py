@@ -9,7 +9,6 @@ of the longest prompt.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from itertools import chain
 
@@ -18,22 +17,10 @@ import torch
 from torch import Tensor, nn
 from transformers import ByT5Tokenizer, T5EncoderModel
 
-# Opening and closing quote, in the order in which the published code collects the texts.
-QUOTES = (("'", "'"), ("“", "”"), ('"', '"'), ("「", "」"))
+from glmkit.inputs.quotes import quoted_texts
+
 MAX_TEXT_TOKENS = 2048
 PADDING, END, FIRST_BYTE = 0, 1, 3  # ByT5's ids: padding, end, unknown, then the 256 bytes
-
-
-def quoted_texts(prompt: str) -> list[str]:
-    """Return the texts between quotes, first all of '...', then “...”, "...", 「...」.
-
-    An apostrophe counts as a quote, as in the published code: `It's a dog's day` gives `s a dog`.
-    """
-    return [
-        text
-        for opening, closing in QUOTES
-        for text in re.findall(f"{opening}([^{opening}{closing}]*){closing}", prompt)
-    ]
 
 
 class GlyphEncoder(nn.Module):

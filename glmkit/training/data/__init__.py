@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from glmkit import config, shipped
+from glmkit import config
 from glmkit.training.data.batches import Batches
 from glmkit.training.data.dataset import (
     ConcatDataset,
@@ -11,6 +11,7 @@ from glmkit.training.data.dataset import (
     buckets,
     by_size,
     first_batches,
+    glyph_texts,
     kinds_with_caption,
     one_bucket,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "buckets",
     "by_size",
     "first_batches",
+    "glyph_texts",
     "kinds_with_caption",
     "load",
     "one_bucket",
@@ -32,7 +34,16 @@ __all__ = [
 
 
 def load(data: config.Data) -> Datasets:
-    """Load the training and the validation images of a recipe."""
-    assert data.validation is not None
-    sets = [FileDataset(shipped.find(one.path), data, one.repeats, one.regularization) for one in data.train]
-    return sets[0] if len(sets) == 1 else ConcatDataset(sets), FileDataset(shipped.find(data.validation), data)
+    """Load the training and the validation images of a recipe; these are a share of the others, where it asks for one.
+
+    Without validation images the losses of training images are measured in their place.
+    """
+    sets = [FileDataset(one.path, data, one.repeats, one.regularization) for one in data.train]
+    train: ImageDataset = sets[0] if len(sets) == 1 else ConcatDataset(sets)
+    if isinstance(data.validation, str):
+        return train, FileDataset(data.validation, data, role="validation")
+    if data.validation is None:
+        return train, train
+    kept = [images.hold_back(data.validation) for images in sets if not images.regularization]
+    train = sets[0] if len(sets) == 1 else ConcatDataset(sets)
+    return train, kept[0] if len(kept) == 1 else ConcatDataset(kept)

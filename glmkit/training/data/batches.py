@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -15,7 +15,8 @@ class Batches:
     Images of one size share a batch. With `equal_pixels` larger images come fewer to a batch, so that every batch
     has about as many pixels as `batch_size` images of the smallest size; always a multiple of `multiple`. An epoch
     shows every image once, or as often as `repeats` says, in an order generated from (seed, epoch); the last batch of a
-    size is filled up from the start of its own shuffled list.
+    size is filled up from the start of its own shuffled list. `same_image` maps the further captions of an image to its
+    first: each time an image is shown, one of them is chosen, with the same chance.
     """
 
     def __init__(
@@ -26,8 +27,12 @@ class Batches:
         repeats: Sequence[int] | None = None,
         equal_pixels: bool = False,
         multiple: int = 1,
+        same_image: Mapping[int, int] | None = None,
     ) -> None:
         self.seed = seed
+        self._captions: dict[int, list[int]] = {}
+        for index, first in (same_image or {}).items():
+            self._captions.setdefault(first, [first]).append(index)
         counts = np.ones(len(sizes), dtype=int) if repeats is None else np.asarray(repeats)
         members = by_size(sizes)
         smallest = min(height * width for height, width, *_ in members)
@@ -52,4 +57,11 @@ class Batches:
         for bucket, size in self.buckets:
             order = rng.permutation(bucket)
             batches += np.resize(order, (-(-len(order) // size), size)).tolist()
-        return [batches[index] for index in rng.permutation(len(batches))]
+        choice = np.random.default_rng([self.seed, epoch, 1])
+        return [
+            [
+                int(choice.choice(self._captions[index])) if index in self._captions else index
+                for index in batches[number]
+            ]
+            for number in rng.permutation(len(batches))
+        ]

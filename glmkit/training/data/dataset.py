@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from glmkit.inputs.quotes import quoted_texts
+
 # Images of one size share a batch, and edits share none with others: (height, width) or (height, width, is edit).
 # None: an image that is never trained on itself.
 Bucket = TypeVar("Bucket", tuple[int, int], tuple[int, int, bool])
@@ -26,8 +28,12 @@ class ImageDataset(Protocol):
     """
 
     captions: list[str]
+    texts: list[tuple[str, ...] | None]
+    """What the glyph encoder reads of each caption; None: its texts in quotes."""
     sizes: list[tuple[int, int]]
     condition_images: dict[int, int]
+    same_image: dict[int, int]
+    """Maps the further captions of an image to its first; of all of them an epoch shows one at random."""
     repeats: list[int]
     """How often an epoch shows each image; 0 for the condition image of an edit, and for regularization."""
     regularization: list[int]
@@ -55,6 +61,7 @@ class ConcatDataset:
         self._starts = np.cumsum([0] + [len(images.captions) for images in sets])
         starts = self._starts.tolist()[:-1]
         self.captions = [caption for images in sets for caption in images.captions]
+        self.texts = [texts for images in sets for texts in images.texts]
         self.sizes = [size for images in sets for size in images.sizes]
         self.repeats = [count for images in sets for count in images.repeats]
         self.regularization = [
@@ -62,11 +69,8 @@ class ConcatDataset:
         ]
         self.keys = _all_keys([images.keys for images in sets])
         self.text_keys = _all_keys([images.text_keys for images in sets])
-        self.condition_images = {
-            start + edit: start + condition_image
-            for start, images in zip(starts, sets, strict=True)
-            for edit, condition_image in images.condition_images.items()
-        }
+        self.condition_images = _all_pairs(starts, [images.condition_images for images in sets])
+        self.same_image = _all_pairs(starts, [images.same_image for images in sets])
 
     def gather(self, read: Callable[[ImageDataset, list[int]], Tensor | None], indices: Sequence[int]) -> Tensor | None:
         """Return what `read` gives of the set of each image, in the order of `indices`; None where one gives None."""
@@ -98,6 +102,12 @@ def _all_keys(keys: Sequence[list[str] | None]) -> list[str] | None:
     return None if None in keys else [key for of_set in keys for key in of_set or ()]
 
 
+def _all_pairs(starts: Sequence[int], pairs: Sequence[dict[int, int]]) -> dict[int, int]:
+    """Join maps between the indices of each set."""
+    both = zip(starts, pairs, strict=True)
+    return {start + index: start + other for start, of_set in both for index, other in of_set.items()}
+
+
 def kinds(images: ImageDataset) -> list[Kind]:
     """Return what the images of one batch have in common: height, width, and whether they are edits."""
     return [(*size, index in images.condition_images) for index, size in enumerate(images.sizes)]
@@ -116,9 +126,15 @@ def one_bucket(kinds: Sequence[Kind | None]) -> list[Kind | None]:
 
 def kinds_with_caption(images: ImageDataset) -> list[Kind | None]:
     """Return the kind of every image whose caption is read: those that are shown and those of regularization."""
-    regularization = set(images.regularization)
-    both = zip(buckets(images), kinds(images), strict=True)
-    return [kind if index in regularization else shown for index, (shown, kind) in enumerate(both)]
+    read = {index for index, count in enumerate(images.repeats) if count} | set(images.regularization)
+    read |= {index for index, first in images.same_image.items() if images.repeats[first]}
+    return [kind if index in read else None for index, kind in enumerate(kinds(images))]
+
+
+def glyph_texts(images: ImageDataset) -> list[list[str]]:
+    """Return what the glyph encoder reads of every caption: its texts in quotes, unless others are given."""
+    both = zip(images.captions, images.texts, strict=True)
+    return [quoted_texts(caption) if texts is None else list(texts) for caption, texts in both]
 
 
 def by_size(sizes: Sequence[Bucket | None]) -> dict[Bucket, list[int]]:

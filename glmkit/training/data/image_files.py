@@ -5,6 +5,7 @@ B batch, H W rows and columns in pixels.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -22,8 +23,11 @@ from glmkit import runs
 from glmkit.config import ImageSettings, parse_size
 from glmkit.errors import UserError
 from glmkit.files import read_regular
+from glmkit.inputs.boxes import Box, check_boxes
+from glmkit.inputs.captions import CaptionedImage
+from glmkit.inputs.datasets import read_captioned_images
 from glmkit.inputs.images import MAX_BYTES, read, read_image, read_mask
-from glmkit.inputs.tables import Box, CaptionedImage, read_captioned_images
+from glmkit.inputs.tables import TableImage
 from glmkit.training.data.bucketing import Fit, fit
 
 MAX_SHOWN_REASONS = 5
@@ -36,27 +40,27 @@ class FittedImage:
     `key` names the fitted image's content, `text_key` where text stands in it.
     """
 
-    content: Path | bytes
+    content: Path | TableImage
     name: str
     fit: Fit
     boxes: tuple[Box, ...] | None
-    mask: Path | bytes | None
+    mask: Path | TableImage | None
     key: str
     text_key: str
 
     @classmethod
     def create(
         cls,
-        content: Path | bytes,
+        content: Path | TableImage,
         name: str,
         fitted: Fit,
         boxes: tuple[Box, ...] | None,
-        mask: Path | bytes | None = None,
+        mask: Path | TableImage | None = None,
         changes: tuple[str, ...] = (),
     ) -> FittedImage:
         """Read the content of image and mask for their keys; `changes`: what `inputs.images` made of the content."""
         key = _digest(_bytes(content), (fitted.scaled, fitted.size), *changes)
-        return cls(content, name, fitted, boxes, mask, key, _digest(_bytes(mask or b""), (key, boxes)))
+        return cls(content, name, fitted, boxes, mask, key, _digest(_bytes(mask) if mask else b"", (key, boxes)))
 
     @property
     def has_text_positions(self) -> bool:
@@ -65,15 +69,15 @@ class FittedImage:
 
     def pixels(self) -> np.ndarray:
         """Read H W 3 levels."""
-        return np.asarray(self.fit.apply(read_image(self.content, self.name)))
+        return np.asarray(self.fit.apply(read_image(_source(self.content), self.name)))
 
     def text_mask(self) -> np.ndarray:
         """Read H W levels, 255 on text, from the mask or the boxes; there must be one of them."""
         if self.mask is not None:
-            return np.asarray(self.fit.apply(read_mask(self.mask, f"the mask of {self.name}")))
-        canvas = Image.new("L", read_image(self.content, self.name).size)
+            return np.asarray(self.fit.apply(read_mask(_source(self.mask), f"the mask of {self.name}")))
+        canvas = Image.new("L", read_image(_source(self.content), self.name).size)
         for left, top, right, bottom in self.boxes or ():
-            ImageDraw.Draw(canvas).rectangle((left, top, right - 1, bottom - 1), fill=255)
+            ImageDraw.Draw(canvas).rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), fill=255)
         return np.asarray(self.fit.apply(canvas))
 
 
@@ -84,7 +88,7 @@ class TrainingExample:
     `changes`: what reading changed of any of its files.
     """
 
-    caption: str
+    about: CaptionedImage
     size: tuple[int, int]
     target: FittedImage
     condition_image: FittedImage | None
@@ -92,7 +96,7 @@ class TrainingExample:
 
 
 class FileDataset:
-    """Images of a folder, a table or a data set (see `inputs.tables`); those with a condition image are edits.
+    """Images of a folder, a table or a data set (see `inputs.datasets`); those with a condition image are edits.
 
     How images become sizes on the grid is `bucketing.fit`; transparent regions lie on white, and nothing is mirrored.
     Images that cannot be used are a UserError, or left out and listed in `dropped` where `on_bad_image` is skip.
@@ -100,34 +104,76 @@ class FileDataset:
     """
 
     def __init__(
-        self, where: str | Path, settings: ImageSettings | None = None, repeats: int = 1, regularization: bool = False
+        self,
+        where: str | Path,
+        settings: ImageSettings | None = None,
+        repeats: int = 1,
+        regularization: bool = False,
+        role: str = "train",
     ) -> None:
         self.where, self._settings = str(where), settings or ImageSettings()
         self._max_pixels = prod(parse_size(self._settings.size)) if self._settings.size else None
-        examples = self._examples()
+        self._repeats, self._regularization, self._role = repeats, regularization, role
+        self._fill(self._examples())
+
+    def hold_back(self, share: float) -> FileDataset:
+        """Take a share of the images out, at least one; returns them as a set of their own.
+
+        Which ones depends on their content alone, so that equal images stay together and others may join them.
+        """
+        keys = sorted({example.target.key for example in self._held})
+        count = max(1, round(share * len(keys)))
+        if count >= len(keys):
+            fix = "more images, or no data.validation"
+            raise UserError(
+                f"{self.where} has too few images to keep some back", found=f"{len(keys)} different", fix=fix
+            )
+        chosen, held = set(keys[:count]), self._held
+        others = copy.copy(self)
+        others.notes, others.dropped, others._repeats = (), [], 1
+        others._fill([example for example in held if example.target.key in chosen])
+        self._fill([example for example in held if example.target.key not in chosen])
+        return others
+
+    def _fill(self, examples: Sequence[TrainingExample]) -> None:
+        """Hold these images; all captions of an image are neighbours."""
+        self._held = examples
         self.changes = Counter(change for example in examples for change in self._changes(example))
         self._has_text_positions = self._check_text_positions(examples)
         self.captions: list[str] = []
+        self.texts: list[tuple[str, ...] | None] = []
         self.condition_images: dict[int, int] = {}
+        self.same_image: dict[int, int] = {}
         self.repeats: list[int] = []
         self.regularization: list[int] = []
         self._images: list[FittedImage] = []
         for example in examples:
-            if example.condition_image is not None:
-                self.condition_images[len(self._images) + 1] = len(self._images)
-                self._add("", example.condition_image, 0)
-            if regularization:
-                self.regularization.append(len(self._images))
-            self._add(example.caption, example.target, 0 if regularization else repeats)
+            self._add_example(example)
         self.sizes = [image.fit.size for image in self._images]
         self.keys: list[str] | None = [image.key for image in self._images]
         self.text_keys: list[str] | None = [image.text_key for image in self._images]
 
+    def _add_example(self, example: TrainingExample) -> None:
+        if example.condition_image is not None:
+            self._add("", None, example.condition_image, 0)
+        condition_image, first = len(self._images) - 1, len(self._images)
+        for caption in example.about.captions:
+            index = len(self._images)
+            if example.condition_image is not None:
+                self.condition_images[index] = condition_image
+            if index > first:
+                self.same_image[index] = first
+            elif self._regularization:
+                self.regularization.append(index)
+            shown = index == first and not self._regularization
+            self._add(caption, example.about.texts, example.target, self._repeats * example.about.repeats * shown)
+
     def _examples(self) -> list[TrainingExample]:
         """Read every image once; UserError for bad ones, or notes of them in `dropped`."""
-        images = read_captioned_images(self.where, self._settings.columns)
+        found = read_captioned_images(self.where, self._settings.columns, self._role)
+        self.notes = found.notes
         with ThreadPoolExecutor(runs.cores()) as pool:
-            results = list(pool.map(self._example, images))
+            results = list(pool.map(self._example, found.images))
         self.dropped = [result for result in results if isinstance(result, UserError)]
         examples = [result for result in results if isinstance(result, TrainingExample)]
         if self.dropped and (self._settings.on_bad_image == "error" or not examples):
@@ -145,8 +191,9 @@ class FileDataset:
             )
         return not unknown
 
-    def _add(self, caption: str, image: FittedImage, repeats: int) -> None:
+    def _add(self, caption: str, texts: tuple[str, ...] | None, image: FittedImage, repeats: int) -> None:
         self.captions.append(caption)
+        self.texts.append(texts)
         self._images.append(image)
         self.repeats.append(repeats)
 
@@ -165,14 +212,15 @@ class FileDataset:
             return image.error
         try:
             name = f"image {image.name}"
-            pixels, _, changes = read(image.image, name)
+            pixels, _, changes = read(_source(image.image), name)
+            check_boxes(image.boxes or (), *pixels.size, name)
             fitted = self._fitted((pixels.height, pixels.width), image.name)
             if image.mask is not None:
-                _check_size(read_mask(image.mask, f"the mask of {name}"), "mask", pixels, name)
+                _check_size(read_mask(_source(image.mask), f"the mask of {name}"), "mask", pixels, name)
             target = FittedImage.create(image.image, name, fitted, image.boxes, image.mask, changes)
             condition_image = None
             if image.condition_image is not None:
-                before, _, changes_before = read(image.condition_image, f"the condition image of {name}")
+                before, _, changes_before = read(_source(image.condition_image), f"the condition image of {name}")
                 _check_size(before, "condition image", pixels, name)
                 condition_image = FittedImage.create(
                     image.condition_image, f"the condition image of {name}", fitted, (), changes=changes_before
@@ -180,7 +228,7 @@ class FileDataset:
                 changes = tuple(dict.fromkeys(changes + changes_before))
         except UserError as error:
             return error
-        return TrainingExample(image.caption, (pixels.height, pixels.width), target, condition_image, changes)
+        return TrainingExample(image, (pixels.height, pixels.width), target, condition_image, changes)
 
     def _fitted(self, size: tuple[int, int], name: str) -> Fit:
         try:
@@ -202,8 +250,13 @@ class FileDataset:
         return torch.from_numpy(levels).to(device).unsqueeze(1).float() / 255
 
 
-def _bytes(content: Path | bytes) -> bytes:
-    return read_regular(content, str(content), MAX_BYTES) if isinstance(content, Path) else content
+def _source(content: Path | TableImage) -> Path | bytes:
+    return content.read() if isinstance(content, TableImage) else content
+
+
+def _bytes(content: Path | TableImage) -> bytes:
+    source = _source(content)
+    return read_regular(source, str(source), MAX_BYTES) if isinstance(source, Path) else source
 
 
 def _check_size(other: Image.Image, kind: str, image: Image.Image, name: str) -> None:

@@ -6,11 +6,17 @@ from collections import Counter
 from dataclasses import dataclass
 
 from glmkit.hashing import json_sha256
-from glmkit.models.glyph.model import quoted_texts
-from glmkit.training.data.dataset import ConcatDataset, Datasets, ImageDataset, buckets, by_size
+from glmkit.inputs import quotes
+from glmkit.training.data.dataset import ConcatDataset, Datasets, ImageDataset, buckets, by_size, glyph_texts
 from glmkit.training.data.image_files import FileDataset
 
 MAX_SHOWN_REASONS = 10
+MAX_SHOWN_TEXTS = 5
+
+NO_VALIDATION = (
+    "validation: none, so that no one can see over-fitting: the validation losses are those of training images; "
+    "data.validation=0.1 keeps a tenth of them back"
+)
 
 
 @dataclass(frozen=True)
@@ -19,15 +25,23 @@ class DatasetSummary:
 
     `images` and `edits` of an epoch, repeats counted; `buckets`: different ones of each size, edits apart.
     `regularization`: images that nothing is learnt from; `same`: those that another one equals to the last pixel;
-    `unquoted`: captions without quoted text, of which the glyph encoder reads nothing. `content`: a digest of all that
-    training reads of them.
+    `captions`: those of all images, `several` of some; `unquoted`: captions without text for the glyph encoder, neither
+    quoted nor given; `texts`: the first texts that it reads. `quotes`: warnings of the first captions whose quotes are
+    read otherwise than they look, `misread` how many there are. `notes`: which splits and columns were taken, and what
+    was passed over. `content`: a digest of all that training reads of them.
     """
 
     images: int
     edits: int
     regularization: int
     same: int
+    captions: int
+    several: bool
     unquoted: int
+    texts: tuple[str, ...]
+    misread: int
+    quotes: tuple[str, ...]
+    notes: tuple[str, ...]
     buckets: dict[str, int]
     changes: dict[str, int]
     dropped: tuple[str, ...]
@@ -41,9 +55,15 @@ class DatasetSummary:
         notes = {
             "more are for regularization": self.regularization,
             "equal another one": self.same,
+            "captions, of which an epoch shows one per image": self.captions * self.several,
             "captions quote no text": self.unquoted,
+            "captions have quotes that are not read as they look": self.misread,
         }
         lines += [f"  {count} {note}" for note, count in {**notes, **self.changes}.items() if count]
+        lines += [f"  {line}" for line in self.quotes]
+        if self.texts:
+            lines.append(f"  texts that images show, the first ones: {' | '.join(self.texts)}")
+        lines += [f"  {note}" for note in self.notes]
         if thin := [size for size, count in self.buckets.items() if count < batch_size]:
             lines.append(f"  fewer than a batch of {batch_size}, so shown more often: {', '.join(thin)}")
         lines += [f"  left out: {reason}" for reason in self.dropped[:MAX_SHOWN_REASONS]]
@@ -55,10 +75,18 @@ class DatasetSummary:
 def lines(datasets: Datasets, batch_size: int) -> list[str]:
     """Tell people of both sets, training and validation."""
     train, validation = datasets
-    lines = [*summarize(train).lines("train", batch_size), *summarize(validation).lines("validation", 1)]
+    lines = summarize(train).lines("train", batch_size)
+    if validation is train and train.keys is not None:
+        return [*lines, NO_VALIDATION]
+    lines += summarize(validation).lines("validation", 1)
     if both := len({*_learnt_contents(train)} & {*_learnt_contents(validation)}):
         lines.append(f"  {both} of them are trained on, too, so that no one can see over-fitting")
     return lines
+
+
+def summaries(datasets: Datasets) -> dict[str, DatasetSummary]:
+    """Count what both sets hold, training and validation."""
+    return {name: summarize(images) for name, images in zip(("train", "validation"), datasets, strict=True)}
 
 
 def _learnt_contents(images: ImageDataset) -> list[str]:
@@ -70,26 +98,49 @@ def summarize(images: ImageDataset) -> DatasetSummary:
     """Count what one set holds."""
     kinds = by_size(buckets(images))
     parts = images.sets if isinstance(images, ConcatDataset) else [images]
-    read = [part for part in parts if isinstance(part, FileDataset)]
-    changes: Counter[str] = sum((part.changes for part in read), Counter())
+    files = [part for part in parts if isinstance(part, FileDataset)]
+    changes: Counter[str] = sum((part.changes for part in files), Counter())
     contents = _learnt_contents(images)
-    captions = [caption for caption, count in zip(images.captions, images.repeats, strict=True) if count]
+    read = _read_indices(images)
+    texts = glyph_texts(images)
+    warned = [
+        lines for index in read if images.texts[index] is None and (lines := quotes.warnings(images.captions[index]))
+    ]
     return DatasetSummary(
         images=sum(images.repeats),
         edits=sum(images.repeats[edit] for edit in images.condition_images),
         regularization=len(images.regularization),
         same=len(contents) - len(set(contents)),
-        unquoted=sum(not quoted_texts(caption) for caption in captions),
+        captions=len(read),
+        several=bool(images.same_image),
+        unquoted=sum(not texts[index] for index in read),
+        texts=tuple(text for index in read[:MAX_SHOWN_TEXTS] for text in texts[index])[:MAX_SHOWN_TEXTS],
+        misread=len(warned),
+        quotes=tuple(line.strip() for lines in warned[:MAX_SHOWN_TEXTS] for line in lines),
+        notes=tuple(note for part in files for note in part.notes),
         buckets={
             f"{width}x{height}{' edits' * is_edit}": len(members) for (height, width, is_edit), members in kinds.items()
         },
         changes=dict(sorted(changes.items())),
-        dropped=tuple(" ".join(str(error).split()) for part in read for error in part.dropped),
+        dropped=tuple(" ".join(str(error).split()) for part in files for error in part.dropped),
         content=_digest(images),
     )
+
+
+def _read_indices(images: ImageDataset) -> list[int]:
+    """Return the indices of the captions that are learnt, all those of an image among them."""
+    return [
+        index
+        for index, count in enumerate(images.repeats)
+        if count or images.repeats[images.same_image.get(index, index)]
+    ]
 
 
 def _digest(images: ImageDataset) -> str:
     names = ("keys", "text_keys", "captions", "sizes", "repeats", "regularization")
     content = [*(getattr(images, name) for name in names), sorted(images.condition_images.items())]
+    if any(
+        texts is not None for texts in images.texts
+    ):  # others keep the name that they had before texts could be given
+        content.append(images.texts)
     return json_sha256(content)[:16]

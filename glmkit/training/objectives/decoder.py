@@ -27,7 +27,7 @@ from glmkit.models.decoder.condition_cache import ConditionCache
 from glmkit.models.devices import autocast
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import features
-from glmkit.training.data import ConcatDataset, Datasets, FileDataset, ImageDataset, buckets, first_batches
+from glmkit.training.data import ConcatDataset, Datasets, FileDataset, ImageDataset, buckets, first_batches, glyph_texts
 from glmkit.training.objectives import EVERY, Divisible, StageKind
 from glmkit.training.objectives.glyph_embeddings import NO_TEXT, GlyphEmbeddings, Glyphs, GlyphTokens
 from glmkit.training.objectives.regularization import RegularizationImages, without_adapters
@@ -125,25 +125,25 @@ def precompute(
     images, validation = datasets
     check_text(images, stage)
     return (
-        precompute_features(hybrid, images, images.captions, stage, cache, with_text=weighs_text(stage)),
-        precompute_features(hybrid, validation, validation.captions, stage, cache),
+        precompute_features(hybrid, images, glyph_texts(images), stage, cache, with_text=weighs_text(stage)),
+        precompute_features(hybrid, validation, glyph_texts(validation), stage, cache),
     )
 
 
 def precompute_features(
     hybrid: HybridModel,
     images: ImageDataset,
-    captions: Sequence[str],
+    texts: Sequence[Sequence[str]],
     stage: DecoderStage,
     cache: features.FeatureCache,
     *,
     with_text: bool = False,
 ) -> DecoderFeatures:
-    """Compute the features of one data set, with the glyph texts of `captions`."""
+    """Compute the features of one data set, whose captions have these `texts` for the glyph encoder."""
     return DecoderFeatures(
         prior_token_ids=features.precompute_large_tokens(hybrid, images, cache),
         latents=features.precompute_latents(hybrid, images, cache),
-        glyphs=GlyphTokens(captions) if learns_glyphs(stage) else GlyphEmbeddings(hybrid, captions, cache),
+        glyphs=GlyphTokens(texts) if learns_glyphs(stage) else GlyphEmbeddings(hybrid, texts, cache),
         text=features.precompute_text_masks(images, cache) if with_text else None,
         condition_images=images.condition_images,
     )

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from glmkit.hashing import json_sha256
 from glmkit.models.devices import dtype_for
-from glmkit.models.glyph.model import GlyphEncoder, quoted_texts
+from glmkit.models.glyph.model import GlyphEncoder
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import features
 
@@ -25,7 +25,7 @@ ENCODED_AT_ONCE = 64  # captions
 
 
 class Glyphs(Protocol):
-    """Glyph embeddings of the quoted texts of captions."""
+    """Glyph embeddings of the texts of captions."""
 
     one_shape: bool
     """Whether batches are padded to a multiple of 16 tokens, for a compiled model; otherwise as little as possible."""
@@ -38,12 +38,12 @@ class Glyphs(Protocol):
 
 
 class GlyphTokens:
-    """The tokens of every caption's quoted texts, on the CPU, and the encoder that learns to embed them."""
+    """The tokens of every caption's texts, on the CPU, and the encoder that learns to embed them."""
 
     one_shape = True
 
-    def __init__(self, captions: Sequence[str]) -> None:
-        self._texts = [*map(quoted_texts, captions), []]
+    def __init__(self, texts: Sequence[Sequence[str]]) -> None:
+        self._texts = [*texts, []]
 
     def attach(self, encoder: GlyphEncoder) -> None:
         """Take the encoder, once it is there and adapted."""
@@ -79,15 +79,14 @@ def _without_dropout(encoder: GlyphEncoder) -> GlyphEncoder:
 
 
 class GlyphEmbeddings:
-    """The embeddings of every caption's quoted texts by an encoder that does not change, equal texts stored once.
+    """The embeddings of every caption's texts by an encoder that does not change, equal texts stored once.
 
     They are stored with zeros in front, up to a multiple of 16 tokens; no token has an embedding of zeros.
     """
 
-    def __init__(self, hybrid: HybridModel, captions: Sequence[str], cache: features.FeatureCache) -> None:
+    def __init__(self, hybrid: HybridModel, texts: Sequence[Sequence[str]], cache: features.FeatureCache) -> None:
         numbers: dict[tuple[str, ...], int] = {}
-        texts = [tuple(quoted_texts(caption)) for caption in captions]
-        self._numbers = [numbers.setdefault(spans, len(numbers)) for spans in [*texts, ()]]
+        self._numbers = [numbers.setdefault(tuple(spans), len(numbers)) for spans in [*texts, ()]]
         self.one_shape, self._lengths = False, dict[int, int]()
         different = list(numbers)
         sizes = [(len(spans), _max_tokens(spans)) for spans in different]

@@ -10,7 +10,8 @@ from diffusers import GlmImagePipeline
 from torch import Tensor
 from transformers import ByT5Tokenizer, T5Config, T5EncoderModel
 
-from glmkit.models.glyph.model import GlyphEncoder, quoted_texts
+from glmkit.inputs.quotes import quoted_texts
+from glmkit.models.glyph.model import GlyphEncoder
 
 TOLERANCE = 1e-4
 PROMPTS = [

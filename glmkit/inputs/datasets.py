@@ -1,0 +1,255 @@
+"""Images with captions where people have them: folders of many layouts, tables, and data sets of the hub.
+
+Images are opened later, one by one. What cannot be read at all is a UserError; a record or a row that cannot be used
+comes with its error; what was chosen or passed over is a note for the report.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from glmkit import shipped
+from glmkit.config import Columns
+from glmkit.errors import UserError
+from glmkit.files import read_text
+from glmkit.inputs import splits
+from glmkit.inputs.captions import (
+    CAPTION_NAMES,
+    FILE_NAMES,
+    IMAGE_NAMES,
+    CaptionedImage,
+    Names,
+    captions_of,
+    checked,
+    column,
+    from_values,
+    same_name,
+)
+from glmkit.inputs.hub import HUB_DATASET, fetch
+from glmkit.inputs.images import IMAGE_SUFFIXES
+from glmkit.inputs.records import read_records
+from glmkit.inputs.tables import TableImage, arrow_columns, arrow_rows, image_in_cell, parquet_columns, parquet_rows
+
+METADATA = ("metadata.jsonl", "metadata.json", "metadata.csv", "metadata.tsv")
+RECORDS = (".jsonl", ".json", ".csv", ".tsv")
+CAPTION_SUFFIXES = (".txt", ".caption")
+REPEATED = re.compile(r"(\d+)_.+")  # kohya's folders
+SHOWN = 5
+MAX_CAPTION_BYTES = 2**20
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a location holds, and what its reader noticed."""
+
+    images: tuple[CaptionedImage, ...]
+    notes: tuple[str, ...] = ()
+
+
+def read_captioned_images(location: str, columns: Columns, role: str = "train") -> Found:
+    """Read a folder or one split of it (`FOLDER:SPLIT`), a table, or a data set of the hub (`OWNER/NAME:SPLIT`).
+
+    Of several splits and no choice, that named as the `role` is taken, train or validation. UserError where nothing is
+    found, or where a choice is left.
+    """
+    path, split = Path(shipped.find(location)).expanduser(), None
+    before, _, after = location.rpartition(":")
+    if not path.exists() and before and Path(shipped.find(before)).expanduser().is_dir():
+        path, split = Path(shipped.find(before)).expanduser(), after
+    reader = _Reader(columns, role)
+    if path.is_dir():
+        images = list(reader.folder(path, split))
+    elif path.suffix == ".parquet":
+        images = list(reader.parquet([path] if path.is_file() else sorted(path.parent.glob(path.name))))
+    elif path.suffix in RECORDS and path.is_file():
+        images = list(reader.records(path))
+    elif HUB_DATASET.fullmatch(location):
+        files, notes = fetch(location, role)
+        reader.notes += notes
+        images = list(reader.parquet(files))
+    else:
+        fix = f"data.{role}=FOLDER, or OWNER/NAME:SPLIT for a data set of the hub, such as {location}:train"
+        fix = fix if re.fullmatch(r"[\w.-]+/[\w.-]+", location) else "data.train=FOLDER data.validation=FOLDER"
+        raise UserError(f"image folder {location} does not exist", fix=fix)
+    if not images:
+        fix = f"put images and a {METADATA[0]} (file_name, text) there, or a .txt file beside each"
+        raise UserError(f"no images in {location}", fix=fix)
+    return Found(tuple(images), tuple(reader.notes))
+
+
+class _Reader:
+    """Reads whatever layout is there; `notes` tell what was chosen and what was passed over."""
+
+    def __init__(self, columns: Columns, role: str) -> None:
+        self.columns, self.role = columns, role
+        self.notes: list[str] = []
+
+    def folder(self, folder: Path, split: str | None = None) -> Iterator[CaptionedImage]:
+        """Read a folder of any layout; its own metadata and images come before those of its sub-folders."""
+        entries = self._entries(folder)
+        tables = [folder / name for name in METADATA if (folder / name) in entries]
+        images = [path for path in entries if path.suffix.lower() in IMAGE_SUFFIXES]
+        folders = [path for path in entries if path.is_dir()]
+        if split is None and tables:
+            self.notes += [f"{table.name} is not read, since {tables[0].name} is there" for table in tables[1:]]
+            return self.records(tables[0])
+        if split is None and folder / "state.json" in entries and any(path.suffix == ".arrow" for path in entries):
+            return self.arrow([path for path in entries if path.suffix == ".arrow"])
+        of_split = splits.folders(folders)
+        if (
+            not images
+            and not any(path.suffix == ".parquet" for path in entries)
+            and ((split is not None and of_split) or len(of_split) > 1 or ("", self.role) in of_split)
+        ):
+            chosen = splits.choose(of_split, None, split, self.role, str(folder), self.notes)
+            return (image for one in chosen for image in self.folder(one))
+        if files := splits.parquet_files(folder):
+            return self.parquet(splits.choose(splits.groups(files), None, split, self.role, str(folder), self.notes))
+        if split is not None:
+            raise UserError(f"{folder} has no split {split}", fix=f"data.{self.role}={folder}, or a folder of its own")
+        return self.text_files(folder, images, entries) if images else self._sub_folders(folders)
+
+    def _entries(self, folder: Path) -> list[Path]:
+        """List a folder without what systems and other programs leave, of which the notes tell."""
+        every = sorted(folder.iterdir())
+        foreign = [path.name for path in every if splits.is_foreign(path.name)]
+        if foreign:
+            self.notes.append(f"passed over in {folder}: {_some(foreign)}")
+        return [path for path in every if path.name not in set(foreign)]
+
+    def _sub_folders(self, folders: Sequence[Path]) -> Iterator[CaptionedImage]:
+        """Read folders in a folder; `10_style` shows its images 10 times per epoch, as in kohya's scripts."""
+        for folder in folders:
+            repeats = REPEATED.fullmatch(folder.name)
+            count = int(repeats[1]) if repeats and self.role == "train" else 1
+            images = list(self.folder(folder))
+            if count > 1 and images:
+                self.notes.append(f"{folder}: {count} times per epoch, as its name says")
+            yield from (replace(image, repeats=image.repeats * max(1, count)) for image in images)
+
+    def records(self, table: Path) -> Iterator[CaptionedImage]:
+        """Read records that name files beside their table."""
+        records, names = read_records(table), Names(table.parent)
+        if not records:
+            return
+        known = list(dict.fromkeys(key for record in records for key in record))
+        own = self.columns.image
+        file = (
+            own
+            if own in known and own != "image"
+            else column("file_name", "file_name", FILE_NAMES, known, str(table), "image")
+        )
+        caption = self._caption(known, str(table))
+        named: set[Path] = set()
+        for number, record in enumerate(records, start=1):
+            where = f"{table}, record {number}"
+            try:
+                image = _named(record.get(file), where, file, names)
+                others = {
+                    key: _named(record[key], where, key, names)
+                    for key in (self.columns.condition_image, self.columns.mask)
+                    if record.get(key) not in (None, "")
+                }
+            except UserError as error:
+                yield CaptionedImage(where, error=error)
+                continue
+            named |= {image, *others.values()}
+            yield from_values(str(image), image, record, caption, self.columns, others)
+        if table.name in METADATA:
+            listed = (path for path in table.parent.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+            for forgotten in sorted(path for path in listed if not splits.is_foreign(path.name) and path not in named):
+                missing = UserError(f"image {forgotten} has no caption", fix=f"add it to {table.name}, or take it away")
+                yield CaptionedImage(str(forgotten), error=missing)
+
+    def text_files(self, folder: Path, images: Sequence[Path], entries: Sequence[Path]) -> Iterator[CaptionedImage]:
+        """Read images with a caption file of their name beside each."""
+        texts: dict[str, list[Path]] = {}
+        for path in entries:
+            if path.suffix.lower() in CAPTION_SUFFIXES:
+                texts.setdefault(same_name(path.stem), []).append(path)
+        for path in images:
+            yield self._with_text_file(path, texts.get(same_name(path.stem), []))
+        with_image = {same_name(path.stem) for path in images}
+        if alone := [path.name for stem, paths in texts.items() if stem not in with_image for path in paths]:
+            self.notes.append(f"texts in {folder} without an image of their name: {_some(alone)}")
+        if deeper := [path.name for path in entries if path.is_dir() and _has_images(path)]:
+            self.notes.append(f"folders in {folder} are not read, since it holds images itself: {_some(deeper)}")
+
+    def _with_text_file(self, image: Path, texts: Sequence[Path]) -> CaptionedImage:
+        name = str(image)
+        try:
+            if not texts:
+                raise UserError(f"image {name} has no caption", fix=f"write {image.stem}.txt")
+            contents = {read_text(text, MAX_CAPTION_BYTES).strip() for text in texts}
+            if len(contents) > 1:
+                found = ", ".join(text.name for text in texts)
+                raise UserError(f"image {name} has two captions", found=found, fix="keep one of the two")
+            return checked(CaptionedImage(name, image, captions_of(contents.pop(), name)))
+        except UserError as error:
+            return CaptionedImage(name, error=error)
+
+    def parquet(self, files: Sequence[Path]) -> Iterator[CaptionedImage]:
+        """Read parquet files; the images in them are read when they are needed."""
+        for file in files:
+            needed = self._needed(file, parquet_columns(file))
+            yield from self._rows(file, parquet_rows(file, needed), needed)
+
+    def arrow(self, files: Sequence[Path]) -> Iterator[CaptionedImage]:
+        """Read the files that `datasets` saved."""
+        for file in files:
+            needed = self._needed(file, arrow_columns(file))
+            yield from self._rows(file, arrow_rows(file, needed), needed)
+
+    def _needed(self, file: Path, known: Sequence[str]) -> list[str]:
+        """Return the columns to read, that of the image and that of the caption first."""
+        image = column(self.columns.image, "image", IMAGE_NAMES, known, str(file), "image")
+        used = (image, self._caption(known, str(file)), *vars(self.columns).values())
+        return [name for name in dict.fromkeys(used) if name in known]
+
+    def _rows(
+        self, file: Path, rows: Iterator[tuple[int, dict[str, Any]]], needed: Sequence[str]
+    ) -> Iterator[CaptionedImage]:
+        changed, (image, caption, *_) = file.stat().st_mtime_ns, needed
+        names = Names(Path())
+        for number, cells in rows:
+            where = f"{file}, row {number + 1}"
+            images: dict[str, Path | TableImage] = {}
+            try:
+                for key in (image, self.columns.condition_image, self.columns.mask):
+                    content = image_in_cell(cells.get(key), file.parent)
+                    if isinstance(content, Path):
+                        images[key] = names.find(str(content))
+                    elif content:
+                        images[key] = TableImage(file, changed, number, key)
+            except TypeError as error:
+                yield CaptionedImage(where, error=UserError(f"{where} holds no image", found=error))
+                continue
+            if image in images:
+                yield from_values(where, images[image], cells, caption, self.columns, images)
+            else:
+                yield CaptionedImage(where, error=UserError(f"{where} holds no image"))
+
+    def _caption(self, known: Sequence[str], where: str) -> str:
+        name = column(self.columns.caption, "text", CAPTION_NAMES, known, where, "caption")
+        if name != self.columns.caption:
+            self.notes.append(f"{where}: captions are those of column {name}")
+        return name
+
+
+def _named(value: Any, where: str, key: str, names: Names) -> Path:
+    if not isinstance(value, str) or not value.strip():
+        raise UserError(f"{where}: {key} must name a file", found=value)
+    return names.find(value)
+
+
+def _has_images(folder: Path) -> bool:
+    return any(path.suffix.lower() in IMAGE_SUFFIXES for path in folder.iterdir())
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more

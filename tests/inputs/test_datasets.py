@@ -1,0 +1,323 @@
+"""Images with captions in every layout that people have: splits, names of columns and files, and what lies beside."""
+
+from __future__ import annotations
+
+import csv
+import json
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from PIL import Image
+
+from glmkit.config import Columns
+from glmkit.errors import UserError
+from glmkit.inputs import datasets, hub
+from glmkit.inputs.datasets import Found, read_captioned_images
+
+COLUMNS = Columns()
+
+
+def image(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (32, 32)).save(path, "PNG")
+    return path
+
+
+def with_text(path: Path, text: str | None = None) -> None:
+    image(path).with_suffix(".txt").write_text(path.stem if text is None else text, encoding="utf-8")
+
+
+def parquet(path: Path, *captions: Any, **more: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = {"image": [b"png"] * len(captions), "text": list(captions), **more}
+    pyarrow.parquet.write_table(pyarrow.table(table), path)
+
+
+def captions(found: Found) -> list[str]:
+    assert not [one.error for one in found.images if one.error]
+    return [caption for one in found.images for caption in one.captions]
+
+
+def read(where: Path | str, role: str = "train", **columns: str) -> Found:
+    return read_captioned_images(str(where), Columns(**columns), role)
+
+
+SPLIT_FILES = (
+    "data/{}-00000-of-00001.parquet",
+    "{}.parquet",
+    "{}/0000.parquet",
+    "default/{}/0000.parquet",
+    "x_{}.parquet",
+)
+
+
+@pytest.mark.parametrize("form", SPLIT_FILES)
+def test_splits_of_parquet_files(tmp_path: Path, form: str) -> None:
+    for split in ("train", "test", "validation"):
+        parquet(tmp_path / form.format(split), split)
+    assert captions(read(tmp_path)) == ["train"]
+    assert captions(read(tmp_path, "validation")) == ["validation"]
+    found = read(f"{tmp_path}:test")
+    assert captions(found) == ["test"]
+    assert "test is taken; not taken: " in found.notes[0]
+    with pytest.raises(UserError, match=r"no split dev2[\s\S]*test, train, validation"):
+        read(f"{tmp_path}:dev2")
+
+
+def test_splits_without_one_of_the_role_are_a_choice(tmp_path: Path) -> None:
+    for split in ("train_sft-00000-of-00001-0af", "test-00000-of-00001"):
+        parquet(tmp_path / "data" / f"{split}.parquet", split)
+    with pytest.raises(UserError, match=r"more than one split[\s\S]*test, train_sft[\s\S]*:SPLIT"):
+        read(tmp_path)
+    assert captions(read(f"{tmp_path}:train_sft")) == ["train_sft-00000-of-00001-0af"]
+
+
+def test_configurations_are_a_choice(tmp_path: Path) -> None:
+    for name in ("en", "de"):
+        parquet(tmp_path / name / "train-00000-of-00001.parquet", name)
+    with pytest.raises(UserError, match=r"more than one configuration[\s\S]*de, en"):
+        read(tmp_path)
+    assert captions(read(f"{tmp_path / 'en'}:train")) == ["en"]
+
+
+def test_shards_of_one_split_are_one(tmp_path: Path) -> None:
+    for shard in range(2):
+        parquet(tmp_path / f"train-0000{shard}-of-00002.parquet", f"{shard}")
+    parquet(tmp_path / "._train-00000-of-00002.parquet", "of macOS")
+    parquet(tmp_path / ".cache" / "test.parquet", "of a download")
+    found = read(tmp_path)
+    assert captions(found) == ["0", "1"]
+
+
+def test_splits_of_folders_of_images(tmp_path: Path) -> None:
+    for split in ("train", "val", "test"):
+        with_text(tmp_path / split / f"{split}.png")
+    assert captions(read(tmp_path)) == ["train"]
+    assert captions(read(tmp_path, "validation")) == ["val"]
+    assert captions(read(f"{tmp_path}:test")) == ["test"]
+
+
+@pytest.mark.parametrize("name", ["owner/some.name-1", "owner/name/configuration"])
+def test_a_dataset_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    asked: list[tuple[str, str]] = []
+    parquet(tmp_path / "a.parquet", "a")
+
+    def fetch(location: str, role: str) -> tuple[list[Path], list[str]]:
+        asked.append((location, role))
+        return [tmp_path / "a.parquet"], ["a note"]
+
+    monkeypatch.setattr(datasets, "fetch", fetch)
+    found = read(f"{name}:train")
+    assert asked == [(f"{name}:train", "train")]
+    assert found.notes == ("a note",)
+
+
+@pytest.mark.parametrize("revision", [None, hub.CONVERTED])
+def test_files_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, revision: str | None) -> None:
+    """One split of one configuration is downloaded, from the files that the hub converted if there are no others."""
+    files = ["README.md", "default/train/0000.parquet", "default/test/0000.parquet", "other/train/0000.parquet"]
+    asked: list[Any] = []
+
+    class Api:
+        def list_repo_files(self, _name: str, repo_type: str, revision: str | None) -> list[str]:
+            assert repo_type == "dataset"
+            return files if revision == wanted else ["README.md"]
+
+    def snapshot_download(name: str, repo_type: str, revision: str | None, allow_patterns: list[str]) -> str:
+        asked.append((name, repo_type, revision, allow_patterns))
+        return str(tmp_path)
+
+    wanted = revision
+    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    found, notes = hub.fetch("owner/name:train", "train")
+    assert found == [tmp_path / "default/train/0000.parquet"]
+    assert asked == [("owner/name", "dataset", revision, ["default/train/0000.parquet"])]
+    assert notes == ["owner/name: default/train is taken; not taken: default/test, other/train"]
+    assert hub.fetch("owner/name/other:train", "train")[0] == [tmp_path / "other/train/0000.parquet"]
+
+
+@pytest.mark.parametrize("folder", ["C:/images", r"D:\a/b", "C:/x:train", "none", "a/b"])
+def test_a_folder_that_is_gone_is_no_dataset_of_the_hub(folder: str) -> None:
+    """Drives of Windows have a colon, as the split of a data set has."""
+    with pytest.raises(UserError, match="does not exist") as caught:
+        read(folder)
+    assert ("a/b:train" in str(caught.value)) == (folder == "a/b")
+
+
+def jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.write_text("\n".join(map(json.dumps, rows)))
+
+
+def table_of(separator: str, encoding: str) -> Callable[[Path, list[dict[str, Any]]], None]:
+    def write(path: Path, rows: list[dict[str, Any]]) -> None:
+        with path.open("w", encoding=encoding, newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]), delimiter=separator)
+            writer.writeheader()
+            writer.writerows(rows)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("metadata.jsonl", jsonl),
+        ("metadata.json", lambda path, rows: path.write_text(json.dumps(rows, indent=1))),
+        ("metadata.csv", table_of(",", "utf-8")),
+        ("metadata.csv", table_of(";", "utf-8-sig")),
+        ("metadata.tsv", table_of("\t", "utf-16")),
+    ],
+)
+def test_tables_of_any_kind(tmp_path: Path, name: str, write: Callable[[Path, list[dict[str, Any]]], None]) -> None:
+    """In the folder of their images, and named themselves."""
+    image(tmp_path / "a b.png")
+    write(tmp_path / name, [{"file_name": "a b.png", "text": "Käse, Brot; Wein\nund “花”"}])
+    for where in (tmp_path, tmp_path / name):
+        assert captions(read(where)) == ["Käse, Brot; Wein\nund “花”"]
+
+
+def test_a_text_with_the_separator_and_no_quotes(tmp_path: Path) -> None:
+    image(tmp_path / "a.png")
+    (tmp_path / "metadata.csv").write_text("file_name,text\na.png,a red, blue poster\n")
+    with pytest.raises(UserError, match=r"line 2 does not fit its columns[\s\S]*3 cells, 2 columns"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("key", ["caption", "captions", "prompt", "description"])
+@pytest.mark.parametrize("file", ["file_name", "file", "image", "path"])
+def test_other_names_of_columns(tmp_path: Path, key: str, file: str) -> None:
+    image(tmp_path / "a.png")
+    jsonl(tmp_path / "metadata.jsonl", [{file: "a.png", key: "a", "width": 32}])
+    found = read(tmp_path)
+    assert captions(found) == ["a"]
+    assert f"captions are those of column {key}" in found.notes[0]
+
+
+def test_columns_that_leave_a_choice(tmp_path: Path) -> None:
+    image(tmp_path / "a.png")
+    jsonl(tmp_path / "metadata.jsonl", [{"file_name": "a.png", "caption": "a", "prompt": "b"}])
+    with pytest.raises(UserError, match=r"no column text[\s\S]*data.columns.caption=caption"):
+        read(tmp_path)
+    assert captions(read(tmp_path, caption="prompt")) == ["b"]
+
+
+@pytest.mark.parametrize("value", [["one", "two", "one", " ", None], ("one", "two")])
+def test_several_captions(tmp_path: Path, value: Any) -> None:
+    parquet(tmp_path / "a.parquet", list(value))
+    assert captions(read(tmp_path)) == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    "value", [None, "", " \n", [], [None], [""], "a \ud83d", "a\0b", ["ok", "a \ud83d"], 5, [5], {"a": 1}, False]
+)
+def test_captions_that_are_none(tmp_path: Path, value: Any) -> None:
+    """One bad record is that record's error, and the others are there."""
+    image(tmp_path / "a.png"), image(tmp_path / "b.png")
+    jsonl(tmp_path / "metadata.jsonl", [{"file_name": "a.png", "text": value}, {"file_name": "b.png", "text": "b"}])
+    bad, good = read(tmp_path).images
+    assert "the caption of" in str(bad.error)
+    assert "a.png" in str(bad.error)
+    assert (good.error, good.captions) == (None, ("b",))
+
+
+@pytest.mark.parametrize("value", [None, 5, "", ["a.png"], "none.png", "x" * 300, "a\0.png"])
+def test_files_that_are_none(tmp_path: Path, value: Any) -> None:
+    image(tmp_path / "b.png")
+    jsonl(tmp_path / "metadata.jsonl", [{"file_name": value, "text": "a"}, {"file_name": "b.png", "text": "b"}])
+    bad, good = read(tmp_path).images
+    assert bad.error is not None
+    assert good.error is None
+
+
+def test_texts_of_the_glyph_encoder(tmp_path: Path) -> None:
+    image(tmp_path / "a.png")
+    jsonl(tmp_path / "metadata.jsonl", [{"file_name": "a.png", "text": "sagt „Hallo“", "texts": ["Hallo"]}])
+    (one,) = read(tmp_path).images
+    assert one.texts == ("Hallo",)
+    jsonl(tmp_path / "metadata.jsonl", [{"file_name": "a.png", "text": "sagt „Hallo“", "texts": "Hallo"}])
+    assert "no list of texts" in str(read(tmp_path).images[0].error)
+
+
+NAME = "Käse Ü.png"
+
+
+@pytest.mark.parametrize("on_disk", ["NFC", "NFD"])
+@pytest.mark.parametrize(
+    "named", [unicodedata.normalize("NFC", NAME), unicodedata.normalize("NFD", NAME), "käse ü.PNG"]
+)
+@pytest.mark.parametrize("folder", ["", "Übung/"])
+def test_names_however_they_are_composed(
+    tmp_path: Path, on_disk: Literal["NFC", "NFD"], named: str, folder: str
+) -> None:
+    image(tmp_path / unicodedata.normalize(on_disk, folder + NAME))
+    jsonl(tmp_path / "metadata.jsonl", [{"file_name": unicodedata.normalize("NFC", folder) + named, "text": "a"}])
+    assert captions(read(tmp_path)) == ["a"]
+
+
+def test_names_of_windows_and_names_that_differ_in_capitals_alone(tmp_path: Path) -> None:
+    image(tmp_path / "sub" / "a.png"), image(tmp_path / "sub" / "A.png")
+    jsonl(
+        tmp_path / "metadata.jsonl", [{"file_name": "sub\\a.png", "text": "a"}, {"file_name": "sub/A.png", "text": "A"}]
+    )
+    assert [one.image for one in read(tmp_path).images] == [tmp_path / "sub" / "a.png", tmp_path / "sub" / "A.png"]
+
+
+def test_text_files_however_they_are_composed(tmp_path: Path) -> None:
+    image(tmp_path / unicodedata.normalize("NFD", NAME))
+    (tmp_path / unicodedata.normalize("NFC", NAME)).with_suffix(".caption").write_text(
+        "\ufeffa\r\nb\r\n", encoding="utf-8"
+    )
+    assert captions(read(tmp_path)) == ["a\nb"]
+
+
+def test_what_systems_and_programs_leave(tmp_path: Path) -> None:
+    with_text(tmp_path / "a.png")
+    for name in ("._a.png", "._a.txt", ".DS_Store", "Thumbs.db", "desktop.ini", "~$a.txt"):
+        (tmp_path / name).write_bytes(b"\0\5\26\7")
+    (tmp_path / "__MACOSX").mkdir()
+    for name in ("log.txt", "train.log", "README.md"):
+        (tmp_path / name).write_text("lines of tee")
+    found = read(tmp_path)
+    assert captions(found) == ["a"]
+    passed, alone = found.notes
+    assert ".DS_Store, ._a.png, ._a.txt, Thumbs.db, __MACOSX and 2 more" in passed
+    assert alone.endswith("without an image of their name: log.txt")
+    jsonl(tmp_path / "metadata.jsonl", [{"file_name": "a.png", "text": "a"}])
+    assert captions(read(tmp_path)) == ["a"]
+
+
+def test_two_captions_of_one_image(tmp_path: Path) -> None:
+    with_text(tmp_path / "a.png")
+    (tmp_path / "a.caption").write_text("a")
+    assert captions(read(tmp_path)) == ["a"]
+    (tmp_path / "a.caption").write_text("another")
+    assert "two captions" in str(read(tmp_path).images[0].error)
+
+
+def test_folders_in_a_folder(tmp_path: Path) -> None:
+    with_text(tmp_path / "10_style" / "a.png")
+    with_text(tmp_path / "plain" / "deeper" / "b.png")
+    (tmp_path / "empty").mkdir()
+    found = read(tmp_path)
+    assert captions(found) == ["a", "b"]
+    assert [one.repeats for one in found.images] == [10, 1]
+    assert "10 times per epoch" in found.notes[0]
+    assert [one.repeats for one in read(tmp_path, "validation").images] == [1, 1]
+    with_text(tmp_path / "c.png")
+    found = read(tmp_path)
+    assert captions(found) == ["c"]
+    assert "10_style" in found.notes[0]
+
+
+@pytest.mark.parametrize("kind", ["file", "table"])
+def test_an_empty_folder(tmp_path: Path, kind: str) -> None:
+    if kind == "table":
+        (tmp_path / "metadata.jsonl").write_text("")
+    with pytest.raises(UserError, match="no images in"):
+        read(tmp_path)
