@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from glmkit.errors import GenerationError
 from glmkit.generation import cuda_graphs
 from glmkit.generation.sampling import Sampling, sample, sample_by_kernels
 from glmkit.generation.sequence import Grid, decode_positions, next_position
@@ -46,12 +47,13 @@ class _Buffers:
         self.current_ids_B = torch.zeros(batch, dtype=torch.int64, device=device)
         self.input_pos_B = torch.zeros(batch, dtype=torch.int64, device=device)
         self.step_1 = torch.zeros(1, dtype=torch.int64, device=device)
+        self.logit_sums_B = torch.zeros(batch, device=device)  # no number once a logit was none
         self.graphs: dict[tuple[int, Sampling], Callable[[], None]] = {}
 
     @property
     def state(self) -> tuple[Tensor, ...]:
         """What one step changes and the next one starts from."""
-        return self.current_ids_B, self.input_pos_B, self.step_1
+        return self.current_ids_B, self.input_pos_B, self.step_1, self.logit_sums_B
 
     def start(self, cos_sin: tuple[Tensor, Tensor], prompt_lengths: Sequence[int], uniforms_BN: Tensor) -> None:
         """Place a batch; sequences beyond it compute with whatever is there.
@@ -66,6 +68,7 @@ class _Buffers:
         self.input_pos_B.zero_()
         self.input_pos_B[:batch].copy_(torch.tensor(prompt_lengths))
         self.step_1.zero_()
+        self.logit_sums_B.zero_()
 
     def append(self, ids_B: Tensor) -> None:
         """Store the tokens of this step, which are the input of the next one."""
@@ -119,6 +122,7 @@ class PriorTokenDecoder:
                     self.decode_one_token(buffers, longest + step, sampling)
                 if progress is not None:
                     progress(step + 1, tokens)
+        check_finite(buffers.logit_sums_B[:batch], "the AR model")
         return buffers.generated_NB[:tokens, :batch].T.contiguous()
 
     def prefill(
@@ -135,7 +139,9 @@ class PriorTokenDecoder:
                 logits_to_keep=slice(-1, None),
                 cache=buffers.cache.samples(one),
             )
-            ids_B[one] = sample(self._codebook_logits(logits_11V[:, 0]), buffers.uniforms_NB[0, one], sampling)
+            logits_1V = self._codebook_logits(logits_11V[:, 0])
+            buffers.logit_sums_B[one].add_(logits_1V.sum(-1))
+            ids_B[one] = sample(logits_1V, buffers.uniforms_NB[0, one], sampling)
         buffers.append(ids_B)
 
     def decode_one_token(self, buffers: _Buffers, length: int, sampling: Sampling) -> None:
@@ -153,7 +159,9 @@ class PriorTokenDecoder:
                 logits_BV = backend.decode_step(
                     self.model, buffers.current_ids_B, (cos_B, sin_B), buffers.input_pos_B, buffers.cache, kv_length
                 )
-                buffers.append(sample_token(self._codebook_logits(logits_BV), uniforms_B, sampling))
+                logits_BV = self._codebook_logits(logits_BV)
+                buffers.logit_sums_B.add_(logits_BV.sum(-1))
+                buffers.append(sample_token(logits_BV, uniforms_B, sampling))
                 buffers.input_pos_B.add_(1)
 
             buffers.graphs[kv_length, sampling] = cuda_graphs.record(step, buffers.state) if self.recorded else step
@@ -176,6 +184,16 @@ class PriorTokenDecoder:
     def _new_buffers(self, batch: int, max_length: int, max_tokens: int) -> _Buffers:
         backend = choose_backend(self.model, batch, optimized=self.compiled)
         return _Buffers(self.model, backend, batch, max_length, max_tokens)
+
+
+def check_finite(values: Tensor, component: str) -> None:
+    """Raise GenerationError when a component has computed something that is no number: no image can show that."""
+    if not torch.isfinite(values).all():
+        raise GenerationError(
+            f"{component} computes values that are not finite, so there is no image",
+            found="NaN or infinity, from broken weights, an adapter too strong, or the guidance",
+            fix="less guidance, a smaller adapter weight, --dtype float32, or other weights",
+        )
 
 
 def _round_up(count: int) -> int:

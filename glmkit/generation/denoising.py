@@ -14,10 +14,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from glmkit.files import read_json
 from glmkit.generation import flow_matching
 from glmkit.generation.condition_images import ConditionImage, encode_condition_images
+from glmkit.generation.decoding import check_finite
 from glmkit.generation.prior_tokens import DENOISING, Progress, progress_of
+from glmkit.models.checkpoint import published
+from glmkit.models.checkpoint.configs import read_config
 from glmkit.models.cpu_threads import parallel_map
 from glmkit.models.decoder.condition_cache import ConditionCache
 from glmkit.models.decoder.denoiser import Denoiser, DenoiserSample, cache_condition_images
@@ -30,7 +32,8 @@ LATENT_PIXELS = 8
 @lru_cache(maxsize=4)
 def flow_config(folder: Path) -> flow_matching.FlowConfig:
     """Return the noise schedule of a model folder."""
-    return flow_matching.FlowConfig.from_dict(read_json(folder / "scheduler" / "scheduler_config.json"))
+    path = folder / "scheduler" / "scheduler_config.json"
+    return flow_matching.FlowConfig.from_dict(read_config(path, published.SCHEDULER))
 
 
 def decode_prior_tokens(
@@ -67,7 +70,9 @@ def denoise(
     # 3. Encode the conditions, and the empty ones of classifier-free guidance.
     velocity = _guided_velocity(hybrid, requests, prior_token_ids, condition_images, schedule.timesteps)
     # 4. Follow the velocity step by step to latents without noise.
-    return flow_matching.integrate(velocity, noise.to(hybrid.device), schedule, progress_of(progress, DENOISING))
+    latents = flow_matching.integrate(velocity, noise.to(hybrid.device), schedule, progress_of(progress, DENOISING))
+    check_finite(latents, "the decoder")
+    return latents
 
 
 def initial_noise(hybrid: HybridModel, request: Request) -> Tensor:
@@ -140,6 +145,7 @@ def decode_latents(hybrid: HybridModel, latents: Tensor) -> Tensor:
 
 
 def to_image(pixels: Tensor) -> Image.Image:
-    """Make an image from pixels 3 H W in [-1, 1]; values outside are clamped."""
+    """Make an image from pixels 3 H W in [-1, 1]; values outside are clamped, UserError for what is no number."""
+    check_finite(pixels, "the VAE")
     levels = ((pixels / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
     return Image.fromarray(levels.permute(1, 2, 0).cpu().numpy())

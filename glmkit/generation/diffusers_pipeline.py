@@ -43,7 +43,7 @@ def diffusers_pipeline(hybrid: HybridModel) -> Any:
     language.generation_config.suppress_tokens = list(range(config.codebook_size, config.vision_vocab_size))
     pipeline = GlmImagePipeline(
         tokenizer=hybrid.glyph.tokenizer,
-        processor=AutoProcessor.from_pretrained(folder / "processor"),
+        processor=AutoProcessor.from_pretrained(folder / "processor", trust_remote_code=False),
         text_encoder=hybrid.glyph.encoder,
         vision_language_encoder=language,
         vae=vae,

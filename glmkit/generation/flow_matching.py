@@ -41,7 +41,14 @@ class FlowConfig:
                 raise UserError(
                     f"the scheduler's {key} is not GLM-Image's", found=values.get(key), fix=f"{key}: {expected}"
                 )
-        return cls(**{field.name: values[field.name] for field in fields(cls) if field.name in values})
+        config = cls(**{field.name: values[field.name] for field in fields(cls) if field.name in values})
+        if (
+            min(config.num_train_timesteps, config.base_image_seq_len) < 1
+            or min(config.base_shift, config.max_shift) < 0
+        ):
+            fix = "the scheduler/scheduler_config.json that came with the model"
+            raise UserError("the scheduler_config.json gives no noise levels", found=config, fix=fix)
+        return config
 
 
 class Times(NamedTuple):

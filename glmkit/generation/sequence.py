@@ -19,12 +19,17 @@ import torch
 from torch import Tensor
 
 from glmkit.errors import UserError
+from glmkit.generation import chat_limits
 from glmkit.models.autoregressive.config import AutoregressiveConfig
+from glmkit.models.checkpoint.configs import described_by
 from glmkit.models.semantic_vq.model import MAX_ASPECT
+from glmkit.text import check_text
 
 TOKEN_PIXELS = 32
 PREVIEW_SIDE = 16
 MAX_CONDITION_IMAGES = 3
+MAX_PIXELS = 4096**2  # four times what the published model generates
+MAX_PROMPT = 16_000  # letters
 IGNORED = -100
 
 Grid = tuple[int, int]
@@ -47,6 +52,9 @@ def grids(height: int, width: int) -> Grids:
             found=f"{width}x{height}",
             fix=f"{near[0]}x{near[1]}",
         )
+    if height * width > MAX_PIXELS:
+        side = math.isqrt(MAX_PIXELS)
+        raise UserError("the image is too large", found=f"{width}x{height}", fix=f"at most the area of {side}x{side}")
     if max(height, width) > MAX_ASPECT * min(height, width):
         raise UserError(
             f"an image may be at most {MAX_ASPECT} times as long as wide",
@@ -64,14 +72,24 @@ class PromptTokenizer:
     def __init__(self, folder: Path | str) -> None:
         from transformers import AutoTokenizer
 
-        if not (Path(folder) / "tokenizer.json").is_file():
+        folder = Path(folder)
+        if not (folder / "tokenizer.json").is_file():
             raise UserError(f"{folder} has no tokenizer.json", fix="the processor/ folder of a GLM-Image checkpoint")
-        self.tokenizer = AutoTokenizer.from_pretrained(str(folder))
-        self.image_token_id: int = self.tokenizer.convert_tokens_to_ids(self.tokenizer.image_token)
+        with described_by(folder / "tokenizer.json", "the tokenizer of a GLM-Image"):
+            # Code that lies in the folder is never run, nor does the terminal ask whether to.
+            self.tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+            names = ("image_token", "bos_token", "grid_bos_token", "grid_eos_token")
+            special: list[str] = [getattr(self.tokenizer, name) for name in names]
+            self.image_token_id, *_ = (int(self.tokenizer.convert_tokens_to_ids(token)) for token in special)
+        with described_by(folder / "chat_template.jinja", "the chat of a GLM-Image"), chat_limits.limited():
+            for images in range(MAX_CONDITION_IMAGES + 1):
+                text = self._chat("a prompt", images)
+                if "a prompt" not in text or text.count(special[0]) != images:
+                    raise ValueError("a chat without its prompt, or without a place for each image")
 
     def text_to_image(self, prompt: str, height: int, width: int) -> list[int]:
         """Return the ids of a prompt for an image of height x width pixels, up to and with the start of the preview."""
-        _check_prompt(prompt)
+        check_prompt(prompt)
         return self.text_to_image_batch([prompt], height, width)[0]
 
     def text_to_image_batch(self, prompts: Sequence[str], height: int, width: int) -> list[list[int]]:
@@ -85,7 +103,7 @@ class PromptTokenizer:
 
         `condition_ids` are the token ids h w of its 1 to 3 condition images.
         """
-        _check_prompt(prompt)
+        check_prompt(prompt)
         return self.edit_batch([prompt], [condition_ids], height, width)[0]
 
     def edit_batch(
@@ -127,9 +145,11 @@ class PromptTokenizer:
         return ids
 
 
-def _check_prompt(prompt: str) -> None:
-    if not prompt.strip():
-        raise UserError("the prompt is empty", fix="describe the image")
+def check_prompt(prompt: str) -> None:
+    """Raise UserError for a prompt that is empty, is no whole text, or is longer than any that describes an image."""
+    check_text(prompt, "the prompt")
+    if len(prompt) > MAX_PROMPT:
+        raise UserError("the prompt is too long", found=f"{len(prompt):,} letters", fix=f"at most {MAX_PROMPT:,}")
 
 
 def decode_positions(start: int, grids_in_order: Sequence[Grid], device: torch.device | str = "cpu") -> Tensor:

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from glmkit.errors import UserError
-from glmkit.files import read_json
 from glmkit.models import checkpoint
+from glmkit.models.checkpoint.configs import described_by, read_config
 
 if TYPE_CHECKING:
     from glmkit.models.autoregressive.model import AutoregressiveModel
@@ -23,6 +22,13 @@ if TYPE_CHECKING:
     from glmkit.models.vae.model import Vae
 
 
+CONDITION_IMAGES = {
+    "size": {"shortest_edge": 1, "longest_edge": 1},
+    "min_pixels": 1,
+    "max_pixels": 1,
+    "image_mean": [0.5],
+    "image_std": [0.5],
+}
 FUSED_COMPONENTS = ("autoregressive", "decoder")
 
 
@@ -39,12 +45,16 @@ class ConditionImageSettings:
     def from_dict(cls, settings: dict[str, Any]) -> ConditionImageSettings:
         """Read a published `preprocessor_config.json`, in its present form (`size`) or the former (`min_pixels`)."""
         size = settings.get("size", {})
-        return cls(
-            settings.get("min_pixels") or size["shortest_edge"],
-            settings.get("max_pixels") or size["longest_edge"],
-            tuple(settings["image_mean"]),
-            tuple(settings["image_std"]),
+        mean, std = settings["image_mean"], settings["image_std"]
+        if not len(mean) == len(std) == 3 or min(std) <= 0:
+            raise ValueError("image_mean and image_std are not three numbers each, those of image_std above 0")
+        smallest, largest = (
+            settings.get(former) or size[now]
+            for former, now in (("min_pixels", "shortest_edge"), ("max_pixels", "longest_edge"))
         )
+        if not 0 < smallest <= largest:
+            raise ValueError("the smallest and the largest number of pixels are no range")
+        return cls(smallest, largest, tuple(mean), tuple(std))
 
 
 class HybridModel:
@@ -165,12 +175,12 @@ class HybridModel:
 
     @cached_property
     def condition_image_settings(self) -> ConditionImageSettings:
-        """Read how condition images are prepared; UserError when a setting is missing."""
+        """Read how condition images are prepared; UserError names the setting that is missing or wrong."""
         path = self.folder / "processor" / "preprocessor_config.json"
-        try:
-            if path.exists():
-                return ConditionImageSettings.from_dict(read_json(path))
+        if path.exists():
+            settings = read_config(path, CONDITION_IMAGES)
+        else:
             path = path.with_name("processor_config.json")  # where transformers 5 writes them
-            return ConditionImageSettings.from_dict(read_json(path)["image_processor"])
-        except KeyError as error:
-            raise UserError(f"{path} lacks {error}", fix="the processor/ folder of a GLM-Image model") from error
+            settings = read_config(path, {"image_processor": CONDITION_IMAGES}, ["image_processor"])["image_processor"]
+        with described_by(path, "how condition images are prepared"):
+            return ConditionImageSettings.from_dict(settings)

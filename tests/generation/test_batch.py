@@ -18,6 +18,7 @@ from PIL import Image
 
 from glmkit.cli import main
 from glmkit.distributed.process_group import SINGLE_PROCESS
+from glmkit.errors import UserError
 from glmkit.files import read_jsonl, write_jsonl
 from glmkit.generation import hybrid_generator
 from glmkit.generation.batch import Result
@@ -115,6 +116,22 @@ def test_only_the_request_at_fault_fails(hybrid: HybridModel, tmp_path: Path) ->
     assert "does not exist" in str(images.pop("2"))
     assert sorted(images) == ["0", "1", "3", "4", "5"]
     assert all(isinstance(value, np.ndarray) for value in images.values())
+
+
+@pytest.mark.parametrize("component", ["autoregressive", "decoder", "glyph", "vae"])
+def test_what_is_no_number_is_an_error_and_no_image(tiny_model: Path, component: str) -> None:
+    """Broken weights give neither black pixels nor a token."""
+    broken = load_model(tiny_model, CPU, torch.float32)
+    list(getattr(broken, component).parameters())[-1].data.fill_(torch.nan)
+    with pytest.raises(UserError, match="not finite"):
+        generate_batch(broken, requests(1))
+
+
+def test_guidance_beyond_numbers_fails_alone(hybrid: HybridModel, tmp_path: Path) -> None:
+    one, other = requests(2)
+    images = generate(hybrid, [one, replace(other, guidance=1e308)], tmp_path)
+    assert isinstance(images["0"], np.ndarray)
+    assert "not finite" in str(images["1"])
 
 
 def test_one_component_at_a_time_generates_the_same(

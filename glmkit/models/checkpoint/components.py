@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from glmkit import errors, shipped
 from glmkit.errors import UserError
-from glmkit.files import check_regular, read_json, write_json
+from glmkit.files import check_regular, write_json
 from glmkit.hashing import MADE_BY
-from glmkit.models.checkpoint import defaults, published, weights
+from glmkit.models.checkpoint import configs, defaults, published, weights
 
 if TYPE_CHECKING:
     import torch
@@ -170,15 +170,24 @@ def _download(hub_id: str, components: Iterable[str]) -> Path:
 
 
 def config(folder: Path, component: str) -> dict[str, Any]:
-    """Read the published config.json that describes a component."""
-    return dict(read_json(folder / COMPONENTS[component].folder / "config.json"))
+    """Read the published config.json that describes a component; UserError names a key that is missing or wrong."""
+    where = COMPONENTS[component].folder
+    return configs.read_config(folder / where / "config.json", PUBLISHED[where], published.REQUIRED.get(component, ()))
 
 
 def build_component(component: str, settings: Mapping[str, Any], tokenizer: Path | None = None) -> nn.Module:
     """Build a component with fresh weights, on torch's current default device.
 
-    `settings` are its published config, `tokenizer` is the ByT5 folder of a glyph encoder.
+    `settings` are its published config, `tokenizer` is the ByT5 folder of a glyph encoder. UserError for settings that
+    do not go together.
     """
+    if component not in COMPONENTS:
+        raise errors.unknown("component", component, COMPONENTS)
+    with configs.described_by(Path(COMPONENTS[component].folder, "config.json"), f"the {component} of a GLM-Image"):
+        return _build(component, settings, tokenizer)
+
+
+def _build(component: str, settings: Mapping[str, Any], tokenizer: Path | None) -> nn.Module:
     if component == "autoregressive":
         from glmkit.models.autoregressive.config import AutoregressiveConfig
         from glmkit.models.autoregressive.model import AutoregressiveModel
@@ -198,15 +207,14 @@ def build_component(component: str, settings: Mapping[str, Any], tokenizer: Path
 
         from glmkit.models.glyph.model import GlyphEncoder
 
-        byt5 = ByT5Tokenizer.from_pretrained(tokenizer) if tokenizer else ByT5Tokenizer()
+        with configs.described_by(tokenizer or Path("tokenizer"), "a ByT5 tokenizer"):
+            byt5 = ByT5Tokenizer.from_pretrained(tokenizer) if tokenizer else ByT5Tokenizer()
         return GlyphEncoder(T5EncoderModel(T5Config.from_dict(dict(settings))), byt5)
-    if component == "vae":
-        from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
-        from glmkit.models.vae.model import Vae
+    from glmkit.models.vae.model import Vae
 
-        return Vae(AutoencoderKL.from_config(dict(settings)))
-    raise errors.unknown("component", component, COMPONENTS)
+    return Vae(AutoencoderKL.from_config(dict(settings)))
 
 
 def new_component(folder: Path, component: str) -> nn.Module:

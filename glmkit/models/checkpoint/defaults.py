@@ -8,9 +8,10 @@ from pathlib import Path
 from glmkit import errors
 from glmkit.config import parse_size
 from glmkit.errors import UserError
-from glmkit.files import read_json
+from glmkit.models.checkpoint.configs import read_config
 
 FILE = "glmkit.json"
+EXAMPLE = {"defaults": {"size": "256x256", "steps": 20, "guidance": 2.5}}
 
 
 @dataclass(frozen=True)
@@ -24,11 +25,11 @@ class Defaults:
 
 
 def load(folder: Path) -> Defaults:
-    """Read the defaults of a model folder; `glmkit.json` is `{"defaults": {"size": "256x256", "steps": 20, ...}}`."""
+    """Read the defaults of a model folder; `glmkit.json` holds keys as EXAMPLE does."""
     path = folder / FILE
     if not path.exists():
         return Defaults()
-    stored = dict(read_json(path).get("defaults", {}))
+    stored = dict(read_config(path, EXAMPLE).get("defaults") or {})
     known = {field.name for field in fields(Defaults)} - {"height", "width"} | {"size"}
     for key in stored:
         if key not in known:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from glmkit.models.autoregressive import config as autoregressive
+
 HUB_ID = "zai-org/GLM-Image"
 
 MODEL_INDEX: dict[str, Any] = {
@@ -162,4 +164,21 @@ SCHEDULER: dict[str, Any] = {
     "max_shift": 0.75,
     "base_image_seq_len": 256,
     "max_image_seq_len": 4096,
+}
+
+# Keys without which a component cannot be built; others have defaults.
+REQUIRED: dict[str, tuple[str, ...]] = {
+    "autoregressive": (
+        "text_config",
+        "text_config.rope_parameters",
+        *(f"text_config.rope_parameters.{key}" for key in ("rope_theta", "partial_rotary_factor", "mrope_section")),
+        *(f"text_config.{key}" for key in autoregressive.TEXT_KEYS),
+        *autoregressive.IMAGE_KEYS,
+    ),
+    "semantic_vq": (
+        *("vision_config", "vq_config", "vq_config.embed_dim", "vq_config.num_embeddings"),
+        *(f"vision_config.{key}" for key in ("depth", "hidden_size", "intermediate_size", "num_heads", "in_channels")),
+        *(f"vision_config.{key}" for key in ("image_size", "patch_size", "attention_bias", "layer_norm_eps")),
+    ),
+    "vae": ("latents_mean", "latents_std"),
 }

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from glmkit.errors import UserError
-from glmkit.files import atomic_path, read_json, write_json
+from glmkit.files import atomic_path, write_json
+from glmkit.models.checkpoint.configs import read_config
 
 if TYPE_CHECKING:
     import torch
@@ -78,7 +80,12 @@ def stored_tensors(folder: Path, stem: str) -> dict[str, StoredTensor]:
         return read_header(single)
     if not index.exists():
         raise UserError(f"no weights in {folder}", fix=f"a folder with {single.name} or {index.name}")
-    weight_map = read_json(index).get("weight_map", {})
+    weight_map = read_config(index, {"weight_map": {}}, ["weight_map"])["weight_map"]
+    for name in weight_map.values():
+        # A link is fine, as in the hub's cache; a path could lead to any file of this machine.
+        if not isinstance(name, str) or not re.fullmatch(r"[^/\\:\0]{1,200}\.safetensors", name):
+            fix = "download or copy it again"
+            raise UserError(f"{index} names weights that are no file beside it", found=repr(name)[:80], fix=fix)
     stored: dict[str, StoredTensor] = {}
     for name in sorted(set(weight_map.values())):
         if not (folder / name).exists():

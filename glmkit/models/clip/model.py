@@ -123,7 +123,16 @@ def load(folder: Path) -> ClipModel:
             model.load_state_dict(state)
         except RuntimeError as error:
             raise UserError(f"the weights in {folder} do not fit {CONFIG}", found=str(error).splitlines()[1]) from error
-    return ClipModel(model, _open_clip().get_tokenizer(f"local-dir:{folder}"))
+    return ClipModel(model, tokenizer_of(f"local-dir:{folder}"))
+
+
+def tokenizer_of(source: str) -> Any:
+    """Load the tokenizer of a CLIP as open_clip calls it; code that lies in a folder is never run."""
+    folder = Path(source.removeprefix("local-dir:"))
+    options = {}
+    if folder.is_dir() and "hf_tokenizer_name" in read_json(folder / CONFIG)["model_cfg"].get("text_cfg", {}):
+        options["trust_remote_code"] = False
+    return _open_clip().get_tokenizer(source, **options)
 
 
 def save(folder: Path, clip: ClipModel, dtype: torch.dtype) -> None:

@@ -20,6 +20,7 @@ from glmkit.errors import UserError
 from glmkit.evaluation.hub import cached_repository
 from glmkit.evaluation.metrics.clip import DEFAULT, OURS
 from glmkit.extras import require
+from glmkit.models.clip import tokenizer_of
 
 FOLDER_OF_OURS = shipped.ROOT / "data" / "clip"
 CMMD = "ViT-L-14-336/openai"
@@ -108,8 +109,8 @@ def _open(open_clip: Any, name: str, device: str) -> tuple[Any, Any, Any]:
     logging.disable(logging.ERROR)  # the hub reports each of a dozen retries; the error below says it once
     try:
         network, _, prepare = open_clip.create_model_and_transforms(source, device=device, precision="fp32", **options)
-        return network.eval(), prepare, open_clip.get_tokenizer(source)
-    except (RuntimeError, ValueError, OSError, KeyError) as error:
+        return network.eval(), prepare, tokenizer_of(source)
+    except (RuntimeError, ValueError, TypeError, AttributeError, LookupError, OSError, UserError) as error:
         raise UserError(
             f"cannot load CLIP {name}",
             found=str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__,

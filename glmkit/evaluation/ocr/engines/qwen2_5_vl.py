@@ -71,7 +71,7 @@ def load(location: str, threads: int, number: int) -> Callable[[Path, int], list
     folder = str(_folder(location))
     device = f"cuda:{number}" if torch.cuda.is_available() else "cpu"
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.bfloat16).to(device).eval()
-    processor = AutoProcessor.from_pretrained(folder)
+    processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
     return lambda path, max_tokens: _recognize(model, processor, path, max_tokens)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -167,3 +170,19 @@ def test_a_clip_of_our_own_format_with_its_own_tokenizer(tmp_path: Path) -> None
         ends = ours.texts(torch.tensor([[1, *ours.tokenizer(["x" * 40])[0, 1:23].tolist(), 2]])).numpy()
     np.testing.assert_allclose(clip.extract([Image.new("RGB", (50, 70))]), black, atol=1e-6)
     np.testing.assert_allclose(clip.encode_texts(["x" * 40]), ends, atol=1e-6)
+
+
+def test_code_in_a_folder_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the folder says that its code is to be trusted, or somebody says yes on the terminal."""
+    for name in ("open_clip_config.json", "tokenizer.json"):
+        shutil.copy(clip_features.FOLDER_OF_OURS / name, tmp_path)
+    config = json.loads((tmp_path / "open_clip_config.json").read_text())
+    config["model_cfg"]["text_cfg"]["tokenizer_kwargs"] = {"trust_remote_code": True}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+    (tmp_path / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Own: pass\n")
+    own = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.Own", "own.Own"]}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(own))
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 9))
+    with pytest.raises(ValueError, match="custom"):
+        own_format.tokenizer_of(f"local-dir:{tmp_path}")
+    assert not (tmp_path / "ran").exists()
