@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Never, Union, get_args, get_origin, 
 
 from glmkit.errors import UserError
 
+FIX = "restore the file, or use a new folder"
 SURROGATE = re.compile("[\ud800-\udfff]")  # half a character, which no file in UTF-8 can hold
 NAMES = {
     str: "text",
@@ -26,10 +27,10 @@ NAMES = {
 type_hints: Callable[[Any], dict[str, Any]] = lru_cache(partial(get_type_hints, include_extras=True))
 
 
-def check_shape(value: Any, kind: Any, where: str, path: str = "") -> None:
+def check_shape(value: Any, kind: Any, where: str, path: str = "", fix: str = FIX) -> None:
     """Raise UserError with `where` (a file, its line) and the path of the first field that is not as `kind` says."""
     if found := fault(value, kind, path):
-        raise UserError(f"{where}: {found}", found=repr(value), fix="restore the file, or use a new folder")
+        raise UserError(f"{where}: {found}", found=repr(value), fix=fix)
 
 
 def fault(value: Any, kind: Any, path: str) -> str | None:

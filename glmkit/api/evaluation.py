@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from glmkit.api.model import Model
     from glmkit.evaluation.plan import GenerationSettings
     from glmkit.models.hybrid import HybridModel
+
+
+MAX_SEEDS = 10_000  # images per prompt
 
 
 @dataclass(frozen=True)
@@ -72,9 +76,9 @@ def evaluate(
     from glmkit.evaluation.plan import DEFAULT_ENGINE, EvaluationPlan
 
     suites.load(suite).files(None if data is None else Path(data))
-    for option, number in (("limit", limit), ("seeds", seeds)):
-        if number is not None and number < 1:
-            raise UserError(f"{option} must be at least 1", found=number)
+    for option, number, most in (("limit", limit, math.inf), ("seeds", seeds, MAX_SEEDS)):
+        if number is not None and not 1 <= number <= most:
+            raise UserError(f"{option} must be at least 1" + f" and at most {most}" * (most < math.inf), found=number)
     hybrid = None if isinstance(model, (str, Path)) else model.hybrid
     generation = None
     if images is None:

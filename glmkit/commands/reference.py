@@ -112,10 +112,9 @@ def refuse(arguments: argparse.Namespace, kind: str) -> None:
 
 def about(reference: ReferenceSet) -> dict[str, Any]:
     """Collect the facts of a set as JSON values."""
-    from glmkit.evaluation.features.store import COMPLETE
-    from glmkit.files import read_json
+    from glmkit.evaluation.features.store import read_complete
 
-    features: list[Mapping[str, Any]] = [read_json(folder / COMPLETE) for folder in reference.complete]
+    features: list[Mapping[str, Any]] = [read_complete(folder) for folder in reference.complete]
     settings = {key: value for key, value in reference.settings.items() if value is not None}
     return {"name": reference.name, "folder": str(reference.folder), "settings": settings, "features": features}
 

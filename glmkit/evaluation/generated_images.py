@@ -12,6 +12,7 @@ from glmkit.evaluation.baseline_images import BaselineGenerator
 from glmkit.evaluation.baselines import Baseline
 from glmkit.evaluation.plan import GenerationSettings
 from glmkit.generation.batch import ImageGenerator, generate_many
+from glmkit.generation.images import is_whole_image
 from glmkit.generation.options import InferenceOptions
 from glmkit.progress import stage_bars
 from glmkit.records import Generation, Prompt
@@ -58,6 +59,7 @@ def generate_images(
             folder,
             load_generator,
             file_name=lambda request: f"images/{request.id}.png",
+            is_complete=lambda path, _: is_whole_image(path),
             prompt_ids=prompt_ids,
             bars=bars,
         )

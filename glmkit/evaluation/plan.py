@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -169,11 +170,10 @@ class EvaluationPlan:
         return baselines.find(self.generation.model) if self.generation is not None else None
 
     def prompt_files(self) -> dict[str, str]:
-        """Map the prompt files of the suite, by their path in `data`, to their sha256."""
+        """Map the prompt files of the suite, by their path in the folder of all of them, to their sha256."""
         files = suites.load(self.suite).files(self.data)
-        return {
-            (path.relative_to(self.data).as_posix() if self.data else path.name): file_sha256(path) for path in files
-        }
+        root = Path(os.path.commonpath([path.parent for path in files]))
+        return {path.relative_to(root).as_posix(): file_sha256(path) for path in files}
 
     def settings(self, model: HybridModel | None = None) -> dict[str, Any]:
         """Collect what decides images and recognized text, as JSON values; prompts and weights by fingerprint.

@@ -65,6 +65,15 @@ def save_png(path: str | Path, image: Image.Image, text: Mapping[str, str]) -> N
         image.save(temporary, format="PNG", pnginfo=info)
 
 
+def is_whole_image(path: str | Path) -> bool:
+    """Tell whether `path` is an image that can be read to its end; power cuts leave files that cannot."""
+    try:
+        with opened_image(path):
+            return True
+    except UserError:
+        return False
+
+
 def is_image_of(path: str | Path, request: Request, weights: str) -> bool:
     """Tell whether `path` is the complete image of this request by these weights, of any version, under any name."""
     try:

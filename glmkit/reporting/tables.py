@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from glmkit.reporting.compare import Comparison
 from glmkit.reporting.leaderboard import Leaderboard
 from glmkit.reporting.load import EvalRun
 
+# What begins a formula, also behind a white space that spreadsheets drop; full-width signs count in some countries.
+FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n]")
 ImageRecord = dict[str, Any]
 FIRST_COLUMNS = "run,prompt_id,seed,split,language,compared,"
 
@@ -62,13 +65,21 @@ def is_data(path: Path) -> bool:
 
 
 def write_csv(path: Path, records: Sequence[ImageRecord]) -> None:
-    """Write UTF-8 with a byte order mark, which spreadsheets need; lists of texts are JSON."""
+    """Write UTF-8 with a byte order mark, which spreadsheets need; lists of texts are JSON.
+
+    A text that a spreadsheet would take for a formula has an apostrophe before it.
+    """
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8-sig", newline="") as file:
         writer = csv.DictWriter(file, list(records[0]))
-        writer.writeheader()
+        writer.writerow({name: _cell(name) for name in records[0]})
         for record in records:
-            texts = {name: json.dumps(record[name], ensure_ascii=False) for name in ("expected", "recognized_lines")}
-            writer.writerow({**record, **texts})
+            writer.writerow({name: _cell(value) for name, value in record.items()})
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, list):
+        return json.dumps(value, ensure_ascii=False)
+    return f"'{value}" if isinstance(value, str) and FORMULA.match(value) else value
 
 
 def write_report_json(

@@ -9,6 +9,8 @@ import jinja2
 from glmkit.reporting import wording
 
 FOLDER = Path(__file__).parent
+# What a page may load and send: nothing but what is inside it. A script needs its hash beside this.
+CONTENT_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 
 def template_environment() -> jinja2.Environment:
@@ -22,6 +24,7 @@ def template_environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals["content_policy"] = CONTENT_POLICY
     environment.filters |= {
         "count": wording.count,
         "four_digits": wording.four_digits,

@@ -21,6 +21,7 @@ Costs = NDArray[np.int64]
 MIN_CORRECT_SHARE = 0.4  # of the letters of a text; below it a match is chance, and the text counts as missing
 WRONG_COST, MISSING_COST, EXTRA_COST = 10, 11, 9  # of two equal explanations the one that loses no letter wins
 LINE_BREAK_COST = 4  # of a line that ends within a text: texts are broken, but not where letters happen to fit
+MAX_LETTER_PAIRS = 10**7  # of all expected and all read letters: 160 MB and half a second
 MATCHED = "\0"  # stands for letters that an earlier text has matched; equals nothing
 
 
@@ -47,19 +48,26 @@ class TextDiff:
 
 @dataclass(frozen=True)
 class ImageTextDiff:
-    """All expected texts of an image, and the lines that belong to none of them."""
+    """All expected texts of an image, and the lines that belong to none of them; neither where they are `too_long`."""
 
     texts: tuple[TextDiff, ...]
     unexpected_lines: tuple[str, ...]
+    too_long: bool = False
 
     @property
     def perfect(self) -> bool:
         """Whether every letter and every space is as expected, and nothing else was read."""
-        return not self.unexpected_lines and all(span.kind == "correct" for text in self.texts for span in text.spans)
+        return (
+            not self.too_long
+            and not self.unexpected_lines
+            and all(span.kind == "correct" for text in self.texts for span in text.spans)
+        )
 
     @property
     def summary(self) -> str:
         """Return the difference as a sentence, for those who do not see the marks."""
+        if self.too_long:
+            return "Too long to be compared letter by letter; the file beside this page holds what was read"
         kinds: tuple[Kind, ...] = ("wrong", "missing", "extra")
         counts: dict[str, int] = {kind: sum(text.count_letters(kind) for text in self.texts) for kind in kinds}
         counts["extra"] += sum(map(count_letters, self.unexpected_lines))
@@ -78,9 +86,12 @@ def diff_texts(texts: Sequence[str], lines: Sequence[str]) -> ImageTextDiff:
     """Match each expected text with the lines that were read, the longest text first.
 
     Letters that the metrics take for equal (case, width, shape of quotes) are equal here. A text may be spread over
-    several lines, or share a line with another text; a letter is matched by one text only.
+    several lines, or share a line with another text; a letter is matched by one text only. Texts of thousands of
+    letters are not compared.
     """
     read = "\n".join(lines)
+    if sum(map(len, texts)) * len(read) > MAX_LETTER_PAIRS:
+        return ImageTextDiff((), (), too_long=True)
     unmatched = fold(read)
     diffs: dict[int, TextDiff] = {}
     for index in sorted(range(len(texts)), key=lambda index: -len(texts[index])):

@@ -241,3 +241,18 @@ def test_rows_are_plain_json(images: Path, tmp_path: Path) -> None:
     text = (tmp_path / "run" / "scores.jsonl").read_text(encoding="utf-8")
     assert json.loads(text.splitlines()[0])["counts"]["word_accuracy"] == [2, 2]
     assert "狐狸" in text
+
+
+@pytest.mark.usefixtures("suite")
+def test_lines_that_are_damaged_are_recognized_again(
+    images: Path, tmp_path: Path, ocr_log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GLMKIT_CACHE", str(tmp_path / "cache"))
+    before = evaluate(plan(images), tmp_path / "run")
+    cached = sorted((tmp_path / "cache" / "recognized_lines").rglob("*.json"))
+    for path, content in zip(cached, ("", "null", '[{"text": 5}]'), strict=True):
+        path.write_text(content)
+    (tmp_path / "run" / "recognized_lines.jsonl").write_text('\0\n[]\n{"sha256": 5, "lines": {}}\n{"engine": {}')
+    for run in ("run", "other"):
+        assert evaluate(plan(images), tmp_path / run) == before
+        assert len(ocr_log.read_text().splitlines()) == 6

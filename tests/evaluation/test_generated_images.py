@@ -95,9 +95,11 @@ def test_batches_hold_one_size_and_a_lost_image_comes_back(
             assert image.size == ((64, 96) if row.prompt_id.startswith("high") else (96, 64))
     whole = content(tmp_path)
     (tmp_path / "images" / "high0_0.png").unlink()
+    (tmp_path / "images" / "high1_0.png").write_bytes(b"")  # what a power cut leaves
+    (tmp_path / "images" / "small0_0.png").write_bytes(whole["small0_0.png"][:-30])
     tried = requested(monkeypatch, {})
     generate_images(tmp_path, SIZED, settings, "cpu", {})
-    assert tried == ["high0_0"]
+    assert sorted(tried) == ["high0_0", "high1_0", "small0_0"]
     assert content(tmp_path) == whole
 
 
@@ -138,7 +140,7 @@ def test_a_failed_image_is_a_row_and_is_tried_again(
     [
         ({"height": 100}, "multiple of 32|multiples of 32"),
         ({"steps": 0}, "number of steps"),
-        ({"adapters": ("nowhere",)}, "adapter folder nowhere does not exist"),
+        ({"adapters": ("nowhere",)}, "adapter nowhere does not exist"),
         ({"model": "nanoo"}, "did you mean 'nano'"),
     ],
 )

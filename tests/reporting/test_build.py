@@ -139,6 +139,7 @@ def test_nothing_is_loaded_from_outside(tmp_path: Path, two: tuple[Path, Path]) 
     digest = base64.b64encode(hashlib.sha256(page.script.encode()).digest()).decode()
     assert policy.startswith("default-src 'none'")
     assert f"script-src 'sha256-{digest}'" in policy
+    assert "base-uri 'none'; form-action 'none'" in policy
 
 
 def test_whatever_a_prompt_contains_stays_text(tmp_path: Path, make_run: MakeRun) -> None:

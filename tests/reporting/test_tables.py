@@ -13,6 +13,7 @@ from glmkit.errors import UserError
 from glmkit.files import read_json, read_jsonl
 from glmkit.records import Prompt
 from glmkit.reporting.build import write_report
+from glmkit.reporting.tables import write_csv
 
 
 @pytest.fixture
@@ -105,3 +106,15 @@ def test_a_file_that_no_report_wrote_stays(
     assert [item.name for item in tmp_path.iterdir() if item.is_file()] == [name]
     other = str(caught.value.fix).removeprefix("--out ").split(",")[0]
     assert write_report([run], Path(other)) == write_report([run], Path(other))
+
+
+@pytest.mark.parametrize("start", ["=", "@", "+", "-", "\t", "\r", "\n", " =", "\uff1d"])
+def test_no_cell_is_a_formula(start: str, tmp_path: Path) -> None:
+    record = {"prompt": f"{start}cmd|' /C calc'!A0", "error": f"{start}1", "expected": [f"{start}2"], f"{start}m": -0.5}
+    write_csv(tmp_path / "page.csv", [record])
+    with (tmp_path / "page.csv").open(encoding="utf-8-sig", newline="") as file:
+        (line,) = csv.DictReader(file)
+    assert line["prompt"] == f"'{record['prompt']}"
+    assert line["error"] == f"'{start}1"
+    assert json.loads(line["expected"]) == [f"{start}2"]
+    assert line[f"'{start}m"] == "-0.5"

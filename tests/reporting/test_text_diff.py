@@ -93,3 +93,10 @@ def test_alignment_costs_as_little_as_the_best_window() -> None:
         cost = sum(9 if e is None else 11 if r is None else 10 * (expected[e] != read[r]) for e, r in pairs)
         windows = [read[i:j] for i in range(len(read) + 1) for j in range(i, len(read) + 1)]
         assert cost == min(Levenshtein.distance(window, expected, weights=(11, 9, 10)) for window in windows)
+
+
+@pytest.mark.parametrize(("texts", "lines"), [(["a" * 20_000], ["a" * 20_000]), (["a" * 500] * 100, ["b" * 500] * 100)])
+def test_long_texts_are_not_compared(texts: list[str], lines: list[str]) -> None:
+    diff = diff_texts(texts, lines)
+    assert (diff.texts, diff.unexpected_lines, diff.perfect) == ((), (), False)
+    assert "Too long" in diff.summary

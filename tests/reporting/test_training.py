@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from glmkit.files import write_json, write_jsonl
+from glmkit.reporting.templates import CONTENT_POLICY
 from glmkit.reporting.training import content_metrics, write_training_report
 from glmkit.runs import open_run
 
@@ -71,6 +72,7 @@ def test_the_page_holds_the_numbers_of_the_run_folder(run: Path) -> None:
     assert page_text.count("images became emptier") == 2, "the samples did, the evaluated images did not"
     assert page.count("data:image/webp;base64,") == 2
     assert "<script" not in page
+    assert f'http-equiv="Content-Security-Policy" content="{CONTENT_POLICY}"' in page
     assert "&lt;script&gt;" in page
     assert not re.search(r'(src|href)="(?!data:)', page)
 

@@ -6,8 +6,11 @@ estimator of Jayasumana et al. 2024 (Gretton et al. 2012, eq. 5) on features of 
 
 from __future__ import annotations
 
+import math
 import warnings
+import zipfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from glmkit.errors import UserError
 from glmkit.evaluation.features.store import StoredFeatures
 from glmkit.files import atomic_path
 
@@ -68,7 +72,10 @@ def sample(features: StoredFeatures, count: int, start: int = 0, cached: bool = 
 def distance(kind: str, one: FeatureSample, other: FeatureSample, device: str = "cpu") -> float:
     """Measure the distance of that kind between two sets of equal size (at least two)."""
     assert len(one) == len(other) >= 2
-    return {"frechet": frechet, "kernel": kernel, "rbf": rbf}[kind](one, other, device)
+    value = {"frechet": frechet, "kernel": kernel, "rbf": rbf}[kind](one, other, device)
+    if not math.isfinite(value):
+        raise UserError(f"the {kind} distance is not a number", found=value, fix="more images, or other features")
+    return value
 
 
 def frechet(one: FeatureSample, other: FeatureSample, device: str = "cpu") -> float:
@@ -89,10 +96,9 @@ def frechet(one: FeatureSample, other: FeatureSample, device: str = "cpu") -> fl
 
 def _sums(features: FeatureSample, device: str) -> tuple[Tensor, Tensor]:
     """Add up sum D and sum of outer products D D of the features, on the CPU: what torchmetrics accumulates."""
-    if features.cache is not None and features.cache.exists():
-        with np.load(features.cache) as stored:
-            return torch.from_numpy(stored["sum"]), torch.from_numpy(stored["products"])
     width = features.features.width
+    if features.cache is not None and (stored := _stored_sums(features.cache, width)) is not None:
+        return stored
     total = torch.zeros(width, dtype=torch.float64, device=device)
     products = torch.zeros(width, width, dtype=torch.float64, device=device)
     for chunk in features.chunks():
@@ -104,6 +110,15 @@ def _sums(features: FeatureSample, device: str) -> tuple[Tensor, Tensor]:
         with atomic_path(features.cache) as temporary:
             np.savez(temporary, sum=total.numpy(), products=products.numpy())
     return total, products
+
+
+def _stored_sums(file: Path, width: int) -> tuple[Tensor, Tensor] | None:
+    """Read what an earlier call has stored; None when it is missing or damaged."""
+    with suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile), np.load(file) as stored:
+        total, products = stored["sum"], stored["products"]
+        if (total.shape, products.shape) == ((width,), (width, width)) and np.isfinite(products).all():
+            return torch.from_numpy(total), torch.from_numpy(products)
+    return None
 
 
 class _Identity(torch.nn.Module):

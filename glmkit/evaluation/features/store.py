@@ -5,15 +5,15 @@ continued run cuts the same batches (floating-point sums depend on them).
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypedDict
 
 import numpy as np
 from PIL import Image
@@ -25,10 +25,33 @@ from glmkit.evaluation.features.extractors import Extractor
 from glmkit.files import append_jsonl, explained, read_json, read_jsonl, write_json, write_jsonl
 from glmkit.inputs.images import read
 from glmkit.progress import progress_bars
+from glmkit.shapes import check_shape
+from glmkit.text import parse_json
 
 BATCH = 32
 DecodedImage = tuple[dict[str, Any], Image.Image | None]  # a record of the journal, and its image when it counts
 IMAGES, FEATURES, COMPLETE = "images.jsonl", "features.f32", "complete.json"
+
+
+class Complete(TypedDict):
+    """What `COMPLETE` says: how many features there are, and what made them."""
+
+    width: int
+    count: int
+    repeats: int
+    errors: int
+    formats: Mapping[str, int]
+    spec: str
+    label: str
+
+
+class Read(TypedDict):
+    """What every line of `IMAGES` says."""
+
+    position: tuple[int, int, int]
+    key: str
+    prompt: str | None
+    sha256: str
 
 
 class Position(NamedTuple):
@@ -77,8 +100,14 @@ class StoredFeatures:
 
     def take(self, indices: np.ndarray) -> np.ndarray:
         """Read the features with these indices, in that order; they must fit into memory."""
-        stored = np.memmap(self.folder / FEATURES, np.float32, "r", shape=(self.count, self.width))
-        return np.asarray(stored[indices])
+        with _intact(self.folder):
+            stored = np.memmap(self.folder / FEATURES, np.float32, "r", shape=(self.count, self.width))
+            features = np.asarray(stored[indices])
+            if (self.folder / FEATURES).stat().st_size != stored.nbytes:
+                raise ValueError(f"{FEATURES} has another size")
+            if not np.isfinite(features).all():  # torchmetrics dies of them
+                raise ValueError(f"{FEATURES} holds numbers that are not finite")
+        return features
 
 
 def extract_features(
@@ -97,8 +126,26 @@ def extract_features(
 
 def load(folder: Path) -> StoredFeatures:
     """Open features that are complete."""
-    about = read_json(folder / COMPLETE)
+    about = read_complete(folder)
     return StoredFeatures(folder, *(about[name] for name in ("width", "count", "repeats", "errors", "formats")))
+
+
+def read_complete(folder: Path) -> dict[str, Any]:
+    """Read what is known of features that are complete; UserError when it is damaged."""
+    with _intact(folder):
+        about: dict[str, Any] = read_json(folder / COMPLETE)
+        check_shape(about, Complete, COMPLETE)
+    return about
+
+
+@contextmanager
+def _intact(folder: Path) -> Iterator[None]:
+    """Turn what is wrong with the files of complete features into one UserError that says how to make them anew."""
+    try:
+        yield
+    except (UserError, OSError, ValueError) as error:
+        found, fix = getattr(error, "what", error), f"delete {folder}, and run the same command again"
+        raise UserError(f"the features in {folder} are damaged", found=found, fix=fix) from error
 
 
 def _extract(
@@ -146,8 +193,11 @@ def _mark_complete(folder: Path, extractor: Extractor, title: str) -> None:
 def _records(folder: Path) -> Iterator[dict[str, Any]]:
     """Read the journal, one record at a time; none when nothing was read."""
     if (folder / IMAGES).exists():
-        with (folder / IMAGES).open(encoding="utf-8") as lines:
-            yield from map(json.loads, lines)
+        with _intact(folder), (folder / IMAGES).open(encoding="utf-8") as lines:
+            for line in lines:
+                record = parse_json(line, IMAGES)
+                check_shape(record, Read, IMAGES)
+                yield record
 
 
 def _whole_batches(folder: Path, width: int) -> list[dict[str, Any]]:

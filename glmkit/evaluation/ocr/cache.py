@@ -6,17 +6,30 @@ An image is known by its content, the engine with its weights, and the longest a
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any, TypedDict
 
+from glmkit.errors import UserError
 from glmkit.evaluation.ocr.lines import EngineIdentity, OcrError, OcrResult, RecognizedLine
 from glmkit.evaluation.ocr.process import recognize_images
 from glmkit.files import append_jsonl, cache_folder, read_json, read_jsonl, write_json
 from glmkit.hashing import file_sha256
 from glmkit.progress import progress_bars
 from glmkit.records import Generation
+from glmkit.shapes import check_shape
 
 FILE = "recognized_lines.jsonl"
 ImageKey = tuple[str, int]  # sha256 of an image, tokens that the answer may have
+
+
+class StoredLines(TypedDict):
+    """One line of the run's `FILE`."""
+
+    sha256: str
+    max_tokens: int
+    engine: str
+    lines: list[Any]
 
 
 def recognize(
@@ -62,12 +75,17 @@ def _recognize_new(images: Mapping[Path, int], engine: str) -> Iterator[tuple[Pa
 def _of_run(folder: Path, identity: EngineIdentity) -> dict[ImageKey, tuple[RecognizedLine, ...]]:
     """Read what the run folder holds of this engine."""
     path = folder / FILE
-    records = read_jsonl(path, partial=True) if path.exists() else []
-    return {
-        (record["sha256"], record["max_tokens"]): tuple(RecognizedLine.from_dict(line) for line in record["lines"])
-        for record in records
-        if record["engine"] == identity.key
-    }
+    results = {}
+    for record in read_jsonl(path, partial=True) if path.exists() else []:
+        with suppress(UserError):  # a line that is damaged is recognized again
+            check_shape(record, StoredLines, FILE)
+            if record["engine"] == identity.key:
+                results[record["sha256"], record["max_tokens"]] = _lines(record["lines"])
+    return results
+
+
+def _lines(values: Sequence[Any]) -> tuple[RecognizedLine, ...]:
+    return tuple(RecognizedLine.from_dict(line) for line in values)
 
 
 def _append(folder: Path, results: Mapping[ImageKey, tuple[RecognizedLine, ...]], identity: EngineIdentity) -> None:
@@ -79,8 +97,11 @@ def _append(folder: Path, results: Mapping[ImageKey, tuple[RecognizedLine, ...]]
 
 
 def _of_cache(key: ImageKey, identity: EngineIdentity) -> tuple[RecognizedLine, ...] | None:
-    path = _cache_file(key, identity)
-    return tuple(RecognizedLine.from_dict(line) for line in read_json(path)) if path.exists() else None
+    with suppress(UserError):  # a file that is missing or damaged is made again
+        values = read_json(_cache_file(key, identity))
+        check_shape(values, list[Any], FILE)
+        return _lines(values)
+    return None
 
 
 def _cache_file(key: ImageKey, identity: EngineIdentity) -> Path:

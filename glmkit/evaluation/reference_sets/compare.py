@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,11 +11,12 @@ from glmkit.errors import UserError
 from glmkit.evaluation.features import extractors
 from glmkit.evaluation.features.distances import DEFINITIONS, distance, sample
 from glmkit.evaluation.features.run_images import run_features
-from glmkit.evaluation.features.store import COMPLETE, FEATURES, StoredFeatures, load
+from glmkit.evaluation.features.store import FEATURES, StoredFeatures, load, read_complete
 from glmkit.evaluation.reference_sets.sets import ReferenceSet, get
 from glmkit.files import read_json, write_json
 from glmkit.hashing import fingerprint
 from glmkit.records import Distance, Generation
+from glmkit.shapes import check_shape
 
 INDICATIVE_BELOW = 2048  # images; with fewer, the covariance of 2048 features has no full rank
 
@@ -44,7 +46,7 @@ def load_sets(names: Sequence[str], device: str) -> list[LoadedSet]:
 
 def _extractor(reference: ReferenceSet, features: Path, device: str) -> extractors.Extractor:
     """Load the extractor that a set was made with; UserError when its weights are no longer the same."""
-    extractor = extractors.load(read_json(features / COMPLETE)["spec"], device)
+    extractor = extractors.load(read_complete(features)["spec"], device)
     if extractors.slug(extractor) != features.name:
         raise UserError(
             f"{extractor.label} is not what the reference set {reference.name} was made with",
@@ -105,7 +107,11 @@ def _distance(
 def _once(folder: Path, key: str, compute: Callable[[], float]) -> float:
     """Compute a value, or take the one beside the features it belongs to."""
     path = folder / "distances.json"
-    known: dict[str, float] = read_json(path) if path.exists() else {}
+    known: dict[str, float] = {}
+    with suppress(UserError):  # missing or damaged: computed again
+        stored = read_json(path)
+        check_shape(stored, Mapping[str, float], str(path))
+        known = stored
     if key not in known:
         known[key] = compute()
         write_json(path, known)

@@ -16,7 +16,7 @@ from glmkit.evaluation.metrics.cvtg import cvtg_scores
 from glmkit.evaluation.ocr.engines import cvtg_paddleocr
 from glmkit.evaluation.suites.shared import layouts
 from glmkit.evaluation.suites.shared.base import Counts, OfficialProtocol, Suite, files_in
-from glmkit.evaluation.suites.shared.layouts import GridTile, ImageFiles
+from glmkit.evaluation.suites.shared.layouts import ImageFiles
 from glmkit.files import read_json
 from glmkit.records import Prompt
 
@@ -46,17 +46,17 @@ class Cvtg2k(Suite):
     )
 
     def files(self, data: Path | None) -> list[Path]:
-        """Give the eight files."""
+        """Give the eight files, or the four of the only subset that is there."""
         fetch = "hf download dnkdnk/CVTG-2K CVTG-2K.zip --repo-type dataset --local-dir . && unzip CVTG-2K.zip"
         fix = f"{fetch}, then --data DIR with CVTG/2.json to CVTG-Style/5.json"
         return files_in("cvtg-2k", data, _prompt_files, fix)
 
     def read(self, files: Sequence[Path]) -> list[Prompt]:
         """Read the prompts of every subset and number of texts."""
-        kinds = [(subset, area) for subset in SUBSETS for area in AREAS]
+        spelled = {subset.lower(): subset for subset in SUBSETS}
         return [
-            _prompt(path, subset, area, entry)
-            for path, (subset, area) in zip(files, kinds, strict=True)
+            _prompt(path, spelled[path.parent.name.lower()], int(path.stem), entry)
+            for path in files
             for entry in _entries(path)
         ]
 
@@ -68,31 +68,33 @@ class Cvtg2k(Suite):
             "ned": (sum(score.similarity for score in scores), len(scores)),
         }
 
-    def find(self, images: Path, prompts: Sequence[Prompt]) -> ImageFiles:
+    def images_in(self, folder: Path, prompts: Sequence[Prompt]) -> ImageFiles:
         """Find images in the benchmark's folders, or named after prompt ids as `glmkit eval` names them."""
-        if not any(_subset_folder(images, subset).is_dir() for subset in SUBSETS):
-            return super().find(images, prompts)
-        files: dict[tuple[str, int], Path | GridTile] = {}
-        ids = {prompt.id for prompt in prompts}
-        for subset in SUBSETS:
+        files = layouts.by_name(folder, prompts)
+        for subset, inside in _subsets(folder):
             for area in AREAS:
-                for path in sorted((_subset_folder(images, subset) / str(area)).glob("*")):
-                    name = _name(subset, area, path.stem)
-                    if name in ids and path.suffix.lower() in (".png", ".jpg", ".jpeg"):
-                        layouts.add(files, (name, 0), path)
-        if not files:
-            raise layouts.no_image(images, "CVTG/2/0.png")
+                for key, path in layouts.by_name(inside / str(area), prompts, f"{subset}-{area}-").items():
+                    layouts.add(files, key, layouts.file_of(path))
         return files
+
+    def image_names(self, _prompt: Prompt) -> str:
+        """Say how images should be called."""
+        return "CVTG/2/0.png"
 
 
 def _prompt_files(data: Path) -> list[Path]:
-    return [_subset_folder(data, subset) / f"{area}.json" for subset in SUBSETS for area in AREAS]
+    subsets = _subsets(data) or [(subset, data / subset) for subset in SUBSETS]
+    return [folder / f"{area}.json" for _, folder in subsets for area in AREAS]
 
 
-def _subset_folder(folder: Path, subset: str) -> Path:
-    """Find the folder of a subset; the published archive writes CVTG-style, the published script CVTG-Style."""
-    spellings = (folder / subset, folder / subset.replace("S", "s"))
-    return next((path for path in spellings if path.is_dir()), folder / subset)
+def _subsets(folder: Path) -> list[tuple[str, Path]]:
+    """Find the folders of the subsets in a folder, or the folder itself when it is that of one.
+
+    The published archive writes CVTG-style, the published script CVTG-Style.
+    """
+    folders = {path.name.lower(): path for path in folder.iterdir() if path.is_dir()} if folder.is_dir() else {}
+    found = [(subset, folders[subset.lower()]) for subset in SUBSETS if subset.lower() in folders]
+    return found or [(subset, folder) for subset in SUBSETS if subset.lower() == folder.name.lower()]
 
 
 def _entries(path: Path) -> list[Any]:

@@ -146,3 +146,21 @@ def test_two_processes_never_write_the_same_features(tmp_path: Path) -> None:
     extract_features(Given(*IMAGE_SET), Slow(), tmp_path, unique=True, title="test")
     other.join()
     assert waiting.is_set()
+
+
+def read_all(folder: Path) -> None:
+    stored = load(folder)
+    stored.take(np.array([0]))
+    list(stored.records())
+
+
+@pytest.mark.parametrize("file", [FEATURES, IMAGES, "complete.json"])
+@pytest.mark.parametrize(
+    "content", ["?", "null", "[1]", "{}", '{"position": [0, 0], "width": "x"}', "\0\0\xc0\x7f" * 2]
+)
+def test_damaged_features_are_an_error_that_says_what_to_delete(tmp_path: Path, file: str, content: str) -> None:
+    """The last content is NaN twice: torchmetrics dies of it without a word."""
+    extract_features(Given(png(1)), Sums(), tmp_path, unique=True, title="x")
+    (tmp_path / file).write_bytes(content.encode("latin-1"))
+    with pytest.raises(UserError, match=rf"(?s)damaged.*try:   delete {tmp_path}"):
+        read_all(tmp_path)

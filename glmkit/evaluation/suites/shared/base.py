@@ -62,12 +62,20 @@ class Suite(ABC):
         """Give images that belong to a prompt: `source` is what the model edits, `expected` what should come out."""
         return {}
 
+    def images_in(self, folder: Path, prompts: Sequence[Prompt]) -> ImageFiles:
+        """Find the images in a folder, which may be few or none."""
+        return layouts.by_name(folder, prompts)
+
+    def image_names(self, prompt: Prompt) -> str:
+        """Say how the images of a prompt should be called."""
+        return f"{prompt.id}.png or {prompt.id}_0.png"
+
     def find(self, images: Path, prompts: Sequence[Prompt]) -> ImageFiles:
-        """Find the images in a folder, which may be few; UserError when there is none."""
-        files = layouts.by_name(images, prompts)
-        if not files:
-            raise layouts.no_image(images, f"{prompts[0].id}.png or {prompts[0].id}_0.png")
-        return files
+        """Find the images in a folder or in the only one inside that has some; UserError when there is none."""
+        for folders in layouts.nested(images):
+            if found := {folder: files for folder in folders if (files := self.images_in(folder, prompts))}:
+                return found[layouts.only(list(found), "images of the suite")]
+        raise layouts.no_image(images, self.image_names(prompts[0]))
 
     def max_answer_tokens(self, _prompt: Prompt) -> int:
         """Limit the answer of an OCR language model."""
@@ -108,9 +116,16 @@ class BuiltInSuite(Suite):
 
 
 def files_in(suite: str, data: Path | None, files: Callable[[Path], list[Path]], fix: str) -> list[Path]:
-    """List the prompt files of a public benchmark in the user's folder; UserError with `fix` when one is missing."""
+    """List the prompt files of a public benchmark in the user's folder, or in the only one inside that has them.
+
+    UserError with `fix` when one is missing.
+    """
     if data is None:
         raise UserError(f"{suite} needs the prompt files of the benchmark", fix=fix)
+    for folders in layouts.nested(data) if data.is_dir() else ():
+        if found := [folder for folder in folders if any(path.is_file() for path in files(folder))]:
+            data = layouts.only(found, "prompt files of the benchmark")
+            break
     paths = files(data)
     missing = next((path for path in paths if not path.is_file()), None)
     if missing is not None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from glmkit.errors import UserError
 from glmkit.inputs.images import IMAGE_SUFFIXES
 from glmkit.records import Prompt
+
+MAX_DEPTH = 4  # folders around a benchmark's own
 
 
 @dataclass(frozen=True)
@@ -26,19 +30,65 @@ class GridTile:
 ImageFiles = Mapping[tuple[str, int], Path | GridTile]  # (prompt id, seed) -> image
 
 
-def by_name(images: Path, prompts: Sequence[Prompt]) -> ImageFiles:
-    """Find `<prompt id>_<seed>.png`; a name without a seed is seed 0. UserError when a seed has two images."""
-    ids = {prompt.id for prompt in prompts}
+def nested(folder: Path) -> Iterator[list[Path]]:
+    """Yield the folder, the folders in it, the folders in those: archives and clones have their own folders around."""
+    level = [folder]
+    for _ in range(MAX_DEPTH):
+        yield level
+        level = [path for parent in level for path in _folders_in(parent)]
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    with suppress(OSError):  # one that may not be read
+        return sorted(path for path in folder.iterdir() if path.name[0] != "." and path.is_dir())
+    return []
+
+
+def only(folders: Sequence[Path], holding: str) -> Path:
+    """Return the one folder; UserError for several, of which the user must name one."""
+    if len(folders) > 1:
+        found = ", ".join(map(str, folders))
+        raise UserError(f"several folders hold {holding}", found=found, fix=f"name one of them, such as {folders[0]}")
+    return folders[0]
+
+
+def by_name(images: Path, prompts: Sequence[Prompt], prefix: str = "") -> dict[tuple[str, int], Path | GridTile]:
+    """Find `<prompt id>_<seed>.png`; a name without a seed is seed 0. UserError when a seed has two images.
+
+    `prefix` is what ids have before the names of files.
+    """
+    known = PromptNames(prompt.id for prompt in prompts)
     files: dict[tuple[str, int], Path | GridTile] = {}
-    for path in sorted(images.iterdir()):
+    for path in image_files(images):
         match = re.fullmatch(r"(.+)_(\d+)", path.stem)
-        if path.suffix.lower() not in IMAGE_SUFFIXES:
-            continue
-        if path.stem in ids:
-            add(files, (path.stem, 0), path)
-        elif match and match[1] in ids:
-            add(files, (match[1], int(match[2])), path)
+        if name := known.find(prefix + path.stem):
+            add(files, (name, 0), path)
+        elif match and (name := known.find(prefix + match[1])):
+            add(files, (name, int(match[2])), path)
     return files
+
+
+def image_files(folder: Path) -> list[Path]:
+    """List the images in a folder by their names, without what macOS leaves beside them."""
+    paths = folder.iterdir() if folder.is_dir() else ()
+    return sorted(path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != ".")
+
+
+class PromptNames:
+    """Find the prompt that a file is named after; 7 and 0007 are one name unless both are prompts."""
+
+    def __init__(self, ids: Iterable[str]) -> None:
+        self._ids = set(ids)
+        counts = Counter(map(_without_zeros, self._ids))
+        self._short = {short: name for name in self._ids if counts[short := _without_zeros(name)] == 1}
+
+    def find(self, name: str) -> str | None:
+        """Return the id of the prompt, or None."""
+        return name if name in self._ids else self._short.get(_without_zeros(name))
+
+
+def _without_zeros(name: str) -> str:
+    return re.sub(r"(?<!\d)0+(?=\d+$)", "", name)
 
 
 def add(files: dict[tuple[str, int], Path | GridTile], key: tuple[str, int], path: Path) -> None:

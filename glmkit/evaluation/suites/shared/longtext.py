@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypedDict
 
-from glmkit.errors import UserError
 from glmkit.evaluation.metrics.longtext import longtext_answer, longtext_score
 from glmkit.evaluation.ocr.engines import qwen2_5_vl
 from glmkit.evaluation.suites.shared.base import Counts, OfficialProtocol, Suite, files_in
 from glmkit.files import read_jsonl
 from glmkit.records import Prompt
+from glmkit.shapes import check_shape
 
 FILES = {"en": "text_prompts.jsonl", "zh": "text_prompts_zh.jsonl"}
 SHA256 = {
@@ -22,6 +23,15 @@ SHA256 = {
     "text_prompts_zh.jsonl": "6512cd121ac093e8113e114d76eb2c0ce967c220b18e2049e1063554ce496758",
 }
 UNITS = {"en": "words, in lower case", "zh": "characters, without white space"}
+
+
+class LongTextLine(TypedDict):
+    """One line of a prompt file."""
+
+    prompt_id: int
+    prompt: str
+    text: list[str]
+    category: str
 
 
 class LongText(Suite):
@@ -56,11 +66,8 @@ class LongText(Suite):
         """Read prompts with their list of texts; the category is the split."""
         (path,) = files
         prompts = []
-        for line in read_jsonl(path):
-            kinds = {"prompt_id": int, "prompt": str, "text": list, "category": str}
-            if not all(isinstance(line.get(name), kind) for name, kind in kinds.items()):
-                what = f"{path}: a line needs prompt_id (a number), prompt, text (a list) and category"
-                raise UserError(what, found=line, fix="take the file as it is")
+        for number, line in enumerate(read_jsonl(path), start=1):
+            check_shape(line, LongTextLine, f"{path}, line {number}", fix="take the file as it is")
             name, texts = f"{line['prompt_id']:04d}", tuple(line["text"])
             prompts.append(Prompt(name, line["prompt"], texts, split=line["category"], language=self.language))
         return prompts

@@ -101,21 +101,23 @@ class OneigText(Suite):
             "wac": (score.matched, score.total),
         }
 
-    def find(self, images: Path, prompts: Sequence[Prompt]) -> ImageFiles:
+    def images_in(self, folder: Path, prompts: Sequence[Prompt]) -> ImageFiles:
         """Find grids of four named after the id, and single images whose names hold a seed, too."""
-        singles = layouts.by_name(images, prompts)
         files: dict[tuple[str, int], Path | GridTile] = {}
+        singles = layouts.by_name(folder, prompts)
+        grids = {name for (name, _), path in singles.items() if "_" not in layouts.file_of(path).stem}
         for (name, seed), path in singles.items():
-            if layouts.file_of(path).stem != name:
+            if name not in grids:
                 files[name, seed] = path
-                continue
-            if any(other == name and layouts.file_of(single).stem != name for (other, _), single in singles.items()):
-                raise UserError(f"{images} holds a grid and single images of {name!r}", fix="keep one of the two")
-            for tile in range(4):
-                files[name, tile] = GridTile(layouts.file_of(path), *divmod(tile, 2))
-        if not files:
-            raise layouts.no_image(images, f"{prompts[0].id}.webp (a 2 x 2 grid) or {prompts[0].id}_0.png")
+            elif "_" in layouts.file_of(path).stem:
+                raise UserError(f"{folder} holds a grid and single images of {name!r}", fix="keep one of the two")
+            else:
+                files |= {(name, tile): GridTile(layouts.file_of(path), *divmod(tile, 2)) for tile in range(4)}
         return files
+
+    def image_names(self, prompt: Prompt) -> str:
+        """Say how the images of a prompt should be called."""
+        return f"{prompt.id}.webp (a 2 x 2 grid) or {prompt.id}_0.png"
 
     def max_answer_tokens(self, prompt: Prompt) -> int:
         """Follow the benchmark's own code, which counts the words of the cell."""
@@ -126,8 +128,9 @@ def _texts(path: Path, cell: str) -> tuple[str, ...]:
     """Read the list in the cell, for people; the score compares the cell itself."""
     try:
         texts = ast.literal_eval(cell)
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         texts = None
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+    is_list = isinstance(texts, list) and all(isinstance(text, str) for text in texts)
+    if not is_list or not oneig_text_score(cell, "").total:
         raise UserError(f"{path}: text_content is not a list of texts", found=cell[:80], fix="take the file as it is")
     return tuple(texts)

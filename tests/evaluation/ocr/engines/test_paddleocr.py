@@ -48,6 +48,14 @@ def test_model_folders_are_built_once_by_many(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [folders.pop().name]
 
 
+def test_a_model_folder_that_lost_its_content_is_built_again() -> None:
+    path = paddleocr.model_folder() / paddleocr.DETECTOR / "inference.onnx"
+    whole = path.read_bytes()
+    path.write_bytes(b"")
+    paddleocr.model_folder()
+    assert path.read_bytes() == whole
+
+
 def test_identity_names_engine_and_weights() -> None:
     identity = paddleocr.identity()
     assert identity.engine == "PP-OCRv6 small, longer side 960"
