@@ -19,6 +19,7 @@ pixels.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
@@ -81,7 +82,7 @@ def check_attributes(image: Image.Image, scene: Scene, palette: Palette = GRAMMA
 
 def read_attributes(image: Image.Image, palette: Palette = GRAMMAR) -> Attributes:
     """Read an image by the rules above; a colour is one of `palette`."""
-    pixels, colours = _float_pixels(image), nearest_colours(image, palette)
+    pixels, colours = np.asarray(image.convert("RGB")), nearest_colours(image, palette)
     background = _edge_colour(colours)
     patches = _patches(colours != background, MIN_PATCH * min(image.size) ** 2)
     background_rgb = palette.values[background]
@@ -104,9 +105,11 @@ def read_attributes(image: Image.Image, palette: Palette = GRAMMAR) -> Attribute
 
 def nearest_colours(image: Image.Image, palette: Palette = GRAMMAR) -> np.ndarray:
     """Return for every pixel the index in `palette` of the nearest colour in sRGB: int64 H W."""
-    values = palette.values
-    # The squared distance, halved and negated, without the term that all colours share.
-    nearest: np.ndarray = (_float_pixels(image) @ values.T - (values**2).sum(-1) / 2).argmax(-1)
+    pixels, values = np.asarray(image.convert("RGB")), palette.values
+    nearest = np.empty(pixels.shape[:2], dtype=np.int64)
+    for row, levels in enumerate(pixels):  # distances of a whole image would take 4 bytes a pixel and colour
+        # The squared distance, halved and negated, without the term that all colours share.
+        nearest[row] = (levels.astype(np.float32) @ values.T - (values**2).sum(-1) / 2).argmax(-1)
     return nearest
 
 
@@ -114,10 +117,6 @@ def scale(image: Image.Image, width: int, height: int) -> Image.Image:
     """Convert the image to RGB of this size."""
     image = image.convert("RGB")
     return image if image.size == (width, height) else image.resize((width, height), Image.Resampling.LANCZOS)
-
-
-def _float_pixels(image: Image.Image) -> np.ndarray:
-    return np.asarray(image.convert("RGB"), dtype=np.float32)
 
 
 def most_frequent(colours: np.ndarray) -> int:
@@ -173,7 +172,7 @@ def _coverage(pixels: np.ndarray, background: np.ndarray, patch: np.ndarray) -> 
     near = patch
     for _ in range(2):
         near = np.logical_or.reduce((near, *_neighbours(near)))
-    contrast = np.median(pixels[_erode(patch)], axis=0) - background
+    contrast = np.median(pixels[_erode(patch)].astype(np.float32), axis=0) - background
     coverage = np.zeros(patch.shape, dtype=np.float32)
     coverage[near] = ((pixels[near] - background) @ contrast / (contrast @ contrast)).clip(0, 1)
     return coverage
@@ -205,7 +204,7 @@ def _overlaps(coverage: np.ndarray, x: float, y: float, radii: dict[str, float])
     top, left = int(rows.min()), int(columns.min())
     crop, area = coverage[top : rows.max() + 1, left : columns.max() + 1], float(coverage.sum())
     rendered = _render_shapes(crop.shape, x - left, y - top, {**radii, "stripe": radii["stripe"] / 3})
-    intersections = {kind: float(np.minimum(crop, share).sum()) for kind, share in rendered.items()}
+    intersections = {kind: float(np.minimum(crop, share).sum()) for kind, share in rendered}
     return {kind: shared / (2 * area - shared) for kind, shared in intersections.items()}
 
 
@@ -213,18 +212,21 @@ def _overlaps(coverage: np.ndarray, x: float, y: float, radii: dict[str, float])
 def _unit_areas() -> dict[str, float]:
     """Return the area of each kind but the stripe at radius 1."""
     radii = {kind: 100.0 for kind in SHAPES if kind != "stripe"}
-    return {kind: float(share.sum()) / 1e4 for kind, share in _render_shapes((220, 220), 110.0, 110.0, radii).items()}
+    return {kind: float(share.sum()) / 1e4 for kind, share in _render_shapes((220, 220), 110.0, 110.0, radii)}
 
 
-def _render_shapes(size: tuple[int, int], x: float, y: float, radii: dict[str, float]) -> dict[str, np.ndarray]:
-    """Return the share of every pixel that each kind covers, H W, as the renderer paints it."""
-    scenes = [Scene(*size, "white", "black", "", "", (), Shape(kind, "black", "", x, y, radii[kind])) for kind in radii]
-    return dict(zip(radii, shape_coverage(batch_scenes(scenes), *size)[:, 0].numpy(), strict=True))
+def _render_shapes(
+    size: tuple[int, int], x: float, y: float, radii: dict[str, float]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield each kind with the share of every pixel that it covers, H W, as the renderer paints it."""
+    for kind, radius in radii.items():  # one by one: all together take 20 times the memory of a large image
+        scene = Scene(*size, "white", "black", "", "", (), Shape(kind, "black", "", x, y, radius))
+        yield kind, shape_coverage(batch_scenes([scene]), *size)[0, 0].numpy()
 
 
 def _patches(mask: np.ndarray, min_size: float) -> list[np.ndarray]:
     """Return the 4-connected patches of at least `min_size` pixels, each bool H W."""
-    labels = np.where(mask, np.arange(1, mask.size + 1).reshape(mask.shape), 0)
+    labels = np.where(mask, np.arange(1, mask.size + 1, dtype=np.int32).reshape(mask.shape), np.int32(0))
     while not np.array_equal(labels, spread := _spread_along_rows(_spread_along_rows(labels).T).T):
         labels = spread
     numbers, sizes = np.unique(labels[mask], return_counts=True)

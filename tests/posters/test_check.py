@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -211,3 +212,16 @@ def test_noise_does_not_change_a_colour() -> None:
         noisy = np.clip(np.array(colour) + rng.normal(0, 12, (64, 64, 3)), 0, 255).astype(np.uint8)
         assert (nearest_colours(Image.fromarray(noisy)) == GRAMMAR.names.index(name)).mean() > 0.95, name
         assert read_attributes(Image.fromarray(noisy)).background == name
+
+
+def test_large_images_take_little_memory() -> None:
+    """The colours of 1024x1024 in under 20 bytes a pixel; the distances to all of them would take many times that."""
+    levels = np.random.default_rng(0).integers(0, 256, (1024, 1024, 3), dtype=np.uint8)
+    image = Image.fromarray(levels)
+    tracemalloc.start()
+    found = nearest_colours(image)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20 * 2**20
+    distances = ((levels[:8, :, None].astype(float) - GRAMMAR.values) ** 2).sum(-1)
+    assert (found[:8] == distances.argmin(-1)).mean() > 0.9999, "float32 may choose the other of two equal ones"
