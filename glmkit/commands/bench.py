@@ -274,7 +274,7 @@ def _recipe_jobs(arguments: argparse.Namespace) -> list[TrainingCase]:
     largest = max(shapes, key=lambda shape: shape[0] * shape[1])
     named = arguments.size or ([recipe.data.size] if recipe.data.size else [])
     sizes = [parse_size(size) for size in named] or [largest[:2]]
-    settings = any(is_edit for *_, is_edit in shapes), recipe.data.has_regularization, arguments.cap
+    settings = any(conditions for *_, conditions in shapes), recipe.data.has_regularization, arguments.cap
     return [
         TrainingCase.from_recipe(name, stage, size, *settings)
         for name, stage in recipe.stages.items()

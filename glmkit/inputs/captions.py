@@ -26,7 +26,7 @@ class CaptionedImage:
     """One image and what is said of it. `name` is how errors call it.
 
     Of several `captions` each epoch shows one. `texts` are those that the glyph encoder reads, None: those in quotes.
-    `condition_image`: the image that the caption, an instruction, changes into this one. `boxes` or `mask` (white on
+    `condition_images`: those that the caption, an instruction, changes into this one. `boxes` or `mask` (white on
     text) tell where text stands. `repeats`: how often its folder says that an epoch shows it. `error` says why it
     cannot be used.
     """
@@ -35,7 +35,7 @@ class CaptionedImage:
     image: Path | TableImage = Path()
     captions: tuple[str, ...] = ()
     texts: tuple[str, ...] | None = None
-    condition_image: Path | TableImage | None = None
+    condition_images: tuple[Path | TableImage, ...] = ()
     boxes: tuple[Box, ...] | None = None
     mask: Path | TableImage | None = None
     repeats: int = 1
@@ -122,22 +122,29 @@ def from_values(
     values: Mapping[str, Any],
     caption: str,
     columns: Columns,
-    others: Mapping[str, Path | TableImage],
+    others: Mapping[str, Sequence[Path | TableImage]],
 ) -> CaptionedImage:
     """Make the image of a record or a row; whatever is wrong with it is its `error`.
 
-    `caption` is the column of captions, `others` holds the condition image and the mask by their columns.
+    `caption` is the column of captions, `others` holds the condition images and the mask by their columns.
     """
+    masks, conditions = others.get(columns.mask, ()), tuple(others.get(columns.condition_image, ()))
     try:
+        if len(masks) > 1:
+            raise UserError(f"{name} has several masks", fix="one mask, white on all texts")
+        if len(conditions) > MAX_CONDITION_IMAGES:
+            raise UserError(
+                f"{name} has too many condition images", found=len(conditions), fix=f"1 to {MAX_CONDITION_IMAGES}"
+            )
         return checked(
             CaptionedImage(
                 name,
                 image,
                 captions_of(values.get(caption), name),
                 texts_of(values.get(columns.texts), name),
-                others.get(columns.condition_image),
+                conditions,
                 read_boxes(values.get(columns.boxes), name),
-                others.get(columns.mask),
+                masks[0] if masks else None,
             )
         )
     except UserError as error:

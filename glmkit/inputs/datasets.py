@@ -150,14 +150,14 @@ class _Reader:
             try:
                 image = _named(record.get(file), where, file, names)
                 others = {
-                    key: _named(record[key], where, key, names)
+                    key: [_named(one, where, key, names) for one in (value if isinstance(value, list) else [value])]
                     for key in (self.columns.condition_image, self.columns.mask)
-                    if record.get(key) not in (None, "")
+                    if (value := record.get(key)) not in (None, "")
                 }
             except UserError as error:
                 yield CaptionedImage(where, error=error)
                 continue
-            named |= {image, *others.values()}
+            named |= {image, *(path for paths in others.values() for path in paths)}
             yield from_values(str(image), image, record, caption, self.columns, others)
         if table.name in METADATA:
             listed = (path for path in table.parent.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
@@ -217,19 +217,22 @@ class _Reader:
         names = Names(Path())
         for number, cells in rows:
             where = f"{file}, row {number + 1}"
-            images: dict[str, Path | TableImage] = {}
+            images: dict[str, list[Path | TableImage]] = {}
             try:
                 for key in (image, self.columns.condition_image, self.columns.mask):
-                    content = image_in_cell(cells.get(key), file.parent)
-                    if isinstance(content, Path):
-                        images[key] = names.find(str(content))
-                    elif content:
-                        images[key] = TableImage(file, changed, number, key)
+                    several = isinstance(cell := cells.get(key), list)
+                    for item, one in enumerate(cell if several and key != image else [cell]):
+                        content = image_in_cell(one, file.parent)
+                        if isinstance(content, Path):
+                            images.setdefault(key, []).append(names.find(str(content)))
+                        elif content:
+                            table_image = TableImage(file, changed, number, key, item if several else None)
+                            images.setdefault(key, []).append(table_image)
             except TypeError as error:
                 yield CaptionedImage(where, error=UserError(f"{where} holds no image", found=error))
                 continue
             if image in images:
-                yield from_values(where, images[image], cells, caption, self.columns, images)
+                yield from_values(where, images[image][0], cells, caption, self.columns, images)
             else:
                 yield CaptionedImage(where, error=UserError(f"{where} holds no image"))
 

@@ -21,17 +21,20 @@ MAX_GROUP_BYTES = 2**30  # of row groups that stay in memory for the images in t
 class TableImage:
     """An image file in a cell of a parquet or arrow file; `row` counts from 0, `column` names the cell.
 
-    `changed`: when the file was last changed, in nanoseconds.
+    `changed`: when the file was last changed, in nanoseconds. `item`: which one of a list in the cell.
     """
 
     file: Path
     changed: int
     row: int
     column: str
+    item: int | None = None
 
     def read(self) -> Path | bytes:
         """Read the image file's bytes, or find its path; UserError when the cell holds neither."""
         cell = _GROUPS.cell(self)
+        if self.item is not None:
+            cell = cell[self.item]
         try:
             image = image_in_cell(cell, self.file.parent)
         except TypeError as error:

@@ -55,7 +55,7 @@ class PosterDataset:
         scenes: list[grammar.Scene],
         text_masks: np.ndarray,
         captions: list[str],
-        condition_images: dict[int, int],
+        condition_images: dict[int, tuple[int, ...]],
         workers: int,
     ) -> None:
         self.captions, self.condition_images = captions, condition_images
@@ -109,7 +109,7 @@ class EditDataset(PosterDataset):
         for index, edit in enumerate(edits):
             scenes += [edit.condition, edit.target]
             captions += [grammar.caption(edit.condition, random.Random(f"{seed}-{index}")), edit.instruction]
-        condition_images = {2 * pair + 1: 2 * pair for pair in range(count)}
+        condition_images = {2 * pair + 1: (2 * pair,) for pair in range(count)}
         self._set(scenes, text_masks.reshape(-1, height, width), captions, condition_images, workers)
 
 

@@ -134,4 +134,4 @@ def _poster_shapes(recipe: PretrainRecipe) -> list[plan.Shape]:
         (recipe.data.edits, False),
         (recipe.data.edits, True),
     ]
-    return [(*size, is_edit) for settings, is_edit in kinds if settings for size in settings.shares]
+    return [(*size, (size,) * is_edit) for settings, is_edit in kinds if settings for size in settings.shares]

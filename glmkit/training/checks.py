@@ -15,7 +15,7 @@ from glmkit.models.devices import check_compile
 from glmkit.models.hybrid import HybridModel
 from glmkit.models.semantic_vq.model import halved_size
 from glmkit.training import libraries, lora, quantization
-from glmkit.training.data import Datasets, ImageDataset
+from glmkit.training.data import Datasets, ImageDataset, kinds
 from glmkit.training.objectives.decoder import check_text
 from glmkit.training.samples import requests_of
 
@@ -53,7 +53,7 @@ def datasets(recipe: Recipe, images: Datasets) -> None:
 
 def condition_images(model: str, images: Datasets) -> None:
     """UserError when the model would read the condition image of an edit at another size."""
-    for size in sorted({own.sizes[index] for own in images for index in own.condition_images.values()}):
+    for size in sorted({size for own in images for *_, conditions in kinds(own) for size in conditions}):
         condition_image_size(size, HybridModel(checkpoint.resolve(model)), "data.size")
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from glmkit import config
 from glmkit.config import Recipe, Stage
 from glmkit.generation.denoising import upsample_prior_tokens
-from glmkit.generation.sequence import grids, training_batch
+from glmkit.generation.sequence import Grid, grids, training_batch
 from glmkit.inputs.quotes import quoted_texts
 from glmkit.models import checkpoint
 from glmkit.models.checkpoint import published
@@ -33,7 +33,7 @@ CHARACTERS_PER_TOKEN = 3
 CAPTION_CHARACTERS, GLYPH_BYTES = 240, 32  # of a caption that is not known
 BYTES_PER_TRAINED = 16  # a parameter, its gradient and AdamW's two moments, all float32
 UTILIZATION = 0.5  # of a large matrix product's FLOP/s, in a whole step
-Shape = tuple[int, int, bool]  # height, width, is edit
+Shape = data.Kind
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def _plan_stage(
         name,
         trained,
         total,
-        tokens={_shape_name(shape): _tokens(name, shape, captions) for shape in shapes},
+        tokens={data.kind_name(shape): _tokens(name, shape, captions) for shape in shapes},
         weights=weights,
         optimizer=trained * (BYTES_PER_TRAINED - 4 + 4 * (stage.ema > 0)),
         activations=cost.peak_bytes if cost else None,
@@ -212,10 +212,6 @@ def count_parameters(module: nn.Module) -> int:
 
 
 def _shape_name(shape: Shape) -> str:
-    height, width, is_edit = shape
-    return f"{width}x{height}{' edits' * is_edit}"
-
-
 def _prompt_tokens(captions: list[str]) -> int:
     longest = max((len(caption) for caption in captions), default=CAPTION_CHARACTERS)
     return CHAT_TOKENS + longest // CHARACTERS_PER_TOKEN
@@ -229,14 +225,18 @@ def _glyph_tokens(captions: list[str]) -> int:
 
 def _tokens(name: str, shape: Shape, captions: list[str]) -> int:
     """Count the tokens of the longest sequence that a bucket gives the transformer of a stage."""
-    height, width, is_edit = shape
-    both = grids(height, width)
-    large, preview = (rows * columns for rows, columns in (both.large, both.preview))
+    height, width, conditions = shape
+    large, preview = (_count(grid) for grid in (grids(height, width).large, grids(height, width).preview))
+    read = sum(_count(grids(*size).large) for size in conditions)
     if name == "autoregressive":
-        return _prompt_tokens(captions) + (large if is_edit else preview) + large + 1
+        return _prompt_tokens(captions) + (read or preview) + large + 1
     if name in ("decoder", "glyph"):
-        return _glyph_tokens(captions) + 4 * large * (1 + is_edit)
+        return _glyph_tokens(captions) + 4 * (large + read)
     return large
+
+
+def _count(grid: Grid) -> int:
+    return grid[0] * grid[1]
 
 
 def measure(
@@ -268,11 +268,11 @@ def measure(
 
 def _autoregressive_loss(modules: Mapping[str, nn.Module], shape: Shape, batch: int, captions: list[str]) -> Tensor:
     model = cast(Any, modules["autoregressive"])
-    height, width, is_edit = shape
+    height, width, conditions = shape
     device = next(model.parameters()).device
     both = grids(height, width)
-    order = [both.large] if is_edit else [both.preview, both.large]
-    prompt = [1] * (_prompt_tokens(captions) + is_edit * both.large[0] * both.large[1])
+    order = [both.large] if conditions else [both.preview, both.large]
+    prompt = [1] * (_prompt_tokens(captions) + sum(_count(grids(*size).large) for size in conditions))
     tokens = [torch.zeros(batch, *grid, dtype=torch.long) for grid in order]
     inputs = training_batch([prompt] * batch, tokens, model.config)
     logits = model(
@@ -283,18 +283,22 @@ def _autoregressive_loss(modules: Mapping[str, nn.Module], shape: Shape, batch: 
 
 def _decoder_loss(modules: Mapping[str, nn.Module], shape: Shape, batch: int, captions: list[str]) -> Tensor:
     decoder, encoder = cast(Any, modules["decoder"]), cast(Any, modules["glyph"]).encoder
-    height, width, is_edit = shape
+    height, width, conditions = shape
     weight = next(decoder.parameters())
-    with torch.device(weight.device):
+
+    def inputs(height: int, width: int) -> tuple[Tensor, Tensor]:
         latents = torch.zeros(batch, decoder.config.in_channels, height // 8, width // 8, dtype=weight.dtype)
-        prior = upsample_prior_tokens(torch.zeros(batch, *grids(height, width).large, dtype=torch.long))
+        return latents, upsample_prior_tokens(torch.zeros(batch, *grids(height, width).large, dtype=torch.long))
+
+    with torch.device(weight.device):
+        latents, prior = inputs(height, width)
         conditional = torch.ones(batch, dtype=torch.bool)
         sizes = torch.tensor([[float(height), float(width)]]).expand(batch, 2)
         tokens = torch.zeros(batch, _glyph_tokens(captions), dtype=torch.long)
         glyph = encoder(tokens).last_hidden_state
         condition_images = None
-        if is_edit:
-            cached = decoder.cache_condition_images([(latents, prior, (height, width))])
+        if conditions:
+            cached = decoder.cache_condition_images([(*inputs(*size), size) for size in conditions])
             condition_images = cached.visible_where(conditional)
         timesteps, corner = torch.zeros(batch), torch.zeros_like(sizes)
         velocity: Tensor = decoder(

@@ -5,6 +5,8 @@ Nothing is ever scaled up: letters of a small image would be taught as blur. h w
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -69,3 +71,49 @@ def _shrunk(height: int, width: int, max_pixels: int) -> tuple[tuple[int, int], 
                 best = score, bucket, scaled
     assert best is not None, "the smallest size holds one cell"
     return best[1], best[2]
+
+
+def share_buckets(
+    fits: Sequence[tuple[tuple[int, int], Fit]], kinds: Sequence[Hashable], batch_size: int, max_crop: float
+) -> list[Fit]:
+    """Give images whose bucket cannot fill a batch one of others of the same kind, so that no batch is one image.
+
+    `fits`: the size of every image and how it is fitted now. An image may lose `max_crop` of its area and of the pixels
+    that it has now. Buckets that fill a batch keep their images and take in others; those that are left share as few
+    buckets as they can.
+    """
+    found = [fitted for _, fitted in fits]
+    for kind in dict.fromkeys(kinds):
+        members = [index for index, other in enumerate(kinds) if other == kind]
+        counts = Counter(fits[index][1].size for index in members)
+        alone = [index for index in members if counts[fits[index][1].size] < batch_size]
+        full = sorted(size for size in counts if counts[size] >= batch_size)
+        options = {index: _near_buckets(*fits[index], sorted(counts), max_crop) for index in alone}
+        for index in alone:
+            if near := [size for size in full if size in options[index]]:
+                found[index] = max((options[index][size] for size in near), key=_kept)
+        left = [index for index in alone if found[index] is fits[index][1]]
+        while left:
+            votes = Counter(size for index in left for size in options[index])
+            chosen = max(sorted(votes), key=lambda size: votes[size])
+            for index in left:
+                found[index] = options[index].get(chosen, found[index])
+            left = [index for index in left if chosen not in options[index]]
+    return found
+
+
+def _near_buckets(
+    size: tuple[int, int], fitted: Fit, buckets: Sequence[tuple[int, int]], max_crop: float
+) -> dict[tuple[int, int], Fit]:
+    """Return how an image is fitted into each of the buckets that show nearly as much of it; its own is one of them."""
+    near = {fitted.size: fitted}
+    for bucket in buckets:
+        scale = max(bucket[0] / size[0], bucket[1] / size[1])
+        other = Fit((max(bucket[0], round(scale * size[0])), max(bucket[1], round(scale * size[1]))), bucket)
+        if scale <= 1 and min(_kept(other), prod(bucket) / prod(fitted.size)) >= 1 - max_crop:
+            near.setdefault(bucket, other)
+    return near
+
+
+def _kept(fitted: Fit) -> float:
+    return prod(fitted.size) / prod(fitted.scaled)

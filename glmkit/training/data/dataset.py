@@ -14,24 +14,24 @@ from torch import Tensor
 
 from glmkit.inputs.quotes import quoted_texts
 
-# Images of one size share a batch, and edits share none with others: (height, width) or (height, width, is edit).
-# None: an image that is never trained on itself.
-Bucket = TypeVar("Bucket", tuple[int, int], tuple[int, int, bool])
-Kind = tuple[int, int, bool]
+# Images of one size share a batch, and edits those with condition images of the same sizes: height, width, and the
+# sizes of the condition images, of which only edits have any. None: an image that is never trained on itself.
+Kind = tuple[int, int, tuple[tuple[int, int], ...]]
+Bucket = TypeVar("Bucket", tuple[int, int], Kind)
 
 
 class ImageDataset(Protocol):
     """Captioned images, each with height and width that are multiples of 32.
 
-    The caption of an edit says what was done with another of the images, its condition image, which has the same
-    size: `condition_images` maps the index of an edit to that of its condition image.
+    The caption of an edit says what was done with others of the images, its condition images, which have any sizes:
+    `condition_images` maps the index of an edit to those of its condition images.
     """
 
     captions: list[str]
     texts: list[tuple[str, ...] | None]
     """What the glyph encoder reads of each caption; None: its texts in quotes."""
     sizes: list[tuple[int, int]]
-    condition_images: dict[int, int]
+    condition_images: dict[int, tuple[int, ...]]
     same_image: dict[int, int]
     """Maps the further captions of an image to its first; of all of them an epoch shows one at random."""
     repeats: list[int]
@@ -69,8 +69,11 @@ class ConcatDataset:
         ]
         self.keys = _all_keys([images.keys for images in sets])
         self.text_keys = _all_keys([images.text_keys for images in sets])
-        self.condition_images = _all_pairs(starts, [images.condition_images for images in sets])
-        self.same_image = _all_pairs(starts, [images.same_image for images in sets])
+        self.condition_images, self.same_image = {}, {}
+        for start, images in zip(starts, sets, strict=True):
+            for edit, conditions in images.condition_images.items():
+                self.condition_images[start + edit] = tuple(start + index for index in conditions)
+            self.same_image |= {start + index: start + first for index, first in images.same_image.items()}
 
     def gather(self, read: Callable[[ImageDataset, list[int]], Tensor | None], indices: Sequence[int]) -> Tensor | None:
         """Return what `read` gives of the set of each image, in the order of `indices`; None where one gives None."""
@@ -102,15 +105,22 @@ def _all_keys(keys: Sequence[list[str] | None]) -> list[str] | None:
     return None if None in keys else [key for of_set in keys for key in of_set or ()]
 
 
-def _all_pairs(starts: Sequence[int], pairs: Sequence[dict[int, int]]) -> dict[int, int]:
-    """Join maps between the indices of each set."""
-    both = zip(starts, pairs, strict=True)
-    return {start + index: start + other for start, of_set in both for index, other in of_set.items()}
-
-
 def kinds(images: ImageDataset) -> list[Kind]:
-    """Return what the images of one batch have in common: height, width, and whether they are edits."""
-    return [(*size, index in images.condition_images) for index, size in enumerate(images.sizes)]
+    """Return what the images of one batch have in common: height, width, and the sizes of their condition images."""
+    conditions = images.condition_images
+    return [
+        (*size, tuple(images.sizes[other] for other in conditions.get(index, ())))
+        for index, size in enumerate(images.sizes)
+    ]
+
+
+def kind_name(kind: Kind) -> str:
+    """Name a kind for people: 64x32, 64x32 edits, 64x32 edits of 96x96 + 64x32."""
+    height, width, conditions = kind
+    name = f"{width}x{height}{' edits' * bool(conditions)}"
+    if conditions in ((), ((height, width),)):
+        return name
+    return f"{name} of {' + '.join(f'{columns}x{rows}' for rows, columns in conditions)}"
 
 
 def buckets(images: ImageDataset) -> list[Kind | None]:

@@ -31,6 +31,7 @@ from glmkit.inputs.tables import TableImage
 from glmkit.training.data.bucketing import Fit, fit
 
 MAX_SHOWN_REASONS = 5
+MAX_STRETCH = 0.02  # of a mask in one direction, which rounding its size may need
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class FittedImage:
 
 @dataclass(frozen=True)
 class TrainingExample:
-    """A captioned image that can be used, `size` (height, width) before fitting, and the condition image of an edit.
+    """A captioned image that can be used, `size` (height, width) before fitting, and the condition images of an edit.
 
     `changes`: what reading changed of any of its files.
     """
@@ -91,7 +92,7 @@ class TrainingExample:
     about: CaptionedImage
     size: tuple[int, int]
     target: FittedImage
-    condition_image: FittedImage | None
+    condition_images: tuple[FittedImage, ...] = ()
     changes: tuple[str, ...] = ()
 
 
@@ -142,7 +143,7 @@ class FileDataset:
         self._has_text_positions = self._check_text_positions(examples)
         self.captions: list[str] = []
         self.texts: list[tuple[str, ...] | None] = []
-        self.condition_images: dict[int, int] = {}
+        self.condition_images: dict[int, tuple[int, ...]] = {}
         self.same_image: dict[int, int] = {}
         self.repeats: list[int] = []
         self.regularization: list[int] = []
@@ -154,13 +155,14 @@ class FileDataset:
         self.text_keys: list[str] | None = [image.text_key for image in self._images]
 
     def _add_example(self, example: TrainingExample) -> None:
-        if example.condition_image is not None:
-            self._add("", None, example.condition_image, 0)
-        condition_image, first = len(self._images) - 1, len(self._images)
+        for condition_image in example.condition_images:
+            self._add("", None, condition_image, 0)
+        first = len(self._images)
+        conditions = tuple(range(first - len(example.condition_images), first))
         for caption in example.about.captions:
             index = len(self._images)
-            if example.condition_image is not None:
-                self.condition_images[index] = condition_image
+            if conditions:
+                self.condition_images[index] = conditions
             if index > first:
                 self.same_image[index] = first
             elif self._regularization:
@@ -214,27 +216,27 @@ class FileDataset:
             name = f"image {image.name}"
             pixels, _, changes = read(_source(image.image), name)
             check_boxes(image.boxes or (), *pixels.size, name)
-            fitted = self._fitted((pixels.height, pixels.width), image.name)
+            fitted = self._fitted(pixels, name)
             if image.mask is not None:
-                _check_size(read_mask(_source(image.mask), f"the mask of {name}"), "mask", pixels, name)
+                _check_shape(read_mask(_source(image.mask), f"the mask of {name}"), pixels, name)
             target = FittedImage.create(image.image, name, fitted, image.boxes, image.mask, changes)
-            condition_image = None
-            if image.condition_image is not None:
-                before, _, changes_before = read(_source(image.condition_image), f"the condition image of {name}")
-                _check_size(before, "condition image", pixels, name)
-                condition_image = FittedImage.create(
-                    image.condition_image, f"the condition image of {name}", fitted, (), changes=changes_before
-                )
+            condition_images = []
+            for content in image.condition_images:
+                name_before = f"the condition image of {name}"
+                before, _, changes_before = read(_source(content), name_before)
+                fitted_before = self._fitted(before, name_before)
+                created = FittedImage.create(content, name_before, fitted_before, (), changes=changes_before)
+                condition_images.append(created)
                 changes = tuple(dict.fromkeys(changes + changes_before))
         except UserError as error:
             return error
-        return TrainingExample(image, (pixels.height, pixels.width), target, condition_image, changes)
+        return TrainingExample(image, (pixels.height, pixels.width), target, tuple(condition_images), changes)
 
-    def _fitted(self, size: tuple[int, int], name: str) -> Fit:
+    def _fitted(self, image: Image.Image, name: str) -> Fit:
         try:
-            return fit(*size, self._max_pixels, self._settings.fit == "exact")
+            return fit(image.height, image.width, self._max_pixels, self._settings.fit == "exact")
         except UserError as error:
-            raise UserError(f"image {name} {error.what}", found=error.found, fix=error.fix) from error
+            raise UserError(f"{name} {error.what}", found=error.found, fix=error.fix) from error
 
     def pixels(self, indices: Sequence[int], device: torch.device) -> Tensor:
         """Read images of one size as B 3 H W in [-1, 1]."""
@@ -259,11 +261,12 @@ def _bytes(content: Path | TableImage) -> bytes:
     return read_regular(source, str(source), MAX_BYTES) if isinstance(source, Path) else source
 
 
-def _check_size(other: Image.Image, kind: str, image: Image.Image, name: str) -> None:
-    if other.size != image.size:
-        (width, height), (columns, rows) = other.size, image.size
+def _check_shape(mask: Image.Image, image: Image.Image, name: str) -> None:
+    """UserError for a mask that would have to be stretched; one of another size is scaled as the image is."""
+    (width, height), (columns, rows) = mask.size, image.size
+    if abs(width * rows - height * columns) > MAX_STRETCH * height * columns:
         raise UserError(
-            f"the {kind} of {name} has another size than the image",
+            f"the mask of {name} has another shape than the image",
             found=f"{width}x{height}, the image {columns}x{rows}",
             fix="give both one size",
         )

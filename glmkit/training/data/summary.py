@@ -7,7 +7,15 @@ from dataclasses import dataclass
 
 from glmkit.hashing import json_sha256
 from glmkit.inputs import quotes
-from glmkit.training.data.dataset import ConcatDataset, Datasets, ImageDataset, buckets, by_size, glyph_texts
+from glmkit.training.data.dataset import (
+    ConcatDataset,
+    Datasets,
+    ImageDataset,
+    buckets,
+    by_size,
+    glyph_texts,
+    kind_name,
+)
 from glmkit.training.data.image_files import FileDataset
 
 MAX_SHOWN_REASONS = 10
@@ -118,9 +126,7 @@ def summarize(images: ImageDataset) -> DatasetSummary:
         misread=len(warned),
         quotes=tuple(line.strip() for lines in warned[:MAX_SHOWN_TEXTS] for line in lines),
         notes=tuple(note for part in files for note in part.notes),
-        buckets={
-            f"{width}x{height}{' edits' * is_edit}": len(members) for (height, width, is_edit), members in kinds.items()
-        },
+        buckets={kind_name(kind): len(members) for kind, members in kinds.items()},
         changes=dict(sorted(changes.items())),
         dropped=tuple(" ".join(str(error).split()) for part in files for error in part.dropped),
         content=_digest(images),
@@ -136,9 +142,15 @@ def _read_indices(images: ImageDataset) -> list[int]:
     ]
 
 
+def _edits(images: ImageDataset) -> list[tuple[int, int | tuple[int, ...]]]:
+    """Return edits with their condition images; the content of those with one is named as before there were several."""
+    edits = sorted(images.condition_images.items())
+    return [(index, conditions if len(conditions) > 1 else conditions[0]) for index, conditions in edits]
+
+
 def _digest(images: ImageDataset) -> str:
     names = ("keys", "text_keys", "captions", "sizes", "repeats", "regularization")
-    content = [*(getattr(images, name) for name in names), sorted(images.condition_images.items())]
+    content = [*(getattr(images, name) for name in names), _edits(images)]
     if any(
         texts is not None for texts in images.texts
     ):  # others keep the name that they had before texts could be given

@@ -49,8 +49,8 @@ class DecoderFeatures:
     """Embeddings of the texts that captions quote."""
     text: features.CachedFeatures | None
     """How much of each latent position is text: 1 H W, 255 is all."""
-    condition_images: dict[int, int]
-    """The index of each edit and that of its condition image."""
+    condition_images: dict[int, tuple[int, ...]]
+    """The index of each edit and those of its condition images."""
 
     def latent_means(self, indices: Sequence[int]) -> Tensor:
         """Return latents B C H W in float32, as generation reads those of condition images."""
@@ -308,12 +308,12 @@ class DecoderObjective(Divisible):
         """
         if inputs.indices[0] not in known.condition_images:
             return None
-        chosen = [known.condition_images[index] for index in inputs.indices]
-        latents = known.latent_means(chosen)
-        prior = upsample_prior_tokens(known.prior_token_ids[chosen].long())
-        return self.decoder.cache_condition_images([(latents, prior, _pixels(latents))]).visible_where(
-            inputs.conditional
-        )
+        images = []
+        for chosen in zip(*(known.condition_images[index] for index in inputs.indices), strict=True):
+            latents = known.latent_means(chosen)
+            prior = upsample_prior_tokens(known.prior_token_ids[chosen].long())
+            images.append((latents, prior, _pixels(latents)))
+        return self.decoder.cache_condition_images(images).visible_where(inputs.conditional)
 
     @torch.no_grad()
     def validation_losses(self) -> dict[str, float]:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from glmkit.generation.prior_tokens import prompt_tokenizer
 from glmkit.generation.sequence import (
+    Grid,
     PromptTokenizer,
     TrainingBatch,
     TrainingSequence,
@@ -32,7 +33,7 @@ from glmkit.models.autoregressive.config import AutoregressiveConfig
 from glmkit.models.autoregressive.model import AutoregressiveModel
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import features
-from glmkit.training.data import ImageDataset, by_size, kinds_with_caption
+from glmkit.training.data import ImageDataset, Kind, by_size, kinds_with_caption
 
 PROMPT_MULTIPLE = 16  # of padded prompts: few shapes to compile
 
@@ -144,24 +145,29 @@ class TokenSequences:
             for index, prompt, unconditional in zip(members, prompts, without, strict=True):
                 self.prompts[index], self.unconditional_prompts[index] = prompt, unconditional
             padded = -(-max(map(len, prompts)) // PROMPT_MULTIPLE) * PROMPT_MULTIPLE
-            self.prompt_length[kind[2]] = max(self.prompt_length[kind[2]], padded)
+            self.prompt_length[bool(kind[2])] = max(self.prompt_length[bool(kind[2])], padded)
 
     def _tokenize(
-        self, tokenizer: PromptTokenizer, captions: list[str], members: list[int], kind: tuple[int, int, bool]
+        self, tokenizer: PromptTokenizer, captions: list[str], members: list[int], kind: Kind
     ) -> list[list[int]]:
-        height, width, is_edit = kind
-        if not is_edit:
+        height, width, condition_sizes = kind
+        if not condition_sizes:
             return tokenizer.text_to_image_batch(captions, height, width)
-        tokens = self.large[[self.condition_images[index] for index in members]].long().cpu()
-        return tokenizer.edit_batch(captions, [[condition] for condition in tokens], height, width)
+        every = zip(*(self.condition_images[index] for index in members), strict=True)
+        tokens = [self.large[chosen].long().cpu() for chosen in every]
+        return tokenizer.edit_batch(captions, list(zip(*tokens, strict=True)), height, width)
+
+    def _condition_grids(self, index: int) -> list[Grid]:
+        """Return the grids of the condition images of an edit; none of another image."""
+        shapes = (self.large[[condition]].shape for condition in self.condition_images.get(index, ()))
+        return [(int(rows), int(columns)) for _, rows, columns in shapes]
 
     def padded(self, indices: Sequence[int], dropped: Sequence[bool] = ()) -> PaddedBatch:
         """Batch images of one kind; those that are `dropped` have no caption."""
-        is_edit = indices[0] in self.condition_images
         targets = {name: tokens.long() for name, tokens in self._targets(indices).items()}
-        grids = [(int(targets["edit"].shape[1]), int(targets["edit"].shape[2]))] if is_edit else []
-        length = self.prompt_length[is_edit] if self.one_shape else None
+        length = self.prompt_length[indices[0] in self.condition_images] if self.one_shape else None
         prompts = self._prompts(indices, dropped)
+        grids = self._condition_grids(indices[0])
         batch = training_batch(prompts, list(targets.values()), self.config, length, grids)
         return PaddedBatch(batch, {**{name: tokens[0].numel() for name, tokens in targets.items()}, "end": 1})
 
@@ -170,7 +176,7 @@ class TokenSequences:
         sequences, lengths = [], []
         for index, prompt in zip(indices, self._prompts(indices, dropped), strict=True):
             targets = {name: tokens[0].long() for name, tokens in self._targets([index]).items()}
-            grids = [(int(targets["edit"].shape[0]), int(targets["edit"].shape[1]))] if "edit" in targets else []
+            grids = self._condition_grids(index)
             sequences.append(training_sequence(prompt, list(targets.values()), self.config, grids))
             lengths.append({**{name: tokens.numel() for name, tokens in targets.items()}, "end": 1})
         return PackedBatch(sequences, lengths)
