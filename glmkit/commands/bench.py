@@ -268,7 +268,7 @@ def _recipe_jobs(arguments: argparse.Namespace) -> list[TrainingCase]:
     file, *overrides = arguments.recipe
     model = "glm-image" if arguments.model == PUBLISHED_SIZES else arguments.model
     recipe = config.load(file, [*overrides, f"model={model}"])
-    images, _ = data.load(recipe.data)
+    images, _ = data.load(recipe.data, recipe.largest_batch)
     checks.content(recipe, images)
     shapes = plan.shapes_of(images)
     largest = max(shapes, key=lambda shape: shape[0] * shape[1])

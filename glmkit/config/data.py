@@ -47,6 +47,9 @@ class ImageSettings(Section):
     """WIDTHxHEIGHT: the most pixels of an image; larger ones are scaled down, whatever their aspect."""
     fit: Literal["crop", "exact"] = "crop"
     """`crop` around the centre to a size on the grid of 32 pixels, or refuse what would have to be cropped."""
+    max_crop: float = Field(default=0.2, ge=0, lt=1)
+    """The share of an image that may be cut off for a batch with images of nearly its shape, where a batch would
+    otherwise repeat one image; 0 keeps all shapes apart."""
     on_bad_image: Literal["error", "skip"] = "error"
     """What to do with images that are broken."""
     columns: Columns = Columns()

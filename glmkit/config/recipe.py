@@ -116,8 +116,10 @@ class Recipe(Section):
 
     @property
     def largest_batch(self) -> int:
-        """The largest global batch size of all stages."""
-        return max(stage.global_batch_size for stage in self.stages.values())
+        """The largest global batch size of images of one size; 1 where all stages pack images of any sizes."""
+        packed = (isinstance(stage, AutoregressiveStage) and stage.pack for stage in self.stages.values())
+        both = zip(self.stages.values(), packed, strict=True)
+        return max((stage.global_batch_size for stage, is_packed in both if not is_packed), default=1)
 
 
 AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)

@@ -132,10 +132,6 @@ def from_values(
     try:
         if len(masks) > 1:
             raise UserError(f"{name} has several masks", fix="one mask, white on all texts")
-        if len(conditions) > MAX_CONDITION_IMAGES:
-            raise UserError(
-                f"{name} has too many condition images", found=len(conditions), fix=f"1 to {MAX_CONDITION_IMAGES}"
-            )
         return checked(
             CaptionedImage(
                 name,

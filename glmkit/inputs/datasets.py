@@ -220,8 +220,9 @@ class _Reader:
             images: dict[str, list[Path | TableImage]] = {}
             try:
                 for key in (image, self.columns.condition_image, self.columns.mask):
-                    several = isinstance(cell := cells.get(key), list)
-                    for item, one in enumerate(cell if several and key != image else [cell]):
+                    cell = cells.get(key)
+                    several = isinstance(cell, list) and key != image
+                    for item, one in enumerate(cell if isinstance(cell, list) and several else [cell]):
                         content = image_in_cell(one, file.parent)
                         if isinstance(content, Path):
                             images.setdefault(key, []).append(names.find(str(content)))

@@ -109,7 +109,7 @@ class EditDataset(PosterDataset):
         for index, edit in enumerate(edits):
             scenes += [edit.condition, edit.target]
             captions += [grammar.caption(edit.condition, random.Random(f"{seed}-{index}")), edit.instruction]
-        condition_images = {2 * pair + 1: (2 * pair,) for pair in range(count)}
+        condition_images: dict[int, tuple[int, ...]] = {2 * pair + 1: (2 * pair,) for pair in range(count)}
         self._set(scenes, text_masks.reshape(-1, height, width), captions, condition_images, workers)
 
 

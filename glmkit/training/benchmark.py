@@ -179,7 +179,9 @@ class NoiseDataset:
         self.captions, self.sizes = [CAPTION] * total, [size] * total
         self.texts: list[tuple[str, ...] | None] = [None] * total
         self.same_image: dict[int, int] = {}
-        self.condition_images = {index: (index + count,) for index in range(count)} if edits else {}
+        self.condition_images: dict[int, tuple[int, ...]] = (
+            {index: (index + count,) for index in range(count)} if edits else {}
+        )
         self.repeats = [1] * count + [0] * (total - count)
         self.regularization = list(range(count * (1 + edits), total))
 

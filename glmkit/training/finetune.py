@@ -215,7 +215,7 @@ def _model_folder(recipe: Recipe) -> Path:
 FINETUNING: Workflow[Recipe] = Workflow(
     "finetune",
     checks.model,
-    lambda recipe: data.load(recipe.data),
+    lambda recipe: data.load(recipe.data, recipe.largest_batch),
     checks.datasets,
     _model_folder,
     _prepare,

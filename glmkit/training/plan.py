@@ -86,7 +86,7 @@ def explain_as_values(recipe: Recipe, device: torch.device) -> dict[str, Any]:
 
 def _checked(recipe: Recipe, device: torch.device) -> data.Datasets:
     checks.settings(recipe, device)
-    datasets = data.load(recipe.data)
+    datasets = data.load(recipe.data, recipe.largest_batch)
     checks.content(recipe, datasets[0])
     return datasets
 
@@ -211,7 +211,6 @@ def count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _shape_name(shape: Shape) -> str:
 def _prompt_tokens(captions: list[str]) -> int:
     longest = max((len(caption) for caption in captions), default=CAPTION_CHARACTERS)
     return CHAT_TOKENS + longest // CHARACTERS_PER_TOKEN

@@ -61,7 +61,7 @@ def test_edits_are_pairs_of_posters() -> None:
     """A source with its own caption, then its edit with the instruction; masks and signs are those of each side."""
     images = EditDataset(5, 64, 96, seed=3, workers=1, split="train")
     series = [masks.indexed_edit(3, index, height=64, width=96, split="train") for index in range(5)]
-    assert images.condition_images == {1: 0, 3: 2, 5: 4, 7: 6, 9: 8}
+    assert images.condition_images == {1: (0,), 3: (2,), 5: (4,), 7: (6,), 9: (8,)}
     assert images.sizes == [(64, 96)] * 10
     scenes = [scene for edit in series for scene in (edit.condition, edit.target)]
     pixels, text = images.pixels(list(range(10)), CPU), images.text_mask(list(range(10)), CPU)
@@ -82,7 +82,7 @@ def test_joined_sets_are_their_images_one_after_the_other() -> None:
     edits = EditDataset(2, 64, 64, seed=2, workers=1, split="train")
     joined = data.ConcatDataset([poster_set, edits])
     assert joined.captions == poster_set.captions + edits.captions
-    assert joined.condition_images == {4: 3, 6: 5}
+    assert joined.condition_images == {4: (3,), 6: (5,)}
     order = [6, 0, 3, 2, 0]
     owners = [(edits, 3), (poster_set, 0), (edits, 0), (poster_set, 2), (poster_set, 0)]
     for ask in ("pixels", "text_mask"):
@@ -111,9 +111,9 @@ def test_edits_of_a_recipe_stand_before_its_posters() -> None:
         posters=PosterData(count=3, validation=2, **few), edits=PosterData(count=2, validation=1, **few)
     )
     train, validation = posters.load(given)
-    assert train.condition_images == {1: 0, 3: 2}
+    assert train.condition_images == {1: (0,), 3: (2,)}
     assert len(train.captions) == 2 * 2 + 3
-    assert validation.condition_images == {1: 0}
+    assert validation.condition_images == {1: (0,)}
     assert len(validation.captions) == 2 + 2
     edit = masks.indexed_edit(1, 0, height=64, width=64, split="held-out")
     assert validation.captions[1] == edit.instruction
@@ -131,7 +131,7 @@ def test_edits_share_no_batch_with_descriptions() -> None:
         ]
     )
     buckets = data.buckets(joined)
-    assert Counter(buckets) == {(64, 64, False): 6, (64, 64, True): 6, (32, 64, False): 4}
+    assert Counter(buckets) == {(64, 64, ()): 6, (64, 64, ((64, 64),)): 6, (32, 64, ()): 4}
     batches = data.Batches(buckets, 3, seed=0)
     steps = [batches[step] for step in range(batches.per_epoch)]
     assert sum(set(batch) <= set(joined.condition_images) for batch in steps) == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import tiny_checkpoint
 import torch
 from decoder_calls import decoder_calls
+from PIL import Image
 from torch import Tensor
 
 from glmkit.config import DecoderStage
@@ -311,29 +313,49 @@ def seen_by_the_model(objective: AutoregressiveObjective, indices: list[int]) ->
 
 
 def as_request(images: data.ImageDataset, index: int, folder: Path) -> Request:
-    """The edit as a user asks for it: the source in a file, the instruction as prompt."""
-    pixels = images.pixels([images.condition_images[index]], CPU)[0]
-    path = folder / f"{index}.png"
-    to_image(pixels).save(path)
+    """The edit as a user asks for it: the sources in files, the instruction as prompt."""
+    paths = []
+    for source in images.condition_images[index]:
+        paths.append(str(folder / f"{source}.png"))
+        to_image(images.pixels([source], CPU)[0]).save(paths[-1])
     height, width = images.sizes[index]
-    return Request(str(index), images.captions[index], height=height, width=width, condition_images=(str(path),))
+    return Request(str(index), images.captions[index], height=height, width=width, condition_images=tuple(paths))
 
 
+@pytest.fixture(scope="module")
+def of_two_sources(tmp_path_factory: pytest.TempPathFactory) -> tuple[data.ImageDataset, data.ImageDataset]:
+    """Two edits of 128x128, each of an image of 160x128 and one of 128x192."""
+    folder, rows, rng = tmp_path_factory.mktemp("edits"), [], np.random.default_rng(0)
+    for number in range(2):
+        for name, size in (("a", (128, 160, 3)), ("b", (192, 128, 3)), ("after", (128, 128, 3))):
+            Image.fromarray(rng.integers(0, 256, size, dtype=np.uint8)).save(folder / f"{name}{number}.png")
+        sources = [f"a{number}.png", f"b{number}.png"]
+        rows.append({"file_name": f"after{number}.png", "condition_image": sources, "text": f"Join them {number}"})
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    images = data.FileDataset(folder)
+    return images, images
+
+
+@pytest.mark.parametrize(("name", "batches"), [("edits", ([1, 3], [5])), ("of_two_sources", ([2, 5], [5]))])
 @torch.no_grad()
-def test_the_loss_of_an_edit_is_on_what_generation_writes(hybrid: HybridModel, edits: Any, tmp_path: Path) -> None:
+def test_the_loss_of_an_edit_is_on_what_generation_writes(
+    hybrid: HybridModel, name: str, batches: tuple[list[int], ...], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     """Teacher forcing sees the prompt, tokens and positions that the pipeline samples from, and asks for the target."""
+    edits = request.getfixturevalue(name)
     objective = autoregressive(hybrid, edits)
-    for indices in ([1, 3], [5]):
+    for indices in batches:
         (ids_BT, positions_3BT), loss, shown = seen_by_the_model(objective, indices)
         nats = []
         for row, index in enumerate(indices):
-            request = as_request(edits[0], index, tmp_path)
-            ((source,),) = encode_condition_images(hybrid, [request])
+            asked = as_request(edits[0], index, tmp_path)
+            (sources,) = encode_condition_images(hybrid, [asked])
             tokenizer = prompt_tokenizer(hybrid.folder)
-            prompt = tokenizer.edit(request.prompt, [source.token_ids], request.height, request.width)
+            ids = [source.token_ids for source in sources]
+            prompt = tokenizer.edit(asked.prompt, ids, asked.height, asked.width)
             target = features.large_token_ids(hybrid.semantic_vq, edits[0].pixels([index], CPU))[0]
-            grid = (source.token_ids.shape[0], source.token_ids.shape[1])
-            sequence = training_sequence(prompt, [target], hybrid.autoregressive.config, [grid])
+            grids = [(grid.shape[0], grid.shape[1]) for grid in ids]
+            sequence = training_sequence(prompt, [target], hybrid.autoregressive.config, grids)
             length = len(sequence.ids_T)
             assert torch.equal(ids_BT[row, :length], sequence.ids_T)
             assert torch.equal(positions_3BT[:, row, :length], sequence.positions_3T)
@@ -378,22 +400,22 @@ def stock_edit_error(hybrid: HybridModel, images: data.ImageDataset, index: int,
     from diffusers.models.transformers.transformer_glm_image import GlmImageKVCache
 
     transformer = tiny_checkpoint.diffusers_pipeline(hybrid.folder).transformer
-    source, (height, width) = images.condition_images[index], images.sizes[index]
-    pixels = images.pixels([source], CPU)
-    token_ids = features.large_token_ids(hybrid.semantic_vq, pixels)
-    prior = torch.from_numpy(np.kron(token_ids[0].numpy(), np.ones((2, 2), dtype=np.int64))).flatten()[None]
     written = GlmImageKVCache(len(transformer.transformer_blocks))
     written.set_mode("write")
-    transformer(
-        hidden_states=hybrid.vae.encode(pixels),
-        encoder_hidden_states=torch.zeros(1, 0, hybrid.decoder.config.text_embed_dim),
-        prior_token_id=prior,
-        prior_token_drop=torch.zeros_like(prior, dtype=torch.bool),
-        timestep=torch.zeros(1),
-        target_size=torch.tensor([[height, width]], dtype=torch.float32),
-        crop_coords=torch.zeros(1, 2),
-        kv_caches=written,
-    )
+    for source in images.condition_images[index]:
+        pixels = images.pixels([source], CPU)
+        token_ids = features.large_token_ids(hybrid.semantic_vq, pixels)
+        prior = torch.from_numpy(np.kron(token_ids[0].numpy(), np.ones((2, 2), dtype=np.int64))).flatten()[None]
+        transformer(
+            hidden_states=hybrid.vae.encode(pixels),
+            encoder_hidden_states=torch.zeros(1, 0, hybrid.decoder.config.text_embed_dim),
+            prior_token_id=prior,
+            prior_token_drop=torch.zeros_like(prior, dtype=torch.bool),
+            timestep=torch.zeros(1),
+            target_size=torch.tensor([images.sizes[source]], dtype=torch.float32),
+            crop_coords=torch.zeros(1, 2),
+            kv_caches=written,
+        )
     written.next_sample()
     written.set_mode("read")
     forward = transformer.forward
@@ -404,14 +426,18 @@ def stock_edit_error(hybrid: HybridModel, images: data.ImageDataset, index: int,
         del transformer.forward
 
 
+@pytest.mark.parametrize(("name", "indices"), [("edits", [1, 5, 3]), ("of_two_sources", [5, 2])])
 @torch.no_grad()
-def test_decoder_loss_of_edits(hybrid: HybridModel, edits: Any) -> None:
-    """Every row reads its own source, through the cache that reference writes."""
-    loss, _ = decoder(hybrid, edits).loss([1, 5, 3], seeded(7))
-    times, noise = sample_times_and_noise(7, 3, 128, 128)
-    rows = [stock_edit_error(hybrid, edits[0], index, noise[row], times[row]) for row, index in enumerate((1, 5, 3))]
+def test_decoder_loss_of_edits(
+    hybrid: HybridModel, name: str, indices: list[int], request: pytest.FixtureRequest
+) -> None:
+    """Every row reads its own sources, of any sizes, through the cache that reference writes."""
+    edits = request.getfixturevalue(name)
+    loss, _ = decoder(hybrid, edits).loss(indices, seeded(7))
+    times, noise = sample_times_and_noise(7, len(indices), 128, 128)
+    rows = [stock_edit_error(hybrid, edits[0], index, noise[row], times[row]) for row, index in enumerate(indices)]
     assert loss.item() == pytest.approx(torch.stack(rows).mean().item(), abs=1e-4)
-    without = [reference_error(hybrid, edits[0], index, noise[row], times[row]) for row, index in enumerate((1, 5, 3))]
+    without = [reference_error(hybrid, edits[0], index, noise[row], times[row]) for row, index in enumerate(indices)]
     assert abs(loss - torch.stack(without).mean()) > 1e-3, "the sources matter"
 
 

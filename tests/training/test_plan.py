@@ -45,7 +45,7 @@ def test_a_model_without_memory_keeps_what_a_real_one_keeps(
             for part in parts.values():
                 part.requires_grad_(False)
             lora.inject(parts[name], settings)
-        found.append(plan.measure(name, parts, (128, 192, is_edit), 2, CAPTIONS))
+        found.append(plan.measure(name, parts, (128, 192, ((128, 192),) * is_edit), 2, CAPTIONS))
         monkeypatch.setattr(memory_tracker, "_FusedAttention", Unchanged)
     assert found[0].peak_bytes == pytest.approx(found[1].peak_bytes, rel=0.05)
     assert found[0].peak_bytes > 10**6

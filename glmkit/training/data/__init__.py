@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from glmkit import config
 from glmkit.training.data.batches import Batches
 from glmkit.training.data.dataset import (
@@ -18,7 +20,7 @@ from glmkit.training.data.dataset import (
     kinds_with_caption,
     one_bucket,
 )
-from glmkit.training.data.image_files import FileDataset
+from glmkit.training.data.image_files import FileDataset, share_buckets
 
 __all__ = [
     "Batches",
@@ -39,17 +41,23 @@ __all__ = [
 ]
 
 
-def load(data: config.Data) -> Datasets:
+def load(data: config.Data, batch_size: int = 1) -> Datasets:
     """Load the training and the validation images of a recipe; these are a share of the others, where it asks for one.
 
-    Without validation images the losses of training images are measured in their place.
+    Without validation images the losses of training images are measured in their place. Training images whose shape is
+    too rare for a batch of `batch_size` take that of others (see `bucketing.share_buckets`).
     """
     sets = [FileDataset(one.path, data, one.repeats, one.regularization) for one in data.train]
-    train: ImageDataset = sets[0] if len(sets) == 1 else ConcatDataset(sets)
+    kept: list[FileDataset] = []
     if isinstance(data.validation, str):
-        return train, FileDataset(data.validation, data, role="validation")
-    if data.validation is None:
-        return train, train
-    kept = [images.hold_back(data.validation) for images in sets if not images.regularization]
-    train = sets[0] if len(sets) == 1 else ConcatDataset(sets)
-    return train, kept[0] if len(kept) == 1 else ConcatDataset(kept)
+        kept = [FileDataset(data.validation, data, role="validation")]
+    elif data.validation is not None:
+        kept = [images.hold_back(data.validation) for images in sets if not images.regularization]
+    if data.fit == "crop":
+        share_buckets([images for images in sets if not images.regularization], batch_size, data.max_crop)
+    train = _joined(sets)
+    return train, _joined(kept) if kept else train
+
+
+def _joined(sets: Sequence[FileDataset]) -> ImageDataset:
+    return sets[0] if len(sets) == 1 else ConcatDataset(sets)

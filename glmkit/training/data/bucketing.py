@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from math import prod
+from statistics import mean
 
 from PIL import Image
 
@@ -73,7 +74,7 @@ def _shrunk(height: int, width: int, max_pixels: int) -> tuple[tuple[int, int], 
     return best[1], best[2]
 
 
-def share_buckets(
+def shared_fits(
     fits: Sequence[tuple[tuple[int, int], Fit]], kinds: Sequence[Hashable], batch_size: int, max_crop: float
 ) -> list[Fit]:
     """Give images whose bucket cannot fill a batch one of others of the same kind, so that no batch is one image.
@@ -94,8 +95,13 @@ def share_buckets(
                 found[index] = max((options[index][size] for size in near), key=_kept)
         left = [index for index in alone if found[index] is fits[index][1]]
         while left:
-            votes = Counter(size for index in left for size in options[index])
-            chosen = max(sorted(votes), key=lambda size: votes[size])
+            kept: dict[tuple[int, int], list[float]] = {}
+            for index in left:
+                for size, option in options[index].items():
+                    kept.setdefault(size, []).append(_kept(option))
+            # One that fills a batch, or that most images fit into; of several, the one that cuts off least.
+            worth = {size: (min(len(shares), batch_size), mean(shares)) for size, shares in kept.items()}
+            chosen = max(sorted(worth), key=lambda size: worth[size])
             for index in left:
                 found[index] = options[index].get(chosen, found[index])
             left = [index for index in left if chosen not in options[index]]

@@ -69,7 +69,8 @@ class ConcatDataset:
         ]
         self.keys = _all_keys([images.keys for images in sets])
         self.text_keys = _all_keys([images.text_keys for images in sets])
-        self.condition_images, self.same_image = {}, {}
+        self.condition_images: dict[int, tuple[int, ...]] = {}
+        self.same_image: dict[int, int] = {}
         for start, images in zip(starts, sets, strict=True):
             for edit, conditions in images.condition_images.items():
                 self.condition_images[start + edit] = tuple(start + index for index in conditions)

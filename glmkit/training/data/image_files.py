@@ -10,7 +10,8 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from math import prod
 from pathlib import Path
 
@@ -23,12 +24,13 @@ from glmkit import runs
 from glmkit.config import ImageSettings, parse_size
 from glmkit.errors import UserError
 from glmkit.files import read_regular
+from glmkit.generation.sequence import MAX_CONDITION_IMAGES
 from glmkit.inputs.boxes import Box, check_boxes
 from glmkit.inputs.captions import CaptionedImage
 from glmkit.inputs.datasets import read_captioned_images
 from glmkit.inputs.images import MAX_BYTES, read, read_image, read_mask
 from glmkit.inputs.tables import TableImage
-from glmkit.training.data.bucketing import Fit, fit
+from glmkit.training.data.bucketing import Fit, fit, shared_fits
 
 MAX_SHOWN_REASONS = 5
 MAX_STRETCH = 0.02  # of a mask in one direction, which rounding its size may need
@@ -63,6 +65,11 @@ class FittedImage:
         key = _digest(_bytes(content), (fitted.scaled, fitted.size), *changes)
         return cls(content, name, fitted, boxes, mask, key, _digest(_bytes(mask) if mask else b"", (key, boxes)))
 
+    def refitted(self, fitted: Fit) -> FittedImage:
+        """Return the same image fitted in another way."""
+        keys = (_digest(key.encode(), (fitted.scaled, fitted.size)) for key in (self.key, self.text_key))
+        return replace(self, fit=fitted, key=next(keys), text_key=next(keys))
+
     @property
     def has_text_positions(self) -> bool:
         """Whether it is known where text stands."""
@@ -86,7 +93,7 @@ class FittedImage:
 class TrainingExample:
     """A captioned image that can be used, `size` (height, width) before fitting, and the condition images of an edit.
 
-    `changes`: what reading changed of any of its files.
+    `changes`: what reading changed of any of its files, and what sharing a bucket did.
     """
 
     about: CaptionedImage
@@ -94,6 +101,21 @@ class TrainingExample:
     target: FittedImage
     condition_images: tuple[FittedImage, ...] = ()
     changes: tuple[str, ...] = ()
+
+    @property
+    def other_sizes(self) -> tuple[tuple[int, int], ...]:
+        """The sizes of the condition images that are not fitted as the target is."""
+        return tuple(image.fit.size for image in self.condition_images if image.fit != self.target.fit)
+
+    def refitted(self, fitted: Fit) -> TrainingExample:
+        """Return the same example with its target, and what is fitted alike, fitted in another way."""
+        if fitted == self.target.fit:
+            return self
+        conditions = (
+            image.refitted(fitted) if image.fit == self.target.fit else image for image in self.condition_images
+        )
+        changes = (*self.changes, "in the shape of others, to fill a batch")
+        return replace(self, target=self.target.refitted(fitted), condition_images=tuple(conditions), changes=changes)
 
 
 class FileDataset:
@@ -115,30 +137,30 @@ class FileDataset:
         self.where, self._settings = str(where), settings or ImageSettings()
         self._max_pixels = prod(parse_size(self._settings.size)) if self._settings.size else None
         self._repeats, self._regularization, self._role = repeats, regularization, role
-        self._fill(self._examples())
+        self.fill(self._examples())
 
     def hold_back(self, share: float) -> FileDataset:
         """Take a share of the images out, at least one; returns them as a set of their own.
 
         Which ones depends on their content alone, so that equal images stay together and others may join them.
         """
-        keys = sorted({example.target.key for example in self._held})
+        keys = sorted({example.target.key for example in self.examples})
         count = max(1, round(share * len(keys)))
         if count >= len(keys):
             fix = "more images, or no data.validation"
             raise UserError(
                 f"{self.where} has too few images to keep some back", found=f"{len(keys)} different", fix=fix
             )
-        chosen, held = set(keys[:count]), self._held
+        chosen, held = set(keys[:count]), self.examples
         others = copy.copy(self)
         others.notes, others.dropped, others._repeats = (), [], 1
-        others._fill([example for example in held if example.target.key in chosen])
-        self._fill([example for example in held if example.target.key not in chosen])
+        others.fill([example for example in held if example.target.key in chosen])
+        self.fill([example for example in held if example.target.key not in chosen])
         return others
 
-    def _fill(self, examples: Sequence[TrainingExample]) -> None:
+    def fill(self, examples: Sequence[TrainingExample]) -> None:
         """Hold these images; all captions of an image are neighbours."""
-        self._held = examples
+        self.examples = examples
         self.changes = Counter(change for example in examples for change in self._changes(example))
         self._has_text_positions = self._check_text_positions(examples)
         self.captions: list[str] = []
@@ -220,6 +242,9 @@ class FileDataset:
             if image.mask is not None:
                 _check_shape(read_mask(_source(image.mask), f"the mask of {name}"), pixels, name)
             target = FittedImage.create(image.image, name, fitted, image.boxes, image.mask, changes)
+            if len(image.condition_images) > MAX_CONDITION_IMAGES:
+                fix = f"1 to {MAX_CONDITION_IMAGES}"
+                raise UserError(f"{name} has too many condition images", found=len(image.condition_images), fix=fix)
             condition_images = []
             for content in image.condition_images:
                 name_before = f"the condition image of {name}"
@@ -250,6 +275,16 @@ class FileDataset:
             return None
         levels = np.stack([self._images[index].text_mask() for index in indices])
         return torch.from_numpy(levels).to(device).unsqueeze(1).float() / 255
+
+
+def share_buckets(sets: Sequence[FileDataset], batch_size: int, max_crop: float) -> None:
+    """Give images of rare shapes those of others, over all sets (see `bucketing.shared_fits`)."""
+    examples = [example for images in sets for example in images.examples]
+    kinds = [(example.other_sizes, len(example.condition_images)) for example in examples]
+    fits = [(example.size, example.target.fit) for example in examples]
+    refitted = map(TrainingExample.refitted, examples, shared_fits(fits, kinds, batch_size, max_crop))
+    for images in sets:
+        images.fill(list(islice(refitted, len(images.examples))))
 
 
 def _source(content: Path | TableImage) -> Path | bytes:

@@ -72,8 +72,9 @@ class DatasetSummary:
         if self.texts:
             lines.append(f"  texts that images show, the first ones: {' | '.join(self.texts)}")
         lines += [f"  {note}" for note in self.notes]
-        if thin := [size for size, count in self.buckets.items() if count < batch_size]:
-            lines.append(f"  fewer than a batch of {batch_size}, so shown more often: {', '.join(thin)}")
+        if thin := {size: count for size, count in self.buckets.items() if count < batch_size}:
+            shown = ", ".join(f"{size} ({count} for {batch_size} places)" for size, count in thin.items())
+            lines.append(f"  fewer than a batch of {batch_size}, so that a batch repeats images: {shown}")
         lines += [f"  left out: {reason}" for reason in self.dropped[:MAX_SHOWN_REASONS]]
         if len(self.dropped) > MAX_SHOWN_REASONS:
             lines.append(f"  left out: {len(self.dropped) - MAX_SHOWN_REASONS} more")

@@ -90,13 +90,13 @@ def test_edit_pairs(tmp_path: Path) -> None:
         {"file_name": "plain.png", "text": "plain"},
     )
     images = data.FileDataset(tmp_path, repeats=2)
-    assert images.condition_images == {1: 0}
+    assert images.condition_images == {1: (0,)}
     assert images.repeats == [0, 2, 2]
     assert images.sizes == [(32, 64)] * 3
     assert_pixels(images, 0, before[4:36, 3:67])
     assert_pixels(images, 1, after[4:36, 3:67])
     kinds = data.buckets(images)
-    assert kinds == [None, (32, 64, True), (32, 64, False)]
+    assert kinds == [None, (32, 64, ((32, 64),)), (32, 64, ())]
     batches = data.Batches(kinds, 2, seed=0, repeats=images.repeats)
     assert sorted(batches[step] for step in range(batches.per_epoch)) == [[1, 1], [2, 2]]
     assert data.first_batches(kinds, 4, limit=9) == [[2], [1]], "a source takes no place among the validation images"
@@ -104,12 +104,50 @@ def test_edit_pairs(tmp_path: Path) -> None:
     assert summary.summarize(images).edits == 2
 
 
-def test_a_source_of_another_size_is_refused(tmp_path: Path) -> None:
-    draw(tmp_path / "before.png", 64, 64)
+@pytest.mark.parametrize("as_table", [False, True])
+def test_sources_of_other_sizes(tmp_path: Path, as_table: bool) -> None:
+    """One, or up to three, each with a size of its own; what shares a batch has sources of the same sizes."""
+    sources = [draw(tmp_path / f"{number}.png", 64 + 32 * number, 96, number) for number in range(2)]
     draw(tmp_path / "after.png", 96, 64)
-    table(tmp_path, {"file_name": "after.png", "condition_image": "before.png", "text": "a"})
-    with pytest.raises(UserError, match=r"another size[\s\S]*64x64, the image 96x64"):
+    named = (["0.png"], ["0.png", "1.png"], ["0.png"])
+    if as_table:
+        cells = [[{"bytes": (tmp_path / name).read_bytes(), "path": None} for name in names] for names in named]
+        after = [{"bytes": (tmp_path / "after.png").read_bytes(), "path": None}] * 3
+        rows = pyarrow.table({"image": after, "condition_image": cells, "text": ["a"] * 3})
+        pyarrow.parquet.write_table(rows, tmp_path / "train.parquet")
+    else:
+        table(tmp_path, *({"file_name": "after.png", "condition_image": names, "text": "a"} for names in named))
+    images = data.FileDataset(tmp_path / "train.parquet" if as_table else tmp_path)
+    assert images.condition_images == {1: (0,), 4: (2, 3), 6: (5,)}
+    assert data.buckets(images)[1] == data.buckets(images)[6] == (64, 96, ((96, 64),))
+    assert data.buckets(images)[4] == (64, 96, ((96, 64), (96, 96)))
+    assert_pixels(images, 3, sources[1])
+    assert summary.summarize(images).buckets == {"96x64 edits of 64x96": 2, "96x64 edits of 64x96 + 96x96": 1}
+
+
+def test_too_many_sources(tmp_path: Path) -> None:
+    draw(tmp_path / "a.png", 64, 64)
+    table(tmp_path, {"file_name": "a.png", "condition_image": ["a.png"] * 4, "text": "a"})
+    with pytest.raises(UserError, match=r"too many condition images[\s\S]*4[\s\S]*1 to 3"):
         data.FileDataset(tmp_path)
+
+
+@pytest.mark.parametrize(("width", "height"), [(96, 64), (48, 32), (288, 192), (64, 64)])
+def test_masks_of_other_sizes(tmp_path: Path, width: int, height: int) -> None:
+    """A mask of the image's shape is scaled, one of another shape refused."""
+    draw(tmp_path / "a.png", 96, 64)
+    mask = Image.new("L", (width, height))
+    mask.paste(255, (0, 0, width // 3, height))
+    mask.save(tmp_path / "mask.png")
+    table(tmp_path, {"file_name": "a.png", "mask": "mask.png", "text": "a"})
+    if width == height:
+        with pytest.raises(UserError, match=r"another shape[\s\S]*64x64, the image 96x64"):
+            data.FileDataset(tmp_path)
+        return
+    found = data.FileDataset(tmp_path).text_mask([0], CPU)
+    assert found is not None
+    assert found[0, 0, :, :30].min() > 0.95
+    assert found[0, 0, :, 36:].max() < 0.05
 
 
 def test_text_boxes_and_masks_follow_the_image(tmp_path: Path) -> None:
@@ -154,7 +192,7 @@ def test_broken_images_are_named_together_or_left_out(tmp_path: Path) -> None:
     assert images.captions == ["good"]
     lines = summary.summarize(images).lines("train", batch_size=4)
     assert lines[:2] == ["train: 1 images; 64x32: 1", "  1 captions quote no text"]
-    assert "shown more often: 64x32" in lines[2]
+    assert "repeats images: 64x32 (1 for 4 places)" in "".join(lines)
     assert sum(line.startswith("  left out: ") for line in lines) == 3
 
 
@@ -224,3 +262,28 @@ def test_content_names_a_image(tmp_path: Path) -> None:
         keys += data.FileDataset(tmp_path / folder, config.ImageSettings.model_validate(reading)).keys or []
     assert keys[0] == keys[1]
     assert len(set(keys)) == 3
+
+
+def test_rare_shapes_share_a_bucket(tmp_path: Path) -> None:
+    """Of three near shapes one is taken, with the boxes and the source of each; the report says so."""
+    for number, (width, height) in enumerate(((128, 96), (128, 100), (160, 128), (96, 96))):
+        draw(tmp_path / f"{number}.png", width, height, number)
+    boxes: list[dict[str, Any]] = [{"text_boxes": [[0, 0, 128, 96]]}, *[{"text_boxes": []}] * 3]
+    table(tmp_path, *({"file_name": f"{number}.png", "text": "a", **boxes[number]} for number in range(4)))
+    settings = config.Data.model_validate({"train": str(tmp_path), "validation": str(tmp_path)})
+    apart, validation = data.load(settings)
+    assert apart.sizes == validation.sizes == [(96, 128), (96, 128), (128, 160), (96, 96)]
+    shared, validation = data.load(settings, batch_size=3)
+    assert validation.sizes == apart.sizes
+    assert shared.sizes == [(96, 128), (96, 128), (128, 160), (96, 96)], "too much of its pixels would be lost"
+    settings = settings.model_copy(update={"max_crop": 0.5})
+    shared, _ = data.load(settings, batch_size=3)
+    assert shared.sizes == [(96, 128)] * 3 + [(96, 96)]
+    assert shared.pixels([0, 1, 2], CPU).shape == (3, 3, 96, 128)
+    mask = shared.text_mask([0, 1, 2], CPU)
+    assert mask is not None
+    assert mask.mean(dim=(1, 2, 3)).tolist() == [1, 0, 0]
+    assert set(shared.keys or []) & set(apart.keys or []) == {apart.keys[0], apart.keys[1], apart.keys[3]}  # type: ignore[index]
+    lines = summary.summarize(shared).lines("train", 3)
+    assert "  1 in the shape of others, to fill a batch" in lines
+    assert "  fewer than a batch of 3, so that a batch repeats images: 96x96 (1 for 3 places)" in lines

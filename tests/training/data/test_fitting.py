@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import random
+from collections import Counter
+from math import prod
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from glmkit.errors import UserError
-from glmkit.training.data.bucketing import fit
+from glmkit.training.data.bucketing import fit, shared_fits
 
 SIDES = st.integers(32, 3000)
 
@@ -61,3 +65,35 @@ def test_the_middle_is_kept() -> None:
     assert pixels.shape == (64, 128, 3)
     assert pixels[:, :60].max() <= 30
     assert pixels[:, 68:].min() >= 225
+
+
+SHAPES = st.lists(st.tuples(st.integers(40, 600), st.integers(40, 600)), min_size=1, max_size=30)
+
+
+@given(SHAPES, st.integers(1, 8), st.sampled_from([0, 0.1, 0.3]))
+def test_shared_buckets_cut_off_little(shapes: list[tuple[int, int]], batch_size: int, max_crop: float) -> None:
+    """Full buckets keep all of their images; no image is enlarged or loses more than it may; no bucket is added."""
+    sizes = [shape for shape in shapes if max(shape) < 4 * min(shape) - 128]
+    fits = [(size, fit(*size, 256 * 256, exact=False)) for size in sizes]
+    found = shared_fits(fits, ["edit" if sum(size) % 5 == 0 else "" for size in sizes], batch_size, max_crop)
+    counts = Counter((fitted.size, sum(size) % 5 == 0) for size, fitted in fits)
+    for (size, before), after in zip(fits, found, strict=True):
+        assert after.size[0] <= after.scaled[0] <= size[0]
+        assert after.size[1] <= after.scaled[1] <= size[1]
+        if counts[before.size, sum(size) % 5 == 0] >= batch_size:
+            assert after == before
+        if after != before:
+            assert prod(after.size) >= (1 - max_crop) * max(prod(after.scaled), prod(before.size))
+            assert (after.size, sum(size) % 5 == 0) in counts
+
+
+def test_photos_of_many_shapes_share_buckets() -> None:
+    """16 photos of random shapes make 11 buckets, 8 of them of one image, for batches of 4."""
+    rng = random.Random(0)
+    sizes = [(rng.randint(600, 2000), rng.randint(600, 2000)) for _ in range(16)]
+    fits = [(size, fit(*size, 512 * 512, exact=False)) for size in sizes]
+    before = Counter(fitted.size for _, fitted in fits)
+    after = Counter(fitted.size for fitted in shared_fits(fits, [""] * 16, 4, 0.2))
+    assert sum(count == 1 for count in before.values()) >= 6
+    assert len(after) <= len(before) / 2
+    assert sum(count == 1 for count in after.values()) <= 1
