@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,13 +21,15 @@ BUCKET_ELEMENTS = 2**24  # gradients are reduced in buckets of at most so many n
 class ProcessGroup:
     """One process, number `rank` of `world_size`, number `local_rank` on its machine.
 
-    `sharded`: each process holds a part of the weights (FSDP), not all of them.
+    `sharded`: each process holds a part of the weights (FSDP), not all of them. `patient` is torch's group for waiting
+    without a limit: a download, reading a data set, or samples may take one process hours.
     """
 
     rank: int = 0
     world_size: int = 1
     local_rank: int = 0
     sharded: bool = False
+    patient: Any = field(default=None, compare=False)
 
     @classmethod
     def from_environment(cls) -> ProcessGroup:
@@ -91,14 +93,14 @@ class ProcessGroup:
         return {name: sum(numbers) / len(numbers) for name, numbers in values.items()}
 
     def reduce_sum(self, count: int) -> int:
-        """Add up the counts of all processes, which wait for each other here."""
+        """Add up the counts of all processes, which wait for each other here, however long it takes."""
         if self.world_size == 1:
             return count
         import torch
         import torch.distributed as dist
 
         counts = torch.tensor(count)
-        dist.all_reduce(counts)
+        dist.all_reduce(counts, group=self.patient)
         return int(counts)
 
     def barrier(self) -> None:

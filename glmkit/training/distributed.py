@@ -29,7 +29,8 @@ from glmkit.config import STAGES, Recipe, Stage
 from glmkit.distributed.process_group import ProcessGroup
 from glmkit.errors import UserError
 
-TIMEOUT = timedelta(minutes=30)  # of one exchange: samples and checks of saved weights are made while others wait
+TIMEOUT = timedelta(minutes=30)  # of one exchange in a step, which all begin together
+NO_LIMIT = timedelta(days=365)  # of waiting for each other; a process that has ended is missed at once
 SECONDS_FOR_THE_FIRST = 1.0  # seconds for the first that fails to say why: a launcher ends all when one has ended
 
 
@@ -126,7 +127,8 @@ def together(device: torch.device) -> Iterator[ProcessGroup]:
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=TIMEOUT)
     sharded = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("true", "1")
-    group = ProcessGroup(rank, world_size, group.local_rank, sharded)
+    patient = dist.new_group(timeout=NO_LIMIT, backend="gloo")
+    group = ProcessGroup(rank, world_size, group.local_rank, sharded, patient)
     group.barrier()  # connects them: from now on one that ends is missed
     try:
         with contextlib.ExitStack() as stack:

@@ -101,6 +101,7 @@ def train_stages(
             if device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(device)
             prepared = workflow.prepare(context, stage, recipe, folder, datasets)
+            group.barrier()  # some read the data sets only now
             result = train_stage(context, stage, recipe, prepared, datasets[0])
             if group.is_main:
                 write_json(context.result, result)

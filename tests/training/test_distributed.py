@@ -3,11 +3,14 @@ where the other stopped, and what fails in one ends both."""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
 import socket
 import subprocess
 import sys
+import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -271,3 +274,26 @@ def test_several_gpus_need_nccl(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: False)
     with pytest.raises(UserError, match="without a launcher"), processes.together(torch.device("cuda")):
         pass
+
+
+def wait_for_the_first(rank: int, port: str, ended: Any) -> None:
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    processes.TIMEOUT = timedelta(seconds=4)
+    with processes.together(CPU) as group:
+        with group.main_process_first():
+            if group.is_main:
+                time.sleep(6)
+        ended.put(group.reduce_sum(1))
+
+
+def test_the_first_process_may_take_longer_than_an_exchange() -> None:
+    """It downloads the model, or reads a large data set, while the others wait."""
+    context = multiprocessing.get_context("fork")
+    ended, port = context.SimpleQueue(), free_port()
+    both = [context.Process(target=wait_for_the_first, args=(rank, port, ended)) for rank in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join()
+    assert [process.exitcode for process in both] == [0, 0]
+    assert [ended.get(), ended.get()] == [2, 2]
