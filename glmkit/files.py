@@ -12,7 +12,7 @@ import stat
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from glmkit.errors import UserError
@@ -51,6 +51,19 @@ def cache_folder() -> Path:
     if folder := os.environ.get("GLMKIT_CACHE"):
         return Path(folder)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "glmkit"
+
+
+def shareable_path(path: str) -> str:
+    """Return a path without the folders that only this machine has: all but the last name of an absolute one.
+
+    `RUN/adapter`, where fine-tuning puts its result, and the adapter of one component keep RUN.
+    """
+    pure = PureWindowsPath(path) if PureWindowsPath(path).is_absolute() else PurePosixPath(path)
+    if not pure.is_absolute() and not path.startswith("~"):
+        return path
+    names = [name.partition(":")[0] for name in pure.parts]
+    first = names.index("adapter") if "adapter" in names[2:] else len(names)
+    return "/".join(pure.parts[first - 1 :])
 
 
 @contextmanager

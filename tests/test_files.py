@@ -26,6 +26,7 @@ from glmkit.files import (
     read_jsonl,
     read_text,
     remove_leftovers,
+    shareable_path,
     write_json,
     write_jsonl,
 )
@@ -380,3 +381,22 @@ def test_what_is_no_file_is_not_waited_for(tmp_path: Path, read: Callable[[Path]
         path = tmp_path / "a\0b"
     with pytest.raises(UserError, match="does not exist" if kind == "link" else "cannot be read"):
         read(path)
+
+
+@pytest.mark.parametrize(
+    ("path", "shareable"),
+    [
+        ("/home/alice/photo.png", "photo.png"),
+        ("/home/alice/runs/mine/adapter", "mine/adapter"),
+        ("/home/alice/runs/mine/adapter/decoder:0.5", "mine/adapter/decoder:0.5"),
+        ("/adapter", "adapter"),
+        ("/home/alice/adapter:0.8", "alice/adapter:0.8"),
+        ("~/models/big", "big"),
+        (r"C:\Users\alice\photo.png", "photo.png"),
+        ("zai-org/GLM-Image", "zai-org/GLM-Image"),
+        ("photos/a.png", "photos/a.png"),
+        ("nano", "nano"),
+    ],
+)
+def test_paths_that_are_shared_name_no_folder_of_this_machine(path: str, shareable: str) -> None:
+    assert shareable_path(path) == shareable

@@ -9,7 +9,7 @@ from PIL import Image, PngImagePlugin
 
 import glmkit
 from glmkit.errors import UserError
-from glmkit.files import atomic_path, check_regular
+from glmkit.files import atomic_path, check_regular, shareable_path
 from glmkit.hashing import fingerprint, json_sha256
 from glmkit.inputs.images import opened_image
 from glmkit.records import Request
@@ -44,13 +44,13 @@ def image_text(request: Request, model: str, adapters: Sequence[str] = (), weigh
         "steps": str(request.steps),
         "guidance": str(request.guidance),
         "sampling": f"temperature {request.temperature}, top-p {request.top_p}, top-k {request.top_k}",
-        "model": model,
+        "model": shareable_path(model),
         "version": f"glmkit {glmkit.__version__}",
     }
     if request.condition_images:
-        text["condition_images"] = "\n".join(request.condition_images)
+        text["condition_images"] = "\n".join(map(shareable_path, request.condition_images))
     if adapters:
-        text["adapters"] = "\n".join(adapters)
+        text["adapters"] = "\n".join(map(shareable_path, adapters))
     if weights:
         text["weights"] = " ".join([weights, *condition_image_digests(request)])
     return text

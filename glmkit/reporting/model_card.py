@@ -21,7 +21,7 @@ from markupsafe import Markup
 from glmkit import __version__, config
 from glmkit.config import Lora, Recipe, parse_size
 from glmkit.evaluation.stats import as_text, paired_difference
-from glmkit.files import atomic_path, read_json
+from glmkit.files import atomic_path, read_json, shareable_path
 from glmkit.hashing import json_sha256
 from glmkit.reporting import wording
 from glmkit.reporting.card_samples import CardSample, copy_samples
@@ -266,13 +266,9 @@ def _options(recipe: Recipe) -> str:
 def _shareable_recipe(recipe: Recipe) -> str:
     """Return the recipe without what concerns the author's machine alone: output, tracker, absolute paths, license."""
     values = recipe.model_dump(mode="json", exclude_none=True, exclude={"output", "wandb", "license"})
-    values["model"] = _shortened(recipe.model)
+    values["model"] = shareable_path(recipe.model)
     data = values["data"]
-    data["train"] = [{**source, "path": _shortened(source["path"])} for source in data["train"]]
+    data["train"] = [{**source, "path": shareable_path(source["path"])} for source in data["train"]]
     if isinstance(data.get("validation"), str):
-        data["validation"] = _shortened(data["validation"])
+        data["validation"] = shareable_path(data["validation"])
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=110).rstrip("\n")
-
-
-def _shortened(path: str) -> str:
-    return Path(path).name if path.startswith(("/", "~")) else path

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from glmkit.files import shareable_path
 from glmkit.reporting import wording
 from glmkit.reporting.load import EvalRun
 
@@ -16,8 +17,8 @@ ABSENT = "–"
 def setup_facts(runs: Sequence[EvalRun]) -> Facts:
     """Collect the facts that a reader needs first."""
     return [
-        ("Model", [run.summary.model for run in runs]),
-        ("Adapters", ["\n".join(run.summary.adapters) or "none" for run in runs]),
+        ("Model", [shareable_path(run.summary.model) for run in runs]),
+        ("Adapters", ["\n".join(map(shareable_path, run.summary.adapters)) or "none" for run in runs]),
         ("Prompts", [str(len(run.prompts)) for run in runs]),
         ("Seeds", [", ".join(map(str, run.seeds)) for run in runs]),
         ("Images scored", [f"{run.summary.n_scored} of {run.summary.n_total}" for run in runs]),

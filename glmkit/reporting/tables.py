@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from glmkit.errors import UserError
-from glmkit.files import atomic_path, read_json, write_json
+from glmkit.files import atomic_path, read_json, shareable_path, write_json
 from glmkit.reporting.compare import Comparison
 from glmkit.reporting.leaderboard import Leaderboard
 from glmkit.reporting.load import EvalRun
@@ -96,8 +96,8 @@ def write_report_json(
         "runs": [
             {
                 "run": run.name,
-                "model": run.summary.model,
-                "adapters": list(run.summary.adapters),
+                "model": shareable_path(run.summary.model),
+                "adapters": list(map(shareable_path, run.summary.adapters)),
                 "ocr": run.summary.ocr,
                 "family": run.summary.family,
             }

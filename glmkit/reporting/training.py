@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from glmkit import __version__
 from glmkit.evaluation.metrics.content import colour_entropy, edge_density
 from glmkit.evaluation.stats import as_text
-from glmkit.files import atomic_path, read_json, read_jsonl
+from glmkit.files import atomic_path, read_json, read_jsonl, shareable_path
 from glmkit.inputs.images import read_image
 from glmkit.reporting.templates import template_environment
 from glmkit.reporting.thumbnails import Thumbnail, sample_grid
@@ -26,6 +26,9 @@ from glmkit.runs import read_manifest
 
 PAGE = "report.html"
 PLOT_WIDTH, PLOT_HEIGHT = 640, 180  # units of the SVG
+PLACES = re.compile(
+    r"^(\s*(?:- )?(?:model|output|train|validation|path|save): ['\"]?)(.+)$", re.MULTILINE
+)  # of a recipe
 MAX_POINTS = 400  # of a curve, as many as a screen shows
 EMPTY_SHARE = 0.7  # of its value before training; a content metric below it is marked: images became emptier
 CONTENT_METRICS = {"edge density": edge_density, "colour entropy (bits)": colour_entropy}
@@ -89,7 +92,9 @@ def write_training_report(run: Path) -> Path:
             name=run.name,
             stages=stages,
             evaluation=before_after(run),
-            recipe=(run / "recipe.yaml").read_text(encoding="utf-8"),
+            recipe=PLACES.sub(
+                lambda match: match[1] + shareable_path(match[2]), (run / "recipe.yaml").read_text(encoding="utf-8")
+            ),
             environment=manifest["environment"],
             resumed=len(manifest["resumed"]),
             version=__version__,

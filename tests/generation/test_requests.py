@@ -86,6 +86,10 @@ def test_the_image_carries_its_request(tmp_path: Path) -> None:
     assert (text["seed"], text["size"], text["steps"], text["guidance"]) == ("7", "64x128", "5", "2.0")
     assert (text["model"], text["adapters"], text["condition_images"]) == ("nano", "x\ny", "a.png")
     assert text["version"] == f"glmkit {glmkit.__version__}"
+    shared = image_text(
+        replace(one, condition_images=("/home/alice/a.png",)), "/home/alice/model", ("/home/alice/runs/mine/adapter",)
+    )
+    assert "alice" not in "".join(shared.values())
 
 
 def test_an_image_is_recognised_by_content(tmp_path: Path) -> None:

@@ -15,7 +15,15 @@ from glmkit.reporting.templates import CONTENT_POLICY
 from glmkit.reporting.training import content_metrics, write_training_report
 from glmkit.runs import open_run
 
-RECIPE = "model: nano\nsamples:\n  prompts: ['<script>alert(1)</script>']\n"
+RECIPE = """model: nano
+output: /home/alice/runs/mine
+data:
+  train:
+  - path: /home/alice/photos
+  validation: '~/validation'
+samples:
+  prompts: ['<script>alert(1)</script>', '/imagine a/b']
+"""
 
 
 @pytest.fixture
@@ -58,6 +66,8 @@ def test_the_page_holds_the_numbers_of_the_run_folder(run: Path) -> None:
     page = path.read_text(encoding="utf-8")
     assert path == run / "report.html"
     assert page == write_training_report(run).read_text(encoding="utf-8")
+    assert "alice" not in page
+    assert "/imagine a/b" in page
     page_text = text(page)
     for expected in (
         "loss 3.0000 1.2500",
