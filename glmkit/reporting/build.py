@@ -58,12 +58,12 @@ def write_report(folders: Sequence[Path], out: Path) -> tuple[Path, ...]:
     return files
 
 
-def check_replaceable(files: Sequence[Path]) -> None:
+def check_replaceable(files: Sequence[Path], option: str = "--out") -> None:
     """UserError when one of the files that a report writes is there and was not written by a report."""
     for path in files:
         is_ours = is_page if path.suffix == ".html" else is_data
         if path.exists() and not (path.is_file() and is_ours(path)):
-            fix = f"--out {path.with_name(f'{path.stem}-report.html')}, or another name"
+            fix = f"{option} {path.with_name(f'{path.stem}-report.html')}, or another name"
             raise UserError(f"{path} is not of a report, and stays as it is", fix=fix)
 
 

@@ -34,6 +34,11 @@ def thumbnail(path: Path) -> Thumbnail:
     return _webp(image, THUMBNAIL_SIDE)
 
 
+def embedded(image: Image.Image) -> Thumbnail:
+    """Embed a small copy of an image in memory."""
+    return _webp(image.copy(), THUMBNAIL_SIDE)
+
+
 def sample_grid(path: Path) -> Thumbnail:
     """Embed a whole grid of samples; UserError when it is missing or cannot be read."""
     return _webp(read_image(path), GRID_SIDE)

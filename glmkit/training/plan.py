@@ -60,20 +60,15 @@ class StagePlan:
         return self.weights + self.optimizer + (self.activations or 0)
 
 
-def explain(recipe: Recipe, device: torch.device) -> list[str]:
-    """Tell all that is known of a recipe before it runs: resolved values, data, and the plan of each stage.
-
-    Images are read once. Raises UserError for whatever is wrong with the recipe.
-    """
-    datasets = _checked(recipe, device)
+def explain(recipe: Recipe, datasets: data.Datasets, device: torch.device) -> list[str]:
+    """Tell all that is known of a recipe before it runs: resolved values, data, and the plan of each stage."""
     about_data = summary.lines(datasets, recipe.largest_batch)
     stages = lines(plan(recipe, datasets[0], device), device)
     return [*config.to_yaml(recipe).splitlines(), "", *about_data, "", *stages]
 
 
-def explain_as_values(recipe: Recipe, device: torch.device) -> dict[str, Any]:
+def explain_as_values(recipe: Recipe, datasets: data.Datasets, device: torch.device) -> dict[str, Any]:
     """Tell the same as values of JSON."""
-    datasets = _checked(recipe, device)
     known: dict[str, summary.DatasetSummary | None] = {**summary.summaries(datasets)}
     if recipe.data.validation is None:
         known["validation"] = None
@@ -84,7 +79,8 @@ def explain_as_values(recipe: Recipe, device: torch.device) -> dict[str, Any]:
     }
 
 
-def _checked(recipe: Recipe, device: torch.device) -> data.Datasets:
+def load_data(recipe: Recipe, device: torch.device) -> data.Datasets:
+    """Read every image of a recipe once; UserError for whatever is wrong with the recipe."""
     checks.settings(recipe, device)
     datasets = data.load(recipe.data, recipe.largest_batch)
     checks.content(recipe, datasets[0])

@@ -149,9 +149,11 @@ def test_what_cannot_be_trained_is_no_plan(change: str, said: str, capsys: pytes
     assert said in capsys.readouterr().err
 
 
-def test_a_plan_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_plan_as_json_and_a_preview(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     recipe, folder = str(ROOT / "recipes" / "nano" / "decoder_lora.yaml"), ROOT / "data" / "posters" / "validation"
-    assert main(["validate", recipe, f"data.train={folder}", "data.validation=null", "--device", "cpu", "--json"]) == 0
+    changes = [f"data.train={folder}", "data.validation=null", "--device", "cpu"]
+    assert main(["validate", recipe, *changes, "--json", "--preview", str(tmp_path / "p.html")]) == 0
+    assert (tmp_path / "p.html").read_text().count("<article>") == len(list(folder.glob("*.png")))
     values = json.loads(capsys.readouterr().out)
     assert values["recipe"]["data"]["train"][0]["path"] == str(folder)
     assert values["data"]["train"]["texts"]

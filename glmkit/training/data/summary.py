@@ -103,11 +103,16 @@ def _learnt_contents(images: ImageDataset) -> list[str]:
     return [key for key, count in zip(images.keys or [], images.repeats, strict=False) if count]
 
 
+def file_sets(images: ImageDataset) -> list[FileDataset]:
+    """Return the sets of images from files that a set is, or is joined from."""
+    parts = images.sets if isinstance(images, ConcatDataset) else [images]
+    return [part for part in parts if isinstance(part, FileDataset)]
+
+
 def summarize(images: ImageDataset) -> DatasetSummary:
     """Count what one set holds."""
     kinds = by_size(buckets(images))
-    parts = images.sets if isinstance(images, ConcatDataset) else [images]
-    files = [part for part in parts if isinstance(part, FileDataset)]
+    files = file_sets(images)
     changes: Counter[str] = sum((part.changes for part in files), Counter())
     contents = _learnt_contents(images)
     read = _read_indices(images)
