@@ -337,9 +337,10 @@ def read_jsonl(path: str | Path, *, partial: bool = False) -> list[dict[str, Any
         name = f"{path}, line {number}"
         try:
             records += _objects([parse_json(line, name)], name, line)
-        except UserError:
+        except UserError as error:
             if not partial:
-                raise
+                fix = 'one object per line, or one list: [{"...": ...}, ...]' if line.strip() == "{" else error.fix
+                raise UserError(error.what, found=error.found, fix=fix) from error
     return records
 
 

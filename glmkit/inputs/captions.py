@@ -149,7 +149,7 @@ def from_values(
 
 def checked(image: CaptionedImage) -> CaptionedImage:
     """Set the error of an image whose file is not there."""
-    if isinstance(image.image, Path) and not os.path.isfile(image.image):
+    if isinstance(image.image, Path) and not os.path.exists(image.image):
         error = UserError(f"the caption of {image.image.name} has no image", found=f"{image.image} does not exist")
         return replace(image, error=error)
     return image

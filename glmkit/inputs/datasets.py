@@ -56,29 +56,15 @@ def read_captioned_images(location: str, columns: Columns, role: str = "train") 
     Of several splits and no choice, that named as the `role` is taken, train or validation. UserError where nothing is
     found, or where a choice is left.
     """
-    path, split = Path(shipped.find(location)).expanduser(), None
-    before, _, after = location.rpartition(":")
-    if not path.exists() and before and Path(shipped.find(before)).expanduser().is_dir():
-        path, split = Path(shipped.find(before)).expanduser(), after
     reader = _Reader(columns, role)
-    if path.is_dir():
-        images = list(reader.folder(path, split))
-    elif path.suffix == ".parquet":
-        images = list(reader.parquet([path] if path.is_file() else sorted(path.parent.glob(path.name))))
-    elif path.suffix in RECORDS and path.is_file():
-        images = list(reader.records(path))
-    elif HUB_DATASET.fullmatch(location):
-        files, notes = fetch(location, role)
-        reader.notes += notes
-        images = list(reader.parquet(files))
-    else:
-        fix = f"data.{role}=FOLDER, or OWNER/NAME:SPLIT for a data set of the hub, such as {location}:train"
-        fix = fix if re.fullmatch(r"[\w.-]+/[\w.-]+", location) else "data.train=FOLDER data.validation=FOLDER"
-        raise UserError(f"image folder {location} does not exist", fix=fix)
+    try:
+        images = tuple(reader.location(location))
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
+        raise UserError(f"{location[:200]} cannot be read", found=error, fix="check the path") from error
     if not images:
         fix = f"put images and a {METADATA[0]} (file_name, text) there, or a .txt file beside each"
         raise UserError(f"no images in {location}", fix=fix)
-    return Found(tuple(images), tuple(reader.notes))
+    return Found(images, tuple(reader.notes))
 
 
 class _Reader:
@@ -87,6 +73,34 @@ class _Reader:
     def __init__(self, columns: Columns, role: str) -> None:
         self.columns, self.role = columns, role
         self.notes: list[str] = []
+
+    def location(self, location: str) -> Iterator[CaptionedImage]:
+        """Read what a recipe names."""
+        path, split = Path(shipped.find(location)).expanduser(), None
+        before, _, after = location.rpartition(":")
+        if not path.exists() and before and Path(shipped.find(before)).expanduser().is_dir():
+            path, split = Path(shipped.find(before)).expanduser(), after
+        if path.is_dir():
+            return self.folder(path, split)
+        if path.suffix == ".parquet":
+            return self.parquet([path] if path.exists() else sorted(path.parent.glob(path.name)))
+        if path.suffix in RECORDS and path.exists():
+            return self.records(path)
+        if path.exists():
+            kinds = ", ".join((*RECORDS, ".parquet"))
+            raise UserError(
+                f"{location} is no data set", fix=f"a folder, or a table ({kinds}); unpack an archive first"
+            )
+        if HUB_DATASET.fullmatch(location):
+            files, notes = fetch(location, self.role)
+            self.notes += notes
+            return self.parquet(files)
+        fix = "data.train=FOLDER data.validation=FOLDER"
+        if self.role == "validation":
+            fix = "data.validation=FOLDER, or data.validation=0.1 to keep a tenth of the training images back"
+        elif re.fullmatch(r"[\w.-]+/[\w.-]+", location):
+            fix = f"data.train={location}:train for a data set of the hub"
+        raise UserError(f"image folder {location} does not exist", fix=fix)
 
     def folder(self, folder: Path, split: str | None = None) -> Iterator[CaptionedImage]:
         """Read a folder of any layout; its own metadata and images come before those of its sub-folders."""

@@ -62,31 +62,25 @@ def quoted_texts(prompt: str) -> list[str]:
     ]
 
 
-def _patterns() -> list[re.Pattern[str]]:
-    patterns = []
-    for opening, closing in OTHER_QUOTES:  # an apostrophe inside of a word opens and closes nothing
-        before = r"(?<!\w)" if opening in "’‘" else ""
-        after = r"(?!\w)" if closing in "’'" else ""
-        inside = f"[^\0{re.escape(MARKS)}]{{1,{LONGEST}}}"
-        patterns.append(re.compile(f"{before}{re.escape(opening)}({inside}){re.escape(closing)}{after}"))
-    return patterns
+def _other_quoted() -> re.Pattern[str]:
+    """Match any other quoted text: what stands inside holds no quotes, so that the first one that follows closes it."""
+    choices = []
+    for first in sorted({opening for opening, _ in OTHER_QUOTES}, key=len, reverse=True):
+        last = "|".join(re.escape(closing) for opening, closing in OTHER_QUOTES if opening == first)
+        # An apostrophe inside of a word opens and closes nothing.
+        before, after = (r"(?<!\w)", r"(?!\w)") if first in "‘’" else ("", "")
+        choices.append(f"{before}{re.escape(first)}[^\0{re.escape(MARKS)}]{{1,{LONGEST}}}(?:{last}){after}")
+    return re.compile("|".join(choices))
 
 
-PATTERNS = _patterns()
+OTHER_QUOTED = _other_quoted()
 
 
 def passed_over(prompt: str) -> list[str]:
     """Return what looks quoted, with its quotes, and is not taken by `quoted_texts`."""
     for opening, closing in QUOTES:  # what is taken, its quotes included, is no part of something else
         prompt = re.sub(f"{opening}[^{opening}{closing}]*{closing}", lambda match: "\0" * len(match[0]), prompt)
-    found: list[str] = []
-    position = 0
-    while position < len(prompt):
-        matches = [match for pattern in PATTERNS if (match := pattern.match(prompt, position))]
-        if matches:
-            found.append(min(matches, key=re.Match.end)[0])
-        position = min(map(re.Match.end, matches), default=position + 1)
-    return found
+    return OTHER_QUOTED.findall(prompt)
 
 
 def from_apostrophes(prompt: str) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from glmkit.errors import UserError
 from glmkit.extras import require
+from glmkit.files import check_regular
 
 BATCH_ROWS = 16  # of a parquet file that are in memory at once
 MAX_GROUP_BYTES = 2**30  # of row groups that stay in memory for the images in them
@@ -106,8 +107,7 @@ def arrow_rows(file: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[s
 def _open_parquet(file: Path) -> Any:
     pyarrow = _pyarrow()
     try:
-        if not file.is_file():
-            raise FileNotFoundError(file)
+        check_regular(file, str(file))
         return pyarrow.parquet.ParquetFile(file)
     except FileNotFoundError as error:
         raise UserError(f"{file} does not exist", fix="check the path") from error
@@ -119,6 +119,7 @@ def _open_arrow(file: Path) -> Any:
     """Map a file into memory: nothing of it is read yet."""
     pyarrow = _pyarrow()
     try:
+        check_regular(file, str(file))
         return pyarrow.ipc.open_stream(pyarrow.memory_map(str(file))).read_all()
     except (pyarrow.ArrowException, OSError) as error:
         raise _not_whole(file, error) from error

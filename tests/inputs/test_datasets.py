@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -320,4 +321,37 @@ def test_an_empty_folder(tmp_path: Path, kind: str) -> None:
     if kind == "table":
         (tmp_path / "metadata.jsonl").write_text("")
     with pytest.raises(UserError, match="no images in"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        ("pictures.zip", "is no data set[\\s\\S]*unpack an archive"),
+        ("x" * 300, "cannot be read"),
+        ("a\0b", "does not exist"),
+        ("none/*.parquet", "no images in"),
+    ],
+)
+def test_locations_that_are_none(tmp_path: Path, where: str, said: str) -> None:
+    (tmp_path / "pictures.zip").write_bytes(b"PK")
+    with pytest.raises(UserError, match=said):
+        read(tmp_path / where)
+
+
+def test_a_missing_validation_folder_is_told_what_would_work(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"does not exist[\s\S]*data.validation=0.1"):
+        read(tmp_path / "none", "validation")
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.txt", "metadata.jsonl", "a.parquet"])
+def test_pipes_are_not_waited_for(tmp_path: Path, name: str) -> None:
+    with_text(tmp_path / "a.png")
+    (tmp_path / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / name)
+    if name in ("a.png", "a.txt"):
+        (one,) = read(tmp_path).images
+        assert (one.error is None) == (name == "a.png"), "the image itself is opened later"
+        return
+    with pytest.raises(UserError, match="a pipe"):
         read(tmp_path)

@@ -18,6 +18,7 @@ from glmkit.evaluation.features.store import EncodedImage, Position
 from glmkit.files import read_jsonl, read_text
 from glmkit.hashing import fingerprint
 from glmkit.inputs.images import IMAGE_SUFFIXES
+from glmkit.inputs.splits import is_foreign
 from glmkit.inputs.tables import image_in_cell, parquet_columns, parquet_rows
 from glmkit.text import decode, parse_json
 
@@ -33,9 +34,8 @@ class FolderSource:
 
     def images(self, after: Position | None) -> Iterator[EncodedImage]:
         """Read every image after that position."""
-        paths = sorted(
-            path for path in self.root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
-        )
+        found = (path for path in self.root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+        paths = sorted(path for path in found if not any(map(is_foreign, path.relative_to(self.root).parts)))
         for number, path in enumerate(paths):
             if after is None or number > after.record:
                 key = path.relative_to(self.root).as_posix()

@@ -47,7 +47,7 @@ def write_tar(path: Path, members: dict[str, bytes]) -> Path:
 
 
 def make_folder(root: Path) -> ImageSource:
-    for name in ("b/2_0.png", "b/1_0.JPG", "a.webp", "notes.txt"):
+    for name in ("b/2_0.png", "b/1_0.JPG", "a.webp", "notes.txt", "._a.webp", "__MACOSX/a.png"):
         (root / name).parent.mkdir(exist_ok=True)
         (root / name).write_bytes(png(len(name)))
     return FolderSource(root, {"1": "one", "a": "letter"})
