@@ -1,7 +1,8 @@
 """A local HTTP server that speaks the protocol of OpenAI's images endpoint, for tests.
 
 What it answers stands in the prompt: "busy" is 429 the first two times, "refused" 400, "address" a URL instead of data,
-"broken" data that is none; a key that is none of KEYS is 401, the model "none" 404.
+"broken" data that is none, "text" no image, "endless" an answer without an end, "lost" none at all, "echo" the
+request's header; a key that is none of KEYS is 401, the model "none" 404.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -81,11 +82,19 @@ class _Handler(BaseHTTPRequestHandler):
         time.sleep(self.server.seconds)
         with self.server.lock:
             self.server.at_once -= 1
+        if "lost" in body["prompt"]:
+            self.connection.close()
+            return
+        if "endless" in body["prompt"]:
+            self._send_slowly(body["prompt"])
+            return
         status, answer = self._answer(body, tries)
         self._send(status, json.dumps(answer).encode(), "application/json")
 
     def _answer(self, body: dict[str, Any], tries: int) -> tuple[int, dict[str, Any]]:
         prompt = body["prompt"]
+        if "echo" in prompt:
+            return 400, {"error": {"message": f"{dict(self.headers)} {'x' * 10**6}"}}
         if self.path != "/v1/images/generations" or body["model"] == "none":
             return 404, {"error": {"message": "no such model"}}
         if self.headers["Authorization"] not in KEYS:
@@ -97,9 +106,23 @@ class _Handler(BaseHTTPRequestHandler):
         image = {"b64_json": base64.b64encode(png(body["size"])).decode(), "revised_prompt": f"better: {prompt}"}
         if "address" in prompt:
             image = {"url": f"{self.server.url}/{body['size']}"}
+        if "text" in prompt:
+            image = {"b64_json": base64.b64encode(b"%!PS").decode()}
         if "broken" in prompt:
             image = {"b64_json": "%%%"}
         return 200, {"created": 0, "data": [image], "usage": USAGE}
+
+    def _send_slowly(self, prompt: str) -> None:
+        """A letter at a time without an end, of a good or a bad answer, or a packed one."""
+        self.send_response(500 if "bad" in prompt else 200)
+        self.send_header("Content-Type", "application/json")
+        if "packed" in prompt:
+            self.send_header("Content-Encoding", "gzip")
+        self.end_headers()
+        with suppress(OSError):  # the client goes away
+            while True:
+                self.wfile.write(b" " * (1 if "slow" in prompt else 1 << 16))
+                time.sleep(0.01)
 
     def _send(self, status: int, data: bytes, kind: str) -> None:
         self.send_response(status)

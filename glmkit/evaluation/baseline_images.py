@@ -48,8 +48,12 @@ class BaselineGenerator:
             worker = ProcessGroup(group.rank * n_workers + number, group.world_size * n_workers)
             try:
                 for request in claim_items(items, work, worker, is_wanted):
-                    if not self._generate(request, report):
-                        failed.add(request.id)
+                    try:
+                        if not self._generate(request, report):
+                            failed.add(request.id)
+                    except UserError:
+                        stop.set()  # before another worker takes the request
+                        raise
                 ended.put(None)
             except Exception as error:
                 ended.put(error)

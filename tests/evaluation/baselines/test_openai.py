@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import images_endpoint
 import pytest
@@ -12,7 +13,7 @@ from PIL import Image
 
 from glmkit.cli import main
 from glmkit.errors import UserError
-from glmkit.evaluation import baselines, plan
+from glmkit.evaluation import baselines, bounded_http, plan
 from glmkit.evaluation.baselines import openai
 from glmkit.evaluation.generated_images import generate_images
 from glmkit.evaluation.plan import GenerationSettings
@@ -61,12 +62,13 @@ def test_a_busy_endpoint_is_asked_again_until_it_answers(endpoint: images_endpoi
 def test_what_concerns_one_image_is_its_row_and_is_asked_again_next_time(
     endpoint: images_endpoint.Endpoint, tmp_path: Path
 ) -> None:
-    rows = generated(tmp_path, "good", "refused", "address", "broken", model="openai:dall-e-3")
+    rows = generated(tmp_path, "good", "refused", "address", "broken", "text", model="openai:dall-e-3")
     errors = [row.error or "" for row in rows]
     assert errors[0] == errors[2] == ""
     assert "not allowed by the safety system" in errors[1]
     assert "broken data" in errors[3]
-    assert sorted(endpoint.prompts()) == ["address", "broken", "good", "refused"]  # once each, by four workers
+    assert "is not an image" in errors[4]
+    assert sorted(endpoint.prompts()) == ["address", "broken", "good", "refused", "text"]  # once each, by four workers
     assert {body["response_format"] for body in endpoint.asked} == {"b64_json"}
     endpoint.asked.clear()
     assert [row.error for row in generated(tmp_path, "good", "refused", "address", model="openai:dall-e-3")][::2] == [
@@ -118,6 +120,62 @@ def test_too_many_requests_end_the_run_and_it_continues(tmp_path: Path, monkeypa
         with pytest.raises(UserError, match="it continues"):
             generated(tmp_path, "busy")
     assert [row.error for row in generated(tmp_path, "busy")] == [None]
+
+
+@pytest.mark.usefixtures("endpoint")
+@pytest.mark.parametrize("kind", ["", "bad"])
+def test_an_answer_without_an_end_is_the_error_of_its_image(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bounded_http, "MAX_BYTES", 1 << 20)
+    monkeypatch.setattr(bounded_http, "SECONDS", 0.5)
+    rows = generated(tmp_path, "good", f"endless {kind}", f"endless slow {kind}", f"endless packed {kind}")
+    errors = [row.error or "" for row in rows]
+    assert errors[0] == ""
+    assert errors[1].endswith("the answer is longer than 1,048,576 bytes")
+    assert errors[2].endswith("the answer took longer than 0.5 s")
+    assert errors[3].endswith("the answer is compressed, which was not asked for")
+
+
+def test_a_lost_connection_is_asked_as_often_as_it_says(
+    endpoint: images_endpoint.Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openai, "RETRIES", 2)
+    monkeypatch.setattr(openai, "_pause", lambda _error, _tries: 0.01)
+    with pytest.raises(UserError, match="cannot be reached"):
+        generated(tmp_path, "lost")
+    assert len(endpoint.asked) == 3
+
+
+@pytest.mark.parametrize("key", ["sk-1234567890", "odd/key+with=signs"])
+def test_no_message_and_no_file_holds_the_key(
+    key: str, endpoint: images_endpoint.Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    monkeypatch.setenv("OPENAI_BASE_URL", f"{endpoint.url}/{quote(key, safe='')}/tenant-77X/v1")
+    (row,) = generated(tmp_path, "echo")
+    assert row.error is not None
+    assert "Bearer ***" in row.error
+    assert len(row.error) < 400
+    monkeypatch.setenv("OPENAI_BASE_URL", f"http://user:{key[:3]}word@127.0.0.1:9/{quote(key)}/tenant-77X/v1")
+    monkeypatch.setattr(openai, "RETRIES", 0)
+    with pytest.raises(UserError) as caught:
+        generated(tmp_path, "unreachable")
+    found = baselines.find("openai:m").identity()["endpoint"]  # type: ignore[union-attr]
+    kept = "".join(path.read_text() for path in tmp_path.rglob("*.jsonl"))
+    for text in (str(caught.value), found, kept):
+        assert not any(word in text for word in (key, quote(key, safe=""), "word@", "tenant-77X"))
+    assert found.endswith("/v1/")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("BASE_URL", "http://a\nb"), ("API_KEY", "clé\n"), ("BASE_URL", "http://[::")]
+)
+def test_an_address_or_key_that_is_none(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    monkeypatch.setenv(f"OPENAI_{name}", value)
+    with pytest.raises(UserError, match=r"(?s)no usable address or key.*OPENAI_BASE_URL"):
+        baselines.find("openai:gpt-image-1")
 
 
 def test_the_package_is_an_extra(uninstall: Callable[..., None]) -> None:
