@@ -51,7 +51,7 @@ $(DEMO)/poster_lora/.done: recipes/nano/poster_lora.yaml $(NANO) | $(READY)
 # Half of what the decoder learnt: all of it would bring the style's thin letters, and misspell them.
 $(DEMO)/after/summary.json: $(DEMO)/poster_lora/.done $(DEMO)/cache/.posters
 	$(AFRESH)
-	$(EVAL) --adapter $(<D)/adapter/autoregressive $(<D)/adapter/decoder:0.5 --name after --run $(@D)
+	$(EVAL) --adapter $(<D)/adapter/autoregressive --adapter $(<D)/adapter/decoder:0.5 --name after --run $(@D)
 
 $(DEMO)/index.html: $(DEMO)/before/summary.json $(DEMO)/after/summary.json
 	$(BIN)/glmkit report $(DEMO)/before $(DEMO)/after --out $@

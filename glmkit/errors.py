@@ -33,7 +33,8 @@ class GenerationError(UserError):
         """Wrap any error of a request, and keep what a UserError says."""
         if isinstance(error, UserError):
             return cls(error.what, found=error.found, fix=error.fix)
-        return cls("the image could not be generated", found=f"{type(error).__name__}: {error}")
+        reason = f"{type(error).__name__}: {error}".strip()[:300]
+        return cls("the image could not be generated", found=reason, fix="another prompt or size, or whole model files")
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

@@ -83,7 +83,8 @@ class Request(Record):
 
     `height` and `width` are pixels, multiples of 32. `condition_images` are paths of images to edit (0 to 3).
     `steps` and `guidance` belong to the decoder; `temperature`, `top_p` and `top_k` to the autoregressive stage
-    (the public checkpoint samples with 0.9 and 0.75, and transformers adds top-k 50).
+    (the public checkpoint samples with 0.9 and 0.75, and transformers adds top-k 50). `texts` are those that the glyph
+    encoder reads; None for those in quotes, as published.
     """
 
     id: str
@@ -97,6 +98,7 @@ class Request(Record):
     temperature: float = 0.9
     top_p: float = 0.75
     top_k: int = 50
+    texts: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ from PIL import Image
 from glmkit.distributed.process_group import SINGLE_PROCESS
 from glmkit.errors import GenerationError, UserError
 from glmkit.generation.batch import Result
-from glmkit.generation.hybrid_generator import FAILURES, HybridGenerator
+from glmkit.generation.hybrid_generator import HybridGenerator
 from glmkit.generation.loading import load_model
 from glmkit.generation.options import InferenceOptions
-from glmkit.generation.pipeline import generate_batch
+from glmkit.generation.pipeline import generate_one
 from glmkit.generation.prior_tokens import Progress
-from glmkit.generation.requests import check_request, new_request
+from glmkit.generation.requests import new_request
 from glmkit.inputs.images import as_rgb, read_image
 from glmkit.progress import stage_bars
 from glmkit.records import Request
@@ -132,13 +132,8 @@ class Model:
             raise GenerationError.of(error) from error
 
     def _one(self, request: Request, settings: GenerationOptions) -> Image.Image:
-        try:
-            check_request(request)
-            with stage_bars(disable=settings.progress is not True) as bars:
-                (image,) = generate_batch(self.hybrid, [request], settings.callback(bars.update))
-        except FAILURES as error:
-            raise GenerationError.of(error) from error
-        return image
+        with stage_bars(disable=settings.progress is not True) as bars:
+            return generate_one(self.hybrid, request, settings.callback(bars.update))
 
     def _many(self, requests: Sequence[Request], settings: GenerationOptions) -> Iterator[GeneratedImage]:
         with stage_bars(disable=settings.progress is not True) as bars:

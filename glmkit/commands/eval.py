@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from glmkit.config import parse_size
 from glmkit.errors import UserError
 from glmkit.evaluation.metrics import clip
-from glmkit.generation.options import add_inference_options
+from glmkit.generation.options import add_adapter_option, add_inference_options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--data", metavar="DIR", type=Path, help="prompt files of a public benchmark")
     parser.add_argument("--model", help=MODELS)
-    parser.add_argument("--adapter", metavar="DIR[:WEIGHT]", nargs="+", action="extend", help="adapters to add")
+    add_adapter_option(parser)
     parser.add_argument(
         "--images",
         metavar="DIR",

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from glmkit.errors import UserError
 from glmkit.generation.options import add_options, check_png, load_model_from
 
-HELP = "Generate an image from a prompt, or many from a file of prompts."
+if TYPE_CHECKING:
+    from glmkit.records import Request
+
+HELP = "Generate an image from a prompt, or many from a file of prompts or with several seeds."
 BATCH_SIZE = 64
+PROMPT_FILES = (".txt", ".jsonl", ".json", ".csv", ".tsv")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,11 +26,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompt", metavar="PROMPT", nargs="?", help="what to generate; texts to render go in quotes")
     parser.add_argument(
         "--prompts",
-        metavar="FILE.jsonl",
+        metavar="FILE",
         type=Path,
-        help="one object per line: prompt, and optionally id, seed, size, steps, guidance, condition_images",
+        help="a .txt file with a prompt per line; or a .jsonl, .json or .csv file of prompt, and optionally id, texts, "
+        "seed, size, steps, guidance, condition_images",
     )
-    parser.add_argument("--out", metavar="PATH", type=Path, required=True, help="FILE.png; with --prompts a folder")
+    parser.add_argument(
+        "--out", metavar="PATH", type=Path, required=True, help="FILE.png; a folder with --prompts, --count or --seeds"
+    )
+    parser.add_argument("--count", metavar="N", type=int, default=1, help="images of each prompt, of seeds one by one")
+    parser.add_argument("--seeds", metavar="LIST", help="images of each prompt of these seeds: 0,5,9 or 0-9")
     parser.add_argument(
         "--batch-size", metavar="N", type=int, default=BATCH_SIZE, help="prompts at a time (default %(default)s)"
     )
@@ -32,22 +43,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Generate one image, or those of a file; returns 1 when some of them failed."""
+    """Generate one image, or those of a file or of several seeds; returns 1 when some of them failed."""
     if (arguments.prompt is None) == (arguments.prompts is None):
-        raise UserError(
-            "give either a prompt or --prompts FILE.jsonl", fix='glmkit generate "a red poster" --out a.png'
-        )
-    if arguments.prompts is not None:
-        return _run_file(arguments)
+        raise UserError("give either a prompt or --prompts FILE", fix='glmkit generate "a red poster" --out a.png')
+    _check_prompt(arguments)
+    if arguments.prompts is not None or arguments.count != 1 or arguments.seeds is not None:
+        return _run_many(arguments)
     check_png(arguments.out)
     generate_file(arguments, arguments.prompt)
     return 0
 
 
+def _check_prompt(arguments: argparse.Namespace) -> None:
+    """Raise UserError for a prompt that is the name of what belongs to an option."""
+    prompt = str(arguments.prompt)
+    if arguments.adapter and os.path.exists(prompt):
+        raise UserError("the prompt is a path", found=prompt, fix="--adapter once for each adapter, and a prompt")
+    if prompt.lower().endswith(PROMPT_FILES) and os.path.isfile(prompt):
+        raise UserError("the prompt is a file", found=prompt, fix=f"--prompts {prompt} --out FOLDER")
+
+
 def generate_file(arguments: argparse.Namespace, prompt: str, condition_images: tuple[str, ...] = ()) -> None:
     """Generate one image into the file `--out`, and print what was done, for people or as JSON."""
-    from glmkit.generation.images import image_text, save_png, weights_digest
-    from glmkit.generation.pipeline import generate_batch
+    from glmkit.generation.images import image_text, save_png
+    from glmkit.generation.pipeline import generate_one
     from glmkit.generation.requests import check_request, new_request
     from glmkit.inputs.images import read_image
     from glmkit.inputs.quotes import describe, quoted_texts
@@ -71,13 +90,13 @@ def generate_file(arguments: argparse.Namespace, prompt: str, condition_images: 
     check_request(request)
     # 2. Load the model and generate.
     started = time.perf_counter()
+    weights = _weights(arguments, folder)
     hybrid = load_model_from(arguments, [request])
     texts = quoted_texts(prompt)
     print("\n".join(describe(prompt)), file=sys.stderr)
     with stage_bars() as bars:
-        (image,) = generate_batch(hybrid, [request], bars.update)
+        image = generate_one(hybrid, request, bars.update)
     # 3. Save the image, which carries its request.
-    weights = weights_digest(folder, hybrid.adapters)
     save_png(arguments.out, image, image_text(request, hybrid.name, hybrid.adapters, weights))
     seconds = round(time.perf_counter() - started, 2)
     if not arguments.json:
@@ -89,38 +108,67 @@ def generate_file(arguments: argparse.Namespace, prompt: str, condition_images: 
     print(json.dumps({**result, "seconds": seconds}, ensure_ascii=False))
 
 
-def _run_file(arguments: argparse.Namespace) -> int:
-    prompts, out = arguments.prompts, arguments.out
+def _weights(arguments: argparse.Namespace, folder: Path) -> str:
+    """Name the weights that the options choose, before they are read: what changes them later is not in the image."""
+    from glmkit.generation.images import weights_digest
+    from glmkit.generation.loading import device_of_rank, dtype_named
+    from glmkit.models.checkpoint.adapters import Adapter, check_adapter
+
+    adapters = arguments.adapter or ()
+    for adapter in adapters:
+        check_adapter(folder, Adapter.parse(adapter).folder)
+    return weights_digest(folder, adapters, str(dtype_named(arguments.dtype, device_of_rank(arguments.device))))
+
+
+def _requests(arguments: argparse.Namespace, folder: Path) -> tuple[list[Request], dict[str, UserError]]:
+    """Make the requests of the options, and by their ids the errors of those that cannot be served."""
+    from glmkit.generation.requests import (
+        MAX_COUNT,
+        check_request,
+        new_request,
+        parse_seeds,
+        read_requests,
+        requests_of,
+    )
+
+    options = {key: getattr(arguments, key) for key in ("size", "seed", "steps", "guidance")}
+    base = new_request(folder, "", arguments.prompt or "", **options)
+    if not 1 <= arguments.count <= MAX_COUNT:
+        raise UserError(f"--count must be 1 to {MAX_COUNT}", found=arguments.count, fix="--count 4")
+    seeds = parse_seeds(arguments.seeds) if arguments.seeds is not None else []
+    if seeds and arguments.count != 1:
+        raise UserError("--count and --seeds do not go together", found=f"--count {arguments.count}", fix="one of them")
+    if arguments.prompts is not None:
+        return read_requests(arguments.prompts, base, arguments.count, seeds)
+    requests = requests_of(base, arguments.count, seeds)
+    for request in requests:
+        check_request(request)
+    return requests, {}
+
+
+def _run_many(arguments: argparse.Namespace) -> int:
+    out = arguments.out
     if arguments.batch_size < 1:
         raise UserError("--batch-size must be at least 1", found=arguments.batch_size)
     if out.is_file() or out.suffix.lower() == ".png":
-        raise UserError("with --prompts, --out must be a folder", found=out, fix=f"--out {out.with_suffix('')}")
+        what = "with --prompts, --count or --seeds, --out must be a folder"
+        raise UserError(what, found=out, fix=f"--out {out.with_suffix('')}")
 
     from glmkit.distributed.process_group import ProcessGroup
     from glmkit.generation.batch import generate_many
     from glmkit.generation.hybrid_generator import HybridGenerator
-    from glmkit.generation.images import is_image_of, is_ours, weights_digest
-    from glmkit.generation.requests import new_request, read_requests
+    from glmkit.generation.images import is_image_of, is_ours
     from glmkit.inputs.quotes import describe_many
     from glmkit.models.checkpoint import resolve
     from glmkit.progress import stage_bars
 
-    # 1. Read the requests, with the model's defaults.
+    # 1. Make the requests, with the model's defaults.
     folder, is_main = resolve(arguments.model), ProcessGroup.from_environment().is_main
-    base = new_request(
-        folder,
-        "",
-        "",
-        size=arguments.size,
-        seed=arguments.seed,
-        steps=arguments.steps,
-        guidance=arguments.guidance,
-    )
-    requests = read_requests(prompts, base)
+    requests, failed = _requests(arguments, folder)
     if is_main:
-        print("\n".join(describe_many({request.id: request.prompt for request in requests})), file=sys.stderr)
+        print("\n".join(describe_many({one.id: one.prompt for one in requests if one.texts is None})), file=sys.stderr)
     # 2. Generate those whose images are not there.
-    weights = weights_digest(folder, arguments.adapter)
+    weights = _weights(arguments, folder)
     with stage_bars(disable=not is_main) as bars:
         images = generate_many(
             requests,
@@ -128,6 +176,7 @@ def _run_file(arguments: argparse.Namespace) -> int:
             lambda: HybridGenerator(load_model_from(arguments, requests), arguments.batch_size, bars.update),
             is_complete=lambda path, request: is_image_of(path, request, weights),
             may_replace=is_ours,
+            failed=failed,
             bars=bars,
         )
     # 3. Tell what was done; the first of several processes speaks for all.

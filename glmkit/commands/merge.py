@@ -5,15 +5,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from glmkit.generation.options import add_adapter_option
+
 HELP = "Write a model folder whose weights hold the changes of adapters."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("model", metavar="MODEL", help="nano, a model folder or a hub id")
-    parser.add_argument(
-        "--adapter", metavar="DIR[:WEIGHT]", nargs="+", action="extend", required=True, help="adapters to merge"
-    )
+    add_adapter_option(parser, required=True)
     parser.add_argument("--out", metavar="FOLDER", type=Path, required=True, help="the model folder to write")
 
 

@@ -11,9 +11,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from glmkit.errors import UserError
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+NO_LAUNCHER = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
 BUCKET_ELEMENTS = 2**24  # gradients are reduced in buckets of at most so many numbers
 
 
@@ -33,10 +36,19 @@ class ProcessGroup:
 
     @classmethod
     def from_environment(cls) -> ProcessGroup:
-        """Read RANK, WORLD_SIZE and LOCAL_RANK, which a launcher sets; one process without a launcher."""
-        rank, world_size, local_rank = (
-            int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
-        )
+        """Read RANK, WORLD_SIZE and LOCAL_RANK, which a launcher sets; one process without a launcher.
+
+        UserError for values that no launcher sets: nothing, or not everything, would be done with them.
+        """
+        values = {name: os.environ.get(name, default) for name, default in NO_LAUNCHER.items()}
+        try:
+            rank, world_size, local_rank = map(int, values.values())
+        except ValueError:
+            rank, world_size, local_rank = -1, 0, -1
+        if not (0 <= rank < world_size and 0 <= local_rank < world_size):
+            found = ", ".join(f"{name}={value}" for name, value in values.items())
+            what = "the environment names no process of a launcher"
+            raise UserError(what, found=found, fix=f"unset {' '.join(NO_LAUNCHER)}, or start with accelerate launch")
         return cls(rank, world_size, local_rank)
 
     @property

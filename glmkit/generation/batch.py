@@ -92,20 +92,23 @@ def generate_many(
     file_name: Callable[[Request], str] = lambda request: f"{request.id}.png",
     is_complete: Callable[[Path, Request], bool] = lambda path, _: path.exists(),
     may_replace: Callable[[Path], bool] = lambda _: True,
+    failed: Mapping[str, Exception] | None = None,
     prompt_ids: Mapping[str, str] | None = None,
     bars: StageBars | None = None,
 ) -> GeneratedImages:
     """Generate an image file for every request into `folder`, with one record each in `images.jsonl`.
 
     Images for which `is_complete(path, request)` holds stay as they are. Another file in their place is replaced if
-    `may_replace(path)` holds. A failure is a record with its error, and is tried again by the next call. The records of
-    other requests stay, behind those of these. The generator is loaded only when something is missing. Processes that a
-    launcher started share the work. `prompt_ids` maps ids of requests to those of their prompts, the same where it is
-    None.
+    `may_replace(path)` holds. A failure is a record with its error, and is tried again by the next call; `failed` are
+    the errors of requests, by id, that cannot be served. The records of other requests stay, behind those of these. The
+    generator is loaded only when something is missing. Processes that a launcher started share the work. `prompt_ids`
+    maps ids of requests to those of their prompts, the same where it is None.
     """
     group = ProcessGroup.from_environment()
     # 1. Find the images that are there.
     images, work = _ImageFolder(requests, folder, file_name, is_complete, may_replace, prompt_ids), folder / WORK
+    images.refused |= {id_: str(error) for id_, error in (failed or {}).items()}
+    able = [request for request in requests if failed is None or request.id not in failed]
     missing = [request for request in requests if images.is_missing(request)]
     if missing:
         # 2. Load what generates the others.
@@ -120,9 +123,7 @@ def generate_many(
 
         show(0)
         with participating(work):
-            generator.generate_missing(
-                requests, images.is_missing, lambda result: show(images.save(result)), work, group
-            )
+            generator.generate_missing(able, images.is_missing, lambda result: show(images.save(result)), work, group)
     # 4. Put the records into the order of the requests; unless something failed, nothing of the work is needed again.
     records = images.records()
     if group.is_main and (missing or not images.are_in_journal(records)):
@@ -130,7 +131,7 @@ def generate_many(
     if work.exists() and all(record.error is None for record in records):  # in every process: the last one does it
         with suppress(UserError):  # on a disk that cannot be written it stays
             remove_work(work, lambda path: WORK_FILE.fullmatch(path.name) is not None)
-    return GeneratedImages(tuple(records), len(requests) - len(missing) - len(images.foreign))
+    return GeneratedImages(tuple(records), len(requests) - len(missing) - len(images.refused))
 
 
 class _ImageFolder:
@@ -150,11 +151,15 @@ class _ImageFolder:
         self._complete: set[str] = set()  # finding out may take reading a whole image: once is enough
         self._lock, self._saved = threading.Lock(), 0
         paths = {request.id: folder / file_name(request) for request in requests if not self._has(request)}
-        self.foreign = {id_: path for id_, path in paths.items() if os.path.lexists(path) and not may_replace(path)}
+        self.refused = {
+            id_: f"{path} is there already and was not made by glmkit: move it away"
+            for id_, path in paths.items()
+            if os.path.lexists(path) and not may_replace(path)
+        }
 
     def is_missing(self, request: Request) -> bool:
         """Tell whether the request has no image yet, and may get one."""
-        return request.id not in self.foreign and not self._has(request)
+        return request.id not in self.refused and not self._has(request)
 
     def _has(self, request: Request) -> bool:
         if request.id not in self._complete and self._is_complete(self.folder / self._file_name(request), request):
@@ -196,8 +201,8 @@ class _ImageFolder:
 
     def _recorded(self, request: Request, line: Mapping[str, Any]) -> Generation:
         error = line.get("error")
-        if path := self.foreign.get(request.id):
-            return self._record(request, None, f"{path} is there already and was not made by glmkit: move it away")
+        if request.id in self.refused:
+            return self._record(request, None, self.refused[request.id])
         if not self._has(request):
             return self._record(request, line.get("seconds"), error or "not generated yet")
         # A process that was killed right after it saved an image has left no line.

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from glmkit.distributed.process_group import ProcessGroup
 from glmkit.distributed.work_queue import WorkItem, claim_items
-from glmkit.errors import UserError
+from glmkit.errors import GenerationError
 from glmkit.generation.batch import IsMissing, Report, Result
 from glmkit.generation.denoising import decode_prior_tokens
 from glmkit.generation.images import image_text, weights_digest
@@ -33,8 +33,6 @@ from glmkit.records import Request
 
 PRIOR_TOKENS_BATCH = 64
 IMAGES_BATCH = 4
-# What may go wrong with one request and leave the others as they are.
-FAILURES = (UserError, RuntimeError, ValueError, OSError)
 
 T = TypeVar("T")
 
@@ -120,12 +118,12 @@ def attempt(compute: Callable[[Sequence[Request]], Sequence[T]], batch: Sequence
     started = time.perf_counter()
     try:
         values = compute(batch)
-    except FAILURES as error:
+    except Exception as error:
         if len(batch) > 1:
             for request in batch:
                 yield from attempt(compute, [request])
         else:
-            yield Attempt(batch[0], time.perf_counter() - started, error=error)
+            yield Attempt(batch[0], time.perf_counter() - started, error=GenerationError.of(error))
         return
     seconds = (time.perf_counter() - started) / len(batch)
     for request, value in zip(batch, values, strict=True):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -29,7 +31,7 @@ def weights_digest(folder: Path, adapters: Sequence[str] = (), dtype: str = "") 
 
 def condition_image_digests(request: Request) -> list[str]:
     """Name the images that a request edits by their content; those that are missing are left out."""
-    return [fingerprint(path) for path in request.condition_images if Path(path).is_file()]
+    return [fingerprint(path) for path in request.condition_images if os.path.isfile(path)]
 
 
 def image_text(request: Request, model: str, adapters: Sequence[str] = (), weights: str = "") -> dict[str, str]:
@@ -49,6 +51,8 @@ def image_text(request: Request, model: str, adapters: Sequence[str] = (), weigh
     }
     if request.condition_images:
         text["condition_images"] = "\n".join(map(shareable_path, request.condition_images))
+    if request.texts is not None:
+        text["texts"] = json.dumps(request.texts, ensure_ascii=False)
     if adapters:
         text["adapters"] = "\n".join(map(shareable_path, adapters))
     if weights:
@@ -82,7 +86,7 @@ def is_image_of(path: str | Path, request: Request, weights: str) -> bool:
     except UserError:
         return False
     expected = image_text(request, "", (), weights)
-    return all(text.get(key) == value for key, value in expected.items() if key not in PLACES)
+    return all(text.get(key) == expected.get(key) for key in {*expected, "texts"}.difference(PLACES))
 
 
 def is_ours(path: Path) -> bool:

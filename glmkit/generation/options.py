@@ -59,9 +59,7 @@ class InferenceOptions:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of a model, a request and its inference, and --json."""
     parser.add_argument("--model", default="nano", help="nano, a model folder or a hub id (default %(default)s)")
-    parser.add_argument(
-        "--adapter", metavar="DIR[:WEIGHT]", nargs="+", action="extend", default=[], help="adapters to add"
-    )
+    add_adapter_option(parser)
     parser.add_argument("--size", metavar="WIDTHxHEIGHT", help="pixels, multiples of 32 (default: the model's)")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="another seed, another image (default 0)")
     parser.add_argument("--steps", metavar="N", type=int, help="denoising steps (default: the model's)")
@@ -77,6 +75,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     add_inference_options(parser)
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
+
+
+def add_adapter_option(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
+    """Add --adapter, which takes one value, so that it swallows no word behind it."""
+    text = "an adapter to add; once for each"
+    parser.add_argument("--adapter", metavar="DIR[:WEIGHT]", action="append", help=text, required=required)
 
 
 def add_inference_options(parser: argparse.ArgumentParser) -> None:
@@ -100,8 +104,9 @@ def load_model_from(arguments: argparse.Namespace, requests: Sequence[Request]) 
     from glmkit.generation.loading import components_for, load_model
 
     options, components = InferenceOptions.from_arguments(arguments), components_for(requests)
+    adapters = arguments.adapter or ()
     hybrid = load_model(
-        arguments.model, arguments.device, arguments.dtype, arguments.adapter, options=options, components=components
+        arguments.model, arguments.device, arguments.dtype, adapters, options=options, components=components
     )
     if hybrid.compiled:
         note = "the first image of each size compiles kernels, which takes 15 to 60 s; --compile off does without"

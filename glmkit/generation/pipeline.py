@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from PIL import Image
 
+from glmkit.errors import GenerationError
 from glmkit.generation.condition_images import encode_condition_images
 from glmkit.generation.denoising import decode_images, denoise
 from glmkit.generation.prior_tokens import Progress, generate_prior_tokens
@@ -38,3 +39,12 @@ def generate_batch(
     latents = denoise(hybrid, requests, prior_token_ids, condition_images=condition_images, progress=progress)
     # 4. Decode the latents to pixels.
     return decode_images(hybrid, latents)
+
+
+def generate_one(hybrid: HybridModel, request: Request, progress: Progress | None = None) -> Image.Image:
+    """Generate the image of one request; GenerationError, whatever goes wrong with it."""
+    try:
+        (image,) = generate_batch(hybrid, [request], progress)
+    except Exception as error:
+        raise GenerationError.of(error) from error
+    return image

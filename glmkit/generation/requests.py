@@ -4,27 +4,20 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from glmkit import errors
 from glmkit.config import parse_size
 from glmkit.errors import UserError
-from glmkit.files import read_jsonl
 from glmkit.generation.sampling import Sampling
-from glmkit.generation.sequence import MAX_CONDITION_IMAGES, TOKEN_PIXELS, grids
+from glmkit.generation.sequence import MAX_CONDITION_IMAGES, TOKEN_PIXELS, check_prompt, grids
+from glmkit.inputs.prompts import FilePrompt, read_prompts
 from glmkit.models.checkpoint import defaults
 from glmkit.models.semantic_vq.model import MAX_ASPECT
-from glmkit.records import Prompt, Request
+from glmkit.records import Request
 
-REQUEST_KEYS = {"id", "prompt", "seed", "size", "steps", "guidance", "condition_images"}
-# The prompts of a suite can be generated as they are; what they say about the expected image is not needed here.
-IGNORED_KEYS = {field.name for field in fields(Prompt)} - REQUEST_KEYS
-NUMBERS: Mapping[str, type | tuple[type, ...]] = {"seed": int, "steps": int, "guidance": (int, float)}
-SAFE_ID = re.compile(r"\w[\w.-]*")
-RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # Windows has no files of these names
+MAX_COUNT = 10_000  # images of one prompt
 MAX_STEPS = 1000
 
 
@@ -73,10 +66,7 @@ def size_like(width: int, height: int, area: int) -> tuple[int, int]:
 
 def check_request(request: Request) -> None:
     """Raise UserError for a request that no model can serve. Condition images are not opened here."""
-    if not request.prompt.strip():
-        raise UserError(
-            "the prompt is empty", fix="say what to generate, for example \"a red poster with the word 'HELLO'\""
-        )
+    check_prompt(request.prompt)
     grids(request.height, request.width)
     if not 1 <= request.steps <= MAX_STEPS:
         raise UserError(f"the number of steps must be 1 to {MAX_STEPS}", found=request.steps, fix="--steps 30")
@@ -100,51 +90,65 @@ def batch_settings(request: Request) -> tuple[object, ...]:
     return (*settings, request.temperature, request.top_p, request.top_k)
 
 
-def read_requests(path: Path, base: Request) -> list[Request]:
-    """Read requests from a JSONL file: `prompt`, and optionally `id`, `seed`, `size`, `steps`, `guidance`,
-    `condition_images`.
+def read_requests(
+    path: Path, base: Request, count: int = 1, seeds: Sequence[int] = ()
+) -> tuple[list[Request], dict[str, UserError]]:
+    """Make the requests of a prompt file (`glmkit.inputs.prompts`), and by their ids the errors of those without use.
 
-    What a record does not say is taken from `base`; ids default to the record's number; paths of images are relative
-    to the file. UserError names the record that cannot be served.
+    What a record does not say is taken from `base`. `count` images of each prompt have its seed and those after it;
+    `seeds` are those of every prompt. UserError for what concerns the whole file, or when no record can be used.
     """
     requests: list[Request] = []
-    for number, record in enumerate(read_jsonl(path), start=1):
+    failed: dict[str, UserError] = {}
+    prompts = read_prompts(path)
+    for number, prompt in enumerate(prompts, start=1):
+        if seeds and prompt.seed is not None:
+            found = f"seed {prompt.seed} in record {number}"
+            raise UserError(f"{path} gives seeds, too, beside --seeds", found=found, fix="leave out one of them")
+        request = replace(base, id=prompt.id, prompt=prompt.prompt)
         try:
-            requests.append(_request_of(record, replace(base, id=f"{number:04d}"), path.parent))
+            request = _request_of(prompt, request)
+            each = requests_of(request, count, seeds)
+            for one in each:
+                check_request(one)
         except UserError as error:
-            raise UserError(f"{path}, record {number}: {error.what}", found=error.found, fix=error.fix) from error
-    if not requests:
-        raise UserError(f"{path} has no records", fix='one object per line: {"id": "first", "prompt": "a red poster"}')
-    ids: set[str] = set()
-    for request in requests:
-        file = request.id.casefold()  # Windows and macOS do not tell file names apart by case
-        if file in ids:
-            raise UserError(f"{path}: two records have the id {request.id!r}", fix="give every record another id")
-        ids.add(file)
-    return requests
+            failed[request.id] = UserError(f"record {number}: {error.what}", found=error.found, fix=error.fix)
+            each = [request]
+        requests += each
+    if len(failed) == len(prompts):
+        first = next(iter(failed.values()))
+        raise UserError(f"{path}, {first.what}", found=first.found, fix=first.fix)
+    return requests, failed
 
 
-def _request_of(record: dict[str, Any], base: Request, folder: Path) -> Request:
-    for key in record:
-        if key not in REQUEST_KEYS | IGNORED_KEYS:
-            raise errors.unknown("key", key, REQUEST_KEYS)
-    values = {key: record[key] for key in ("id", "prompt", *NUMBERS) if record.get(key) is not None}
-    if not isinstance(values.get("prompt"), str):
-        raise UserError("the prompt is missing", found=record)
-    for key, kind in NUMBERS.items():
-        if key in values and (not isinstance(values[key], kind) or isinstance(values[key], bool)):
-            raise UserError(f"{key} is not a number", found=repr(values[key]))
-    values["id"] = str(values.get("id", base.id))
-    if not SAFE_ID.fullmatch(values["id"]):
-        raise UserError("an id must be a file name of letters, digits, '_', '-' and '.'", found=values["id"])
-    if RESERVED.fullmatch(values["id"]):
-        raise UserError("an id must not be a name that Windows reserves", found=values["id"], fix="another id")
-    if record.get("size") is not None:
-        values["height"], values["width"] = parse_size(str(record["size"]))
-    if record.get("condition_images"):
-        if not isinstance(record["condition_images"], list):
-            raise UserError("condition_images must be a list of paths", found=record["condition_images"])
-        values["condition_images"] = tuple(str(folder / path) for path in record["condition_images"])
-    request = replace(base, **values)
-    check_request(request)
-    return request
+def _request_of(prompt: FilePrompt, base: Request) -> Request:
+    if prompt.error is not None:
+        raise prompt.error
+    values = {key: getattr(prompt, key) for key in ("texts", "seed", "steps", "guidance", "condition_images")}
+    if prompt.size is not None:
+        values["height"], values["width"] = parse_size(prompt.size)
+    return replace(base, **{key: value for key, value in values.items() if value is not None})
+
+
+def requests_of(request: Request, count: int, seeds: Sequence[int] = ()) -> list[Request]:
+    """Return the request once for each of several seeds, which its ids name then: `count` from its own, or `seeds`."""
+    if count == 1 and not seeds:
+        return [request]
+    each = seeds or range(request.seed, request.seed + count)
+    return [replace(request, id=f"{request.id}_{seed}".lstrip("_"), seed=seed) for seed in each]
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Read `0,5,9` or `0-9`; UserError for anything else, and for a seed that is there twice."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        found = re.fullmatch(r"\s*([0-9]{1,19})(?:-([0-9]{1,19}))?\s*", part)
+        first, last = (int(found[1]), int(found[2] or found[1])) if found else (0, -1)
+        if not first <= last < first + MAX_COUNT:
+            raise UserError(
+                "--seeds takes whole numbers and ranges", found=text[:80], fix="--seeds 0,1,2 or --seeds 0-9"
+            )
+        seeds += range(first, last + 1)
+    if len(set(seeds)) < len(seeds) or len(seeds) > MAX_COUNT:
+        raise UserError(f"--seeds takes up to {MAX_COUNT} different seeds", found=text[:80], fix="--seeds 0-9")
+    return seeds

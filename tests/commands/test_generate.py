@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_adapter import make_adapter
 
 from glmkit.cli import main
 from glmkit.files import read_jsonl, write_json, write_jsonl
@@ -30,7 +31,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def files(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(path.name for path in folder.iterdir() if path.name != "cache")
 
 
 def test_one_image(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -169,6 +170,58 @@ def test_a_failure_is_a_row(tiny_model: Path, tmp_path: Path, source: Path, caps
     assert all(row["error"] is None for row in read_jsonl(tmp_path / "out" / "images.jsonl"))
 
 
+@pytest.mark.parametrize("place", ["before", "behind"])
+def test_an_adapter_does_not_swallow_the_prompt(
+    place: str, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_adapter(tiny_model, tmp_path / "ad", "decoder")
+    adapter = ["--adapter", str(tmp_path / "ad" / "decoder")]
+    words = ["a", *adapter] if place == "behind" else [*adapter, "a"]
+    assert (
+        main(["generate", *words, "--model", str(tiny_model), "--out", str(tmp_path / "a.png"), "--json", *QUICK]) == 0
+    )
+    result = json.loads(capsys.readouterr().out)
+    assert (result["prompt"], result["adapters"]) == ("a", adapter[1:])
+
+
+def test_bad_records_are_rows_among_images(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing of one prompt ends the others; two images of each good one, and nothing again the second time."""
+    lines = ['{"id": "good", "prompt": "a"}', '{"id": "half", "prompt": "a \\ud83d"}', '{"id": "five", "prompt": 5}']
+    lines += ['{"id": "gone", "prompt": "a", "condition_images": ["' + "x" * 300 + '"]}']
+    (tmp_path / "prompts.jsonl").write_text("\n".join(lines))
+    command = ["generate", "--prompts", str(tmp_path / "prompts.jsonl"), "--out", str(tmp_path / "out"), "--json"]
+    command += ["--model", str(tiny_model), "--size", "64x64", "--steps", "1", "--count", "2"]
+    assert main(command) == 1
+    assert json.loads(capsys.readouterr().out) == {
+        "out": str(tmp_path / "out"),
+        "generated": 2,
+        "skipped": 0,
+        "failed": 4,
+    }
+    errors = {row["id"]: row["error"] for row in read_jsonl(tmp_path / "out" / "images.jsonl")}
+    assert [id for id, error in errors.items() if error is None] == ["good_0", "good_1"]
+    assert "record 2" in errors["half"]
+    assert "record 3" in errors["five"]
+    assert errors["gone_0"]
+    assert main(command) == 1
+    assert json.loads(capsys.readouterr().out)["skipped"] == 2
+
+
+@pytest.mark.parametrize(
+    "environment", [{"WORLD_SIZE": "0"}, {"WORLD_SIZE": "-3"}, {"RANK": "x"}, {"RANK": "1"}, {"LOCAL_RANK": ""}]
+)
+def test_an_environment_of_no_launcher(
+    environment: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "a.txt").write_text("a")
+    assert main(["generate", "--prompts", str(tmp_path / "a.txt"), "--out", str(tmp_path / "out")]) == 2
+    assert "unset RANK WORLD_SIZE LOCAL_RANK" in capsys.readouterr().err
+
+
 BAD = {
     "unknown model": (["generate", "a", "--model", "nanoo"], "did you mean 'nano'"),
     "missing folder": (["generate", "a", "--model", "./no/where"], "does not exist"),
@@ -184,6 +237,16 @@ BAD = {
     "no steps": (["generate", "a", "--steps", "0"], "number of steps"),
     "bad device": (["generate", "a", "--device", "gpu"], "--device auto, cpu or cuda"),
     "missing adapter": (["generate", "a", "--adapter", "TMP/none"], "does not exist"),
+    "adapters without a prompt": (["generate", "--adapter", "TMP/none", "TMP"], "--adapter once for each"),
+    "a file for a prompt": (["generate", "TMP/prompts.txt"], "--prompts TMP/prompts.txt"),
+    "half a character": (["generate", "a \ud83d"], "half a character"),
+    "long prompt": (["generate", "a" * 20_000], "too long"),
+    "large size": (["generate", "a", "--size", "320000x320000"], "too large"),
+    "superscript size": (["generate", "a", "--size", "²56x256"], "WIDTHxHEIGHT"),
+    "a device without images": (["generate", "a", "--device", "meta"], "--device cpu"),
+    "several into a file": (["generate", "a", "--count", "2"], "--out must be a folder"),
+    "no images": (["generate", "a", "--count", "0", "--out", "TMP/out"], "--count must be 1"),
+    "strange seeds": (["generate", "a", "--seeds", "x", "--out", "TMP/out"], "--seeds 0,1,2"),
     "missing source": (["edit", "TMP/none.png", "a"], "none.png does not exist"),
     "corrupt source": (["edit", "TMP/corrupt.png", "a"], "is not an image"),
     "long source": (["edit", "TMP/long.png", "a"], "4 times"),
@@ -200,6 +263,7 @@ def test_bad_input(name: str, tiny_model: Path, tmp_path: Path, capsys: pytest.C
     argv, message = BAD[name]
     (tmp_path / "corrupt.png").write_bytes(b"\x89PNG no")
     Image.new("RGB", (900, 100)).save(tmp_path / "long.png")
+    (tmp_path / "prompts.txt").write_text("a")
     before = files(tmp_path)
     argv = [word.replace("TMP", str(tmp_path)) for word in argv]
     for option, value in (("--out", str(tmp_path / "a.png")), ("--model", str(tiny_model)), ("--steps", "1")):

@@ -94,7 +94,8 @@ def test_a_merged_model_is_the_model_with_its_adapters(
     make_adapter(tiny_model, tmp_path / "a", "autoregressive")
     make_adapter(tiny_model, tmp_path / "b", "decoder", seed=1)
     out = tmp_path / "merged"
-    command = ["merge", str(tiny_model), "--adapter", str(tmp_path / "a"), f"{tmp_path / 'b'}:0.5", "--out", str(out)]
+    chosen = ["--adapter", str(tmp_path / "a"), "--adapter", f"{tmp_path / 'b'}:0.5"]
+    command = ["merge", str(tiny_model), *chosen, "--out", str(out)]
     assert main(command) == 0
     hybrid = HybridModel(tiny_model)
     for given in (tmp_path / "a", f"{tmp_path / 'b'}:0.5"):
