@@ -7,16 +7,17 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, Never, TypedDict
 
 import glmkit
 from glmkit.errors import UserError
-from glmkit.files import explained, read_json, write_json
-from glmkit.shapes import check_shape
+from glmkit.files import explained, read_json, read_jsonl, write_json
+from glmkit.shapes import check_shape, fault
 
 PACKAGES = (
     "torch",
@@ -46,6 +47,9 @@ FOREIGN = re.compile(
 )
 
 
+Changes = Mapping[str, tuple[Any, Any]]  # of settings, each with its value before and now
+
+
 class Git(TypedDict):
     """The checkout that glmkit ran from."""
 
@@ -65,10 +69,40 @@ class Environment(TypedDict):
 
 
 class Continuation(TypedDict):
-    """A later command that continued a run."""
+    """A later command that continued a run; `changes`, where there are any, are the settings that it changed."""
 
     at: str
     environment: Environment
+
+
+class StageResult(TypedDict):
+    """What a finished stage of a training leaves in its file."""
+
+    steps: int
+    before: Mapping[str, float]
+    after: Mapping[str, float]
+    seconds: float
+    peak_bytes: int | None
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """Read the result of a stage; UserError when it is none."""
+    result: dict[str, Any] = read_json(path)
+    if fault(result, StageResult, "") or "loss" not in result["before"] or "loss" not in result["after"]:
+        what = f"{path} is not the result of a stage"
+        raise UserError(what, found=repr(result)[:80], fix="delete it; the same command trains this stage again")
+    return result
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Read the losses that a stage has logged, without lines that a kill or anybody else has spoilt."""
+    return [line for line in read_jsonl(path, partial=True) if _is_logged(line)] if path.exists() else []
+
+
+def _is_logged(line: Mapping[str, Any]) -> bool:
+    losses = line.get("validation", {"loss": 0.0})
+    numbers = [*losses.values(), losses.get("loss"), line.get("loss", 0.0)] if isinstance(losses, dict) else [None]
+    return type(line.get("step")) is int and all(type(number) in (int, float) for number in numbers)
 
 
 class Manifest(TypedDict):
@@ -86,6 +120,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / "manifest.json"
     manifest: dict[str, Any] = read_json(path)
     check_shape(manifest, Manifest, f"{path} is not the manifest of a run")
+    for continuation in manifest["resumed"]:
+        check_shape(continuation.get("changes", {}), Changes, f"{path} is not the manifest of a run")
     return manifest
 
 
@@ -115,11 +151,18 @@ def check_folder(folder: Path) -> None:
         raise OtherRun(f"{folder} exists and is not a run folder", found=foreign, fix="choose a new or empty folder")
 
 
-def open_run(folder: str | Path, kind: str, settings: Mapping[str, Any], device: str | None = None) -> Run:
+def open_run(
+    folder: str | Path,
+    kind: str,
+    settings: Mapping[str, Any],
+    device: str | None = None,
+    check_changes: Callable[[Changes], None] | None = None,
+) -> Run:
     """Start a run in `folder`, or continue the one that is there.
 
     `settings` (JSON values) decide the numbers: the first command fixes them, and a later one with other settings is a
-    UserError that names the difference. `device` and versions may change; each continuation is recorded with them.
+    UserError that names the difference, or, if `check_changes` lets it pass, recorded. `device` and versions may
+    change; each continuation is recorded with them.
     """
     folder = Path(folder)
     path = folder / "manifest.json"
@@ -136,23 +179,34 @@ def open_run(folder: str | Path, kind: str, settings: Mapping[str, Any], device:
         write_json(path, manifest)
         return Run(folder, manifest, resumed=False)
     manifest = read_manifest(folder)
-    _check_same(folder, manifest, kind, settings)
-    manifest["resumed"].append({"at": now, "environment": environment(device)})
+    if manifest["kind"] != kind:
+        raise OtherRun(f"{folder} holds another kind of run", found=manifest["kind"], fix="choose another folder")
+    changes = _changes(manifest, settings)
+    if changes:
+        (check_changes or partial(refuse, folder))(changes)
+    recorded = {"changes": changes} if changes else {}
+    manifest["resumed"].append({"at": now, "environment": environment(device), **recorded})
     write_json(path, manifest)
     return Run(folder, manifest, resumed=True)
 
 
-def _check_same(folder: Path, manifest: Mapping[str, Any], kind: str, settings: Mapping[str, Any]) -> None:
-    if manifest["kind"] != kind:
-        raise OtherRun(f"{folder} holds another kind of run", found=manifest["kind"], fix="choose another folder")
-    before = manifest["settings"]
-    for key in sorted({*before, *settings}):
-        if before.get(key) != settings.get(key):
-            raise OtherRun(
-                f"{folder} was started with other settings",
-                found=f"{key} was {before.get(key)!r}, now {settings.get(key)!r}",
-                fix="repeat the first command to continue, or choose another folder",
-            )
+def _changes(manifest: Mapping[str, Any], settings: Mapping[str, Any]) -> Changes:
+    """Return the settings that differ from those of the run so far."""
+    before = dict(manifest["settings"])
+    for continuation in manifest["resumed"]:
+        before |= {key: now for key, (_, now) in continuation.get("changes", {}).items()}
+    keys = sorted({*before, *settings})
+    return {key: (before.get(key), settings.get(key)) for key in keys if before.get(key) != settings.get(key)}
+
+
+def refuse(folder: Path, changes: Changes, more: str = "") -> Never:
+    """Raise UserError that names the first of some changed settings."""
+    key, (before, now) = next(iter(changes.items()))
+    raise OtherRun(
+        f"{folder} was started with other settings",
+        found=f"{key} was {before!r}, now {now!r}",
+        fix=f"repeat the first command to continue, or choose another folder{more}",
+    )
 
 
 def environment(device: str | None = None) -> dict[str, Any]:

@@ -57,12 +57,17 @@ def finetune(
     output: str | Path | None = None,
     overrides: Mapping[str, Any] | Sequence[str] | None = None,
     device: str = "auto",
+    start_from: str | Path | None = None,
+    allow_changes: bool = False,
 ) -> FinetuneRun:
     """Fine-tune the stages of a recipe, or continue the run that is in its output folder.
 
     `recipe` is a YAML file or its values. `model` and `output` replace the recipe's, as do `overrides`, such as
     `{"decoder.steps": 50}` or `["decoder.steps=50"]`. Started by torchrun or `accelerate launch`, processes train
     together; all return the same but for `before` and `after`, which only the first one computes.
+
+    `start_from` is an adapter, or the run that made it, to begin with. `allow_changes` lets a run go on with other
+    steps, learning_rate, warmup_steps, decay_fraction or max_grad_norm than it began with; the manifest records them.
 
     Raises UserError that names the key when the recipe is wrong, before anything is loaded.
     """
@@ -72,7 +77,7 @@ def finetune(
     from glmkit.training import distributed
     from glmkit.training.finetune import finetune as run_stages
 
-    named = {"model": model, "output": output}
+    named = {"model": model, "output": output, "start_from": start_from}
     changes: dict[str, Any] = {key: str(value) for key, value in named.items() if value is not None}
     if isinstance(overrides, Mapping):
         changes |= overrides
@@ -87,7 +92,7 @@ def finetune(
             settings = config.load(recipe, assignments)
         if settings.eval is not None:
             before_after.check(settings.eval)
-        results = run_stages(settings, used, group)
+        results = run_stages(settings, used, group, allow_changes)
     # 2. Evaluate what it did to images, where the recipe asks for it, and 3. write the pages that show the run.
     folder = Path(settings.output)
     before = after = None

@@ -7,6 +7,8 @@ import json
 import sys
 from pathlib import Path
 
+from glmkit.commands.finetune import add_allow_changes
+
 HELP = "train components from fresh weights on synthetic posters, as nano was made"
 
 
@@ -16,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example vae.steps=50")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default %(default)s)")
     parser.add_argument("--dry-run", action="store_true", help="explain the recipe, and stop")
+    add_allow_changes(parser)
     parser.add_argument("--json", action="store_true", help="print the results as one line of JSON")
 
 
@@ -37,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
         from glmkit.reporting.training import write_training_report
         from glmkit.training.finetune import describe
 
-        results = pretrain(recipe, device, group)
+        results = pretrain(recipe, device, group, arguments.allow_changes)
     if group.is_main:
         print(json.dumps(results) if arguments.json else describe(results))
         print(f"report: {write_training_report(Path(recipe.output))}", file=sys.stderr)

@@ -60,6 +60,8 @@ class Recipe(Section):
 
     model: str = "nano"
     """`nano`, `glm-image`, or a model folder."""
+    start_from: str | None = Field(default=None, min_length=1)
+    """An adapter, or the run that made it: its components begin with these weights; none: from the model itself."""
     output: str
     """The run folder."""
     save_dtype: Literal["bfloat16", "float32"] = "bfloat16"

@@ -12,7 +12,7 @@ from glmkit.errors import UserError
 class Section(BaseModel):
     """A recipe section: frozen, unknown keys refused; the text under a field says what it is."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -28,9 +28,14 @@ from glmkit.training.objectives import StageKind, stage_kinds
 from glmkit.training.stage import PreparedStage
 
 
-def pretrain(recipe: PretrainRecipe, device: torch.device, group: ProcessGroup = SINGLE_PROCESS) -> dict[str, Any]:
-    """Run every stage of `recipe` that is not done yet; returns the stages' results by name."""
-    return run_recipe(recipe, device, PRETRAINING, group)
+def pretrain(
+    recipe: PretrainRecipe, device: torch.device, group: ProcessGroup = SINGLE_PROCESS, allow_changes: bool = False
+) -> dict[str, Any]:
+    """Run every stage of `recipe` that is not done yet; returns the stages' results by name.
+
+    `allow_changes` is that of `glmkit.training.finetune.finetune`, for stages that are not done.
+    """
+    return run_recipe(recipe, device, PRETRAINING, group, allow_changes)
 
 
 def pretraining_kinds() -> dict[str, StageKind]:

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from glmkit import __version__
 from glmkit.evaluation.metrics.content import colour_entropy, edge_density
 from glmkit.evaluation.stats import as_text
-from glmkit.files import atomic_path, read_json, read_jsonl, shareable_path
+from glmkit.files import atomic_path, read_json, shareable_path
 from glmkit.inputs.images import read_image
 from glmkit.reporting.templates import template_environment
 from glmkit.reporting.thumbnails import Thumbnail, sample_grid
-from glmkit.runs import read_manifest
+from glmkit.runs import read_log, read_manifest, read_result
 
 PAGE = "report.html"
 PLOT_WIDTH, PLOT_HEIGHT = 640, 180  # units of the SVG
@@ -109,7 +109,7 @@ def write_training_report(run: Path) -> Path:
 
 def stage_report(run: Path, stage: str) -> StageReport:
     """Read the log, the result (absent while a stage is not done) and the samples of one stage."""
-    log = read_jsonl(run / f"{stage}.log.jsonl", partial=True)
+    log = read_log(run / f"{stage}.log.jsonl")
     train = [(line["step"], line["loss"]) for line in log if "loss" in line]
     validation = [(line["step"], line["validation"]) for line in log if "validation" in line]
     validation_loss = [(step, losses["loss"]) for step, losses in validation]
@@ -120,7 +120,7 @@ def stage_report(run: Path, stage: str) -> StageReport:
     grids = sample_grids(run, stage)
     return StageReport(
         name=stage,
-        facts=result_facts(read_json(result)) if result.exists() else (),
+        facts=result_facts(read_result(result)) if result.exists() else (),
         losses=validation_losses(validation),
         low=low,
         high=high,

@@ -4,13 +4,18 @@ must not leave one.
 
 from __future__ import annotations
 
+import json
+import sys
+from pathlib import Path
+
 import torch
 
-from glmkit.config import DecoderStage, Recipe
+from glmkit.config import DecoderStage, Recipe, Stage
 from glmkit.errors import UserError
 from glmkit.generation.prior_tokens import prompt_tokenizer
 from glmkit.generation.requests import check_request
 from glmkit.models import checkpoint
+from glmkit.models.checkpoint import adapter_files, adapters, weights
 from glmkit.models.devices import check_compile
 from glmkit.models.hybrid import HybridModel
 from glmkit.models.semantic_vq.model import halved_size
@@ -25,11 +30,61 @@ MAX_TIMES_IN_BATCH = 16  # that each image may stand in every batch
 def settings(recipe: Recipe, device: torch.device) -> None:
     """UserError when something that a recipe asks for cannot be had here."""
     libraries.check(recipe)
+    start(recipe)
     for name, stage in recipe.stages.items():
         if stage.lora is not None:
             quantization.check(name, stage.lora, device)
         if stage.compile:
             check_compile(f"{name}.compile: true", device, f"{name}.compile=false")
+
+
+def start(recipe: Recipe) -> None:
+    """UserError unless the stages can begin with the adapter that a recipe starts from."""
+    if recipe.start_from is None:
+        return
+    adapter, base = adapters.Adapter.parse(recipe.start_from), checkpoint.resolve(recipe.model)
+    if adapter.weight != 1:
+        raise UserError("training starts from an adapter as it is", found=recipe.start_from, fix=f"{adapter.folder}")
+    output = Path(recipe.output).resolve()
+    if output in (adapter.folder.resolve(), *adapter.folder.resolve().parents):
+        raise UserError("a run cannot start from its own adapter", found=output, fix="output=NEW_FOLDER")
+    adapters.check_adapter(base, adapter.folder)
+    begun = adapter_files.read(adapter.folder)
+    if not begun.keys() & recipe.stages.keys():
+        raise UserError(
+            f"{adapter.folder} adapts nothing that the recipe trains",
+            found=f"{', '.join(begun)}; the recipe trains {', '.join(recipe.stages)}",
+            fix="another adapter, or a recipe with that stage",
+        )
+    for name in begun.keys() & recipe.stages.keys():
+        _start_of_stage(name, recipe.stages[name], begun[name], base)
+    if others := sorted(begun.keys() - recipe.stages.keys()):
+        print(
+            f"note: {adapter.folder} adapts the {' and the '.join(others)}, too, which stays as it is", file=sys.stderr
+        )
+
+
+def _start_of_stage(name: str, stage: Stage, begun: adapter_files.ComponentAdapter, base: Path) -> None:
+    """UserError unless a stage trains the very layers of an adapter, with its ranks and scales."""
+    if stage.lora is None:
+        raise UserError(
+            f"{name} is trained whole, and {begun.file} is an adapter of it",
+            fix=f"glmkit merge {base} --adapter {begun.file.parent} --out MERGED, then model=MERGED",
+        )
+    with torch.device("meta"):
+        ours = lora.inject(checkpoint.new_component(base, name), stage.lora)
+        theirs = adapters.inject(checkpoint.new_component(base, name), begun)
+    shapes = [
+        {key: tuple(value.shape) for key, value in one.named_parameters() if "lora_" in key} for one in (ours, theirs)
+    ]
+    if shapes[0] != shapes[1] or lora.scales(ours) != lora.scales(theirs):
+        rank, alpha, targets = (begun.settings[key] for key in ("r", "lora_alpha", "target_modules"))
+        listed = json.dumps(sorted(targets if isinstance(targets, list) else begun.layers)).replace(" ", "")
+        raise UserError(
+            f"{name}.lora differs from the adapter that the recipe starts from: {begun.file}",
+            found=weights.listed(f"{key}: {value}" for key, value in begun.settings.items()),
+            fix=f"{name}.lora.rank={rank} {name}.lora.alpha={alpha:g} '{name}.lora.targets={listed}'",
+        )
 
 
 def model(recipe: Recipe) -> None:

@@ -11,8 +11,9 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Generic
+from typing import Any, Generic, TypedDict
 
 import torch
 
@@ -23,7 +24,11 @@ from glmkit.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from glmkit.distributed.work_queue import exclusive
 from glmkit.errors import UserError
 from glmkit.files import atomic_path, read_json, remove_leftovers, write_json
+from glmkit.hashing import fingerprint
 from glmkit.models import checkpoint
+from glmkit.models.checkpoint import identity
+from glmkit.models.checkpoint.adapters import Adapter
+from glmkit.shapes import check_shape
 from glmkit.training import checks, data, distributed, fsdp, model_folder, trackers
 from glmkit.training.context import StageContext
 from glmkit.training.data import Datasets, ImageDataset, summary
@@ -35,7 +40,19 @@ from glmkit.training.stage import PreparedStage, open_model, prepare_stage
 
 DATA = "data.json"  # in the run folder: what the images are
 # What may be another when a run is continued, since the weights do not depend on it.
-NO_INFLUENCE = {"workers", "gpu_cache_gib", "eval", "wandb", "license"}
+NO_INFLUENCE = {
+    *("workers", "gpu_cache_gib", "eval", "wandb", "license", "samples", "validation_every", "save_every"),
+    *("gradient_checkpointing", "offload", "output"),
+}
+# What may be another if the user says so: how far and how fast a stage goes on from where it is.
+CHANGEABLE = ("steps", "learning_rate", "warmup_steps", "decay_fraction", "max_grad_norm")
+
+
+class Begun(TypedDict):
+    """What the run folder says of one of its data sets."""
+
+    images: int
+    content: str
 
 
 @dataclass(frozen=True)
@@ -55,13 +72,22 @@ class Workflow(Generic[AnyRecipe]):
     """Everything before step 1 of a stage."""
 
 
-def finetune(recipe: Recipe, device: torch.device, group: ProcessGroup = SINGLE_PROCESS) -> dict[str, Any]:
-    """Fine-tune every stage of `recipe` that is not done yet; returns the stages' results by name."""
-    return run_recipe(recipe, device, FINETUNING, group)
+def finetune(
+    recipe: Recipe, device: torch.device, group: ProcessGroup = SINGLE_PROCESS, allow_changes: bool = False
+) -> dict[str, Any]:
+    """Fine-tune every stage of `recipe` that is not done yet; returns the stages' results by name.
+
+    `allow_changes`: a run that goes on may do so with other values of CHANGEABLE than it began with.
+    """
+    return run_recipe(recipe, device, FINETUNING, group, allow_changes)
 
 
 def run_recipe(
-    recipe: AnyRecipe, device: torch.device, workflow: Workflow[AnyRecipe], group: ProcessGroup = SINGLE_PROCESS
+    recipe: AnyRecipe,
+    device: torch.device,
+    workflow: Workflow[AnyRecipe],
+    group: ProcessGroup = SINGLE_PROCESS,
+    allow_changes: bool = False,
 ) -> dict[str, Any]:
     """Run every stage of `recipe` that is not done yet; returns the stages' results by name."""
     # 1. Look for what may be wrong before anything is written.
@@ -71,7 +97,7 @@ def run_recipe(
         fsdp.check(recipe)
 
     # 2. Make the run folder, or take it up again; no other training works in it until this one ends.
-    with _open_run(recipe, device, workflow) if group.is_main else nullcontext() as datasets:
+    with _open_run(recipe, device, workflow, allow_changes) if group.is_main else nullcontext() as datasets:
         group.barrier()
 
         # 3. Find the model; full training writes into a copy of it.
@@ -94,7 +120,8 @@ def train_stages(
     results: dict[str, Any] = {}
     for name, stage in recipe.stages.items():
         context = StageContext(Path(recipe.output), name, recipe.seed, device, group)
-        if context.result.exists():
+        done = runs.read_result(context.result) if context.result.exists() else None
+        if done and done["steps"] >= stage.steps:
             print(f"{name}: already done ({context.result})", file=sys.stderr)
         else:
             datasets = datasets or _load_again(recipe, workflow)
@@ -102,20 +129,28 @@ def train_stages(
                 torch.cuda.reset_peak_memory_stats(device)
             prepared = workflow.prepare(context, stage, recipe, folder, datasets)
             group.barrier()  # some read the data sets only now
-            result = train_stage(context, stage, recipe, prepared, datasets[0])
+            result = train_stage(context, stage, recipe, prepared, datasets[0], done)
             if group.is_main:
                 write_json(context.result, result)
         group.barrier()
         if group.is_main:
             context.state.unlink(missing_ok=True)
-        results[name] = read_json(context.result)
+        results[name] = runs.read_result(context.result)
     return results
 
 
 def train_stage(
-    context: StageContext, stage: Stage, recipe: Recipe, prepared: PreparedStage, images: ImageDataset
+    context: StageContext,
+    stage: Stage,
+    recipe: Recipe,
+    prepared: PreparedStage,
+    images: ImageDataset,
+    done: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Train one prepared stage to its end; returns what `Loop.run` returns."""
+    """Train one prepared stage to its end; returns what `Loop.run` returns.
+
+    `done` is the result of fewer steps, whose weights the stage begins with.
+    """
     # 1. Which images make which step.
     kinds = data.buckets(images)
     if isinstance(stage, config.AutoregressiveStage) and stage.pack:
@@ -133,7 +168,7 @@ def train_stage(
     # 2. The steps.
     listeners = trackers.trackers(context.folder, context.name, recipe.wandb) if context.group.is_main else []
     loop = Loop(prepared.objective, batches, stage, context, listeners)
-    return loop.run(prepared.export, prepared.sample, recipe.samples.every)
+    return loop.run(prepared.export, prepared.sample, recipe.samples.every, done)
 
 
 def prepare(
@@ -143,7 +178,10 @@ def prepare(
     cache_folder = files.cache_folder() / "training"
     cache = FeatureCache(context.device, cache_folder, recipe.data.gpu_cache_gib * 2**30, context.group)
     hybrid = open_model(context, stage, recipe, folder)
-    model = prepare_stage(context, kind, stage, hybrid, datasets, cache)
+    start = None
+    if stage.lora is not None and (context.result.exists() or recipe.start_from is not None):
+        start = context.adapter if context.result.exists() else Adapter.parse(str(recipe.start_from)).folder
+    model = prepare_stage(context, kind, stage, hybrid, datasets, cache, start)
     outputs = StageOutputs(context, stage, recipe, model, kind.transformer or context.name)
     return PreparedStage(model.objective, outputs.export, outputs.sampler())
 
@@ -153,7 +191,9 @@ def _prepare(context: StageContext, stage: Stage, recipe: Recipe, folder: Path, 
 
 
 @contextmanager
-def _open_run(recipe: AnyRecipe, device: torch.device, workflow: Workflow[AnyRecipe]) -> Iterator[Datasets | None]:
+def _open_run(
+    recipe: AnyRecipe, device: torch.device, workflow: Workflow[AnyRecipe], allow_changes: bool
+) -> Iterator[Datasets | None]:
     """Make the run folder or take it up again; yields the data sets of a new run, which were checked before.
 
     UserError when another process trains in it.
@@ -163,13 +203,35 @@ def _open_run(recipe: AnyRecipe, device: torch.device, workflow: Workflow[AnyRec
     runs.check_folder(output)
     with exclusive(output, wait=False):
         remove_leftovers(output)
-        runs.open_run(output, workflow.kind, _flat(recipe.model_dump(mode="json")), str(device))
+        check = partial(_check_changes, recipe, workflow.kind, allow_changes)
+        runs.open_run(output, workflow.kind, _settings(recipe, workflow.kind), str(device), check)
         with atomic_path(output / "recipe.yaml") as temporary:
             temporary.write_text(config.to_yaml(recipe), encoding="utf-8")
         if datasets is not None:
             print("\n".join(summary.lines(datasets, recipe.largest_batch)), file=sys.stderr)
             write_json(output / DATA, {name: asdict(report) for name, report in summary.summaries(datasets).items()})
         yield datasets
+
+
+def _check_changes(recipe: Recipe, kind: str, allowed: bool, changes: runs.Changes) -> None:
+    """UserError unless the user has allowed changes, all of them are CHANGEABLE, and there are steps left to take."""
+    output = Path(recipe.output)
+    changes = {key: both for key, both in changes.items() if not NO_INFLUENCE.intersection(key.split("."))}
+    fixed = {key: both for key, both in changes.items() if key.rsplit(".", 1)[-1] not in CHANGEABLE}
+    if fixed or (changes and not allowed):
+        runs.refuse(output, fixed or changes, "" if fixed else ", or allow it: --allow-changes")
+    for name, stage in recipe.stages.items():
+        path = output / f"{name}.json"
+        mine = [key for key in changes if key.startswith(f"{name}.")]
+        if not mine or not path.exists():
+            continue
+        steps = runs.read_result(path)["steps"]
+        if steps >= stage.steps or kind != "finetune":  # what only pretraining learns beside a component is not kept
+            raise UserError(
+                f"{name} has taken its {steps} steps already, and a change needs more of them",
+                found=", ".join(f"{key} was {changes[key][0]!r}, now {changes[key][1]!r}" for key in mine),
+                fix=f"{name}.steps={2 * steps}" if kind == "finetune" else "output=NEW_FOLDER",
+            )
 
 
 def _checked(recipe: AnyRecipe, workflow: Workflow[AnyRecipe]) -> Datasets:
@@ -186,14 +248,26 @@ def _load_again(recipe: AnyRecipe, workflow: Workflow[AnyRecipe]) -> Datasets:
     UserError when they are not those that it began with: its steps so far, their order and its losses are of those.
     """
     datasets, before = workflow.load_datasets(recipe), read_json(Path(recipe.output) / DATA)
+    check_shape(before, Mapping[str, Begun], f"{Path(recipe.output) / DATA} does not say what the run began with")
     for name, now in summary.summaries(datasets).items():
-        if now.content != before[name]["content"]:
+        if now.content != before.get(name, {}).get("content"):
             raise UserError(
                 f"the images of data.{name} or their captions have changed since this run began",
-                found=f"{now.images} images, {before[name]['images']} when it began",
+                found=f"{now.images} images, {before.get(name, {}).get('images')} when it began",
                 fix="put them back as they were, or output=FOLDER for a new run",
             )
     return datasets
+
+
+def _settings(recipe: Recipe, kind: str) -> dict[str, Any]:
+    """Return what decides the weights, flat; the model and the adapter to start from by their content."""
+    settings = _flat(recipe.model_dump(mode="json"))
+    if kind == "finetune":  # a pretraining may make its model itself
+        base = checkpoint.resolve(recipe.model)
+        settings["model"] = {component: identity.fingerprint(base, component) for component in checkpoint.COMPONENTS}
+    if recipe.start_from is not None:
+        settings["start_from"] = fingerprint(Adapter.parse(recipe.start_from).folder)
+    return settings
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

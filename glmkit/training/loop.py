@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -20,9 +20,10 @@ from torch import Tensor
 
 from glmkit.config import Stage
 from glmkit.errors import UserError
-from glmkit.files import append_jsonl, read_jsonl, write_jsonl
+from glmkit.files import append_jsonl, write_jsonl
 from glmkit.models.devices import autocast, dtype_for
 from glmkit.progress import progress_bars
+from glmkit.runs import read_log
 from glmkit.training import lora, resume
 from glmkit.training.context import StageContext, step_generator
 from glmkit.training.data import Batches
@@ -60,16 +61,18 @@ class Loop:
         export: Callable[[], None],
         sample: SampleFunction | None = None,
         sample_every: int = 0,
+        done: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         """Train to the last step; returns validation losses `before` and `after`, seconds, and peak memory in bytes.
 
         `export` writes the trained weights where users find them: with every saved state, and at the end. `sample`
-        generates images at step 0, every `sample_every` steps and at the end. Every process calls both. A state stays
+        generates images at step 0, every `sample_every` steps and at the end. Every process calls both. `done` is the
+        result of a stage that had fewer steps: they are counted, and the weights are those it ended with. A state stays
         when this returns, so that a run that is killed before its result is written exports the same weights again.
         """
         # 1. Begin, or go on from the last state.
         self.context.group.broadcast_parameters(self.parameters)
-        self._resume()
+        self._resume(done)
         self.objective.trained.train()
         if self.step == 0:
             self._observe(sample)
@@ -85,10 +88,10 @@ class Loop:
                 if self._is_due(self.stage.validation_every) or self._is_due(sample_every):
                     self._observe(sample if self._is_due(sample_every) else None, bar)
                 if self._is_due(self.stage.save_every):
-                    resume.save(self)
+                    self._save()
                     with self._averaged_weights():
                         export()
-        resume.save(self)  # the export may replace the weights that training began with
+        self._save()  # the export may replace the weights that training began with
 
         # 3. Write what was learnt, and how well.
         if self.averaged:
@@ -100,7 +103,7 @@ class Loop:
         self._record({"step": self.step, "validation": after})
         self._sample(sample)
         self.context.group.barrier()  # for the log of the first process
-        validation = [line["validation"] for line in self._log_lines() if "validation" in line]
+        validation = [line["validation"] for line in read_log(self.context.log) if "validation" in line]
         on_gpu = self.context.device.type == "cuda"
         return {
             "steps": self.step,
@@ -204,11 +207,18 @@ class Loop:
         self._record({"step": self.step, **means})
         return f"loss {means['loss']:.4g}"  # the parts of it would not fit on a line
 
-    def _check_finite(self, loss: float) -> None:
-        if not math.isfinite(loss):
+    def _save(self) -> None:
+        """Write the state, unless it would spoil the one before."""
+        if not all(bool(parameter.isfinite().all()) for parameter in self.parameters):
+            self._check_finite(math.nan, "a weight")
+        resume.save(self)
+
+    def _check_finite(self, value: float, what: str = "the loss") -> None:
+        if not math.isfinite(value):
             raise UserError(
-                f"{self.context.name}: the loss is {loss} at step {self.step}",
-                fix=f"a smaller learning rate: {self.context.name}.learning_rate={self.stage.learning_rate / 4:g}",
+                f"{self.context.name}: {what} is {value} at step {self.step}",
+                fix="go on from the last saved state with a smaller learning rate: "
+                f"{self.context.name}.learning_rate={self.stage.learning_rate / 4:g} --allow-changes",
             )
 
     def _record(self, line: dict[str, Any]) -> None:
@@ -219,19 +229,19 @@ class Loop:
         for tracker in self.trackers:
             tracker.log(line)
 
-    def _log_lines(self) -> list[dict[str, Any]]:
-        return read_jsonl(self.context.log, partial=True) if self.context.log.exists() else []
-
-    def _resume(self) -> None:
-        """Read the last state, if there is one, and forget what was logged after it."""
+    def _resume(self, done: Mapping[str, Any] | None) -> None:
+        """Read the last state, or take up a finished stage, if there is one, and forget what was logged after it."""
         is_main = self.context.group.is_main
-        if not self.context.state.exists():
+        if self.context.state.exists():
+            resume.load(self)
+        elif done is not None:
+            self.step, self.started = done["steps"], self.started - done["seconds"]
+        else:
             if is_main:
                 self.context.log.unlink(missing_ok=True)
             return
-        resume.load(self)
         if is_main:
-            write_jsonl(self.context.log, (line for line in self._log_lines() if self._was_logged(line)))
+            write_jsonl(self.context.log, (line for line in read_log(self.context.log) if self._was_logged(line)))
         NOTES.print(f"{self.context.name}: continuing at step {self.step}")
 
     def _was_logged(self, line: dict[str, Any]) -> bool:

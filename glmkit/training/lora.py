@@ -117,6 +117,11 @@ def _adapted_layers(module: nn.Module) -> dict[str, Any]:
     return {name.removeprefix("base_model.model."): layer for name, layer in named if isinstance(layer, LoraLayer)}
 
 
+def scales(module: nn.Module) -> dict[str, float]:
+    """Return by how much PEFT multiplies the change of every adapted layer."""
+    return {name: layer.scaling["default"] for name, layer in _adapted_layers(module).items()}
+
+
 def _sharing(module: Any, adapted: Mapping[str, Any]) -> Any:
     """Put the very layers that lie under the adapters into `module`; returns it."""
     for name, layer in adapted.items():

@@ -11,7 +11,7 @@ from torch import nn
 
 from glmkit import config
 from glmkit.config import Lora, Recipe, Stage
-from glmkit.models.checkpoint import adapters
+from glmkit.models.checkpoint import adapter_files, adapters
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import fsdp, lora, offload, quantization
 from glmkit.training.context import StageContext
@@ -46,9 +46,11 @@ def prepare_stage(
     hybrid: HybridModel,
     datasets: Datasets,
     cache: FeatureCache,
+    start: Path | None = None,
 ) -> StageModel:
     """Make `hybrid`, of which nothing is loaded yet (`open_model`), ready for step 1 of a stage.
 
+    `start` is an adapter to begin with, if it adapts this component.
     The encoders leave the memory before the transformer is loaded: together they would take more than training does.
     """
     # 1. Load the components. Those that are trained whole come now, in float32; an encoder comes when a feature is
@@ -76,6 +78,8 @@ def prepare_stage(
     if stage.lora is not None:
         torch.manual_seed(context.seed)  # adapters begin alike, whatever the encoders had left to do
         adapted = lora.inject(getattr(hybrid, context.name), stage.lora)
+        if start is not None and (begun := adapter_files.read(start).get(context.name)):
+            adapters.load(adapted, begun)
     else:
         for component in trained:
             kind.unfreeze(getattr(hybrid, component), stage)

@@ -341,7 +341,7 @@ def test_weights_that_broke_in_the_last_step_are_not_exported(tmp_path: Path) ->
                 next(self.trained.parameters()).data.fill_(float("nan"))
 
     exported: list[int] = []
-    with pytest.raises(UserError, match="the loss is nan at step 8"):
+    with pytest.raises(UserError, match="a weight is nan at step 8"):
         loop_in(tmp_path, Breaking()).run(lambda: exported.append(1))
     assert not exported
 

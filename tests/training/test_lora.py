@@ -118,6 +118,10 @@ def test_files(tiny_model: Path, tmp_path: Path) -> None:
             DIFFUSERS_FILE,
         ]
         assert [path.name for path in folder.parent.iterdir()] == ["decoder"]
+    targets = Lora(rank=2, targets=TARGETS)
+    lora.save(trained(tiny_model, targets), tmp_path / "more" / "decoder", "decoder", tiny_model)
+    settings = json.loads((tmp_path / "more" / "decoder" / "adapter_config.json").read_text())
+    assert settings["target_modules"] == sorted(TARGETS), "not in the order of a set"
     settings = json.loads((folder / "adapter_config.json").read_text())
     assert (settings["r"], settings["lora_alpha"], settings["target_modules"]) == (2, 3, ["to_q"])
     from safetensors import safe_open
