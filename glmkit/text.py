@@ -17,6 +17,7 @@ MARKS = (  # UTF-32 first: its mark begins with that of UTF-16
 )
 RELATIVES = ("cp1250", "cp1254", "cp1257")  # of cp1252: Windows for central Europe, Turkey and the Baltic states
 SAVE = "save it as UTF-8"
+MAX_LETTERS = 16_000  # of a prompt or a caption
 
 
 def decode(data: bytes, name: str) -> str:
@@ -79,10 +80,12 @@ def parse_json(text: str, name: str) -> Any:
 
 
 def check_text(text: str, what: str) -> None:
-    """Raise UserError for a prompt or a caption that is empty, or that no tokenizer reads."""
+    """Raise UserError for a prompt or a caption that is empty, that no tokenizer reads, or that describes no image."""
     if not text.strip():
         raise UserError(f"{what} is empty", fix="describe the image")
     if broken := re.search(r"[\ud800-\udfff\0]", text):
         kind = "a zero byte" if broken[0] == "\0" else "half a character (a lone surrogate)"
         found = f"{kind} after {text[max(0, broken.start() - 20) : broken.start()]!r}"
         raise UserError(f"{what} is not whole text", found=found, fix="write it anew")
+    if len(text) > MAX_LETTERS:
+        raise UserError(f"{what} is too long", found=f"{len(text):,} letters", fix=f"at most {MAX_LETTERS:,}")

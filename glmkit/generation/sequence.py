@@ -29,7 +29,6 @@ TOKEN_PIXELS = 32
 PREVIEW_SIDE = 16
 MAX_CONDITION_IMAGES = 3
 MAX_PIXELS = 4096**2  # four times what the published model generates
-MAX_PROMPT = 16_000  # letters
 IGNORED = -100
 
 Grid = tuple[int, int]
@@ -148,8 +147,6 @@ class PromptTokenizer:
 def check_prompt(prompt: str) -> None:
     """Raise UserError for a prompt that is empty, is no whole text, or is longer than any that describes an image."""
     check_text(prompt, "the prompt")
-    if len(prompt) > MAX_PROMPT:
-        raise UserError("the prompt is too long", found=f"{len(prompt):,} letters", fix=f"at most {MAX_PROMPT:,}")
 
 
 def decode_positions(start: int, grids_in_order: Sequence[Grid], device: torch.device | str = "cpu") -> Tensor:

@@ -75,10 +75,10 @@ def check_boxes(boxes: tuple[Box, ...], width: int, height: int, name: str) -> N
         has_area = left < right and top < bottom and left < width and top < height and right > 0 and bottom > 0
         if has_area and inside(*box) and max(map(max, boxes)) > 1:
             continue
+        problem = "reaches beyond the image" if left < right and top < bottom else "has no area"
         fix = f"{FORM}, or an empty list where no text stands"
         if min(map(min, boxes)) >= 0 and max(map(max, boxes)) <= 1:
-            fix = "these look like shares of the sides; text boxes are in pixels"
+            problem, fix = "is less than a pixel", "these look like shares of the sides; text boxes are in pixels"
         elif all(min(one[2:]) > 0 and inside(*one[:2], one[0] + one[2], one[1] + one[3]) for one in boxes):
             fix = "these look like left, top, width, height; write left, top, left + width, top + height"
-        problem = "reaches beyond the image" if left < right and top < bottom else "has no area"
         raise UserError(f"a text box of {name} {problem}", found=f"{list(box)}, the image {width}x{height}", fix=fix)

@@ -81,13 +81,13 @@ def same_name(name: str) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
-def column(wanted: str, default: str, others: Sequence[str], known: Sequence[str], where: str, key: str) -> str:
+def column(wanted: str, default: str, others: Sequence[str], known: list[str], where: str, key: str) -> str:
     """Return the column to read: the wanted one or, where that is the default, the only one with another known name.
 
     UserError when there is none, or several.
     """
     candidates = [wanted] if wanted in known else [name for name in others if name in known and wanted == default]
-    if len(candidates) == 1:
+    if len(candidates) == 1 and known.count(candidates[0]) == 1:
         return candidates[0]
     fix = f"data.columns.{key}={candidates[0] if candidates else 'NAME'}"
     raise UserError(f"{where} has no column {wanted}", found=f"columns {', '.join(known)}", fix=fix)

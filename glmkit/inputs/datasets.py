@@ -73,6 +73,7 @@ class _Reader:
     def __init__(self, columns: Columns, role: str) -> None:
         self.columns, self.role = columns, role
         self.notes: list[str] = []
+        self._seen: set[Path] = set()
 
     def location(self, location: str) -> Iterator[CaptionedImage]:
         """Read what a recipe names."""
@@ -104,6 +105,7 @@ class _Reader:
 
     def folder(self, folder: Path, split: str | None = None) -> Iterator[CaptionedImage]:
         """Read a folder of any layout; its own metadata and images come before those of its sub-folders."""
+        self._seen.add(folder.resolve())
         entries = self._entries(folder)
         tables = [folder / name for name in METADATA if (folder / name) in entries]
         images = [path for path in entries if path.suffix.lower() in IMAGE_SUFFIXES]
@@ -138,6 +140,9 @@ class _Reader:
     def _sub_folders(self, folders: Sequence[Path]) -> Iterator[CaptionedImage]:
         """Read folders in a folder; `10_style` shows its images 10 times per epoch, as in kohya's scripts."""
         for folder in folders:
+            if folder.resolve() in self._seen:  # a link to where we came from
+                continue
+            self._seen.add(folder.resolve())
             repeats = REPEATED.fullmatch(folder.name)
             count = int(repeats[1]) if repeats and self.role == "train" else 1
             images = list(self.folder(folder))
@@ -149,7 +154,8 @@ class _Reader:
         """Read records that name files beside their table."""
         records, names = read_records(table), Names(table.parent)
         if not records:
-            return
+            fix = "a first line of file_name,text, or one JSON object with these keys per line"
+            raise UserError(f"{table} holds no records", fix=fix)
         known = list(dict.fromkeys(key for record in records for key in record))
         own = self.columns.image
         file = (
@@ -218,7 +224,7 @@ class _Reader:
             needed = self._needed(file, arrow_columns(file))
             yield from self._rows(file, arrow_rows(file, needed), needed)
 
-    def _needed(self, file: Path, known: Sequence[str]) -> list[str]:
+    def _needed(self, file: Path, known: list[str]) -> list[str]:
         """Return the columns to read, that of the image and that of the caption first."""
         image = column(self.columns.image, "image", IMAGE_NAMES, known, str(file), "image")
         used = (image, self._caption(known, str(file)), *vars(self.columns).values())
@@ -251,7 +257,7 @@ class _Reader:
             else:
                 yield CaptionedImage(where, error=UserError(f"{where} holds no image"))
 
-    def _caption(self, known: Sequence[str], where: str) -> str:
+    def _caption(self, known: list[str], where: str) -> str:
         name = column(self.columns.caption, "text", CAPTION_NAMES, known, where, "caption")
         if name != self.columns.caption:
             self.notes.append(f"{where}: captions are those of column {name}")

@@ -105,10 +105,16 @@ def warnings(prompt: str) -> list[str]:
     lines = []
     if others := passed_over(prompt):
         straight = ", ".join(f'"{text.strip(MARKS).strip()}"' for text in others)
-        lines.append(f"  not read as texts: {' '.join(others)}; write {straight}")
+        lines.append(f"  not read as texts: {shortened(' '.join(others))}; write {shortened(straight)}")
     if wrong := from_apostrophes(prompt):
-        lines.append(f"  read between apostrophes: {' | '.join(wrong)}; write ’ for an apostrophe")
+        lines.append(f"  read between apostrophes: {shortened(' | '.join(wrong))}; write ’ for an apostrophe")
     return lines
+
+
+def shortened(text: str) -> str:
+    """Cut a text to what is shown of it on one line."""
+    text = " ".join(text.split())
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def describe_many(prompts: Mapping[str, str]) -> list[str]:

@@ -30,6 +30,8 @@ def read_csv(path: Path) -> list[dict[str, str]]:
     records = []
     try:
         header = [name.strip() for name in next(reader, [])]
+        if twice := next((name for name in header if name and header.count(name) > 1), None):
+            raise UserError(f"{path} has two columns {twice}", fix="give one of them another name")
         for cells in reader:
             if len(cells) != len(header) and cells:
                 found = f"{len(cells)} cells, {len(header)} columns ({', '.join(header)})"

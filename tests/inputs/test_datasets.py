@@ -215,7 +215,8 @@ def test_several_captions(tmp_path: Path, value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [None, "", " \n", [], [None], [""], "a \ud83d", "a\0b", ["ok", "a \ud83d"], 5, [5], {"a": 1}, False]
+    "value",
+    [None, "", " \n", [], [None], [""], "a \ud83d", "a\0b", "a" * 20_000, ["ok", "a \ud83d"], 5, [5], {"a": 1}, False],
 )
 def test_captions_that_are_none(tmp_path: Path, value: Any) -> None:
     """One bad record is that record's error, and the others are there."""
@@ -316,10 +317,7 @@ def test_folders_in_a_folder(tmp_path: Path) -> None:
     assert "10_style" in found.notes[0]
 
 
-@pytest.mark.parametrize("kind", ["file", "table"])
-def test_an_empty_folder(tmp_path: Path, kind: str) -> None:
-    if kind == "table":
-        (tmp_path / "metadata.jsonl").write_text("")
+def test_an_empty_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no images in"):
         read(tmp_path)
 
@@ -355,3 +353,34 @@ def test_pipes_are_not_waited_for(tmp_path: Path, name: str) -> None:
         return
     with pytest.raises(UserError, match="a pipe"):
         read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("file_name,text,text\na.png,x,y\n", "two columns text"),
+        ("a.png,a red poster\n", "holds no records[\\s\\S]*first line of file_name,text"),
+        ("", "holds no records"),
+        ('file_name,text\na.png,"unclosed\n', "line 2 is not CSV"),
+        ('file_name,text\na.png,"OPEN" sign\n', "line 2 is not CSV"),
+    ],
+)
+def test_broken_tables(tmp_path: Path, text: str, said: str) -> None:
+    image(tmp_path / "a.png")
+    (tmp_path / "metadata.csv").write_text(text)
+    with pytest.raises(UserError, match=said):
+        read(tmp_path)
+
+
+def test_two_columns_of_one_name(tmp_path: Path) -> None:
+    table = pyarrow.table([[b"png"], ["x"], ["y"]], names=["image", "text", "text"])
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(UserError, match="no column text"):
+        read(tmp_path)
+
+
+def test_links_to_where_a_folder_is(tmp_path: Path) -> None:
+    with_text(tmp_path / "sub" / "a.png")
+    (tmp_path / "up").symlink_to(tmp_path)
+    (tmp_path / "sub" / "again").symlink_to(tmp_path / "sub")
+    assert captions(read(tmp_path)) == ["a"]

@@ -120,7 +120,7 @@ def bad_folder(name: str, folder: Path) -> str:
         case "empty":
             table(folder)
             (folder / "a.png").unlink()
-            return f"no images in {folder}"
+            return "metadata.jsonl holds no records"
     raise AssertionError(name)
 
 

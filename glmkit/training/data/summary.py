@@ -128,7 +128,9 @@ def summarize(images: ImageDataset) -> DatasetSummary:
         captions=len(read),
         several=bool(images.same_image),
         unquoted=sum(not texts[index] for index in read),
-        texts=tuple(text for index in read[:MAX_SHOWN_TEXTS] for text in texts[index])[:MAX_SHOWN_TEXTS],
+        texts=tuple(quotes.shortened(text) for index in read[:MAX_SHOWN_TEXTS] for text in texts[index])[
+            :MAX_SHOWN_TEXTS
+        ],
         misread=len(warned),
         quotes=tuple(line.strip() for lines in warned[:MAX_SHOWN_TEXTS] for line in lines),
         notes=tuple(note for part in files for note in part.notes),
