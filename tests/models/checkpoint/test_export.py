@@ -107,7 +107,7 @@ def test_a_merged_model_is_the_model_with_its_adapters(
     transformer = tiny_checkpoint.diffusers_pipeline(out).transformer
     assert torch.equal(transformer.proj_out.weight, hybrid.decoder.proj_out.weight)
     images = []
-    for name, options in (("added", [str(tiny_model), *command[2:5]]), ("merged", [str(out)])):
+    for name, options in (("added", [str(tiny_model), *chosen]), ("merged", [str(out)])):
         drawn = ["generate", "a 'HI'", "--size", "64x32", "--steps", "1", "--device", "cpu", "--model", *options]
         assert main([*drawn, "--out", str(tmp_path / f"{name}.png")]) == 0
         images.append(np.asarray(Image.open(tmp_path / f"{name}.png")).astype(int))
