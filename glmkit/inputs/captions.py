@@ -110,7 +110,11 @@ def texts_of(value: Any, name: str) -> tuple[str, ...] | None:
     if value is None:
         return None
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-        raise UserError(f"the texts of {name} are no list of texts", found=f"{value!r:.80}", fix='"texts": ["OPEN"]')
+        raise UserError(
+            f"the texts of {name} are no list of texts",
+            found=f"{value!r:.80}",
+            fix='"texts": ["OPEN"], or data.columns.texts=NAME',
+        )
     for text in value:
         check_text(text, f"a text of {name}")
     return tuple(value)

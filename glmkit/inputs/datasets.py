@@ -64,7 +64,7 @@ def read_captioned_images(location: str, columns: Columns, role: str = "train") 
     if not images:
         fix = f"put images and a {METADATA[0]} (file_name, text) there, or a .txt file beside each"
         raise UserError(f"no images in {location}", fix=fix)
-    return Found(images, tuple(reader.notes))
+    return Found(images, tuple(dict.fromkeys(reader.notes)))
 
 
 class _Reader:
@@ -113,8 +113,9 @@ class _Reader:
         if split is None and tables:
             self.notes += [f"{table.name} is not read, since {tables[0].name} is there" for table in tables[1:]]
             return self.records(tables[0])
-        if split is None and folder / "state.json" in entries and any(path.suffix == ".arrow" for path in entries):
-            return self.arrow([path for path in entries if path.suffix == ".arrow"])
+        arrow = [path for path in entries if path.suffix == ".arrow" and not path.name.startswith("cache-")]
+        if split is None and folder / "state.json" in entries and arrow:
+            return self.arrow(arrow)
         of_split = splits.folders(folders)
         if (
             not images
@@ -260,7 +261,7 @@ class _Reader:
     def _caption(self, known: list[str], where: str) -> str:
         name = column(self.columns.caption, "text", CAPTION_NAMES, known, where, "caption")
         if name != self.columns.caption:
-            self.notes.append(f"{where}: captions are those of column {name}")
+            self.notes.append(f"captions are those of column {name}")
         return name
 
 

@@ -29,7 +29,7 @@ from glmkit.config import STAGES, Recipe, Stage
 from glmkit.distributed.process_group import ProcessGroup
 from glmkit.errors import UserError
 
-TIMEOUT = timedelta(minutes=30)  # of one exchange in a step, which all begin together
+TIMEOUT = timedelta(minutes=30)  # of an exchange that all begin together
 NO_LIMIT = timedelta(days=365)  # of waiting for each other; a process that has ended is missed at once
 SECONDS_FOR_THE_FIRST = 1.0  # seconds for the first that fails to say why: a launcher ends all when one has ended
 

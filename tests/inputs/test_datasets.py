@@ -197,7 +197,7 @@ def test_other_names_of_columns(tmp_path: Path, key: str, file: str) -> None:
     jsonl(tmp_path / "metadata.jsonl", [{file: "a.png", key: "a", "width": 32}])
     found = read(tmp_path)
     assert captions(found) == ["a"]
-    assert f"captions are those of column {key}" in found.notes[0]
+    assert found.notes == (f"captions are those of column {key}",)
 
 
 def test_columns_that_leave_a_choice(tmp_path: Path) -> None:
@@ -384,3 +384,18 @@ def test_links_to_where_a_folder_is(tmp_path: Path) -> None:
     (tmp_path / "up").symlink_to(tmp_path)
     (tmp_path / "sub" / "again").symlink_to(tmp_path / "sub")
     assert captions(read(tmp_path)) == ["a"]
+
+
+def test_splits_that_datasets_saved(tmp_path: Path) -> None:
+    """The layout of `DatasetDict.save_to_disk`, with a file that `map` left."""
+    for split in ("train", "test"):
+        (tmp_path / split).mkdir()
+        (tmp_path / split / "state.json").write_text("{}")
+        for name, caption in (("data-00000-of-00001", split), ("cache-0af", "of a map")):
+            table = pyarrow.table({"image": [b"png"], "caption": [caption]})
+            with pyarrow.ipc.new_stream(tmp_path / split / f"{name}.arrow", table.schema) as stream:
+                stream.write_table(table)
+    found = read(tmp_path)
+    assert captions(found) == ["train"]
+    assert found.notes == (f"{tmp_path}: train is taken; not taken: test", "captions are those of column caption")
+    assert captions(read(f"{tmp_path}:test")) == ["test"]

@@ -243,7 +243,7 @@ def test_a_share_is_kept_back_by_content(tmp_path: Path) -> None:
 def test_too_few_images_to_keep_some_back(tmp_path: Path) -> None:
     make_image(tmp_path / "a.png")
     table(tmp_path, {"file_name": "a.png", "text": "a"})
-    with pytest.raises(UserError, match=r"too few images[\s\S]*1 different"):
+    with pytest.raises(UserError, match="one image is too few"):
         data.load(config.Data.model_validate({"train": str(tmp_path), "validation": 0.5}))
 
 
@@ -288,3 +288,20 @@ def test_boxes_are_checked_before_anything_is_computed(tmp_path: Path, on_bad_im
     mask = data.FileDataset(tmp_path, settings).text_mask([0], CPU)
     assert mask is not None
     assert mask.sum() > 0
+
+
+def test_a_share_of_several_sets(tmp_path: Path) -> None:
+    """A set of one image is learnt whole; regularization images are not kept back."""
+    for folder, count in (("many", 12), ("one", 1), ("regularization", 8)):
+        (tmp_path / folder).mkdir()
+        for number in range(count):
+            make_image(tmp_path / folder / f"{number}.png", seed=number + 100 * count)
+            (tmp_path / folder / f"{number}.txt").write_text(folder)
+    places = [str(tmp_path / "many"), str(tmp_path / "one")]
+    regularization = {"path": str(tmp_path / "regularization"), "regularization": True}
+    for share, kept in ((0.25, 3), (0.01, 1), (0.99, 11)):
+        settings = config.Data.model_validate({"train": [*places, regularization], "validation": share})
+        train, validation = data.load(settings)
+        assert validation.captions == ["many"] * kept
+        assert sum(train.repeats) == 13 - kept
+        assert len(train.regularization) == 8

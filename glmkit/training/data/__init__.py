@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from glmkit import config
+from glmkit.errors import UserError
 from glmkit.training.data.batches import Batches
 from glmkit.training.data.dataset import (
     ConcatDataset,
@@ -52,11 +53,22 @@ def load(data: config.Data, batch_size: int = 1) -> Datasets:
     if isinstance(data.validation, str):
         kept = [FileDataset(data.validation, data, role="validation")]
     elif data.validation is not None:
-        kept = [images.hold_back(data.validation) for images in sets if not images.regularization]
+        kept = _held_back([images for images in sets if not images.regularization], data.validation)
     if data.fit == "crop":
         share_buckets([images for images in sets if not images.regularization], batch_size, data.max_crop)
     train = _joined(sets)
     return train, _joined(kept) if kept else train
+
+
+def _held_back(sets: Sequence[FileDataset], share: float) -> list[FileDataset]:
+    """Take a share of the images out of each set, and at least one of the largest."""
+    different = [images.n_different for images in sets]
+    counts = [min(round(share * count), count - 1) for count in different]
+    largest = different.index(max(different))
+    counts[largest] = max(1, counts[largest])
+    if different[largest] == 1:
+        raise UserError("one image is too few to keep some back", fix="data.validation=FOLDER, or =null for none")
+    return [images.hold_back(count) for images, count in zip(sets, counts, strict=True) if count]
 
 
 def _joined(sets: Sequence[FileDataset]) -> ImageDataset:

@@ -139,18 +139,17 @@ class FileDataset:
         self._repeats, self._regularization, self._role = repeats, regularization, role
         self.fill(self._examples())
 
-    def hold_back(self, share: float) -> FileDataset:
-        """Take a share of the images out, at least one; returns them as a set of their own.
+    @property
+    def n_different(self) -> int:
+        """How many images differ in their content."""
+        return len({example.target.key for example in self.examples})
+
+    def hold_back(self, count: int) -> FileDataset:
+        """Take `count` different images out; returns them as a set of their own.
 
         Which ones depends on their content alone, so that equal images stay together and others may join them.
         """
         keys = sorted({example.target.key for example in self.examples})
-        count = max(1, round(share * len(keys)))
-        if count >= len(keys):
-            fix = "more images, or no data.validation"
-            raise UserError(
-                f"{self.where} has too few images to keep some back", found=f"{len(keys)} different", fix=fix
-            )
         chosen, held = set(keys[:count]), self.examples
         others = copy.copy(self)
         others.notes, others.dropped, others._repeats = (), [], 1

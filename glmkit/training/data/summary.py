@@ -71,7 +71,9 @@ class DatasetSummary:
         lines += [f"  {line}" for line in self.quotes]
         if self.texts:
             lines.append(f"  texts that images show, the first ones: {' | '.join(self.texts)}")
-        lines += [f"  {note}" for note in self.notes]
+        lines += [f"  {note}" for note in self.notes[:MAX_SHOWN_REASONS]]
+        if len(self.notes) > MAX_SHOWN_REASONS:
+            lines.append(f"  and {len(self.notes) - MAX_SHOWN_REASONS} more notes, which --json shows")
         if thin := {size: count for size, count in self.buckets.items() if count < batch_size}:
             shown = ", ".join(f"{size} ({count} for {batch_size} places)" for size, count in thin.items())
             lines.append(f"  fewer than a batch of {batch_size}, so that a batch repeats images: {shown}")
