@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from glmkit import __version__, commands
 from glmkit.errors import UserError, nearest
+from glmkit.files import as_user_error
 
 EXAMPLES = """Generate, edit, fine-tune and evaluate images with GLM-Image. For example:
 
@@ -106,3 +107,8 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 0
+    except OSError as error:  # a path that a person gave, which none of the commands could use
+        if (explained := as_user_error(error)) is None:
+            raise
+        print(f"error: {explained}", file=sys.stderr)
+        return 2

@@ -223,6 +223,17 @@ def explained(path: Path, temporary: Path | None = None) -> Iterator[None]:
         raise UserError(what, found=found, fix=fix) from error
 
 
+def as_user_error(error: OSError) -> UserError | None:
+    """Say what the user can do about a path that cannot be used; None when the error is about no path, or not theirs.
+
+    For paths that are neither read nor written by this module.
+    """
+    if error.filename is None or error.errno not in FIXES:
+        return None
+    fix = FIXES[error.errno] if FIXES[error.errno] != _PLACE else "check the path and its rights"
+    return UserError(f"cannot use {error.filename}", found=error.strerror, fix=fix)
+
+
 def _errno(error: Exception, temporary: Path | None) -> int | None:
     """Find the number of the system's error behind a failed write."""
     if isinstance(error, OSError) and error.errno is not None:
@@ -246,6 +257,12 @@ def _is_elsewhere(error: Exception, path: Path) -> bool:
         return False
     named = Path(error.filename)
     return not named.is_relative_to(path.parent) and not path.is_relative_to(named)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it; UserError when that cannot be."""
+    with explained(_named(folder)):
+        folder.mkdir(parents=True, exist_ok=True)
 
 
 def check_regular(path: Path, name: str) -> int:
@@ -280,7 +297,8 @@ def read_regular(path: str | Path, name: str, limit: int) -> bytes:
         found = f"a link to {path.readlink()}, which is not there" if path.is_symlink() else None
         raise UserError(f"{name} does not exist", found=found, fix="check the path") from error
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
-        raise UserError(f"{name} cannot be read", found=getattr(error, "strerror", None) or error) from error
+        why = getattr(error, "strerror", None) or error
+        raise UserError(f"{name} cannot be read", found=why, fix="check the path and its rights") from error
 
 
 def write_json(path: str | Path, value: Any) -> None:

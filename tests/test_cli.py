@@ -135,3 +135,49 @@ def test_no_encoding_of_the_output_ends_a_command(encoding: str, command: str, m
     output.flush()
     printed = buffer.getvalue().decode(encoding).strip()
     assert json.loads(printed.removeprefix("done ")) == "海报 😀"
+
+
+LONG = "x" * 300
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["generate", "a", "--out", f"TMP/{LONG}.png"],
+        ["generate", "a", "--out", f"TMP/{LONG}/a.png"],
+        ["generate", "a", "--out", "TMP/a.png", "--model", LONG],
+        ["generate", "a", "--out", "TMP/a.png", "--adapter", LONG],
+        ["generate", "--prompts", f"{LONG}.jsonl", "--out", "TMP/out"],
+        ["edit", f"TMP/{LONG}.png", "a", "--out", "TMP/a.png"],
+        ["validate", LONG],
+        ["finetune", "TMP/recipe.yaml", f"output=TMP/{LONG}"],
+        ["finetune", "TMP/recipe.yaml", "output=/proc/glmkit/run"],
+        ["eval", "--suite", "text-render", "--images", f"TMP/{LONG}", "--run", "TMP/run"],
+        ["eval", "--suite", "text-render", "--images", "TMP/images", "--run", f"TMP/{LONG}"],
+        ["report", f"TMP/{LONG}", "--out", "TMP/a.html"],
+        ["merge", "nano", "--adapter", LONG, "--out", "TMP/out"],
+        ["merge", "nano", "--adapter", "TMP", "--out", f"TMP/{LONG}"],
+        ["export", LONG, "--style", "diffusers", "--out", "TMP/a.safetensors"],
+        ["reference", "add", LONG, "--images", "TMP/images"],
+        ["info", LONG],
+        ["recipe", "copy", "decoder_lora", f"TMP/{LONG}"],
+    ],
+    ids=lambda command: " ".join(command)[:60].replace(LONG[:9], "x"),
+)
+def test_a_path_that_the_system_refuses(
+    command: list[str], tmp_path: Path, posters: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One sentence and what to do, and nothing is written."""
+    work = tmp_path / "work"
+    (work / "images").mkdir(parents=True)
+    data = f"data: {{train: {posters / 'train'}, validation: {posters / 'validation'}}}"
+    lora = "decoder: {steps: 1, global_batch_size: 1, learning_rate: 0.1, lora: {rank: 2, targets: [to_q]}}"
+    (work / "recipe.yaml").write_text(f"model: nano\n{data}\n{lora}\n")
+    before = sorted(work.rglob("*"))
+    try:
+        code = main([argument.replace("TMP", str(work)) for argument in command])
+    except SystemExit as error:  # of argparse
+        code = int(error.code or 0)
+    assert code == 2
+    assert capsys.readouterr().err.startswith("error: ")
+    assert sorted(work.rglob("*")) == before

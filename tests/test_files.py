@@ -400,3 +400,13 @@ def test_what_is_no_file_is_not_waited_for(tmp_path: Path, read: Callable[[Path]
 )
 def test_paths_that_are_shared_name_no_folder_of_this_machine(path: str, shareable: str) -> None:
     assert shareable_path(path) == shareable
+
+
+def test_leftovers_anywhere_in_a_run_folder_are_removed(tmp_path: Path) -> None:
+    for name in ("samples/.decoder_000002.12.tmp.png", "eval/before/images/.a.3.tmp.png", "model/vae/.tmpPIuIn5"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    (tmp_path / "adapter" / ".decoder.1234567890123456.tmp").mkdir(parents=True)
+    remove_leftovers(tmp_path)
+    assert not [path for path in tmp_path.rglob("*") if not path.is_dir()]
+    assert not any((tmp_path / "adapter").iterdir())

@@ -17,7 +17,7 @@ from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from glmkit.distributed.process_group import ProcessGroup
 from glmkit.errors import UserError
-from glmkit.files import explained
+from glmkit.files import explained, make_folder
 
 LOCK = ".lock"
 PROCESS = ".process.lock"  # ends the names of files that processes hold as long as they work in a folder
@@ -43,8 +43,7 @@ def claim_items(
     being worked on: the process that holds them finishes or leaves them. An item that is still missing after it was
     done here has failed, and is not yielded again. A process that finds nothing missing may remove the folder.
     """
-    with explained(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     yielded: set[str] = set()
     order = sorted(range(len(items)), key=lambda number: ((number - group.rank) % group.world_size, number))
     for wait in (False, True):
@@ -62,8 +61,7 @@ def exclusive(folder: Path, *, wait: bool = True) -> Iterator[None]:
     """Let one process at a time into this block with the same folder; the others wait, or get a UserError."""
     acquired = False
     while not acquired:  # another process may remove the folder
-        with explained(folder / LOCK):
-            folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         with _claim(folder / LOCK, wait) as acquired:
             if acquired:
                 yield

@@ -16,7 +16,7 @@ from glmkit.evaluation.ocr.lines import OcrError, OcrResult, reading_order
 from glmkit.evaluation.plan import MIN_CONFIDENCE, EvaluationPlan
 from glmkit.evaluation.suites.shared.base import Suite, family, why_not_official
 from glmkit.evaluation.suites.shared.layouts import ImageFiles
-from glmkit.files import atomic_path, write_json, write_jsonl
+from glmkit.files import atomic_path, cache_folder, make_folder, write_json, write_jsonl
 from glmkit.generation.options import InferenceOptions
 from glmkit.records import Generation, Prompt, Score, Summary
 from glmkit.runs import open_run
@@ -41,6 +41,7 @@ def evaluate(
     images.jsonl, images/, recognized_lines.jsonl (raw OCR), scores.jsonl and summary.json.
     """
     # 1. Load what the plan names, so that whatever is missing shows before an image is generated.
+    make_folder(cache_folder())
     suite = suites.load(plan.suite)
     prompts = suites.prompts(suite, plan.split, plan.limit, plan.data)
     settings = plan.settings(model)

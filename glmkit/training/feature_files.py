@@ -14,7 +14,7 @@ from torch import Tensor
 
 from glmkit import runs
 from glmkit.errors import UserError
-from glmkit.files import atomic_path, write_json
+from glmkit.files import atomic_path, check_regular, write_json
 from glmkit.hashing import json_sha256
 
 CHECKSUM_BYTES = 4
@@ -50,8 +50,9 @@ def _write(path: Path, value: Tensor) -> None:
 def read(path: Path) -> Tensor | None:
     """Read the item of a file onto the CPU; None where there is no such file, or one that was cut or changed."""
     try:
+        check_regular(path, str(path))
         content = path.read_bytes()
-    except FileNotFoundError:
+    except (OSError, UserError):
         return None
     checksum, content = content[:CHECKSUM_BYTES], content[CHECKSUM_BYTES:]
     if zlib.crc32(content).to_bytes(CHECKSUM_BYTES, "big") != checksum:

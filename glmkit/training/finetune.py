@@ -91,6 +91,7 @@ def run_recipe(
 ) -> dict[str, Any]:
     """Run every stage of `recipe` that is not done yet; returns the stages' results by name."""
     # 1. Look for what may be wrong before anything is written.
+    files.make_folder(files.cache_folder())
     checks.settings(recipe, device)
     distributed.check(recipe, group)
     if group.sharded:

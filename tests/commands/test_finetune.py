@@ -15,8 +15,11 @@ import yaml
 from PIL import Image
 from tiny_adapter import apply_adapter
 
+import glmkit
 from glmkit import config
 from glmkit.cli import main
+from glmkit.distributed.work_queue import exclusive
+from glmkit.errors import UserError
 from glmkit.files import read_json, read_jsonl
 from glmkit.models import checkpoint
 from glmkit.models.checkpoint.adapter_files import DIFFUSERS_FILE
@@ -287,3 +290,13 @@ def test_bad_recipes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     shown = capsys.readouterr().err
     assert "key 'output' is given twice" in shown
     assert "line 3" in shown
+
+
+def test_a_second_training_into_one_output(tiny_model: Path, posters: Path, tmp_path: Path) -> None:
+    """It is refused while the first one runs, whose files it would take for those of a killed one."""
+    data = {name: str(posters / name) for name in ("train", "validation")}
+    stage = {"steps": 1, "global_batch_size": 2, "learning_rate": 0.01, "lora": {"rank": 2, "targets": ["q_proj"]}}
+    recipe = {"model": str(tiny_model), "output": str(tmp_path / "run"), "data": data, "autoregressive": stage}
+    with exclusive(tmp_path / "run"), pytest.raises(UserError, match="another process is working in"):
+        glmkit.finetune(recipe, device="cpu")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
