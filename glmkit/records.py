@@ -65,7 +65,9 @@ class Prompt(Record):
     """Hold one prompt of a suite. `texts` is what the image must show, written out, never parsed from `prompt`.
 
     `ground_truth` is the same as a public benchmark compares it, where its formula reads more than the texts. `size` is
-    WIDTHxHEIGHT in pixels, empty where any will do.
+    WIDTHxHEIGHT in pixels, empty where any will do. `seed` is that of the first image; `steps` and `guidance` are None
+    where those of the evaluation count. `condition_images` are paths of images to edit, and `glyph_texts` are the texts
+    that the glyph encoder reads, None for those in quotes.
     """
 
     id: str
@@ -75,6 +77,11 @@ class Prompt(Record):
     language: str = "en"
     ground_truth: str = ""
     size: str = ""
+    seed: int = 0
+    steps: int | None = None
+    guidance: float | None = None
+    condition_images: tuple[str, ...] = ()
+    glyph_texts: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)

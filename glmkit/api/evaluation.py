@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from glmkit.errors import UserError
 from glmkit.extras import require
@@ -37,8 +37,10 @@ class Evaluation:
 
 
 def evaluate(
-    suite: str,
+    suite: str | None = None,
     *,
+    prompts: str | Path | None = None,
+    texts_from: Literal["quotes"] | None = None,
     model: Model | str | Path = "nano",
     adapters: Sequence[str | Path] = (),
     images: str | Path | None = None,
@@ -61,6 +63,9 @@ def evaluate(
 ) -> Evaluation:
     """Generate images for the prompts of a suite, or take those in the folder `images`, and score them.
 
+    `prompts` is a file of your own prompts instead of a suite, as `glmkit generate --prompts` takes it: each with the
+    `texts` that its image must show, or, with `texts_from="quotes"`, with those in its quotes.
+
     `model` is a loaded model or a name (nano, a folder, a hub id, `diffusers:NAME`, `openai:NAME`). `split` and `limit`
     choose prompts, the first `limit` of each split; `seeds` is the number of images per prompt. `data` is the folder
     with the prompt files of a public benchmark. `ocr` names the OCR engine, `clip` the CLIP that measures alignment,
@@ -75,6 +80,16 @@ def evaluate(
     from glmkit.evaluation.ocr import engines
     from glmkit.evaluation.plan import DEFAULT_ENGINE, EvaluationPlan
 
+    if prompts is not None:
+        if suite is not None or data is not None:
+            raise UserError("own prompts are their own suite", found=suite or data, fix="leave out --suite and --data")
+        suite, data = "own-prompts-quotes" if texts_from else "own-prompts", prompts
+    elif texts_from is not None:
+        raise UserError(
+            "--texts-from belongs to own prompts", found=texts_from, fix="--prompts FILE --texts-from quotes"
+        )
+    elif suite is None:
+        raise UserError("an evaluation needs prompts", fix="--suite text-render, or --prompts FILE; glmkit list")
     suites.load(suite).files(None if data is None else Path(data))
     for option, number, most in (("limit", limit, math.inf), ("seeds", seeds, MAX_SEEDS)):
         if number is not None and not 1 <= number <= most:

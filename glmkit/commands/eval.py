@@ -26,8 +26,15 @@ GENERATION_OPTIONS = ("model", "adapter", "size", "steps", "guidance")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
+    parser.add_argument("--suite", help="text-render, nano-edit, cvtg-2k, longtext-en, oneig-text-en, ...")
     parser.add_argument(
-        "--suite", required=True, help="text-render, nano-edit, cvtg-2k, longtext-en, oneig-text-en, ..."
+        "--prompts",
+        metavar="FILE",
+        type=Path,
+        help="your own prompts instead of a suite, in a file as `glmkit generate` takes it, with texts for each",
+    )
+    parser.add_argument(
+        "--texts-from", choices=["quotes"], help="of prompts without texts, those in quotes must be in the image"
     )
     parser.add_argument("--data", metavar="DIR", type=Path, help="prompt files of a public benchmark")
     parser.add_argument("--model", help=MODELS)
@@ -47,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", metavar="N", type=int, help="only the first N prompts of each split")
     parser.add_argument(
         "--seeds",
+        "--count",
         metavar="K",
         type=int,
         help="images per prompt, seeds 0 to K-1 (default 1; of --images: what most have)",
@@ -80,6 +88,8 @@ def run(arguments: argparse.Namespace) -> int:
     height, width = parse_size(arguments.size) if arguments.size else (None, None)
     evaluation = evaluate(
         arguments.suite,
+        prompts=arguments.prompts,
+        texts_from=arguments.texts_from,
         model=arguments.model or "nano",
         adapters=arguments.adapter or (),
         images=arguments.images,

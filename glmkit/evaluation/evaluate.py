@@ -104,8 +104,8 @@ def _write_references(folder: Path, suite: Suite, prompts: Sequence[Prompt]) -> 
             path = folder / "references" / prompt.id / f"{name}.png"
             with atomic_path(path) as temporary:
                 image.save(temporary, format="PNG")
-            if name == "condition_image":
-                condition_images[prompt.id] = (str(path),)
+            if name.startswith("condition_image"):
+                condition_images[prompt.id] = (*condition_images.get(prompt.id, ()), str(path))
     return condition_images
 
 

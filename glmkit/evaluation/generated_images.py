@@ -36,7 +36,7 @@ def generate_images(
     `condition_images` are the images to edit, by prompt id. A `baseline` or a loaded `model` generates instead of the
     model that `settings` names. The run's manifest holds the weights, so an image that exists is that of its request.
     """
-    pairs = [(prompt, seed) for prompt in prompts for seed in range(settings.seeds)]
+    pairs = [(prompt, seed) for prompt in prompts for seed in range(prompt.seed, prompt.seed + settings.seeds)]
     requests = [settings.request(prompt, seed, condition_images.get(prompt.id, ())) for prompt, seed in pairs]
     prompt_ids = {request.id: prompt.id for request, (prompt, _) in zip(requests, pairs, strict=True)}
     with stage_bars(disable=not ProcessGroup.from_environment().is_main) as bars:

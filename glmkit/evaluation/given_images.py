@@ -28,7 +28,7 @@ def copy_images(folder: Path, files: ImageFiles, prompts: Sequence[Prompt], seed
     images = [
         _copy(folder, files.get((prompt.id, seed)), Generation(f"{prompt.id}_{seed}", prompt.id, prompt.prompt, seed))
         for prompt in prompts
-        for seed in (_fill(present[prompt.id], most) if seeds is None else range(seeds))
+        for seed in (_fill(present[prompt.id], most) if seeds is None else range(prompt.seed, prompt.seed + seeds))
     ]
     write_jsonl(folder / "images.jsonl", (image.to_dict() for image in images))
     return images

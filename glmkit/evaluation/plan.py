@@ -88,7 +88,13 @@ class GenerationSettings:
     def request(self, prompt: Prompt, seed: int, condition_images: tuple[str, ...] = ()) -> Request:
         """Ask for the image of a prompt and seed."""
         height, width = self.size(prompt)
-        decoder: dict[str, Any] = {"steps": self.steps, "guidance": self.guidance}
+        decoder: dict[str, Any] = {
+            key: common if common is None or own is None else own
+            for key, common, own in (
+                ("steps", self.steps, prompt.steps),
+                ("guidance", self.guidance, prompt.guidance),
+            )
+        }
         return Request(
             id=f"{prompt.id}_{seed}",
             prompt=prompt.prompt,
@@ -96,6 +102,7 @@ class GenerationSettings:
             height=height,
             width=width,
             condition_images=condition_images,
+            texts=prompt.glyph_texts,
             **{key: value for key, value in decoder.items() if value is not None},
         )
 
@@ -172,6 +179,7 @@ class EvaluationPlan:
     def prompt_files(self) -> dict[str, str]:
         """Map the prompt files of the suite, by their path in the folder of all of them, to their sha256."""
         files = suites.load(self.suite).files(self.data)
+        files = [path.absolute() for path in files]
         root = Path(os.path.commonpath([path.parent for path in files]))
         return {path.relative_to(root).as_posix(): file_sha256(path) for path in files}
 
@@ -203,7 +211,7 @@ class EvaluationPlan:
 
             for prompt in prompts:
                 check_request(self.generation.request(prompt, 0))
-        elif "condition_image" in suite.references(prompts[0]):
+        elif any("condition_image" in suite.references(prompt) for prompt in prompts):
             model = self.generation.model
             raise UserError(f"{self.suite} asks for edits", found=model, fix="a model of ours, or --images DIR")
 

@@ -54,7 +54,8 @@ MAX_ID_BYTES = 200  # of the 255 of a file name, which has a seed and an ending,
 class FilePrompt:
     """Hold one prompt of a file; None or empty is what the record does not say.
 
-    `texts` is None where those in quotes count. `error` says why the prompt cannot be used; the others can.
+    `texts` is None where those in quotes count, and `has_texts` tells whether the record names any. `error` says why
+    the prompt cannot be used; the others can.
     """
 
     id: str
@@ -67,6 +68,7 @@ class FilePrompt:
     condition_images: tuple[str, ...] = ()
     split: str = "all"
     language: str = "en"
+    has_texts: bool = False
     error: UserError | None = None
 
 
@@ -151,6 +153,7 @@ def _prompt(record: Mapping[str, Any], id: str, folder: Path, *, is_text: bool) 
             tuple(str(folder / name) for name in _strings(given, "condition_images", is_text)),
             str(given.get("split", "all")),
             str(given.get("language", "en")),
+            has_texts="texts" in given,
         )
     except UserError as error:
         # Half a character can be written into no file, nor into the record of the error.

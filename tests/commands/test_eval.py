@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import fake_ocr
 import public_files
 import pytest
+from PIL import Image
 
 from glmkit.cli import main
 from glmkit.evaluation import plan, suites
@@ -93,7 +95,7 @@ def test_nothing_scored_is_a_failure(tmp_path: Path, capsys: pytest.CaptureFixtu
         ("--suite text-render --model nanno", "did you mean 'nano'"),
         ("--suite text-render --model TINY --size 100x100", "multiples of 32"),
         ("--suite text-render --model TINY --size big", "WIDTHxHEIGHT"),
-        ("--suite text-render --model TINY --adapter nowhere", "adapter folder nowhere does not exist"),
+        ("--suite text-render --model TINY --adapter nowhere", "adapter nowhere does not exist"),
         ("--suite text-render --model TINY --device gpu", "unknown device 'gpu'"),
         ("--suite text-render --images images --data images", "leave out --data"),
         ("--suite text-render --images images --ocr paddle", "did you mean 'paddleocr'"),
@@ -129,3 +131,82 @@ def test_a_model_is_drawn_and_scored(tiny_model: Path, capsys: pytest.CaptureFix
     assert len(list(Path("run/images").iterdir())) == 1
     settings = json.loads(Path("run/manifest.json").read_text())["settings"]
     assert (settings["steps"], settings["height"], settings["prompt_sizes"]) == (1, 64, False)
+
+
+OWN = [
+    {"id": "Café", "prompt": "A shop called 'Harbour'", "texts": ["Harbour"], "split": "shops", "seed": 3},
+    {"prompt": "A sign, 『營業中』", "texts": ["營業中"], "steps": 5, "size": "64x96"},
+]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".txt"])
+def test_own_prompts_are_a_suite(suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same numbers, intervals and page as of a suite, for every format of `generate --prompts`."""
+    file, more = tmp_path / f"mine{suffix}", ["--texts-from", "quotes"] if suffix == ".txt" else []
+    if suffix == ".csv":
+        file.write_text('id,prompt,texts\nCafé,"A shop",Harbour\n,A sign,營業中\n', encoding="utf-8-sig")
+    elif suffix == ".txt":
+        file.write_text("A shop called 'Harbour'\n\nA sign, 「營業中」\n", encoding="utf-8")
+    else:
+        file.write_text("\n".join(map(json.dumps, OWN)), encoding="utf-8")
+    first = "0001" if suffix == ".txt" else "Café"
+    fake_ocr.write(tmp_path / "images" / f"{first}.png", "Harbour")
+    fake_ocr.write(tmp_path / "images" / "2_0.png", "營業")
+    command = ["eval", "--prompts", str(file), *more, "--images", "images", "--run", f"run{suffix}", "--json"]
+    assert main(command) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["suite"] == ("own-prompts-quotes" if more else "own-prompts")
+    assert (summary["n_scored"], summary["n_total"], summary["n_prompts"]) == (2, 2, 2)
+    assert summary["scores"]["word_accuracy"]["value"] == 3 / 4  # a word, and two of three characters
+    assert summary["scores"]["ned"]["low"] is not None
+    assert main(["report", f"run{suffix}", "--out", "page.html"]) == 0
+    assert main(command) == 0
+    file.write_text(file.read_text("utf-8-sig").replace("Harbour", "Harbor"), encoding="utf-8")
+    assert main(command) == 2
+    assert "suite_fingerprint was" in capsys.readouterr().err
+
+
+def test_what_a_record_says_is_generated_and_scored(tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    records = [
+        *OWN,
+        {"id": "edit", "prompt": "Make it say 'Pier'", "texts": ["Pier", "1"], "condition_images": ["a.png"] * 2},
+    ]
+    (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
+    suite = suites.load("own-prompts")
+    shop, sign, edit = suites.prompts(suite, data=tmp_path / "mine.jsonl")
+    settings = plan.GenerationSettings("nano", (), 1, 32, 32, 9, 1.5, "float32")
+    request = settings.request(shop, shop.seed)
+    assert (request.id, request.seed, request.steps, request.texts) == ("Café_3", 3, 9, None)
+    request = settings.request(sign, 0)
+    assert (request.height, request.width, request.steps, request.texts) == (96, 64, 5, ("營業中",))
+    assert (shop.language, sign.language) == ("en", "zh")
+    assert settings.request(edit, 0).texts == ("Pier", "1")
+    assert list(suite.references(edit)) == ["condition_image", "condition_image1"]
+    assert list(plan.EvaluationPlan("own-prompts", data=tmp_path / "mine.jsonl").prompt_files()) == [
+        "mine.jsonl",
+        "a.png",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "more", "message"),
+    [
+        ('{"prompt": "A sign"}', [], 'record 1: the prompt has no expected texts.*"texts".*--texts-from quotes'),
+        ('{"prompt": "A sign"}', ["--texts-from", "quotes"], "has no expected texts"),
+        ('{"prompt": "A sign", "texts": []}', [], "has no expected texts"),
+        ('{"prompt": "A sign", "texts": [5]}', [], "record 1: texts must be a list of texts"),
+        ('{"prompt": "A sign", "texts": ["a"], "width": 5}', [], "no key of a prompt file"),
+        ('{"prompt": "A sign", "texts": ["a"], "condition_images": ["none.png"]}', [], "none.png does not exist"),
+        ('{"prompt": "A sign", "texts": ["a"], "size": "65x64"}', [], "multiple"),
+        ('{"prompt": "A sign", "texts": ["a"]}', ["--suite", "text-render"], "leave out --suite"),
+        ("", [], "no records"),
+    ],
+)
+def test_own_prompts_that_cannot_be_used(
+    content: str, more: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.jsonl").write_text(content)
+    assert main(["eval", "--prompts", "mine.jsonl", "--run", "run", *more]) == 2
+    assert re.search(message, capsys.readouterr().err, re.DOTALL)
+    assert not Path("run").exists()

@@ -55,7 +55,7 @@ def test_every_name_is_there_and_says_what_it_lacks(capsys: pytest.CaptureFixtur
     assert rows["model", "glm-image"]["fix"].startswith("hf download zai-org/GLM-Image")  # type: ignore[attr-defined]
     for (kind, name), row in rows.items():  # what is to be typed begins with a program
         if row["missing"] and kind in ("suite", "reference", "engine"):
-            assert str(row["fix"]).split()[0] in ("hf", "git", "python", "pip"), name
+            assert str(row["fix"]).split()[0] in ("hf", "git", "python", "pip", "glmkit"), name
     assert str(rows["reference", "preset rapidata sd3"]["fix"]).endswith(
         " && glmkit reference add sd3 --preset rapidata --model sd3 --parquet SET/data/*.parquet"
     )

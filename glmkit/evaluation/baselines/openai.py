@@ -187,7 +187,7 @@ def _pause(error: Exception, tries: int) -> float:
     for name, unit in (("retry-after-ms", 1000), ("retry-after", 1)):
         with suppress(KeyError, ValueError):  # a date is none either
             return min(max(float(headers[name]) / unit, 0.0), MAX_PAUSE)
-    return min(0.5 * 2**tries, 8.0)
+    return min(0.5 * 2.0**tries, 8.0)
 
 
 def _secrets() -> list[str]:

@@ -11,7 +11,7 @@ from glmkit.evaluation.suites.shared.base import Suite
 from glmkit.records import Prompt
 
 _FILES = NamedFiles(__name__, "suite")
-_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_FILE_NAME = re.compile(r"\w[\w.-]*")
 
 
 def names() -> list[str]:

@@ -1,0 +1,88 @@
+"""Prompts that people bring, in the files of `glmkit generate --prompts`; scored as text-render is.
+
+`texts` of a prompt are what its image must show. Only where a suite says so are they those in quotes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from glmkit.errors import UserError
+from glmkit.evaluation.metrics import text
+from glmkit.evaluation.suites.shared.base import Counts, Suite
+from glmkit.inputs.images import read_image
+from glmkit.inputs.prompts import FilePrompt, read_prompts
+from glmkit.inputs.quotes import quoted_texts
+from glmkit.records import Prompt
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+UNSPACED = {"ja": "[\u3041-\u30ff]", "zh": "[\u3400-\u9fff]", "th": "[\u0e01-\u0e5b]"}  # kana before Chinese characters
+
+
+class OwnPrompts(Suite):
+    """Score the texts of prompts in a file; `from_quotes`: of a prompt without `texts`, those in its quotes."""
+
+    metrics = text.METRICS
+
+    def __init__(self, *, from_quotes: bool) -> None:
+        self.from_quotes = from_quotes
+
+    def files(self, data: Path | None) -> list[Path]:
+        """Give the file and the images that its prompts edit; UserError when there is none."""
+        if data is None:
+            raise UserError("own prompts need their file", fix="glmkit eval --prompts FILE.jsonl, or FILE.txt")
+        files = [data, *dict.fromkeys(Path(path) for prompt in read_prompts(data) for path in prompt.condition_images)]
+        if missing := next((path for path in files if not path.is_file()), None):
+            raise UserError(
+                f"{missing} does not exist", fix="check the path; those in a prompt file begin where it lies"
+            )
+        return files
+
+    def read(self, files: Sequence[Path]) -> list[Prompt]:
+        """Read prompts with their texts; UserError for one that cannot be used, or that has no texts."""
+        return [self._prompt(files[0], number, prompt) for number, prompt in enumerate(read_prompts(files[0]), start=1)]
+
+    def _prompt(self, path: Path, number: int, prompt: FilePrompt) -> Prompt:
+        where = f"{path}, record {number}"
+        if prompt.error is not None:
+            raise UserError(f"{where}: {prompt.error.what}", found=prompt.error.found, fix=prompt.error.fix)
+        named = quoted_texts(prompt.prompt) if prompt.texts is None else prompt.texts
+        texts = tuple(named) if prompt.has_texts or self.from_quotes else ()
+        if not texts:
+            fix = '"texts": ["OPEN"], what its image must show' + (
+                "" if self.from_quotes else "; or --texts-from quotes"
+            )
+            raise UserError(f"{where}: the prompt has no expected texts", found=prompt.prompt, fix=fix)
+        return Prompt(
+            prompt.id,
+            prompt.prompt,
+            texts,
+            prompt.split,
+            _language(prompt.language, texts),
+            size=prompt.size or "",
+            seed=prompt.seed or 0,
+            steps=prompt.steps,
+            guidance=prompt.guidance,
+            condition_images=prompt.condition_images,
+            glyph_texts=prompt.texts,
+        )
+
+    def counts(self, prompt: Prompt, lines: Sequence[str], _image: Path) -> Counts:
+        """Count what was read of the texts."""
+        return text.counts(prompt.texts, lines, prompt.language)
+
+    def references(self, prompt: Prompt) -> Mapping[str, Image]:
+        """Give the images that the prompt edits."""
+        names = (f"condition_image{number or ''}" for number in range(len(prompt.condition_images)))
+        return dict(zip(names, map(read_image, prompt.condition_images), strict=True))
+
+
+def _language(language: str, texts: Sequence[str]) -> str:
+    """Return the language of texts that are called English but written without spaces between words."""
+    found = (name for name, letters in UNSPACED.items() if any(re.search(letters, text) for text in texts))
+    return next(found, language) if language == "en" else language
