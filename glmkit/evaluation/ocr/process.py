@@ -148,7 +148,8 @@ def serve(module: str, location: str, threads: int, number: int) -> None:
             try:
                 answer = {"lines": [found.to_dict() for found in recognize(Path(path), request["max_tokens"])]}
             except Exception as error:  # whatever fails is the error of this image
-                answer = {"error": f"{type(error).__name__}: {error}"}
+                kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+                answer = {"error": kind + " ".join(str(error).split())}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 

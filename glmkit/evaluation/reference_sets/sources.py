@@ -15,9 +15,9 @@ from typing import Any
 
 from glmkit.errors import UserError, nearest
 from glmkit.evaluation.features.store import EncodedImage, Position
-from glmkit.files import read_jsonl, read_text
+from glmkit.files import read_jsonl, read_regular, read_text
 from glmkit.hashing import fingerprint
-from glmkit.inputs.images import IMAGE_SUFFIXES
+from glmkit.inputs.images import IMAGE_SUFFIXES, MAX_BYTES
 from glmkit.inputs.splits import is_foreign
 from glmkit.inputs.tables import image_in_cell, parquet_columns, parquet_rows
 from glmkit.text import decode, parse_json
@@ -34,13 +34,13 @@ class FolderSource:
 
     def images(self, after: Position | None) -> Iterator[EncodedImage]:
         """Read every image after that position."""
-        found = (path for path in self.root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+        found = (path for path in self.root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir())
         paths = sorted(path for path in found if not any(map(is_foreign, path.relative_to(self.root).parts)))
         for number, path in enumerate(paths):
             if after is None or number > after.record:
                 key = path.relative_to(self.root).as_posix()
                 name = path.stem if path.stem in self.prompts else path.stem.rpartition("_")[0]
-                yield EncodedImage(Position(0, number), key, path.read_bytes(), self.prompts.get(name))
+                yield EncodedImage(Position(0, number), key, _content(path), self.prompts.get(name))
 
 
 @dataclass(frozen=True)
@@ -105,8 +105,16 @@ def _bytes(cell: Any, file: Path) -> bytes | None:
     except TypeError as error:
         raise UserError(f"{file}: an image column holds {error}", fix="bytes, {bytes, path}, or paths") from error
     if isinstance(image, Path):
-        return image.read_bytes() if image.is_file() else str(image).encode()  # no such file: an error of this image
+        return _content(image)
     return image
+
+
+def _content(path: Path) -> bytes:
+    """Read an image file; what cannot be read are bytes of no image, an error of this image alone."""
+    try:
+        return read_regular(path, str(path), MAX_BYTES)
+    except UserError as error:
+        return error.what.encode()
 
 
 def simplify(value: object) -> str:
@@ -163,7 +171,7 @@ def _samples(file: Path, first: int) -> Iterator[tuple[str, dict[str, bytes]]]:
                     yield "/".join(filter(None, name)), sample
                 name, sample, number = (folder, stem), {}, number + 1
             if number >= first and (handle := archive.extractfile(member)):
-                sample[f".{ending.lower()}"] = handle.read()
+                sample[f".{ending.lower()}"] = handle.read() if member.size <= MAX_BYTES else b""
     if name is not None:
         yield "/".join(filter(None, name)), sample
 

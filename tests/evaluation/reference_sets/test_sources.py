@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -252,3 +253,18 @@ def test_open_image_preferences(tmp_path: Path) -> None:
 def test_presets_that_do_not_fit(name: str, model: str | None, message: str) -> None:
     with pytest.raises(UserError, match=message):
         presets.build(name, model, {"images": [Path("here")]})
+
+
+def test_what_is_no_file_is_the_error_of_one_image(tmp_path: Path) -> None:
+    """A pipe is not waited for, and a broken link is not passed over without a word."""
+    (tmp_path / "a.png").write_bytes(png(1))
+    os.mkfifo(tmp_path / "b.png")
+    (tmp_path / "c.png").symlink_to("nowhere")
+    (tmp_path / "d.png").touch()
+    os.truncate(tmp_path / "d.png", 2**40)
+    (tmp_path / "e.png").mkdir()
+    found = {image.key: image.data for image in FolderSource(tmp_path).images(None)}
+    assert list(found) == ["a.png", "b.png", "c.png", "d.png"]
+    assert found["a.png"] == png(1)
+    for name, said in (("b.png", b"cannot be read"), ("c.png", b"does not exist"), ("d.png", b"too large")):
+        assert said in found[name]
