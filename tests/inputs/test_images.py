@@ -429,3 +429,12 @@ def test_masks(mask: Image.Image) -> None:
 def test_masks_that_may_mean_either_are_refused(mask: Image.Image, said: str) -> None:
     with pytest.raises(UserError, match=said):
         read_mask(saved(mask), "it")
+
+
+def test_no_image_is_opened_without_its_formats() -> None:
+    """Whatever reads around the one reader must not run PostScript either."""
+    package = Path(__file__).parents[2] / "glmkit"
+    lines = [line for path in package.rglob("*.py") for line in path.read_text(encoding="utf-8").splitlines()]
+    opened = [line for line in lines if "Image.open(" in line]
+    assert opened
+    assert all("formats=" in line for line in opened)
