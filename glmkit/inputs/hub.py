@@ -16,7 +16,6 @@ CONVERTED = "refs/convert/parquet"  # the branch with parquet files that the hub
 def fetch(location: str, role: str) -> tuple[list[Path], list[str]]:
     """Download the parquet files of a split; returns them, and notes of what was chosen."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     match = HUB_DATASET.fullmatch(location)
     assert match is not None
@@ -33,7 +32,9 @@ def fetch(location: str, role: str) -> tuple[list[Path], list[str]]:
         )
         patterns = [path.as_posix() for path in chosen]
         folder = Path(snapshot_download(name, repo_type="dataset", revision=revision, allow_patterns=patterns))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # the hub's client and the one below it raise errors of their own
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         fix = "check the name; a folder of your own needs a path that exists"
         raise UserError(f"cannot get dataset {name} from the hub", found=reason, fix=fix) from error
@@ -43,13 +44,17 @@ def fetch(location: str, role: str) -> tuple[list[Path], list[str]]:
 def _listed(name: str) -> tuple[str | None, list[str]]:
     """Return the revision with parquet files, and these; without a connection, those that were downloaded before."""
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
 
     for revision in (None, CONVERTED):
         try:
             files = HfApi().list_repo_files(name, repo_type="dataset", revision=revision)
-        except (HfHubHTTPError, OSError):
-            folder = Path(snapshot_download(name, repo_type="dataset", revision=revision, local_files_only=True))
+        except Exception as error:
+            try:
+                folder = Path(snapshot_download(name, repo_type="dataset", revision=revision, local_files_only=True))
+            except Exception:
+                if revision is None:
+                    raise error from None
+                break
             files = [path.as_posix() for path in splits.parquet_files(folder).values()]
         if found := sorted(file for file in files if file.endswith(".parquet")):
             return revision, found

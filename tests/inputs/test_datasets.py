@@ -399,3 +399,27 @@ def test_splits_that_datasets_saved(tmp_path: Path) -> None:
     assert captions(found) == ["train"]
     assert found.notes == (f"{tmp_path}: train is taken; not taken: test", "captions are those of column caption")
     assert captions(read(f"{tmp_path}:test")) == ["test"]
+
+
+def test_the_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class Unreachable(Exception):
+        pass
+
+    class Api:
+        def list_repo_files(self, *_: object, **__: object) -> list[str]:
+            raise Unreachable("connection refused")
+
+    def snapshot_download(*_: object, local_files_only: bool = False, **__: object) -> str:
+        assert local_files_only
+        if not is_cached:
+            raise FileNotFoundError("nothing of it here")
+        return str(tmp_path)
+
+    is_cached = False
+    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    with pytest.raises(UserError, match=r"cannot get dataset owner/name[\s\S]*connection refused"):
+        hub.fetch("owner/name:train", "train")
+    is_cached = True
+    parquet(tmp_path / "data" / "train-00000-of-00001.parquet", "a")
+    assert hub._listed("owner/name") == (None, ["data/train-00000-of-00001.parquet"])
