@@ -192,8 +192,8 @@ class Summary(Record):
     `distances` hold one `Distance` each; both are empty unless they were asked for.
 
     `family` says what the scores may be called: "official" (the benchmark's OCR engine, weights and all its images)
-    or "formula of X, OCR engine Y"; `why_not_official` says what differs then. `name` is what reports call the run; ""
-    for its model and adapters.
+    or "formula of X, OCR engine Y"; `why_not_official` says what differs then. `ocr_limits` are sentences on what the
+    OCR engine cannot read. `name` is what reports call the run; "" for its model and adapters.
     """
 
     suite: str
@@ -212,6 +212,7 @@ class Summary(Record):
     family: str = ""
     why_not_official: tuple[str, ...] = ()
     name: str = ""
+    ocr_limits: tuple[str, ...] = ()
 
     def by_split(self) -> dict[str, Mapping[str, Any]]:
         """Map each split, and "all" where there are several, to {n_scored, n_total, n_prompts, scores}."""

@@ -136,6 +136,7 @@ def table(summary: Summary) -> str:
     title = " + ".join((summary.model, *summary.adapters))
     heading = f"{summary.suite}: {title}; 95 % intervals over prompts"
     family = f"scores: {summary.family}" + "".join(f"\n  not official: {why}" for why in summary.why_not_official)
+    family += "".join(f"\n  not read: {limit}" for limit in summary.ocr_limits)
     more = [_alignment(summary.alignment)] if summary.alignment else []
     more += map(_distance, summary.distances)
     return "\n".join((heading, family, "", *aligned, *([""] if more else []), *more))

@@ -12,6 +12,7 @@ from glmkit.evaluation import stats, suites
 from glmkit.evaluation.generated_images import generate_images
 from glmkit.evaluation.given_images import copy_images
 from glmkit.evaluation.ocr.cache import recognize
+from glmkit.evaluation.ocr.limits import limits
 from glmkit.evaluation.ocr.lines import OcrError, OcrResult, reading_order
 from glmkit.evaluation.plan import MIN_CONFIDENCE, EvaluationPlan
 from glmkit.evaluation.suites.shared.base import Suite, family, why_not_official
@@ -142,6 +143,7 @@ def summarize(plan: EvaluationPlan, suite: Suite, scores: Sequence[Score], files
         family=family(suite, plan.engine_identity, why_not),
         why_not_official=why_not,
         name=plan.name,
+        ocr_limits=limits(plan.engine, {score.prompt_id: score.expected for score in scores}),
     )
 
 

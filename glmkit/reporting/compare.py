@@ -164,6 +164,8 @@ def comparison_notes(runs: Sequence[EvalRun], common: set[str]) -> list[str]:
     if failed:
         amounts = wording.join_with_and(failed)
         notes.append(f"{amounts} could not be generated or read. They are missing from the scores, not counted as 0.")
+    limits = dict.fromkeys(limit for run in runs for limit in run.summary.ocr_limits)
+    notes += [f"{limit[:1].upper()}{limit[1:]}." for limit in limits]
     unofficial: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for run in runs:
         if run.summary.why_not_official:

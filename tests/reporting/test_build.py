@@ -286,7 +286,7 @@ def test_official_scores_stand_alone(tmp_path: Path, make_run: MakeRun, prompts:
     sample = [(prompts[0], prompts[0].texts)]
     runs = [make_run(name, sample) for name in ("whole", "part", "elsewhere")]
     changes: list[dict[str, Any]] = [
-        {"family": "official", "ocr": "engine 1"},
+        {"family": "official", "ocr": "engine 1", "ocr_limits": ["the engine reads no Greek"]},
         {"family": "formula of B, OCR engine 1", "ocr": "engine 1", "why_not_official": ["1 of 9 images"]},
         {"family": "formula of B, OCR engine 2", "ocr": "engine 2", "why_not_official": ["read by engine 2"]},
     ]
@@ -296,6 +296,7 @@ def test_official_scores_stand_alone(tmp_path: Path, make_run: MakeRun, prompts:
     copy = make_run("copy", sample)
     write_json(copy / "summary.json", read_json(runs[1] / "summary.json"))
     assert report(tmp_path, *runs[:2], copy).text.count("are not official") == 1
+    assert page.text.count("The engine reads no Greek.") == 1
     assert "are not official (formula of B, OCR engine 1): 1 of 9 images." in page.text
     for mixed in ([runs[0], runs[2]], [runs[2], runs[1], runs[0]]):
         with pytest.raises(UserError, match="official scores and scores read by another OCR engine"):

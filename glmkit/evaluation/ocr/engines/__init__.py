@@ -7,6 +7,7 @@ module has
   nothing,
 - `identity(location) -> EngineIdentity`: what decides its results; UserError with what to type when something is
   missing,
+- where they are known: `LIMITS`, sentences on what it does not read, and `characters(location)`, those it can read,
 - `processes(cores) -> int`: how many of it run well at the same time,
 - `command(location, threads, number) -> list[str]`: the program of process `number`, usually `process.local_command`,
 - `load(location, threads, number)`, when that program is `process.local_command`: the function

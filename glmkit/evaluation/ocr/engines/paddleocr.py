@@ -31,6 +31,7 @@ DETECTOR, RECOGNISER = "PP-OCRv6_small_det", "PP-OCRv6_small_rec"
 WEIGHTS = {DETECTOR: "ppocrv6_det.onnx", RECOGNISER: "ppocrv6_rec.onnx"}
 LONGER_SIDE = 960
 NAME = f"PP-OCRv6 small, longer side {LONGER_SIDE}"
+LIMITS = ("the OCR engine misreads lines that are turned to the left or upside down",)
 
 
 def check() -> None:
@@ -139,6 +140,18 @@ def _weights() -> Path:
     return Path(spec.origin).parent / "models"
 
 
+def characters(_location: str) -> list[str]:
+    """List the characters that can be read."""
+    return _characters(_weights() / WEIGHTS[RECOGNISER])
+
+
+def _characters(weights: Path) -> list[str]:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(weights), providers=["CPUExecutionProvider"])
+    return list(session.get_modelmeta().custom_metadata_map["character"].split("\n"))
+
+
 def _detector() -> dict[str, Any]:
     """Pre- and post-processing of the published PP-OCRv6 detector (DB), with the longer side fixed."""
     normalise = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "scale": "1./255.", "order": "hwc"}
@@ -163,10 +176,6 @@ def _detector() -> dict[str, Any]:
 
 def _recogniser(weights: Path) -> dict[str, Any]:
     """Pre- and post-processing of the published recogniser; the characters come from the weights' own metadata."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(weights), providers=["CPUExecutionProvider"])
-    characters = session.get_modelmeta().custom_metadata_map["character"].split("\n")
     return {
         "PreProcess": {
             "transform_ops": [
@@ -174,5 +183,5 @@ def _recogniser(weights: Path) -> dict[str, Any]:
                 {"RecResizeImg": {"image_shape": [3, 48, 320]}},
             ]
         },
-        "PostProcess": {"name": "CTCLabelDecode", "character_dict": characters},
+        "PostProcess": {"name": "CTCLabelDecode", "character_dict": _characters(weights)},
     }
