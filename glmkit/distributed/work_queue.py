@@ -80,7 +80,8 @@ def participating(folder: Path) -> Iterator[None]:
         leave = stack.pop_all()
     with leave:
         yield
-        path.unlink(missing_ok=True)
+    with suppress(OSError):
+        path.unlink()
 
 
 def remove_work(folder: Path, is_work: Callable[[Path], bool]) -> None:
@@ -95,9 +96,15 @@ def remove_work(folder: Path, is_work: Callable[[Path], bool]) -> None:
                     return
         for path in folder.iterdir():
             is_lock = path.name.endswith(".lock") and not path.is_symlink() and not path.stat().st_size
-            if is_lock or path.name.endswith(".lock.soft") or is_work(path):
-                path.unlink()
+            if path.name != LOCK and (is_lock or path.name.endswith(".lock.soft") or is_work(path)):
+                with suppress(OSError):
+                    path.unlink()
+        with suppress(OSError):  # Windows removes no file that is open, but below
+            (folder / LOCK).unlink()
+            folder.rmdir()
+            return
     with suppress(OSError):
+        (folder / LOCK).unlink(missing_ok=True)
         folder.rmdir()
 
 

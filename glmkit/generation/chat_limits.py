@@ -9,6 +9,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
 MAX_LINES = 100_000  # of a template that are run; one prompt takes a few dozen
 MEMORY = 2**30  # bytes that may come on top meanwhile
 
@@ -42,11 +47,9 @@ def limited() -> Iterator[None]:
 @contextmanager
 def _memory() -> Iterator[None]:
     status = Path("/proc/self/statm")
-    if not status.exists():
+    if resource is None or not status.exists():
         yield
         return
-    import resource
-
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     used = int(status.read_text().split()[0]) * resource.getpagesize()
     limit = used + MEMORY

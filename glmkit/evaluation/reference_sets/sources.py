@@ -15,7 +15,7 @@ from typing import Any
 
 from glmkit.errors import UserError, nearest
 from glmkit.evaluation.features.store import EncodedImage, Position
-from glmkit.files import read_jsonl, read_regular, read_text
+from glmkit.files import check_regular, read_jsonl, read_regular, read_text
 from glmkit.hashing import fingerprint
 from glmkit.inputs.images import IMAGE_SUFFIXES, MAX_BYTES
 from glmkit.inputs.splits import is_foreign
@@ -188,6 +188,7 @@ def _check_end(file: Path) -> None:
 @contextmanager
 def _readable(file: Path) -> Iterator[None]:
     try:
+        check_regular(file, str(file))
         yield
     except FileNotFoundError as error:
         raise UserError(f"{file} does not exist", fix="check the path") from error

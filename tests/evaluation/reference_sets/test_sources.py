@@ -153,6 +153,7 @@ def test_prompt_files(tmp_path: Path, name: str, prompts: str, expected: dict[st
         (lambda root: WebDatasetSource((root / "cut.tar",)), "cut.tar cannot be read"),
         (lambda root: WebDatasetSource((root / "shorter.tar",)), "shorter.tar cannot be read(.|\n)*cut short"),
         (lambda root: WebDatasetSource((root / "json.tar",)), "json.tar cannot be read"),
+        (lambda root: WebDatasetSource((root / "pipe.tar",)), "pipe.tar cannot be read(.|\n)*a pipe"),
     ],
 )
 def test_files_that_cannot_be_read(tmp_path: Path, source: Any, message: str) -> None:
@@ -162,6 +163,7 @@ def test_files_that_cannot_be_read(tmp_path: Path, source: Any, message: str) ->
     (tmp_path / "cut.tar").write_bytes(whole.read_bytes()[:6000])
     (tmp_path / "shorter.tar").write_bytes(whole.read_bytes()[:5000])  # within the header of the second file
     write_tar(tmp_path / "json.tar", {"a.json": b"{", "a.png": png(1)})
+    os.mkfifo(tmp_path / "pipe.tar")
     with pytest.raises(UserError, match=message):
         list(source(tmp_path).images(None))
 
