@@ -6,6 +6,8 @@ import io
 import os
 import socket
 import struct
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -429,6 +431,18 @@ def test_masks(mask: Image.Image) -> None:
 def test_masks_that_may_mean_either_are_refused(mask: Image.Image, said: str) -> None:
     with pytest.raises(UserError, match=said):
         read_mask(saved(mask), "it")
+
+
+def test_pillow_says_nothing_beside_the_error(tmp_path: Path) -> None:
+    """A TIFF of 500 samples a pixel, for which Pillow logs a line that names no file."""
+    data = bytearray(saved(PHOTO, "TIFF"))
+    at = data.index(struct.pack("<HHI", 277, 3, 1)) + 8
+    data[at : at + 2] = struct.pack("<H", 500)
+    (tmp_path / "a.tiff").write_bytes(data)
+    code = f"from glmkit.inputs.images import read; read({str(tmp_path / 'a.tiff')!r})"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.stderr.startswith("Traceback")
+    assert "is not an image" in result.stderr
 
 
 def test_no_image_is_opened_without_its_formats() -> None:
