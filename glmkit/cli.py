@@ -42,7 +42,8 @@ class Parser(argparse.ArgumentParser):
             # argparse ends a list of words at the first option, also if more of them follow it.
             getattr(known, words[0]).extend(rest)
         elif rest:
-            self.error(f"unrecognized arguments: {' '.join(rest)}")
+            once = "--adapter" in (args or ()) and not rest[0].startswith("-")
+            self.error(f"unrecognized arguments: {' '.join(rest)}" + "; --adapter goes before each adapter" * once)
         return known, []
 
     def error(self, message: str) -> NoReturn:

@@ -181,3 +181,9 @@ def test_a_path_that_the_system_refuses(
     assert code == 2
     assert capsys.readouterr().err.startswith("error: ")
     assert sorted(work.rglob("*")) == before
+
+
+def test_a_second_adapter_without_its_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["generate", "a", "--adapter", "one", "two", "--out", "a.png"])
+    assert "--adapter goes before each adapter" in capsys.readouterr().err

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from glmkit.errors import UserError
-from glmkit.generation.options import add_options, check_png, load_model_from
+from glmkit.generation.options import add_options, check_name, check_png, load_model_from
 
 if TYPE_CHECKING:
     from glmkit.records import Request
@@ -150,6 +150,7 @@ def _run_many(arguments: argparse.Namespace) -> int:
     out = arguments.out
     if arguments.batch_size < 1:
         raise UserError("--batch-size must be at least 1", found=arguments.batch_size)
+    check_name(out)
     if out.is_file() or out.suffix.lower() == ".png":
         what = "with --prompts, --count or --seeds, --out must be a folder"
         raise UserError(what, found=out, fix=f"--out {out.with_suffix('')}")

@@ -116,5 +116,20 @@ def load_model_from(arguments: argparse.Namespace, requests: Sequence[Request]) 
 
 def check_png(path: Path) -> None:
     """Raise UserError unless `path` can become a PNG file."""
+    check_name(path)
     if path.suffix.lower() != ".png" or path.is_dir():
-        raise UserError("--out must be a PNG file", found=path, fix=f"--out {path.with_suffix('.png')}")
+        fix = f"--out {path.with_suffix('.png') if path.name else 'image.png'}"
+        raise UserError("--out must be a PNG file", found=path, fix=fix)
+
+
+def check_name(path: Path) -> None:
+    """Raise UserError for a path that no disk takes, before work is done for it."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(
+            "--out is no name of a file", found=f"{str(path)[:80]!r}: {reason}", fix="--out image.png"
+        ) from error

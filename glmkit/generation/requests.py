@@ -10,6 +10,7 @@ from pathlib import Path
 
 from glmkit.config import parse_size
 from glmkit.errors import UserError
+from glmkit.files import MAX_NAME_BYTES
 from glmkit.generation.sampling import Sampling
 from glmkit.generation.sequence import MAX_CONDITION_IMAGES, TOKEN_PIXELS, check_prompt, grids
 from glmkit.inputs.prompts import FilePrompt, read_prompts
@@ -67,6 +68,8 @@ def size_like(width: int, height: int, area: int) -> tuple[int, int]:
 def check_request(request: Request) -> None:
     """Raise UserError for a request that no model can serve. Condition images are not opened here."""
     check_prompt(request.prompt)
+    if len(f"{request.id}.png".encode(errors="replace")) > MAX_NAME_BYTES:
+        raise UserError("the name of the image is too long", found=f"{request.id[:40]}...", fix="a shorter name or id")
     grids(request.height, request.width)
     if not 1 <= request.steps <= MAX_STEPS:
         raise UserError(f"the number of steps must be 1 to {MAX_STEPS}", found=request.steps, fix="--steps 30")

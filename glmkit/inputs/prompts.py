@@ -78,7 +78,7 @@ def read_prompts(path: Path) -> list[FilePrompt]:
     A record whose values cannot be used is a prompt with its error. UserError for what concerns the whole file: it
     cannot be read, is empty, has unknown keys, or ids that are no file names or not one for each.
     """
-    records = _lines(path) if path.suffix.lower() == ".txt" else read_records(path)
+    records = _records(path)
     if not records:
         raise UserError(f"{path} has no records", fix='one object per line: {"id": "first", "prompt": "a red poster"}')
     prompts: list[FilePrompt] = []
@@ -98,8 +98,15 @@ def read_prompts(path: Path) -> list[FilePrompt]:
     return prompts
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
+def _records(path: Path) -> list[dict[str, Any]]:
+    if path.suffix.lower() in CSV_SUFFIXES:
+        return read_records(path)
     lines = [line.strip() for line in read_text(path).split("\n") if line.strip()]
+    if path.suffix.lower() != ".txt":
+        if lines and lines[0][0] not in "{[":
+            fix = f"call it {path.with_suffix('.txt').name} if each line is a prompt"
+            raise UserError(f"{path} holds no JSON", found=lines[0][:80], fix=fix)
+        return read_records(path)
     if lines and all(re.fullmatch(r'\{\s*".*\}', line) for line in lines):
         raise UserError(f"{path} holds JSON, not a prompt per line", fix=f"call it {path.with_suffix('.jsonl').name}")
     return [{"prompt": line} for line in lines]

@@ -143,10 +143,13 @@ def test_texts_are_kept_where_quotes_do_not_say_them(tmp_path: Path) -> None:
     assert not is_image_of(path, replace(requests[1], texts=None), "")
 
 
-def test_json_under_the_name_of_a_text(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text('{"prompt": "a"}\n')
-    with pytest.raises(UserError, match=r"a\.jsonl"):
-        read_requests(tmp_path / "a.txt", BASE)
+@pytest.mark.parametrize(
+    ("name", "content", "right"), [("a.txt", '{"prompt": "a"}\n', "a.jsonl"), ("a.jsonl", "a red poster\n", "a.txt")]
+)
+def test_a_file_under_the_name_of_another_kind(name: str, content: str, right: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=f"call it {right}"):
+        read_requests(tmp_path / name, BASE)
 
 
 def test_several_images_of_one_prompt(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ published ones, so diffusers and transformers load what is written here, and the
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -99,12 +100,14 @@ def resolve(model: str | Path, components: Iterable[str] = tuple(COMPONENTS)) ->
             raise UserError(f"the model nano is not in {NANO}", fix="install glmkit again")
         return NANO
     folder = Path(name).expanduser()
-    if folder.exists():
+    if os.path.exists(folder):  # a Path raises for a name that is too long
         return _model_folder(folder)
     if (published_id := hub_id(name)) is not None:
         return _download(published_id, components)
     if "/" in name:
-        raise UserError(f"model folder {name} does not exist", fix="a folder with model_index.json, or nano, glm-image")
+        raise UserError(
+            f"model folder {name[:200]} does not exist", fix="a folder with model_index.json, or nano, glm-image"
+        )
     raise errors.unknown("model", name, ("nano", "glm-image"))
 
 
@@ -112,7 +115,7 @@ def hub_id(model: str | Path) -> str | None:
     """Return the hub id (`owner/name`) of a model that `resolve` would download, None for nano and for folders."""
     name = published.HUB_ID if model == "glm-image" else str(model)
     is_id = name.count("/") == 1 and not name.startswith((".", "/", "~"))
-    return name if is_id and not Path(str(model)).expanduser().exists() else None
+    return name if is_id and not os.path.exists(Path(str(model)).expanduser()) else None
 
 
 def copy(model: Path, target: Path) -> None:
@@ -171,18 +174,15 @@ def _download(hub_id: str, components: Iterable[str]) -> Path:
 
 def config(folder: Path, component: str) -> dict[str, Any]:
     """Read the published config.json that describes a component; UserError names a key that is missing or wrong."""
-    where = COMPONENTS[component].folder
-    return configs.read_config(folder / where / "config.json", PUBLISHED[where], published.REQUIRED.get(component, ()))
+    where, required = COMPONENTS[component].folder, published.REQUIRED.get(component, ())
+    return configs.read_config(folder / where / "config.json", PUBLISHED[where], required)
 
 
 def build_component(component: str, settings: Mapping[str, Any], tokenizer: Path | None = None) -> nn.Module:
     """Build a component with fresh weights, on torch's current default device.
 
-    `settings` are its published config, `tokenizer` is the ByT5 folder of a glyph encoder. UserError for settings that
-    do not go together.
+    `settings` are its published config, `tokenizer` is the ByT5 folder of a glyph encoder.
     """
-    if component not in COMPONENTS:
-        raise errors.unknown("component", component, COMPONENTS)
     with configs.described_by(Path(COMPONENTS[component].folder, "config.json"), f"the {component} of a GLM-Image"):
         return _build(component, settings, tokenizer)
 
