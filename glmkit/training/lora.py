@@ -15,7 +15,7 @@ from glmkit.config import Lora
 from glmkit.errors import UserError, unknown
 from glmkit.files import atomic_folder, read_json, write_json
 from glmkit.models import checkpoint
-from glmkit.models.checkpoint.adapter_files import CONFIG, DIFFUSERS_FILE, read
+from glmkit.models.checkpoint.adapter_files import CONFIG, DIFFUSERS_FILE, WEIGHTS, read
 
 
 def check_targets(module: nn.Module, targets: Iterable[str]) -> None:
@@ -77,6 +77,7 @@ def save(adapted: nn.Module, folder: Path, component: str, base: Path) -> None:
         settings = {"safe_serialization": True, "save_embedding_layers": False}
         adapted.save_pretrained(str(unfinished), **settings)  # type: ignore[operator]
         (unfinished / "README.md").unlink(missing_ok=True)
+        (unfinished / WEIGHTS).chmod(unfinished.parent.stat().st_mode & 0o666)  # safetensors lets only the owner read
         config = read_json(unfinished / CONFIG)  # PEFT writes the targets, a set, in any order
         write_json(unfinished / CONFIG, {**config, "target_modules": sorted(config["target_modules"])})
         adapters.write_base(unfinished, component, base)

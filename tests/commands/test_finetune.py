@@ -81,6 +81,7 @@ def test_what_a_run_leaves(finished: Path) -> None:
     run = finished / "run"
     files = [path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()]
     assert sorted(name for name in files if not name.startswith("tensorboard/")) == [
+        ".lock",
         "adapter/README.md",
         "adapter/autoregressive/adapter_config.json",
         "adapter/autoregressive/adapter_model.safetensors",

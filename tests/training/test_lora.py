@@ -118,6 +118,7 @@ def test_files(tiny_model: Path, tmp_path: Path) -> None:
             DIFFUSERS_FILE,
         ]
         assert [path.name for path in folder.parent.iterdir()] == ["decoder"]
+        assert len({path.stat().st_mode for path in folder.iterdir()}) == 1, "all may read what one may read"
     targets = Lora(rank=2, targets=TARGETS)
     lora.save(trained(tiny_model, targets), tmp_path / "more" / "decoder", "decoder", tiny_model)
     settings = json.loads((tmp_path / "more" / "decoder" / "adapter_config.json").read_text())
