@@ -110,7 +110,7 @@ def override(values: Mapping[str, Any], assignments: Iterable[str]) -> dict[str,
             if not isinstance(child, dict):
                 raise UserError(f"override {assignment!r}: {key!r} is a value, not a section")
             target = child
-        target[last] = _parse(text, f"override {assignment}")
+        target[last] = _parse(text, f"override {assignment[:80]}")
     return result
 
 
