@@ -81,7 +81,7 @@ class ParquetSource:
                         other_values.add(str(cells[column.only[0]]))
                     elif position > start and (data := _bytes(cells[column.image], file)) is not None:
                         any_image = True
-                        prompt = cells[column.prompt] if column.prompt else None
+                        prompt = _prompt_in(cells[column.prompt]) if column.prompt else None
                         yield EncodedImage(position, f"{file.name}#{row} {column.image}", data, prompt)
         if not any_image and other_values:
             wanted = next(column.only[1] for column in self.columns if column.only)
@@ -93,9 +93,16 @@ def _rows(file: Path, columns: Sequence[ImageColumn], start: int) -> Iterator[tu
     names = sorted(set().union(*(column.names() for column in columns)))
     known = parquet_columns(file)
     if missing := sorted(set(names) - set(known)):
-        guess = nearest(missing[0], known) or known[0]
+        guess = nearest(missing[0], known) or next(iter(known), "NAME")
         raise UserError(f"{file} has no column {missing[0]!r}", found=", ".join(known), fix=f"--column {guess}")
     return parquet_rows(file, names, start)
+
+
+def _prompt_in(cell: Any) -> str | None:
+    """Return the prompt in a cell, the first of several."""
+    while isinstance(cell, list):
+        cell = cell[0] if cell else None
+    return None if cell is None else str(cell)
 
 
 def _bytes(cell: Any, file: Path) -> bytes | None:
@@ -208,11 +215,12 @@ def read_prompts(path: Path) -> dict[str, str]:
     of the image N.
     """
     if path.suffix == ".jsonl":
-        records = read_jsonl(path)
-        try:
-            return {Path(one.get("file_name") or one["id"]).stem: one.get("prompt") or one["text"] for one in records}
-        except KeyError as error:
-            raise UserError(
-                f"{path}: a line has no {error.args[0]!r}", fix='{"file_name": "1.png", "prompt": ...}'
-            ) from error
+        prompts = {}
+        for number, one in enumerate(read_jsonl(path), start=1):
+            name, prompt = one.get("file_name") or one.get("id"), one.get("prompt") or one.get("text")
+            if not isinstance(name, str | int) or not isinstance(prompt, str):
+                fix = '{"file_name": "1.png", "prompt": ...}'
+                raise UserError(f"{path}, record {number}: needs file_name (or id) and prompt", found=one, fix=fix)
+            prompts[Path(str(name)).stem] = prompt
+        return prompts
     return {str(number): line.strip() for number, line in enumerate(read_text(path).rstrip("\n").split("\n"), start=1)}

@@ -168,10 +168,21 @@ def test_files_that_cannot_be_read(tmp_path: Path, source: Any, message: str) ->
         list(source(tmp_path).images(None))
 
 
-def test_a_prompt_row_without_a_name(tmp_path: Path) -> None:
-    (tmp_path / "p.jsonl").write_text('{"prompt": "A"}\n')
-    with pytest.raises(UserError, match="no 'id'"):
+@pytest.mark.parametrize(
+    "record", ['{"prompt": "x"}', '{"file_name": 5.5, "prompt": "x"}', '{"id": [], "prompt": "x"}', '{"id": 1}']
+)
+def test_a_prompt_record_without_a_name_or_prompt(record: str, tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_text(f'{{"id": 7, "text": "y"}}\n{record}')
+    with pytest.raises(UserError, match="record 2: needs file_name"):
         read_prompts(tmp_path / "p.jsonl")
+
+
+@pytest.mark.parametrize(("cell", "prompt"), [(["a", "b"], "a"), ([], None), (None, None)])
+def test_a_prompt_cell_with_several_prompts_gives_the_first(cell: object, prompt: str | None, tmp_path: Path) -> None:
+    table = pa.table({"image": [png(1)], "prompt": pa.array([cell], pa.list_(pa.string()))})
+    pq.write_table(table, tmp_path / "set.parquet")
+    source = ParquetSource((tmp_path / "set.parquet",), (ImageColumn("image", "prompt"),))
+    assert [image.prompt for image in source.images(None)] == [prompt]
 
 
 def test_the_identity_of_a_folder_changes_with_its_files(tmp_path: Path) -> None:
