@@ -109,7 +109,7 @@ def inject(module: torch.nn.Module, adapter: ComponentAdapter) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PEFT guesses about hub models that our modules are not
             wrapped = get_peft_model(module, LoraConfig(**adapter.settings))
-    except (ValueError, TypeError, KeyError, re.error, RuntimeError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, AssertionError, re.error, RuntimeError) as error:
         raise UserError(
             f"the settings of {adapter.file} do not fit the {adapter.component}",
             found=str(error).splitlines()[0][:200] if str(error) else type(error).__name__,

@@ -220,6 +220,7 @@ ON_MODEL = {
     "no such target": (config(target_modules=["to_z"]), "do not fit"),
     "a bad pattern": (config(rank_pattern={"(": 3}), "do not fit"),
     "layers_to_transform": (config(layers_to_transform=[0]), "not used: "),
+    "layers that are text": (config(layers_to_transform="x", layers_pattern=3), "do not fit"),
     "exclude_modules": (config(exclude_modules=["to_v"]), "4 not used: "),
 }
 
