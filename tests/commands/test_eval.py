@@ -91,7 +91,7 @@ def test_nothing_scored_is_a_failure(tmp_path: Path, capsys: pytest.CaptureFixtu
         ("--suite text-render --limit 0", "limit must be at least 1"),
         ("--suite text-render --seeds -1", "seeds must be at least 1"),
         ("--suite text-render --seeds 1000000000", "at most 10000"),
-        ("--texts-from quotes", "add --prompts FILE"),
+        ("--texts-from quotes", "--prompts FILE --texts-from quotes"),
         ("--suite text-render --images images --model nano", "leave out --model"),
         ("--suite text-render --images images --steps 3", "leave out --steps"),
         ("--suite text-render --model nanno", "did you mean 'nano'"),
