@@ -165,4 +165,4 @@ def test_a_model_edits_the_source_of_each_prompt(tiny_model: Path, tmp_path: Pat
     (expected,) = generate_batch(HybridModel.load(str(tiny_model)), [request])
     with Image.open(tmp_path / "run" / "images" / "add-01_0.png") as image:
         assert np.array_equal(np.asarray(image), np.asarray(expected))
-        assert image.text["condition_images"] == str(source)  # type: ignore[attr-defined]
+        assert image.text["condition_images"] == source.name  # type: ignore[attr-defined]
