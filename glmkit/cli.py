@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from glmkit import __version__, commands
-from glmkit.errors import UserError, nearest
+from glmkit.errors import LESS_MEMORY, UserError, first_line, is_out_of_memory, nearest, shorten
 from glmkit.files import as_user_error
 
 EXAMPLES = """Generate, edit, fine-tune and evaluate images with GLM-Image. For example:
@@ -55,7 +55,7 @@ class Parser(argparse.ArgumentParser):
             guess = nearest(option[1], [text for action in self._actions for text in action.option_strings])
         if guess:
             message += f"; did you mean {guess}?"
-        self.exit(2, f"error: {message}\n  try:   {self.prog} --help\n")
+        self.exit(2, f"error: {shorten(message)}\n  try:   {self.prog} --help\n")
 
 
 def build_parser() -> Parser:
@@ -112,4 +112,9 @@ def main(argv: list[str] | None = None) -> int:
         if (explained := as_user_error(error)) is None:
             raise
         print(f"error: {explained}", file=sys.stderr)
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print(f"error: {UserError('out of memory', found=first_line(error), fix=LESS_MEMORY)}", file=sys.stderr)
         return 2

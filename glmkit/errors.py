@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-MAX_FOUND = 500  # letters of what was found that a message shows
+MAX_LETTERS = 500  # of each line of a message
+LESS_MEMORY = "a smaller size, fewer images at a time, or --memory low, and nothing else on this device"
 
 
 class UserError(Exception):
@@ -16,12 +17,11 @@ class UserError(Exception):
 
     def __init__(self, what: str, *, found: object = None, fix: str | None = None) -> None:
         self.what, self.found, self.fix = what, found, fix
-        lines = [what]
+        lines = [shorten(what)]
         if found is not None:
-            text = str(found)
-            lines.append(f"  found: {text if len(text) <= MAX_FOUND else text[:MAX_FOUND] + ' ...'}")
+            lines.append(f"  found: {shorten(str(found))}")
         if fix is not None:
-            lines.append(f"  try:   {fix}")
+            lines.append(f"  try:   {shorten(fix)}")
         super().__init__("\n".join(lines))
 
 
@@ -33,8 +33,28 @@ class GenerationError(UserError):
         """Wrap any error of a request, and keep what a UserError says."""
         if isinstance(error, UserError):
             return cls(error.what, found=error.found, fix=error.fix)
+        if is_out_of_memory(error):
+            return cls("there is not enough memory for the image", found=first_line(error), fix=LESS_MEMORY)
         reason = f"{type(error).__name__}: {error}".strip()[:300]
         return cls("the image could not be generated", found=reason, fix="another prompt or size, or whole model files")
+
+
+def shorten(text: str) -> str:
+    """Cut lines that would fill the screen: what was found may be anything."""
+    lines = text.split("\n")
+    return "\n".join(line if len(line) <= MAX_LETTERS else f"{line[:MAX_LETTERS]} ..." for line in lines)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error of Python, of a GPU, or of torch on a CPU says that there is no memory left."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and "memory" in str(error) and "allocate" in str(error)
+
+
+def first_line(error: BaseException) -> str:
+    """Return the class of an error and its first line, which says what happened."""
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}".rstrip(": ")
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

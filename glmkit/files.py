@@ -365,5 +365,5 @@ def read_jsonl(path: str | Path, *, partial: bool = False) -> list[dict[str, Any
 def _objects(values: list[Any], name: str, line: str = "") -> list[dict[str, Any]]:
     for value in values:
         if not isinstance(value, dict):
-            raise UserError(f"{name} is not a JSON object", found=(line or repr(value))[:80])
+            raise UserError(f"{name} is not a JSON object", found=(line or repr(value))[:80], fix='{"...": ...}')
     return values

@@ -61,6 +61,9 @@ def _shown(data: bytes) -> str:
     return repr(data.decode("ascii", errors="backslashreplace"))
 
 
+WHOLE = "a whole copy of it, as the program wrote that made it, or mend it in an editor"
+
+
 def parse_json(text: str, name: str) -> Any:
     """Parse JSON; UserError for whatever is wrong with it, a key given twice in an object among it."""
 
@@ -74,9 +77,11 @@ def parse_json(text: str, name: str) -> Any:
     try:
         return json.loads(text, object_pairs_hook=unique)
     except RecursionError as error:
-        raise UserError(f"{name} is not JSON of any use: its lists and objects lie too deep in one another") from error
+        raise UserError(
+            f"{name} is not JSON of any use: its lists and objects lie too deep in one another", fix=WHOLE
+        ) from error
     except ValueError as error:  # also for a number of thousands of digits
-        raise UserError(f"{name} is not valid JSON", found=str(error)[:200]) from error
+        raise UserError(f"{name} is not valid JSON", found=str(error)[:200], fix=WHOLE) from error
 
 
 def check_text(text: str, what: str) -> None:

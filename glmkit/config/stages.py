@@ -40,6 +40,11 @@ class Lora(Section):
             raise ValueError(f"offload: true needs a base that is moved as it is, such as fp8; not {self.base}")
         return self
 
+    @property
+    def is_low_memory(self) -> bool:
+        """Whether time is spent for memory: weights are quantized, or wait elsewhere."""
+        return self.offload or self.base in ("nf4", "int8", "fp8")
+
 
 class Stage(Section):
     """What the one training loop needs to know, whatever it trains."""

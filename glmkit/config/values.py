@@ -56,7 +56,7 @@ def _parse(text: str, name: str) -> Any:
         _check(node, {}, 0)
         return loader.construct_document(node)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise UserError(f"{name} is not valid YAML", found=str(error)) from error
+        raise UserError(f"{name} is not valid YAML", found=str(error), fix="a line for each value: seed: 0") from error
 
 
 def _check(node: yaml.Node, sizes: dict[int, int], depth: int) -> int:
@@ -92,7 +92,9 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         raise UserError(f"recipe {path} does not exist", fix=fix)
     value = _parse(read_text(shipped.recipe(path), MAX_BYTES), str(path))
     if not isinstance(value, dict):
-        raise UserError(f"{path} must hold `key: value` lines", found=type(value).__name__)
+        raise UserError(
+            f"{path} must hold `key: value` lines", found=type(value).__name__, fix="model: nano, and so on"
+        )
     return value
 
 

@@ -68,7 +68,7 @@ class HybridModel:
     - `inference_cache`: what generation derives from the components and uses again: buffers, recorded and compiled
       steps.
     - `low_memory` trades time for memory: a stage's component is loaded when the stage begins (`unload_except`), and
-      the one before leaves.
+      the one before leaves, but for those that are `kept` (training needs them).
     - `on_load(component, module)` gives the module to use for one that was just loaded, such as one with adapters.
     """
 
@@ -83,6 +83,7 @@ class HybridModel:
         self.name = name or folder.name
         self.adapters: tuple[str, ...] = ()
         self.optimized = self.compiled = self.low_memory = False
+        self.kept: tuple[str, ...] = ()
         self.inference_cache: dict[str, Any] = {}
         self.on_load: Callable[[str, torch.nn.Module], torch.nn.Module] | None = None
 
@@ -124,7 +125,7 @@ class HybridModel:
         """Unload all but what the coming stage needs, where memory is scarce (`low_memory`)."""
         if not self.low_memory:
             return
-        self.unload(*(component for component in checkpoint.COMPONENTS if component not in components))
+        self.unload(*(component for component in checkpoint.COMPONENTS if component not in (*components, *self.kept)))
 
     def unload(self, *components: str) -> None:
         """Let components leave the memory, as far as nothing else holds them; they load again when they are used."""

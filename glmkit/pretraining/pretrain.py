@@ -114,6 +114,7 @@ PRETRAINING: Workflow[PretrainRecipe] = Workflow(
     _check_datasets,
     _model_folder,
     _prepare,
+    pretraining_kinds,
 )
 
 

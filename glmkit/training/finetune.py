@@ -22,14 +22,14 @@ from glmkit.config import Recipe, Stage
 from glmkit.config.recipe import AnyRecipe
 from glmkit.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from glmkit.distributed.work_queue import exclusive
-from glmkit.errors import UserError
+from glmkit.errors import UserError, is_out_of_memory
 from glmkit.files import atomic_path, read_json, remove_leftovers, write_json
 from glmkit.hashing import fingerprint
 from glmkit.models import checkpoint
 from glmkit.models.checkpoint import identity
 from glmkit.models.checkpoint.adapters import Adapter
 from glmkit.shapes import check_shape
-from glmkit.training import checks, data, distributed, fsdp, model_folder, trackers
+from glmkit.training import checks, data, distributed, fsdp, model_folder, out_of_memory, trackers
 from glmkit.training.context import StageContext
 from glmkit.training.data import Datasets, ImageDataset, summary
 from glmkit.training.features import FeatureCache
@@ -70,6 +70,8 @@ class Workflow(Generic[AnyRecipe]):
     """Where components are read from: the model itself, or the folder that full training writes into."""
     prepare: Callable[[StageContext, Stage, AnyRecipe, Path, Datasets], PreparedStage]
     """Everything before step 1 of a stage."""
+    kinds: Callable[[], Mapping[str, StageKind]]
+    """What the stages are made of, to estimate their memory."""
 
 
 def finetune(
@@ -128,9 +130,14 @@ def train_stages(
             datasets = datasets or _load_again(recipe, workflow)
             if device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(device)
-            prepared = workflow.prepare(context, stage, recipe, folder, datasets)
-            group.barrier()  # some read the data sets only now
-            result = train_stage(context, stage, recipe, prepared, datasets[0], done)
+            try:
+                prepared = workflow.prepare(context, stage, recipe, folder, datasets)
+                group.barrier()  # some read the data sets only now
+                result = train_stage(context, stage, recipe, prepared, datasets[0], done)
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                raise out_of_memory.explain(error, name, recipe, datasets[0], device, workflow.kinds()) from error
             if group.is_main:
                 write_json(context.result, result)
         group.barrier()
@@ -295,6 +302,7 @@ FINETUNING: Workflow[Recipe] = Workflow(
     checks.datasets,
     _model_folder,
     _prepare,
+    stage_kinds,
 )
 
 

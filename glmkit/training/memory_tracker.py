@@ -37,6 +37,21 @@ def measure_pass(loss: Callable[[], Tensor], parameters: Iterable[Tensor]) -> Pa
     return PassCost(tracker.peak_bytes, tracker.flops + attention.flops)
 
 
+def forward_bytes(module: nn.Module, call: Callable[[Tensor], object], shape: tuple[int, ...]) -> int:
+    """Return the most bytes that `call`, a method of a module on the meta device, takes for an input of a shape."""
+    parameter = next(module.parameters())
+    return forward_pass_bytes(lambda: call(parameter.new_empty(shape)), module.parameters())
+
+
+def forward_pass_bytes(compute: Callable[[], object], parameters: Iterable[Tensor]) -> int:
+    """Return the most bytes that `compute` takes without gradients, beside the parameters."""
+    tracker = MemoryTracker()
+    tracker.leave_out(parameters)
+    with torch.no_grad(), _FusedAttention(), tracker:
+        compute()
+    return tracker.peak_bytes
+
+
 def _drop_gradient(parameter: Tensor) -> None:
     parameter.grad = None
 

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from glmkit.models import checkpoint
+from glmkit.models.hybrid import HybridModel
 from glmkit.training import quantization
 from glmkit.training.float8 import Float8Linear, unpack
 
@@ -147,6 +149,28 @@ def offload(module: nn.Module, device: torch.device) -> nn.Module:
             offloaded.register_forward_pre_hook(quantization.cast_as_autocast)
             layer.set_submodule(name, offloaded)
     return module.to(device)
+
+
+def load_on_cpu(hybrid: HybridModel, component: str) -> None:
+    """Load a component into the CPU's memory: the GPU may be too small for it."""
+    waiting = HybridModel(hybrid.folder, "cpu", hybrid.dtype, hybrid.name)
+    waiting.on_load = hybrid.on_load
+    setattr(hybrid, component, getattr(waiting, component))
+
+
+def load_where_it_fits(hybrid: HybridModel, component: str) -> None:
+    """Load a transformer, with its blocks in the CPU's memory where the GPU has no room for them."""
+    stored = checkpoint.stored_tensors(hybrid.folder, component)
+    if component not in vars(hybrid) and not has_room(
+        hybrid.device, hybrid.dtype.itemsize * sum(entry.numel for entry in stored.values())
+    ):
+        load_on_cpu(hybrid, component)
+        offload(getattr(hybrid, component), hybrid.device)
+
+
+def has_room(device: torch.device, size: int) -> bool:
+    """Tell whether weights of so many bytes, and a quarter more to compute with, fit beside what is there."""
+    return device.type != "cuda" or torch.cuda.mem_get_info(device)[0] > 1.25 * size
 
 
 def bytes_saved(module: nn.Module, base: str, value_bytes: int) -> int:

@@ -41,7 +41,9 @@ class StageOutputs:
         samples = self.recipe.samples
         if not samples.prompts:
             return None
-        make = Sampler.for_stage(self.context.name, self.model.hybrid, samples, self.context.folder / "samples")
+        low_memory = self.stage.lora is not None and self.stage.lora.is_low_memory
+        folder = self.context.folder / "samples"
+        make = Sampler.for_stage(self.context.name, self.model.hybrid, samples, folder, low_memory)
 
         def sample(step: int) -> Sequence[Sample]:
             return self._in_main_process(lambda _: make(step), self.transformer) or ()

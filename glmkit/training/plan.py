@@ -7,7 +7,7 @@ back, so that the bytes of its tensors and its FLOPs are counted, not guessed. H
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
 import torch
@@ -22,9 +22,9 @@ from glmkit.models import checkpoint
 from glmkit.models.checkpoint import published
 from glmkit.models.devices import dtype_for
 from glmkit.models.hardware import matmul_flops
-from glmkit.training import checks, data, lora, offload, quantization
+from glmkit.training import checks, data, lora, offload, phases, quantization
 from glmkit.training.data import summary
-from glmkit.training.memory_tracker import PassCost, measure_pass
+from glmkit.training.memory_tracker import PassCost, forward_pass_bytes, measure_pass
 from glmkit.training.objectives import StageKind, stage_kinds
 from glmkit.training.stage import checkpoint_gradients, trained_components
 
@@ -32,6 +32,7 @@ CHAT_TOKENS = 32  # of the template and the size pairs around a caption
 CHARACTERS_PER_TOKEN = 3
 CAPTION_CHARACTERS, GLYPH_BYTES = 240, 32  # of a caption that is not known
 BYTES_PER_TRAINED = 16  # a parameter, its gradient and AdamW's two moments, all float32
+GUIDED = 2  # samples that the decoder computes for one image: with conditions and without
 UTILIZATION = 0.5  # of a large matrix product's FLOP/s, in a whole step
 Shape = data.Kind
 
@@ -42,7 +43,7 @@ class StagePlan:
 
     `tokens`: sequence length of each bucket. Bytes and seconds are estimates, None where they cannot be given:
     `activations` are the most that the tensors of one micro-batch take at one time, forward and back, `weights` those
-    of all components that are in memory meanwhile.
+    of all components that are in memory meanwhile. `phases` are the bytes of all else that the stage does (see there).
     """
 
     name: str
@@ -53,11 +54,17 @@ class StagePlan:
     optimizer: int
     activations: int | None
     seconds: float | None
+    phases: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def bytes(self) -> int:
-        """Bytes of memory in all."""
+        """Bytes of memory that the steps take in all."""
         return self.weights + self.optimizer + (self.activations or 0)
+
+    @property
+    def peak(self) -> int:
+        """The most bytes that anything in the stage takes."""
+        return max([self.bytes, *self.phases.values()])
 
 
 def explain(recipe: Recipe, datasets: data.Datasets, device: torch.device) -> list[str]:
@@ -97,10 +104,7 @@ def plan_stages(
 ) -> list[StagePlan]:
     """Plan stages on images of these shapes; without captions, prompts are taken to be of default length."""
     flops = matmul_flops(device, dtype_for(device))
-    return [
-        _plan_stage(name, kinds[name], stage, recipe, shapes, captions, device, flops)
-        for name, stage in recipe.stages.items()
-    ]
+    return [plan_stage(name, kinds[name], recipe, shapes, captions, device, flops) for name in recipe.stages]
 
 
 def shapes_of(images: data.ImageDataset) -> list[Shape]:
@@ -115,16 +119,18 @@ def component_config(recipe: Recipe, component: str) -> Mapping[str, Any]:
     return checkpoint.config(checkpoint.resolve(recipe.model), component)
 
 
-def _plan_stage(
+def plan_stage(
     name: str,
     kind: StageKind,
-    stage: Stage,
     recipe: Recipe,
     shapes: list[Shape],
     captions: list[str],
     device: torch.device,
     flops_per_second: float,
+    with_phases: bool = True,
 ) -> StagePlan:
+    """Plan one stage (see `plan_stages`); phases take longer than the rest."""
+    stage = recipe.stages[name]
     # 1. Build the components without memory, adapted or unfrozen as the stage asks.
     with torch.device("meta"):
         modules = {
@@ -159,7 +165,54 @@ def _plan_stage(
         optimizer=trained * (BYTES_PER_TRAINED - 4 + 4 * (stage.ema > 0)),
         activations=cost.peak_bytes if cost else None,
         seconds=None if flops is None else flops / (flops_per_second * UTILIZATION),
+        phases={}
+        if kind.transformer is None or not with_phases
+        else _phases(name, kind, stage, recipe, shapes, (weights, trained), device),
     )
+
+
+def _phases(
+    name: str,
+    kind: StageKind,
+    stage: Stage,
+    recipe: Recipe,
+    shapes: list[Shape],
+    held: tuple[int, int],
+    device: torch.device,
+) -> dict[str, int]:
+    """Count the bytes of all that a stage does beside its steps; `held`: bytes of weights, trained parameters."""
+    weights, trained = held
+    built: dict[str, nn.Module] = {}
+
+    def component(one: str) -> nn.Module:
+        if one not in built:
+            with torch.device("meta"):
+                module = checkpoint.build_component(one, component_config(recipe, one))
+            built[one] = module.to(quantization.dtype(stage.lora, device)).requires_grad_(False)
+        return built[one]
+
+    height, width, _ = max(shapes, key=lambda shape: shape[0] * shape[1])
+    found = {
+        "loading": phases.loading(kind, stage, name, component),
+        "precomputing": phases.precomputing(kind.encoders_of(stage), height, width, component),
+        "saving": weights + trained * BYTES_PER_TRAINED,
+    }
+    samples = getattr(recipe, "samples", None)
+    default = (height, width)
+    if samples is not None and samples.prompts:
+        shape = config.parse_size(samples.size) if samples.size else default
+        resident = {kind.transformer or name, *trained_components(name, stage)}
+        both = {one: component(one) for one in ("decoder", "glyph")}
+        steps = forward_pass_bytes(
+            lambda: _decoder_loss(both, (*shape, ()), GUIDED * len(samples.prompts), list(samples.prompts)),
+            (value for module in both.values() for value in module.parameters()),
+        )
+        low_memory = stage.lora is not None and stage.lora.is_low_memory
+        taken = phases.sampling(len(samples.prompts), *shape, resident, steps, low_memory, component)
+        found["samples"] = weights + trained * (BYTES_PER_TRAINED - 4) + taken
+    if getattr(recipe, "eval", None) is not None:
+        found["evaluation"] = phases.evaluating(*default, component)
+    return {phase: taken for phase, taken in found.items() if taken}
 
 
 def _micro_batch_cost(
@@ -311,18 +364,22 @@ def lines(stages: list[StagePlan], device: torch.device) -> list[str]:
         text.append(f"{stage.name}: {stage.trained:,} of {stage.parameters:,} parameters are trained ({share})")
         lengths = ", ".join(f"{shape}: {tokens}" for shape, tokens in stage.tokens.items())
         text.append(f"  tokens per image at most: {lengths}")
-        parts = f"weights {_bytes(stage.weights)}, gradients and optimizer {_bytes(stage.optimizer)}"
+        parts = f"weights {size(stage.weights)}, gradients and optimizer {size(stage.optimizer)}"
         if stage.activations is None or stage.seconds is None:
             text.append(f"  memory: {parts}, and what the activations need; time: not estimated")
         else:
-            parts = f"{parts}, activations {_bytes(stage.activations)}"
-            text.append(f"  memory: about {_bytes(stage.bytes)} ({parts}) beside what Python and torch take")
+            parts = f"{parts}, activations {size(stage.activations)}"
+            text.append(f"  memory: about {size(stage.bytes)} ({parts}) beside what Python and torch take")
+            if stage.phases:
+                others = ", ".join(f"{phase} {size(taken)}" for phase, taken in stage.phases.items())
+                text.append(f"  memory of all else: {others}; at most {size(stage.peak)} at one time")
             text.append(f"  time: about {duration(stage.seconds)}, an estimate for {hardware}")
     return text
 
 
-def _bytes(size: int) -> str:
-    return f"{size / 2**30:.2f} GiB" if size > 2**29 else f"{size / 2**20:.1f} MiB"
+def size(count: int) -> str:
+    """Tell people how many bytes that is."""
+    return f"{count / 2**30:.2f} GiB" if count > 2**29 else f"{count / 2**20:.1f} MiB"
 
 
 def _percent(share: float) -> str:

@@ -17,6 +17,7 @@ from glmkit.models import checkpoint
 from glmkit.models.checkpoint import defaults
 from glmkit.models.hybrid import HybridModel
 from glmkit.records import Request
+from glmkit.training import offload
 
 
 @dataclass(frozen=True)
@@ -44,17 +45,22 @@ SampleFunction = Callable[[int], Sequence[Sample]]  # takes the step; only the p
 class Sampler:
     """Generates the same requests every time with the model as it is now, side by side in one file per step.
 
-    Components that training does not need leave the memory again. Prior tokens that no step changes are generated once.
+    Components that training does not need leave the memory again; where training spends time for memory (`low_memory`),
+    one comes after the other. Prior tokens that no step changes are generated once.
     """
 
-    def __init__(self, hybrid: HybridModel, requests: list[Request], folder: Path, stage: str) -> None:
+    def __init__(
+        self, hybrid: HybridModel, requests: list[Request], folder: Path, stage: str, low_memory: bool = False
+    ) -> None:
         self.hybrid, self.requests, self.folder, self.stage = hybrid, requests, folder, stage
-        self._prior_tokens: list[Tensor] | None = None
+        self._low_memory, self._prior_tokens = low_memory, list[Tensor]()
 
     @classmethod
-    def for_stage(cls, stage: str, hybrid: HybridModel, samples: Samples, folder: Path) -> Sampler:
+    def for_stage(
+        cls, stage: str, hybrid: HybridModel, samples: Samples, folder: Path, low_memory: bool = False
+    ) -> Sampler:
         """Make the sampler of a stage; its files go to `folder`."""
-        return cls(hybrid, requests_of(hybrid.folder, samples), folder, stage)
+        return cls(hybrid, requests_of(hybrid.folder, samples), folder, stage, low_memory)
 
     def __call__(self, step: int) -> list[Sample]:
         """Generate the images in eval mode, and write them as one file; returns them one by one."""
@@ -62,7 +68,9 @@ class Sampler:
         was_training = {component: getattr(self.hybrid, component).training for component in resident}
         for component in resident:
             getattr(self.hybrid, component).eval()
+        self.hybrid.low_memory, self.hybrid.kept = self._low_memory, tuple(resident)
         images = self._generate(resident)
+        self.hybrid.low_memory, self.hybrid.kept = False, ()
         for component, mode in was_training.items():
             getattr(self.hybrid, component).train(mode)
         self._unload_all_but(resident)
@@ -72,10 +80,16 @@ class Sampler:
 
     def _generate(self, resident: Sequence[str]) -> list[Image.Image]:
         """Generate with no more components in memory at a time than training and one half of generation need."""
-        if self._prior_tokens is None or self.stage == "autoregressive":
+        if not self._prior_tokens or self.stage == "autoregressive":
+            self._make_room_for("autoregressive")
             self._prior_tokens = generate_prior_tokens(self.hybrid, self.requests)
             self._unload_all_but(resident)
+        self._make_room_for("decoder")
         return decode_prior_tokens(self.hybrid, self.requests, self._prior_tokens)
+
+    def _make_room_for(self, component: str) -> None:
+        if self._low_memory:
+            offload.load_where_it_fits(self.hybrid, component)
 
     def _unload_all_but(self, resident: Sequence[str]) -> None:
         self.hybrid.unload(*(component for component in checkpoint.COMPONENTS if component not in resident))

@@ -70,7 +70,7 @@ def prepare_stage(
     # 4. Quantize and offload the frozen weights under adapters.
     if stage.lora is not None and kind.transformer is not None:
         if stage.lora.offload and kind.transformer not in vars(hybrid):
-            load_on_cpu(hybrid, kind.transformer)
+            offload.load_on_cpu(hybrid, kind.transformer)
         quantize_and_offload(getattr(hybrid, kind.transformer), stage.lora, context.device)
 
     # 5. Inject adapters, or unfreeze what is trained whole; of several processes, each may keep a shard.
@@ -116,13 +116,6 @@ def open_model(context: StageContext, stage: Stage, recipe: Recipe, folder: Path
 def trained_components(name: str, stage: Stage) -> tuple[str, ...]:
     """Return the components that a stage trains."""
     return (name, "glyph") if isinstance(stage, config.DecoderStage) and stage.train_glyph else (name,)
-
-
-def load_on_cpu(hybrid: HybridModel, component: str) -> None:
-    """Load a component into the CPU's memory: the GPU may be too small for it."""
-    waiting = HybridModel(hybrid.folder, "cpu", hybrid.dtype, hybrid.name)
-    waiting.on_load = hybrid.on_load
-    setattr(hybrid, component, getattr(waiting, component))
 
 
 def quantize_and_offload(transformer: nn.Module, settings: Lora, device: torch.device) -> None:

@@ -12,8 +12,9 @@ from PIL import Image
 from glmkit.config import Lora, Samples
 from glmkit.files import write_json
 from glmkit.generation.pipeline import generate_batch
+from glmkit.models import checkpoint
 from glmkit.models.hybrid import HybridModel
-from glmkit.training import lora
+from glmkit.training import lora, offload
 from glmkit.training.samples import Sampler, requests_of
 
 SAMPLES = Samples(prompts=("a red poster with 'ONE'", "another"), size="64x32", steps=2)
@@ -57,6 +58,31 @@ def test_training_goes_on_after_a_sample(tiny_model: Path, tmp_path: Path) -> No
     ids, positions = torch.randint(60, (1, 9)), torch.arange(9).expand(3, 1, 9)
     wrapped(ids, positions).float().square().mean().backward()
     assert any(p.grad is not None and p.grad.abs().max() > 0 for p in wrapped.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize(("stage", "has_room"), [("autoregressive", False), ("decoder", False), ("decoder", True)])
+def test_a_low_memory_run_samples_with_one_component_at_a_time(
+    stage: str, has_room: bool, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside the one that is trained, also when none fits as a whole; the images are the same to the last byte."""
+    monkeypatch.setattr(offload, "has_room", lambda *_: has_room)
+    together: list[set[str]] = []
+    for low_memory in (False, True):
+        hybrid = HybridModel(tiny_model)
+        getattr(hybrid, stage)
+
+        def load(component: str, module: torch.nn.Module, hybrid: HybridModel = hybrid) -> torch.nn.Module:
+            together.append({component, *vars(hybrid)} & set(checkpoint.COMPONENTS) - {stage})
+            return module
+
+        hybrid.on_load = load
+        Sampler.for_stage(stage, hybrid, SAMPLES, tmp_path / str(low_memory), low_memory)(0)
+        assert set(vars(hybrid)) & set(checkpoint.COMPONENTS) == {stage}
+    several = {frozenset(one) for one in together[len(together) // 2 :] if len(one) > 1}
+    assert several <= {frozenset({"glyph", "decoder"})}  # the texts are read beside the decoder
+    assert max(map(len, together)) == 3 - (stage == "decoder")
+    files = [next((tmp_path / name).iterdir()).read_bytes() for name in ("False", "True")]
+    assert files[0] == files[1]
 
 
 @pytest.mark.parametrize("given", [True, False])
