@@ -146,7 +146,8 @@ def from_dict(values: Mapping[str, Any], name: str = "recipe", kind: type[Recipe
         return kind.model_validate(dict(values))
     except ValidationError as error:
         problems = "\n".join(_explain(problem, kind) for problem in error.errors())
-        raise UserError(f"{name} is not a valid recipe:\n{problems}") from error
+        fix = "recipes/README.md says what each key takes"
+        raise UserError(f"{name} is not a valid recipe:\n{problems}", fix=fix) from error
 
 
 def _explain(problem: Any, kind: type[Recipe]) -> str:
