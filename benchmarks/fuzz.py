@@ -76,7 +76,7 @@ def run_case(case: Case, base: Path, lab: Path) -> Row:
         code, ending = run_child(lambda: glmkit(list(argv)), lab, env)
     seconds = round(time.monotonic() - started, 2)
     error = _tail(lab.with_suffix(".err"))
-    outcome = ending or judge(case, lab, base, code, error) or _outside(before, _snapshot(lab), argv) or "clean"
+    outcome = ending or judge(case, lab, base, code, error) or _outside(before, _snapshot(lab), case) or "clean"
     place = _place(error) if outcome == "traceback" else ""
     last = [line for line in error.splitlines() if line.strip()] or [""]
     message = next((line for line in last if line.startswith("error:")), last[-1])
@@ -235,9 +235,10 @@ def _snapshot(lab: Path) -> dict[str, tuple[int, int, int]]:
     return found
 
 
-def _outside(before: Mapping[str, Any], after: Mapping[str, Any], argv: tuple[str, ...]) -> str | None:
-    """Name files that were changed beside the outputs, which `--out=NAME` may name."""
-    asked = {word.partition("=")[2].partition("/")[0] for word in argv}
+def _outside(before: Mapping[str, Any], after: Mapping[str, Any], case: Case) -> str | None:
+    """Name files that were changed beside the outputs, which a word of the case may name."""
+    words = set(case.argv or ()) - set(case.scenario.argv)
+    asked = {part.partition("/")[0] for word in words for part in (word, word.partition("=")[2])}
     changed = [name for name in {*before, *after} if before.get(name) != after.get(name)]
     changed = [name for name in changed if name.partition("/")[0] not in asked]
     return "outside: " + ", ".join(sorted(changed)[:3]) if changed else None
