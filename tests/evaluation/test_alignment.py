@@ -44,7 +44,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, list[Gen
 
 def empty_summary() -> Summary:
     ned = {"ned": {"value": 0.5, "low": None, "high": None}}
-    splits = {split: {"n_scored": 1, "scores": ned} for split in ("s1", "s2")}
+    splits = {split: {"n_scored": 1, "n_total": 3, "n_prompts": 2, "scores": ned} for split in ("s1", "s2")}
     about = {"ned": {"direction": "higher", "definition": "n"}}
     return Summary("suite", "model", (), 3, 6, 3, ned, splits, about, "ocr", {})
 

@@ -66,7 +66,14 @@ def test_a_run_without_a_score_comes_last(make_run: MakeRun) -> None:
 def test_clipscore_only_over_the_same_prompts(make_run: MakeRun) -> None:
     folders = [make_run("all", readings(2)), make_run("half", readings(2)[:10])]
     for folder in folders:
-        scale = {"metric": "clip_cosine", "clipscore": {"value": 0.79, "low": 0.78, "high": 0.8}}
+        scale = {
+            "metric": "clip_cosine",
+            "model": "clip",
+            "weights_sha256": "0" * 64,
+            "prompts": 20,
+            "truncated_prompts": 0,
+            "clipscore": {"value": 0.79, "low": 0.78, "high": 0.8},
+        }
         write_json(folder / "summary.json", {**read_json(folder / "summary.json"), "alignment": scale})
     board = board_of(folders)
     assert board.columns[-1] == ("clipscore", "higher")

@@ -43,7 +43,10 @@ def run(tmp_path: Path) -> Path:
     ]
     write_jsonl(run / "autoregressive.log.jsonl", log)
     write_jsonl(run / "decoder.log.jsonl", log[:1])
-    write_json(run / "autoregressive.json", {"steps": 40, "seconds": 61.5, "peak_bytes": 3 * 2**30})
+    write_json(
+        run / "autoregressive.json",
+        {"steps": 40, "before": {"loss": 3.0}, "after": {"loss": 1.25}, "seconds": 61.5, "peak_bytes": 3 * 2**30},
+    )
     noise = np.random.default_rng(0).integers(0, 256, (32, 64, 3)).astype(np.uint8)
     for step, pixels in ((0, noise), (40, np.full_like(noise, 200))):
         (run / "samples").mkdir(exist_ok=True)
