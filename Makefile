@@ -1,5 +1,5 @@
 # make demo   fine-tune nano on posters, evaluate before and after, write reports/demo/index.html
-# make test   ruff, mypy and all tests
+# make test   ruff, mypy and the tests; make test-all also those that are marked thorough
 # Both set up .venv first, and only when pyproject.toml or constraints.txt changed since the last time.
 
 PYTHON ?= python3
@@ -14,15 +14,16 @@ NANO := $(wildcard data/nano/*/*.safetensors)
 AFRESH = @test ! -e $@ || rm -rf $(@D)
 EVAL := $(BIN)/glmkit eval --suite text-render --split retro --limit $(LIMIT) --reference posters
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-all lint clean
 .DELETE_ON_ERROR:
 
 demo: $(DEMO)/index.html
 	@echo
 	@echo "The comparison is ready: open $(abspath $<)"
 
-test: lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist worksteal
+test: TESTS := -m "not thorough"
+test test-all: lint
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist worksteal $(TESTS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -24,6 +24,7 @@ def script() -> Any:
     return load_script("ar_kernels")
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("sums_in_order")
 def test_sections(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(script, "pick_device", lambda _: script.torch.device("cpu"))

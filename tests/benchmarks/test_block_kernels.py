@@ -14,6 +14,7 @@ pytest.importorskip("triton")  # no build of it for macOS and Windows
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "auto"
 
 
+@pytest.mark.thorough
 def test_kernels_and_blocks_agree(tmp_path: Path) -> None:
     """Widths that are no power of two, glyph and image tokens with their own modulation, and a last block."""
     out, script = tmp_path / "rows.jsonl", load_script("block_kernels")

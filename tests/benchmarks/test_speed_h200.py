@@ -27,6 +27,7 @@ def script() -> Any:
     return load_script("speed_h200")
 
 
+@pytest.mark.thorough
 def test_sections(script: Any, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     only = ["decoder", "tokens", "images", "batch", "diffusers", "memory"]
     options = ["--toy", "--model", str(tiny_model), "--device", "cpu", "--compile", "off"]
@@ -77,6 +78,7 @@ def test_rows_of_a_section_that_breaks_off_stay(
     assert read_json(tmp_path / "trace.json")["rows"] == [{"case": "first"}]
 
 
+@pytest.mark.thorough
 def test_low_memory_holds_one_part(script: Any, tmp_path: Path) -> None:
     """Of a model whose two generators are large beside the libraries: the whole process never takes room for both."""
     folder = tmp_path / "random"

@@ -77,6 +77,7 @@ def test_killed_at_every_write(images: Path, tmp_path: Path, ocr_log: Path) -> N
     assert reads.total() <= len(PROMPTS) + deaths
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("ocr_log")
 def test_killed_at_random_moments_while_an_endpoint_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A kill costs at most the images that were being asked for; what was saved is never asked for again."""

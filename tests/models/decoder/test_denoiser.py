@@ -163,7 +163,7 @@ def test_compiled_glyph_texts_have_few_lengths() -> None:
 
 
 @interpreted
-@pytest.mark.parametrize("group_size", [1, 4, 6])
+@pytest.mark.parametrize("group_size", [1, 4, pytest.param(6, marks=pytest.mark.thorough)])
 def test_kernels_equal_the_blocks(decoder: DiffusionDecoder, monkeypatch: pytest.MonkeyPatch, group_size: int) -> None:
     """Rows of several texts together, widths that are no power of two; without a GPU in Triton's interpreter, which
     does one thing at a time."""

@@ -92,6 +92,7 @@ for name, count in (("stream", 3), ("heads", 1)):
 """
 
 
+@pytest.mark.thorough
 def test_kernels_assemble_for_hopper() -> None:
     """Once for all lengths, in a process where Triton compiles; no GPU is needed for that."""
     environment = os.environ | {"TRITON_INTERPRET": "0"}

@@ -233,6 +233,7 @@ for name, count, wide in (("sums", 1, "cp.async.cg"), ("merge", 2, ""), ("silu",
 """
 
 
+@pytest.mark.thorough
 def test_kernels_assemble_for_hopper() -> None:
     """Once for all numbers of channels and sizes, in a process where Triton compiles; no GPU is needed for that."""
     environment = os.environ | {"TRITON_INTERPRET": "0"}
