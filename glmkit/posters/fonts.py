@@ -8,6 +8,7 @@ from pathlib import Path
 
 from PIL import ImageFont
 
+HERE = Path(__file__).parent / "fonts"
 MEASURED_AT = 200
 
 
@@ -43,7 +44,7 @@ class Proportions:
 @lru_cache(maxsize=1024)
 def load(name: str, size: int) -> ImageFont.FreeTypeFont:
     """Load the typeface at `size` pixels, with basic layout, because that needs no library that some machines lack."""
-    path = Path(__file__).parent / "fonts" / TYPEFACES[name].file
+    path = HERE / TYPEFACES[name].file
     return ImageFont.truetype(str(path), size, layout_engine=ImageFont.Layout.BASIC)
 
 

@@ -108,7 +108,7 @@ def scenes_with_masks(
 
     Workers write into one block of memory that they share with the caller, so the masks take count x H x W bytes once.
     """
-    masks = _shared(count, height, width)
+    masks = shared(count, height, width)
     settings: dict[str, Any] = {"height": height, "width": width, "split": split, "wide": wide, "aligned": aligned}
 
     def fill(start: int, stop: int) -> list[Scene]:
@@ -117,7 +117,7 @@ def scenes_with_masks(
             masks[index] = text_mask(scene)
         return scenes
 
-    chunks = _in_chunks(fill, count, workers)
+    chunks = in_chunks(fill, count, workers)
     return [scene for chunk in chunks for scene in chunk], masks
 
 
@@ -131,7 +131,7 @@ def edits_with_masks(
     count: int, seed: int, *, height: int = 256, width: int = 256, workers: int = 1, split: Split = "train"
 ) -> tuple[list[Edit], np.ndarray]:
     """Sample the first `count` edits of a series, with the masks of condition and target, uint8 N 2 H W."""
-    masks = _shared(count, 2, height, width)
+    masks = shared(count, 2, height, width)
 
     def fill(start: int, stop: int) -> list[Edit]:
         edits = [indexed_edit(seed, index, height=height, width=width, split=split) for index in range(start, stop)]
@@ -140,29 +140,29 @@ def edits_with_masks(
             masks[index, 1] = text_mask(edit.target) if edit.new_texts else masks[index, 0]
         return edits
 
-    chunks = _in_chunks(fill, count, workers)
+    chunks = in_chunks(fill, count, workers)
     return [edit for chunk in chunks for edit in chunk], masks
 
 
 def character_label_maps(scenes: Sequence[Scene], workers: int = 1) -> np.ndarray:
     """Label the cells of N scenes of one size: uint8 N H/8 W/8, as `character_label_map`."""
-    labels = _shared(len(scenes), scenes[0].height // CELL, scenes[0].width // CELL)
+    labels = shared(len(scenes), scenes[0].height // CELL, scenes[0].width // CELL)
 
     def fill(start: int, stop: int) -> None:
         for index in range(start, stop):
             labels[index] = character_label_map(scenes[index])
 
-    _in_chunks(fill, len(scenes), workers)
+    in_chunks(fill, len(scenes), workers)
     return labels
 
 
-def _shared(*shape: int) -> np.ndarray:
+def shared(*shape: int) -> np.ndarray:
     """Allocate zeros, uint8, in memory that forked processes share."""
     size = math.prod(shape)
     return np.frombuffer(mmap.mmap(-1, max(1, size)), dtype=np.uint8, count=size).reshape(shape)
 
 
-def _in_chunks(fill: Callable[[int, int], T], count: int, workers: int) -> list[T]:
+def in_chunks(fill: Callable[[int, int], T], count: int, workers: int) -> list[T]:
     """Call `fill(start, stop)` for every chunk of `range(count)` in `workers` processes; results are in order.
 
     Where no process can fork, as on Windows, this one does all of it.

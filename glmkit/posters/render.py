@@ -73,8 +73,16 @@ class SceneBatch:
         """Copy the batch to `device`."""
         return SceneBatch(**{name: value.to(device, non_blocking=True) for name, value in vars(self).items()})
 
+    def chosen(self, indices: Tensor) -> SceneBatch:
+        """Return the scenes with these indices."""
+        return SceneBatch(**{name: value[indices] for name, value in vars(self).items()})
 
-_WEDGE_NORMAL_SQUEEZE = {
+    def render(self, masks: Tensor) -> Tensor:
+        """Render the scenes; see `render_batch`."""
+        return render_batch(self, masks)
+
+
+WEDGE_NORMAL_SQUEEZE = {
     kind: (math.pi / outline.folds if outline.folds else 0.0, outline.normal, outline.squeeze)
     for kind, outline in OUTLINES.items()
 }
@@ -93,7 +101,7 @@ def batch_scenes(scenes: Sequence[Scene], palette: NamedColours = ALL_COLOURS) -
                 scene.shape.x,
                 scene.shape.y,
                 NOWHERE if scene.shape.kind == "none" else scene.shape.radius,
-                *_WEDGE_NORMAL_SQUEEZE[scene.shape.kind],
+                *WEDGE_NORMAL_SQUEEZE[scene.shape.kind],
             )
             for scene in scenes
         ],
@@ -105,16 +113,20 @@ def batch_scenes(scenes: Sequence[Scene], palette: NamedColours = ALL_COLOURS) -
 
 def shape_coverage(batch: SceneBatch, height: int, width: int) -> Tensor:
     """Return the share of every pixel that the shape covers: B 1 H W in [0, 1], edges one pixel soft."""
-    rows = torch.arange(height, device=batch.x.device, dtype=torch.float32) + 0.5
-    columns = torch.arange(width, device=batch.x.device, dtype=torch.float32) + 0.5
-    down = rows[None, :, None] - batch.y[:, None, None]
-    right = (columns[None, None, :] - batch.x[:, None, None]) * batch.squeeze[:, None, None]
+    rows = torch.arange(height, device=batch.x.device, dtype=torch.float32)[None, :, None] + 0.5
+    columns = torch.arange(width, device=batch.x.device, dtype=torch.float32)[None, None, :] + 0.5
+    geometry = (batch.x, batch.y, batch.radius, batch.wedge, batch.normal, batch.squeeze)
+    return outline_coverage(torch.stack(geometry, dim=-1), rows, columns)
+
+
+def outline_coverage(shapes: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Return the share of every pixel that B shapes cover, B 1 H W: x, y, radius, wedge, normal, squeeze B 6."""
+    x, y, radius, half, normal, squeeze = (value[:, None, None] for value in shapes.unbind(-1))
+    down, right = rows - y, (columns - x) * squeeze
     distance = torch.sqrt(down * down + right * right)
-    half = batch.wedge[:, None, None]
     span = torch.where(half > 0, 2 * half, 1.0)
     angle = torch.atan2(right, -down)
     folded = torch.where(half > 0, (angle - span * torch.round(angle / span)).abs(), 0.0)
-    normal, radius = batch.normal[:, None, None], batch.radius[:, None, None]
     inside = radius * torch.cos(normal) - distance * torch.cos(folded - normal)
     return (inside + 0.5).clamp(0, 1)[:, None]
 

@@ -25,17 +25,23 @@ from glmkit.training.features import CachedFeatures, FeatureCache, precompute
 from glmkit.training.objectives.decoder import LossContext
 from glmkit.training.objectives.glyph_embeddings import GlyphTokens
 
-CHARACTERS = 128  # ASCII, whose control characters stand for shapes
-POSITIONS = 16  # positions in a text that are distinguished; later ones count as the last
+POSITIONS = 40  # positions in a text that are distinguished; later ones count as the last
 
 
 def character_labels(images: ImageDataset, indices: Sequence[int], device: torch.device) -> Tensor | None:
-    """Return the character at each latent position, B H W: the ASCII code of a letter, 1 to 6 for the kinds of
-    shapes, 0 for none; None for images that are no posters.
+    """Return the character at each latent position, B H W: its number, 1 to 6 for the kinds of shapes, 0 for none;
+    None for images that are no posters.
     """
     if isinstance(images, ConcatDataset):
         return images.gather(lambda dataset, own: character_labels(dataset, own, device), indices)
     return images.character_labels(indices, device) if isinstance(images, PosterDataset) else None
+
+
+def count_characters(images: ImageDataset) -> int:
+    """Return one more than the largest label that `character_labels` can give."""
+    if isinstance(images, ConcatDataset):
+        return max(count_characters(dataset) for dataset in images.sets)
+    return images.characters if isinstance(images, PosterDataset) else 1
 
 
 def check_character_labels(images: ImageDataset, key: str) -> None:
@@ -71,10 +77,10 @@ class CharacterHead(nn.Module):
     It reads the features that enter a block two thirds of the way, in the last forward pass.
     """
 
-    def __init__(self, decoder: DiffusionDecoder) -> None:
+    def __init__(self, decoder: DiffusionDecoder, characters: int) -> None:
         super().__init__()
-        self.patch = decoder.config.patch_size
-        self.tell = nn.Linear(decoder.config.width, self.patch**2 * CHARACTERS)
+        self.patch, self.characters = decoder.config.patch_size, characters
+        self.tell = nn.Linear(decoder.config.width, self.patch**2 * characters)
         self._features: Tensor | None = None
         blocks = decoder.transformer_blocks
         blocks[2 * len(blocks) // 3].register_forward_pre_hook(self._remember)
@@ -85,12 +91,12 @@ class CharacterHead(nn.Module):
     def loss(self, labels: Tensor, conditional: Tensor) -> Tensor:
         """Return the cross-entropy of the last forward pass, mean over the positions with a character.
 
-        `labels` B H W below CHARACTERS, 0 where there is none; `conditional` B, False where the decoder had neither
-        the texts nor the prior.
+        `labels` B H W below the number of characters, 0 where there is none; `conditional` B, False where the decoder
+        had neither the texts nor the prior.
         """
         assert self._features is not None
         patches = F.pixel_unshuffle((labels * conditional[:, None, None]).unsqueeze(1), self.patch)
-        logits = self.tell(self._features).unflatten(-1, (self.patch**2, CHARACTERS))
+        logits = self.tell(self._features).unflatten(-1, (self.patch**2, self.characters))
         targets = patches.flatten(2).transpose(1, 2).long()
         return mean_cross_entropy(logits.float().flatten(0, 2), targets.flatten(), ignored=0)
 
@@ -122,8 +128,8 @@ class CharacterLoss:
 
     name = "character"
 
-    def __init__(self, decoder: DiffusionDecoder, labels: CachedFeatures, weight: float) -> None:
-        self.head, self._labels, self._weight = CharacterHead(decoder), labels, weight
+    def __init__(self, decoder: DiffusionDecoder, labels: CachedFeatures, weight: float, characters: int) -> None:
+        self.head, self._labels, self._weight = CharacterHead(decoder, characters), labels, weight
 
     def loss(self, context: LossContext) -> tuple[str, float, Tensor]:
         """Return name, weight and value."""

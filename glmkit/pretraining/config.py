@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -23,6 +23,8 @@ class PosterData(Section):
     """How many more there are to measure progress with, of words that training never shows."""
     size: str | dict[str, Annotated[float, Field(gt=0)]] = "256x256"
     """WIDTHxHEIGHT in pixels, or several sizes with the share of each: `{256x256: 3, 320x192: 1}`."""
+    world: Literal["plain", "everyday"] = "plain"
+    """Whose scenes: `glmkit.posters.grammar`, or `glmkit.posters.everyday`, which has no `wide` and no `aligned`."""
     wide: float = Field(default=0.0, ge=0, le=1)
     """Share with twice as many colours, and frames."""
     aligned: float = Field(default=0.0, ge=0, le=1)
@@ -90,6 +92,8 @@ class SemanticVqStage(FullStage):
     """Weight of the captioner's cross-entropy."""
     shape_weight: float = Field(default=0.0, ge=0)
     """Weight of naming the kind of shape at each position."""
+    text_weight: float = Field(default=0.0, ge=0)
+    """Weight of telling characters apart at each position, so that tokens say which text stands where."""
     commitment: float = Field(default=0.25, ge=0)
     """Weight of the commitment loss (arXiv:1711.00937)."""
     revive_every: int = Field(default=50, gt=0)

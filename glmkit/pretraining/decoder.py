@@ -17,6 +17,7 @@ from glmkit.pretraining.characters import (
     CharacterLoss,
     CharacterPositionLoss,
     check_character_labels,
+    count_characters,
     precompute_character_labels,
 )
 from glmkit.pretraining.config import PretrainDecoderStage
@@ -45,6 +46,8 @@ class PretrainFeatures:
     """Token ids H/4 W/4 of the stretched images."""
     characters: CachedFeatures | None
     """The character at each latent position, H W."""
+    n_characters: int
+    """One more than the largest of these."""
 
 
 def precompute_all(
@@ -59,6 +62,7 @@ def precompute_all(
     return PretrainFeatures(
         train=precompute_features(hybrid, images, texts[0], stage, cache, with_text=weighs_text(stage)),
         validation=precompute_features(hybrid, validation, texts[1], stage, cache),
+        n_characters=count_characters(images),
         stretched=precompute_stretched_tokens(hybrid, images, cache, stage.prior_stretch)
         if stage.prior_stretch
         else None,
@@ -126,7 +130,7 @@ def auxiliary_losses(
     losses: list[AuxiliaryLoss] = []
     if stage.character_weight:
         assert features.characters is not None
-        losses.append(CharacterLoss(hybrid.decoder, features.characters, stage.character_weight))
+        losses.append(CharacterLoss(hybrid.decoder, features.characters, stage.character_weight, features.n_characters))
     if stage.character_position_weight:
         assert isinstance(features.train.glyphs, GlyphTokens)
         width = hybrid.glyph.encoder.config.d_model

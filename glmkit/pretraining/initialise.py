@@ -18,8 +18,10 @@ from glmkit.errors import UserError, unknown
 from glmkit.generation.processor import build_processor
 from glmkit.models import checkpoint, clip
 from glmkit.posters import grammar
+from glmkit.posters.everyday import captions, scene
 
 CORPUS = 20_000
+WORLDS = ("plain", "everyday")  # of posters, whose captions the text tokenizer learns
 
 
 def initialise(folder: Path, architecture: str | Path) -> None:
@@ -27,6 +29,9 @@ def initialise(folder: Path, architecture: str | Path) -> None:
     if (folder / checkpoint.INDEX).exists():
         return
     sizes = read_yaml(architecture)
+    world = sizes.pop("world", "plain")
+    if world not in WORLDS:
+        raise unknown("world", world, WORLDS)
     known = ("codebook_size", "vocab_size", "condition_image_pixels", "defaults", *checkpoint.PUBLISHED)
     for key in sizes:
         if key not in known:
@@ -36,7 +41,7 @@ def initialise(folder: Path, architecture: str | Path) -> None:
         raise UserError(f"{architecture}: {missing[0]} is missing")
     configs = {name: _merged(base, sizes[name]) for name, base in checkpoint.PUBLISHED.items()}
     low, high = sizes["condition_image_pixels"]
-    ids = build_processor(folder / "processor", _corpus(), sizes["codebook_size"], sizes["vocab_size"], low, high)
+    ids = build_processor(folder / "processor", _corpus(world), sizes["codebook_size"], sizes["vocab_size"], low, high)
     language = configs["vision_language_encoder"]
     language["text_config"].update(
         vocab_size=ids.vocab_size,
@@ -106,7 +111,9 @@ def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _corpus() -> list[str]:
+def _corpus(world: str = "plain") -> list[str]:
     """Sample captions that the text tokenizer learns its merges from."""
     rng = random.Random(0)
+    if world == "everyday":
+        return [captions.caption(scene.sample_scene(rng), rng) for _ in range(CORPUS)]
     return [grammar.caption(grammar.sample_scene(rng), rng) for _ in range(CORPUS)]

@@ -6,7 +6,7 @@ B batch, H W rows and columns in pixels.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import numpy as np
@@ -16,6 +16,8 @@ from torch import Tensor
 from glmkit import runs
 from glmkit.generation.sequence import grids
 from glmkit.posters import grammar, masks, render
+from glmkit.posters.everyday import masks as everyday_masks
+from glmkit.posters.everyday import render as everyday_render
 from glmkit.posters.words import Split
 from glmkit.pretraining.config import PosterData, PretrainData
 from glmkit.training import data
@@ -31,6 +33,7 @@ class PosterDataset:
 
     keys: list[str] | None = None
     text_keys: list[str] | None = None
+    characters = 128  # ASCII, whose control characters stand for shapes
 
     def __init__(
         self,
@@ -58,20 +61,31 @@ class PosterDataset:
         condition_images: dict[int, tuple[int, ...]],
         workers: int,
     ) -> None:
-        self.captions, self.condition_images = captions, condition_images
+        self._describe(captions, [(scene.height, scene.width) for scene in scenes], condition_images)
+        self._draw(text_masks, render.batch_scenes(scenes), lambda: masks.character_label_maps(scenes, workers))
+
+    def _describe(
+        self, captions: list[str], sizes: list[tuple[int, int]], condition_images: dict[int, tuple[int, ...]]
+    ) -> None:
+        self.captions, self.sizes, self.condition_images = captions, sizes, condition_images
         self.texts: list[tuple[str, ...] | None] = [None] * len(captions)
         self.same_image: dict[int, int] = {}
-        self.sizes = [(scene.height, scene.width) for scene in scenes]
-        self.repeats, self.regularization = [1] * len(scenes), list[int]()
-        self._masks = torch.from_numpy(text_masks)
+        self.repeats, self.regularization = [1] * len(captions), list[int]()
+
+    def _draw(
+        self,
+        text_masks: np.ndarray,
+        batch: render.SceneBatch | everyday_render.EverydayBatch,
+        label_maps: Callable[[], np.ndarray],
+    ) -> None:
+        self._masks, self._batch = torch.from_numpy(text_masks), batch
         # Few trainings ask; those that do ask at every step, which must not wait for a copy.
-        self._labels = cache(lambda device: torch.from_numpy(masks.character_label_maps(scenes, workers)).to(device))
-        self._params = render.batch_scenes(scenes)
+        self._labels = cache(lambda device: torch.from_numpy(label_maps()).to(device))
         self._device = torch.device("cpu")
 
     def to(self, device: torch.device) -> None:
         """Keep the masks on `device`: count * H * W bytes."""
-        self._masks, self._params, self._device = self._masks.to(device), self._params.to(device), device
+        self._masks, self._batch, self._device = self._masks.to(device), self._batch.to(device), device
 
     def _chosen_masks(self, indices: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
         if self._device != device:
@@ -82,16 +96,31 @@ class PosterDataset:
     def pixels(self, indices: Sequence[int], device: torch.device) -> Tensor:
         """Render posters of one size as B 3 H W in [-1, 1]."""
         chosen, text_masks = self._chosen_masks(indices, device)
-        scenes = render.SceneBatch(**{name: value[chosen] for name, value in vars(self._params).items()})
-        return render.render_batch(scenes, text_masks)
+        return self._batch.chosen(chosen).render(text_masks)
 
     def text_mask(self, indices: Sequence[int], device: torch.device) -> Tensor | None:
         """Return B 1 H W in [0, 1], 1 where text stands."""
         return self._chosen_masks(indices, device)[1].unsqueeze(1).float() / 255
 
     def character_labels(self, indices: Sequence[int], device: torch.device) -> Tensor:
-        """Return B H/8 W/8: the ASCII code of the letter there, 1 to 6 for the kinds of shapes, 0 for none."""
+        """Return B H/8 W/8: the number of the character there, 1 to 6 for the kinds of shapes, 0 for none."""
         return self._labels(device)[torch.as_tensor(np.asarray(indices), device=device)]
+
+
+class EverydayDataset(PosterDataset):
+    """Scenes of what people type: up to four texts in English or Chinese, and captions in free wording."""
+
+    characters = 1 + len(everyday_masks.alphabet())
+
+    def __init__(self, count: int, height: int, width: int, seed: int, workers: int, split: Split) -> None:
+        workers = workers or runs.cores()
+        scenes, captions, text_masks = everyday_masks.scenes_with_masks(
+            count, seed, height=height, width=width, workers=workers, split=split
+        )
+        self._describe(captions, [(height, width)] * count, {})
+        self.texts = [scene.texts for scene in scenes]
+        batch = everyday_render.batch_scenes(scenes)
+        self._draw(text_masks, batch, lambda: everyday_masks.character_label_maps(scenes, workers))
 
 
 class EditDataset(PosterDataset):
@@ -118,7 +147,8 @@ def load(settings: PretrainData) -> Datasets:
     if settings.train:
         return data.load(settings)
     # Edits first: validation losses look at the first images, and these are edits and descriptions in turn.
-    kinds = ((EditDataset, settings.edits), (PosterDataset, settings.posters))
+    everyday = settings.posters is not None and settings.posters.world == "everyday"
+    kinds = ((EditDataset, settings.edits), (EverydayDataset if everyday else PosterDataset, settings.posters))
     pairs = [
         _both_splits(kind, posters, *size, share)
         for kind, posters in kinds

@@ -68,8 +68,8 @@ def _check_datasets(recipe: PretrainRecipe, datasets: Datasets) -> None:
     if recipe.vae is not None:
         vae.check_crop(datasets[0], recipe.vae)
     checks.content(recipe, datasets[0])
-    if recipe.semantic_vq is not None and recipe.semantic_vq.shape_weight:
-        check_character_labels(datasets[0], "shape_weight")
+    if recipe.semantic_vq is not None and (recipe.semantic_vq.shape_weight or recipe.semantic_vq.text_weight):
+        check_character_labels(datasets[0], "shape_weight or text_weight")
     if recipe.decoder is not None and recipe.decoder.character_weight:
         check_character_labels(datasets[0], "character_weight")
 

@@ -5,7 +5,8 @@ token), the other is a small captioner (as in CapPa, arXiv:2306.07915) that must
 blanked: spelling is the glyph encoder's task, and tokens that spell would disagree with it. A third, if asked, names
 the kind of shape at each position, so that the one or two tokens of a small shape tell it. Codebook entries follow
 their features by exponential averages (VQ-VAE, arXiv:1711.00937, appendix A); entries that nothing uses are replaced by
-current features.
+current features. A fourth, if asked, tells the characters at each position apart, in TEXT_CLASSES classes: not to
+spell, but so that the tokens of a line say which of several texts it is.
 
 B batch, T caption tokens, N features of a batch, H W token rows and columns, D encoder width, E codebook width,
 C codebook size, V vocabulary.
@@ -33,11 +34,12 @@ from glmkit.training.data import Datasets, ImageDataset, first_batches
 from glmkit.training.features import resize_as_processor
 from glmkit.training.objectives import Objective, StageKind
 
-CAPTION_TOKENS = 64
+CAPTION_TOKENS = 96
 CAPTION_WIDTH = 192
 CELLS_PER_SIDE = 4  # of a token, each with a colour and a kind of shape
 PATCH = 16  # pixels of a token's side, after resizing
 SHAPE_KINDS = len(SHAPES)  # as `character_labels` counts them
+TEXT_CLASSES = 32  # that characters fall into, by their numbers
 VALIDATION_IMAGES = 256
 
 
@@ -125,17 +127,16 @@ class SemanticVqObjective(Objective):
         self.colour_head = nn.Sequential(
             nn.Conv2d(width, width, 3, padding=1), nn.GELU(), nn.Conv2d(width, 3 * CELLS_PER_SIDE**2, 1)
         )
-        self.shape_head = nn.Conv2d(width, SHAPE_KINDS * CELLS_PER_SIDE**2, 1) if stage.shape_weight else None
-        parts = [
-            semantic_vq,
-            self.captioner,
-            self.colour_head,
-            self.averages,
-            *([self.shape_head] if self.shape_head else []),
-        ]
+        # What is asked of each cell of a token: the name of the loss, its weight, its classes.
+        asked = (("shapes", stage.shape_weight, SHAPE_KINDS), ("texts", stage.text_weight, TEXT_CLASSES))
+        self.weights = {name: weight for name, weight, _ in asked if weight}
+        self.cell_heads = nn.ModuleDict(
+            {name: nn.Conv2d(width, classes * CELLS_PER_SIDE**2, 1) for name, weight, classes in asked if weight}
+        )
+        parts = [semantic_vq, self.captioner, self.colour_head, self.averages, self.cell_heads]
         self.trained = nn.ModuleList(parts).to(device)
-        if self.shape_head is not None:
-            check_character_labels(images, "shape_weight")
+        if self.weights:
+            check_character_labels(images, "shape_weight or text_weight")
         self.captions = blanked_caption_ids(text_tokenizer, images.captions, device)
         self.validation_captions = blanked_caption_ids(text_tokenizer, validation.captions, device)
         self.validation_groups = first_batches(validation.sizes, 32, limit=VALIDATION_IMAGES)
@@ -152,34 +153,32 @@ class SemanticVqObjective(Objective):
         totals, recent = [], []
         for part, (height, width) in ((slice(None, half), both.large), (slice(half, None), both.preview)):
             resized = resize_as_processor(pixels[part], height * PATCH, width * PATCH)
-            shapes = self._shapes(self.images, indices[part], height, width)
-            *losses, features, ids = self._run(resized, caption_ids[part], shapes)
+            cells = self._cells(self.images, indices[part], height, width)
+            *losses, features, ids = self._run(resized, caption_ids[part], cells)
             self.averages.follow(features, ids)
             totals.append(torch.stack(losses))
             recent.append(features.detach())
         self._recent_features = torch.cat(recent)
-        colours, caption, shape, commitment = torch.stack(totals).mean(dim=0)
+        colours, caption, commitment, *others = torch.stack(totals).mean(dim=0)
         loss = colours + self.stage.caption_weight * caption + self.stage.commitment * commitment
         metrics = {"colours": colours.detach(), "caption": caption.detach(), "used": (self.averages.used > 0.1).sum()}
-        if self.shape_head is None:
-            return loss, metrics
-        return loss + self.stage.shape_weight * shape, {**metrics, "shapes": shape.detach()}
+        for (name, weight), value in zip(self.weights.items(), others, strict=True):
+            loss = loss + weight * value
+            metrics[name] = value.detach()
+        return loss, metrics
 
-    def _shapes(self, images: ImageDataset, indices: Sequence[int], height: int, width: int) -> Tensor | None:
-        """Return the kind of shape at each cell of tokens H W, B 4H 4W from 0, -1 where there is none; None if not
-        asked for.
-        """
-        labels = character_labels(images, indices, self.device) if self.shape_head is not None else None
+    def _cells(self, images: ImageDataset, indices: Sequence[int], height: int, width: int) -> Tensor | None:
+        """Return what is at each cell of tokens H W, B 4H 4W as `character_labels`; None if nothing asks for it."""
+        labels = character_labels(images, indices, self.device) if self.weights else None
         if labels is None:
             return None
         size = (CELLS_PER_SIDE * height, CELLS_PER_SIDE * width)
-        cells = F.interpolate(labels[:, None].float(), size, mode="nearest-exact")[:, 0].long()
-        return torch.where(cells <= SHAPE_KINDS, cells - 1, -1)
+        return F.interpolate(labels[:, None].float(), size, mode="nearest-exact")[:, 0].long()
 
-    def _forward(
-        self, pixels: Tensor, caption_ids: Tensor, shapes: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Return the losses of colours, caption, shapes and commitment; normalised features N E and their ids N."""
+    def _forward(self, pixels: Tensor, caption_ids: Tensor, cells: Tensor | None) -> tuple[Tensor, ...]:
+        """Return the losses of colours, caption and commitment, and those of the cells' heads; normalised features N E
+        and their ids N.
+        """
         raw = self.tokenizer.vqmodel.quant_conv(self.tokenizer.features(pixels))
         chosen = self.tokenizer.vqmodel.quantize(raw)
         features = F.normalize(raw.float(), dim=1).movedim(1, -1).flatten(0, -2)
@@ -192,18 +191,21 @@ class SemanticVqObjective(Objective):
         return (
             colours,
             caption,
-            self._shape_loss(quantized, shapes),
             chosen.commitment_loss,
+            *(self._cell_loss(name, quantized, cells) for name in self.weights),
             features,
             chosen.token_ids.flatten(),
         )
 
-    def _shape_loss(self, quantized: Tensor, shapes: Tensor | None) -> Tensor:
-        """Return the cross-entropy of naming the kinds, mean over the cells with a shape; 0 if not asked for."""
-        if self.shape_head is None or shapes is None:
-            return quantized.new_zeros((), dtype=torch.float32)
-        logits = F.pixel_shuffle(self.shape_head(quantized), CELLS_PER_SIDE).float()
-        return mean_cross_entropy(logits, shapes, ignored=-1)
+    def _cell_loss(self, name: str, quantized: Tensor, cells: Tensor | None) -> Tensor:
+        """Return the cross-entropy of naming what is there, mean over the cells with a shape, or a character."""
+        assert cells is not None
+        if name == "shapes":
+            classes = torch.where(cells <= SHAPE_KINDS, cells - 1, -1)
+        else:
+            classes = torch.where(cells > SHAPE_KINDS, cells % TEXT_CLASSES, -1)
+        logits = F.pixel_shuffle(self.cell_heads[name](quantized), CELLS_PER_SIDE).float()
+        return mean_cross_entropy(logits, classes, ignored=-1)
 
     def after_step(self, step: int, generator: torch.Generator) -> None:
         """Replace entries that are hardly ever used by features of this step; the first time, all of them."""
@@ -212,7 +214,7 @@ class SemanticVqObjective(Objective):
 
     @torch.no_grad()
     def validation_losses(self) -> dict[str, float]:
-        """Return losses of colours, caption and shapes on both grids, and the share of the codebook that is used."""
+        """Return the losses on both grids, but for that of commitment, and the share of the codebook that is used."""
         totals, used_ids = [], []
         for indices in self.validation_groups:
             pixels = self.validation_images.pixels(indices, self.device)
@@ -220,18 +222,18 @@ class SemanticVqObjective(Objective):
             both = grids(*pixels.shape[-2:])
             for height, width in (both.large, both.preview):
                 resized = resize_as_processor(pixels, height * PATCH, width * PATCH)
-                shapes = self._shapes(self.validation_images, indices, height, width)
-                colours, caption, shape, _, _, ids = self._forward(resized, caption_ids, shapes)
-                totals.append(torch.stack([colours, caption, shape]))
+                cells = self._cells(self.validation_images, indices, height, width)
+                colours, caption, _, *others, _, ids = self._forward(resized, caption_ids, cells)
+                totals.append(torch.stack([colours, caption, *others]))
                 used_ids.append(ids)
-        colours_loss, caption_loss, shape_loss = torch.stack(totals).mean(dim=0).tolist()
+        colours_loss, caption_loss, *other_losses = torch.stack(totals).mean(dim=0).tolist()
         usage = len(set(torch.cat(used_ids).tolist())) / len(self.averages.codebook)
         return {
             "loss": colours_loss + self.stage.caption_weight * caption_loss,
             "colours": colours_loss,
             "caption": caption_loss,
             "codebook_usage": usage,
-            **({"shapes": shape_loss} if self.shape_head else {}),
+            **dict(zip(self.weights, other_losses, strict=True)),
         }
 
     def compile(self) -> None:

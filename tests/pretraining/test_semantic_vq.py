@@ -13,8 +13,15 @@ from glmkit.errors import UserError
 from glmkit.generation.prior_tokens import prompt_tokenizer
 from glmkit.models.hybrid import HybridModel
 from glmkit.pretraining.config import SemanticVqStage
-from glmkit.pretraining.posters import PosterDataset
-from glmkit.pretraining.semantic_vq import Captioner, CodebookAverages, SemanticVqObjective, blanked_caption_ids
+from glmkit.pretraining.posters import EverydayDataset
+from glmkit.pretraining.semantic_vq import (
+    CAPTION_TOKENS,
+    TEXT_CLASSES,
+    Captioner,
+    CodebookAverages,
+    SemanticVqObjective,
+    blanked_caption_ids,
+)
 from glmkit.training import data
 
 CPU = torch.device("cpu")
@@ -73,11 +80,11 @@ def test_dead_codes_come_back_as_far_features() -> None:
     assert not torch.isclose(codebook.data, before).all(dim=1).any()
 
 
-def test_quoted_words_areblanked_caption_ids(tiny_model: Path) -> None:
+def test_quoted_words_are_blanked(tiny_model: Path) -> None:
     tokenizer = prompt_tokenizer(tiny_model).tokenizer
     captions = ['a red poster with "HELLO" and “ONE”', 'a red poster with "OTHER" and “WORDS”', "a" * 500]
     table = blanked_caption_ids(tokenizer, captions, CPU)
-    assert table.shape == (3, 64)
+    assert table.shape == (3, CAPTION_TOKENS)
     assert torch.equal(table[0], table[1])
     assert (table[:, 0] == tokenizer.bos_token_id).all()
     assert table[0, -1] == 0
@@ -121,31 +128,38 @@ def objective(tiny_model: Path, posters: Path) -> SemanticVqObjective:
     return make(tiny_model, data.FileDataset(posters / "train"), data.FileDataset(posters / "validation"))
 
 
-def test_codes_are_asked_for_shapes(tiny_model: Path) -> None:
-    """In every cell where a shape stands, as the scene says, and nowhere else; nothing else changes."""
-    posters = PosterDataset(8, 128, 128, seed=0, workers=1, split="train")
-    asked, plain = make(tiny_model, posters, posters, shape_weight=2.0), make(tiny_model, posters, posters)
-    labels = posters.character_labels(range(8), CPU)
-    assert labels is not None
+@pytest.mark.parametrize(("key", "name"), [("shape_weight", "shapes"), ("text_weight", "texts")])
+def test_tokens_are_asked_for_what_is_there(tiny_model: Path, key: str, name: str) -> None:
+    """In every cell where a shape stands, or a character, as the scene says, and nowhere else; nothing else changes."""
+    images = EverydayDataset(8, 128, 128, seed=0, workers=1, split="train")
+    asked, plain = make(tiny_model, images, images, **{key: 2.0}), make(tiny_model, images, images)
+    labels = images.character_labels(range(8), CPU)
     assert (labels > 6).any()
     assert ((labels > 0) & (labels <= 6)).any()
-    shapes = asked._shapes(posters, range(8), 4, 4)
-    assert shapes is not None
-    assert torch.equal(shapes, torch.where(labels <= 6, labels.long() - 1, -1))
-    finer = asked._shapes(posters, range(8), 8, 8)
+    cells = asked._cells(images, range(8), 4, 4)
+    assert cells is not None
+    assert torch.equal(cells, labels.long())
+    finer = asked._cells(images, range(8), 8, 8)
     assert finer is not None
-    assert torch.equal(finer[:, ::2, 1::2], shapes)
+    assert torch.equal(finer[:, ::2, 1::2], cells)
+    wanted = (cells > 0) & (cells <= 6) if name == "shapes" else cells > 6
+    head = asked.cell_heads[name]
+    assert isinstance(head, torch.nn.Conv2d)
+    features = torch.randn(8, head.in_channels, 4, 4, generator=seeded(1))
+    logits = F.pixel_shuffle(head(features), 4).log_softmax(dim=1)
+    classes = torch.where(wanted, cells - 1 if name == "shapes" else cells % TEXT_CLASSES, 0)
+    picked = logits.gather(1, classes[:, None])[:, 0]
+    torch.testing.assert_close(asked._cell_loss(name, features, cells), -picked[wanted].mean())
     loss, shown = asked.loss(range(8), seeded(0))
     without, fewer = plain.loss(range(8), seeded(0))
-    torch.testing.assert_close(loss.detach(), without.detach() + 2 * shown["shapes"])
-    assert "shapes" not in fewer
-    assert 0.5 < shown["shapes"] < 4
+    torch.testing.assert_close(loss.detach(), without.detach() + 2 * shown[name])
+    assert name not in fewer
     loss.backward()
-    assert asked.shape_head is not None
-    assert asked.shape_head.weight.grad is not None
-    assert asked.shape_head.weight.grad.any()
-    assert asked.validation_losses()["shapes"] > 0
-    assert "shapes" not in plain.validation_losses()
+    gradient = head.weight.grad
+    assert gradient is not None
+    assert gradient.any()
+    assert asked.validation_losses()[name] > 0
+    assert name not in plain.validation_losses()
 
 
 def test_files_know_no_shapes(tiny_model: Path, posters: Path) -> None:

@@ -1,0 +1,93 @@
+"""Draw text masks, and label which character or shape stands where. H W rows and columns in pixels, N scenes."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from glmkit.posters.everyday import captions, fonts, texts
+from glmkit.posters.everyday.scene import EverydayScene, sample_scene
+from glmkit.posters.grammar import SHAPES
+from glmkit.posters.masks import CELL, in_chunks, shared
+from glmkit.posters.words import Split
+
+
+@cache
+def alphabet() -> dict[str, int]:
+    """Return the number of every character that a text can have; 1 to 6 are the shapes, 0 is nothing."""
+    latin = [chr(code) for code in (*range(33, 127), *range(161, 256), ord("€"), ord("–"), ord("’"))]
+    chinese = [*texts.characters(), *"！？，。：、￥％（）·"]
+    return {character: number for number, character in enumerate([*latin, *chinese], start=1 + len(SHAPES))}
+
+
+def text_mask(scene: EverydayScene) -> np.ndarray:
+    """Draw the coverage of every pixel by letters, uint8 H W."""
+    canvas = Image.new("L", (scene.width, scene.height), 0)
+    draw = ImageDraw.Draw(canvas)
+    for block in scene.blocks:
+        font = fonts.load(block.font, block.size)
+        for number, line in enumerate(block.lines):
+            row = block.baseline + number * block.leading
+            draw.text((block.x, row), line, fill=255, font=font, anchor=f"{block.anchor}s")
+    return np.asarray(canvas)
+
+
+def character_label_map(scene: EverydayScene) -> np.ndarray:
+    """Label every cell of 8x8 pixels by the number of its character or shape: int16 H/8 W/8."""
+    labels = np.zeros((scene.height // CELL, scene.width // CELL), dtype=np.int16)
+    rows, columns = (CELL * (np.arange(length) + 0.5) for length in labels.shape)
+    for shape in scene.shapes:
+        right = 0.0 if shape.kind == "stripe" else columns - shape.x
+        distance = np.hypot((rows - shape.y)[:, None], np.broadcast_to(right, columns.shape))
+        labels[distance < shape.radius] = 1 + SHAPES.index(shape.kind)
+    for block in scene.blocks:
+        font, up = fonts.load(block.font, block.size), fonts.capital(block.font) * block.size
+        for number, line in enumerate(block.lines):
+            baseline = block.baseline + number * block.leading
+            ends = np.array([font.getlength(line[: count + 1]) for count in range(len(line))])
+            start = block.x - {"l": 0.0, "m": 0.5, "r": 1.0}[block.anchor] * ends[-1]
+            character = np.searchsorted(ends, columns - start, side="right")
+            inside = (columns >= start) & (character < len(ends))
+            numbers = np.array([alphabet().get(character, 0) for character in line], dtype=np.int16)
+            labels[np.ix_((rows >= baseline - up) & (rows < baseline), inside)] = numbers[character[inside]]
+    return labels
+
+
+def indexed_scene(seed: int, index: int, *, height: int, width: int, split: Split) -> EverydayScene:
+    """Sample scene number `index` of the endless series that `seed` names."""
+    return sample_scene(random.Random(f"everyday {seed}:{index}"), height=height, width=width, split=split)
+
+
+def scenes_with_masks(
+    count: int, seed: int, *, height: int = 256, width: int = 256, workers: int = 1, split: Split = "train"
+) -> tuple[list[EverydayScene], list[str], np.ndarray]:
+    """Sample the first `count` scenes of a series, their captions, and their masks uint8 N H W."""
+    masks = shared(count, height, width)
+
+    def fill(start: int, stop: int) -> list[tuple[EverydayScene, str]]:
+        made = []
+        for index in range(start, stop):
+            scene = indexed_scene(seed, index, height=height, width=width, split=split)
+            masks[index] = text_mask(scene)
+            made.append((scene, captions.caption(scene, random.Random(f"caption {seed}:{index}"))))
+        return made
+
+    made = [pair for chunk in in_chunks(fill, count, workers) for pair in chunk]
+    return [scene for scene, _ in made], [caption for _, caption in made], masks
+
+
+def character_label_maps(scenes: Sequence[EverydayScene], workers: int = 1) -> np.ndarray:
+    """Label the cells of N scenes of one size: int16 N H/8 W/8."""
+    height, width = scenes[0].height // CELL, scenes[0].width // CELL
+    labels = shared(len(scenes), height, width, 2).view(np.int16)[..., 0]
+
+    def fill(start: int, stop: int) -> None:
+        for index in range(start, stop):
+            labels[index] = character_label_map(scenes[index])
+
+    in_chunks(fill, len(scenes), workers)
+    return labels
