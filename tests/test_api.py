@@ -56,6 +56,23 @@ def test_the_command_gives_the_same_image(model: glmkit.Model, tiny_model: Path,
     assert pixels(image) == pixels(Image.open(tmp_path / "a.png"))
 
 
+def test_texts_are_given_beside_a_prompt(model: glmkit.Model, tiny_model: Path, tmp_path: Path) -> None:
+    """They take the place of what stands in quotes, the same by the command."""
+    plain, quoted = "A red A on blue.", model.generate(PROMPT, **QUICK)
+    image = model.generate(plain, texts=["A"], **QUICK)
+    assert pixels(image) != pixels(model.generate(plain, **QUICK))
+    assert pixels(model.generate(PROMPT, texts=["A"], **QUICK)) == pixels(quoted)
+    assert pixels(model.generate(PROMPT, texts=["B"], **QUICK)) != pixels(quoted)
+    size = ["--size", "64x64", "--steps", "2", "--device", "cpu", "--model", str(tiny_model)]
+    assert main(["generate", plain, "--text", "A", "--out", str(tmp_path / "a.png"), *size]) == 0
+    assert pixels(image) == pixels(Image.open(tmp_path / "a.png"))
+    for prompts, texts in ((PROMPT, "A"), ([PROMPT, plain], ["A"])):
+        with pytest.raises(glmkit.GenerationError, match="texts"):
+            model.generate(prompts, texts=texts, **QUICK)
+    (tmp_path / "p.txt").write_text("a")
+    assert main(["generate", "--prompts", str(tmp_path / "p.txt"), "--text", "A", "--out", str(tmp_path / "o")]) == 2
+
+
 def test_a_batch_gives_the_images_of_single_calls_in_order(model: glmkit.Model) -> None:
     prompts = [PROMPT, "A blue 'B'.", "A green 'C'."]
     results = list(model.generate(prompts, seed=[5, 6, 7], batch_size=2, **QUICK))

@@ -84,15 +84,18 @@ class Model:
         or give one prompt several images. The same prompt, seed and size give the same image alone and in a batch.
 
         Options, by diffusers' names, default to the model's own: `height` and `width` in pixels (multiples of 32),
-        `num_inference_steps` (1 to 1000), `guidance_scale` (classifier-free guidance; at most 1 turns it off),
-        `batch_size` (prompts that go through the AR model together), `progress` (True for bars on stderr, or a
-        function of stage, steps done, and steps in all).
+        `num_inference_steps` (1 to 1000), `guidance_scale` (classifier-free guidance; at most 1 turns it off), `texts`
+        (a list: what to render, where the quotes of one prompt do not say it), `batch_size` (prompts that go through
+        the AR model together), `progress` (True for bars on stderr, or a function of stage, steps done, and steps in
+        all).
 
         Raises GenerationError when the request cannot be served; in a batch it is the `error` of its result.
         """
         settings = GenerationOptions(**options)
         if isinstance(prompt, str) and isinstance(seed, int):
             return self._one(self._request(prompt, seed, settings), settings)
+        if settings.texts is not None and not isinstance(prompt, str):
+            raise GenerationError("texts are those of one prompt", found=f"{len(prompt)} prompts", fix="one at a time")
         pairs = list(_pairs(prompt, seed))
         return self._many([self._request(*pair, settings, number) for number, pair in enumerate(pairs)], settings)
 
@@ -127,6 +130,7 @@ class Model:
                 steps=settings.num_inference_steps,
                 guidance=settings.guidance_scale,
                 condition_images=condition_images,
+                texts=settings.texts,
             )
         except UserError as error:
             raise GenerationError.of(error) from error
@@ -161,12 +165,15 @@ class GenerationOptions:
     width: int | None = None
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
+    texts: Sequence[str] | None = None
     batch_size: int = BATCH_SIZE
     progress: bool | Progress = False
 
     def __post_init__(self) -> None:
         if (self.height is None) != (self.width is None):
             raise GenerationError("give height and width together", fix="height=1024, width=1024")
+        if isinstance(self.texts, str):
+            raise GenerationError("texts must be a list", found=self.texts, fix=f"texts=[{self.texts!r}]")
         if self.batch_size < 1:
             raise GenerationError("batch_size must be at least 1", found=self.batch_size)
 

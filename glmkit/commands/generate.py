@@ -86,14 +86,15 @@ def generate_file(arguments: argparse.Namespace, prompt: str, condition_images: 
         steps=arguments.steps,
         guidance=arguments.guidance,
         condition_images=condition_images,
+        texts=arguments.texts,
     )
     check_request(request)
     # 2. Load the model and generate.
     started = time.perf_counter()
     weights = _weights(arguments, folder)
     hybrid = load_model_from(arguments, [request])
-    texts = quoted_texts(prompt)
-    print("\n".join(describe(prompt)), file=sys.stderr)
+    texts = quoted_texts(prompt) if request.texts is None else request.texts
+    print("\n".join(describe(prompt, request.texts)), file=sys.stderr)
     with stage_bars() as bars:
         image = generate_one(hybrid, request, bars.update)
     # 3. Save the image, which carries its request.
@@ -131,7 +132,10 @@ def _requests(arguments: argparse.Namespace, folder: Path) -> tuple[list[Request
         requests_of,
     )
 
-    options = {key: getattr(arguments, key) for key in ("size", "seed", "steps", "guidance")}
+    if arguments.texts and arguments.prompts is not None:
+        fix = '"texts": [...] beside each prompt of the file'
+        raise UserError("--text is for one prompt", found=f"--prompts {arguments.prompts}", fix=fix)
+    options = {key: getattr(arguments, key) for key in ("size", "seed", "steps", "guidance", "texts")}
     base = new_request(folder, "", arguments.prompt or "", **options)
     if not 1 <= arguments.count <= MAX_COUNT:
         raise UserError(f"--count must be 1 to {MAX_COUNT}", found=arguments.count, fix="--count 4")
@@ -167,7 +171,8 @@ def _run_many(arguments: argparse.Namespace) -> int:
     folder, is_main = resolve(arguments.model), ProcessGroup.from_environment().is_main
     requests, failed = _requests(arguments, folder)
     if is_main:
-        print("\n".join(describe_many({one.id: one.prompt for one in requests if one.texts is None})), file=sys.stderr)
+        quoting = {one.id: one.prompt for one in requests if one.texts is None}
+        print("\n".join(describe_many(quoting, len(requests) - len(quoting))), file=sys.stderr)
     # 2. Generate those whose images are not there.
     weights = _weights(arguments, folder)
     with stage_bars(disable=not is_main) as bars:

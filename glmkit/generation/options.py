@@ -60,6 +60,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of a model, a request and its inference, and --json."""
     parser.add_argument("--model", default="nano", help="nano, a model folder or a hub id (default %(default)s)")
     add_adapter_option(parser)
+    parser.add_argument(
+        "--text",
+        metavar="TEXT",
+        dest="texts",
+        action="append",
+        help="a text to render, once for each, in place of what stands in quotes",
+    )
     parser.add_argument("--size", metavar="WIDTHxHEIGHT", help="pixels, multiples of 32 (default: the model's)")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="another seed, another image (default 0)")
     parser.add_argument("--steps", metavar="N", type=int, help="denoising steps (default: the model's)")

@@ -14,6 +14,7 @@ from glmkit.files import MAX_NAME_BYTES
 from glmkit.generation.sampling import Sampling
 from glmkit.generation.sequence import MAX_CONDITION_IMAGES, TOKEN_PIXELS, check_prompt, grids
 from glmkit.inputs.prompts import FilePrompt, read_prompts
+from glmkit.inputs.quotes import quoted_texts
 from glmkit.models.checkpoint import defaults
 from glmkit.models.semantic_vq.model import MAX_ASPECT
 from glmkit.records import Request
@@ -33,10 +34,12 @@ def new_request(
     steps: int | None = None,
     guidance: float | None = None,
     condition_images: Sequence[str] = (),
+    texts: Sequence[str] | None = None,
 ) -> Request:
     """Make a request to the model of a folder, with the model's defaults where a value is None.
 
     `size` is WIDTHxHEIGHT in pixels; without one an image to edit gives the shape, `shape` (width, height).
+    `texts` are those to render, where the quotes of the prompt do not say them.
     """
     default = defaults.load(folder)
     if size is not None:
@@ -52,6 +55,7 @@ def new_request(
         height,
         width,
         tuple(condition_images),
+        texts=None if texts is None or list(texts) == quoted_texts(prompt) else tuple(texts),
         steps=default.steps if steps is None else steps,
         guidance=default.guidance if guidance is None else guidance,
     )

@@ -117,10 +117,12 @@ def shortened(text: str) -> str:
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
-def describe_many(prompts: Mapping[str, str]) -> list[str]:
-    """Tell people the same of many prompts by their names."""
+def describe_many(prompts: Mapping[str, str], given: int = 0) -> list[str]:
+    """Tell people the same of many prompts by their names; beside `given` others there were texts."""
     count = sum(bool(quoted_texts(prompt)) for prompt in prompts.values())
     warned = {name: lines for name, prompt in prompts.items() if (lines := warnings(prompt))}
     lines = [f"{name}: {line.strip()}" for name, of_prompt in warned.items() for line in of_prompt]
     more = [f"  and {len(lines) - SHOWN} more such lines"] if len(lines) > SHOWN else []
-    return [f"texts: in quotes in {count} of {len(prompts)} prompts", *(f"  {line}" for line in lines[:SHOWN]), *more]
+    sources = [f"in quotes in {count} of {len(prompts)} prompts"] if prompts else []
+    sources += [f"given beside {given} prompts"] if given else []
+    return [f"texts: {', '.join(sources)}", *(f"  {line}" for line in lines[:SHOWN]), *more]

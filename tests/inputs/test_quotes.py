@@ -70,4 +70,6 @@ def test_texts_that_were_given() -> None:
 def test_many_prompts() -> None:
     lines = describe_many({"a": 'says "A"', "b": "sagt „B“", "c": "nothing"})
     assert lines == ["texts: in quotes in 1 of 3 prompts", '  b: not read as texts: „B“; write "B"']
+    assert describe_many({"a": 'says "A"'}, 2) == ["texts: in quotes in 1 of 1 prompts, given beside 2 prompts"]
+    assert describe_many({}, 2) == ["texts: given beside 2 prompts"]
     assert len(describe_many({f"{number}": "sagt „B“" for number in range(100)})) == 7
