@@ -8,6 +8,7 @@ was stopped goes on where it was, unless `--fresh`.
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import importlib
 import os
 import random
@@ -109,6 +110,7 @@ def _become(lab: Path, env: Mapping[str, str], stdin: int, work: Callable[[], in
     code = BUG
     try:
         os.setsid()
+        faulthandler.disable()  # the parent's would write about a signal to a file that is not the child's
         os.chdir(lab)
         os.environ.update({"GLMKIT_CACHE": str(lab / "cache"), "HOME": str(lab / "cache"), **env})
         for kind, limit in ((resource.RLIMIT_AS, MEMORY), (resource.RLIMIT_FSIZE, FILE_SIZE)):
