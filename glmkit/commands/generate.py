@@ -69,7 +69,7 @@ def generate_file(arguments: argparse.Namespace, prompt: str, condition_images: 
     from glmkit.generation.pipeline import generate_one
     from glmkit.generation.requests import check_request, new_request
     from glmkit.inputs.images import read_image
-    from glmkit.inputs.quotes import describe, quoted_texts
+    from glmkit.inputs.quotes import describe, rendered_texts
     from glmkit.models.checkpoint import resolve
     from glmkit.progress import stage_bars
 
@@ -93,7 +93,7 @@ def generate_file(arguments: argparse.Namespace, prompt: str, condition_images: 
     started = time.perf_counter()
     weights = _weights(arguments, folder)
     hybrid = load_model_from(arguments, [request])
-    texts = quoted_texts(prompt) if request.texts is None else request.texts
+    texts = rendered_texts(prompt, request.texts)
     print("\n".join(describe(prompt, request.texts)), file=sys.stderr)
     with stage_bars() as bars:
         image = generate_one(hybrid, request, bars.update)

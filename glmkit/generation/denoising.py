@@ -18,7 +18,7 @@ from glmkit.generation import flow_matching
 from glmkit.generation.condition_images import ConditionImage, encode_condition_images
 from glmkit.generation.decoding import check_finite
 from glmkit.generation.prior_tokens import DENOISING, Progress, progress_of
-from glmkit.inputs.quotes import quoted_texts
+from glmkit.inputs.quotes import rendered_texts
 from glmkit.models.checkpoint import published
 from glmkit.models.checkpoint.configs import read_config
 from glmkit.models.cpu_threads import parallel_map
@@ -102,7 +102,7 @@ def _guided_velocity(
     first, batch = requests[0], len(requests)
     guided = first.guidance > 1
     # The glyph encoder reads the empty text beside the prompts, as one batch.
-    texts = [quoted_texts(one.prompt) if one.texts is None else one.texts for one in requests] + [()] * guided
+    texts = [rendered_texts(one.prompt, one.texts) for one in requests] + [[]] * guided
     glyphs = [glyph[mask] for glyph, mask in zip(*hybrid.glyph.encode_texts(texts), strict=True)]
     conditional = [
         DenoiserSample(glyph, upsample_prior_tokens(ids), _condition_cache(hybrid, images))

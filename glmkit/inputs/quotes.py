@@ -62,6 +62,11 @@ def quoted_texts(prompt: str) -> list[str]:
     ]
 
 
+def rendered_texts(prompt: str, texts: Sequence[str] | None) -> list[str]:
+    """Return the texts that were given beside a prompt, or those between its quotes when none were."""
+    return quoted_texts(prompt) if texts is None else list(texts)
+
+
 def _other_quoted() -> re.Pattern[str]:
     """Match any other quoted text: what stands inside holds no quotes, so that the first one that follows closes it."""
     choices = []

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from glmkit.posters import fonts
 from glmkit.posters.edits import KINDS, Edit, sample_edit
@@ -22,6 +22,7 @@ from glmkit.posters.grammar import ALIGNMENTS, MARGIN, SHAPES, Scene, sample_sce
 from glmkit.posters.words import Split
 
 T = TypeVar("T")
+S = TypeVar("S")
 CHUNK = 256
 CELL = 8  # pixels, height and width of a latent position
 
@@ -59,24 +60,53 @@ def character_label_map(scene: Scene) -> np.ndarray:
     between the baseline and the top of capitals. A shape has those within its radius, of a stripe's middle row.
     """
     labels = np.zeros((scene.height // CELL, scene.width // CELL), dtype=np.uint8)
-    rows, columns = (CELL * (np.arange(length) + 0.5) for length in labels.shape)
     shape = scene.shape
     if shape.kind != "none":
-        right = 0.0 if shape.kind == "stripe" else columns - shape.x
-        distance = np.hypot((rows - shape.y)[:, None], np.broadcast_to(right, columns.shape))
-        labels[distance < shape.radius] = 1 + SHAPES.index(shape.kind)
+        label_shape(labels, shape.kind, shape.x, shape.y, shape.radius)
     capital = fonts.proportions(scene.font).capital
     x, _, share = _anchor(scene)
     for line in scene.lines:
-        font = fonts.load(scene.font, line.size)
-        ends = np.array([font.getlength(line.text[: count + 1]) for count in range(len(line.text))])
-        start = x - share * ends[-1]
-        character = np.searchsorted(ends, columns - start, side="right")
-        inside = (columns >= start) & (character < len(ends))
-        ascii_codes = np.frombuffer(line.text.replace(" ", "\0").encode("ascii"), dtype=np.uint8)
-        line_rows = (rows >= line.baseline - capital * line.size) & (rows < line.baseline)
-        labels[np.ix_(line_rows, inside)] = ascii_codes[character[inside]]
+        ascii_codes = line.text.replace(" ", "\0").encode("ascii")
+        font, height = fonts.load(scene.font, line.size), capital * line.size
+        label_line(labels, line.text, list(ascii_codes), font, x, share, line.baseline, height)
     return labels
+
+
+def label_shape(labels: np.ndarray, kind: str, x: float, y: float, radius: float) -> None:
+    """Label the cells of a shape; its centre and radius are in pixels."""
+    rows, columns = _cell_centres(labels)
+    right = 0.0 if kind == "stripe" else columns - x
+    distance = np.hypot((rows - y)[:, None], np.broadcast_to(right, columns.shape))
+    labels[distance < radius] = 1 + SHAPES.index(kind)
+
+
+def label_line(
+    labels: np.ndarray,
+    line: str,
+    numbers: Sequence[int],
+    font: ImageFont.FreeTypeFont,
+    x: float,
+    share: float,
+    baseline: float,
+    height: float,
+) -> None:
+    """Label the cells of each character of a line with its number.
+
+    A `share` of the line stands before column `x`; its capitals reach `height` pixels above the baseline.
+    """
+    rows, columns = _cell_centres(labels)
+    ends = np.array([font.getlength(line[: count + 1]) for count in range(len(line))])
+    start = x - share * ends[-1]
+    character = np.searchsorted(ends, columns - start, side="right")
+    inside = (columns >= start) & (character < len(ends))
+    line_rows = (rows >= baseline - height) & (rows < baseline)
+    labels[np.ix_(line_rows, inside)] = np.array(numbers, dtype=labels.dtype)[character[inside]]
+
+
+def _cell_centres(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the pixel rows and columns in the middle of the cells."""
+    rows, columns = (CELL * (np.arange(length) + 0.5) for length in labels.shape)
+    return rows, columns
 
 
 def indexed_scene(
@@ -146,11 +176,19 @@ def edits_with_masks(
 
 def character_label_maps(scenes: Sequence[Scene], workers: int = 1) -> np.ndarray:
     """Label the cells of N scenes of one size: uint8 N H/8 W/8, as `character_label_map`."""
-    labels = shared(len(scenes), scenes[0].height // CELL, scenes[0].width // CELL)
+    return label_maps(character_label_map, scenes, np.uint8, workers)
+
+
+def label_maps(
+    label: Callable[[S], np.ndarray], scenes: Sequence[S], dtype: type[np.integer[Any]], workers: int
+) -> np.ndarray:
+    """Collect the label maps of N scenes of one size, which `workers` processes make: N H/8 W/8."""
+    shape, width = label(scenes[0]).shape, np.dtype(dtype).itemsize
+    labels = shared(len(scenes), *shape[:-1], shape[-1] * width).view(dtype)
 
     def fill(start: int, stop: int) -> None:
         for index in range(start, stop):
-            labels[index] = character_label_map(scenes[index])
+            labels[index] = label(scenes[index])
 
     in_chunks(fill, len(scenes), workers)
     return labels

@@ -10,7 +10,7 @@ import random
 
 from glmkit.posters.everyday import captions_zh, fonts
 from glmkit.posters.everyday.colours import ALIASES
-from glmkit.posters.everyday.scene import MIDDLE, EverydayScene, PlacedShape, TextBlock
+from glmkit.posters.everyday.scene import EverydayScene, TextBlock
 
 NOUNS = [
     "poster", "poster", "poster", "card", "sign", "sign", "label", "cover", "banner", "sticker", "invitation",
@@ -114,7 +114,7 @@ def _texts(scene: EverydayScene, rng: random.Random, colours_said: set[str]) -> 
         style = same_style if number == 0 else ""
         if block.accent or (number and rng.random() < 0.15):
             style = _style(scene, block, rng)
-        where = _where(scene, block, number, rng)
+        where = place(block.place, rng) if scene.sample_is_placed(number, rng) else ""
         details = [detail for detail in (style, where) if detail]
         rng.shuffle(details)
         phrases.append(" ".join([phrase, *details]))
@@ -129,7 +129,7 @@ def _texts(scene: EverydayScene, rng: random.Random, colours_said: set[str]) -> 
 def _style(scene: EverydayScene, block: TextBlock, rng: random.Random) -> str:
     """Say colour, size and family of a text, each or not."""
     colour = _name(scene.accent_colour if block.accent else scene.text_colour, rng) if rng.random() < 0.8 else ""
-    tall = block.size * fonts.capital(block.font) / min(scene.height, scene.width)
+    tall = scene.capital_share(block)
     size = rng.choice(next(words for least, words in SIZES if tall >= least)) if rng.random() < 0.3 else ""
     face = fonts.TYPEFACES[block.font]
     family = face.family if face.language == "en" and rng.random() < 0.35 else ""
@@ -141,16 +141,6 @@ def _style(scene: EverydayScene, block: TextBlock, rng: random.Random) -> str:
     return rng.choice(
         ("in {} letters", "in {} text", "in {} type", "in {} lettering", "in a {} font", "in {} font")
     ).format(words)
-
-
-def _where(scene: EverydayScene, block: TextBlock, number: int, rng: random.Random) -> str:
-    """Say the place of a text: seldom for the middle, nearly always elsewhere; of a stack only once."""
-    if scene.arrangement == "stack":
-        if number or rng.random() > (0.15 if block.place == MIDDLE else 0.85):
-            return ""
-    elif rng.random() > 0.93:
-        return ""
-    return place(block.place, rng)
 
 
 def place(where: tuple[str, str], rng: random.Random) -> str:
@@ -169,9 +159,7 @@ def place(where: tuple[str, str], rng: random.Random) -> str:
 
 def _shapes(scene: EverydayScene, rng: random.Random) -> str:
     """Say the shapes, equal ones together."""
-    groups: dict[tuple[str, str, tuple[str, str]], list[PlacedShape]] = {}
-    for shape in scene.shapes:
-        groups.setdefault((shape.kind, shape.colour, shape.place), []).append(shape)
+    groups = scene.shape_groups
     if not groups or rng.random() < 0.12:
         return rng.choice(("", "", "", "", "no shapes", "nothing else")) if not groups else ""
     phrases = []
@@ -191,7 +179,7 @@ def _frame(scene: EverydayScene, rng: random.Random) -> str:
     frame = scene.frame
     if not frame.thickness or rng.random() < 0.1:
         return ""
-    thin = "thin" if frame.thickness < 0.02 * min(scene.height, scene.width) else "thick"
+    thin = "thin" if scene.frame_is_thin else "thick"
     words = " ".join(filter(None, (thin if rng.random() < 0.5 else "", _name(frame.colour, rng))))
     return rng.choice((f"with {_article(words)} border", f"{words} frame", f"framed in {_name(frame.colour, rng)}",
                        f"{words} border", f"with {_article(words)} frame"))  # fmt: skip

@@ -6,7 +6,7 @@ import random
 
 from glmkit.posters.everyday import fonts
 from glmkit.posters.everyday.colours import COLOURS
-from glmkit.posters.everyday.scene import MIDDLE, EverydayScene, PlacedShape, TextBlock
+from glmkit.posters.everyday.scene import EverydayScene, TextBlock
 
 NOUNS = [
     "海报", "海报", "海报", "卡片", "招牌", "标牌", "标签", "封面", "横幅",
@@ -84,7 +84,7 @@ def _texts(scene: EverydayScene, rng: random.Random) -> str:
     for number, block in enumerate(scene.blocks):
         intro = INTROS if number == 0 else NEXT if scene.arrangement == "stack" else ("写着{}", "{}", "是{}")
         phrase = rng.choice(intro).format(quote.format(block.text))
-        where = _where(scene, block, number, rng)
+        where = place(block.place, rng) if scene.sample_is_placed(number, rng) else ""
         style = _style(scene, block, rng) if block.accent or (number == 0 and rng.random() < 0.75) else ""
         phrases.append((where + phrase if where else phrase) + (f"，{style}" if style else ""))
     return rng.choice(("，", "，", "；")).join(phrases)
@@ -92,7 +92,7 @@ def _texts(scene: EverydayScene, rng: random.Random) -> str:
 
 def _style(scene: EverydayScene, block: TextBlock, rng: random.Random) -> str:
     colour = _name(scene.accent_colour if block.accent else scene.text_colour) if rng.random() < 0.85 else ""
-    tall = block.size * fonts.capital(block.font) / min(scene.height, scene.width)
+    tall = scene.capital_share(block)
     size = rng.choice(next(words for least, words in SIZES if tall >= least)) if rng.random() < 0.3 else ""
     face = fonts.TYPEFACES[block.font]
     family = face.family if face.language == "zh" and rng.random() < 0.3 else ""
@@ -103,15 +103,6 @@ def _style(scene: EverydayScene, block: TextBlock, rng: random.Random) -> str:
     return rng.choice(("{}字体", "{}文字", "{}字", "用{}字")).format(f"{size}{colour}")
 
 
-def _where(scene: EverydayScene, block: TextBlock, number: int, rng: random.Random) -> str:
-    if scene.arrangement == "stack":
-        if number or rng.random() > (0.15 if block.place == MIDDLE else 0.85):
-            return ""
-    elif rng.random() > 0.93:
-        return ""
-    return place(block.place, rng)
-
-
 def place(where: tuple[str, str], rng: random.Random) -> str:
     """Say one of the nine places."""
     word = CORNERS[where] if where in CORNERS else rng.choice(ROWS[where[0]])
@@ -119,9 +110,7 @@ def place(where: tuple[str, str], rng: random.Random) -> str:
 
 
 def _shapes(scene: EverydayScene, rng: random.Random) -> str:
-    groups: dict[tuple[str, str, tuple[str, str]], list[PlacedShape]] = {}
-    for shape in scene.shapes:
-        groups.setdefault((shape.kind, shape.colour, shape.place), []).append(shape)
+    groups = scene.shape_groups
     if not groups or rng.random() < 0.12:
         return ""
     phrases = []
@@ -141,6 +130,6 @@ def _frame(scene: EverydayScene, rng: random.Random) -> str:
     frame = scene.frame
     if not frame.thickness or rng.random() < 0.1:
         return ""
-    thin = "细" if frame.thickness < 0.02 * min(scene.height, scene.width) else "粗"
+    thin = "细" if scene.frame_is_thin else "粗"
     words = f"{thin if rng.random() < 0.5 else ''}{_name(frame.colour)}"
     return rng.choice((f"{words}边框", f"带{words}边框", f"有{words}外框"))

@@ -10,9 +10,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from glmkit.posters.everyday import captions, fonts, texts
-from glmkit.posters.everyday.scene import EverydayScene, sample_scene
+from glmkit.posters.everyday.scene import ANCHORS, EverydayScene, sample_scene
 from glmkit.posters.grammar import SHAPES
-from glmkit.posters.masks import CELL, in_chunks, shared
+from glmkit.posters.masks import CELL, in_chunks, label_line, label_maps, label_shape, shared
 from glmkit.posters.words import Split
 
 
@@ -39,21 +39,14 @@ def text_mask(scene: EverydayScene) -> np.ndarray:
 def character_label_map(scene: EverydayScene) -> np.ndarray:
     """Label every cell of 8x8 pixels by the number of its character or shape: int16 H/8 W/8."""
     labels = np.zeros((scene.height // CELL, scene.width // CELL), dtype=np.int16)
-    rows, columns = (CELL * (np.arange(length) + 0.5) for length in labels.shape)
     for shape in scene.shapes:
-        right = 0.0 if shape.kind == "stripe" else columns - shape.x
-        distance = np.hypot((rows - shape.y)[:, None], np.broadcast_to(right, columns.shape))
-        labels[distance < shape.radius] = 1 + SHAPES.index(shape.kind)
+        label_shape(labels, shape.kind, shape.x, shape.y, shape.radius)
     for block in scene.blocks:
-        font, up = fonts.load(block.font, block.size), fonts.capital(block.font) * block.size
+        font, height = fonts.load(block.font, block.size), fonts.capital(block.font) * block.size
         for number, line in enumerate(block.lines):
+            numbers = [alphabet().get(character, 0) for character in line]
             baseline = block.baseline + number * block.leading
-            ends = np.array([font.getlength(line[: count + 1]) for count in range(len(line))])
-            start = block.x - {"l": 0.0, "m": 0.5, "r": 1.0}[block.anchor] * ends[-1]
-            character = np.searchsorted(ends, columns - start, side="right")
-            inside = (columns >= start) & (character < len(ends))
-            numbers = np.array([alphabet().get(character, 0) for character in line], dtype=np.int16)
-            labels[np.ix_((rows >= baseline - up) & (rows < baseline), inside)] = numbers[character[inside]]
+            label_line(labels, line, numbers, font, block.x, ANCHORS[block.anchor], baseline, height)
     return labels
 
 
@@ -82,12 +75,4 @@ def scenes_with_masks(
 
 def character_label_maps(scenes: Sequence[EverydayScene], workers: int = 1) -> np.ndarray:
     """Label the cells of N scenes of one size: int16 N H/8 W/8."""
-    height, width = scenes[0].height // CELL, scenes[0].width // CELL
-    labels = shared(len(scenes), height, width, 2).view(np.int16)[..., 0]
-
-    def fill(start: int, stop: int) -> None:
-        for index in range(start, stop):
-            labels[index] = character_label_map(scenes[index])
-
-    in_chunks(fill, len(scenes), workers)
-    return labels
+    return label_maps(character_label_map, scenes, np.int16, workers)

@@ -10,7 +10,7 @@ import random
 from dataclasses import dataclass, replace
 
 from glmkit.posters.everyday import colours, fonts, texts
-from glmkit.posters.grammar import SHAPES
+from glmkit.posters.grammar import SHAPES, THIN_FRAME
 from glmkit.posters.words import Split
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
@@ -26,6 +26,7 @@ LEADING = 1.18  # distance of two baselines, in font sizes
 MOST_LINES = 4
 RADII = (0.05, 0.17)
 MOST_SHAPES = 4
+ANCHORS = {"l": 0.0, "m": 0.5, "r": 1.0}  # which share of a line stands before its anchor
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class TextBlock:
         """Return what the letters can touch."""
         up, down = fonts.heights(self.font)
         width = max(fonts.unit_width(self.font, line) for line in self.lines) * self.size
-        left = self.x - {"l": 0.0, "m": 0.5, "r": 1.0}[self.anchor] * width
+        left = self.x - ANCHORS[self.anchor] * width
         last = self.baseline + self.leading * (len(self.lines) - 1)
         return left, self.baseline - up * self.size, left + width, last + down * self.size
 
@@ -96,6 +97,32 @@ class EverydayScene:
     blocks: tuple[TextBlock, ...]
     shapes: tuple[PlacedShape, ...] = ()
     frame: Border = Border()
+
+    @property
+    def shape_groups(self) -> dict[tuple[str, str, tuple[str, str]], list[PlacedShape]]:
+        """Return equal shapes at one place together, by kind, colour and place."""
+        groups: dict[tuple[str, str, tuple[str, str]], list[PlacedShape]] = {}
+        for shape in self.shapes:
+            groups.setdefault((shape.kind, shape.colour, shape.place), []).append(shape)
+        return groups
+
+    @property
+    def frame_is_thin(self) -> bool:
+        """Tell whether captions call the frame thin; any other is thick."""
+        return self.frame.thickness < THIN_FRAME * min(self.height, self.width)
+
+    def capital_share(self, block: TextBlock) -> float:
+        """Return the height of a text's capitals as a share of the shorter side."""
+        return block.size * fonts.capital(block.font) / min(self.height, self.width)
+
+    def sample_is_placed(self, number: int, rng: random.Random) -> bool:
+        """Sample whether a caption says the place of text `number`.
+
+        Seldom for the middle, nearly always elsewhere; of a stack only once.
+        """
+        if self.arrangement == "spread":
+            return rng.random() <= 0.93
+        return number == 0 and rng.random() <= (0.15 if self.blocks[0].place == MIDDLE else 0.85)
 
     @property
     def texts(self) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from glmkit.inputs.quotes import quoted_texts
+from glmkit.inputs.quotes import rendered_texts
 
 # Images of one size share a batch, and edits those with condition images of the same sizes: height, width, and the
 # sizes of the condition images, of which only edits have any. None: an image that is never trained on itself.
@@ -145,7 +145,7 @@ def kinds_with_caption(images: ImageDataset) -> list[Kind | None]:
 def glyph_texts(images: ImageDataset) -> list[list[str]]:
     """Return what the glyph encoder reads of every caption: its texts in quotes, unless others are given."""
     both = zip(images.captions, images.texts, strict=True)
-    return [quoted_texts(caption) if texts is None else list(texts) for caption, texts in both]
+    return [rendered_texts(caption, texts) for caption, texts in both]
 
 
 def by_size(sizes: Sequence[Bucket | None]) -> dict[Bucket, list[int]]:

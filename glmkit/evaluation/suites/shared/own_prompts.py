@@ -15,7 +15,7 @@ from glmkit.evaluation.metrics import text
 from glmkit.evaluation.suites.shared.base import Counts, Suite
 from glmkit.inputs.images import read_image
 from glmkit.inputs.prompts import FilePrompt, read_prompts
-from glmkit.inputs.quotes import quoted_texts
+from glmkit.inputs.quotes import rendered_texts
 from glmkit.records import Prompt
 
 if TYPE_CHECKING:
@@ -51,8 +51,7 @@ class OwnPrompts(Suite):
         where = f"{path}, record {number}"
         if prompt.error is not None:
             raise UserError(f"{where}: {prompt.error.what}", found=prompt.error.found, fix=prompt.error.fix)
-        named = quoted_texts(prompt.prompt) if prompt.texts is None else prompt.texts
-        texts = tuple(named) if prompt.has_texts or self.from_quotes else ()
+        texts = tuple(rendered_texts(prompt.prompt, prompt.texts)) if prompt.has_texts or self.from_quotes else ()
         if not texts:
             fix = '"texts": ["OPEN"], what its image must show' + (
                 "" if self.from_quotes else "; or --texts-from quotes"
