@@ -1,8 +1,9 @@
 """Intervals over prompts: resample prompts, not words or images, because prompts are what varies between samples.
 
-A metric of a set of images is a ratio of sums, sum(numerators) / sum(denominators) (micro average), or a formula of
-such ratios (`oneig.DERIVED`). One bootstrap resample takes P prompts of P with replacement, each with all its
-images (percentile bootstrap: Efron 1979).
+The score of a set of images is a chain of reductions (`metrics.chains`), by default sum(numerators) /
+sum(denominators). One bootstrap resample takes P prompts of P with replacement, each with all its images, and runs the
+whole chain on them (percentile bootstrap: Efron 1979). Where a chain averages groups of prompts, each group is
+resampled by itself, for how many prompts it has is part of the benchmark.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from glmkit.evaluation.metrics.oneig import DERIVED
+from glmkit.evaluation.metrics import oneig
+from glmkit.evaluation.metrics.chains import Chain, micro
 from glmkit.records import Score
 
+CHAINS: Mapping[str, Chain] = {**oneig.CHAINS}
 RESAMPLES = 10_000
 LEVEL = 0.95
 SEED = 0
@@ -40,11 +43,16 @@ class PairedDifference(NamedTuple):
     n: int
 
 
+def chain_of(metric: str) -> Chain:
+    """Return the chain of a metric; one that declares none is a micro average."""
+    return CHAINS.get(metric) or micro(metric)
+
+
 def estimate(scores: Sequence[Score], metric: str) -> Estimate:
     """Pool `metric` over the scored images, with its 95 % interval over prompts."""
-    prompt_sums = _prompt_sums(scores, metric)
-    sums = np.array(list(prompt_sums.values()), dtype=np.float64)
-    return Estimate(*_measure(sums, lambda totals: _value(totals, metric)), len(prompt_sums))
+    chain = chain_of(metric)
+    sums = chain.prompt_sums(scores)
+    return Estimate(*_measure([sums], list(sums), chain, chain.value), len(sums))
 
 
 def paired_difference(scores_a: Sequence[Score], scores_b: Sequence[Score], metric: str) -> PairedDifference:
@@ -52,76 +60,88 @@ def paired_difference(scores_a: Sequence[Score], scores_b: Sequence[Score], metr
 
     The difference is not resolved when low <= 0 <= high.
     """
-    sums_a, sums_b = _prompt_sums(scores_a, metric), _prompt_sums(scores_b, metric)
+    chain = chain_of(metric)
+    sums_a, sums_b = chain.prompt_sums(scores_a), chain.prompt_sums(scores_b)
     common = [prompt_id for prompt_id in sums_a if prompt_id in sums_b]
-    sums = np.array([sums_a[prompt_id] + sums_b[prompt_id] for prompt_id in common], dtype=np.float64)
 
     def difference(totals: np.ndarray) -> np.ndarray:
         a, b = np.split(totals, 2, axis=-1)
-        change: np.ndarray = _value(b, metric) - _value(a, metric)
+        change: np.ndarray = chain.value(b) - chain.value(a)
         return change
 
-    return PairedDifference(*_measure(sums, difference), len(common))
+    return PairedDifference(*_measure([sums_a, sums_b], common, chain, difference), len(common))
+
+
+def image_value(score: Score, metric: str) -> float | None:
+    """Return the score of one image alone; None when it has none."""
+    if metric in score.counts:
+        return score.value(metric)
+    return estimate([score], metric).value
+
+
+def required_counts(metric: str) -> tuple[str, ...]:
+    """Name the counts that every scored image has, if it is scored by this metric."""
+    chain = chain_of(metric)
+    return chain.groups if chain.is_everywhere else ()
+
+
+PromptSums = Mapping[str, Mapping[str, tuple[float, float]]]  # prompt -> column -> (numerator, denominator)
 
 
 def _measure(
-    sums: np.ndarray, value: Callable[[np.ndarray], np.ndarray]
+    sides: Sequence[PromptSums], prompts: Sequence[str], chain: Chain, value: Callable[[np.ndarray], np.ndarray]
 ) -> tuple[float | None, float | None, float | None]:
-    """Turn P prompts x C columns of sums into the value of their totals, and its interval."""
-    if len(sums) == 0:
+    """Calculate the value of the totals of these prompts, one set of columns per side, and its interval."""
+    if not prompts:
         return None, None, None
+    strata: dict[str, list[str]] = {}
+    for prompt_id in prompts:
+        columns = list(sides[0][prompt_id])
+        strata.setdefault(columns[0] if len(columns) == 1 else "", []).append(prompt_id)
+    sums = np.array(
+        [
+            [number for side in sides for column in chain.columns for number in side[prompt_id].get(column, (0.0, 0.0))]
+            for stratum in strata.values()
+            for prompt_id in stratum
+        ],
+        dtype=np.float64,
+    )
     whole = float(value(sums.sum(axis=0)))
     if np.isnan(whole):
         return None, None, None
-    if len(sums) < 2:
+    sizes = tuple(map(len, strata.values()))
+    if max(sizes) < 2:
         return whole, None, None
     tail = (1 - LEVEL) / 2
-    low, high = np.nanquantile(value(_resampled_totals(sums)), (tail, 1 - tail))
+    low, high = np.nanquantile(value(_resampled_totals(sums, sizes)), (tail, 1 - tail))
     return whole, float(low), float(high)
 
 
-def ratios(metric: str) -> tuple[str, ...]:
-    """Name the counts of a score that a metric is made of."""
-    return DERIVED[metric].ratios if metric in DERIVED else (metric,)
+def _resampled_totals(sums: np.ndarray, sizes: tuple[int, ...]) -> np.ndarray:
+    """Turn P prompts x C columns of sums into RESAMPLES x C totals; `sizes` are the prompts of each stratum, in order.
 
-
-def _prompt_sums(scores: Sequence[Score], metric: str) -> dict[str, tuple[float, ...]]:
-    """Add up numerators and denominators of each prompt with a scored image, in order of first appearance."""
-    sums: dict[str, tuple[float, ...]] = {}
-    for score in scores:
-        if score.error is None:
-            new = [number for ratio in ratios(metric) for number in score.counts[ratio]]
-            before = sums.get(score.prompt_id, (0.0,) * len(new))
-            sums[score.prompt_id] = tuple(old + more for old, more in zip(before, new, strict=True))
-    return sums
-
-
-def _value(totals: np.ndarray, metric: str) -> np.ndarray:
-    """Turn ... x C totals into the metric of each; not a number where a denominator is 0."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        values = totals[..., 0::2] / totals[..., 1::2]
-    values[~np.isfinite(values)] = np.nan
-    return DERIVED[metric].formula(*np.moveaxis(values, -1, 0)) if metric in DERIVED else values[..., 0]
-
-
-def _resampled_totals(sums: np.ndarray) -> np.ndarray:
-    """Turn P prompts x C columns of sums into RESAMPLES x C totals. The same P always resamples the same prompts."""
-    size = max(1, _CHUNK // len(sums))
+    The same sizes always resample the same prompts.
+    """
+    at_once = max(1, _CHUNK // len(sums))
     return np.concatenate(
-        [_resample(len(sums), start, min(start + size, RESAMPLES)) @ sums for start in range(0, RESAMPLES, size)]
+        [_resample(sizes, start, min(start + at_once, RESAMPLES)) @ sums for start in range(0, RESAMPLES, at_once)]
     )
 
 
 @lru_cache(maxsize=16)
-def _resample(prompts: int, start: int, stop: int) -> np.ndarray:
+def _resample(sizes: tuple[int, ...], start: int, stop: int) -> np.ndarray:
     """Count how often each prompt is in each of the resamples `start` to `stop`, exclusive: (stop - start) x P.
 
     Bytes hold it: above 255 prompts none is taken 256 times (each expects to be taken once; the odds are below 1e-500).
     """
     count = stop - start
-    picked = np.random.default_rng((SEED, start)).integers(prompts, size=(count, prompts), dtype=np.uint32)
-    picked += np.arange(count, dtype=np.uint32)[:, None] * np.uint32(prompts)
-    return np.bincount(picked.ravel(), minlength=count * prompts).astype(np.uint8).reshape(count, prompts)
+    strata = []
+    for number, prompts in enumerate(sizes):
+        seed = (SEED, start, number) if number else (SEED, start)
+        picked = np.random.default_rng(seed).integers(prompts, size=(count, prompts), dtype=np.uint32)
+        picked += np.arange(count, dtype=np.uint32)[:, None] * np.uint32(prompts)
+        strata.append(np.bincount(picked.ravel(), minlength=count * prompts).astype(np.uint8).reshape(count, prompts))
+    return np.concatenate(strata, axis=1) if len(strata) > 1 else strata[0]
 
 
 def as_text(estimate: Mapping[str, float | None]) -> str:

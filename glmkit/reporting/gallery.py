@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import track
 
 from glmkit.errors import UserError
+from glmkit.evaluation.stats import image_value
 from glmkit.records import Generation, Score
 from glmkit.reporting.compare import Comparison
 from glmkit.reporting.gallery_order import metric_changes, positions, prompt_means
@@ -169,7 +170,9 @@ def gallery_image(
         seed,
         embedded,
         original,
-        scores=tuple((metric, score.value(metric)) for metric in with_clip_metric(metrics, run.summary.alignment)),
+        scores=tuple(
+            (metric, image_value(score, metric)) for metric in with_clip_metric(metrics, run.summary.alignment)
+        ),
         text_diff=diff_texts(score.expected, score.recognized_lines),
     )
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from statistics import fmean
 
+from glmkit.evaluation.stats import image_value
 from glmkit.records import Score
 
 PromptMeans = Mapping[str, Sequence[float]]  # prompt id -> one number per metric, higher is better
@@ -19,7 +20,9 @@ def prompt_means(scores: Sequence[Score], signs: Mapping[str, int]) -> PromptMea
         if score.error is None:
             scored.setdefault(score.prompt_id, []).append(score)
     return {
-        prompt_id: [sign * fmean(score.value(metric) or 0.0 for score in of_prompt) for metric, sign in signs.items()]
+        prompt_id: [
+            sign * fmean(image_value(score, metric) or 0.0 for score in of_prompt) for metric, sign in signs.items()
+        ]
         for prompt_id, of_prompt in scored.items()
     }
 

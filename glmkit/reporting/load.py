@@ -135,7 +135,7 @@ def _check_files(folder: Path, images: Sequence[Generation]) -> None:
 
 def _check_counts(folder: Path, summary: Summary, scores: Sequence[Score]) -> None:
     """Raise UserError unless every scored image has the counts of every metric of the summary."""
-    wanted = {ratio for metric in summary.metrics for ratio in stats.ratios(metric)}
+    wanted = {ratio for metric in summary.metrics for ratio in stats.required_counts(metric)}
     for number, score in enumerate(scores, start=1):
         if score.error is None and (missing := wanted - set(score.counts)):
             where = f"{folder / 'scores.jsonl'}, line {number}"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from glmkit.errors import UserError
+from glmkit.evaluation import stats
 from glmkit.files import atomic_path, read_json, shareable_path, write_json
 from glmkit.reporting.compare import Comparison
 from glmkit.reporting.leaderboard import Leaderboard
@@ -46,7 +47,7 @@ def image_records(runs: Sequence[EvalRun], comparison: Comparison) -> list[Image
                     "recognized_lines": list(score.recognized_lines),
                     "image": image.file,
                     "error": score.error,
-                    **{name: score.value(name) for name in metrics},
+                    **{name: stats.image_value(score, name) for name in metrics},
                 }
             )
     return records

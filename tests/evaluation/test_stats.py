@@ -158,7 +158,7 @@ def test_a_formula_of_ratios_is_resampled_as_a_whole() -> None:
 
 def test_many_prompts_are_resampled_in_parts_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cutting the resamples must not repeat them, and each takes as many prompts as there are."""
-    first, second = stats._resample(40, 0, 300), stats._resample(40, 300, 600)
+    first, second = stats._resample((40,), 0, 300), stats._resample((40,), 300, 600)
     assert (first != second).any(axis=1).all()
     assert set(first.sum(axis=1)) == {40}
     values = normal_rows(40, 3.0, 2.0, seed=10)

@@ -6,7 +6,7 @@ The same OCR output gives the same number; what looks odd here is odd there.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rapidfuzz.distance import Levenshtein
 
+from glmkit.evaluation.metrics.chains import Chain, Step, pool
 from glmkit.evaluation.metrics.longtext import CJK, compared_characters, matched_units
 
 MAX_EDITS: Mapping[str, int] = {"en": 100, "zh": 50}
@@ -35,13 +36,6 @@ class OneigResult(NamedTuple):
     cr: float
     wac: float
     score: float
-
-
-class DerivedMetric(NamedTuple):
-    """Define a metric as a formula of pooled ratios: the ratios by name, and the formula for arrays."""
-
-    ratios: tuple[str, ...]
-    formula: Callable[..., NDArray[np.float64]]
 
 
 def oneig_normalise(text: str) -> str:
@@ -84,7 +78,14 @@ def oneig_combine(
     return score
 
 
-DERIVED: Mapping[str, DerivedMetric] = {
-    f"oneig_text_{language}": DerivedMetric(("ed", "cr", "wac"), partial(oneig_combine, most=most))
+def _combine_pooled(ratios: NDArray[np.float64], most: int) -> NDArray[np.float64]:
+    ed, cr, wac = np.moveaxis(ratios, -1, 0)
+    return oneig_combine(ed, cr, wac, most)
+
+
+CHAINS: Mapping[str, Chain] = {
+    f"oneig_text_{language}": Chain(
+        ("ed", "cr", "wac"), (Step(pool, by=("group",)), Step(partial(_combine_pooled, most=most)))
+    )
     for language, most in MAX_EDITS.items()
 }
