@@ -138,17 +138,13 @@ def scenes_with_masks(
 
     Workers write into one block of memory that they share with the caller, so the masks take count x H x W bytes once.
     """
-    masks = shared(count, height, width)
     settings: dict[str, Any] = {"height": height, "width": width, "split": split, "wide": wide, "aligned": aligned}
 
-    def fill(start: int, stop: int) -> list[Scene]:
-        scenes = [indexed_scene(seed, index, **settings) for index in range(start, stop)]
-        for index, scene in enumerate(scenes, start=start):
-            masks[index] = text_mask(scene)
-        return scenes
+    def sample(index: int) -> tuple[Scene, np.ndarray]:
+        scene = indexed_scene(seed, index, **settings)
+        return scene, text_mask(scene)
 
-    chunks = in_chunks(fill, count, workers)
-    return [scene for chunk in chunks for scene in chunk], masks
+    return with_masks(sample, shared(count, height, width), workers)
 
 
 def indexed_edit(seed: int, index: int, *, height: int, width: int, split: Split) -> Edit:
@@ -161,17 +157,25 @@ def edits_with_masks(
     count: int, seed: int, *, height: int = 256, width: int = 256, workers: int = 1, split: Split = "train"
 ) -> tuple[list[Edit], np.ndarray]:
     """Sample the first `count` edits of a series, with the masks of condition and target, uint8 N 2 H W."""
-    masks = shared(count, 2, height, width)
 
-    def fill(start: int, stop: int) -> list[Edit]:
-        edits = [indexed_edit(seed, index, height=height, width=width, split=split) for index in range(start, stop)]
-        for index, edit in enumerate(edits, start=start):
-            masks[index, 0] = text_mask(edit.condition)
-            masks[index, 1] = text_mask(edit.target) if edit.new_texts else masks[index, 0]
-        return edits
+    def sample(index: int) -> tuple[Edit, tuple[np.ndarray, ...]]:
+        edit = indexed_edit(seed, index, height=height, width=width, split=split)
+        return edit, (text_mask(edit.condition), text_mask(edit.target))
 
-    chunks = in_chunks(fill, count, workers)
-    return [edit for chunk in chunks for edit in chunk], masks
+    return with_masks(sample, shared(count, 2, height, width), workers)
+
+
+def with_masks(sample: Callable[[int], tuple[T, Any]], masks: np.ndarray, workers: int) -> tuple[list[T], np.ndarray]:
+    """Sample what belongs to every index of `masks`, in `workers` processes, and fill these shared masks."""
+
+    def fill(start: int, stop: int) -> list[T]:
+        sampled = []
+        for index in range(start, stop):
+            one, masks[index] = sample(index)
+            sampled.append(one)
+        return sampled
+
+    return [one for chunk in in_chunks(fill, len(masks), workers) for one in chunk], masks
 
 
 def character_label_maps(scenes: Sequence[Scene], workers: int = 1) -> np.ndarray:

@@ -34,6 +34,12 @@ class PosterData(Section):
     workers: int = Field(default=0, ge=0)
     """Processes that render; 0: one per core."""
 
+    @model_validator(mode="after")
+    def _is_of_the_world(self) -> Self:
+        if self.world != "plain" and (self.wide or self.aligned):
+            raise ValueError(f"only posters of the plain world can be wide or aligned, not those of {self.world}")
+        return self
+
     @property
     def shares(self) -> dict[tuple[int, int], float]:
         """(height, width) of every size, and which share of the posters has it; UserError for what is no size."""
@@ -57,7 +63,7 @@ class PretrainData(Data):
         if (not self.train) == (self.posters is None and self.edits is None):
             raise ValueError("give either data.train (a folder) or data.posters/data.edits, not both and not neither")
         if self.edits and (self.edits.wide or self.edits.aligned):
-            raise ValueError("data.edits are of the plain poster world: only data.posters can be wide or aligned")
+            raise ValueError("data.edits are neither wide nor aligned: only data.posters can be")
         return self
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from glmkit.generation.sequence import grids
 from glmkit.posters import grammar, masks, render
 from glmkit.posters.everyday import masks as everyday_masks
 from glmkit.posters.everyday import render as everyday_render
+from glmkit.posters.everyday.scene import EverydayScene
 from glmkit.posters.words import Split
 from glmkit.pretraining.config import PosterData, PretrainData
 from glmkit.training import data
@@ -119,8 +121,18 @@ class EverydayDataset(PosterDataset):
         )
         self._describe(captions, [(height, width)] * count, {})
         self.texts = [scene.texts for scene in scenes]
+        self._draw_everyday(scenes, text_masks, workers)
+
+    def _draw_everyday(self, scenes: list[EverydayScene], text_masks: np.ndarray, workers: int) -> None:
         batch = everyday_render.batch_scenes(scenes)
         self._draw(text_masks, batch, lambda: everyday_masks.character_label_maps(scenes, workers))
+
+
+def paired(edits: Sequence[Any], captions: Sequence[str]) -> tuple[list[Any], list[str], dict[int, tuple[int, ...]]]:
+    """Return conditions and targets in turn, what is said of each, and which condition each target has."""
+    scenes = [scene for edit in edits for scene in (edit.condition, edit.target)]
+    said = [text for edit, caption in zip(edits, captions, strict=True) for text in (caption, edit.instruction)]
+    return scenes, said, {2 * pair + 1: (2 * pair,) for pair in range(len(edits))}
 
 
 class EditDataset(PosterDataset):
@@ -134,12 +146,27 @@ class EditDataset(PosterDataset):
         edits, text_masks = masks.edits_with_masks(
             count, seed, height=height, width=width, workers=workers, split=split
         )
-        scenes, captions = [], []
-        for index, edit in enumerate(edits):
-            scenes += [edit.condition, edit.target]
-            captions += [grammar.caption(edit.condition, random.Random(f"{seed}-{index}")), edit.instruction]
-        condition_images: dict[int, tuple[int, ...]] = {2 * pair + 1: (2 * pair,) for pair in range(count)}
+        captions = [
+            grammar.caption(edit.condition, random.Random(f"{seed}-{index}")) for index, edit in enumerate(edits)
+        ]
+        scenes, captions, condition_images = paired(edits, captions)
         self._set(scenes, text_masks.reshape(-1, height, width), captions, condition_images, workers)
+
+
+class EverydayEditDataset(EverydayDataset):
+    """Pairs as those of `EditDataset`; the decoder gets the texts that an instruction quotes, the old one included."""
+
+    def __init__(self, count: int, height: int, width: int, seed: int, workers: int, split: Split) -> None:
+        workers = workers or runs.cores()
+        edits, captions, text_masks = everyday_masks.edits_with_masks(
+            count, seed, height=height, width=width, workers=workers, split=split
+        )
+        scenes, captions, condition_images = paired(edits, captions)
+        self._describe(captions, [(height, width)] * len(captions), condition_images)
+        self._draw_everyday(scenes, text_masks.reshape(-1, height, width), workers)
+
+
+KINDS = {"plain": (EditDataset, PosterDataset), "everyday": (EverydayEditDataset, EverydayDataset)}
 
 
 def load(settings: PretrainData) -> Datasets:
@@ -147,11 +174,9 @@ def load(settings: PretrainData) -> Datasets:
     if settings.train:
         return data.load(settings)
     # Edits first: validation losses look at the first images, and these are edits and descriptions in turn.
-    everyday = settings.posters is not None and settings.posters.world == "everyday"
-    kinds = ((EditDataset, settings.edits), (EverydayDataset if everyday else PosterDataset, settings.posters))
     pairs = [
-        _both_splits(kind, posters, *size, share)
-        for kind, posters in kinds
+        _both_splits(KINDS[posters.world][number], posters, *size, share)
+        for number, posters in enumerate((settings.edits, settings.posters))
         if posters is not None
         for size, share in posters.shares.items()
     ]

@@ -15,11 +15,14 @@ from PIL import Image
 from torch import Tensor
 
 from glmkit.errors import UserError
+from glmkit.inputs.quotes import quoted_texts
 from glmkit.posters import grammar, masks, render
+from glmkit.posters.everyday import masks as everyday_masks
+from glmkit.posters.everyday import render as everyday_render
 from glmkit.pretraining import config, posters
 from glmkit.pretraining.characters import character_labels
 from glmkit.pretraining.config import PosterData, PretrainData
-from glmkit.pretraining.posters import EditDataset, PosterDataset
+from glmkit.pretraining.posters import EditDataset, EverydayEditDataset, PosterDataset
 from glmkit.training import data
 
 CPU = torch.device("cpu")
@@ -74,6 +77,37 @@ def test_edits_are_pairs_of_posters() -> None:
     assert images.captions[1::2] == [edit.instruction for edit in series]
     for edit, caption in zip(series, images.captions[::2], strict=True):
         assert all(f'"{text}"' in caption for text in edit.condition.texts)
+
+
+def test_everyday_edits_are_pairs_of_scenes() -> None:
+    """The decoder gets what an instruction quotes: the new text, and the old one where that is quoted."""
+    images = EverydayEditDataset(8, 64, 96, seed=3, workers=1, split="train")
+    series = [everyday_masks.indexed_edit(3, index, height=64, width=96, split="train") for index in range(8)]
+    assert images.condition_images == {2 * pair + 1: (2 * pair,) for pair in range(8)}
+    assert images.sizes == [(64, 96)] * 16
+    pixels, labels = images.pixels(list(range(16)), CPU), images.character_labels(list(range(16)), CPU)
+    text = images.text_mask(list(range(16)), CPU)
+    assert text is not None
+    for index, scene in enumerate(scene for edit in series for scene in (edit.condition, edit.target)):
+        expected = torch.from_numpy(np.array(everyday_render.render(scene))).permute(2, 0, 1) / 127.5 - 1
+        assert (pixels[index] - expected).abs().max() <= 1.01 / 127.5
+        mask = torch.from_numpy(everyday_masks.text_mask(scene).copy())
+        assert torch.equal((text[index, 0] * 255).round().byte(), mask)
+        assert torch.equal(labels[index], torch.from_numpy(everyday_masks.character_label_map(scene)))
+    assert images.captions[1::2] == [edit.instruction for edit in series]
+    texts = data.glyph_texts(images)
+    assert texts[::2] == [list(edit.condition.texts) for edit in series]
+    assert texts[1::2] == [quoted_texts(edit.instruction) for edit in series]
+
+
+@pytest.mark.parametrize("world", ["plain", "everyday"])
+def test_a_recipe_names_the_world_of_its_edits(world: str) -> None:
+    few: dict[str, Any] = {"count": 2, "validation": 1, "size": {"64x64": 1, "96x64": 1}, "workers": 1, "world": world}
+    train, validation = posters.load(PretrainData(posters=PosterData(**few), edits=PosterData(**few)))
+    assert isinstance(train, data.ConcatDataset)
+    assert [type(images) for images in train.sets] == [kind for kind in posters.KINDS[world] for _ in range(2)]
+    assert Counter(train.sizes) == {(64, 64): 3, (64, 96): 3}
+    assert validation.condition_images == {1: (0,), 3: (2,)}
 
 
 def test_joined_sets_are_their_images_one_after_the_other() -> None:

@@ -38,6 +38,7 @@ NEXT = [
     "followed by {}", "and underneath {}", "{} in the next line",
 ]  # fmt: skip
 COUNTS = {2: ("two",), 3: ("three",), 4: ("four",)}
+QUOTES = ('"{}"', '"{}"', "“{}”")
 FILLERS = [
     "minimalist", "simple and clean", "flat design", "modern style", "elegant", "bold typography", "vector art",
     "high quality", "plain", "clean layout", "nice font", "professional", "cute", "retro vibe",
@@ -63,45 +64,47 @@ def caption(scene: EverydayScene, rng: random.Random) -> str:
     return _joined(head, clauses, rng)
 
 
-def _name(colour: str, rng: random.Random) -> str:
+def colour_name(colour: str, rng: random.Random) -> str:
+    """Say a colour; grey is also spelt gray."""
     return ALIASES[colour] if colour in ALIASES and rng.random() < 0.35 else colour
 
 
-def _article(words: str) -> str:
+def with_article(words: str) -> str:
+    """Put "a" or "an" before the words."""
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
 def _head(scene: EverydayScene, rng: random.Random) -> tuple[str, set[str]]:
     """Return how the caption begins, and which colours it names already."""
-    noun, topic, background = rng.choice(NOUNS), rng.choice(TOPICS), _name(scene.background, rng)
+    noun, topic, background = rng.choice(NOUNS), rng.choice(TOPICS), colour_name(scene.background, rng)
     if rng.random() < 0.3:
-        noun = rng.choice((f"{noun} for {_article(topic)}", f"{topic} {noun}", f"{noun} for my {topic}"))
+        noun = rng.choice((f"{noun} for {with_article(topic)}", f"{topic} {noun}", f"{noun} for my {topic}"))
     kind = rng.random()
     if kind < 0.28:
-        return _article(f"{background} {noun}"), {"background"}
+        return with_article(f"{background} {noun}"), {"background"}
     if kind < 0.36:
         return rng.choice(("simple {}", "minimal {}", "clean {}", "modern {}")).format(noun), set()
     if kind < 0.46:
         return rng.choice(("make {}", "design {}", "create {}", "please draw {}", "I need {}", "I want {}")).format(
-            _article(noun)
+            with_article(noun)
         ), set()
-    return (noun if rng.random() < 0.4 else _article(noun)), set()
+    return (noun if rng.random() < 0.4 else with_article(noun)), set()
 
 
 def _background(scene: EverydayScene, rng: random.Random) -> str:
-    name = _name(scene.background, rng)
-    return rng.choice((f"on {name}", f"on {_article(name)} background", f"with {_article(name)} background",
+    name = colour_name(scene.background, rng)
+    return rng.choice((f"on {name}", f"on {with_article(name)} background", f"with {with_article(name)} background",
                        f"{name} background", f"the background is {name}", f"background {name}", f"{name} backdrop",
                        f"on a plain {name} background", f"background in {name}"))  # fmt: skip
 
 
 def _texts(scene: EverydayScene, rng: random.Random, colours_said: set[str]) -> str:
     """Say the texts in order, each with what is said of it."""
-    quote = rng.choice(('"{}"', '"{}"', "“{}”"))
+    quote = rng.choice(QUOTES)
     same_style = _style(scene, scene.blocks[0], rng) if rng.random() < 0.75 else ""
     if not colours_said and same_style and rng.random() < 0.25:
         colours_said.add("background")
-        same_style = f"in {_name(scene.text_colour, rng)} on {_name(scene.background, rng)}"
+        same_style = f"in {colour_name(scene.text_colour, rng)} on {colour_name(scene.background, rng)}"
     phrases = []
     for number, block in enumerate(scene.blocks):
         quoted = quote.format(block.text)
@@ -128,7 +131,7 @@ def _texts(scene: EverydayScene, rng: random.Random, colours_said: set[str]) -> 
 
 def _style(scene: EverydayScene, block: TextBlock, rng: random.Random) -> str:
     """Say colour, size and family of a text, each or not."""
-    colour = _name(scene.accent_colour if block.accent else scene.text_colour, rng) if rng.random() < 0.8 else ""
+    colour = colour_name(scene.accent_colour if block.accent else scene.text_colour, rng) if rng.random() < 0.8 else ""
     tall = scene.capital_share(block)
     size = rng.choice(next(words for least, words in SIZES if tall >= least)) if rng.random() < 0.3 else ""
     face = fonts.TYPEFACES[block.font]
@@ -164,13 +167,13 @@ def _shapes(scene: EverydayScene, rng: random.Random) -> str:
         return rng.choice(("", "", "", "", "no shapes", "nothing else")) if not groups else ""
     phrases = []
     for (kind, colour, where), group in groups.items():
-        name = _name(colour, rng)
+        name = colour_name(colour, rng)
         if len(group) > 1:
-            many = f"{rng.choice(COUNTS[len(group)])} {name} {kind}{'es' if kind[-1] in 'sx' else 's'}"
+            many = f"{rng.choice(COUNTS[len(group)])} {name} {kind}s"
             phrases.append(f"{many} {place(where, rng)}" if rng.random() < 0.85 else many)
         else:
             big = "big " if group[0].radius > 0.135 * min(scene.height, scene.width) and rng.random() < 0.3 else ""
-            one = _article(f"{big}{name} {kind}")
+            one = with_article(f"{big}{name} {kind}")
             phrases.append(f"{one} {place(where, rng)}" if rng.random() < 0.85 else one)
     return rng.choice(("{}", "{}", "with {}", "plus {}", "decorated with {}", "add {}")).format(" and ".join(phrases))
 
@@ -180,9 +183,10 @@ def _frame(scene: EverydayScene, rng: random.Random) -> str:
     if not frame.thickness or rng.random() < 0.1:
         return ""
     thin = "thin" if scene.frame_is_thin else "thick"
-    words = " ".join(filter(None, (thin if rng.random() < 0.5 else "", _name(frame.colour, rng))))
-    return rng.choice((f"with {_article(words)} border", f"{words} frame", f"framed in {_name(frame.colour, rng)}",
-                       f"{words} border", f"with {_article(words)} frame"))  # fmt: skip
+    words = " ".join(filter(None, (thin if rng.random() < 0.5 else "", colour_name(frame.colour, rng))))
+    framed = f"framed in {colour_name(frame.colour, rng)}"
+    return rng.choice((f"with {with_article(words)} border", f"{words} frame", framed, f"{words} border",
+                       f"with {with_article(words)} frame"))  # fmt: skip
 
 
 def _joined(head: str, clauses: list[str], rng: random.Random) -> str:

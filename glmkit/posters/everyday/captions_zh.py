@@ -35,6 +35,7 @@ KINDS = {
     "burst": "爆炸形",
     "stripe": "条纹",
 }
+QUOTES = ("“{}”", "“{}”", '"{}"', "「{}」")
 COUNTS = {2: "两", 3: "三", 4: "四"}
 FILLERS = ("简约风格", "简洁", "扁平设计", "现代风格", "高质量", "大气", "可爱")
 ROWS = {"top": ("顶部", "上方", "上面"), "bottom": ("底部", "下方", "下面"), "middle": ("中间", "中央", "正中")}
@@ -51,7 +52,7 @@ SIZES = ((0.19, ("特大", "巨大")), (0.12, ("大", "大号")), (0.09, ("", "�
 
 def caption(scene: EverydayScene, rng: random.Random) -> str:
     """Sample one of many descriptions. Quotes hold exactly the scene's texts, in its order."""
-    noun, background = rng.choice(NOUNS), _name(scene.background)
+    noun, background = rng.choice(NOUNS), colour_name(scene.background)
     noun = rng.choice((f"{rng.choice(TOPICS)}的{noun}", f"{rng.choice(TOPICS)}{noun}")) if rng.random() < 0.3 else noun
     clauses = [_texts(scene, rng)]
     kind = rng.random()
@@ -74,12 +75,13 @@ def caption(scene: EverydayScene, rng: random.Random) -> str:
     return comma.join([head, *clauses]) + ("。" if rng.random() < 0.5 else "")
 
 
-def _name(colour: str) -> str:
+def colour_name(colour: str) -> str:
+    """Say a colour; nothing where no Chinese name is common."""
     return COLOURS[colour][1]
 
 
 def _texts(scene: EverydayScene, rng: random.Random) -> str:
-    quote = rng.choice(("“{}”", "“{}”", '"{}"', "「{}」"))
+    quote = rng.choice(QUOTES)
     phrases = []
     for number, block in enumerate(scene.blocks):
         intro = INTROS if number == 0 else NEXT if scene.arrangement == "stack" else ("写着{}", "{}", "是{}")
@@ -91,7 +93,7 @@ def _texts(scene: EverydayScene, rng: random.Random) -> str:
 
 
 def _style(scene: EverydayScene, block: TextBlock, rng: random.Random) -> str:
-    colour = _name(scene.accent_colour if block.accent else scene.text_colour) if rng.random() < 0.85 else ""
+    colour = colour_name(scene.accent_colour if block.accent else scene.text_colour) if rng.random() < 0.85 else ""
     tall = scene.capital_share(block)
     size = rng.choice(next(words for least, words in SIZES if tall >= least)) if rng.random() < 0.3 else ""
     face = fonts.TYPEFACES[block.font]
@@ -115,7 +117,7 @@ def _shapes(scene: EverydayScene, rng: random.Random) -> str:
         return ""
     phrases = []
     for (kind, colour, where), group in groups.items():
-        name = _name(colour)
+        name = colour_name(colour)
         named = f"{name}的" if name and rng.random() < 0.3 else name
         thing = f"{COUNTS.get(len(group), '一')}个{named}{KINDS[kind]}"
         phrases.append(
@@ -131,5 +133,5 @@ def _frame(scene: EverydayScene, rng: random.Random) -> str:
     if not frame.thickness or rng.random() < 0.1:
         return ""
     thin = "细" if scene.frame_is_thin else "粗"
-    words = f"{thin if rng.random() < 0.5 else ''}{_name(frame.colour)}"
+    words = f"{thin if rng.random() < 0.5 else ''}{colour_name(frame.colour)}"
     return rng.choice((f"{words}边框", f"带{words}边框", f"有{words}外框"))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from functools import cache
 
+import numpy as np
+
 from glmkit.posters.grammar import Rgb, contrast
 
 # English name: sRGB bytes, Chinese name ("" where none is common).
@@ -81,6 +83,8 @@ MOST_NAMED = ("white", "black", "red", "orange", "yellow", "green", "blue", "pur
               "gold", "cream", "teal", "beige", "light blue", "dark green", "dark blue")  # fmt: skip
 MIN_TEXT_CONTRAST = 3.0
 MIN_SHAPE_CONTRAST = 1.4
+CLEAR_DIFFERENCE = 25.0  # Euclidean distance in CIELAB (CIE 1976)
+TO_XYZ = ((0.4124, 0.3576, 0.1805), (0.2126, 0.7152, 0.0722), (0.0193, 0.1192, 0.9505))  # from linear sRGB
 
 
 def sample(rng: random.Random) -> str:
@@ -102,3 +106,20 @@ def sample_on(background: str, rng: random.Random, least: float = MIN_TEXT_CONTR
         if common and rng.random() < share:
             return rng.choice(common)
     return rng.choice(allowed)
+
+
+def lab(rgb: np.ndarray) -> np.ndarray:
+    """Convert sRGB bytes ... 3 to CIELAB, D65: ... 3, L from 0 to 100 (IEC 61966-2-1 and CIE 15:2004)."""
+    shares = np.asarray(rgb, dtype=np.float64) / 255
+    linear = np.where(shares <= 0.04045, shares / 12.92, ((shares + 0.055) / 1.055) ** 2.4)
+    xyz = linear @ np.array(TO_XYZ).T / np.sum(TO_XYZ, axis=1)
+    bent = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz / (3 * (6 / 29) ** 2) + 4 / 29)
+    x, y, z = np.moveaxis(bent, -1, 0)
+    return np.stack((116 * y - 16, 500 * (x - y), 200 * (y - z)), axis=-1)
+
+
+@cache
+def are_different(first: str, second: str) -> bool:
+    """Tell whether people who see two colours by name will not take them for one."""
+    values = lab(np.array([COLOURS[first][0], COLOURS[second][0]]))
+    return bool(np.linalg.norm(values[0] - values[1]) >= CLEAR_DIFFERENCE)

@@ -10,9 +10,10 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from glmkit.posters.everyday import captions, fonts, texts
+from glmkit.posters.everyday.edits import EverydayEdit, sample_edit
 from glmkit.posters.everyday.scene import ANCHORS, EverydayScene, sample_scene
 from glmkit.posters.grammar import SHAPES
-from glmkit.posters.masks import CELL, in_chunks, label_line, label_maps, label_shape, shared
+from glmkit.posters.masks import CELL, label_line, label_maps, label_shape, shared, with_masks
 from glmkit.posters.words import Split
 
 
@@ -59,18 +60,32 @@ def scenes_with_masks(
     count: int, seed: int, *, height: int = 256, width: int = 256, workers: int = 1, split: Split = "train"
 ) -> tuple[list[EverydayScene], list[str], np.ndarray]:
     """Sample the first `count` scenes of a series, their captions, and their masks uint8 N H W."""
-    masks = shared(count, height, width)
 
-    def fill(start: int, stop: int) -> list[tuple[EverydayScene, str]]:
-        made = []
-        for index in range(start, stop):
-            scene = indexed_scene(seed, index, height=height, width=width, split=split)
-            masks[index] = text_mask(scene)
-            made.append((scene, captions.caption(scene, random.Random(f"caption {seed}:{index}"))))
-        return made
+    def sample(index: int) -> tuple[tuple[EverydayScene, str], np.ndarray]:
+        scene = indexed_scene(seed, index, height=height, width=width, split=split)
+        return (scene, captions.caption(scene, random.Random(f"caption {seed}:{index}"))), text_mask(scene)
 
-    made = [pair for chunk in in_chunks(fill, count, workers) for pair in chunk]
-    return [scene for scene, _ in made], [caption for _, caption in made], masks
+    pairs, masks = with_masks(sample, shared(count, height, width), workers)
+    return [scene for scene, _ in pairs], [caption for _, caption in pairs], masks
+
+
+def indexed_edit(seed: int, index: int, *, height: int, width: int, split: Split) -> EverydayEdit:
+    """Sample edit number `index` of the endless series that `seed` names."""
+    return sample_edit(random.Random(f"everyday edit {seed}:{index}"), height=height, width=width, split=split)
+
+
+def edits_with_masks(
+    count: int, seed: int, *, height: int = 256, width: int = 256, workers: int = 1, split: Split = "train"
+) -> tuple[list[EverydayEdit], list[str], np.ndarray]:
+    """Sample the first `count` edits, captions of their conditions, and the masks of both sides, uint8 N 2 H W."""
+
+    def sample(index: int) -> tuple[tuple[EverydayEdit, str], tuple[np.ndarray, ...]]:
+        edit = indexed_edit(seed, index, height=height, width=width, split=split)
+        caption = captions.caption(edit.condition, random.Random(f"edit caption {seed}:{index}"))
+        return (edit, caption), (text_mask(edit.condition), text_mask(edit.target))
+
+    pairs, masks = with_masks(sample, shared(count, 2, height, width), workers)
+    return [edit for edit, _ in pairs], [caption for _, caption in pairs], masks
 
 
 def character_label_maps(scenes: Sequence[EverydayScene], workers: int = 1) -> np.ndarray:

@@ -147,7 +147,8 @@ def sample_scene(
         accent = colours.sample_on(background, rng)
         which = rng.randrange(len(blocks))
         blocks = tuple(replace(block, accent=number == which) for number, block in enumerate(blocks))
-    frame = _frame(rng, background, ink, min(height, width))
+    framed = rng.random() <= 0.14
+    frame = sample_border(rng, background, ink, min(height, width)) if framed else Border()
     shapes = _shapes(rng, background, blocks, height, width)
     return EverydayScene(height, width, language, background, ink, accent, arrangement, blocks, shapes, frame)
 
@@ -177,11 +178,11 @@ def _stack(
     sizes = []
     for number, text in enumerate(quoted):
         largest = LARGEST[language] * (1.0 if number == 0 or rng.random() < 0.3 else 0.62)
-        sizes.append(_fit(rng, text, face, language, largest * min(height, width), widest, room, min(height, width)))
-    return _stand(rng, quoted, sizes, face, (row, column), height, width)
+        sizes.append(fit(rng, text, face, language, largest * min(height, width), widest, room, min(height, width)))
+    return stand(rng, quoted, sizes, face, (row, column), height, width)
 
 
-def _fit(
+def fit(
     rng: random.Random, text: str, face: str, language: str, largest: float, widest: float, room: float, shorter: int
 ) -> tuple[int, tuple[str, ...]]:
     """Sample a size, and break the text where it must be; size 0 when it cannot fit. `largest` and the rest: pixels."""
@@ -189,7 +190,7 @@ def _fit(
     wanted = int(rng.triangular(smallest, max(largest, smallest + 1), 0.6 * smallest + 0.4 * max(largest, smallest)))
     best: tuple[int, tuple[str, ...]] = (0, ())
     for count in range(1, MOST_LINES + 1):
-        lines = _broken(text, count, face, language)
+        lines = broken(text, count, face, language)
         if lines is None:
             break
         unit = max(fonts.unit_width(face, line) for line in lines)
@@ -201,7 +202,7 @@ def _fit(
     return best if best[0] >= smallest else (0, ())
 
 
-def _broken(text: str, count: int, face: str, language: str) -> tuple[str, ...] | None:
+def broken(text: str, count: int, face: str, language: str) -> tuple[str, ...] | None:
     """Break a text into `count` lines as even as can be; None when it has no place to break."""
     pieces, joint = (list(text), "") if language == "zh" else (text.split(" "), " ")
     if len(pieces) < count or (language == "zh" and count > 1 and len(pieces) < 2 * count):
@@ -220,7 +221,7 @@ def _broken(text: str, count: int, face: str, language: str) -> tuple[str, ...] 
     return tuple(lines)
 
 
-def _stand(
+def stand(
     rng: random.Random,
     quoted: list[str],
     sizes: list[tuple[int, tuple[str, ...]]],
@@ -264,16 +265,17 @@ def _spread(
     for text, row in zip(quoted, rows, strict=True):
         column = rng.choices(("centre", "left", "right"), (70, 16, 14))[0]
         largest = LARGEST[language] * (1.0 if row == "middle" else 0.75) * shorter
-        fitted = _fit(rng, text, face, language, largest, width * WIDEST, 0.27 * height, shorter)
-        blocks += _stand(rng, [text], [fitted], face, (row, column), height, width)
+        fitted = fit(rng, text, face, language, largest, width * WIDEST, 0.27 * height, shorter)
+        blocks += stand(rng, [text], [fitted], face, (row, column), height, width)
     return tuple(blocks) if len(blocks) == len(quoted) and not _overlap([block.box for block in blocks]) else ()
 
 
 def _overlap(boxes: list[Box], gap: float = 2.0) -> bool:
-    return any(_touch(first, second, gap) for n, first in enumerate(boxes) for second in boxes[:n])
+    return any(touch(first, second, gap) for n, first in enumerate(boxes) for second in boxes[:n])
 
 
-def _touch(first: Box, second: Box, gap: float) -> bool:
+def touch(first: Box, second: Box, gap: float) -> bool:
+    """Tell whether two boxes are nearer to each other than `gap` pixels."""
     return (
         first[0] - gap < second[2]
         and second[0] - gap < first[2]
@@ -282,10 +284,8 @@ def _touch(first: Box, second: Box, gap: float) -> bool:
     )
 
 
-def _frame(rng: random.Random, background: str, ink: str, shorter: int) -> Border:
-    """Sample a frame for one scene in seven; texts and shapes keep clear of it."""
-    if rng.random() > 0.14:
-        return Border()
+def sample_border(rng: random.Random, background: str, ink: str, shorter: int) -> Border:
+    """Sample a frame; texts and shapes keep clear of it."""
     colour = ink if rng.random() < 0.55 else colours.sample_on(background, rng, colours.MIN_SHAPE_CONTRAST)
     thickness = rng.uniform(0.008, 0.03)
     return Border(round(rng.uniform(0, 0.05 - thickness) * shorter), max(1, round(thickness * shorter)), colour)
@@ -307,8 +307,8 @@ def _shapes(
             continue
         for _ in range(8):
             placed = _row(rng, kind, colour, count, height, width, shorter)
-            boxes = [_shape_box(shape, width) for shape in placed]
-            if not any(_touch(box, other, GAP * shorter) for box in boxes for other in taken):
+            boxes = [shape_box(shape, width) for shape in placed]
+            if not any(touch(box, other, GAP * shorter) for box in boxes for other in taken):
                 shapes += placed
                 taken += boxes
                 break
@@ -318,22 +318,29 @@ def _shapes(
 def _row(
     rng: random.Random, kind: str, colour: str, count: int, height: int, width: int, shorter: int
 ) -> list[PlacedShape]:
-    """Sample where `count` shapes of one kind stand, side by side around one place."""
-    row, column = rng.choice(PLACES)
+    """Sample where `count` shapes of one kind stand."""
+    place = rng.choice(PLACES)
     radius = rng.uniform(RADII[0], RADII[1] if count == 1 else 0.1) * shorter
+    return stand_in_row(kind, colour, count, place, radius / 3 if kind == "stripe" else radius, height, width)
+
+
+def stand_in_row(
+    kind: str, colour: str, count: int, place: tuple[str, str], radius: float, height: int, width: int
+) -> list[PlacedShape]:
+    """Let `count` equal shapes stand side by side around one place; a stripe crosses the whole width."""
+    (row, column), shorter = place, min(height, width)
     edge = MARGIN * shorter
-    if kind == "stripe":
-        thin = radius / 3
-        y = {"top": edge + thin, "middle": height / 2, "bottom": height - edge - thin}[row]
-        return [PlacedShape(kind, colour, (row, "centre"), width / 2, y, thin)]
     y = {"top": edge + radius, "middle": height / 2, "bottom": height - edge - radius}[row]
+    if kind == "stripe":
+        return [PlacedShape(kind, colour, (row, "centre"), width / 2, y, radius)]
     step = radius * 2 + 0.03 * shorter
     span = step * (count - 1)
     first = {"left": edge + radius, "centre": (width - span) / 2, "right": width - edge - radius - span}[column]
-    return [PlacedShape(kind, colour, (row, column), first + step * n, y, radius) for n in range(count)]
+    return [PlacedShape(kind, colour, place, first + step * n, y, radius) for n in range(count)]
 
 
-def _shape_box(shape: PlacedShape, width: int) -> Box:
+def shape_box(shape: PlacedShape, width: int) -> Box:
+    """Return what a shape can touch."""
     if shape.kind == "stripe":
         return 0, shape.y - shape.radius, width, shape.y + shape.radius
     return shape.x - shape.radius, shape.y - shape.radius, shape.x + shape.radius, shape.y + shape.radius
