@@ -46,6 +46,11 @@ def write(path: Path, *lines: str, confidence: float = 0.9, does: str = "read") 
     return path
 
 
+def recognized(*texts: str, confidence: float = 0.9) -> list[RecognizedLine]:
+    """Lines of these texts, one under the other."""
+    return [RecognizedLine(text, confidence, (0, 10 * row, 50, 10 * row + 8)) for row, text in enumerate(texts)]
+
+
 def _read(path: Path, tokens: int) -> list[RecognizedLine]:
     print("libraries print, too")
     if log := os.environ.get("FAKE_OCR_LOG"):
@@ -63,7 +68,4 @@ def _read(path: Path, tokens: int) -> list[RecognizedLine]:
     if text["does"] == "tokens":
         return [RecognizedLine(str(tokens), 1.0, (0, 0, 50, 8))]
     rows = [value for key, value in text.items() if key.startswith("line")]
-    return [
-        RecognizedLine(value, float(text["confidence"]), (0, 10 * row, 50, 10 * row + 8))
-        for row, value in enumerate(rows)
-    ]
+    return recognized(*rows, confidence=float(text["confidence"]))

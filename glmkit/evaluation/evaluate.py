@@ -13,7 +13,7 @@ from glmkit.evaluation.generated_images import generate_images
 from glmkit.evaluation.given_images import copy_images
 from glmkit.evaluation.ocr.cache import recognize
 from glmkit.evaluation.ocr.limits import limits
-from glmkit.evaluation.ocr.lines import OcrError, OcrResult, reading_order
+from glmkit.evaluation.ocr.lines import OcrError, OcrResult, reading_order, texts_of
 from glmkit.evaluation.plan import MIN_CONFIDENCE, EvaluationPlan
 from glmkit.evaluation.suites.shared.base import Suite, family, why_not_official
 from glmkit.evaluation.suites.shared.layouts import ImageFiles
@@ -118,8 +118,8 @@ def score(suite: Suite, prompt: Prompt, image: Generation, lines: Mapping[str, O
     result = lines[image.id]
     if isinstance(result, OcrError):
         return replace(empty, error=f"OCR: {result}")
-    texts = tuple(line.text for line in reading_order(result) if line.confidence >= MIN_CONFIDENCE)
-    return replace(empty, recognized_lines=texts, counts=suite.counts(prompt, texts, folder / image.file))
+    read = [line for line in reading_order(result) if line.confidence >= MIN_CONFIDENCE]
+    return replace(empty, recognized_lines=texts_of(read), counts=suite.counts(prompt, read, folder / image.file))
 
 
 def summarize(plan: EvaluationPlan, suite: Suite, scores: Sequence[Score], files: ImageFiles | None) -> Summary:

@@ -18,6 +18,11 @@ class RecognizedLine(Record):
     box: tuple[int, int, int, int]
 
 
+def texts_of(lines: Sequence[RecognizedLine]) -> tuple[str, ...]:
+    """Return what the lines say, without where they stand."""
+    return tuple(line.text for line in lines)
+
+
 class OcrError(Exception):
     """OCR failed on one image."""
 

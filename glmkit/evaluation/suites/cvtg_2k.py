@@ -14,6 +14,7 @@ from typing import Any
 from glmkit.errors import UserError
 from glmkit.evaluation.metrics.cvtg import cvtg_scores
 from glmkit.evaluation.ocr.engines import cvtg_paddleocr
+from glmkit.evaluation.ocr.lines import RecognizedLine, texts_of
 from glmkit.evaluation.suites.shared import layouts
 from glmkit.evaluation.suites.shared.base import Counts, OfficialProtocol, Suite, files_in
 from glmkit.evaluation.suites.shared.layouts import ImageFiles
@@ -60,9 +61,9 @@ class Cvtg2k(Suite):
             for entry in _entries(path)
         ]
 
-    def counts(self, prompt: Prompt, lines: Sequence[str], _image: Path) -> Counts:
+    def counts(self, prompt: Prompt, lines: Sequence[RecognizedLine], _image: Path) -> Counts:
         """Count hits and similarity of the words of the prompt."""
-        scores = cvtg_scores(prompt.prompt, list(lines))
+        scores = cvtg_scores(prompt.prompt, list(texts_of(lines)))
         return {
             "word_accuracy": (sum(score.hit for score in scores), len(scores)),
             "ned": (sum(score.similarity for score in scores), len(scores)),

@@ -11,6 +11,7 @@ from PIL import Image
 from glmkit import shipped
 from glmkit.errors import UserError
 from glmkit.evaluation.metrics import text
+from glmkit.evaluation.ocr.lines import RecognizedLine, texts_of
 from glmkit.evaluation.suites.shared.base import BuiltInSuite, Counts
 from glmkit.inputs.images import read_image
 from glmkit.posters.check_edits import background_psnr, edit_succeeded
@@ -49,15 +50,15 @@ def references(prompt: Prompt) -> dict[str, Image.Image]:
     return {"condition_image": render(edit.condition), "expected": render(edit.target)}
 
 
-def counts(prompt: Prompt, lines: Sequence[str], path: Path) -> Counts:
+def counts(prompt: Prompt, lines: Sequence[RecognizedLine], path: Path) -> Counts:
     """Score the edit and the rest of the image by pixels, and the texts by the recognized lines."""
     edit = _edit(prompt)
     image = read_image(path)
-    success = _replaced(edit, lines) if edit.kind == "word" else edit_succeeded(image, edit)
+    success = _replaced(edit, texts_of(lines)) if edit.kind == "word" else edit_succeeded(image, edit)
     return {
         "edit_success": (success, 1),
         "background_psnr": (background_psnr(image, edit), 1),
-        "word_accuracy": text.counts(prompt.texts, lines, prompt.language)["word_accuracy"],
+        "word_accuracy": text.counts(prompt.texts, texts_of(lines), prompt.language)["word_accuracy"],
     }
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from glmkit import shipped
 from glmkit.evaluation.metrics import text
+from glmkit.evaluation.ocr.lines import RecognizedLine, texts_of
 from glmkit.evaluation.suites.shared.base import BuiltInSuite, Counts
 from glmkit.inputs.images import read_image
 from glmkit.records import Prompt
@@ -27,9 +28,12 @@ METRICS: Mapping[str, Mapping[str, str]] = {
 }
 
 
-def counts(prompt: Prompt, lines: Sequence[str], image: Path) -> Counts:
+def counts(prompt: Prompt, lines: Sequence[RecognizedLine], image: Path) -> Counts:
     """Score the texts by the recognized lines, and attributes by pixels."""
-    return {**text.counts(prompt.texts, lines, prompt.language), "attribute_accuracy": _attributes(prompt, image)}
+    return {
+        **text.counts(prompt.texts, texts_of(lines), prompt.language),
+        "attribute_accuracy": _attributes(prompt, image),
+    }
 
 
 def _attributes(prompt: Prompt, image: Path) -> tuple[float, float]:

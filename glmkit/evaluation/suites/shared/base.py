@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from glmkit.errors import UserError
-from glmkit.evaluation.ocr.lines import EngineIdentity
+from glmkit.evaluation.ocr.lines import EngineIdentity, RecognizedLine
 from glmkit.evaluation.suites.shared import layouts
 from glmkit.evaluation.suites.shared.layouts import GridTile, ImageFiles
 from glmkit.files import read_jsonl
@@ -55,7 +55,7 @@ class Suite(ABC):
         """Read the prompts of these files, in their order."""
 
     @abstractmethod
-    def counts(self, prompt: Prompt, lines: Sequence[str], image: Path) -> Counts:
+    def counts(self, prompt: Prompt, lines: Sequence[RecognizedLine], image: Path) -> Counts:
         """Score one image file; `lines` are the recognized lines, in reading order."""
 
     def references(self, _prompt: Prompt) -> Mapping[str, Image]:
@@ -88,7 +88,7 @@ class BuiltInSuite(Suite):
 
     prompts: Path
     metrics: Mapping[str, Mapping[str, str]]
-    score: Callable[[Prompt, Sequence[str], Path], Counts]
+    score: Callable[[Prompt, Sequence[RecognizedLine], Path], Counts]
     images: Callable[[Prompt], Mapping[str, Image]] = lambda _: {}
 
     def files(self, data: Path | None) -> list[Path]:
@@ -106,7 +106,7 @@ class BuiltInSuite(Suite):
                 raise UserError(f"{path}: prompt {prompt.id!r} has no expected text", found=list(prompt.texts))
         return prompts
 
-    def counts(self, prompt: Prompt, lines: Sequence[str], image: Path) -> Counts:
+    def counts(self, prompt: Prompt, lines: Sequence[RecognizedLine], image: Path) -> Counts:
         """Score by the suite's function."""
         return self.score(prompt, lines, image)
 

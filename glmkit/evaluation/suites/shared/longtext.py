@@ -12,6 +12,7 @@ from typing import TypedDict
 
 from glmkit.evaluation.metrics.longtext import longtext_answer, longtext_score
 from glmkit.evaluation.ocr.engines import qwen2_5_vl
+from glmkit.evaluation.ocr.lines import RecognizedLine, texts_of
 from glmkit.evaluation.suites.shared.base import Counts, OfficialProtocol, Suite, files_in
 from glmkit.files import read_jsonl
 from glmkit.records import Prompt
@@ -72,7 +73,7 @@ class LongText(Suite):
             prompts.append(Prompt(name, line["prompt"], texts, split=line["category"], language=self.language))
         return prompts
 
-    def counts(self, prompt: Prompt, lines: Sequence[str], _image: Path) -> Counts:
+    def counts(self, prompt: Prompt, lines: Sequence[RecognizedLine], _image: Path) -> Counts:
         """Count the units that were read, of those expected."""
-        answer = longtext_answer("\n".join(lines))
+        answer = longtext_answer("\n".join(texts_of(lines)))
         return {"text_score": longtext_score(list(prompt.texts), answer, self.language)}

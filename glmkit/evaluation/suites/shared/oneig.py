@@ -15,6 +15,7 @@ from pathlib import Path
 from glmkit.errors import UserError
 from glmkit.evaluation.metrics.oneig import MAX_EDITS, oneig_answer, oneig_text_aggregate, oneig_text_score
 from glmkit.evaluation.ocr.engines import qwen2_5_vl
+from glmkit.evaluation.ocr.lines import RecognizedLine, texts_of
 from glmkit.evaluation.suites.shared import layouts
 from glmkit.evaluation.suites.shared.base import Counts, OfficialProtocol, Suite, files_in
 from glmkit.evaluation.suites.shared.layouts import GridTile, ImageFiles
@@ -91,9 +92,9 @@ class OneigText(Suite):
             for line in lines
         ]
 
-    def counts(self, prompt: Prompt, lines: Sequence[str], _image: Path) -> Counts:
+    def counts(self, prompt: Prompt, lines: Sequence[RecognizedLine], _image: Path) -> Counts:
         """Score one image; a set of images has the score of its pooled ED, CR and WAC."""
-        score = oneig_text_score(prompt.ground_truth, oneig_answer("\n".join(lines)))
+        score = oneig_text_score(prompt.ground_truth, oneig_answer("\n".join(texts_of(lines))))
         return {
             f"oneig_text_{self.language}": (oneig_text_aggregate([score], self.language).score, 1),
             "ed": (score.edits, 1),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from glmkit.errors import UserError
 from glmkit.evaluation.metrics import text
+from glmkit.evaluation.ocr.lines import RecognizedLine, texts_of
 from glmkit.evaluation.suites.shared.base import Counts, Suite
 from glmkit.inputs.images import read_image
 from glmkit.inputs.prompts import FilePrompt, read_prompts
@@ -71,9 +72,9 @@ class OwnPrompts(Suite):
             glyph_texts=prompt.texts,
         )
 
-    def counts(self, prompt: Prompt, lines: Sequence[str], _image: Path) -> Counts:
+    def counts(self, prompt: Prompt, lines: Sequence[RecognizedLine], _image: Path) -> Counts:
         """Count what was read of the texts."""
-        return text.counts(prompt.texts, lines, prompt.language)
+        return text.counts(prompt.texts, texts_of(lines), prompt.language)
 
     def references(self, prompt: Prompt) -> Mapping[str, Image]:
         """Give the images that the prompt edits."""
