@@ -91,7 +91,9 @@ class Request(Record):
     `height` and `width` are pixels, multiples of 32. `condition_images` are paths of images to edit (0 to 3).
     `steps` and `guidance` belong to the decoder; `temperature`, `top_p` and `top_k` to the autoregressive stage
     (the public checkpoint samples with 0.9 and 0.75, and transformers adds top-k 50). `texts` are those that the glyph
-    encoder reads; None for those in quotes, as published.
+    encoder reads; None for those in quotes, as published. `reuse` and `guided` are shortcuts of denoising (`EXACT`):
+    the decoder's blocks run in every `reuse`-th step (1 to 3), and a share `guided` of the steps, from the first, uses
+    guidance (above 0, at most 1).
     """
 
     id: str
@@ -106,6 +108,17 @@ class Request(Record):
     top_p: float = 0.75
     top_k: int = 50
     texts: tuple[str, ...] | None = None
+    reuse: int = 1
+    guided: float = 1.0
+
+
+# Settings that leave out arithmetic, at the values that leave out none.
+EXACT: Mapping[str, float] = {"reuse": Request.reuse, "guided": Request.guided}
+
+
+def shortcuts(settings: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return those of the settings of a request, a run or an image that leave out arithmetic; empty: it is exact."""
+    return {name: settings[name] for name, exact in EXACT.items() if settings.get(name, exact) != exact}
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from glmkit.errors import UserError
 from glmkit.extras import require
 from glmkit.generation.options import InferenceOptions
-from glmkit.records import Summary
+from glmkit.records import Summary, shortcuts
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -52,6 +52,8 @@ def evaluate(
     width: int | None = None,
     num_inference_steps: int | None = None,
     guidance_scale: float | None = None,
+    reuse: int = 1,
+    guided: float = 1.0,
     ocr: str | None = None,
     clip: str | None = None,
     references: Sequence[str] = (),
@@ -106,6 +108,8 @@ def evaluate(
             size=None if height is None or width is None else f"{width}x{height}",
             steps=num_inference_steps,
             guidance=guidance_scale,
+            reuse=reuse,
+            guided=guided,
         )
     else:
         used = _feature_device(device, needed=clip is not None or bool(references))
@@ -134,7 +138,7 @@ def _generation(model: str | HybridModel, device: str, compile: str, **settings:
     baseline = baselines.find(model) if isinstance(model, str) else None
     if baseline is not None:
         unknown = [name for name in ("steps", "guidance") if getattr(baseline.defaults, name) is None]
-        given = {name: settings[name] for name in (*unknown, "adapters")}
+        given = {name: settings[name] for name in (*unknown, "adapters")} | shortcuts(settings)
         given["compile"] = compile if compile == "blocks" else None
         for name, value in given.items():
             if value:

@@ -85,9 +85,10 @@ class Model:
 
         Options, by diffusers' names, default to the model's own: `height` and `width` in pixels (multiples of 32),
         `num_inference_steps` (1 to 1000), `guidance_scale` (classifier-free guidance; at most 1 turns it off), `texts`
-        (a list: what to render, where the quotes of one prompt do not say it), `batch_size` (prompts that go through
-        the AR model together), `progress` (True for bars on stderr, or a function of stage, steps done, and steps in
-        all).
+        (a list: what to render, where the quotes of one prompt do not say it), `reuse` (2 or 3: the decoder's blocks
+        run in every 2nd or 3rd step) and `guided` (the share of the steps, from the first, that use guidance), which
+        are quicker and not exact, `batch_size` (prompts that go through the AR model together), `progress` (True for
+        bars on stderr, or a function of stage, steps done, and steps in all).
 
         Raises GenerationError when the request cannot be served; in a batch it is the `error` of its result.
         """
@@ -131,6 +132,8 @@ class Model:
                 guidance=settings.guidance_scale,
                 condition_images=condition_images,
                 texts=settings.texts,
+                reuse=settings.reuse,
+                guided=settings.guided,
             )
         except UserError as error:
             raise GenerationError.of(error) from error
@@ -166,6 +169,8 @@ class GenerationOptions:
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
     texts: Sequence[str] | None = None
+    reuse: int = Request.reuse
+    guided: float = Request.guided
     batch_size: int = BATCH_SIZE
     progress: bool | Progress = False
 

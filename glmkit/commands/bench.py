@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from glmkit.config import parse_size
 from glmkit.errors import UserError
-from glmkit.generation.options import InferenceOptions, add_inference_options
+from glmkit.generation.options import InferenceOptions, add_inference_options, add_shortcut_options
 
 if TYPE_CHECKING:
     import torch
@@ -50,6 +50,7 @@ def _add_speed_arguments(speed: argparse.ArgumentParser) -> None:
     speed.add_argument("--against", choices=("diffusers",), help="run diffusers' pipeline in turns with glmkit's")
     speed.add_argument("--size", metavar="WIDTHxHEIGHT", nargs="+", help="pixels (default: the model's)")
     speed.add_argument("--steps", metavar="N", type=int, help="denoising steps (default: the model's)")
+    add_shortcut_options(speed)
     speed.add_argument("--repeats", metavar="N", type=int, default=5, help="images per size (default %(default)s)")
     speed.add_argument("--diffusers-repeats", metavar="N", type=int, help="of diffusers' pipeline (default: --repeats)")
     speed.add_argument("--device", default="auto", help="auto, cpu or cuda (default %(default)s)")
@@ -159,7 +160,15 @@ def _requests(arguments: argparse.Namespace, hybrid: HybridModel) -> list[Reques
     from glmkit.generation.requests import check_request, new_request
 
     requests = [
-        new_request(hybrid.folder, "speed", PROMPT, size=size, steps=arguments.steps)
+        new_request(
+            hybrid.folder,
+            "speed",
+            PROMPT,
+            size=size,
+            steps=arguments.steps,
+            reuse=arguments.reuse,
+            guided=arguments.guided,
+        )
         for size in arguments.size or [None]
     ]
     for request in requests:

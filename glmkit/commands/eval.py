@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from glmkit.config import parse_size
 from glmkit.errors import UserError
 from glmkit.evaluation.metrics import clip
-from glmkit.generation.options import add_adapter_option, add_inference_options
+from glmkit.generation.options import add_adapter_option, add_inference_options, add_shortcut_options
+from glmkit.records import shortcuts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -62,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", metavar="WIDTHxHEIGHT", help="pixels (default: the prompt's, else the model's)")
     parser.add_argument("--steps", metavar="N", type=int, help="decoder steps (default: the model's)")
     parser.add_argument("--guidance", metavar="G", type=float, help="decoder guidance (default: the model's)")
+    add_shortcut_options(parser)
     parser.add_argument(
         "--clip",
         metavar="MODEL",
@@ -82,9 +84,9 @@ def run(arguments: argparse.Namespace) -> int:
     from glmkit.api.evaluation import evaluate
 
     if arguments.images is not None:
-        for name in GENERATION_OPTIONS:
-            if getattr(arguments, name) is not None:
-                raise UserError("--images scores images as they are", found=f"--{name}", fix=f"leave out --{name}")
+        given = [name for name in GENERATION_OPTIONS if getattr(arguments, name) is not None]
+        for name in [*given, *shortcuts(vars(arguments))]:
+            raise UserError("--images scores images as they are", found=f"--{name}", fix=f"leave out --{name}")
     height, width = parse_size(arguments.size) if arguments.size else (None, None)
     evaluation = evaluate(
         arguments.suite,
@@ -101,6 +103,8 @@ def run(arguments: argparse.Namespace) -> int:
         width=width,
         num_inference_steps=arguments.steps,
         guidance_scale=arguments.guidance,
+        reuse=arguments.reuse,
+        guided=arguments.guided,
         ocr=arguments.ocr,
         clip=arguments.clip,
         references=arguments.reference or (),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from glmkit.errors import UserError
 from glmkit.generation.options import add_options, check_name, check_png, load_model_from
+from glmkit.records import EXACT
 
 if TYPE_CHECKING:
     from glmkit.records import Request
@@ -87,6 +88,8 @@ def generate_file(arguments: argparse.Namespace, prompt: str, condition_images: 
         guidance=arguments.guidance,
         condition_images=condition_images,
         texts=arguments.texts,
+        reuse=arguments.reuse,
+        guided=arguments.guided,
     )
     check_request(request)
     # 2. Load the model and generate.
@@ -135,7 +138,7 @@ def _requests(arguments: argparse.Namespace, folder: Path) -> tuple[list[Request
     if arguments.texts and arguments.prompts is not None:
         fix = '"texts": [...] beside each prompt of the file'
         raise UserError("--text is for one prompt", found=f"--prompts {arguments.prompts}", fix=fix)
-    options = {key: getattr(arguments, key) for key in ("size", "seed", "steps", "guidance", "texts")}
+    options = {key: getattr(arguments, key) for key in ("size", "seed", "steps", "guidance", "texts", *EXACT)}
     base = new_request(folder, "", arguments.prompt or "", **options)
     if not 1 <= arguments.count <= MAX_COUNT:
         raise UserError(f"--count must be 1 to {MAX_COUNT}", found=arguments.count, fix="--count 4")

@@ -18,6 +18,7 @@ from glmkit.evaluation.plan import MIN_CONFIDENCE, EvaluationPlan
 from glmkit.evaluation.suites.shared.base import Suite, family, why_not_official
 from glmkit.evaluation.suites.shared.layouts import ImageFiles
 from glmkit.files import atomic_path, cache_folder, make_folder, write_json, write_jsonl
+from glmkit.generation.images import image_shortcuts
 from glmkit.generation.options import InferenceOptions
 from glmkit.records import Generation, Prompt, Score, Summary
 from glmkit.runs import open_run
@@ -74,7 +75,8 @@ def evaluate(
         write_jsonl(folder / "scores.jsonl", (record.to_dict() for record in scores))
 
         # 5. Pool the scores, with intervals over prompts, and set the images against reference sets.
-        summary = summarize(plan, suite, scores, files)
+        used = _shortcuts(folder, images) if suite.official is not None else ()
+        summary = summarize(plan, suite, scores, files, used)
         if clip is not None:
             summary = alignment.summarize(summary, clip, images, scores)
         if reference_sets:
@@ -122,15 +124,28 @@ def score(suite: Suite, prompt: Prompt, image: Generation, lines: Mapping[str, O
     return replace(empty, recognized_lines=texts_of(read), counts=suite.counts(prompt, read, folder / image.file))
 
 
-def summarize(plan: EvaluationPlan, suite: Suite, scores: Sequence[Score], files: ImageFiles | None) -> Summary:
+def _shortcuts(folder: Path, images: Sequence[Generation]) -> tuple[str, ...]:
+    """List the shortcuts that the images of a run were made with, wherever they come from."""
+    paths = [folder / image.file for image in images if image.file is not None and image.file.endswith(".png")]
+    found = {f"{name} {value}" for path in paths for name, value in image_shortcuts(path).items()}
+    return tuple(sorted(found))
+
+
+def summarize(
+    plan: EvaluationPlan,
+    suite: Suite,
+    scores: Sequence[Score],
+    files: ImageFiles | None,
+    shortcuts: Sequence[str] = (),
+) -> Summary:
     """Pool the scores of all images and of each split, with intervals over prompts, and say what they may be called.
 
-    `files` are the given image files, None when a model generated the images.
+    `files` are the given image files, None when a model generated the images. `shortcuts` are those of the images.
     """
     splits = dict.fromkeys(score.split for score in scores)
     why_not: tuple[str, ...] = ()
     if suite.official is not None:
-        why_not = why_not_official(suite.official, plan.engine_identity, plan.prompt_files(), scores, files)
+        why_not = why_not_official(suite.official, plan.engine_identity, plan.prompt_files(), scores, files, shortcuts)
     return Summary(
         suite=plan.suite,
         model=plan.model,

@@ -18,7 +18,7 @@ from glmkit.evaluation.ocr import engines
 from glmkit.evaluation.ocr.lines import EngineIdentity
 from glmkit.evaluation.suites.shared.base import Suite
 from glmkit.hashing import file_sha256, fingerprint, json_sha256
-from glmkit.records import Prompt, Request
+from glmkit.records import EXACT, Prompt, Request, shortcuts
 
 if TYPE_CHECKING:
     from glmkit.models.hybrid import HybridModel
@@ -33,7 +33,7 @@ class GenerationSettings:
 
     `height` and `width` are pixels; with `prompt_sizes` a prompt that names its size gets an image of that size.
     `seeds` is the number of images per prompt. `steps` and `guidance` are None, and `dtype` is empty, where a baseline
-    has no such thing.
+    has no such thing. `reuse` and `guided` are those of a `Request`.
     """
 
     model: str
@@ -45,6 +45,8 @@ class GenerationSettings:
     guidance: float | None
     dtype: str
     prompt_sizes: bool = True
+    reuse: int = Request.reuse
+    guided: float = Request.guided
 
     @classmethod
     def with_defaults(
@@ -58,6 +60,8 @@ class GenerationSettings:
         size: str | None = None,
         steps: int | None = None,
         guidance: float | None = None,
+        reuse: int = Request.reuse,
+        guided: float = Request.guided,
     ) -> GenerationSettings:
         """Take the model's own size, steps and guidance where None is given, and the dtype that `device` calculates in.
 
@@ -79,7 +83,14 @@ class GenerationSettings:
             guidance=defaults.guidance if guidance is None else guidance,
             dtype=_dtype(model, device) if baseline is None or baseline.is_local else "",
             prompt_sizes=size is None and baseline is None,  # prompts name sizes that our models know
+            reuse=reuse,
+            guided=guided,
         )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as JSON values, shortcuts only where there are any."""
+        values = asdict(self)
+        return {name: value for name, value in values.items() if name not in EXACT} | shortcuts(values)
 
     def size(self, prompt: Prompt) -> tuple[int, int]:
         """Give (height, width) of the images of a prompt."""
@@ -103,6 +114,8 @@ class GenerationSettings:
             width=width,
             condition_images=condition_images,
             texts=prompt.glyph_texts,
+            reuse=self.reuse,
+            guided=self.guided,
             **{key: value for key, value in decoder.items() if value is not None},
         )
 
@@ -199,8 +212,8 @@ class EvaluationPlan:
         if self.generation is None:
             return {**shared, "images": str(self.image_folder), "seeds": self.seeds}
         if self.baseline is not None:
-            return {**shared, **asdict(self.generation), "adapters": [], **self.baseline.identity()}
-        return {**shared, **asdict(self.generation), **_fingerprints(self.generation, model)}
+            return {**shared, **self.generation.to_dict(), "adapters": [], **self.baseline.identity()}
+        return {**shared, **self.generation.to_dict(), **_fingerprints(self.generation, model)}
 
     def check_prompts(self, suite: Suite, prompts: Sequence[Prompt]) -> None:
         """Raise UserError for a prompt that the model cannot follow."""

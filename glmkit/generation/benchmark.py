@@ -100,11 +100,12 @@ def lower_bounds(hybrid: HybridModel, request: Request, rates: DeviceRates) -> d
     tokens = sum(rows * columns for rows, columns in (shape.preview, shape.large))
     embeddings = model.language_model.embed_tokens.weight.nbytes  # of which one step reads one row
     weight_bytes = sum(parameter.nbytes for parameter in model.parameters()) - embeddings
-    passes = 2 if request.guidance > 1 else 1
+    full = flow_matching.full_steps(request.steps, request.reuse)
+    guided = full[: flow_matching.guided_steps(request.steps, request.guidance, request.guided)]
     pass_flops = decoder_flops(hybrid, flow_matching.sequence_length(request.height, request.width))
     return {
         "prior_tokens": tokens * weight_bytes / rates.bytes,
-        "denoising": pass_flops * passes * request.steps / rates.flops,
+        "denoising": pass_flops * (sum(full) + sum(guided)) / rates.flops,
     }
 
 
@@ -178,6 +179,8 @@ def compare(hybrid: HybridModel, request: Request, repeats: int, diffusers_repea
         "size": f"{request.width}x{request.height}",
         "steps": request.steps,
         "guidance": request.guidance,
+        "reuse": request.reuse,
+        "guided": request.guided,
         "condition_images": len(request.condition_images),
         "glmkit": medians["glmkit"],
         "diffusers": medians.get("diffusers"),

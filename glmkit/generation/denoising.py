@@ -96,11 +96,12 @@ def _guided_velocity(
 ) -> Callable[[Tensor, int], Tensor]:
     """Return the velocity of classifier-free guidance: unconditional + guidance (conditional - unconditional).
 
-    Unconditional: prior tokens dropped, an empty glyph text, no condition images. At guidance 1 or less only the
-    conditional velocity is computed (Ho and Salimans 2022, arXiv:2207.12598).
+    Unconditional: prior tokens dropped, an empty glyph text, no condition images. At guidance 1 or less, and behind the
+    guided steps, only the conditional velocity is computed (Ho and Salimans 2022, arXiv:2207.12598).
     """
     first, batch = requests[0], len(requests)
-    guided = first.guidance > 1
+    guided_steps = flow_matching.guided_steps(first.steps, first.guidance, first.guided)
+    guided = guided_steps > 0
     # The glyph encoder reads the empty text beside the prompts, as one batch.
     texts = [rendered_texts(one.prompt, one.texts) for one in requests] + [[]] * guided
     glyphs = [glyph[mask] for glyph, mask in zip(*hybrid.glyph.encode_texts(texts), strict=True)]
@@ -111,11 +112,20 @@ def _guided_velocity(
     unconditional = [DenoiserSample(glyphs[-1], None)] * (batch * guided)
     grid = (2 * prior_token_ids[0].shape[0], 2 * prior_token_ids[0].shape[1])
     size = (first.height, first.width)
-    denoiser = Denoiser(hybrid.decoder, [*conditional, *unconditional], timesteps, size, grid, hybrid.compiled)
+    denoiser = Denoiser(
+        hybrid.decoder,
+        [*conditional, *unconditional],
+        timesteps,
+        size,
+        grid,
+        hybrid.compiled,
+        leading=batch if guided_steps < first.steps else 0,
+        full_steps=flow_matching.full_steps(first.steps, first.reuse),
+    )
 
     def velocity(latents: Tensor, step: int) -> Tensor:
         latents = latents.to(hybrid.dtype)
-        if not guided:
+        if step >= guided_steps:
             return denoiser(latents, step).float()
         with_conditions, without = denoiser(torch.cat([latents, latents]), step).float().chunk(2)
         return without + first.guidance * (with_conditions - without)

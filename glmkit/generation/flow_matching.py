@@ -22,6 +22,7 @@ from torch import Tensor
 from glmkit.errors import UserError
 
 PIXELS_PER_TOKEN = 16  # 8 pixels per latent, 2 latents per patch
+FIRST_FULL = 3  # steps in which an image takes shape, and nothing is used again
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,23 @@ def schedule(height: int, width: int, steps: int, config: FlowConfig) -> Schedul
     t = np.floor(np.linspace(config.num_train_timesteps, 1, steps + 1)[:-1])
     times = times_at(torch.from_numpy(t), height, width, config)
     return Schedule(times.timestep, torch.cat([times.sigma, torch.zeros(1)]))
+
+
+def full_steps(steps: int, reuse: int) -> tuple[bool, ...]:
+    """Say for each step whether the decoder's blocks run; in the others, what they added last is added again.
+
+    The first FIRST_FULL steps, every `reuse`-th one from there, and the last are full: all with `reuse` 1. This is
+    FORA's schedule (Selvaraju et al. 2024, arXiv:2407.01425), for all blocks together in place of each layer.
+    """
+    return tuple(step < FIRST_FULL or (step - FIRST_FULL) % reuse == 0 or step == steps - 1 for step in range(steps))
+
+
+def guided_steps(steps: int, guidance: float, share: float = 1.0) -> int:
+    """Count the steps, from the first, that use guidance: the nearest number to a `share` of them, at least one.
+
+    0 where guidance is off (at most 1). Late steps need it least (Kynkäänniemi et al. 2024, arXiv:2404.07724).
+    """
+    return max(1, round(share * steps)) if guidance > 1 else 0
 
 
 def integrate(

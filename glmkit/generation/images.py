@@ -14,7 +14,7 @@ from glmkit.errors import UserError
 from glmkit.files import atomic_path, check_regular, shareable_path
 from glmkit.hashing import fingerprint, json_sha256
 from glmkit.inputs.images import opened_image
-from glmkit.records import Request
+from glmkit.records import EXACT, Request, shortcuts
 
 # Keys of an image's text that say where something was; its content is in the key "weights".
 PLACES = ("version", "model", "adapters", "condition_images")
@@ -49,6 +49,7 @@ def image_text(request: Request, model: str, adapters: Sequence[str] = (), weigh
         "model": shareable_path(model),
         "version": f"glmkit {glmkit.__version__}",
     }
+    text |= {name: str(value) for name, value in shortcuts(request.to_dict()).items()}
     if request.condition_images:
         text["condition_images"] = "\n".join(map(shareable_path, request.condition_images))
     if request.texts is not None:
@@ -86,7 +87,16 @@ def is_image_of(path: str | Path, request: Request, weights: str) -> bool:
     except UserError:
         return False
     expected = image_text(request, "", (), weights)
-    return all(text.get(key) == expected.get(key) for key in {*expected, "texts"}.difference(PLACES))
+    return all(text.get(key) == expected.get(key) for key in {*expected, "texts", *EXACT}.difference(PLACES))
+
+
+def image_shortcuts(path: Path) -> dict[str, str]:
+    """Return the shortcuts that an image of ours was made with, as it says itself; none for anything else."""
+    try:
+        with Image.open(path) as image:
+            return shortcuts(image.info)
+    except (OSError, SyntaxError, ValueError):
+        return {}
 
 
 def is_ours(path: Path) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from glmkit.errors import UserError
+from glmkit.records import EXACT
 
 if TYPE_CHECKING:
     import torch
@@ -76,6 +77,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=float,
         help="scale of classifier-free guidance, 1 for none (default: the model's)",
     )
+    add_shortcut_options(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default %(default)s)")
     parser.add_argument(
         "--dtype", default="auto", help="auto, float32 or bfloat16; auto is bfloat16 on a GPU that has it, else float32"
@@ -88,6 +90,24 @@ def add_adapter_option(parser: argparse.ArgumentParser, *, required: bool = Fals
     """Add --adapter, which takes one value, so that it swallows no word behind it."""
     text = "an adapter to add; once for each"
     parser.add_argument("--adapter", metavar="DIR[:WEIGHT]", action="append", help=text, required=required)
+
+
+def add_shortcut_options(parser: argparse.ArgumentParser) -> None:
+    """Add --reuse and --guided."""
+    parser.add_argument(
+        "--reuse",
+        metavar="N",
+        type=int,
+        default=EXACT["reuse"],
+        help="quicker, not exact: 2 or 3 runs the decoder's blocks in every 2nd or 3rd step (default %(default)s)",
+    )
+    parser.add_argument(
+        "--guided",
+        metavar="SHARE",
+        type=float,
+        default=EXACT["guided"],
+        help="quicker, not exact: the share of the steps that use guidance, from the first (default %(default)s)",
+    )
 
 
 def add_inference_options(parser: argparse.ArgumentParser) -> None:

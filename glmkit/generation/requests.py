@@ -11,6 +11,7 @@ from pathlib import Path
 from glmkit.config import parse_size
 from glmkit.errors import UserError
 from glmkit.files import MAX_NAME_BYTES
+from glmkit.generation.flow_matching import full_steps
 from glmkit.generation.sampling import Sampling
 from glmkit.generation.sequence import MAX_CONDITION_IMAGES, TOKEN_PIXELS, check_prompt, grids
 from glmkit.inputs.prompts import FilePrompt, read_prompts
@@ -21,6 +22,7 @@ from glmkit.records import Request
 
 MAX_COUNT = 10_000  # images of one prompt
 MAX_STEPS = 1000
+REUSE = (2, 3)  # every so many steps through the decoder's blocks
 
 
 def new_request(
@@ -35,6 +37,8 @@ def new_request(
     guidance: float | None = None,
     condition_images: Sequence[str] = (),
     texts: Sequence[str] | None = None,
+    reuse: int = Request.reuse,
+    guided: float = Request.guided,
 ) -> Request:
     """Make a request to the model of a folder, with the model's defaults where a value is None.
 
@@ -58,6 +62,8 @@ def new_request(
         texts=None if texts is None or list(texts) == quoted_texts(prompt) else tuple(texts),
         steps=default.steps if steps is None else steps,
         guidance=default.guidance if guidance is None else guidance,
+        reuse=reuse,
+        guided=guided,
     )
 
 
@@ -79,11 +85,27 @@ def check_request(request: Request) -> None:
         raise UserError(f"the number of steps must be 1 to {MAX_STEPS}", found=request.steps, fix="--steps 30")
     if not (math.isfinite(request.guidance) and request.guidance >= 0):
         raise UserError("guidance must be a number of at least 0", found=request.guidance, fix="--guidance 1.5")
+    _check_shortcuts(request)
     if not 0 <= request.seed < 2**63:
         raise UserError("a seed must be a whole number from 0 to 2^63 - 1", found=request.seed, fix="--seed 0")
     if len(request.condition_images) > MAX_CONDITION_IMAGES:
         raise UserError(f"an edit takes 1 to {MAX_CONDITION_IMAGES} images", found=len(request.condition_images))
     sampling_of(request)
+
+
+def _check_shortcuts(request: Request) -> None:
+    """Raise UserError for shortcuts that do not exist, or that would shorten nothing."""
+    if request.reuse not in (1, *REUSE):
+        raise UserError("reuse must be 2 or 3, or 1 for none", found=request.reuse, fix="--reuse 2")
+    if request.reuse > 1 and all(full_steps(request.steps, request.reuse)):
+        what = f"so few steps leave nothing to a reuse of {request.reuse}"
+        raise UserError(what, found=f"{request.steps} steps", fix="more steps, or no --reuse")
+    if not 0 < request.guided <= 1:
+        fix = "--guided 0.5, or --guidance 1 for no guidance"
+        raise UserError("guided must be a share of the steps, above 0 and at most 1", found=request.guided, fix=fix)
+    if request.guided < 1 and request.guidance <= 1:
+        found = f"guided {request.guided}, guidance {request.guidance}"
+        raise UserError("guided is a share of the steps with guidance, which is off", found=found, fix="no --guided")
 
 
 def sampling_of(request: Request) -> Sampling:
@@ -93,8 +115,9 @@ def sampling_of(request: Request) -> Sampling:
 
 def batch_settings(request: Request) -> tuple[object, ...]:
     """Return what the requests of one batch must have in common."""
-    settings = (request.height, request.width, bool(request.condition_images), request.steps, request.guidance)
-    return (*settings, request.temperature, request.top_p, request.top_k)
+    image = (request.height, request.width, bool(request.condition_images))
+    decoder = (request.steps, request.guidance, request.reuse, request.guided)
+    return (*image, *decoder, request.temperature, request.top_p, request.top_k)
 
 
 def read_requests(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from glmkit.files import shareable_path
+from glmkit.records import shortcuts
 from glmkit.reporting import wording
 from glmkit.reporting.load import EvalRun
 
@@ -54,7 +55,10 @@ def clip_text(alignment: Mapping[str, Any]) -> str:
 
 
 def generation_settings(settings: Mapping[str, Any]) -> str:
-    """Describe size, steps and guidance; endpoints have only a size, and images that were made elsewhere nothing."""
+    """Describe size, steps, guidance and shortcuts.
+
+    Endpoints have only a size, and images that were made elsewhere nothing.
+    """
     if "steps" not in settings:
         return ABSENT
     size = f"{settings['width']}x{settings['height']} pixels"
@@ -62,6 +66,7 @@ def generation_settings(settings: Mapping[str, Any]) -> str:
         size += " unless the prompt names a size"
     steps, guidance = settings["steps"], settings["guidance"]
     texts = [size, "" if steps is None else f"{steps} steps", "" if guidance is None else f"guidance {guidance}"]
+    texts += [f"{name} {value}" for name, value in shortcuts(settings).items()]
     return ", ".join(filter(None, texts))
 
 

@@ -49,9 +49,12 @@ def test_both_sides_and_a_result_file(tiny_model: Path, tmp_path: Path, capsys: 
     assert "CPU" in result["device"]
 
 
-def test_table_without_diffusers(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["bench", "speed", "--model", str(tiny_model), "--size", "64x64", "--steps", "1", "--repeats", "1"]
+def test_table_without_diffusers(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["bench", "speed", "--model", str(tiny_model), "--size", "64x64", "--steps", "6", "--repeats", "1"]
+    command += ["--reuse", "3", "--guided", "0.5", "--out", str(tmp_path / "a.json")]
     assert main([*command, "--device", "cpu", "--compile", "off"]) == 0
+    (row,) = read_json(tmp_path / "a.json")["rows"]
+    assert (row["reuse"], row["guided"]) == (3, 0.5)
     shown = capsys.readouterr().out
     assert all(word in shown for word in ("64x64", "prior_tokens", "denoising", "vae", "peak memory", "first call"))
 

@@ -16,6 +16,7 @@ from PIL import Image
 from glmkit.cli import main
 from glmkit.evaluation import plan, suites
 from glmkit.evaluation.ocr.engines import paddleocr
+from glmkit.reporting.provenance import generation_settings
 
 FIRST = suites.prompts(suites.load("text-render"), "regions", 3)
 
@@ -94,6 +95,9 @@ def test_nothing_scored_is_a_failure(tmp_path: Path, capsys: pytest.CaptureFixtu
         ("--texts-from quotes", "--prompts FILE --texts-from quotes"),
         ("--suite text-render --images images --model nano", "leave out --model"),
         ("--suite text-render --images images --steps 3", "leave out --steps"),
+        ("--suite text-render --images images --reuse 2", "leave out --reuse"),
+        ("--suite text-render --model TINY --reuse 2 --steps 5", "so few steps leave nothing to a reuse of 2"),
+        ("--suite text-render --model TINY --guided 0.5 --guidance 1", "guidance, which is off"),
         ("--suite text-render --model nanno", "did you mean 'nano'"),
         ("--suite text-render --model TINY --size 100x100", "multiples of 32"),
         ("--suite text-render --model TINY --size big", "WIDTHxHEIGHT"),
@@ -133,6 +137,22 @@ def test_a_model_is_drawn_and_scored(tiny_model: Path, capsys: pytest.CaptureFix
     assert len(list(Path("run/images").iterdir())) == 1
     settings = json.loads(Path("run/manifest.json").read_text())["settings"]
     assert (settings["steps"], settings["height"], settings["prompt_sizes"]) == (1, 64, False)
+    assert not {"reuse", "guided"} & settings.keys()  # an exact run is one of before there were shortcuts
+
+
+def test_the_shortcuts_of_a_run_are_in_its_manifest(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["eval", "--suite", "text-render", "--split", "zh", "--limit", "1", "--model", str(tiny_model)]
+    command += ["--size", "64x64", "--steps", "6", "--device", "cpu", "--run", "run"]
+    assert main([*command, "--reuse", "2", "--guided", "0.5"]) == 1
+    settings = json.loads(Path("run/manifest.json").read_text())["settings"]
+    assert (settings["reuse"], settings["guided"]) == (2, 0.5)
+    assert generation_settings(settings) == "64x64 pixels, 6 steps, guidance 1.5, reuse 2, guided 0.5"
+    (path,) = Path("run/images").iterdir()
+    with Image.open(path) as image:
+        assert (image.info["reuse"], image.info["guided"]) == ("2", "0.5")
+    capsys.readouterr()
+    assert main(command) == 2
+    assert "guided was 0.5, now None" in capsys.readouterr().err
 
 
 OWN = [

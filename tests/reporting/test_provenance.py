@@ -16,6 +16,10 @@ from glmkit.reporting.provenance import generation_settings, value_text
             {"width": 96, "height": 64, "steps": 4, "guidance": 0.0, "prompt_sizes": True},
             "96x64 pixels unless the prompt names a size, 4 steps, guidance 0.0",
         ),
+        (
+            {"width": 96, "height": 64, "steps": 30, "guidance": 1.5, "reuse": 2, "guided": 1.0},
+            "96x64 pixels, 30 steps, guidance 1.5, reuse 2",
+        ),
         ({"width": 1024, "height": 1024, "steps": None, "guidance": None, "prompt_sizes": False}, "1024x1024 pixels"),
     ],
 )

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import cast
 
 import torch
@@ -71,8 +71,11 @@ class Denoiser:
 
     No sample sees padding or another sample: each attends to exactly its own tokens, without a mask. `size` is (height,
     width) in pixels, `grid` the rows and columns of image tokens, `timesteps` n the unshifted times minus 1.
-    `group_size` samples go through the blocks together (None: as many as suit the device). `compile_blocks` runs the
-    blocks by the fastest backend.
+    `group_size` samples go through the blocks together (None: as many as suit the device), the first `leading` ones
+    apart from the others, so that they can go alone. `compile_blocks` runs the blocks by the fastest backend.
+
+    The blocks run in the `full_steps` (n, None: all). Behind one that is not followed by another full step, what they
+    added to the image tokens is kept, and added again until the next: such steps must come in their order.
     """
 
     def __init__(
@@ -84,8 +87,12 @@ class Denoiser:
         grid: tuple[int, int],
         compile_blocks: bool = False,
         group_size: int | None = None,
+        leading: int = 0,
+        full_steps: Sequence[bool] | None = None,
     ) -> None:
         self.decoder, self._grid = decoder, grid
+        self._full = [True] * len(timesteps) if full_steps is None else list(full_steps)
+        self._residuals: dict[int, Tensor] = {}
         weight = decoder.proj_out.weight
         self._device = weight.device
         self.backend: BlockBackend = choose_backend(decoder, optimized=compile_blocks)
@@ -99,27 +106,41 @@ class Denoiser:
         if group_size is None:
             on_gpu = self._device.type == "cuda"
             group_size = max(1, TOKENS_PER_GROUP // (grid[0] * grid[1])) if on_gpu else 1
+        starts = [*range(0, leading, group_size), *range(leading, len(samples), group_size)]
         self._groups = [
-            self._group(slice(start, start + group_size), samples[start : start + group_size])
-            for start in range(0, len(samples), group_size)
+            self._group(slice(start, stop), samples[start:stop]) for start, stop in pairwise([*starts, len(samples)])
         ]
 
     def __call__(self, latents: Tensor, step: int) -> Tensor:
-        """Return velocities B C H W of noisy latents B C H W at timestep number `step`, in the decoder's type."""
+        """Return velocities B C H W of noisy latents B C H W at timestep number `step`, in the decoder's type.
+
+        Latents of the `leading` samples alone give theirs.
+        """
+        groups = [group for group in self._groups if group.samples.start < len(latents)]
         with best_attention(self._device):
             velocity = partial(self._velocity, latents=latents, step=step)
-            return torch.cat(parallel_map(velocity, self._groups, self._device))
+            return torch.cat(parallel_map(velocity, groups, self._device))
 
     def _velocity(self, group: _Group, latents: Tensor, step: int) -> Tensor:
         """Return velocities G C H W of the group's samples of `latents`."""
         decoder = self.decoder
         image = decoder.image_projector(latents[group.samples]) + group.prior
-        modulation = [of_block[step] for of_block in self._modulation]
-        blocks = cast(Sequence[DecoderBlock], decoder.transformer_blocks)
-        attend = partial(_attend, group.runs)
-        image = self.backend.run_blocks(blocks, modulation, group.text, image, group.rope, attend)
+        image = self._through_blocks(group, image, step)
         patches = decoder.proj_out(decoder.norm_out(image, self._condition[step : step + 1]))
         return decoder.unpatchify(patches, self._grid)
+
+    def _through_blocks(self, group: _Group, image: Tensor, step: int) -> Tensor:
+        """Return image tokens G N D behind all blocks, or with the residual that these left in an earlier step."""
+        key = group.samples.start
+        if not self._full[step]:
+            return image + self._residuals[key]
+        modulation = [of_block[step] for of_block in self._modulation]
+        blocks = cast(Sequence[DecoderBlock], self.decoder.transformer_blocks)
+        attend = partial(_attend, group.runs)
+        result = self.backend.run_blocks(blocks, modulation, group.text, image, group.rope, attend)
+        if not all(self._full[step + 1 : step + 2]):
+            self._residuals[key] = result - image
+        return result
 
     def _group(self, where: slice, samples: Sequence[DenoiserSample]) -> _Group:
         glyphs = [sample.glyph_embeds for sample in samples]

@@ -232,6 +232,10 @@ def test_from_the_command_line(
     assert main([*command, "--size", "64x64"]) == 1  # the engine finds nothing that it can read, as before
     assert len(endpoint.asked) == 2
     assert (folder / "summary.json").read_bytes() == before
-    for options, message in (("--steps 3", "knows no steps"), ("--adapter x", "knows no adapters")):
+    for options, message in (
+        ("--steps 3", "knows no steps"),
+        ("--adapter x", "knows no adapters"),
+        ("--reuse 2", "no reuse"),
+    ):
         assert main([*command, *options.split()]) == 2
         assert message in capfd.readouterr().err

@@ -121,6 +121,31 @@ def test_rows_side_by_side_are_the_same(decoder: DiffusionDecoder) -> None:
     torch.testing.assert_close(*found, atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("group_size", [1, 4])
+def test_leading_samples_go_alone(decoder: DiffusionDecoder, group_size: int) -> None:
+    rows = rows_of(decoder)
+    latents = torch.randn(len(rows), 4, 8, 12, generator=torch.Generator().manual_seed(2))
+    made = Denoiser(decoder, rows, TIMES, SIZE, GRID, group_size=group_size, leading=2)
+    assert made(latents[:2], 1).shape == latents[:2].shape
+    torch.testing.assert_close(made(latents[:2], 1), made(latents, 1)[:2], atol=1e-6, rtol=0)
+    plain = Denoiser(decoder, rows, TIMES, SIZE, GRID, group_size=group_size)
+    torch.testing.assert_close(made(latents, 1), plain(latents, 1), atol=2e-5, rtol=0)
+
+
+def test_steps_without_blocks_are_the_same_alone_and_in_a_batch(decoder: DiffusionDecoder) -> None:
+    """To the bit on a CPU, where every sample is its own group; a full step behind them is as if they were none."""
+    rows, full = rows_of(decoder), (True, False, True)
+    latents = torch.randn(3, len(rows), 4, 8, 12, generator=torch.Generator().manual_seed(2))
+    made = Denoiser(decoder, rows, TIMES, SIZE, GRID, full_steps=full)
+    together = [made(latents[step], step) for step in range(3)]
+    for number, row in enumerate(rows):
+        alone = Denoiser(decoder, [row], TIMES, SIZE, GRID, full_steps=full)
+        for step in range(3):
+            assert torch.equal(alone(latents[step, number : number + 1], step)[0], together[step][number])
+    exact = Denoiser(decoder, rows, TIMES, SIZE, GRID)
+    assert [torch.equal(exact(latents[step], step), together[step]) for step in range(3)] == list(full)
+
+
 def test_products_that_apply_gelu(decoder: DiffusionDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU's product played on the CPU, whose own applies the exact GELU and so must never be asked."""
 
