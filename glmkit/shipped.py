@@ -6,6 +6,7 @@ They lie in `data/`, `recipes/` and `benchmarks/` of the repository; the build c
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,7 +21,8 @@ ROOT = _PACKAGE / "share" if (_PACKAGE / "share").is_dir() else _PACKAGE.parent
 def find(path: str | Path) -> str:
     """Return `path`, or the shipped file or folder of that name, such as data/posters, where `path` does not exist."""
     shipped = ROOT / path
-    return str(shipped if not Path(path).exists() and shipped.exists() else path)
+    # A Path raises for a name that is too long.
+    return str(shipped if not os.path.exists(path) and os.path.exists(shipped) else path)
 
 
 def recipes() -> dict[str, Path]:

@@ -17,6 +17,8 @@ DOCUMENTS = (
     "benchmarks/reference_sets.md",
     "data/README.md",
 )
+# Several processes: tests/training/test_distributed.py.
+LAUNCHER = re.compile(r"^(?:accelerate launch|torchrun) .*-m (?=glmkit )")
 
 
 def read(document: str) -> str:
@@ -27,6 +29,12 @@ def read(document: str) -> str:
 def code_blocks(document: str, language: str) -> list[str]:
     """Its code blocks in one language."""
     return re.findall(rf"^```{language}\n(.*?)^```", read(document), flags=re.MULTILINE | re.DOTALL)
+
+
+def command_lines(document: str) -> list[str]:
+    """Its shell lines without comments, continued ones joined."""
+    text = "".join(code_blocks(document, "bash")).replace("\\\n", " ")
+    return [line for line in (re.sub(r"(^|\s+)#.*", "", line) for line in text.splitlines()) if line]
 
 
 def prose(document: str) -> str:

@@ -1,4 +1,4 @@
-"""An OCR engine for tests: the image says in its PNG text what is read, and how reading goes wrong.
+"""An OCR engine for tests: the image says in its PNG text what is read, if anything, and how reading goes wrong.
 
 FAKE_OCR_LOG: a file that gets the name of each image that is read. FAKE_OCR_SECONDS: how long each takes.
 """
@@ -58,7 +58,7 @@ def _read(path: Path, tokens: int) -> list[RecognizedLine]:
             handle.write(f"{os.getpid()} {path.name}\n")
     time.sleep(float(os.environ.get("FAKE_OCR_SECONDS", "0")))
     with Image.open(path) as image:
-        text = dict(image.text)  # type: ignore[attr-defined]
+        text = {"does": "read", **image.text}  # type: ignore[attr-defined]
     if text["does"] == "crash":
         os._exit(7)
     if text["does"] == "hang":

@@ -59,6 +59,8 @@ def test_numbers_are_numbers(recipe: Path) -> None:
         ("data.columns.captoin=a", "data.columns.captoin", "'caption'"),
         ("samples.prompt=[a]", "samples.prompt", "'prompts'"),
         ("autoregresive.steps=3", "autoregresive", "'autoregressive'"),
+        ("steps=3", "steps", "'decoder.steps'?"),
+        ("decoder.rank=3", "decoder.rank", "'decoder.lora.rank'?"),
     ],
 )
 def test_unknown_keys_name_their_path_and_the_nearest(recipe: Path, assignment: str, path: str, guess: str) -> None:

@@ -8,7 +8,7 @@ import sys
 
 from glmkit.commands import validate
 
-HELP = "fine-tune adapters or whole components by a recipe"
+HELP = "Fine-tune adapters or whole components by a recipe."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

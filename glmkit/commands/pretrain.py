@@ -9,7 +9,7 @@ from pathlib import Path
 
 from glmkit.commands.finetune import add_allow_changes
 
-HELP = "train components from fresh weights on synthetic posters, as nano was made"
+HELP = "Train components from fresh weights on synthetic posters, as nano was made."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

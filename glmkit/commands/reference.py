@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from glmkit.evaluation.features.store import ImageSource
     from glmkit.evaluation.reference_sets.sets import ReferenceSet
 
-HELP = "Reference sets of other models' images, for FID, KID and CMMD."
+HELP = "Make and list reference sets of other models' images, for FID, KID and CMMD."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

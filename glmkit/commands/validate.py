@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from glmkit.training.data.image_files import TrainingExample
 
 MAX_SHOWN = 200  # images of each origin in a preview
-HELP = "explain what a recipe would do: values, data, trained parameters, sequence lengths, memory, time"
+HELP = "Explain what a recipe would do: values, data, trained parameters, sequence lengths, memory, time."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,7 +5,7 @@ Recipes hold values, never code. Duplicate and unknown keys are errors that name
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeVar, get_args, overload
 
@@ -145,18 +145,20 @@ def from_dict(values: Mapping[str, Any], name: str = "recipe", kind: type[Recipe
     try:
         return kind.model_validate(dict(values))
     except ValidationError as error:
-        problems = "\n".join(_explain(problem, kind) for problem in error.errors())
+        problems = "\n".join(_explain(problem, kind, values) for problem in error.errors())
         fix = "recipes/README.md says what each key takes"
         raise UserError(f"{name} is not a valid recipe:\n{problems}", fix=fix) from error
 
 
-def _explain(problem: Any, kind: type[Recipe]) -> str:
+def _explain(problem: Any, kind: type[Recipe], values: Mapping[str, Any]) -> str:
     path = [str(key) for key in problem["loc"]]
     line = f"  {'.'.join(path) or 'recipe'}: "
     if problem["type"] == "extra_forbidden":
         known = _keys_of(kind, path[:-1])
-        guess = nearest(path[-1], known)
-        hint = f"; did you mean {guess!r}?" if guess else ""
+        # The same key deeper down first: `steps` is one of every stage.
+        deeper = [at for at in _paths(kind) if at.startswith(".".join(path[:-1])) and at.endswith(f".{path[-1]}")]
+        guesses = [at for at in deeper if at.split(".")[0] in values] or [nearest(path[-1], known) or ""]
+        hint = f"; did you mean {' or '.join(map(repr, guesses))}?" if any(guesses) else ""
         return f"{line}unknown key{hint} (known: {', '.join(known)})"
     if problem["type"] == "missing":
         return f"{line}missing"
@@ -169,10 +171,22 @@ def _explain(problem: Any, kind: type[Recipe]) -> str:
 def _keys_of(section: type[Section], path: list[str]) -> list[str]:
     for key in path:
         if not key.isdigit():  # an index into a list
-            annotation = section.model_fields[key].annotation
-            candidates = (annotation, *get_args(annotation))
-            section = next(one for one in candidates if isinstance(one, type) and issubclass(one, Section))
+            section = _section(section.model_fields[key].annotation) or section
     return sorted(section.model_fields)
+
+
+def _section(annotation: Any) -> type[Section] | None:
+    """Return the section that a key of this type may hold."""
+    candidates = (annotation, *get_args(annotation))
+    return next((one for one in candidates if isinstance(one, type) and issubclass(one, Section)), None)
+
+
+def _paths(section: type[Section], start: str = "") -> Iterator[str]:
+    """Yield every key of a recipe, with the sections that it is in."""
+    for key, field in section.model_fields.items():
+        yield start + key
+        if inner := _section(field.annotation):
+            yield from _paths(inner, f"{start}{key}.")
 
 
 def to_yaml(recipe: Recipe) -> str:

@@ -76,7 +76,11 @@ def _distance(
     n = min(ours.count, theirs.count)
     half = min(n, theirs.count // 2)
     if half < 2:
-        raise UserError(f"a distance to {reference.name} needs more images", found=f"{n} on the smaller side")
+        raise UserError(
+            f"a distance to {reference.name} needs more images",
+            found=f"{n} on the smaller side",
+            fix="at least 2 images here, and 4 in the set",
+        )
     content = fingerprint(theirs.folder / FEATURES)
     value = _once(
         ours.folder,

@@ -99,7 +99,7 @@ def resolve(model: str | Path, components: Iterable[str] = tuple(COMPONENTS)) ->
         if not (NANO / INDEX).is_file():
             raise UserError(f"the model nano is not in {NANO}", fix="install glmkit again")
         return NANO
-    folder = Path(name).expanduser()
+    folder = Path(shipped.find(name)).expanduser()
     if os.path.exists(folder):  # a Path raises for a name that is too long
         return _model_folder(folder)
     if (published_id := hub_id(name)) is not None:
@@ -115,7 +115,7 @@ def hub_id(model: str | Path) -> str | None:
     """Return the hub id (`owner/name`) of a model that `resolve` would download, None for nano and for folders."""
     name = published.HUB_ID if model == "glm-image" else str(model)
     is_id = name.count("/") == 1 and not name.startswith((".", "/", "~"))
-    return name if is_id and not os.path.exists(Path(str(model)).expanduser()) else None
+    return name if is_id and not os.path.exists(Path(shipped.find(model)).expanduser()) else None
 
 
 def copy(model: Path, target: Path) -> None:

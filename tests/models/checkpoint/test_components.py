@@ -211,8 +211,11 @@ def test_a_kill_while_writing_leaves_the_old_weights(tiny_copy: Path, monkeypatc
     ]
 
 
-def test_resolve(tiny_model: Path, tmp_path: Path) -> None:
+def test_resolve(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     assert checkpoint.resolve(tiny_model) == tiny_model
+    assert checkpoint.resolve("data/nano") == checkpoint.resolve("nano")  # as recipes of pretraining name it
+    assert checkpoint.hub_id("data/nano") is None
     with pytest.raises(UserError, match="did you mean 'nano'"):
         checkpoint.resolve("nanno")
     with pytest.raises(UserError, match="does not exist"):
