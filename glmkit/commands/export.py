@@ -32,5 +32,5 @@ def run(arguments: argparse.Namespace) -> int:
     written = list(read(adapter.folder)) if arguments.format == "peft" else ["decoder"]
     print(f"{arguments.out}: {layers} layers of the {' and the '.join(written)}, {arguments.format} keys")
     if others := [name for name in read(adapter.folder) if name not in written]:
-        print(f"left out: {' and '.join(others)}, which PEFT loads from {adapter.folder}")
+        print(f"left out: {' and '.join(others)}, which --format peft writes")
     return 0

@@ -157,7 +157,7 @@ def _read_file(path: Path) -> dict[str, ComponentAdapter]:
         own = own or ({} if any("." in key for key in said) else said)
         if own and alphas:
             raise UserError(f"{path} has alphas in its metadata and beside its tensors", fix="leave out one of the two")
-        settings = read_settings({"peft_type": "LORA", **own}, path) if own else _settings_of(tensors, alphas, path)
+        settings = read_settings({"peft_type": "LORA", **own}, path) if own else settings_of(tensors, alphas, path)
         base = card if card.get("component", component) == component else {}
         adapters[component] = ComponentAdapter(component, path, settings, tensors, base)
     return adapters
@@ -303,8 +303,8 @@ def _layers() -> dict[str, tuple[str, str]]:
     return names
 
 
-def _settings_of(tensors: Mapping[str, Tensor], alphas: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
-    """Return the settings that a file without any implies: ranks by shape, alpha equal to rank unless it is there."""
+def settings_of(tensors: Mapping[str, Tensor], alphas: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
+    """Return the settings that tensors imply: ranks by shape, alpha equal to rank unless it is there."""
     ending = ".lora_A.weight"
     ranks = {
         name[len(PEFT_PREFIX) : -len(ending)]: value.shape[0]

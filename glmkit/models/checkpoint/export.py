@@ -5,7 +5,8 @@ Other programs read the decoder's adapter as one file. Its keys are those of PEF
     diffusers   transformer.LAYER.lora_A.weight  .lora_B.weight       rank and alpha in the file's metadata
     comfyui     diffusion_model.LAYER.lora_A.weight  .lora_B.weight   and LAYER.alpha, a number
 
-PEFT's own folders, one for every component, are what `glmkit finetune` writes, and adapters of other programs become.
+PEFT's own folders, one for every component, name layers as the classes of transformers and diffusers do, on which PEFT
+loads them as they are.
 Metadata has one key: safetensors writes several in any order, and equal adapters shall be equal files.
 
 ComfyUI scales a layer's change by alpha / rank and matches LAYER with the names of its own model
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +33,11 @@ from glmkit.models.checkpoint.adapter_files import (
     CONFIG,
     DIFFUSERS_SETTINGS,
     PEFT_PREFIX,
+    ROLES,
     WEIGHTS,
     ComponentAdapter,
     read,
+    settings_of,
 )
 from glmkit.models.checkpoint.adapters import Adapter, check_adapter, check_weight, merge_adapter
 
@@ -69,8 +73,31 @@ def _write_folders(components: Sequence[ComponentAdapter], out: Path, weight: fl
     with atomic_folder(out) as unfinished:
         for one in components:
             check_weight(one, weight)
-            write_peft(one, unfinished / one.component, weight)
+            write_peft(_for_published_classes(one), unfinished / one.component, weight)
     return sum(len(one.layers) for one in components)
+
+
+def _for_published_classes(adapter: ComponentAdapter) -> ComponentAdapter:
+    """Name the layers as the published classes do; settings name a layer by what that name and ours both end with."""
+    spec = checkpoint.COMPONENTS[adapter.component]
+    theirs = {layer: spec.published_name(f"{layer}.weight").removesuffix(".weight") for layer in adapter.layers}
+    if all(layer == name for layer, name in theirs.items()):
+        return adapter
+    ends = {layer: min(layer, name, key=len) for layer, name in theirs.items()}
+
+    def renamed(names: Mapping[str, str]) -> dict[str, Tensor]:
+        return {
+            f"{PEFT_PREFIX}{name}.{role}": adapter.tensors[given]
+            for layer, name in names.items()
+            for role in dict.fromkeys(ROLES.values())
+            if (given := f"{PEFT_PREFIX}{layer}.{role}") in adapter.tensors
+        }
+
+    alphas = _alphas(adapter, adapter.settings)
+    numbers = {f"{PEFT_PREFIX}{ends[layer]}.alpha": _number(alpha) for layer, alpha in alphas.items()}
+    settings = {key: value for key, value in adapter.settings.items() if key in EXTRAS}
+    settings |= settings_of(renamed(ends), numbers, adapter.file) | {"target_modules": sorted(ends.values())}
+    return replace(adapter, settings=settings, tensors=renamed(theirs))
 
 
 def write_peft(adapter: ComponentAdapter, folder: Path, weight: float = 1.0) -> None:

@@ -68,6 +68,38 @@ def test_comfyui_reads_an_export(tiny_model: Path, tmp_path: Path) -> None:
         torch.testing.assert_close(decoder(*decoder_inputs()), weighted(tiny_model, given), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("component", ["autoregressive", "glyph"])
+def test_peft_reads_an_export_on_the_published_classes(component: str, tiny_model: Path, tmp_path: Path) -> None:
+    """Without a mapping of names: what it computes is what merged weights do; ranks and alphas differ by layer."""
+    from peft import LoraConfig, PeftModel, get_peft_model
+    from transformers import GlmImageForConditionalGeneration, T5EncoderModel
+
+    layer = {"autoregressive": "0.self_attn.q_proj", "glyph": "0.layer.0.SelfAttention.q"}[component]
+    targets = ["q_proj", "down_proj", "q", "wo"]
+    patterns = {"rank_pattern": {layer: 2}, "alpha_pattern": {layer: 5}, "use_rslora": True}
+    settings = LoraConfig(r=3, lora_alpha=6, target_modules=targets, init_lora_weights=False, **patterns)
+    adapted = get_peft_model(checkpoint.load_component(tiny_model, component), settings)
+    adapted.save_pretrained(str(tmp_path / "a" / component))
+    given = f"{tmp_path / 'a'}:0.5"
+    assert main(["export", given, "--format", "peft", "--out", str(tmp_path / "p")]) == 0
+    ours, again = (tmp_path / name for name in ("m", "n"))
+    for adapter, out in ((given, ours), (str(tmp_path / "p"), again)):
+        assert main(["merge", str(tiny_model), "--adapter", adapter, "--out", str(out)]) == 0
+    load, folder = {
+        "autoregressive": (GlmImageForConditionalGeneration.from_pretrained, "vision_language_encoder"),
+        "glyph": (T5EncoderModel.from_pretrained, "text_encoder"),
+    }[component]
+    tokens = torch.arange(24).reshape(2, 12)
+    wrapped = PeftModel.from_pretrained(load(tiny_model / folder), str(tmp_path / "p" / component))
+    outputs = []
+    for model in (wrapped.merge_and_unload(), load(ours / folder), load(again / folder), load(tiny_model / folder)):
+        with torch.no_grad():
+            outputs.append(model.eval()(input_ids=tokens)[0])
+    for other in outputs[1:3]:
+        torch.testing.assert_close(other, outputs[0], atol=1e-6, rtol=1e-6)
+    assert (outputs[3] - outputs[0]).abs().max() > 0.01
+
+
 def test_what_cannot_be_exported(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_adapter(tiny_model, tmp_path / "ar", "autoregressive")
     out = ["--format", "comfyui", "--out", str(tmp_path / "c.safetensors")]
