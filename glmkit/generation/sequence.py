@@ -221,16 +221,13 @@ def training_sequence(
 class TrainingBatch:
     """Teacher-forced sequences, padded on the right: attention looks back, so no mask is needed.
 
-    `valid_BT` is False on padding. `targets_BT` holds what to predict from each token, -100 where nothing is. The same
-    without the prompts, for a head that computes only what the loss reads (`logits_to_keep=target_columns_BN`):
-    `target_columns_BN` are the columns that have a target, and `target_ids_BN` are those targets: the token ids of the
-    images in order of generation, then the end.
+    `target_columns_BN` are the columns that have a target, so that a head computes only what the loss reads
+    (`logits_to_keep=target_columns_BN`), and `target_ids_BN` are those targets: the token ids of the images in order
+    of generation, then the end.
     """
 
     ids_BT: Tensor
     positions_3BT: Tensor
-    valid_BT: Tensor
-    targets_BT: Tensor
     target_columns_BN: Tensor
     target_ids_BN: Tensor
 
@@ -278,12 +275,9 @@ def training_batch(
         with_images(text_P.expand(batch, -1), 0, column_BN, first_B1 + image_N)
         for text_P, image_N in zip(prompt_3P, image_3N, strict=True)
     ]
-    column_T = torch.arange(columns + target_ids_BN.shape[1], device=device)
     return TrainingBatch(
         ids_BT=with_images(prompt_BP, config.pad_token_id, column_BN, target_ids_BN),
         positions_3BT=torch.stack(positions),
-        valid_BT=column_T < length_B1 + target_ids_BN.shape[1],
-        targets_BT=with_images(torch.full_like(prompt_BP, IGNORED), IGNORED, column_BN - 1, target_ids_BN),
         target_columns_BN=column_BN - 1,
         target_ids_BN=target_ids_BN,
     )

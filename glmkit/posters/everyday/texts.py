@@ -29,7 +29,6 @@ MONTHS = [
     "December",
 ]  # fmt: skip
 ACCENTS = {"a": "áàâäãå", "e": "éèêë", "i": "íìîï", "o": "óòôöõø", "u": "úùûü", "n": "ñ", "c": "ç"}
-PUNCTUATION = "!?.,:;&-+/#%@*()="
 
 
 @cache
