@@ -95,6 +95,8 @@ def test_a_request_that_fails(model: glmkit.Model, tmp_path: Path) -> None:
         model.generate(PROMPT, height=100, width=64)
     with pytest.raises(glmkit.GenerationError, match="height and width together"):
         model.generate(PROMPT, height=64)
+    with pytest.raises(glmkit.UserError, match="height and width together"):
+        glmkit.evaluate("text-render", width=64)
     with pytest.raises(glmkit.GenerationError, match="3 prompts, 2 seeds"):
         model.generate(["a", "b", "c"], seed=[0, 1])
     with pytest.raises(glmkit.GenerationError, match="does not exist"):

@@ -92,6 +92,8 @@ def evaluate(
         )
     elif suite is None:
         raise UserError("an evaluation needs prompts", fix="--suite text-render, or --prompts FILE; glmkit list")
+    if (height is None) != (width is None):
+        raise UserError("give height and width together", fix="height=1024, width=1024")
     suites.load(suite).files(None if data is None else Path(data))
     for option, number, most in (("limit", limit, math.inf), ("seeds", seeds, MAX_SEEDS)):
         if number is not None and not 1 <= number <= most:
