@@ -35,6 +35,9 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.overrides = [*arguments.overrides, f"start_from={json.dumps(arguments.start_from)}"]
     if arguments.dry_run:
         return validate.run(arguments)
+    from glmkit import config
+
+    config.load(arguments.recipe, arguments.overrides)  # a wrong key is told before torch is imported, which takes long
     from glmkit.api.training import finetune
     from glmkit.distributed.process_group import ProcessGroup
     from glmkit.evaluation import before_after

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal, Self, TypeVar, get_args, overload
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from glmkit import shipped
 from glmkit.config.data import Data
 from glmkit.config.section import Section, is_size
 from glmkit.config.stages import AutoregressiveStage, DecoderStage, GlyphStage, Stage
@@ -146,7 +147,7 @@ def from_dict(values: Mapping[str, Any], name: str = "recipe", kind: type[Recipe
         return kind.model_validate(dict(values))
     except ValidationError as error:
         problems = "\n".join(_explain(problem, kind, values) for problem in error.errors())
-        fix = "recipes/README.md says what each key takes"
+        fix = f"{shipped.find('recipes/README.md')} says what each key takes"
         raise UserError(f"{name} is not a valid recipe:\n{problems}", fix=fix) from error
 
 
