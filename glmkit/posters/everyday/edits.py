@@ -228,13 +228,14 @@ def _sample_text_colour(edit: EverydayEdit, rng: random.Random, _: Split) -> Eve
     return None  # a third colour
 
 
-def _sample_text_size(edit: EverydayEdit, rng: random.Random, _: Split) -> EverydayEdit | None:
+def _sample_text_size(edit: EverydayEdit, rng: random.Random, __: Split) -> EverydayEdit | None:
     """Sample a larger or smaller size for one text; its lines stay, and so does its edge or its middle."""
     scene = edit.condition
     number = rng.randrange(len(scene.blocks))
     old, others = scene.blocks[number], scene.blocks[:number] + scene.blocks[number + 1 :]
     largest = LARGEST[scene.language] * min(scene.height, scene.width)
-    for limits in (LARGER, LARGER, SMALLER) if rng.random() < 0.7 else (SMALLER,):
+    limits = rng.choice((LARGER, LARGER, LARGER, SMALLER))  # most texts are too large to grow
+    for _ in range(3):
         block = stand_like(old, replace(old, size=round(old.size * rng.uniform(*limits))))
         width = block.box[2] - block.box[0]
         fits = smallest_size(scene.language, scene) <= block.size <= largest and width <= line_room(scene, old)
@@ -277,7 +278,7 @@ def _sample_shape_change(
     group = rng.choice(list(scene.shape_groups.values()))
     others = tuple(shape for shape in scene.shapes if shape not in group)
     after = change(edit, rng, group, others)
-    return replace(edit, target=replace(scene, shapes=(*others, *after)))
+    return None if after == group else replace(edit, target=replace(scene, shapes=(*others, *after)))
 
 
 def _none(*_: object) -> list[PlacedShape]:
@@ -297,7 +298,7 @@ def _moved(
     scene, one = edit.condition, group[0]
     for place in rng.sample(PLACES, len(PLACES)):
         moved = stand_in_row(one.kind, one.colour, len(group), place, one.radius, scene.height, scene.width)
-        if moved[0].place != one.place and have_space(scene, moved, others):
+        if moved[0].place != one.place and have_space(scene, moved, (*others, *group)):
             return moved
     return group
 

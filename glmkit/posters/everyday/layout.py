@@ -69,14 +69,18 @@ def side_margin(scene: EverydayScene) -> float:
 
 
 def is_free(scene: EverydayScene, box: Box, blocks: Iterable[TextBlock]) -> bool:
-    """Tell whether the box of a text is clear of the edges, of the scene's shapes, and of these other blocks."""
+    """Tell whether the box of a text is clear of the edges, of the scene's shapes, and of the rows of other blocks.
+
+    Texts side by side would read as one.
+    """
     shorter, (left, top, right, bottom) = min(scene.height, scene.width), box
     edge, side = 0.8 * MARGIN * shorter, side_margin(scene) - 2
     if top < edge or bottom > scene.height - edge or left < side or right > scene.width - side:
         return False
-    in_the_way = [shape_box(shape, scene.width) for shape in scene.shapes]
     gap = GAP / 2 * shorter
-    return not any(touch(box, other, gap) for other in in_the_way) and not any(touch(box, b.box, 2) for b in blocks)
+    taken = [shape_box(shape, scene.width) for shape in scene.shapes]
+    taken += [(0, block.box[1], scene.width, block.box[3]) for block in blocks]
+    return not any(touch(box, other, gap) for other in taken)
 
 
 def have_space(scene: EverydayScene, placed: Iterable[PlacedShape], others: Iterable[PlacedShape]) -> bool:
