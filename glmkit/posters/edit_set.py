@@ -12,6 +12,7 @@ from typing import Any
 
 from glmkit.posters.check_edits import unchanged_region
 from glmkit.posters.edits import KINDS, Edit, sample_edit, words_of
+from glmkit.posters.render import render
 
 EDITS_PER_KIND = 16
 MIN_UNCHANGED = 1 / 200  # of the pixels: fewer say nothing about the background
@@ -28,7 +29,10 @@ def edit_set() -> dict[str, Edit]:
         while number < EDITS_PER_KIND:
             edit = sample_edit(rng, kind, split="held-out")
             words = words_of(*edit.condition.texts, *edit.target.texts)
-            if not words & seen and unchanged_region(edit).mean() >= MIN_UNCHANGED:
+            if (
+                not words & seen
+                and unchanged_region(render(edit.condition), render(edit.target)).mean() >= MIN_UNCHANGED
+            ):
                 seen |= words
                 number += 1
                 edits[f"{kind}-{number:02d}"] = edit

@@ -45,14 +45,14 @@ def test_the_edits_are_held_out_and_their_words_different() -> None:
 def counts(name: str, image: Image.Image, read: tuple[str, ...], folder: Path) -> dict[str, float]:
     path = folder / "image.png"
     image.save(path)
-    found = nano_edit.counts(PROMPTS[name], fake_ocr.recognized(*read), path)
+    found = nano_edit.SUITE.counts(PROMPTS[name], fake_ocr.recognized(*read), path)
     return {metric: top / bottom for metric, (top, bottom) in found.items()}
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_expected_image_is_done_and_the_source_is_not(kind: str, tmp_path: Path) -> None:
     for name in (f"{kind}-02", f"{kind}-09"):
-        edit, images = edit_set()[name], nano_edit.references(PROMPTS[name])
+        edit, images = edit_set()[name], nano_edit.SUITE.references(PROMPTS[name])
         right = counts(name, images["expected"], edit.target.texts, tmp_path)
         assert right == {"edit_success": 1, "background_psnr": 60, "word_accuracy": 1}
         wrong = counts(name, images["condition_image"], edit.condition.texts, tmp_path)
@@ -129,7 +129,7 @@ def test_a_larger_image_is_scaled(tmp_path: Path) -> None:
 def test_prompts_that_the_poster_world_does_not_draw_are_refused() -> None:
     for prompt in (Prompt("add-99", "Add a star.", ("A",)), replace(PROMPTS["add-01"], prompt="Add a star.")):
         with pytest.raises(UserError, match=r"glmkit.posters.edit_set >"):
-            nano_edit.references(prompt)
+            nano_edit.SUITE.references(prompt)
 
 
 @pytest.mark.usefixtures("ocr_log")
