@@ -10,7 +10,7 @@ B batch, S texts of a prompt, T glyph tokens of a text, N image tokens, H W late
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -37,11 +37,22 @@ def character_labels(images: ImageDataset, indices: Sequence[int], device: torch
     return images.character_labels(indices, device) if isinstance(images, PosterDataset) else None
 
 
+def alphabet(images: ImageDataset) -> Mapping[str, int]:
+    """Return the number of every character, as `character_labels` gives it; empty for images that are no posters.
+
+    UserError when posters of several worlds number them differently.
+    """
+    if isinstance(images, ConcatDataset):
+        different = {tuple(alphabet(dataset).items()): alphabet(dataset) for dataset in images.sets}
+        if len(different) > 1:
+            raise UserError("posters of different worlds cannot be trained on together", fix="one data.posters.world")
+        return next(iter(different.values()))
+    return images.alphabet if isinstance(images, PosterDataset) else {}
+
+
 def count_characters(images: ImageDataset) -> int:
     """Return one more than the largest label that `character_labels` can give."""
-    if isinstance(images, ConcatDataset):
-        return max(count_characters(dataset) for dataset in images.sets)
-    return images.characters if isinstance(images, PosterDataset) else 1
+    return 1 + max(alphabet(images).values(), default=0)
 
 
 def check_character_labels(images: ImageDataset, key: str) -> None:
@@ -123,6 +134,43 @@ class CharacterPositionHead(nn.Module):
         return mean_cross_entropy(logits, labels, ignored=-1)
 
 
+class GlyphCharacterHead(nn.Module):
+    """Names from every glyph embedding the character that its byte is part of.
+
+    A Chinese character is three bytes, and the decoder can attend to each of them: each has to tell the whole.
+    """
+
+    def __init__(self, width: int, alphabet: Mapping[str, int]) -> None:
+        super().__init__()
+        self.tell = nn.Linear(width, 1 + max(alphabet.values()))
+        numbers = torch.zeros(1 + max(map(ord, alphabet)), dtype=torch.long)
+        numbers[[ord(character) for character in alphabet]] = torch.tensor(list(alphabet.values()))
+        self.register_buffer("numbers", numbers)
+        self.numbers: Tensor
+
+    def labels(self, ids: Tensor) -> Tensor:
+        """Return the number of the character of each id B S T, 0 for what is no byte of one that has a number."""
+        code_points = self._code_points(ids)
+        return self.numbers[code_points.where(code_points < len(self.numbers), 0)]
+
+    @staticmethod
+    def _code_points(ids: Tensor) -> Tensor:
+        """Decode UTF-8: the code point of the character that each id belongs to, 0 for what is no byte."""
+        values = F.pad(ids.long() - FIRST_BYTE, (0, 2), value=0x80)
+        first, second, third = (values[..., k : k + ids.shape[-1]] for k in range(3))
+        two, three = (first - 0xC0) << 6 | second & 0x3F, (first - 0xE0) << 12 | (second & 0x3F) << 6 | third & 0x3F
+        whole = torch.where(first < 0x80, first, torch.where(first < 0xE0, two, three))
+        # Bytes from 0x80 to 0xBF continue the character whose first byte is the last other one before them.
+        places = torch.arange(ids.shape[-1], device=ids.device)
+        starts = torch.where((first & 0xC0) == 0x80, 0, places).cummax(dim=-1).values
+        return torch.where(ids >= FIRST_BYTE, whole.gather(-1, starts), 0).clamp(min=0)
+
+    def loss(self, embeddings: Tensor, ids: Tensor) -> Tensor:
+        """Return the cross-entropy, mean over the bytes of known characters. `embeddings` B S*T D of `ids` B S T."""
+        logits = self.tell(embeddings).float().flatten(0, 1)
+        return mean_cross_entropy(logits, self.labels(ids).flatten(), ignored=0)
+
+
 class CharacterLoss:
     """Asks the decoder for the character at each latent position."""
 
@@ -137,13 +185,13 @@ class CharacterLoss:
         return self.name, self._weight, self.head.loss(self._labels[inputs.indices], inputs.conditional)
 
 
-class CharacterPositionLoss:
-    """Asks each glyph embedding for its position in its text."""
+class GlyphLoss:
+    """Asks each glyph embedding for what `head` wants to know: its position in its text, or its character."""
 
-    name = "character_position"
-
-    def __init__(self, width: int, tokens: GlyphTokens, weight: float) -> None:
-        self.head, self._tokens, self._weight = CharacterPositionHead(width), tokens, weight
+    def __init__(
+        self, name: str, head: CharacterPositionHead | GlyphCharacterHead, tokens: GlyphTokens, weight: float
+    ) -> None:
+        self.name, self.head, self._tokens, self._weight = name, head, tokens, weight
 
     def loss(self, context: LossContext) -> tuple[str, float, Tensor]:
         """Return name, weight and value."""

@@ -132,19 +132,17 @@ class PretrainDecoderStage(DecoderStage):
     """Weight of naming the letter or shape at each latent position."""
     character_position_weight: float = Field(default=0.0, ge=0)
     """Weight of telling each glyph token's position in its text."""
+    glyph_character_weight: float = Field(default=0.0, ge=0)
+    """Weight of telling from each glyph token which character it is part of."""
 
-    whole_batch_keys: ClassVar[tuple[str, ...]] = (
-        *DecoderStage.whole_batch_keys,
-        "character_weight",
-        "character_position_weight",
-    )
+    head_weights: ClassVar[tuple[str, ...]] = ("character_weight", "character_position_weight", "glyph_character_weight")
+    whole_batch_keys: ClassVar[tuple[str, ...]] = (*DecoderStage.whole_batch_keys, *head_weights)
 
     @model_validator(mode="after")
     def _heads_are_trained(self) -> Self:
-        if (self.character_weight or self.character_position_weight) and not self.train_glyph:
-            raise ValueError(
-                "character_weight and character_position_weight need train_glyph: they align the two while they are new"
-            )
+        asked = [name for name in self.head_weights if getattr(self, name)]
+        if asked and not self.train_glyph:
+            raise ValueError(f"{' and '.join(asked)} need train_glyph: they align the two while they are new")
         return self
 
 

@@ -5,7 +5,7 @@ B batch, H W latent rows and columns.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +15,10 @@ from torch import Tensor
 from glmkit.models.hybrid import HybridModel
 from glmkit.pretraining.characters import (
     CharacterLoss,
-    CharacterPositionLoss,
+    CharacterPositionHead,
+    GlyphCharacterHead,
+    GlyphLoss,
+    alphabet,
     check_character_labels,
     count_characters,
     precompute_character_labels,
@@ -48,6 +51,8 @@ class PretrainFeatures:
     """The character at each latent position, H W."""
     n_characters: int
     """One more than the largest of these."""
+    alphabet: Mapping[str, int]
+    """The numbers of the characters."""
 
 
 def precompute_all(
@@ -56,13 +61,15 @@ def precompute_all(
     """Compute the features of both data sets; UserError when a loss depends on what is not known of the images."""
     images, validation = datasets
     check_text(images, stage)
-    if stage.character_weight:
-        check_character_labels(images, "character_weight")
+    for key in ("character_weight", "glyph_character_weight"):
+        if getattr(stage, key):
+            check_character_labels(images, key)
     texts = [glyph_texts(dataset) if stage.glyphs else [list[str]()] * len(dataset.captions) for dataset in datasets]
     return PretrainFeatures(
         train=precompute_features(hybrid, images, texts[0], stage, cache, with_text=weighs_text(stage)),
         validation=precompute_features(hybrid, validation, texts[1], stage, cache),
         n_characters=count_characters(images),
+        alphabet=alphabet(images),
         stretched=precompute_stretched_tokens(hybrid, images, cache, stage.prior_stretch)
         if stage.prior_stretch
         else None,
@@ -131,10 +138,13 @@ def auxiliary_losses(
     if stage.character_weight:
         assert features.characters is not None
         losses.append(CharacterLoss(hybrid.decoder, features.characters, stage.character_weight, features.n_characters))
-    if stage.character_position_weight:
-        assert isinstance(features.train.glyphs, GlyphTokens)
-        width = hybrid.glyph.encoder.config.d_model
-        losses.append(CharacterPositionLoss(width, features.train.glyphs, stage.character_position_weight))
+    tokens, width = features.train.glyphs, hybrid.glyph.encoder.config.d_model
+    if weight := stage.character_position_weight:
+        assert isinstance(tokens, GlyphTokens)
+        losses.append(GlyphLoss("character_position", CharacterPositionHead(width), tokens, weight))
+    if weight := stage.glyph_character_weight:
+        assert isinstance(tokens, GlyphTokens)
+        losses.append(GlyphLoss("glyph_character", GlyphCharacterHead(width, features.alphabet), tokens, weight))
     for auxiliary in losses:
         auxiliary.head.to(hybrid.device)
     return losses

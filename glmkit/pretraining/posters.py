@@ -6,7 +6,7 @@ B batch, H W rows and columns in pixels.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -35,7 +35,8 @@ class PosterDataset:
 
     keys: list[str] | None = None
     text_keys: list[str] | None = None
-    characters = 128  # ASCII, whose control characters stand for shapes
+    alphabet: Mapping[str, int] = {chr(code): code for code in range(32, 128)}
+    """The number of every character; smaller numbers than theirs stand for shapes, 0 for nothing."""
 
     def __init__(
         self,
@@ -112,7 +113,7 @@ class PosterDataset:
 class EverydayDataset(PosterDataset):
     """Scenes of what people type: up to four texts in English or Chinese, and captions in free wording."""
 
-    characters = 1 + len(everyday_masks.alphabet())
+    alphabet = everyday_masks.alphabet()
 
     def __init__(self, count: int, height: int, width: int, seed: int, workers: int, split: Split) -> None:
         workers = workers or runs.cores()

@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from glmkit.models.hybrid import HybridModel
-from glmkit.pretraining.characters import POSITIONS, CharacterPositionHead
+from glmkit.posters.everyday.masks import alphabet
+from glmkit.pretraining.characters import POSITIONS, CharacterPositionHead, GlyphCharacterHead
+from glmkit.pretraining.posters import EverydayDataset, PosterDataset
 
 PROMPTS = [["abc"], ["x", "hello, you"], [], ["a" * (POSITIONS + 4)]]
 
@@ -50,3 +52,29 @@ def test_the_encoder_can_learn_it(tiny_model: Path) -> None:
         loss.backward()
         optimizer.step()
     assert loss.item() < 0.1 < math.log(POSITIONS)
+
+
+def test_each_byte_knows_its_character(tiny_model: Path) -> None:
+    """Every byte of a character has its number; spaces, ends, padding and what is in no alphabet have none."""
+    glyph = HybridModel(tiny_model).glyph
+    prompts = [["né 大y"], ["€5", "小🙂x 为"], []]
+    ids = torch.from_numpy(glyph.tokenize(prompts))
+    head = GlyphCharacterHead(8, alphabet())
+    for prompt, texts in enumerate(prompts):
+        found = [row[row > 0].tolist() for row in head.labels(ids)[prompt]]
+        expected = [
+            [alphabet()[character] for character in text if character in alphabet() for _ in character.encode()]
+            for text in texts
+        ]
+        assert [row for row in found if row] == expected
+    assert head.tell.out_features == 1 + max(alphabet().values())
+
+
+@pytest.mark.parametrize("kind", [PosterDataset, EverydayDataset])
+def test_every_label_is_in_the_alphabet(kind: type[PosterDataset]) -> None:
+    """What stands on posters is a character or one of six shapes, and each has a class of its own in the heads."""
+    images = kind(24, 128, 128, 5, 1, "train")
+    labels = images.character_labels(range(24), torch.device("cpu"))
+    assert 0 <= labels.min() and labels.max() <= max(images.alphabet.values())
+    assert set(labels.unique().tolist()) <= {*range(7), *images.alphabet.values()}
+    assert len(set(images.alphabet.values())) == len(images.alphabet)
