@@ -100,6 +100,8 @@ class SemanticVqStage(FullStage):
     """Weight of naming the kind of shape at each position."""
     text_weight: float = Field(default=0.0, ge=0)
     """Weight of telling characters apart at each position, so that tokens say which text stands where."""
+    ink_weight: float = Field(default=0.0, ge=0)
+    """Weight of the colour that differs most from the background at each position: of letters, lines and shapes."""
     commitment: float = Field(default=0.25, ge=0)
     """Weight of the commitment loss (arXiv:1711.00937)."""
     revive_every: int = Field(default=50, gt=0)
@@ -135,7 +137,11 @@ class PretrainDecoderStage(DecoderStage):
     glyph_character_weight: float = Field(default=0.0, ge=0)
     """Weight of telling from each glyph token which character it is part of."""
 
-    head_weights: ClassVar[tuple[str, ...]] = ("character_weight", "character_position_weight", "glyph_character_weight")
+    head_weights: ClassVar[tuple[str, ...]] = (
+        "character_weight",
+        "character_position_weight",
+        "glyph_character_weight",
+    )
     whole_batch_keys: ClassVar[tuple[str, ...]] = (*DecoderStage.whole_batch_keys, *head_weights)
 
     @model_validator(mode="after")

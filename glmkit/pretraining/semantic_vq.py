@@ -6,7 +6,8 @@ blanked: spelling is the glyph encoder's task, and tokens that spell would disag
 the kind of shape at each position, so that the one or two tokens of a small shape tell it. Codebook entries follow
 their features by exponential averages (VQ-VAE, arXiv:1711.00937, appendix A); entries that nothing uses are replaced by
 current features. A fourth, if asked, tells the characters at each position apart, in TEXT_CLASSES classes: not to
-spell, but so that the tokens of a line say which of several texts it is.
+spell, but so that the tokens of a line say which of several texts it is. A fifth, if asked, tells the colour of what
+stands on the background, which is lost in the mean colour of a cell with thin strokes.
 
 B batch, T caption tokens, N features of a batch, H W token rows and columns, D encoder width, E codebook width,
 C codebook size, V vocabulary.
@@ -41,6 +42,7 @@ PATCH = 16  # pixels of a token's side, after resizing
 SHAPE_KINDS = len(SHAPES)  # as `character_labels` counts them
 TEXT_CLASSES = 32  # that characters fall into, by their numbers
 VALIDATION_IMAGES = 256
+LEAST_CONTRAST = 0.15  # mean difference of the channels, of 2, from which on a pixel is not background
 
 
 class Captioner(nn.Module):
@@ -134,8 +136,12 @@ class SemanticVqObjective(Objective):
             {name: nn.Conv2d(width, classes * CELLS_PER_SIDE**2, 1) for name, weight, classes in asked if weight}
         )
         parts = [semantic_vq, self.captioner, self.colour_head, self.averages, self.cell_heads]
+        if stage.ink_weight:
+            self.ink_head = nn.Conv2d(width, 3 * CELLS_PER_SIDE**2, 1)
+            parts.append(self.ink_head)
+            self.weights = {"ink": stage.ink_weight, **self.weights}
         self.trained = nn.ModuleList(parts).to(device)
-        if self.weights:
+        if self.cell_heads:
             check_character_labels(images, "shape_weight or text_weight")
         self.captions = blanked_caption_ids(text_tokenizer, images.captions, device)
         self.validation_captions = blanked_caption_ids(text_tokenizer, validation.captions, device)
@@ -169,7 +175,7 @@ class SemanticVqObjective(Objective):
 
     def _cells(self, images: ImageDataset, indices: Sequence[int], height: int, width: int) -> Tensor | None:
         """Return what is at each cell of tokens H W, B 4H 4W as `character_labels`; None if nothing asks for it."""
-        labels = character_labels(images, indices, self.device) if self.weights else None
+        labels = character_labels(images, indices, self.device) if self.cell_heads else None
         if labels is None:
             return None
         size = (CELLS_PER_SIDE * height, CELLS_PER_SIDE * width)
@@ -192,10 +198,17 @@ class SemanticVqObjective(Objective):
             colours,
             caption,
             chosen.commitment_loss,
-            *(self._cell_loss(name, quantized, cells) for name in self.weights),
+            *([self._ink_loss(quantized, pixels)] if self.stage.ink_weight else []),
+            *(self._cell_loss(name, quantized, cells) for name in self.cell_heads),
             features,
             chosen.token_ids.flatten(),
         )
+
+    def _ink_loss(self, quantized: Tensor, pixels: Tensor) -> Tensor:
+        """Return the mean absolute error of the ink of every cell that has one."""
+        targets, has_ink = ink(pixels, PATCH // CELLS_PER_SIDE)
+        predicted = F.pixel_shuffle(self.ink_head(quantized), CELLS_PER_SIDE).float()
+        return ((predicted - targets).abs().mean(dim=1) * has_ink).sum() / has_ink.sum().clamp(min=1)
 
     def _cell_loss(self, name: str, quantized: Tensor, cells: Tensor | None) -> Tensor:
         """Return the cross-entropy of naming what is there, mean over the cells with a shape, or a character."""
@@ -239,6 +252,17 @@ class SemanticVqObjective(Objective):
     def compile(self) -> None:
         """Compile encoder and heads together."""
         self._run = torch.compile(self._forward, dynamic=False)
+
+
+def ink(pixels: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """Return the colour in each cell of `side` pixels that differs most from the image's median, B 3 H/side W/side, and
+    whether it is another colour at all, B H/side W/side. `pixels` B 3 H W in [-1, 1].
+    """
+    background = pixels.flatten(2).median(dim=2).values[..., None, None]
+    contrast = (pixels - background).abs().mean(dim=1, keepdim=True)
+    largest, places = F.max_pool2d(contrast, side, return_indices=True)
+    colours = pixels.flatten(2).gather(2, places.flatten(1)[:, None].expand(-1, 3, -1))
+    return colours.unflatten(2, places.shape[2:]), largest[:, 0] > LEAST_CONTRAST
 
 
 def blanked_caption_ids(tokenizer: PreTrainedTokenizerBase, captions: list[str], device: torch.device) -> Tensor:

@@ -75,6 +75,5 @@ def test_every_label_is_in_the_alphabet(kind: type[PosterDataset]) -> None:
     """What stands on posters is a character or one of six shapes, and each has a class of its own in the heads."""
     images = kind(24, 128, 128, 5, 1, "train")
     labels = images.character_labels(range(24), torch.device("cpu"))
-    assert 0 <= labels.min() and labels.max() <= max(images.alphabet.values())
     assert set(labels.unique().tolist()) <= {*range(7), *images.alphabet.values()}
     assert len(set(images.alphabet.values())) == len(images.alphabet)

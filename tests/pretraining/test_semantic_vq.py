@@ -21,6 +21,7 @@ from glmkit.pretraining.semantic_vq import (
     CodebookAverages,
     SemanticVqObjective,
     blanked_caption_ids,
+    ink,
 )
 from glmkit.training import data
 
@@ -78,6 +79,19 @@ def test_dead_codes_come_back_as_far_features() -> None:
     assert torch.equal(codebook.data, before), "who came back gets time to be used"
     averages.revive(unit(2, 6, seed=5), seeded(1), everything=True)
     assert not torch.isclose(codebook.data, before).all(dim=1).any()
+
+
+def test_the_ink_of_a_thin_line_is_its_colour() -> None:
+    """One pixel of a cell is enough; cells of background have none, whatever little noise they have."""
+    background, colour = torch.tensor([0.8, -0.2, 0.1]), torch.tensor([-1.0, 0.5, 0.9])
+    pixels = background[None, :, None, None].repeat(2, 1, 16, 24)
+    pixels += 0.02 * torch.rand(pixels.shape, generator=seeded(0))
+    pixels[1, :, 5, 8:16] = colour[:, None]
+    colours, has_ink = ink(pixels, 4)
+    expected = torch.zeros(2, 4, 6, dtype=torch.bool)
+    expected[1, 1, 2:4] = True
+    assert torch.equal(has_ink, expected)
+    torch.testing.assert_close(colours[1, :, 1, 2], colour, rtol=0, atol=0)
 
 
 def test_quoted_words_are_blanked(tiny_model: Path) -> None:
@@ -160,6 +174,21 @@ def test_tokens_are_asked_for_what_is_there(tiny_model: Path, key: str, name: st
     assert gradient.any()
     assert asked.validation_losses()[name] > 0
     assert name not in plain.validation_losses()
+
+
+def test_tokens_are_asked_for_ink(tiny_model: Path, posters: Path) -> None:
+    """The colours that stand on the background, of any images; nothing else changes."""
+    images = data.FileDataset(posters / "train")
+    asked, plain = make(tiny_model, images, images, ink_weight=2.0), make(tiny_model, images, images)
+    loss, shown = asked.loss(range(4), seeded(0))
+    without, fewer = plain.loss(range(4), seeded(0))
+    torch.testing.assert_close(loss.detach(), without.detach() + 2 * shown["ink"])
+    assert "ink" not in fewer
+    loss.backward()
+    gradient = asked.ink_head.weight.grad
+    assert gradient is not None
+    assert gradient.any()
+    assert asked.validation_losses()["ink"] > 0
 
 
 def test_files_know_no_shapes(tiny_model: Path, posters: Path) -> None:

@@ -69,6 +69,20 @@ def test_a_learning_encoder_gives_the_same(hybrid: HybridModel) -> None:
     torch.testing.assert_close(found[mask], expected[real], rtol=1e-4, atol=1e-5)
 
 
+@torch.no_grad()
+def test_padding_of_several_texts_is_left_out(hybrid: HybridModel) -> None:
+    """Each caption keeps its tokens in their order, and no caption's padding beyond the longest is left."""
+    tokens = GlyphTokens([["a"], ["one", "two", "three", "a text of many words"], []])
+    tokens.attach(hybrid.glyph)
+    embeddings, mask = tokens.embeddings([0, 1, NO_TEXT])
+    packed, packed_mask = tokens.pack([0, 1, NO_TEXT], embeddings, mask)
+    assert packed_mask is not None
+    assert embeddings.shape[1] == 4 * 32
+    assert packed.shape[1] == packed_mask.shape[1] == 48
+    for row in range(3):
+        torch.testing.assert_close(packed[row][packed_mask[row]], embeddings[row][mask[row]], rtol=0, atol=0)
+
+
 def test_only_adapters_drop_anything(tiny_model: Path, tmp_path: Path) -> None:
     """The published encoder says dropout_rate 0.1, which would make what preserves it a matter of chance."""
     shutil.copytree(tiny_model, tmp_path / "model")

@@ -287,11 +287,11 @@ class DecoderObjective(Divisible):
     def predict_velocity(self, known: DecoderFeatures, inputs: DecoderInputs) -> tuple[Tensor, Tensor]:
         """Run the decoder; returns the velocity B C H W in float32, and the glyph embeddings B T D that it read."""
         glyph, mask = known.glyphs.embeddings(inputs.texts)
+        read = known.glyphs.pack(inputs.texts, glyph, mask)
         size = torch.tensor([_pixels(inputs.latents)], device=self.device, dtype=torch.float32)
         velocity = self.decoder(
             flow.add_noise(inputs.latents, inputs.noise, inputs.times.sigma),
-            glyph,
-            mask,
+            *read,
             upsample_prior_tokens(inputs.prior_token_ids),
             inputs.prior_token_drop,
             inputs.times.timestep,

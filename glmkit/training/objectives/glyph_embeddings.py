@@ -36,6 +36,9 @@ class Glyphs(Protocol):
         The mask is False on padding, and None where nothing is padded.
         """
 
+    def pack(self, indices: Sequence[int], embeddings: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Leave out what needs no attention of the embeddings and mask that `embeddings` returned."""
+
 
 class GlyphTokens:
     """The tokens of every caption's texts, on the CPU, and the encoder that learns to embed them."""
@@ -51,17 +54,34 @@ class GlyphTokens:
         self._device = next(encoder.parameters()).device
         self._ids = encoder.tokenize(self._texts)
 
-    def __getitem__(self, indices: Sequence[int]) -> Tensor:
+    def _padded_ids(self, indices: Sequence[int]) -> np.ndarray:
         """Return token ids B S T int16; -1 is no token."""
         ids = self._ids[np.asarray(indices)]
         lengths = (ids >= 0).sum(axis=-1).max(axis=0)
         ids = ids[:, : np.count_nonzero(lengths), : lengths.max()]
-        padded = np.pad(ids, ((0, 0), (0, 0), (0, -ids.shape[-1] % TOKEN_MULTIPLE)), constant_values=-1)
-        return torch.from_numpy(padded).to(self._device, non_blocking=True)
+        return np.pad(ids, ((0, 0), (0, 0), (0, -ids.shape[-1] % TOKEN_MULTIPLE)), constant_values=-1)
+
+    def __getitem__(self, indices: Sequence[int]) -> Tensor:
+        """Return token ids B S T int16; -1 is no token."""
+        return torch.from_numpy(self._padded_ids(indices)).to(self._device, non_blocking=True)
 
     def embeddings(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Embed the texts of some captions, with gradients."""
         return self.encoder.encode_token_ids(self[indices])
+
+    def pack(self, indices: Sequence[int], embeddings: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return embeddings B P D and mask B P with each caption's tokens in front, and P the most that one has.
+
+        With several texts most of B S*T is padding. The decoder gives glyph tokens no position, so their order is free.
+        """
+        if mask is None:
+            return embeddings, None
+        # Counted on the CPU, so that nothing waits for the GPU.
+        real = (self._padded_ids(indices) >= 0).reshape(len(indices), -1)
+        longest = -(-int(real.sum(axis=1).max()) // TOKEN_MULTIPLE) * TOKEN_MULTIPLE
+        order = torch.from_numpy(np.argsort(~real, axis=1, kind="stable")[:, :longest].copy())
+        order = order.to(embeddings.device, non_blocking=True)
+        return embeddings.gather(1, order[..., None].expand(-1, -1, embeddings.shape[-1])), mask.gather(1, order)
 
 
 def _without_dropout(encoder: GlyphEncoder) -> GlyphEncoder:
@@ -118,6 +138,15 @@ class GlyphEmbeddings:
         longest = max(map(len, captions))
         padded = torch.stack([F.pad(stored, (0, 0, longest - len(stored), 0)) for stored in captions])
         return padded, padded.any(dim=-1)
+
+    def pack(
+        self,
+        indices: Sequence[int],  # noqa: ARG002
+        embeddings: Tensor,
+        mask: Tensor | None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return them as they are: no longer than the longest."""
+        return embeddings, mask
 
     def _length(self, number: int, stored: Tensor) -> int:
         """Count the tokens; on the device, when first asked for."""
