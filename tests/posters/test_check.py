@@ -16,7 +16,7 @@ from PIL import Image
 
 from glmkit.models.hybrid import HybridModel
 from glmkit.models.vae.model import Vae
-from glmkit.posters.check import GRAMMAR, MIN_OVERLAP, check_attributes, nearest_colours, read_attributes
+from glmkit.posters.check import GRAMMAR, check_attributes, nearest_colours, read_attributes
 from glmkit.posters.grammar import (
     COLOURS,
     GAP,
@@ -30,6 +30,7 @@ from glmkit.posters.grammar import (
     readable_on,
     sample_scene,
 )
+from glmkit.posters.patches import MIN_OVERLAP
 from glmkit.posters.render import render, to_image
 
 ROOT = Path(__file__).parents[2]
