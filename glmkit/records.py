@@ -67,7 +67,8 @@ class Prompt(Record):
     `ground_truth` is the same as a public benchmark compares it, where its formula reads more than the texts. `size` is
     WIDTHxHEIGHT in pixels, empty where any will do. `seed` is that of the first image; `steps` and `guidance` are None
     where those of the evaluation count. `condition_images` are paths of images to edit, and `glyph_texts` are the texts
-    that the glyph encoder reads, None for those in quotes.
+    that the glyph encoder reads, None for those in quotes. `named` is what the prompt says of the image beside its
+    texts, where a suite checks it; empty elsewhere.
     """
 
     id: str
@@ -82,6 +83,7 @@ class Prompt(Record):
     guidance: float | None = None
     condition_images: tuple[str, ...] = ()
     glyph_texts: tuple[str, ...] | None = None
+    named: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)

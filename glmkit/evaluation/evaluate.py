@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -143,6 +143,9 @@ def summarize(
     `files` are the given image files, None when a model generated the images. `shortcuts` are those of the images.
     """
     splits = dict.fromkeys(score.split for score in scores)
+    # A metric of what no prompt of these names, such as the places of texts, is left out.
+    values = {name: score["value"] for name, score in _pool(suite.metrics, scores)["scores"].items()}
+    metrics = {name: about for name, about in suite.metrics.items() if values[name] is not None} or suite.metrics
     why_not: tuple[str, ...] = ()
     if suite.official is not None:
         why_not = why_not_official(suite.official, plan.engine_identity, plan.prompt_files(), scores, files, shortcuts)
@@ -150,9 +153,9 @@ def summarize(
         suite=plan.suite,
         model=plan.model,
         adapters=plan.generation.adapters if plan.generation is not None else (),
-        **_pool(suite, scores),
-        splits={split: _pool(suite, [score for score in scores if score.split == split]) for split in splits},
-        metrics=suite.metrics,
+        **_pool(metrics, scores),
+        splits={split: _pool(metrics, [score for score in scores if score.split == split]) for split in splits},
+        metrics=metrics,
         ocr=plan.ocr,
         bootstrap={"unit": "prompt", "resamples": stats.RESAMPLES, "level": stats.LEVEL, "seed": stats.SEED},
         family=family(suite, plan.engine_identity, why_not),
@@ -162,9 +165,9 @@ def summarize(
     )
 
 
-def _pool(suite: Suite, scores: Sequence[Score]) -> dict[str, Any]:
+def _pool(metrics: Iterable[str], scores: Sequence[Score]) -> dict[str, Any]:
     scored = [score for score in scores if score.error is None]
-    estimates = {metric: stats.estimate(scored, metric) for metric in suite.metrics}
+    estimates = {metric: stats.estimate(scored, metric) for metric in metrics}
     return {
         "n_scored": len(scored),
         "n_total": len(scores),

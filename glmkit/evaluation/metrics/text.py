@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from rapidfuzz.distance import Levenshtein
+from rapidfuzz.distance import LCSseq, Levenshtein
 from rapidfuzz.process import cdist
 
 # Languages written without spaces: their units are characters.
@@ -42,6 +42,12 @@ METRICS: Mapping[str, Mapping[str, str]] = {
         "definition": "glmkit-cer-1: edits / expected characters, without white space, with the same assignment as "
         "glmkit-ned-1; a text without a run costs its length, and so do read words without a text. Can exceed 1.",
     },
+}
+CHARACTER_ACCURACY = {
+    "direction": "higher",
+    "definition": "glmkit-ca-1: expected characters that were read in the order of their text (longest common "
+    "subsequence with the run that glmkit-ned-1 assigns to it) / expected characters, without white space. The correct "
+    "rate of character recognition, (N - substitutions - deletions) / N. Characters that were not asked for are free.",
 }
 
 
@@ -89,6 +95,13 @@ def counts(expected: Sequence[str], read: Sequence[str], language: str) -> dict[
         "ned": (sum(match.similarity for match in matches), len(texts)),
         "cer": (edits, sum(map(len, texts))),
     }
+
+
+def characters_in_order(expected: Sequence[str], read: Sequence[str]) -> tuple[int, int]:
+    """Count the characters that were read in the order of their text, and all that were expected, for one image."""
+    texts, words = [_squeeze(text) for text in expected], pieces(read)
+    runs = [(texts[match.text], "".join(words[match.start : match.stop])) for match in assign(expected, words)]
+    return sum(LCSseq.similarity(text, run) for text, run in runs), sum(map(len, texts))
 
 
 def assign(expected: Sequence[str], words: Sequence[str]) -> list[Match]:
