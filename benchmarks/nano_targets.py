@@ -6,7 +6,10 @@
     glmkit eval --suite nano-edit --run reports/nano/nano-edit
     python benchmarks/nano_targets.py reports/nano/simple* reports/nano/nano-edit
 
-Each run holds the held-out edits or one of the five splits, one image per prompt, whose words are held out. OCR scores
+and the same of everyday-en, everyday-zh, long-words and multi-text, whose figures are those of the suite, with
+`--out benchmarks/results/nano_everyday.json`.
+
+Each run holds the held-out edits or one of the splits, one image per prompt, whose words are held out. OCR scores
 the words, with intervals over prompts (bootstrap). `glmkit.posters.check` reads in the pixels whether an image is as
 its caption describes it; such shares of images have Wilson intervals, which stay honest at 100 %. The VAE and the
 semantic tokenizer are measured on 64 posters whose words no training poster has.
@@ -17,6 +20,7 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,7 +32,7 @@ from PIL import Image
 
 from glmkit import runs
 from glmkit.errors import UserError
-from glmkit.evaluation import stats
+from glmkit.evaluation import stats, suites
 from glmkit.files import read_json, read_jsonl, write_json
 from glmkit.models.hybrid import HybridModel
 from glmkit.posters.check import check_attributes
@@ -46,7 +50,15 @@ EDIT_SUITE = "nano-edit"
 EDITS = {"edit_success": 0.75, "background_psnr": 24.0}  # metric of nano-edit -> target; the second in dB
 SHORT_WORD, LONGEST_SHORT = 0.93, 8  # target and most letters of prompts that ask for a single short word
 ATTRIBUTES = 0.95  # target of every attribute that a caption names
+NAMED = {"attribute_accuracy": 0.95, "all_texts_in_place": 0.9}
+EVERYDAY = {  # split of text-render -> metric -> target
+    "everyday-en": {"word_accuracy": 0.8, "ned": 0.93, **NAMED},
+    "everyday-zh": {"character_accuracy": 0.75, "ned": 0.75, **NAMED},
+    "long-words": {"word_accuracy": 0.75, "ned": 0.93, **NAMED},
+    "multi-text": {"word_accuracy": 0.75, "ned": 0.93, **NAMED},
+}
 PROMPTS = {**{split: count for split, (count, _) in SPLITS.items()}, EDIT_SUITE: len(edit_set())}
+PROMPTS |= Counter(prompt.split for prompt in suites.prompts(suites.load("text-render")) if prompt.split in EVERYDAY)
 HELD_OUT_POSTERS, SEED = 64, 987
 
 
@@ -109,6 +121,13 @@ def attributes(run: Path, images: Iterable[Mapping[str, Any]]) -> dict[str, Figu
     return {name: share(values, ATTRIBUTES) for name, values in passed.items()}
 
 
+def figures(name: str, run: Path, scores: Sequence[Score], images: Sequence[Mapping[str, Any]]) -> dict[str, Figure]:
+    """Return the figures of a split, or of the suite of edits."""
+    if name == EDIT_SUITE or name in EVERYDAY:
+        return pooled(scores, EDITS if name == EDIT_SUITE else EVERYDAY[name])
+    return {**words(scores), **attributes(run, images)}
+
+
 def measure(run: Path) -> tuple[str, dict[str, Any]]:
     """Return the split of a finished run, or the suite of edits, and its figures; UserError for any other run."""
     if not (run / "summary.json").exists():
@@ -122,7 +141,7 @@ def measure(run: Path) -> tuple[str, dict[str, Any]]:
     scores = [Score.from_dict(record) for record in read_jsonl(run / "scores.jsonl")]
     images = [record for record in read_jsonl(run / "images.jsonl") if record["file"]]
     return name, {
-        "figures": pooled(scores, EDITS) if name == EDIT_SUITE else {**words(scores), **attributes(run, images)},
+        "figures": figures(name, run, scores, images),
         "n_scored": sum(score.error is None for score in scores),
         "n_generated": len(images),
         "n_prompts": PROMPTS[name],
@@ -172,7 +191,7 @@ def table(measured: Mapping[str, Mapping[str, Any]]) -> str:
             value = "not measured" if figure.value is None else f"{figure.value:.3f}"
             interval = "" if figure.low is None else f"[{figure.low:.3f}, {figure.high:.3f}]"
             target = f">= {figure.target:.2f}"
-            lines.append(f"  {name:14} {value:>6}  {interval:16} n {figure.n:<4} {target}  {figure.verdict}")
+            lines.append(f"  {name:18} {value:>6}  {interval:16} n {figure.n:<4} {target}  {figure.verdict}")
     return "\n".join(lines)
 
 

@@ -93,6 +93,26 @@ def test_edits_have_targets_of_their_own(tmp_path: Path) -> None:
     assert "nano-edit: 256x256, 4 of 64 images scored" in targets.table(measured)
 
 
+def test_everyday_splits_have_the_figures_of_the_suite(tmp_path: Path) -> None:
+    """Two images of multi-text: all is right in one; in the other, a text is misread, and one stands elsewhere."""
+    right: dict[str, tuple[float, float]] = {"word_accuracy": (4, 4), "ned": (2, 2)}
+    right |= {"attribute_accuracy": (3, 3), "all_texts_in_place": (1, 1)}
+    wrong = right | {"word_accuracy": (2, 4), "ned": (1.5, 2), "all_texts_in_place": (0, 1)}
+    rows = [
+        Score(f"multi-text-00{number}_0", f"multi-text-00{number}", 0, "multi-text", "en", ("A", "B"), (), counts)
+        for number, counts in enumerate((right, wrong), start=1)
+    ]
+    write_json(tmp_path / "manifest.json", {"settings": SETTINGS | {"suite": "text-render", "split": "multi-text"}})
+    write_json(tmp_path / "summary.json", {})
+    records = (Generation(row.id, row.prompt_id, "", 0, "x", 1.0).to_dict() for row in rows)
+    write_jsonl(tmp_path / "images.jsonl", records)
+    write_jsonl(tmp_path / "scores.jsonl", (row.to_dict() for row in rows))
+    measured = targets.by_split([tmp_path])
+    found = {name: figure.value for name, figure in measured["multi-text"]["figures"].items()}
+    assert found == {"word_accuracy": 0.75, "ned": 0.875, "attribute_accuracy": 1, "all_texts_in_place": 0.5}
+    assert "multi-text: 256x256, 2 of 84 images scored" in targets.table(measured)
+
+
 @pytest.mark.parametrize(
     ("texts", "expected"),
     [
