@@ -37,7 +37,9 @@ def run(arguments: argparse.Namespace) -> int:
         return validate.run(arguments)
     from glmkit import config
 
-    config.load(arguments.recipe, arguments.overrides)  # a wrong key is refused before torch is imported, which takes long
+    config.load(
+        arguments.recipe, arguments.overrides
+    )  # a wrong key is refused before torch is imported, which takes long
     from glmkit.api.training import finetune
     from glmkit.distributed.process_group import ProcessGroup
     from glmkit.evaluation import before_after

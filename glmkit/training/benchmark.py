@@ -190,9 +190,11 @@ class NoiseDataset:
         generator = torch.Generator(device).manual_seed(int(indices[0]))
         return 2 * torch.rand(len(indices), 3, *self.size, generator=generator, device=device) - 1
 
-    def text_mask(self, _indices: Sequence[int], _device: torch.device) -> Tensor | None:
-        """Return None: there is no text."""
-        return None
+    def text_mask(self, indices: Sequence[int], device: torch.device) -> Tensor | None:
+        """Return B 1 H W: text in the upper half, for recipes that weigh it."""
+        mask = torch.zeros(len(indices), 1, *self.size, device=device)
+        mask[:, :, : self.size[0] // 2] = 1
+        return mask
 
 
 def measure_cases(

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 import torch
+from PIL import Image
 
 from glmkit import config
 from glmkit.cli import main
@@ -139,6 +140,19 @@ def test_a_recipe_is_measured_as_it_is(tiny_model: Path, tmp_path: Path, capsys:
     ]
     assert all(row["size"] == "64x64" and 0 < row["share_of_lower_bound"] < 1 for row in rows)
     assert "accumulation steps 2" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("at_home")
+def test_a_recipe_that_weighs_text_is_measured(tiny_model: Path, tmp_path: Path) -> None:
+    """Its data know where text stands, and so does the noise in their place."""
+    row = {"file_name": "a.png", "text": 'A poster that says "ABC"', "text_boxes": [[4, 4, 40, 20]]}
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    (tmp_path / "metadata.jsonl").write_text(json.dumps(row))
+    recipe = [str(RECIPES / "decoder_lora.yaml"), f"data.train={tmp_path}", "data.validation=null"]
+    given = [*recipe, "decoder.text_weight=2", "decoder.global_batch_size=1"]
+    (measured,) = rows_of(tmp_path / "rows.jsonl", "--model", str(tiny_model), "--size", "64x64", "--recipe", *given)
+    assert measured.get("error") is None
+    assert 0 < measured["share_of_lower_bound"] < 1
 
 
 @pytest.mark.usefixtures("at_home")
