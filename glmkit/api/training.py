@@ -73,8 +73,8 @@ def finetune(
     """
     from glmkit import config
     from glmkit.config.values import override
+    from glmkit.distributed.together import together
     from glmkit.evaluation import before_after
-    from glmkit.training import distributed
     from glmkit.training.finetune import finetune as run_stages
 
     named = {"model": model, "output": output, "start_from": start_from}
@@ -85,7 +85,7 @@ def finetune(
     assignments = [*(overrides or ()), *(f"{key}={json.dumps(value)}" for key, value in changes.items())]
     used = device_of_rank(device)
     # 1. Train the stages that are not done yet, in one process or several.
-    with distributed.together(used) as group:
+    with together(used) as group:
         if isinstance(recipe, Mapping):
             settings = config.from_dict(override(recipe, assignments))
         else:

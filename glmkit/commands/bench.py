@@ -7,13 +7,18 @@ import itertools
 import json
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from glmkit.config import parse_size
 from glmkit.errors import UserError
-from glmkit.generation.options import InferenceOptions, add_inference_options, add_shortcut_options
+from glmkit.generation.options import (
+    InferenceOptions,
+    add_inference_options,
+    add_parallel_option,
+    add_shortcut_options,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -56,6 +61,7 @@ def _add_speed_arguments(speed: argparse.ArgumentParser) -> None:
     speed.add_argument("--device", default="auto", help="auto, cpu or cuda (default %(default)s)")
     speed.add_argument("--out", metavar="FILE.json", type=Path, help="write the result there")
     add_inference_options(speed)
+    add_parallel_option(speed)
     speed.set_defaults(compile="blocks")  # images are timed warm, and the first call apart
     speed.add_argument("--json", action="store_true", help="print one line of JSON")
 
@@ -104,19 +110,35 @@ def run_speed(arguments: argparse.Namespace) -> int:
         raise UserError("diffusers' pipeline needs all components at once", found="--memory low", fix="--memory high")
 
     import tempfile
+
+    with tempfile.TemporaryDirectory() as scratch:
+        if arguments.parallel != "guidance":
+            return _measure_speed(arguments, Path(scratch), diffusers_repeats)
+        from glmkit.generation import parallel_guidance
+
+        return parallel_guidance.run(
+            arguments,
+            lambda: _measure_speed(arguments, Path(scratch), diffusers_repeats),
+            lambda: _speed_model(arguments, Path(scratch), ["decoder"]),
+        )
+
+
+def _measure_speed(arguments: argparse.Namespace, scratch: Path, diffusers_repeats: int) -> int:
     from datetime import UTC, datetime
 
     from glmkit import runs
     from glmkit.files import write_json
     from glmkit.generation.benchmark import compare
+    from glmkit.models import checkpoint
 
-    with tempfile.TemporaryDirectory() as scratch:
-        hybrid = _speed_model(arguments, Path(scratch))
-        repeats = (arguments.repeats, diffusers_repeats if arguments.against else 0)
-        rows = [compare(hybrid, request, *repeats) for request in _requests(arguments, hybrid)]
+    hybrid = _speed_model(arguments, scratch, checkpoint.COMPONENTS)
+    hybrid.guidance_partner = arguments.partner
+    repeats = (arguments.repeats, diffusers_repeats if arguments.against else 0)
+    rows = [compare(hybrid, request, *repeats) for request in _requests(arguments, hybrid)]
     result: dict[str, Any] = {key: rows[0][key] for key in (*SIDES, "ratio", "stages")}
     result |= {
         "model": arguments.model,
+        "parallel": arguments.parallel,
         "rows": rows,
         "compiled": hybrid.compiled,
         "dtype": str(hybrid.dtype).removeprefix("torch."),
@@ -131,15 +153,13 @@ def run_speed(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _speed_model(arguments: argparse.Namespace, scratch: Path) -> HybridModel:
-    from glmkit.generation.loading import load_model
+def _speed_model(arguments: argparse.Namespace, scratch: Path, components: Iterable[str]) -> HybridModel:
+    from glmkit.generation.loading import device_of_rank, load_model
     from glmkit.generation.random_model import PUBLISHED_SIZES, open_model
-    from glmkit.models import checkpoint
-    from glmkit.models.devices import dtype_for, pick_device
+    from glmkit.models.devices import dtype_for
 
-    device, options = pick_device(arguments.device), InferenceOptions.from_arguments(arguments)
+    device, options = device_of_rank(arguments.device), InferenceOptions.from_arguments(arguments)
     if arguments.model != PUBLISHED_SIZES:
-        components = checkpoint.COMPONENTS
         return load_model(arguments.model, device, dtype_for(device), options=options, components=components)
     _check_published_sizes(device)
     hybrid = open_model(PUBLISHED_SIZES, device, dtype_for(device), scratch)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from glmkit.commands.generate import generate_file
 from glmkit.errors import UserError
-from glmkit.generation.options import add_options, check_png
+from glmkit.generation.options import add_options, check_png, run_by_parallel
 
 HELP = "Change one image, or combine two or three, as a prompt says."
 
@@ -22,6 +22,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Generate the edited image."""
+    return run_by_parallel(arguments, lambda: _run(arguments))
+
+
+def _run(arguments: argparse.Namespace) -> int:
     check_png(arguments.out)
     if Path(arguments.prompt).is_file():
         raise UserError("the prompt comes last", found=f"the file {arguments.prompt}", fix='glmkit edit A.png "..."')

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from glmkit.errors import UserError
-from glmkit.generation.options import add_options, check_name, check_png, load_model_from
+from glmkit.generation.options import add_options, check_name, check_png, load_model_from, run_by_parallel
 from glmkit.records import EXACT
 
 if TYPE_CHECKING:
@@ -45,6 +45,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Generate one image, or those of a file or of several seeds; returns 1 when some of them failed."""
+    return run_by_parallel(arguments, lambda: _run(arguments))
+
+
+def _run(arguments: argparse.Namespace) -> int:
     if (arguments.prompt is None) == (arguments.prompts is None):
         raise UserError("give either a prompt or --prompts FILE", fix='glmkit generate "a red poster" --out a.png')
     _check_prompt(arguments)
@@ -162,7 +166,7 @@ def _run_many(arguments: argparse.Namespace) -> int:
         what = "with --prompts, --count or --seeds, --out must be a folder"
         raise UserError(what, found=out, fix=f"--out {out.with_suffix('')}")
 
-    from glmkit.distributed.process_group import ProcessGroup
+    from glmkit.distributed.process_group import SINGLE_PROCESS, ProcessGroup
     from glmkit.generation.batch import generate_many
     from glmkit.generation.hybrid_generator import HybridGenerator
     from glmkit.generation.images import is_image_of, is_ours
@@ -171,7 +175,8 @@ def _run_many(arguments: argparse.Namespace) -> int:
     from glmkit.progress import stage_bars
 
     # 1. Make the requests, with the model's defaults.
-    folder, is_main = resolve(arguments.model), ProcessGroup.from_environment().is_main
+    group = ProcessGroup.from_environment() if arguments.partner is None else SINGLE_PROCESS
+    folder, is_main = resolve(arguments.model), group.is_main
     requests, failed = _requests(arguments, folder)
     if is_main:
         quoting = {one.id: one.prompt for one in requests if one.texts is None}
@@ -187,6 +192,7 @@ def _run_many(arguments: argparse.Namespace) -> int:
             may_replace=is_ours,
             failed=failed,
             bars=bars,
+            group=group,
         )
     # 3. Tell what was done; the first of several processes speaks for all.
     if is_main:

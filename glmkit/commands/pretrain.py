@@ -24,9 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Pretrain, or explain what would happen."""
+    from glmkit.distributed.together import together
     from glmkit.generation.loading import device_of_rank
     from glmkit.pretraining import config
-    from glmkit.training import distributed
 
     device = device_of_rank(arguments.device)
     if arguments.dry_run:
@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
 
         print("\n".join(explain(config.load(arguments.recipe, arguments.overrides), device)))
         return 0
-    with distributed.together(device) as group:
+    with together(device) as group:
         recipe = config.load(arguments.recipe, arguments.overrides)
         from glmkit.pretraining.pretrain import pretrain
         from glmkit.reporting.training import write_training_report

@@ -95,16 +95,18 @@ def generate_many(
     failed: Mapping[str, Exception] | None = None,
     prompt_ids: Mapping[str, str] | None = None,
     bars: StageBars | None = None,
+    group: ProcessGroup | None = None,
 ) -> GeneratedImages:
     """Generate an image file for every request into `folder`, with one record each in `images.jsonl`.
 
     Images for which `is_complete(path, request)` holds stay as they are. Another file in their place is replaced if
     `may_replace(path)` holds. A failure is a record with its error, and is tried again by the next call; `failed` are
     the errors of requests, by id, that cannot be served. The records of other requests stay, behind those of these. The
-    generator is loaded only when something is missing. Processes that a launcher started share the work. `prompt_ids`
+    generator is loaded only when something is missing. The processes of `group`, by default those that a launcher
+    started, share the work. `prompt_ids`
     maps ids of requests to those of their prompts, the same where it is None.
     """
-    group = ProcessGroup.from_environment()
+    group = group or ProcessGroup.from_environment()
     # 1. Find the images that are there.
     images, work = _ImageFolder(requests, folder, file_name, is_complete, may_replace, prompt_ids), folder / WORK
     images.refused |= {id_: str(error) for id_, error in (failed or {}).items()}

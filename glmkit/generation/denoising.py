@@ -17,6 +17,7 @@ from torch import Tensor
 from glmkit.generation import flow_matching
 from glmkit.generation.condition_images import ConditionImage, encode_condition_images
 from glmkit.generation.decoding import check_finite
+from glmkit.generation.parallel_guidance import UnconditionalBatch
 from glmkit.generation.prior_tokens import DENOISING, Progress, progress_of
 from glmkit.inputs.quotes import rendered_texts
 from glmkit.models.checkpoint import published
@@ -109,9 +110,11 @@ def _guided_velocity(
         DenoiserSample(glyph, upsample_prior_tokens(ids), _condition_cache(hybrid, images))
         for glyph, ids, images in zip(glyphs[:batch], prior_token_ids, condition_images, strict=True)
     ]
-    unconditional = [DenoiserSample(glyphs[-1], None)] * (batch * guided)
+    partner = hybrid.guidance_partner if guided else None
+    unconditional = [DenoiserSample(glyphs[-1], None)] * (batch * guided if partner is None else 0)
     grid = (2 * prior_token_ids[0].shape[0], 2 * prior_token_ids[0].shape[1])
     size = (first.height, first.width)
+    full_steps = flow_matching.full_steps(first.steps, first.reuse)
     denoiser = Denoiser(
         hybrid.decoder,
         [*conditional, *unconditional],
@@ -120,14 +123,20 @@ def _guided_velocity(
         grid,
         hybrid.compiled,
         leading=batch if guided_steps < first.steps else 0,
-        full_steps=flow_matching.full_steps(first.steps, first.reuse),
+        full_steps=full_steps,
     )
+    if partner is not None:
+        shape = (batch, hybrid.decoder.config.in_channels, first.height // LATENT_PIXELS, first.width // LATENT_PIXELS)
+        partner.begin(UnconditionalBatch(glyphs[-1].cpu(), timesteps, full_steps, size, grid, shape))
 
     def velocity(latents: Tensor, step: int) -> Tensor:
         latents = latents.to(hybrid.dtype)
         if step >= guided_steps:
             return denoiser(latents, step).float()
-        with_conditions, without = denoiser(torch.cat([latents, latents]), step).float().chunk(2)
+        if partner is None:
+            with_conditions, without = denoiser(torch.cat([latents, latents]), step).float().chunk(2)
+        else:
+            with_conditions, without = (half.float() for half in partner.velocities(denoiser, latents, step))
         return without + first.guidance * (with_conditions - without)
 
     return velocity

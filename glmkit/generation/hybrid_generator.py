@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from glmkit.distributed.process_group import ProcessGroup
+from glmkit.distributed.together import is_lost
 from glmkit.distributed.work_queue import WorkItem, claim_items
 from glmkit.errors import GenerationError
 from glmkit.generation.batch import IsMissing, Report, Result
@@ -112,13 +113,18 @@ class Attempt(Generic[T]):
 
 
 def attempt(compute: Callable[[Sequence[Request]], Sequence[T]], batch: Sequence[Request]) -> Iterator[Attempt[T]]:
-    """Yield what `compute` gives for a batch, in its order; when it fails, compute each request alone."""
+    """Yield what `compute` gives for a batch, in its order; when it fails, compute each request alone.
+
+    The loss of another process is the end of all requests.
+    """
     if not batch:
         return
     started = time.perf_counter()
     try:
         values = compute(batch)
     except Exception as error:
+        if is_lost(error):
+            raise
         if len(batch) > 1:
             for request in batch:
                 yield from attempt(compute, [request])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 COMPILE = ("auto", "off", "blocks")
 MEMORY = ("high", "low")
+PARALLEL = ("images", "guidance")
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--dtype", default="auto", help="auto, float32 or bfloat16; auto is bfloat16 on a GPU that has it, else float32"
     )
     add_inference_options(parser)
+    add_parallel_option(parser)
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
 
 
@@ -110,6 +112,18 @@ def add_shortcut_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_parallel_option(parser: argparse.ArgumentParser) -> None:
+    """Add --parallel, and `partner`, which is another process by `glmkit.generation.parallel_guidance`."""
+    parser.add_argument(
+        "--parallel",
+        choices=PARALLEL,
+        default=PARALLEL[0],
+        help="what processes of torchrun share: whole images, or (two of them) the halves of guidance of every image "
+        "(default %(default)s)",
+    )
+    parser.set_defaults(partner=None)
+
+
 def add_inference_options(parser: argparse.ArgumentParser) -> None:
     """Add --compile and --memory."""
     parser.add_argument(
@@ -130,15 +144,33 @@ def load_model_from(arguments: argparse.Namespace, requests: Sequence[Request]) 
     """Load the model that `add_options` names, with every component that the requests need."""
     from glmkit.generation.loading import components_for, load_model
 
+    if arguments.partner is not None and all(one.guidance <= 1 for one in requests):
+        what, fix = "without guidance two processes have nothing to share", "leave out --parallel guidance"
+        raise UserError(what, found=f"guidance {requests[0].guidance}", fix=fix)
     options, components = InferenceOptions.from_arguments(arguments), components_for(requests)
     adapters = arguments.adapter or ()
     hybrid = load_model(
         arguments.model, arguments.device, arguments.dtype, adapters, options=options, components=components
     )
+    hybrid.guidance_partner = arguments.partner
     if hybrid.compiled:
         note = "the first image of each size compiles kernels, which takes 15 to 60 s; --compile off does without"
         print(note, file=sys.stderr)
     return hybrid
+
+
+def run_by_parallel(arguments: argparse.Namespace, command: Callable[[], int]) -> int:
+    """Run a command that `add_options` describes as its --parallel says; returns its exit code."""
+    if arguments.parallel != "guidance":
+        return command()
+    from glmkit.generation import parallel_guidance
+    from glmkit.generation.loading import load_model
+
+    def load() -> HybridModel:
+        options, adapters = InferenceOptions.from_arguments(arguments), arguments.adapter or ()
+        return load_model(arguments.model, arguments.device, arguments.dtype, adapters, options, ("decoder",))
+
+    return parallel_guidance.run(arguments, command, load)
 
 
 def check_png(path: Path) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from PIL import Image
 
+from glmkit.distributed.together import is_lost
 from glmkit.errors import GenerationError
 from glmkit.generation.condition_images import encode_condition_images
 from glmkit.generation.denoising import decode_images, denoise
@@ -42,9 +43,14 @@ def generate_batch(
 
 
 def generate_one(hybrid: HybridModel, request: Request, progress: Progress | None = None) -> Image.Image:
-    """Generate the image of one request; GenerationError, whatever goes wrong with it."""
+    """Generate the image of one request; GenerationError, whatever goes wrong with it.
+
+    The error of an exchange with another process, which this process cannot do without, goes on as it is.
+    """
     try:
         (image,) = generate_batch(hybrid, [request], progress)
     except Exception as error:
+        if is_lost(error):
+            raise
         raise GenerationError.of(error) from error
     return image

@@ -3,20 +3,17 @@ where the other stopped, and what fails in one ends both."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import re
-import socket
 import subprocess
 import sys
-import time
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from processes import TORCHRUN, free_port, launch
 from safetensors.torch import load_file
 
 from glmkit import config
@@ -30,8 +27,7 @@ from glmkit.pretraining import config as pretraining
 from glmkit.pretraining.config import PretrainAutoregressiveStage, PretrainDecoderStage
 from glmkit.pretraining.posters import PosterDataset
 from glmkit.pretraining.pretrain import pretraining_kinds
-from glmkit.training import distributed as processes
-from glmkit.training import features
+from glmkit.training import distributed, features
 from glmkit.training import fsdp as sharding
 from glmkit.training.context import StageContext
 from glmkit.training.loop import Loop
@@ -39,7 +35,6 @@ from glmkit.training.stage import prepare_stage
 
 CPU = torch.device("cpu")
 DYING = str(Path(__file__).with_name("dying.py"))
-TORCHRUN = ("torch.distributed.run", "--nproc_per_node", "2", "--master_port")
 IN_SHARDS = ("accelerate.commands.launch", "--use_fsdp", "--fsdp_version", "2", "--num_processes", "2")
 LORA: dict[str, Any] = {"rank": 2, "targets": ["q_proj", "down_proj"]}
 COMMON: dict[str, Any] = {"steps": 5, "global_batch_size": 4, "learning_rate": 0.01}
@@ -67,16 +62,6 @@ def whole(tiny_model: Path, posters: Path, tmp_path_factory: pytest.TempPathFact
     (folder / "recipe.yaml").write_text(yaml.safe_dump(values(str(tiny_model), str(folder / "run"), **sets)))
     assert main(["finetune", str(folder / "recipe.yaml"), "--device", "cpu"]) == 0
     return folder
-
-
-def free_port() -> str:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return str(found.getsockname()[1])
-
-
-def launch(*command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", *command], check=False, capture_output=True, text=True, timeout=300)
 
 
 def curve(run: Path, stage: str) -> list[dict[str, float]]:
@@ -137,26 +122,6 @@ def test_one_goes_on_where_shards_stopped(whole: Path, tmp_path: Path) -> None:
     assert_same(tmp_path / "run", whole / "run")
 
 
-LEAVING = """
-from pathlib import Path
-import torch
-from glmkit.training import distributed as processes
-
-with processes.together(torch.device("cpu")):
-    import torch._dynamo
-names = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
-assert not [name for name in names if "gloo" in name], names
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="threads are found in /proc")
-def test_no_thread_of_the_group_outlives_it(tmp_path: Path) -> None:
-    """One that does may abort its process at exit, and torchrun then ends the others."""
-    (tmp_path / "leaving.py").write_text(LEAVING)
-    result = launch(*TORCHRUN, free_port(), str(tmp_path / "leaving.py"))
-    assert result.returncode == 0, result.stderr
-
-
 def test_an_error_in_one_ends_both(whole: Path, tmp_path: Path) -> None:
     """The second is given a mistake, which the first waits for."""
     command = [sys.executable, "-m", "glmkit", "finetune", "--device", "cpu", str(whole / "recipe.yaml")]
@@ -179,7 +144,7 @@ def test_an_error_in_one_ends_both(whole: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("count", "accumulation_steps"), [(1, 1), (1, 3), (2, 4), (2, 2), (2, 1), (6, 2)])
 def test_every_image_is_in_one_pass(count: int, accumulation_steps: int) -> None:
     batch = list(range(100, 112))
-    passes = [processes.passes_of(batch, accumulation_steps, ProcessGroup(index, count)) for index in range(count)]
+    passes = [distributed.passes_of(batch, accumulation_steps, ProcessGroup(index, count)) for index in range(count)]
     assert len({len(own) for own in passes}) == 1
     taken = [(one.number, index) for own in passes for one in own for index in one.indices[one.rows or slice(None)]]
     size = len(batch) // accumulation_steps
@@ -237,14 +202,14 @@ def recipe(**changes: Any) -> config.Recipe:
 )
 def test_steps_that_cannot_be_shared(changes: dict[str, Any], count: int, fix: str) -> None:
     with pytest.raises(UserError, match=f"(?s){fix}"):
-        processes.check(recipe(**changes), ProcessGroup(0, count))
-    processes.check(recipe(**changes), ProcessGroup())
+        distributed.check(recipe(**changes), ProcessGroup(0, count))
+    distributed.check(recipe(**changes), ProcessGroup())
 
 
 def test_stages_of_one_process() -> None:
     values = {"output": "x", "data": {"posters": {"count": 1}}, "vae": dict(COMMON)}
     with pytest.raises(UserError, match="vae learns in one process"):
-        processes.check(pretraining.from_dict(values), ProcessGroup(0, 2))
+        distributed.check(pretraining.from_dict(values), ProcessGroup(0, 2))
 
 
 @pytest.mark.parametrize(
@@ -264,36 +229,3 @@ def test_what_shards_cannot_do(
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=fix):
         sharding.check(recipe(**changes))
-
-
-def test_several_gpus_need_nccl(monkeypatch: pytest.MonkeyPatch) -> None:
-    """PyTorch has it on Linux only."""
-    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(processes, "_take_gpu", lambda *_: None)
-    monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: False)
-    with pytest.raises(UserError, match="without a launcher"), processes.together(torch.device("cuda")):
-        pass
-
-
-def wait_for_the_first(rank: int, port: str, ended: Any) -> None:
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    processes.TIMEOUT = timedelta(seconds=4)
-    with processes.together(CPU) as group:
-        with group.main_process_first():
-            if group.is_main:
-                time.sleep(6)
-        ended.put(group.reduce_sum(1))
-
-
-def test_the_first_process_may_take_longer_than_an_exchange() -> None:
-    """It downloads the model, or reads a large data set, while the others wait."""
-    context = multiprocessing.get_context("fork")
-    ended, port = context.SimpleQueue(), free_port()
-    both = [context.Process(target=wait_for_the_first, args=(rank, port, ended)) for rank in range(2)]
-    for process in both:
-        process.start()
-    for process in both:
-        process.join()
-    assert [process.exitcode for process in both] == [0, 0]
-    assert [ended.get(), ended.get()] == [2, 2]

@@ -1,0 +1,58 @@
+"""Processes of a launcher join and end together, and wait for each other."""
+
+from __future__ import annotations
+
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import torch
+from processes import TORCHRUN, fork_two, free_port, launch
+
+from glmkit.distributed import together
+from glmkit.errors import UserError
+
+LEAVING = """
+from pathlib import Path
+import torch
+from glmkit.distributed.together import together
+
+with together(torch.device("cpu")):
+    import torch._dynamo
+names = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
+assert not [name for name in names if "gloo" in name], names
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are found in /proc")
+def test_no_thread_of_the_group_outlives_it(tmp_path: Path) -> None:
+    """One that does may abort its process at exit, and torchrun then ends the others."""
+    (tmp_path / "leaving.py").write_text(LEAVING)
+    result = launch(*TORCHRUN, free_port(), str(tmp_path / "leaving.py"))
+    assert result.returncode == 0, result.stderr
+
+
+def test_several_gpus_need_nccl(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch has it on Linux only."""
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(together, "_take_gpu", lambda *_: None)
+    monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: False)
+    with pytest.raises(UserError, match="without a launcher"), together.together(torch.device("cuda")):
+        pass
+
+
+def wait_for_the_first(_: int) -> int:
+    together.TIMEOUT = timedelta(seconds=4)
+    with together.together(torch.device("cpu")) as group:
+        with group.main_process_first():
+            if group.is_main:
+                time.sleep(6)
+        return 0 if group.reduce_sum(1) == 2 else 1
+
+
+def test_the_first_process_may_take_longer_than_an_exchange(tmp_path: Path) -> None:
+    """It downloads the model, or reads a large data set, while the others wait."""
+    assert fork_two(wait_for_the_first, tmp_path)[0] == [0, 0]
