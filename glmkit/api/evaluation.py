@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -159,6 +160,56 @@ def _feature_device(device: str, *, needed: bool) -> str:
     from glmkit.generation.loading import device_of_rank
 
     return str(device_of_rank(device))
+
+
+def price(
+    folder: Path,
+    settings: Sequence[str] | None = None,
+    *,
+    model: str = "nano",
+    suite: str = "text-render",
+    data: Path | None = None,
+    split: Sequence[str] | None = None,
+    limit: int | None = None,
+    seeds: int = 1,
+    size: str | None = None,
+    ocr: str | None = None,
+    repeats: int = 3,
+    device: str = "auto",
+) -> dict[str, Any]:
+    """Compare quicker settings of denoising with exact generation in words and seconds; see `glmkit bench price`.
+
+    `settings` are texts such as `reuse=2,guided=0.5` (default: `price.SETTINGS`). Evaluations stay in `folder`, so that
+    a call that was stopped continues. Raises UserError for whatever is misspelt or missing.
+    """
+    from glmkit import runs
+    from glmkit.evaluation.ocr import engines
+    from glmkit.evaluation.plan import DEFAULT_ENGINE, EvaluationPlan, GenerationSettings
+    from glmkit.evaluation.price import SETTINGS, PricePlan, measure_price, parse_settings
+    from glmkit.generation.loading import load_model
+    from glmkit.models.hardware import device_name
+
+    used = _feature_device(device, needed=True)
+    hybrid = load_model(model, used)
+    exact = GenerationSettings.with_defaults(hybrid, used, seeds=seeds, size=size)
+    plan = PricePlan(
+        parse_settings(settings or SETTINGS, exact),
+        tuple(split) if split else (None,),
+        EvaluationPlan(suite, DEFAULT_ENGINE if ocr is None else engines.resolve(ocr), data, limit=limit),
+    )
+    return {
+        "model": model,
+        "suite": suite,
+        "split": split,
+        "limit": limit,
+        "seeds": seeds,
+        "ocr": plan.base.ocr,
+        **measure_price(plan, folder, hybrid, repeats),
+        "dtype": str(hybrid.dtype).removeprefix("torch."),
+        "device": device_name(hybrid.device),
+        "environment": runs.environment(str(hybrid.device)),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
 
 
 def report(runs: Sequence[Evaluation | str | Path], out: str | Path) -> Path:

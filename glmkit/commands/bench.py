@@ -47,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
     _add_speed_arguments(kinds.add_parser("speed", help="latency: seconds per image, stage by stage"))
+    _add_price_arguments(kinds.add_parser("price", help="what quicker settings cost in words, and what they save"))
     _add_train_arguments(kinds.add_parser("train", help="seconds per step of LoRA training on random images"))
 
 
@@ -64,6 +65,24 @@ def _add_speed_arguments(speed: argparse.ArgumentParser) -> None:
     add_parallel_option(speed)
     speed.set_defaults(compile="blocks")  # images are timed warm, and the first call apart
     speed.add_argument("--json", action="store_true", help="print one line of JSON")
+
+
+def _add_price_arguments(price: argparse.ArgumentParser) -> None:
+    price.add_argument("--settings", nargs="+", metavar="KEY=VALUE,...", help="reuse, guided, steps, guidance")
+    price.add_argument("--model", default="nano", help="nano, a model folder or a hub id (default %(default)s)")
+    price.add_argument("--suite", default="text-render", help="whose metrics are compared (default %(default)s)")
+    price.add_argument("--data", metavar="DIR", type=Path, help="prompt files of a public benchmark")
+    price.add_argument("--split", metavar="NAME", nargs="+", help="only these splits of the suite")
+    price.add_argument("--limit", metavar="N", type=int, help="only the first N prompts of each split")
+    price.add_argument("--seeds", metavar="K", type=int, default=1, help="images per prompt (default %(default)s)")
+    price.add_argument("--size", metavar="WIDTHxHEIGHT", help="pixels (default: the prompt's, else the model's)")
+    price.add_argument("--ocr", metavar="ENGINE[:LOCATION]", help="paddleocr (the default), ...")
+    price.add_argument("--repeats", metavar="N", type=int, default=3, help="timed images each (default %(default)s)")
+    price.add_argument("--device", default="auto", help="auto, cpu or cuda (default %(default)s)")
+    price.add_argument("--run", metavar="DIR", type=Path, required=True, dest="folder", help="where the images stay")
+    price.add_argument("--out", metavar="FILE.json", type=Path, help="write the result there")
+    price.add_argument("--figure", metavar="FILE.svg", type=Path, help="draw seconds against words there; or .png")
+    price.add_argument("--json", action="store_true", help="print one line of JSON")
 
 
 def _add_train_arguments(train: argparse.ArgumentParser) -> None:
@@ -98,7 +117,7 @@ def _add_train_arguments(train: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the benchmark of the kind that was named."""
-    return run_train(arguments) if arguments.kind == "train" else run_speed(arguments)
+    return {"train": run_train, "speed": run_speed, "price": run_price}[arguments.kind](arguments)
 
 
 def run_speed(arguments: argparse.Namespace) -> int:
@@ -130,6 +149,7 @@ def _measure_speed(arguments: argparse.Namespace, scratch: Path, diffusers_repea
     from glmkit.files import write_json
     from glmkit.generation.benchmark import compare
     from glmkit.models import checkpoint
+    from glmkit.models.hardware import device_name
 
     hybrid = _speed_model(arguments, scratch, checkpoint.COMPONENTS)
     hybrid.guidance_partner = arguments.partner
@@ -142,7 +162,7 @@ def _measure_speed(arguments: argparse.Namespace, scratch: Path, diffusers_repea
         "rows": rows,
         "compiled": hybrid.compiled,
         "dtype": str(hybrid.dtype).removeprefix("torch."),
-        "device": _device_name(hybrid),
+        "device": device_name(hybrid.device),
         "environment": runs.environment(str(hybrid.device)),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join(["glmkit", *sys.argv[1:]]),
@@ -196,16 +216,6 @@ def _requests(arguments: argparse.Namespace, hybrid: HybridModel) -> list[Reques
     return requests
 
 
-def _device_name(hybrid: HybridModel) -> str:
-    import torch
-
-    from glmkit.runs import cores
-
-    if hybrid.device.type == "cuda":
-        return torch.cuda.get_device_name(hybrid.device)
-    return f"CPU, {torch.get_num_threads()} threads on {cores()} cores"
-
-
 def speed_table(rows: Sequence[Mapping[str, Any]], device: str) -> str:
     """Write a line per size and stage: seconds of both, their ratio, share of glmkit's time, share of lower bound."""
     widths = (10, 10, 8, 8, 10)
@@ -226,6 +236,30 @@ def speed_table(rows: Sequence[Mapping[str, Any]], device: str) -> str:
         first_calls = ", ".join(f"{side} {seconds:.1f} s" for side, seconds in row["first_call"].items())
         lines.append(f"{'':12}peak memory {peaks}; first call {first_calls}")
     return "\n".join(lines)
+
+
+def run_price(arguments: argparse.Namespace) -> int:
+    """Compare quicker settings with exact generation, and print a table or JSON."""
+    if arguments.repeats < 1:
+        raise UserError("--repeats must be at least 1", found=arguments.repeats)
+
+    from glmkit.api.evaluation import price
+    from glmkit.extras import require
+    from glmkit.files import write_json
+    from glmkit.reporting.price import check_figure, price_table, write_price_figure
+
+    if arguments.figure:
+        require("matplotlib", "a figure")
+        check_figure(arguments.figure)
+    names = ("model", "suite", "data", "split", "limit", "seeds", "size", "ocr", "repeats", "device")
+    result = price(arguments.folder, arguments.settings, **{name: getattr(arguments, name) for name in names})
+    result |= {"command": shlex.join(["glmkit", *sys.argv[1:]])}
+    if arguments.out:
+        write_json(arguments.out, result)
+    if arguments.figure:
+        write_price_figure(result, arguments.figure)
+    print(json.dumps(result) if arguments.json else price_table(result))
+    return 0
 
 
 def run_train(arguments: argparse.Namespace) -> int:

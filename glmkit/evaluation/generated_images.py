@@ -49,7 +49,9 @@ def generate_images(
             from glmkit.generation.loading import components_for, load_model
 
             if model is not None:
-                return HybridGenerator(model, progress=bars.update)
+                return HybridGenerator(
+                    model, progress=bars.update, prior_tokens=None if options is None else options.prior_tokens
+                )
             components = components_for(requests)
             hybrid = load_model(settings.model, device, settings.dtype, settings.adapters, options, components)
             return HybridGenerator(hybrid, progress=bars.update)

@@ -100,13 +100,17 @@ def lower_bounds(hybrid: HybridModel, request: Request, rates: DeviceRates) -> d
     tokens = sum(rows * columns for rows, columns in (shape.preview, shape.large))
     embeddings = model.language_model.embed_tokens.weight.nbytes  # of which one step reads one row
     weight_bytes = sum(parameter.nbytes for parameter in model.parameters()) - embeddings
-    full = flow_matching.full_steps(request.steps, request.reuse)
-    guided = full[: flow_matching.guided_steps(request.steps, request.guidance, request.guided)]
     pass_flops = decoder_flops(hybrid, flow_matching.sequence_length(request.height, request.width))
     return {
         "prior_tokens": tokens * weight_bytes / rates.bytes,
-        "denoising": pass_flops * (sum(full) + sum(guided)) / rates.flops,
+        "denoising": pass_flops * decoder_passes(request) / rates.flops,
     }
+
+
+def decoder_passes(request: Request) -> int:
+    """Count how often an image goes through the decoder's blocks, both halves of guidance."""
+    full = flow_matching.full_steps(request.steps, request.reuse)
+    return sum(full) + sum(full[: flow_matching.guided_steps(request.steps, request.guidance, request.guided)])
 
 
 def decoder_flops(hybrid: HybridModel, tokens: int) -> float:

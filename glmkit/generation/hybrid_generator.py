@@ -41,13 +41,18 @@ T = TypeVar("T")
 class HybridGenerator:
     """Generates with a GLM-Image model in two phases: the prior tokens of all requests, then their images.
 
-    A batch that fails is tried again one by one, so that only the request at fault is lost.
+    A batch that fails is tried again one by one, so that only the request at fault is lost. `prior_tokens` is a folder
+    in which prior tokens stay.
     """
 
     def __init__(
-        self, hybrid: HybridModel, batch_size: int = PRIOR_TOKENS_BATCH, progress: Progress | None = None
+        self,
+        hybrid: HybridModel,
+        batch_size: int = PRIOR_TOKENS_BATCH,
+        progress: Progress | None = None,
+        prior_tokens: Path | None = None,
     ) -> None:
-        self.hybrid, self.batch_size, self.progress = hybrid, batch_size, progress
+        self.hybrid, self.batch_size, self.progress, self.prior_tokens = hybrid, batch_size, progress, prior_tokens
         self.weights = weights_digest(hybrid.folder, hybrid.adapters, str(hybrid.dtype))
 
     def note(self) -> str:
@@ -58,7 +63,7 @@ class HybridGenerator:
         self, requests: Sequence[Request], is_missing: IsMissing, report: Report, work: Path, group: ProcessGroup
     ) -> None:
         """Generate what is missing, batch by batch; see `ImageGenerator`."""
-        files = PriorTokenFiles(work, self.weights)
+        files = PriorTokenFiles(self.prior_tokens or work, self.weights)
         failed: set[str] = set()
         size = min(self.batch_size, -(-len(requests) // group.world_size))
 

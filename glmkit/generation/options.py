@@ -28,11 +28,13 @@ class InferenceOptions:
     """Trade time against memory, without changing the image: `compile` is one of COMPILE, `memory` one of MEMORY.
 
     Compiling costs time once, seconds where kernels of glmkit run and else a minute, and saves some at every step.
-    "low" memory keeps one component of the model on the device at a time.
+    "low" memory keeps one component of the model on the device at a time. Many images share the folder `prior_tokens`
+    with those of other runs that need the same; None: a run keeps its own, while it lasts.
     """
 
     compile: str = "auto"
     memory: str = "high"
+    prior_tokens: Path | None = None
 
     @classmethod
     def from_arguments(cls, arguments: argparse.Namespace) -> InferenceOptions:

@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from glmkit.runs import cores
+
 
 @dataclass
 class Clock:
@@ -42,6 +44,13 @@ class DeviceRates:
 
     flops: float
     bytes: float
+
+
+def device_name(device: torch.device) -> str:
+    """Name a GPU, or count the threads and cores of a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads on {cores()} cores"
 
 
 def measure_rates(device: torch.device, dtype: torch.dtype) -> DeviceRates:
