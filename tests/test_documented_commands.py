@@ -48,6 +48,8 @@ HERE = {
     "--clip glmkit glmkit": "--clip glmkit",
     " SET": " SET/PRESET",
     ".steps=2000": ".steps=2",
+    "--reuse 2 ": "",  # nothing to reuse in one step; tests/generation/test_shortcuts.py takes more
+    "--parallel guidance": "",  # of two processes; tests/generation/test_parallel_guidance.py has them
 }
 # What makes a command short; the last of two values counts.
 SHORT = {
@@ -56,6 +58,7 @@ SHORT = {
     "eval": "--limit 1",
     "bench speed": f"--size 64x64 --steps 1 --repeats 1 --compile off --model {MODEL}",
     "bench train": f"--size 64x64 --steps 1 --model {MODEL}",
+    "bench price": f"--split simple --limit 1 --repeats 1 --settings reuse=2 --model {MODEL}",
     "reference add": "--limit 4 --features efficientnet-lite0",
     "pretrain": "data.posters.count=4 data.posters.validation=1 data.edits.count=1 data.edits.validation=1 "
     "decoder.steps=1 decoder.global_batch_size=2 decoder.compile=false decoder.validation_every=0",

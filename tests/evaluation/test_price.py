@@ -29,7 +29,7 @@ def command(model: Path, folder: Path, *settings: str) -> list[str]:
 def words(run: Path) -> float:
     """Words that were read per word that was expected, from the records of a run."""
     counts = [row["counts"]["word_accuracy"] for row in read_jsonl(run / "scores.jsonl")]
-    return sum(read for read, _ in counts) / sum(expected for _, expected in counts)
+    return float(sum(read for read, _ in counts) / sum(expected for _, expected in counts))
 
 
 def test_every_setting_is_paired_with_exact(
