@@ -24,8 +24,8 @@ USAGE = {"input_tokens": 20, "output_tokens": 4160, "total_tokens": 4180}
 
 
 class Endpoint(ThreadingHTTPServer):
-    def __init__(self, seconds: float = 0.0) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(self, seconds: float = 0.0, handler: type[Handler] | None = None) -> None:
+        super().__init__(("127.0.0.1", 0), handler or Handler)
         self.seconds = seconds
         self.asked: list[dict[str, Any]] = []  # the body of every request
         self.at_once, self.most_at_once = 0, 0
@@ -39,13 +39,13 @@ class Endpoint(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}"
 
     def prompts(self) -> list[str]:
-        return [body["prompt"] for body in self.asked]
+        return [self.RequestHandlerClass.text(body) for body in self.asked]  # type: ignore[attr-defined]
 
 
 @contextmanager
-def running(seconds: float = 0.0) -> Iterator[Endpoint]:
-    """A server that takes `seconds` for each image."""
-    server = Endpoint(seconds)
+def running(seconds: float = 0.0, handler: type[Handler] | None = None) -> Iterator[Endpoint]:
+    """A server that takes `seconds` for each answer."""
+    server = Endpoint(seconds, handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     try:
@@ -63,8 +63,13 @@ def png(size: str) -> bytes:
     return stream.getvalue()
 
 
-class _Handler(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
     server: Endpoint
+
+    @staticmethod
+    def text(body: dict[str, Any]) -> str:
+        """What a request asks for."""
+        return str(body["prompt"])
 
     def log_message(self, *given: object) -> None:
         pass
@@ -75,23 +80,24 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         with self.server.lock:
-            tries = self.server.prompts().count(body["prompt"])
+            tries = self.server.prompts().count(self.text(body))
             self.server.asked.append(body)
             self.server.at_once += 1
             self.server.most_at_once = max(self.server.most_at_once, self.server.at_once)
         time.sleep(self.server.seconds)
         with self.server.lock:
             self.server.at_once -= 1
-        if "lost" in body["prompt"]:
+        if "lost" in self.text(body):
             self.connection.close()
             return
-        if "endless" in body["prompt"]:
-            self._send_slowly(body["prompt"])
+        if "endless" in self.text(body):
+            self._send_slowly(self.text(body))
             return
-        status, answer = self._answer(body, tries)
-        self._send(status, json.dumps(answer).encode(), "application/json")
+        status, answer = self.answer(body, tries)
+        data = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+        self._send(status, data, "application/json")
 
-    def _answer(self, body: dict[str, Any], tries: int) -> tuple[int, dict[str, Any]]:
+    def answer(self, body: dict[str, Any], tries: int) -> tuple[int, dict[str, Any] | bytes]:
         prompt = body["prompt"]
         if "echo" in prompt:
             return 400, {"error": {"message": f"{dict(self.headers)} {'x' * 10**6}"}}

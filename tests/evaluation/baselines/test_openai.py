@@ -13,7 +13,7 @@ from PIL import Image
 
 from glmkit.cli import main
 from glmkit.errors import UserError
-from glmkit.evaluation import baselines, bounded_http, plan
+from glmkit.evaluation import baselines, bounded_http, endpoints, plan
 from glmkit.evaluation.baselines import openai
 from glmkit.evaluation.generated_images import generate_images
 from glmkit.evaluation.plan import GenerationSettings
@@ -104,7 +104,7 @@ def test_what_concerns_all_images_ends_the_run(
     environment: dict[str, str],
     message: str,
 ) -> None:
-    monkeypatch.setattr(openai, "RETRIES", 0)
+    monkeypatch.setattr(endpoints, "RETRIES", 0)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=message):
@@ -116,7 +116,7 @@ def test_what_concerns_all_images_ends_the_run(
 @pytest.mark.usefixtures("endpoint")
 def test_too_many_requests_end_the_run_and_it_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(openai, "RETRIES", 0)
+        patch.setattr(endpoints, "RETRIES", 0)
         with pytest.raises(UserError, match="it continues"):
             generated(tmp_path, "busy")
     assert [row.error for row in generated(tmp_path, "busy")] == [None]
@@ -140,8 +140,8 @@ def test_an_answer_without_an_end_is_the_error_of_its_image(
 def test_a_lost_connection_is_asked_as_often_as_it_says(
     endpoint: images_endpoint.Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(openai, "RETRIES", 2)
-    monkeypatch.setattr(openai, "_pause", lambda _error, _tries: 0.01)
+    monkeypatch.setattr(endpoints, "RETRIES", 2)
+    monkeypatch.setattr(endpoints, "_pause", lambda _error, _tries: 0.01)
     with pytest.raises(UserError, match="cannot be reached"):
         generated(tmp_path, "lost")
     assert len(endpoint.asked) == 3
@@ -158,7 +158,7 @@ def test_no_message_and_no_file_holds_the_key(
     assert "Bearer ***" in row.error
     assert len(row.error) < 400
     monkeypatch.setenv("OPENAI_BASE_URL", f"http://user:{key[:3]}word@127.0.0.1:9/{quote(key)}/tenant-77X/v1")
-    monkeypatch.setattr(openai, "RETRIES", 0)
+    monkeypatch.setattr(endpoints, "RETRIES", 0)
     with pytest.raises(UserError) as caught:
         generated(tmp_path, "unreachable")
     found = baselines.find("openai:m").identity()["endpoint"]  # type: ignore[union-attr]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from glmkit.errors import UserError
-from glmkit.evaluation.hub import cached_repository
+from glmkit.evaluation.hub import cached_repository, model_folder
 from glmkit.evaluation.ocr.lines import EngineIdentity, RecognizedLine
 from glmkit.evaluation.ocr.process import local_command
 from glmkit.hashing import large_file_sha256
@@ -94,16 +94,4 @@ def _side(pixels: int) -> int:
 
 
 def _folder(location: str) -> Path:
-    if Path(location).is_dir() and location:
-        return Path(location)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(location or HUB_ID))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise UserError(
-            f"{location or HUB_ID} is neither a folder nor a hub id that can be fetched",
-            found=str(error).splitlines()[0],
-            fix="--ocr qwen2-5-vl:FOLDER with the downloaded files",
-        ) from error
+    return model_folder(location or HUB_ID, "--ocr qwen2-5-vl:FOLDER with the downloaded files")
