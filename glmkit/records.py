@@ -61,6 +61,35 @@ def read_records(path: Path, kind: type[R]) -> tuple[R, ...]:
 
 
 @dataclass(frozen=True)
+class Question(Record):
+    """Hold a yes-or-no question of a benchmark about the images of a prompt.
+
+    `group` is what its answer counts for, `expected` whether yes is right. `parents` are the ids of questions that must
+    be answered with yes before this one counts.
+    """
+
+    id: str
+    text: str
+    group: str
+    expected: bool = True
+    parents: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Answer(Record):
+    """Hold what a judge answered, as it came, and what it was asked.
+
+    `model` is the one that an endpoint names in its answer; tokens are 0 where they are not known.
+    """
+
+    message: str
+    text: str
+    model: str = ""
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+
+@dataclass(frozen=True)
 class Prompt(Record):
     """Hold one prompt of a suite. `texts` is what the image must show, written out, never parsed from `prompt`.
 
@@ -68,7 +97,7 @@ class Prompt(Record):
     WIDTHxHEIGHT in pixels, empty where any will do. `seed` is that of the first image; `steps` and `guidance` are None
     where those of the evaluation count. `condition_images` are paths of images to edit, and `glyph_texts` are the texts
     that the glyph encoder reads, None for those in quotes. `named` is what the prompt says of the image beside its
-    texts, where a suite checks it; empty elsewhere.
+    texts, where a suite checks it; empty elsewhere. `questions` are those that a judge answers.
     """
 
     id: str
@@ -84,6 +113,7 @@ class Prompt(Record):
     condition_images: tuple[str, ...] = ()
     glyph_texts: tuple[str, ...] | None = None
     named: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    questions: tuple[Question, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -209,6 +239,9 @@ class Summary(Record):
     `family` says what the scores may be called: "official" (the benchmark's OCR engine, weights and all its images)
     or "formula of X, OCR engine Y"; `why_not_official` says what differs then. `ocr_limits` are sentences on what the
     OCR engine cannot read. `name` is what reports call the run; "" for its model and adapters.
+
+    Where a judge answered questions, `judge` says which and how its answers were read, `no_share` is the share of its
+    answers that were no (of each split, too), and `notes` are sentences on them; elsewhere a summary has none of these.
     """
 
     suite: str
@@ -228,10 +261,26 @@ class Summary(Record):
     why_not_official: tuple[str, ...] = ()
     name: str = ""
     ocr_limits: tuple[str, ...] = ()
+    judge: str = ""
+    no_share: float | None = None
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the fields as JSON values; those of a judge only where there is one."""
+        values = super().to_dict()
+        if not self.judge:
+            values = {name: value for name, value in values.items() if name not in ("judge", "no_share", "notes")}
+        return values
 
     def by_split(self) -> dict[str, Mapping[str, Any]]:
-        """Map each split, and "all" where there are several, to {n_scored, n_total, n_prompts, scores}."""
-        whole = {"n_scored": self.n_scored, "n_total": self.n_total, "n_prompts": self.n_prompts, "scores": self.scores}
+        """Map each split, and "all" where there are several, to {n_scored, n_total, n_prompts, scores[, no_share]}."""
+        whole: dict[str, Any] = {
+            "n_scored": self.n_scored,
+            "n_total": self.n_total,
+            "n_prompts": self.n_prompts,
+            "scores": self.scores,
+        }
+        whole |= {"no_share": self.no_share} if self.judge else {}
         return dict(self.splits) if len(self.splits) == 1 else {**self.splits, "all": whole}
 
     def to_pandas(self) -> DataFrame:

@@ -48,7 +48,7 @@ class EngineIdentity(Record):
         return json_sha256(self.to_dict())[:16]
 
     def __str__(self) -> str:
-        weights = f"weights {json_sha256(dict(self.weights))[:12]}"
+        weights = f"weights {json_sha256(dict(self.weights))[:12]}" if self.weights else ""
         return " ".join(filter(None, (self.engine, self.versions, weights)))
 
 

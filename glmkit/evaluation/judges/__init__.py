@@ -1,0 +1,1 @@
+"""Questions about images: one file per judge (`engines`), and their cached answers."""

@@ -1,0 +1,97 @@
+"""A vision-language model in a folder, through transformers: LOCATION is the folder or a hub id.
+
+Any model that AutoModelForImageTextToText knows, like Qwen2.5-VL and Qwen3-VL: bfloat16, the most likely token each
+time, the folder's own chat template and image sizes. On a GPU when there is one. Code that a folder brings along is not
+run.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from glmkit.errors import UserError
+from glmkit.evaluation.hub import model_folder
+from glmkit.evaluation.judges.messages import Inquiry
+from glmkit.evaluation.ocr.lines import EngineIdentity
+from glmkit.files import read_json
+from glmkit.hashing import file_sha256, json_sha256, large_file_sha256
+from glmkit.inputs.images import read_image
+from glmkit.records import Answer
+
+ABOUT = "a vision-language model in a folder: transformers:FOLDER"
+READS_TEXT = False
+IS_KEPT = True
+FIX = "--judge transformers:FOLDER with the downloaded files of a vision-language model"
+SETTINGS = (".json", ".jinja", ".txt", ".model")  # files beside the weights that decide answers
+
+
+class LocalJudge:
+    """Ask a model on this machine, one inquiry at a time."""
+
+    workers = 1
+
+    def __init__(self, folder: Path) -> None:
+        import torch
+        from transformers import AutoModelForImageTextToText, AutoProcessor
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.bfloat16, local_files_only=True)
+            self._processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+            found = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise UserError(f"{folder} is no vision-language model", found=found, fix=FIX) from error
+        self._model = model.to(device).eval()
+
+    def answer(self, inquiry: Inquiry) -> Answer:
+        """Generate the answer; the image is resized as the folder's processor does."""
+        message = inquiry.message
+        parts = [{"type": "image", "image": read_image(inquiry.image)}, {"type": "text", "text": message.text}]
+        messages: list[dict[str, Any]] = [{"role": "user", "content": parts if message.image_first else parts[::-1]}]
+        if message.system:
+            messages.insert(0, {"role": "system", "content": [{"type": "text", "text": message.system}]})
+        inputs = self._processor.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+        ).to(self._model.device, dtype=self._model.dtype)
+        asked = inputs["input_ids"].shape[1]
+        tokens = self._model.generate(**inputs, max_new_tokens=message.max_tokens, do_sample=False)[0, asked:]
+        text: str = self._processor.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return Answer(message.text, text, input_tokens=asked, output_tokens=len(tokens))
+
+    def note(self) -> str:
+        """Have nothing to say."""
+        return ""
+
+
+def check() -> None:
+    """Need nothing but a folder."""
+
+
+def identity(location: str) -> EngineIdentity:
+    """Name the class, the weights, and the files beside them; UserError when there are none."""
+    folder = _folder(location)
+    weights = {path.name: large_file_sha256(path) for path in sorted(folder.glob("*.safetensors"))}
+    if not weights:
+        raise UserError(f"{folder} holds no *.safetensors files", fix=FIX)
+    config = read_json(folder / "config.json")
+    named = config.get("architectures") if isinstance(config, dict) else None
+    settings = {path.name: file_sha256(path) for path in sorted(folder.iterdir()) if path.suffix in SETTINGS}
+    packages = " ".join(f"{name}-{version(name)}" for name in ("transformers", "torch"))
+    return EngineIdentity(
+        f"{named[0] if named else 'a model'}, bfloat16, greedy",
+        weights,
+        f"{packages} settings {json_sha256(settings)[:12]}",
+    )
+
+
+def load(location: str) -> LocalJudge:
+    """Load the model; UserError for a folder that holds none."""
+    return LocalJudge(_folder(location))
+
+
+def _folder(location: str) -> Path:
+    if not location:
+        raise UserError("the judge transformers names no model", fix=FIX)
+    return model_folder(location, FIX)
