@@ -12,13 +12,15 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import chat_endpoint
 import fake_ocr
-import images_endpoint
 import public_files
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import question_files
 import tiny_sd3
+import tiny_vision_language
 from documents import DOCUMENTS, LAUNCHER, ROOT, command_lines
 from PIL import Image
 
@@ -83,7 +85,7 @@ def shortened(line: str, cache: Path) -> list[str]:
     words = [name for word in shlex.split(line)[1:] for name in (sorted(glob.glob(word)) if "*" in word else [word])]
     for command in (words[0], " ".join(words[:2])):
         words += SHORT.get(command, "").split()
-    if words[0] == "eval" and "--images" not in words and "--model" not in words:
+    if words[0] == "eval" and not {"--images", "--model", "--answers"} & set(words):
         words += SHORT["generate"].split()
     elif "diffusers:" in line:
         words += ["--size", "32x32", "--steps", "1"]
@@ -117,6 +119,16 @@ def files(tmp_path_factory: pytest.TempPathFactory, posters: Path) -> Path:
     public_files.longtext(folder / "X-Omni" / "textbench")
     public_files.oneig(folder / "OneIG-Benchmark" / "scripts" / "text")
     fake_ocr.write(folder / "images" / "text" / "my_model" / "000_0.png", "Big Sale")
+    asked = {"Is there a man?": "yes"}
+    question_files.tiif(folder / "TIIF-Bench" / "data", {"shape+color": [("a man", asked)]})
+    published = folder / "TIIF-Bench/eval-results/testmini_subset_eval_results/testmini_subset_eval_results_GPT-4o"
+    for length in ("short", "long"):
+        path = published / "DALLE3" / "shape+color" / length / "0.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps({"questions": list(asked), "model_output": "no, a boat"}))
+    question_files.oneig(folder / "OneIG-Benchmark", {"000": ({"1": "Is there a man?"}, {"1": [0]})})
+    public_files.grid(folder / "images" / "anime" / "my_model" / "000.webp", ("red", "green", "blue", "white"))
+    tiny_vision_language.build(folder / "Qwen" / "Qwen2.5-VL-7B-Instruct")
     tiny_sd3.build(folder / "black-forest-labs" / "FLUX.1-dev")
     for name in ("DIR", "openai-dalle3/coco/3"):
         (folder / name).mkdir(parents=True)
@@ -150,7 +162,7 @@ def model(
         monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(ROOT / "tests"), os.environ.get("PYTHONPATH", ""))))
         monkeypatch.setattr(plan, "DEFAULT_ENGINE", "fake_ocr")
     monkeypatch.chdir(work)
-    with images_endpoint.running() as server:
+    with chat_endpoint.running() as server:
         monkeypatch.setenv("OPENAI_BASE_URL", f"{server.url}/v1")
         monkeypatch.setenv("OPENAI_API_KEY", "secret")
         yield request.param

@@ -56,6 +56,8 @@ def evaluate(
     reuse: int = 1,
     guided: float = 1.0,
     ocr: str | None = None,
+    judge: str | None = None,
+    answers: str | Path | None = None,
     clip: str | None = None,
     references: Sequence[str] = (),
     output: str | Path | None = None,
@@ -71,7 +73,9 @@ def evaluate(
 
     `model` is a loaded model or a name (nano, a folder, a hub id, `diffusers:NAME`, `openai:NAME`). `split` and `limit`
     choose prompts, the first `limit` of each split; `seeds` is the number of images per prompt. `data` is the folder
-    with the prompt files of a public benchmark. `ocr` names the OCR engine, `clip` the CLIP that measures alignment,
+    with the prompt files of a public benchmark. `ocr` names the OCR engine, `judge` who answers the questions of suites
+    that ask some (`openai:MODEL`, `transformers:FOLDER`, `golden:FILE`, `posters`); `answers` is a folder of answers
+    that a benchmark publishes about a model, instead of images. `clip` names the CLIP that measures alignment,
     `references` the sets to which distances are measured. `output` is the run folder; by default the same settings
     always continue in the same folder under `reports/`. `name` is what reports call the run, by default its model and
     adapters. Options of generation are those of `Model.generate`.
@@ -80,6 +84,7 @@ def evaluate(
     """
     from glmkit.evaluation import suites
     from glmkit.evaluation.evaluate import evaluate as run_plan
+    from glmkit.evaluation.judges import engines as judges
     from glmkit.evaluation.ocr import engines
     from glmkit.evaluation.plan import DEFAULT_ENGINE, EvaluationPlan
 
@@ -101,7 +106,7 @@ def evaluate(
             raise UserError(f"{option} must be at least 1" + f" and at most {most}" * (most < math.inf), found=number)
     hybrid = None if isinstance(model, (str, Path)) else model.hybrid
     generation = None
-    if images is None:
+    if images is None and answers is None:
         used, generation = _generation(
             hybrid or str(model),
             device,
@@ -128,6 +133,8 @@ def evaluate(
         clip=clip,
         references=tuple(dict.fromkeys(references)),
         name=name.strip(),
+        judge=None if judge is None else judges.resolve(judge),
+        answers=None if answers is None else Path(answers),
     )
     folder = plan.default_folder() if output is None else Path(output)
     return Evaluation(folder, run_plan(plan, folder, used, InferenceOptions(compile, memory), hybrid))

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
     from glmkit.records import Summary
 
-HELP = "Score the images of a suite by OCR and by pixels."
+HELP = "Score the images of a suite by OCR, by pixels, or by questions to a judge."
 MODELS = "nano, a model folder, a hub id, diffusers:HUB_ID_OR_FOLDER or openai:MODEL (default nano)"
+JUDGES = "who answers the questions of dpg, tiif, ...: openai:MODEL, transformers:FOLDER, golden:FILE or posters"
 GENERATION_OPTIONS = ("model", "adapter", "size", "steps", "guidance")
 
 
@@ -51,6 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ENGINE[:LOCATION]",
         help="paddleocr (the default), cvtg-paddleocr:PYTHON or qwen2-5-vl[:FOLDER]",
     )
+    parser.add_argument("--judge", metavar="JUDGE[:WHAT]", help=JUDGES)
+    parser.add_argument("--answers", metavar="DIR", type=Path, help="score answers that a benchmark publishes (tiif)")
     parser.add_argument("--split", help="only this split of the suite")
     parser.add_argument("--limit", metavar="N", type=int, help="only the first N prompts of each split")
     parser.add_argument(
@@ -83,10 +86,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Evaluate and print the scores; 1 when no image has any."""
     from glmkit.api.evaluation import evaluate
 
-    if arguments.images is not None:
+    for source in ("images", "answers"):
         given = [name for name in GENERATION_OPTIONS if getattr(arguments, name) is not None]
-        for name in [*given, *shortcuts(vars(arguments))]:
-            raise UserError("--images scores images as they are", found=f"--{name}", fix=f"leave out --{name}")
+        for name in [*given, *shortcuts(vars(arguments))] if getattr(arguments, source) is not None else ():
+            raise UserError(f"--{source} scores {source} as they are", found=f"--{name}", fix=f"leave out --{name}")
     height, width = parse_size(arguments.size) if arguments.size else (None, None)
     evaluation = evaluate(
         arguments.suite,
@@ -106,6 +109,8 @@ def run(arguments: argparse.Namespace) -> int:
         reuse=arguments.reuse,
         guided=arguments.guided,
         ocr=arguments.ocr,
+        judge=arguments.judge,
+        answers=arguments.answers,
         clip=arguments.clip,
         references=arguments.reference or (),
         output=arguments.folder,
@@ -127,23 +132,30 @@ def run(arguments: argparse.Namespace) -> int:
 
 def table(summary: Summary) -> str:
     """Lay out scores with their intervals, one line per split and one for all."""
-    from glmkit.evaluation.stats import as_text
+    from glmkit.evaluation.stats import as_text, percent
 
-    lines = [("", "images", *(f"{name} ({summary.metrics[name]['direction']})" for name in summary.scores))]
+    def column(metric: str) -> str:
+        return f"{metric} ({summary.metrics[metric]['direction']})"
+
+    lines = [("", "images", *(["no"] * bool(summary.judge)), *map(column, summary.scores))]
     for split, pooled in summary.by_split().items():
         coverage = f"{pooled['n_scored']}/{pooled['n_total']}"
-        lines.append((split, coverage, *map(as_text, pooled["scores"].values())))
+        no = [percent(pooled.get("no_share"))] if summary.judge else []
+        lines.append((split, coverage, *no, *map(as_text, pooled["scores"].values())))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     aligned = [
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
     ]
     title = " + ".join((summary.model, *summary.adapters))
-    heading = f"{summary.suite}: {title}; 95 % intervals over prompts"
+    title = f"{summary.suite}: {title}; 95 % intervals over prompts"
     family = f"scores: {summary.family}" + "".join(f"\n  not official: {why}" for why in summary.why_not_official)
     family += "".join(f"\n  not read: {limit}" for limit in summary.ocr_limits)
+    if summary.judge:
+        family += "\n  no: share of the judge's answers that are no"
+    family += "".join(f"\n  note: {note}" for note in summary.notes)
     more = [_alignment(summary.alignment)] if summary.alignment else []
     more += map(_distance, summary.distances)
-    return "\n".join((heading, family, "", *aligned, *([""] if more else []), *more))
+    return "\n".join((title, family, "", *aligned, *([""] if more else []), *more))
 
 
 def _alignment(about: Mapping[str, Any]) -> str:

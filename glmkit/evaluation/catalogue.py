@@ -11,9 +11,11 @@ from glmkit.evaluation import baselines, suites
 from glmkit.evaluation.baselines.diffusers import PRESETS
 from glmkit.evaluation.features.extractors import clip, efficientnet_lite0, inception
 from glmkit.evaluation.hub import cached_repository
+from glmkit.evaluation.judges import engines as judges
 from glmkit.evaluation.metrics.clip import DEFAULT, OURS
 from glmkit.evaluation.ocr import engines
 from glmkit.evaluation.reference_sets import presets, sets
+from glmkit.evaluation.suites.shared.questions import QuestionSuite
 from glmkit.models import checkpoint
 from glmkit.models.checkpoint import published
 from glmkit.records import Record
@@ -21,7 +23,7 @@ from glmkit.records import Record
 
 @dataclass(frozen=True)
 class CatalogueEntry(Record):
-    """Describe a name of this kind: suite, metric, engine, reference or model.
+    """Describe a name of this kind: suite, metric, engine, judge, reference or model.
 
     `missing` is empty when it can run; `fix` is what to type otherwise.
     """
@@ -34,8 +36,8 @@ class CatalogueEntry(Record):
 
 
 def catalogue() -> list[CatalogueEntry]:
-    """List suites, metrics, OCR engines, reference sets and models, in this order."""
-    return [*_suites(), *_metrics(), *_engines(), *_references(), *_models()]
+    """List suites, metrics, OCR engines, judges, reference sets and models, in this order."""
+    return [*_suites(), *_metrics(), *_engines(), *_judges(), *_references(), *_models()]
 
 
 def _checked(entry: CatalogueEntry, check: Callable[[], object]) -> CatalogueEntry:
@@ -50,8 +52,12 @@ def _checked(entry: CatalogueEntry, check: Callable[[], object]) -> CatalogueEnt
 def _suites() -> Iterator[CatalogueEntry]:
     for name in suites.names():
         suite = suites.load(name)
-        official = f"; official with {suite.official.engine}" if suite.official is not None else ""
-        yield _checked(CatalogueEntry("suite", name, ", ".join(suite.metrics) + official), partial(suite.files, None))
+        about = ", ".join(suite.metrics)
+        if isinstance(suite, QuestionSuite):
+            about = f"{next(iter(suite.metrics))}, ...: questions, --judge"
+        elif suite.official is not None:
+            about += f"; official with {suite.official.engine}"
+        yield _checked(CatalogueEntry("suite", name, about), partial(suite.files, None))
 
 
 def _metrics() -> Iterator[CatalogueEntry]:
@@ -80,6 +86,12 @@ def _engines() -> Iterator[CatalogueEntry]:
     for name in engines.names():
         module, _ = engines.find(engines.resolve(name))
         yield _checked(CatalogueEntry("engine", name, module.NAME), module.check)
+
+
+def _judges() -> Iterator[CatalogueEntry]:
+    for name in judges.names():
+        module, _ = judges.find(judges.resolve(name))
+        yield _checked(CatalogueEntry("judge", name, module.ABOUT), module.check)
 
 
 def _references() -> Iterator[CatalogueEntry]:

@@ -1,4 +1,4 @@
-"""Prompts -> images -> recognized lines -> scores -> summary. Every step writes its file and continues a killed run."""
+"""Prompts -> images -> recognized lines, answers -> scores -> summary. Every step writes its file and resumes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ from glmkit.distributed.work_queue import exclusive
 from glmkit.evaluation import stats, suites
 from glmkit.evaluation.generated_images import generate_images
 from glmkit.evaluation.given_images import copy_images
+from glmkit.evaluation.judges.ask import Answers, ask
+from glmkit.evaluation.judges.messages import JudgeError
+from glmkit.evaluation.judges.read import judged_counts, judging, published_images
 from glmkit.evaluation.ocr.cache import recognize
 from glmkit.evaluation.ocr.limits import limits
 from glmkit.evaluation.ocr.lines import OcrError, OcrResult, reading_order, texts_of
 from glmkit.evaluation.plan import MIN_CONFIDENCE, EvaluationPlan
-from glmkit.evaluation.suites.shared.base import Suite, family, why_not_official
+from glmkit.evaluation.suites.shared.base import Counts, Suite, family, why_not_official
 from glmkit.evaluation.suites.shared.layouts import ImageFiles
+from glmkit.evaluation.suites.shared.questions import QuestionSuite
 from glmkit.files import atomic_path, cache_folder, make_folder, write_json, write_jsonl
 from glmkit.generation.images import image_shortcuts
 from glmkit.generation.options import InferenceOptions
@@ -40,34 +44,42 @@ def evaluate(
 
     Images are generated, and their features extracted, on `device`; OCR runs on the CPU. `model` is the model of
     `plan.generation` when it is loaded already. Writes manifest.json, references/ (where the suite has some),
-    images.jsonl, images/, recognized_lines.jsonl (raw OCR), scores.jsonl and summary.json.
+    images.jsonl, images/, recognized_lines.jsonl (raw OCR), answers.jsonl (what a judge said), scores.jsonl and
+    summary.json.
     """
     # 1. Load what the plan names, so that whatever is missing shows before an image is generated.
     make_folder(cache_folder())
     suite = suites.load(plan.suite)
+    plan.check_judge(suite)
     prompts = suites.prompts(suite, plan.split, plan.limit, plan.data)
     settings = plan.settings(model)
     clip, reference_sets = _load_features(plan, device)
-    files = suite.find(plan.image_folder, prompts) if plan.generation is None else None
+    files = suite.find(plan.image_folder, prompts) if plan.images is not None else None
+    published = None
+    if plan.answers is not None and isinstance(suite, QuestionSuite):
+        published = suite.published_answers(plan.answers, prompts, suite.files(plan.data))
     plan.check_prompts(suite, prompts)
 
-    # 2. Generate the images, or copy the given ones.
+    # 2. Generate the images, or copy the given ones; published answers come without images.
     open_run(folder, "eval", settings, device if plan.generation is not None else None)
     condition_images = _write_references(folder, suite, prompts)
-    if plan.generation is not None:
+    answers: dict[str, Answers] = {}
+    if published is not None:
+        images, answers = published_images(folder, prompts, published)
+    elif plan.generation is not None:
         baseline = plan.baseline
         images = generate_images(folder, prompts, plan.generation, device, condition_images, options, baseline, model)
     else:
         images = copy_images(folder, files or {}, prompts, plan.seeds)
 
     with exclusive(folder):  # what another process recognizes and measures at this moment must not be done twice
-        # 3. Recognize the text in the images; content that was recognized before is not again.
-        max_tokens = {prompt.id: suite.max_answer_tokens(prompt) for prompt in prompts}
-        lines = recognize(folder, images, plan.engine, plan.engine_identity, max_tokens)
+        # 3. Recognize the text in the images, and ask the judge; nothing is done again.
+        lines = _recognize(plan, suite, folder, prompts, images)
+        answers = answers or _ask(plan, suite, folder, prompts, images, lines)
 
         # 4. Score each image; one that failed is a record with its error.
         prompt_of = {prompt.id: prompt for prompt in prompts}
-        scores = [score(suite, prompt_of[image.prompt_id], image, lines, folder) for image in images]
+        scores = [score(suite, prompt_of[one.prompt_id], one, lines, folder, answers.get(one.id)) for one in images]
         if clip is not None:
             from glmkit.evaluation import alignment
 
@@ -76,7 +88,7 @@ def evaluate(
 
         # 5. Pool the scores, with intervals over prompts, and set the images against reference sets.
         used = _shortcuts(folder, images) if suite.official is not None else ()
-        summary = summarize(plan, suite, scores, files, used)
+        summary = summarize(plan, suite, scores, files, answers, used)
         if clip is not None:
             summary = alignment.summarize(summary, clip, images, scores)
         if reference_sets:
@@ -112,16 +124,59 @@ def _write_references(folder: Path, suite: Suite, prompts: Sequence[Prompt]) -> 
     return condition_images
 
 
-def score(suite: Suite, prompt: Prompt, image: Generation, lines: Mapping[str, OcrResult], folder: Path) -> Score:
-    """Score one image of a run; without an image or its lines, the record says why."""
+def _recognize(
+    plan: EvaluationPlan, suite: Suite, folder: Path, prompts: Sequence[Prompt], images: Sequence[Generation]
+) -> dict[str, OcrResult]:
+    """Recognize the text in all images, or, where a judge does not need it, in those of prompts with texts."""
+    if not plan.reads_text:
+        return {}
+    every = plan.judge is None or plan.judge_reads_text
+    max_tokens = {prompt.id: suite.max_answer_tokens(prompt) for prompt in prompts if every or prompt.texts}
+    wanted = [image for image in images if image.prompt_id in max_tokens]
+    return recognize(folder, wanted, plan.engine, plan.engine_identity, max_tokens)
+
+
+def _ask(
+    plan: EvaluationPlan,
+    suite: Suite,
+    folder: Path,
+    prompts: Sequence[Prompt],
+    images: Sequence[Generation],
+    lines: Mapping[str, OcrResult],
+) -> dict[str, Answers]:
+    """Ask the judge of the plan, if it has one."""
+    if plan.judge is None or plan.judge_identity is None or not isinstance(suite, QuestionSuite):
+        return {}
+    messages = {prompt.id: suite.messages(prompt) for prompt in prompts}
+    return ask(folder, images, messages, plan.judge, plan.judge_identity, lines if plan.judge_reads_text else {})
+
+
+def score(
+    suite: Suite,
+    prompt: Prompt,
+    image: Generation,
+    lines: Mapping[str, OcrResult],
+    folder: Path,
+    answers: Answers | None = None,
+) -> Score:
+    """Score one image of a run by its lines and by the answers of a judge; where they failed, the record says why."""
     empty = Score(image.id, prompt.id, image.seed, prompt.split, prompt.language, prompt.texts)
-    if image.file is None or image.id not in lines:
+    if image.error is not None:
         return replace(empty, error=image.error)
-    result = lines[image.id]
+    counts: Counts = {}
+    if isinstance(suite, QuestionSuite):
+        try:
+            counts = judged_counts(suite, prompt, answers or {})
+        except JudgeError as error:
+            return replace(empty, error=f"judge: {error}")
+    result = lines.get(image.id)
+    if result is None:
+        return replace(empty, counts=counts)
     if isinstance(result, OcrError):
         return replace(empty, error=f"OCR: {result}")
     read = [line for line in reading_order(result) if line.confidence >= MIN_CONFIDENCE]
-    return replace(empty, recognized_lines=texts_of(read), counts=suite.counts(prompt, read, folder / image.file))
+    counts |= suite.counts(prompt, read, folder / str(image.file))
+    return replace(empty, recognized_lines=texts_of(read), counts=counts)
 
 
 def _shortcuts(folder: Path, images: Sequence[Generation]) -> tuple[str, ...]:
@@ -136,19 +191,24 @@ def summarize(
     suite: Suite,
     scores: Sequence[Score],
     files: ImageFiles | None,
+    answers: Mapping[str, Answers],
     shortcuts: Sequence[str] = (),
 ) -> Summary:
     """Pool the scores of all images and of each split, with intervals over prompts, and say what they may be called.
 
-    `files` are the given image files, None when a model generated the images. `shortcuts` are those of the images.
+    `files` are the given image files, None when a model generated the images; `answers` are those of a judge.
+    `shortcuts` are those of the images.
     """
     splits = dict.fromkeys(score.split for score in scores)
     # A metric of what no prompt of these names, such as the places of texts, is left out.
     values = {name: score["value"] for name, score in _pool(suite.metrics, scores)["scores"].items()}
     metrics = {name: about for name, about in suite.metrics.items() if values[name] is not None} or suite.metrics
+    identity, verb = (plan.judge_identity, "judged") if plan.judge_identity else (plan.engine_identity, "read")
     why_not: tuple[str, ...] = ()
     if suite.official is not None:
-        why_not = why_not_official(suite.official, plan.engine_identity, plan.prompt_files(), scores, files, shortcuts)
+        digests = plan.prompt_files()
+        why_not = why_not_official(suite.official, identity, digests, scores, files, shortcuts, verb)
+    expected = {score.prompt_id: score.expected for score in scores if score.expected}
     return Summary(
         suite=plan.suite,
         model=plan.model,
@@ -158,19 +218,22 @@ def summarize(
         metrics=metrics,
         ocr=plan.ocr,
         bootstrap={"unit": "prompt", "resamples": stats.RESAMPLES, "level": stats.LEVEL, "seed": stats.SEED},
-        family=family(suite, plan.engine_identity, why_not),
+        family=family(suite, identity, why_not, verb),
         why_not_official=why_not,
         name=plan.name,
-        ocr_limits=limits(plan.engine, {score.prompt_id: score.expected for score in scores}),
+        ocr_limits=limits(plan.engine, expected) if plan.reads_text and expected else (),
+        **judging(suite, plan.judge_identity, answers),
     )
 
 
 def _pool(metrics: Iterable[str], scores: Sequence[Score]) -> dict[str, Any]:
     scored = [score for score in scores if score.error is None]
     estimates = {metric: stats.estimate(scored, metric) for metric in metrics}
+    no_share = stats.estimate(scored, stats.NO).value
     return {
         "n_scored": len(scored),
         "n_total": len(scores),
         "n_prompts": len({score.prompt_id for score in scored}),
         "scores": {metric: {"value": e.value, "low": e.low, "high": e.high} for metric, e in estimates.items()},
+        **({} if no_share is None else {"no_share": no_share}),
     }

@@ -54,7 +54,7 @@ def _copy(folder: Path, source: Path | GridTile | None, record: Generation) -> G
 
 
 def _cut(folder: Path, tile: GridTile, record: Generation) -> Generation:
-    """Cut one image of a grid and save it as OneIG-Bench does before OCR: JPEG with Pillow's quality.
+    """Cut one image of a grid and save it: as PNG, or as OneIG-Bench does, as JPEG with Pillow's quality.
 
     Black tiles stand for images that could not be made.
     """
@@ -68,8 +68,8 @@ def _cut(folder: Path, tile: GridTile, record: Generation) -> Generation:
     if image.getbbox() is None:
         return replace(record, error="no image: this tile of the grid is black")
     encoded = io.BytesIO()
-    image.save(encoded, format="JPEG")
-    return _save(folder, encoded.getvalue(), record, ".jpg")
+    image.save(encoded, format="JPEG" if tile.jpeg else "PNG")
+    return _save(folder, encoded.getvalue(), record, ".jpg" if tile.jpeg else ".png")
 
 
 def _save(folder: Path, content: bytes, record: Generation, suffix: str) -> Generation:

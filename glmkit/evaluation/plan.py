@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,9 +14,11 @@ from glmkit.config import parse_size
 from glmkit.errors import UserError
 from glmkit.evaluation import baselines, suites
 from glmkit.evaluation.baselines import Baseline
+from glmkit.evaluation.judges import engines as judges
 from glmkit.evaluation.ocr import engines
 from glmkit.evaluation.ocr.lines import EngineIdentity
 from glmkit.evaluation.suites.shared.base import Suite
+from glmkit.evaluation.suites.shared.questions import QuestionSuite
 from glmkit.hashing import file_sha256, fingerprint, json_sha256
 from glmkit.records import EXACT, Prompt, Request, shortcuts
 
@@ -143,7 +145,9 @@ class EvaluationPlan:
     `engine` is the module of the OCR engine, MODULE or MODULE:LOCATION (`ocr.engines`). `data` is the folder with the
     prompt files of a public benchmark. `seeds` is the number of images per prompt in `images`; None takes what is
     there. `clip` names the CLIP that measures alignment, `references` the sets to which distances are measured. `name`
-    is what reports call the run; "" for its model and adapters.
+    is what reports call the run; "" for its model and adapters. `judge` is the module of the judge of a suite with
+    questions, MODULE or MODULE:LOCATION (`judges.engines`); `answers` is a folder with answers that the benchmark
+    publishes about a model, in place of judge and images.
     """
 
     suite: str
@@ -157,10 +161,14 @@ class EvaluationPlan:
     clip: str | None = None
     references: tuple[str, ...] = ()
     name: str = ""
+    judge: str | None = None
+    answers: Path | None = None
 
     @property
     def model(self) -> str:
-        """The model, or the name of the image folder."""
+        """The model, or the name of the folder of images or answers."""
+        if self.answers is not None:
+            return self.answers.resolve().name
         return self.generation.model if self.generation is not None else self.image_folder.name
 
     @property
@@ -179,10 +187,34 @@ class EvaluationPlan:
         identity: EngineIdentity = module.identity(location)
         return identity
 
+    @cached_property
+    def judge_identity(self) -> EngineIdentity | None:
+        """The judge with everything that decides its answers, None where a suite has none; may hash its weights."""
+        if self.answers is not None:
+            folder = self.answers.resolve()
+            return EngineIdentity(f"published answers, {folder.parent.name}", {folder.name: fingerprint(folder)})
+        if self.judge is None:
+            return None
+        module, location = judges.find(self.judge)
+        identity: EngineIdentity = module.identity(location)
+        return (
+            replace(identity, versions=f"{identity.versions} {self.engine_identity}") if module.READS_TEXT else identity
+        )
+
+    @property
+    def judge_reads_text(self) -> bool:
+        """Whether the judge needs the lines that OCR recognizes in every image."""
+        return self.judge is not None and bool(judges.find(self.judge)[0].READS_TEXT)
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether an OCR engine is needed at all."""
+        return self.answers is None and (suites.load(self.suite).reads_text or self.judge_reads_text)
+
     @property
     def ocr(self) -> str:
-        """The engine with the confidence from which its lines count, for people and for `settings`."""
-        return f"{self.engine_identity} confidence>={MIN_CONFIDENCE}"
+        """The engine with the confidence from which its lines count, for people and for `settings`; "" for none."""
+        return f"{self.engine_identity} confidence>={MIN_CONFIDENCE}" if self.reads_text else ""
 
     @cached_property
     def baseline(self) -> Baseline | None:
@@ -209,6 +241,11 @@ class EvaluationPlan:
             "limit": self.limit,
             "ocr": self.ocr,
         }
+        suite = suites.load(self.suite)
+        if isinstance(suite, QuestionSuite):
+            shared["judge"] = f"{self.judge_identity} {suite.asking}"
+        if self.answers is not None:
+            return {**shared, "answers": str(self.answers.resolve())}
         if self.generation is None:
             return {**shared, "images": str(self.image_folder), "seeds": self.seeds}
         if self.baseline is not None:
@@ -227,6 +264,23 @@ class EvaluationPlan:
         elif any("condition_image" in suite.references(prompt) for prompt in prompts):
             model = self.generation.model
             raise UserError(f"{self.suite} asks for edits", found=model, fix="a model of ours, or --images DIR")
+
+    def check_judge(self, suite: Suite) -> None:
+        """Raise UserError for a judge that is missing, or that has nothing to do."""
+        if not isinstance(suite, QuestionSuite):
+            if self.judge is not None or self.answers is not None:
+                found = f"--answers {self.answers}" if self.judge is None else "--judge"
+                raise UserError(f"{self.suite} asks no questions", found=found, fix="leave it out")
+        elif self.answers is not None:
+            if self.judge or self.generation or self.images or self.clip or self.references:
+                fix = "leave out --judge, --images, --model, --clip and --reference"
+                raise UserError("published answers come without images, and have their judge", fix=fix)
+            if not self.answers.is_dir():
+                fix = "--answers DIR with the published answers about one model"
+                raise UserError(f"folder {self.answers} does not exist", fix=fix)
+        elif self.judge is None:
+            fix = "--judge openai:MODEL, transformers:FOLDER, golden:FILE or posters (glmkit list)"
+            raise UserError(f"{self.suite} asks questions about images, which need a judge", fix=fix)
 
     def default_folder(self) -> Path:
         """Name the run folder when none was chosen: the same settings always continue in the same folder."""

@@ -14,14 +14,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from glmkit.evaluation.metrics import oneig
+from glmkit.evaluation.metrics import dpg, oneig, tiif
 from glmkit.evaluation.metrics.chains import Chain, micro
 from glmkit.records import Score
 
-CHAINS: Mapping[str, Chain] = {**oneig.CHAINS}
+CHAINS: Mapping[str, Chain] = {**oneig.CHAINS, **dpg.CHAINS, **tiif.CHAINS}
 RESAMPLES = 10_000
 LEVEL = 0.95
 SEED = 0
+NO = "no_answers"  # the count of a judge's answers that were no, of all
 _CHUNK = 1 << 22  # prompts picked at once
 
 
@@ -151,3 +152,8 @@ def as_text(estimate: Mapping[str, float | None]) -> str:
     if estimate["low"] is None:
         return f"{estimate['value']:.3f}"
     return f"{estimate['value']:.3f} [{estimate['low']:.3f}, {estimate['high']:.3f}]"
+
+
+def percent(share: float | None) -> str:
+    """Format a share as a whole percentage, one that is not known as a dash."""
+    return "\u2013" if share is None else f"{100 * share:.0f} %"

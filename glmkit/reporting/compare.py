@@ -164,6 +164,7 @@ def comparison_notes(runs: Sequence[EvalRun], common: set[str]) -> list[str]:
     if failed:
         amounts = wording.join_with_and(failed)
         notes.append(f"{amounts} could not be generated or read. They are missing from the scores, not counted as 0.")
+    notes += [f"{run.name}: {note}." for run in runs for note in run.summary.notes]
     limits = dict.fromkeys(limit for run in runs for limit in run.summary.ocr_limits)
     notes += [f"{limit[:1].upper()}{limit[1:]}." for limit in limits]
     unofficial: dict[tuple[str, tuple[str, ...]], list[str]] = {}
@@ -180,7 +181,8 @@ def comparison_notes(runs: Sequence[EvalRun], common: set[str]) -> list[str]:
 def unequal(runs: Sequence[EvalRun]) -> list[str]:
     """Name what differs between the runs besides the model: OCR engine, suite, seeds, settings."""
     values_by_reason = {
-        "read by different OCR engines": [run.summary.ocr for run in runs],
+        "read by different OCR engines": [run.summary.ocr for run in runs if run.summary.ocr],
+        "judged by different judges": [run.summary.judge for run in runs],
         "made from different versions of the suite": [run.manifest["settings"]["suite_fingerprint"] for run in runs],
         "generated with different seeds": [str(run.seeds) for run in runs],
         "generated with different settings": [generation_settings(run.manifest["settings"]) for run in runs],

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import track
 
 from glmkit.errors import UserError
-from glmkit.evaluation.stats import image_value
+from glmkit.evaluation.stats import image_value, required_counts
 from glmkit.records import Generation, Score
 from glmkit.reporting.compare import Comparison
 from glmkit.reporting.gallery_order import metric_changes, positions, prompt_means
@@ -155,8 +155,11 @@ def gallery_image(
     if scored is None:
         return GalleryImage(run.name, seed)
     image, score = scored
+    values = {metric: image_value(score, metric) for metric in with_clip_metric(metrics, run.summary.alignment)}
+    scores = tuple((name, value) for name, value in values.items() if value is not None or required_counts(name))
     if image.file is None:
-        return GalleryImage(run.name, seed, error=image.error or score.error)
+        error = image.error or score.error
+        return GalleryImage(run.name, seed, error=error, scores=() if error else scores)
     original = run.folder / image.file
     try:
         embedded = thumbnail(original)
@@ -170,10 +173,8 @@ def gallery_image(
         seed,
         embedded,
         original,
-        scores=tuple(
-            (metric, image_value(score, metric)) for metric in with_clip_metric(metrics, run.summary.alignment)
-        ),
-        text_diff=diff_texts(score.expected, score.recognized_lines),
+        scores=scores,
+        text_diff=diff_texts(score.expected, score.recognized_lines) if score.expected else None,
     )
 
 

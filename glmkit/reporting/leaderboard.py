@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from glmkit.evaluation.published_scores import CLIPSCORE, PublishedScore, published
-from glmkit.evaluation.stats import Estimate
+from glmkit.evaluation.published_scores import CLIPSCORE, Disagreement, PublishedScore, disagreements, published
+from glmkit.evaluation.stats import NO, Estimate, estimate
 from glmkit.reporting.compare import Comparison
 from glmkit.reporting.load import EvalRun
 
@@ -16,6 +16,7 @@ class Standing:
     """A measured run. `rank` is 1 + the number of runs that are better by a resolved difference: ties share it.
 
     `index` is the position of the run in the report, which gives it its colour; `estimates` has one per column.
+    `no_share` is the share of a judge's answers that were no, None where none was asked.
     """
 
     rank: int
@@ -24,15 +25,20 @@ class Standing:
     estimates: tuple[Estimate | None, ...]
     n_scored: int
     n_total: int
+    no_share: float | None
 
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """`columns` are (metric, direction); the first one ranks. `published` pairs a source with its value per column."""
+    """`columns` are (metric, direction); the first one ranks. `published` pairs a source with its value per column.
+
+    `disagreements` are those of the sources.
+    """
 
     columns: tuple[tuple[str, str], ...]
     standings: tuple[Standing, ...]
     published: tuple[tuple[PublishedScore, tuple[float | None, ...]], ...]
+    disagreements: tuple[Disagreement, ...]
 
 
 def leaderboard(runs: Sequence[EvalRun], comparison: Comparison) -> Leaderboard:
@@ -54,6 +60,7 @@ def leaderboard(runs: Sequence[EvalRun], comparison: Comparison) -> Leaderboard:
             ),
             n_scored=sum(score.error is None for score in comparison.scores[run.name]),
             n_total=len(comparison.scores[run.name]),
+            no_share=estimate(comparison.scores[run.name], NO).value,
         )
         for index, run in enumerate(runs)
     ]
@@ -62,6 +69,7 @@ def leaderboard(runs: Sequence[EvalRun], comparison: Comparison) -> Leaderboard:
         columns=tuple(columns),
         standings=tuple(sorted(standings, key=lambda standing: (standing.rank, leading_value(standing, sign)))),
         published=tuple((source, tuple(source.scores.get(name) for name, _ in columns)) for source in sources),
+        disagreements=disagreements(sources),
     )
 
 

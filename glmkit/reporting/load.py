@@ -45,8 +45,9 @@ class EvalRun:
 
     @property
     def prompts(self) -> set[str]:
-        """Return the ids of the prompts that the run generated."""
-        return {image.prompt_id for image in self.images}
+        """Return the ids of the prompts that the run generated, or about which answers are published."""
+        only_answers = "answers" in self.manifest["settings"]
+        return {image.prompt_id for image in self.images if not only_answers or image.error is None}
 
     @property
     def seeds(self) -> tuple[int, ...]:

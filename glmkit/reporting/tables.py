@@ -101,6 +101,7 @@ def write_report_json(
                 "adapters": list(map(shareable_path, run.summary.adapters)),
                 "ocr": run.summary.ocr,
                 "family": run.summary.family,
+                **({"judge": run.summary.judge} if run.summary.judge else {}),
             }
             for run in runs
         ],
@@ -111,6 +112,7 @@ def write_report_json(
                 "run": standing.run,
                 "n_scored": standing.n_scored,
                 "n_total": standing.n_total,
+                **({} if standing.no_share is None else {"no_share": standing.no_share}),
                 "scores": {
                     metric: estimate._asdict()
                     for metric, estimate in zip(metrics, standing.estimates, strict=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jinja2
 
+from glmkit.evaluation.stats import percent
 from glmkit.reporting import wording
 
 FOLDER = Path(__file__).parent
@@ -32,6 +33,7 @@ def template_environment() -> jinja2.Environment:
         "label": wording.label,
         "label_in_sentence": wording.label_in_sentence,
         "number": wording.number,
+        "percent": percent,
         "zip": zip,
     }
     return environment

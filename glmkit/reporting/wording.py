@@ -17,13 +17,16 @@ PROPER_NAMES = {
     "clip": "CLIP",
     "clipscore": "CLIPScore",
     "cmmd": "CMMD",
+    "dpg": "DPG",
     "efficientnet": "EfficientNet",
     "en": "EN",
     "frechet": "Fréchet",
+    "gned": "GNED",
     "lite0": "Lite0",
     "oneig": "OneIG",
     "psnr": "PSNR",
     "rbf": "RBF",
+    "tiif": "TIIF",
     "zh": "ZH",
 }
 EVIDENCE = re.compile(r" \((?:95 % interval |\d+ prompts?, too few )[^()]*\)\.$")

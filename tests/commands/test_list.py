@@ -85,10 +85,11 @@ def test_what_is_provided_is_no_longer_missing(
 def test_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list"]) == 0
     out = capsys.readouterr().out
-    assert [line for line in out.splitlines() if not line.startswith(" ")][:5] == [
+    assert [line for line in out.splitlines() if not line.startswith(" ")][:6] == [
         "suites",
         "metrics",
         "engines",
+        "judges",
         "references",
         "models",
     ]

@@ -8,7 +8,7 @@ from datetime import date
 import pytest
 
 from glmkit.evaluation import suites
-from glmkit.evaluation.published_scores import CLIPSCORE, FILE, PublishedScore, published
+from glmkit.evaluation.published_scores import CLIPSCORE, FILE, PublishedScore, disagreements, published
 from glmkit.files import read_jsonl
 
 ROWS = [PublishedScore.from_dict(row) for row in read_jsonl(FILE)]
@@ -19,11 +19,11 @@ def test_every_row_fits_a_suite_and_names_its_source() -> None:
         suite = suites.load(row.suite)
         assert next(iter(row.scores)) == next(iter(suite.metrics))
         assert set(row.scores) <= {*suite.metrics, CLIPSCORE}
-        assert all(0 <= value <= 1 for value in row.scores.values())
+        assert all(0 <= value <= (100 if row.suite == "dpg" else 1) for value in row.scores.values())
         assert row.source
         assert row.url.startswith("https://")
         assert date.fromisoformat(row.date)
-    assert max(Counter((row.suite, row.model, row.source) for row in ROWS).values()) == 1
+    assert max(Counter((row.suite, row.model, row.cited) for row in ROWS).values()) == 1
 
 
 @pytest.mark.parametrize(
@@ -33,11 +33,32 @@ def test_every_row_fits_a_suite_and_names_its_source() -> None:
         ("cvtg-2k", "SD3.5 Large", {"word_accuracy": 0.6548, "ned": 0.847, "clipscore": 0.7797}),
         ("longtext-zh", "GPT Image 1 [High]", {"text_score": 0.619}),
         ("oneig-text-en", "Ovis-Image", {"oneig_text_en": 0.914}),
+        ("dpg", "DALL-E 3", {"dpg": 83.5}),
+        ("dpg", "GLM-Image", {"dpg": 84.78}),
+        ("dpg-first-word", "SD3 Medium", {"dpg": 84.08}),
+        ("tiif", "GLM-Image", {"tiif_short": 0.8101, "tiif_long": 0.8102}),
+        ("oneig-alignment-en", "Qwen-Image", {"oneig_alignment": 0.882}),
+        ("oneig-alignment-zh", "GPT4o", {"oneig_alignment": 0.812}),
     ],
 )
 def test_figures_of_the_sources(suite: str, model: str, scores: dict[str, float]) -> None:
     (row,) = [row for row in published(suite) if row.model == model]
     assert row.scores == scores
+
+
+def test_sources_that_disagree_are_named() -> None:
+    found = {(one.model, one.metric): one.values for one in disagreements(published("dpg"))}
+    assert found["FLUX.1-dev", "dpg"] == (
+        (83.84, "README of Mage-Flow, microsoft/Mage"),
+        (83.52, "README of zai-org/GLM-Image"),
+    )
+    assert ("Qwen-Image", "dpg") not in found  # two sources, one value
+    tiif = {(one.model, one.metric): dict(one.values) for one in disagreements(published("tiif"))}
+    assert tiif["DALL-E 3", "tiif_short"] == {
+        0.7618: "answers released by A113N-W3I/TIIF-Bench, judge GPT-4o",
+        0.7496: "README of zai-org/GLM-Image",
+        0.7447: "answers released by A113N-W3I/TIIF-Bench, judge Qwen2.5-VL-72B",
+    }
 
 
 def test_the_best_comes_first_and_own_suites_have_none() -> None:

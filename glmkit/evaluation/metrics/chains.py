@@ -23,7 +23,7 @@ Level = Literal["prompt", "image", "group", "question"]
 
 
 class Row(NamedTuple):
-    """Hold one count of one image, or what a step made of several; levels that it was reduced over are ""."""
+    """Hold one count of one image, or of several that were reduced; levels that it was reduced over are ""."""
 
     prompt: str
     image: str
@@ -34,7 +34,7 @@ class Row(NamedTuple):
 
 
 def pool(_values: Array) -> Array:
-    """Stand for sum of numerators / sum of denominators, the micro average, which a step forms by itself."""
+    """Stand for sum of numerators / sum of denominators, the micro average, which `Step` forms by itself."""
     raise NotImplementedError
 
 
@@ -153,7 +153,7 @@ def micro(metric: str) -> Chain:
 
 
 def _reduce(rows: Sequence[Row], step: Step, groups: Sequence[str]) -> list[Row]:
-    """Reduce rows by a step that keeps prompts apart; the order of first appearance stays."""
+    """Reduce rows by one step that keeps prompts apart; the order of first appearance stays."""
     order = {group: number for number, group in enumerate(groups)}
     reduced: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:

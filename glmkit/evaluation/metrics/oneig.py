@@ -1,4 +1,5 @@
-"""The text scores of OneIG-Bench (arXiv 2506.07977), as its `text_score.py` and `text_utils.py` compute them.
+"""The text scores of OneIG-Bench (arXiv 2506.07977), as its `text_score.py` and `text_utils.py` compute them, and the
+total of its alignment (`alignment_score.py`).
 
 The same OCR output gives the same number; what looks odd here is odd there.
 """
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rapidfuzz.distance import Levenshtein
 
-from glmkit.evaluation.metrics.chains import Chain, Step, pool
+from glmkit.evaluation.metrics.chains import Chain, Step, mean, pool
 from glmkit.evaluation.metrics.longtext import CJK, compared_characters, matched_units
 
 MAX_EDITS: Mapping[str, int] = {"en": 100, "zh": 50}
@@ -84,8 +85,14 @@ def _combine_pooled(ratios: NDArray[np.float64], most: int) -> NDArray[np.float6
 
 
 CHAINS: Mapping[str, Chain] = {
-    f"oneig_text_{language}": Chain(
-        ("ed", "cr", "wac"), (Step(pool, by=("group",)), Step(partial(_combine_pooled, most=most)))
-    )
-    for language, most in MAX_EDITS.items()
+    **{
+        f"oneig_text_{language}": Chain(
+            ("ed", "cr", "wac"), (Step(pool, by=("group",)), Step(partial(_combine_pooled, most=most)))
+        )
+        for language, most in MAX_EDITS.items()
+    },
+    # Questions of an image, then images of a prompt, then prompts.
+    "oneig_alignment": Chain(
+        ("alignment",), (Step(mean, ("prompt", "image")), Step(mean, ("prompt",)), Step(mean)), is_everywhere=False
+    ),
 }

@@ -18,13 +18,17 @@ MAX_DEPTH = 4  # folders around a benchmark's own
 
 @dataclass(frozen=True)
 class GridTile:
-    """Point at one image of a grid of equal images in one file; row and column count from 0 at the top left."""
+    """Point at one image of a grid of equal images in one file; row and column count from 0 at the top left.
+
+    `jpeg`: the benchmark saves it as JPEG before it looks at it.
+    """
 
     path: Path
     row: int
     column: int
     rows: int = 2
     columns: int = 2
+    jpeg: bool = True
 
 
 ImageFiles = Mapping[tuple[str, int], Path | GridTile]  # (prompt id, seed) -> image
@@ -65,6 +69,27 @@ def by_name(images: Path, prompts: Sequence[Prompt], prefix: str = "") -> dict[t
             add(files, (name, 0), path)
         elif match and (name := known.find(prefix + match[1])):
             add(files, (name, int(match[2])), path)
+    return files
+
+
+def grids_by_name(
+    folder: Path, prompts: Sequence[Prompt], prefix: str = "", *, jpeg: bool = True
+) -> dict[tuple[str, int], Path | GridTile]:
+    """Find grids of four named after the prompt, and single images whose names hold a seed, too.
+
+    UserError when a prompt has both. `prefix` is that of `by_name`.
+    """
+    found = by_name(folder, prompts, prefix)
+    known = PromptNames(prompt.id for prompt in prompts)
+    grids = {name: path for (name, _), path in found.items() if known.find(prefix + file_of(path).stem) == name}
+    files: dict[tuple[str, int], Path | GridTile] = {}
+    for (name, seed), path in found.items():
+        if name not in grids:
+            files[name, seed] = path
+        elif path is not grids[name]:
+            raise UserError(f"{folder} holds a grid and single images of {name!r}", fix="keep one of the two")
+        else:
+            files |= {(name, tile): GridTile(file_of(path), *divmod(tile, 2), jpeg=jpeg) for tile in range(4)}
     return files
 
 

@@ -18,7 +18,7 @@ from glmkit.evaluation.ocr.engines import qwen2_5_vl
 from glmkit.evaluation.ocr.lines import RecognizedLine, texts_of
 from glmkit.evaluation.suites.shared import layouts
 from glmkit.evaluation.suites.shared.base import Counts, OfficialProtocol, Suite, files_in
-from glmkit.evaluation.suites.shared.layouts import GridTile, ImageFiles
+from glmkit.evaluation.suites.shared.layouts import ImageFiles
 from glmkit.inputs.records import read_csv
 from glmkit.records import Prompt
 
@@ -104,17 +104,7 @@ class OneigText(Suite):
 
     def images_in(self, folder: Path, prompts: Sequence[Prompt]) -> ImageFiles:
         """Find grids of four named after the id, and single images whose names hold a seed, too."""
-        files: dict[tuple[str, int], Path | GridTile] = {}
-        singles = layouts.by_name(folder, prompts)
-        grids = {name for (name, _), path in singles.items() if "_" not in layouts.file_of(path).stem}
-        for (name, seed), path in singles.items():
-            if name not in grids:
-                files[name, seed] = path
-            elif "_" in layouts.file_of(path).stem:
-                raise UserError(f"{folder} holds a grid and single images of {name!r}", fix="keep one of the two")
-            else:
-                files |= {(name, tile): GridTile(layouts.file_of(path), *divmod(tile, 2)) for tile in range(4)}
-        return files
+        return layouts.grids_by_name(folder, prompts)
 
     def image_names(self, prompt: Prompt) -> str:
         """Say how the images of a prompt should be called."""

@@ -1,0 +1,80 @@
+"""Question files of public benchmarks in miniature: their formats, our words. And posters that answer questions."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from glmkit.files import write_jsonl
+
+DPG_COLUMNS = ["item_id", "text", "keywords", "proposition_id", "dependency", "category_broad", "category_detailed"]
+DPG_COLUMNS += ["tuple", "question_natural_language"]
+Rows = Sequence[tuple[str, str, str]]  # (proposition, dependency, tuple)
+DPG_ROWS: Rows = (
+    ("1", "0", "entity - whole (car)"),
+    ("2", "1", "attribute - color (car, red)"),
+    ("3", "2", "attribute - other (car, old)"),
+    ("4", "0", "global - (photo)"),
+)
+
+
+def dpg(folder: Path, items: Mapping[str, Rows], dummy: bool = True) -> Path:
+    """`dpg_bench.csv`; the first line of the table is a dummy, which the benchmark's code passes over."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "dpg_bench.csv").open("w", encoding="utf-8", newline="") as handle:
+        writer = csv.DictWriter(handle, DPG_COLUMNS, restval="x")
+        writer.writeheader()
+        rows = [("dummy", ("1", "0", "entity - whole (x)"))] if dummy else []
+        for item, (number, dependency, proposition) in [*rows, *((i, row) for i, of in items.items() for row in of)]:
+            writer.writerow(
+                {
+                    "item_id": item,
+                    "text": f"a prompt, called {item}",
+                    "proposition_id": number,
+                    "dependency": dependency,
+                    "tuple": proposition,
+                    "question_natural_language": f"Is {item} like {number}?",
+                }
+            )
+    return folder
+
+
+def oneig(folder: Path, items: Mapping[str, tuple[Mapping[str, str], Mapping[str, Sequence[int]]]]) -> Path:
+    """The English table, and the questions of each class; `items` of class anime map to questions and dependencies."""
+    questions = folder / "scripts" / "alignment" / "Q_D"
+    questions.mkdir(parents=True, exist_ok=True)
+    categories = {"anime": "Anime_Stylization", "human": "Portrait", "object": "General_Object"}
+    with (folder / "OneIG-Bench.csv").open("w", encoding="utf-8", newline="") as handle:
+        writer = csv.writer(handle)
+        writer.writerow(["category", "id", "prompt_en", "type", "prompt_length", "class"])
+        writer.writerows(
+            [category, key, f"a {name} {key}", "NP", "short", ""]
+            for name, category in categories.items()
+            for key in items
+        )
+    for name in categories:
+        entries = {
+            key: {"question": json.dumps(asked), "dependency": json.dumps(needs)}
+            for key, (asked, needs) in items.items()
+        }
+        (questions / f"{name}.json").write_text(json.dumps(entries if name == "anime" else {}), encoding="utf-8")
+    return folder
+
+
+def tiif(folder: Path, types: Mapping[str, Sequence[tuple[str, Mapping[str, str]]]], subset: str = "testmini") -> Path:
+    """Prompt and question files; `types` maps a type to (prompt, question -> expected answer) of each line."""
+    for kind, lines in types.items():
+        write_jsonl(
+            folder / f"{subset}_prompts" / f"{kind}_prompts.jsonl",
+            ({"type": kind, "short_description": text, "long_description": f"{text} It is long."} for text, _ in lines),
+        )
+        write_jsonl(
+            folder / f"{subset}_eval_prompts" / f"{kind}_eval_prompts.jsonl",
+            (
+                {"type": kind, "yn_question_list": list(asked), "yn_answer_list": list(asked.values())}
+                for _, asked in lines
+            ),
+        )
+    return folder
