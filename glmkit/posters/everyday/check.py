@@ -173,7 +173,7 @@ class _Seen:
     def has_ink(self, colour: str, box: Box | None) -> bool:
         """Tell whether the text in a box has this colour; all text without a box."""
         mask = np.zeros_like(self.text)
-        left, top, right, bottom = (0, 0, None, None) if box is None else map(round, box)
+        left, top, right, bottom = (0, 0, None, None) if box is None else (max(0, round(side)) for side in box)
         mask[top:bottom, left:right] = True
         mask &= self.text
         if not mask.any():
