@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
+import filecmp
 import importlib
 import os
 import random
@@ -205,8 +206,12 @@ def judge(case: Case, lab: Path, base: Path, code: int, error: str) -> str | Non
 
 def _wrong_result(case: Case, lab: Path, base: Path) -> str | None:
     """Look at what a command wrote: images of one colour, JSON that is none, an adapter that changed nothing."""
+    given = lab / case.target if case.target is not None and (lab / case.target).is_file() else None
     for path in (lab / "out").rglob("*"):
-        if path.suffix == ".png" and path.is_file() and not (base / path.relative_to(lab)).exists():
+        is_new_image = path.suffix == ".png" and path.is_file() and not (base / path.relative_to(lab)).exists()
+        if is_new_image and given is not None and filecmp.cmp(path, given, shallow=False):
+            continue  # what people bring is kept as it is
+        if is_new_image:
             with Image.open(path) as image:
                 if all(low == high for low, high in image.convert("RGB").getextrema()):  # type: ignore[misc]
                     return "silent"

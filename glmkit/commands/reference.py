@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,7 +74,10 @@ def source(arguments: argparse.Namespace) -> tuple[ImageSource, dict[str, Any]]:
 
     kind = next(kind for kind in ("images", "parquet", "webdataset") if getattr(arguments, kind))
     named = getattr(arguments, kind)
-    paths = tuple(Path(shipped.find(path)).resolve() for path in (named if isinstance(named, list) else [named]))
+    # A Path raises for a link to itself.
+    paths = tuple(
+        Path(os.path.realpath(shipped.find(path))) for path in (named if isinstance(named, list) else [named])
+    )
     if missing := [path for path in paths if not path.exists()]:
         raise UserError(f"{missing[0]} does not exist", fix=f"--{kind} with the files of the set")
     refuse(arguments, kind)

@@ -5,6 +5,7 @@ must not leave one.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -45,8 +46,8 @@ def start(recipe: Recipe) -> None:
     adapter, base = adapters.Adapter.parse(recipe.start_from), checkpoint.resolve(recipe.model)
     if adapter.weight != 1:
         raise UserError("training starts from an adapter as it is", found=recipe.start_from, fix=f"{adapter.folder}")
-    output = Path(recipe.output).resolve()
-    if output in (adapter.folder.resolve(), *adapter.folder.resolve().parents):
+    output, begun_in = (Path(os.path.realpath(path)) for path in (recipe.output, adapter.folder))
+    if output in (begun_in, *begun_in.parents):
         raise UserError("a run cannot start from its own adapter", found=output, fix="output=NEW_FOLDER")
     adapters.check_adapter(base, adapter.folder)
     begun = adapter_files.read(adapter.folder)

@@ -126,6 +126,10 @@ def test_pipes_and_devices_in_a_model_folder_are_not_copied(tiny_copy: Path, tmp
     os.mkfifo(tiny_copy / "vae" / "pipe")
     with pytest.raises(UserError, match=r"pipe.*cannot be read"):
         checkpoint.copy(tiny_copy, tmp_path / "other")
+    (tiny_copy / "vae" / "pipe").unlink()
+    (tiny_copy / "processor" / "itself").symlink_to("itself")
+    with pytest.raises(UserError, match="itself"):
+        checkpoint.copy(tiny_copy, tmp_path / "third")
 
 
 def test_a_model_folder_of_links_is_copied_by_content(tiny_model: Path, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from glmkit.inputs.tables import image_in_cell, parquet_columns, parquet_rows
 from glmkit.text import decode, parse_json
 
 PROMPT_KEYS = ("caption", "prompt", "text")
+MAX_PADDING = 2**20  # bytes of zeros behind the last file of an archive; tar pads to 10,240
 
 
 @dataclass(frozen=True)
@@ -184,12 +185,20 @@ def _samples(file: Path, first: int) -> Iterator[tuple[str, dict[str, bytes]]]:
 
 
 def _check_end(file: Path) -> None:
-    """Raise UserError for an archive without its end: tarfile takes one that was cut between two files for whole."""
+    """Raise UserError for an archive without its end: tarfile takes one that was cut between two files for whole.
+
+    So it does with one that goes on behind its end, for however many gigabytes.
+    """
     with _readable(file), file.open("rb") as handle:
-        if file.suffix == ".tar" and handle.seek(0, 2) >= tarfile.BLOCKSIZE:
+        if file.suffix == ".tar" and (size := handle.seek(0, 2)) >= tarfile.BLOCKSIZE:
             handle.seek(-tarfile.BLOCKSIZE, 2)
             if any(handle.read()):
                 raise tarfile.ReadError("it is cut short")
+            if size > MAX_BYTES:
+                with tarfile.open(file, "r:") as archive:
+                    end = max((entry.offset_data + entry.size for entry in archive), default=0)
+                if size - end > MAX_PADDING:
+                    raise tarfile.ReadError(f"its files end at byte {end:,} of {size:,}")
 
 
 @contextmanager
@@ -204,7 +213,17 @@ def _readable(file: Path) -> Iterator[None]:
 
 
 def source_fingerprint(path: Path) -> str:
-    """Name the content of a file, or of all files in a folder, in 16 hexadecimal digits."""
+    """Name the content of a file, or of all files in a folder, in 16 hexadecimal digits.
+
+    UserError for an image that is too large and for a table that is not whole, before hours are spent on hashing them.
+    """
+    if path.suffix == ".parquet" and path.is_file():
+        parquet_columns(path)
+    if path.suffix == ".tar":
+        _check_end(path)
+    for file in path.rglob("*") if path.is_dir() else ():
+        if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file() and (size := file.stat().st_size) > MAX_BYTES:
+            raise UserError(f"{file} is too large", found=f"{size:,} bytes", fix=f"remove it, or at most {MAX_BYTES:,}")
     return fingerprint(path, passed_over=())
 
 

@@ -34,6 +34,8 @@ def prompts(suite: Suite, split: str | None = None, limit: int | None = None, da
     sizes: dict[str, int] = {}
     files = suite.files(data)
     everything = suite.read(files)
+    if not everything:
+        raise UserError(f"no prompts in {', '.join(map(str, files))}", fix="download or copy the benchmark again")
     _check_ids(files[0].parent, everything)
     for prompt in everything:
         sizes[prompt.split] = sizes.get(prompt.split, 0) + 1

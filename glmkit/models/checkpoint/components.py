@@ -137,12 +137,15 @@ def _check_copied(model: Path, folder: Path, names: Iterable[str]) -> None:
     """UserError for a folder that holds itself or a folder above it, and for pipes and devices."""
     above = [path.resolve() for path in (folder, *folder.parents) if path.is_relative_to(model)]
     for path in sorted(folder / name for name in names):
-        real = path.resolve()
+        real = Path(os.path.realpath(path))  # a Path raises for a link to itself
         if path.is_dir():
             if any(one.is_relative_to(real) for one in above):
                 raise UserError(f"{path} leads to a folder that it is in", found=real, fix="remove this link")
-        else:
+            continue
+        try:
             check_regular(path, str(path))
+        except OSError as error:
+            raise UserError(f"{path} cannot be read", found=error.strerror, fix="remove this link") from error
 
 
 def _model_folder(folder: Path) -> Path:
@@ -150,6 +153,7 @@ def _model_folder(folder: Path) -> Path:
         raise UserError(
             f"{folder} is not a model folder", found=f"no {INDEX}", fix="the folder that holds model_index.json"
         )
+    weights.check_sizes(folder)
     return folder
 
 

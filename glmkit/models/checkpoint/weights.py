@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from glmkit.errors import UserError
-from glmkit.files import atomic_path, write_json
+from glmkit.files import MAX_TEXT_BYTES, atomic_path, write_json
 from glmkit.models.checkpoint.configs import read_config
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 MAPPED = os.name != "nt"
 LARGEST_HEADER = 100_000_000
+TEXTS = (".json", ".jinja", ".txt")
 BITS = {
     "F64": 64,
     "I64": 64,
@@ -95,6 +96,17 @@ def stored_tensors(folder: Path, stem: str) -> dict[str, StoredTensor]:
     if lost:
         raise UserError(f"{folder / weight_map[lost[0]]} does not hold {lost[0]}", fix="download or copy it again")
     return {name: stored[name] for name in weight_map}
+
+
+def check_sizes(folder: Path) -> None:
+    """UserError for a file of a model folder whose size cannot be right, before hours are spent on hashing it."""
+    for path in sorted(folder.glob("*/*")):
+        if not path.is_file():
+            continue
+        if path.suffix == ".safetensors":
+            read_header(path)
+        elif path.suffix in TEXTS and (size := path.stat().st_size) > MAX_TEXT_BYTES:
+            raise UserError(f"{path} is too large", found=f"{size:,} bytes", fix="download or copy this file again")
 
 
 def read_header(path: Path) -> dict[str, StoredTensor]:

@@ -185,6 +185,22 @@ def test_a_prompt_cell_with_several_prompts_gives_the_first(cell: object, prompt
     assert [image.prompt for image in source.images(None)] == [prompt]
 
 
+def test_what_cannot_be_read_is_not_hashed(tmp_path: Path) -> None:
+    """64 GiB of it, without a block on the disk."""
+    folder, table, archive = tmp_path / "images", tmp_path / "a.parquet", tmp_path / "a.tar"
+    folder.mkdir()
+    (folder / "a.PNG").touch()
+    pq.write_table(pa.table({"image": [b"1"]}), table)
+    with tarfile.open(archive, "w") as tar:
+        tar.add(folder / "a.PNG", "a.png")
+    source_fingerprint(archive)
+    for path in (folder / "a.PNG", table, archive):
+        os.truncate(path, 64 * 2**30)
+    for path, message in ((folder, "too large"), (table, "not a whole parquet file"), (archive, "files end at byte")):
+        with pytest.raises(UserError, match=message):
+            source_fingerprint(path)
+
+
 def test_the_identity_of_a_folder_changes_with_its_files(tmp_path: Path) -> None:
     make_folder(tmp_path)
     before = source_fingerprint(tmp_path)

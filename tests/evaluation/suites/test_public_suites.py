@@ -252,6 +252,8 @@ def test_own_suites_take_no_prompt_files(tmp_path: Path) -> None:
             '{"prompt_id": "1", "prompt": "p", "text": [], "category": "c"}',
             "prompt_id must be a whole",
         ),
+        ("text_prompts.jsonl", "", "no prompts in .*text_prompts.jsonl"),
+        ("text_prompts.jsonl", "[]", "no prompts in .*text_prompts.jsonl"),
         ("text_content.csv", "a,b\n1,2\n", "needs lines with the columns"),
         ("text_content.csv", ",id,prompt_en,text_content\n0,000,p\n", "does not fit its columns"),
         *(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,15 @@ def test_truncated_file(tiny_copy: Path, kept: int) -> None:
     with pytest.raises(UserError, match="truncated") as error:
         checkpoint.load_component(tiny_copy, "decoder")
     assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["vae/config.json", "processor/chat_template.jinja", "vae/*.safetensors"])
+def test_a_size_that_cannot_be_is_found_before_anything_is_read(tiny_copy: Path, name: str) -> None:
+    """To hash 64 GiB that are no model would take minutes."""
+    (path,) = tiny_copy.glob(name)
+    os.truncate(path, 64 * 2**30)  # without a block more on the disk
+    with pytest.raises(UserError, match=f"{path.name} is (too large|truncated or broken)"):
+        checkpoint.resolve(tiny_copy)
 
 
 def test_missing_shard(tiny_copy: Path) -> None:
