@@ -11,7 +11,11 @@ import pytest
 from documents import ROOT, prose, table, table_lines
 
 from glmkit.cli import main
+from glmkit.evaluation import price
+from glmkit.evaluation.plan import GenerationSettings
 from glmkit.files import read_json
+from glmkit.generation.benchmark import decoder_passes
+from glmkit.records import Prompt
 
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = "benchmarks/README.md"
@@ -93,6 +97,15 @@ def before_and_after(example: str) -> tuple[Figures, Figures, Figures]:
     (baseline,) = scores.keys() & {"nano", "before"}
     (adapted,) = scores.keys() - {baseline}
     return scores[baseline], scores[adapted], {change["metric"]: change for change in report["differences"]}
+
+
+def test_the_passes_of_shortcuts() -> None:
+    exact = GenerationSettings("nano", (), 1, 256, 256, steps=30, guidance=1.5, dtype="float32")
+    settings = price.parse_settings(price.SETTINGS, exact)
+    prompt = Prompt("a", "a")
+    passes = {name: decoder_passes(one.request(prompt, 0)) for name, one in settings.items()}
+    lines = {cells[0].strip("`"): cells[1:] for cells in table_lines(PAGE, "setting | passes")}
+    assert lines == {name: [str(count), f"{count / passes['exact']:.2f}"] for name, count in passes.items()}
 
 
 def test_generation_on_an_h200() -> None:
