@@ -37,6 +37,7 @@ from glmkit.inputs.tables import TableImage, arrow_columns, arrow_rows, image_in
 METADATA = ("metadata.jsonl", "metadata.json", "metadata.csv", "metadata.tsv")
 RECORDS = (".jsonl", ".json", ".csv", ".tsv")
 CAPTION_SUFFIXES = (".txt", ".caption")
+OF_DATASETS = (*IMAGE_SUFFIXES, *RECORDS, *CAPTION_SUFFIXES, ".parquet", ".arrow", ".md", ".yaml", ".yml")
 REPEATED = re.compile(r"(\d+)_.+")  # kohya's folders
 SHOWN = 5
 MAX_CAPTION_BYTES = 2**20
@@ -110,6 +111,9 @@ class _Reader:
         tables = [folder / name for name in METADATA if (folder / name) in entries]
         images = [path for path in entries if path.suffix.lower() in IMAGE_SUFFIXES]
         folders = [path for path in entries if path.is_dir()]
+        unknown = [path.name for path in entries if path.is_file() and path.suffix.lower() not in OF_DATASETS]
+        if unknown and (images or tables):
+            self.notes.append(f"neither images nor captions in {folder}: {_some(unknown)}")
         if split is None and tables:
             self.notes += [f"{table.name} is not read, since {tables[0].name} is there" for table in tables[1:]]
             return self.records(tables[0])

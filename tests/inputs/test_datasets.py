@@ -283,15 +283,18 @@ def test_what_systems_and_programs_leave(tmp_path: Path) -> None:
     for name in ("._a.png", "._a.txt", ".DS_Store", "Thumbs.db", "desktop.ini", "~$a.txt"):
         (tmp_path / name).write_bytes(b"\0\5\26\7")
     (tmp_path / "__MACOSX").mkdir()
-    for name in ("log.txt", "train.log", "README.md"):
+    for name in ("log.txt", "train.log", "README.md", "notes.docx"):
         (tmp_path / name).write_text("lines of tee")
     found = read(tmp_path)
     assert captions(found) == ["a"]
-    passed, alone = found.notes
+    passed, unknown, alone = found.notes
+    assert unknown == f"neither images nor captions in {tmp_path}: notes.docx, train.log"
     assert ".DS_Store, ._a.png, ._a.txt, Thumbs.db, __MACOSX and 2 more" in passed
     assert alone.endswith("without an image of their name: log.txt")
     jsonl(tmp_path / "metadata.jsonl", [{"file_name": "a.png", "text": "a"}])
-    assert captions(read(tmp_path)) == ["a"]
+    listed = read(tmp_path)
+    assert captions(listed) == ["a"]
+    assert unknown in listed.notes
 
 
 def test_two_captions_of_one_image(tmp_path: Path) -> None:
