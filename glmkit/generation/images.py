@@ -93,7 +93,7 @@ def is_image_of(path: str | Path, request: Request, weights: str) -> bool:
 def image_shortcuts(path: Path) -> dict[str, str]:
     """Return the shortcuts that an image of ours was made with, as it says itself; none for anything else."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=["PNG"]) as image:
             return shortcuts(image.info)
     except (OSError, SyntaxError, ValueError):
         return {}

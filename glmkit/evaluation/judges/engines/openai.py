@@ -21,7 +21,7 @@ from glmkit.evaluation import endpoints
 from glmkit.evaluation.endpoints import Endpoint
 from glmkit.evaluation.judges.messages import Inquiry, JudgeError, Message
 from glmkit.evaluation.ocr.lines import EngineIdentity
-from glmkit.inputs.images import read_image
+from glmkit.inputs.images import opened_image, read_image
 from glmkit.records import Answer
 
 ABOUT = "a chat endpoint, OPENAI_BASE_URL: openai:MODEL"
@@ -144,8 +144,8 @@ def _parse(location: str) -> tuple[str, dict[str, object]]:
 
 def _data_url(path: Path) -> str:
     """Encode an image file with its true type."""
-    with Image.open(path) as image:
-        kind = image.get_format_mimetype()
+    with opened_image(path) as image:
+        kind = Image.MIME.get(image.format or "")
     data = path.read_bytes()
     if kind not in SENT_AS_THEY_ARE:
         stream = io.BytesIO()
