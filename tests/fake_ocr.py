@@ -58,7 +58,7 @@ def _read(path: Path, tokens: int) -> list[RecognizedLine]:
             handle.write(f"{os.getpid()} {path.name}\n")
     time.sleep(float(os.environ.get("FAKE_OCR_SECONDS", "0")))
     with Image.open(path) as image:
-        text = {"does": "read", **image.text}  # type: ignore[attr-defined]
+        text = {"does": "read", "confidence": "1", **image.text}  # type: ignore[attr-defined]
     if text["does"] == "crash":
         os._exit(7)
     if text["does"] == "hang":

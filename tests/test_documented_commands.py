@@ -89,6 +89,8 @@ def shortened(line: str, cache: Path) -> list[str]:
         words += SHORT["generate"].split()
     elif "diffusers:" in line:
         words += ["--size", "32x32", "--steps", "1"]
+    if "--reuse" in words:  # the first and the last steps reuse nothing
+        words += ["--steps", "6"]
     if "--reference" in words:  # a distance needs two images
         words += ["--limit", "2"]
     if words[0] in ("finetune", "validate"):
