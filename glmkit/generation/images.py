@@ -13,7 +13,7 @@ import glmkit
 from glmkit.errors import UserError
 from glmkit.files import atomic_path, check_regular, shareable_path
 from glmkit.hashing import fingerprint, json_sha256
-from glmkit.inputs.images import opened_image
+from glmkit.inputs.images import MAX_BYTES, opened_image
 from glmkit.records import EXACT, Request, shortcuts
 
 # Keys of an image's text that say where something was; its content is in the key "weights".
@@ -30,8 +30,11 @@ def weights_digest(folder: Path, adapters: Sequence[str] = (), dtype: str = "") 
 
 
 def condition_image_digests(request: Request) -> list[str]:
-    """Name the images that a request edits by their content; those that are missing are left out."""
-    return [fingerprint(path) for path in request.condition_images if os.path.isfile(path)]
+    """Name the images that a request edits by their content; those that are missing are left out, as are those that
+    are too large to be read.
+    """
+    paths = [path for path in request.condition_images if os.path.isfile(path) and os.path.getsize(path) <= MAX_BYTES]
+    return [fingerprint(path) for path in paths]
 
 
 def image_text(request: Request, model: str, adapters: Sequence[str] = (), weights: str = "") -> dict[str, str]:

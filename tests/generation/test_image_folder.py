@@ -16,7 +16,7 @@ from glmkit.distributed.process_group import ProcessGroup
 from glmkit.distributed.work_queue import WorkItem, claim_items
 from glmkit.files import append_jsonl, read_jsonl
 from glmkit.generation.batch import GeneratedImages, IsMissing, Report, Result, generate_many
-from glmkit.generation.images import image_text, is_image_of, is_ours
+from glmkit.generation.images import condition_image_digests, image_text, is_image_of, is_ours
 from glmkit.records import Request
 
 
@@ -152,3 +152,12 @@ def test_a_finished_folder_is_only_read(tmp_path: Path, monkeypatch: pytest.Monk
         monkeypatch.delattr(f"glmkit.generation.batch.{function}")
     assert generate("ab", tmp_path).n_skipped == 2
     assert generate("b", tmp_path).n_skipped == 1
+
+
+def test_an_image_that_nothing_can_read_has_no_digest(tmp_path: Path) -> None:
+    """To hash its 64 GiB would take minutes, before its request fails."""
+    (tmp_path / "large.png").touch()
+    os.truncate(tmp_path / "large.png", 64 * 2**30)  # without a block on the disk
+    (tmp_path / "small.png").write_bytes(b"1")
+    images = (str(tmp_path / "large.png"), str(tmp_path / "small.png"), str(tmp_path / "none.png"))
+    assert len(condition_image_digests(Request("a", "p", condition_images=images))) == 1
