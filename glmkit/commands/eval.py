@@ -28,7 +28,9 @@ GENERATION_OPTIONS = ("model", "adapter", "size", "steps", "guidance")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("--suite", help="text-render, nano-edit, cvtg-2k, longtext-en, oneig-text-en, ...")
+    parser.add_argument(
+        "--suite", help="text-render, nano-edit, everyday-edit, cvtg-2k, longtext-en, oneig-text-en, ..."
+    )
     parser.add_argument(
         "--prompts",
         metavar="FILE",

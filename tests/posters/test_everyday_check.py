@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scripts import load_script
 
-from glmkit.posters.everyday.check import Named, NamedShape, check_attributes, check_places, is_colour, lab, stands_at
-from glmkit.posters.everyday.colours import COLOURS
+from glmkit.posters.everyday.check import Named, NamedShape, check_attributes, check_places, is_colour, stands_at
+from glmkit.posters.everyday.colours import COLOURS, lab
 from glmkit.posters.everyday.render import render
 from glmkit.posters.everyday.scene import Border, Box, EverydayScene, stand_in_row
 from glmkit.records import Prompt

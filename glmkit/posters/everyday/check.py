@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from glmkit.posters.check import BALANCE, MIN_SIZE
-from glmkit.posters.everyday.colours import COLOURS
+from glmkit.posters.everyday.colours import COLOURS, lab
 from glmkit.posters.everyday.scene import RADII, Box
 from glmkit.posters.grammar import THIN_FRAME
 from glmkit.posters.patches import FoundShape, coverage, erode, find_patches, recognise
@@ -38,9 +38,6 @@ INK = 0.8  # of the largest difference from the background: paler pixels are sof
 FRAME_DEPTH, FRAME_SHARE = 0.1, 0.9
 ROWS, COLUMNS = ("top", "middle", "bottom"), ("left", "centre", "right")
 BELOW = "below"  # the place of a text that stands under the one before
-# sRGB to XYZ under D65 (IEC 61966-2-1), divided by the white point.
-RGB_TO_XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
-RGB_TO_XYZ /= RGB_TO_XYZ.sum(axis=1, keepdims=True)
 
 
 @dataclass(frozen=True)
@@ -126,15 +123,6 @@ def _side(before: float, behind: float, names: tuple[str, str, str]) -> str:
 def _union(boxes: Sequence[Box]) -> Box:
     left, top, right, bottom = zip(*boxes, strict=True)
     return min(left), min(top), max(right), max(bottom)
-
-
-def lab(rgb: np.ndarray) -> np.ndarray:
-    """Convert sRGB levels ... 3 to CIELAB under D65 (CIE 15:2004), float64."""
-    signal = np.asarray(rgb, dtype=np.float64) / 255
-    linear = np.where(signal <= 0.04045, signal / 12.92, ((signal + 0.055) / 1.055) ** 2.4)
-    xyz, limit = linear @ RGB_TO_XYZ.T, 6 / 29
-    x, y, z = np.moveaxis(np.where(xyz > limit**3, np.cbrt(xyz), xyz / (3 * limit**2) + 4 / 29), -1, 0)
-    return np.stack((116 * y - 16, 500 * (x - y), 200 * (y - z)), axis=-1)
 
 
 def is_colour(rgb: np.ndarray, name: str) -> bool:

@@ -20,6 +20,7 @@ REST = (
     " and keep everything else the same", ", keep the rest as it is", ", nothing else", " and leave the rest alone",
     ". Keep everything else", ", the rest stays the same", " but keep the rest", ", everything else unchanged",
 )  # fmt: skip
+ODD_STARTS = ("centered", "left", "right", "top", "bottom", "upper", "lower", "as")  # of a sentence
 VERBS = {
     "make", "change", "turn", "set", "use", "put", "give", "paint", "colour", "color", "recolor", "replace", "swap",
     "write", "let", "update", "remove", "delete", "erase", "take", "get", "add", "insert", "place", "draw", "include",
@@ -35,7 +36,7 @@ def instruction(edit: EverydayEdit, rng: random.Random) -> str:
         phrase = rng.choice(POLITE) + phrase
     if rng.random() < 0.12:
         phrase += rng.choice(REST)
-    if asks and rng.random() < 0.05:
+    elif asks and rng.random() < 0.05:
         phrase += " please"
     if rng.random() < 0.65:
         phrase = phrase[0].upper() + phrase[1:]
@@ -92,7 +93,7 @@ def _named(scene: EverydayScene, number: int | None, rng: random.Random, quote: 
 
 def _there(where: tuple[str, str], rng: random.Random) -> str:
     """Say a place so that it can follow a noun: `in the top left`, not `top left`."""
-    while (words := place(where, rng)).split()[0] not in ("in", "at", "on"):
+    while (words := place(where, rng)).split()[0] in ODD_STARTS:
         pass
     return words
 
@@ -144,7 +145,7 @@ def _text_addition(edit: EverydayEdit, rng: random.Random, quote: Quote) -> str:
     verb = rng.choice(
         ("add", "add", "add", "include", "insert", "also write", *("write", "put", "place") * bool(where))
     )
-    if where and rng.random() < 0.2:
+    if where and where.split()[0] not in ODD_STARTS and rng.random() < 0.2:
         return f"{where} {rng.choice(('add', 'write', 'put'))} {words}"
     return f"{verb} {words} {where}".strip()
 
@@ -215,7 +216,7 @@ def _shape_addition(edit: EverydayEdit, rng: random.Random, _: Quote) -> str:
     group = edit.new_shapes
     words, where = _things(group, rng), place(group[0].place, rng) if edit.says_place else ""
     verb = rng.choice(("add", "add", "add", "draw", "put", "place", "insert", "include"))
-    if where and rng.random() < 0.15:
+    if where and where.split()[0] not in ODD_STARTS and rng.random() < 0.15:
         return f"{where} {rng.choice(('add', 'draw', 'put'))} {words}"
     if rng.random() < 0.08:
         return f"there should be {words} {where}".strip()

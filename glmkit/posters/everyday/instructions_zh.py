@@ -134,9 +134,9 @@ def _text_size(edit: EverydayEdit, rng: random.Random, quote: Quote) -> str:
     old, number = _named(edit.condition, edit.number, rng, quote), edit.number or 0
     if edit.target.blocks[number].size > edit.condition.blocks[number].size:
         return rng.choice((f"把{old}放大", f"把{old}放大一些", f"{old}大一点", f"让{old}更大", f"将{old}变大",
-                           f"{old}太小了，放大一点", f"{old}字号调大", f"把{old}改大"))  # fmt: skip
+                           f"{old}太小了，放大一点", f"{old}的字号调大", f"把{old}改大"))  # fmt: skip
     return rng.choice((f"把{old}缩小", f"把{old}缩小一些", f"{old}小一点", f"让{old}更小", f"将{old}变小",
-                       f"{old}太大了，缩小一点", f"{old}字号调小", f"把{old}改小"))  # fmt: skip
+                       f"{old}太大了，缩小一点", f"{old}的字号调小", f"把{old}改小"))  # fmt: skip
 
 
 def _known(scene: EverydayScene, group: tuple[PlacedShape, ...], rng: random.Random) -> str:

@@ -67,6 +67,6 @@ ALL_TEXTS = "All texts that the edited image should show count, unchanged ones i
 
 
 def texts_replaced(old: Sequence[str], new: Sequence[str], lines: Sequence[RecognizedLine], language: str) -> bool:
-    """Tell whether all words that only the new texts have were read, and none that only the old ones have."""
+    """Tell whether all words that only the new texts have were read, and none of those that went; repeats count."""
     before, after, read = (Counter(text.units(texts, language)) for texts in (old, new, texts_of(lines)))
-    return after - before <= read and not (before - after) & read
+    return after - before <= read and not (before - after) & (read - after)
