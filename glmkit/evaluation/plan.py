@@ -191,8 +191,7 @@ class EvaluationPlan:
     def judge_identity(self) -> EngineIdentity | None:
         """The judge with everything that decides its answers, None where a suite has none; may hash its weights."""
         if self.answers is not None:
-            folder = self.answers.resolve()
-            return EngineIdentity(f"published answers, {folder.parent.name}", {folder.name: fingerprint(folder)})
+            return EngineIdentity(f"published answers, {self.answers.resolve().parent.name}")
         if self.judge is None:
             return None
         module, location = judges.find(self.judge)
@@ -245,7 +244,8 @@ class EvaluationPlan:
         if isinstance(suite, QuestionSuite):
             shared["judge"] = f"{self.judge_identity} {suite.asking}"
         if self.answers is not None:
-            return {**shared, "answers": str(self.answers.resolve())}
+            folder = self.answers.resolve()
+            return {**shared, "answers": str(folder), "answers_fingerprint": fingerprint(folder)}
         if self.generation is None:
             return {**shared, "images": str(self.image_folder), "seeds": self.seeds}
         if self.baseline is not None:

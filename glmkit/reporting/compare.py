@@ -163,7 +163,8 @@ def comparison_notes(runs: Sequence[EvalRun], common: set[str]) -> list[str]:
     ]
     if failed:
         amounts = wording.join_with_and(failed)
-        notes.append(f"{amounts} could not be generated or read. They are missing from the scores, not counted as 0.")
+        what = "have no score" if any(run.summary.judge for run in runs) else "could not be generated or read"
+        notes.append(f"{amounts} {what}. They are missing from the scores, not counted as 0.")
     notes += [f"{run.name}: {note}." for run in runs for note in run.summary.notes]
     limits = dict.fromkeys(limit for run in runs for limit in run.summary.ocr_limits)
     notes += [f"{limit[:1].upper()}{limit[1:]}." for limit in limits]

@@ -224,6 +224,12 @@ def test_a_report_sets_a_run_beside_published_answers(tmp_path: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert "judged by different judges" in text
     assert "33 % no" in text
+    published(rival.with_name("SD3"), "shape+color", 0, "short", ["Is there a star?", "Is it red?"], "yes\nyes")
+    evaluate(
+        EvaluationPlan("tiif", data=data, answers=rival.with_name("SD3"), split="short"), tmp_path / "more of theirs"
+    )
+    write_report([tmp_path / "theirs", tmp_path / "more of theirs"], page)
+    assert "judged by different judges" not in page.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
