@@ -181,7 +181,7 @@ def score(
 
 def _shortcuts(folder: Path, images: Sequence[Generation]) -> tuple[str, ...]:
     """List the shortcuts that the images of a run were made with, wherever they come from."""
-    paths = [folder / image.file for image in images if image.file is not None and image.file.endswith(".png")]
+    paths = [folder / image.file for image in images if image.file is not None]
     found = {f"{name} {value}" for path in paths for name, value in image_shortcuts(path).items()}
     return tuple(sorted(found))
 
