@@ -12,6 +12,7 @@ import pkgutil
 import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from glmkit import __version__, commands
@@ -86,6 +87,13 @@ def _accept_all_characters() -> None:
             stream.reconfigure(errors="glmkit")
 
 
+def _check_paths(arguments: argparse.Namespace, words: Sequence[str]) -> None:
+    """Raise UserError for an empty word where a path belongs: a variable that is not set, which would mean "here"."""
+    values = [one for value in vars(arguments).values() for one in (value if isinstance(value, list) else [value])]
+    if "" in words and Path() in values:
+        raise UserError("a path is empty", fix="a name, or . for this folder")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 2 bad input, 130 interrupted."""
     _accept_all_characters()
@@ -99,6 +107,7 @@ def main(argv: list[str] | None = None) -> int:
     # PEFT imports it whenever it is installed, and then it recommends a kernel that nothing here needs.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     try:
+        _check_paths(arguments, sys.argv[1:] if argv is None else argv)
         return int(arguments.run(arguments) or 0)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

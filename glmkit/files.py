@@ -107,6 +107,11 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
 
 
+def called(path: Path, suffix: str, otherwise: str) -> Path:
+    """Return a path with another suffix, to suggest it; `otherwise` for one without a name, such as "" and "/"."""
+    return path.with_suffix(suffix) if path.name else Path(f"{otherwise}{suffix}")
+
+
 def _named(path: str | Path) -> Path:
     """Return a path; UserError when no file can have that name."""
     try:

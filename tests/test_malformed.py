@@ -92,6 +92,8 @@ WORDS = [
     ("report", "--out out/a.txt"),
     ("merge", "--adapter in/adapter:nan"),
     ("info", "--jsn"),
+    *((name, "--out ") for name in ("generate", "prompts", "edit", "report", "export", "merge")),
+    ("export", "--out /"),
 ]
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from glmkit.errors import UserError
+from glmkit.files import called
 from glmkit.generation.options import add_options, check_name, check_png, load_model_from, run_by_parallel
 from glmkit.records import EXACT
 
@@ -164,7 +165,7 @@ def _run_many(arguments: argparse.Namespace) -> int:
     check_name(out)
     if out.is_file() or out.suffix.lower() == ".png":
         what = "with --prompts, --count or --seeds, --out must be a folder"
-        raise UserError(what, found=out, fix=f"--out {out.with_suffix('')}")
+        raise UserError(what, found=out, fix=f"--out {called(out, '', 'images')}")
 
     from glmkit.distributed.process_group import SINGLE_PROCESS, ProcessGroup
     from glmkit.generation.batch import generate_many

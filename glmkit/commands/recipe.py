@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions.add_parser("list", help="show their names", description="Show the recipes by name.")
     copy = actions.add_parser("copy", help="copy one", description="Copy a recipe with its data set.")
     copy.add_argument("name", metavar="NAME", help="for example poster_lora, or nano/poster_lora for the small model")
-    copy.add_argument("folder", metavar="DIR", nargs="?", default=".", help="where to (default: here)")
+    copy.add_argument("folder", metavar="DIR", nargs="?", type=Path, default=Path(), help="where to (default: here)")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -29,13 +29,12 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     from glmkit import config
 
-    for word, given in (("NAME", arguments.name), ("DIR", arguments.folder)):
-        if not given:
-            raise UserError(f"{word} is empty", fix="glmkit recipe copy poster_lora .")
+    if not arguments.name:
+        raise UserError("NAME is empty", fix="glmkit recipe list")
     # The data set comes along, as an example of what a folder of training images looks like.
     data = config.load(arguments.name).data
     folders = [source.path for source in data.train] + ([data.validation] if isinstance(data.validation, str) else [])
-    recipe, *copied = shipped.copy_recipe(arguments.name, folders, Path(arguments.folder))
+    recipe, *copied = shipped.copy_recipe(arguments.name, folders, arguments.folder)
     print(f"wrote {recipe}" + (f" and its data: {', '.join(map(str, copied))}" if copied else ""))
     print(f"edit it, then: glmkit finetune {recipe}")
     return 0

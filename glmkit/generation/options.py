@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from glmkit.errors import UserError
+from glmkit.files import called
 from glmkit.records import EXACT
 
 if TYPE_CHECKING:
@@ -179,7 +180,7 @@ def check_png(path: Path) -> None:
     """Raise UserError unless `path` can become a PNG file."""
     check_name(path)
     if path.suffix.lower() != ".png" or path.is_dir():
-        fix = f"--out {path.with_suffix('.png') if path.name else 'image.png'}"
+        fix = f"--out {called(path, '.png', 'image')}"
         raise UserError("--out must be a PNG file", found=path, fix=fix)
 
 

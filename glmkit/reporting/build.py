@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 from glmkit import __version__
 from glmkit.errors import UserError
-from glmkit.files import atomic_path
+from glmkit.files import atomic_path, called
 from glmkit.reporting import wording
 from glmkit.reporting.compare import Comparison, compare
 from glmkit.reporting.distances import distance_tables
@@ -40,7 +40,7 @@ def write_report(folders: Sequence[Path], out: Path) -> tuple[Path, ...]:
     Returns the three files. UserError when the runs cannot be compared, or `out` is no HTML file.
     """
     if out.suffix != ".html":
-        raise UserError(f"a report is an HTML file, not {out.name}", fix=f"--out {out.with_suffix('.html')}")
+        raise UserError(f"a report is an HTML file, not {out.name}", fix=f"--out {called(out, '.html', 'report')}")
     files = out, out.with_suffix(".csv"), out.with_suffix(".json")
     check_replaceable(files)
     # 1 read the run folders; 2 pool and compare the scores

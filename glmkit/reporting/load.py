@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -126,7 +127,7 @@ def _check_files(folder: Path, images: Sequence[Generation]) -> None:
     for number, image in enumerate(images, start=1):
         for key, path in (("file", image.file or ""), ("prompt_id", Path("references", image.prompt_id))):
             try:
-                inside = (root / path).resolve().is_relative_to(root)
+                inside = Path(os.path.realpath(root / path)).is_relative_to(root)
             except (OSError, ValueError):  # no name of a file
                 inside = False
             if not inside:

@@ -8,7 +8,7 @@ from typing import Any
 
 from glmkit.errors import UserError
 from glmkit.evaluation.stats import Estimate
-from glmkit.files import atomic_path
+from glmkit.files import atomic_path, called
 from glmkit.records import shortcuts
 from glmkit.reporting import wording
 
@@ -47,7 +47,8 @@ def _difference(row: Mapping[str, Any], metric: str, *, exact: bool) -> str:
 def check_figure(path: Path) -> None:
     """Raise UserError unless a figure can be written under this name."""
     if path.suffix.lower() not in FORMATS:
-        raise UserError("--figure must be an SVG or PNG file", found=path, fix=f"--figure {path.with_suffix('.svg')}")
+        fix = f"--figure {called(path, '.svg', 'price')}"
+        raise UserError("--figure must be an SVG or PNG file", found=path, fix=fix)
 
 
 def write_price_figure(result: Mapping[str, Any], path: Path) -> None:

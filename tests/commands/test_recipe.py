@@ -68,7 +68,9 @@ def test_a_name_that_is_not_there(command: str, capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize(
-    ("words", "said"), [(["", "mine"], "NAME is empty"), (["nano/ar_lora", ""], "DIR is empty")], ids=["name", "folder"]
+    ("words", "said"),
+    [(["", "mine"], "NAME is empty"), (["nano/ar_lora", ""], "a path is empty")],
+    ids=["name", "folder"],
 )
 def test_an_empty_word_names_nothing(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["recipe", "copy", *words]) == 2

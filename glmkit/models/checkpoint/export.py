@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from glmkit.errors import UserError
-from glmkit.files import atomic_folder, atomic_path, write_json
+from glmkit.files import atomic_folder, atomic_path, called, write_json
 from glmkit.models import checkpoint
 from glmkit.models.checkpoint import weights
 from glmkit.models.checkpoint.adapter_files import (
@@ -63,7 +63,8 @@ def export_adapter(adapter: Adapter, style: str, out: Path) -> int:
             fix="--format peft, which PEFT loads, or glmkit merge, which puts it into the weights",
         )
     if out.suffix != ".safetensors":
-        raise UserError("--out must be a safetensors file", found=out, fix=f"--out {out.with_suffix('.safetensors')}")
+        fix = f"--out {called(out, '.safetensors', 'adapter')}"
+        raise UserError("--out must be a safetensors file", found=out, fix=fix)
     return write_style(components["decoder"], style, out, adapter.weight)
 
 
