@@ -263,7 +263,7 @@ def run_price(arguments: argparse.Namespace) -> int:
 
 
 def run_train(arguments: argparse.Namespace) -> int:
-    """Measure every setting, with its result, or the reason why there is none, at once; 1 when there was no result."""
+    """Measure every setting, with its result, or the reason why there is none, at once; UserError without a result."""
     if min(*arguments.batch, arguments.steps) < 1 or min(arguments.gradient_checkpointing) < 0:
         raise UserError("--batch and --steps are at least 1, --gradient-checkpointing at least 0")
     if arguments.pack and arguments.stage != ["autoregressive"]:
@@ -276,7 +276,8 @@ def run_train(arguments: argparse.Namespace) -> int:
     from glmkit.models.devices import pick_device
     from glmkit.training.benchmark import measure_cases
 
-    device, measured = pick_device(arguments.device), False
+    device = pick_device(arguments.device)
+    errors: list[str | None] = []
     jobs = _recipe_jobs(arguments) if arguments.recipe else _jobs(arguments)
     if arguments.model != PUBLISHED_SIZES:
         checkpoint.resolve(arguments.model)
@@ -289,11 +290,13 @@ def run_train(arguments: argparse.Namespace) -> int:
 
         for row in measure_cases(jobs, build, device, arguments.steps):
             row |= {"model": arguments.model, "command": shlex.join(["glmkit", *sys.argv[1:]])}
-            measured |= "error" not in row
+            errors.append(row.get("error"))
             if arguments.out:
                 append_jsonl(arguments.out, row)
             print(json.dumps(row) if arguments.json else train_line(row), flush=True)
-    return 0 if measured else 1
+    if all(errors):
+        raise UserError("nothing could be measured", found=errors[0], fix="change what the rows say")
+    return 0
 
 
 def _jobs(arguments: argparse.Namespace) -> list[TrainingCase]:

@@ -87,7 +87,7 @@ def test_a_row_that_fails_is_told_and_the_next_one_comes(
     assert fits["base"] == "fp8"
     assert fits["tokens_per_second"] > 0
     assert "error" not in fits
-    (alone,) = rows_of(tmp_path / "none.jsonl", *options, "nf4", exit_code=1)
+    (alone,) = rows_of(tmp_path / "none.jsonl", *options, "nf4", exit_code=2)
     assert "step" not in alone
 
 
