@@ -229,7 +229,7 @@ def test_from_the_command_line(
     assert not any(word in json.dumps(settings) for word in ("secret", "word@"))
     before = (folder / "summary.json").read_bytes()
     (folder / "summary.json").unlink()
-    assert main([*command, "--size", "64x64"]) == 1  # the engine finds nothing that it can read, as before
+    assert main([*command, "--size", "64x64"]) == 0
     assert len(endpoint.asked) == 2
     assert (folder / "summary.json").read_bytes() == before
     for options, message in (
