@@ -36,12 +36,13 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         return validate.run(arguments)
     from glmkit import config
-
-    config.load(
-        arguments.recipe, arguments.overrides
-    )  # a wrong key is refused before torch is imported, which takes long
-    from glmkit.api.training import finetune
     from glmkit.distributed.process_group import ProcessGroup
+
+    # A wrong key is refused before torch is imported, which takes long. Of several processes, each has to join the
+    # others first: one that ends alone would be waited for.
+    if ProcessGroup.from_environment().world_size == 1:
+        config.load(arguments.recipe, arguments.overrides)
+    from glmkit.api.training import finetune
     from glmkit.evaluation import before_after
     from glmkit.training.finetune import describe
 
