@@ -20,11 +20,10 @@ ROOT = _PACKAGE / "share" if (_PACKAGE / "share").is_dir() else _PACKAGE.parent
 
 def find(path: str | Path) -> str:
     """Return `path`, or the shipped file or folder of that name, such as data/posters, where `path` does not exist."""
-    if str(path) in ("", "."):
-        return str(path)  # the root itself is nothing that is named
     shipped = ROOT / path
-    # A Path raises for a name that is too long.
-    return str(shipped if not os.path.exists(path) and os.path.exists(shipped) else path)
+    # A Path raises for a name that is too long. "" names nothing, and least of all the root.
+    is_shipped = path != "" and not os.path.exists(path) and os.path.exists(shipped)
+    return str(shipped if is_shipped else path)
 
 
 def recipes() -> dict[str, Path]:

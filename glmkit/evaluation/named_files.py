@@ -31,3 +31,14 @@ class NamedFiles:
     def load(self, name: str) -> ModuleType:
         """Import the module of that name; UserError with the nearest name when there is none."""
         return importlib.import_module(self.module(name))
+
+    def resolve(self, spec: str) -> str:
+        """Turn NAME[:LOCATION] into MODULE[:LOCATION]; UserError with the nearest name when there is none."""
+        name, colon, location = spec.partition(":")
+        return f"{self.module(name)}{colon}{location}"
+
+
+def find(resolved: str) -> tuple[ModuleType, str]:
+    """Import the module of MODULE[:LOCATION]; returns it with the location."""
+    module, _, location = resolved.partition(":")
+    return importlib.import_module(module), location

@@ -11,7 +11,6 @@ from glmkit.models.checkpoint.components import (
     ComponentSize,
     build_component,
     config,
-    copy,
     create,
     describe,
     hub_id,
@@ -22,6 +21,7 @@ from glmkit.models.checkpoint.components import (
     save_component,
     stored_tensors,
 )
+from glmkit.models.checkpoint.copying import copy
 
 __all__ = [
     "COMPONENTS",

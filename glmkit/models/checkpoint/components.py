@@ -8,7 +8,6 @@ published ones, so diffusers and transformers load what is written here, and the
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from glmkit import errors, shipped
 from glmkit.errors import UserError
-from glmkit.files import check_regular, write_json
-from glmkit.hashing import MADE_BY
+from glmkit.files import write_json
 from glmkit.models.checkpoint import configs, defaults, published, weights
 
 if TYPE_CHECKING:
@@ -116,36 +114,6 @@ def hub_id(model: str | Path) -> str | None:
     name = published.HUB_ID if model == "glm-image" else str(model)
     is_id = name.count("/") == 1 and not name.startswith((".", "/", "~"))
     return name if is_id and not os.path.exists(Path(shipped.find(model)).expanduser()) else None
-
-
-def copy(model: Path, target: Path) -> None:
-    """Copy a model folder whose weights may change: without README, its images, and notes on how it was made.
-
-    `target` may be there and empty. Links are copied as what they lead to; UserError for one that has no end.
-    """
-    left_out = shutil.ignore_patterns("README.md", "*.png", MADE_BY)
-
-    def ignored(folder: str, names: list[str]) -> set[str]:
-        skipped = left_out(folder, names)
-        _check_copied(model, Path(folder), set(names) - skipped)
-        return skipped
-
-    shutil.copytree(model, target, ignore=ignored, dirs_exist_ok=True)
-
-
-def _check_copied(model: Path, folder: Path, names: Iterable[str]) -> None:
-    """UserError for a folder that holds itself or a folder above it, and for pipes and devices."""
-    above = [path.resolve() for path in (folder, *folder.parents) if path.is_relative_to(model)]
-    for path in sorted(folder / name for name in names):
-        real = Path(os.path.realpath(path))  # a Path raises for a link to itself
-        if path.is_dir():
-            if any(one.is_relative_to(real) for one in above):
-                raise UserError(f"{path} leads to a folder that it is in", found=real, fix="remove this link")
-            continue
-        try:
-            check_regular(path, str(path))
-        except OSError as error:
-            raise UserError(f"{path} cannot be read", found=error.strerror, fix="remove this link") from error
 
 
 def _model_folder(folder: Path) -> Path:

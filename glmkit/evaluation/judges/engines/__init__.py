@@ -14,26 +14,9 @@ How an answer is read is the suite's matter: the same answer is right in one ben
 
 from __future__ import annotations
 
-import importlib
-from types import ModuleType
+from glmkit.evaluation.named_files import NamedFiles, find
 
-from glmkit.evaluation.named_files import NamedFiles
+__all__ = ["find", "names", "resolve"]
 
 _FILES = NamedFiles(__name__, "judge")
-
-
-def names() -> list[str]:
-    """List the kinds of judges that glmkit has."""
-    return _FILES.names()
-
-
-def resolve(spec: str) -> str:
-    """Turn KIND[:LOCATION] into MODULE[:LOCATION]; UserError when there is no such judge."""
-    name, colon, location = spec.partition(":")
-    return f"{_FILES.module(name)}{colon}{location}"
-
-
-def find(judge: str) -> tuple[ModuleType, str]:
-    """Import the module of MODULE[:LOCATION]; returns it with the location."""
-    module, _, location = judge.partition(":")
-    return importlib.import_module(module), location
+names, resolve = _FILES.names, _FILES.resolve

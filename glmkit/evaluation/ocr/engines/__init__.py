@@ -16,26 +16,9 @@ module has
 
 from __future__ import annotations
 
-import importlib
-from types import ModuleType
+from glmkit.evaluation.named_files import NamedFiles, find
 
-from glmkit.evaluation.named_files import NamedFiles
+__all__ = ["find", "names", "resolve"]
 
 _FILES = NamedFiles(__name__, "OCR engine")
-
-
-def names() -> list[str]:
-    """List the engines that glmkit has."""
-    return _FILES.names()
-
-
-def resolve(spec: str) -> str:
-    """Turn NAME[:LOCATION] into MODULE[:LOCATION]; UserError when there is no such engine."""
-    name, colon, location = spec.partition(":")
-    return f"{_FILES.module(name)}{colon}{location}"
-
-
-def find(engine: str) -> tuple[ModuleType, str]:
-    """Import the module of MODULE[:LOCATION]; returns it with the location."""
-    module, _, location = engine.partition(":")
-    return importlib.import_module(module), location
+names, resolve = _FILES.names, _FILES.resolve
