@@ -11,6 +11,25 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+# The command line, with the OCR engine that the environment calls ENGINE. A process whose environment says DIES_AT dies
+# at that write to the disk: before the n-th file gets its name, or before the n-th line of a journal is safe.
+PROGRAM = """
+import os, signal, sys
+from glmkit.evaluation import plan
+plan.DEFAULT_ENGINE = os.environ.get("ENGINE", plan.DEFAULT_ENGINE)
+writes = 0
+def dying(function):
+    def call(*given):
+        global writes
+        writes += 1
+        if writes == int(os.environ.get("DIES_AT", 0)):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*given)
+    return call
+os.replace, os.fsync = dying(os.replace), dying(os.fsync)
+from glmkit.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
 TORCHRUN = ("torch.distributed.run", "--nproc_per_node", "2", "--master_port")
 
 
@@ -18,6 +37,14 @@ def free_port() -> str:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return str(found.getsockname()[1])
+
+
+def start_dying(cache: Path, *command: object, **environment: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, *map(str, command)],
+        env={**os.environ, "GLMKIT_CACHE": str(cache), **environment},
+        stdout=subprocess.DEVNULL,
+    )
 
 
 def launch(*command: str) -> subprocess.CompletedProcess[str]:

@@ -83,3 +83,16 @@ def build(path: Path) -> Path:
     processor = Qwen2_5_VLProcessor(Qwen2VLImageProcessor(), words, Qwen2VLVideoProcessor(), chat_template=TEMPLATE)
     processor.save_pretrained(path)
     return path
+
+
+def most_likely(model: Any, words: Any, ids: torch.Tensor, seen: Any, tokens: int) -> str:
+    """The most likely token one after another, behind the prompt `ids` 1 T with what was `seen` of an image."""
+    prompt = ids.shape[1]
+    for _ in range(tokens):
+        kinds = (ids == model.config.image_token_id).int()
+        with torch.no_grad():
+            logits = model(input_ids=ids, mm_token_type_ids=kinds, **seen).logits
+        ids = torch.cat([ids, logits[:, -1:].argmax(-1)], dim=1)
+        if ids[0, -1] == words.eos_token_id:
+            break
+    return str(words.decode(ids[0, prompt:], skip_special_tokens=True))

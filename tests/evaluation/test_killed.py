@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -14,40 +12,18 @@ from pathlib import Path
 import fake_ocr
 import images_endpoint
 import pytest
+from processes import start_dying
 
 from glmkit.evaluation import suites
 from glmkit.files import read_json
 
 PROMPTS = suites.prompts(suites.load("text-render"), "regions", 4)
 RESULTS = ("summary.json", "scores.jsonl")
-# The command line with the fake engine. A process whose environment says DIES_AT dies at that write to the disk: before
-# the n-th file gets its name, or before the n-th line of a journal is safe.
-PROGRAM = """
-import os, signal, sys
-from glmkit.evaluation import plan
-plan.DEFAULT_ENGINE = "fake_ocr"
-writes = 0
-def dying(function):
-    def call(*given):
-        global writes
-        writes += 1
-        if writes == int(os.environ.get("DIES_AT", 0)):
-            os.kill(os.getpid(), signal.SIGKILL)
-        return function(*given)
-    return call
-os.replace, os.fsync = dying(os.replace), dying(os.fsync)
-from glmkit.cli import main
-sys.exit(main(sys.argv[1:]))
-"""
 
 
 def start(run: Path, cache: str, *options: object, **environment: str) -> subprocess.Popen[bytes]:
     command = ["eval", "--suite", "text-render", "--split", "regions", "--limit", str(len(PROMPTS)), "--run", run]
-    return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, *map(str, (*command, *options))],
-        env={**os.environ, "GLMKIT_CACHE": str(run.parent / cache), **environment},
-        stdout=subprocess.DEVNULL,
-    )
+    return start_dying(run.parent / cache, *command, *options, ENGINE="fake_ocr", **environment)
 
 
 def results(run: Path) -> list[bytes]:

@@ -183,15 +183,7 @@ def greedy(folder: Path, image: Image.Image, asked: str, tokens: int) -> str:
     seen = AutoImageProcessor.from_pretrained(folder)(images=[image], return_tensors="pt")
     pads = "<|image_pad|>" * int(seen["image_grid_thw"].prod() // 4)
     ids = words(asked.replace("IMAGE", f"<|vision_start|>{pads}<|vision_end|>"), return_tensors="pt")["input_ids"]
-    prompt = ids.shape[1]
-    for _ in range(tokens):
-        kinds = (ids == model.config.image_token_id).int()
-        with torch.no_grad():
-            logits = model(input_ids=ids, mm_token_type_ids=kinds, **seen).logits
-        ids = torch.cat([ids, logits[:, -1:].argmax(-1)], dim=1)
-        if ids[0, -1] == words.eos_token_id:
-            break
-    return str(words.decode(ids[0, prompt:], skip_special_tokens=True))
+    return tiny_vision_language.most_likely(model, words, ids, seen, tokens)
 
 
 def test_a_folder_answers_with_its_most_likely_tokens(folder: Path, tmp_path: Path) -> None:

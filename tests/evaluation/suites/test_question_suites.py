@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +16,7 @@ import pytest
 import question_files
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from processes import start_dying
 from public_files import grid
 
 from glmkit.cli import main
@@ -296,33 +295,8 @@ def test_missing_question_files_say_what_to_fetch(name: str, tmp_path: Path) -> 
             suites.prompts(suites.load(name), data=data)
 
 
-# The command line, with another OCR engine if the environment says so. A process whose environment says DIES_AT dies
-# at that write to the disk.
-PROGRAM = """
-import os, signal, sys
-from glmkit.evaluation import plan
-plan.DEFAULT_ENGINE = os.environ.get("ENGINE", plan.DEFAULT_ENGINE)
-writes = 0
-def dying(function):
-    def call(*given):
-        global writes
-        writes += 1
-        if writes == int(os.environ.get("DIES_AT", 0)):
-            os.kill(os.getpid(), signal.SIGKILL)
-        return function(*given)
-    return call
-os.replace, os.fsync = dying(os.replace), dying(os.fsync)
-from glmkit.cli import main
-sys.exit(main(sys.argv[1:]))
-"""
-
-
 def start(run: Path, cache: str, *options: object, **environment: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, "eval", "--suite", "tiif", "--run", run, *map(str, options)],
-        env={**os.environ, "GLMKIT_CACHE": str(run.parent / cache), **environment},
-        stdout=subprocess.DEVNULL,
-    )
+    return start_dying(run.parent / cache, "eval", "--suite", "tiif", "--run", run, *options, **environment)
 
 
 def poster_questions(folder: Path, count: int) -> Path:
