@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from glmkit.evaluation.chat import ChatError, without_thinking
 from glmkit.evaluation.ocr.lines import RecognizedLine
 from glmkit.hashing import json_sha256
 from glmkit.records import Answer
 
 MAX_TOKENS = 128  # of an answer to one question
-_THINKING = re.compile(r"<think(?:ing)?>")
-_THOUGHT = re.compile(r".*</think(?:ing)?>", re.DOTALL)
 
 
 class JudgeError(Exception):
@@ -73,7 +71,7 @@ class Judge(Protocol):
 
 def spoken(answer: Answer) -> str:
     """Return an answer without the thinking before it; JudgeError when it ends inside its thinking."""
-    text = _THOUGHT.sub("", answer.text, count=1)
-    if _THINKING.search(text):
-        raise JudgeError("the answer ends inside its thinking")
-    return text if text == answer.text else text.strip()
+    try:
+        return without_thinking(answer.text)
+    except ChatError as error:
+        raise JudgeError(str(error)) from error

@@ -139,9 +139,9 @@ def test_several_at_a_time_in_the_order_of_the_images(monkeypatch: pytest.Monkey
         ("openai:none", {}, "judge endpoint has no model none"),
         ("openai:gpt-4o", {"OPENAI_BASE_URL": "http://127.0.0.1:9/v1"}, "judge endpoint cannot be reached"),
         ("openai:gpt-4o", {"OPENAI_API_KEY": ""}, "no key for the judge endpoint"),
-        ("openai:", {}, "names no model"),
+        ("openai:", {}, "judge endpoint names no model"),
         ("openai:m,heat=1", {}, "unknown option"),
-        ("openai:m,seed=one", {}, "cannot use seed=one"),
+        ("openai:m,seed=one", {}, "judge endpoint cannot use seed=one"),
     ],
 )
 def test_what_concerns_all_questions_ends_the_run(
