@@ -13,6 +13,7 @@ DOCUMENTS = (
     "recipes/README.md",
     "benchmarks/README.md",
     "benchmarks/baselines.md",
+    "benchmarks/deciding.md",
     "benchmarks/public_questions.md",
     "benchmarks/public_text.md",
     "benchmarks/reference_sets.md",

@@ -22,6 +22,7 @@ CHAINS: Mapping[str, Chain] = {**oneig.CHAINS, **dpg.CHAINS, **tiif.CHAINS}
 RESAMPLES = 10_000
 LEVEL = 0.95
 SEED = 0
+MIN_PROMPTS = 20  # below, percentile intervals are clearly too short (Hesterberg 2015)
 NO = "no_answers"  # the count of a judge's answers that were no, of all
 _CHUNK = 1 << 22  # prompts picked at once
 

@@ -17,6 +17,7 @@ from markupsafe import Markup
 
 from glmkit import __version__
 from glmkit.errors import UserError
+from glmkit.evaluation import stats
 from glmkit.files import atomic_path, called
 from glmkit.reporting import wording
 from glmkit.reporting.compare import Comparison, compare
@@ -31,7 +32,6 @@ from glmkit.reporting.templates import FOLDER, template_environment
 
 GENERATOR = '<meta name="generator" content="glmkit report">'  # in the head of a page
 MAX_OPEN_DIFFERENCES = 6  # under a score; more, those of five runs or more, are folded away
-MIN_PROMPTS = 20  # below, percentile intervals are clearly too short (Hesterberg 2015)
 
 
 def write_report(folders: Sequence[Path], out: Path) -> tuple[Path, ...]:
@@ -101,7 +101,7 @@ def render_page(runs: Sequence[EvalRun], comparison: Comparison, board: Leaderbo
         panel=panel,
         run_colours=RUN_COLOURS,
         max_open_differences=MAX_OPEN_DIFFERENCES,
-        min_prompts=MIN_PROMPTS,
+        min_prompts=stats.MIN_PROMPTS,
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         version=__version__,
         script=Markup(script),

@@ -67,24 +67,29 @@ def compare(runs: Sequence[EvalRun]) -> Comparison:
     common = set.intersection(*(run.prompts for run in runs))
     prompts = tuple(dict.fromkeys(image.prompt_id for image in runs[0].images if image.prompt_id in common))
     scores = {run.name: [score for score in run.scores if score.prompt_id in common] for run in runs}
-    clip_models = {(run.summary.alignment.get("metric"), run.summary.alignment.get("weights_sha256")) for run in runs}
-    # Cosines of several CLIP models cannot be compared, whatever their names.
+    names = comparable_metrics(runs)
+    metrics = tuple(compare_metric(name, runs[0].summary.metrics[name], scores) for name in names)
+    verdict, notes = lead_verdict(metrics[0], scores), comparison_notes(runs, common)
+    return Comparison(metrics, prompts, scores, verdict, tuple(notes))
+
+
+def comparable_metrics(runs: Sequence[EvalRun]) -> tuple[str, ...]:
+    """Name the metrics that every run has, in the order of the first run; UserError when there are none.
+
+    Cosines of several CLIP models cannot be compared, whatever their names.
+    """
+    clip_models = _clip_models(runs)
     incomparable = {name for name, _ in clip_models} if len(clip_models) > 1 else set()
-    metrics = tuple(
-        compare_metric(name, about, scores)
-        for name, about in runs[0].summary.metrics.items()
-        if name not in incomparable and all(name in run.summary.metrics for run in runs)
-    )
-    if not metrics:
+    first, *others = (run.summary.metrics for run in runs)
+    names = tuple(name for name in first if name not in incomparable and all(name in other for other in others))
+    if not names:
         found = "; ".join(f"{run.name}: {', '.join(run.summary.metrics) or 'none'}" for run in runs)
         raise UserError("the runs have no metric in common", found=found, fix="evaluate all of them again")
-    notes = comparison_notes(runs, common)
-    if len(clip_models) > 1:
-        notes.append("CLIP alignment was measured by different models, or not for every run; it is not compared.")
-    notes += [
-        f"The images were {difference}; part of the difference may come from that." for difference in unequal(runs)
-    ]
-    return Comparison(metrics, prompts, scores, lead_verdict(metrics[0], scores), tuple(notes))
+    return names
+
+
+def _clip_models(runs: Sequence[EvalRun]) -> set[tuple[str | None, str | None]]:
+    return {(run.summary.alignment.get("metric"), run.summary.alignment.get("weights_sha256")) for run in runs}
 
 
 def compare_metric(name: str, about: Mapping[str, str], scores: Scores) -> MetricComparison:
@@ -153,7 +158,7 @@ def comparison_notes(runs: Sequence[EvalRun], common: set[str]) -> list[str]:
     if any(run.prompts != common for run in runs):
         amounts = wording.join_with_and([f"{len(run.prompts)} in {run.name}" for run in runs])
         notes.append(
-            f"The runs have different prompts ({amounts}). All numbers and images on this page are for the "
+            f"The runs have different prompts ({amounts}). All numbers and images here are for the "
             f"{wording.count(len(common), 'common prompt')}."
         )
     failed = [
@@ -176,6 +181,9 @@ def comparison_notes(runs: Sequence[EvalRun], common: set[str]) -> list[str]:
         f"The scores of {wording.join_with_and(names)} are not official ({family}): {'; '.join(reasons)}."
         for (family, reasons), names in unofficial.items()
     ]
+    if len(_clip_models(runs)) > 1:
+        notes.append("CLIP alignment was measured by different models, or not for every run; it is not compared.")
+    notes += [f"The images were {reason}; part of the difference may come from that." for reason in unequal(runs)]
     return notes
 
 
