@@ -219,14 +219,16 @@ def price(
     }
 
 
-def report(runs: Sequence[Evaluation | str | Path], out: str | Path) -> Path:
+def report(runs: Sequence[Evaluation | str | Path], out: str | Path, names: Sequence[str] = ()) -> Path:
     """Compare evaluations on one self-contained HTML page; its data go to CSV and JSON files beside it.
 
-    `runs` are evaluations or their folders; the first is the baseline. Returns the path of the page. Raises UserError
-    for a folder that holds no evaluation.
+    `runs` are evaluations or their folders; the first is the baseline. `names` are what the page calls them, by default
+    the name of the evaluation, else its model and adapters. Returns the path of the page. Raises UserError for a folder
+    that holds no evaluation.
     """
     require("matplotlib", "a report")
     from glmkit.reporting.build import write_report
 
-    page, *_ = write_report([run.folder if isinstance(run, Evaluation) else Path(run) for run in runs], Path(out))
+    folders = [run.folder if isinstance(run, Evaluation) else Path(run) for run in runs]
+    page, *_ = write_report(folders, Path(out), names)
     return page

@@ -11,7 +11,7 @@ HELP = "Compare evaluation runs in one self-contained HTML file."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add RUN ... and --out."""
+    """Add RUN ..., --out and --name."""
     parser.add_argument(
         "runs", metavar="RUN", nargs="+", type=Path, help="run folder of glmkit eval; the first is the baseline"
     )
@@ -22,6 +22,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="the file to write; its data go to FILE.csv and .json",
     )
+    parser.add_argument(
+        "--name",
+        dest="names",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="what the page calls a run, once for each in their order (default: --name of glmkit eval, else its model)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -29,6 +37,6 @@ def run(arguments: argparse.Namespace) -> int:
     require("matplotlib", "a report")
     from glmkit.reporting.build import write_report
 
-    page, *data = write_report(arguments.runs, arguments.out)
+    page, *data = write_report(arguments.runs, arguments.out, arguments.names)
     print(f"wrote {page}; its data in {' and '.join(map(str, data))}")
     return 0

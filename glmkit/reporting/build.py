@@ -23,6 +23,7 @@ from glmkit.reporting import wording
 from glmkit.reporting.compare import Comparison, compare
 from glmkit.reporting.distances import distance_tables
 from glmkit.reporting.gallery import gallery
+from glmkit.reporting.highlights import highlights
 from glmkit.reporting.leaderboard import Leaderboard, leaderboard
 from glmkit.reporting.load import EvalRun, load_runs
 from glmkit.reporting.panels import RUN_COLOURS, panel
@@ -34,17 +35,18 @@ GENERATOR = '<meta name="generator" content="glmkit report">'  # in the head of 
 MAX_OPEN_DIFFERENCES = 6  # under a score; more, those of five runs or more, are folded away
 
 
-def write_report(folders: Sequence[Path], out: Path) -> tuple[Path, ...]:
+def write_report(folders: Sequence[Path], out: Path, names: Sequence[str] = ()) -> tuple[Path, ...]:
     """Compare the runs in `folders` in one self-contained HTML file, with its data beside it as CSV and JSON.
 
-    Returns the three files. UserError when the runs cannot be compared, or `out` is no HTML file.
+    `names` are what the page calls the runs, by default what they call themselves. Returns the three files. UserError
+    when the runs cannot be compared, or `out` is no HTML file.
     """
     if out.suffix != ".html":
         raise UserError(f"a report is an HTML file, not {out.name}", fix=f"--out {called(out, '.html', 'report')}")
     files = out, out.with_suffix(".csv"), out.with_suffix(".json")
     check_replaceable(files)
     # 1 read the run folders; 2 pool and compare the scores
-    runs = load_runs(folders)
+    runs = load_runs(folders, names)
     comparison = compare(runs)
     board = leaderboard(runs, comparison)
     # 3 render the page, images included, before anything is written
@@ -85,6 +87,7 @@ def render_page(runs: Sequence[EvalRun], comparison: Comparison, board: Leaderbo
     """Return the HTML of the page that is to lie at `out`, from where it links to the original images."""
     script = (FOLDER / "page.js").read_text(encoding="utf-8")
     environment = template_environment()
+    cards = gallery(runs, comparison)
     environment.filters["relative_url"] = lambda path: _url(path, out.parent)
     return environment.get_template("page.html").render(
         generator=Markup(GENERATOR),
@@ -94,12 +97,14 @@ def render_page(runs: Sequence[EvalRun], comparison: Comparison, board: Leaderbo
         comparison=comparison,
         board=board,
         distances=distance_tables(runs),
-        cards=gallery(runs, comparison),
+        cards=cards,
+        highlights=highlights(cards, comparison),
         setup_facts=setup_facts(runs),
         recorded_facts=recorded_facts(runs),
         difference_sentence=wording.difference_sentence,
         panel=panel,
         run_colours=RUN_COLOURS,
+        run_index={run.name: index for index, run in enumerate(runs)},
         max_open_differences=MAX_OPEN_DIFFERENCES,
         min_prompts=stats.MIN_PROMPTS,
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),

@@ -52,12 +52,14 @@ class MetricComparison:
 class Comparison:
     """All metrics on the common `prompts` (in the order of the first run), with the `scores` of each run on them.
 
-    `notes` say what limits the comparison.
+    `lead` is the difference that the `verdict` is about, None where fewer than two runs have a score. `notes` say what
+    limits the comparison.
     """
 
     metrics: tuple[MetricComparison, ...]
     prompts: tuple[str, ...]
     scores: dict[str, list[Score]]
+    lead: Difference | None
     verdict: str
     notes: tuple[str, ...]
 
@@ -69,8 +71,9 @@ def compare(runs: Sequence[EvalRun]) -> Comparison:
     scores = {run.name: [score for score in run.scores if score.prompt_id in common] for run in runs}
     names = comparable_metrics(runs)
     metrics = tuple(compare_metric(name, runs[0].summary.metrics[name], scores) for name in names)
-    verdict, notes = lead_verdict(metrics[0], scores), comparison_notes(runs, common)
-    return Comparison(metrics, prompts, scores, verdict, tuple(notes))
+    lead, notes = lead_difference(metrics[0], scores), comparison_notes(runs, common)
+    verdict = wording.verdict(metrics[0].name, metrics[0].estimates, lead, metrics[0].higher_is_better)
+    return Comparison(metrics, prompts, scores, lead, verdict, tuple(notes))
 
 
 def comparable_metrics(runs: Sequence[EvalRun]) -> tuple[str, ...]:
@@ -140,16 +143,15 @@ def paired_difference(metric: str, baseline: str, run: str, scores: Scores, high
     return wording.difference(baseline, run, estimate, higher_is_better)
 
 
-def lead_verdict(metric: MetricComparison, scores: Scores) -> str:
+def lead_difference(metric: MetricComparison, scores: Scores) -> Difference | None:
     """Compare the second of two runs with the first, or the best of more with the second best."""
     values = {run: estimate.value for run, estimate in metric.estimates.items() if estimate.value is not None}
-    lead = None
-    if len(scores) == 2 and len(values) == 2:
-        lead = metric.differences[0]
-    elif len(values) > 1:
-        best, second, *_ = sorted(values, key=lambda run: values[run], reverse=metric.higher_is_better)
-        lead = paired_difference(metric.name, second, best, scores, metric.higher_is_better)
-    return wording.verdict(metric.name, metric.estimates, lead, metric.higher_is_better)
+    if len(values) < 2:
+        return None
+    if len(scores) == 2:
+        return metric.differences[0]
+    best, second, *_ = sorted(values, key=lambda run: values[run], reverse=metric.higher_is_better)
+    return paired_difference(metric.name, second, best, scores, metric.higher_is_better)
 
 
 def comparison_notes(runs: Sequence[EvalRun], common: set[str]) -> list[str]:

@@ -46,13 +46,14 @@ class GalleryImage:
 
 @dataclass(frozen=True)
 class PromptCard:
-    """One prompt with its images, seed by seed, run by run.
+    """One prompt with its images, seed by seed, run by run. `number` counts the cards from 1.
 
     `positions` maps an order of the gallery to the position of this card in it. `problems` holds "error" when an image
     failed and "text" when a text was not read as expected. `changes` holds second run minus first run for each metric,
     and is empty for another number of runs. `references` are the images that the suite gives with the prompt, by name.
     """
 
+    number: int
     id: str
     split: str
     prompt: str
@@ -119,6 +120,7 @@ def prompt_card(
         "text": any(item.text_diff is not None and not item.text_diff.perfect for item in gallery_images),
     }
     return PromptCard(
+        number=order_positions["suite"] + 1,
         id=prompt_id,
         split=score.split,
         prompt=image.prompt,

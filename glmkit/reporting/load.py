@@ -56,8 +56,12 @@ class EvalRun:
         return tuple(sorted({image.seed for image in self.images}))
 
 
-def load_runs(folders: Sequence[Path]) -> tuple[EvalRun, ...]:
-    """Read the runs; UserError when one is no finished evaluation, or when they have no prompt in common."""
+def load_runs(folders: Sequence[Path], names: Sequence[str] = ()) -> tuple[EvalRun, ...]:
+    """Read the runs, and call them by `names` where there are any, one for each.
+
+    UserError when one is no finished evaluation, when they have no prompt in common, or when the names do not fit.
+    """
+    _check_names(folders, names)
     runs = [load_run(folder) for folder in folders]
     for index, run in enumerate(runs):
         if any(run.folder.resolve() == earlier.folder.resolve() for earlier in runs[:index]):
@@ -71,8 +75,19 @@ def load_runs(folders: Sequence[Path]) -> tuple[EvalRun, ...]:
     _check_families(runs)
     if not set.intersection(*(run.prompts for run in runs)):
         raise UserError("the runs have no prompt in common", fix="evaluate them with the same --split and --limit")
-    names = unique_names([run.name for run in runs], [run.folder.resolve().name for run in runs])
+    names = names or unique_names([run.name for run in runs], [run.folder.resolve().name for run in runs])
     return tuple(replace(run, name=name) for run, name in zip(runs, names, strict=True))
+
+
+def _check_names(folders: Sequence[Path], names: Sequence[str]) -> None:
+    """Raise UserError unless there is one name for each run, and no two runs have the same."""
+    if not names:
+        return
+    fix = f"--name once for each of {len(folders)} runs, in their order, each another name"
+    if len(names) != len(folders):
+        raise UserError(f"{len(folders)} runs need {len(folders)} names", found=", ".join(names), fix=fix)
+    if len(set(names)) < len(names) or not all(name.strip() for name in names):
+        raise UserError("two runs have one name, or a run has none", found=", ".join(map(repr, names)), fix=fix)
 
 
 def _check_families(runs: Sequence[EvalRun]) -> None:

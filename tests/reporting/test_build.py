@@ -65,6 +65,11 @@ class Page(HTMLParser):
     def text(self) -> str:
         return " ".join(" ".join(self.texts).split())
 
+    @property
+    def prompts(self) -> list[dict[str, str | None]]:
+        """The cards of the gallery."""
+        return [card for card in self.all("article") if str(card["class"]).startswith("prompt")]
+
     def all(self, tag: str, **attributes: str) -> list[dict[str, str | None]]:
         return [have for name, have in self.tags if name == tag and attributes.items() <= have.items()]
 
@@ -110,12 +115,12 @@ def test_verdict_scores_and_differences(tmp_path: Path, two: tuple[Path, Path]) 
 
 def test_every_image_is_inside_and_every_failure_is_a_card(tmp_path: Path, two: tuple[Path, Path]) -> None:
     page = report(tmp_path, *two)
-    assert len(page.all("article")) == 6
+    assert len(page.prompts) == 6
     images = page.all("img")
-    assert len(images) == 11
+    assert len(images) == 11 + 2 * 5  # the gallery; five prompts at the top, whose images are there in both runs
     assert all(str(image["src"]).startswith("data:image/") for image in images)
     assert "engine <stopped>" in page.text
-    failed = [card for card in page.all("article") if "error" in str(card["data-problems"]).split()]
+    failed = [card for card in page.prompts if "error" in str(card["data-problems"]).split()]
     assert len(failed) == 1
     assert failed[0]["data-worst"] == "0"
 
@@ -162,7 +167,7 @@ def test_runs_with_different_prompts_are_compared_on_the_common_ones(
     page = report(tmp_path, a, b)
     assert "4 in nano (a) and 4 in nano (b)" in page.text
     assert "2 common prompts" in page.text
-    assert len(page.all("article")) == 2
+    assert len(page.prompts) == 2
     assert "nano (b) is worse than nano (a): word accuracy is lower by 1.000" in page.text
 
 
@@ -203,7 +208,7 @@ def test_one_run_and_three_runs(tmp_path: Path, make_run: MakeRun, prompts: list
     three = report(tmp_path, *runs)
     assert "nano (r1) has the best word accuracy of 3 runs" in three.text
     assert "its lead over nano (r2) is not resolved" in three.text
-    assert len(three.all("img")) == 18
+    assert len(three.all("img")) == 18 + 12
     for base, other in (("r1", "r2"), ("r1", "r6"), ("r2", "r6")):
         said = f"nano ({other}) against nano ({base}): difference", f"nano ({other}) is worse than nano ({base}) by"
         assert any(sentence in three.text for sentence in said)
@@ -233,7 +238,7 @@ def test_ids_are_unique_and_anchors_lead_somewhere(tmp_path: Path, two: tuple[Pa
     links = [str(link["href"]) for link in page.all("a")]
     assert {link[1:] for link in links if link.startswith("#")} <= set(ids)
     beside = [link for link in links if not link.startswith("#")]
-    assert len(beside) == 11 + 2  # the images, and the data as CSV and JSON
+    assert len(beside) == 11 + 10 + 2  # the images, in the gallery and at the top; the data as CSV and JSON
     assert all((tmp_path / "out" / unquote(link)).is_file() for link in beside)
     assert all(image.get("alt") for image in page.all("img"))
 
@@ -312,7 +317,7 @@ def test_the_command_writes_the_page_and_imports_no_torch(tmp_path: Path, two: t
     beside = [out.with_suffix(suffix) for suffix in (".csv", ".json")]
     assert done.stdout == f"wrote {out}; its data in {beside[0]} and {beside[1]}\n"
     assert all(path.is_file() for path in beside)
-    assert Page(out.read_text(encoding="utf-8")).all("article")
+    assert Page(out.read_text(encoding="utf-8")).prompts
 
 
 def test_images_to_edit_and_to_expect_stand_beside_the_prompt(

@@ -65,7 +65,7 @@ def test_a_distance_stands_beside_that_of_the_set_from_itself(runs: list[Path], 
     text = text_of(runs, tmp_path / "page.html")
     assert "FID to dalle3 <b>" in text
     assert "21.5 \u22120.001234 (2000 per side) 4000 4000 of 4000" in text
-    assert "not which are better" in text
+    assert "not quality" in text
     assert "Antialias: True" in text
     assert "indicative" not in text.lower()
 

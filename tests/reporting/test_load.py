@@ -145,3 +145,11 @@ def test_runs_without_a_common_metric_cannot_be_compared(make_run: MakeRun, prom
     write_jsonl(folders[1] / "scores.jsonl", scores)
     with pytest.raises(UserError, match=r"(?s)no metric in common.*mine"):
         compare(load.load_runs(folders))
+
+
+def test_names_of_a_report(make_run: MakeRun, prompts: list[Prompt]) -> None:
+    folders = [make_run(name, [(prompts[0], prompts[0].texts)]) for name in ("a", "b")]
+    assert [run.name for run in load.load_runs(folders, ["base", "lora"])] == ["base", "lora"]
+    for names, message in ((["base"], "2 runs need 2 names"), (["x", "x"], "one name"), (["x", " "], "has none")):
+        with pytest.raises(UserError, match=message):
+            load.load_runs(folders, names)
