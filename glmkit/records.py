@@ -144,6 +144,8 @@ class Request(Record):
     guided: float = 1.0
 
 
+# How the public checkpoint samples prior tokens; a model's own generation config may say otherwise.
+SAMPLING: Mapping[str, Any] = {name: getattr(Request, name) for name in ("temperature", "top_p", "top_k")}
 # Settings that leave out arithmetic, at the values that leave out none.
 EXACT: Mapping[str, float] = {"reuse": Request.reuse, "guided": Request.guided}
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from glmkit.evaluation.ocr.lines import EngineIdentity
 from glmkit.evaluation.suites.shared.base import Suite
 from glmkit.evaluation.suites.shared.questions import QuestionSuite
 from glmkit.hashing import file_sha256, fingerprint, json_sha256
-from glmkit.records import EXACT, Prompt, Request, shortcuts
+from glmkit.records import EXACT, SAMPLING, Prompt, Request, shortcuts
 
 if TYPE_CHECKING:
     from glmkit.models.hybrid import HybridModel
@@ -35,7 +35,7 @@ class GenerationSettings:
 
     `height` and `width` are pixels; with `prompt_sizes` a prompt that names its size gets an image of that size.
     `seeds` is the number of images per prompt. `steps` and `guidance` are None, and `dtype` is empty, where a baseline
-    has no such thing. `reuse` and `guided` are those of a `Request`.
+    has no such thing. `reuse`, `guided` and `sampling` are values of a `Request`; what `sampling` leaves out, it has.
     """
 
     model: str
@@ -49,6 +49,7 @@ class GenerationSettings:
     prompt_sizes: bool = True
     reuse: int = Request.reuse
     guided: float = Request.guided
+    sampling: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @classmethod
     def with_defaults(
@@ -87,12 +88,14 @@ class GenerationSettings:
             prompt_sizes=size is None and baseline is None,  # prompts name sizes that our models know
             reuse=reuse,
             guided=guided,
+            sampling=defaults.sampling,
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the settings as JSON values, shortcuts only where there are any."""
+        """Return the settings as JSON values: and shortcuts and unusual sampling where there are any."""
         values = asdict(self)
-        return {name: value for name, value in values.items() if name not in EXACT} | shortcuts(values)
+        sampling = {name: value for name, value in values.pop("sampling").items() if value != SAMPLING[name]}
+        return {name: value for name, value in values.items() if name not in EXACT} | shortcuts(values) | sampling
 
     def size(self, prompt: Prompt) -> tuple[int, int]:
         """Give (height, width) of the images of a prompt."""
@@ -118,6 +121,7 @@ class GenerationSettings:
             texts=prompt.glyph_texts,
             reuse=self.reuse,
             guided=self.guided,
+            **self.sampling,
             **{key: value for key, value in decoder.items() if value is not None},
         )
 

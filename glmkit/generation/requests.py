@@ -64,6 +64,7 @@ def new_request(
         guidance=default.guidance if guidance is None else guidance,
         reuse=reuse,
         guided=guided,
+        **default.sampling,
     )
 
 

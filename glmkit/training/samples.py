@@ -33,9 +33,9 @@ def requests_of(model: Path, samples: Samples) -> list[Request]:
     model_defaults = defaults.load(model)
     height, width = parse_size(samples.size) if samples.size else (model_defaults.height, model_defaults.width)
     steps = samples.steps or model_defaults.steps
+    settings = {"steps": steps, "guidance": model_defaults.guidance, **model_defaults.sampling}
     return [
-        Request(str(number), prompt, number, height, width, steps=steps, guidance=model_defaults.guidance)
-        for number, prompt in enumerate(samples.prompts)
+        Request(str(number), prompt, number, height, width, **settings) for number, prompt in enumerate(samples.prompts)
     ]
 
 

@@ -13,11 +13,12 @@ from PIL import Image
 from tiny_adapter import make_adapter
 
 from glmkit.cli import main
+from glmkit.evaluation.plan import GenerationSettings
 from glmkit.files import read_jsonl, write_json, write_jsonl
-from glmkit.generation import hybrid_generator
+from glmkit.generation import hybrid_generator, requests
 from glmkit.generation.denoising import decode_prior_tokens
 from glmkit.models.hybrid import HybridModel
-from glmkit.records import Request
+from glmkit.records import Prompt, Request
 
 QUICK = ["--size", "64x96", "--steps", "2", "--device", "cpu"]
 
@@ -57,6 +58,19 @@ def test_defaults_come_from_the_model(tiny_copy: Path, tmp_path: Path, capsys: p
     assert main(["generate", "a", "--model", str(tiny_copy), "--out", str(tmp_path / "a.png"), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert (result["width"], result["height"], result["steps"], result["guidance"]) == (96, 64, 3, 4.0)
+    config = tiny_copy / "vision_language_encoder" / "generation_config.json"
+    write_json(config, {"temperature": 1.0, "top_p": 0.5, "top_k": None, "eos_token_id": 1})
+    request = requests.new_request(tiny_copy, "a", "a")
+    assert (request.temperature, request.top_p, request.top_k) == (1.0, 0.5, 50)
+    settings = GenerationSettings.with_defaults(str(tiny_copy), "cpu")
+    assert settings.request(Prompt("a", "a"), 0).top_p == 0.5
+    assert {"temperature": 1.0, "top_p": 0.5}.items() <= settings.to_dict().items()
+    assert "top_k" not in settings.to_dict()
+    write_json(config, {"top_p": "x"})
+    assert main(["generate", "a", "--model", str(tiny_copy), "--out", str(tmp_path / "b.png")]) == 2
+    assert "generation_config.json" in capsys.readouterr().err
+    write_json(config, {"do_sample": False})
+    assert requests.new_request(tiny_copy, "a", "a").top_k == 1
     write_json(tiny_copy / "glmkit.json", {"defaults": {"stepps": 3}})
     assert main(["generate", "a", "--model", str(tiny_copy), "--out", str(tmp_path / "b.png")]) == 2
     assert "did you mean 'steps'" in capsys.readouterr().err

@@ -32,6 +32,11 @@ class BaselineDefaults:
     steps: int | None
     guidance: float | None
 
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """Return nothing: a request cannot tell a baseline how to sample."""
+        return {}
+
 
 class Baseline(Protocol):
     """Generate images. `is_local`: on this machine's device. `workers`: how many requests it takes at the same time."""
