@@ -150,6 +150,8 @@ def test_ocr_reads_the_posters(tmp_path: Path) -> None:
         face = scene.blocks[0].font
         if face in seen or len(scene.blocks) > 1 or scene.blocks[0].size < 30 or len(scene.texts[0]) < 3:
             continue
+        if scene.shapes:  # a circle reads as 0, a star as itself
+            continue
         seen.add(face)
         path = tmp_path / f"{face}.png"
         render.render(scene).save(path)

@@ -185,9 +185,16 @@ def _stack(
 def fit(
     rng: random.Random, text: str, face: str, language: str, largest: float, widest: float, room: float, shorter: int
 ) -> tuple[int, tuple[str, ...]]:
-    """Sample a size, and break the text where it must be; size 0 when it cannot fit. `largest` and the rest: pixels."""
+    """Sample a size, and break the text where it must be; size 0 when it cannot fit. `largest` and the rest: pixels.
+
+    Most texts are about as large as they can be, as who asks for no size expects it.
+    """
     smallest = max(SMALLEST[language] * shorter, SMALLEST_PIXELS[language])
-    wanted = int(rng.triangular(smallest, max(largest, smallest + 1), 0.6 * smallest + 0.4 * max(largest, smallest)))
+    largest = max(largest, smallest + 1)
+    if rng.random() < 0.6:
+        wanted = int(rng.uniform(0.85, 1.0) * largest)
+    else:
+        wanted = int(rng.triangular(smallest, largest, 0.6 * smallest + 0.4 * largest))
     best: tuple[int, tuple[str, ...]] = (0, ())
     for count in range(1, MOST_LINES + 1):
         lines = broken(text, count, face, language)
