@@ -80,6 +80,11 @@ class Answer(Record):
     """Hold what a judge answered, as it came, and what it was asked.
 
     `model` is the one that an endpoint names in its answer; tokens are 0 where they are not known.
+
+    Where a message asks for probabilities, `probabilities` maps words to that of their first token, for each token of
+    the answer: those that the message names, or in its order what an endpoint lists. `raw_probabilities` are the same
+    before penalties on repetition and the like, where they are known. `is_ended`: the last of the tokens ends the
+    answer and stands for no word.
     """
 
     message: str
@@ -87,6 +92,19 @@ class Answer(Record):
     model: str = ""
     input_tokens: int = 0
     output_tokens: int = 0
+    probabilities: tuple[Mapping[str, float], ...] = ()
+    raw_probabilities: tuple[Mapping[str, float], ...] = ()
+    is_ended: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the fields as JSON values; those of probabilities only where there are some."""
+        values = super().to_dict()
+        if not self.probabilities:
+            values = {name: value for name, value in values.items() if name not in _OF_PROBABILITIES}
+        return values
+
+
+_OF_PROBABILITIES = ("probabilities", "raw_probabilities", "is_ended")
 
 
 @dataclass(frozen=True)

@@ -2,18 +2,20 @@
 
 It answers yes to every question, one per line. What it does otherwise stands in the text: "busy" is 429 the first two
 times, "refused" 400, "garbage" an answer that is no JSON, "page" JSON of another kind, "thinking" an answer behind its
-thinking, "cut" one that ends inside it, "silent" one without text, "lost" none at all, "echo" the request's header. A
-key that is none of KEYS is 401, the model "none" 404.
+thinking, "cut" one that ends inside it, "silent" one without text, "lost" none at all, "echo" the request's header,
+"unlisted" no probabilities. A key that is none of KEYS is 401, the model "none" 404.
 """
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager
 from typing import Any
 
 import images_endpoint
 from images_endpoint import KEYS, Endpoint
 
+LISTED = {"No": 0.75, "Yes": 0.25}  # the most likely words of the first token, where probabilities are asked for
 USAGE = {"prompt_tokens": 300, "completion_tokens": 20, "total_tokens": 320}
 
 
@@ -55,6 +57,9 @@ class ChatHandler(images_endpoint.Handler):
         if "silent" in text:
             said = None
         choice = {"index": 0, "message": {"role": "assistant", "content": said}, "finish_reason": "stop"}
+        if body.get("logprobs") and "unlisted" not in text:
+            listed = [{"token": word, "logprob": math.log(p), "bytes": None} for word, p in LISTED.items()]
+            choice["logprobs"] = {"content": [{**listed[0], "top_logprobs": listed}], "refusal": None}
         model = f"{body['model']}-2026-11-29"
         return 200, {
             "id": "1",

@@ -78,3 +78,14 @@ def tiif(folder: Path, types: Mapping[str, Sequence[tuple[str, Mapping[str, str]
             ),
         )
     return folder
+
+
+def genai(folder: Path, prompts: Mapping[str, str], basic: Sequence[int] = ()) -> Path:
+    """`genai_image.json`, with the skills of `basic` prompts; the others are advanced."""
+    folder.mkdir(parents=True, exist_ok=True)
+    entries = {name: {"prompt": prompt, "models": {"DALLE_3": [5, 5, 4]}} for name, prompt in prompts.items()}
+    (folder / "genai_image.json").write_text(json.dumps(entries), encoding="utf-8")
+    skills = {"attribute": list(basic), "basic": list(basic)}
+    skills["advanced"] = [int(name) for name in prompts if int(name) not in basic]
+    (folder / "genai_skills.json").write_text(json.dumps(skills), encoding="utf-8")
+    return folder

@@ -75,7 +75,7 @@ def evaluate(
     with exclusive(folder):  # what another process recognizes and measures at this moment must not be done twice
         # 3. Recognize the text in the images, and ask the judge; nothing is done again.
         lines = _recognize(plan, suite, folder, prompts, images)
-        answers = answers or _ask(plan, suite, folder, prompts, images, lines)
+        answers = answers or _ask(plan, suite, folder, prompts, images, lines, condition_images)
 
         # 4. Score each image; one that failed is a record with its error.
         prompt_of = {prompt.id: prompt for prompt in prompts}
@@ -143,12 +143,14 @@ def _ask(
     prompts: Sequence[Prompt],
     images: Sequence[Generation],
     lines: Mapping[str, OcrResult],
+    condition_images: Mapping[str, Sequence[str]],
 ) -> dict[str, Answers]:
     """Ask the judge of the plan, if it has one."""
     if plan.judge is None or plan.judge_identity is None or not isinstance(suite, QuestionSuite):
         return {}
     messages = {prompt.id: suite.messages(prompt) for prompt in prompts}
-    return ask(folder, images, messages, plan.judge, plan.judge_identity, lines if plan.judge_reads_text else {})
+    read = lines if plan.judge_reads_text else {}
+    return ask(folder, images, messages, plan.judge, plan.judge_identity, read, condition_images)
 
 
 def score(

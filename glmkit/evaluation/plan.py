@@ -285,6 +285,9 @@ class EvaluationPlan:
         elif self.judge is None:
             fix = "--judge openai:MODEL, transformers:FOLDER, golden:FILE or posters (glmkit list)"
             raise UserError(f"{self.suite} asks questions about images, which need a judge", fix=fix)
+        elif suite.judges and (judge := self.judge.partition(":")[0].rpartition(".")[2]) not in suite.judges:
+            what = f"the judge {judge} does not give what {self.suite} needs: probabilities as its rule reads them"
+            raise UserError(what, fix=f"--judge {' or '.join(f'{name}:...' for name in suite.judges)}")
 
     def default_folder(self) -> Path:
         """Name the run folder when none was chosen: the same settings always continue in the same folder."""

@@ -24,11 +24,13 @@ def ask(
     judge: str,
     identity: EngineIdentity,
     lines: Mapping[str, OcrResult],
+    condition_images: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, Answers]:
     """Map image ids to the answers of a judge (`engines.find`), or to why there is none.
 
-    `messages` maps a prompt id to what is asked about its images, `lines` an image id to what OCR recognized. What any
-    run has asked about the same content is not asked again. Every answer is one line of the run's `FILE`, as it came.
+    `messages` maps a prompt id to what is asked about its images, `lines` an image id to what OCR recognized,
+    `condition_images` a prompt id to the images that it edits. What any run has asked about the same content is not
+    asked again. Every answer is one line of the run's `FILE`, as it came.
     """
     module, location = engines.find(judge)
     inquiries: dict[Key, Inquiry] = {}
@@ -39,14 +41,18 @@ def ask(
             continue
         sha256 = file_sha256(folder / image.file)
         found = lines.get(image.id, ())
+        edited = (condition_images or {}).get(image.prompt_id, ())
         for message in messages[image.prompt_id]:
+            condition = Path(edited[0]) if message.needs_condition and edited else None
             detail = message.key if module.IS_KEPT else json_sha256([image.id, message.id])
+            if module.IS_KEPT and condition is not None:
+                detail = json_sha256([detail, file_sha256(condition)])
             key: Key = (sha256, detail)
             keys.setdefault(image.id, {})[message.id] = key
             if isinstance(found, OcrError):
                 results[key] = JudgeError(f"OCR: {found}")
                 continue
-            inquiries[key] = Inquiry(message, folder / image.file, image.prompt_id, image.seed, found)
+            inquiries[key] = Inquiry(message, folder / image.file, image.prompt_id, image.seed, found, condition)
     store = ResultStore(folder / FILE, "answers", identity.key, "message", "answer", Answer.to_dict, Answer.from_dict)
     if module.IS_KEPT:
         results |= store.find(inquiries)

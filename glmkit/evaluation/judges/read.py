@@ -19,13 +19,14 @@ from glmkit.records import Answer, Generation, Prompt
 
 def judged_counts(suite: QuestionSuite, prompt: Prompt, answers: Answers) -> Counts:
     """Count the answers about one image; JudgeError when one is missing or cannot be read."""
-    texts = {}
+    given = {}
     for message, answer in answers.items():
         if isinstance(answer, JudgeError):
             raise answer
-        texts[message] = spoken(answer)
+        given[message] = answer
+    texts = {message: spoken(answer) for message, answer in given.items()}
     try:
-        return suite.judged(prompt, texts)
+        return suite.judged(prompt, texts) | suite.measured(prompt, given)
     except UnreadableAnswerError as error:
         raise JudgeError(str(error)) from error
 

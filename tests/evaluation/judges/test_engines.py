@@ -20,7 +20,7 @@ from glmkit.evaluation.judges.engines import golden, posters, transformers
 from glmkit.evaluation.judges.messages import Inquiry, JudgeError, Message
 from glmkit.evaluation.ocr.lines import RecognizedLine
 from glmkit.evaluation.suites.shared.questions import QuestionSuite
-from glmkit.files import write_jsonl
+from glmkit.files import read_json, write_json, write_jsonl
 from glmkit.posters.grammar import COLOURS, Scene, sample_scene
 from glmkit.posters.render import render
 
@@ -40,7 +40,7 @@ def test_names() -> None:
 def test_the_guide_names_every_judge_and_every_suite_with_questions() -> None:
     guide = (Path(__file__).parents[3] / "benchmarks" / "public_questions.md").read_text(encoding="utf-8")
     asking = [name for name in suites.names() if isinstance(suites.load(name), QuestionSuite)]
-    assert len(asking) == 6
+    assert len(asking) == 12
     assert not [name for name in (*asking, *engines.names()) if f"`{name}" not in guide]
 
 
@@ -199,6 +199,37 @@ def test_a_folder_answers_with_its_most_likely_tokens(folder: Path, tmp_path: Pa
     first = judge.answer(inquiry("Is it?", image=path, max_tokens=9)).text
     with Image.open(path) as image:
         assert first == greedy(folder, image, user.replace("Is it?IMAGE", "IMAGEIs it?"), 9)
+
+
+def test_probabilities_of_a_folder_are_those_of_the_first_tokens(folder: Path, tmp_path: Path) -> None:
+    """Before and after the penalty that the folder has for letters of the question, like the Y of its Yes."""
+    from transformers import AutoImageProcessor, AutoTokenizer, Qwen2_5_VLForConditionalGeneration
+
+    strict = Path(shutil.copytree(folder, tmp_path / "strict"))
+    settings = read_json(strict / "generation_config.json")
+    write_json(strict / "generation_config.json", {**settings, "repetition_penalty": 2.0})
+    image = Image.effect_noise((56, 56), 80).convert("RGB")
+    image.save(tmp_path / "a.png")
+    asked = inquiry("Yes?", image=tmp_path / "a.png", words=("Yes", "No"), max_tokens=1)
+    answer = transformers.load(str(strict)).answer(asked)
+
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.bfloat16).eval()
+    words = AutoTokenizer.from_pretrained(folder)
+    seen = AutoImageProcessor.from_pretrained(folder)(images=[image], return_tensors="pt")
+    pads = "<|image_pad|>" * int(seen["image_grid_thw"].prod() // 4)
+    text = f"<|im_start|>user\n<|vision_start|>{pads}<|vision_end|>Yes?<|im_end|>\n<|im_start|>assistant"
+    ids = words(text, return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        kinds = (ids == model.config.image_token_id).int()
+        logits = model(input_ids=ids, mm_token_type_ids=kinds, **seen).logits[0, -1].float()
+    first = [words.encode(letter)[0] for letter in "YN"]
+    (raw,), (scored,) = answer.raw_probabilities, answer.probabilities
+    assert list(raw.values()) == pytest.approx(logits.softmax(-1)[first].tolist())
+    in_prompt = torch.zeros(len(logits), dtype=torch.bool).index_fill(0, ids[0], True)
+    penalised = torch.where(in_prompt, torch.where(logits > 0, logits / 2, logits * 2), logits)
+    assert list(scored.values()) == pytest.approx(penalised.softmax(-1)[first].tolist())
+    assert raw["Yes"] != pytest.approx(scored["Yes"])
+    assert answer.is_ended is (answer.text == "")
 
 
 def test_the_identity_of_a_folder_is_its_content(folder: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -53,8 +54,8 @@ def test_a_request_is_what_the_suite_says(endpoint: images_endpoint.Endpoint, tm
     Image.new("RGB", (8, 8)).save(folder / "a.webp")
     Image.new("RGB", (8, 8)).save(folder / "b.bmp")
     judge = openai.load("m,temperature=none,seed=7,max_tokens=50,thinking=off")
-    first = judge._request(Message("1", "a?", ("a?",), system="critic"), folder / "a.webp")
-    second = judge._request(Message("1", "a?", ("a?",), image_first=False), folder / "b.bmp")
+    first = judge._request(Message("1", "a?", ("a?",), system="critic"), [folder / "a.webp"])
+    second = judge._request(Message("1", "a?", ("a?",), image_first=False), [folder / "b.bmp"])
     data = base64.b64encode((folder / "a.webp").read_bytes()).decode()
     image = {"type": "image_url", "image_url": {"url": f"data:image/webp;base64,{data}"}}
     assert first == {
@@ -72,6 +73,44 @@ def test_a_request_is_what_the_suite_says(endpoint: images_endpoint.Endpoint, tm
     assert converted["image_url"]["url"].startswith("data:image/png;base64,iVBOR")
     asked(folder, "a?")
     assert {name: endpoint.asked[0][name] for name in ("temperature", "seed")} == {"temperature": 0.0, "seed": 0}
+
+
+def test_an_edit_is_shown_with_the_image_before_it(endpoint: images_endpoint.Endpoint, tmp_path: Path) -> None:
+    """The edited image has the size of the one before it; another image before it is another question."""
+    (image,) = images(tmp_path)
+    before = tmp_path / "before.png"
+    module, location = engines.find(spec := engines.resolve("openai:m"))
+    messages = [Message("1", "a?", ("a?",), image_first=False, shows_both=True, resized=True)]
+    for colour in ("red", "blue"):
+        Image.new("RGB", (20, 10), colour).save(before)
+        for _ in range(2):
+            ask(tmp_path, [image], {"p": messages}, spec, module.identity(location), {}, {"p": (str(before),)})
+    assert len(endpoint.asked) == 2
+    said, *shown = endpoint.asked[1]["messages"][0]["content"]
+    assert said == {"type": "text", "text": "a?"}
+    files = [base64.b64decode(one["image_url"]["url"].removeprefix("data:image/png;base64,")) for one in shown]
+    assert files[0] == before.read_bytes()
+    with Image.open(io.BytesIO(files[1])) as edited:
+        assert (edited.size, edited.getpixel((0, 0))) == ((20, 10), (0, 0, 0))
+
+
+def test_probabilities_are_those_that_the_endpoint_lists(endpoint: images_endpoint.Endpoint, tmp_path: Path) -> None:
+    spec = engines.resolve("openai:m")
+    module, location = engines.find(spec)
+    messages = [Message(text, text, (text,), max_tokens=1, words=("Yes",)) for text in ("a?", "unlisted?")]
+    answers = ask(tmp_path, images(tmp_path), {"p": messages}, spec, module.identity(location), {})["p_0"]
+    assert {name: endpoint.asked[0][name] for name in ("logprobs", "top_logprobs", "max_tokens")} == {
+        "logprobs": True,
+        "top_logprobs": 20,
+        "max_tokens": 1,
+    }
+    listed, missing = answers["a?"], answers["unlisted?"]
+    assert isinstance(listed, Answer)
+    assert [list(position) for position in listed.probabilities] == [["No", "Yes"]]
+    assert listed.probabilities[0] == pytest.approx({"No": 0.75, "Yes": 0.25})
+    assert "gives no probabilities" in str(missing)
+    again = ask(tmp_path, images(tmp_path), {"p": messages}, spec, module.identity(location), {})["p_0"]
+    assert again["a?"] == listed
 
 
 def test_answers_are_kept_as_they_came_and_asked_once(endpoint: images_endpoint.Endpoint, tmp_path: Path) -> None:
@@ -178,7 +217,7 @@ def test_tokens_and_cost_are_added_up(tmp_path: Path) -> None:
         assert judge.note() == ""
         (image,) = images(tmp_path)
         for _ in range(2):
-            judge._answer(Message("1", "a?", ("a?",)), tmp_path / str(image.file))
+            judge._answer(Message("1", "a?", ("a?",)), [tmp_path / str(image.file)])
         assert judge.note() == note
 
 

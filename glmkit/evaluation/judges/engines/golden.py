@@ -2,11 +2,14 @@
 
 One record per answer: {"prompt_id", "question_id", "answer"}, with "image" (the seed, 0 when absent) and "source"
 (who answered). `question_id` is the id of a message: the number of a question that is asked alone, "all" where all are
-asked together. `answer` is raw text, as the judge wrote it; null, or no record, is an error of that question.
+asked together. `answer` is raw text, as the judge wrote it; null, or no record, is an error of that question. Suites
+that score probabilities need "probabilities" beside it: for each token of the answer, {word: probability}, in order.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TypedDict
 
@@ -37,7 +40,7 @@ class GoldenJudge:
     workers = 1
 
     def __init__(self, path: Path) -> None:
-        self.answers: dict[tuple[str, int, str], str | None] = {}
+        self.answers: dict[tuple[str, int, str], Answer | None] = {}
         self.sources: set[str] = set()
         for number, record in enumerate(read_records(path), start=1):
             where = f"{path}, record {number}"
@@ -47,16 +50,19 @@ class GoldenJudge:
             key = (record["prompt_id"], image, record["question_id"])
             if key in self.answers:
                 raise UserError(f"{where} answers a question a second time", found=key, fix="keep one of the two")
-            self.answers[key] = record["answer"]
+            listed = record.get("probabilities", [])
+            check_shape(listed, list[Mapping[str, float]], where, "probabilities", fix='[{"Yes": 0.9, "No": 0.1}]')
+            text = record["answer"]
+            self.answers[key] = None if text is None else Answer("", text, probabilities=tuple(listed))
             if source := record.get("source"):
                 self.sources.add(str(source))
 
     def answer(self, inquiry: Inquiry) -> Answer:
         """Give the answer of the file; JudgeError when there is none."""
-        text = self.answers.get((inquiry.prompt_id, inquiry.seed, inquiry.message.id))
-        if text is None:
+        answer = self.answers.get((inquiry.prompt_id, inquiry.seed, inquiry.message.id))
+        if answer is None:
             raise JudgeError(f"the file has no answer to question {inquiry.message.id}")
-        return Answer(inquiry.message.text, text)
+        return replace(answer, message=inquiry.message.text)
 
     def note(self) -> str:
         """Have nothing to say."""

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import base64
 import io
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from PIL import Image
 
 from glmkit.evaluation import endpoints
 from glmkit.evaluation.chat import ChatError, ChatModel
-from glmkit.evaluation.judges.messages import Inquiry, JudgeError, Message
+from glmkit.evaluation.judges.messages import LISTED, Inquiry, JudgeError, Message
 from glmkit.evaluation.ocr.lines import EngineIdentity
 from glmkit.inputs.images import opened_image, read_image
 from glmkit.records import Answer
@@ -41,23 +43,25 @@ class EndpointJudge:
     def answer(self, inquiry: Inquiry) -> Answer:
         """Ask once, and again while the error is temporary; the question is never changed."""
         with self._chat.endpoint.masking():
-            return self._answer(inquiry.message, inquiry.image)
+            return self._answer(inquiry.message, inquiry.images())
 
-    def _answer(self, message: Message, image: Path) -> Answer:
+    def _answer(self, message: Message, images: Sequence[Path | Image.Image]) -> Answer:
         try:
-            choice, model, tokens = self._chat.ask(self._request(message, image))
+            choice, model, tokens = self._chat.ask(self._request(message, images))
         except ChatError as error:
             raise JudgeError(str(error)) from error
-        return Answer(message.text, choice.message.content, model, *tokens)
+        return Answer(
+            message.text, choice.message.content, model, *tokens, _probabilities(choice) if message.words else ()
+        )
 
-    def _request(self, message: Message, image: Path) -> dict[str, Any]:
-        parts: list[dict[str, Any]] = [
-            {"type": "image_url", "image_url": {"url": _data_url(image)}},
-            {"type": "text", "text": message.text},
-        ]
+    def _request(self, message: Message, images: Sequence[Path | Image.Image]) -> dict[str, Any]:
+        shown = [{"type": "image_url", "image_url": {"url": _data_url(image)}} for image in images]
+        said = {"type": "text", "text": message.text}
         system = [{"role": "system", "content": message.system}] if message.system else []
-        content = parts if message.image_first else parts[::-1]
-        return self._chat.request([*system, {"role": "user", "content": content}])
+        content = [*shown, said] if message.image_first else [said, *shown]
+        request = self._chat.request([*system, {"role": "user", "content": content}])
+        more = {"logprobs": True, "top_logprobs": LISTED, "max_tokens": message.max_tokens} if message.words else {}
+        return {**more, **request}
 
     def note(self) -> str:
         """Add up tokens and cost of what this process has asked."""
@@ -79,13 +83,22 @@ def load(location: str) -> EndpointJudge:
     return EndpointJudge(location)
 
 
-def _data_url(path: Path) -> str:
-    """Encode an image file with its true type."""
-    with opened_image(path) as image:
-        kind = Image.MIME.get(image.format or "")
-    data = path.read_bytes()
+def _probabilities(choice: Any) -> tuple[dict[str, float], ...]:
+    """Read the most likely words of each token with their probabilities, in the endpoint's order."""
+    listed = getattr(getattr(choice, "logprobs", None), "content", None)
+    if not listed:
+        raise JudgeError("the endpoint gives no probabilities")
+    return tuple({one.token: math.exp(one.logprob) for one in token.top_logprobs} for token in listed)
+
+
+def _data_url(source: Path | Image.Image) -> str:
+    """Encode an image file with its true type, and any other image as PNG."""
+    kind, data = "", b""
+    if isinstance(source, Path):
+        with opened_image(source) as image:
+            kind, data = Image.MIME.get(image.format or "", ""), source.read_bytes()
     if kind not in SENT_AS_THEY_ARE:
         stream = io.BytesIO()
-        read_image(path).save(stream, format="PNG")
+        (read_image(source) if isinstance(source, Path) else source).save(stream, format="PNG")
         kind, data = "image/png", stream.getvalue()
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"

@@ -7,9 +7,11 @@ run.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from glmkit.errors import UserError
 from glmkit.evaluation.hub import model_folder
@@ -19,6 +21,9 @@ from glmkit.files import read_json
 from glmkit.hashing import file_sha256, json_sha256, large_file_sha256
 from glmkit.inputs.images import read_image
 from glmkit.records import Answer
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ABOUT = "a vision-language model in a folder: transformers:FOLDER"
 READS_TEXT = False
@@ -48,21 +53,43 @@ class LocalJudge:
     def answer(self, inquiry: Inquiry) -> Answer:
         """Generate the answer; the image is resized as the folder's processor does."""
         message = inquiry.message
-        parts = [{"type": "image", "image": read_image(inquiry.image)}, {"type": "text", "text": message.text}]
-        messages: list[dict[str, Any]] = [{"role": "user", "content": parts if message.image_first else parts[::-1]}]
+        images = [read_image(one) if isinstance(one, Path) else one for one in inquiry.images()]
+        shown, said = [{"type": "image", "image": one} for one in images], {"type": "text", "text": message.text}
+        content = [*shown, said] if message.image_first else [said, *shown]
+        messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
         if message.system:
             messages.insert(0, {"role": "system", "content": [{"type": "text", "text": message.system}]})
         inputs = self._processor.apply_chat_template(
             messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
         ).to(self._model.device, dtype=self._model.dtype)
         asked = inputs["input_ids"].shape[1]
-        tokens = self._model.generate(**inputs, max_new_tokens=message.max_tokens, do_sample=False)[0, asked:]
+        more = {"output_scores": True, "output_logits": True} if message.words else {}
+        generated = self._model.generate(
+            **inputs, max_new_tokens=message.max_tokens, do_sample=False, return_dict_in_generate=True, **more
+        )
+        tokens = generated.sequences[0, asked:]
         text: str = self._processor.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return Answer(message.text, text, input_tokens=asked, output_tokens=len(tokens))
+        answer = Answer(message.text, text, input_tokens=asked, output_tokens=len(tokens))
+        if not message.words:
+            return answer
+        words = self._processor.tokenizer
+        first = {word: words.encode(word, add_special_tokens=False)[0] for word in message.words}
+        return replace(
+            answer,
+            probabilities=tuple(probabilities(scores[0], first) for scores in generated.scores),
+            raw_probabilities=tuple(probabilities(logits[0], first) for logits in generated.logits),
+            is_ended=int(tokens[-1]) in words.all_special_ids,
+        )
 
     def note(self) -> str:
         """Have nothing to say."""
         return ""
+
+
+def probabilities(logits: Tensor, tokens: Mapping[str, int]) -> dict[str, float]:
+    """Map words to the probabilities of their first tokens, by the logits V of one position (float32)."""
+    distribution = logits.float().softmax(dim=-1)
+    return {word: distribution[token].item() for word, token in tokens.items()}
 
 
 def check() -> None:

@@ -10,7 +10,7 @@ from glmkit.errors import UserError
 from glmkit.evaluation.judges.messages import Message
 from glmkit.evaluation.ocr.lines import RecognizedLine
 from glmkit.evaluation.suites.shared.base import Counts, OfficialProtocol, Suite
-from glmkit.records import Prompt
+from glmkit.records import Answer, Prompt
 
 PublishedAnswers = Mapping[str, Mapping[str, str]]  # prompt id -> message id -> what a judge answered
 
@@ -18,12 +18,15 @@ PublishedAnswers = Mapping[str, Mapping[str, str]]  # prompt id -> message id ->
 class QuestionSuite(Suite):
     """Ask a judge about each image. `asking` names the template of its messages and how answers are read.
 
+    `judges` are those that give what the suite needs, such as probabilities; empty: any.
+
     `official` names the benchmark's own judge, which is none that glmkit can run as the benchmark does: no score of
     these suites is official.
     """
 
     official: OfficialProtocol
     asking: str
+    judges: tuple[str, ...] = ()
     reads_text = False
 
     @abstractmethod
@@ -36,6 +39,10 @@ class QuestionSuite(Suite):
 
         UnreadableAnswerError when the benchmark has no score for such answers.
         """
+
+    def measured(self, _prompt: Prompt, _answers: Mapping[str, Answer]) -> Counts:
+        """Score one image by the probabilities of the answers, unless the suite has none but texts."""
+        return {}
 
     def counts(self, _prompt: Prompt, _lines: Sequence[RecognizedLine], _image: Path) -> Counts:
         """Count nothing in recognized lines, unless the suite has expected texts, too."""
