@@ -19,6 +19,7 @@ from glmkit.generation.processor import build_processor
 from glmkit.models import checkpoint, clip
 from glmkit.posters import grammar
 from glmkit.posters.everyday import captions, scene
+from glmkit.records import SAMPLING
 
 CORPUS = 20_000
 WORLDS = ("plain", "everyday")  # of posters, whose captions the text tokenizer learns
@@ -32,10 +33,14 @@ def initialise(folder: Path, architecture: str | Path) -> None:
     world = sizes.pop("world", "plain")
     if world not in WORLDS:
         raise unknown("world", world, WORLDS)
+    sampling = sizes.pop("sampling", {})
     known = ("codebook_size", "vocab_size", "condition_image_pixels", "defaults", *checkpoint.PUBLISHED)
     for key in sizes:
         if key not in known:
             raise unknown("key", key, known)
+    for key in sampling:
+        if key not in SAMPLING:
+            raise unknown("key of sampling", key, SAMPLING)
     missing = [key for key in known if key not in sizes]
     if missing:
         raise UserError(f"{architecture}: {missing[0]} is missing")
@@ -56,7 +61,7 @@ def initialise(folder: Path, architecture: str | Path) -> None:
     )
     language["vq_config"]["num_embeddings"] = sizes["codebook_size"]
     configs["transformer"]["prior_vq_quantizer_codebook_size"] = sizes["codebook_size"]
-    checkpoint.create(folder, configs, sizes["defaults"])
+    checkpoint.create(folder, configs, sizes["defaults"], sampling)
 
 
 def initialise_clip(folder: Path, architecture: str | Path) -> None:

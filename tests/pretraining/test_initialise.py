@@ -46,6 +46,14 @@ def test_sizes_and_published_values(folder: Path) -> None:
     assert defaults.load(folder).steps == sizes["defaults"]["steps"]
 
 
+def test_the_architecture_says_how_tokens_are_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(initialise, "CORPUS", 300)
+    architecture = tmp_path / "architecture.yaml"
+    architecture.write_text(ARCHITECTURE.read_text() + "sampling: {top_p: 1.0}\n")
+    initialise.initialise(tmp_path / "model", architecture)
+    assert defaults.load(tmp_path / "model").sampling == {"temperature": 0.9, "top_p": 1.0, "top_k": 50}
+
+
 def test_stock_classes_read_the_configs(folder: Path) -> None:
     from diffusers import GlmImageTransformer2DModel
     from transformers import GlmImageConfig
@@ -99,6 +107,7 @@ def test_fresh_weights_follow_the_seed(folder: Path) -> None:
         ("  num_layers: 8", "  num_layer: 8", "did you mean 'num_layers'"),
         ("defaults:", "# defaults:", "defaults is missing"),
         ("codebook_size: 1024", "codebook_size: 1024\ncodebook_size: 512", "given twice"),
+        ("codebook_size: 1024", "codebook_size: 1024\nsampling: {top_pp: 1.0}", "did you mean 'top_p'"),
     ],
 )
 def test_bad_architectures(tmp_path: Path, old: str, new: str, said: str) -> None:
