@@ -317,7 +317,7 @@ def create(
     """Write everything of a new model folder but weights and `processor/`.
 
     `configs` maps `vision_language_encoder`, `transformer`, `text_encoder` and `vae` to their published config keys;
-    `defaults` becomes `glmkit.json` (see `glmkit.models.checkpoint.defaults`), and `sampling` the keys of the generation
+    `defaults` becomes `glmkit.json` (`glmkit.models.checkpoint.defaults`), and `sampling` the keys of the generation
     config that are not as published (`glmkit.records.SAMPLING`).
     """
     from transformers import ByT5Tokenizer
@@ -327,7 +327,10 @@ def create(
         write_json(folder / name / "config.json", dict(configs[name]))
     encoder = configs["vision_language_encoder"]
     ids = {key: encoder["text_config"][key] for key in ("eos_token_id", "pad_token_id")}
-    write_json(folder / "vision_language_encoder" / "generation_config.json", {**published.GENERATION, **ids, **(sampling or {})})
+    write_json(
+        folder / "vision_language_encoder" / "generation_config.json",
+        {**published.GENERATION, **ids, **(sampling or {})},
+    )
     write_json(folder / "scheduler" / "scheduler_config.json", published.SCHEDULER)
     ByT5Tokenizer().save_pretrained(folder / "tokenizer")
     if defaults:
