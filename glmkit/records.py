@@ -115,7 +115,8 @@ class Prompt(Record):
     WIDTHxHEIGHT in pixels, empty where any will do. `seed` is that of the first image; `steps` and `guidance` are None
     where those of the evaluation count. `condition_images` are paths of images to edit, and `glyph_texts` are the texts
     that the glyph encoder reads, None for those in quotes. `named` is what the prompt says of the image beside its
-    texts, where a suite checks it; empty elsewhere. `questions` are those that a judge answers.
+    texts, where a suite checks it; empty elsewhere. `questions` are those that a judge answers. `error` says why there
+    can be no image of this prompt, None where nothing speaks against it.
     """
 
     id: str
@@ -132,6 +133,7 @@ class Prompt(Record):
     glyph_texts: tuple[str, ...] | None = None
     named: Mapping[str, Any] = field(default_factory=dict, hash=False)
     questions: tuple[Question, ...] = ()
+    error: str | None = None
 
 
 @dataclass(frozen=True)

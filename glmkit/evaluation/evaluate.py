@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from glmkit.distributed.work_queue import exclusive
+from glmkit.errors import UserError
 from glmkit.evaluation import stats, suites
 from glmkit.evaluation.generated_images import generate_images
 from glmkit.evaluation.given_images import copy_images
@@ -58,11 +59,11 @@ def evaluate(
     published = None
     if plan.answers is not None and isinstance(suite, QuestionSuite):
         published = suite.published_answers(plan.answers, prompts, suite.files(plan.data))
-    plan.check_prompts(suite, prompts)
+    prompts = plan.check_prompts(suite, prompts)
 
     # 2. Generate the images, or copy the given ones; published answers come without images.
     open_run(folder, "eval", settings, device if plan.generation is not None else None)
-    condition_images = _write_references(folder, suite, prompts)
+    prompts, condition_images = _write_references(folder, suite, prompts)
     answers: dict[str, Answers] = {}
     if published is not None:
         images, answers = published_images(folder, prompts, published)
@@ -111,17 +112,29 @@ def _load_features(plan: EvaluationPlan, device: str) -> tuple[OpenClip | None, 
     return OpenClip(plan.clip, device) if plan.clip else None, reference_sets
 
 
-def _write_references(folder: Path, suite: Suite, prompts: Sequence[Prompt]) -> dict[str, tuple[str, ...]]:
-    """Write `references/<prompt id>/<name>.png` for what the suite gives; returns the images that prompts edit."""
+def _write_references(
+    folder: Path, suite: Suite, prompts: Sequence[Prompt]
+) -> tuple[list[Prompt], dict[str, tuple[str, ...]]]:
+    """Write `references/<prompt id>/<name>.png` for what the suite gives.
+
+    Returns the prompts, those whose images cannot be read with their error, and the images that they edit.
+    """
+    checked: list[Prompt] = []
     condition_images: dict[str, tuple[str, ...]] = {}
     for prompt in prompts:
-        for name, image in suite.references(prompt).items():
+        try:
+            references = suite.references(prompt) if prompt.error is None else {}
+            checked.append(prompt)
+        except UserError as error:
+            references = {}
+            checked.append(replace(prompt, error=str(error)))
+        for name, image in references.items():
             path = folder / "references" / prompt.id / f"{name}.png"
             with atomic_path(path) as temporary:
                 image.save(temporary, format="PNG")
             if name.startswith("condition_image"):
                 condition_images[prompt.id] = (*condition_images.get(prompt.id, ()), str(path))
-    return condition_images
+    return checked, condition_images
 
 
 def _recognize(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from glmkit.distributed.process_group import ProcessGroup
+from glmkit.errors import UserError
 from glmkit.evaluation.baseline_images import BaselineGenerator
 from glmkit.evaluation.baselines import Baseline
 from glmkit.evaluation.plan import GenerationSettings
@@ -39,6 +40,11 @@ def generate_images(
     pairs = [(prompt, seed) for prompt in prompts for seed in range(prompt.seed, prompt.seed + settings.seeds)]
     requests = [settings.request(prompt, seed, condition_images.get(prompt.id, ())) for prompt, seed in pairs]
     prompt_ids = {request.id: prompt.id for request, (prompt, _) in zip(requests, pairs, strict=True)}
+    failed = {
+        request.id: UserError(prompt.error)
+        for request, (prompt, _) in zip(requests, pairs, strict=True)
+        if prompt.error is not None
+    }
     with stage_bars(disable=not ProcessGroup.from_environment().is_main) as bars:
 
         def load_generator() -> ImageGenerator:
@@ -62,9 +68,13 @@ def generate_images(
             load_generator,
             file_name=lambda request: f"images/{request.id}.png",
             is_complete=lambda path, _: is_whole_image(path),
+            failed=failed,
             prompt_ids=prompt_ids,
             bars=bars,
         )
     return [
-        replace(record, error=f"generation: {record.error}") if record.error else record for record in images.records
+        replace(record, error=f"{'prompt' if record.id in failed else 'generation'}: {record.error}")
+        if record.error
+        else record
+        for record in images.records
     ]

@@ -26,7 +26,11 @@ def copy_images(folder: Path, files: ImageFiles, prompts: Sequence[Prompt], seed
         present[name].append(seed)
     most = max(map(len, present.values()))
     images = [
-        _copy(folder, files.get((prompt.id, seed)), Generation(f"{prompt.id}_{seed}", prompt.id, prompt.prompt, seed))
+        _copy(
+            folder,
+            files.get((prompt.id, seed)),
+            Generation(f"{prompt.id}_{seed}", prompt.id, prompt.prompt, seed, error=prompt.error),
+        )
         for prompt in prompts
         for seed in (_fill(present[prompt.id], most) if seeds is None else range(prompt.seed, prompt.seed + seeds))
     ]
@@ -41,7 +45,12 @@ def _fill(seeds: Sequence[int], count: int) -> list[int]:
 
 
 def _copy(folder: Path, source: Path | GridTile | None, record: Generation) -> Generation:
-    """Copy one image unless the run folder holds the same; returns the record with its file or its error."""
+    """Copy one image unless the run folder holds the same; returns the record with its file or its error.
+
+    That of a prompt which cannot be used has one already.
+    """
+    if record.error is not None:
+        return replace(record, error=f"prompt: {record.error}")
     if source is None:
         return replace(record, error="not in the folder")
     if isinstance(source, GridTile):

@@ -256,18 +256,23 @@ class EvaluationPlan:
             return {**shared, **self.generation.to_dict(), "adapters": [], **self.baseline.identity()}
         return {**shared, **self.generation.to_dict(), **_fingerprints(self.generation, model)}
 
-    def check_prompts(self, suite: Suite, prompts: Sequence[Prompt]) -> None:
-        """Raise UserError for a prompt that the model cannot follow."""
+    def check_prompts(self, suite: Suite, prompts: Sequence[Prompt]) -> list[Prompt]:
+        """Return the prompts, those that the model cannot follow with their error; UserError when that is every one."""
         if self.generation is None:
-            return
+            return list(prompts)
         if self.baseline is None:
-            from glmkit.generation.requests import check_request
-
-            for prompt in prompts:
-                check_request(self.generation.request(prompt, 0))
-        elif any("condition_image" in suite.references(prompt) for prompt in prompts):
+            errors = {prompt.id: error for prompt in prompts if (error := _error(self.generation, prompt))}
+            if errors and all(prompt.error or prompt.id in errors for prompt in prompts):
+                raise next(iter(errors.values()))
+            # Without its size, which may be the fault.
+            return [
+                replace(prompt, error=str(errors[prompt.id]), size="") if prompt.id in errors else prompt
+                for prompt in prompts
+            ]
+        if any("condition_image" in suite.references(prompt) for prompt in prompts if prompt.error is None):
             model = self.generation.model
             raise UserError(f"{self.suite} asks for edits", found=model, fix="a model of ours, or --images DIR")
+        return list(prompts)
 
     def check_judge(self, suite: Suite) -> None:
         """Raise UserError for a judge that is missing, or that has nothing to do."""
@@ -293,6 +298,18 @@ class EvaluationPlan:
         """Name the run folder when none was chosen: the same settings always continue in the same folder."""
         name = re.sub(r"[^\w.-]", "-", Path(self.model).name)
         return Path("reports") / f"{self.suite}-{name}-{json_sha256(self.settings())[:8]}"
+
+
+def _error(generation: GenerationSettings, prompt: Prompt) -> UserError | None:
+    """Say why the model cannot follow a prompt, None when it can, or when something else is wrong with the prompt."""
+    from glmkit.generation.requests import check_request
+
+    try:
+        for seed in (prompt.seed, prompt.seed + generation.seeds - 1) if prompt.error is None else ():
+            check_request(generation.request(prompt, seed))
+    except UserError as error:
+        return error
+    return None
 
 
 def _fingerprints(generation: GenerationSettings, model: HybridModel | None) -> dict[str, Any]:

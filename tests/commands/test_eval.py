@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import fake_ocr
 import public_files
@@ -16,6 +17,7 @@ from PIL import Image
 from glmkit.cli import main
 from glmkit.evaluation import plan, suites
 from glmkit.evaluation.ocr.engines import paddleocr
+from glmkit.files import read_jsonl
 from glmkit.reporting.provenance import generation_settings
 
 FIRST = suites.prompts(suites.load("text-render"), "regions", 3)
@@ -210,6 +212,37 @@ def test_what_a_record_says_is_generated_and_scored(tmp_path: Path) -> None:
         "mine.jsonl",
         "a.png",
     ]
+
+
+UNUSABLE: dict[str, tuple[dict[str, Any], str]] = {
+    "mute": ({}, "record 2: the prompt has no expected texts"),
+    "half": ({"texts": ["Fox"], "prompt": "A blue sign \ud83d"}, "record 3: the prompt is not whole text"),
+    "lost": ({"texts": ["Fox"], "condition_images": ["none.png"]}, "none.png does not exist"),
+    "broken": ({"texts": ["Fox"], "condition_images": ["broken.png"]}, "broken.png"),
+    "steps": ({"texts": ["Fox"], "steps": 0}, "the number of steps must be 1"),
+    "seed": ({"texts": ["Fox"], "seed": 2**63}, "a seed must be"),
+}
+
+
+@pytest.mark.parametrize("is_generated", [True, False])
+def test_prompts_that_cannot_be_used_are_rows_among_others(
+    is_generated: bool, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records: list[dict[str, Any]] = [{"id": "good", "prompt": "A 'Fox'", "texts": ["Fox"]}]
+    records += [{"id": name, "prompt": "A sign", **values} for name, (values, _) in UNUSABLE.items()]
+    (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, records)))
+    (tmp_path / "broken.png").write_text("no image")
+    fake_ocr.write(tmp_path / "images" / "good.png", "Fox")
+    source = ["--model", str(tiny_model), "--size", "64x64", "--steps", "1"] if is_generated else ["--images", "images"]
+    assert main(["eval", "--prompts", "mine.jsonl", *source, "--device", "cpu", "--run", "run", "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["n_scored"], summary["n_total"]) == (1, 1 + len(UNUSABLE))
+    errors = {row["prompt_id"]: row["error"] for row in read_jsonl("run/scores.jsonl")}
+    assert errors.pop("good") is None
+    for name, (_, error) in UNUSABLE.items():
+        if is_generated or name not in ("steps", "seed"):  # which concern no image that was made elsewhere
+            assert errors[name].startswith("prompt: ")
+            assert error in errors[name]
 
 
 @pytest.mark.parametrize(

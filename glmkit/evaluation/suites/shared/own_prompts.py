@@ -34,30 +34,40 @@ class OwnPrompts(Suite):
         self.from_quotes = from_quotes
 
     def files(self, data: Path | None) -> list[Path]:
-        """Give the file and the images that its prompts edit; UserError when there is none."""
+        """Give the file and the images that its prompts edit, as far as they are there; UserError without a file."""
         if data is None:
             raise UserError("own prompts need their file", fix="glmkit eval --prompts FILE.jsonl, or FILE.txt")
-        files = [data, *dict.fromkeys(Path(path) for prompt in read_prompts(data) for path in prompt.condition_images)]
-        if missing := next((path for path in files if not path.is_file()), None):
+        edited = dict.fromkeys(Path(path) for prompt in read_prompts(data) for path in prompt.condition_images)
+        return [data, *(path for path in edited if path.is_file())]
+
+    def read(self, files: Sequence[Path]) -> list[Prompt]:
+        """Read prompts with their texts; one that cannot be used has its error. UserError when that is every one."""
+        prompts: list[Prompt] = []
+        errors: list[UserError] = []
+        for number, prompt in enumerate(read_prompts(files[0]), start=1):
+            try:
+                prompts.append(self._prompt(prompt))
+            except UserError as error:
+                errors.append(UserError(f"record {number}: {error.what}", found=error.found, fix=error.fix))
+                prompts.append(Prompt(prompt.id, prompt.prompt, split=prompt.split, error=str(errors[-1])))
+        if errors and len(errors) == len(prompts):
+            raise UserError(f"{files[0]}, {errors[0].what}", found=errors[0].found, fix=errors[0].fix)
+        return prompts
+
+    def _prompt(self, prompt: FilePrompt) -> Prompt:
+        """Make a prompt of the suite; UserError when it cannot be used."""
+        if prompt.error is not None:
+            raise prompt.error
+        if missing := next((path for path in prompt.condition_images if not Path(path).is_file()), None):
             raise UserError(
                 f"{missing} does not exist", fix="check the path; those in a prompt file begin where it lies"
             )
-        return files
-
-    def read(self, files: Sequence[Path]) -> list[Prompt]:
-        """Read prompts with their texts; UserError for one that cannot be used, or that has no texts."""
-        return [self._prompt(files[0], number, prompt) for number, prompt in enumerate(read_prompts(files[0]), start=1)]
-
-    def _prompt(self, path: Path, number: int, prompt: FilePrompt) -> Prompt:
-        where = f"{path}, record {number}"
-        if prompt.error is not None:
-            raise UserError(f"{where}: {prompt.error.what}", found=prompt.error.found, fix=prompt.error.fix)
         texts = tuple(rendered_texts(prompt.prompt, prompt.texts)) if prompt.has_texts or self.from_quotes else ()
         if not texts:
             fix = '"texts": ["OPEN"], what its image must show' + (
                 "" if self.from_quotes else "; or --texts-from quotes"
             )
-            raise UserError(f"{where}: the prompt has no expected texts", found=prompt.prompt, fix=fix)
+            raise UserError("the prompt has no expected texts", found=prompt.prompt, fix=fix)
         return Prompt(
             prompt.id,
             prompt.prompt,
