@@ -65,7 +65,7 @@ class Question(Record):
     """Hold a yes-or-no question of a benchmark about the images of a prompt.
 
     `group` is what its answer counts for, `expected` whether yes is right. `parents` are the ids of questions that must
-    be answered with yes before this one counts.
+    be answered with yes before this one counts. `answer` is the right one where it is a word.
     """
 
     id: str
@@ -73,6 +73,7 @@ class Question(Record):
     group: str
     expected: bool = True
     parents: tuple[str, ...] = ()
+    answer: str = ""
 
 
 @dataclass(frozen=True)

@@ -89,3 +89,64 @@ def genai(folder: Path, prompts: Mapping[str, str], basic: Sequence[int] = ()) -
     skills["advanced"] = [int(name) for name in prompts if int(name) not in basic]
     (folder / "genai_skills.json").write_text(json.dumps(skills), encoding="utf-8")
     return folder
+
+
+def geneval2(folder: Path, lines: Sequence[tuple[str, Sequence[tuple[str, str, str]]]]) -> Path:
+    """`geneval2_data.jsonl`: prompts with (question, answer, skill) of each."""
+    write_jsonl(
+        folder / "geneval2_data.jsonl",
+        (
+            {
+                "prompt": prompt,
+                "atom_count": len(asked),
+                "vqa_list": [[question, answer] for question, answer, _ in asked],
+                "skills": [skill for _, _, skill in asked],
+            }
+            for prompt, asked in lines
+        ),
+    )
+    return folder
+
+
+def wise(folder: Path, numbers: Sequence[int]) -> Path:
+    """The three verified files, with a prompt for each of these ids."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = {"cultural_common_sense": (1, 400), "spatio-temporal_reasoning": (401, 640), "natural_science": (641, 2000)}
+    for name, (first, last) in names.items():
+        entries = [
+            {"Prompt": f"prompt {number}", "Explanation": f"it shows {number}", "prompt_id": number}
+            for number in numbers
+            if first <= number <= last
+        ]
+        (folder / f"{name}_verified.json").write_text(json.dumps(entries), encoding="utf-8")
+    return folder
+
+
+def t2i_corebench(folder: Path, prompts: Mapping[str, Sequence[str]]) -> Path:
+    """The files of the twelve dimensions; `prompts` maps ids to questions."""
+    from glmkit.evaluation.metrics.t2i_corebench import DIMENSIONS
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for dimension in DIMENSIONS:
+        entries = {
+            name: {"Prompt": f"about {name}", "Checklist": [{"question": text, "tags": []} for text in asked]}
+            for name, asked in prompts.items()
+            if name.startswith(dimension)
+        }
+        (folder / f"{dimension}.json").write_text(json.dumps(entries), encoding="utf-8")
+    return folder
+
+
+def unigenbench(folder: Path, prompts: Mapping[str, Sequence[str] | str], subset: str = "en") -> Path:
+    """The table of a subset; `prompts` maps indices to kinds of test points, or to the cell itself."""
+    folder.mkdir(parents=True, exist_ok=True)
+    language = subset[:2]
+    keys = ("Testpoints", "Testpoint Description") if language == "en" else ("考点", "考点对应描述")
+    with (folder / f"test_prompts_{subset}.csv").open("w", encoding="utf-8", newline="") as handle:
+        writer = csv.writer(handle)
+        writer.writerow(["index", f"prompt_{language}", f"sub_dims_{language}"])
+        for index, kinds in prompts.items():
+            wanted = [f"point {number}" for number in range(len(kinds))]
+            cell = kinds if isinstance(kinds, str) else json.dumps(dict(zip(keys, (kinds, wanted), strict=True)))
+            writer.writerow([index, f"prompt {index}", cell])
+    return folder

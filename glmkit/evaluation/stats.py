@@ -14,11 +14,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from glmkit.evaluation.metrics import dpg, oneig, tiif
+from glmkit.evaluation.metrics import dpg, geneval2, oneig, t2i_corebench, tiif, unigenbench, wise
 from glmkit.evaluation.metrics.chains import Chain, micro
 from glmkit.records import Score
 
-CHAINS: Mapping[str, Chain] = {**oneig.CHAINS, **dpg.CHAINS, **tiif.CHAINS}
+BENCHMARKS = (oneig, dpg, tiif, geneval2, wise, t2i_corebench, unigenbench)
+CHAINS: Mapping[str, Chain] = {metric: chain for benchmark in BENCHMARKS for metric, chain in benchmark.CHAINS.items()}
 RESAMPLES = 10_000
 LEVEL = 0.95
 SEED = 0

@@ -46,6 +46,19 @@ def mean(values: Array) -> Array:
     return average
 
 
+def mean_of_all(values: Array) -> Array:
+    """Average ... x K values over the last axis; not a number where one of them is missing."""
+    average: Array = values.mean(axis=-1)
+    return average
+
+
+def geometric_mean(values: Array) -> Array:
+    """Calculate the geometric mean of ... x K values over the last axis."""
+    with np.errstate(divide="ignore"):
+        root: Array = np.exp(np.log(values).mean(axis=-1))
+    return root
+
+
 @dataclass(frozen=True)
 class Step:
     """Reduce the rows that agree in the levels `by` to one.

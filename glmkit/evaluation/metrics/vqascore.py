@@ -58,11 +58,6 @@ def listed_last(positions: Sequence[Position], _is_ended: bool = False) -> float
     return last["yes"] if "yes" in last else 1 - last["no"] if "no" in last else 0.0
 
 
-def summed(positions: Sequence[Position], _is_ended: bool = False) -> float:
-    """Add up the probabilities of the words that were asked for, as the first token: GenEval 2."""
-    return sum(_first(positions).values())
-
-
 def _first(positions: Sequence[Position]) -> Position:
     if not positions:
         raise UnreadableAnswerError("the answer came without probabilities")

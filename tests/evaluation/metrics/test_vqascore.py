@@ -13,7 +13,6 @@ from glmkit.evaluation.metrics.vqascore import (
     listed_exactly,
     listed_first,
     listed_last,
-    summed,
     whole_answer,
 )
 
@@ -79,7 +78,3 @@ def test_flan_t5_counts_the_end_of_its_answer(
     assert whole_answer(given) == pytest.approx(expected, rel=1e-7)
     with pytest.raises(UnreadableAnswerError, match="'</s>' are needed"):
         whole_answer(given[:1])
-
-
-def test_the_words_of_geneval_2_add_up() -> None:
-    assert summed([{"Yes": 0.5, "yes": 0.25, " yes": 0.125}]) == 0.875

@@ -56,15 +56,17 @@ def only(folders: Sequence[Path], holding: str) -> Path:
     return folders[0]
 
 
-def by_name(images: Path, prompts: Sequence[Prompt], prefix: str = "") -> dict[tuple[str, int], Path | GridTile]:
+def by_name(
+    images: Path, prompts: Sequence[Prompt], prefix: str = "", separator: str = "_"
+) -> dict[tuple[str, int], Path | GridTile]:
     """Find `<prompt id>_<seed>.png`; a name without a seed is seed 0. UserError when a seed has two images.
 
-    `prefix` is what ids have before the names of files.
+    `prefix` is what ids have before the names of files, `separator` what stands before the seed.
     """
     known = PromptNames(prompt.id for prompt in prompts)
     files: dict[tuple[str, int], Path | GridTile] = {}
     for path in image_files(images):
-        match = re.fullmatch(r"(.+)_(\d+)", path.stem)
+        match = re.fullmatch(rf"(.+){separator}(\d+)", path.stem)
         if name := known.find(prefix + path.stem):
             add(files, (name, 0), path)
         elif match and (name := known.find(prefix + match[1])):

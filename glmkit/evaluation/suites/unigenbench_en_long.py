@@ -1,0 +1,5 @@
+"""unigenbench-en-long: UniGenBench++; prompts, test points and score in `suites.shared.unigenbench`."""
+
+from glmkit.evaluation.suites.shared.unigenbench import UniGenBench
+
+SUITE = UniGenBench("en_long")
