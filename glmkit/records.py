@@ -116,8 +116,8 @@ class Prompt(Record):
     WIDTHxHEIGHT in pixels, empty where any will do. `seed` is that of the first image; `steps` and `guidance` are None
     where those of the evaluation count. `condition_images` are paths of images to edit, and `glyph_texts` are the texts
     that the glyph encoder reads, None for those in quotes. `named` is what the prompt says of the image beside its
-    texts, where a suite checks it; empty elsewhere. `questions` are those that a judge answers. `error` says why there
-    can be no image of this prompt, None where nothing speaks against it.
+    texts, where a suite checks it, or where its image to edit is; empty elsewhere. `questions` are those that a judge
+    answers. `error` says why there can be no image of this prompt, None where nothing speaks against it.
     """
 
     id: str

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from PIL import Image
 
 from glmkit.files import write_jsonl
 
@@ -150,3 +153,47 @@ def unigenbench(folder: Path, prompts: Mapping[str, Sequence[str] | str], subset
             cell = kinds if isinstance(kinds, str) else json.dumps(dict(zip(keys, (kinds, wanted), strict=True)))
             writer.writerow([index, f"prompt {index}", cell])
     return folder
+
+
+def gedit(folder: Path, items: Sequence[tuple[str, str, str, bool]]) -> Path:
+    """A parquet file with (key, task, language, whether all closed models gave an image); images of 20 x 10."""
+    import pyarrow
+    import pyarrow.parquet
+
+    rows = [
+        {
+            "task_type": task,
+            "key": key,
+            "instruction": f"change {key}",
+            "instruction_language": language,
+            "input_image": {"bytes": png((20, 10), (number, 0, 0)), "path": None},
+            "input_image_raw": {"bytes": b"", "path": None},
+            "Intersection_exist": is_common,
+        }
+        for number, (key, task, language, is_common) in enumerate(items)
+    ]
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "data" / "train-00000-of-00001.parquet")
+    return folder
+
+
+def imgedit(folder: Path, edits: Mapping[str, str]) -> Path:
+    """Edits (key -> type) with a rubric for each type, and the images to edit in their folders."""
+    entries = {
+        key: {"id": f"{kind}/00{key}.png", "prompt": f"change {key}", "edit_type": kind} for key, kind in edits.items()
+    }
+    for number, entry in enumerate(entries.values()):
+        path = folder / "original_images" / entry["id"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png((20, 10), (number, 0, 0)))
+    (folder / "basic_edit.json").write_text(json.dumps(entries), encoding="utf-8")
+    rubrics = {kind: f"Grade a {kind} of <edit_prompt>.\nA: 1 to 5" for kind in edits.values()}
+    (folder / "prompts.json").write_text(json.dumps(rubrics), encoding="utf-8")
+    return folder
+
+
+def png(size: tuple[int, int], colour: tuple[int, int, int]) -> bytes:
+    """An image file of one colour."""
+    stream = io.BytesIO()
+    Image.new("RGB", size, colour).save(stream, format="PNG")
+    return stream.getvalue()

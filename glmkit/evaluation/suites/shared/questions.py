@@ -20,8 +20,8 @@ class QuestionSuite(Suite):
 
     `judges` are those that give what the suite needs, such as probabilities; empty: any.
 
-    `official` names the benchmark's own judge, which is none that glmkit can run as the benchmark does: no score of
-    these suites is official.
+    `official` names the benchmark's own judge. But for ImgEdit-Bench it is none that glmkit can run as the benchmark
+    does, or it is asked in other words, so that no score of these suites is official.
     """
 
     official: OfficialProtocol
