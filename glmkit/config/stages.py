@@ -81,12 +81,16 @@ class Stage(Section):
     """Steps between validation losses; 0: at the start and at the end only."""
     save_every: int = Field(default=0, ge=0)
     """Steps between resumable states and exported weights; 0: at the end only."""
+    keep_checkpoints: bool = False
+    """Keep the adapter of every `save_every` steps in OUTPUT/checkpoints, which `glmkit sweep` compares."""
 
     whole_batch_keys: ClassVar[tuple[str, ...]] = ("equal_pixels", "pack")
     """Choices with which processes cannot share one micro-batch: it has no equal parts."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if self.keep_checkpoints and (self.lora is None or not self.save_every):
+            raise ValueError("keep_checkpoints: true needs a lora section, and save_every above 0")
         if self.compile and self.lora is not None and self.lora.offload:
             raise ValueError("compile: true needs weights that stay where they are; not lora.offload: true")
         if self.optimizer == "prodigy" and self.learning_rate < 0.01:

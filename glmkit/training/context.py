@@ -45,6 +45,10 @@ class StageContext:
         """The folder with the stage's adapter."""
         return self.folder / "adapter" / self.name
 
+    def checkpoint(self, step: int) -> Path:
+        """The folder with the stage's adapter after so many steps."""
+        return self.folder / "checkpoints" / self.name / f"{step:06}"
+
 
 def step_generator(context: StageContext, step: int, micro_batch: int = 0) -> torch.Generator:
     """Make the generator of one micro-batch; none shares its seed with another."""

@@ -42,7 +42,7 @@ DATA = "data.json"  # in the run folder: what the images are
 # What may be another when a run is continued, since the weights do not depend on it.
 NO_INFLUENCE = {
     *("workers", "gpu_cache_gib", "eval", "wandb", "license", "samples", "validation_every", "save_every"),
-    *("gradient_checkpointing", "offload", "output"),
+    *("keep_checkpoints", "gradient_checkpointing", "offload", "output"),
 }
 # What may be another if the user says so: how far and how fast a stage goes on from where it is.
 CHANGEABLE = ("steps", "learning_rate", "warmup_steps", "decay_fraction", "max_grad_norm")

@@ -8,6 +8,7 @@ Every random number of step s comes from generators seeded by (seed, s) and the 
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from glmkit.config import Stage
 from glmkit.errors import UserError
-from glmkit.files import append_jsonl, write_jsonl
+from glmkit.files import append_jsonl, atomic_folder, write_jsonl
 from glmkit.models.devices import autocast, dtype_for
 from glmkit.progress import progress_bars
 from glmkit.runs import read_log
@@ -76,6 +77,8 @@ class Loop:
         self.objective.trained.train()
         if self.step == 0:
             self._observe(sample)
+        elif self.stage.keep_checkpoints and self._is_due(self.stage.save_every):
+            self._export_checkpoint(export)  # which a kill right after the state may have prevented
 
         # 2. Take the steps; log, validate, sample and save when it is time.
         with progress_bars(console=NOTES) as bar:
@@ -89,8 +92,7 @@ class Loop:
                     self._observe(sample if self._is_due(sample_every) else None, bar)
                 if self._is_due(self.stage.save_every):
                     self._save()
-                    with self._averaged_weights():
-                        export()
+                    self._export_checkpoint(export)
         self._save()  # the export may replace the weights that training began with
 
         # 3. Write what was learnt, and how well.
@@ -206,6 +208,14 @@ class Loop:
         self._check_finite(means["loss"])
         self._record({"step": self.step, **means})
         return f"loss {means['loss']:.4g}"  # the parts of it would not fit on a line
+
+    def _export_checkpoint(self, export: Callable[[], None]) -> None:
+        """Export the weights of this step, and keep a copy of them if the stage asks for it."""
+        with self._averaged_weights():
+            export()
+        if self.stage.keep_checkpoints and self.context.group.is_main:
+            with atomic_folder(self.context.checkpoint(self.step), replace=True) as unfinished:
+                shutil.copytree(self.context.adapter, unfinished, dirs_exist_ok=True)
 
     def _save(self) -> None:
         """Write the state, unless it would spoil the one before."""

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -357,6 +357,40 @@ def test_the_state_of_an_adapter_leaves_its_base_out(tmp_path: Path) -> None:
     resumed.trained[2].requires_grad_(False)  # type: ignore[index]
     loop_in(tmp_path, resumed, **lora).run(lambda: None)
     assert equal(weights(resumed), weights(objective))
+
+
+def test_kept_checkpoints_are_the_adapters_of_their_steps(tmp_path: Path) -> None:
+    """Also when a run was killed between a state and its copy; those of the last step are the adapter itself."""
+    settings = {"lora": {"targets": ["0"]}, "save_every": 2, "keep_checkpoints": True, "steps": 6}
+    adapter, kept = tmp_path / "adapter" / "decoder", tmp_path / "checkpoints" / "decoder"
+
+    def exporting(objective: Regression, kill_at: int = 0) -> Callable[[], None]:
+        def export() -> None:
+            if kill_at and objective.steps == kill_at:
+                raise KeyboardInterrupt
+            adapter.mkdir(parents=True, exist_ok=True)
+            torch.save(weights(objective), adapter / "weights")
+
+        return export
+
+    first, second, whole = Regression(), Regression(), Regression()
+    with pytest.raises(KeyboardInterrupt):
+        loop_in(tmp_path, first, **settings).run(exporting(first, kill_at=4))
+    assert [path.name for path in kept.iterdir()] == ["000002"]
+    loop_in(tmp_path, second, **settings).run(exporting(second))
+    assert sorted(path.name for path in kept.iterdir()) == ["000002", "000004"]
+    by_step: list[list[Tensor]] = []
+    unkept = {**settings, "keep_checkpoints": False}
+    loop_in(tmp_path / "whole", whole, **unkept).run(lambda: by_step.append(weights(whole)))
+    for step, expected in ((2, by_step[0]), (4, by_step[1])):
+        assert equal(torch.load(kept / f"{step:06}" / "weights"), expected)
+    assert equal(torch.load(adapter / "weights"), by_step[2])
+
+
+@pytest.mark.parametrize("changes", [{"save_every": 2}, {"lora": {"targets": ["0"]}}])
+def test_only_adapters_that_are_saved_can_be_kept(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="keep_checkpoints: true needs a lora section, and save_every"):
+        stage(keep_checkpoints=True, **changes)
 
 
 def test_the_log(tmp_path: Path) -> None:
