@@ -15,18 +15,16 @@ from typing import Any
 
 from glmkit.errors import UserError, unknown
 from glmkit.evaluation import stats, suites
-from glmkit.evaluation.evaluate import evaluate
+from glmkit.evaluation.many import check_all, evaluate_all
 from glmkit.evaluation.plan import EvaluationPlan, GenerationSettings
 from glmkit.generation.benchmark import PROMPT, decoder_passes, measure_latency
-from glmkit.generation.options import InferenceOptions
 from glmkit.models.hardware import peak_memory_gib, reset_peak_memory
 from glmkit.models.hybrid import HybridModel
-from glmkit.records import Prompt, Score, read_records
+from glmkit.records import Prompt, Score
 
 EXACT_SETTING = "exact"
 KEYS = {"reuse": int, "guided": float, "steps": int, "guidance": float}
 SETTINGS = ("reuse=2", "reuse=3", "guided=0.5", "reuse=2,guided=0.5", "steps=15", "guidance=1")
-PRIOR_TOKENS = "prior_tokens"  # a folder: no setting changes them, so all evaluations take the same
 
 
 @dataclass(frozen=True)
@@ -76,21 +74,18 @@ def measure_price(plan: PricePlan, folder: Path, hybrid: HybridModel, repeats: i
     differences from exact with 95 % intervals, all together and by split.
     """
     plans, suite = plan.plans(), suites.load(plan.base.suite)
-    # 1. Check all settings with all prompts, before hours of the first.
-    prompts = {split: suites.prompts(suite, split, plan.base.limit, plan.base.data) for split in plan.splits}
-    for (_, split), one in plans.items():
-        one.check_prompts(suite, prompts[split])
-    # 2. Evaluate each on each split; what is there stays.
-    options = InferenceOptions(prior_tokens=folder / PRIOR_TOKENS)
+    # 1. Evaluate each on each split; what is there stays.
+    runs = {_run(*key): one for key, one in plans.items()}
+    check_all(runs)
+    every = evaluate_all(runs, folder, lambda _: hybrid)
     scores: dict[str, dict[str, list[Score]]] = {name: {} for name in plan.settings}
-    for (name, split), one in plans.items():
-        run = folder / (split or "all") / name
-        evaluate(one, run, str(hybrid.device), options, hybrid)
-        for score in read_records(run / "scores.jsonl", Score):
+    for name, split in plans:
+        for score in every[_run(name, split)]:
             scores[name].setdefault(score.split, []).append(score)
-    # 3. Measure one image of each in turns, so that whatever else the machine does meets all.
-    latency = _latencies(plan, prompts[plan.splits[0]][0], hybrid, repeats)
-    # 4. Pair each with exact.
+    # 2. Measure one image of each in turns, so that whatever else the machine does meets all.
+    first, *_ = suites.prompts(suite, plan.splits[0], plan.base.limit, plan.base.data)
+    latency = _latencies(plan, first, hybrid, repeats)
+    # 3. Pair each with exact.
     exact = _all(scores[EXACT_SETTING])
     metrics = [metric for metric in suite.metrics if stats.estimate(exact, metric).value is not None]
     rows = [
@@ -108,6 +103,10 @@ def measure_price(plan: PricePlan, folder: Path, hybrid: HybridModel, repeats: i
     ]
     words = sum(len(text.split()) for score in exact if score.error is None for text in score.expected)
     return {"n_prompts": len({score.prompt_id for score in exact}), "words": words, "settings": rows}
+
+
+def _run(name: str, split: str | None) -> str:
+    return f"{split or 'all'}/{name}"
 
 
 def _all(by_split: Mapping[str, Sequence[Score]]) -> list[Score]:

@@ -26,7 +26,7 @@ from glmkit.errors import GenerationError
 from glmkit.generation.batch import IsMissing, Report, Result
 from glmkit.generation.denoising import decode_prior_tokens
 from glmkit.generation.images import image_text, weights_digest
-from glmkit.generation.prior_token_files import PriorTokenFiles
+from glmkit.generation.prior_token_files import PriorTokenFiles, weights_behind
 from glmkit.generation.prior_tokens import Progress, generate_prior_tokens
 from glmkit.generation.requests import batch_settings, check_request
 from glmkit.models.hybrid import HybridModel
@@ -63,7 +63,8 @@ class HybridGenerator:
         self, requests: Sequence[Request], is_missing: IsMissing, report: Report, work: Path, group: ProcessGroup
     ) -> None:
         """Generate what is missing, batch by batch; see `ImageGenerator`."""
-        files = PriorTokenFiles(self.prior_tokens or work, self.weights)
+        behind = weights_behind(self.hybrid.folder, self.hybrid.adapters, str(self.hybrid.dtype))
+        files = PriorTokenFiles(self.prior_tokens or work, behind)
         failed: set[str] = set()
         size = min(self.batch_size, -(-len(requests) // group.world_size))
 

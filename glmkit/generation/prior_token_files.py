@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,17 +12,33 @@ from torch import Tensor
 
 from glmkit.files import atomic_path
 from glmkit.generation.images import condition_image_digests
-from glmkit.hashing import json_sha256
+from glmkit.hashing import fingerprint, json_sha256
+from glmkit.models.checkpoint.adapter_files import WEIGHTS, read
+from glmkit.models.checkpoint.adapters import Adapter
 from glmkit.records import Request
 
 # The fields of a request that its prior tokens depend on.
 FIELDS = ("prompt", "seed", "height", "width", "condition_images", "temperature", "top_p", "top_k")
 
 
+def weights_behind(folder: Path, adapters: Sequence[str] = (), dtype: str = "") -> str:
+    """Name what prior tokens depend on besides their request: a model folder, its type, and adapters of its AR model.
+
+    Adapters are `DIR` or `DIR:WEIGHT`; what they change in other components does not count.
+    """
+    parts = [(read(adapter.folder).get("autoregressive"), adapter.weight) for adapter in map(Adapter.parse, adapters)]
+    changes = [
+        (fingerprint(part.file.parent if part.file.name == WEIGHTS else part.file), weight)
+        for part, weight in parts
+        if part is not None
+    ]
+    return json_sha256([dtype, fingerprint(folder), *changes])[:16]
+
+
 class PriorTokenFiles:
     """The prior tokens of requests in a folder, one file each, named after everything that they depend on.
 
-    `weights` names the model's weights, adapters and type.
+    `weights` is what `weights_behind` gives for the model.
     """
 
     def __init__(self, folder: Path, weights: str) -> None:
