@@ -31,7 +31,17 @@ class Axis:
 def fit_axis(estimates: Iterable[Estimate]) -> Axis:
     """Span 0 to 1, or the lowest to the highest value where that is not enough."""
     values = [v for e in estimates for v in (e.value, e.low, e.high) if v is not None]
-    low, high = min([0.0, *values]), max([1.0, *values])
+    return _axis(min([0.0, *values]), max([1.0, *values]))
+
+
+def close_axis(estimates: Iterable[Estimate]) -> Axis:
+    """Span the values and their intervals alone, so that small differences are seen."""
+    values = [v for e in estimates for v in (e.value, e.low, e.high) if v is not None]
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    return _axis(low, high) if high - low > 1e-9 else _axis(low - 0.5, high + 0.5)
+
+
+def _axis(low: float, high: float) -> Axis:
     step = round_step((high - low) / MAX_INTERVALS)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     ticks = tuple(round(index * step, 10) for index in range(first, last + 1))

@@ -41,10 +41,7 @@ def write_report(folders: Sequence[Path], out: Path, names: Sequence[str] = ()) 
     `names` are what the page calls the runs, by default what they call themselves. Returns the three files. UserError
     when the runs cannot be compared, or `out` is no HTML file.
     """
-    if out.suffix != ".html":
-        raise UserError(f"a report is an HTML file, not {out.name}", fix=f"--out {called(out, '.html', 'report')}")
-    files = out, out.with_suffix(".csv"), out.with_suffix(".json")
-    check_replaceable(files)
+    files = check_page(out, ".csv", ".json")
     # 1 read the run folders; 2 pool and compare the scores
     runs = load_runs(folders, names)
     comparison = compare(runs)
@@ -57,6 +54,15 @@ def write_report(folders: Sequence[Path], out: Path, names: Sequence[str] = ()) 
     write_report_json(files[2], runs, comparison, board, records)
     with atomic_path(out) as temporary:
         temporary.write_text(html, encoding="utf-8", errors="backslashreplace")
+    return files
+
+
+def check_page(out: Path, *suffixes: str) -> tuple[Path, ...]:
+    """Return the page and the files of these suffixes beside it; UserError when they cannot be those of a report."""
+    if out.suffix != ".html":
+        raise UserError(f"a report is an HTML file, not {out.name}", fix=f"--out {called(out, '.html', 'report')}")
+    files = (out, *(out.with_suffix(suffix) for suffix in suffixes))
+    check_replaceable(files)
     return files
 
 

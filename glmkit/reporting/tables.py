@@ -62,7 +62,9 @@ def is_data(path: Path) -> bool:
         report = read_json(path)
     except (UserError, OSError, ValueError):
         return False
-    return isinstance(report, dict) and {"suite", "runs", "leaderboard", "differences", "images"} <= set(report)
+    if not isinstance(report, dict):
+        return False
+    return "history" in report or {"suite", "runs", "leaderboard", "differences", "images"} <= set(report)
 
 
 def write_csv(path: Path, records: Sequence[ImageRecord]) -> None:

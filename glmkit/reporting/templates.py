@@ -7,6 +7,7 @@ from pathlib import Path
 import jinja2
 
 from glmkit.evaluation.stats import percent
+from glmkit.files import shareable_path
 from glmkit.reporting import wording
 
 FOLDER = Path(__file__).parent
@@ -34,6 +35,7 @@ def template_environment() -> jinja2.Environment:
         "label_in_sentence": wording.label_in_sentence,
         "number": wording.number,
         "percent": percent,
+        "shareable": shareable_path,
         "zip": zip,
     }
     return environment
