@@ -13,7 +13,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from glmkit.api import Evaluation, FinetuneRun, GeneratedImage, Model, evaluate, finetune, load, report
+    from glmkit.api import (
+        Evaluation,
+        FinetuneRun,
+        GeneratedImage,
+        Model,
+        Sweep,
+        evaluate,
+        finetune,
+        load,
+        report,
+        sweep,
+    )
     from glmkit.errors import GenerationError, UserError
 
 __version__ = "0.2.0"
@@ -23,11 +34,13 @@ __all__ = [
     "GeneratedImage",
     "GenerationError",
     "Model",
+    "Sweep",
     "UserError",
     "evaluate",
     "finetune",
     "load",
     "report",
+    "sweep",
 ]
 
 

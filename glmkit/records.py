@@ -16,6 +16,8 @@ from glmkit.shapes import check_shape, type_hints
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+SWEEP = "sweep.json"  # in the folder of a sweep: a list of `Combination`
+
 R = TypeVar("R", bound="Record")
 
 
@@ -320,6 +322,34 @@ class Summary(Record):
             for metric, interval in pooled["scores"].items()
         ]
         return pandas.DataFrame(lines, columns=["split", "metric", "value", "low", "high", "n"])
+
+
+@dataclass(frozen=True)
+class Combination(Record):
+    """Name one of the settings that a sweep compares, evaluated in the folder of that name.
+
+    `steps` are those of the checkpoint, None where it is not known; `weight` is that of its adapter, 0 for the model
+    without it. `adapters` are all of the evaluation, each `DIR` or `DIR:WEIGHT`.
+    """
+
+    steps: int | None
+    weight: float
+    guidance: float
+    adapters: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        steps = [f"step {self.steps}"] * (self.steps is not None)
+        adapter = [*steps, f"weight {self.weight:g}"] if self.weight else ["without the adapter"]
+        return ", ".join([*adapter, f"guidance {self.guidance:g}"])
+
+    @property
+    def folder(self) -> str:
+        """The name of its folder."""
+        steps = [f"step-{self.steps}"] * (self.steps is not None)
+        adapter = [*steps, f"weight-{self.weight:g}"] if self.weight else ["base"]
+        return "_".join([*adapter, f"guidance-{self.guidance:g}"])
 
 
 @dataclass(frozen=True)

@@ -82,28 +82,15 @@ def evaluate(
 
     Raises UserError for whatever is misspelt or missing, before an image is generated.
     """
-    from glmkit.evaluation import suites
     from glmkit.evaluation.evaluate import evaluate as run_plan
     from glmkit.evaluation.judges import engines as judges
     from glmkit.evaluation.ocr import engines
     from glmkit.evaluation.plan import DEFAULT_ENGINE, EvaluationPlan
 
-    if prompts is not None:
-        if suite is not None or data is not None:
-            raise UserError("own prompts are their own suite", found=suite or data, fix="leave out --suite and --data")
-        suite, data = "own-prompts-quotes" if texts_from else "own-prompts", prompts
-    elif texts_from is not None:
-        raise UserError(
-            "--texts-from belongs to own prompts", found=texts_from, fix="--prompts FILE --texts-from quotes"
-        )
-    elif suite is None:
-        raise UserError("an evaluation needs prompts", fix="--suite text-render, or --prompts FILE; glmkit list")
+    suite, data = suite_of(suite, prompts, texts_from, data)
     if (height is None) != (width is None):
         raise UserError("give height and width together", fix="height=1024, width=1024")
-    suites.load(suite).files(None if data is None else Path(data))
-    for option, number, most in (("limit", limit, math.inf), ("seeds", seeds, MAX_SEEDS)):
-        if number is not None and not 1 <= number <= most:
-            raise UserError(f"{option} must be at least 1" + f" and at most {most}" * (most < math.inf), found=number)
+    check_amounts(limit, seeds)
     hybrid = None if isinstance(model, (str, Path)) else model.hybrid
     generation = None
     if images is None and answers is None:
@@ -124,7 +111,7 @@ def evaluate(
     plan = EvaluationPlan(
         suite=suite,
         engine=DEFAULT_ENGINE if ocr is None else engines.resolve(ocr),
-        data=None if data is None else Path(data),
+        data=data,
         split=split,
         limit=limit,
         generation=generation,
@@ -138,6 +125,34 @@ def evaluate(
     )
     folder = plan.default_folder() if output is None else Path(output)
     return Evaluation(folder, run_plan(plan, folder, used, InferenceOptions(compile, memory), hybrid))
+
+
+def suite_of(
+    suite: str | None, prompts: str | Path | None, texts_from: str | None, data: str | Path | None
+) -> tuple[str, Path | None]:
+    """Return the suite that is asked for, and where its prompts are; UserError unless they are there."""
+    from glmkit.evaluation import suites
+
+    if prompts is not None:
+        if suite is not None or data is not None:
+            raise UserError("own prompts are their own suite", found=suite or data, fix="leave out --suite and --data")
+        suite, data = "own-prompts-quotes" if texts_from else "own-prompts", prompts
+    elif texts_from is not None:
+        raise UserError(
+            "--texts-from belongs to own prompts", found=texts_from, fix="--prompts FILE --texts-from quotes"
+        )
+    elif suite is None:
+        raise UserError("an evaluation needs prompts", fix="--suite text-render, or --prompts FILE; glmkit list")
+    folder = None if data is None else Path(data)
+    suites.load(suite).files(folder)
+    return suite, folder
+
+
+def check_amounts(limit: int | None, seeds: int | None) -> None:
+    """Raise UserError for numbers of prompts or images that no evaluation can have."""
+    for option, number, most in (("limit", limit, math.inf), ("seeds", seeds, MAX_SEEDS)):
+        if number is not None and not 1 <= number <= most:
+            raise UserError(f"{option} must be at least 1" + f" and at most {most}" * (most < math.inf), found=number)
 
 
 def _generation(model: str | HybridModel, device: str, compile: str, **settings: Any) -> tuple[str, GenerationSettings]:

@@ -18,7 +18,7 @@ PRIOR_TOKENS = "prior_tokens"  # a folder: evaluations of the same AR model, pro
 
 
 def check_all(plans: Mapping[str, EvaluationPlan]) -> None:
-    """Raise UserError for a prompt or judge with which one of the plans cannot work, before hours of the first."""
+    """Raise UserError for a judge, or a model that can follow no prompt, before hours of the first plan."""
     for plan in plans.values():
         suite = suites.load(plan.suite)
         plan.check_judge(suite)

@@ -116,11 +116,11 @@ def _measure(
     if max(sizes) < 2:
         return whole, None, None
     tail = (1 - LEVEL) / 2
-    low, high = np.nanquantile(value(_resampled_totals(sums, sizes)), (tail, 1 - tail))
+    low, high = np.nanquantile(value(resampled_totals(sums, sizes)), (tail, 1 - tail))
     return whole, float(low), float(high)
 
 
-def _resampled_totals(sums: np.ndarray, sizes: tuple[int, ...]) -> np.ndarray:
+def resampled_totals(sums: np.ndarray, sizes: tuple[int, ...]) -> np.ndarray:
     """Turn P prompts x C columns of sums into RESAMPLES x C totals; `sizes` are the prompts of each stratum, in order.
 
     The same sizes always resample the same prompts.

@@ -41,7 +41,12 @@ def embedded(image: Image.Image) -> Thumbnail:
 
 def sample_grid(path: Path) -> Thumbnail:
     """Embed a whole grid of samples; UserError when it is missing or cannot be read."""
-    return _webp(read_image(path), GRID_SIDE)
+    return reencoded(path, GRID_SIDE)
+
+
+def reencoded(path: Path, side: int) -> Thumbnail:
+    """Embed the pixels of an image and nothing else that its file holds, at most `side` of them long or wide."""
+    return _webp(read_image(path), side)
 
 
 def _webp(image: Image.Image, side: int) -> Thumbnail:

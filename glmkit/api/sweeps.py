@@ -1,0 +1,139 @@
+"""Compare checkpoints, weights and guidances."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from glmkit.api.evaluation import check_amounts, suite_of
+from glmkit.errors import UserError, unknown
+from glmkit.extras import require
+from glmkit.generation.options import InferenceOptions
+
+if TYPE_CHECKING:
+    from glmkit.evaluation.sweep import SweepPlan
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Hold a sweep: its folder, the page that shows it, and the recommended `adapters` and `guidance`.
+
+    `sentence` says why these, and which combination may be as good.
+    """
+
+    folder: Path
+    page: Path
+    adapters: tuple[str, ...]
+    guidance: float
+    sentence: str
+
+
+@dataclass(frozen=True)
+class PlannedSweep:
+    """Hold what a sweep will do, before it does it."""
+
+    plan: SweepPlan
+    device: str
+    options: InferenceOptions
+
+    def estimate(self) -> dict[str, Any]:
+        """Say how many combinations and images there are, and how long they take: see `estimate_seconds`."""
+        from glmkit.evaluation.sweep import estimate_seconds
+
+        amounts = {"combinations": len(self.plan.combinations), "images": self.plan.n_images}
+        return amounts | estimate_seconds(self.plan, self.device, self.options)
+
+    def run(self, output: str | Path, metric: str | None = None) -> Sweep:
+        """Evaluate what is missing in the folder `output`, and write its page; see `sweep`."""
+        from glmkit.evaluation import suites
+        from glmkit.evaluation.sweep import run_sweep
+        from glmkit.reporting.sweep import write_sweep
+
+        require("matplotlib", "the page of a sweep")
+        metrics = suites.load(self.plan.base.suite).metrics
+        if metric is not None and metric not in metrics:
+            raise unknown("metric", metric, metrics)
+        run_sweep(self.plan, Path(output), self.device, self.options)
+        page, result = write_sweep(Path(output), metric)
+        best = result.best.combination
+        return Sweep(Path(output), page, best.adapters, best.guidance, result.sentence)
+
+
+def sweep(suite: str | None = None, *, output: str | Path, metric: str | None = None, **options: Any) -> Sweep:
+    """Evaluate every combination of checkpoints, weights and guidances in the folder `output`, and compare them.
+
+    `metric` decides, by default the first of the suite. A sweep that was stopped goes on, and one that is repeated with
+    more values only adds what is missing. `options` are those of `plan_sweep`. Raises UserError for whatever is
+    misspelt or missing, before an image is generated.
+    """
+    return plan_sweep(suite, **options).run(output, metric)
+
+
+def plan_sweep(
+    suite: str | None = None,
+    *,
+    prompts: str | Path | None = None,
+    texts_from: Literal["quotes"] | None = None,
+    model: str | Path = "nano",
+    adapter: str | Path | None = None,
+    weights: Sequence[float | str] = (1,),
+    checkpoints: Sequence[int | str] = ("last",),
+    guidance: Sequence[float | str] = (),
+    adapters: Sequence[str | Path] = (),
+    data: str | Path | None = None,
+    split: str | None = None,
+    limit: int | None = None,
+    seeds: int = 1,
+    size: str | None = None,
+    num_inference_steps: int | None = None,
+    ocr: str | None = None,
+    judge: str | None = None,
+    device: str = "auto",
+    compile: str = "auto",
+    memory: str = "high",
+) -> PlannedSweep:
+    """Check the options of a sweep.
+
+    `adapter` is a run of `finetune` or an adapter; `weights` are numbers, or texts like "0.25:1.25:0.25", of which 0 is
+    the model without it. `checkpoints` are ["last"], ["all"] or numbers of steps, where the run kept its checkpoints.
+    `guidance` is the model's where it is empty. `adapters` are in every combination. The other options are those of
+    `evaluate`. Raises UserError for whatever is misspelt or missing.
+    """
+    from glmkit.evaluation import baselines
+    from glmkit.evaluation.judges import engines as judges
+    from glmkit.evaluation.ocr import engines
+    from glmkit.evaluation.plan import DEFAULT_ENGINE, EvaluationPlan, GenerationSettings
+    from glmkit.evaluation.sweep import SweepPlan, SweptAdapter, parse_numbers
+    from glmkit.generation.loading import device_of_rank
+
+    suite, folder = suite_of(suite, prompts, texts_from, data)
+    check_amounts(limit, seeds)
+    strengths = parse_numbers(list(map(str, weights)), "--weights")
+    steps = list(map(str, checkpoints))
+    if adapter is None and (strengths != [1] or steps != ["last"]):
+        raise UserError("weights and checkpoints are those of an adapter", fix="--adapter RUN")
+    if baselines.find(str(model)) is not None:
+        raise UserError("a sweep needs a model of ours", found=model, fix="nano, a model folder or a hub id")
+    used = str(device_of_rank(device))
+    generation = GenerationSettings.with_defaults(
+        str(model), used, adapters=[str(one) for one in adapters], seeds=seeds, size=size, steps=num_inference_steps
+    )
+    base = EvaluationPlan(
+        suite=suite,
+        engine=DEFAULT_ENGINE if ocr is None else engines.resolve(ocr),
+        data=folder,
+        split=split,
+        limit=limit,
+        generation=generation,
+        judge=None if judge is None else judges.resolve(judge),
+    )
+    plan = SweepPlan(
+        base,
+        SweptAdapter.find(str(adapter)).choose(steps) if adapter is not None else [(None, ())],
+        strengths if adapter is not None else [0],
+        parse_numbers(list(map(str, guidance)), "--guidance") or [float(generation.guidance or 0)],
+        generation.adapters,
+    )
+    return PlannedSweep(plan, used, InferenceOptions(compile, memory))

@@ -1,0 +1,206 @@
+"""Which checkpoint of an adapter, at what weight and guidance: the same prompts and seeds under every combination.
+
+Each combination is an evaluation in a folder of its own, so that a sweep that was stopped goes on, and one that was
+finished may grow. Prior tokens are generated once for combinations that differ in guidance or in the decoder's adapter.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal, InvalidOperation
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from glmkit.errors import UserError
+from glmkit.evaluation import suites
+from glmkit.evaluation.many import check_all, evaluate_all
+from glmkit.evaluation.plan import EvaluationPlan, GenerationSettings
+from glmkit.files import write_json
+from glmkit.generation.benchmark import decoder_passes, measure_latency
+from glmkit.generation.loading import load_model
+from glmkit.generation.options import InferenceOptions
+from glmkit.models.checkpoint.adapter_files import ADAPTABLE, read
+from glmkit.models.checkpoint.adapters import Adapter, check_weight
+from glmkit.models.hybrid import HybridModel
+from glmkit.records import SWEEP, Combination
+from glmkit.runs import open_run, read_result
+
+MAX_COMBINATIONS = 1000
+VARIED = ("adapters", "guidance")  # of an evaluation: what a sweep varies
+
+
+def parse_numbers(texts: Sequence[str], option: str) -> list[float]:
+    """Read numbers, and ranges `first:last:step` with both ends, each number once; UserError for anything else."""
+    numbers: list[float] = []
+    for text in texts:
+        fix = f"{option} 0.25:1.25:0.25, or {option} 0.5 1"
+        try:
+            parts = [Decimal(part) for part in text.split(":")]
+            if len(parts) not in (1, 3) or not all(part.is_finite() for part in parts):
+                raise InvalidOperation
+        except InvalidOperation:
+            raise UserError(f"{option} takes numbers, or first:last:step", found=text, fix=fix) from None
+        first, last, step = parts if len(parts) == 3 else (parts[0], parts[0], Decimal(1))
+        if step <= 0 or last < first or (last - first) / step >= MAX_COMBINATIONS:
+            raise UserError(f"{option} is no range of at most {MAX_COMBINATIONS} numbers", found=text, fix=fix)
+        numbers += [float(first + index * step) for index in range(int((last - first) / step) + 1)]
+    return list(dict.fromkeys(numbers))
+
+
+@dataclass(frozen=True)
+class SweptAdapter:
+    """Hold an adapter with its kept checkpoints: the paths that make it up after so many steps, the last ones last.
+
+    The steps are those of the component that kept checkpoints; None where none did.
+    """
+
+    checkpoints: tuple[tuple[int | None, tuple[str, ...]], ...]
+
+    @classmethod
+    def find(cls, text: str) -> SweptAdapter:
+        """Find what `--adapter` names: RUN, RUN/adapter, or the adapter of one component, with RUN/checkpoints."""
+        adapter = Adapter.parse(text)
+        if adapter.weight != 1:
+            raise UserError("the weights of a sweep are --weights", found=text, fix=f"--adapter {adapter.folder}")
+        folder = adapter.folder
+        components = [name for name in ADAPTABLE if (folder / name).is_dir()]
+        run = folder.parent if folder.name == "adapter" else folder.parent.parent
+        own = folder.name if folder.parent.name == "adapter" else ""
+        kept = {
+            name: sorted(path for path in (run / "checkpoints" / name).glob("*") if path.name.isdigit())
+            for name in (components if folder.name == "adapter" else [own] * bool(own))
+        }
+        several = [name for name, paths in kept.items() if paths]
+        if len(several) > 1:
+            fix = f"--adapter {folder / several[-1]} --with {folder / several[0]}"
+            raise UserError(f"{run} kept checkpoints of several components", found=", ".join(several), fix=fix)
+        if not several:
+            return cls(((None, (str(folder),)),))
+        (name,) = several
+        others = tuple(str(folder / other) for other in components if other != name)
+        steps = {int(path.name): (*others, str(path)) for path in kept[name]}
+        result = run / f"{name}.json"
+        if result.exists():  # until the stage is done, its adapter is that of the last checkpoint
+            steps[read_result(result)["steps"]] = (*others, str(folder / name if components else folder))
+        return cls(tuple(steps.items()))
+
+    def choose(self, wanted: Sequence[str]) -> list[tuple[int | None, tuple[str, ...]]]:
+        """Return the checkpoints of `--checkpoints`: all, last, or numbers of steps."""
+        if list(wanted) == ["last"]:
+            return [self.checkpoints[-1]]
+        if self.checkpoints[-1][0] is None:
+            fix = "train with STAGE.save_every=100 STAGE.keep_checkpoints=true, or leave --checkpoints out"
+            raise UserError("the run of this adapter kept no checkpoints", found=f"--checkpoints {wanted[0]}", fix=fix)
+        if list(wanted) == ["all"]:
+            return list(self.checkpoints)
+        known = {str(steps): paths for steps, paths in self.checkpoints}
+        if missing := [text for text in wanted if text not in known]:
+            what = f"there is no checkpoint after {missing[0]} steps"
+            raise UserError(what, fix=f"all, last, or of these: {', '.join(known)}")
+        return [(int(text), known[text]) for text in dict.fromkeys(wanted)]
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """Say what is swept: every combination of checkpoints, weights and guidances, on what `base` evaluates.
+
+    A weight of 0 is the model without the adapter, once for all checkpoints. `constant` are adapters of every
+    combination, each `DIR` or `DIR:WEIGHT`.
+    """
+
+    base: EvaluationPlan
+    checkpoints: Sequence[tuple[int | None, tuple[str, ...]]]
+    weights: Sequence[float]
+    guidances: Sequence[float]
+    constant: tuple[str, ...] = ()
+
+    @cached_property
+    def combinations(self) -> tuple[Combination, ...]:
+        """Every combination once; those with the same adapters follow each other. UserError for too many."""
+        found: dict[str, Combination] = {}
+        for (steps, paths), weight in itertools.product(self.checkpoints, self.weights):
+            added = tuple(f"{path}:{weight:g}" if weight != 1 else path for path in paths) if weight else ()
+            for guidance in self.guidances:
+                one = Combination(steps if weight else 0, weight, guidance, (*self.constant, *added))
+                found.setdefault(one.folder, one)
+        if len(found) > MAX_COMBINATIONS:
+            raise UserError("too many combinations", found=len(found), fix=f"at most {MAX_COMBINATIONS}")
+        return tuple(found.values())
+
+    def plans(self) -> dict[str, EvaluationPlan]:
+        """Return the evaluation of each combination, by its folder."""
+        return {
+            one.folder: replace(self.base, generation=self._settings(one), name=one.name) for one in self.combinations
+        }
+
+    def _settings(self, one: Combination) -> GenerationSettings:
+        assert self.base.generation is not None
+        return replace(self.base.generation, adapters=one.adapters, guidance=one.guidance)
+
+    @property
+    def n_images(self) -> int:
+        """How many images all combinations have together."""
+        return len(self.combinations) * self._n_requests
+
+    @property
+    def _n_requests(self) -> int:
+        assert self.base.generation is not None
+        suite = suites.load(self.base.suite)
+        return len(suites.prompts(suite, self.base.split, self.base.limit, self.base.data)) * self.base.generation.seeds
+
+
+class ModelOfAdapters:
+    """Loads a model with the adapters of an evaluation; one with the same adapters as the one before stays."""
+
+    def __init__(self, device: str, options: InferenceOptions) -> None:
+        self.device, self.options = device, options
+        self._loaded: HybridModel | None = None
+
+    def __call__(self, settings: GenerationSettings) -> HybridModel:
+        """Return the model; its components are read when they are needed, none where all images are there."""
+        if self._loaded is None or self._loaded.adapters != settings.adapters:
+            self._loaded = None  # its memory is needed for the next one
+            self._loaded = load_model(settings.model, self.device, settings.dtype, settings.adapters, self.options)
+        return self._loaded
+
+
+def run_sweep(plan: SweepPlan, folder: Path, device: str, options: InferenceOptions) -> None:
+    """Evaluate every combination in `folder`, or what is missing there, and list them in sweep.json.
+
+    UserError when the folder holds a sweep of other prompts, seeds or settings. Combinations of an earlier sweep in
+    the same folder stay there, but are not listed.
+    """
+    plans = plan.plans()
+    check_all(plans)
+    for adapter in {Adapter.parse(text) for one in plan.combinations for text in one.adapters}:
+        for component in read(adapter.folder).values():
+            check_weight(component, adapter.weight)
+    settings = {name: value for name, value in plan.base.settings().items() if name not in VARIED}
+    open_run(folder, "sweep", settings, device)
+    evaluate_all(plans, folder, ModelOfAdapters(device, options), options)
+    write_json(folder / SWEEP, [one.to_dict() for one in plan.combinations])
+
+
+def estimate_seconds(plan: SweepPlan, device: str, options: InferenceOptions) -> dict[str, Any]:
+    """Estimate how long a sweep takes, from one image of the first combination, which is generated and thrown away.
+
+    Prior tokens count once for each set of adapters of the AR model, denoising by the passes of each guidance. Loading,
+    and reading or judging the images, are not counted.
+    """
+    from glmkit.generation.prior_token_files import weights_behind
+
+    first, *_ = plan.plans().values()
+    assert first.generation is not None
+    prompt, *_ = suites.prompts(suites.load(first.suite), first.split, first.limit, first.data)
+    hybrid = ModelOfAdapters(device, options)(first.generation)
+    request = first.generation.request(prompt, 0)
+    measure_latency(hybrid, request)  # which compiles
+    seconds = measure_latency(hybrid, request)
+    sets = {weights_behind(hybrid.folder, one.adapters) for one in plan.combinations}
+    passes = sum(decoder_passes(replace(request, guidance=one.guidance)) for one in plan.combinations)
+    per_prompt = len(sets) * seconds["prior_tokens"] + len(plan.combinations) * seconds["vae"]
+    per_prompt += seconds["denoising"] * passes / decoder_passes(request)
+    return {"prior_token_sets": len(sets), "seconds": plan.n_images / len(plan.combinations) * per_prompt}
