@@ -180,7 +180,10 @@ def shortcuts(settings: Mapping[Any, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Generation(Record):
-    """Say what became of a request: the image, or the error that prevented it. `file` is relative to the run folder."""
+    """Say what became of a request: the image, or the error that prevented it. `file` is relative to the run folder.
+
+    `prompt` is the original where a language model rewrote it, `rewritten` then what the model of the image got.
+    """
 
     id: str
     prompt_id: str
@@ -189,6 +192,12 @@ class Generation(Record):
     file: str | None = None
     seconds: float | None = None
     error: str | None = None
+    rewritten: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the fields as JSON values; `rewritten` only where the prompt was."""
+        values = super().to_dict()
+        return values if self.rewritten is not None else {k: v for k, v in values.items() if k != "rewritten"}
 
 
 @dataclass(frozen=True)
@@ -252,6 +261,15 @@ class Alignment(TypedDict):
     clipscore: Annotated[Mapping[str, float | None], Interval] | None
 
 
+class Rewriting(TypedDict):
+    """What became of the prompts of a run: numbers, and for prompts that stayed as they are the reason by their id."""
+
+    rewriter: str
+    prompts: int
+    rewritten: int
+    kept: Mapping[str, str]
+
+
 @dataclass(frozen=True)
 class Summary(Record):
     """Hold the pooled scores of a run. `scores` maps a metric to {value, low, high}, a 95 % interval over prompts.
@@ -264,6 +282,9 @@ class Summary(Record):
     `family` says what the scores may be called: "official" (the benchmark's OCR engine, weights and all its images)
     or "formula of X, OCR engine Y"; `why_not_official` says what differs then. `ocr_limits` are sentences on what the
     OCR engine cannot read. `name` is what reports call the run; "" for its model and adapters.
+
+    `rewriting` says who rewrote the prompts, how many of the `prompts` were `rewritten`, and why others were `kept`;
+    empty where they are as they were written.
 
     Where a judge answered questions, `judge` says which and how its answers were read, `no_share` is the share of its
     answers that were no (of each split, too), and `notes` are sentences on them; elsewhere a summary has none of these.
@@ -289,13 +310,13 @@ class Summary(Record):
     judge: str = ""
     no_share: float | None = None
     notes: tuple[str, ...] = ()
+    rewriting: Annotated[Mapping[str, Any], Rewriting | Mapping[str, Never]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the fields as JSON values; those of a judge only where there is one."""
-        values = super().to_dict()
-        if not self.judge:
-            values = {name: value for name, value in values.items() if name not in ("judge", "no_share", "notes")}
-        return values
+        """Give the fields as JSON values; those of a judge and of rewritten prompts only where there are any."""
+        absent = [] if self.judge else ["judge", "no_share", "notes"]
+        absent += [] if self.rewriting else ["rewriting"]
+        return {name: value for name, value in super().to_dict().items() if name not in absent}
 
     def by_split(self) -> dict[str, Mapping[str, Any]]:
         """Map each split, and "all" where there are several, to {n_scored, n_total, n_prompts, scores[, no_share]}."""

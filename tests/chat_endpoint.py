@@ -4,11 +4,15 @@ It answers yes to every question, one per line. What it does otherwise stands in
 times, "refused" 400, "garbage" an answer that is no JSON, "page" JSON of another kind, "thinking" an answer behind its
 thinking, "cut" one that ends inside it, "silent" one without text, "lost" none at all, "echo" the request's header,
 "unlisted" no probabilities. A key that is none of KEYS is 401, the model "none" 404.
+
+A message without an image is a prompt to rewrite: it comes back with more words, and with its quotes, which "forgetful"
+prompts lose at the first try and "stubborn" ones always. "possessive" ones get apostrophes.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -29,6 +33,8 @@ class ChatHandler(images_endpoint.Handler):
         if "messages" not in body:
             return images_endpoint.Handler.text(body)
         content = body["messages"][-1]["content"]
+        if isinstance(content, str):
+            return content
         return str(next(part["text"] for part in content if part["type"] == "text"))
 
     def answer(self, body: dict[str, Any], tries: int) -> tuple[int, dict[str, Any] | bytes]:
@@ -50,6 +56,8 @@ class ChatHandler(images_endpoint.Handler):
         if "page" in text:
             return 200, {"object": "page"}
         said: str | None = "\n".join("yes, it is" for line in text.split("\n") if line.endswith("?"))
+        if isinstance(body["messages"][-1]["content"], str):
+            said = rewritten(body["messages"])
         if "thinking" in text:
             said = f"<think>\nno, or yes?\n</think>\n\n{said}"
         if "cut" in text:
@@ -69,3 +77,12 @@ class ChatHandler(images_endpoint.Handler):
             "choices": [choice],
             "usage": USAGE,
         }
+
+
+def rewritten(messages: list[dict[str, str]]) -> str:
+    asked = messages[1]["content"]
+    prompt = asked.partition("\n")[0].partition(":" if ":" in asked else "：")[2].strip()
+    if "stubborn" in prompt or ("forgetful" in prompt and len(messages) == 2):
+        prompt = re.sub("['\"]", "", prompt)
+    more = ", the shop's door and the owner's hat" if "possessive" in prompt else ""
+    return f"In soft light, {prompt}{more}."

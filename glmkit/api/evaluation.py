@@ -58,6 +58,8 @@ def evaluate(
     ocr: str | None = None,
     judge: str | None = None,
     answers: str | Path | None = None,
+    rewrite: str | Path | None = None,
+    rewrite_instruction: str | Path | None = None,
     clip: str | None = None,
     references: Sequence[str] = (),
     output: str | Path | None = None,
@@ -75,7 +77,9 @@ def evaluate(
     choose prompts, the first `limit` of each split; `seeds` is the number of images per prompt. `data` is the folder
     with the prompt files of a public benchmark. `ocr` names the OCR engine, `judge` who answers the questions of suites
     that ask some (`openai:MODEL`, `transformers:FOLDER`, `golden:FILE`, `posters`); `answers` is a folder of answers
-    that a benchmark publishes about a model, instead of images. `clip` names the CLIP that measures alignment,
+    that a benchmark publishes about a model, instead of images. `rewrite` names who rewrites the prompts before images
+    are generated (`endpoint:MODEL`, or a file of rewritten prompts), `rewrite_instruction` a file that says how; scores
+    stay those of the prompts as they were. `clip` names the CLIP that measures alignment,
     `references` the sets to which distances are measured. `output` is the run folder; by default the same settings
     always continue in the same folder under `reports/`. `name` is what reports call the run, by default its model and
     adapters. Options of generation are those of `Model.generate`.
@@ -122,6 +126,8 @@ def evaluate(
         name=name.strip(),
         judge=None if judge is None else judges.resolve(judge),
         answers=None if answers is None else Path(answers),
+        rewrite=None if rewrite is None else str(rewrite),
+        rewrite_instruction=None if rewrite_instruction is None else Path(rewrite_instruction),
     )
     folder = plan.default_folder() if output is None else Path(output)
     return Evaluation(folder, run_plan(plan, folder, used, InferenceOptions(compile, memory), hybrid))

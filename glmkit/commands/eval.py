@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING
 from glmkit.config import parse_size
 from glmkit.errors import UserError
 from glmkit.evaluation.metrics import clip
-from glmkit.generation.options import add_adapter_option, add_inference_options, add_shortcut_options
+from glmkit.generation.options import (
+    add_adapter_option,
+    add_inference_options,
+    add_rewrite_options,
+    add_shortcut_options,
+)
 from glmkit.records import shortcuts
 
 if TYPE_CHECKING:
@@ -69,6 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", metavar="N", type=int, help="decoder steps (default: the model's)")
     parser.add_argument("--guidance", metavar="G", type=float, help="decoder guidance (default: the model's)")
     add_shortcut_options(parser)
+    add_rewrite_options(parser)
     parser.add_argument(
         "--clip",
         metavar="MODEL",
@@ -113,6 +119,8 @@ def run(arguments: argparse.Namespace) -> int:
         ocr=arguments.ocr,
         judge=arguments.judge,
         answers=arguments.answers,
+        rewrite=arguments.rewrite,
+        rewrite_instruction=arguments.rewrite_instruction,
         clip=arguments.clip,
         references=arguments.reference or (),
         output=arguments.folder,
@@ -155,6 +163,8 @@ def table(summary: Summary) -> str:
     if summary.judge:
         family += "\n  no: share of the judge's answers that are no"
     family += "".join(f"\n  note: {note}" for note in summary.notes)
+    if about := summary.rewriting:
+        family += f"\n  prompts: {about['rewritten']} of {about['prompts']} rewritten by {about['rewriter']}"
     more = [_alignment(summary.alignment)] if summary.alignment else []
     more += map(_distance, summary.distances)
     return "\n".join((title, family, "", *aligned, *([""] if more else []), *more))

@@ -12,10 +12,19 @@ from typing import TYPE_CHECKING
 
 from glmkit.errors import UserError
 from glmkit.files import called
-from glmkit.generation.options import add_options, check_name, check_png, load_model_from, run_by_parallel
+from glmkit.generation.options import (
+    add_options,
+    add_rewrite_options,
+    check_name,
+    check_png,
+    load_model_from,
+    run_by_parallel,
+)
 from glmkit.records import EXACT
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from glmkit.records import Request
 
 HELP = "Generate an image from a prompt, or many from a file of prompts or with several seeds."
@@ -42,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch-size", metavar="N", type=int, default=BATCH_SIZE, help="prompts at a time (default %(default)s)"
     )
     add_options(parser)
+    add_rewrite_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -55,6 +65,9 @@ def _run(arguments: argparse.Namespace) -> int:
     _check_prompt(arguments)
     if arguments.prompts is not None or arguments.count != 1 or arguments.seeds is not None:
         return _run_many(arguments)
+    if arguments.rewrite or arguments.rewrite_instruction:
+        fix = "--prompts FILE --out FOLDER, or --seeds 0 --out FOLDER"
+        raise UserError("--rewrite keeps rewritten prompts in a folder of images", found=arguments.out, fix=fix)
     check_png(arguments.out)
     generate_file(arguments, arguments.prompt)
     return 0
@@ -158,6 +171,25 @@ def _requests(arguments: argparse.Namespace, folder: Path) -> tuple[list[Request
     return requests, {}
 
 
+def _rewritten(
+    arguments: argparse.Namespace, requests: Sequence[Request], failed: Mapping[str, Exception]
+) -> tuple[list[Request], dict[str, Exception]]:
+    """Put rewritten prompts into the requests, where that is asked for; adds the errors of those without one."""
+    from glmkit.evaluation.rewriting.rewriters import rewriter_of
+
+    rewriter = rewriter_of(arguments.rewrite, arguments.rewrite_instruction)
+    if rewriter is None:
+        return list(requests), dict(failed)
+    if edit := next((request for request in requests if request.condition_images), None):
+        raise UserError("prompts that edit an image are not rewritten", found=edit.id, fix="leave out --rewrite")
+
+    from glmkit.evaluation.rewriting.rewrite import put_into, rewrite_prompts
+    from glmkit.generation.batch import WORK
+
+    prompts = {one.id: (one.prompt, one.texts) for one in requests if one.id not in failed}
+    return put_into(requests, rewrite_prompts(arguments.out, prompts, rewriter, arguments.out / WORK), failed)
+
+
 def _run_many(arguments: argparse.Namespace) -> int:
     out = arguments.out
     if arguments.batch_size < 1:
@@ -178,7 +210,9 @@ def _run_many(arguments: argparse.Namespace) -> int:
     # 1. Make the requests, with the model's defaults.
     group = ProcessGroup.from_environment() if arguments.partner is None else SINGLE_PROCESS
     folder, is_main = resolve(arguments.model), group.is_main
-    requests, failed = _requests(arguments, folder)
+    asked, unusable = _requests(arguments, folder)
+    originals = {request.id: request.prompt for request in asked}
+    requests, failed = _rewritten(arguments, asked, unusable)
     if is_main:
         quoting = {one.id: one.prompt for one in requests if one.texts is None}
         print("\n".join(describe_many(quoting, len(requests) - len(quoting))), file=sys.stderr)
@@ -192,6 +226,7 @@ def _run_many(arguments: argparse.Namespace) -> int:
             is_complete=lambda path, request: is_image_of(path, request, weights),
             may_replace=is_ours,
             failed=failed,
+            originals=originals,
             bars=bars,
             group=group,
         )

@@ -19,6 +19,7 @@ from glmkit.evaluation.ocr.cache import recognize
 from glmkit.evaluation.ocr.limits import limits
 from glmkit.evaluation.ocr.lines import OcrError, OcrResult, reading_order, texts_of
 from glmkit.evaluation.plan import MIN_CONFIDENCE, EvaluationPlan
+from glmkit.evaluation.rewriting.rewrite import Rewrites, counted, rewrite_prompts
 from glmkit.evaluation.suites.shared.base import Counts, Suite, family, why_not_official
 from glmkit.evaluation.suites.shared.layouts import ImageFiles
 from glmkit.evaluation.suites.shared.questions import QuestionSuite
@@ -45,8 +46,8 @@ def evaluate(
 
     Images are generated, and their features extracted, on `device`; OCR runs on the CPU. `model` is the model of
     `plan.generation` when it is loaded already. Writes manifest.json, references/ (where the suite has some),
-    images.jsonl, images/, recognized_lines.jsonl (raw OCR), answers.jsonl (what a judge said), scores.jsonl and
-    summary.json.
+    rewrites.jsonl (where prompts are rewritten), images.jsonl, images/, recognized_lines.jsonl (raw OCR), answers.jsonl
+    (what a judge said), scores.jsonl and summary.json.
     """
     # 1. Load what the plan names, so that whatever is missing shows before an image is generated.
     make_folder(cache_folder())
@@ -65,11 +66,14 @@ def evaluate(
     open_run(folder, "eval", settings, device if plan.generation is not None else None)
     prompts, condition_images = _write_references(folder, suite, prompts)
     answers: dict[str, Answers] = {}
+    rewrites: Rewrites = {}
     if published is not None:
         images, answers = published_images(folder, prompts, published)
     elif plan.generation is not None:
-        baseline = plan.baseline
-        images = generate_images(folder, prompts, plan.generation, device, condition_images, options, baseline, model)
+        rewrites = _rewrite(plan, folder, prompts)
+        images = generate_images(
+            folder, prompts, plan.generation, device, condition_images, options, plan.baseline, model, rewrites
+        )
     else:
         images = copy_images(folder, files or {}, prompts, plan.seeds)
 
@@ -90,6 +94,8 @@ def evaluate(
         # 5. Pool the scores, with intervals over prompts, and set the images against reference sets.
         used = _shortcuts(folder, images) if suite.official is not None else ()
         summary = summarize(plan, suite, scores, files, answers, used)
+        if plan.rewriter is not None:
+            summary = replace(summary, rewriting=counted(rewrites, plan.rewriter))
         if clip is not None:
             summary = alignment.summarize(summary, clip, images, scores)
         if reference_sets:
@@ -135,6 +141,14 @@ def _write_references(
             if name.startswith("condition_image"):
                 condition_images[prompt.id] = (*condition_images.get(prompt.id, ()), str(path))
     return checked, condition_images
+
+
+def _rewrite(plan: EvaluationPlan, folder: Path, prompts: Sequence[Prompt]) -> Rewrites:
+    """Rewrite the prompts, if the plan says so; maps their ids to the results."""
+    if plan.rewriter is None:
+        return {}
+    texts = {prompt.id: (prompt.prompt, prompt.texts or None) for prompt in prompts}
+    return rewrite_prompts(folder, texts, plan.rewriter, lock=folder)
 
 
 def _recognize(

@@ -12,6 +12,7 @@ from glmkit.errors import UserError
 from glmkit.evaluation.baseline_images import BaselineGenerator
 from glmkit.evaluation.baselines import Baseline
 from glmkit.evaluation.plan import GenerationSettings
+from glmkit.evaluation.rewriting.rewrite import Rewrites, put_into
 from glmkit.generation.batch import ImageGenerator, generate_many
 from glmkit.generation.images import is_whole_image
 from glmkit.generation.options import InferenceOptions
@@ -31,11 +32,13 @@ def generate_images(
     options: InferenceOptions | None = None,
     baseline: Baseline | None = None,
     model: HybridModel | None = None,
+    rewrites: Rewrites | None = None,
 ) -> list[Generation]:
     """Generate the images that the run folder lacks; returns a record per prompt and seed, in their order.
 
     `condition_images` are the images to edit, by prompt id. A `baseline` or a loaded `model` generates instead of the
     model that `settings` names. The run's manifest holds the weights, so an image that exists is that of its request.
+    `rewrites` are what the model gets instead of prompts, by their ids.
     """
     pairs = [(prompt, seed) for prompt in prompts for seed in range(prompt.seed, prompt.seed + settings.seeds)]
     requests = [settings.request(prompt, seed, condition_images.get(prompt.id, ())) for prompt, seed in pairs]
@@ -45,6 +48,9 @@ def generate_images(
         for request, (prompt, _) in zip(requests, pairs, strict=True)
         if prompt.error is not None
     }
+    originals = {request.id: request.prompt for request in requests}
+    rewritten = {name: rewrites[of] for name, of in prompt_ids.items() if of in rewrites} if rewrites else {}
+    requests, failed = put_into(requests, rewritten, failed)
     with stage_bars(disable=not ProcessGroup.from_environment().is_main) as bars:
 
         def load_generator() -> ImageGenerator:
@@ -70,6 +76,7 @@ def generate_images(
             is_complete=lambda path, _: is_whole_image(path),
             failed=failed,
             prompt_ids=prompt_ids,
+            originals=originals,
             bars=bars,
         )
     return [

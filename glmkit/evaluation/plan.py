@@ -17,6 +17,7 @@ from glmkit.evaluation.baselines import Baseline
 from glmkit.evaluation.judges import engines as judges
 from glmkit.evaluation.ocr import engines
 from glmkit.evaluation.ocr.lines import EngineIdentity
+from glmkit.evaluation.rewriting.rewriters import Rewriter, rewriter_of
 from glmkit.evaluation.suites.shared.base import Suite
 from glmkit.evaluation.suites.shared.questions import QuestionSuite
 from glmkit.hashing import file_sha256, fingerprint, json_sha256
@@ -151,7 +152,9 @@ class EvaluationPlan:
     there. `clip` names the CLIP that measures alignment, `references` the sets to which distances are measured. `name`
     is what reports call the run; "" for its model and adapters. `judge` is the module of the judge of a suite with
     questions, MODULE or MODULE:LOCATION (`judges.engines`); `answers` is a folder with answers that the benchmark
-    publishes about a model, in place of judge and images.
+    publishes about a model, in place of judge and images. `rewrite` names who rewrites the prompts before images are
+    generated (`rewriting.rewriters`), `rewrite_instruction` the file that says how; scores stay those of the prompts as
+    they were.
     """
 
     suite: str
@@ -167,6 +170,8 @@ class EvaluationPlan:
     name: str = ""
     judge: str | None = None
     answers: Path | None = None
+    rewrite: str | None = None
+    rewrite_instruction: Path | None = None
 
     @property
     def model(self) -> str:
@@ -220,6 +225,11 @@ class EvaluationPlan:
         return f"{self.engine_identity} confidence>={MIN_CONFIDENCE}" if self.reads_text else ""
 
     @cached_property
+    def rewriter(self) -> Rewriter | None:
+        """Who rewrites the prompts, None where they stay; UserError for what it lacks here."""
+        return rewriter_of(self.rewrite, self.rewrite_instruction)
+
+    @cached_property
     def baseline(self) -> Baseline | None:
         """The model that generates when it is none of ours; finding out may download it."""
         return baselines.find(self.generation.model) if self.generation is not None else None
@@ -247,6 +257,8 @@ class EvaluationPlan:
         suite = suites.load(self.suite)
         if isinstance(suite, QuestionSuite):
             shared["judge"] = f"{self.judge_identity} {suite.asking}"
+        if self.rewriter is not None:
+            shared["rewrite"] = str(self.rewriter.identity)
         if self.answers is not None:
             folder = self.answers.resolve()
             return {**shared, "answers": str(folder), "answers_fingerprint": fingerprint(folder)}
@@ -257,7 +269,16 @@ class EvaluationPlan:
         return {**shared, **self.generation.to_dict(), **_fingerprints(self.generation, model)}
 
     def check_prompts(self, suite: Suite, prompts: Sequence[Prompt]) -> list[Prompt]:
-        """Return the prompts, those that the model cannot follow with their error; UserError when that is every one."""
+        """Return the prompts, those that the model cannot follow with their error; UserError when that is every one.
+
+        UserError, too, for prompts that cannot be rewritten.
+        """
+        if self.rewriter is not None:
+            what = "images and answers that are there already" if self.generation is None else ""
+            if any("condition_image" in suite.references(prompt) for prompt in prompts if prompt.error is None):
+                what = "prompts that edit an image"
+            if what:
+                raise UserError(f"{what} are taken as they are", found=f"--rewrite {self.rewrite}", fix="leave it out")
         if self.generation is None:
             return list(prompts)
         if self.baseline is None:

@@ -20,7 +20,7 @@ from glmkit.distributed.process_group import ProcessGroup
 from glmkit.distributed.work_queue import exclusive, participating, remove_work
 from glmkit.errors import UserError
 from glmkit.files import append_jsonl, read_jsonl, write_jsonl
-from glmkit.generation.images import save_png
+from glmkit.generation.images import REWRITTEN_FROM, save_png
 from glmkit.progress import StageBars
 from glmkit.records import Generation, Request
 
@@ -94,6 +94,7 @@ def generate_many(
     may_replace: Callable[[Path], bool] = lambda _: True,
     failed: Mapping[str, Exception] | None = None,
     prompt_ids: Mapping[str, str] | None = None,
+    originals: Mapping[str, str] | None = None,
     bars: StageBars | None = None,
     group: ProcessGroup | None = None,
 ) -> GeneratedImages:
@@ -103,12 +104,13 @@ def generate_many(
     `may_replace(path)` holds. A failure is a record with its error, and is tried again by the next call; `failed` are
     the errors of requests, by id, that cannot be served. The records of other requests stay, behind those of these. The
     generator is loaded only when something is missing. The processes of `group`, by default those that a launcher
-    started, share the work. `prompt_ids`
-    maps ids of requests to those of their prompts, the same where it is None.
+    started, share the work. `prompt_ids` maps ids of requests to those of their prompts, the same where it is None, and
+    `originals` to prompts before they were rewritten.
     """
     group = group or ProcessGroup.from_environment()
     # 1. Find the images that are there.
-    images, work = _ImageFolder(requests, folder, file_name, is_complete, may_replace, prompt_ids), folder / WORK
+    work = folder / WORK
+    images = _ImageFolder(requests, folder, file_name, is_complete, may_replace, prompt_ids, originals)
     images.refused |= {id_: str(error) for id_, error in (failed or {}).items()}
     able = [request for request in requests if failed is None or request.id not in failed]
     missing = [request for request in requests if images.is_missing(request)]
@@ -147,9 +149,11 @@ class _ImageFolder:
         is_complete: Callable[[Path, Request], bool],
         may_replace: Callable[[Path], bool],
         prompt_ids: Mapping[str, str] | None,
+        originals: Mapping[str, str] | None,
     ) -> None:
         self.requests, self.folder = requests, folder
         self._file_name, self._is_complete, self._prompt_ids = file_name, is_complete, prompt_ids
+        self._originals = originals or {}
         self._complete: set[str] = set()  # finding out may take reading a whole image: once is enough
         self._lock, self._saved = threading.Lock(), 0
         paths = {request.id: folder / file_name(request) for request in requests if not self._has(request)}
@@ -172,7 +176,9 @@ class _ImageFolder:
         """Write the image and add its record, or that of the error, to the journal; returns how many were saved."""
         request, error = result.request, None if result.error is None else str(result.error)
         if result.image is not None:
-            save_png(self.folder / self._file_name(request), result.image, result.text)
+            original = self._originals.get(request.id, request.prompt)
+            more = {} if original == request.prompt else {REWRITTEN_FROM: original}
+            save_png(self.folder / self._file_name(request), result.image, {**result.text, **more})
             self._complete.add(request.id)
         with self._lock, exclusive(self.folder / WORK):
             append_jsonl(self.folder / JOURNAL, self._record(request, round(result.seconds, 3), error).to_dict())
@@ -213,4 +219,6 @@ class _ImageFolder:
     def _record(self, request: Request, seconds: float | None, error: str | None) -> Generation:
         prompt_id = request.id if self._prompt_ids is None else self._prompt_ids[request.id]
         file = self._file_name(request) if error is None else None
-        return Generation(request.id, prompt_id, request.prompt, request.seed, file, seconds, error)
+        prompt = self._originals.get(request.id, request.prompt)
+        rewritten = None if prompt == request.prompt else request.prompt
+        return Generation(request.id, prompt_id, prompt, request.seed, file, seconds, error, rewritten)

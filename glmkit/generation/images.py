@@ -18,6 +18,7 @@ from glmkit.records import EXACT, Request, shortcuts
 
 # Keys of an image's text that say where something was; its content is in the key "weights".
 PLACES = ("version", "model", "adapters", "condition_images")
+REWRITTEN_FROM = "rewritten_from"  # key of the prompt before it was rewritten, where it was
 
 
 def weights_digest(folder: Path, adapters: Sequence[str] = (), dtype: str = "") -> str:
@@ -94,10 +95,13 @@ def is_image_of(path: str | Path, request: Request, weights: str) -> bool:
 
 
 def image_shortcuts(path: Path) -> dict[str, str]:
-    """Return the shortcuts that an image of ours was made with, as it says itself; none for anything else."""
+    """Return the shortcuts that an image of ours was made with, as it says itself; none for anything else.
+
+    A rewritten prompt is one of them.
+    """
     try:
         with Image.open(path, formats=["PNG"]) as image:
-            return shortcuts(image.info)
+            return shortcuts(image.info) | ({"prompt": "rewritten"} if REWRITTEN_FROM in image.info else {})
     except (OSError, SyntaxError, ValueError):
         return {}
 

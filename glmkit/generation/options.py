@@ -115,6 +115,21 @@ def add_shortcut_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_rewrite_options(parser: argparse.ArgumentParser) -> None:
+    """Add --rewrite and --rewrite-instruction."""
+    parser.add_argument(
+        "--rewrite",
+        metavar="endpoint:MODEL|FILE",
+        help="let a language model rewrite the prompts first, or take rewritten ones from a file; texts stay",
+    )
+    parser.add_argument(
+        "--rewrite-instruction",
+        metavar="FILE",
+        type=Path,
+        help="what the endpoint's model is asked to do, like GLM-Image's examples/prompt_utils.py (default: our own)",
+    )
+
+
 def add_parallel_option(parser: argparse.ArgumentParser) -> None:
     """Add --parallel, and `partner`, which is another process by `glmkit.generation.parallel_guidance`."""
     parser.add_argument(

@@ -173,6 +173,7 @@ def comparison_notes(runs: Sequence[EvalRun], common: set[str]) -> list[str]:
         what = "have no score" if any(run.summary.judge for run in runs) else "could not be generated or read"
         notes.append(f"{amounts} {what}. They are missing from the scores, not counted as 0.")
     notes += [f"{run.name}: {note}." for run in runs for note in run.summary.notes]
+    notes += [rewriting_note(run) for run in runs if run.summary.rewriting]
     limits = dict.fromkeys(limit for run in runs for limit in run.summary.ocr_limits)
     notes += [f"{limit[:1].upper()}{limit[1:]}." for limit in limits]
     unofficial: dict[tuple[str, tuple[str, ...]], list[str]] = {}
@@ -187,6 +188,16 @@ def comparison_notes(runs: Sequence[EvalRun], common: set[str]) -> list[str]:
         notes.append("CLIP alignment was measured by different models, or not for every run; it is not compared.")
     notes += [f"The images were {reason}; part of the difference may come from that." for reason in unequal(runs)]
     return notes
+
+
+def rewriting_note(run: EvalRun) -> str:
+    """Say how many prompts of a run were rewritten, and why others were not."""
+    about = run.summary.rewriting
+    note = f"{about['rewritten']} of {wording.count(about['prompts'], 'prompt')} of {run.name} were rewritten"
+    if about["kept"]:
+        name, why = next(iter(about["kept"].items()))
+        note += f"; {len(about['kept'])} stayed as they were, the first of them is {name} ({why})"
+    return f"{note}. All scores are those of the original prompts and their texts."
 
 
 def unequal(runs: Sequence[EvalRun]) -> list[str]:

@@ -32,7 +32,8 @@ ScoredImages = dict[tuple[str, int], tuple[Generation, Score]]  # (run, seed) ->
 class GalleryImage:
     """One image of one run, or why there is none (`error`), or neither when the run has no such seed.
 
-    `original` is the file that `image` is a thumbnail of; `scores` are (metric, value).
+    `original` is the file that `image` is a thumbnail of; `scores` are (metric, value). `rewritten` is the prompt that
+    the model got, where it was rewritten.
     """
 
     run: str
@@ -42,6 +43,7 @@ class GalleryImage:
     error: str | None = None
     scores: tuple[tuple[str, float | None], ...] = ()
     text_diff: ImageTextDiff | None = None
+    rewritten: str | None = None
 
 
 @dataclass(frozen=True)
@@ -177,6 +179,7 @@ def gallery_image(
         original,
         scores=scores,
         text_diff=diff_texts(score.expected, score.recognized_lines) if score.expected else None,
+        rewritten=image.rewritten,
     )
 
 

@@ -56,7 +56,7 @@ def clip_text(alignment: Mapping[str, Any]) -> str:
 
 
 def generation_settings(settings: Mapping[str, Any]) -> str:
-    """Describe size, steps, guidance and shortcuts.
+    """Describe size, steps, guidance, shortcuts, and who rewrote the prompts.
 
     Endpoints have only a size, and images that were made elsewhere nothing.
     """
@@ -68,6 +68,7 @@ def generation_settings(settings: Mapping[str, Any]) -> str:
     steps, guidance = settings["steps"], settings["guidance"]
     texts = [size, "" if steps is None else f"{steps} steps", "" if guidance is None else f"guidance {guidance}"]
     texts += [f"{name} {value}" for name, value in shortcuts(settings).items()]
+    texts.append(f"prompts rewritten by {settings['rewrite']}" if "rewrite" in settings else "")
     return ", ".join(filter(None, texts))
 
 

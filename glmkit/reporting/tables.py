@@ -29,6 +29,7 @@ def image_records(runs: Sequence[EvalRun], comparison: Comparison) -> list[Image
     """
     common = set(comparison.prompts)
     metrics = dict.fromkeys(name for run in runs for name in run.summary.metrics)  # compared or not
+    is_rewritten = any(run.summary.rewriting for run in runs)
     records = []
     for run in runs:
         scores = {score.id: score for score in run.scores}
@@ -43,6 +44,7 @@ def image_records(runs: Sequence[EvalRun], comparison: Comparison) -> list[Image
                     "language": score.language,
                     "compared": image.prompt_id in common,
                     "prompt": image.prompt,
+                    **({"rewritten": image.rewritten} if is_rewritten else {}),
                     "expected": list(score.expected),
                     "recognized_lines": list(score.recognized_lines),
                     "image": image.file,

@@ -1,0 +1,1 @@
+"""Prompts that a language model rewrites before an image is generated; scores stay those of the original prompt."""
