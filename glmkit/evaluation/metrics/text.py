@@ -50,6 +50,13 @@ CHARACTER_ACCURACY = {
     "rate of character recognition, (N - substitutions - deletions) / N. Characters that were not asked for are free.",
 }
 
+WORD_PRECISION = {
+    "direction": "higher",
+    "definition": "glmkit-wp-1: read words that were expected, counted with repeats (multiset) / read words: what is "
+    "left to 1 was not asked for, misspelt or written again. Words are those of glmkit-wa-1 (languages without spaces: "
+    "characters). An image in which nothing was read has none.",
+}
+
 
 class Match(NamedTuple):
     """Assign expected text number `text` to the read pieces `start` to `stop` (exclusive)."""
@@ -95,6 +102,12 @@ def counts(expected: Sequence[str], read: Sequence[str], language: str) -> dict[
         "ned": (sum(match.similarity for match in matches), len(texts)),
         "cer": (edits, sum(map(len, texts))),
     }
+
+
+def word_precision(expected: Sequence[str], read: Sequence[str], language: str) -> tuple[int, int]:
+    """Count the read words of one image that were expected, and all that were read."""
+    found = Counter(units(read, language))
+    return (Counter(units(expected, language)) & found).total(), found.total()
 
 
 def characters_in_order(expected: Sequence[str], read: Sequence[str]) -> tuple[int, int]:

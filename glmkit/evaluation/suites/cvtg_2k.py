@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from glmkit.errors import UserError
+from glmkit.evaluation.metrics import text
 from glmkit.evaluation.metrics.cvtg import cvtg_scores
 from glmkit.evaluation.ocr.engines import cvtg_paddleocr
 from glmkit.evaluation.ocr.lines import RecognizedLine, texts_of
@@ -35,6 +36,7 @@ METRICS = {
         "definition": "CVTG-2K NED, a similarity: mean over the words of 1 - Levenshtein / (longer length + 0.00001) "
         "against the read word that difflib.get_close_matches ranks first; nothing read counts as one empty word.",
     },
+    "word_precision": text.WORD_PRECISION,
 }
 
 
@@ -67,6 +69,7 @@ class Cvtg2k(Suite):
         return {
             "word_accuracy": (sum(score.hit for score in scores), len(scores)),
             "ned": (sum(score.similarity for score in scores), len(scores)),
+            "word_precision": text.word_precision(prompt.texts, texts_of(lines), prompt.language),
         }
 
     def images_in(self, folder: Path, prompts: Sequence[Prompt]) -> ImageFiles:

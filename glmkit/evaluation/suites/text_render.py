@@ -43,6 +43,7 @@ METRICS: Mapping[str, Mapping[str, str]] = {
         "definition": "glmkit-all-places-1: share of the images in which every text with a named place stands there, "
         "as in glmkit-places-1, of the prompts that name places.",
     },
+    "word_precision": text.WORD_PRECISION,
 }
 
 
@@ -53,6 +54,7 @@ def counts(prompt: Prompt, lines: Sequence[RecognizedLine], image: Path) -> Coun
         **text.counts(prompt.texts, read, prompt.language),
         "character_accuracy": text.characters_in_order(prompt.texts, read),
         **_named(prompt, lines, image),
+        "word_precision": text.word_precision(prompt.texts, read, prompt.language),
     }
 
 

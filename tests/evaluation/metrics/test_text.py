@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from glmkit.evaluation.metrics.text import METRICS, Match, assign, counts, normalise, pieces, units
+from glmkit.evaluation.metrics.text import METRICS, Match, assign, counts, normalise, pieces, units, word_precision
 
 WORDS = st.text(alphabet="abcdeß É火", min_size=1, max_size=8).filter(str.strip)
 
@@ -138,3 +138,21 @@ def test_ranges_and_disjoint_runs(expected: list[str], read: list[str]) -> None:
 def test_order_of_lines_does_not_matter(read: list[str]) -> None:
     expected = ["alpha beta", "gamma", "delta epsilon zeta", "eta"]
     assert counts(expected, read, "en") == {"word_accuracy": (7, 7), "ned": (4.0, 4), "cer": (0, 33)}
+
+
+@pytest.mark.parametrize(
+    ("read", "precision"),
+    [
+        (["Grand OPENING", "sale"], (3, 3)),
+        (["grand opening", "sale", "since 1999"], (3, 5)),  # text that was not asked for
+        (["grand opening", "grand", "sale"], (3, 4)),  # text that is repeated
+        (["grand 0pening"], (1, 2)),  # a misspelt word
+        ([], (0, 0)),
+    ],
+)
+def test_precision_is_the_share_of_read_words_that_were_expected(read: list[str], precision: tuple[int, int]) -> None:
+    assert word_precision(["Grand Opening", "SALE"], read, "en") == precision
+
+
+def test_precision_of_unspaced_languages_counts_characters() -> None:
+    assert word_precision(["欢迎光临"], ["欢迎 光临", "北京"], "zh") == (4, 6)

@@ -174,7 +174,8 @@ def test_oneig_grids_are_cut_and_black_tiles_are_missing(tmp_path: Path) -> None
     assert rows["000_3"].error == "no image: this tile of the grid is black"
     assert rows["002_0"].error == "not in the folder"
     # the cell ["It's a\nb"] is compared as Its anb
-    assert rows["001_0"].counts == {"oneig_text_en": [1 - 0.01 * 0.5, 1], "ed": [1, 1], "cr": [0, 1], "wac": [1, 2]}
+    counts = {"oneig_text_en": [1 - 0.01 * 0.5, 1], "ed": [1, 1], "cr": [0, 1], "wac": [1, 2]}
+    assert rows["001_0"].counts == {**counts, "word_precision": [0, 3]}
     assert "the images were not cut from the benchmark's grids" in summary.why_not_official
     before = [path.stat().st_mtime_ns for path in images]
     evaluate(EvaluationPlan("oneig-text-en", "fake_ocr", data, images=tmp_path / "images"), run)
@@ -187,7 +188,8 @@ def test_oneig_pools_before_it_combines(tmp_path: Path) -> None:
     fake_ocr.write(images / "001_0.png", "Its a")
     summary = evaluate(EvaluationPlan("oneig-text-en", "fake_ocr", data, limit=2, images=images), tmp_path / "run")
     values = {name: score["value"] for name, score in summary.scores.items()}
-    assert values == pytest.approx({"ed": 1, "cr": 1 / 2, "wac": 4 / 5, "oneig_text_en": 1 - 1 / 100 * 1 / 2 * 1 / 5})
+    expected = {"ed": 1, "cr": 1 / 2, "wac": 4 / 5, "oneig_text_en": 1 - 1 / 100 * 1 / 2 * 1 / 5}
+    assert values == pytest.approx({**expected, "word_precision": 4 / 5})
 
 
 def test_how_long_an_answer_may_be(tmp_path: Path) -> None:

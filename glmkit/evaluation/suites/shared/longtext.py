@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypedDict
 
+from glmkit.evaluation.metrics import text
 from glmkit.evaluation.metrics.longtext import longtext_answer, longtext_score
 from glmkit.evaluation.ocr.engines import qwen2_5_vl
 from glmkit.evaluation.ocr.lines import RecognizedLine, texts_of
@@ -47,7 +48,8 @@ class LongText(Suite):
                 "definition": f"LongText-Bench text score ({language}): expected units that were read, counted with "
                 f"repeats, anywhere in the image, / expected units. Units are {UNITS[language]}; only CJK, ASCII "
                 "letters and digits and French accented letters count. Text that was not asked for is free.",
-            }
+            },
+            "word_precision": text.WORD_PRECISION,
         }
         self.official = OfficialProtocol(
             f"LongText-Bench ({language})",
@@ -76,4 +78,7 @@ class LongText(Suite):
     def counts(self, prompt: Prompt, lines: Sequence[RecognizedLine], _image: Path) -> Counts:
         """Count the units that were read, of those expected."""
         answer = longtext_answer("\n".join(texts_of(lines)))
-        return {"text_score": longtext_score(list(prompt.texts), answer, self.language)}
+        return {
+            "text_score": longtext_score(list(prompt.texts), answer, self.language),
+            "word_precision": text.word_precision(prompt.texts, [answer], self.language),
+        }

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from glmkit.errors import UserError
+from glmkit.evaluation.metrics import text
 from glmkit.evaluation.metrics.oneig import MAX_EDITS, oneig_answer, oneig_text_aggregate, oneig_text_score
 from glmkit.evaluation.ocr.engines import qwen2_5_vl
 from glmkit.evaluation.ocr.lines import RecognizedLine, texts_of
@@ -55,6 +56,7 @@ class OneigText(Suite):
                 "definition": "OneIG-Bench WAC: expected units that were read, counted with repeats, / expected units: "
                 f"characters where the expected text holds Chinese, otherwise words. {letters}",
             },
+            "word_precision": text.WORD_PRECISION,
         }
         self.official = OfficialProtocol(
             f"OneIG-Bench text ({language})",
@@ -94,12 +96,14 @@ class OneigText(Suite):
 
     def counts(self, prompt: Prompt, lines: Sequence[RecognizedLine], _image: Path) -> Counts:
         """Score one image; a set of images has the score of its pooled ED, CR and WAC."""
-        score = oneig_text_score(prompt.ground_truth, oneig_answer("\n".join(texts_of(lines))))
+        answer = oneig_answer("\n".join(texts_of(lines)))
+        score = oneig_text_score(prompt.ground_truth, answer)
         return {
             f"oneig_text_{self.language}": (oneig_text_aggregate([score], self.language).score, 1),
             "ed": (score.edits, 1),
             "cr": (score.edits == 0, 1),
             "wac": (score.matched, score.total),
+            "word_precision": text.word_precision(prompt.texts, [answer], self.language),
         }
 
     def images_in(self, folder: Path, prompts: Sequence[Prompt]) -> ImageFiles:

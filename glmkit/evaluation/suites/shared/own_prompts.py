@@ -28,7 +28,7 @@ UNSPACED = {"ja": "[\u3041-\u30ff]", "zh": "[\u3400-\u9fff]", "th": "[\u0e01-\u0
 class OwnPrompts(Suite):
     """Score the texts of prompts in a file; `from_quotes`: of a prompt without `texts`, those in its quotes."""
 
-    metrics = text.METRICS
+    metrics = {**text.METRICS, "word_precision": text.WORD_PRECISION}
 
     def __init__(self, *, from_quotes: bool) -> None:
         self.from_quotes = from_quotes
@@ -84,7 +84,9 @@ class OwnPrompts(Suite):
 
     def counts(self, prompt: Prompt, lines: Sequence[RecognizedLine], _image: Path) -> Counts:
         """Count what was read of the texts."""
-        return text.counts(prompt.texts, texts_of(lines), prompt.language)
+        read = texts_of(lines)
+        precision = text.word_precision(prompt.texts, read, prompt.language)
+        return {**text.counts(prompt.texts, read, prompt.language), "word_precision": precision}
 
     def references(self, prompt: Prompt) -> Mapping[str, Image]:
         """Give the images that the prompt edits."""
