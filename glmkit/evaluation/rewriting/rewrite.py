@@ -30,7 +30,7 @@ def rewrite_prompts(
     """Rewrite prompts, which `prompts` maps from their ids with the texts beside them, None for those in quotes.
 
     What any run has had rewritten by the same rewriter is not asked again, nor what another process asks in the folder
-    `lock`. Every result is one line of `FILE` in `folder`. People are told how many were rewritten.
+    `lock`. Every result is one line of `FILE` in `folder`. It is printed how many were rewritten.
     """
     originals = {name: Original(prompt, required_texts(prompt, texts)) for name, (prompt, texts) in prompts.items()}
     with exclusive(lock):
