@@ -147,7 +147,7 @@ def _rewrite(plan: EvaluationPlan, folder: Path, prompts: Sequence[Prompt]) -> R
     """Rewrite the prompts, if the plan says so; maps their ids to the results."""
     if plan.rewriter is None:
         return {}
-    texts = {prompt.id: (prompt.prompt, prompt.texts or None) for prompt in prompts}
+    texts = {prompt.id: (prompt.prompt, prompt.texts or None) for prompt in prompts if prompt.error is None}
     return rewrite_prompts(folder, texts, plan.rewriter, lock=folder)
 
 

@@ -43,7 +43,7 @@ def generate_images(
     pairs = [(prompt, seed) for prompt in prompts for seed in range(prompt.seed, prompt.seed + settings.seeds)]
     requests = [settings.request(prompt, seed, condition_images.get(prompt.id, ())) for prompt, seed in pairs]
     prompt_ids = {request.id: prompt.id for request, (prompt, _) in zip(requests, pairs, strict=True)}
-    failed = {
+    failed: dict[str, Exception] = {
         request.id: UserError(prompt.error)
         for request, (prompt, _) in zip(requests, pairs, strict=True)
         if prompt.error is not None

@@ -45,16 +45,16 @@ def test_every_prompt_of_nano_knows_what_its_image_must_show(tmp_path: Path) -> 
 
 SIGN = Prompt(
     "sign",
-    "A sign: “Vera Lund” at the top, “5 June” at the bottom, navy on ivory, a gold star in the middle",
+    "A sign: “Vera Lund” at the top, “5 June” at the bottom, navy on ivory, a gold hexagon in the middle",
     ("Vera Lund", "5 June"),
     named={
         "background": "ivory",
         "text_colours": ["navy", "navy"],
         "places": ["top", "bottom"],
-        "shapes": [{"kind": "star", "colour": "gold", "place": "middle", "count": 1}],
+        "shapes": [{"kind": "hexagon", "colour": "gold", "place": "middle", "count": 1}],
     },
 )
-WORDS = {"word_accuracy", "ned", "cer", "character_accuracy"}
+WORDS = {"word_accuracy", "word_precision", "ned", "cer", "character_accuracy"}
 PLACES = {"texts_in_place", "all_texts_in_place"}
 
 
@@ -91,4 +91,5 @@ def test_a_fault_costs_the_score_that_it_should(
 def test_a_prompt_that_names_nothing_is_not_counted(tmp_path: Path) -> None:
     Image.new("RGB", (64, 64)).save(tmp_path / "sign.png")
     found = counts(replace(SIGN, named={}), (), tmp_path / "sign.png")
-    assert {metric for metric in METRICS if found[metric] == (0, 0)} == {"attribute_accuracy", *PLACES}
+    absent = {"attribute_accuracy", "word_precision", *PLACES}
+    assert {metric for metric in METRICS if found[metric] == (0, 0)} == absent
