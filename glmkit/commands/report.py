@@ -1,4 +1,4 @@
-"""glmkit report: evaluation runs side by side in one HTML file."""
+"""glmkit report: evaluation runs side by side on one HTML page."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 from glmkit.errors import UserError
 from glmkit.extras import require
 
-HELP = "Compare evaluation runs in one self-contained HTML file."
+HELP = "Compare evaluation runs on one HTML page."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add RUN ..., --out and --name."""
+    """Add RUN ..., --out, --name, --max-mb and --zip."""
     parser.add_argument(
         "runs", metavar="RUN", nargs="*", type=Path, help="run folder of glmkit eval; the first is the baseline"
     )
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE.html",
         type=Path,
         required=True,
-        help="the file to write; its data go to FILE.csv and .json",
+        help="the file to write; its data go to FILE.csv and .json. A page above --max-mb is FILE/index.html instead",
     )
     parser.add_argument(
         "--name",
@@ -38,6 +38,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="what the page calls a run, once for each in their order (default: --name of glmkit eval, else its model)",
     )
+    parser.add_argument(
+        "--max-mb",
+        metavar="MB",
+        type=float,
+        help="size of one file; a larger page is a folder whose images load as one scrolls (default 25)",
+    )
+    parser.add_argument("--zip", action="store_true", help="pack all of it into FILE.zip, to send it")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -50,8 +57,14 @@ def run(arguments: argparse.Namespace) -> int:
         found = "both" if arguments.runs else "neither"
         raise UserError("a report compares runs, or shows a history", found=found, fix="RUN RUN, or --history RUNS")
     if arguments.history:
+        for option, value in (("--name", arguments.names), ("--max-mb", arguments.max_mb), ("--zip", arguments.zip)):
+            if value:
+                raise UserError(f"a history takes no {option}", fix=f"leave out {option}")
         page, *data = write_history(arguments.history, arguments.out)
-    else:
-        page, *data = write_report(arguments.runs, arguments.out, arguments.names)
-    print(f"wrote {page}; its data in {' and '.join(map(str, data))}")
+        print(f"wrote {page}; its data in {' and '.join(map(str, data))}")
+        return 0
+    page, table, values, *zipped = write_report(
+        arguments.runs, arguments.out, arguments.names, max_mb=arguments.max_mb, as_zip=arguments.zip
+    )
+    print(f"wrote {page}; its data in {table} and {values}{''.join(f'; all of it in {path}' for path in zipped)}")
     return 0

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
@@ -15,10 +16,14 @@ from glmkit.evaluation.stats import image_value, required_counts
 from glmkit.records import Generation, Score
 from glmkit.reporting.compare import Comparison
 from glmkit.reporting.gallery_order import metric_changes, positions, prompt_means
+from glmkit.reporting.image_store import ImageStore
 from glmkit.reporting.load import EvalRun
-from glmkit.reporting.text_diff import ImageTextDiff, diff_texts
-from glmkit.reporting.thumbnails import Thumbnail, thumbnail
+from glmkit.reporting.recognized import Box, RecognizedLines, line_boxes, recognized_lines, word_box
+from glmkit.reporting.text_diff import ImageTextDiff, MisreadWord, diff_texts
+from glmkit.reporting.thumbnails import Thumbnail
 
+MAX_CROPS = 12  # of an image: a poster of gibberish needs no more
+MIN_CROP_HEIGHT = 36  # pixels on the screen: smaller crops are enlarged
 MIN_PROMPTS_FOR_PROGRESS = 100  # fewer are done before a progress bar could be read
 REFERENCES = (
     "condition_image",
@@ -29,11 +34,30 @@ ScoredImages = dict[tuple[str, int], tuple[Generation, Score]]  # (run, seed) ->
 
 
 @dataclass(frozen=True)
+class ReadBox:
+    """Where OCR read a line; `misread`: not every letter of it is as expected."""
+
+    box: Box
+    text: str
+    misread: bool
+
+
+@dataclass(frozen=True)
+class WordCrop:
+    """A misread word beside its pixels; `scale` is how many times larger than they are the page shows them."""
+
+    image: Thumbnail
+    scale: float
+    word: MisreadWord
+
+
+@dataclass(frozen=True)
 class GalleryImage:
     """One image of one run, or why there is none (`error`), or neither when the run has no such seed.
 
-    `original` is the file that `image` is a thumbnail of; `scores` are (metric, value). `rewritten` is the prompt that
-    the model got, where it was rewritten.
+    `original` is the file that `image` is a copy of, `height` and `width` its pixels; `scores` are (metric, value).
+    `rewritten` is the prompt that the model got, where it was rewritten. `boxes` says where OCR read something,
+    `misread` shows words that were not read as expected.
     """
 
     run: str
@@ -44,6 +68,15 @@ class GalleryImage:
     scores: tuple[tuple[str, float | None], ...] = ()
     text_diff: ImageTextDiff | None = None
     rewritten: str | None = None
+    height: int = 0
+    width: int = 0
+    boxes: tuple[ReadBox, ...] = ()
+    misread: tuple[WordCrop, ...] = ()
+
+    @property
+    def n_not_shown(self) -> int:
+        """Count the misread words without a crop."""
+        return len(self.text_diff.misread) - len(self.misread) if self.text_diff else 0
 
 
 @dataclass(frozen=True)
@@ -72,19 +105,27 @@ class PromptCard:
         return " ".join((self.id, self.prompt, *self.expected)).lower()
 
 
-def gallery(runs: Sequence[EvalRun], comparison: Comparison) -> list[PromptCard]:
-    """Build one card per common prompt, in the order of the first run."""
+def gallery(runs: Sequence[EvalRun], comparison: Comparison, store: ImageStore) -> list[PromptCard]:
+    """Build one card per common prompt, in the order of the first run; its images go to `store`."""
     signs = {metric.name: 1 if metric.higher_is_better else -1 for metric in comparison.metrics}
     means = [prompt_means(run.scores, signs) for run in runs]
     failed = {score.prompt_id for run in runs for score in run.scores if score.error is not None}
     prompts = {image.prompt_id: image.prompt for image in runs[0].images}
     orders = positions({prompt_id: prompts[prompt_id] for prompt_id in comparison.prompts}, means, failed)
     images = images_by_prompt(runs)
+    recognized = {run.name: recognized_lines(run.folder) for run in runs}
 
     def card(prompt_id: str) -> PromptCard:
         gains = metric_changes(prompt_id, means) if len(runs) == 2 else None
         changes = tuple((name, sign * gain) for (name, sign), gain in zip(signs.items(), gains or [], strict=False))
-        return prompt_card(prompt_id, runs, images[prompt_id], list(signs), orders[prompt_id], changes)
+        of_prompt = images[prompt_id]
+        gallery_images = tuple(
+            gallery_image(run, seed, of_prompt.get((run.name, seed)), list(signs), recognized[run.name], store)
+            for seed in sorted({seed for _, seed in of_prompt})
+            for run in runs
+        )
+        shown = references(runs, prompt_id, store)
+        return prompt_card(prompt_id, of_prompt, gallery_images, orders[prompt_id], changes, shown)
 
     with ThreadPoolExecutor() as pool:  # Pillow decodes, resizes and encodes outside the interpreter's lock
         total = len(comparison.prompts)
@@ -105,17 +146,13 @@ def images_by_prompt(runs: Sequence[EvalRun]) -> dict[str, ScoredImages]:
 
 def prompt_card(
     prompt_id: str,
-    runs: Sequence[EvalRun],
     images: ScoredImages,
-    metrics: Sequence[str],
+    gallery_images: tuple[GalleryImage, ...],
     order_positions: dict[str, int],
     changes: tuple[tuple[str, float], ...],
+    shown_references: tuple[tuple[str, Thumbnail], ...],
 ) -> PromptCard:
     """Build the card of one prompt."""
-    seeds = sorted({seed for _, seed in images})
-    gallery_images = tuple(
-        gallery_image(run, seed, images.get((run.name, seed)), metrics) for seed in seeds for run in runs
-    )
     image, score = next(iter(images.values()))
     problems = {
         "error": any(item.error is not None for item in gallery_images),
@@ -131,18 +168,18 @@ def prompt_card(
         positions=order_positions,
         problems=tuple(name for name, present in problems.items() if present),
         changes=changes,
-        references=references(runs, prompt_id),
+        references=shown_references,
     )
 
 
-def references(runs: Sequence[EvalRun], prompt_id: str) -> tuple[tuple[str, Thumbnail], ...]:
-    """Embed the images of `references/<prompt id>/` in the first run that has any; UserError for a broken one."""
+def references(runs: Sequence[EvalRun], prompt_id: str, store: ImageStore) -> tuple[tuple[str, Thumbnail], ...]:
+    """Store the images of `references/<prompt id>/` in the first run that has any; UserError for a broken one."""
     for run in runs:
         folder = run.folder / "references" / prompt_id
         paths = [path for name in REFERENCES if (path := folder / f"{name}.png").is_file()]
         if paths:
             try:
-                return tuple((path.stem, thumbnail(path)) for path in paths)
+                return tuple((path.stem, store.open(path)[1]) for path in paths)
             except UserError as error:
                 raise UserError(
                     f"{folder} holds an image that cannot be opened",
@@ -153,9 +190,14 @@ def references(runs: Sequence[EvalRun], prompt_id: str) -> tuple[tuple[str, Thum
 
 
 def gallery_image(
-    run: EvalRun, seed: int, scored: tuple[Generation, Score] | None, metrics: Sequence[str]
+    run: EvalRun,
+    seed: int,
+    scored: tuple[Generation, Score] | None,
+    metrics: Sequence[str],
+    recognized: RecognizedLines,
+    store: ImageStore,
 ) -> GalleryImage:
-    """Embed one image; what failed (generation, the file, OCR) becomes its error."""
+    """Store one image with its misread words; what failed (generation, the file, OCR) becomes its error."""
     if scored is None:
         return GalleryImage(run.name, seed)
     image, score = scored
@@ -166,21 +208,52 @@ def gallery_image(
         return GalleryImage(run.name, seed, error=error, scores=() if error else scores)
     original = run.folder / image.file
     try:
-        embedded = thumbnail(original)
+        pixels, shown = store.open(original)
     except UserError as error:
         reason = score.error or error.what
         return GalleryImage(run.name, seed, error=reason)
+    found = GalleryImage(run.name, seed, shown, original, score.error, height=pixels.height, width=pixels.width)
     if score.error is not None:
-        return GalleryImage(run.name, seed, embedded, original, score.error)
-    return GalleryImage(
-        run.name,
-        seed,
-        embedded,
-        original,
+        return found
+    text_diff = diff_texts(score.expected, score.recognized_lines) if score.expected else None
+    boxes = line_boxes(original, score.recognized_lines, recognized)
+    return replace(
+        found,
         scores=scores,
-        text_diff=diff_texts(score.expected, score.recognized_lines) if score.expected else None,
+        text_diff=text_diff,
         rewritten=image.rewritten,
+        boxes=read_boxes(score.recognized_lines, boxes, text_diff),
+        misread=word_crops(score.recognized_lines, boxes, text_diff, pixels, store),
     )
+
+
+def read_boxes(lines: Sequence[str], boxes: Sequence[Box], text_diff: ImageTextDiff | None) -> tuple[ReadBox, ...]:
+    """Say which lines hold a misread word."""
+    found, start = [], 0
+    for text, box in zip(lines, boxes, strict=False):  # without boxes there is nothing to say
+        stop = start + len(text)
+        misread = any(word.start < stop and word.stop > start for word in (text_diff.misread if text_diff else ()))
+        found.append(ReadBox(box, text, misread))
+        start = stop + 1
+    return tuple(found)
+
+
+def word_crops(
+    lines: Sequence[str],
+    boxes: Sequence[Box],
+    text_diff: ImageTextDiff | None,
+    pixels: Image.Image,
+    store: ImageStore,
+) -> tuple[WordCrop, ...]:
+    """Cut the first `MAX_CROPS` misread words out of an image; none where no boxes are known."""
+    if text_diff is None or not boxes:
+        return ()
+    crops = []
+    for word in text_diff.misread[:MAX_CROPS]:
+        crop = store.crop(pixels, word_box(lines, boxes, word.start, word.stop))
+        if crop is not None:
+            crops.append(WordCrop(crop, max(1.0, MIN_CROP_HEIGHT / crop.height), word))
+    return tuple(crops)
 
 
 def with_clip_metric(metrics: Sequence[str], alignment: Mapping[str, str]) -> list[str]:

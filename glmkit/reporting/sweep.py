@@ -22,10 +22,11 @@ from glmkit.reporting import wording
 from glmkit.reporting.build import GENERATOR
 from glmkit.reporting.compare import comparable_metrics, comparison_notes
 from glmkit.reporting.curves import curves
+from glmkit.reporting.image_store import SMALL, ImageStore
 from glmkit.reporting.load import EvalRun, load_runs
 from glmkit.reporting.panels import RUN_COLOURS
 from glmkit.reporting.templates import template_environment
-from glmkit.reporting.thumbnails import Thumbnail, thumbnail
+from glmkit.reporting.thumbnails import Thumbnail
 
 PAGE, RESULT, RECOMMENDED = "index.html", "result.json", "recommended.txt"
 AXES = {"weight": "weight of the adapter", "steps": "steps of training", "guidance": "guidance"}
@@ -262,5 +263,5 @@ def example(result: SweepResult) -> tuple[str, dict[str, Thumbnail]]:
     images = {}
     for arm, image, _ in firsts[chosen]:
         if image.file is not None:
-            images[arm.combination.name] = thumbnail(arm.run.folder / image.file)
+            images[arm.combination.name] = ImageStore(SMALL).open(arm.run.folder / image.file)[1]
     return chosen, images

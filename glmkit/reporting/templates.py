@@ -13,6 +13,8 @@ from glmkit.reporting import wording
 FOLDER = Path(__file__).parent
 # What a page may load and send: nothing but what is inside it. A script needs its hash beside this.
 CONTENT_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+# Also images beside the page or in run folders: of a page whose images are files, or smaller than their originals.
+FOLDER_POLICY = CONTENT_POLICY.replace("img-src data:", "img-src data: 'self' file:")
 
 
 def template_environment() -> jinja2.Environment:

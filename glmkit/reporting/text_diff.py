@@ -5,6 +5,7 @@ Legend: E letters of one expected text, R letters of everything that was read.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -47,11 +48,33 @@ class TextDiff:
 
 
 @dataclass(frozen=True)
+class MisreadWord:
+    """A word that was read, but not as expected; of a word that nothing expects all letters are extra.
+
+    Its letters are `start` to `stop` (exclusive) of the lines that were read, which a line break joins.
+    """
+
+    spans: tuple[DiffSpan, ...]
+    start: int
+    stop: int
+
+    @property
+    def expected(self) -> str:
+        """Return the word as it should be; empty where none is expected."""
+        return "".join(span.expected for span in self.spans)
+
+
+@dataclass(frozen=True)
 class ImageTextDiff:
-    """All expected texts of an image, and the lines that belong to none of them; neither where they are `too_long`."""
+    """All expected texts of an image, and the lines that belong to none of them; neither where they are `too_long`.
+
+    `misread` holds the words that were read with a wrong, missing or extra letter, in the order of the texts, then the
+    `unexpected_lines`.
+    """
 
     texts: tuple[TextDiff, ...]
     unexpected_lines: tuple[str, ...]
+    misread: tuple[MisreadWord, ...] = ()
     too_long: bool = False
 
     @property
@@ -94,6 +117,7 @@ def diff_texts(texts: Sequence[str], lines: Sequence[str]) -> ImageTextDiff:
         return ImageTextDiff((), (), too_long=True)
     unmatched = fold(read)
     diffs: dict[int, TextDiff] = {}
+    misread: dict[int, list[MisreadWord]] = {}
     for index in sorted(range(len(texts)), key=lambda index: -len(texts[index])):
         text, folded = texts[index], fold(texts[index])
         pairs = align_letters(folded, unmatched)
@@ -102,10 +126,16 @@ def diff_texts(texts: Sequence[str], lines: Sequence[str]) -> ImageTextDiff:
             diffs[index] = TextDiff(text, (DiffSpan("missing", text, ""),))
             continue
         diffs[index] = TextDiff(text, merge_spans(text, read, pairs))
+        misread[index] = misread_words(text, read, pairs)
         matched = [r for _, r in pairs if r is not None]
         start, end = matched[0], matched[-1] + 1
         unmatched = unmatched[:start] + MATCHED * (end - start) + unmatched[end:]
-    return ImageTextDiff(tuple(diffs[index] for index in range(len(texts))), unmatched_lines(read, unmatched))
+    unexpected = unmatched_lines(read, unmatched)
+    words = [word for index in sorted(misread) for word in misread[index]]
+    words += [MisreadWord((DiffSpan("extra", "", line),), start, start + len(line)) for start, line in unexpected]
+    return ImageTextDiff(
+        tuple(diffs[index] for index in range(len(texts))), tuple(line for _, line in unexpected), tuple(words)
+    )
 
 
 def fold(text: str) -> str:
@@ -184,7 +214,24 @@ def letter_kind(expected: str, read: str) -> Kind:
     return "correct" if equal(fold(expected), fold(read)) else "wrong"
 
 
-def unmatched_lines(read: str, unmatched: str) -> tuple[str, ...]:
-    """Return the stretches of `read` that no text has matched, one for each line and gap."""
+def misread_words(expected: str, read: str, pairs: LetterPairs) -> list[MisreadWord]:
+    """Return the words of one text, split at spaces that were read, that were read but not as expected."""
+    words: list[list[tuple[int | None, int | None]]] = [[]]
+    for e, r in pairs:
+        if r is not None and read[r].isspace() and (e is None or expected[e].isspace()):
+            words.append([])
+        else:
+            words[-1].append((e, r))
+    misread = []
+    for word in words:
+        positions = [r for _, r in word if r is not None]
+        spans = merge_spans(expected, read, word)
+        if positions and any(span.kind != "correct" for span in spans):
+            misread.append(MisreadWord(spans, positions[0], positions[-1] + 1))
+    return misread
+
+
+def unmatched_lines(read: str, unmatched: str) -> list[tuple[int, str]]:
+    """Return the stretches of `read` that no text has matched, one for each line and gap, with where they start."""
     rest = "".join("\n" if mask == MATCHED else letter for letter, mask in zip(read, unmatched, strict=True))
-    return tuple(line.strip() for line in rest.split("\n") if line.strip())
+    return [(match.start(), match[0].rstrip()) for match in re.finditer(r"[^\s][^\n]*", rest)]

@@ -1,4 +1,4 @@
-"""Images as data URIs, small enough that a report of hundreds stays one file."""
+"""Small copies of images as data URIs, for pages that are one file."""
 
 from __future__ import annotations
 
@@ -9,29 +9,20 @@ from pathlib import Path
 
 from PIL import Image
 
-from glmkit.inputs.images import read, read_image
+from glmkit.inputs.images import read_image
 
-THUMBNAIL_SIDE = 288  # pixels: as wide as the page shows an image
+THUMBNAIL_SIDE = 288  # pixels: as wide as a page shows an image
 GRID_SIDE = 1280  # pixels: a grid of samples is too wide for a thumbnail
-MAX_PNG_BYTES = 30_000  # a thumbnail-sized PNG below this is embedded as it is
 WEBP_QUALITY = 76
 
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """An embedded image: `uri` holds its bytes, `height` and `width` are pixels."""
+    """An image of a page: `uri` holds its bytes, or names its file beside the page; `height` and `width` are pixels."""
 
     uri: str
     height: int
     width: int
-
-
-def thumbnail(path: Path) -> Thumbnail:
-    """Embed the image at `path`; UserError when it is missing or cannot be read."""
-    image, image_format, _ = read(path)
-    if image_format == "PNG" and max(image.size) <= THUMBNAIL_SIDE and path.stat().st_size <= MAX_PNG_BYTES:
-        return Thumbnail(data_uri(path.read_bytes(), "png"), image.height, image.width)
-    return _webp(image, THUMBNAIL_SIDE)
 
 
 def embedded(image: Image.Image) -> Thumbnail:

@@ -12,6 +12,7 @@ from PIL import Image, ImageColor, ImageDraw, ImageFont
 from glmkit.evaluation import stats
 from glmkit.evaluation.metrics import text as text_metrics
 from glmkit.files import write_json, write_jsonl
+from glmkit.hashing import file_sha256
 from glmkit.records import Generation, Prompt, Score, Summary
 
 BACKGROUNDS = ("#f3e2c7", "#24406b", "#7a2e2e", "#dfe8e0", "#efc94c", "#30343f")
@@ -19,19 +20,24 @@ Reading = Sequence[str] | Exception  # the lines that OCR read, or the failure
 MakeRun = Callable[..., Path]
 
 
-def render_poster(path: Path, lines: Sequence[str], index: int, side: int = 256) -> None:
-    """A poster with the lines in it."""
+def render_poster(path: Path, lines: Sequence[str], index: int, side: int = 256) -> list[dict[str, Any]]:
+    """Render a poster with the lines in it; returns them with their boxes, as OCR would."""
     background = BACKGROUNDS[index % len(BACKGROUNDS)]
     image = Image.new("RGB", (side, side), background)
     canvas = ImageDraw.Draw(image)
     dark = sum(ImageColor.getrgb(background)) < 380
     canvas.ellipse((side * 0.55, side * 0.5, side * 0.95, side * 0.9), fill="#c8553d" if dark else "#3f7d6e")
+    recognized = []
     for line_index, line in enumerate(lines):
         colour = "white" if dark else "black"
         position = (side / 12, side * (0.12 + 0.16 * line_index))
-        canvas.text(position, line, fill=colour, font=ImageFont.load_default(side / 10))
+        font = ImageFont.load_default(side / 10)
+        canvas.text(position, line, fill=colour, font=font)
+        box = [round(edge) for edge in canvas.textbbox(position, line, font=font)]
+        recognized.append({"text": line, "confidence": 1.0, "box": box})
     path.parent.mkdir(parents=True, exist_ok=True)
     image.save(path)
+    return recognized
 
 
 def summarise(scores: Sequence[Score], model: str, adapters: Sequence[str], suite: str) -> Summary:
@@ -69,7 +75,7 @@ def make_run(tmp_path: Path) -> MakeRun:
         side: int = 256,
     ) -> Path:
         folder = tmp_path / name
-        images, scores = [], []
+        images, scores, journal = [], [], []
         for index, (prompt, reading) in enumerate(samples):
             failed = str(reading) if isinstance(reading, Exception) else None
             common: dict[str, Any] = {"id": f"{prompt.id}_0", "prompt_id": prompt.id, "seed": 0, "error": failed}
@@ -80,9 +86,11 @@ def make_run(tmp_path: Path) -> MakeRun:
             about: dict[str, Any] = {"split": prompt.split, "language": prompt.language, "expected": prompt.texts}
             scores.append(Score(recognized_lines=lines, counts=counts, **about, **common))
             if file:
-                render_poster(folder / file, lines, index, side)
+                recognized = render_poster(folder / file, lines, index, side)
+                journal.append({"sha256": file_sha256(folder / file), "engine": "0", "lines": recognized})
         write_jsonl(folder / "images.jsonl", (image.to_dict() for image in images))
         write_jsonl(folder / "scores.jsonl", (score.to_dict() for score in scores))
+        write_jsonl(folder / "recognized_lines.jsonl", journal)
         write_json(folder / "summary.json", summarise(scores, "nano", adapters, suite).to_dict())
         write_json(folder / "manifest.json", manifest(suite, adapters))
         return folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import io
 import json
@@ -10,6 +11,7 @@ import os
 import re
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -40,6 +42,7 @@ class Page(HTMLParser):
         self.open: list[str] = []
         self.texts: list[str] = []
         self.script = ""
+        self.card_data = ""
         self.feed(html)
         self.close()
         assert self.open == []
@@ -57,13 +60,22 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         if self.open[-1:] == ["script"]:
-            self.script += data
+            if self.tags[-1][1].get("type") == "text/plain":
+                self.card_data += data
+            else:
+                self.script += data
         elif self.open[-1:] != ["style"]:
             self.texts.append(data)
 
     @property
     def text(self) -> str:
         return " ".join(" ".join(self.texts).split())
+
+    @property
+    def cards(self) -> list[dict[str, Any]]:
+        """What the script knows of the cards."""
+        cards: list[dict[str, Any]] = json.loads(gzip.decompress(base64.b64decode(self.card_data)))
+        return cards
 
     @property
     def prompts(self) -> list[dict[str, str | None]]:
@@ -117,12 +129,14 @@ def test_every_image_is_inside_and_every_failure_is_a_card(tmp_path: Path, two: 
     page = report(tmp_path, *two)
     assert len(page.prompts) == 6
     images = page.all("img")
-    assert len(images) == 11 + 2 * 5  # the gallery; five prompts at the top, whose images are there in both runs
+    whole = [image for image in images if str(image["alt"]).startswith("Image by")]
+    assert len(whole) == 11 + 2 * 5  # the gallery; five prompts at the top, whose images are there in both runs
+    assert len(images) == len(whole) + 7  # words without their first letter
     assert all(str(image["src"]).startswith("data:image/") for image in images)
     assert "engine <stopped>" in page.text
-    failed = [card for card in page.prompts if "error" in str(card["data-problems"]).split()]
+    failed = [card for card in page.cards if "error" in card["problems"]]
     assert len(failed) == 1
-    assert failed[0]["data-worst"] == "0"
+    assert failed[0]["positions"]["worst"] == 0
 
 
 def test_a_lost_image_file_is_an_error_card(tmp_path: Path, two: tuple[Path, Path]) -> None:
@@ -151,7 +165,8 @@ def test_whatever_a_prompt_contains_stays_text(tmp_path: Path, make_run: MakeRun
     nasty = "</script><script>alert(1)</script>\" onmouseover='x' {{ 7 * 191 }} & <b>\u202egnp.exe " + "W" * 500
     prompt = Prompt(nasty, nasty, (nasty,), split=nasty)
     page = report(tmp_path, make_run("a", [(prompt, [nasty[:40]])]), make_run("b", [(prompt, RuntimeError(nasty))]))
-    assert len(page.all("script")) == 1
+    assert len(page.all("script")) == 2
+    assert "\u202e" not in str(page.cards)
     assert "alert" not in page.script
     assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
     assert "1337" not in page.text
@@ -208,7 +223,7 @@ def test_one_run_and_three_runs(tmp_path: Path, make_run: MakeRun, prompts: list
     three = report(tmp_path, *runs)
     assert "nano (r1) has the best word accuracy of 3 runs" in three.text
     assert "its lead over nano (r2) is not resolved" in three.text
-    assert len(three.all("img")) == 18 + 12
+    assert len([image for image in three.all("img") if str(image["alt"]).startswith("Image by")]) == 18 + 12
     for base, other in (("r1", "r2"), ("r1", "r6"), ("r2", "r6")):
         said = f"nano ({other}) against nano ({base}): difference", f"nano ({other}) is worse than nano ({base}) by"
         assert any(sentence in three.text for sentence in said)
@@ -221,14 +236,18 @@ def test_intervals_of_few_prompts_come_with_a_warning(tmp_path: Path, make_run: 
     assert ("With fewer than 20 prompts bars are too short" in page.text) == (count < 20)
 
 
-def test_large_images_shrink(tmp_path: Path, make_run: MakeRun, prompts: list[Prompt]) -> None:
-    page = report(tmp_path, make_run("big", [(prompts[0], prompts[0].texts)], side=1024))
-    source = str(page.all("img")[0]["src"])
-    kind, content = source.split(";base64,")
-    assert kind == "data:image/webp"
-    with Image.open(io.BytesIO(base64.b64decode(content))) as image:
-        assert image.size == (288, 288)
-    assert len(content) < 30_000
+def test_images_are_as_large_as_the_page_may_be(tmp_path: Path, make_run: MakeRun, prompts: list[Prompt]) -> None:
+    out = tmp_path / "report.html"
+    run = make_run("big", [(prompts[0], prompts[0].texts)], side=1200)
+    max_mb = 25.0
+    for side in (1024, 512):
+        write_report([run], out, max_mb=max_mb)
+        kind, content = str(Page(out.read_text(encoding="utf-8")).all("img")[0]["src"]).split(";base64,")
+        assert kind == "data:image/webp"
+        with Image.open(io.BytesIO(base64.b64decode(content))) as image:
+            assert image.size == (side, side)
+        assert out.stat().st_size <= max_mb * 1_000_000
+        max_mb = (out.stat().st_size - 1000) / 1_000_000
 
 
 def test_ids_are_unique_and_anchors_lead_somewhere(tmp_path: Path, two: tuple[Path, Path]) -> None:
@@ -372,3 +391,56 @@ def test_a_page_on_another_drive_links_with_whole_addresses(tmp_path: Path, monk
 
     monkeypatch.setattr(os.path, "relpath", fail)
     assert build._url(image, tmp_path) == image.as_uri()
+
+
+def test_a_misread_word_stands_beside_its_pixels(tmp_path: Path, make_run: MakeRun, prompts: list[Prompt]) -> None:
+    """At full resolution, whatever the size of the image on the page; nothing where no boxes are stored."""
+    sale = prompts[0]
+    run = make_run("run", [(sale, ["SUMNER SALE", "50 % off"])], side=1200)
+    crops = [image for image in report(tmp_path, run).all("img") if image["alt"] == "Where it was read"]
+    with Image.open(io.BytesIO(base64.b64decode(str(crops[0]["src"]).partition(",")[2]))) as crop:
+        assert crop.size == (int(str(crops[0]["width"])), int(str(crops[0]["height"])))
+        assert 400 < crop.width < 700  # of the line of 11 letters in 1200 pixels
+        with Image.open(run / "images" / "0.png") as image:
+            assert crop.height < image.height / 4
+    assert len(crops) == 1
+    (run / "recognized_lines.jsonl").unlink()
+    page = report(tmp_path, run)
+    assert [image["alt"] for image in page.all("img") if image["alt"] == "Where it was read"] == []
+    assert not page.all("svg", **{"class": "boxes"})
+
+
+def test_a_large_report_is_a_folder(tmp_path: Path, two: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    """Its images are files beside the page; it replaces the file of an earlier report, and nothing else."""
+    out = tmp_path / "out" / "page.html"
+    command = ["report", *map(str, two), "--out", str(out)]
+    assert main(command) == 0
+    assert main([*command, "--max-mb", "0.01", "--zip"]) == 0
+    page = Page((tmp_path / "out" / "page" / "index.html").read_text(encoding="utf-8"))
+    sources = {str(image["src"]) for image in page.all("img")}
+    tiles = {f"tiles/{path.name}" for path in (tmp_path / "out" / "page" / "tiles").iterdir()}
+    assert sources == tiles
+    assert all(image["loading"] == "lazy" for image in page.all("img"))
+    beside = {str(link["href"]) for link in page.all("a") if not str(link["href"]).startswith("#")}
+    assert all((tmp_path / "out" / "page" / unquote(link)).is_file() for link in beside)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["page", "page.zip"]
+    with zipfile.ZipFile(tmp_path / "out" / "page.zip") as archive:
+        names = {name.removeprefix("page/") for name in archive.namelist()}
+    assert names == tiles | {"index.html", "index.csv", "index.json"}
+    assert main([*command, "--max-mb", "0.01", "--zip"]) == 0  # both are of a report
+    (tmp_path / "out" / "page" / "index.html").write_text("mine")
+    assert main([*command, "--max-mb", "0.01"]) == 2
+    assert "is not of a report" in capsys.readouterr().err
+    assert (tmp_path / "out" / "page" / "index.html").read_text() == "mine"
+    assert main([*command, "--max-mb", "0"]) == 2
+
+
+def test_the_cards_of_many_prompts_wait_as_text(
+    tmp_path: Path, two: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "CARDS_AT_ONCE", 4)
+    page = report(tmp_path, *two)
+    assert len(page.prompts) == 4
+    assert [card.get("html") is None for card in page.cards] == [True] * 4 + [False] * 2
+    assert [Page(card["html"]).prompts[0]["id"] for card in page.cards[4:]] == ["prompt-5", "prompt-6"]
+    assert "2 more prompts need JavaScript" in page.text

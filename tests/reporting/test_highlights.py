@@ -12,6 +12,7 @@ from glmkit.records import Prompt
 from glmkit.reporting.compare import compare
 from glmkit.reporting.gallery import gallery
 from glmkit.reporting.highlights import Highlights, choose_changes, choose_values, highlights
+from glmkit.reporting.image_store import DETAILS, ImageStore
 from glmkit.reporting.load import load_runs
 
 
@@ -45,7 +46,7 @@ def test_no_prompt_of_a_single_run_is_chosen_twice() -> None:
 def highlights_of(*folders: Path) -> Highlights:
     runs = load_runs(folders)
     comparison = compare(runs)
-    return highlights(gallery(runs, comparison), comparison)
+    return highlights(gallery(runs, comparison, ImageStore(DETAILS[0])), comparison)
 
 
 def test_the_pair_of_the_verdict_is_shown(make_run: MakeRun, prompts: list[Prompt]) -> None:
@@ -65,6 +66,6 @@ def test_a_change_keeps_its_sign_where_lower_is_better(make_run: MakeRun, prompt
     runs = load_runs([make_run("a", [(prompt, ["?"]) for prompt in prompts]), make_run("b", right)])
     comparison = compare(runs)
     lower = [metric for metric in comparison.metrics if metric.name == "cer"]
-    found = highlights(gallery(runs, comparison), replace(comparison, metrics=tuple(lower)))
+    found = highlights(gallery(runs, comparison, ImageStore(DETAILS[0])), replace(comparison, metrics=tuple(lower)))
     assert all(item.value < 0 for item in found.items if item.reason == "largest gain")
     assert found.items[0].reason == "largest gain"

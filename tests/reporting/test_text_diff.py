@@ -100,3 +100,22 @@ def test_long_texts_are_not_compared(texts: list[str], lines: list[str]) -> None
     diff = diff_texts(texts, lines)
     assert (diff.texts, diff.unexpected_lines, diff.perfect) == ((), (), False)
     assert "Too long" in diff.summary
+
+
+@pytest.mark.parametrize(
+    ("texts", "lines", "misread"),
+    [
+        (["SUMMER SALE"], ["SUMNER", "SALE"], [("SUMMER", "SUMNER")]),
+        (["BLUE SKY"], ["BLUESKY"], [("BLUE SKY", "BLUESKY")]),  # joined words are one
+        (["OPEN", "SALE"], ["OPEN", "QQQ"], [("", "QQQ")]),  # a missing word has no pixels, an unexpected line has
+        (["half price"], ["now hlf price  only"], [("half", "hlf"), ("", "now"), ("", "only")]),
+        (["你好世界"], ["你好", "世男"], [("世界", "世男")]),
+        (["Fresh Bread"], ["FRESH", "bread"], []),
+    ],
+)
+def test_misread_words_and_where_they_were_read(
+    texts: list[str], lines: list[str], misread: list[tuple[str, str]]
+) -> None:
+    read = "\n".join(lines)
+    words = diff_texts(texts, lines).misread
+    assert [(word.expected, read[word.start : word.stop]) for word in words] == misread
