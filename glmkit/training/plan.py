@@ -33,6 +33,7 @@ CHARACTERS_PER_TOKEN = 3
 CAPTION_CHARACTERS, GLYPH_BYTES = 240, 32  # of a caption that is not known
 BYTES_PER_TRAINED = 16  # a parameter, its gradient and AdamW's two moments, all float32
 GUIDED = 2  # samples that the decoder computes for one image: with conditions and without
+COMPILED = 0.75  # of what autograd keeps: compiled layers compute some of it again (0.69 to 0.76 were measured)
 UTILIZATION = 0.5  # of a large matrix product's FLOP/s, in a whole step
 Shape = data.Kind
 
@@ -163,7 +164,7 @@ def plan_stage(
         tokens={data.kind_name(shape): _tokens(name, shape, captions) for shape in shapes},
         weights=weights,
         optimizer=trained * (BYTES_PER_TRAINED - 4 + 4 * (stage.ema > 0)),
-        activations=cost.peak_bytes if cost else None,
+        activations=round(cost.peak_bytes * (COMPILED if stage.compile else 1)) if cost else None,
         seconds=None if flops is None else flops / (flops_per_second * UTILIZATION),
         phases={}
         if kind.transformer is None or not with_phases
@@ -231,6 +232,8 @@ def _micro_batch_cost(
     for module in modules.values():
         module.to(dtype_for(device))
     checkpoint_gradients(modules[kind.transformer], stage.gradient_checkpointing)
+    if stage.lora is not None and stage.lora.base == "int8":
+        quantization.keep_int8_inputs(modules[kind.transformer])
     frozen_passes = 1 + recipe.data.has_regularization if stage.regularization_weight else 0
     batch = stage.global_batch_size // stage.accumulation_steps
     return measure(name, modules, shape, batch, captions, frozen_passes)

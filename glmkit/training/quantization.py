@@ -99,6 +99,22 @@ def cast_as_autocast(_: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
     return (inputs[0].to(torch.get_autocast_dtype(kind)),) if torch.is_autocast_enabled(kind) else inputs
 
 
+def keep_int8_inputs(module: nn.Module) -> None:
+    """Have each of the matrices hold its latest input, until the module is gone.
+
+    bitsandbytes keeps the inputs of int8 products for the backward pass where gradient checkpointing does not see them.
+    """
+
+    def keep(linear: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+        kept = inputs[0].to(cast(nn.Linear, linear).weight.dtype)
+        linear.int8_input = kept.detach()  # without what its graph keeps
+        return (kept,)
+
+    for name, linear in layer_matrices(module):
+        if ".lora_" not in name:
+            linear.register_forward_pre_hook(keep)
+
+
 def matrix_bytes(module: nn.Module, base: str, value_bytes: int) -> int:
     """Return the bytes of the frozen matrices of `module` on a base, with their scales.
 
