@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,39 @@ def test_temporary_name_keeps_the_suffix_and_the_folder(tmp_path: Path) -> None:
         assert temporary.parent == tmp_path
         assert not (tmp_path / "image.png").exists()
     assert names(tmp_path) == ["image.png"]
+
+
+def test_the_disk_holds_a_file_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed, fsync = [], os.fsync
+
+    def noted(descriptor: int) -> None:
+        flushed.append((os.fstat(descriptor).st_ino, sorted(names(tmp_path))[-1]))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    write_json(tmp_path / "a.json", 1)
+    with atomic_folder(tmp_path / "b") as folder:
+        (folder / "in").mkdir()
+        (folder / "in" / "c").write_text("c")
+        (folder / "in" / "link").symlink_to(tmp_path / "a.json")
+    with atomic_path(tmp_path / "d", flush=False) as temporary:
+        temporary.write_text("d")
+    written = [tmp_path / "a.json", tmp_path / "b" / "in" / "c"]
+    assert [inode for inode, _ in flushed] == [path.stat().st_ino for path in written]
+    assert all(name.startswith(".") or name == "a.json" for _, name in flushed)
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EIO])
+def test_a_disk_that_cannot_flush(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some have no fsync, which is no error; an error of the disk is one."""
+
+    def fail(_: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="put") if number == errno.EIO else nullcontext():
+        write_json(tmp_path / "a.json", 1)
+    assert (tmp_path / "a.json").exists() == (number == errno.EINVAL)
 
 
 def test_an_error_while_writing_keeps_the_old_file(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -51,8 +52,8 @@ class PriorTokenFiles:
         return self.folder / f"{digest[:24]}.npz"
 
     def has(self, request: Request) -> bool:
-        """Tell whether the prior tokens of a request are there."""
-        return self.path(request).exists()
+        """Tell whether the prior tokens of a request are there, and whole."""
+        return zipfile.is_zipfile(self.path(request))
 
     def save(self, request: Request, prior_token_ids: Tensor, seconds: float) -> None:
         """Write prior tokens h w, and how long it took to generate them."""

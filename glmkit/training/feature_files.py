@@ -43,7 +43,7 @@ class FeatureStore:
 
 def _write(path: Path, value: Tensor) -> None:
     content = save({"value": value.clone(memory_format=torch.contiguous_format)})
-    with atomic_path(path) as temporary:
+    with atomic_path(path, flush=False) as temporary:  # `read` finds what a power cut leaves
         temporary.write_bytes(zlib.crc32(content).to_bytes(CHECKSUM_BYTES, "big") + content)
 
 
