@@ -135,8 +135,8 @@ def measure(run: Path) -> tuple[str, dict[str, Any]]:
         raise UserError(f"{run} is not a finished evaluation", fix=fix)
     settings = read_json(run / "manifest.json")["settings"]
     name = settings["split"] or settings["suite"]
-    if name not in PROMPTS or settings["seeds"] != 1:
-        found = {key: settings[key] for key in ("suite", "split", "seeds")}
+    if name not in PROMPTS or settings["count"] != 1:
+        found = {key: settings[key] for key in ("suite", "split", "count")}
         raise UserError(f"{run} is not one of {', '.join(PROMPTS)} with one image per prompt", found=found)
     scores = [Score.from_dict(record) for record in read_jsonl(run / "scores.jsonl")]
     images = [record for record in read_jsonl(run / "images.jsonl") if record["file"]]

@@ -61,7 +61,7 @@ SHORT = {
     "eval": "--limit 1",
     "bench speed": f"--size 64x64 --steps 1 --repeats 1 --compile off --model {MODEL}",
     "bench train": f"--size 64x64 --steps 1 --model {MODEL}",
-    "bench price": f"--limit 1 --seeds 1 --repeats 1 --settings reuse=2 --model {MODEL}",
+    "bench price": f"--limit 1 --count 1 --repeats 1 --settings reuse=2 --model {MODEL}",
     "reference add": "--limit 4 --features efficientnet-lite0",
     "pretrain": "data.posters.count=4 data.posters.validation=1 data.edits.count=1 data.edits.validation=1 "
     "decoder.steps=1 decoder.global_batch_size=2 decoder.compile=false decoder.validation_every=0",

@@ -164,7 +164,7 @@ def curve(folder: Path, number: int, step: str, seed: int, tiny: bool) -> dict[s
 
 def score(folder: Path, steps: Sequence[Mapping[str, Any]], limit: int) -> dict[str, float]:
     """Return every measure of a run by name: last validation losses, token entropy, words read, attributes checked."""
-    plan = EvaluationPlan("text-render", DEFAULT_ENGINE, split="simple", limit=limit, images=folder / "images", seeds=1)
+    plan = EvaluationPlan("text-render", DEFAULT_ENGINE, split="simple", limit=limit, images=folder / "images", count=1)
     summary = evaluate(plan, folder / "scores")
     measures: dict[str, float] = {}
     for step in steps:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from glmkit.errors import UserError
 from glmkit.extras import require
 from glmkit.generation.options import InferenceOptions
+from glmkit.inputs.prompts import MAX_COUNT
 from glmkit.records import Summary, shortcuts
 
 if TYPE_CHECKING:
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from glmkit.api.model import Model
     from glmkit.evaluation.plan import GenerationSettings
     from glmkit.models.hybrid import HybridModel
-
-
-MAX_SEEDS = 10_000  # images per prompt
 
 
 @dataclass(frozen=True)
@@ -48,7 +45,8 @@ def evaluate(
     data: str | Path | None = None,
     split: str | None = None,
     limit: int | None = None,
-    seeds: int | None = None,
+    num_images_per_prompt: int | None = None,
+    seeds: Sequence[int] = (),
     height: int | None = None,
     width: int | None = None,
     num_inference_steps: int | None = None,
@@ -74,8 +72,9 @@ def evaluate(
     `texts` that its image must show, or, with `texts_from="quotes"`, with those in its quotes.
 
     `model` is a loaded model or a name (nano, a folder, a hub id, `diffusers:NAME`, `openai:NAME`). `split` and `limit`
-    choose prompts, the first `limit` of each split; `seeds` is the number of images per prompt. `data` is the folder
-    with the prompt files of a public benchmark. `ocr` names the OCR engine, `judge` who answers the questions of suites
+    choose prompts, the first `limit` of each split. `num_images_per_prompt` images have the prompt's seed (0 in suites)
+    and those after it; `seeds` names them instead. `data` is the folder with the prompt files of a public benchmark.
+    `ocr` names the OCR engine, `judge` who answers the questions of suites
     that ask some (`openai:MODEL`, `transformers:FOLDER`, `golden:FILE`, `posters`); `answers` is a folder of answers
     that a benchmark publishes about a model, instead of images. `rewrite` names who rewrites the prompts before images
     are generated (`endpoint:MODEL`, or a file of rewritten prompts), `rewrite_instruction` a file that says how; scores
@@ -94,7 +93,7 @@ def evaluate(
     suite, data = suite_of(suite, prompts, texts_from, data)
     if (height is None) != (width is None):
         raise UserError("give height and width together", fix="height=1024, width=1024")
-    check_amounts(limit, seeds)
+    check_amounts(limit, num_images_per_prompt, seeds)
     hybrid = None if isinstance(model, (str, Path)) else model.hybrid
     generation = None
     if images is None and answers is None:
@@ -103,7 +102,8 @@ def evaluate(
             device,
             compile,
             adapters=[str(adapter) for adapter in adapters],
-            seeds=seeds or 1,
+            count=num_images_per_prompt or 1,
+            seeds=seeds,
             size=None if height is None or width is None else f"{width}x{height}",
             steps=num_inference_steps,
             guidance=guidance_scale,
@@ -120,7 +120,8 @@ def evaluate(
         limit=limit,
         generation=generation,
         images=None if images is None else Path(images),
-        seeds=seeds,
+        count=num_images_per_prompt,
+        seeds=tuple(seeds),
         clip=clip,
         references=tuple(dict.fromkeys(references)),
         name=name.strip(),
@@ -154,11 +155,14 @@ def suite_of(
     return suite, folder
 
 
-def check_amounts(limit: int | None, seeds: int | None) -> None:
+def check_amounts(limit: int | None, count: int | None, seeds: Sequence[int] = ()) -> None:
     """Raise UserError for numbers of prompts or images that no evaluation can have."""
-    for option, number, most in (("limit", limit, math.inf), ("seeds", seeds, MAX_SEEDS)):
-        if number is not None and not 1 <= number <= most:
-            raise UserError(f"{option} must be at least 1" + f" and at most {most}" * (most < math.inf), found=number)
+    if limit is not None and limit < 1:
+        raise UserError("limit must be at least 1", found=limit)
+    if count is not None and not 1 <= count <= MAX_COUNT:
+        raise UserError(f"images per prompt must be 1 to {MAX_COUNT}", found=count, fix="--count 4")
+    if count is not None and seeds:
+        raise UserError("--count and --seeds do not go together", found=f"--count {count}", fix="one of them")
 
 
 def _generation(model: str | HybridModel, device: str, compile: str, **settings: Any) -> tuple[str, GenerationSettings]:
@@ -199,7 +203,7 @@ def price(
     data: Path | None = None,
     split: Sequence[str] | None = None,
     limit: int | None = None,
-    seeds: int = 1,
+    num_images_per_prompt: int = 1,
     size: str | None = None,
     ocr: str | None = None,
     repeats: int = 3,
@@ -219,7 +223,7 @@ def price(
 
     used = _feature_device(device, needed=True)
     hybrid = load_model(model, used)
-    exact = GenerationSettings.with_defaults(hybrid, used, seeds=seeds, size=size)
+    exact = GenerationSettings.with_defaults(hybrid, used, count=num_images_per_prompt, size=size)
     plan = PricePlan(
         parse_settings(settings or SETTINGS, exact),
         tuple(split) if split else (None,),
@@ -230,7 +234,7 @@ def price(
         "suite": suite,
         "split": split,
         "limit": limit,
-        "seeds": seeds,
+        "count": num_images_per_prompt,
         "ocr": plan.base.ocr,
         **measure_price(plan, folder, hybrid, repeats),
         "dtype": str(hybrid.dtype).removeprefix("torch."),

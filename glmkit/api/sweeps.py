@@ -85,7 +85,7 @@ def plan_sweep(
     data: str | Path | None = None,
     split: str | None = None,
     limit: int | None = None,
-    seeds: int = 1,
+    num_images_per_prompt: int = 1,
     size: str | None = None,
     num_inference_steps: int | None = None,
     ocr: str | None = None,
@@ -109,7 +109,7 @@ def plan_sweep(
     from glmkit.generation.loading import device_of_rank
 
     suite, folder = suite_of(suite, prompts, texts_from, data)
-    check_amounts(limit, seeds)
+    check_amounts(limit, num_images_per_prompt)
     strengths = parse_numbers(list(map(str, weights)), "--weights")
     steps = list(map(str, checkpoints))
     if adapter is None and (strengths != [1] or steps != ["last"]):
@@ -118,7 +118,12 @@ def plan_sweep(
         raise UserError("a sweep needs a model of ours", found=model, fix="nano, a model folder or a hub id")
     used = str(device_of_rank(device))
     generation = GenerationSettings.with_defaults(
-        str(model), used, adapters=[str(one) for one in adapters], seeds=seeds, size=size, steps=num_inference_steps
+        str(model),
+        used,
+        adapters=[str(one) for one in adapters],
+        count=num_images_per_prompt,
+        size=size,
+        steps=num_inference_steps,
     )
     base = EvaluationPlan(
         suite=suite,

@@ -74,7 +74,7 @@ def _add_price_arguments(price: argparse.ArgumentParser) -> None:
     price.add_argument("--data", metavar="DIR", type=Path, help="prompt files of a public benchmark")
     price.add_argument("--split", metavar="NAME", nargs="+", help="only these splits of the suite")
     price.add_argument("--limit", metavar="N", type=int, help="only the first N prompts of each split")
-    price.add_argument("--seeds", metavar="K", type=int, default=1, help="images per prompt (default %(default)s)")
+    price.add_argument("--count", metavar="N", type=int, default=1, help="images per prompt (default %(default)s)")
     price.add_argument("--size", metavar="WIDTHxHEIGHT", help="pixels (default: the prompt's, else the model's)")
     price.add_argument("--ocr", metavar="ENGINE[:LOCATION]", help="paddleocr (the default), ...")
     price.add_argument("--repeats", metavar="N", type=int, default=3, help="timed images each (default %(default)s)")
@@ -251,8 +251,9 @@ def run_price(arguments: argparse.Namespace) -> int:
     if arguments.figure:
         require("matplotlib", "a figure")
         check_figure(arguments.figure)
-    names = ("model", "suite", "data", "split", "limit", "seeds", "size", "ocr", "repeats", "device")
-    result = price(arguments.folder, arguments.settings, **{name: getattr(arguments, name) for name in names})
+    names = ("model", "suite", "data", "split", "limit", "size", "ocr", "repeats", "device")
+    options = {name: getattr(arguments, name) for name in names} | {"num_images_per_prompt": arguments.count}
+    result = price(arguments.folder, arguments.settings, **options)
     result |= {"command": shlex.join(["glmkit", *sys.argv[1:]])}
     if arguments.out:
         write_json(arguments.out, result)

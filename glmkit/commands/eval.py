@@ -17,6 +17,7 @@ from glmkit.generation.options import (
     add_rewrite_options,
     add_shortcut_options,
 )
+from glmkit.inputs.prompts import parse_seeds
 from glmkit.records import shortcuts
 
 if TYPE_CHECKING:
@@ -64,12 +65,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", help="only this split of the suite")
     parser.add_argument("--limit", metavar="N", type=int, help="only the first N prompts of each split")
     parser.add_argument(
-        "--seeds",
-        "--count",
-        metavar="K",
-        type=int,
-        help="images per prompt, seeds 0 to K-1 (default 1; of --images: what most have)",
+        "--count", metavar="N", type=int, help="images per prompt, of seeds one by one (default 1; of --images: all)"
     )
+    parser.add_argument("--seeds", metavar="LIST", help="images per prompt of these seeds: 0,5,9 or 0-9")
     parser.add_argument("--size", metavar="WIDTHxHEIGHT", help="pixels (default: the prompt's, else the model's)")
     parser.add_argument("--steps", metavar="N", type=int, help="decoder steps (default: the model's)")
     parser.add_argument("--guidance", metavar="G", type=float, help="decoder guidance (default: the model's)")
@@ -109,7 +107,8 @@ def run(arguments: argparse.Namespace) -> int:
         data=arguments.data,
         split=arguments.split,
         limit=arguments.limit,
-        seeds=arguments.seeds,
+        num_images_per_prompt=arguments.count,
+        seeds=() if arguments.seeds is None else parse_seeds(arguments.seeds),
         height=height,
         width=width,
         num_inference_steps=arguments.steps,

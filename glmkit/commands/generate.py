@@ -144,14 +144,8 @@ def _weights(arguments: argparse.Namespace, folder: Path) -> str:
 
 def _requests(arguments: argparse.Namespace, folder: Path) -> tuple[list[Request], dict[str, UserError]]:
     """Make the requests of the options, and by their ids the errors of those that cannot be served."""
-    from glmkit.generation.requests import (
-        MAX_COUNT,
-        check_request,
-        new_request,
-        parse_seeds,
-        read_requests,
-        requests_of,
-    )
+    from glmkit.generation.requests import check_request, new_request, read_requests, requests_of
+    from glmkit.inputs.prompts import MAX_COUNT, parse_seeds
 
     if arguments.texts and arguments.prompts is not None:
         fix = '"texts": [...] beside each prompt of the file'

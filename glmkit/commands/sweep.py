@@ -10,7 +10,7 @@ from glmkit.generation.options import add_inference_options
 
 PLANNED = (
     *("prompts", "texts_from", "model", "adapter", "weights", "checkpoints", "guidance", "data", "split", "limit"),
-    *("seeds", "size", "ocr", "judge", "device", "compile", "memory"),
+    *("size", "ocr", "judge", "device", "compile", "memory"),
 )
 HELP = "Find the best checkpoint, weight and guidance of an adapter, by the scores of a suite."
 
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--split", help="only this split of the suite")
     parser.add_argument("--limit", metavar="N", type=int, help="only the first N prompts of each split")
-    parser.add_argument("--seeds", metavar="K", type=int, default=1, help="images per prompt (default %(default)s)")
+    parser.add_argument("--count", metavar="N", type=int, default=1, help="images per prompt (default %(default)s)")
     parser.add_argument("--size", metavar="WIDTHxHEIGHT", help="pixels (default: the prompt's, else the model's)")
     parser.add_argument("--steps", metavar="N", type=int, help="decoder steps (default: the model's)")
     parser.add_argument("--ocr", metavar="ENGINE[:LOCATION]", help="paddleocr (the default), ...")
@@ -62,6 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     planned = plan_sweep(
         arguments.suite,
         adapters=arguments.constant or (),
+        num_images_per_prompt=arguments.count,
         num_inference_steps=arguments.steps,
         **{name: getattr(arguments, name) for name in PLANNED},
     )

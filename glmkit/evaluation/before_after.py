@@ -38,7 +38,7 @@ def _plan(settings: Eval, model: str, adapters: tuple[str, ...], device: str, na
         suite=settings.suite,
         limit=settings.limit,
         generation=generation,
-        seeds=1,
+        count=1,
         clip=clip.DEFAULT if settings.clip else None,
         name=name,
     )

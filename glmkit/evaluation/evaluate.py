@@ -75,7 +75,7 @@ def evaluate(
             folder, prompts, plan.generation, device, condition_images, options, plan.baseline, model, rewrites
         )
     else:
-        images = copy_images(folder, files or {}, prompts, plan.seeds)
+        images = copy_images(folder, files or {}, prompts, plan.count, plan.seeds)
 
     with exclusive(folder):  # what another process recognizes and measures at this moment must not be done twice
         # 3. Recognize the text in the images, and ask the judge; nothing is done again.

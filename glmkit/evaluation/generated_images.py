@@ -40,7 +40,7 @@ def generate_images(
     model that `settings` names. The run's manifest holds the weights, so an image that exists is that of its request.
     `rewrites` are what the model gets instead of prompts, by their ids.
     """
-    pairs = [(prompt, seed) for prompt in prompts for seed in range(prompt.seed, prompt.seed + settings.seeds)]
+    pairs = [(prompt, seed) for prompt in prompts for seed in settings.seeds_of(prompt)]
     requests = [settings.request(prompt, seed, condition_images.get(prompt.id, ())) for prompt, seed in pairs]
     prompt_ids = {request.id: prompt.id for request, (prompt, _) in zip(requests, pairs, strict=True)}
     failed: dict[str, Exception] = {

@@ -15,10 +15,12 @@ from glmkit.inputs.images import MAX_BYTES, read_image
 from glmkit.records import Generation, Prompt
 
 
-def copy_images(folder: Path, files: ImageFiles, prompts: Sequence[Prompt], seeds: int | None) -> list[Generation]:
+def copy_images(
+    folder: Path, files: ImageFiles, prompts: Sequence[Prompt], count: int | None, seeds: Sequence[int] = ()
+) -> list[Generation]:
     """Copy images into the run folder, in prompt order; a prompt without its image is a record with an error.
 
-    Each prompt should have seeds 0 to `seeds` - 1; without `seeds` as many as the prompt with the most images, so
+    Each prompt should have `seeds`, or `count` from its own on; without both as many as the prompt with the most, so
     that what is missing counts as much as what is there. Which numbers its seeds have is every prompt's own matter.
     """
     present: dict[str, list[int]] = {prompt.id: [] for prompt in prompts}
@@ -32,7 +34,8 @@ def copy_images(folder: Path, files: ImageFiles, prompts: Sequence[Prompt], seed
             Generation(f"{prompt.id}_{seed}", prompt.id, prompt.prompt, seed, error=prompt.error),
         )
         for prompt in prompts
-        for seed in (_fill(present[prompt.id], most) if seeds is None else range(prompt.seed, prompt.seed + seeds))
+        for seed in seeds
+        or (_fill(present[prompt.id], most) if count is None else range(prompt.seed, prompt.seed + count))
     ]
     write_jsonl(folder / "images.jsonl", (image.to_dict() for image in images))
     return images

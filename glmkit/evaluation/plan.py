@@ -35,13 +35,14 @@ class GenerationSettings:
     """Say how a model of ours or a baseline (`baselines.find`) generates. `dtype` is float32 or bfloat16.
 
     `height` and `width` are pixels; with `prompt_sizes` a prompt that names its size gets an image of that size.
-    `seeds` is the number of images per prompt. `steps` and `guidance` are None, and `dtype` is empty, where a baseline
-    has no such thing. `reuse`, `guided` and `sampling` are values of a `Request`; what `sampling` leaves out, it has.
+    `count` is the number of images per prompt: of the prompt's seed and those after it, or of `seeds`. `steps` and
+    `guidance` are None, and `dtype` is empty, where a baseline has no such thing. `reuse`, `guided` and `sampling` are
+    values of a `Request`; what `sampling` leaves out, it has.
     """
 
     model: str
     adapters: tuple[str, ...]
-    seeds: int
+    count: int
     height: int
     width: int
     steps: int | None
@@ -51,6 +52,7 @@ class GenerationSettings:
     reuse: int = Request.reuse
     guided: float = Request.guided
     sampling: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    seeds: tuple[int, ...] = ()
 
     @classmethod
     def with_defaults(
@@ -60,7 +62,8 @@ class GenerationSettings:
         *,
         baseline: Baseline | None = None,
         adapters: Sequence[str] = (),
-        seeds: int = 1,
+        count: int = 1,
+        seeds: Sequence[int] = (),
         size: str | None = None,
         steps: int | None = None,
         guidance: float | None = None,
@@ -80,7 +83,7 @@ class GenerationSettings:
         return cls(
             model=name,
             adapters=tuple(adapters) if isinstance(model, str) else model.adapters,
-            seeds=seeds,
+            count=len(seeds) or count,
             height=height,
             width=width,
             steps=defaults.steps if steps is None else steps,
@@ -90,13 +93,20 @@ class GenerationSettings:
             reuse=reuse,
             guided=guided,
             sampling=defaults.sampling,
+            seeds=tuple(seeds),
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the settings as JSON values: and shortcuts and unusual sampling where there are any."""
+        """Return the settings as JSON values: seeds, shortcuts and unusual sampling only where there are any."""
         values = asdict(self)
         sampling = {name: value for name, value in values.pop("sampling").items() if value != SAMPLING[name]}
-        return {name: value for name, value in values.items() if name not in EXACT} | shortcuts(values) | sampling
+        seeds = {"seeds": list(named)} if (named := values.pop("seeds")) else {}
+        exact = {name: value for name, value in values.items() if name not in EXACT}
+        return exact | shortcuts(values) | sampling | seeds
+
+    def seeds_of(self, prompt: Prompt) -> Sequence[int]:
+        """Give the seeds of the images of a prompt."""
+        return self.seeds or range(prompt.seed, prompt.seed + self.count)
 
     def size(self, prompt: Prompt) -> tuple[int, int]:
         """Give (height, width) of the images of a prompt."""
@@ -148,13 +158,13 @@ class EvaluationPlan:
     """Say what one evaluation measures: images that a model generates, or those in the folder `images`.
 
     `engine` is the module of the OCR engine, MODULE or MODULE:LOCATION (`ocr.engines`). `data` is the folder with the
-    prompt files of a public benchmark. `seeds` is the number of images per prompt in `images`; None takes what is
-    there. `clip` names the CLIP that measures alignment, `references` the sets to which distances are measured. `name`
-    is what reports call the run; "" for its model and adapters. `judge` is the module of the judge of a suite with
-    questions, MODULE or MODULE:LOCATION (`judges.engines`); `answers` is a folder with answers that the benchmark
-    publishes about a model, in place of judge and images. `rewrite` names who rewrites the prompts before images are
-    generated (`rewriting.rewriters`), `rewrite_instruction` the file that says how; scores stay those of the prompts as
-    they were.
+    prompt files of a public benchmark. `count` is the number of images per prompt in `images`, None takes what is
+    there; `seeds` are those of every prompt, where they are named. `clip` names the CLIP that measures alignment,
+    `references` the sets to which distances are measured. `name` is what reports call the run; "" for its model and
+    adapters. `judge` is the module of the judge of a suite with questions, MODULE or MODULE:LOCATION
+    (`judges.engines`); `answers` is a folder with answers that the benchmark publishes about a model, in place of judge
+    and images. `rewrite` names who rewrites the prompts before images are generated (`rewriting.rewriters`),
+    `rewrite_instruction` the file that says how; scores stay those of the prompts as they were.
     """
 
     suite: str
@@ -164,7 +174,8 @@ class EvaluationPlan:
     limit: int | None = None
     generation: GenerationSettings | None = None
     images: Path | None = None
-    seeds: int | None = None
+    count: int | None = None
+    seeds: tuple[int, ...] = ()
     clip: str | None = None
     references: tuple[str, ...] = ()
     name: str = ""
@@ -263,15 +274,16 @@ class EvaluationPlan:
             folder = self.answers.resolve()
             return {**shared, "answers": str(folder), "answers_fingerprint": fingerprint(folder)}
         if self.generation is None:
-            return {**shared, "images": str(self.image_folder), "seeds": self.seeds}
+            seeds = {"seeds": list(self.seeds)} if self.seeds else {}
+            return {**shared, "images": str(self.image_folder), "count": self.count, **seeds}
         if self.baseline is not None:
             return {**shared, **self.generation.to_dict(), "adapters": [], **self.baseline.identity()}
         return {**shared, **self.generation.to_dict(), **_fingerprints(self.generation, model)}
 
     def check_prompts(self, suite: Suite, prompts: Sequence[Prompt]) -> list[Prompt]:
-        """Return the prompts, those that the model cannot follow with their error; UserError when that is every one.
+        """Return the prompts, those that the model cannot follow with their error.
 
-        UserError, too, for prompts that cannot be rewritten.
+        UserError when that is every one, when the fault is in the settings, and for prompts that cannot be rewritten.
         """
         if self.rewriter is not None:
             what = "images and answers that are there already" if self.generation is None else ""
@@ -279,9 +291,14 @@ class EvaluationPlan:
                 what = "prompts that edit an image"
             if what:
                 raise UserError(f"{what} are taken as they are", found=f"--rewrite {self.rewrite}", fix="leave it out")
+        if self.seeds and (named := next((prompt for prompt in prompts if prompt.seed), None)):
+            found = f"seed {named.seed} of {named.id}"
+            raise UserError("the prompts give seeds, too, beside --seeds", found=found, fix="leave out one of them")
         if self.generation is None:
             return list(prompts)
         if self.baseline is None:
+            if (wrong := _error(self.generation, Prompt("a", "a"))) is not None:
+                raise wrong
             errors = {prompt.id: error for prompt in prompts if (error := _error(self.generation, prompt))}
             if errors and all(prompt.error or prompt.id in errors for prompt in prompts):
                 raise next(iter(errors.values()))
@@ -326,7 +343,8 @@ def _error(generation: GenerationSettings, prompt: Prompt) -> UserError | None:
     from glmkit.generation.requests import check_request
 
     try:
-        for seed in (prompt.seed, prompt.seed + generation.seeds - 1) if prompt.error is None else ():
+        seeds = generation.seeds_of(prompt)
+        for seed in (min(seeds), max(seeds)) if prompt.error is None else ():
             check_request(generation.request(prompt, seed))
     except UserError as error:
         return error

@@ -149,7 +149,7 @@ class SweepPlan:
     def _n_requests(self) -> int:
         assert self.base.generation is not None
         suite = suites.load(self.base.suite)
-        return len(suites.prompts(suite, self.base.split, self.base.limit, self.base.data)) * self.base.generation.seeds
+        return len(suites.prompts(suite, self.base.split, self.base.limit, self.base.data)) * self.base.generation.count
 
 
 class ModelOfAdapters:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,6 @@ from glmkit.models.checkpoint import defaults
 from glmkit.models.semantic_vq.model import MAX_ASPECT
 from glmkit.records import Request
 
-MAX_COUNT = 10_000  # images of one prompt
 MAX_STEPS = 1000
 REUSE = (2, 3)  # every so many steps through the decoder's blocks
 
@@ -167,19 +165,3 @@ def requests_of(request: Request, count: int, seeds: Sequence[int] = ()) -> list
         return [request]
     each = seeds or range(request.seed, request.seed + count)
     return [replace(request, id=f"{request.id}_{seed}".lstrip("_"), seed=seed) for seed in each]
-
-
-def parse_seeds(text: str) -> list[int]:
-    """Read `0,5,9` or `0-9`; UserError for anything else, and for a seed that is there twice."""
-    seeds: list[int] = []
-    for part in text.split(","):
-        found = re.fullmatch(r"\s*([0-9]{1,19})(?:-([0-9]{1,19}))?\s*", part)
-        first, last = (int(found[1]), int(found[2] or found[1])) if found else (0, -1)
-        if not first <= last < first + MAX_COUNT:
-            raise UserError(
-                "--seeds takes whole numbers and ranges", found=text[:80], fix="--seeds 0,1,2 or --seeds 0-9"
-            )
-        seeds += range(first, last + 1)
-    if len(set(seeds)) < len(seeds) or len(seeds) > MAX_COUNT:
-        raise UserError(f"--seeds takes up to {MAX_COUNT} different seeds", found=text[:80], fix="--seeds 0-9")
-    return seeds

@@ -47,6 +47,7 @@ OTHERS: Mapping[str, str] = {
 }
 SAFE_ID = re.compile(r"\w[\w.-]*")
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # Windows has no files of these names
+MAX_COUNT = 10_000  # images of one prompt
 MAX_ID_BYTES = 200  # of the 255 of a file name, which has a seed and an ending, too
 
 
@@ -96,6 +97,22 @@ def read_prompts(path: Path) -> list[FilePrompt]:
             raise UserError(f"{path}: two records have the id {id!r}", found=found, fix="give every record another id")
         prompts.append(_prompt(record, id, path.parent, is_text=path.suffix.lower() in CSV_SUFFIXES))
     return prompts
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Read `0,5,9` or `0-9`; UserError for anything else, and for a seed that is there twice."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        found = re.fullmatch(r"\s*([0-9]{1,19})(?:-([0-9]{1,19}))?\s*", part)
+        first, last = (int(found[1]), int(found[2] or found[1])) if found else (0, -1)
+        if not first <= last < first + MAX_COUNT:
+            raise UserError(
+                "--seeds takes whole numbers and ranges", found=text[:80], fix="--seeds 0,1,2 or --seeds 0-9"
+            )
+        seeds += range(first, last + 1)
+    if len(set(seeds)) < len(seeds) or len(seeds) > MAX_COUNT:
+        raise UserError(f"--seeds takes up to {MAX_COUNT} different seeds", found=text[:80], fix="--seeds 0-9")
+    return seeds
 
 
 def _records(path: Path) -> list[dict[str, Any]]:

@@ -21,13 +21,13 @@ targets = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[2] / "benc
 
 
 NOTHING: Mapping[int, str] = {}
-SETTINGS = {"seeds": 1, "width": 256, "height": 256, "model": "nano", "model_fingerprint": "a"}
+SETTINGS = {"count": 1, "width": 256, "height": 256, "model": "nano", "model_fingerprint": "a"}
 
 
-def finished_run(run: Path, split: str, count: int, misread: Mapping[int, str] = NOTHING, **settings: Any) -> Path:
+def finished_run(run: Path, split: str, n: int, misread: Mapping[int, str] = NOTHING, **settings: Any) -> Path:
     """The folder of a run whose images are the posters themselves; `misread` is what OCR makes of some of them."""
     images, scores = [], []
-    for index, (name, scene, prompt) in enumerate(simple_prompts(split)[:count]):
+    for index, (name, scene, prompt) in enumerate(simple_prompts(split)[:n]):
         file = f"images/{name}_0.png"
         (run / file).parent.mkdir(parents=True, exist_ok=True)
         render(scene).save(run / file)
@@ -140,9 +140,9 @@ def test_runs_that_measure_something_else_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a finished evaluation"):
         targets.measure(tmp_path)
     with pytest.raises(UserError, match="with one image per prompt"):
-        targets.measure(finished_run(tmp_path / "seeds", "simple", 1, seeds=2))
+        targets.measure(finished_run(tmp_path / "seeds", "simple", 1, count=2))
     run = finished_run(tmp_path / "long", "simple", 1)
-    write_json(run / "manifest.json", {"settings": {"suite": "text-render", "split": "long", "seeds": 1}})
+    write_json(run / "manifest.json", {"settings": {"suite": "text-render", "split": "long", "count": 1}})
     with pytest.raises(UserError, match="with one image per prompt"):
         targets.measure(run)
     one, other = (finished_run(tmp_path / name, "simple", 1) for name in "ab")

@@ -63,7 +63,7 @@ def test_table_and_default_folder(images: Path, capsys: pytest.CaptureFixture[st
     assert folder.name.startswith("text-render-images-")
     assert f"run folder: {folder}" in out
     assert main(arguments(images)) == 0
-    assert main(arguments(images, "--seeds", "1")) == 0
+    assert main(arguments(images, "--count", "1")) == 0
     assert len(list(Path("reports").iterdir())) == 2
 
 
@@ -92,8 +92,10 @@ def test_nothing_scored_is_a_failure(tmp_path: Path, capsys: pytest.CaptureFixtu
         ("--suite text-render --split region --images images", "did you mean 'regions'"),
         ("--suite text-render --images nowhere", "image folder nowhere does not exist"),
         ("--suite text-render --limit 0", "limit must be at least 1"),
-        ("--suite text-render --seeds -1", "seeds must be at least 1"),
-        ("--suite text-render --seeds 1000000000", "at most 10000"),
+        ("--suite text-render --count 0", "images per prompt must be 1 to 10000"),
+        ("--suite text-render --count 1000000000", "images per prompt must be 1 to 10000"),
+        ("--suite text-render --seeds 4-1", "--seeds 0,1,2"),
+        ("--suite text-render --seeds 1,2 --count 2", "do not go together"),
         ("--texts-from quotes", "--prompts FILE --texts-from quotes"),
         ("--suite text-render --images images --model nano", "leave out --model"),
         ("--suite text-render --images images --steps 3", "leave out --steps"),

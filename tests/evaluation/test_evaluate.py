@@ -103,8 +103,10 @@ def test_lines_below_the_confidence_are_not_compared(images: Path, tmp_path: Pat
 
 @pytest.mark.usefixtures("suite")
 def test_wanted_seeds_split_and_limit(images: Path, tmp_path: Path) -> None:
-    evaluate(plan(images, seeds=2, limit=1), tmp_path / "one")
+    evaluate(plan(images, count=2, limit=1), tmp_path / "one")
     assert list(scores(tmp_path / "one")) == ["a_0", "a_1", "c_0", "c_1"]
+    evaluate(plan(images, seeds=(1,), limit=1), tmp_path / "named")
+    assert list(scores(tmp_path / "named")) == ["a_1", "c_1"]
     evaluate(plan(images, split="short"), tmp_path / "two")
     assert list(scores(tmp_path / "two")) == ["a_0", "a_1", "b_0", "b_1"]
     (images / "b_0.png").rename(images / "b_7.png")

@@ -15,6 +15,7 @@ from glmkit.evaluation import suites
 from glmkit.evaluation.evaluate import evaluate
 from glmkit.evaluation.generated_images import generate_images
 from glmkit.evaluation.plan import EvaluationPlan, GenerationSettings
+from glmkit.evaluation.suites.text_render import SUITE
 from glmkit.files import read_jsonl
 from glmkit.generation import hybrid_generator
 from glmkit.generation.batch import Result
@@ -29,7 +30,7 @@ PROMPTS = [Prompt(id=name, prompt=f"a sign '{name}'", texts=(name,)) for name in
 @pytest.fixture
 def settings(tiny_model: Path) -> GenerationSettings:
     return GenerationSettings(
-        model=str(tiny_model), adapters=(), seeds=2, height=64, width=96, steps=2, guidance=1.5, dtype="float32"
+        model=str(tiny_model), adapters=(), count=2, height=64, width=96, steps=2, guidance=1.5, dtype="float32"
     )
 
 
@@ -71,6 +72,16 @@ def test_images_are_the_pipelines_own(settings: GenerationSettings, tmp_path: Pa
             assert image.text["prompt"] == row.prompt  # type: ignore[attr-defined]
 
 
+def test_seeds_that_are_named(settings: GenerationSettings) -> None:
+    prompt = replace(PROMPTS[0], seed=3)
+    assert list(settings.seeds_of(prompt)) == [3, 4]
+    named = replace(settings, seeds=(5, 9))
+    assert list(named.seeds_of(prompt)) == [5, 9]
+    assert (named.to_dict()["seeds"], "seeds" in settings.to_dict()) == ([5, 9], False)
+    with pytest.raises(UserError, match="beside --seeds"):
+        EvaluationPlan("text-render", generation=named, seeds=(5, 9)).check_prompts(SUITE, [prompt])
+
+
 SIZED = [
     *(Prompt(id=f"small{i}", prompt=f"a sign '{i}'", texts=(str(i),)) for i in range(3)),
     *(Prompt(id=f"high{i}", prompt=f"a sign '{i}'", texts=(str(i),), size="64x96") for i in range(3)),
@@ -88,7 +99,7 @@ def test_batches_hold_one_size_and_a_lost_image_comes_back(
 ) -> None:
     """Three prompts of each size in batches of two: the second batch must not mix sizes."""
     monkeypatch.setattr(hybrid_generator, "IMAGES_BATCH", 2)
-    settings = replace(settings, seeds=1)
+    settings = replace(settings, count=1)
     rows = generate_images(tmp_path, SIZED, settings, "cpu", {})
     for row in rows:
         with Image.open(tmp_path / str(row.file)) as image:
@@ -140,6 +151,7 @@ def test_a_failed_image_is_a_row_and_is_tried_again(
     [
         ({"height": 100}, "multiple of 32|multiples of 32"),
         ({"steps": 0}, "number of steps"),
+        ({"seeds": (2**63,)}, "a seed must be"),
         ({"adapters": ("nowhere",)}, "adapter nowhere does not exist"),
         ({"model": "nanoo"}, "did you mean 'nano'"),
     ],
@@ -157,7 +169,7 @@ def test_what_cannot_be_drawn_leaves_no_folder(
 def test_weights_that_changed_are_refused(
     settings: GenerationSettings, tiny_copy: Path, tmp_path: Path, suite: str
 ) -> None:
-    plan = EvaluationPlan(suite, "fake_ocr", split="zh", generation=replace(settings, model=str(tiny_copy), seeds=1))
+    plan = EvaluationPlan(suite, "fake_ocr", split="zh", generation=replace(settings, model=str(tiny_copy), count=1))
     run = tmp_path / "run"
     assert evaluate(plan, run).n_total == 1
     weights = next((tiny_copy / "vae").glob("*.safetensors"))

@@ -59,7 +59,7 @@ def test_killed_at_random_moments_while_an_endpoint_draws(tmp_path: Path, monkey
     """A kill costs at most the images that were being asked for; what was saved is never asked for again."""
     moments, kills = random.Random(5), 3
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
-    options = ("--model", "openai:some-model", "--size", "64x64", "--seeds", "8")
+    options = ("--model", "openai:some-model", "--size", "64x64", "--count", "8")
     with images_endpoint.running(seconds=0.1) as server:
         monkeypatch.setenv("OPENAI_BASE_URL", f"{server.url}/v1")
         start(tmp_path / "whole", "of the whole run", *options).wait()
@@ -84,7 +84,7 @@ def test_killed_at_random_moments_while_an_endpoint_draws(tmp_path: Path, monkey
 @pytest.mark.usefixtures("ocr_log")
 def test_processes_of_a_launcher_share_a_baseline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
-    options = ("--model", "openai:some-model", "--size", "64x64", "--seeds", "6")
+    options = ("--model", "openai:some-model", "--size", "64x64", "--count", "6")
     with images_endpoint.running(seconds=0.1) as server:
         monkeypatch.setenv("OPENAI_BASE_URL", f"{server.url}/v1")
         both = [start(tmp_path / "run", "cache", *options, RANK=rank, WORLD_SIZE="2") for rank in ("0", "1")]

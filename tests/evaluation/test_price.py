@@ -22,7 +22,7 @@ def setting(tiny_copy: Path, ocr_log: Path, suite: str, monkeypatch: pytest.Monk
 
 def command(model: Path, folder: Path, *settings: str) -> list[str]:
     out = ["--out", str(folder / "price.json"), "--figure", str(folder / "price.svg")]
-    of_model = ["--model", str(model), "--device", "cpu", "--repeats", "1", "--seeds", "2", "--limit", "1"]
+    of_model = ["--model", str(model), "--device", "cpu", "--repeats", "1", "--count", "2", "--limit", "1"]
     return ["bench", "price", *of_model, "--run", str(folder / "runs"), *out, "--settings", *settings]
 
 
@@ -42,7 +42,7 @@ def test_every_setting_is_paired_with_exact(
     rows = {row["setting"]: row for row in result["settings"]}
     assert list(rows) == ["exact", "reuse=2,guided=0.5", "steps=3"]
     assert [row["passes"] for row in rows.values()] == [12, 8, 6]
-    assert (result["n_prompts"], result["words"], result["seeds"]) == (2, 2 * (2 + 1), 2)
+    assert (result["n_prompts"], result["words"], result["count"]) == (2, 2 * (2 + 1), 2)
     runs = tmp_path / "runs" / "all"
     for name, row in rows.items():
         change = row["differences"]["word_accuracy"]

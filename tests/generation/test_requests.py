@@ -13,7 +13,8 @@ import glmkit
 from glmkit.errors import UserError
 from glmkit.files import write_jsonl
 from glmkit.generation.images import image_text, is_image_of, save_png, weights_digest
-from glmkit.generation.requests import parse_seeds, read_requests, size_like
+from glmkit.generation.requests import read_requests, size_like
+from glmkit.inputs.prompts import parse_seeds
 from glmkit.records import Request
 
 BASE = Request("", "", seed=7, height=128, width=64, steps=5, guidance=2.0)

@@ -109,7 +109,7 @@ def manifest(suite: str, adapters: Sequence[str]) -> dict[str, Any]:
             "adapters": [{"path": path, "fingerprint": "0a1b2c"} for path in adapters],
             "split": None,
             "limit": None,
-            "seeds": 1,
+            "count": 1,
             "height": 256,
             "width": 320,
             "steps": 30,
