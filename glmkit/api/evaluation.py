@@ -85,14 +85,20 @@ def evaluate(
 
     Raises UserError for whatever is misspelt or missing, before an image is generated.
     """
+    from glmkit.evaluation import suites
     from glmkit.evaluation.evaluate import evaluate as run_plan
     from glmkit.evaluation.judges import engines as judges
     from glmkit.evaluation.ocr import engines
     from glmkit.evaluation.plan import DEFAULT_ENGINE, EvaluationPlan
+    from glmkit.evaluation.suites.shared.measured import MeasuredSuite
+    from glmkit.evaluation.suites.shared.oneig_overall import OneigOverall
 
     suite, data = suite_of(suite, prompts, texts_from, data)
     if (height is None) != (width is None):
         raise UserError("give height and width together", fix="height=1024, width=1024")
+    loaded = suites.load(suite)
+    if isinstance(loaded, OneigOverall):
+        return Evaluation(*loaded.combine(suite, data, None if output is None else Path(output)))
     check_amounts(limit, num_images_per_prompt, seeds)
     hybrid = None if isinstance(model, (str, Path)) else model.hybrid
     generation = None
@@ -111,7 +117,8 @@ def evaluate(
             guided=guided,
         )
     else:
-        used = _feature_device(device, needed=clip is not None or bool(references))
+        measures = isinstance(loaded, MeasuredSuite)
+        used = _feature_device(device, needed=measures or clip is not None or bool(references))
     plan = EvaluationPlan(
         suite=suite,
         engine=DEFAULT_ENGINE if ocr is None else engines.resolve(ocr),

@@ -10,7 +10,7 @@ import numpy as np
 
 from glmkit.evaluation import stats
 from glmkit.evaluation.features.extractors.clip import OpenClip
-from glmkit.evaluation.features.run_images import run_features
+from glmkit.evaluation.features.run_images import features_by_image
 from glmkit.evaluation.metrics import clip as metric
 from glmkit.records import Generation, Score, Summary
 
@@ -24,16 +24,10 @@ def add_cosines(clip: OpenClip, folder: Path, images: Sequence[Generation], scor
     prompts = {image.id: image.prompt for image in images if image.id in scored}
     if not prompts:
         return list(scores)
-    stored = run_features(folder, [image for image in images if image.id in scored], clip)
+    features, errors = features_by_image(folder, [image for image in images if image.id in scored], clip)
     text_features = _encode_texts(clip, list(prompts.values()))
-    indices = {record["key"]: record["index"] for record in stored.records() if "index" in record}
-    errors = {record["key"]: record["error"] for record in stored.records() if "error" in record}
-    features = stored.take(np.array(list(indices.values()))).astype(np.float64)
     name = metric.name(clip.label, clip.model)
-    cosines = {
-        key: round(float(feature @ text_features[prompts[key]]), DIGITS)
-        for key, feature in zip(indices, features, strict=True)
-    }
+    cosines = {key: round(float(feature @ text_features[prompts[key]]), DIGITS) for key, feature in features.items()}
     return [_with_cosine(score, name, cosines, errors) for score in scores]
 
 

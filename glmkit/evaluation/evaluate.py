@@ -17,11 +17,12 @@ from glmkit.evaluation.judges.messages import JudgeError
 from glmkit.evaluation.judges.read import judged_counts, judging, published_images
 from glmkit.evaluation.ocr.cache import recognize
 from glmkit.evaluation.ocr.limits import limits
-from glmkit.evaluation.ocr.lines import OcrError, OcrResult, reading_order, texts_of
+from glmkit.evaluation.ocr.lines import EngineIdentity, OcrError, OcrResult, reading_order, texts_of
 from glmkit.evaluation.plan import MIN_CONFIDENCE, EvaluationPlan
 from glmkit.evaluation.rewriting.rewrite import Rewrites, counted, rewrite_prompts
 from glmkit.evaluation.suites.shared.base import Counts, Suite, family, why_not_official
 from glmkit.evaluation.suites.shared.layouts import ImageFiles
+from glmkit.evaluation.suites.shared.measured import MeasuredSuite, add_measures, identity_of
 from glmkit.evaluation.suites.shared.questions import QuestionSuite
 from glmkit.files import atomic_path, cache_folder, make_folder, write_json, write_jsonl
 from glmkit.generation.images import image_shortcuts
@@ -55,6 +56,9 @@ def evaluate(
     plan.check_judge(suite)
     prompts = suites.prompts(suite, plan.split, plan.limit, plan.data)
     settings = plan.settings(model)
+    extractors = suite.extractors(plan.data, device) if isinstance(suite, MeasuredSuite) else ()
+    if extractors:
+        settings["measured_by"] = str(identity_of(extractors))
     clip, reference_sets = _load_features(plan, device)
     files = suite.find(plan.image_folder, prompts) if plan.images is not None else None
     published = None
@@ -85,6 +89,8 @@ def evaluate(
         # 4. Score each image; one that failed is a record with its error.
         prompt_of = {prompt.id: prompt for prompt in prompts}
         scores = [score(suite, prompt_of[one.prompt_id], one, lines, folder, answers.get(one.id)) for one in images]
+        if isinstance(suite, MeasuredSuite):
+            scores = add_measures(suite, extractors, folder, prompt_of, images, scores, plan.data)
         if clip is not None:
             from glmkit.evaluation import alignment
 
@@ -93,7 +99,8 @@ def evaluate(
 
         # 5. Pool the scores, with intervals over prompts, and set the images against reference sets.
         used = _shortcuts(folder, images) if suite.official is not None else ()
-        summary = summarize(plan, suite, scores, files, answers, used)
+        measured_by = identity_of(extractors) if extractors else None
+        summary = summarize(plan, suite, scores, files, answers, used, measured_by)
         if plan.rewriter is not None:
             summary = replace(summary, rewriting=counted(rewrites, plan.rewriter))
         if clip is not None:
@@ -222,17 +229,20 @@ def summarize(
     files: ImageFiles | None,
     answers: Mapping[str, Answers],
     shortcuts: Sequence[str] = (),
+    measured_by: EngineIdentity | None = None,
 ) -> Summary:
     """Pool the scores of all images and of each split, with intervals over prompts, and say what they may be called.
 
     `files` are the given image files, None when a model generated the images; `answers` are those of a judge.
-    `shortcuts` are those of the images.
+    `shortcuts` are those of the images, `measured_by` the models of a suite that has its own.
     """
     splits = dict.fromkeys(score.split for score in scores)
     # A metric of what no prompt of these names, such as the places of texts, is left out.
     values = {name: score["value"] for name, score in _pool(suite.metrics, scores)["scores"].items()}
     metrics = {name: about for name, about in suite.metrics.items() if values[name] is not None} or suite.metrics
-    identity, verb = (plan.judge_identity, "judged") if plan.judge_identity else (plan.engine_identity, "read")
+    identity, verb = measured_by or plan.judge_identity, "measured" if measured_by else "judged"
+    if identity is None:
+        identity, verb = plan.engine_identity, "read"
     why_not: tuple[str, ...] = ()
     if suite.official is not None:
         digests = plan.prompt_files()

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from glmkit.evaluation.features.extractors import Extractor, slug
 from glmkit.evaluation.features.store import EncodedImage, Position, StoredFeatures, extract_features
 from glmkit.files import cache_folder
@@ -41,3 +43,14 @@ def run_features(folder: Path, records: Sequence[Generation], extractor: Extract
     """Extract the features of the images of a run, or take those of the cache."""
     images = RunImages(folder, records)
     return extract_features(images, extractor, images.cache(extractor), unique=False, title=extractor.label)
+
+
+def features_by_image(
+    folder: Path, records: Sequence[Generation], extractor: Extractor
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Map the ids of images to their features D, float64, and the others to what is wrong with them."""
+    stored = run_features(folder, records, extractor)
+    indices = {record["key"]: record["index"] for record in stored.records() if "index" in record}
+    errors = {record["key"]: record["error"] for record in stored.records() if "error" in record}
+    features = stored.take(np.array(list(indices.values()), dtype=np.int64)).astype(np.float64)
+    return dict(zip(indices, features, strict=True)), errors

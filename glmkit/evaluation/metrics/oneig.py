@@ -91,6 +91,10 @@ CHAINS: Mapping[str, Chain] = {
         )
         for language, most in MAX_EDITS.items()
     },
+    **{
+        f"oneig_{name}": Chain((name,), (Step(mean, ("prompt",)), Step(mean)), is_everywhere=False)
+        for name in ("diversity", "style")
+    },
     # Questions of an image, then images of a prompt, then prompts.
     "oneig_alignment": Chain(
         ("alignment",), (Step(mean, ("prompt", "image")), Step(mean, ("prompt",)), Step(mean)), is_everywhere=False

@@ -137,7 +137,7 @@ def files_in(suite: str, data: Path | None, files: Callable[[Path], list[Path]],
 def family(suite: Suite, identity: EngineIdentity, why_not: Sequence[str], verb: str = "read") -> str:
     """Say what a score may be called: official, or the formula of a benchmark on another engine's lines or answers.
 
-    `verb` is what the engine of `identity` does with images: it has "read" or "judged" them.
+    `verb` is what the engine of `identity` does with images: it has "read", "judged" or "measured" them.
     """
     if suite.official is None:
         return f"{verb} by {identity.engine}"
@@ -145,6 +145,8 @@ def family(suite: Suite, identity: EngineIdentity, why_not: Sequence[str], verb:
         return "official"
     if verb == "judged":
         return f"questions of {suite.official.benchmark}, judge {identity.engine}"
+    if verb == "measured":
+        return f"formula of {suite.official.benchmark}, measured by {identity.engine}"
     return f"formula of {suite.official.benchmark}, OCR engine {identity.engine}"
 
 

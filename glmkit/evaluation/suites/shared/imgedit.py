@@ -1,8 +1,8 @@
 """ImgEdit-Bench, basic suite (Ye et al. 2025, arXiv 2505.20275): 737 edits of nine types, one image each.
 
 Edits and rubrics: `Benchmark/Basic/basic_edit.json` and `prompts.json` of the repository PKU-YuanGroup/ImgEdit; images:
-`Benchmark.tar` of sysuyy/ImgEdit on the hub, unpacked. Edited images: `<key>.png`. The benchmark's code asks gpt-4o, at
-the temperature that is usual there; its table says GPT-4.1.
+`Benchmark.tar` of sysuyy/ImgEdit on the hub, unpacked. Edited images: `<key>.png`. The benchmark's code asks gpt-4o,
+without naming a temperature; its table says GPT-4.1.
 """
 
 from __future__ import annotations

@@ -95,6 +95,20 @@ def grids_by_name(
     return files
 
 
+def grids_by_class(
+    folder: Path, prompts: Sequence[Prompt], classes: Iterable[str]
+) -> dict[tuple[str, int], Path | GridTile]:
+    """Find grids in the folders of OneIG-Bench's classes, those of one model, or images named after prompt ids."""
+    files = grids_by_name(folder, prompts)
+    for name in classes:
+        of_models = [folder / name, *sorted(path for path in (folder / name).glob("*") if path.is_dir())]
+        found = [images for path in of_models if (images := grids_by_name(path, prompts, f"{name}-"))]
+        if len(found) > 1:
+            raise UserError(f"{folder / name} holds images of several models", fix="name a folder that holds one")
+        files |= found[0] if found else {}
+    return files
+
+
 def image_files(folder: Path) -> list[Path]:
     """List the images in a folder by their names, without what macOS leaves beside them."""
     paths = folder.iterdir() if folder.is_dir() else ()

@@ -18,7 +18,7 @@ from glmkit.evaluation.metrics.questions import without_parent
 from glmkit.evaluation.stats import NO
 from glmkit.evaluation.suites.shared import layouts
 from glmkit.evaluation.suites.shared.base import Counts, OfficialProtocol, files_in
-from glmkit.evaluation.suites.shared.layouts import GridTile, ImageFiles
+from glmkit.evaluation.suites.shared.layouts import ImageFiles
 from glmkit.evaluation.suites.shared.questions import QuestionSuite, exact_note
 from glmkit.files import read_json
 from glmkit.inputs.records import read_csv
@@ -104,14 +104,7 @@ class OneigAlignment(QuestionSuite):
 
     def images_in(self, folder: Path, prompts: Sequence[Prompt]) -> ImageFiles:
         """Find grids in the benchmark's folders, those of one model, or images named after prompt ids."""
-        files: dict[tuple[str, int], Path | GridTile] = layouts.grids_by_name(folder, prompts)
-        for name in self.classes:
-            of_models = [folder / name, *sorted(path for path in (folder / name).glob("*") if path.is_dir())]
-            found = [images for path in of_models if (images := layouts.grids_by_name(path, prompts, f"{name}-"))]
-            if len(found) > 1:
-                raise UserError(f"{folder / name} holds images of several models", fix="name a folder that holds one")
-            files |= found[0] if found else {}
-        return files
+        return layouts.grids_by_class(folder, prompts, self.classes)
 
     def image_names(self, prompt: Prompt) -> str:
         """Say how the images of a prompt should be called."""
