@@ -252,11 +252,17 @@ def price(
 
 
 def report(
-    runs: Sequence[Evaluation | str | Path], out: str | Path, names: Sequence[str] = (), *, max_mb: float | None = None
+    runs: Sequence[Evaluation | str | Path],
+    out: str | Path,
+    names: Sequence[str] = (),
+    *,
+    max_mb: float | None = None,
+    paper: str | Path | None = None,
 ) -> Path:
     """Compare evaluations on one HTML page; its data go to CSV and JSON files beside it.
 
     The page is the one file `out`, or above `max_mb` megabytes (default 25) `index.html` in a folder of that name.
+    Tables and figures for a paper go to the folder `paper`.
 
     `runs` are evaluations or their folders; the first is the baseline. `names` are what the page calls them, by default
     the name of the evaluation, else its model and adapters. Returns the path of the page. Raises UserError for a folder
@@ -266,5 +272,5 @@ def report(
     from glmkit.reporting.build import write_report
 
     folders = [run.folder if isinstance(run, Evaluation) else Path(run) for run in runs]
-    page, *_ = write_report(folders, Path(out), names, max_mb=max_mb)
+    page, *_ = write_report(folders, Path(out), names, max_mb=max_mb, paper=None if paper is None else Path(paper))
     return page

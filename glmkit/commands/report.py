@@ -12,7 +12,7 @@ HELP = "Compare evaluation runs on one HTML page."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add RUN ..., --out, --name, --max-mb and --zip."""
+    """Add RUN ..., --history, --out, --name, --max-mb, --zip and --paper."""
     parser.add_argument(
         "runs", metavar="RUN", nargs="*", type=Path, help="run folder of glmkit eval; the first is the baseline"
     )
@@ -45,6 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="size of one file; a larger page is a folder whose images load as one scrolls (default 25)",
     )
     parser.add_argument("--zip", action="store_true", help="pack all of it into FILE.zip, to send it")
+    parser.add_argument(
+        "--paper",
+        metavar="DIR",
+        type=Path,
+        help="write the scores as Markdown and LaTeX tables and as figures (SVG, PNG), and quality against seconds",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -57,14 +63,22 @@ def run(arguments: argparse.Namespace) -> int:
         found = "both" if arguments.runs else "neither"
         raise UserError("a report compares runs, or shows a history", found=found, fix="RUN RUN, or --history RUNS")
     if arguments.history:
-        for option, value in (("--name", arguments.names), ("--max-mb", arguments.max_mb), ("--zip", arguments.zip)):
-            if value:
+        for name in ("names", "max_mb", "zip", "paper"):
+            if getattr(arguments, name):
+                option = "--name" if name == "names" else f"--{name.replace('_', '-')}"
                 raise UserError(f"a history takes no {option}", fix=f"leave out {option}")
         page, *data = write_history(arguments.history, arguments.out)
         print(f"wrote {page}; its data in {' and '.join(map(str, data))}")
         return 0
     page, table, values, *zipped = write_report(
-        arguments.runs, arguments.out, arguments.names, max_mb=arguments.max_mb, as_zip=arguments.zip
+        arguments.runs,
+        arguments.out,
+        arguments.names,
+        max_mb=arguments.max_mb,
+        as_zip=arguments.zip,
+        paper=arguments.paper,
     )
     print(f"wrote {page}; its data in {table} and {values}{''.join(f'; all of it in {path}' for path in zipped)}")
+    if arguments.paper is not None:
+        print(f"tables and figures in {arguments.paper}")
     return 0

@@ -34,6 +34,7 @@ from glmkit.reporting.image_store import TILES, ImageStore, fitting_details, til
 from glmkit.reporting.leaderboard import Leaderboard, leaderboard
 from glmkit.reporting.load import EvalRun, load_runs
 from glmkit.reporting.panels import RUN_COLOURS, panel
+from glmkit.reporting.paper import check_paper, write_paper
 from glmkit.reporting.provenance import recorded_facts, setup_facts
 from glmkit.reporting.tables import image_records, is_data, write_csv, write_report_json
 from glmkit.reporting.templates import CONTENT_POLICY, FOLDER, FOLDER_POLICY, template_environment
@@ -51,17 +52,21 @@ def write_report(
     *,
     max_mb: float | None = None,
     as_zip: bool = False,
+    paper: Path | None = None,
 ) -> tuple[Path, ...]:
     """Compare the runs in `folders` on one HTML page, with its data beside it as CSV and JSON.
 
     The page is the file `out` while it stays under `max_mb`, with images as large as that allows; else
     `index.html` in a folder of that name, with its images as files. `names` are what it calls the runs, by default what
-    they call themselves. With `as_zip`, all of it is in one ZIP file, too. Returns page, CSV, JSON and perhaps ZIP.
-    UserError when the runs cannot be compared, or `out` is no HTML file or not of a report.
+    they call themselves. With `as_zip`, all of it is in one ZIP file, too. Tables and figures for a paper go to the
+    folder `paper`. Returns page, CSV, JSON and perhaps ZIP. UserError when the runs cannot be compared, or `out` is no
+    HTML file or not of a report.
     """
     max_bytes = round(1_000_000 * (MAX_MB if max_mb is None else checked_limit(max_mb)))
     files, zipped = check_page(out, ".csv", ".json"), out.with_suffix(".zip")
     check_replaceable([zipped] if as_zip else [])
+    if paper is not None:
+        check_paper(paper)
     # 1 read the run folders; 2 pool and compare the scores
     runs = load_runs(folders, names)
     comparison = compare(runs)
@@ -94,6 +99,8 @@ def write_report(
         for path in files:
             path.unlink(missing_ok=True)
         files = data_files(folder / "index.html")
+    if paper is not None:
+        write_paper(paper, runs, comparison, board)
     return (*files, write_zip(zipped, files)) if as_zip else files
 
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from glmkit.errors import UserError
 from glmkit.evaluation.stats import Estimate
-from glmkit.files import atomic_path, called
+from glmkit.files import called
 from glmkit.records import shortcuts
 from glmkit.reporting import wording
+from glmkit.reporting.figures import INK, ROOM, bare, save_figure
 
-INK, SHORTCUT, FREE = "#22262c", "#1f6fb2", "#b0611a"
+SHORTCUT, FREE = "#1f6fb2", "#b0611a"
 FORMATS = (".svg", ".png")
 COLUMNS = ("word_accuracy", "ned", "attribute_accuracy")  # of the table; where a suite has none of them, all it has
 
@@ -52,40 +53,43 @@ def check_figure(path: Path) -> None:
 
 
 def write_price_figure(result: Mapping[str, Any], path: Path) -> None:
-    """Draw the leading metric, minus exact, over the seconds of denoising; shortcuts and the free settings apart."""
-    from matplotlib import rc_context
+    """Plot the leading metric, minus exact, over the seconds of denoising, and over the peak memory of a GPU.
+
+    Shortcuts and the free settings have colours of their own.
+    """
     from matplotlib.figure import Figure
 
     metric = next(iter(result["settings"][0]["differences"]))
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "glmkit"}):
-        figure = Figure(figsize=(6.4, 3.8), layout="constrained")
-        axes = figure.add_subplot(
-            xlabel="seconds of denoising of one image", ylabel=f"{wording.label(metric)}, minus exact"
-        )
+    costs: dict[str, Callable[[Mapping[str, Any]], float | None]] = {
+        "seconds of denoising of one image": lambda row: row["seconds"]["denoising"],
+        "peak GPU memory, GiB": lambda row: row["peak_memory_gib"],
+    }
+    measured = {name: cost for name, cost in costs.items() if cost(result["settings"][0]) is not None}
+    figure = Figure(figsize=(6.4 * len(measured), 3.8), layout="constrained")
+    for number, (name, cost) in enumerate(measured.items()):
+        axes = figure.add_subplot(1, len(measured), number + 1, xlabel=name)
+        axes.set_ylabel(f"{wording.label(metric)}, minus exact")
         axes.axhline(0, color=INK, linewidth=0.8)
         for row in result["settings"]:
-            _plot(axes, row, metric)
-        axes.set_xlim(left=0)
+            estimate, x = _estimate(row, metric), cost(row)
+            if x is not None and estimate.value is not None:
+                _plot(axes, row, x, estimate)
+        axes.set_xlim(0, ROOM * max(cost(row) or 0.0 for row in result["settings"]))
         axes.margins(y=0.2)
-        for side in ("top", "right"):
-            axes.spines[side].set_visible(False)
-        with atomic_path(path) as temporary:
-            figure.savefig(temporary, format=path.suffix[1:].lower(), metadata={"Date": None} if _is_svg(path) else {})
+        bare(axes)
+    save_figure(figure, path)
 
 
-def _plot(axes: Any, row: Mapping[str, Any], metric: str) -> None:
+def _estimate(row: Mapping[str, Any], metric: str) -> Estimate:
     change = row["differences"][metric]
-    estimate = Estimate(change["difference"], change["low"], change["high"], change["n"])
-    if estimate.value is None:
-        return
-    seconds, exact = row["seconds"]["denoising"], row["setting"] == "exact"
+    return Estimate(change["difference"], change["low"], change["high"], change["n"])
+
+
+def _plot(axes: Any, row: Mapping[str, Any], x: float, estimate: Estimate) -> None:
+    exact = row["setting"] == "exact"
     colour = INK if exact else SHORTCUT if shortcuts(row) else FREE
     if not exact and estimate.low is not None and estimate.high is not None:
-        axes.plot([seconds] * 2, [estimate.low, estimate.high], color=colour, linewidth=2, alpha=0.55)
-    axes.plot([seconds], [estimate.value], "o" if exact or shortcuts(row) else "s", color=colour)
+        axes.plot([x] * 2, [estimate.low, estimate.high], color=colour, linewidth=2, alpha=0.55)
+    axes.plot([x], [estimate.value], "o" if exact or shortcuts(row) else "s", color=colour)
     where: Sequence[float] = (6, 6)
-    axes.annotate(row["setting"], (seconds, estimate.value), where, textcoords="offset points", size=8, color=colour)
-
-
-def _is_svg(path: Path) -> bool:
-    return path.suffix.lower() == ".svg"
+    axes.annotate(row["setting"], (x, estimate.value), where, textcoords="offset points", size=8, color=colour)
