@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import operator
 from collections import Counter
 from datetime import date
 
 import pytest
 
 from glmkit.evaluation import suites
+from glmkit.evaluation.metrics.wise import CATEGORIES
 from glmkit.evaluation.published_scores import CLIPSCORE, FILE, PublishedScore, disagreements, published
 from glmkit.files import read_jsonl
 
+HIGHEST = {"dpg": 100, "gedit-en": 10, "gedit-cn": 10, "imgedit": 5}
 ROWS = [PublishedScore.from_dict(row) for row in read_jsonl(FILE)]
 
 
@@ -19,7 +22,7 @@ def test_every_row_fits_a_suite_and_names_its_source() -> None:
         suite = suites.load(row.suite)
         assert next(iter(row.scores)) == next(iter(suite.metrics))
         assert set(row.scores) <= {*suite.metrics, CLIPSCORE}
-        assert all(0 <= value <= (100 if row.suite == "dpg" else 1) for value in row.scores.values())
+        assert all(0 <= value <= HIGHEST.get(row.suite, 1) for value in row.scores.values())
         assert row.source
         assert row.url.startswith("https://")
         assert date.fromisoformat(row.date)
@@ -39,6 +42,12 @@ def test_every_row_fits_a_suite_and_names_its_source() -> None:
         ("tiif", "GLM-Image", {"tiif_short": 0.8101, "tiif_long": 0.8102}),
         ("oneig-alignment-en", "Qwen-Image", {"oneig_alignment": 0.882}),
         ("oneig-alignment-zh", "GPT4o", {"oneig_alignment": 0.812}),
+        ("oneig-overall-zh", "GLM-Image", {"oneig_overall": 0.511}),
+        ("vqascore-t5", "DALL-E 3", {"vqascore_t5": 0.78}),
+        ("vqascore-gpt-1-2", "Midjourney v6", {"vqascore_gpt_1_2": 0.61}),
+        ("gedit-en", "GPT-4o", {"gedit": 7.53, "gedit_sc": 7.85, "gedit_pq": 7.62}),
+        ("gedit-cn", "FLUX.2-dev", {"gedit": 7.278}),
+        ("imgedit", "Qwen-Image-Edit-2511", {"imgedit": 4.51}),
     ],
 )
 def test_figures_of_the_sources(suite: str, model: str, scores: dict[str, float]) -> None:
@@ -59,6 +68,20 @@ def test_sources_that_disagree_are_named() -> None:
         0.7496: "README of zai-org/GLM-Image",
         0.7447: "answers released by A113N-W3I/TIIF-Bench, judge Qwen2.5-VL-72B",
     }
+
+
+def test_published_means_are_those_of_the_suites() -> None:
+    """The overall score of OneIG-Bench is a plain mean of five parts, that of WISE a weighted sum of six categories."""
+    rows = [row for name in ("oneig-overall-en", "oneig-overall-zh") for row in published(name) if len(row.scores) == 6]
+    assert len(rows) == 30
+    for row in rows:
+        overall, *parts = row.scores.values()
+        assert overall == pytest.approx(sum(parts) / 5, abs=0.0011)
+    assert len(published("wise")) == 23
+    for row in published("wise"):
+        overall, *categories = row.scores.values()
+        weights = (weight for _, weight in CATEGORIES.values())
+        assert overall == pytest.approx(sum(map(operator.mul, weights, categories)), abs=0.003)  # one was rounded
 
 
 def test_the_best_comes_first_and_own_suites_have_none() -> None:
