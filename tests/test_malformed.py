@@ -41,7 +41,9 @@ COMMANDS = {
     "pretrain": "pretrain in/pretrain.yaml --device cpu",
     "bench": "bench train --recipe in/recipe.yaml --steps 1 --device cpu",
     "eval": "eval --suite cvtg-2k --data in/cvtg --images in/images --run out/run --device cpu",
+    "sweep": "sweep --suite cvtg-2k --data in/cvtg --model in/model --adapter in/adapter --run out/run --device cpu",
     "report": "report in/run --out out/a.html",
+    "gate": "gate in/run --against in/run",
     "reference": "reference add new --images in/images --prompts in/shown.jsonl --features efficientnet-lite0",
     "merge": "merge in/model --adapter in/adapter --out out/merged",
     "export": "export in/adapter --format comfyui --out out/a.safetensors",
@@ -66,6 +68,8 @@ FILES: dict[str, dict[str, tuple[str, ...]]] = {
     "pretrain": {"in/pretrain.yaml": ("a list", "missing", "one long line")},
     "bench": {"in/recipe.yaml": ("a number", "deep maps")},
     "eval": {"in/cvtg/CVTG/2.json": ("a number", "deep lists", "a FIFO", "cut"), "in/cvtg/CVTG/3.json": ("null",)},
+    "sweep": {WEIGHTS: ("cut", "one missing"), CONFIG: ("null",), "in/cvtg/CVTG/4.json": ("deep lists",)},
+    "gate": {"in/run/scores.jsonl": ("garbage", "a FIFO"), "in/run/manifest.json": ("a list",)},
     "report": {
         "in/run/summary.json": ("null", "a list", "cut", "deep maps", "many digits", "a FIFO", "missing"),
         "in/run/manifest.json": ("null", "a number", "a folder"),
@@ -90,6 +94,9 @@ WORDS = [
     ("validate", "seed=-1"),
     ("validate", "=5"),
     ("report", "--out out/a.txt"),
+    ("sweep", "--weights nan"),
+    ("sweep", "--checkpoints 7"),
+    ("gate", "--max-drop nan"),
     ("merge", "--adapter in/adapter:nan"),
     ("info", "--jsn"),
     *((name, "--out ") for name in ("generate", "prompts", "edit", "report", "export", "merge")),
@@ -137,7 +144,7 @@ def _contents(folder: Path) -> dict[str, tuple[int, int, int]]:
     return {str(path): (path.lstat().st_mode, path.lstat().st_size, path.lstat().st_ino) for path in paths}
 
 
-def _is_refused(command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def _is_refused(command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> str:
     before = _contents(tmp_path)
     try:
         code = main(command)
@@ -152,6 +159,7 @@ def _is_refused(command: list[str], tmp_path: Path, capsys: pytest.CaptureFixtur
     kept = {"out", "cache"}  # of which a refused command may have made the folder
     new = {Path(name).relative_to(tmp_path).parts[0] for name in _contents(tmp_path)}
     assert new <= kept | {"in"}
+    return shown
 
 
 @pytest.fixture
@@ -183,6 +191,18 @@ def test_broken_words_are_refused(
 ) -> None:
     lab()
     _is_refused([*COMMANDS[name].split(), *words.split(" ")], tmp_path, capsys)
+
+
+@pytest.mark.parametrize("name", ["eval", "finetune", "reference"])
+def test_a_cache_that_is_no_folder_is_refused(
+    name: str,
+    lab: Callable[[], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("GLMKIT_CACHE", str(lab() / "in" / "image.png"))
+    assert "GLMKIT_CACHE=FOLDER" in _is_refused(COMMANDS[name].split(), tmp_path, capsys)
 
 
 def test_there_are_a_hundred() -> None:
