@@ -37,6 +37,7 @@ NOT_RUN = {
     "hf upload": "sends files to the hub",
     "python benchmarks/": "needs a GPU; tests/benchmarks runs the scripts on a CPU",
     "export OPENAI_API_KEY": "the fixture sets another key",
+    "glmkit votes": "people vote in a browser; tests/reporting/test_votes.py has simulated ones",
     "python -m venv ocr-cvtg": "PaddleOCR 2.10 has an environment of its own",
     "ocr-cvtg/bin/": "as above; tests/evaluation/ocr/engines/test_cvtg_paddleocr.py runs the program",
     "glmkit eval --suite cvtg-2k --data CVTG-2K --images my_model/cvtg --ocr cvtg-paddleocr:": "as above",
@@ -62,6 +63,7 @@ SHORT = {
     "bench speed": f"--size 64x64 --steps 1 --repeats 1 --compile off --model {MODEL}",
     "bench train": f"--size 64x64 --steps 1 --model {MODEL}",
     "bench price": f"--limit 1 --count 1 --repeats 1 --settings reuse=2 --model {MODEL}",
+    "sweep": f"--size 64x64 --steps 1 --limit 1 --checkpoints last --weights 1 --model {MODEL}",
     "reference add": "--limit 4 --features efficientnet-lite0",
     "pretrain": "data.posters.count=4 data.posters.validation=1 data.edits.count=1 data.edits.validation=1 "
     "decoder.steps=1 decoder.global_batch_size=2 decoder.compile=false decoder.validation_every=0",

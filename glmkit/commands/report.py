@@ -17,6 +17,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "runs", metavar="RUN", nargs="*", type=Path, help="run folder of glmkit eval; the first is the baseline"
     )
     parser.add_argument(
+        "--blind", action="store_true", help="a page on which people vote blindly on pairs of images, for glmkit votes"
+    )
+    parser.add_argument("--seed", metavar="N", type=int, help="of --blind: which pairs, order and sides (default 0)")
+    parser.add_argument("--pairs", metavar="N", type=int, help="of --blind: how many (default 100)")
+    parser.add_argument(
         "--history",
         metavar="RUNS",
         nargs="+",
@@ -56,12 +61,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Write the page and its data, and say where they are."""
     require("matplotlib", "a report")
+    from glmkit.reporting.blind import write_blind
     from glmkit.reporting.build import write_report
     from glmkit.reporting.history import write_history
 
-    if bool(arguments.runs) == bool(arguments.history):
-        found = "both" if arguments.runs else "neither"
-        raise UserError("a report compares runs, or shows a history", found=found, fix="RUN RUN, or --history RUNS")
+    _check(arguments)
+    if arguments.blind:
+        page = write_blind(
+            arguments.runs, arguments.out, arguments.names, seed=arguments.seed or 0, pairs=arguments.pairs
+        )
+        print(f"wrote {page}; send it to voters, and give the files that they export to glmkit votes")
+        return 0
     if arguments.history:
         for name in ("names", "max_mb", "zip", "paper"):
             if getattr(arguments, name):
@@ -82,3 +92,16 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.paper is not None:
         print(f"tables and figures in {arguments.paper}")
     return 0
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Raise UserError for options that do not go together."""
+    if bool(arguments.runs) == bool(arguments.history):
+        found = "both" if arguments.runs else "neither"
+        raise UserError("a report compares runs, or shows a history", found=found, fix="RUN RUN, or --history RUNS")
+    if arguments.history and (arguments.blind or arguments.names):
+        option = "--blind" if arguments.blind else "--name"
+        raise UserError("a history has neither votes nor names", found=option, fix=f"leave out {option}")
+    for option in ("seed", "pairs"):
+        if getattr(arguments, option) is not None and not arguments.blind:
+            raise UserError(f"--{option} is of pages for votes", fix=f"--blind, or leave out --{option}")
