@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -121,4 +121,5 @@ def _write_pages(recipe: Recipe) -> bool:
     if not recipe.is_lora_only:
         return True
     settings = defaults.load(checkpoint.resolve(recipe.model))
-    return write_model_card(Path(recipe.output), BaseModel(checkpoint.hub_id(recipe.model), **asdict(settings)))
+    shown = {field.name: getattr(settings, field.name) for field in fields(BaseModel) if field.name != "hub_id"}
+    return write_model_card(Path(recipe.output), BaseModel(checkpoint.hub_id(recipe.model), **shown))
