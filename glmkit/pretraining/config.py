@@ -11,17 +11,18 @@ from pydantic import Field, model_validator
 from glmkit import config
 from glmkit.config import AutoregressiveStage, Data, DecoderStage, Recipe, Section, Stage, parse_size
 
+MAX_POSTERS = 10_000_000  # each is described before any is rendered
 NO_EDITS = ("vae", "semantic_vq", "clip")  # stages that read captions as descriptions, or no condition images
 
 
 class PosterData(Section):
     """Posters of `glmkit.posters` that are rendered when they are asked for."""
 
-    count: int = Field(gt=0)
+    count: int = Field(gt=0, le=MAX_POSTERS)
     """How many there are."""
-    validation: int = Field(default=256, gt=0)
+    validation: int = Field(default=256, gt=0, le=MAX_POSTERS)
     """How many more there are to measure progress with, of words that training never shows."""
-    size: str | dict[str, Annotated[float, Field(gt=0)]] = "256x256"
+    size: str | Annotated[dict[str, Annotated[float, Field(gt=0)]], Field(min_length=1)] = "256x256"
     """WIDTHxHEIGHT in pixels, or several sizes with the share of each: `{256x256: 3, 320x192: 1}`."""
     world: Literal["plain", "everyday"] = "plain"
     """Whose scenes: `glmkit.posters.grammar`, or `glmkit.posters.everyday`, which has no `wide` and no `aligned`."""

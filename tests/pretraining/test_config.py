@@ -35,6 +35,8 @@ def recipe(tmp_path: Path) -> Path:
         (["data.edits={count: 3, wide: 0.5}"], "only data.posters can be"),
         (["data.posters={count: 3, wide: 0.5, world: everyday}"], "posters of the plain world can be wide"),
         (["data.posters.cuont=3"], "data.posters.cuont: unknown key; did you mean 'count'"),
+        (["data.posters.count=1000000000000"], "data.posters.count: "),
+        (["data.posters.size={}"], "data.posters.size"),
         (["vae={lora: {targets: [a]}, steps: 1, global_batch_size: 1, learning_rate: 1}"], "vae.lora: "),
         (["decoder.character_weight=1"], "need train_glyph"),
         ([f"clip={STAGE}"], "stands alone"),
