@@ -10,9 +10,12 @@ from glmkit.extras import require
 
 HELP = "Compare evaluation runs on one HTML page."
 
+# Options that a page of votes or of a history would pass over.
+REFUSED = {"history": ("blind", "names", "max_mb", "zip", "paper"), "blind": ("max_mb", "zip", "paper")}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add RUN ..., --history, --out, --name, --max-mb, --zip and --paper."""
+    """Add RUN ..., --blind, --seed, --pairs, --history, --out, --name, --max-mb, --zip and --paper."""
     parser.add_argument(
         "runs", metavar="RUN", nargs="*", type=Path, help="run folder of glmkit eval; the first is the baseline"
     )
@@ -73,10 +76,6 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"wrote {page}; send it to voters, and give the files that they export to glmkit votes")
         return 0
     if arguments.history:
-        for name in ("names", "max_mb", "zip", "paper"):
-            if getattr(arguments, name):
-                option = "--name" if name == "names" else f"--{name.replace('_', '-')}"
-                raise UserError(f"a history takes no {option}", fix=f"leave out {option}")
         page, *data = write_history(arguments.history, arguments.out)
         print(f"wrote {page}; its data in {' and '.join(map(str, data))}")
         return 0
@@ -99,9 +98,11 @@ def _check(arguments: argparse.Namespace) -> None:
     if bool(arguments.runs) == bool(arguments.history):
         found = "both" if arguments.runs else "neither"
         raise UserError("a report compares runs, or shows a history", found=found, fix="RUN RUN, or --history RUNS")
-    if arguments.history and (arguments.blind or arguments.names):
-        option = "--blind" if arguments.blind else "--name"
-        raise UserError("a history has neither votes nor names", found=option, fix=f"leave out {option}")
+    for page, options in REFUSED.items():
+        for option in options:
+            if getattr(arguments, page) and getattr(arguments, option):
+                flag = "--name" if option == "names" else f"--{option.replace('_', '-')}"
+                raise UserError(f"a page of --{page} takes no {flag}", fix=f"leave out {flag}")
     for option in ("seed", "pairs"):
         if getattr(arguments, option) is not None and not arguments.blind:
             raise UserError(f"--{option} is of pages for votes", fix=f"--blind, or leave out --{option}")

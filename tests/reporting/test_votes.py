@@ -210,7 +210,9 @@ def test_runs_that_no_votes_connect(page: Path, tmp_path: Path, capsys: pytest.C
         (["TMP/strong-run", "--blind"], "votes compare runs"),
         (["TMP/strong-run", "TMP/weak-run", "--blind", "--pairs", "0"], "at least one pair"),
         (["TMP/strong-run", "TMP/weak-run", "--pairs", "3"], "--pairs is of pages for votes"),
-        (["--history", "TMP", "--blind"], "a history has neither votes nor names"),
+        (["--history", "TMP", "--blind"], "a page of --history takes no --blind"),
+        (["--history", "TMP", "--max-mb", "9"], "a page of --history takes no --max-mb"),
+        (["TMP", "TMP", "--blind", "--zip"], "a page of --blind takes no --zip"),
     ],
 )
 def test_bad_options(
