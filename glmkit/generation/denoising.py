@@ -58,8 +58,9 @@ def denoise(
     noise: Tensor | None = None,
     condition_images: Sequence[Sequence[ConditionImage]] | None = None,
     progress: Progress | None = None,
+    predicted: Callable[[int, Tensor], None] | None = None,
 ) -> Tensor:
-    """Denoise one batch under its prior tokens h w: normalised latents B C H W, float32."""
+    """Denoise one batch under its prior tokens h w: normalised latents B C H W, float32; `predicted` as `integrate`."""
     first = requests[0]
     # 1. Encode the condition images, unless that is done.
     if condition_images is None:
@@ -72,7 +73,8 @@ def denoise(
     # 3. Encode the conditions, and the empty ones of classifier-free guidance.
     velocity = _guided_velocity(hybrid, requests, prior_token_ids, condition_images, schedule.timesteps)
     # 4. Follow the velocity step by step to latents without noise.
-    latents = flow_matching.integrate(velocity, noise.to(hybrid.device), schedule, progress_of(progress, DENOISING))
+    each_step = progress_of(progress, DENOISING)
+    latents = flow_matching.integrate(velocity, noise.to(hybrid.device), schedule, each_step, predicted)
     check_finite(latents, "the decoder")
     return latents
 

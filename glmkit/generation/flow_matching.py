@@ -120,17 +120,21 @@ def integrate(
     noise: Tensor,
     schedule: Schedule,
     progress: Callable[[int, int], None] | None = None,
+    predicted: Callable[[int, Tensor], None] | None = None,
 ) -> Tensor:
     """Follow the velocity from `noise` B C H W to clean latents by Euler's method, in float32.
 
     `velocity(latents B C H W, step)` predicts `noise - clean`, B C H W, at the schedule's timestep number `step`.
-    `progress(done, steps)` is called after each step.
+    `progress(done, steps)` is called after each step, `predicted(done, latents)` with the clean latents that this step
+    would end in.
     """
     latents = noise.float()
     sigmas = schedule.sigmas.tolist()
     steps = len(schedule.timesteps)
     for step in range(steps):
         change = velocity(latents, step).float()
+        if predicted is not None:
+            predicted(step + 1, latents - sigmas[step] * change)
         latents = latents + (sigmas[step + 1] - sigmas[step]) * change
         if progress is not None:
             progress(step + 1, steps)

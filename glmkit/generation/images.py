@@ -67,11 +67,16 @@ def image_text(request: Request, model: str, adapters: Sequence[str] = (), weigh
 
 def save_png(path: str | Path, image: Image.Image, text: Mapping[str, str]) -> None:
     """Write a PNG that carries `text`; complete or absent."""
+    with atomic_path(path) as temporary:
+        image.save(temporary, format="PNG", pnginfo=png_text(text))
+
+
+def png_text(text: Mapping[str, str]) -> PngImagePlugin.PngInfo:
+    """Return `text` as Pillow writes it into a PNG."""
     info = PngImagePlugin.PngInfo()
     for key, value in text.items():
         info.add_text(key, value)
-    with atomic_path(path) as temporary:
-        image.save(temporary, format="PNG", pnginfo=info)
+    return info
 
 
 def is_whole_image(path: str | Path) -> bool:

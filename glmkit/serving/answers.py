@@ -1,0 +1,70 @@
+"""Images as the API answers with them: in base64, once or as events of a stream."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from glmkit.generation.images import png_text
+from glmkit.generation.prior_tokens import prompt_tokenizer
+from glmkit.generation.sequence import grids
+from glmkit.serving.fields import FORMATS, ImageRequest
+from glmkit.serving.scheduler import Finished
+
+
+def answer(parsed: ImageRequest, images: Sequence[Finished], folder: Path) -> dict[str, Any]:
+    """Return the JSON of an answer; each image has the seed that makes it again."""
+    data = [
+        {"b64_json": encoded(image, parsed.format, parsed.compression), "seed": request.seed}
+        for image, request in zip(images, parsed.requests, strict=True)
+    ]
+    return {
+        "created": int(time.time()),
+        "data": data,
+        "background": "opaque",
+        "output_format": parsed.format,
+        "quality": parsed.quality,
+        "size": parsed.size,
+        "usage": usage(parsed, folder),
+    }
+
+
+def encoded(image: Finished, format: str, compression: int | None) -> str:
+    """Return an image file in base64; a PNG carries the request that made it."""
+    options: dict[str, Any] = {} if compression is None else {"quality": 100 - compression}
+    if format == "png":
+        options["pnginfo"] = png_text(image.text)
+    buffer = io.BytesIO()
+    image.image.save(buffer, FORMATS[format], **options)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def usage(parsed: ImageRequest, folder: Path) -> dict[str, Any]:
+    """Count tokens: of the prompt, and of the images as the AR model generates them."""
+    request = parsed.requests[0]
+    text = len(prompt_tokenizer(folder).text_to_image(request.prompt, request.height, request.width))
+    shape = grids(request.height, request.width)
+    of_image = sum(rows * columns for rows, columns in (shape.preview, shape.large))
+    output = len(parsed.requests) * of_image
+    details = {"text_tokens": text, "image_tokens": 0}
+    return {
+        "input_tokens": text,
+        "input_tokens_details": details,
+        "output_tokens": output,
+        "total_tokens": text + output,
+    }
+
+
+def stream_event(name: str, values: Mapping[str, Any]) -> str:
+    """Return an event of a stream, whose data say its type, too."""
+    return event(name, {"type": name, **values})
+
+
+def event(name: str, values: Mapping[str, Any]) -> str:
+    """Return an event of a stream."""
+    return f"event: {name}\ndata: {json.dumps(values)}\n\n"
