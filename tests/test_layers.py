@@ -31,7 +31,8 @@ MAY_IMPORT = {
     "reporting": {"core", "inputs", "metrics", "reporting"},
     "api": DRAWING | {"training", "metrics", "evaluation", "reporting", "api"},
     "glmkit": {"core", "api"},  # its names, which it imports when they are first used
-    "commands": DRAWING | {"training", "pretraining", "metrics", "evaluation", "reporting", "api", "commands"},
+    "serving": DRAWING | {"serving"},
+    "commands": DRAWING | {"training", "pretraining", "metrics", "evaluation", "reporting", "serving", "api", "commands"},
     "cli": {"core", "commands"},
     "__main__": {"cli"},
 }

@@ -192,12 +192,15 @@ async def _queue(request: Request, read: Read, scheduler: Scheduler, settings: S
 async def _wait(request: Request, pending: Pending, scheduler: Scheduler) -> dict[str, Any]:
     """Return the answer when all images are there; ApiError for the first that failed, or when the client is gone."""
     finished: dict[int, Finished] = {}
+    look = 0.0
     while len(finished) < len(pending.jobs):
+        if time.monotonic() >= look:  # not only when nothing is told: steps may follow each other quickly
+            if await request.is_disconnected():
+                raise ApiError(499, "the client went away")
+            look = time.monotonic() + LOOK
         try:
             number, told = await asyncio.wait_for(pending.events.get(), LOOK)
         except TimeoutError:
-            if await request.is_disconnected():
-                raise ApiError(499, "the client went away") from None
             continue
         if isinstance(told, ApiError):
             raise told

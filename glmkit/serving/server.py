@@ -47,6 +47,7 @@ def serve(model: str, device: str, dtype: str, options: InferenceOptions, settin
     # 3. Serve.
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    listening.listen()  # who reads the next line may connect
     print(f"serving {hybrid.name} at http://{host}:{listening.getsockname()[1]}", flush=True)
     config = uvicorn.Config(
         create_app(scheduler, settings),

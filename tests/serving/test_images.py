@@ -1,0 +1,120 @@
+"""The images that a server answers with: those of `glmkit.load`, whatever the client asks besides."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from serving.conftest import QUICK, SIZE, Serve, Served
+from tiny_adapter import make_adapter
+
+import glmkit
+from glmkit.evaluation import baselines
+from glmkit.generation.images import is_image_of, weights_digest
+from glmkit.records import Request
+
+PROMPT = 'A poster with "HELLO"'
+
+
+def decoded(data: Any) -> Image.Image:
+    image = Image.open(io.BytesIO(base64.b64decode(data.b64_json)))
+    image.load()
+    return image
+
+
+def generated(model: Path, seed: int = 0, **options: Any) -> bytes:
+    image = glmkit.load(model, device="cpu", **options).generate(PROMPT, seed=seed, height=64, width=64, **QUICK)
+    return image.tobytes()
+
+
+def test_images_are_those_of_generate(served: Served, tmp_path: Path) -> None:
+    answer = served.client().images.generate(
+        model="glm-image", prompt=PROMPT, n=2, size="64x64", extra_body={"seed": 3, **QUICK}
+    )
+    assert answer.data is not None
+    assert answer.size == "64x64"
+    assert answer.usage is not None
+    assert answer.usage.output_tokens == 2 * (16 * 16 + 2 * 2)  # a preview, and the large grid
+    for number, data in enumerate(answer.data):
+        assert decoded(data).tobytes() == generated(served.model, seed=3 + number)
+        assert data.seed == 3 + number  # type: ignore[attr-defined]
+    path = tmp_path / "image.png"
+    path.write_bytes(base64.b64decode(answer.data[0].b64_json or ""))
+    request = Request("a", PROMPT, 3, 64, 64, steps=2, guidance=1.5)
+    assert is_image_of(path, request, weights_digest(served.model, (), "torch.float32"))
+
+
+@pytest.mark.parametrize(("kind", "format"), [("webp", "WEBP"), ("jpeg", "JPEG"), ("png", "PNG")])
+def test_formats(served: Served, kind: Any, format: str) -> None:
+    more = {} if kind == "png" else {"output_compression": 60}
+    answer = served.client().images.generate(prompt=PROMPT, output_format=kind, extra_body={**SIZE, **QUICK}, **more)
+    assert answer.data is not None
+    image = decoded(answer.data[0])
+    assert (image.format, image.size) == (format, (64, 64))
+
+
+def test_a_stream_ends_in_the_same_image(served: Served) -> None:
+    told = list(
+        served.client().images.generate(
+            prompt=PROMPT, stream=True, partial_images=1, extra_body={"seed": 5, **SIZE, **QUICK}
+        )
+    )
+    kinds = [one.type for one in told]
+    assert kinds[-1] == "image_generation.completed"
+    assert kinds.count("image_generation.partial_image") == 1
+    stages = [one.stage for one in told if one.type == "glmkit.progress"]  # type: ignore[comparison-overlap,attr-defined]
+    assert list(dict.fromkeys(stages)) == ["prior tokens", "denoising"]
+    assert decoded(told[-1]).tobytes() == generated(served.model, seed=5)
+    partial = next(one for one in told if one.type == "image_generation.partial_image")
+    assert partial.partial_image_index == 0
+    assert decoded(partial).size == (64, 64)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_edits_are_those_of_edit(served: Served, count: int, tmp_path: Path) -> None:
+    source = Image.effect_noise((96, 64), 80).convert("RGB")
+    source.save(tmp_path / "source.png")
+    files = [(tmp_path / "source.png").open("rb") for _ in range(count)]
+    answer = served.client().images.edit(
+        image=files if count > 1 else files[0], prompt="Make it red.", extra_body={"seed": "2", **QUICK}
+    )
+    expected = glmkit.load(served.model, device="cpu").edit([source] * count, "Make it red.", seed=2, **QUICK)
+    assert answer.data is not None
+    assert decoded(answer.data[0]).tobytes() == expected.tobytes()
+
+
+def test_adapters_come_by_name_and_leave_nothing_behind(serve: Serve, tiny_model: Path, tmp_path: Path) -> None:
+    for seed, name in enumerate(("first", "second")):
+        make_adapter(tiny_model, tmp_path / name, "decoder", seed=seed)
+        make_adapter(tiny_model, tmp_path / name, "autoregressive", seed=seed)
+    named = {"first": f"{tmp_path / 'first'}:0.5", "second": str(tmp_path / "second")}
+    client = serve(adapters=named).client()
+    assert [model.id for model in client.models.list()] == ["glm-image", "glm-image:first", "glm-image:second"]
+    both = [{"name": "first", "weight": 0.5}, {"name": "second"}]
+    wanted: list[tuple[dict[str, Any], list[str]]] = [
+        ({"model": "glm-image:first"}, [named["first"]]),
+        ({}, []),
+        ({"lora": both}, [f"{tmp_path / 'first'}:0.25", named["second"]]),
+        ({"lora": "second"}, [named["second"]]),
+        ({}, []),
+    ]
+    images = []
+    for more, adapters in wanted:
+        answer = client.images.generate(prompt=PROMPT, extra_body={"seed": 1, **SIZE, **QUICK, **more})
+        assert answer.data is not None
+        images.append(decoded(answer.data[0]).tobytes())
+        assert images[-1] == generated(tiny_model, seed=1, adapters=adapters)
+    assert len(set(images)) == 4
+
+
+def test_our_own_baseline_asks_it(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    monkeypatch.setenv("OPENAI_BASE_URL", f"{served.url}/v1")
+    baseline = baselines.find("openai:glm-image")
+    assert baseline is not None
+    image, _ = baseline.generate(Request("a", PROMPT, 0, 64, 96))
+    assert image.size == (96, 64)
