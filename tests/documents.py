@@ -18,6 +18,7 @@ DOCUMENTS = (
     "benchmarks/public_text.md",
     "benchmarks/reference_sets.md",
     "data/README.md",
+    "glmkit/serving/README.md",
 )
 # Several processes: tests/training/test_distributed.py.
 LAUNCHER = re.compile(r"^(?:accelerate launch|torchrun) .*-m (?=glmkit )")

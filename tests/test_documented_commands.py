@@ -34,6 +34,7 @@ NOT_RUN = {
     "make ": "runs these tests, or the commands of the README; tests/test_makefile.py holds its steps",
     "pip install": "tests/test_wheel.py installs what it builds",
     ".venv/bin/": "lint and tests",
+    "glmkit serve": "serves until it is ended; tests/serving and tests/test_wheel.py do that",
     "hf upload": "sends files to the hub",
     "python benchmarks/": "needs a GPU; tests/benchmarks runs the scripts on a CPU",
     "export OPENAI_API_KEY": "the fixture sets another key",

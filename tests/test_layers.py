@@ -32,7 +32,8 @@ MAY_IMPORT = {
     "api": DRAWING | {"training", "metrics", "evaluation", "reporting", "api"},
     "glmkit": {"core", "api"},  # its names, which it imports when they are first used
     "serving": DRAWING | {"serving"},
-    "commands": DRAWING | {"training", "pretraining", "metrics", "evaluation", "reporting", "serving", "api", "commands"},
+    "commands": DRAWING
+    | {"training", "pretraining", "metrics", "evaluation", "reporting", "serving", "api", "commands"},
     "cli": {"core", "commands"},
     "__main__": {"cli"},
 }

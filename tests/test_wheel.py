@@ -9,6 +9,7 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,7 @@ COMMANDS = (
     "report before --out page.html",
     "bench speed --repeats 1 --steps 1 --compile off",
 )
+SERVE = "serve --port 0 --no-warm-up"
 EVERY_COMMAND = """
 import json, sys
 from glmkit.cli import main
@@ -69,7 +71,9 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_commands_are_all() -> None:
-    assert {command.split()[0] for command in COMMANDS} == {one.name for one in pkgutil.iter_modules(commands.__path__)}
+    assert {command.split()[0] for command in (*COMMANDS, SERVE)} == {
+        one.name for one in pkgutil.iter_modules(commands.__path__)
+    }
 
 
 @pytest.mark.slow
@@ -86,3 +90,17 @@ def test_every_command_runs_from_the_wheel(python: Path, tmp_path: Path) -> None
         assert shown.returncode == 0, shown.stderr
         assert "Traceback" not in shown.stderr
         assert str(ROOT) not in shown.stdout + shown.stderr
+    with subprocess.Popen(
+        [str(python), "-P", "-m", "glmkit", *SERVE.split()],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as server:
+        try:
+            assert server.stdout is not None
+            address = server.stdout.readline().split()[-1]
+            with urllib.request.urlopen(f"{address}/", timeout=120) as page:
+                assert b"<title>GLM-Image</title>" in page.read()
+        finally:
+            server.terminate()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from documents import code_blocks
 from PIL import Image
 from serving.conftest import QUICK, SIZE, Serve, Served
 from tiny_adapter import make_adapter
@@ -109,6 +110,17 @@ def test_adapters_come_by_name_and_leave_nothing_behind(serve: Serve, tiny_model
         images.append(decoded(answer.data[0]).tobytes())
         assert images[-1] == generated(tiny_model, seed=1, adapters=adapters)
     assert len(set(images)) == 4
+
+
+def test_the_client_of_the_readme(served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (code,) = (block for block in code_blocks("README.md", "python") if "base_url" in block)
+    for written, here in (("http://127.0.0.1:8000", served.url), ("1024x1024", "64x64")):
+        assert written in code
+        code = code.replace(written, here)
+    monkeypatch.chdir(tmp_path)
+    exec(f"import base64, openai\n{code}", {})
+    with Image.open("open.png") as image:
+        assert image.size == (64, 64)
 
 
 def test_our_own_baseline_asks_it(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
