@@ -125,7 +125,7 @@ def declared(requirements: list[str]) -> set[str]:
 def test_every_imported_package_is_declared() -> None:
     project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    of_users = declared(project["dependencies"] + extras["eval"] + extras["openai"] + extras["train"])
+    of_users = declared(project["dependencies"] + extras["eval"] + extras["openai"] + extras["serve"] + extras["train"])
     of_developers = of_users | declared(extras["dev"])
     distributions = importlib.metadata.packages_distributions()
     folder = Path(__file__).parent

@@ -33,6 +33,9 @@ COMMANDS = (
     "reference add posters --images data/posters/validation --features efficientnet-lite0",
     "eval --suite text-render --split simple --limit 2 --steps 1 --clip glmkit --reference posters --run before",
     "report before --out page.html",
+    "eval --suite text-render --split simple --limit 2 --steps 1 --adapter mine/adapter --run after",
+    "gate after --against before --metric word_accuracy --max-drop 1",
+    "sweep --suite text-render --split simple --limit 1 --steps 1 --adapter mine --weights 0.5 1 --run swept",
     "bench speed --repeats 1 --steps 1 --compile off",
 )
 SERVE = "serve --port 0 --no-warm-up"
