@@ -18,6 +18,7 @@ from glmkit import commands
 
 ROOT = Path(__file__).parents[1]
 CHANGES = "autoregressive=null decoder.steps=1 data.train=data/posters/validation samples.prompts=[] output=mine"
+NONE = "none.json"  # a file that is not there, which is an error in one sentence
 # In their order: the later ones read what the earlier ones wrote.
 COMMANDS = (
     "generate --out a.png --steps 2 PROMPT",
@@ -34,6 +35,8 @@ COMMANDS = (
     "eval --suite text-render --split simple --limit 2 --steps 1 --clip glmkit --reference posters --run before",
     "report before --out page.html",
     "eval --suite text-render --split simple --limit 2 --steps 1 --adapter mine/adapter --run after",
+    "report before after --blind --out blind.html",
+    f"votes {NONE}",  # a browser exports them
     "gate after --against before --metric word_accuracy --max-drop 1",
     "sweep --suite text-render --split simple --limit 1 --steps 1 --adapter mine --weights 0.5 1 --run swept",
     "bench speed --repeats 1 --steps 1 --compile off",
@@ -43,7 +46,7 @@ EVERY_COMMAND = """
 import json, sys
 from glmkit.cli import main
 for argv in json.loads(sys.argv[1]):
-    if main(argv) != 0:
+    if main(argv) != (2 if "none.json" in argv else 0):
         sys.exit(f"glmkit {argv} failed")
 """
 TEXTS = {"PROMPT": 'A blue poster with "HELLO" in large white letters at the top.', "INSTRUCTION": "Make it red."}

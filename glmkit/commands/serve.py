@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Serve until the process is told to end."""
+    """Serve until a signal ends the process."""
     from glmkit.extras import require
 
     for package in ("fastapi", "uvicorn", "python-multipart"):

@@ -194,18 +194,18 @@ async def _wait(request: Request, pending: Pending, scheduler: Scheduler) -> dic
     finished: dict[int, Finished] = {}
     look = 0.0
     while len(finished) < len(pending.jobs):
-        if time.monotonic() >= look:  # not only when nothing is told: steps may follow each other quickly
+        if time.monotonic() >= look:  # not only when nothing is update: steps may follow each other quickly
             if await request.is_disconnected():
                 raise ApiError(499, "the client went away")
             look = time.monotonic() + LOOK
         try:
-            number, told = await asyncio.wait_for(pending.events.get(), LOOK)
+            number, update = await asyncio.wait_for(pending.events.get(), LOOK)
         except TimeoutError:
             continue
-        if isinstance(told, ApiError):
-            raise told
-        if isinstance(told, Finished):
-            finished[number] = told
+        if isinstance(update, ApiError):
+            raise update
+        if isinstance(update, Finished):
+            finished[number] = update
     images = [finished[number] for number in range(len(pending.jobs))]
     return await asyncio.to_thread(answer, pending.parsed, images, scheduler.hybrid.folder)
 
@@ -215,37 +215,37 @@ async def _stream(pending: Pending, kind: str, scheduler: Scheduler) -> AsyncIte
     quiet_until = 0.0
     while True:
         try:
-            _, told = await asyncio.wait_for(pending.events.get(), KEEP_ALIVE)
+            _, update = await asyncio.wait_for(pending.events.get(), KEEP_ALIVE)
         except TimeoutError:
             yield ": waiting\n\n"
             continue
-        if isinstance(told, Progressed):
+        if isinstance(update, Progressed):
             now = time.monotonic()
-            if told.done < told.total and now < quiet_until:
+            if update.done < update.total and now < quiet_until:
                 continue
             quiet_until = now + BETWEEN
-            stage = {"stage": told.stage, "done": told.done, "total": told.total}
+            stage = {"stage": update.stage, "done": update.done, "total": update.total}
             yield stream_event("glmkit.progress", stage)
-        elif isinstance(told, ApiError):
-            yield event("error", {**told.body(), "type": "error"})
+        elif isinstance(update, ApiError):
+            yield event("error", {**update.body(), "type": "error"})
             return
         else:
             folder = scheduler.hybrid.folder
-            name, values = await asyncio.to_thread(_image_event, told, pending.parsed, kind, folder)
+            name, values = await asyncio.to_thread(_image_event, update, pending.parsed, kind, folder)
             yield stream_event(name, values)
-            if isinstance(told, Finished):
+            if isinstance(update, Finished):
                 return
 
 
 def _image_event(
-    told: Finished | Previewed, parsed: ImageRequest, kind: str, folder: Path
+    update: Finished | Previewed, parsed: ImageRequest, kind: str, folder: Path
 ) -> tuple[str, dict[str, Any]]:
-    if isinstance(told, Previewed):
-        told_index, told = told.index, Finished(told.image, {}, 0.0)
-        name, more = f"{kind}.partial_image", {"partial_image_index": told_index}
+    if isinstance(update, Previewed):
+        index, update = update.index, Finished(update.image, {}, 0.0)
+        name, more = f"{kind}.partial_image", {"partial_image_index": index}
     else:
         name, more = f"{kind}.completed", {}
-    values = answer(parsed, [told], folder)
+    values = answer(parsed, [update], folder)
     (data,) = values.pop("data")
     if more:
         del values["usage"]

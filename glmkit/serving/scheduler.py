@@ -267,8 +267,8 @@ class Scheduler:
     def _fail(self, job: Job, error: Exception | None) -> None:
         self.counts["failed"] += 1
         assert error is not None
-        told = GenerationError.of(error)
-        self._end(job, ApiError(500, ApiError.of(told).message, code="generation_failed"))
+        update = GenerationError.of(error)
+        self._end(job, ApiError(500, ApiError.of(update).message, code="generation_failed"))
 
     def _end(self, job: Job, event: Finished | ApiError) -> None:
         """Tell a job's last event, once, and give its place back."""

@@ -38,7 +38,7 @@ class Server(uvicorn.Server):
 
 
 def serve(model: str, device: str, dtype: str, options: InferenceOptions, settings: ServerSettings) -> int:
-    """Serve a model; returns when the server was told to end. UserError when it cannot start."""
+    """Serve a model; returns when a signal has ended it. UserError when it cannot start."""
     # 1. Take the port first, since loading takes long.
     listening = _listen(settings)
     # 2. Load the model, with all components: an edit may come at any time.
