@@ -194,7 +194,7 @@ async def _wait(request: Request, pending: Pending, scheduler: Scheduler) -> dic
     finished: dict[int, Finished] = {}
     look = 0.0
     while len(finished) < len(pending.jobs):
-        if time.monotonic() >= look:  # not only when nothing is update: steps may follow each other quickly
+        if time.monotonic() >= look:  # also while steps follow each other quickly
             if await request.is_disconnected():
                 raise ApiError(499, "the client went away")
             look = time.monotonic() + LOOK

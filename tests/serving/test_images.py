@@ -42,7 +42,7 @@ def test_images_are_those_of_generate(served: Served, tmp_path: Path) -> None:
     assert answer.usage.output_tokens == 2 * (16 * 16 + 2 * 2)  # a preview, and the large grid
     for number, data in enumerate(answer.data):
         assert decoded(data).tobytes() == generated(served.model, seed=3 + number)
-        assert data.seed == 3 + number  # type: ignore[attr-defined]
+        assert data.seed == 3 + number
     path = tmp_path / "image.png"
     path.write_bytes(base64.b64decode(answer.data[0].b64_json or ""))
     request = Request("a", PROMPT, 3, 64, 64, steps=2, guidance=1.5)
@@ -67,7 +67,7 @@ def test_a_stream_ends_in_the_same_image(served: Served) -> None:
     kinds = [one.type for one in told]
     assert kinds[-1] == "image_generation.completed"
     assert kinds.count("image_generation.partial_image") == 1
-    stages = [one.stage for one in told if one.type == "glmkit.progress"]  # type: ignore[comparison-overlap,attr-defined]
+    stages = [one.stage for one in told if one.type == "glmkit.progress"]
     assert list(dict.fromkeys(stages)) == ["prior tokens", "denoising"]
     assert decoded(told[-1]).tobytes() == generated(served.model, seed=5)
     partial = next(one for one in told if one.type == "image_generation.partial_image")
@@ -81,9 +81,10 @@ def test_edits_are_those_of_edit(served: Served, count: int, tmp_path: Path) -> 
     source.save(tmp_path / "source.png")
     files = [(tmp_path / "source.png").open("rb") for _ in range(count)]
     answer = served.client().images.edit(
-        image=files if count > 1 else files[0], prompt="Make it red.", extra_body={"seed": "2", **QUICK}
+        image=files if count > 1 else files[0], prompt="Make it red.", extra_body={"seed": "2", **SIZE, **QUICK}
     )
-    expected = glmkit.load(served.model, device="cpu").edit([source] * count, "Make it red.", seed=2, **QUICK)
+    model = glmkit.load(served.model, device="cpu")
+    expected = model.edit([source] * count, "Make it red.", seed=2, height=64, width=64, **QUICK)
     assert answer.data is not None
     assert decoded(answer.data[0]).tobytes() == expected.tobytes()
 

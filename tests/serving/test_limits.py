@@ -13,7 +13,8 @@ import sys
 import threading
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
+from email.message import Message
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ import pytest
 from serving.conftest import QUICK, SIZE, Serve, Served
 
 from glmkit.errors import UserError
+from glmkit.generation import denoising
+from glmkit.serving import scheduler
 from glmkit.serving.settings import ServerSettings
 
 GENERATIONS, EDITS = "/v1/images/generations", "/v1/images/edits"
@@ -29,7 +32,7 @@ FIELDS = {"prompt": "a", **SIZE, **QUICK}
 
 def ask(
     served: Served, values: Any = None, path: str = GENERATIONS, method: str = "POST", **headers: str
-) -> tuple[int, Any, Mapping[str, str]]:
+) -> tuple[int, Any, Message]:
     connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=60)
     body = values if isinstance(values, bytes) or values is None else json.dumps(values)
     named = {"Content-Type": "application/json"} | {name.replace("_", "-"): value for name, value in headers.items()}
@@ -244,11 +247,12 @@ def test_likes_share_a_batch_and_none_starves(serve: Serve, monkeypatch: pytest.
         until(lambda number=number: served.scheduler.waiting == number + 1)  # type: ignore[misc]
     order: list[list[str]] = []
     real = served.scheduler._generate
-    monkeypatch.setattr(
-        served.scheduler,
-        "_generate",
-        lambda batch: (order.append([f"{job.request.width}" for job in batch]), real(batch)),
-    )
+
+    def generate(batch: Sequence[Any]) -> None:
+        order.append([str(job.request.width) for job in batch])
+        real(batch)
+
+    monkeypatch.setattr(served.scheduler, "_generate", generate)
     stalled.go.set()
     for thread, answers in threads:
         thread.join()
@@ -278,10 +282,7 @@ def test_a_deadline_ends_a_request(serve: Serve) -> None:
 
 
 def test_what_fails_is_an_error_of_its_own(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    from glmkit.serving import scheduler
-
-    served = serve(batch=4)
-    real = scheduler.denoise
+    served, real = serve(batch=4), denoising.denoise
 
     def denoise(hybrid: Any, requests: Any, *rest: Any) -> Any:
         if requests[0].seed == 1:
