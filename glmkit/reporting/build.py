@@ -78,7 +78,9 @@ def write_report(
         write_report_json(data[2], runs, comparison, board, records)
 
     # 3 render the page, images included, with as much detail as fits
-    paths = [run.folder / image.file for run in runs for image in run.images if image.file is not None]
+    shown = set(comparison.prompts)
+    images = [(run.folder, image) for run in runs for image in run.images if image.prompt_id in shown]
+    paths = [folder / image.file for folder, image in images if image.file is not None]
     for detail in fitting_details(paths, max_bytes):
         html = render_page(runs, comparison, board, out, ImageStore(detail))
         if len(html) <= max_bytes:
