@@ -14,11 +14,22 @@ from typing import NamedTuple
 
 import numpy as np
 
-from glmkit.evaluation.metrics import dpg, gedit, geneval2, imgedit, oneig, t2i_corebench, tiif, unigenbench, wise
+from glmkit.evaluation.metrics import (
+    dpg,
+    gedit,
+    geneval2,
+    imgedit,
+    oneig,
+    t2i_corebench,
+    text_attributes,
+    tiif,
+    unigenbench,
+    wise,
+)
 from glmkit.evaluation.metrics.chains import Chain, micro
 from glmkit.records import Score
 
-BENCHMARKS = (oneig, dpg, tiif, geneval2, wise, t2i_corebench, unigenbench, gedit, imgedit)
+BENCHMARKS = (oneig, dpg, tiif, geneval2, wise, t2i_corebench, unigenbench, gedit, imgedit, text_attributes)
 CHAINS: Mapping[str, Chain] = {metric: chain for benchmark in BENCHMARKS for metric, chain in benchmark.CHAINS.items()}
 RESAMPLES = 10_000
 LEVEL = 0.95

@@ -40,7 +40,7 @@ def test_names() -> None:
 def test_the_guide_names_every_judge_and_every_suite_with_questions() -> None:
     guide = (Path(__file__).parents[3] / "benchmarks" / "public_questions.md").read_text(encoding="utf-8")
     asking = [name for name in suites.names() if isinstance(suites.load(name), QuestionSuite)]
-    assert len(asking) == 23
+    assert len(asking) == 25
     assert not [name for name in (*asking, *engines.names()) if f"`{name}" not in guide]
 
 

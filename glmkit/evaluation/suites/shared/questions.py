@@ -9,7 +9,7 @@ from pathlib import Path
 from glmkit.errors import UserError
 from glmkit.evaluation.judges.messages import Message
 from glmkit.evaluation.ocr.lines import RecognizedLine
-from glmkit.evaluation.suites.shared.base import Counts, OfficialProtocol, Suite
+from glmkit.evaluation.suites.shared.base import Counts, Suite
 from glmkit.records import Answer, Prompt
 
 PublishedAnswers = Mapping[str, Mapping[str, str]]  # prompt id -> message id -> what a judge answered
@@ -21,10 +21,9 @@ class QuestionSuite(Suite):
     `judges` are those that give what the suite needs, such as probabilities; empty: any.
 
     `official` names the benchmark's own judge. But for ImgEdit-Bench it is none that glmkit can run as the benchmark
-    does, or it is asked in other words, so that no score of these suites is official.
+    does, or it is asked in other words, so that no score of these suites is official. Suites of ours have none.
     """
 
-    official: OfficialProtocol
     asking: str
     judges: tuple[str, ...] = ()
     reads_text = False
