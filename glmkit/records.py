@@ -287,7 +287,8 @@ class Summary(Record):
     empty where they are as they were written.
 
     Where a judge answered questions, `judge` says which and how its answers were read, `no_share` is the share of its
-    answers that were no (of each split, too), and `notes` are sentences on them; elsewhere a summary has none of these.
+    answers that were no (of each split, too); elsewhere a summary has neither. `notes` are sentences on answers and on
+    learned scores.
     """
 
     suite: str
@@ -314,7 +315,7 @@ class Summary(Record):
 
     def to_dict(self) -> dict[str, Any]:
         """Give the fields as JSON values; those of a judge and of rewritten prompts only where there are any."""
-        absent = [] if self.judge else ["judge", "no_share", "notes"]
+        absent = [] if self.judge else ["judge", "no_share", *([] if self.notes else ["notes"])]
         absent += [] if self.rewriting else ["rewriting"]
         return {name: value for name, value in super().to_dict().items() if name not in absent}
 

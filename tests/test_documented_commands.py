@@ -37,6 +37,7 @@ NOT_RUN = {
     "glmkit serve": "serves until it is ended; tests/serving and tests/test_wheel.py do that",
     "hf upload": "sends files to the hub",
     "python benchmarks/": "needs a GPU; tests/benchmarks runs the scripts on a CPU",
+    "glmkit eval --suite text-render --split simple --scorer": "users download the weights; small ones are tested",
     "export OPENAI_API_KEY": "the fixture sets another key",
     "glmkit votes": "people vote in a browser; tests/reporting/test_votes.py has simulated ones",
     "python -m venv ocr-cvtg": "PaddleOCR 2.10 has an environment of its own",

@@ -59,6 +59,7 @@ def evaluate(
     rewrite: str | Path | None = None,
     rewrite_instruction: str | Path | None = None,
     clip: str | None = None,
+    scorers: Sequence[str] = (),
     references: Sequence[str] = (),
     output: str | Path | None = None,
     name: str = "",
@@ -74,17 +75,18 @@ def evaluate(
     `model` is a loaded model or a name (nano, a folder, a hub id, `diffusers:NAME`, `openai:NAME`). `split` and `limit`
     choose prompts, the first `limit` of each split. `num_images_per_prompt` images have the prompt's seed (0 in suites)
     and those after it; `seeds` names them instead. `data` is the folder with the prompt files of a public benchmark.
-    `ocr` names the OCR engine, `judge` who answers the questions of suites
-    that ask some (`openai:MODEL`, `transformers:FOLDER`, `golden:FILE`, `posters`); `answers` is a folder of answers
-    that a benchmark publishes about a model, instead of images. `rewrite` names who rewrites the prompts before images
-    are generated (`endpoint:MODEL`, or a file of rewritten prompts), `rewrite_instruction` a file that says how; scores
-    stay those of the prompts as they were. `clip` names the CLIP that measures alignment,
-    `references` the sets to which distances are measured. `output` is the run folder; by default the same settings
-    always continue in the same folder under `reports/`. `name` is what reports call the run, by default its model and
-    adapters. Options of generation are those of `Model.generate`.
+    `ocr` names the OCR engine, `judge` who answers the questions of suites that ask some (`openai:MODEL`,
+    `transformers:FOLDER`, `golden:FILE`, `posters`); `answers` is a folder of answers that a benchmark publishes about
+    a model, instead of images. `rewrite` names who rewrites the prompts before images are generated (`endpoint:MODEL`,
+    or a file of rewritten prompts), `rewrite_instruction` a file that says how; scores stay those of the prompts as
+    they were. `clip` names the CLIP that measures alignment, `scorers` learned scorers with their weights
+    (`pickscore:FOLDER`), `references` the sets to which distances are measured. `output` is the run folder; by default
+    the same settings always continue in the same folder under `reports/`. `name` is what reports call the run, by
+    default its model and adapters. Options of generation are those of `Model.generate`.
 
     Raises UserError for whatever is misspelt or missing, before an image is generated.
     """
+    from glmkit.evaluation import scorers as learned
     from glmkit.evaluation import suites
     from glmkit.evaluation.evaluate import evaluate as run_plan
     from glmkit.evaluation.judges import engines as judges
@@ -118,7 +120,7 @@ def evaluate(
         )
     else:
         measures = isinstance(loaded, MeasuredSuite)
-        used = _feature_device(device, needed=measures or clip is not None or bool(references))
+        used = _feature_device(device, needed=measures or clip is not None or bool(references or scorers))
     plan = EvaluationPlan(
         suite=suite,
         engine=DEFAULT_ENGINE if ocr is None else engines.resolve(ocr),
@@ -130,6 +132,7 @@ def evaluate(
         count=num_images_per_prompt,
         seeds=tuple(seeds),
         clip=clip,
+        scorers=tuple(dict.fromkeys(map(learned.resolve, scorers))),
         references=tuple(dict.fromkeys(references)),
         name=name.strip(),
         judge=None if judge is None else judges.resolve(judge),

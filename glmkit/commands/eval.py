@@ -80,6 +80,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         const=clip.DEFAULT,
         help=f"CLIP alignment, too: {clip.DEFAULT} (the default), {clip.OURS} (ours), ARCHITECTURE/TAG or a folder",
     )
+    parser.add_argument(
+        "--scorer", metavar="NAME:WEIGHTS", nargs="+", help="learned scores, too: aesthetic-v2, pickscore, hpsv2-1, ..."
+    )
     parser.add_argument("--reference", metavar="NAME", nargs="+", help="distances to these sets (glmkit reference)")
     parser.add_argument("--run", metavar="DIR", type=Path, dest="folder", help="run folder (default: one in reports/)")
     parser.add_argument("--name", default="", help='what reports call the run, like "with adapter"')
@@ -121,6 +124,7 @@ def run(arguments: argparse.Namespace) -> int:
         rewrite=arguments.rewrite,
         rewrite_instruction=arguments.rewrite_instruction,
         clip=arguments.clip,
+        scorers=arguments.scorer or (),
         references=arguments.reference or (),
         output=arguments.folder,
         name=arguments.name,

@@ -52,10 +52,6 @@ def summarize(summary: Summary, clip: OpenClip, images: Sequence[Generation], sc
     """Add the cosine as one more metric, and `alignment`: the model, and what is derived from the cosine."""
     name = metric.name(clip.label, clip.model)
     scored = [score for score in scores if score.error is None]
-    splits = {
-        split: {**pooled, "scores": {**pooled["scores"], name: _pool([s for s in scored if s.split == split], name)}}
-        for split, pooled in summary.splits.items()
-    }
     texts = {image.prompt_id: metric.text(image.prompt) for image in images}
     prompts = {score.prompt_id for score in scored}
     alignment = {
@@ -67,13 +63,8 @@ def summarize(summary: Summary, clip: OpenClip, images: Sequence[Generation], sc
         "truncated_prompts": sum(clip.is_truncated(texts[prompt_id]) for prompt_id in prompts),
         "clipscore": _clipscore(scored, name) if clip.model == metric.DEFAULT else None,
     }
-    return replace(
-        summary,
-        scores={**summary.scores, name: _pool(scored, name)},
-        splits=splits,
-        metrics={**summary.metrics, name: metric.about(clip.label, clip.model, clip.weights_sha256)},
-        alignment=alignment,
-    )
+    about = metric.about(clip.label, clip.model, clip.weights_sha256)
+    return replace(stats.with_metric(summary, scores, name, about), alignment=alignment)
 
 
 def _clipscore(scored: Sequence[Score], name: str) -> dict[str, float | None]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from glmkit.errors import UserError
-from glmkit.evaluation import baselines, suites
+from glmkit.evaluation import baselines, scorers, suites
 from glmkit.evaluation.baselines.diffusers import PRESETS
 from glmkit.evaluation.features.extractors import clip, efficientnet_lite0, inception
 from glmkit.evaluation.hub import cached_repository
@@ -23,7 +23,7 @@ from glmkit.records import Record
 
 @dataclass(frozen=True)
 class CatalogueEntry(Record):
-    """Describe a name of this kind: suite, metric, engine, judge, reference or model.
+    """Describe a name of this kind: suite, metric, engine, judge, scorer, reference or model.
 
     `missing` is empty when it can run; `fix` is what to type otherwise.
     """
@@ -36,8 +36,8 @@ class CatalogueEntry(Record):
 
 
 def catalogue() -> list[CatalogueEntry]:
-    """List suites, metrics, OCR engines, judges, reference sets and models, in this order."""
-    return [*_suites(), *_metrics(), *_engines(), *_judges(), *_references(), *_models()]
+    """List suites, metrics, OCR engines, judges, learned scorers, reference sets and models, in this order."""
+    return [*_suites(), *_metrics(), *_engines(), *_judges(), *_scorers(), *_references(), *_models()]
 
 
 def _checked(entry: CatalogueEntry, check: Callable[[], object]) -> CatalogueEntry:
@@ -92,6 +92,13 @@ def _judges() -> Iterator[CatalogueEntry]:
     for name in judges.names():
         module, _ = judges.find(judges.resolve(name))
         yield _checked(CatalogueEntry("judge", name, module.ABOUT), module.check)
+
+
+def _scorers() -> Iterator[CatalogueEntry]:
+    for name in scorers.names():
+        module, _ = scorers.find(scorers.resolve(name))
+        fix = {"missing": "weights of your own", "fix": module.FIX}
+        yield replace(CatalogueEntry("scorer", name, module.ABOUT), **fix)
 
 
 def _references() -> Iterator[CatalogueEntry]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from glmkit.distributed.work_queue import exclusive
 from glmkit.errors import UserError
-from glmkit.evaluation import stats, suites
+from glmkit.evaluation import preference, stats, suites
 from glmkit.evaluation.generated_images import generate_images
 from glmkit.evaluation.given_images import copy_images
 from glmkit.evaluation.judges.ask import Answers, ask
@@ -20,6 +20,7 @@ from glmkit.evaluation.ocr.limits import limits
 from glmkit.evaluation.ocr.lines import EngineIdentity, OcrError, OcrResult, reading_order, texts_of
 from glmkit.evaluation.plan import MIN_CONFIDENCE, EvaluationPlan
 from glmkit.evaluation.rewriting.rewrite import Rewrites, counted, rewrite_prompts
+from glmkit.evaluation.scorers import load_scorers
 from glmkit.evaluation.suites.shared.base import Counts, Suite, family, why_not_official
 from glmkit.evaluation.suites.shared.layouts import ImageFiles
 from glmkit.evaluation.suites.shared.measured import MeasuredSuite, add_measures, identity_of
@@ -60,6 +61,7 @@ def evaluate(
     if extractors:
         settings["measured_by"] = str(identity_of(extractors))
     clip, reference_sets = _load_features(plan, device)
+    scorers = load_scorers(plan.scorers, device)
     files = suite.find(plan.image_folder, prompts) if plan.images is not None else None
     published = None
     if plan.answers is not None and isinstance(suite, QuestionSuite):
@@ -95,6 +97,7 @@ def evaluate(
             from glmkit.evaluation import alignment
 
             scores = alignment.add_cosines(clip, folder, images, scores)
+        scores = preference.add_scores(scorers, folder, images, scores)
         write_jsonl(folder / "scores.jsonl", (record.to_dict() for record in scores))
 
         # 5. Pool the scores, with intervals over prompts, and set the images against reference sets.
@@ -105,6 +108,7 @@ def evaluate(
             summary = replace(summary, rewriting=counted(rewrites, plan.rewriter))
         if clip is not None:
             summary = alignment.summarize(summary, clip, images, scores)
+        summary = preference.summarize(summary, scorers, images, scores)
         if reference_sets:
             from glmkit.evaluation.reference_sets.compare import distances
 

@@ -160,11 +160,12 @@ class EvaluationPlan:
     `engine` is the module of the OCR engine, MODULE or MODULE:LOCATION (`ocr.engines`). `data` is the folder with the
     prompt files of a public benchmark. `count` is the number of images per prompt in `images`, None takes what is
     there; `seeds` are those of every prompt, where they are named. `clip` names the CLIP that measures alignment,
-    `references` the sets to which distances are measured. `name` is what reports call the run; "" for its model and
-    adapters. `judge` is the module of the judge of a suite with questions, MODULE or MODULE:LOCATION
-    (`judges.engines`); `answers` is a folder with answers that the benchmark publishes about a model, in place of judge
-    and images. `rewrite` names who rewrites the prompts before images are generated (`rewriting.rewriters`),
-    `rewrite_instruction` the file that says how; scores stay those of the prompts as they were.
+    `scorers` the modules of learned scorers, MODULE:LOCATION, `references` the sets to which distances are measured.
+    `name` is what reports call the run; "" for its model and adapters. `judge` is the module of the judge of a suite
+    with questions, MODULE or MODULE:LOCATION (`judges.engines`); `answers` is a folder with answers that the benchmark
+    publishes about a model, in place of judge and images. `rewrite` names who rewrites the prompts before images are
+    generated (`rewriting.rewriters`), `rewrite_instruction` the file that says how; scores stay those of the prompts as
+    they were.
     """
 
     suite: str
@@ -177,6 +178,7 @@ class EvaluationPlan:
     count: int | None = None
     seeds: tuple[int, ...] = ()
     clip: str | None = None
+    scorers: tuple[str, ...] = ()
     references: tuple[str, ...] = ()
     name: str = ""
     judge: str | None = None
@@ -319,8 +321,8 @@ class EvaluationPlan:
                 found = f"--answers {self.answers}" if self.judge is None else "--judge"
                 raise UserError(f"{self.suite} asks no questions", found=found, fix="leave it out")
         elif self.answers is not None:
-            if self.judge or self.generation or self.images or self.clip or self.references:
-                fix = "leave out --judge, --images, --model, --clip and --reference"
+            if self.judge or self.generation or self.images or self.clip or self.scorers or self.references:
+                fix = "leave out --judge, --images, --model, --clip, --scorer and --reference"
                 raise UserError("published answers come without images, and have their judge", fix=fix)
             if not self.answers.is_dir():
                 fix = "--answers DIR with the published answers about one model"

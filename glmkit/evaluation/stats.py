@@ -9,6 +9,7 @@ resampled by itself, for how many prompts it has is part of the benchmark.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -27,7 +28,7 @@ from glmkit.evaluation.metrics import (
     wise,
 )
 from glmkit.evaluation.metrics.chains import Chain, micro
-from glmkit.records import Score
+from glmkit.records import Score, Summary
 
 BENCHMARKS = (oneig, dpg, tiif, geneval2, wise, t2i_corebench, unigenbench, gedit, imgedit, text_attributes)
 CHAINS: Mapping[str, Chain] = {metric: chain for benchmark in BENCHMARKS for metric, chain in benchmark.CHAINS.items()}
@@ -156,6 +157,22 @@ def _resample(sizes: tuple[int, ...], start: int, stop: int) -> np.ndarray:
         picked += np.arange(count, dtype=np.uint32)[:, None] * np.uint32(prompts)
         strata.append(np.bincount(picked.ravel(), minlength=count * prompts).astype(np.uint8).reshape(count, prompts))
     return np.concatenate(strata, axis=1) if len(strata) > 1 else strata[0]
+
+
+def with_metric(summary: Summary, scores: Sequence[Score], name: str, about: Mapping[str, str]) -> Summary:
+    """Add one more metric that every scored image counts, with its pooled values and its definition."""
+    scored = [score for score in scores if score.error is None]
+
+    def pooled(of: Sequence[Score]) -> dict[str, float | None]:
+        one = estimate(of, name)
+        return {"value": one.value, "low": one.low, "high": one.high}
+
+    splits = {
+        split: {**before, "scores": {**before["scores"], name: pooled([s for s in scored if s.split == split])}}
+        for split, before in summary.splits.items()
+    }
+    scores_of_all = {**summary.scores, name: pooled(scored)}
+    return replace(summary, scores=scores_of_all, splits=splits, metrics={**summary.metrics, name: about})
 
 
 def as_text(estimate: Mapping[str, float | None]) -> str:
