@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-HELP = "List suites, metrics, OCR engines, judges, reference sets and models, and what each of them lacks."
+HELP = "List suites, metrics, OCR engines, judges, scorers, reference sets and models, and what each of them lacks."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

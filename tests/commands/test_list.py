@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from glmkit.cli import main
-from glmkit.evaluation import baselines, suites
+from glmkit.evaluation import baselines, scorers, suites
 from glmkit.evaluation.ocr import engines
 from glmkit.evaluation.reference_sets import presets, sets, sources
 
@@ -44,6 +44,7 @@ def test_every_name_is_there_and_says_what_it_lacks(capsys: pytest.CaptureFixtur
     rows = listed(capsys)
     assert names(rows, "suite") == set(suites.names())
     assert names(rows, "engine") == set(engines.names())
+    assert names(rows, "scorer") == set(scorers.names())
     assert {"fid", "kid", "cmmd", "clip_cosine"} < names(rows, "metric")
     assert len(names(rows, "reference")) == sum(len(preset.models) for preset in presets.PRESETS.values())
     assert {name.partition(":")[0] for name in names(rows, "model")} == {"nano", "glm-image", *baselines.names()}
@@ -54,7 +55,7 @@ def test_every_name_is_there_and_says_what_it_lacks(capsys: pytest.CaptureFixtur
     assert not ready & {"cvtg-2k", "fid", "cmmd", "clip_cosine", "cvtg-paddleocr", "qwen2-5-vl", "glm-image"}
     assert rows["model", "glm-image"]["fix"].startswith("hf download zai-org/GLM-Image")  # type: ignore[attr-defined]
     for (kind, name), row in rows.items():  # what is to be typed begins with a program
-        if row["missing"] and kind in ("suite", "reference", "engine"):
+        if row["missing"] and kind in ("suite", "reference", "engine", "scorer"):
             assert str(row["fix"]).split()[0] in ("hf", "git", "python", "pip", "glmkit"), name
     assert str(rows["reference", "preset rapidata sd3"]["fix"]).endswith(
         " && glmkit reference add sd3 --preset rapidata --model sd3 --parquet SET/data/*.parquet"
@@ -85,11 +86,12 @@ def test_what_is_provided_is_no_longer_missing(
 def test_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list"]) == 0
     out = capsys.readouterr().out
-    assert [line for line in out.splitlines() if not line.startswith(" ")][:6] == [
+    assert [line for line in out.splitlines() if not line.startswith(" ")][:7] == [
         "suites",
         "metrics",
         "engines",
         "judges",
+        "scorers",
         "references",
         "models",
     ]
