@@ -150,10 +150,11 @@ def table(summary: Summary) -> str:
     def column(metric: str) -> str:
         return f"{metric} ({summary.metrics[metric]['direction']})"
 
-    lines = [("", "images", *(["no"] * bool(summary.judge)), *map(column, summary.scores))]
+    has_no = summary.no_share is not None  # judges that grade edits say neither yes nor no
+    lines = [("", "images", *(["no"] * has_no), *map(column, summary.scores))]
     for split, pooled in summary.by_split().items():
         coverage = f"{pooled['n_scored']}/{pooled['n_total']}"
-        no = [percent(pooled.get("no_share"))] if summary.judge else []
+        no = [percent(pooled.get("no_share"))] if has_no else []
         lines.append((split, coverage, *no, *map(as_text, pooled["scores"].values())))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     aligned = [
@@ -163,7 +164,7 @@ def table(summary: Summary) -> str:
     title = f"{summary.suite}: {title}; 95 % intervals over prompts"
     family = f"scores: {summary.family}" + "".join(f"\n  not official: {why}" for why in summary.why_not_official)
     family += "".join(f"\n  not read: {limit}" for limit in summary.ocr_limits)
-    if summary.judge:
+    if has_no:
         family += "\n  no: share of the judge's answers that are no"
     family += "".join(f"\n  note: {note}" for note in summary.notes)
     if about := summary.rewriting:

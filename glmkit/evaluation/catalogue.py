@@ -15,6 +15,7 @@ from glmkit.evaluation.judges import engines as judges
 from glmkit.evaluation.metrics.clip import DEFAULT, OURS
 from glmkit.evaluation.ocr import engines
 from glmkit.evaluation.reference_sets import presets, sets
+from glmkit.evaluation.suites.shared.measured import MeasuredSuite
 from glmkit.evaluation.suites.shared.questions import QuestionSuite
 from glmkit.models import checkpoint
 from glmkit.models.checkpoint import published
@@ -55,6 +56,8 @@ def _suites() -> Iterator[CatalogueEntry]:
         about = ", ".join(suite.metrics)
         if isinstance(suite, QuestionSuite):
             about = f"{next(iter(suite.metrics))}, ...: questions, --judge"
+        elif isinstance(suite, MeasuredSuite):
+            about += f"; measured by {suite.official.engine}"
         elif suite.official is not None:
             about += f"; official with {suite.official.engine}"
         yield _checked(CatalogueEntry("suite", name, about), partial(suite.files, None))

@@ -12,6 +12,7 @@ import pytest
 import question_files
 from PIL import Image
 
+from glmkit.commands.eval import table
 from glmkit.errors import UserError
 from glmkit.evaluation import suites
 from glmkit.evaluation.evaluate import evaluate
@@ -82,6 +83,7 @@ def test_a_run_of_imgedit(tmp_path: Path) -> None:
     assert {name: one["value"] for name, one in summary.scores.items()} == {"imgedit_add": 4.33, "imgedit_style": 2.5}
     assert "1 of 2 answers have not 3 grades, but 2, for instance" in summary.notes[0]
     assert errors(tmp_path / "run")[2] == "judge: no grade: 'Sorry.'"
+    assert ("       images  imgedit_add (higher)" in table(summary), "are no\n" in table(summary)) == (True, False)
     assert "basic_edit.json is not the published file" in summary.why_not_official
 
 

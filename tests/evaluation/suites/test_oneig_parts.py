@@ -139,6 +139,8 @@ def test_overall_is_the_mean_of_five_runs(tmp_path: Path, capsys: pytest.Capture
     assert read_json(tmp_path / "out" / "summary.json")["model"] == "mine"
     assert main(command) == 0
     assert "0.539" in capsys.readouterr().out
+    assert main(["report", str(tmp_path / "out"), "--out", str(tmp_path / "page.html")]) == 2
+    assert "is not an evaluation" in capsys.readouterr().err
     part(tmp_path / "runs", "text", 0.5, model="another")
     assert main(command) == 2
     assert "several runs of oneig-text-en" in capsys.readouterr().err

@@ -34,8 +34,8 @@ SHA256 = {
 }
 PLACEHOLDER = "<edit_prompt>"
 FIX = (
-    f"put {EDITS} and {RUBRICS} (GitHub PKU-YuanGroup/ImgEdit, Benchmark/Basic) and the images of Benchmark.tar "
-    "(hub, sysuyy/ImgEdit) into one folder, then --data FOLDER"
+    "git clone https://github.com/PKU-YuanGroup/ImgEdit, unpack Benchmark.tar (hf download sysuyy/ImgEdit --repo-type "
+    "dataset) in its Benchmark/Basic, then --data ImgEdit/Benchmark/Basic"
 )
 ONLY = "grades"  # id of the only message about an image
 TOKENS = 512

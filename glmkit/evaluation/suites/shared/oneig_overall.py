@@ -21,7 +21,8 @@ from glmkit.runs import open_run
 
 PARTS = ("alignment", "text", "reasoning", "style", "diversity")
 COLUMNS = {"reasoning": "reasoning", "style": "style", "diversity": "total average"}  # of the benchmark's files
-FIX = "--data FOLDER with one run of each part of one model (glmkit eval --suite oneig-text-en, ...)"
+KIND = "mean of evaluations"
+FIX = "glmkit eval --suite oneig-text-en --run runs/text, and so on for each part of one model; then --data runs"
 
 
 class Part(NamedTuple):
@@ -110,7 +111,7 @@ class OneigOverall(Suite):
         )
         folder = folder or Path("reports") / f"{name}-{Path(model).name}"
         make_folder(folder)
-        open_run(folder, "eval", {"suite": name, "parts": {part: file_sha256(path) for part, path in files.items()}})
+        open_run(folder, KIND, {"suite": name, "parts": {part: file_sha256(path) for part, path in files.items()}})
         write_json(folder / "summary.json", summary.to_dict())
         return folder, summary
 

@@ -23,8 +23,8 @@ from glmkit.shapes import check_shape
 
 BENCHMARK, SKILLS, OWN = "genai_image.json", "genai_skills.json", ("prompts.jsonl", "prompts.txt")
 FIX = (
-    f"take {BENCHMARK} and {SKILLS} from https://huggingface.co/datasets/BaiqiL/GenAI-Bench-1600, or write {OWN[0]}, "
-    "then --data DIR"
+    "hf download BaiqiL/GenAI-Bench-1600 --repo-type dataset --local-dir GenAI-Bench, then --data GenAI-Bench; or your "
+    "own prompts in prompts.jsonl"
 )
 WHOLE = "answer"  # id of the only message about an image
 
