@@ -92,7 +92,9 @@ class ServerSettings:
         limits = ("queue", "max_body", "max_prompt", "max_images", "max_steps", "max_pixels")
         for name in (*limits, "deadline"):
             if not getattr(self, name) > 0:
-                raise UserError(f"{name.replace('_', '-')} must be above 0", found=getattr(self, name))
+                option = name.replace("_", "-")
+                default = type(self).__dataclass_fields__[name].default
+                raise UserError(f"{option} must be above 0", found=getattr(self, name), fix=f"--{option} {default}")
         if not 0 <= self.port < 65536:
             raise UserError("a port is a number from 0 to 65535", found=self.port, fix="--port 8000")
         for name in self.adapters:
