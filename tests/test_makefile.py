@@ -16,7 +16,8 @@ STEPS = (  # what a step types, and the file that says it is done
     ("glmkit reference add", "reports/demo/cache/.posters"),
     ("--run reports/demo/before", "reports/demo/before/summary.json"),
     ("glmkit finetune", "reports/demo/poster_lora/.done"),
-    ("--adapter reports/demo/poster_lora/adapter", "reports/demo/after/summary.json"),
+    ("glmkit sweep", "reports/demo/sweep/recommended.txt"),
+    ("$(cat reports/demo/sweep/recommended.txt) --name after", "reports/demo/after/summary.json"),
     ("glmkit report", "reports/demo/index.html"),
 )
 
@@ -60,7 +61,7 @@ def test_another_nano_or_recipe_begins_anew(fresh: Path) -> None:
     later = time.time() + 60
     os.utime(weights, (later, later))
     plan = planned(fresh, "demo")
-    for folder, name in (("before", "summary.json"), ("poster_lora", ".done"), ("after", "summary.json")):
+    for folder, name in (("before", "summary.json"), ("poster_lora", ".done"), ("sweep", "recommended.txt")):
         done = f"reports/demo/{folder}/{name}"
         assert f"test ! -e {done} || rm -rf reports/demo/{folder}\n" in plan
     os.utime(weights, (1, 1))

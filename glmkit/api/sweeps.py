@@ -45,30 +45,36 @@ class PlannedSweep:
         amounts = {"combinations": len(self.plan.combinations), "images": self.plan.n_images}
         return amounts | estimate_seconds(self.plan, self.device, self.options)
 
-    def run(self, output: str | Path, metric: str | None = None) -> Sweep:
+    def run(self, output: str | Path, metric: str | None = None, prefer: str = "best") -> Sweep:
         """Evaluate what is missing in the folder `output`, and write its page; see `sweep`."""
         from glmkit.evaluation import suites
         from glmkit.evaluation.sweep import run_sweep
-        from glmkit.reporting.sweep import write_sweep
+        from glmkit.reporting.sweep import PREFERRED, write_sweep
 
         require("matplotlib", "the page of a sweep")
         metrics = suites.load(self.plan.base.suite).metrics
         if metric is not None and metric not in metrics:
             raise unknown("metric", metric, metrics)
+        if prefer not in PREFERRED:
+            raise unknown("preference", prefer, PREFERRED)
         run_sweep(self.plan, Path(output), self.device, self.options)
-        page, result = write_sweep(Path(output), metric)
-        best = result.best.combination
+        page, result = write_sweep(Path(output), metric, prefer)
+        best = result.recommended.combination
         return Sweep(Path(output), page, best.adapters, best.guidance, result.sentence)
 
 
-def sweep(suite: str | None = None, *, output: str | Path, metric: str | None = None, **options: Any) -> Sweep:
+def sweep(
+    suite: str | None = None, *, output: str | Path, metric: str | None = None, prefer: str = "best", **options: Any
+) -> Sweep:
     """Evaluate every combination of checkpoints, weights and guidances in the folder `output`, and compare them.
 
-    `metric` decides, by default the first of the suite. A sweep that was stopped goes on, and one that is repeated with
+    `metric` decides, by default the first of the suite, and `prefer` says how: "best" recommends the best score,
+    "strongest" the largest weight, and then most steps, whose difference from it is not resolved: the most of a style
+    that costs no words. A sweep that was stopped goes on, and one that is repeated with
     more values only adds what is missing. `options` are those of `plan_sweep`. Raises UserError for whatever is
     misspelt or missing, before an image is generated.
     """
-    return plan_sweep(suite, **options).run(output, metric)
+    return plan_sweep(suite, **options).run(output, metric, prefer)
 
 
 def plan_sweep(
@@ -85,7 +91,8 @@ def plan_sweep(
     data: str | Path | None = None,
     split: str | None = None,
     limit: int | None = None,
-    num_images_per_prompt: int = 1,
+    num_images_per_prompt: int | None = None,
+    seeds: Sequence[int] = (),
     size: str | None = None,
     num_inference_steps: int | None = None,
     ocr: str | None = None,
@@ -109,7 +116,7 @@ def plan_sweep(
     from glmkit.generation.loading import device_of_rank
 
     suite, folder = suite_of(suite, prompts, texts_from, data)
-    check_amounts(limit, num_images_per_prompt)
+    check_amounts(limit, num_images_per_prompt, seeds)
     strengths = parse_numbers(list(map(str, weights)), "--weights")
     steps = list(map(str, checkpoints))
     if adapter is None and (strengths != [1] or steps != ["last"]):
@@ -121,7 +128,8 @@ def plan_sweep(
         str(model),
         used,
         adapters=[str(one) for one in adapters],
-        count=num_images_per_prompt,
+        count=num_images_per_prompt or 1,
+        seeds=seeds,
         size=size,
         steps=num_inference_steps,
     )

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from glmkit.generation.options import add_inference_options
+from glmkit.inputs.prompts import parse_seeds
 
 PLANNED = (
     *("prompts", "texts_from", "model", "adapter", "weights", "checkpoints", "guidance", "data", "split", "limit"),
@@ -39,12 +40,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--split", help="only this split of the suite")
     parser.add_argument("--limit", metavar="N", type=int, help="only the first N prompts of each split")
-    parser.add_argument("--count", metavar="N", type=int, default=1, help="images per prompt (default %(default)s)")
+    parser.add_argument("--count", metavar="N", type=int, help="images per prompt, of seeds one by one (default 1)")
+    parser.add_argument("--seeds", metavar="LIST", help="images per prompt of these seeds: 0,5,9 or 0-9")
     parser.add_argument("--size", metavar="WIDTHxHEIGHT", help="pixels (default: the prompt's, else the model's)")
     parser.add_argument("--steps", metavar="N", type=int, help="decoder steps (default: the model's)")
     parser.add_argument("--ocr", metavar="ENGINE[:LOCATION]", help="paddleocr (the default), ...")
     parser.add_argument("--judge", metavar="JUDGE[:WHAT]", help="of suites with questions")
     parser.add_argument("--metric", metavar="NAME", help="what decides (default: the first of the suite)")
+    parser.add_argument(
+        "--prefer",
+        choices=("best", "strongest"),
+        default="best",
+        help="the best score, or the largest weight that may be as good (default %(default)s)",
+    )
     parser.add_argument("--run", metavar="DIR", type=Path, dest="folder", help="where the runs and the page go")
     parser.add_argument("--dry-run", action="store_true", help="say how many images and how long, and write nothing")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default %(default)s)")
@@ -63,6 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.suite,
         adapters=arguments.constant or (),
         num_images_per_prompt=arguments.count,
+        seeds=() if arguments.seeds is None else parse_seeds(arguments.seeds),
         num_inference_steps=arguments.steps,
         **{name: getattr(arguments, name) for name in PLANNED},
     )
@@ -70,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
         estimate = planned.estimate()
         print(json.dumps(estimate) if arguments.json else _in_words(**estimate))
         return 0
-    sweep = planned.run(arguments.folder, arguments.metric)
+    sweep = planned.run(arguments.folder, arguments.metric, arguments.prefer)
     if arguments.json:
         about = {"run": str(sweep.folder), "page": str(sweep.page), "adapters": sweep.adapters}
         print(json.dumps({**about, "guidance": sweep.guidance, "sentence": sweep.sentence}, ensure_ascii=False))

@@ -29,6 +29,7 @@ from glmkit.reporting.templates import template_environment
 from glmkit.reporting.thumbnails import Thumbnail
 
 PAGE, RESULT, RECOMMENDED = "index.html", "result.json", "recommended.txt"
+BEST, STRONGEST = PREFERRED = ("best", "strongest")
 AXES = {"weight": "weight of the adapter", "steps": "steps of training", "guidance": "guidance"}
 
 
@@ -45,15 +46,17 @@ class Arm:
 
 @dataclass(frozen=True)
 class SweepResult:
-    """The combinations of a sweep, compared by one metric; `arms` are in the order of the sweep, `best` is one of them.
+    """The combinations of a sweep, compared by one metric: `arms` in the order of the sweep, among them the `best` one.
 
-    `runner_up` is the next best whose difference from `best` is not resolved, or else the next best of all.
+    `recommended` is the best one, or, where strength is preferred, that of the largest weight, and then of most steps,
+    whose difference from the best is not resolved.
     """
 
     metric: str
     direction: str
     arms: tuple[Arm, ...]
     best: Arm
+    recommended: Arm
     notes: tuple[str, ...]
 
     @cached_property
@@ -78,6 +81,8 @@ class SweepResult:
         name = wording.label_in_sentence(self.metric)
         best = f"{wording.number(self.best.estimate.value)} {wording.evidence(self.best.estimate)}"
         amount = wording.count(len(self.arms), "combination")
+        if self.recommended is not self.best:
+            return self._sentence_of_strongest(f"the best {name} of {amount}, {best}")
         text = f"{self.best.combination.name} is recommended: the best {name} of {amount}, {best}"
         if (other := self.runner_up) is None or other.difference is None:
             return f"{text}."
@@ -91,18 +96,28 @@ class SweepResult:
         rest = f", nor is that over {wording.count(more, 'other')}" if more else ""
         return f"{text}. Its lead over {other.combination.name} is not resolved, {size}{rest}."
 
+    def _sentence_of_strongest(self, best: str) -> str:
+        change = self.recommended.difference
+        assert change is not None
+        size = f"{wording.number(change.value, signed=True)} {wording.evidence(change, signed=True)}"
+        return (
+            f"{self.recommended.combination.name} is recommended: the strongest that may be as good as "
+            f"{self.best.combination.name}, which has {best}. Its difference from that is not resolved, {size}."
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Return the numbers of the page as JSON values."""
         return {
             "metric": self.metric,
             "direction": self.direction,
-            "recommended": {**self.best.combination.to_dict(), "sentence": self.sentence},
+            "recommended": {**self.recommended.combination.to_dict(), "sentence": self.sentence},
+            "best": self.best.combination.to_dict(),
             "runner_up": self.runner_up and self.runner_up.combination.to_dict(),
             "combinations": [
                 {
                     **arm.combination.to_dict(),
                     "score": arm.estimate._asdict(),
-                    "minus_recommended": arm.difference and arm.difference._asdict(),
+                    "minus_best": arm.difference and arm.difference._asdict(),
                     "resolved": arm.resolved,
                 }
                 for arm in self.arms
@@ -119,15 +134,17 @@ class Panel:
     lines: tuple[tuple[str, tuple[Arm | None, ...]], ...]
 
 
-def write_sweep(folder: Path, metric: str | None = None) -> tuple[Path, SweepResult]:
+def write_sweep(folder: Path, metric: str | None = None, prefer: str = BEST) -> tuple[Path, SweepResult]:
     """Compare the combinations of the sweep in `folder` by `metric`, by the first of its suite where it is None.
+
+    `prefer` is one of PREFERRED: the best score, or the strongest combination that may be as good.
 
     Writes index.html, result.json, and recommended.txt with the options of `glmkit eval` and `generate`; returns the
     page and the result. UserError when nothing was scored by the metric.
     """
     combinations = read_records(folder / SWEEP, Combination)
-    result = compare_combinations(folder, combinations, metric)
-    best = result.best.combination
+    result = compare_combinations(folder, combinations, metric, prefer)
+    best = result.recommended.combination
     options = [word for adapter in best.adapters for word in ("--adapter", adapter)]
     write_json(folder / RESULT, result.to_dict())
     for name, text in (
@@ -139,7 +156,9 @@ def write_sweep(folder: Path, metric: str | None = None) -> tuple[Path, SweepRes
     return folder / PAGE, result
 
 
-def compare_combinations(folder: Path, combinations: Sequence[Combination], metric: str | None) -> SweepResult:
+def compare_combinations(
+    folder: Path, combinations: Sequence[Combination], metric: str | None, prefer: str = BEST
+) -> SweepResult:
     """Pool the metric of every combination, and pair each with the best; of equal ones the first is the best."""
     runs = load_runs([folder / one.folder for one in combinations])
     metrics = comparable_metrics(runs)
@@ -163,7 +182,11 @@ def compare_combinations(folder: Path, combinations: Sequence[Combination], metr
     notes = comparison_notes(runs, set.intersection(*(run.prompts for run in runs)))
     if 1 < estimates[top].n < stats.MIN_PROMPTS:
         notes.append(f"With fewer than {stats.MIN_PROMPTS} prompts the intervals are too short.")
-    return SweepResult(metric, direction, tuple(arms), arms[top], tuple(notes))
+    recommended = arms[top]
+    if prefer == STRONGEST:
+        as_good = [arms[top], *(arm for arm in arms if arm.difference is not None and not arm.resolved)]
+        recommended = max(as_good, key=lambda arm: (arm.combination.weight, arm.combination.steps or 0))
+    return SweepResult(metric, direction, tuple(arms), arms[top], recommended, tuple(notes))
 
 
 def render_sweep(result: SweepResult, name: str) -> str:
@@ -178,10 +201,10 @@ def render_sweep(result: SweepResult, name: str) -> str:
             name=name,
             suite=result.best.run.summary.suite,
             result=result,
-            options=" ".join(f"--adapter {shareable_path(adapter)}" for adapter in result.best.combination.adapters),
+            adapters=[shareable_path(adapter) for adapter in result.recommended.combination.adapters],
             panels=panels,
             shares=shares(result),
-            plots=[plot(panel, result.best) for panel in panels],
+            plots=[plot(panel, result.recommended) for panel in panels],
             run_colours=RUN_COLOURS,
             metrics=comparable_metrics([arm.run for arm in result.arms]),
             prompt=next(image for image in result.best.run.images if image.prompt_id == prompt_id),

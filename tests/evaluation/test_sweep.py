@@ -161,6 +161,9 @@ def test_the_recommendation_and_what_may_be_as_good(tmp_path: Path, direction: s
     text = page.read_text()
     assert text.count("<img ") == 3
     assert "/home/me" not in text
+    strong = write_sweep(tmp_path, prefer="strongest")[1]
+    assert (strong.best.combination.weight, strong.recommended.combination.weight) == (0.5, 0.75)
+    assert "weight 0.75, guidance 1.5 is recommended: the strongest that may be as good as step 6" in strong.sentence
     write_json(tmp_path / SWEEP, [listed[1], listed[3]])
     assert (
         "All others are worse by a resolved difference, the next one is step 6, weight 1"
