@@ -34,6 +34,7 @@ from glmkit.runs import open_run
 if TYPE_CHECKING:
     from glmkit.evaluation.features.extractors.clip import OpenClip
     from glmkit.evaluation.reference_sets.compare import LoadedSet
+    from glmkit.evaluation.scorers import Scorer
     from glmkit.models.hybrid import HybridModel
 
 
@@ -106,15 +107,32 @@ def evaluate(
         summary = summarize(plan, suite, scores, files, answers, used, measured_by)
         if plan.rewriter is not None:
             summary = replace(summary, rewriting=counted(rewrites, plan.rewriter))
-        if clip is not None:
-            summary = alignment.summarize(summary, clip, images, scores)
-        summary = preference.summarize(summary, scorers, images, scores)
-        if reference_sets:
-            from glmkit.evaluation.reference_sets.compare import distances
-
-            measured = distances(folder, images, reference_sets, device)
-            summary = replace(summary, distances=tuple(distance.to_dict() for distance in measured))
+        summary = _with_features(summary, folder, images, scores, clip, scorers, reference_sets, device)
         write_json(folder / "summary.json", summary.to_dict())
+    return summary
+
+
+def _with_features(
+    summary: Summary,
+    folder: Path,
+    images: Sequence[Generation],
+    scores: Sequence[Score],
+    clip: OpenClip | None,
+    scorers: Sequence[Scorer],
+    reference_sets: Sequence[LoadedSet],
+    device: str,
+) -> Summary:
+    """Return the summary with alignment, learned scores and distances, where they were asked for."""
+    if clip is not None:
+        from glmkit.evaluation import alignment
+
+        summary = alignment.summarize(summary, clip, images, scores)
+    summary = preference.summarize(summary, scorers, images, scores)
+    if reference_sets:
+        from glmkit.evaluation.reference_sets.compare import distances
+
+        measured = distances(folder, images, reference_sets, device)
+        summary = replace(summary, distances=tuple(distance.to_dict() for distance in measured))
     return summary
 
 
