@@ -92,6 +92,7 @@ def test_processes_of_a_launcher_share_a_baseline(tmp_path: Path, monkeypatch: p
     assert len(server.asked) == len(list((tmp_path / "run" / "images").glob("*.png"))) == 6 * len(PROMPTS)
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("ocr_log")
 def test_killed_while_a_model_draws(tiny_model: Path, tmp_path: Path) -> None:
     options = ("--model", tiny_model, "--size", "64x64", "--steps", "1", "--device", "cpu")

@@ -94,6 +94,7 @@ def assert_same(run: Path, other: Path) -> None:
         assert max(far.values()) < 1e-5
 
 
+@pytest.mark.thorough
 def test_two_go_on_where_one_stopped(whole: Path, tmp_path: Path) -> None:
     command = ["finetune", str(whole / "recipe.yaml"), f"output={tmp_path / 'run'}", "--device", "cpu"]
     step = Loop.take_step
