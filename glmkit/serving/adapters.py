@@ -26,7 +26,6 @@ class AdapterSwitch:
     def __init__(self, hybrid: HybridModel, named: Mapping[str, str]) -> None:
         self.hybrid = hybrid
         self.named = {name: Adapter.parse(text) for name, text in named.items()}
-        self._texts = dict(named)
         self._clean: dict[str, dict[str, Tensor]] = {}
         self._digests: dict[Adapters, str] = {}
         self._active: Adapters = ()

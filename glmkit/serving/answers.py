@@ -18,19 +18,23 @@ from glmkit.serving.scheduler import Finished
 
 
 def answer(parsed: ImageRequest, images: Sequence[Finished], folder: Path) -> dict[str, Any]:
-    """Return the JSON of an answer; each image has the seed that makes it again."""
-    data = [
-        {"b64_json": encoded(image, parsed.format, parsed.compression), "seed": request.seed}
-        for image, request in zip(images, parsed.requests, strict=True)
-    ]
+    """Return the JSON of an answer."""
+    data = [image_data(parsed, image, number) for number, image in enumerate(images)]
+    return {"created": int(time.time()), "data": data, **described(parsed), "usage": usage(parsed, folder)}
+
+
+def image_data(parsed: ImageRequest, image: Finished, number: int = 0) -> dict[str, Any]:
+    """Return image `number` of a request, with the seed that makes it again."""
+    return {"b64_json": encoded(image, parsed.format, parsed.compression), "seed": parsed.requests[number].seed}
+
+
+def described(parsed: ImageRequest) -> dict[str, Any]:
+    """Say how the images of a request are written."""
     return {
-        "created": int(time.time()),
-        "data": data,
         "background": "opaque",
         "output_format": parsed.format,
         "quality": parsed.quality,
         "size": parsed.size,
-        "usage": usage(parsed, folder),
     }
 
 

@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from glmkit.serving import metrics, uploads
-from glmkit.serving.answers import answer, event, stream_event
+from glmkit.serving.answers import answer, described, event, image_data, stream_event, usage
 from glmkit.serving.fields import ImageRequest, parse
 from glmkit.serving.guard import LOG, Guard, api_error
 from glmkit.serving.scheduler import Event, Finished, Job, Previewed, Progressed, Scheduler
@@ -240,16 +240,11 @@ async def _stream(pending: Pending, kind: str, scheduler: Scheduler) -> AsyncIte
 def _image_event(
     update: Finished | Previewed, parsed: ImageRequest, kind: str, folder: Path
 ) -> tuple[str, dict[str, Any]]:
+    about = {"created_at": int(time.time()), **described(parsed)}
     if isinstance(update, Previewed):
-        index, update = update.index, Finished(update.image, {}, 0.0)
-        name, more = f"{kind}.partial_image", {"partial_image_index": index}
-    else:
-        name, more = f"{kind}.completed", {}
-    values = answer(parsed, [update], folder)
-    (data,) = values.pop("data")
-    if more:
-        del values["usage"]
-    return name, {**data, "created_at": values.pop("created"), **values, **more}
+        data = image_data(parsed, Finished(update.image, {}, 0.0))
+        return f"{kind}.partial_image", {**data, **about, "partial_image_index": update.index}
+    return f"{kind}.completed", {**image_data(parsed, update), **about, "usage": usage(parsed, folder)}
 
 
 def _api_error(_: Request, error: Exception) -> Response:

@@ -93,7 +93,7 @@ class ServerSettings:
         for name in (*limits, "deadline"):
             if not getattr(self, name) > 0:
                 option = name.replace("_", "-")
-                default = type(self).__dataclass_fields__[name].default
+                default = getattr(ServerSettings, name)
                 raise UserError(f"{option} must be above 0", found=getattr(self, name), fix=f"--{option} {default}")
         if not 0 <= self.port < 65536:
             raise UserError("a port is a number from 0 to 65535", found=self.port, fix="--port 8000")
