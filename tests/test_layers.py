@@ -24,7 +24,8 @@ MAY_IMPORT = {
     "models": {"core", "inputs", "models"},
     "posters": {"core", "posters"},
     "generation": {"core", "inputs", "distributed", "models", "generation"},
-    "training": DRAWING | {"training"},
+    "rewards": DRAWING | {"posters", "metrics", "evaluation", "rewards"},
+    "training": DRAWING | {"training", "rewards"},
     "pretraining": DRAWING | {"posters", "training", "pretraining"},
     "metrics": {"core", "metrics"},
     "evaluation": DRAWING | {"posters", "metrics", "evaluation"},
@@ -41,12 +42,16 @@ HEAVY = {"torch", "torchvision", "transformers", "diffusers", "peft", "accelerat
 
 
 def room_of(module: str) -> str:
-    """The room of a dotted module name. Metrics, their statistics and published values are a room inside evaluation."""
+    """The room of a dotted module name. Metrics, their statistics and published values are a room inside evaluation,
+    rewards one inside training.
+    """
     parts = module.split(".")[1:]
     if not parts or parts[0] in CORE:
         return "core"
     if parts[0] == "evaluation" and {"metrics", "stats", "published_scores"}.intersection(parts[1:2]):
         return "metrics"
+    if parts[:3] == ["training", "rl", "rewards"]:
+        return "rewards"
     return parts[0]
 
 

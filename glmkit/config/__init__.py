@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from glmkit.config.data import Columns, Data, DataSource, ImageSettings
 from glmkit.config.recipe import STAGES, Eval, Recipe, Samples, from_dict, load, to_yaml
+from glmkit.config.rewards import RewardSettings
 from glmkit.config.section import Section, parse_size
 from glmkit.config.stages import AutoregressiveStage, BlockStage, DecoderStage, GlyphStage, Lora, Stage
 
@@ -23,6 +24,7 @@ __all__ = [
     "ImageSettings",
     "Lora",
     "Recipe",
+    "RewardSettings",
     "Samples",
     "Section",
     "Stage",

@@ -17,8 +17,8 @@ from glmkit.evaluation.judges.messages import JudgeError
 from glmkit.evaluation.judges.read import judged_counts, judging, published_images
 from glmkit.evaluation.ocr.cache import recognize
 from glmkit.evaluation.ocr.limits import limits
-from glmkit.evaluation.ocr.lines import EngineIdentity, OcrError, OcrResult, reading_order, texts_of
-from glmkit.evaluation.plan import MIN_CONFIDENCE, EvaluationPlan
+from glmkit.evaluation.ocr.lines import EngineIdentity, OcrError, OcrResult, confident, texts_of
+from glmkit.evaluation.plan import EvaluationPlan
 from glmkit.evaluation.rewriting.rewrite import Rewrites, counted, rewrite_prompts
 from glmkit.evaluation.scorers import load_scorers
 from glmkit.evaluation.suites.shared.base import Counts, Suite, family, why_not_official
@@ -232,7 +232,7 @@ def score(
         return replace(empty, counts=counts)
     if isinstance(result, OcrError):
         return replace(empty, error=f"OCR: {result}")
-    read = [line for line in reading_order(result) if line.confidence >= MIN_CONFIDENCE]
+    read = confident(result)
     counts |= suite.counts(prompt, read, folder / str(image.file))
     return replace(empty, recognized_lines=texts_of(read), counts=counts)
 

@@ -16,7 +16,7 @@ from glmkit.evaluation import baselines, suites
 from glmkit.evaluation.baselines import Baseline
 from glmkit.evaluation.judges import engines as judges
 from glmkit.evaluation.ocr import engines
-from glmkit.evaluation.ocr.lines import EngineIdentity
+from glmkit.evaluation.ocr.lines import MIN_CONFIDENCE, EngineIdentity
 from glmkit.evaluation.rewriting.rewriters import Rewriter, rewriter_of
 from glmkit.evaluation.suites.shared.base import Suite
 from glmkit.evaluation.suites.shared.questions import QuestionSuite
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from glmkit.models.hybrid import HybridModel
 
 DEFAULT_ENGINE = "glmkit.evaluation.ocr.engines.paddleocr"
-MIN_CONFIDENCE = 0.5  # as in the public CVTG-2K scripts; lines below are what OCR imagines in textures
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from glmkit.hashing import json_sha256
 from glmkit.records import Record
 
+MIN_CONFIDENCE = 0.5  # as in the public CVTG-2K scripts; lines below are what OCR imagines in textures
+
 
 @dataclass(frozen=True)
 class RecognizedLine(Record):
@@ -21,6 +23,11 @@ class RecognizedLine(Record):
 def texts_of(lines: Sequence[RecognizedLine]) -> tuple[str, ...]:
     """Return what the lines say, without where they stand."""
     return tuple(line.text for line in lines)
+
+
+def confident(lines: Sequence[RecognizedLine]) -> list[RecognizedLine]:
+    """Return the lines that count, in reading order: those of which OCR is sure enough."""
+    return [line for line in reading_order(lines) if line.confidence >= MIN_CONFIDENCE]
 
 
 class OcrError(Exception):

@@ -36,32 +36,49 @@ def recognize_images(images: Mapping[Path, int], engine: str) -> Iterator[tuple[
 
     `images` maps a file to the number of tokens with which an OCR language model may answer.
     """
-    module, location = engines.find(engine)
-    cores = runs.cores()
-    count = max(1, min(module.processes(cores), len(images) // IMAGES_PER_PROCESS))
-    threads = max(1, cores // count)
-    processes = [OcrProcess(module.command(location, threads, number)) for number in range(count)]
-    idle: queue.SimpleQueue[OcrProcess] = queue.SimpleQueue()
-    for process in processes:
-        idle.put(process)
-
-    def recognize(path: Path) -> OcrResult:
-        process = idle.get()
-        try:
-            return process.recognize(path, images[path])
-        except OcrError as error:
-            return error
-        finally:
-            idle.put(process)
-
-    pool = ThreadPoolExecutor(count)
+    processes = OcrProcesses(engine, len(images) // IMAGES_PER_PROCESS)
     try:
-        futures = {pool.submit(recognize, path): path for path in images}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
+        yield from processes.recognize(images)
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for process in processes:
+        processes.close()
+
+
+class OcrProcesses:
+    """Hold as many processes of an engine as run well here, at most `limit`, at least one; they start when needed."""
+
+    def __init__(self, engine: str, limit: int = MAX_PROCESSES) -> None:
+        module, location = engines.find(engine)
+        cores = runs.cores()
+        count = max(1, min(module.processes(cores), limit))
+        threads = max(1, cores // count)
+        self._processes = [OcrProcess(module.command(location, threads, number)) for number in range(count)]
+        self._idle: queue.SimpleQueue[OcrProcess] = queue.SimpleQueue()
+        for process in self._processes:
+            self._idle.put(process)
+
+    def recognize(self, images: Mapping[Path, int]) -> Iterator[tuple[Path, OcrResult]]:
+        """Recognize images as `recognize_images` does; threads may call this at the same time."""
+
+        def recognize(path: Path) -> OcrResult:
+            process = self._idle.get()
+            try:
+                return process.recognize(path, images[path])
+            except OcrError as error:
+                return error
+            finally:
+                self._idle.put(process)
+
+        pool = ThreadPoolExecutor(len(self._processes))
+        try:
+            futures = {pool.submit(recognize, path): path for path in images}
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def close(self) -> None:
+        """End the processes."""
+        for process in self._processes:
             process.close()
 
 

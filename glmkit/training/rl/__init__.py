@@ -1,0 +1,1 @@
+"""Reinforcement learning: images are generated, rewarded, and learnt from."""

@@ -1,0 +1,177 @@
+"""One file per reward, which gives an image a number; `text.py` is the reward `text`, in recipes NAME or NAME:WHAT.
+
+Its module has
+
+- `ABOUT`: what it is and its range, for people,
+- `FLOOR`: the smallest standard deviation within a group that means something,
+- `check(what)`: UserError when it lacks something here; starts nothing,
+- `load(what, device) -> Reward`.
+
+A reward says nothing of a prompt that it cannot judge, such as `text` of one without texts. Whatever else goes wrong
+with an image is the image's error: it is never rewarded with 0.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+from PIL import Image
+
+from glmkit.config.rewards import RewardSettings
+from glmkit.errors import UserError, first_line
+from glmkit.evaluation.named_files import NamedFiles, find
+from glmkit.evaluation.ocr import engines
+from glmkit.evaluation.ocr.lines import OcrError, OcrResult, RecognizedLine, confident
+from glmkit.evaluation.ocr.process import OcrProcesses
+from glmkit.evaluation.suites.shared.base import MAX_ANSWER_TOKENS
+from glmkit.extras import require
+from glmkit.records import Prompt, Record
+
+_FILES = NamedFiles(__name__, "reward")
+names, resolve = _FILES.names, _FILES.resolve
+
+
+@dataclass(frozen=True)
+class RewardSample:
+    """An image in RGB to be rewarded, and `base`, the image that the model without adapters generates of its prompt.
+
+    `lines` and `base_lines` are what OCR recognized in the two, in reading order; `Rewards` reads them.
+    """
+
+    prompt: Prompt
+    image: Image.Image
+    base: Image.Image | None = None
+    lines: Sequence[RecognizedLine] = ()
+    base_lines: Sequence[RecognizedLine] = ()
+
+
+@dataclass(frozen=True)
+class RewardScore(Record):
+    """Hold what each reward gives an image, by name, those aside that say nothing of its prompt; or the error.
+
+    `is_empty`: a gate found an image in which there is next to nothing, and every reward is at most 0.
+    """
+
+    parts: Mapping[str, float] = field(default_factory=dict)
+    is_empty: bool = False
+    error: str | None = None
+
+    def total(self, weights: Mapping[str, float]) -> float | None:
+        """Add up the weighted rewards as they are; None of an image with an error."""
+        return None if self.error is not None else sum(weights[name] * value for name, value in self.parts.items())
+
+
+class Reward(Protocol):
+    """Score one image. `reads_text`: it needs `lines`; `needs_base`: an image of the base model.
+
+    `gates`: an image to which it gives 0 is empty.
+    """
+
+    reads_text: bool
+    needs_base: bool
+    gates: bool
+
+    def score(self, sample: RewardSample) -> float | None:
+        """Score an image, the more the better; None where it says nothing of the prompt.
+
+        Any exception is the error of this image.
+        """
+        ...
+
+
+class Rewards:
+    """Score images by the rewards of `settings`; learned ones compute on `device`, OCR in processes of its own.
+
+    UserError for an unknown reward, and for what one lacks here. Ends its processes when it is closed.
+    """
+
+    def __init__(self, settings: RewardSettings, device: str = "cpu") -> None:
+        check(settings)
+        self.weights: Mapping[str, float] = settings.weights
+        modules = {name: find(resolve(name)) for name in settings.weights}
+        self.floors: Mapping[str, float] = {name: module.FLOOR for name, (module, _) in modules.items()}
+        self._rewards: dict[str, Reward] = {name: module.load(what, device) for name, (module, what) in modules.items()}
+        self.reads_text = any(reward.reads_text for reward in self._rewards.values())
+        self.needs_base = any(reward.needs_base for reward in self._rewards.values())
+        self._ocr = OcrProcesses(engines.resolve(settings.ocr)) if self.reads_text else None
+
+    def score(self, samples: Sequence[RewardSample]) -> list[RewardScore]:
+        """Score images, in their order. UserError where a reward needs the image of the base model and one lacks it."""
+        if self.needs_base and any(sample.base is None for sample in samples):
+            needing = ", ".join(name for name, reward in self._rewards.items() if reward.needs_base)
+            raise UserError(f"{needing} compare with an image of the base model", fix="images of it: --base RUN")
+        scores = []
+        for sample, lines, base_lines in self._read(samples):
+            if isinstance(lines, OcrError):
+                scores.append(RewardScore(error=f"OCR: {lines}"))
+            elif isinstance(base_lines, OcrError):
+                scores.append(RewardScore(error=f"OCR of the base image: {base_lines}"))
+            else:
+                read = replace(sample, lines=confident(lines), base_lines=confident(base_lines))
+                scores.append(self._score(read))
+        return scores
+
+    def _read(self, samples: Sequence[RewardSample]) -> list[tuple[RewardSample, OcrResult, OcrResult]]:
+        """Recognize the text in all images, each content once."""
+        if self._ocr is None:
+            return [(sample, (), ()) for sample in samples]
+        with tempfile.TemporaryDirectory() as name:
+            files: dict[tuple[tuple[int, int], bytes], Path] = {}
+
+            def file_of(image: Image.Image) -> Path:
+                pixels = image.convert("RGB")
+                key = (pixels.size, pixels.tobytes())
+                if key not in files:
+                    files[key] = Path(name) / f"{len(files)}.png"
+                    pixels.save(files[key], compress_level=1)
+                return files[key]
+
+            pairs = [
+                (sample, file_of(sample.image), file_of(sample.base) if sample.base and self.needs_base else None)
+                for sample in samples
+            ]
+            found = dict(self._ocr.recognize(dict.fromkeys(files.values(), MAX_ANSWER_TOKENS)))
+        return [(sample, found[file], found[base] if base else ()) for sample, file, base in pairs]
+
+    def _score(self, sample: RewardSample) -> RewardScore:
+        parts: dict[str, float] = {}
+        is_empty = False
+        for name, reward in self._rewards.items():
+            try:
+                value = reward.score(sample)
+            except Exception as error:  # whatever goes wrong is the error of this image
+                return RewardScore(error=f"{name}: {first_line(error)}")
+            if value is not None:
+                parts[name] = float(value)
+                is_empty |= reward.gates and value == 0
+        if is_empty:
+            parts = {name: min(value, 0.0) for name, value in parts.items()}
+        return RewardScore(parts, is_empty)
+
+    def close(self) -> None:
+        """End the OCR processes."""
+        if self._ocr is not None:
+            self._ocr.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def check(settings: RewardSettings) -> None:
+    """UserError for a reward that is misspelt or lacks something here; starts nothing."""
+    require("rapidfuzz", "a reward")
+    for name in settings.weights:
+        module, what = find(resolve(name))
+        module.check(what)
+    engine, _ = engines.find(engines.resolve(settings.ocr))
+    engine.check()

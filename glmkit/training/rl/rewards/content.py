@@ -1,0 +1,49 @@
+"""Whether there is as much to see as in the image of the base model: a guard against images emptied for their text.
+
+Training on what OCR reads alone darkens images and takes their edges away (`evaluation.metrics.content`).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+from glmkit.errors import UserError
+from glmkit.evaluation.metrics.content import colour_entropy, edge_density
+from glmkit.training.rl.rewards import RewardSample
+
+ABOUT = "edges and colours, as shares of those of the base model's image: 0 to 1, and 0 for an empty image"
+FLOOR = 0.05
+EMPTY = 0.3  # of the base image's edges or colours: what has fewer is empty
+LEAST = (0.002, 0.05)  # edge density and bits: where the base has less, there is nothing to lose
+
+
+class ContentReward:
+    """Compare edges and colours with those of the base image; whichever has lost more counts."""
+
+    reads_text, needs_base, gates = False, True, True
+
+    def score(self, sample: RewardSample) -> float | None:
+        """Score by the pixels."""
+        assert sample.base is not None
+        measured = zip(_measures(sample.image), _measures(sample.base), LEAST, strict=True)
+        shares = [min(1.0, here / before) for here, before, least in measured if before >= least]
+        if not shares:
+            return None
+        return 0.0 if min(shares) < EMPTY else min(shares)
+
+
+def _measures(image: Image.Image) -> tuple[float, float]:
+    pixels = np.asarray(image.convert("RGB"))
+    return edge_density(pixels), colour_entropy(pixels)
+
+
+def check(what: str) -> None:
+    """UserError for anything behind the name."""
+    if what:
+        raise UserError("the reward content takes nothing after its name", found=what, fix="content: 0.3")
+
+
+def load(_what: str, _device: str) -> ContentReward:
+    """Load nothing."""
+    return ContentReward()

@@ -1,0 +1,41 @@
+"""How much of the expected texts OCR reads, and how little else: half word accuracy, half 1 - CER.
+
+Word accuracy counts whole words of all texts; CER (`evaluation.metrics.text`) also charges letters that nobody asked
+for, such as a text that stands there twice.
+"""
+
+from __future__ import annotations
+
+from glmkit.errors import UserError
+from glmkit.evaluation.metrics.text import counts
+from glmkit.evaluation.ocr.lines import texts_of
+from glmkit.training.rl.rewards import RewardSample
+
+ABOUT = "half word accuracy, half 1 - CER (at most 1): 0 to 1"
+FLOOR = 0.05
+
+
+class TextReward:
+    """Score the texts of a prompt that names some."""
+
+    reads_text, needs_base, gates = True, False, False
+
+    def score(self, sample: RewardSample) -> float | None:
+        """Score by the lines that were read."""
+        prompt = sample.prompt
+        if not prompt.texts:
+            return None
+        counted = counts(prompt.texts, texts_of(sample.lines), prompt.language)
+        (hits, words), (edits, characters) = counted["word_accuracy"], counted["cer"]
+        return (hits / words + 1 - min(1.0, edits / characters)) / 2
+
+
+def check(what: str) -> None:
+    """UserError for anything behind the name."""
+    if what:
+        raise UserError("the reward text takes nothing after its name", found=what, fix="text: 1")
+
+
+def load(_what: str, _device: str) -> TextReward:
+    """Load nothing."""
+    return TextReward()

@@ -1,0 +1,90 @@
+"""How rewards are found, put together, and what becomes of failures; OCR is a stand-in that reads image files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from glmkit import config
+from glmkit.config import RewardSettings
+from glmkit.errors import UserError
+from glmkit.evaluation.ocr.lines import OcrError, RecognizedLine
+from glmkit.records import Prompt
+from glmkit.training.rl import rewards
+from glmkit.training.rl.rewards import Rewards, RewardSample
+
+OPEN = Prompt("open", "A poster that says 'OPEN'", ("OPEN",))
+
+
+def poster(shapes: int = 3) -> Image.Image:
+    image = Image.new("RGB", (64, 64), "white")
+    pen = ImageDraw.Draw(image)
+    for number in range(shapes):
+        pen.rectangle((4 + 20 * number, 8, 16 + 20 * number, 50), fill=("navy", "teal", "red")[number])
+    return image
+
+
+@pytest.fixture
+def content() -> Iterator[Rewards]:
+    with Rewards(RewardSettings(weights={"content": 2.0})) as found:
+        yield found
+
+
+def test_content_compares_with_the_base_image(content: Rewards) -> None:
+    images = [poster(3), poster(2), poster(0)]
+    whole, less, empty = content.score([RewardSample(OPEN, image, poster(3)) for image in images])
+    assert whole.parts == {"content": 1.0}
+    assert whole.total(content.weights) == 2.0
+    assert 0.3 < less.parts["content"] < 0.9
+    assert (empty.parts, empty.is_empty) == ({"content": 0.0}, True)
+
+
+def test_content_says_nothing_where_there_was_nothing(content: Rewards) -> None:
+    (score,) = content.score([RewardSample(OPEN, poster(3), poster(0))])
+    assert (score.parts, score.error) == ({}, None)
+
+
+def test_content_needs_the_base_image(content: Rewards) -> None:
+    with pytest.raises(UserError, match="content compare with an image of the base model"):
+        content.score([RewardSample(OPEN, poster())])
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({"texts": 1}, "did you mean 'text'"),
+        ({"text:now": 1}, "takes nothing after its name"),
+        ({"content:now": 1}, "takes nothing after its name"),
+    ],
+)
+def test_wrong_rewards_are_named(weights: dict[str, float], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        rewards.check(RewardSettings(weights=weights))
+
+
+@pytest.mark.parametrize("values", [{"weights": {}}, {"weights": {"text": 0}}, {"weights": {"text": 1}, "orc": "x"}])
+def test_wrong_settings_are_refused(values: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="RewardSettings"):
+        config.RewardSettings.model_validate(values)
+
+
+def test_an_empty_image_earns_nothing_and_a_failure_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    line = RecognizedLine("OPEN", 0.9, (0, 0, 20, 10))
+
+    class Reads:
+        def recognize(self, images: dict[object, int]) -> dict[object, object]:
+            blank = (path for path in images if np.asarray(Image.open(str(path))).min() == 255)
+            return {**dict.fromkeys(images, (line,)), **dict.fromkeys(blank, OcrError("it hung"))}
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr(rewards, "OcrProcesses", lambda _: Reads())
+    with Rewards(RewardSettings(weights={"text": 1, "content": 1})) as both:
+        images = [poster(3), poster(1).crop((0, 0, 64, 9)), poster(0)]
+        good, empty, failed = both.score([RewardSample(OPEN, image, poster(3)) for image in images])
+    assert good.parts == {"text": 1.0, "content": 1.0}
+    assert (empty.parts, empty.is_empty) == ({"text": 0.0, "content": 0.0}, True)
+    assert (failed.error, failed.parts, failed.total(both.weights)) == ("OCR: it hung", {}, None)
