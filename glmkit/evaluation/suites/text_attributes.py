@@ -48,9 +48,9 @@ class TextAttributes(QuestionSuite):
         prompts = [Prompt.from_dict(line, f"{path}, line {n}") for n, line in enumerate(read_jsonl(path), start=1)]
         if path == PROMPTS:
             scenes = _scenes()
-            asking = (_with_questions(path, prompt, scenes.get(prompt.id, prompt.named)) for prompt in prompts)
+            asking = (with_questions(str(path), prompt, scenes.get(prompt.id, prompt.named)) for prompt in prompts)
             return [prompt for prompt in asking if any(one.group in LOOKS for one in prompt.questions)]
-        return [_with_questions(path, prompt, prompt.named) for prompt in prompts]
+        return [with_questions(str(path), prompt, prompt.named) for prompt in prompts]
 
     def messages(self, prompt: Prompt) -> tuple[Message, ...]:
         """Ask each question alone."""
@@ -84,9 +84,9 @@ def _scenes() -> dict[str, dict[str, list[str]]]:
     return named
 
 
-def _with_questions(path: Path, prompt: Prompt, named: Mapping[str, Any]) -> Prompt:
+def with_questions(where: str, prompt: Prompt, named: Mapping[str, Any]) -> Prompt:
     """Add the questions to a prompt; UserError for one that names texts which it does not have."""
-    where = f"{path}: prompt {prompt.id!r}"
+    where = f"{where}: prompt {prompt.id!r}"
     if not prompt.texts or not all(text.strip() for text in prompt.texts):
         raise UserError(f"{where} has no expected text", found=list(prompt.texts), fix='"texts": ["OPEN"]')
     looks = {}

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from glmkit import shipped
 from glmkit.evaluation.metrics import text
@@ -53,26 +54,26 @@ def counts(prompt: Prompt, lines: Sequence[RecognizedLine], image: Path) -> Coun
     return {
         **text.counts(prompt.texts, read, prompt.language),
         "character_accuracy": text.characters_in_order(prompt.texts, read),
-        **_named(prompt, lines, image),
+        **named_counts(prompt, lines, read_image(image)),
         "word_precision": text.word_precision(prompt.texts, read, prompt.language),
     }
 
 
-def _named(prompt: Prompt, lines: Sequence[RecognizedLine], image: Path) -> Counts:
+def named_counts(prompt: Prompt, lines: Sequence[RecognizedLine], image: Image.Image) -> Counts:
     """Count what the image has of what the prompt names, of how many; (0, 0) where its ground truth is not known."""
     in_place: list[bool] = []
     if prompt.named:
         from glmkit.posters.everyday.check import Named, check_attributes, check_places  # imports torch
 
         named, boxes = Named.from_dict(prompt.named, prompt.id), text_boxes(prompt.texts, lines)
-        pixels = np.asarray(read_image(image).convert("RGB"))
+        pixels = np.asarray(image.convert("RGB"))
         in_place = check_places(named, boxes, (pixels.shape[1], pixels.shape[0]))
         checked = [right for _, right in check_attributes(pixels, named, boxes)]
     else:
         from glmkit.posters.simple import attribute_checks
 
         check = attribute_checks().get(prompt.id)
-        checked = [] if check is None else list(check(read_image(image)).values())
+        checked = [] if check is None else list(check(image).values())
     return {
         "attribute_accuracy": (sum(checked), len(checked)),
         "texts_in_place": (sum(in_place), len(in_place)),

@@ -21,7 +21,8 @@ def advantages(
 
     Every reward is normalised by mean and standard deviation of the group before the weighted sum (GDPO,
     arXiv:2601.05242). The deviation is at least the floor of the reward: in a group of equal images the last digits
-    mean nothing. A failed image leaves its group, and one that is alone then has no advantage. Within -BOUND to BOUND.
+    mean nothing. A reward moves only those of which it says something. A failed image leaves its group, and one that is
+    alone then has no advantage. Within -BOUND to BOUND.
     """
     total = np.zeros(len(scores))
     members: dict[Hashable, list[int]] = {}
@@ -35,8 +36,9 @@ def advantages(
             total[indices] = np.nan
             continue
         for name, weight in weights.items():
-            # Whether a reward says something of a prompt does not depend on the image.
-            values = np.array([scores[index].parts.get(name, 0.0) for index in indices])
-            deviation = max(float(values.std(ddof=1)), floors[name])
-            total[indices] += weight * (values - values.mean()) / deviation
+            judged = [index for index in indices if name in scores[index].parts]
+            if len(judged) > 1:
+                values = np.array([scores[index].parts[name] for index in judged])
+                deviation = max(float(values.std(ddof=1)), floors[name])
+                total[judged] += weight * (values - values.mean()) / deviation
     return np.clip(total, -BOUND, BOUND)

@@ -98,6 +98,7 @@ class Rewards:
         self._rewards: dict[str, Reward] = {name: module.load(what, device) for name, (module, what) in modules.items()}
         self.reads_text = any(reward.reads_text for reward in self._rewards.values())
         self.needs_base = any(reward.needs_base for reward in self._rewards.values())
+        self._reads_base = any(reward.reads_text and reward.needs_base for reward in self._rewards.values())
         self._ocr = OcrProcesses(engines.resolve(settings.ocr)) if self.reads_text else None
 
     def score(self, samples: Sequence[RewardSample]) -> list[RewardScore]:
@@ -132,7 +133,7 @@ class Rewards:
                 return files[key]
 
             pairs = [
-                (sample, file_of(sample.image), file_of(sample.base) if sample.base and self.needs_base else None)
+                (sample, file_of(sample.image), file_of(sample.base) if sample.base and self._reads_base else None)
                 for sample in samples
             ]
             found = dict(self._ocr.recognize(dict.fromkeys(files.values(), MAX_ANSWER_TOKENS)))
@@ -175,3 +176,9 @@ def check(settings: RewardSettings) -> None:
         module.check(what)
     engine, _ = engines.find(engines.resolve(settings.ocr))
     engine.check()
+
+
+def refuse_argument(name: str, what: str) -> None:
+    """UserError when something stands behind the name of a reward that takes nothing there."""
+    if what:
+        raise UserError(f"the reward {name} takes nothing after its name", found=f"{name}:{what}", fix=name)

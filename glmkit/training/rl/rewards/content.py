@@ -8,13 +8,12 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from glmkit.errors import UserError
 from glmkit.evaluation.metrics.content import colour_entropy, edge_density
-from glmkit.training.rl.rewards import RewardSample
+from glmkit.training.rl.rewards import RewardSample, refuse_argument
 
-ABOUT = "edges and colours, as shares of those of the base model's image: 0 to 1, and 0 for an empty image"
+ABOUT = "as many edges and colours as in the base model's image: 0 (empty, and no other reward counts) to 1"
 FLOOR = 0.05
-EMPTY = 0.3  # of the base image's edges or colours: what has fewer is empty
+EMPTY, ENOUGH = 0.3, 0.8  # of the base image's edges or colours: 0 up to the first, 1 from the second on
 LEAST = (0.002, 0.05)  # edge density and bits: where the base has less, there is nothing to lose
 
 
@@ -27,10 +26,8 @@ class ContentReward:
         """Score by the pixels."""
         assert sample.base is not None
         measured = zip(_measures(sample.image), _measures(sample.base), LEAST, strict=True)
-        shares = [min(1.0, here / before) for here, before, least in measured if before >= least]
-        if not shares:
-            return None
-        return 0.0 if min(shares) < EMPTY else min(shares)
+        shares = [here / before for here, before, least in measured if before >= least]
+        return min(1.0, max(0.0, (min(shares) - EMPTY) / (ENOUGH - EMPTY))) if shares else None
 
 
 def _measures(image: Image.Image) -> tuple[float, float]:
@@ -40,8 +37,7 @@ def _measures(image: Image.Image) -> tuple[float, float]:
 
 def check(what: str) -> None:
     """UserError for anything behind the name."""
-    if what:
-        raise UserError("the reward content takes nothing after its name", found=what, fix="content: 0.3")
+    refuse_argument("content", what)
 
 
 def load(_what: str, _device: str) -> ContentReward:

@@ -6,10 +6,9 @@ for, such as a text that stands there twice.
 
 from __future__ import annotations
 
-from glmkit.errors import UserError
 from glmkit.evaluation.metrics.text import counts
 from glmkit.evaluation.ocr.lines import texts_of
-from glmkit.training.rl.rewards import RewardSample
+from glmkit.training.rl.rewards import RewardSample, refuse_argument
 
 ABOUT = "half word accuracy, half 1 - CER (at most 1): 0 to 1"
 FLOOR = 0.05
@@ -32,8 +31,7 @@ class TextReward:
 
 def check(what: str) -> None:
     """UserError for anything behind the name."""
-    if what:
-        raise UserError("the reward text takes nothing after its name", found=what, fix="text: 1")
+    refuse_argument("text", what)
 
 
 def load(_what: str, _device: str) -> TextReward:
