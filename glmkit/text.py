@@ -1,10 +1,11 @@
-"""Text that people bring: its encoding, JSON in it, and what a prompt or a caption may not hold."""
+"""Text that people bring: its encoding, JSON in it, what a prompt or a caption may not hold; and tables for them."""
 
 from __future__ import annotations
 
 import codecs
 import json
 import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from glmkit.errors import UserError
@@ -94,3 +95,12 @@ def check_text(text: str, what: str) -> None:
         raise UserError(f"{what} is not whole text", found=found, fix="write it anew")
     if len(text) > MAX_LETTERS:
         raise UserError(f"{what} is too long", found=f"{len(text):,} letters", fix=f"at most {MAX_LETTERS:,}")
+
+
+def aligned(lines: Iterable[Sequence[str]]) -> str:
+    """Lay out lines of cells as a table, each column as wide as its widest cell."""
+    lines = list(lines)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )

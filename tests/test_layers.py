@@ -30,11 +30,11 @@ MAY_IMPORT = {
     "metrics": {"core", "metrics"},
     "evaluation": DRAWING | {"posters", "metrics", "evaluation"},
     "reporting": {"core", "inputs", "metrics", "reporting"},
-    "api": DRAWING | {"training", "metrics", "evaluation", "reporting", "api"},
+    "api": DRAWING | {"training", "rewards", "metrics", "evaluation", "reporting", "api"},
     "glmkit": {"core", "api"},  # its names, which it imports when they are first used
     "serving": DRAWING | {"serving"},
     "commands": DRAWING
-    | {"training", "pretraining", "metrics", "evaluation", "reporting", "serving", "api", "commands"},
+    | {"training", "rewards", "pretraining", "metrics", "evaluation", "reporting", "serving", "api", "commands"},
     "cli": {"core", "commands"},
     "__main__": {"cli"},
 }

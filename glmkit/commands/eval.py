@@ -19,6 +19,7 @@ from glmkit.generation.options import (
 )
 from glmkit.inputs.prompts import parse_seeds
 from glmkit.records import shortcuts
+from glmkit.text import aligned
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -156,10 +157,6 @@ def table(summary: Summary) -> str:
         coverage = f"{pooled['n_scored']}/{pooled['n_total']}"
         no = [percent(pooled.get("no_share"))] if has_no else []
         lines.append((split, coverage, *no, *map(as_text, pooled["scores"].values())))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    aligned = [
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
-    ]
     title = " + ".join((summary.model, *summary.adapters))
     title = f"{summary.suite}: {title}; 95 % intervals over prompts"
     family = f"scores: {summary.family}" + "".join(f"\n  not official: {why}" for why in summary.why_not_official)
@@ -171,7 +168,7 @@ def table(summary: Summary) -> str:
         family += f"\n  prompts: {about['rewritten']} of {about['prompts']} rewritten by {about['rewriter']}"
     more = [_alignment(summary.alignment)] if summary.alignment else []
     more += map(_distance, summary.distances)
-    return "\n".join((title, family, "", *aligned, *([""] if more else []), *more))
+    return "\n".join((title, family, "", aligned(lines), *([""] if more else []), *more))
 
 
 def _alignment(about: Mapping[str, Any]) -> str:

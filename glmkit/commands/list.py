@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-HELP = "List suites, metrics, OCR engines, judges, scorers, reference sets and models, and what each of them lacks."
+HELP = "List suites, metrics, OCR engines, judges, scorers, rewards, reference sets and models, and what each lacks."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,8 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the catalogue."""
     from glmkit.evaluation.catalogue import catalogue
+    from glmkit.training.rl import rewards
 
-    entries, kind = catalogue(), ""
+    entries, kind = [*catalogue(), *rewards.catalogue()], ""
     if arguments.json:
         for entry in entries:
             print(json.dumps({**entry.to_dict(), "ready": not entry.missing}, ensure_ascii=False))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from glmkit.text import aligned
 
 if TYPE_CHECKING:
     from glmkit.evaluation.stats import Estimate
@@ -36,16 +37,16 @@ def in_words(results: VoteResults) -> str:
     ties = sum(ties for _, ties in results.voters.values())
     prompts = next(iter(results.scores.values())).n
     blocks = [f"{votes} votes, {ties} of them ties, by {len(results.voters)} voters on {prompts} prompts"]
-    blocks.append(_table([("Bradley-Terry score", ""), *((run, _text(results.scores[run])) for run in results.order)]))
+    blocks.append(aligned([("Bradley-Terry score", ""), *((run, _text(results.scores[run])) for run in results.order)]))
     rates = [(f"{a} against {b}", _text(rate), f"{n} votes") for (a, b), (rate, n) in results.wins.items()]
-    blocks.append(_table([("win rate, a tie is half", "", ""), *rates]))
+    blocks.append(aligned([("win rate, a tie is half", "", ""), *rates]))
     agreements = []
     if between := results.between_voters:
         alpha = "" if between.alpha is None else f"Krippendorff's alpha {_text(between.alpha)}"
         agreements.append(("voters with each other", _text(between.share), f"{between.n} pairs", alpha))
     agreements += [(name, _text(one.share), f"{one.n} votes", "") for name, one in results.with_metrics.items()]
     if agreements:
-        blocks.append(_table([("agreement", "", "", ""), *agreements]))
+        blocks.append(aligned([("agreement", "", "", ""), *agreements]))
     return "\n\n".join(blocks)
 
 
@@ -53,11 +54,3 @@ def _text(estimate: Estimate) -> str:
     from glmkit.evaluation.stats import as_text
 
     return as_text(estimate._asdict())
-
-
-def _table(lines: Iterable[Sequence[str]]) -> str:
-    lines = list(lines)
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
-    )

@@ -3,7 +3,8 @@
     {"id": "open", "prompt": "A poster that says 'OPEN'", "texts": ["OPEN"], "seed": 1, "size": "512x768", "steps": 20}
 
 Only `prompt` is needed. `id` names the image file, and is the record's number by default. `texts` are what the image
-shows, where they are not just what stands in quotes. `condition_images` are paths relative to the file.
+shows, where they are not just what stands in quotes. `condition_images` are paths relative to the file. `named` is what
+the prompt says beside its texts, for checks of nano's posters: {"background": "navy", "text_colours": ["white"]}.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from glmkit.inputs.quotes import quoted_texts
 from glmkit.inputs.records import CSV_SUFFIXES, read_records
 from glmkit.text import check_text
 
-KEYS = ("id", "prompt", "texts", "seed", "size", "steps", "guidance", "condition_images", "split", "language")
+KEYS = ("id", "prompt", "texts", "seed", "size", "steps", "guidance", "condition_images", "split", "language", "named")
 IGNORED = ("ground_truth",)  # of the suites of public benchmarks
 # Keys of other programs, and what to write here.
 OTHERS: Mapping[str, str] = {
@@ -70,6 +71,7 @@ class FilePrompt:
     split: str = "all"
     language: str = "en"
     has_texts: bool = False
+    named: Mapping[str, Any] = field(default_factory=dict, hash=False)
     error: UserError | None = None
 
 
@@ -178,6 +180,7 @@ def _prompt(record: Mapping[str, Any], id: str, folder: Path, *, is_text: bool) 
             str(given.get("split", "all")),
             str(given.get("language", "en")),
             has_texts="texts" in given,
+            named=_object(given, "named"),
         )
     except UserError as error:
         # Half a character can be written into no file, nor into the record of the error.
@@ -193,6 +196,13 @@ def _strings(record: Mapping[str, Any], key: str, is_text: bool) -> tuple[str, .
         kind = "paths" if key == "condition_images" else "texts"
         raise UserError(f"{key} must be a list of {kind}", found=repr(value)[:80], fix=f'"{key}": ["..."]')
     return tuple(value)
+
+
+def _object(record: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = record.get(key, {})
+    if not isinstance(value, Mapping):
+        raise UserError(f"{key} must be an object", found=repr(value)[:80], fix=f'"{key}": {{"background": "navy"}}')
+    return value
 
 
 def _number(record: Mapping[str, Any], key: str) -> float | None:

@@ -15,12 +15,12 @@ def advantages(
     scores: Sequence[RewardScore],
     groups: Sequence[Hashable],
     weights: Mapping[str, float],
-    floors: Mapping[str, float],
+    min_stds: Mapping[str, float],
 ) -> np.ndarray:
     """Return the advantage of every image, float64, NaN where it has none; those of one group have one prompt.
 
     Every reward is normalised by mean and standard deviation of the group before the weighted sum (GDPO,
-    arXiv:2601.05242). The deviation is at least the floor of the reward: in a group of equal images the last digits
+    arXiv:2601.05242). The deviation is at least that of `min_stds`: in a group of equal images the last digits
     mean nothing. A reward moves only those of which it says something. A failed image leaves its group, and one that is
     alone then has no advantage. Within -BOUND to BOUND.
     """
@@ -39,6 +39,6 @@ def advantages(
             judged = [index for index in indices if name in scores[index].parts]
             if len(judged) > 1:
                 values = np.array([scores[index].parts[name] for index in judged])
-                deviation = max(float(values.std(ddof=1)), floors[name])
+                deviation = max(float(values.std(ddof=1)), min_stds[name])
                 total[judged] += weight * (values - values.mean()) / deviation
     return np.clip(total, -BOUND, BOUND)

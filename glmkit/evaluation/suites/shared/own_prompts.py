@@ -56,31 +56,13 @@ class OwnPrompts(Suite):
 
     def _prompt(self, prompt: FilePrompt) -> Prompt:
         """Make a prompt of the suite; UserError when it cannot be used."""
-        if prompt.error is not None:
-            raise prompt.error
-        if missing := next((path for path in prompt.condition_images if not Path(path).is_file()), None):
-            raise UserError(
-                f"{missing} does not exist", fix="check the path; those in a prompt file begin where it lies"
-            )
-        texts = tuple(rendered_texts(prompt.prompt, prompt.texts)) if prompt.has_texts or self.from_quotes else ()
-        if not texts:
+        made = as_prompt(prompt, from_quotes=self.from_quotes)
+        if not made.texts:
             fix = '"texts": ["OPEN"], what its image must show' + (
                 "" if self.from_quotes else "; or --texts-from quotes"
             )
             raise UserError("the prompt has no expected texts", found=prompt.prompt, fix=fix)
-        return Prompt(
-            prompt.id,
-            prompt.prompt,
-            texts,
-            prompt.split,
-            _language(prompt.language, texts),
-            size=prompt.size or "",
-            seed=prompt.seed or 0,
-            steps=prompt.steps,
-            guidance=prompt.guidance,
-            condition_images=prompt.condition_images,
-            glyph_texts=prompt.texts,
-        )
+        return made
 
     def counts(self, prompt: Prompt, lines: Sequence[RecognizedLine], _image: Path) -> Counts:
         """Count what was read of the texts."""
@@ -92,6 +74,29 @@ class OwnPrompts(Suite):
         """Give the images that the prompt edits."""
         names = (f"condition_image{number or ''}" for number in range(len(prompt.condition_images)))
         return dict(zip(names, map(read_image, prompt.condition_images), strict=True))
+
+
+def as_prompt(prompt: FilePrompt, *, from_quotes: bool) -> Prompt:
+    """Make a prompt of a file's; UserError when it cannot be used. Without `texts` it may have none."""
+    if prompt.error is not None:
+        raise prompt.error
+    if missing := next((path for path in prompt.condition_images if not Path(path).is_file()), None):
+        raise UserError(f"{missing} does not exist", fix="check the path; those in a prompt file begin where it lies")
+    texts = tuple(rendered_texts(prompt.prompt, prompt.texts)) if prompt.has_texts or from_quotes else ()
+    return Prompt(
+        prompt.id,
+        prompt.prompt,
+        texts,
+        prompt.split,
+        _language(prompt.language, texts),
+        size=prompt.size or "",
+        seed=prompt.seed or 0,
+        steps=prompt.steps,
+        guidance=prompt.guidance,
+        condition_images=prompt.condition_images,
+        glyph_texts=prompt.texts,
+        named=prompt.named,
+    )
 
 
 def _language(language: str, texts: Sequence[str]) -> str:

@@ -3,7 +3,7 @@
 Its module has
 
 - `ABOUT`: what it is and its range, for people,
-- `FLOOR`: the smallest standard deviation within a group that means something,
+- `MIN_STD`: the smallest standard deviation within a group that means something,
 - `check(what)`: UserError when it lacks something here; starts nothing,
 - `load(what, device) -> Reward`.
 
@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from PIL import Image
 
@@ -31,6 +31,9 @@ from glmkit.evaluation.ocr.process import OcrProcesses
 from glmkit.evaluation.suites.shared.base import MAX_ANSWER_TOKENS
 from glmkit.extras import require
 from glmkit.records import Prompt, Record
+
+if TYPE_CHECKING:
+    from glmkit.evaluation.catalogue import CatalogueEntry
 
 _FILES = NamedFiles(__name__, "reward")
 names, resolve = _FILES.names, _FILES.resolve
@@ -94,7 +97,7 @@ class Rewards:
         check(settings)
         self.weights: Mapping[str, float] = settings.weights
         modules = {name: find(resolve(name)) for name in settings.weights}
-        self.floors: Mapping[str, float] = {name: module.FLOOR for name, (module, _) in modules.items()}
+        self.min_stds: Mapping[str, float] = {name: module.MIN_STD for name, (module, _) in modules.items()}
         self._rewards: dict[str, Reward] = {name: module.load(what, device) for name, (module, what) in modules.items()}
         self.reads_text = any(reward.reads_text for reward in self._rewards.values())
         self.needs_base = any(reward.needs_base for reward in self._rewards.values())
@@ -102,13 +105,12 @@ class Rewards:
         self._ocr = OcrProcesses(engines.resolve(settings.ocr)) if self.reads_text else None
 
     def score(self, samples: Sequence[RewardSample]) -> list[RewardScore]:
-        """Score images, in their order. UserError where a reward needs the image of the base model and one lacks it."""
-        if self.needs_base and any(sample.base is None for sample in samples):
-            needing = ", ".join(name for name, reward in self._rewards.items() if reward.needs_base)
-            raise UserError(f"{needing} compare with an image of the base model", fix="images of it: --base RUN")
+        """Score images, in their order."""
         scores = []
         for sample, lines, base_lines in self._read(samples):
-            if isinstance(lines, OcrError):
+            if self.needs_base and sample.base is None:
+                scores.append(RewardScore(error="there is no image of the base model to compare it with"))
+            elif isinstance(lines, OcrError):
                 scores.append(RewardScore(error=f"OCR: {lines}"))
             elif isinstance(base_lines, OcrError):
                 scores.append(RewardScore(error=f"OCR of the base image: {base_lines}"))
@@ -176,6 +178,13 @@ def check(settings: RewardSettings) -> None:
         module.check(what)
     engine, _ = engines.find(engines.resolve(settings.ocr))
     engine.check()
+
+
+def catalogue() -> list[CatalogueEntry]:
+    """List the rewards, for `glmkit list`."""
+    from glmkit.evaluation.catalogue import CatalogueEntry
+
+    return [CatalogueEntry("reward", name, find(resolve(name))[0].ABOUT) for name in names()]
 
 
 def refuse_argument(name: str, what: str) -> None:

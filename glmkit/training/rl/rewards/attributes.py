@@ -9,7 +9,7 @@ from glmkit.evaluation.suites.text_render import named_counts
 from glmkit.training.rl.rewards import RewardSample, refuse_argument
 
 ABOUT = "share of what the prompt names that is there, by exact checks of pixels: 0 to 1"
-FLOOR = 0.05
+MIN_STD = 0.05
 
 
 class AttributesReward:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from glmkit.evaluation.features.extractors.clip import OpenClip
 
 ABOUT = f"cosine of image and prompt by clip:MODEL ({metric.DEFAULT}): -1 to 1, about 0.2 to 0.4"
-FLOOR = 0.005
+MIN_STD = 0.005
 
 
 class ClipReward:

@@ -12,7 +12,7 @@ from glmkit.evaluation.metrics.content import colour_entropy, edge_density
 from glmkit.training.rl.rewards import RewardSample, refuse_argument
 
 ABOUT = "as many edges and colours as in the base model's image: 0 (empty, and no other reward counts) to 1"
-FLOOR = 0.05
+MIN_STD = 0.05
 EMPTY, ENOUGH = 0.3, 0.8  # of the base image's edges or colours: 0 up to the first, 1 from the second on
 LEAST = (0.002, 0.05)  # edge density and bits: where the base has less, there is nothing to lose
 

@@ -19,7 +19,7 @@ from glmkit.evaluation.suites.text_attributes import SUITE, with_questions
 from glmkit.training.rl.rewards import RewardSample
 
 ABOUT = "share of right answers to questions about the prompt's texts, judge:JUDGE: 0 to 1"
-FLOOR = 0.05
+MIN_STD = 0.05
 
 
 class JudgeReward:

@@ -11,7 +11,7 @@ from glmkit.evaluation.ocr.text_boxes import text_heights
 from glmkit.training.rl.rewards import RewardSample, refuse_argument
 
 ABOUT = "1 for letters of half to twice the height that the base model gives them, less outside: 0 to 1"
-FLOOR = 0.05
+MIN_STD = 0.05
 FREE = 2.0  # how much larger or smaller letters may be
 
 

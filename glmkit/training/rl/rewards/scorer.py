@@ -9,7 +9,7 @@ from glmkit.extras import require
 from glmkit.training.rl.rewards import RewardSample
 
 ABOUT = "a learned preference, scorer:NAME:WEIGHTS; each has a range of its own"
-FLOOR = 0.1
+MIN_STD = 0.1
 
 
 class ScorerReward:

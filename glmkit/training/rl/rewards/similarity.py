@@ -14,7 +14,7 @@ from glmkit.evaluation.metrics.clip import DEFAULT
 from glmkit.training.rl.rewards import RewardSample
 
 ABOUT = f"cosine with the base model's image, by similarity:FEATURES (clip:{DEFAULT}): -1 to 1"
-FLOOR = 0.01
+MIN_STD = 0.01
 
 
 class SimilarityReward:

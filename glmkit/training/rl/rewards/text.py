@@ -1,6 +1,6 @@
 """How much of the expected texts OCR reads, and how little else: half word accuracy, half 1 - CER.
 
-Word accuracy counts whole words of all texts; CER (`evaluation.metrics.text`) also charges letters that nobody asked
+Word accuracy counts whole words of all texts; CER (`evaluation.metrics.text`) also charges letters that were not asked
 for, such as a text that stands there twice.
 """
 
@@ -11,7 +11,7 @@ from glmkit.evaluation.ocr.lines import texts_of
 from glmkit.training.rl.rewards import RewardSample, refuse_argument
 
 ABOUT = "half word accuracy, half 1 - CER (at most 1): 0 to 1"
-FLOOR = 0.05
+MIN_STD = 0.05
 
 
 class TextReward:

@@ -48,8 +48,9 @@ def test_content_says_nothing_where_there_was_nothing(content: Rewards) -> None:
 
 
 def test_content_needs_the_base_image(content: Rewards) -> None:
-    with pytest.raises(UserError, match="content compare with an image of the base model"):
-        content.score([RewardSample(OPEN, poster())])
+    alone, pair = content.score([RewardSample(OPEN, poster()), RewardSample(OPEN, poster(), poster())])
+    assert (alone.parts, alone.error) == ({}, "there is no image of the base model to compare it with")
+    assert pair.error is None
 
 
 @pytest.mark.parametrize(

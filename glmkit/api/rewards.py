@@ -1,0 +1,174 @@
+"""What rewards think of images: before anyone trains on them, and to choose pairs of images by them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import TYPE_CHECKING, Literal
+
+from glmkit.config import RewardSettings
+from glmkit.errors import UserError
+from glmkit.records import Prompt, Record
+
+if TYPE_CHECKING:
+    from glmkit.training.rl.rewards import Rewards, RewardScore
+
+DEFAULT_WEIGHTS: Mapping[str, float] = {"text": 1.0}
+IMAGES_AT_ONCE = 64
+EQUAL = 1e-6  # rewards that differ by less are the same
+
+
+@dataclass(frozen=True)
+class RewardedImage(Record):
+    """Say what the rewards give an image. `total` is their weighted sum, `advantage` what training makes of it.
+
+    The advantage compares with the other images of the prompt; None of a single one. An image with an `error` has
+    neither. `is_empty`: there is next to nothing in it, and no reward is above 0.
+    """
+
+    prompt_id: str
+    prompt: str
+    texts: tuple[str, ...]
+    seed: int
+    file: str
+    rewards: Mapping[str, float]
+    total: float | None
+    advantage: float | None
+    is_empty: bool = False
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class RewardSpread(Record):
+    """Say how a reward varies: mean over images, mean standard deviation within prompts of several images.
+
+    `constant` is the share of these prompts whose images all have the same reward: there is nothing to learn from them.
+    """
+
+    mean: float
+    within: float | None
+    constant: float | None
+
+
+@dataclass(frozen=True)
+class RewardReport:
+    """Hold the images in the order of prompts and seeds, and the spread of each reward and of "total"."""
+
+    images: tuple[RewardedImage, ...]
+    spreads: Mapping[str, RewardSpread]
+
+
+def reward_images(
+    images: str | Path,
+    prompts: str | Path,
+    rewards: Mapping[str, float] = DEFAULT_WEIGHTS,
+    *,
+    base: str | Path | None = None,
+    texts_from: Literal["quotes"] | None = None,
+    ocr: str = "paddleocr",
+    device: str = "auto",
+) -> RewardReport:
+    """Score images, named `<prompt id>_<seed>.png`, by weighted rewards; `prompts` is a file of `glmkit generate`.
+
+    Texts of a prompt are its `texts` or, with `texts_from="quotes"`, those in its quotes. `base` is a folder of images
+    that the model makes without what is trained, by the same names; one without its seed is compared with the first of
+    its prompt. UserError for whatever is misspelt or missing; an image that cannot be scored has its error.
+    """
+    from glmkit.evaluation.suites.shared.layouts import file_of
+    from glmkit.evaluation.suites.shared.own_prompts import OwnPrompts, as_prompt
+    from glmkit.inputs.prompts import read_prompts
+    from glmkit.models.devices import pick_device
+    from glmkit.progress import progress_bars
+    from glmkit.training.rl.advantages import advantages
+    from glmkit.training.rl.rewards import Rewards
+
+    suite = OwnPrompts(from_quotes=texts_from is not None)
+    read = [as_prompt(one, from_quotes=suite.from_quotes) for one in read_prompts(Path(prompts)) if one.error is None]
+    known = {prompt.id: prompt for prompt in read}
+    if not known:
+        raise UserError(f"{prompts} has no prompt that can be used", fix='{"prompt": "...", "texts": ["OPEN"]}')
+    files = suite.find(Path(images), read)
+    bases = {} if base is None else suite.find(Path(base), read)
+    first_bases = {name: file_of(bases[name, seed]) for name, seed in sorted(bases, reverse=True)}
+    found = [(known[name], seed, file_of(files[name, seed])) for name, seed in _in_order(files, known)]
+    compared = [
+        file_of(bases[key]) if (key := (prompt.id, seed)) in bases else first_bases.get(prompt.id)
+        for prompt, seed, _ in found
+    ]
+    scores: list[RewardScore] = []
+    with Rewards(RewardSettings(weights=dict(rewards), ocr=ocr), str(pick_device(device))) as scorer:
+        if scorer.needs_base and base is None:
+            raise UserError("some of these rewards compare with images of the base model", fix="--base DIR")
+        with progress_bars() as bars:
+            task = bars.add_task("rewarding", total=len(found))
+            for start in range(0, len(found), IMAGES_AT_ONCE):
+                chunk = slice(start, start + IMAGES_AT_ONCE)
+                prompts_and_files = zip(found[chunk], compared[chunk], strict=True)
+                scores += _score(scorer, [(prompt, file, before) for (prompt, _, file), before in prompts_and_files])
+                bars.update(task, completed=len(scores))
+        gains = advantages(scores, [prompt.id for prompt, _, _ in found], scorer.weights, scorer.min_stds).tolist()
+    rewarded = [
+        RewardedImage(
+            prompt.id,
+            prompt.prompt,
+            prompt.texts,
+            seed,
+            str(file),
+            score.parts,
+            score.total(rewards),
+            None if math.isnan(gain) else gain,
+            score.is_empty,
+            score.error,
+        )
+        for (prompt, seed, file), score, gain in zip(found, scores, gains, strict=True)
+    ]
+    return RewardReport(tuple(rewarded), _spreads(rewarded, rewards))
+
+
+def _in_order(files: Iterable[tuple[str, int]], prompts: Iterable[str]) -> list[tuple[str, int]]:
+    """Sort prompt ids and seeds as the prompts are."""
+    number = {name: index for index, name in enumerate(prompts)}
+    return sorted(files, key=lambda key: (number[key[0]], key[1]))
+
+
+def _score(scorer: Rewards, images: Sequence[tuple[Prompt, Path, Path | None]]) -> list[RewardScore]:
+    """Score image files, each with the file of its base image; one that cannot be read has its error."""
+    from glmkit.inputs.images import read_image
+    from glmkit.training.rl.rewards import RewardSample, RewardScore
+
+    scores: list[RewardScore | None] = []
+    samples = []
+    for prompt, *files in images:
+        try:
+            image, base = (None if file is None else read_image(file) for file in files)
+        except UserError as error:
+            scores.append(RewardScore(error=" ".join(str(error).split())))
+            continue
+        assert image is not None
+        scores.append(None)
+        samples.append(RewardSample(prompt, image, base))
+    scored = iter(scorer.score(samples))
+    return [next(scored) if score is None else score for score in scores]
+
+
+def _spreads(images: Sequence[RewardedImage], weights: Mapping[str, float]) -> dict[str, RewardSpread]:
+    """Measure how every reward varies, and their sum."""
+    scored = [image for image in images if image.error is None]
+    spreads = {}
+    for name in [*weights, "total"]:
+        by_prompt: dict[str, list[float]] = {}
+        for image in scored:
+            value = image.total if name == "total" else image.rewards.get(name)
+            if value is not None:
+                by_prompt.setdefault(image.prompt_id, []).append(value)
+        if by_prompt:
+            groups = [values for values in by_prompt.values() if len(values) > 1]
+            spreads[name] = RewardSpread(
+                mean(value for values in by_prompt.values() for value in values),
+                mean(map(stdev, groups)) if groups else None,
+                mean(max(values) - min(values) < EQUAL for values in groups) if groups else None,
+            )
+    return spreads
