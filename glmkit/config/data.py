@@ -63,9 +63,11 @@ class Data(ImageSettings):
 
     train: tuple[DataSource, ...] = ()
     """One origin or a list of them: folders with metadata or captions beside the images, tables, data sets."""
+    prompts: str | None = Field(default=None, min_length=1)
+    """A file of prompts, as `generate --prompts` takes it, in place of images: for stages with a section `rl`."""
     validation: str | float | None = None
     """Images that no step learns; their losses show over-fitting. A path as in `train`, or a share such as 0.1 of the
-    training images. None: the losses of training images are measured, which show none."""
+    training images. None: the losses of training images are measured, which show none. With `prompts`, prompts."""
     gpu_cache_gib: float = Field(default=1.0, ge=0)
     """GiB of precomputed features (prior tokens, latents, glyph embeddings) that may stay on the GPU."""
 
@@ -79,8 +81,13 @@ class Data(ImageSettings):
 
     @model_validator(mode="after")
     def _has_images(self) -> Self:
-        if not self.train:
-            raise ValueError("data.train is missing: a folder, a file or a data set with images and captions")
+        if self.train and self.prompts is not None:
+            raise ValueError("give either data.train, images, or data.prompts, for stages with a section rl; not both")
+        if not self.train and self.prompts is None:
+            raise ValueError(
+                "data.train is missing: a folder, a file or a data set with images and captions; stages with a section "
+                "rl learn from data.prompts, a file"
+            )
         return self
 
     @model_validator(mode="after")

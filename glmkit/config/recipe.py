@@ -107,6 +107,15 @@ class Recipe(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _learns_from_what_is_there(self) -> Self:
+        for name, stage in self.stages.items():
+            if stage.learns_from_rewards and self.data.prompts is None:
+                raise ValueError(f"{name}.rl learns from prompts: data.prompts=FILE in place of data.train")
+            if not stage.learns_from_rewards and self.data.prompts is not None:
+                raise ValueError(f"{name} learns from images: data.train in place of data.prompts, or {name}.rl")
+        return self
+
     @property
     def stages(self) -> dict[str, Stage]:
         """The stages that are there, by name, in the order in which they run."""
@@ -119,10 +128,10 @@ class Recipe(Section):
 
     @property
     def largest_batch(self) -> int:
-        """The largest global batch size of images of one size; 1 where all stages pack images of any sizes."""
+        """The most images, or prompts, of one size per step; 1 where all stages pack images of any sizes."""
         packed = (isinstance(stage, AutoregressiveStage) and stage.pack for stage in self.stages.values())
         both = zip(self.stages.values(), packed, strict=True)
-        return max((stage.global_batch_size for stage, is_packed in both if not is_packed), default=1)
+        return max((stage.examples_per_step for stage, is_packed in both if not is_packed), default=1)
 
 
 AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)

@@ -6,6 +6,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
+from glmkit.config.rl import AutoregressiveRl, DecoderRl, Rl
 from glmkit.config.section import Section
 
 
@@ -101,6 +102,17 @@ class Stage(Section):
         return self
 
     @property
+    def learns_from_rewards(self) -> bool:
+        """Whether the stage learns from images that it generates and rewards itself (its section `rl`)."""
+        return getattr(self, "rl", None) is not None
+
+    @property
+    def examples_per_step(self) -> int:
+        """Images of the data per step, or prompts, each of a group of images."""
+        rl: Rl | None = getattr(self, "rl", None)
+        return self.global_batch_size // (1 if rl is None else rl.group_size)
+
+    @property
     def accumulation_steps(self) -> int:
         """Forward passes whose gradients make up one optimizer step."""
         return self.global_batch_size // (self.micro_batch_size or self.global_batch_size)
@@ -133,9 +145,13 @@ class AutoregressiveStage(BlockStage):
     """Share of the images that are learnt without their caption."""
     pack: bool = False
     """Put images of all sizes into one sequence, without padding."""
+    rl: AutoregressiveRl | None = None
+    """Learn from rewards by GRPO, on the prompts of `data.prompts`, in place of images."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
+        if self.rl is not None:
+            _check_rl(self, self.rl, "caption_dropout", "pack")
         if self.pack and self.equal_pixels:
             raise ValueError("pack puts images of all sizes into a batch, equal_pixels batches those of one size")
         return self
@@ -156,9 +172,13 @@ class DecoderStage(BlockStage):
     """Weight of the loss where no text stands; 0: only text is learnt."""
     logit_std: float = Field(default=1.0, gt=0)
     """Standard deviation of the normal distribution whose sigmoid gives the timesteps (logit-normal)."""
+    rl: DecoderRl | None = None
+    """Learn from rewards by DiffusionNFT, on the prompts of `data.prompts`, in place of images."""
 
     @model_validator(mode="after")
     def _something_is_learnt(self) -> Self:
+        if self.rl is not None:
+            _check_rl(self, self.rl, "train_glyph", "prior_token_drop", "text_weight", "other_weight")
         if self.train_glyph and self.lora is not None:
             raise ValueError("train_glyph needs a stage without lora; the glyph stage adapts the glyph encoder")
         if self.text_weight == -1 and self.other_weight == 0:
@@ -171,3 +191,23 @@ class GlyphStage(DecoderStage):
 
     lora: Lora
     """Train adapters of the glyph encoder."""
+    rl: None = None
+    """The glyph encoder learns from images alone."""
+
+
+def _check_rl(stage: BlockStage, rl: Rl, *unused: str) -> None:
+    """ValueError when a stage cannot learn from rewards as it is; `unused` are keys that must be left out then."""
+    if stage.lora is None:
+        raise ValueError("rl needs a lora section: rewards are for images of the model without its adapters, too")
+    if stage.lora.dropout:
+        raise ValueError("rl needs lora.dropout: 0, since the model that learns must be the one that generates")
+    for key in (*unused, "compile", "equal_pixels", "regularization_weight"):
+        if getattr(stage, key) != type(stage).model_fields[key].default:
+            raise ValueError(f"{key} does nothing under rl" + "; kl_weight does" * (key == "regularization_weight"))
+    if stage.global_batch_size % rl.group_size:
+        raise ValueError(
+            f"global_batch_size {stage.global_batch_size} is not a multiple of rl.group_size {rl.group_size}"
+        )
+    for key in ("steps", "save_every"):
+        if getattr(stage, key) % rl.updates:
+            raise ValueError(f"{key} {getattr(stage, key)} is not a multiple of rl.updates {rl.updates}")

@@ -9,12 +9,14 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from glmkit.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+T = TypeVar("T")
 
 NO_LAUNCHER = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
 BUCKET_ELEMENTS = 2**24  # gradients are reduced in buckets of at most so many numbers
@@ -93,16 +95,22 @@ class ProcessGroup:
 
     def average_metrics(self, metrics: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
         """Average the metrics of this process's passes with those of all others; a name counts where it occurs."""
-        passes = [{name: float(value) for name, value in one.items()} for one in metrics]
-        if self.world_size > 1:
-            import torch.distributed as dist
-
-            gathered: list[list[dict[str, float]]] = [[] for _ in range(self.world_size)]
-            dist.all_gather_object(gathered, passes)
-            passes = [one for of_rank in gathered for one in of_rank]
+        own = [{name: float(value) for name, value in one.items()} for one in metrics]
+        passes = [one for of_rank in self.gather_objects(own) for one in of_rank]
         names = dict.fromkeys(name for one in passes for name in one)
         values = {name: [one[name] for one in passes if name in one] for name in names}
         return {name: sum(numbers) / len(numbers) for name, numbers in values.items()}
+
+    def gather_objects(self, own: T) -> list[T]:
+        """Return what each process gives, in the order of ranks; they wait for each other here, however long."""
+        if self.world_size == 1:
+            return [own]
+        import torch.distributed as dist
+
+        self.barrier()
+        gathered: list[Any] = [None] * self.world_size
+        dist.all_gather_object(gathered, own)
+        return gathered
 
     def reduce_sum(self, count: int) -> int:
         """Add up the counts of all processes, which wait for each other here, however long it takes."""

@@ -31,16 +31,29 @@ def prompt_tokenizer(folder: Path) -> PromptTokenizer:
     return PromptTokenizer(folder / "processor")
 
 
-@torch.inference_mode()
 def generate_prior_tokens(
     hybrid: HybridModel,
     requests: Sequence[Request],
     condition_images: Sequence[Sequence[ConditionImage]] | None = None,
     progress: Progress | None = None,
 ) -> list[Tensor]:
-    """Generate the large grid of prior tokens, int64 h w, of every request of one batch.
+    """Generate the large grid of prior tokens, int64 h w, of every request of one batch: all that the decoder reads.
 
     The requests share size and sampling, and all are edits or none. `condition_images` are encoded here unless given.
+    """
+    return [of_request[-1] for of_request in generate_grids(hybrid, requests, condition_images, progress)]
+
+
+@torch.inference_mode()
+def generate_grids(
+    hybrid: HybridModel,
+    requests: Sequence[Request],
+    condition_images: Sequence[Sequence[ConditionImage]] | None = None,
+    progress: Progress | None = None,
+) -> list[list[Tensor]]:
+    """Generate the grids of prior tokens, int64 h w, of every request: preview and large grid, of an edit the latter.
+
+    See `generate_prior_tokens`.
     """
     first = requests[0]
     if condition_images is None:
@@ -66,9 +79,9 @@ def generate_prior_tokens(
     ids_BN = decoder.generate(
         prompts, positions, order, uniforms_BN, sampling_of(first), progress_of(progress, PRIOR_TOKENS)
     )
-    # 3. The decoder reads the large grid only.
-    rows, columns = shape.large
-    return [ids_N[-rows * columns :].view(rows, columns) for ids_N in ids_BN]
+    # 3. Cut the sequences into grids.
+    counts = [h * w for h, w in order]
+    return [[ids.view(grid) for ids, grid in zip(ids_N.split(counts), order, strict=True)] for ids_N in ids_BN]
 
 
 def prior_token_decoder(hybrid: HybridModel) -> PriorTokenDecoder:

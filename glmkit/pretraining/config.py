@@ -54,6 +54,8 @@ class PretrainData(Data):
     With `posters` beside them, edits make up edits / (posters + 2 edits) of the images.
     """
 
+    prompts: None = None
+    """Pretraining learns from images."""
     posters: PosterData | None = None
     """Posters with captions."""
     edits: PosterData | None = None

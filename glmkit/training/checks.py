@@ -23,6 +23,7 @@ from glmkit.models.semantic_vq.model import halved_size
 from glmkit.training import libraries, lora, quantization
 from glmkit.training.data import Datasets, ImageDataset, kinds
 from glmkit.training.objectives.decoder import check_text
+from glmkit.training.rl.rewards import check as check_rewards
 from glmkit.training.samples import requests_of
 
 MAX_TIMES_IN_BATCH = 16  # that each image may stand in every batch
@@ -35,6 +36,8 @@ def settings(recipe: Recipe, device: torch.device) -> None:
     for name, stage in recipe.stages.items():
         if stage.lora is not None:
             quantization.check(name, stage.lora, device)
+        if (rl := getattr(stage, "rl", None)) is not None:
+            check_rewards(rl.rewards)
         if stage.compile:
             check_compile(f"{name}.compile: true", device, f"{name}.compile=false")
 
@@ -124,12 +127,13 @@ def content(recipe: Recipe, images: ImageDataset) -> None:
     """UserError when the loss of a stage depends on what is not known of the images, or its batches on few of them."""
     count = sum(images.repeats)
     for name, stage in recipe.stages.items():
-        if stage.global_batch_size > MAX_TIMES_IN_BATCH * count:
+        times = stage.global_batch_size // stage.examples_per_step
+        if stage.examples_per_step > MAX_TIMES_IN_BATCH * count:
             raise UserError(
-                f"{name}.global_batch_size is {stage.global_batch_size}, and an epoch shows {count} images",
-                fix=f"{name}.global_batch_size={count}",
+                f"{name}.global_batch_size is {stage.global_batch_size}, and an epoch shows {count * times} images",
+                fix=f"{name}.global_batch_size={count * times}",
             )
-        if isinstance(stage, DecoderStage):
+        if isinstance(stage, DecoderStage) and not stage.learns_from_rewards:
             check_text(images, stage)
 
 

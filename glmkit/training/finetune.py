@@ -29,11 +29,11 @@ from glmkit.models import checkpoint
 from glmkit.models.checkpoint import identity
 from glmkit.models.checkpoint.adapters import Adapter
 from glmkit.shapes import check_shape
-from glmkit.training import checks, data, distributed, fsdp, model_folder, out_of_memory, trackers
+from glmkit.training import checks, data, distributed, fsdp, model_folder, out_of_memory, rl, trackers
 from glmkit.training.context import StageContext
 from glmkit.training.data import Datasets, ImageDataset, summary
 from glmkit.training.features import FeatureCache
-from glmkit.training.loop import Loop
+from glmkit.training.loop import Loop, StepImages
 from glmkit.training.objectives import StageKind, stage_kinds
 from glmkit.training.outputs import StageOutputs
 from glmkit.training.stage import PreparedStage, open_model, prepare_stage
@@ -42,7 +42,7 @@ DATA = "data.json"  # in the run folder: what the images are
 # What may be another when a run is continued, since the weights do not depend on it.
 NO_INFLUENCE = {
     *("workers", "gpu_cache_gib", "eval", "wandb", "license", "samples", "validation_every", "save_every"),
-    *("keep_checkpoints", "gradient_checkpointing", "offload", "output"),
+    *("keep_checkpoints", "gradient_checkpointing", "offload", "output", "limits"),
 }
 # What may be another if the user says so: how far and how fast a stage goes on from where it is.
 CHANGEABLE = ("steps", "learning_rate", "warmup_steps", "decay_fraction", "max_grad_norm")
@@ -160,23 +160,33 @@ def train_stage(
     `done` is the result of fewer steps, whose weights the stage begins with.
     """
     # 1. Which images make which step.
+    batches = _batches(stage, recipe.seed, images)
+
+    # 2. The steps.
+    listeners = trackers.trackers(context.folder, context.name, recipe.wandb) if context.group.is_main else []
+    loop = Loop(prepared.objective, batches, stage, context, listeners)
+    try:
+        return loop.run(prepared.export, prepared.sample, recipe.samples.every, done)
+    finally:
+        prepared.objective.close()
+
+
+def _batches(stage: Stage, seed: int, images: ImageDataset) -> StepImages:
+    """Return which images make up which step; a stage with rewards makes its own, and numbers them."""
+    if stage.learns_from_rewards:
+        return rl.Positions(stage.global_batch_size)
     kinds = data.buckets(images)
     if isinstance(stage, config.AutoregressiveStage) and stage.pack:
         kinds = data.one_bucket(kinds)
-    batches = data.Batches(
+    return data.Batches(
         kinds,
         stage.global_batch_size,
-        recipe.seed,
+        seed,
         images.repeats,
         stage.equal_pixels,
         stage.accumulation_steps,
         images.same_image,
     )
-
-    # 2. The steps.
-    listeners = trackers.trackers(context.folder, context.name, recipe.wandb) if context.group.is_main else []
-    loop = Loop(prepared.objective, batches, stage, context, listeners)
-    return loop.run(prepared.export, prepared.sample, recipe.samples.every, done)
 
 
 def prepare(
@@ -195,7 +205,8 @@ def prepare(
 
 
 def _prepare(context: StageContext, stage: Stage, recipe: Recipe, folder: Path, datasets: Datasets) -> PreparedStage:
-    return prepare(context, stage, recipe, folder, datasets, stage_kinds()[context.name])
+    kind = rl.kind(context) if stage.learns_from_rewards else stage_kinds()[context.name]
+    return prepare(context, stage, recipe, folder, datasets, kind)
 
 
 @contextmanager
@@ -298,7 +309,7 @@ def _model_folder(recipe: Recipe) -> Path:
 FINETUNING: Workflow[Recipe] = Workflow(
     "finetune",
     checks.model,
-    lambda recipe: data.load(recipe.data, recipe.largest_batch),
+    rl.load_data,
     checks.datasets,
     _model_folder,
     _prepare,
@@ -307,9 +318,11 @@ FINETUNING: Workflow[Recipe] = Workflow(
 
 
 def describe(results: Mapping[str, Any]) -> str:
-    """Tell of each stage on one line: steps, validation loss before and after, time."""
-    return "\n".join(
-        f"{name}: {result['steps']} steps in {result['seconds']:.0f} s, "
-        f"validation loss {result['before']['loss']:.4f} -> {result['after']['loss']:.4f}"
-        for name, result in results.items()
-    )
+    """Tell of each stage on one line: steps, validation loss or reward before and after, time."""
+    lines = []
+    for name, result in results.items():
+        shown = "reward" if "reward" in result["before"] else "loss"
+        before, after = (result[when][shown] for when in ("before", "after"))
+        seconds = f"{result['steps']} steps in {result['seconds']:.0f} s"
+        lines.append(f"{name}: {seconds}, validation {shown} {before:.4f} -> {after:.4f}")
+    return "\n".join(lines)

@@ -44,6 +44,8 @@ def check(recipe: Recipe) -> None:
         if os.environ.get(name) == "true":
             raise UserError(f"{name} is not supported", fix=fix)
     for name, stage in recipe.stages.items():
+        if stage.learns_from_rewards:
+            raise UserError(f"{name}.rl needs all weights in every process", fix="launch without --use_fsdp")
         if stage.lora is not None and stage.lora.base in quantization.QUANTIZED:
             raise UserError(f"a base in {stage.lora.base} cannot be held in shards", fix=f"{name}.lora.base=auto")
         if stage.lora is not None and stage.lora.offload:

@@ -12,7 +12,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from rich.console import Console
@@ -27,9 +27,8 @@ from glmkit.progress import progress_bars
 from glmkit.runs import read_log
 from glmkit.training import lora, resume
 from glmkit.training.context import StageContext, step_generator
-from glmkit.training.data import Batches
 from glmkit.training.distributed import Pass, passes_of
-from glmkit.training.objectives import Divisible, Objective
+from glmkit.training.objectives import EVERY, Divisible, Objective
 from glmkit.training.optimizers import Averaged, learning_rate, optimizers
 from glmkit.training.samples import SampleFunction
 from glmkit.training.trackers import Tracker
@@ -38,13 +37,21 @@ LOG_EVERY = 20
 NOTES = Console(stderr=True)
 
 
+class StepImages(Protocol):
+    """Tells which images make up which step."""
+
+    def __getitem__(self, step: int) -> list[int]:
+        """Return the indices of the images of `step` (0, 1, ...)."""
+        ...
+
+
 class Loop:
     """Optimizer, schedule, averaging, progress and resume around one objective."""
 
     def __init__(
         self,
         objective: Objective,
-        batches: Batches,
+        batches: StepImages,
         stage: Stage,
         context: StageContext,
         trackers: Sequence[Tracker] = (),
@@ -54,6 +61,8 @@ class Loop:
         self.parameters = [parameter for parameter in objective.trained.parameters() if parameter.requires_grad]
         self.optimizers = optimizers(objective.trained, stage, context.device)
         self.averaged = Averaged(self.parameters, stage.ema) if stage.ema else None
+        self.log_every = 1 if stage.learns_from_rewards else LOG_EVERY  # such steps are long
+        self.tell: Callable[[str], None] = lambda _: None  # shows how far the current step is
         self.step = 0
         self.started = time.monotonic()
 
@@ -83,10 +92,11 @@ class Loop:
         # 2. Take the steps; log, validate, sample and save when it is time.
         with progress_bars(console=NOTES) as bar:
             task = bar.add_task(self.context.name, total=self.stage.steps, completed=self.step, note="")
+            self.tell = lambda note: bar.update(task, note=note)
             while self.goes_on:
                 metrics = self.take_step()
                 bar.update(task, completed=self.step)
-                if self.step % LOG_EVERY == 0 or not self.goes_on or self._is_due(self.stage.save_every):
+                if self.step % self.log_every == 0 or not self.goes_on or self._is_due(self.stage.save_every):
                     bar.update(task, note=self._log(metrics))
                 if self._is_due(self.stage.validation_every) or self._is_due(sample_every):
                     self._observe(sample if self._is_due(sample_every) else None, bar)
@@ -139,6 +149,8 @@ class Loop:
         metrics: list[dict[str, Tensor]] = []
         in_bfloat16 = dtype_for(self.context.device) == torch.bfloat16
         passes = passes_of(self.batches[self.step], self.stage.accumulation_steps, self.context.group)
+        indices = [index for one in passes for index in one.indices[one.rows or EVERY]]
+        self.objective.before_step(self.step, indices, self.tell)
         for one in passes:
             generator = step_generator(self.context, self.step, one.number)
             torch.manual_seed(generator.initial_seed() ^ 2)  # dropout samples from the global generator
@@ -207,6 +219,7 @@ class Loop:
         means = self.context.group.average_metrics(metrics)
         self._check_finite(means["loss"])
         self._record({"step": self.step, **means})
+        self.objective.observe(self.step, means)
         return f"loss {means['loss']:.4g}"  # the parts of it would not fit on a line
 
     def _export_checkpoint(self, export: Callable[[], None]) -> None:

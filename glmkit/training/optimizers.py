@@ -11,6 +11,8 @@ from glmkit.config import Stage
 from glmkit.training import quantization
 from glmkit.training.muon import Muon
 
+REWARD_EPS = 1e-10  # gradients from rewards may be as small as Adam's default of 1e-8, which would shorten every step
+
 
 def learning_rate(step: int, stage: Stage) -> float:
     """Warm up linearly, stay, decay linearly to zero over the last `decay_fraction` of the steps."""
@@ -46,6 +48,8 @@ def _adamw_or_prodigy(groups: list[dict[str, Any]], stage: Stage, device: torch.
         "betas": (0.9, stage.beta2),
         "weight_decay": stage.weight_decay,
     }
+    if stage.learns_from_rewards and stage.optimizer != "prodigy":
+        settings["eps"] = REWARD_EPS
     if stage.optimizer == "adamw8bit":
         from bitsandbytes.optim import AdamW8bit
 

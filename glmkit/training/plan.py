@@ -22,7 +22,7 @@ from glmkit.models import checkpoint
 from glmkit.models.checkpoint import published
 from glmkit.models.devices import dtype_for
 from glmkit.models.hardware import matmul_flops
-from glmkit.training import checks, data, lora, offload, phases, quantization
+from glmkit.training import checks, data, lora, offload, phases, quantization, rl
 from glmkit.training.data import summary
 from glmkit.training.memory_tracker import PassCost, forward_pass_bytes, measure_pass
 from glmkit.training.objectives import StageKind, stage_kinds
@@ -90,7 +90,7 @@ def explain_as_values(recipe: Recipe, datasets: data.Datasets, device: torch.dev
 def load_data(recipe: Recipe, device: torch.device) -> data.Datasets:
     """Read every image of a recipe once; UserError for whatever is wrong with the recipe."""
     checks.settings(recipe, device)
-    datasets = data.load(recipe.data, recipe.largest_batch)
+    datasets = rl.load_data(recipe)
     checks.content(recipe, datasets[0])
     return datasets
 

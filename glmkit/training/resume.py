@@ -25,6 +25,7 @@ def save(loop: Loop) -> None:
         if loop.goes_on
         else None,  # not needed after the last step
         "averaged": loop.averaged.shadow if loop.averaged else None,
+        "objective": loop.objective.state(),
         "seconds": loop.seconds,
     }
     state = loop.context.group.gather_full_tensors(state)
@@ -62,6 +63,7 @@ def _load(loop: Loop) -> None:
     if loop.averaged:
         both = zip(loop.parameters, state["averaged"], strict=True)
         loop.averaged.shadow = [shard_like(parameter, _fitting(parameter, saved)) for parameter, saved in both]
+    loop.objective.load_state(state.get("objective", {}))  # nothing in those from before rewards were learnt from
     loop.started -= seconds
     if loop.goes_on and state["optimizers"] is not None:
         for optimizer, saved in zip(loop.optimizers, state["optimizers"], strict=True):

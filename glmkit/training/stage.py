@@ -100,12 +100,12 @@ def open_model(context: StageContext, stage: Stage, recipe: Recipe, folder: Path
     """Return the model that a stage begins with, nothing of it loaded yet.
 
     Components that earlier stages of the run adapted load with these adapters where that matters: samples show what
-    the whole run has learnt so far, and the glyph encoder learns for the adapted decoder.
+    the whole run has learnt so far, rewards are for images of it, and the glyph encoder learns for the adapted decoder.
     """
     hybrid = HybridModel(folder, context.device, quantization.dtype(stage.lora, context.device), recipe.model)
     earlier = [name for name in recipe.stages if name != context.name and (context.folder / f"{name}.json").exists()]
     adapted = [name for name in earlier if (context.folder / "adapter" / name).exists()]
-    if adapted and (recipe.samples.prompts or context.name == "glyph"):
+    if adapted and (recipe.samples.prompts or stage.learns_from_rewards or context.name == "glyph"):
         adapter = adapters.Adapter(context.folder / "adapter")
         hybrid.on_load = lambda name, module: (
             adapters.merge_adapter(module, name, adapter) if name in adapted else module

@@ -24,6 +24,7 @@ from glmkit.training.context import StageContext, step_generator
 from glmkit.training.data import Batches
 from glmkit.training.libraries import OPTIMIZERS
 from glmkit.training.loop import Loop
+from glmkit.training.objectives import Objective
 from glmkit.training.optimizers import Averaged, learning_rate
 from glmkit.training.samples import Sample
 
@@ -35,7 +36,7 @@ def stage(**changes: Any) -> DecoderStage:
     return DecoderStage(**values)
 
 
-class Regression:
+class Regression(Objective):
     """A stand-in objective: a linear map from fixed inputs, with noise on its input if asked, and dropout."""
 
     def __init__(self, noise: float = 0.0, dropout: float = 0.0, fail_at: int | None = None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -32,12 +32,32 @@ class Objective(Protocol):
     def validation_losses(self) -> dict[str, float]:
         """Return losses on images never trained on, with fixed noise and times; the one called `loss` counts."""
 
+    def before_step(self, step: int, indices: Sequence[int], tell: Callable[[str], None]) -> None:
+        """Do what the coming step needs; this process learns `indices` in it, and `tell` shows how far that is."""
+        del step, indices, tell
+
     def after_step(self, step: int, generator: torch.Generator) -> None:
         """Do what is left to do after an optimizer step; by default nothing."""
         del step, generator
 
     def finish(self) -> None:
         """Do what is left to do when the last step is done and averaged weights, if any, are in place."""
+        return
+
+    def observe(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Look at the logged means of one step; UserError when the run had better stop."""
+        del step, metrics
+
+    def state(self) -> dict[str, Any]:
+        """Return what a run needs to go on, beside its weights; by default nothing."""
+        return {}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take what `state` returned. Any exception says that it is of something else."""
+        del state
+
+    def close(self) -> None:
+        """End what runs beside the process; by default nothing does."""
         return
 
     def compile(self) -> None:
@@ -99,7 +119,7 @@ class StageKind:
 
 
 def stage_kinds() -> dict[str, StageKind]:
-    """Return what each stage of fine-tuning is made of."""
+    """Return what each stage of fine-tuning is made of where it learns from images; see also `training.rl`."""
     from glmkit.training.objectives import autoregressive, decoder, glyph
 
     return {"autoregressive": autoregressive.KIND, "decoder": decoder.KIND, "glyph": glyph.KIND}

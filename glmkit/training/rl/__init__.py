@@ -1,1 +1,48 @@
-"""Reinforcement learning: images are generated, rewarded, and learnt from."""
+"""Reinforcement learning: images are generated, rewarded, and learnt from.
+
+`rewards` says what an image is worth, `rounds` which images there are and how they compare, `objective` what both
+halves of the model have in common; `autoregressive` is GRPO, `decoder` DiffusionNFT, and `monitors` stop what games a
+reward.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from glmkit.training import data
+
+if TYPE_CHECKING:
+    from glmkit.config import Recipe
+    from glmkit.training.context import StageContext
+    from glmkit.training.objectives import StageKind
+
+
+class Positions:
+    """The images of a round by their positions in it: every step learns all of them."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __getitem__(self, step: int) -> list[int]:
+        """Return the positions of `step`."""
+        return list(range(self.count))
+
+
+def load_data(recipe: Recipe) -> data.Datasets:
+    """Load the images of a recipe, or the prompts that stand in their place where it learns from rewards."""
+    if recipe.data.prompts is None:
+        return data.load(recipe.data, recipe.largest_batch)
+    from glmkit.training.rl import prompts
+
+    return prompts.load(recipe)
+
+
+def kind(context: StageContext) -> StageKind:
+    """Return what a stage that learns from rewards is made of; what generates is loaded when it is used."""
+    from glmkit.training.objectives import StageKind
+    from glmkit.training.rl.autoregressive import AutoregressiveRewardObjective
+
+    return StageKind(
+        lambda hybrid, _, datasets, stage: AutoregressiveRewardObjective(hybrid, datasets, stage, context),  # type: ignore[arg-type]
+        transformer="autoregressive",
+    )

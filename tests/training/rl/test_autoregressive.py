@@ -1,0 +1,127 @@
+"""The AR model under rewards: a round is what `generate` makes, and its probabilities are those that sampled it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from glmkit.config import AutoregressiveStage
+from glmkit.generation.pipeline import generate_batch
+from glmkit.generation.prior_tokens import generate_grids
+from glmkit.generation.sampling import sample, uniforms
+from glmkit.models.hybrid import HybridModel
+from glmkit.records import Prompt, Request
+from glmkit.training import lora
+from glmkit.training.context import StageContext
+from glmkit.training.loop import Loop
+from glmkit.training.objectives.regularization import without_adapters
+from glmkit.training.rl import Positions
+from glmkit.training.rl.autoregressive import AutoregressiveRewardObjective
+from glmkit.training.rl.prompts import PromptDataset
+from glmkit.training.rl.rounds import candidates
+
+CPU = torch.device("cpu")
+pytestmark = pytest.mark.usefixtures("brightness")
+LORA = {"rank": 4, "alpha": 8, "targets": ["q_proj", "v_proj", "down_proj", "lm_head"]}
+SIZE = 4  # of a round, in groups of 2
+
+
+def prompts() -> PromptDataset:
+    requests = [
+        Request(word, f"a poster with '{word}'", seed, 32, 64, steps=2, guidance=1.5)
+        for seed, word in enumerate(("ONE", "TWO"))
+    ]
+    return PromptDataset([(Prompt(one.id, one.prompt), one) for one in requests])
+
+
+def objective(model: Path, folder: Path, effect: float = 0.0, **rl: Any) -> AutoregressiveRewardObjective:
+    """The objective of a stage whose adapters change something, if they have an effect."""
+    settings = {"rewards": {"weights": {"brightness": 1}}, "group_size": 2, **rl}
+    values = {"lora": LORA, "steps": 3, "global_batch_size": SIZE, "learning_rate": 0.01, "rl": settings}
+    stage = AutoregressiveStage.model_validate(values)
+    hybrid = HybridModel(model)
+    torch.manual_seed(0)
+    assert stage.lora is not None
+    lora.inject(hybrid.autoregressive, stage.lora)
+    with torch.no_grad():
+        for name, value in hybrid.autoregressive.named_parameters():
+            if "lora_B" in name:
+                value.normal_(std=effect)
+    both = prompts()
+    return AutoregressiveRewardObjective(hybrid, (both, both), stage, StageContext(folder, "autoregressive", 5, CPU))
+
+
+def weights(one: AutoregressiveRewardObjective) -> list[Tensor]:
+    return [value.detach().clone() for value in one.trained.parameters() if value.requires_grad]
+
+
+def test_without_adapters_an_image_is_that_of_generate(tiny_model: Path, tmp_path: Path) -> None:
+    """Bit for bit, though its group shares a batch; with adapters it is another one."""
+    one, plain = objective(tiny_model, tmp_path, effect=0.3), HybridModel(tiny_model)
+    every = candidates(one.prompts, [0, 1], 2, 5, 0, temperature=0.9, top_p=0.75, top_k=20)
+    with without_adapters(one.trained):
+        found = one.generate(every)
+    grids = generate_grids(plain, [candidate.request for candidate in every])
+    for (_, learnt), expected in zip(found, grids, strict=True):
+        assert all(torch.equal(*pair) for pair in zip(learnt.grids, expected, strict=True))
+    (image,) = generate_batch(plain, [every[2].request])
+    assert found[2][0].tobytes() == image.tobytes()
+    adapted = one.generate(every[2:3])[0][1]
+    assert not torch.equal(adapted.grids[0], found[2][1].grids[0]), "adapters reach what is generated"
+
+
+def picked_again(one: AutoregressiveRewardObjective) -> float:
+    """The share of the round's tokens that sampling picks from the logits of the loss, too."""
+    batch = one._batch([one.learnt[position] for position in range(SIZE)])
+    logits, tokens = one._codebook_logits(batch), batch.batch.target_ids_BN[:, :-1]
+    seeds = [candidate.request.seed for candidate in candidates(one.prompts, one.batches[0], 2, 5, 0)]
+    chances = torch.stack([uniforms(seed, tokens.shape[1]) for seed in seeds])
+    again = sample(logits.flatten(0, 1), chances.flatten(), one.sampling).view_as(tokens)
+    return float((again == tokens).float().mean())
+
+
+def test_the_policy_is_the_one_that_sampled(tiny_model: Path, tmp_path: Path) -> None:
+    """At the first update the ratio is 1; later ones learn from the same round, until they are clipped."""
+    one = objective(tiny_model, tmp_path, effect=0.3, updates=3, temperature=0.9, top_p=0.75, top_k=20)
+    loop = Loop(one, Positions(SIZE), one.stage.model_copy(update={"steps": 3}), one.context)
+    first, second, third = (float_values(loop.take_step()) for _ in range(3))
+    assert first["clipped"] == 0
+    assert abs(first["surprise"]) < 0.1
+    assert first["kl"] > 0.01
+    # The loss of each part is minus the mean advantage, and advantages of a group add up to 0.
+    assert first["loss"] == pytest.approx(one.rl.kl_weight * first["kl"], abs=1e-5)
+    assert one.advantages.abs().min() > 0
+    assert ["reward" in of_step for of_step in (first, second, third)] == [True, False, False]
+    assert second["loss"] < first["loss"] - 1e-3, "better tokens become likelier"
+    assert third["clipped"] > 0
+
+
+def test_a_learning_rate_of_0_changes_nothing(tiny_model: Path, tmp_path: Path) -> None:
+    one = objective(tiny_model, tmp_path)
+    before = weights(one)
+    stage = one.stage.model_copy(update={"learning_rate": 0.0})
+    metrics = float_values(Loop(one, Positions(SIZE), stage, one.context).take_step())
+    assert all(torch.equal(*pair) for pair in zip(weights(one), before, strict=True))
+    assert metrics["kl"] == 0
+    assert metrics["loss"] == pytest.approx(0, abs=1e-5)
+    assert picked_again(one) > 0.99
+    assert metrics["brightness"] == pytest.approx(1, abs=0.2)
+
+
+def float_values(passes: list[dict[str, Tensor]]) -> dict[str, float]:
+    (values,) = passes
+    return {name: float(value) for name, value in values.items()}
+
+
+def test_rounds_have_seeds_of_their_own() -> None:
+    both = prompts()
+    rounds = [candidates(both, [0, 1], 3, seed, number) for seed in (0, 1) for number in (0, 1)]
+    seeds = [candidate.request.seed for every in rounds for candidate in every]
+    assert len(set(seeds)) == len(seeds) == 24
+    assert [candidate.shared_seed for candidate in rounds[0]] == [seeds[0]] * 3 + [seeds[3]] * 3
+    assert [candidate.prompt for candidate in rounds[0]] == [0, 0, 0, 1, 1, 1]
+    assert candidates(both, [0, 1], 3, 1, 1) == rounds[3]
