@@ -70,10 +70,13 @@ class Averaged:
         self.parameters, self.decay = parameters, decay
         self.shadow = [parameter.detach().clone() for parameter in parameters]
 
-    @torch.no_grad()
     def update(self, step: int) -> None:
         """Move the averages towards the parameters after one step."""
-        decay = min(self.decay, (1 + step) / (10 + step))
+        self.follow(min(self.decay, (1 + step) / (10 + step)))
+
+    @torch.no_grad()
+    def follow(self, decay: float) -> None:
+        """Keep the share `decay` of the averages, and take the rest from the parameters."""
         torch._foreach_lerp_(self.shadow, [parameter.detach() for parameter in self.parameters], 1 - decay)
 
     @torch.no_grad()

@@ -24,6 +24,7 @@ from glmkit.generation import flow_matching as flow
 from glmkit.generation.denoising import flow_config, upsample_prior_tokens
 from glmkit.models.compiling import allow_shapes
 from glmkit.models.decoder.condition_cache import ConditionCache
+from glmkit.models.decoder.model import DiffusionDecoder
 from glmkit.models.devices import autocast
 from glmkit.models.hybrid import HybridModel
 from glmkit.training import features
@@ -285,21 +286,8 @@ class DecoderObjective(Divisible):
         return self.train.prior_token_ids[indices].long()
 
     def predict_velocity(self, known: DecoderFeatures, inputs: DecoderInputs) -> tuple[Tensor, Tensor]:
-        """Run the decoder; returns the velocity B C H W in float32, and the glyph embeddings B T D that it read."""
-        glyph, mask = known.glyphs.embeddings(inputs.texts)
-        read = known.glyphs.pack(inputs.texts, glyph, mask)
-        size = torch.tensor([_pixels(inputs.latents)], device=self.device, dtype=torch.float32)
-        velocity = self.decoder(
-            flow.add_noise(inputs.latents, inputs.noise, inputs.times.sigma),
-            *read,
-            upsample_prior_tokens(inputs.prior_token_ids),
-            inputs.prior_token_drop,
-            inputs.times.timestep,
-            size.expand(len(inputs.latents), 2),
-            torch.zeros_like(size).expand(len(inputs.latents), 2),
-            self._condition_cache(known, inputs),
-        )
-        return velocity.float(), glyph
+        """Run the decoder on images of a data set; see the function of that name."""
+        return predict_velocity(self.decoder, known.glyphs, inputs, self._condition_cache(known, inputs))
 
     def _condition_cache(self, known: DecoderFeatures, inputs: DecoderInputs) -> ConditionCache | None:
         """Return what edits may read of their condition images: nothing where they are unconditional.
@@ -351,6 +339,26 @@ class DecoderObjective(Divisible):
         self.train.glyphs.one_shape = True
         if isinstance(self.train.glyphs, GlyphTokens):
             self.train.glyphs.encoder.encoder.compile(dynamic=False)
+
+
+def predict_velocity(
+    decoder: DiffusionDecoder, glyphs: Glyphs, inputs: DecoderInputs, condition_images: ConditionCache | None = None
+) -> tuple[Tensor, Tensor]:
+    """Run the decoder; returns the velocity B C H W in float32, and the glyph embeddings B T D that it read."""
+    glyph, mask = glyphs.embeddings(inputs.texts)
+    read = glyphs.pack(inputs.texts, glyph, mask)
+    size = torch.tensor([_pixels(inputs.latents)], device=inputs.latents.device, dtype=torch.float32)
+    velocity: Tensor = decoder(
+        flow.add_noise(inputs.latents, inputs.noise, inputs.times.sigma),
+        *read,
+        upsample_prior_tokens(inputs.prior_token_ids),
+        inputs.prior_token_drop,
+        inputs.times.timestep,
+        size.expand(len(inputs.latents), 2),
+        torch.zeros_like(size).expand(len(inputs.latents), 2),
+        condition_images,
+    )
+    return velocity.float(), glyph
 
 
 def _pixels(latents: Tensor) -> tuple[int, int]:

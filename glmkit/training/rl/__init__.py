@@ -7,14 +7,15 @@ reward.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from glmkit.training import data
 
 if TYPE_CHECKING:
     from glmkit.config import Recipe
+    from glmkit.models.hybrid import HybridModel
     from glmkit.training.context import StageContext
-    from glmkit.training.objectives import StageKind
+    from glmkit.training.objectives import Objective, StageKind
 
 
 class Positions:
@@ -40,9 +41,13 @@ def load_data(recipe: Recipe) -> data.Datasets:
 def kind(context: StageContext) -> StageKind:
     """Return what a stage that learns from rewards is made of; what generates is loaded when it is used."""
     from glmkit.training.objectives import StageKind
-    from glmkit.training.rl.autoregressive import AutoregressiveRewardObjective
+    from glmkit.training.rl import autoregressive, decoder
 
-    return StageKind(
-        lambda hybrid, _, datasets, stage: AutoregressiveRewardObjective(hybrid, datasets, stage, context),  # type: ignore[arg-type]
-        transformer="autoregressive",
-    )
+    def objective(hybrid: HybridModel, features: Any, prompts: Any, stage: Any) -> Objective:
+        if context.name == "decoder":
+            return decoder.DecoderRewardObjective(hybrid, features, prompts, stage, context)
+        return autoregressive.AutoregressiveRewardObjective(hybrid, prompts, stage, context)
+
+    if context.name == "decoder":
+        return StageKind(objective, decoder.precompute, transformer="decoder")  # type: ignore[arg-type]
+    return StageKind(objective, transformer="autoregressive")

@@ -64,6 +64,10 @@ class RewardObjective(Divisible, Generic[Learnt, Settings]):
     def generate(self, candidates: Sequence[Candidate]) -> list[tuple[Image.Image, Learnt]]:
         """Generate images that may share a batch by the model as it is, as `glmkit generate` does."""
 
+    def begin_round(self, number: int) -> None:
+        """Do what comes before the images of a round; by default nothing."""
+        del number
+
     def request_settings(self) -> dict[str, Any]:
         """Return what the requests of a round have in place of the model's defaults."""
         settings = {"steps": self.rl.denoising_steps, "guidance": self.rl.guidance}
@@ -76,6 +80,7 @@ class RewardObjective(Divisible, Generic[Learnt, Settings]):
             return
         # 1. Generate the images of this process, and one of each prompt by the model without adapters.
         number = step // self.rl.updates
+        self.begin_round(number)
         chosen, size = self.batches[number], self.rl.group_size
         settings = self.request_settings()
         every = rounds.candidates(self.prompts, chosen, size, self.context.seed, number, **settings)
