@@ -32,6 +32,8 @@ class Columns(Section):
     """The caption; for an edit, the instruction."""
     condition_image: str = "condition_image"
     """The image that an instruction changes: a record that has one is an edit."""
+    rejected: str = "rejected"
+    """The image of the same caption that is worse: a record that has one is a pair, for stages with `dpo`."""
     boxes: str = "text_boxes"
     """Where text stands: lists of left, top, right, bottom in pixels."""
     mask: str = "mask"

@@ -6,6 +6,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
+from glmkit.config.dpo import AutoregressiveDpo, DecoderDpo
 from glmkit.config.rl import AutoregressiveRl, DecoderRl, Rl
 from glmkit.config.section import Section
 
@@ -147,11 +148,15 @@ class AutoregressiveStage(BlockStage):
     """Put images of all sizes into one sequence, without padding."""
     rl: AutoregressiveRl | None = None
     """Learn from rewards by GRPO, on the prompts of `data.prompts`, in place of images."""
+    dpo: AutoregressiveDpo | None = None
+    """Learn from pairs: images of `data.train` that have a rejected one beside them."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if self.rl is not None:
             _check_rl(self, self.rl, "caption_dropout", "pack")
+        if self.dpo is not None:
+            _check_dpo(self, "pack")
         if self.pack and self.equal_pixels:
             raise ValueError("pack puts images of all sizes into a batch, equal_pixels batches those of one size")
         return self
@@ -174,11 +179,15 @@ class DecoderStage(BlockStage):
     """Standard deviation of the normal distribution whose sigmoid gives the timesteps (logit-normal)."""
     rl: DecoderRl | None = None
     """Learn from rewards by DiffusionNFT, on the prompts of `data.prompts`, in place of images."""
+    dpo: DecoderDpo | None = None
+    """Learn from pairs: images of `data.train` that have a rejected one beside them."""
 
     @model_validator(mode="after")
     def _something_is_learnt(self) -> Self:
         if self.rl is not None:
             _check_rl(self, self.rl, "train_glyph", "prior_token_drop", "text_weight", "other_weight")
+        if self.dpo is not None:
+            _check_dpo(self, "train_glyph", "text_weight", "other_weight")
         if self.train_glyph and self.lora is not None:
             raise ValueError("train_glyph needs a stage without lora; the glyph stage adapts the glyph encoder")
         if self.text_weight == -1 and self.other_weight == 0:
@@ -193,6 +202,8 @@ class GlyphStage(DecoderStage):
     """Train adapters of the glyph encoder."""
     rl: None = None
     """The glyph encoder learns from images alone."""
+    dpo: None = None
+    """The glyph encoder learns from single images."""
 
 
 def _check_rl(stage: BlockStage, rl: Rl, *unused: str) -> None:
@@ -211,3 +222,14 @@ def _check_rl(stage: BlockStage, rl: Rl, *unused: str) -> None:
     for key in ("steps", "save_every"):
         if getattr(stage, key) % rl.updates:
             raise ValueError(f"{key} {getattr(stage, key)} is not a multiple of rl.updates {rl.updates}")
+
+
+def _check_dpo(stage: BlockStage, *unused: str) -> None:
+    """ValueError when a stage cannot learn from pairs as it is; `unused` are keys that must be left out then."""
+    if getattr(stage, "rl", None) is not None:
+        raise ValueError("a stage learns from rewards (rl) or from pairs (dpo), not from both")
+    if stage.lora is None:
+        raise ValueError("dpo needs a lora section; without adapters nothing remembers what was before")
+    for key in (*unused, "regularization_weight"):
+        if getattr(stage, key) != type(stage).model_fields[key].default:
+            raise ValueError(f"{key} does nothing under dpo, whose beta holds the model near what it was")

@@ -17,8 +17,12 @@ from glmkit.text import check_text
 
 # What others call the columns whose names a recipe leaves to their defaults.
 CAPTION_NAMES = ("caption", "captions", "prompt", "prompts", "description")
-FILE_NAMES = ("file_name", "file", "filename", "image", "image_path", "path", "img")
-IMAGE_NAMES = ("img", "picture", "photo", "png", "jpg", "jpeg", "webp", "image_bytes", "file_name")
+FILE_NAMES = (
+    *("file_name", "file", "filename", "image", "image_path", "path", "img"),
+    *("chosen_file_name", "chosen"),  # of pairs
+)
+IMAGE_NAMES = ("img", "picture", "photo", "png", "jpg", "jpeg", "webp", "image_bytes", "file_name", "chosen")
+REJECTED_NAMES = ("rejected_file_name",)
 
 
 @dataclass(frozen=True)
@@ -27,8 +31,8 @@ class CaptionedImage:
 
     Of several `captions` each epoch shows one. `texts` are those that the glyph encoder reads, None: those in quotes.
     `condition_images`: those that the caption, an instruction, changes into this one. `boxes` or `mask` (white on
-    text) tell where text stands. `repeats`: how often its folder says that an epoch shows it. `error` says why it
-    cannot be used.
+    text) tell where text stands. `rejected`: the worse image of a pair. `repeats`: how often its folder says that an
+    epoch shows it. `error` says why it cannot be used.
     """
 
     name: str
@@ -38,6 +42,7 @@ class CaptionedImage:
     condition_images: tuple[Path | TableImage, ...] = ()
     boxes: tuple[Box, ...] | None = None
     mask: Path | TableImage | None = None
+    rejected: Path | TableImage | None = None
     repeats: int = 1
     error: UserError | None = None
 
@@ -130,12 +135,16 @@ def from_values(
 ) -> CaptionedImage:
     """Make the image of a record or a row; whatever is wrong with it is its `error`.
 
-    `caption` is the column of captions, `others` holds the condition images and the mask by their columns.
+    `caption` is the column of captions, `others` holds condition images, the mask and the rejected image by their
+    columns.
     """
     masks, conditions = others.get(columns.mask, ()), tuple(others.get(columns.condition_image, ()))
+    rejected = others.get(columns.rejected, ())
     try:
         if len(masks) > 1:
             raise UserError(f"{name} has several masks", fix="one mask, white on all texts")
+        if len(rejected) > 1:
+            raise UserError(f"{name} has several rejected images", fix="a record for each of them")
         return checked(
             CaptionedImage(
                 name,
@@ -145,6 +154,7 @@ def from_values(
                 conditions,
                 read_boxes(values.get(columns.boxes), name),
                 masks[0] if masks else None,
+                rejected[0] if rejected else None,
             )
         )
     except UserError as error:

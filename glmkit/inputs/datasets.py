@@ -7,7 +7,7 @@ comes with its error; what was chosen or passed over is a note for the report.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from glmkit.inputs.captions import (
     CAPTION_NAMES,
     FILE_NAMES,
     IMAGE_NAMES,
+    REJECTED_NAMES,
     CaptionedImage,
     Names,
     captions_of,
@@ -40,6 +41,7 @@ CAPTION_SUFFIXES = (".txt", ".caption")
 OF_DATASETS = (*IMAGE_SUFFIXES, *RECORDS, *CAPTION_SUFFIXES, ".parquet", ".arrow", ".md", ".yaml", ".yml")
 REPEATED = re.compile(r"(\d+)_.+")  # kohya's folders
 SHOWN = 5
+PICK_A_PIC = ("jpg_0", "jpg_1", "label_0")  # two images of a caption, and whether the first is preferred: 1, 0, 0.5
 MAX_CAPTION_BYTES = 2**20
 
 
@@ -169,6 +171,7 @@ class _Reader:
             else column("file_name", "file_name", FILE_NAMES, known, str(table), "image")
         )
         caption = self._caption(known, str(table))
+        columns = self._with_rejected(known)
         named: set[Path] = set()
         for number, record in enumerate(records, start=1):
             where = f"{table}, record {number}"
@@ -176,14 +179,14 @@ class _Reader:
                 image = _named(record.get(file), where, file, names)
                 others = {
                     key: [_named(one, where, key, names) for one in (value if isinstance(value, list) else [value])]
-                    for key in (self.columns.condition_image, self.columns.mask)
+                    for key in (columns.condition_image, columns.mask, columns.rejected)
                     if (value := record.get(key)) not in (None, "")
                 }
             except UserError as error:
                 yield CaptionedImage(where, error=error)
                 continue
             named |= {image, *(path for paths in others.values() for path in paths)}
-            yield from_values(str(image), image, record, caption, self.columns, others)
+            yield from_values(str(image), image, record, caption, columns, others)
         if table.name in METADATA:
             listed = (path for path in table.parent.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
             for forgotten in sorted(path for path in listed if not splits.is_foreign(path.name) and path not in named):
@@ -231,20 +234,34 @@ class _Reader:
 
     def _needed(self, file: Path, known: list[str]) -> list[str]:
         """Return the columns to read, that of the image and that of the caption first."""
+        caption = self._caption(known, str(file))
+        if set(PICK_A_PIC) <= set(known):
+            return [PICK_A_PIC[0], caption, *PICK_A_PIC[1:], *(["has_label"] * ("has_label" in known))]
         image = column(self.columns.image, "image", IMAGE_NAMES, known, str(file), "image")
-        used = (image, self._caption(known, str(file)), *vars(self.columns).values())
+        used = (image, caption, *vars(self._with_rejected(known)).values())
         return [name for name in dict.fromkeys(used) if name in known]
+
+    def _with_rejected(self, known: Sequence[str]) -> Columns:
+        """Return the columns with that of rejected images as it is called here."""
+        names = [name for name in REJECTED_NAMES if name in known and self.columns.rejected not in known]
+        return self.columns.model_copy(update={"rejected": names[0]}) if names else self.columns
 
     def _rows(
         self, file: Path, rows: Iterator[tuple[int, dict[str, Any]]], needed: Sequence[str]
     ) -> Iterator[CaptionedImage]:
         changed, (image, caption, *_) = file.stat().st_mtime_ns, needed
-        names = Names(Path())
+        names, columns, ties = Names(Path()), self._with_rejected(needed), 0
         for number, cells in rows:
             where = f"{file}, row {number + 1}"
+            if "label_0" in needed:
+                if (preferred := _preferred(cells)) is None:
+                    ties += 1
+                    continue
+                image, rejected = preferred
+                columns = self.columns.model_copy(update={"rejected": rejected})
             images: dict[str, list[Path | TableImage]] = {}
             try:
-                for key in (image, self.columns.condition_image, self.columns.mask):
+                for key in (image, columns.condition_image, columns.mask, columns.rejected):
                     cell = cells.get(key)
                     several = isinstance(cell, list) and key != image
                     for item, one in enumerate(cell if isinstance(cell, list) and several else [cell]):
@@ -258,9 +275,11 @@ class _Reader:
                 yield CaptionedImage(where, error=UserError(f"{where} holds no image", found=error))
                 continue
             if image in images:
-                yield from_values(where, images[image][0], cells, caption, self.columns, images)
+                yield from_values(where, images[image][0], cells, caption, columns, images)
             else:
                 yield CaptionedImage(where, error=UserError(f"{where} holds no image"))
+        if ties:
+            self.notes.append(f"pairs of {file} of which neither image is preferred, left out: {ties}")
 
     def _caption(self, known: list[str], where: str) -> str:
         name = column(self.columns.caption, "text", CAPTION_NAMES, known, where, "caption")
@@ -273,6 +292,15 @@ def _named(value: Any, where: str, key: str, names: Names) -> Path:
     if not isinstance(value, str) or not value.strip():
         raise UserError(f"{where}: {key} must name a file", found=value)
     return names.find(value)
+
+
+def _preferred(cells: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Return the columns of the preferred and of the other image of Pick-a-Pic; None of a tie, or without a label."""
+    label = cells["label_0"]
+    if label not in (0, 1) or cells.get("has_label") is False:
+        return None
+    first, second, _ = PICK_A_PIC
+    return (first, second) if label == 1 else (second, first)
 
 
 def _has_images(folder: Path) -> bool:

@@ -72,6 +72,7 @@ class PosterDataset:
     ) -> None:
         self.captions, self.sizes, self.condition_images = captions, sizes, condition_images
         self.texts: list[tuple[str, ...] | None] = [None] * len(captions)
+        self.rejected: dict[int, int] = {}
         self.same_image: dict[int, int] = {}
         self.repeats, self.regularization = [1] * len(captions), list[int]()
 

@@ -178,6 +178,7 @@ class NoiseDataset:
         total = count * (1 + edits + regularization_images)
         self.captions, self.sizes = [CAPTION] * total, [size] * total
         self.texts: list[tuple[str, ...] | None] = [None] * total
+        self.rejected: dict[int, int] = {}
         self.same_image: dict[int, int] = {}
         self.condition_images: dict[int, tuple[int, ...]] = (
             {index: (index + count,) for index in range(count)} if edits else {}

@@ -108,6 +108,8 @@ def datasets(recipe: Recipe, images: Datasets) -> None:
     if "autoregressive" in recipe.stages:
         captions(recipe.model, images)
     content(recipe, images[0])
+    for name, stage in recipe.stages.items():
+        pairs(name, stage, images[1])
 
 
 def condition_images(model: str, images: Datasets) -> None:
@@ -135,6 +137,18 @@ def content(recipe: Recipe, images: ImageDataset) -> None:
             )
         if isinstance(stage, DecoderStage) and not stage.learns_from_rewards:
             check_text(images, stage)
+        pairs(name, stage, images)
+
+
+def pairs(name: str, stage: Stage, images: ImageDataset) -> None:
+    """UserError when a stage learns from pairs, and some images have no rejected one beside them."""
+    alone = [index for index, count in enumerate(images.repeats) if count and index not in images.rejected]
+    if getattr(stage, "dpo", None) is not None and alone:
+        raise UserError(
+            f"{name}.dpo learns from pairs, and {len(alone)} images have no rejected one",
+            found=f"the caption {images.captions[alone[0]][:80]!r}",
+            fix="chosen_file_name and rejected_file_name in metadata.jsonl, as glmkit pairs writes them",
+        )
 
 
 def condition_image_size(size: tuple[int, int], hybrid: HybridModel, key: str) -> None:

@@ -236,6 +236,8 @@ def _micro_batch_cost(
         quantization.keep_int8_inputs(modules[kind.transformer])
     frozen_passes = 1 + recipe.data.has_regularization if stage.regularization_weight else 0
     batch = stage.global_batch_size // stage.accumulation_steps
+    if getattr(stage, "dpo", None) is not None:  # two images of each pair, and both without adapters
+        frozen_passes, batch = 1, 2 * batch
     return measure(name, modules, shape, batch, captions, frozen_passes)
 
 

@@ -426,3 +426,55 @@ def test_the_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     is_cached = True
     parquet(tmp_path / "data" / "train-00000-of-00001.parquet", "a")
     assert hub._listed("owner/name") == (None, ["data/train-00000-of-00001.parquet"])
+
+
+def test_pairs_in_folders_name_both_images(tmp_path: Path) -> None:
+    """By the columns of `datasets`, whose image folders take `*_file_name`, or by the plain ones."""
+    for chosen, rejected in (
+        ("chosen_file_name", "rejected_file_name"),
+        ("chosen", "rejected"),
+        ("file_name", "rejected"),
+    ):
+        folder = tmp_path / chosen / rejected
+        good, bad = image(folder / "good/1.png"), image(folder / "bad/1.png")
+        record = {"prompt": "a fox", chosen: "good/1.png", rejected: "bad/1.png", "texts": ["FOX"]}
+        (folder / "metadata.jsonl").write_text(json.dumps(record))
+        (found,) = read(folder).images
+        assert (found.error, found.captions, found.texts) == (None, ("a fox",), ("FOX",))
+        assert (found.image, found.rejected) == (good, bad)
+
+
+def test_pairs_in_tables(tmp_path: Path) -> None:
+    pyarrow.parquet.write_table(
+        pyarrow.table({"prompt": ["a fox"], "chosen": [b"good"], "rejected": [b"bad"]}), tmp_path / "pairs.parquet"
+    )
+    (found,) = read(tmp_path / "pairs.parquet").images
+    assert [one.read() for one in (found.image, found.rejected)] == [b"good", b"bad"]  # type: ignore[union-attr]
+
+
+def test_pick_a_pic_names_the_better_image_by_a_label(tmp_path: Path) -> None:
+    """Its ties, and pairs that nobody voted on, are left out and counted."""
+    labels: list[float] = [1, 0, 0.5, 1]
+    table = {
+        "caption": [f"prompt {number}" for number in range(4)],
+        "jpg_0": [b"first"] * 4,
+        "jpg_1": [b"second"] * 4,
+        "label_0": labels,
+        "label_1": [1 - label for label in labels],
+        "has_label": [True, True, True, False],
+        "image_0_uid": ["x"] * 4,
+    }
+    pyarrow.parquet.write_table(pyarrow.table(table), tmp_path / "pick.parquet")
+    found = read(tmp_path / "pick.parquet")
+    contents = [tuple(one.read() for one in (pair.image, pair.rejected)) for pair in found.images]  # type: ignore[union-attr]
+    assert contents == [(b"first", b"second"), (b"second", b"first")]
+    assert captions(found) == ["prompt 0", "prompt 1"]
+    assert any(note.endswith("neither image is preferred, left out: 2") for note in found.notes)
+
+
+def test_a_record_names_one_rejected_image(tmp_path: Path) -> None:
+    image(tmp_path / "1.png")
+    record = {"file_name": "1.png", "text": "a fox", "rejected": ["a.png", "b.png"]}
+    (tmp_path / "metadata.jsonl").write_text(json.dumps(record))
+    (found,) = read(tmp_path).images
+    assert "several rejected images" in str(found.error)

@@ -121,5 +121,24 @@ def _near_buckets(
     return near
 
 
+def same_size(
+    first: tuple[tuple[int, int], Fit], second: tuple[tuple[int, int], Fit], max_crop: float
+) -> tuple[Fit, Fit]:
+    """Fit two images to the smaller of their sizes; each is a size (height, width) and how it is fitted alone.
+
+    UserError, without the names, when that would enlarge one, or cut off more than `max_crop` of it.
+    """
+    size = min(first[1].size, second[1].size, key=prod)
+    fits = []
+    for (height, width), alone in (first, second):
+        scale = max(size[0] / height, size[1] / width)
+        fitted = Fit((max(size[0], round(scale * height)), max(size[1], round(scale * width))), size)
+        if alone.size != size and (scale > 1 or _kept(fitted) < 1 - max_crop):
+            found = " and ".join(f"{columns}x{rows}" for (rows, columns), _ in (first, second))
+            raise UserError("has another shape than its rejected image", found=found, fix="crop both to one size")
+        fits.append(alone if alone.size == size else fitted)
+    return fits[0], fits[1]
+
+
 def _kept(fitted: Fit) -> float:
     return prod(fitted.size) / prod(fitted.scaled)

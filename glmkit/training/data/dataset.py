@@ -24,7 +24,8 @@ class ImageDataset(Protocol):
     """Captioned images, each with height and width that are multiples of 32.
 
     The caption of an edit says what was done with others of the images, its condition images, which have any sizes:
-    `condition_images` maps the index of an edit to those of its condition images.
+    `condition_images` maps the index of an edit to those of its condition images, `rejected` the index of the better
+    image of a pair to that of the other one, which has the same caption and size.
     """
 
     captions: list[str]
@@ -32,10 +33,11 @@ class ImageDataset(Protocol):
     """What the glyph encoder reads of each caption; None: its texts in quotes."""
     sizes: list[tuple[int, int]]
     condition_images: dict[int, tuple[int, ...]]
+    rejected: dict[int, int]
     same_image: dict[int, int]
     """Maps the further captions of an image to its first; of all of them an epoch shows one at random."""
     repeats: list[int]
-    """How often an epoch shows each image; 0 for the condition image of an edit, and for regularization."""
+    """How often an epoch shows each image; 0 for condition images and rejected ones, and for regularization."""
     regularization: list[int]
     """Indices of images that no step learns: what a model generates for them shall stay as it is."""
     keys: list[str] | None
@@ -70,10 +72,12 @@ class ConcatDataset:
         self.keys = _all_keys([images.keys for images in sets])
         self.text_keys = _all_keys([images.text_keys for images in sets])
         self.condition_images: dict[int, tuple[int, ...]] = {}
+        self.rejected: dict[int, int] = {}
         self.same_image: dict[int, int] = {}
         for start, images in zip(starts, sets, strict=True):
             for edit, conditions in images.condition_images.items():
                 self.condition_images[start + edit] = tuple(start + index for index in conditions)
+            self.rejected |= {start + index: start + other for index, other in images.rejected.items()}
             self.same_image |= {start + index: start + first for index, first in images.same_image.items()}
 
     def gather(self, read: Callable[[ImageDataset, list[int]], Tensor | None], indices: Sequence[int]) -> Tensor | None:
@@ -136,8 +140,9 @@ def one_bucket(kinds: Sequence[Kind | None]) -> list[Kind | None]:
 
 
 def kinds_with_caption(images: ImageDataset) -> list[Kind | None]:
-    """Return the kind of every image whose caption is read: those that are shown and those of regularization."""
+    """Return the kind of every image whose caption is read: those that are shown, rejected or for regularization."""
     read = {index for index, count in enumerate(images.repeats) if count} | set(images.regularization)
+    read |= set(images.rejected.values())
     read |= {index for index, first in images.same_image.items() if images.repeats[first]}
     return [kind if index in read else None for index, kind in enumerate(kinds(images))]
 

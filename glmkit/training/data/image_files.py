@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import islice
 from math import prod
 from pathlib import Path
 
@@ -30,7 +29,7 @@ from glmkit.inputs.captions import CaptionedImage
 from glmkit.inputs.datasets import read_captioned_images
 from glmkit.inputs.images import MAX_BYTES, read, read_image, read_mask
 from glmkit.inputs.tables import TableImage
-from glmkit.training.data.bucketing import Fit, fit, shared_fits
+from glmkit.training.data.bucketing import Fit, fit, same_size, shared_fits
 
 MAX_SHOWN_REASONS = 5
 MAX_STRETCH = 0.02  # of a mask in one direction, which rounding its size may need
@@ -91,7 +90,8 @@ class FittedImage:
 
 @dataclass(frozen=True)
 class TrainingExample:
-    """A captioned image that can be used, `size` (height, width) before fitting, and the condition images of an edit.
+    """A captioned image that can be used, `size` (height, width) before fitting, the condition images of an edit, and
+    the rejected image of a pair.
 
     `changes`: what reading changed of any of its files, and what sharing a bucket did.
     """
@@ -100,12 +100,23 @@ class TrainingExample:
     size: tuple[int, int]
     target: FittedImage
     condition_images: tuple[FittedImage, ...] = ()
+    rejected: FittedImage | None = None
     changes: tuple[str, ...] = ()
 
     @property
     def other_sizes(self) -> tuple[tuple[int, int], ...]:
         """The sizes of the condition images that are not fitted as the target is."""
         return tuple(image.fit.size for image in self.condition_images if image.fit != self.target.fit)
+
+    @property
+    def largest(self) -> tuple[int, int] | None:
+        """The size that may be fitted anew: for a pair the one that both images have once they are scaled.
+
+        None for a pair of images that are not fitted alike, which keeps its shape.
+        """
+        if self.rejected is None:
+            return self.size
+        return self.target.fit.scaled if self.rejected.fit == self.target.fit else None
 
     def refitted(self, fitted: Fit) -> TrainingExample:
         """Return the same example with its target, and what is fitted alike, fitted in another way."""
@@ -114,8 +125,13 @@ class TrainingExample:
         conditions = (
             image.refitted(fitted) if image.fit == self.target.fit else image for image in self.condition_images
         )
-        changes = (*self.changes, "in the shape of others, to fill a batch")
-        return replace(self, target=self.target.refitted(fitted), condition_images=tuple(conditions), changes=changes)
+        return replace(
+            self,
+            target=self.target.refitted(fitted),
+            condition_images=tuple(conditions),
+            rejected=self.rejected and self.rejected.refitted(fitted),
+            changes=(*self.changes, "in the shape of others, to fill a batch"),
+        )
 
 
 class FileDataset:
@@ -165,6 +181,7 @@ class FileDataset:
         self.captions: list[str] = []
         self.texts: list[tuple[str, ...] | None] = []
         self.condition_images: dict[int, tuple[int, ...]] = {}
+        self.rejected: dict[int, int] = {}
         self.same_image: dict[int, int] = {}
         self.repeats: list[int] = []
         self.regularization: list[int] = []
@@ -180,16 +197,28 @@ class FileDataset:
             self._add("", None, condition_image, 0)
         first = len(self._images)
         conditions = tuple(range(first - len(example.condition_images), first))
-        for caption in example.about.captions:
-            index = len(self._images)
+        count = len(example.about.captions)
+        if example.rejected is not None:  # one entry for each caption, as the better image has
+            self.rejected |= {first + count + number: first + number for number in range(count)}
+            self._add_captions(example, example.rejected, conditions, 0)
+        first = len(self._images)
+        self._add_captions(
+            example, example.target, conditions, 0 if self._regularization else self._repeats * example.about.repeats
+        )
+        if self._regularization:
+            self.regularization.append(first)
+
+    def _add_captions(
+        self, example: TrainingExample, image: FittedImage, conditions: tuple[int, ...], repeats: int
+    ) -> None:
+        """Add an image once for each of its captions; the first stands for all of them."""
+        first = len(self._images)
+        for index, caption in enumerate(example.about.captions, start=first):
             if conditions:
                 self.condition_images[index] = conditions
             if index > first:
                 self.same_image[index] = first
-            elif self._regularization:
-                self.regularization.append(index)
-            shown = index == first and not self._regularization
-            self._add(caption, example.about.texts, example.target, self._repeats * example.about.repeats * shown)
+            self._add(caption, example.about.texts, image, repeats * (index == first))
 
     def _examples(self) -> list[TrainingExample]:
         """Read every image once; UserError for bad ones, or notes of them in `dropped`."""
@@ -237,7 +266,8 @@ class FileDataset:
             name = f"image {image.name}"
             pixels, _, changes = read(_source(image.image), name)
             check_boxes(image.boxes or (), *pixels.size, name)
-            fitted = self._fitted(pixels, name)
+            fitted, rejected, changes_rejected = self._pair(image, pixels, name)
+            changes = tuple(dict.fromkeys(changes + changes_rejected))
             if image.mask is not None:
                 _check_shape(read_mask(_source(image.mask), f"the mask of {name}"), pixels, name)
             target = FittedImage.create(image.image, name, fitted, image.boxes, image.mask, changes)
@@ -254,7 +284,25 @@ class FileDataset:
                 changes = tuple(dict.fromkeys(changes + changes_before))
         except UserError as error:
             return error
-        return TrainingExample(image, (pixels.height, pixels.width), target, tuple(condition_images), changes)
+        size = pixels.height, pixels.width
+        return TrainingExample(image, size, target, tuple(condition_images), rejected, changes)
+
+    def _pair(
+        self, image: CaptionedImage, pixels: Image.Image, name: str
+    ) -> tuple[Fit, FittedImage | None, tuple[str, ...]]:
+        """Fit an image, and to the same size the rejected one if there is any; returns what reading changed of that."""
+        fitted = self._fitted(pixels, name)
+        if image.rejected is None:
+            return fitted, None, ()
+        other_name = f"the rejected image of {name}"
+        other, _, changes = read(_source(image.rejected), other_name)
+        first = ((pixels.height, pixels.width), fitted)
+        second = ((other.height, other.width), self._fitted(other, other_name))
+        try:
+            fitted, other_fit = same_size(first, second, self._settings.max_crop if self._settings.fit == "crop" else 0)
+        except UserError as error:
+            raise UserError(f"{name} {error.what}", found=error.found, fix=error.fix) from error
+        return fitted, FittedImage.create(image.rejected, other_name, other_fit, (), changes=changes), changes
 
     def _fitted(self, image: Image.Image, name: str) -> Fit:
         try:
@@ -278,12 +326,12 @@ class FileDataset:
 
 def share_buckets(sets: Sequence[FileDataset], batch_size: int, max_crop: float) -> None:
     """Give images of rare shapes those of others, over all sets (see `bucketing.shared_fits`)."""
-    examples = [example for images in sets for example in images.examples]
+    examples = [example for images in sets for example in images.examples if example.largest is not None]
     kinds = [(example.other_sizes, len(example.condition_images)) for example in examples]
-    fits = [(example.size, example.target.fit) for example in examples]
+    fits = [(example.largest, example.target.fit) for example in examples if example.largest is not None]
     refitted = map(TrainingExample.refitted, examples, shared_fits(fits, kinds, batch_size, max_crop))
     for images in sets:
-        images.fill(list(islice(refitted, len(images.examples))))
+        images.fill([example if example.largest is None else next(refitted) for example in images.examples])
 
 
 def _source(content: Path | TableImage) -> Path | bytes:

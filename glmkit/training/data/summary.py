@@ -32,15 +32,17 @@ class DatasetSummary:
     """Numbers of one data set.
 
     `images` and `edits` of an epoch, repeats counted; `buckets`: different ones of each size, edits apart.
-    `regularization`: images that nothing is learnt from; `same`: those that another one equals to the last pixel;
-    `captions`: those of all images, `several` of some; `unquoted`: captions without text for the glyph encoder, neither
-    quoted nor given; `texts`: the first texts that it reads. `quotes`: warnings of the first captions whose quotes are
-    read otherwise than they look, `misread` how many there are. `notes`: which splits and columns were taken, and what
-    was passed over. `content`: a digest of all that training reads of them.
+    `pairs`: images that have a rejected one; `regularization`: images that nothing is learnt from; `same`: those that
+    another one equals to the last pixel; `captions`: those of all images, `several` of some; `unquoted`: captions
+    without text for the glyph encoder, neither quoted nor given; `texts`: the first texts that it reads. `quotes`:
+    warnings of the first captions whose quotes are read otherwise than they look, `misread` how many there are.
+    `notes`: which splits and columns were taken, and what was passed over. `content`: a digest of all that training
+    reads of them.
     """
 
     images: int
     edits: int
+    pairs: int
     regularization: int
     same: int
     captions: int
@@ -61,6 +63,7 @@ class DatasetSummary:
         sizes = ", ".join(f"{size}: {count}" for size, count in self.buckets.items())
         lines = [f"{name}: {self.images} images{edits}; {sizes}"]
         notes = {
+            "have a rejected image, from which only stages with dpo learn": self.pairs,
             "more are for regularization": self.regularization,
             "equal another one": self.same,
             "captions, of which an epoch shows one per image": self.captions * self.several,
@@ -125,6 +128,7 @@ def summarize(images: ImageDataset) -> DatasetSummary:
     return DatasetSummary(
         images=sum(images.repeats),
         edits=sum(images.repeats[edit] for edit in images.condition_images),
+        pairs=sum(images.repeats[index] for index in images.rejected),
         regularization=len(images.regularization),
         same=len(contents) - len(set(contents)),
         captions=len(read),
@@ -165,4 +169,6 @@ def _digest(images: ImageDataset) -> str:
         texts is not None for texts in images.texts
     ):  # others keep the name that they had before texts could be given
         content.append(images.texts)
+    if images.rejected:
+        content.append(sorted(images.rejected.items()))
     return json_sha256(content)[:16]

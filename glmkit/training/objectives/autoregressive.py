@@ -59,9 +59,8 @@ class AutoregressiveObjective(Divisible):
         self, indices: Sequence[int], generator: torch.Generator, rows: slice = EVERY
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the weighted cross-entropy, and the mean of each part in nats per token."""
-        # 1. Drop captions. Sampled where no copy from the GPU is needed: it decides which tokens there are.
-        uniforms = torch.rand(len(indices), generator=torch.Generator().manual_seed(generator.initial_seed() ^ 1))
-        dropped = (uniforms[rows] < self.stage.caption_dropout).tolist()
+        # 1. Drop captions.
+        dropped = self.sample_drops(indices, generator)[rows]
 
         # 2. Teacher forcing: predict each image token from those before it.
         chosen = indices[rows]
@@ -80,6 +79,12 @@ class AutoregressiveObjective(Divisible):
             drift = self._drift(batch, logits)
             loss, metrics["drift"] = loss + self.stage.regularization_weight * drift, drift.detach()
         return loss, metrics
+
+    def sample_drops(self, indices: Sequence[int], generator: torch.Generator) -> list[bool]:
+        """Sample which captions are dropped, on the CPU: that decides which tokens there are."""
+        uniforms = torch.rand(len(indices), generator=torch.Generator().manual_seed(generator.initial_seed() ^ 1))
+        dropped: list[bool] = (uniforms < self.stage.caption_dropout).tolist()
+        return dropped
 
     def _drift(self, batch: TokenBatch, logits: Tensor) -> Tensor:
         """Return the Kullback-Leibler divergence, in nats per token, from the model without adapters.
@@ -116,4 +121,14 @@ class AutoregressiveObjective(Divisible):
             layer.compile(dynamic=self.stage.pack)
 
 
-KIND = StageKind(AutoregressiveObjective, precompute, encoders=("semantic_vq",), transformer="autoregressive")
+def objective(
+    hybrid: HybridModel, features: tuple[TokenSequences, TokenSequences], datasets: Datasets, stage: AutoregressiveStage
+) -> AutoregressiveObjective:
+    """Return the objective of a stage: next tokens, or pairs."""
+    from glmkit.training.objectives.preference import AutoregressivePreference
+
+    kind = AutoregressiveObjective if stage.dpo is None else AutoregressivePreference
+    return kind(hybrid, features, datasets, stage)
+
+
+KIND = StageKind(objective, precompute, encoders=("semantic_vq",), transformer="autoregressive")

@@ -10,7 +10,7 @@ B batch, N image tokens, C latent channels, H W latent rows and columns, D width
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -260,25 +260,26 @@ class DecoderObjective(Divisible):
 
     def sample_inputs(self, indices: Sequence[int], generator: torch.Generator) -> DecoderInputs:
         """Sample latents, noise, times and drops for images of one kind."""
-        mean, deviation = self.train.latents[indices].float().chunk(2, dim=1)
+        distribution = self.train.latents[indices].float()
         times = flow.training_times(
-            len(mean),
-            *_pixels(mean),
+            len(indices),
+            *_pixels(distribution),
             self.flow_config,
             logit_std=self.stage.logit_std,
             generator=generator,
             device=self.device,
         )
-        noise, latent_noise = (torch.randn(mean.shape, generator=generator, device=self.device) for _ in range(2))
+        mean, _ = distribution.chunk(2, dim=1)
+        noise = torch.randn(mean.shape, generator=generator, device=self.device)
+        latents = sample_latents(distribution, generator)
         prior_token_ids = self.sample_prior(indices, generator)
         # The drops decide which tokens are encoded, so they are sampled where no copy from the GPU is needed; by a
         # seed of their own, since on a CPU the same seed would tie them to the times.
-        uniforms = torch.rand(2, len(mean), generator=torch.Generator().manual_seed(generator.initial_seed() ^ 1))
+        uniforms = torch.rand(2, len(indices), generator=torch.Generator().manual_seed(generator.initial_seed() ^ 1))
         dropped = uniforms[0] < self.stage.caption_dropout
         prior_token_drop = (dropped | (uniforms[1] < self.stage.prior_token_drop)).to(self.device, non_blocking=True)
         texts = [NO_TEXT if is_dropped else index for index, is_dropped in zip(indices, dropped.tolist(), strict=True)]
         conditional = ~dropped.to(self.device, non_blocking=True)
-        latents = mean + deviation * latent_noise
         return DecoderInputs(indices, latents, noise, times, prior_token_ids, prior_token_drop, conditional, texts)
 
     def sample_prior(self, indices: Sequence[int], generator: torch.Generator) -> Tensor:  # noqa: ARG002
@@ -305,28 +306,28 @@ class DecoderObjective(Divisible):
 
     @torch.no_grad()
     def validation_losses(self) -> dict[str, float]:
-        """Return the mean squared velocity error at fixed times spread over the schedule, with fixed noise, nothing
-        dropped; that of edits apart as well.
-        """
+        """Return the mean squared velocity error of `fixed_inputs`; that of edits apart as well."""
         errors: dict[str, list[Tensor]] = {}
         for indices in self.validation_groups:
-            latents = self.validation.latent_means(indices)
-            prior_token_ids = self.validation.prior_token_ids[indices].long()
-            everything = torch.ones(len(indices), dtype=torch.bool, device=self.device)
             names = ("loss", "edit") if indices[0] in self.validation.condition_images else ("loss",)
-            for number, time in enumerate(np.linspace(60, 940, VALIDATION_TIMES)):
-                cpu = torch.Generator().manual_seed(1000 * number + indices[0])
-                noise = torch.randn(latents.shape, generator=cpu).to(self.device)
-                now = torch.full((len(indices),), float(time), device=self.device)
-                times = flow.times_at(now, *_pixels(latents), self.flow_config)
-                inputs = DecoderInputs(
-                    indices, latents, noise, times, prior_token_ids, ~everything, everything, indices
-                )
+            for inputs in self.fixed_inputs(indices):
                 with autocast(self.device):
                     error = (self.predict_velocity(self.validation, inputs)[0] - inputs.target).square()
                 for name in names:
                     errors.setdefault(name, []).append(error.mean(dim=(1, 2, 3)))
         return {name: torch.cat(values).mean().item() for name, values in errors.items()}
+
+    def fixed_inputs(self, indices: Sequence[int]) -> Iterator[DecoderInputs]:
+        """Yield validation images at fixed times spread over the schedule, with fixed noise, nothing dropped."""
+        latents = self.validation.latent_means(indices)
+        prior_token_ids = self.validation.prior_token_ids[indices].long()
+        everything = torch.ones(len(indices), dtype=torch.bool, device=self.device)
+        for number, time in enumerate(np.linspace(60, 940, VALIDATION_TIMES)):
+            cpu = torch.Generator().manual_seed(1000 * number + indices[0])
+            noise = torch.randn(latents.shape, generator=cpu).to(self.device)
+            now = torch.full((len(indices),), float(time), device=self.device)
+            times = flow.times_at(now, *_pixels(latents), self.flow_config)
+            yield DecoderInputs(indices, latents, noise, times, prior_token_ids, ~everything, everything, indices)
 
     def compile(self) -> None:
         """Compile each block, and the glyph encoder where it learns."""
@@ -361,9 +362,25 @@ def predict_velocity(
     return velocity.float(), glyph
 
 
+def sample_latents(distribution: Tensor, generator: torch.Generator) -> Tensor:
+    """Sample latents B C H W from their means and standard deviations B 2C H W."""
+    mean, deviation = distribution.chunk(2, dim=1)
+    return mean + deviation * torch.randn(mean.shape, generator=generator, device=mean.device)
+
+
 def _pixels(latents: Tensor) -> tuple[int, int]:
     """Return height and width of images in pixels, from latents B C H W."""
     return PIXELS_PER_LATENT * latents.shape[-2], PIXELS_PER_LATENT * latents.shape[-1]
 
 
-KIND = StageKind(DecoderObjective, precompute, encoders=("semantic_vq", "vae", "glyph"), transformer="decoder")
+def objective(
+    hybrid: HybridModel, features: tuple[DecoderFeatures, DecoderFeatures], datasets: Datasets, stage: DecoderStage
+) -> DecoderObjective:
+    """Return the objective of a stage: single images, or pairs."""
+    from glmkit.training.objectives.preference import DecoderPreference
+
+    kind = DecoderObjective if stage.dpo is None else DecoderPreference
+    return kind(hybrid, features, datasets, stage)
+
+
+KIND = StageKind(objective, precompute, encoders=("semantic_vq", "vae", "glyph"), transformer="decoder")

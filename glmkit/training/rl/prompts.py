@@ -24,6 +24,7 @@ class PromptDataset:
     """
 
     condition_images: dict[int, tuple[int, ...]]
+    rejected: dict[int, int]
     same_image: dict[int, int]
 
     def __init__(self, prompts: Sequence[tuple[Prompt, Request]]) -> None:
@@ -33,7 +34,7 @@ class PromptDataset:
         self.texts = [prompt.glyph_texts for prompt in self.prompts]
         self.sizes = [(request.height, request.width) for request in self.requests]
         self.repeats, self.regularization = [1] * len(prompts), list[int]()
-        self.condition_images, self.same_image = {}, {}
+        self.condition_images, self.rejected, self.same_image = {}, {}, {}
         both = zip(self.prompts, self.sizes, strict=True)
         self.keys: list[str] | None = [
             json_sha256([prompt.prompt, prompt.texts, prompt.glyph_texts, size]) for prompt, size in both
