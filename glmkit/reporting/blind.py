@@ -46,6 +46,7 @@ class Pair(TypedDict):
     """Two images of one prompt and seed, as they stand on the page."""
 
     prompt_id: str
+    seed: int
     left: Side
     right: Side
 
@@ -161,7 +162,12 @@ def make_key(runs: Sequence[EvalRun], pairs: Sequence[tuple[ImageOfRun, ImageOfR
         "runs": [run.name for run in runs],
         "metrics": {name: dict(runs[0].summary.metrics[name]) for name in metrics},
         "pairs": {
-            f"pair-{number}": {"prompt_id": left.image.prompt_id, "left": side(left), "right": side(right)}
+            f"pair-{number}": {
+                "prompt_id": left.image.prompt_id,
+                "seed": left.image.seed,
+                "left": side(left),
+                "right": side(right),
+            }
             for number, (left, right) in enumerate(pairs, start=1)
         },
     }

@@ -1,0 +1,114 @@
+"""Pairs by rewards and by votes: which images they are, and that a recipe reads what is written."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from plain_runs import write_run
+
+from glmkit.api.pairs import pairs_by_rewards
+from glmkit.api.rewards import RewardedImage, RewardReport
+from glmkit.cli import main
+from glmkit.config import Columns
+from glmkit.files import read_jsonl
+from glmkit.inputs.datasets import read_captioned_images
+from glmkit.reporting.blind import decode
+
+
+def rewarded(prompt: str, seed: int, total: float | None, **more: Any) -> RewardedImage:
+    error = "OCR: it hung" if total is None else None
+    return RewardedImage(
+        prompt, f"a {prompt}", ("FOX",), seed, f"{prompt}_{seed}.png", {}, total, None, error=error, **more
+    )
+
+
+def test_the_best_and_the_worst_of_each_prompt_are_a_pair() -> None:
+    images = (
+        *(rewarded("fox", seed, total) for seed, total in enumerate((0.5, 0.9, 0.9, None, 0.5))),
+        *(rewarded("owl", seed, total) for seed, total in enumerate((0.5, 0.55))),  # too near
+        rewarded("elk", 0, 0.8),  # alone
+        *(rewarded("bat", seed, total) for seed, total in enumerate((None, None))),
+        rewarded("yak", 0, -0.2, is_empty=True),
+        rewarded("yak", 1, -0.9),
+    )
+    (pair,) = pairs_by_rewards(RewardReport(images, {}), 0.1)
+    assert (pair.prompt, pair.texts) == ("a fox", ("FOX",))
+    assert (pair.chosen.name, pair.rejected.name) == ("fox_1.png", "fox_4.png")
+    assert pair.about == {"chosen_reward": 0.9, "rejected_reward": 0.5}
+    assert len(pairs_by_rewards(RewardReport(images, {}), 0.01)) == 2
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> tuple[list[str], Any]:
+    """Two runs of six prompts, and what a page of their images exports, without the votes."""
+    runs = [str(write_run(tmp_path / name, [(1.0, 1.0)] * 6, images=True)) for name in ("one", "other")]
+    assert main(["report", *runs, "--blind", "--out", str(tmp_path / "blind.html")]) == 0
+    match = re.search('data-page="(.*?)" data-key="(.*?)"', (tmp_path / "blind.html").read_text())
+    assert match is not None
+    return runs, {"page": match[1], "key": match[2]}
+
+
+def vote(page: Any, path: Path, voter: str, *prefer: str) -> str:
+    """The exported file of a voter who prefers these runs, pair by pair."""
+    pairs = decode(page["key"], "key")["pairs"]
+    choices = [
+        "tie" if run == "tie" else next(side for side in ("left", "right") if pair[side]["run"] == run)
+        for pair, run in zip(pairs.values(), prefer, strict=False)
+    ]
+    votes = [{"pair": name, "choice": choice} for name, choice in zip(pairs, choices, strict=False)]
+    path.write_text(json.dumps({**page, "voter": voter, "votes": votes}))
+    return str(path)
+
+
+def test_votes_become_pairs_that_a_recipe_reads(page: tuple[list[str], Any], tmp_path: Path) -> None:
+    """Two voters agree on three pairs, and leave the fourth undecided; of the fifth there is one vote, a tie."""
+    runs, exported = page
+    files = [
+        vote(exported, tmp_path / "ann.json", "Ann", "one", "other", "one", "one", "tie"),
+        vote(exported, tmp_path / "ben.json", "Ben", "one", "other", "tie", "other"),
+    ]
+    out = tmp_path / "pairs"
+    assert main(["pairs", "--votes", *files, "--runs", *runs, "--out", str(out)]) == 0
+    records = read_jsonl(out / "metadata.jsonl")
+    assert [(record["votes_for"], record["votes_against"]) for record in records] == [(2, 0), (2, 0), (1, 0)]
+    prompts = [pair["prompt_id"] for pair in decode(exported["key"], "key")["pairs"].values()]
+    found = read_captioned_images(str(out), Columns()).images
+    for image, prompt, better in zip(found, prompts, ("one", "other", "one"), strict=False):
+        worse = "one" if better == "other" else "other"
+        assert (image.captions, image.texts) == ((f"a sign {prompt[1:]}",), ("fox",))
+        for read, run in ((image.image, better), (image.rejected, worse)):
+            assert isinstance(read, Path)
+            assert read.read_bytes() == (tmp_path / run / f"images/{prompt}_0.png").read_bytes()
+    assert main(["pairs", "--votes", *files, "--runs", *runs, "--out", str(out)]) == 2, "the folder is there"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "pairs need --images"),
+        (("--images", "x"), "pairs need --prompts"),
+        (("--votes", "ann.json"), "pairs need --runs"),
+        (("--votes", "ann.json", "--runs", "one", "--margin", "0.2"), "pairs by votes take no --margin"),
+        (("--images", "x", "--prompts", "y", "--name", "one"), "pairs by rewards take no --name"),
+        (("--votes", "ann.json", "--runs", "one"), "the votes are on runs that are not there"),
+        (("--votes", "tie.json", "--runs", "one", "other"), "there are no pairs to write"),
+    ],
+)
+def test_what_is_wrong_is_said(
+    arguments: tuple[str, ...],
+    message: str,
+    page: tuple[list[str], Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    vote(page[1], tmp_path / "ann.json", "Ann", "one")
+    vote(page[1], tmp_path / "tie.json", "Ben", "tie")
+    assert main(["pairs", *arguments, "--out", "pairs"]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "pairs").exists()
