@@ -16,9 +16,10 @@ from glmkit.errors import UserError
 from glmkit.generation.prior_tokens import prompt_tokenizer
 from glmkit.generation.requests import check_request
 from glmkit.models import checkpoint
-from glmkit.models.checkpoint import adapter_files, adapters, weights
+from glmkit.models.checkpoint import adapter_files, adapters, torchao, weights
 from glmkit.models.devices import check_compile
 from glmkit.models.hybrid import HybridModel
+from glmkit.models.quantized import MATRICES
 from glmkit.models.semantic_vq.model import halved_size
 from glmkit.training import libraries, lora, quantization
 from glmkit.training.data import Datasets, ImageDataset, kinds
@@ -36,6 +37,10 @@ def settings(recipe: Recipe, device: torch.device) -> None:
     for name, stage in recipe.stages.items():
         if stage.lora is not None:
             quantization.check(name, stage.lora, device)
+        elif name in MATRICES and torchao.is_quantized(checkpoint.resolve(recipe.model), name):
+            what = f"{recipe.model} holds its {name} in 8 bits, in which it cannot be trained whole"
+            fix = f"adapters, by a section {name}.lora, or model= that which it was made from"
+            raise UserError(what, found=f"{name} without lora", fix=fix)
         if (rl := getattr(stage, "rl", None)) is not None:
             check_rewards(rl.rewards)
         if stage.compile:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -195,28 +195,47 @@ def new_component(folder: Path, component: str) -> nn.Module:
 
 
 def load_component(
-    folder: Path, component: str, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+    folder: Path,
+    component: str,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    packed: torch.device | None = None,
 ) -> nn.Module:
     """Load one component with its weights, in eval mode. `dtype` None is float32.
 
-    Weights go from the mapped file to their device tensor by tensor. UserError names the file when it is missing, cut
-    short, or does not fit the config.
+    Weights go from the mapped file to their device tensor by tensor. Matrices that are stored in 8 bits get the values
+    that these stand for, or with `packed` stay as they are, on that device. UserError names the file when it is
+    missing, cut short, or does not fit the config.
     """
     import torch
+
+    from glmkit.models.checkpoint import torchao
+    from glmkit.models.quantized import PackedLinear, PackedMatrix
 
     spec = COMPONENTS[component]
     with torch.device("meta"):
         module = build_component(component, config(folder, component), folder / "tokenizer")
     stored = stored_tensors(folder, component)
-    _check(folder, component, module, stored)
+    _check(folder, component, module, torchao.whole(stored))
     dtype = dtype or torch.float32
     state: dict[str, torch.Tensor] = {}
-    for name, tensor in weights.read(stored):
-        state[str(spec.module_name(name))] = tensor.to(device, dtype if tensor.is_floating_point() else None)
+    matrices: dict[str, PackedMatrix] = {}
+    for name, value in torchao.read(stored):
+        own_name = str(spec.module_name(name))
+        if isinstance(value, torchao.StoredMatrix):
+            if packed is not None and (matrix := value.packed(packed)) is not None:
+                matrices[own_name.removesuffix(torchao.WEIGHT)] = matrix
+                state[own_name] = torch.empty(value.qdata.shape, device="meta")
+                continue
+            value = value.dequantize()
+        state[own_name] = value.to(device, dtype if value.is_floating_point() else None)
     for alias, name in TIED.items():
         if component == "glyph":
             state[alias] = state[name] = state.get(name, state.get(alias))  # type: ignore[assignment]
     module.load_state_dict(state, strict=True, assign=True)
+    for layer, matrix in matrices.items():
+        bias = state.get(f"{layer}.bias")
+        module.set_submodule(layer, PackedLinear(replace(matrix, bias=None if bias is None else bias.to(packed))))
     module = rebuild_derived(component, module).to(device)
     unloaded = [name for name, tensor in [*module.named_parameters(), *module.named_buffers()] if tensor.is_meta]
     assert not unloaded, f"{component}: no values for {weights.listed(unloaded)}"

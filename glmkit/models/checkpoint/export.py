@@ -27,7 +27,7 @@ from torch import Tensor
 from glmkit.errors import UserError
 from glmkit.files import atomic_folder, atomic_path, called, write_json
 from glmkit.models import checkpoint
-from glmkit.models.checkpoint import weights
+from glmkit.models.checkpoint import torchao, weights
 from glmkit.models.checkpoint.adapter_files import (
     CARD,
     CONFIG,
@@ -36,6 +36,7 @@ from glmkit.models.checkpoint.adapter_files import (
     ROLES,
     WEIGHTS,
     ComponentAdapter,
+    alphas_of,
     read,
     settings_of,
 )
@@ -94,7 +95,7 @@ def _for_published_classes(adapter: ComponentAdapter) -> ComponentAdapter:
             if (given := f"{PEFT_PREFIX}{layer}.{role}") in adapter.tensors
         }
 
-    alphas = _alphas(adapter, adapter.settings)
+    alphas = alphas_of(adapter, adapter.settings)
     numbers = {f"{PEFT_PREFIX}{ends[layer]}.alpha": _number(alpha) for layer, alpha in alphas.items()}
     settings = {key: value for key, value in adapter.settings.items() if key in EXTRAS}
     settings |= settings_of(renamed(ends), numbers, adapter.file) | {"target_modules": sorted(ends.values())}
@@ -122,7 +123,7 @@ def write_style(adapter: ComponentAdapter, style: str, out: Path, weight: float 
     else:
         if extra := next((key for key in EXTRAS if settings.get(key)), None):
             raise UserError(f"{adapter.file} cannot be said in the {style} key style", found=extra, fix="glmkit merge")
-        alphas = _alphas(adapter, settings)
+        alphas = alphas_of(adapter, settings)
         state |= {f"{PREFIXES[style]}{layer}.alpha": _number(alpha) for layer, alpha in alphas.items()}
         metadata = {key: json.dumps(value) for key, value in record.items()} or {"format": "pt"}
     _save(state, out, metadata)
@@ -140,14 +141,6 @@ def _weighted(settings: Mapping[str, Any], weight: float) -> dict[str, Any]:
     if "alpha_pattern" in changed:
         changed["alpha_pattern"] = {layer: alpha * weight for layer, alpha in changed["alpha_pattern"].items()}
     return changed
-
-
-def _alphas(adapter: ComponentAdapter, settings: Mapping[str, Any]) -> dict[str, float]:
-    """Return the alpha of every layer, as PEFT finds it."""
-    from peft.utils.other import get_pattern_key
-
-    pattern = settings.get("alpha_pattern", {})
-    return {layer: pattern.get(get_pattern_key(pattern, layer), settings["lora_alpha"]) for layer in adapter.layers}
 
 
 def _number(value: float) -> Tensor:
@@ -182,6 +175,9 @@ def write_merged_model(model: str | Path, adapters: Sequence[Adapter], out: Path
     for adapter in adapters:
         check_adapter(base, adapter.folder)
     components = sorted({component for adapter in adapters for component in read(adapter.folder)})
+    if packed := next((component for component in components if torchao.is_quantized(base, component)), None):
+        what, fix = f"{base} holds its {packed} in 8 bits", "merge into the model that it was made from, then quantize"
+        raise UserError(what, found=", ".join(str(adapter.folder) for adapter in adapters), fix=fix)
     with atomic_folder(out) as unfinished:
         checkpoint.copy(base, unfinished)
         for component in components:

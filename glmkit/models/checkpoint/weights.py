@@ -176,9 +176,13 @@ def read(stored: Mapping[str, StoredTensor]) -> Iterator[tuple[str, torch.Tensor
 
 
 def write(
-    folder: Path, stem: str, tensors: Mapping[str, torch.Tensor], max_shard_bytes: int = DEFAULT_SHARD_BYTES
+    folder: Path,
+    stem: str,
+    tensors: Mapping[str, torch.Tensor],
+    max_shard_bytes: int = DEFAULT_SHARD_BYTES,
+    metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Write `tensors` as the weights of `folder`, replacing what was there.
+    """Write `tensors` as the weights of `folder`, replacing what was there; every file carries `metadata`.
 
     Every file is written completely under another name before the first one gets its own: a kill while writing leaves
     the old weights. Names are those of the public libraries (`STEM.safetensors`, `STEM-00001-of-00002.safetensors`).
@@ -200,7 +204,8 @@ def write(
             unfinished = folder / f".{name}.new"
             staged.append((unfinished, folder / name))
             with atomic_path(unfinished) as temporary:
-                save_file({key: tensors[key].detach().cpu().contiguous() for key in shard}, temporary, {"format": "pt"})
+                values = {key: tensors[key].detach().cpu().contiguous() for key in shard}
+                save_file(values, temporary, {**(metadata or {}), "format": "pt"})
                 temporary.chmod(folder.stat().st_mode & 0o666)  # safetensors lets only the owner read its files
         for unfinished, path in staged:
             unfinished.replace(path)
