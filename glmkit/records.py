@@ -169,8 +169,11 @@ class Request(Record):
 
 # How the public checkpoint samples prior tokens; a model's own generation config may say otherwise.
 SAMPLING: Mapping[str, Any] = {name: getattr(Request, name) for name in ("temperature", "top_p", "top_k")}
-# Settings that leave out arithmetic, at the values that leave out none.
-EXACT: Mapping[str, float] = {"reuse": Request.reuse, "guided": Request.guided}
+# How a model holds its weights: as they are, or its layers in 8 bits, or in 4 and 8.
+PRECISIONS = ("exact", "8bit", "4bit")
+# Settings that leave out arithmetic, at the values that leave out none: those of a request, and those of all.
+EXACT_REQUEST: Mapping[str, Any] = {"reuse": Request.reuse, "guided": Request.guided}
+EXACT: Mapping[str, Any] = {**EXACT_REQUEST, "precision": PRECISIONS[0]}
 
 
 def shortcuts(settings: Mapping[Any, Any]) -> dict[str, Any]:

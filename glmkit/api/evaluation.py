@@ -12,7 +12,7 @@ from glmkit.errors import UserError
 from glmkit.extras import require
 from glmkit.generation.options import InferenceOptions
 from glmkit.inputs.prompts import MAX_COUNT
-from glmkit.records import Summary, shortcuts
+from glmkit.records import EXACT, Summary, shortcuts
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -53,6 +53,7 @@ def evaluate(
     guidance_scale: float | None = None,
     reuse: int = 1,
     guided: float = 1.0,
+    precision: str = "exact",
     ocr: str | None = None,
     judge: str | None = None,
     answers: str | Path | None = None,
@@ -82,7 +83,7 @@ def evaluate(
     they were. `clip` names the CLIP that measures alignment, `scorers` learned scorers with their weights
     (`pickscore:FOLDER`), `references` the sets to which distances are measured. `output` is the run folder; by default
     the same settings always continue in the same folder under `reports/`. `name` is what reports call the run, by
-    default its model and adapters. Options of generation are those of `Model.generate`.
+    default its model and adapters. Options of generation are those of `Model.generate`, `precision` is that of `load`.
 
     Raises UserError for whatever is misspelt or missing, before an image is generated.
     """
@@ -117,6 +118,7 @@ def evaluate(
             guidance=guidance_scale,
             reuse=reuse,
             guided=guided,
+            precision=precision,
         )
     else:
         measures = isinstance(loaded, MeasuredSuite)
@@ -224,16 +226,21 @@ def price(
     `settings` are texts such as `reuse=2,guided=0.5` (default: `price.SETTINGS`). Evaluations stay in `folder`, so that
     a call that was stopped continues. Raises UserError for whatever is misspelt or missing.
     """
+    import torch
+
     from glmkit import runs
+    from glmkit.evaluation.many import ModelOfSettings
     from glmkit.evaluation.ocr import engines
     from glmkit.evaluation.plan import DEFAULT_ENGINE, EvaluationPlan, GenerationSettings
     from glmkit.evaluation.price import SETTINGS, PricePlan, measure_price, parse_settings
-    from glmkit.generation.loading import load_model
     from glmkit.models.hardware import device_name
 
     used = _feature_device(device, needed=True)
-    hybrid = load_model(model, used)
-    exact = GenerationSettings.with_defaults(hybrid, used, count=num_images_per_prompt, size=size)
+    exact = GenerationSettings.with_defaults(model, used, count=num_images_per_prompt, size=size)
+    if exact.precision != EXACT["precision"]:
+        what = f"{model} holds weights in 8 bits, so nothing exact is there to compare with"
+        raise UserError(what, found=f"precision {exact.precision}", fix="--model with the model that it was made from")
+    load = ModelOfSettings(used, InferenceOptions())
     plan = PricePlan(
         parse_settings(settings or SETTINGS, exact),
         tuple(split) if split else (None,),
@@ -246,10 +253,10 @@ def price(
         "limit": limit,
         "count": num_images_per_prompt,
         "ocr": plan.base.ocr,
-        **measure_price(plan, folder, hybrid, repeats),
-        "dtype": str(hybrid.dtype).removeprefix("torch."),
-        "device": device_name(hybrid.device),
-        "environment": runs.environment(str(hybrid.device)),
+        **measure_price(plan, folder, load, repeats),
+        "dtype": exact.dtype,
+        "device": device_name(torch.device(used)),
+        "environment": runs.environment(used),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 

@@ -232,14 +232,17 @@ def load(
     adapters: Sequence[str | Path] = (),
     compile: str = "auto",
     memory: str = "high",
+    precision: str = "exact",
 ) -> Model:
     """Load a model: nano, a folder in the published layout, or a hub id such as `zai-org/GLM-Image`.
 
     `device` is auto, cpu, cuda or cuda:N; `dtype` auto (bfloat16 on a GPU that has it, else float32),
     float32 or bfloat16. `adapters` are folders of `finetune`, each `DIR` or `DIR:WEIGHT`, merged into the weights in
     this order. `compile` is auto (where Triton runs), off or blocks; `memory` "low" keeps one component on the device
-    at a time, which is slower. Components are read when they are first needed. Raises UserError when the model or an
-    adapter cannot be used.
+    at a time, which is slower. `precision` "8bit" or "4bit" holds the layers in fewer bits, which takes less memory and
+    is not exact; adapters then stay beside the weights. Components are read when they are first needed. Raises
+    UserError when the model or an adapter cannot be used.
     """
     names = tuple(str(adapter) for adapter in adapters)
-    return Model(load_model(model, device, dtype, names, options=InferenceOptions(compile, memory)))
+    options = InferenceOptions(compile, memory)
+    return Model(load_model(model, device, dtype, names, options=options, precision=precision))

@@ -19,6 +19,7 @@ from glmkit.generation.options import (
     add_parallel_option,
     add_shortcut_options,
 )
+from glmkit.records import EXACT
 
 if TYPE_CHECKING:
     import torch
@@ -68,7 +69,9 @@ def _add_speed_arguments(speed: argparse.ArgumentParser) -> None:
 
 
 def _add_price_arguments(price: argparse.ArgumentParser) -> None:
-    price.add_argument("--settings", nargs="+", metavar="KEY=VALUE,...", help="reuse, guided, steps, guidance")
+    price.add_argument(
+        "--settings", nargs="+", metavar="KEY=VALUE,...", help="reuse, guided, precision, steps, guidance"
+    )
     price.add_argument("--model", default="nano", help="nano, a model folder or a hub id (default %(default)s)")
     price.add_argument("--suite", default="text-render", help="whose metrics are compared (default %(default)s)")
     price.add_argument("--data", metavar="DIR", type=Path, help="prompt files of a public benchmark")
@@ -127,6 +130,9 @@ def run_speed(arguments: argparse.Namespace) -> int:
         raise UserError("--repeats must be at least 1", found=min(arguments.repeats, diffusers_repeats))
     if arguments.memory == "low" and arguments.against:
         raise UserError("diffusers' pipeline needs all components at once", found="--memory low", fix="--memory high")
+    if arguments.precision != EXACT["precision"] and arguments.against:
+        what = "diffusers' pipeline is measured on the same weights, which it needs as they are"
+        raise UserError(what, found=f"--precision {arguments.precision}", fix="leave out one of the two")
 
     import tempfile
 
@@ -174,16 +180,18 @@ def _measure_speed(arguments: argparse.Namespace, scratch: Path, diffusers_repea
 
 
 def _speed_model(arguments: argparse.Namespace, scratch: Path, components: Iterable[str]) -> HybridModel:
-    from glmkit.generation.loading import device_of_rank, load_model
+    from glmkit.generation.loading import device_of_rank, hold_components, load_model
     from glmkit.generation.random_model import PUBLISHED_SIZES, open_model
     from glmkit.models.devices import dtype_for
 
     device, options = device_of_rank(arguments.device), InferenceOptions.from_arguments(arguments)
     if arguments.model != PUBLISHED_SIZES:
-        return load_model(arguments.model, device, dtype_for(device), options=options, components=components)
+        model = (arguments.model, device, dtype_for(device), (), options)
+        return load_model(*model, components, arguments.precision)
     _check_published_sizes(device)
     hybrid = open_model(PUBLISHED_SIZES, device, dtype_for(device), scratch)
-    hybrid.low_memory = options.low_memory
+    hybrid.low_memory, hybrid.precision = options.low_memory, arguments.precision
+    hold_components(hybrid)
     hybrid.optimize_for_inference(options.compiles_on(device))
     return hybrid
 

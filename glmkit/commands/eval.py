@@ -119,6 +119,7 @@ def run(arguments: argparse.Namespace) -> int:
         guidance_scale=arguments.guidance,
         reuse=arguments.reuse,
         guided=arguments.guided,
+        precision=arguments.precision,
         ocr=arguments.ocr,
         judge=arguments.judge,
         answers=arguments.answers,

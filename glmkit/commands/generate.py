@@ -20,7 +20,7 @@ from glmkit.generation.options import (
     load_model_from,
     run_by_parallel,
 )
-from glmkit.records import EXACT
+from glmkit.records import EXACT_REQUEST
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -119,12 +119,12 @@ def generate_file(arguments: argparse.Namespace, prompt: str, condition_images: 
     with stage_bars() as bars:
         image = generate_one(hybrid, request, bars.update)
     # 3. Save the image, which carries its request.
-    save_png(arguments.out, image, image_text(request, hybrid.name, hybrid.adapters, weights))
+    save_png(arguments.out, image, image_text(request, hybrid.name, hybrid.adapters, weights, hybrid.precision))
     seconds = round(time.perf_counter() - started, 2)
     if not arguments.json:
         print(f"{arguments.out}: {request.width}x{request.height}, seed {request.seed}, {seconds} s")
         return
-    about = {"texts": texts, "model": hybrid.name, "adapters": hybrid.adapters}
+    about = {"texts": texts, "model": hybrid.name, "adapters": hybrid.adapters, "precision": hybrid.precision}
     result = {"file": str(arguments.out), **request.to_dict(), **about}
     del result["id"]
     print(json.dumps({**result, "seconds": seconds}, ensure_ascii=False))
@@ -133,13 +133,15 @@ def generate_file(arguments: argparse.Namespace, prompt: str, condition_images: 
 def _weights(arguments: argparse.Namespace, folder: Path) -> str:
     """Name the weights that the options choose, before they are read: what changes them later is not in the image."""
     from glmkit.generation.images import weights_digest
-    from glmkit.generation.loading import device_of_rank, dtype_named
+    from glmkit.generation.loading import device_of_rank, dtype_named, precision_of
     from glmkit.models.checkpoint.adapters import Adapter, check_adapter
+    from glmkit.models.hybrid import arithmetic
 
     adapters = arguments.adapter or ()
     for adapter in adapters:
         check_adapter(folder, Adapter.parse(adapter).folder)
-    return weights_digest(folder, adapters, str(dtype_named(arguments.dtype, device_of_rank(arguments.device))))
+    dtype = dtype_named(arguments.dtype, device_of_rank(arguments.device))
+    return weights_digest(folder, adapters, arithmetic(dtype, precision_of(folder, arguments.precision)))
 
 
 def _requests(arguments: argparse.Namespace, folder: Path) -> tuple[list[Request], dict[str, UserError]]:
@@ -150,7 +152,7 @@ def _requests(arguments: argparse.Namespace, folder: Path) -> tuple[list[Request
     if arguments.texts and arguments.prompts is not None:
         fix = '"texts": [...] beside each prompt of the file'
         raise UserError("--text is for one prompt", found=f"--prompts {arguments.prompts}", fix=fix)
-    options = {key: getattr(arguments, key) for key in ("size", "seed", "steps", "guidance", "texts", *EXACT)}
+    options = {key: getattr(arguments, key) for key in ("size", "seed", "steps", "guidance", "texts", *EXACT_REQUEST)}
     base = new_request(folder, "", arguments.prompt or "", **options)
     if not 1 <= arguments.count <= MAX_COUNT:
         raise UserError(f"--count must be 1 to {MAX_COUNT}", found=arguments.count, fix="--count 4")

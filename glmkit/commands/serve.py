@@ -7,7 +7,7 @@ import os
 from dataclasses import fields
 
 from glmkit.errors import UserError
-from glmkit.generation.options import InferenceOptions, add_inference_options
+from glmkit.generation.options import InferenceOptions, add_inference_options, add_precision_option
 from glmkit.serving.settings import ServerSettings
 
 HELP = "Serve a model behind OpenAI's images API, with a page to try it."
@@ -46,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default %(default)s)")
     parser.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16 (default %(default)s)")
     add_inference_options(parser)
+    add_precision_option(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -75,4 +76,4 @@ def run(arguments: argparse.Namespace) -> int:
     from glmkit.serving.server import serve
 
     options = InferenceOptions.from_arguments(arguments)
-    return serve(arguments.model, arguments.device, arguments.dtype, options, settings)
+    return serve(arguments.model, arguments.device, arguments.dtype, options, settings, arguments.precision)

@@ -65,7 +65,8 @@ def generate_images(
                     model, progress=bars.update, prior_tokens=None if options is None else options.prior_tokens
                 )
             components = components_for(requests)
-            hybrid = load_model(settings.model, device, settings.dtype, settings.adapters, options, components)
+            name, precision = settings.model, settings.precision
+            hybrid = load_model(name, device, settings.dtype, settings.adapters, options, components, precision)
             return HybridGenerator(hybrid, progress=bars.update)
 
         images = generate_many(

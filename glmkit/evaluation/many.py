@@ -10,11 +10,37 @@ from pathlib import Path
 from glmkit.evaluation import suites
 from glmkit.evaluation.evaluate import evaluate
 from glmkit.evaluation.plan import EvaluationPlan, GenerationSettings
+from glmkit.generation.loading import load_model
 from glmkit.generation.options import InferenceOptions
 from glmkit.models.hybrid import HybridModel
 from glmkit.records import Score, read_records
 
 PRIOR_TOKENS = "prior_tokens"  # a folder: evaluations of the same AR model, prompts and seeds share what is in it
+
+
+class ModelOfSettings:
+    """Loads the model of an evaluation; one with the same adapters and precision as the one before stays."""
+
+    def __init__(self, device: str, options: InferenceOptions) -> None:
+        self.device, self.options = device, options
+        self._loaded: HybridModel | None = None
+        self._settings: tuple[object, ...] = ()
+
+    def __call__(self, settings: GenerationSettings) -> HybridModel:
+        """Return the model; its components are read when they are needed, none where all images are there."""
+        asked = (settings.model, settings.dtype, settings.adapters, settings.precision)
+        if self._loaded is None or self._settings != asked:
+            self._loaded = None  # its memory is needed for the next one
+            self._loaded = load_model(
+                settings.model,
+                self.device,
+                settings.dtype,
+                settings.adapters,
+                self.options,
+                precision=settings.precision,
+            )
+            self._settings = asked
+        return self._loaded
 
 
 def check_all(plans: Mapping[str, EvaluationPlan]) -> None:

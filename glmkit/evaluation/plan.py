@@ -36,7 +36,7 @@ class GenerationSettings:
     `height` and `width` are pixels; with `prompt_sizes` a prompt that names its size gets an image of that size.
     `count` is the number of images per prompt: of the prompt's seed and those after it, or of `seeds`. `steps` and
     `guidance` are None, and `dtype` is empty, where a baseline has no such thing. `reuse`, `guided` and `sampling` are
-    values of a `Request`; what `sampling` leaves out, it has.
+    values of a `Request`; what `sampling` leaves out, it has. `precision` is one of `PRECISIONS`.
     """
 
     model: str
@@ -50,6 +50,7 @@ class GenerationSettings:
     prompt_sizes: bool = True
     reuse: int = Request.reuse
     guided: float = Request.guided
+    precision: str = EXACT["precision"]
     sampling: Mapping[str, Any] = field(default_factory=dict, hash=False)
     seeds: tuple[int, ...] = ()
 
@@ -68,11 +69,13 @@ class GenerationSettings:
         guidance: float | None = None,
         reuse: int = Request.reuse,
         guided: float = Request.guided,
+        precision: str = EXACT["precision"],
     ) -> GenerationSettings:
         """Take the model's own size, steps and guidance where None is given, and the dtype that `device` calculates in.
 
-        `model` is the name of a model of ours or of a baseline, or a model that is loaded already: its adapters and
-        dtype count then. `baseline` is what `baselines.find` gives for the name. `size` is WIDTHxHEIGHT in pixels.
+        `model` is the name of a model of ours or of a baseline, or a model that is loaded already: its adapters, dtype
+        and precision count then. `baseline` is what `baselines.find` gives for the name. `size` is WIDTHxHEIGHT in
+        pixels.
         """
         name = model if isinstance(model, str) else model.name
         if baseline is None and isinstance(model, str):
@@ -91,6 +94,7 @@ class GenerationSettings:
             prompt_sizes=size is None and baseline is None,  # prompts name sizes that our models know
             reuse=reuse,
             guided=guided,
+            precision=_precision(model, precision) if baseline is None else precision,
             sampling=defaults.sampling,
             seeds=tuple(seeds),
         )
@@ -150,6 +154,16 @@ def _dtype(model: str | HybridModel, device: str) -> str:
 
     dtype = dtype_for(torch.device(device)) if isinstance(model, str) else model.dtype
     return str(dtype).removeprefix("torch.")
+
+
+def _precision(model: str | HybridModel, precision: str) -> str:
+    """Return the precision in which a model of ours is used."""
+    if not isinstance(model, str):
+        return model.precision
+    from glmkit.generation.loading import precision_of
+    from glmkit.models import checkpoint
+
+    return precision_of(checkpoint.resolve(model), precision)
 
 
 @dataclass(frozen=True)

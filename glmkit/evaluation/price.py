@@ -1,4 +1,4 @@
-"""What quicker settings of denoising cost in words, and what they save: the same prompts and seeds with each of them.
+"""What quicker settings cost in words, and what they save: the same prompts and seeds with each of them.
 
 A setting is written `reuse=2`, or `reuse=2,guided=0.5`; what it does not name is as in exact generation. Fewer `steps`
 and less `guidance` are settings, too: what a shortcut must beat. Each is an evaluation in a folder of its own, whose
@@ -8,7 +8,7 @@ scores are paired with those of exact images prompt by prompt, and seconds are m
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,28 @@ from glmkit.evaluation.plan import EvaluationPlan, GenerationSettings
 from glmkit.generation.benchmark import PROMPT, decoder_passes, measure_latency
 from glmkit.models.hardware import peak_memory_gib, reset_peak_memory
 from glmkit.models.hybrid import HybridModel
-from glmkit.records import Prompt, Score
+from glmkit.records import PRECISIONS, Prompt, Score
 
 EXACT_SETTING = "exact"
-KEYS = {"reuse": int, "guided": float, "steps": int, "guidance": float}
-SETTINGS = ("reuse=2", "reuse=3", "guided=0.5", "reuse=2,guided=0.5", "steps=15", "guidance=1")
+
+
+def _precision(text: str) -> str:
+    if text not in PRECISIONS:
+        raise unknown("precision", text, PRECISIONS)
+    return text
+
+
+KEYS: Mapping[str, Callable[[str], Any]] = {
+    "reuse": int,
+    "guided": float,
+    "precision": _precision,
+    "steps": int,
+    "guidance": float,
+}
+SETTINGS = (
+    *("reuse=2", "reuse=3", "guided=0.5", "reuse=2,guided=0.5", "precision=8bit", "precision=4bit"),
+    *("reuse=2,guided=0.5,precision=8bit", "steps=15", "guidance=1"),
+)
 
 
 @dataclass(frozen=True)
@@ -63,13 +80,20 @@ def parse_settings(texts: Sequence[str], exact: GenerationSettings) -> dict[str,
         changed = replace(exact, **changes)
         if equal := next((name for name, other in settings.items() if other == changed), None):
             raise UserError(f"the setting {text} is {equal} again", found=text, fix="each setting once")
-        settings[",".join(f"{key}={changes[key]:g}" for key in KEYS if key in changes)] = changed
+        settings[",".join(f"{key}={_written(changes[key])}" for key in KEYS if key in changes)] = changed
     return settings
 
 
-def measure_price(plan: PricePlan, folder: Path, hybrid: HybridModel, repeats: int) -> dict[str, Any]:
+def _written(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:g}"
+
+
+def measure_price(
+    plan: PricePlan, folder: Path, load: Callable[[GenerationSettings], HybridModel], repeats: int
+) -> dict[str, Any]:
     """Evaluate every setting in `folder`, or what is missing there, and measure its seconds `repeats` times.
 
+    `load` gives the model of a setting; one of another precision may leave the memory for it.
     Returns n_prompts, the words expected in the exact images, and of each setting its seconds, peak memory, scores, and
     differences from exact with 95 % intervals, all together and by split.
     """
@@ -77,14 +101,14 @@ def measure_price(plan: PricePlan, folder: Path, hybrid: HybridModel, repeats: i
     # 1. Evaluate each on each split; what is there stays.
     runs = {_run(*key): one for key, one in plans.items()}
     check_all(runs)
-    every = evaluate_all(runs, folder, lambda _: hybrid)
+    every = evaluate_all(runs, folder, load)
     scores: dict[str, dict[str, list[Score]]] = {name: {} for name in plan.settings}
     for name, split in plans:
         for score in every[_run(name, split)]:
             scores[name].setdefault(score.split, []).append(score)
-    # 2. Measure one image of each in turns, so that whatever else the machine does meets all.
+    # 2. Measure one image of each in turns, so that whatever else the machine does meets all of one precision.
     first, *_ = suites.prompts(suite, plan.splits[0], plan.base.limit, plan.base.data)
-    latency = _latencies(plan, first, hybrid, repeats)
+    latency = _latencies(plan, first, load, repeats)
     # 3. Pair each with exact.
     exact = _all(scores[EXACT_SETTING])
     metrics = [metric for metric in suite.metrics if stats.estimate(exact, metric).value is not None]
@@ -124,17 +148,21 @@ def _scores(exact: Sequence[Score], scores: Sequence[Score], metrics: Sequence[s
     }
 
 
-def _latencies(plan: PricePlan, prompt: Prompt, hybrid: HybridModel, repeats: int) -> dict[str, dict[str, Any]]:
+def _latencies(
+    plan: PricePlan, prompt: Prompt, load: Callable[[GenerationSettings], HybridModel], repeats: int
+) -> dict[str, dict[str, Any]]:
     """Return the median seconds of one image of each setting, its denoising, passes and peak memory (of a GPU only)."""
     timed = Prompt("price", PROMPT, size=prompt.size)
     requests = {name: settings.request(timed, 0) for name, settings in plan.settings.items()}
-    measure_latency(hybrid, requests[EXACT_SETTING])  # which compiles
     seconds: dict[str, list[dict[str, float]]] = {name: [] for name in requests}
-    peaks = dict.fromkeys(requests, 0.0)
-    for _ in range(repeats):
-        for name, request in requests.items():
+    peaks: dict[str, float] = dict.fromkeys(requests, 0.0)
+    for precision in dict.fromkeys(settings.precision for settings in plan.settings.values()):
+        names = [name for name, settings in plan.settings.items() if settings.precision == precision]
+        hybrid = load(plan.settings[names[0]])
+        measure_latency(hybrid, requests[names[0]])  # which compiles
+        for name in names * repeats:
             reset_peak_memory(hybrid.device)
-            seconds[name].append(measure_latency(hybrid, request))
+            seconds[name].append(measure_latency(hybrid, requests[name]))
             peaks[name] = max(peaks[name], peak_memory_gib(hybrid.device))
     on_gpu = hybrid.device.type == "cuda"
     return {

@@ -16,15 +16,13 @@ from typing import Any
 
 from glmkit.errors import UserError
 from glmkit.evaluation import suites
-from glmkit.evaluation.many import check_all, evaluate_all
+from glmkit.evaluation.many import ModelOfSettings, check_all, evaluate_all
 from glmkit.evaluation.plan import EvaluationPlan, GenerationSettings
 from glmkit.files import write_json
 from glmkit.generation.benchmark import decoder_passes, measure_latency
-from glmkit.generation.loading import load_model
 from glmkit.generation.options import InferenceOptions
 from glmkit.models.checkpoint.adapter_files import ADAPTABLE, read
 from glmkit.models.checkpoint.adapters import Adapter, check_weight
-from glmkit.models.hybrid import HybridModel
 from glmkit.records import SWEEP, Combination
 from glmkit.runs import open_run, read_result
 
@@ -152,21 +150,6 @@ class SweepPlan:
         return len(suites.prompts(suite, self.base.split, self.base.limit, self.base.data)) * self.base.generation.count
 
 
-class ModelOfAdapters:
-    """Loads a model with the adapters of an evaluation; one with the same adapters as the one before stays."""
-
-    def __init__(self, device: str, options: InferenceOptions) -> None:
-        self.device, self.options = device, options
-        self._loaded: HybridModel | None = None
-
-    def __call__(self, settings: GenerationSettings) -> HybridModel:
-        """Return the model; its components are read when they are needed, none where all images are there."""
-        if self._loaded is None or self._loaded.adapters != settings.adapters:
-            self._loaded = None  # its memory is needed for the next one
-            self._loaded = load_model(settings.model, self.device, settings.dtype, settings.adapters, self.options)
-        return self._loaded
-
-
 def run_sweep(plan: SweepPlan, folder: Path, device: str, options: InferenceOptions) -> None:
     """Evaluate every combination in `folder`, or what is missing there, and list them in sweep.json.
 
@@ -180,7 +163,7 @@ def run_sweep(plan: SweepPlan, folder: Path, device: str, options: InferenceOpti
             check_weight(component, adapter.weight)
     settings = {name: value for name, value in plan.base.settings().items() if name not in VARIED}
     open_run(folder, "sweep", settings, device)
-    evaluate_all(plans, folder, ModelOfAdapters(device, options), options)
+    evaluate_all(plans, folder, ModelOfSettings(device, options), options)
     write_json(folder / SWEEP, [one.to_dict() for one in plan.combinations])
 
 
@@ -195,7 +178,7 @@ def estimate_seconds(plan: SweepPlan, device: str, options: InferenceOptions) ->
     first, *_ = plan.plans().values()
     assert first.generation is not None
     prompt, *_ = suites.prompts(suites.load(first.suite), first.split, first.limit, first.data)
-    hybrid = ModelOfAdapters(device, options)(first.generation)
+    hybrid = ModelOfSettings(device, options)(first.generation)
     request = first.generation.request(prompt, 0)
     measure_latency(hybrid, request)  # which compiles
     seconds = measure_latency(hybrid, request)

@@ -38,6 +38,7 @@ from glmkit.models.hardware import (
     reset_peak_memory,
 )
 from glmkit.models.hybrid import HybridModel
+from glmkit.models.quantized import PackedLinear
 from glmkit.records import Request
 
 STAGES = ("prior_tokens", "denoising", "vae")
@@ -100,6 +101,7 @@ def lower_bounds(hybrid: HybridModel, request: Request, rates: DeviceRates) -> d
     tokens = sum(rows * columns for rows, columns in (shape.preview, shape.large))
     embeddings = model.language_model.embed_tokens.weight.nbytes  # of which one step reads one row
     weight_bytes = sum(parameter.nbytes for parameter in model.parameters()) - embeddings
+    weight_bytes += sum(layer.matrix.nbytes for layer in model.modules() if isinstance(layer, PackedLinear))
     pass_flops = decoder_flops(hybrid, flow_matching.sequence_length(request.height, request.width))
     return {
         "prior_tokens": tokens * weight_bytes / rates.bytes,
@@ -185,6 +187,7 @@ def compare(hybrid: HybridModel, request: Request, repeats: int, diffusers_repea
         "guidance": request.guidance,
         "reuse": request.reuse,
         "guided": request.guided,
+        "precision": hybrid.precision,
         "condition_images": len(request.condition_images),
         "glmkit": medians["glmkit"],
         "diffusers": medians.get("diffusers"),

@@ -37,7 +37,7 @@ class _Buffers:
     def __init__(
         self, model: AutoregressiveModel, backend: DecodeBackend, batch: int, max_length: int, max_tokens: int
     ) -> None:
-        weight, config = model.lm_head.weight, model.config
+        weight, config = model.language_model.norm.weight, model.config
         device, self.backend = weight.device, backend
         self.cache = KVCache.allocate(config, batch, max_length, device, weight.dtype)
         self.cos_NB = torch.zeros(max_tokens, batch, 1, 1, config.rotary_dim, device=device)
@@ -85,7 +85,7 @@ class PriorTokenDecoder:
 
     def __init__(self, model: AutoregressiveModel, compiled: bool = False, recorded: bool | None = None) -> None:
         self.model, self.compiled = model, compiled
-        self.recorded = model.lm_head.weight.is_cuda if recorded is None else recorded
+        self.recorded = model.language_model.norm.weight.is_cuda if recorded is None else recorded
         self._buffers: dict[tuple[int, int, int], _Buffers] = {}
 
     @torch.inference_mode()
@@ -109,7 +109,7 @@ class PriorTokenDecoder:
         longest = max(prompt_lengths)
         image_3BN = torch.stack([decode_positions(next_position(one), grids_in_order) for one in positions], dim=1)
         # Graphs and kernels go to the current device.
-        with torch.cuda.device_of(self.model.lm_head.weight):
+        with torch.cuda.device_of(self.model.language_model.norm.weight):
             # 1. Place the batch into buffers that stay where they are.
             buffers = self._buffers_for(batch, longest + tokens, tokens)
             buffers.start(rotary_cos_sin(image_3BN, self.model.config), prompt_lengths, uniforms_BN)

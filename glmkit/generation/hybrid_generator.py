@@ -53,7 +53,7 @@ class HybridGenerator:
         prior_tokens: Path | None = None,
     ) -> None:
         self.hybrid, self.batch_size, self.progress, self.prior_tokens = hybrid, batch_size, progress, prior_tokens
-        self.weights = weights_digest(hybrid.folder, hybrid.adapters, str(hybrid.dtype))
+        self.weights = weights_digest(hybrid.folder, hybrid.adapters, hybrid.arithmetic)
 
     def note(self) -> str:
         """Return nothing: there is no cost to tell."""
@@ -63,7 +63,7 @@ class HybridGenerator:
         self, requests: Sequence[Request], is_missing: IsMissing, report: Report, work: Path, group: ProcessGroup
     ) -> None:
         """Generate what is missing, batch by batch; see `ImageGenerator`."""
-        behind = weights_behind(self.hybrid.folder, self.hybrid.adapters, str(self.hybrid.dtype))
+        behind = weights_behind(self.hybrid.folder, self.hybrid.adapters, self.hybrid.arithmetic)
         files = PriorTokenFiles(self.prior_tokens or work, behind)
         failed: set[str] = set()
         size = min(self.batch_size, -(-len(requests) // group.world_size))
@@ -104,7 +104,8 @@ class HybridGenerator:
         request = tried.request
         if tried.value is None:
             return Result(request, tried.seconds, error=tried.error)
-        text = image_text(request, self.hybrid.name, self.hybrid.adapters, self.weights)
+        hybrid = self.hybrid
+        text = image_text(request, hybrid.name, hybrid.adapters, self.weights, hybrid.precision)
         return Result(request, files.seconds(request) + tried.seconds, tried.value, text)
 
 

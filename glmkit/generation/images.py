@@ -14,19 +14,22 @@ from glmkit.errors import UserError
 from glmkit.files import atomic_path, check_regular, shareable_path
 from glmkit.hashing import fingerprint, json_sha256
 from glmkit.inputs.images import MAX_BYTES, opened_image
-from glmkit.records import EXACT, Request, shortcuts
+from glmkit.records import EXACT, EXACT_REQUEST, Request, shortcuts
 
-# Keys of an image's text that say where something was; its content is in the key "weights".
-PLACES = ("version", "model", "adapters", "condition_images")
+# Keys of an image's text that say where something was, or how it is held; its content is in the key "weights".
+PLACES = ("version", "model", "adapters", "condition_images", "precision")
 REWRITTEN_FROM = "rewritten_from"  # key of the prompt before it was rewritten, where it was
 
 
-def weights_digest(folder: Path, adapters: Sequence[str] = (), dtype: str = "") -> str:
-    """Name the weights of a model folder with adapters (`DIR` or `DIR:WEIGHT`) by their content and their type."""
+def weights_digest(folder: Path, adapters: Sequence[str] = (), arithmetic: str = "") -> str:
+    """Name the weights of a model folder with adapters (`DIR` or `DIR:WEIGHT`) by their content and `arithmetic`.
+
+    The last is that of `HybridModel`: type and precision.
+    """
     from glmkit.models.checkpoint.adapters import Adapter
 
     parsed = map(Adapter.parse, adapters)
-    content = [dtype, fingerprint(folder), *((fingerprint(adapter.folder), adapter.weight) for adapter in parsed)]
+    content = [arithmetic, fingerprint(folder), *((fingerprint(adapter.folder), adapter.weight) for adapter in parsed)]
     return json_sha256(content)[:16]
 
 
@@ -38,10 +41,16 @@ def condition_image_digests(request: Request) -> list[str]:
     return [fingerprint(path) for path in paths]
 
 
-def image_text(request: Request, model: str, adapters: Sequence[str] = (), weights: str = "") -> dict[str, str]:
+def image_text(
+    request: Request,
+    model: str,
+    adapters: Sequence[str] = (),
+    weights: str = "",
+    precision: str = EXACT["precision"],
+) -> dict[str, str]:
     """Return the text that an image carries: what is needed to generate it again.
 
-    `weights` is the `weights_digest` of the model, empty for one that has no folder.
+    `weights` is the `weights_digest` of the model, empty for one that has no folder, `precision` how it holds them.
     """
     text = {
         "prompt": request.prompt,
@@ -53,7 +62,7 @@ def image_text(request: Request, model: str, adapters: Sequence[str] = (), weigh
         "model": shareable_path(model),
         "version": f"glmkit {glmkit.__version__}",
     }
-    text |= {name: str(value) for name, value in shortcuts(request.to_dict()).items()}
+    text |= {name: str(value) for name, value in shortcuts({**request.to_dict(), "precision": precision}).items()}
     if request.condition_images:
         text["condition_images"] = "\n".join(map(shareable_path, request.condition_images))
     if request.texts is not None:
@@ -96,7 +105,7 @@ def is_image_of(path: str | Path, request: Request, weights: str) -> bool:
     except UserError:
         return False
     expected = image_text(request, "", (), weights)
-    return all(text.get(key) == expected.get(key) for key in {*expected, "texts", *EXACT}.difference(PLACES))
+    return all(text.get(key) == expected.get(key) for key in {*expected, "texts", *EXACT_REQUEST}.difference(PLACES))
 
 
 def image_shortcuts(path: Path) -> dict[str, str]:

@@ -22,8 +22,9 @@ from glmkit.records import Request
 FIELDS = ("prompt", "seed", "height", "width", "condition_images", "temperature", "top_p", "top_k")
 
 
-def weights_behind(folder: Path, adapters: Sequence[str] = (), dtype: str = "") -> str:
-    """Name what prior tokens depend on besides their request: a model folder, its type, and adapters of its AR model.
+def weights_behind(folder: Path, adapters: Sequence[str] = (), arithmetic: str = "") -> str:
+    """Name what prior tokens depend on besides their request: a model folder, `HybridModel.arithmetic`, and adapters
+    of its AR model.
 
     Adapters are `DIR` or `DIR:WEIGHT`; what they change in other components does not count.
     """
@@ -33,7 +34,7 @@ def weights_behind(folder: Path, adapters: Sequence[str] = (), dtype: str = "") 
         for part, weight in parts
         if part is not None
     ]
-    return json_sha256([dtype, fingerprint(folder), *changes])[:16]
+    return json_sha256([arithmetic, fingerprint(folder), *changes])[:16]
 
 
 class PriorTokenFiles:

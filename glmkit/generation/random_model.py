@@ -46,13 +46,16 @@ class RandomModel(HybridModel):
         config, tokenizer = checkpoint.config(self.folder, component), self.folder / "tokenizer"
         with torch.device("meta"):
             module = checkpoint.build_component(component, config, tokenizer)
-        module = module.to(self.dtype).to_empty(device=self.device)
-        module = checkpoint.rebuild_derived(component, module).to(self.device)
+        device = torch.device("cpu") if self.is_packed(component) else self.device  # until it is packed
+        module = module.to(self.dtype).to_empty(device=device)
+        module = checkpoint.rebuild_derived(component, module).to(device)
         generator = torch.Generator(self.device).manual_seed(0)
         with torch.no_grad():
             for name, parameter in module.named_parameters():
                 if parameter.ndim > 1:
-                    parameter.normal_(0, STD, generator=generator)
+                    parameter.copy_(
+                        torch.empty_like(parameter, device=self.device).normal_(0, STD, generator=generator)
+                    )
                 else:
                     parameter.fill_(1.0 if name.endswith("weight") else 0.0)
         return module.eval()

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-Fused = tuple[Tensor, Tensor | None]
+from glmkit.models.quantized import PackedLinear, PackedMatrix, join
+
+Fused = tuple[Tensor, Tensor | None] | PackedMatrix
 
 
-def fuse(linears: Sequence[nn.Linear]) -> Fused:
-    """Return one weight and one bias for all of `linears`, whose own become views of them: no weight is held twice.
+def fuse(layers: Sequence[nn.Module]) -> Fused:
+    """Return one weight and one bias for all of `layers`, whose own become views of them: no weight is held twice.
 
-    For weights that no longer change or move: a layer that gets another tensor afterwards is not seen.
+    Packed layers give one packed matrix. For weights that no longer change or move: a layer that gets another tensor
+    afterwards is not seen.
     """
+    packed = [layer for layer in layers if isinstance(layer, PackedLinear)]
+    if len(packed) == len(layers):
+        return join(packed)
+    linears = [cast(nn.Linear, layer) for layer in layers]
     weight = torch.cat([linear.weight.data for linear in linears])
     sizes = [linear.out_features for linear in linears]
     for linear, view in zip(linears, weight.split(sizes), strict=True):
@@ -26,3 +35,8 @@ def fuse(linears: Sequence[nn.Linear]) -> Fused:
     for linear, view in zip(linears, bias.split(sizes), strict=True):
         linear.bias.data = view
     return weight, bias
+
+
+def project(x: Tensor, fused: Fused) -> Tensor:
+    """Return x Wᵀ + bias by what `fuse` gave."""
+    return fused.product(x) if isinstance(fused, PackedMatrix) else F.linear(x, *fused)

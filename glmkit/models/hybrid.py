@@ -13,6 +13,8 @@ import torch
 
 from glmkit.models import checkpoint
 from glmkit.models.checkpoint.configs import described_by, read_config
+from glmkit.models.quantized import FORMATS
+from glmkit.records import EXACT
 
 if TYPE_CHECKING:
     from glmkit.models.autoregressive.model import AutoregressiveModel
@@ -57,6 +59,11 @@ class ConditionImageSettings:
         return cls(smallest, largest, tuple(mean), tuple(std))
 
 
+def arithmetic(dtype: torch.dtype, precision: str) -> str:
+    """Return `HybridModel.arithmetic` of a model that is not loaded."""
+    return str(dtype) if precision == EXACT["precision"] else f"{dtype} {precision}"
+
+
 class HybridModel:
     """The components of a model folder on one device in one dtype, in eval mode and without gradients.
 
@@ -72,6 +79,7 @@ class HybridModel:
     - `guidance_partner`: another process that computes the unconditional half of guidance
       (`glmkit.generation.parallel_guidance`); None: this one computes both.
     - `on_load(component, module)` gives the module to use for one that was just loaded, such as one with adapters.
+    - `precision`, one of `PRECISIONS`, is that in which `on_load` gives the components.
     """
 
     def __init__(
@@ -80,8 +88,9 @@ class HybridModel:
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
         name: str | None = None,
+        precision: str = EXACT["precision"],
     ) -> None:
-        self.folder, self.device, self.dtype = folder, torch.device(device), dtype
+        self.folder, self.device, self.dtype, self.precision = folder, torch.device(device), dtype, precision
         self.name = name or folder.name
         self.adapters: tuple[str, ...] = ()
         self.optimized = self.compiled = self.low_memory = False
@@ -107,6 +116,11 @@ class HybridModel:
         for component in components:
             getattr(hybrid, component)
         return hybrid
+
+    @property
+    def arithmetic(self) -> str:
+        """Name the type and the precision of the weights, for what depends on their values."""
+        return arithmetic(self.dtype, self.precision)
 
     def optimize_for_inference(self, compiled: bool = False) -> None:
         """Make the components fast, after the last change of a weight.
@@ -150,7 +164,14 @@ class HybridModel:
         return module
 
     def _load(self, component: str) -> torch.nn.Module:
-        return checkpoint.load_component(self.folder, component, self.device, self.dtype)
+        if not self.is_packed(component):
+            return checkpoint.load_component(self.folder, component, self.device, self.dtype)
+        # On the CPU first: the device may have room for the packed matrices only.
+        return checkpoint.load_component(self.folder, component, "cpu", self.dtype, packed=self.device)
+
+    def is_packed(self, component: str) -> bool:
+        """Tell whether the matrices of a component are in fewer bits, which `on_load` sees to."""
+        return component in FORMATS.get(self.precision, {})
 
     @cached_property
     def autoregressive(self) -> AutoregressiveModel:

@@ -11,10 +11,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from glmkit.errors import UserError
 from glmkit.generation.images import weights_digest
 from glmkit.models.checkpoint.adapter_files import read
 from glmkit.models.checkpoint.adapters import Adapter, check_adapter, merge_adapter
 from glmkit.models.hybrid import HybridModel
+from glmkit.records import EXACT
 from glmkit.serving.fields import Adapters
 
 LORA = ".lora_"
@@ -29,6 +31,9 @@ class AdapterSwitch:
         self._clean: dict[str, dict[str, Tensor]] = {}
         self._digests: dict[Adapters, str] = {}
         self._active: Adapters = ()
+        if named and hybrid.precision != EXACT["precision"]:
+            what, fix = "a server changes adapters in exact weights only", "glmkit merge, and --model with the result"
+            raise UserError(what, found=f"precision {hybrid.precision}, adapter {next(iter(named))}", fix=fix)
         for adapter in self.named.values():
             check_adapter(hybrid.folder, adapter.folder)
         for component in sorted({name for adapter in self.named.values() for name in read(adapter.folder)}):
@@ -38,7 +43,7 @@ class AdapterSwitch:
         """Name the weights with these adapters, as an image's text does."""
         if adapters not in self._digests:
             texts = [f"{one.folder}:{one.weight}" for one in self._weighted(adapters)]
-            self._digests[adapters] = weights_digest(self.hybrid.folder, texts, str(self.hybrid.dtype))
+            self._digests[adapters] = weights_digest(self.hybrid.folder, texts, self.hybrid.arithmetic)
         return self._digests[adapters]
 
     def use(self, adapters: Adapters) -> None:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError
 from glmkit.errors import UserError
 from glmkit.generation.requests import check_request, new_request
 from glmkit.inputs.images import read_image
-from glmkit.records import EXACT, Request
+from glmkit.records import EXACT_REQUEST, Request
 from glmkit.serving.settings import MODEL, ApiError, ServerSettings
 
 FORMATS = {"png": "PNG", "webp": "WEBP", "jpeg": "JPEG"}
@@ -67,8 +67,8 @@ class Fields(BaseModel):
     guidance_scale: float | None = Field(default=None, ge=0, le=100)
     texts: list[str] | None = Field(default=None, max_length=MAX_TEXTS)
     lora: str | list[Lora] | None = None
-    reuse: int = EXACT["reuse"]  # type: ignore[assignment]
-    guided: float = EXACT["guided"]
+    reuse: int = EXACT_REQUEST["reuse"]
+    guided: float = EXACT_REQUEST["guided"]
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def parse(
     fields = _validated(values)
     _check_limits(fields, settings)
     shortcuts = QUALITIES.get(fields.quality, {}) | {
-        name: getattr(fields, name) for name, exact in EXACT.items() if getattr(fields, name) != exact
+        name: getattr(fields, name) for name, exact in EXACT_REQUEST.items() if getattr(fields, name) != exact
     }
     if shortcuts and not settings.shortcuts:
         at = next((name for name in shortcuts if name in values), "quality")

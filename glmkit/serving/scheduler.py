@@ -214,7 +214,8 @@ class Scheduler:
             spent = time.perf_counter() - started
             self.seconds["images"] += spent
             self._image_seconds += SMOOTHING * (seconds + spent - self._image_seconds)
-            text = image_text(job.request, MODEL, [name for name, _ in job.adapters], self.switch.digest(job.adapters))
+            names, weights = [name for name, _ in job.adapters], self.switch.digest(job.adapters)
+            text = image_text(job.request, MODEL, names, weights, self.hybrid.precision)
             self.counts["finished"] += 1
             self._end(job, Finished(image, text, seconds + spent))
         for job in wanted:  # those that a dropped batch did not come to

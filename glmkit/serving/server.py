@@ -37,12 +37,14 @@ class Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
-def serve(model: str, device: str, dtype: str, options: InferenceOptions, settings: ServerSettings) -> int:
+def serve(
+    model: str, device: str, dtype: str, options: InferenceOptions, settings: ServerSettings, precision: str
+) -> int:
     """Serve a model; returns when a signal has ended it. UserError when it cannot start."""
     # 1. Take the port first, since loading takes long.
     listening = _listen(settings)
     # 2. Load the model, with all components: an edit may come at any time.
-    hybrid = load_model(model, device, dtype, (), options, tuple(checkpoint.COMPONENTS))
+    hybrid = load_model(model, device, dtype, (), options, tuple(checkpoint.COMPONENTS), precision)
     scheduler = Scheduler(hybrid, AdapterSwitch(hybrid, settings.adapters), settings)
     # 3. Serve.
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)

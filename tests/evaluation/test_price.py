@@ -35,12 +35,12 @@ def words(run: Path) -> float:
 def test_every_setting_is_paired_with_exact(
     tiny_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    argv = command(tiny_copy, tmp_path, "reuse=2, guided=0.5", "steps=3")
+    argv = command(tiny_copy, tmp_path, "reuse=2, guided=0.5", "steps=3,precision=8bit")
     assert main(argv) == 0
     result = read_json(tmp_path / "price.json")
     assert capsys.readouterr().out.strip() == price_table(result)
     rows = {row["setting"]: row for row in result["settings"]}
-    assert list(rows) == ["exact", "reuse=2,guided=0.5", "steps=3"]
+    assert list(rows) == ["exact", "reuse=2,guided=0.5", "precision=8bit,steps=3"]
     assert [row["passes"] for row in rows.values()] == [12, 8, 6]
     assert (result["n_prompts"], result["words"], result["count"]) == (2, 2 * (2 + 1), 2)
     runs = tmp_path / "runs" / "all"
@@ -52,8 +52,9 @@ def test_every_setting_is_paired_with_exact(
         assert row["seconds"]["denoising"] > 0
     figure = (tmp_path / "price.svg").read_text()
     assert all(name in figure for name in rows)
-    # The prior tokens are those of all settings, and a second call generates and reads nothing.
-    assert len(list((tmp_path / "runs" / "prior_tokens").iterdir())) == 4
+    assert [row["precision"] for row in rows.values()] == ["exact", "exact", "8bit"]
+    # Settings share the prior tokens of their precision, and a second call generates and reads nothing.
+    assert len(list((tmp_path / "runs" / "prior_tokens").iterdir())) == 2 * 4
     files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.png")}
     assert len(files) == 3 * 4
     assert main(argv) == 0
@@ -66,6 +67,7 @@ def test_every_setting_is_paired_with_exact(
         (["reus=2"], "did you mean 'reuse'"),
         (["reuse"], "reuse takes a number"),
         (["reuse=two"], "reuse takes a number"),
+        (["precision=8bits"], "did you mean '8bit'"),
         (["steps=4", "reuse=5"], "reuse must be 2 or 3"),
         (["steps=4,reuse=2"], "so few steps leave nothing to a reuse of 2"),
         (["steps=6"], "is exact again"),

@@ -44,7 +44,7 @@ def choose_backend(model: AutoregressiveModel, batch: int, *, optimized: bool) -
     """Return the fastest way for this model, its device and so many sequences; `eager` unless `optimized`."""
     if not optimized:
         return eager
-    if suits_kernels(model.lm_head.weight):
+    if suits_kernels(model.language_model.norm.weight):
         from glmkit.models.autoregressive import gpu  # which Triton's absence would not let in
 
         if batch <= gpu.MAX_BATCH and gpu.supports(model):

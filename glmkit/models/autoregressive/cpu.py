@@ -30,7 +30,7 @@ def supports(model: AutoregressiveModel) -> bool:
     for layer in layers:
         linears += [layer.self_attn.o_proj, layer.mlp.gate_up_proj, layer.mlp.down_proj]
     return (
-        model.lm_head.weight.device.type == "cpu"
+        model.language_model.norm.weight.device.type == "cpu"
         and len(layers) <= MAX_LAYERS
         and all(layer.self_attn.fused is not None for layer in layers)
         and all(type(linear) is nn.Linear for linear in linears)
@@ -65,7 +65,7 @@ def _step(
     for index, module in enumerate(model.language_model.layers):
         layer = cast(CausalLayer, module)
         attention, mlp = layer.self_attn, layer.mlp
-        assert attention.fused is not None
+        assert isinstance(attention.fused, tuple)
         qkv = _linear(layer.input_layernorm(x_B1D), *attention.fused)
         query, key, value = attention.split_heads(qkv, cos_sin)
         new_kv.append(torch.stack((key, value)))

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glmkit.models.autoregressive.config import AutoregressiveConfig
-from glmkit.models.fused_linear import Fused, fuse
+from glmkit.models.fused_linear import Fused, fuse, project
 from glmkit.models.gradient_checkpointing import checkpointed
 
 # On a GPU the keys of a decoding step are cut into splits of this length, while sequences x key heads are few.
@@ -117,7 +117,7 @@ class CausalAttention(nn.Module):
         if self.fused is None:
             qkv = torch.cat((self.q_proj(x_BTD), self.k_proj(x_BTD), self.v_proj(x_BTD)), dim=-1)
         else:
-            qkv = F.linear(x_BTD, *self.fused)
+            qkv = project(x_BTD, self.fused)
         return self.split_heads(qkv, cos_sin)
 
     def split_heads(self, qkv: Tensor, cos_sin: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:

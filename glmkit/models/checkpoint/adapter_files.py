@@ -86,6 +86,14 @@ class ComponentAdapter:
         return [name[len(PEFT_PREFIX) : -len(ending)] for name in self.tensors if name.endswith(ending)]
 
 
+def alphas_of(adapter: ComponentAdapter, settings: Mapping[str, Any]) -> dict[str, float]:
+    """Return the alpha of every layer of an adapter with these settings, as PEFT finds it."""
+    from peft.utils.other import get_pattern_key
+
+    pattern = settings.get("alpha_pattern", {})
+    return {layer: pattern.get(get_pattern_key(pattern, layer), settings["lora_alpha"]) for layer in adapter.layers}
+
+
 def read(path: Path) -> dict[str, ComponentAdapter]:
     """Read the adapters in a folder or file, one per component; UserError when something in it is not understood."""
     if path.is_file():

@@ -14,6 +14,7 @@ import math
 import re
 import sys
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -26,8 +27,10 @@ from glmkit.errors import UserError
 from glmkit.files import write_json
 from glmkit.models import checkpoint
 from glmkit.models.checkpoint import weights
-from glmkit.models.checkpoint.adapter_files import CARD, WEIGHTS, ComponentAdapter, read
+from glmkit.models.checkpoint.adapter_files import CARD, PEFT_PREFIX, WEIGHTS, ComponentAdapter, alphas_of, read
 from glmkit.models.checkpoint.identity import fingerprint
+from glmkit.models.checkpoint.torchao import quantized_from
+from glmkit.models.quantized import LowRank, matrix_names, quantize
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ def check_adapter(model: Path, folder: Path) -> None:
     for component, adapter in read(folder).items():
         if "base_weights" not in adapter.base:
             _say(f"note: {adapter.file} does not say which model it was trained on; its layers fit {model}")
-        elif adapter.base["base_weights"] != fingerprint(model, component):
+        elif adapter.base["base_weights"] not in (quantized_from(model, component), fingerprint(model, component)):
             raise UserError(
                 f"{adapter.file.parent} is an adapter of another model",
                 found=f"its base was {adapter.base.get('base')!r}; this is {model} with another {component}",
@@ -170,3 +173,40 @@ def merge_adapter(module: torch.nn.Module, component: str, adapter: Adapter) -> 
             layer.scale_layer(adapter.weight)
     merged: torch.nn.Module = wrapped.merge_and_unload()
     return merged.eval().requires_grad_(False)
+
+
+def low_rank_changes(component: str, adapters: Sequence[Adapter]) -> dict[str, LowRank]:
+    """Return the weighted changes of adapters by the layers of a component that they change, without merging.
+
+    Several changes of a layer are one of the sum of their ranks. UserError for what is not only B A, such as DoRA.
+    """
+    changes: dict[str, LowRank] = {}
+    for adapter in adapters:
+        own = read(adapter.folder).get(component)
+        if own is None:
+            continue
+        if extra := next((key for key in ("use_dora", "lora_bias") if own.settings.get(key)), None):
+            what = f"{own.file} changes more than low precision can add to its products"
+            raise UserError(what, found=extra, fix="--precision exact, or glmkit merge, and --model with the result")
+        for layer, alpha in alphas_of(own, own.settings).items():
+            a, b = (own.tensors[f"{PEFT_PREFIX}{layer}.lora_{name}.weight"].float() for name in "AB")
+            b = b * (adapter.weight * alpha / (math.sqrt(len(a)) if own.settings.get("use_rslora") else len(a)))
+            if layer in changes:
+                a, b = torch.cat([changes[layer].a, a]), torch.cat([changes[layer].b, b], dim=1)
+            changes[layer] = LowRank(a, b)
+    return changes
+
+
+def change_packed(
+    component: str, module: torch.nn.Module, adapters: Sequence[Adapter], precision: str, device: torch.device
+) -> torch.nn.Module:
+    """Pack the matrices of a component on a device, with adapters beside those that they change, and in all others."""
+    changes = low_rank_changes(component, adapters)
+    packed = matrix_names(component, module)
+    dtype = next(module.parameters()).dtype
+    for layer in changes.keys() - packed:
+        linear: Any = module.get_submodule(layer)
+        change = changes[layer].b @ changes[layer].a
+        linear.weight = torch.nn.Parameter((linear.weight.float() + change).to(dtype), requires_grad=False)
+    beside = {layer: changes[layer].to(device, dtype) for layer in changes.keys() & packed}
+    return quantize(component, module, precision, device, beside)

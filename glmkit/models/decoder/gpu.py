@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 import triton
 from torch import Tensor
 
@@ -20,6 +19,7 @@ from glmkit.models.decoder.condition_cache import KeyValue
 from glmkit.models.decoder.kernels import heads_kernel, stream_kernel
 from glmkit.models.decoder.layers import NORM_EPS
 from glmkit.models.decoder.model import Attend, DecoderBlock, DiffusionDecoder
+from glmkit.models.fused_linear import project
 
 PADS_TEXT, USES_TRITON = False, True
 SHIFT, GATE = (0, 3), (2, 5)  # of attention, of the feed-forward: numbers in a block's modulation
@@ -54,7 +54,7 @@ def run_blocks(
         for index, (block, modulation_12D) in enumerate(zip(blocks, modulation, strict=True)):
             attention = block.attn1
             assert attention.fused is not None
-            query, key_value = heads(F.linear(normed, *attention.fused), rope, attention.heads)
+            query, key_value = heads(project(normed, attention.fused), rope, attention.heads)
             update = attention.output(attend(index, query, key_value))
             x, normed = stream(x, glyphs, (update, modulation_12D, GATE[0]), (modulation_12D, SHIFT[1]))
             following = (modulation[index + 1], SHIFT[0]) if index + 1 < len(blocks) else None

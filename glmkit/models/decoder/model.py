@@ -29,7 +29,7 @@ from glmkit.models.decoder.layers import (
     TimeAndSize,
     layer_norm,
 )
-from glmkit.models.fused_linear import Fused, fuse
+from glmkit.models.fused_linear import Fused, fuse, project
 from glmkit.models.gradient_checkpointing import checkpointed
 
 ROPE_THETA = 10000.0
@@ -297,7 +297,7 @@ class JointAttention(nn.Module):
         if self.fused is None:
             qkv = [linear(x) for linear in (self.to_q, self.to_k, self.to_v)]
         else:
-            qkv = list(F.linear(x, *self.fused).chunk(3, dim=-1))
+            qkv = list(project(x, self.fused).chunk(3, dim=-1))
         query, key, value = (states.unflatten(-1, (self.heads, -1)) for states in qkv)
         query, key = (rotate(layer_norm(states), *rope).to(value.dtype) for states in (query, key))
         return query.transpose(1, 2), KeyValue(key.transpose(1, 2), value.transpose(1, 2))

@@ -197,7 +197,7 @@ def test_one_product_for_three_projections() -> None:
     for name, value in fused.state_dict().items():
         assert torch.equal(value, plain.state_dict()[name]), name
     attention = cast(CausalLayer, fused.language_model.layers[0]).self_attn
-    assert attention.fused is not None
+    assert isinstance(attention.fused, tuple)
     assert attention.q_proj.weight.data_ptr() == attention.fused[0].data_ptr()
 
 
