@@ -1,10 +1,12 @@
 # make demo   fine-tune nano on posters, evaluate before and after, write reports/demo/index.html
 # make test   ruff, mypy and the tests; make test-all also those that are marked thorough
-# Both set up .venv first, and only when pyproject.toml or constraints.txt changed since the last time.
+# make nano   train the successor of nano from nothing, hours on a GPU, into reports/everyday/model; GPUS=2 for two of them
+# All set up .venv first, and only when pyproject.toml or constraints.txt changed since the last time.
 
 PYTHON ?= python3
 WORKERS ?= 2
 LIMIT ?= 32
+GPUS ?= 1
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -14,12 +16,20 @@ NANO := $(wildcard data/nano/*/*.safetensors)
 AFRESH = @test ! -e $@ || rm -rf $(@D)
 EVAL := $(BIN)/glmkit eval --suite text-render --split retro --limit $(LIMIT) --reference posters
 
-.PHONY: demo test test-all lint clean
+NANO_PARTS := vae semantic_vq autoregressive decoder
+
+.PHONY: demo nano test test-all lint clean
 .DELETE_ON_ERROR:
 
 demo: $(DEMO)/index.html
 	@echo
 	@echo "The comparison is ready: open $(abspath $<)"
+
+# Each part goes on where it was stopped, and is left alone when it is finished.
+nano: $(READY)
+	for part in $(NANO_PARTS); do \
+	  $(BIN)/torchrun --standalone --nproc_per_node $(GPUS) -m glmkit pretrain recipes/nano/pretrain/$$part.yaml || exit 1; \
+	done
 
 test: TESTS := -m "not thorough"
 test test-all: lint

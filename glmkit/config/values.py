@@ -100,19 +100,27 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 def override(values: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
     """Return `values` with `a.b.c=value` assignments applied; values are read as YAML."""
-    result: dict[str, Any] = _copy(values)
+    pairs = []
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
         if not equals or not path:
             raise UserError("an override must look like key=value", found=assignment, fix="decoder.steps=50")
+        pairs.append((path, _parse(text, f"override {assignment[:80]}")))
+    return assign(values, pairs)
+
+
+def assign(values: Mapping[str, Any], pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Return `values` with each value at its path `a.b.c`; UserError for a path through a value."""
+    result: dict[str, Any] = _copy(values)
+    for path, value in pairs:
         *parents, last = path.split(".")
         target = result
         for key in parents:
             child = target.setdefault(key, {})
             if not isinstance(child, dict):
-                raise UserError(f"override {assignment!r}: {key!r} is a value, not a section")
+                raise UserError(f"override {path[:80]!r}: {key!r} is a value, not a section")
             target = child
-        target[last] = _parse(text, f"override {assignment[:80]}")
+        target[last] = value
     return result
 
 

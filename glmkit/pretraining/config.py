@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -10,6 +11,8 @@ from pydantic import Field, model_validator
 
 from glmkit import config
 from glmkit.config import AutoregressiveStage, Data, DecoderStage, Recipe, Section, Stage, parse_size
+from glmkit.config.values import assign, override, read_yaml
+from glmkit.errors import UserError, unknown
 
 MAX_POSTERS = 10_000_000  # each is described before any is rendered
 NO_EDITS = ("vae", "semantic_vq", "clip")  # stages that read captions as descriptions, or no condition images
@@ -186,9 +189,38 @@ class PretrainRecipe(Recipe):
         return self
 
 
-def load(path: str | Path, overrides: Iterable[str] = ()) -> PretrainRecipe:
-    """Read a pretraining recipe, apply overrides, check everything. Raises UserError that names the key."""
-    return config.load(path, overrides, PretrainRecipe)
+def load(path: str | Path, overrides: Iterable[str] = (), phase: str | None = None) -> dict[str, PretrainRecipe]:
+    """Read the recipes of a file by phase, in order; one without phases has the name "". UserError names the key.
+
+    `phases` maps names to keys as the command line takes them, `decoder.steps: 50`, which change what stands above
+    them. The run of a phase goes into OUTPUT/NAME. `overrides` hold for all of them; with `phase`, only that one is
+    returned.
+    """
+    values, given = read_yaml(path), list(overrides)
+    phases = values.pop("phases", None)
+    if phases is None:
+        if phase is not None:
+            raise UserError(f"{path} has no phases", found=f"--phase {phase}")
+        return {"": config.from_dict(override(values, given), str(path), PretrainRecipe)}
+    if not isinstance(phases, dict) or not phases:
+        raise UserError(f"{path}: phases must name one or more", found=phases, fix="phases: {small: {vae.steps: 9}}")
+    recipes = {}
+    for name, changes in phases.items():
+        if not re.fullmatch(r"\w+", str(name)) or not isinstance(changes, dict):
+            raise UserError(
+                f"{path}: a phase is a word, and keys with their values",
+                found=f"{name}: {changes}",
+                fix="small: {vae.steps: 9}",
+            )
+        changed = override(assign(values, ((str(key), value) for key, value in changes.items())), given)
+        if isinstance(changed.get("output"), str):
+            changed["output"] = str(Path(changed["output"]) / str(name))
+        recipes[str(name)] = config.from_dict(changed, f"{path}, phase {name},", PretrainRecipe)
+    if phase is None:
+        return recipes
+    if phase not in recipes:
+        raise unknown("phase", phase, recipes)
+    return {phase: recipes[phase]}
 
 
 def from_dict(values: Mapping[str, Any], name: str = "recipe") -> PretrainRecipe:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from glmkit.cli import main
 from glmkit.files import read_json
 from glmkit.models import checkpoint
 from glmkit.models.hybrid import HybridModel
+from glmkit.training import model_folder
 from glmkit.training.loop import Loop
 
 STAGE = {"steps": 2, "global_batch_size": 2, "learning_rate": 0.01}
@@ -78,9 +80,28 @@ def test_weights_are_stored_where_and_as_asked(tiny_model: Path, posters: Path, 
     assert pretrain(path, f"output={tmp_path / 'other'}", f"save={tmp_path / 'theirs'}") == 2
 
 
+def test_phases_train_one_model_and_finished_ones_are_left_alone(
+    tiny_model: Path, posters: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The second begins with what the first wrote; running the recipe again changes nothing."""
+    recipe = values(tiny_model, posters, tmp_path / "run", save=str(tmp_path / "mine"), autoregressive=STAGE)
+    recipe["model"], recipe["save_dtype"] = str(tmp_path / "mine"), "float32"
+    shutil.copytree(tiny_model, tmp_path / "mine")
+    model_folder.claim(tmp_path / "mine", model_folder.PRETRAINING)
+    recipe["phases"] = {"first": {"autoregressive.ema": 0.9}, "second": {"autoregressive.steps": 3}}
+    path = write(tmp_path / "recipe.yaml", recipe)
+    assert pretrain(path, "--json") == 0
+    results = json.loads(capsys.readouterr().out)
+    assert results["second"]["autoregressive"]["before"] == results["first"]["autoregressive"]["after"]
+    weights = (tmp_path / "mine" / "vision_language_encoder" / "model.safetensors").read_bytes()
+    assert pretrain(path, "--json") == 0
+    assert json.loads(capsys.readouterr().out) == results
+    assert (tmp_path / "mine" / "vision_language_encoder" / "model.safetensors").read_bytes() == weights
+
+
 BAD = {
     "unknown key": (["vae.stepps=3"], "vae.stepps: unknown key; did you mean 'steps'"),
-    "new nano": (["model=nano", "architecture=recipes/pretrain/architecture.yaml"], "nano exists"),
+    "new nano": (["model=nano", "architecture=recipes/nano/pretrain/architecture.yaml"], "nano exists"),
     "missing architecture": (["model=TMP/new", "architecture=TMP/none.yaml"], "TMP/none.yaml does not exist"),
     "large crop": (["vae.crop=128"], "vae.crop=64"),
     "labels of files": (["decoder={%s, train_glyph: true, character_weight: 1}"], "character_weight needs to know"),

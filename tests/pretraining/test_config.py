@@ -51,10 +51,51 @@ def test_contradictions(recipe: Path, assignments: list[str], said: str) -> None
 
 
 def test_stages_run_in_the_order_of_the_data_flow(recipe: Path) -> None:
-    loaded = config.load(recipe, [f"vae={STAGE}", f"autoregressive={STAGE}", f"semantic_vq={STAGE}"])
+    loaded = config.load(recipe, [f"vae={STAGE}", f"autoregressive={STAGE}", f"semantic_vq={STAGE}"])[""]
     assert list(loaded.stages) == ["vae", "semantic_vq", "autoregressive", "decoder"]
     assert loaded.autoregressive is not None
     assert loaded.autoregressive.preview
+
+
+def test_phases_follow_one_another_with_keys_of_their_own(recipe: Path) -> None:
+    """Overrides hold for all of them; each has an output of its own."""
+    phases = "phases: {small: {data.posters.size: 128x128}, large: {decoder.steps: 20, data.posters: {count: 9}}}\n"
+    recipe.write_text(RECIPE + phases)
+    loaded = config.load(recipe, ["decoder.learning_rate=2", "output=reports/y"])
+    assert list(loaded) == ["small", "large"]
+    small, large = loaded.values()
+    assert (small.output, large.output) == ("reports/y/small", "reports/y/large")
+    assert small.data.posters is not None
+    assert (small.data.posters.size, small.data.posters.count) == ("128x128", 4)
+    assert large.data.posters is not None
+    assert (large.data.posters.size, large.data.posters.count) == ("256x256", 9)
+    assert [one.decoder.steps for one in (small, large) if one.decoder] == [10, 20]
+    assert [one.decoder.learning_rate for one in (small, large) if one.decoder] == [2, 2]
+    assert config.load(recipe, (), "large") == {"large": config.load(recipe)["large"]}
+
+
+@pytest.mark.parametrize(
+    ("phases", "said"),
+    [
+        ("[small]", "phases must name"),
+        ("{}", "phases must name"),
+        ("{small: 3}", "small: 3"),
+        ("{../up: {}}", "../up"),
+        ("{small: {decoder.stepps: 3}}", "phase small, is not a valid recipe"),
+        ("{small: {output.name: x}}", "'output' is a value"),
+        ("{small: {}}", "unknown phase 'large'"),
+    ],
+)
+def test_bad_phases(recipe: Path, phases: str, said: str) -> None:
+    recipe.write_text(f"{RECIPE}phases: {phases}\n")
+    with pytest.raises(UserError) as caught:
+        config.load(recipe, (), "large")
+    assert said in str(caught.value)
+
+
+def test_a_phase_of_a_recipe_without_phases_is_refused(recipe: Path) -> None:
+    with pytest.raises(UserError, match="has no phases"):
+        config.load(recipe, (), "large")
 
 
 def test_recipes_are_read_without_torch(recipe: Path) -> None:
