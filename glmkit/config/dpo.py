@@ -19,7 +19,7 @@ class Dpo(Section):
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
     """Share of the pairs that are taken to be the wrong way round (conservative DPO)."""
     supervised_weight: float = Field(default=0.1, ge=0)
-    """Weight of the usual loss on the better images; without it both images of a pair may become less likely."""
+    """Weight of the supervised loss of the better images; without it both images of a pair may become less likely."""
 
 
 class AutoregressiveDpo(Dpo):
