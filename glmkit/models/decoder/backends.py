@@ -3,6 +3,7 @@
 eager            the blocks as they are
 compiled_blocks  what comes before and after attention compiled by torch
 gpu              Triton kernels between the products of cuBLAS and the attention of cuDNN
+gpu_float8       the same with products in 8-bit floating point
 """
 
 from __future__ import annotations
@@ -41,8 +42,10 @@ def choose_backend(decoder: DiffusionDecoder, *, optimized: bool) -> BlockBacken
     if not optimized:
         return eager
     if triton_runs(decoder.proj_out.weight.device):
-        from glmkit.models.decoder import gpu  # which Triton's absence would not let in
+        from glmkit.models.decoder import gpu, gpu_float8  # which Triton's absence would not let in
 
+        if gpu_float8.supports(decoder):
+            return gpu_float8
         if gpu.supports(decoder):
             return gpu
     return compiled_blocks

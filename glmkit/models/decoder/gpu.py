@@ -19,6 +19,7 @@ from glmkit.models.decoder.condition_cache import KeyValue
 from glmkit.models.decoder.kernels import heads_kernel, stream_kernel
 from glmkit.models.decoder.layers import NORM_EPS
 from glmkit.models.decoder.model import Attend, DecoderBlock, DiffusionDecoder
+from glmkit.models.float8 import FLOAT8
 from glmkit.models.fused_linear import project
 
 PADS_TEXT, USES_TRITON = False, True
@@ -63,20 +64,28 @@ def run_blocks(
 
 
 def stream(
-    x: Tensor, text: int, update: tuple[Tensor, Tensor, int] | None, norm: tuple[Tensor, int] | None
+    x: Tensor,
+    text: int,
+    update: tuple[Tensor, Tensor, int] | None,
+    norm: tuple[Tensor, int] | None,
+    scale: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return x B L D with an `update`, and the modulated `norm` of that.
 
     `text` is the number of glyph tokens in front. `update` is (B L D, modulation 12 D, number of its gate), None to
-    leave x as it is; `norm` is (modulation 12 D, number of its shift), None where the second result is not used.
+    leave x as it is; `norm` is (modulation 12 D, number of its shift), None where the second result is not used. With
+    `scale`, float32 B L 1, that is e4m3, and its tokens' scales are written there.
     """
     batch, length, width = x.shape
     addend, gates, gate = update or (x, x, -1)
     shifts, shift = norm or (x, -1)
     new, normed = (torch.empty_like(x) if number >= 0 else x for number in (gate, shift))
+    if scale is not None and shift >= 0:
+        normed = torch.empty_like(x, dtype=FLOAT8)
     block = triton.next_power_of_2(width)
     stream_kernel[(batch * length,)](
-        x, addend, new, normed, gates, shifts, length, text, width, NORM_EPS, gate, shift, block,
+        x, addend, new, normed, x if scale is None else scale, gates, shifts, length, text, width, NORM_EPS,
+        gate, shift, scale is not None, block,
         num_warps=8 if block > WIDE else 4,
     )  # fmt: skip
     return new, normed

@@ -18,15 +18,27 @@ scale and gate to the feed-forward's.
 import triton
 import triton.language as tl
 
+LARGEST_FLOAT8 = tl.constexpr(448.0)
+
+
+@triton.jit
+def _store_float8(value, values, scales, token, c, inside, width):
+    """Write a token in e4m3, and its scale: its largest value / 448, or 1 (`glmkit.models.float8.cast_rows`)."""
+    value = value.to(tl.float32)
+    top = tl.max(tl.where(inside, tl.abs(value), 0.0), axis=0)
+    scale = tl.where(top > 0, tl.div_rn(top, LARGEST_FLOAT8), 1.0)
+    tl.store(values + token * width + c, tl.div_rn(value, scale).to(tl.float8e4nv), mask=inside)
+    tl.store(scales + token, scale)
+
 
 @triton.jit(do_not_specialize=["length", "text"])
 def stream_kernel(
-    x, addend, new, normed, gates, shifts, length, text, width, eps,
-    GATE: tl.constexpr, SHIFT: tl.constexpr, BLOCK: tl.constexpr,
+    x, addend, new, normed, scales, gates, shifts, length, text, width, eps,
+    GATE: tl.constexpr, SHIFT: tl.constexpr, FLOAT8: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Compute a token's `new` = x + gate * addend where GATE >= 0, and `normed`, its modulated norm, where SHIFT >= 0.
 
-    Values are rounded where PyTorch's operations round.
+    Values are rounded where PyTorch's operations round. FLOAT8: `normed` is e4m3, and tokens' scales go to `scales`.
     """
     token = tl.program_id(0).to(tl.int64)
     is_glyph = (token % length < text).to(tl.int32)
@@ -46,7 +58,26 @@ def stream_kernel(
         scale = tl.load(shifts + (2 * SHIFT + 2 + is_glyph) * width + c, mask=inside, other=0.0)
         scale = (1 + scale.to(tl.float32)).to(value.dtype).to(tl.float32)
         unit = unit.to(value.dtype).to(tl.float32)
-        tl.store(normed + token * width + c, (shift + unit * scale).to(value.dtype), mask=inside)
+        result = (shift + unit * scale).to(value.dtype)
+        if FLOAT8:
+            _store_float8(result, normed, scales, token, c, inside, width)
+        else:
+            tl.store(normed + token * width + c, result, mask=inside)
+
+
+@triton.jit
+def cast_kernel(x, values, scales, width, GELU: tl.constexpr, BLOCK: tl.constexpr):
+    """Write tokens in e4m3 with their scales; with GELU, the tanh form of it, rounded as PyTorch's is."""
+    token = tl.program_id(0).to(tl.int64)
+    c = tl.arange(0, BLOCK)
+    inside = c < width
+    value = tl.load(x + token * width + c, mask=inside, other=0.0)
+    if GELU:
+        whole = value.to(tl.float32)
+        # x (1 + tanh(u)) / 2 is x / (1 + exp(-2 u)), u = sqrt(2 / pi) (x + 0.044715 x^3).
+        twice = 1.5957691216057308 * (whole + 0.044715 * whole * whole * whole)
+        value = (whole / (1 + tl.exp(-twice))).to(value.dtype)
+    _store_float8(value, values, scales, token, c, inside, width)
 
 
 @triton.jit(do_not_specialize=["length"])
