@@ -13,6 +13,7 @@ import torch
 from glmkit.errors import UserError
 
 AMPERE = (8, 0)  # compute capability
+HOPPER = 9  # the major compute capability for which plans of kernels were measured
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 

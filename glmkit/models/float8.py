@@ -29,8 +29,9 @@ def has_products(device: torch.device) -> bool:
     """Tell whether a device multiplies e4m3; stderr says once what is done where it does not."""
     if device.type == "cuda" and torch.cuda.get_device_capability(device) >= ADA:
         return True
+    where = "of the decoder " if device.type == "cuda" else ""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "a CPU"
-    print(f"{name} has no 8-bit floating-point products: low precision saves memory here, not time", file=sys.stderr)
+    print(f"{name} multiplies no 8-bit numbers: low precision saves memory {where}here, not time", file=sys.stderr)
     return False
 
 

@@ -81,7 +81,7 @@ class PackedMatrix:
         scale = weight_NGK.abs().amax(dim=-1) / largest
         if bits == 4:
             scale = scale.bfloat16()
-        scale = scale.masked_fill(scale == 0, 1.0)
+        scale = by_group(scale.masked_fill(scale == 0, 1.0))
         values = (weight_NGK / scale[..., None].float()).round().clamp(-largest - 1, largest)
         return cls(format, to_words(values.flatten(1), bits), scale, bias)
 
@@ -145,6 +145,11 @@ def from_words(words: Tensor, bits: int) -> Tensor:
     return (values.to(torch.int16) - 2 ** (bits - 1)).to(torch.int8).flatten(1)
 
 
+def by_group(scale: Tensor) -> Tensor:
+    """Return scales N x G with those of one group side by side in the memory, as kernels read them."""
+    return scale.t().contiguous().t()
+
+
 def group_size(inputs: int) -> int:
     """Return how many inputs share a scale: 128, or what divides both."""
     return math.gcd(inputs, GROUP)
@@ -160,7 +165,7 @@ def join(linears: Sequence[PackedLinear]) -> PackedMatrix:
     matrices = [linear.matrix for linear in linears]
     groups = max(matrix.scale.shape[1] for matrix in matrices)
     values = torch.cat([matrix.values for matrix in matrices])
-    scale = torch.cat([matrix.scale.expand(-1, groups) for matrix in matrices])
+    scale = by_group(torch.cat([matrix.scale.expand(-1, groups) for matrix in matrices]))
     biases = [matrix.bias for matrix in matrices if matrix.bias is not None]
     sizes = [len(matrix.values) for matrix in matrices]
     views = zip(linears, values.split(sizes), scale.split(sizes), strict=True)

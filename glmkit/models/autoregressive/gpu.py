@@ -18,8 +18,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from glmkit.models.autoregressive import kernels
+from glmkit.models.autoregressive import kernels, packed_kernels
 from glmkit.models.autoregressive.model import AutoregressiveModel, CausalLayer, KVCache, RmsNorm
+from glmkit.models.devices import HOPPER
+from glmkit.models.quantized import BITS, GROUP, LowRank, PackedLinear, PackedMatrix, group_size
 
 NORM_WARPS, ATTENTION_WARPS, MERGE_WARPS = 8, 4, 1
 FETCH_BYTES: int = kernels.FETCH_BYTES.value
@@ -115,9 +117,18 @@ PLANS = (
     ),
 )
 
+PACKED_PLANS = tuple(
+    StepPlan(batch, tile, tile, tile, tile, tile, attention_stages, early=True)
+    for batch, tile, attention_stages in (
+        (1, ProductTile(64, GROUP, warps=4, stages=6), 3),
+        (16, ProductTile(64, GROUP, warps=4, stages=6), 2),
+        (64, ProductTile(128, GROUP, warps=8, stages=4), 2),
+    )
+)
+
 
 def supports(model: AutoregressiveModel) -> bool:
-    """Return whether the kernels can run this model: plain linear layers, fused projections, sizes for blocks."""
+    """Return whether the kernels can run this model: linear layers plain or packed, projections fused, sizes fit."""
     layers, config = layers_of(model), model.config
     plain = (
         [layer.self_attn.o_proj, layer.mlp.gate_up_proj, layer.mlp.down_proj]
@@ -127,10 +138,17 @@ def supports(model: AutoregressiveModel) -> bool:
     linears = [model.lm_head, *itertools.chain.from_iterable(plain)]
     return (
         len(linears) == 1 + 3 * len(layers)
-        and all(type(linear) is nn.Linear and linear.in_features % 32 == 0 for linear in linears)
+        and all(map(_suits, linears))
         and config.head_dim >= MIN_BLOCK
         and config.head_dim.bit_count() == 1
     )
+
+
+def _suits(layer: nn.Module) -> bool:
+    if isinstance(layer, PackedLinear):
+        bits = BITS.get(layer.matrix.format, 0)
+        return group_size(layer.matrix.inputs) * bits >= 16 * MIN_BLOCK
+    return type(layer) is nn.Linear and layer.in_features % 32 == 0
 
 
 def layers_of(model: AutoregressiveModel) -> list[CausalLayer]:
@@ -138,10 +156,18 @@ def layers_of(model: AutoregressiveModel) -> list[CausalLayer]:
     return [cast(CausalLayer, layer) for layer in model.language_model.layers]
 
 
-def plan_for(batch: int, device: torch.device) -> StepPlan:
-    """Return the smallest plan for so many sequences; off a GPU without what Triton's interpreter does not know."""
-    plan = next(plan for plan in PLANS if plan.batch >= batch)
-    return plan if device.type == "cuda" else replace(plan, early=False)
+def plan_for(batch: int, device: torch.device, packed: bool = False) -> StepPlan:
+    """Return the smallest plan for so many sequences; off Hopper, as in Triton's interpreter, without what that has."""
+    plan = next(plan for plan in (PACKED_PLANS if packed else PLANS) if plan.batch >= batch)
+    if device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == HOPPER:
+        return plan
+    return without_hopper(plan)
+
+
+def without_hopper(plan: StepPlan) -> StepPlan:
+    """Return a plan for a GPU that lets no kernel start early and has 99 KiB of shared memory for a program."""
+    tiles = {name: replace(getattr(plan, name), stages=2) for name in ("qkv", "o", "gate_up", "down", "head")}
+    return replace(plan, early=False, attention_stages=1, **tiles)
 
 
 @torch.no_grad()
@@ -159,27 +185,33 @@ def decode_step(
     A sequence's keys are read up to its current one. `cos_sin` are float32 and contiguous.
     `plan` None: the one for this batch.
     """
-    plan = plan or plan_for(len(ids_B), ids_B.device)
+    plan = plan or plan_for(len(ids_B), ids_B.device, isinstance(model.lm_head, PackedLinear))
     language, layers = model.language_model, layers_of(model)
     x_BW = language.embed_tokens(ids_B)
     normed_BW = add_and_norm(x_BW, None, None, layers[0].input_layernorm, plan)
     next_norms = [*(layer.input_layernorm for layer in layers[1:]), language.norm]
     for layer, layer_cache, next_norm in zip(layers, cache.kv, next_norms, strict=True):
         attention, mlp = layer.self_attn, layer.mlp
-        qkv_weight, qkv_bias = cast(Any, attention.fused)
+        fused = attention.fused
+        assert fused is not None
+        qkv_weight, qkv_bias = (fused, fused.bias) if isinstance(fused, PackedMatrix) else fused
         qkv = linear(normed_BW, qkv_weight, plan.qkv, ORDER.qkv, plan)
         attention_output = attend(qkv, qkv_bias, cos_sin, input_pos_B, layer_cache, plan)
-        update = linear(attention_output, attention.o_proj.weight, plan.o, ORDER.o, plan)
+        update = linear(attention_output, _weight(attention.o_proj), plan.o, ORDER.o, plan)
         normed_BW = add_and_norm(x_BW, update, layer.post_self_attn_layernorm, layer.post_attention_layernorm, plan)
-        gated = linear(normed_BW, mlp.gate_up_proj.weight, plan.gate_up, ORDER.gate_up, plan, gated=True)[0]
-        update = linear(gated, mlp.down_proj.weight, plan.down, ORDER.down, plan)
+        gated = linear(normed_BW, _weight(mlp.gate_up_proj), plan.gate_up, ORDER.gate_up, plan, gated=True)[0]
+        update = linear(gated, _weight(mlp.down_proj), plan.down, ORDER.down, plan)
         normed_BW = add_and_norm(x_BW, update, layer.post_mlp_layernorm, next_norm, plan)
-    return linear(normed_BW, model.lm_head.weight, plan.head, ORDER.head, plan, dtype=x_BW.dtype)[0]
+    return linear(normed_BW, _weight(model.lm_head), plan.head, ORDER.head, plan, dtype=x_BW.dtype)[0]
+
+
+def _weight(layer: nn.Module) -> Tensor | PackedMatrix:
+    return layer.matrix if isinstance(layer, PackedLinear) else cast(nn.Linear, layer).weight
 
 
 def linear(
     x_BK: Tensor,
-    weight: Tensor,
+    weight: Tensor | PackedMatrix,
     tile: ProductTile,
     splits: int,
     plan: StepPlan,
@@ -190,6 +222,8 @@ def linear(
 
     `gated`: `weight` has gates and values, the result is silu(gate) * value in the type of `x_BK`, in one piece.
     """
+    if isinstance(weight, PackedMatrix):
+        return packed_linear(x_BK, weight, tile, splits, plan, gated, dtype)
     batch, inputs = x_BK.shape
     outputs = len(weight) // 2 if gated else len(weight)
     assert batch <= plan.batch <= MAX_BATCH
@@ -216,6 +250,67 @@ def linear(
         **_launch(plan, tile.warps),
     )
     return out
+
+
+def packed_linear(
+    x_BK: Tensor,
+    matrix: PackedMatrix,
+    tile: ProductTile,
+    splits: int,
+    plan: StepPlan,
+    gated: bool = False,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Return what `linear` does with the weight that a packed matrix stands for; its change is one addend more."""
+    if matrix.change is not None:
+        return _changed_linear(x_BK, matrix, tile, splits, plan, gated, dtype)
+    batch, inputs = x_BK.shape
+    outputs, size = len(matrix.values) // (2 if gated else 1), group_size(inputs)
+    assert batch <= plan.batch <= MAX_BATCH
+    assert matrix.scale.stride(0) == 1
+    split_inputs = -(-inputs // (splits * SPLIT_UNIT)) * SPLIT_UNIT
+    assert split_inputs % size == 0
+    out = torch.empty(splits, batch, outputs, device=x_BK.device, dtype=x_BK.dtype if gated else dtype or torch.float32)
+    packed_kernels.packed_linear_kernel[(-(-outputs // tile.outputs), splits)](
+        x_BK,
+        matrix.values,
+        matrix.scale,
+        out,
+        batch,
+        outputs,
+        inputs,
+        SPLIT=split_inputs,
+        GATED=gated,
+        BITS=BITS[matrix.format],
+        GROUP=size,
+        GROUPED=matrix.scale.shape[1] > 1,
+        BY_WORDS=x_BK.is_cuda,
+        BLOCK_B=max(MIN_BLOCK, plan.batch),
+        BLOCK_N=tile.outputs,
+        STAGES=tile.stages,
+        **_launch(plan, tile.warps),
+    )
+    return out
+
+
+def _changed_linear(
+    x_BK: Tensor,
+    matrix: PackedMatrix,
+    tile: ProductTile,
+    splits: int,
+    plan: StepPlan,
+    gated: bool,
+    dtype: torch.dtype | None,
+) -> Tensor:
+    """Return `packed_linear` of a matrix with a change, whose two products are those of plain weights."""
+    change = cast(LowRank, matrix.change)
+    inner_BR = linear(x_BK, change.a, tile, 1, plan, dtype=x_BK.dtype)[0]
+    unchanged = packed_linear(x_BK, replace(matrix, change=None), tile, splits, plan)
+    sums = torch.cat([unchanged, linear(inner_BR, change.b, tile, 1, plan)])
+    if gated:
+        gate, up = sums.sum(dim=0).to(x_BK.dtype).chunk(2, dim=-1)
+        return (nn.functional.silu(gate) * up)[None]
+    return sums if dtype is None else sums.sum(dim=0, keepdim=True).to(dtype)
 
 
 def attend(

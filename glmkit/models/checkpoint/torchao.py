@@ -25,7 +25,16 @@ from glmkit.models.checkpoint import defaults, weights
 from glmkit.models.checkpoint.components import COMPONENTS, resolve
 from glmkit.models.checkpoint.copying import copy
 from glmkit.models.checkpoint.identity import fingerprint
-from glmkit.models.quantized import BITS, FORMATS, MATRICES, PackedMatrix, from_words, group_size, to_words
+from glmkit.models.quantized import (
+    BITS,
+    FORMATS,
+    MATRICES,
+    PackedMatrix,
+    by_group,
+    from_words,
+    group_size,
+    to_words,
+)
 
 WEIGHT, QDATA, SCALE, ZERO = ".weight", "._weight_qdata", "._weight_scale", "._weight_zero_point"
 MADE_FROM = "quantized_from"  # key of glmkit.json: the exact weights behind those of each component
@@ -88,7 +97,7 @@ class StoredMatrix:
             return PackedMatrix("e4m3", qdata, scale.expand(rows, 1).contiguous()) if scale.shape[1] == 1 else None
         if scale.shape[0] != rows or columns // scale.shape[1] not in (columns, group_size(columns)):
             return None
-        return PackedMatrix("int8", to_words(qdata.to(torch.int16), 8), scale)
+        return PackedMatrix("int8", to_words(qdata.to(torch.int16), 8), by_group(scale))
 
 
 def is_quantized(folder: Path, component: str) -> bool:
