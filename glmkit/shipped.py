@@ -47,7 +47,7 @@ def copy_recipe(name: str, data: Iterable[str], folder: Path) -> list[Path]:
     if name not in recipes():
         raise unknown("recipe", name, recipes())
     copies = {folder / recipes()[name].name: recipes()[name]}
-    copies |= {folder / path: ROOT / path for path in data if (ROOT / path).is_dir()}
+    copies |= {folder / path: ROOT / path for path in data if (ROOT / path).exists()}
     for target in copies:
         if target.exists():
             raise UserError(f"{target} is there already", fix=f"glmkit recipe copy {name} ANOTHER_FOLDER")

@@ -381,7 +381,7 @@ def _duration_of_all_steps(row: Mapping[str, Any]) -> str:
     """Write how long all steps of a recipe take, besides data and validation losses."""
     if row["steps"] is None:
         return ""
-    from glmkit.training.plan import duration
+    from glmkit.training.units import duration
 
     seconds: float = row["steps"] * row["step"]
     return f"; {row['steps']} steps: {duration(seconds)}"

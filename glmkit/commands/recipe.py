@@ -33,8 +33,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError("NAME is empty", fix="glmkit recipe list")
     # The data set comes along, as an example of what a folder of training images looks like.
     data = config.load(arguments.name).data
-    folders = [source.path for source in data.train] + ([data.validation] if isinstance(data.validation, str) else [])
-    recipe, *copied = shipped.copy_recipe(arguments.name, folders, arguments.folder)
+    named = [*(source.path for source in data.train), data.prompts, data.validation]
+    files = [path for path in named if isinstance(path, str)]
+    recipe, *copied = shipped.copy_recipe(arguments.name, files, arguments.folder)
     print(f"wrote {recipe}" + (f" and its data: {', '.join(map(str, copied))}" if copied else ""))
     print(f"edit it, then: glmkit finetune {recipe}")
     return 0

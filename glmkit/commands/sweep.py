@@ -89,7 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _in_words(combinations: int, images: int, prior_token_sets: int, seconds: float) -> str:
-    from glmkit.training.plan import duration
+    from glmkit.training.units import duration
 
     return (
         f"{combinations} combinations, {images} images; prior tokens for {prior_token_sets} of them, which the others "

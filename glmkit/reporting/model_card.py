@@ -93,7 +93,7 @@ def render_card(
         version=__version__,
         components=wording.join_with_and([COMPONENTS[name] for name in loras]),
         base=_base_texts(recipe.model, base),
-        data={name: _images(data[name]) for name in ("train", "validation")},
+        data={name: _examples(data[name], recipe) for name in ("train", "validation")},
         has_validation=recipe.data.validation is not None,
         stages=[_stage_texts(run, name, lora) for name, lora in loras.items()],
         folders=tuple(loras),
@@ -236,7 +236,8 @@ def _base_texts(model: str, base: BaseModel) -> dict[str, Any]:
 
 def _stage_texts(run: Path, name: str, lora: Lora) -> dict[str, Any]:
     result = read_json(run / f"{name}.json")
-    losses = {when: f"{result[when]['loss']:.4f}" for when in ("before", "after")}
+    measure = "reward" if "reward" in result["before"] else "loss"
+    losses = {when: f"{measure} {result[when][measure]:.4f}" for when in ("before", "after")}
     return {
         "component": COMPONENTS[name].removeprefix("the "),
         "folder": Markup(f"`{name}`"),
@@ -247,7 +248,9 @@ def _stage_texts(run: Path, name: str, lora: Lora) -> dict[str, Any]:
     }
 
 
-def _images(data: dict[str, Any]) -> str:
+def _examples(data: dict[str, Any], recipe: Recipe) -> str:
+    if recipe.data.prompts is not None:
+        return wording.count(data["images"], "prompt")
     edits = f" ({data['edits']} of them edits)" if data["edits"] else ""
     return wording.count(data["images"], "image") + edits
 

@@ -33,6 +33,8 @@ MAX_POINTS = 400  # of a curve, as many as a screen shows
 EMPTY_SHARE = 0.7  # of its value before training; a content metric below it is marked: images became emptier
 CONTENT_METRICS = {"edge density": edge_density, "colour entropy (bits)": colour_entropy}
 
+NOT_CURVES = ("step", "time", "loss", "reward")  # of a line of a log: the first plot shows the last two
+
 Losses = Sequence[tuple[int, float]]  # (step, loss)
 
 
@@ -42,6 +44,17 @@ class LossCurve:
 
     points: str
     last: float
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a stage with rewards logs beside them, over its steps: from `low` to `high`, `first` to the curve's last."""
+
+    name: str
+    first: float
+    low: float
+    high: float
+    curve: LossCurve
 
 
 @dataclass(frozen=True)
@@ -66,7 +79,8 @@ class BeforeAfter:
 class StageReport:
     """One stage: `facts` are (name, value), `losses` the validation losses, each component apart.
 
-    `low` and `high` are the range of both curves, `steps` the last step of either.
+    `low` and `high` are the range of both curves, `steps` the last step of either. `measure`: what they show, the loss
+    or, where a stage learns from rewards, the reward; `metrics` are its other numbers.
     """
 
     name: str
@@ -79,6 +93,8 @@ class StageReport:
     validation_curve: LossCurve | None
     samples: tuple[SampleGrid, ...]
     content: tuple[BeforeAfter, ...]
+    measure: str = "loss"
+    metrics: tuple[Metric, ...] = ()
 
 
 def write_training_report(run: Path) -> Path:
@@ -110,9 +126,10 @@ def write_training_report(run: Path) -> Path:
 def stage_report(run: Path, stage: str) -> StageReport:
     """Read the log, the result (absent while a stage is not done) and the samples of one stage."""
     log = read_log(run / f"{stage}.log.jsonl")
-    train = [(line["step"], line["loss"]) for line in log if "loss" in line]
+    measure = "reward" if any("reward" in line for line in log) else "loss"
+    train = [(line["step"], line[measure]) for line in log if measure in line]
     validation = [(line["step"], line["validation"]) for line in log if "validation" in line]
-    validation_loss = [(step, losses["loss"]) for step, losses in validation]
+    validation_loss = [(step, losses[measure]) for step, losses in validation if measure in losses]
     values = [loss for _, loss in train + validation_loss]
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
     steps = max([1, *(step for step, _ in train + validation_loss)])
@@ -129,7 +146,21 @@ def stage_report(run: Path, stage: str) -> StageReport:
         validation_curve=loss_curve(validation_loss, low, high, steps),
         samples=tuple(SampleGrid(step, sample_grid(path)) for step, path in grids),
         content=content_metrics([grids[0][1]], [grids[-1][1]]) if len(grids) > 1 else (),
+        measure=measure,
+        metrics=metrics(log, steps) if measure == "reward" else (),
     )
+
+
+def metrics(log: Sequence[Mapping[str, Any]], steps: int) -> tuple[Metric, ...]:
+    """Plot every other number that a stage with rewards logs: its parts, and what shows that it is gamed."""
+    lines = [line for line in log if "loss" in line]
+    found = []
+    for name in dict.fromkeys(name for line in lines for name in line if name not in NOT_CURVES):
+        points = [(line["step"], line[name]) for line in lines if name in line]
+        low, high = (pick(value for _, value in points) for pick in (min, max))
+        if curve := loss_curve(points, low, high, steps):
+            found.append(Metric(name, points[0][1], low, high, curve))
+    return tuple(found)
 
 
 def result_facts(result: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:

@@ -46,11 +46,16 @@ def forward_bytes(module: nn.Module, call: Callable[[Tensor], object], shape: tu
 
 def forward_pass_bytes(compute: Callable[[], object], parameters: Iterable[Tensor]) -> int:
     """Return the most bytes that `compute` takes without gradients, beside the parameters."""
-    tracker = MemoryTracker()
+    return forward_pass_cost(compute, parameters).peak_bytes
+
+
+def forward_pass_cost(compute: Callable[[], object], parameters: Iterable[Tensor]) -> PassCost:
+    """Measure `compute` without gradients; the parameters do not count."""
+    attention, tracker = _FusedAttention(), MemoryTracker()
     tracker.leave_out(parameters)
-    with torch.no_grad(), _FusedAttention(), tracker:
+    with torch.no_grad(), attention, tracker:
         compute()
-    return tracker.peak_bytes
+    return PassCost(tracker.peak_bytes, tracker.flops + attention.flops)
 
 
 def _drop_gradient(parameter: Tensor) -> None:

@@ -13,7 +13,7 @@ from glmkit.config import BlockStage, Stage
 from glmkit.config.recipe import AnyRecipe
 from glmkit.config.values import override
 from glmkit.errors import UserError, first_line
-from glmkit.training import plan
+from glmkit.training import plan, units
 from glmkit.training.data import ImageDataset
 from glmkit.training.objectives import StageKind
 
@@ -36,7 +36,7 @@ def explain(
     functions = {frame.name for frame in traceback.extract_tb(error.__traceback__)}
     phase = next((phase for function, phase in PHASES.items() if function in functions), "training")
     found = savings(name, phase, recipe, images, device, kinds[name]) if name in kinds else iter(())
-    tries = [f"{change} (about {plan.size(saved)} less)" for change, saved in itertools.islice(found, SHOWN)]
+    tries = [f"{change} (about {units.size(saved)} less)" for change, saved in itertools.islice(found, SHOWN)]
     fix = ", or ".join(tries) or "a device with more memory, or end what else uses it"
     return UserError(f"{name}: out of memory while {phase}", found=first_line(error), fix=fix)
 

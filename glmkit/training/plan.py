@@ -22,7 +22,7 @@ from glmkit.models import checkpoint
 from glmkit.models.checkpoint import published
 from glmkit.models.devices import dtype_for
 from glmkit.models.hardware import matmul_flops
-from glmkit.training import checks, data, lora, offload, phases, quantization, rl
+from glmkit.training import checks, data, lora, offload, phases, quantization, rl, units
 from glmkit.training.data import summary
 from glmkit.training.memory_tracker import PassCost, forward_pass_bytes, measure_pass
 from glmkit.training.objectives import StageKind, stage_kinds
@@ -56,6 +56,8 @@ class StagePlan:
     activations: int | None
     seconds: float | None
     phases: Mapping[str, int] = field(default_factory=dict)
+    round_seconds: float | None = None
+    """Of the images of one round, where the stage learns from rewards; to reward them is not counted."""
 
     @property
     def bytes(self) -> int:
@@ -132,6 +134,7 @@ def plan_stage(
 ) -> StagePlan:
     """Plan one stage (see `plan_stages`); phases take longer than the rest."""
     stage = recipe.stages[name]
+    kind = rl.without_image_encoders(kind) if stage.learns_from_rewards else kind
     # 1. Build the components without memory, adapted or unfrozen as the stage asks.
     with torch.device("meta"):
         modules = {
@@ -157,7 +160,7 @@ def plan_stage(
 
     # 3. Count steps and bytes.
     flops = stage.steps * stage.accumulation_steps * cost.flops if cost else None
-    return StagePlan(
+    planned = StagePlan(
         name,
         trained,
         total,
@@ -170,6 +173,11 @@ def plan_stage(
         if kind.transformer is None or not with_phases
         else _phases(name, kind, stage, recipe, shapes, (weights, trained), device),
     )
+    if not stage.learns_from_rewards:
+        return planned
+    from glmkit.training.rl.planning import with_rounds  # which counts as this module does
+
+    return with_rounds(planned, recipe, shapes, captions, device)
 
 
 def _phases(
@@ -205,7 +213,7 @@ def _phases(
         resident = {kind.transformer or name, *trained_components(name, stage)}
         both = {one: component(one) for one in ("decoder", "glyph")}
         steps = forward_pass_bytes(
-            lambda: _decoder_loss(both, (*shape, ()), GUIDED * len(samples.prompts), list(samples.prompts)),
+            lambda: decoder_loss(both, (*shape, ()), GUIDED * len(samples.prompts), list(samples.prompts)),
             (value for module in both.values() for value in module.parameters()),
         )
         low_memory = stage.lora is not None and stage.lora.is_low_memory
@@ -238,6 +246,8 @@ def _micro_batch_cost(
     batch = stage.global_batch_size // stage.accumulation_steps
     if getattr(stage, "dpo", None) is not None:  # two images of each pair, and both without adapters
         frozen_passes, batch = 1, 2 * batch
+    if stage.learns_from_rewards:
+        frozen_passes, batch = 1, batch * getattr(stage.rl, "times_per_image", 1)  # type: ignore[attr-defined]
     return measure(name, modules, shape, batch, captions, frozen_passes)
 
 
@@ -305,7 +315,7 @@ def measure(
     `frozen_passes` 1: and once more without adapters; 2: as many other images with and without them, instead.
     """
     trained = [value for module in modules.values() for value in module.parameters()]
-    forward = _autoregressive_loss if name == "autoregressive" else _decoder_loss
+    forward = _autoregressive_loss if name == "autoregressive" else decoder_loss
 
     def loss() -> Tensor:
         total = forward(modules, shape, batch, captions)
@@ -334,7 +344,8 @@ def _autoregressive_loss(modules: Mapping[str, nn.Module], shape: Shape, batch: 
     return nn.functional.cross_entropy(logits.float().flatten(0, 1), inputs.target_ids_BN.flatten().to(device))
 
 
-def _decoder_loss(modules: Mapping[str, nn.Module], shape: Shape, batch: int, captions: list[str]) -> Tensor:
+def decoder_loss(modules: Mapping[str, nn.Module], shape: Shape, batch: int, captions: list[str]) -> Tensor:
+    """Run the decoder on images of one kind, all else of zeros; returns a loss."""
     decoder, encoder = cast(Any, modules["decoder"]), cast(Any, modules["glyph"]).encoder
     height, width, conditions = shape
     weight = next(decoder.parameters())
@@ -365,35 +376,21 @@ def lines(stages: list[StagePlan], device: torch.device) -> list[str]:
     text = []
     hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else "this CPU"
     for stage in stages:
-        share = _percent(stage.trained / stage.parameters)
+        share = units.percent(stage.trained / stage.parameters)
         text.append(f"{stage.name}: {stage.trained:,} of {stage.parameters:,} parameters are trained ({share})")
         lengths = ", ".join(f"{shape}: {tokens}" for shape, tokens in stage.tokens.items())
         text.append(f"  tokens per image at most: {lengths}")
-        parts = f"weights {size(stage.weights)}, gradients and optimizer {size(stage.optimizer)}"
+        parts = f"weights {units.size(stage.weights)}, gradients and optimizer {units.size(stage.optimizer)}"
         if stage.activations is None or stage.seconds is None:
             text.append(f"  memory: {parts}, and what the activations need; time: not estimated")
         else:
-            parts = f"{parts}, activations {size(stage.activations)}"
-            text.append(f"  memory: about {size(stage.bytes)} ({parts}) beside what Python and torch take")
+            parts = f"{parts}, activations {units.size(stage.activations)}"
+            text.append(f"  memory: about {units.size(stage.bytes)} ({parts}) beside what Python and torch take")
             if stage.phases:
-                others = ", ".join(f"{phase} {size(taken)}" for phase, taken in stage.phases.items())
-                text.append(f"  memory of all else: {others}; at most {size(stage.peak)} at one time")
-            text.append(f"  time: about {duration(stage.seconds)}, an estimate for {hardware}")
+                others = ", ".join(f"{phase} {units.size(taken)}" for phase, taken in stage.phases.items())
+                text.append(f"  memory of all else: {others}; at most {units.size(stage.peak)} at one time")
+            text.append(f"  time: about {units.duration(stage.seconds)}, an estimate for {hardware}")
+            if stage.round_seconds is not None:
+                generated = f"generating the images of one round {units.duration(stage.round_seconds)}"
+                text.append(f"  of which {generated}; to reward them is not counted")
     return text
-
-
-def size(count: int) -> str:
-    """Tell people how many bytes that is."""
-    return f"{count / 2**30:.2f} GiB" if count > 2**29 else f"{count / 2**20:.1f} MiB"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.3g} %" if share >= 1e-5 else "less than 0.001 %"
-
-
-def duration(seconds: float) -> str:
-    """Tell people how long that is."""
-    for unit, size, decimals in (("days", 86400, 1), ("h", 3600, 1), ("min", 60, 0)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:,.{decimals}f} {unit}"
-    return f"{seconds:.0f} s"

@@ -8,7 +8,7 @@ import pytest
 
 from glmkit import config, shipped
 from glmkit.cli import main
-from glmkit.training import data
+from glmkit.training import rl
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +28,7 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_name_is_a_recipe_whose_data_are_there(name: str) -> None:
     recipe = config.load(name)
     assert recipe == config.load(shipped.recipes()[name])
-    train, validation = data.load(recipe.data)
+    train, validation = rl.load_data(recipe.model_copy(update={"model": "nano"}))
     assert len(train.captions) >= 48
     assert len(validation.captions) >= 16
 

@@ -10,7 +10,7 @@ import torch
 
 from glmkit import config
 from glmkit.cli import main
-from glmkit.training import finetune, out_of_memory, plan
+from glmkit.training import finetune, out_of_memory, plan, units
 from glmkit.training.objectives import stage_kinds
 
 CPU = torch.device("cpu")
@@ -58,7 +58,7 @@ def test_the_error_names_the_cheapest_changes(
     assert bool(changes) == bool(tries)
     if phase == "training":
         before, after = (plan.plan(one, images, CPU)[0] for one in (settings, recipe(tiny_model, posters, tries[0])))
-        assert changes[0][1] == plan.size(before.bytes - after.bytes)
+        assert changes[0][1] == units.size(before.bytes - after.bytes)
 
 
 def test_a_stage_that_has_no_memory_left_is_no_traceback(
@@ -86,8 +86,8 @@ def test_the_plan_counts_all_that_a_stage_does(tiny_model: Path, posters: Path) 
     assert set(told.phases) == {"precomputing", "saving", "samples", "evaluation"}
     assert told.peak == max(told.bytes, *told.phases.values())
     shown = "\n".join(plan.lines([told], CPU))
-    assert f"samples {plan.size(told.phases['samples'])}" in shown
-    assert f"at most {plan.size(told.peak)}" in shown
+    assert f"samples {units.size(told.phases['samples'])}" in shown
+    assert f"at most {units.size(told.peak)}" in shown
     (low,) = plan.plan(recipe(tiny_model, posters, "decoder.lora.base=fp8"), images, CPU)
     assert low.phases["samples"] < told.phases["samples"]
     assert "loading" in low.phases

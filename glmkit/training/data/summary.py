@@ -37,7 +37,7 @@ class DatasetSummary:
     without text for the glyph encoder, neither quoted nor given; `texts`: the first texts that it reads. `quotes`:
     warnings of the first captions whose quotes are read otherwise than they look, `misread` how many there are.
     `notes`: which splits and columns were taken, and what was passed over. `content`: a digest of all that training
-    reads of them.
+    reads of them. `unit`: what is counted, images or prompts.
     """
 
     images: int
@@ -56,12 +56,13 @@ class DatasetSummary:
     changes: dict[str, int]
     dropped: tuple[str, ...]
     content: str
+    unit: str = "images"
 
     def lines(self, name: str, batch_size: int) -> list[str]:
         """Tell people; buckets that cannot fill a batch of `batch_size` are named, since their images show more."""
         edits = f", {self.edits} of them edits" if self.edits else ""
         sizes = ", ".join(f"{size}: {count}" for size, count in self.buckets.items())
-        lines = [f"{name}: {self.images} images{edits}; {sizes}"]
+        lines = [f"{name}: {self.images} {self.unit}{edits}; {sizes}"]
         notes = {
             "have a rejected image, from which only stages with dpo learn": self.pairs,
             "more are for regularization": self.regularization,
@@ -144,6 +145,7 @@ def summarize(images: ImageDataset) -> DatasetSummary:
         changes=dict(sorted(changes.items())),
         dropped=tuple(" ".join(str(error).split()) for part in files for error in part.dropped),
         content=_digest(images),
+        unit=getattr(images, "unit", "images"),
     )
 
 

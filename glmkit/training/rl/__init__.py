@@ -7,6 +7,7 @@ reward.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from glmkit.training import data
@@ -36,6 +37,11 @@ def load_data(recipe: Recipe) -> data.Datasets:
     from glmkit.training.rl import prompts
 
     return prompts.load(recipe)
+
+
+def without_image_encoders(kind: StageKind) -> StageKind:
+    """Return the kind of a stage on images as it is where there are none: only texts are encoded."""
+    return replace(kind, encoders=tuple(one for one in kind.encoders if one == "glyph"))
 
 
 def kind(context: StageContext) -> StageKind:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from glmkit import shipped
 from glmkit.config import Data, Recipe
 from glmkit.errors import UserError
 from glmkit.evaluation.suites.shared.own_prompts import as_prompt
@@ -15,6 +16,7 @@ from glmkit.generation.requests import check_request, new_request
 from glmkit.hashing import json_sha256
 from glmkit.inputs.prompts import FilePrompt, read_prompts
 from glmkit.models import checkpoint
+from glmkit.models.checkpoint import published
 from glmkit.records import Prompt, Request
 
 
@@ -23,6 +25,7 @@ class PromptDataset:
     but captions and sizes.
     """
 
+    unit = "prompts"
     condition_images: dict[int, tuple[int, ...]]
     rejected: dict[int, int]
     same_image: dict[int, int]
@@ -54,7 +57,9 @@ def load(recipe: Recipe) -> tuple[PromptDataset, PromptDataset]:
     Without validation prompts the rewards of training prompts are measured in their place. UserError names the first
     prompt that cannot be used.
     """
-    data, model = recipe.data, checkpoint.resolve(recipe.model)
+    # The defaults of the published model are known without its files, which a plan does not download.
+    is_published = recipe.model in ("glm-image", published.HUB_ID)
+    data, model = recipe.data, Path(recipe.model) if is_published else checkpoint.resolve(recipe.model)
     train = _read(str(data.prompts), data, model)
     if isinstance(data.validation, str):
         return PromptDataset(train), PromptDataset(_read(data.validation, data, model))
@@ -70,7 +75,7 @@ def load(recipe: Recipe) -> tuple[PromptDataset, PromptDataset]:
 
 def _read(path: str, data: Data, model: Path) -> list[tuple[Prompt, Request]]:
     found = []
-    for number, prompt in enumerate(read_prompts(Path(path)), start=1):
+    for number, prompt in enumerate(read_prompts(Path(shipped.find(path))), start=1):
         try:
             found.append(_example(prompt, data, model))
         except UserError as error:

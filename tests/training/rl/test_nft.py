@@ -57,15 +57,15 @@ def test_when_a_round_begins_it_is_signed_flow_matching(beta: float) -> None:
     torch.testing.assert_close(velocity.grad, plain.grad, rtol=1e-5, atol=1e-8)
 
 
-@pytest.mark.parametrize("beta", [0.5, 1.0])
+@pytest.mark.parametrize("beta", [0.5])
 def test_the_best_velocity_of_a_sample(beta: float) -> None:
     """A good image pulls 1 / beta of the way to itself, a bad one pushes as far away, a middling one does nothing."""
     old, clean, noise = tensors(3)
     noisy, r = flow.add_noise(clean, noise, sigmas()), torch.tensor([1.0, 0.0, 0.5], dtype=torch.float64)
     velocity = old.clone().requires_grad_(True)
     optimizer = torch.optim.Adam([velocity], lr=0.05)
-    for step in range(600):
-        optimizer.param_groups[0]["lr"] = 0.05 * (1 - step / 600)
+    for step in range(300):
+        optimizer.param_groups[0]["lr"] = 0.05 * (1 - step / 300)
         optimizer.zero_grad()
         nft_loss(velocity, old, noisy, clean, sigmas(), r, beta).sum().backward()
         optimizer.step()

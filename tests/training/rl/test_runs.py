@@ -36,7 +36,9 @@ STAGES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(scope="module", params=list(STAGES))
+@pytest.fixture(
+    scope="module", params=[pytest.param("autoregressive", marks=pytest.mark.thorough), pytest.param("decoder")]
+)
 def stage(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -112,6 +114,9 @@ def test_a_stopped_run_goes_on(recipe: Path, stage: str, finished: Path, tmp_pat
     rewards = [(line["reward"], line["reward/brightness"]) for line in lines if "reward" in line]
     assert len(rewards) == 2
     assert all(whole == pytest.approx(part) for whole, part in rewards)
+    report = (finished / "report.html").read_text()
+    for shown in ("Reward from", "validation reward, the same prompts and seeds", "reward/brightness", "edge density"):
+        assert shown in report
 
 
 def test_a_limit_stops_a_run(recipe: Path, stage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
