@@ -128,8 +128,9 @@ def test_targets_are_scenes_as_others() -> None:
         for one, first in enumerate(boxes):
             for second in boxes[:one]:
                 assert first[1] >= second[3] or second[1] >= first[3] or first[2] <= second[0] or second[2] <= first[0]
+        least = colours.MIN_ASKED_CONTRAST if edit.condition.is_faint else colours.MIN_TEXT_CONTRAST
         for ink in inks(target):
-            assert contrast(background, colours.COLOURS[ink][0]) >= colours.MIN_TEXT_CONTRAST
+            assert contrast(background, colours.COLOURS[ink][0]) >= least
         for name in [shape.colour for shape in target.shapes] + [target.frame.colour] * bool(target.frame.thickness):
             assert contrast(background, colours.COLOURS[name][0]) >= colours.MIN_SHAPE_CONTRAST
         for old, new in (
@@ -142,7 +143,7 @@ def test_targets_are_scenes_as_others() -> None:
 @pytest.mark.parametrize("kind", ["remove-shape", "shape-colour", "move-shape"])
 def test_a_shape_is_named_without_doubt(kind: EditKind) -> None:
     """By its kind where there are others, by its colour where one of them has this kind, by its place at last."""
-    several = [edit for edit in edits(kind, 100) if edit.language == "en" and len(edit.condition.shape_groups) > 1]
+    several = [edit for edit in edits(kind, 120) if edit.language == "en" and len(edit.condition.shape_groups) > 1]
     assert len(several) > 5
     for edit in several:
         said, one, groups = edit.instruction.lower(), edit.old_shapes[0], edit.condition.shape_groups

@@ -82,6 +82,7 @@ ALIASES = {"grey": "gray", "light grey": "light gray", "dark grey": "dark gray"}
 MOST_NAMED = ("white", "black", "red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "grey", "navy",
               "gold", "cream", "teal", "beige", "light blue", "dark green", "dark blue")  # fmt: skip
 MIN_TEXT_CONTRAST = 3.0
+MIN_ASKED_CONTRAST = 1.6  # of colours that a caption names: gold on red, orange on white
 MIN_SHAPE_CONTRAST = 1.4
 CLEAR_DIFFERENCE = 25.0  # Euclidean distance in CIELAB (CIE 1976)
 TO_XYZ = ((0.4124, 0.3576, 0.1805), (0.2126, 0.7152, 0.0722), (0.0193, 0.1192, 0.9505))  # from linear sRGB

@@ -111,6 +111,12 @@ class EverydayScene:
         """Tell whether captions call the frame thin; any other is thick."""
         return self.frame.thickness < THIN_FRAME * min(self.height, self.width)
 
+    @property
+    def is_faint(self) -> bool:
+        """Tell whether a text has a colour that only who asks for it expects: captions must name it."""
+        faint = {*colours.COLOURS} - {*colours.readable_on(self.background)}
+        return self.text_colour in faint or self.accent_colour in faint
+
     def capital_share(self, block: TextBlock) -> float:
         """Return the height of a text's capitals as a share of the shorter side."""
         return block.size * fonts.capital(block.font) / min(self.height, self.width)
@@ -136,7 +142,8 @@ def sample_scene(
     """Sample a scene. The same `rng` state and arguments give the same scene; `language` is "en", "zh" or sampled."""
     language = language or rng.choices(("en", "zh"), (0.62, 0.38))[0]
     background = colours.sample(rng)
-    ink = colours.sample_on(background, rng)
+    least = colours.MIN_ASKED_CONTRAST if rng.random() < 0.3 else colours.MIN_TEXT_CONTRAST
+    ink = colours.sample_on(background, rng, least)
     blocks: tuple[TextBlock, ...] = ()
     while not blocks:
         count = rng.choices((1, 2, 3, 4), (54, 29, 12, 5))[0]
@@ -144,7 +151,7 @@ def sample_scene(
         blocks = _blocks(rng, count, arrangement, language, split, height, width)
     accent = ink
     if len(blocks) > 1 and rng.random() < 0.3:
-        accent = colours.sample_on(background, rng)
+        accent = colours.sample_on(background, rng, least)
         which = rng.randrange(len(blocks))
         blocks = tuple(replace(block, accent=number == which) for number, block in enumerate(blocks))
     framed = rng.random() <= 0.14
