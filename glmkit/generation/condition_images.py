@@ -14,7 +14,7 @@ from glmkit.generation.sequence import TOKEN_PIXELS
 from glmkit.inputs.images import read_image
 from glmkit.models.hybrid import HybridModel
 from glmkit.models.semantic_vq.model import halved_size, prepare_image
-from glmkit.records import Request
+from glmkit.records import EXACT, Request
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,15 @@ class ConditionImage:
 @torch.inference_mode()
 def encode_condition_images(hybrid: HybridModel, requests: Sequence[Request]) -> list[list[ConditionImage]]:
     """Read and encode the condition images of every request; UserError for one that cannot be used."""
-    if any(request.condition_images for request in requests):
+    edits = any(request.condition_images for request in requests)
+    if edits:
         hybrid.unload_except("semantic_vq", "vae")
-    return [
+    encoded = [
         [encode_condition_image(hybrid, read_image(path)) for path in request.condition_images] for request in requests
     ]
+    if edits and hybrid.precision != EXACT["precision"] and "semantic_vq" not in hybrid.kept:
+        hybrid.unload("semantic_vq")  # whose room the decoder's keys of condition images take, on a GPU that has little
+    return encoded
 
 
 @torch.inference_mode()

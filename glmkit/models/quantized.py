@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glmkit.models import float8
+from glmkit.models.host_weights import keep_on_host
 
 GROUP = 128  # inputs that share a scale or a word order, where a matrix has so many
 BITS = {"int8": 8, "int4": 4}
@@ -201,8 +202,11 @@ def quantize(
 ) -> nn.Module:
     """Pack the matrices of a component, one after the other, on a device, and move the rest there.
 
-    What is packed already stays. `changes` are added to the products of the layers that they name.
+    What is packed already stays. `changes` are added to the products of the layers that they name. In 4 bits, what a
+    GPU reads little of stays in the CPU's memory.
     """
+    if precision == "4bit" and device.type != "cpu":
+        keep_on_host(module, getattr(getattr(module, "config", None), "vision_vocab_size", 0), device)
     for name in matrix_names(component, module):
         layer = module.get_submodule(name)
         if isinstance(layer, PackedLinear):
