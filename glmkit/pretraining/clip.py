@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glmkit.models.clip.model import PREFIX, ClipModel
+from glmkit.posters.everyday import captions_zh
 from glmkit.posters.grammar import SHAPES
 from glmkit.training.data import ImageDataset, first_batches
 from glmkit.training.features import FeatureCache, precompute, resize_as_processor
@@ -29,20 +30,31 @@ GROUP = 64  # captions that a validation image chooses among
 VALIDATION_IMAGES = 4 * GROUP
 MAX_LOGIT_SCALE = math.log(100)  # of the logits, section 2.5 of the paper
 WRONG_CAPTIONS = 2  # an image, one of them in each batch
-MIRRORED = (("top", "bottom"), ("left", "right"))
+# What a wrong caption exchanges: one of a pair for the other, or a shape for another; longer words first.
+PAIRS = [("top", "bottom"), ("upper", "lower"), ("left", "right")]
+PAIRS += [("顶部", "底部"), ("上方", "下方"), ("上面", "下面"), ("左", "右")]
+KINDS = [list(SHAPES), list(captions_zh.KINDS.values())]
+QUOTED = r"\"[^\"]*\"|“[^”]*”|「[^」]*」|'[^']*'"
+ENGLISH = "|".join(sorted({word for pair in PAIRS[:3] for word in pair} | {*KINDS[0]}, key=len, reverse=True))
+CHINESE = "|".join(sorted({word for pair in PAIRS[3:] for word in pair} | {*KINDS[1]}, key=len, reverse=True))
 # Quoted texts match first and whole, so that group 1 is never a word inside quotes.
-WORD = re.compile(rf'"[^"]*"|\b({"|".join((*SHAPES, *MIRRORED[0], *MIRRORED[1]))})\b')
+WORD = re.compile(rf"(?:{QUOTED})|(\b(?:{ENGLISH})(?=s?\b)|{CHINESE})")
 
 
 def wrong_caption(caption: str, rng: random.Random) -> str | None:
     """Exchange top and bottom, or left and right, or a shape, in a caption; None where it names none.
 
-    Words are exchanged wherever they stand: a poster could look as the wrong caption says, so that no caption can be
+    Words are exchanged wherever they stand: an image could look as the wrong caption says, so that no caption can be
     refused without a look at the image.
     """
     named = {match[1] for match in WORD.finditer(caption) if match[1]}
-    swaps = [{one: other, other: one} for one, other in MIRRORED if named & {one, other}]
-    swaps += [{shape: rng.choice([kind for kind in SHAPES if kind != shape])} for shape in SHAPES if shape in named]
+    swaps = [{one: other, other: one} for one, other in PAIRS if named & {one, other}]
+    swaps += [
+        {shape: rng.choice([kind for kind in kinds if kind != shape])}
+        for kinds in KINDS
+        for shape in kinds
+        if shape in named
+    ]
     if not swaps:
         return None
     swap = rng.choice(swaps)

@@ -30,9 +30,7 @@ def initialise(folder: Path, architecture: str | Path) -> None:
     if (folder / checkpoint.INDEX).exists():
         return
     sizes = read_yaml(architecture)
-    world = sizes.pop("world", "plain")
-    if world not in WORLDS:
-        raise unknown("world", world, WORLDS)
+    world = _world(sizes)
     sampling = sizes.pop("sampling", {})
     known = ("codebook_size", "vocab_size", "condition_image_pixels", "defaults", *checkpoint.PUBLISHED)
     for key in sizes:
@@ -69,10 +67,12 @@ def initialise_clip(folder: Path, architecture: str | Path) -> None:
     if (folder / clip.CONFIG).exists():
         return
     sizes = read_yaml(architecture)
+    world = _world(sizes)
     for key in ("embed_dim", "vision_cfg", "text_cfg"):
         if key not in sizes:
             raise UserError(f"{architecture}: {key} is missing")
-    clip.create(folder, sizes, [clip.PREFIX * (index % 2) + caption for index, caption in enumerate(_corpus())])
+    corpus = enumerate(_corpus(world))
+    clip.create(folder, sizes, [clip.PREFIX * (index % 2) + caption for index, caption in corpus])
 
 
 @torch.no_grad()
@@ -114,6 +114,14 @@ def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
             raise unknown("key", key, result)
         result[key] = _merged(result[key], value) if isinstance(value, dict) else value
     return result
+
+
+def _world(sizes: dict[str, Any]) -> str:
+    """Take the world out of the sizes of an architecture file."""
+    world = str(sizes.pop("world", "plain"))
+    if world not in WORLDS:
+        raise unknown("world", world, WORLDS)
+    return world
 
 
 def _corpus(world: str = "plain") -> list[str]:

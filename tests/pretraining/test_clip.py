@@ -77,6 +77,9 @@ def test_the_loss_of_a_image_counts_every_wrong_caption_that_is_there() -> None:
         ),
         ('Red card, "a star" in the middle, a star in the left corner.', None),
         ('Red card, "circle" in the middle.', {None}),
+        ("“top” in the upper part, 'left', two words", {"“top” in the lower part, 'left', two words"}),
+        ("卡片，「左右」在顶部", {"卡片，「左右」在底部"}),
+        ("左上角写着“星星”", {"右上角写着“星星”"}),
     ],
 )
 def test_wrong_captions(caption: str, wrong: set[str | None] | None) -> None:
