@@ -25,13 +25,14 @@ DIGITS = 6  # of a reward in it
 class ImagePair:
     """A better and a worse image file of one prompt, whose images shall show `texts`.
 
-    `about` is what else is known of the pair: values of JSON.
+    `condition_images` are the files that an instruction edits. `about` is what else is known: values of JSON.
     """
 
     prompt: str
     texts: tuple[str, ...]
     chosen: Path
     rejected: Path
+    condition_images: tuple[Path, ...]
     about: dict[str, Any]
 
 
@@ -53,7 +54,8 @@ def pairs_by_rewards(report: RewardReport, margin: float) -> list[ImagePair]:
         best, worst = ordered[0], ordered[-1]
         if _total(best) - _total(worst) > margin and not best.is_empty:
             about = {"chosen_reward": round(_total(best), DIGITS), "rejected_reward": round(_total(worst), DIGITS)}
-            pairs.append(ImagePair(best.prompt, best.texts, Path(best.file), Path(worst.file), about))
+            edited = tuple(map(Path, best.condition_images))
+            pairs.append(ImagePair(best.prompt, best.texts, Path(best.file), Path(worst.file), edited, about))
     return pairs
 
 
@@ -92,7 +94,8 @@ def pairs_by_votes(votes: Sequence[Path], runs: Sequence[Path], names: Sequence[
             *_, rejected = _image_of(loaded[worse], prompt_id, seed)
             ahead = 1 if total > 0 else -1
             about = {"votes_for": signs.count(ahead), "votes_against": signs.count(-ahead)}
-            pairs.append(ImagePair(prompt, texts, chosen, rejected, about))
+            edited = tuple(sorted((loaded[better].folder / "references" / prompt_id).glob("condition_image*.png")))
+            pairs.append(ImagePair(prompt, texts, chosen, rejected, edited, about))
     return pairs
 
 
@@ -118,12 +121,23 @@ def write_pairs(pairs: Sequence[ImagePair], out: Path) -> None:
     with atomic_folder(out) as unfinished:
         records = []
         for number, pair in enumerate(pairs):
-            names = {}
+            record: dict[str, Any] = {"prompt": pair.prompt}
+            if pair.texts:
+                record["texts"] = list(pair.texts)
             for kind, source in zip(KINDS, (pair.chosen, pair.rejected), strict=True):
-                names[f"{kind}_file_name"] = f"{kind}/{number:05}{source.suffix.lower()}"
-                target = unfinished / names[f"{kind}_file_name"]
-                target.parent.mkdir(exist_ok=True)
-                shutil.copyfile(source, target)
-            texts = {"texts": list(pair.texts)} if pair.texts else {}
-            records.append({"prompt": pair.prompt, **texts, **names, **pair.about})
+                record[f"{kind}_file_name"] = _copy(source, unfinished, f"{kind}/{number:05}")
+            if pair.condition_images:
+                names = (f"condition/{number:05}_{index}" for index in range(len(pair.condition_images)))
+                record["condition_image"] = [
+                    _copy(source, unfinished, name) for source, name in zip(pair.condition_images, names, strict=True)
+                ]
+            records.append(record | pair.about)
         write_jsonl(unfinished / METADATA, records)
+
+
+def _copy(source: Path, folder: Path, name: str) -> str:
+    """Copy a file into the folder under a name, which gets the file's ending; returns the name."""
+    name += source.suffix.lower()
+    (folder / name).parent.mkdir(exist_ok=True)
+    shutil.copyfile(source, folder / name)
+    return name

@@ -14,6 +14,7 @@ from glmkit.errors import UserError
 from glmkit.records import Prompt, Record
 
 if TYPE_CHECKING:
+    from glmkit.inputs.prompts import FilePrompt
     from glmkit.training.rl.rewards import Rewards, RewardScore
 
 DEFAULT_WEIGHTS: Mapping[str, float] = {"text": 1.0}
@@ -39,6 +40,7 @@ class RewardedImage(Record):
     advantage: float | None
     is_empty: bool = False
     error: str | None = None
+    condition_images: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,10 +57,14 @@ class RewardSpread(Record):
 
 @dataclass(frozen=True)
 class RewardReport:
-    """Hold the images in the order of prompts and seeds, and the spread of each reward and of "total"."""
+    """Hold the images in the order of prompts and seeds, and the spread of each reward and of "total".
+
+    `missing` are the ids of prompts without an image.
+    """
 
     images: tuple[RewardedImage, ...]
     spreads: Mapping[str, RewardSpread]
+    missing: tuple[str, ...] = ()
 
 
 def reward_images(
@@ -75,10 +81,11 @@ def reward_images(
 
     Texts of a prompt are its `texts` or, with `texts_from="quotes"`, those in its quotes. `base` is a folder of images
     that the model makes without what is trained, by the same names; one without its seed is compared with the first of
-    its prompt. UserError for whatever is misspelt or missing; an image that cannot be scored has its error.
+    its prompt. UserError for whatever is misspelt or missing; an image that cannot be scored, or whose prompt cannot be
+    used, has its error.
     """
     from glmkit.evaluation.suites.shared.layouts import file_of
-    from glmkit.evaluation.suites.shared.own_prompts import OwnPrompts, as_prompt
+    from glmkit.evaluation.suites.shared.own_prompts import OwnPrompts
     from glmkit.inputs.prompts import read_prompts
     from glmkit.models.devices import pick_device
     from glmkit.progress import progress_bars
@@ -86,10 +93,8 @@ def reward_images(
     from glmkit.training.rl.rewards import Rewards
 
     suite = OwnPrompts(from_quotes=texts_from is not None)
-    read = [as_prompt(one, from_quotes=suite.from_quotes) for one in read_prompts(Path(prompts)) if one.error is None]
+    read = [_prompt(one, from_quotes=suite.from_quotes) for one in read_prompts(Path(prompts))]
     known = {prompt.id: prompt for prompt in read}
-    if not known:
-        raise UserError(f"{prompts} has no prompt that can be used", fix='{"prompt": "...", "texts": ["OPEN"]}')
     files = suite.find(Path(images), read)
     bases = {} if base is None else suite.find(Path(base), read)
     first_bases = {name: file_of(bases[name, seed]) for name, seed in sorted(bases, reverse=True)}
@@ -122,10 +127,22 @@ def reward_images(
             None if math.isnan(gain) else gain,
             score.is_empty,
             score.error,
+            prompt.condition_images,
         )
         for (prompt, seed, file), score, gain in zip(found, scores, gains, strict=True)
     ]
-    return RewardReport(tuple(rewarded), _spreads(rewarded, rewards))
+    missing = known.keys() - {image.prompt_id for image in rewarded}
+    return RewardReport(tuple(rewarded), _spreads(rewarded, rewards), tuple(name for name in known if name in missing))
+
+
+def _prompt(prompt: FilePrompt, *, from_quotes: bool) -> Prompt:
+    """Make a prompt of a file's, with its error where it cannot be used."""
+    from glmkit.evaluation.suites.shared.own_prompts import as_prompt
+
+    try:
+        return as_prompt(prompt, from_quotes=from_quotes)
+    except UserError as error:
+        return Prompt(prompt.id, prompt.prompt, error=" ".join(str(error).split()))
 
 
 def _in_order(files: Iterable[tuple[str, int]], prompts: Iterable[str]) -> list[tuple[str, int]]:
@@ -142,6 +159,9 @@ def _score(scorer: Rewards, images: Sequence[tuple[Prompt, Path, Path | None]]) 
     scores: list[RewardScore | None] = []
     samples = []
     for prompt, *files in images:
+        if prompt.error is not None:
+            scores.append(RewardScore(error=f"prompt: {prompt.error}"))
+            continue
         try:
             image, base = (None if file is None else read_image(file) for file in files)
         except UserError as error:

@@ -89,6 +89,8 @@ def report_of(arguments: argparse.Namespace) -> RewardReport:
     for image in report.images:
         if image.error is not None:
             print(f"{image.file} has no reward: {image.error}", file=sys.stderr)
+    if report.missing:
+        print(f"without an image: {len(report.missing)} prompts, such as {report.missing[0]}", file=sys.stderr)
     return report
 
 

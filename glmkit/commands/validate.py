@@ -76,4 +76,5 @@ def _preview_image(example: TrainingExample) -> PreviewImage:
         Image.fromarray(target.pixels()),
         Image.fromarray(target.text_mask()) if target.has_text_positions else None,
         [Image.fromarray(image.pixels()) for image in example.condition_images],
+        None if example.rejected is None else Image.fromarray(example.rejected.pixels()),
     )

@@ -38,9 +38,12 @@ class PreviewImage:
         target: Image.Image,
         mask: Image.Image | None,
         condition_images: Sequence[Image.Image],
+        rejected: Image.Image | None = None,
     ) -> PreviewImage:
-        """Embed the target, the target with its text positions in red, and the images that an edit begins with."""
+        """Embed the target, the same with its text positions in red, what an edit begins with, the worse of a pair."""
         images = [("condition image", image) for image in condition_images] + [("image", target)]
+        if rejected is not None:
+            images.append(("rejected", rejected))
         if mask is not None:
             red = Image.composite(Image.new("RGB", target.size, MARK), target, mask)
             images.append(("where text stands", Image.blend(target, red, MARK_OPACITY)))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from plain_runs import write_run
 
 from glmkit.api.pairs import pairs_by_rewards
@@ -67,6 +68,11 @@ def vote(page: Any, path: Path, voter: str, *prefer: str) -> str:
 def test_votes_become_pairs_that_a_recipe_reads(page: tuple[list[str], Any], tmp_path: Path) -> None:
     """Two voters agree on three pairs, and leave the fourth undecided; of the fifth there is one vote, a tie."""
     runs, exported = page
+    prompts = [pair["prompt_id"] for pair in decode(exported["key"], "key")["pairs"].values()]
+    for name in ("condition_image", "condition_image1"):  # of the first pair, an edit of two images
+        path = tmp_path / "one/references" / prompts[0] / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32)).save(path)
     files = [
         vote(exported, tmp_path / "ann.json", "Ann", "one", "other", "one", "one", "tie"),
         vote(exported, tmp_path / "ben.json", "Ben", "one", "other", "tie", "other"),
@@ -75,7 +81,6 @@ def test_votes_become_pairs_that_a_recipe_reads(page: tuple[list[str], Any], tmp
     assert main(["pairs", "--votes", *files, "--runs", *runs, "--out", str(out)]) == 0
     records = read_jsonl(out / "metadata.jsonl")
     assert [(record["votes_for"], record["votes_against"]) for record in records] == [(2, 0), (2, 0), (1, 0)]
-    prompts = [pair["prompt_id"] for pair in decode(exported["key"], "key")["pairs"].values()]
     found = read_captioned_images(str(out), Columns()).images
     for image, prompt, better in zip(found, prompts, ("one", "other", "one"), strict=False):
         worse = "one" if better == "other" else "other"
@@ -83,6 +88,7 @@ def test_votes_become_pairs_that_a_recipe_reads(page: tuple[list[str], Any], tmp
         for read, run in ((image.image, better), (image.rejected, worse)):
             assert isinstance(read, Path)
             assert read.read_bytes() == (tmp_path / run / f"images/{prompt}_0.png").read_bytes()
+    assert [len(image.condition_images) for image in found] == [2, 0, 0]
     assert main(["pairs", "--votes", *files, "--runs", *runs, "--out", str(out)]) == 2, "the folder is there"
 
 

@@ -15,6 +15,8 @@ from glmkit.files import write_jsonl
 PROMPTS: list[dict[str, Any]] = [
     {"id": "a", "prompt": "A 'red' card", "texts": ["red"]},
     {"id": "b", "prompt": "Two stripes"},
+    {"id": "c", "prompt": "", "texts": ["red"]},
+    {"id": "d", "prompt": "Not there"},
 ]
 
 
@@ -33,7 +35,8 @@ def folder(tmp_path: Path) -> Path:
     for name, seed, count in (("a", 0, 5), ("a", 1, 3), ("a", 2, 0), ("b", 0, 4)):
         stripes(tmp_path / f"images/{name}_{seed}.png", count)
     (tmp_path / "images/b_1.png").write_bytes((tmp_path / "images/b_0.png").read_bytes()[:80])
-    for name in ("a_0", "b_0"):
+    stripes(tmp_path / "images/c_0.png", 5)
+    for name in ("a_0", "b_0", "c_0"):
         stripes(tmp_path / f"base/{name}.png", 5)
     return tmp_path
 
@@ -48,7 +51,7 @@ def test_shows_what_each_reward_thinks(folder: Path, capsys: pytest.CaptureFixtu
     printed = capsys.readouterr()
     values = json.loads(printed.out)
     found = {f"{one['prompt_id']}_{one['seed']}": one for one in values["images"]}
-    assert [*found] == ["a_0", "a_1", "a_2", "b_0", "b_1"]
+    assert [*found] == ["a_0", "a_1", "a_2", "b_0", "b_1", "c_0"]
     assert found["a_0"]["rewards"] == {"content": 1.0}
     assert found["a_0"]["total"] == 2.0
     assert found["a_0"]["advantage"] > found["a_1"]["advantage"] > found["a_2"]["advantage"]
@@ -56,6 +59,8 @@ def test_shows_what_each_reward_thinks(folder: Path, capsys: pytest.CaptureFixtu
     assert found["b_0"]["advantage"] is None  # the only one of its prompt
     assert "b_1.png" in found["b_1"]["error"]
     assert "b_1.png has no reward" in printed.err
+    assert found["c_0"]["error"].startswith("prompt: the prompt is empty")
+    assert "without an image: 1 prompts, such as d" in printed.err
     assert values["rewards"]["content"]["constant"] == 0
     assert values["rewards"]["total"]["mean"] == 2 * values["rewards"]["content"]["mean"]
 

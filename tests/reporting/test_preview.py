@@ -69,3 +69,12 @@ def test_another_file_stays(tmp_path: Path) -> None:
         check_preview(tmp_path / "p.html")
     write_preview(tmp_path / "q.html", "a", [], [])
     check_preview(tmp_path / "q.html")
+
+
+def test_pairs_show_both_images(tmp_path: Path) -> None:
+    for name in ("good", "bad"):
+        Image.new("RGB", (64, 64), "blue").save(tmp_path / f"{name}.png")
+    record = {"prompt": "a fox", "chosen_file_name": "good.png", "rejected_file_name": "bad.png"}
+    (tmp_path / "metadata.jsonl").write_text(json.dumps(record))
+    (shown,) = validate._spread(data.FileDataset(tmp_path).examples)
+    assert [label for label, _ in shown.thumbnails] == ["image", "rejected"]

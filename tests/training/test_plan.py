@@ -133,6 +133,23 @@ def test_a_wrong_target_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert "unknown lora target 'qq'" in capsys.readouterr().err
 
 
+def test_pairs_take_twice_the_images_and_a_frozen_pass() -> None:
+    """Of the same stage on single images: twice the activations, and without gradients once more."""
+    kind = stage_kinds()["decoder"]
+
+    def planned(*changes: str) -> plan.StagePlan:
+        settings = recipe("decoder_lora", "decoder.compile=false", *changes)
+        return plan.plan_stage("decoder", kind, settings, [(64, 64, ())], CAPTIONS, CPU, 1.0, with_phases=False)
+
+    double, pairs = planned("decoder.micro_batch_size=2"), planned("decoder.micro_batch_size=1", "decoder.dpo={}")
+    assert double.activations is not None
+    assert pairs.activations is not None
+    assert double.activations <= pairs.activations < 1.2 * double.activations
+    assert double.seconds is not None
+    assert pairs.seconds is not None
+    assert pairs.seconds > 2.2 * double.seconds, "twice the passes, and those without adapters"
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

@@ -54,6 +54,14 @@ def test_each_caption_has_its_pair(tmp_path: Path) -> None:
     assert summary.summarize(load(tmp_path, fox, owl)).content != about.content
 
 
+def test_both_images_of_an_edit_begin_with_the_same(tmp_path: Path) -> None:
+    Image.new("RGB", (96, 64), "blue").save(tmp_path / "before.png")
+    found = load(tmp_path, pair(tmp_path, "fox", condition_image="before.png"))
+    assert found.rejected == {2: 1}
+    assert found.condition_images == {1: (0,), 2: (0,)}
+    assert data.kinds(found)[1:] == [(64, 64, ((64, 96),))] * 2
+
+
 @pytest.mark.parametrize(
     ("chosen", "rejected", "size"),
     [((64, 64), (128, 128), (64, 64)), ((128, 96), (64, 64), (64, 64)), ((96, 64), (96, 64), (64, 96))],
