@@ -87,7 +87,7 @@ def test_the_gradient_is_that_of_the_paper() -> None:
     before = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64).log()
     better, worse, beta = 2, 1, 0.5
     costs = -logits.log_softmax(dim=0)[[better, worse]]
-    pair_losses(costs, -before[[better, worse]], Dpo(beta=beta))["loss"].sum().backward()
+    pair_losses(costs, -before[[better, worse]], Dpo(beta=beta, supervised_weight=0))["loss"].sum().backward()
     gains = (logits.log_softmax(dim=0) - before).detach()
     strength = -beta / (1 + math.exp(beta * (gains[better] - gains[worse])))
     expected = torch.zeros(4, dtype=torch.float64)
@@ -112,7 +112,7 @@ def test_the_optimum_is_the_reference_tilted_by_the_reward(rewards: list[float],
     def closure() -> float:
         optimizer.zero_grad()
         costs = -logits.log_softmax(dim=0)[both]
-        losses = pair_losses(costs, -before[both], Dpo(beta=beta, label_smoothing=smoothing))
+        losses = pair_losses(costs, -before[both], Dpo(beta=beta, label_smoothing=smoothing, supervised_weight=0))
         (preferred * losses["loss"]).sum().backward()
         return float((preferred * losses["loss"]).detach().sum())
 
@@ -131,7 +131,8 @@ def test_nothing_is_won_before_anything_is_learnt(stage: str, tiny_model: Path, 
     loss, shown = fresh.loss(PAIR, seeded())
     assert loss.item() == pytest.approx(math.log(2), abs=1e-6)
     assert shown["won"] == shown["chosen"] == shown["rejected"] == 0
-    assert fresh.validation_losses()["loss"] == pytest.approx(math.log(2), abs=1e-6)
+    validation = fresh.validation_losses()
+    assert validation["loss"] == validation["dpo"] == pytest.approx(math.log(2), abs=1e-6)
 
 
 def test_the_decoder_compares_errors_at_one_noise_and_time(tiny_model: Path, learnt: dict[str, Any]) -> None:
@@ -223,8 +224,8 @@ def test_a_run_wins_its_pairs(stage: str, tiny_model: Path, folder: Path, tmp_pa
         }
     )
     result = finetune(recipe, CPU)[stage]
-    assert result["before"]["loss"] == pytest.approx(math.log(2), abs=1e-5)
-    assert result["after"]["loss"] < 0.9 * result["before"]["loss"]
+    assert result["before"]["dpo"] == pytest.approx(math.log(2), abs=1e-5)
+    assert result["after"]["dpo"] < 0.9 * result["before"]["dpo"]
     assert result["after"]["won"] == 1
     assert result["after"]["chosen"] > result["after"]["rejected"]
     about = json.loads((tmp_path / "run/data.json").read_text())

@@ -31,7 +31,7 @@ Losses = dict[str, Tensor]
 
 
 def pair_losses(costs: Tensor, reference: Tensor, settings: Dpo, scale: float = 1.0) -> Losses:
-    """Return what each pair costs (`loss`) and what became of it, all B.
+    """Return the loss of each pair, its two terms (`dpo`, `supervised`) and what became of it, all B.
 
     `costs` are those of the better images, then of the rejected ones: 2B, negative log-likelihoods or what stands for
     them, and `reference` the same of the model without adapters; `scale` stands before beta. `won`: whether the better
@@ -40,16 +40,17 @@ def pair_losses(costs: Tensor, reference: Tensor, settings: Dpo, scale: float = 
     chosen, rejected = (reference - costs).chunk(2)
     margin = scale * settings.beta * (chosen - rejected)
     smoothing = settings.label_smoothing
-    loss = -(1 - smoothing) * F.logsigmoid(margin) - smoothing * F.logsigmoid(-margin)
-    won = (margin > 0).float()
-    return {"loss": loss, "won": won, "chosen": chosen.detach(), "rejected": rejected.detach()}
+    dpo = -(1 - smoothing) * F.logsigmoid(margin) - smoothing * F.logsigmoid(-margin)
+    supervised = costs[: len(dpo)]
+    loss = dpo + settings.supervised_weight * supervised
+    shown = {"dpo": dpo, "supervised": supervised, "won": (margin > 0).float(), "chosen": chosen, "rejected": rejected}
+    return {"loss": loss, **{name: values.detach() for name, values in shown.items()}}
 
 
 def _means(losses: Losses) -> tuple[Tensor, Losses]:
     """Return the mean loss, and the means of what to show beside it."""
     means = {name: values.mean() for name, values in losses.items()}
-    loss = means.pop("loss")
-    return loss, {"dpo": loss.detach(), **means}
+    return means.pop("loss"), means
 
 
 class AutoregressivePreference(AutoregressiveObjective):
@@ -72,20 +73,16 @@ class AutoregressivePreference(AutoregressiveObjective):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of pairs with the cross-entropy of the better images, and means to show."""
         chosen, dropped = indices[rows], self.sample_drops(indices, generator)[rows]
-        losses, costs = self._pairs(self.sequences, chosen, [self.rejected[index] for index in chosen], dropped)
-        loss, metrics = _means(losses)
-        supervised = costs[: len(chosen)].mean()
-        return loss + self.settings.supervised_weight * supervised, {**metrics, "supervised": supervised.detach()}
+        return _means(self._pairs(self.sequences, chosen, [self.rejected[index] for index in chosen], dropped))
 
     def _pairs(
         self, sequences: TokenSequences, chosen: Sequence[int], rejected: Sequence[int], dropped: Sequence[bool]
-    ) -> tuple[Losses, Tensor]:
-        """Return the losses of pairs B, and the cross-entropy of all images 2B."""
+    ) -> Losses:
         batch = sequences.padded([*chosen, *rejected], [*dropped, *dropped])
         costs = self._costs(batch.cross_entropies(batch.logits(self.trained)))
         with without_adapters(self.trained):
             reference = self._costs(batch.cross_entropies(batch.logits(self.trained)))
-        return pair_losses(costs, reference, self.settings), costs
+        return pair_losses(costs, reference, self.settings)
 
     def _costs(self, parts: dict[str, Tensor]) -> Tensor:
         """Return the weighted cross-entropy of every image, as supervised training has it."""
@@ -98,7 +95,7 @@ class AutoregressivePreference(AutoregressiveObjective):
         for indices in self.validation_groups:
             rejected = [self.rejected_validation[index] for index in indices]
             with autocast(self.device):
-                losses.append(self._pairs(self.validation, indices, rejected, [False] * len(indices))[0])
+                losses.append(self._pairs(self.validation, indices, rejected, [False] * len(indices)))
         return _pooled(losses)
 
 
@@ -125,15 +122,9 @@ class DecoderPreference(DecoderObjective):
         others = [self.rejected[index] for index in indices]
         latents = sample_latents(self.train.latents[others].float(), generator)
         prior = inputs.prior_token_ids if self.settings.same_prior else self.sample_prior(others, generator)
-        both = _beside(inputs.of(rows), others[rows], latents[rows], prior[rows])
-        losses, costs = self._pairs(self.train, both)
-        loss, metrics = _means(losses)
-        supervised = costs[: len(both.indices) // 2].mean()
-        return loss + self.settings.supervised_weight * supervised, {**metrics, "supervised": supervised.detach()}
+        return _means(self._pairs(self.train, _beside(inputs.of(rows), others[rows], latents[rows], prior[rows])))
 
-    def _pairs(self, known: DecoderFeatures, inputs: DecoderInputs) -> tuple[Losses, Tensor]:
-        """Return the losses of pairs B, and the squared error of the velocity of all images 2B."""
-
+    def _pairs(self, known: DecoderFeatures, inputs: DecoderInputs) -> Losses:
         def costs() -> Tensor:
             velocity, _ = self.predict_velocity(known, inputs)
             return (velocity - inputs.target).square().mean(dim=(1, 2, 3))
@@ -141,7 +132,7 @@ class DecoderPreference(DecoderObjective):
         now = costs()
         with without_adapters(self.trained):
             reference = costs()
-        return pair_losses(now, reference, self.settings, scale=0.5), now  # the half of Diffusion-DPO's bound
+        return pair_losses(now, reference, self.settings, scale=0.5)  # the half of Diffusion-DPO's bound
 
     @torch.no_grad()
     def validation_losses(self) -> dict[str, float]:
@@ -156,7 +147,7 @@ class DecoderPreference(DecoderObjective):
                 same = self.settings.same_prior
                 prior = inputs.prior_token_ids if same else self.validation.prior_token_ids[others].long()
                 with autocast(self.device):
-                    losses.append(self._pairs(self.validation, _beside(inputs, others, latents, prior))[0])
+                    losses.append(self._pairs(self.validation, _beside(inputs, others, latents, prior)))
         return _pooled(losses)
 
 

@@ -13,6 +13,7 @@ with an image is the image's error: it is never rewarded with 0.
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -82,7 +83,7 @@ class Reward(Protocol):
     def score(self, sample: RewardSample) -> float | None:
         """Score an image, the more the better; None where it says nothing of the prompt.
 
-        Any exception is the error of this image.
+        A UserError concerns all images and ends the run; any other exception is the error of this one.
         """
         ...
 
@@ -147,9 +148,13 @@ class Rewards:
         for name, reward in self._rewards.items():
             try:
                 value = reward.score(sample)
+            except UserError:
+                raise
             except Exception as error:  # whatever goes wrong is the error of this image
                 return RewardScore(error=f"{name}: {first_line(error)}")
             if value is not None:
+                if not math.isfinite(value):
+                    return RewardScore(error=f"{name}: {value} is no reward")
                 parts[name] = float(value)
                 is_empty |= reward.gates and value == 0
         if is_empty:

@@ -5,6 +5,7 @@ Only prompts whose `named` says so, and those of the poster grammar in text-rend
 
 from __future__ import annotations
 
+from glmkit.errors import UserError
 from glmkit.evaluation.suites.text_render import named_counts
 from glmkit.training.rl.rewards import RewardSample, refuse_argument
 
@@ -19,7 +20,10 @@ class AttributesReward:
 
     def score(self, sample: RewardSample) -> float | None:
         """Score what the prompt names, the places of its texts included."""
-        counted = named_counts(sample.prompt, sample.lines, sample.image)
+        try:
+            counted = named_counts(sample.prompt, sample.lines, sample.image)
+        except UserError as error:  # of what this prompt names
+            raise ValueError(error.what) from error
         (right, checked), (in_place, placed) = counted["attribute_accuracy"], counted["texts_in_place"]
         return (right + in_place) / (checked + placed) if checked + placed else None
 

@@ -36,7 +36,10 @@ class JudgeReward:
         if not prompt.questions:
             if not prompt.texts:
                 return None
-            prompt = with_questions("a reward", prompt, prompt.named)
+            try:
+                prompt = with_questions("judge", prompt, prompt.named)
+            except UserError as error:  # of what this prompt names
+                raise ValueError(error.what) from error
         with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(self.judge.workers) as pool:
             file = Path(folder) / "image.png"
             sample.image.save(file, compress_level=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from glmkit.errors import UserError
 from glmkit.evaluation.ocr.lines import OcrError, RecognizedLine
 from glmkit.records import Prompt
 from glmkit.training.rl import rewards
-from glmkit.training.rl.rewards import Rewards, RewardSample
+from glmkit.training.rl.rewards import Rewards, RewardSample, attributes
 
 OPEN = Prompt("open", "A poster that says 'OPEN'", ("OPEN",))
 
@@ -89,3 +90,43 @@ def test_an_empty_image_earns_nothing_and_a_failure_is_an_error(monkeypatch: pyt
     assert good.parts == {"text": 1.0, "content": 1.0}
     assert (empty.parts, empty.is_empty) == ({"text": 0.0, "content": 0.0}, True)
     assert (failed.error, failed.parts, failed.total(both.weights)) == ("OCR: it hung", {}, None)
+
+
+class Gives:
+    """A reward that gives what it is told, or raises it."""
+
+    reads_text = needs_base = gates = False
+
+    def __init__(self, what: float | Exception) -> None:
+        self.what = what
+
+    def score(self, sample: RewardSample) -> float | None:
+        del sample
+        if isinstance(self.what, Exception):
+            raise self.what
+        return self.what
+
+
+@pytest.mark.parametrize(
+    ("what", "error"),
+    [
+        (float("nan"), "content: nan is no reward"),
+        (float("inf"), "content: inf is no reward"),
+        (RuntimeError("the answer\nis cut"), "content: RuntimeError: the answer"),
+    ],
+)
+def test_what_is_no_reward_is_the_error_of_the_image(what: float | Exception, error: str, content: Rewards) -> None:
+    content._rewards["content"] = Gives(what)
+    assert content.score([RewardSample(OPEN, poster(), poster())])[0].error == error
+
+
+def test_what_concerns_all_images_ends_the_run(content: Rewards) -> None:
+    content._rewards["content"] = Gives(UserError("the endpoint refuses the key"))
+    with pytest.raises(UserError, match="refuses the key"):
+        content.score([RewardSample(OPEN, poster(), poster())])
+
+
+def test_a_prompt_that_names_nonsense_has_an_error() -> None:
+    nonsense = replace(OPEN, named={"colours": "navy"})
+    with pytest.raises(ValueError, match="no field 'colours'"):
+        attributes.load("", "cpu").score(RewardSample(nonsense, poster()))
