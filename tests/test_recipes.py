@@ -45,7 +45,9 @@ def check(recipe: Recipe) -> None:
         return
     for folder in filter(None, (*(source.path for source in recipe.data.train), str(recipe.data.validation or ""))):
         for row in read_jsonl(ROOT / folder / "metadata.jsonl"):
-            assert (ROOT / folder / row["file_name"]).is_file()
+            names = [name for key, name in row.items() if key.endswith("file_name")]
+            assert names
+            assert all((ROOT / folder / name).is_file() for name in names)
     sizes = list(map(config.parse_size, filter(None, [recipe.samples.size])))
     if isinstance(recipe, pretraining.PretrainRecipe):
         if recipe.architecture:
