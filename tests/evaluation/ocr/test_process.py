@@ -11,7 +11,7 @@ import pytest
 from glmkit.errors import UserError
 from glmkit.evaluation.ocr import process
 from glmkit.evaluation.ocr.lines import OcrError, RecognizedLine, reading_order
-from glmkit.evaluation.ocr.process import OcrProcess, recognize_images
+from glmkit.evaluation.ocr.process import OcrProcess, OcrProcesses, recognize_images
 
 pytestmark = pytest.mark.usefixtures("ocr_log")
 
@@ -91,3 +91,20 @@ def test_a_pipe_that_breaks_as_on_windows_costs_one_image(tmp_path: Path, monkey
         assert one.recognize(path, 1)[0].text == "x"
     finally:
         one.close()
+
+
+@pytest.mark.parametrize(("dense", "count"), [(False, 2), (True, 4)])
+def test_processes_stay_for_more_images(
+    dense: bool, count: int, tmp_path: Path, ocr_log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On four cores the engine has a process for two of them, or for each."""
+    monkeypatch.setattr("glmkit.runs.cores", lambda: 4)
+    monkeypatch.setenv("FAKE_OCR_SECONDS", "0.2")
+    paths = [fake_ocr.write(tmp_path / f"{number}.png", "x") for number in range(6)]
+    processes = OcrProcesses("fake_ocr", dense=dense)
+    try:
+        for _ in range(2):
+            assert len(dict(processes.recognize(dict.fromkeys(paths, 1)))) == 6
+    finally:
+        processes.close()
+    assert len({line.split()[0] for line in ocr_log.read_text().splitlines()}) == count

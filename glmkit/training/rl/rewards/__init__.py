@@ -103,7 +103,7 @@ class Rewards:
         self.reads_text = any(reward.reads_text for reward in self._rewards.values())
         self.needs_base = any(reward.needs_base for reward in self._rewards.values())
         self._reads_base = any(reward.reads_text and reward.needs_base for reward in self._rewards.values())
-        self._ocr = OcrProcesses(engines.resolve(settings.ocr)) if self.reads_text else None
+        self._ocr = OcrProcesses(engines.resolve(settings.ocr), dense=True) if self.reads_text else None
 
     def score(self, samples: Sequence[RewardSample]) -> list[RewardScore]:
         """Score images, in their order."""

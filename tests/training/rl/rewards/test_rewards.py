@@ -83,7 +83,7 @@ def test_an_empty_image_earns_nothing_and_a_failure_is_an_error(monkeypatch: pyt
 
         def close(self) -> None: ...
 
-    monkeypatch.setattr(rewards, "OcrProcesses", lambda _: Reads())
+    monkeypatch.setattr(rewards, "OcrProcesses", lambda _, **__: Reads())
     with Rewards(RewardSettings(weights={"text": 1, "content": 1})) as both:
         images = [poster(3), poster(1).crop((0, 0, 64, 9)), poster(0)]
         good, empty, failed = both.score([RewardSample(OPEN, image, poster(3)) for image in images])
