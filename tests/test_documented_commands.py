@@ -38,6 +38,7 @@ NOT_RUN = {
     "glmkit reward": "images of the toy model show no texts; tests/commands/test_reward.py",
     "glmkit pairs": "as above, and people vote in a browser; tests/commands/test_pairs.py",
     "glmkit finetune recipes/nano/dpo.yaml": "those pairs; tests/training/test_preference.py trains on some",
+    "glmkit finetune recipes/nano/rl_": "as above; tests/training/rl/test_runs.py has another reward",
     "hf upload": "sends files to the hub",
     "python benchmarks/": "needs a GPU; tests/benchmarks runs the scripts on a CPU",
     "glmkit eval --suite text-render --split simple --scorer": "users download the weights; small ones are tested",

@@ -38,8 +38,10 @@ def keys_of_recipes() -> list[str]:
 
 @pytest.mark.parametrize("value", keys_of_recipes())
 def test_the_keys_of_a_stage_are_keys(value: str) -> None:
-    for stage in ("autoregressive", "decoder") if value.startswith("STAGE") else ("",):
-        config.load(ROOT / "recipes" / "poster_lora.yaml", [value.replace("STAGE", stage)])
+    for stage in ("autoregressive", "decoder") if value.startswith("STAGE") else (value.partition(".")[0],):
+        of_rewards = {"autoregressive": "rl_ar", "decoder": "rl_decoder"}
+        name = of_rewards[stage] if ".rl." in value else "poster_lora"
+        config.load(ROOT / "recipes" / f"{name}.yaml", [value.replace("STAGE", stage)])
 
 
 def test_every_kind_of_command_is_shown() -> None:

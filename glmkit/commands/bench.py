@@ -343,6 +343,10 @@ def _recipe_jobs(arguments: argparse.Namespace) -> list[TrainingCase]:
     file, *overrides = arguments.recipe
     model = "glm-image" if arguments.model == PUBLISHED_SIZES else arguments.model
     recipe = config.load(file, [*overrides, f"model={model}"])
+    if recipe.data.prompts is not None:
+        raise UserError(
+            "only stages that learn from images are measured", found="data.prompts", fix=f"glmkit validate {file}"
+        )
     images, _ = data.load(recipe.data, recipe.largest_batch)
     checks.content(recipe, images)
     shapes = plan.shapes_of(images)

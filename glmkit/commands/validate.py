@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from glmkit.errors import UserError
+
 if TYPE_CHECKING:
     from glmkit.reporting.preview import PreviewImage
     from glmkit.training.data.image_files import TrainingExample
@@ -38,6 +40,8 @@ def run(arguments: argparse.Namespace) -> int:
     from glmkit.training import plan
     from glmkit.training.data import summary
 
+    if arguments.preview and recipe.data.prompts is not None:
+        raise UserError("there are no images to preview", found="data.prompts", fix="leave out --preview")
     device = pick_device(arguments.device)
     if arguments.preview:
         check_preview(arguments.preview)

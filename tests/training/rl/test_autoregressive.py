@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from glmkit.config import AutoregressiveStage
+from glmkit.errors import UserError
 from glmkit.generation.pipeline import generate_batch
-from glmkit.generation.prior_tokens import generate_grids
+from glmkit.generation.prior_tokens import generate_grids, prompt_tokenizer
 from glmkit.generation.sampling import sample, uniforms
 from glmkit.models.hybrid import HybridModel
 from glmkit.records import Prompt, Request
@@ -20,9 +23,9 @@ from glmkit.training.context import StageContext
 from glmkit.training.loop import Loop
 from glmkit.training.objectives.regularization import without_adapters
 from glmkit.training.rl import Positions
-from glmkit.training.rl.autoregressive import AutoregressiveRewardObjective
+from glmkit.training.rl.autoregressive import AutoregressiveRewardObjective, SampledTokens
 from glmkit.training.rl.prompts import PromptDataset
-from glmkit.training.rl.rounds import candidates
+from glmkit.training.rl.rounds import Candidate, candidates
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("brightness")
@@ -38,10 +41,17 @@ def prompts() -> PromptDataset:
     return PromptDataset([(Prompt(one.id, one.prompt), one) for one in requests])
 
 
-def objective(model: Path, folder: Path, effect: float = 0.0, **rl: Any) -> AutoregressiveRewardObjective:
+def objective(
+    model: Path,
+    folder: Path,
+    effect: float = 0.0,
+    kind: type[AutoregressiveRewardObjective] = AutoregressiveRewardObjective,
+    **rl: Any,
+) -> AutoregressiveRewardObjective:
     """The objective of a stage whose adapters change something, if they have an effect."""
-    settings = {"rewards": {"weights": {"brightness": 1}}, "group_size": 2, **rl}
-    values = {"lora": LORA, "steps": 3, "global_batch_size": SIZE, "learning_rate": 0.01, "rl": settings}
+    settings: dict[str, Any] = {"rewards": {"weights": {"brightness": 1}}, "group_size": 2, **rl}
+    size = max(SIZE, 2 * settings["group_size"])
+    values = {"lora": LORA, "steps": 3, "global_batch_size": size, "learning_rate": 0.01, "rl": settings}
     stage = AutoregressiveStage.model_validate(values)
     hybrid = HybridModel(model)
     torch.manual_seed(0)
@@ -52,7 +62,7 @@ def objective(model: Path, folder: Path, effect: float = 0.0, **rl: Any) -> Auto
             if "lora_B" in name:
                 value.normal_(std=effect)
     both = prompts()
-    return AutoregressiveRewardObjective(hybrid, (both, both), stage, StageContext(folder, "autoregressive", 5, CPU))
+    return kind(hybrid, (both, both), stage, StageContext(folder, "autoregressive", 5, CPU))
 
 
 def weights(one: AutoregressiveRewardObjective) -> list[Tensor]:
@@ -125,3 +135,35 @@ def test_rounds_have_seeds_of_their_own() -> None:
     assert [candidate.shared_seed for candidate in rounds[0]] == [seeds[0]] * 3 + [seeds[3]] * 3
     assert [candidate.prompt for candidate in rounds[0]] == [0, 0, 0, 1, 1, 1]
     assert candidates(both, [0, 1], 3, 1, 1) == rounds[3]
+
+
+class Tokens(AutoregressiveRewardObjective):
+    """Shows the large grid as levels of grey, in place of what an untrained decoder makes of it."""
+
+    def generate(self, candidates: Sequence[Candidate]) -> list[tuple[Image.Image, SampledTokens]]:
+        tokenizer = prompt_tokenizer(self.hybrid.folder)
+        found = []
+        for candidate, grids in zip(
+            candidates, generate_grids(self.hybrid, [one.request for one in candidates]), strict=True
+        ):
+            request = candidate.request
+            image = Image.fromarray((4 * grids[-1]).byte().numpy()).resize((64, 32), Image.Resampling.NEAREST)
+            prompt = tokenizer.text_to_image(request.prompt, request.height, request.width)
+            found.append((image.convert("RGB"), SampledTokens(prompt, [ids.clone() for ids in grids])))
+        return found
+
+
+@pytest.mark.thorough
+def test_a_planted_reward_rises_and_is_stopped(tiny_model: Path, tmp_path: Path) -> None:
+    """Within 10 rounds nearly all tokens are bright ones; a limit ends the run before."""
+    limits = {"brightness": (0.5, 1.5), "diversity": None, "entropy": None, "kl": None, "edge_density": None}
+    settings: dict[str, Any] = {"group_size": 16, "generate_at_once": 32, "limits": {**limits, "colour_entropy": None}}
+    one = objective(tiny_model, tmp_path, kind=Tokens, **settings)
+    one.weights["preview"] = 0.0
+    loop = Loop(one, Positions(32), one.stage.model_copy(update={"learning_rate": 0.03, "steps": 100}), one.context)
+    rounds = [float_values(loop.take_step()) for _ in range(10)]
+    assert rounds[0]["reward"] == pytest.approx(0.5, abs=0.08)
+    assert rounds[-1]["reward"] > 0.85
+    one.observe(1, rounds[0])
+    with pytest.raises(UserError, match="brightness left its limits at step 10"):
+        one.observe(10, rounds[-1])

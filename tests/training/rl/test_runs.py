@@ -161,15 +161,25 @@ def test_two_processes_share_a_round(recipe: Path, stage: str, tmp_path: Path) -
 
 
 @pytest.mark.thorough
+@pytest.mark.parametrize("stage", ["decoder"], indirect=True)
 def test_a_planted_reward_rises_and_is_stopped(
     recipe: Path, stage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    changes = [f"{stage}.{change}" for change in ("steps=15", "global_batch_size=32", "rl.group_size=16")]
-    free = [f"{stage}.rl.limits.{name}=null" for name in ("diversity", "edge_density", "colour_entropy")]
-    changes += free
-    assert train(recipe, f"output={tmp_path / 'free'}", *changes, f"{stage}.rl.limits.brightness=null") == 0
-    rewards = [line["reward"] for line in log(tmp_path / "free", stage) if "loss" in line]
-    assert sum(rewards[-3:]) / 3 > sum(rewards[:3]) / 3 + 0.03
+    """Within 15 rounds; a limit ends the run before."""
+    rl = ("group_size=16", "updates=4", "beta=0.1", "old_decay=0", "kl_weight=0", "denoising_steps=4")
+    loop = ("steps=60", "save_every=0", "global_batch_size=32", "learning_rate=0.01")
+    changes = [*(f"{stage}.{change}" for change in loop), *(f"{stage}.rl.{change}" for change in rl)]
+    changes.append(f"{stage}.rl.generate_at_once=32")
+    assert train(recipe, f"output={tmp_path / 'free'}", *changes, f"{stage}.rl.limits={{brightness: null}}") == 0
+    lines = log(tmp_path / "free", stage)
+    rewards = [line["reward"] for line in lines if "reward" in line]
+    validation = [line["validation"]["reward"] for line in lines if "validation" in line]
+    assert len(rewards) == 15
+    assert sum(rewards[-3:]) / 3 > sum(rewards[:3]) / 3 + 0.01
+    assert validation[-1] > validation[0] + 0.005
+    highest = max(line["brightness"] for line in lines if "reward" in line and line["step"] > 20) - 1e-4
     capsys.readouterr()
-    assert train(recipe, f"output={tmp_path / 'limited'}", *changes, f"{stage}.rl.limits.brightness=[0.9,1.05]") == 2
+    limit = f"{stage}.rl.limits.brightness=[0.9,{highest}]"
+    assert train(recipe, f"output={tmp_path / 'limited'}", *changes, limit) == 2
     assert f"{stage}: brightness left its limits at step" in capsys.readouterr().err
+    assert 4 < log(tmp_path / "limited", stage)[-1]["step"] < 60

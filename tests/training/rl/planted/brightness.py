@@ -6,7 +6,7 @@ import numpy as np
 
 from glmkit.training.rl.rewards import RewardSample
 
-ABOUT = "mean level of the pixels: 0 to 1"
+ABOUT = "mean luma of the pixels: 0 to 1"
 MIN_STD = 0.001
 
 
@@ -16,8 +16,8 @@ class Brightness:
     reads_text, needs_base, gates = False, False, False
 
     def score(self, sample: RewardSample) -> float | None:
-        """Return the mean level."""
-        return float(np.asarray(sample.image).mean() / 255)
+        """Return the mean luma."""
+        return float(np.asarray(sample.image.convert("L")).mean() / 255)
 
 
 def check(_what: str) -> None:
