@@ -16,7 +16,7 @@ from glmkit.cli import main
 from glmkit.errors import UserError
 from glmkit.evaluation.plan import GenerationSettings
 from glmkit.files import read_json, read_jsonl, write_json
-from glmkit.generation.condition_images import encode_condition_image
+from glmkit.generation.condition_images import encode_condition_image, encode_condition_images
 from glmkit.generation.denoising import decode_latents, denoise
 from glmkit.generation.loading import load_model
 from glmkit.generation.prior_tokens import generate_prior_tokens
@@ -88,10 +88,10 @@ def test_images_of_nano_are_near_the_exact_ones() -> None:
     ids = [encode_condition_image(exact, read_image(folder / poster["file_name"])).token_ids]
     one = new_request(exact.folder, "a", poster["text"], size="256x256", steps=5)
 
-    def image(hybrid: HybridModel) -> Tensor:
+    def generated(hybrid: HybridModel) -> Tensor:
         return decode_latents(hybrid, denoise(hybrid, [one], ids))
 
-    assert psnr(image(low), image(exact)) > 30
+    assert psnr(generated(low), generated(exact)) > 30
 
 
 def logits(hybrid: HybridModel) -> Tensor:
@@ -171,3 +171,13 @@ def test_one_component_at_a_time(tiny_model: Path) -> None:
         assert torch.equal(denoise(at_a_time, [ONE], [IDS]), expected)
         at_a_time.unload_except("vae")
         assert "decoder" not in vars(at_a_time)
+
+
+def test_the_encoder_of_condition_images_leaves(tiny_model: Path, tmp_path: Path) -> None:
+    """Behind an edit, for the room that the decoder needs; an exact model keeps it."""
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "a.png")
+    edit = replace(ONE, condition_images=(str(tmp_path / "a.png"),))
+    for precision, stays in (("exact", True), ("8bit", False)):
+        hybrid = load(tiny_model, precision)
+        assert len(encode_condition_images(hybrid, [edit])[0]) == 1
+        assert ("semantic_vq" in vars(hybrid)) == stays
