@@ -49,6 +49,7 @@ COMMANDS = {
     "pairs": "pairs --votes in/prompts.jsonl --runs in/run --out out/pairs",
     "serve": "serve --model in/model --adapter poster=in/adapter --device cpu --port 0 --no-warm-up",
     "reference": "reference add new --images in/images --prompts in/shown.jsonl --features efficientnet-lite0",
+    "quantize": "quantize in/model --out out/quantized",
     "merge": "merge in/model --adapter in/adapter --out out/merged",
     "export": "export in/adapter --format comfyui --out out/a.safetensors",
     "recipe": "recipe copy in/recipe.yaml out/copy",
@@ -56,6 +57,7 @@ COMMANDS = {
 }
 CONFIG, WEIGHTS = "in/adapter/decoder/adapter_config.json", "in/adapter/decoder/adapter_model.safetensors"
 CARD, DECODER = "in/adapter/decoder/glmkit_adapter.json", "in/model/transformer/config.json"
+DECODER_WEIGHTS = "in/model/transformer/diffusion_pytorch_model.safetensors"
 TEXT = ("garbage", "deep lists", "many digits", "a FIFO", "64 GiB", "a link to /dev/zero")
 FILES: dict[str, dict[str, tuple[str, ...]]] = {
     "generate": {
@@ -85,6 +87,7 @@ FILES: dict[str, dict[str, tuple[str, ...]]] = {
     "pairs": {"in/prompts.jsonl": ("garbage", "64 GiB")},
     "serve": {WEIGHTS: ("all renamed", "cut"), CARD: ("a number",), DECODER: ("null",)},
     "reference": {"in/shown.jsonl": ("garbage", "deep lists", "a FIFO", "a folder")},
+    "quantize": {DECODER_WEIGHTS: ("all renamed", "one missing", "NaN", "cut"), DECODER: ("null",)},
     "merge": {WEIGHTS: ("all renamed", "no tensors", "negative offsets"), CONFIG: ("missing",), DECODER: ("a list",)},
     "export": {WEIGHTS: ("far offsets", "deep header", "inf", "one missing"), CONFIG: ("deep maps", "a number")},
     "recipe": {"in/recipe.yaml": ("missing", "deep lists")},
@@ -115,7 +118,7 @@ WORDS = [
     ("serve", "--queue 0"),
     ("merge", "--adapter in/adapter:nan"),
     ("info", "--jsn"),
-    *((name, "--out ") for name in ("generate", "prompts", "edit", "report", "export", "merge", "pairs")),
+    *((name, "--out ") for name in ("generate", "prompts", "edit", "report", "export", "merge", "quantize", "pairs")),
     ("export", "--out /"),
 ]
 

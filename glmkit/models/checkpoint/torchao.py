@@ -22,7 +22,7 @@ from torch import Tensor
 from glmkit.errors import UserError
 from glmkit.files import atomic_folder, read_json, write_json
 from glmkit.models.checkpoint import defaults, weights
-from glmkit.models.checkpoint.components import COMPONENTS, resolve
+from glmkit.models.checkpoint.components import COMPONENTS, load_component, resolve
 from glmkit.models.checkpoint.copying import copy
 from glmkit.models.checkpoint.identity import fingerprint
 from glmkit.models.quantized import (
@@ -166,6 +166,7 @@ def write_quantized_model(model: str | Path, out: Path, progress: Callable[[str,
     for component in formats:
         if is_quantized(base, component):
             raise UserError(f"the {component} of {base} is in 8 bits already", fix="the model that it was made from")
+        load_component(base, component, dtype=torch.bfloat16)  # which checks names and shapes, and copies nothing
     with atomic_folder(out) as unfinished:
         copy(base, unfinished)
         for component, format in formats.items():
@@ -187,7 +188,11 @@ def _write_component(
     for done, (name, tensor) in enumerate(weights.read(stored), start=1):
         layer, own_name = name.removesuffix(WEIGHT), spec.module_name(name)
         if own_name is not None and _is_packed(component, own_name, tensor):
-            own_tensors, own_about = to_store(layer, PackedMatrix.pack(tensor, format), tensor.dtype)
+            matrix = PackedMatrix.pack(tensor, format)
+            if not torch.isfinite(matrix.scale).all():
+                fix = "download or copy this file again"
+                raise UserError(f"{stored[name].file}: {name} holds what is no finite number", fix=fix)
+            own_tensors, own_about = to_store(layer, matrix, tensor.dtype)
             tensors, about = tensors | own_tensors, about | own_about
         else:
             tensors[name] = tensor
