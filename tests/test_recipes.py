@@ -15,7 +15,7 @@ from glmkit.pretraining import config as pretraining
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted(path for path in (ROOT / "recipes").rglob("*.yaml") if not path.name.endswith("architecture.yaml"))
-LORA = sorted(path.name for path in (ROOT / "recipes").glob("*.yaml"))
+LORA = sorted(path.name for path in (ROOT / "recipes").glob("*_lora.yaml"))
 
 
 def load(path: Path) -> list[Recipe]:
@@ -57,7 +57,7 @@ def check(recipe: Recipe) -> None:
         grids(*size)
 
 
-@pytest.mark.parametrize("name", LORA)
+@pytest.mark.parametrize("name", [*LORA, "dpo.yaml"])
 def test_lora_recipes_are_there_for_the_published_model_and_for_nano(name: str) -> None:
     """The same stages and adapters, with learning rates of their own: nano is a thousandth as large."""
     published, nano = (config.load(ROOT / "recipes" / folder / name) for folder in ("", "nano"))
