@@ -107,9 +107,9 @@ def open_model(context: StageContext, stage: Stage, recipe: Recipe, folder: Path
     adapted = [name for name in earlier if (context.folder / "adapter" / name).exists()]
     if adapted and (recipe.samples.prompts or stage.learns_from_rewards or context.name == "glyph"):
         adapter = adapters.Adapter(context.folder / "adapter")
-        hybrid.on_load = lambda name, module: (
-            adapters.merge_adapter(module, name, adapter) if name in adapted else module
-        )
+        # What rewards have taught is small: in weights of 16 bits, rounding would take most of it away.
+        adapt = adapters.add_adapter if stage.learns_from_rewards else adapters.merge_adapter
+        hybrid.on_load = lambda name, module: adapt(module, name, adapter) if name in adapted else module
     return hybrid
 
 

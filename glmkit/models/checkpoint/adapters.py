@@ -156,21 +156,40 @@ def check_weight(adapter: ComponentAdapter, weight: float) -> None:
         )
 
 
-def merge_adapter(module: torch.nn.Module, component: str, adapter: Adapter) -> torch.nn.Module:
-    """Return the module of one component with an adapter's weighted change in its weights, where there is one.
+def add_adapter(module: torch.nn.Module, component: str, adapter: Adapter) -> torch.nn.Module:
+    """Return the module of one component with an adapter beside its weights, not in them, where there is one.
 
-    Merging costs nothing per step and needs no PEFT modules afterwards.
+    Nothing is rounded, and every step takes longer than with `merge_adapter`.
     """
+    wrapped = _wrapped(module, component, adapter)
+    if wrapped is None:
+        return module
+    return module.eval().requires_grad_(False)  # PEFT's layers are in the module itself
+
+
+def _wrapped(module: torch.nn.Module, component: str, adapter: Adapter) -> Any:
+    """Return PEFT's wrap of a module with the weighted adapter of its component; None without one."""
     from peft.tuners.lora import LoraLayer
 
     own = read(adapter.folder).get(component)
     if own is None:
-        return module
+        return None
     check_weight(own, adapter.weight)
     wrapped = inject(module, own)
     for layer in wrapped.modules():
         if isinstance(layer, LoraLayer):
             layer.scale_layer(adapter.weight)
+    return wrapped
+
+
+def merge_adapter(module: torch.nn.Module, component: str, adapter: Adapter) -> torch.nn.Module:
+    """Return the module of one component with an adapter's weighted change in its weights, where there is one.
+
+    Merging costs nothing per step and needs no PEFT modules afterwards.
+    """
+    wrapped = _wrapped(module, component, adapter)
+    if wrapped is None:
+        return module
     merged: torch.nn.Module = wrapped.merge_and_unload()
     return merged.eval().requires_grad_(False)
 

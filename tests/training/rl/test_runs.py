@@ -16,9 +16,13 @@ import yaml
 from processes import TORCHRUN, free_port, launch
 from safetensors.torch import load_file
 
+from glmkit import config
 from glmkit.cli import main
 from glmkit.files import read_json, read_jsonl
+from glmkit.models.hybrid import HybridModel
+from glmkit.training.context import StageContext
 from glmkit.training.loop import Loop
+from glmkit.training.stage import open_model
 
 pytestmark = pytest.mark.usefixtures("brightness")
 SCRIPT = str(Path(__file__).parent / "planted" / "run.py")
@@ -31,9 +35,11 @@ STAGES: dict[str, dict[str, Any]] = {
     "decoder": {
         "lora": {"rank": 4, "alpha": 8, "targets": ["to_q", "to_v", "ff.net.2", "proj_out"]},
         "learning_rate": 0.02,
-        "rl": {"updates": 2, "old_decay": 0.5},
+        "rl": {"updates": 2, "old_decay": 0.5, "group_size": 2, "rewards": {"weights": {"brightness": 1}}},
     },
 }
+
+RULES = {"steps": 2, "global_batch_size": 4}
 
 
 @pytest.fixture(
@@ -126,6 +132,23 @@ def test_a_limit_stops_a_run(recipe: Path, stage: str, tmp_path: Path, capsys: p
     assert f"{stage}: brightness left its limits at step 1: the reward is gamed" in said
     assert f"{stage}.rl.limits.brightness=[" in said
     assert log(tmp_path / "run", stage)[-1]["step"] == 1, "the numbers that stopped it are in the log"
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("stage", ["autoregressive"], indirect=True)
+def test_what_follows_generates_with_the_adapter_beside_the_weights(recipe: Path, stage: str, finished: Path) -> None:
+    """Not merged into them: the decoder's rounds have the tokens of the AR model as it has just been learnt."""
+    assert (finished / f"{stage}.json").exists()
+    settings = config.load(recipe, [f"decoder={json.dumps({**STAGES['decoder'], **RULES})}"])
+    context = StageContext(finished, "decoder", 0, torch.device("cpu"))
+    assert settings.decoder is not None
+    hybrid = open_model(context, settings.decoder, settings, Path(settings.model))
+    plain = HybridModel(Path(settings.model))
+    base = hybrid.autoregressive.lm_head.get_base_layer()  # type: ignore[operator]
+    assert torch.equal(base.weight, plain.autoregressive.lm_head.weight)
+    inputs = torch.randn(3, base.in_features, generator=torch.Generator().manual_seed(0))
+    assert not torch.equal(hybrid.autoregressive.lm_head(inputs), plain.autoregressive.lm_head(inputs))
+    assert not any(value.requires_grad for value in hybrid.autoregressive.parameters())
 
 
 @pytest.mark.thorough
