@@ -15,7 +15,7 @@ from glmkit.config import AutoregressiveStage
 from glmkit.errors import UserError
 from glmkit.generation.pipeline import generate_batch
 from glmkit.generation.prior_tokens import generate_grids, prompt_tokenizer
-from glmkit.generation.sampling import sample, uniforms
+from glmkit.generation.sampling import sample, top_k_top_p, uniforms
 from glmkit.models.hybrid import HybridModel
 from glmkit.records import Prompt, Request
 from glmkit.training import lora
@@ -84,14 +84,17 @@ def test_without_adapters_an_image_is_that_of_generate(tiny_model: Path, tmp_pat
     assert not torch.equal(adapted.grids[0], found[2][1].grids[0]), "adapters reach what is generated"
 
 
-def picked_again(one: AutoregressiveRewardObjective) -> float:
-    """The share of the round's tokens that sampling picks from the logits of the loss, too."""
+def replay(one: AutoregressiveRewardObjective) -> tuple[float, Tensor]:
+    """The share of the round's tokens that sampling picks from the logits of the loss, too, and how likely each is."""
     batch = one._batch([one.learnt[position] for position in range(SIZE)])
     logits, tokens = one._codebook_logits(batch), batch.batch.target_ids_BN[:, :-1]
     seeds = [candidate.request.seed for candidate in candidates(one.prompts, one.batches[0], 2, 5, 0)]
     chances = torch.stack([uniforms(seed, tokens.shape[1]) for seed in seeds])
     again = sample(logits.flatten(0, 1), chances.flatten(), one.sampling).view_as(tokens)
-    return float((again == tokens).float().mean())
+    ids, cumulative, allowed = top_k_top_p(logits.flatten(0, 1), one.sampling)
+    shares = cumulative.diff(dim=1, prepend=torch.zeros(len(cumulative), 1)) / cumulative.gather(1, allowed - 1)
+    likely = (shares * (ids == tokens.reshape(-1, 1))).sum(dim=1).view_as(tokens)
+    return float((again == tokens).float().mean()), likely
 
 
 def test_the_policy_is_the_one_that_sampled(tiny_model: Path, tmp_path: Path) -> None:
@@ -110,15 +113,26 @@ def test_the_policy_is_the_one_that_sampled(tiny_model: Path, tmp_path: Path) ->
     assert third["clipped"] > 0
 
 
-def test_a_learning_rate_of_0_changes_nothing(tiny_model: Path, tmp_path: Path) -> None:
-    one = objective(tiny_model, tmp_path)
+@pytest.mark.parametrize(
+    ("temperature", "top_p", "top_k"), [pytest.param(1.0, 1.0, 0, marks=pytest.mark.thorough), (0.6, 0.75, 20)]
+)
+def test_a_learning_rate_of_0_changes_nothing(
+    tiny_model: Path, tmp_path: Path, temperature: float, top_p: float, top_k: int
+) -> None:
+    """And the probabilities of the loss are those with which the tokens were sampled."""
+    one = objective(tiny_model, tmp_path, temperature=temperature, top_p=top_p, top_k=top_k)
     before = weights(one)
     stage = one.stage.model_copy(update={"learning_rate": 0.0})
     metrics = float_values(Loop(one, Positions(SIZE), stage, one.context).take_step())
     assert all(torch.equal(*pair) for pair in zip(weights(one), before, strict=True))
     assert metrics["kl"] == 0
     assert metrics["loss"] == pytest.approx(0, abs=1e-5)
-    assert picked_again(one) > 0.99
+    same, likely = replay(one)
+    assert same > 0.99
+    for position in range(SIZE):
+        log_probs = one.learnt[position].log_probs
+        assert log_probs is not None
+        torch.testing.assert_close(log_probs.exp(), likely[position].float(), rtol=1e-3, atol=1e-5)
     assert metrics["brightness"] == pytest.approx(1, abs=0.2)
 
 

@@ -125,6 +125,7 @@ def test_a_stopped_run_goes_on(recipe: Path, stage: str, finished: Path, tmp_pat
         assert shown in report
 
 
+@pytest.mark.thorough
 def test_a_limit_stops_a_run(recipe: Path, stage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     limit = f"{stage}.rl.limits.brightness=[0,0.1]"
     assert train(recipe, f"output={tmp_path / 'run'}", limit) == 2
