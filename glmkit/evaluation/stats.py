@@ -37,7 +37,11 @@ LEVEL = 0.95
 SEED = 0
 MIN_PROMPTS = 20  # below, percentile intervals are clearly too short (Hesterberg 2015)
 NO = "no_answers"  # the count of a judge's answers that were no, of all
+LARGE = 10_000  # prompts; of more, resampling one by one takes minutes for each summary
 _CHUNK = 1 << 22  # prompts picked at once
+_NORMAL_PROMPTS = 1_000  # of a stratum; fewer are resampled one by one, whatever stands beside them
+_NORMAL_SKEW = 0.05  # of totals: it moves an end of the interval by less than other resamples would
+_ROUNDING = 1e-18  # of the largest variance; what is below is rounding
 
 
 class Estimate(NamedTuple):
@@ -135,23 +139,52 @@ def _measure(
 def resampled_totals(sums: np.ndarray, sizes: tuple[int, ...]) -> np.ndarray:
     """Turn P prompts x C columns of sums into RESAMPLES x C totals; `sizes` are the prompts of each stratum, in order.
 
-    The same sizes always resample the same prompts.
+    The same sizes always resample the same prompts. Above `LARGE` prompts, the totals of a stratum are sampled from the
+    normal distribution that they have there, unless their skew says otherwise.
     """
+    if len(sums) <= LARGE:
+        return _one_by_one(sums, sizes)
+    strata = np.split(sums, np.cumsum(sizes)[:-1])
+    totals: np.ndarray = np.sum([_totals_of_many(one, number) for number, one in enumerate(strata)], axis=0)
+    return totals
+
+
+def _one_by_one(sums: np.ndarray, sizes: tuple[int, ...], first: int = 0) -> np.ndarray:
+    """Resample the prompts of the strata `first`, `first` + 1, ... as they are."""
     at_once = max(1, _CHUNK // len(sums))
-    return np.concatenate(
-        [_resample(sizes, start, min(start + at_once, RESAMPLES)) @ sums for start in range(0, RESAMPLES, at_once)]
-    )
+    starts = range(0, RESAMPLES, at_once)
+    return np.concatenate([_resample(sizes, start, min(start + at_once, RESAMPLES), first) @ sums for start in starts])
+
+
+def _totals_of_many(sums: np.ndarray, number: int) -> np.ndarray:
+    """Sample RESAMPLES x C totals of stratum `number`: normal, with the moments that resampling gives them.
+
+    The total of n prompts taken of n has mean n m and covariance n S, with mean m and covariance S (over n) of the
+    prompts. Its skew is that of the prompts / sqrt(n), and moves a 2.5 % quantile by (1.96^2 - 1) / 6 of it in standard
+    deviations (Cornish and Fisher 1938); 10,000 resamples know that quantile to 0.027.
+    """
+    centred = sums - sums.mean(axis=0)
+    variances, axes = np.linalg.eigh(centred.T @ centred)
+    varied = variances > _ROUNDING * variances.max()
+    # Along the axes, too: where nearly all words are read, what varies is the small difference of two large columns.
+    along = np.hstack((centred[:, np.ptp(sums, axis=0) > 0], centred @ axes[:, varied]))
+    skew = (along**3).sum(axis=0) / (along**2).sum(axis=0) ** 1.5
+    if len(sums) < _NORMAL_PROMPTS or (np.abs(skew) > _NORMAL_SKEW).any():
+        return _one_by_one(sums, (len(sums),), number)
+    normal = np.random.default_rng((SEED, number)).standard_normal((RESAMPLES, varied.sum()))
+    totals: np.ndarray = sums.sum(axis=0) + (normal * np.sqrt(variances[varied])) @ axes[:, varied].T
+    return totals
 
 
 @lru_cache(maxsize=16)
-def _resample(sizes: tuple[int, ...], start: int, stop: int) -> np.ndarray:
+def _resample(sizes: tuple[int, ...], start: int, stop: int, first: int = 0) -> np.ndarray:
     """Count how often each prompt is in each of the resamples `start` to `stop`, exclusive: (stop - start) x P.
 
     Bytes hold it: above 255 prompts none is taken 256 times (each expects to be taken once; the odds are below 1e-500).
     """
     count = stop - start
     strata = []
-    for number, prompts in enumerate(sizes):
+    for number, prompts in enumerate(sizes, first):
         seed = (SEED, start, number) if number else (SEED, start)
         picked = np.random.default_rng(seed).integers(prompts, size=(count, prompts), dtype=np.uint32)
         picked += np.arange(count, dtype=np.uint32)[:, None] * np.uint32(prompts)

@@ -187,13 +187,13 @@ class _ImageFolder:
 
     def records(self) -> list[Generation]:
         """Return a record for each request, in their order; the images decide, the journal knows seconds and errors."""
-        lines = {str(line.get("id")): line for line in self._lines()}
+        lines = self._lines_by_id()
         return [self._recorded(request, lines.get(request.id, {})) for request in self.requests]
 
     def are_in_journal(self, records: Sequence[Generation]) -> bool:
         """Tell whether the journal holds the records."""
-        lines = self._lines()
-        return all(record.to_dict() in lines for record in records)
+        lines = self._lines_by_id()
+        return all(record.to_dict() == lines.get(record.id) for record in records)
 
     def write_journal(self, *, of_errors: bool = True) -> None:
         """Put the records into the order of the requests, with or without those of errors; those of others follow."""
@@ -202,6 +202,10 @@ class _ImageFolder:
             known = {request.id for request in self.requests}
             others = [line for line in self._lines() if str(line.get("id")) not in known]
             write_jsonl(self.folder / JOURNAL, [*records, *others])
+
+    def _lines_by_id(self) -> dict[str, dict[str, Any]]:
+        """Map ids to the last line of each, which is what became of a request in the end."""
+        return {str(line.get("id")): line for line in self._lines()}
 
     def _lines(self) -> list[dict[str, Any]]:
         journal = self.folder / JOURNAL

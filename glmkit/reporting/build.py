@@ -78,7 +78,7 @@ def write_report(
         write_report_json(data[2], runs, comparison, board, records)
 
     # 3 render the page, images included, with as much detail as fits
-    shown = set(comparison.prompts)
+    shown = set(comparison.shown)
     images = [(run.folder, image) for run in runs for image in run.images if image.prompt_id in shown]
     paths = [folder / image.file for folder, image in images if image.file is not None]
     for detail in fitting_details(paths, max_bytes):

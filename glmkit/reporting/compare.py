@@ -12,10 +12,12 @@ from glmkit.evaluation.stats import Estimate
 from glmkit.records import Score
 from glmkit.reporting import wording
 from glmkit.reporting.axis import Axis, fit_axis
+from glmkit.reporting.gallery_order import choose_shown, prompt_means
 from glmkit.reporting.load import EvalRun
 from glmkit.reporting.provenance import generation_settings
 from glmkit.reporting.wording import Difference
 
+MAX_SHOWN = 10_000  # prompts with their images on a page; more make it slow to open
 Scores = Mapping[str, Sequence[Score]]  # run -> its scores on the common prompts
 Estimates = dict[str, Estimate]  # run -> its pooled score
 
@@ -52,12 +54,13 @@ class MetricComparison:
 class Comparison:
     """All metrics on the common `prompts` (in the order of the first run), with the `scores` of each run on them.
 
-    `lead` is the difference that the `verdict` is about, None where fewer than two runs have a score. `notes` say what
-    limits the comparison.
+    `shown` are the prompts whose images a page shows: all of them, or `MAX_SHOWN`. `lead` is the difference that the
+    `verdict` is about, None where fewer than two runs have a score. `notes` say what limits the comparison.
     """
 
     metrics: tuple[MetricComparison, ...]
     prompts: tuple[str, ...]
+    shown: tuple[str, ...]
     scores: dict[str, list[Score]]
     lead: Difference | None
     verdict: str
@@ -73,7 +76,24 @@ def compare(runs: Sequence[EvalRun]) -> Comparison:
     metrics = tuple(compare_metric(name, runs[0].summary.metrics[name], scores) for name in names)
     lead, notes = lead_difference(metrics[0], scores), comparison_notes(runs, common)
     verdict = wording.verdict(metrics[0].name, metrics[0].estimates, lead, metrics[0].higher_is_better)
-    return Comparison(metrics, prompts, scores, lead, verdict, tuple(notes))
+    shown = prompts if len(prompts) <= MAX_SHOWN else shown_prompts(runs, prompts, metrics, scores)
+    if len(shown) < len(prompts):
+        notes.append(
+            f"Images are shown of {len(shown):,} of {len(prompts):,} prompts: the extremes of every order, and others "
+            "evenly spread. All numbers, and the CSV and JSON files, are those of all prompts."
+        )
+    return Comparison(metrics, prompts, shown, scores, lead, verdict, tuple(notes))
+
+
+def shown_prompts(
+    runs: Sequence[EvalRun], prompts: Sequence[str], metrics: Sequence[MetricComparison], scores: Scores
+) -> tuple[str, ...]:
+    """Choose `MAX_SHOWN` of the common prompts."""
+    signs = {metric.name: 1 if metric.higher_is_better else -1 for metric in metrics}
+    means = [prompt_means(of_run, signs) for of_run in scores.values()]
+    failed = {score.prompt_id for of_run in scores.values() for score in of_run if score.error is not None}
+    texts = {image.prompt_id: image.prompt for image in runs[0].images}
+    return choose_shown({one: texts[one] for one in prompts}, means, failed, MAX_SHOWN)
 
 
 def comparable_metrics(runs: Sequence[EvalRun]) -> tuple[str, ...]:

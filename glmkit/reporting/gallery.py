@@ -1,8 +1,8 @@
-"""The gallery: every common prompt with the images of all runs, their text compared letter by letter."""
+"""The gallery: the shown prompts with the images of all runs, their text compared letter by letter."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -106,13 +106,15 @@ class PromptCard:
 
 
 def gallery(runs: Sequence[EvalRun], comparison: Comparison, store: ImageStore) -> list[PromptCard]:
-    """Build one card per common prompt, in the order of the first run; its images go to `store`."""
+    """Build one card per shown prompt, in the order of the first run; its images go to `store`."""
     signs = {metric.name: 1 if metric.higher_is_better else -1 for metric in comparison.metrics}
-    means = [prompt_means(run.scores, signs) for run in runs]
-    failed = {score.prompt_id for run in runs for score in run.scores if score.error is not None}
+    shown = set(comparison.shown)
+    scores = [[score for score in run.scores if score.prompt_id in shown] for run in runs]
+    means = [prompt_means(of_run, signs) for of_run in scores]
+    failed = {score.prompt_id for of_run in scores for score in of_run if score.error is not None}
     prompts = {image.prompt_id: image.prompt for image in runs[0].images}
-    orders = positions({prompt_id: prompts[prompt_id] for prompt_id in comparison.prompts}, means, failed)
-    images = images_by_prompt(runs)
+    orders = positions({prompt_id: prompts[prompt_id] for prompt_id in comparison.shown}, means, failed)
+    images = images_by_prompt(runs, shown)
     recognized = {run.name: recognized_lines(run.folder) for run in runs}
 
     def card(prompt_id: str) -> PromptCard:
@@ -124,22 +126,22 @@ def gallery(runs: Sequence[EvalRun], comparison: Comparison, store: ImageStore) 
             for seed in sorted({seed for _, seed in of_prompt})
             for run in runs
         )
-        shown = references(runs, prompt_id, store)
-        return prompt_card(prompt_id, of_prompt, gallery_images, orders[prompt_id], changes, shown)
+        given = references(runs, prompt_id, store)
+        return prompt_card(prompt_id, of_prompt, gallery_images, orders[prompt_id], changes, given)
 
     with ThreadPoolExecutor() as pool:  # Pillow decodes, resizes and encodes outside the interpreter's lock
-        total = len(comparison.prompts)
-        cards = pool.map(card, comparison.prompts)
+        total = len(comparison.shown)
+        cards = pool.map(card, comparison.shown)
         quiet = total < MIN_PROMPTS_FOR_PROGRESS
         return list(track(cards, "gallery", total, console=Console(stderr=True), disable=quiet))
 
 
-def images_by_prompt(runs: Sequence[EvalRun]) -> dict[str, ScoredImages]:
-    """Group all images with their scores by prompt."""
+def images_by_prompt(runs: Sequence[EvalRun], prompts: Container[str]) -> dict[str, ScoredImages]:
+    """Group the images of these prompts, with their scores, by prompt."""
     images: dict[str, ScoredImages] = {}
     for run in runs:
         scores = {score.id: score for score in run.scores}
-        for image in run.images:
+        for image in (one for one in run.images if one.prompt_id in prompts):
             images.setdefault(image.prompt_id, {})[run.name, image.seed] = (image, scores[image.id])
     return images
 

@@ -34,8 +34,34 @@ def metric_changes(prompt_id: str, runs: Sequence[PromptMeans]) -> list[float] |
     return [last - first for first, last in zip(runs[0][prompt_id], runs[-1][prompt_id], strict=True)]
 
 
+def choose_shown(
+    prompts: Mapping[str, str], runs: Sequence[PromptMeans], failed: set[str], limit: int
+) -> tuple[str, ...]:
+    """Choose the prompts (id -> text) that a page shows, at most `limit`, in the order of the suite.
+
+    Up to half of them are the first and the last of every order, the others are spread evenly over the suite.
+    """
+    if len(prompts) <= limit:
+        return tuple(prompts)
+    by_name = orders(prompts, runs, failed)
+    ends = limit // (4 * len(by_name))
+    chosen = {one for order in by_name.values() for one in (*order[:ends], *order[len(order) - ends :])}
+    others, wanted = [one for one in prompts if one not in chosen], limit - len(chosen)
+    chosen.update(others[number * len(others) // wanted] for number in range(wanted))
+    return tuple(one for one in prompts if one in chosen)
+
+
 def positions(prompts: Mapping[str, str], runs: Sequence[PromptMeans], failed: set[str]) -> dict[str, dict[str, int]]:
-    """Return the position of each prompt (id -> text) in each order; ties keep the order of the suite.
+    """Return the position of each prompt (id -> text) in each of the `orders`."""
+    by_prompt: dict[str, dict[str, int]] = {prompt_id: {} for prompt_id in prompts}
+    for name, order in orders(prompts, runs, failed).items():
+        for position, prompt_id in enumerate(order):
+            by_prompt[prompt_id][name] = position
+    return by_prompt
+
+
+def orders(prompts: Mapping[str, str], runs: Sequence[PromptMeans], failed: set[str]) -> dict[str, list[str]]:
+    """Sort the prompts (id -> text) in every order of the gallery, by its name; ties keep the order of the suite.
 
     `worst`: by the lowest value of any run, first the prompts with a `failed` image, last those that no run scored;
     `difference`: by the largest difference between runs; `difference-A-B`: by that between the runs of these numbers
@@ -58,7 +84,7 @@ def positions(prompts: Mapping[str, str], runs: Sequence[PromptMeans], failed: s
         changes = metric_changes(prompt_id, runs)
         return changes is None, [sign * change for change in changes or []]
 
-    orders = {
+    by_name = {
         "worst": sorted(prompts, key=lowest),
         "difference": by_difference(runs),
         "improved": sorted(prompts, key=lambda prompt_id: by_change(prompt_id, -1)),
@@ -67,9 +93,5 @@ def positions(prompts: Mapping[str, str], runs: Sequence[PromptMeans], failed: s
         "suite": list(prompts),
     }
     for a, b in combinations(range(len(runs)), 2) if len(runs) > 2 else ():
-        orders[f"difference-{a}-{b}"] = by_difference([runs[a], runs[b]])
-    by_prompt: dict[str, dict[str, int]] = {prompt_id: {} for prompt_id in prompts}
-    for name, order in orders.items():
-        for position, prompt_id in enumerate(order):
-            by_prompt[prompt_id][name] = position
-    return by_prompt
+        by_name[f"difference-{a}-{b}"] = by_difference([runs[a], runs[b]])
+    return by_name

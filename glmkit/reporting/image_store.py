@@ -78,7 +78,7 @@ class ImageStore:
         if self.folder is None:
             return Thumbnail(data_uri(content, image_format), height, width)
         name = f"{TILES}/{hashlib.sha256(content).hexdigest()[:16]}.{image_format}"
-        with atomic_path(self.folder / name) as temporary:
+        with atomic_path(self.folder / name, flush=False) as temporary:  # its folder is flushed as a whole
             temporary.write_bytes(content)
         return Thumbnail(name, height, width)
 

@@ -444,3 +444,17 @@ def test_the_cards_of_many_prompts_wait_as_text(
     assert [card.get("html") is None for card in page.cards] == [True] * 4 + [False] * 2
     assert [Page(card["html"]).prompts[0]["id"] for card in page.cards[4:]] == ["prompt-5", "prompt-6"]
     assert "2 more prompts need JavaScript" in page.text
+
+
+def test_a_page_shows_the_images_of_some_of_many_prompts(
+    tmp_path: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = [(Prompt(f"p{number:02d}", f'A sign that says "{number}"', (str(number),)), ()) for number in range(40)]
+    run = make_run("many", many)
+    monkeypatch.setattr("glmkit.reporting.compare.MAX_SHOWN", 24)
+    write_report([run], tmp_path / "page.html")
+    page = Page((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert len(page.cards) == 24
+    assert sorted(card["positions"]["suite"] for card in page.cards) == list(range(24))
+    assert "Images are shown of 24 of 40 prompts" in page.text
+    assert len(read_json(tmp_path / "page.json")["images"]) == 40

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from glmkit.records import Score
-from glmkit.reporting.gallery_order import metric_changes, positions, prompt_means
+from glmkit.reporting.gallery_order import choose_shown, metric_changes, positions, prompt_means
 
 PROMPTS = {"a": "Sale", "b": "jazz", "c": "Open", "d": "Bread"}
 BEFORE = {"a": [0.5, 0.1], "b": [0.5, 0.2], "c": [1.0, 1.0]}
@@ -55,3 +55,16 @@ def test_the_difference_between_two_of_three_runs() -> None:
         "difference-1-2": ["b", "c", "a"],
     }
     assert not any(name.startswith("difference-") for name in positions(PROMPTS, [BEFORE, AFTER], failed={"d"})["a"])
+
+
+def test_a_page_of_many_prompts_shows_extremes_and_an_even_spread() -> None:
+    prompts = {f"p{number}": f"{number * 7919 % 10_000:04d}" for number in range(10_000)}
+    means = {one: [float(text)] for one, text in prompts.items()}
+    shown = choose_shown(prompts, [means], {"p77"}, 240)
+    assert len(shown) == len(set(shown)) == 240
+    numbers = [int(one[1:]) for one in shown]
+    assert numbers == sorted(numbers)
+    by_value = sorted(prompts, key=lambda one: means[one])
+    assert {"p77", "p0", "p9999", *by_value[:9], *by_value[-9:]} <= set(shown)
+    assert min(sum(start <= number < start + 1_000 for number in numbers) for start in range(0, 10_000, 1_000)) >= 12
+    assert choose_shown(prompts, [means], set(), 10_000) == tuple(prompts)
