@@ -66,7 +66,7 @@ def python(folder: Path, code: str, *arguments: str) -> subprocess.CompletedProc
 def kernel_files() -> list[Path]:
     """The files that are written in Triton, or import one that is."""
     files = {path: path.read_text(encoding="utf-8") for path in (HERE.parent / "glmkit").rglob("*.py")}
-    needs_triton = re.compile(r"^(import triton|from [\w.]+ import kernels)$", re.MULTILINE)
+    needs_triton = re.compile(r"^(import triton|from [\w.]+ import (\w+, )*\w*kernels(, \w+)*)$", re.MULTILINE)
     return [path for path, text in files.items() if needs_triton.search(text)]
 
 

@@ -30,6 +30,7 @@ COMMANDS = (
     "export mine/adapter --format comfyui --out style.safetensors",
     "merge nano --adapter mine/adapter:0.5 --out merged",
     "info merged",
+    "quantize merged --out packed",
     "list",
     "reference add posters --images data/posters/validation --features efficientnet-lite0",
     "eval --suite text-render --split simple --limit 2 --steps 1 --clip glmkit --reference posters --run before",
@@ -37,6 +38,8 @@ COMMANDS = (
     "eval --suite text-render --split simple --limit 2 --steps 1 --adapter mine/adapter --run after",
     "report before after --blind --out blind.html",
     f"votes {NONE}",  # a browser exports them
+    f"reward --images before/images --prompts {NONE}",
+    f"pairs --images before/images --prompts {NONE} --out chosen",
     "gate after --against before --metric word_accuracy --max-drop 1",
     "sweep --suite text-render --split simple --limit 1 --steps 1 --adapter mine --weights 0.5 1 --run swept",
     "bench speed --repeats 1 --steps 1 --compile off",

@@ -34,10 +34,11 @@ def settings(recipe: Recipe, device: torch.device) -> None:
     """UserError when something that a recipe asks for cannot be had here."""
     libraries.check(recipe)
     start(recipe)
+    is_new = bool(getattr(recipe, "architecture", None))  # a pretraining's own model, which may not be there yet
     for name, stage in recipe.stages.items():
         if stage.lora is not None:
             quantization.check(name, stage.lora, device)
-        elif name in MATRICES and torchao.is_quantized(checkpoint.resolve(recipe.model), name):
+        elif name in MATRICES and not is_new and torchao.is_quantized(checkpoint.resolve(recipe.model), name):
             what = f"{recipe.model} holds its {name} in 8 bits, in which it cannot be trained whole"
             fix = f"adapters, by a section {name}.lora, or model= that which it was made from"
             raise UserError(what, found=f"{name} without lora", fix=fix)

@@ -80,7 +80,7 @@ for plan in (*PLANS, plain):
 script.compile_attention(config, script.ORDER)
 compiled = lambda kernel: kernel.device_caches[0][0].values()
 attending, products = map(compiled, (script.gpu.kernels.attend_kernel, script.gpu.kernels.linear_kernel))
-ways = {(plan.early, plan.attention_stages) for plan in (*PLANS, plain)}
+ways = {(plan.early, plan.attention_stages) for plan in (*PLANS, plain, script.gpu.without_hopper(plain))}
 assert len(attending) == len(ways), "not one for each batch"
 for product in products:
     used = set(re.findall(r"wgmma\\.mma_async\\S+|mma\\.sync\\S+", product.asm["ptx"]))

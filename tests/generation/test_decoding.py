@@ -118,7 +118,7 @@ def test_kernels_generate_the_same_tokens(recording: list[int], monkeypatch: pyt
     tile = gpu.ProductTile(16, 32)
     monkeypatch.setattr(gpu, "PLANS", (gpu.StepPlan(2, tile, tile, tile, tile, tile),))
     monkeypatch.setattr(gpu, "MAX_BATCH", 2)
-    monkeypatch.setattr(backends, "suits_kernels", lambda _: True)
+    monkeypatch.setattr(backends, "suits_kernels", lambda *_, **__: True)
     monkeypatch.setattr(cpu, "supports", lambda _: False)
     monkeypatch.setattr(compiled_layers, "compiled", lambda function, **_: function)
     model = copy.deepcopy(tiny.our_model())
