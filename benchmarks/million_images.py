@@ -24,6 +24,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from glmkit import runs
@@ -31,12 +32,14 @@ from glmkit.evaluation import evaluate as evaluation
 from glmkit.evaluation.ocr.cache import FILE
 from glmkit.evaluation.plan import DEFAULT_ENGINE, EvaluationPlan, GenerationSettings
 from glmkit.files import write_json, write_jsonl
+from glmkit.generation.images import is_whole_image
 from glmkit.hashing import file_sha256
 from glmkit.records import Generation
 from glmkit.reporting.build import write_report
 
 WORDS = ("OPEN", "CAFE", "SALE", "MUSEUM", "JAZZ NIGHT", "FRESH BREAD", "EXIT", "LIBRARY", "SUMMER", "BOOKS")
 CONTENTS = 64  # different image files; the others are further names of them, at most 65,000 each
+STAGES = ("image", "make", "eval", "report")
 STEPS = ("generate_images", "_recognize", "score", "summarize", "write_jsonl")  # of `evaluate`, timed one by one
 
 
@@ -44,14 +47,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--images", type=int, default=1_000_000)
-    parser.add_argument("--stage", choices=["make", "eval", "report"], help="only this, in this process")
+    parser.add_argument("--stage", choices=STAGES, help="only this, in this process")
     parser.add_argument("--out", type=Path, help="add the measurements to this JSON file")
     arguments = parser.parse_args()
     if arguments.stage:
         print(json.dumps(stage(arguments.stage, arguments.folder, arguments.images)))
         return
     results = {}
-    for name in ("make", "eval", "report"):
+    for name in STAGES:
         command = [sys.executable, __file__, str(arguments.folder), "--images", str(arguments.images), "--stage", name]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, encoding="utf-8")
         results[name] = json.loads(done.stdout.splitlines()[-1])
@@ -66,6 +69,8 @@ def main() -> None:
 
 def stage(name: str, folder: Path, count: int) -> dict[str, Any]:
     """Do one part, and return what it cost."""
+    if name == "image":
+        return large_image(folder / "large.png")
     plan = EvaluationPlan(
         "own-prompts",
         DEFAULT_ENGINE,
@@ -90,6 +95,19 @@ def stage(name: str, folder: Path, count: int) -> dict[str, Any]:
         **({"steps": {step: round(seconds, 1) for step, seconds in steps.items()}} if steps else {}),
         "file_mib": {path.name: round(path.stat().st_size / 2**20, 1) for path in files(folder)},
     }
+
+
+def large_image(path: Path, repeats: int = 10) -> dict[str, Any]:
+    """Return the size of a 1024x1024 PNG as noisy as a photo, and the seconds that resuming spends on it."""
+    noise = np.random.default_rng(0).normal(128, 8, (1024, 1024, 3))
+    Image.fromarray(noise.clip(0, 255).astype(np.uint8)).save(path)
+    seconds = {}
+    for work in (is_whole_image, file_sha256):
+        start = time.process_time()
+        for _ in range(repeats):
+            work(path)
+        seconds[work.__name__] = (time.process_time() - start) / repeats
+    return {"bytes": path.stat().st_size, "seconds": seconds}
 
 
 def files(folder: Path) -> list[Path]:

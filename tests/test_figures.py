@@ -247,3 +247,56 @@ def test_what_gradient_checkpointing_costs() -> None:
     said = re.search(r"for about (\d+) % more arithmetic", text("recipes/README.md"))
     assert said
     assert int(said[1]) == round(100 * (bounds[1] / bounds[0] - 1))
+
+
+def test_a_million_images() -> None:
+    """Rates of results/ times images: seconds, bytes and hours."""
+    measured = results("million_images.json")
+    runs = {f"{run['images']:,}": run for run in measured["runs"]}
+    runs |= {f"{run['images']:,} before": run for run in measured["before"]["runs"]}
+    lines = {cells[0]: cells[1:] for cells in table_lines(PAGE, "images | `eval`, seconds")}
+    for name, cells in lines.items():
+        evaluated, reported = runs[name]["eval"], runs[name]["report"]
+        seconds = [evaluated["seconds"], *(evaluated["steps"][step] for step in ("generate_images", "summarize"))]
+        expected = [*(f"{value:.0f}" for value in seconds), f"{evaluated['peak_gib']:.1f}"]
+        assert cells == [*expected, f"{reported['seconds']:.0f}", f"{reported['peak_gib']:.1f}"]
+    last = max(measured["runs"], key=lambda run: run["images"])
+    sizes = {name: 2**20 * mib / last["images"] for name, mib in last["report"]["file_mib"].items()}
+    rates = {
+        stage: max(row.get("samples_per_second") or 0 for row in rows_of_training(stage))
+        for stage in ("decoder", "autoregressive")
+    }
+    seconds = 3600 / cases("batch")["1024x1024, prior tokens by 64"]["images_per_hour"]
+    image, latents = measured["image"], 2 * 16 * 128 * 128 * 2
+    reading, evaluating = sum(image["seconds"].values()), last["eval"]["seconds"] / last["images"]
+    data = sizes["report.csv"] + sizes["report.json"]
+    reckoned = {
+        "generation, GPU hours": [f"{seconds:.1f} s", f"{1e6 * seconds / 3600:,.0f}", ""],
+        "decoder LoRA, one epoch, GPU hours": training_cells(rates["decoder"]),
+        "AR LoRA, one epoch, GPU hours": training_cells(rates["autoregressive"]),
+        "PNG files as noisy as photos, TB": [
+            *(f"{image['bytes'] / 1e6:.1f} MB", f"{image['bytes'] / 1e6:.1f}", f"{image['bytes'] / 1e5:.1f}"),
+        ],
+        "latents on disk, TB": [f"{latents / 1e6:.1f} MB", "", f"{latents / 1e5:.1f}"],
+        "reading images to resume, core hours": [f"{1e3 * reading:.0f} ms", f"{reading * 1e6 / 3600:.1f}", ""],
+        "`eval` of what is there, core hours": [f"{1e3 * evaluating:.1f} ms", f"{evaluating * 1e6 / 3600:.1f}", ""],
+        "`scores.jsonl`, GB": [f"{sizes['scores.jsonl']:.0f} B", f"{sizes['scores.jsonl'] / 1e3:.1f}", ""],
+        "data of the report, GB": [f"{data:.0f} B", f"{data / 1e3:.1f}", ""],
+    }
+    assert {cells[0]: cells[1:] for cells in table_lines(PAGE, "cost | each")} == reckoned
+    read = rates["decoder"] * latents / 1e6, rates["decoder"]
+    assert f"reads {read[0]:.1f} MB of latents in {read[1]:.0f} files per second" in text(PAGE)
+    assert f"64 GPUs read {64 * read[0]:.0f} MB in {64 * read[1]:.0f}" in text(PAGE)
+    assert f"`scores.jsonl` of {2**30 / sizes['scores.jsonl'] / 1e6:.1f} million images" in text(PAGE)
+
+
+def training_cells(rate: float) -> list[str]:
+    """Seconds per sample, and GPU hours of ten million."""
+    return [f"{1 / rate:.2f} s", "", f"{1e7 / rate / 3600:,.0f}"]
+
+
+def rows_of_training(stage: str) -> list[Figures]:
+    """The measurements of LoRA on 1024x1024 in results/train_h200."""
+    names = ("all", "compiled_recipes", "packed")
+    rows = [row for name in names for row in results(f"train_h200/{name}.json")["rows"]]
+    return [row for row in rows if (row["stage"], row["size"]) == (stage, "1024x1024")]

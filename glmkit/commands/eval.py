@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from glmkit.config import parse_size
+from glmkit.distributed.shared_folder import check_shared_by_launched
 from glmkit.errors import UserError
 from glmkit.evaluation.metrics import clip
 from glmkit.generation.options import (
@@ -101,6 +102,7 @@ def run(arguments: argparse.Namespace) -> int:
         for name in [*given, *shortcuts(vars(arguments))] if getattr(arguments, source) is not None else ():
             raise UserError(f"--{source} scores {source} as they are", found=f"--{name}", fix=f"leave out --{name}")
     height, width = parse_size(arguments.size) if arguments.size else (None, None)
+    check_shared_by_launched(arguments.folder or Path("reports"))
     evaluation = evaluate(
         arguments.suite,
         prompts=arguments.prompts,

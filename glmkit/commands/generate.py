@@ -196,6 +196,7 @@ def _run_many(arguments: argparse.Namespace) -> int:
         raise UserError(what, found=out, fix=f"--out {called(out, '', 'images')}")
 
     from glmkit.distributed.process_group import SINGLE_PROCESS, ProcessGroup
+    from glmkit.distributed.shared_folder import check_shared_by_launched
     from glmkit.generation.batch import generate_many
     from glmkit.generation.hybrid_generator import HybridGenerator
     from glmkit.generation.images import is_image_of, is_ours
@@ -208,6 +209,8 @@ def _run_many(arguments: argparse.Namespace) -> int:
     folder, is_main = resolve(arguments.model), group.is_main
     asked, unusable = _requests(arguments, folder)
     originals = {request.id: request.prompt for request in asked}
+    if arguments.partner is None:
+        check_shared_by_launched(out)
     requests, failed = _rewritten(arguments, asked, unusable)
     if is_main:
         quoting = {one.id: one.prompt for one in requests if one.texts is None}

@@ -6,6 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
+from glmkit.distributed.shared_folder import check_shared_by_launched
 from glmkit.generation.options import add_inference_options
 from glmkit.inputs.prompts import parse_seeds
 
@@ -79,6 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
         estimate = planned.estimate()
         print(json.dumps(estimate) if arguments.json else _in_words(**estimate))
         return 0
+    check_shared_by_launched(arguments.folder)
     sweep = planned.run(arguments.folder, arguments.metric, arguments.prefer)
     if arguments.json:
         about = {"run": str(sweep.folder), "page": str(sweep.page), "adapters": sweep.adapters}

@@ -21,6 +21,7 @@ from glmkit import config, files, runs
 from glmkit.config import Recipe, Stage
 from glmkit.config.recipe import AnyRecipe
 from glmkit.distributed.process_group import SINGLE_PROCESS, ProcessGroup
+from glmkit.distributed.shared_folder import check_shared
 from glmkit.distributed.work_queue import exclusive
 from glmkit.errors import UserError, is_out_of_memory
 from glmkit.files import atomic_path, read_json, remove_leftovers, write_json
@@ -98,6 +99,9 @@ def run_recipe(
     distributed.check(recipe, group)
     if group.sharded:
         fsdp.check(recipe)
+    if group.is_main:
+        runs.check_folder(Path(recipe.output))
+    check_shared(Path(recipe.output), group)
 
     # 2. Make the run folder, or take it up again; no other training works in it until this one ends.
     with _open_run(recipe, device, workflow, allow_changes) if group.is_main else nullcontext() as datasets:
