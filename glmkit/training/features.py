@@ -101,13 +101,14 @@ class FeatureCache:
         """
         features, groups = CachedFeatures(self.device), by_size(sizes)
         count, computed, files = sum(map(len, groups.values())), 0, dict[Size, FeatureFiles]()
+        chunks_of: dict[Size, Callable[[list[int]], Chunks]] = {}
         store = None
         if keys is not None and self.folder is not None:
             store = FeatureStore(self.folder, name, {"version": VERSION, **depends_on()})
         with progress_bars(console=NOTES, transient=True, disable=not NOTES.is_terminal) as bar:
             task = bar.add_task(name, total=count)
             for size, members in groups.items():
-                chunks = partial(self._chunks, encode, batch_size(size), partial(bar.advance, task))
+                chunks = chunks_of[size] = partial(self._chunks, encode, batch_size(size), partial(bar.advance, task))
                 if store is None or keys is None:
                     features.fill(members, self._stacked_in_memory(members, chunks(members)))
                     computed += len(members)
@@ -117,8 +118,10 @@ class FeatureCache:
                     computed += written
                     bar.advance(task, len(members) - written)
         if store:
-            computed = self._group.reduce_sum(computed)  # and every file is there
+            computed = self._group.reduce_sum(computed)  # and every file is there, in a cache that all share
         for size, of_size in files.items():
+            if store and self._group.world_size > 1:
+                _write_absent(store, groups[size], of_size.paths, chunks_of[size])
             features.fill(groups[size], self._loaded_or_files(of_size))
         if count:
             mib = sum(of_size.nbytes for of_size in files.values()) / 2**20
@@ -169,6 +172,15 @@ def _write_missing(
     for chunk, values in chunks([members[position] for position in missing]):
         store.write([paths[position] for position in missing[chunk]], values)
     return len(missing)
+
+
+def _write_absent(
+    store: FeatureStore, members: Sequence[int], paths: Sequence[Path], chunks: Callable[[list[int]], Chunks]
+) -> None:
+    """Write the files that processes of other machines have put into caches of their own."""
+    absent = list({path: position for position, path in enumerate(paths) if not path.exists()}.values())
+    for chunk, values in chunks([members[position] for position in absent]):
+        store.write([paths[position] for position in absent[chunk]], values)
 
 
 def precompute(
