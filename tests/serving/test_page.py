@@ -29,7 +29,7 @@ def page(serve: Serve, tiny_copy: Path) -> Iterator[Page]:
     from playwright.sync_api import sync_playwright
 
     write_json(tiny_copy / "glmkit.json", {"defaults": {"size": "64x64", "steps": 2}})
-    served, problems = serve(tiny_copy), list[str]()
+    served, problems = serve(tiny_copy, max_steps=1000), list[str]()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         tab = browser.new_page(viewport={"width": 1280, "height": 900})
@@ -81,7 +81,7 @@ def test_edit_a_file_and_stop(page: Page, tmp_path: Path) -> None:
     page.set_input_files("#files", tmp_path / "source.png")
     assert page.locator("#go").inner_text() == "Edit"
     page.fill("#prompt", "Make it blue.")
-    page.fill("#steps", "100")
+    page.fill("#steps", "1000")
     page.click("#go")
     page.locator("#status", has_text="denoising").wait_for(timeout=30_000)
     page.click("#stop")
