@@ -88,18 +88,8 @@ FILLERS = [
     "high quality", "plain", "clean layout", "nice font", "professional", "cute", "retro vibe", "bold",
     "no photo", "easy to read", "nothing fancy", "simple", "text only", "large and readable",
 ]  # fmt: skip
-SHADES = (
-    "bright",
-    "solid",
-    "plain",
-    "pure",
-    "soft",
-    "strong",
-    "neon",
-    "matte",
-    "nice",
-    "chalk",
-)  # which change nothing
+# They change no colour.
+SHADES = ("bright", "solid", "plain", "pure", "soft", "strong", "neon", "matte", "nice", "chalk")
 SIZES = ((0.16, ("huge", "very large", "giant", "really big")), (0.105, ("large", "big", "large", "bold")),
          (0.062, ("", "medium")), (0.0, ("small", "small", "tiny", "little")))  # fmt: skip
 PLACED = 0.3  # of the places stand before their text: at the top "Title"
@@ -114,8 +104,7 @@ def caption(scene: EverydayScene, rng: random.Random) -> str:
     if scene.language == "zh" and captions_zh.can_say(scene) and rng.random() < 0.72:
         return captions_zh.caption(scene, rng)
     head, said = _head(scene, rng)
-    first = _texts(scene, rng, said)
-    clauses = [first]
+    clauses = [_texts(scene, rng, said)]
     if "background" not in said and (scene.is_faint or rng.random() < 0.72):
         clauses.insert(rng.randint(0, 1), _background(scene, rng))
     extra = [phrase for phrase in (_shapes(scene, rng), _frame(scene, rng)) if phrase]
@@ -240,8 +229,8 @@ def _texts(scene: EverydayScene, rng: random.Random, said: set[str]) -> str:
         plain = [quote.format(block.text) for block in scene.blocks]
         listed = rng.choice((f"{', '.join(plain[:-1])} and {plain[-1]}", ", ".join(plain), " ".join(plain)))
         below = rng.choice((" one under the other", " stacked", " on separate lines", ", each on its own line", "", ""))
-        style = same_style if not any(block.accent for block in scene.blocks) or not scene.is_faint else phrases[0]
-        if style is same_style:
+        # One style for all does not name a faint accent.
+        if not (scene.is_faint and any(block.accent for block in scene.blocks)):
             return f"{rng.choice(INTROS).format(listed)}{below} {same_style}".strip()
     return rng.choice((", ", ", ", " ", "; ")).join(phrases)
 
@@ -316,11 +305,12 @@ def _joined(head: str, clauses: list[str], rng: random.Random) -> str:
     for number, clause in enumerate(clauses):
         if clause.startswith(HEAD):
             mark = max(clause.rfind(end) for end in "\"”'") + 1
-            asked = any(head.startswith(ask.split(" {")[0] + " ") for ask in HEADS)
-            form = "{0} for {1}" if asked else rng.choice(TEXT_FIRST)
-            bare = head.removeprefix("an ").removeprefix("a ")
-            a_head = with_article(bare) if not asked else head
-            head = form.format(clause[len(HEAD) : mark], bare if not asked else with_article(_noun(rng)), a_head)
+            text = clause[len(HEAD) : mark]
+            if any(head.startswith(ask.split(" {")[0] + " ") for ask in HEADS):
+                head = f"{text} for {with_article(_noun(rng))}"
+            else:
+                bare = head.removeprefix("an ").removeprefix("a ")
+                head = rng.choice(TEXT_FIRST).format(text, bare, with_article(bare))
             clauses[number] = clause[mark:].strip(" ,")
             clauses = [one for one in clauses if one]
             break
