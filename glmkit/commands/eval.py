@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from glmkit.config import parse_size
+from glmkit.distributed.process_group import ProcessGroup
 from glmkit.distributed.shared_folder import check_shared_by_launched
 from glmkit.errors import UserError
 from glmkit.evaluation.metrics import clip
@@ -137,13 +138,14 @@ def run(arguments: argparse.Namespace) -> int:
         memory=arguments.memory,
     )
     folder, summary = evaluation.folder, evaluation.summary
-    if arguments.json:
-        print(json.dumps({"run": str(folder), **summary.to_dict()}, ensure_ascii=False))
-    else:
-        print(f"{table(summary)}\n\nrun folder: {folder}")
-    if summary.n_scored < summary.n_total:
-        missing = f"{summary.n_total - summary.n_scored} of {summary.n_total} images"
-        print(f"{missing} have no score; `error` in {folder / 'scores.jsonl'} says why", file=sys.stderr)
+    if ProcessGroup.from_environment().is_main:  # the first of several processes speaks for all
+        if arguments.json:
+            print(json.dumps({"run": str(folder), **summary.to_dict()}, ensure_ascii=False))
+        else:
+            print(f"{table(summary)}\n\nrun folder: {folder}")
+        if summary.n_scored < summary.n_total:
+            missing = f"{summary.n_total - summary.n_scored} of {summary.n_total} images"
+            print(f"{missing} have no score; `error` in {folder / 'scores.jsonl'} says why", file=sys.stderr)
     return 0 if summary.n_scored else 1
 
 

@@ -6,6 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
+from glmkit.distributed.process_group import ProcessGroup
 from glmkit.distributed.shared_folder import check_shared_by_launched
 from glmkit.generation.options import add_inference_options
 from glmkit.inputs.prompts import parse_seeds
@@ -82,6 +83,8 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     check_shared_by_launched(arguments.folder)
     sweep = planned.run(arguments.folder, arguments.metric, arguments.prefer)
+    if not ProcessGroup.from_environment().is_main:  # the first of several processes speaks for all
+        return 0
     if arguments.json:
         about = {"run": str(sweep.folder), "page": str(sweep.page), "adapters": sweep.adapters}
         print(json.dumps({**about, "guidance": sweep.guidance, "sentence": sweep.sentence}, ensure_ascii=False))

@@ -29,7 +29,7 @@ def together(device: torch.device) -> Iterator[ProcessGroup]:
     """Join the process group while this process works; one alone without a launcher.
 
     The others are silent. When some fail, the error of the first goes on, and the others end with exit code 2 and
-    without a word. UserError when a process has gone without one.
+    without a word. UserError when a process has gone without one, once on every machine that cannot ask for the others.
     """
     group = ProcessGroup.from_environment()
     if group.world_size == 1:
@@ -59,7 +59,7 @@ def together(device: torch.device) -> Iterator[ProcessGroup]:
                 stack.enter_context(contextlib.redirect_stderr(silence))
             yield group
     except BaseException as error:
-        if not _is_first(store):
+        if not _speaks(store, group):
             time.sleep(SECONDS_FOR_THE_FIRST)
             raise SystemExit(2) from None
         if is_lost(error):
@@ -84,14 +84,17 @@ def _take_gpu(device: torch.device, group: ProcessGroup) -> None:
     torch.cuda.set_device(device)
 
 
-def _is_first(store: Store) -> bool:
-    """Tell whether no other process has failed before; the store may have been in one that has."""
+def _speaks(store: Store, group: ProcessGroup) -> bool:
+    """Tell whether no other process has failed before.
+
+    The store may have been on a machine that is gone, with all that was said there: then one of each other speaks.
+    """
     import torch.distributed as dist
 
     try:
         return store.add("failed", 1) == 1
     except dist.DistError:
-        return False
+        return group.local_rank == 0
 
 
 def is_lost(error: BaseException) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from glmkit.distributed.process_group import ProcessGroup
 from glmkit.evaluation import suites
 from glmkit.evaluation.evaluate import evaluate
 from glmkit.evaluation.plan import EvaluationPlan, GenerationSettings
@@ -65,7 +66,8 @@ def evaluate_all(
     scores = {}
     for number, (name, plan) in enumerate(plans.items(), start=1):
         assert plan.generation is not None
-        print(f"{number} of {len(plans)}: {plan.name}", file=sys.stderr)
+        if ProcessGroup.from_environment().is_main:
+            print(f"{number} of {len(plans)}: {plan.name}", file=sys.stderr)
         hybrid = load(plan.generation)
         evaluate(plan, folder / name, str(hybrid.device), options, hybrid)
         scores[name] = read_records(folder / name / "scores.jsonl", Score)
