@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable
 
 MAX_LETTERS = 500  # of each line of a message
-LESS_MEMORY = "a smaller size, fewer images at a time, or --memory low, and nothing else on this device"
+LESS_MEMORY = "a smaller size, fewer images at a time, --vae-tiling or --memory low, and nothing else on this device"
 
 
 class UserError(Exception):

@@ -148,7 +148,7 @@ class Request(Record):
     (the public checkpoint samples with 0.9 and 0.75, and transformers adds top-k 50). `texts` are those that the glyph
     encoder reads; None for those in quotes, as published. `reuse` and `guided` are shortcuts of denoising (`EXACT`):
     the decoder's blocks run in every `reuse`-th step (1 to 3), and a share `guided` of the steps, from the first, uses
-    guidance (above 0, at most 1).
+    guidance (above 0, at most 1). With `vae_tiling` the VAE decodes large images in tiles.
     """
 
     id: str
@@ -165,6 +165,7 @@ class Request(Record):
     texts: tuple[str, ...] | None = None
     reuse: int = 1
     guided: float = 1.0
+    vae_tiling: bool = False
 
 
 # How the public checkpoint samples prior tokens; a model's own generation config may say otherwise.
@@ -172,7 +173,7 @@ SAMPLING: Mapping[str, Any] = {name: getattr(Request, name) for name in ("temper
 # How a model holds its weights: as they are, or its layers in 8 bits, or in 4 and 8.
 PRECISIONS = ("exact", "8bit", "4bit")
 # Settings that leave out arithmetic, at the values that leave out none: those of a request, and those of all.
-EXACT_REQUEST: Mapping[str, Any] = {"reuse": Request.reuse, "guided": Request.guided}
+EXACT_REQUEST: Mapping[str, Any] = {name: getattr(Request, name) for name in ("reuse", "guided", "vae_tiling")}
 EXACT: Mapping[str, Any] = {**EXACT_REQUEST, "precision": PRECISIONS[0]}
 
 

@@ -53,6 +53,7 @@ def evaluate(
     guidance_scale: float | None = None,
     reuse: int = 1,
     guided: float = 1.0,
+    vae_tiling: bool = False,
     precision: str = "exact",
     ocr: str | None = None,
     judge: str | None = None,
@@ -118,6 +119,7 @@ def evaluate(
             guidance=guidance_scale,
             reuse=reuse,
             guided=guided,
+            vae_tiling=vae_tiling,
             precision=precision,
         )
     else:

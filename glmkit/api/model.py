@@ -87,8 +87,9 @@ class Model:
         `num_inference_steps` (1 to 1000), `guidance_scale` (classifier-free guidance; at most 1 turns it off), `texts`
         (a list: what to render, where the quotes of one prompt do not say it), `reuse` (2 or 3: the decoder's blocks
         run in every 2nd or 3rd step) and `guided` (the share of the steps, from the first, that use guidance), which
-        are quicker and not exact, `batch_size` (prompts that go through the AR model together), `progress` (True for
-        bars on stderr, or a function of stage, steps done, and steps in all).
+        are quicker and not exact, `vae_tiling` (True: images above the size that the VAE was trained on are decoded in
+        tiles, which takes less memory and is not exact), `batch_size` (prompts that go through the AR model together),
+        `progress` (True for bars on stderr, or a function of stage, steps done, and steps in all).
 
         Raises GenerationError when the request cannot be served; in a batch it is the `error` of its result.
         """
@@ -134,6 +135,7 @@ class Model:
                 texts=settings.texts,
                 reuse=settings.reuse,
                 guided=settings.guided,
+                vae_tiling=settings.vae_tiling,
             )
         except UserError as error:
             raise GenerationError.of(error) from error
@@ -171,6 +173,7 @@ class GenerationOptions:
     texts: Sequence[str] | None = None
     reuse: int = Request.reuse
     guided: float = Request.guided
+    vae_tiling: bool = Request.vae_tiling
     batch_size: int = BATCH_SIZE
     progress: bool | Progress = False
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 HELP = "Measure the latency of images, beside diffusers' pipeline on the same weights, or of training steps."
 MODELS = "nano, a folder, or full: published sizes, random weights (default %(default)s)"
 SIDES = ("glmkit", "diffusers")
-BASES = ("auto", "float32", "bfloat16", "nf4", "int8", "fp8")
+BASES = ("auto", "float32", "bfloat16", "nf4", "int8", "fp8", "fp8-compute")
 # The defaults of what a recipe decides instead.
 RECIPE_DECIDES: Mapping[str, Any] = {
     "stage": ["decoder"],
@@ -180,7 +180,7 @@ def _measure_speed(arguments: argparse.Namespace, scratch: Path, diffusers_repea
 
 
 def _speed_model(arguments: argparse.Namespace, scratch: Path, components: Iterable[str]) -> HybridModel:
-    from glmkit.generation.loading import device_of_rank, hold_components, load_model
+    from glmkit.generation.loading import device_of_rank, load_model
     from glmkit.generation.random_model import PUBLISHED_SIZES, open_model
     from glmkit.models.devices import dtype_for
 
@@ -189,9 +189,8 @@ def _speed_model(arguments: argparse.Namespace, scratch: Path, components: Itera
         model = (arguments.model, device, dtype_for(device), (), options)
         return load_model(*model, components, arguments.precision)
     _check_published_sizes(device)
-    hybrid = open_model(PUBLISHED_SIZES, device, dtype_for(device), scratch)
-    hybrid.low_memory, hybrid.precision = options.low_memory, arguments.precision
-    hold_components(hybrid)
+    hybrid = open_model(PUBLISHED_SIZES, device, dtype_for(device), scratch, arguments.precision)
+    hybrid.low_memory = options.low_memory
     hybrid.optimize_for_inference(options.compiles_on(device))
     return hybrid
 
@@ -216,6 +215,7 @@ def _requests(arguments: argparse.Namespace, hybrid: HybridModel) -> list[Reques
             steps=arguments.steps,
             reuse=arguments.reuse,
             guided=arguments.guided,
+            vae_tiling=arguments.vae_tiling,
         )
         for size in arguments.size or [None]
     ]

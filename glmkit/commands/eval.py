@@ -101,7 +101,11 @@ def run(arguments: argparse.Namespace) -> int:
     for source in ("images", "answers"):
         given = [name for name in GENERATION_OPTIONS if getattr(arguments, name) is not None]
         for name in [*given, *shortcuts(vars(arguments))] if getattr(arguments, source) is not None else ():
-            raise UserError(f"--{source} scores {source} as they are", found=f"--{name}", fix=f"leave out --{name}")
+            raise UserError(
+                f"--{source} scores {source} as they are",
+                found=(option := f"--{name.replace('_', '-')}"),
+                fix=f"leave out {option}",
+            )
     height, width = parse_size(arguments.size) if arguments.size else (None, None)
     check_shared_by_launched(arguments.folder or Path("reports"))
     evaluation = evaluate(
@@ -122,6 +126,7 @@ def run(arguments: argparse.Namespace) -> int:
         guidance_scale=arguments.guidance,
         reuse=arguments.reuse,
         guided=arguments.guided,
+        vae_tiling=arguments.vae_tiling,
         precision=arguments.precision,
         ocr=arguments.ocr,
         judge=arguments.judge,

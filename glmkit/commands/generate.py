@@ -108,6 +108,7 @@ def generate_file(arguments: argparse.Namespace, prompt: str, condition_images: 
         texts=arguments.texts,
         reuse=arguments.reuse,
         guided=arguments.guided,
+        vae_tiling=arguments.vae_tiling,
     )
     check_request(request)
     # 2. Load the model and generate.

@@ -7,7 +7,7 @@ import os
 from dataclasses import fields
 
 from glmkit.errors import UserError
-from glmkit.generation.options import InferenceOptions, add_inference_options, add_precision_option
+from glmkit.generation.options import InferenceOptions, add_inference_options, add_precision_option, add_tiling_option
 from glmkit.serving.settings import ServerSettings
 
 HELP = "Serve a model behind OpenAI's images API, with a page to try it."
@@ -46,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default %(default)s)")
     parser.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16 (default %(default)s)")
     add_inference_options(parser)
+    add_tiling_option(parser)
     add_precision_option(parser)
 
 
@@ -69,6 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
         api_key=os.environ.get(KEY),
         adapters=adapters,
         shortcuts=arguments.shortcuts,
+        vae_tiling=arguments.vae_tiling,
         log_prompts=arguments.log_prompts,
         warm_up=not arguments.no_warm_up,
         **{name: getattr(arguments, name) for name in LIMITS},

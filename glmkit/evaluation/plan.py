@@ -35,8 +35,8 @@ class GenerationSettings:
 
     `height` and `width` are pixels; with `prompt_sizes` a prompt that names its size gets an image of that size.
     `count` is the number of images per prompt: of the prompt's seed and those after it, or of `seeds`. `steps` and
-    `guidance` are None, and `dtype` is empty, where a baseline has no such thing. `reuse`, `guided` and `sampling` are
-    values of a `Request`; what `sampling` leaves out, it has. `precision` is one of `PRECISIONS`.
+    `guidance` are None, and `dtype` is empty, where a baseline has no such thing. `reuse`, `guided`, `vae_tiling` and
+    `sampling` are values of a `Request`; what `sampling` leaves out, it has. `precision` is one of `PRECISIONS`.
     """
 
     model: str
@@ -50,6 +50,7 @@ class GenerationSettings:
     prompt_sizes: bool = True
     reuse: int = Request.reuse
     guided: float = Request.guided
+    vae_tiling: bool = Request.vae_tiling
     precision: str = EXACT["precision"]
     sampling: Mapping[str, Any] = field(default_factory=dict, hash=False)
     seeds: tuple[int, ...] = ()
@@ -69,6 +70,7 @@ class GenerationSettings:
         guidance: float | None = None,
         reuse: int = Request.reuse,
         guided: float = Request.guided,
+        vae_tiling: bool = Request.vae_tiling,
         precision: str = EXACT["precision"],
     ) -> GenerationSettings:
         """Take the model's own size, steps and guidance where None is given, and the dtype that `device` calculates in.
@@ -94,6 +96,7 @@ class GenerationSettings:
             prompt_sizes=size is None and baseline is None,  # prompts name sizes that our models know
             reuse=reuse,
             guided=guided,
+            vae_tiling=vae_tiling,
             precision=_precision(model, precision) if baseline is None else precision,
             sampling=defaults.sampling,
             seeds=tuple(seeds),
@@ -135,6 +138,7 @@ class GenerationSettings:
             texts=prompt.glyph_texts,
             reuse=self.reuse,
             guided=self.guided,
+            vae_tiling=self.vae_tiling,
             **self.sampling,
             **{key: value for key, value in decoder.items() if value is not None},
         )

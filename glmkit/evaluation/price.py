@@ -34,6 +34,7 @@ def _precision(text: str) -> str:
 KEYS: Mapping[str, Callable[[str], Any]] = {
     "reuse": int,
     "guided": float,
+    "vae_tiling": lambda text: bool(int(text)),
     "precision": _precision,
     "steps": int,
     "guidance": float,

@@ -55,7 +55,7 @@ def measure_latency(hybrid: HybridModel, request: Request) -> dict[str, float]:
         with clock.stage("denoising"):
             latents = denoise(hybrid, [request], prior_token_ids, condition_images=condition_images)
         with clock.stage("vae"):
-            decode_images(hybrid, latents)
+            decode_images(hybrid, latents, request.vae_tiling)
     return clock.seconds
 
 
@@ -187,6 +187,7 @@ def compare(hybrid: HybridModel, request: Request, repeats: int, diffusers_repea
         "guidance": request.guidance,
         "reuse": request.reuse,
         "guided": request.guided,
+        "vae_tiling": request.vae_tiling,
         "precision": hybrid.precision,
         "condition_images": len(request.condition_images),
         "glmkit": medians["glmkit"],

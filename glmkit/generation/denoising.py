@@ -47,7 +47,8 @@ def decode_prior_tokens(
     progress: Progress | None = None,
 ) -> list[Image.Image]:
     """Make the images of one batch from its prior tokens h w; `noise` B C H W replaces that of the requests' seeds."""
-    return decode_images(hybrid, denoise(hybrid, requests, prior_token_ids, noise, condition_images, progress))
+    latents = denoise(hybrid, requests, prior_token_ids, noise, condition_images, progress)
+    return decode_images(hybrid, latents, requests[0].vae_tiling)
 
 
 @torch.inference_mode()
@@ -153,17 +154,17 @@ def _condition_cache(hybrid: HybridModel, images: Sequence[ConditionImage]) -> C
     return cache_condition_images(hybrid.decoder, inputs, hybrid.compiled)
 
 
-def decode_images(hybrid: HybridModel, latents: Tensor) -> list[Image.Image]:
-    """Decode normalised latents B C H W to images."""
+def decode_images(hybrid: HybridModel, latents: Tensor, tiled: bool = False) -> list[Image.Image]:
+    """Decode normalised latents B C H W to images, large ones in tiles where `tiled`."""
     hybrid.unload_except("vae")
     # One at a time: the VAE's activations at full size are the largest of all, and nothing is gained by batching.
-    return parallel_map(lambda one: to_image(decode_latents(hybrid, one[None])[0]), list(latents), hybrid.device)
+    return parallel_map(lambda one: to_image(decode_latents(hybrid, one[None], tiled)[0]), list(latents), hybrid.device)
 
 
 @torch.inference_mode()
-def decode_latents(hybrid: HybridModel, latents: Tensor) -> Tensor:
-    """Decode normalised latents B C H W to pixels B 3 8H 8W, float32, about [-1, 1]."""
-    return hybrid.vae.decode(latents).float()
+def decode_latents(hybrid: HybridModel, latents: Tensor, tiled: bool = False) -> Tensor:
+    """Decode normalised latents B C H W to pixels B 3 8H 8W, float32, about [-1, 1]; `tiled` as `Vae.decode` has it."""
+    return hybrid.vae.decode(latents, tiled).float()
 
 
 def to_image(pixels: Tensor) -> Image.Image:

@@ -98,7 +98,7 @@ def add_adapter_option(parser: argparse.ArgumentParser, *, required: bool = Fals
 
 
 def add_shortcut_options(parser: argparse.ArgumentParser) -> None:
-    """Add --reuse, --guided and --precision."""
+    """Add --reuse, --guided, --vae-tiling and --precision."""
     parser.add_argument(
         "--reuse",
         metavar="N",
@@ -113,7 +113,17 @@ def add_shortcut_options(parser: argparse.ArgumentParser) -> None:
         default=EXACT["guided"],
         help="quicker, not exact: the share of the steps that use guidance, from the first (default %(default)s)",
     )
+    add_tiling_option(parser)
     add_precision_option(parser)
+
+
+def add_tiling_option(parser: argparse.ArgumentParser) -> None:
+    """Add --vae-tiling."""
+    parser.add_argument(
+        "--vae-tiling",
+        action="store_true",
+        help="not exact: decode images above the size that the VAE was trained on in tiles, which takes less memory",
+    )
 
 
 def add_precision_option(parser: argparse.ArgumentParser) -> None:

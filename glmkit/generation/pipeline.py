@@ -39,7 +39,7 @@ def generate_batch(
     # 3. Denoise latents under them.
     latents = denoise(hybrid, requests, prior_token_ids, condition_images=condition_images, progress=progress)
     # 4. Decode the latents to pixels.
-    return decode_images(hybrid, latents)
+    return decode_images(hybrid, latents, requests[0].vae_tiling)
 
 
 def generate_one(hybrid: HybridModel, request: Request, progress: Progress | None = None) -> Image.Image:

@@ -8,10 +8,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from glmkit.generation.loading import hold_components
 from glmkit.generation.processor import build_processor
 from glmkit.models import checkpoint
 from glmkit.models.checkpoint import published
 from glmkit.models.hybrid import HybridModel
+from glmkit.records import EXACT
 
 PUBLISHED_SIZES = "full"  # what benchmarks call the model of the published sizes
 CORPUS = ["A poster with the words 'HELLO' and 'WORLD' in large letters over a city by the sea, photographed at dawn."]
@@ -61,12 +63,19 @@ class RandomModel(HybridModel):
         return module.eval()
 
 
-def open_model(model: str, device: torch.device, dtype: torch.dtype, scratch: Path) -> HybridModel:
+def open_model(
+    model: str, device: torch.device, dtype: torch.dtype, scratch: Path, precision: str = EXACT["precision"]
+) -> HybridModel:
     """Open a model by name, nothing of it loaded yet; "full" has the published sizes and random weights.
 
     Its configs and tokenizer are written into the folder `scratch`.
     """
     if model != PUBLISHED_SIZES:
-        return HybridModel(checkpoint.resolve(model), device, dtype, model)
-    folder = scratch / PUBLISHED_SIZES
-    return RandomModel(folder if folder.exists() else published_folder(folder), device, dtype, PUBLISHED_SIZES)
+        hybrid = HybridModel(checkpoint.resolve(model), device, dtype, model, precision)
+    else:
+        folder = scratch / PUBLISHED_SIZES
+        folder = folder if folder.exists() else published_folder(folder)
+        hybrid = RandomModel(folder, device, dtype, PUBLISHED_SIZES, precision)
+    if precision != EXACT["precision"]:
+        hold_components(hybrid)
+    return hybrid

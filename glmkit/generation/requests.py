@@ -37,6 +37,7 @@ def new_request(
     texts: Sequence[str] | None = None,
     reuse: int = Request.reuse,
     guided: float = Request.guided,
+    vae_tiling: bool = Request.vae_tiling,
 ) -> Request:
     """Make a request to the model of a folder, with the model's defaults where a value is None.
 
@@ -62,6 +63,7 @@ def new_request(
         guidance=default.guidance if guidance is None else guidance,
         reuse=reuse,
         guided=guided,
+        vae_tiling=vae_tiling,
         **default.sampling,
     )
 
@@ -115,7 +117,7 @@ def sampling_of(request: Request) -> Sampling:
 def batch_settings(request: Request) -> tuple[object, ...]:
     """Return what the requests of one batch must have in common."""
     image = (request.height, request.width, bool(request.condition_images))
-    decoder = (request.steps, request.guidance, request.reuse, request.guided)
+    decoder = (request.steps, request.guidance, request.reuse, request.guided, request.vae_tiling)
     return (*image, *decoder, request.temperature, request.top_p, request.top_k)
 
 

@@ -69,6 +69,7 @@ class Fields(BaseModel):
     lora: str | list[Lora] | None = None
     reuse: int = EXACT_REQUEST["reuse"]
     guided: float = EXACT_REQUEST["guided"]
+    vae_tiling: bool = EXACT_REQUEST["vae_tiling"]
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def parse(
             guidance=fields.guidance_scale,
             condition_images=[str(path) for path in images],
             texts=fields.texts,
-            **{"reuse": Request.reuse, "guided": Request.guided, **shortcuts},
+            **{**EXACT_REQUEST, "vae_tiling": settings.vae_tiling, **shortcuts},
         )
         if request.height * request.width > settings.max_pixels:
             raise UserError(

@@ -250,11 +250,11 @@ class Scheduler:
 
         def preview(done: int, latents: Tensor) -> None:
             if done in at and done < steps:
-                job.tell(Previewed(at[done], decode_images(self.hybrid, latents)[0]))
+                job.tell(Previewed(at[done], decode_images(self.hybrid, latents, job.request.vae_tiling)[0]))
 
         predicted = preview if at else None
         latents = denoise(self.hybrid, [job.request], [prior_token_ids], None, [condition_images], progress, predicted)
-        return decode_images(self.hybrid, latents)[0]
+        return decode_images(self.hybrid, latents, job.request.vae_tiling)[0]
 
     def _is_wanted(self, job: Job) -> bool:
         """Tell whether somebody still waits for a job; end it otherwise."""

@@ -58,9 +58,10 @@ class ServerSettings:
 
     `adapters` maps names to `DIR` or `DIR:WEIGHT`. `queue` counts images that wait or are generated, `deadline` is in
     seconds from the arrival of a request, `max_body` in bytes, `max_prompt` in characters. `shortcuts` lets clients ask
-    for settings that are quicker and not exact. `batch` prompts get their prior tokens together; None: as many as leave
-    the images as they are, 16 on a GPU and one on a CPU. `warm_up` generates an image before the first request
-    is taken. Without `api_key` only loopback addresses are served.
+    for settings that are quicker and not exact; with `vae_tiling` all large images are decoded in tiles. `batch`
+    prompts get their prior tokens together; None: as many as leave the images as they are, 16 on a GPU and one on a
+    CPU. `warm_up` generates an image before the first request is taken. Without `api_key` only loopback addresses are
+    served.
     """
 
     host: str = "127.0.0.1"
@@ -76,6 +77,7 @@ class ServerSettings:
     max_pixels: int = 2048 * 2048
     batch: int | None = None
     shortcuts: bool = False
+    vae_tiling: bool = False
     log_prompts: bool = False
     warm_up: bool = True
 

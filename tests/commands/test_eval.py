@@ -100,6 +100,7 @@ def test_nothing_scored_is_a_failure(tmp_path: Path, capsys: pytest.CaptureFixtu
         ("--suite text-render --images images --model nano", "leave out --model"),
         ("--suite text-render --images images --steps 3", "leave out --steps"),
         ("--suite text-render --images images --reuse 2", "leave out --reuse"),
+        ("--suite text-render --images images --vae-tiling", "leave out --vae-tiling"),
         ("--suite text-render --model TINY --reuse 2 --steps 5", "so few steps leave nothing to a reuse of 2"),
         ("--suite text-render --model TINY --guided 0.5 --guidance 1", "guidance, which is off"),
         ("--suite text-render --model nanno", "did you mean 'nano'"),

@@ -160,6 +160,9 @@ def test_from_the_command_line(tiny_model: Path, tmp_path: Path, capsys: pytest.
             made.append((image.tobytes(), image.info.get("reuse"), image.info.get("guided")))
     assert made[0][0] != made[1][0]
     assert [one[1:] for one in made] == [(None, None), ("2", "0.5")]
+    assert main(["generate", "an 'A'", *command, "--vae-tiling", "--out", str(tmp_path / "tiled.png")]) == 0
+    with Image.open(tmp_path / "tiled.png") as image:
+        assert (image.tobytes() != made[0][0], image.info.get("vae_tiling")) == (True, "True")
     source = str(tmp_path / "exact.png")
     assert main(["edit", source, "an 'A'", *command, "--reuse", "2", "--out", str(tmp_path / "e.png")]) == 0
     assert main(["generate", "a", *command, "--reuse", "5", "--out", str(tmp_path / "c.png")]) == 2

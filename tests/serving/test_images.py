@@ -113,6 +113,17 @@ def test_adapters_come_by_name_and_leave_nothing_behind(serve: Serve, tiny_model
     assert len(set(images)) == 4
 
 
+def test_a_server_decodes_in_tiles(tiny_model: Path, serve: Serve) -> None:
+    """All images where it was started so."""
+    client = serve(vae_tiling=True).client()
+    answer = client.images.generate(prompt=PROMPT, extra_body={"seed": 1, **SIZE, **QUICK})
+    assert answer.data is not None
+    image, options = decoded(answer.data[0]), {"height": 64, "width": 64, **QUICK}
+    tiled = glmkit.load(tiny_model, device="cpu").generate(PROMPT, seed=1, vae_tiling=True, **options)
+    assert image.tobytes() == tiled.tobytes() != generated(tiny_model, seed=1)
+    assert image.info["vae_tiling"] == "True"
+
+
 def test_the_client_of_the_readme(served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (code,) = (block for block in code_blocks("README.md", "python") if "base_url" in block)
     for written, here in (("http://127.0.0.1:8000", served.url), ("1024x1024", "64x64")):

@@ -93,6 +93,7 @@ def png(width: int, height: int) -> bytes:
         ({"lora": [{"name": "x", "path": "/etc"}]}, 400, "lora"),
         ({"quality": "low"}, 400, "quality"),
         ({"reuse": 2}, 400, "reuse"),
+        ({"vae_tiling": True}, 400, "vae_tiling"),
         ({"response_format": "url"}, 400, "response_format"),
         ({"background": "transparent"}, 400, "background"),
         ({"moderation": "auto"}, 400, "moderation"),

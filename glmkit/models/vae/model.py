@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from glmkit.errors import UserError
 from glmkit.models.devices import triton_runs
+from glmkit.models.vae import tiles
 
 
 class Vae(nn.Module):
@@ -67,10 +68,18 @@ class Vae(nn.Module):
             posterior = self.autoencoder.encode(pixels).latent_dist
         return (posterior.mean - self.mean) / self.std, posterior.std / self.std
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """Return pixels B 3 H W of normalised latents B C h w; about [-1, 1], not clamped."""
+    def decode(self, latents: Tensor, tiled: bool = False) -> Tensor:
+        """Return pixels B 3 H W of normalised latents B C h w; about [-1, 1], not clamped.
+
+        `tiled`: what is larger than a tile is decoded in several (`glmkit.models.vae.tiles`).
+        """
         raw = latents * self.std + self.mean  # in the statistics' precision, float32 whatever the weights are
         raw = raw.to(self.autoencoder.dtype)
+        if tiled and tiles.is_tiled(self.autoencoder, raw):
+            return tiles.decode(self.autoencoder, raw, self._decode_whole, self.scale)
+        return self._decode_whole(raw)
+
+    def _decode_whole(self, raw: Tensor) -> Tensor:
         if self._by_kernels(raw):
             from glmkit.models.vae import gpu
 
