@@ -6,6 +6,8 @@ Shapes as in `glmkit.models`; K inputs of a linear layer.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -42,6 +44,11 @@ class HostLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return ... N from ... K."""
         return F.linear(x, self.matrix.to(x.device, non_blocking=True), self.bias)
+
+
+def matrix_of(layer: nn.Module) -> Tensor:
+    """Return the values of a linear layer's matrix, wherever they are held, to read or to change in place."""
+    return layer.matrix if isinstance(layer, HostLinear) else cast(nn.Linear, layer).weight.data
 
 
 def keep_on_host(module: nn.Module, near: int, device: torch.device) -> None:

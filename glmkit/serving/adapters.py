@@ -2,6 +2,8 @@
 
 Subtracting an adapter from bfloat16 weights would not give them back, so what any adapter changes is copied first, to
 the host. The weights change in place: products that were fused, and steps that were recorded, read the new values.
+Matrices in fewer bits do not change: adapters are beside them. With one component at a time in the memory, each is read
+with its adapters.
 """
 
 from __future__ import annotations
@@ -11,12 +13,19 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from glmkit.errors import UserError
 from glmkit.generation.images import weights_digest
-from glmkit.models.checkpoint.adapter_files import read
-from glmkit.models.checkpoint.adapters import Adapter, check_adapter, merge_adapter
+from glmkit.generation.loading import hold_components
+from glmkit.models.checkpoint.adapter_files import PEFT_PREFIX, read
+from glmkit.models.checkpoint.adapters import (
+    Adapter,
+    check_adapter,
+    exchange_changes,
+    low_rank_changes,
+    merge_adapter,
+)
+from glmkit.models.host_weights import matrix_of
 from glmkit.models.hybrid import HybridModel
-from glmkit.records import EXACT
+from glmkit.models.quantized import PackedLinear
 from glmkit.serving.fields import Adapters
 
 LORA = ".lora_"
@@ -31,13 +40,12 @@ class AdapterSwitch:
         self._clean: dict[str, dict[str, Tensor]] = {}
         self._digests: dict[Adapters, str] = {}
         self._active: Adapters = ()
-        if named and hybrid.precision != EXACT["precision"]:
-            what, fix = "a server changes adapters in exact weights only", "glmkit merge, and --model with the result"
-            raise UserError(what, found=f"precision {hybrid.precision}, adapter {next(iter(named))}", fix=fix)
         for adapter in self.named.values():
             check_adapter(hybrid.folder, adapter.folder)
         for component in sorted({name for adapter in self.named.values() for name in read(adapter.folder)}):
-            self._keep(component)
+            if hybrid.is_packed(component):
+                low_rank_changes(component, list(self.named.values()))  # which refuses what cannot be beside a matrix
+            self._clean[component] = {} if hybrid.low_memory else self._kept(component)
 
     def digest(self, adapters: Adapters) -> str:
         """Name the weights with these adapters, as an image's text does."""
@@ -51,30 +59,36 @@ class AdapterSwitch:
         if adapters == self._active:
             return
         weighted = self._weighted(adapters)
-        with torch.inference_mode(False), torch.no_grad():
-            for component, clean in self._clean.items():
-                module: nn.Module = getattr(self.hybrid, component)
-                parameters = dict(module.named_parameters())
-                for name, value in clean.items():
-                    parameters[name].data.copy_(value)
-                for adapter in weighted:
-                    merge_adapter(module, component, adapter)
+        if self.hybrid.low_memory:
+            hold_components(self.hybrid, weighted)
+            self.hybrid.unload(*self._clean)
+        else:
+            with torch.inference_mode(False), torch.no_grad():
+                for component, clean in self._clean.items():
+                    self._change(component, clean, weighted)
         self._active = adapters
+
+    def _change(self, component: str, clean: Mapping[str, Tensor], adapters: list[Adapter]) -> None:
+        module: nn.Module = getattr(self.hybrid, component)
+        for layer, values in clean.items():
+            matrix_of(module.get_submodule(layer)).copy_(values)
+        if self.hybrid.is_packed(component):
+            exchange_changes(component, module, adapters)
+            self.hybrid.inference_cache.clear()  # recorded steps know the former products
+        else:
+            for adapter in adapters:
+                merge_adapter(module, component, adapter)
 
     def _weighted(self, adapters: Adapters) -> list[Adapter]:
         return [Adapter(self.named[name].folder, self.named[name].weight * weight) for name, weight in adapters]
 
-    def _keep(self, component: str) -> None:
+    def _kept(self, component: str) -> dict[str, Tensor]:
         """Copy the weights of a component that some adapter changes."""
         layers = set()
         for adapter in self.named.values():
             own = read(adapter.folder).get(component)
             for name in own.tensors if own else ():
-                layers.add(name.partition(LORA)[0].removeprefix("base_model.model."))
+                layers.add(name.partition(LORA)[0].removeprefix(PEFT_PREFIX))
         module: nn.Module = getattr(self.hybrid, component)
-        parameters = dict(module.named_parameters())
-        self._clean[component] = {
-            name: parameters[name].detach().to("cpu", copy=True)
-            for layer in sorted(layers)
-            if (name := f"{layer}.weight") in parameters
-        }
+        plain = [layer for layer in sorted(layers) if not isinstance(module.get_submodule(layer), PackedLinear)]
+        return {layer: matrix_of(module.get_submodule(layer)).to("cpu", copy=True) for layer in plain}

@@ -17,7 +17,7 @@ from glmkit.errors import UserError
 from glmkit.evaluation.plan import GenerationSettings
 from glmkit.files import read_json, read_jsonl, write_json
 from glmkit.generation.condition_images import encode_condition_image, encode_condition_images
-from glmkit.generation.denoising import decode_latents, denoise
+from glmkit.generation.denoising import decode_latents, decode_prior_tokens, denoise
 from glmkit.generation.loading import load_model
 from glmkit.generation.prior_tokens import generate_prior_tokens
 from glmkit.generation.requests import new_request
@@ -94,6 +94,34 @@ def test_images_of_nano_are_near_the_exact_ones() -> None:
     assert psnr(generated(low), generated(exact)) > 30
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", LOW)
+def test_images_of_nano_on_a_gpu(precision: str) -> None:
+    """By its kernels: near the exact images, the same twice, and prior tokens alone as in a batch."""
+    exact, low = (load_model(checkpoint.NANO, "cuda", precision=one) for one in ("exact", precision))
+    requests = [new_request(low.folder, str(seed), "a red 'SALE'", size="256x256", seed=seed) for seed in range(3)]
+    ids = generate_prior_tokens(low, requests)
+    assert torch.equal(generate_prior_tokens(low, requests[1:2])[0], ids[1])
+    first = decode_prior_tokens(low, requests[1:2], ids[1:2])[0]
+    assert decode_prior_tokens(low, requests[1:2], ids[1:2])[0].tobytes() == first.tobytes()
+    latents = [denoise(hybrid, requests[1:2], ids[1:2]) for hybrid in (low, exact)]
+    assert psnr(*(decode_latents(exact, one) for one in latents)) > 25
+
+
+@pytest.mark.gpu
+def test_an_adapter_on_a_gpu(tiny_model: Path, tmp_path: Path) -> None:
+    """Beside the weights, in both halves: about what it is when merged into the exact ones."""
+    adapters = []
+    for component in FORMATS["8bit"]:
+        tiny_adapter.make_adapter(tiny_model, tmp_path / component, component)
+        adapters.append(str(tmp_path / component))
+    plain, changed = (load_model(tiny_model, "cuda", adapters=some, precision="8bit") for some in ((), adapters))
+    merged = load_model(tiny_model, "cuda", adapters=adapters)
+    assert not torch.equal(generate_prior_tokens(changed, [ONE])[0], generate_prior_tokens(plain, [ONE])[0])
+    before, ours, expected = (denoise(hybrid, [ONE], [IDS]) for hybrid in (plain, changed, merged))
+    assert (ours - expected).norm() < 0.5 * (before - expected).norm()
+
+
 def logits(hybrid: HybridModel) -> Tensor:
     ids = torch.randint(64, (1, 9), generator=torch.Generator().manual_seed(4))
     with torch.inference_mode():
@@ -123,13 +151,41 @@ def test_what_does_not_fit(tiny_model: Path, tmp_path: Path, monkeypatch: pytest
     with pytest.raises(UserError, match="unknown precision '8bits'"):
         load(tiny_model, "8bits")
     tiny_adapter.make_adapter(tiny_model, tmp_path / "one", "decoder")
-    with pytest.raises(UserError, match="adapters in exact weights only"):
-        AdapterSwitch(load(tiny_model, "8bit"), {"one": str(tmp_path / "one")})
     config = tmp_path / "one" / "decoder" / "adapter_config.json"
     write_json(config, {**read_json(config), "lora_bias": True})
     monkeypatch.setattr("glmkit.generation.loading.check_adapter", lambda *_: None)
     with pytest.raises(UserError, match="changes more than low precision can add"):
         load(tiny_model, "8bit", (str(tmp_path / "one"),))
+    monkeypatch.setattr("glmkit.serving.adapters.check_adapter", lambda *_: None)
+    with pytest.raises(UserError, match="changes more than low precision can add"):
+        AdapterSwitch(load(tiny_model, "8bit"), {"one": str(tmp_path / "one")})
+
+
+@pytest.mark.parametrize(
+    ("precision", "low_memory"),
+    [
+        ("8bit", False),
+        ("exact", True),
+        pytest.param("4bit", False, marks=pytest.mark.thorough),
+        pytest.param("8bit", True, marks=pytest.mark.thorough),
+    ],
+)
+def test_a_server_exchanges_adapters(tiny_model: Path, tmp_path: Path, precision: str, low_memory: bool) -> None:
+    """By request, of both halves, one of a layer that is not packed: as of a model that was loaded with them."""
+    folders = {"one": tmp_path / "one", "two": tmp_path / "two"}
+    for component, folder in zip(("decoder", "autoregressive"), folders.values(), strict=True):
+        tiny_adapter.make_adapter(tiny_model, folder, component)
+    hybrid = load(tiny_model, precision)
+    hybrid.low_memory = low_memory
+    switch = AdapterSwitch(hybrid, {name: str(folder) for name, folder in folders.items()})
+    results = []
+    for chosen in ((("two", 0.5), ("one", 2.0)), ()):
+        switch.use(chosen)
+        expected = load(tiny_model, precision, tuple(f"{folders[name]}:{weight}" for name, weight in chosen))
+        results.append(denoise(hybrid, [ONE], [IDS]))
+        assert torch.equal(results[-1], denoise(expected, [ONE], [IDS]))
+        assert torch.equal(logits(hybrid), logits(expected))
+    assert not torch.equal(*results)
 
 
 def test_settings_of_a_run_say_it(tiny_model: Path) -> None:

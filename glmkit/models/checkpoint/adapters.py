@@ -15,10 +15,10 @@ import re
 import sys
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -30,7 +30,8 @@ from glmkit.models.checkpoint import weights
 from glmkit.models.checkpoint.adapter_files import CARD, PEFT_PREFIX, WEIGHTS, ComponentAdapter, alphas_of, read
 from glmkit.models.checkpoint.identity import fingerprint
 from glmkit.models.checkpoint.torchao import quantized_from
-from glmkit.models.quantized import LowRank, matrix_names, quantize
+from glmkit.models.host_weights import matrix_of
+from glmkit.models.quantized import LowRank, PackedLinear, matrix_names, quantize
 
 
 @dataclass(frozen=True)
@@ -220,12 +221,28 @@ def change_packed(
     component: str, module: torch.nn.Module, adapters: Sequence[Adapter], precision: str, device: torch.device
 ) -> torch.nn.Module:
     """Pack the matrices of a component on a device, with adapters beside those that they change, and in all others."""
-    changes = low_rank_changes(component, adapters)
-    packed = matrix_names(component, module)
-    dtype = next(module.parameters()).dtype
-    for layer in changes.keys() - packed:
-        linear: Any = module.get_submodule(layer)
-        change = changes[layer].b @ changes[layer].a
-        linear.weight = torch.nn.Parameter((linear.weight.float() + change).to(dtype), requires_grad=False)
-    beside = {layer: changes[layer].to(device, dtype) for layer in changes.keys() & packed}
+    beside = _change_plain_layers(component, module, adapters)
     return quantize(component, module, precision, device, beside)
+
+
+def exchange_changes(component: str, module: torch.nn.Module, adapters: Sequence[Adapter]) -> None:
+    """Let adapters be beside the packed matrices of a component in place of those that are, and in all other layers.
+
+    The latter must have their own weights before. Products that were joined are joined anew.
+    """
+    beside = _change_plain_layers(component, module, adapters)
+    for name in matrix_names(component, module):
+        layer = cast(PackedLinear, module.get_submodule(name))
+        layer.matrix = replace(layer.matrix, change=beside.get(name))
+    cast(Any, module).fuse()
+
+
+def _change_plain_layers(component: str, module: torch.nn.Module, adapters: Sequence[Adapter]) -> dict[str, LowRank]:
+    """Change the layers of a component that are not packed; returns the changes of those that are, on their device."""
+    changes, packed = low_rank_changes(component, adapters), matrix_names(component, module)
+    norm = next(module.parameters())
+    for layer in changes.keys() - packed:
+        weight = matrix_of(module.get_submodule(layer))
+        change = changes[layer].b @ changes[layer].a
+        weight.copy_(weight.float() + change.to(weight.device))
+    return {layer: changes[layer].to(norm.device, norm.dtype) for layer in changes.keys() & packed}

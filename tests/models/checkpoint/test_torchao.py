@@ -150,6 +150,8 @@ def test_broken_files(copied: Path, changes: dict[str, Tensor], message: str) ->
 def test_what_8_bits_do_not_go_with(quantized: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["quantize", str(quantized), "--out", str(tmp_path / "again")]) == 2
     assert "is in 8 bits already" in capsys.readouterr().err
+    assert main(["quantize", str(quantized), "--precision", "4bit", "--out", str(tmp_path / "four")]) == 2
+    assert "files are in 8 bits" in capsys.readouterr().err
     with pytest.raises(UserError, match="which 4 bits would round again"):
         load_model(quantized, "cpu", precision="4bit")
     tiny_adapter.make_adapter(quantized, tmp_path / "one", "decoder")
