@@ -1,6 +1,6 @@
 """What LoRA training of the published sizes costs on one GPU, with random weights: a row a setting, written at once.
 
-    python benchmarks/train_h200.py OUT.jsonl [--only plain packed bases offload compiled recipes] [--seconds 400]
+    python benchmarks/train_h200.py OUT.jsonl [--only PART ...] [--seconds 400]
 
 What fails, or would begin after `--seconds`, is a row with its reason. `--toy`: all of it on nano, in little.
 """
@@ -73,6 +73,16 @@ def bases(scale: Scale) -> Iterator[TrainingCase]:
             yield stage(batch, base=base, pack=stage is prior_tokens)
 
 
+def products(scale: Scale) -> Iterator[TrainingCase]:
+    """Products in 8 bits beside those in bfloat16, compiled and not."""
+    decoder, prior_tokens = stages(scale)
+    if scale.compiled:
+        for base in ("fp8-compute", "auto"):
+            yield from (decoder(batch, compile=True, base=base) for batch in scale.decoder[-2:])
+            yield prior_tokens(scale.packed[-1], pack=True, compile=True, base=base)
+        yield decoder(scale.decoder[-2], base="fp8-compute")
+
+
 def offload(scale: Scale) -> Iterator[TrainingCase]:
     """Blocks that wait in the CPU's memory, under the same cap."""
     for stage in stages(scale):
@@ -102,7 +112,7 @@ def stages(scale: Scale) -> tuple[Callable[..., TrainingCase], Callable[..., Tra
     return partial(TrainingCase, "decoder", *large), partial(TrainingCase, "autoregressive", *large)
 
 
-PARTS = {part.__name__: part for part in (plain, packed, bases, offload, compiled, recipes)}
+PARTS = {part.__name__: part for part in (plain, packed, bases, products, offload, compiled, recipes)}
 
 
 def jobs(scale: Scale, only: Sequence[str] = tuple(PARTS)) -> Iterator[TrainingCase]:

@@ -24,9 +24,10 @@ class Lora(Section):
     """Other alphas for some modules, by the ending of their names."""
     dora: bool = False
     """Train lengths and directions of weights apart (DoRA, arXiv:2402.09353)."""
-    base: Literal["auto", "float32", "bfloat16", "nf4", "int8", "fp8"] = "auto"
+    base: Literal["auto", "float32", "bfloat16", "nf4", "int8", "fp8", "fp8-compute"] = "auto"
     """Data type of the frozen weights: auto is bfloat16 on a GPU that has it, else float32; nf4 (4 bits), int8 and fp8
-    are for the matrices of numbered layers."""
+    are for the matrices of numbered layers. fp8-compute multiplies in 8 bits, too, on GPUs that can: quicker, in the
+    memory of bfloat16."""
     offload: bool = False
     """Keep frozen blocks in the CPU's memory; each comes to the GPU while the one before it computes."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
@@ -36,9 +37,9 @@ class Lora(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if self.dora and (self.base == "fp8" or self.offload):
+        if self.dora and (self.base in ("fp8", "fp8-compute") or self.offload):
             raise ValueError("dora needs the lengths of weights, which cannot be read with base: fp8 or offload: true")
-        if self.offload and self.base in ("nf4", "int8"):
+        if self.offload and self.base in ("nf4", "int8", "fp8-compute"):
             raise ValueError(f"offload: true needs a base that is moved as it is, such as fp8; not {self.base}")
         return self
 

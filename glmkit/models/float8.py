@@ -24,10 +24,15 @@ def multiplies(x: Tensor) -> bool:
     return x.is_cuda and x.dtype == torch.bfloat16 and x.shape[-1] % 16 == 0 and has_products(x.device)
 
 
+def multiplies_on(device: torch.device) -> bool:
+    """Tell whether a device multiplies e4m3."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= ADA
+
+
 @cache
 def has_products(device: torch.device) -> bool:
     """Tell whether a device multiplies e4m3; stderr says once what is done where it does not."""
-    if device.type == "cuda" and torch.cuda.get_device_capability(device) >= ADA:
+    if multiplies_on(device):
         return True
     where = "of the decoder " if device.type == "cuda" else ""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "a CPU"

@@ -80,7 +80,8 @@ def _changes(name: str, stage: Stage, recipe: AnyRecipe, device: torch.device) -
         yield f"{name}.micro_batch_size={smaller[-1]} {NEW_RUN}"
     lora = stage.lora
     is_plain = lora is not None and not lora.is_low_memory and not lora.dora
-    if is_plain and not stage.compile and device.type == "cuda":
+    waits = lora is not None and lora.base != "fp8-compute"
+    if is_plain and waits and not stage.compile and device.type == "cuda":
         yield f"{name}.lora.offload=true"
     if recipe.samples.prompts:
         yield "samples.prompts=[]"

@@ -1,7 +1,7 @@
 """The frozen weights under adapters: in which type they are held, and how matrices become 4 or 8 bits.
 
 nf4 and int8 are those of bitsandbytes: nf4 is QLoRA's (arXiv:2305.14314), int8 has one scale per row of a matrix. fp8
-is in `float8`.
+is in `float8`, fp8-compute in `float8_compute`.
 """
 
 from __future__ import annotations
@@ -17,11 +17,15 @@ from torch import Tensor, nn
 from glmkit.config import Lora
 from glmkit.errors import UserError
 from glmkit.extras import require
+from glmkit.models import float8
 from glmkit.models.devices import DTYPES, check_bfloat16, dtype_for
+from glmkit.models.hardware import device_name
 from glmkit.training.float8 import Float8Linear
+from glmkit.training.float8_compute import Float8ComputeLinear, fits
 
 INSIDE_A_LIST = re.compile(r"(^|\.)\d+(\.|$)")  # names inside a list of layers
-QUANTIZED = ("nf4", "int8", "fp8")
+QUANTIZED = ("nf4", "int8", "fp8", "fp8-compute")
+COMPUTED = re.compile(r"(^|\.)(self_attn|mlp|attn1|ff)\.")  # the products that take the time; not the modulation
 NF4_BLOCK, NF4_SCALES = 64, 256  # weights that share a scale, scales that share a scale
 
 
@@ -30,6 +34,9 @@ def check(name: str, lora: Lora, device: torch.device) -> None:
     key = f"{name}.lora.base"
     if lora.base in ("nf4", "int8"):
         require("bitsandbytes", f"{key}: {lora.base}")
+    if lora.base == "fp8-compute" and not float8.multiplies_on(device):
+        what, fix = f"{key}: fp8-compute needs a GPU that multiplies 8-bit numbers, from Ada or Hopper on", f"{key}=fp8"
+        raise UserError(what, found=device_name(device), fix=f"{fix}, which saves memory on every GPU")
     if lora.base == "bfloat16" and device.type == "cpu":
         raise UserError(f"{key}: bfloat16 is for a GPU; a CPU computes in float32", fix=f"{key}=auto")
     if lora.base == "bfloat16":
@@ -50,19 +57,26 @@ def layer_matrices(module: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
             yield name, child
 
 
+def quantized_matrices(module: nn.Module, base: str) -> Iterator[tuple[str, nn.Linear]]:
+    """Yield those of `layer_matrices` that a base quantizes: without adapters; of fp8-compute what takes the time."""
+    for name, linear in layer_matrices(module):
+        if ".lora_" not in name and (base != "fp8-compute" or (COMPUTED.search(name) and fits(linear))):
+            yield name, linear
+
+
 def quantize(module: nn.Module, base: str) -> None:
     """Replace the matrices of `module`, one after the other, by 4 or 8 bits on their device."""
-    make: Callable[[nn.Linear], nn.Module] = {"nf4": _nf4, "int8": _int8, "fp8": Float8Linear}[base]
-    for name in [
-        name for name, _ in layer_matrices(module)
-    ]:  # the names only, for each matrix to leave before the next
+    makers = {"nf4": _nf4, "int8": _int8, "fp8": Float8Linear, "fp8-compute": Float8ComputeLinear}
+    make: Callable[[nn.Linear], nn.Module] = makers[base]
+    names = [name for name, _ in quantized_matrices(module, base)]  # for each matrix to leave before the next
+    for name in names:
         linear = cast(nn.Linear, module.get_submodule(name))
         small = make(linear)
         small.bias = linear.bias
         small.to(linear.weight.device).requires_grad_(False)
         small.register_forward_pre_hook(cast_as_autocast)
         module.set_submodule(name, small)
-    if base != "fp8":
+    if base in ("nf4", "int8"):
         # By these, PEFT chooses among its layers.
         setattr(module, "is_loaded_in_4bit" if base == "nf4" else "is_loaded_in_8bit", True)
 
@@ -120,8 +134,18 @@ def matrix_bytes(module: nn.Module, base: str, value_bytes: int) -> int:
 
     `value_bytes` is what a value takes that is not quantized.
     """
-    linears = [linear for name, linear in layer_matrices(module) if ".lora_" not in name]
-    count = sum(linear.weight.numel() for linear in linears)
-    if base == "nf4":
-        return round(count / 2 + count / NF4_BLOCK * (1 + 4 / NF4_SCALES))
-    return count + 4 * sum(linear.out_features for linear in linears) if base in QUANTIZED else value_bytes * count
+    total = 0
+    quantized = {name for name, _ in quantized_matrices(module, base)} if base in QUANTIZED else set()
+    for name, linear in layer_matrices(module):
+        count, scales = linear.weight.numel(), linear.out_features
+        if ".lora_" in name:
+            continue
+        if name not in quantized:
+            total += value_bytes * count
+        elif base == "nf4":
+            total += round(count / 2 + count / NF4_BLOCK * (1 + 4 / NF4_SCALES))
+        elif base == "fp8-compute":
+            total += 2 * count + 4 * (scales + linear.in_features)
+        else:
+            total += count + 4 * scales
+    return total

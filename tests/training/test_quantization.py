@@ -88,12 +88,26 @@ def test_fp8_needs_no_library(uninstall: Callable[..., None]) -> None:
     quantization.check("decoder", Lora(**LORA, base="fp8"), CPU)
 
 
+def test_computing_in_8_bits_needs_a_gpu_that_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Lora(**LORA, base="fp8-compute")
+    with pytest.raises(UserError, match=r"multiplies 8-bit numbers(?s:.*)CPU(?s:.*)decoder\.lora\.base=fp8"):
+        quantization.check("decoder", settings, CPU)
+    monkeypatch.setattr("glmkit.models.float8.multiplies_on", lambda _: True)
+    quantization.check("decoder", settings, CPU)
+
+
 @pytest.mark.parametrize(
     "changes",
-    [{"base": "fp8", "dora": True}, {"offload": True, "dora": True}, {"offload": True, "base": "nf4"}],
+    [
+        {"base": "fp8", "dora": True},
+        {"base": "fp8-compute", "dora": True},
+        {"offload": True, "dora": True},
+        {"offload": True, "base": "nf4"},
+        {"offload": True, "base": "fp8-compute"},
+    ],
 )
 def test_bases_that_do_not_fit_together(changes: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"base: fp8 or offload: true|such as fp8; not nf4"):
+    with pytest.raises(ValueError, match=r"base: fp8 or offload: true|such as fp8; not (nf4|fp8-compute)"):
         Lora(**LORA, **changes)
 
 
@@ -127,7 +141,9 @@ def gradients(
     return {name: value.grad for name, value in wrapped.named_parameters() if value.grad is not None}
 
 
-@pytest.mark.parametrize(("base", "least"), [("bfloat16", 0.999), ("int8", 0.99), ("fp8", 0.99), ("nf4", 0.9)])
+@pytest.mark.parametrize(
+    ("base", "least"), [("bfloat16", 0.999), ("int8", 0.99), ("fp8", 0.99), ("fp8-compute", 0.98), ("nf4", 0.9)]
+)
 def test_the_gradient_is_that_of_a_float32_base(base: str, least: float, tiny_model: Path, posters: Path) -> None:
     needed(base)
     exact = gradients(tiny_model, posters, "float32", torch.float32)
@@ -193,7 +209,7 @@ def test_what_is_held_how(tiny_model: Path) -> None:
     assert not [name for name, value in hybrid.decoder.named_parameters() if value.requires_grad]
 
 
-@pytest.mark.parametrize("base", ["int8", "fp8", "nf4"])
+@pytest.mark.parametrize("base", ["int8", "fp8", "fp8-compute", "nf4"])
 def test_bytes_are_told_before_anything_is_quantised(base: str) -> None:
     needed(base)
     with torch.device("meta"):
@@ -201,6 +217,9 @@ def test_bytes_are_told_before_anything_is_quantised(base: str) -> None:
     module = HybridModel(checkpoint.NANO).decoder
     names = {name for name, _ in quantization.layer_matrices(module)}
     quantization.quantize(module, base)
+    is_plain = {name for name in names if type(module.get_submodule(name)) is nn.Linear}
+    computed = {name for name in names if ".attn1." in name or ".ff." in name}
+    assert is_plain == (names - computed if base == "fp8-compute" else set())
     held = sum(tensor.nbytes for name in names for tensor in tensors_of(module.get_submodule(name)))
     # bitsandbytes has some tables a layer besides, which weigh something in a small model.
     assert told <= held <= 1.1 * told
