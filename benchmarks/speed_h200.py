@@ -26,7 +26,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -356,31 +356,55 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--compile", choices=("off", "blocks"), default="blocks")
     parser.add_argument("--device", default="auto")
     arguments = parser.parse_args(argv)
-    started, device = time.perf_counter(), pick_device(arguments.device)
-    facts: dict[str, Any] = {"date": datetime.date.today().isoformat(), "command": shlex.join(["python", *sys.argv])}
-    facts |= {"model": arguments.model, "compile": arguments.compile, "environment": runs.environment(str(device))}
-    if device.type == "cuda":
-        facts["device"] = torch.cuda.get_device_name(device)
+    device = pick_device(arguments.device)
+    ends = time.perf_counter() + arguments.seconds
+    facts = {"compile": arguments.compile} | measured_on(arguments.model, device)
     with tempfile.TemporaryDirectory() as scratch:
         hybrid = open_model(arguments.model, device, dtype_for(device), Path(scratch))
         hybrid.optimize_for_inference(arguments.compile == "blocks")
-        bench, failed = Bench(hybrid, TOY if arguments.toy else Scale(), Path(scratch)), False
-        for name in arguments.only:
-            began, rows = time.perf_counter() - started, []
-            for row in _measured(SECTIONS[name], bench, started + arguments.seconds):
-                rows.append(row)
-                write_json(arguments.out / f"{name}.json", {"rows": rows, "began_s": began} | facts)
-                print(line(name, row), flush=True)
-                failed = failed or "error" in row
-            print(f"{name}: {time.perf_counter() - started - began:.1f} s", flush=True)
-    return 1 if failed else 0
+        bench = Bench(hybrid, TOY if arguments.toy else Scale(), Path(scratch))
+        sections = {name: partial(SECTIONS[name], bench) for name in arguments.only}
+        return 1 if measure(arguments.out, sections, facts, ends) else 0
 
 
-def _measured(section: Callable[[Bench], Iterable[Row]], bench: Bench, ends: float) -> Rows:
+def measured_on(model: str, device: torch.device) -> Row:
+    """What every file of results says beside its rows."""
+    facts: Row = {"date": datetime.date.today().isoformat(), "command": shlex.join(["python", *sys.argv])}
+    facts |= {"model": model, "environment": runs.environment(str(device))}
+    if device.type == "cuda":
+        facts["device"] = torch.cuda.get_device_name(device)
+    return facts
+
+
+def measure(
+    out: Path,
+    sections: Mapping[str, Callable[[], Iterable[Row]]],
+    facts: Row,
+    ends: float,
+    limits: Mapping[str, float] | None = None,
+) -> bool:
+    """Run sections one after another, each into its file of `out`; returns whether one has an error.
+
+    No row begins after `ends`, nor later than its section's limit in seconds after that began.
+    """
+    began, failed = time.perf_counter(), False
+    for name, section in sections.items():
+        section_began, rows = time.perf_counter(), []
+        section_ends = min(ends, section_began + (limits or {}).get(name, math.inf))
+        for row in _measured(section, section_ends):
+            rows.append(row)
+            write_json(out / f"{name}.json", {"rows": rows, "began_s": section_began - began} | facts)
+            print(line(name, row), flush=True)
+            failed = failed or "error" in row
+        print(f"{name}: {time.perf_counter() - section_began:.1f} s", flush=True)
+    return failed
+
+
+def _measured(section: Callable[[], Iterable[Row]], ends: float) -> Rows:
     """Yield a section's results; a failure is one, since the sections after it are still worth their time."""
     try:
         if time.perf_counter() <= ends:
-            for row in section(bench):
+            for row in section():
                 yield row
                 if time.perf_counter() > ends:
                     break

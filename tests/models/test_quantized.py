@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from glmkit.models import checkpoint, float8
+from glmkit.models import checkpoint
 from glmkit.models.quantized import LowRank, PackedLinear, PackedMatrix, from_words, join, matrix_names, to_words
 
 FORMATS = ("e4m3", "int8", "int4")
@@ -105,21 +105,6 @@ def test_products(format: str) -> None:
     torch.testing.assert_close(joined.product(x).double(), torch.cat(expected, dim=-1), rtol=1e-5, atol=1e-4)
     assert layers[2].matrix.values.data_ptr() == joined.values[32:].data_ptr()
     torch.testing.assert_close(layers[2](x).double(), expected[2], rtol=1e-5, atol=1e-4)
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("tokens", [1, 100])
-def test_float8_products_on_a_gpu(tokens: int) -> None:
-    """Those of the rounded inputs, in float64; the units that add up round, too."""
-    device = torch.device("cuda")
-    if not float8.has_products(device):
-        pytest.skip("a GPU without 8-bit products")
-    x, weight = random(tokens, 256).to(device, torch.bfloat16), random(64, 256, seed=1).to(device)
-    matrix = PackedMatrix.pack(weight, "e4m3", random(64, seed=2).to(device, torch.bfloat16))
-    values, scale = float8.cast_rows(x)
-    assert matrix.bias is not None
-    expected = (values.double() * scale) @ matrix.unpack().double().T + matrix.bias.double()
-    torch.testing.assert_close(matrix.product(x).double(), expected, rtol=2**-7, atol=0.2)
 
 
 def test_which_matrices(tiny_model: Path) -> None:

@@ -20,7 +20,7 @@ from glmkit.models import float8
 from glmkit.models.decoder import eager, gpu, gpu_float8
 from glmkit.models.decoder.config import DecoderConfig
 from glmkit.models.decoder.model import DiffusionDecoder, rotary_cos_sin
-from glmkit.models.quantized import LowRank, quantize
+from glmkit.models.quantized import LowRank, PackedMatrix, quantize
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 TYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -149,11 +149,32 @@ def test_which_decoders_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not gpu_float8.supports(random_decoder(torch.float32))
 
 
-@pytest.mark.gpu
-def test_blocks_on_a_gpu() -> None:
-    """In bfloat16 by the products of the GPU: nearly the plain blocks whose products it makes, too."""
+@pytest.fixture
+def has_products() -> None:
     if not float8.has_products(DEVICE):
         pytest.skip("a GPU without 8-bit products")
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("has_products")
+@pytest.mark.parametrize(("tokens", "outputs", "inputs"), [(1, 48, 64), (77, 320, 1280), (300, 4096, 4096)])
+def test_product_on_a_gpu(tokens: int, outputs: int, inputs: int) -> None:
+    """By the matrix units, from what the kernel cast: against float64, but for the rounding of the result."""
+    x = random(tokens, inputs, dtype=torch.bfloat16)
+    matrix = PackedMatrix.pack(random(outputs, inputs, seed=1), "e4m3", random(outputs, seed=2, dtype=torch.bfloat16))
+    values, scale = gpu_float8.cast_tokens(x)
+    assert_same((values, scale), float8.cast_rows(x))
+    assert matrix.bias is not None
+    expected = in_float64(values, scale, matrix.values, matrix.scale, matrix.bias, torch.float64)
+    ours = gpu_float8.product((values, scale), matrix, torch.bfloat16).double()
+    torch.testing.assert_close(ours, expected, rtol=2**-7, atol=float(expected.std()) / 100)
+    torch.testing.assert_close(matrix.product(x).double(), ours, rtol=0, atol=0)
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("has_products")
+def test_blocks_on_a_gpu() -> None:
+    """In bfloat16 by the products of the GPU: nearly the plain blocks whose products it makes, too."""
     decoder = random_decoder(torch.bfloat16)
     expected = through_blocks(eager, decoder, torch.bfloat16).double()
     ours = through_blocks(gpu_float8, decoder, torch.bfloat16).double()
