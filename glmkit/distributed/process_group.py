@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 NO_LAUNCHER = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+ONE_OF_SEVERAL = {"ACCELERATE_USE_CPU", "MASTER_ADDR"}  # of accelerate, which has left the others to mpirun
 BUCKET_ELEMENTS = 2**24  # gradients are reduced in buckets of at most so many numbers
 
 
@@ -42,6 +43,12 @@ class ProcessGroup:
 
         UserError for values that no launcher sets: nothing, or not everything, would be done with them.
         """
+        if os.environ.keys() >= ONE_OF_SEVERAL and "WORLD_SIZE" not in os.environ:
+            raise UserError(
+                "accelerate starts several processes on CPUs by mpirun alone, which glmkit does not know",
+                found=f"MASTER_ADDR={os.environ['MASTER_ADDR']} without WORLD_SIZE",
+                fix="torchrun --nproc-per-node 2 -m glmkit ..., or one process: num_processes: 1",
+            )
         values = {name: os.environ.get(name, default) for name, default in NO_LAUNCHER.items()}
         try:
             rank, world_size, local_rank = map(int, values.values())

@@ -9,6 +9,7 @@ Gradients are averaged once, after the last micro-batch. Each process holds all 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,16 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from glmkit.config import STAGES, Recipe, Stage
 from glmkit.distributed.process_group import ProcessGroup
 from glmkit.errors import UserError
+
+MULTI_GPU = "distributed_type: MULTI_GPU, or FSDP with fsdp_version: 2"
+# What accelerate's options and config files put into the environment: what has no other meaning here, and what to say.
+ACCELERATE = {
+    "ACCELERATE_USE_DEEPSPEED": (("false",), MULTI_GPU),
+    "ACCELERATE_USE_MEGATRON_LM": (("false",), MULTI_GPU),
+    "ACCELERATE_USE_PARALLELISM_CONFIG": (("false",), "leave out parallelism_config"),
+    "ACCELERATE_MIXED_PRECISION": (("no", "bf16"), "mixed_precision: bf16, in which GPUs that have it compute anyway"),
+    "ACCELERATE_DYNAMO_BACKEND": (("no",), "dynamo_backend: 'NO', and STAGE.compile=true in the recipe"),
+}
 
 
 @dataclass(frozen=True)
@@ -44,6 +55,13 @@ def passes_of(batch: Sequence[int], accumulation_steps: int, group: ProcessGroup
     number, position = divmod(group.rank, sharing)
     samples = size // sharing
     return [Pass(number, micro_batches[number].indices, slice(position * samples, (position + 1) * samples))]
+
+
+def check_launcher() -> None:
+    """UserError for options of accelerate that recipes have in its place, or nothing here has."""
+    for name, (meant, fix) in ACCELERATE.items():
+        if (found := os.environ.get(name, meant[0])).lower() not in meant:
+            raise UserError("training takes no such option of accelerate", found=f"{name}={found}", fix=fix)
 
 
 def check(recipe: Recipe, group: ProcessGroup) -> None:

@@ -96,6 +96,7 @@ def run_recipe(
     # 1. Look for what may be wrong before anything is written.
     files.make_folder(files.cache_folder())
     checks.settings(recipe, device)
+    distributed.check_launcher()
     distributed.check(recipe, group)
     if group.sharded:
         fsdp.check(recipe)
