@@ -18,7 +18,7 @@ from typing import Any
 from glmkit.errors import UserError
 from glmkit.evaluation import ocr
 from glmkit.evaluation.ocr.lines import EngineIdentity, OcrError, RecognizedLine
-from glmkit.evaluation.ocr.process import MAX_PROCESSES, local_command
+from glmkit.evaluation.ocr.process import local_command
 from glmkit.files import read_jsonl
 from glmkit.hashing import file_sha256
 
@@ -69,7 +69,7 @@ def identity(location: str) -> EngineIdentity:
 
 def processes(cores: int) -> int:
     """Use two cores for each."""
-    return max(1, min(MAX_PROCESSES, cores // 2))
+    return max(1, cores // 2)
 
 
 def command(location: str, threads: int, number: int) -> list[str]:

@@ -20,7 +20,7 @@ import yaml
 
 from glmkit.errors import UserError
 from glmkit.evaluation.ocr.lines import EngineIdentity, RecognizedLine
-from glmkit.evaluation.ocr.process import MAX_PROCESSES, local_command
+from glmkit.evaluation.ocr.process import local_command
 from glmkit.extras import require
 from glmkit.files import atomic_folder, cache_folder
 from glmkit.hashing import large_file_sha256
@@ -50,7 +50,7 @@ def identity(location: str = "") -> EngineIdentity:
 
 def processes(cores: int) -> int:
     """Use two cores for each."""
-    return max(1, min(MAX_PROCESSES, cores // 2))
+    return max(1, cores // 2)
 
 
 def command(location: str, threads: int, number: int) -> list[str]:
