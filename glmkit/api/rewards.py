@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from glmkit.config import RewardSettings
 from glmkit.errors import UserError
+from glmkit.hashing import file_sha256, json_sha256
 from glmkit.records import Prompt, Record
 
 if TYPE_CHECKING:
@@ -88,7 +89,6 @@ def reward_images(
     from glmkit.evaluation.suites.shared.own_prompts import OwnPrompts
     from glmkit.inputs.prompts import read_prompts
     from glmkit.models.devices import pick_device
-    from glmkit.progress import progress_bars
     from glmkit.training.rl.advantages import advantages
     from glmkit.training.rl.rewards import Rewards
 
@@ -103,17 +103,12 @@ def reward_images(
         file_of(bases[key]) if (key := (prompt.id, seed)) in bases else first_bases.get(prompt.id)
         for prompt, seed, _ in found
     ]
-    scores: list[RewardScore] = []
     with Rewards(RewardSettings(weights=dict(rewards), ocr=ocr), str(pick_device(device))) as scorer:
         if scorer.needs_base and base is None:
             raise UserError("some of these rewards compare with images of the base model", fix="--base DIR")
-        with progress_bars() as bars:
-            task = bars.add_task("rewarding", total=len(found))
-            for start in range(0, len(found), IMAGES_AT_ONCE):
-                chunk = slice(start, start + IMAGES_AT_ONCE)
-                prompts_and_files = zip(found[chunk], compared[chunk], strict=True)
-                scores += _score(scorer, [(prompt, file, before) for (prompt, _, file), before in prompts_and_files])
-                bars.update(task, completed=len(scores))
+        scores = _score_all(
+            scorer, [(prompt, file, base) for (prompt, _, file), base in zip(found, compared, strict=True)]
+        )
         gains = advantages(scores, [prompt.id for prompt, _, _ in found], scorer.weights, scorer.min_stds).tolist()
     rewarded = [
         RewardedImage(
@@ -149,6 +144,45 @@ def _in_order(files: Iterable[tuple[str, int]], prompts: Iterable[str]) -> list[
     """Sort prompt ids and seeds as the prompts are."""
     number = {name: index for index, name in enumerate(prompts)}
     return sorted(files, key=lambda key: (number[key[0]], key[1]))
+
+
+def _score_all(scorer: Rewards, images: Sequence[tuple[Prompt, Path, Path | None]]) -> list[RewardScore]:
+    """Score image files, each with the file of its base image, in their order.
+
+    No content is scored twice, in this run or in one that was stopped: scores stay in the user's cache, but for errors.
+    """
+    from glmkit.evaluation.result_store import Key, ResultStore
+    from glmkit.progress import progress_bars
+    from glmkit.training.rl.rewards import RewardScore
+
+    store = ResultStore(None, "rewards", scorer.identity, "prompt", "score", RewardScore.to_dict, RewardScore.from_dict)
+    keys: list[Key] = [_key(*image) for image in images]
+    scores: dict[Key, RewardScore] = {**store.find(keys)}
+    missing = [*{key: image for key, image in zip(keys, images, strict=True) if key not in scores}.items()]
+    with progress_bars() as bars:
+        task = bars.add_task("rewarding", total=len(missing))
+        for start in range(0, len(missing), IMAGES_AT_ONCE):
+            chunk = missing[start : start + IMAGES_AT_ONCE]
+            for (key, _), score in zip(chunk, _score(scorer, [image for _, image in chunk]), strict=True):
+                scores[key] = score
+                if score.error is None:
+                    store.add(key, score)
+            bars.update(task, completed=start + len(chunk))
+    return [scores[key] for key in keys]
+
+
+def _key(prompt: Prompt, image: Path, base: Path | None) -> tuple[str, str]:
+    """Name an image by its content, and what else decides its rewards: prompt, base image, and what it edits."""
+    others = [None if path is None else _content(path) for path in (base, *map(Path, prompt.condition_images))]
+    return _content(image), json_sha256({**prompt.to_dict(), "condition_images": others})[:16]
+
+
+def _content(path: Path) -> str:
+    """Hash a file; one that cannot be read is called by its path, and gets an error when it is scored."""
+    try:
+        return file_sha256(path)
+    except OSError:
+        return str(path)
 
 
 def _score(scorer: Rewards, images: Sequence[tuple[Prompt, Path, Path | None]]) -> list[RewardScore]:

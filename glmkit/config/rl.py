@@ -28,6 +28,13 @@ class Limits(Section):
     """Entropy of the colours, against the same."""
     brightness: Bounds | None = (0.6, 1.6)
     """Mean luma, against the same."""
+    letter_size: Bounds | None = (0.5, 2.0)
+    """Height of the texts, against the same; where a reward reads text."""
+    unrequested: float | None = Field(default=0.2, gt=0)
+    """By how much more text may be read that was not asked for than in the first round, in characters per expected
+    one; where a reward reads text."""
+    duplicates: float | None = Field(default=0.5, gt=0)
+    """By how much the share of images that another of their prompt equals may grow over the first round."""
     diversity: Bounds | None = (0.4, 3.0)
     """Distance between the images of one prompt, against the first round."""
     entropy: Bounds | None = (0.5, 2.0)

@@ -1,4 +1,4 @@
-"""What an engine found in images, stored twice: in the run folder, and in a cache that all runs share.
+"""What an engine found in images, stored twice: in the run folder, if there is one, and in a cache that all share.
 
 A result is known by the content of the image, a detail that decides it, and the engine.
 """
@@ -20,13 +20,13 @@ Key = tuple[str, int | str]  # sha256 of an image, detail
 
 @dataclass(frozen=True)
 class ResultStore(Generic[V]):
-    """Keep results in the file `journal` of a run and in the folder `name` of the cache.
+    """Keep results in the file `journal` of a run, where there is one, and in the folder `name` of the cache.
 
     A line of the journal holds "sha256", "engine" (16 digits that name it), and the fields `detail` and `value`.
     `encode` turns a result into a JSON value, `decode` back, with a UserError for one that is damaged.
     """
 
-    journal: Path
+    journal: Path | None
     name: str
     engine: str
     detail: str
@@ -55,14 +55,14 @@ class ResultStore(Generic[V]):
 
     def _read_journal(self) -> dict[Key, V]:
         results: dict[Key, V] = {}
-        for line in read_jsonl(self.journal, partial=True) if self.journal.exists() else []:
+        for line in read_jsonl(self.journal, partial=True) if self.journal and self.journal.exists() else []:
             with suppress(UserError, KeyError, TypeError):  # a line that is damaged is made again
                 if line["engine"] == self.engine:
                     results[line["sha256"], line[self.detail]] = self.decode(line[self.value])
         return results
 
     def _append(self, results: Mapping[Key, V]) -> None:
-        if results:
+        if results and self.journal is not None:
             lines = (
                 {"sha256": sha256, self.detail: detail, "engine": self.engine, self.value: self.encode(result)}
                 for (sha256, detail), result in results.items()

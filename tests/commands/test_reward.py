@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image, ImageDraw
 
+from glmkit import files
+from glmkit.api import pairs, rewards
 from glmkit.cli import main
 from glmkit.files import write_jsonl
+from glmkit.training.rl.rewards import RewardSample
+from glmkit.training.rl.rewards.content import ContentReward
 
 PROMPTS: list[dict[str, Any]] = [
     {"id": "a", "prompt": "A 'red' card", "texts": ["red"]},
@@ -94,3 +99,78 @@ def test_rewards_that_compare_need_base_images(folder: Path, capsys: pytest.Capt
     common = ["reward", "--images", str(folder / "images"), "--prompts", str(folder / "prompts.jsonl")]
     assert main([*common, "--reward", "content=1"]) == 2
     assert "--base DIR" in capsys.readouterr().err
+
+
+def test_a_stopped_run_goes_on(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was rewarded before is not rewarded again, and all that is printed and written is as of an undisturbed run.
+
+    Images with an error are tried again; another image, prompt or reward is a new one.
+    """
+    options = ("--reward", "content=2", "--json")
+    scored: list[int] = []
+    score = ContentReward.score
+
+    def counted(self: ContentReward, sample: RewardSample) -> float | None:
+        scored.append(sample.image.width)
+        if len(scored) == 3:
+            raise KeyboardInterrupt
+        return score(self, sample)
+
+    monkeypatch.setattr(rewards, "IMAGES_AT_ONCE", 2)
+    monkeypatch.setattr(ContentReward, "score", counted)
+    assert run(folder, *options) == 130
+    capsys.readouterr()
+    assert run(folder, *options) == 0
+    resumed = capsys.readouterr().out
+    assert len(scored) == 2 + 1 + 2  # before, the one that was stopped, after
+    assert run(folder, *options) == 0
+    assert len(scored) == 5
+    assert capsys.readouterr().out == resumed
+    monkeypatch.setenv("GLMKIT_CACHE", str(folder / "other"))
+    assert run(folder, *options) == 0
+    assert capsys.readouterr().out == resumed
+    stripes(folder / "images/b_0.png", 1)
+    assert run(folder, *options) == 0
+    assert len(scored) == 5 + 4 + 1
+    write_jsonl(folder / "prompts.jsonl", [{**PROMPTS[0], "texts": ["blue"]}, *PROMPTS[1:]])
+    stripes(folder / "base/b_0.png", 4)
+    assert run(folder, *options) == 0
+    assert len(scored) == 10 + 3 + 1
+
+
+def test_pairs_of_a_stopped_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill while pairs are written leaves nothing that the next run would stumble over."""
+    given = (
+        "--images",
+        str(folder / "images"),
+        "--prompts",
+        str(folder / "prompts.jsonl"),
+        "--base",
+        str(folder / "base"),
+    )
+
+    def write(name: str) -> int:
+        return main(["pairs", *given, "--reward", "content=1", "--out", str(folder / name)])
+
+    assert write("undisturbed") == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(pairs, "write_jsonl", lambda *_: os._exit(9))
+        child = os.fork()
+        if not child:
+            write("pairs")
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert not (folder / "pairs").exists()
+    monkeypatch.setattr(files, "_cleaned", set())  # as in a process of its own
+    assert write("pairs") == 0
+    left, right = (
+        sorted(path.relative_to(folder / name) for path in (folder / name).rglob("*"))
+        for name in ("undisturbed", "pairs")
+    )
+    assert left == right
+    for path in left:
+        assert (folder / "pairs" / path).is_dir() or (folder / "pairs" / path).read_bytes() == (
+            folder / "undisturbed" / path
+        ).read_bytes()
+    assert not [*folder.glob(".*")]

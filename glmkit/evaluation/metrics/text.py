@@ -22,6 +22,7 @@ from rapidfuzz.process import cdist
 
 # Languages written without spaces: their units are characters.
 UNSPACED = frozenset({"zh", "ja", "th"})
+FOUND = 0.5  # similarity from which what was read is the text, misspelt
 _PLAIN = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"', "‐": "-", "‑": "-", "–": "-", "—": "-"})
 
 METRICS: Mapping[str, Mapping[str, str]] = {
@@ -108,6 +109,22 @@ def word_precision(expected: Sequence[str], read: Sequence[str], language: str) 
     """Count the read words of one image that were expected, and all that were read."""
     found = Counter(units(read, language))
     return (Counter(units(expected, language)) & found).total(), found.total()
+
+
+def unrequested(expected: Sequence[str], read: Sequence[str]) -> tuple[int, int]:
+    """Count the characters of read words that stand for no expected text, and the expected ones, for one image.
+
+    A misspelt text stands for its own, from a similarity of FOUND on; one that is there twice is unrequested once.
+    """
+    words = pieces(read)
+    taken = {
+        number
+        for match in assign(expected, words)
+        if match.similarity >= FOUND
+        for number in range(match.start, match.stop)
+    }
+    extra = sum(len(_squeeze(word)) for number, word in enumerate(words) if number not in taken)
+    return extra, sum(len(_squeeze(text)) for text in expected)
 
 
 def characters_in_order(expected: Sequence[str], read: Sequence[str]) -> tuple[int, int]:

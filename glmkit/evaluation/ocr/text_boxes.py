@@ -6,11 +6,10 @@ import re
 from collections.abc import Sequence
 from statistics import mean
 
-from glmkit.evaluation.metrics.text import assign, normalise
+from glmkit.evaluation.metrics.text import FOUND, assign, normalise
 from glmkit.evaluation.ocr.lines import RecognizedLine
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
-FOUND = 0.5  # similarity from which what was read is the text, misspelt
 
 
 def text_boxes(expected: Sequence[str], lines: Sequence[RecognizedLine]) -> list[Box | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -10,12 +11,17 @@ from PIL import Image
 from glmkit.config.rl import Limits
 from glmkit.errors import UserError
 from glmkit.evaluation.metrics.content import LUMA, colour_entropy, edge_density
+from glmkit.evaluation.metrics.text import unrequested
+from glmkit.evaluation.ocr.lines import RecognizedLine, texts_of
+from glmkit.evaluation.ocr.text_boxes import text_heights
 
-AGAINST_BASE = ("edge_density", "colour_entropy", "brightness")
+AGAINST_BASE = ("edge_density", "colour_entropy", "brightness", "letter_size")
 AGAINST_FIRST = ("diversity", "entropy")
+GROWTH = ("unrequested", "duplicates")
 ABSOLUTE = ("kl", "surprise", "drift")
 SMALLEST = {"edge_density": 1e-3, "colour_entropy": 0.05, "brightness": 1.0}  # below, a ratio would say nothing
 SIDE = 32  # pixels of the small images whose distance is taken
+SAME = 0.25  # root mean square of levels up to which two small images are the same
 
 
 def looks(image: Image.Image) -> dict[str, float]:
@@ -36,15 +42,43 @@ def thumbnail(image: Image.Image) -> np.ndarray:
     return np.asarray(image.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX), dtype=np.float64)
 
 
-def diversity(groups: Sequence[Sequence[np.ndarray]]) -> float:
-    """Return the mean distance, root mean square of levels, between two images of a group; thumbnails of each group."""
-    distances = [
-        float(np.sqrt(np.square(one - other).mean()))
-        for group in groups
-        for number, one in enumerate(group)
-        for other in group[number + 1 :]
-    ]
-    return float(np.mean(distances)) if distances else 0.0
+def texts(
+    expected: Sequence[str], lines: Sequence[RecognizedLine], base_lines: Sequence[RecognizedLine]
+) -> dict[str, float]:
+    """Measure the text in an image, as far as there is something to measure; `lines` are in reading order.
+
+    `unrequested`: characters that stand for no expected text, per expected one. `letter_size`: mean logarithm of the
+    heights of texts over those in the base image.
+    """
+    extra, characters = unrequested(expected, texts_of(lines))
+    heights = zip(*(text_heights(expected, of) for of in (lines, base_lines)), strict=True)
+    ratios = [math.log(here / before) for here, before in heights if here and before]
+    found = {"unrequested": extra / characters} if characters else {}
+    return found | ({"letter_size": float(np.mean(ratios))} if ratios else {})
+
+
+def means(read: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Average what `texts` measured of the images of a round; the letter size as a factor."""
+    values = {name: [one[name] for one in read if name in one] for name in ("unrequested", "letter_size")}
+    found = {name: float(np.mean(of)) for name, of in values.items() if of}
+    return {name: math.exp(value) if name == "letter_size" else value for name, value in found.items()}
+
+
+def alike(groups: Sequence[Sequence[np.ndarray]]) -> dict[str, float]:
+    """Measure how far the images of a group are apart; thumbnails of each group.
+
+    `diversity`: mean distance, root mean square of levels, between two images of a group. `duplicates`: share of the
+    images that another one of the group equals.
+    """
+    distances: list[float] = []
+    twins = 0
+    for group in groups:
+        stack = np.stack(group)
+        apart = np.sqrt(np.square(stack[:, None] - stack[None]).mean(axis=(2, 3)))
+        distances += apart[np.triu_indices(len(group), 1)].tolist()
+        twins += int(((apart <= SAME).sum(axis=1) > 1).sum())
+    count = sum(map(len, groups))
+    return {"diversity": float(np.mean(distances)) if distances else 0.0, "duplicates": twins / max(1, count)}
 
 
 def check(stage: str, step: int, now: Mapping[str, float], first: Mapping[str, float], limits: Limits) -> None:
@@ -52,7 +86,7 @@ def check(stage: str, step: int, now: Mapping[str, float], first: Mapping[str, f
 
     `first` are the numbers of the first round.
     """
-    for name in (*AGAINST_BASE, *AGAINST_FIRST, *ABSOLUTE):
+    for name in (*AGAINST_BASE, *AGAINST_FIRST, *GROWTH, *ABSOLUTE):
         bounds = getattr(limits, name)
         if bounds is None or name not in now:
             continue
@@ -61,7 +95,13 @@ def check(stage: str, step: int, now: Mapping[str, float], first: Mapping[str, f
             if not first.get(name):
                 continue
             value, of = value / first[name], "in the first round"
-        if name in ABSOLUTE:
+        if name in GROWTH:
+            growth = value - first.get(name, value)
+            if growth <= bounds:
+                continue
+            found = f"{value:.2f}, {growth:.2f} more than in the first round, limit {bounds:g}"
+            wider = f"{2 * growth:.2g}"
+        elif name in ABSOLUTE:
             if abs(value) <= bounds:
                 continue
             found, wider = f"{value:.3g}, limit {bounds:g}", f"{2 * abs(value):.2g}"

@@ -53,7 +53,7 @@ class RewardObjective(Divisible, Generic[Learnt, Settings]):
         self.prompts, self.validation = datasets
         self.trained: Any = getattr(hybrid, context.name)
         self.batches = Batches(buckets(self.prompts), stage.examples_per_step, context.seed)
-        self.rewards = Rewards(rl.rewards, str(hybrid.device))
+        self.rewards = Rewards(rl.rewards, str(hybrid.device), monitored=True)
         self.first: dict[str, float] = {}  # numbers of the first round
         self.learnt: dict[int, Learnt] = {}  # what this process learns of this round, by position
         self.advantages = torch.zeros(0)
@@ -170,7 +170,7 @@ class RewardObjective(Divisible, Generic[Learnt, Settings]):
 
     def observe(self, step: int, metrics: Mapping[str, float]) -> None:
         """UserError when the numbers of one step say that the reward is gamed."""
-        for name in monitors.AGAINST_FIRST:
+        for name in (*monitors.AGAINST_FIRST, *monitors.GROWTH):
             if name in metrics:
                 self.first.setdefault(name, metrics[name])
         monitors.check(self.context.name, step, metrics, self.first, self.rl.limits)

@@ -101,9 +101,8 @@ def outcome(rewards: Rewards, judged: Sequence[Judged], size: int) -> Outcome:
             "failed": float(np.mean([score.error is not None for score in scores])),
             "empty": float(np.mean([score.is_empty for score in scores])),
             **monitors.against_base([one.looks for one in judged], [one.base_looks for one in judged]),
-            "diversity": monitors.diversity(
-                [thumbnails[start : start + size] for start in range(0, len(thumbnails), size)]
-            ),
+            **monitors.alike([thumbnails[start : start + size] for start in range(0, len(thumbnails), size)]),
+            **monitors.means([score.read for score in scores]),
         },
     )
 

@@ -19,9 +19,9 @@ from rapidfuzz.distance import Levenshtein
 
 from glmkit.errors import UserError
 from glmkit.evaluation.judges.messages import Inquiry, JudgeError
-from glmkit.evaluation.metrics.text import assign, normalise, pieces
+from glmkit.evaluation.metrics.text import FOUND, assign, normalise, pieces
 from glmkit.evaluation.ocr.lines import EngineIdentity, RecognizedLine, reading_order
-from glmkit.evaluation.ocr.text_boxes import FOUND, Box, text_boxes
+from glmkit.evaluation.ocr.text_boxes import Box, text_boxes
 from glmkit.inputs.images import read_image
 from glmkit.records import Answer
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 from PIL import Image
 
+import glmkit
 from glmkit.config.rewards import RewardSettings
 from glmkit.errors import UserError, first_line
 from glmkit.evaluation.named_files import NamedFiles, find
@@ -31,7 +32,9 @@ from glmkit.evaluation.ocr.lines import OcrError, OcrResult, RecognizedLine, con
 from glmkit.evaluation.ocr.process import OcrProcesses
 from glmkit.evaluation.suites.shared.base import MAX_ANSWER_TOKENS
 from glmkit.extras import require
+from glmkit.hashing import json_sha256
 from glmkit.records import Prompt, Record
+from glmkit.training.rl import monitors
 
 if TYPE_CHECKING:
     from glmkit.evaluation.catalogue import CatalogueEntry
@@ -58,12 +61,14 @@ class RewardSample:
 class RewardScore(Record):
     """Hold what each reward gives an image, by name, those aside that say nothing of its prompt; or the error.
 
-    `is_empty`: a gate found an image in which there is next to nothing, and every reward is at most 0.
+    `is_empty`: a gate found an image in which there is next to nothing, and every reward is at most 0. `read` is what
+    monitors want of the text in it (`monitors.texts`).
     """
 
     parts: Mapping[str, float] = field(default_factory=dict)
     is_empty: bool = False
     error: str | None = None
+    read: Mapping[str, float] = field(default_factory=dict)
 
     def total(self, weights: Mapping[str, float]) -> float | None:
         """Add up the weighted rewards as they are; None of an image with an error."""
@@ -73,12 +78,14 @@ class RewardScore(Record):
 class Reward(Protocol):
     """Score one image. `reads_text`: it needs `lines`; `needs_base`: an image of the base model.
 
-    `gates`: an image to which it gives 0 is empty.
+    `gates`: an image to which it gives 0 is empty. `identity` names what decides its numbers beside this package:
+    weights, and how they are used.
     """
 
     reads_text: bool
     needs_base: bool
     gates: bool
+    identity: str
 
     def score(self, sample: RewardSample) -> float | None:
         """Score an image, the more the better; None where it says nothing of the prompt.
@@ -91,10 +98,11 @@ class Reward(Protocol):
 class Rewards:
     """Score images by the rewards of `settings`; learned ones compute on `device`, OCR in processes of its own.
 
+    `monitored`: where a reward has text read, that of base images is read, too, and compared.
     UserError for an unknown reward, and for what one lacks here. Ends its processes when it is closed.
     """
 
-    def __init__(self, settings: RewardSettings, device: str = "cpu") -> None:
+    def __init__(self, settings: RewardSettings, device: str = "cpu", *, monitored: bool = False) -> None:
         check(settings)
         self.weights: Mapping[str, float] = settings.weights
         modules = {name: find(resolve(name)) for name in settings.weights}
@@ -102,8 +110,21 @@ class Rewards:
         self._rewards: dict[str, Reward] = {name: module.load(what, device) for name, (module, what) in modules.items()}
         self.reads_text = any(reward.reads_text for reward in self._rewards.values())
         self.needs_base = any(reward.needs_base for reward in self._rewards.values())
-        self._reads_base = any(reward.reads_text and reward.needs_base for reward in self._rewards.values())
-        self._ocr = OcrProcesses(engines.resolve(settings.ocr), dense=True) if self.reads_text else None
+        self._needs_base_text = any(reward.reads_text and reward.needs_base for reward in self._rewards.values())
+        self._monitored = monitored and self.reads_text
+        self._engine = engines.resolve(settings.ocr) if self.reads_text else ""
+        self._ocr = OcrProcesses(self._engine, dense=True) if self.reads_text else None
+
+    @property
+    def identity(self) -> str:
+        """Name what decides the rewards of an image, in 16 hexadecimal digits: OCR, weights and version; no weights of
+        the sum.
+        """
+        parts = {name: reward.identity for name, reward in self._rewards.items()}
+        if self.reads_text:
+            engine, location = engines.find(self._engine)
+            parts["ocr"] = engine.identity(location).key
+        return json_sha256({**parts, "glmkit": glmkit.__version__})[:16]
 
     def score(self, samples: Sequence[RewardSample]) -> list[RewardScore]:
         """Score images, in their order."""
@@ -113,17 +134,18 @@ class Rewards:
                 scores.append(RewardScore(error="there is no image of the base model to compare it with"))
             elif isinstance(lines, OcrError):
                 scores.append(RewardScore(error=f"OCR: {lines}"))
-            elif isinstance(base_lines, OcrError):
+            elif isinstance(base_lines, OcrError) and self._needs_base_text:
                 scores.append(RewardScore(error=f"OCR of the base image: {base_lines}"))
             else:
-                read = replace(sample, lines=confident(lines), base_lines=confident(base_lines))
-                scores.append(self._score(read))
+                known = () if isinstance(base_lines, OcrError) else confident(base_lines)
+                scores.append(self._score(replace(sample, lines=confident(lines), base_lines=known)))
         return scores
 
     def _read(self, samples: Sequence[RewardSample]) -> list[tuple[RewardSample, OcrResult, OcrResult]]:
         """Recognize the text in all images, each content once."""
         if self._ocr is None:
             return [(sample, (), ()) for sample in samples]
+        reads_base = self._needs_base_text or self._monitored
         with tempfile.TemporaryDirectory() as name:
             files: dict[tuple[tuple[int, int], bytes], Path] = {}
 
@@ -136,7 +158,7 @@ class Rewards:
                 return files[key]
 
             pairs = [
-                (sample, file_of(sample.image), file_of(sample.base) if sample.base and self._reads_base else None)
+                (sample, file_of(sample.image), file_of(sample.base) if sample.base and reads_base else None)
                 for sample in samples
             ]
             found = dict(self._ocr.recognize(dict.fromkeys(files.values(), MAX_ANSWER_TOKENS)))
@@ -159,7 +181,8 @@ class Rewards:
                 is_empty |= reward.gates and value == 0
         if is_empty:
             parts = {name: min(value, 0.0) for name, value in parts.items()}
-        return RewardScore(parts, is_empty)
+        read = monitors.texts(sample.prompt.texts, sample.lines, sample.base_lines) if self._monitored else {}
+        return RewardScore(parts, is_empty, read=read)
 
     def close(self) -> None:
         """End the OCR processes."""

@@ -17,6 +17,7 @@ class AttributesReward:
     """Count the checks that an image passes."""
 
     reads_text, needs_base, gates = True, False, False
+    identity = ""
 
     def score(self, sample: RewardSample) -> float | None:
         """Score what the prompt names, the places of its texts included."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from glmkit.evaluation.features.extractors import slug
 from glmkit.evaluation.metrics import clip as metric
 from glmkit.extras import require
 from glmkit.training.rl.rewards import RewardSample
@@ -21,7 +22,7 @@ class ClipReward:
     reads_text, needs_base, gates = False, False, False
 
     def __init__(self, clip: OpenClip) -> None:
-        self.clip = clip
+        self.clip, self.identity = clip, slug(clip)
 
     def score(self, sample: RewardSample) -> float | None:
         """Score by the cosine of both features."""

@@ -21,6 +21,7 @@ class ContentReward:
     """Compare edges and colours with those of the base image; whichever has lost more counts."""
 
     reads_text, needs_base, gates = False, True, True
+    identity = ""
 
     def score(self, sample: RewardSample) -> float | None:
         """Score by the pixels."""

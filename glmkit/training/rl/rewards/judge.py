@@ -27,8 +27,8 @@ class JudgeReward:
 
     needs_base, gates = False, False
 
-    def __init__(self, judge: Judge, reads_text: bool) -> None:
-        self.judge, self.reads_text = judge, reads_text
+    def __init__(self, judge: Judge, reads_text: bool, identity: str) -> None:
+        self.judge, self.reads_text, self.identity = judge, reads_text, identity
 
     def score(self, sample: RewardSample) -> float | None:
         """Score by the answers."""
@@ -65,4 +65,4 @@ def check(what: str) -> None:
 def load(what: str, _device: str) -> JudgeReward:
     """Load the judge."""
     module, location = engines.find(engines.resolve(what))
-    return JudgeReward(module.load(location), module.READS_TEXT)
+    return JudgeReward(module.load(location), module.READS_TEXT, module.identity(location).key)

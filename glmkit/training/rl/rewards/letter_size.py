@@ -19,6 +19,7 @@ class LetterSizeReward:
     """Compare the heights of texts with those in the base image."""
 
     reads_text, needs_base, gates = True, True, False
+    identity = ""
 
     def score(self, sample: RewardSample) -> float | None:
         """Average over the texts that were found in both images."""

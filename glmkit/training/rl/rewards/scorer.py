@@ -18,7 +18,7 @@ class ScorerReward:
     reads_text, needs_base, gates = False, False, False
 
     def __init__(self, scorer: Scorer) -> None:
-        self.scorer = scorer
+        self.scorer, self.identity = scorer, str(scorer.identity)
 
     def score(self, sample: RewardSample) -> float | None:
         """Score as the scorer does."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from glmkit.errors import unknown
 from glmkit.evaluation.features import extractors
-from glmkit.evaluation.features.extractors import Extractor
+from glmkit.evaluation.features.extractors import Extractor, slug
 from glmkit.evaluation.metrics.clip import DEFAULT
 from glmkit.training.rl.rewards import RewardSample
 
@@ -23,7 +23,7 @@ class SimilarityReward:
     reads_text, needs_base, gates = False, True, False
 
     def __init__(self, extractor: Extractor) -> None:
-        self.extractor = extractor
+        self.extractor, self.identity = extractor, slug(extractor)
 
     def score(self, sample: RewardSample) -> float | None:
         """Score by the cosine of both features."""

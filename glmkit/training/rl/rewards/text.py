@@ -18,6 +18,7 @@ class TextReward:
     """Score the texts of a prompt that names some."""
 
     reads_text, needs_base, gates = True, False, False
+    identity = ""
 
     def score(self, sample: RewardSample) -> float | None:
         """Score by the lines that were read."""

@@ -14,6 +14,7 @@ class Brightness:
     """Score an image by its levels alone."""
 
     reads_text, needs_base, gates = False, False, False
+    identity = ""
 
     def score(self, sample: RewardSample) -> float | None:
         """Return the mean luma."""
