@@ -1,0 +1,419 @@
+"""What rewards teach nano, beside what the same minutes teach it otherwise: one GPU, one arm after the other.
+
+    python benchmarks/rl_nano.py OUT --minutes 2 [--arms base rl-ar rl-decoder rl-both ...] [--limit 48]
+
+An arm trains adapters for so many minutes per half of the model, generates images of the held-out prompts of
+`text-render`, has OCR read them, and writes OUT/ARM.json: every metric of every split with its interval, and the paired
+difference from `base`. Images of one prompt and seed start from the same noise in all arms. Whatever is cut goes on
+when the command is repeated: the minutes of a training count together, and images that are there stay. `OUT/table.md`
+has all arms that are done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+from PIL import Image
+from rl_nano_parts import run_for, write_posters
+
+from glmkit import config, runs
+from glmkit.api.pairs import pairs_by_rewards, write_pairs
+from glmkit.api.rewards import reward_images
+from glmkit.errors import UserError
+from glmkit.evaluation import stats, suites
+from glmkit.evaluation.evaluate import evaluate
+from glmkit.evaluation.ocr import engines
+from glmkit.evaluation.plan import EvaluationPlan, GenerationSettings
+from glmkit.files import read_json, read_jsonl, write_json, write_jsonl
+from glmkit.generation.images import save_png
+from glmkit.generation.loading import load_model
+from glmkit.generation.pipeline import generate_batch
+from glmkit.generation.requests import batch_settings
+from glmkit.models.devices import pick_device
+from glmkit.models.hybrid import HybridModel
+from glmkit.records import Prompt, Request, Score
+from glmkit.training.finetune import finetune
+from glmkit.training.rl import monitors
+
+SUITE = "text-render"
+RECIPES = Path(__file__).parents[1] / "recipes" / "nano"
+HALVES = {"autoregressive": "rl_ar", "decoder": "rl_decoder"}  # stage -> the recipe that teaches it by rewards
+METRICS = ("word_accuracy", "ned", "cer", "word_precision", "attribute_accuracy", "texts_in_place")
+GRID = {"guidance": (1.5, 2.5, 3.5), "temperature": (0.6, 0.9, 1.0)}
+MOST_STEPS = 100_000  # of a training that its minutes end
+FIGURE = ("value", "low", "high", "n")
+VALIDATION = 64  # prompts
+MONITORED = 128  # prompts
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What all arms share."""
+
+    out: Path
+    model: str
+    device: torch.device
+    minutes: float
+    group: int
+    batch: int
+    micro_batch: int
+    at_once: int
+    steps: int
+    prompts: int
+    limit: int | None
+    splits: tuple[str | None, ...]
+    seeds: int
+    ocr: str
+    changes: tuple[str, ...] = ()
+    loaded: dict[tuple[str, ...], HybridModel] = field(default_factory=dict)
+
+    def model_with(self, adapters: Sequence[str]) -> HybridModel:
+        """Load nano in float32, so that merging loses nothing of small changes; the one before leaves."""
+        key = tuple(adapters)
+        if key not in self.loaded:
+            self.free()
+            self.loaded[key] = load_model(self.model, self.device, "float32", key)
+        return self.loaded[key]
+
+    def free(self) -> None:
+        """Leave the GPU's memory to the next."""
+        self.loaded.clear()
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+# Training
+
+
+def learn(e: Experiment, arm: str, stage: str, recipe: config.Recipe, charged: float = 0.0) -> str:
+    """Train one half of the model for its minutes, less those that were `charged`; returns its adapter."""
+    e.free()
+    seconds = 60 * e.minutes - charged
+    run_for(seconds, e.out / arm / f"{stage}.seconds.json", lambda: finetune(recipe, e.device))
+    adapter = Path(recipe.output) / "adapter" / stage
+    if not adapter.exists():
+        raise UserError(f"{arm}: the time ended before {stage} was saved once", found=e.minutes, fix="--minutes MORE")
+    return str(adapter)
+
+
+def by_rewards(e: Experiment, arm: str, stage: str) -> str:
+    """Let one half learn from rewards; returns its adapter."""
+    values: dict[str, Any] = {
+        "model": e.model,
+        "output": e.out / arm / stage,
+        "data.prompts": e.out / "train" / "prompts.jsonl",
+        "data.validation": e.out / "validation" / "prompts.jsonl",
+        "samples.prompts": "[]",
+        f"{stage}.steps": e.steps,
+        f"{stage}.decay_fraction": 0,
+        f"{stage}.global_batch_size": e.batch,
+        f"{stage}.micro_batch_size": e.micro_batch,
+        f"{stage}.validation_every": 50,
+        f"{stage}.save_every": 5,
+        f"{stage}.rl.group_size": e.group,
+        f"{stage}.rl.generate_at_once": e.at_once,
+        f"{stage}.rl.rewards.ocr": e.ocr,
+    }
+    changes = [f"{key}={value}" for key, value in values.items()]
+    changes += [change for change in e.changes if change.startswith((f"{stage}.", "seed="))]
+    return learn(e, arm, stage, config.load(RECIPES / f"{HALVES[stage]}.yaml", changes))
+
+
+def by_images(
+    e: Experiment, arm: str, train: Path, charged: float = 0.0, dpo: Mapping[str, float] | None = None
+) -> list[str]:
+    """Let both halves learn from images, or from pairs of them, with the adapters that learn from rewards elsewhere."""
+    adapters = []
+    for stage, name in HALVES.items():
+        like = getattr(config.load(RECIPES / f"{name}.yaml"), stage)
+        batch = min(64, e.batch)
+        values: dict[str, Any] = {
+            "lora": like.lora.model_dump(),
+            "steps": e.steps,
+            "decay_fraction": 0,
+            "learning_rate": like.learning_rate,
+            "warmup_steps": like.warmup_steps,
+            "weight_decay": 0,
+            "global_batch_size": batch,
+            "micro_batch_size": min(batch, e.micro_batch),
+            "save_every": 50,
+        }
+        values |= {"dpo": {"beta": dpo[stage]}} if dpo is not None else {}
+        recipe = {"model": e.model, "output": str(e.out / arm / stage), "data": {"train": str(train)}, stage: values}
+        adapters.append(learn(e, arm, stage, config.from_dict(recipe), charged))
+    return adapters
+
+
+def own_pairs(e: Experiment) -> tuple[Path, float]:
+    """Return pairs of the best and the worst of a group of nano's own images, and the seconds that they took."""
+    folder, prompts = e.out / "pairs", e.out / "train" / "prompts.jsonl"
+
+    def make() -> None:
+        records = read_jsonl(prompts)[: max(1, 4 * e.batch // e.group)]
+        settings = generation(e, e.model_with(()), e.group)
+        requests = [
+            settings.request(Prompt(one["id"], one["prompt"], tuple(one["texts"])), seed)
+            for one in records
+            for seed in range(e.group)
+        ]
+        generate(e, (), requests, e.out / "rollouts")
+        report = reward_images(e.out / "rollouts", prompts, ocr=e.ocr, device=str(e.device))
+        write_pairs(pairs_by_rewards(report, 0.0), folder)
+
+    record = e.out / "pairs.seconds.json"
+    if not folder.exists():
+        run_for(float("inf"), record, make)
+    return folder, read_json(record)["seconds"]
+
+
+# Images to measure
+
+
+def generation(e: Experiment, model: HybridModel, count: int, **others: float) -> GenerationSettings:
+    """Return the settings of `count` images per prompt, those of the model but for `others`."""
+    settings = GenerationSettings.with_defaults(model, str(e.device), count=count, guidance=others.get("guidance"))
+    sampling = {name: value for name, value in others.items() if name == "temperature"}
+    return replace(settings, sampling={**settings.sampling, **sampling})
+
+
+def generate(e: Experiment, adapters: Sequence[str], requests: Sequence[Request], folder: Path) -> None:
+    """Generate the images that are not there yet, as many at once as the experiment says."""
+    batches: dict[tuple[object, ...], list[Request]] = {}
+    for request in requests:
+        if not (folder / f"{request.id}.png").exists():
+            batches.setdefault(batch_settings(request), []).append(request)
+    for alike in batches.values():
+        for start in range(0, len(alike), e.at_once):
+            batch = alike[start : start + e.at_once]
+            for request, image in zip(batch, generate_batch(e.model_with(adapters), batch), strict=True):
+                save_png(folder / f"{request.id}.png", image, {})
+
+
+def measure(e: Experiment, arm: str, adapters: Sequence[str], **others: float) -> list[Score]:
+    """Score images of held-out prompts by a model with adapters; `others` are settings that are not the model's own."""
+    folder, file = e.out / arm / "images", e.out / arm / "scores.jsonl"
+    if file.exists():
+        return [Score.from_dict(record) for record in read_jsonl(file)]
+    records: list[dict[str, Any]] = []
+    settings = generation(e, e.model_with(adapters), e.seeds, **others)
+    for split in e.splits:
+        prompts = suites.prompts(suites.load(SUITE), split, e.limit)
+        requests = [settings.request(prompt, seed) for prompt in prompts for seed in range(e.seeds)]
+        generate(e, adapters, requests, folder)
+        run = e.out / arm / "runs" / (split or "all")
+        reader = engines.resolve(e.ocr)
+        evaluate(EvaluationPlan(SUITE, reader, split=split, limit=e.limit, images=folder, count=e.seeds, name=arm), run)
+        records += read_jsonl(run / "scores.jsonl")
+    write_jsonl(file, records)
+    return [Score.from_dict(record) for record in records]
+
+
+def looks(e: Experiment, arm: str, scores: Sequence[Score]) -> dict[str, float]:
+    """Measure how images look, on average, and how far those of one prompt are apart."""
+    by_prompt: dict[str, list[Path]] = {}
+    for score in scores:
+        by_prompt.setdefault(score.prompt_id, []).append(e.out / arm / "images" / f"{score.id}.png")
+    chosen = list(by_prompt.values())[:: max(1, len(by_prompt) // MONITORED)]
+    images = [[Image.open(path).convert("RGB") for path in paths if path.exists()] for paths in chosen]
+    each = [monitors.looks(image) for group in images for image in group]
+    means = {name: mean(one[name] for one in each) for name in each[0]} if each else {}
+    return {**means, **monitors.alike([[*map(monitors.thumbnail, group)] for group in images if group])}
+
+
+def result(e: Experiment, scores: Sequence[Score], base: Sequence[Score], about: Mapping[str, Any]) -> dict[str, Any]:
+    """Pool the scores of each split and of all, with the paired differences from the base."""
+    splits = {"all": (scores, base)}
+    for name in dict.fromkeys(score.split for score in scores):
+        splits[name] = tuple([score for score in side if score.split == name] for side in (scores, base))  # type: ignore[assignment]
+    return {
+        **about,
+        "failed": sum(score.error is not None for score in scores),
+        "splits": {
+            name: {
+                metric: {
+                    "score": dict(zip(FIGURE, stats.estimate(own, metric), strict=True)),
+                    "difference": dict(zip(FIGURE, stats.paired_difference(before, own, metric), strict=True)),
+                }
+                for metric in METRICS
+            }
+            for name, (own, before) in splits.items()
+        },
+        "environment": runs.environment(str(e.device)),
+        "command": "python benchmarks/rl_nano.py OUT",
+    }
+
+
+# Arms
+
+
+def adapted(train: Callable[[Experiment, str], list[str]]) -> Callable[[Experiment, str], dict[str, Any]]:
+    """Make an arm of what trains adapters."""
+
+    def arm(e: Experiment, name: str) -> dict[str, Any]:
+        adapters = train(e, name)
+        scores = measure(e, name, adapters)
+        seconds = {path.stem: read_json(path)["seconds"] for path in sorted((e.out / name).glob("*.seconds.json"))}
+        return result(e, scores, base_scores(e), {"training": seconds, "looks": looks(e, name, scores)})
+
+    return arm
+
+
+def base_scores(e: Experiment) -> list[Score]:
+    """Return the scores of nano as it is."""
+    return measure(e, "base", ())
+
+
+def best_of_seeds(e: Experiment, _: str) -> dict[str, Any]:
+    """Take nano's best image of each prompt by the reward `text`: one image for the price of several.
+
+    The reward has the reader that measures, which flatters this arm.
+    """
+    base = base_scores(e)
+    best: dict[str, Score] = {}
+    for score in base:
+        if score.error is None and (score.prompt_id not in best or reward(score) > reward(best[score.prompt_id])):
+            best[score.prompt_id] = score
+    chosen = [
+        replace(best[score.prompt_id], id=score.id, seed=score.seed) if score.prompt_id in best else score
+        for score in base
+    ]
+    return result(e, chosen, base, {"images_per_prompt": e.seeds})
+
+
+def reward(score: Score) -> float:
+    """Return what the reward `text` gives an image."""
+    (hits, words), (edits, characters) = score.counts["word_accuracy"], score.counts["cer"]
+    return (hits / words + 1 - min(1.0, edits / characters)) / 2
+
+
+def best_setting(e: Experiment, name: str) -> dict[str, Any]:
+    """Give nano the guidance and the temperature that validation prompts like best."""
+    folder, model = e.out / name / "grid", e.model_with(())
+    records = read_jsonl(e.out / "validation" / "prompts.jsonl")
+    cells = [dict(zip(GRID, values, strict=True)) for values in product(*GRID.values())]
+    prompts: list[dict[str, Any]] = []
+    for number, cell in enumerate(cells):
+        settings = generation(e, model, e.seeds, **cell)
+        own = [{**record, "id": f"cell{number}-{record['id']}"} for record in records]
+        asked = [Prompt(one["id"], one["prompt"], tuple(one["texts"])) for one in own]
+        generate(e, (), [settings.request(one, seed) for one in asked for seed in range(e.seeds)], folder)
+        prompts += own
+    write_jsonl(e.out / name / "grid.jsonl", prompts)
+    report = reward_images(folder, e.out / name / "grid.jsonl", ocr=e.ocr, device=str(e.device))
+    totals: dict[str, list[float]] = {}
+    for image in report.images:
+        totals.setdefault(image.prompt_id.partition("-")[0], []).append(image.total or 0.0)
+    means = [mean(totals.get(f"cell{number}", [0.0])) for number in range(len(cells))]
+    grid = [{**cell, "reward": value} for cell, value in zip(cells, means, strict=True)]
+    best = cells[means.index(max(means))]
+    scores = measure(e, name, (), **best)
+    return result(e, scores, base_scores(e), {"grid": grid, "chosen": best, "looks": looks(e, name, scores)})
+
+
+def of_rewards(e: Experiment, _: str) -> list[str]:
+    """Train both halves by rewards, apart: the adapters of the two arms before."""
+    return [by_rewards(e, "rl-ar", "autoregressive"), by_rewards(e, "rl-decoder", "decoder")]
+
+
+def of_pairs(dpo: Mapping[str, float] | None) -> Callable[[Experiment, str], list[str]]:
+    """Train on nano's own images: by DPO, or on the better ones alone. Making them is paid by both halves."""
+
+    def train(e: Experiment, name: str) -> list[str]:
+        folder, seconds = own_pairs(e)
+        return by_images(e, name, folder, seconds / len(HALVES), dpo)
+
+    return train
+
+
+ARMS: Mapping[str, Callable[[Experiment, str], dict[str, Any]]] = {
+    "base": adapted(lambda _e, _name: []),
+    "rl-decoder": adapted(lambda e, name: [by_rewards(e, name, "decoder")]),
+    "rl-ar": adapted(lambda e, name: [by_rewards(e, name, "autoregressive")]),
+    "rl-both": adapted(of_rewards),
+    "best-of-seeds": best_of_seeds,
+    "supervised": adapted(lambda e, name: by_images(e, name, e.out / "train")),
+    "best-of-group": adapted(of_pairs(None)),
+    "dpo": adapted(of_pairs({"autoregressive": 20, "decoder": 500})),
+    "best-setting": best_setting,
+}
+
+
+def table(out: Path) -> str:
+    """Lay out word accuracy, and its paired difference from the base, of all arms that are done."""
+    done = {name: read_json(out / f"{name}.json") for name in ARMS if (out / f"{name}.json").exists()}
+    splits = list(dict.fromkeys(split for one in done.values() for split in one["splits"]))
+    lines = ["| split | " + " | ".join(done) + " |", "| --- " * (1 + len(done)) + "|"]
+    for split in splits:
+        cells = []
+        for name, one in done.items():
+            found = one["splits"].get(split, {}).get("word_accuracy")
+            value = found and found["score" if name == "base" else "difference"]
+            known = value and value["low"] is not None
+            sign = "" if name == "base" else "+"
+            cells.append(f"{value['value']:{sign}.3f} [{value['low']:.3f}, {value['high']:.3f}]" if known else "")
+        lines.append(f"| {split} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main(given: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), help="in this order (default: all)")
+    parser.add_argument("--minutes", type=float, default=2.0, help="of training per half (default %(default)s)")
+    parser.add_argument("--model", default="nano")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default %(default)s)")
+    parser.add_argument("--group", type=int, default=16, help="images of a prompt (default %(default)s)")
+    parser.add_argument("--batch", type=int, default=512, help="images of a round (default %(default)s)")
+    parser.add_argument("--micro-batch", type=int, default=64, help="images per forward pass (default %(default)s)")
+    parser.add_argument("--at-once", type=int, default=128, help="images generated together (default %(default)s)")
+    parser.add_argument("--steps", type=int, default=MOST_STEPS, help="end a training after so many")
+    parser.add_argument("--prompts", type=int, default=1024, help="to learn from (default %(default)s)")
+    parser.add_argument("--limit", type=int, default=128, help="prompts of each split (default %(default)s)")
+    parser.add_argument("--splits", nargs="+", default=[None], help="of text-render (default: all)")
+    parser.add_argument("--seeds", type=int, default=4, help="images of each prompt (default %(default)s)")
+    parser.add_argument("--ocr", default="paddleocr", help="the reader of rewards and of scores (default %(default)s)")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="changes of the recipes with rewards")
+    arguments = vars(parser.parse_args(given))
+    arms, changes, splits = (arguments.pop(name) for name in ("arms", "set", "splits"))
+    arguments["device"] = pick_device(arguments["device"])
+    experiment = Experiment(**arguments, splits=tuple(splits), changes=tuple(changes))
+    try:
+        _open(experiment)
+        asked = {text.lower() for prompt in suites.prompts(suites.load(SUITE)) for text in prompt.texts}
+        settings = GenerationSettings.with_defaults(experiment.model, str(experiment.device))
+        for seed, (name, count) in enumerate((("train", experiment.prompts), ("validation", VALIDATION))):
+            write_posters(experiment.out / name, min(count, experiment.prompts), seed, settings.height, asked)
+        for name in arms:
+            path = experiment.out / f"{name}.json"
+            if not path.exists():
+                write_json(path, ARMS[name](experiment, name))
+            (experiment.out / "table.md").write_text(table(experiment.out), encoding="utf-8")
+            print(f"{name}: {path}", flush=True)
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from error
+    print(table(experiment.out))
+    return 0
+
+
+def _open(e: Experiment) -> None:
+    """Begin the experiment, or go on with it; UserError when it was begun with other settings."""
+    names = (*("model", "minutes", "group", "batch", "micro_batch", "at_once", "steps", "prompts", "limit", "splits"),)
+    settings = {name: getattr(e, name) for name in (*names, "seeds", "ocr", "changes")}
+    settings = {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
+    path = e.out / "settings.json"
+    if path.exists() and (before := read_json(path)) != settings:
+        changed = {name: (before.get(name), value) for name, value in settings.items() if before.get(name) != value}
+        raise UserError(f"{e.out} was begun with other settings", found=changed, fix="another OUT, or the same options")
+    write_json(path, settings)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,111 @@
+"""The script that sets rewards beside other ways to spend the same minutes runs whole, in little."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import pixel_ocr
+import pytest
+
+from glmkit.evaluation.ocr import engines
+from glmkit.files import read_json, write_json
+from glmkit.records import Score
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+import rl_nano
+import rl_nano_parts
+
+LITTLE = "--device cpu --steps 1 --group 4 --batch 4 --micro-batch 4 --at-once 32 --prompts 8 --limit 3 --seeds 2"
+
+
+@pytest.fixture
+def model(tiny_copy: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A model of quick images, which OCR reads quickly."""
+    monkeypatch.setattr(engines, "resolve", lambda _: "pixel_ocr")
+    monkeypatch.setattr(pixel_ocr, "check", lambda: None, raising=False)
+    paths = [str(Path(pixel_ocr.__file__).parent), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    monkeypatch.setattr(rl_nano, "GRID", {"guidance": (1.0, 2.0), "temperature": (0.9,)})
+    write_json(tiny_copy / "glmkit.json", {"defaults": {"size": "64x64", "steps": 1, "guidance": 1}})
+    return tiny_copy
+
+
+FEW = ("base", "best-of-seeds")
+
+
+@pytest.mark.parametrize(
+    "arms", [FEW, pytest.param(("base", "rl-decoder", "rl-both", "dpo", "best-setting"), marks=pytest.mark.thorough)]
+)
+def test_arms(arms: tuple[str, ...], model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every arm leaves its scores and differences at once, and is not done again; other settings are refused."""
+    out, options = tmp_path / "out", [*LITTLE.split(), "--model", str(model), "--splits", "simple"]
+    few = ["rl.denoising_steps=1", "rl.rewards.weights.text=0.5"]
+    options += ["--set", *(f"{stage}.{one}" for stage in rl_nano.HALVES for one in few)]
+    assert rl_nano.main([str(out), "--arms", *arms, *options]) == 0
+    for name in arms:
+        result = read_json(out / f"{name}.json")
+        assert list(result["splits"]) == ["all", "simple"]
+        assert result["splits"]["simple"]["word_accuracy"]["difference"]["n"] == 3
+    assert read_json(out / "base.json")["splits"]["all"]["cer"]["difference"]["value"] == 0
+    if arms != FEW:
+        assert read_json(out / "rl-decoder.json")["training"]["decoder.seconds"] > 0
+        assert read_json(out / "best-setting.json")["chosen"]["guidance"] in (1.0, 2.0)
+    shown = (out / "table.md").read_text()
+    assert shown.splitlines()[0].count("|") == len(arms) + 2
+    assert capsys.readouterr().out.endswith(shown + "\n")
+    done = (out / "base.json").stat().st_mtime_ns
+    assert rl_nano.main([str(out), "--arms", "base", *options]) == 0
+    assert (out / "base.json").stat().st_mtime_ns == done
+    with pytest.raises(SystemExit, match=r"begun with other settings\n.*'limit': \(3, 2\)"):
+        rl_nano.main([str(out), "--arms", "base", *options, "--limit", "2"])
+
+
+def test_minutes_add_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a training has taken before it was cut counts when it goes on."""
+    monkeypatch.setattr(rl_nano_parts, "TICK", 0.02)
+    record, began = tmp_path / "seconds.json", time.monotonic()
+
+    def cut() -> None:
+        time.sleep(0.2)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        rl_nano_parts.run_for(0.5, record, cut)
+    assert 0.15 < read_json(record)["seconds"] < 0.5
+    assert rl_nano_parts.run_for(0.5, record, lambda: time.sleep(60)) >= 0.5
+    assert time.monotonic() - began < 30
+    assert rl_nano_parts.run_for(0.5, record, lambda: pytest.fail("there is no time left")) >= 0.5
+
+
+def test_the_best_of_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each prompt the image of the highest reward stands for all; a prompt of failed images stays as it is."""
+
+    def score(prompt: str, seed: int, hits: int, edits: int) -> Score:
+        counts = {"word_accuracy": (hits, 2), "cer": (edits, 10)}
+        return Score(f"{prompt}_{seed}", prompt, seed, "simple", "en", ("red fox",), counts=counts)
+
+    failed = Score("b_0", "b", 0, "simple", "en", ("owl",), error="OCR")
+    base = [score("a", 0, 1, 0), score("a", 1, 2, 6), score("a", 2, 2, 4), failed]
+    assert [rl_nano.reward(one) for one in base[:3]] == pytest.approx([0.75, 0.7, 0.8])
+    seen: list[list[Score]] = []
+    monkeypatch.setattr(rl_nano, "base_scores", lambda _: base)
+    monkeypatch.setattr(rl_nano, "result", lambda _, chosen, *_others: seen.append(chosen))
+    rl_nano.best_of_seeds(type("E", (), {"seeds": 3})(), "best-of-seeds")
+    assert [(one.seed, one.counts.get("cer")) for one in seen[0]] == [
+        (0, (4, 10)),
+        (1, (4, 10)),
+        (2, (4, 10)),
+        (0, None),
+    ]
+
+
+def test_posters_ask_for_no_text_of_the_suite() -> None:
+    """Texts that are asked for are in no poster; the same seed gives the same set."""
+    free = [texts for _, texts, _ in rl_nano_parts.scenes(6, 0, 64, ())]
+    taken = {free[2][0].lower()}
+    kept = [texts for _, texts, _ in rl_nano_parts.scenes(5, 0, 64, taken)]
+    assert kept == [texts for texts in free if taken.isdisjoint(map(str.lower, texts))][:5]
