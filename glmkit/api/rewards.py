@@ -197,13 +197,14 @@ def _score(scorer: Rewards, images: Sequence[tuple[Prompt, Path, Path | None]]) 
             scores.append(RewardScore(error=f"prompt: {prompt.error}"))
             continue
         try:
-            image, base = (None if file is None else read_image(file) for file in files)
+            edited = Path(prompt.condition_images[0]) if prompt.condition_images else None
+            image, base, condition = (None if file is None else read_image(file) for file in (*files, edited))
         except UserError as error:
             scores.append(RewardScore(error=" ".join(str(error).split())))
             continue
         assert image is not None
         scores.append(None)
-        samples.append(RewardSample(prompt, image, base))
+        samples.append(RewardSample(prompt, image, base, condition=condition))
     scored = iter(scorer.score(samples))
     return [next(scored) if score is None else score for score in scores]
 

@@ -174,3 +174,18 @@ def test_pairs_of_a_stopped_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -
             folder / "undisturbed" / path
         ).read_bytes()
     assert not [*folder.glob(".*")]
+
+
+def test_edits_are_compared_with_what_they_edit(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stripes(folder / "edited.png", 5)
+    records = [{**PROMPTS[0], "condition_images": ["edited.png"]}, *PROMPTS[1:]]
+    write_jsonl(folder / "prompts.jsonl", records)
+    assert run(folder, "--reward", "kept:0=1", "--json") == 0
+    found = {one["file"][-7:]: one["rewards"] for one in json.loads(capsys.readouterr().out)["images"]}
+    assert found["a_0.png"] == {"kept:0": 1.0}
+    assert found["a_1.png"]["kept:0"] < 0.1
+    assert found["b_0.png"] == {}
+    stripes(folder / "edited.png", 3)
+    assert run(folder, "--reward", "kept:0=1", "--json") == 0
+    found = {one["file"][-7:]: one["rewards"] for one in json.loads(capsys.readouterr().out)["images"]}
+    assert found["a_1.png"] == {"kept:0": 1.0}

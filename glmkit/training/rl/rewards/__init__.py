@@ -47,7 +47,8 @@ names, resolve = _FILES.names, _FILES.resolve
 class RewardSample:
     """An image in RGB to be rewarded, and `base`, the image that the model without adapters generates of its prompt.
 
-    `lines` and `base_lines` are what OCR recognized in the two, in reading order; `Rewards` reads them.
+    `lines` and `base_lines` are what OCR recognized in the two, in reading order; `Rewards` reads them. `condition` is
+    the first image that the prompt edits, None where there is none.
     """
 
     prompt: Prompt
@@ -55,6 +56,7 @@ class RewardSample:
     base: Image.Image | None = None
     lines: Sequence[RecognizedLine] = ()
     base_lines: Sequence[RecognizedLine] = ()
+    condition: Image.Image | None = None
 
 
 @dataclass(frozen=True)

@@ -96,6 +96,7 @@ class Gives:
     """A reward that gives what it is told, or raises it."""
 
     reads_text = needs_base = gates = False
+    identity = ""
 
     def __init__(self, what: float | Exception) -> None:
         self.what = what
