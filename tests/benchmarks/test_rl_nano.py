@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pixel_ocr
 import pytest
+from scripts import load_script
 
 from glmkit.evaluation.ocr import engines
 from glmkit.files import read_json, write_json
 from glmkit.records import Score
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
-import rl_nano
-import rl_nano_parts
+rl_nano = load_script("rl_nano")
+rl_nano_parts = sys.modules["rl_nano_parts"]
 
 LITTLE = "--device cpu --steps 1 --group 4 --batch 4 --micro-batch 4 --at-once 32 --prompts 8 --limit 3 --seeds 2"
 
