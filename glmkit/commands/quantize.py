@@ -27,8 +27,9 @@ def run(arguments: argparse.Namespace) -> int:
     from glmkit.progress import stage_bars
 
     if arguments.precision != PRECISIONS[1]:
-        # Of torchao 0.18: Int4Tensor for MSLK's kernels on a Hopper, Int4TilePackedTo4dTensor in tiles that CUDA packs.
-        what = "torchao's layouts of 4 bits are those of single kernels, which no CPU can check: files are in 8 bits"
+        # Of torchao 0.18: Int4Tensor for MSLK's kernels on a Hopper, Int4TilePackedTo4dTensor in tiles that CUDA packs,
+        # IntxUnpackedToInt8Tensor with a byte for each value.
+        what = "torchao's 4 bits are laid out for single GPU kernels, or take 8 in a file: files are in 8 bits"
         fix = "--precision 8bit; glmkit generate --precision 4bit packs exact weights when it loads them"
         raise UserError(what, found=f"--precision {arguments.precision}", fix=fix)
     with stage_bars() as bars:
