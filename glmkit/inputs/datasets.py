@@ -33,7 +33,16 @@ from glmkit.inputs.captions import (
 from glmkit.inputs.hub import HUB_DATASET, fetch
 from glmkit.inputs.images import IMAGE_SUFFIXES
 from glmkit.inputs.records import read_records
-from glmkit.inputs.tables import TableImage, arrow_columns, arrow_rows, image_in_cell, parquet_columns, parquet_rows
+from glmkit.inputs.tables import (
+    RecordImage,
+    TableImage,
+    arrow_columns,
+    arrow_rows,
+    image_in_cell,
+    is_base64_image,
+    parquet_columns,
+    parquet_rows,
+)
 
 METADATA = ("metadata.jsonl", "metadata.json", "metadata.csv", "metadata.tsv")
 RECORDS = (".jsonl", ".json", ".csv", ".tsv")
@@ -172,13 +181,16 @@ class _Reader:
         )
         caption = self._caption(known, str(table))
         columns = self._with_rejected(known)
-        named: set[Path] = set()
+        named: set[Path | TableImage] = set()
         for number, record in enumerate(records, start=1):
             where = f"{table}, record {number}"
             try:
-                image = _named(record.get(file), where, file, names)
+                image = _image(record.get(file), table, number, file, names)
                 others = {
-                    key: [_named(one, where, key, names) for one in (value if isinstance(value, list) else [value])]
+                    key: [
+                        _image(one, table, number, key, names)
+                        for one in (value if isinstance(value, list) else [value])
+                    ]
                     for key in (columns.condition_image, columns.mask, columns.rejected)
                     if (value := record.get(key)) not in (None, "")
                 }
@@ -186,7 +198,8 @@ class _Reader:
                 yield CaptionedImage(where, error=error)
                 continue
             named |= {image, *(path for paths in others.values() for path in paths)}
-            yield from_values(str(image), image, record, caption, columns, others)
+            name = where if isinstance(image, TableImage) else str(image)
+            yield from_values(name, image, record, caption, columns, others)
         if table.name in METADATA:
             listed = (path for path in table.parent.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
             for forgotten in sorted(path for path in listed if not splits.is_foreign(path.name) and path not in named):
@@ -288,9 +301,12 @@ class _Reader:
         return name
 
 
-def _named(value: Any, where: str, key: str, names: Names) -> Path:
+def _image(value: Any, table: Path, number: int, key: str, names: Names) -> Path | TableImage:
+    """Return the file that a record names, or the one that it holds in base64."""
     if not isinstance(value, str) or not value.strip():
-        raise UserError(f"{where}: {key} must name a file", found=value)
+        raise UserError(f"{table}, record {number}: {key} must name a file", found=value)
+    if is_base64_image(value):
+        return RecordImage(table, table.stat().st_mtime_ns, number - 1, key, data=value)
     return names.find(value)
 
 

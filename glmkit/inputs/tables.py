@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import bisect
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +18,8 @@ from glmkit.extras import require
 from glmkit.files import check_regular
 
 BATCH_ROWS = 16  # of a parquet file that are in memory at once
+# The first bytes of a PNG, a JPEG or a WebP file, and more than a path would have.
+BASE64_IMAGE = re.compile(r"(data:image/[\w.+-]+;base64,)?(iVBORw0KGgo|/9j/|UklGR)[A-Za-z0-9+/]{60,}={0,2}")
 MAX_GROUP_BYTES = 2**30  # of row groups that stay in memory for the images in them
 
 
@@ -43,6 +48,25 @@ class TableImage:
         if image is None:
             raise UserError(f"{self.file}, row {self.row + 1} holds no image")
         return image
+
+
+@dataclass(frozen=True)
+class RecordImage(TableImage):
+    """An image file that a record of JSON holds in base64, as the page of `glmkit serve` writes pairs."""
+
+    data: str = ""
+
+    def read(self) -> bytes:
+        """Decode the image file's bytes; UserError when some are missing."""
+        try:
+            return base64.b64decode(self.data.rpartition(",")[2])
+        except binascii.Error as error:
+            raise UserError(f"{self.file}, record {self.row + 1}: {self.column} is cut off", found=error) from error
+
+
+def is_base64_image(value: str) -> bool:
+    """Tell whether a text is a PNG, JPEG or WebP file in base64, alone or in a data URL, and not a path."""
+    return BASE64_IMAGE.fullmatch(value) is not None
 
 
 def image_in_cell(cell: Any, folder: Path) -> Path | bytes | None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import io
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 from plain_runs import write_run
@@ -15,8 +20,10 @@ from glmkit.api.pairs import pairs_by_rewards
 from glmkit.api.rewards import RewardedImage, RewardReport
 from glmkit.cli import main
 from glmkit.config import Columns
-from glmkit.files import read_jsonl
+from glmkit.errors import UserError
+from glmkit.files import read_json, read_jsonl, write_jsonl
 from glmkit.inputs.datasets import read_captioned_images
+from glmkit.inputs.tables import RecordImage
 from glmkit.reporting.blind import decode
 
 
@@ -90,6 +97,62 @@ def test_votes_become_pairs_that_a_recipe_reads(page: tuple[list[str], Any], tmp
             assert read.read_bytes() == (tmp_path / run / f"images/{prompt}_0.png").read_bytes()
     assert [len(image.condition_images) for image in found] == [2, 0, 0]
     assert main(["pairs", "--votes", *files, "--runs", *runs, "--out", str(out)]) == 2, "the folder is there"
+
+
+def in_base64(image: Image.Image, kind: str) -> str:
+    file = io.BytesIO()
+    image.save(file, kind)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+@pytest.mark.parametrize(("kind", "start"), [("PNG", ""), ("JPEG", "data:image/jpeg;base64,"), ("WEBP", "")])
+def test_the_page_of_a_server_exports_pairs_that_a_recipe_reads(kind: str, start: str, tmp_path: Path) -> None:
+    """Its images stand in the records themselves; a record that is cut off is the error of that pair."""
+    noise = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    better, worse = (start + in_base64(Image.fromarray(levels), kind) for levels in noise)
+    record = {"prompt": "a 'fox'", "chosen": better, "rejected": worse, "chosen_seed": 4, "rejected_seed": 5}
+    write_jsonl(tmp_path / "pairs.jsonl", [record, {**record, "chosen": better.rstrip("=")[:-2] + "A" * 3}])
+    whole, cut = read_captioned_images(str(tmp_path / "pairs.jsonl"), Columns()).images
+    assert whole.captions == ("a 'fox'",)
+    for image, text in ((whole.image, better), (whole.rejected, worse)):
+        assert isinstance(image, RecordImage)
+        assert image.read() == base64.b64decode(text.removeprefix(start))
+    assert isinstance(cut.image, RecordImage)
+    with contextlib.suppress(UserError):  # where the length happens to be right, the file is broken
+        assert cut.image.read() != base64.b64decode(better.removeprefix(start))
+
+
+def test_votes_and_collected_pairs_train_dpo(page: tuple[list[str], Any], tiny_model: Path, tmp_path: Path) -> None:
+    """From the page of a report and from that of a server, through the command line, to an adapter."""
+    runs, exported = page
+    for name, level in (("one", 200), ("other", 30)):
+        for path in (tmp_path / name / "images").iterdir():
+            Image.new("RGB", (64, 64), (level, 40, 40)).save(path)
+    file = vote(exported, tmp_path / "ann.json", "Ann", "one", "other", "one")
+    assert main(["pairs", "--votes", file, "--runs", *runs, "--out", str(tmp_path / "voted")]) == 0
+    images = {
+        name: in_base64(Image.new("RGB", (64, 64), (40, level, 40)), "PNG")
+        for name, level in (("chosen", 200), ("rejected", 30))
+    }
+    write_jsonl(tmp_path / "pairs.jsonl", [{"prompt": "a 'green' card", **images}])
+    recipe = {
+        "model": str(tiny_model),
+        "output": str(tmp_path / "dpo"),
+        "data": {"train": [str(tmp_path / "voted"), str(tmp_path / "pairs.jsonl")]},
+        "decoder": {
+            "lora": {"rank": 2, "targets": ["to_q"]},
+            "steps": 1,
+            "global_batch_size": 4,
+            "learning_rate": 1e-3,
+            "dpo": {},
+        },
+    }
+    (tmp_path / "dpo.yaml").write_text(json.dumps(recipe))
+    assert main(["finetune", str(tmp_path / "dpo.yaml"), "--device", "cpu"]) == 0
+    about = read_json(tmp_path / "dpo/data.json")["train"]
+    assert (about["images"], about["pairs"]) == (4, 4)
+    assert read_json(tmp_path / "dpo/decoder.json")["before"]["dpo"] == pytest.approx(math.log(2), abs=1e-5)
+    assert (tmp_path / "dpo/adapter/decoder/adapter_model.safetensors").exists()
 
 
 @pytest.mark.parametrize(
