@@ -21,14 +21,13 @@ from statistics import mean
 from typing import Any
 
 import torch
-from PIL import Image
-from rl_nano_parts import run_for, write_posters
+from rl_nano_parts import looks, pooled, run_for, table, write_posters
 
 from glmkit import config, runs
 from glmkit.api.pairs import pairs_by_rewards, write_pairs
 from glmkit.api.rewards import reward_images
 from glmkit.errors import UserError
-from glmkit.evaluation import stats, suites
+from glmkit.evaluation import suites
 from glmkit.evaluation.evaluate import evaluate
 from glmkit.evaluation.ocr import engines
 from glmkit.evaluation.plan import EvaluationPlan, GenerationSettings
@@ -41,17 +40,13 @@ from glmkit.models.devices import pick_device
 from glmkit.models.hybrid import HybridModel
 from glmkit.records import Prompt, Request, Score
 from glmkit.training.finetune import finetune
-from glmkit.training.rl import monitors
 
 SUITE = "text-render"
 RECIPES = Path(__file__).parents[1] / "recipes" / "nano"
 HALVES = {"autoregressive": "rl_ar", "decoder": "rl_decoder"}  # stage -> the recipe that teaches it by rewards
-METRICS = ("word_accuracy", "ned", "cer", "word_precision", "attribute_accuracy", "texts_in_place")
 GRID = {"guidance": (1.5, 2.5, 3.5), "temperature": (0.6, 0.9, 1.0)}
 MOST_STEPS = 100_000  # of a training that its minutes end
-FIGURE = ("value", "low", "high", "n")
 VALIDATION = 64  # prompts
-MONITORED = 128  # prompts
 
 
 @dataclass(frozen=True)
@@ -96,11 +91,16 @@ class Experiment:
 def learn(e: Experiment, arm: str, stage: str, recipe: config.Recipe, charged: float = 0.0) -> str:
     """Train one half of the model for its minutes, less those that were `charged`; returns its adapter."""
     e.free()
-    seconds = 60 * e.minutes - charged
-    run_for(seconds, e.out / arm / f"{stage}.seconds.json", lambda: finetune(recipe, e.device))
+    seconds, ended = 60 * e.minutes - charged, e.out / arm / f"{stage}.ended.json"
+    try:
+        if not ended.exists():
+            run_for(seconds, e.out / arm / f"{stage}.seconds.json", lambda: finetune(recipe, e.device))
+    except UserError as error:  # such as a limit: what was saved before is what the arm has
+        write_json(ended, {"why": " ".join(str(error).split())})
     adapter = Path(recipe.output) / "adapter" / stage
     if not adapter.exists():
-        raise UserError(f"{arm}: the time ended before {stage} was saved once", found=e.minutes, fix="--minutes MORE")
+        why = read_json(ended)["why"] if ended.exists() else f"{e.minutes:g} minutes"
+        raise UserError(f"{arm}: {stage} ended before it was saved once", found=why, fix="--minutes MORE, or --set")
     return str(adapter)
 
 
@@ -216,36 +216,12 @@ def measure(e: Experiment, arm: str, adapters: Sequence[str], **others: float) -
     return [Score.from_dict(record) for record in records]
 
 
-def looks(e: Experiment, arm: str, scores: Sequence[Score]) -> dict[str, float]:
-    """Measure how images look, on average, and how far those of one prompt are apart."""
-    by_prompt: dict[str, list[Path]] = {}
-    for score in scores:
-        by_prompt.setdefault(score.prompt_id, []).append(e.out / arm / "images" / f"{score.id}.png")
-    chosen = list(by_prompt.values())[:: max(1, len(by_prompt) // MONITORED)]
-    images = [[Image.open(path).convert("RGB") for path in paths if path.exists()] for paths in chosen]
-    each = [monitors.looks(image) for group in images for image in group]
-    means = {name: mean(one[name] for one in each) for name in each[0]} if each else {}
-    return {**means, **monitors.alike([[*map(monitors.thumbnail, group)] for group in images if group])}
-
-
 def result(e: Experiment, scores: Sequence[Score], base: Sequence[Score], about: Mapping[str, Any]) -> dict[str, Any]:
     """Pool the scores of each split and of all, with the paired differences from the base."""
-    splits = {"all": (scores, base)}
-    for name in dict.fromkeys(score.split for score in scores):
-        splits[name] = tuple([score for score in side if score.split == name] for side in (scores, base))  # type: ignore[assignment]
     return {
         **about,
         "failed": sum(score.error is not None for score in scores),
-        "splits": {
-            name: {
-                metric: {
-                    "score": dict(zip(FIGURE, stats.estimate(own, metric), strict=True)),
-                    "difference": dict(zip(FIGURE, stats.paired_difference(before, own, metric), strict=True)),
-                }
-                for metric in METRICS
-            }
-            for name, (own, before) in splits.items()
-        },
+        "splits": pooled(scores, base),
         "environment": runs.environment(str(e.device)),
         "command": "python benchmarks/rl_nano.py OUT",
     }
@@ -260,8 +236,8 @@ def adapted(train: Callable[[Experiment, str], list[str]]) -> Callable[[Experime
     def arm(e: Experiment, name: str) -> dict[str, Any]:
         adapters = train(e, name)
         scores = measure(e, name, adapters)
-        seconds = {path.stem: read_json(path)["seconds"] for path in sorted((e.out / name).glob("*.seconds.json"))}
-        return result(e, scores, base_scores(e), {"training": seconds, "looks": looks(e, name, scores)})
+        about = {path.stem: read_json(path) for path in sorted((e.out / name).glob("*.json"))}
+        return result(e, scores, base_scores(e), {"training": about, "looks": looks(e.out / name / "images", scores)})
 
     return arm
 
@@ -315,7 +291,9 @@ def best_setting(e: Experiment, name: str) -> dict[str, Any]:
     grid = [{**cell, "reward": value} for cell, value in zip(cells, means, strict=True)]
     best = cells[means.index(max(means))]
     scores = measure(e, name, (), **best)
-    return result(e, scores, base_scores(e), {"grid": grid, "chosen": best, "looks": looks(e, name, scores)})
+    return result(
+        e, scores, base_scores(e), {"grid": grid, "chosen": best, "looks": looks(e.out / name / "images", scores)}
+    )
 
 
 def of_rewards(e: Experiment, _: str) -> list[str]:
@@ -346,23 +324,6 @@ ARMS: Mapping[str, Callable[[Experiment, str], dict[str, Any]]] = {
 }
 
 
-def table(out: Path) -> str:
-    """Lay out word accuracy, and its paired difference from the base, of all arms that are done."""
-    done = {name: read_json(out / f"{name}.json") for name in ARMS if (out / f"{name}.json").exists()}
-    splits = list(dict.fromkeys(split for one in done.values() for split in one["splits"]))
-    lines = ["| split | " + " | ".join(done) + " |", "| --- " * (1 + len(done)) + "|"]
-    for split in splits:
-        cells = []
-        for name, one in done.items():
-            found = one["splits"].get(split, {}).get("word_accuracy")
-            value = found and found["score" if name == "base" else "difference"]
-            known = value and value["low"] is not None
-            sign = "" if name == "base" else "+"
-            cells.append(f"{value['value']:{sign}.3f} [{value['low']:.3f}, {value['high']:.3f}]" if known else "")
-        lines.append(f"| {split} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
-
-
 def main(given: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
@@ -391,16 +352,25 @@ def main(given: list[str] | None = None) -> int:
         settings = GenerationSettings.with_defaults(experiment.model, str(experiment.device))
         for seed, (name, count) in enumerate((("train", experiment.prompts), ("validation", VALIDATION))):
             write_posters(experiment.out / name, min(count, experiment.prompts), seed, settings.height, asked)
-        for name in arms:
-            path = experiment.out / f"{name}.json"
-            if not path.exists():
-                write_json(path, ARMS[name](experiment, name))
-            (experiment.out / "table.md").write_text(table(experiment.out), encoding="utf-8")
-            print(f"{name}: {path}", flush=True)
     except UserError as error:
         raise SystemExit(f"error: {error}") from error
-    print(table(experiment.out))
-    return 0
+    done = [_write(experiment, name) for name in arms]
+    print(table(experiment.out, ARMS))
+    return 0 if all(done) else 1
+
+
+def _write(e: Experiment, name: str) -> bool:
+    """Measure an arm unless it is done; False when it has failed, which does not keep the others from it."""
+    path = e.out / f"{name}.json"
+    try:
+        if not path.exists():
+            write_json(path, ARMS[name](e, name))
+    except UserError as error:
+        print(f"{name}: {error}", flush=True)
+        return False
+    (e.out / "table.md").write_text(table(e.out, ARMS), encoding="utf-8")
+    print(f"{name}: {path}", flush=True)
+    return True
 
 
 def _open(e: Experiment) -> None:

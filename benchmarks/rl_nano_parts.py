@@ -1,23 +1,31 @@
-"""What `rl_nano.py` takes its minutes and its posters from."""
+"""What `rl_nano.py` takes its minutes and its posters from, and how it sums up."""
 
 from __future__ import annotations
 
 import random
 import signal
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
+from statistics import mean
+from typing import Any
 
 from PIL import Image
 
+from glmkit.evaluation import stats
 from glmkit.files import read_json, write_json, write_jsonl
 from glmkit.posters import grammar
 from glmkit.posters import render as simple_render
 from glmkit.posters.everyday import captions, masks
 from glmkit.posters.everyday import render as everyday_render
 from glmkit.posters.sets import save
+from glmkit.records import Score
+from glmkit.training.rl import monitors
 
 TICK = 1.0  # seconds
+METRICS = ("word_accuracy", "ned", "cer", "word_precision", "attribute_accuracy", "texts_in_place")
+FIGURE = ("value", "low", "high", "n")
+MONITORED = 128  # prompts
 
 
 class TimeUp(BaseException):
@@ -90,3 +98,49 @@ def write_posters(folder: Path, count: int, seed: int, side: int, asked: Collect
         prompts.append({"id": f"{folder.name}-{name}", "prompt": caption, "texts": list(texts)})
     write_jsonl(folder / "metadata.jsonl", records)
     write_jsonl(folder / "prompts.jsonl", prompts)
+
+
+def looks(folder: Path, scores: Sequence[Score]) -> dict[str, float]:
+    """Measure how images look, on average, and how far those of one prompt are apart."""
+    by_prompt: dict[str, list[Path]] = {}
+    for score in scores:
+        by_prompt.setdefault(score.prompt_id, []).append(folder / f"{score.id}.png")
+    chosen = list(by_prompt.values())[:: max(1, len(by_prompt) // MONITORED)]
+    images = [[Image.open(path).convert("RGB") for path in paths if path.exists()] for paths in chosen]
+    each = [monitors.looks(image) for group in images for image in group]
+    means = {name: mean(one[name] for one in each) for name in each[0]} if each else {}
+    return {**means, **monitors.alike([[*map(monitors.thumbnail, group)] for group in images if group])}
+
+
+def pooled(scores: Sequence[Score], base: Sequence[Score]) -> dict[str, dict[str, Any]]:
+    """Pool the scores of each split and of all, with the paired differences from the base; by split and metric."""
+    splits = {"all": (scores, base)}
+    for name in dict.fromkeys(score.split for score in scores):
+        splits[name] = tuple([score for score in side if score.split == name] for side in (scores, base))  # type: ignore[assignment]
+    return {
+        name: {
+            metric: {
+                "score": dict(zip(FIGURE, stats.estimate(own, metric), strict=True)),
+                "difference": dict(zip(FIGURE, stats.paired_difference(before, own, metric), strict=True)),
+            }
+            for metric in METRICS
+        }
+        for name, (own, before) in splits.items()
+    }
+
+
+def table(out: Path, arms: Iterable[str]) -> str:
+    """Lay out word accuracy, and its paired difference from the base, of all arms that are done."""
+    done = {name: read_json(out / f"{name}.json") for name in arms if (out / f"{name}.json").exists()}
+    splits = list(dict.fromkeys(split for one in done.values() for split in one["splits"]))
+    lines = ["| split | " + " | ".join(done) + " |", "| --- " * (1 + len(done)) + "|"]
+    for split in splits:
+        cells = []
+        for name, one in done.items():
+            found = one["splits"].get(split, {}).get("word_accuracy")
+            value = found and found["score" if name == "base" else "difference"]
+            known = value and value["low"] is not None
+            sign = "" if name == "base" else "+"
+            cells.append(f"{value['value']:{sign}.3f} [{value['low']:.3f}, {value['high']:.3f}]" if known else "")
+        lines.append(f"| {split} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"

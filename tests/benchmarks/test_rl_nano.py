@@ -11,6 +11,8 @@ import pixel_ocr
 import pytest
 from scripts import load_script
 
+from glmkit import config
+from glmkit.errors import UserError
 from glmkit.evaluation.ocr import engines
 from glmkit.files import read_json, write_json
 from glmkit.records import Score
@@ -52,7 +54,7 @@ def test_arms(arms: tuple[str, ...], model: Path, tmp_path: Path, capsys: pytest
         assert result["splits"]["simple"]["word_accuracy"]["difference"]["n"] == 3
     assert read_json(out / "base.json")["splits"]["all"]["cer"]["difference"]["value"] == 0
     if arms != FEW:
-        assert read_json(out / "rl-decoder.json")["training"]["decoder.seconds"] > 0
+        assert read_json(out / "rl-decoder.json")["training"]["decoder.seconds"]["seconds"] > 0
         assert read_json(out / "best-setting.json")["chosen"]["guidance"] in (1.0, 2.0)
     shown = (out / "table.md").read_text()
     assert shown.splitlines()[0].count("|") == len(arms) + 2
@@ -62,6 +64,25 @@ def test_arms(arms: tuple[str, ...], model: Path, tmp_path: Path, capsys: pytest
     assert (out / "base.json").stat().st_mtime_ns == done
     with pytest.raises(SystemExit, match=r"begun with other settings\n.*'limit': \(3, 2\)"):
         rl_nano.main([str(out), "--arms", "base", *options, "--limit", "2"])
+
+
+def test_an_arm_that_is_stopped_has_what_was_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit ends a training, not the arm, and is not run into again; without a saved step it is the arm's error."""
+    recipe = config.load("recipes/nano/rl_decoder.yaml", [f"output={tmp_path / 'arm/decoder'}"])
+    e = type("E", (), {"out": tmp_path, "minutes": 1, "device": None, "free": lambda _: None})()
+    began = []
+
+    def stop(*_: object) -> None:
+        began.append(1)
+        raise UserError("the reward is gamed")
+
+    monkeypatch.setattr(rl_nano, "finetune", stop)
+    with pytest.raises(UserError, match="ended before it was saved once") as error:
+        rl_nano.learn(e, "arm", "decoder", recipe)
+    assert error.value.found == "the reward is gamed"
+    (tmp_path / "arm/decoder/adapter/decoder").mkdir(parents=True)
+    assert rl_nano.learn(e, "arm", "decoder", recipe).endswith("arm/decoder/adapter/decoder")
+    assert len(began) == 1
 
 
 def test_minutes_add_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
