@@ -27,6 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--preview", type=Path, metavar="FILE.html", help="write a page with the images as training will see them"
     )
+    parser.add_argument(
+        "--shards", type=int, default=1, metavar="N", help="memory and time for N GPUs that hold the weights in shards"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default %(default)s)")
 
 
@@ -37,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     recipe = config.load(arguments.recipe, arguments.overrides)
     from glmkit.models.devices import pick_device
     from glmkit.reporting.preview import PreviewSet, check_preview, write_preview
-    from glmkit.training import plan
+    from glmkit.training import explanation, plan
     from glmkit.training.data import summary
 
     if arguments.preview and recipe.data.prompts is not None:
@@ -47,9 +50,9 @@ def run(arguments: argparse.Namespace) -> int:
         check_preview(arguments.preview)
     datasets = plan.load_data(recipe, device)
     if arguments.json:
-        print(json.dumps(plan.explain_as_values(recipe, datasets, device), ensure_ascii=False))
+        print(json.dumps(explanation.explain_as_values(recipe, datasets, device, arguments.shards), ensure_ascii=False))
     else:
-        print("\n".join(plan.explain(recipe, datasets, device)))
+        print("\n".join(explanation.explain(recipe, datasets, device, arguments.shards)))
     if arguments.preview:
         parts = dict.fromkeys(part for images in datasets for part in summary.file_sets(images))
         sets = [PreviewSet(part.where, len(part.examples), _spread(part.examples)) for part in parts]

@@ -20,7 +20,7 @@ from glmkit.pretraining.characters import check_character_labels
 from glmkit.pretraining.clip import ClipObjective
 from glmkit.pretraining.config import PosterData, PretrainRecipe
 from glmkit.pretraining.initialise import initialise, initialise_clip
-from glmkit.training import checks, model_folder, plan
+from glmkit.training import checks, explanation, model_folder, plan
 from glmkit.training.context import StageContext
 from glmkit.training.data import Datasets, summary
 from glmkit.training.finetune import Workflow, prepare, run_recipe
@@ -130,7 +130,7 @@ def explain(recipe: PretrainRecipe, device: torch.device) -> list[str]:
     if recipe.clip or (recipe.architecture and not Path(recipe.model).exists()):
         return [*lines, "", f"{recipe.model} is no model yet whose components could be counted"]
     stages = plan.plan_stages(recipe, shapes, captions, device, pretraining_kinds())
-    return [*lines, "", *plan.lines(stages, device)]
+    return [*lines, "", *explanation.lines(stages, device)]
 
 
 def _poster_shapes(recipe: PretrainRecipe) -> list[plan.Shape]:

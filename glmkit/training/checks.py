@@ -16,7 +16,7 @@ from glmkit.errors import UserError
 from glmkit.generation.prior_tokens import prompt_tokenizer
 from glmkit.generation.requests import check_request
 from glmkit.models import checkpoint
-from glmkit.models.checkpoint import adapter_files, adapters, torchao, weights
+from glmkit.models.checkpoint import adapter_files, adapters, published, torchao, weights
 from glmkit.models.devices import check_compile
 from glmkit.models.hybrid import HybridModel
 from glmkit.models.quantized import MATRICES
@@ -34,11 +34,12 @@ def settings(recipe: Recipe, device: torch.device) -> None:
     """UserError when something that a recipe asks for cannot be had here."""
     libraries.check(recipe)
     start(recipe)
-    is_new = bool(getattr(recipe, "architecture", None))  # a pretraining's own model, which may not be there yet
+    # A pretraining's own model may not be there yet, and the published one need not be.
+    has_no_files = bool(getattr(recipe, "architecture", None)) or published.is_published(recipe.model)
     for name, stage in recipe.stages.items():
         if stage.lora is not None:
             quantization.check(name, stage.lora, device)
-        elif name in MATRICES and not is_new and torchao.is_quantized(checkpoint.resolve(recipe.model), name):
+        elif name in MATRICES and not has_no_files and torchao.is_quantized(checkpoint.resolve(recipe.model), name):
             what = f"{recipe.model} holds its {name} in 8 bits, in which it cannot be trained whole"
             fix = f"adapters, by a section {name}.lora, or model= that which it was made from"
             raise UserError(what, found=f"{name} without lora", fix=fix)

@@ -43,6 +43,11 @@ def check(recipe: Recipe) -> None:
     for name, fix in UNSUPPORTED.items():
         if os.environ.get(name) == "true":
             raise UserError(f"{name} is not supported", fix=fix)
+    check_recipe(recipe)
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """UserError for what cannot be trained in shards."""
     for name, stage in recipe.stages.items():
         if stage.learns_from_rewards:
             raise UserError(f"{name}.rl needs all weights in every process", fix="launch without --use_fsdp")
@@ -64,7 +69,7 @@ def shard(transformer: nn.Module, device: torch.device, group: ProcessGroup, edi
     """
     mesh = init_device_mesh(device.type, (group.world_size,))
     freed = os.environ.get("FSDP_RESHARD_AFTER_FORWARD", "true") == "true"
-    for layer in [module for module in transformer.modules() if isinstance(module, (DecoderBlock, CausalLayer))]:
+    for layer in blocks(transformer):
         fully_shard(layer, mesh=mesh, reshard_after_forward=freed)
         if edits and isinstance(layer, DecoderBlock):
             register_fsdp_forward_method(layer, "forward_with_key_value")
@@ -74,6 +79,11 @@ def shard(transformer: nn.Module, device: torch.device, group: ProcessGroup, edi
     NOTES.print(f"weights in shards: {here / 2**20:.4g} of {whole / 2**20:.4g} MiB in this process")
     if edits and isinstance(transformer, DiffusionDecoder):
         register_fsdp_forward_method(transformer, "cache_condition_images")
+
+
+def blocks(transformer: nn.Module) -> list[nn.Module]:
+    """Return the blocks that are gathered one after the other."""
+    return [module for module in transformer.modules() if isinstance(module, (DecoderBlock, CausalLayer))]
 
 
 @contextmanager

@@ -7,7 +7,7 @@ back, so that the bytes of its tensors and its FLOPs are counted, not guessed. H
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import torch
@@ -22,8 +22,7 @@ from glmkit.models import checkpoint
 from glmkit.models.checkpoint import published
 from glmkit.models.devices import dtype_for
 from glmkit.models.hardware import matmul_flops
-from glmkit.training import checks, data, lora, offload, phases, quantization, rl, units
-from glmkit.training.data import summary
+from glmkit.training import checks, data, lora, offload, phases, quantization, rl
 from glmkit.training.memory_tracker import PassCost, forward_pass_bytes, measure_pass
 from glmkit.training.objectives import StageKind, stage_kinds
 from glmkit.training.stage import checkpoint_gradients, trained_components
@@ -58,6 +57,10 @@ class StagePlan:
     phases: Mapping[str, int] = field(default_factory=dict)
     round_seconds: float | None = None
     """Of the images of one round, where the stage learns from rewards; to reward them is not counted."""
+    gpus: int = 1
+    """How many hold the stage in shards: bytes are those of the one that takes most."""
+    host_bytes: int = 0
+    """What several of them take of the CPU's memory, all together; 0: not counted."""
 
     @property
     def bytes(self) -> int:
@@ -68,25 +71,6 @@ class StagePlan:
     def peak(self) -> int:
         """The most bytes that anything in the stage takes."""
         return max([self.bytes, *self.phases.values()])
-
-
-def explain(recipe: Recipe, datasets: data.Datasets, device: torch.device) -> list[str]:
-    """Tell all that is known of a recipe before it runs: resolved values, data, and the plan of each stage."""
-    about_data = summary.lines(datasets, recipe.largest_batch)
-    stages = lines(plan(recipe, datasets[0], device), device)
-    return [*config.to_yaml(recipe).splitlines(), "", *about_data, "", *stages]
-
-
-def explain_as_values(recipe: Recipe, datasets: data.Datasets, device: torch.device) -> dict[str, Any]:
-    """Tell the same as values of JSON."""
-    known: dict[str, summary.DatasetSummary | None] = {**summary.summaries(datasets)}
-    if recipe.data.validation is None:
-        known["validation"] = None
-    return {
-        "recipe": recipe.model_dump(mode="json", exclude_none=True),
-        "data": {name: about and asdict(about) for name, about in known.items()},
-        "stages": [asdict(stage) for stage in plan(recipe, datasets[0], device)],
-    }
 
 
 def load_data(recipe: Recipe, device: torch.device) -> data.Datasets:
@@ -117,7 +101,7 @@ def shapes_of(images: data.ImageDataset) -> list[Shape]:
 
 def component_config(recipe: Recipe, component: str) -> Mapping[str, Any]:
     """Return the config of a component, without a download of any weights."""
-    if recipe.model in ("glm-image", published.HUB_ID):
+    if published.is_published(recipe.model):
         return cast("Mapping[str, Any]", checkpoint.PUBLISHED[checkpoint.COMPONENTS[component].folder])
     return checkpoint.config(checkpoint.resolve(recipe.model), component)
 
@@ -242,13 +226,17 @@ def _micro_batch_cost(
     checkpoint_gradients(modules[kind.transformer], stage.gradient_checkpointing)
     if stage.lora is not None and stage.lora.base == "int8":
         quantization.keep_int8_inputs(modules[kind.transformer])
+    copies = 0
+    if stage.lora is None and dtype_for(device) == torch.bfloat16:  # autocast holds one of every matrix
+        copies = sum(2 * value.numel() for value in modules[kind.transformer].parameters() if value.ndim > 1)
     frozen_passes = 1 + recipe.data.has_regularization if stage.regularization_weight else 0
     batch = stage.global_batch_size // stage.accumulation_steps
     if getattr(stage, "dpo", None) is not None:  # two images of each pair, and both without adapters
         frozen_passes, batch = 1, 2 * batch
     if stage.learns_from_rewards:
         frozen_passes, batch = 1, batch * getattr(stage.rl, "times_per_image", 1)  # type: ignore[attr-defined]
-    return measure(name, modules, shape, batch, captions, frozen_passes)
+    cost = measure(name, modules, shape, batch, captions, frozen_passes)
+    return replace(cost, peak_bytes=cost.peak_bytes + copies)
 
 
 def _weight_bytes(
@@ -369,28 +357,3 @@ def decoder_loss(modules: Mapping[str, nn.Module], shape: Shape, batch: int, cap
             latents, glyph, tokens >= 0, prior, ~conditional, timesteps, sizes, corner, condition_images
         )
     return velocity.float().square().mean()
-
-
-def lines(stages: list[StagePlan], device: torch.device) -> list[str]:
-    """Tell people of the plans."""
-    text = []
-    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else "this CPU"
-    for stage in stages:
-        share = units.percent(stage.trained / stage.parameters)
-        text.append(f"{stage.name}: {stage.trained:,} of {stage.parameters:,} parameters are trained ({share})")
-        lengths = ", ".join(f"{shape}: {tokens}" for shape, tokens in stage.tokens.items())
-        text.append(f"  tokens per image at most: {lengths}")
-        parts = f"weights {units.size(stage.weights)}, gradients and optimizer {units.size(stage.optimizer)}"
-        if stage.activations is None or stage.seconds is None:
-            text.append(f"  memory: {parts}, and what the activations need; time: not estimated")
-        else:
-            parts = f"{parts}, activations {units.size(stage.activations)}"
-            text.append(f"  memory: about {units.size(stage.bytes)} ({parts}) beside what Python and torch take")
-            if stage.phases:
-                others = ", ".join(f"{phase} {units.size(taken)}" for phase, taken in stage.phases.items())
-                text.append(f"  memory of all else: {others}; at most {units.size(stage.peak)} at one time")
-            text.append(f"  time: about {units.duration(stage.seconds)}, an estimate for {hardware}")
-            if stage.round_seconds is not None:
-                generated = f"generating the images of one round {units.duration(stage.round_seconds)}"
-                text.append(f"  of which {generated}; to reward them is not counted")
-    return text

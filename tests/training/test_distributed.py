@@ -76,8 +76,8 @@ def curve(run: Path, stage: str) -> list[dict[str, float]]:
     ]
 
 
-def assert_same(run: Path, other: Path) -> None:
-    for stage in ("autoregressive", "decoder"):
+def assert_same(run: Path, other: Path, *stages: str) -> None:
+    for stage in stages or ("autoregressive", "decoder"):
         ours, theirs = curve(run, stage), curve(other, stage)
         assert [row.keys() for row in ours] == [row.keys() for row in theirs]
         for our, their in zip(ours, theirs, strict=True):
@@ -85,28 +85,35 @@ def assert_same(run: Path, other: Path) -> None:
     files = [{path.relative_to(one) for path in one.rglob("*") if path.is_file()} for one in (run, other)]
     assert {path for path in files[0] ^ files[1] if "events.out" not in path.name} == set()
     learnt = [path for path in files[0] if path.suffix == ".safetensors"]
-    assert {path.parent.name for path in learnt} > {"autoregressive", "transformer"}
+    assert stages or {path.parent.name for path in learnt} > {"autoregressive", "transformer"}
+    assert learnt
     for path in learnt:
         found, expected = load_file(run / path), load_file(other / path)
         # A step is 0.01 long. Adam takes one also where a gradient is only rounding, so single weights may differ.
         far = {name: (found[name] - expected[name]).square().mean().sqrt().item() for name in expected}
         assert found.keys() == far.keys()
-        assert max(far.values()) < 1e-5
+        # What a bias adds to all keys alike, softmax does not see: there every gradient is rounding.
+        assert max(value for name, value in far.items() if not name.endswith("k_proj.bias")) < 1e-5
 
 
-@pytest.mark.thorough
-def test_two_go_on_where_one_stopped(whole: Path, tmp_path: Path) -> None:
-    command = ["finetune", str(whole / "recipe.yaml"), f"output={tmp_path / 'run'}", "--device", "cpu"]
+def stop(command: list[str], stage: str) -> None:
+    """Run a command of one process until step 3 of a stage."""
     step = Loop.take_step
 
     def stopped(self: Loop) -> Any:
-        if self.step == 3:
+        if (self.context.name, self.step) == (stage, 3):
             raise KeyboardInterrupt
         return step(self)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Loop, "take_step", stopped)
         assert main(command) == 130
+
+
+@pytest.mark.thorough
+def test_two_go_on_where_one_stopped(whole: Path, tmp_path: Path) -> None:
+    command = ["finetune", str(whole / "recipe.yaml"), f"output={tmp_path / 'run'}", "--device", "cpu"]
+    stop(command, "autoregressive")
     result = launch(*TORCHRUN, free_port(), "-m", "glmkit", *command)
     assert result.returncode == 0, result.stderr
     assert result.stderr.count("continuing at step 2") == result.stdout.count("decoder: 5 steps") == 1
@@ -121,6 +128,48 @@ def test_one_goes_on_where_shards_stopped(whole: Path, tmp_path: Path) -> None:
     assert here == pytest.approx(everywhere / 2, rel=0.01)
     assert main(command) == 0
     assert_same(tmp_path / "run", whole / "run")
+
+
+@pytest.mark.thorough
+def test_shards_go_on_where_one_stopped(whole: Path, tmp_path: Path) -> None:
+    command = ["finetune", str(whole / "recipe.yaml"), f"output={tmp_path / 'run'}", "--device", "cpu"]
+    stop(command, "decoder")
+    result = launch(*IN_SHARDS, "--main_process_port", free_port(), "-m", "glmkit", *command)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.count("continuing at step 2") == 1
+    assert_same(tmp_path / "run", whole / "run")
+
+
+@pytest.fixture(scope="module")
+def whole_ar(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of one process that trains every weight of the AR model, and its recipe."""
+    folder = tmp_path_factory.mktemp("whole_ar")
+    recipe = yaml.safe_load((whole / "recipe.yaml").read_text())
+    stage = {key: value for key, value in recipe["autoregressive"].items() if key != "lora"}
+    del recipe["decoder"], recipe["samples"]
+    (folder / "recipe.yaml").write_text(
+        yaml.safe_dump(recipe | {"autoregressive": stage, "output": str(folder / "run")})
+    )
+    assert main(["finetune", str(folder / "recipe.yaml"), "--device", "cpu"]) == 0
+    return folder
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("first", ["one", "shards"])
+def test_the_whole_ar_model_in_shards(whole_ar: Path, first: str, tmp_path: Path) -> None:
+    """A state that one process saved goes on in shards, and the other way round."""
+    command = ["finetune", str(whole_ar / "recipe.yaml"), f"output={tmp_path / 'run'}", "--device", "cpu"]
+    shards = [*IN_SHARDS, "--main_process_port", free_port()]
+    if first == "one":
+        stop(command, "autoregressive")
+        result = launch(*shards, "-m", "glmkit", *command)
+        assert result.returncode == 0, result.stderr
+    else:
+        result = launch(*shards, DYING, "autoregressive:3", *command)
+        assert (tmp_path / "run" / "autoregressive.state.pt").exists(), result.stderr
+        assert main(command) == 0
+    assert "weights in shards" in result.stderr
+    assert_same(tmp_path / "run", whole_ar / "run", "autoregressive")
 
 
 def test_an_error_in_one_ends_both(whole: Path, tmp_path: Path) -> None:

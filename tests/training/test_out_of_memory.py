@@ -10,7 +10,7 @@ import torch
 
 from glmkit import config
 from glmkit.cli import main
-from glmkit.training import finetune, out_of_memory, plan, units
+from glmkit.training import explanation, finetune, out_of_memory, plan, units
 from glmkit.training.objectives import stage_kinds
 
 CPU = torch.device("cpu")
@@ -85,7 +85,7 @@ def test_the_plan_counts_all_that_a_stage_does(tiny_model: Path, posters: Path) 
     (told,) = plan.plan(settings, images, CPU)
     assert set(told.phases) == {"precomputing", "saving", "samples", "evaluation"}
     assert told.peak == max(told.bytes, *told.phases.values())
-    shown = "\n".join(plan.lines([told], CPU))
+    shown = "\n".join(explanation.lines([told], CPU))
     assert f"samples {units.size(told.phases['samples'])}" in shown
     assert f"at most {units.size(told.peak)}" in shown
     (low,) = plan.plan(recipe(tiny_model, posters, "decoder.lora.base=fp8"), images, CPU)

@@ -15,7 +15,7 @@ from glmkit import config
 from glmkit.cli import main
 from glmkit.models import checkpoint
 from glmkit.models.hybrid import HybridModel
-from glmkit.training import data, features, lora, memory_tracker, offload, plan
+from glmkit.training import data, explanation, features, lora, memory_tracker, offload, plan
 from glmkit.training.objectives import stage_kinds
 from glmkit.training.objectives.token_batches import TokenSequences
 
@@ -120,7 +120,7 @@ def test_the_published_sizes_need_no_files(capsys: pytest.CaptureFixture[str], t
 )
 def test_numbers_are_written_out(trained: int, seconds: float, shares: str, times: str) -> None:
     stage = plan.StagePlan("vae", trained, 3_184_896, {"64x64": 4}, 1, 1, 1, seconds)
-    shown = "\n".join(plan.lines([stage], CPU))
+    shown = "\n".join(explanation.lines([stage], CPU))
     assert f"{trained:,} of 3,184,896 parameters are trained {shares}" in shown
     assert times in shown
     assert "e+" not in shown

@@ -182,3 +182,8 @@ REQUIRED: dict[str, tuple[str, ...]] = {
     ),
     "vae": ("latents_mean", "latents_std"),
 }
+
+
+def is_published(model: str) -> bool:
+    """Tell whether a recipe names the public checkpoint, whose sizes are here."""
+    return model in ("glm-image", HUB_ID)

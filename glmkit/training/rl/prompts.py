@@ -58,7 +58,7 @@ def load(recipe: Recipe) -> tuple[PromptDataset, PromptDataset]:
     prompt that cannot be used.
     """
     # The defaults of the published model are known without its files, which a plan does not download.
-    is_published = recipe.model in ("glm-image", published.HUB_ID)
+    is_published = published.is_published(recipe.model)
     data, model = recipe.data, Path(recipe.model) if is_published else checkpoint.resolve(recipe.model)
     train = _read(str(data.prompts), data, model)
     if isinstance(data.validation, str):

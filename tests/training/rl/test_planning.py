@@ -11,7 +11,7 @@ import torch
 from glmkit import config
 from glmkit.cli import main
 from glmkit.models import checkpoint
-from glmkit.training import phases, plan, rl
+from glmkit.training import explanation, phases, plan, rl
 
 pytestmark = pytest.mark.thorough
 CPU = torch.device("cpu")
@@ -34,7 +34,7 @@ def test_a_plan_has_rounds(tiny_model: Path, tmp_path: Path) -> None:
     assert 0 < planned.round_seconds < slower.round_seconds / 5
     assert slower.seconds is not None
     assert slower.seconds > 100 * slower.round_seconds
-    assert "generating the images of one round" in "\n".join(plan.lines([slower], CPU))
+    assert "generating the images of one round" in "\n".join(explanation.lines([slower], CPU))
 
 
 @pytest.mark.parametrize("name", ["rl_ar", "rl_decoder"])
