@@ -26,7 +26,7 @@ COMMANDS = (
     "recipe copy edit_lora copied",
     "validate nano/edit_lora",
     f"finetune nano/poster_lora {CHANGES}",
-    "pretrain recipes/pretrain/decoder_128.yaml --dry-run",
+    "pretrain recipes/nano/pretrain/decoder.yaml --dry-run",
     "export mine/adapter --format comfyui --out style.safetensors",
     "merge nano --adapter mine/adapter:0.5 --out merged",
     "info merged",

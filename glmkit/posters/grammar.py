@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from glmkit.posters import fonts
-from glmkit.posters.words import Split, sample_text, sample_with_apostrophe
+from glmkit.posters.words import Split, sample_text
 
 Rgb = tuple[int, int, int]  # sRGB bytes
 NamedColours = Mapping[str, Rgb]
@@ -32,22 +32,6 @@ COLOURS: dict[str, Rgb] = {
     "pink": (246, 158, 190),
     "brown": (112, 68, 40),
 }
-# Only in the wide world, which is there to train on: a model that has seen many colours can learn others.
-EXTRA_COLOURS: dict[str, Rgb] = {
-    "beige": (236, 214, 172),
-    "gold": (196, 148, 48),
-    "wine": (104, 24, 66),
-    "midnight": (30, 30, 70),
-    "moss": (108, 120, 58),
-    "peach": (248, 192, 152),
-    "mint": (164, 222, 190),
-    "sky": (140, 196, 240),
-    "lilac": (190, 164, 226),
-    "rust": (170, 72, 36),
-    "slate": (70, 88, 104),
-    "plum": (146, 60, 110),
-}
-ALL_COLOURS = COLOURS | EXTRA_COLOURS
 # Shapes that no reader takes for a character: rings are read as O, squares and diamonds as bullets.
 SHAPES = ("circle", "triangle", "hexagon", "star", "burst", "stripe")
 POSITIONS = ("top", "middle", "bottom")
@@ -61,10 +45,6 @@ MARGIN = 0.08  # of the shorter side, between the edge and the nearest text or s
 GAP = 0.045  # of the shorter side, between the lines and between text and shape
 MAX_LINE_WIDTH = 0.92  # of the width
 MIN_RADIUS, MAX_RADIUS = 0.065, 0.2  # of the shorter side
-FRAME_SHARE = 0.5  # of the posters of the wide world
-APOSTROPHE_SHARE = 0.08  # of the headlines of the wide world
-FRAME_GAPS = (0.0, 0.03)  # least and most between the edge and a frame, of the shorter side
-FRAME_THICKNESSES = (0.008, 0.035)  # thinnest and thickest frame, of the shorter side
 THIN_FRAME = 0.02  # of the shorter side: captions call a thinner frame thin, any other thick
 CAPITALS = (28 / 256, 64 / 256)  # lowest and highest capitals of a headline, of the shorter side
 SECOND_SIZES = (21 / 256, 34 / 256)  # font size of a second line, of the shorter side
@@ -143,36 +123,29 @@ def sample_scene(
     width: int = 256,
     split: Split = "train",
     typefaces: tuple[str, ...] = fonts.TRAINING_TYPEFACES,
-    wide: bool = False,
     headline: str | None = None,
 ) -> Scene:
     """Sample one poster's ground truth. The same `rng` state and arguments give the same scene.
 
-    `wide` samples from twice as many colours, gives half of the posters a frame, and some an apostrophe. A `headline`
-    of None is sampled like every text.
+    A `headline` of None is sampled like every text.
     """
     font, position = rng.choice(typefaces), rng.choice(POSITIONS)
     if headline is None:
-        headline = sample_with_apostrophe(rng) if wide and rng.random() < APOSTROPHE_SHARE else sample_text(rng, split)
+        headline = sample_text(rng, split)
     texts, sizes = [headline], [_sample_headline_size(rng, font, headline, height, width)]
     if rng.random() < SECOND_LINE_SHARE:
         texts.append(sample_text(rng, split, longest=10))
         sizes.append(_sample_second_size(rng, font, texts[1], sizes[0], height, width))
     lines = tuple(map(Line, texts, sizes, _baselines(font, position, sizes, height, width)))
-    scene = Scene(height, width, "white", "black", font, position, lines, Shape())
-    if wide and rng.random() < FRAME_SHARE:
-        shorter = min(height, width)
-        gap, thickness = (round(rng.uniform(*limits) * shorter) for limits in (FRAME_GAPS, FRAME_THICKNESSES))
-        scene = replace(scene, frame=Frame(gap, max(1, thickness)))
-    return recolour(scene, rng, wide)
+    return recolour(Scene(height, width, "white", "black", font, position, lines, Shape()), rng)
 
 
-def recolour(scene: Scene, rng: random.Random, wide: bool = False) -> Scene:
+def recolour(scene: Scene, rng: random.Random) -> Scene:
     """Return the same letters at the same position, with new colours and a new shape: the text mask stays valid."""
-    background = rng.choice(tuple(ALL_COLOURS if wide else COLOURS))
-    text_colour = rng.choice(readable_on(background, MIN_TEXT_CONTRAST, wide))
+    background = rng.choice(tuple(COLOURS))
+    text_colour = rng.choice(readable_on(background))
     scene = replace(scene, background=background, text_colour=text_colour, shape=Shape())
-    return scene if rng.random() < NO_SHAPE_SHARE else replace(scene, shape=_sample_shape(scene, rng, wide))
+    return scene if rng.random() < NO_SHAPE_SHARE else replace(scene, shape=_sample_shape(scene, rng))
 
 
 def contrast(first: Rgb, second: Rgb) -> float:
@@ -187,10 +160,9 @@ def _luminance(colour: Rgb) -> float:
 
 
 @cache
-def readable_on(background: str, min_contrast: float = MIN_TEXT_CONTRAST, wide: bool = False) -> tuple[str, ...]:
+def readable_on(background: str, min_contrast: float = MIN_TEXT_CONTRAST) -> tuple[str, ...]:
     """Return the names of the colours whose contrast ratio with `background` is at least `min_contrast`."""
-    colours = ALL_COLOURS if wide else COLOURS
-    return tuple(name for name, rgb in colours.items() if contrast(rgb, ALL_COLOURS[background]) >= min_contrast)
+    return tuple(name for name, rgb in COLOURS.items() if contrast(rgb, COLOURS[background]) >= min_contrast)
 
 
 def _sample_headline_size(rng: random.Random, font: str, text: str, height: int, width: int) -> int:
@@ -220,7 +192,7 @@ def _baselines(font: str, position: str, sizes: list[int], height: int, width: i
     return [round(top + row) for row in rows]
 
 
-def _sample_shape(scene: Scene, rng: random.Random, wide: bool) -> Shape:
+def _sample_shape(scene: Scene, rng: random.Random) -> Shape:
     """Sample a shape in the free rows above or below the text; none where they are too few."""
     shorter = min(scene.height, scene.width)
     first, last = scene.text_rows
@@ -235,7 +207,7 @@ def _sample_shape(scene: Scene, rng: random.Random, wide: bool) -> Shape:
     if radius < MIN_RADIUS * shorter:
         return Shape()
     kind, column = rng.choice(SHAPES), rng.choice(("left", "", "right"))
-    colour = rng.choice(readable_on(scene.background, MIN_SHAPE_CONTRAST, wide))
+    colour = rng.choice(readable_on(scene.background, MIN_SHAPE_CONTRAST))
     y = (top + bottom) / 2
     if kind == "stripe":
         return Shape(kind, colour, row, scene.width / 2, y, radius / 3)

@@ -10,7 +10,6 @@ import mmap
 import multiprocessing
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from glmkit.posters import fonts
 from glmkit.posters.edits import KINDS, Edit, sample_edit
-from glmkit.posters.grammar import ALIGNMENTS, MARGIN, SHAPES, Scene, sample_scene
+from glmkit.posters.grammar import MARGIN, SHAPES, Scene, sample_scene
 from glmkit.posters.words import Split
 
 T = TypeVar("T")
@@ -109,39 +108,21 @@ def _cell_centres(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return rows, columns
 
 
-def indexed_scene(
-    seed: int, index: int, *, height: int, width: int, split: Split, wide: float = 0.0, aligned: float = 0.0
-) -> Scene:
-    """Sample scene number `index` of the endless series that `seed` names.
-
-    A share `wide` of the scenes is of the wide world. A share `aligned` has its lines at an edge and is otherwise
-    unchanged.
-    """
-    is_wide = random.Random(f"wide {seed}:{index}").random() < wide
-    scene = sample_scene(random.Random(f"{seed}:{index}"), height=height, width=width, split=split, wide=is_wide)
-    rng = random.Random(f"aligned {seed}:{index}")
-    return replace(scene, alignment=rng.choice(ALIGNMENTS)) if rng.random() < aligned else scene
+def indexed_scene(seed: int, index: int, *, height: int, width: int, split: Split) -> Scene:
+    """Sample scene number `index` of the endless series that `seed` names."""
+    return sample_scene(random.Random(f"{seed}:{index}"), height=height, width=width, split=split)
 
 
 def scenes_with_masks(
-    count: int,
-    seed: int,
-    *,
-    height: int = 256,
-    width: int = 256,
-    workers: int = 1,
-    split: Split = "train",
-    wide: float = 0.0,
-    aligned: float = 0.0,
+    count: int, seed: int, *, height: int = 256, width: int = 256, workers: int = 1, split: Split = "train"
 ) -> tuple[list[Scene], np.ndarray]:
     """Sample the first `count` scenes of a series, with their masks, uint8 N H W, whatever the number of workers.
 
     Workers write into one block of memory that they share with the caller, so the masks take count x H x W bytes once.
     """
-    settings: dict[str, Any] = {"height": height, "width": width, "split": split, "wide": wide, "aligned": aligned}
 
     def sample(index: int) -> tuple[Scene, np.ndarray]:
-        scene = indexed_scene(seed, index, **settings)
+        scene = indexed_scene(seed, index, height=height, width=width, split=split)
         return scene, text_mask(scene)
 
     return with_masks(sample, shared(count, height, width), workers)

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from glmkit.posters.grammar import ALL_COLOURS, NamedColours, Scene
+from glmkit.posters.grammar import COLOURS, NamedColours, Scene
 from glmkit.posters.masks import text_mask
 
 
@@ -88,7 +88,7 @@ WEDGE_NORMAL_SQUEEZE = {
 }
 
 
-def batch_scenes(scenes: Sequence[Scene], palette: NamedColours = ALL_COLOURS) -> SceneBatch:
+def batch_scenes(scenes: Sequence[Scene], palette: NamedColours = COLOURS) -> SceneBatch:
     """Convert B scenes of one size to CPU tensors; `palette` gives the sRGB bytes of their colour names."""
     signed = {name: tuple(value / 127.5 - 1.0 for value in colour) for name, colour in palette.items()}
     signed[""] = (0.0, 0.0, 0.0)  # the colour of no shape
@@ -144,7 +144,7 @@ def render_batch(batch: SceneBatch, masks: Tensor, device: torch.device | str | 
     return pixels + letters * (ink - pixels)
 
 
-def render(scene: Scene, palette: NamedColours = ALL_COLOURS) -> Image.Image:
+def render(scene: Scene, palette: NamedColours = COLOURS) -> Image.Image:
     """Render the poster as an RGB image, by the same code as a batch."""
     pixels = render_batch(batch_scenes([scene], palette), torch.from_numpy(text_mask(scene).copy())[None])
     return to_image(pixels[0])

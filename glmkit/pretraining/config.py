@@ -28,21 +28,11 @@ class PosterData(Section):
     size: str | Annotated[dict[str, Annotated[float, Field(gt=0)]], Field(min_length=1)] = "256x256"
     """WIDTHxHEIGHT in pixels, or several sizes with the share of each: `{256x256: 3, 320x192: 1}`."""
     world: Literal["plain", "everyday"] = "plain"
-    """Whose scenes: `glmkit.posters.grammar`, or `glmkit.posters.everyday`, which has no `wide` and no `aligned`."""
-    wide: float = Field(default=0.0, ge=0, le=1)
-    """Share with twice as many colours, and frames."""
-    aligned: float = Field(default=0.0, ge=0, le=1)
-    """Share whose lines stand at the left or right edge."""
+    """Whose scenes: `glmkit.posters.grammar`, or `glmkit.posters.everyday`."""
     seed: int = 0
     """Seed of the scenes."""
     workers: int = Field(default=0, ge=0)
     """Processes that render; 0: one per core."""
-
-    @model_validator(mode="after")
-    def _is_of_the_world(self) -> Self:
-        if self.world != "plain" and (self.wide or self.aligned):
-            raise ValueError(f"only posters of the plain world can be wide or aligned, not those of {self.world}")
-        return self
 
     @property
     def shares(self) -> dict[tuple[int, int], float]:
@@ -68,8 +58,6 @@ class PretrainData(Data):
     def _has_images(self) -> Self:
         if (not self.train) == (self.posters is None and self.edits is None):
             raise ValueError("give either data.train (a folder) or data.posters/data.edits, not both and not neither")
-        if self.edits and (self.edits.wide or self.edits.aligned):
-            raise ValueError("data.edits are neither wide nor aligned: only data.posters can be")
         return self
 
 

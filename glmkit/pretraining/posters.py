@@ -27,31 +27,17 @@ from glmkit.training.data import ConcatDataset, Datasets
 
 
 class PosterDataset:
-    """Posters whose text masks are rendered once on the CPU; they get their colours on the device that asks for them.
-
-    `wide` is the share of the posters with more colours, and frames, `aligned` that of those whose lines stand at the
-    left or right edge.
-    """
+    """Posters whose text masks are rendered once, on the CPU, and their colours on the device that asks for them."""
 
     keys: list[str] | None = None
     text_keys: list[str] | None = None
     alphabet: Mapping[str, int] = {chr(code): code for code in range(32, 128)}
     """The number of every character; smaller numbers than theirs stand for shapes, 0 for nothing."""
 
-    def __init__(
-        self,
-        count: int,
-        height: int,
-        width: int,
-        seed: int,
-        workers: int,
-        split: Split,
-        wide: float = 0.0,
-        aligned: float = 0.0,
-    ) -> None:
+    def __init__(self, count: int, height: int, width: int, seed: int, workers: int, split: Split) -> None:
         workers = workers or runs.cores()
         scenes, text_masks = masks.scenes_with_masks(
-            count, seed, height=height, width=width, workers=workers, split=split, wide=wide, aligned=aligned
+            count, seed, height=height, width=width, workers=workers, split=split
         )
         captions = [grammar.caption(scene, random.Random(f"{seed}-{index}")) for index, scene in enumerate(scenes)]
         self._set(scenes, text_masks, captions, {}, workers)
@@ -193,7 +179,5 @@ def _both_splits(
 ) -> tuple[PosterDataset, PosterDataset]:
     grids(height, width)  # refuses a size that the model cannot generate
     count, validation = (max(1, round(share * images)) for images in (posters.count, posters.validation))
-    shares = {"wide": posters.wide, "aligned": posters.aligned}
-    chosen = {name: value for name, value in shares.items() if value}  # which edits cannot be
-    train = kind(count, height, width, posters.seed, posters.workers, "train", **chosen)
-    return train, kind(validation, height, width, posters.seed + 1, posters.workers, "held-out", **chosen)
+    train = kind(count, height, width, posters.seed, posters.workers, "train")
+    return train, kind(validation, height, width, posters.seed + 1, posters.workers, "held-out")

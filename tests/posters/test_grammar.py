@@ -4,27 +4,20 @@ from __future__ import annotations
 
 import random
 import re
-from dataclasses import replace
-from typing import Any
 
-import numpy as np
 import pytest
 
 from glmkit.inputs.quotes import quoted_texts
 from glmkit.posters import fonts
 from glmkit.posters.grammar import (
-    ALIGNMENTS,
-    ALL_COLOURS,
     COLOURS,
     SECOND_SIZES,
-    Frame,
     Scene,
     caption,
     contrast,
     recolour,
     sample_scene,
 )
-from glmkit.posters.masks import indexed_scene, text_mask
 from glmkit.posters.words import HELD_OUT_SHARE, Split, is_held_out, words
 
 SIZES = [(128, 128), (256, 256), (320, 192), (192, 320), (512, 512)]
@@ -131,48 +124,3 @@ def test_recolouring_keeps_the_letters() -> None:
         other = recolour(scene, rng)
         assert (other.lines, other.font, other.position) == (scene.lines, scene.font, scene.position)
     assert len({recolour(scene, rng).background for _ in range(200)}) == len(COLOURS)
-
-
-def test_the_wide_world_writes_apostrophes_that_captions_can_quote() -> None:
-    """The published rule takes what stands between two apostrophes for a text, so a caption holds at most one."""
-    scenes = [indexed_scene(4, index, height=256, width=256, split="train", wide=1.0) for index in range(300)]
-    assert 10 < sum("'" in scene.texts[0] for scene in scenes) < 45
-    assert all(quoted_texts(caption(scene, random.Random(1))) == list(scene.texts) for scene in scenes)
-
-
-def test_the_wide_world_has_more_colours_and_frames() -> None:
-    """Frames stay clear of letters and shapes, captions name them; plain scenes of the same series stay as they are."""
-    scenes = [indexed_scene(3, index, height=192, width=256, split="train", wide=0.5) for index in range(400)]
-    plain = [indexed_scene(3, index, height=192, width=256, split="train") for index in range(400)]
-    colours = {colour for scene in scenes for colour in (scene.background, scene.text_colour, scene.shape.colour)}
-    assert colours - {""} == set(ALL_COLOURS)
-    framed = [scene for scene in scenes if scene.frame.thickness]
-    assert 60 < len(framed) < 140
-    assert 0.3 < np.mean([scene == other for scene, other in zip(scenes, plain, strict=True)]) < 0.7
-    for scene in framed:
-        inner = scene.frame.gap + scene.frame.thickness
-        mask = text_mask(replace(scene, frame=Frame()))
-        assert not mask[:inner].any()
-        assert not mask[-inner:].any()
-        assert not mask[:, :inner].any()
-        if scene.shape.kind not in ("none", "stripe"):
-            assert min(scene.shape.x, scene.shape.y) - scene.shape.radius > inner
-        border = text_mask(scene)[scene.frame.gap : inner]
-        assert (border[:, scene.frame.gap : scene.width - scene.frame.gap] == 255).all()
-        thickness = "thin" if scene.frame.thickness < 0.02 * 192 else "thick"
-        assert f"framed by a {thickness} {scene.text_colour} border" in caption(scene, random.Random(1))
-    assert not any("framed" in caption(scene, random.Random(1)) for scene in plain)
-
-
-def test_aligned_posters_are_the_others_with_their_lines_at_an_edge() -> None:
-    size: dict[str, Any] = {"height": 192, "width": 256, "split": "train"}
-    centred, mixed = ([indexed_scene(3, index, **size, aligned=share) for index in range(200)] for share in (0.0, 0.5))
-    assert {scene.alignment for scene in centred} == {"centre"}
-    assert {scene.alignment for scene in mixed} == {
-        "centre",
-        *ALIGNMENTS,
-    }
-    assert [replace(scene, alignment="centre") for scene in mixed] == centred
-    for scene in mixed:
-        named = re.findall(r"aligned to the (\w+) edge", caption(scene, random.Random(0)))
-        assert named == ([] if scene.alignment == "centre" else [scene.alignment])

@@ -32,8 +32,6 @@ def recipe(tmp_path: Path) -> Path:
         (["data.posters=null"], "either data.train"),
         (["data.train=a", "data.validation=b"], "not both"),
         (["data.posters=null", "data.edits={count: 3}", f"vae={STAGE}"], "vae cannot learn"),
-        (["data.edits={count: 3, wide: 0.5}"], "only data.posters can be"),
-        (["data.posters={count: 3, wide: 0.5, world: everyday}"], "posters of the plain world can be wide"),
         (["data.posters.cuont=3"], "data.posters.cuont: unknown key; did you mean 'count'"),
         (["data.posters.count=1000000000000"], "data.posters.count: "),
         (["data.posters.size={}"], "data.posters.size"),

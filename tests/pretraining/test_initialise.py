@@ -14,7 +14,7 @@ from glmkit.models import checkpoint
 from glmkit.models.checkpoint import defaults
 from glmkit.pretraining import initialise
 
-ARCHITECTURE = Path(__file__).parents[2] / "recipes" / "pretrain" / "architecture.yaml"
+ARCHITECTURE = Path(__file__).parents[2] / "recipes" / "nano" / "pretrain" / "architecture.yaml"
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +49,11 @@ def test_sizes_and_published_values(folder: Path) -> None:
 def test_the_architecture_says_how_tokens_are_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(initialise, "CORPUS", 300)
     architecture = tmp_path / "architecture.yaml"
-    architecture.write_text(ARCHITECTURE.read_text() + "sampling: {top_p: 1.0}\n")
+    given = "sampling: {temperature: 1.0, top_p: 1.0}"
+    assert given in ARCHITECTURE.read_text()
+    architecture.write_text(ARCHITECTURE.read_text().replace(given, "sampling: {top_p: 0.8}"))
     initialise.initialise(tmp_path / "model", architecture)
-    assert defaults.load(tmp_path / "model").sampling == {"temperature": 0.9, "top_p": 1.0, "top_k": 50}
+    assert defaults.load(tmp_path / "model").sampling == {"temperature": 0.9, "top_p": 0.8, "top_k": 50}
 
 
 def test_stock_classes_read_the_configs(folder: Path) -> None:
@@ -63,7 +65,7 @@ def test_stock_classes_read_the_configs(folder: Path) -> None:
     assert {name: value.shape for name, value in reference.state_dict().items()} == {
         n: v.shape for n, v in ours.items()
     }
-    assert GlmImageConfig.from_pretrained(folder / "vision_language_encoder").vq_config.num_embeddings == 1024
+    assert GlmImageConfig.from_pretrained(folder / "vision_language_encoder").vq_config.num_embeddings == 2048
 
 
 def test_it_does_nothing_twice(folder: Path) -> None:
@@ -103,11 +105,11 @@ def test_fresh_weights_follow_the_seed(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("codebook_size: 1024", "codebook_sise: 1024", "did you mean 'codebook_size'"),
+        ("codebook_size: 2048", "codebook_sise: 1024", "did you mean 'codebook_size'"),
         ("  num_layers: 8", "  num_layer: 8", "did you mean 'num_layers'"),
         ("defaults:", "# defaults:", "defaults is missing"),
-        ("codebook_size: 1024", "codebook_size: 1024\ncodebook_size: 512", "given twice"),
-        ("codebook_size: 1024", "codebook_size: 1024\nsampling: {top_pp: 1.0}", "did you mean 'top_p'"),
+        ("codebook_size: 2048", "codebook_size: 2048\ncodebook_size: 512", "given twice"),
+        ("top_p: 1.0", "top_pp: 1.0", "did you mean 'top_p'"),
     ],
 )
 def test_bad_architectures(tmp_path: Path, old: str, new: str, said: str) -> None:
