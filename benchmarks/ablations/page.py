@@ -47,9 +47,10 @@ PANELS = (  # of a result of condition_attention.py: key of its measurements, la
 )
 INTRODUCTION = """# The ablations, measured
 
-Each ablation tests one statement of the system's description of its design, on nano. Its arms are recipes with equal
-compute and everything else equal. `python benchmarks/ablations/page.py` writes this page from the files in `results/`.
-What has not been measured is not on it, and a result that contradicts its hypothesis stays.
+Each ablation tests one statement of the system's description of its design, on the nano of 0.1 and its posters. Its
+arms are recipes with equal compute and everything else equal. `python benchmarks/ablations/page.py` writes this page
+from the files in `results/`. What has not been measured is not on it, and a result that contradicts its hypothesis
+stays.
 
 ```bash
 python benchmarks/ablations/run.py --help              # every arm and what a run costs
@@ -139,7 +140,7 @@ def verdict(pairs: Sequence[float]) -> str:
 def strips(ablation: Ablation, results: Path, by_arm: Results, page: Path) -> Iterator[str]:
     """Yield a strip of images per arm, where its run left them; links are relative to the folder `page`."""
     for name, (result, *_) in by_arm.items():
-        path = results / f"{run_name(result['ablation'], result['arm'], result['seed'])}.png"
+        path = results / f"{run_name(result['ablation'], result['arm'], result['seed'])}.webp"
         if path.exists():
             yield f"{name}:\n\n![{ablation.title}: {name}]({os.path.relpath(path, page)})"
 

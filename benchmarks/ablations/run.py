@@ -225,8 +225,8 @@ def run(ablation: str, arm_name: str, arguments: argparse.Namespace) -> None:
         **read_json(folder / "generated.json"),
     }
     write_json(results / f"{name}.json", result)
-    with atomic_path(results / f"{name}.png") as temporary:
-        samples([images / f"{request.id}.png" for request in requests[:SAMPLES]]).save(temporary, optimize=True)
+    with atomic_path(results / f"{name}.webp") as temporary:
+        samples([images / f"{request.id}.png" for request in requests[:SAMPLES]]).save(temporary, quality=85)
     print(f"{results / name}.json: " + ", ".join(f"{key} {value:.4g}" for key, value in result["measures"].items()))
 
 

@@ -144,7 +144,7 @@ def test_a_result_says_what_is_read_and_seen(
     )
     assert set(row["pretrained"]) == set(checkpoint.COMPONENTS)
     assert row["environment"]["device"] == "cpu"
-    assert Image.open(tmp_path / "glyphs-shipped-0.png").size == (2 * 112, 112)
+    assert Image.open(tmp_path / "glyphs-shipped-0.webp").size == (2 * 112, 112)
     shutil.rmtree(tmp_path / "glyphs-shipped-0" / "scores")
     Image.new("RGB", (256, 256), "pink").save(second)
     ablations["run"].run("glyphs", "shipped", arguments(tmp_path, tiny, no_score=False))
@@ -194,11 +194,11 @@ def test_images_reach_the_page(ablations: dict[str, ModuleType], tmp_path: Path)
     assert strip.size == (2 * run.SAMPLE_HEIGHT, run.SAMPLE_HEIGHT)
     assert [strip.convert("RGB").getpixel((x, 50)) for x in (50, 160)] == [(255, 0, 0), (0, 0, 255)]
     (tmp_path / "results").mkdir()
-    strip.save(tmp_path / "results" / "glyphs-on-4.png")
+    strip.save(tmp_path / "results" / "glyphs-on-4.webp")
     by_arm = {arm: [{"ablation": "glyphs", "arm": arm, "seed": 4}] for arm in ("on", "off")}
     (shown,) = page.strips(ablations["definitions"].load("glyphs"), tmp_path / "results", by_arm, tmp_path)
     assert "on:" in shown
-    assert "](results/glyphs-on-4.png)" in shown
+    assert "](results/glyphs-on-4.webp)" in shown
 
 
 def test_rendered_posters_are_as_described(ablations: dict[str, ModuleType], tmp_path: Path) -> None:
