@@ -18,6 +18,7 @@ from glmkit.generation.benchmark import decoder_passes
 from glmkit.records import Prompt
 
 RESULTS = ROOT / "benchmarks" / "results"
+RUNS = ("before", "after")  # of make demo
 PAGE = "benchmarks/README.md"
 Figures = dict[str, Any]
 
@@ -43,23 +44,26 @@ def interval(estimate: Mapping[str, float], digits: int, value: str = "value") -
     return f"{abs(estimate[value]):.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
+def signed(estimate: Mapping[str, float], digits: int, value: str = "value") -> str:
+    """+0.05 [−0.02, +0.12]."""
+    numbers = [f"{estimate[key]:+.{digits}f}".replace("-", "−") for key in (value, "low", "high")]
+    return f"{numbers[0]} [{numbers[1]}, {numbers[2]}]"
+
+
 def test_nano_by_split() -> None:
     lines = table(PAGE, "split")
-    splits = results("nano.json")["splits"]
-    assert {line.split("`")[1] for line in lines} == {name for name in splits if name.startswith("simple")}
-    for line, (prompts, words, ned) in lines.items():
-        figures = splits[line.split("`")[1]]["figures"]
+    splits = {name: result["figures"] for name, result in results("nano.json")["splits"].items()}
+    assert {line.split("`")[1] for line in lines} == {name for name in splits if not name.endswith("edit")}
+    for line, (prompts, words, ned, attributes) in lines.items():
+        figures = splits[line.split("`")[1]]
         assert int(prompts) == figures["word_accuracy"]["n"] == figures["ned"]["n"]
         assert (words, ned) == (interval(figures["word_accuracy"], 2), interval(figures["ned"], 3))
+        assert attributes == interval(figures["attribute_accuracy"], 2)
 
 
-def test_nano_in_words() -> None:
-    splits = results("nano.json")["splits"]
-    simple, edits = splits["simple"]["figures"], splits["nano-edit"]["figures"]
-    shares = [estimate["value"] for name, estimate in simple.items() if name not in ("word_accuracy", "ned")]
-    pixels = [share for share in shares if share != simple["short_words"]["value"]]
-    assert f"right in {100 * min(pixels):.0f} to {100 * max(pixels):.0f} % of the images" in text(PAGE)
-    success, psnr = edits["edit_success"], edits["background_psnr"]
+def test_nano_edits() -> None:
+    figures = results("nano.json")["splits"]["nano-edit"]["figures"]
+    success, psnr = figures["edit_success"], figures["background_psnr"]
     said = f"Of {success['n']} edits {100 * success['value']:.0f} % show what the instruction asks for"
     assert said in text(PAGE)
     assert f"background PSNR is {psnr['value']:.1f} dB" in text(PAGE)
@@ -67,27 +71,19 @@ def test_nano_in_words() -> None:
 
 def test_the_style_of_the_demo() -> None:
     lines = {cells[0]: cells[1:] for cells in table_lines(PAGE, "| before")}
+    distances = {}
     for name, digits in (("form", 3), ("colours", 1)):
         measured = results("style.json")["features"][name]
-        before, after = (measured["distances"][f"reports/demo/{run}"]["value"] for run in ("before", "after"))
-        difference = interval(measured["differences"]["reports/demo/after"], digits, "difference")
-        assert lines[f"kernel distance, {name}"] == [f"{before:.{digits}f}", f"{after:.{digits}f}", difference]
+        distances[name] = [f"{measured['distances'][f'reports/demo/{run}']['value']:.{digits}f}" for run in RUNS]
+        difference = signed(measured["differences"]["reports/demo/after"], digits, "difference")
+        assert lines[f"kernel distance, {name}"] == [*distances[name], difference]
     before, after, differences = before_and_after("poster_lora")
-    for name, metric in (("word accuracy", "word_accuracy"), ("NED", "ned")):
+    for name, metric in (("word accuracy", "word_accuracy"), ("NED", "ned"), ("attributes", "attribute_accuracy")):
         values = [f"{scores[metric]['value']:.2f}" for scores in (before, after)]
-        assert lines[name] == [*values, interval(differences[metric], 2)]
-    rise = [f"{scores['word_accuracy']['value']:.2f}" for scores in (before, after)]
-    assert f"word accuracy rises from {rise[0]} to {rise[1]}" in text("README.md")
-
-
-def test_the_layouts_of_ar_lora() -> None:
-    before, after, differences = before_and_after("ar_lora")
-    accuracy, words = "attribute_accuracy", "word_accuracy"
-    values = [f"{scores[metric]['value']:.2f}" for metric in (accuracy, words) for scores in (before, after)]
-    assert (
-        f"attribute accuracy rises from {values[0]} to {values[1]}, by {interval(differences[accuracy], 2)} on the "
-        f"same prompts, and word accuracy from {values[2]} to {values[3]}"
-    ) in text("recipes/README.md")
+        assert lines[name] == [*values, signed(differences[metric], 2)]
+    words = [f"{scores['word_accuracy']['value']:.2f}" for scores in (before, after)]
+    style = " to ".join(distances["form"])
+    assert f"the distance to the style falls from {style}, at word accuracies of {' and '.join(words)}" in text("README.md")
 
 
 def before_and_after(example: str) -> tuple[Figures, Figures, Figures]:
