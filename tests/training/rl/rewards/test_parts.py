@@ -13,7 +13,7 @@ from glmkit.errors import UserError
 from glmkit.evaluation.features.extractors.clip import OpenClip
 from glmkit.evaluation.judges.messages import JudgeError
 from glmkit.evaluation.metrics import clip as metric
-from glmkit.evaluation.ocr.lines import RecognizedLine
+from glmkit.evaluation.ocr.lines import EngineIdentity, RecognizedLine
 from glmkit.posters.everyday.render import render
 from glmkit.records import Prompt
 from glmkit.training.rl.rewards import RewardSample, clip, judge, letter_size, scorer, similarity, text
@@ -98,6 +98,8 @@ def test_a_judge_answers_questions_about_the_texts() -> None:
 
 def test_a_learned_scorer_is_asked_about_the_prompt() -> None:
     class Brightness:
+        identity = EngineIdentity("brightness")
+
         def score(self, image: Image.Image, prompt: str) -> float:
             return float(np.asarray(image).mean()) + len(prompt)
 
