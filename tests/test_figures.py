@@ -83,7 +83,8 @@ def test_the_style_of_the_demo() -> None:
         assert lines[name] == [*values, signed(differences[metric], 2)]
     words = [f"{scores['word_accuracy']['value']:.2f}" for scores in (before, after)]
     style = " to ".join(distances["form"])
-    assert f"the distance to the style falls from {style}, at word accuracies of {' and '.join(words)}" in text("README.md")
+    said = f"the distance to the style falls from {style}, at word accuracies of {' and '.join(words)}"
+    assert said in text("README.md")
 
 
 def before_and_after(example: str) -> tuple[Figures, Figures, Figures]:

@@ -209,7 +209,7 @@ def test_the_glyph_stage_trains_the_encoder_through_a_frozen_decoder(tiny_model:
     ("given", "said"),
     [
         (["ar_lora.yaml", "--batch", "2"], "found: --batch"),
-        (["pretrain/vae.yaml"], "vae: unknown key"),
+        (["nano/pretrain/vae.yaml"], "vae: unknown key"),
         (["decoder_lora.yaml", "decoder.lora=null"], "no lora section"),
         (["no_lora.yaml"], "does not exist"),
     ],
