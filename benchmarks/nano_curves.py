@@ -1,6 +1,6 @@
 """Draw the validation curves of nano's training from `benchmarks/results/nano_training.json`.
 
-    python benchmarks/nano_curves.py --out data/nano/curves.webp
+    python benchmarks/nano_curves.py --out data/nano/curves.svg
 
 Runs of one component follow one another; where its images change, so does what a loss means.
 """
@@ -13,7 +13,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from glmkit.files import atomic_path, read_json
+from glmkit.files import read_json
+from glmkit.reporting.figures import bare, log_scale, save_figure
 
 RESULT = Path(__file__).parent / "results" / "nano_training.json"
 SHOWN = {  # component -> its axis, and what of the validation it shows, by which name
@@ -26,14 +27,12 @@ SHOWN = {  # component -> its axis, and what of the validation it shows, by whic
 
 def draw(runs: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Draw one panel per component, its runs side by side, with a line where the next begins."""
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-
-    figure, axes = pyplot.subplots(1, len(SHOWN), figsize=(3.4 * len(SHOWN), 3))
-    for axis, (component, group) in zip(axes, groupby(runs, lambda run: run["component"]), strict=True):
+    figure = Figure(figsize=(3.4 * len(SHOWN), 3))
+    for axis, (component, group) in zip(
+        figure.subplots(1, len(SHOWN)), groupby(runs, lambda run: run["component"]), strict=True
+    ):
         unit, names = SHOWN[component]
         begins = 0
         for number, run in enumerate(group):
@@ -48,25 +47,20 @@ def draw(runs: Sequence[Mapping[str, Any]], path: Path) -> None:
             begins += run["steps"]
             axis.axvline(begins / 1000, color="0.85", linewidth=1, zorder=0)
         if component != "VAE":
-            axis.set_yscale("log")
-            axis.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
-            axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-            axis.yaxis.set_minor_formatter(NullFormatter())
+            log_scale(axis)
         axis.set_title(component, fontsize=9)
         axis.set_xlabel("thousand steps", fontsize=8)
         axis.set_ylabel(unit, fontsize=8)
         axis.tick_params(labelsize=7)
         axis.legend(fontsize=7, frameon=False)
-        axis.spines[["top", "right"]].set_visible(False)
+        bare(axis)
     figure.tight_layout()
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=90, format=path.suffix[1:])
-    pyplot.close(figure)
+    save_figure(figure, path)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", metavar="FILE", type=Path, required=True, help=".webp or .png")
+    parser.add_argument("--out", metavar="FILE", type=Path, required=True, help=".svg or .png")
     draw(read_json(RESULT)["runs"], parser.parse_args().out)
 
 

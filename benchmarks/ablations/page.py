@@ -20,6 +20,7 @@ from definitions import HERE, Ablation, run_name
 
 from glmkit.errors import UserError
 from glmkit.files import atomic_path, read_json
+from glmkit.reporting.figures import bare, log_scale
 
 INK, MUTED = "#222222", "#888888"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # distinct for colour-blind readers, too
@@ -173,7 +174,7 @@ def curves(by_arm: Results, path: Path) -> bool:
         for arm, points in lines:
             axis.plot(*zip(*points, strict=True), color=colours[arm], label=arm, marker=".", linewidth=1.2)
         _label(axis, f"{recipe}: {loss}", "million posters", "validation")
-        _logarithmic(axis)
+        log_scale(axis)
     _save(figure, path)
     return True
 
@@ -252,17 +253,7 @@ def _label(axis: Any, title: str, x: str, y: str) -> None:
     axis.set_xlabel(x, fontsize=8, color=INK)
     axis.set_ylabel(y, fontsize=8, color=INK)
     axis.tick_params(labelsize=7, colors=MUTED)
-    axis.spines[["top", "right"]].set_visible(False)
-
-
-def _logarithmic(axis: Any) -> None:
-    """Losses of one panel rarely span a power of ten: values are written out between them, too."""
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-
-    axis.set_yscale("log")
-    axis.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
-    axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axis.yaxis.set_minor_formatter(NullFormatter())
+    bare(axis)
 
 
 def _save(figure: Any, path: Path) -> None:

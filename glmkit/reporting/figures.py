@@ -1,4 +1,4 @@
-"""What figures for papers share: colours, files, and which points no other one beats."""
+"""What figures share: colours, axes, files, and which points no other one beats."""
 
 from __future__ import annotations
 
@@ -35,6 +35,16 @@ def bare(axes: Any) -> None:
     """Take away the top and the right line around a plot."""
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
+
+
+def log_scale(axes: Any) -> None:
+    """Make the vertical axis logarithmic, with values written out between powers of ten, since few plots span one."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
