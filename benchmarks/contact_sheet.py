@@ -1,8 +1,10 @@
 """Show the first images of finished evaluations side by side, none left out, and print their prompts as table rows.
 
-glmkit eval --suite text-render --split everyday-en --run reports/nano/everyday-en
-glmkit eval --suite text-render --split everyday-zh --run reports/nano/everyday-zh
-python benchmarks/contact_sheet.py reports/nano/everyday-en reports/nano/everyday-zh --out data/nano/prompts.webp
+    glmkit eval --suite text-render --split everyday-en --run reports/nano/everyday-en
+    glmkit eval --suite text-render --split everyday-zh --run reports/nano/everyday-zh
+    python benchmarks/contact_sheet.py reports/nano/everyday-en reports/nano/everyday-zh --out data/nano/prompts.webp
+
+Images are in the order of their ids. One that failed leaves a gap.
 """
 
 from __future__ import annotations
