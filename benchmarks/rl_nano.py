@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import gc
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import product
 from pathlib import Path
 from statistics import mean
@@ -40,6 +40,7 @@ from glmkit.models.devices import pick_device
 from glmkit.models.hybrid import HybridModel
 from glmkit.records import Prompt, Request, Score
 from glmkit.training.finetune import finetune
+from glmkit.training.rl.rewards import text
 
 SUITE = "text-render"
 RECIPES = Path(__file__).parents[1] / "recipes" / "nano"
@@ -47,6 +48,7 @@ HALVES = {"autoregressive": "rl_ar", "decoder": "rl_decoder"}  # stage -> the re
 GRID = {"guidance": (1.5, 2.5, 3.5), "temperature": (0.6, 0.9, 1.0)}
 MOST_STEPS = 100_000  # of a training that its minutes end
 VALIDATION = 64  # prompts
+NO_SETTINGS = ("out", "device", "loaded")  # of an experiment: it may go on in another folder, on another device
 
 
 @dataclass(frozen=True)
@@ -255,19 +257,14 @@ def best_of_seeds(e: Experiment, _: str) -> dict[str, Any]:
     base = base_scores(e)
     best: dict[str, Score] = {}
     for score in base:
-        if score.error is None and (score.prompt_id not in best or reward(score) > reward(best[score.prompt_id])):
+        known = best.get(score.prompt_id)
+        if score.error is None and (known is None or text.of_counts(score.counts) > text.of_counts(known.counts)):
             best[score.prompt_id] = score
     chosen = [
         replace(best[score.prompt_id], id=score.id, seed=score.seed) if score.prompt_id in best else score
         for score in base
     ]
     return result(e, chosen, base, {"images_per_prompt": e.seeds})
-
-
-def reward(score: Score) -> float:
-    """Return what the reward `text` gives an image."""
-    (hits, words), (edits, characters) = score.counts["word_accuracy"], score.counts["cer"]
-    return (hits / words + 1 - min(1.0, edits / characters)) / 2
 
 
 def best_setting(e: Experiment, name: str) -> dict[str, Any]:
@@ -375,8 +372,7 @@ def _write(e: Experiment, name: str) -> bool:
 
 def _open(e: Experiment) -> None:
     """Begin the experiment, or go on with it; UserError when it was begun with other settings."""
-    names = (*("model", "minutes", "group", "batch", "micro_batch", "at_once", "steps", "prompts", "limit", "splits"),)
-    settings = {name: getattr(e, name) for name in (*names, "seeds", "ocr", "changes")}
+    settings = {one.name: getattr(e, one.name) for one in fields(e) if one.name not in NO_SETTINGS}
     settings = {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
     path = e.out / "settings.json"
     if path.exists() and (before := read_json(path)) != settings:

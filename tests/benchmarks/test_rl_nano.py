@@ -111,7 +111,7 @@ def test_the_best_of_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
 
     failed = Score("b_0", "b", 0, "simple", "en", ("owl",), error="OCR")
     base = [score("a", 0, 1, 0), score("a", 1, 2, 6), score("a", 2, 2, 4), failed]
-    assert [rl_nano.reward(one) for one in base[:3]] == pytest.approx([0.75, 0.7, 0.8])
+    assert [rl_nano.text.of_counts(one.counts) for one in base[:3]] == pytest.approx([0.75, 0.7, 0.8])
     seen: list[list[Score]] = []
     monkeypatch.setattr(rl_nano, "base_scores", lambda _: base)
     monkeypatch.setattr(rl_nano, "result", lambda _, chosen, *_others: seen.append(chosen))

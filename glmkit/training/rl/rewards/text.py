@@ -6,6 +6,8 @@ for, such as a text that stands there twice.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from glmkit.evaluation.metrics.text import counts
 from glmkit.evaluation.ocr.lines import texts_of
 from glmkit.training.rl.rewards import RewardSample, refuse_argument
@@ -25,9 +27,13 @@ class TextReward:
         prompt = sample.prompt
         if not prompt.texts:
             return None
-        counted = counts(prompt.texts, texts_of(sample.lines), prompt.language)
-        (hits, words), (edits, characters) = counted["word_accuracy"], counted["cer"]
-        return (hits / words + 1 - min(1.0, edits / characters)) / 2
+        return of_counts(counts(prompt.texts, texts_of(sample.lines), prompt.language))
+
+
+def of_counts(counted: Mapping[str, tuple[float, float]]) -> float:
+    """Score an image with texts by its counts, as an evaluation keeps them."""
+    (hits, words), (edits, characters) = counted["word_accuracy"], counted["cer"]
+    return (hits / words + 1 - min(1.0, edits / characters)) / 2
 
 
 def check(what: str) -> None:
