@@ -6,6 +6,7 @@ tokens `<|dit_token_0|>` ..., the start and the end of an image, spares, then ev
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,13 @@ GRID_START, GRID_END = "<sop>", "<eop>"
 IMAGE, PAD = "<|image|>", "<|endoftext|>"
 SPECIAL_TOKENS = 4  # padding, start and end of a grid, image
 BYTES = 256
+# What is tokenized one character at a time: all that is not ASCII, and what stands between double quotes: characters
+# that an odd number of straight quotes follows, or a closing quote before the next opening one.
+SPELT_OUT = (
+    r"[^\x00-\x7F]"
+    r'|[^"](?=[^"]*+"(?>(?:[^"]*+"[^"]*+")*+)[^"]*+\z)'
+    "|[^“”](?=[^“”]*+”)|[^「」](?=[^「」]*+」)"
+)
 
 TEMPLATE = """\
 {%- for message in messages -%}
@@ -54,22 +62,24 @@ class ProcessorIds:
 def build_processor(
     folder: Path | str, corpus: Iterable[str], codebook_size: int, vocab_size: int, min_pixels: int, max_pixels: int
 ) -> ProcessorIds:
-    """Train a byte-level BPE tokenizer on `corpus` and write the folder that transformers' `GlmImageProcessor` loads.
+    """Make a tokenizer of the commonest words of `corpus` and write the folder that `GlmImageProcessor` loads.
 
-    `vocab_size` is the most entries that the vocabulary may have, the codebook included (a small corpus gives fewer);
-    `min_pixels` and `max_pixels` bound condition images before they are halved. Returns the ids of the special tokens.
+    Quoted texts, rare words and all that is not ASCII are tokenized letter by letter: a small model learns to spell
+    from letters, and not from pieces of words (arXiv:2212.10562). `vocab_size` is the most entries that the vocabulary
+    may have, the codebook included (a small corpus gives fewer); `min_pixels` and `max_pixels` bound condition images
+    before they are halved. Returns the ids of the special tokens.
     """
     least = codebook_size + EXTRA_TOKENS + SPECIAL_TOKENS + BYTES
     if vocab_size < least:
         raise UserError(
             f"a codebook of {codebook_size} needs a vocabulary of at least {least}", found=f"vocab_size={vocab_size}"
         )
-    tokenizer = _train(corpus, codebook_size, vocab_size)
+    tokenizer = _tokenizer(corpus, codebook_size, vocab_size)
     start, end = PRIOR_TOKEN.format(codebook_size), PRIOR_TOKEN.format(codebook_size + 1)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_path(folder / "tokenizer.json") as path:
-        tokenizer.save(str(path))
+        tokenizer.save(str(path), pretty=False)
     write_json(folder / "tokenizer_config.json", _tokenizer_config(start, end))
     write_json(folder / "preprocessor_config.json", _preprocessor_config(min_pixels, max_pixels))
     with atomic_path(folder / "chat_template.jinja") as path:
@@ -84,21 +94,20 @@ def build_processor(
     )
 
 
-def _train(corpus: Iterable[str], codebook_size: int, vocab_size: int) -> Any:
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+def _tokenizer(corpus: Iterable[str], codebook_size: int, vocab_size: int) -> Any:
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
     names = [PRIOR_TOKEN.format(index) for index in range(codebook_size + EXTRA_TOKENS)]
-    special = [AddedToken(name, special=True, normalized=False) for name in [*names, PAD, GRID_START, GRID_END, IMAGE]]
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=special,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(corpus, trainer)
+    names += [PAD, GRID_START, GRID_END, IMAGE]
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    splitter = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(SPELT_OUT), "isolated"), byte_level])
+    counts = Counter(piece for text in corpus for piece, _ in splitter.pre_tokenize_str(text) if len(piece) > 1)
+    entries = [*names, *sorted(byte_level.alphabet()), *sorted(counts, key=lambda piece: (-counts[piece], piece))]
+    vocabulary = {entry: index for index, entry in enumerate(entries[:vocab_size])}
+    # Without merges, what is no entry is taken apart into bytes.
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], ignore_merges=True))
+    tokenizer.pre_tokenizer, tokenizer.decoder = splitter, decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in names])
     return tokenizer
 
 

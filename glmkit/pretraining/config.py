@@ -124,6 +124,8 @@ class PretrainDecoderStage(DecoderStage):
     """Share of the prior tokens that are replaced by random ones."""
     prior_stretch: float = Field(default=0.0, ge=0, lt=1)
     """Half of the priors are of the image stretched: so much wider or narrower at most."""
+    prior_misspelt: float = Field(default=0.0, ge=0, le=1)
+    """Share of the priors that are of the image with misspelt texts, so that letters come from the glyph encoder."""
     character_weight: float = Field(default=0.0, ge=0)
     """Weight of naming the letter or shape at each latent position."""
     character_position_weight: float = Field(default=0.0, ge=0)

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from glmkit.errors import UserError
 from glmkit.models.hybrid import HybridModel
 from glmkit.pretraining.characters import (
     CharacterLoss,
@@ -25,6 +26,7 @@ from glmkit.pretraining.characters import (
 )
 from glmkit.pretraining.config import PretrainDecoderStage
 from glmkit.pretraining.initialise import fresh_or_loaded
+from glmkit.pretraining.posters import misspelt_pixels
 from glmkit.training.data import Datasets, ImageDataset, glyph_texts
 from glmkit.training.features import CachedFeatures, FeatureCache, large_token_ids, made_from_text, precompute
 from glmkit.training.objectives import StageKind
@@ -47,6 +49,8 @@ class PretrainFeatures:
     validation: DecoderFeatures
     stretched: CachedFeatures | None
     """Token ids H/4 W/4 of the stretched images."""
+    misspelt: CachedFeatures | None
+    """Token ids H/4 W/4 of the images with misspelt texts."""
     characters: CachedFeatures | None
     """The character at each latent position, H W."""
     n_characters: int
@@ -61,6 +65,10 @@ def precompute_all(
     """Compute the features of both data sets; UserError when a loss depends on what is not known of the images."""
     images, validation = datasets
     check_text(images, stage)
+    if stage.prior_misspelt and misspelt_pixels(images, [0], cache.device) is None:
+        raise UserError(
+            "prior_misspelt renders texts again", found="images from files", fix="data.posters: {world: everyday}"
+        )
     for key in ("character_weight", "glyph_character_weight"):
         if getattr(stage, key):
             check_character_labels(images, key)
@@ -73,6 +81,7 @@ def precompute_all(
         stretched=precompute_stretched_tokens(hybrid, images, cache, stage.prior_stretch)
         if stage.prior_stretch
         else None,
+        misspelt=precompute_misspelt_tokens(hybrid, images, cache) if stage.prior_misspelt else None,
         characters=precompute_character_labels(images, cache) if stage.character_weight else None,
     )
 
@@ -101,28 +110,41 @@ def precompute_stretched_tokens(
     return precompute(images, encode, cache, "stretched tokens", only=from_text)
 
 
+def precompute_misspelt_tokens(hybrid: HybridModel, images: ImageDataset, cache: FeatureCache) -> CachedFeatures:
+    """Compute the large grid's token ids of images that are made from a text, each with misspelt texts."""
+
+    def encode(indices: list[int]) -> Tensor:
+        pixels = misspelt_pixels(images, indices, cache.device)
+        assert pixels is not None
+        return large_token_ids(hybrid.semantic_vq, pixels).short()
+
+    return precompute(images, encode, cache, "misspelt tokens", only=made_from_text(images))
+
+
 class PretrainDecoderObjective(DecoderObjective):
-    """Flow matching with stretched and noisy priors."""
+    """Flow matching with stretched, misspelt and noisy priors."""
 
     stage: PretrainDecoderStage
 
     def __init__(
         self, hybrid: HybridModel, features: PretrainFeatures, datasets: Datasets, stage: PretrainDecoderStage
     ) -> None:
-        self._stretched = features.stretched
+        self._stretched, self._misspelt = features.stretched, features.misspelt
         both = (features.train, features.validation)
         super().__init__(hybrid, both, datasets, stage, auxiliary_losses(hybrid, features, stage))
 
     def sample_prior(self, indices: Sequence[int], generator: torch.Generator) -> Tensor:
-        """Return the prior tokens B H/4 W/4: half of them those of the stretched images, some replaced, if asked.
+        """Return the prior tokens B H/4 W/4: half of them of the stretched images, some misspelt, some noisy, if asked.
 
         A sampled prior is often a letter too wide or too narrow for its text, and the decoder must not fill it with
         others; it is never perfect, and the decoder must forgive that.
         """
         prior = super().sample_prior(indices, generator)
-        if self._stretched is not None and indices[0] not in self.train.condition_images:
-            chosen = torch.rand(len(prior), 1, 1, generator=generator, device=self.device) < 0.5
-            prior = torch.where(chosen, self._stretched[indices].long(), prior)
+        if indices[0] not in self.train.condition_images:
+            for other, share in ((self._stretched, 0.5), (self._misspelt, self.stage.prior_misspelt)):
+                if other is not None:
+                    chosen = torch.rand(len(prior), 1, 1, generator=generator, device=self.device) < share
+                    prior = torch.where(chosen, other[indices].long(), prior)
         if not self.stage.prior_noise:
             return prior
         replaced = torch.rand(prior.shape, generator=generator, device=self.device) < self.stage.prior_noise

@@ -114,6 +114,21 @@ class EverydayDataset(PosterDataset):
     def _draw_everyday(self, scenes: list[EverydayScene], text_masks: np.ndarray, workers: int) -> None:
         batch = everyday_render.batch_scenes(scenes)
         self._draw(text_masks, batch, lambda: everyday_masks.character_label_maps(scenes, workers))
+        seed = len(scenes)
+        self._misspelt = cache(lambda: torch.from_numpy(everyday_masks.misspelt_masks(scenes, seed, workers)))
+
+    def misspelt_pixels(self, indices: Sequence[int], device: torch.device) -> Tensor:
+        """Render the same posters with texts that are spelt wrong: B 3 H W in [-1, 1]."""
+        chosen, _ = self._chosen_masks(indices, device)
+        masks = self._misspelt()[torch.as_tensor(np.asarray(indices))].to(device)
+        return self._batch.chosen(chosen).render(masks)
+
+
+def misspelt_pixels(images: data.ImageDataset, indices: Sequence[int], device: torch.device) -> Tensor | None:
+    """Return the images with misspelt texts, B 3 H W in [-1, 1]; None where they cannot be rendered again."""
+    if isinstance(images, ConcatDataset):
+        return images.gather(lambda part, members: misspelt_pixels(part, members, device), indices)
+    return images.misspelt_pixels(indices, device) if isinstance(images, EverydayDataset) else None
 
 
 def paired(edits: Sequence[Any], captions: Sequence[str]) -> tuple[list[Any], list[str], dict[int, tuple[int, ...]]]:

@@ -65,6 +65,32 @@ def test_ids_stand_in_the_published_order(processor: tuple[Path, ProcessorIds]) 
     assert tokenizer.decode(plain) == text
 
 
+@pytest.mark.parametrize(
+    ("text", "pieces"),
+    [
+        ('a red sky "red sky" a sky', ["a", " red", " sky", ' "', *"red sky", '"', " a", " sky"]),
+        ("a red “a sky” and “red”", ["a", " red", " ", "“", *"a sky", "”", *" and", " ", "“", *"red", "”"]),
+        ("red 「red sky」", [*"red", " ", "「", *"red sky", "」"]),
+        ("a sky redder", ["a", " sky", *" redder"]),
+        ("café 海报", [*"café 海报"]),
+        ('"', ['"']),
+        ('a "red', ["a", *' "', *"red"]),
+    ],
+)
+def test_quoted_texts_and_unknown_words_are_spelt_out(tmp_path: Path, text: str, pieces: list[str]) -> None:
+    corpus = ['a red sky a "x"', "a é 海 报 “ ” 「 」"]
+    build_processor(tmp_path, corpus, CODES, 600, MIN_PIXELS, MAX_PIXELS)
+    tokenizer = PromptTokenizer(tmp_path).tokenizer
+    assert [tokenizer.decode([token]) for token in tokenizer(text)["input_ids"]] == pieces
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+
+
+def test_thousands_of_quotes_take_no_longer_than_letters(processor: tuple[Path, ProcessorIds]) -> None:
+    """Matching looks ahead from every character; it must not look back and start again."""
+    tokenizer = PromptTokenizer(processor[0]).tokenizer
+    assert len(tokenizer('"' * 2001 + "a" * 2000)["input_ids"]) > 2001
+
+
 def test_reference_reads_the_image_settings(processor: tuple[Path, ProcessorIds]) -> None:
     image = Image.fromarray(np.full((60, 200, 3), 255, dtype=np.uint8))
     inputs = reference(processor[0]).image_processor(images=[image], return_tensors="pt")

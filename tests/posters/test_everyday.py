@@ -171,3 +171,15 @@ def test_ocr_reads_the_posters(tmp_path: Path) -> None:
         lines = "".join(line.text for line in read(path, 0)).replace(" ", "")
         wrong += lines != scene.texts[0].replace(" ", "")
     assert wrong <= 2, "of eleven"
+
+
+def test_misspelt_texts_differ_by_few_letters() -> None:
+    """About one in six; characters stay of their kind, so that they are still typical of the world."""
+    rng = random.Random(0)
+    for text in ("A", "Birchwood", "VOTE 2028", "同一个世界", "Café Ñandú, 12,50 €"):
+        changed = [texts.misspelt(text, rng) for _ in range(200)]
+        assert sum(other != text for other in changed) > 150
+        for other in changed:
+            assert other
+            assert abs(len(other) - len(text)) <= max(1, round(len(text) / 6))
+            assert any(map(str.isdigit, other)) <= any(map(str.isdigit, text))

@@ -12,10 +12,11 @@ from decoder_calls import decoder_calls
 from PIL import Image
 from torch import Tensor
 
+from glmkit.errors import UserError
 from glmkit.models.hybrid import HybridModel
 from glmkit.pretraining.config import PretrainDecoderStage
 from glmkit.pretraining.decoder import KIND, PretrainDecoderObjective, stretched
-from glmkit.pretraining.posters import PosterDataset
+from glmkit.pretraining.posters import EverydayDataset, EverydayEditDataset, PosterDataset
 from glmkit.training import data, features
 
 CPU = torch.device("cpu")
@@ -89,6 +90,34 @@ def test_half_of_the_priors_are_of_stretched_images(hybrid: HybridModel) -> None
     differing = sum(not torch.equal(plain[[row]], other[[row]]) for row in everything)
     assert differing >= 3
     assert 0.3 < of_stretched / (30 * differing) < 0.7
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("share", [0.25, 1.0])
+def test_some_priors_are_of_misspelt_texts(hybrid: HybridModel, share: float) -> None:
+    """Only those of images that are made from a text; the image to generate is spelt right."""
+    sets = [kind(8, 128, 128, 0, 1, "train") for kind in (EverydayDataset, EverydayEditDataset)]
+    images = data.ConcatDataset(sets)
+    objective = decoder(hybrid, (images, images), prior_misspelt=share)
+    plain, other = objective.train.prior_token_ids, objective._misspelt
+    assert other is not None
+    for index in range(8):
+        pixels = sets[0].misspelt_pixels([index], CPU)
+        assert not torch.equal(pixels, images.pixels([index], CPU))
+        assert torch.equal(other[[index]].long(), features.large_token_ids(hybrid.semantic_vq, pixels))
+    prior = torch.cat([objective.sample_prior(range(8), seeded(number)) for number in range(30)])
+    expected = torch.stack((plain[range(8)], other[range(8)].to(plain[[0]].dtype))).repeat(1, 30, 1, 1)
+    differing = (expected[0] != expected[1]).flatten(1).any(dim=1)
+    is_other = (prior == expected[1]).flatten(1).all(dim=1)
+    assert (is_other | (prior == expected[0]).flatten(1).all(dim=1)).all()
+    assert differing.sum() > 60
+    assert is_other[differing].float().mean() == pytest.approx(share, abs=0.12)
+    assert torch.equal(objective.sample_prior([9, 11], seeded(0)), plain[[9, 11]].long()), "edits keep theirs"
+
+
+def test_images_from_files_cannot_be_misspelt(hybrid: HybridModel, images: Any) -> None:
+    with pytest.raises(UserError, match="images from files"):
+        decoder(hybrid, images, prior_misspelt=0.5)
 
 
 @pytest.mark.parametrize("drop", [0.0, 1.0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -35,6 +36,19 @@ def text_mask(scene: EverydayScene) -> np.ndarray:
             row = block.baseline + number * block.leading
             draw.text((block.x, row), line, fill=255, font=font, anchor=f"{block.anchor}s")
     return np.asarray(canvas)
+
+
+def misspelt_masks(scenes: Sequence[EverydayScene], seed: int, workers: int = 1) -> np.ndarray:
+    """Draw the masks of N scenes of one size, uint8 N H W, with texts that are spelt wrong."""
+
+    def sample(index: int) -> tuple[None, np.ndarray]:
+        rng, scene = random.Random(f"misspelt {seed}:{index}"), scenes[index]
+        blocks = (
+            replace(block, lines=tuple(texts.misspelt(line, rng) for line in block.lines)) for block in scene.blocks
+        )
+        return None, text_mask(replace(scene, blocks=tuple(blocks)))
+
+    return with_masks(sample, shared(len(scenes), scenes[0].height, scenes[0].width), workers)[1]
 
 
 def character_label_map(scene: EverydayScene) -> np.ndarray:

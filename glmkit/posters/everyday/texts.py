@@ -55,6 +55,31 @@ def sample(rng: random.Random, language: str, split: Split, longest: int = LONGE
     return rng.choice(words(split))[:longest]
 
 
+def misspelt(text: str, rng: random.Random) -> str:
+    """Replace, double, drop or swap about one letter in six, at least one: as sampled prior tokens misspell."""
+    letters = list(text)
+    for _ in range(max(1, round(len(text) / 6))):
+        at, kind = rng.randrange(len(letters)), rng.random()
+        letter = letters[at]
+        if kind < 0.4:
+            letters[at] = _other(letter, rng)
+        elif kind < 0.65 or len(letters) < 2:
+            letters.insert(at, letter)
+        elif kind < 0.85:
+            del letters[at]
+        else:
+            letters[at], letters[at - 1] = letters[at - 1], letter
+    return "".join(letters)
+
+
+def _other(letter: str, rng: random.Random) -> str:
+    """Return a character of the same kind."""
+    for kind in (string.ascii_lowercase, string.ascii_uppercase, string.digits, characters()):
+        if letter in kind:
+            return rng.choice(kind)
+    return letter
+
+
 def _case(text: str, rng: random.Random) -> str:
     """Return the text in capitals, as a title, capitalised, or as it is."""
     return rng.choices((text.upper(), text.title() if "'" not in text else text, text.capitalize(), text),
