@@ -73,6 +73,10 @@ class SceneBatch:
         """Copy the batch to `device`."""
         return SceneBatch(**{name: value.to(device, non_blocking=True) for name, value in vars(self).items()})
 
+    def double(self) -> SceneBatch:
+        """Copy the batch in float64, in which `render_batch` then computes."""
+        return SceneBatch(**{name: value.double() for name, value in vars(self).items()})
+
     def chosen(self, indices: Tensor) -> SceneBatch:
         """Return the scenes with these indices."""
         return SceneBatch(**{name: value[indices] for name, value in vars(self).items()})
@@ -145,8 +149,11 @@ def render_batch(batch: SceneBatch, masks: Tensor, device: torch.device | str | 
 
 
 def render(scene: Scene, palette: NamedColours = COLOURS) -> Image.Image:
-    """Render the poster as an RGB image, by the same code as a batch."""
-    pixels = render_batch(batch_scenes([scene], palette), torch.from_numpy(text_mask(scene).copy())[None])
+    """Render the poster as an RGB image, by the same code as a batch but in float64: CPUs differ in the last bits of
+    cosines and arctangents, and in float32 those decide how a pixel in 10 million is rounded.
+    """
+    batch = batch_scenes([scene], palette).double()
+    pixels = render_batch(batch, torch.from_numpy(text_mask(scene).copy())[None])
     return to_image(pixels[0])
 
 
