@@ -81,8 +81,6 @@ class VaeStage(FullStage):
     """Extra weight of pixels that carry text, where that is known."""
     recolour: float = Field(default=0.0, ge=0, le=1)
     """Share of the crops that get other colours at random."""
-    train_encoder: bool = True
-    """False: latents stay as they are, and only the decoder learns."""
 
 
 class SemanticVqStage(FullStage):

@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from glmkit.errors import UserError
 from glmkit.models.hybrid import HybridModel
-from glmkit.models.vae.model import Vae
 from glmkit.pretraining.config import VaeStage
 from glmkit.pretraining.initialise import fresh_or_loaded
 from glmkit.training.data import Datasets, ImageDataset, first_batches
@@ -87,8 +85,6 @@ class VaeObjective(Objective):
     @torch.no_grad()
     def finish(self) -> None:
         """Measure the latents' mean and standard deviation per channel, which every later stage normalises with."""
-        if not self.stage.train_encoder:
-            return
         latents = [
             self._mean(self.images.pixels(indices, self.device)).transpose(0, 1).flatten(1)
             for indices in first_batches(self.images.sizes, 16, limit=512)
@@ -135,11 +131,4 @@ def psnr(images: Tensor, true: Tensor) -> Tensor:
     return -10 * torch.log10((images - true).square().mean() / 4)
 
 
-def unfreeze(component: nn.Module, stage: VaeStage) -> None:
-    """Give gradients to the VAE, or to its decoder alone, if asked."""
-    component.requires_grad_(True)
-    if not stage.train_encoder:
-        cast(Vae, component).autoencoder.encoder.requires_grad_(False)
-
-
-KIND = StageKind(VaeObjective, unfreeze=unfreeze, load=fresh_or_loaded)
+KIND = StageKind(VaeObjective, load=fresh_or_loaded)

@@ -131,7 +131,7 @@ def plan_stage(
         if stage.lora is not None:
             lora.inject(modules[name], stage.lora)
         else:
-            kind.unfreeze(modules[name], stage)
+            modules[name].requires_grad_(True)
     weights = _weight_bytes(name, kind, stage, modules, device)
     every = [parameter for module in modules.values() for parameter in module.parameters()]
     trained = sum(parameter.numel() for parameter in every if parameter.requires_grad)

@@ -82,7 +82,7 @@ def prepare_stage(
             adapters.load(adapted, begun)
     else:
         for component in trained:
-            kind.unfreeze(getattr(hybrid, component), stage)
+            getattr(hybrid, component).requires_grad_(True)
     objective = kind.objective(hybrid, features, datasets, stage)
     if context.group.sharded and kind.transformer is not None:
         with_edits = any(images.condition_images for images in datasets)

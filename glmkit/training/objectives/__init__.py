@@ -77,11 +77,6 @@ class Divisible(Objective, Protocol):
         """
 
 
-def unfreeze_all(component: nn.Module, _: Any) -> None:
-    """Give every parameter of a component a gradient."""
-    component.requires_grad_(True)
-
-
 @dataclass(frozen=True)
 class StageKind:
     """What `prepare_stage` puts together for one kind of stage.
@@ -90,7 +85,6 @@ class StageKind:
     - `precompute(model, datasets, stage, cache)`: the features that the objective reads, whatever they are.
     - `encoders`: components that only compute features; they leave the memory before the transformer is loaded.
     - `transformer`: the component that gradients pass through, whatever is trained: it takes the memory.
-    - `unfreeze(component, stage)`: gives gradients to what full training trains of a component.
     - `load(folder, component)`: what full training begins with, in float32 on the CPU.
     """
 
@@ -98,7 +92,6 @@ class StageKind:
     precompute: Callable[[HybridModel, Datasets, Any, FeatureCache], Any] = lambda *_: None
     encoders: tuple[str, ...] = ()
     transformer: str | None = None
-    unfreeze: Callable[[nn.Module, Any], None] = unfreeze_all
     load: Callable[[Path, str], nn.Module] = checkpoint.load_component
 
     def encoders_of(self, stage: Any) -> tuple[str, ...]:
