@@ -28,7 +28,8 @@ from glmkit.models.autoregressive.model import KVCache, rotary_cos_sin
 from glmkit.models.hardware import Clock, median_seconds
 from glmkit.models.hybrid import HybridModel
 from glmkit.models.quantized import PackedMatrix
-from glmkit.records import PRECISIONS, Request
+from glmkit.records import Request
+from glmkit.shortcuts import PRECISIONS
 
 
 def kernels(lab: Lab) -> Rows:

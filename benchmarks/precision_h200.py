@@ -56,8 +56,9 @@ from glmkit.models import checkpoint, float8
 from glmkit.models.devices import pick_device
 from glmkit.models.hardware import Clock, memory_cap, peak_memory_gib, reset_peak_memory
 from glmkit.models.hybrid import HybridModel
-from glmkit.records import EXACT, Request
+from glmkit.records import Request
 from glmkit.shipped import ROOT
+from glmkit.shortcuts import EXACT
 from glmkit.training.benchmark import measure_cases
 
 GIB = 2**30

@@ -146,8 +146,8 @@ class Request(Record):
     `height` and `width` are pixels, multiples of 32. `condition_images` are paths of images to edit (0 to 3).
     `steps` and `guidance` belong to the decoder; `temperature`, `top_p` and `top_k` to the autoregressive stage
     (the public checkpoint samples with 0.9 and 0.75, and transformers adds top-k 50). `texts` are those that the glyph
-    encoder reads; None for those in quotes, as published. `reuse` and `guided` are shortcuts of denoising (`EXACT`):
-    the decoder's blocks run in every `reuse`-th step (1 to 3), and a share `guided` of the steps, from the first, uses
+    encoder reads; None for those in quotes, as published. `reuse` and `guided` are shortcuts of denoising: the
+    decoder's blocks run in every `reuse`-th step (1 to 3), and a share `guided` of the steps, from the first, uses
     guidance (above 0, at most 1). With `vae_tiling` the VAE decodes large images in tiles.
     """
 
@@ -170,16 +170,6 @@ class Request(Record):
 
 # How the public checkpoint samples prior tokens; a model's own generation config may say otherwise.
 SAMPLING: Mapping[str, Any] = {name: getattr(Request, name) for name in ("temperature", "top_p", "top_k")}
-# How a model holds its weights: as they are, or its layers in 8 bits, or in 4 and 8.
-PRECISIONS = ("exact", "8bit", "4bit")
-# Settings that leave out arithmetic, at the values that leave out none: those of a request, and those of all.
-EXACT_REQUEST: Mapping[str, Any] = {name: getattr(Request, name) for name in ("reuse", "guided", "vae_tiling")}
-EXACT: Mapping[str, Any] = {**EXACT_REQUEST, "precision": PRECISIONS[0]}
-
-
-def shortcuts(settings: Mapping[Any, Any]) -> dict[str, Any]:
-    """Return those of the settings of a request, a run or an image that leave out arithmetic; empty: it is exact."""
-    return {name: settings[name] for name, exact in EXACT.items() if settings.get(name, exact) != exact}
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "glmkit"
 CORE = {"__init__", "errors", "files", "hashing", "records", "shapes", "config", "runs", "progress", "shipped"}
-CORE |= {"extras", "text"}
+CORE |= {"extras", "shortcuts", "text"}
 DRAWING = {"core", "inputs", "distributed", "models", "generation"}
 MAY_IMPORT = {
     "core": {"core"},

@@ -12,7 +12,8 @@ from glmkit.errors import UserError
 from glmkit.extras import require
 from glmkit.generation.options import InferenceOptions
 from glmkit.inputs.prompts import MAX_COUNT
-from glmkit.records import EXACT, Summary, shortcuts
+from glmkit.records import Summary
+from glmkit.shortcuts import EXACT, shortcuts
 
 if TYPE_CHECKING:
     from pandas import DataFrame

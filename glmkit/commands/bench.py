@@ -19,7 +19,7 @@ from glmkit.generation.options import (
     add_parallel_option,
     add_shortcut_options,
 )
-from glmkit.records import EXACT
+from glmkit.shortcuts import EXACT
 
 if TYPE_CHECKING:
     import torch

@@ -20,7 +20,7 @@ from glmkit.generation.options import (
     add_shortcut_options,
 )
 from glmkit.inputs.prompts import parse_seeds
-from glmkit.records import shortcuts
+from glmkit.shortcuts import shortcuts
 from glmkit.text import aligned
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from glmkit.generation.options import (
     load_model_from,
     run_by_parallel,
 )
-from glmkit.records import EXACT_REQUEST
+from glmkit.shortcuts import EXACT_REQUEST
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from glmkit.errors import UserError
-from glmkit.records import PRECISIONS
+from glmkit.shortcuts import PRECISIONS
 
 HELP = "Write a model folder with its layers in 8 bits, which diffusers and transformers load with torchao, too."
 

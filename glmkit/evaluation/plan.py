@@ -21,7 +21,8 @@ from glmkit.evaluation.rewriting.rewriters import Rewriter, rewriter_of
 from glmkit.evaluation.suites.shared.base import Suite
 from glmkit.evaluation.suites.shared.questions import QuestionSuite
 from glmkit.hashing import file_sha256, fingerprint, json_sha256
-from glmkit.records import EXACT, SAMPLING, Prompt, Request, shortcuts
+from glmkit.records import SAMPLING, Prompt, Request
+from glmkit.shortcuts import EXACT, shortcuts
 
 if TYPE_CHECKING:
     from glmkit.models.hybrid import HybridModel

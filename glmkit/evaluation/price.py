@@ -20,7 +20,8 @@ from glmkit.evaluation.plan import EvaluationPlan, GenerationSettings
 from glmkit.generation.benchmark import PROMPT, decoder_passes, measure_latency
 from glmkit.models.hardware import peak_memory_gib, reset_peak_memory
 from glmkit.models.hybrid import HybridModel
-from glmkit.records import PRECISIONS, Prompt, Score
+from glmkit.records import Prompt, Score
+from glmkit.shortcuts import PRECISIONS
 
 EXACT_SETTING = "exact"
 

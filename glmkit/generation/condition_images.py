@@ -14,7 +14,8 @@ from glmkit.generation.sequence import TOKEN_PIXELS
 from glmkit.inputs.images import read_image
 from glmkit.models.hybrid import HybridModel
 from glmkit.models.semantic_vq.model import halved_size, prepare_image
-from glmkit.records import EXACT, Request
+from glmkit.records import Request
+from glmkit.shortcuts import EXACT
 
 
 @dataclass(frozen=True)

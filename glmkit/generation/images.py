@@ -14,7 +14,8 @@ from glmkit.errors import UserError
 from glmkit.files import atomic_path, check_regular, shareable_path
 from glmkit.hashing import fingerprint, json_sha256
 from glmkit.inputs.images import MAX_BYTES, opened_image
-from glmkit.records import EXACT, EXACT_REQUEST, Request, shortcuts
+from glmkit.records import Request
+from glmkit.shortcuts import EXACT, EXACT_REQUEST, shortcuts
 
 # Keys of an image's text that say where something was, or how it is held; its content is in the key "weights".
 PLACES = ("version", "model", "adapters", "condition_images", "precision")

@@ -18,7 +18,8 @@ from glmkit.models.devices import DTYPES, check_bfloat16, dtype_for, pick_device
 from glmkit.models.float8 import has_products
 from glmkit.models.hybrid import HybridModel
 from glmkit.models.quantized import FORMATS, MATRICES
-from glmkit.records import EXACT, PRECISIONS, Request
+from glmkit.records import Request
+from glmkit.shortcuts import EXACT, PRECISIONS
 
 
 def device_of_rank(name: str) -> torch.device:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from glmkit.errors import UserError
 from glmkit.files import called
-from glmkit.records import EXACT, PRECISIONS
+from glmkit.shortcuts import EXACT, PRECISIONS
 
 if TYPE_CHECKING:
     import torch

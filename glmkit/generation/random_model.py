@@ -13,7 +13,7 @@ from glmkit.generation.processor import build_processor
 from glmkit.models import checkpoint
 from glmkit.models.checkpoint import published
 from glmkit.models.hybrid import HybridModel
-from glmkit.records import EXACT
+from glmkit.shortcuts import EXACT
 
 PUBLISHED_SIZES = "full"  # what benchmarks call the model of the published sizes
 CORPUS = ["A poster with the words 'HELLO' and 'WORLD' in large letters over a city by the sea, photographed at dawn."]

@@ -14,7 +14,7 @@ import torch
 from glmkit.models import checkpoint
 from glmkit.models.checkpoint.configs import described_by, read_config
 from glmkit.models.quantized import FORMATS
-from glmkit.records import EXACT
+from glmkit.shortcuts import EXACT
 
 if TYPE_CHECKING:
     from glmkit.models.autoregressive.model import AutoregressiveModel

@@ -9,9 +9,9 @@ from typing import Any
 from glmkit.errors import UserError
 from glmkit.evaluation.stats import Estimate
 from glmkit.files import called
-from glmkit.records import shortcuts
 from glmkit.reporting import wording
 from glmkit.reporting.figures import INK, ROOM, bare, save_figure
+from glmkit.shortcuts import shortcuts
 
 SHORTCUT, FREE = "#1f6fb2", "#b0611a"
 FORMATS = (".svg", ".png")

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from glmkit.files import shareable_path
-from glmkit.records import shortcuts
 from glmkit.reporting import wording
 from glmkit.reporting.load import EvalRun
+from glmkit.shortcuts import shortcuts
 
 Facts = list[tuple[str, list[str]]]  # label, one text per run
 ABSENT = "–"

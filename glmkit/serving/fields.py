@@ -17,8 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError
 from glmkit.errors import UserError
 from glmkit.generation.requests import check_request, new_request
 from glmkit.inputs.images import read_image
-from glmkit.records import EXACT_REQUEST, Request
+from glmkit.records import Request
 from glmkit.serving.settings import MODEL, ApiError, ServerSettings
+from glmkit.shortcuts import EXACT_REQUEST
 
 FORMATS = {"png": "PNG", "webp": "WEBP", "jpeg": "JPEG"}
 MAX_PARTIAL, MAX_TEXTS, MAX_WEIGHT = 3, 16, 2.0
