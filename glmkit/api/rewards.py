@@ -111,19 +111,7 @@ def reward_images(
         )
         gains = advantages(scores, [prompt.id for prompt, _, _ in found], scorer.weights, scorer.min_stds).tolist()
     rewarded = [
-        RewardedImage(
-            prompt.id,
-            prompt.prompt,
-            prompt.texts,
-            seed,
-            str(file),
-            score.parts,
-            score.total(rewards),
-            None if math.isnan(gain) else gain,
-            score.is_empty,
-            score.error,
-            prompt.condition_images,
-        )
+        _rewarded(prompt, seed, file, score, score.total(rewards), gain)
         for (prompt, seed, file), score, gain in zip(found, scores, gains, strict=True)
     ]
     missing = known.keys() - {image.prompt_id for image in rewarded}
@@ -138,6 +126,25 @@ def _prompt(prompt: FilePrompt, *, from_quotes: bool) -> Prompt:
         return as_prompt(prompt, from_quotes=from_quotes)
     except UserError as error:
         return Prompt(prompt.id, prompt.prompt, error=" ".join(str(error).split()))
+
+
+def _rewarded(
+    prompt: Prompt, seed: int, file: Path, score: RewardScore, total: float | None, advantage: float
+) -> RewardedImage:
+    """Make the record of an image; an advantage of NaN is none."""
+    return RewardedImage(
+        prompt_id=prompt.id,
+        prompt=prompt.prompt,
+        texts=prompt.texts,
+        seed=seed,
+        file=str(file),
+        rewards=score.parts,
+        total=total,
+        advantage=None if math.isnan(advantage) else advantage,
+        is_empty=score.is_empty,
+        error=score.error,
+        condition_images=prompt.condition_images,
+    )
 
 
 def _in_order(files: Iterable[tuple[str, int]], prompts: Iterable[str]) -> list[tuple[str, int]]:

@@ -80,9 +80,9 @@ def generate_images(
             originals=originals,
             bars=bars,
         )
-    return [
-        replace(record, error=f"{'prompt' if record.id in failed else 'generation'}: {record.error}")
-        if record.error
-        else record
-        for record in images.records
-    ]
+    return [_with_cause(record, "prompt" if record.id in failed else "generation") for record in images.records]
+
+
+def _with_cause(record: Generation, cause: str) -> Generation:
+    """Return the record; where it has an error, with the step that it happened in."""
+    return replace(record, error=f"{cause}: {record.error}") if record.error else record
