@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from glmkit.evaluation.scorers import load_scorers
 from glmkit.evaluation.suites.shared.base import Counts, Suite, family, why_not_official
 from glmkit.evaluation.suites.shared.layouts import ImageFiles
 from glmkit.evaluation.suites.shared.measured import MeasuredSuite, add_measures, identity_of
-from glmkit.evaluation.suites.shared.questions import QuestionSuite
+from glmkit.evaluation.suites.shared.questions import PublishedAnswers, QuestionSuite
 from glmkit.files import atomic_path, cache_folder, make_folder, write_json, write_jsonl
 from glmkit.generation.images import image_shortcuts
 from glmkit.generation.options import InferenceOptions
@@ -32,6 +32,7 @@ from glmkit.records import Generation, Prompt, Score, Summary
 from glmkit.runs import open_run
 
 if TYPE_CHECKING:
+    from glmkit.evaluation.features.extractors import Extractor
     from glmkit.evaluation.features.extractors.clip import OpenClip
     from glmkit.evaluation.reference_sets.compare import LoadedSet
     from glmkit.evaluation.scorers import Scorer
@@ -58,26 +59,21 @@ def evaluate(
     plan.check_judge(suite)
     prompts = suites.prompts(suite, plan.split, plan.limit, plan.data)
     settings = plan.settings(model)
-    extractors = suite.extractors(plan.data, device) if isinstance(suite, MeasuredSuite) else ()
-    if extractors:
-        settings["measured_by"] = str(identity_of(extractors))
-    clip, reference_sets = _load_features(plan, device)
-    scorers = load_scorers(plan.scorers, device)
+    scorers = _load_scorers(plan, suite, device)
+    if scorers.identity is not None:
+        settings["measured_by"] = str(scorers.identity)
     files = suite.find(plan.image_folder, prompts) if plan.images is not None else None
-    published = None
-    if plan.answers is not None and isinstance(suite, QuestionSuite):
-        published = suite.published_answers(plan.answers, prompts, suite.files(plan.data))
+    published = _published_answers(plan, suite, prompts)
     prompts = plan.check_prompts(suite, prompts)
 
     # 2. Generate the images, or copy the given ones; published answers come without images.
     open_run(folder, "eval", settings, device if plan.generation is not None else None)
     prompts, condition_images = _write_references(folder, suite, prompts)
+    rewrites = _rewrite(plan, folder, prompts)
     answers: dict[str, Answers] = {}
-    rewrites: Rewrites = {}
     if published is not None:
         images, answers = published_images(folder, prompts, published)
     elif plan.generation is not None:
-        rewrites = _rewrite(plan, folder, prompts)
         images = generate_images(
             folder, prompts, plan.generation, device, condition_images, options, plan.baseline, model, rewrites
         )
@@ -92,48 +88,75 @@ def evaluate(
         # 4. Score each image; one that failed is a record with its error.
         prompt_of = {prompt.id: prompt for prompt in prompts}
         scores = [score(suite, prompt_of[one.prompt_id], one, lines, folder, answers.get(one.id)) for one in images]
-        if isinstance(suite, MeasuredSuite):
-            scores = add_measures(suite, extractors, folder, prompt_of, images, scores, plan.data)
-        if clip is not None:
-            from glmkit.evaluation import alignment
-
-            scores = alignment.add_cosines(clip, folder, images, scores)
-        scores = preference.add_scores(scorers, folder, images, scores)
+        scores = scorers.add_scores(folder, prompt_of, images, scores)
         write_jsonl(folder / "scores.jsonl", (record.to_dict() for record in scores))
 
         # 5. Pool the scores, with intervals over prompts, and set the images against reference sets.
-        used = _shortcuts(folder, images) if suite.official is not None else ()
-        measured_by = identity_of(extractors) if extractors else None
-        summary = summarize(plan, suite, scores, files, answers, used, measured_by)
+        summary = summarize(plan, suite, scores, files, answers, _shortcuts(suite, folder, images), scorers.identity)
         if plan.rewriter is not None:
             summary = replace(summary, rewriting=counted(rewrites, plan.rewriter))
-        summary = _with_features(summary, folder, images, scores, clip, scorers, reference_sets, device)
+        summary = scorers.summarize(summary, folder, images, scores, device)
         write_json(folder / "summary.json", summary.to_dict())
     return summary
 
 
-def _with_features(
-    summary: Summary,
-    folder: Path,
-    images: Sequence[Generation],
-    scores: Sequence[Score],
-    clip: OpenClip | None,
-    scorers: Sequence[Scorer],
-    reference_sets: Sequence[LoadedSet],
-    device: str,
-) -> Summary:
-    """Return the summary with alignment, learned scores and distances, where they were asked for."""
-    if clip is not None:
-        from glmkit.evaluation import alignment
+@dataclass(frozen=True)
+class Scorers:
+    """Hold the models that score images beside OCR and judge: those of a suite, and those that a plan asks for.
 
-        summary = alignment.summarize(summary, clip, images, scores)
-    summary = preference.summarize(summary, scorers, images, scores)
-    if reference_sets:
-        from glmkit.evaluation.reference_sets.compare import distances
+    `extractors` are those of a suite that measures, `clip` measures alignment, `learned` preference, and
+    `reference_sets` give distances.
+    """
 
-        measured = distances(folder, images, reference_sets, device)
-        summary = replace(summary, distances=tuple(distance.to_dict() for distance in measured))
-    return summary
+    plan: EvaluationPlan
+    suite: Suite
+    extractors: Sequence[Extractor]
+    clip: OpenClip | None
+    learned: Sequence[Scorer]
+    reference_sets: Sequence[LoadedSet]
+
+    @property
+    def identity(self) -> EngineIdentity | None:
+        """Name the models of the suite with their weights; None where it has none."""
+        return identity_of(self.extractors) if self.extractors else None
+
+    def add_scores(
+        self, folder: Path, prompts: Mapping[str, Prompt], images: Sequence[Generation], scores: list[Score]
+    ) -> list[Score]:
+        """Add to the scores of each image what the suite measures, alignment and learned scores, where there are any.
+
+        `prompts` are those of the images by their ids.
+        """
+        if isinstance(self.suite, MeasuredSuite):
+            scores = add_measures(self.suite, self.extractors, folder, prompts, images, scores, self.plan.data)
+        if self.clip is not None:
+            from glmkit.evaluation import alignment
+
+            scores = alignment.add_cosines(self.clip, folder, images, scores)
+        return preference.add_scores(self.learned, folder, images, scores)
+
+    def summarize(
+        self, summary: Summary, folder: Path, images: Sequence[Generation], scores: Sequence[Score], device: str
+    ) -> Summary:
+        """Return the summary with alignment, learned scores and distances, where they were asked for."""
+        if self.clip is not None:
+            from glmkit.evaluation import alignment
+
+            summary = alignment.summarize(summary, self.clip, images, scores)
+        summary = preference.summarize(summary, self.learned, images, scores)
+        if self.reference_sets:
+            from glmkit.evaluation.reference_sets.compare import distances
+
+            measured = distances(folder, images, self.reference_sets, device)
+            summary = replace(summary, distances=tuple(distance.to_dict() for distance in measured))
+        return summary
+
+
+def _load_scorers(plan: EvaluationPlan, suite: Suite, device: str) -> Scorers:
+    """Load what a suite and its plan score images with; UserError for what is missing."""
+    extractors = suite.extractors(plan.data, device) if isinstance(suite, MeasuredSuite) else ()
+    clip, reference_sets = _load_features(plan, device)
+    return Scorers(plan, suite, extractors, clip, load_scorers(plan.scorers, device), reference_sets)
 
 
 def _load_features(plan: EvaluationPlan, device: str) -> tuple[OpenClip | None, Sequence[LoadedSet]]:
@@ -145,6 +168,13 @@ def _load_features(plan: EvaluationPlan, device: str) -> tuple[OpenClip | None, 
 
     reference_sets = compare.load_sets(plan.references, device)
     return OpenClip(plan.clip, device) if plan.clip else None, reference_sets
+
+
+def _published_answers(plan: EvaluationPlan, suite: Suite, prompts: Sequence[Prompt]) -> PublishedAnswers | None:
+    """Read the answers that a benchmark publishes about a model, where the plan names their folder."""
+    if plan.answers is None or not isinstance(suite, QuestionSuite):
+        return None
+    return suite.published_answers(plan.answers, prompts, suite.files(plan.data))
 
 
 def _write_references(
@@ -237,8 +267,10 @@ def score(
     return replace(empty, recognized_lines=texts_of(read), counts=counts)
 
 
-def _shortcuts(folder: Path, images: Sequence[Generation]) -> tuple[str, ...]:
-    """List the shortcuts that the images of a run were made with, wherever they come from."""
+def _shortcuts(suite: Suite, folder: Path, images: Sequence[Generation]) -> tuple[str, ...]:
+    """List the shortcuts that the images of a run were made with, wherever they come from; only official names ask."""
+    if suite.official is None:
+        return ()
     paths = [folder / image.file for image in images if image.file is not None]
     found = {f"{name} {value}" for path in paths for name, value in image_shortcuts(path).items()}
     return tuple(sorted(found))
