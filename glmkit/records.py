@@ -237,7 +237,7 @@ class Pooled(TypedDict):
     scores: Mapping[str, Annotated[Mapping[str, float | None], Interval]]
 
 
-class Metric(TypedDict):
+class MetricDefinition(TypedDict):
     """What a metric is."""
 
     direction: Literal["higher", "lower"]
@@ -293,7 +293,7 @@ class Summary(Record):
     n_prompts: int
     scores: Mapping[str, Annotated[Mapping[str, float | None], Interval]]
     splits: Mapping[str, Annotated[Mapping[str, Any], Pooled]]
-    metrics: Mapping[str, Annotated[Mapping[str, str], Metric]]
+    metrics: Mapping[str, Annotated[Mapping[str, str], MetricDefinition]]
     ocr: str
     bootstrap: Mapping[str, Any]
     alignment: Annotated[Mapping[str, Any], Alignment | Mapping[str, Never]] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""The map of the house: imports run one way, and the light rooms stay free of torch."""
+"""The map of the package: imports run one way, and the light layers stay free of torch."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "glmkit"
 CORE = {"__init__", "errors", "files", "hashing", "records", "shapes", "config", "runs", "progress", "shipped"}
 CORE |= {"extras", "shortcuts", "text"}
-DRAWING = {"core", "inputs", "distributed", "models", "generation"}
+GENERATING = {"core", "inputs", "distributed", "models", "generation"}
 MAY_IMPORT = {
     "core": {"core"},
     "inputs": {"core", "inputs"},
@@ -24,16 +25,16 @@ MAY_IMPORT = {
     "models": {"core", "inputs", "models"},
     "posters": {"core", "posters"},
     "generation": {"core", "inputs", "distributed", "models", "generation"},
-    "rewards": DRAWING | {"posters", "metrics", "evaluation", "rewards"},
-    "training": DRAWING | {"training", "rewards"},
-    "pretraining": DRAWING | {"posters", "training", "pretraining"},
+    "rewards": GENERATING | {"posters", "metrics", "evaluation", "rewards"},
+    "training": GENERATING | {"training", "rewards"},
+    "pretraining": GENERATING | {"posters", "training", "pretraining"},
     "metrics": {"core", "metrics"},
-    "evaluation": DRAWING | {"posters", "metrics", "evaluation"},
+    "evaluation": GENERATING | {"posters", "metrics", "evaluation"},
     "reporting": {"core", "inputs", "metrics", "reporting"},
-    "api": DRAWING | {"training", "rewards", "metrics", "evaluation", "reporting", "api"},
+    "api": GENERATING | {"training", "rewards", "metrics", "evaluation", "reporting", "api"},
     "glmkit": {"core", "api"},  # its names, which it imports when they are first used
-    "serving": DRAWING | {"serving"},
-    "commands": DRAWING
+    "serving": GENERATING | {"serving"},
+    "commands": GENERATING
     | {"training", "rewards", "pretraining", "metrics", "evaluation", "reporting", "serving", "api", "commands"},
     "cli": {"core", "commands"},
     "__main__": {"cli"},
@@ -41,8 +42,8 @@ MAY_IMPORT = {
 HEAVY = {"torch", "torchvision", "transformers", "diffusers", "peft", "accelerate", "torchmetrics", "open_clip"}
 
 
-def room_of(module: str) -> str:
-    """The room of a dotted module name. Metrics, their statistics and published values are a room inside evaluation,
+def layer_of(module: str) -> str:
+    """The layer of a dotted module name. Metrics, their statistics and published values are a layer inside evaluation,
     rewards, with the prompts that they read and the numbers beside them, one inside training.
     """
     parts = module.split(".")[1:]
@@ -83,27 +84,37 @@ def test_imports_run_one_way() -> None:
     wrong = []
     for module, path in MODULES.items():
         for target in imported(path, set(MODULES)):
-            importer = module if module == "glmkit" else room_of(module)
-            if target.split(".")[0] == "glmkit" and room_of(target) not in MAY_IMPORT[importer]:
+            importer = module if module == "glmkit" else layer_of(module)
+            if target.split(".")[0] == "glmkit" and layer_of(target) not in MAY_IMPORT[importer]:
                 wrong.append(f"{module} imports {target}")
     assert not wrong
 
 
-@pytest.mark.parametrize("room", ["core", "metrics", "reporting"])
-def test_light_rooms_never_name_heavy_packages(room: str) -> None:
+def test_class_names_are_unique() -> None:
+    found = defaultdict(list)
+    for module, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                found[node.name].append(module)
+    assert len(found) > 100
+    assert not {name: modules for name, modules in found.items() if len(modules) > 1}
+
+
+@pytest.mark.parametrize("layer", ["core", "metrics", "reporting"])
+def test_light_layers_never_name_heavy_packages(layer: str) -> None:
     wrong = [
         f"{module} imports {target}"
         for module, path in MODULES.items()
-        if room_of(module) == room
+        if layer_of(module) == layer
         for target in imported(path, set(MODULES))
         if target.split(".")[0] in HEAVY
     ]
     assert not wrong
 
 
-def test_light_rooms_load_without_heavy_packages() -> None:
-    rooms = {"core", "inputs", "distributed", "metrics", "reporting", "commands", "cli"}
-    light = [name for name in MODULES if room_of(name) in rooms]
+def test_light_layers_load_without_heavy_packages() -> None:
+    layers = {"core", "inputs", "distributed", "metrics", "reporting", "commands", "cli"}
+    light = [name for name in MODULES if layer_of(name) in layers]
     code = "import importlib, sys\n"
     code += f"for name in {light!r}: importlib.import_module(name)\n"
     code += f"print(sorted(set(sys.modules) & {HEAVY!r}))"

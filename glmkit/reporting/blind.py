@@ -23,7 +23,7 @@ from glmkit.errors import UserError
 from glmkit.evaluation.stats import image_value
 from glmkit.files import atomic_path
 from glmkit.hashing import json_sha256
-from glmkit.records import Generation, Metric, Score
+from glmkit.records import Generation, MetricDefinition, Score
 from glmkit.reporting.build import GENERATOR, check_page
 from glmkit.reporting.compare import comparable_metrics
 from glmkit.reporting.load import EvalRun, load_runs
@@ -56,7 +56,7 @@ class Key(TypedDict):
 
     suite: str
     runs: list[str]
-    metrics: Mapping[str, Annotated[Mapping[str, str], Metric]]
+    metrics: Mapping[str, Annotated[Mapping[str, str], MetricDefinition]]
     pairs: Mapping[str, Pair]
 
 

@@ -24,7 +24,7 @@ class EvalSettings(TypedDict):
     suite_fingerprint: str
 
 
-class GenerationSettings(EvalSettings):
+class GeneratedEvalSettings(EvalSettings):
     """What it needs, where a model generated the images."""
 
     width: int
@@ -106,7 +106,7 @@ def load_run(folder: Path) -> EvalRun:
     """Read one run folder of `glmkit eval`."""
     manifest = load_manifest(folder)
     generated = "steps" in manifest["settings"]
-    kind = GenerationSettings if generated else EvalSettings
+    kind = GeneratedEvalSettings if generated else EvalSettings
     check_shape(manifest["settings"], kind, f"{folder / 'manifest.json'}", "settings")
     if not (folder / "summary.json").exists():
         raise UserError(

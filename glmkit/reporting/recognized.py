@@ -19,7 +19,7 @@ UPRIGHT = 1.5  # times as high as wide, a box of several letters holds a turned 
 MARGIN_X, MARGIN_Y = 0.35, 0.1  # of the height of a line, around a word: letters of a line are not equally wide
 
 
-class Line(TypedDict):
+class StoredLine(TypedDict):
     """What a line of the journal says of one recognized line."""
 
     text: str
@@ -30,15 +30,15 @@ class Recognized(TypedDict):
     """What a line of the journal holds."""
 
     sha256: str
-    lines: list[Line]
+    lines: list[StoredLine]
 
 
-RecognizedLines = Mapping[str, Sequence[Sequence[Line]]]  # sha256 of an image -> its lines, by each engine
+RecognizedLines = Mapping[str, Sequence[Sequence[StoredLine]]]  # sha256 of an image -> its lines, by each engine
 
 
 def recognized_lines(folder: Path) -> RecognizedLines:
     """Read the journal of a run; empty without one, and without those of its lines that are damaged."""
-    found: dict[str, list[list[Line]]] = {}
+    found: dict[str, list[list[StoredLine]]] = {}
     path = folder / JOURNAL
     with suppress(UserError):  # boxes are an addition: a page without them is complete
         for number, line in enumerate(read_jsonl(path, partial=True) if path.is_file() else [], start=1):

@@ -47,7 +47,7 @@ class LossCurve:
 
 
 @dataclass(frozen=True)
-class Metric:
+class MetricCurve:
     """What a stage with rewards logs beside them, over its steps: from `low` to `high`, `first` to the curve's last."""
 
     name: str
@@ -94,7 +94,7 @@ class StageReport:
     samples: tuple[SampleGrid, ...]
     content: tuple[BeforeAfter, ...]
     measure: str = "loss"
-    metrics: tuple[Metric, ...] = ()
+    metrics: tuple[MetricCurve, ...] = ()
 
 
 def write_training_report(run: Path) -> Path:
@@ -151,7 +151,7 @@ def stage_report(run: Path, stage: str) -> StageReport:
     )
 
 
-def metrics(log: Sequence[Mapping[str, Any]], steps: int) -> tuple[Metric, ...]:
+def metrics(log: Sequence[Mapping[str, Any]], steps: int) -> tuple[MetricCurve, ...]:
     """Plot every other number that a stage with rewards logs: its parts, and what shows that it is gamed."""
     lines = [line for line in log if "loss" in line]
     found = []
@@ -159,7 +159,7 @@ def metrics(log: Sequence[Mapping[str, Any]], steps: int) -> tuple[Metric, ...]:
         points = [(line["step"], line[name]) for line in lines if name in line]
         low, high = (pick(value for _, value in points) for pick in (min, max))
         if curve := loss_curve(points, low, high, steps):
-            found.append(Metric(name, points[0][1], low, high, curve))
+            found.append(MetricCurve(name, points[0][1], low, high, curve))
     return tuple(found)
 
 

@@ -37,7 +37,7 @@ REFUSED = {
 Adapters = tuple[tuple[str, float], ...]
 
 
-class Lora(BaseModel):
+class NamedLora(BaseModel):
     """An adapter by the name that the server gave it, and its weight beside the one that the server gave it."""
 
     model_config = ConfigDict(extra="forbid")
@@ -67,7 +67,7 @@ class Fields(BaseModel):
     num_inference_steps: int | None = Field(default=None, ge=1)
     guidance_scale: float | None = Field(default=None, ge=0, le=100)
     texts: list[str] | None = Field(default=None, max_length=MAX_TEXTS)
-    lora: str | list[Lora] | None = None
+    lora: str | list[NamedLora] | None = None
     reuse: int = EXACT_REQUEST["reuse"]
     guided: float = EXACT_REQUEST["guided"]
     vae_tiling: bool = EXACT_REQUEST["vae_tiling"]
@@ -191,9 +191,9 @@ def _adapters(fields: Fields, settings: ServerSettings) -> Adapters:
         raise ApiError(
             404, f"there is no model {fields.model[:80]!r} here: {models}", param="model", code="model_not_found"
         )
-    loras = [Lora(name=fields.lora)] if isinstance(fields.lora, str) else fields.lora or []
+    loras = [NamedLora(name=fields.lora)] if isinstance(fields.lora, str) else fields.lora or []
     if named:
-        loras.insert(0, Lora(name=named))
+        loras.insert(0, NamedLora(name=named))
     for lora in loras:
         if lora.name not in settings.adapters:
             known = ", ".join(settings.adapters) or "none"

@@ -53,7 +53,7 @@ limbs and things that do not fit; 0 is full of them, 10 has none.
 """
 
 
-class Row(TypedDict):
+class GEditRow(TypedDict):
     """One row of the tables, the images aside."""
 
     key: str
@@ -108,11 +108,11 @@ class GEdit(QuestionSuite):
         """Read the instructions of the language; the task is the split, and `named` says where the image is."""
         prompts = []
         for path in files:
-            columns = (*Row.__annotations__, IMAGE)
+            columns = (*GEditRow.__annotations__, IMAGE)
             if missing := set(columns) - set(parquet_columns(path)):
                 raise UserError(f"{path} has no column {sorted(missing)[0]}", fix=FIX)
-            for number, row in parquet_rows(path, tuple(Row.__annotations__)):
-                check_shape(row, Row, f"{path}, row {number + 1}", fix=FIX)
+            for number, row in parquet_rows(path, tuple(GEditRow.__annotations__)):
+                check_shape(row, GEditRow, f"{path}, row {number + 1}", fix=FIX)
                 if row["task_type"] not in TASKS:
                     raise UserError(f"{path}, row {number + 1}: unknown task", found=row["task_type"], fix=FIX)
                 if row["instruction_language"] == self.language:

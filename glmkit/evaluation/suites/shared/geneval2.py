@@ -31,7 +31,7 @@ DEFINITION = {
 }
 
 
-class Line(TypedDict):
+class GenEval2Line(TypedDict):
     """One line of the file."""
 
     prompt: str
@@ -78,7 +78,7 @@ class GenEval2(QuestionSuite):
         prompts = []
         for number, line in enumerate(read_jsonl(path)):
             where, fix = f"{path}, line {number + 1}", "take the file as it is"
-            check_shape(line, Line, where, fix=fix)
+            check_shape(line, GenEval2Line, where, fix=fix)
             if len(line["skills"]) != len(line["vqa_list"]) or not set(line["skills"]) <= set(SKILLS):
                 raise UserError(f"{where}: a question has no skill that is known", found=line["skills"], fix=fix)
             questions = tuple(

@@ -42,7 +42,7 @@ TOKENS = 512
 GRADES = 3  # that each rubric asks for
 
 
-class Edit(TypedDict):
+class ImgEditEntry(TypedDict):
     """One edit: the path of its image, the instruction, its type."""
 
     id: str
@@ -80,7 +80,7 @@ class ImgEdit(QuestionSuite):
         """Give the edits, the rubrics, and the images to edit."""
         edits, rubrics = files_in("imgedit", data, lambda folder: [folder / EDITS, folder / RUBRICS], FIX)
         entries = read_json(edits)
-        check_shape(entries, Mapping[str, Edit], str(edits), fix="take the file as it is")
+        check_shape(entries, Mapping[str, ImgEditEntry], str(edits), fix="take the file as it is")
         sources = [entry["id"] for entry in entries.values()]
         for folders in layouts.nested(data or edits.parent) if sources else ():
             for folder in folders:
