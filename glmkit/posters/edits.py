@@ -50,11 +50,6 @@ class Edit:
         """Return the texts that only the target shows, which are those that the instruction quotes."""
         return tuple(text for text in self.target.texts if text not in self.condition.texts)
 
-    @property
-    def old_texts(self) -> tuple[str, ...]:
-        """Return the texts that only the condition shows."""
-        return tuple(text for text in self.condition.texts if text not in self.target.texts)
-
 
 def sample_edit(
     rng: random.Random, kind: EditKind, *, height: int = 256, width: int = 256, split: Split = "train"

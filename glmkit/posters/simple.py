@@ -58,11 +58,6 @@ def simple_prompts(split: str) -> list[tuple[str, Scene, str]]:
     return prompts
 
 
-def simple_scenes() -> dict[str, Scene]:
-    """Return prompt id -> what its image must show, for every prompt of all splits."""
-    return {name: scene for split in SPLITS for name, scene, _ in simple_prompts(split)}
-
-
 def retro_prompts() -> list[tuple[str, Scene, str]]:
     """Sample (prompt id, inner poster, caption) of the prompts in the style of `data/posters`; no text comes twice."""
     scenes = sample_style(random.Random("text-render retro 1"), 4 * FROM_SETS, "held-out")

@@ -71,7 +71,8 @@ def test_a_image_of_something_else_is_neither_done_nor_kept(tmp_path: Path) -> N
 def test_a_text_beside_the_old_one_is_no_replacement(tmp_path: Path) -> None:
     edit = edit_set()["word-04"]
     image = render(edit.target)
-    assert counts("word-04", image, (*edit.target.texts, *edit.old_texts), tmp_path)["edit_success"] == 0
+    both = {*edit.target.texts, *edit.condition.texts}
+    assert counts("word-04", image, tuple(both), tmp_path)["edit_success"] == 0
     assert counts("word-04", image, edit.new_texts, tmp_path) == {
         "edit_success": 1,
         "background_psnr": 60,
