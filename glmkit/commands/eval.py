@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ocr",
         metavar="ENGINE[:LOCATION]",
-        help="paddleocr (the default), cvtg-paddleocr:PYTHON or qwen2-5-vl[:FOLDER]",
+        help="paddleocr (the default), paddleocr:orientation, cvtg-paddleocr:PYTHON or qwen2-5-vl[:FOLDER]",
     )
     parser.add_argument("--judge", metavar="JUDGE[:WHAT]", help=JUDGES)
     parser.add_argument("--answers", metavar="DIR", type=Path, help="score answers that a benchmark publishes (tiif)")

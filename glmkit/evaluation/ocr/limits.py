@@ -13,7 +13,7 @@ MAX_SHOWN = 24  # letters
 def limits(engine: str, expected: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
     """Say in sentences what the engine does not read; `expected` maps a prompt to its texts."""
     module, location = engines.find(engine)
-    sentences: list[str] = list(getattr(module, "LIMITS", ()))
+    sentences: list[str] = list(module.limits(location)) if hasattr(module, "limits") else []
     if hasattr(module, "characters"):
         known = set(normalise("".join(module.characters(location))))
         lacking = {prompt: found for prompt, texts in expected.items() if (found := _unknown(texts, known))}
