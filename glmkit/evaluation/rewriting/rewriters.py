@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
 import re
@@ -17,6 +16,7 @@ from glmkit.evaluation.ocr.lines import EngineIdentity
 from glmkit.evaluation.rewriting.texts import fault, typographic
 from glmkit.files import read_text
 from glmkit.hashing import file_sha256
+from glmkit.inputs.python_files import text_constants
 from glmkit.inputs.records import read_records
 from glmkit.records import Record
 from glmkit.shapes import check_shape
@@ -181,23 +181,13 @@ def read_instructions(path: Path) -> Mapping[str, str]:
 
     Of a Python file, which is not run, they are the text constants whose names end in _en and _zh.
     """
-    text = read_text(path)
     if path.suffix != ".py":
+        text = read_text(path)
         if not text.strip():
             raise UserError(f"{path} is empty", fix="the words that tell a language model how to rewrite a prompt")
         return {"": text}
-    try:
-        statements = ast.parse(text).body
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise UserError(
-            f"{path} is not Python", found=str(error)[:80], fix="a text file, or the file as it is"
-        ) from error
-    found: dict[str, str] = {}
-    for statement in statements:
-        if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Constant):
-            name, value = getattr(statement.targets[0], "id", ""), statement.value.value
-            if isinstance(value, str) and name[-3:] in ("_en", "_zh"):
-                found[name[-2:]] = value
+    texts = text_constants(path, fix="a text file, or the file as it is")
+    found = {name[-2:]: text for name, text in texts.items() if name[-3:] in ("_en", "_zh")}
     if not found:
         raise UserError(f"{path} has no texts whose names end in _en or _zh", fix="a text file with the instruction")
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +11,18 @@ import numpy as np
 import open_clip
 import pytest
 import tiny_clip
+import tiny_hpsv3
 import torch
 from open_clip.tokenizer import SimpleTokenizer
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPImageProcessor, CLIPProcessor, CLIPTokenizer
 
 from glmkit.errors import UserError
 from glmkit.evaluation import scorers
-from glmkit.evaluation.scorers import aesthetic_v2, hpsv2_1, imagereward, pickscore
+from glmkit.evaluation.scorers import aesthetic_v2, hpsv2_1, hpsv3, imagereward, pickscore
 
 PROMPT = "a sign that says 'Red Fox'"
 LONG = "a very long prompt about a fox " * 20
@@ -38,7 +40,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_names() -> None:
-    assert scorers.names() == ["aesthetic-v2", "hpsv2-1", "imagereward", "pickscore"]
+    assert scorers.names() == ["aesthetic-v2", "hpsv2-1", "hpsv3", "imagereward", "pickscore"]
     with pytest.raises(UserError, match="did you mean 'pickscore'"):
         scorers.resolve("pikscore:here")
 
@@ -246,18 +248,84 @@ def test_imagereward_is_blip_with_a_linear_head(reward_folder: Path, image: Imag
     assert scorer.score(image, cut) == pytest.approx(reference.reward(pixels, [2, *[7] * 33, 3]), rel=1e-4, abs=1e-4)
 
 
-@pytest.mark.parametrize("name", ["aesthetic-v2", "hpsv2-1", "imagereward", "pickscore"])
+@pytest.fixture(scope="module")
+def hps_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("hpsv3")
+    tiny_hpsv3.build(folder)
+    return folder
+
+
+# The reward class of the hpsv3 package, version 1.0.0, with transformers 4.45.2 gave these for the toy's weights.
+PUBLISHED = {PROMPT: -0.04535490274429321, LONG: -0.007704436779022217, "a {} {x} 红": -0.4837379455566406}
+
+
+@pytest.mark.parametrize("prompt", PUBLISHED, ids=["quotes", "long", "braces"])
+def test_hpsv3_gives_the_numbers_of_the_published_code(prompt: str, hps_folder: Path, image: Image.Image) -> None:
+    assert hpsv3.load(str(hps_folder), "cpu").score(image, prompt) == pytest.approx(PUBLISHED[prompt], abs=1e-4)
+
+
+def test_hpsv3_is_the_head_on_the_state_of_the_token_for_the_reward(hps_folder: Path, image: Image.Image) -> None:
+    state = load_file(hps_folder / "HPSv3.safetensors")
+    scorer = hpsv3.load(str(hps_folder), "cpu")
+    model, words = tiny_hpsv3.reference(hps_folder, state)
+    # 256 tokens of 28 pixels: 90 x 60 becomes 560 x 392, rounded up; 14 x 20 tokens, 4 patches each.
+    rows, columns = 14, 20
+    levels = np.asarray(image.resize((28 * columns, 28 * rows), Image.Resampling.BICUBIC), dtype=np.float64) / 255
+    levels = (levels - open_clip.OPENAI_DATASET_MEAN) / open_clip.OPENAI_DATASET_STD
+    # Two equal frames; patches of one token stand beside each other: row, column, row in it, column in it.
+    parts = levels.reshape(rows, 2, 14, columns, 2, 14, 3).transpose(0, 3, 1, 4, 6, 2, 5)
+    patches = np.repeat(parts.reshape(-1, 3, 1, 14 * 14), 2, axis=2).reshape(-1, 3 * 2 * 14 * 14)
+    seen = "<|vision_start|>" + "<|image_pad|>" * (rows * columns) + "<|vision_end|>"
+    rubric = tiny_hpsv3.RUBRIC.replace("{text_prompt}", PROMPT) + tiny_hpsv3.ENDING
+    said = f"<|im_start|>system\nHelp.<|im_end|>\n<|im_start|>user\n{seen}{rubric}<|im_end|>\n<|im_start|>assistant\n"
+    ids = torch.tensor([words(said)["input_ids"]])
+    with torch.no_grad():
+        states = model(
+            input_ids=ids,
+            position_ids=torch.arange(ids.shape[1]).expand(3, 1, -1),
+            pixel_values=torch.tensor(patches),
+            image_grid_thw=torch.tensor([[1, 2 * rows, 2 * columns]]),
+            output_hidden_states=True,
+        ).hidden_states[-1][0]
+    x = states[words(said)["input_ids"].index(words.convert_tokens_to_ids("<|Reward|>"))].numpy()
+    for layer in (0, 3, 5):
+        x = state[f"rm_head.{layer}.weight"].double().numpy() @ x + state[f"rm_head.{layer}.bias"].double().numpy()
+        x = np.maximum(x, 0) if layer != 5 else x
+    assert scorer.score(image, PROMPT) == pytest.approx(float(x[0]), abs=1e-4)
+    assert abs(x[0] - x[1]) > 0.01
+    assert (scorer.count_tokens("a fox"), scorer.most_tokens) == (5, 32768)
+    assert scorer.score(image, "a <|Reward|> of 5") != scorer.score(image, "a fox")
+
+
+def test_hpsv3_reads_its_rubric_from_the_published_file(hps_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "hpsv3"
+    shutil.copytree(hps_folder, folder)
+    (folder / "data_collator_qwen.py").write_text("INSTRUCTION = 'rate {text_prompt}'\n")
+    with pytest.raises(UserError, match="does not hold the rubric of HPSv3"):
+        hpsv3.load(str(folder), "cpu")
+    before = hpsv3.load(str(hps_folder), "cpu").identity
+    source = (hps_folder / "data_collator_qwen.py").read_text()
+    (folder / "data_collator_qwen.py").write_text(source.replace("Look at", "Consider"))
+    assert hpsv3.load(str(folder), "cpu").identity.key != before.key
+    state = load_file(folder / "HPSv3.safetensors")
+    save_file({key: value for key, value in state.items() if "layers.1.mlp" not in key}, folder / "HPSv3.safetensors")
+    with pytest.raises(UserError, match="does not hold the weights of this scorer"):
+        hpsv3.load(str(folder), "cpu")
+
+
+@pytest.mark.parametrize("name", ["aesthetic-v2", "hpsv2-1", "hpsv3", "imagereward", "pickscore"])
 @pytest.mark.parametrize("content", [None, b"no weights", b""], ids=["nothing", "text", "empty"])
 def test_other_files_say_what_to_type(name: str, content: bytes | None, tmp_path: Path) -> None:
     module: Any
     module, _ = scorers.find(scorers.resolve(name))
     place = tmp_path / "folder"
     place.mkdir()
-    files = {"imagereward": "ImageReward.pt", "pickscore": "model.safetensors"}
+    files = {"hpsv3": "HPSv3.safetensors", "imagereward": "ImageReward.pt", "pickscore": "model.safetensors"}
     path = place / files.get(name, "weights.pt")
     if content is not None:
         path.write_bytes(content)
         (place / "med_config.json").write_text("{}")
+        (place / "data_collator_qwen.py").write_text("INSTRUCTION = '{text_prompt} <|Reward|>'")
     for location in ("", str(place if name in files else path)):
         with pytest.raises(UserError) as caught:
             module.load(location, "cpu")
