@@ -56,9 +56,11 @@ def edit_suite(
             "edit_success": (succeeded(edit, image, lines), 1),
             "background_psnr": (background_psnr(image, render(edit.condition), render(edit.target), margin(edit)), 1),
             "word_accuracy": text.counts(prompt.texts, texts_of(lines), prompt.language)["word_accuracy"],
+            "word_precision": text.word_precision(prompt.texts, texts_of(lines), prompt.language),
         }
 
-    definitions = {**metrics, "word_accuracy": ALL_TEXTS + text.METRICS["word_accuracy"]["definition"]}
+    of_words = {"word_accuracy": text.METRICS["word_accuracy"], "word_precision": text.WORD_PRECISION}
+    definitions = {**metrics, **{name: ALL_TEXTS + about["definition"] for name, about in of_words.items()}}
     described = {name: {"direction": "higher", "definition": words} for name, words in definitions.items()}
     return BuiltInSuite(prompts, described, counts, references)
 
