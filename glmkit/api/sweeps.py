@@ -112,15 +112,12 @@ def plan_sweep(
     from glmkit.evaluation.judges import engines as judges
     from glmkit.evaluation.ocr import engines
     from glmkit.evaluation.plan import DEFAULT_ENGINE, EvaluationPlan, GenerationSettings
-    from glmkit.evaluation.sweep import SweepPlan, SweptAdapter, parse_numbers
+    from glmkit.evaluation.sweep import SweepPlan, parse_numbers
     from glmkit.generation.loading import device_of_rank
 
     suite, folder = suite_of(suite, prompts, texts_from, data)
     check_amounts(limit, num_images_per_prompt, seeds)
-    strengths = parse_numbers(list(map(str, weights)), "--weights")
-    steps = list(map(str, checkpoints))
-    if adapter is None and (strengths != [1] or steps != ["last"]):
-        raise UserError("weights and checkpoints are those of an adapter", fix="--adapter RUN")
+    kept, strengths = _swept(adapter, list(map(str, weights)), list(map(str, checkpoints)))
     if baselines.find(str(model)) is not None:
         raise UserError("a sweep needs a model of ours", found=model, fix="nano, a model folder or a hub id")
     used = str(device_of_rank(device))
@@ -144,9 +141,23 @@ def plan_sweep(
     )
     plan = SweepPlan(
         base,
-        SweptAdapter.find(str(adapter)).choose(steps) if adapter is not None else [(None, ())],
-        strengths if adapter is not None else [0],
+        kept,
+        strengths,
         parse_numbers(list(map(str, guidance)), "--guidance") or [float(generation.guidance or 0)],
         generation.adapters,
     )
     return PlannedSweep(plan, used, InferenceOptions(compile, memory))
+
+
+def _swept(
+    adapter: str | Path | None, weights: Sequence[str], checkpoints: Sequence[str]
+) -> tuple[list[tuple[int | None, tuple[str, ...]]], list[float]]:
+    """Find the checkpoints of an adapter and the weights to take it with; without one, the model alone."""
+    from glmkit.evaluation.sweep import SweptAdapter, parse_numbers
+
+    strengths = parse_numbers(weights, "--weights")
+    if adapter is not None:
+        return SweptAdapter.find(str(adapter)).choose(checkpoints), strengths
+    if strengths != [1] or [*checkpoints] != ["last"]:
+        raise UserError("weights and checkpoints are those of an adapter", fix="--adapter RUN")
+    return [(None, ())], [0]

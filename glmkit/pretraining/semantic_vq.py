@@ -42,6 +42,8 @@ PATCH = 16  # pixels of a token's side, after resizing
 SHAPE_KINDS = len(SHAPES)  # as `character_labels` counts them
 TEXT_CLASSES = 32  # that characters fall into, by their numbers
 VALIDATION_IMAGES = 256
+UNUSED = 0.02  # share of batches, of late, below which an entry of the codebook is replaced
+IN_USE = 0.1  # the same, above which it counts as used
 LEAST_CONTRAST = 0.15  # mean difference of the channels, of 2, from which on a pixel is not background
 
 
@@ -105,7 +107,7 @@ class CodebookAverages(nn.Module):
 
         Most tokens are plain background, which a handful of entries can name.
         """
-        dead = torch.ones_like(self.used, dtype=torch.bool) if everything else self.used < 0.02
+        dead = torch.ones_like(self.used, dtype=torch.bool) if everything else self.used < UNUSED
         far = 1 - (features @ self.codebook.T).amax(dim=1)
         fresh = features[torch.multinomial(far.clamp_min(1e-6), len(dead), len(dead) > len(far), generator=generator)]
         self.codebook.copy_(torch.where(dead[:, None], fresh, self.codebook))
@@ -167,7 +169,11 @@ class SemanticVqObjective(Objective):
         self._recent_features = torch.cat(recent)
         colours, caption, commitment, *others = torch.stack(totals).mean(dim=0)
         loss = colours + self.stage.caption_weight * caption + self.stage.commitment * commitment
-        metrics = {"colours": colours.detach(), "caption": caption.detach(), "used": (self.averages.used > 0.1).sum()}
+        metrics = {
+            "colours": colours.detach(),
+            "caption": caption.detach(),
+            "used": (self.averages.used > IN_USE).sum(),
+        }
         for (name, weight), value in zip(self.weights.items(), others, strict=True):
             loss = loss + weight * value
             metrics[name] = value.detach()
