@@ -22,7 +22,7 @@ import sys
 import time
 import traceback
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,7 +32,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # a child of a process with more 
 os.environ.update(HF_HUB_OFFLINE="1", NO_COLOR="1", TERM="dumb")
 
 import fuzz_cases
+import fuzz_http
 import fuzz_lab
+import fuzz_scenarios
 from fuzz_cases import Case, Scenario
 from PIL import Image
 
@@ -44,6 +46,8 @@ MEMORY, FILE_SIZE, FILES = 8 << 30, 1 << 29, 512
 CPU_SECONDS, SECONDS, IDLE_SECONDS = 45, 240, 10  # IDLE: without work, waiting for something that never comes
 BUG = 70  # exit code of an exception that was not caught
 MAX_MESSAGE = 1500
+WHOLE = "as it is"  # name of the case of a scenario in which nothing is broken
+HAS_ERROR_RECORDS = ("generate", "eval", "sweep", "reward")
 # Broken weights that no command may take: who generates with them believes to see what was trained.
 MUST_REFUSE = set(fuzz_cases.WEIGHTS) - {"1e30"}
 MAY_TAKE = {"models": {"one more"}}
@@ -74,8 +78,8 @@ def run_case(case: Case, base: Path, lab: Path) -> Row:
     before = _snapshot(lab)
     argv = case.argv or case.scenario.argv
     started = time.monotonic()
-    with fuzz_lab.endpoint(lab, case.scenario) as env:
-        code, ending = run_child(lambda: glmkit(list(argv)), lab, env)
+    with fuzz_http.endpoint(lab, case.scenario) as env:
+        code, ending = run_child(lambda: run_command(argv, case.scenario, lab), lab, env)
     seconds = round(time.monotonic() - started, 2)
     error = _tail(lab.with_suffix(".err"))
     outcome = ending or judge(case, lab, base, code, error) or _outside(before, _snapshot(lab), case) or "clean"
@@ -83,6 +87,13 @@ def run_case(case: Case, base: Path, lab: Path) -> Row:
     last = [line for line in error.splitlines() if line.strip()] or [""]
     message = next((line for line in last if line.startswith("error:")), last[-1])
     return Row(case.id, case.scenario.group, outcome, code, seconds, place, "\n  try:" in error, message[:300])
+
+
+def run_command(argv: Sequence[str], scenario: Scenario, lab: Path) -> int:
+    """Run a command; a server gets the request of its scenario, and is stopped."""
+    if scenario.request is None:
+        return glmkit(list(argv))
+    return fuzz_http.serve_and_ask(argv, scenario.request, lab.with_suffix(".out"))
 
 
 def run_child(work: Callable[[], int | None], lab: Path, env: Mapping[str, str]) -> tuple[int, str | None]:
@@ -184,13 +195,17 @@ def judge(case: Case, lab: Path, base: Path, code: int, error: str) -> str | Non
     """Say what was wrong with how a case ended; None when it was clean."""
     if code == BUG or "Traceback (most recent call last)" in error:
         return "traceback"
+    if case.name == WHOLE and code:
+        return "message"  # on whole files every command ends well
     if code == 2:
         messages = [line for line in error.splitlines() if line.startswith("error:")]
         too_long = max(map(len, error.splitlines()), default=0) > MAX_MESSAGE
         return "message" if len(messages) != 1 or too_long or "usage:" in error else None
+    if code == 1 and case.scenario.argv[0] == "gate":
+        return None  # the run is worse
     if code == 1:
-        shown = ("failed", "no score", "error")
-        return None if case.scenario.argv[0] in ("generate", "eval") and any(w in error for w in shown) else "message"
+        shown = case.scenario.argv[0] in HAS_ERROR_RECORDS and re.search("failed|no score|error", error)
+        return None if shown else "message"
     if code:
         return "message"
     way = case.name.partition(": ")[2]
@@ -269,11 +284,11 @@ def _place(error: str) -> str:
 def make_cases(base: Path, count: int, seed: int, scenarios: list[Scenario]) -> list[Case]:
     """Choose about `count` cases, of each scenario by its weight, and each scenario as it is."""
     cases = []
-    total = sum(fuzz_lab.WEIGHTS_OF.get(one.name, 1) for one in scenarios)
+    total = sum(fuzz_scenarios.WEIGHTS_OF.get(one.name, 1) for one in scenarios)
     for one in scenarios:
         rng = random.Random(f"{seed} {one.group} {one.name}")
-        share = max(1, round(count * fuzz_lab.WEIGHTS_OF.get(one.name, 1) / total))
-        cases.append(Case(one, "as it is"))
+        share = max(1, round(count * fuzz_scenarios.WEIGHTS_OF.get(one.name, 1) / total))
+        cases.append(Case(one, WHOLE))
         if one.group == "command line":
             cases += fuzz_cases.option_cases(one, rng, share)
         elif one.name == "overrides":
@@ -292,12 +307,12 @@ def warm_up(base: Path, scenarios: list[Scenario], work: Path) -> None:
         fuzz_cases.copy_lab(base, lab)
         listed = lab.with_suffix(".modules")
 
-        def command(argv: tuple[str, ...] = one.argv, listed: Path = listed) -> int:
-            code = glmkit(list(argv))
+        def command(one: Scenario = one, listed: Path = listed) -> int:
+            code = run_command(one.argv, one, lab)
             listed.write_text("\n".join(sys.modules))
             return code
 
-        with fuzz_lab.endpoint(lab, one) as env:
+        with fuzz_http.endpoint(lab, one) as env:
             run_child(command, lab, env)
         names |= set(listed.read_text().split()) if listed.exists() else set()
         listed.unlink(missing_ok=True)
@@ -359,7 +374,7 @@ def main(argv: list[str] | None = None) -> int:
 
     torch.set_num_threads(1)
     base = fuzz_lab.prepare(work / "base", run_child)
-    scenarios = [one for one in fuzz_lab.SCENARIOS if not arguments.group or one.group in arguments.group]
+    scenarios = [one for one in fuzz_scenarios.SCENARIOS if not arguments.group or one.group in arguments.group]
     if arguments.fresh:
         journal.unlink(missing_ok=True)
     done = {row["id"]: Row(**row) for row in (read_jsonl(journal, partial=True) if journal.exists() else [])}

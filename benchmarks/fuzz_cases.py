@@ -37,7 +37,8 @@ DEEP = 100_000
 class Scenario:
     """A command that ends well on the files of a laboratory (see `fuzz_lab.py`), and those that are broken one by one.
 
-    `differs_from`: a PNG that its image must not equal, such as that of the model without the adapter.
+    `differs_from`: a PNG that its image must not equal, such as that of the model without the adapter. `answer`: a file
+    that an endpoint answers with. `request`: a file that is sent to the server which the command starts.
     """
 
     group: str
@@ -45,6 +46,8 @@ class Scenario:
     argv: tuple[str, ...]
     targets: tuple[str, ...] = ()
     differs_from: str | None = None
+    answer: str | None = None
+    request: str | None = None
 
 
 @dataclass(frozen=True)

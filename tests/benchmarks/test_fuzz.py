@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pkgutil
 import random
 import shutil
 import sys
@@ -17,7 +18,7 @@ import yaml
 from scripts import load_script
 from tiny_adapter import make_adapter
 
-from glmkit import config
+from glmkit import commands, config
 from glmkit.errors import UserError
 from glmkit.inputs.prompts import read_prompts
 from glmkit.models.checkpoint import adapters
@@ -27,6 +28,8 @@ from glmkit.training.data import FileDataset
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 fuzz_cases = load_script("fuzz_cases")
 fuzz = load_script("fuzz")
+fuzz_http = load_script("fuzz_http")
+fuzz_scenarios = load_script("fuzz_scenarios")
 CASES = 60  # of each file
 RECIPE = {
     "model": "nano",
@@ -130,3 +133,22 @@ def test_a_changed_input_is_seen(tmp_path: Path) -> None:
     (tmp_path / "in" / "b").touch()
     case = fuzz_cases.Case(fuzz_cases.Scenario("recipes", "validate", ("validate",)), "x")
     assert fuzz._outside(before, fuzz._snapshot(tmp_path), case) == "outside: in/b"
+
+
+def test_every_command_is_tried() -> None:
+    tried = {one.argv[0] for one in fuzz_scenarios.SCENARIOS}
+    assert tried == {one.name for one in pkgutil.iter_modules(commands.__path__)}
+
+
+@pytest.mark.parametrize(("more", "code"), [({}, 0), ({"n": "many"}, 2)], ids=["answer", "refusal"])
+def test_a_server_is_asked_and_stopped(
+    more: dict[str, Any], code: int, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lab = tmp_path / "lab"
+    (lab / "out").mkdir(parents=True)
+    fields = {"prompt": "OPEN", "size": "64x64", "num_inference_steps": 1, **more}
+    (lab / "request.json").write_text(json.dumps(fields))
+    argv = ["serve", "--model", str(tiny_model), "--port", "0", "--no-warm-up", "--device", "cpu"]
+    with capsys.disabled():  # the child prints into files
+        ended = fuzz.run_child(lambda: fuzz_http.serve_and_ask(argv, "request.json", tmp_path / "lab.out"), lab, {})
+    assert ended == (code, None)
