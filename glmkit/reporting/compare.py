@@ -216,17 +216,21 @@ def rewriting_note(run: EvalRun) -> str:
     note = f"{about['rewritten']} of {wording.count(about['prompts'], 'prompt')} of {run.name} were rewritten"
     if about["kept"]:
         name, why = next(iter(about["kept"].items()))
-        note += f"; {len(about['kept'])} stayed as they were, the first of them is {name} ({why})"
+        others = len(about["kept"]) - 1
+        stayed = f"{others + 1} stayed as they were, the first of them is" if others else "one stayed as it was,"
+        note += f"; {stayed} {name} ({why})"
     return f"{note}. All scores are those of the original prompts and their texts."
 
 
 def unequal(runs: Sequence[EvalRun]) -> list[str]:
-    """Name what differs between the runs besides the model: OCR engine, suite, seeds, settings."""
+    """Name what differs between the runs besides the model: OCR engine, suite, seeds, settings, rewriter."""
+    settings = [run.manifest["settings"] for run in runs]
     values_by_reason = {
         "read by different OCR engines": [run.summary.ocr for run in runs if run.summary.ocr],
         "judged by different judges": [run.summary.judge for run in runs],
-        "made from different versions of the suite": [run.manifest["settings"]["suite_fingerprint"] for run in runs],
+        "made from different versions of the suite": [one["suite_fingerprint"] for one in settings],
         "generated with different seeds": [str(run.seeds) for run in runs],
-        "generated with different settings": [generation_settings(run.manifest["settings"]) for run in runs],
+        "generated with different settings": [generation_settings({**one, "rewrite": None}) for one in settings],
+        "generated from prompts that were not rewritten in the same way": [one.get("rewrite") for one in settings],
     }
     return [reason for reason, values in values_by_reason.items() if len(set(values)) > 1]

@@ -68,7 +68,7 @@ def generation_settings(settings: Mapping[str, Any]) -> str:
     steps, guidance = settings["steps"], settings["guidance"]
     texts = [size, "" if steps is None else f"{steps} steps", "" if guidance is None else f"guidance {guidance}"]
     texts += [f"{name} {value}" for name, value in shortcuts(settings).items()]
-    texts.append(f"prompts rewritten by {settings['rewrite']}" if "rewrite" in settings else "")
+    texts.append(f"prompts rewritten by {settings['rewrite']}" if settings.get("rewrite") else "")
     return ", ".join(filter(None, texts))
 
 
