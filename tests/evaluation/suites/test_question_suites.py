@@ -7,7 +7,7 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -295,8 +295,8 @@ def test_missing_question_files_say_what_to_fetch(name: str, tmp_path: Path) -> 
             suites.prompts(suites.load(name), data=data)
 
 
-def start(run: Path, cache: str, *options: object, **environment: str) -> subprocess.Popen[bytes]:
-    return start_dying(run.parent / cache, "eval", "--suite", "tiif", "--run", run, *options, **environment)
+def start(run: Path, cache: str, *options: object, suite: str = "tiif", **environment: str) -> subprocess.Popen[bytes]:
+    return start_dying(run.parent / cache, "eval", "--suite", suite, "--run", run, *options, **environment)
 
 
 def poster_questions(folder: Path, count: int) -> Path:
@@ -358,37 +358,42 @@ def test_a_whole_run_by_pixels_killed_and_resumed(tmp_path: Path, monkeypatch: p
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+def oneig_questions(folder: Path) -> Path:
+    """Questions about any poster in the files of OneIG-Bench, the second one below the first."""
+    asked = {"1": "Is there any shape?", "2": "Is the background teal?"}
+    return question_files.oneig(folder, {"000": (asked, {"1": [0], "2": [1]})})
+
+
 @pytest.mark.thorough
-def test_a_whole_run_of_nano_killed_at_random_and_resumed(tmp_path: Path) -> None:
-    data, moments = poster_questions(tmp_path / "data", 2), random.Random(7)
-    options = (
-        "--data",
-        data,
-        "--model",
-        "nano",
-        "--steps",
-        "6",
-        "--judge",
-        "posters",
-        "--limit",
-        "4",
-        "--device",
-        "cpu",
-    )
-    assert start(tmp_path / "whole", "of the whole run", *options).wait() == 0
+@pytest.mark.parametrize(
+    ("suite", "options", "images", "benchmark"),
+    [
+        ("tiif", ("--limit", "4"), 8, "TIIF-Bench testmini"),
+        ("oneig-alignment-en", ("--split", "anime", "--limit", "1", "--count", "2"), 2, "OneIG-Bench alignment (en)"),
+    ],
+    ids=["tiif", "oneig"],
+)
+def test_a_whole_run_of_nano_killed_at_random_and_resumed(
+    suite: str, options: Sequence[str], images: int, benchmark: str, tmp_path: Path
+) -> None:
+    data = poster_questions(tmp_path / "data", 2) if suite == "tiif" else oneig_questions(tmp_path / "data")
+    given = ("--data", data, "--model", "nano", "--steps", "6", "--judge", "posters", "--device", "cpu", *options)
+    moments = random.Random(7)
+    assert start(tmp_path / "whole", "of the whole run", *given, suite=suite).wait() == 0
     for _ in range(3):
-        process = start(tmp_path / "run", "cache", *options)
+        process = start(tmp_path / "run", "cache", *given, suite=suite)
         while not (tmp_path / "run" / "manifest.json").exists() and process.poll() is None:
             time.sleep(0.05)
         time.sleep(moments.uniform(0, 8))
         process.kill()
         process.wait()
-    assert start(tmp_path / "run", "cache", *options).wait() == 0
+    assert start(tmp_path / "run", "cache", *given, suite=suite).wait() == 0
     for name in ("summary.json", "scores.jsonl"):
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     summary = Summary.from_dict(read_json(tmp_path / "run" / "summary.json"))
-    assert summary.n_total == 8
-    assert summary.family == "questions of TIIF-Bench testmini, judge poster world, pixels and OCR"
+    assert summary.n_scored > 0
+    assert summary.n_total == images
+    assert summary.family == f"questions of {benchmark}, judge poster world, pixels and OCR"
 
 
 @pytest.mark.usefixtures("ocr_log")
