@@ -204,7 +204,7 @@ def judge(case: Case, lab: Path, base: Path, code: int, error: str) -> str | Non
     if code == 1 and case.scenario.argv[0] == "gate":
         return None  # the run is worse
     if code == 1:
-        shown = case.scenario.argv[0] in HAS_ERROR_RECORDS and re.search("failed|no score|error", error)
+        shown = case.scenario.argv[0] in HAS_ERROR_RECORDS and re.search("failed|no score|no reward|error", error)
         return None if shown else "message"
     if code:
         return "message"
@@ -380,8 +380,8 @@ def main(argv: list[str] | None = None) -> int:
     done = {row["id"]: Row(**row) for row in (read_jsonl(journal, partial=True) if journal.exists() else [])}
     cases = make_cases(base, arguments.cases, arguments.seed, scenarios)
     cases = [case for case in cases if not arguments.only or re.search(arguments.only, case.id)]
-    if any(case.id not in done for case in cases):
-        warm_up(base, scenarios, work)
+    if left := [case.scenario for case in cases if case.id not in done]:
+        warm_up(base, left, work)
     rows = []
     for number, case in enumerate(cases, 1):
         row = done.get(case.id) or run_case(case, base, work / "lab")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from glmkit.errors import UserError
-from glmkit.files import cache_folder, read_json, write_json
+from glmkit.files import cache_folder, check_regular, read_json, write_json
 
 FOR_PEOPLE = (".md", ".png")  # files of a model folder that decide nothing
 MADE_BY = "made_by.json"  # in a model folder that training writes into: the run that made it, no content either
@@ -26,7 +26,8 @@ def json_sha256(value: Any) -> str:
 
 
 def file_sha256(path: Path) -> str:
-    """Hash the whole content of a file: 64 hexadecimal digits."""
+    """Hash a whole file: 64 hexadecimal digits. UserError for a pipe or a device, whose reading may never end."""
+    check_regular(path, str(path))
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from glmkit import hashing
+from glmkit.errors import UserError
 from glmkit.hashing import large_file_sha256
 
 
@@ -87,3 +88,10 @@ def test_a_folder_has_one_fingerprint_on_all_systems(tmp_path: Path, monkeypatch
     monkeypatch.setattr(type(tmp_path), "__lt__", lambda one, other: str(one).lower() < str(other).lower())
     assert sorted(tmp_path.iterdir())[0].name == "a.json"
     assert hashing.fingerprint(tmp_path) == before
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for digest in (hashing.file_sha256, large_file_sha256):
+        with pytest.raises(UserError, match="pipe"):
+            digest(tmp_path / "pipe")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING, Literal
 
 from glmkit.config import RewardSettings
 from glmkit.errors import UserError
-from glmkit.hashing import file_sha256, json_sha256
+from glmkit.files import read_regular
+from glmkit.hashing import json_sha256
 from glmkit.records import Prompt, Record
 
 if TYPE_CHECKING:
@@ -185,10 +187,12 @@ def _key(prompt: Prompt, image: Path, base: Path | None) -> tuple[str, str]:
 
 
 def _content(path: Path) -> str:
-    """Hash a file; one that cannot be read is called by its path, and gets an error when it is scored."""
+    """Hash an image; one that cannot be read is called by its path, and gets an error when it is scored."""
+    from glmkit.inputs.images import MAX_BYTES
+
     try:
-        return file_sha256(path)
-    except OSError:
+        return hashlib.sha256(read_regular(path, str(path), MAX_BYTES)).hexdigest()
+    except UserError:
         return str(path)
 
 

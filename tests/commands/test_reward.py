@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,26 @@ def test_shows_what_each_reward_thinks(folder: Path, capsys: pytest.CaptureFixtu
     assert "without an image: 1 prompts, such as d" in printed.err
     assert values["rewards"]["content"]["constant"] == 0
     assert values["rewards"]["total"]["mean"] == 2 * values["rewards"]["content"]["mean"]
+
+
+def _huge(path: Path) -> None:
+    with path.open("wb") as handle:
+        handle.truncate(1 << 36)
+
+
+@pytest.mark.parametrize(
+    "make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero"), _huge], ids=["pipe", "device", "64 GiB"]
+)
+@pytest.mark.parametrize("at", ["images/a_1.png", "base/a_0.png"])
+def test_what_has_no_end_is_not_waited_for(
+    at: str, make: Callable[[Path], object], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / at).unlink()
+    make(folder / at)
+    assert run(folder, "--reward", "content=2", "--json") == 0
+    found = {f"{one['prompt_id']}_{one['seed']}": one["error"] for one in json.loads(capsys.readouterr().out)["images"]}
+    assert at in found[Path(at).stem]
+    assert found["b_0"] is None
 
 
 def test_the_table_begins_with_the_best_of_each_prompt(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
