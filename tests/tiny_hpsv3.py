@@ -19,6 +19,18 @@ TEMPLATE = (
     "{% endif %}" + tiny_vision_language.TEMPLATE.removeprefix("{% for m in messages %}")
 )
 
+PREPARATION = {
+    "image_processor_type": "Qwen2VLImageProcessor",
+    "processor_class": "Qwen2VLProcessor",
+    "image_mean": [0.48145466, 0.4578275, 0.40821073],
+    "image_std": [0.26862954, 0.26130258, 0.27577711],
+    "min_pixels": 3136,
+    "max_pixels": 12845056,
+    "patch_size": 14,
+    "temporal_patch_size": 2,
+    "merge_size": 2,
+}
+
 
 def settings(words: Any) -> dict[str, Any]:
     """Give the configuration in the published form, with more embeddings than the weights have."""
@@ -56,26 +68,25 @@ def settings(words: Any) -> dict[str, Any]:
 
 def build(folder: Path) -> dict[str, Tensor]:
     """Write the folder; returns the weights by their published names, float32."""
-    from transformers import (
-        AutoConfig,
-        Qwen2VLForConditionalGeneration,
-        Qwen2VLImageProcessor,
-        Qwen2VLProcessor,
-        Qwen2VLVideoProcessor,
-    )
+    from transformers import AutoConfig, Qwen2VLForConditionalGeneration
 
     words = tiny_vision_language.tokenizer()
-    processor = Qwen2VLProcessor(Qwen2VLImageProcessor(), words, Qwen2VLVideoProcessor(), chat_template=TEMPLATE)
-    processor.save_pretrained(folder)
+    words.save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps(PREPARATION), encoding="utf-8")
+    (folder / "chat_template.json").write_text(json.dumps({"chat_template": TEMPLATE}), encoding="utf-8")
     (folder / "config.json").write_text(json.dumps(settings(words)), encoding="utf-8")
     config = AutoConfig.from_pretrained(folder)
     config.text_config.vocab_size = len(words) + 1  # that of the reward
     model = Qwen2VLForConditionalGeneration(config)
     generator = torch.Generator().manual_seed(5)
-    state = {}
-    for name, tensor in model.state_dict().items():
-        new = name.replace("model.language_model.", "model.").replace("model.visual.", "visual.")
-        state[new] = torch.randn(tensor.shape, generator=generator) * 0.3 + (1 if "norm" in name else 0)
+    published = {
+        name.replace("model.language_model.", "model.").replace("model.visual.", "visual."): tensor.shape
+        for name, tensor in model.state_dict().items()
+    }
+    state = {
+        name: torch.randn(shape, generator=generator) * 0.3 + (1 if "norm" in name else 0)
+        for name, shape in sorted(published.items())
+    }
     for layer, (rows, columns) in {0: (24, WIDTH), 3: (6, 24), 5: (2, 6)}.items():
         state[f"rm_head.{layer}.weight"] = torch.randn(rows, columns, generator=generator) * 0.3
         state[f"rm_head.{layer}.bias"] = torch.randn(rows, generator=generator)

@@ -25,9 +25,10 @@ from glmkit.inputs.python_files import text_constants
 ABOUT = "HPSv3: hpsv3:FOLDER"
 CHECKED = "transformers"
 FIX = (
-    "hf download MizzenAI/HPSv3 HPSv3.safetensors --local-dir hpsv3 && hf download Qwen/Qwen2-VL-7B-Instruct --include "
-    "'*.json' merges.txt --local-dir hpsv3 && pip download hpsv3==1.0.0 --no-deps && unzip -j hpsv3-1.0.0-*.whl "
-    "hpsv3/dataset/data_collator_qwen.py -d hpsv3, then --scorer hpsv3:hpsv3"
+    "hf download MizzenAI/HPSv3 HPSv3.safetensors --local-dir hpsv3 && hf download Qwen/Qwen2-VL-7B-Instruct "
+    "config.json tokenizer.json tokenizer_config.json preprocessor_config.json chat_template.json --local-dir hpsv3 && "
+    "pip download hpsv3==1.0.0 --no-deps && unzip -j hpsv3-1.0.0-*.whl hpsv3/dataset/data_collator_qwen.py -d hpsv3, "
+    "then --scorer hpsv3:hpsv3"
 )
 WEIGHTS, TEXTS = "HPSv3.safetensors", "data_collator_qwen.py"
 RUBRIC, ENDING, PROMPT = "INSTRUCTION", "prompt_with_special_token", "{text_prompt}"

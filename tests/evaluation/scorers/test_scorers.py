@@ -256,7 +256,7 @@ def hps_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 # The reward class of the hpsv3 package, version 1.0.0, with transformers 4.45.2 gave these for the toy's weights.
-PUBLISHED = {PROMPT: -0.04535490274429321, LONG: -0.007704436779022217, "a {} {x} 红": -0.4837379455566406}
+PUBLISHED = {PROMPT: -0.14392220973968506, LONG: 0.790343165397644, "a {} {x} 红": -0.8962993621826172}
 
 
 @pytest.mark.parametrize("prompt", PUBLISHED, ids=["quotes", "long", "braces"])
