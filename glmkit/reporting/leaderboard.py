@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from glmkit.evaluation.published_scores import CLIPSCORE, Disagreement, PublishedScore, disagreements, published
+from glmkit.evaluation.published_scores import (
+    CLIPSCORE,
+    Disagreement,
+    PublishedScore,
+    RelatedBenchmark,
+    disagreements,
+    published,
+    related,
+)
 from glmkit.evaluation.stats import NO, Estimate, estimate
 from glmkit.reporting.compare import Comparison
 from glmkit.reporting.load import EvalRun
+
+Source = tuple[PublishedScore, tuple[float | None, ...]]  # with its value per column
 
 
 @dataclass(frozen=True)
@@ -30,15 +40,16 @@ class Standing:
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """`columns` are (metric, direction); the first one ranks. `published` pairs a source with its value per column.
+    """`columns` are (metric, direction); the first one ranks. `published` maps headings to sources below them.
 
-    `disagreements` are those of the sources.
+    `disagreements` are those of the sources, `related` the benchmarks that resemble the suite, with their own.
     """
 
     columns: tuple[tuple[str, str], ...]
     standings: tuple[Standing, ...]
-    published: tuple[tuple[PublishedScore, tuple[float | None, ...]], ...]
+    published: Mapping[str, tuple[Source, ...]]
     disagreements: tuple[Disagreement, ...]
+    related: tuple[tuple[RelatedBenchmark, tuple[PublishedScore, ...], tuple[Disagreement, ...]], ...]
 
 
 def leaderboard(runs: Sequence[EvalRun], comparison: Comparison) -> Leaderboard:
@@ -68,9 +79,27 @@ def leaderboard(runs: Sequence[EvalRun], comparison: Comparison) -> Leaderboard:
     return Leaderboard(
         columns=tuple(columns),
         standings=tuple(sorted(standings, key=lambda standing: (standing.rank, leading_value(standing, sign)))),
-        published=tuple((source, tuple(source.scores.get(name) for name, _ in columns)) for source in sources),
+        published={
+            heading: tuple((source, tuple(source.scores.get(name) for name, _ in columns)) for source in below)
+            for heading, below in by_judge(sources, {run.summary.judge for run in runs}).items()
+        },
         disagreements=disagreements(sources),
+        related=tuple(
+            (one, scores, disagreements(scores)) for one, scores in related(runs[0].summary.suite, dict(columns))
+        ),
     )
+
+
+def by_judge(sources: Sequence[PublishedScore], judges: Collection[str]) -> dict[str, list[PublishedScore]]:
+    """Sort sources under headings: those with the judge of a run first, in their order; "" is no judge."""
+    if not any(judges):
+        return {"Published by others, not measured here": list(sources)} if sources else {}
+    same = [source for source in sources if any(map(source.has_judge, judges))]
+    groups = {
+        "Published by others with the same judge, not measured here": same,
+        "Published by others with another judge, or without naming it": [one for one in sources if one not in same],
+    }
+    return {heading: below for heading, below in groups.items() if below}
 
 
 def leading_value(standing: Standing, sign: int) -> float:

@@ -130,7 +130,8 @@ def write_report_json(
             for metric in comparison.metrics
             for change in metric.differences
         ],
-        "published": [source.to_dict() for source, _ in board.published],
+        "published": [source.to_dict() for below in board.published.values() for source, _ in below],
+        "published_related": [source.to_dict() for _, sources, _ in board.related for source in sources],
         "images": list(records),
     }
     write_json(path, report)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from reporting.conftest import MakeRun
 from reporting.test_build import Page
 
-from glmkit.evaluation.published_scores import PublishedScore
+from glmkit.evaluation.published_scores import PublishedScore, RelatedBenchmark
 from glmkit.files import read_json, write_json
 from glmkit.records import Prompt
 from glmkit.reporting import leaderboard as module
@@ -100,3 +101,29 @@ def test_published_scores_stand_apart_with_source_and_date(
     data = read_json(tmp_path / "report.json")
     assert data["published"] == [SOURCE.to_dict()]
     assert [standing["run"] for standing in data["leaderboard"]] == ["nano"]
+
+
+def test_published_scores_with_the_same_judge_come_first(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And benchmarks that resemble the suite stand apart, with what their sources disagree on."""
+    other = replace(SOURCE, model="Best", scores={"word_accuracy": 0.9}, judge="GPT-4.1")
+    same = replace(SOURCE, model="Second", scores={"word_accuracy": 0.8}, judge="GPT-4o")
+    monkeypatch.setattr(module, "published", lambda _suite: (other, same, SOURCE))
+    near = [
+        replace(SOURCE, model="A", scores={"near": value}, source=source) for value, source in ((0.7, "x"), (0.6, "y"))
+    ]
+    benchmark = RelatedBenchmark("Near <2>", "near", "text-render", "It has other prompts.")
+    monkeypatch.setattr(module, "related", lambda suite, _: ((benchmark, near),) if suite == "text-render" else ())
+    run = make_run("one", readings(2))
+    write_json(run / "summary.json", {**read_json(run / "summary.json"), "judge": "gpt-4o at http://x text-1"})
+    write_report([run], tmp_path / "report.html")
+    text = Page((tmp_path / "report.html").read_text(encoding="utf-8")).text
+    assert "Published by others with the same judge, not measured here Second a paper, judge GPT-4o" in text
+    rest = text.split("Published by others with another judge, or without naming it")[1]
+    assert 0 < rest.index("Best") < rest.index("Other <1>") < rest.index("Near <2>")
+    assert "Published on Near <2>, which is not measured here It has other prompts." in text
+    assert "Sources disagree: A, near: 0.700 (x), 0.600 (y)" in text
+    data = read_json(tmp_path / "report.json")
+    assert [one["model"] for one in data["published"]] == ["Second", "Best", "Other <1>"]
+    assert [one["scores"]["near"] for one in data["published_related"]] == [0.7, 0.6]
