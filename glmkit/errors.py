@@ -64,8 +64,10 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
-    """Make the error for a name that is not in a set of known names."""
+    """Make the error for a name that is not in a set of known names; those that begin with it are the nearest."""
     known = sorted(known)
+    if len(family := [one for one in known if one.startswith(f"{name}-")]) > 1:
+        return UserError(f"unknown {kind} {name!r}", fix=f"did you mean one of {', '.join(family)}?")
     guess = nearest(name, known)
     fix = f"did you mean {guess!r}? Known: {', '.join(known)}" if guess else f"one of {', '.join(known)}"
     return UserError(f"unknown {kind} {name!r}", fix=fix)

@@ -88,6 +88,9 @@ class Answer(Record):
     the answer: those that the message names, or in its order what an endpoint lists. `raw_probabilities` are the same
     before penalties on repetition and the like, where they are known. `is_ended`: the last of the tokens ends the
     answer and stands for no word.
+
+    `date` is the day of an endpoint's answer (UTC, YYYY-MM-DD), for its model may change behind its name. `is_cut`: the
+    answer may go on, or be thinking still, where the endpoint stopped it.
     """
 
     message: str
@@ -98,13 +101,14 @@ class Answer(Record):
     probabilities: tuple[Mapping[str, float], ...] = ()
     raw_probabilities: tuple[Mapping[str, float], ...] = ()
     is_ended: bool = False
+    date: str = ""
+    is_cut: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the fields as JSON values; those of probabilities only where there are some."""
-        values = super().to_dict()
-        if not self.probabilities:
-            values = {name: value for name, value in values.items() if name not in _OF_PROBABILITIES}
-        return values
+        """Give the fields as JSON values; those of probabilities and of endpoints only where there are some."""
+        absent = [] if self.probabilities else [*_OF_PROBABILITIES]
+        absent += [name for name in ("date", "is_cut") if not getattr(self, name)]
+        return {name: value for name, value in super().to_dict().items() if name not in absent}
 
 
 _OF_PROBABILITIES = ("probabilities", "raw_probabilities", "is_ended")

@@ -2,8 +2,9 @@
 
 It answers yes to every question, one per line. What it does otherwise stands in the text: "busy" is 429 the first two
 times, "refused" 400, "garbage" an answer that is no JSON, "page" JSON of another kind, "thinking" an answer behind its
-thinking, "cut" one that ends inside it, "silent" one without text, "lost" none at all, "echo" the request's header,
-"unlisted" no probabilities. A key that is none of KEYS is 401, the model "none" 404.
+thinking, "cut" one that ends inside it, "long" one that stops at the most tokens, "silent" one without text, "lost"
+none at all, "echo" the request's header, "unlisted" no probabilities, "fingerprint" that of the server. A key that is
+none of KEYS is 401, the model "none" 404.
 
 A message without an image is a prompt to rewrite: it comes back with more words, and with its quotes, which "forgetful"
 prompts lose at the first try and "stubborn" ones always. "possessive" ones get apostrophes.
@@ -64,7 +65,8 @@ class ChatHandler(images_endpoint.Handler):
             said = "<think>\nno, the image"
         if "silent" in text:
             said = None
-        choice = {"index": 0, "message": {"role": "assistant", "content": said}, "finish_reason": "stop"}
+        reason = "length" if "long" in text else "stop"
+        choice = {"index": 0, "message": {"role": "assistant", "content": said}, "finish_reason": reason}
         if body.get("logprobs") and "unlisted" not in text:
             listed = [{"token": word, "logprob": math.log(p), "bytes": None} for word, p in LISTED.items()]
             choice["logprobs"] = {"content": [{**listed[0], "top_logprobs": listed}], "refusal": None}
@@ -74,6 +76,7 @@ class ChatHandler(images_endpoint.Handler):
             "object": "chat.completion",
             "created": 0,
             "model": model,
+            **({"system_fingerprint": "fp_1"} if "fingerprint" in text else {}),
             "choices": [choice],
             "usage": USAGE,
         }

@@ -15,11 +15,12 @@ from typing import Any
 from glmkit.errors import UserError, unknown
 from glmkit.evaluation.endpoints import Endpoint
 
+SWITCH: Callable[[str], object] = {"off": False, "on": True}.__getitem__
 OPTIONS: Mapping[str, Callable[[str], object]] = {
     "temperature": float,
     "seed": int,
     "max_tokens": int,
-    "thinking": {"off": False, "on": True}.__getitem__,
+    "thinking": SWITCH,
 }
 DEFAULTS: Mapping[str, object] = {"temperature": 0.0, "seed": 0}
 # Dollars per million tokens, (in, out): OpenAI's list prices.
@@ -37,7 +38,10 @@ class ChatModel:
     """Ask one model of the endpoint that serves as `what`, like a judge; several threads may ask at the same time."""
 
     def __init__(self, what: str, location: str) -> None:
-        self.model, self.options = _parse(what, location)
+        self.model, options = named_options(
+            f"{what} endpoint", location, OPTIONS, "a name behind the colon, like gpt-4o"
+        )
+        self.options = {name: value for name, value in {**DEFAULTS, **options}.items() if value is not None}
         self.endpoint = Endpoint(what)
         self._what = what
         self._lock = threading.Lock()
@@ -48,6 +52,11 @@ class ChatModel:
         """The model with its address and options."""
         options = ", ".join(f"{name} {value}" for name, value in self.options.items())
         return f"{self.model} at {self.endpoint.address}" + (f", {options}" if options else "")
+
+    @property
+    def may_think(self) -> bool:
+        """Whether an answer may begin with thinking, for all that is sent."""
+        return self.options.get("thinking") is not False
 
     def request(self, messages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Put together what is sent: the messages with model and options."""
@@ -60,8 +69,8 @@ class ChatModel:
     def ask(self, request: Mapping[str, Any]) -> tuple[Any, str, tuple[int, int]]:
         """Ask once, and again while the error is temporary; the request is never changed.
 
-        Returns the choice of the answer, whose message holds a text, what the model calls itself, and the tokens in
-        and out. ChatError for an answer without a text.
+        Returns the choice of the answer, whose message holds a text, what the model calls itself, with the fingerprint
+        of its server where there is one, and the tokens in and out. ChatError for an answer without a text.
         """
         reply = self.endpoint.ask(lambda client: client.chat.completions.create(**request), self.model)
         choice = next(iter(getattr(reply, "choices", None) or ()), None)
@@ -78,7 +87,8 @@ class ChatModel:
             raise ChatError("the answer ends inside its thinking")
         if not isinstance(text, str):
             raise ChatError(f"the answer holds no text (finish reason {choice.finish_reason})")
-        return choice, str(reply.model or ""), tokens
+        model = " ".join(filter(None, (reply.model, getattr(reply, "system_fingerprint", None))))
+        return choice, model, tokens
 
     def note(self) -> str:
         """Add up tokens and cost of what this process has asked."""
@@ -99,22 +109,25 @@ def without_thinking(text: str) -> str:
     return said if said == text else said.strip()
 
 
-def _parse(what: str, location: str) -> tuple[str, dict[str, object]]:
-    """Split MODEL,OPTION=VALUE,... into the model and what is sent beside it."""
-    model, *given = location.split(",")
-    if not model:
-        raise UserError(f"the {what} endpoint names no model", fix="a name behind the colon, like gpt-4o")
-    options = dict(DEFAULTS)
-    for option in given:
-        name, _, value = option.partition("=")
-        if name not in OPTIONS:
-            raise unknown(f"option of the {what} endpoint", name, OPTIONS)
-        if value == "none":
-            options.pop(name, None)
-            continue
+def named_options(
+    what: str, location: str, known: Mapping[str, Callable[[str], object]], fix: str
+) -> tuple[str, dict[str, object]]:
+    """Split NAME,OPTION=VALUE,... into the name and the `known` options, None for the value `none`.
+
+    UserError for anything else; `what` is who has them, for people, and `fix` names one.
+    """
+    name, *given = location.split(",")
+    if not name:
+        raise UserError(f"the {what} names no model", fix=fix)
+    options: dict[str, object] = {}
+    for one in given:
+        option, _, value = one.partition("=")
+        if option not in known:
+            raise unknown(f"option of the {what}", option, known)
         try:
-            options[name] = OPTIONS[name](value)
+            options[option] = None if value == "none" else known[option](value)
         except (ValueError, KeyError) as error:
-            fix = f"{name}=none, or another value"
-            raise UserError(f"the {what} endpoint cannot use {name}={value}", fix=fix) from error
-    return model, options
+            raise UserError(
+                f"the {what} cannot use {option}={value}", fix=f"{option}=none, or another value"
+            ) from error
+    return name, options

@@ -100,8 +100,11 @@ class Judge(Protocol):
 
 
 def spoken(answer: Answer) -> str:
-    """Return an answer without the thinking before it; JudgeError when it ends inside its thinking."""
+    """Return an answer without the thinking before it; JudgeError when it ends inside its thinking, or may do so."""
     try:
-        return without_thinking(answer.text)
+        said = without_thinking(answer.text)
     except ChatError as error:
         raise JudgeError(str(error)) from error
+    if answer.is_cut and said == answer.text:
+        raise JudgeError(f"the answer was cut after {answer.output_tokens} tokens, maybe inside its thinking")
+    return said

@@ -40,10 +40,13 @@ def judging(suite: Suite, identity: EngineIdentity | None, answers: Mapping[str,
     for answer in given:
         with suppress(JudgeError):
             texts.append(spoken(answer))
-    note = suite.note(texts)
+    notes = [note] if (note := suite.note(texts)) else []
+    if days := sorted({answer.date for answer in given if answer.date}):
+        span = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+        notes.append(f"the endpoint's answers are of {span}; a model may change behind its name")
     models = sorted({answer.model for answer in given if answer.model})
     called = f" ({', '.join(models)})" if models else ""
-    return {"judge": f"{identity}{called} {suite.asking}", "notes": (note,) if note else ()}
+    return {"judge": f"{identity}{called} {suite.asking}", "notes": tuple(notes)}
 
 
 def published_images(

@@ -6,7 +6,7 @@ The same answer is worth one thing here and another there; what looks odd here i
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 _YES_OR_NO = re.compile(r"(yes|no)\b", re.IGNORECASE)
 
@@ -21,6 +21,12 @@ def first_word(answer: str) -> bool:
     """Read an answer that begins with yes or no, in any case; UnreadableAnswerError for any other."""
     (said,) = lines_of_answers(answer.strip().partition("\n")[0], 1)
     return said
+
+
+def no_answers(answers: Iterable[str]) -> tuple[int, int]:
+    """Count the answers that begin with the word no, in any case, and all of them."""
+    said = [re.match(r"\W*no\b", answer, re.IGNORECASE) is not None for answer in answers]
+    return sum(said), len(said)
 
 
 def lines_of_answers(answer: str, count: int) -> list[bool]:

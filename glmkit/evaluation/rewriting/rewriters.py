@@ -152,7 +152,8 @@ class EndpointRewriter:
             spent = (spent[0] + tokens[0], spent[1] + tokens[1])
             answer = without_thinking(choice.message.content).strip()
             rewritten = typographic(answer, texts)
-            why = fault(prompt, rewritten, texts)
+            is_cut = choice.finish_reason == "length"
+            why = "it ends in the middle" if is_cut else fault(prompt, rewritten, texts)
             if not why:
                 return Rewrite(prompt, rewritten, "", tries, model, *spent)
             complaint = f"This cannot be used. {why[:1].upper()}{why[1:]}. Write the whole prompt again."

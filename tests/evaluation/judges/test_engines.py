@@ -17,7 +17,7 @@ from glmkit.errors import UserError
 from glmkit.evaluation import suites
 from glmkit.evaluation.judges import engines
 from glmkit.evaluation.judges.engines import golden, posters, transformers
-from glmkit.evaluation.judges.messages import Inquiry, JudgeError, Message
+from glmkit.evaluation.judges.messages import Inquiry, JudgeError, Message, spoken
 from glmkit.evaluation.ocr.lines import RecognizedLine
 from glmkit.evaluation.suites.shared.questions import QuestionSuite
 from glmkit.files import read_json, write_json, write_jsonl
@@ -176,12 +176,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def greedy(folder: Path, image: Image.Image, asked: str, tokens: int) -> str:
     """The message put together by hand, patches by the image processor, the most likely token one after another."""
-    from transformers import AutoImageProcessor, AutoTokenizer, Qwen2_5_VLForConditionalGeneration
+    from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 
-    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.bfloat16).eval()
+    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.bfloat16).eval()
     words = AutoTokenizer.from_pretrained(folder)
     seen = AutoImageProcessor.from_pretrained(folder)(images=[image], return_tensors="pt")
-    pads = "<|image_pad|>" * int(seen["image_grid_thw"].prod() // 4)
+    pads = "<|image_pad|>" * (int(seen["image_grid_thw"].prod() // 4) if "image_grid_thw" in seen else 16)
     ids = words(asked.replace("IMAGE", f"<|vision_start|>{pads}<|vision_end|>"), return_tensors="pt")["input_ids"]
     return tiny_vision_language.most_likely(model, words, ids, seen, tokens)
 
@@ -201,6 +201,48 @@ def test_a_folder_answers_with_its_most_likely_tokens(folder: Path, tmp_path: Pa
         assert first == greedy(folder, image, user.replace("Is it?IMAGE", "IMAGEIs it?"), 9)
 
 
+@pytest.mark.parametrize("family", ["Qwen3VL", "Qwen3_5", "Llava"])
+def test_folders_of_other_makes(family: str, tmp_path: Path) -> None:
+    path, folder = tmp_path / "a.png", tiny_vision_language.build(tmp_path / family, family)
+    Image.linear_gradient("L").resize((90, 60)).convert("RGB").save(path)
+    answer = transformers.load(str(folder)).answer(inquiry("Is it red?", image=path, max_tokens=6))
+    with Image.open(path) as image:
+        user = "<|im_start|>user\nIMAGEIs it red?<|im_end|>\n<|im_start|>assistant\n"
+        assert answer.text == greedy(folder, image, user, 6)
+    assert answer.text
+    assert transformers.identity(str(folder)).engine == f"{family}ForConditionalGeneration, bfloat16, greedy"
+
+
+THINKING = (
+    "{% if enable_thinking is not defined or enable_thinking %}<think>\n{% else %}<think>\n\n</think>\n\n{% endif %}"
+)
+
+
+def test_a_folder_that_thinks(tmp_path: Path) -> None:
+    """Its template begins the thinking, so an answer that is cut inside it shows no sign of it."""
+    Image.linear_gradient("L").resize((56, 56)).convert("RGB").save(tmp_path / "a.png")
+    template = tiny_vision_language.TEMPLATE + THINKING
+    folder = str(tiny_vision_language.build(tmp_path / "folder", template=template))
+    asked = inquiry("Is it?", image=tmp_path / "a.png", max_tokens=4)
+    thinking = transformers.load(folder).answer(asked)
+    assert (thinking.text[:8], thinking.output_tokens) == ("<think>\n", 4)
+    with pytest.raises(JudgeError, match="ends inside its thinking"):
+        spoken(thinking)
+    longer = transformers.load(f"{folder},max_tokens=6").answer(asked)
+    assert longer.text.startswith(thinking.text[:8])
+    assert longer.output_tokens == 6
+    direct = transformers.load(f"{folder},thinking=off").answer(asked)
+    with Image.open(tmp_path / "a.png") as image:
+        user = "<|im_start|>user\nIMAGEIs it?<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+        assert spoken(direct) == direct.text == greedy(Path(folder), image, user, 4)
+    names = [transformers.identity(f"{folder}{more}").engine for more in ("", ",thinking=off", ",max_tokens=6")]
+    start = "Qwen2_5_VLForConditionalGeneration, bfloat16, greedy"
+    assert names == [start, f"{start}, thinking False", f"{start}, max_tokens 6"]
+    for more, message in ((",heat=1", "unknown option of the judge transformers"), (",thinking=no", "cannot use")):
+        with pytest.raises(UserError, match=message):
+            transformers.identity(folder + more)
+
+
 def test_probabilities_of_a_folder_are_those_of_the_first_tokens(folder: Path, tmp_path: Path) -> None:
     """Before and after the penalty that the folder has for letters of the question, like the Y of its Yes."""
     from transformers import AutoImageProcessor, AutoTokenizer, Qwen2_5_VLForConditionalGeneration
@@ -217,7 +259,7 @@ def test_probabilities_of_a_folder_are_those_of_the_first_tokens(folder: Path, t
     words = AutoTokenizer.from_pretrained(folder)
     seen = AutoImageProcessor.from_pretrained(folder)(images=[image], return_tensors="pt")
     pads = "<|image_pad|>" * int(seen["image_grid_thw"].prod() // 4)
-    text = f"<|im_start|>user\n<|vision_start|>{pads}<|vision_end|>Yes?<|im_end|>\n<|im_start|>assistant"
+    text = f"<|im_start|>user\n<|vision_start|>{pads}<|vision_end|>Yes?<|im_end|>\n<|im_start|>assistant\n"
     ids = words(text, return_tensors="pt")["input_ids"]
     with torch.no_grad():
         kinds = (ids == model.config.image_token_id).int()

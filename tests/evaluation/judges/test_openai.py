@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Callable, Iterator
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import chat_endpoint
@@ -115,10 +116,12 @@ def test_probabilities_are_those_that_the_endpoint_lists(endpoint: images_endpoi
 
 def test_answers_are_kept_as_they_came_and_asked_once(endpoint: images_endpoint.Endpoint, tmp_path: Path) -> None:
     answers = asked(tmp_path / "run", "a?", "thinking?")
-    assert answers["p_0"]["1"] == Answer(
-        "thinking?", "<think>\nno, or yes?\n</think>\n\nyes, it is", "gpt-4o-2026-11-29", 300, 20
-    )
-    assert spoken(answers["p_0"]["1"]) == "yes, it is"
+    answer = answers["p_0"]["1"]
+    assert isinstance(answer, Answer)
+    text = "<think>\nno, or yes?\n</think>\n\nyes, it is"
+    assert answer == Answer("thinking?", text, "gpt-4o-2026-11-29", 300, 20, date=answer.date)
+    assert abs((datetime.now(UTC).date() - date.fromisoformat(answer.date)).days) <= 1
+    assert spoken(answer) == "yes, it is"
     assert sorted(line["answer"]["message"] for line in read_jsonl(tmp_path / "run" / "answers.jsonl")) == [
         "a?",
         "thinking?",
@@ -159,6 +162,32 @@ def test_an_answer_that_ends_inside_its_thinking_says_neither_yes_nor_no(tmp_pat
     assert spoken(Answer("", "no thoughts here")) == "no thoughts here"
     assert spoken(Answer("", "yes or no?</think>\nNo")) == "No"  # the template has opened the block
     assert spoken(Answer("", " Yes")) == " Yes"
+
+
+@pytest.mark.usefixtures("endpoint")
+def test_an_answer_that_was_cut_may_be_thinking_still(tmp_path: Path) -> None:
+    """Where a server's template begins the thinking, nothing shows it before it ends, unless it was told not to."""
+    for judge, texts, error in (
+        ("openai:m", ("long?",), "cut after 20 tokens, maybe inside its thinking"),
+        ("openai:m", ("long thinking?",), ""),
+        ("openai:m,thinking=off", ("long?",), ""),
+    ):
+        answer = asked(tmp_path, *texts, judge=judge)["p_0"]["0"]
+        assert isinstance(answer, Answer)
+        if error:
+            assert answer.text == "yes, it is"
+            with pytest.raises(JudgeError, match=error):
+                spoken(answer)
+        else:
+            assert spoken(answer) == "yes, it is"
+    assert [line["answer"].get("is_cut") for line in read_jsonl(tmp_path / "answers.jsonl")] == [True, True, None]
+
+
+@pytest.mark.usefixtures("endpoint")
+def test_the_fingerprint_of_a_server_stands_behind_its_model(tmp_path: Path) -> None:
+    answer = asked(tmp_path, "fingerprint?", judge="openai:m")["p_0"]["0"]
+    assert isinstance(answer, Answer)
+    assert answer.model == "m-2026-11-29 fp_1"
 
 
 def test_several_at_a_time_in_the_order_of_the_images(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def test_geneval2_averages_probabilities_of_right_words(tmp_path: Path) -> None:
     scores = []
     for prompt, of in zip(suites.prompts(suite, data=data), PROBABILITIES, strict=True):
         answers = {
-            str(n): Answer("", "Yes" if p > 0.5 else "It", probabilities=({"Yes": p / 2, "no": 0.1, " yes": p / 2},))
+            str(n): Answer("", "Yes" if p > 0.5 else "No", probabilities=({"Yes": p / 2, "no": 0.1, " yes": p / 2},))
             for n, p in enumerate(of, start=1)
         }
         texts = {name: answer.text for name, answer in answers.items()}
@@ -54,8 +54,17 @@ def test_geneval2_averages_probabilities_of_right_words(tmp_path: Path) -> None:
     assert value(scores, "geneval2_object") == pytest.approx(100 * (0.9 + 1 + 0.25) / 3)
     assert value(scores, "geneval2_tifa") == pytest.approx(100 * (1 + 1 / 3 + 0) / 3)
     assert value(scores, "geneval2_count") is None
+    assert value(scores, stats.NO) == 6 / 9
     with pytest.raises(UnreadableAnswerError, match="without probabilities"):
         suite.measured(prompt, {str(n): Answer("", "Yes") for n in range(1, 5)})
+
+
+def test_geneval2_asks_for_numbers_that_no_no_answers(tmp_path: Path) -> None:
+    asked = [("How many pigs are there?", "two", "count"), ("Are there any pigs?", "Yes", "object")]
+    suite = suite_of("geneval2")
+    (prompt,) = suites.prompts(suite, data=question_files.geneval2(tmp_path, [("two pigs", asked)]))
+    assert suite.judged(prompt, {"1": "No", "2": " no."})[stats.NO] == (1, 1)
+    assert suite.judged(prompt, {"1": "2", "2": "Nothing"})[stats.NO] == (0, 1)
 
 
 @pytest.mark.parametrize(

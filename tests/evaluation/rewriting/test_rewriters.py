@@ -68,6 +68,15 @@ def test_lost_texts_are_asked_for_again_and_then_the_prompt_stays(
     assert f"1 stay as they are, as rewrites.jsonl says; p1: {why}" in err
 
 
+def test_a_prompt_that_ends_in_the_middle_is_asked_for_again(
+    endpoint: images_endpoint.Endpoint, tmp_path: Path
+) -> None:
+    (result,) = rewritten(tmp_path, "a long sign 'Owl'").values()
+    assert isinstance(result, Rewrite)
+    assert (result.rewritten, result.tries) == ("In soft light, a long sign 'Owl'.", 2)
+    assert "It ends in the middle" in endpoint.asked[1]["messages"][3]["content"]
+
+
 def test_nothing_is_asked_twice_but_what_failed(
     endpoint: images_endpoint.Endpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -102,7 +102,7 @@ def test_a_run_of_geneval2(tmp_path: Path) -> None:
     ]
     summary, scores = run("geneval2", tmp_path, tmp_path / "images", answers)
     assert scores["1_0"].error == "judge: the answer to question 1 came without probabilities"
-    assert (summary.n_scored, summary.no_share) == (1, None)
+    assert (summary.n_scored, summary.no_share) == (1, 0)
     assert summary.scores["geneval2_gm"]["value"] == pytest.approx(75)
     assert "geneval2_verb" not in summary.scores
     assert summary.family == "questions of GenEval 2, judge answers of a file"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import signal
 import subprocess
 import time
@@ -295,6 +296,19 @@ def test_missing_question_files_say_what_to_fetch(name: str, tmp_path: Path) -> 
             suites.prompts(suites.load(name), data=data)
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("oneig", "did you mean one of oneig-alignment-en, oneig-alignment-zh, oneig-diversity-en"),
+        ("gedit", "did you mean one of gedit-cn, gedit-en\\?"),
+        ("oneig-aligment-en", "did you mean 'oneig-alignment-en'\\? Known: cvtg-2k"),
+    ],
+)
+def test_the_name_of_several_suites(name: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        suites.load(name)
+
+
 def start(run: Path, cache: str, *options: object, suite: str = "tiif", **environment: str) -> subprocess.Popen[bytes]:
     return start_dying(run.parent / cache, "eval", "--suite", suite, "--run", run, *options, **environment)
 
@@ -430,6 +444,7 @@ def test_a_whole_run_at_an_endpoint(
     assert summary.scores["tiif_short"]["value"] == 0.5
     assert "gpt-4o at http://127.0.0.1:" in summary.judge
     assert "(gpt-4o-2026-11-29) tiif-1" in summary.judge
+    assert re.match(r"the endpoint's answers are of \d{4}-\d\d-\d\d", summary.notes[0])
     errors = {name: score.error or "" for name, score in scores(tmp_path / "run").items()}
     assert "ends inside its thinking" in errors["shape-color-short-3_0"]
     assert "safety system" in errors["shape-color-short-4_0"]

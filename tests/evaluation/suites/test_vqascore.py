@@ -25,7 +25,12 @@ def answered(path: Path, listed: dict[str, list[dict[str, float]]]) -> str:
     write_jsonl(
         path,
         (
-            {"prompt_id": name, "question_id": "answer", "answer": "Yes", "probabilities": positions}
+            {
+                "prompt_id": name,
+                "question_id": "answer",
+                "answer": next(iter(positions[0]), "") if positions else "",
+                "probabilities": positions,
+            }
             for name, positions in listed.items()
         ),
     )
@@ -45,7 +50,7 @@ def test_a_run_from_the_benchmarks_files_to_scores(tmp_path: Path) -> None:
         plan = EvaluationPlan(f"vqascore-{version}", judge=judge, data=data, images=images)
         summary = evaluate(plan, tmp_path / version)
         values[version] = summary.scores[f"vqascore_{version.replace('-', '_')}"]["value"]
-        assert (summary.n_scored, summary.n_total, summary.no_share) == (2, 3, None)
+        assert (summary.n_scored, summary.n_total, summary.no_share) == (2, 3, 0.5)
         assert set(summary.splits) == {"basic", "advanced"}
     assert values == {"gpt-1-2": pytest.approx(0.525), "gpt-3-0": pytest.approx(0.55)}
     scores = [Score.from_dict(line) for line in read_jsonl(tmp_path / "gpt-1-2" / "scores.jsonl")]

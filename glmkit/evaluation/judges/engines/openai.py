@@ -9,6 +9,7 @@ import base64
 import io
 import math
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,13 @@ class EndpointJudge:
         except ChatError as error:
             raise JudgeError(str(error)) from error
         return Answer(
-            message.text, choice.message.content, model, *tokens, _probabilities(choice) if message.words else ()
+            message.text,
+            choice.message.content,
+            model,
+            *tokens,
+            _probabilities(choice) if message.words else (),
+            date=datetime.now(UTC).date().isoformat(),
+            is_cut=choice.finish_reason == "length" and not message.words and self._chat.may_think,
         )
 
     def _request(self, message: Message, images: Sequence[Path | Image.Image]) -> dict[str, Any]:

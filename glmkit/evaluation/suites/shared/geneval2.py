@@ -12,8 +12,9 @@ from typing import TypedDict
 
 from glmkit.errors import UserError
 from glmkit.evaluation.judges.messages import Message
-from glmkit.evaluation.metrics.geneval2 import GREEDY, SKILLS, forms
-from glmkit.evaluation.metrics.questions import UnreadableAnswerError
+from glmkit.evaluation.metrics.geneval2 import COUNTING, GREEDY, SKILLS, forms
+from glmkit.evaluation.metrics.questions import UnreadableAnswerError, no_answers
+from glmkit.evaluation.stats import NO
 from glmkit.evaluation.suites.shared import layouts
 from glmkit.evaluation.suites.shared.base import Counts, OfficialProtocol, files_in
 from glmkit.evaluation.suites.shared.layouts import ImageFiles
@@ -104,10 +105,13 @@ class GenEval2(QuestionSuite):
         )
 
     def judged(self, prompt: Prompt, answers: Mapping[str, str]) -> Counts:
-        """Compare the most likely word with the right ones."""
+        """Compare the most likely word with the right ones; questions for a number are answered by no no."""
         return {
-            f"{GREEDY}{one.group}/{one.id}": (answers[one.id].lower() in forms(one.text, one.answer), 1)
-            for one in prompt.questions
+            **{
+                f"{GREEDY}{one.group}/{one.id}": (answers[one.id].lower() in forms(one.text, one.answer), 1)
+                for one in prompt.questions
+            },
+            NO: no_answers(answers[one.id] for one in prompt.questions if not one.text.startswith(COUNTING)),
         }
 
     def measured(self, prompt: Prompt, answers: Mapping[str, Answer]) -> Counts:

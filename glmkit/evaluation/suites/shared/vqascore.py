@@ -14,6 +14,8 @@ from typing import TypedDict
 from glmkit.errors import UserError
 from glmkit.evaluation.judges.messages import Message
 from glmkit.evaluation.metrics import vqascore as metric
+from glmkit.evaluation.metrics.questions import no_answers
+from glmkit.evaluation.stats import NO
 from glmkit.evaluation.suites.shared.base import Counts, OfficialProtocol, files_in
 from glmkit.evaluation.suites.shared.questions import QuestionSuite
 from glmkit.files import read_json
@@ -163,9 +165,9 @@ class VqaScore(QuestionSuite):
         text, version = self.version.template.format(prompt.prompt), self.version
         return (Message(WHOLE, text, (text,), image_first=version.image_first, max_tokens=1, words=version.words),)
 
-    def judged(self, _prompt: Prompt, _answers: Mapping[str, str]) -> Counts:
-        """Count nothing in texts."""
-        return {}
+    def judged(self, _prompt: Prompt, answers: Mapping[str, str]) -> Counts:
+        """Count whether the answer is no; scores are probabilities."""
+        return {NO: no_answers(answers.values())}
 
     def measured(self, _prompt: Prompt, answers: Mapping[str, Answer]) -> Counts:
         """Count the probability; UnreadableAnswerError when the answer comes without."""
