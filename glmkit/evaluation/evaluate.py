@@ -302,6 +302,8 @@ def summarize(
         digests = plan.prompt_files()
         why_not = why_not_official(suite.official, identity, digests, scores, files, shortcuts, verb)
     expected = {score.prompt_id: score.expected for score in scores if score.expected}
+    about_judge = judging(suite, plan.judge_identity, answers)
+    partial = stats.partial_means(scores, (name for name in metrics if values[name] is not None))
     return Summary(
         suite=plan.suite,
         model=plan.model,
@@ -315,7 +317,7 @@ def summarize(
         why_not_official=why_not,
         name=plan.name,
         ocr_limits=limits(plan.engine, expected) if plan.reads_text and expected else (),
-        **judging(suite, plan.judge_identity, answers),
+        **{**about_judge, "notes": (*about_judge.get("notes", ()), *partial)},
     )
 
 

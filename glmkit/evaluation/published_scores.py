@@ -106,7 +106,7 @@ def related(suite: str, metrics: Collection[str]) -> tuple[tuple[RelatedBenchmar
 
 
 def disagreements(scores: Sequence[PublishedScore]) -> tuple[Disagreement, ...]:
-    """List the models and metrics for which several sources give different values, each value with who says so."""
+    """List the models and metrics for which sources give values of other thousandths, each value with who says so."""
     values: dict[tuple[str, str], list[tuple[float, str]]] = {}
     for score in scores:
         for metric, value in score.scores.items():
@@ -114,5 +114,5 @@ def disagreements(scores: Sequence[PublishedScore]) -> tuple[Disagreement, ...]:
     return tuple(
         Disagreement(model, metric, tuple(said))
         for (model, metric), said in values.items()
-        if len({value for value, _ in said}) > 1
+        if len({round(value, 3) for value, _ in said}) > 1
     )

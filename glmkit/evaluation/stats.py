@@ -8,7 +8,7 @@ resampled by itself, for how many prompts it has is part of the benchmark.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
@@ -89,6 +89,17 @@ def paired_difference(scores_a: Sequence[Score], scores_b: Sequence[Score], metr
         return change
 
     return PairedDifference(*_measure([sums_a, sums_b], common, chain, difference), len(common))
+
+
+def partial_means(scores: Sequence[Score], metrics: Iterable[str]) -> tuple[str, ...]:
+    """Say which of these metrics, all of which have a value, are means of fewer groups than their benchmark has."""
+    notes = []
+    for metric in metrics:
+        missing, count = chain_of(metric).passed_over(scores)
+        if missing:
+            names = ", ".join(name.replace("_", " ") for name in missing)
+            notes.append(f"{metric} is a mean of {count - len(missing)} of {count} dimensions: no score of {names}")
+    return tuple(notes)
 
 
 def image_value(score: Score, metric: str) -> float | None:

@@ -128,6 +128,18 @@ class Chain:
             rows = [row for row in rows if row.image == last[row.prompt]]
         return rows
 
+    def passed_over(self, scores: Iterable[Score]) -> tuple[tuple[str, ...], int]:
+        """Name the groups without a row that a mean of named groups (`Step.into`) leaves out, and count those groups.
+
+        Nothing for a chain that takes no such mean.
+        """
+        into = next((step.into for step in self.steps if step.into), {})
+        if self.steps[-1].how is not mean or not into:
+            return (), 0
+        present = {into[row.group] for row in self.rows(scores)}
+        names = tuple(dict.fromkeys(into.values()))
+        return tuple(name for name in names if name not in present), len(names)
+
     def prompt_sums(self, scores: Iterable[Score]) -> dict[str, dict[str, tuple[float, float]]]:
         """Map each prompt with a row, in order of first appearance, to its sums (numerator, denominator) per column."""
         rows = self.rows(scores)

@@ -64,6 +64,9 @@ def test_missing_groups_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None
     )
     given = scores(("a", {"x/1": 1, "x/2": 0}), ("b", {"y/1": 1}), ("c", {"z/1": 0, "z/2": 0}))
     assert value(chain, given, monkeypatch) == (0.75 + 0) / 2
+    assert stats.partial_means(given, ["m"]) == ()
+    assert stats.partial_means(given[:2], ["m", "other"]) == ("m is a mean of 1 of 2 dimensions: no score of second",)
+    assert chain.passed_over(given[2:]) == (("first",), 2)
 
 
 def test_rounding_is_that_of_a_printed_number(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -186,6 +186,10 @@ def test_published_answers_are_scored_without_images(tmp_path: Path) -> None:
     assert (summary.n_scored, summary.n_total, summary.model) == (3, 10, "DALLE3")
     assert summary.scores["tiif_short"]["value"] == round((0.5 + 1 + 0) / 3, 4)
     assert "tiif_long" not in summary.scores
+    assert summary.notes == (
+        "tiif_short is a mean of 3 of 9 dimensions: no score of relation, attribute relation, attribute reasoning, "
+        "relation reasoning, text, real world",
+    )
     assert summary.family == "questions of TIIF-Bench testmini, judge published answers, answers of a judge"
     (data / "test_prompts" / "style_prompts.jsonl").unlink()
     with pytest.raises(UserError, match="numbered by"):
