@@ -10,7 +10,7 @@ from typing import Any
 
 from glmkit import __version__
 from glmkit.errors import UserError
-from glmkit.evaluation.stats import Estimate
+from glmkit.evaluation.stats import Estimate, percent
 from glmkit.files import atomic_path, make_folder
 from glmkit.reporting import wording
 from glmkit.reporting.compare import Comparison, MetricComparison
@@ -70,16 +70,23 @@ def clear_winner(metric: MetricComparison) -> str | None:
     return next((run for run, count in wins.items() if len(wins) > 1 and count == len(wins) - 1), None)
 
 
-def caption(runs: Sequence[EvalRun], comparison: Comparison) -> list[str]:
-    """Say what a reader of a table must know: prompts, intervals, bold, engine, and what limits the comparison."""
+def caption(runs: Sequence[EvalRun], comparison: Comparison, board: Leaderboard) -> list[str]:
+    """Say what a reader of a table must know: prompts, intervals, bold, engine or judge, what limits the comparison.
+
+    Beside a judge stands the share of its answers that are no, for one that always says yes can score high.
+    """
     bootstrap = runs[0].summary.bootstrap
     engines = dict.fromkeys(run.summary.ocr for run in runs if run.summary.ocr)
+    judges = dict.fromkeys(run.summary.judge for run in runs if run.summary.judge)
+    noes = [f"{one.run} {percent(one.no_share)}" for one in board.standings if one.no_share is not None]
     return [
         f"{runs[0].summary.suite}, {wording.count(len(comparison.prompts), 'prompt')}. In brackets the 95 % confidence "
         f"interval (percentile bootstrap over prompts, {bootstrap.get('resamples', '?')} resamples).",
         "Bold: better than every other run by a resolved difference (its 95 % interval, over pairs of the same prompt, "
         "excludes 0).",
         *([f"OCR: {', '.join(engines)}."] if engines else []),
+        *([f"Judge: {'; '.join(judges)}."] if judges else []),
+        *([f"Share of the judge's answers that are no: {', '.join(noes)}."] if noes else []),
         *comparison.notes,
     ]
 
@@ -112,7 +119,7 @@ def markdown_table(runs: Sequence[EvalRun], comparison: Comparison, board: Leade
     lines = [heads, ["---", *["---:"] * len(board.columns)]]
     lines += [[_markdown(one.run), *row] for one, row in zip(board.standings, rows, strict=True)]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    notes = "\n".join(_markdown(line) for line in caption(runs, comparison))
+    notes = "\n".join(_markdown(line) for line in caption(runs, comparison, board))
     return f"<!-- {CREATOR} {__version__} -->\n\n{table}\n\n{notes}\n"
 
 
@@ -130,7 +137,7 @@ def latex_table(runs: Sequence[EvalRun], comparison: Comparison, board: Leaderbo
     heads = ["Run", *(f"{_latex(wording.label(name))} {arrows[direction]}" for name, direction in board.columns)]
     rows = table_rows(comparison, board, cell)
     body = [[_latex(one.run), *row] for one, row in zip(board.standings, rows, strict=True)]
-    comments = [f"{CREATOR} {__version__}; \\usepackage{{booktabs}}", *caption(runs, comparison)]
+    comments = [f"{CREATOR} {__version__}; \\usepackage{{booktabs}}", *caption(runs, comparison, board)]
     return "\n".join(
         [
             *(f"% {_one_line(line)}" for line in comments),

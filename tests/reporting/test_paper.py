@@ -55,6 +55,19 @@ def test_bold_only_where_every_difference_is_resolved(three: tuple[Path, ...], m
     assert clear_winner(comparison.metrics[0]) is None
 
 
+def test_a_judge_stands_with_its_share_of_no(three: tuple[Path, ...]) -> None:
+    for number, folder in enumerate(three):
+        path = folder / "scores.jsonl"
+        rows = [{**row, "counts": {**row["counts"], "no_answers": [number, 4]}} for row in read_jsonl(path)]
+        write_jsonl(path, rows)
+        write_json(folder / "summary.json", {**read_json(folder / "summary.json"), "judge": "gpt-4o at x"})
+    runs, comparison = compared(*three)
+    board = leaderboard(runs, comparison)
+    for table in (markdown_table(runs, comparison, board), latex_table(runs, comparison, board)):
+        assert "Judge: gpt-4o at x." in table
+        assert "answers that are no: nano (most) 50 %, nano (half) 25 %, nano (nothing) 0 %." in table
+
+
 def test_names_are_escaped(three: tuple[Path, ...]) -> None:
     nasty = ("a|b_c*<b>", r"50 % & \input{x} $#~^", "line\nbreak\u202e")
     runs, comparison = compared(*three, names=nasty)
