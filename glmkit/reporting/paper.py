@@ -78,7 +78,7 @@ def caption(runs: Sequence[EvalRun], comparison: Comparison, board: Leaderboard)
     bootstrap = runs[0].summary.bootstrap
     engines = dict.fromkeys(run.summary.ocr for run in runs if run.summary.ocr)
     judges = dict.fromkeys(run.summary.judge for run in runs if run.summary.judge)
-    noes = [f"{one.run} {percent(one.no_share)}" for one in board.standings if one.no_share is not None]
+    shares = [f"{one.run} {percent(one.no_share)}" for one in board.standings if one.no_share is not None]
     return [
         f"{runs[0].summary.suite}, {wording.count(len(comparison.prompts), 'prompt')}. In brackets the 95 % confidence "
         f"interval (percentile bootstrap over prompts, {bootstrap.get('resamples', '?')} resamples).",
@@ -86,7 +86,7 @@ def caption(runs: Sequence[EvalRun], comparison: Comparison, board: Leaderboard)
         "excludes 0).",
         *([f"OCR: {', '.join(engines)}."] if engines else []),
         *([f"Judge: {'; '.join(judges)}."] if judges else []),
-        *([f"Share of the judge's answers that are no: {', '.join(noes)}."] if noes else []),
+        *([f"Share of the judge's answers that are no: {', '.join(shares)}."] if shares else []),
         *comparison.notes,
     ]
 
