@@ -270,6 +270,9 @@ def test_sources_that_disagree_are_named() -> None:
     assert ("Qwen-Image", "dpg") not in found  # two sources, one value
     tiif = {(one.model, one.metric): dict(one.values) for one in disagreements(published("tiif"))}
     assert ("Z-Image", "tiif_long") not in tiif  # .8301 and .8304
+    assert list(tiif["Qwen-Image", "tiif_short"]) == [0.8614, 0.8345]  # not reproduced
+    gedit = {(one.model, one.metric): one.values for one in disagreements(published("gedit-en"))}
+    assert [value for value, _ in gedit["BAGEL", "gedit"]] == [6.52, 6.125]
     assert tiif["DALL-E 3", "tiif_short"] == {
         0.7618: "answers released by A113N-W3I/TIIF-Bench, judge GPT-4o",
         0.7496: "README of zai-org/GLM-Image",
