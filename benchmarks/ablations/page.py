@@ -266,8 +266,8 @@ def _save(figure: Any, path: Path) -> None:
     figure.tight_layout(rect=(0, 0.06, 1, 1))
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=90, format="png", metadata={"Software": None})
-        with Image.open(temporary) as drawn:
-            drawn.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(temporary, format="PNG", optimize=True)
+        with Image.open(temporary) as chart:
+            chart.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(temporary, format="PNG", optimize=True)
 
 
 def section(ablation: Ablation, results: Path, images: Path) -> list[str]:
