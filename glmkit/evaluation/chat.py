@@ -15,11 +15,19 @@ from typing import Any
 from glmkit.errors import UserError, unknown
 from glmkit.evaluation.endpoints import Endpoint
 
+
+def positive(text: str) -> int:
+    """Read a whole number above 0; ValueError for any other."""
+    if (number := int(text)) < 1:
+        raise ValueError(text)
+    return number
+
+
 SWITCH: Callable[[str], object] = {"off": False, "on": True}.__getitem__
 OPTIONS: Mapping[str, Callable[[str], object]] = {
     "temperature": float,
     "seed": int,
-    "max_tokens": int,
+    "max_tokens": positive,
     "thinking": SWITCH,
 }
 DEFAULTS: Mapping[str, object] = {"temperature": 0.0, "seed": 0}

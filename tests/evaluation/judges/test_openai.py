@@ -210,6 +210,7 @@ def test_several_at_a_time_in_the_order_of_the_images(monkeypatch: pytest.Monkey
         ("openai:", {}, "judge endpoint names no model"),
         ("openai:m,heat=1", {}, "unknown option"),
         ("openai:m,seed=one", {}, "judge endpoint cannot use seed=one"),
+        ("openai:m,max_tokens=-1", {}, "judge endpoint cannot use max_tokens=-1"),
     ],
 )
 def test_what_concerns_all_questions_ends_the_run(

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from glmkit.errors import UserError
-from glmkit.evaluation.chat import SWITCH, named_options
+from glmkit.evaluation.chat import SWITCH, named_options, positive
 from glmkit.evaluation.hub import model_folder
 from glmkit.evaluation.judges.messages import Inquiry
 from glmkit.evaluation.ocr.lines import EngineIdentity
@@ -37,7 +37,7 @@ READS_TEXT = False
 IS_KEPT = True
 FIX = "--judge transformers:FOLDER with the downloaded files of a vision-language model"
 SETTINGS = (".json", ".jinja", ".txt", ".model")  # files beside the weights that decide answers
-OPTIONS: Mapping[str, Callable[[str], object]] = {"thinking": SWITCH, "max_tokens": int}
+OPTIONS: Mapping[str, Callable[[str], object]] = {"thinking": SWITCH, "max_tokens": positive}
 _OPENED = re.compile(r"<think(?:ing)?>\s*$")  # at the end of a prompt: the template begins the thinking
 
 
