@@ -71,7 +71,8 @@ SHORT = {
     "bench price": f"--limit 1 --count 1 --repeats 1 --settings reuse=2 --model {MODEL}",
     "sweep": f"--size 64x64 --steps 1 --limit 1 --checkpoints last --weights 1 --model {MODEL}",
     "reference add": "--limit 4 --features efficientnet-lite0",
-    "pretrain": "data.posters.count=4 data.posters.validation=1 data.edits.count=1 data.edits.validation=1 "
+    "pretrain": f"model={MODEL} architecture=null data.posters.count=4 data.posters.validation=1 data.edits.count=1 "
+    "data.edits.validation=1 data.edits.world=everyday "
     "decoder.steps=1 decoder.global_batch_size=2 decoder.compile=false decoder.validation_every=0",
 }
 RECIPE = {

@@ -31,10 +31,13 @@ from glmkit.records import Request
 LATENT_PIXELS = 8
 
 
-@lru_cache(maxsize=4)
 def flow_config(folder: Path) -> flow_matching.FlowConfig:
     """Return the noise schedule of a model folder."""
-    path = folder / "scheduler" / "scheduler_config.json"
+    return _flow_config((folder / "scheduler" / "scheduler_config.json").resolve())
+
+
+@lru_cache(maxsize=4)
+def _flow_config(path: Path) -> flow_matching.FlowConfig:
     return flow_matching.FlowConfig.from_dict(read_config(path, published.SCHEDULER))
 
 

@@ -25,10 +25,12 @@ Progress = Callable[[str, int, int], None]
 PRIOR_TOKENS, DENOISING = "prior tokens", "denoising"
 
 
-@lru_cache(maxsize=4)
 def prompt_tokenizer(folder: Path) -> PromptTokenizer:
     """Return the tokenizer of a model folder."""
-    return PromptTokenizer(folder / "processor")
+    return _tokenizer((folder / "processor").resolve())  # a relative path may be another folder's tomorrow
+
+
+_tokenizer = lru_cache(maxsize=4)(PromptTokenizer)
 
 
 def generate_prior_tokens(

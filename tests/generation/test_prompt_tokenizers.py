@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from glmkit.errors import UserError
+from glmkit.generation.prior_tokens import prompt_tokenizer
 from glmkit.generation.sequence import PromptTokenizer
 from glmkit.shipped import ROOT
 
@@ -73,3 +74,17 @@ def test_code_in_a_folder_is_not_run(
         PromptTokenizer(processor)
     assert not mark.exists()
     assert "[y/N]" not in capsys.readouterr().out
+
+
+def test_a_relative_folder_is_that_of_the_current_directory(
+    processor: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "model").symlink_to(tiny_model)
+    (tmp_path / "model").mkdir()
+    processor.rename(tmp_path / "model" / "processor")
+    sizes = set()
+    for folder in (tmp_path, tmp_path / "elsewhere"):
+        monkeypatch.chdir(folder)
+        sizes.add(len(prompt_tokenizer(Path("model")).tokenizer))
+    assert len(sizes) == 2
