@@ -80,7 +80,8 @@ class PublishedScore(Record):
 
     def has_judge(self, measured: str) -> bool:
         """Tell whether the judge is the one that a summary names, whose version may stand behind its name."""
-        names = "|".join(re.escape(name) for name in (self.judge, ALSO_CALLED.get(self.judge, "")) if name)
+        called = filter(None, (self.judge, ALSO_CALLED.get(self.judge)))
+        names = "|".join(re.escape(name).replace(r"\ ", "[ -]") for name in called)
         pattern = rf"(?<![a-z0-9.-])(?:{names})(?:-instruct)?(?:-\d[\d-]*)?(?![a-z0-9.-])"
         return bool(names) and re.search(pattern, measured, re.IGNORECASE) is not None
 

@@ -253,6 +253,8 @@ def test_benchmarks_beside_a_suite_or_a_metric() -> None:
         ("Qwen2.5-VL-72B", "Qwen/Qwen2.5-VL-72B-Instruct at http://x", True),
         ("Qwen2.5-VL-72B", "Qwen2.5-VL-72B-Instruct-AWQ at http://x", False),
         ("Qwen3.5-35B-A3B", "Qwen3.5-35B-A3B at http://x", True),
+        ("Gemini 2.5 Pro", "gemini-2.5-pro at http://x", True),
+        ("Gemini 2.5 Pro", "answers of Gemini 2.5 Pro unigenbench-1", True),
         ("", "gpt-4o at http://x", False),
         ("GPT-4o", "", False),
     ],
