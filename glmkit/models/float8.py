@@ -16,6 +16,7 @@ from torch import Tensor
 
 FLOAT8 = torch.float8_e4m3fn
 LARGEST: float = torch.finfo(FLOAT8).max
+PER_LARGEST = 1 / LARGEST
 ADA = (8, 9)  # compute capability from which a GPU multiplies e4m3
 
 
@@ -41,9 +42,12 @@ def has_products(device: torch.device) -> bool:
 
 
 def cast_rows(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return x ... K in e4m3, and the scale of each row, float32 ... 1: its largest value / 448; 1 for zeros."""
+    """Return x ... K in e4m3, and the scale of each row, float32 ... 1: its largest value / 448; 1 for zeros.
+
+    By a product with 1 / 448 rounded to float32: PyTorch divides by a number so on a GPU, but not on a CPU.
+    """
     x = x.float()
-    scale = x.abs().amax(dim=-1, keepdim=True) / LARGEST
+    scale = x.abs().amax(dim=-1, keepdim=True) * PER_LARGEST
     scale = scale.masked_fill(scale == 0, 1.0)
     return (x / scale).to(FLOAT8), scale
 

@@ -75,6 +75,16 @@ def test_tokens_are_cast_as_torch_casts_them(dtype: torch.dtype) -> None:
     assert_same(gpu_float8.cast_tokens(x), float8.cast_rows(x))
 
 
+def test_scales_are_rounded_alike_everywhere() -> None:
+    """Products with float32(1 / 448), as a GPU's division by a number; a CPU's own division rounds many otherwise."""
+    x = random(500, WIDTH)
+    largest = x.abs().amax(dim=-1, keepdim=True)
+    expected = largest * torch.tensor(1 / 448, device=DEVICE)
+    assert (expected != largest / torch.full_like(largest, 448)).any()
+    for _, scale in (gpu_float8.cast_tokens(x), float8.cast_rows(x)):
+        assert torch.equal(scale, expected)
+
+
 def test_gelu_comes_before() -> None:
     x = 3 * random(2, 5, WIDTH)
     values, scale = gpu_float8.cast_tokens(x, gelu=True)
