@@ -27,6 +27,7 @@ from glmkit.models.host_weights import keep_on_host
 
 GROUP = 128  # inputs that share a scale or a word order, where a matrix has so many
 BITS = {"int8": 8, "int4": 4}
+NUMBERS_AT_ONCE = 2**22  # that are packed: little memory beside the packed ones, and no large holes between these
 RANK_MULTIPLE = 16  # what matrix units take at once
 OUTLIER = 20.0  # a value so many times the root mean square of its row would leave the others few of the 255 numbers
 # How a precision holds the matrices of a component.
@@ -69,22 +70,32 @@ class PackedMatrix:
     change: LowRank | None = None
 
     @classmethod
-    def pack(cls, weight: Tensor, format: str, bias: Tensor | None = None) -> PackedMatrix:
-        """Round a matrix to the nearest values of a format."""
-        weight = weight.detach().float()
-        if format == "e4m3":
-            return cls(format, *float8.cast_rows(weight), bias)
-        bits = BITS[format]
-        grouped = bits == 4 or bool((_outliers(weight) > OUTLIER).any())
-        size = group_size(weight.shape[1]) if grouped else weight.shape[1]
-        weight_NGK = weight.unflatten(1, (-1, size))
-        largest = 2 ** (bits - 1) - 1
-        scale = weight_NGK.abs().amax(dim=-1) / largest
-        if bits == 4:
-            scale = scale.bfloat16()
-        scale = by_group(scale.masked_fill(scale == 0, 1.0))
-        values = (weight_NGK / scale[..., None].float()).round().clamp(-largest - 1, largest)
-        return cls(format, to_words(values.flatten(1), bits), scale, bias)
+    def pack(
+        cls,
+        weight: Tensor,
+        format: str,
+        bias: Tensor | None = None,
+        device: torch.device | None = None,
+        grouped: bool = False,
+    ) -> PackedMatrix:
+        """Round a matrix to the nearest values of a format, on a device (None: its own), some rows at a time.
+
+        `grouped`: whole numbers of 8 bits get a scale per group, as they do where a row has an outlier.
+        """
+        grouped = grouped or format == "int4"
+        values = scale = None
+        for start in range(0, len(weight), step := max(1, NUMBERS_AT_ONCE // weight.shape[1])):
+            rows = weight.detach()[start : start + step].to(device or weight.device).float()
+            if format == "int8" and not grouped and bool((_outliers(rows) > OUTLIER).any()):
+                return cls.pack(weight, format, bias, device, grouped=True)
+            own = float8.cast_rows(rows) if format == "e4m3" else _to_whole_numbers(rows, BITS[format], grouped)
+            if values is None or scale is None:
+                values = own[0].new_empty(len(weight), own[0].shape[1])
+                scale = by_group(own[1].new_empty(len(weight), own[1].shape[1]))
+            values[start : start + step], scale[start : start + step] = own
+        assert values is not None
+        assert scale is not None
+        return cls(format, values, scale, bias)
 
     @property
     def inputs(self) -> int:
@@ -156,6 +167,18 @@ def group_size(inputs: int) -> int:
     return math.gcd(inputs, GROUP)
 
 
+def _to_whole_numbers(weight: Tensor, bits: int, grouped: bool) -> tuple[Tensor, Tensor]:
+    """Return the words N x W and scales N x G of a matrix N x K, one scale per row unless `grouped`."""
+    weight_NGK = weight.unflatten(1, (-1, group_size(weight.shape[1]) if grouped else weight.shape[1]))
+    largest = 2 ** (bits - 1) - 1
+    scale = weight_NGK.abs().amax(dim=-1) / largest
+    if bits == 4:
+        scale = scale.bfloat16()
+    scale = scale.masked_fill(scale == 0, 1.0)
+    values = (weight_NGK / scale[..., None].float()).round().clamp(-largest - 1, largest)
+    return to_words(values.flatten(1), bits), scale
+
+
 def _outliers(weight: Tensor) -> Tensor:
     """Return the largest value of each row, in root mean squares of it."""
     return weight.abs().amax(dim=1) / weight.square().mean(dim=1).sqrt().clamp_min(1e-30)
@@ -214,6 +237,7 @@ def quantize(
         else:
             assert isinstance(layer, nn.Linear)
             bias = None if layer.bias is None else layer.bias.data.to(device)
-            matrix = PackedMatrix.pack(layer.weight.data.to(device), FORMATS[precision][component], bias)
-        module.set_submodule(name, PackedLinear(replace(matrix, change=changes.get(name))))
+            matrix = PackedMatrix.pack(layer.weight, FORMATS[precision][component], bias, device)
+        change = changes.get(name)
+        module.set_submodule(name, PackedLinear(replace(matrix, change=change and change.to(device, change.a.dtype))))
     return module.to(device)

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from glmkit.models import checkpoint
-from glmkit.models.quantized import LowRank, PackedLinear, PackedMatrix, from_words, join, matrix_names, to_words
+from glmkit.models import checkpoint, quantized
+from glmkit.models.hybrid import HybridModel
+from glmkit.models.quantized import (
+    LowRank,
+    PackedLinear,
+    PackedMatrix,
+    from_words,
+    join,
+    matrix_names,
+    quantize,
+    to_words,
+)
 
 FORMATS = ("e4m3", "int8", "int4")
 
@@ -46,6 +59,43 @@ def test_values_are_the_nearest(format: str) -> None:
     ours = matrix.unpack().double().unflatten(1, (-1, size)) / scale
     torch.testing.assert_close((ours - groups / scale).abs(), nearest, rtol=0, atol=1e-4)
     assert matrix.nbytes == 24 * 256 * (1 if format != "int4" else 0.5) + matrix.scale.nbytes
+
+
+@pytest.mark.parametrize("format", ["e4m3", "int8", "int8 by groups", "int4"])
+def test_little_memory_is_taken_beside(format: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No tensor of the size of the matrix but the packed one; some rows at a time give what all at once do."""
+    weight = random(300, 1024).bfloat16()
+    weight[290, 0] = 100 if "groups" in format else 1
+    made: list[int] = []
+    whole = PackedMatrix.pack(weight, format.split()[0])
+    assert (whole.scale.shape[1] > 1) == (format in ("int8 by groups", "int4"))
+
+    class Sizes(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = function(*args, **(kwargs or {}))
+            made.extend(one.untyped_storage().nbytes() for one in tree_leaves(result) if isinstance(one, Tensor))
+            return result
+
+    monkeypatch.setattr(quantized, "NUMBERS_AT_ONCE", 7 * 1024)
+    with Sizes():  # type: ignore[no-untyped-call]
+        matrix = PackedMatrix.pack(weight, format.split()[0])
+    assert torch.equal(matrix.values.view(torch.uint8), whole.values.view(torch.uint8))
+    assert torch.equal(matrix.scale, whole.scale)
+    assert matrix.scale.stride() == whole.scale.stride()
+    beside = [size for size in made if size not in (matrix.values.nbytes, matrix.scale.nbytes, weight.nbytes)]
+    assert max(beside) <= 7 * 1024 * 8
+
+
+def test_the_change_of_an_adapter_comes_along(tiny_model: Path) -> None:
+    """To the device of the packed matrix, from the CPU that the component was read on."""
+    decoder = HybridModel.load(tiny_model).decoder
+    name = matrix_names("decoder", decoder)[0]
+    outputs, inputs = decoder.get_submodule(name).weight.shape  # type: ignore[misc]
+    change = LowRank(random(4, int(inputs)), random(int(outputs), 4))
+    quantize("decoder", decoder, "8bit", torch.device("meta"), {name: change})
+    matrix = cast(PackedLinear, decoder.get_submodule(name)).matrix
+    assert matrix.change is not None
+    assert {one.device.type for one in (matrix.values, matrix.change.a, matrix.change.b)} == {"meta"}
 
 
 @pytest.mark.parametrize("format", FORMATS)
