@@ -22,8 +22,22 @@ class KeyValue(NamedTuple):
 
     @classmethod
     def join(cls, pairs: Sequence[KeyValue], dim: int) -> KeyValue:
-        """Concatenate keys and values along a dimension."""
+        """Concatenate keys and values along a dimension; a single pair stays as it is."""
+        if len(pairs) == 1:
+            return pairs[0]
         return cls(torch.cat([pair.key for pair in pairs], dim), torch.cat([pair.value for pair in pairs], dim))
+
+    def owned(self) -> KeyValue:
+        """Return both, all heads of a token together, in memory that holds nothing else.
+
+        As views of a product of queries, keys and values they would hold all of it, three times the values.
+        """
+        return KeyValue(*(states.transpose(1, 2).contiguous().transpose(1, 2) for states in self))
+
+    def before(self, states: KeyValue) -> KeyValue:
+        """Return keys and values with others behind them, laid out as `owned`."""
+        pairs = zip(self, states, strict=True)
+        return KeyValue(*(torch.cat([one.transpose(1, 2) for one in pair], dim=1).transpose(1, 2) for pair in pairs))
 
     def padded(self, length: int) -> KeyValue:
         """Return both with zeros behind the tokens, `length` tokens in all."""

@@ -46,13 +46,12 @@ class DenoiserSample:
 class _Run:
     """Neighbouring samples of a group that attend alike: their keys begin at `start`, behind the padding.
 
-    `joint`, of a sample with condition images: for every block their keys and values, and behind them room for the
-    sample's own.
+    `cached`, of a sample with condition images: for every block their keys and values.
     """
 
     samples: slice
     start: int
-    joint: tuple[KeyValue, ...] = ()
+    cached: tuple[KeyValue, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -152,7 +151,7 @@ class Denoiser:
             torch.stack(texts),
             torch.stack([self._prior(sample.prior_token_ids) for sample in samples]),
             rotary_cos_sin(longest, *self._grid, self.decoder.config.attention_head_dim, self._device),
-            tuple(_runs(samples, lengths, longest, self._grid[0] * self._grid[1])),
+            tuple(_runs(samples, lengths, longest)),
         )
 
     def _prior(self, ids: Tensor | None) -> Tensor:
@@ -188,7 +187,7 @@ def _key_values(
     layers: list[KeyValue] = []
 
     def attend(_: int, query: Tensor, key_value: KeyValue) -> Tensor:
-        layers.append(key_value)
+        layers.append(key_value.owned())
         return F.scaled_dot_product_attention(query, *key_value)
 
     blocks = cast(Sequence[DecoderBlock], decoder.transformer_blocks)
@@ -197,7 +196,7 @@ def _key_values(
     return layers
 
 
-def _runs(samples: Sequence[DenoiserSample], lengths: Sequence[int], longest: int, image_tokens: int) -> list[_Run]:
+def _runs(samples: Sequence[DenoiserSample], lengths: Sequence[int], longest: int) -> list[_Run]:
     """Group samples with so many glyph tokens, padded to the `longest`; one with condition images stands alone."""
 
     def alike(index: int) -> tuple[int, int | None]:
@@ -207,24 +206,9 @@ def _runs(samples: Sequence[DenoiserSample], lengths: Sequence[int], longest: in
     for (length, index), members in groupby(range(len(samples)), alike):
         count = len(list(members))
         cache = None if index is None else samples[index].condition_cache
-        joint = () if cache is None else tuple(_with_room(layer, length + image_tokens) for layer in cache.layers)
-        runs.append(_Run(slice(begin, begin + count), longest - length, joint))
+        runs.append(_Run(slice(begin, begin + count), longest - length, () if cache is None else cache.layers))
         begin += count
     return runs
-
-
-def _with_room(cached: KeyValue, tokens: int) -> KeyValue:
-    """Copy both, 1 K S d, with room for so many tokens behind them.
-
-    They are laid out as projections write: all heads of a token together.
-    """
-    joint = []
-    for states in cached:
-        batch, heads, length, head_dim = states.shape
-        room = states.new_empty(batch, length + tokens, heads, head_dim).transpose(1, 2)
-        room[:, :, :length] = states
-        joint.append(room)
-    return KeyValue(*joint)
 
 
 def _attend(runs: Sequence[_Run], index: int, query: Tensor, key_value: KeyValue) -> Tensor:
@@ -232,11 +216,9 @@ def _attend(runs: Sequence[_Run], index: int, query: Tensor, key_value: KeyValue
     attention_output = []
     for run in runs:
         readable = KeyValue(key_value.key[run.samples, :, run.start :], key_value.value[run.samples, :, run.start :])
-        if run.joint:
-            tokens = readable.key.shape[2]
-            for room, states in zip(run.joint[index], readable, strict=True):
-                room[:, :, -tokens:] = states
-            readable = run.joint[index]
+        if run.cached:
+            # Copied for one block at a time: room behind the cached ones of all blocks would take as much again.
+            readable = run.cached[index].before(readable)
         attention_output.append(F.scaled_dot_product_attention(query[run.samples], readable.key, readable.value))
     return attention_output[0] if len(attention_output) == 1 else torch.cat(attention_output)
 

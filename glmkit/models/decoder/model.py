@@ -114,7 +114,7 @@ class DiffusionDecoder(nn.Module):
             run = cast(DecoderBlock, block).forward_with_key_value
             inputs = (text, image, condition, rope)
             text, image, key_value = checkpointed(run, index, self.gradient_checkpointing, *inputs)
-            layers.append(key_value)
+            layers.append(key_value.owned())
         return layers
 
     def condition_image_inputs(

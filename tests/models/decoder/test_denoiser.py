@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import os
 from dataclasses import replace
 from typing import Any
@@ -36,6 +37,7 @@ CONFIG = DecoderConfig(
 GRID, SIZE = (4, 6), (64, 96)
 # Kernels on the CPU, where this decoder is; test_gpu runs them on a GPU, too.
 interpreted = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="Triton compiles for the GPU here")
+KERNELS = "glmkit.models.decoder.gpu"
 TIMES = torch.tensor([999.0, 432.0, 17.0])
 
 
@@ -105,6 +107,25 @@ def test_every_row_equals_the_forward_of_it_alone(
             one = expected(decoder, row, latents[number : number + 1], step)
             torch.testing.assert_close(velocities[number : number + 1], one, atol=2e-5, rtol=0)
             assert one.std() > 0.1
+
+
+@pytest.mark.parametrize("compile_blocks", [False, pytest.param(True, marks=interpreted)])
+def test_condition_images_are_held_once(
+    decoder: DiffusionDecoder, compile_blocks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keys and values of every block in memory of their own, which the denoiser reads where they are."""
+    if compile_blocks:
+        monkeypatch.setattr(denoiser, "choose_backend", lambda *_, **__: importlib.import_module(KERNELS))
+    fused = copy.deepcopy(decoder)
+    fused.fuse()
+    image = (torch.randn(1, 4, 8, 12), torch.zeros(1, 24, dtype=torch.int64), SIZE)
+    cache = cache_condition_images(fused, [image], compile_blocks)
+    held = {one.data_ptr(): one for layer in cache.layers for one in layer}
+    assert sum(one.untyped_storage().nbytes() for one in held.values()) == 2 * 2 * 24 * 48 * 4, "2 blocks, float32"
+    sample = DenoiserSample(torch.randn(5, 24), torch.zeros(24, dtype=torch.int64), cache)
+    made = Denoiser(fused, [sample], TIMES, SIZE, GRID)
+    (run,) = made._groups[0].runs
+    assert {one.data_ptr() for layer in run.cached for one in layer} == set(held)
 
 
 def test_rows_side_by_side_are_the_same(decoder: DiffusionDecoder) -> None:
