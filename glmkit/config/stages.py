@@ -172,8 +172,6 @@ class DecoderStage(BlockStage):
     """Share of the images whose prior tokens and glyph texts are dropped together, for classifier-free guidance."""
     prior_token_drop: float = Field(default=0.0, ge=0, le=1)
     """Share of the images whose prior tokens alone are dropped."""
-    prior_resampled: float = Field(default=0.0, ge=0, le=1)
-    """Share of the prior tokens that the autoregressive model samples, so that the decoder forgives its mistakes."""
     text_weight: float = Field(default=0.0, ge=-1)
     """Extra weight of the loss where text stands; -1: nothing is learnt there."""
     other_weight: float = Field(default=1.0, ge=0)
@@ -188,9 +186,7 @@ class DecoderStage(BlockStage):
     @model_validator(mode="after")
     def _something_is_learnt(self) -> Self:
         if self.rl is not None:
-            _check_rl(
-                self, self.rl, "train_glyph", "prior_token_drop", "prior_resampled", "text_weight", "other_weight"
-            )
+            _check_rl(self, self.rl, "train_glyph", "prior_token_drop", "text_weight", "other_weight")
         if self.dpo is not None:
             _check_dpo(self, "train_glyph", "text_weight", "other_weight")
         if self.train_glyph and self.lora is not None:

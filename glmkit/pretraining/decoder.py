@@ -36,9 +36,9 @@ from glmkit.training.objectives.decoder import (
     DecoderObjective,
     check_text,
     precompute_features,
+    weighs_text,
 )
 from glmkit.training.objectives.glyph_embeddings import GlyphTokens
-from glmkit.training.objectives.resampled_priors import mixed
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def precompute_all(
             check_character_labels(images, key)
     texts = [glyph_texts(dataset) if stage.glyphs else [list[str]()] * len(dataset.captions) for dataset in datasets]
     return PretrainFeatures(
-        train=precompute_features(hybrid, images, texts[0], stage, cache, is_trained_on=True),
+        train=precompute_features(hybrid, images, texts[0], stage, cache, with_text=weighs_text(stage)),
         validation=precompute_features(hybrid, validation, texts[1], stage, cache),
         n_characters=count_characters(images),
         alphabet=alphabet(images),
@@ -143,7 +143,8 @@ class PretrainDecoderObjective(DecoderObjective):
         if indices[0] not in self.train.condition_images:
             for other, share in ((self._stretched, 0.5), (self._misspelt, self.stage.prior_misspelt)):
                 if other is not None:
-                    prior = mixed(prior, other[indices], share, generator)
+                    chosen = torch.rand(len(prior), 1, 1, generator=generator, device=self.device) < share
+                    prior = torch.where(chosen, other[indices].long(), prior)
         if not self.stage.prior_noise:
             return prior
         replaced = torch.rand(prior.shape, generator=generator, device=self.device) < self.stage.prior_noise

@@ -60,10 +60,6 @@ class CachedFeatures:
         """Take the items `members` from `stack`, in this order."""
         self._positions.update({index: (stack, position) for position, index in enumerate(members)})
 
-    def include(self, other: CachedFeatures) -> None:
-        """Take all items of `other`, on the same device."""
-        self._positions |= other._positions
-
     def share(self, same: Mapping[int, int]) -> None:
         """Give each of these items the features of another one."""
         self._positions.update(

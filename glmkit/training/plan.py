@@ -123,7 +123,7 @@ def plan_stage(
     with torch.device("meta"):
         modules = {
             component: checkpoint.build_component(component, component_config(recipe, component))
-            for component in dict.fromkeys((*kind.components(name), *kind.encoders_of(stage)))
+            for component in kind.components(name)
         }
         for module in modules.values():
             module.requires_grad_(False)

@@ -105,8 +105,7 @@ def open_model(context: StageContext, stage: Stage, recipe: Recipe, folder: Path
     hybrid = HybridModel(folder, context.device, quantization.dtype(stage.lora, context.device), recipe.model)
     earlier = [name for name in recipe.stages if name != context.name and (context.folder / f"{name}.json").exists()]
     adapted = [name for name in earlier if (context.folder / "adapter" / name).exists()]
-    resampled = getattr(stage, "prior_resampled", 0) > 0
-    if adapted and (recipe.samples.prompts or stage.learns_from_rewards or resampled or context.name == "glyph"):
+    if adapted and (recipe.samples.prompts or stage.learns_from_rewards or context.name == "glyph"):
         adapter = adapters.Adapter(context.folder / "adapter")
         # What rewards have taught is small: in weights of 16 bits, rounding would take most of it away.
         adapt = adapters.add_adapter if stage.learns_from_rewards else adapters.merge_adapter

@@ -83,8 +83,7 @@ class StageKind:
 
     - `objective(model, features, datasets, stage)`: on a model that is prepared; it loads, unloads and adapts nothing.
     - `precompute(model, datasets, stage, cache)`: the features that the objective reads, whatever they are.
-    - `encoders`: components that only compute features; they leave the memory before the transformer is loaded. So
-      does the autoregressive model where it samples the decoder's prior tokens.
+    - `encoders`: components that only compute features; they leave the memory before the transformer is loaded.
     - `transformer`: the component that gradients pass through, whatever is trained: it takes the memory.
     - `load(folder, component)`: what full training begins with, in float32 on the CPU.
     """
@@ -96,10 +95,9 @@ class StageKind:
     load: Callable[[Path, str], nn.Module] = checkpoint.load_component
 
     def encoders_of(self, stage: Any) -> tuple[str, ...]:
-        """Return the components that only compute features of a stage."""
+        """Return the encoders that a stage does not train."""
         trained = ("glyph",) if getattr(stage, "train_glyph", False) else ()
-        sampling = ("autoregressive",) if getattr(stage, "prior_resampled", 0) else ()
-        return tuple(component for component in (*self.encoders, *sampling) if component not in trained)
+        return tuple(component for component in self.encoders if component not in trained)
 
     def components(self, name: str) -> tuple[str, ...]:
         """Return every component that stage `name` reads; the first is what it trains."""

@@ -32,7 +32,6 @@ from glmkit.training.data import ConcatDataset, Datasets, FileDataset, ImageData
 from glmkit.training.objectives import EVERY, Divisible, StageKind
 from glmkit.training.objectives.glyph_embeddings import NO_TEXT, GlyphEmbeddings, Glyphs, GlyphTokens
 from glmkit.training.objectives.regularization import RegularizationImages, without_adapters
-from glmkit.training.objectives.resampled_priors import mixed, precompute_resampled_tokens
 
 VALIDATION_TIMES = 8
 VALIDATION_IMAGES = 64
@@ -53,8 +52,6 @@ class DecoderFeatures:
     """How much of each latent position is text: 1 H W, 255 is all."""
     condition_images: dict[int, tuple[int, ...]]
     """The index of each edit and those of its condition images."""
-    resampled: features.CachedFeatures | None = None
-    """Token ids as the autoregressive model samples them: H/4 W/4."""
 
     def latent_means(self, indices: Sequence[int]) -> Tensor:
         """Return latents B C H W in float32, as generation reads those of condition images."""
@@ -129,7 +126,7 @@ def precompute(
     images, validation = datasets
     check_text(images, stage)
     return (
-        precompute_features(hybrid, images, glyph_texts(images), stage, cache, is_trained_on=True),
+        precompute_features(hybrid, images, glyph_texts(images), stage, cache, with_text=weighs_text(stage)),
         precompute_features(hybrid, validation, glyph_texts(validation), stage, cache),
     )
 
@@ -141,21 +138,15 @@ def precompute_features(
     stage: DecoderStage,
     cache: features.FeatureCache,
     *,
-    is_trained_on: bool = False,
+    with_text: bool = False,
 ) -> DecoderFeatures:
-    """Compute the features of one data set, whose captions have these `texts` for the glyph encoder.
-
-    `is_trained_on`: with what only training reads, where the stage asks for it.
-    """
-    large = features.precompute_large_tokens(hybrid, images, cache)
-    resamples = is_trained_on and stage.prior_resampled > 0
+    """Compute the features of one data set, whose captions have these `texts` for the glyph encoder."""
     return DecoderFeatures(
-        prior_token_ids=large,
+        prior_token_ids=features.precompute_large_tokens(hybrid, images, cache),
         latents=features.precompute_latents(hybrid, images, cache),
         glyphs=GlyphTokens(texts) if learns_glyphs(stage) else GlyphEmbeddings(hybrid, texts, cache),
-        text=features.precompute_text_masks(images, cache) if is_trained_on and weighs_text(stage) else None,
+        text=features.precompute_text_masks(images, cache) if with_text else None,
         condition_images=images.condition_images,
-        resampled=precompute_resampled_tokens(hybrid, images, cache, large) if resamples else None,
     )
 
 
@@ -291,11 +282,9 @@ class DecoderObjective(Divisible):
         conditional = ~dropped.to(self.device, non_blocking=True)
         return DecoderInputs(indices, latents, noise, times, prior_token_ids, prior_token_drop, conditional, texts)
 
-    def sample_prior(self, indices: Sequence[int], generator: torch.Generator) -> Tensor:
-        """Return the prior tokens B H/4 W/4 of images: their own, or some as the autoregressive model samples them."""
-        prior = self.train.prior_token_ids[indices].long()
-        resampled = self.train.resampled
-        return prior if resampled is None else mixed(prior, resampled[indices], self.stage.prior_resampled, generator)
+    def sample_prior(self, indices: Sequence[int], generator: torch.Generator) -> Tensor:  # noqa: ARG002
+        """Return the prior tokens B H/4 W/4 of images: their own, so that nothing is random here."""
+        return self.train.prior_token_ids[indices].long()
 
     def predict_velocity(self, known: DecoderFeatures, inputs: DecoderInputs) -> tuple[Tensor, Tensor]:
         """Run the decoder on images of a data set; see the function of that name."""

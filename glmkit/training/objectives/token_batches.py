@@ -126,15 +126,9 @@ class TokenSequences:
     """
 
     def __init__(
-        self,
-        images: ImageDataset,
-        hybrid: HybridModel,
-        cache: features.FeatureCache,
-        *,
-        with_preview: bool = True,
-        large: features.CachedFeatures | None = None,
+        self, images: ImageDataset, hybrid: HybridModel, cache: features.FeatureCache, *, with_preview: bool = True
     ) -> None:
-        self.large = features.precompute_large_tokens(hybrid, images, cache) if large is None else large
+        self.large = features.precompute_large_tokens(hybrid, images, cache)
         self.preview = features.precompute_preview_tokens(hybrid, images, cache) if with_preview else None
         self.condition_images = images.condition_images
         # The model is not there while tokens are computed.
