@@ -6,8 +6,8 @@ number of the step are tensors, too. So one function is the step on every device
 graph and replayed. A graph belongs to a batch size and a key-value length; both are rounded up, so that a few graphs
 serve all batches. Backends that read no more of the cache than is in use need one length.
 
-A prompt is prefilled alone: products of more rows may round otherwise, and what a request gets must not depend on its
-batch.
+A prompt goes through the products of the prefill alone: those of more rows may round otherwise, and what a request gets
+must not depend on its batch.
 
 Shapes: B batch, P prompt tokens, N image tokens, V vision vocabulary.
 """
@@ -131,17 +131,15 @@ class PriorTokenDecoder:
         """Read each prompt in one pass, which fills the cache, and sample the first token of its image."""
         device = buffers.current_ids_B.device
         ids_B = torch.zeros_like(buffers.current_ids_B)
-        for index, (prompt, prompt_3P) in enumerate(zip(prompts, positions, strict=True)):
+        given = [
+            (torch.tensor(prompt, device=device), prompt_3P.to(device))
+            for prompt, prompt_3P in zip(prompts, positions, strict=True)
+        ]
+        logits_BV = self._codebook_logits(self.model.prefill(given, buffers.cache))
+        for index in range(len(given)):
             one = slice(index, index + 1)
-            logits_11V = self.model(
-                torch.tensor([prompt], device=device),
-                prompt_3P[:, None].to(device),
-                logits_to_keep=slice(-1, None),
-                cache=buffers.cache.samples(one),
-            )
-            logits_1V = self._codebook_logits(logits_11V[:, 0])
-            buffers.logit_sums_B[one].add_(logits_1V.sum(-1))
-            ids_B[one] = sample(logits_1V, buffers.uniforms_NB[0, one], sampling)
+            buffers.logit_sums_B[one].add_(logits_BV[one].sum(-1))
+            ids_B[one] = sample(logits_BV[one], buffers.uniforms_NB[0, one], sampling)
         buffers.append(ids_B)
 
     def decode_one_token(self, buffers: _Buffers, length: int, sampling: Sampling) -> None:

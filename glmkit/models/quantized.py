@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 
 import torch
@@ -119,8 +121,30 @@ class PackedMatrix:
         if self.format == "e4m3" and float8.multiplies(x):
             y = float8.product(*float8.cast_rows(x), self.values, self.scale, self.bias, x.dtype)
         else:
-            y = F.linear(x, self.unpack(x.dtype), self.bias)
+            y = F.linear(x, self._unpacked(x.dtype), self.bias)
         return y if self.change is None else y + F.linear(F.linear(x, self.change.a), self.change.b)
+
+    def _unpacked(self, dtype: torch.dtype) -> Tensor:
+        kept = _KEPT.get()
+        if kept is None:
+            return self.unpack(dtype)
+        key = (id(self), dtype)
+        if key not in kept:
+            kept[key] = self.unpack(dtype)
+        return kept[key]
+
+
+_KEPT: ContextVar[dict[tuple[int, torch.dtype], Tensor] | None] = ContextVar("_KEPT", default=None)
+
+
+@contextmanager
+def unpacked_once() -> Iterator[None]:
+    """Unpack each matrix once for all products inside, and hold it until the end."""
+    token = _KEPT.set({})
+    try:
+        yield
+    finally:
+        _KEPT.reset(token)
 
 
 class PackedLinear(nn.Module):

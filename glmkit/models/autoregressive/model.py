@@ -1,7 +1,7 @@
 """The autoregressive model of GLM-Image: a GLM-4 language model whose head gives prior tokens.
 
 All of its arithmetic is here, in reading order: the key-value cache, rotary positions, attention, a layer, the stack of
-layers, the model. `forward` takes whole sequences (training, prefill), `decode_step` one more token of each sequence.
+layers, the model. `forward` takes whole sequences (training), `prefill` prompts, `decode_step` one more token of each.
 `glmkit.models.autoregressive.backends` chooses among faster ways to the numbers of `decode_step`.
 
 Parameter names are the published ones without their leading `model.`; the numbers follow `GlmImageTextModel` of
@@ -15,6 +15,7 @@ V the vision vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import NamedTuple, cast
 
 import torch
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from glmkit.models.autoregressive.config import AutoregressiveConfig
 from glmkit.models.fused_linear import Fused, fuse, project
 from glmkit.models.gradient_checkpointing import checkpointed
+from glmkit.models.quantized import unpacked_once
 
 # On a GPU the keys of a decoding step are cut into splits of this length, while sequences x key heads are few.
 KV_SPLIT_LENGTH = 64
@@ -309,6 +311,24 @@ class AutoregressiveModel(nn.Module):
         packed = None if sequence_lengths is None else PackedSequences(sequence_lengths)
         hidden_BTD = self.language_model(ids_BT, cos_sin, cache, packed)
         return self.lm_head(_select(hidden_BTD, logits_to_keep))
+
+    def prefill(self, prompts: Sequence[tuple[Tensor, Tensor]], cache: KVCache) -> Tensor:
+        """Return logits B V behind each of B prompts, (ids P, positions 3 P), which fill their parts of the cache.
+
+        Each goes through every product alone, so that what it gives depends on no other. One layer reads all prompts
+        before the next, so that packed matrices are unpacked once for a batch.
+        """
+        language = self.language_model
+        parts = [cache.samples(slice(index, index + 1)) for index in range(len(prompts))]
+        angles = [rotary_cos_sin(positions_3P[:, None], self.config) for _, positions_3P in prompts]
+        hidden = [language.embed_tokens(ids_P[None]) for ids_P, _ in prompts]
+        once = unpacked_once if len(prompts) > 1 else nullcontext
+        for number, layer in enumerate(language.layers):
+            with once():
+                for index, (part, cos_sin) in enumerate(zip(parts, angles, strict=True)):
+                    hidden[index] = layer(hidden[index], cos_sin, part.layer(number))
+        with once():
+            return torch.cat([self.lm_head(language.norm(x_1PD)[:, -1:])[:, 0] for x_1PD in hidden])
 
     def decode_step(
         self,

@@ -98,6 +98,34 @@ def test_step_equals_torch() -> None:
 
 
 @pytest.mark.usefixtures("sums_in_order")
+@pytest.mark.parametrize("precision", ["8bit", "4bit"])
+def test_a_prompt_alone_equals_the_prompt_in_a_batch(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bit for bit, logits and cache, as the forward of it alone; a batch unpacks every matrix once."""
+    model, unpack = packed_model(precision), PackedMatrix.unpack
+    unpacked: list[int] = []
+
+    def noted(matrix: PackedMatrix, dtype: torch.dtype) -> Tensor:
+        unpacked.append(id(matrix))
+        return unpack(matrix, dtype)
+
+    monkeypatch.setattr(PackedMatrix, "unpack", noted)
+    lengths = (7, 5, 9)
+    prompts = [
+        (tiny.random_codes(1, length).to(DEVICE), torch.arange(length, device=DEVICE).expand(3, -1))
+        for length in lengths
+    ]
+    kv = torch.zeros(2, 2, 3, 2, 16, 32, device=DEVICE)
+    with torch.no_grad():
+        together = model.prefill(prompts, KVCache(kv))
+        assert len(unpacked) == len(set(unpacked)) == 2 * 4 + 1, "four products a layer, and the head"
+        for index, (ids_P, positions_3P) in enumerate(prompts):
+            alone = KVCache(torch.zeros_like(kv[:, :, :1]))
+            expected = model(ids_P[None], positions_3P[:, None], slice(-1, None), alone)[0]
+            assert torch.equal(together[index : index + 1], expected)
+            assert torch.equal(kv[:, :, index : index + 1], alone.kv)
+
+
+@pytest.mark.usefixtures("sums_in_order")
 @pytest.mark.parametrize("format", ["int8", "int4"])
 def test_a_row_alone_equals_the_row_in_a_batch(format: str) -> None:
     """Bit for bit, by plans with other tiles, a change included."""
