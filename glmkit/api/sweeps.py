@@ -47,11 +47,11 @@ class PlannedSweep:
 
     def run(self, output: str | Path, metric: str | None = None, prefer: str = "best") -> Sweep:
         """Evaluate what is missing in the folder `output`, and write its page; see `sweep`."""
+        require("matplotlib", "the page of a sweep")
         from glmkit.evaluation import suites
         from glmkit.evaluation.sweep import run_sweep
         from glmkit.reporting.sweep import PREFERRED, write_sweep
 
-        require("matplotlib", "the page of a sweep")
         metrics = suites.load(self.plan.base.suite).metrics
         if metric is not None and metric not in metrics:
             raise unknown("metric", metric, metrics)

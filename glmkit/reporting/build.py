@@ -33,7 +33,6 @@ from glmkit.reporting.highlights import highlights
 from glmkit.reporting.image_store import TILES, ImageStore, fitting_details, tiles_detail
 from glmkit.reporting.leaderboard import Leaderboard, leaderboard
 from glmkit.reporting.load import EvalRun, load_runs
-from glmkit.reporting.panels import RUN_COLOURS, panel
 from glmkit.reporting.paper import check_paper, write_paper
 from glmkit.reporting.provenance import recorded_facts, setup_facts
 from glmkit.reporting.tables import image_records, is_data, write_csv, write_report_json
@@ -186,6 +185,8 @@ def render_page(
     runs: Sequence[EvalRun], comparison: Comparison, board: Leaderboard, out: Path, store: ImageStore
 ) -> bytes:
     """Return the HTML of the page that is to lie at `out`, from where it links to the original images."""
+    from glmkit.reporting.panels import RUN_COLOURS, panel  # by Matplotlib, which other pages do without
+
     cards = gallery(runs, comparison, store)
     script = "\n".join((FOLDER / name).read_text(encoding="utf-8") for name in ("page.js", "viewer.js"))
     environment = template_environment()
