@@ -45,6 +45,11 @@ def prose(document: str) -> str:
     return re.sub(r"^```.*?^```", "", read(document), flags=re.MULTILINE | re.DOTALL)
 
 
+def one_line(document: str) -> str:
+    """Its prose in one line."""
+    return " ".join(prose(document).split())
+
+
 def table(document: str, first_column: str) -> dict[str, list[str]]:
     """The cells of the table whose first heading is `first_column`, by the text in the first one; ** is dropped."""
     return {cells[0]: cells[1:] for cells in table_lines(document, first_column)}

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from documents import ROOT, prose, table, table_lines
+from documents import ROOT, one_line, table, table_lines
 
 from glmkit.cli import main
 from glmkit.evaluation import price
@@ -31,11 +31,6 @@ def results(name: str) -> Figures:
 def cases(name: str) -> dict[str, Figures]:
     """The measurements of a file of results/speed_h200, by their case or size."""
     return {row.get("case") or row["size"]: row for row in results(f"speed_h200/{name}.json")["rows"]}
-
-
-def text(document: str) -> str:
-    """Its prose in one line."""
-    return " ".join(prose(document).split())
 
 
 def interval(estimate: Mapping[str, float], digits: int, value: str = "value") -> str:
@@ -65,8 +60,8 @@ def test_nano_edits() -> None:
     figures = results("nano.json")["splits"]["nano-edit"]["figures"]
     success, psnr = figures["edit_success"], figures["background_psnr"]
     said = f"Of {success['n']} edits {100 * success['value']:.0f} % show what the instruction asks for"
-    assert said in text(PAGE)
-    assert f"background PSNR is {psnr['value']:.1f} dB" in text(PAGE)
+    assert said in one_line(PAGE)
+    assert f"background PSNR is {psnr['value']:.1f} dB" in one_line(PAGE)
 
 
 def test_the_style_of_the_demo() -> None:
@@ -84,7 +79,7 @@ def test_the_style_of_the_demo() -> None:
     words = [f"{scores['word_accuracy']['value']:.2f}" for scores in (before, after)]
     style = " to ".join(distances["form"])
     said = f"the distance to the style falls from {style}, at word accuracies of {' and '.join(words)}"
-    assert said in text("README.md")
+    assert said in one_line("README.md")
 
 
 def before_and_after(example: str) -> tuple[Figures, Figures, Figures]:
@@ -124,7 +119,7 @@ def test_generation_on_an_h200() -> None:
 def test_generation_on_an_h200_in_words() -> None:
     diffusers = cases("diffusers")["1024x1024"]
     prior_tokens = diffusers["all"]["stages"]["prior_tokens"]["diffusers"]
-    said = text(PAGE)
+    said = one_line(PAGE)
     assert (
         f"diffusers takes {diffusers['diffusers']:.1f} s for 1024x1024 and glmkit {diffusers['glmkit']:.1f} s" in said
     )
@@ -169,14 +164,14 @@ def test_generation_on_a_cpu() -> None:
     assert (
         f"{speed['glmkit']:.1f} s per image, against {speed['diffusers']:.1f} s of diffusers on the same weights in "
         f"the same run, {speed['ratio']:.1f} times as fast"
-    ) in text(PAGE)
-    assert f"one image takes {speed['glmkit']:.1f} s on 2 cores" in text("README.md")
+    ) in one_line(PAGE)
+    assert f"one image takes {speed['glmkit']:.1f} s on 2 cores" in one_line("README.md")
 
 
 def test_the_hardware_table_of_the_readme() -> None:
     image, (low, *_) = cases("images")["1024x1024"], cases("memory").values()
     peak = f"1024x1024 takes {image['total']:.1f} s and {image['peak_gib']:.0f} GiB on an H200"
-    assert f"{peak}, or {low['peak_gib']:.0f} GiB with `--memory low`" in text("README.md")
+    assert f"{peak}, or {low['peak_gib']:.0f} GiB with `--memory low`" in one_line("README.md")
 
 
 def test_the_sizes_of_the_models(capsys: pytest.CaptureFixture[str]) -> None:
@@ -189,7 +184,7 @@ def test_the_sizes_of_the_models(capsys: pytest.CaptureFixture[str]) -> None:
         f"{nano['parameters'] / 1e6:.0f} million parameters, {nano['bytes'] / 2**20:.0f} MiB in bfloat16",
         f"{published['parameters'] / 1e9:.1f} billion parameters, {published['bytes'] / 1e9:.0f} GB in bfloat16",
     ):
-        assert said in text("README.md")
+        assert said in one_line("README.md")
 
 
 def test_the_speed_table_of_the_readme() -> None:
@@ -242,7 +237,7 @@ def test_what_gradient_checkpointing_costs() -> None:
         for row in results("train_h200/all.json")["rows"]
         if (row["stage"], row["size"], row["batch"], row["base"]) == ("decoder", "1024x1024", 1, "auto")
     }
-    said = re.search(r"for about (\d+) % more arithmetic", text("recipes/README.md"))
+    said = re.search(r"for about (\d+) % more arithmetic", one_line("recipes/README.md"))
     assert said
     assert int(said[1]) == round(100 * (bounds[1] / bounds[0] - 1))
 
@@ -260,7 +255,7 @@ def test_a_million_images() -> None:
         assert cells == [*expected, f"{reported['seconds']:.0f}", f"{reported['peak_gib']:.1f}"]
     resumed = measured["resumed"]
     said = f"a million images are there took {resumed['generate_images']:.0f} s and {resumed['peak_gib']:.1f} GiB"
-    assert said in text(PAGE)
+    assert said in one_line(PAGE)
     last = max(measured["runs"], key=lambda run: run["images"])
     sizes = {name: 2**20 * mib / last["images"] for name, mib in last["report"]["file_mib"].items()}
     rates = {
@@ -286,9 +281,9 @@ def test_a_million_images() -> None:
     }
     assert {cells[0]: cells[1:] for cells in table_lines(PAGE, "cost | each")} == reckoned
     read = rates["decoder"] * latents / 1e6, rates["decoder"]
-    assert f"reads {read[0]:.1f} MB of latents in {read[1]:.0f} files per second" in text(PAGE)
-    assert f"64 GPUs read {64 * read[0]:.0f} MB in {64 * read[1]:.0f}" in text(PAGE)
-    assert f"`scores.jsonl` of {2**30 / sizes['scores.jsonl'] / 1e6:.1f} million images" in text(PAGE)
+    assert f"reads {read[0]:.1f} MB of latents in {read[1]:.0f} files per second" in one_line(PAGE)
+    assert f"64 GPUs read {64 * read[0]:.0f} MB in {64 * read[1]:.0f}" in one_line(PAGE)
+    assert f"`scores.jsonl` of {2**30 / sizes['scores.jsonl'] / 1e6:.1f} million images" in one_line(PAGE)
 
 
 def training_cells(rate: float) -> list[str]:

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 import pytest
-from documents import ROOT, prose, table_lines
+from documents import ROOT, one_line, table_lines
 
 from glmkit.files import read_json
 
@@ -21,10 +21,6 @@ def rows(name: str) -> Rows:
 
 def low(name: str) -> Rows:
     return rows(f"precision_h200/{name}")
-
-
-def text(document: str) -> str:
-    return " ".join(prose(document).split())
 
 
 def test_images() -> None:
@@ -60,9 +56,9 @@ def test_steps_of_the_decoder_and_batches() -> None:
     ]
     assert (
         f"takes {steps[0]} ms at 1024x1024 and {steps[1]} ms at 2048x2048 in `8bit` ({steps[2]} and {steps[3]} exact"
-    ) in text(PAGE)
+    ) in one_line(PAGE)
     batch = low("8bit-batch")["1024x1024, prior tokens by 64"]
-    assert f"{batch['images_per_hour']:.0f} images are made per hour" in text(PAGE)
+    assert f"{batch['images_per_hour']:.0f} images are made per hour" in one_line(PAGE)
 
 
 def test_caps() -> None:
@@ -98,8 +94,8 @@ def test_two_gpus() -> None:
     measured = read_json(ROOT / "benchmarks" / "results" / "precision_h200" / "parallel_guidance.json")["rows"]
     two = [row["stages"]["denoising"]["glmkit"] for row in measured]
     one = [low("exact-images")["1024x1024"]["denoising"], rows("speed_h200/images")["2048x2048"]["denoising"]]
-    assert f"1024x1024 in {two[0]:.2f} s and one of 2048x2048 in {two[1]:.2f} s, exact" in text(PAGE)
-    assert f"one GPU takes {one[0]:.2f} and {one[1]:.2f} s" in text(PAGE)
+    assert f"1024x1024 in {two[0]:.2f} s and one of 2048x2048 in {two[1]:.2f} s, exact" in one_line(PAGE)
+    assert f"one GPU takes {one[0]:.2f} and {one[1]:.2f} s" in one_line(PAGE)
 
 
 def test_training() -> None:
@@ -107,8 +103,8 @@ def test_training() -> None:
         low("training")[f"decoder, batch 4, {base}, compile"]["samples_per_second"] for base in ("fp8-compute", "auto")
     ]
     said = f"{rates[0]:.1f} samples per second of the decoder where bfloat16 gives {rates[1]:.1f} in the same run"
-    assert said in text(PAGE)
-    assert f"{rates[0] / rates[1]:.2f} times as many" in text(PAGE)
+    assert said in one_line(PAGE)
+    assert f"{rates[0] / rates[1]:.2f} times as many" in one_line(PAGE)
     assert low("training")["autoregressive, batch 10, fp8-compute, compile"]["error"]
 
 
