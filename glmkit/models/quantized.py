@@ -125,7 +125,8 @@ class PackedMatrix:
         return y if self.change is None else y + F.linear(F.linear(x, self.change.a), self.change.b)
 
     def _unpacked(self, dtype: torch.dtype) -> Tensor:
-        kept = _KEPT.get()
+        # What is compiled keeps nothing, and not every version of Dynamo knows ContextVar.
+        kept = None if torch.compiler.is_compiling() else _KEPT.get()
         if kept is None:
             return self.unpack(dtype)
         key = (id(self), dtype)
