@@ -21,7 +21,7 @@ from statistics import mean
 from typing import Any
 
 import torch
-from rl_nano_parts import looks, pooled, run_for, table, write_posters
+from rl_nano_parts import looks, pooled, run_for, table, write_posters, write_prompts
 
 from glmkit import config, runs
 from glmkit.api.pairs import pairs_by_rewards, write_pairs
@@ -152,6 +152,12 @@ def by_images(
         recipe = {"model": e.model, "output": str(e.out / arm / stage), "data": {"train": str(train)}, stage: values}
         adapters.append(learn(e, arm, stage, config.from_dict(recipe), charged))
     return adapters
+
+
+def posters(e: Experiment) -> Path:
+    """Return true posters of the prompts that rewards teach."""
+    write_posters(e.out / "train", e.prompts, 0, *_world(e))
+    return e.out / "train"
 
 
 def own_pairs(e: Experiment) -> tuple[Path, float]:
@@ -314,7 +320,7 @@ ARMS: Mapping[str, Callable[[Experiment, str], dict[str, Any]]] = {
     "rl-ar": adapted(lambda e, name: [by_rewards(e, name, "autoregressive")]),
     "rl-both": adapted(of_rewards),
     "best-of-seeds": best_of_seeds,
-    "supervised": adapted(lambda e, name: by_images(e, name, e.out / "train")),
+    "supervised": adapted(lambda e, name: by_images(e, name, posters(e))),
     "best-of-group": adapted(of_pairs(None)),
     "dpo": adapted(of_pairs({"autoregressive": 20, "decoder": 500})),
     "best-setting": best_setting,
@@ -345,15 +351,19 @@ def main(given: list[str] | None = None) -> int:
     experiment = Experiment(**arguments, splits=tuple(splits), changes=tuple(changes))
     try:
         _open(experiment)
-        asked = {text.lower() for prompt in suites.prompts(suites.load(SUITE)) for text in prompt.texts}
-        settings = GenerationSettings.with_defaults(experiment.model, str(experiment.device))
         for seed, (name, count) in enumerate((("train", experiment.prompts), ("validation", VALIDATION))):
-            write_posters(experiment.out / name, min(count, experiment.prompts), seed, settings.height, asked)
+            write_prompts(experiment.out / name, min(count, experiment.prompts), seed, *_world(experiment))
     except UserError as error:
         raise SystemExit(f"error: {error}") from error
     done = [_write(experiment, name) for name in arms]
     print(table(experiment.out, ARMS))
     return 0 if all(done) else 1
+
+
+def _world(e: Experiment) -> tuple[int, set[str]]:
+    """Return the side of the model's images in pixels, and the texts of the suite, which nothing is trained on."""
+    asked = {text.lower() for prompt in suites.prompts(suites.load(SUITE)) for text in prompt.texts}
+    return GenerationSettings.with_defaults(e.model, str(e.device)).height, asked
 
 
 def _write(e: Experiment, name: str) -> bool:
