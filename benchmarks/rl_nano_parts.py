@@ -73,7 +73,7 @@ def run_for(seconds: float, record: Path, work: Callable[[], object]) -> float:
 
 @dataclass(frozen=True)
 class Scene:
-    """One poster of nano's training world: how it is asked for, and what draws it."""
+    """One poster of nano's training world: how it is asked for, and what renders it."""
 
     caption: str
     texts: tuple[str, ...]
