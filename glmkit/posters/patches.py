@@ -17,6 +17,7 @@ from glmkit.posters.grammar import SHAPES, Scene, Shape
 from glmkit.posters.render import batch_scenes, shape_coverage
 
 MIN_OVERLAP = 0.8  # rendered shapes reach 0.99, after nano's VAE 0.9, letters 0.78; dots are rounder, but small
+SOFT_EDGE = 2  # pixels around a patch in which its colour may be mixed with the background's
 MIN_PATCH = 0.0001  # of the squared shorter side: smaller patches are noise
 
 
@@ -51,7 +52,7 @@ def coverage(pixels: np.ndarray, background: np.ndarray, patch: np.ndarray) -> n
     exact where a VAE or a codec has softened the edges.
     """
     near = patch
-    for _ in range(2):
+    for _ in range(SOFT_EDGE):
         near = np.logical_or.reduce((near, *_neighbours(near)))
     contrast = np.median(pixels[erode(patch)].astype(np.float32), axis=0) - background
     covered = np.zeros(patch.shape, dtype=np.float32)

@@ -29,7 +29,7 @@ from glmkit.posters.check import BALANCE, MIN_SIZE
 from glmkit.posters.everyday.colours import COLOURS, lab
 from glmkit.posters.everyday.scene import RADII, Box
 from glmkit.posters.grammar import THIN_FRAME
-from glmkit.posters.patches import FoundShape, coverage, erode, find_patches, recognise
+from glmkit.posters.patches import SOFT_EDGE, FoundShape, coverage, erode, find_patches, recognise
 from glmkit.records import Record
 
 SAME, DIFFERENT = 12.0, 15.0  # CIELAB: cream is 12 from white, beige 15, light pink 23 from pink
@@ -153,6 +153,8 @@ class _Seen:
         self.text = foreground
         least = MIN_SIZE * RADII[0] * min(foreground.shape)
         for patch in find_patches(foreground):
+            if any(_holds(box, patch) for box in text_boxes):
+                continue  # a letter, whose centre of gravity is in the box
             shape = recognise(coverage(pixels, self.background, patch), least)
             if shape is not None and not any(_inside(shape, box) for box in text_boxes):
                 self.shapes.append((shape, patch))
@@ -225,6 +227,17 @@ def _depth(shape: tuple[int, ...]) -> np.ndarray:
 
 def _inside(shape: FoundShape, box: Box) -> bool:
     return box[0] <= shape.x <= box[2] and box[1] <= shape.y <= box[3]
+
+
+def _holds(box: Box, patch: np.ndarray) -> bool:
+    """Tell whether a patch and its soft edges (`patches.coverage`) lie in a box."""
+    left, top, right, bottom = _box(patch)
+    return (
+        box[0] <= left - SOFT_EDGE
+        and box[1] <= top - SOFT_EDGE
+        and right + SOFT_EDGE <= box[2]
+        and bottom + SOFT_EDGE <= box[3]
+    )
 
 
 def _box(patch: np.ndarray) -> Box:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -129,24 +129,27 @@ class Rewards:
         return json_sha256({**parts, "glmkit": glmkit.__version__})[:16]
 
     def score(self, samples: Sequence[RewardSample]) -> list[RewardScore]:
-        """Score images, in their order."""
-        scores = []
-        for sample, lines, base_lines in self._read(samples):
-            if self.needs_base and sample.base is None:
-                scores.append(RewardScore(error="there is no image of the base model to compare it with"))
-            elif isinstance(lines, OcrError):
-                scores.append(RewardScore(error=f"OCR: {lines}"))
-            elif isinstance(base_lines, OcrError) and self._needs_base_text:
-                scores.append(RewardScore(error=f"OCR of the base image: {base_lines}"))
-            else:
-                known = () if isinstance(base_lines, OcrError) else confident(base_lines)
-                scores.append(self._score(replace(sample, lines=confident(lines), base_lines=known)))
-        return scores
+        """Score images, in their order; each is scored as soon as it is read, while OCR reads the others."""
+        scores: dict[int, RewardScore] = {}
+        for index, lines, base_lines in self._read(samples):
+            scores[index] = self._score_read(samples[index], lines, base_lines)
+        return [scores[index] for index in range(len(samples))]
 
-    def _read(self, samples: Sequence[RewardSample]) -> list[tuple[RewardSample, OcrResult, OcrResult]]:
-        """Recognize the text in all images, each content once."""
+    def _score_read(self, sample: RewardSample, lines: OcrResult, base_lines: OcrResult) -> RewardScore:
+        if self.needs_base and sample.base is None:
+            return RewardScore(error="there is no image of the base model to compare it with")
+        if isinstance(lines, OcrError):
+            return RewardScore(error=f"OCR: {lines}")
+        if isinstance(base_lines, OcrError) and self._needs_base_text:
+            return RewardScore(error=f"OCR of the base image: {base_lines}")
+        known = () if isinstance(base_lines, OcrError) else confident(base_lines)
+        return self._score(replace(sample, lines=confident(lines), base_lines=known))
+
+    def _read(self, samples: Sequence[RewardSample]) -> Iterator[tuple[int, OcrResult, OcrResult]]:
+        """Recognize the text in all images, each content once; yields numbers of samples as they are read."""
         if self._ocr is None:
-            return [(sample, (), ()) for sample in samples]
+            yield from ((index, (), ()) for index in range(len(samples)))
+            return
         reads_base = self._needs_base_text or self._monitored
         with tempfile.TemporaryDirectory() as name:
             files: dict[tuple[tuple[int, int], bytes], Path] = {}
@@ -156,15 +159,25 @@ class Rewards:
                 key = (pixels.size, pixels.tobytes())
                 if key not in files:
                     files[key] = Path(name) / f"{len(files)}.png"
-                    pixels.save(files[key], compress_level=1)
+                    pixels.save(files[key], compress_level=0)
                 return files[key]
 
-            pairs = [
-                (sample, file_of(sample.image), file_of(sample.base) if sample.base and reads_base else None)
-                for sample in samples
-            ]
-            found = dict(self._ocr.recognize(dict.fromkeys(files.values(), MAX_ANSWER_TOKENS)))
-        return [(sample, found[file], found[base] if base else ()) for sample, file, base in pairs]
+            needed: list[set[Path]] = []
+            own: list[tuple[Path, Path | None]] = []
+            waiting: dict[Path, list[int]] = {}
+            for index, sample in enumerate(samples):
+                own.append((file_of(sample.image), file_of(sample.base) if sample.base and reads_base else None))
+                needed.append({*filter(None, own[index])})
+                for file in needed[index]:
+                    waiting.setdefault(file, []).append(index)
+            found: dict[Path, OcrResult] = {}
+            for file, result in self._ocr.recognize(dict.fromkeys(files.values(), MAX_ANSWER_TOKENS)):
+                found[file] = result
+                for index in waiting[file]:
+                    needed[index].discard(file)
+                    if not needed[index]:
+                        image, base = own[index]
+                        yield index, found[image], found[base] if base else ()
 
     def _score(self, sample: RewardSample) -> RewardScore:
         parts: dict[str, float] = {}

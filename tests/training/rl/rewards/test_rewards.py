@@ -77,9 +77,10 @@ def test_an_empty_image_earns_nothing_and_a_failure_is_an_error(monkeypatch: pyt
     line = RecognizedLine("OPEN", 0.9, (0, 0, 20, 10))
 
     class Reads:
-        def recognize(self, images: dict[object, int]) -> dict[object, object]:
-            blank = (path for path in images if np.asarray(Image.open(str(path))).min() == 255)
-            return {**dict.fromkeys(images, (line,)), **dict.fromkeys(blank, OcrError("it hung"))}
+        def recognize(self, images: dict[object, int]) -> Iterator[tuple[object, object]]:
+            for path in reversed(images):  # in any order
+                is_blank = np.asarray(Image.open(str(path))).min() == 255
+                yield path, OcrError("it hung") if is_blank else (line,)
 
         def close(self) -> None: ...
 
