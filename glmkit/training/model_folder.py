@@ -8,9 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from glmkit.errors import UserError
-from glmkit.files import atomic_folder, read_json, write_json
+from glmkit.files import atomic_folder, write_json
 from glmkit.hashing import MADE_BY, json_sha256
 from glmkit.models import checkpoint
+from glmkit.models.checkpoint.configs import read_config
 from glmkit.runs import read_manifest
 
 PRETRAINING = "pretraining"  # whose recipes share one folder
@@ -29,7 +30,8 @@ def claim(folder: Path, maker: str) -> None:
 
 def check_ours(folder: Path, run: Path) -> None:
     """UserError when neither this run nor a pretraining made the folder."""
-    maker = read_json(folder / MADE_BY)["run"] if (folder / MADE_BY).exists() else None
+    path = folder / MADE_BY
+    maker = read_config(path, {"run": ""}).get("run") if path.exists() else None
     if maker not in (PRETRAINING, run_id(run)):
         raise UserError(
             f"{folder} was not made by this run, so nothing is written into it",

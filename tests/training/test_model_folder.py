@@ -49,6 +49,14 @@ def test_what_pretraining_made_is_open_to_all(tiny_model: Path, tmp_path: Path) 
         model_folder.check_ours(copied, tmp_path / "a")
 
 
+def test_who_made_a_model_must_be_told(tiny_model: Path, tmp_path: Path) -> None:
+    target, run = tmp_path / "model", manifest(tmp_path / "run")
+    model_folder.writable_copy(tiny_model, target, run)
+    (target / "made_by.json").write_text("[]")
+    with pytest.raises(UserError, match="must be an object"):
+        model_folder.check_ours(target, run)
+
+
 def test_a_model_of_others_stays_as_it_is(tiny_model: Path, tmp_path: Path) -> None:
     """Neither the base nor a model that lies where the weights should go."""
     theirs, run = tmp_path / "theirs", manifest(tmp_path / "run")

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from glmkit.errors import UserError, unknown
 from glmkit.evaluation.baselines import BaselineDefaults
-from glmkit.files import read_json
 from glmkit.hashing import fingerprint
+from glmkit.models.checkpoint.configs import read_config
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -140,7 +140,7 @@ def _call(folder: Path) -> tuple[str, Mapping[str, inspect.Parameter]]:
     """Look up the pipeline's class, and what calling it takes; UserError when it makes no images from prompts."""
     import diffusers
 
-    class_name = read_json(folder / INDEX).get("_class_name")
+    class_name = read_config(folder / INDEX, {}).get("_class_name")
     cls = getattr(diffusers, class_name, None) if isinstance(class_name, str) else None
     if cls is None:
         fix = "a pipeline of diffusers itself: code that a model brings along is not run"
@@ -168,7 +168,7 @@ def _side(folder: Path) -> int:
 
 def _config(folder: Path, component: str) -> dict[str, Any]:
     path = folder / component / "config.json"
-    return dict(read_json(path)) if path.exists() else {}
+    return read_config(path, {"block_out_channels": [1]}) if path.exists() else {}
 
 
 def _first_line(error: Exception) -> str:

@@ -23,6 +23,7 @@ from glmkit.errors import UserError
 from glmkit.files import atomic_folder, read_json, write_json
 from glmkit.models.checkpoint import defaults, weights
 from glmkit.models.checkpoint.components import COMPONENTS, load_component, resolve
+from glmkit.models.checkpoint.configs import read_config
 from glmkit.models.checkpoint.copying import copy
 from glmkit.models.checkpoint.identity import fingerprint
 from glmkit.models.quantized import (
@@ -150,9 +151,14 @@ def read(stored: Mapping[str, weights.StoredTensor]) -> Iterator[tuple[str, Tens
 
 def quantized_from(folder: Path, component: str) -> str | None:
     """Return the fingerprint of the exact weights that `write_quantized_model` made those of a folder from."""
+    made_from = _about(folder).get(MADE_FROM) or {}
+    return made_from.get(component)
+
+
+def _about(folder: Path) -> dict[str, Any]:
+    """Read glmkit.json of a model folder, which need not be there."""
     path = folder / defaults.FILE
-    made_from = read_json(path).get(MADE_FROM) if path.is_file() else None
-    return made_from.get(component) if isinstance(made_from, dict) else None
+    return read_config(path, {**defaults.EXAMPLE, MADE_FROM: dict.fromkeys(COMPONENTS, "")}) if path.is_file() else {}
 
 
 def write_quantized_model(model: str | Path, out: Path, progress: Callable[[str, int, int], None]) -> None:
@@ -163,6 +169,7 @@ def write_quantized_model(model: str | Path, out: Path, progress: Callable[[str,
     base, formats = resolve(model), FORMATS["8bit"]
     if out.exists():
         raise UserError(f"{out} exists", fix="--out with a folder that does not exist yet")
+    about = _about(base)
     for component in formats:
         if is_quantized(base, component):
             raise UserError(f"the {component} of {base} is in 8 bits already", fix="the model that it was made from")
@@ -171,9 +178,8 @@ def write_quantized_model(model: str | Path, out: Path, progress: Callable[[str,
         copy(base, unfinished)
         for component, format in formats.items():
             _write_component(base, component, format, unfinished, progress)
-        about = read_json(base / defaults.FILE) if (base / defaults.FILE).is_file() else {}
-        about |= {MADE_FROM: {component: fingerprint(base, component) for component in formats}}
-        write_json(unfinished / defaults.FILE, about)
+        made_from = {component: fingerprint(base, component) for component in formats}
+        write_json(unfinished / defaults.FILE, {**about, MADE_FROM: made_from})
 
 
 def _write_component(

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from glmkit.errors import UserError
 from glmkit.extras import require
-from glmkit.files import atomic_path, read_json, write_json
+from glmkit.files import atomic_path, write_json
 from glmkit.models.checkpoint import weights
+from glmkit.models.checkpoint.configs import read_config
 
 if TYPE_CHECKING:
     import torch
@@ -103,7 +104,7 @@ def check(folder: Path) -> Path:
     """Return `folder`, if it is one that `load` can read; UserError otherwise."""
     if not (folder / CONFIG).is_file():
         raise UserError(f"{folder} is not a CLIP folder", found=f"no {CONFIG}", fix="a folder in open_clip's format")
-    prepared = read_json(folder / CONFIG).get("preprocess_cfg", {})
+    prepared = _config(folder).get("preprocess_cfg") or {}
     if {key: prepared.get(key) for key in PREPARATION} != PREPARATION:
         raise UserError(
             f"{folder / CONFIG}: its images are prepared in another way than training does it",
@@ -115,7 +116,7 @@ def check(folder: Path) -> Path:
 
 def load(folder: Path) -> ClipModel:
     """Load a CLIP to train; with fresh weights (torch's global generator) when the folder has none yet."""
-    settings = read_json(check(folder) / CONFIG)["model_cfg"]
+    settings = _config(check(folder))["model_cfg"]
     model = _build(settings, str(folder / CONFIG))
     if (folder / f"{WEIGHTS}.safetensors").exists():
         state = dict(weights.read(weights.stored_tensors(folder, WEIGHTS)))
@@ -126,11 +127,16 @@ def load(folder: Path) -> ClipModel:
     return ClipModel(model, tokenizer_of(f"local-dir:{folder}"))
 
 
+def _config(folder: Path) -> dict[str, Any]:
+    """Read the config of a CLIP folder; UserError for one that describes no model."""
+    return read_config(folder / CONFIG, {"model_cfg": {"text_cfg": {}}, "preprocess_cfg": {}}, ["model_cfg"])
+
+
 def tokenizer_of(source: str) -> Any:
     """Load the tokenizer of a CLIP as open_clip calls it; code that lies in a folder is never run."""
     folder = Path(source.removeprefix("local-dir:"))
     options = {}
-    if folder.is_dir() and "hf_tokenizer_name" in read_json(folder / CONFIG)["model_cfg"].get("text_cfg", {}):
+    if folder.is_dir() and "hf_tokenizer_name" in (_config(folder)["model_cfg"].get("text_cfg") or {}):
         options["trust_remote_code"] = False
     return _open_clip().get_tokenizer(source, **options)
 

@@ -99,12 +99,14 @@ def test_without_a_preset_the_class_and_the_configs_decide(tmp_path: Path) -> No
         ("diffusers:./nowhere", "does not exist"),
         ("diffusers:EMPTY", "no model_index.json"),
         ("diffusers:FOREIGN", "names no pipeline of diffusers"),
+        ("diffusers:LIST", "must be an object"),
         ("diffusers:UNCONDITIONAL", "makes no images from prompts"),
     ],
 )
 def test_what_cannot_draw(model: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "EMPTY").mkdir()
     published(tmp_path / "FOREIGN", "PipelineOfSomebody")
+    (published(tmp_path / "LIST", "FluxPipeline") / "model_index.json").write_text("[]")
     published(tmp_path / "UNCONDITIONAL", "DDPMPipeline")
     kind, _, place = model.partition(":")
     named = f"{kind}:{tmp_path / place}" if place.isupper() else model

@@ -86,6 +86,16 @@ def test_a_folder_without_config(tmp_path: Path) -> None:
         clip.load(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("[]", "must be an object"), ('{"model_cfg": 5}', "model_cfg"), ("{}", "model_cfg is missing")],
+)
+def test_a_config_that_is_none(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / clip.CONFIG).write_text(text)
+    with pytest.raises(UserError, match=message):
+        clip.load(tmp_path)
+
+
 def test_other_preparation_of_images(copy: Path) -> None:
     config = json.loads((copy / clip.CONFIG).read_text())
     config["preprocess_cfg"]["resize_mode"] = "shortest"

@@ -24,9 +24,9 @@ from glmkit.evaluation.chat import SWITCH, named_options, positive
 from glmkit.evaluation.hub import model_folder
 from glmkit.evaluation.judges.messages import Inquiry
 from glmkit.evaluation.ocr.lines import EngineIdentity
-from glmkit.files import read_json
 from glmkit.hashing import file_sha256, json_sha256, large_file_sha256
 from glmkit.inputs.images import read_image
+from glmkit.models.checkpoint.configs import read_config
 from glmkit.records import Answer
 
 if TYPE_CHECKING:
@@ -119,8 +119,7 @@ def identity(location: str) -> EngineIdentity:
     weights = {path.name: large_file_sha256(path) for path in sorted(folder.glob("*.safetensors"))}
     if not weights:
         raise UserError(f"{folder} holds no *.safetensors files", fix=FIX)
-    config = read_json(folder / "config.json")
-    named = config.get("architectures") if isinstance(config, dict) else None
+    named = read_config(folder / "config.json", {"architectures": [""]}).get("architectures")
     settings = {path.name: file_sha256(path) for path in sorted(folder.iterdir()) if path.suffix in SETTINGS}
     packages = " ".join(f"{name}-{version(name)}" for name in ("transformers", "torch"))
     return EngineIdentity(
