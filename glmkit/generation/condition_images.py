@@ -13,7 +13,7 @@ from torch import Tensor
 from glmkit.generation.sequence import TOKEN_PIXELS
 from glmkit.inputs.images import read_image
 from glmkit.models.hybrid import HybridModel
-from glmkit.models.semantic_vq.model import halved_size, prepare_image
+from glmkit.models.semantic_vq.model import prepare_image
 from glmkit.records import Request
 from glmkit.shortcuts import EXACT
 
@@ -53,7 +53,7 @@ def encode_condition_image(hybrid: HybridModel, image: Image.Image) -> Condition
     multiples of 32 within the processor's bounds, and fails otherwise.
     """
     settings = hybrid.condition_image_settings
-    height, width = halved_size(image.height, image.width, settings.min_pixels, settings.max_pixels)
+    height, width = settings.halved_size(image.height, image.width)
     halved = prepare_image(image, (height, width), settings.mean, settings.std)
     token_ids = hybrid.semantic_vq.encode(halved[None].to(hybrid.device, hybrid.dtype))[0]
     if image.size != (2 * width, 2 * height):

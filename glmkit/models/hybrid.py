@@ -14,6 +14,7 @@ import torch
 from glmkit.models import checkpoint
 from glmkit.models.checkpoint.configs import described_by, read_config
 from glmkit.models.quantized import FORMATS
+from glmkit.models.semantic_vq.model import halved_size
 from glmkit.shortcuts import EXACT
 
 if TYPE_CHECKING:
@@ -42,6 +43,10 @@ class ConditionImageSettings:
     max_pixels: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+    def halved_size(self, height: int, width: int) -> tuple[int, int]:
+        """Return the size at which a condition image enters the tokenizer; UserError for one that no edit takes."""
+        return halved_size(height, width, self.min_pixels, self.max_pixels)
 
     @classmethod
     def from_dict(cls, settings: dict[str, Any]) -> ConditionImageSettings:

@@ -157,7 +157,7 @@ async def _queue(request: Request, read: Read, scheduler: Scheduler, settings: S
                 values, images = await asyncio.wait_for(read(request, folder), uploads.READ_SECONDS)
             except TimeoutError as error:
                 raise ApiError(408, f"the request did not arrive within {uploads.READ_SECONDS} s") from error
-            parsed = await asyncio.to_thread(parse, values, scheduler.hybrid.folder, settings, images)
+            parsed = await asyncio.to_thread(parse, values, scheduler.hybrid, settings, images)
             if len(parsed.requests) > held:
                 scheduler.reserve(len(parsed.requests) - held)
                 held = len(parsed.requests)

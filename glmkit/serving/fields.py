@@ -10,7 +10,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError
 
@@ -20,6 +20,9 @@ from glmkit.inputs.images import read_image
 from glmkit.records import Request
 from glmkit.serving.settings import MODEL, ApiError, ServerSettings
 from glmkit.shortcuts import EXACT_REQUEST
+
+if TYPE_CHECKING:
+    from glmkit.models.hybrid import HybridModel
 
 FORMATS = {"png": "PNG", "webp": "WEBP", "jpeg": "JPEG"}
 MAX_PARTIAL, MAX_TEXTS, MAX_WEIGHT = 3, 16, 2.0
@@ -95,9 +98,9 @@ class ImageRequest:
 
 
 def parse(
-    values: Mapping[str, Any], folder: Path, settings: ServerSettings, images: Sequence[Path] = ()
+    values: Mapping[str, Any], hybrid: HybridModel, settings: ServerSettings, images: Sequence[Path] = ()
 ) -> ImageRequest:
-    """Check the fields of a client, and make its requests to the model in `folder`; ApiError names the wrong field.
+    """Check the fields of a client, and make its requests to the model; ApiError names the wrong field.
 
     `images` are the files to edit.
     """
@@ -109,21 +112,16 @@ def parse(
     if shortcuts and not settings.shortcuts:
         at = next((name for name in shortcuts if name in values), "quality")
         raise ApiError(400, "this server generates exact images only", param=at, code="not_allowed")
-    shape = None
-    for number, path in enumerate(images):
-        try:
-            shape = shape or read_image(path, f"image {number + 1}").size
-        except UserError as error:
-            raise ApiError.of(error, "image") from error
+    shapes = [_shape(path, f"image {number}", hybrid) for number, path in enumerate(images, start=1)]
     size = None if fields.size in (None, "auto") else fields.size
     param = "size" if size else None
     try:
         request = new_request(
-            folder,
+            hybrid.folder,
             "image",
             fields.prompt,
             size=size,
-            shape=shape,
+            shape=shapes[0] if shapes else None,
             seed=random.SystemRandom().randrange(2**31) if fields.seed is None else fields.seed,
             steps=fields.num_inference_steps,
             guidance=fields.guidance_scale,
@@ -151,6 +149,17 @@ def parse(
         fields.partial_images,
         "high" if not shortcuts else fields.quality,
     )
+
+
+def _shape(path: Path, name: str, hybrid: HybridModel) -> tuple[int, int]:
+    """Read an image to edit, and return its width and height in pixels; ApiError for one that no edit takes."""
+    settings = hybrid.condition_image_settings
+    try:
+        image = read_image(path, name)
+        settings.halved_size(image.height, image.width)
+    except UserError as error:
+        raise ApiError.of(error, "image") from error
+    return image.size
 
 
 def _validated(values: Mapping[str, Any]) -> Fields:

@@ -20,7 +20,6 @@ from glmkit.models.checkpoint import adapter_files, adapters, published, torchao
 from glmkit.models.devices import check_compile
 from glmkit.models.hybrid import HybridModel
 from glmkit.models.quantized import MATRICES
-from glmkit.models.semantic_vq.model import halved_size
 from glmkit.training import libraries, lora, quantization
 from glmkit.training.data import Datasets, ImageDataset, kinds
 from glmkit.training.objectives.decoder import check_text
@@ -161,8 +160,7 @@ def pairs(name: str, stage: Stage, images: ImageDataset) -> None:
 def condition_image_size(size: tuple[int, int], hybrid: HybridModel, key: str) -> None:
     """UserError when the model would scale condition images of a size (height, width) first: training does not."""
     height, width = size
-    settings = hybrid.condition_image_settings
-    rows, columns = (2 * side for side in halved_size(height, width, settings.min_pixels, settings.max_pixels))
+    rows, columns = (2 * side for side in hybrid.condition_image_settings.halved_size(height, width))
     if (rows, columns) != (height, width):
         raise UserError(
             "the model reads condition images of this size at another one",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import io
 import json
 import os
 import signal
@@ -19,7 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
 from serving.conftest import QUICK, SIZE, Serve, Served
+from tiny_adapter import make_adapter
 
 from glmkit.errors import UserError
 from glmkit.generation import denoising
@@ -146,6 +151,12 @@ def test_a_body_of_unknown_length_is_counted(serve: Serve) -> None:
     assert connection.getresponse().status == 413
 
 
+def drawn(width: int, height: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (width, height), "teal").save(file, "PNG")
+    return file.getvalue()
+
+
 @pytest.mark.parametrize(
     ("parts", "param"),
     [
@@ -154,6 +165,10 @@ def test_a_body_of_unknown_length_is_counted(serve: Serve) -> None:
         ([("prompt", b"a"), ("image", b"%!PS-Adobe-3.0 EPSF-3.0\n")], "image"),
         ([("prompt", b"a"), ("image", png(60_000, 60_000))], "image"),
         ([("prompt", b"a"), ("image", png(64, 64))], "image"),
+        ([("prompt", b"a"), ("image", drawn(64, 64)), ("image", png(64, 64))], "image"),
+        ([("prompt", b"a"), ("image", drawn(1, 1))], "image"),
+        ([("prompt", b"a"), ("image", drawn(1, 5000))], "image"),
+        ([("prompt", b"a"), ("image", drawn(64, 64)), ("image", drawn(16, 80))], "image"),
         ([("prompt", b"a"), *[("image", b"x")] * 4], "image"),
         ([("prompt", b"a"), ("prompt", b"b"), ("image", b"x")], None),
         ([("prompt", b"a"), ("lora", b"[{")], "lora"),
@@ -161,9 +176,11 @@ def test_a_body_of_unknown_length_is_counted(serve: Serve) -> None:
 )
 def test_edits_that_are_refused(served: Served, parts: list[tuple[str, bytes]], param: str | None) -> None:
     body, kind = form(*parts)
+    before = served.scheduler.counts["batches"]
     found, answer, _ = ask(served, body, EDITS, Content_Type=kind)
     assert found == 400
     assert param in (None, answer["error"]["param"])
+    assert served.scheduler.counts["batches"] == before, "nothing was queued"
 
 
 def test_a_mask_is_refused_by_name(served: Served) -> None:
@@ -299,6 +316,20 @@ def test_what_fails_is_an_error_of_its_own(serve: Serve, monkeypatch: pytest.Mon
     assert status == 200
     assert b"event: error" in text
     assert ask(served, {**FIELDS, "seed": 2})[0] == 200
+
+
+def test_an_adapter_too_strong_is_an_error_of_its_own_requests(serve: Serve, tiny_model: Path, tmp_path: Path) -> None:
+    """Finite weights that overflow are found by the image: the server says so, and serves the others."""
+    make_adapter(tiny_model, tmp_path / "strong", "decoder")
+    path = tmp_path / "strong" / "decoder" / "adapter_model.safetensors"
+    save_file({name: torch.full_like(value, 1e30) for name, value in load_file(path).items()}, path)
+    served = serve(adapters={"strong": str(tmp_path / "strong")})
+    before = ask(served, {**FIELDS, "seed": 1})[1]["data"]
+    status, answer, headers = ask(served, {**FIELDS, "seed": 1, "lora": "strong"})
+    assert (status, answer["error"]["code"]) == (500, "generation_failed")
+    assert "an adapter too strong" in answer["error"]["message"]
+    assert headers["x-should-retry"] == "false"
+    assert ask(served, {**FIELDS, "seed": 1})[1]["data"] == before
 
 
 def test_metrics(serve: Serve) -> None:
