@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, PngImagePlugin
 
@@ -114,11 +115,8 @@ def image_shortcuts(path: Path) -> dict[str, str]:
 
     A rewritten prompt is one of them.
     """
-    try:
-        with Image.open(path, formats=["PNG"]) as image:
-            return shortcuts(image.info) | ({"prompt": "rewritten"} if REWRITTEN_FROM in image.info else {})
-    except (OSError, SyntaxError, ValueError):
-        return {}
+    info = _info(path)
+    return shortcuts(info) | ({"prompt": "rewritten"} if REWRITTEN_FROM in info else {})
 
 
 def is_ours(path: Path) -> bool:
@@ -126,7 +124,16 @@ def is_ours(path: Path) -> bool:
     try:
         if check_regular(path, str(path)) == 0:
             return True
-        with Image.open(path, formats=["PNG"]) as image:
-            return str(image.info.get("version")).startswith("glmkit ")
-    except (UserError, OSError, SyntaxError, ValueError):
+    except (UserError, OSError):
         return False
+    return str(_info(path).get("version")).startswith("glmkit ")
+
+
+def _info(path: Path) -> dict[str, Any]:
+    """Return what a PNG says before its pixels, which are not decoded; nothing for any other file."""
+    try:
+        check_regular(path, str(path))
+        with Image.open(path, formats=["PNG"]) as image:
+            return {str(key): value for key, value in image.info.items()}
+    except Exception:  # decoders raise anything for broken files, and for those of too many pixels
+        return {}

@@ -16,7 +16,7 @@ from glmkit.distributed.process_group import ProcessGroup
 from glmkit.distributed.work_queue import WorkItem, claim_items
 from glmkit.files import append_jsonl, read_jsonl
 from glmkit.generation.batch import GeneratedImages, IsMissing, Report, Result, generate_many
-from glmkit.generation.images import condition_image_digests, image_text, is_image_of, is_ours
+from glmkit.generation.images import condition_image_digests, image_shortcuts, image_text, is_image_of, is_ours
 from glmkit.records import Request
 
 
@@ -90,6 +90,15 @@ def test_an_image_that_glmkit_did_not_make_stays(tmp_path: Path, put: Callable[[
     after = os.lstat(tmp_path / "b.png")
     assert (before.st_ino, before.st_mtime_ns, before.st_size) == (after.st_ino, after.st_mtime_ns, after.st_size)
     assert generate("ac", tmp_path).n_skipped == 2
+
+
+def test_an_image_of_too_many_pixels_to_open_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("RGB", (1000, 10)).save(tmp_path / "b.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4000)
+    images = generate("ab", tmp_path)
+    assert (images.n_generated, images.n_failed) == (1, 1)
+    assert "b.png is there already" in str(images.records[1].error)
+    assert image_shortcuts(tmp_path / "b.png") == {}
 
 
 def test_an_image_of_glmkit_is_replaced_also_if_it_was_cut(tmp_path: Path) -> None:
