@@ -75,9 +75,11 @@ def atomic_path(path: str | Path, *, flush: bool = True) -> Iterator[Path]:
     The disk holds the content before it has its name, so that a power cut leaves no empty file. That takes about 5 ms,
     little beside an image or a saved state; `flush=False` is for the thousands of small files whose reader makes again
     what is damaged.
-    Raises UserError when the disk is full or the folder cannot be written; the old file, if any, stays.
+    Raises UserError when the disk is full, the folder cannot be written, or a device has this name; what was there
+    stays.
     """
     path = _named(path)
+    _refuse_device(path)
     temporary = _temporary(path)
     try:
         with explained(path, temporary):
@@ -99,6 +101,7 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     Raises UserError as `atomic_path` does, and when `path` is there by then; `replace` takes its place.
     """
     path = _named(path)
+    _refuse_device(path)
     temporary, old = _temporary(path), _temporary(path)
     try:
         with explained(path, temporary):
@@ -143,6 +146,13 @@ def _named(path: str | Path) -> Path:
     except UnicodeEncodeError as error:
         found = error.reason
     raise UserError(f"{str(path)!r} is no name of a file", found=found, fix="another name")
+
+
+def _refuse_device(path: Path) -> None:
+    """Raise UserError for a device, or a link to one: a rename would put a file in its place for the whole system."""
+    with suppress(OSError):
+        if stat.S_ISCHR(mode := path.stat().st_mode) or stat.S_ISBLK(mode):
+            raise UserError(f"cannot write {path}", found="a device", fix="the name of a file")
 
 
 def _temporary(path: Path) -> Path:

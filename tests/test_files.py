@@ -443,3 +443,19 @@ def test_leftovers_anywhere_in_a_run_folder_are_removed(tmp_path: Path) -> None:
     remove_leftovers(tmp_path)
     assert not [path for path in tmp_path.rglob("*") if not path.is_dir()]
     assert not any((tmp_path / "adapter").iterdir())
+
+
+@pytest.mark.skipif(os.name != "posix", reason="devices as POSIX has them")
+@pytest.mark.parametrize("write", [atomic_path, atomic_folder])
+def test_a_device_is_never_replaced(write: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root can rename a file over /dev/null, for every program of the machine; nobody gets so far as to try."""
+    link = tmp_path / "link"
+    link.symlink_to(os.devnull)
+    monkeypatch.setattr("glmkit.files._temporary", lambda _: tmp_path / "temporary")
+    monkeypatch.setattr(os, "replace", lambda *_: pytest.fail("it must not be renamed"))
+    monkeypatch.setattr(Path, "rename", lambda *_: pytest.fail("it must not be renamed"))
+    for path in (Path(os.devnull), link):
+        with pytest.raises(UserError, match=f"cannot write {path}"), write(path):
+            pass
+    assert link.is_symlink()
+    assert Path(os.devnull).is_char_device()
