@@ -46,6 +46,7 @@ MEMORY, FILE_SIZE, FILES = 8 << 30, 1 << 29, 512
 CPU_SECONDS, SECONDS, IDLE_SECONDS = 45, 240, 10  # IDLE: without work, waiting for something that never comes
 BUG = 70  # exit code of an exception that was not caught
 MAX_MESSAGE = 1500
+DEVICE = "/dev/zero"  # which words and links of the cases name: root can replace it, and all later cases would be void
 WHOLE = "as it is"  # name of the case of a scenario in which nothing is broken
 HAS_ERROR_RECORDS = ("generate", "eval", "sweep", "reward")
 # Broken weights that no command may take: who generates with them believes to see what was trained.
@@ -82,7 +83,7 @@ def run_case(case: Case, base: Path, lab: Path) -> Row:
         code, ending = run_child(lambda: run_command(argv, case.scenario, lab), lab, env)
     seconds = round(time.monotonic() - started, 2)
     error = _tail(lab.with_suffix(".err"))
-    outcome = ending or judge(case, lab, base, code, error) or _outside(before, _snapshot(lab), case) or "clean"
+    outcome = ending or judge(case, lab, base, code, error) or _outside(before, lab, case) or "clean"
     place = _place(error) if outcome == "traceback" else ""
     last = [line for line in error.splitlines() if line.strip()] or [""]
     message = next((line for line in last if line.startswith("error:")), last[-1])
@@ -203,6 +204,8 @@ def judge(case: Case, lab: Path, base: Path, code: int, error: str) -> str | Non
         return "message" if len(messages) != 1 or too_long or "usage:" in error else None
     if code == 1 and case.scenario.argv[0] == "gate":
         return None  # the run is worse
+    if code == 1 and case.scenario.request is not None:  # no image from what was taken: right if the server is broken
+        return "message" if case.target == case.scenario.request else None
     if code == 1:
         shown = case.scenario.argv[0] in HAS_ERROR_RECORDS and re.search("failed|no score|no reward|error", error)
         return None if shown else "message"
@@ -257,11 +260,13 @@ def _snapshot(lab: Path) -> dict[str, tuple[int, int, int]]:
     return found
 
 
-def _outside(before: Mapping[str, Any], after: Mapping[str, Any], case: Case) -> str | None:
-    """Name files that were changed beside the outputs, which a word of the case may name."""
-    words = set(case.argv or ()) - set(case.scenario.argv)
-    asked = {part.partition("/")[0] for word in words for part in (word, word.partition("=")[2])}
+def _outside(before: Mapping[str, Any], lab: Path, case: Case) -> str | None:
+    """Name files that were changed beside the outputs, which a word of the case or its recipe may name."""
+    if not Path(DEVICE).is_char_device():
+        raise SystemExit(f"{case.id} replaced {DEVICE}; to mend this machine: mknod -m 666 {DEVICE} c 1 5")
+    after = _snapshot(lab)
     changed = [name for name in {*before, *after} if before.get(name) != after.get(name)]
+    asked = fuzz_lab.asked_outputs(case, lab) if changed else set()
     changed = [name for name in changed if name.partition("/")[0] not in asked]
     return "outside: " + ", ".join(sorted(changed)[:3]) if changed else None
 

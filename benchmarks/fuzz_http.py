@@ -71,7 +71,8 @@ def _serve(listening: socket.socket, path: Path) -> None:
 
 
 def serve_and_ask(argv: Sequence[str], request: str, printed: Path) -> int:
-    """Run `glmkit serve`, send it one request, and stop it; returns 0, 2 when it refused, or `BROKEN`.
+    """Run `glmkit serve`, send it one request, and stop it; returns 0, 2 when it refused, 1 when it took the request
+    and says why there is no image, or `BROKEN`.
 
     `request` is JSON for an image or an image to be edited; `printed` is the file that this process prints into.
     """
@@ -104,6 +105,9 @@ def _ask(request: str, printed: Path) -> int:
         if status == 200:
             return 0 if content["data"][0]["b64_json"] else BROKEN
         message = content["error"]["message"]
+        if (status, content["error"]["code"]) == (500, "generation_failed") and "; try: " in message:
+            print(f"error: {message.replace('; try: ', chr(10) + '  try: ')}", file=sys.stderr)
+            return 1
         if 400 <= status < 500 and isinstance(message, str) and message:
             print(f"error: {message}\n  try: what {content['error'].get('param')} may be", file=sys.stderr)
             return 2

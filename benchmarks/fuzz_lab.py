@@ -9,16 +9,20 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import yaml
+from fuzz_cases import Case, read_document
 from fuzz_http import endpoint
 from fuzz_inputs import write_inputs
 from fuzz_scenarios import EVAL, FEATURES, PROMPT, PUBLIC, SCENARIOS, SMALL, public, sweep
 
 from glmkit.cli import main as glmkit
 
+MAX_RECIPE = 1 << 20
 RunChild = Callable[[Callable[[], int | None], Path, dict[str, str]], tuple[int, str | None]]
 
 
@@ -56,6 +60,18 @@ def prepare(base: Path, run_child: RunChild) -> Path:
     (base / "ready").touch()
     _find_targets(base)
     return base
+
+
+def asked_outputs(case: Case, lab: Path) -> set[str]:
+    """Return the first parts of the paths that the words of a case, or the recipe that it breaks, give for outputs."""
+    words = set(case.argv or ()) - set(case.scenario.argv)
+    names = {part for word in words for part in (word, word.partition("=")[2])}
+    path = lab / (case.target or "")
+    if path.suffix == ".yaml" and path.is_file() and path.stat().st_size < MAX_RECIPE:
+        with suppress(ValueError, AttributeError, RecursionError, yaml.YAMLError):  # it is no recipe
+            recipe, _ = read_document(path)
+            names |= {str(recipe.get("output")), str(recipe.get("save"))}
+    return {name.partition("/")[0] for name in names}
 
 
 def _must(ended: tuple[int, str | None], base: Path, command: tuple[str, ...]) -> None:

@@ -132,7 +132,24 @@ def test_a_changed_input_is_seen(tmp_path: Path) -> None:
     before = fuzz._snapshot(tmp_path)
     (tmp_path / "in" / "b").touch()
     case = fuzz_cases.Case(fuzz_cases.Scenario("recipes", "validate", ("validate",)), "x")
-    assert fuzz._outside(before, fuzz._snapshot(tmp_path), case) == "outside: in/b"
+    assert fuzz._outside(before, tmp_path, case) == "outside: in/b"
+
+
+@pytest.mark.parametrize(("output", "seen"), [("²", None), ("out", "outside: ²")])
+def test_a_recipe_says_where_its_output_is(output: str, seen: str | None, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"output": output}))
+    before = fuzz._snapshot(tmp_path)
+    (tmp_path / "²").mkdir()
+    scenario = fuzz_cases.Scenario("recipes", "finetune", ("finetune", "recipe.yaml"))
+    case = fuzz_cases.Case(scenario, "recipe.yaml: output", target="recipe.yaml")
+    assert fuzz._outside(before, tmp_path, case) == seen
+
+
+@pytest.mark.parametrize(("target", "seen"), [("in/adapter", None), ("in/request.json", "message")])
+def test_only_a_broken_server_may_fail(target: str, seen: str | None, tmp_path: Path) -> None:
+    scenario = fuzz_cases.Scenario("servers", "adapter", ("serve",), request="in/request.json")
+    case = fuzz_cases.Case(scenario, "flipped bits", target=target)
+    assert fuzz.judge(case, tmp_path, tmp_path, 1, "error: not finite\n  try: other weights") == seen
 
 
 def test_every_command_is_tried() -> None:
