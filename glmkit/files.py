@@ -301,15 +301,17 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
 
 
-def check_regular(path: Path, name: str) -> int:
+def check_regular(path: Path, name: str, limit: int | None = None) -> int:
     """Return the size of a file; UserError with its name when it is something else, whose reading may never end.
 
-    OSError when it is not there.
+    So it is when the file has more than `limit` bytes. OSError when it is not there.
     """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         kind = "a folder" if path.is_dir() else "a pipe, a device or a socket"
         raise UserError(f"{name} cannot be read", found=kind, fix="use a regular file")
+    if limit is not None and status.st_size > limit:
+        raise UserError(f"{name} is too large", found=f"{status.st_size:,} bytes", fix=f"at most {limit:,}")
     return status.st_size
 
 
@@ -325,9 +327,7 @@ def read_regular(path: str | Path, name: str, limit: int) -> bytes:
     """
     path = Path(path)
     try:
-        size = check_regular(path, name)
-        if size > limit:
-            raise UserError(f"{name} is too large", found=f"{size:,} bytes", fix=f"at most {limit:,}")
+        check_regular(path, name, limit)
         return path.read_bytes()
     except FileNotFoundError as error:
         found = f"a link to {path.readlink()}, which is not there" if path.is_symlink() else None

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from glmkit.errors import UserError
-from glmkit.files import cache_folder, check_regular, read_json, write_json
+from glmkit.files import MAX_TEXT_BYTES, cache_folder, check_regular, read_json, write_json
 
 FOR_PEOPLE = (".md", ".png")  # files of a model folder that decide nothing
+TEXTS = (".json", ".jsonl", ".txt", ".csv", ".yaml", ".yml", ".jinja")  # the readers of these have a limit
 MADE_BY = "made_by.json"  # in a model folder that training writes into: the run that made it, no content either
 LARGE_BYTES = 1 << 26  # files above are remembered one by one, also where another file of their folder changes
 STABLE_NS = 2 * 10**9
@@ -25,16 +26,20 @@ def json_sha256(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def file_sha256(path: Path) -> str:
-    """Hash a whole file: 64 hexadecimal digits. UserError for a pipe or a device, whose reading may never end."""
-    check_regular(path, str(path))
+def file_sha256(path: Path, limit: int | None = MAX_TEXT_BYTES) -> str:
+    """Hash a whole file: 64 hexadecimal digits.
+
+    UserError for a pipe or a device, whose reading may never end, and for more than `limit` bytes: no reader takes a
+    text or an image that is larger.
+    """
+    check_regular(path, str(path), limit)
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def large_file_sha256(path: Path) -> str:
     """Hash a file of weights once: the digest is remembered while the file is not touched."""
-    return remembered([path], "sha256", lambda: file_sha256(path))
+    return remembered([path], "sha256", lambda: file_sha256(path, limit=None))
 
 
 def remembered(files: Iterable[Path], purpose: str, compute: Callable[[], str]) -> str:
@@ -65,7 +70,7 @@ def fingerprint(path: str | Path, passed_over: tuple[str, ...] = FOR_PEOPLE) -> 
     """Name the content of a file or folder in 16 hexadecimal digits, so that a run notices weights that changed.
 
     Links count as what they lead to. What only people look at (README.md, images beside it) does not count, nor who
-    made it, nor hidden files.
+    made it, nor hidden files. UserError for a text that is larger than any reader takes.
     """
     path = Path(path)
     files = {"": path} if path.is_file() else _content(path, passed_over)
@@ -73,13 +78,14 @@ def fingerprint(path: str | Path, passed_over: tuple[str, ...] = FOR_PEOPLE) -> 
     names = sorted(files, key=lambda name: name.split("/"))
 
     def compute() -> str:
-        sizes = {name: files[name].stat().st_size for name in names}
-        sha256 = {
-            name: (large_file_sha256 if sizes[name] > LARGE_BYTES else file_sha256)(files[name]) for name in names
-        }
-        return json_sha256([[name, sha256[name]] for name in names])
+        return json_sha256([[name, _sha256(files[name])] for name in names])
 
     return remembered([files[name] for name in names], f"content {json_sha256(names)}", compute)[:16]
+
+
+def _sha256(path: Path) -> str:
+    is_small = path.stat().st_size <= LARGE_BYTES or path.suffix.lower() in TEXTS
+    return file_sha256(path) if is_small else large_file_sha256(path)
 
 
 def _content(folder: Path, passed_over: tuple[str, ...], above: frozenset[str] = frozenset()) -> dict[str, Path]:

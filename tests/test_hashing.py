@@ -20,9 +20,9 @@ def test_a_file_is_read_again_only_when_it_has_changed(tmp_path: Path, monkeypat
     read: list[Path] = []
     real = hashing.file_sha256
 
-    def record(path: Path) -> str:
+    def record(path: Path, limit: int | None) -> str:
         read.append(path)
-        return real(path)
+        return real(path, limit)
 
     monkeypatch.setattr(hashing, "file_sha256", record)
     monkeypatch.setattr(hashing, "STABLE_NS", -(10**12))
@@ -95,3 +95,19 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     for digest in (hashing.file_sha256, large_file_sha256):
         with pytest.raises(UserError, match="pipe"):
             digest(tmp_path / "pipe")
+
+
+def test_what_no_reader_takes_is_not_hashed(tmp_path: Path) -> None:
+    """A sparse file of a terabyte takes hours; weights may have any size."""
+    path = tmp_path / "prompts.jsonl"
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(UserError, match="too large"):
+        hashing.file_sha256(path)
+    for place in (path, tmp_path):
+        with pytest.raises(UserError, match="too large"):
+            hashing.fingerprint(place)
+    path.write_bytes(b"four")
+    assert hashing.file_sha256(path, limit=4) == hashing.file_sha256(path, limit=None)
+    with pytest.raises(UserError, match="too large"):
+        hashing.file_sha256(path, limit=3)

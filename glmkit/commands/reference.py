@@ -81,6 +81,7 @@ def source(arguments: argparse.Namespace) -> tuple[ImageSource, dict[str, Any]]:
     if missing := [path for path in paths if not path.exists()]:
         raise UserError(f"{missing[0]} does not exist", fix=f"--{kind} with the files of the set")
     refuse(arguments, kind)
+    prompts = sources.read_prompts(arguments.prompts) if arguments.prompts else {}  # before anything is hashed
     options = {name: getattr(arguments, name) for name in ("preset", "model", "column", "prompt_column")}
     settings = {
         kind: [str(path) for path in paths],
@@ -92,9 +93,7 @@ def source(arguments: argparse.Namespace) -> tuple[ImageSource, dict[str, Any]]:
     if arguments.preset:
         return presets.build(arguments.preset, arguments.model, {kind: paths}), settings
     if kind == "images":
-        return sources.FolderSource(
-            paths[0], sources.read_prompts(arguments.prompts) if arguments.prompts else {}
-        ), settings
+        return sources.FolderSource(paths[0], prompts), settings
     if kind == "parquet":
         return sources.ParquetSource(
             paths, (sources.ImageColumn(arguments.column or "image", arguments.prompt_column),)

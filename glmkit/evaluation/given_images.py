@@ -88,7 +88,7 @@ def _save(folder: Path, content: bytes, record: Generation, suffix: str) -> Gene
     """Write an image unless the run folder holds the same; returns the record with its file."""
     file = f"images/{record.id}{suffix}"
     target = folder / file
-    if not target.is_file() or target.read_bytes() != content:
+    if not target.is_file() or target.stat().st_size != len(content) or target.read_bytes() != content:
         with atomic_path(target) as temporary:
             temporary.write_bytes(content)
     return replace(record, file=file)
