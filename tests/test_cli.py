@@ -183,6 +183,25 @@ def test_a_path_that_the_system_refuses(
     assert sorted(work.rglob("*")) == before
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["generate", "a", "--out", "TMP/a.png", "--adapter", LONG],
+        ["finetune", LONG],
+        ["finetune", "nano/poster_lora", f"data.train=TMP/{LONG}", "output=TMP/run"],
+        ["eval", "--suite", "text-render", "--images", f"TMP/{LONG}", "--run", "TMP/run"],
+        ["report", f"TMP/{LONG}", "--out", "TMP/a.html"],
+        ["reference", "add", "posters", "--images", f"TMP/{LONG}"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_what_the_system_does_not_tell_is_not_called_missing(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([argument.replace("TMP", str(tmp_path)) for argument in command]) == 2
+    assert "File name too long" in capsys.readouterr().err
+
+
 def test_a_second_adapter_without_its_option(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["generate", "a", "--adapter", "one", "two", "--out", "a.png"])

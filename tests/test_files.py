@@ -22,6 +22,7 @@ from glmkit.files import (
     atomic_folder,
     atomic_path,
     cache_folder,
+    exists,
     read_json,
     read_jsonl,
     read_text,
@@ -396,6 +397,18 @@ def test_leftovers_of_a_killed_process_are_removed(tmp_path: Path) -> None:
 def test_a_list_and_marks_are_read_as_lines_are(tmp_path: Path, text: str) -> None:
     (tmp_path / "rows.jsonl").write_text(text, encoding="utf-8", newline="")
     assert read_jsonl(tmp_path / "rows.jsonl") == [{"n": 1}, {"n": 2}]
+
+
+def test_what_exists(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("folder")
+    (tmp_path / "broken").symlink_to("nothing")
+    (tmp_path / "itself").symlink_to("itself")
+    there = [name for name in (*names(tmp_path), "none", "none/a", "file/a", "a\0b") if exists(tmp_path / name)]
+    assert there == ["file", "folder", "link"]
+    with pytest.raises(OSError, match="File name too long"):
+        exists(tmp_path / ("a" * 300))
 
 
 @pytest.mark.parametrize("read", [read_json, read_jsonl, read_text])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from glmkit import shipped
 from glmkit.errors import UserError
+from glmkit.files import exists
 
 if TYPE_CHECKING:
     from glmkit.evaluation.features.store import ImageSource
@@ -78,7 +79,7 @@ def source(arguments: argparse.Namespace) -> tuple[ImageSource, dict[str, Any]]:
     paths = tuple(
         Path(os.path.realpath(shipped.find(path))) for path in (named if isinstance(named, list) else [named])
     )
-    if missing := [path for path in paths if not path.exists()]:
+    if missing := [path for path in paths if not exists(path)]:
         raise UserError(f"{missing[0]} does not exist", fix=f"--{kind} with the files of the set")
     refuse(arguments, kind)
     prompts = sources.read_prompts(arguments.prompts) if arguments.prompts else {}  # before anything is hashed

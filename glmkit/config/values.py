@@ -11,7 +11,7 @@ import yaml
 
 from glmkit import shipped
 from glmkit.errors import UserError, nearest
-from glmkit.files import read_text
+from glmkit.files import exists, read_text
 
 MAX_BYTES = 2**20  # of a recipe
 MAX_NODES, MAX_DEPTH, MAX_NUMBER = 100_000, 50, 100  # values, aliases resolved; sections in sections; digits
@@ -81,10 +81,10 @@ def _check(node: yaml.Node, sizes: dict[int, int], depth: int) -> int:
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """Read a YAML mapping, or the shipped recipe of that name; UserError when it is missing or broken."""
     try:
-        exists = shipped.recipe(path).exists()
+        is_there = exists(shipped.recipe(path))
     except (OSError, ValueError) as error:  # a name that no file can have
         raise UserError(f"recipe {str(path)[:200]!r} cannot be read", found=error) from error
-    if not exists:
+    if not is_there:
         folder = Path(path).parent
         known = [str(other) for other in folder.glob("*.yaml")] if folder.is_dir() else []
         guess = nearest(str(path), [*known, *shipped.recipes()])

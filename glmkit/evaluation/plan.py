@@ -20,6 +20,7 @@ from glmkit.evaluation.ocr.lines import MIN_CONFIDENCE, EngineIdentity
 from glmkit.evaluation.rewriting.rewriters import Rewriter, rewriter_of
 from glmkit.evaluation.suites.shared.base import Suite
 from glmkit.evaluation.suites.shared.questions import QuestionSuite
+from glmkit.files import exists
 from glmkit.hashing import file_sha256, fingerprint, json_sha256
 from glmkit.records import SAMPLING, Prompt, Request
 from glmkit.shortcuts import EXACT, shortcuts
@@ -214,7 +215,7 @@ class EvaluationPlan:
     @property
     def image_folder(self) -> Path:
         """The absolute path of `images`; UserError when there is no such folder."""
-        if self.images is None or not self.images.is_dir():
+        if self.images is None or not (exists(self.images) and self.images.is_dir()):
             raise UserError(
                 f"image folder {self.images} does not exist", fix="--images FOLDER with <prompt id>.png files"
             )

@@ -15,7 +15,7 @@ from typing import Any
 from glmkit import shipped
 from glmkit.config import Columns
 from glmkit.errors import UserError
-from glmkit.files import read_text
+from glmkit.files import exists, read_text
 from glmkit.inputs import splits
 from glmkit.inputs.captions import (
     CAPTION_NAMES,
@@ -91,7 +91,7 @@ class _Reader:
         """Read what a recipe names."""
         path, split = Path(shipped.find(location)).expanduser(), None
         before, _, after = location.rpartition(":")
-        if not path.exists() and before and Path(shipped.find(before)).expanduser().is_dir():
+        if not exists(path) and before and Path(shipped.find(before)).expanduser().is_dir():
             path, split = Path(shipped.find(before)).expanduser(), after
         if path.is_dir():
             return self.folder(path, split)

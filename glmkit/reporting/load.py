@@ -11,6 +11,7 @@ from typing import Any, TypedDict
 
 from glmkit.errors import UserError
 from glmkit.evaluation import stats
+from glmkit.files import exists
 from glmkit.records import Generation, Score, Summary, read_record, read_records
 from glmkit.runs import read_manifest
 from glmkit.shapes import check_shape
@@ -163,7 +164,7 @@ def load_manifest(folder: Path) -> dict[str, Any]:
     """Read what `glmkit eval` recorded about a run; UserError when the folder is something else."""
     fix = "glmkit eval --suite SUITE --run DIR makes a run folder"
     if not folder.is_dir():
-        raise UserError(f"{folder} is not a run folder", found="a file" if folder.exists() else "nothing", fix=fix)
+        raise UserError(f"{folder} is not a run folder", found="a file" if exists(folder) else "nothing", fix=fix)
     if not (folder / "manifest.json").exists():
         raise UserError(f"{folder} is not a run folder", found="a folder without manifest.json", fix=fix)
     manifest = read_manifest(folder)

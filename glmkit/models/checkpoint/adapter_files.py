@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from glmkit.errors import UserError
-from glmkit.files import read_json
+from glmkit.files import exists, read_json
 from glmkit.models.checkpoint import published, weights
 from glmkit.models.checkpoint.components import COMPONENTS, build_component
 
@@ -98,7 +98,7 @@ def read(path: Path) -> dict[str, ComponentAdapter]:
     """Read the adapters in a folder or file, one per component; UserError when something in it is not understood."""
     if path.is_file():
         return _read_file(path)
-    if not path.exists():
+    if not exists(path):
         raise UserError(f"adapter {path} does not exist", fix="RUN/adapter, as glmkit finetune writes it")
     if any((path / name).exists() for name in (CONFIG, WEIGHTS, CARD)):
         adapter = _read_peft(path)
