@@ -296,3 +296,16 @@ def rows_of_training(stage: str) -> list[Figures]:
     names = ("all", "compiled_recipes", "packed")
     rows = [row for name in names for row in results(f"train_h200/{name}.json")["rows"]]
     return [row for row in rows if (row["stage"], row["size"]) == (stage, "1024x1024")]
+
+
+def test_the_load_of_a_server() -> None:
+    page, of = "glmkit/serving/README.md", results("serve_load_cpu.json")
+    assert of["wrong"] == of["held_at_the_end"] == 0
+    kinds = [("image",), ("stream",), ("slow",), ("goes away", "dies"), ("malformed",), ("too large",)]
+    counted = [
+        sum(count for outcome, count in of["outcomes"].items() if outcome.partition(":")[0] in names) for names in kinds
+    ]
+    assert [int(cells[1]) for cells in table_lines(page, "clients ask for")] == counted
+    assert sum(counted) == of["requests"] == 2000
+    assert f"queue was full ({of['outcomes']['slow: full']})" in one_line(page)
+    assert f"{', '.join(f'{mib:.0f}' for mib in of['resident_mib']['by_fifths'])} MiB" in one_line(page)
