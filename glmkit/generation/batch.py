@@ -175,13 +175,12 @@ class _ImageFolder:
     def save(self, result: Result) -> int:
         """Write the image and add its record, or that of the error, to the journal; returns how many were saved."""
         request, error = result.request, None if result.error is None else str(result.error)
-        original = self._originals.get(request.id, request.prompt)
-        more = {} if original == request.prompt else {REWRITTEN_FROM: original}
-        # Both or none, for a process that puts the records into order: it would write one for an image without.
+        if result.image is not None:
+            original = self._originals.get(request.id, request.prompt)
+            more = {} if original == request.prompt else {REWRITTEN_FROM: original}
+            save_png(self.folder / self._file_name(request), result.image, {**result.text, **more})
+            self._complete.add(request.id)
         with self._lock, exclusive(self.folder / WORK):
-            if result.image is not None:
-                save_png(self.folder / self._file_name(request), result.image, {**result.text, **more})
-                self._complete.add(request.id)
             append_jsonl(self.folder / JOURNAL, self._record(request, round(result.seconds, 3), error).to_dict())
             self._saved += 1
             return self._saved
