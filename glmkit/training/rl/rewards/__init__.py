@@ -162,21 +162,18 @@ class Rewards:
                     pixels.save(files[key], compress_level=0)
                 return files[key]
 
-            needed: list[set[Path]] = []
             own: list[tuple[Path, Path | None]] = []
             waiting: dict[Path, list[int]] = {}
             for index, sample in enumerate(samples):
                 own.append((file_of(sample.image), file_of(sample.base) if sample.base and reads_base else None))
-                needed.append({*filter(None, own[index])})
-                for file in needed[index]:
+                for file in {*filter(None, own[index])}:
                     waiting.setdefault(file, []).append(index)
             found: dict[Path, OcrResult] = {}
             for file, result in self._ocr.recognize(dict.fromkeys(files.values(), MAX_ANSWER_TOKENS)):
                 found[file] = result
                 for index in waiting[file]:
-                    needed[index].discard(file)
-                    if not needed[index]:
-                        image, base = own[index]
+                    image, base = own[index]
+                    if image in found and (base is None or base in found):
                         yield index, found[image], found[base] if base else ()
 
     def _score(self, sample: RewardSample) -> RewardScore:
