@@ -8,21 +8,17 @@ was stopped goes on where it was, unless `--fresh`.
 from __future__ import annotations
 
 import argparse
-import faulthandler
 import filecmp
 import importlib
 import os
 import random
 import re
-import resource
 import shlex
 import shutil
-import signal
 import sys
 import time
-import traceback
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,15 +32,13 @@ import fuzz_http
 import fuzz_lab
 import fuzz_scenarios
 from fuzz_cases import Case, Scenario
+from fuzz_child import BUG, run_child
 from PIL import Image
 
 from glmkit import runs
 from glmkit.cli import main as glmkit
 from glmkit.files import append_jsonl, read_jsonl, write_json
 
-MEMORY, FILE_SIZE, FILES = 8 << 30, 1 << 29, 512
-CPU_SECONDS, SECONDS, IDLE_SECONDS = 45, 240, 10  # IDLE: without work, waiting for something that never comes
-BUG = 70  # exit code of an exception that was not caught
 MAX_MESSAGE = 1500
 DEVICE = "/dev/zero"  # which words and links of the cases name: root can replace it, and all later cases would be void
 WHOLE = "as it is"  # name of the case of a scenario in which nothing is broken
@@ -95,98 +89,6 @@ def run_command(argv: Sequence[str], scenario: Scenario, lab: Path) -> int:
     if scenario.request is None:
         return glmkit(list(argv))
     return fuzz_http.serve_and_ask(argv, scenario.request, lab.with_suffix(".out"))
-
-
-def run_child(work: Callable[[], int | None], lab: Path, env: Mapping[str, str]) -> tuple[int, str | None]:
-    """Do `work` in a child with `lab` as its folder; returns its exit code, and how it ended if not by itself."""
-    answers = lab.with_suffix(".in")
-    answers.write_text("y\n" * 9)
-    stdin = os.open(answers, os.O_RDONLY)  # parent and child share its position: who asks is found out
-    child = os.fork()
-    if child == 0:
-        _become(lab, env, stdin, work)
-    ending = _wait(child)
-    _, status = os.waitpid(child, 0)
-    time.sleep(0.01)
-    orphans = _alive(child)
-    _kill(child)
-    asked = os.lseek(stdin, 0, os.SEEK_CUR)
-    os.close(stdin)
-    if os.WIFSIGNALED(status):
-        number = os.WTERMSIG(status)
-        return -number, ending or ("hang" if number == signal.SIGXCPU else f"signal {signal.Signals(number).name}")
-    return os.WEXITSTATUS(status), "asks on the terminal" if asked else "orphan" if orphans else None
-
-
-def _become(lab: Path, env: Mapping[str, str], stdin: int, work: Callable[[], int | None]) -> None:
-    """Be the child: never returns."""
-    code = BUG
-    try:
-        os.setsid()
-        faulthandler.disable()  # the parent's would write about a signal to a file that is not the child's
-        os.chdir(lab)
-        os.environ.update({"GLMKIT_CACHE": str(lab / "cache"), "HOME": str(lab / "cache"), **env})
-        for kind, limit in ((resource.RLIMIT_AS, MEMORY), (resource.RLIMIT_FSIZE, FILE_SIZE)):
-            resource.setrlimit(kind, (limit, limit))
-        resource.setrlimit(resource.RLIMIT_NOFILE, (FILES, FILES))
-        resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 5))
-        os.dup2(stdin, 0)
-        for descriptor, name in ((1, "out"), (2, "err")):
-            os.dup2(os.open(lab.with_suffix(f".{name}"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
-        code = work() or 0
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-
-
-def _wait(child: int) -> str | None:
-    """Wait for a child; kill it when it hangs. Returns how, None when it ended by itself."""
-    started = worked = time.monotonic()
-    ticks = -1
-    while os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-        time.sleep(0.02)
-        now = time.monotonic()
-        if (spent := _ticks(child)) != ticks:
-            ticks, worked = spent, now
-        if now - worked > IDLE_SECONDS or now - started > SECONDS:
-            _kill(child)
-            return "hang"
-    return None
-
-
-def _alive(group: int) -> list[int]:
-    """Return the processes of a group that still run."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[2]) == group and fields[0] != "Z":
-            found.append(int(path.parent.name))
-    return found
-
-
-def _ticks(group: int) -> int:
-    total = 0
-    for process in _alive(group):
-        try:
-            total += sum(map(int, Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[11:15]))
-        except OSError:
-            continue
-    return total
-
-
-def _kill(group: int) -> None:
-    try:
-        os.killpg(group, signal.SIGKILL)
-    except ProcessLookupError:
-        return
 
 
 # Judging ----------------------------------------------------------------------------------------------------------
@@ -378,7 +280,7 @@ def main(argv: list[str] | None = None) -> int:
     import torch
 
     torch.set_num_threads(1)
-    base = fuzz_lab.prepare(work / "base", run_child)
+    base = fuzz_lab.prepare(work / "base")
     scenarios = [one for one in fuzz_scenarios.SCENARIOS if not arguments.group or one.group in arguments.group]
     if arguments.fresh:
         journal.unlink(missing_ok=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 import yaml
 from fuzz_cases import Case, read_document
+from fuzz_child import run_child
 from fuzz_http import endpoint
 from fuzz_inputs import write_inputs
 from fuzz_scenarios import EVAL, FEATURES, PROMPT, PUBLIC, SCENARIOS, SMALL, public, sweep
@@ -23,10 +23,9 @@ from fuzz_scenarios import EVAL, FEATURES, PROMPT, PUBLIC, SCENARIOS, SMALL, pub
 from glmkit.cli import main as glmkit
 
 MAX_RECIPE = 1 << 20
-RunChild = Callable[[Callable[[], int | None], Path, dict[str, str]], tuple[int, str | None]]
 
 
-def prepare(base: Path, run_child: RunChild) -> Path:
+def prepare(base: Path) -> Path:
     """Make the laboratory, if it is not there; its runs, caches and adapter by the commands themselves."""
     if (base / "ready").exists():
         _find_targets(base)

@@ -28,6 +28,7 @@ from glmkit.training.data import FileDataset
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 fuzz_cases = load_script("fuzz_cases")
 fuzz = load_script("fuzz")
+fuzz_child = load_script("fuzz_child")
 fuzz_http = load_script("fuzz_http")
 fuzz_scenarios = load_script("fuzz_scenarios")
 CASES = 60  # of each file
@@ -121,9 +122,9 @@ def _leave_a_process() -> int:
 def test_how_a_command_ends_is_seen(
     work: Callable[[], int], expected: tuple[int, str | None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fuzz, "IDLE_SECONDS", 1)
+    monkeypatch.setattr(fuzz_child, "IDLE_SECONDS", 1)
     (tmp_path / "lab").mkdir()
-    assert fuzz.run_child(work, tmp_path / "lab", {}) == expected
+    assert fuzz_child.run_child(work, tmp_path / "lab", {}) == expected
 
 
 def test_a_changed_input_is_seen(tmp_path: Path) -> None:
@@ -167,5 +168,7 @@ def test_a_server_is_asked_and_stopped(
     (lab / "request.json").write_text(json.dumps(fields))
     argv = ["serve", "--model", str(tiny_model), "--port", "0", "--no-warm-up", "--device", "cpu"]
     with capsys.disabled():  # the child prints into files
-        ended = fuzz.run_child(lambda: fuzz_http.serve_and_ask(argv, "request.json", tmp_path / "lab.out"), lab, {})
+        ended = fuzz_child.run_child(
+            lambda: fuzz_http.serve_and_ask(argv, "request.json", tmp_path / "lab.out"), lab, {}
+        )
     assert ended == (code, None)
