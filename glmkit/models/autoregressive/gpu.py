@@ -229,8 +229,7 @@ def linear(
     assert batch <= plan.batch <= MAX_BATCH
     assert splits == 1 or not (gated or dtype)
     split_inputs = -(-inputs // (splits * SPLIT_UNIT)) * SPLIT_UNIT
-    out_dtype = x_BK.dtype if gated else dtype or torch.float32
-    out = torch.empty(splits, batch, outputs, device=x_BK.device, dtype=out_dtype)
+    out = torch.empty(splits, batch, outputs, device=x_BK.device, dtype=x_BK.dtype if gated else dtype or torch.float32)
     fetched = max(1, 32 * tile.warps // tile.outputs)  # pieces of a row of the weight: one per thread
     fetch = plan.early and plan.fetch_weights and fetched * FETCH_BYTES <= inputs * weight.itemsize
     kernels.linear_kernel[(-(-outputs // tile.outputs), splits)](

@@ -53,6 +53,14 @@ def _fetch(pointers):
     )
 
 
+@triton.jit
+def _gated(gates, ups, TYPE: tl.constexpr):
+    """Return silu(gate) * up of two sums, rounded where the modules round."""
+    gate = gates.to(TYPE).to(tl.float32)
+    active = (gate / (1 + tl.exp(-gate))).to(TYPE).to(tl.float32)
+    return active * ups.to(TYPE).to(tl.float32)
+
+
 @triton.jit(do_not_specialize=["batch"])
 def linear_kernel(
     x, weight, out, batch, N: tl.constexpr, K: tl.constexpr, SPLIT: tl.constexpr, GATED: tl.constexpr,
@@ -91,9 +99,7 @@ def linear_kernel(
         if GATED:
             up_sums = tl.dot(tl.load(weights + N * K + block * BLOCK_K), inputs, up_sums, input_precision="ieee")
     if GATED:
-        gate = sums.to(x.dtype.element_ty).to(tl.float32)
-        active = (gate / (1 + tl.exp(-gate))).to(x.dtype.element_ty).to(tl.float32)
-        sums = active * up_sums.to(x.dtype.element_ty).to(tl.float32)
+        sums = _gated(sums, up_sums, x.dtype.element_ty)
     target = out + (split * batch + b[None, :]) * N + n[:, None]
     tl.store(target, sums.to(out.dtype.element_ty), mask=(n[:, None] < N) & (b[None, :] < batch))
 
@@ -130,6 +136,42 @@ def _splits(input_pos, sequence, KV_SPLITS: tl.constexpr, BLOCK_S: tl.constexpr)
     return position, length, tl.maximum(tl.cdiv(position, length), 1)
 
 
+@triton.jit
+def _new_token(
+    addends, bias, cos, sin, sequence, batch, key_head, split,
+    HEADS: tl.constexpr, KEY_HEADS: tl.constexpr, D: tl.constexpr, ROTARY: tl.constexpr, SPLITS: tl.constexpr,
+    BIAS: tl.constexpr, BLOCK_H: tl.constexpr, TYPE: tl.constexpr,
+):  # fmt: skip
+    """Return a sequence's new queries BLOCK_H D of one key head, turned to their position, with its key and value D.
+
+    Key and value are zeros but for the first split.
+    """
+    N: tl.constexpr = (HEADS + 2 * KEY_HEADS) * D
+    GROUP: tl.constexpr = HEADS // KEY_HEADS
+    d = tl.arange(0, D)
+    h = tl.arange(0, BLOCK_H)
+    real = (h < GROUP)[:, None] & (d >= 0)[None, :]
+    turning = d < ROTARY
+    partner = tl.where(turning, tl.where(d < ROTARY // 2, d + ROTARY // 2, d - ROTARY // 2), d)
+    cosine = tl.load(cos + sequence * ROTARY + d, mask=turning, other=1.0).to(TYPE).to(tl.float32)
+    sine = tl.load(sin + sequence * ROTARY + d, mask=turning, other=0.0).to(TYPE).to(tl.float32)
+    sine = tl.where(d < ROTARY // 2, -sine, sine)
+
+    column = (key_head * GROUP + h)[:, None] * D
+    query = _qkv(addends, bias, sequence, batch, column + d[None, :], real, N, SPLITS, BIAS, TYPE)
+    turned = real & turning[None, :]
+    partner_value = _qkv(addends, bias, sequence, batch, column + partner[None, :], turned, N, SPLITS, BIAS, TYPE)
+    query = (query * cosine[None, :] + partner_value * sine[None, :]).to(TYPE)
+
+    column = (HEADS + key_head) * D
+    first = split * D + d < D  # other splits need no key and value of the new token
+    key = _qkv(addends, bias, sequence, batch, column + d, first, N, SPLITS, BIAS, TYPE)
+    partner_value = _qkv(addends, bias, sequence, batch, column + partner, first & turning, N, SPLITS, BIAS, TYPE)
+    key = (key * cosine + partner_value * sine).to(TYPE)
+    value = _qkv(addends, bias, sequence, batch, column + KEY_HEADS * D + d, first, N, SPLITS, BIAS, TYPE)
+    return query, key, value
+
+
 @triton.jit(do_not_specialize=["batch", "capacity"])
 def attend_kernel(
     addends, bias, cos, sin, input_pos, cache, partials, maxima, masses, batch, capacity,
@@ -147,7 +189,6 @@ def attend_kernel(
     _start_next(EARLY)
     program = tl.program_id(0)
     TYPE: tl.constexpr = cache.dtype.element_ty
-    N: tl.constexpr = (HEADS + 2 * KEY_HEADS) * D
     GROUP: tl.constexpr = HEADS // KEY_HEADS
     split, pair = program % KV_SPLITS, program // KV_SPLITS
     key_head, sequence = pair % KEY_HEADS, pair // KEY_HEADS
@@ -160,26 +201,10 @@ def attend_kernel(
     keys = cache + pair.to(tl.int64) * capacity * D
     values = cache + (pair.to(tl.int64) + batch * KEY_HEADS) * capacity * D
     _wait(EARLY)
-
-    real = (h < GROUP)[:, None] & (d >= 0)[None, :]
-    turning = d < ROTARY
-    partner = tl.where(turning, tl.where(d < ROTARY // 2, d + ROTARY // 2, d - ROTARY // 2), d)
-    cosine = tl.load(cos + sequence * ROTARY + d, mask=turning, other=1.0).to(TYPE).to(tl.float32)
-    sine = tl.load(sin + sequence * ROTARY + d, mask=turning, other=0.0).to(TYPE).to(tl.float32)
-    sine = tl.where(d < ROTARY // 2, -sine, sine)
-
-    column = (key_head * GROUP + h)[:, None] * D
-    query = _qkv(addends, bias, sequence, batch, column + d[None, :], real, N, SPLITS, BIAS, TYPE)
-    turned = real & turning[None, :]
-    partner_value = _qkv(addends, bias, sequence, batch, column + partner[None, :], turned, N, SPLITS, BIAS, TYPE)
-    query = (query * cosine[None, :] + partner_value * sine[None, :]).to(TYPE)
-    column = (HEADS + key_head) * D
-    first = split * D + d < D  # other splits need no key and value of the new token
-    key = _qkv(addends, bias, sequence, batch, column + d, first, N, SPLITS, BIAS, TYPE)
-    partner_value = _qkv(addends, bias, sequence, batch, column + partner, first & turning, N, SPLITS, BIAS, TYPE)
-    key = (key * cosine + partner_value * sine).to(TYPE)
-    value = _qkv(addends, bias, sequence, batch, column + KEY_HEADS * D + d, first, N, SPLITS, BIAS, TYPE)
-
+    query, key, value = _new_token(
+        addends, bias, cos, sin, sequence, batch, key_head, split,
+        HEADS, KEY_HEADS, D, ROTARY, SPLITS, BIAS, BLOCK_H, TYPE,
+    )  # fmt: skip
     if split == 0:
         tl.store(keys + position * D + d, key)
         tl.store(values + position * D + d, value.to(TYPE))
@@ -206,7 +231,7 @@ def attend_kernel(
     at = (sequence * HEADS + key_head * GROUP + h) * KV_SPLITS + split
     tl.store(maxima + at, top, mask=h < GROUP)
     tl.store(masses + at, mass, mask=h < GROUP)
-    tl.store(partials + at[:, None] * D + d[None, :], sums, mask=real)
+    tl.store(partials + at[:, None] * D + d[None, :], sums, mask=(h < GROUP)[:, None] & (d >= 0)[None, :])
 
 
 @triton.jit

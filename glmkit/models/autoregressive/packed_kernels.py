@@ -16,7 +16,7 @@ Shapes as in `glmkit.models.autoregressive.kernels`; G groups of inputs.
 import triton
 import triton.language as tl
 
-from glmkit.models.autoregressive.kernels import _start_next, _wait
+from glmkit.models.autoregressive.kernels import _gated, _start_next, _wait
 
 SHRINK = tl.constexpr(2.0**-4)
 
@@ -133,8 +133,6 @@ def packed_linear_kernel(
         if GATED:
             up_sums = up_sums * tl.load(own_scales + N).to(tl.float32)[:, None]
     if GATED:
-        gate = sums.to(x.dtype.element_ty).to(tl.float32)
-        active = (gate / (1 + tl.exp(-gate))).to(x.dtype.element_ty).to(tl.float32)
-        sums = active * up_sums.to(x.dtype.element_ty).to(tl.float32)
+        sums = _gated(sums, up_sums, x.dtype.element_ty)
     target = out + (split * batch + b[None, :]) * N + n[:, None]
     tl.store(target, sums.to(out.dtype.element_ty), mask=(n[:, None] < N) & real)
