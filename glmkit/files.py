@@ -6,27 +6,17 @@ import errno
 import json
 import os
 import re
-import secrets
 import shutil
 import stat
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from glmkit.errors import UserError
+from glmkit.temporary_files import flush_to_disk, locked_temporary, remove_stale, remove_temporaries, temporary_sibling
 from glmkit.text import decode, parse_json
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-
-LEFTOVER = re.compile(r"\..*\.\d+\.tmp(\.\w+)?|\.tmp\w{6}")  # the second are those of safetensors
-OWN_LEFTOVER = re.compile(r"\..*\.\d{16}\.tmp(\.\w+)?")  # made by `_temporary` alone
-STALE_SECONDS = 86400.0  # on a disk without locks; so long nothing is written
-MAX_NAME_BYTES = 255
 MAX_TEXT_BYTES = 2**30
 PROBE_BYTES = 1 << 16  # that a disk must still take when a write has just failed and does not say why
 ERRNO = re.compile(r"\[Errno (\d+)\]|\(os error (\d+)\)")  # of shutil and of safetensors, which keep it in a text
@@ -35,7 +25,6 @@ _PLACE = "choose a folder that can be written"
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 INVALID_NAME = 123  # what Windows answers to a name with * or ?
-NO_FSYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)  # of disks that have none
 FIXES = {
     **dict.fromkeys(NO_SPACE, _SPACE),
     errno.EFBIG: "a disk that takes larger files (FAT32 ends at 4 GiB), or ulimit -f unlimited",
@@ -46,7 +35,6 @@ FIXES = {
     **dict.fromkeys((errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST), _PLACE),
     errno.ENOTEMPTY: "a folder that does not exist yet",
 }
-_cleaned: set[Path] = set()  # folders that this process has written into
 
 
 def cache_folder() -> Path:
@@ -82,14 +70,14 @@ def atomic_path(path: str | Path, *, flush: bool = True) -> Iterator[Path]:
     """
     path = _named(path)
     _refuse_device(path)
-    temporary = _temporary(path)
+    temporary = temporary_sibling(path)
     try:
         with explained(path, temporary):
             _make_parent(path)
-            with _made(temporary, is_folder=False):
+            with locked_temporary(temporary, is_folder=False):
                 yield temporary
                 if flush:
-                    _flush(temporary)
+                    flush_to_disk(temporary)
                 os.replace(temporary, path)
     finally:
         with suppress(OSError):
@@ -104,33 +92,21 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """
     path = _named(path)
     _refuse_device(path)
-    temporary, old = _temporary(path), _temporary(path)
+    temporary, old = temporary_sibling(path), temporary_sibling(path)
     try:
         with explained(path, temporary):
             _make_parent(path)
-            with _made(temporary, is_folder=True):
+            with locked_temporary(temporary, is_folder=True):
                 yield temporary
                 for file in temporary.rglob("*"):
                     if file.is_file() and not file.is_symlink():
-                        _flush(file)
+                        flush_to_disk(file)
                 if replace and path.exists():
                     path.rename(old)
                 temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
-
-
-def _flush(file: Path) -> None:
-    """Wait until the disk holds a file."""
-    descriptor = os.open(file, os.O_RDWR if fcntl is None else os.O_RDONLY)  # Windows flushes what may be written
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in NO_FSYNC:
-            raise
-    finally:
-        os.close(descriptor)
 
 
 def called(path: Path, suffix: str, otherwise: str) -> Path:
@@ -157,85 +133,10 @@ def _refuse_device(path: Path) -> None:
             raise UserError(f"cannot write {path}", found="a device", fix="the name of a file")
 
 
-def _temporary(path: Path) -> Path:
-    """Return a name beside `path` that no other process, on no other machine, takes."""
-    tail = f".{secrets.randbelow(9 * 10**15) + 10**15}.tmp{path.suffix}"
-    room = max(0, MAX_NAME_BYTES - 1 - len(os.fsencode(tail)))
-    stem = path.stem.encode("utf-8", "replace")[:room].decode("utf-8", "ignore")
-    return path.parent / f".{stem}{tail}"
-
-
 def _make_parent(path: Path) -> None:
     """Make the folder of `path`; when this process first writes there, remove what killed ones left."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.parent in _cleaned:
-        return
-    _cleaned.add(path.parent)
-    with suppress(OSError):
-        for entry in os.scandir(path.parent):
-            if OWN_LEFTOVER.fullmatch(entry.name) and _is_stale(Path(entry.path)):
-                _remove(Path(entry.path))
-
-
-@contextmanager
-def _made(temporary: Path, *, is_folder: bool) -> Iterator[None]:
-    """Make an empty file or folder, locked so that others see that it is being written; the system frees the lock."""
-    # Under this name nothing is taken for stale before it has its lock.
-    unlocked = temporary.with_name(f".{secrets.token_hex(8)}.new")
-    if is_folder:
-        unlocked.mkdir()
-    else:
-        os.close(os.open(unlocked, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
-    with _locked(unlocked):
-        unlocked.rename(temporary)
-        yield
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    if fcntl is None:  # Windows renames nothing that is open
-        yield
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # a disk without locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _is_stale(path: Path) -> bool:
-    """Tell whether the process that wrote a temporary file or folder has ended."""
-    if path.is_symlink():
-        return False
-    if fcntl is not None:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            return False
-        except OSError:
-            pass
-        finally:
-            os.close(descriptor)
-    return time.time() - path.stat().st_mtime > STALE_SECONDS
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files that a killed process left anywhere in `folder`, which no other process writes."""
-    with explained(folder):
-        for path in [path for path in folder.rglob(".*tmp*") if LEFTOVER.fullmatch(path.name)]:
-            _remove(path)
-
-
-def _remove(path: Path) -> None:
-    """Remove a file, a folder, or a link, but not what it leads to."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+    remove_stale(path.parent)
 
 
 @contextmanager
@@ -295,6 +196,12 @@ def _is_elsewhere(error: Exception, path: Path) -> bool:
         return False
     named = Path(error.filename)
     return not named.is_relative_to(path.parent) and not path.is_relative_to(named)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files that a killed process left anywhere in `folder`, which no other process writes."""
+    with explained(folder):
+        remove_temporaries(folder)
 
 
 def make_folder(folder: Path) -> None:

@@ -26,7 +26,6 @@ from glmkit.files import (
     read_json,
     read_jsonl,
     read_text,
-    remove_leftovers,
     shareable_path,
     write_json,
     write_jsonl,
@@ -274,64 +273,6 @@ def test_a_kill_while_writing_keeps_the_old_file(tmp_path: Path) -> None:
     assert len(names(tmp_path)) == 2  # in this process, the folder was clean
 
 
-WRITING = """
-import sys, time
-from pathlib import Path
-from glmkit.files import {context}
-with {context}(Path(sys.argv[1])) as temporary:
-    {write}
-    print("half", flush=True)
-    sys.stdin.read()
-    {end}
-"""
-
-
-@pytest.mark.parametrize(
-    ("context", "write", "end"),
-    [
-        ("atomic_path", "temporary.write_text('A' * 10)", "temporary.open('a').write(' end')"),
-        ("atomic_folder", "(temporary / 'a').write_text('A' * 10)", "(temporary / 'a').open('a').write(' end')"),
-    ],
-)
-def test_two_processes_with_one_id_write_one_path(tmp_path: Path, context: str, write: str, end: str) -> None:
-    """Two containers on one disk have the same process ids: each writes its own file, and none removes the other's."""
-    target = tmp_path / "a"
-    code = "import os; os.getpid = lambda: 7\n" + WRITING.format(context=context, write=write, end=end)
-    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    killed, slow = (subprocess.Popen([sys.executable, "-c", code, str(target)], text=True, **pipes) for _ in range(2))
-    assert [process.stdout.readline() for process in (killed, slow)] == ["half\n", "half\n"]  # type: ignore[union-attr]
-    killed.kill()
-    killed.communicate()
-    assert len(names(tmp_path)) == 2
-    other = subprocess.run(
-        [sys.executable, "-c", code, str(target)], input="", capture_output=True, text=True, check=True
-    )
-    assert other.stdout == "half\n"
-    assert len(names(tmp_path)) == 2  # the target, and what the slow one is writing
-    if context == "atomic_path":
-        assert slow.communicate()[1] == ""
-        assert target.read_text() == "A" * 10 + " end"
-    else:
-        assert "UserError" in slow.communicate()[1]
-        assert (target / "a").read_text() == "A" * 10 + " end"
-    assert names(tmp_path) == ["a"]
-
-
-def test_links_with_temporary_names_stay(tmp_path: Path) -> None:
-    """Whatever a link leads to is not ours, also if somebody gives it a name like ours."""
-    victim = tmp_path / "victim"
-    victim.mkdir()
-    (victim / "mine").touch()
-    link = tmp_path / "run" / ".x.1234567890123456.tmp"
-    link.parent.mkdir()
-    link.symlink_to(victim)
-    write_json(tmp_path / "run" / "a.json", 1)
-    assert link.is_symlink()
-    remove_leftovers(tmp_path / "run")
-    assert names(tmp_path / "run") == ["a.json"]
-    assert names(victim) == ["mine"]
-
-
 def test_a_kill_between_appended_lines_loses_nothing(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     killed_while_writing(
@@ -379,16 +320,6 @@ def test_line_separators_inside_a_text_do_not_split_rows(tmp_path: Path) -> None
     rows = [{"text": "a\u2028b\u0085c\nd"}, {"text": "e"}]
     write_jsonl(tmp_path / "rows.jsonl", rows)
     assert read_jsonl(tmp_path / "rows.jsonl") == rows
-
-
-def test_leftovers_of_a_killed_process_are_removed(tmp_path: Path) -> None:
-    for name in (".result.12.tmp.json", ".adapter.7.tmp", ".note.tmp.txt", "mine.12.tmp"):
-        (tmp_path / name).write_text("half")
-    (tmp_path / ".decoder.123.tmp").mkdir()
-    (tmp_path / ".decoder.123.tmp" / "half").touch()
-    remove_leftovers(tmp_path)
-    remove_leftovers(tmp_path / "none")
-    assert names(tmp_path) == [".note.tmp.txt", "mine.12.tmp"]
 
 
 @pytest.mark.parametrize(
@@ -448,23 +379,13 @@ def test_paths_that_are_shared_name_no_folder_of_this_machine(path: str, shareab
     assert shareable_path(path) == shareable
 
 
-def test_leftovers_anywhere_in_a_run_folder_are_removed(tmp_path: Path) -> None:
-    for name in ("samples/.decoder_000002.12.tmp.png", "eval/before/images/.a.3.tmp.png", "model/vae/.tmpPIuIn5"):
-        (tmp_path / name).parent.mkdir(parents=True)
-        (tmp_path / name).touch()
-    (tmp_path / "adapter" / ".decoder.1234567890123456.tmp").mkdir(parents=True)
-    remove_leftovers(tmp_path)
-    assert not [path for path in tmp_path.rglob("*") if not path.is_dir()]
-    assert not any((tmp_path / "adapter").iterdir())
-
-
 @pytest.mark.skipif(os.name != "posix", reason="devices as POSIX has them")
 @pytest.mark.parametrize("write", [atomic_path, atomic_folder])
 def test_a_device_is_never_replaced(write: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Root can rename a file over /dev/null, for every program of the machine; nobody gets so far as to try."""
     link = tmp_path / "link"
     link.symlink_to(os.devnull)
-    monkeypatch.setattr("glmkit.files._temporary", lambda _: tmp_path / "temporary")
+    monkeypatch.setattr("glmkit.files.temporary_sibling", lambda _: tmp_path / "temporary")
     monkeypatch.setattr(os, "replace", lambda *_: pytest.fail("it must not be renamed"))
     monkeypatch.setattr(Path, "rename", lambda *_: pytest.fail("it must not be renamed"))
     for path in (Path(os.devnull), link):

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from glmkit.config import parse_size
 from glmkit.errors import UserError
-from glmkit.files import MAX_NAME_BYTES
 from glmkit.generation.flow_matching import full_steps
 from glmkit.generation.sampling import Sampling
 from glmkit.generation.sequence import MAX_CONDITION_IMAGES, TOKEN_PIXELS, check_prompt, grids
@@ -18,6 +17,7 @@ from glmkit.inputs.quotes import quoted_texts
 from glmkit.models.checkpoint import defaults
 from glmkit.models.semantic_vq.model import MAX_ASPECT
 from glmkit.records import Request
+from glmkit.temporary_files import MAX_NAME_BYTES
 
 MAX_STEPS = 1000
 REUSE = (2, 3)  # every so many steps through the decoder's blocks

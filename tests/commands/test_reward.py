@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image, ImageDraw
 
-from glmkit import files
+from glmkit import temporary_files
 from glmkit.api import pairs, rewards
 from glmkit.cli import main
 from glmkit.files import write_jsonl
@@ -183,7 +183,7 @@ def test_pairs_of_a_stopped_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -
             write("pairs")
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
     assert not (folder / "pairs").exists()
-    monkeypatch.setattr(files, "_cleaned", set())  # as in a process of its own
+    monkeypatch.setattr(temporary_files, "_cleaned", set())  # as in a process of its own
     assert write("pairs") == 0
     left, right = (
         sorted(path.relative_to(folder / name) for path in (folder / name).rglob("*"))
