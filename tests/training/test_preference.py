@@ -193,8 +193,8 @@ def test_the_loss_is_the_mean_over_parts_of_a_batch(stage: str, learnt: dict[str
     assert whole == pytest.approx(sum(parts) / 2, rel=1e-5)
 
 
-def test_pairs_of_the_same_tokens_have_one_prior(images: data.FileDataset, learnt: dict[str, Any]) -> None:
-    given = learnt["decoder"]
+def test_pairs_of_the_same_tokens_have_one_prior(tiny_model: Path, images: data.FileDataset) -> None:
+    given = objective("decoder", tiny_model, images)
     given.train.prior_token_ids.fill([images.rejected[BETTER[0]]], torch.full((1, 2, 2), 3, dtype=torch.int16))
     for same in (False, True):
         given.settings = DecoderDpo(same_prior=same)
