@@ -32,6 +32,24 @@ def test_the_map_is_the_package() -> None:
     assert files - hidden == {entry for entry in entries if entry.startswith("glmkit/") and entry != "glmkit/"}
 
 
+@pytest.mark.parametrize(
+    "word",
+    [
+        "prefill",
+        "classifier-free",
+        "caption dropout",
+        "gradient checkpointing",
+        "patchify",
+        "throughput",
+        "latency",
+        "roofline",
+    ],
+)
+def test_a_search_for_a_word_of_the_field_finds_code(word: str) -> None:
+    files = (ROOT / "glmkit").rglob("*.py")
+    assert any(word in path.read_text(encoding="utf-8").lower() for path in files)
+
+
 def named_functions() -> list[str]:
     """Every `path:function` or `path:Class.method` of the walks."""
     return re.findall(r"`(glmkit/[\w/]+\.py:[\w.]+)`", prose(DOCUMENT))

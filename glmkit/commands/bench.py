@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from glmkit.records import Request
     from glmkit.training.benchmark import TrainingCase
 
-HELP = "Measure the latency of images, beside diffusers' pipeline on the same weights, or of training steps."
+HELP = "Measure the latency of images, beside diffusers' pipeline on the same weights, or the throughput of training."
 MODELS = "nano, a folder, or full: published sizes, random weights (default %(default)s)"
 SIDES = ("glmkit", "diffusers")
 BASES = ("auto", "float32", "bfloat16", "nf4", "int8", "fp8", "fp8-compute")
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
     _add_speed_arguments(kinds.add_parser("speed", help="latency: seconds per image, stage by stage"))
     _add_price_arguments(kinds.add_parser("price", help="what quicker settings cost in words, and what they save"))
-    _add_train_arguments(kinds.add_parser("train", help="seconds per step of LoRA training on random images"))
+    _add_train_arguments(kinds.add_parser("train", help="throughput: samples per second of LoRA training"))
 
 
 def _add_speed_arguments(speed: argparse.ArgumentParser) -> None:

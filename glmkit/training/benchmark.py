@@ -1,4 +1,4 @@
-"""How fast a stage learns: its real objective and the loop's step on random images, beside a lower bound (roofline).
+"""Throughput of training: the real objective and the loop's step on random images, beside a lower bound (roofline).
 
 The lower bound of one step is what its products cost at the rate that large products reach on the same device, measured
 in the same run: forwards and back to the activations, of frozen weights no gradient; layers under gradient
@@ -115,7 +115,7 @@ class TrainingCase:
 
     @property
     def stage(self) -> BlockStage:
-        """The stage as a recipe would have it."""
+        """Return the stage as a recipe would have it."""
         if self.recipe_stage is not None:
             return self.recipe_stage
         values: dict[str, Any] = {
@@ -137,19 +137,19 @@ class TrainingCase:
 
     @property
     def lora(self) -> Lora:
-        """The adapter of the stage."""
+        """Return the adapter of the stage."""
         settings = self.stage.lora
         assert settings is not None
         return settings
 
     @property
     def model(self) -> tuple[Any, ...]:
-        """What cases have in common that can use one model after the other."""
+        """Say what cases have in common that can use one model after the other."""
         return self.name, self.lora, self.compile, self.cap_gib
 
     @property
     def columns(self) -> dict[str, Any]:
-        """The case as columns of its row."""
+        """Return the case as columns of its row."""
         stage = self.recipe_stage
         return {
             "stage": self.name,
