@@ -242,14 +242,14 @@ class Pooled(TypedDict):
 
 
 class MetricDefinition(TypedDict):
-    """What a metric is."""
+    """Define a metric."""
 
     direction: Literal["higher", "lower"]
     definition: str
 
 
 class Alignment(TypedDict):
-    """Which CLIP gave the cosine; `clipscore` where its scale is that of published scores."""
+    """Say which CLIP gave the cosine; `clipscore` where its scale is that of published scores."""
 
     metric: str
     model: str
@@ -260,7 +260,7 @@ class Alignment(TypedDict):
 
 
 class Rewriting(TypedDict):
-    """What became of the prompts of a run: numbers, and for prompts that stayed as they are the reason by their id."""
+    """Say what became of the prompts of a run: numbers, and for prompts that stayed as they are the reason by id."""
 
     rewriter: str
     prompts: int
@@ -359,14 +359,14 @@ class Combination(Record):
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """Return what people call it."""
         steps = [f"step {self.steps}"] * (self.steps is not None)
         adapter = [*steps, f"weight {self.weight:g}"] if self.weight else ["without the adapter"]
         return ", ".join([*adapter, f"guidance {self.guidance:g}"])
 
     @property
     def folder(self) -> str:
-        """The name of its folder."""
+        """Return the name of its folder."""
         steps = [f"step-{self.steps}"] * (self.steps is not None)
         adapter = [*steps, f"weight-{self.weight:g}"] if self.weight else ["base"]
         return "_".join([*adapter, f"guidance-{self.guidance:g}"])

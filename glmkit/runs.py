@@ -76,7 +76,7 @@ class Continuation(TypedDict):
 
 
 class StageResult(TypedDict):
-    """What a finished stage of a training leaves in its file."""
+    """Hold what a finished stage of a training leaves in its file."""
 
     steps: int
     before: Mapping[str, float]
@@ -106,7 +106,7 @@ def _is_logged(line: Mapping[str, Any]) -> bool:
 
 
 class Manifest(TypedDict):
-    """What a run folder says about its run: what was asked for, and every command that worked on it."""
+    """Hold what a run folder says about its run: what was asked for, and every command that worked on it."""
 
     kind: str
     settings: Mapping[str, Any]
@@ -139,7 +139,7 @@ class OtherRun(UserError):
 
 
 def check_folder(folder: Path) -> None:
-    """UserError unless `folder` is a run folder, new, or empty but for what systems and shells put there."""
+    """Raise UserError unless `folder` is a run folder, new, or empty but for what systems and shells put there."""
     with explained(folder):
         if not folder.exists() or (folder.is_dir() and (folder / "manifest.json").exists()):
             return

@@ -24,7 +24,7 @@ class DataSource(Section):
 
 
 class Columns(Section):
-    """What the columns of a table are called."""
+    """Name the columns of a table."""
 
     image: str = "image"
     """The image, in parquet and arrow files; JSON lines have `file_name`."""
@@ -104,5 +104,5 @@ class Data(ImageSettings):
 
     @property
     def has_regularization(self) -> bool:
-        """Whether there are regularization images, which nothing is learnt from."""
+        """Tell whether there are regularization images, which nothing is learnt from."""
         return any(source.regularization for source in self.train)

@@ -118,17 +118,17 @@ class Recipe(Section):
 
     @property
     def stages(self) -> dict[str, Stage]:
-        """The stages that are there, by name, in the order in which they run."""
+        """Return the stages that are there, by name, in the order in which they run."""
         return {name: stage for name in self.stage_order if (stage := getattr(self, name)) is not None}
 
     @property
     def is_lora_only(self) -> bool:
-        """Whether every stage trains adapters, and none a whole component."""
+        """Tell whether every stage trains adapters, and none a whole component."""
         return all(stage.lora is not None for stage in self.stages.values())
 
     @property
     def largest_batch(self) -> int:
-        """The most images, or prompts, of one size per step; 1 where all stages pack images of any sizes."""
+        """Return the most images, or prompts, of one size per step; 1 where all stages pack images of any sizes."""
         packed = (isinstance(stage, AutoregressiveStage) and stage.pack for stage in self.stages.values())
         both = zip(self.stages.values(), packed, strict=True)
         return max((stage.examples_per_step for stage, is_packed in both if not is_packed), default=1)

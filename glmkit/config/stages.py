@@ -45,12 +45,12 @@ class Lora(Section):
 
     @property
     def is_low_memory(self) -> bool:
-        """Whether time is spent for memory: weights are quantized, or wait elsewhere."""
+        """Tell whether time is spent for memory: weights are quantized, or wait elsewhere."""
         return self.offload or self.base in ("nf4", "int8", "fp8")
 
 
 class Stage(Section):
-    """What the one training loop needs to know, whatever it trains."""
+    """Hold what the one training loop needs to know, whatever it trains."""
 
     lora: Lora | None = None
     """Train adapters; without this section the whole component is trained."""
@@ -105,12 +105,12 @@ class Stage(Section):
 
     @property
     def learns_from_rewards(self) -> bool:
-        """Whether the stage learns from images that it generates and rewards itself (its section `rl`)."""
+        """Tell whether the stage learns from images that it generates and rewards itself (its section `rl`)."""
         return getattr(self, "rl", None) is not None
 
     @property
     def examples_per_step(self) -> int:
-        """Images of the data per step, or prompts, each of a group of images."""
+        """Count the images of the data per step, or prompts, each of a group of images."""
         rl: Rl | None = getattr(self, "rl", None)
         return self.global_batch_size // (1 if rl is None else rl.group_size)
 

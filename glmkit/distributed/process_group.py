@@ -62,7 +62,7 @@ class ProcessGroup:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the process that speaks and writes."""
+        """Tell whether this is the process that speaks and writes."""
         return self.rank == 0
 
     def broadcast_parameters(self, parameters: Iterable[nn.Parameter]) -> None:

@@ -57,13 +57,13 @@ class ChatModel:
 
     @property
     def name(self) -> str:
-        """The model with its address and options."""
+        """Return the model with its address and options."""
         options = ", ".join(f"{name} {value}" for name, value in self.options.items())
         return f"{self.model} at {self.endpoint.address}" + (f", {options}" if options else "")
 
     @property
     def may_think(self) -> bool:
-        """Whether an answer may begin with thinking, for all that is sent."""
+        """Tell whether an answer may begin with thinking, for all that is sent."""
         return self.options.get("thinking") is not False
 
     def request(self, messages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

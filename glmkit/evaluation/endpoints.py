@@ -61,7 +61,7 @@ class Endpoint:
 
     @property
     def address(self) -> str:
-        """The address without any credentials: of a part of the path that may be one, its hash."""
+        """Return the address without any credentials: of a part of the path that may be one, its hash."""
         address = urlsplit(str(self.client.base_url))
         port = f":{address.port}" if address.port else ""
         path = "/".join(

@@ -207,14 +207,14 @@ class EvaluationPlan:
 
     @property
     def model(self) -> str:
-        """The model, or the name of the folder of images or answers."""
+        """Return the model, or the name of the folder of images or answers."""
         if self.answers is not None:
             return self.answers.resolve().name
         return self.generation.model if self.generation is not None else self.image_folder.name
 
     @property
     def image_folder(self) -> Path:
-        """The absolute path of `images`; UserError when there is no such folder."""
+        """Return the absolute path of `images`; UserError when there is no such folder."""
         if self.images is None or not (exists(self.images) and self.images.is_dir()):
             raise UserError(
                 f"image folder {self.images} does not exist", fix="--images FOLDER with <prompt id>.png files"
@@ -223,14 +223,14 @@ class EvaluationPlan:
 
     @cached_property
     def engine_identity(self) -> EngineIdentity:
-        """The OCR engine with its weights and versions; finding out may start the engine or hash its weights."""
+        """Return the OCR engine with its weights and versions; finding out may start the engine or hash its weights."""
         module, location = engines.find(self.engine)
         identity: EngineIdentity = module.identity(location)
         return identity
 
     @cached_property
     def judge_identity(self) -> EngineIdentity | None:
-        """The judge with everything that decides its answers, None where a suite has none; may hash its weights."""
+        """Return the judge with all that decides its answers, None where a suite has none; may hash its weights."""
         if self.answers is not None:
             return EngineIdentity(f"published answers, {self.answers.resolve().parent.name}")
         if self.judge is None:
@@ -243,27 +243,27 @@ class EvaluationPlan:
 
     @property
     def judge_reads_text(self) -> bool:
-        """Whether the judge needs the lines that OCR recognizes in every image."""
+        """Tell whether the judge needs the lines that OCR recognizes in every image."""
         return self.judge is not None and bool(judges.find(self.judge)[0].READS_TEXT)
 
     @property
     def reads_text(self) -> bool:
-        """Whether an OCR engine is needed at all."""
+        """Tell whether an OCR engine is needed at all."""
         return self.answers is None and (suites.load(self.suite).reads_text or self.judge_reads_text)
 
     @property
     def ocr(self) -> str:
-        """The engine with the confidence from which its lines count, for people and for `settings`; "" for none."""
+        """Name the engine and the confidence from which its lines count, for people and for `settings`; "" for none."""
         return f"{self.engine_identity} confidence>={MIN_CONFIDENCE}" if self.reads_text else ""
 
     @cached_property
     def rewriter(self) -> Rewriter | None:
-        """Who rewrites the prompts, None where they stay; UserError for what it lacks here."""
+        """Say who rewrites the prompts, None where they stay; UserError for what it lacks here."""
         return rewriter_of(self.rewrite, self.rewrite_instruction)
 
     @cached_property
     def baseline(self) -> Baseline | None:
-        """The model that generates when it is none of ours; finding out may download it."""
+        """Return the model that generates when it is none of ours; finding out may download it."""
         return baselines.find(self.generation.model) if self.generation is not None else None
 
     def prompt_files(self) -> dict[str, str]:

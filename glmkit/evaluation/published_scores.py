@@ -75,7 +75,7 @@ class PublishedScore(Record):
 
     @property
     def cited(self) -> str:
-        """The source with the judge, as a citation."""
+        """Return the source with the judge, as a citation."""
         return f"{self.source}, judge {self.judge}" if self.judge else self.source
 
     def has_judge(self, measured: str) -> bool:

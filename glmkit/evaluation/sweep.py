@@ -117,7 +117,7 @@ class SweepPlan:
 
     @cached_property
     def combinations(self) -> tuple[Combination, ...]:
-        """Every combination once; those with the same adapters follow each other. UserError for too many."""
+        """Return every combination once; those with the same adapters follow each other. UserError for too many."""
         found: dict[str, Combination] = {}
         for (steps, paths), weight in itertools.product(self.checkpoints, self.weights):
             added = tuple(f"{path}:{weight:g}" if weight != 1 else path for path in paths) if weight else ()
@@ -140,7 +140,7 @@ class SweepPlan:
 
     @property
     def n_images(self) -> int:
-        """How many images all combinations have together."""
+        """Tell how many images all combinations have together."""
         return len(self.combinations) * self._n_requests
 
     @property

@@ -33,7 +33,7 @@ IsMissing = Callable[[Request], bool]
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a request: an image with the text that its file carries, or the error that prevented it.
+    """Hold what became of a request: an image with the text that its file carries, or the error that prevented it.
 
     `seconds` is the request's share of its batches.
     """
@@ -75,12 +75,12 @@ class GeneratedImages:
 
     @property
     def n_failed(self) -> int:
-        """How many requests have no image."""
+        """Tell how many requests have no image."""
         return sum(record.error is not None for record in self.records)
 
     @property
     def n_generated(self) -> int:
-        """How many images are new."""
+        """Tell how many images are new."""
         return len(self.records) - self.n_failed - self.n_skipped
 
 

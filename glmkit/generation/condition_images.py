@@ -27,7 +27,7 @@ class ConditionImage:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width in pixels at which the decoder sees it."""
+        """Return height and width in pixels at which the decoder sees it."""
         return self.token_ids.shape[0] * TOKEN_PIXELS, self.token_ids.shape[1] * TOKEN_PIXELS
 
 

@@ -52,7 +52,7 @@ class _Buffers:
 
     @property
     def state(self) -> tuple[Tensor, ...]:
-        """What one step changes and the next one starts from."""
+        """Return what one step changes and the next one starts from."""
         return self.current_ids_B, self.input_pos_B, self.step_1, self.logit_sums_B
 
     def start(self, cos_sin: tuple[Tensor, Tensor], prompt_lengths: Sequence[int], uniforms_BN: Tensor) -> None:

@@ -53,7 +53,7 @@ class FlowConfig:
 
 
 class Times(NamedTuple):
-    """What the decoder reads (`timestep`, t - 1) and the noise level that it means (`sigma`, shifted); same shape."""
+    """Hold what the decoder reads (`timestep`, t - 1) and its noise level (`sigma`, shifted), of the same shape."""
 
     timestep: Tensor
     sigma: Tensor

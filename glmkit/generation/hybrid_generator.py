@@ -111,7 +111,7 @@ class HybridGenerator:
 
 @dataclass(frozen=True)
 class Attempt(Generic[T]):
-    """What a batch gave for one of its requests, or the error that it gave alone; `seconds` is its share."""
+    """Hold what a batch gave for one of its requests, or the error that it gave alone; `seconds` is its share."""
 
     request: Request
     seconds: float

@@ -57,7 +57,7 @@ class InferenceOptions:
 
     @property
     def low_memory(self) -> bool:
-        """Whether one component of the model may be on the device at a time."""
+        """Tell whether one component of the model may be on the device at a time."""
         return self.memory == "low"
 
 

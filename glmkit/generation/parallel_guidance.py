@@ -30,7 +30,7 @@ LAUNCHER = "torchrun --nproc-per-node 2 -m glmkit ... --parallel guidance"
 
 @dataclass(frozen=True)
 class UnconditionalBatch:
-    """What the second process knows of a batch: what its `Denoiser` is made of, and the shape of latents B C H W.
+    """Hold what the second process knows of a batch: what its `Denoiser` is made of, and the shape of latents B C H W.
 
     `glyph_embeds` T x text_embed_dim are those of the empty text, `timesteps` and `full_steps` as in `Denoiser`.
     """

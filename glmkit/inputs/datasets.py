@@ -56,7 +56,7 @@ MAX_CAPTION_BYTES = 2**20
 
 @dataclass(frozen=True)
 class Found:
-    """What a location holds, and what its reader noticed."""
+    """Hold what a location has, and what its reader noticed."""
 
     images: tuple[CaptionedImage, ...]
     notes: tuple[str, ...] = ()

@@ -40,7 +40,7 @@ class Clock:
 
 @dataclass(frozen=True)
 class DeviceRates:
-    """What a device reaches: `flops` per second of a large product, `bytes` per second read and written by a copy."""
+    """Hold a device's rates: `flops` per second of a large product, `bytes` per second read and written by a copy."""
 
     flops: float
     bytes: float

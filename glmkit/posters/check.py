@@ -43,7 +43,7 @@ GRAMMAR = Palette(COLOURS)
 
 @dataclass(frozen=True)
 class Attributes:
-    """What an image shows, in the words of the grammar; empty where there is no text, and "none" without a shape."""
+    """Say what an image shows, in the words of the grammar: empty where there is no text, "none" without a shape."""
 
     background: str
     text_colour: str = ""

@@ -56,7 +56,7 @@ def count_characters(images: ImageDataset) -> int:
 
 
 def check_character_labels(images: ImageDataset, key: str) -> None:
-    """UserError when a loss that `key` asks for needs to know which character stands where, and the images do not."""
+    """Raise UserError when a loss that `key` asks for must know where characters stand, and the images do not say."""
     if character_labels(images, [0], torch.device("cpu")) is None:
         fix = f"data.posters, or leave {key} out"
         raise UserError(f"{key} needs to know which character stands where", found="images from files", fix=fix)

@@ -18,7 +18,7 @@ from glmkit.training.objectives import Objective, StageKind
 
 
 def check_crop(images: ImageDataset, stage: VaeStage) -> None:
-    """UserError when a crop does not fit into every image."""
+    """Raise UserError when a crop does not fit into every image."""
     smallest = min(map(min, images.sizes))
     if stage.crop > smallest:
         raise UserError(

@@ -52,7 +52,7 @@ class Pair(TypedDict):
 
 
 class Key(TypedDict):
-    """What says whose images are whose. `pairs` are by their id on the page, metrics by name."""
+    """Say whose images are whose. `pairs` are by their id on the page, metrics by name."""
 
     suite: str
     runs: list[str]
@@ -70,7 +70,7 @@ class ImageOfRun:
 
     @property
     def path(self) -> Path:
-        """Where the image is."""
+        """Say where the image is."""
         return self.run.folder / str(self.image.file)
 
 

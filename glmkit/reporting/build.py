@@ -127,7 +127,7 @@ def check_page(out: Path, *suffixes: str) -> tuple[Path, ...]:
 
 
 def check_replaceable(files: Sequence[Path], option: str = "--out") -> None:
-    """UserError when one of the files that a report writes is there and was not written by a report."""
+    """Raise UserError when one of the files that a report writes is there and was not written by a report."""
     is_ours = {".html": is_page, ".zip": is_zip}
     for path in files:
         if path.exists() and not (path.is_file() and is_ours.get(path.suffix, is_data)(path)):
@@ -136,7 +136,7 @@ def check_replaceable(files: Sequence[Path], option: str = "--out") -> None:
 
 
 def check_replaceable_folder(folder: Path) -> None:
-    """UserError when a folder is there that is not of a report."""
+    """Raise UserError when a folder is there that is not of a report."""
     page = folder / "index.html"
     if os.path.lexists(folder) and not (page.is_file() and is_page(page) and not (folder / "manifest.json").exists()):
         raise UserError(

@@ -40,7 +40,7 @@ class MetricComparison:
 
     @property
     def higher_is_better(self) -> bool:
-        """Whether a higher value is better."""
+        """Tell whether a higher value is better."""
         return self.direction == "higher"
 
     @property

@@ -38,7 +38,7 @@ class Gate:
 
     @property
     def outcome(self) -> Literal["passed", "failed", "undecided"]:
-        """The decision.
+        """Return the decision.
 
         "failed": the whole interval lies above `max_drop`. "passed": none of it does. "undecided": `max_drop` is inside
         it, or there is no interval; more prompts would have to decide.
@@ -50,7 +50,7 @@ class Gate:
 
     @property
     def sentence(self) -> str:
-        """What was found, by the metric's own sign, and how it was decided."""
+        """Say what was found, by the metric's own sign, and how it was decided."""
         sign = -1 if self.direction == "higher" else 1
         low, high = sorted(sign * end for end in (self.low, self.high) if end is not None) or (None, None)
         change = Estimate(sign * self.drop, low, high, self.n)

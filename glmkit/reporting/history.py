@@ -40,12 +40,12 @@ class Point:
 
     @property
     def date(self) -> str:
-        """The day on which it was started."""
+        """Return the day on which it was started."""
         return str(self.run.manifest["started"])[:10]
 
     @property
     def version(self) -> str:
-        """The version of glmkit, and the revision where it ran from a checkout."""
+        """Return the version of glmkit, and the revision where it ran from a checkout."""
         environment = self.run.manifest["environment"]
         git = environment["git"]
         revision = f", {git['revision'][:12]}{' changed' * git['dirty']}" if git else ""
@@ -53,7 +53,7 @@ class Point:
 
     @property
     def adapters(self) -> tuple[str, ...]:
-        """The adapters without folders that only this machine has."""
+        """Return the adapters without folders that only this machine has."""
         return tuple(map(shareable_path, self.run.summary.adapters))
 
 
@@ -68,17 +68,17 @@ class Series:
 
     @property
     def title(self) -> str:
-        """The suite and the split."""
+        """Return the suite and the split."""
         return self.suite + (f", split {self.split}" if self.split else "")
 
     @property
     def metric(self) -> str:
-        """The metric that leads."""
+        """Return the metric that leads."""
         return next(iter(self.metrics))
 
     @property
     def sentence(self) -> str:
-        """How many changes are resolved, and the latest of them."""
+        """Tell how many changes are resolved, and the latest of them."""
         name = wording.label_in_sentence(self.metric)
         changes = [point.changes[self.metric] for point in self.points if self.metric in point.changes]
         resolved = [change for change in changes if change.outcome != "unresolved"]

@@ -20,13 +20,13 @@ LONGEST_NAME = 32  # characters; longer ones make tables wide
 
 
 class EvalSettings(TypedDict):
-    """What a report needs to know of the settings of a run."""
+    """Hold what a report needs to know of the settings of a run."""
 
     suite_fingerprint: str
 
 
 class GeneratedEvalSettings(EvalSettings):
-    """What it needs, where a model generated the images."""
+    """Hold what it needs, where a model generated the images."""
 
     width: int
     height: int

@@ -60,7 +60,7 @@ class PreviewSet:
 
 
 def check_preview(path: Path) -> None:
-    """UserError when the page may not be written: another file is there."""
+    """Raise UserError when the page may not be written: another file is there."""
     check_replaceable([path], "--preview")
 
 

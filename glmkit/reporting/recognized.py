@@ -20,14 +20,14 @@ MARGIN_X, MARGIN_Y = 0.35, 0.1  # of the height of a line, around a word: letter
 
 
 class StoredLine(TypedDict):
-    """What a line of the journal says of one recognized line."""
+    """Hold what a line of the journal says of one recognized line."""
 
     text: str
     box: tuple[float, float, float, float]
 
 
 class Recognized(TypedDict):
-    """What a line of the journal holds."""
+    """Hold what a line of the journal holds."""
 
     sha256: str
     lines: list[StoredLine]
@@ -83,5 +83,5 @@ def word_box(texts: Sequence[str], boxes: Sequence[Box], start: int, stop: int) 
 
 
 def is_left_to_right(text: str) -> bool:
-    """Whether no letter belongs to a script that runs from right to left."""
+    """Tell whether no letter belongs to a script that runs from right to left."""
     return not any(unicodedata.bidirectional(letter) in ("R", "AL") for letter in text)

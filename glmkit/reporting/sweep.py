@@ -61,12 +61,12 @@ class SweepResult:
 
     @cached_property
     def unresolved(self) -> list[Arm]:
-        """The combinations that may be as good as the best one, best first."""
+        """Return the combinations that may be as good as the best one, best first."""
         return [arm for arm in self._others if not arm.resolved]
 
     @property
     def runner_up(self) -> Arm | None:
-        """The next best combination, of those that may be as good if there are any."""
+        """Return the next best combination, of those that may be as good if there are any."""
         return next(iter(self.unresolved or self._others), None)
 
     @property
@@ -77,7 +77,7 @@ class SweepResult:
 
     @property
     def sentence(self) -> str:
-        """The recommendation with its reason, and the combination that may be as good."""
+        """Return the recommendation with its reason, and the combination that may be as good."""
         name = wording.label_in_sentence(self.metric)
         best = f"{wording.number(self.best.estimate.value)} {wording.evidence(self.best.estimate)}"
         amount = wording.count(len(self.arms), "combination")

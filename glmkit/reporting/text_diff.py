@@ -79,7 +79,7 @@ class ImageTextDiff:
 
     @property
     def perfect(self) -> bool:
-        """Whether every letter and every space is as expected, and nothing else was read."""
+        """Tell whether every letter and every space is as expected, and nothing else was read."""
         return (
             not self.too_long
             and not self.unexpected_lines
@@ -144,7 +144,7 @@ def fold(text: str) -> str:
 
 
 def equal(expected: str, read: str) -> bool:
-    """Whether two folded letters are equal; all kinds of white space are."""
+    """Tell whether two folded letters are equal; all kinds of white space are."""
     return expected == read or (expected.isspace() and read.isspace())
 
 

@@ -48,7 +48,7 @@ class LossCurve:
 
 @dataclass(frozen=True)
 class MetricCurve:
-    """What a stage with rewards logs beside them, over its steps: from `low` to `high`, `first` to the curve's last."""
+    """Hold what a stage with rewards logs beside them over its steps: from `low` to `high`, `first` to the last."""
 
     name: str
     first: float

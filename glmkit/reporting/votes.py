@@ -35,7 +35,7 @@ class Choice(TypedDict):
 
 
 class VotesFile(TypedDict):
-    """What a page exports."""
+    """Hold what a page exports."""
 
     page: str
     voter: str

@@ -30,7 +30,7 @@ MAX_TIMES_IN_BATCH = 16  # that each image may stand in every batch
 
 
 def settings(recipe: Recipe, device: torch.device) -> None:
-    """UserError when something that a recipe asks for cannot be had here."""
+    """Raise UserError when something that a recipe asks for cannot be had here."""
     libraries.check(recipe)
     start(recipe)
     # A pretraining's own model may not be there yet, and the published one need not be.
@@ -49,7 +49,7 @@ def settings(recipe: Recipe, device: torch.device) -> None:
 
 
 def start(recipe: Recipe) -> None:
-    """UserError unless the stages can begin with the adapter that a recipe starts from."""
+    """Raise UserError unless the stages can begin with the adapter that a recipe starts from."""
     if recipe.start_from is None:
         return
     adapter, base = adapters.Adapter.parse(recipe.start_from), checkpoint.resolve(recipe.model)
@@ -98,7 +98,7 @@ def _start_of_stage(name: str, stage: Stage, begun: adapter_files.ComponentAdapt
 
 
 def model(recipe: Recipe) -> None:
-    """UserError when a recipe and its model do not go together; a model of the hub is downloaded."""
+    """Raise UserError when a recipe and its model do not go together; a model of the hub is downloaded."""
     base = checkpoint.resolve(recipe.model)
     for name, stage in recipe.stages.items():
         if stage.lora is not None:
@@ -109,7 +109,7 @@ def model(recipe: Recipe) -> None:
 
 
 def datasets(recipe: Recipe, images: Datasets) -> None:
-    """UserError when stages cannot learn from these images what they shall."""
+    """Raise UserError when stages cannot learn from these images what they shall."""
     condition_images(recipe.model, images)
     if "autoregressive" in recipe.stages:
         captions(recipe.model, images)
@@ -119,20 +119,20 @@ def datasets(recipe: Recipe, images: Datasets) -> None:
 
 
 def condition_images(model: str, images: Datasets) -> None:
-    """UserError when the model would read the condition image of an edit at another size."""
+    """Raise UserError when the model would read the condition image of an edit at another size."""
     for size in sorted({size for own in images for *_, conditions in kinds(own) for size in conditions}):
         condition_image_size(size, HybridModel(checkpoint.resolve(model)), "data.size")
 
 
 def captions(model: str, images: Datasets) -> None:
-    """UserError when a caption holds the token that stands for an image."""
+    """Raise UserError when a caption holds the token that stands for an image."""
     token = prompt_tokenizer(checkpoint.resolve(model)).tokenizer.image_token
     for caption in (caption for own in images for caption in own.captions if token in caption):
         raise UserError(f"a caption must not contain {token}", found=caption[:200], fix="take it out")
 
 
 def content(recipe: Recipe, images: ImageDataset) -> None:
-    """UserError when the loss of a stage depends on what is not known of the images, or its batches on few of them."""
+    """Raise UserError when a loss depends on what is not known of the images, or batches on few of them."""
     count = sum(images.repeats)
     for name, stage in recipe.stages.items():
         times = stage.global_batch_size // stage.examples_per_step
@@ -147,7 +147,7 @@ def content(recipe: Recipe, images: ImageDataset) -> None:
 
 
 def pairs(name: str, stage: Stage, images: ImageDataset) -> None:
-    """UserError when a stage learns from pairs, and some images have no rejected one beside them."""
+    """Raise UserError when a stage learns from pairs, and some images have no rejected one beside them."""
     alone = [index for index, count in enumerate(images.repeats) if count and index not in images.rejected]
     if getattr(stage, "dpo", None) is not None and alone:
         raise UserError(
@@ -158,7 +158,7 @@ def pairs(name: str, stage: Stage, images: ImageDataset) -> None:
 
 
 def condition_image_size(size: tuple[int, int], hybrid: HybridModel, key: str) -> None:
-    """UserError when the model would scale condition images of a size (height, width) first: training does not."""
+    """Raise UserError when the model would first scale condition images of a (height, width): training does not."""
     height, width = size
     rows, columns = (2 * side for side in hybrid.condition_image_settings.halved_size(height, width))
     if (rows, columns) != (height, width):

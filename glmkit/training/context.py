@@ -27,26 +27,26 @@ class StageContext:
 
     @property
     def state(self) -> Path:
-        """The file with the resumable state."""
+        """Return the file with the resumable state."""
         return self.folder / f"{self.name}.state.pt"
 
     @property
     def log(self) -> Path:
-        """The file with the losses."""
+        """Return the file with the losses."""
         return self.folder / f"{self.name}.log.jsonl"
 
     @property
     def result(self) -> Path:
-        """The file that is there when the stage is done."""
+        """Return the file that is there when the stage is done."""
         return self.folder / f"{self.name}.json"
 
     @property
     def adapter(self) -> Path:
-        """The folder with the stage's adapter."""
+        """Return the folder with the stage's adapter."""
         return self.folder / "adapter" / self.name
 
     def checkpoint(self, step: int) -> Path:
-        """The folder with the stage's adapter after so many steps."""
+        """Return the folder with the stage's adapter after so many steps."""
         return self.folder / "checkpoints" / self.name / f"{step:06}"
 
 

@@ -58,14 +58,14 @@ def passes_of(batch: Sequence[int], accumulation_steps: int, group: ProcessGroup
 
 
 def check_launcher() -> None:
-    """UserError for options of accelerate that recipes have in its place, or nothing here has."""
+    """Raise UserError for options of accelerate that recipes have in its place, or nothing here has."""
     for name, (meant, fix) in ACCELERATE.items():
         if (found := os.environ.get(name, meant[0])).lower() not in meant:
             raise UserError("training takes no such option of accelerate", found=f"{name}={found}", fix=fix)
 
 
 def check(recipe: Recipe, group: ProcessGroup) -> None:
-    """UserError when the processes cannot share the steps of a recipe, such that they remain those of one process."""
+    """Raise UserError when the processes cannot share the steps of a recipe so that they stay those of one process."""
     if group.world_size == 1:
         return
     for name, stage in recipe.stages.items():

@@ -77,7 +77,7 @@ class FeatureFiles:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all items, each as often as it is there."""
+        """Count the bytes of all items, each as often as it is there."""
         return sum(path.stat().st_size for path in self.paths)
 
     def __getitem__(self, positions: Tensor) -> Tensor:

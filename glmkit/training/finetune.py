@@ -50,7 +50,7 @@ CHANGEABLE = ("steps", "learning_rate", "warmup_steps", "decay_fraction", "max_g
 
 
 class Begun(TypedDict):
-    """What the run folder says of one of its data sets."""
+    """Hold what the run folder says of one of its data sets."""
 
     images: int
     content: str
@@ -58,7 +58,7 @@ class Begun(TypedDict):
 
 @dataclass(frozen=True)
 class Workflow(Generic[AnyRecipe]):
-    """What fine-tuning does in its own way, and pretraining in another."""
+    """Hold what fine-tuning does in its own way, and pretraining in another."""
 
     kind: str
     """What the manifest of a run says."""

@@ -37,7 +37,7 @@ UNSUPPORTED = {  # by accelerate's names
 
 
 def check(recipe: Recipe) -> None:
-    """UserError for what cannot be trained in shards, or is asked for in another way than the recipe's."""
+    """Raise UserError for what cannot be trained in shards, or is asked for in another way than the recipe's."""
     if os.environ.get("FSDP_VERSION") != "2":
         raise UserError("only the second version of FSDP is supported", fix="accelerate launch --fsdp_version 2")
     for name, fix in UNSUPPORTED.items():
@@ -47,7 +47,7 @@ def check(recipe: Recipe) -> None:
 
 
 def check_recipe(recipe: Recipe) -> None:
-    """UserError for what cannot be trained in shards."""
+    """Raise UserError for what cannot be trained in shards."""
     for name, stage in recipe.stages.items():
         if stage.learns_from_rewards:
             raise UserError(f"{name}.rl needs all weights in every process", fix="launch without --use_fsdp")

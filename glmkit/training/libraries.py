@@ -9,7 +9,7 @@ OPTIMIZERS = {"adamw8bit": "bitsandbytes", "prodigy": "prodigyopt"}
 
 
 def check(recipe: Recipe) -> None:
-    """UserError when an optimizer or a tracker of a recipe is not installed."""
+    """Raise UserError when an optimizer or a tracker of a recipe is not installed."""
     if recipe.wandb is not None:
         require("wandb", f"wandb: {recipe.wandb}")
     for name, stage in recipe.stages.items():

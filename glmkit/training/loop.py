@@ -127,12 +127,12 @@ class Loop:
 
     @property
     def seconds(self) -> float:
-        """Seconds since the first step, pauses between a kill and the next start left out."""
+        """Count the seconds since the first step, pauses between a kill and the next start left out."""
         return time.monotonic() - self.started
 
     @property
     def goes_on(self) -> bool:
-        """Whether there are steps left."""
+        """Tell whether there are steps left."""
         return self.step < self.stage.steps
 
     def _is_due(self, every: int) -> bool:

@@ -19,7 +19,7 @@ from glmkit.models.checkpoint.adapter_files import CONFIG, DIFFUSERS_FILE, WEIGH
 
 
 def check_targets(module: nn.Module, targets: Iterable[str]) -> None:
-    """UserError when a target is not the ending of a linear layer's name."""
+    """Raise UserError when a target is not the ending of a linear layer's name."""
     names = [name for name, child in module.named_modules() if isinstance(child, nn.Linear)]
     for target in targets:
         if not any(name == target or name.endswith(f".{target}") for name in names):

@@ -29,7 +29,7 @@ def claim(folder: Path, maker: str) -> None:
 
 
 def check_ours(folder: Path, run: Path) -> None:
-    """UserError when neither this run nor a pretraining made the folder."""
+    """Raise UserError when neither this run nor a pretraining made the folder."""
     path = folder / MADE_BY
     maker = read_config(path, {"run": ""}).get("run") if path.exists() else None
     if maker not in (PRETRAINING, run_id(run)):

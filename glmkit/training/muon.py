@@ -33,7 +33,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One step for every parameter that has a gradient."""
+        """Take one step for every parameter that has a gradient."""
         loss = closure() if closure else None
         for group in self.param_groups:
             by_shape: dict[torch.Size, list[Tensor]] = {}

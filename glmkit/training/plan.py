@@ -64,12 +64,12 @@ class StagePlan:
 
     @property
     def bytes(self) -> int:
-        """Bytes of memory that the steps take in all."""
+        """Count the bytes of memory that the steps take in all."""
         return self.weights + self.optimizer + (self.activations or 0)
 
     @property
     def peak(self) -> int:
-        """The most bytes that anything in the stage takes."""
+        """Return the most bytes that anything in the stage takes."""
         return max([self.bytes, *self.phases.values()])
 
 

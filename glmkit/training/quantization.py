@@ -30,7 +30,7 @@ NF4_BLOCK, NF4_SCALES = 64, 256  # weights that share a scale, scales that share
 
 
 def check(name: str, lora: Lora, device: torch.device) -> None:
-    """UserError when the base that a recipe asks for in stage `name` cannot be had here."""
+    """Raise UserError when the base that a recipe asks for in stage `name` cannot be had here."""
     key = f"{name}.lora.base"
     if lora.base in ("nf4", "int8"):
         require("bitsandbytes", f"{key}: {lora.base}")

@@ -23,7 +23,7 @@ from glmkit.training.samples import SampleFunction
 
 @dataclass(frozen=True)
 class PreparedStage:
-    """What the loop is given: what a stage learns, how its weights are written, and what makes samples of them."""
+    """Hold what the loop is given: what a stage learns, how its weights are written, and what makes samples of them."""
 
     objective: Objective
     export: Callable[[], None]

@@ -34,7 +34,7 @@ IMAGES, FEATURES, COMPLETE = "images.jsonl", "features.f32", "complete.json"
 
 
 class Complete(TypedDict):
-    """What `COMPLETE` says: how many features there are, and what made them."""
+    """Hold what `COMPLETE` says: how many features there are, and what made them."""
 
     width: int
     count: int
@@ -46,7 +46,7 @@ class Complete(TypedDict):
 
 
 class Read(TypedDict):
-    """What every line of `IMAGES` says."""
+    """Hold what every line of `IMAGES` says."""
 
     position: tuple[int, int, int]
     key: str

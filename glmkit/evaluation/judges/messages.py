@@ -53,7 +53,7 @@ class Message:
 
     @property
     def needs_condition(self) -> bool:
-        """Whether the condition image of the edit is needed."""
+        """Tell whether the condition image of the edit is needed."""
         return self.shows_both or self.resized
 
 

@@ -106,12 +106,12 @@ class Chain:
 
     @property
     def over_prompts(self) -> Step:
-        """The first step that does not keep prompts apart."""
+        """Return the first step that does not keep prompts apart."""
         return next(step for step in self.steps if "prompt" not in step.by)
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The groups that stay apart in the sums over prompts, in the order of `groups`."""
+        """Return the groups that stay apart in the sums over prompts, in the order of `groups`."""
         return tuple(dict.fromkeys(self.over_prompts.group(group) for group in self.groups))
 
     def rows(self, scores: Iterable[Score]) -> list[Row]:

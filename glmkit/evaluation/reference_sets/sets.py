@@ -29,7 +29,7 @@ class ReferenceSet:
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """What was read, and how."""
+        """Say what was read, and how."""
         settings: Mapping[str, Any] = read_manifest(self.folder)["settings"]
         return settings
 

@@ -32,7 +32,7 @@ READS_KV_LENGTH, USES_TRITON = False, True
 
 @dataclass(frozen=True)
 class SumOrder:
-    """What the order of sums depends on, and so their rounding: common to all plans.
+    """Hold what the order of sums depends on, and so their rounding: common to all plans.
 
     Each product is summed in so many splits of its inputs, which the kernel that reads the result adds up. Attention
     cuts the keys that a sequence has cached into `kv_splits` and reads `kv_block` of them at a time.

@@ -99,7 +99,7 @@ def stored_tensors(folder: Path, stem: str) -> dict[str, StoredTensor]:
 
 
 def check_sizes(folder: Path) -> None:
-    """UserError for a file of a model folder whose size cannot be right, before hours are spent on hashing it."""
+    """Raise UserError for a file of a model folder whose size cannot be right, before hours are spent on hashing it."""
     for path in sorted(folder.glob("*/*")):
         if not path.is_file():
             continue

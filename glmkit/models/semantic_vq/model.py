@@ -61,7 +61,7 @@ class SemanticVqConfig:
 
 
 class Quantized(NamedTuple):
-    """What `SemanticTokenizer.quantize` returns.
+    """Hold what `SemanticTokenizer.quantize` returns.
 
     `features` B E h w: the L2-normalised codebook entries, with the gradient of the features they replace
     (straight-through). `token_ids` B h w. `commitment_loss` pulls features to entries, `codebook_loss` entries to

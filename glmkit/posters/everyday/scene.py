@@ -81,7 +81,7 @@ class Border:
 
 @dataclass(frozen=True)
 class EverydayScene:
-    """What one image shows. Blocks are in the order in which a caption names their texts.
+    """Hold what one image shows. Blocks are in the order in which a caption names their texts.
 
     `arrangement` is "stack" when the blocks stand one under the other as one group, else "spread". Blocks with `accent`
     have the accent colour, the others the text colour.

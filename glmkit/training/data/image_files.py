@@ -71,7 +71,7 @@ class FittedImage:
 
     @property
     def has_text_positions(self) -> bool:
-        """Whether it is known where text stands."""
+        """Tell whether it is known where text stands."""
         return self.mask is not None or self.boxes is not None
 
     def pixels(self) -> np.ndarray:
@@ -105,12 +105,12 @@ class TrainingExample:
 
     @property
     def other_sizes(self) -> tuple[tuple[int, int], ...]:
-        """The sizes of the condition images that are not fitted as the target is."""
+        """Return the sizes of the condition images that are not fitted as the target is."""
         return tuple(image.fit.size for image in self.condition_images if image.fit != self.target.fit)
 
     @property
     def largest(self) -> tuple[int, int] | None:
-        """The size that may be fitted anew: for a pair the one that both images have once they are scaled.
+        """Return the size that may be fitted anew: for a pair the one that both images have once they are scaled.
 
         None for a pair of images that are not fitted alike, which keeps its shape.
         """
@@ -157,7 +157,7 @@ class FileDataset:
 
     @property
     def n_different(self) -> int:
-        """How many images differ in their content."""
+        """Tell how many images differ in their content."""
         return len({example.target.key for example in self.examples})
 
     def hold_back(self, count: int) -> FileDataset:

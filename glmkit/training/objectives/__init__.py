@@ -79,7 +79,7 @@ class Divisible(Objective, Protocol):
 
 @dataclass(frozen=True)
 class StageKind:
-    """What `prepare_stage` puts together for one kind of stage.
+    """Hold what `prepare_stage` puts together for one kind of stage.
 
     - `objective(model, features, datasets, stage)`: on a model that is prepared; it loads, unloads and adapts nothing.
     - `precompute(model, datasets, stage, cache)`: the features that the objective reads, whatever they are.

@@ -40,7 +40,7 @@ PIXELS_PER_LATENT = 8
 
 @dataclass(frozen=True)
 class DecoderFeatures:
-    """What the decoder learns from, precomputed for every image of a data set."""
+    """Hold what the decoder learns from, precomputed for every image of a data set."""
 
     latents: features.CachedFeatures
     """Means, then standard deviations: 2C H W."""
@@ -80,7 +80,7 @@ class DecoderInputs:
 
     @property
     def target(self) -> Tensor:
-        """The velocity B C H W that the decoder learns to predict."""
+        """Return the velocity B C H W that the decoder learns to predict."""
         return flow.velocity_target(self.latents, self.noise)
 
     def of(self, rows: slice) -> DecoderInputs:
@@ -99,7 +99,7 @@ class DecoderInputs:
 
 @dataclass(frozen=True)
 class LossContext:
-    """What an auxiliary loss sees of a forward pass that is just done."""
+    """Hold what an auxiliary loss sees of a forward pass that is just done."""
 
     inputs: DecoderInputs
     glyph_embeddings: Tensor
@@ -113,7 +113,7 @@ class AuxiliaryLoss(Protocol):
 
     @property
     def head(self) -> nn.Module:
-        """What is trained with the decoder."""
+        """Say what is trained with the decoder."""
 
     def loss(self, context: LossContext) -> tuple[str, float, Tensor]:
         """Return the name under which the loss is logged, its weight, and its value."""
@@ -161,7 +161,7 @@ def weighs_text(stage: DecoderStage) -> bool:
 
 
 def check_text(images: ImageDataset, stage: DecoderStage) -> None:
-    """UserError when the loss depends on where text stands, and that is not known."""
+    """Raise UserError when the loss depends on where text stands, and that is not known."""
     if not weighs_text(stage):
         return
     for dataset in images.sets if isinstance(images, ConcatDataset) else [images]:

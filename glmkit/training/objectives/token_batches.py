@@ -86,7 +86,7 @@ class PackedBatch:
 
     @property
     def image_tokens(self) -> list[int]:
-        """How many image tokens each sequence has."""
+        """Tell how many image tokens each sequence has."""
         return [sum(lengths.values()) for lengths in self.lengths]
 
     def logits(self, model: AutoregressiveModel) -> Tensor:

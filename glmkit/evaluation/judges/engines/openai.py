@@ -38,7 +38,7 @@ class EndpointJudge:
 
     @property
     def name(self) -> str:
-        """The model with its address and options."""
+        """Return the model with its address and options."""
         return self._chat.name
 
     def answer(self, inquiry: Inquiry) -> Answer:

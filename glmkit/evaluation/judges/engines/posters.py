@@ -98,7 +98,7 @@ class Look:
 
     @cached_property
     def seen(self) -> Seen:
-        """The attributes of a poster that are sure."""
+        """Return the attributes of a poster that are sure."""
         from glmkit.posters.check import read_attributes
 
         first, second = (asdict(read_attributes(image)) for image in self._images)

@@ -54,7 +54,7 @@ class OneigPart(MeasuredSuite):
 
     @property
     def more(self) -> tuple[Path, ...]:
-        """The files beside the table of prompts."""
+        """Return the files beside the table of prompts."""
         return ()
 
     def read(self, files: Sequence[Path]) -> list[Prompt]:
@@ -143,7 +143,7 @@ class OneigStyle(OneigPart):
 
     @property
     def more(self) -> tuple[Path, ...]:
-        """The styles of prompts, and the references of both encoders."""
+        """Return the styles of prompts, and the references of both encoders."""
         return tuple(STYLE / name for name in ("style.csv", "CSD_embed.pt", "SE_embed.pt"))
 
     def read(self, files: Sequence[Path]) -> list[Prompt]:
@@ -197,7 +197,7 @@ class OneigReasoning(OneigPart):
         super().__init__(language, ["reasoning"], definition, prompts=225)
 
     def extractors(self, _data: Path | None, _device: str) -> Never:
-        """UserError: the models come with code of their own."""
+        """Raise UserError: the models come with code of their own."""
         raise UserError(
             "OneIG-Bench measures reasoning by microsoft/LLM2CLIP-Openai-L-14-336 and "
             "microsoft/LLM2CLIP-Llama-3-8B-Instruct-CC-Finetuned (17 GB), which bring code that glmkit does not run",

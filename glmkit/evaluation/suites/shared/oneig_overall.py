@@ -71,7 +71,7 @@ class OneigOverall(Suite):
         return found[0]
 
     def read(self, files: Sequence[Path]) -> list[Prompt]:
-        """UserError: the prompts are those of the parts."""
+        """Raise UserError: the prompts are those of the parts."""
         raise UserError("the overall score of OneIG-Bench has no prompts of its own", found=files[0].parent, fix=FIX)
 
     def counts(self, _prompt: Prompt, _lines: Sequence[RecognizedLine], _image: Path) -> Counts:
