@@ -7,10 +7,15 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
-from glmkit.files import write_jsonl
+from glmkit.evaluation.evaluate import evaluate
+from glmkit.evaluation.judges import engines
+from glmkit.evaluation.plan import EvaluationPlan
+from glmkit.files import read_jsonl, write_jsonl
+from glmkit.records import Score, Summary
 
 DPG_COLUMNS = ["item_id", "text", "keywords", "proposition_id", "dependency", "category_broad", "category_detailed"]
 DPG_COLUMNS += ["tuple", "question_natural_language"]
@@ -197,3 +202,28 @@ def png(size: tuple[int, int], colour: tuple[int, int, int]) -> bytes:
     stream = io.BytesIO()
     Image.new("RGB", size, colour).save(stream, format="PNG")
     return stream.getvalue()
+
+
+def judged(suite: str, folder: Path, judge: str, **more: Any) -> Summary:
+    return evaluate(EvaluationPlan(suite, judge=engines.resolve(judge), **more), folder)
+
+
+def scores(run: Path) -> dict[str, Score]:
+    return {line["id"]: Score.from_dict(line) for line in read_jsonl(run / "scores.jsonl")}
+
+
+def golden(path: Path, answers: Mapping[tuple[str, int, str], str]) -> str:
+    write_jsonl(
+        path,
+        (
+            {"prompt_id": prompt, "image": seed, "question_id": question, "answer": answer, "source": "people"}
+            for (prompt, seed, question), answer in answers.items()
+        ),
+    )
+    return f"golden:{path}"
+
+
+TWO_TYPES = {
+    "shape+color": [("a red star", {"Is there a star?": "yes", "Is it red?": "Yes"}), ("a cat", {"A cat?": "yes"})],
+    "negation": [("a table without a cat", {"Is there a table?": "yes", "Is there a cat?": "no"})],
+}

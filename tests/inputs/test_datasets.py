@@ -13,94 +13,13 @@ from typing import Any, Literal
 import pyarrow
 import pyarrow.parquet
 import pytest
-from PIL import Image
+from captioned_images import captions, image, parquet, read, with_text
 
 from glmkit.config import Columns
 from glmkit.errors import UserError
-from glmkit.inputs import datasets, hub
-from glmkit.inputs.datasets import Found, read_captioned_images
+from glmkit.inputs import datasets
 
 COLUMNS = Columns()
-
-
-def image(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (32, 32)).save(path, "PNG")
-    return path
-
-
-def with_text(path: Path, text: str | None = None) -> None:
-    image(path).with_suffix(".txt").write_text(path.stem if text is None else text, encoding="utf-8")
-
-
-def parquet(path: Path, *captions: Any, **more: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    table = {"image": [b"png"] * len(captions), "text": list(captions), **more}
-    pyarrow.parquet.write_table(pyarrow.table(table), path)
-
-
-def captions(found: Found) -> list[str]:
-    assert not [one.error for one in found.images if one.error]
-    return [caption for one in found.images for caption in one.captions]
-
-
-def read(where: Path | str, role: str = "train", **columns: str) -> Found:
-    return read_captioned_images(str(where), Columns(**columns), role)
-
-
-SPLIT_FILES = (
-    "data/{}-00000-of-00001.parquet",
-    "{}.parquet",
-    "{}/0000.parquet",
-    "default/{}/0000.parquet",
-    "x_{}.parquet",
-)
-
-
-@pytest.mark.parametrize("form", SPLIT_FILES)
-def test_splits_of_parquet_files(tmp_path: Path, form: str) -> None:
-    for split in ("train", "test", "validation"):
-        parquet(tmp_path / form.format(split), split)
-    assert captions(read(tmp_path)) == ["train"]
-    assert captions(read(tmp_path, "validation")) == ["validation"]
-    found = read(f"{tmp_path}:test")
-    assert captions(found) == ["test"]
-    assert "test is taken; not taken: " in found.notes[0]
-    with pytest.raises(UserError, match=r"no split dev2[\s\S]*test, train, validation"):
-        read(f"{tmp_path}:dev2")
-
-
-def test_splits_without_one_of_the_role_are_a_choice(tmp_path: Path) -> None:
-    for split in ("train_sft-00000-of-00001-0af", "test-00000-of-00001"):
-        parquet(tmp_path / "data" / f"{split}.parquet", split)
-    with pytest.raises(UserError, match=r"more than one split[\s\S]*test, train_sft[\s\S]*:SPLIT"):
-        read(tmp_path)
-    assert captions(read(f"{tmp_path}:train_sft")) == ["train_sft-00000-of-00001-0af"]
-
-
-def test_configurations_are_a_choice(tmp_path: Path) -> None:
-    for name in ("en", "de"):
-        parquet(tmp_path / name / "train-00000-of-00001.parquet", name)
-    with pytest.raises(UserError, match=r"more than one configuration[\s\S]*de, en"):
-        read(tmp_path)
-    assert captions(read(f"{tmp_path / 'en'}:train")) == ["en"]
-
-
-def test_shards_of_one_split_are_one(tmp_path: Path) -> None:
-    for shard in range(2):
-        parquet(tmp_path / f"train-0000{shard}-of-00002.parquet", f"{shard}")
-    parquet(tmp_path / "._train-00000-of-00002.parquet", "of macOS")
-    parquet(tmp_path / ".cache" / "test.parquet", "of a download")
-    found = read(tmp_path)
-    assert captions(found) == ["0", "1"]
-
-
-def test_splits_of_folders_of_images(tmp_path: Path) -> None:
-    for split in ("train", "val", "test"):
-        with_text(tmp_path / split / f"{split}.png")
-    assert captions(read(tmp_path)) == ["train"]
-    assert captions(read(tmp_path, "validation")) == ["val"]
-    assert captions(read(f"{tmp_path}:test")) == ["test"]
 
 
 @pytest.mark.parametrize("name", ["owner/some.name-1", "owner/name/configuration"])
@@ -116,31 +35,6 @@ def test_a_dataset_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n
     found = read(f"{name}:train")
     assert asked == [(f"{name}:train", "train")]
     assert found.notes == ("a note",)
-
-
-@pytest.mark.parametrize("revision", [None, hub.CONVERTED])
-def test_files_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, revision: str | None) -> None:
-    """One split of one configuration is downloaded, from the files that the hub converted if there are no others."""
-    files = ["README.md", "default/train/0000.parquet", "default/test/0000.parquet", "other/train/0000.parquet"]
-    asked: list[Any] = []
-
-    class Api:
-        def list_repo_files(self, _name: str, repo_type: str, revision: str | None) -> list[str]:
-            assert repo_type == "dataset"
-            return files if revision == wanted else ["README.md"]
-
-    def snapshot_download(name: str, repo_type: str, revision: str | None, allow_patterns: list[str]) -> str:
-        asked.append((name, repo_type, revision, allow_patterns))
-        return str(tmp_path)
-
-    wanted = revision
-    monkeypatch.setattr("huggingface_hub.HfApi", Api)
-    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    found, notes = hub.fetch("owner/name:train", "train")
-    assert found == [tmp_path / "default/train/0000.parquet"]
-    assert asked == [("owner/name", "dataset", revision, ["default/train/0000.parquet"])]
-    assert notes == ["owner/name: default/train is taken; not taken: default/test, other/train"]
-    assert hub.fetch("owner/name/other:train", "train")[0] == [tmp_path / "other/train/0000.parquet"]
 
 
 @pytest.mark.parametrize("folder", ["C:/images", r"D:\a/b", "C:/x:train", "none", "a/b"])
@@ -387,45 +281,6 @@ def test_links_to_where_a_folder_is(tmp_path: Path) -> None:
     (tmp_path / "up").symlink_to(tmp_path)
     (tmp_path / "sub" / "again").symlink_to(tmp_path / "sub")
     assert captions(read(tmp_path)) == ["a"]
-
-
-def test_splits_that_datasets_saved(tmp_path: Path) -> None:
-    """The layout of `DatasetDict.save_to_disk`, with a file that `map` left."""
-    for split in ("train", "test"):
-        (tmp_path / split).mkdir()
-        (tmp_path / split / "state.json").write_text("{}")
-        for name, caption in (("data-00000-of-00001", split), ("cache-0af", "of a map")):
-            table = pyarrow.table({"image": [b"png"], "caption": [caption]})
-            with pyarrow.ipc.new_stream(tmp_path / split / f"{name}.arrow", table.schema) as stream:
-                stream.write_table(table)
-    found = read(tmp_path)
-    assert captions(found) == ["train"]
-    assert found.notes == (f"{tmp_path}: train is taken; not taken: test", "captions are those of column caption")
-    assert captions(read(f"{tmp_path}:test")) == ["test"]
-
-
-def test_the_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    class Unreachable(Exception):
-        pass
-
-    class Api:
-        def list_repo_files(self, *_: object, **__: object) -> list[str]:
-            raise Unreachable("connection refused")
-
-    def snapshot_download(*_: object, local_files_only: bool = False, **__: object) -> str:
-        assert local_files_only
-        if not is_cached:
-            raise FileNotFoundError("nothing of it here")
-        return str(tmp_path)
-
-    is_cached = False
-    monkeypatch.setattr("huggingface_hub.HfApi", Api)
-    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    with pytest.raises(UserError, match=r"cannot get dataset owner/name[\s\S]*connection refused"):
-        hub.fetch("owner/name:train", "train")
-    is_cached = True
-    parquet(tmp_path / "data" / "train-00000-of-00001.parquet", "a")
-    assert hub._listed("owner/name") == (None, ["data/train-00000-of-00001.parquet"])
 
 
 def test_pairs_in_folders_name_both_images(tmp_path: Path) -> None:

@@ -137,3 +137,12 @@ def prompts() -> list[Prompt]:
         Prompt(f"p{i:02}", f'A poster that says "{" and ".join(texts)}".', texts, "simple" if i < 4 else "hard")
         for i, texts in enumerate(words)
     ]
+
+
+@pytest.fixture
+def two(make_run: MakeRun, prompts: list[Prompt]) -> tuple[Path, Path]:
+    """Before: every text without its first letter. After: all right. One OCR failure in the first run."""
+    before: list[tuple[Prompt, Reading]] = [(prompt, [text[1:] for text in prompt.texts]) for prompt in prompts]
+    before[4] = (prompts[4], RuntimeError("engine <stopped>"))
+    after = [(prompt, prompt.texts) for prompt in prompts]
+    return make_run("before", before), make_run("after", after, adapters=["runs/poster_lora/adapter"])

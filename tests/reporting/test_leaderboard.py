@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from report_page import Page
 from reporting.conftest import MakeRun
-from reporting.test_build import Page
 
 from glmkit.evaluation.published_scores import PublishedScore, RelatedBenchmark
 from glmkit.files import read_json, write_json
