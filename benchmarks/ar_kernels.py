@@ -25,131 +25,32 @@ import argparse
 import gc
 import itertools
 import multiprocessing
-import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from ar_kernels_bench import PRODUCTS, Bench, full, shapes, toy
 from torch import Tensor
 from triton_compile import compile_only, empty, tried_to
 
-from glmkit.files import append_jsonl
 from glmkit.generation.sampling import Sampling, sample, sample_by_kernels
 from glmkit.models.autoregressive import gpu
 from glmkit.models.autoregressive.config import AutoregressiveConfig
 from glmkit.models.autoregressive.gpu import ORDER, ProductTile, StepPlan, SumOrder
 from glmkit.models.autoregressive.model import AutoregressiveModel, KVCache, rotary_cos_sin
-from glmkit.models.checkpoint import published
 from glmkit.models.devices import dtype_for, pick_device
 
 COLD_BYTES = 192 * 2**20  # copies of what a graph reads: several times the L2 cache
 SHARED_BYTES = 227 * 2**10  # of shared memory that a program may use (compute capability 9.0)
-PRODUCTS = ("qkv", "o", "gate_up", "down", "head")
 WAYS = ("early", "fetch_weights", "attention_stages")  # in which plans differ that have the same tiles
 FOR_PRODUCTS = 0.6  # of the time, so that some is left for whole steps
 CUTS = ((4, 128), (8, 64), (8, 128), (16, 64), (16, 128), (32, 64))  # of the cache: splits and keys at a time
-
-
-@dataclass(frozen=True)
-class Scale:
-    """What is measured; at toy size the same code in a minute of a CPU."""
-
-    config: AutoregressiveConfig
-    batches: tuple[int, ...] = (1, 16, 64)
-    keys: tuple[int, ...] = (300, 1300, 2300)
-    copied: int = 2**30
-    calls: int = 12  # of one graph
-    replays: int = 7
-
-
-def full() -> Scale:
-    return Scale(AutoregressiveConfig.from_dict(published.VISION_LANGUAGE_ENCODER))
-
-
-def toy() -> Scale:
-    small: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1}
-    small |= {
-        "num_attention_heads": 4,
-        "head_dim": 32,
-        "mrope_section": (2, 3, 3),
-        "vision_vocab_size": 40,
-        "image_start_token_id": 32,
-    }
-    config = replace(full().config, vocab_size=200, **small)
-    return Scale(config, (1, 3), (5,), 2**16, calls=1, replays=1)
-
-
-@dataclass
-class Bench:
-    """Where it runs, what was found, and where the measurements go."""
-
-    scale: Scale
-    device: torch.device
-    dtype: torch.dtype
-    out: Path
-    seconds: float
-    began: float = field(default_factory=time.perf_counter)
-    tiles: dict[tuple[str, int], ProductTile] = field(default_factory=dict)
-    best: dict[int, StepPlan] = field(default_factory=dict)
-    pool: ProcessPoolExecutor | None = None
-
-    @property
-    def on_gpu(self) -> bool:
-        return self.device.type == "cuda"
-
-    def note(self, show: bool = True, **fields: Any) -> None:
-        append_jsonl(self.out / "ar_kernels.jsonl", fields)
-        cells = (
-            f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in fields.items()
-        )
-        if show:
-            print("; ".join(cells), flush=True)
-
-    def late(self, share: float = 1.0) -> bool:
-        """Whether this share of the time is over."""
-        return time.perf_counter() - self.began > share * self.seconds
-
-    def random(self, *shape: int, scale: float = 1.0) -> Tensor:
-        return torch.randn(shape, device=self.device, dtype=self.dtype) * scale
-
-    def plan(self, batch: int) -> StepPlan:
-        """The code's plan for such a batch, with what this run has found."""
-        base = gpu.plan_for(batch, self.device)
-        found: dict[str, Any] = {name: self.tiles[name, batch] for name in PRODUCTS if (name, batch) in self.tiles}
-        return replace(base, **found)
-
-    def milliseconds(self, calls: Sequence[Callable[[], Any]]) -> float:
-        """The median time of all `calls` one after another, as one CUDA graph."""
-        began = time.perf_counter()
-        for call in calls[:2] if self.on_gpu else calls:
-            call()
-        if not self.on_gpu:
-            return 1e3 * (time.perf_counter() - began)
-        torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            for call in calls:
-                call()
-        times: list[float] = []
-        for _ in range(self.scale.replays):
-            marks = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
-            marks[0].record()
-            graph.replay()
-            marks[1].record()
-            marks[1].synchronize()
-            times.append(marks[0].elapsed_time(marks[1]))
-        return statistics.median(times[1:] or times)
-
-    def microseconds(self, call: Callable[[int], Any], copies: int) -> float:
-        """Of one `call(number)`; the calls go around so many copies."""
-        count = max(self.scale.calls, copies)
-        return 1e3 / count * self.milliseconds([partial(call, number % copies) for number in range(count)])
 
 
 def bandwidth(bench: Bench) -> None:
@@ -158,19 +59,6 @@ def bandwidth(bench: Bench) -> None:
     for name, call, moved in (("copy", lambda: target.copy_(source), 2), ("sum", source.sum, 1)):
         ms = bench.milliseconds([call] * 3) / 3
         bench.note(section="bandwidth", case=name, gb_s=moved * source.nbytes / ms / 1e6)
-
-
-def shapes(config: AutoregressiveConfig) -> dict[str, tuple[int, int]]:
-    """Outputs and inputs of each product; of gate_up both halves."""
-    width, size = config.hidden_size, config.head_dim
-    heads, key_heads = config.num_attention_heads, config.num_key_value_heads
-    return {
-        "qkv": ((heads + 2 * key_heads) * size, width),
-        "o": (width, heads * size),
-        "gate_up": (2 * config.intermediate_size, width),
-        "down": (width, config.intermediate_size),
-        "head": (config.vision_vocab_size, width),
-    }
 
 
 def tiles(name: str, batch: int, inputs: int) -> Iterator[ProductTile]:
