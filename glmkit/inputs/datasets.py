@@ -86,6 +86,7 @@ class _Reader:
         self.columns, self.role = columns, role
         self.notes: list[str] = []
         self._seen: set[Path] = set()
+        self._tables: list[Path] = []  # that stand beside images, and have no name that says what they are
 
     def location(self, location: str) -> Iterator[CaptionedImage]:
         """Read what a recipe names."""
@@ -93,6 +94,12 @@ class _Reader:
         before, _, after = location.rpartition(":")
         if not exists(path) and before and Path(shipped.find(before)).expanduser().is_dir():
             path, split = Path(shipped.find(before)).expanduser(), after
+        elif not exists(path) and (parent := Path(before).expanduser().parent).is_dir():
+            of_card = self._declared(parent)
+            if any(configuration == Path(before).name for configuration, _ in of_card):
+                return self.parquet(
+                    splits.choose(of_card, Path(before).name, after, self.role, str(parent), self.notes)
+                )
         if path.is_dir():
             return self.folder(path, split)
         if path.suffix == ".parquet":
@@ -125,12 +132,15 @@ class _Reader:
         unknown = [path.name for path in entries if path.is_file() and path.suffix.lower() not in OF_DATASETS]
         if unknown and (images or tables):
             self.notes.append(f"neither images nor captions in {folder}: {_some(unknown)}")
+        self._tables += [path for path in entries if path.suffix in RECORDS and path.name not in METADATA]
         if split is None and tables:
             self.notes += [f"{table.name} is not read, since {tables[0].name} is there" for table in tables[1:]]
             return self.records(tables[0])
         arrow = [path for path in entries if path.suffix == ".arrow" and not path.name.startswith("cache-")]
         if split is None and folder / "state.json" in entries and arrow:
             return self.arrow(arrow)
+        if of_card := self._declared(folder):
+            return self.parquet(splits.choose(of_card, None, split, self.role, str(folder), self.notes))
         of_split = splits.folders(folders)
         if (
             not images
@@ -144,6 +154,11 @@ class _Reader:
         if split is not None:
             raise UserError(f"{folder} has no split {split}", fix=f"data.{self.role}={folder}, or a folder of its own")
         return self.text_files(folder, images, entries) if images else self._sub_folders(folders)
+
+    def _declared(self, folder: Path) -> dict[splits.Key, list[Path]]:
+        """Sort the parquet files of a folder as its card does."""
+        card = splits.read_card(folder)
+        return splits.declared(card, splits.parquet_files(folder)) if card else {}
 
     def _entries(self, folder: Path) -> list[Path]:
         """List a folder without what systems and other programs leave, of which the notes tell."""
@@ -224,7 +239,11 @@ class _Reader:
         name = str(image)
         try:
             if not texts:
-                raise UserError(f"image {name} has no caption", fix=f"write {image.stem}.txt")
+                tables = [
+                    table for table in self._tables if not table.with_name(f"{table.stem}{image.suffix}").exists()
+                ]
+                fix = f"data.{self.role}={tables[0]}, if that has the captions; else " if len(tables) == 1 else ""
+                raise UserError(f"image {name} has no caption", fix=f"{fix}write {image.stem}.txt")
             contents = {read_text(text, MAX_CAPTION_BYTES).strip() for text in texts}
             if len(contents) > 1:
                 found = ", ".join(text.name for text in texts)

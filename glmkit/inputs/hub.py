@@ -22,8 +22,10 @@ def fetch(location: str, role: str) -> tuple[list[Path], list[str]]:
     name, notes = match["name"], list[str]()
     try:
         revision, files = _listed(name)
+        parquet = {Path(file): PurePosixPath(file) for file in files if file.endswith(".parquet")}
+        declared = splits.declared(_card(name), parquet) if revision is None and splits.CARD in files else None
         chosen = splits.choose(
-            splits.groups({Path(file): PurePosixPath(file) for file in files}),
+            declared or splits.groups(parquet),
             match["configuration"],
             match["split"],
             role,
@@ -41,8 +43,15 @@ def fetch(location: str, role: str) -> tuple[list[Path], list[str]]:
     return [folder / path for path in patterns], notes
 
 
+def _card(name: str) -> str:
+    """Download the card of a data set."""
+    from huggingface_hub import snapshot_download
+
+    return splits.read_card(Path(snapshot_download(name, repo_type="dataset", allow_patterns=[splits.CARD])))
+
+
 def _listed(name: str) -> tuple[str | None, list[str]]:
-    """Return the revision with parquet files, and these; without a connection, those that were downloaded before."""
+    """Return the revision with parquet files, and its files; without a connection, those downloaded before."""
     from huggingface_hub import HfApi, snapshot_download
 
     for revision in (None, CONVERTED):
@@ -56,6 +65,7 @@ def _listed(name: str) -> tuple[str | None, list[str]]:
                     raise error from None
                 break
             files = [path.as_posix() for path in splits.parquet_files(folder).values()]
-        if found := sorted(file for file in files if file.endswith(".parquet")):
-            return revision, found
+            files += [splits.CARD] * (folder / splits.CARD).is_file()
+        if any(file.endswith(".parquet") for file in files):
+            return revision, sorted(files)
     raise UserError(f"dataset {name} has no parquet files", fix="download it, and give its folder")

@@ -1,12 +1,16 @@
-"""Splits and configurations of data sets, kept apart by the names of folders and files as `datasets` does."""
+"""Splits and configurations of data sets, kept apart as `datasets` does: by the card, else by the names of files."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
+from typing import Any
+
+import yaml
 
 from glmkit.errors import UserError
+from glmkit.files import read_regular
 
 SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -14,6 +18,10 @@ SPLITS = {
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
 SHARD = re.compile(r"(.+?)-\d{5}-of-\d{5}(-[0-9a-f]+)?")
+CARD, MAX_CARD_BYTES = "README.md", 2**24
+FRONT_MATTER = re.compile(r"\s*---[ \t]*\n(.*?)\n---[ \t]*(?:\n|$)", re.DOTALL)
+GLOB = re.compile(r"\*\*/|\*\*|\*|\?")
+IN_GLOB = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
 FOREIGN = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "$recycle.bin"}
 Key = tuple[str, str]  # configuration, split; "" where a name says nothing
 
@@ -35,6 +43,51 @@ def groups(files: Mapping[Path, PurePath]) -> dict[Key, list[Path]]:
     for file, path in files.items():
         found.setdefault(_key(path), []).append(file)
     return found
+
+
+def read_card(folder: Path) -> str:
+    """Return the card in a folder, in UTF-8 with the line ends of any system; "" where there is none."""
+    card = folder / CARD
+    if not card.is_file():
+        return ""
+    text = read_regular(card, str(card), MAX_CARD_BYTES).decode("utf-8-sig", "replace")
+    return text.replace("\r\n", "\n")
+
+
+def declared(card: str, files: Mapping[Path, PurePath]) -> dict[Key, list[Path]]:
+    """Sort files by the `configs` of a data set's card; empty when it declares none, or none of these files.
+
+    Source of the form: https://huggingface.co/docs/hub/datasets-manual-configuration
+    """
+    found: dict[Key, list[Path]] = {}
+    for configuration, split, pattern in _declarations(card):
+        below = re.compile(GLOB.sub(lambda part: IN_GLOB[part[0]], re.sub(r"[^\w/*?]", r"\\\g<0>", pattern)))
+        matching = [file for file, path in files.items() if below.fullmatch(path.as_posix())]
+        if matching:
+            found.setdefault((configuration, SPLITS.get(split.casefold(), split)), []).extend(matching)
+    return {key: list(dict.fromkeys(matching)) for key, matching in found.items()}
+
+
+def _declarations(card: str) -> Iterator[tuple[str, str, str]]:
+    """Yield configuration, split and pattern of paths of each declaration that has its form."""
+    front = FRONT_MATTER.match(card)
+    try:
+        values = yaml.safe_load(front[1]) if front else None
+    except (yaml.YAMLError, RecursionError, ValueError):  # ValueError: a date that is none
+        return
+    for entry in _list(values.get("configs") if isinstance(values, dict) else None):
+        if not isinstance(entry, dict):
+            continue
+        folder = f"{entry['data_dir']}/" if isinstance(entry.get("data_dir"), str) else ""
+        for one in _list(entry.get("data_files", "**" if folder else None)):
+            split, paths = (one.get("split", "train"), one.get("path")) if isinstance(one, dict) else ("train", one)
+            for path in _list(paths):
+                if isinstance(path, str):
+                    yield str(entry.get("config_name", "default")), str(split), folder + path.removeprefix("./")
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def folders(candidates: Sequence[Path]) -> dict[Key, list[Path]]:
@@ -95,7 +148,8 @@ def _one(
         form = (f"{where}/CONFIGURATION:SPLIT", f"{where}:SPLIT")[place]
         what = f"{where} has no {kind} {wanted}" if wanted is not None else f"{where} holds more than one {kind}"
         shown = ", ".join(name or "files without one" for name in names)
-        raise UserError(what, found=shown, fix=f"data.{role}={form}, with one of them")
+        fix = f"data.{role}={where}" if names == [""] else f"data.{role}={form}, with one of them"
+        raise UserError(what, found=shown, fix=fix)
     return {key: files for key, files in found.items() if key[place] == chosen}
 
 

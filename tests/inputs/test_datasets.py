@@ -199,6 +199,18 @@ def test_two_captions_of_one_image(tmp_path: Path) -> None:
     assert "two captions" in str(read(tmp_path).images[0].error)
 
 
+@pytest.mark.parametrize("table", ["captions.json", "../all.jsonl"])
+def test_a_table_beside_images_is_pointed_at(table: str, tmp_path: Path) -> None:
+    image(tmp_path / "set" / "images" / "a.png")
+    path = tmp_path / "set" / "images" / table
+    path.write_text('[{"file_name": "a.png", "text": "a"}]')
+    (error,) = [one.error for one in read(tmp_path / "set").images]
+    assert f"data.train={path.resolve()}" in str(error)
+    (tmp_path / "set" / "images" / "a.json").write_text('{"caption": "a"}')
+    (error,) = [one.error for one in read(tmp_path / "set").images]
+    assert "a.json" not in str(error)
+
+
 def test_folders_in_a_folder(tmp_path: Path) -> None:
     with_text(tmp_path / "10_style" / "a.png")
     with_text(tmp_path / "plain" / "deeper" / "b.png")

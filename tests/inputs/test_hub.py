@@ -22,18 +22,39 @@ def test_files_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, revis
             assert repo_type == "dataset"
             return files if revision == wanted else ["README.md"]
 
-    def snapshot_download(name: str, repo_type: str, revision: str | None, allow_patterns: list[str]) -> str:
+    def snapshot_download(name: str, repo_type: str, allow_patterns: list[str], revision: str | None = None) -> str:
         asked.append((name, repo_type, revision, allow_patterns))
         return str(tmp_path)
 
     wanted = revision
+    (tmp_path / "README.md").write_text("no configurations")
     monkeypatch.setattr("huggingface_hub.HfApi", Api)
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
     found, notes = hub.fetch("owner/name:train", "train")
     assert found == [tmp_path / "default/train/0000.parquet"]
-    assert asked == [("owner/name", "dataset", revision, ["default/train/0000.parquet"])]
+    assert asked[-1] == ("owner/name", "dataset", revision, ["default/train/0000.parquet"])
     assert notes == ["owner/name: default/train is taken; not taken: default/test, other/train"]
     assert hub.fetch("owner/name/other:train", "train")[0] == [tmp_path / "other/train/0000.parquet"]
+
+
+def test_the_card_of_a_dataset_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says what is the split of files whose names do not."""
+    files = "[{split: train, path: one.parquet}, {split: test, path: two.parquet}]"
+    (tmp_path / "README.md").write_text(f"---\nconfigs:\n- data_files: {files}\n---\n")
+    asked: list[list[str]] = []
+
+    class Api:
+        def list_repo_files(self, *_: object, **__: object) -> list[str]:
+            return ["README.md", "one.parquet", "two.parquet"]
+
+    def snapshot_download(*_: object, allow_patterns: list[str], **__: object) -> str:
+        asked.append(allow_patterns)
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    assert hub.fetch("owner/name:test", "train")[0] == [tmp_path / "two.parquet"]
+    assert asked == [["README.md"], ["two.parquet"]]
 
 
 def test_the_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
