@@ -12,6 +12,7 @@ from glmkit.text import parse_json
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 FORM = "[[left, top, right, bottom], ...] in pixels of the image"
 CORNERS = (("left", "top", "right", "bottom"), ("x1", "y1", "x2", "y2"), ("xmin", "ymin", "xmax", "ymax"))
+POLYGONS = ("points", "polygon", "poly", "quad")
 SIZES = (("x", "y", "width", "height"), ("x", "y", "w", "h"), ("left", "top", "width", "height"))
 TOLERANCE = 0.01  # of a side: detectors round beyond the edge
 
@@ -40,6 +41,7 @@ def _box(value: Any) -> Box:
             if value.keys() >= set(names):
                 left, top, width, height = _four([value[name] for name in names])
                 return left, top, left + width, top + height
+        value = next((value[name] for name in POLYGONS if name in value), value)
     numbers = list(value)
     if len(numbers) == 4 and not isinstance(numbers[0], (list, tuple)):
         return _four(numbers)

@@ -21,6 +21,8 @@ from glmkit.inputs.boxes import check_boxes, read_boxes
         [[10, 20, 30, 21, 29, 40, 10, 39]],
         [{"left": 10, "top": 20, "right": 30, "bottom": 40}],
         [{"x": 10, "y": 20, "width": 20, "height": 20, "text": "OPEN"}],
+        [{"transcription": "OPEN", "points": [[10, 20], [30, 21], [29, 40], [10, 39]]}],
+        [{"polygon": [10, 20, 30, 21, 29, 40, 10, 39]}],
     ],
 )
 def test_forms(value: Any) -> None:
