@@ -187,6 +187,7 @@ def test_a_path_that_the_system_refuses(
     "command",
     [
         ["generate", "a", "--out", "TMP/a.png", "--adapter", LONG],
+        ["info", LONG],
         ["finetune", LONG],
         ["finetune", "nano/poster_lora", f"data.train=TMP/{LONG}", "output=TMP/run"],
         ["eval", "--suite", "text-render", "--images", f"TMP/{LONG}", "--run", "TMP/run"],

@@ -7,6 +7,7 @@ published ones, so diffusers and transformers load what is written here, and the
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from glmkit import errors, shipped
 from glmkit.errors import UserError
-from glmkit.files import write_json
+from glmkit.files import exists, write_json
 from glmkit.models.checkpoint import configs, defaults, published, weights
 
 if TYPE_CHECKING:
@@ -98,7 +99,11 @@ def resolve(model: str | Path, components: Iterable[str] = tuple(COMPONENTS)) ->
             raise UserError(f"the model nano is not in {NANO}", fix="install glmkit again")
         return NANO
     folder = Path(shipped.find(name)).expanduser()
-    if os.path.exists(folder):  # a Path raises for a name that is too long
+    try:
+        is_there = exists(folder)
+    except OSError as error:
+        raise UserError(f"model {name[:200]} cannot be read", found=error.strerror, fix="check the path") from error
+    if is_there:
         return _model_folder(folder)
     if (published_id := hub_id(name)) is not None:
         return _download(published_id, components)
@@ -186,7 +191,8 @@ def _build(component: str, settings: Mapping[str, Any], tokenizer: Path | None) 
 
     from glmkit.models.vae.model import Vae
 
-    return Vae(AutoencoderKL.from_config(dict(settings)))
+    known = inspect.signature(AutoencoderKL.__init__).parameters  # others raise from diffusers 0.42 on
+    return Vae(AutoencoderKL.from_config({key: value for key, value in settings.items() if key in known}))
 
 
 def new_component(folder: Path, component: str) -> nn.Module:
