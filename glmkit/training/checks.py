@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from glmkit import text
 from glmkit.config import DecoderStage, Recipe, Stage
 from glmkit.errors import UserError
 from glmkit.generation.prior_tokens import prompt_tokenizer
@@ -32,6 +33,8 @@ MAX_TIMES_IN_BATCH = 16  # that each image may stand in every batch
 def settings(recipe: Recipe, device: torch.device) -> None:
     """Raise UserError when something that a recipe asks for cannot be had here."""
     libraries.check(recipe)
+    for number, prompt in enumerate(recipe.samples.prompts, start=1):
+        text.check_text(prompt, f"prompt {number} of samples.prompts")
     start(recipe)
     # A pretraining's own model may not be there yet, and the published one need not be.
     has_no_files = bool(getattr(recipe, "architecture", None)) or published.is_published(recipe.model)
@@ -162,8 +165,9 @@ def condition_image_size(size: tuple[int, int], hybrid: HybridModel, key: str) -
     height, width = size
     rows, columns = (2 * side for side in hybrid.condition_image_settings.halved_size(height, width))
     if (rows, columns) != (height, width):
+        enlarges = key == "data.size" and rows * columns > height * width
         raise UserError(
             "the model reads condition images of this size at another one",
             found=f"{width}x{height}, read as {columns}x{rows}",
-            fix=f"{key}={columns}x{rows}",
+            fix=f"save them at {columns}x{rows}; {key} enlarges none" if enlarges else f"{key}={columns}x{rows}",
         )
