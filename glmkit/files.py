@@ -210,6 +210,18 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
 
 
+def check_writable(path: Path) -> None:
+    """Raise UserError unless a file can be written there, before work is done for it; nothing is left behind."""
+    _refuse_device(_named(path))
+    with explained(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        folder = next(one for one in path.absolute().parents if exists(one))
+        temporary = temporary_sibling(folder / path.name)
+        temporary.touch()
+        temporary.unlink()
+
+
 def exists(path: Path) -> bool:
     """Tell whether a path leads to something; OSError when the system does not say, as without rights to its folder.
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from glmkit.config import parse_size
 from glmkit.errors import UserError
+from glmkit.files import check_writable
 from glmkit.generation.options import (
     InferenceOptions,
     add_inference_options,
@@ -120,6 +121,8 @@ def _add_train_arguments(train: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the benchmark of the kind that was named."""
+    if arguments.out:
+        check_writable(arguments.out)
     return {"train": run_train, "speed": run_speed, "price": run_price}[arguments.kind](arguments)
 
 

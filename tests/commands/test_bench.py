@@ -94,6 +94,20 @@ def test_bad_input(argv: list[str], message: str, tmp_path: Path, capsys: pytest
     assert not out.exists()
 
 
+@pytest.mark.parametrize("kind", ["speed", "train", "price"])
+def test_a_place_for_results_is_looked_at_before_anything_is_measured(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a").touch()
+    others = ["--run", str(tmp_path / "run")] if kind == "price" else []
+    for out, found in ((tmp_path / "a" / "b.json", "Not a directory"), (tmp_path, "Is a directory")):
+        assert main(["bench", kind, *others, "--model", "nowhere", "--out", str(out)]) == 2
+        assert found in capsys.readouterr().err
+    assert main(["bench", kind, *others, "--model", "nowhere", "--out", str(tmp_path / "new" / "b.json")]) == 2
+    assert "nowhere" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
 def test_random_weights_generate_at_the_sizes_of_a_folder(tiny_model: Path) -> None:
     """Finite images from configs alone; the same weights every time."""
     request = Request("a", "a 'B'", 0, 64, 64, steps=1)
