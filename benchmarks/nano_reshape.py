@@ -2,6 +2,7 @@
 
     python benchmarks/nano_reshape.py OUT --layers 0 0 1 2 2 3 4 --units 704   # grow the AR model
     python benchmarks/nano_reshape.py OUT --model FOLDER --units 480           # prune its MLPs
+    python benchmarks/nano_reshape.py OUT --glyph 256                          # prune the glyph encoder's MLPs
     python benchmarks/nano_reshape.py OUT --time 16                            # narrow the decoder's time embedding
 
 Growing changes no output: a layer that is there twice adds nothing the second time, and new units of an MLP have no
@@ -24,12 +25,14 @@ from torch import Tensor, nn
 from glmkit.files import atomic_folder, read_json, write_json
 from glmkit.models import checkpoint
 from glmkit.models.autoregressive.model import CausalLayer
-from glmkit.models.checkpoint.components import load_component, new_component, save_component
+from glmkit.models.checkpoint.components import COMPONENTS, load_component, new_component, save_component
 from glmkit.models.decoder.layers import TimeAndSize
+from glmkit.models.glyph.model import GlyphEncoder
 from glmkit.models.hybrid import HybridModel
 from glmkit.pretraining import posters
 from glmkit.pretraining.config import PretrainData
 from glmkit.training.data import buckets, first_batches
+from glmkit.training.data.dataset import glyph_texts
 from glmkit.training.features import FeatureCache
 from glmkit.training.objectives.token_batches import TokenSequences
 
@@ -52,7 +55,7 @@ def reshape(model: Path, out: Path, component: str, values: dict[str, Any], chan
     state = change(load_component(model, component).state_dict())
     with atomic_folder(out) as folder:
         checkpoint.copy(model, folder)
-        path = folder / ("transformer" if component == "decoder" else "vision_language_encoder") / "config.json"
+        path = folder / COMPONENTS[component].folder / "config.json"
         config = read_json(path)
         config.get("text_config", config).update(values)
         write_json(path, config)
@@ -105,13 +108,8 @@ def least_important(weight: Tensor, moments: Tensor, kept: int) -> tuple[Tensor,
     return alive, weight[:, alive].float()
 
 
-@torch.no_grad()
-def prune(model: Path, units: int, data: PretrainData) -> State:
-    """Return an AR model with fewer units per MLP, chosen by what they do on images of the training world."""
-    hybrid = HybridModel.load(model, torch.device("cpu"), torch.float32)
-    images, _ = posters.load(data)
-    sequences = TokenSequences(images, hybrid, FeatureCache(torch.device("cpu")))
-    layers = [cast(CausalLayer, layer) for layer in hybrid.autoregressive.language_model.layers]
+def input_moments(layers: Sequence[nn.Linear], run: Callable[[], None]) -> list[Tensor]:
+    """Return the sums of products of what each layer gets while `run` runs, I x I."""
     moments = [torch.zeros((), dtype=torch.double) for _ in layers]
 
     def watch(number: int) -> Callable[[nn.Module, tuple[Tensor]], None]:
@@ -121,18 +119,51 @@ def prune(model: Path, units: int, data: PretrainData) -> State:
 
         return add
 
-    for number, layer in enumerate(layers):
-        layer.mlp.down_proj.register_forward_pre_hook(watch(number))
-    for indices in first_batches(buckets(images), 16, limit=len(images.captions)):
-        sequences.padded(indices).logits(hybrid.autoregressive)
+    handles = [layer.register_forward_pre_hook(watch(number)) for number, layer in enumerate(layers)]
+    with torch.no_grad():
+        run()
+    for handle in handles:
+        handle.remove()
+    return moments
+
+
+def prune(model: Path, units: int, data: PretrainData) -> State:
+    """Return an AR model with fewer units per MLP, chosen by what they do on images of the training world."""
+    hybrid = HybridModel.load(model, torch.device("cpu"), torch.float32)
+    images, _ = posters.load(data)
+    sequences = TokenSequences(images, hybrid, FeatureCache(torch.device("cpu")))
+
+    def run() -> None:
+        for indices in first_batches(buckets(images), 16, limit=len(images.captions)):
+            sequences.padded(indices).logits(hybrid.autoregressive)
+
+    layers = [cast(CausalLayer, layer).mlp.down_proj for layer in hybrid.autoregressive.language_model.layers]
     state = load_component(model, "autoregressive").state_dict()
-    for number, layer in enumerate(layers):
-        alive, weight = least_important(layer.mlp.down_proj.weight, moments[number], units)
+    for number, (layer, moments) in enumerate(zip(layers, input_moments(layers, run), strict=True)):
+        alive, weight = least_important(layer.weight, moments, units)
         name = f"{LAYERS}{number}.mlp"
         gate, up = state[f"{name}.gate_up_proj.weight"].chunk(2)
         state[f"{name}.gate_up_proj.weight"] = torch.cat([gate[alive], up[alive]])
         state[f"{name}.down_proj.weight"] = weight
     return state
+
+
+def prune_glyph(model: Path, units: int, texts: Sequence[Sequence[str]]) -> State:
+    """Return a glyph encoder with fewer units per MLP, chosen by what they do on such texts of prompts."""
+    glyph = HybridModel.load(model, torch.device("cpu"), torch.float32).glyph
+    state = glyph.state_dict()
+    names = [name.removesuffix(".wo.weight") for name in state if name.endswith(".wo.weight")]
+    layers = [cast(nn.Linear, glyph.get_submodule(f"{name}.wo")) for name in names]
+    for name, layer, moments in zip(names, layers, input_moments(layers, lambda: _encode(glyph, texts)), strict=True):
+        alive, state[f"{name}.wo.weight"] = least_important(layer.weight, moments, units)
+        for gate in ("wi_0", "wi_1"):
+            state[f"{name}.{gate}.weight"] = state[f"{name}.{gate}.weight"][alive]
+    return state
+
+
+def _encode(glyph: GlyphEncoder, texts: Sequence[Sequence[str]]) -> None:
+    for of_prompt in texts:  # one by one: padding would count as text
+        glyph.encode_texts([of_prompt])
 
 
 def narrow_time(model: Path, width: int, steps: int) -> State:
@@ -189,6 +220,7 @@ def main(given: list[str] | None = None) -> int:
     parser.add_argument("--model", default="nano")
     parser.add_argument("--layers", type=int, nargs="+", help="layers of the AR model; a repeated one adds nothing yet")
     parser.add_argument("--units", type=int, help="units of each MLP of the AR model")
+    parser.add_argument("--glyph", type=int, metavar="UNITS", help="units of each MLP of the glyph encoder")
     parser.add_argument("--posters", type=int, default=320, help="images to prune by (default %(default)s)")
     parser.add_argument("--time", type=int, help="width of the decoder's time embedding")
     parser.add_argument(
@@ -202,13 +234,18 @@ def main(given: list[str] | None = None) -> int:
     elif units and arguments.layers:
         values = {"num_hidden_layers": len(arguments.layers), "intermediate_size": units}
         reshape(model, arguments.out, "autoregressive", values, lambda state: grow(state, arguments.layers, units))
-    elif units:
+    elif units or arguments.glyph:
         images = {"count": arguments.posters, "seed": 930, "world": "everyday"}
         edits = {**images, "count": max(1, arguments.posters // 8), "seed": 960}
-        state = prune(model, units, PretrainData.model_validate({"posters": images, "edits": edits}))
-        reshape(model, arguments.out, "autoregressive", {"intermediate_size": units}, lambda _: state)
+        data = PretrainData.model_validate({"posters": images, "edits": edits})
+        if units:
+            state = prune(model, units, data)
+            reshape(model, arguments.out, "autoregressive", {"intermediate_size": units}, lambda _: state)
+        else:
+            state = prune_glyph(model, arguments.glyph, glyph_texts(posters.load(data)[0]))
+            reshape(model, arguments.out, "glyph", {"d_ff": arguments.glyph}, lambda _: state)
     else:
-        parser.error("give --layers and --units, --units, or --time")
+        parser.error("give --layers and --units, --units, --glyph, or --time")
     return 0
 
 

@@ -86,6 +86,16 @@ def test_pruned_model_has_fewer_units(tiny: Path) -> None:
     assert all(len(state[name.replace("down", "gate_up")]) == 16 for name in names)
 
 
+def test_pruned_glyph_encoder_has_fewer_units_and_runs(tiny: Path, tmp_path: Path) -> None:
+    state = reshape.prune_glyph(tiny, 8, [["SALE"], ["BEAN", "THERE"]])
+
+    reshape.reshape(tiny, tmp_path / "pruned", "glyph", {"d_ff": 8}, lambda _: state)
+
+    pruned = HybridModel.load(tmp_path / "pruned", torch.device("cpu"), torch.float32)
+    assert {len(tensor) for name, tensor in pruned.glyph.state_dict().items() if "wi_" in name} == {8}
+    assert pruned.glyph.encode_texts([["SALE"]])[0].isfinite().all()
+
+
 def test_narrow_time_embedding_gives_nearly_the_same_modulation() -> None:
     nano = Path(__file__).parents[2] / "data" / "nano"
     decoder = HybridModel.load(nano, torch.device("cpu"), torch.float32).decoder
