@@ -26,7 +26,7 @@ from rl_nano_parts import looks, pooled, run_for, table, write_posters, write_pr
 from glmkit import config, runs
 from glmkit.api.pairs import pairs_by_rewards, write_pairs
 from glmkit.api.rewards import reward_images
-from glmkit.errors import UserError
+from glmkit.errors import UserError, one_line
 from glmkit.evaluation import suites
 from glmkit.evaluation.evaluate import evaluate
 from glmkit.evaluation.ocr import engines
@@ -98,7 +98,7 @@ def learn(e: Experiment, arm: str, stage: str, recipe: config.Recipe, charged: f
         if not ended.exists():
             run_for(seconds, e.out / arm / f"{stage}.seconds.json", lambda: finetune(recipe, e.device))
     except UserError as error:  # such as a limit: what was saved before is what the arm has
-        write_json(ended, {"why": " ".join(str(error).split())})
+        write_json(ended, {"why": one_line(error)})
     adapter = Path(recipe.output) / "adapter" / stage
     if not adapter.exists():
         why = read_json(ended)["why"] if ended.exists() else f"{e.minutes:g} minutes"

@@ -52,6 +52,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and "memory" in str(error) and "allocate" in str(error)
 
 
+def one_line(error: BaseException) -> str:
+    """Return the message of an error in one line, for rows, logs and lists: its parts behind semicolons."""
+    return "; ".join(" ".join(line.split()) for line in str(error).splitlines() if line.strip())
+
+
 def first_line(error: BaseException) -> str:
     """Return the class of an error and its first line, which says what happened."""
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}".rstrip(": ")

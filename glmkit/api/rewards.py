@@ -11,7 +11,7 @@ from statistics import mean, stdev
 from typing import TYPE_CHECKING, Literal
 
 from glmkit.config import RewardSettings
-from glmkit.errors import UserError
+from glmkit.errors import UserError, one_line
 from glmkit.files import read_regular
 from glmkit.hashing import json_sha256
 from glmkit.records import Prompt, Record
@@ -127,7 +127,7 @@ def _prompt(prompt: FilePrompt, *, from_quotes: bool) -> Prompt:
     try:
         return as_prompt(prompt, from_quotes=from_quotes)
     except UserError as error:
-        return Prompt(prompt.id, prompt.prompt, error=" ".join(str(error).split()))
+        return Prompt(prompt.id, prompt.prompt, error=one_line(error))
 
 
 def _rewarded(
@@ -211,7 +211,7 @@ def _score(scorer: Rewards, images: Sequence[tuple[Prompt, Path, Path | None]]) 
             edited = Path(prompt.condition_images[0]) if prompt.condition_images else None
             image, base, condition = (None if file is None else read_image(file) for file in (*files, edited))
         except UserError as error:
-            scores.append(RewardScore(error=" ".join(str(error).split())))
+            scores.append(RewardScore(error=one_line(error)))
             continue
         assert image is not None
         scores.append(None)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from glmkit import runs
-from glmkit.errors import UserError
+from glmkit.errors import UserError, one_line
 from glmkit.evaluation.ocr import engines
 from glmkit.evaluation.ocr.lines import OcrError, OcrResult, RecognizedLine
 
@@ -171,7 +171,7 @@ def serve(module: str, location: str, threads: int, number: int) -> None:
                 answer = {"lines": [found.to_dict() for found in recognize(Path(path), request["max_tokens"])]}
             except Exception as error:  # whatever fails is the error of this image
                 kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-                answer = {"error": kind + " ".join(str(error).split())}
+                answer = {"error": kind + one_line(error)}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from glmkit import runs
 from glmkit.config import ImageSettings, parse_size
-from glmkit.errors import UserError
+from glmkit.errors import UserError, one_line
 from glmkit.files import read_regular
 from glmkit.generation.sequence import MAX_CONDITION_IMAGES
 from glmkit.inputs.boxes import Box, check_boxes
@@ -362,7 +362,7 @@ def _one_error(where: str, errors: Sequence[UserError]) -> UserError:
     """Make one error of those of all images that cannot be used."""
     if len(errors) == 1:
         return errors[0]
-    reasons = [" ".join(str(error).split()) for error in errors[:MAX_SHOWN_REASONS]]
+    reasons = [one_line(error) for error in errors[:MAX_SHOWN_REASONS]]
     if len(errors) > MAX_SHOWN_REASONS:
         reasons.append(f"and {len(errors) - MAX_SHOWN_REASONS} more")
     fix = "mend them, or data.on_bad_image=skip to train without them"

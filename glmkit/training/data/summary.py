@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+from glmkit.errors import one_line
 from glmkit.hashing import json_sha256
 from glmkit.inputs import quotes
 from glmkit.training.data.dataset import (
@@ -143,7 +144,7 @@ def summarize(images: ImageDataset) -> DatasetSummary:
         notes=tuple(note for part in files for note in part.notes),
         buckets={kind_name(kind): len(members) for kind, members in kinds.items()},
         changes=dict(sorted(changes.items())),
-        dropped=tuple(" ".join(str(error).split()) for part in files for error in part.dropped),
+        dropped=tuple(one_line(error) for part in files for error in part.dropped),
         content=_digest(images),
         unit=getattr(images, "unit", "images"),
     )
