@@ -315,12 +315,18 @@ def append_jsonl(path: str | Path, *records: dict[str, Any]) -> None:
 
 
 def read_jsonl(path: str | Path, *, partial: bool = False) -> list[dict[str, Any]]:
-    """Read a JSONL file, or a JSON file with one list. `partial` skips lines that a kill left unfinished; otherwise
-    they are a UserError.
+    """Read a JSONL file, or a JSON file with one list or one object over several lines. `partial` skips lines that a
+    kill left unfinished; otherwise they are a UserError.
     """
     text = read_regular(path, str(path), MAX_TEXT_BYTES).decode(errors="replace") if partial else read_text(path)
-    if not partial and text.lstrip().startswith("["):
-        return _objects(parse_json(text, str(path)), str(path))
+    first = text.lstrip().partition("\n")[0].strip()
+    if not partial and (first.startswith("[") or first == "{"):
+        try:
+            value = parse_json(text, str(path))
+        except UserError as error:
+            fix = 'one object per line, or one list: [{"...": ...}, ...]' if first == "{" else error.fix
+            raise UserError(error.what, found=error.found, fix=fix) from error
+        return _objects(value if isinstance(value, list) else [value], str(path))
     records = []
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
@@ -328,10 +334,9 @@ def read_jsonl(path: str | Path, *, partial: bool = False) -> list[dict[str, Any
         name = f"{path}, line {number}"
         try:
             records += _objects([parse_json(line, name)], name, line)
-        except UserError as error:
+        except UserError:
             if not partial:
-                fix = 'one object per line, or one list: [{"...": ...}, ...]' if line.strip() == "{" else error.fix
-                raise UserError(error.what, found=error.found, fix=fix) from error
+                raise
     return records
 
 

@@ -6,6 +6,7 @@ comes with its error; what was chosen or passed over is a note for the report.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -183,7 +184,8 @@ class _Reader:
 
     def records(self, table: Path) -> Iterator[CaptionedImage]:
         """Read records that name files beside their table."""
-        records, names = read_records(table), Names(table.parent)
+        names = Names(table.parent)
+        records = _by_file_name(read_records(table), names)
         if not records:
             fix = "a first line of file_name,text, or one JSON object with these keys per line"
             raise UserError(f"{table} holds no records", fix=fix)
@@ -318,6 +320,16 @@ class _Reader:
         if name != self.columns.caption:
             self.notes.append(f"captions are those of column {name}")
         return name
+
+
+def _by_file_name(records: list[dict[str, Any]], names: Names) -> list[dict[str, Any]]:
+    """Return a record per image where the only one has the names of images as its keys: {"a.png": "a red sign"}."""
+    if len(records) != 1 or not records[0] or not all(os.path.exists(names.find(name)) for name in records[0]):
+        return records
+    return [
+        {"file_name": name, **(value if isinstance(value, dict) else {"text": value})}
+        for name, value in records[0].items()
+    ]
 
 
 def _image(value: Any, table: Path, number: int, key: str, names: Names) -> Path | TableImage:

@@ -77,6 +77,24 @@ def test_tables_of_any_kind(tmp_path: Path, name: str, write: Callable[[Path, li
         assert captions(read(where)) == ["Käse, Brot; Wein\nund “花”"]
 
 
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("form", [lambda text: text, lambda text: {"caption": text}])
+def test_captions_by_the_name_of_their_image(tmp_path: Path, indent: int | None, form: Callable[[str], Any]) -> None:
+    for name in ("a.png", "b.png"):
+        image(tmp_path / name)
+    table = {"a.png": form("a red sign"), "b.png": form("a blue one")}
+    (tmp_path / "metadata.json").write_text(json.dumps(table, indent=indent))
+    assert captions(read(tmp_path)) == ["a red sign", "a blue one"]
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b", "none.png"])
+def test_a_record_with_names_of_nothing_has_no_columns(tmp_path: Path, name: str) -> None:
+    image(tmp_path / "a.png")
+    (tmp_path / "metadata.json").write_text(json.dumps({name: "a red sign"}))
+    with pytest.raises(UserError, match="no column file_name"):
+        read(tmp_path)
+
+
 def test_a_text_with_the_separator_and_no_quotes(tmp_path: Path) -> None:
     image(tmp_path / "a.png")
     (tmp_path / "metadata.csv").write_text("file_name,text\na.png,a red, blue poster\n")
