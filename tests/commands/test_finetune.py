@@ -252,7 +252,7 @@ BAD = {
     "corrupt image": (["data.train=TMP/corrupt"], "image TMP/corrupt/0.png cannot be read"),
     "no caption": (["data.train=TMP/uncaptioned"], "image TMP/uncaptioned/new.png has no caption"),
     "odd sample size": (["samples.size=100x64"], "multiples of 32"),
-    "empty sample prompt": (["samples.prompts=['']"], "prompt is empty"),
+    "empty sample prompt": (["samples.prompts=['']"], "prompt 1 of samples.prompts is empty"),
     "folder in use": (["output=TMP/gone"], "is not a run folder"),
 }
 

@@ -253,7 +253,7 @@ BAD = {
     "half a name": (["generate", "a", "--out", "TMP/a\ud800.png"], "--out is no name of a file"),
     "empty name": (["generate", "a", "--out", ""], "a path is empty"),
     "no name": (["generate", "a", "--out", "/"], "--out image.png"),
-    "long model": (["generate", "a", "--model", "./" + "x" * 300], "does not exist"),
+    "long model": (["generate", "a", "--model", "./" + "x" * 300], "File name too long"),
     "no steps": (["generate", "a", "--steps", "0"], "number of steps"),
     "bad device": (["generate", "a", "--device", "gpu"], "--device auto, cpu or cuda"),
     "missing adapter": (["generate", "a", "--adapter", "TMP/none"], "does not exist"),
