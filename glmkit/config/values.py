@@ -46,9 +46,10 @@ _Loader.add_implicit_resolver(
 )
 
 
-def _parse(text: str, name: str) -> Any:
+def parse(text: str, name: str, kind: type[yaml.SafeLoader] = _Loader) -> Any:
+    """Return the value of one YAML document, `name` in messages; UserError when it is broken, or beyond the limits."""
     try:
-        loader = _Loader(text)
+        loader = kind(text)
         loader.name = name
         node = loader.get_single_node()
         if node is None:
@@ -90,7 +91,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         guess = nearest(str(path), [*known, *shipped.recipes()])
         fix = f"did you mean {guess}?" if guess else "glmkit recipe list shows those that come with glmkit"
         raise UserError(f"recipe {path} does not exist", fix=fix)
-    value = _parse(read_text(shipped.recipe(path), MAX_BYTES), str(path))
+    value = parse(read_text(shipped.recipe(path), MAX_BYTES), str(path))
     if not isinstance(value, dict):
         raise UserError(
             f"{path} must hold `key: value` lines", found=type(value).__name__, fix="model: nano, and so on"
@@ -105,7 +106,7 @@ def override(values: Mapping[str, Any], assignments: Iterable[str]) -> dict[str,
         path, equals, text = assignment.partition("=")
         if not equals or not path:
             raise UserError("an override must look like key=value", found=assignment, fix="decoder.steps=50")
-        pairs.append((path, _parse(text, f"override {assignment[:80]}")))
+        pairs.append((path, parse(text, f"override {assignment[:80]}")))
     return assign(values, pairs)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from glmkit.config.values import parse
 from glmkit.errors import UserError
 from glmkit.files import read_regular
 
@@ -20,8 +21,7 @@ SPLITS = {
 SHARD = re.compile(r"(.+?)-\d{5}-of-\d{5}(-[0-9a-f]+)?")
 CARD, MAX_CARD_BYTES = "README.md", 2**24
 FRONT_MATTER = re.compile(r"\s*---[ \t]*\n(.*?)\n---[ \t]*(?:\n|$)", re.DOTALL)
-GLOB = re.compile(r"\*\*/|\*\*|\*|\?")
-IN_GLOB = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+GLOB = re.compile(r"\*\*/|\*\*|.", re.DOTALL)
 FOREIGN = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "$recycle.bin"}
 Key = tuple[str, str]  # configuration, split; "" where a name says nothing
 
@@ -60,20 +60,45 @@ def declared(card: str, files: Mapping[Path, PurePath]) -> dict[Key, list[Path]]
     Source of the form: https://huggingface.co/docs/hub/datasets-manual-configuration
     """
     found: dict[Key, list[Path]] = {}
+    names = {file: path.as_posix() for file, path in files.items()}
     for configuration, split, pattern in _declarations(card):
-        below = re.compile(GLOB.sub(lambda part: IN_GLOB[part[0]], re.sub(r"[^\w/*?]", r"\\\g<0>", pattern)))
-        matching = [file for file, path in files.items() if below.fullmatch(path.as_posix())]
+        start = re.split(r"[*?]", pattern, maxsplit=1)[0]
+        matching = [file for file, name in names.items() if name.startswith(start) and _fits(name, pattern)]
         if matching:
             found.setdefault((configuration, SPLITS.get(split.casefold(), split)), []).extend(matching)
     return {key: list(dict.fromkeys(matching)) for key, matching in found.items()}
+
+
+def _fits(path: str, pattern: str) -> bool:
+    """Tell whether a glob matches a path: ** any folders or letters, * and ? letters but for /.
+
+    Keeps all places that the pattern so far may end at: a regular expression of many ** would take for ever.
+    """
+    ends = {0}
+    for part in GLOB.findall(pattern):
+        if part == "**/":
+            ends |= {place + 1 for place in range(min(ends), len(path)) if path[place] == "/"}
+        elif part == "**":
+            ends = set(range(min(ends), len(path) + 1))
+        elif part == "*":
+            for end in sorted(ends):
+                while end < len(path) and path[end] != "/" and end + 1 not in ends:
+                    end += 1
+                    ends.add(end)
+        else:
+            here = {end: path[end : end + 1] for end in ends}
+            ends = {end + 1 for end, letter in here.items() if letter == part or (part == "?" and letter not in "/")}
+        if not ends:
+            return False
+    return len(path) in ends
 
 
 def _declarations(card: str) -> Iterator[tuple[str, str, str]]:
     """Yield configuration, split and pattern of paths of each declaration that has its form."""
     front = FRONT_MATTER.match(card)
     try:
-        values = yaml.safe_load(front[1]) if front else None
-    except (yaml.YAMLError, RecursionError, ValueError):  # ValueError: a date that is none
+        values = parse(front[1], CARD, yaml.SafeLoader) if front else None
+    except UserError:
         return
     for entry in _list(values.get("configs") if isinstance(values, dict) else None):
         if not isinstance(entry, dict):

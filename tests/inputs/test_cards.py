@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import random
+import re
+from pathlib import Path, PurePosixPath
 
 import pyarrow
 import pyarrow.parquet
@@ -10,6 +12,7 @@ import pytest
 
 from glmkit.config import Columns
 from glmkit.errors import UserError
+from glmkit.inputs import splits
 from glmkit.inputs.datasets import Found, read_captioned_images
 
 CARD = """---
@@ -80,3 +83,23 @@ def test_no_split_to_choose(tmp_path: Path) -> None:
     parquet(tmp_path, "one")
     with pytest.raises(UserError, match=rf"has no split test[\s\S]*data\.train={tmp_path}$"):
         read(f"{tmp_path}:test")
+
+
+def test_globs_match_as_regular_expressions_of_them() -> None:
+    rng = random.Random(0)
+    in_regex = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    for _ in range(20_000):
+        pattern = "".join(rng.choices(["a", "b", "/", "*", "?", "**", "**/"], k=rng.randint(0, 6)))
+        path = "".join(rng.choices("ab/", k=rng.randint(0, 7)))
+        expression = re.sub(r"\*\*/|\*\*|\*|\?", lambda part: in_regex[part[0]], pattern)
+        assert splits._fits(path, pattern) == bool(re.fullmatch(expression, path)), (path, pattern)
+
+
+@pytest.mark.timeout(60)
+def test_cards_that_would_take_for_ever(tmp_path: Path) -> None:
+    deep = PurePosixPath("/".join("a" * 100))
+    card = f"---\nconfigs:\n- data_files: '{'**/*' * 30}x'\n---\n"
+    assert splits.declared(card, {tmp_path: deep}) == {}
+    files = ", ".join(["{path: a}"] * 3000)
+    aliases = ", ".join(["{data_files: *files}"] * 3000)
+    assert splits.declared(f"---\nfiles: &files [{files}]\nconfigs: [{aliases}]\n---\n", {tmp_path: deep}) == {}
