@@ -37,22 +37,15 @@ from glmkit.training.features import FeatureCache
 from glmkit.training.objectives.token_batches import TokenSequences
 
 State = dict[str, Tensor]
-SIZES = {
-    (256, 256): 8.0,
-    (320, 192): 3.0,
-    (192, 320): 3.0,
-    (512, 512): 3.0,
-    (384, 384): 0.3,
-    (128, 128): 0.3,
-}  # weights
+SIZES = {(256, 256): 8.0, (320, 192): 3.0, (192, 320): 3.0, (512, 512): 3.0, (384, 384): 0.3, (128, 128): 0.3}
+"""Sizes at which the time embedding is fitted, each with its weight."""
 LAYERS = "language_model.layers."
 RANK = 24  # principal directions of the modulation that are fitted
 DAMPING = 1e-4  # of the mean of the diagonal
 
 
-def reshape(model: Path, out: Path, component: str, values: dict[str, Any], change: Callable[[State], State]) -> None:
-    """Copy a model folder to `out`, one component in bfloat16 with other `values` in its config and a changed state."""
-    state = change(load_component(model, component).state_dict())
+def reshape(model: Path, out: Path, component: str, values: dict[str, Any], state: State) -> None:
+    """Copy a model folder to `out`, one component in bfloat16 with other `values` in its config and another state."""
     with atomic_folder(out) as folder:
         checkpoint.copy(model, folder)
         path = folder / COMPONENTS[component].folder / "config.json"
@@ -93,10 +86,8 @@ def least_important(weight: Tensor, moments: Tensor, kept: int) -> tuple[Tensor,
     One after the other the input goes whose loss, made up for by all others, adds least to the squared error of the
     outputs (Optimal Brain Surgeon, Hassibi and Stork 1992). `moments` are sums of products of the inputs, I x I.
     """
-    weight, inverse = (
-        weight.double(),
-        torch.linalg.inv(moments + DAMPING * moments.diagonal().mean() * torch.eye(len(moments))),
-    )
+    weight = weight.double()
+    inverse = torch.linalg.inv(moments + DAMPING * moments.diagonal().mean() * torch.eye(len(moments)))
     alive = torch.ones(len(moments), dtype=torch.bool)
     for _ in range(len(moments) - kept):
         loss = (weight.square().sum(dim=0) / inverse.diagonal()).masked_fill(~alive, torch.inf)
@@ -138,7 +129,7 @@ def prune(model: Path, units: int, data: PretrainData) -> State:
             sequences.padded(indices).logits(hybrid.autoregressive)
 
     layers = [cast(CausalLayer, layer).mlp.down_proj for layer in hybrid.autoregressive.language_model.layers]
-    state = load_component(model, "autoregressive").state_dict()
+    state = hybrid.autoregressive.state_dict()
     for number, (layer, moments) in enumerate(zip(layers, input_moments(layers, run), strict=True)):
         alive, weight = least_important(layer.weight, moments, units)
         name = f"{LAYERS}{number}.mlp"
@@ -230,20 +221,21 @@ def main(given: list[str] | None = None) -> int:
     model, units = checkpoint.resolve(arguments.model), arguments.units
     if arguments.time:
         state = narrow_time(model, arguments.time, arguments.steps)
-        reshape(model, arguments.out, "decoder", {"time_embed_dim": arguments.time}, lambda _: state)
+        reshape(model, arguments.out, "decoder", {"time_embed_dim": arguments.time}, state)
     elif units and arguments.layers:
         values = {"num_hidden_layers": len(arguments.layers), "intermediate_size": units}
-        reshape(model, arguments.out, "autoregressive", values, lambda state: grow(state, arguments.layers, units))
+        state = grow(load_component(model, "autoregressive").state_dict(), arguments.layers, units)
+        reshape(model, arguments.out, "autoregressive", values, state)
     elif units or arguments.glyph:
         images = {"count": arguments.posters, "seed": 930, "world": "everyday"}
         edits = {**images, "count": max(1, arguments.posters // 8), "seed": 960}
         data = PretrainData.model_validate({"posters": images, "edits": edits})
         if units:
             state = prune(model, units, data)
-            reshape(model, arguments.out, "autoregressive", {"intermediate_size": units}, lambda _: state)
+            reshape(model, arguments.out, "autoregressive", {"intermediate_size": units}, state)
         else:
             state = prune_glyph(model, arguments.glyph, glyph_texts(posters.load(data)[0]))
-            reshape(model, arguments.out, "glyph", {"d_ff": arguments.glyph}, lambda _: state)
+            reshape(model, arguments.out, "glyph", {"d_ff": arguments.glyph}, state)
     else:
         parser.error("give --layers and --units, --units, --glyph, or --time")
     return 0

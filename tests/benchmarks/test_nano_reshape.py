@@ -47,7 +47,7 @@ def test_grown_model_generates_the_same_image(tiny: Path, tmp_path: Path) -> Non
 
 def _in_bfloat16(model: Path, out: Path) -> Path:
     """Growing writes bfloat16: what it is compared with must have been rounded, too."""
-    reshape.reshape(model, out, "autoregressive", {}, lambda state: state)
+    reshape.reshape(model, out, "autoregressive", {}, reshape.load_component(model, "autoregressive").state_dict())
     return out
 
 
@@ -89,7 +89,7 @@ def test_pruned_model_has_fewer_units(tiny: Path) -> None:
 def test_pruned_glyph_encoder_has_fewer_units_and_runs(tiny: Path, tmp_path: Path) -> None:
     state = reshape.prune_glyph(tiny, 8, [["SALE"], ["BEAN", "THERE"]])
 
-    reshape.reshape(tiny, tmp_path / "pruned", "glyph", {"d_ff": 8}, lambda _: state)
+    reshape.reshape(tiny, tmp_path / "pruned", "glyph", {"d_ff": 8}, state)
 
     pruned = HybridModel.load(tmp_path / "pruned", torch.device("cpu"), torch.float32)
     assert {len(tensor) for name, tensor in pruned.glyph.state_dict().items() if "wi_" in name} == {8}
