@@ -59,6 +59,23 @@ def test_captions_name_only_what_is_there(scenes: list[EverydayScene]) -> None:
             assert f" {colour} " not in f" {said} ", captions.caption(scene, random.Random(number))
 
 
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_one_colour_of_several_texts_is_said_of_the_first_or_of_all(language: str) -> None:
+    """Of all as in: "A" at the top and "B" at the bottom, white on blue."""
+    rng, counts = random.Random(3), {"of the first": 0, "of all": 0, "scenes": 0}
+    for _ in range(150):
+        scene = sample_scene(rng, language=language)
+        if len(scene.texts) == 1 or any(block.accent for block in scene.blocks):
+            continue
+        caption, colour = captions.caption(scene, rng).lower(), scene.text_colour
+        names = {colour, colours.ALIASES.get(colour, colour), colours.COLOURS[colour][1].removesuffix("色")} - {""}
+        starts = [caption.index(text.lower()) for text in scene.texts]
+        counts["scenes"] += 1
+        counts["of all"] += any(name in caption[starts[-1] + len(scene.texts[-1]) :] for name in names)
+        counts["of the first"] += any(name in caption[starts[0] + len(scene.texts[0]) : starts[1]] for name in names)
+    assert min(counts["of the first"], counts["of all"]) > 0.3 * counts["scenes"]
+
+
 def test_faint_colours_are_always_named(scenes: list[EverydayScene]) -> None:
     """Gold on red, orange on white: readable, but only who asks for it expects it."""
     faint = [scene for scene in scenes if scene.is_faint and not any(block.accent for block in scene.blocks)]

@@ -92,6 +92,7 @@ FILLERS = [
 SHADES = ("bright", "solid", "plain", "pure", "soft", "strong", "neon", "matte", "nice", "chalk")
 SIZES = ((0.16, ("huge", "very large", "giant", "really big")), (0.105, ("large", "big", "large", "bold")),
          (0.062, ("", "medium")), (0.0, ("small", "small", "tiny", "little")))  # fmt: skip
+ENDS = (", {}", ", {}", " {}", ", all {}", "; {}", ", everything {}")  # what is said of all texts
 PLACED = 0.3  # of the places stand before their text: at the top "Title"
 HEAD = "\0"  # stands where the first quoted text and the head go, when the text comes first
 
@@ -196,6 +197,10 @@ def _texts(scene: EverydayScene, rng: random.Random, said: set[str]) -> str:
     if "background" not in said and named and rng.random() < 0.6:
         said.add("background")
         same_style = _pair(scene, rng)
+    alike = len(scene.blocks) > 1 and not any(block.accent for block in scene.blocks)
+    of_all = ""  # one style for all texts, said at the end: "..." at the top, "..." below, white on blue
+    if alike and rng.random() < 0.5:
+        of_all, same_style = same_style, ""
     before = text_first = False
     if rng.random() < 0.2 and len(scene.blocks) == 1:
         text_first = True
@@ -231,8 +236,10 @@ def _texts(scene: EverydayScene, rng: random.Random, said: set[str]) -> str:
         below = rng.choice((" one under the other", " stacked", " on separate lines", ", each on its own line", "", ""))
         # One style for all does not name a faint accent.
         if not (scene.is_faint and any(block.accent for block in scene.blocks)):
-            return f"{rng.choice(INTROS).format(listed)}{below} {same_style}".strip()
-    return rng.choice((", ", ", ", " ", "; ")).join(phrases)
+            return f"{rng.choice(INTROS).format(listed)}{below}{rng.choice((' ', ', '))}{of_all or same_style}".strip(
+                " ,"
+            )
+    return rng.choice((", ", ", ", " ", "; ")).join(phrases) + (rng.choice(ENDS).format(of_all) if of_all else "")
 
 
 def _style(scene: EverydayScene, block: TextBlock, rng: random.Random) -> str:

@@ -76,6 +76,15 @@ CORNERS = {
     ("middle", "left"): "左侧",
     ("middle", "right"): "右侧",
 }
+STYLES = ("{}字体", "{}文字", "{}字", "{}字", "用{}字", "{}的字", "文字{}", "字是{}的")
+INK_FIRST = (
+    "{}的",
+    "{}的",
+    "{}字",
+    "{}的字",
+    "{}大字",
+    "{}的文字",
+)  # what stands before a quoted text: 写着红色的“...”
 SIZES = ((0.19, ("特大", "巨大")), (0.12, ("大", "大号")), (0.09, ("", "中等")), (0.0, ("小", "小号")))
 
 
@@ -133,21 +142,30 @@ def _texts(scene: EverydayScene, rng: random.Random, may_pair: bool) -> tuple[st
     if may_pair and all(short) and rng.random() < 0.55:
         names = short if rng.random() < 0.7 else list(map(colour_name, (scene.text_colour, scene.background)))
         pair = rng.choice(PAIRS).format(ink=names[0], ground=names[1])
+    alike = len(scene.blocks) > 1 and not any(block.accent for block in scene.blocks)
+    of_all = alike and rng.random() < 0.5  # one style for all texts, said at the end: “...”和“...”，红字白底
     text_first = len(scene.blocks) == 1 and rng.random() < 0.3
     phrases = []
     for number, block in enumerate(scene.blocks):
         intro = INTROS if number == 0 else NEXT if scene.arrangement == "stack" else ("写着{}", "{}", "是{}", "写{}")
         quoted = quote.format(block.text)
-        phrase = HEAD + quoted if text_first else rng.choice(intro).format(quoted)
-        where = place(block.place, rng) if scene.sample_is_placed(number, rng) else ""
         says = block.accent or scene.is_faint or (number == 0 and rng.random() < 0.75)
         style = pair if pair and number == 0 and not block.accent else _style(scene, block, rng) if says else ""
+        if of_all:
+            style = ""
+        ink = colour_name(scene.accent_colour if block.accent else scene.text_colour)
+        if style and style != pair and ink and not text_first and rng.random() < 0.3:
+            quoted, style = rng.choice(INK_FIRST).format(ink) + quoted, ""
+        phrase = HEAD + quoted if text_first else rng.choice(intro).format(quoted)
+        where = place(block.place, rng) if scene.sample_is_placed(number, rng) else ""
         if text_first:
             phrases.append("，".join(filter(None, (phrase, where, style))))
         else:
             phrases.append((where + phrase if where else phrase) + (f"，{style}" if style else ""))
+    if of_all:
+        phrases.append(pair or _style(scene, scene.blocks[0], rng))
     pair = "" if scene.blocks[0].accent else pair
-    return rng.choice(("，", "，", "；")).join(phrases), bool(pair)
+    return rng.choice(("，", "，", "；")).join(filter(None, phrases)), bool(pair)
 
 
 def _style(scene: EverydayScene, block: TextBlock, rng: random.Random) -> str:
@@ -162,9 +180,8 @@ def _style(scene: EverydayScene, block: TextBlock, rng: random.Random) -> str:
     if not size and not colour:
         return ""
     short = colour.removesuffix("色") if rng.random() < 0.4 else colour
-    return rng.choice(
-        ("{}字体", "{}文字", "{}字", "{}字", "用{}字", "{}的字", "{}大字" if tall >= SIZES[1][0] else "{}字")
-    ).format(f"{size}{short}")
+    large = "{}大字" if tall >= SIZES[1][0] else "{}字"
+    return rng.choice((*STYLES, large)).format(f"{size}{short}")
 
 
 def place(where: tuple[str, str], rng: random.Random) -> str:
