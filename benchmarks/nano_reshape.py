@@ -4,11 +4,16 @@
     python benchmarks/nano_reshape.py OUT --model FOLDER --units 480           # prune its MLPs
     python benchmarks/nano_reshape.py OUT --glyph 256                          # prune the glyph encoder's MLPs
     python benchmarks/nano_reshape.py OUT --time 16                            # narrow the decoder's time embedding
+    python benchmarks/nano_reshape.py OUT --rounding                           # the same in float32 as in bfloat16
 
 Growing changes no output: a layer that is there twice adds nothing the second time, and new units of an MLP have no
 weight yet. Pruning takes the units whose loss changes an MLP's output least and lets the others make up for them. The
 narrower time embedding is fitted to what all blocks got from the wide one. Both need training afterwards, or a look at
 the validation loss: the errors that are printed are of outputs, not of images.
+
+Biases of queries and keys grow in training, and autocast rounds what is projected to bfloat16: beside a bias of 48 the
+rest keeps steps of 0.25. A model can come to need that rounding. `--rounding` fits the projections to what they give
+with it, and takes the constants from keys that no attention weight depends on.
 """
 
 from __future__ import annotations
@@ -139,6 +144,47 @@ def prune(model: Path, units: int, data: PretrainData) -> State:
     return state
 
 
+def fit_rounding(model: Path, data: PretrainData) -> State:
+    """Return an AR model whose attention projects in float32 what this one does where autocast rounds to bfloat16."""
+    hybrid = HybridModel.load(model, torch.device("cpu"), torch.float32)
+    autoregressive = hybrid.autoregressive
+    images, _ = posters.load(data)
+    sequences = TokenSequences(images, hybrid, FeatureCache(torch.device("cpu")))
+    batches = [sequences.padded(indices) for indices in first_batches(buckets(images), 16, len(images.captions))]
+    products: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+
+    def loss() -> float:
+        with torch.no_grad():
+            parts = [part for batch in batches for part in batch.cross_entropies(batch.logits(autoregressive)).values()]
+            return torch.cat(parts).mean().item()
+
+    def rounded(layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+        result, states = output.bfloat16(), inputs[0].flatten(0, -2).double()
+        states = torch.cat([states, torch.ones(len(states), 1)], dim=1)
+        before, wanted = products.get(layer, (0, 0))
+        products[layer] = before + states.T @ states, wanted + states.T @ result.flatten(0, -2).double()
+        return result.float()
+
+    before = loss()
+    attentions = [cast(CausalLayer, layer).self_attn for layer in autoregressive.language_model.layers]
+    projections = [layer for one in attentions for layer in (one.q_proj, one.k_proj, one.v_proj)]
+    handles = [layer.register_forward_hook(rounded) for layer in projections]
+    wanted = loss()
+    for handle in handles:
+        handle.remove()
+    with torch.no_grad():
+        for layer in projections:
+            moments, outputs = products[layer]
+            moments = moments + 1e-6 * moments.diagonal().mean() * torch.eye(len(moments))
+            solution = torch.linalg.solve(moments, outputs).float()
+            layer.weight.copy_(solution[:-1].T)
+            layer.bias.copy_(solution[-1])
+        for one in attentions:  # what all keys have in common, unless positions turn it
+            one.k_proj.bias.view(one.key_heads, -1)[:, autoregressive.config.rotary_dim :] = 0
+    print(f"nats per token: {wanted:.4f} rounded; in float32 {before:.4f} before, {loss():.4f} now")
+    return autoregressive.state_dict()
+
+
 def prune_glyph(model: Path, units: int, texts: Sequence[Sequence[str]]) -> State:
     """Return a glyph encoder with fewer units per MLP, chosen by what they do on such texts of prompts."""
     glyph = HybridModel.load(model, torch.device("cpu"), torch.float32).glyph
@@ -213,6 +259,7 @@ def main(given: list[str] | None = None) -> int:
     parser.add_argument("--units", type=int, help="units of each MLP of the AR model")
     parser.add_argument("--glyph", type=int, metavar="UNITS", help="units of each MLP of the glyph encoder")
     parser.add_argument("--posters", type=int, default=320, help="images to prune by (default %(default)s)")
+    parser.add_argument("--rounding", action="store_true", help="fit the AR model's attention to bfloat16's rounding")
     parser.add_argument("--time", type=int, help="width of the decoder's time embedding")
     parser.add_argument(
         "--steps", type=int, default=2000, help="of the fit of the time embedding (default %(default)s)"
@@ -226,18 +273,20 @@ def main(given: list[str] | None = None) -> int:
         values = {"num_hidden_layers": len(arguments.layers), "intermediate_size": units}
         state = grow(load_component(model, "autoregressive").state_dict(), arguments.layers, units)
         reshape(model, arguments.out, "autoregressive", values, state)
-    elif units or arguments.glyph:
+    elif units or arguments.glyph or arguments.rounding:
         images = {"count": arguments.posters, "seed": 930, "world": "everyday"}
         edits = {**images, "count": max(1, arguments.posters // 8), "seed": 960}
         data = PretrainData.model_validate({"posters": images, "edits": edits})
-        if units:
+        if arguments.rounding:
+            reshape(model, arguments.out, "autoregressive", {}, fit_rounding(model, data))
+        elif units:
             state = prune(model, units, data)
             reshape(model, arguments.out, "autoregressive", {"intermediate_size": units}, state)
         else:
             state = prune_glyph(model, arguments.glyph, glyph_texts(posters.load(data)[0]))
             reshape(model, arguments.out, "glyph", {"d_ff": arguments.glyph}, state)
     else:
-        parser.error("give --layers and --units, --units, --glyph, or --time")
+        parser.error("give --layers and --units, --units, --glyph, --time, or --rounding")
     return 0
 
 

@@ -113,3 +113,37 @@ def test_narrow_time_embedding_gives_nearly_the_same_modulation() -> None:
         before = block.norm1.linear(decoder.time_condition_embed(*given))
         after = narrow(*given) @ state[f"{name}.weight"].T + state[f"{name}.bias"]
     assert (after - before).std() < 0.2 * (before - before.mean(dim=0)).std()
+
+
+def test_projections_give_in_float32_what_bfloat16_rounds_them_to(tiny: Path, tmp_path: Path) -> None:
+    """Beside a bias of 60 bfloat16 has steps of 0.25: what is smaller counts only when nothing is rounded."""
+    hybrid = HybridModel.load(tiny, torch.device("cpu"), torch.float32)
+    state, size = hybrid.autoregressive.state_dict(), hybrid.autoregressive.config.rotary_dim
+    projection = "language_model.layers.0.self_attn.{}_proj.bias"
+    state[projection.format("q")][:size] += 60.0
+    state[projection.format("k")] += 60.0
+    reshape.reshape(tiny, tmp_path / "steep", "autoregressive", {}, state)
+
+    given = [str(tmp_path / "fitted"), "--model", str(tmp_path / "steep"), "--rounding", "--posters", "24"]
+    assert reshape.main(given) == 0
+
+    data = {"count": 16, "seed": 1, "world": "everyday"}
+    images, _ = reshape.posters.load(PretrainData.model_validate({"posters": data, "edits": {**data, "count": 1}}))
+    logits = {}
+    for name in ("steep", "fitted"):
+        hybrid = HybridModel.load(tmp_path / name, torch.device("cpu"), torch.float32)
+        model = hybrid.autoregressive
+        sequences = reshape.TokenSequences(images, hybrid, reshape.FeatureCache(torch.device("cpu")))
+        (indices, *_) = reshape.first_batches(reshape.buckets(images), 16, len(images.captions))
+        logits[name] = sequences.padded(indices).logits(model)
+        for layer in model.language_model.layers:
+            for projected in (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj):
+                projected.register_forward_hook(lambda _, inputs, output: output.bfloat16().float())
+        logits[f"{name} rounded"] = sequences.padded(indices).logits(model)
+    bias = model.state_dict()[projection.format("k")].view(-1, model.config.head_dim)
+
+    def apart(first: str, second: str) -> float:
+        return (logits[first] - logits[second]).norm().item() / logits[second].norm().item()
+
+    assert apart("fitted", "steep rounded") < 0.5 * apart("steep", "steep rounded")
+    assert bias[:, size:].abs().max() == 0
