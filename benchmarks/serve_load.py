@@ -44,13 +44,14 @@ MALFORMED = (b"{", b"[]", b'{"prompt": 1}', b'{"prompt": "a", "x": 1}', b"\xff\x
 MAX_BODY = 100_000
 TRIES, WAIT = 600, 0.5  # of a request that finds the queue full; seconds between two of them
 STEPS = 2
+SAMPLES = 40  # of the memory, in equal distances
 
 
 class Load:
     """Requests against one server, and what became of them."""
 
-    def __init__(self, port: int, pid: int, expected: dict[tuple[str, str, int], bytes]) -> None:
-        self.port, self.pid, self.expected = port, pid, expected
+    def __init__(self, port: int, pid: int, expected: dict[tuple[str, str, int], bytes], every: int) -> None:
+        self.port, self.pid, self.expected, self.every = port, pid, expected, every
         self.outcomes: Counter[str] = Counter()
         self.seconds: list[float] = []
         self.memory: list[int] = []
@@ -68,7 +69,7 @@ class Load:
             outcome = f"wrong: {type(error).__name__}: {error}"[:200]
         with self._lock:
             self.outcomes[f"{kind}: {outcome}"] += 1
-            if number % 50 == 0:
+            if number % self.every == 0:
                 self.memory.append(resident(self.pid))
 
     def _post(self, body: bytes) -> tuple[int, bytes]:
@@ -198,7 +199,8 @@ def main() -> None:
             port = int(server.stdout.readline().rsplit(":", 1)[1])
             while get(port, "/ready")[0] != 200:
                 time.sleep(0.2)
-            load, started = Load(port, server.pid, expected), time.perf_counter()
+            every = max(1, arguments.requests // SAMPLES)
+            load, started = Load(port, server.pid, expected, every), time.perf_counter()
             with ThreadPoolExecutor(arguments.clients) as pool:
                 for number in range(arguments.requests):
                     pool.submit(load.run, number, random.Random(f"{arguments.seed}:{number}"))

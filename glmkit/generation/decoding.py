@@ -15,6 +15,7 @@ Shapes: B batch, P prompt tokens, N image tokens, V vision vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -144,26 +145,29 @@ class PriorTokenDecoder:
 
     def decode_one_token(self, buffers: _Buffers, length: int, sampling: Sampling) -> None:
         """Sample one more token of each sequence, whose `input_pos` are all below `length`."""
+        kv_length = _round_up(length) if buffers.backend.READS_KV_LENGTH else buffers.cache.kv.shape[-2]
+        step = partial(self._step, buffers, kv_length, sampling)
+        if not self.recorded:
+            step()  # kept among the buffers that it knows, it would keep them until the next full garbage collection
+            return
+        if (kv_length, sampling) not in buffers.graphs:
+            buffers.graphs[kv_length, sampling] = cuda_graphs.record(step, buffers.state)
+        buffers.graphs[kv_length, sampling]()
+
+    def _step(self, buffers: _Buffers, kv_length: int, sampling: Sampling) -> None:
         backend = buffers.backend
         sample_token = sample_by_kernels if backend.USES_TRITON else sample
-        kv_length = _round_up(length) if backend.READS_KV_LENGTH else buffers.cache.kv.shape[-2]
-        if (kv_length, sampling) not in buffers.graphs:
-
-            def step() -> None:
-                cos_B, sin_B, uniforms_B = (
-                    buffer_NB.index_select(0, buffers.step_1)[0]
-                    for buffer_NB in (buffers.cos_NB, buffers.sin_NB, buffers.uniforms_NB)
-                )
-                logits_BV = backend.decode_step(
-                    self.model, buffers.current_ids_B, (cos_B, sin_B), buffers.input_pos_B, buffers.cache, kv_length
-                )
-                logits_BV = self._codebook_logits(logits_BV)
-                buffers.logit_sums_B.add_(logits_BV.sum(-1))
-                buffers.append(sample_token(logits_BV, uniforms_B, sampling))
-                buffers.input_pos_B.add_(1)
-
-            buffers.graphs[kv_length, sampling] = cuda_graphs.record(step, buffers.state) if self.recorded else step
-        buffers.graphs[kv_length, sampling]()
+        cos_B, sin_B, uniforms_B = (
+            buffer_NB.index_select(0, buffers.step_1)[0]
+            for buffer_NB in (buffers.cos_NB, buffers.sin_NB, buffers.uniforms_NB)
+        )
+        logits_BV = backend.decode_step(
+            self.model, buffers.current_ids_B, (cos_B, sin_B), buffers.input_pos_B, buffers.cache, kv_length
+        )
+        logits_BV = self._codebook_logits(logits_BV)
+        buffers.logit_sums_B.add_(logits_BV.sum(-1))
+        buffers.append(sample_token(logits_BV, uniforms_B, sampling))
+        buffers.input_pos_B.add_(1)
 
     def _codebook_logits(self, logits_BV: Tensor) -> Tensor:
         return logits_BV[:, : self.model.config.codebook_size]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -63,6 +65,25 @@ def recording(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     monkeypatch.setattr(torch.cuda, "graph", lambda _: nullcontext())
     monkeypatch.setattr(torch.cuda, "CUDAGraph", FakeGraph)
     return recorded
+
+
+def test_a_batch_leaves_no_cache_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the garbage collector, which may come a hundred images later."""
+    decoder, kept = PriorTokenDecoder(tiny.our_model()), []
+    make = decoder._new_buffers
+
+    def new_buffers(batch: int, max_length: int, max_tokens: int) -> Any:
+        buffers = make(batch, max_length, max_tokens)
+        kept.append(weakref.ref(buffers.cache.kv))
+        return buffers
+
+    monkeypatch.setattr(decoder, "_new_buffers", new_buffers)
+    gc.disable()
+    try:
+        generate(decoder, (12, 5))
+        assert [reference() for reference in kept] == [None]
+    finally:
+        gc.enable()
 
 
 def test_recorded_steps_generate_the_same_tokens(recording: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
