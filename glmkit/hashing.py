@@ -14,7 +14,7 @@ from typing import Any
 from glmkit.errors import UserError
 from glmkit.files import MAX_TEXT_BYTES, cache_folder, check_regular, read_json, write_json
 
-FOR_PEOPLE = (".md", ".png")  # files of a model folder that decide nothing
+FOR_PEOPLE = (".md", ".png", ".jpg", ".webp", ".svg")  # files of a model folder that decide nothing
 TEXTS = (".json", ".jsonl", ".txt", ".csv", ".yaml", ".yml", ".jinja")  # the readers of these have a limit
 MADE_BY = "made_by.json"  # in a model folder that training writes into: the run that made it, no content either
 LARGE_BYTES = 1 << 26  # files above are remembered one by one, also where another file of their folder changes

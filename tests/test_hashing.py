@@ -90,6 +90,14 @@ def test_a_folder_has_one_fingerprint_on_all_systems(tmp_path: Path, monkeypatch
     assert hashing.fingerprint(tmp_path) == before
 
 
+@pytest.mark.parametrize("picture", ["README.md", "sample.png", "sample.jpg", "prompts.webp", "curves.svg"])
+def test_pictures_beside_a_readme_are_no_content(tmp_path: Path, picture: str) -> None:
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    before = hashing.fingerprint(tmp_path)
+    (tmp_path / picture).write_bytes(b"shown to people")
+    assert hashing.fingerprint(tmp_path) == before
+
+
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for digest in (hashing.file_sha256, large_file_sha256):
