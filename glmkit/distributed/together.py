@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import time
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from glmkit.distributed.process_group import ProcessGroup
+from glmkit.distributed.watch import NO_LIMIT, watched
 from glmkit.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
 
 TIMEOUT = timedelta(minutes=30)  # of an exchange that all begin together
-NO_LIMIT = timedelta(days=365)  # of waiting for each other; a process that has ended is missed at once
 SECONDS_FOR_THE_FIRST = 1.0  # seconds for the first that fails to say why: a launcher ends all when one has ended
 
 
@@ -57,19 +58,31 @@ def together(device: torch.device) -> Iterator[ProcessGroup]:
                 silence = stack.enter_context(open(os.devnull, "w"))
                 stack.enter_context(contextlib.redirect_stdout(silence))
                 stack.enter_context(contextlib.redirect_stderr(silence))
+            if device.type == "cuda":
+                stack.enter_context(watched(group, lambda error: _say_lost(error, store, group)))
             yield group
     except BaseException as error:
         if not _speaks(store, group):
             time.sleep(SECONDS_FOR_THE_FIRST)
             raise SystemExit(2) from None
         if is_lost(error):
-            raise UserError(
-                "another process of this command has ended or does not answer",
-                found=str(error).splitlines()[0],
-                fix="run the same command again to continue",
-            ) from error
+            raise _lost(error) from error
         raise
     dist.destroy_process_group()
+
+
+def _lost(error: BaseException) -> UserError:
+    return UserError(
+        "another process of this command has ended or does not answer",
+        found=str(error).splitlines()[0],
+        fix="run the same command again to continue",
+    )
+
+
+def _say_lost(error: BaseException, store: Store, group: ProcessGroup) -> None:
+    """Print, past what silences the others, that another process has gone; only one of those that are left does."""
+    if _speaks(store, group):
+        print(f"error: {_lost(error)}", file=sys.__stderr__, flush=True)
 
 
 def _take_gpu(device: torch.device, group: ProcessGroup) -> None:

@@ -136,14 +136,14 @@ def test_projections_give_in_float32_what_bfloat16_rounds_them_to(tiny: Path, tm
         sequences = reshape.TokenSequences(images, hybrid, reshape.FeatureCache(torch.device("cpu")))
         (indices, *_) = reshape.first_batches(reshape.buckets(images), 16, len(images.captions))
         logits[name] = sequences.padded(indices).logits(model)
-        for layer in model.language_model.layers:
-            for projected in (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj):
-                projected.register_forward_hook(lambda _, inputs, output: output.bfloat16().float())
+        for module_name, module in model.named_modules():
+            if module_name.endswith(("q_proj", "k_proj", "v_proj")):
+                module.register_forward_hook(lambda _, inputs, output: output.bfloat16().float())
         logits[f"{name} rounded"] = sequences.padded(indices).logits(model)
     bias = model.state_dict()[projection.format("k")].view(-1, model.config.head_dim)
 
     def apart(first: str, second: str) -> float:
-        return (logits[first] - logits[second]).norm().item() / logits[second].norm().item()
+        return float((logits[first] - logits[second]).norm() / logits[second].norm())
 
     assert apart("fitted", "steep rounded") < 0.5 * apart("steep", "steep rounded")
     assert bias[:, size:].abs().max() == 0
