@@ -29,6 +29,7 @@ from glmkit.models.quantized import PackedLinear
 from glmkit.serving.fields import Adapters
 
 LORA = ".lora_"
+MAX_DIGESTS = 256  # that are remembered: clients choose any weights
 
 
 class AdapterSwitch:
@@ -50,6 +51,8 @@ class AdapterSwitch:
     def digest(self, adapters: Adapters) -> str:
         """Name the weights with these adapters, as an image's text does."""
         if adapters not in self._digests:
+            if len(self._digests) >= MAX_DIGESTS:
+                self._digests.clear()
             texts = [f"{one.folder}:{one.weight}" for one in self._weighted(adapters)]
             self._digests[adapters] = weights_digest(self.hybrid.folder, texts, self.hybrid.arithmetic)
         return self._digests[adapters]

@@ -16,7 +16,9 @@ from tiny_adapter import make_adapter
 import glmkit
 from glmkit.evaluation import baselines
 from glmkit.generation.images import is_image_of, weights_digest
+from glmkit.generation.loading import load_model
 from glmkit.records import Request
+from glmkit.serving.adapters import MAX_DIGESTS, AdapterSwitch
 
 PROMPT = 'A poster with "HELLO"'
 
@@ -111,6 +113,15 @@ def test_adapters_come_by_name_and_leave_nothing_behind(serve: Serve, tiny_model
         images.append(decoded(answer.data[0]).tobytes())
         assert images[-1] == generated(tiny_model, seed=1, adapters=adapters)
     assert len(set(images)) == 4
+
+
+def test_weights_of_clients_do_not_fill_the_memory(tiny_model: Path, tmp_path: Path) -> None:
+    make_adapter(tiny_model, tmp_path / "a", "decoder")
+    switch = AdapterSwitch(load_model(tiny_model, device="cpu"), {"a": str(tmp_path / "a")})
+    digests = [switch.digest((("a", 1 / count),)) for count in range(1, MAX_DIGESTS + 10)]
+    assert len(set(digests)) == len(digests)
+    assert len(switch._digests) <= MAX_DIGESTS
+    assert switch.digest((("a", 1.0),)) == digests[0]
 
 
 def test_a_server_decodes_in_tiles(tiny_model: Path, serve: Serve) -> None:
