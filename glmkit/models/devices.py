@@ -6,6 +6,7 @@ import importlib.util
 import os
 import shutil
 import sys
+from contextvars import ContextVar
 from functools import cache
 
 import torch
@@ -73,9 +74,13 @@ def check_bfloat16(what: str, device: torch.device, fix: str) -> None:
         )
 
 
+ALWAYS_FLOAT32 = ContextVar("always_float32", default=False)
+
+
 def autocast(device: torch.device) -> torch.autocast:
     """Compute in bfloat16 where a model does (`dtype_for`), and elsewhere in float32, while the block runs."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=dtype_for(device) == torch.bfloat16)
+    in_bfloat16 = dtype_for(device) == torch.bfloat16 and not ALWAYS_FLOAT32.get()
+    return torch.autocast(device.type, torch.bfloat16, enabled=in_bfloat16)
 
 
 def check_compile(what: str, device: torch.device, fix: str) -> None:

@@ -22,7 +22,7 @@ from torch import Tensor
 from glmkit.config import Stage
 from glmkit.errors import UserError
 from glmkit.files import append_jsonl, atomic_folder, write_jsonl
-from glmkit.models.devices import autocast, dtype_for
+from glmkit.models.devices import ALWAYS_FLOAT32, autocast, dtype_for
 from glmkit.progress import progress_bars
 from glmkit.runs import read_log
 from glmkit.training import lora, resume
@@ -34,6 +34,7 @@ from glmkit.training.samples import SampleFunction
 from glmkit.training.trackers import Tracker
 
 LOG_EVERY = 20
+ROUNDING_LOSS = 0.02  # of the validation loss: the share that float32 may be worse
 NOTES = Console(stderr=True)
 
 
@@ -111,6 +112,7 @@ class Loop:
         self.objective.finish()
         after = self._validation_losses()
         self._check_finite(after["loss"])
+        self._warn_of_rounding(after["loss"])
         export()
         self._record({"step": self.step, "validation": after})
         self._sample(sample)
@@ -186,6 +188,23 @@ class Loop:
             losses = self.objective.validation_losses()
         self.objective.trained.train()
         return losses
+
+    def _warn_of_rounding(self, loss: float) -> None:
+        """Say when whole weights that learnt under autocast lose by float32, in which CPUs compute.
+
+        Where biases have grown, a model can come to need that bfloat16 rounds what is added to them.
+        """
+        learnt_rounded = self.stage.lora is None and dtype_for(self.context.device) == torch.bfloat16
+        if not learnt_rounded or self.context.group.sharded:
+            return
+        token = ALWAYS_FLOAT32.set(True)
+        in_float32 = self._validation_losses()["loss"]
+        ALWAYS_FLOAT32.reset(token)
+        if in_float32 - loss > ROUNDING_LOSS * abs(loss):
+            NOTES.print(
+                f"warning: the validation loss is {loss:.4g} in bfloat16 and {in_float32:.4g} in float32: these "
+                "weights need the rounding that they learnt with, and are worse on CPUs"
+            )
 
     def _observe(self, sample: SampleFunction | None, bar: Progress | None = None) -> None:
         """Validate, and sample if asked, with the averaged weights."""

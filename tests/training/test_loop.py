@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 from glmkit.errors import UserError
 from glmkit.files import read_jsonl
+from glmkit.models import devices
+from glmkit.training import loop as loop_module
 from glmkit.training.context import StageContext, step_generator
 from glmkit.training.libraries import OPTIMIZERS
 from glmkit.training.optimizers import Averaged, learning_rate
@@ -390,3 +392,24 @@ def test_seeds_of_steps_differ() -> None:
     assert step_generator(place, 7).initial_seed() == int(
         np.random.SeedSequence([3, 7]).generate_state(1, np.uint64)[0] >> 1
     )
+
+
+class Constant(Regression):
+    """Its loss is 0.1 where autocast rounds 48.12 to 48, and 0.1144 where nothing is rounded."""
+
+    def validation_losses(self) -> dict[str, float]:
+        with devices.autocast(torch.device("cpu")):
+            value = torch.full((1, 1), 48.12) @ torch.ones(1, 1)
+        return {"loss": 0.1 + (value.item() - 48.0) ** 2}
+
+
+@pytest.mark.parametrize("objective", [Constant, Regression])
+def test_weights_that_need_the_rounding_of_bfloat16_are_told(
+    objective: type[Regression], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for module in (devices, loop_module):
+        monkeypatch.setattr(module, "dtype_for", lambda _: torch.bfloat16)  # as on a GPU
+    loop_in(tmp_path, objective(), steps=2).run(lambda: None)
+    warned = "is 0.1 in bfloat16 and 0.1144 in float32" in " ".join(capsys.readouterr().err.split())
+    assert warned == (objective is Constant)
+    assert not devices.ALWAYS_FLOAT32.get()
