@@ -64,7 +64,7 @@ $(DEMO)/poster_lora/.done: recipes/nano/poster_lora.yaml $(NANO) | $(READY)
 # Other seeds than those of the evaluation, so that the choice is not made by the images that are reported.
 $(DEMO)/sweep/recommended.txt: $(DEMO)/poster_lora/.done
 	$(AFRESH)
-	$(BIN)/glmkit sweep --suite text-render --split retro --limit 16 --seeds 1 --run $(@D) \
+	$(BIN)/glmkit sweep --suite text-render --split retro --limit $(LIMIT) --seeds 1 --run $(@D) \
 	  --adapter $(<D)/adapter/decoder --weights 0.5:1:0.25
 
 $(DEMO)/after/summary.json: $(DEMO)/sweep/recommended.txt $(DEMO)/cache/.posters
