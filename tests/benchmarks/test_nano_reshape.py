@@ -138,7 +138,7 @@ def test_projections_give_in_float32_what_bfloat16_rounds_them_to(tiny: Path, tm
         logits[name] = sequences.padded(indices).logits(model)
         for module_name, module in model.named_modules():
             if module_name.endswith(("q_proj", "k_proj", "v_proj")):
-                module.register_forward_hook(lambda _, inputs, output: output.bfloat16().float())
+                module.register_forward_hook(lambda *given: given[-1].bfloat16().float())
         logits[f"{name} rounded"] = sequences.padded(indices).logits(model)
     bias = model.state_dict()[projection.format("k")].view(-1, model.config.head_dim)
 
