@@ -112,8 +112,8 @@ class Loop:
         self.objective.finish()
         after = self._validation_losses()
         self._check_finite(after["loss"])
-        self._warn_of_rounding(after["loss"])
         export()
+        self._warn_of_rounding(after["loss"])
         self._record({"step": self.step, "validation": after})
         self._sample(sample)
         self.context.group.barrier()  # for the log of the first process
@@ -190,12 +190,13 @@ class Loop:
         return losses
 
     def _warn_of_rounding(self, loss: float) -> None:
-        """Say when whole weights that learnt under autocast lose by float32, in which CPUs compute.
+        """Say when a whole AR model that learnt under autocast loses by float32, in which CPUs compute.
 
-        Where biases have grown, a model can come to need that bfloat16 rounds what is added to them.
+        Where biases have grown, a model can come to need that bfloat16 rounds what is added to them. It reads nothing
+        but token ids; what decoders read may be stored in bfloat16.
         """
-        learnt_rounded = self.stage.lora is None and dtype_for(self.context.device) == torch.bfloat16
-        if not learnt_rounded or self.context.group.sharded:
+        whole = self.context.name == "autoregressive" and self.stage.lora is None and not self.context.group.sharded
+        if not whole or dtype_for(self.context.device) != torch.bfloat16:
             return
         token = ALWAYS_FLOAT32.set(True)
         in_float32 = self._validation_losses()["loss"]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -403,13 +404,22 @@ class Constant(Regression):
         return {"loss": 0.1 + (value.item() - 48.0) ** 2}
 
 
-@pytest.mark.parametrize("objective", [Constant, Regression])
+@pytest.mark.parametrize(
+    ("objective", "name"),
+    [(Constant, "autoregressive"), (Constant, "decoder"), (Regression, "autoregressive")],
+)
 def test_weights_that_need_the_rounding_of_bfloat16_are_told(
-    objective: type[Regression], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    objective: type[Regression],
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     for module in (devices, loop_module):
         monkeypatch.setattr(module, "dtype_for", lambda _: torch.bfloat16)  # as on a GPU
-    loop_in(tmp_path, objective(), steps=2).run(lambda: None)
+    loop = loop_in(tmp_path, objective(), steps=2)
+    loop.context = replace(loop.context, name=name)
+    loop.run(lambda: None)
     warned = "is 0.1 in bfloat16 and 0.1144 in float32" in " ".join(capsys.readouterr().err.split())
-    assert warned == (objective is Constant)
+    assert warned == (objective is Constant and name == "autoregressive")
     assert not devices.ALWAYS_FLOAT32.get()
