@@ -37,6 +37,11 @@ class PlannedSweep:
     plan: SweepPlan
     device: str
     options: InferenceOptions
+    adapter: str | None = None
+
+    def folder(self, output: str | Path | None = None) -> Path:
+        """Return the folder of the sweep: the chosen one, else the same one for the same adapter and settings."""
+        return self.plan.default_folder(self.adapter) if output is None else Path(output)
 
     def estimate(self) -> dict[str, Any]:
         """Say how many combinations and images there are, and how long they take: see `estimate_seconds`."""
@@ -45,8 +50,8 @@ class PlannedSweep:
         amounts = {"combinations": len(self.plan.combinations), "images": self.plan.n_images}
         return amounts | estimate_seconds(self.plan, self.device, self.options)
 
-    def run(self, output: str | Path, metric: str | None = None, prefer: str = "best") -> Sweep:
-        """Evaluate what is missing in the folder `output`, and write its page; see `sweep`."""
+    def run(self, output: str | Path | None = None, metric: str | None = None, prefer: str = "best") -> Sweep:
+        """Evaluate what is missing in the folder, and write its page; see `sweep`."""
         require("matplotlib", "the page of a sweep")
         from glmkit.evaluation import suites
         from glmkit.evaluation.sweep import run_sweep
@@ -57,22 +62,28 @@ class PlannedSweep:
             raise unknown("metric", metric, metrics)
         if prefer not in PREFERRED:
             raise unknown("preference", prefer, PREFERRED)
-        run_sweep(self.plan, Path(output), self.device, self.options)
-        page, result = write_sweep(Path(output), metric, prefer)
+        folder = self.folder(output)
+        run_sweep(self.plan, folder, self.device, self.options)
+        page, result = write_sweep(folder, metric, prefer)
         best = result.recommended.combination
-        return Sweep(Path(output), page, best.adapters, best.guidance, result.sentence)
+        return Sweep(folder, page, best.adapters, best.guidance, result.sentence)
 
 
 def sweep(
-    suite: str | None = None, *, output: str | Path, metric: str | None = None, prefer: str = "best", **options: Any
+    suite: str | None = None,
+    *,
+    output: str | Path | None = None,
+    metric: str | None = None,
+    prefer: str = "best",
+    **options: Any,
 ) -> Sweep:
     """Evaluate every combination of checkpoints, weights and guidances in the folder `output`, and compare them.
 
-    `metric` decides, by default the first of the suite, and `prefer` says how: "best" recommends the best score,
-    "strongest" the largest weight, and then most steps, whose difference from it is not resolved: the most of a style
-    that costs no words. A sweep that was stopped goes on, and one that is repeated with
-    more values only adds what is missing. `options` are those of `plan_sweep`. Raises UserError for whatever is
-    misspelt or missing, before an image is generated.
+    Without `output` it is one in `reports`, the same for the same adapter and settings. `metric` decides, by default
+    the first of the suite, and `prefer` says how: "best" recommends the best score, "strongest" the largest weight,
+    and then most steps, whose difference from it is not resolved: the most of a style that costs no words. A sweep
+    that was stopped goes on, and one that is repeated with more values only adds what is missing. `options` are
+    those of `plan_sweep`. Raises UserError for whatever is misspelt or missing, before an image is generated.
     """
     return plan_sweep(suite, **options).run(output, metric, prefer)
 
@@ -146,7 +157,7 @@ def plan_sweep(
         parse_numbers(list(map(str, guidance)), "--guidance") or [float(generation.guidance or 0)],
         generation.adapters,
     )
-    return PlannedSweep(plan, used, InferenceOptions(compile, memory))
+    return PlannedSweep(plan, used, InferenceOptions(compile, memory), None if adapter is None else str(adapter))
 
 
 def _swept(

@@ -55,7 +55,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="best",
         help="the best score, or the largest weight that may be as good (default %(default)s)",
     )
-    parser.add_argument("--run", metavar="DIR", type=Path, dest="folder", help="where the runs and the page go")
+    parser.add_argument(
+        "--run",
+        metavar="DIR",
+        type=Path,
+        dest="folder",
+        help="where the runs and the page go (default: one in reports/)",
+    )
     parser.add_argument("--dry-run", action="store_true", help="say how many images and how long, and write nothing")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default %(default)s)")
     add_inference_options(parser)
@@ -65,10 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate every combination and print the recommendation, or only what it would take."""
     from glmkit.api.sweeps import plan_sweep
-    from glmkit.errors import UserError
 
-    if arguments.folder is None and not arguments.dry_run:
-        raise UserError("a sweep needs a folder", fix="--run reports/sweep, or --dry-run")
     planned = plan_sweep(
         arguments.suite,
         adapters=arguments.constant or (),
@@ -81,8 +84,9 @@ def run(arguments: argparse.Namespace) -> int:
         estimate = planned.estimate()
         print(json.dumps(estimate) if arguments.json else _in_words(**estimate))
         return 0
-    check_shared_by_launched(arguments.folder)
-    sweep = planned.run(arguments.folder, arguments.metric, arguments.prefer)
+    folder = planned.folder(arguments.folder)
+    check_shared_by_launched(folder)
+    sweep = planned.run(folder, arguments.metric, arguments.prefer)
     if not ProcessGroup.from_environment().is_main:  # the first of several processes speaks for all
         return 0
     if arguments.json:

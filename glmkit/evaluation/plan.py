@@ -355,8 +355,13 @@ class EvaluationPlan:
 
     def default_folder(self) -> Path:
         """Name the run folder when none was chosen: the same settings always continue in the same folder."""
-        name = re.sub(r"[^\w.-]", "-", Path(self.model).name)
-        return Path("reports") / f"{self.suite}-{name}-{json_sha256(self.settings())[:8]}"
+        return folder_of(self.suite, self.model, self.settings())
+
+
+def folder_of(what: str, model: str, settings: Mapping[str, Any]) -> Path:
+    """Name a folder in `reports` by what is evaluated, the model, and a hash of all settings."""
+    name = re.sub(r"[^\w.-]", "-", Path(model).name)
+    return Path("reports") / f"{what}-{name}-{json_sha256(settings)[:8]}"
 
 
 def _error(generation: GenerationSettings, prompt: Prompt) -> UserError | None:

@@ -17,7 +17,7 @@ from typing import Any
 from glmkit.errors import UserError
 from glmkit.evaluation import suites
 from glmkit.evaluation.many import ModelOfSettings, check_all, evaluate_all
-from glmkit.evaluation.plan import EvaluationPlan, GenerationSettings
+from glmkit.evaluation.plan import EvaluationPlan, GenerationSettings, folder_of
 from glmkit.files import write_json
 from glmkit.generation.benchmark import decoder_passes, measure_latency
 from glmkit.generation.options import InferenceOptions
@@ -138,6 +138,15 @@ class SweepPlan:
         assert self.base.generation is not None
         return replace(self.base.generation, adapters=one.adapters, guidance=one.guidance)
 
+    def settings(self) -> dict[str, Any]:
+        """Return what all combinations have in common."""
+        return {name: value for name, value in self.base.settings().items() if name not in VARIED}
+
+    def default_folder(self, adapter: str | None) -> Path:
+        """Name the folder when none was chosen: a sweep of the same adapter goes on there, also with more values."""
+        common = {**self.settings(), "adapter": adapter, "constant": self.constant}
+        return folder_of(f"sweep-{self.base.suite}", self.base.model, common)
+
     @property
     def n_images(self) -> int:
         """Tell how many images all combinations have together."""
@@ -161,8 +170,7 @@ def run_sweep(plan: SweepPlan, folder: Path, device: str, options: InferenceOpti
     for adapter in {Adapter.parse(text) for one in plan.combinations for text in one.adapters}:
         for component in read(adapter.folder).values():
             check_weight(component, adapter.weight)
-    settings = {name: value for name, value in plan.base.settings().items() if name not in VARIED}
-    open_run(folder, "sweep", settings, device)
+    open_run(folder, "sweep", plan.settings(), device)
     evaluate_all(plans, folder, ModelOfSettings(device, options), options)
     write_json(folder / SWEEP, [one.to_dict() for one in plan.combinations])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,25 @@ def words(run: Path) -> float:
     """Words that were read per word that was expected, from the records of a run."""
     counts = [row["counts"]["word_accuracy"] for row in read_jsonl(run / "scores.jsonl")]
     return float(sum(read for read, _ in counts) / sum(expected for _, expected in counts))
+
+
+def test_a_sweep_without_a_folder_has_one_by_name(
+    command: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """More values of the same adapter go on in the same one; other settings have another."""
+    monkeypatch.chdir(tmp_path)
+    *unnamed, _, _ = command
+    unnamed += ["--guidance", "1", "--limit", "1", "--json"]
+    for values in (["0"], ["0", "1"]):
+        assert main([*unnamed, "--weights", *values]) == 0
+    (folder,) = {json.loads(line)["run"] for line in capsys.readouterr().out.splitlines()}
+    assert folder.startswith(f"reports{os.sep}sweep-")
+    assert len(read_json(tmp_path / folder / "sweep.json")) == 2
+    assert main([*unnamed, "--weights", "0", "--count", "2"]) == 0
+    assert json.loads(capsys.readouterr().out)["run"] != folder
 
 
 def test_every_combination_once(
