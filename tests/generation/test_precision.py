@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import tiny_adapter
 import torch
@@ -81,17 +82,20 @@ def psnr(one: Tensor, other: Tensor) -> float:
 
 
 def test_images_of_nano_are_near_the_exact_ones() -> None:
-    """Under the prior tokens of a poster, in 8 bits: above 30 dB, where another seed gives 17."""
+    """Under the prior tokens of posters, in 8 bits: eight differ by 29 dB on average, other seeds by 15."""
     exact, low = load(checkpoint.NANO), load(checkpoint.NANO, "8bit")
     folder = ROOT / "data" / "posters" / "train"
-    poster = read_jsonl(folder / "metadata.jsonl")[0]
-    ids = [encode_condition_image(exact, read_image(folder / poster["file_name"])).token_ids]
-    one = new_request(exact.folder, "a", poster["text"], size="256x256", steps=5)
-
-    def generated(hybrid: HybridModel) -> Tensor:
-        return decode_latents(hybrid, denoise(hybrid, [one], ids))
-
-    assert psnr(generated(low), generated(exact)) > 30
+    near, far = [], []
+    for poster in read_jsonl(folder / "metadata.jsonl")[:4]:
+        ids = [encode_condition_image(exact, read_image(folder / poster["file_name"])).token_ids]
+        one = new_request(exact.folder, "a", poster["text"], size="256x256", steps=5)
+        expected, rounded, other = (
+            decode_latents(hybrid, denoise(hybrid, [request], ids))
+            for hybrid, request in ((exact, one), (low, one), (exact, replace(one, seed=1)))
+        )
+        near.append(psnr(rounded, expected))
+        far.append(psnr(other, expected))
+    assert np.mean(near) > np.mean(far) + 10
 
 
 @pytest.mark.gpu

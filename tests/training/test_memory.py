@@ -31,7 +31,12 @@ MOST = {
     ("glyph_lora", 0): 35.9,
 }
 # The same while a step preserves its own images, or as many others.
-PRESERVING = {("ar_lora", 1.0): 72.7, ("ar_lora", 2.0): 127.1, ("decoder_lora", 1.0): 55.3, ("decoder_lora", 2.0): 105.1}
+PRESERVING = {
+    ("ar_lora", 1.0): 72.7,
+    ("ar_lora", 2.0): 127.1,
+    ("decoder_lora", 1.0): 55.3,
+    ("decoder_lora", 2.0): 105.1,
+}
 
 
 def peaks(name: str, *places: str, **changes: Any) -> tuple[float, float]:
