@@ -199,8 +199,10 @@ class Loop:
         if not whole or dtype_for(self.context.device) != torch.bfloat16:
             return
         token = ALWAYS_FLOAT32.set(True)
-        in_float32 = self._validation_losses()["loss"]
-        ALWAYS_FLOAT32.reset(token)
+        try:
+            in_float32 = self._validation_losses()["loss"]
+        finally:
+            ALWAYS_FLOAT32.reset(token)
         if in_float32 - loss > ROUNDING_LOSS * abs(loss):
             NOTES.print(
                 f"warning: the validation loss is {loss:.4g} in bfloat16 and {in_float32:.4g} in float32: these "
