@@ -39,7 +39,7 @@ from glmkit.pretraining.config import PretrainData
 from glmkit.training.data import buckets, first_batches
 from glmkit.training.data.dataset import glyph_texts
 from glmkit.training.features import FeatureCache
-from glmkit.training.objectives.token_batches import TokenSequences
+from glmkit.training.objectives.token_batches import TokenBatch, TokenSequences
 
 State = dict[str, Tensor]
 SIZES = {(256, 256): 8.0, (320, 192): 3.0, (192, 320): 3.0, (512, 512): 3.0, (384, 384): 0.3, (128, 128): 0.3}
@@ -123,15 +123,21 @@ def input_moments(layers: Sequence[nn.Linear], run: Callable[[], None]) -> list[
     return moments
 
 
+def token_batches(hybrid: HybridModel, data: PretrainData) -> list[TokenBatch]:
+    """Return the prompts and prior tokens of all images of the training world that `data` names."""
+    images, _ = posters.load(data)
+    sequences = TokenSequences(images, hybrid, FeatureCache(torch.device("cpu")))
+    return [sequences.padded(indices) for indices in first_batches(buckets(images), 16, limit=len(images.captions))]
+
+
 def prune(model: Path, units: int, data: PretrainData) -> State:
     """Return an AR model with fewer units per MLP, chosen by what they do on images of the training world."""
     hybrid = HybridModel.load(model, torch.device("cpu"), torch.float32)
-    images, _ = posters.load(data)
-    sequences = TokenSequences(images, hybrid, FeatureCache(torch.device("cpu")))
+    batches = token_batches(hybrid, data)
 
     def run() -> None:
-        for indices in first_batches(buckets(images), 16, limit=len(images.captions)):
-            sequences.padded(indices).logits(hybrid.autoregressive)
+        for batch in batches:
+            batch.logits(hybrid.autoregressive)
 
     layers = [cast(CausalLayer, layer).mlp.down_proj for layer in hybrid.autoregressive.language_model.layers]
     state = hybrid.autoregressive.state_dict()
@@ -148,9 +154,7 @@ def fit_rounding(model: Path, data: PretrainData) -> State:
     """Return an AR model whose attention projects in float32 what this one does where autocast rounds to bfloat16."""
     hybrid = HybridModel.load(model, torch.device("cpu"), torch.float32)
     autoregressive = hybrid.autoregressive
-    images, _ = posters.load(data)
-    sequences = TokenSequences(images, hybrid, FeatureCache(torch.device("cpu")))
-    batches = [sequences.padded(indices) for indices in first_batches(buckets(images), 16, len(images.captions))]
+    batches = token_batches(hybrid, data)
     products: dict[nn.Module, tuple[Tensor, Tensor]] = {}
 
     def loss() -> float:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from glmkit.distributed.process_group import ProcessGroup
 from glmkit.distributed.watch import NO_LIMIT, watched
-from glmkit.errors import UserError
+from glmkit.errors import UserError, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -74,7 +74,7 @@ def together(device: torch.device) -> Iterator[ProcessGroup]:
 def _lost(error: BaseException) -> UserError:
     return UserError(
         "another process of this command has ended or does not answer",
-        found=str(error).splitlines()[0],
+        found=first_line(error),
         fix="run the same command again to continue",
     )
 

@@ -65,7 +65,7 @@ def test_one_colour_of_several_texts_is_said_of_the_first_or_of_all(language: st
     rng, counts = random.Random(3), {"of the first": 0, "of all": 0, "scenes": 0}
     for _ in range(150):
         scene = sample_scene(rng, language=language)
-        if len(scene.texts) == 1 or any(block.accent for block in scene.blocks):
+        if len(scene.texts) == 1 or scene.has_accent:
             continue
         caption, colour = captions.caption(scene, rng).lower(), scene.text_colour
         names = {colour, colours.ALIASES.get(colour, colour), colours.COLOURS[colour][1].removesuffix("色")} - {""}
@@ -78,7 +78,7 @@ def test_one_colour_of_several_texts_is_said_of_the_first_or_of_all(language: st
 
 def test_faint_colours_are_always_named(scenes: list[EverydayScene]) -> None:
     """Gold on red, orange on white: readable, but only who asks for it expects it."""
-    faint = [scene for scene in scenes if scene.is_faint and not any(block.accent for block in scene.blocks)]
+    faint = [scene for scene in scenes if scene.is_faint and not scene.has_accent]
     assert 5 < len(faint) < len(scenes) / 3
     for number, scene in enumerate(faint):
         caption = captions.caption(scene, random.Random(number))

@@ -197,9 +197,8 @@ def _texts(scene: EverydayScene, rng: random.Random, said: set[str]) -> str:
     if "background" not in said and named and rng.random() < 0.6:
         said.add("background")
         same_style = _pair(scene, rng)
-    alike = len(scene.blocks) > 1 and not any(block.accent for block in scene.blocks)
     of_all = ""  # one style for all texts, said at the end: "..." at the top, "..." below, white on blue
-    if alike and rng.random() < 0.5:
+    if len(scene.blocks) > 1 and not scene.has_accent and rng.random() < 0.5:
         of_all, same_style = same_style, ""
     before = text_first = False
     if rng.random() < 0.2 and len(scene.blocks) == 1:
@@ -235,10 +234,9 @@ def _texts(scene: EverydayScene, rng: random.Random, said: set[str]) -> str:
         listed = rng.choice((f"{', '.join(plain[:-1])} and {plain[-1]}", ", ".join(plain), " ".join(plain)))
         below = rng.choice((" one under the other", " stacked", " on separate lines", ", each on its own line", "", ""))
         # One style for all does not name a faint accent.
-        if not (scene.is_faint and any(block.accent for block in scene.blocks)):
-            return f"{rng.choice(INTROS).format(listed)}{below}{rng.choice((' ', ', '))}{of_all or same_style}".strip(
-                " ,"
-            )
+        if not (scene.is_faint and scene.has_accent):
+            phrase = rng.choice(INTROS).format(listed)
+            return f"{phrase}{below}{rng.choice((' ', ', '))}{of_all or same_style}".strip(" ,")
     return rng.choice((", ", ", ", " ", "; ")).join(phrases) + (rng.choice(ENDS).format(of_all) if of_all else "")
 
 

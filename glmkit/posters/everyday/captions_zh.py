@@ -77,14 +77,8 @@ CORNERS = {
     ("middle", "right"): "右侧",
 }
 STYLES = ("{}字体", "{}文字", "{}字", "{}字", "用{}字", "{}的字", "文字{}", "字是{}的")
-INK_FIRST = (
-    "{}的",
-    "{}的",
-    "{}字",
-    "{}的字",
-    "{}大字",
-    "{}的文字",
-)  # what stands before a quoted text: 写着红色的“...”
+# What stands before a quoted text: 写着红色的“...”
+INK_FIRST = ("{}的", "{}的", "{}字", "{}的字", "{}大字", "{}的文字")
 SIZES = ((0.19, ("特大", "巨大")), (0.12, ("大", "大号")), (0.09, ("", "中等")), (0.0, ("小", "小号")))
 
 
@@ -142,8 +136,8 @@ def _texts(scene: EverydayScene, rng: random.Random, may_pair: bool) -> tuple[st
     if may_pair and all(short) and rng.random() < 0.55:
         names = short if rng.random() < 0.7 else list(map(colour_name, (scene.text_colour, scene.background)))
         pair = rng.choice(PAIRS).format(ink=names[0], ground=names[1])
-    alike = len(scene.blocks) > 1 and not any(block.accent for block in scene.blocks)
-    of_all = alike and rng.random() < 0.5  # one style for all texts, said at the end: “...”和“...”，红字白底
+    # One style for all texts, said at the end: “...”和“...”，红字白底
+    of_all = len(scene.blocks) > 1 and not scene.has_accent and rng.random() < 0.5
     text_first = len(scene.blocks) == 1 and rng.random() < 0.3
     phrases = []
     for number, block in enumerate(scene.blocks):

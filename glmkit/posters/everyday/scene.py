@@ -131,6 +131,11 @@ class EverydayScene:
         return number == 0 and rng.random() <= (0.15 if self.blocks[0].place == MIDDLE else 0.85)
 
     @property
+    def has_accent(self) -> bool:
+        """Tell whether one of the texts has a colour of its own."""
+        return any(block.accent for block in self.blocks)
+
+    @property
     def texts(self) -> tuple[str, ...]:
         """Return the texts in the order of the caption."""
         return tuple(block.text for block in self.blocks)
