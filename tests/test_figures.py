@@ -306,3 +306,15 @@ def test_the_load_of_a_server() -> None:
     assert sum(counted) == of["requests"] == 2000
     assert f"queue was full ({of['outcomes']['slow: full']})" in one_line(page)
     assert f"{', '.join(f'{mib:.0f}' for mib in of['resident_mib']['by_fifths'])} MiB" in one_line(page)
+
+
+def test_a_server_on_a_gpu() -> None:
+    of = {row["clients"]: row for row in results("serve_h200.json")["rows"] if "clients" in row}
+    lines = table_lines("glmkit/serving/README.md", "clients | images per hour")
+    assert [int(cells[0]) for cells in lines] == list(of)
+    for clients, rate, engine, share, *waiting in lines:
+        row = of[int(clients)]
+        assert not row["errors"]
+        assert [rate, engine] == [f"{row[name]:.0f}" for name in ("images_per_hour", "engine_images_per_hour")]
+        assert share == f"{row['share_of_engine']:.2f}"
+        assert waiting == [f"{row[name]:.1f}" for name in ("p50_s", "p95_s", "first_partial_p50_s")]
