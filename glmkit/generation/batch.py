@@ -130,7 +130,8 @@ def generate_many(
             generator.generate_missing(able, images.is_missing, lambda result: show(images.save(result)), work, group)
     # 4. Put the records into the order of the requests; unless something failed, nothing of the work is needed again.
     records = images.records()
-    if group.is_main and (missing or not images.are_in_journal(records)):
+    if missing or (group.is_main and not images.are_in_journal(records)):
+        # In every process: another one may have saved an image and not yet added its record. The last one has them all.
         images.write_journal()
     if work.exists() and all(record.error is None for record in records):  # in every process: the last one does it
         with suppress(UserError):  # on a disk that cannot be written it stays

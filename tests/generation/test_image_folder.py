@@ -15,8 +15,16 @@ from PIL import Image
 from glmkit.distributed.process_group import ProcessGroup
 from glmkit.distributed.work_queue import WorkItem, claim_items
 from glmkit.files import append_jsonl, read_jsonl
+from glmkit.generation import batch
 from glmkit.generation.batch import GeneratedImages, IsMissing, Report, Result, generate_many
-from glmkit.generation.images import condition_image_digests, image_shortcuts, image_text, is_image_of, is_ours
+from glmkit.generation.images import (
+    condition_image_digests,
+    image_shortcuts,
+    image_text,
+    is_image_of,
+    is_ours,
+    save_png,
+)
 from glmkit.records import Request
 
 
@@ -39,13 +47,16 @@ class Plain:
         return ""
 
 
-def generate(ids: str, folder: Path, during: Callable[[], object] = lambda: None) -> GeneratedImages:
+def generate(
+    ids: str, folder: Path, during: Callable[[], object] = lambda: None, group: ProcessGroup | None = None
+) -> GeneratedImages:
     return generate_many(
         [Request(name, f"prompt {name}", 0, 32, 32) for name in ids],
         folder,
         lambda: Plain(during),
         is_complete=lambda path, request: is_image_of(path, request, "weights"),
         may_replace=is_ours,
+        group=group,
     )
 
 
@@ -146,6 +157,23 @@ def test_two_processes_with_other_prompts_in_one_folder(tmp_path: Path) -> None:
     assert names(tmp_path) == ["a.png", "b.png", "images.jsonl", "x.png", "y.png"]
     lines = read_jsonl(tmp_path / "images.jsonl")
     assert sorted((line["id"], line["seconds"]) for line in lines) == [(name, 0.5) for name in "abxy"]
+
+
+def test_an_id_has_one_line_whoever_ends_between_an_image_and_its_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first process finds all images and orders their records, then the second one adds its last record."""
+
+    def save_then_let_the_first_end(*given: Any) -> None:
+        save_png(*given)
+        if given[0].name == "b.png":
+            monkeypatch.setattr(batch, "save_png", save_png)
+            assert generate("ab", tmp_path, group=ProcessGroup(0, 2)).n_failed == 0
+
+    monkeypatch.setattr(batch, "save_png", save_then_let_the_first_end)
+    generate("ab", tmp_path, group=ProcessGroup(1, 2))
+    lines = [(line["id"], line["seconds"]) for line in read_jsonl(tmp_path / "images.jsonl")]
+    assert lines == [("a", 0.5), ("b", 0.5)]
 
 
 @pytest.mark.parametrize("line", [{"file": "a.png"}, {"id": 5}, {"id": None}, {"id": ["a"]}])
