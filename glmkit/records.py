@@ -181,6 +181,8 @@ class Generation(Record):
     """Say what became of a request: the image, or the error that prevented it. `file` is relative to the run folder.
 
     `prompt` is the original where a language model rewrote it, `rewritten` then what the model of the image got.
+    `peak_memory_gib` is the most memory in use since the run began to generate: of the GPU, or without one of the
+    process. None where it is not known.
     """
 
     id: str
@@ -191,11 +193,12 @@ class Generation(Record):
     seconds: float | None = None
     error: str | None = None
     rewritten: str | None = None
+    peak_memory_gib: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the fields as JSON values; `rewritten` only where the prompt was."""
-        values = super().to_dict()
-        return values if self.rewritten is not None else {k: v for k, v in values.items() if k != "rewritten"}
+        """Give the fields as JSON values; `rewritten` and `peak_memory_gib` only where there are any."""
+        absent = [name for name in ("rewritten", "peak_memory_gib") if getattr(self, name) is None]
+        return {name: value for name, value in super().to_dict().items() if name not in absent}
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ RECORDS = [
     Request(id="a_1", prompt="p", seed=3, height=320, width=256, condition_images=("one.png", "two.png"), guidance=2.5),
     Generation(id="a_1", prompt_id="a", prompt="p", seed=3, file="images/a_1.png", seconds=1.25),
     Generation(id="a_2", prompt_id="a", prompt="p", seed=4, error="out of memory"),
+    Generation(id="a_3", prompt_id="a", prompt="p", seed=5, file="images/a_3.png", seconds=1.5, peak_memory_gib=0.5),
 ]
 
 

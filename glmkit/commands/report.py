@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--paper",
         metavar="DIR",
         type=Path,
-        help="write the scores as Markdown and LaTeX tables and as figures (SVG, PNG), and quality against seconds",
+        help="write scores, seconds and memory as Markdown and LaTeX tables and as figures (SVG, PNG)",
     )
 
 

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from glmkit.distributed.process_group import ProcessGroup
 from glmkit.distributed.work_queue import WorkItem, claim_items
@@ -16,12 +17,18 @@ from glmkit.generation.batch import IsMissing, Report, Result
 from glmkit.generation.images import image_text
 from glmkit.records import Request
 
+if TYPE_CHECKING:
+    import torch
+
 
 class BaselineGenerator:
-    """Generates with a baseline. A UserError of the baseline ends the run, any other error is the request's result."""
+    """Generates with a baseline. A UserError of the baseline ends the run, any other error is the request's result.
 
-    def __init__(self, baseline: Baseline, model: str) -> None:
-        self.baseline, self.model = baseline, model
+    `device` is that of a local baseline, whose memory is measured; None for others.
+    """
+
+    def __init__(self, baseline: Baseline, model: str, device: torch.device | None = None) -> None:
+        self.baseline, self.model, self.device = baseline, model, device
         self._started, self._done = time.monotonic(), 0
 
     def note(self) -> str:
@@ -75,7 +82,8 @@ class BaselineGenerator:
         started = time.monotonic()
         try:
             image, extra_text = self.baseline.generate(request)
-            report(Result(request, time.monotonic() - started, image, {**self._text(request), **extra_text}))
+            seconds, text = time.monotonic() - started, {**self._text(request), **extra_text}
+            report(Result(request, seconds, image, text, peak_memory_gib=self._peak_memory_gib()))
         except UserError:
             raise
         except Exception as error:  # whatever went wrong with this image is its record
@@ -84,6 +92,13 @@ class BaselineGenerator:
         finally:
             self._done += 1
         return True
+
+    def _peak_memory_gib(self) -> float | None:
+        if self.device is None:
+            return None
+        from glmkit.models.hardware import peak_memory_gib
+
+        return peak_memory_gib(self.device)
 
     def _text(self, request: Request) -> dict[str, str]:
         """Return what an image says about itself, without what the baseline does not have."""

@@ -20,6 +20,8 @@ from glmkit.progress import stage_bars
 from glmkit.records import Generation, Prompt
 
 if TYPE_CHECKING:
+    import torch
+
     from glmkit.models.hybrid import HybridModel
 
 
@@ -55,11 +57,13 @@ def generate_images(
 
         def load_generator() -> ImageGenerator:
             if baseline is not None:
+                at = _start_measuring(device) if baseline.is_local else None
                 baseline.prepare(device, settings.dtype, options or InferenceOptions())
-                return BaselineGenerator(baseline, settings.model)
+                return BaselineGenerator(baseline, settings.model, at)
             from glmkit.generation.hybrid_generator import HybridGenerator
             from glmkit.generation.loading import components_for, load_model
 
+            _start_measuring(device)
             if model is not None:
                 return HybridGenerator(
                     model, progress=bars.update, prior_tokens=None if options is None else options.prior_tokens
@@ -81,6 +85,16 @@ def generate_images(
             bars=bars,
         )
     return [_with_cause(record, "prompt" if record.id in failed else "generation") for record in images.records]
+
+
+def _start_measuring(device: str) -> torch.device:
+    """Count the peak of a GPU's memory from now on, the model included; returns the device of this process."""
+    from glmkit.generation.loading import device_of_rank
+    from glmkit.models.hardware import reset_peak_memory
+
+    at = device_of_rank(device)
+    reset_peak_memory(at)
+    return at
 
 
 def _with_cause(record: Generation, cause: str) -> Generation:

@@ -35,7 +35,7 @@ IsMissing = Callable[[Request], bool]
 class Result:
     """Hold what became of a request: an image with the text that its file carries, or the error that prevented it.
 
-    `seconds` is the request's share of its batches.
+    `seconds` is the request's share of its batches, `peak_memory_gib` the most memory in use until then.
     """
 
     request: Request
@@ -43,6 +43,7 @@ class Result:
     image: Image.Image | None = None
     text: Mapping[str, str] = field(default_factory=dict)
     error: Exception | None = None
+    peak_memory_gib: float | None = None
 
 
 Report = Callable[[Result], None]
@@ -182,12 +183,14 @@ class _ImageFolder:
             save_png(self.folder / self._file_name(request), result.image, {**result.text, **more})
             self._complete.add(request.id)
         with self._lock, exclusive(self.folder / WORK):
-            append_jsonl(self.folder / JOURNAL, self._record(request, round(result.seconds, 3), error).to_dict())
+            peak = None if result.peak_memory_gib is None else round(result.peak_memory_gib, 3)
+            record = self._record(request, round(result.seconds, 3), error, peak)
+            append_jsonl(self.folder / JOURNAL, record.to_dict())
             self._saved += 1
             return self._saved
 
     def records(self) -> list[Generation]:
-        """Return a record for each request, in their order; the images decide, the journal knows seconds and errors."""
+        """Return a record for each request, in their order; the images decide, the journal knows costs and errors."""
         lines = self._lines_by_id()
         return [self._recorded(request, lines.get(request.id, {})) for request in self.requests]
 
@@ -219,11 +222,14 @@ class _ImageFolder:
         if not self._has(request):
             return self._record(request, line.get("seconds"), error or "not generated yet")
         # A process that was killed right after it saved an image has left no line.
-        return self._record(request, None if error else line.get("seconds"), None)
+        seconds, peak = (None, None) if error else (line.get("seconds"), line.get("peak_memory_gib"))
+        return self._record(request, seconds, None, peak)
 
-    def _record(self, request: Request, seconds: float | None, error: str | None) -> Generation:
+    def _record(
+        self, request: Request, seconds: float | None, error: str | None, peak: float | None = None
+    ) -> Generation:
         prompt_id = request.id if self._prompt_ids is None else self._prompt_ids[request.id]
         file = self._file_name(request) if error is None else None
         prompt = self._originals.get(request.id, request.prompt)
         rewritten = None if prompt == request.prompt else request.prompt
-        return Generation(request.id, prompt_id, prompt, request.seed, file, seconds, error, rewritten)
+        return Generation(request.id, prompt_id, prompt, request.seed, file, seconds, error, rewritten, peak)

@@ -29,6 +29,7 @@ from glmkit.generation.images import image_text, weights_digest
 from glmkit.generation.prior_token_files import PriorTokenFiles, weights_behind
 from glmkit.generation.prior_tokens import Progress, generate_prior_tokens
 from glmkit.generation.requests import batch_settings, check_request
+from glmkit.models.hardware import peak_memory_gib
 from glmkit.models.hybrid import HybridModel
 from glmkit.records import Request
 
@@ -75,7 +76,7 @@ class HybridGenerator:
         for batch in claim_items(_batches(requests, size, "prior-tokens"), work, group, lacks_tokens):
             for tried in attempt(self._prior_tokens, batch):
                 if tried.value is not None:
-                    files.save(tried.request, tried.value, tried.seconds)
+                    files.save(tried.request, tried.value, tried.seconds, peak_memory_gib(self.hybrid.device))
                 else:
                     failed.add(tried.request.id)
                     report(Result(tried.request, tried.seconds, error=tried.error))
@@ -106,7 +107,9 @@ class HybridGenerator:
             return Result(request, tried.seconds, error=tried.error)
         hybrid = self.hybrid
         text = image_text(request, hybrid.name, hybrid.adapters, self.weights, hybrid.precision)
-        return Result(request, files.seconds(request) + tried.seconds, tried.value, text)
+        seconds, peak = files.costs(request)
+        peak = None if peak is None else max(peak, peak_memory_gib(hybrid.device))
+        return Result(request, seconds + tried.seconds, tried.value, text, peak_memory_gib=peak)
 
 
 @dataclass(frozen=True)

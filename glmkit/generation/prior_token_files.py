@@ -56,17 +56,19 @@ class PriorTokenFiles:
         """Tell whether the prior tokens of a request are there, and whole."""
         return zipfile.is_zipfile(self.path(request))
 
-    def save(self, request: Request, prior_token_ids: Tensor, seconds: float) -> None:
-        """Write prior tokens h w, and how long it took to generate them."""
+    def save(self, request: Request, prior_token_ids: Tensor, seconds: float, peak_memory_gib: float) -> None:
+        """Write prior tokens h w, how long it took to generate them, and the most memory in use until then."""
+        values = prior_token_ids.to("cpu", torch.int32).numpy()
         with atomic_path(self.path(request)) as temporary:
-            np.savez(temporary, prior_token_ids=prior_token_ids.to("cpu", torch.int32).numpy(), seconds=seconds)
+            np.savez(temporary, prior_token_ids=values, seconds=seconds, peak_memory_gib=peak_memory_gib)
 
     def load(self, request: Request, device: torch.device) -> Tensor:
         """Read prior tokens, int64 h w."""
         with np.load(self.path(request)) as stored:
             return torch.from_numpy(stored["prior_token_ids"]).to(device, torch.int64)
 
-    def seconds(self, request: Request) -> float:
-        """Read how long it took to generate the prior tokens of a request."""
+    def costs(self, request: Request) -> tuple[float, float | None]:
+        """Read the seconds of the prior tokens of a request, and the memory, None in a file of earlier versions."""
         with np.load(self.path(request)) as stored:
-            return float(stored["seconds"])
+            peak = float(stored["peak_memory_gib"]) if "peak_memory_gib" in stored else None
+            return float(stored["seconds"]), peak

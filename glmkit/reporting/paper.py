@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -19,7 +20,9 @@ from glmkit.reporting.leaderboard import Leaderboard
 from glmkit.reporting.load import EvalRun
 
 TABLES = ("scores.md", "scores.tex")
-FIGURES = ("scores.svg", "scores.png", "quality_seconds.svg", "quality_seconds.png")
+FIGURES = tuple(
+    f"{name}{suffix}" for name in ("scores", "quality_seconds", "quality_memory") for suffix in (".svg", ".png")
+)
 MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~$])")
 LATEX = {
     "\\": r"\textbackslash{}",
@@ -28,6 +31,20 @@ LATEX = {
     **{letter: f"\\{letter}" for letter in "&%$#_{}"},
 }
 Cell = Callable[[Estimate | None, bool], str]  # of a score, and whether it is bold
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Hold what an image costs in each run that recorded it: its `label`, and the `device` of all of them."""
+
+    figure: str
+    label: str
+    device: str
+    values: Mapping[str, float]
+
+    def cell(self, run: str, none: str) -> str:
+        """Return the value of a run for a table; `none` where it recorded none."""
+        return f"{self.values[run]:.2f}" if run in self.values else none
 
 
 def check_paper(folder: Path) -> None:
@@ -44,7 +61,7 @@ def _is_ours(path: Path) -> bool:
 
 
 def write_paper(folder: Path, runs: Sequence[EvalRun], comparison: Comparison, board: Leaderboard) -> tuple[Path, ...]:
-    """Write the scores as tables and as a figure, and, where two runs recorded it, quality against seconds."""
+    """Write tables and a figure of scores, and, where two runs recorded them, quality against seconds and memory."""
     make_folder(folder)
     for path in (folder / name for name in FIGURES):
         path.unlink(missing_ok=True)  # of an earlier report: not each report has all
@@ -52,9 +69,11 @@ def write_paper(folder: Path, runs: Sequence[EvalRun], comparison: Comparison, b
         with atomic_path(folder / name) as temporary:
             temporary.write_text(table(runs, comparison, board), encoding="utf-8", errors="backslashreplace")
     figures = {"scores": scores_figure(comparison)}
-    seconds = seconds_per_image(runs)
-    if len(seconds) > 1:
-        figures["quality_seconds"] = seconds_figure(comparison.metrics[0], seconds, runs)
+    figures |= {
+        cost.figure: cost_figure(comparison.metrics[0], cost, runs)
+        for cost in recorded_costs(runs)
+        if len(cost.values) > 1
+    }
     paths = [folder / f"{name}{suffix}" for name in figures for suffix in (".svg", ".png")]
     for path in paths:
         save_figure(figures[path.stem], path)
@@ -78,6 +97,7 @@ def caption(runs: Sequence[EvalRun], comparison: Comparison, board: Leaderboard)
     bootstrap = runs[0].summary.bootstrap
     engines = dict.fromkeys(run.summary.ocr for run in runs if run.summary.ocr)
     judges = dict.fromkeys(run.summary.judge for run in runs if run.summary.judge)
+    devices = dict.fromkeys(cost.device for cost in recorded_costs(runs))
     shares = [f"{one.run} {percent(one.no_share)}" for one in board.standings if one.no_share is not None]
     return [
         f"{runs[0].summary.suite}, {wording.count(len(comparison.prompts), 'prompt')}. In brackets the 95 % confidence "
@@ -87,6 +107,7 @@ def caption(runs: Sequence[EvalRun], comparison: Comparison, board: Leaderboard)
         *([f"OCR: {', '.join(engines)}."] if engines else []),
         *([f"Judge: {'; '.join(judges)}."] if judges else []),
         *([f"Share of the judge's answers that are no: {', '.join(shares)}."] if shares else []),
+        *([f"Seconds and memory as recorded on {', '.join(devices)}."] if devices else []),
         *comparison.notes,
     ]
 
@@ -114,10 +135,13 @@ def markdown_table(runs: Sequence[EvalRun], comparison: Comparison, board: Leade
         return value if estimate.low is None else f"{value} [{_both(estimate, wording.number)}]"
 
     arrows = {"higher": "↑", "lower": "↓"}
+    costs = recorded_costs(runs)
     heads = ["Run", *(f"{wording.label(name)} {arrows[direction]}" for name, direction in board.columns)]
+    heads += [f"{cost.label} {arrows['lower']}" for cost in costs]
     rows = table_rows(comparison, board, cell)
-    lines = [heads, ["---", *["---:"] * len(board.columns)]]
-    lines += [[_markdown(one.run), *row] for one, row in zip(board.standings, rows, strict=True)]
+    lines = [heads, ["---", *["---:"] * (len(heads) - 1)]]
+    for one, row in zip(board.standings, rows, strict=True):
+        lines.append([_markdown(one.run), *row, *(cost.cell(one.run, "–") for cost in costs)])
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     notes = "\n".join(_markdown(line) for line in caption(runs, comparison, board))
     return f"<!-- {CREATOR} {__version__} -->\n\n{table}\n\n{notes}\n"
@@ -134,14 +158,18 @@ def latex_table(runs: Sequence[EvalRun], comparison: Comparison, board: Leaderbo
         return value if estimate.low is None else value + interval
 
     arrows = {"higher": r"$\uparrow$", "lower": r"$\downarrow$"}
+    costs = recorded_costs(runs)
     heads = ["Run", *(f"{_latex(wording.label(name))} {arrows[direction]}" for name, direction in board.columns)]
-    rows = table_rows(comparison, board, cell)
-    body = [[_latex(one.run), *row] for one, row in zip(board.standings, rows, strict=True)]
+    heads += [f"{_latex(cost.label)} {arrows['lower']}" for cost in costs]
+    body = [
+        [_latex(one.run), *row, *(cost.cell(one.run, "--") for cost in costs)]
+        for one, row in zip(board.standings, table_rows(comparison, board, cell), strict=True)
+    ]
     comments = [f"{CREATOR} {__version__}; \\usepackage{{booktabs}}", *caption(runs, comparison, board)]
     return "\n".join(
         [
             *(f"% {_one_line(line)}" for line in comments),
-            rf"\begin{{tabular}}{{l{'r' * len(board.columns)}}}",
+            rf"\begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}",
             r"\toprule",
             f"{' & '.join(heads)} \\\\",
             r"\midrule",
@@ -174,15 +202,27 @@ def _latex_number(value: float) -> str:
     return f"${text.replace('−', '-')}$" if text.startswith("−") else text
 
 
-def seconds_per_image(runs: Sequence[EvalRun]) -> dict[str, float]:
-    """Return the median of the seconds that each run recorded for an image; empty when they ran on several devices."""
-    recorded = {
-        run.name: [image.seconds for image in run.images if image.seconds is not None and image.error is None]
-        for run in runs
-    }
-    timed = [run for run in runs if recorded[run.name]]
-    devices = {run.manifest["environment"]["device"] for run in timed}
-    return {run.name: median(recorded[run.name]) for run in timed} if len(devices) == 1 else {}
+def recorded_costs(runs: Sequence[EvalRun]) -> list[Cost]:
+    """Return the median seconds of an image and the peak memory of each run, what runs recorded of it.
+
+    A cost that runs recorded on several devices is left out.
+    """
+    seconds, peaks, devices = {}, {}, {}
+    for run in runs:
+        images = [image for image in run.images if image.error is None]
+        devices[run.name] = str(run.manifest["environment"]["device"])
+        if of_images := [image.seconds for image in images if image.seconds is not None]:
+            seconds[run.name] = median(of_images)
+        if of_run := [image.peak_memory_gib for image in images if image.peak_memory_gib is not None]:
+            peaks[run.name] = max(of_run)
+    costs = []
+    for figure, values in {"quality_seconds": seconds, "quality_memory": peaks}.items():
+        if len(of_costs := {devices[name] for name in values}) == 1:
+            (device,) = of_costs
+            memory = "Peak GPU memory, GiB" if device.startswith("cuda") else "Peak memory of the process, GiB"
+            label = memory if values is peaks else "Seconds per image, median"
+            costs.append(Cost(figure, label, device, values))
+    return costs
 
 
 def scores_figure(comparison: Comparison) -> Any:
@@ -211,27 +251,27 @@ def scores_figure(comparison: Comparison) -> Any:
     return figure
 
 
-def seconds_figure(metric: MetricComparison, seconds: Mapping[str, float], runs: Sequence[EvalRun]) -> Any:
-    """Plot the leading metric over the seconds of one image; a line joins the runs that none beats in both."""
+def cost_figure(metric: MetricComparison, cost: Cost, runs: Sequence[EvalRun]) -> Any:
+    """Plot the leading metric over a cost; a line joins the runs that none beats in both."""
     from matplotlib.figure import Figure
 
-    device = runs[0].manifest["environment"]["device"]
+    costs = cost.values
     figure = Figure(figsize=(5.2, 3.4), layout="constrained")
     axes = figure.add_subplot(ylabel=f"{wording.label(metric.name)} ({metric.direction} is better)")
-    axes.set_xlabel(f"seconds per image, median ({device})", parse_math=False)
+    axes.set_xlabel(f"{cost.label} ({cost.device})", parse_math=False)
     sign = 1 if metric.higher_is_better else -1
-    known = [(name, one.value, one) for name in seconds if (one := metric.estimates[name]).value is not None]
-    front = pareto_front([(seconds[name], sign * value) for name, value, _ in known])
-    line = [(seconds[known[index][0]], known[index][1]) for index in front]
+    known = [(name, one.value, one) for name in costs if (one := metric.estimates[name]).value is not None]
+    front = pareto_front([(costs[name], sign * value) for name, value, _ in known])
+    line = [(costs[known[index][0]], known[index][1]) for index in front]
     axes.plot([x for x, _ in line], [y for _, y in line], "--", color=INK, linewidth=0.8)
     colours = {run.name: RUN_COLOURS[index % len(RUN_COLOURS)] for index, run in enumerate(runs)}
     for name, value, one in known:
-        x, colour = seconds[name], colours[name]
+        x, colour = costs[name], colours[name]
         if one.low is not None and one.high is not None:
             axes.plot([x, x], [one.low, one.high], color=colour, linewidth=2, alpha=0.55)
         axes.plot([x], [value], "o", color=colour)
         text = wording.show_control_characters(name)
         axes.annotate(text, (x, value), (7, 4), textcoords="offset points", size=8, color=colour, parse_math=False)
-    axes.set_xlim(0, ROOM * max(seconds.values()))
+    axes.set_xlim(0, ROOM * max(costs.values()))
     bare(axes)
     return figure

@@ -14,11 +14,13 @@ from pathlib import Path
 import fake_ocr
 import pytest
 
+from glmkit.cli import main
 from glmkit.errors import UserError
+from glmkit.evaluation import plan as plans
 from glmkit.evaluation import suites
 from glmkit.evaluation.evaluate import evaluate
 from glmkit.evaluation.plan import EvaluationPlan
-from glmkit.files import read_json, read_jsonl, write_jsonl
+from glmkit.files import read_json, read_jsonl, write_json, write_jsonl
 from glmkit.records import Generation, Score, Summary
 
 pytestmark = pytest.mark.usefixtures("ocr_log")
@@ -258,3 +260,41 @@ def test_lines_that_are_damaged_are_recognized_again(
     for run in ("run", "other"):
         assert evaluate(plan(images), tmp_path / run) == before
         assert len(ocr_log.read_text().splitlines()) == 6
+
+
+@pytest.mark.usefixtures("suite")
+def test_a_paper_knows_the_seconds_and_the_memory_of_runs(
+    tiny_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both stand in tables and figures; a run of earlier versions, which has no memory, loads and shows none."""
+    monkeypatch.setattr(plans, "DEFAULT_ENGINE", "pixel_ocr")
+    write_json(tiny_copy / "glmkit.json", {"defaults": {"size": "64x64", "guidance": 2.5}})
+    runs, paper = [tmp_path / "one", tmp_path / "two"], tmp_path / "paper"
+    for steps, run in enumerate(runs, start=1):
+        command = ["eval", "--suite", "text-render", "--model", str(tiny_copy), "--steps", str(steps)]
+        assert main([*command, "--device", "cpu", "--split", "short", "--run", str(run)]) == 0
+
+    def written() -> tuple[list[list[str]], list[str]]:
+        assert main(["report", *map(str, runs), "--out", str(tmp_path / "page.html"), "--paper", str(paper)]) == 0
+        lines = [line.split(" | ") for line in (paper / "scores.md").read_text().splitlines() if line.startswith("| ")]
+        return [line[-2:] for line in lines], sorted(path.stem for path in paper.glob("*.svg"))
+
+    (heads, _, *rows), figures = written()
+    assert heads == ["Seconds per image, median ↓", "Peak memory of the process, GiB ↓ |"]
+    peaks = [max(row["peak_memory_gib"] for row in read_jsonl(run / "images.jsonl")) for run in runs]
+    assert sorted(row[1] for row in rows) == sorted(f"{peak:.2f} |" for peak in peaks)
+    assert figures == ["quality_memory", "quality_seconds", "scores"]
+    assert "Peak memory of the process, GiB (cpu)" in (paper / "quality_memory.svg").read_text()
+
+    def forget(run: Path) -> None:
+        images = [{**row} for row in read_jsonl(run / "images.jsonl")]
+        assert all(row.pop("peak_memory_gib") for row in images)
+        write_jsonl(run / "images.jsonl", images)
+
+    forget(runs[0])
+    (_, _, *rows), figures = written()
+    assert sorted(row[1] for row in rows) == sorted([f"{peaks[1]:.2f} |", "– |"])
+    assert figures == ["quality_seconds", "scores"]
+    forget(runs[1])
+    (heads, _, *_), _ = written()
+    assert heads[1] == "Seconds per image, median ↓ |"

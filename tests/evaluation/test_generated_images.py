@@ -128,9 +128,25 @@ def test_an_interrupted_run_continues_to_the_same_pixels(
     tried = requested(monkeypatch, {})
     rows = generate_images(tmp_path / "cut", PROMPTS, settings, "cpu", {})
     assert tried == ["owl_1", "hare_0", "hare_1"]
-    assert [replace(row, seconds=None) for row in rows] == [replace(row, seconds=None) for row in whole]
+    assert all((row.peak_memory_gib or 0) > 0.01 for row in (*rows, *whole))  # a process with torch
+    free = {"seconds": None, "peak_memory_gib": None}
+    assert [replace(row, **free) for row in rows] == [replace(row, **free) for row in whole]  # type: ignore[arg-type]
     assert content(tmp_path / "cut") == content(tmp_path / "whole")
     assert [row["id"] for row in read_jsonl(tmp_path / "cut" / "images.jsonl")] == [row.id for row in whole]
+
+
+def test_the_memory_of_prior_tokens_counts_after_a_kill(
+    settings: GenerationSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that only makes images of prior tokens that are there records what those took."""
+    with monkeypatch.context() as patch:
+        patch.setattr(hybrid_generator, "peak_memory_gib", lambda _: 5.12345)
+        requested(patch, {"fox_0": KeyboardInterrupt()})
+        with pytest.raises(KeyboardInterrupt):
+            generate_images(tmp_path, PROMPTS, settings, "cpu", {})
+    monkeypatch.setattr(hybrid_generator, "peak_memory_gib", lambda _: 2.0)
+    rows = generate_images(tmp_path, PROMPTS, settings, "cpu", {})
+    assert {row.peak_memory_gib for row in rows} == {5.123}
 
 
 def test_a_failed_image_is_a_row_and_is_tried_again(

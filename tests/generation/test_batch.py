@@ -99,13 +99,15 @@ def test_all_prior_tokens_come_before_the_first_image(
 
 def test_prior_tokens_are_named_after_what_they_depend_on(tmp_path: Path) -> None:
     files, one = PriorTokenFiles(tmp_path, "weights"), requests()[0]
-    files.save(one, torch.arange(4).view(2, 2), 1.5)
+    files.save(one, torch.arange(4).view(2, 2), 1.5, 2.5)
     assert files.has(replace(one, id="other", steps=9, guidance=3.0))
     for change in ({"prompt": "b"}, {"seed": 9}, {"height": 128}, {"top_k": 1}, {"condition_images": ("a.png",)}):
         assert not files.has(replace(one, **change))
     assert files.load(one, CPU).tolist() == [[0, 1], [2, 3]]
-    assert files.seconds(one) == 1.5
+    assert files.costs(one) == (1.5, 2.5)
     assert not PriorTokenFiles(tmp_path, "other weights").has(one)
+    np.savez(files.path(one), prior_token_ids=np.zeros((2, 2), np.int32), seconds=1.5)  # of earlier versions
+    assert files.costs(one) == (1.5, None)
     for content in (b"", files.path(one).read_bytes()[:-30]):  # what a power cut leaves is generated again
         files.path(one).write_bytes(content)
         assert not files.has(one)

@@ -46,6 +46,7 @@ def test_images_are_the_pipelines_own(sd3: Path, tmp_path: Path) -> None:
     drawing = GenerationSettings(f"diffusers:{sd3}", (), 2, height=32, width=48, steps=2, guidance=7.0, dtype="float32")
     rows = generate_images(tmp_path, PROMPTS, drawing, "cpu", {}, baseline=baselines.find(drawing.model))
     assert [row.error for row in rows] == [None] * 4
+    assert all((row.peak_memory_gib or 0) > 0.01 for row in rows)
     pipeline = DiffusionPipeline.from_pretrained(sd3)
     pipeline.set_progress_bar_config(disable=True)
     for row in rows[1:3]:
