@@ -20,10 +20,10 @@ from glmkit.evaluation.ocr.engines import cvtg_paddleocr, qwen2_5_vl
 from glmkit.evaluation.ocr.lines import EngineIdentity
 from glmkit.evaluation.plan import EvaluationPlan
 from glmkit.evaluation.suites.shared.base import OfficialProtocol, family, why_not_official
-from glmkit.evaluation.suites.shared.layouts import GridTile
+from glmkit.evaluation.suites.shared.layouts import GridTile, PromptNames, by_name, grids_by_name
 from glmkit.files import read_jsonl
 from glmkit.generation.images import save_png
-from glmkit.records import Score
+from glmkit.records import Prompt, Score
 
 pytestmark = pytest.mark.usefixtures("ocr_log")
 
@@ -321,6 +321,7 @@ def test_cvtg_in_folders_that_people_have(around: str, subsets: tuple[str, ...],
         ("oneig-text-en", "1.webp", ("001", 0)),
         ("oneig-text-en", "images/text/mine/001.png", ("001", 0)),
         ("oneig-text-en", "2_3.png", ("002", 3)),
+        ("oneig-text-en", "images/text/OTHER/001_2.PNG", ("001", 2)),
     ],
 )
 def test_images_under_names_that_people_give(suite: str, name: str, found: tuple[str, int], tmp_path: Path) -> None:
@@ -332,6 +333,24 @@ def test_images_under_names_that_people_give(suite: str, name: str, found: tuple
     assert min(suites.load(suite).find(tmp_path / "images", prompts)) == found
     (file,) = EvaluationPlan(suite, data=tmp_path / "data").prompt_files()
     assert file in ("text_prompts.jsonl", "text_content.csv")
+
+
+def test_an_id_is_found_under_names_like_it_unless_two_are() -> None:
+    names = PromptNames(["Grüße-1", "a-b", "A_b", "one", "one-2"])
+    assert names.find("gru\u0308\u00dfe_01") is None
+    assert names.find_alike("gru\u0308\u00dfe_01") == "Grüße-1"
+    assert (names.find("a-b"), names.find_alike("a b")) == ("a-b", None)
+
+
+def test_a_seed_is_no_part_of_an_id_that_is_like_it(tmp_path: Path) -> None:
+    """one_2 is the third image of one, although a prompt is called one-2; a grid under another case is cut, too."""
+    for name in ("one_2.png", "ONE-2.png", "Four.PNG", "Simple_002.WEBP", "SIMPLE 003_4.JPeG"):
+        (tmp_path / name).touch()
+    prompts = [Prompt(name, "a sign") for name in ("one", "one-2", "four", "simple-002", "simple-003")]
+    found = {("one", 2), ("one-2", 0), ("four", 0), ("simple-002", 0), ("simple-003", 4)}
+    assert set(by_name(tmp_path, prompts)) == found
+    grids = grids_by_name(tmp_path, prompts)
+    assert [seed for name, seed in grids if name == "four"] == [0, 1, 2, 3]
 
 
 def test_images_of_two_models_are_not_mixed(tmp_path: Path) -> None:

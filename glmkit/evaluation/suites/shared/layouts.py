@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,16 +62,20 @@ def by_name(
 ) -> dict[tuple[str, int], Path | GridTile]:
     """Find `<prompt id>_<seed>.png`; a name without a seed is seed 0. UserError when a seed has two images.
 
-    `prefix` is what ids have before the names of files, `separator` what stands before the seed.
+    `prefix` is what ids have before the names of files, `separator` what stands before the seed. A name that is none
+    as it stands may have other letters of the kind that `PromptNames.find_alike` takes for the same.
     """
     known = PromptNames(prompt.id for prompt in prompts)
     files: dict[tuple[str, int], Path | GridTile] = {}
     for path in image_files(images):
         match = re.fullmatch(rf"(.+){separator}(\d+)", path.stem)
-        if name := known.find(prefix + path.stem):
-            add(files, (name, 0), path)
-        elif match and (name := known.find(prefix + match[1])):
-            add(files, (name, int(match[2])), path)
+        for find in (known.find, known.find_alike):
+            if name := find(prefix + path.stem):
+                add(files, (name, 0), path)
+            elif match and (name := find(prefix + match[1])):
+                add(files, (name, int(match[2])), path)
+            if name:
+                break
     return files
 
 
@@ -83,7 +88,12 @@ def grids_by_name(
     """
     found = by_name(folder, prompts, prefix)
     known = PromptNames(prompt.id for prompt in prompts)
-    grids = {name: path for (name, _), path in found.items() if known.find(prefix + file_of(path).stem) == name}
+    names = {path: prefix + file_of(path).stem for path in found.values()}
+    grids = {
+        name: path
+        for (name, _), path in found.items()
+        if name in (known.find(names[path]), known.find_alike(names[path]))
+    }
     files: dict[tuple[str, int], Path | GridTile] = {}
     for (name, seed), path in found.items():
         if name not in grids:
@@ -120,12 +130,27 @@ class PromptNames:
 
     def __init__(self, ids: Iterable[str]) -> None:
         self._ids = set(ids)
-        counts = Counter(map(_without_zeros, self._ids))
-        self._short = {short: name for name in self._ids if counts[short := _without_zeros(name)] == 1}
+        self._short, self._alike = self._by(_without_zeros), self._by(_plain)
+
+    def _by(self, form: Callable[[str], str]) -> dict[str, str]:
+        """Map forms of ids to the ids, without those that several ids share."""
+        counts = Counter(map(form, self._ids))
+        return {form(name): name for name in self._ids if counts[form(name)] == 1}
 
     def find(self, name: str) -> str | None:
         """Return the id of the prompt, or None."""
         return name if name in self._ids else self._short.get(_without_zeros(name))
+
+    def find_alike(self, name: str) -> str | None:
+        """Return the id that differs at most in case, in how accents are stored, and in '-', '_' or a space; or None.
+
+        File systems and other programs change these: `Simple_002.WEBP` is the image of simple-002.
+        """
+        return self._alike.get(_plain(name))
+
+
+def _plain(name: str) -> str:
+    return _without_zeros(re.sub(r"[-_\s]+", "-", unicodedata.normalize("NFC", name).casefold()))
 
 
 def _without_zeros(name: str) -> str:
