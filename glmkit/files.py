@@ -334,9 +334,10 @@ def read_jsonl(path: str | Path, *, partial: bool = False) -> list[dict[str, Any
         name = f"{path}, line {number}"
         try:
             records += _objects([parse_json(line, name)], name, line)
-        except UserError:
+        except UserError as error:
             if not partial:
-                raise
+                fix = f'mend or remove line {number}; a line is one object: {{"...": ...}}'
+                raise UserError(error.what, found=error.found, fix=fix) from error
     return records
 
 

@@ -81,6 +81,12 @@ def parse_json(text: str, name: str) -> Any:
         raise UserError(
             f"{name} is not JSON of any use: its lists and objects lie too deep in one another", fix=WHOLE
         ) from error
+    except json.JSONDecodeError as error:
+        line = text.split("\n")[error.lineno - 1]
+        where = f"line {error.lineno}, " if "\n" in text.strip() else ""
+        around = line[max(0, error.colno - 41) : error.colno + 39].strip()
+        found = f"{error.msg} at {where}column {error.colno}: {around}"
+        raise UserError(f"{name} is not valid JSON", found=found, fix=WHOLE) from error
     except ValueError as error:  # also for a number of thousands of digits
         raise UserError(f"{name} is not valid JSON", found=str(error)[:200], fix=WHOLE) from error
 

@@ -393,3 +393,25 @@ def test_a_device_is_never_replaced(write: Callable[..., Any], tmp_path: Path, m
             pass
     assert link.is_symlink()
     assert Path(os.devnull).is_char_device()
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "found"),
+    [
+        ('{"prompt": "a"}\nA cat, no JSON\n', 2, "Expecting value at column 1: A cat, no JSON"),
+        ('{"prompt": "a"},\n{"prompt": "b"}\n', 1, 'Extra data at column 16: {"prompt": "a"},'),
+        ('\n{"prompt": "a"}\n[1]\n', 3, "[1]"),
+    ],
+)
+def test_a_line_that_is_no_object_is_shown_with_what_to_type(text: str, line: int, found: str, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(text)
+    with pytest.raises(UserError, match=rf"a.jsonl, line {line} is not (a|valid) JSON") as error:
+        read_jsonl(tmp_path / "a.jsonl")
+    assert error.value.found == found
+    assert error.value.fix == f'mend or remove line {line}; a line is one object: {{"...": ...}}'
+
+
+def test_the_place_of_a_fault_in_json_of_several_lines(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"a": 1,\n  "b": two}\n')
+    with pytest.raises(UserError, match='Expecting value at line 2, column 8: "b": two}'):
+        read_json(tmp_path / "a.json")
