@@ -8,8 +8,9 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from itertools import chain, repeat
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -280,6 +281,21 @@ def write_json(path: str | Path, value: Any) -> None:
         temporary.write_bytes(_json_bytes(value, indent=2))
 
 
+@contextmanager
+def json_list(path: str | Path, value: Mapping[str, Any], name: str) -> Iterator[Callable[[Any], None]]:
+    """Write an object as `write_json` does, with a list `name` as its last field; yield what adds an item to it."""
+    start, _, end = _json_bytes({**value, name: []}, indent=2).rpartition(b"]")
+    inside, separators = b"\n    ", chain([b""], repeat(b","))  # no text has a line feed of its own: JSON escapes it
+    with atomic_path(path) as temporary, temporary.open("wb") as handle:
+        handle.write(start)
+
+        def add(item: Any) -> None:
+            handle.write(next(separators) + inside + _json_bytes(item, indent=2).rstrip().replace(b"\n", inside))
+
+        yield add
+        handle.write((b"]" if next(separators) == b"" else b"\n  ]") + end)
+
+
 def read_text(path: str | Path, limit: int = MAX_TEXT_BYTES) -> str:
     """Read a text file of at most `limit` bytes in any encoding that `text.decode` reads."""
     return decode(read_regular(path, str(path), limit), str(path))
@@ -318,27 +334,42 @@ def read_jsonl(path: str | Path, *, partial: bool = False) -> list[dict[str, Any
     """Read a JSONL file, or a JSON file with one list or one object over several lines. `partial` skips lines that a
     kill left unfinished; otherwise they are a UserError.
     """
+    return list(iterate_jsonl(path, partial=partial))
+
+
+def iterate_jsonl(path: str | Path, *, partial: bool = False) -> Iterator[dict[str, Any]]:
+    """Yield what `read_jsonl` reads, one object after the other: all of them take several times the file's size."""
     text = read_regular(path, str(path), MAX_TEXT_BYTES).decode(errors="replace") if partial else read_text(path)
-    first = text.lstrip().partition("\n")[0].strip()
+    first = _line(text, len(text) - len(text.lstrip())).strip()
     if not partial and (first.startswith("[") or first == "{"):
         try:
             value = parse_json(text, str(path))
         except UserError as error:
             fix = 'one object per line, or one list: [{"...": ...}, ...]' if first == "{" else error.fix
             raise UserError(error.what, found=error.found, fix=fix) from error
-        return _objects(value if isinstance(value, list) else [value], str(path))
-    records = []
-    for number, line in enumerate(text.split("\n"), start=1):
+        yield from _objects(value if isinstance(value, list) else [value], str(path))
+        return
+    start, number = 0, 0
+    while start <= len(text):
+        line = _line(text, start)
+        start, number = start + len(line) + 1, number + 1
         if not line.strip():
             continue
         name = f"{path}, line {number}"
         try:
-            records += _objects([parse_json(line, name)], name, line)
+            objects = _objects([parse_json(line, name)], name, line)
         except UserError as error:
             if not partial:
                 fix = f'mend or remove line {number}; a line is one object: {{"...": ...}}'
                 raise UserError(error.what, found=error.found, fix=fix) from error
-    return records
+        else:
+            yield from objects
+
+
+def _line(text: str, start: int) -> str:
+    """Return the line that begins there, without its line feed."""
+    stop = text.find("\n", start)
+    return text[start:] if stop < 0 else text[start:stop]
 
 
 def _objects(values: list[Any], name: str, line: str = "") -> list[dict[str, Any]]:

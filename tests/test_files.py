@@ -23,6 +23,7 @@ from glmkit.files import (
     atomic_path,
     cache_folder,
     exists,
+    json_list,
     read_json,
     read_jsonl,
     read_text,
@@ -205,6 +206,17 @@ def test_the_cache_can_be_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("GLMKIT_CACHE", str(tmp_path / "file"))
     with pytest.raises(UserError, match="GLMKIT_CACHE=FOLDER"):
         write_json(cache_folder() / "hashes" / "a.json", {})
+
+
+@pytest.mark.parametrize("items", [[], [{"text": "a\nb", "list": [1, ["花", {}]], "half": "\ud83d"}], [1, "[]", []]])
+def test_a_list_written_item_by_item(tmp_path: Path, items: list[Any]) -> None:
+    about = {"title": "[]", "values": [], "nested": {"of": [1.5, None]}}
+    with json_list(tmp_path / "list.json", about, "items") as add:
+        for item in items:
+            add(item)
+            assert names(tmp_path) != ["list.json"], "complete when it has its name"
+    write_json(tmp_path / "whole.json", {**about, "items": items})
+    assert (tmp_path / "list.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
 
 
 def test_half_a_surrogate_pair_is_json(tmp_path: Path) -> None:

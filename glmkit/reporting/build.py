@@ -35,7 +35,7 @@ from glmkit.reporting.leaderboard import Leaderboard, leaderboard
 from glmkit.reporting.load import EvalRun, load_runs
 from glmkit.reporting.paper import check_paper, write_paper
 from glmkit.reporting.provenance import recorded_facts, setup_facts
-from glmkit.reporting.tables import image_records, is_data, write_csv, write_report_json
+from glmkit.reporting.tables import image_records, is_data, report_values, write_data
 from glmkit.reporting.templates import CONTENT_POLICY, FOLDER, FOLDER_POLICY, template_environment
 
 GENERATOR = '<meta name="generator" content="glmkit report">'  # in the head of a page
@@ -70,11 +70,9 @@ def write_report(
     runs = load_runs(folders, names)
     comparison = compare(runs)
     board = leaderboard(runs, comparison)
-    records = image_records(runs, comparison)
 
-    def write_data(data: Sequence[Path]) -> None:
-        write_csv(data[1], records)
-        write_report_json(data[2], runs, comparison, board, records)
+    def write(data: Sequence[Path]) -> None:
+        write_data(data[1], data[2], report_values(runs, comparison, board), image_records(runs, comparison))
 
     # 3 render the page, images included, with as much detail as fits
     shown = set(comparison.shown)
@@ -84,7 +82,7 @@ def write_report(
         html = render_page(runs, comparison, board, out, ImageStore(detail))
         if len(html) <= max_bytes:
             # 4 write the data, and last the page that links to them
-            write_data(files)
+            write(files)
             with atomic_path(out) as temporary:
                 temporary.write_bytes(html)
             break
@@ -96,7 +94,7 @@ def write_report(
             store = ImageStore(tiles_detail(paths), temporary)
             page, *_ = data = data_files(temporary / "index.html")
             page.write_bytes(render_page(runs, comparison, board, folder / page.name, store))
-            write_data(data)
+            write(data)
         for path in files:
             path.unlink(missing_ok=True)
         files = data_files(folder / "index.html")

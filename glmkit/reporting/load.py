@@ -63,7 +63,8 @@ def load_runs(folders: Sequence[Path], names: Sequence[str] = ()) -> tuple[EvalR
     UserError when one is no finished evaluation, when they have no prompt in common, or when the names do not fit.
     """
     _check_names(folders, names)
-    runs = [load_run(folder) for folder in folders]
+    known: dict[Any, Any] = {}  # what the lines of all files share
+    runs = [load_run(folder, known) for folder in folders]
     for index, run in enumerate(runs):
         if any(run.folder.resolve() == earlier.folder.resolve() for earlier in runs[:index]):
             raise UserError(f"{run.folder} is given twice", fix="name each run once")
@@ -103,8 +104,8 @@ def _check_families(runs: Sequence[EvalRun]) -> None:
             )
 
 
-def load_run(folder: Path) -> EvalRun:
-    """Read one run folder of `glmkit eval`."""
+def load_run(folder: Path, known: dict[Any, Any] | None = None) -> EvalRun:
+    """Read one run folder of `glmkit eval`; `known` is that of `read_records`."""
     manifest = load_manifest(folder)
     generated = "steps" in manifest["settings"]
     kind = GeneratedEvalSettings if generated else EvalSettings
@@ -116,8 +117,8 @@ def load_run(folder: Path) -> EvalRun:
             fix="run the same glmkit eval command again; it continues where it stopped",
         )
     summary = read_record(folder / "summary.json", Summary)
-    images = read_records(folder / "images.jsonl", Generation)
-    scores = read_records(folder / "scores.jsonl", Score)
+    images = read_records(folder / "images.jsonl", Generation, known)
+    scores = read_records(folder / "scores.jsonl", Score, known)
     _check_pairs(folder, images, scores)
     _check_counts(folder, summary, scores)
     _check_files(folder, images)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from glmkit.errors import UserError
 from glmkit.evaluation import stats
-from glmkit.files import atomic_path, read_json, shareable_path, write_json
+from glmkit.files import atomic_path, json_list, shareable_path
 from glmkit.reporting.compare import Comparison
 from glmkit.reporting.leaderboard import Leaderboard
 from glmkit.reporting.load import EvalRun
@@ -20,65 +19,72 @@ from glmkit.reporting.load import EvalRun
 FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n]")
 ImageRecord = dict[str, Any]
 FIRST_COLUMNS = "run,prompt_id,seed,split,language,compared,"
+REPORT_FIELDS = {"suite", "runs", "leaderboard", "differences", "images"}
 
 
-def image_records(runs: Sequence[EvalRun], comparison: Comparison) -> list[ImageRecord]:
-    """Collect prompt, image, reading and scores of every image; `compared`: every run has the prompt.
+def image_records(runs: Sequence[EvalRun], comparison: Comparison) -> Iterator[ImageRecord]:
+    """Yield prompt, image, reading and scores of every image; `compared`: every run has the prompt.
 
     `image` is relative to the run folder; the score of a failed image is None, its `error` says why.
     """
     common = set(comparison.prompts)
     metrics = dict.fromkeys(name for run in runs for name in run.summary.metrics)  # compared or not
     is_rewritten = any(run.summary.rewriting for run in runs)
-    records = []
     for run in runs:
         scores = {score.id: score for score in run.scores}
         for image in run.images:
             score = scores[image.id]
-            records.append(
-                {
-                    "run": run.name,
-                    "prompt_id": image.prompt_id,
-                    "seed": image.seed,
-                    "split": score.split,
-                    "language": score.language,
-                    "compared": image.prompt_id in common,
-                    "prompt": image.prompt,
-                    **({"rewritten": image.rewritten} if is_rewritten else {}),
-                    "expected": list(score.expected),
-                    "recognized_lines": list(score.recognized_lines),
-                    "image": image.file,
-                    "error": score.error,
-                    **{name: stats.image_value(score, name) for name in metrics},
-                }
-            )
-    return records
+            yield {
+                "run": run.name,
+                "prompt_id": image.prompt_id,
+                "seed": image.seed,
+                "split": score.split,
+                "language": score.language,
+                "compared": image.prompt_id in common,
+                "prompt": image.prompt,
+                **({"rewritten": image.rewritten} if is_rewritten else {}),
+                "expected": list(score.expected),
+                "recognized_lines": list(score.recognized_lines),
+                "image": image.file,
+                "error": score.error,
+                **{name: stats.image_value(score, name) for name in metrics},
+            }
 
 
 def is_data(path: Path) -> bool:
-    """Tell whether `write_csv` or `write_report_json` wrote this file."""
+    """Tell whether `write_data` wrote this file, or the history of runs; reads no further than the first record."""
+    keys = set()
     try:
-        if path.suffix == ".csv":
-            with path.open(encoding="utf-8-sig") as file:
+        with path.open(encoding="utf-8-sig") as file:
+            if path.suffix == ".csv":
                 return file.read(len(FIRST_COLUMNS)) == FIRST_COLUMNS
-        report = read_json(path)
-    except (UserError, OSError, ValueError):
-        return False
-    if not isinstance(report, dict):
-        return False
-    return "history" in report or {"suite", "runs", "leaderboard", "differences", "images"} <= set(report)
+            for line in file if file.readline(3) == "{\n" else ():
+                if line.startswith('  "'):  # a field of the whole
+                    keys.add(line.split('"')[1])
+                if "history" in keys or keys >= REPORT_FIELDS:
+                    return True
+    except (OSError, ValueError):
+        pass
+    return False
 
 
-def write_csv(path: Path, records: Sequence[ImageRecord]) -> None:
-    """Write UTF-8 with a byte order mark, which spreadsheets need; lists of texts are JSON.
+def write_data(table: Path, report: Path, about: Mapping[str, Any], records: Iterable[ImageRecord]) -> None:
+    """Write the records as CSV, and as JSON beside what is said `about` the runs, one after the other.
 
-    A text that a spreadsheet would take for a formula has an apostrophe before it.
+    The CSV is UTF-8 with a byte order mark, which spreadsheets need; lists of texts are JSON. A text that a spreadsheet
+    would take for a formula has an apostrophe before it.
     """
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8-sig", newline="") as file:
-        writer = csv.DictWriter(file, list(records[0]))
-        writer.writerow({name: _cell(name) for name in records[0]})
-        for record in records:
-            writer.writerow({name: _cell(value) for name, value in record.items()})
+    with (
+        atomic_path(table) as temporary,
+        temporary.open("w", encoding="utf-8-sig", newline="") as file,
+        json_list(report, about, "images") as add_object,
+    ):
+        writer = csv.writer(file)
+        for number, record in enumerate(records):
+            if number == 0:
+                writer.writerow(map(_cell, record))
+            writer.writerow(map(_cell, record.values()))
+            add_object(record)
 
 
 def _cell(value: Any) -> Any:
@@ -87,16 +93,10 @@ def _cell(value: Any) -> Any:
     return f"'{value}" if isinstance(value, str) and FORMULA.match(value) else value
 
 
-def write_report_json(
-    path: Path,
-    runs: Sequence[EvalRun],
-    comparison: Comparison,
-    board: Leaderboard,
-    records: Sequence[ImageRecord],
-) -> None:
-    """Write the leaderboard and the differences of the page, published scores apart, and one record per image."""
+def report_values(runs: Sequence[EvalRun], comparison: Comparison, board: Leaderboard) -> dict[str, Any]:
+    """Collect the leaderboard and the differences of the page, published scores apart."""
     metrics = [name for name, _ in board.columns]
-    report = {
+    return {
         "suite": runs[0].summary.suite,
         "runs": [
             {
@@ -132,6 +132,4 @@ def write_report_json(
         ],
         "published": [source.to_dict() for below in board.published.values() for source, _ in below],
         "published_related": [source.to_dict() for _, sources, _ in board.related for source in sources],
-        "images": list(records),
     }
-    write_json(path, report)

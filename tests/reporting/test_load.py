@@ -113,7 +113,7 @@ def report(folder: Path) -> None:
     comparison = compare(runs)
     board = leaderboard(runs, comparison)
     facts = setup_facts(runs), recorded_facts(runs), distance_tables(runs)
-    json.dumps((image_records(runs, comparison), [one.estimates for one in board.standings]), allow_nan=False)
+    json.dumps(([*image_records(runs, comparison)], [one.estimates for one in board.standings]), allow_nan=False)
     assert all(facts)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from glmkit.errors import UserError
 from glmkit.files import read_json, read_jsonl
 from glmkit.records import Prompt
 from glmkit.reporting.build import write_report
-from glmkit.reporting.tables import write_csv
+from glmkit.reporting.tables import write_data
 
 
 @pytest.fixture
@@ -108,10 +109,22 @@ def test_a_file_that_no_report_wrote_stays(
     assert write_report([run], Path(other)) == write_report([run], Path(other))
 
 
+def test_records_are_not_kept(tmp_path: Path) -> None:
+    peaks = []
+    for count in (100, 2000):
+        records = ({"prompt_id": f"p{number}", "prompt": "a sign" * 100} for number in range(count))
+        tracemalloc.start()
+        write_data(tmp_path / "page.csv", tmp_path / "page.json", {"suite": "a"}, records)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert len(read_json(tmp_path / "page.json")["images"]) == 2000
+    assert peaks[1] < 1.2 * peaks[0] < 1e6
+
+
 @pytest.mark.parametrize("start", ["=", "@", "+", "-", "\t", "\r", "\n", " =", "\uff1d"])
 def test_no_cell_is_a_formula(start: str, tmp_path: Path) -> None:
     record = {"prompt": f"{start}cmd|' /C calc'!A0", "error": f"{start}1", "expected": [f"{start}2"], f"{start}m": -0.5}
-    write_csv(tmp_path / "page.csv", [record])
+    write_data(tmp_path / "page.csv", tmp_path / "page.json", {}, [record])
     with (tmp_path / "page.csv").open(encoding="utf-8-sig", newline="") as file:
         (line,) = csv.DictReader(file)
     assert line["prompt"] == f"'{record['prompt']}"
