@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from glmkit.generation.processor import build_processor
+from glmkit.generation.processor import ProcessorIds, build_processor
 
 CODES = 64
 LATENT_CHANNELS = 4
@@ -34,18 +34,32 @@ def text_config(**changes: Any) -> dict[str, Any]:
 
 def build(folder: Path, seed: int = 0, width: int = 32, max_shard_size: str | int = "5GB") -> Path:
     """Write the folder with `save_pretrained` and return it. `width` is the decoder's; it must be 32 k."""
-    from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, GlmImagePipeline, GlmImageTransformer2DModel
-    from transformers import (
-        ByT5Tokenizer,
-        GlmImageConfig,
-        GlmImageForConditionalGeneration,
-        GlmImageProcessor,
-        T5Config,
-        T5EncoderModel,
-    )
+    from diffusers import FlowMatchEulerDiscreteScheduler, GlmImagePipeline
+    from transformers import ByT5Tokenizer, GlmImageProcessor
 
     torch.manual_seed(seed)
     ids = build_processor(folder / "processor", CORPUS, CODES, 512, min_pixels=128 * 128, max_pixels=512 * 512)
+    language, transformer, vae = _vision_language_encoder(ids), _transformer(width), _vae()
+    for module in (language, transformer, vae):
+        _perturb(module)
+    scheduler = FlowMatchEulerDiscreteScheduler(
+        use_dynamic_shifting=True, base_shift=0.25, max_shift=0.75, base_image_seq_len=256, time_shift_type="linear"
+    )
+    GlmImagePipeline(
+        tokenizer=ByT5Tokenizer(),
+        processor=GlmImageProcessor.from_pretrained(folder / "processor"),
+        text_encoder=_text_encoder().eval(),
+        vision_language_encoder=language.eval(),
+        vae=vae.eval(),
+        transformer=transformer.eval(),
+        scheduler=scheduler,
+    ).save_pretrained(folder, max_shard_size=max_shard_size)
+    return folder
+
+
+def _vision_language_encoder(ids: ProcessorIds) -> Any:
+    from transformers import GlmImageConfig, GlmImageForConditionalGeneration
+
     config = GlmImageConfig(
         text_config=text_config(
             vocab_size=ids.vocab_size,
@@ -59,8 +73,13 @@ def build(folder: Path, seed: int = 0, width: int = 32, max_shard_size: str | in
         image_start_token_id=ids.image_start_token_id,
         image_end_token_id=ids.image_end_token_id,
     )
-    language = GlmImageForConditionalGeneration(config)
-    transformer = GlmImageTransformer2DModel(
+    return GlmImageForConditionalGeneration(config)
+
+
+def _transformer(width: int) -> Any:
+    from diffusers import GlmImageTransformer2DModel
+
+    return GlmImageTransformer2DModel(
         in_channels=LATENT_CHANNELS,
         out_channels=LATENT_CHANNELS,
         num_layers=2,
@@ -71,10 +90,21 @@ def build(folder: Path, seed: int = 0, width: int = 32, max_shard_size: str | in
         condition_dim=16,
         prior_vq_quantizer_codebook_size=CODES,
     )
-    text = T5Config(
+
+
+def _text_encoder() -> Any:
+    from transformers import T5Config, T5EncoderModel
+
+    config = T5Config(
         vocab_size=384, d_model=24, d_kv=12, d_ff=32, num_layers=2, num_heads=2, feed_forward_proj="gated-gelu"
     )
-    vae = AutoencoderKL(
+    return T5EncoderModel(config)
+
+
+def _vae() -> Any:
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         block_out_channels=(8, 8, 8, 8),
@@ -87,21 +117,6 @@ def build(folder: Path, seed: int = 0, width: int = 32, max_shard_size: str | in
         latents_mean=[0.1, -0.2, 0.3, 0.0],
         latents_std=[1.5, 0.8, 1.1, 2.0],
     )
-    scheduler = FlowMatchEulerDiscreteScheduler(
-        use_dynamic_shifting=True, base_shift=0.25, max_shift=0.75, base_image_seq_len=256, time_shift_type="linear"
-    )
-    for module in (language, transformer, vae):
-        _perturb(module)
-    GlmImagePipeline(
-        tokenizer=ByT5Tokenizer(),
-        processor=GlmImageProcessor.from_pretrained(folder / "processor"),
-        text_encoder=T5EncoderModel(text).eval(),
-        vision_language_encoder=language.eval(),
-        vae=vae.eval(),
-        transformer=transformer.eval(),
-        scheduler=scheduler,
-    ).save_pretrained(folder, max_shard_size=max_shard_size)
-    return folder
 
 
 def _perturb(module: torch.nn.Module) -> None:
