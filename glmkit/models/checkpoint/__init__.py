@@ -8,11 +8,9 @@ from glmkit.models.checkpoint.components import (
     INDEX,
     NANO,
     PUBLISHED,
-    ComponentSize,
     build_component,
     config,
     create,
-    describe,
     hub_id,
     load_component,
     new_component,
@@ -22,6 +20,7 @@ from glmkit.models.checkpoint.components import (
     stored_tensors,
 )
 from glmkit.models.checkpoint.copying import copy
+from glmkit.models.checkpoint.sizes import ComponentSize, describe
 
 __all__ = [
     "COMPONENTS",
