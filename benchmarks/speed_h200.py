@@ -34,6 +34,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from decoding_time import time_decoding
 from PIL import Image
 
 from glmkit import runs
@@ -46,9 +47,8 @@ from glmkit.generation.diffusers_pipeline import diffusers_pipeline
 from glmkit.generation.hybrid_generator import HybridGenerator
 from glmkit.generation.loading import load_model
 from glmkit.generation.options import InferenceOptions
-from glmkit.generation.prior_tokens import generate_prior_tokens, prior_token_decoder
+from glmkit.generation.prior_tokens import generate_prior_tokens
 from glmkit.generation.random_model import RandomModel, open_model
-from glmkit.generation.sampling import Sampling, uniforms
 from glmkit.generation.sequence import grids
 from glmkit.models import checkpoint
 from glmkit.models.devices import dtype_for, pick_device
@@ -119,45 +119,11 @@ def _steps(bench: Bench, kind: str, batch: int, length: int) -> Row:
     before = prompt + (total - timed) // 2  # a longer prompt stands for the tokens before
     clock = bench.clock
     with clock.stage("first_s"):
-        _decode(bench, batch, before, timed)
-    step = _decode(bench, batch, before, timed)[1] / (timed - 1)
-    prefill = _decode(bench, batch, prompt, 1)[0]
+        time_decoding(bench.hybrid, batch, before, timed)
+    step = time_decoding(bench.hybrid, batch, before, timed)[1] / (timed - 1)
+    prefill = time_decoding(bench.hybrid, batch, prompt, 1)[0]
     row = {"case": f"{kind}, batch {batch}, prompt {length}", "ms_per_step": 1e3 * step, "prefill_s": prefill}
     return row | {"prior_tokens_s": prefill + step * (total - 1), "steps_timed": timed - 1} | clock.seconds
-
-
-def _decode(bench: Bench, batch: int, length: int, tokens: int) -> tuple[float, float]:
-    """Return the seconds of prefill with the first token, and of all tokens after it."""
-    model, marks = bench.hybrid.autoregressive, [Mark(bench.hybrid.device)]
-
-    def progress(done: int, total: int) -> None:
-        if done in (1, total):
-            marks.append(Mark(bench.hybrid.device))
-
-    ids, positions = [[model.config.image_start_token_id] * length] * batch, [_plain(length)] * batch
-    numbers = torch.stack([uniforms(seed, tokens) for seed in range(batch)])
-    prior_token_decoder(bench.hybrid).generate(ids, positions, [(1, tokens)], numbers, Sampling(), progress)
-    return marks[0].until(marks[1]), marks[1].until(marks[-1])
-
-
-class Mark:
-    """Marks a point in the device's work without waiting for it."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.seconds, self.event = time.perf_counter(), None
-        if device.type == "cuda":
-            self.event = torch.cuda.Event(enable_timing=True)
-            self.event.record()
-
-    def until(self, later: Mark) -> float:
-        if self.event is None or later.event is None:
-            return later.seconds - self.seconds
-        later.event.synchronize()
-        return float(self.event.elapsed_time(later.event)) / 1e3
-
-
-def _plain(length: int) -> torch.Tensor:
-    return torch.arange(length).expand(3, -1)
 
 
 def decoder(bench: Bench) -> Rows:
@@ -322,11 +288,8 @@ def trace(bench: Bench) -> Rows:
     prior_token_ids = torch.zeros(side // 32, side // 32, dtype=torch.int64, device=device)
     length, vae = bench.scale.prompts[0], bench.hybrid.vae
     latents = torch.zeros(1, len(vae.mean.flatten()), side // vae.scale, side // vae.scale, device=device)
-    prompts, numbers = [[bench.hybrid.autoregressive.config.image_start_token_id] * length], uniforms(0, 64)[None]
     calls: dict[str, Callable[[], object]] = {
-        "64 tokens": lambda: prior_token_decoder(bench.hybrid).generate(
-            prompts, [_plain(length)], [(8, 8)], numbers, Sampling()
-        ),
+        "64 tokens": lambda: time_decoding(bench.hybrid, 1, length, 64),
         "2 steps": lambda: denoising.denoise(bench.hybrid, [bench.request(side, steps=2)], [prior_token_ids]),
         "VAE": lambda: denoising.decode_latents(bench.hybrid, latents),
     }
