@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from email.message import Message
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +33,8 @@ if TYPE_CHECKING:
 
 SIZE = {"size": "64x64"}
 QUICK = {"num_inference_steps": 2, "guidance_scale": 1.5}
+GENERATIONS, EDITS = "/v1/images/generations", "/v1/images/edits"
+FIELDS = {"prompt": "a", **SIZE, **QUICK}
 
 
 @dataclass
@@ -83,3 +89,32 @@ def serve(tiny_model: Path) -> Iterator[Serve]:
 def served(tiny_model: Path) -> Iterator[Served]:
     with running(load_model(tiny_model, device="cpu")) as one:
         yield one
+
+
+def ask(
+    served: Served, values: Any = None, path: str = GENERATIONS, method: str = "POST", **headers: str
+) -> tuple[int, Any, Message]:
+    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=60)
+    body = values if isinstance(values, bytes) or values is None else json.dumps(values)
+    named = {"Content-Type": "application/json"} | {name.replace("_", "-"): value for name, value in headers.items()}
+    connection.request(method, path, body, named)
+    answer = connection.getresponse()
+    text = answer.read()
+    connection.close()
+    is_json = answer.headers.get_content_type() == "application/json"
+    return answer.status, json.loads(text) if is_json else text, answer.headers
+
+
+def until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def form(*parts: tuple[str, bytes], file: str = "image") -> tuple[bytes, str]:
+    lines = b""
+    for name, value in parts:
+        as_file = f'; filename="{name}.png"' if name == file else ""
+        lines += f'--edge\r\nContent-Disposition: form-data; name="{name}"{as_file}\r\n\r\n'.encode() + value + b"\r\n"
+    return lines + b"--edge--\r\n", "multipart/form-data; boundary=edge"
