@@ -30,11 +30,10 @@ class Record:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls: type[R], values: Any, where: str = "", known: dict[Any, Any] | None = None) -> R:
+    def from_dict(cls: type[R], values: Any, where: str = "") -> R:
         """Make a record of a JSON object; UserError for a field that is unknown, missing or of another type.
 
-        `where` says in errors where the object stands. Records that are made with the same `known`, empty at first,
-        share equal texts and lists, which halves their memory.
+        `where` says in errors where the object stands.
         """
         where = where or cls.__name__
         check_shape(values, Mapping[str, Any], where)
@@ -46,8 +45,6 @@ class Record:
         for name, value in values.items():
             check_shape(value, hints[name], where, name)
         try:
-            if known is not None:
-                return cls(**{key: _shared(value, known) for key, value in values.items()})
             return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
         except TypeError as error:
             raise UserError(f"{where}: incomplete {cls.__name__}: {error}", found=values) from error
@@ -58,20 +55,9 @@ def read_record(path: Path, kind: type[R]) -> R:
     return kind.from_dict(read_json(path), str(path))
 
 
-def read_records(path: Path, kind: type[R], known: dict[Any, Any] | None = None) -> tuple[R, ...]:
-    """Read a JSONL file of records, with `known` as `from_dict`; UserError names the file, the line and the field."""
-    lines = enumerate(iterate_jsonl(path), start=1)
-    return tuple(kind.from_dict(values, f"{path}, line {number}", known) for number, values in lines)
-
-
-def _shared(value: Any, known: dict[Any, Any]) -> Any:
-    """Return a JSON value with those of its texts and lists that are `known`; lists become tuples."""
-    if isinstance(value, dict):
-        return {known.setdefault(key, key): _shared(one, known) for key, one in value.items()}
-    if isinstance(value, list):
-        items = tuple(_shared(one, known) for one in value)
-        return known.setdefault((items, *map(type, items)), items)  # 1, 1.0 and True are equal, and not the same
-    return known.setdefault(value, value) if isinstance(value, str) else value
+def read_records(path: Path, kind: type[R]) -> tuple[R, ...]:
+    """Read a JSONL file of records; UserError names the file, the line and the field."""
+    return tuple(kind.from_dict(one, f"{path}, line {n}") for n, one in enumerate(iterate_jsonl(path), start=1))
 
 
 @dataclass(frozen=True)

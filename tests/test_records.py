@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from glmkit.errors import UserError
 from glmkit.files import read_jsonl, write_jsonl
-from glmkit.records import Generation, Prompt, Record, Request, Score, Summary, read_records
+from glmkit.records import Generation, Prompt, Record, Request, Summary
 
 RECORDS = [
     Prompt(id="a", prompt="a shop with '开门'", texts=("开门", "OPEN"), split="zh", language="zh"),
@@ -26,25 +25,6 @@ def test_round_trip_through_a_file(tmp_path: Path, record: Record) -> None:
     write_jsonl(tmp_path / "rows.jsonl", [record.to_dict()])
     (row,) = read_jsonl(tmp_path / "rows.jsonl")
     assert type(record).from_dict(row) == record
-
-
-def test_equal_texts_and_counts_are_held_once(tmp_path: Path) -> None:
-    counts: dict[str, Any] = {"ned": [1, 2], "cer": [1.0, 2], "word_accuracy": [True, 2]}
-    lines = [Score(f"{name}_0", name, 0, "simple", "en", ("OPEN", name), ("OPEN",), counts) for name in "ab"]
-    write_jsonl(tmp_path / "scores.jsonl", [line.to_dict() for line in lines])
-    write_jsonl(tmp_path / "images.jsonl", [Generation("a_0", "a", "p", 0).to_dict()])
-    known: dict[Any, Any] = {}
-    (image,) = read_records(tmp_path / "images.jsonl", Generation, known)
-    first, second = read_records(tmp_path / "scores.jsonl", Score, known)
-    assert first.id is image.id
-    assert first.split is second.split
-    assert first.expected[0] is second.expected[0]
-    assert first.recognized_lines is second.recognized_lines
-    for (name, count), (other_name, other_count) in zip(first.counts.items(), second.counts.items(), strict=True):
-        assert name is other_name
-        assert count is other_count
-        assert [(type(one), one) for one in count] == [(type(one), one) for one in counts[name]]
-    assert read_records(tmp_path / "scores.jsonl", Score)[1].expected == second.expected == ("OPEN", "b")
 
 
 def test_records_are_frozen_and_usable_as_keys() -> None:

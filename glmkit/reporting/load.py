@@ -11,8 +11,8 @@ from typing import Any, TypedDict
 
 from glmkit.errors import UserError
 from glmkit.evaluation import stats
-from glmkit.files import exists
-from glmkit.records import Generation, Score, Summary, read_record, read_records
+from glmkit.files import exists, iterate_jsonl
+from glmkit.records import Generation, R, Score, Summary, read_record
 from glmkit.runs import read_manifest
 from glmkit.shapes import check_shape
 
@@ -105,7 +105,7 @@ def _check_families(runs: Sequence[EvalRun]) -> None:
 
 
 def load_run(folder: Path, known: dict[Any, Any] | None = None) -> EvalRun:
-    """Read one run folder of `glmkit eval`; `known` is that of `read_records`."""
+    """Read one run folder of `glmkit eval`; runs that are read with one `known`, empty at first, share their texts."""
     manifest = load_manifest(folder)
     generated = "steps" in manifest["settings"]
     kind = GeneratedEvalSettings if generated else EvalSettings
@@ -117,12 +117,29 @@ def load_run(folder: Path, known: dict[Any, Any] | None = None) -> EvalRun:
             fix="run the same glmkit eval command again; it continues where it stopped",
         )
     summary = read_record(folder / "summary.json", Summary)
-    images = read_records(folder / "images.jsonl", Generation, known)
-    scores = read_records(folder / "scores.jsonl", Score, known)
+    known = {} if known is None else known
+    images = _read_shared(folder / "images.jsonl", Generation, known)
+    scores = _read_shared(folder / "scores.jsonl", Score, known)
     _check_pairs(folder, images, scores)
     _check_counts(folder, summary, scores)
     _check_files(folder, images)
     return EvalRun(folder, run_name(summary, folder), summary, manifest, images, scores)
+
+
+def _read_shared(path: Path, kind: type[R], known: dict[Any, Any]) -> tuple[R, ...]:
+    """Read records whose texts and lists are those that are `known`, where they are equal: they take half as much."""
+    lines = enumerate(iterate_jsonl(path), start=1)
+    records = (kind.from_dict(values, f"{path}, line {number}") for number, values in lines)
+    return tuple(kind(**_shared(vars(record), known)) for record in records)
+
+
+def _shared(value: Any, known: dict[Any, Any]) -> Any:
+    if isinstance(value, dict):
+        return {known.setdefault(key, key): _shared(one, known) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        items = tuple(_shared(one, known) for one in value)
+        return known.setdefault((items, *map(type, items)), items)  # 1, 1.0 and True are equal, and not the same
+    return known.setdefault(value, value) if isinstance(value, str) else value
 
 
 def _check_pairs(folder: Path, images: Sequence[Generation], scores: Sequence[Score]) -> None:

@@ -153,3 +153,29 @@ def test_names_of_a_report(make_run: MakeRun, prompts: list[Prompt]) -> None:
     for names, message in ((["base"], "2 runs need 2 names"), (["x", "x"], "one name"), (["x", " "], "has none")):
         with pytest.raises(UserError, match=message):
             load.load_runs(folders, names)
+
+
+def test_equal_texts_and_counts_are_held_once(make_run: MakeRun, prompts: list[Prompt]) -> None:
+    """Of several runs; 1, 1.0 and true are equal, and stay what they are."""
+    folders = [make_run(name, [(prompts[0], ["OPEN"]), (prompts[1], ["OPEN"])]) for name in "ab"]
+    counts: dict[str, list[Any]] = {
+        "word_accuracy": [1, 2],
+        "ned": [1.0, 2],
+        "cer": [True, 2],
+        "word_precision": [1, 2],
+    }
+    for folder in folders:
+        scores = [{**score, "counts": counts} for score in read_jsonl(folder / "scores.jsonl")]
+        write_jsonl(folder / "scores.jsonl", scores)
+    one, other = load.load_runs(folders)
+    first, second, third = (*one.scores, other.scores[0])
+    assert first.id is one.images[0].id is other.images[0].id is third.id
+    assert first.split is third.split
+    assert first.expected is third.expected
+    assert first.recognized_lines is second.recognized_lines is third.recognized_lines
+    assert [*map(id, first.counts)] == [*map(id, second.counts)]
+    assert [*map(id, first.counts.values())] == [*map(id, second.counts.values())]
+    assert {name: [*map(type, count)] for name, count in first.counts.items()} == {
+        name: [*map(type, count)] for name, count in counts.items()
+    }
+    assert first.counts["word_accuracy"] is first.counts["word_precision"]
