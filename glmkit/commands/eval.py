@@ -19,7 +19,7 @@ from glmkit.generation.options import (
     add_rewrite_options,
     add_shortcut_options,
 )
-from glmkit.inputs.prompts import parse_seeds
+from glmkit.inputs.prompts import SEEDS_HELP, parse_seeds
 from glmkit.shortcuts import shortcuts
 from glmkit.text import aligned
 
@@ -70,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--count", metavar="N", type=int, help="images per prompt, of seeds one by one (default 1; of --images: all)"
     )
-    parser.add_argument("--seeds", metavar="LIST", help="images per prompt of these seeds: 0,5,9 or 0-9")
+    parser.add_argument("--seeds", metavar="LIST", help=SEEDS_HELP)
     parser.add_argument("--size", metavar="WIDTHxHEIGHT", help="pixels (default: the prompt's, else the model's)")
     parser.add_argument("--steps", metavar="N", type=int, help="decoder steps (default: the model's)")
     parser.add_argument("--guidance", metavar="G", type=float, help="decoder guidance (default: the model's)")

@@ -20,6 +20,7 @@ from glmkit.generation.options import (
     load_model_from,
     run_by_parallel,
 )
+from glmkit.inputs.prompts import SEEDS_HELP
 from glmkit.shortcuts import EXACT_REQUEST
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", metavar="PATH", type=Path, required=True, help="FILE.png; a folder with --prompts, --count or --seeds"
     )
     parser.add_argument("--count", metavar="N", type=int, default=1, help="images of each prompt, of seeds one by one")
-    parser.add_argument("--seeds", metavar="LIST", help="images of each prompt of these seeds: 0,5,9 or 0-9")
+    parser.add_argument("--seeds", metavar="LIST", help=SEEDS_HELP)
     parser.add_argument(
         "--batch-size", metavar="N", type=int, default=BATCH_SIZE, help="prompts at a time (default %(default)s)"
     )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from glmkit.distributed.process_group import ProcessGroup
 from glmkit.distributed.shared_folder import check_shared_by_launched
 from glmkit.generation.options import add_inference_options
-from glmkit.inputs.prompts import parse_seeds
+from glmkit.inputs.prompts import SEEDS_HELP, parse_seeds
 
 PLANNED = (
     *("prompts", "texts_from", "model", "adapter", "weights", "checkpoints", "guidance", "data", "split", "limit"),
@@ -43,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", help="only this split of the suite")
     parser.add_argument("--limit", metavar="N", type=int, help="only the first N prompts of each split")
     parser.add_argument("--count", metavar="N", type=int, help="images per prompt, of seeds one by one (default 1)")
-    parser.add_argument("--seeds", metavar="LIST", help="images per prompt of these seeds: 0,5,9 or 0-9")
+    parser.add_argument("--seeds", metavar="LIST", help=SEEDS_HELP)
     parser.add_argument("--size", metavar="WIDTHxHEIGHT", help="pixels (default: the prompt's, else the model's)")
     parser.add_argument("--steps", metavar="N", type=int, help="decoder steps (default: the model's)")
     parser.add_argument("--ocr", metavar="ENGINE[:LOCATION]", help="paddleocr (the default), ...")
@@ -72,14 +73,17 @@ def run(arguments: argparse.Namespace) -> int:
     """Evaluate every combination and print the recommendation, or only what it would take."""
     from glmkit.api.sweeps import plan_sweep
 
+    seeds = () if arguments.seeds is None else parse_seeds(arguments.seeds)
     planned = plan_sweep(
         arguments.suite,
         adapters=arguments.constant or (),
         num_images_per_prompt=arguments.count,
-        seeds=() if arguments.seeds is None else parse_seeds(arguments.seeds),
+        seeds=seeds,
         num_inference_steps=arguments.steps,
         **{name: getattr(arguments, name) for name in PLANNED},
     )
+    if len(seeds) == 1 and ProcessGroup.from_environment().is_main:
+        print(f"seed {seeds[0]} only; two seeds: --count 2, or --seeds 0,1", file=sys.stderr)
     if arguments.dry_run:
         estimate = planned.estimate()
         print(json.dumps(estimate) if arguments.json else _in_words(**estimate))

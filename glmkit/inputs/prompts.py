@@ -49,6 +49,7 @@ OTHERS: Mapping[str, str] = {
 SAFE_ID = re.compile(r"\w[\w.-]*")
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # Windows has no files of these names
 MAX_COUNT = 10_000  # images of one prompt
+SEEDS_HELP = "images per prompt of these seeds: 0,5,9 or 0-9; 2 is seed 2 alone, a number of seeds is --count"
 MAX_ID_BYTES = 200  # of the 255 of a file name, which has a seed and an ending, too
 
 

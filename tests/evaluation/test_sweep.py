@@ -78,6 +78,19 @@ def test_a_sweep_without_a_folder_has_one_by_name(
     assert json.loads(capsys.readouterr().out)["run"] != folder
 
 
+def test_one_seed_is_said_to_be_one(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """`--seeds 2` is seed 2, as in every command, and neither two seeds nor silent."""
+    for options, images, said in (
+        (["--seeds", "2"], 2, "seed 2 only; two seeds: --count 2, or --seeds 0,1\n"),
+        (["--seeds", "0,1"], 4, ""),
+        (["--count", "2"], 4, ""),
+    ):
+        assert main([*command, *options, "--dry-run", "--json"]) == 0
+        printed = capsys.readouterr()
+        assert json.loads(printed.out)["images"] == images  # of two prompts
+        assert (said in printed.err) if said else ("only" not in printed.err)
+
+
 def test_every_combination_once(
     command: list[str], trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
