@@ -53,6 +53,7 @@ def main() -> None:
     if arguments.stage:
         print(json.dumps(stage(arguments.stage, arguments.folder, arguments.images)))
         return
+    arguments.folder.mkdir(parents=True, exist_ok=True)
     results = {}
     for name in STAGES:
         command = [sys.executable, __file__, str(arguments.folder), "--images", str(arguments.images), "--stage", name]

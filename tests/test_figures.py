@@ -277,6 +277,12 @@ def test_a_million_images() -> None:
         "data of the report, GB": [f"{data:.0f} B", f"{data / 1e3:.1f}", ""],
     }
     assert {cells[0]: cells[1:] for cells in table_lines(PAGE, "cost | each")} == reckoned
+    held = measured["reports_that_hold_all_records"][-1]
+    assert held["images"] == last["images"]
+    assert f"took {held['peak_gib']:.1f} GiB and {held['seconds']:.0f} s while it held" in one_line(PAGE)
+    first = min(measured["runs"], key=lambda run: run["images"])
+    grown = " and ".join(f"{last[stage]['seconds'] / first[stage]['seconds']:.0f}" for stage in ("eval", "report"))
+    assert f"From {first['images']:,} to ten times as many, seconds grow by {grown} times" in one_line(PAGE)
     read = rates["decoder"] * latents / 1e6, rates["decoder"]
     assert f"reads {read[0]:.1f} MB of latents in {read[1]:.0f} files per second" in one_line(PAGE)
     assert f"64 GPUs read {64 * read[0]:.0f} MB in {64 * read[1]:.0f}" in one_line(PAGE)
