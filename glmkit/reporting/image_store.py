@@ -18,7 +18,7 @@ from glmkit.reporting.thumbnails import Thumbnail, data_uri
 
 TILES = "tiles"  # the folder beside a page
 CROP_QUALITY = 65
-MAX_PNG_BYTES = 30_000  # a small PNG below this stays as it is
+MAX_PNG_BYTES = 30_000  # a small PNG below this stays as it is in a page of one file
 FAST_SIDE = 512  # pixels: above, WebP is encoded with less effort, which costs a few percent of size
 SAMPLE = 8  # images whose size stands for all
 CROPS = 1.5  # times the bytes of the images that a page has with the crops of their misread words
@@ -54,7 +54,8 @@ class ImageStore:
     def open(self, path: Path) -> tuple[Image.Image, Thumbnail]:
         """Read an image file; returns its pixels and what the page shows. UserError when it cannot be read."""
         image, image_format, _ = read(path)
-        if image_format == "PNG" and max(image.size) <= self.detail.side and path.stat().st_size <= MAX_PNG_BYTES:
+        is_small = max(image.size) <= self.detail.side and path.stat().st_size <= MAX_PNG_BYTES
+        if self.folder is None and image_format == "PNG" and is_small:
             return image, self._stored(path.read_bytes(), "png", image.size)
         if max(image.size) > self.detail.side:
             self.is_whole = False

@@ -355,6 +355,7 @@ def test_a_large_report_is_a_folder(tmp_path: Path, two: tuple[Path, Path], caps
     sources = {str(image["src"]) for image in page.all("img")}
     tiles = {f"tiles/{path.name}" for path in (tmp_path / "out" / "page" / "tiles").iterdir()}
     assert sources == tiles
+    assert {Path(tile).suffix for tile in tiles} == {".webp"}  # `tiles_detail` counts on their size
     assert all(image["loading"] == "lazy" for image in page.all("img"))
     beside = {str(link["href"]) for link in page.all("a") if not str(link["href"]).startswith("#")}
     assert all((tmp_path / "out" / "page" / unquote(link)).is_file() for link in beside)
