@@ -18,6 +18,7 @@ MARKS = (  # UTF-32 first: its mark begins with that of UTF-16
 )
 RELATIVES = ("cp1250", "cp1254", "cp1257")  # of cp1252: Windows for central Europe, Turkey and the Baltic states
 SAVE = "save it as UTF-8"
+ARCHIVE = b"PK\x03\x04"
 MAX_LETTERS = 16_000  # of a prompt or a caption
 
 
@@ -27,6 +28,9 @@ def decode(data: bytes, name: str) -> str:
     Other 8-bit text is taken for Windows-1252 only where its neighbours read it alike, as typographic quotes and most
     of German. UserError names the first line that cannot be read.
     """
+    if data.startswith(ARCHIVE):
+        fix = "save a workbook as CSV UTF-8, a document as text"
+        raise UserError(f"{name} is not text", found="an archive, as .xlsx, .docx and .zip are", fix=fix)
     encoding = next((encoding for mark, encoding in MARKS if data.startswith(mark)), "utf-8")
     try:
         text = data.decode(encoding)

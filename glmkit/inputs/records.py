@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,15 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 def read_csv(path: Path) -> list[dict[str, str]]:
     """Read a table of comma-separated values, or with the semicolons or tabs that spreadsheets write.
 
-    UserError for a line with more or fewer cells than the first one, which names the columns: a text that holds the
-    separator must stand in quotes.
+    A first line `sep=;`, which Excel reads, names the separator. Empty cells and numbers of lines in columns without a
+    name, which spreadsheets and pandas add, are left out. UserError for a line with more or fewer cells than the one
+    that names the columns: a text that holds the separator must stand in quotes.
     """
     text = read_text(path)
-    separator = max(",;\t", key=text.partition("\n")[0].count)
+    first, _, rest = text.partition("\n")
+    named = re.fullmatch(r"sep=([,;\t])", first.strip(" "), re.IGNORECASE)
+    separator, text = (named[1], rest) if named else (max(",;\t", key=first.count), text)
+    skipped = 1 if named else 0
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     records = []
     try:
@@ -36,9 +41,12 @@ def read_csv(path: Path) -> list[dict[str, str]]:
             if len(cells) != len(header) and cells:
                 found = f"{len(cells)} cells, {len(header)} columns ({', '.join(header)})"
                 fix = f'put "..." around a text that holds {separator!r}'
-                raise UserError(f"{path}, line {reader.line_num} does not fit its columns", found=found, fix=fix)
+                raise UserError(
+                    f"{path}, line {skipped + reader.line_num} does not fit its columns", found=found, fix=fix
+                )
             if any(cells):
-                records.append(dict(zip(header, cells, strict=True)))
+                pairs = zip(header, cells, strict=True)
+                records.append({name: cell for name, cell in pairs if name or not (cell == "" or cell.isdigit())})
     except csv.Error as error:
-        raise UserError(f"{path}, line {reader.line_num} is not CSV", found=error) from error
+        raise UserError(f"{path}, line {skipped + reader.line_num} is not CSV", found=error) from error
     return records
