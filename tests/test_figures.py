@@ -91,6 +91,25 @@ def before_and_after(example: str) -> tuple[Figures, Figures, Figures]:
     return scores[baseline], scores[adapted], {change["metric"]: change for change in report["differences"]}
 
 
+def test_the_sweeps_of_the_demo() -> None:
+    page = one_line("benchmarks/deciding.md")
+    first, *others = sweep_of_the_demo("sweep")
+    said = [f"{one['score']['value']:.2f} at {one['weight']:g}" for one in others]
+    start = f"prompts of `retro`: {first['score']['value']:.2f} at weight {first['weight']:g}"
+    assert f"{', '.join([start, *said])}." in page
+    grid = sorted(sweep_of_the_demo("grid"), key=lambda one: float(one["score"]["value"]))
+    worst, best = (
+        f"{one['score']['value']:.2f} at weight {one['weight']:g} and guidance {one['guidance']:g}"
+        for one in (grid[0], grid[-1])
+    )
+    assert f"over {grid[0]['score']['n']} prompts, falls from {best} to {worst}." in page
+
+
+def sweep_of_the_demo(name: str) -> list[Figures]:
+    combinations: list[Figures] = read_json(ROOT / "reports" / "example" / f"poster_lora_{name}.json")["combinations"]
+    return combinations
+
+
 def test_the_passes_of_shortcuts() -> None:
     exact = GenerationSettings("nano", (), 1, 256, 256, steps=30, guidance=1.5, dtype="float32")
     settings = price.parse_settings(price.SETTINGS, exact)

@@ -93,8 +93,11 @@ class SweepResult:
             name = other.combination.name
             return f"{text}. All others are worse by a resolved difference, the next one is {name}, {size}."
         more = len(self.unresolved) - 1
-        rest = f", nor is that over {wording.count(more, 'other')}" if more else ""
-        return f"{text}. Its lead over {other.combination.name} is not resolved, {size}{rest}."
+        rest = f", nor {'is that' if more == 1 else 'are those'} of {wording.count(more, 'other')}" if more else ""
+        return (
+            f"{text}. The next one, {other.combination.name}, may be as good: "
+            f"its difference of {size} is not resolved{rest}."
+        )
 
     def _sentence_of_strongest(self, best: str) -> str:
         change = self.recommended.difference
