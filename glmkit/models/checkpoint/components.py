@@ -132,11 +132,10 @@ def _download(hub_id: str, components: Iterable[str]) -> Path:
         return _model_folder(Path(snapshot_download(hub_id, allow_patterns=patterns)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(
-            f"cannot get model {hub_id} from the hub",
-            found=reason,
-            fix="check the name and the network, or give a folder, or nano, which is here",
-        ) from error
+        known = sorted(path.parent.as_posix() for path in Path(hub_id).parent.glob(f"*/{INDEX}"))
+        here = f"one of the folders here ({', '.join(known[:5])})" if known else "a folder"
+        fix = f"check the name and the network, or give {here}, or nano, which is here"
+        raise UserError(f"cannot get model {hub_id} from the hub", found=reason, fix=fix) from error
 
 
 def config(folder: Path, component: str) -> dict[str, Any]:

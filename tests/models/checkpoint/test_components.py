@@ -235,7 +235,8 @@ def test_only_the_needed_folders_are_downloaded(tiny_model: Path, monkeypatch: p
     assert "transformer/*" not in asked[1][1]
 
 
-def test_an_unreachable_hub_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_hub_is_a_clear_error(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path that is misspelt looks like a hub id: the folders beside it are named."""
     import huggingface_hub
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -243,8 +244,13 @@ def test_an_unreachable_hub_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) ->
         raise LocalEntryNotFoundError("no network and nothing cached")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    with pytest.raises(UserError, match="someone/model"):
+    with pytest.raises(UserError, match="someone/model") as raised:
         checkpoint.resolve("someone/model")
+    assert "give a folder" in str(raised.value.fix)
+    monkeypatch.chdir(tiny_model.parent.parent)
+    with pytest.raises(UserError) as raised:
+        checkpoint.resolve(f"{tiny_model.parent.name}/misspelt")
+    assert f"folders here ({tiny_model.parent.name}/{tiny_model.name}" in str(raised.value.fix)
 
 
 def test_shards_never_exceed_the_limit() -> None:
