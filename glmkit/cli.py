@@ -43,8 +43,11 @@ class Parser(argparse.ArgumentParser):
             # argparse ends a list of words at the first option, also if more of them follow it.
             getattr(known, words[0]).extend(rest)
         elif rest:
-            once = "--adapter" in (args or ()) and not rest[0].startswith("-")
-            self.error(f"unrecognized arguments: {' '.join(rest)}" + "; --adapter goes before each adapter" * once)
+            hint = "put several words in quotes"
+            if "--adapter" in (args or ()):
+                hint = "--adapter goes before each adapter"
+            more = "" if rest[0].startswith("-") else f"; {hint}"
+            self.error(f"unrecognized arguments: {' '.join(rest)}{more}")
         return known, []
 
     def error(self, message: str) -> NoReturn:

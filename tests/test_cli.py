@@ -207,3 +207,9 @@ def test_a_second_adapter_without_its_option(capsys: pytest.CaptureFixture[str])
     with pytest.raises(SystemExit):
         main(["generate", "a", "--adapter", "one", "two", "--out", "a.png"])
     assert "--adapter goes before each adapter" in capsys.readouterr().err
+
+
+def test_a_prompt_without_quotes(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["generate", "A", "cat", "--out", "a.png"])
+    assert "unrecognized arguments: cat; put several words in quotes" in capsys.readouterr().err
