@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from million_images import plan_of_nano
 from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
 from glmkit import runs
 from glmkit.evaluation.evaluate import evaluate
 from glmkit.evaluation.ocr.cache import FILE
-from glmkit.evaluation.plan import DEFAULT_ENGINE, EvaluationPlan, GenerationSettings
 from glmkit.files import read_json, read_jsonl, write_json, write_jsonl
 from glmkit.hashing import file_sha256
 from glmkit.records import Generation
@@ -68,8 +68,8 @@ def main() -> None:
     result |= {"report_seconds": read_json(folder / "seconds.json"), "megabytes": sizes(folder)}
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=arguments.chromium, args=["--no-sandbox"])
-        result |= {"chromium": browser.version, "opened": [opened(browser, folder / "page" / "index.html")]}
-        result["opened"] += [opened(browser, folder / "page" / "index.html") for _ in range(2)]
+        result |= {"chromium": browser.version}
+        result["opened"] = [opened(browser, folder / "page" / "index.html") for _ in range(3)]
         browser.close()
     print(result, file=sys.stderr)
     if arguments.out is not None:
@@ -89,13 +89,9 @@ def make(folder: Path, sources: Sequence[Path], count: int, side: int) -> list[P
         for split in splits
         for score in read_jsonl(sources[0] / split / "scores.jsonl")
     }
-    plan = EvaluationPlan(
-        "own-prompts",
-        DEFAULT_ENGINE,
-        folder / "prompts.jsonl",
-        generation=GenerationSettings.with_defaults("nano", "cpu"),
-        count=1,
-    )
+    plan = plan_of_nano(folder / "prompts.jsonl")
+    keys = sorted(expected)
+    wanted = [(f"p{number:05d}", keys[number % len(keys)], number // len(keys)) for number in range(count)]
     made: list[Path] = []
     for source in sources:
         images = {
@@ -104,8 +100,6 @@ def make(folder: Path, sources: Sequence[Path], count: int, side: int) -> list[P
             for image in read_jsonl(source / split / "images.jsonl")
             if image["seed"] == expected[split, image["prompt_id"]]["seed"]
         }
-        keys = sorted(expected)
-        wanted = [(f"p{number:05d}", keys[number % len(keys)], number // len(keys)) for number in range(count)]
         if not made:
             write_jsonl(folder / "prompts.jsonl", (prompt(name, expected[key], images[key]) for name, key, _ in wanted))
         run = folder / source.name

@@ -68,17 +68,17 @@ def main() -> None:
         write_json(arguments.out, record)
 
 
+def plan_of_nano(prompts: Path) -> EvaluationPlan:
+    """Plan one image by nano of each prompt of a file."""
+    settings = GenerationSettings.with_defaults("nano", "cpu")
+    return EvaluationPlan("own-prompts", DEFAULT_ENGINE, prompts, generation=settings, count=1)
+
+
 def stage(name: str, folder: Path, count: int) -> dict[str, Any]:
     """Do one part, and return what it cost."""
     if name == "image":
         return large_image(folder / "large.png")
-    plan = EvaluationPlan(
-        "own-prompts",
-        DEFAULT_ENGINE,
-        folder / "prompts.jsonl",
-        generation=GenerationSettings.with_defaults("nano", "cpu"),
-        count=1,
-    )
+    plan = plan_of_nano(folder / "prompts.jsonl")
     run = folder / "run"
     steps: dict[str, float] = {}
     start, wall = time.process_time(), time.perf_counter()

@@ -89,7 +89,7 @@ def clear_winner(metric: MetricComparison) -> str | None:
     return next((run for run, count in wins.items() if len(wins) > 1 and count == len(wins) - 1), None)
 
 
-def caption(runs: Sequence[EvalRun], comparison: Comparison, board: Leaderboard) -> list[str]:
+def caption(runs: Sequence[EvalRun], comparison: Comparison, board: Leaderboard, costs: Sequence[Cost]) -> list[str]:
     """Say what a reader of a table must know: prompts, intervals, bold, engine or judge, what limits the comparison.
 
     Beside a judge stands the share of its answers that are no, for one that always says yes can score high.
@@ -97,7 +97,7 @@ def caption(runs: Sequence[EvalRun], comparison: Comparison, board: Leaderboard)
     bootstrap = runs[0].summary.bootstrap
     engines = dict.fromkeys(run.summary.ocr for run in runs if run.summary.ocr)
     judges = dict.fromkeys(run.summary.judge for run in runs if run.summary.judge)
-    devices = dict.fromkeys(cost.device for cost in recorded_costs(runs))
+    devices = dict.fromkeys(cost.device for cost in costs)
     shares = [f"{one.run} {percent(one.no_share)}" for one in board.standings if one.no_share is not None]
     return [
         f"{runs[0].summary.suite}, {wording.count(len(comparison.prompts), 'prompt')}. In brackets the 95 % confidence "
@@ -143,7 +143,7 @@ def markdown_table(runs: Sequence[EvalRun], comparison: Comparison, board: Leade
     for one, row in zip(board.standings, rows, strict=True):
         lines.append([_markdown(one.run), *row, *(cost.cell(one.run, "–") for cost in costs)])
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    notes = "\n".join(_markdown(line) for line in caption(runs, comparison, board))
+    notes = "\n".join(_markdown(line) for line in caption(runs, comparison, board, costs))
     return f"<!-- {CREATOR} {__version__} -->\n\n{table}\n\n{notes}\n"
 
 
@@ -165,7 +165,7 @@ def latex_table(runs: Sequence[EvalRun], comparison: Comparison, board: Leaderbo
         [_latex(one.run), *row, *(cost.cell(one.run, "--") for cost in costs)]
         for one, row in zip(board.standings, table_rows(comparison, board, cell), strict=True)
     ]
-    comments = [f"{CREATOR} {__version__}; \\usepackage{{booktabs}}", *caption(runs, comparison, board)]
+    comments = [f"{CREATOR} {__version__}; \\usepackage{{booktabs}}", *caption(runs, comparison, board, costs)]
     return "\n".join(
         [
             *(f"% {_one_line(line)}" for line in comments),
