@@ -13,9 +13,8 @@ with an image is the image's error: it is never rewarded with 0.
 
 from __future__ import annotations
 
-import math
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -25,7 +24,7 @@ from PIL import Image
 
 import glmkit
 from glmkit.config.rewards import RewardSettings
-from glmkit.errors import UserError, first_line
+from glmkit.errors import UserError
 from glmkit.evaluation.named_files import NamedFiles, find
 from glmkit.evaluation.ocr import engines
 from glmkit.evaluation.ocr.lines import OcrError, OcrResult, RecognizedLine, confident
@@ -34,7 +33,8 @@ from glmkit.evaluation.suites.shared.base import MAX_ANSWER_TOKENS
 from glmkit.extras import require
 from glmkit.hashing import json_sha256
 from glmkit.records import Prompt, Record
-from glmkit.training.rl import monitors
+from glmkit.training.rl import monitors, scoring
+from glmkit.training.rl.scoring import Failed, Found, ScoringProcesses, ask
 
 if TYPE_CHECKING:
     from glmkit.evaluation.catalogue import CatalogueEntry
@@ -80,13 +80,15 @@ class RewardScore(Record):
 class Reward(Protocol):
     """Score one image. `reads_text`: it needs `lines`; `needs_base`: an image of the base model.
 
-    `gates`: an image to which it gives 0 is empty. `identity` names what decides its numbers beside this package:
-    weights, and how they are used.
+    `gates`: an image to which it gives 0 is empty. `is_slow`: it holds a core for long, and `load(what, "cpu")` in a
+    process of its own scores alike. `identity` names what decides its numbers beside this package: weights, and how
+    they are used.
     """
 
     reads_text: bool
     needs_base: bool
     gates: bool
+    is_slow: bool
     identity: str
 
     def score(self, sample: RewardSample) -> float | None:
@@ -98,7 +100,8 @@ class Reward(Protocol):
 
 
 class Rewards:
-    """Score images by the rewards of `settings`; learned ones compute on `device`, OCR in processes of its own.
+    """Score images by the rewards of `settings`; learned ones compute on `device`, OCR in processes of its own, as do
+    slow rewards of many images.
 
     `monitored`: where a reward has text read, that of base images is read, too, and compared.
     UserError for an unknown reward, and for what one lacks here. Ends its processes when it is closed.
@@ -116,6 +119,8 @@ class Rewards:
         self._monitored = monitored and self.reads_text
         self._engine = engines.resolve(settings.ocr) if self.reads_text else ""
         self._ocr = OcrProcesses(self._engine, dense=True) if self.reads_text else None
+        self._slow = {name: resolve(name) for name, reward in self._rewards.items() if reward.is_slow}
+        self._processes: ScoringProcesses | None = None
 
     @property
     def identity(self) -> str:
@@ -130,12 +135,17 @@ class Rewards:
 
     def score(self, samples: Sequence[RewardSample]) -> list[RewardScore]:
         """Score images, in their order; each is scored as soon as it is read, while OCR reads the others."""
-        scores: dict[int, RewardScore] = {}
-        for index, lines, base_lines in self._read(samples):
-            scores[index] = self._score_read(samples[index], lines, base_lines)
-        return [scores[index] for index in range(len(samples))]
+        if self._slow and self._processes is None and scoring.worth_it(len(samples)):
+            self._processes = ScoringProcesses(self._slow)
+        read = {
+            index: self._begin(samples[index], lines, base_lines) for index, lines, base_lines in self._read(samples)
+        }
+        return [one if isinstance(one := read[index], RewardScore) else one() for index in range(len(samples))]
 
-    def _score_read(self, sample: RewardSample, lines: OcrResult, base_lines: OcrResult) -> RewardScore:
+    def _begin(
+        self, sample: RewardSample, lines: OcrResult, base_lines: OcrResult
+    ) -> RewardScore | Callable[[], RewardScore]:
+        """Score an image that was read, but for what processes still compute: then returns what waits for it."""
         if self.needs_base and sample.base is None:
             return RewardScore(error="there is no image of the base model to compare it with")
         if isinstance(lines, OcrError):
@@ -143,7 +153,12 @@ class Rewards:
         if isinstance(base_lines, OcrError) and self._needs_base_text:
             return RewardScore(error=f"OCR of the base image: {base_lines}")
         known = () if isinstance(base_lines, OcrError) else confident(base_lines)
-        return self._score(replace(sample, lines=confident(lines), base_lines=known))
+        sample = replace(sample, lines=confident(lines), base_lines=known)
+        if self._processes is None:
+            return self._score(sample, {})
+        waiting = self._processes.submit(sample if self.needs_base else replace(sample, base=None))
+        quick = {name: ask(reward, sample) for name, reward in self._rewards.items() if name not in self._slow}
+        return lambda: self._score(sample, {**quick, **waiting.result()})
 
     def _read(self, samples: Sequence[RewardSample]) -> Iterator[tuple[int, OcrResult, OcrResult]]:
         """Recognize the text in all images, each content once; yields numbers of samples as they are read."""
@@ -176,20 +191,16 @@ class Rewards:
                     if image in found and (base is None or base in found):
                         yield index, found[image], found[base] if base else ()
 
-    def _score(self, sample: RewardSample) -> RewardScore:
+    def _score(self, sample: RewardSample, known: Mapping[str, Found]) -> RewardScore:
+        """Put the rewards of an image together; those that are not `known` are computed."""
         parts: dict[str, float] = {}
         is_empty = False
         for name, reward in self._rewards.items():
-            try:
-                value = reward.score(sample)
-            except UserError:
-                raise
-            except Exception as error:  # whatever goes wrong is the error of this image
-                return RewardScore(error=f"{name}: {first_line(error)}")
+            value = known[name] if name in known else ask(reward, sample)
+            if isinstance(value, Failed):
+                return RewardScore(error=f"{name}: {value.reason}")
             if value is not None:
-                if not math.isfinite(value):
-                    return RewardScore(error=f"{name}: {value} is no reward")
-                parts[name] = float(value)
+                parts[name] = value
                 is_empty |= reward.gates and value == 0
         if is_empty:
             parts = {name: min(value, 0.0) for name, value in parts.items()}
@@ -197,9 +208,11 @@ class Rewards:
         return RewardScore(parts, is_empty, read=read)
 
     def close(self) -> None:
-        """End the OCR processes."""
+        """End the processes."""
         if self._ocr is not None:
             self._ocr.close()
+        if self._processes is not None:
+            self._processes.close()
 
     def __enter__(self) -> Self:
         return self

@@ -16,7 +16,7 @@ MIN_STD = 0.05
 class AttributesReward:
     """Count the checks that an image passes."""
 
-    reads_text, needs_base, gates = True, False, False
+    reads_text, needs_base, gates, is_slow = True, False, False, True
     identity = ""
 
     def score(self, sample: RewardSample) -> float | None:

@@ -19,7 +19,7 @@ MIN_STD = 0.005
 class ClipReward:
     """Compare an image with its prompt."""
 
-    reads_text, needs_base, gates = False, False, False
+    reads_text, needs_base, gates, is_slow = False, False, False, False
 
     def __init__(self, clip: OpenClip) -> None:
         self.clip, self.identity = clip, slug(clip)

@@ -20,7 +20,7 @@ LEAST = (0.002, 0.05)  # edge density and bits: where the base has less, there i
 class ContentReward:
     """Compare edges and colours with those of the base image; whichever has lost more counts."""
 
-    reads_text, needs_base, gates = False, True, True
+    reads_text, needs_base, gates, is_slow = False, True, True, True
     identity = ""
 
     def score(self, sample: RewardSample) -> float | None:

@@ -15,7 +15,7 @@ MIN_STD = 0.05
 class EditReward:
     """Compare an image with the truth of its edit."""
 
-    reads_text, needs_base, gates = True, False, False
+    reads_text, needs_base, gates, is_slow = True, False, False, False
     identity = ""
 
     def score(self, sample: RewardSample) -> float | None:

@@ -25,7 +25,7 @@ MIN_STD = 0.05
 class JudgeReward:
     """Ask a judge about one image after the other, as many questions at a time as it takes."""
 
-    needs_base, gates = False, False
+    needs_base, gates, is_slow = False, False, False
 
     def __init__(self, judge: Judge, reads_text: bool, identity: str) -> None:
         self.judge, self.reads_text, self.identity = judge, reads_text, identity

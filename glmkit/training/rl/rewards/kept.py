@@ -25,7 +25,7 @@ LOST, KEPT = 15.0, 35.0  # dB: peak signal-to-noise ratio that is worth 0 and 1;
 class KeptReward:
     """Compare an edited image with the first of its condition images."""
 
-    reads_text, needs_base, gates = False, False, False
+    reads_text, needs_base, gates, is_slow = False, False, False, True
     identity = ""
 
     def __init__(self, may_change: float) -> None:

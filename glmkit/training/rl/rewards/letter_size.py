@@ -18,7 +18,7 @@ FREE = 2.0  # how much larger or smaller letters may be
 class LetterSizeReward:
     """Compare the heights of texts with those in the base image."""
 
-    reads_text, needs_base, gates = True, True, False
+    reads_text, needs_base, gates, is_slow = True, True, False, False
     identity = ""
 
     def score(self, sample: RewardSample) -> float | None:

@@ -15,7 +15,7 @@ MIN_STD = 0.1
 class ScorerReward:
     """Score by a learned scorer."""
 
-    reads_text, needs_base, gates = False, False, False
+    reads_text, needs_base, gates, is_slow = False, False, False, False
 
     def __init__(self, scorer: Scorer) -> None:
         self.scorer, self.identity = scorer, str(scorer.identity)

@@ -20,7 +20,7 @@ MIN_STD = 0.01
 class SimilarityReward:
     """Compare features with those of the base image."""
 
-    reads_text, needs_base, gates = False, True, False
+    reads_text, needs_base, gates, is_slow = False, True, False, False
 
     def __init__(self, extractor: Extractor) -> None:
         self.extractor, self.identity = extractor, slug(extractor)

@@ -19,7 +19,7 @@ MIN_STD = 0.05
 class TextReward:
     """Score the texts of a prompt that names some."""
 
-    reads_text, needs_base, gates = True, False, False
+    reads_text, needs_base, gates, is_slow = True, False, False, False
     identity = ""
 
     def score(self, sample: RewardSample) -> float | None:

@@ -13,7 +13,7 @@ MIN_STD = 0.001
 class Brightness:
     """Score an image by its levels alone."""
 
-    reads_text, needs_base, gates = False, False, False
+    reads_text, needs_base, gates, is_slow = False, False, False, False
     identity = ""
 
     def score(self, sample: RewardSample) -> float | None:

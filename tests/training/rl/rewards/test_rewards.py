@@ -96,7 +96,7 @@ def test_an_empty_image_earns_nothing_and_a_failure_is_an_error(monkeypatch: pyt
 class Gives:
     """A reward that gives what it is told, or raises it."""
 
-    reads_text = needs_base = gates = False
+    reads_text = needs_base = gates = is_slow = False
     identity = ""
 
     def __init__(self, what: float | Exception) -> None:
