@@ -129,15 +129,23 @@ class PriorTokenDecoder:
     def prefill(
         self, prompts: Sequence[Sequence[int]], positions: Sequence[Tensor], buffers: _Buffers, sampling: Sampling
     ) -> None:
-        """Read each prompt in one pass, which fills the cache, and sample the first token of its image."""
+        """Read each prompt in one pass, which fills the cache, and sample the first token of its image.
+
+        Prompts that stand there several times, as for several seeds, are read once.
+        """
         device = buffers.current_ids_B.device
         ids_B = torch.zeros_like(buffers.current_ids_B)
-        given = [
-            (torch.tensor(prompt, device=device), prompt_3P.to(device))
-            for prompt, prompt_3P in zip(prompts, positions, strict=True)
+        keys = [
+            (tuple(prompt), prompt_3P.numpy().tobytes()) for prompt, prompt_3P in zip(prompts, positions, strict=True)
         ]
-        logits_BV = self._codebook_logits(self.model.prefill(given, buffers.cache))
-        for index in range(len(given)):
+        numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+        rows = [numbers[key] for key in keys]
+        given = [
+            (torch.tensor(prompts[index], device=device), positions[index].to(device))
+            for index in (rows.index(number) for number in range(len(numbers)))
+        ]
+        logits_BV = self._codebook_logits(self.model.prefill(given, buffers.cache, rows))
+        for index in range(len(rows)):
             one = slice(index, index + 1)
             buffers.logit_sums_B[one].add_(logits_BV[one].sum(-1))
             ids_B[one] = sample(logits_BV[one], buffers.uniforms_NB[0, one], sampling)

@@ -29,6 +29,7 @@ from glmkit.models.hybrid import HybridModel
 from glmkit.records import Request
 
 LATENT_PIXELS = 8
+PIXELS_TOGETHER = 1024 * 1024  # that the VAE of a GPU makes at a time, of images that are no larger
 
 
 def flow_config(folder: Path) -> flow_matching.FlowConfig:
@@ -160,8 +161,15 @@ def _condition_cache(hybrid: HybridModel, images: Sequence[ConditionImage]) -> C
 def decode_images(hybrid: HybridModel, latents: Tensor, tiled: bool = False) -> list[Image.Image]:
     """Decode normalised latents B C H W to images, large ones in tiles where `tiled`."""
     hybrid.unload_except("vae")
-    # One at a time: the VAE's activations at full size are the largest of all, and nothing is gained by batching.
-    return parallel_map(lambda one: to_image(decode_latents(hybrid, one[None], tiled)[0]), list(latents), hybrid.device)
+    # One at a time: the VAE's activations at full size are the largest of all, and nothing is gained by batching. A GPU
+    # takes small images together, up to the pixels of a large one.
+    height, width = (LATENT_PIXELS * side for side in latents.shape[-2:])
+    together = max(1, PIXELS_TOGETHER // (height * width)) if latents.is_cuda and not tiled else 1
+
+    def images(some: Tensor) -> list[Image.Image]:
+        return [to_image(pixels) for pixels in decode_latents(hybrid, some, tiled)]
+
+    return [image for some in parallel_map(images, latents.split(together), hybrid.device) for image in some]
 
 
 @torch.inference_mode()

@@ -21,6 +21,7 @@ from glmkit.generation.sampling import Sampling, uniforms
 from glmkit.generation.sequence import Grid, prompt_positions
 from glmkit.models import compiling
 from glmkit.models.autoregressive import backends, compiled_layers, cpu
+from glmkit.models.autoregressive.model import CausalLayer
 
 ORDER: list[Grid] = [(5, 3), (4, 6)]
 
@@ -110,6 +111,27 @@ def test_prompts_are_prefilled_as_if_alone() -> None:
     layer.register_forward_pre_hook(lambda _, inputs: read.append(tuple(inputs[0].shape[:2])))
     generate(PriorTokenDecoder(model), (7, 2, 12))
     assert read == [(1, 8), (1, 3), (1, 13)]
+
+
+def test_a_prompt_of_several_seeds_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And gives what it gives alone, token for token."""
+    decoder, read, forward = PriorTokenDecoder(tiny.our_model()), [], CausalLayer.forward
+
+    def noted(layer: CausalLayer, *given: Any) -> Tensor:
+        read.append(layer)
+        return forward(layer, *given)
+
+    monkeypatch.setattr(CausalLayer, "forward", noted)
+    prompts = [tiny.text_prompt(length, length) for length in (6, 3, 6, 6, 3, 9)]
+    positions = [prompt_positions(prompt, [], tiny.START) for prompt in prompts]
+    numbers = torch.stack([uniforms(seed, 39) for seed in range(6)])
+    together = decoder.generate(prompts, positions, ORDER, numbers, Sampling())
+    assert len(read) == 3 * len(decoder.model.language_model.layers)
+    for index in range(6):
+        one = slice(index, index + 1)
+        alone = decoder.generate(prompts[one], positions[one], ORDER, numbers[one], Sampling())
+        assert torch.equal(together[one], alone)
+    assert not torch.equal(together[0], together[2])
 
 
 def test_compiled_steps_generate_the_same_tokens(monkeypatch: pytest.MonkeyPatch) -> None:

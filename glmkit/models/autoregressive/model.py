@@ -55,6 +55,10 @@ class KVCache:
         """Return a view of some sequences of the batch."""
         return KVCache(self.kv[:, :, chosen])
 
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Give one sequence of the batch the first `length` positions of another."""
+        self.kv[:, :, target, :, :length] = self.kv[:, :, source, :, :length]
+
     def layer(self, index: int, kv_length: int | None = None) -> Tensor:
         """Return a view of one layer's keys and values, 2 B G S d, or of their first `kv_length` positions."""
         return self.kv[index, :, :, :, :kv_length]
@@ -312,14 +316,18 @@ class AutoregressiveModel(nn.Module):
         hidden_BTD = self.language_model(ids_BT, cos_sin, cache, packed)
         return self.lm_head(_select(hidden_BTD, logits_to_keep))
 
-    def prefill(self, prompts: Sequence[tuple[Tensor, Tensor]], cache: KVCache) -> Tensor:
-        """Return logits B V behind each of B prompts, (ids P, positions 3 P), which fill their parts of the cache.
+    def prefill(
+        self, prompts: Sequence[tuple[Tensor, Tensor]], cache: KVCache, rows: Sequence[int] | None = None
+    ) -> Tensor:
+        """Return logits B V behind the prompts of B sequences, which fill their parts of the cache.
 
-        Each goes through every product alone, so that what it gives depends on no other. One layer reads all prompts
+        `prompts` are (ids P, positions 3 P); sequence b has prompt `rows[b]`, by default its own. Each prompt goes
+        through every product alone and once, so that what it gives depends on no other. One layer reads all of them
         before the next, so that packed matrices are unpacked once for a batch.
         """
-        language = self.language_model
-        parts = [cache.samples(slice(index, index + 1)) for index in range(len(prompts))]
+        language, own = self.language_model, range(len(prompts)) if rows is None else rows
+        firsts = [own.index(number) for number in range(len(prompts))]
+        parts = [cache.samples(slice(index, index + 1)) for index in firsts]
         angles = [rotary_cos_sin(positions_3P[:, None], self.config) for _, positions_3P in prompts]
         hidden = [language.embed_tokens(ids_P[None]) for ids_P, _ in prompts]
         once = unpacked_once if len(prompts) > 1 else nullcontext
@@ -328,7 +336,13 @@ class AutoregressiveModel(nn.Module):
                 for index, (part, cos_sin) in enumerate(zip(parts, angles, strict=True)):
                     hidden[index] = layer(hidden[index], cos_sin, part.layer(number))
         with once():
-            return torch.cat([self.lm_head(language.norm(x_1PD)[:, -1:])[:, 0] for x_1PD in hidden])
+            logits_BV = torch.cat([self.lm_head(language.norm(x_1PD)[:, -1:])[:, 0] for x_1PD in hidden])
+        if len(own) == len(prompts):
+            return logits_BV
+        for index, number in enumerate(own):
+            if index != firsts[number]:
+                cache.copy(firsts[number], index, len(prompts[number][0]))
+        return logits_BV[torch.tensor(own, device=logits_BV.device)]
 
     def decode_step(
         self,

@@ -23,8 +23,9 @@ from glmkit.models.decoder.backends import BlockBackend, choose_backend
 from glmkit.models.decoder.condition_cache import ConditionCache, KeyValue
 from glmkit.models.decoder.model import DecoderBlock, DiffusionDecoder, rotary_cos_sin
 
-# Image tokens that a GPU works on together; more fill it no better. A CPU takes one sample at a time.
-TOKENS_PER_GROUP = 4096
+# Values of image tokens that a GPU works on together, 4,096 tokens of the published width; more fill it no better. A
+# CPU takes one sample at a time.
+VALUES_PER_GROUP = 4096 * 4096
 SHORTEST_PADDED = 8  # compiled blocks see glyph texts of 8, 16, 32, ... tokens
 FASTEST_FIRST = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
 
@@ -104,7 +105,8 @@ class Denoiser:
         # 2. The glyphs, priors, rotary angles and keys of condition images of every group.
         if group_size is None:
             on_gpu = self._device.type == "cuda"
-            group_size = max(1, TOKENS_PER_GROUP // (grid[0] * grid[1])) if on_gpu else 1
+            values = grid[0] * grid[1] * decoder.proj_out.in_features
+            group_size = max(1, VALUES_PER_GROUP // values) if on_gpu else 1
         starts = [*range(0, leading, group_size), *range(leading, len(samples), group_size)]
         self._groups = [
             self._group(slice(start, stop), samples[start:stop]) for start, stop in pairwise([*starts, len(samples)])
