@@ -29,7 +29,7 @@ def record(step: Callable[[], None], state: Sequence[Tensor]) -> Callable[[], No
             restore()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # others may use the GPU meanwhile
         step()
     restore()
     return graph.replay

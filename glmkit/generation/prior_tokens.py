@@ -52,9 +52,11 @@ def generate_grids(
     requests: Sequence[Request],
     condition_images: Sequence[Sequence[ConditionImage]] | None = None,
     progress: Progress | None = None,
+    recorded: bool = False,
 ) -> list[list[Tensor]]:
     """Generate the grids of prior tokens, int64 h w, of every request: preview and large grid, of an edit the latter.
 
+    `recorded`: on a GPU, steps are recorded for this call alone, for weights that change behind it and stay meanwhile.
     See `generate_prior_tokens`.
     """
     first = requests[0]
@@ -77,7 +79,8 @@ def generate_grids(
     shape = grids(first.height, first.width)
     order = [shape.large] if condition_images[0] else [shape.preview, shape.large]
     uniforms_BN = torch.stack([uniforms(request.seed, sum(h * w for h, w in order)) for request in requests])
-    decoder = prior_token_decoder(hybrid)
+    on_gpu = hybrid.device.type == "cuda"
+    decoder = PriorTokenDecoder(model) if recorded and on_gpu else prior_token_decoder(hybrid)
     ids_BN = decoder.generate(
         prompts, positions, order, uniforms_BN, sampling_of(first), progress_of(progress, PRIOR_TOKENS)
     )

@@ -23,6 +23,7 @@ from glmkit.records import Score
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 rl_nano = load_script("rl_nano")
 rl_nano_parts = sys.modules["rl_nano_parts"]
+rl_page = load_script("rl_page")
 
 LITTLE = "--device cpu --steps 1 --group 4 --batch 4 --micro-batch 4 --at-once 32 --prompts 8 --limit 3 --seeds 2"
 
@@ -62,6 +63,11 @@ def test_arms(arms: tuple[str, ...], model: Path, tmp_path: Path, capsys: pytest
     shown = (out / "table.md").read_text()
     assert shown.splitlines()[0].count("|") == len(arms) + 2
     assert capsys.readouterr().out.endswith(shown + "\n")
+    assert rl_page.main([str(out), str(tmp_path / "rl.html"), "--prompts", "2"]) == 0
+    html = (tmp_path / "rl.html").read_text()
+    assert html.count("<section") == 2
+    assert html.count("<img src=") == 2 * len([name for name in arms if name != "best-of-seeds"])
+    assert html.count("round by round") == sum(name.startswith("rl-") and name != "rl-both" for name in arms)
     done = (out / "base.json").stat().st_mtime_ns
     assert rl_nano.main([str(out), "--arms", "base", *options]) == 0
     assert (out / "base.json").stat().st_mtime_ns == done

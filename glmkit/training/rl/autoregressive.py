@@ -69,7 +69,7 @@ class AutoregressiveRewardObjective(RewardObjective[SampledTokens, Autoregressiv
         """Generate images, each with prior tokens by its own seed, and with the noise of its group."""
         requests = [candidate.request for candidate in candidates]
         with self.computing():
-            grids = generate_grids(self.hybrid, requests)
+            grids = generate_grids(self.hybrid, requests, recorded=True)
         noise = torch.cat([initial_noise(self.hybrid, shared_request(candidate)) for candidate in candidates])
         images = decode_prior_tokens(self.hybrid, requests, [of_image[-1] for of_image in grids], noise)
         tokenizer = prompt_tokenizer(self.hybrid.folder)

@@ -20,7 +20,7 @@ from glmkit.config import DecoderStage
 from glmkit.config.rl import DecoderRl
 from glmkit.generation import flow_matching as flow
 from glmkit.generation.denoising import decode_images, denoise, flow_config
-from glmkit.generation.prior_tokens import generate_prior_tokens
+from glmkit.generation.prior_tokens import generate_grids
 from glmkit.models.hybrid import HybridModel
 from glmkit.records import Request
 from glmkit.training.context import StageContext
@@ -97,7 +97,8 @@ class DecoderRewardObjective(RewardObjective[GeneratedLatents, DecoderRl]):
         requests = [candidate.request for candidate in candidates]
         shared = [shared_request(candidate) for candidate in candidates]
         if missing := [one for one in dict.fromkeys(shared) if one not in self._prior_tokens]:
-            self._prior_tokens.update(zip(missing, generate_prior_tokens(self.hybrid, missing), strict=True))
+            grids = generate_grids(self.hybrid, missing, recorded=True)
+            self._prior_tokens |= {one: of_image[-1] for one, of_image in zip(missing, grids, strict=True)}
         prior = [self._prior_tokens[one] for one in shared]
         with self.computing():
             latents = denoise(self.hybrid, requests, prior)

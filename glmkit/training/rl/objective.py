@@ -78,7 +78,7 @@ class RewardObjective(Divisible, Generic[Learnt, Settings]):
         self.is_first_update = step % self.rl.updates == 0
         if not self.is_first_update:
             return
-        # 1. Generate the images of this process, and one of each prompt by the model without adapters.
+        # 1. Generate one image of each prompt by the model without adapters, and the images of this process.
         number = step // self.rl.updates
         self.begin_round(number)
         chosen, size = self.batches[number], self.rl.group_size
@@ -87,16 +87,21 @@ class RewardObjective(Divisible, Generic[Learnt, Settings]):
         own = [every[position] for position in positions]
         firsts = [every[group * size] for group in sorted({position // size for position in positions})]
         with self._eval_mode():
-            with self.generating():
-                found = self._generate_all(own, tell)
             with without_adapters(self.trained):
                 bases = self._generate_all(firsts, tell)
-        tell(f"{len(own)} images are rewarded")
+            base_images = {first.shared_seed: image for first, (image, _) in zip(firsts, bases, strict=True)}
 
-        # 2. Reward them, in groups that may be spread over processes.
-        base_images = {first.shared_seed: image for first, (image, _) in zip(firsts, bases, strict=True)}
-        judged = rounds.judge(self.rewards, self.prompts, own, [image for image, _ in found], base_images)
-        gathered = rounds.gather(self.context.group, dict(zip(positions, judged, strict=True)))
+            # 2. Reward them while others are generated, in groups that may be spread over processes.
+            with rounds.Judge(self.rewards, self.prompts, base_images) as judge:
+
+                def reward(indices: Sequence[int], images: Sequence[Image.Image]) -> None:
+                    judge.begin([positions[index] for index in indices], [own[index] for index in indices], images)
+
+                with self.generating():
+                    found = self._generate_all(own, tell, reward)
+                tell(f"{len(own)} images are rewarded")
+                judged = judge.judged()
+        gathered = rounds.gather(self.context.group, judged)
         outcome = rounds.outcome(self.rewards, gathered, size)
 
         # 3. Keep what is learnt of them.
@@ -125,8 +130,16 @@ class RewardObjective(Divisible, Generic[Learnt, Settings]):
         finally:
             self.trained.train(was_training)
 
-    def _generate_all(self, candidates: Sequence[Candidate], tell: Tell) -> list[tuple[Image.Image, Learnt]]:
-        """Generate images in batches of requests that may share one; returns them in their order."""
+    def _generate_all(
+        self,
+        candidates: Sequence[Candidate],
+        tell: Tell,
+        made: Callable[[Sequence[int], Sequence[Image.Image]], None] | None = None,
+    ) -> list[tuple[Image.Image, Learnt]]:
+        """Generate images in batches of requests that may share one; returns them in their order.
+
+        `made` is called with the images of each batch, and with the numbers of their candidates.
+        """
         members: dict[tuple[object, ...], list[int]] = {}
         for index, candidate in enumerate(candidates):
             members.setdefault(batch_settings(candidate.request), []).append(index)
@@ -135,7 +148,10 @@ class RewardObjective(Divisible, Generic[Learnt, Settings]):
             for start in range(0, len(indices), self.rl.generate_at_once):
                 tell(f"{len(found)} of {len(candidates)} images generated")
                 batch = indices[start : start + self.rl.generate_at_once]
-                found.update(zip(batch, self.generate([candidates[index] for index in batch]), strict=True))
+                generated = self.generate([candidates[index] for index in batch])
+                found.update(zip(batch, generated, strict=True))
+                if made is not None:
+                    made(batch, [image for image, _ in generated])
         return [found[index] for index in range(len(candidates))]
 
     def advantages_of(self, positions: Sequence[int]) -> Tensor:

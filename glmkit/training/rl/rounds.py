@@ -8,7 +8,9 @@ they learn, and gather what each image is worth: a group need not be in one proc
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 from PIL import Image
@@ -59,23 +61,41 @@ class Judged:
     thumbnail: np.ndarray
 
 
-def judge(
-    rewards: Rewards,
-    prompts: PromptDataset,
-    own: Sequence[Candidate],
-    images: Sequence[Image.Image],
-    bases: Mapping[int, Image.Image],
-) -> list[Judged]:
-    """Score the images of this process; `bases` are images by the model without adapters, by shared seed."""
-    base_looks = {seed: monitors.looks(base) for seed, base in bases.items()}
-    samples = [
-        RewardSample(prompts.prompts[candidate.prompt], image, bases[candidate.shared_seed])
-        for candidate, image in zip(own, images, strict=True)
-    ]
-    return [
-        Judged(score, monitors.looks(image), base_looks[candidate.shared_seed], monitors.thumbnail(image))
-        for score, candidate, image in zip(rewards.score(samples), own, images, strict=True)
-    ]
+class Judge:
+    """Scores the images of a round in this process while others are generated.
+
+    `bases` are images by the model without adapters, by shared seed. Leave the block before another round begins.
+    """
+
+    def __init__(self, rewards: Rewards, prompts: PromptDataset, bases: Mapping[int, Image.Image]) -> None:
+        self._rewards, self._prompts, self._bases = rewards, prompts, bases
+        self._thread = ThreadPoolExecutor(1)
+        self._begun: list[tuple[Sequence[int], Future[list[Judged]]]] = []
+
+    def begin(self, positions: Sequence[int], candidates: Sequence[Candidate], images: Sequence[Image.Image]) -> None:
+        """Have images at these positions of the round scored, behind those that came before."""
+        self._begun.append((positions, self._thread.submit(self._score, candidates, images)))
+
+    def judged(self) -> dict[int, Judged]:
+        """Wait for all images; returns them by position. Whatever ends the run in a reward is raised here."""
+        return {at: one for positions, some in self._begun for at, one in zip(positions, some.result(), strict=True)}
+
+    def _score(self, candidates: Sequence[Candidate], images: Sequence[Image.Image]) -> list[Judged]:
+        base_looks = {seed: monitors.looks(self._bases[seed]) for seed in {one.shared_seed for one in candidates}}
+        samples = [
+            RewardSample(self._prompts.prompts[candidate.prompt], image, self._bases[candidate.shared_seed])
+            for candidate, image in zip(candidates, images, strict=True)
+        ]
+        return [
+            Judged(score, monitors.looks(image), base_looks[candidate.shared_seed], monitors.thumbnail(image))
+            for score, candidate, image in zip(self._rewards.score(samples), candidates, images, strict=True)
+        ]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._thread.shutdown(cancel_futures=True)
 
 
 @dataclass(frozen=True)

