@@ -20,8 +20,9 @@ from glmkit.generation.decoding import PriorTokenDecoder
 from glmkit.generation.sampling import Sampling, uniforms
 from glmkit.generation.sequence import Grid, prompt_positions
 from glmkit.models import compiling
-from glmkit.models.autoregressive import backends, compiled_layers, cpu
+from glmkit.models.autoregressive import backends, compiled_layers, cpu, eager
 from glmkit.models.autoregressive.model import CausalLayer
+from glmkit.models.cpu_threads import threads
 
 ORDER: list[Grid] = [(5, 3), (4, 6)]
 
@@ -111,6 +112,25 @@ def test_prompts_are_prefilled_as_if_alone() -> None:
     layer.register_forward_pre_hook(lambda _, inputs: read.append(tuple(inputs[0].shape[:2])))
     generate(PriorTokenDecoder(model), (7, 2, 12))
     assert read == [(1, 8), (1, 3), (1, 13)]
+
+
+def test_steps_of_a_small_model_do_not_share_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waking another one for each product takes longer than the product; the number is as before afterwards."""
+    model, seen = tiny.our_model(), set()
+    step = model.decode_step
+
+    def noted(*given: Any) -> Tensor:
+        seen.add(torch.get_num_threads())
+        return step(*given)
+
+    monkeypatch.setattr(model, "decode_step", noted)
+    with threads(2):
+        alone = generate(PriorTokenDecoder(model), [5])
+        assert torch.get_num_threads() == 2
+        assert seen == {1}
+        monkeypatch.setattr(eager, "SMALL", 0)
+        assert torch.equal(generate(PriorTokenDecoder(model), [5]), alone)
+    assert seen == {1, 2}
 
 
 def test_a_prompt_of_several_seeds_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
