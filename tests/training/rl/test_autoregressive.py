@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from glmkit.config import AutoregressiveStage
+from glmkit.config import AutoregressiveStage, Lora
 from glmkit.errors import UserError
 from glmkit.generation.pipeline import generate_batch
 from glmkit.generation.prior_tokens import generate_grids, prompt_tokenizer
 from glmkit.generation.sampling import sample, top_k_top_p, uniforms
+from glmkit.models.devices import autocast
 from glmkit.models.hybrid import HybridModel
 from glmkit.records import Prompt, Request
 from glmkit.training import lora
@@ -96,6 +98,26 @@ def replay(one: AutoregressiveRewardObjective) -> tuple[float, Tensor]:
     shares = cumulative.diff(dim=1, prepend=torch.zeros(len(cumulative), 1)) / cumulative.gather(1, allowed - 1)
     likely = (shares * (ids == tokens.reshape(-1, 1))).sum(dim=1).view_as(tokens)
     return float((again == tokens).float().mean()), likely
+
+
+@pytest.mark.gpu
+def test_recorded_steps_of_adapted_layers_are_those_that_are_launched(tiny_model: Path) -> None:
+    """Token for token, in bfloat16 by autocast; weights that changed since count."""
+    device = torch.device("cuda")
+    hybrid = HybridModel(tiny_model, device)
+    model = lora.inject(hybrid.autoregressive, Lora.model_validate(LORA))
+    requests, found = [request for request in prompts().requests for _ in range(3)], []
+    for effect in (0.1, 0.3):
+        with torch.no_grad():
+            for name, value in model.named_parameters():
+                if "lora_B" in name:
+                    value.normal_(std=effect)
+        with torch.inference_mode(), lora.autocast_decides(model, True), autocast(device):
+            launched, recorded = (generate_grids(hybrid, requests, recorded=one) for one in (False, True))
+        both = zip(chain.from_iterable(launched), chain.from_iterable(recorded), strict=True)
+        assert all(torch.equal(*pair) for pair in both)
+        found.append(recorded[0][-1])
+    assert not torch.equal(*found)
 
 
 def test_the_policy_is_the_one_that_sampled(tiny_model: Path, tmp_path: Path) -> None:
