@@ -286,8 +286,8 @@ class Summary(Record):
     empty where they are as they were written.
 
     Where a judge answered questions, `judge` says which and how its answers were read, `no_share` is the share of its
-    answers that were no (of each split, too); elsewhere a summary has neither. `notes` are sentences on answers and on
-    learned scores.
+    answers that were no (of each split, too); elsewhere a summary has neither. `notes` are sentences on answers, on
+    learned scores, and on image files without a prompt.
     """
 
     suite: str

@@ -20,6 +20,7 @@ RELATIVES = ("cp1250", "cp1254", "cp1257")  # of cp1252: Windows for central Eur
 SAVE = "save it as UTF-8"
 ARCHIVE = b"PK\x03\x04"
 MAX_LETTERS = 16_000  # of a prompt or a caption
+MAX_NAMES = 5  # that a sentence lists
 
 
 def decode(data: bytes, name: str) -> str:
@@ -105,6 +106,12 @@ def check_text(text: str, what: str) -> None:
         raise UserError(f"{what} is not whole text", found=found, fix="write it anew")
     if len(text) > MAX_LETTERS:
         raise UserError(f"{what} is too long", found=f"{len(text):,} letters", fix=f"at most {MAX_LETTERS:,}")
+
+
+def some(names: Sequence[str]) -> str:
+    """List the first few names, and how many more there are."""
+    more = f" and {len(names) - MAX_NAMES:,} more" if len(names) > MAX_NAMES else ""
+    return ", ".join(names[:MAX_NAMES]) + more
 
 
 def aligned(lines: Iterable[Sequence[str]]) -> str:

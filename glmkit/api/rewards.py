@@ -62,12 +62,13 @@ class RewardSpread(Record):
 class RewardReport:
     """Hold the images in the order of prompts and seeds, and the spread of each reward and of "total".
 
-    `missing` are the ids of prompts without an image.
+    `missing` are the ids of prompts without an image, `unmatched` says which images belong to no prompt.
     """
 
     images: tuple[RewardedImage, ...]
     spreads: Mapping[str, RewardSpread]
     missing: tuple[str, ...] = ()
+    unmatched: str = ""
 
 
 def reward_images(
@@ -117,7 +118,9 @@ def reward_images(
         for (prompt, seed, file), score, gain in zip(found, scores, gains, strict=True)
     ]
     missing = known.keys() - {image.prompt_id for image in rewarded}
-    return RewardReport(tuple(rewarded), _spreads(rewarded, rewards), tuple(name for name in known if name in missing))
+    unmatched = suite.unmatched(Path(images), files, read, read)
+    without = tuple(name for name in known if name in missing)
+    return RewardReport(tuple(rewarded), _spreads(rewarded, rewards), without, unmatched)
 
 
 def _prompt(prompt: FilePrompt, *, from_quotes: bool) -> Prompt:

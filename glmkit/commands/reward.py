@@ -91,6 +91,8 @@ def report_of(arguments: argparse.Namespace) -> RewardReport:
             print(f"{image.file} has no reward: {image.error}", file=sys.stderr)
     if report.missing:
         print(f"without an image: {len(report.missing)} prompts, such as {report.missing[0]}", file=sys.stderr)
+    if report.unmatched:
+        print(report.unmatched, file=sys.stderr)
     return report
 
 

@@ -96,6 +96,8 @@ def evaluate(
         if plan.rewriter is not None:
             summary = replace(summary, rewriting=counted(rewrites, plan.rewriter))
         summary = scorers.summarize(summary, folder, images, scores, device)
+        if files is not None and (unmatched := _unmatched(plan, suite, files, prompts)):
+            summary = replace(summary, notes=(*summary.notes, unmatched))
         write_json(folder / "summary.json", summary.to_dict())
     return summary
 
@@ -175,6 +177,14 @@ def _published_answers(plan: EvaluationPlan, suite: Suite, prompts: Sequence[Pro
     if plan.answers is None or not isinstance(suite, QuestionSuite):
         return None
     return suite.published_answers(plan.answers, prompts, suite.files(plan.data))
+
+
+def _unmatched(plan: EvaluationPlan, suite: Suite, files: ImageFiles, prompts: Sequence[Prompt]) -> str:
+    """Say which of the given images belong to no prompt of the suite; "" when all of them do."""
+    is_part = plan.split is not None or plan.limit is not None
+    return suite.unmatched(
+        plan.image_folder, files, prompts, suites.prompts(suite, data=plan.data) if is_part else prompts
+    )
 
 
 def _write_references(

@@ -44,13 +44,13 @@ from glmkit.inputs.tables import (
     parquet_columns,
     parquet_rows,
 )
+from glmkit.text import some
 
 METADATA = ("metadata.jsonl", "metadata.json", "metadata.csv", "metadata.tsv")
 RECORDS = (".jsonl", ".json", ".csv", ".tsv")
 CAPTION_SUFFIXES = (".txt", ".caption")
 OF_DATASETS = (*IMAGE_SUFFIXES, *RECORDS, *CAPTION_SUFFIXES, ".parquet", ".arrow", ".md", ".yaml", ".yml")
 REPEATED = re.compile(r"(\d+)_.+")  # kohya's folders
-SHOWN = 5
 PICK_A_PIC = ("jpg_0", "jpg_1", "label_0")  # two images of a caption, and whether the first is preferred: 1, 0, 0.5
 MAX_CAPTION_BYTES = 2**20
 
@@ -132,7 +132,7 @@ class _Reader:
         folders = [path for path in entries if path.is_dir()]
         unknown = [path.name for path in entries if path.is_file() and path.suffix.lower() not in OF_DATASETS]
         if unknown and (images or tables):
-            self.notes.append(f"neither images nor captions in {folder}: {_some(unknown)}")
+            self.notes.append(f"neither images nor captions in {folder}: {some(unknown)}")
         self._tables += [path for path in entries if path.suffix in RECORDS and path.name not in METADATA]
         if split is None and tables:
             self.notes += [f"{table.name} is not read, since {tables[0].name} is there" for table in tables[1:]]
@@ -166,7 +166,7 @@ class _Reader:
         every = sorted(folder.iterdir())
         foreign = [path.name for path in every if splits.is_foreign(path.name)]
         if foreign:
-            self.notes.append(f"passed over in {folder}: {_some(foreign)}")
+            self.notes.append(f"passed over in {folder}: {some(foreign)}")
         return [path for path in every if path.name not in set(foreign)]
 
     def _sub_folders(self, folders: Sequence[Path]) -> Iterator[CaptionedImage]:
@@ -233,9 +233,9 @@ class _Reader:
             yield self._with_text_file(path, texts.get(same_name(path.stem), []))
         with_image = {same_name(path.stem) for path in images}
         if alone := [path.name for stem, paths in texts.items() if stem not in with_image for path in paths]:
-            self.notes.append(f"texts in {folder} without an image of their name: {_some(alone)}")
+            self.notes.append(f"texts in {folder} without an image of their name: {some(alone)}")
         if deeper := [path.name for path in entries if path.is_dir() and _has_images(path)]:
-            self.notes.append(f"folders in {folder} are not read, since it holds images itself: {_some(deeper)}")
+            self.notes.append(f"folders in {folder} are not read, since it holds images itself: {some(deeper)}")
 
     def _with_text_file(self, image: Path, texts: Sequence[Path]) -> CaptionedImage:
         name = str(image)
@@ -352,8 +352,3 @@ def _preferred(cells: Mapping[str, Any]) -> tuple[str, str] | None:
 
 def _has_images(folder: Path) -> bool:
     return any(path.suffix.lower() in IMAGE_SUFFIXES for path in folder.iterdir())
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ def run(folder: Path, *arguments: str) -> int:
 
 
 def test_shows_what_each_reward_thinks(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copy(folder / "images" / "a_0.png", folder / "images" / "cat.png")
     assert run(folder, "--reward", "content=2", "--json") == 0
     printed = capsys.readouterr()
     values = json.loads(printed.out)
@@ -67,6 +69,7 @@ def test_shows_what_each_reward_thinks(folder: Path, capsys: pytest.CaptureFixtu
     assert "b_1.png has no reward" in printed.err
     assert found["c_0"]["error"].startswith("prompt: the prompt is empty")
     assert "without an image: 1 prompts, such as d" in printed.err
+    assert "1 of 7 image files match no prompt and are not scored: cat.png (names like a.png" in printed.err
     assert values["rewards"]["content"]["constant"] == 0
     assert values["rewards"]["total"]["mean"] == 2 * values["rewards"]["content"]["mean"]
 

@@ -202,12 +202,38 @@ def test_bad_plans_leave_no_folder(tmp_path: Path, folder: str, split: str | Non
 def test_a_folder_without_matching_images_says_how_to_name_them(images: Path, tmp_path: Path) -> None:
     (tmp_path / "cats").mkdir()
     fake_ocr.write(tmp_path / "cats" / "cat.png")
+    (tmp_path / "cats" / ".DS_Store").touch()
     with pytest.raises(UserError, match=r"found: cat.png\n.*a.png or a_0.png"):
         evaluate(plan(tmp_path / "cats"), tmp_path / "run")
     fake_ocr.write(images / "b.png")
     with pytest.raises(UserError, match="two images of 'b' with seed 0"):
         evaluate(plan(images), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("suite")
+def test_images_that_match_no_prompt_are_named(images: Path, tmp_path: Path) -> None:
+    for number in range(7):
+        fake_ocr.write(images / f"ComfyUI_{number:05d}_.png", "cat")
+    (images / "notes.txt").write_text("no image")
+    run = tmp_path / "run"
+    summary = evaluate(plan(images), run)
+    listed = ", ".join(f"ComfyUI_{number:05d}_.png" for number in range(5))
+    said = f"7 of 10 image files match no prompt and are not scored: {listed} and 2 more"
+    said += " (names like a.png or a_0.png do)"
+    assert summary.notes == (said,)
+    assert Summary.from_dict(read_json(run / "summary.json")).notes == (said,)
+    # Those of prompts that are not asked for belong to a prompt.
+    fake_ocr.write(images / "c.png")
+    (note,) = evaluate(plan(images, split="zh"), tmp_path / "other").notes
+    assert note.startswith("7 of 11 image files match no prompt")
+
+
+@pytest.mark.usefixtures("suite")
+def test_images_of_prompts_that_are_not_asked_for_are_no_strangers(images: Path, tmp_path: Path) -> None:
+    assert evaluate(plan(images, limit=1), tmp_path / "run").notes == ()
+    fake_ocr.write(images / "B.png")  # beside b_0.png, of a prompt beyond the limit, whose images nobody asks for
+    assert evaluate(plan(images, limit=1), tmp_path / "other").notes == ()
 
 
 def test_other_settings_and_other_prompts_are_refused(suite: str, images: Path, tmp_path: Path) -> None:

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from glmkit.errors import UserError
+from glmkit.errors import UserError, shorten
 from glmkit.evaluation.ocr.lines import EngineIdentity, RecognizedLine
 from glmkit.evaluation.suites.shared import layouts
 from glmkit.evaluation.suites.shared.layouts import GridTile, ImageFiles
 from glmkit.files import read_jsonl
 from glmkit.records import Prompt, Score
+from glmkit.text import some
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -77,6 +78,27 @@ class Suite(ABC):
             if found := {folder: files for folder in folders if (files := self.images_in(folder, prompts))}:
                 return found[layouts.only(list(found), "images of the suite")]
         raise layouts.no_image(images, self.image_names(prompts[0]))
+
+    def unmatched(self, images: Path, files: ImageFiles, prompts: Sequence[Prompt], every: Sequence[Prompt]) -> str:
+        """Say which images beside those that were found belong to no prompt; "" when all of them do.
+
+        `files` are what `find` has found for `prompts` in the folder `images`; `every` are all prompts of the suite,
+        whose images may be there, too.
+        """
+        found = {layouts.file_of(file) for file in files.values()}
+        folders = sorted({images, *(path.parent for path in found)})
+        here = [path for folder in folders for path in layouts.image_files(folder)]
+        if len(every) > len(prompts):
+            try:
+                others = [self.images_in(folder, every) for folder in folders]
+            except UserError:  # two images of a prompt that is not asked for: no matter here
+                return ""
+            found |= {layouts.file_of(file) for files in others for file in files.values()}
+        names = [path.name for path in here if path not in found]
+        if not names:
+            return ""
+        what = f"{len(names):,} of {len(here):,} image files match no prompt and are not scored: {some(names)}"
+        return shorten(f"{what} (names like {self.image_names(prompts[0])} do)")
 
     def max_answer_tokens(self, _prompt: Prompt) -> int:
         """Limit the answer of an OCR language model."""

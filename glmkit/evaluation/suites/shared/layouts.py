@@ -13,6 +13,7 @@ from pathlib import Path
 from glmkit.errors import UserError
 from glmkit.inputs.images import IMAGE_SUFFIXES
 from glmkit.records import Prompt
+from glmkit.text import some
 
 MAX_DEPTH = 4  # folders around a benchmark's own
 
@@ -172,7 +173,8 @@ def file_of(image: Path | GridTile) -> Path:
 
 def no_image(images: Path, names: str) -> UserError:
     """Make the error for a folder without an image of the suite; `names` shows how they should be called."""
-    first = next((path.name for path in sorted(images.iterdir())), "an empty folder")
+    present = image_files(images) or sorted(images.iterdir())
+    found = some([path.name for path in present]) or "an empty folder"
     return UserError(
-        f"no image in {images} is named after a prompt of the suite", found=first, fix=f"names like {names}"
+        f"no image in {images} is named after a prompt of the suite", found=found, fix=f"names like {names}"
     )
