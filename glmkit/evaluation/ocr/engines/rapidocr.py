@@ -1,7 +1,8 @@
 """PP-OCRv4 mobile by RapidOCR 1.4, whose package holds the weights (Apache-2.0): a second reader beside `paddleocr`.
 
-What learnt from one reader may write what this one alone accepts; another network, of other training, tells.
-Its package asks for an opencv beside the one that PaddleOCR has, so it is installed without what it asks for.
+What learnt from the rewards of one reader may write what this one alone accepts; another network, of other training,
+tells. It loses spaces between words: compare NED and CER, not words. Its package asks for an opencv beside the one that
+PaddleOCR has, so it is installed without what it asks for.
 """
 
 from __future__ import annotations
