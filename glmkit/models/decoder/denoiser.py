@@ -105,7 +105,7 @@ class Denoiser:
         # 2. The glyphs, priors, rotary angles and keys of condition images of every group.
         if group_size is None:
             on_gpu = self._device.type == "cuda"
-            values = grid[0] * grid[1] * decoder.proj_out.in_features
+            values = grid[0] * grid[1] * decoder.config.width
             group_size = max(1, VALUES_PER_GROUP // values) if on_gpu else 1
         starts = [*range(0, leading, group_size), *range(leading, len(samples), group_size)]
         self._groups = [

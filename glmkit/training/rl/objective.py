@@ -92,15 +92,15 @@ class RewardObjective(Divisible, Generic[Learnt, Settings]):
             base_images = {first.shared_seed: image for first, (image, _) in zip(firsts, bases, strict=True)}
 
             # 2. Reward them while others are generated, in groups that may be spread over processes.
-            with rounds.Judge(self.rewards, self.prompts, base_images) as judge:
+            with rounds.RewardThread(self.rewards, self.prompts, base_images) as thread:
 
                 def reward(indices: Sequence[int], images: Sequence[Image.Image]) -> None:
-                    judge.begin([positions[index] for index in indices], [own[index] for index in indices], images)
+                    thread.begin([positions[index] for index in indices], [own[index] for index in indices], images)
 
                 with self.generating():
                     found = self._generate_all(own, tell, reward)
                 tell(f"{len(own)} images are rewarded")
-                judged = judge.judged()
+                judged = thread.judged()
         gathered = rounds.gather(self.context.group, judged)
         outcome = rounds.outcome(self.rewards, gathered, size)
 

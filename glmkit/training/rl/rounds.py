@@ -61,7 +61,7 @@ class Judged:
     thumbnail: np.ndarray
 
 
-class Judge:
+class RewardThread:
     """Scores the images of a round in this process while others are generated.
 
     `bases` are images by the model without adapters, by shared seed. Leave the block before another round begins.
