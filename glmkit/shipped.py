@@ -6,7 +6,9 @@ They lie in `data/`, `recipes/` and `benchmarks/` of the repository; the build c
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -42,19 +44,34 @@ def recipe(name: str | Path) -> Path:
 def copy_recipe(name: str, data: Iterable[str], folder: Path) -> list[Path]:
     """Copy a shipped recipe and those of its `data` that are shipped, too, into `folder`; returns what is new there.
 
+    The copy names the copies, as paths from here: the shipped data set of the same name would be read in their place.
     UserError when there is no such recipe, or when something of that name is in `folder` already.
     """
     if name not in recipes():
         raise unknown("recipe", name, recipes())
-    copies = {folder / recipes()[name].name: recipes()[name]}
+    original = recipes()[name]
+    copies = {folder / original.name: original}
     copies |= {folder / path: ROOT / path for path in data if (ROOT / path).exists()}
     for target in copies:
         if target.exists():
             raise UserError(f"{target} is there already", fix=f"glmkit recipe copy {name} ANOTHER_FOLDER")
     for target, source in copies.items():
         target.parent.mkdir(parents=True, exist_ok=True)
-        if source.is_dir():
+        if source == original:
+            _copy_text(source, target, {path.relative_to(ROOT).as_posix(): copy for copy, path in copies.items()})
+        elif source.is_dir():
             shutil.copytree(source, target)
         else:
             shutil.copyfile(source, target)
     return list(copies)
+
+
+def _copy_text(source: Path, target: Path, renamed: dict[str, Path]) -> None:
+    """Copy a recipe with other paths in it, in YAML's quotes where they are more than letters, digits and `_./-`."""
+    names = {path: copy.as_posix() for path, copy in renamed.items()}
+    quoted = {
+        path: name if re.fullmatch(r"[\w./-]+", name) else json.dumps(name, ensure_ascii=False)
+        for path, name in names.items()
+    }
+    text = re.sub("|".join(map(re.escape, quoted)), lambda found: quoted[found[0]], source.read_text(encoding="utf-8"))
+    target.write_text(text, encoding="utf-8")

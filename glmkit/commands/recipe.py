@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
 from glmkit import shipped
@@ -37,5 +38,5 @@ def run(arguments: argparse.Namespace) -> int:
     files = [path for path in named if isinstance(path, str)]
     recipe, *copied = shipped.copy_recipe(arguments.name, files, arguments.folder)
     print(f"wrote {recipe}" + (f" and its data: {', '.join(map(str, copied))}" if copied else ""))
-    print(f"edit it, then: glmkit finetune {recipe}")
+    print(f"edit it, then: glmkit finetune {shlex.quote(str(recipe))}")
     return 0

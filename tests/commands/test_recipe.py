@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -52,13 +53,28 @@ def test_copy(name: str, folders: list[str], capsys: pytest.CaptureFixture[str])
     assert main(["recipe", "copy", name, "mine"]) == 0
     file = f"mine/{Path(name).name}.yaml"
     assert f"glmkit finetune {file}" in capsys.readouterr().out
-    assert config.load(file) == config.load(name)
+    copy, original_recipe = config.load(file), config.load(name)
+    assert copy == original_recipe.model_copy(update={"data": copy.data})
     for folder in folders:
         for original in (shipped.ROOT / "data" / folder).glob("*/*"):
             copied = Path("mine") / original.relative_to(shipped.ROOT)
             assert copied.read_bytes() == original.read_bytes()
     assert main(["recipe", "copy", name, "mine"]) == 2
     assert f"{file} is there already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("folder", ["mine", 'my 100%: #1 "海报"', "here/and there"])
+@pytest.mark.parametrize("name", ["nano/ar_lora", "nano/rl_ar"])
+def test_a_copy_reads_its_own_data(name: str, folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A data set that was edited must be read, not the shipped one whose path is the same."""
+    assert main(["recipe", "copy", name, folder]) == 0
+    *_, typed = shlex.split(capsys.readouterr().out)
+    data = config.load(typed).data
+    named = [*(source.path for source in data.train), data.prompts, data.validation]
+    assert {str(path) for path in named if path} == {
+        str(path.parent if path.name == "metadata.jsonl" else path) for path in Path(folder).rglob("*.jsonl")
+    }
+    assert shlex.split(Path(typed).read_text(encoding="utf-8").splitlines()[1]) == ["#", "glmkit", "finetune", typed]
 
 
 @pytest.mark.parametrize("command", ["finetune poster_laro", "recipe copy poster_laro"])
