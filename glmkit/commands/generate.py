@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -80,7 +81,7 @@ def _check_prompt(arguments: argparse.Namespace) -> None:
     if arguments.adapter and os.path.exists(prompt):
         raise UserError("the prompt is a path", found=prompt, fix="--adapter once for each adapter, and a prompt")
     if prompt.lower().endswith(PROMPT_FILES) and os.path.isfile(prompt):
-        raise UserError("the prompt is a file", found=prompt, fix=f"--prompts {prompt} --out FOLDER")
+        raise UserError("the prompt is a file", found=prompt, fix=f"--prompts {shlex.quote(prompt)} --out FOLDER")
 
 
 def generate_file(arguments: argparse.Namespace, prompt: str, condition_images: tuple[str, ...] = ()) -> None:

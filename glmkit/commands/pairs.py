@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
 from glmkit.commands.reward import add_reward_options, report_of
@@ -53,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
         found = pairs.pairs_by_rewards(report, MARGIN if arguments.margin is None else arguments.margin)
         of = f"{len({image.prompt_id for image in report.images})} prompts"
     pairs.write_pairs(found, arguments.out)
-    print(f"wrote {len(found)} pairs of {of}; glmkit finetune nano/dpo data.train={arguments.out}")
+    print(f"wrote {len(found)} pairs of {of}; glmkit finetune nano/dpo {shlex.quote(f'data.train={arguments.out}')}")
     return 0
 
 

@@ -259,6 +259,7 @@ BAD = {
     "missing adapter": (["generate", "a", "--adapter", "TMP/none"], "does not exist"),
     "adapters without a prompt": (["generate", "--adapter", "TMP/none", "TMP"], "--adapter once for each"),
     "a file for a prompt": (["generate", "TMP/prompts.txt"], "--prompts TMP/prompts.txt"),
+    "a file with a space": (["generate", "TMP/my prompts.txt"], "--prompts 'TMP/my prompts.txt'"),
     "half a character": (["generate", "a \ud83d"], "half a character"),
     "long prompt": (["generate", "a" * 20_000], "too long"),
     "large size": (["generate", "a", "--size", "320000x320000"], "too large"),
@@ -284,6 +285,7 @@ def test_bad_input(name: str, tiny_model: Path, tmp_path: Path, capsys: pytest.C
     (tmp_path / "corrupt.png").write_bytes(b"\x89PNG no")
     Image.new("RGB", (900, 100)).save(tmp_path / "long.png")
     (tmp_path / "prompts.txt").write_text("a")
+    (tmp_path / "my prompts.txt").write_text("a")
     before = files(tmp_path)
     argv = [word.replace("TMP", str(tmp_path)) for word in argv]
     for option, value in (("--out", str(tmp_path / "a.png")), ("--model", str(tiny_model)), ("--steps", "1")):

@@ -8,6 +8,7 @@ import io
 import json
 import math
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -122,14 +123,17 @@ def test_the_page_of_a_server_exports_pairs_that_a_recipe_reads(kind: str, start
         assert cut.image.read() != base64.b64decode(better.removeprefix(start))
 
 
-def test_votes_and_collected_pairs_train_dpo(page: tuple[list[str], Any], tiny_model: Path, tmp_path: Path) -> None:
+def test_votes_and_collected_pairs_train_dpo(
+    page: tuple[list[str], Any], tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """From the page of a report and from that of a server, through the command line, to an adapter."""
     runs, exported = page
     for name, level in (("one", 200), ("other", 30)):
         for path in (tmp_path / name / "images").iterdir():
             Image.new("RGB", (64, 64), (level, 40, 40)).save(path)
     file = vote(exported, tmp_path / "ann.json", "Ann", "one", "other", "one")
-    assert main(["pairs", "--votes", file, "--runs", *runs, "--out", str(tmp_path / "voted")]) == 0
+    assert main(["pairs", "--votes", file, "--runs", *runs, "--out", str(tmp_path / "voted twice")]) == 0
+    assert shlex.split(capsys.readouterr().out)[-1] == f"data.train={tmp_path / 'voted twice'}"
     images = {
         name: in_base64(Image.new("RGB", (64, 64), (40, level, 40)), "PNG")
         for name, level in (("chosen", 200), ("rejected", 30))
@@ -138,7 +142,7 @@ def test_votes_and_collected_pairs_train_dpo(page: tuple[list[str], Any], tiny_m
     recipe = {
         "model": str(tiny_model),
         "output": str(tmp_path / "dpo"),
-        "data": {"train": [str(tmp_path / "voted"), str(tmp_path / "pairs.jsonl")]},
+        "data": {"train": [str(tmp_path / "voted twice"), str(tmp_path / "pairs.jsonl")]},
         "decoder": {
             "lora": {"rank": 2, "targets": ["to_q"]},
             "steps": 1,
