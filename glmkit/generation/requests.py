@@ -18,6 +18,7 @@ from glmkit.models.checkpoint import defaults
 from glmkit.models.semantic_vq.model import MAX_ASPECT
 from glmkit.records import Request
 from glmkit.temporary_files import MAX_NAME_BYTES
+from glmkit.text import check_text
 
 MAX_STEPS = 1000
 REUSE = (2, 3)  # every so many steps through the decoder's blocks
@@ -79,6 +80,8 @@ def size_like(width: int, height: int, area: int) -> tuple[int, int]:
 def check_request(request: Request) -> None:
     """Raise UserError for a request that no model can serve. Condition images are not opened here."""
     check_prompt(request.prompt)
+    for text in request.texts or ():
+        check_text(text, "one of the texts")
     if len(f"{request.id}.png".encode(errors="replace")) > MAX_NAME_BYTES:
         raise UserError("the name of the image is too long", found=f"{request.id[:40]}...", fix="a shorter name or id")
     grids(request.height, request.width)

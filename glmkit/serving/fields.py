@@ -16,10 +16,12 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError
 
 from glmkit.errors import UserError
 from glmkit.generation.requests import check_request, new_request
+from glmkit.generation.sequence import grids
 from glmkit.inputs.images import read_image
 from glmkit.records import Request
 from glmkit.serving.settings import MODEL, ApiError, ServerSettings
 from glmkit.shortcuts import EXACT_REQUEST
+from glmkit.text import check_text
 
 if TYPE_CHECKING:
     from glmkit.models.hybrid import HybridModel
@@ -136,6 +138,8 @@ def parse(
         if request.steps > settings.max_steps:
             param = "num_inference_steps"
             raise UserError(f"an image takes at most {settings.max_steps} steps", found=request.steps)
+        grids(request.height, request.width)
+        param = "guided" if request.reuse == 1 else "reuse"
         check_request(request)
     except UserError as error:
         raise ApiError.of(error, param) from error
@@ -178,10 +182,16 @@ def _validated(values: Mapping[str, Any]) -> Fields:
 
 
 def _check_limits(fields: Fields, settings: ServerSettings) -> None:
-    if not fields.prompt.strip():
-        raise ApiError(400, "the prompt is empty", param="prompt")
     if len(fields.prompt) > settings.max_prompt:
         raise ApiError(400, f"a prompt has at most {settings.max_prompt} characters", param="prompt")
+    if sum(map(len, fields.texts or ())) > settings.max_prompt:
+        raise ApiError(400, f"texts have at most {settings.max_prompt} characters together", param="texts")
+    for param, texts in (("prompt", [fields.prompt]), ("texts", fields.texts or [])):
+        for text in texts:
+            try:
+                check_text(text, "the prompt" if param == "prompt" else "one of the texts")
+            except UserError as error:
+                raise ApiError.of(error, param) from error
     if fields.n > settings.max_images:
         raise ApiError(400, f"n is at most {settings.max_images} here", param="n")
     if fields.stream in (True, "true") and fields.n > 1:

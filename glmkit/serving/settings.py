@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -36,7 +37,8 @@ class ApiError(Exception):
     def of(cls, error: UserError, param: str | None = None) -> ApiError:
         """Refuse a request for the reason that a UserError gives."""
         found = "" if error.found is None else f"; found: {error.found}"
-        fix = "" if error.fix is None else f"; try: {error.fix}"
+        # A client has fields, such as size, where a command has options, such as --size.
+        fix = "" if error.fix is None else "; try: " + re.sub(r"--(?=[a-z])", "", error.fix)
         return cls(400, f"{error.what}{found}{fix}"[:1000], param=param)
 
     def body(self) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from glmkit.generation.sequence import MAX_CONDITION_IMAGES
 from glmkit.inputs.quotes import QUOTES
 from glmkit.models.checkpoint import defaults
 from glmkit.records import Request
+from glmkit.serving.fields import REFUSED
 from glmkit.serving.guard import too_large
 from glmkit.serving.settings import MODEL, ApiError, ServerSettings
 
@@ -59,7 +60,9 @@ async def read_form(request: HttpRequest, folder: Path) -> tuple[dict[str, Any],
         for name, value in form.multi_items():
             if isinstance(value, UploadFile):
                 if name not in IMAGES:
-                    values[name] = value.filename or "a file"  # which is refused by its name
+                    if name not in REFUSED:
+                        raise ApiError(400, f"{name[:80]} is sent as text, not as a file", param=name)
+                    values[name] = "a file"  # which is refused by its name
                     continue
                 images.append(folder / f"image-{len(images) + 1}")
                 images[-1].write_bytes(await value.read())

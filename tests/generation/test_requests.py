@@ -13,7 +13,7 @@ import glmkit
 from glmkit.errors import UserError
 from glmkit.files import write_jsonl
 from glmkit.generation.images import image_text, is_image_of, save_png, weights_digest
-from glmkit.generation.requests import read_requests, size_like
+from glmkit.generation.requests import check_request, read_requests, size_like
 from glmkit.inputs.prompts import parse_seeds
 from glmkit.records import Request
 
@@ -213,3 +213,10 @@ def test_an_image_is_recognised_by_content(tmp_path: Path) -> None:
     (tmp_path / "source").write_text("source")
     path.write_bytes(path.read_bytes()[:-100])
     assert not is_image_of(path, request, weights)
+
+
+@pytest.mark.parametrize("text", ["", "a\0", "\ud800"])
+def test_texts_are_whole_as_prompts_are(text: str) -> None:
+    request = Request("a", "A sign.", 0, 64, 64, texts=("OPEN", text))
+    with pytest.raises(UserError, match="one of the texts is"):
+        check_request(request)

@@ -60,7 +60,12 @@ def png(width: int, height: int) -> bytes:
         ({"output_compression": 50}, 400, "output_compression"),
         ({"partial_images": 1}, 400, "partial_images"),
         ({"stream": "yes"}, 400, "stream"),
+        ({"prompt": "a\0"}, 400, "prompt"),
+        ({"prompt": "a\ud800"}, 400, "prompt"),
         ({"texts": ["a"] * 17}, 400, "texts"),
+        ({"texts": ["a", "b\0"]}, 400, "texts"),
+        ({"texts": ["\ud800"]}, 400, "texts"),
+        ({"texts": ["a" * 2001] * 2}, 400, "texts"),
         ({"unknown": 1}, 400, "unknown"),
     ],
 )
@@ -68,6 +73,7 @@ def test_fields_that_are_refused(served: Served, change: dict[str, Any], status:
     found, answer, headers = ask(served, {**FIELDS, **change})
     assert (found, answer["error"]["param"]) == (status, param)
     assert answer["error"]["message"]
+    assert "--" not in answer["error"]["message"], "a client has no options"
     assert answer["error"]["type"] == "invalid_request_error"
     assert headers["x-should-retry"] == "false"
 
@@ -139,6 +145,15 @@ def test_a_mask_is_refused_by_name(served: Served) -> None:
     body, kind = form(("prompt", b"a"), ("mask", b"x"), file="mask")
     found, answer, _ = ask(served, body, EDITS, Content_Type=kind)
     assert (found, answer["error"]["code"]) == (400, "invalid_value") or answer["error"]["param"] in ("mask", "image")
+
+
+@pytest.mark.parametrize("field", ["prompt", "size", "texts"])
+def test_a_field_that_is_sent_as_a_file_is_refused(served: Served, field: str) -> None:
+    """`curl -F prompt=@prompt.txt` must not be read as a prompt that is the name of the file."""
+    body, kind = form((field, b"a"), file=field)
+    found, answer, _ = ask(served, body, EDITS, Content_Type=kind)
+    assert (found, answer["error"]["param"]) == (400, field)
+    assert answer["error"]["message"] == f"{field} is sent as text, not as a file"
 
 
 def test_paths_that_do_not_exist(served: Served) -> None:
