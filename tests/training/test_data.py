@@ -271,6 +271,17 @@ def test_given_texts_are_read_in_place_of_quotes(tmp_path: Path) -> None:
     assert "  texts that images show, the first ones: Hallo | a" in lines
 
 
+def test_the_first_texts_are_shown_wherever_they_are(tmp_path: Path) -> None:
+    captions = [*["a photo"] * 6, 'says "A" and "B"', *[f'says "{number}"' for number in range(5)]]
+    for number in range(len(captions)):
+        make_image(tmp_path / f"{number}.png")
+    records: list[dict[str, object]] = [
+        {"file_name": f"{number}.png", "text": text} for number, text in enumerate(captions)
+    ]
+    table(tmp_path, *records)
+    assert summary.summarize(data.FileDataset(tmp_path)).texts == ("A", "B", "0", "1", "2")
+
+
 @pytest.mark.parametrize("on_bad_image", ["error", "skip"])
 def test_boxes_are_checked_before_anything_is_computed(tmp_path: Path, on_bad_image: str) -> None:
     make_image(tmp_path / "a.png")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from itertools import islice
 
 from glmkit.errors import one_line
 from glmkit.hashing import json_sha256
@@ -136,9 +137,10 @@ def summarize(images: ImageDataset) -> DatasetSummary:
         captions=len(read),
         several=bool(images.same_image),
         unquoted=sum(not texts[index] for index in read),
-        texts=tuple(quotes.shortened(text) for index in read[:MAX_SHOWN_TEXTS] for text in texts[index])[
-            :MAX_SHOWN_TEXTS
-        ],
+        texts=tuple(
+            quotes.shortened(text)
+            for text in islice((text for index in read for text in texts[index]), MAX_SHOWN_TEXTS)
+        ),
         misread=len(warned),
         quotes=tuple(line.strip() for lines in warned[:MAX_SHOWN_TEXTS] for line in lines),
         notes=tuple(note for part in files for note in part.notes),
