@@ -12,12 +12,13 @@ import pkgutil
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
 from glmkit import __version__, commands
 from glmkit.errors import LESS_MEMORY, UserError, first_line, is_out_of_memory, nearest, shorten
-from glmkit.files import as_user_error
+from glmkit.files import FIXES, NO_SPACE, as_user_error
 
 EXAMPLES = """Generate, edit, fine-tune and evaluate images with GLM-Image. For example:
 
@@ -97,6 +98,12 @@ def _check_paths(arguments: argparse.Namespace, words: Sequence[str]) -> None:
         raise UserError("a path is empty", fix="a name, or . for this folder")
 
 
+def _drop_output() -> None:
+    """Let nothing more be printed: Python would try again when it ends, and end with another exit code."""
+    with suppress(OSError, ValueError):  # ValueError: a stream without a file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 2 bad input, 130 interrupted."""
     _accept_all_characters()
@@ -111,7 +118,9 @@ def main(argv: list[str] | None = None) -> int:
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     try:
         _check_paths(arguments, sys.argv[1:] if argv is None else argv)
-        return int(arguments.run(arguments) or 0)
+        code = int(arguments.run(arguments) or 0)
+        sys.stdout.flush()
+        return code
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -119,10 +128,14 @@ def main(argv: list[str] | None = None) -> int:
         print("interrupted; run the same command again to continue", file=sys.stderr)
         return 130
     except BrokenPipeError:
+        _drop_output()
         return 0
     except OSError as error:  # a path that a person gave, which none of the commands could use
         if (explained := as_user_error(error)) is None:
-            raise
+            if error.errno not in NO_SPACE or error.filename is not None:
+                raise
+            _drop_output()
+            explained = UserError("no space left while writing what the command prints", fix=FIXES[error.errno])
         print(f"error: {explained}", file=sys.stderr)
         return 2
     except (MemoryError, RuntimeError) as error:

@@ -64,8 +64,11 @@ def first_line(error: BaseException) -> str:
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """Find the known name closest in spelling to `name`, or None when nothing is close."""
-    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return matches[0] if matches else None
+    known = list(known)
+    by_letters = {one.casefold(): one for one in reversed(known)}  # a name in capitals has no letter in common
+    matches = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    matches = matches or difflib.get_close_matches(name.casefold(), by_letters, n=1, cutoff=0.5)
+    return by_letters.get(matches[0], matches[0]) if matches else None
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:

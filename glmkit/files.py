@@ -149,8 +149,11 @@ def explained(path: Path, temporary: Path | None = None) -> Iterator[None]:
     """
     try:
         yield
-    except UserError:
-        raise
+    except UserError as error:
+        if temporary is None or str(temporary) not in error.what:
+            raise
+        what = error.what.replace(str(temporary), str(path))  # a file in a folder that has no name yet
+        raise UserError(what, found=error.found, fix=error.fix) from error
     except Exception as error:
         number = _errno(error, temporary)
         if number is None or number not in FIXES or _is_elsewhere(error, path):

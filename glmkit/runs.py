@@ -7,12 +7,13 @@ import os
 import platform
 import re
 import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Never, TypedDict
+from typing import Any, Never, NotRequired, TypedDict
 
 import glmkit
 from glmkit.errors import UserError
@@ -58,13 +59,14 @@ class Git(TypedDict):
 
 
 class Environment(TypedDict):
-    """The code, the libraries and the machine that numbers depend on."""
+    """The code, the libraries and the machine that numbers depend on; `gpu` is the model of a GPU."""
 
     glmkit: str
     git: Git | None
     python: str
     platform: str
     device: str | None
+    gpu: NotRequired[str]
     versions: Mapping[str, str]
 
 
@@ -223,8 +225,17 @@ def environment(device: str | None = None) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "device": device,
+        **_gpu(device),
         "versions": versions,
     }
+
+
+def _gpu(device: str | None) -> dict[str, str]:
+    """Name the model of a GPU; nothing for a CPU. Whoever picked a GPU has imported torch, which is not done here."""
+    torch = sys.modules.get("torch")
+    if torch is None or device is None or not device.startswith("cuda") or not torch.cuda.is_available():
+        return {}
+    return {"gpu": torch.cuda.get_device_name(device)}
 
 
 def _git() -> dict[str, Any] | None:

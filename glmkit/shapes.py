@@ -8,7 +8,18 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import is_dataclass
 from functools import lru_cache, partial
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Never, Union, get_args, get_origin, get_type_hints, is_typeddict
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    Never,
+    NotRequired,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+)
 
 from glmkit.errors import UserError
 
@@ -36,8 +47,9 @@ def check_shape(value: Any, kind: Any, where: str, path: str = "", fix: str = FI
 def fault(value: Any, kind: Any, path: str) -> str | None:
     """Say where and how `value` differs from `kind`; None when it does not.
 
-    `kind` is a TypedDict or a dataclass (all its keys are needed, others may be there), a list or tuple, a mapping (of
-    Never: an empty one), a union, a literal, or text, number, boolean, None, Any; `Annotated[X, kind]` is `kind`.
+    `kind` is a TypedDict or a dataclass (its keys are needed unless they are NotRequired, others may be there), a list
+    or tuple, a mapping (of Never: an empty one), a union, a literal, or text, number, boolean, None, Any;
+    `Annotated[X, kind]` is `kind`.
     """
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Annotated:
@@ -63,10 +75,15 @@ def _fault_in_object(value: Any, kinds: Any, path: str) -> str | None:
         return _must_be("an object", path)
     hints = kinds if isinstance(kinds, dict) else dict.fromkeys(value, kinds)
     prefix = f"{path}." if path else ""
-    missing = next((key for key in hints if key not in value), None)
+    missing = next((key for key, hint in hints.items() if key not in value and not _is_optional(hint)), None)
     if missing is not None:
         return f"{prefix}{missing} is missing"
-    return _first(fault(value[key], hint, f"{prefix}{key}") for key, hint in hints.items())
+    present = ((key, get_args(hint)[0] if _is_optional(hint) else hint) for key, hint in hints.items() if key in value)
+    return _first(fault(value[key], hint, f"{prefix}{key}") for key, hint in present)
+
+
+def _is_optional(hint: Any) -> bool:
+    return get_origin(hint) is NotRequired
 
 
 def _fault_in_list(value: Any, kinds: tuple[Any, ...], path: str) -> str | None:

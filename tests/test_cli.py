@@ -5,15 +5,19 @@ from __future__ import annotations
 import importlib
 import io
 import json
+import os
 import pkgutil
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from glmkit import __version__, commands
 from glmkit.cli import build_parser, main
+from glmkit.errors import nearest
 
 COMMANDS = [info.name for info in pkgutil.iter_modules(commands.__path__)]
 
@@ -87,6 +91,37 @@ def test_an_interrupt_says_how_to_go_on(command: str, capsys: pytest.CaptureFixt
 
 def test_a_closed_pipe_is_no_error(command: str) -> None:
     assert run([command, "--fail", "pipe"]) == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+@pytest.mark.parametrize("buffering", ["", "1"])
+def test_output_that_cannot_be_written_has_code_2(buffering: str) -> None:
+    """Not 1, which says that a run is worse than another (gate) or that nothing could be scored (eval)."""
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "glmkit", "recipe", "list"]
+        variables = {**os.environ, "PYTHONUNBUFFERED": buffering}
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=variables, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr.splitlines() == [
+        "error: no space left while writing what the command prints",
+        "  try:   free some space and run the same command again",
+    ]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes of another kind")
+def test_a_reader_that_leaves_is_no_error() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "glmkit", "recipe", "list"]
+    variables = {**os.environ, "PYTHONUNBUFFERED": ""}
+    ended = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, env=variables, check=False)
+    os.close(write)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(("name", "guess"), [("Prompt", "prompt"), ("ID", "id"), ("TEXT", "texts"), ("ocr", "OCR")])
+def test_the_nearest_name_may_have_other_capitals(name: str, guess: str) -> None:
+    assert nearest(name, ["id", "prompt", "texts", "OCR"]) == guess
 
 
 def test_a_bug_of_ours_is_not_hidden(command: str) -> None:

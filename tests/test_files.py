@@ -49,6 +49,19 @@ def test_json_round_trip_keeps_unicode_readable(tmp_path: Path) -> None:
     assert names(tmp_path / "new") == ["a.json"]
 
 
+@needs_full_disk
+def test_a_full_disk_inside_a_folder_names_the_folder(tmp_path: Path) -> None:
+    """Its temporary name is hidden, and gone when somebody reads it."""
+    with (
+        pytest.raises(UserError, match=f"no space left while writing {tmp_path / 'b' / 'in' / 'c'}\n  try:   free"),
+        atomic_folder(tmp_path / "b") as folder,
+        atomic_path(folder / "in" / "c"),
+        FULL.open("wb", buffering=0) as full,
+    ):
+        full.write(b"c")
+    assert names(tmp_path) == []
+
+
 def test_temporary_name_keeps_the_suffix_and_the_folder(tmp_path: Path) -> None:
     with atomic_path(tmp_path / "image.png") as temporary:
         temporary.write_bytes(b"1")

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from glmkit.errors import UserError
-from glmkit.files import read_json
+from glmkit.files import read_json, write_json
 from glmkit.hashing import fingerprint
-from glmkit.runs import environment, open_run
+from glmkit.reporting.provenance import device_text
+from glmkit.runs import environment, open_run, read_manifest
 
 
 def test_the_same_settings_continue(tmp_path: Path) -> None:
@@ -81,6 +83,23 @@ def test_the_environment_names_versions_and_revision() -> None:
     assert found["python"]
     assert found["glmkit"]
     assert found["git"] is None or len(found["git"]["revision"]) == 40
+
+
+def test_the_environment_names_the_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    open_run(tmp_path, "eval", {}, "cuda")  # as runs that were written before: without its name
+    assert "gpu" not in read_manifest(tmp_path)["environment"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"NVIDIA H200 at {device}")
+    assert open_run(tmp_path, "eval", {}, "cuda:1").resumed
+    manifest = read_manifest(tmp_path)
+    assert manifest["resumed"][0]["environment"]["gpu"] == "NVIDIA H200 at cuda:1"
+    assert device_text(manifest["environment"]) == "cuda"
+    assert device_text(manifest["resumed"][0]["environment"]) == "cuda:1, NVIDIA H200 at cuda:1"
+    assert device_text(environment()) == "–"
+    assert "gpu" not in environment("cpu")
+    write_json(tmp_path / "manifest.json", {**manifest, "environment": {**manifest["environment"], "gpu": 4}})
+    with pytest.raises(UserError, match=r"environment\.gpu must be text"):
+        read_manifest(tmp_path)
 
 
 def test_fingerprint_sees_content_names_and_both_ends(tmp_path: Path) -> None:

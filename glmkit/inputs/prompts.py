@@ -120,7 +120,7 @@ def parse_seeds(text: str) -> list[int]:
 
 def _records(path: Path) -> list[dict[str, Any]]:
     if path.suffix.lower() in CSV_SUFFIXES:
-        return read_records(path)
+        return [_with_keys(record) for record in read_records(path)]
     lines = [line.strip() for line in read_text(path).split("\n") if line.strip()]
     if path.suffix.lower() != ".txt":
         if lines and lines[0][0] not in "{[":
@@ -130,6 +130,12 @@ def _records(path: Path) -> list[dict[str, Any]]:
     if lines and all(re.fullmatch(r'\{\s*".*\}', line) for line in lines):
         raise UserError(f"{path} holds JSON, not a prompt per line", fix=f"call it {path.with_suffix('.jsonl').name}")
     return [{"prompt": line} for line in lines]
+
+
+def _with_keys(record: dict[str, Any]) -> dict[str, Any]:
+    """Return a line of a table by our keys: people begin the names of columns with a capital letter."""
+    keys = {key: key.lower() if key.lower() in KEYS else key for key in record}
+    return {keys[key]: value for key, value in record.items()} if len({*keys.values()}) == len(keys) else record
 
 
 def _check_keys(record: Mapping[str, Any]) -> None:

@@ -18,6 +18,7 @@ from glmkit.reporting.compare import Comparison, MetricComparison
 from glmkit.reporting.figures import CREATOR, INK, ROOM, RUN_COLOURS, bare, pareto_front, save_figure
 from glmkit.reporting.leaderboard import Leaderboard
 from glmkit.reporting.load import EvalRun
+from glmkit.reporting.provenance import device_text
 
 TABLES = ("scores.md", "scores.tex")
 FIGURES = tuple(
@@ -210,7 +211,7 @@ def recorded_costs(runs: Sequence[EvalRun]) -> list[Cost]:
     seconds, peaks, devices = {}, {}, {}
     for run in runs:
         images = [image for image in run.images if image.error is None]
-        devices[run.name] = str(run.manifest["environment"]["device"])
+        devices[run.name] = device_text(run.manifest["environment"])
         if of_images := [image.seconds for image in images if image.seconds is not None]:
             seconds[run.name] = median(of_images)
         if of_run := [image.peak_memory_gib for image in images if image.peak_memory_gib is not None]:

@@ -28,9 +28,14 @@ def setup_facts(runs: Sequence[EvalRun]) -> Facts:
         ("Scores", [run.summary.family or ABSENT for run in runs]),
         *clip_facts(runs),
         ("Generated with", [generation_settings(run.manifest["settings"]) for run in runs]),
-        ("Device", [run.manifest["environment"]["device"] or ABSENT for run in runs]),
+        ("Device", [device_text(run.manifest["environment"]) for run in runs]),
         ("Started", [run.manifest["started"].replace("T", " ").replace("+00:00", " UTC") for run in runs]),
     ]
+
+
+def device_text(environment: Mapping[str, Any]) -> str:
+    """Describe a device, with the model of a GPU where the run recorded it."""
+    return ", ".join(filter(None, (environment["device"], environment.get("gpu")))) or ABSENT
 
 
 def clip_facts(runs: Sequence[EvalRun]) -> Facts:

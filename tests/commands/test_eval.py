@@ -167,12 +167,14 @@ OWN = [
 ]
 
 
-@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".txt"])
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".tsv", ".txt"])
 def test_own_prompts_are_a_suite(suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The same numbers, intervals and page as of a suite, for every format of `generate --prompts`."""
     file, more = tmp_path / f"mine{suffix}", ["--texts-from", "quotes"] if suffix == ".txt" else []
     if suffix == ".csv":
         file.write_text('id,prompt,texts\nCafé,"A shop",Harbour\n,A sign,營業中\n', encoding="utf-8-sig")
+    elif suffix == ".tsv":
+        file.write_text("ID\tPrompt\tTexts\nCafé\tA shop\tHarbour\n\tA sign\t營業中\n", encoding="utf-16")
     elif suffix == ".txt":
         file.write_text("A shop called 'Harbour'\n\nA sign, 「營業中」\n", encoding="utf-8")
     else:
@@ -189,7 +191,8 @@ def test_own_prompts_are_a_suite(suffix: str, tmp_path: Path, capsys: pytest.Cap
     assert summary["scores"]["ned"]["low"] is not None
     assert main(["report", f"run{suffix}", "--out", "page.html"]) == 0
     assert main(command) == 0
-    file.write_text(file.read_text("utf-8-sig").replace("Harbour", "Harbor"), encoding="utf-8")
+    encoding = "utf-16" if suffix == ".tsv" else "utf-8-sig"
+    file.write_text(file.read_text(encoding).replace("Harbour", "Harbor"), encoding=encoding)
     assert main(command) == 2
     assert "suite_fingerprint was" in capsys.readouterr().err
 
