@@ -231,7 +231,7 @@ def environment(device: str | None = None) -> dict[str, Any]:
 
 
 def _gpu(device: str | None) -> dict[str, str]:
-    """Name the model of a GPU; nothing for a CPU. Whoever picked a GPU has imported torch, which is not done here."""
+    """Name the model of a GPU; nothing for a CPU. torch is not imported for it: picking a GPU has done that."""
     torch = sys.modules.get("torch")
     if torch is None or device is None or not device.startswith("cuda") or not torch.cuda.is_available():
         return {}
