@@ -44,14 +44,14 @@ HEAVY = {"torch", "torchvision", "transformers", "diffusers", "peft", "accelerat
 
 def layer_of(module: str) -> str:
     """The layer of a dotted module name. Metrics, their statistics and published values are a layer inside evaluation,
-    rewards, with the prompts that they read and the numbers beside them, one inside training.
+    rewards, with the prompts that they read, their processes and the numbers beside them, one inside training.
     """
     parts = module.split(".")[1:]
     if not parts or parts[0] in CORE:
         return "core"
     if parts[0] == "evaluation" and {"metrics", "stats", "published_scores"}.intersection(parts[1:2]):
         return "metrics"
-    if parts[:2] == ["training", "rl"] and {"rewards", "prompts", "monitors"}.intersection(parts[2:3]):
+    if parts[:2] == ["training", "rl"] and {"rewards", "prompts", "monitors", "scoring"}.intersection(parts[2:3]):
         return "rewards"
     return parts[0]
 

@@ -7,6 +7,7 @@ PaddleOCR has, so it is installed without what it asks for.
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import importlib.util
 from collections.abc import Callable
@@ -57,9 +58,9 @@ def load(_location: str, threads: int, _number: int) -> Callable[[Path, int], li
 
     The function raises UserError for a file that is not an image.
     """
-    from rapidocr_onnxruntime import RapidOCR
-
-    engine = RapidOCR(intra_op_num_threads=threads, inter_op_num_threads=1)
+    engine = importlib.import_module("rapidocr_onnxruntime").RapidOCR(
+        intra_op_num_threads=threads, inter_op_num_threads=1
+    )
 
     def recognize(path: Path, _max_tokens: int) -> list[RecognizedLine]:
         pixels = np.ascontiguousarray(np.asarray(read_image(path))[:, :, ::-1])  # it takes BGR
