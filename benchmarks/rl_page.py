@@ -20,6 +20,7 @@ from rl_nano_parts import METRICS
 from glmkit import __version__
 from glmkit.errors import UserError
 from glmkit.evaluation import suites
+from glmkit.evaluation.stats import Estimate
 from glmkit.files import atomic_path, read_json, read_jsonl
 from glmkit.records import Prompt
 from glmkit.reporting import wording
@@ -58,12 +59,13 @@ def page(out: Path, count: int) -> str:
     if base is None:
         raise UserError(f"{out} has no base", found=sorted(done), fix=f"python benchmarks/rl_nano.py {out} --arms base")
     settings = read_json(out / "settings.json")
-    arms = [Arm(name, marked(result), shares(result, base), stages(out / name)) for name, result in done.items()]
+    arms = [Arm(name, result, shares(result, base), stages(out / name)) for name, result in done.items()]
     environment = template_environment()
     environment.filters |= {
         "signed": lambda value: wording.number(value, signed=True),
         "minutes": lambda value: wording.count(round(value), "minute") if value >= 1 else "less than a minute",
     }
+    environment.tests["resolved"] = is_resolved
     device = base["environment"]["device"]
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         base=base,
@@ -83,16 +85,9 @@ def page(out: Path, count: int) -> str:
     )
 
 
-def marked(result: Mapping[str, Any]) -> dict[str, Any]:
-    """Mark the differences whose interval does not hold zero."""
-    splits: dict[str, Any] = {}
-    for split, metrics in result["splits"].items():
-        splits[split] = {}
-        for name, found in metrics.items():
-            gap = found["difference"]
-            is_resolved = gap["low"] is not None and (gap["low"] > 0 or gap["high"] < 0)
-            splits[split][name] = {**found, "difference": {**gap, "is_resolved": is_resolved}}
-    return {**result, "splits": splits}
+def is_resolved(gap: Mapping[str, Any]) -> bool:
+    """Tell whether the interval of a difference does not hold zero."""
+    return wording.difference("base", "", Estimate(**gap), higher_is_better=True).outcome != "unresolved"
 
 
 def shares(result: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, float]:

@@ -20,6 +20,12 @@ class RecognizedLine(Record):
     box: tuple[int, int, int, int]
 
 
+def line_around(text: str, confidence: float, polygon: Sequence[Sequence[float]]) -> RecognizedLine:
+    """Return a line whose box is the one around a polygon of points x, y."""
+    (left, right), (top, bottom) = ((int(min(axis)), int(max(axis))) for axis in zip(*polygon, strict=True))
+    return RecognizedLine(text, round(float(confidence), 4), (left, top, right, bottom))
+
+
 def texts_of(lines: Sequence[RecognizedLine]) -> tuple[str, ...]:
     """Return what the lines say, without where they stand."""
     return tuple(line.text for line in lines)

@@ -64,12 +64,12 @@ class ScoringProcesses:
 
     def __init__(self, rewards: Mapping[str, str]) -> None:
         self._rewards = dict(rewards)
-        self._count = min(MAX_PROCESSES, runs.cores())
+        count = min(MAX_PROCESSES, runs.cores())
         self._idle: queue.SimpleQueue[subprocess.Popen[bytes] | None] = queue.SimpleQueue()
         self._running: set[subprocess.Popen[bytes]] = set()
-        for _ in range(self._count):
+        for _ in range(count):
             self._idle.put(None)
-        self._pool = ThreadPoolExecutor(self._count)
+        self._pool = ThreadPoolExecutor(count)
 
     def submit(self, sample: RewardSample) -> Future[dict[str, Found]]:
         """Have a sample scored by each of the rewards."""

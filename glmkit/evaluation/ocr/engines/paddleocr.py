@@ -23,7 +23,7 @@ import numpy as np
 import yaml
 
 from glmkit.errors import UserError
-from glmkit.evaluation.ocr.lines import EngineIdentity, RecognizedLine
+from glmkit.evaluation.ocr.lines import EngineIdentity, RecognizedLine, line_around
 from glmkit.evaluation.ocr.process import local_command
 from glmkit.extras import require
 from glmkit.files import atomic_folder, cache_folder
@@ -137,12 +137,8 @@ def _overlap(one: Sequence[int], other: Sequence[int]) -> float:
 
 def _lines(engine: Any, pixels: np.ndarray[Any, Any]) -> list[RecognizedLine]:
     result = engine.predict(np.ascontiguousarray(pixels))[0]
-    lines = []
-    for text, confidence, polygon in zip(result["rec_texts"], result["rec_scores"], result["rec_polys"], strict=True):
-        (left, top), (right, bottom) = polygon.min(axis=0), polygon.max(axis=0)
-        box = (int(left), int(top), int(right), int(bottom))
-        lines.append(RecognizedLine(str(text), round(float(confidence), 4), box))
-    return lines
+    found = zip(result["rec_texts"], result["rec_scores"], result["rec_polys"], strict=True)
+    return [line_around(str(text), confidence, polygon) for text, confidence, polygon in found]
 
 
 def model_folder() -> Path:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from glmkit.errors import UserError
-from glmkit.evaluation.ocr.lines import EngineIdentity, RecognizedLine
+from glmkit.evaluation.ocr.lines import EngineIdentity, RecognizedLine, line_around
 from glmkit.evaluation.ocr.process import local_command
 from glmkit.extras import require
 from glmkit.hashing import large_file_sha256
@@ -65,13 +65,7 @@ def load(_location: str, threads: int, _number: int) -> Callable[[Path, int], li
     def recognize(path: Path, _max_tokens: int) -> list[RecognizedLine]:
         pixels = np.ascontiguousarray(np.asarray(read_image(path))[:, :, ::-1])  # it takes BGR
         found, _ = engine(pixels, use_cls=False, text_score=0.0)
-        lines = []
-        for polygon, text, confidence in found or ():
-            (left, top), (right, bottom) = np.min(polygon, axis=0), np.max(polygon, axis=0)
-            lines.append(
-                RecognizedLine(text, round(float(confidence), 4), (int(left), int(top), int(right), int(bottom)))
-            )
-        return lines
+        return [line_around(text, confidence, polygon) for polygon, text, confidence in found or ()]
 
     return recognize
 

@@ -12,33 +12,10 @@ from PIL import Image, ImageDraw
 
 from glmkit.errors import UserError
 from glmkit.evaluation.ocr.engines import paddleocr
-from glmkit.evaluation.ocr.lines import OcrError, reading_order
 from glmkit.evaluation.ocr.process import recognize_images
 from glmkit.posters import fonts
 
 ENGINE = "glmkit.evaluation.ocr.engines.paddleocr"
-
-
-def test_reads_words_digits_and_nothing(tmp_path: Path) -> None:
-    written, blank, broken = (tmp_path / f"{name}.png" for name in ("written", "blank", "broken"))
-    image = Image.new("RGB", (384, 256), "navy")
-    pen = ImageDraw.Draw(image)
-    font = fonts.load(next(iter(fonts.TYPEFACES)), 40)
-    pen.text((30, 40), "Harbour", "white", font)
-    pen.text((30, 150), "Pier 42", "yellow", font)
-    image.save(written)
-    Image.new("RGB", (64, 64), "white").save(blank)
-    broken.write_bytes(written.read_bytes()[:200])
-    found = dict(recognize_images(dict.fromkeys([written, blank, broken], 1024), ENGINE))
-    lines = found[written]
-    assert isinstance(lines, tuple)
-    assert [line.text for line in reading_order(lines)] == ["Harbour", "Pier 42"]
-    assert all(line.confidence > 0.9 for line in lines)
-    left, top, right, bottom = reading_order(lines)[0].box
-    assert 20 <= left < right <= 384
-    assert 30 <= top < bottom <= 110
-    assert found[blank] == ()
-    assert isinstance(found[broken], OcrError)
 
 
 def test_turned_lines_are_read(tmp_path: Path) -> None:
