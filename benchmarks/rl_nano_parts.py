@@ -58,6 +58,7 @@ def run_for(seconds: float, record: Path, work: Callable[[], object]) -> float:
             signal.setitimer(signal.ITIMER_REAL, 0)
             raise TimeUp
 
+    tick()  # the record is there from the start
     before = signal.signal(signal.SIGALRM, alarm)
     try:
         signal.setitimer(signal.ITIMER_REAL, TICK, TICK)

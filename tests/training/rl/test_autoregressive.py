@@ -102,9 +102,9 @@ def replay(one: AutoregressiveRewardObjective) -> tuple[float, Tensor]:
 
 @pytest.mark.gpu
 def test_recorded_steps_of_adapted_layers_are_those_that_are_launched(tiny_model: Path) -> None:
-    """Token for token, in bfloat16 by autocast; weights that changed since count."""
+    """Token for token, in bfloat16 as training holds frozen weights; adapters that changed since count."""
     device = torch.device("cuda")
-    hybrid = HybridModel(tiny_model, device)
+    hybrid = HybridModel(tiny_model, device, torch.bfloat16)
     model = lora.inject(hybrid.autoregressive, Lora.model_validate(LORA))
     requests, found = [request for request in prompts().requests for _ in range(3)], []
     for effect in (0.1, 0.3):
