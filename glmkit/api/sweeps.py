@@ -44,11 +44,10 @@ class PlannedSweep:
         return self.plan.default_folder(self.adapter) if output is None else Path(output)
 
     def estimate(self) -> dict[str, Any]:
-        """Say how many combinations and images there are, and how long they take: see `estimate_seconds`."""
-        from glmkit.evaluation.sweep import estimate_seconds
+        """Count combinations, images and prior tokens, and estimate seconds; see `glmkit.evaluation.sweep.estimate`."""
+        from glmkit.evaluation.sweep import estimate
 
-        amounts = {"combinations": len(self.plan.combinations), "images": self.plan.n_images}
-        return amounts | estimate_seconds(self.plan, self.device, self.options)
+        return estimate(self.plan, self.device, self.options)
 
     def run(self, output: str | Path | None = None, metric: str | None = None, prefer: str = "best") -> Sweep:
         """Evaluate what is missing in the folder, and write its page; see `sweep`."""

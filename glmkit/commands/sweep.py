@@ -101,10 +101,10 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _in_words(combinations: int, images: int, prior_token_sets: int, seconds: float) -> str:
+def _in_words(combinations: int, images: int, prior_tokens: int, seconds: float) -> str:
     from glmkit.training.units import duration
 
     return (
-        f"{combinations} combinations, {images} images; prior tokens for {prior_token_sets} of them, which the others "
+        f"{combinations} combinations, {images} images; prior tokens for {prior_tokens} of them, which the others "
         f"share\nabout {duration(seconds)} to generate by one image here and now; loading and reading come on top"
     )

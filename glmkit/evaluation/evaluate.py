@@ -68,7 +68,7 @@ def evaluate(
 
     # 2. Generate the images, or copy the given ones; published answers come without images.
     open_run(folder, "eval", settings, device if plan.generation is not None else None)
-    prompts, condition_images = _write_references(folder, suite, prompts)
+    prompts, condition_images = write_references(folder, suite, prompts)
     rewrites = _rewrite(plan, folder, prompts)
     answers: dict[str, Answers] = {}
     if published is not None:
@@ -187,7 +187,7 @@ def _unmatched(plan: EvaluationPlan, suite: Suite, files: ImageFiles, prompts: S
     )
 
 
-def _write_references(
+def write_references(
     folder: Path, suite: Suite, prompts: Sequence[Prompt]
 ) -> tuple[list[Prompt], dict[str, tuple[str, ...]]]:
     """Write `references/<prompt id>/<name>.png` for what the suite gives.

@@ -12,10 +12,12 @@ from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from glmkit.errors import UserError
 from glmkit.evaluation import suites
+from glmkit.evaluation.evaluate import write_references
 from glmkit.evaluation.many import ModelOfSettings, check_all, evaluate_all
 from glmkit.evaluation.plan import EvaluationPlan, GenerationSettings, folder_of
 from glmkit.files import write_json
@@ -23,7 +25,7 @@ from glmkit.generation.benchmark import decoder_passes, measure_latency
 from glmkit.generation.options import InferenceOptions
 from glmkit.models.checkpoint.adapter_files import ADAPTABLE, read
 from glmkit.models.checkpoint.adapters import Adapter, check_weight
-from glmkit.records import SWEEP, Combination
+from glmkit.records import SWEEP, Combination, Request
 from glmkit.runs import open_run, read_result
 
 MAX_COMBINATIONS = 1000
@@ -147,17 +149,6 @@ class SweepPlan:
         common = {**self.settings(), "adapter": adapter, "constant": self.constant}
         return folder_of(f"sweep-{self.base.suite}", self.base.model, common)
 
-    @property
-    def n_images(self) -> int:
-        """Tell how many images all combinations have together."""
-        return len(self.combinations) * self._n_requests
-
-    @property
-    def _n_requests(self) -> int:
-        assert self.base.generation is not None
-        suite = suites.load(self.base.suite)
-        return len(suites.prompts(suite, self.base.split, self.base.limit, self.base.data)) * self.base.generation.count
-
 
 def run_sweep(plan: SweepPlan, folder: Path, device: str, options: InferenceOptions) -> None:
     """Evaluate every combination in `folder`, or what is missing there, and list them in sweep.json.
@@ -165,33 +156,63 @@ def run_sweep(plan: SweepPlan, folder: Path, device: str, options: InferenceOpti
     UserError when the folder holds a sweep of other prompts, seeds or settings. Combinations of an earlier sweep in
     the same folder stay there, but are not listed.
     """
-    plans = plan.plans()
-    check_all(plans)
-    for adapter in {Adapter.parse(text) for one in plan.combinations for text in one.adapters}:
-        for component in read(adapter.folder).values():
-            check_weight(component, adapter.weight)
+    plans = _checked(plan)
     open_run(folder, "sweep", plan.settings(), device)
     evaluate_all(plans, folder, ModelOfSettings(device, options), options)
     write_json(folder / SWEEP, [one.to_dict() for one in plan.combinations])
 
 
-def estimate_seconds(plan: SweepPlan, device: str, options: InferenceOptions) -> dict[str, Any]:
-    """Estimate how long a sweep takes, from one image of the first combination, which is generated and thrown away.
+def _checked(plan: SweepPlan) -> dict[str, EvaluationPlan]:
+    """Return the evaluation of each combination; UserError for what none of them could begin with."""
+    plans = plan.plans()
+    check_all(plans)
+    for adapter in {Adapter.parse(text) for one in plan.combinations for text in one.adapters}:
+        for component in read(adapter.folder).values():
+            check_weight(component, adapter.weight)
+    return plans
 
-    Prior tokens count once for each set of adapters of the AR model, denoising by the passes of each guidance. Loading,
-    and reading or judging the images, are not counted.
+
+def estimate(plan: SweepPlan, device: str, options: InferenceOptions) -> dict[str, Any]:
+    """Count the images and prior tokens of a whole sweep, and estimate its seconds; nothing of it is kept.
+
+    Returns `combinations`; `images`, without those of prompts that cannot be used; `prior_tokens`: how many images get
+    prior tokens of their own, which the others share; `seconds`, by one image of the first combination, which is
+    generated and thrown away: loading, and reading or judging the images, come on top. UserError as in `run_sweep`.
     """
-    from glmkit.generation.prior_token_files import weights_behind
-
-    first, *_ = plan.plans().values()
+    plans = _checked(plan)
+    first, *_ = plans.values()
     assert first.generation is not None
-    prompt, *_ = suites.prompts(suites.load(first.suite), first.split, first.limit, first.data)
+    suite = suites.load(first.suite)
+    prompts = suites.prompts(suite, first.split, first.limit, first.data)
     hybrid = ModelOfSettings(device, options)(first.generation)
-    request = first.generation.request(prompt, 0)
-    measure_latency(hybrid, request)  # which compiles
-    seconds = measure_latency(hybrid, request)
-    sets = {weights_behind(hybrid.folder, one.adapters) for one in plan.combinations}
-    passes = sum(decoder_passes(replace(request, guidance=one.guidance)) for one in plan.combinations)
-    per_prompt = len(sets) * seconds["prior_tokens"] + len(plan.combinations) * seconds["vae"]
-    per_prompt += seconds["denoising"] * passes / decoder_passes(request)
-    return {"prior_token_sets": len(sets), "seconds": plan.n_images / len(plan.combinations) * per_prompt}
+    with TemporaryDirectory() as folder:
+        prompts, edited = write_references(Path(folder), suite, first.check_prompts(suite, prompts))
+        usable = [prompt for prompt in prompts if prompt.error is None]
+        requests = [
+            first.generation.request(prompt, seed, edited.get(prompt.id, ()))
+            for prompt in usable
+            for seed in first.generation.seeds_of(prompt)
+        ]
+        if not requests:
+            raise UserError("no prompt can be used", found=prompts[0].error)
+        prior_tokens = _count_prior_tokens(hybrid.folder, plan.combinations, requests)
+        measure_latency(hybrid, requests[0])  # which compiles
+        seconds = measure_latency(hybrid, requests[0])
+    passes = sum(decoder_passes(replace(requests[0], guidance=one.guidance)) for one in plan.combinations)
+    denoising = seconds["denoising"] / decoder_passes(requests[0]) * passes * len(requests)
+    images = len(plan.combinations) * len(requests)
+    return {
+        "combinations": len(plan.combinations),
+        "images": images,
+        "prior_tokens": prior_tokens,
+        "seconds": prior_tokens * seconds["prior_tokens"] + denoising + images * seconds["vae"],
+    }
+
+
+def _count_prior_tokens(folder: Path, combinations: Sequence[Combination], requests: Sequence[Request]) -> int:
+    """Count the files of prior tokens that a sweep of a model folder has in the end."""
+    from glmkit.generation.prior_token_files import PriorTokenFiles, weights_behind
+
+    of_adapters = {one.adapters: weights_behind(folder, one.adapters) for one in combinations}
+    files = [PriorTokenFiles(Path(), weights) for weights in {*of_adapters.values()}]
+    return len({file.path(request) for file in files for request in requests})

@@ -18,8 +18,8 @@ from glmkit.models.checkpoint.adapter_files import WEIGHTS, read
 from glmkit.models.checkpoint.adapters import Adapter
 from glmkit.records import Request
 
-# The fields of a request that its prior tokens depend on.
-FIELDS = ("prompt", "seed", "height", "width", "condition_images", "temperature", "top_p", "top_k")
+# The fields of a request that its prior tokens depend on, beside the content of the images that it edits.
+FIELDS = ("prompt", "seed", "height", "width", "temperature", "top_p", "top_k")
 
 
 def weights_behind(folder: Path, adapters: Sequence[str] = (), arithmetic: str = "") -> str:
@@ -49,7 +49,8 @@ class PriorTokenFiles:
     def path(self, request: Request) -> Path:
         """Return where the prior tokens of a request are, or will be."""
         values = {key: value for key, value in asdict(request).items() if key in FIELDS}
-        digest = json_sha256([self.weights, values, condition_image_digests(request)])
+        edited = [len(request.condition_images), *condition_image_digests(request)]
+        digest = json_sha256([self.weights, values, edited])
         return self.folder / f"{digest[:24]}.npz"
 
     def has(self, request: Request) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from plain_runs import write_run
 from tiny_adapter import make_adapter
 
@@ -16,7 +17,7 @@ from glmkit.cli import main
 from glmkit.errors import UserError
 from glmkit.evaluation import plan
 from glmkit.evaluation.sweep import parse_numbers
-from glmkit.files import read_json, read_jsonl, write_json
+from glmkit.files import read_json, read_jsonl, write_json, write_jsonl
 from glmkit.records import SWEEP, Combination
 from glmkit.reporting.sweep import write_sweep
 
@@ -99,8 +100,8 @@ def test_every_combination_once(
     planned = json.loads(capsys.readouterr().out)
     # Without the adapter once, else three checkpoints at two weights; all at two guidances, on two prompts.
     assert (planned["combinations"], planned["images"]) == (14, 28)
-    # The AR model has its adapter at no weight, 0.5 and 1.
-    assert planned["prior_token_sets"] == 3
+    # The AR model has its adapter at no weight, 0.5 and 1; two prompts.
+    assert planned["prior_tokens"] == 3 * 2
     assert planned["seconds"] > 0
     assert not (tmp_path / "sweep").exists()
 
@@ -136,6 +137,37 @@ def test_every_combination_once(
     assert {path.parents[1].name for path in again.keys() - files.keys()} == {"step-2_weight-1_guidance-2.5"}
     assert len(list((folder / "prior_tokens").iterdir())) == 2 * 2
     assert read_json(folder / SWEEP)[0]["adapters"][1] == str(trained / "checkpoints" / "decoder" / "000002")
+
+
+def test_a_dry_run_counts_what_the_sweep_generates(
+    command: list[str], trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Equal requests share their prior tokens, edits too; a prompt that cannot be used has no image."""
+    Image.new("RGB", (64, 64), (200, 40, 40)).save(tmp_path / "red.png")
+    sign: dict[str, Any] = {"prompt": "a sign 'Owl'", "texts": ["Owl"]}
+    edits = [{**sign, "condition_images": [name]} for name in ("red.png", "missing.png")]
+    write_jsonl(tmp_path / "own.jsonl", [edits[0], sign, sign, {**sign, "seed": 1}, edits[1]])
+    own = ["--prompts", str(tmp_path / "own.jsonl"), *command[command.index("--model") :]]
+    own = [
+        "sweep",
+        *own,
+        "--adapter",
+        str(trained / "adapter" / "decoder"),
+        "--weights",
+        "0",
+        "1",
+        "--guidance",
+        "1",
+        "2",
+    ]
+    assert main([*own, "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert main(own) == 0
+    folder = tmp_path / "sweep"
+    images = [path for path in folder.rglob("*.png") if path.parent.name == "images"]
+    prior_tokens = [*(folder / "prior_tokens").iterdir()]
+    assert said.startswith(f"4 combinations, {len(images)} images; prior tokens for {len(prior_tokens)} of them")
+    assert (len(images), len(prior_tokens)) == (4 * 4, 3)
 
 
 def test_bad_input(command: list[str], trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
