@@ -30,7 +30,8 @@ class RewardedImage(Record):
     """Say what the rewards give an image. `total` is their weighted sum, `advantage` what training makes of it.
 
     The advantage compares with the other images of the prompt; None of a single one. An image with an `error` has
-    neither. `is_empty`: there is next to nothing in it, and no reward is above 0.
+    neither, nor has one of whose prompt no reward says anything. `is_empty`: there is next to nothing in it, and no
+    reward is above 0.
     """
 
     prompt_id: str
@@ -85,8 +86,8 @@ def reward_images(
 
     Texts of a prompt are its `texts` or, with `texts_from="quotes"`, those in its quotes. `base` is a folder of images
     that the model makes without what is trained, by the same names; one without its seed is compared with the first of
-    its prompt. UserError for whatever is misspelt or missing; an image that cannot be scored, or whose prompt cannot be
-    used, has its error.
+    its prompt. UserError for whatever is misspelt or missing, and for the reward "text" where no prompt names texts; an
+    image that cannot be scored, or whose prompt cannot be used, has its error.
     """
     from glmkit.evaluation.suites.shared.layouts import file_of
     from glmkit.evaluation.suites.shared.own_prompts import OwnPrompts
@@ -97,6 +98,8 @@ def reward_images(
 
     suite = OwnPrompts(from_quotes=texts_from is not None)
     read = [_prompt(one, from_quotes=suite.from_quotes) for one in read_prompts(Path(prompts))]
+    if "text" in rewards:
+        _check_texts(Path(prompts), read, from_quotes=suite.from_quotes)
     known = {prompt.id: prompt for prompt in read}
     files = suite.find(Path(images), read)
     bases = {} if base is None else suite.find(Path(base), read)
@@ -114,7 +117,7 @@ def reward_images(
         )
         gains = advantages(scores, [prompt.id for prompt, _, _ in found], scorer.weights, scorer.min_stds).tolist()
     rewarded = [
-        _rewarded(prompt, seed, file, score, score.total(rewards), gain)
+        _rewarded(prompt, seed, file, score, rewards, gain)
         for (prompt, seed, file), score, gain in zip(found, scores, gains, strict=True)
     ]
     missing = known.keys() - {image.prompt_id for image in rewarded}
@@ -133,8 +136,18 @@ def _prompt(prompt: FilePrompt, *, from_quotes: bool) -> Prompt:
         return Prompt(prompt.id, prompt.prompt, error=one_line(error))
 
 
+def _check_texts(file: Path, prompts: Sequence[Prompt], *, from_quotes: bool) -> None:
+    """Raise UserError when none of the prompts that can be used has texts."""
+    usable = [prompt for prompt in prompts if prompt.error is None]
+    if usable and not any(prompt.texts for prompt in usable):
+        fix = '"texts": ["OPEN"], what its image must show; or ' + (
+            "--reward without text" if from_quotes else "--texts-from quotes"
+        )
+        raise UserError(f"no prompt in {file} has expected texts", found=usable[0].prompt, fix=fix)
+
+
 def _rewarded(
-    prompt: Prompt, seed: int, file: Path, score: RewardScore, total: float | None, advantage: float
+    prompt: Prompt, seed: int, file: Path, score: RewardScore, weights: Mapping[str, float], advantage: float
 ) -> RewardedImage:
     """Make the record of an image; an advantage of NaN is none."""
     return RewardedImage(
@@ -144,8 +157,8 @@ def _rewarded(
         seed=seed,
         file=str(file),
         rewards=score.parts,
-        total=total,
-        advantage=None if math.isnan(advantage) else advantage,
+        total=score.total(weights) if score.parts else None,
+        advantage=advantage if score.parts and not math.isnan(advantage) else None,
         is_empty=score.is_empty,
         error=score.error,
         condition_images=prompt.condition_images,

@@ -89,6 +89,9 @@ def report_of(arguments: argparse.Namespace) -> RewardReport:
     for image in report.images:
         if image.error is not None:
             print(f"{image.file} has no reward: {image.error}", file=sys.stderr)
+    if silent := [image.file for image in report.images if image.error is None and image.total is None]:
+        about = f"{len(silent)} images, such as {silent[0]}"
+        print(f"these rewards say nothing of the prompts of {about}", file=sys.stderr)
     if report.missing:
         print(f"without an image: {len(report.missing)} prompts, such as {report.missing[0]}", file=sys.stderr)
     if report.unmatched:

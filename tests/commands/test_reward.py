@@ -119,6 +119,23 @@ def test_what_is_wrong_is_said(
     assert message in capsys.readouterr().err
 
 
+def test_what_no_reward_speaks_of_has_none(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Prompts without texts cannot be rewarded for them; those that no reward judges have no total of 0."""
+    assert run(folder, "--reward", "kept:0=1") == 1  # none edits an image
+    printed = capsys.readouterr()
+    assert "these rewards say nothing of the prompts of 4 images" in printed.err
+    assert "0.000" not in printed.out
+    write_jsonl(folder / "prompts.jsonl", [{"id": "a", "prompt": "A 'red' card"}, *PROMPTS[1:]])
+    for command in (["--reward", "content=1", "text=1"], []):
+        assert run(folder, *command) == 2
+        error = capsys.readouterr().err
+        assert "prompts.jsonl has expected texts" in error
+        assert "--texts-from quotes" in error
+    write_jsonl(folder / "prompts.jsonl", [{"id": "a", "prompt": "A red card"}])
+    assert run(folder, "--texts-from", "quotes") == 2
+    assert "--reward without text" in capsys.readouterr().err
+
+
 def test_rewards_that_compare_need_base_images(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     common = ["reward", "--images", str(folder / "images"), "--prompts", str(folder / "prompts.jsonl")]
     assert main([*common, "--reward", "content=1"]) == 2
