@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import shlex
 import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -110,9 +111,9 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def called(path: Path, suffix: str, otherwise: str) -> Path:
-    """Return a path with another suffix, to suggest it; `otherwise` for one without a name, such as "" and "/"."""
-    return path.with_suffix(suffix) if path.name else Path(f"{otherwise}{suffix}")
+def called(path: Path, suffix: str, otherwise: str) -> str:
+    """Return a path with another suffix as it is typed; `otherwise` for one without a name, such as "" and "/"."""
+    return shlex.quote(str(path.with_suffix(suffix) if path.name else f"{otherwise}{suffix}"))
 
 
 def _named(path: str | Path) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 from dataclasses import fields
 
 from glmkit.errors import UserError
@@ -60,7 +61,9 @@ def run(arguments: argparse.Namespace) -> int:
     for text in arguments.adapter:
         name, equals, folder = text.partition("=")
         if not equals or not folder:
-            raise UserError("an adapter of a server has a name", found=text, fix=f"--adapter poster={text}")
+            raise UserError(
+                "an adapter of a server has a name", found=text, fix=f"--adapter {shlex.quote(f'poster={text}')}"
+            )
         if name in adapters:
             raise UserError(f"two adapters are called {name}", fix="another name for one of them")
         adapters[name] = folder

@@ -7,6 +7,7 @@ finished may grow. Prior tokens are generated once for combinations that differ 
 from __future__ import annotations
 
 import itertools
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
@@ -64,7 +65,9 @@ class SweptAdapter:
         """Find what `--adapter` names: RUN, RUN/adapter, or the adapter of one component, with RUN/checkpoints."""
         adapter = Adapter.parse(text)
         if adapter.weight != 1:
-            raise UserError("the weights of a sweep are --weights", found=text, fix=f"--adapter {adapter.folder}")
+            raise UserError(
+                "the weights of a sweep are --weights", found=text, fix=f"--adapter {shlex.quote(str(adapter.folder))}"
+            )
         folder = adapter.folder
         components = [name for name in ADAPTABLE if (folder / name).is_dir()]
         run = folder.parent if folder.name == "adapter" else folder.parent.parent
@@ -75,7 +78,7 @@ class SweptAdapter:
         }
         several = [name for name, paths in kept.items() if paths]
         if len(several) > 1:
-            fix = f"--adapter {folder / several[-1]} --with {folder / several[0]}"
+            fix = shlex.join(["--adapter", str(folder / several[-1]), "--with", str(folder / several[0])])
             raise UserError(f"{run} kept checkpoints of several components", found=", ".join(several), fix=fix)
         if not several:
             return cls(((None, (str(folder),)),))

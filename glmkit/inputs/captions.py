@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -94,7 +95,7 @@ def column(wanted: str, default: str, others: Sequence[str], known: list[str], w
     candidates = [wanted] if wanted in known else [name for name in others if name in known and wanted == default]
     if len(candidates) == 1 and known.count(candidates[0]) == 1:
         return candidates[0]
-    fix = f"data.columns.{key}={candidates[0] if candidates else 'NAME'}"
+    fix = shlex.quote(f"data.columns.{key}={candidates[0] if candidates else 'NAME'}")
     raise UserError(f"{where} has no column {wanted}", found=f"columns {', '.join(known)}", fix=fix)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -153,7 +154,10 @@ class _Reader:
         if files := splits.parquet_files(folder):
             return self.parquet(splits.choose(splits.groups(files), None, split, self.role, str(folder), self.notes))
         if split is not None:
-            raise UserError(f"{folder} has no split {split}", fix=f"data.{self.role}={folder}, or a folder of its own")
+            raise UserError(
+                f"{folder} has no split {split}",
+                fix=shlex.quote(f"data.{self.role}={folder}") + ", or a folder of its own",
+            )
         return self.text_files(folder, images, entries) if images else self._sub_folders(folders)
 
     def _declared(self, folder: Path) -> dict[splits.Key, list[Path]]:
@@ -244,7 +248,8 @@ class _Reader:
                 tables = [
                     table for table in self._tables if not table.with_name(f"{table.stem}{image.suffix}").exists()
                 ]
-                fix = f"data.{self.role}={tables[0]}, if that has the captions; else " if len(tables) == 1 else ""
+                typed = [shlex.quote(f"data.{self.role}={table}") for table in tables]
+                fix = f"{typed[0]}, if that has the captions; else " if len(tables) == 1 else ""
                 raise UserError(f"image {name} has no caption", fix=f"{fix}write {image.stem}.txt")
             contents = {read_text(text, MAX_CAPTION_BYTES).strip() for text in texts}
             if len(contents) > 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
@@ -173,7 +174,8 @@ def _one(
         form = (f"{where}/CONFIGURATION:SPLIT", f"{where}:SPLIT")[place]
         what = f"{where} has no {kind} {wanted}" if wanted is not None else f"{where} holds more than one {kind}"
         shown = ", ".join(name or "files without one" for name in names)
-        fix = f"data.{role}={where}" if names == [""] else f"data.{role}={form}, with one of them"
+        typed = shlex.quote(f"data.{role}={where if names == [''] else form}")
+        fix = typed if names == [""] else f"{typed}, with one of them"
         raise UserError(what, found=shown, fix=fix)
     return {key: files for key, files in found.items() if key[place] == chosen}
 

@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import os
+import shlex
 import zipfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -129,7 +130,7 @@ def check_replaceable(files: Sequence[Path], option: str = "--out") -> None:
     is_ours = {".html": is_page, ".zip": is_zip}
     for path in files:
         if path.exists() and not (path.is_file() and is_ours.get(path.suffix, is_data)(path)):
-            fix = f"{option} {path.with_name(f'{path.stem}-report.html')}, or another name"
+            fix = f"{option} {shlex.quote(str(path.with_name(f'{path.stem}-report.html')))}, or another name"
             raise UserError(f"{path} is not of a report, and stays as it is", fix=fix)
 
 
@@ -139,7 +140,7 @@ def check_replaceable_folder(folder: Path) -> None:
     if os.path.lexists(folder) and not (page.is_file() and is_page(page) and not (folder / "manifest.json").exists()):
         raise UserError(
             f"the report is too large for one file, and {folder} is not of a report",
-            fix=f"--out {folder.with_name(f'{folder.name}-report.html')}, or a larger --max-mb",
+            fix=f"--out {shlex.quote(str(folder.with_name(f'{folder.name}-report.html')))}, or a larger --max-mb",
         )
 
 

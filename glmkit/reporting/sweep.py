@@ -204,7 +204,7 @@ def render_sweep(result: SweepResult, name: str) -> str:
             name=name,
             suite=result.best.run.summary.suite,
             result=result,
-            adapters=[shareable_path(adapter) for adapter in result.recommended.combination.adapters],
+            adapters=[shlex.quote(shareable_path(adapter)) for adapter in result.recommended.combination.adapters],
             panels=panels,
             shares=shares(result),
             plots=[plot(panel, result.recommended) for panel in panels],

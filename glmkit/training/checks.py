@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -57,7 +58,11 @@ def start(recipe: Recipe) -> None:
         return
     adapter, base = adapters.Adapter.parse(recipe.start_from), checkpoint.resolve(recipe.model)
     if adapter.weight != 1:
-        raise UserError("training starts from an adapter as it is", found=recipe.start_from, fix=f"{adapter.folder}")
+        raise UserError(
+            "training starts from an adapter as it is",
+            found=recipe.start_from,
+            fix=shlex.quote(f"start_from={adapter.folder}"),
+        )
     output, begun_in = (Path(os.path.realpath(path)) for path in (recipe.output, adapter.folder))
     if output in (begun_in, *begun_in.parents):
         raise UserError("a run cannot start from its own adapter", found=output, fix="output=NEW_FOLDER")
@@ -80,9 +85,10 @@ def start(recipe: Recipe) -> None:
 def _start_of_stage(name: str, stage: Stage, begun: adapter_files.ComponentAdapter, base: Path) -> None:
     """UserError unless a stage trains the very layers of an adapter, with its ranks and scales."""
     if stage.lora is None:
+        merge = shlex.join(["glmkit", "merge", str(base), "--adapter", str(begun.file.parent)])
         raise UserError(
             f"{name} is trained whole, and {begun.file} is an adapter of it",
-            fix=f"glmkit merge {base} --adapter {begun.file.parent} --out MERGED, then model=MERGED",
+            fix=f"{merge} --out MERGED, then model=MERGED",
         )
     with torch.device("meta"):
         ours = lora.inject(checkpoint.new_component(base, name), stage.lora)

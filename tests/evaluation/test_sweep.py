@@ -212,7 +212,7 @@ def test_the_recommendation_and_what_may_be_as_good(tmp_path: Path, direction: s
     }
     listed = []
     for weight, values in scores.items():
-        one = Combination(6, weight, 1.5, ("/home/me/run/adapter",))
+        one = Combination(6, weight, 1.5, ("/home/me/my run/adapter",))
         written = [v if isinstance(v, str) else ((v if direction == "higher" else 1 - v), 1) for v in values]
         write_run(tmp_path / one.folder, written, name=one.name, direction=direction, images=True)
         listed.append(one.to_dict())
@@ -228,6 +228,7 @@ def test_the_recommendation_and_what_may_be_as_good(tmp_path: Path, direction: s
     text = page.read_text()
     assert text.count("<img ") == 3
     assert "/home/me" not in text
+    assert "--adapter &#39;my run/adapter&#39; --guidance 1.5" in text
     strong = write_sweep(tmp_path, prefer="strongest")[1]
     assert (strong.best.combination.weight, strong.recommended.combination.weight) == (0.5, 0.75)
     assert "weight 0.75, guidance 1.5 is recommended: the strongest that may be as good as step 6" in strong.sentence

@@ -7,6 +7,7 @@ extractor. The images themselves stay where the user has them.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +49,9 @@ def get(name: str) -> ReferenceSet:
     """Find the set of that name; UserError with the nearest name, or with the command that makes one."""
     known = names()
     if not known:
-        raise UserError(f"there is no reference set {name!r}", fix=f"glmkit reference add {name} --images DIR")
+        raise UserError(
+            f"there is no reference set {name!r}", fix=f"glmkit reference add {shlex.quote(name)} --images DIR"
+        )
     if name not in known:
         raise unknown("reference set", name, known)
     folder = root() / name

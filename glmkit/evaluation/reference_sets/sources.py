@@ -6,6 +6,7 @@ Every source lists its images in one fixed order and can start after any of them
 from __future__ import annotations
 
 import re
+import shlex
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -95,7 +96,9 @@ def _rows(file: Path, columns: Sequence[ImageColumn], start: int) -> Iterator[tu
     known = parquet_columns(file)
     if missing := sorted(set(names) - set(known)):
         guess = nearest(missing[0], known) or next(iter(known), "NAME")
-        raise UserError(f"{file} has no column {missing[0]!r}", found=", ".join(known), fix=f"--column {guess}")
+        raise UserError(
+            f"{file} has no column {missing[0]!r}", found=", ".join(known), fix=f"--column {shlex.quote(guess)}"
+        )
     return parquet_rows(file, names, start)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -112,7 +113,9 @@ def read(path: Path) -> dict[str, ComponentAdapter]:
     raise UserError(
         f"{path} is not an adapter folder",
         found=f"the files {weights.listed(file.name for file in files)}" if files else "no safetensors file",
-        fix=f"--adapter {files[0]}" if files else f"RUN/adapter, or a folder with {CONFIG} and {WEIGHTS}",
+        fix=f"--adapter {shlex.quote(str(files[0]))}"
+        if files
+        else f"RUN/adapter, or a folder with {CONFIG} and {WEIGHTS}",
     )
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 import sys
 import warnings
 from collections.abc import Sequence
@@ -53,7 +54,8 @@ class Adapter:
         except ValueError:
             value = math.nan
         if not math.isfinite(value):
-            raise UserError("the weight of an adapter must be a number", found=text, fix=f"--adapter {folder}:0.8")
+            fix = f"--adapter {shlex.quote(f'{folder}:0.8')}"
+            raise UserError("the weight of an adapter must be a number", found=text, fix=fix)
         return cls(_of_run(Path(folder)), value)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -40,7 +41,7 @@ def edit_suite(
             raise UserError(
                 f"{prompts}: {prompt.id} is not what the poster world makes",
                 found=prompt.prompt,
-                fix=f"python -m {module} > {prompts}",
+                fix=f"python -m {module} > {shlex.quote(str(prompts))}",
             )
         return edit
 
