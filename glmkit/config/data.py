@@ -57,7 +57,7 @@ class ImageSettings(Section):
     columns: Columns = Columns()
     """What the columns of a table are called."""
 
-    _size = field_validator("size")(is_size)
+    _size = field_validator("size", mode="before")(is_size)
 
 
 class Data(ImageSettings):

@@ -38,7 +38,7 @@ class Samples(Section):
     steps: int | None = Field(default=None, gt=0)
     """Denoising steps; none: the model's default."""
 
-    _size = field_validator("size")(is_size)
+    _size = field_validator("size", mode="before")(is_size)
 
 
 class Eval(Section):
@@ -172,6 +172,8 @@ def _explain(problem: Any, kind: type[Recipe], values: Mapping[str, Any]) -> str
         return f"{line}unknown key{hint} (known: {', '.join(known)})"
     if problem["type"] == "missing":
         return f"{line}missing"
+    if problem["type"] == "string_type" and not isinstance(problem["input"], Mapping | list):
+        return f"{line}must be text; what YAML reads as something else needs quotes (found {problem['input']!r})"
     if problem["type"] == "tuple_type":
         return f"{line}must be a list, such as [{problem['input']}]"
     message = problem["msg"].removeprefix("Value error, ")

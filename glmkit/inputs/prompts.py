@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from glmkit import errors
-from glmkit.config import parse_size
+from glmkit.config import parse_size, suggested_size
 from glmkit.errors import UserError
 from glmkit.files import read_text
 from glmkit.inputs.quotes import quoted_texts
@@ -170,7 +170,8 @@ def _prompt(record: Mapping[str, Any], id: str, folder: Path, *, is_text: bool) 
             raise UserError("the prompt is missing", found=repr(dict(record))[:200], fix='"prompt": "a red poster"')
         check_text(prompt, "the prompt")
         if not isinstance(size := given.get("size", "32x32"), str):
-            raise UserError("size must be a text", found=repr(size)[:80], fix='"size": "512x768"')
+            fix = f'"size": "{suggested_size(size)}"'
+            raise UserError("a size is WIDTHxHEIGHT in pixels", found=repr(size)[:80], fix=fix)
         parse_size(size)
         texts = _strings(given, "texts", is_text)
         for text in texts:

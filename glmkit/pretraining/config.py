@@ -7,10 +7,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from glmkit import config
 from glmkit.config import AutoregressiveStage, Data, DecoderStage, Recipe, Section, Stage, parse_size
+from glmkit.config.section import is_size
 from glmkit.config.values import assign, override, read_yaml
 from glmkit.errors import UserError, unknown
 
@@ -33,6 +34,8 @@ class PosterData(Section):
     """Seed of the scenes."""
     workers: int = Field(default=0, ge=0)
     """Processes that render; 0: one per core."""
+
+    _size = field_validator("size", mode="before")(lambda value: value if isinstance(value, dict) else is_size(value))
 
     @property
     def shares(self) -> dict[tuple[int, int], float]:
