@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from glmkit import config, runs
-from glmkit.commands.bench import train_line
+from glmkit.commands.bench.train import train_line
 from glmkit.files import append_jsonl
 from glmkit.generation.random_model import open_model
 from glmkit.models.devices import pick_device

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pkgutil
 import re
 import shlex
 import shutil
@@ -45,7 +46,7 @@ def test_the_keys_of_a_stage_are_keys(value: str) -> None:
 
 
 def test_every_kind_of_command_is_shown() -> None:
-    names = {path.stem for path in (ROOT / "glmkit" / "commands").glob("[!_]*.py")}
+    names = {module.name for module in pkgutil.iter_modules([str(ROOT / "glmkit" / "commands")])}
     assert {argv[0] for argv in commands("glmkit")} == names
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from glmkit.errors import UserError
 from glmkit.generation.loading import hold_components
 from glmkit.generation.processor import build_processor
 from glmkit.models import checkpoint
@@ -61,6 +62,14 @@ class RandomModel(HybridModel):
                 else:
                     parameter.fill_(1.0 if name.endswith("weight") else 0.0)
         return module.eval()
+
+
+def check_published_sizes(device: torch.device) -> None:
+    """Raise UserError where the published sizes would take hours."""
+    if device.type != "cuda":
+        raise UserError(
+            "the published sizes need a CUDA GPU", found=f"device {device}", fix="--model nano, or a machine with one"
+        )
 
 
 def open_model(

@@ -2,7 +2,8 @@
 
 The lower bound of one step is what its products cost at the rate that large products reach on the same device, measured
 in the same run: forwards and back to the activations, of frozen weights no gradient; layers under gradient
-checkpointing count again. A model is built once for all cases that differ only in their images and checkpointing.
+checkpointing count again. Several processes have that rate each, and exchange takes no time. A model is built once for
+all cases that differ only in their images and checkpointing.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,18 +24,16 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from glmkit.config import STAGES, BlockStage, Lora, Stage
-from glmkit.errors import UserError
-from glmkit.generation import flow_matching as flow
-from glmkit.generation.benchmark import decoder_flops
-from glmkit.generation.prior_tokens import prompt_tokenizer
-from glmkit.generation.sequence import grids
+from glmkit.distributed.process_group import SINGLE_PROCESS, ProcessGroup
+from glmkit.errors import UserError, first_line
+from glmkit.models.devices import dtype_for
 from glmkit.models.hardware import Clock, DeviceRates, measure_rates, memory_cap, peak_memory_gib, reset_peak_memory
 from glmkit.models.hybrid import HybridModel
-from glmkit.training import data, lora, quantization
+from glmkit.training import data, distributed, fsdp, lora, quantization
 from glmkit.training.context import StageContext
 from glmkit.training.features import FeatureCache
+from glmkit.training.flops import CAPTION, sequence_tokens, training_flops
 from glmkit.training.loop import Loop
-from glmkit.training.memory_tracker import BACKWARD_OF_ATTENTION
 from glmkit.training.objectives import stage_kinds
 from glmkit.training.stage import checkpoint_gradients, quantize_and_offload
 
@@ -42,7 +41,6 @@ TARGETS = {
     "autoregressive": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_up_proj", "down_proj"),
     "decoder": ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2"),
 }
-CAPTION = "A poster with the words 'HELLO' and 'WORLD' in large letters over a city by the sea."
 FROM_STAGE = ("gradient_checkpointing", "accumulation_steps", "compile")
 FROM_LORA = ("base", "offload", "rank")
 COLUMNS = (
@@ -51,6 +49,7 @@ COLUMNS = (
     "edits",
     "gradient_checkpointing",
     "base",
+    "full_finetuning",
     "pack",
     "offload",
     "compile",
@@ -63,8 +62,8 @@ class TrainingCase:
     """One row of the benchmark: what is trained, on which images, and how its memory is spent.
 
     `cap_gib` is all that a GPU gives. `edits`: every image has a condition image of its own. `regularization_images`:
-    a stage with a regularization weight uses other images than those it learns. `recipe_stage` is the stage of a
-    recipe that the case measures, if it does.
+    a stage with a regularization weight uses other images than those it learns. `full_finetuning`: all weights learn,
+    in float32, in place of adapters. `recipe_stage` is the stage of a recipe that the case measures, if it does.
     """
 
     name: str
@@ -81,6 +80,7 @@ class TrainingCase:
     accumulation_steps: int = 1
     edits: bool = False
     regularization_images: bool = False
+    full_finetuning: bool = False
     recipe_stage: BlockStage | None = None
 
     def __post_init__(self) -> None:
@@ -96,11 +96,12 @@ class TrainingCase:
         regularization_images: bool = False,
         cap_gib: float | None = None,
     ) -> TrainingCase:
-        """Take a stage as a recipe has it, on images of one size; UserError when it trains no adapter."""
-        if stage.lora is None or not isinstance(stage, BlockStage):
-            raise UserError(f"{name} trains whole components", found="no lora section", fix="recipes/ar_lora.yaml")
+        """Take a stage as a recipe has it, on images of one size; UserError unless it trains blocks."""
+        if not isinstance(stage, BlockStage) or (stage.lora is None and name not in TARGETS):
+            what = f"of whole components, the transformers are measured, not {name}"
+            raise UserError(what, found="no lora section", fix="recipes/ar_lora.yaml")
         settings: dict[str, Any] = {key: getattr(stage, key) for key in FROM_STAGE}
-        settings |= {key: getattr(stage.lora, key) for key in FROM_LORA}
+        settings |= {key: getattr(stage.lora, key) for key in FROM_LORA} if stage.lora is not None else {}
         return cls(
             name,
             *size,
@@ -109,6 +110,7 @@ class TrainingCase:
             cap_gib=cap_gib,
             edits=edits,
             regularization_images=regularization_images and stage.regularization_weight > 0,
+            full_finetuning=stage.lora is None,
             recipe_stage=stage,
             **settings,
         )
@@ -119,7 +121,9 @@ class TrainingCase:
         if self.recipe_stage is not None:
             return self.recipe_stage
         values: dict[str, Any] = {
-            "lora": {"rank": self.rank, "targets": TARGETS[self.name], "base": self.base, "offload": self.offload},
+            "lora": None
+            if self.full_finetuning
+            else {"rank": self.rank, "targets": TARGETS[self.name], "base": self.base, "offload": self.offload},
             "steps": 10**6,
             "global_batch_size": self.batch,
             "learning_rate": 1e-4,
@@ -136,11 +140,9 @@ class TrainingCase:
         return stage
 
     @property
-    def lora(self) -> Lora:
-        """Return the adapter of the stage."""
-        settings = self.stage.lora
-        assert settings is not None
-        return settings
+    def lora(self) -> Lora | None:
+        """Return the adapter of the stage; None where all weights learn."""
+        return self.stage.lora
 
     @property
     def model(self) -> tuple[Any, ...]:
@@ -204,20 +206,28 @@ def measure_cases(
     device: torch.device,
     steps: int,
     seconds: float = math.inf,
+    group: ProcessGroup = SINGLE_PROCESS,
 ) -> Iterator[dict[str, Any]]:
     """Yield a row per case, in their order, neighbours on one model if they can.
 
-    `build` makes a model with frozen weights of a type. A case that fails is a row with its `error`, as is one that
-    would begin after `seconds`.
+    `build` makes a model with weights of a type. A case that fails is a row with its `error`, as is one that would
+    begin after `seconds`. Of several processes, which share each step, one that fails ends all: UserError.
     """
+    cases = list(cases)
+    for case in cases:
+        distributed.check({case.name: case.stage}, group)
+        if group.sharded:
+            fsdp.check({case.name: case.stage})
     deadline = time.monotonic() + seconds
     # Without a model, for which all memory may be needed.
     rates_of = functools.cache(lambda dtype: measure_rates(device, dtype))
-    for _, group in itertools.groupby(cases, lambda case: case.model):
-        same_model = list(group)
+    for _, neighbours in itertools.groupby(cases, lambda case: case.model):
+        same_model = list(neighbours)
         dtype = quantization.dtype(same_model[0].lora, device)
         reset_peak_memory(device)  # the model before has left
-        yield from _measure_on_one_model(same_model, partial(build, dtype), device, steps, rates_of(dtype), deadline)
+        measured = dtype_for(device) if same_model[0].full_finetuning else dtype
+        measure = partial(_measure_on_one_model, same_model, partial(build, dtype), device, steps)
+        yield from measure(rates_of(measured), deadline, group)
 
 
 def _measure_on_one_model(
@@ -227,6 +237,7 @@ def _measure_on_one_model(
     steps: int,
     rates: DeviceRates,
     deadline: float,
+    group: ProcessGroup,
 ) -> Iterator[dict[str, Any]]:
     adapted = None
     with memory_cap(device, cases[0].cap_gib):
@@ -234,27 +245,40 @@ def _measure_on_one_model(
             started = time.monotonic()
             row: dict[str, Any] = {"error": "no time left"}
             try:
-                if started < deadline:
-                    quantization.check(case.name, case.lora, device)
-                    adapted = adapted or BenchmarkModel(build(), case)
+                if all(group.gather_objects(started < deadline)):
+                    if case.lora is not None:
+                        quantization.check(case.name, case.lora, device)
+                    adapted = adapted or BenchmarkModel(build(), case, group)
                     row = adapted.measure(case, steps, rates)
             except Exception as error:  # which must not end the rows that come
+                if group.world_size > 1:  # the others wait for this one's part of the step
+                    found = f"{type(error).__name__}: {first_line(error)}"
+                    raise UserError("a setting failed in one of several processes", found=found) from error
                 row = {"error": f"{type(error).__name__}: {str(error)[:300]}"}
-            yield {**case.columns, **row, "seconds": round(time.monotonic() - started, 1)}
+            shared = {"processes": group.world_size, "sharded": group.sharded}
+            yield {**case.columns, **shared, **row, "seconds": round(time.monotonic() - started, 1)}
 
 
 class BenchmarkModel:
-    """A model with the base and the adapters of the cases that share it."""
+    """A model with the base and the adapters of the cases that share it, in shards if those of the group are."""
 
-    def __init__(self, hybrid: HybridModel, case: TrainingCase) -> None:
-        self.hybrid = hybrid
+    def __init__(self, hybrid: HybridModel, case: TrainingCase, group: ProcessGroup) -> None:
+        self.hybrid, self.group = hybrid, group
         self.kind = stage_kinds()[case.name]
         self.transformer = getattr(hybrid, self.kind.transformer or case.name)
-        quantize_and_offload(self.transformer, case.lora, hybrid.device)
-        lora.inject(getattr(hybrid, case.name), case.lora)
+        if case.lora is None:
+            self.transformer.requires_grad_(True)
+        else:
+            quantize_and_offload(self.transformer, case.lora, hybrid.device)
+            lora.inject(getattr(hybrid, case.name), case.lora)
+        if group.sharded:
+            fsdp.shard(self.transformer, hybrid.device, group, edits=True)
 
     def measure(self, case: TrainingCase, steps: int, rates: DeviceRates) -> dict[str, Any]:
-        """Time the first step, which may compile, and the median of the `steps` after it, in seconds."""
+        """Time the first step, which may compile, and the median of the `steps` after it, in seconds.
+
+        Of several processes the slowest counts, and of memory the most that one of them has had.
+        """
         device, clock = self.hybrid.device, Clock(self.hybrid.device)
         loop = self._loop(case)
         seconds = []
@@ -264,8 +288,10 @@ class BenchmarkModel:
             started = clock.now()
             loop.take_step()
             seconds.append(clock.now() - started)
+        seconds = [max(of_step) for of_step in zip(*self.group.gather_objects(seconds), strict=True)]
         tokens, median = sequence_tokens(self.hybrid, case), statistics.median(seconds[1:])
-        lower_bound = case.batch * training_flops(self.hybrid, case, tokens) / rates.flops
+        flops = case.batch * training_flops(self.hybrid, case, tokens)
+        lower_bound = flops / (rates.flops * self.group.world_size)
         return {
             "first_step": seconds[0],
             "step": median,
@@ -274,7 +300,7 @@ class BenchmarkModel:
             "tokens_per_second": case.batch * tokens / median,
             "lower_bound": lower_bound,
             "share_of_lower_bound": lower_bound / median,
-            "peak_memory_gib": peak_memory_gib(device),
+            "peak_memory_gib": max(self.group.gather_objects(peak_memory_gib(device))),
             "tflops": rates.flops / 1e12,
         }
 
@@ -290,52 +316,4 @@ class BenchmarkModel:
             objective.compile()
         objective.trained.train()
         batches = data.Batches(data.buckets(images), case.batch, 0)
-        return Loop(objective, batches, case.stage, StageContext(Path(), case.name, 0, device))
-
-
-def sequence_tokens(hybrid: HybridModel, case: TrainingCase) -> int:
-    """Count the tokens of one image.
-
-    These are all of the autoregressive sequence without padding, or the decoder's image tokens, without those of a
-    condition image.
-    """
-    if case.name != "autoregressive":
-        return flow.sequence_length(case.height, case.width)
-    tokenizer, shape = prompt_tokenizer(hybrid.folder), grids(case.height, case.width)
-    if case.edits:
-        condition_image = torch.zeros(shape.large, dtype=torch.long)
-        prompt = tokenizer.edit(CAPTION, [condition_image], case.height, case.width)
-        return len(prompt) + condition_image.numel() + 1
-    prompt = tokenizer.text_to_image(CAPTION, case.height, case.width)
-    return len(prompt) + sum(rows * columns for rows, columns in (shape.preview, shape.large)) + 1
-
-
-def training_flops(hybrid: HybridModel, case: TrainingCase, tokens: int) -> float:
-    """Count the FLOPs of one image forwards and back through frozen weights, without glyph tokens and adapters.
-
-    Regularization adds a forward pass of the frozen model, and on images of its own all of another image.
-    """
-    weights, attention = _forward_flops(hybrid, case, tokens)
-    forward = weights + attention
-    checkpointed = forward / case.gradient_checkpointing if case.gradient_checkpointing else 0.0
-    training = 2 * weights + (1 + BACKWARD_OF_ATTENTION) * attention + checkpointed
-    if case.regularization_images:
-        other = replace(case, edits=False, regularization_images=False)  # which the frozen model reads, too
-        return training + training_flops(hybrid, other, sequence_tokens(hybrid, other))
-    return training + (forward if case.stage.regularization_weight else 0.0)
-
-
-def _forward_flops(hybrid: HybridModel, case: TrainingCase, tokens: int) -> tuple[float, float]:
-    """Count the FLOPs of a forward pass: products with weights, and attention."""
-    if case.name != "autoregressive":
-        config = hybrid.decoder.config
-        attention = config.num_layers * 4.0 * tokens**2 * config.width
-        weights = decoder_flops(hybrid, tokens) - attention
-        # The condition image goes through all layers, too, and the image reads both.
-        return (2 * weights, 3 * attention) if case.edits else (weights, attention)
-    model = hybrid.autoregressive.config
-    heads = (2 * model.num_attention_heads + 2 * model.num_key_value_heads) * model.head_dim
-    per_layer = model.hidden_size * (heads + 3 * model.intermediate_size)
-    weights = 2.0 * tokens * (model.num_hidden_layers * per_layer + model.hidden_size * model.vision_vocab_size)
-    # Causal: half of all pairs.
-    return weights, model.num_hidden_layers * 2.0 * tokens**2 * model.num_attention_heads * model.head_dim
+        return Loop(objective, batches, case.stage, StageContext(Path(), case.name, 0, device, self.group))

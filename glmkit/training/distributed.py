@@ -10,13 +10,13 @@ Gradients are averaged once, after the last micro-batch. Each process holds all 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from glmkit.config import STAGES, Recipe, Stage
+from glmkit.config import STAGES, Stage
 from glmkit.distributed.process_group import ProcessGroup
 from glmkit.errors import UserError
 
@@ -64,11 +64,11 @@ def check_launcher() -> None:
             raise UserError("training takes no such option of accelerate", found=f"{name}={found}", fix=fix)
 
 
-def check(recipe: Recipe, group: ProcessGroup) -> None:
-    """Raise UserError when the processes cannot share the steps of a recipe so that they stay those of one process."""
+def check(stages: Mapping[str, Stage], group: ProcessGroup) -> None:
+    """Raise UserError when the processes cannot share the steps of stages so that they stay those of one process."""
     if group.world_size == 1:
         return
-    for name, stage in recipe.stages.items():
+    for name, stage in stages.items():
         if name not in STAGES:
             raise UserError(
                 f"{name} learns in one process", found=f"{group.world_size} processes", fix="run glmkit itself"

@@ -97,9 +97,9 @@ def run_recipe(
     files.make_folder(files.cache_folder())
     checks.settings(recipe, device)
     distributed.check_launcher()
-    distributed.check(recipe, group)
+    distributed.check(recipe.stages, group)
     if group.sharded:
-        fsdp.check(recipe)
+        fsdp.check(recipe.stages)
     if group.is_main:
         runs.check_folder(Path(recipe.output))
     check_shared(Path(recipe.output), group)

@@ -8,7 +8,7 @@ component: beside its shards it then needs the memory of one component.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -18,7 +18,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
-from glmkit.config import DecoderStage, Recipe, Stage
+from glmkit.config import DecoderStage, Stage
 from glmkit.distributed.process_group import ProcessGroup
 from glmkit.errors import UserError
 from glmkit.models import checkpoint
@@ -36,19 +36,19 @@ UNSUPPORTED = {  # by accelerate's names
 }
 
 
-def check(recipe: Recipe) -> None:
+def check(stages: Mapping[str, Stage]) -> None:
     """Raise UserError for what cannot be trained in shards, or is asked for in another way than the recipe's."""
     if os.environ.get("FSDP_VERSION") != "2":
         raise UserError("only the second version of FSDP is supported", fix="accelerate launch --fsdp_version 2")
     for name, fix in UNSUPPORTED.items():
         if os.environ.get(name) == "true":
             raise UserError(f"{name} is not supported", fix=fix)
-    check_recipe(recipe)
+    check_stages(stages)
 
 
-def check_recipe(recipe: Recipe) -> None:
+def check_stages(stages: Mapping[str, Stage]) -> None:
     """Raise UserError for what cannot be trained in shards."""
-    for name, stage in recipe.stages.items():
+    for name, stage in stages.items():
         if stage.learns_from_rewards:
             raise UserError(f"{name}.rl needs all weights in every process", fix="launch without --use_fsdp")
         if stage.lora is not None and stage.lora.base in quantization.QUANTIZED:

@@ -31,8 +31,8 @@ def plan_in_shards(recipe: Recipe, images: data.ImageDataset, device: torch.devi
         raise UserError("shards are held by at least one GPU", found=f"--shards {gpus}", fix="--shards 4")
     if gpus == 1:
         return plan(recipe, images, device)
-    fsdp.check_recipe(recipe)
-    distributed.check(recipe, ProcessGroup(0, gpus))
+    fsdp.check_stages(recipe.stages)
+    distributed.check(recipe.stages, ProcessGroup(0, gpus))
     return [in_shards(planned, recipe, gpus, device) for planned in plan(_of_one(recipe, gpus), images, device)]
 
 

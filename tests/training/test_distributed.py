@@ -252,14 +252,14 @@ def recipe(**changes: Any) -> config.Recipe:
 )
 def test_steps_that_cannot_be_shared(changes: dict[str, Any], count: int, fix: str) -> None:
     with pytest.raises(UserError, match=f"(?s){fix}"):
-        distributed.check(recipe(**changes), ProcessGroup(0, count))
-    distributed.check(recipe(**changes), ProcessGroup())
+        distributed.check(recipe(**changes).stages, ProcessGroup(0, count))
+    distributed.check(recipe(**changes).stages, ProcessGroup())
 
 
 def test_stages_of_one_process() -> None:
     values = {"output": "x", "data": {"posters": {"count": 1}}, "vae": dict(COMMON)}
     with pytest.raises(UserError, match="vae learns in one process"):
-        distributed.check(pretraining.from_dict(values), ProcessGroup(0, 2))
+        distributed.check(pretraining.from_dict(values).stages, ProcessGroup(0, 2))
 
 
 @pytest.mark.parametrize(
@@ -278,4 +278,4 @@ def test_what_shards_cannot_do(
     for name, value in {"FSDP_VERSION": "2", **environment}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=fix):
-        sharding.check(recipe(**changes))
+        sharding.check(recipe(**changes).stages)

@@ -12,7 +12,8 @@ import torch
 from glmkit import config
 from glmkit.models import checkpoint
 from glmkit.training import phases, plan, quantization
-from glmkit.training.benchmark import CAPTION, TrainingCase
+from glmkit.training.benchmark import TrainingCase
+from glmkit.training.flops import CAPTION
 from glmkit.training.objectives import stage_kinds
 
 ROOT = Path(__file__).parents[2]
