@@ -68,7 +68,8 @@ def pairs_by_votes(votes: Sequence[Path], runs: Sequence[Path], names: Sequence[
     """Pair the images that the exported `votes` compare, found in their run folders; ties are in no pair.
 
     Several votes on one pair count together. `names` are those that the page calls the runs, where they were given.
-    UserError for a run of the votes that is not among `runs`, and for an image that is not in its run.
+    UserError for a run of the votes that is not among `runs`, and for an image that is not in its run, or is not the
+    one that people saw.
     """
     from glmkit.reporting.load import load_runs
     from glmkit.reporting.votes import read_votes
@@ -76,6 +77,7 @@ def pairs_by_votes(votes: Sequence[Path], runs: Sequence[Path], names: Sequence[
     every, _ = read_votes(votes)
     loaded = {run.name: run for run in load_runs(runs, names)}
     cast: dict[tuple[str, int, str, str], list[int]] = {}
+    seen: dict[tuple[str, int, str], str] = {}
     for vote in every:
         left, right = vote.pair["left"]["run"], vote.pair["right"]["run"]
         if unknown := {left, right} - loaded.keys():
@@ -83,6 +85,15 @@ def pairs_by_votes(votes: Sequence[Path], runs: Sequence[Path], names: Sequence[
             raise UserError(
                 "the votes are on runs that are not there", found=found, fix="--runs, --name as the page has them"
             )
+        for side in (vote.pair["left"], vote.pair["right"]):
+            image = vote.pair["prompt_id"], vote.pair["seed"], side["run"]
+            if seen.setdefault(image, side["image"]) != side["image"]:
+                found = f"{side['run']}: prompt {image[0]}, seed {image[1]}"
+                raise UserError(
+                    "the votes are on pages with other images of one name",
+                    found=found,
+                    fix="the votes of each page alone",
+                )
         first, second = sorted((left, right))
         sign = vote.sign if first == left else -vote.sign
         cast.setdefault((vote.pair["prompt_id"], vote.pair["seed"], first, second), []).append(sign)
@@ -90,8 +101,8 @@ def pairs_by_votes(votes: Sequence[Path], runs: Sequence[Path], names: Sequence[
     for (prompt_id, seed, first, second), signs in cast.items():
         if total := sum(signs):
             better, worse = (first, second) if total > 0 else (second, first)
-            prompt, texts, chosen = _image_of(loaded[better], prompt_id, seed)
-            *_, rejected = _image_of(loaded[worse], prompt_id, seed)
+            prompt, texts, chosen = _image_of(loaded[better], prompt_id, seed, seen[prompt_id, seed, better])
+            *_, rejected = _image_of(loaded[worse], prompt_id, seed, seen[prompt_id, seed, worse])
             ahead = 1 if total > 0 else -1
             about = {"votes_for": signs.count(ahead), "votes_against": signs.count(-ahead)}
             edited = tuple(sorted((loaded[better].folder / "references" / prompt_id).glob("condition_image*.png")))
@@ -99,12 +110,23 @@ def pairs_by_votes(votes: Sequence[Path], runs: Sequence[Path], names: Sequence[
     return pairs
 
 
-def _image_of(run: EvalRun, prompt_id: str, seed: int) -> tuple[str, tuple[str, ...], Path]:
-    """Return the prompt of an image, its expected texts, and its file; UserError when the run has none."""
+def _image_of(run: EvalRun, prompt_id: str, seed: int, seen: str) -> tuple[str, tuple[str, ...], Path]:
+    """Return the prompt of an image, its expected texts, and its file.
+
+    UserError when the run has none, or when its content is not what people saw.
+    """
+    from glmkit.reporting.blind import content_id
+
     expected = {score.id: score.expected for score in run.scores}
     for image in run.images:
         if (image.prompt_id, image.seed) == (prompt_id, seed) and image.file is not None:
-            return image.prompt, expected[image.id], run.folder / image.file
+            path = run.folder / image.file
+            if content_id(path) != seen:
+                raise UserError(
+                    f"{path} is not the image that the votes are on",
+                    fix="the run folder that the page was made of, as it was then",
+                )
+            return image.prompt, expected[image.id], path
     found = f"prompt {prompt_id}, seed {seed}"
     raise UserError(
         f"{run.folder} lacks an image that the votes compare", found=found, fix="the run that the page shows"

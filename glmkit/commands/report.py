@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from glmkit.errors import UserError
@@ -70,9 +71,11 @@ def run(arguments: argparse.Namespace) -> int:
 
     _check(arguments)
     if arguments.blind:
-        page = write_blind(
+        page, unreadable = write_blind(
             arguments.runs, arguments.out, arguments.names, seed=arguments.seed or 0, pairs=arguments.pairs
         )
+        if unreadable:
+            print(f"no votes on what cannot be read: {', '.join(map(str, unreadable))}", file=sys.stderr)
         print(f"wrote {page}; send it to voters, and give the files that they export to glmkit votes")
         return 0
     if arguments.history:

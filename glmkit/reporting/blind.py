@@ -10,9 +10,9 @@ import base64
 import hashlib
 import json
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations, zip_longest
+from itertools import combinations, islice, zip_longest
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
@@ -22,13 +22,14 @@ from glmkit import __version__
 from glmkit.errors import UserError
 from glmkit.evaluation.stats import image_value
 from glmkit.files import atomic_path
-from glmkit.hashing import json_sha256
+from glmkit.hashing import file_sha256, json_sha256
+from glmkit.inputs.images import MAX_BYTES
 from glmkit.records import Generation, MetricDefinition, Score
 from glmkit.reporting.build import GENERATOR, check_page
 from glmkit.reporting.compare import comparable_metrics
 from glmkit.reporting.load import EvalRun, load_runs
 from glmkit.reporting.templates import FOLDER, template_environment
-from glmkit.reporting.thumbnails import reencoded
+from glmkit.reporting.thumbnails import Thumbnail, reencoded
 from glmkit.text import parse_json
 
 PAIRS = 100  # of a page, as many as a person votes on in half an hour
@@ -36,9 +37,10 @@ SIDE = 1024  # pixels of the longer side: letters must be read
 
 
 class Side(TypedDict):
-    """One image of a pair: whose it is, and its value of each metric, None where it has none."""
+    """One image of a pair: whose it is, its file's `content_id`, and its value of each metric, None without one."""
 
     run: str
+    image: str
     values: Mapping[str, float | None]
 
 
@@ -74,13 +76,27 @@ class ImageOfRun:
         return self.run.folder / str(self.image.file)
 
 
+@dataclass(frozen=True)
+class ShownPair:
+    """The left and the right image of a pair, and what the page shows of them."""
+
+    images: tuple[ImageOfRun, ImageOfRun]
+    shown: tuple[Thumbnail, Thumbnail]
+
+    def swapped(self) -> ShownPair:
+        """Return the pair with its sides exchanged."""
+        (left, right), (left_shown, right_shown) = self.images, self.shown
+        return ShownPair((right, left), (right_shown, left_shown))
+
+
 def write_blind(
     folders: Sequence[Path], out: Path, names: Sequence[str] = (), seed: int = 0, pairs: int | None = None
-) -> Path:
+) -> tuple[Path, tuple[Path, ...]]:
     """Write a page for votes on `pairs` (by default 100) pairs of images, on all of them where there are fewer.
 
-    `seed` decides which pairs, their order and their sides. One file, which loads nothing. UserError for fewer than two
-    runs, or runs without a prompt of which two have an image.
+    `seed` decides which pairs, their order and their sides. One file, which loads nothing. Returns it, and the images
+    that cannot be read, whose pairs are left out. UserError for fewer than two runs, or runs without a prompt of which
+    two have an image.
     """
     (out,) = check_page(out)
     pairs = PAIRS if pairs is None else pairs
@@ -89,8 +105,9 @@ def write_blind(
     runs = load_runs(folders, names)
     if len(runs) < 2:
         raise UserError("votes compare runs", found=f"{len(runs)} run", fix="--blind RUN RUN")
-    chosen = choose_pairs(runs, random.Random(seed), pairs)
-    key = make_key(runs, chosen)
+    unreadable: list[Path] = []
+    chosen = choose_pairs(runs, random.Random(seed), pairs, unreadable)
+    key = make_key(runs, [pair.images for pair in chosen])
     script = (FOLDER / "blind.js").read_text(encoding="utf-8")
     html = (
         template_environment()
@@ -103,11 +120,11 @@ def write_blind(
             pairs=[
                 {
                     "id": pair_id,
-                    "prompt": left.image.prompt,
-                    "expected": left.score.expected,
-                    "images": [reencoded(side.path, SIDE) for side in (left, right)],
+                    "prompt": pair.images[0].image.prompt,
+                    "expected": pair.images[0].score.expected,
+                    "images": pair.shown,
                 }
-                for pair_id, (left, right) in zip(key["pairs"], chosen, strict=True)
+                for pair_id, pair in zip(key["pairs"], chosen, strict=True)
             ],
             version=__version__,
             script=Markup(script),
@@ -116,11 +133,16 @@ def write_blind(
     )
     with atomic_path(out) as temporary:
         temporary.write_text(html, encoding="utf-8", errors="backslashreplace")
-    return out
+    return out, tuple(unreadable)
 
 
-def choose_pairs(runs: Sequence[EvalRun], generator: random.Random, amount: int) -> list[tuple[ImageOfRun, ImageOfRun]]:
-    """Choose images of the same prompt and seed by two runs, as many of every two runs as can be, in a random order."""
+def choose_pairs(
+    runs: Sequence[EvalRun], generator: random.Random, amount: int, unreadable: list[Path]
+) -> list[ShownPair]:
+    """Choose images of the same prompt and seed by two runs, as many of every two runs as can be, in a random order.
+
+    Images that cannot be read are added to `unreadable`, and are in no pair.
+    """
     images = [
         {
             (image.prompt_id, image.seed): ImageOfRun(run, image, score)
@@ -134,13 +156,35 @@ def choose_pairs(runs: Sequence[EvalRun], generator: random.Random, amount: int)
         common = [(images[a][key], images[b][key]) for key in images[a] if key in images[b]]
         generator.shuffle(common)
         by_runs.append(common)
-    turns = [pair for turn in zip_longest(*by_runs) for pair in turn if pair is not None][:amount]
-    if not turns:
+    turns = [pair for turn in zip_longest(*by_runs) for pair in turn if pair is not None]
+    chosen = list(islice(_readable(turns, unreadable), amount))
+    if not chosen:
         raise UserError(
-            "no prompt has an image in two of the runs", fix="evaluate them with the same prompts and seeds"
+            "no prompt has an image in two of the runs",
+            found=f"{unreadable[0]}, which cannot be read" if unreadable else None,
+            fix="evaluate them with the same prompts and seeds",
         )
-    generator.shuffle(turns)
-    return [pair if generator.random() < 0.5 else pair[::-1] for pair in turns]
+    generator.shuffle(chosen)
+    return [pair if generator.random() < 0.5 else pair.swapped() for pair in chosen]
+
+
+def _readable(pairs: Iterable[tuple[ImageOfRun, ImageOfRun]], unreadable: list[Path]) -> Iterator[ShownPair]:
+    """Yield the pairs whose images can both be read."""
+    for pair in pairs:
+        shown = []
+        for side in pair:
+            try:
+                shown.append(reencoded(side.path, SIDE))
+            except UserError:
+                if side.path not in unreadable:
+                    unreadable.append(side.path)
+        if len(shown) == len(pair):
+            yield ShownPair(pair, (shown[0], shown[1]))
+
+
+def content_id(image: Path) -> str:
+    """Return what names the content of an image file in a key: 16 hexadecimal digits."""
+    return file_sha256(image, MAX_BYTES)[:16]
 
 
 def _scored(run: EvalRun) -> Iterator[tuple[Generation, Score]]:
@@ -155,7 +199,7 @@ def make_key(runs: Sequence[EvalRun], pairs: Sequence[tuple[ImageOfRun, ImageOfR
     def side(one: ImageOfRun) -> Side:
         scored = one.score.error is None
         values = {name: image_value(one.score, name) if scored else None for name in metrics}
-        return {"run": one.run.name, "values": values}
+        return {"run": one.run.name, "image": content_id(one.path), "values": values}
 
     return {
         "suite": runs[0].summary.suite,

@@ -54,7 +54,11 @@ def test_the_best_and_the_worst_of_each_prompt_are_a_pair() -> None:
 @pytest.fixture
 def page(tmp_path: Path) -> tuple[list[str], Any]:
     """Two runs of six prompts, and what a page of their images exports, without the votes."""
-    runs = [str(write_run(tmp_path / name, [(1.0, 1.0)] * 6, images=True)) for name in ("one", "other")]
+    runs = []
+    for name, level in (("one", 200), ("other", 30)):
+        runs.append(str(write_run(tmp_path / name, [(1.0, 1.0)] * 6, images=True)))
+        for number, path in enumerate(sorted((tmp_path / name / "images").iterdir())):
+            Image.new("RGB", (64, 64), (level, 40, number)).save(path)
     assert main(["report", *runs, "--blind", "--out", str(tmp_path / "blind.html")]) == 0
     match = re.search('data-page="(.*?)" data-key="(.*?)"', (tmp_path / "blind.html").read_text())
     assert match is not None
@@ -100,6 +104,29 @@ def test_votes_become_pairs_that_a_recipe_reads(page: tuple[list[str], Any], tmp
     assert main(["pairs", "--votes", *files, "--runs", *runs, "--out", str(out)]) == 2, "the folder is there"
 
 
+def test_votes_count_for_the_images_that_people_saw(
+    page: tuple[list[str], Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run that was made again, and one that is called by the name of another, have other images."""
+    runs, exported = page
+    file = vote(exported, tmp_path / "ann.json", "Ann", "one")
+    out = str(tmp_path / "pairs")
+    swapped = ["--name", "other", "--name", "one"]
+    assert main(["pairs", "--votes", file, "--runs", *runs, *swapped, "--out", out]) == 2
+    assert "is not the image that the votes are on" in capsys.readouterr().err
+    shown = tmp_path / "one/images" / f"{decode(exported['key'], 'key')['pairs']['pair-1']['prompt_id']}_0.png"
+    Image.new("RGB", (64, 64), (1, 2, 3)).save(shown)
+    assert main(["pairs", "--votes", file, "--runs", *runs, "--out", out]) == 2
+    assert f"{shown} is not the image that the votes are on" in capsys.readouterr().err
+    assert main(["report", *runs, "--blind", "--out", str(tmp_path / "second.html")]) == 0
+    match = re.search('data-page="(.*?)" data-key="(.*?)"', (tmp_path / "second.html").read_text())
+    assert match is not None
+    second = vote({"page": match[1], "key": match[2]}, tmp_path / "ben.json", "Ben", *["one"] * 6)
+    assert main(["pairs", "--votes", file, second, "--runs", *runs, "--out", out]) == 2
+    assert "the votes are on pages with other images of one name" in capsys.readouterr().err
+    assert main(["pairs", "--votes", second, "--runs", *runs, "--out", out]) == 0
+
+
 def in_base64(image: Image.Image, kind: str) -> str:
     file = io.BytesIO()
     image.save(file, kind)
@@ -128,9 +155,6 @@ def test_votes_and_collected_pairs_train_dpo(
 ) -> None:
     """From the page of a report and from that of a server, through the command line, to an adapter."""
     runs, exported = page
-    for name, level in (("one", 200), ("other", 30)):
-        for path in (tmp_path / name / "images").iterdir():
-            Image.new("RGB", (64, 64), (level, 40, 40)).save(path)
     file = vote(exported, tmp_path / "ann.json", "Ann", "one", "other", "one")
     assert main(["pairs", "--votes", file, "--runs", *runs, "--out", str(tmp_path / "voted twice")]) == 0
     assert shlex.split(capsys.readouterr().out)[-1] == f"data.train={tmp_path / 'voted twice'}"

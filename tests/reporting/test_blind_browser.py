@@ -27,7 +27,7 @@ def state(tab: Tab) -> tuple[str, str]:
 def test_votes_by_keyboard_are_kept_and_exported(browser: Tab, tmp_path: Path) -> None:
     for name in ("a", "b"):
         write_run(tmp_path / name, [(1, 1)] * PAIRS, images=True)
-    page = write_blind([tmp_path / "a", tmp_path / "b"], tmp_path / "blind.html")
+    page, _ = write_blind([tmp_path / "a", tmp_path / "b"], tmp_path / "blind.html")
     browser.open(page, 1280)
     assert state(browser) == ("pair-1", "Pair 1 of 4, 0 with a vote")
     for key in ("ArrowLeft", "ArrowDown", "ArrowUp", "ArrowRight"):  # the second vote is a mistake, and taken back

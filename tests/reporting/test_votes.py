@@ -89,6 +89,25 @@ def test_the_page_says_nothing_of_the_runs(page: Path) -> None:
     assert len({frozenset((pair["left"]["run"], pair["right"]["run"])) for pair in few}) == 3
 
 
+def test_what_is_no_image_is_in_no_pair(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A photo of a telephone by another name, and a file that is gone, leave the others to vote on."""
+    runs = [write_run(tmp_path / name, [(1.0, 1.0)] * 4, images=True) for name in ("one", "other")]
+    (runs[0] / "images/p1_0.png").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100))
+    (runs[1] / "images/p2_0.png").unlink()
+    out = tmp_path / "blind.html"
+    assert main(["report", *map(str, runs), "--blind", "--out", str(out)]) == 0
+    assert {pair["prompt_id"] for pair in key_of(out)[2]["pairs"].values()} == {"p0", "p3"}
+    assert out.read_text().count('<section class="vote-pair"') == 2
+    said = capsys.readouterr().err
+    assert [name in said for name in ("p0_0.png", "p1_0.png", "p2_0.png")] == [False, True, True]
+    assert main(["report", *map(str, runs), "--blind", "--pairs", "1", "--out", str(out)]) == 0
+    assert len(key_of(out)[2]["pairs"]) == 1
+    for path in (runs[0] / "images").iterdir():
+        path.write_text("no image")
+    assert main(["report", *map(str, runs), "--blind", "--out", str(out)]) == 2
+    assert "cannot be read" in capsys.readouterr().err
+
+
 def test_three_voters_recover_a_planted_order(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = [vote(page, voter, by_chance(seed)) for seed, voter in enumerate(("Ann", "Ben", "Cai"))]
     assert main(["votes", *map(str, files), "--json"]) == 0
