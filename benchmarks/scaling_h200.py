@@ -174,7 +174,7 @@ def with_efficiency(rows: Sequence[Row]) -> list[Row]:
     return found
 
 
-def told(part: str, row: Row) -> str:
+def describe(part: str, row: Row) -> str:
     """Write a row for people."""
     if "step" not in row:
         return line(part, row)
@@ -214,7 +214,7 @@ def main(given: list[str] | None = None) -> int:
                     rows.append(row)
                     done = with_efficiency(rows)
                     write_json(arguments.out, {"rows": done} | measured_on(scale.model, device))
-                    print(told(part, done[-1]), flush=True)
+                    print(describe(part, done[-1]), flush=True)
     return 1 if any("error" in row for row in rows) else 0
 
 

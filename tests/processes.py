@@ -109,23 +109,25 @@ def launch(*command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", *command], check=False, capture_output=True, text=True, timeout=300)
 
 
-def _be(rank: int, port: str, out: Path, target: Callable[[int], int]) -> None:
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}
+def _be(rank: int, count: int, port: str, out: Path, target: Callable[[int], int]) -> None:
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_RANK": str(rank)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     with out.open("w") as said, contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         sys.exit(target(rank))
 
 
-def fork_two(target: Callable[[int], int], folder: Path, seconds: float = 60) -> tuple[list[int | None], list[str]]:
-    """Call `target(rank)` in two forked processes; returns the exit codes (None: still there), and what they wrote."""
+def fork(
+    target: Callable[[int], int], folder: Path, seconds: float = 60, count: int = 2
+) -> tuple[list[int | None], list[str]]:
+    """Call `target(rank)` in forked processes; returns the exit codes (None: still there), and what they wrote."""
     context, port = multiprocessing.get_context("fork"), free_port()
-    files = [folder / f"rank{rank}.txt" for rank in range(2)]
-    both = [context.Process(target=_be, args=(rank, port, out, target)) for rank, out in enumerate(files)]
-    for process in both:
+    files = [folder / f"rank{rank}.txt" for rank in range(count)]
+    every = [context.Process(target=_be, args=(rank, count, port, out, target)) for rank, out in enumerate(files)]
+    for process in every:
         process.start()
-    for process in both:
+    for process in every:
         process.join(seconds)
-    codes = [process.exitcode for process in both]
-    for process in both:
+    codes = [process.exitcode for process in every]
+    for process in every:
         process.kill()
     return codes, [out.read_text() for out in files]

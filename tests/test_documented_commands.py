@@ -59,7 +59,7 @@ HERE = {
     "--clip glmkit glmkit": "--clip glmkit",
     " SET": " SET/PRESET",
     ".steps=2000": ".steps=2",
-    "--parallel guidance": "",  # of two processes; tests/generation/test_parallel_guidance.py has them
+    "--parallel guidance": "",  # of two processes; tests/generation/test_parallel_denoising.py has them
 }
 # What makes a command short; the last of two values counts.
 SHORT = {

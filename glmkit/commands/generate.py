@@ -208,11 +208,11 @@ def _run_many(arguments: argparse.Namespace) -> int:
     from glmkit.progress import stage_bars
 
     # 1. Make the requests, with the model's defaults.
-    group = ProcessGroup.from_environment() if arguments.partner is None else SINGLE_PROCESS
+    group = ProcessGroup.from_environment() if arguments.partners is None else SINGLE_PROCESS
     folder, is_main = resolve(arguments.model), group.is_main
     asked, unusable = _requests(arguments, folder)
     originals = {request.id: request.prompt for request in asked}
-    if arguments.partner is None:
+    if arguments.partners is None:
         check_shared_by_launched(out)
     requests, failed = _rewritten(arguments, asked, unusable)
     if is_main:

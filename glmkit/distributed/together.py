@@ -25,6 +25,10 @@ TIMEOUT = timedelta(minutes=30)  # of an exchange that all begin together
 SECONDS_FOR_THE_FIRST = 1.0  # seconds for the first that fails to say why: a launcher ends all when one has ended
 
 
+class EndsAll(RuntimeError):
+    """Say why this process cannot go on, while the others wait for it in the middle of an exchange."""
+
+
 @contextlib.contextmanager
 def together(device: torch.device) -> Iterator[ProcessGroup]:
     """Join the process group while this process works; one alone without a launcher.
@@ -65,6 +69,9 @@ def together(device: torch.device) -> Iterator[ProcessGroup]:
         if not _speaks(store, group):
             time.sleep(SECONDS_FOR_THE_FIRST)
             raise SystemExit(2) from None
+        if isinstance(error, EndsAll):
+            what = "what several processes share has failed in one of them"
+            raise UserError(what, found=first_line(error), fix="run the same command again to continue") from error
         if is_lost(error):
             raise _lost(error) from error
         raise
@@ -111,7 +118,7 @@ def _speaks(store: Store, group: ProcessGroup) -> bool:
 
 
 def is_lost(error: BaseException) -> bool:
-    """Tell whether an exchange failed since another process has ended or does not answer."""
+    """Tell whether an exchange failed since another process has ended or does not answer, or this one ends it."""
     import torch.distributed as dist
 
-    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+    return isinstance(error, (EndsAll, dist.DistError)) or (isinstance(error, RuntimeError) and "gloo" in str(error))

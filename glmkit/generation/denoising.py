@@ -7,7 +7,7 @@ H W rows and columns of latents (8 pixels each).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
@@ -17,14 +17,13 @@ from torch import Tensor
 from glmkit.generation import flow_matching
 from glmkit.generation.condition_images import ConditionImage, encode_condition_images
 from glmkit.generation.decoding import check_finite
-from glmkit.generation.parallel_guidance import UnconditionalBatch
+from glmkit.generation.parallel_denoising import ConditionImageInputs, Conditions, DenoisingBatch
 from glmkit.generation.prior_tokens import DENOISING, Progress, progress_of
 from glmkit.inputs.quotes import rendered_texts
 from glmkit.models.checkpoint import published
 from glmkit.models.checkpoint.configs import read_config
 from glmkit.models.cpu_threads import parallel_map
-from glmkit.models.decoder.condition_cache import ConditionCache
-from glmkit.models.decoder.denoiser import Denoiser, DenoiserSample, cache_condition_images
+from glmkit.models.decoder.denoiser import Denoiser
 from glmkit.models.hybrid import HybridModel
 from glmkit.records import Request
 
@@ -113,49 +112,49 @@ def _guided_velocity(
     # The glyph encoder reads the empty text beside the prompts, as one batch.
     texts = [rendered_texts(one.prompt, one.texts) for one in requests] + [[]] * guided
     glyphs = [glyph[mask] for glyph, mask in zip(*hybrid.glyph.encode_texts(texts), strict=True)]
-    conditional = [
-        DenoiserSample(glyph, upsample_prior_tokens(ids), _condition_cache(hybrid, images))
+    conditional = tuple(
+        Conditions(glyph, upsample_prior_tokens(ids), _condition_inputs(hybrid, images))
         for glyph, ids, images in zip(glyphs[:batch], prior_token_ids, condition_images, strict=True)
-    ]
-    partner = hybrid.guidance_partner if guided else None
-    unconditional = [DenoiserSample(glyphs[-1], None)] * (batch * guided if partner is None else 0)
-    grid = (2 * prior_token_ids[0].shape[0], 2 * prior_token_ids[0].shape[1])
-    size = (first.height, first.width)
-    full_steps = flow_matching.full_steps(first.steps, first.reuse)
-    denoiser = Denoiser(
-        hybrid.decoder,
-        [*conditional, *unconditional],
-        timesteps,
-        size,
-        grid,
-        hybrid.compiled,
-        leading=batch if guided_steps < first.steps else 0,
-        full_steps=full_steps,
     )
-    if partner is not None:
-        shape = (batch, hybrid.decoder.config.in_channels, first.height // LATENT_PIXELS, first.width // LATENT_PIXELS)
-        partner.begin(UnconditionalBatch(glyphs[-1].cpu(), timesteps, full_steps, size, grid, shape))
+    all_conditions = DenoisingBatch(
+        conditional,
+        Conditions(glyphs[-1]) if guided else None,
+        guided_steps,
+        timesteps,
+        flow_matching.full_steps(first.steps, first.reuse),
+        size=(first.height, first.width),
+        grid=(2 * prior_token_ids[0].shape[0], 2 * prior_token_ids[0].shape[1]),
+        shape=(batch, hybrid.decoder.config.in_channels, first.height // LATENT_PIXELS, first.width // LATENT_PIXELS),
+    )
+    partners = hybrid.denoising_partners
+    velocities: Callable[[Tensor, int, bool], tuple[Tensor, Tensor | None]]
+    if partners is not None and partners.serves(guided):
+        velocities = partial(partners.velocities, partners.begin(all_conditions, hybrid))
+    else:
+        velocities = partial(_velocities, all_conditions.denoiser(hybrid, (True, False)))
 
     def velocity(latents: Tensor, step: int) -> Tensor:
-        latents = latents.to(hybrid.dtype)
-        if step >= guided_steps:
-            return denoiser(latents, step).float()
-        if partner is None:
-            with_conditions, without = denoiser(torch.cat([latents, latents]), step).float().chunk(2)
-        else:
-            with_conditions, without = (half.float() for half in partner.velocities(denoiser, latents, step))
-        return without + first.guidance * (with_conditions - without)
+        guided = step < guided_steps
+        with_conditions, without = velocities(latents.to(hybrid.dtype), step, guided)
+        if without is None:
+            return with_conditions.float()
+        return without.float() + first.guidance * (with_conditions.float() - without.float())
 
     return velocity
 
 
-def _condition_cache(hybrid: HybridModel, images: Sequence[ConditionImage]) -> ConditionCache | None:
-    if not images:
-        return None
-    inputs = [
+def _velocities(denoiser: Denoiser, latents: Tensor, step: int, guided: bool) -> tuple[Tensor, Tensor | None]:
+    """Return conditional velocities B C H W and, of a guided step, the unconditional ones."""
+    if not guided:
+        return denoiser(latents, step), None
+    with_conditions, without = denoiser(torch.cat([latents, latents]), step).chunk(2)
+    return with_conditions, without
+
+
+def _condition_inputs(hybrid: HybridModel, images: Sequence[ConditionImage]) -> tuple[ConditionImageInputs, ...]:
+    return tuple(
         (image.latents.to(hybrid.dtype), upsample_prior_tokens(image.token_ids)[None], image.size) for image in images
-    ]
-    return cache_condition_images(hybrid.decoder, inputs, hybrid.compiled)
+    )
 
 
 def decode_images(hybrid: HybridModel, latents: Tensor, tiled: bool = False) -> list[Image.Image]:

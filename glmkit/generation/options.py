@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 COMPILE = ("auto", "off", "blocks")
 MEMORY = ("high", "low")
-PARALLEL = ("images", "guidance")
+PARALLEL = ("images", "guidance", "sequence", "guidance+sequence")
 
 
 @dataclass(frozen=True)
@@ -153,15 +153,15 @@ def add_rewrite_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_parallel_option(parser: argparse.ArgumentParser) -> None:
-    """Add --parallel, and `partner`, which is another process by `glmkit.generation.parallel_guidance`."""
+    """Add --parallel, and `partners`, other processes by `glmkit.generation.parallel_denoising`."""
     parser.add_argument(
         "--parallel",
         choices=PARALLEL,
         default=PARALLEL[0],
-        help="what processes of torchrun share: whole images, or (two of them) the halves of guidance of every image "
-        "(default %(default)s)",
+        help="what processes of torchrun share: whole images, or of each image the halves of guidance (two processes), "
+        "its tokens (two or more), or both (four or more) (default %(default)s)",
     )
-    parser.set_defaults(partner=None)
+    parser.set_defaults(partners=None)
 
 
 def add_inference_options(parser: argparse.ArgumentParser) -> None:
@@ -184,8 +184,8 @@ def load_model_from(arguments: argparse.Namespace, requests: Sequence[Request]) 
     """Load the model that `add_options` names, with every component that the requests need."""
     from glmkit.generation.loading import components_for, load_model
 
-    if arguments.partner is not None and all(one.guidance <= 1 for one in requests):
-        what, fix = "without guidance two processes have nothing to share", "leave out --parallel guidance"
+    if arguments.parallel.startswith("guidance") and all(one.guidance <= 1 for one in requests):
+        what, fix = "without guidance there are no two halves to share", "--parallel sequence, or leave it out"
         raise UserError(what, found=f"guidance {requests[0].guidance}", fix=fix)
     options, components = InferenceOptions.from_arguments(arguments), components_for(requests)
     adapters = arguments.adapter or ()
@@ -198,7 +198,7 @@ def load_model_from(arguments: argparse.Namespace, requests: Sequence[Request]) 
         components=components,
         precision=arguments.precision,
     )
-    hybrid.guidance_partner = arguments.partner
+    hybrid.denoising_partners = arguments.partners
     if hybrid.compiled:
         note = "the first image of each size compiles kernels, which takes 15 to 60 s; --compile off does without"
         print(note, file=sys.stderr)
@@ -207,9 +207,9 @@ def load_model_from(arguments: argparse.Namespace, requests: Sequence[Request]) 
 
 def run_by_parallel(arguments: argparse.Namespace, command: Callable[[], int]) -> int:
     """Run a command that `add_options` describes as its --parallel says; returns its exit code."""
-    if arguments.parallel != "guidance":
+    if arguments.parallel == PARALLEL[0]:
         return command()
-    from glmkit.generation import parallel_guidance
+    from glmkit.generation import parallel_denoising
     from glmkit.generation.loading import load_model
 
     def load() -> HybridModel:
@@ -217,7 +217,7 @@ def run_by_parallel(arguments: argparse.Namespace, command: Callable[[], int]) -
         model, components = (arguments.model, arguments.device, arguments.dtype, adapters, options), ("decoder",)
         return load_model(*model, components, arguments.precision)
 
-    return parallel_guidance.run(arguments, command, load)
+    return parallel_denoising.run(arguments, command, load)
 
 
 def check_png(path: Path) -> None:

@@ -81,8 +81,8 @@ class HybridModel:
       steps.
     - `low_memory` trades time for memory: a stage's component is loaded when the stage begins (`unload_except`), and
       the one before leaves, but for those that are `kept` (training needs them).
-    - `guidance_partner`: another process that computes the unconditional half of guidance
-      (`glmkit.generation.parallel_guidance`); None: this one computes both.
+    - `denoising_partners`: other processes that denoise every image with this one
+      (`glmkit.generation.parallel_denoising`); None: this one does it alone.
     - `on_load(component, module)` gives the module to use for one that was just loaded, such as one with adapters.
     - `precision`, one of `PRECISIONS`, is that in which `on_load` gives the components.
     """
@@ -101,7 +101,7 @@ class HybridModel:
         self.optimized = self.compiled = self.low_memory = False
         self.kept: tuple[str, ...] = ()
         self.inference_cache: dict[str, Any] = {}
-        self.guidance_partner: Any = None
+        self.denoising_partners: Any = None
         self.on_load: Callable[[str, torch.nn.Module], torch.nn.Module] | None = None
 
     @classmethod

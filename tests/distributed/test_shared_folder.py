@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from processes import fork_two
+from processes import fork
 
 from glmkit.distributed import shared_folder
 from glmkit.distributed.together import together
@@ -26,7 +26,7 @@ def test_a_folder_that_the_second_process_does_not_see(tmp_path: Path, shared: b
             return 2
         return 0
 
-    codes, said = fork_two(check, tmp_path)
+    codes, said = fork(check, tmp_path)
     assert codes == ([0, 0] if shared else [2, 2]), said
     both = "".join(said)
     assert both.count("the processes do not share the folder") == (0 if shared else 1)

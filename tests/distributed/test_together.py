@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from processes import TORCHRUN, fork_two, free_port, launch
+from processes import TORCHRUN, fork, free_port, launch
 
 from glmkit.distributed import together
 from glmkit.errors import UserError
@@ -58,7 +58,7 @@ def wait_for_the_first(_: int) -> int:
 
 def test_the_first_process_may_take_longer_than_an_exchange(tmp_path: Path) -> None:
     """It downloads the model, or reads a large data set, while the others wait."""
-    assert fork_two(wait_for_the_first, tmp_path)[0] == [0, 0]
+    assert fork(wait_for_the_first, tmp_path)[0] == [0, 0]
 
 
 WAITING = """

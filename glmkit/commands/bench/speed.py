@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from glmkit.errors import UserError
 from glmkit.generation.options import (
+    PARALLEL,
     InferenceOptions,
     add_inference_options,
     add_parallel_option,
@@ -59,11 +60,11 @@ def run(arguments: argparse.Namespace) -> int:
     import tempfile
 
     with tempfile.TemporaryDirectory() as scratch:
-        if arguments.parallel != "guidance":
+        if arguments.parallel == PARALLEL[0]:
             return _measure_speed(arguments, Path(scratch), diffusers_repeats)
-        from glmkit.generation import parallel_guidance
+        from glmkit.generation import parallel_denoising
 
-        return parallel_guidance.run(
+        return parallel_denoising.run(
             arguments,
             lambda: _measure_speed(arguments, Path(scratch), diffusers_repeats),
             lambda: _speed_model(arguments, Path(scratch), ["decoder"]),
@@ -80,7 +81,7 @@ def _measure_speed(arguments: argparse.Namespace, scratch: Path, diffusers_repea
     from glmkit.models.hardware import device_name
 
     hybrid = _speed_model(arguments, scratch, checkpoint.COMPONENTS)
-    hybrid.guidance_partner = arguments.partner
+    hybrid.denoising_partners = arguments.partners
     repeats = (arguments.repeats, diffusers_repeats if arguments.against else 0)
     rows = [compare(hybrid, request, *repeats) for request in _requests(arguments, hybrid)]
     result: dict[str, Any] = {key: rows[0][key] for key in (*SIDES, "ratio", "stages")}

@@ -22,6 +22,7 @@ from glmkit.models.cpu_threads import parallel_map
 from glmkit.models.decoder.backends import BlockBackend, choose_backend
 from glmkit.models.decoder.condition_cache import ConditionCache, KeyValue
 from glmkit.models.decoder.model import DecoderBlock, DiffusionDecoder, rotary_cos_sin
+from glmkit.models.decoder.token_share import TokenShare
 
 # Values of image tokens that a GPU works on together, 4,096 tokens of the published width; more fill it no better. A
 # CPU takes one sample at a time.
@@ -76,6 +77,9 @@ class Denoiser:
 
     The blocks run in the `full_steps` (n, None: all). Behind one that is not followed by another full step, what they
     added to the image tokens is kept, and added again until the next: such steps must come in their order.
+
+    With a `share`, the processes of its group call together, and each has a part of the image tokens between the first
+    and the last product; what is returned is whole in all of them.
     """
 
     def __init__(
@@ -89,8 +93,9 @@ class Denoiser:
         group_size: int | None = None,
         leading: int = 0,
         full_steps: Sequence[bool] | None = None,
+        share: TokenShare | None = None,
     ) -> None:
-        self.decoder, self._grid = decoder, grid
+        self.decoder, self._grid, self._share = decoder, grid, share
         self._full = [True] * len(timesteps) if full_steps is None else list(full_steps)
         self._residuals: dict[int, Tensor] = {}
         weight = decoder.proj_out.weight
@@ -120,14 +125,18 @@ class Denoiser:
         groups = [group for group in self._groups if group.samples.start < len(latents)]
         with best_attention(self._device):
             velocity = partial(self._velocity, latents=latents, step=step)
+            if self._share is not None:  # processes exchange in one order
+                return torch.cat([*map(velocity, groups)])
             return torch.cat(parallel_map(velocity, groups, self._device))
 
     def _velocity(self, group: _Group, latents: Tensor, step: int) -> Tensor:
         """Return velocities G C H W of the group's samples of `latents`."""
         decoder = self.decoder
-        image = decoder.image_projector(latents[group.samples]) + group.prior
+        image = self._own(decoder.image_projector(latents[group.samples]), 1) + group.prior
         image = self._through_blocks(group, image, step)
         patches = decoder.proj_out(decoder.norm_out(image, self._condition[step : step + 1]))
+        if self._share is not None:
+            patches = self._share.gather(patches, 1)
         return decoder.unpatchify(patches, self._grid)
 
     def _through_blocks(self, group: _Group, image: Tensor, step: int) -> Tensor:
@@ -137,7 +146,7 @@ class Denoiser:
             return image + self._residuals[key]
         modulation = [of_block[step] for of_block in self._modulation]
         blocks = cast(Sequence[DecoderBlock], self.decoder.transformer_blocks)
-        attend = partial(_attend, group.runs)
+        attend = partial(_attend, group.runs, self._share, group.text.shape[1])
         result = self.backend.run_blocks(blocks, modulation, group.text, image, group.rope, attend)
         if not all(self._full[step + 1 : step + 2]):
             self._residuals[key] = result - image
@@ -148,13 +157,19 @@ class Denoiser:
         lengths = [len(glyph) for glyph in glyphs]
         longest = _padded(max(lengths)) if self.backend.PADS_TEXT else max(lengths)
         texts = [F.pad(self.decoder.glyph_projector(glyph), (0, 0, longest - len(glyph), 0)) for glyph in glyphs]
+        rope = rotary_cos_sin(longest, *self._grid, self.decoder.config.attention_head_dim, self._device)
+        cos, sin = (torch.cat([angles[:longest], self._own(angles[longest:], 0)]) for angles in rope)
         return _Group(
             where,
             torch.stack(texts),
-            torch.stack([self._prior(sample.prior_token_ids) for sample in samples]),
-            rotary_cos_sin(longest, *self._grid, self.decoder.config.attention_head_dim, self._device),
+            self._own(torch.stack([self._prior(sample.prior_token_ids) for sample in samples]), 1),
+            (cos, sin),
             tuple(_runs(samples, lengths, longest)),
         )
+
+    def _own(self, tokens: Tensor, dim: int) -> Tensor:
+        """Return this process's part of image tokens, which lie along `dim`."""
+        return tokens if self._share is None else self._share.own(tokens, dim)
 
     def _prior(self, ids: Tensor | None) -> Tensor:
         """Return what is added to the image tokens, N D; a dropped prior is the same vector for every token."""
@@ -213,8 +228,15 @@ def _runs(samples: Sequence[DenoiserSample], lengths: Sequence[int], longest: in
     return runs
 
 
-def _attend(runs: Sequence[_Run], index: int, query: Tensor, key_value: KeyValue) -> Tensor:
-    """Return what G K L d queries of block `index` read: their sample's condition images, then its own tokens."""
+def _attend(
+    runs: Sequence[_Run], share: TokenShare | None, text: int, index: int, query: Tensor, key_value: KeyValue
+) -> Tensor:
+    """Return what G K L d queries of block `index` read: their sample's condition images, then its own tokens.
+
+    Behind `text` glyph tokens stand image tokens, with a `share` a part of them.
+    """
+    if share is not None:
+        key_value = share.gather_key_value(key_value, text)
     attention_output = []
     for run in runs:
         readable = KeyValue(key_value.key[run.samples, :, run.start :], key_value.value[run.samples, :, run.start :])
