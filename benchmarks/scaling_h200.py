@@ -1,10 +1,11 @@
-"""What one step of training, and an hour of `glmkit eval`, gain from more GPUs, at the published sizes, random weights.
+"""What training, evaluation and one image gain from more GPUs, at the published sizes with random weights.
 
-    python benchmarks/scaling_h200.py OUT.json [--gpus 1 2] [--only lora full eval] [--seconds 460]
+    python benchmarks/scaling_h200.py OUT.json [--gpus 1 2] [--only lora full eval image] [--seconds 460]
 
 Each GPU has as much work as one alone: batches and prompts grow with the GPUs. `efficiency` is the gain by all GPUs
 over their number. `lora`: adapters of both transformers, with all weights on each GPU (replicas) and, from two GPUs on,
 in shards. `full`: all weights, in shards. `eval`: images generated and read, warm, without the loading of weights.
+`image`: the denoising of one large image, by each mode of `--parallel`; all GPUs together have the work of one there.
 Every part is a process for each GPU, and its rows are written when it ends; one that fails leaves its error. `--toy`:
 all of it on nano, in little, by processes on a CPU.
 """
@@ -33,7 +34,7 @@ from glmkit.evaluation import suites
 from glmkit.evaluation.evaluate import evaluate
 from glmkit.evaluation.ocr import engines
 from glmkit.evaluation.plan import EvaluationPlan, GenerationSettings
-from glmkit.files import read_jsonl, write_json, write_jsonl
+from glmkit.files import read_json, read_jsonl, write_json, write_jsonl
 from glmkit.generation.denoising import decode_prior_tokens
 from glmkit.generation.hybrid_generator import IMAGES_BATCH
 from glmkit.generation.loading import device_of_rank
@@ -48,12 +49,15 @@ SUITE, SPLIT = "text-render", "simple"
 STAGES = ("decoder", "autoregressive")
 REPLICAS: dict[str, str] = {}
 SHARDS = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
-GAIN = {"training": "samples_per_second", "eval": "images_per_hour"}  # what efficiency compares
+MODES = {1: ("images",), 2: ("guidance", "sequence"), 4: ("guidance+sequence", "sequence")}  # of one image, by GPUs
 
 
 @dataclass(frozen=True)
 class Scale:
-    """The work of one GPU: images per step with adapters and of all weights, prompts to evaluate; sides in pixels."""
+    """The work of one GPU: images per step with adapters and of all weights, prompts to evaluate; sides in pixels.
+
+    `large` is the side of the image that GPUs share.
+    """
 
     model: str = "full"
     side: int = 1024
@@ -62,9 +66,11 @@ class Scale:
     prompts: int = 16
     denoising_steps: int = 20
     steps: int = 5
+    large: int = 2048
+    repeats: int = 2
 
 
-TOY = Scale("nano", 64, 1, 1, 2, 1, 1)
+TOY = Scale("nano", 64, 1, 1, 2, 2, 1, 64, 1)
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,7 @@ class Launch:
 
     def run(self, gpus: int, name: str, command: Sequence[str], environment: dict[str, str]) -> list[Row]:
         """Return the rows that `command` writes to the file that is its last argument; one with an error if none."""
-        rows, began = self.scratch / f"{name}-{gpus}.jsonl", time.perf_counter()
+        rows, began = self.scratch / f"{name}-{gpus}.json", time.perf_counter()
         launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(gpus)]
         launcher += ["--master_port", _free_port()]
         try:
@@ -96,7 +102,8 @@ class Launch:
         took = {"gpus": gpus, "seconds_in_all": time.perf_counter() - began}
         if not rows.exists():
             return [{"case": f"{name}, {count(gpus, 'GPU')}", "error": said, **took}]
-        return [{**row, **took} for row in read_jsonl(rows)]
+        found = read_jsonl(rows) if rows.read_text().startswith('{"') else [read_json(rows)]
+        return [{**row, **took} for row in found]
 
 
 def lora(launch: Launch, gpus: int) -> Iterator[Row]:
@@ -120,14 +127,32 @@ def _training(
     command = ["-m", "glmkit", "bench", "train", "--model", launch.scale.model, "--stage", *STAGES, *options]
     command += ["--size", f"{side}x{side}", "--batch", str(batch * gpus), "--steps", str(launch.scale.steps)]
     for row in launch.run(gpus, mode, [*command, "--device", launch.device, "--out"], environment):
-        yield {"case": f"{row['stage']}, {mode}", "kind": "training", **row} if "stage" in row else row
+        if "stage" in row:
+            gain = None if options else row["samples_per_second"]
+            row = {"case": f"{row['stage']}, {mode}", "alone": f"{row['stage']}, replicas", "gain": gain, **row}
+        yield row
 
 
 def eval_(launch: Launch, gpus: int) -> Iterator[Row]:
     """Generate images and read them."""
     command = [str(Path(__file__)), "--evaluate", *(["--toy"] if launch.scale == TOY else [])]
     for row in launch.run(gpus, "eval", [*command, "--device", launch.device], REPLICAS):
-        yield {"case": "eval", "kind": "eval", **row}
+        yield {"case": "eval", "alone": "eval", "gain": row.get("images_per_hour"), **row}
+
+
+def image(launch: Launch, gpus: int) -> Iterator[Row]:
+    """Denoise one image."""
+    size = f"{launch.scale.large}x{launch.scale.large}"
+    for mode in MODES.get(gpus, ()):
+        command = ["-m", "glmkit", "bench", "speed", "--model", launch.scale.model, "--size", size]
+        command += ["--steps", str(launch.scale.denoising_steps), "--repeats", str(launch.scale.repeats)]
+        command += ["--parallel", mode, "--device", launch.device, "--out"]
+        for row in launch.run(gpus, mode, command, REPLICAS):
+            if "stages" in row:
+                seconds = row["stages"]["denoising"]["glmkit"]
+                whole = {"seconds": row["glmkit"], "gpus": gpus, "seconds_in_all": row["seconds_in_all"]}
+                row = {"denoising": seconds, "gain": 1 / seconds, **whole}
+            yield {"case": f"{size}, {mode}", "alone": f"{size}, images", **row}
 
 
 def evaluate_here(out: Path, scale: Scale, name: str) -> None:
@@ -162,14 +187,13 @@ def evaluate_here(out: Path, scale: Scale, name: str) -> None:
 
 
 def with_efficiency(rows: Sequence[Row]) -> list[Row]:
-    """Add to every row of several GPUs its gain over one that has the same work, per GPU."""
-    alone = {row["case"]: row for row in rows if row["gpus"] == 1 and "error" not in row}
+    """Add to every row its gain over that of one GPU, the case `alone`, by its GPUs."""
+    by_case = {row["case"]: row["gain"] for row in rows if row["gpus"] == 1 and row.get("gain")}
     found = []
     for row in rows:
-        one = alone.get(row["case"].replace("shards", "replicas"))  # one GPU has no shards
-        gain = GAIN.get(row.get("kind", ""))
-        if gain is not None and "error" not in row and one is not None:
-            row = {**row, "efficiency": row[gain] / (row["gpus"] * one[gain])}
+        alone = by_case.get(row.get("alone", ""))
+        if row.get("gain") and alone:
+            row = {**row, "efficiency": row["gain"] / (row["gpus"] * alone)}
         found.append(row)
     return found
 
@@ -181,7 +205,7 @@ def describe(part: str, row: Row) -> str:
     return train_line(row) + (f", efficiency {row['efficiency']:.3f}" if "efficiency" in row else "")
 
 
-PARTS = {"lora": lora, "full": full, "eval": eval_}
+PARTS = {"lora": lora, "full": full, "eval": eval_, "image": image}
 
 
 def main(given: list[str] | None = None) -> int:

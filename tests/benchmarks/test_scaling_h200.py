@@ -16,12 +16,12 @@ scaling = load_script("scaling_h200")
 
 def test_efficiency_is_the_gain_over_one_gpu_by_all_gpus() -> None:
     """Shards are compared with the one GPU that needs none; what has no row alone, or failed, has no efficiency."""
-    alone = {"case": "decoder, replicas", "kind": "training", "gpus": 1, "samples_per_second": 4.0}
+    alone = {"case": "decoder, replicas", "alone": "decoder, replicas", "gpus": 1, "gain": 4.0}
     rows = [
         alone,
-        {**alone, "gpus": 2, "samples_per_second": 7.6},
-        {**alone, "case": "decoder, shards", "gpus": 4, "samples_per_second": 12.0},
-        {**alone, "case": "decoder, full, shards", "gpus": 2},
+        {**alone, "gpus": 2, "gain": 7.6},
+        {**alone, "case": "decoder, shards", "gpus": 4, "gain": 12.0},
+        {**alone, "case": "decoder, full, shards", "gpus": 2, "gain": None},
         {"case": "eval, 2 GPUs", "gpus": 2, "error": "no time left"},
     ]
     found = [row.get("efficiency") for row in scaling.with_efficiency(rows)]
@@ -40,7 +40,7 @@ def test_a_part_that_fails_says_why(tmp_path: Path) -> None:
 
 @pytest.mark.thorough
 def test_in_little(tmp_path: Path) -> None:
-    """Adapters, all weights, and images that are generated and read, by two processes and by one."""
+    """Adapters, all weights, images that are generated and read, and one image, by two processes and by one."""
     out = tmp_path / "scaling.json"
     assert scaling.main([str(out), "--toy", "--device", "cpu"]) == 0
     rows = read_json(out)["rows"]
@@ -51,6 +51,9 @@ def test_in_little(tmp_path: Path) -> None:
         *((f"{stage}, {mode}", 2) for mode in ("shards", "full, shards") for stage in stages),
         ("eval", 1),
         ("eval", 2),
+        ("64x64, images", 1),
+        ("64x64, guidance", 2),
+        ("64x64, sequence", 2),
     ]
     assert all(row.get("processes", row["gpus"]) == row["gpus"] for row in rows)
     assert [row["sharded"] for row in rows if "sharded" in row] == [False] * 4 + [True] * 4
