@@ -17,7 +17,8 @@ from glmkit.pretraining.config import PretrainRecipe, from_dict
 
 HERE = Path(__file__).parent
 # Posters per second on one H200, compiled where base.yaml says so (benchmarks/LOG.md).
-THROUGHPUT = {"semantic_vq": 9_700, "autoregressive": 15_100, "decoder_128": 14_500, "decoder_256": 7_500}
+THROUGHPUT = {"semantic_vq": 9_700, "autoregressive": 15_100}
+THROUGHPUT |= {"decoder_128": 14_500, "decoder_256": 7_500, "everyday_128": 14_500, "everyday_256": 7_500}
 # Tokens that the autoregressive model reads of a 256x256 poster: prompt (padded), preview, large grid.
 PROMPT, PREVIEW, LARGE = 64, 256, 64
 # For a run that shows within seconds that everything fits together; it measures nothing.
@@ -51,6 +52,8 @@ class Arm:
 class Ablation:
     """What an ablation's file says; `arms` is empty for an ablation that needs no training.
 
+    Images are those of the first prompts of `splits`, which share them equally; of several, measures carry their names.
+
     `conclusion` is what the results show, written when they are there.
     """
 
@@ -61,6 +64,7 @@ class Ablation:
     limitations: str
     measures: tuple[str, ...]
     arms: Mapping[str, Arm]
+    splits: tuple[str, ...] = ("simple",)
     conclusion: str = ""
 
 
@@ -75,7 +79,8 @@ def load(name: str) -> Ablation:
     values = read_yaml(HERE / f"{name}.yaml")
     pretrained, arms = values.pop("pretrained", []), values.pop("arms", {})
     parsed = {arm: _parse_arm({"pretrained": pretrained, **fields}) for arm, fields in arms.items()}
-    return Ablation(name, measures=tuple(values.pop("measures", ())), arms=parsed, **values)
+    values |= {key: tuple(values[key]) for key in ("measures", "splits") if key in values}
+    return Ablation(name, arms=parsed, **{"measures": (), **values})
 
 
 def _parse_arm(values: dict[str, Any]) -> Arm:

@@ -73,11 +73,12 @@ def train(folder: Path, arm: Arm, seed: int, device: torch.device, tiny: bool) -
         pretrain(definitions.recipe(step, folder / "model", output, seed, tiny), device)
 
 
-def requests_of(model: Path, seed: int, tiny: bool) -> list[Request]:
-    """Return the held-out `simple` prompts, one image each, with the model's default settings."""
+def requests_of(model: Path, seed: int, tiny: bool, splits: Sequence[str] = ("simple",)) -> list[Request]:
+    """Return held-out prompts of the splits, one image each, with the model's default settings."""
     settings = defaults.load(model)
     height, width, steps = (64, 64, 2) if tiny else (settings.height, settings.width, settings.steps)
-    prompts = suites.prompts(suites.load("text-render"), "simple", 2 if tiny else PROMPTS)
+    limit = (2 if tiny else PROMPTS) // len(splits)
+    prompts = [prompt for split in splits for prompt in suites.prompts(suites.load("text-render"), split, limit)]
     return [
         Request(prompt.id, prompt.prompt, seed, height, width, steps=steps, guidance=settings.guidance)
         for prompt in prompts
@@ -162,17 +163,23 @@ def curve(folder: Path, number: int, step: str, seed: int, tiny: bool) -> dict[s
     }
 
 
-def score(folder: Path, steps: Sequence[Mapping[str, Any]], limit: int) -> dict[str, float]:
-    """Return every measure of a run by name: last validation losses, token entropy, words read, attributes checked."""
-    plan = EvaluationPlan("text-render", DEFAULT_ENGINE, split="simple", limit=limit, images=folder / "images", count=1)
-    summary = evaluate(plan, folder / "scores")
+def score(folder: Path, steps: Sequence[Mapping[str, Any]], splits: Sequence[str], limit: int) -> dict[str, float]:
+    """Return every measure of a run by name: last validation losses, token entropy, words read, attributes checked.
+
+    `limit` prompts of each split have an image.
+    """
     measures: dict[str, float] = {}
     for step in steps:
         measures.update(step["validation"][-1][1])
     if (folder / "token_entropy.json").exists():
         measures.update(read_json(folder / "token_entropy.json"))
-    measures.update({name: float(value["value"] or 0) for name, value in summary.scores.items()})
-    return {**measures, **attribute_accuracy(folder / "images")}
+    for split in splits:
+        images, scores = folder / "images", folder / "scores"
+        plan = EvaluationPlan("text-render", DEFAULT_ENGINE, split=split, limit=limit, images=images, count=1)
+        summary = evaluate(plan, scores if len(splits) == 1 else scores / split)
+        behind = "" if len(splits) == 1 else f" {split}"
+        measures |= {f"{name}{behind}": float(value["value"] or 0) for name, value in summary.scores.items()}
+    return measures | (attribute_accuracy(folder / "images") if tuple(splits) == ("simple",) else {})
 
 
 def samples(images: Sequence[Path]) -> Image.Image:
@@ -201,7 +208,8 @@ def run(ablation: str, arm_name: str, arguments: argparse.Namespace) -> None:
     name = definitions.run_name(ablation, arm_name, seed)
     folder, results = arguments.work / name, arguments.work if tiny else arguments.results
     images, model = folder / "images", checkpoint.resolve(arguments.model)
-    requests = requests_of(model, seed, tiny)
+    splits = definitions.load(ablation).splits
+    requests = requests_of(model, seed, tiny, splits)
     if not all((images / f"{request.id}.png").exists() for request in requests):
         device = pick_device(arguments.device)
         start_model(folder / "model", arm.pretrained, model)
@@ -215,18 +223,21 @@ def run(ablation: str, arm_name: str, arguments: argparse.Namespace) -> None:
     if arguments.no_score:
         return
     steps = [curve(folder, number, step, seed, tiny) for number, step in enumerate(arm.steps)]
+    limit = len(requests) // len(splits)
+    measures = score(folder, steps, splits, limit)
     result = {
         "ablation": ablation,
         "arm": arm_name,
         "seed": seed,
         "prompts": len(requests),
         "steps": steps,
-        "measures": {name: round(value, 5) for name, value in score(folder, steps, len(requests)).items()},
+        "measures": {name: round(value, 5) for name, value in measures.items()},
         **read_json(folder / "generated.json"),
     }
     write_json(results / f"{name}.json", result)
+    firsts = [one for start in range(0, len(requests), limit) for one in requests[start:][: SAMPLES // len(splits)]]
     with atomic_path(results / f"{name}.webp") as temporary:
-        samples([images / f"{request.id}.png" for request in requests[:SAMPLES]]).save(temporary, quality=85)
+        samples([images / f"{request.id}.png" for request in firsts]).save(temporary, quality=85)
     print(f"{results / name}.json: " + ", ".join(f"{key} {value:.4g}" for key, value in result["measures"].items()))
 
 

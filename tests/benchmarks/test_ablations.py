@@ -44,7 +44,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_arm_is_a_recipe_at_equal_compute(ablations: dict[str, ModuleType]) -> None:
     """Within 3 %, by the expected GPU seconds; arms that train nothing stand beside the others."""
     definitions = ablations["definitions"]
-    assert {"semantic_tokens", "glyphs", "preview_first", "progressive", "block_causal"} == set(definitions.names())
+    known = {"semantic_tokens", "glyphs", "glyphs_everyday", "preview_first", "progressive", "block_causal"}
+    assert known == set(definitions.names())
     for name in definitions.names():
         ablation = definitions.load(name)
         assert set(ablation.measures) <= set(ablations["page"].MEANING), name
@@ -62,7 +63,7 @@ def test_arms_differ_in_what_they_ablate_alone(ablations: dict[str, ModuleType])
         assert (recipe.model, recipe.save, recipe.output, recipe.seed) == ("model", "model", "output", 3)
         return {**stage.model_dump(), **recipe.data.model_dump()["posters"]}
 
-    for name, changed in (("semantic_tokens", "caption_weight"), ("glyphs", "glyphs")):
+    for name, changed in (("semantic_tokens", "caption_weight"), ("glyphs", "glyphs"), ("glyphs_everyday", "glyphs")):
         a, b, *_ = ablations["definitions"].load(name).arms.values()
         found = set()
         for one, other in zip(a.steps, b.steps, strict=True):
@@ -95,6 +96,10 @@ ARMS = [
     ("glyphs", "off"),
     ("glyphs", "shipped"),
     ("glyphs", "shipped-withheld"),
+    ("glyphs_everyday", "on"),
+    ("glyphs_everyday", "off"),
+    ("glyphs_everyday", "shipped"),
+    ("glyphs_everyday", "shipped-withheld"),
     ("preview_first", "weighted"),
     ("preview_first", "unweighted"),
     ("preview_first", "raster"),
@@ -115,7 +120,7 @@ def test_an_arm_trains_and_generates(
     """Pretrained components stay as they are, the others do not; the same command again has nothing left to do."""
     ablations["run"].run(ablation, arm, arguments(tmp_path, tiny))
     folder, definition = tmp_path / f"{ablation}-{arm}-0", ablations["definitions"].load(ablation).arms[arm]
-    trained = {step.split()[0].split("_")[0] for step in definition.steps}  # semantic, autoregressive, decoder
+    trained = {step.split()[0].split("_")[0].replace("everyday", "decoder") for step in definition.steps}
     for component in checkpoint.COMPONENTS:
         unchanged = _same(_weights(folder / "model", component), _weights(tiny, component))
         assert unchanged == (component in definition.pretrained)
@@ -154,6 +159,16 @@ def test_a_result_says_what_is_read_and_seen(
     assert 0 < found["attribute_accuracy"] < 1
     assert found["cer"] > 0
     assert "word_accuracy 1," in capsys.readouterr().out
+
+
+def test_a_result_of_two_languages(ablations: dict[str, ModuleType], tiny: Path, tmp_path: Path) -> None:
+    """Images are of both splits, and each has its own measures."""
+    ablations["run"].run("glyphs_everyday", "shipped", arguments(tmp_path, tiny, no_score=False))
+    names = [path.stem for path in sorted((tmp_path / "glyphs_everyday-shipped-0" / "images").glob("*.png"))]
+    assert names == ["everyday-en-001", "everyday-zh-001"]
+    measures = read_json(tmp_path / "glyphs_everyday-shipped-0.json")["measures"]
+    assert set(ablations["definitions"].load("glyphs_everyday").measures) - {"loss"} <= set(measures)
+    assert "word_accuracy" not in measures
 
 
 def _same(saved: list[torch.Tensor], shipped: list[torch.Tensor]) -> bool:
