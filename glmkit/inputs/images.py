@@ -11,7 +11,7 @@ import io
 import logging
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -117,9 +117,25 @@ def opened_image(source: str | Path | bytes, name: str = "") -> Iterator[Image.I
     """Open an image, loaded as it is stored, with `format`, `mode` and `info` of the file; errors as `read`."""
     name = name or f"image {source!s}"
     data = source if isinstance(source, bytes) else read_regular(source, name, MAX_BYTES)
+    with _errors_of(data, name), _with_any_text(data, _loaded) as image:
+        yield image
+
+
+def stored_size(source: Path, name: str) -> tuple[int, int]:
+    """Return width and height in pixels, as the header of an image file says; errors as `read_image`.
+
+    Nothing is decoded.
+    """
+    data = read_regular(source, name, MAX_BYTES)
+    with _errors_of(data, name), _with_any_text(data, _opened) as image:
+        return image.size
+
+
+@contextmanager
+def _errors_of(data: bytes, name: str) -> Iterator[None]:
+    """Turn what goes wrong with an image file into UserError."""
     try:
-        with _load(data) as image:
-            yield image
+        yield
     except UserError:
         raise
     except UnidentifiedImageError as error:
@@ -130,14 +146,14 @@ def opened_image(source: str | Path | bytes, name: str = "") -> Iterator[Image.I
         raise UserError(f"{name} cannot be read", found=found, fix="save it again, or use another one") from error
 
 
-def _load(data: bytes) -> Image.Image:
-    """Open and decode; text beside a PNG's pixels, such as the workflows of ComfyUI, may be of any length."""
+def _with_any_text(data: bytes, read: Callable[[bytes], Image.Image]) -> Image.Image:
+    """Read; text beside a PNG's pixels, such as the workflows of ComfyUI, may be of any length."""
     try:
-        return _loaded(data)
+        return read(data)
     except ValueError:
         if not data.startswith(PNG_SIGNATURE):
             raise
-        return _loaded(_without_text(data))
+        return read(_without_text(data))
 
 
 @cache
@@ -152,8 +168,12 @@ def _formats() -> list[str]:
     return [kind for kind in SUFFIXES if kind in Image.OPEN]
 
 
+def _opened(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(data), formats=_formats())
+
+
 def _loaded(data: bytes) -> Image.Image:
-    image = Image.open(io.BytesIO(data), formats=_formats())
+    image = _opened(data)
     image.info["bits"] = stored_bits(image)
     image.info["code_points"] = _code_points(data)
     image.info["animated"] = getattr(image, "is_animated", False) and image.format != "MPO"

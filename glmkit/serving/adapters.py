@@ -9,10 +9,12 @@ with its adapters.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from glmkit.errors import UserError
 from glmkit.generation.images import weights_digest
 from glmkit.generation.loading import hold_components
 from glmkit.models.checkpoint.adapter_files import PEFT_PREFIX, read
@@ -32,17 +34,28 @@ LORA = ".lora_"
 MAX_DIGESTS = 256  # that are remembered: clients choose any weights
 
 
+def checked_adapters(folder: Path, named: Mapping[str, str]) -> dict[str, Adapter]:
+    """Read `DIR` or `DIR:WEIGHT` of each name; UserError for what does not fit the model in `folder`."""
+    adapters = {}
+    for name, text in named.items():
+        try:
+            adapters[name] = Adapter.parse(text)
+        except UserError as error:
+            fix = error.fix and error.fix.replace("--adapter ", f"--adapter {name}=")
+            raise UserError(error.what, found=error.found, fix=fix) from error
+        check_adapter(folder, adapters[name].folder)
+    return adapters
+
+
 class AdapterSwitch:
     """Gives a model the adapters that a request names. `named` are all that there are, `DIR` or `DIR:WEIGHT`."""
 
     def __init__(self, hybrid: HybridModel, named: Mapping[str, str]) -> None:
         self.hybrid = hybrid
-        self.named = {name: Adapter.parse(text) for name, text in named.items()}
+        self.named = checked_adapters(hybrid.folder, named)
         self._clean: dict[str, dict[str, Tensor]] = {}
         self._digests: dict[Adapters, str] = {}
         self._active: Adapters = ()
-        for adapter in self.named.values():
-            check_adapter(hybrid.folder, adapter.folder)
         for component in sorted({name for adapter in self.named.values() for name in read(adapter.folder)}):
             if hybrid.is_packed(component):
                 low_rank_changes(component, list(self.named.values()))  # which refuses what cannot be beside a matrix

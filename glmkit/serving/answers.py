@@ -20,7 +20,7 @@ from glmkit.serving.scheduler import Finished
 def answer(parsed: ImageRequest, images: Sequence[Finished], folder: Path) -> dict[str, Any]:
     """Return the JSON of an answer."""
     data = [image_data(parsed, image, number) for number, image in enumerate(images)]
-    return {"created": int(time.time()), "data": data, **described(parsed), "usage": usage(parsed, folder)}
+    return {"created": int(time.time()), "data": data, **described(parsed), "usage": usage(parsed, images[0], folder)}
 
 
 def image_data(parsed: ImageRequest, image: Finished, number: int = 0) -> dict[str, Any]:
@@ -48,19 +48,26 @@ def encoded(image: Finished, format: str, compression: int | None) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def usage(parsed: ImageRequest, folder: Path) -> dict[str, Any]:
-    """Count tokens: of the prompt, and of the images as the AR model generates them."""
-    request = parsed.requests[0]
-    text = len(prompt_tokenizer(folder).text_to_image(request.prompt, request.height, request.width))
+def usage(parsed: ImageRequest, image: Finished, folder: Path) -> dict[str, Any]:
+    """Count tokens as the AR model reads and generates them; `image` is any of the request's.
+
+    An edit reads those of its condition images, and generates no preview.
+    """
+    request, tokenizer = parsed.requests[0], prompt_tokenizer(folder)
     shape = grids(request.height, request.width)
-    of_image = sum(rows * columns for rows, columns in (shape.preview, shape.large))
-    output = len(parsed.requests) * of_image
-    details = {"text_tokens": text, "image_tokens": 0}
+    if image.condition_ids:
+        ids = tokenizer.edit(request.prompt, image.condition_ids, request.height, request.width)
+        generated = [shape.large]
+    else:
+        ids = tokenizer.text_to_image(request.prompt, request.height, request.width)
+        generated = [shape.preview, shape.large]
+    output = len(parsed.requests) * sum(rows * columns for rows, columns in generated)
+    images = sum(grid.numel() for grid in image.condition_ids)
     return {
-        "input_tokens": text,
-        "input_tokens_details": details,
+        "input_tokens": len(ids),
+        "input_tokens_details": {"text_tokens": len(ids) - images, "image_tokens": images},
         "output_tokens": output,
-        "total_tokens": text + output,
+        "total_tokens": len(ids) + output,
     }
 
 

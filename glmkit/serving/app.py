@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, StreamingResponse
 from starlette.exceptions import HTTPException
-from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -20,7 +20,7 @@ from glmkit.serving import metrics, uploads
 from glmkit.serving.answers import answer, described, event, image_data, stream_event, usage
 from glmkit.serving.fields import ImageRequest, parse
 from glmkit.serving.guard import LOG, Guard, api_error
-from glmkit.serving.scheduler import Event, Finished, Job, Previewed, Progressed, Scheduler
+from glmkit.serving.scheduler import Event, Finished, Job, Previewed, Progressed, Scheduler, gone
 from glmkit.serving.settings import ApiError, ServerSettings
 
 PAGE = Path(__file__).with_name("page.html")
@@ -76,7 +76,6 @@ def create_app(scheduler: Scheduler, settings: ServerSettings) -> FastAPI:
 
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)  # their pages load from elsewhere
     app.state.max_body = settings.max_body
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=settings.hosts)
     app.add_middleware(Guard, scheduler=scheduler, settings=settings)
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)
@@ -157,6 +156,8 @@ async def _queue(request: Request, read: Read, scheduler: Scheduler, settings: S
                 values, images = await asyncio.wait_for(read(request, folder), uploads.READ_SECONDS)
             except TimeoutError as error:
                 raise ApiError(408, f"the request did not arrive within {uploads.READ_SECONDS} s") from error
+            except ClientDisconnect as error:
+                raise gone() from error
             parsed = await asyncio.to_thread(parse, values, scheduler.hybrid, settings, images)
             if len(parsed.requests) > held:
                 scheduler.reserve(len(parsed.requests) - held)
@@ -196,7 +197,7 @@ async def _wait(request: Request, pending: Pending, scheduler: Scheduler) -> dic
     while len(finished) < len(pending.jobs):
         if time.monotonic() >= look:  # also while steps follow each other quickly
             if await request.is_disconnected():
-                raise ApiError(499, "the client went away")
+                raise gone()
             look = time.monotonic() + LOOK
         try:
             number, update = await asyncio.wait_for(pending.events.get(), LOOK)
@@ -244,7 +245,7 @@ def _image_event(
     if isinstance(update, Previewed):
         data = image_data(parsed, Finished(update.image, {}, 0.0))
         return f"{kind}.partial_image", {**data, **about, "partial_image_index": update.index}
-    return f"{kind}.completed", {**image_data(parsed, update), **about, "usage": usage(parsed, folder)}
+    return f"{kind}.completed", {**image_data(parsed, update), **about, "usage": usage(parsed, update, folder)}
 
 
 def _api_error(_: Request, error: Exception) -> Response:

@@ -39,6 +39,7 @@ REFUSED = {
     "input_fidelity": "an edit always reads its images in full",
     "url": "images are sent as files, never by an address",
 }
+LORA = 'lora is a name, or a list of {"name": NAME, "weight": NUMBER}'
 Adapters = tuple[tuple[str, float], ...]
 
 
@@ -178,7 +179,8 @@ def _validated(values: Mapping[str, Any]) -> Fields:
         name = str(first["loc"][0]) if first["loc"] else None
         if first["type"] == "extra_forbidden":
             raise ApiError(400, f"unknown field {name!r}", param=name, code="unknown_parameter") from error
-        raise ApiError(400, f"{name}: {first['msg']}", param=name, code="invalid_value") from error
+        what = LORA if name == "lora" else f"{name}: {first['msg']}"
+        raise ApiError(400, what, param=name, code="invalid_value") from error
 
 
 def _check_limits(fields: Fields, settings: ServerSettings) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import logging
+import re
 import time
 import uuid
 
@@ -58,8 +59,13 @@ class Guard:
             LOG.info("%s %s %s %d %.2f s", name, scope["method"], scope["path"][:100], status, seconds)
 
     def _check(self, scope: Scope) -> None:
-        """Raise ApiError for a wrong key, and for requests that another site's page makes."""
+        """Raise ApiError for a wrong key, another name of this machine, and requests that another site's page makes."""
         headers = Headers(scope=scope)
+        host = re.sub(r":\d*$", "", headers.get("host", "").lower())
+        if not {host, "*"} & {*self.settings.hosts}:
+            known = ", ".join(self.settings.hosts)
+            what = f"this server has no key, and answers to {known} only, not to {host[:80]!r}"
+            raise ApiError(400, what, code="invalid_host")
         origin = headers.get("origin")
         if origin is not None and origin.partition("://")[2] != headers.get("host"):
             raise ApiError(403, "pages of other sites are not served", code="forbidden_origin")

@@ -53,11 +53,15 @@ class Previewed:
 
 @dataclass(frozen=True)
 class Finished:
-    """Hold the image, the text for its file, and the seconds that the model spent on it."""
+    """Hold the image, the text for its file, and the seconds that the model spent on it.
+
+    `condition_ids` are the token ids h w of the images that it edits.
+    """
 
     image: Image.Image
     text: Mapping[str, str]
     seconds: float
+    condition_ids: tuple[Tensor, ...] = ()
 
 
 Event = Progressed | Previewed | Finished | ApiError
@@ -217,7 +221,8 @@ class Scheduler:
             names, weights = [name for name, _ in job.adapters], self.switch.digest(job.adapters)
             text = image_text(job.request, MODEL, names, weights, self.hybrid.precision)
             self.counts["finished"] += 1
-            self._end(job, Finished(image, text, seconds + spent))
+            condition_ids = tuple(one.token_ids.cpu() for one in condition_images)
+            self._end(job, Finished(image, text, seconds + spent, condition_ids))
         for job in wanted:  # those that a dropped batch did not come to
             self._is_wanted(job)
 
@@ -260,7 +265,7 @@ class Scheduler:
         """Tell whether somebody still waits for a job; end it otherwise."""
         if job.cancelled.is_set():
             self.counts["cancelled"] += not job.ended
-            self._end(job, ApiError(499, "the client went away"))
+            self._end(job, gone())
         elif time.monotonic() >= job.deadline:
             self._end(job, ApiError(504, f"the image took more than {self.settings.deadline:g} s", code="timeout"))
         return not job.ended
@@ -278,6 +283,11 @@ class Scheduler:
         job.ended = True
         self.release(1)
         job.tell(event)
+
+
+def gone() -> ApiError:
+    """Make the error for a client that did not wait, which it does not read."""
+    return ApiError(499, "the client went away")
 
 
 def _is_alive(job: Job) -> bool:

@@ -14,7 +14,7 @@ from glmkit.errors import UserError
 from glmkit.generation.loading import load_model
 from glmkit.generation.options import InferenceOptions
 from glmkit.models import checkpoint
-from glmkit.serving.adapters import AdapterSwitch
+from glmkit.serving.adapters import AdapterSwitch, checked_adapters
 from glmkit.serving.app import create_app
 from glmkit.serving.scheduler import Scheduler
 from glmkit.serving.settings import ServerSettings
@@ -43,7 +43,8 @@ def serve(
     """Serve a model; returns when a signal has ended it. UserError when it cannot start."""
     # 1. Take the port first, since loading takes long.
     listening = _listen(settings)
-    # 2. Load the model, with all components: an edit may come at any time.
+    # 2. Load the model, with all components: an edit may come at any time. Adapters that do not fit are refused before.
+    checked_adapters(checkpoint.resolve(model), settings.adapters)
     hybrid = load_model(model, device, dtype, (), options, tuple(checkpoint.COMPONENTS), precision)
     scheduler = Scheduler(hybrid, AdapterSwitch(hybrid, settings.adapters), settings)
     # 3. Serve.

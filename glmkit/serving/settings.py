@@ -34,12 +34,12 @@ class ApiError(Exception):
         self.status, self.message, self.param, self.code, self.retry_after = status, message, param, code, retry_after
 
     @classmethod
-    def of(cls, error: UserError, param: str | None = None) -> ApiError:
+    def of(cls, error: UserError, param: str | None = None, code: str | None = None) -> ApiError:
         """Refuse a request for the reason that a UserError gives."""
         found = "" if error.found is None else f"; found: {error.found}"
         # A client has fields, such as size, where a command has options, such as --size.
         fix = "" if error.fix is None else "; try: " + re.sub(r"--(?=[a-z])", "", error.fix)
-        return cls(400, f"{error.what}{found}{fix}"[:1000], param=param)
+        return cls(400, f"{error.what}{found}{fix}"[:1000], param=param, code=code)
 
     def body(self) -> dict[str, Any]:
         """Return the JSON of the answer."""

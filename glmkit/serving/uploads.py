@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import Request as HttpRequest
-from PIL import Image
 from starlette.datastructures import UploadFile
 
+from glmkit.errors import UserError
 from glmkit.generation.sequence import MAX_CONDITION_IMAGES
+from glmkit.inputs.images import stored_size
 from glmkit.inputs.quotes import QUOTES
 from glmkit.models.checkpoint import defaults
 from glmkit.records import Request
-from glmkit.serving.fields import REFUSED
+from glmkit.serving.fields import LORA, REFUSED
 from glmkit.serving.guard import too_large
 from glmkit.serving.settings import MODEL, ApiError, ServerSettings
 
@@ -87,7 +88,7 @@ def _parsed_list(value: str) -> Any:
     try:
         return json.loads(value)
     except (ValueError, RecursionError) as error:
-        raise ApiError(400, "lora is a name, or a JSON list of objects with name and weight", param="lora") from error
+        raise ApiError(400, LORA, param="lora") from error
 
 
 def _check_length(request: HttpRequest) -> None:
@@ -99,10 +100,9 @@ def _check_length(request: HttpRequest) -> None:
 def _check_pixels(path: Path, number: int) -> None:
     """Raise ApiError for an image of too many pixels, as its header says, before anything decodes it."""
     try:
-        with Image.open(path, formats=("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")) as image:
-            width, height = image.size
-    except Exception as error:
-        raise ApiError(400, f"image {number} is not an image", param="image", code="invalid_image") from error
+        width, height = stored_size(path, f"image {number}")
+    except UserError as error:
+        raise ApiError.of(error, "image", "invalid_image") from error
     if width * height > MAX_SOURCE_PIXELS:
         what = f"image {number} has {width}x{height} pixels, more than {MAX_SOURCE_PIXELS}"
         raise ApiError(400, what, param="image", code="too_large")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from documents import code_blocks
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from serving.conftest import QUICK, SIZE, Serve, Served
 from tiny_adapter import make_adapter
 
@@ -89,6 +89,25 @@ def test_edits_are_those_of_edit(served: Served, count: int, tmp_path: Path) -> 
     expected = model.edit([source] * count, "Make it red.", seed=2, height=64, width=64, **QUICK)
     assert answer.data is not None
     assert decoded(answer.data[0]).tobytes() == expected.tobytes()
+    # An edit generates no preview, and its images are among what is read, a token for 16x16 pixels of half the size.
+    height, width = served.scheduler.hybrid.condition_image_settings.halved_size(source.height, source.width)
+    tokens_of_image = height * width // 16**2
+    usage = answer.usage
+    assert usage is not None
+    assert (usage.input_tokens_details.image_tokens, usage.output_tokens) == (count * tokens_of_image, 2 * 2)
+    assert usage.input_tokens_details.text_tokens + count * tokens_of_image == usage.input_tokens
+    assert usage.total_tokens == usage.input_tokens + usage.output_tokens
+
+
+def test_an_image_with_a_long_text_is_edited(served: Served, tmp_path: Path) -> None:
+    """ComfyUI writes its workflow beside the pixels."""
+    workflow = PngImagePlugin.PngInfo()
+    workflow.add_text("workflow", "x" * 3_000_000, zip=True)
+    Image.new("RGB", (64, 64), "teal").save(tmp_path / "comfy.png", pnginfo=workflow)
+    with (tmp_path / "comfy.png").open("rb") as file:
+        answer = served.client().images.edit(image=file, prompt="red", extra_body={**SIZE, **QUICK})
+    assert answer.data is not None
+    assert decoded(answer.data[0]).size == (64, 64)
 
 
 def test_adapters_come_by_name_and_leave_nothing_behind(serve: Serve, tiny_model: Path, tmp_path: Path) -> None:

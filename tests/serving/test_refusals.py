@@ -6,13 +6,16 @@ import http.client
 import io
 import struct
 import zlib
+from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 from serving.conftest import EDITS, FIELDS, GENERATIONS, Serve, Served, ask, form
 
+from glmkit.cli import main
 from glmkit.errors import UserError
+from glmkit.serving import server
 from glmkit.serving.settings import ServerSettings
 
 
@@ -67,6 +70,8 @@ def png(width: int, height: int) -> bytes:
         ({"texts": ["\ud800"]}, 400, "texts"),
         ({"texts": ["a" * 2001] * 2}, 400, "texts"),
         ({"unknown": 1}, 400, "unknown"),
+        ({"lora": {"name": "a"}}, 400, "lora"),
+        ({"lora": ["a"]}, 400, "lora"),
     ],
 )
 def test_fields_that_are_refused(served: Served, change: dict[str, Any], status: int, param: str) -> None:
@@ -96,8 +101,7 @@ def test_bodies_that_are_refused(serve: Serve, body: bytes, headers: dict[str, s
     served = serve(max_body=200_000)
     found, answer, _ = ask(served, body, **headers)
     assert found == status
-    if "Host" not in headers:
-        assert answer["error"]["message"]
+    assert answer["error"]["message"]
 
 
 def test_a_body_of_unknown_length_is_counted(serve: Serve) -> None:
@@ -139,6 +143,43 @@ def test_edits_that_are_refused(served: Served, parts: list[tuple[str, bytes]], 
     assert found == 400
     assert param in (None, answer["error"]["param"])
     assert served.scheduler.counts["batches"] == before, "nothing was queued"
+
+
+def test_what_is_no_image_is_named(served: Served) -> None:
+    """A telephone's photo under the name of a PNG is refused with what it is, and with what to send."""
+    body, kind = form(("prompt", b"a"), ("image", b"\0\0\0\x18ftypheic" + bytes(range(100))))
+    found, answer, _ = ask(served, body, EDITS, Content_Type=kind)
+    assert (found, answer["error"]["code"]) == (400, "invalid_image")
+    assert answer["error"]["message"] == (
+        "image 1 is not an image; found: HEIC, or AVIF that Pillow cannot read; "
+        "try: a PNG, JPEG, WebP, BMP, TIFF, GIF or AVIF file"
+    )
+
+
+@pytest.mark.parametrize("lora", [{"name": "a"}, ["a"], [{"name": "a", "strength": 1}], 3])
+def test_how_adapters_are_named_is_said(served: Served, lora: Any) -> None:
+    _, answer, _ = ask(served, {**FIELDS, "lora": lora})
+    assert answer["error"]["message"] == 'lora is a name, or a list of {"name": NAME, "weight": NUMBER}'
+
+
+@pytest.mark.parametrize(
+    ("host", "status"), [("localhost", 200), ("LOCALHOST:80", 200), ("[::1]:8", 200), ("a.b:8", 400)]
+)
+def test_names_of_the_host(served: Served, host: str, status: int) -> None:
+    found, answer, _ = ask(served, None, "/health", "GET", Host=host)
+    assert found == status
+    assert status == 200 or "127.0.0.1, localhost, [::1]" in answer["error"]["message"]
+
+
+def test_adapters_are_checked_before_the_model_is_loaded(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(server, "load_model", lambda *_: pytest.fail("the model was loaded"))
+    start = ["serve", "--model", str(tiny_model), "--port", "0", "--adapter"]
+    assert main([*start, f"style={tmp_path / 'none'}"]) == 2
+    assert "does not exist" in capsys.readouterr().err
+    assert main([*start, f"style={tmp_path / 'my style'}:much"]) == 2
+    assert f"--adapter style='{tmp_path / 'my style'}:0.8'" in capsys.readouterr().err
 
 
 def test_a_mask_is_refused_by_name(served: Served) -> None:

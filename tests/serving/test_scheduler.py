@@ -101,6 +101,24 @@ def test_a_client_that_goes_away_is_dropped(serve: Serve, stream: bool) -> None:
     assert ask(served, FIELDS)[0] == 200
 
 
+@pytest.mark.parametrize(
+    ("path", "kind"), [(GENERATIONS, "application/json"), (EDITS, "multipart/form-data; boundary=e")]
+)
+def test_a_client_that_goes_away_while_it_sends(
+    path: str, kind: str, serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its request is no fault of the server: nothing is logged as failed, and its place is given back."""
+    served = serve()
+    with caplog.at_level("INFO", "glmkit.serve"):
+        with socket.create_connection(("127.0.0.1", served.port)) as connection:
+            head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: 1000\r\n\r\n"
+            connection.sendall(head.encode() + b"--e\r\n")
+            until(lambda: served.scheduler.held == 1)
+        until(lambda: (path, 499) in served.scheduler.answered)
+    assert served.scheduler.held == 0
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
 def test_a_deadline_ends_a_request(serve: Serve) -> None:
     served = serve(deadline=0.05)
     status, answer, _ = ask(served, {**FIELDS, "num_inference_steps": 100})
