@@ -101,6 +101,8 @@ def pairs_by_votes(votes: Sequence[Path], runs: Sequence[Path], names: Sequence[
     for (prompt_id, seed, first, second), signs in cast.items():
         if total := sum(signs):
             better, worse = (first, second) if total > 0 else (second, first)
+            if seen[prompt_id, seed, better] == seen[prompt_id, seed, worse]:
+                continue  # the same image twice teaches nothing, whatever was voted
             prompt, texts, chosen = _image_of(loaded[better], prompt_id, seed, seen[prompt_id, seed, better])
             *_, rejected = _image_of(loaded[worse], prompt_id, seed, seen[prompt_id, seed, worse])
             ahead = 1 if total > 0 else -1

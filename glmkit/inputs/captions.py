@@ -90,9 +90,11 @@ def same_name(name: str) -> str:
 def column(wanted: str, default: str, others: Sequence[str], known: list[str], where: str, key: str) -> str:
     """Return the column to read: the wanted one or, where that is the default, the only one with another known name.
 
-    UserError when there is none, or several.
+    Names with capitals are read where there is none without. UserError when there is none, or several.
     """
     candidates = [wanted] if wanted in known else [name for name in others if name in known and wanted == default]
+    if not candidates and wanted == default:
+        candidates = [name for name in known if name.lower() in (default, *others)]
     if len(candidates) == 1 and known.count(candidates[0]) == 1:
         return candidates[0]
     fix = shlex.quote(f"data.columns.{key}={candidates[0] if candidates else 'NAME'}")
@@ -142,6 +144,8 @@ def from_values(
     masks, conditions = others.get(columns.mask, ()), tuple(others.get(columns.condition_image, ()))
     rejected = others.get(columns.rejected, ())
     try:
+        if image in rejected:
+            raise UserError(f"the better and the rejected image of {name} are one", fix="two images, or no pair")
         if len(masks) > 1:
             raise UserError(f"{name} has several masks", fix="one mask, white on all texts")
         if len(rejected) > 1:

@@ -77,7 +77,7 @@ def read_captioned_images(location: str, columns: Columns, role: str = "train") 
         raise UserError(f"{location[:200]} cannot be read", found=error, fix="check the path") from error
     if not images:
         fix = f"put images and a {METADATA[0]} (file_name, text) there, or a .txt file beside each"
-        raise UserError(f"no images in {location}", fix=fix)
+        raise UserError(f"no images in {location}", found="; ".join(dict.fromkeys(reader.notes)) or None, fix=fix)
     return Found(images, tuple(dict.fromkeys(reader.notes)))
 
 
@@ -201,7 +201,7 @@ class _Reader:
             else column("file_name", "file_name", FILE_NAMES, known, str(table), "image")
         )
         caption = self._caption(known, str(table))
-        columns = self._with_rejected(known)
+        columns = self._as_called(known)
         named: set[Path | TableImage] = set()
         for number, record in enumerate(records, start=1):
             where = f"{table}, record {number}"
@@ -277,23 +277,34 @@ class _Reader:
         if set(PICK_A_PIC) <= set(known):
             return [PICK_A_PIC[0], caption, *PICK_A_PIC[1:], *(["has_label"] * ("has_label" in known))]
         image = column(self.columns.image, "image", IMAGE_NAMES, known, str(file), "image")
-        used = (image, caption, *vars(self._with_rejected(known)).values())
+        used = (image, caption, *vars(self._as_called(known)).values())
         return [name for name in dict.fromkeys(used) if name in known]
 
-    def _with_rejected(self, known: Sequence[str]) -> Columns:
-        """Return the columns with that of rejected images as it is called here."""
-        names = [name for name in REJECTED_NAMES if name in known and self.columns.rejected not in known]
-        return self.columns.model_copy(update={"rejected": names[0]}) if names else self.columns
+    def _as_called(self, known: Sequence[str]) -> Columns:
+        """Return the columns as they are called here: rejected images by other names, the others with capitals."""
+        called = {}
+        for key, wanted in vars(self.columns).items():
+            if wanted in known or wanted != Columns.model_fields[key].default:
+                continue
+            names = (wanted, *REJECTED_NAMES) if key == "rejected" else (wanted,)
+            if like := [name for name in known if name.lower() in names]:
+                called[key] = like[0]
+        return self.columns.model_copy(update=called)
 
     def _rows(
         self, file: Path, rows: Iterator[tuple[int, dict[str, Any]]], needed: Sequence[str]
     ) -> Iterator[CaptionedImage]:
         changed, (image, caption, *_) = file.stat().st_mtime_ns, needed
-        names, columns, ties = Names(Path()), self._with_rejected(needed), 0
+        names, columns, ties = Names(Path()), self._as_called(needed), 0
         for number, cells in rows:
             where = f"{file}, row {number + 1}"
             if "label_0" in needed:
-                if (preferred := _preferred(cells)) is None:
+                try:
+                    preferred = _preferred(cells, where)
+                except UserError as error:
+                    yield CaptionedImage(where, error=error)
+                    continue
+                if preferred is None:
                     ties += 1
                     continue
                 image, rejected = preferred
@@ -346,11 +357,16 @@ def _image(value: Any, table: Path, number: int, key: str, names: Names) -> Path
     return names.find(value)
 
 
-def _preferred(cells: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Return the columns of the preferred and of the other image of Pick-a-Pic; None of a tie, or without a label."""
+def _preferred(cells: Mapping[str, Any], where: str) -> tuple[str, str] | None:
+    """Return the columns of the preferred and of the other image of Pick-a-Pic; None of a tie, or without a label.
+
+    UserError for any other label.
+    """
     label = cells["label_0"]
-    if label not in (0, 1) or cells.get("has_label") is False:
+    if label in (None, 0.5) or label != label or cells.get("has_label") is False:
         return None
+    if label not in (0, 1):
+        raise UserError(f"label_0 of {where} is no preference", found=label, fix="1, 0, or 0.5 of a tie")
     first, second, _ = PICK_A_PIC
     return (first, second) if label == 1 else (second, first)
 

@@ -127,6 +127,19 @@ def test_votes_count_for_the_images_that_people_saw(
     assert main(["pairs", "--votes", second, "--runs", *runs, "--out", out]) == 0
 
 
+def test_the_same_image_twice_is_no_pair(tmp_path: Path) -> None:
+    runs = [str(write_run(tmp_path / name, [(1.0, 1.0)] * 2, images=True)) for name in ("one", "two")]
+    same = Path("images/p0_0.png")
+    (tmp_path / "one" / same).write_bytes((tmp_path / "two" / same).read_bytes())
+    Image.new("RGB", (16, 16), "teal").save(tmp_path / "one/images/p1_0.png")
+    assert main(["report", *runs, "--blind", "--out", str(tmp_path / "blind.html")]) == 0
+    match = re.search('data-page="(.*?)" data-key="(.*?)"', (tmp_path / "blind.html").read_text())
+    assert match is not None
+    file = vote({"page": match[1], "key": match[2]}, tmp_path / "ann.json", "Ann", "one", "one")
+    assert main(["pairs", "--votes", file, "--runs", *runs, "--out", str(tmp_path / "pairs")]) == 0
+    assert [record["prompt"] for record in read_jsonl(tmp_path / "pairs/metadata.jsonl")] == ["a sign 1"]
+
+
 def in_base64(image: Image.Image, kind: str) -> str:
     file = io.BytesIO()
     image.save(file, kind)

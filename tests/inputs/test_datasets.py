@@ -112,6 +112,24 @@ def test_other_names_of_columns(tmp_path: Path, key: str, file: str) -> None:
     assert found.notes == (f"captions are those of column {key}",)
 
 
+def test_columns_with_capitals(tmp_path: Path) -> None:
+    """As people head the columns of a sheet; a name without capitals, and one that a recipe says, come first."""
+    good, bad = image(tmp_path / "a.png"), image(tmp_path / "b.png")
+    table = tmp_path / "pairs.csv"
+    table.write_text("Prompt;Chosen;REJECTED\r\na fox;a.png;b.png\r\n", encoding="utf-8-sig")
+    (found,) = read(table).images
+    assert (found.error, found.captions, found.image, found.rejected) == (None, ("a fox",), good, bad)
+    table.write_text("Image,Text,text,Condition_Image\na.png,upper,lower,b.png\n")
+    (found,) = read(table).images
+    assert (found.captions, found.condition_images) == (("lower",), (bad,))
+    assert captions(read(table, caption="Text")) == ["upper"]
+    pyarrow.parquet.write_table(
+        pyarrow.table({"Prompt": ["a fox"], "Image": [b"good"], "Rejected": [b"bad"]}), tmp_path / "pairs.parquet"
+    )
+    (found,) = read(tmp_path / "pairs.parquet").images
+    assert [one.read() for one in (found.image, found.rejected)] == [b"good", b"bad"]  # type: ignore[union-attr]
+
+
 def test_columns_that_leave_a_choice(tmp_path: Path) -> None:
     image(tmp_path / "a.png")
     jsonl(tmp_path / "metadata.jsonl", [{"file_name": "a.png", "caption": "a", "prompt": "b"}])
@@ -355,6 +373,23 @@ def test_pick_a_pic_names_the_better_image_by_a_label(tmp_path: Path) -> None:
     assert contents == [(b"first", b"second"), (b"second", b"first")]
     assert captions(found) == ["prompt 0", "prompt 1"]
     assert any(note.endswith("neither image is preferred, left out: 2") for note in found.notes)
+
+
+def test_labels_of_pick_a_pic_that_say_nothing(tmp_path: Path) -> None:
+    """One that is no preference is the error of its pair; a table of ties alone says so."""
+    table = {"caption": ["a", "b", "c"], "jpg_0": [b"first"] * 3, "jpg_1": [b"second"] * 3}
+    for labels in ([1, 2, -1], [0.5, None, float("nan")]):
+        pyarrow.parquet.write_table(pyarrow.table({**table, "label_0": labels}), tmp_path / f"{labels[0]}.parquet")
+    errors = [str(pair.error) for pair in read(tmp_path / "1.parquet").images]
+    assert ["is no preference" in error for error in errors] == [False, True, True]
+    with pytest.raises(UserError, match=r"no images in[\s\S]*neither image is preferred, left out: 3"):
+        read(tmp_path / "0.5.parquet")
+
+
+def test_a_pair_of_one_image_is_none(tmp_path: Path) -> None:
+    image(tmp_path / "1.png")
+    jsonl(tmp_path / "pairs.jsonl", [{"prompt": "a fox", "chosen": "1.png", "rejected": "1.png"}])
+    assert "are one" in str(read(tmp_path / "pairs.jsonl").images[0].error)
 
 
 def test_a_record_names_one_rejected_image(tmp_path: Path) -> None:
