@@ -190,8 +190,7 @@ def comparison_notes(runs: Sequence[EvalRun], common: set[str]) -> list[str]:
     ]
     if failed:
         amounts = wording.join_with_and(failed)
-        what = "have no score" if any(run.summary.judge for run in runs) else "could not be generated or read"
-        notes.append(f"{amounts} {what}. They are missing from the scores, not counted as 0.")
+        notes.append(f"{amounts} have no score. They are left out, not counted as 0.")
     notes += [f"{run.name}: {note}." for run in runs for note in run.summary.notes]
     notes += [rewriting_note(run) for run in runs if run.summary.rewriting]
     limits = dict.fromkeys(limit for run in runs for limit in run.summary.ocr_limits)

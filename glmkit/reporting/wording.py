@@ -40,6 +40,7 @@ PROPER_NAMES = {
     "wise": "WISE",
     "zh": "ZH",
 }
+WORDS = ("won",)  # that are short, and no abbreviations
 EVIDENCE = re.compile(r" \((?:95 % interval |\d+ prompts?, too few )[^()]*\)\.$")
 # Controls that reorder letters, and those below the space but tab and line feed.
 CONTROL_CHARACTERS = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\\x00-\\x08\\x0b-\\x1f]")
@@ -65,7 +66,7 @@ def difference(baseline: str, run: str, estimate: Estimate, higher_is_better: bo
 def label(metric: str) -> str:
     """Turn word_accuracy into Word accuracy, ned into NED, clip_cosine into CLIP cosine."""
     name = metric.replace("_", " ")
-    if len(name) <= 3:
+    if len(name) <= 3 and name not in WORDS:
         return name.upper()
     text = " ".join(PROPER_NAMES.get(word, word) for word in name.split())
     return text[:1].upper() + text[1:]

@@ -41,7 +41,7 @@ def test_verdict_scores_and_differences(tmp_path: Path, two: tuple[Path, Path]) 
     summary = json.loads((two[1] / "summary.json").read_text())
     assert "nano + poster_lora is better than nano: word accuracy is higher by" in page.text
     assert "5 prompts" in page.text  # the paired ones
-    assert "1 of 6 images of nano could not be generated or read" in page.text
+    assert "1 of 6 images of nano have no score" in page.text
     assert f"{summary['scores']['word_accuracy']['value']:.3f}" == "1.000"
     before = json.loads((two[0] / "summary.json").read_text())["scores"]["ned"]
     assert f"{before['value']:.3f} {before['low']:.3f} to {before['high']:.3f}" in page.text

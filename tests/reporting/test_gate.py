@@ -84,7 +84,7 @@ def test_failed_and_other_prompts_do_not_count_and_are_named(runs: Path, capsys:
     assert main(gate(runs, "failed", "five", "--max-drop", "0.02")) == 0
     printed = capsys.readouterr()
     assert "3 prompts); not worse by more" in printed.out
-    assert "1 of 4 images of failed could not be generated or read" in printed.err
+    assert "1 of 4 images of failed have no score" in printed.err
     assert f"fewer than {stats.MIN_PROMPTS} prompts" in printed.err
     assert main(gate(runs, "one", "five")) == 0
     assert capsys.readouterr().out.startswith("undecided: ")

@@ -62,6 +62,7 @@ def test_control_characters_become_visible_and_letters_stay() -> None:
     [
         ("word_accuracy", "Word accuracy", "word accuracy"),
         ("ned", "NED", "NED"),
+        ("won", "Won", "won"),
         ("clip_cosine", "CLIP cosine", "CLIP cosine"),
         ("clipscore", "CLIPScore", "CLIPScore"),
         ("oneig_text_en", "OneIG text EN", "OneIG text EN"),
