@@ -158,12 +158,14 @@ class Denoiser:
         longest = _padded(max(lengths)) if self.backend.PADS_TEXT else max(lengths)
         texts = [F.pad(self.decoder.glyph_projector(glyph), (0, 0, longest - len(glyph), 0)) for glyph in glyphs]
         rope = rotary_cos_sin(longest, *self._grid, self.decoder.config.attention_head_dim, self._device)
-        cos, sin = (torch.cat([angles[:longest], self._own(angles[longest:], 0)]) for angles in rope)
+        if self._share is not None:
+            cos, sin = (torch.cat([angles[:longest], self._own(angles[longest:], 0)]) for angles in rope)
+            rope = cos, sin
         return _Group(
             where,
             torch.stack(texts),
             self._own(torch.stack([self._prior(sample.prior_token_ids) for sample in samples]), 1),
-            (cos, sin),
+            rope,
             tuple(_runs(samples, lengths, longest)),
         )
 
