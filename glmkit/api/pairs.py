@@ -41,8 +41,7 @@ def pairs_by_rewards(report: RewardReport, margin: float) -> list[ImagePair]:
 
     Images with an error are in no pair, and empty ones are never the better image. UserError for a margin below 0.
     """
-    if not 0 <= margin < math.inf:
-        raise UserError("a margin is at least 0", found=margin, fix="--margin 0.1")
+    check_margin(margin)
     by_prompt: dict[str, list[RewardedImage]] = {}
     for image in report.images:
         if image.total is not None:
@@ -57,6 +56,12 @@ def pairs_by_rewards(report: RewardReport, margin: float) -> list[ImagePair]:
             edited = tuple(map(Path, best.condition_images))
             pairs.append(ImagePair(best.prompt, best.texts, Path(best.file), Path(worst.file), edited, about))
     return pairs
+
+
+def check_margin(margin: float) -> None:
+    """Raise UserError for a margin below 0, or without an end."""
+    if not 0 <= margin < math.inf:
+        raise UserError("a margin is at least 0", found=margin, fix="--margin 0.1")
 
 
 def _total(image: RewardedImage) -> float:
@@ -141,7 +146,9 @@ def write_pairs(pairs: Sequence[ImagePair], out: Path) -> None:
     UserError for no pairs, and where there is something already.
     """
     if not pairs:
-        raise UserError("there are no pairs to write", fix="more images of each prompt, or a smaller --margin")
+        raise UserError(
+            "there are no pairs to write", fix="more images of each prompt, a smaller --margin, or votes for one side"
+        )
     with atomic_folder(out) as unfinished:
         records = []
         for number, pair in enumerate(pairs):

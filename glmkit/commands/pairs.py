@@ -59,7 +59,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    """UserError for options that do not go together."""
+    """UserError for options that do not go together, a margin that is none, and an output that is there."""
+    from glmkit.api.pairs import check_margin
+
     by_votes = bool(arguments.votes)
     needed = ("runs",) if by_votes else ("images", "prompts")
     refused = ("images", "prompts", "reward", "base", "margin", "texts_from") if by_votes else ("runs", "names")
@@ -70,3 +72,8 @@ def _check(arguments: argparse.Namespace) -> None:
         if getattr(arguments, name):
             flag = "--" + {"names": "name"}.get(name, name).replace("_", "-")
             raise UserError(f"pairs by {'votes' if by_votes else 'rewards'} take no {flag}", fix=f"leave out {flag}")
+    # Before any reward is computed, which may take hours.
+    if arguments.margin is not None:
+        check_margin(arguments.margin)
+    if arguments.out.exists() and not (arguments.out.is_dir() and not any(arguments.out.iterdir())):
+        raise UserError(f"{arguments.out} exists", fix="--out with a folder that does not exist yet")

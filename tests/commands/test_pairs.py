@@ -204,6 +204,7 @@ def test_votes_and_collected_pairs_train_dpo(
         (("--votes", "ann.json"), "pairs need --runs"),
         (("--votes", "ann.json", "--runs", "one", "--margin", "0.2"), "pairs by votes take no --margin"),
         (("--images", "x", "--prompts", "y", "--name", "one"), "pairs by rewards take no --name"),
+        (("--images", "x", "--prompts", "y", "--margin", "-1"), "a margin is at least 0"),
         (("--votes", "ann.json", "--runs", "one"), "the votes are on runs that are not there"),
         (("--votes", "tie.json", "--runs", "one", "other"), "there are no pairs to write"),
     ],
@@ -222,3 +223,15 @@ def test_what_is_wrong_is_said(
     assert main(["pairs", *arguments, "--out", "pairs"]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "pairs").exists()
+
+
+def test_a_folder_that_is_there_is_refused_before_anything_is_rewarded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/1.png").write_text("a file of somebody")
+    assert main(["pairs", "--images", "x", "--prompts", "y", "--out", str(tmp_path / "full")]) == 2
+    assert f"{tmp_path / 'full'} exists" in capsys.readouterr().err
+    (tmp_path / "full/1.png").unlink()
+    assert main(["pairs", "--images", "x", "--prompts", "y", "--out", str(tmp_path / "full")]) == 2
+    assert "y does not exist" in capsys.readouterr().err
