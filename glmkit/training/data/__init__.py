@@ -67,7 +67,10 @@ def _held_back(sets: Sequence[FileDataset], share: float) -> list[FileDataset]:
     largest = different.index(max(different))
     counts[largest] = max(1, counts[largest])
     if different[largest] == 1:
-        raise UserError("one image is too few to keep some back", fix="data.validation=FOLDER, or =null for none")
+        raise UserError(
+            "one image, or one prompt of pairs, is too little to keep some back",
+            fix="data.validation=FOLDER, or =null for none",
+        )
     return [images.hold_back(count) for images, count in zip(sets, counts, strict=True) if count]
 
 

@@ -133,6 +133,13 @@ class TrainingExample:
             changes=(*self.changes, "in the shape of others, to fill a batch"),
         )
 
+    @property
+    def source(self) -> str:
+        """Return what this shares with those that are held back with it: its image or, of a pair, its prompt."""
+        if self.rejected is None:
+            return self.target.key
+        return hashlib.sha256(self.about.captions[0].encode()).hexdigest()
+
 
 class FileDataset:
     """Images of a folder, a table or a data set (see `inputs.datasets`); those with a condition image are edits.
@@ -157,20 +164,21 @@ class FileDataset:
 
     @property
     def n_different(self) -> int:
-        """Tell how many images differ in their content."""
-        return len({example.target.key for example in self.examples})
+        """Tell how many images differ in their content, or pairs in their prompt."""
+        return len({example.source for example in self.examples})
 
     def hold_back(self, count: int) -> FileDataset:
         """Take `count` different images out; returns them as a set of their own.
 
-        Which ones depends on their content alone, so that equal images stay together and others may join them.
+        Which ones depends on their content alone, so that equal images stay together and others may join them. So do
+        pairs of one prompt: what is learnt of some would be measured on others.
         """
-        keys = sorted({example.target.key for example in self.examples})
+        keys = sorted({example.source for example in self.examples})
         chosen, held = set(keys[:count]), self.examples
         others = copy.copy(self)
         others.notes, others.dropped, others._repeats = (), [], 1
-        others.fill([example for example in held if example.target.key in chosen])
-        self.fill([example for example in held if example.target.key not in chosen])
+        others.fill([example for example in held if example.source in chosen])
+        self.fill([example for example in held if example.source not in chosen])
         return others
 
     def fill(self, examples: Sequence[TrainingExample]) -> None:

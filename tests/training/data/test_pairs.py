@@ -54,6 +54,20 @@ def test_each_caption_has_its_pair(tmp_path: Path) -> None:
     assert summary.summarize(load(tmp_path, fox, owl)).content != about.content
 
 
+def test_pairs_of_one_prompt_are_held_back_together(tmp_path: Path) -> None:
+    """What is learnt of some would be measured on others; their images differ."""
+    records = []
+    for number in range(8):
+        records.append(pair(tmp_path, f"{number}", prompt="a fox" if number % 2 else "an owl"))
+        Image.new("RGB", (64, 64), (number, 0, 0)).save(tmp_path / "chosen" / f"{number}.png")
+    found = load(tmp_path, *records)
+    assert found.n_different == 2
+    held = found.hold_back(1)
+    captions = [set(one.captions) for one in (found, held)]
+    assert sorted(captions, key=min) == [{"a fox"}, {"an owl"}]
+    assert len(held.rejected) == len(found.rejected) == 4
+
+
 def test_both_images_of_an_edit_begin_with_the_same(tmp_path: Path) -> None:
     Image.new("RGB", (96, 64), "blue").save(tmp_path / "before.png")
     found = load(tmp_path, pair(tmp_path, "fox", condition_image="before.png"))
