@@ -76,6 +76,7 @@ def weights_of(arguments: argparse.Namespace) -> dict[str, float]:
 def report_of(arguments: argparse.Namespace) -> RewardReport:
     """Reward the images that the options name, and say which could not be."""
     from glmkit.api.rewards import reward_images
+    from glmkit.reporting.wording import count
 
     report = reward_images(
         arguments.images,
@@ -90,10 +91,11 @@ def report_of(arguments: argparse.Namespace) -> RewardReport:
         if image.error is not None:
             print(f"{image.file} has no reward: {image.error}", file=sys.stderr)
     if silent := [image.file for image in report.images if image.error is None and image.total is None]:
-        about = f"{len(silent)} images, such as {silent[0]}"
+        about = f"{count(len(silent), 'image')}, such as {silent[0]}"
         print(f"these rewards say nothing of the prompts of {about}", file=sys.stderr)
     if report.missing:
-        print(f"without an image: {len(report.missing)} prompts, such as {report.missing[0]}", file=sys.stderr)
+        missing = count(len(report.missing), "prompt")
+        print(f"without an image: {missing}, such as {report.missing[0]}", file=sys.stderr)
     if report.unmatched:
         print(report.unmatched, file=sys.stderr)
     return report

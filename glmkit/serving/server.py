@@ -59,7 +59,11 @@ def serve(
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE,
     )
-    Server(config, scheduler).run([listening])
+    try:
+        Server(config, scheduler).run([listening])
+    except KeyboardInterrupt:  # which uvicorn raises again when it has ended
+        print("the server has stopped", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -212,7 +212,8 @@ def test_metrics(serve: Serve) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
-def test_a_signal_finishes_what_runs(tiny_model: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.thorough)])
+def test_a_signal_finishes_what_runs(number: signal.Signals, tiny_model: Path) -> None:
     command = [sys.executable, "-m", "glmkit", "serve", "--model", str(tiny_model), "--device", "cpu", "--port", "0"]
     with subprocess.Popen([*command, "--no-warm-up"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as one:
         try:
@@ -222,7 +223,7 @@ def test_a_signal_finishes_what_runs(tiny_model: Path) -> None:
             until(lambda: ask(served, None, "/ready", "GET")[0] == 200)
             thread, answers = start(served, {**FIELDS, "prompt": "a secret", "num_inference_steps": 60})
             until(lambda: b"\nglmkit_batches_total 1\n" in ask(served, None, "/metrics", "GET")[1])
-            one.send_signal(signal.SIGTERM)
+            one.send_signal(number)
             thread.join(60)
             _, log = one.communicate(timeout=60)
         finally:
@@ -231,3 +232,7 @@ def test_a_signal_finishes_what_runs(tiny_model: Path) -> None:
     assert "a secret" not in log
     assert GENERATIONS in log
     assert "Traceback" not in log
+    if number == signal.SIGINT:
+        assert one.returncode == 130
+        assert log.endswith("the server has stopped\n")
+        assert "to continue" not in log
