@@ -10,7 +10,9 @@ import json
 import os
 import re
 import shutil
+import sys
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 import glmkit
@@ -18,14 +20,27 @@ from glmkit.errors import UserError, unknown
 
 _PACKAGE = Path(glmkit.__file__).parent
 ROOT = _PACKAGE / "share" if (_PACKAGE / "share").is_dir() else _PACKAGE.parent
+FOLDERS = ("benchmarks", "data", "recipes")  # a wheel has these alone
 
 
 def find(path: str | Path) -> str:
-    """Return `path`, or the shipped file or folder of that name, such as data/posters, where `path` does not exist."""
-    shipped = ROOT / path
-    # A Path raises for a name that is too long. "" names nothing, and least of all the root.
-    is_shipped = path != "" and not os.path.exists(path) and os.path.exists(shipped)
-    return str(shipped if is_shipped else path)
+    """Return `path`, or the shipped file or folder of that name, such as data/posters, where `path` does not exist.
+
+    Data that are taken so are named on stderr, once.
+    """
+    parts = Path(path).parts
+    is_name = parts[:1] in [(folder,) for folder in FOLDERS] and ".." not in parts
+    # A Path raises for a name that is too long.
+    if not is_name or os.path.exists(path) or not os.path.exists(ROOT / path):
+        return str(path)
+    if parts[0] == "data":
+        _say_shipped(str(path))
+    return str(ROOT / path)
+
+
+@cache
+def _say_shipped(path: str) -> None:
+    print(f"{path} is not in this folder: that of glmkit is read, {ROOT / path}", file=sys.stderr)
 
 
 def recipes() -> dict[str, Path]:

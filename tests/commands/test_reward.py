@@ -68,7 +68,7 @@ def test_shows_what_each_reward_thinks(folder: Path, capsys: pytest.CaptureFixtu
     assert "b_1.png" in found["b_1"]["error"]
     assert "b_1.png has no reward" in printed.err
     assert found["c_0"]["error"].startswith("prompt: the prompt is empty")
-    assert "without an image: 1 prompts, such as d" in printed.err
+    assert "without an image: 1 prompt, such as d" in printed.err
     assert "1 of 7 image files match no prompt and are not scored: cat.png (names like a.png" in printed.err
     assert values["rewards"]["content"]["constant"] == 0
     assert values["rewards"]["total"]["mean"] == 2 * values["rewards"]["content"]["mean"]
