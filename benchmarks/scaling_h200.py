@@ -83,27 +83,28 @@ class Launch:
     scratch: Path
 
     def run(self, gpus: int, name: str, command: Sequence[str], environment: dict[str, str]) -> list[Row]:
-        """Return the rows that `command` writes to the file that is its last argument; one with an error if none."""
+        """Return the rows that `command` writes to the file that is its last argument, and an error where it fails."""
         rows, began = self.scratch / f"{name}-{gpus}.json", time.perf_counter()
         launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(gpus)]
         launcher += ["--master_port", _free_port()]
-        try:
-            done = subprocess.run(
-                [*launcher, *command, str(rows)],
-                check=False,
-                capture_output=True,
-                text=True,
-                timeout=self.seconds,
-                env={**os.environ, **environment},
+        said, log = "", self.scratch / f"{name}-{gpus}.txt"
+        with log.open("w") as output:
+            process = subprocess.Popen(
+                [*launcher, *command, str(rows)], stdout=output, stderr=output, env={**os.environ, **environment}
             )
-            said = f"exit code {done.returncode}: {done.stderr[-600:]}"
-        except subprocess.TimeoutExpired:
-            said = f"took longer than {self.seconds:g} s"
+            try:
+                if code := process.wait(self.seconds):
+                    said = f"exit code {code}: {log.read_text()[-600:]}"
+            except subprocess.TimeoutExpired:
+                said = f"took longer than {self.seconds:g} s"
+                process.terminate()  # the launcher ends its processes then
+                process.wait()
         took = {"gpus": gpus, "seconds_in_all": time.perf_counter() - began}
-        if not rows.exists():
-            return [{"case": f"{name}, {count(gpus, 'GPU')}", "error": said, **took}]
-        found = read_jsonl(rows) if rows.read_text().startswith('{"') else [read_json(rows)]
-        return [{**row, **took} for row in found]
+        found: list[Row] = []
+        if rows.exists():
+            found = read_jsonl(rows) if rows.read_text().startswith('{"') else [read_json(rows)]
+        failed = [{"case": f"{name}, {count(gpus, 'GPU')}", "error": said}] if said else []
+        return [{**row, **took} for row in [*found, *failed]]
 
 
 def lora(launch: Launch, gpus: int) -> Iterator[Row]:
@@ -128,7 +129,7 @@ def _training(
     command += ["--size", f"{side}x{side}", "--batch", str(batch * gpus), "--steps", str(launch.scale.steps)]
     for row in launch.run(gpus, mode, [*command, "--device", launch.device, "--out"], environment):
         if "stage" in row:
-            gain = None if options else row["samples_per_second"]
+            gain = None if options else row.get("samples_per_second")
             row = {"case": f"{row['stage']}, {mode}", "alone": f"{row['stage']}, replicas", "gain": gain, **row}
         yield row
 
@@ -231,10 +232,9 @@ def main(given: list[str] | None = None) -> int:
         for part in arguments.only:
             for gpus in counts:
                 left = ends - time.perf_counter()
-                if left <= 0:
-                    rows.append({"case": f"{part}, {count(gpus, 'GPU')}", "gpus": gpus, "error": "no time left"})
-                    continue
-                for row in PARTS[part](Launch(scale, device.type, left, Path(scratch)), gpus):
+                late: Row = {"case": f"{part}, {count(gpus, 'GPU')}", "gpus": gpus, "error": "no time left"}
+                launch = Launch(scale, device.type, left, Path(scratch))
+                for row in PARTS[part](launch, gpus) if left > 0 else [late]:
                     rows.append(row)
                     done = with_efficiency(rows)
                     write_json(arguments.out, {"rows": done} | measured_on(scale.model, device))

@@ -38,6 +38,18 @@ def test_a_part_that_fails_says_why(tmp_path: Path) -> None:
     assert late["error"] == "took longer than 0.1 s"
 
 
+def test_what_was_measured_before_a_failure_stays(tmp_path: Path) -> None:
+    """And so does a setting that failed alone, which has its own error."""
+    program = tmp_path / "program.py"
+    row = {"stage": "decoder", "error": "out of memory"}
+    program.write_text(f"import json, sys\nopen(sys.argv[-1], 'w').write(json.dumps({row}))\nsys.exit(3)\n")
+    first, failed = scaling.Launch(scaling.TOY, "cpu", 60, tmp_path).run(1, "lora", [str(program)], {})
+    assert first["error"] == "out of memory"
+    assert failed["error"].startswith("exit code 1: ")  # torchrun's
+    found = scaling.with_efficiency([{**first, "case": "decoder, replicas", "alone": "decoder, replicas"}, failed])
+    assert not any("efficiency" in one for one in found)
+
+
 @pytest.mark.thorough
 def test_in_little(tmp_path: Path) -> None:
     """Adapters, all weights, images that are generated and read, and one image, by two processes and by one."""
