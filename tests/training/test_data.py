@@ -243,7 +243,7 @@ def test_a_share_is_kept_back_by_content(tmp_path: Path) -> None:
 def test_too_few_images_to_keep_some_back(tmp_path: Path) -> None:
     make_image(tmp_path / "a.png")
     table(tmp_path, {"file_name": "a.png", "text": "a"})
-    with pytest.raises(UserError, match="one image is too few"):
+    with pytest.raises(UserError, match="is too little to keep some back"):
         data.load(config.Data.model_validate({"train": str(tmp_path), "validation": 0.5}))
 
 
