@@ -316,6 +316,8 @@ def test_recipes_that_cannot_be_measured(given: list[str], said: str, capsys: py
     ("options", "said"),
     [
         (["--pack"], "--stage autoregressive"),
+        (["--full-finetuning", "--base", "nf4"], "--base and --offload are for frozen weights"),
+        (["--full-finetuning", "--offload"], "--base and --offload are for frozen weights"),
         (["--offload", "--base", "nf4"], "not nf4"),
         (["--model", "full"], "--model nano"),
         (["--model", "nowhere"], "nowhere"),

@@ -77,6 +77,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError("--batch and --steps are at least 1, --gradient-checkpointing at least 0")
     if arguments.pack and arguments.stage != ["autoregressive"]:
         raise UserError("--pack is for sequences", fix="--stage autoregressive --pack")
+    if arguments.full_finetuning and (arguments.offload or arguments.base != RECIPE_DECIDES["base"]):
+        raise UserError("--base and --offload are for frozen weights", fix="leave them out, or --full-finetuning")
     from glmkit.distributed.together import together
     from glmkit.generation.loading import device_of_rank
     from glmkit.training.distributed import check_launcher
