@@ -168,11 +168,11 @@ def own_pairs(e: Experiment) -> tuple[Path, float]:
     """
     folder, record, size = e.out / "pairs", e.out / "pairs.seconds.json", max(1, 4 * e.batch // e.group)
     recipe = config.load(RECIPES / "rl_ar.yaml", [one for one in e.changes if one.startswith("autoregressive.rl.")])
-    assert isinstance(recipe.stages["autoregressive"], config.AutoregressiveStage)
-    rl = recipe.stages["autoregressive"].rl
-    assert rl is not None
+    assert recipe.autoregressive is not None
+    assert recipe.autoregressive.rl is not None
+    given = recipe.autoregressive.rl.rewards.weights
     # These are the base's own images: nothing has changed their content.
-    weights = {name: weight for name, weight in rl.rewards.weights.items() if name != "content"}
+    weights = {name: weight for name, weight in given.items() if name != "content"}
 
     def make() -> None:
         records, pairs = read_jsonl(e.out / "train" / "prompts.jsonl"), []

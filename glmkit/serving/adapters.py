@@ -48,11 +48,10 @@ def checked_adapters(folder: Path, named: Mapping[str, str]) -> dict[str, Adapte
 
 
 class AdapterSwitch:
-    """Gives a model the adapters that a request names. `named` are all that there are, `DIR` or `DIR:WEIGHT`."""
+    """Gives a model the adapters that a request names. `named` are all that there are, of `checked_adapters`."""
 
-    def __init__(self, hybrid: HybridModel, named: Mapping[str, str]) -> None:
-        self.hybrid = hybrid
-        self.named = checked_adapters(hybrid.folder, named)
+    def __init__(self, hybrid: HybridModel, named: Mapping[str, Adapter]) -> None:
+        self.hybrid, self.named = hybrid, named
         self._clean: dict[str, dict[str, Tensor]] = {}
         self._digests: dict[Adapters, str] = {}
         self._active: Adapters = ()

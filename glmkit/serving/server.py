@@ -44,9 +44,9 @@ def serve(
     # 1. Take the port first, since loading takes long.
     listening = _listen(settings)
     # 2. Load the model, with all components: an edit may come at any time. Adapters that do not fit are refused before.
-    checked_adapters(checkpoint.resolve(model), settings.adapters)
+    adapters = checked_adapters(checkpoint.resolve(model), settings.adapters)
     hybrid = load_model(model, device, dtype, (), options, tuple(checkpoint.COMPONENTS), precision)
-    scheduler = Scheduler(hybrid, AdapterSwitch(hybrid, settings.adapters), settings)
+    scheduler = Scheduler(hybrid, AdapterSwitch(hybrid, adapters), settings)
     # 3. Serve.
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host

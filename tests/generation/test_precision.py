@@ -28,7 +28,7 @@ from glmkit.models.float8 import has_products
 from glmkit.models.hybrid import HybridModel
 from glmkit.models.quantized import FORMATS, PackedLinear
 from glmkit.records import Request
-from glmkit.serving.adapters import AdapterSwitch
+from glmkit.serving.adapters import AdapterSwitch, checked_adapters
 from glmkit.shipped import ROOT
 
 ONE = Request("a", "a red poster with 'HELLO'", height=64, width=96, steps=4, guidance=2.5)
@@ -162,7 +162,7 @@ def test_what_does_not_fit(tiny_model: Path, tmp_path: Path, monkeypatch: pytest
         load(tiny_model, "8bit", (str(tmp_path / "one"),))
     monkeypatch.setattr("glmkit.serving.adapters.check_adapter", lambda *_: None)
     with pytest.raises(UserError, match="changes more than low precision can add"):
-        AdapterSwitch(load(tiny_model, "8bit"), {"one": str(tmp_path / "one")})
+        AdapterSwitch(load(tiny_model, "8bit"), checked_adapters(tiny_model, {"one": str(tmp_path / "one")}))
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,9 @@ def test_a_server_exchanges_adapters(tiny_model: Path, tmp_path: Path, precision
         tiny_adapter.make_adapter(tiny_model, folder, component)
     hybrid = load(tiny_model, precision)
     hybrid.low_memory = low_memory
-    switch = AdapterSwitch(hybrid, {name: str(folder) for name, folder in folders.items()})
+    switch = AdapterSwitch(
+        hybrid, checked_adapters(tiny_model, {name: str(folder) for name, folder in folders.items()})
+    )
     results = []
     for chosen in ((("two", 0.5), ("one", 2.0)), ()):
         switch.use(chosen)

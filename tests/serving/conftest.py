@@ -23,7 +23,7 @@ pytest.importorskip("fastapi", reason="no FastAPI: pip install 'glmkit[serve]'")
 import uvicorn
 
 from glmkit.models.hybrid import HybridModel
-from glmkit.serving.adapters import AdapterSwitch
+from glmkit.serving.adapters import AdapterSwitch, checked_adapters
 from glmkit.serving.app import create_app
 from glmkit.serving.scheduler import Scheduler
 from glmkit.serving.settings import ServerSettings
@@ -61,7 +61,7 @@ Serve = Callable[..., Served]
 @contextmanager
 def running(hybrid: HybridModel, **settings: Any) -> Iterator[Served]:
     chosen = ServerSettings(**{"warm_up": False, **settings})
-    scheduler = Scheduler(hybrid, AdapterSwitch(hybrid, chosen.adapters), chosen)
+    scheduler = Scheduler(hybrid, AdapterSwitch(hybrid, checked_adapters(hybrid.folder, chosen.adapters)), chosen)
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
     listening.listen()

@@ -18,7 +18,7 @@ from glmkit.evaluation import baselines
 from glmkit.generation.images import is_image_of, weights_digest
 from glmkit.generation.loading import load_model
 from glmkit.records import Request
-from glmkit.serving.adapters import MAX_DIGESTS, AdapterSwitch
+from glmkit.serving.adapters import MAX_DIGESTS, AdapterSwitch, checked_adapters
 
 PROMPT = 'A poster with "HELLO"'
 
@@ -136,7 +136,9 @@ def test_adapters_come_by_name_and_leave_nothing_behind(serve: Serve, tiny_model
 
 def test_weights_of_clients_do_not_fill_the_memory(tiny_model: Path, tmp_path: Path) -> None:
     make_adapter(tiny_model, tmp_path / "a", "decoder")
-    switch = AdapterSwitch(load_model(tiny_model, device="cpu"), {"a": str(tmp_path / "a")})
+    switch = AdapterSwitch(
+        load_model(tiny_model, device="cpu"), checked_adapters(tiny_model, {"a": str(tmp_path / "a")})
+    )
     digests = [switch.digest((("a", 1 / count),)) for count in range(1, MAX_DIGESTS + 10)]
     assert len(set(digests)) == len(digests)
     assert len(switch._digests) <= MAX_DIGESTS

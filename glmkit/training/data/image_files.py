@@ -24,6 +24,7 @@ from glmkit.config import ImageSettings, parse_size
 from glmkit.errors import UserError, one_line
 from glmkit.files import read_regular
 from glmkit.generation.sequence import MAX_CONDITION_IMAGES
+from glmkit.hashing import json_sha256
 from glmkit.inputs.boxes import Box, check_boxes
 from glmkit.inputs.captions import CaptionedImage
 from glmkit.inputs.datasets import read_captioned_images
@@ -138,7 +139,7 @@ class TrainingExample:
         """Return what this shares with those that are held back with it: its image or, of a pair, its prompt."""
         if self.rejected is None:
             return self.target.key
-        return hashlib.sha256(self.about.captions[0].encode()).hexdigest()
+        return json_sha256(self.about.captions[0])
 
 
 class FileDataset:
