@@ -16,7 +16,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "glmkit"
 CORE = {"__init__", "errors", "files", "hashing", "records", "shapes", "config", "runs", "progress", "shipped"}
-CORE |= {"extras", "shortcuts", "temporary_files", "text"}
+CORE |= {"extras", "shortcuts", "temporary_files", "text", "worker_processes"}
 GENERATING = {"core", "inputs", "distributed", "models", "generation"}
 MAY_IMPORT = {
     "core": {"core"},

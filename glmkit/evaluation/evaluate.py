@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,8 +28,10 @@ from glmkit.evaluation.suites.shared.questions import PublishedAnswers, Question
 from glmkit.files import atomic_path, cache_folder, make_folder, write_json, write_jsonl
 from glmkit.generation.images import image_shortcuts
 from glmkit.generation.options import InferenceOptions
+from glmkit.progress import progress_bars
 from glmkit.records import Generation, Prompt, Score, Summary
 from glmkit.runs import open_run
+from glmkit.worker_processes import WorkerProcesses, worth_it
 
 if TYPE_CHECKING:
     from glmkit.evaluation.features.extractors import Extractor
@@ -87,7 +89,7 @@ def evaluate(
 
         # 4. Score each image; one that failed is a record with its error.
         prompt_of = {prompt.id: prompt for prompt in prompts}
-        scores = [score(suite, prompt_of[one.prompt_id], one, lines, folder, answers.get(one.id)) for one in images]
+        scores = _score_all(plan, suite, folder, prompt_of, images, lines, answers)
         scores = scorers.add_scores(folder, prompt_of, images, scores)
         write_jsonl(folder / "scores.jsonl", (record.to_dict() for record in scores))
 
@@ -275,6 +277,35 @@ def score(
     read = confident(result)
     counts |= suite.counts(prompt, read, folder / str(image.file))
     return replace(empty, recognized_lines=texts_of(read), counts=counts)
+
+
+def scorer(name: str) -> Callable[[tuple[Any, ...]], Score]:
+    """Return what scores an image of a suite by the other arguments of `score`: the function of a process."""
+    suite = suites.load(name)
+    return lambda given: score(suite, *given)
+
+
+def _score_all(
+    plan: EvaluationPlan,
+    suite: Suite,
+    folder: Path,
+    prompts: Mapping[str, Prompt],
+    images: Sequence[Generation],
+    lines: Mapping[str, OcrResult],
+    answers: Mapping[str, Answers],
+) -> list[Score]:
+    """Score images in their order; many of a slow suite in processes of their own. `prompts` have their ids."""
+
+    def given(one: Generation) -> tuple[Any, ...]:
+        read = {one.id: lines[one.id]} if one.id in lines else {}
+        return prompts[one.prompt_id], one, read, folder, answers.get(one.id)
+
+    if not (suite.is_slow and worth_it(len(images))):
+        return [score(suite, *given(one)) for one in images]
+    with WorkerProcesses(f"{__name__}:{scorer.__name__}", plan.suite) as processes, progress_bars() as progress:
+        waiting = [processes.submit(given(one)) for one in images]
+        results = (one.result() for one in waiting)
+        return list(progress.track(results, len(waiting), description="scoring images"))
 
 
 def _shortcuts(suite: Suite, folder: Path, images: Sequence[Generation]) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ import pytest
 
 from glmkit.cli import main
 from glmkit.errors import UserError
+from glmkit.evaluation import evaluate as evaluating
 from glmkit.evaluation import plan as plans
 from glmkit.evaluation import suites
 from glmkit.evaluation.evaluate import evaluate
@@ -324,3 +325,33 @@ def test_a_paper_knows_the_seconds_and_the_memory_of_runs(
     forget(runs[1])
     (heads, _, *_), _ = written()
     assert heads[1] == "Seconds per image, median ↓ |"
+
+
+def everyday_images(folder: Path) -> EvaluationPlan:
+    """Five prompts with images of half of their texts."""
+    for number, prompt in enumerate(suites.prompts(suites.load("text-render"), "everyday-en", 5)):
+        fake_ocr.write(folder / f"{prompt.id}.png", *prompt.texts[: number % 2])
+    return plan(folder, split="everyday-en", limit=5)
+
+
+def test_scores_of_processes_are_those_of_this_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = everyday_images(tmp_path / "images")
+    alone = evaluate(given, tmp_path / "alone")
+    monkeypatch.setattr(evaluating, "worth_it", lambda images: images > 1)
+    assert evaluate(given, tmp_path / "shared") == alone
+    scores = read_jsonl(tmp_path / "alone" / "scores.jsonl")
+    assert read_jsonl(tmp_path / "shared" / "scores.jsonl") == scores
+    assert len({str(line["counts"]) for line in scores}) > 2
+
+
+def test_a_process_that_dies_ends_the_run_and_the_same_command_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = everyday_images(tmp_path / "images")
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluating, "worth_it", lambda images: images > 1)
+        patch.setattr(evaluating.scorer, "__name__", "no_such_function")
+        with pytest.raises(UserError, match="died"):
+            evaluate(given, tmp_path / "run")
+    assert not (tmp_path / "run" / "scores.jsonl").exists()
+    assert evaluate(given, tmp_path / "run").n_scored == 5

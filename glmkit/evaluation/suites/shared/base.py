@@ -47,6 +47,7 @@ class Suite(ABC):
     metrics: Mapping[str, Mapping[str, str]]
     official: OfficialProtocol | None = None
     reads_text = True  # an OCR engine is needed
+    is_slow = False  # scoring an image holds a core for long
 
     @abstractmethod
     def files(self, data: Path | None) -> list[Path]:
@@ -107,7 +108,9 @@ class Suite(ABC):
 
 @dataclass(frozen=True)
 class BuiltInSuite(Suite):
-    """Hold a suite of ours: prompts in one JSONL file that comes with glmkit."""
+    """Hold a suite of ours: prompts in one JSONL file that comes with glmkit. It looks at every pixel."""
+
+    is_slow = True
 
     prompts: Path
     metrics: Mapping[str, Mapping[str, str]]

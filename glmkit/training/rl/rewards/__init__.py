@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -23,8 +24,9 @@ from typing import TYPE_CHECKING, Protocol, Self
 from PIL import Image
 
 import glmkit
+from glmkit import worker_processes
 from glmkit.config.rewards import RewardSettings
-from glmkit.errors import UserError
+from glmkit.errors import UserError, one_line
 from glmkit.evaluation.named_files import NamedFiles, find
 from glmkit.evaluation.ocr import engines
 from glmkit.evaluation.ocr.lines import OcrError, OcrResult, RecognizedLine, confident
@@ -33,8 +35,9 @@ from glmkit.evaluation.suites.shared.base import MAX_ANSWER_TOKENS
 from glmkit.extras import require
 from glmkit.hashing import json_sha256
 from glmkit.records import Prompt, Record
-from glmkit.training.rl import monitors, scoring
-from glmkit.training.rl.scoring import Failed, Found, ScoringProcesses, ask
+from glmkit.training.rl import monitors
+from glmkit.training.rl.scoring import Failed, Found, ask
+from glmkit.worker_processes import ProcessDiedError, WorkerProcesses
 
 if TYPE_CHECKING:
     from glmkit.evaluation.catalogue import CatalogueEntry
@@ -120,7 +123,7 @@ class Rewards:
         self._engine = engines.resolve(settings.ocr) if self.reads_text else ""
         self._ocr = OcrProcesses(self._engine, dense=True) if self.reads_text else None
         self._slow = {name: resolve(name) for name, reward in self._rewards.items() if reward.is_slow}
-        self._processes: ScoringProcesses | None = None
+        self._processes: WorkerProcesses | None = None
 
     @property
     def identity(self) -> str:
@@ -135,8 +138,9 @@ class Rewards:
 
     def score(self, samples: Sequence[RewardSample]) -> list[RewardScore]:
         """Score images, in their order; each is scored as soon as it is read, while OCR reads the others."""
-        if self._slow and self._processes is None and scoring.worth_it(len(samples)):
-            self._processes = ScoringProcesses(self._slow)
+        if self._slow and self._processes is None and worker_processes.worth_it(len(samples)):
+            slow = (f"{name}={where}" for name, where in self._slow.items())
+            self._processes = WorkerProcesses("glmkit.training.rl.scoring:scorer", *slow)
         read = {
             index: self._begin(samples[index], lines, base_lines) for index, lines, base_lines in self._read(samples)
         }
@@ -158,7 +162,14 @@ class Rewards:
             return self._score(sample, {})
         waiting = self._processes.submit(sample if self.needs_base else replace(sample, base=None))
         quick = {name: ask(reward, sample) for name, reward in self._rewards.items() if name not in self._slow}
-        return lambda: self._score(sample, {**quick, **waiting.result()})
+        return lambda: self._score(sample, {**quick, **self._slow_ones(waiting)})
+
+    def _slow_ones(self, waiting: Future[dict[str, Found]]) -> Mapping[str, Found]:
+        """Wait for what a process finds; one that died costs the error of its image."""
+        try:
+            return waiting.result()
+        except ProcessDiedError as error:
+            return dict.fromkeys(self._slow, Failed(one_line(error)))
 
     def _read(self, samples: Sequence[RewardSample]) -> Iterator[tuple[int, OcrResult, OcrResult]]:
         """Recognize the text in all images, each content once; yields numbers of samples as they are read."""

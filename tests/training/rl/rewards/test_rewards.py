@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from glmkit import config
+from glmkit import config, runs, worker_processes
 from glmkit.config import RewardSettings
 from glmkit.errors import UserError
+from glmkit.evaluation import suites
 from glmkit.evaluation.ocr.lines import OcrError, RecognizedLine
 from glmkit.records import Prompt
-from glmkit.training.rl import rewards
+from glmkit.training.rl import rewards, scoring
 from glmkit.training.rl.rewards import Rewards, RewardSample, attributes
+from glmkit.worker_processes import WorkerProcesses
 
 OPEN = Prompt("open", "A poster that says 'OPEN'", ("OPEN",))
 
@@ -132,3 +134,57 @@ def test_a_prompt_that_names_nonsense_has_an_error() -> None:
     nonsense = replace(OPEN, named={"colours": "navy"})
     with pytest.raises(ValueError, match="no field 'colours'"):
         attributes.load("", "cpu").score(RewardSample(nonsense, poster()))
+
+
+@pytest.fixture(scope="module")
+def noise() -> list[RewardSample]:
+    """Noise that is more and more of one colour, for prompts of which attributes knows something."""
+    generator = np.random.default_rng(0)
+    prompts = [one for one in suites.prompts(suites.load("text-render"), "everyday-en") if one.named][:6]
+    found = []
+    for number, prompt in enumerate(prompts):
+        pixels = generator.integers(0, 255, (64, 64, 3), dtype=np.uint8)
+        base = Image.fromarray(pixels.copy())
+        pixels[: 10 * number] = (255, 192, 203)  # light pink, as the first prompt asks
+        lines = [RecognizedLine(prompt.texts[0], 1.0, (8, 8, 50, 20))]
+        found.append(RewardSample(prompt, Image.fromarray(pixels), base, lines, lines))
+    return found
+
+
+def test_processes_find_what_this_one_finds(noise: list[RewardSample]) -> None:
+    where = {name: f"glmkit.training.rl.rewards.{name}" for name in ("attributes", "content")}
+    score = scoring.scorer(*(f"{name}={module}" for name, module in where.items()))
+    here = [score(sample) for sample in noise]
+    with WorkerProcesses("glmkit.training.rl.scoring:scorer", *(f"{k}={v}" for k, v in where.items())) as workers:
+        assert [one.result() for one in [workers.submit(sample) for sample in noise]] == here
+    assert len({str(one) for one in here}) > 2
+
+
+def test_rewards_are_the_same_with_and_without_processes(
+    noise: list[RewardSample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = RewardSettings(weights={"content": 1.0, "kept": 0.5})
+    with Rewards(settings) as rewards:
+        alone = rewards.score(noise)
+        assert rewards._processes is None
+    monkeypatch.setattr(worker_processes, "worth_it", lambda images: images > 1)
+    with Rewards(settings) as rewards:
+        assert rewards.score(noise) == alone
+        assert rewards._processes is not None
+        running = list(rewards._processes._running)
+    assert running
+    assert all(process.poll() is not None for process in running)
+
+
+def test_a_process_that_dies_costs_one_image(noise: list[RewardSample], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_processes, "worth_it", lambda images: images > 0)
+    monkeypatch.setattr(runs, "cores", lambda: 1)
+    with Rewards(RewardSettings(weights={"content": 1.0})) as rewards:
+        before = rewards.score(noise[:1])
+        assert rewards._processes is not None
+        (process,) = rewards._processes._running
+        process.kill()
+        process.wait()
+        died, fine = rewards.score([noise[0], noise[0]])
+    assert "died" in str(died.error)
+    assert [fine] == before
