@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import gc
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
 from itertools import product
 from pathlib import Path
@@ -221,16 +222,22 @@ def measure(e: Experiment, arm: str, adapters: Sequence[str], **others: float) -
     folder, file = e.out / arm / "images", e.out / arm / "scores.jsonl"
     if file.exists():
         return [Score.from_dict(record) for record in read_jsonl(file)]
-    records: list[dict[str, Any]] = []
     settings = generation(e, e.model_with(adapters), e.seeds, **others)
-    for split in e.splits:
-        prompts = suites.prompts(suites.load(SUITE), split, e.limit)
-        requests = [settings.request(prompt, seed) for prompt in prompts for seed in range(e.seeds)]
-        generate(e, adapters, requests, folder)
+    reader = engines.resolve(e.ocr)
+
+    def read(split: str | None) -> list[dict[str, Any]]:
         run = e.out / arm / "runs" / (split or "all")
-        reader = engines.resolve(e.ocr)
         evaluate(EvaluationPlan(SUITE, reader, split=split, limit=e.limit, images=folder, count=e.seeds, name=arm), run)
-        records += read_jsonl(run / "scores.jsonl")
+        return read_jsonl(run / "scores.jsonl")
+
+    with ThreadPoolExecutor(1) as pool:  # one split is read while images of the next are generated
+        waiting = []
+        for split in e.splits:
+            prompts = suites.prompts(suites.load(SUITE), split, e.limit)
+            requests = [settings.request(prompt, seed) for prompt in prompts for seed in range(e.seeds)]
+            generate(e, adapters, requests, folder)
+            waiting.append(pool.submit(read, split))
+        records = [record for one in waiting for record in one.result()]
     write_jsonl(file, records)
     return [Score.from_dict(record) for record in records]
 
