@@ -18,7 +18,7 @@ from glmkit.reporting.thumbnails import Thumbnail, data_uri
 
 TILES = "tiles"  # the folder beside a page
 CROP_QUALITY = 65
-MAX_PNG_BYTES = 30_000  # a small PNG below this stays as it is in a page of one file
+PNG_BYTES = 2  # times those of WebP: a PNG below stays as it is in a page of one file, with its exact pixels
 FAST_SIDE = 512  # pixels: above, WebP is encoded with less effort, which costs a few percent of size
 SAMPLE = 8  # images whose size stands for all
 CROPS = 1.5  # times the bytes of the images that a page has with the crops of their misread words
@@ -54,12 +54,12 @@ class ImageStore:
     def open(self, path: Path) -> tuple[Image.Image, Thumbnail]:
         """Read an image file; returns its pixels and what the page shows. UserError when it cannot be read."""
         image, image_format, _ = read(path)
-        is_small = max(image.size) <= self.detail.side and path.stat().st_size <= MAX_PNG_BYTES
-        if self.folder is None and image_format == "PNG" and is_small:
-            return image, self._stored(path.read_bytes(), "png", image.size)
-        if max(image.size) > self.detail.side:
+        content, size = encode(image, self.detail.quality, self.detail.side)
+        if size != image.size:
             self.is_whole = False
-        return image, self._webp(image, self.detail.quality, self.detail.side)
+        elif self.folder is None and image_format == "PNG" and path.stat().st_size <= PNG_BYTES * len(content):
+            return image, self._stored(path.read_bytes(), "png", size)
+        return image, self._stored(content, "webp", size)
 
     def crop(self, image: Image.Image, box: Box) -> Thumbnail | None:
         """Store the pixels of a box, at full resolution; None when it lies outside the image."""
