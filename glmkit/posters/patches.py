@@ -18,6 +18,7 @@ from glmkit.posters.render import batch_scenes, shape_coverage
 
 MIN_OVERLAP = 0.8  # rendered shapes reach 0.99, after nano's VAE 0.9, letters 0.78; dots are rounder, but small
 SOFT_EDGE = 2  # pixels around a patch in which its colour may be mixed with the background's
+MOST_PIXELS = 1 << 16  # of shapes rendered together
 MIN_PATCH = 0.0001  # of the squared shorter side: smaller patches are noise
 
 
@@ -41,7 +42,8 @@ def erode(patch: np.ndarray) -> np.ndarray:
 
 def _neighbours(patch: np.ndarray) -> tuple[np.ndarray, ...]:
     """Return the patch moved by one pixel in each of the four directions."""
-    padded = np.pad(patch, 1)
+    padded = np.zeros((patch.shape[0] + 2, patch.shape[1] + 2), dtype=bool)
+    padded[1:-1, 1:-1] = patch
     return padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]
 
 
@@ -51,13 +53,21 @@ def coverage(pixels: np.ndarray, background: np.ndarray, patch: np.ndarray) -> n
     The share is how far a pixel's colour has moved from the background's towards the patch's, which keeps outlines
     exact where a VAE or a codec has softened the edges.
     """
-    near = patch
+    rows, columns = _around(patch, SOFT_EDGE)
+    here, near = pixels[rows, columns], patch[rows, columns]
     for _ in range(SOFT_EDGE):
         near = np.logical_or.reduce((near, *_neighbours(near)))
-    contrast = np.median(pixels[erode(patch)].astype(np.float32), axis=0) - background
+    contrast = np.median(here[erode(patch[rows, columns])].astype(np.float32), axis=0) - background
     covered = np.zeros(patch.shape, dtype=np.float32)
-    covered[near] = ((pixels[near] - background) @ contrast / (contrast @ contrast)).clip(0, 1)
+    covered[rows, columns][near] = ((here[near] - background) @ contrast / (contrast @ contrast)).clip(0, 1)
     return covered
+
+
+def _around(patch: np.ndarray, margin: int) -> tuple[slice, slice]:
+    """Return the rows and the columns of a patch with a margin of so many pixels, where the image has them."""
+    rows, columns = (np.flatnonzero(patch.any(axis=axis)) for axis in (1, 0))
+    top, left = max(0, rows[0] - margin), max(0, columns[0] - margin)
+    return slice(top, rows[-1] + 1 + margin), slice(left, columns[-1] + 1 + margin)
 
 
 def recognise(covered: np.ndarray, min_radius: float) -> FoundShape | None:
@@ -97,9 +107,14 @@ def _render_shapes(
     size: tuple[int, int], x: float, y: float, radii: dict[str, float]
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yield each kind with the share of every pixel that it covers, H W, as the renderer paints it."""
-    for kind, radius in radii.items():  # one by one: all together take 20 times the memory of a large image
-        scene = Scene(*size, "white", "black", "", "", (), Shape(kind, "black", "", x, y, radius))
-        yield kind, shape_coverage(batch_scenes([scene]), *size)[0, 0].numpy()
+    kinds = list(radii)
+    # As many at once as take less than the rest of the memory for an image: for a large patch one by one.
+    at_once = max(1, MOST_PIXELS // (size[0] * size[1]))
+    for start in range(0, len(kinds), at_once):
+        some = kinds[start : start + at_once]
+        shapes = (Shape(kind, "black", "", x, y, radii[kind]) for kind in some)
+        scenes = [Scene(*size, "white", "black", "", "", (), shape) for shape in shapes]
+        yield from zip(some, shape_coverage(batch_scenes(scenes), *size)[:, 0].numpy(), strict=True)
 
 
 def find_patches(mask: np.ndarray) -> list[np.ndarray]:
