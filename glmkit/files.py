@@ -111,6 +111,21 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
 
 
+@contextmanager
+def atomic_files(folder: Path) -> Iterator[Path]:
+    """Yield a new temporary folder; move what `atomic_path` wrote there into `folder`, all of it or, on errors, none."""
+    temporary = temporary_sibling(_named(folder) / "files")
+    try:
+        with explained(folder, temporary):
+            _make_parent(temporary)
+            with locked_temporary(temporary, is_folder=True):
+                yield temporary
+                for file in sorted(temporary.iterdir()):
+                    os.replace(file, folder / file.name)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def called(path: Path, suffix: str, otherwise: str) -> str:
     """Return a path with another suffix as it is typed; `otherwise` for one without a name, such as "" and "/"."""
     return shlex.quote(str(path.with_suffix(suffix) if path.name else f"{otherwise}{suffix}"))

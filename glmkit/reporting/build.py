@@ -25,7 +25,7 @@ from markupsafe import Markup
 from glmkit import __version__
 from glmkit.errors import UserError
 from glmkit.evaluation import stats
-from glmkit.files import atomic_folder, atomic_path, called
+from glmkit.files import atomic_files, atomic_folder, atomic_path, called
 from glmkit.reporting import wording
 from glmkit.reporting.compare import Comparison, compare
 from glmkit.reporting.distances import distance_tables
@@ -82,10 +82,12 @@ def write_report(
     for detail in fitting_details(paths, max_bytes):
         html = render_page(runs, comparison, board, out, ImageStore(detail))
         if len(html) <= max_bytes:
-            # 4 write the data, and last the page that links to them
-            write(files)
-            with atomic_path(out) as temporary:
-                temporary.write_bytes(html)
+            # 4 write the page and the data that it links to: all of them, or none
+            with atomic_files(out.parent) as temporary:
+                page, *_ = data = data_files(temporary / out.name)
+                with atomic_path(page) as unfinished:
+                    unfinished.write_bytes(html)
+                write(data)
             break
     else:
         # 4 the same in a folder, which replaces the file of an earlier report

@@ -15,7 +15,7 @@ from glmkit import __version__
 from glmkit.errors import UserError
 from glmkit.evaluation import stats
 from glmkit.evaluation.stats import Estimate
-from glmkit.files import atomic_path, shareable_path, write_json
+from glmkit.files import atomic_files, atomic_path, shareable_path, write_json
 from glmkit.reporting import wording
 from glmkit.reporting.build import GENERATOR, check_page
 from glmkit.reporting.compare import comparable_metrics, unequal
@@ -102,7 +102,6 @@ def write_history(folders: Sequence[Path], out: Path) -> tuple[Path, ...]:
             fix="a folder that holds run folders of glmkit eval",
         )
     every = list(series(runs))
-    write_json(files[1], {"history": [_as_json(one) for one in every], "left_out": left_out})
     html = (
         template_environment()
         .get_template("history.html")
@@ -117,8 +116,10 @@ def write_history(folders: Sequence[Path], out: Path) -> tuple[Path, ...]:
             written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         )
     )
-    with atomic_path(out) as temporary:
-        temporary.write_text(html, encoding="utf-8", errors="backslashreplace")
+    with atomic_files(out.parent) as folder:
+        write_json(folder / files[1].name, {"history": [_as_json(one) for one in every], "left_out": left_out})
+        with atomic_path(folder / out.name) as temporary:
+            temporary.write_text(html, encoding="utf-8", errors="backslashreplace")
     return files
 
 

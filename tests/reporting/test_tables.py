@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from reporting.conftest import MakeRun
 
+from glmkit.cli import main
 from glmkit.errors import UserError
 from glmkit.files import read_json, read_jsonl
 from glmkit.records import Prompt
@@ -107,6 +108,26 @@ def test_a_file_that_no_report_wrote_stays(
     assert [item.name for item in tmp_path.iterdir() if item.is_file()] == [name]
     other = str(caught.value.fix).removeprefix("--out ").split(",")[0]
     assert write_report([run], Path(other)) == write_report([run], Path(other))
+
+
+@pytest.mark.parametrize("of", [[], ["--history"]], ids=["runs", "history"])
+def test_a_disk_that_does_not_take_the_page_gets_no_data_either(
+    of: list[str], tmp_path: Path, make_run: MakeRun, prompts: list[Prompt], capsys: pytest.CaptureFixture[str]
+) -> None:
+    resource = pytest.importorskip("resource")
+    run = make_run("a", [(prompts[0], prompts[0].texts)])
+    command = ["report", *of, str(run), "--out", str(tmp_path / "out" / "page.html")]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, hard))  # the data are smaller
+    try:
+        assert main(command) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list((tmp_path / "out").iterdir())
+    assert f"cannot write {tmp_path / 'out' / 'page.html'}\n" in (error := capsys.readouterr().err)
+    assert "try:   a disk that takes larger files" in error
+    assert main(command) == 0
+    assert len(list((tmp_path / "out").iterdir())) == (2 if of else 3)
 
 
 def test_records_are_not_kept(tmp_path: Path) -> None:
