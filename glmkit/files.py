@@ -113,7 +113,7 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def atomic_files(folder: Path) -> Iterator[Path]:
-    """Yield a new temporary folder; move what `atomic_path` wrote there into `folder`, all of it or, on errors, none."""
+    """Yield a new temporary folder; move what `atomic_path` wrote in it to `folder`: all of it or, on errors, none."""
     temporary = temporary_sibling(_named(folder) / "files")
     try:
         with explained(folder, temporary):
