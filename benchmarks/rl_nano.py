@@ -22,7 +22,7 @@ from statistics import mean
 from typing import Any
 
 import torch
-from rl_nano_parts import looks, pooled, run_for, table, write_posters, write_prompts
+from rl_nano_parts import looks, pooled, run_for, table, write_posters
 
 from glmkit import config, runs
 from glmkit.api.pairs import pairs_by_rewards, write_pairs
@@ -39,6 +39,7 @@ from glmkit.generation.pipeline import generate_batch
 from glmkit.generation.requests import batch_settings
 from glmkit.models.devices import pick_device
 from glmkit.models.hybrid import HybridModel
+from glmkit.posters.prompt_set import sample_sets, write_prompts
 from glmkit.records import Prompt, Request, Score
 from glmkit.training.finetune import finetune
 from glmkit.training.rl.rewards import text
@@ -113,8 +114,8 @@ def by_rewards(e: Experiment, arm: str, stage: str) -> str:
     values: dict[str, Any] = {
         "model": e.model,
         "output": e.out / arm / stage,
-        "data.prompts": e.out / "train" / "prompts.jsonl",
-        "data.validation": e.out / "validation" / "prompts.jsonl",
+        "data.prompts": e.out / "prompts" / "train.jsonl",
+        "data.validation": e.out / "prompts" / "validation.jsonl",
         "samples.prompts": "[]",
         f"{stage}.steps": e.steps,
         f"{stage}.decay_fraction": 0,
@@ -158,7 +159,7 @@ def by_images(
 
 def posters(e: Experiment) -> Path:
     """Return true posters of the prompts that rewards teach."""
-    write_posters(e.out / "train", e.prompts, 0, *_world(e))
+    write_posters(e.out / "train", sample_sets(_counts(e), _side(e))["train"])
     return e.out / "train"
 
 
@@ -176,7 +177,7 @@ def own_pairs(e: Experiment) -> tuple[Path, float]:
     weights = {name: weight for name, weight in given.items() if name != "content"}
 
     def make() -> None:
-        records, pairs = read_jsonl(e.out / "train" / "prompts.jsonl"), []
+        records, pairs = read_jsonl(e.out / "prompts" / "train.jsonl"), []
         settings = generation(e, e.model_with(()), e.group)
         for number, start in enumerate(range(0, len(records), size)):
             if number and read_json(record)["seconds"] > 60 * e.minutes:
@@ -294,7 +295,7 @@ def best_of_seeds(e: Experiment, _: str) -> dict[str, Any]:
 def best_setting(e: Experiment, name: str) -> dict[str, Any]:
     """Give nano the guidance and the temperature that validation prompts like best."""
     folder, model = e.out / name / "grid", e.model_with(())
-    records = read_jsonl(e.out / "validation" / "prompts.jsonl")
+    records = read_jsonl(e.out / "prompts" / "validation.jsonl")
     cells = [dict(zip(GRID, values, strict=True)) for values in product(*GRID.values())]
     prompts: list[dict[str, Any]] = []
     for number, cell in enumerate(cells):
@@ -369,8 +370,8 @@ def main(given: list[str] | None = None) -> int:
     experiment = Experiment(**arguments, splits=tuple(splits), changes=tuple(changes))
     try:
         _open(experiment)
-        for seed, (name, count) in enumerate((("train", experiment.prompts), ("validation", VALIDATION))):
-            write_prompts(experiment.out / name, min(count, experiment.prompts), seed, *_world(experiment))
+        if not (experiment.out / "prompts" / "train.jsonl").exists():  # the last file
+            write_prompts(experiment.out / "prompts", _counts(experiment), _side(experiment))
     except UserError as error:
         raise SystemExit(f"error: {error}") from error
     done = [_write(experiment, name) for name in arms]
@@ -378,10 +379,13 @@ def main(given: list[str] | None = None) -> int:
     return 0 if all(done) else 1
 
 
-def _world(e: Experiment) -> tuple[int, set[str]]:
-    """Return the side of the model's images in pixels, and the texts of the suite, which nothing is trained on."""
-    asked = {text.lower() for prompt in suites.prompts(suites.load(SUITE)) for text in prompt.texts}
-    return GenerationSettings.with_defaults(e.model, str(e.device)).height, asked
+def _side(e: Experiment) -> int:
+    """Return the side of the model's images in pixels."""
+    return GenerationSettings.with_defaults(e.model, str(e.device)).height
+
+
+def _counts(e: Experiment) -> dict[str, int]:
+    return {"train": e.prompts, "validation": min(VALIDATION, e.prompts)}
 
 
 def _write(e: Experiment, name: str) -> bool:

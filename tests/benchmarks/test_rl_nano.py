@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pixel_ocr
 import pytest
 from scripts import load_script
@@ -17,7 +15,6 @@ from glmkit import config
 from glmkit.errors import UserError
 from glmkit.evaluation.ocr import engines
 from glmkit.files import read_json, write_json
-from glmkit.posters.everyday.check import Named, check_attributes, check_places
 from glmkit.records import Score
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
@@ -131,27 +128,3 @@ def test_the_best_of_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
         (2, (4, 10)),
         (0, None),
     ]
-
-
-def test_posters_ask_for_no_text_of_the_suite() -> None:
-    """Texts that are asked for are in no poster; the same seed gives the same set."""
-    free = [one.texts for one in rl_nano_parts.scenes(6, 0, 64, ())]
-    taken = {free[2][0].lower()}
-    kept = [one.texts for one in rl_nano_parts.scenes(5, 0, 64, taken)]
-    assert kept == [texts for texts in free if taken.isdisjoint(map(str.lower, texts))][:5]
-
-
-def test_what_captions_name_is_in_their_posters() -> None:
-    """Checks that judge what is learnt find nearly all of what `named` finds in captions in the posters themselves."""
-    found: Counter[str] = Counter()
-    right: Counter[str] = Counter()
-    for one in rl_nano_parts.scenes(160, 0, 256, ()):
-        if one.named:
-            named = Named.from_dict(one.named)
-            boxes = [block.box for block in one.render.args[0].blocks]
-            checks = check_attributes(np.asarray(one.render().convert("RGB")), named, boxes)
-            checks += [("place", good) for good in check_places(named, boxes, (256, 256))]
-            found.update(kind for kind, _ in checks)
-            right.update(kind for kind, good in checks if good)
-    assert all(found[kind] >= 5 for kind in ("background", "text_colour", "shape", "frame", "place"))
-    assert right.total() >= 0.98 * found.total()
