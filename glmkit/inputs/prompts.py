@@ -120,21 +120,21 @@ def parse_seeds(text: str) -> list[int]:
 
 def _records(path: Path) -> list[dict[str, Any]]:
     if path.suffix.lower() in CSV_SUFFIXES:
-        return [_with_keys(record) for record in read_records(path)]
+        return list(map(_with_keys, read_records(path)))
     lines = [line.strip() for line in read_text(path).split("\n") if line.strip()]
     if path.suffix.lower() != ".txt":
         if lines and lines[0][0] not in "{[":
             fix = f"call it {path.with_suffix('.txt').name} if each line is a prompt"
             raise UserError(f"{path} holds no JSON", found=lines[0][:80], fix=fix)
-        return read_records(path)
+        return list(map(_with_keys, read_records(path)))
     if lines and all(re.fullmatch(r'\{\s*".*\}', line) for line in lines):
         raise UserError(f"{path} holds JSON, not a prompt per line", fix=f"call it {path.with_suffix('.jsonl').name}")
     return [{"prompt": line} for line in lines]
 
 
 def _with_keys(record: dict[str, Any]) -> dict[str, Any]:
-    """Return a line of a table by our keys: people begin the names of columns with a capital letter."""
-    keys = {key: key.lower() if key.lower() in KEYS else key for key in record}
+    """Return a record by the keys that are known: people begin the names of columns with a capital letter."""
+    keys = {key: key.lower() if key.lower() in (*KEYS, *IGNORED, *OTHERS) else key for key in record}
     return {keys[key]: value for key, value in record.items()} if len({*keys.values()}) == len(keys) else record
 
 

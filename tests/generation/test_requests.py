@@ -63,6 +63,8 @@ def test_records_override_the_command_line(tmp_path: Path) -> None:
         ([{"prompt": "a", "cfg_scale": 3}], '"guidance"'),
         ([{"prompt": "a", "num_inference_steps": 3}], '"steps"'),
         ([{"text": "a"}], '"prompt"'),
+        ([{"Text": "a"}], '"prompt"'),
+        ([{"prompt": "a", "Prompt": "b"}], "unknown key 'Prompt'"),
         ([{"prompt": "a", "image": "a.png"}], '"condition_images"'),
         ([{"prompt": "a", "num_images": 3}], "--count N"),
         ([], "no records"),
@@ -124,6 +126,8 @@ def test_a_record_that_cannot_be_served_leaves_the_others(tmp_path: Path, row: s
         ("a.TXT", "\ufeffone\ntwo 'TWO'"),
         ("a.json", '[{"prompt": "one"}, {"prompt": "two \'TWO\'"}]'),
         ("a.csv", "prompt,seed,texts,guidance\none,,,\ntwo 'TWO',7,TWO,2.0\n"),
+        ("a.csv", "Prompt,SEED\none,\ntwo 'TWO',7\n"),
+        ("a.jsonl", '{"Prompt": "one"}\n{"PROMPT": "two \'TWO\'", "Seed": 7}\n'),
         ("a.jsonl", '{"prompt": "one", "negative_prompt": ""}\n{"prompt": "two \'TWO\'", "seed": 7.0, "size": null}\n'),
     ],
 )
