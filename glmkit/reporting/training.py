@@ -188,12 +188,16 @@ def sample_grids(run: Path, stage: str) -> list[tuple[int, Path]]:
 
 
 def loss_curve(losses: Losses, low: float, high: float, steps: int) -> LossCurve | None:
-    """Plot over 0 to `steps` and `low` to `high`, thinned where there are more points than a screen shows."""
+    """Plot over 0 to `steps` and `low` to `high`, thinned where there are more points than a screen shows.
+
+    Values that are all equal are a line in the middle.
+    """
     if len(losses) < 2:
         return None
-    stride, span = -(-len(losses) // MAX_POINTS), (high - low) or 1.0
+    stride = -(-len(losses) // MAX_POINTS)
     thinned = [losses[index] for index in sorted({*range(0, len(losses), stride), len(losses) - 1})]
-    points = (f"{PLOT_WIDTH * step / steps:.1f},{PLOT_HEIGHT * (high - loss) / span:.1f}" for step, loss in thinned)
+    depths = [(step, (high - loss) / (high - low) if low < high else 0.5) for step, loss in thinned]
+    points = (f"{PLOT_WIDTH * step / steps:.1f},{PLOT_HEIGHT * depth:.1f}" for step, depth in depths)
     return LossCurve(" ".join(points), losses[-1][1])
 
 

@@ -97,6 +97,12 @@ def test_the_curves(run: Path) -> None:
     assert f'<polyline class="train" points="320.0,{180 * 0.5 / 1.75:.1f} 640.0,{180 / 1.75:.1f}"/>' in page
 
 
+def test_a_curve_of_equal_values_is_in_the_middle(run: Path) -> None:
+    write_jsonl(run / "decoder.log.jsonl", [{"step": step, "loss": 0.25} for step in (0, 20, 40)])
+    page = write_training_report(run).read_text(encoding="utf-8")
+    assert '<polyline class="train" points="0.0,90.0 320.0,90.0 640.0,90.0"/>' in page
+
+
 def test_content_metrics_are_means(tmp_path: Path) -> None:
     paths = [tmp_path / "0.png", tmp_path / "1.png"]
     Image.new("RGB", (8, 8), "red").save(paths[0])
