@@ -20,7 +20,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from glmkit import runs
-from glmkit.config import parse_size
 from glmkit.files import append_jsonl
 from glmkit.models import checkpoint
 from glmkit.models.decoder import compiled_blocks, eager, gpu
@@ -30,6 +29,7 @@ from glmkit.models.decoder.denoiser import best_attention
 from glmkit.models.decoder.model import DecoderBlock, rotary_cos_sin
 from glmkit.models.devices import dtype_for, pick_device
 from glmkit.models.hardware import Clock
+from glmkit.sizes import parse_size
 
 GLYPHS = 32
 

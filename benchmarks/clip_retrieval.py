@@ -22,13 +22,13 @@ import torch
 from torch import Tensor
 
 from glmkit import hashing, runs
-from glmkit.config import parse_size
 from glmkit.files import write_json
 from glmkit.models.clip.model import PREFIX
 from glmkit.posters.grammar import COLOURS, POSITIONS, SHAPES, Scene, caption
 from glmkit.posters.masks import indexed_scene
 from glmkit.posters.render import render
 from glmkit.posters.words import sample_text
+from glmkit.sizes import parse_size
 
 FOLDER = Path(__file__).parents[1] / "data" / "clip"
 GROUP, SEED = 64, 4321

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from glmkit import config
 from glmkit.config import values
 from glmkit.errors import UserError
+from glmkit.sizes import parse_size
 
 RECIPE = """\
 model: nano
@@ -214,11 +215,11 @@ def test_stages_run_in_the_order_of_the_data_flow(recipe: Path) -> None:
 
 
 def test_sizes() -> None:
-    assert config.parse_size("320x256") == (256, 320)
-    assert config.parse_size("64X32") == (32, 64)
+    assert parse_size("320x256") == (256, 320)
+    assert parse_size("64X32") == (32, 64)
     for bad in ("256", "x256", "256x", "a x b", "-32x32", "3.5x4", ""):
         with pytest.raises(UserError, match="WIDTHxHEIGHT"):
-            config.parse_size(bad)
+            parse_size(bad)
 
 
 def test_recipes_are_read_without_torch(recipe: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "glmkit"
 CORE = {"__init__", "errors", "files", "hashing", "records", "shapes", "config", "runs", "progress", "shipped"}
-CORE |= {"extras", "shortcuts", "temporary_files", "text", "worker_processes"}
+CORE |= {"extras", "shortcuts", "sizes", "temporary_files", "text", "worker_processes"}
 GENERATING = {"core", "inputs", "distributed", "models", "generation"}
 MAY_IMPORT = {
     "core": {"core"},
@@ -124,6 +124,11 @@ def test_light_layers_load_without_heavy_packages() -> None:
 
 def test_help_is_quick() -> None:
     """`glmkit --help` in under 0.7 s of processor time (wall time would measure the neighbours, too)."""
+    code = "import sys; sys.argv = ['glmkit', '--help']\n"
+    code += "try: import runpy; runpy.run_module('glmkit', run_name='__main__')\n"
+    code += "finally: print(sorted({'glmkit.config', 'numpy', 'pydantic'} & set(sys.modules)), file=sys.stderr)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.stderr.strip() == "[]", "recipes alone need half of that time"
 
     def seconds() -> float:
         before = os.times()

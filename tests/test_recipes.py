@@ -12,6 +12,7 @@ from glmkit.config import Recipe
 from glmkit.files import read_json, read_jsonl
 from glmkit.generation.sequence import grids
 from glmkit.pretraining import config as pretraining
+from glmkit.sizes import parse_size
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted(path for path in (ROOT / "recipes").rglob("*.yaml") if not path.name.endswith("architecture.yaml"))
@@ -48,7 +49,7 @@ def check(recipe: Recipe) -> None:
             names = [name for key, name in row.items() if key.endswith("file_name")]
             assert names
             assert all((ROOT / folder / name).is_file() for name in names)
-    sizes = list(map(config.parse_size, filter(None, [recipe.samples.size])))
+    sizes = list(map(parse_size, filter(None, [recipe.samples.size])))
     if isinstance(recipe, pretraining.PretrainRecipe):
         if recipe.architecture:
             assert (ROOT / recipe.architecture).is_file()

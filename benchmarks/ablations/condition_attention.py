@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from glmkit import config, runs
+from glmkit import runs
 from glmkit.errors import UserError
 from glmkit.files import write_json
 from glmkit.generation.random_model import RandomModel, published_folder
@@ -33,6 +33,7 @@ from glmkit.generation.sequence import MAX_CONDITION_IMAGES, grids
 from glmkit.models import checkpoint
 from glmkit.models.decoder.model import DiffusionDecoder, rotary_cos_sin
 from glmkit.models.devices import dtype_for, pick_device
+from glmkit.sizes import parse_size
 
 GLYPH_TOKENS = 16
 
@@ -224,7 +225,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=HERE / "results", help="default %(default)s")
     arguments = parser.parse_args()
     try:
-        device, (height, width) = pick_device(arguments.device), config.parse_size(arguments.size)
+        device, (height, width) = pick_device(arguments.device), parse_size(arguments.size)
         if device.type == "cpu":
             torch.set_num_threads(1)
         torch.manual_seed(0)

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from glmkit.config import parse_size
 from glmkit.distributed.process_group import ProcessGroup
 from glmkit.distributed.shared_folder import check_shared_by_launched
 from glmkit.errors import UserError
@@ -21,6 +20,7 @@ from glmkit.generation.options import (
 )
 from glmkit.inputs.prompts import SEEDS_HELP, parse_seeds
 from glmkit.shortcuts import shortcuts
+from glmkit.sizes import parse_size
 from glmkit.text import aligned
 
 if TYPE_CHECKING:

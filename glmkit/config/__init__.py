@@ -8,7 +8,7 @@ from __future__ import annotations
 from glmkit.config.data import Columns, Data, DataSource, ImageSettings
 from glmkit.config.recipe import STAGES, Eval, Recipe, Samples, from_dict, load, to_yaml
 from glmkit.config.rewards import RewardSettings
-from glmkit.config.section import Section, parse_size, suggested_size
+from glmkit.config.section import Section
 from glmkit.config.stages import AutoregressiveStage, BlockStage, DecoderStage, GlyphStage, Lora, Stage
 
 __all__ = [
@@ -30,7 +30,5 @@ __all__ = [
     "Stage",
     "from_dict",
     "load",
-    "parse_size",
-    "suggested_size",
     "to_yaml",
 ]

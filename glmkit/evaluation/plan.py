@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from glmkit.config import parse_size
 from glmkit.errors import UserError
 from glmkit.evaluation import baselines, suites
 from glmkit.evaluation.baselines import Baseline
@@ -24,6 +23,7 @@ from glmkit.files import exists
 from glmkit.hashing import file_sha256, fingerprint, json_sha256
 from glmkit.records import SAMPLING, Prompt, Request
 from glmkit.shortcuts import EXACT, shortcuts
+from glmkit.sizes import parse_size
 
 if TYPE_CHECKING:
     from glmkit.models.hybrid import HybridModel

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from glmkit.config import parse_size
 from glmkit.errors import UserError
 from glmkit.generation.flow_matching import full_steps
 from glmkit.generation.sampling import Sampling
@@ -17,6 +16,7 @@ from glmkit.inputs.quotes import quoted_texts
 from glmkit.models.checkpoint import defaults
 from glmkit.models.semantic_vq.model import MAX_ASPECT
 from glmkit.records import Request
+from glmkit.sizes import parse_size
 from glmkit.temporary_files import MAX_NAME_BYTES
 from glmkit.text import check_text
 

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from glmkit import errors
-from glmkit.config import parse_size, suggested_size
 from glmkit.errors import UserError
 from glmkit.files import read_text
 from glmkit.inputs.quotes import quoted_texts
 from glmkit.inputs.records import CSV_SUFFIXES, read_records
+from glmkit.sizes import parse_size, suggested_size
 from glmkit.text import check_text
 
 KEYS = ("id", "prompt", "texts", "seed", "size", "steps", "guidance", "condition_images", "split", "language", "named")

@@ -15,13 +15,13 @@ from typing import Any
 
 from PIL import Image
 
-from glmkit.config import parse_size
 from glmkit.posters.check import check_attributes
 from glmkit.posters.check_style import check_style
 from glmkit.posters.grammar import Scene, caption, sample_scene
 from glmkit.posters.layout_set import layout_scenes, sample_layouts
 from glmkit.posters.style_set import sample_style, style_scenes
 from glmkit.posters.words import sample_number_or_symbols, sample_with_apostrophe
+from glmkit.sizes import parse_size
 
 # Prompts of each split, and the size at which their images must be generated: WIDTHxHEIGHT. `simple` itself names none,
 # so that it suits models of any size; its scenes are laid out for 256x256, the default size of nano.

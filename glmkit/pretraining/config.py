@@ -10,10 +10,11 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from glmkit import config
-from glmkit.config import AutoregressiveStage, Data, DecoderStage, Recipe, Section, Stage, parse_size
+from glmkit.config import AutoregressiveStage, Data, DecoderStage, Recipe, Section, Stage
 from glmkit.config.section import is_size
 from glmkit.config.values import assign, override, read_yaml
 from glmkit.errors import UserError, unknown
+from glmkit.sizes import parse_size
 
 MAX_POSTERS = 10_000_000  # each is described before any is rendered
 NO_EDITS = ("vae", "semantic_vq", "clip")  # stages that read captions as descriptions, or no condition images

@@ -19,7 +19,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from markupsafe import Markup
 
 from glmkit import __version__, config
-from glmkit.config import Lora, Recipe, parse_size
+from glmkit.config import Lora, Recipe
 from glmkit.evaluation.stats import as_text, paired_difference
 from glmkit.files import atomic_path, read_json, shareable_path
 from glmkit.hashing import json_sha256
@@ -27,6 +27,7 @@ from glmkit.reporting import wording
 from glmkit.reporting.card_samples import CardSample, copy_samples
 from glmkit.reporting.load import EvalRun, load_run
 from glmkit.reporting.templates import template_environment
+from glmkit.sizes import parse_size
 
 FILE = "README.md"
 COMPONENTS = {"autoregressive": "the AR model", "decoder": "the decoder", "glyph": "the glyph encoder"}

@@ -22,6 +22,7 @@ from glmkit.models import checkpoint
 from glmkit.models.checkpoint import published
 from glmkit.models.devices import dtype_for
 from glmkit.models.hardware import matmul_flops
+from glmkit.sizes import parse_size
 from glmkit.training import checks, data, lora, offload, phases, quantization, rl
 from glmkit.training.memory_tracker import PassCost, forward_pass_bytes, measure_pass
 from glmkit.training.objectives import StageKind, stage_kinds
@@ -193,7 +194,7 @@ def _phases(
     samples = getattr(recipe, "samples", None)
     default = (height, width)
     if samples is not None and samples.prompts:
-        shape = config.parse_size(samples.size) if samples.size else default
+        shape = parse_size(samples.size) if samples.size else default
         resident = {kind.transformer or name, *trained_components(name, stage)}
         both = {one: component(one) for one in ("decoder", "glyph")}
         steps = forward_pass_bytes(

@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
-from glmkit.config import Samples, parse_size
+from glmkit.config import Samples
 from glmkit.files import atomic_path
 from glmkit.generation.denoising import decode_prior_tokens
 from glmkit.generation.prior_tokens import generate_prior_tokens
@@ -17,6 +17,7 @@ from glmkit.models import checkpoint
 from glmkit.models.checkpoint import defaults
 from glmkit.models.hybrid import HybridModel
 from glmkit.records import Request
+from glmkit.sizes import parse_size
 from glmkit.training import offload
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from glmkit.config import parse_size
 from glmkit.files import read_jsonl
 from glmkit.generation.sequence import grids
 from glmkit.inputs.quotes import quoted_texts, rendered_texts
@@ -23,6 +22,7 @@ from glmkit.posters.everyday.texts import (
 from glmkit.posters.grammar import SHAPES
 from glmkit.posters.words import words
 from glmkit.records import Prompt
+from glmkit.sizes import parse_size
 
 FILE = Path(__file__).parents[2] / "benchmarks" / "text_render" / "prompts.jsonl"
 PROMPTS = [Prompt.from_dict(row) for row in read_jsonl(FILE)]

@@ -11,6 +11,7 @@ import torch
 
 from glmkit import config
 from glmkit.models import checkpoint
+from glmkit.sizes import parse_size
 from glmkit.training import phases, plan, quantization
 from glmkit.training.benchmark import TrainingCase
 from glmkit.training.flops import CAPTION
@@ -39,7 +40,7 @@ def _name(case: TrainingCase) -> str:
 
 
 def _case(row: dict[str, Any]) -> TrainingCase:
-    width, height = config.parse_size(row["size"])[::-1]
+    width, height = parse_size(row["size"])[::-1]
     if row["stage"] == "glyph":  # measured as the recipe has it
         stage = config.load(ROOT / "recipes" / "glyph_lora.yaml").stages["glyph"]
         return TrainingCase.from_recipe("glyph", stage, (height, width), edits=False)

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from glmkit.commands.bench.speed import MODELS
-from glmkit.config import parse_size
 from glmkit.errors import UserError
+from glmkit.sizes import parse_size
 
 if TYPE_CHECKING:
     import torch

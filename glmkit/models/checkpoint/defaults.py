@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from glmkit import errors
-from glmkit.config import parse_size
 from glmkit.errors import UserError
 from glmkit.models.checkpoint.configs import read_config
 from glmkit.records import SAMPLING
+from glmkit.sizes import parse_size
 
 FILE = "glmkit.json"
 GENERATION_CONFIG = Path("vision_language_encoder", "generation_config.json")

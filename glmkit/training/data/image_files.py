@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from glmkit import runs
-from glmkit.config import ImageSettings, parse_size
+from glmkit.config import ImageSettings
 from glmkit.errors import UserError, one_line
 from glmkit.files import read_regular
 from glmkit.generation.sequence import MAX_CONDITION_IMAGES
@@ -30,6 +30,7 @@ from glmkit.inputs.captions import CaptionedImage
 from glmkit.inputs.datasets import read_captioned_images
 from glmkit.inputs.images import MAX_BYTES, read, read_image, read_mask
 from glmkit.inputs.tables import TableImage
+from glmkit.sizes import parse_size
 from glmkit.training.data.bucketing import Fit, fit, same_size, shared_fits
 
 MAX_SHOWN_REASONS = 5
