@@ -2,38 +2,75 @@
 
     python benchmarks/clip_retrieval.py [FOLDER]
 
-Every poster shows words that no training poster has. R@1: how often an image is closest to its own caption among 64,
-or a caption to its own image; chance is 1/64. Attributes: how often an image is closer to its own caption than to
-the same caption with one thing changed; chance is 1/2. The model is ours, trained on such posters alone: its cosines
-are not comparable with published CLIPScores, and say nothing about images of any other kind.
+Every poster is one of nano's everyday world, or of its plain grammar, whose words no training poster has. R@1: how
+often an image is closest to its own caption among 64 of its kind, or a caption to its own image; chance is 1/64.
+Attributes: how often an image is closer to its own caption than to the same caption that says one thing wrongly; chance
+is 1/2. The model is ours,
+trained on such posters alone: its cosines are not comparable with published CLIPScores, and say nothing about images of
+any other kind.
 """
 
 from __future__ import annotations
 
 import argparse
 import random
+import re
 import statistics
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import open_clip
 import torch
+from PIL import Image
 from torch import Tensor
 
 from glmkit import hashing, runs
 from glmkit.files import write_json
 from glmkit.models.clip.model import PREFIX
-from glmkit.posters.grammar import COLOURS, POSITIONS, SHAPES, Scene, caption
-from glmkit.posters.masks import indexed_scene
-from glmkit.posters.render import render
-from glmkit.posters.words import sample_text
+from glmkit.posters import grammar, masks, render
+from glmkit.posters.everyday import colours, texts
+from glmkit.posters.everyday import render as everyday_render
+from glmkit.posters.everyday.captions import caption
+from glmkit.posters.everyday.masks import indexed_scene
+from glmkit.posters.everyday.scene import EverydayScene
+from glmkit.posters.grammar import Scene
+from glmkit.pretraining.clip import KINDS, PAIRS, QUOTED, exchanged
 from glmkit.sizes import parse_size
 
 FOLDER = Path(__file__).parents[1] / "data" / "clip"
 GROUP, SEED = 64, 4321
 GROUPS = {"256x256": 8, "320x192": 4, "192x320": 4, "512x512": 4}
-ATTRIBUTES = ("background", "text colour", "text position", "shape colour", "shape side", "shape kind", "words")
+LANGUAGES = {"en": "English", "zh": "Chinese"}
+# The longest names first, so that "dark red" is no red; quoted texts match whole, so that group 1 is never inside one.
+NAMES = [
+    sorted(names, key=len, reverse=True) for names in (colours.COLOURS, [two for _, two in colours.COLOURS.values()])
+]
+COLOUR = re.compile(rf"(?:{QUOTED})|(\b(?:{'|'.join(NAMES[0])})\b|{'|'.join(filter(None, NAMES[1]))})")
+
+
+@dataclass(frozen=True)
+class Poster:
+    """A scene of the everyday world and its caption."""
+
+    scene: EverydayScene
+    caption: str
+
+    def image(self) -> Image.Image:
+        return everyday_render.render(self.scene)
+
+
+@dataclass(frozen=True)
+class PlainPoster:
+    """A scene of the plain grammar and its caption."""
+
+    scene: Scene
+    caption: str
+
+    def image(self) -> Image.Image:
+        return render.render(self.scene)
 
 
 class Judge:
@@ -45,8 +82,8 @@ class Judge:
         self.model.eval()
 
     @torch.no_grad()
-    def images(self, scenes: list[Scene]) -> Tensor:
-        pixels = torch.stack([self.prepare(render(scene)) for scene in scenes])
+    def images(self, posters: Sequence[Poster] | Sequence[PlainPoster]) -> Tensor:
+        pixels = torch.stack([self.prepare(poster.image()) for poster in posters])
         return torch.cat([self.model.encode_image(batch, normalize=True) for batch in torch.split(pixels, GROUP)])
 
     @torch.no_grad()
@@ -55,14 +92,24 @@ class Judge:
         return torch.cat([self.model.encode_text(batch, normalize=True) for batch in torch.split(ids, GROUP)])
 
 
-def unseen_scenes(size: str, count: int) -> list[Scene]:
+def unseen_posters(size: str, language: str, number: int, seed: int = SEED) -> list[Poster]:
+    """The first so many posters with texts of a language, no two with the same caption."""
     height, width = parse_size(size)
-    return [indexed_scene(SEED, index, height=height, width=width, split="held-out") for index in range(count)]
+    found: dict[str, Poster] = {}
+    for index in count():
+        scene = indexed_scene(seed, index, height=height, width=width, split="held-out")
+        if scene.language == language:
+            said = caption(scene, random.Random(f"{seed}-{index}"))
+            found.setdefault(said, Poster(scene, said))
+        if len(found) == number:
+            return list(found.values())
+    raise AssertionError
 
 
-def caption_of(index: int, scene: Scene) -> str:
-    """The wording follows from the index, so that a changed scene is described in the same words but one."""
-    return caption(scene, random.Random(f"{SEED}-{index}"))
+def plain_posters(number: int) -> list[PlainPoster]:
+    """The first so many posters of the plain grammar, 256x256."""
+    scenes = [masks.indexed_scene(SEED, index, height=256, width=256, split="held-out") for index in range(number)]
+    return [PlainPoster(one, grammar.caption(one, random.Random(f"{SEED}-{n}"))) for n, one in enumerate(scenes)]
 
 
 def recall(queries: Tensor, answers: Tensor) -> dict[str, Any]:
@@ -74,68 +121,79 @@ def recall(queries: Tensor, answers: Tensor) -> dict[str, Any]:
     return {"groups": len(shares), **{name: round(value, 4) for name, value in spread.items()}}
 
 
-def changed(scene: Scene, attribute: str, rng: random.Random) -> Scene | None:
-    """The scene with one thing changed that its caption names; None where there is nothing to change."""
-    shape = scene.shape
-    if attribute.startswith("shape") and shape.kind == "none":
-        return None
-    used = {scene.background, scene.text_colour, shape.colour}
-    colour = rng.choice([name for name in COLOURS if name not in used])
-    if attribute == "background":
-        return replace(scene, background=colour)
-    if attribute == "text colour":
-        return replace(scene, text_colour=colour)
-    if attribute == "text position":
-        return replace(scene, position=rng.choice([position for position in POSITIONS if position != scene.position]))
-    if attribute == "words":
-        lines = (replace(line, text=sample_text(rng, "held-out")) for line in scene.lines)
-        return replace(scene, lines=tuple(lines))
-    if attribute == "shape colour":
-        return replace(scene, shape=replace(shape, colour=colour))
-    if attribute == "shape side":
-        row, _, side = shape.position.partition(" ")
-        other = rng.choice([name for name in ("left", "", "right") if name != side])
-        return (
-            None if shape.kind == "stripe" else replace(scene, shape=replace(shape, position=f"{row} {other}".strip()))
-        )
-    return replace(scene, shape=replace(shape, kind=rng.choice([kind for kind in SHAPES if kind != shape.kind])))
+def with_colour(said: str, name: str, rng: random.Random) -> str:
+    """The caption with another colour in place of one, wherever it stands outside of quotes; itself without it."""
+    others = [one for one, (_, chinese) in colours.COLOURS.items() if chinese and colours.are_different(one, name)]
+    other = rng.choice(others)
+    swap = {name: other, colours.COLOURS[name][1]: colours.COLOURS[other][1]}
+    return COLOUR.sub(lambda match: swap.get(match[1], match[0]), said)
 
 
-def attributes(judge: Judge, scenes: list[Scene], images: Tensor, captions: Tensor) -> dict[str, Any]:
+def with_words(poster: Poster, rng: random.Random) -> str:
+    """The caption with other texts of the same languages."""
+    said = poster.caption
+    for block in poster.scene.blocks:
+        language = "en" if block.text.isascii() else "zh"
+        said = said.replace(block.text, texts.sample(rng, language, "held-out"))
+    return said
+
+
+WRONG: dict[str, Callable[[Poster, random.Random], str]] = {
+    "background": lambda one, rng: with_colour(one.caption, one.scene.background, rng),
+    "text colour": lambda one, rng: with_colour(one.caption, one.scene.text_colour, rng),
+    "shape colour": lambda one, rng: (
+        with_colour(one.caption, one.scene.shapes[0].colour, rng) if one.scene.shapes else one.caption
+    ),
+    "kind of shape": lambda one, rng: exchanged(one.caption, (), KINDS, rng) or one.caption,
+    "top and bottom": lambda one, rng: exchanged(one.caption, [*PAIRS[:2], *PAIRS[3:6]], (), rng) or one.caption,
+    "left and right": lambda one, rng: exchanged(one.caption, [PAIRS[2], PAIRS[6]], (), rng) or one.caption,
+    "words": with_words,
+}
+
+
+def attributes(judge: Judge, posters: Sequence[Poster], images: Tensor, captions: Tensor) -> dict[str, Any]:
     accuracy = {}
-    for attribute in ATTRIBUTES:
+    for attribute, wrong in WRONG.items():
         rng = random.Random(f"{SEED} {attribute}")
-        pairs = [(index, other) for index, scene in enumerate(scenes) if (other := changed(scene, attribute, rng))]
-        indices = [index for index, _ in pairs]
-        wrong = judge.texts([caption_of(index, scene) for index, scene in pairs])
-        right = (images[indices] * captions[indices]).sum(dim=1) > (images[indices] * wrong).sum(dim=1)
+        said = {index: wrong(poster, rng) for index, poster in enumerate(posters)}
+        said = {index: one for index, one in said.items() if one != posters[index].caption}
+        indices = list(said)
+        others = judge.texts(list(said.values()))
+        right = (images[indices] * captions[indices]).sum(dim=1) > (images[indices] * others).sum(dim=1)
         accuracy[attribute] = {"n": len(indices), "right": round(float(right.float().mean()), 4)}
     return accuracy
 
 
+def cosines(images: Tensor, captions: Tensor) -> dict[str, Any]:
+    """Means and standard deviations of the first group."""
+    found = images[:GROUP] @ captions[:GROUP].T
+    pairs = {"own caption": found.diagonal(), "another caption": found[~torch.eye(GROUP, dtype=torch.bool)]}
+    return {
+        name: {"mean": round(float(values.mean()), 3), "sd": round(float(values.std()), 3)}
+        for name, values in pairs.items()
+    }
+
+
 def measure(folder: Path) -> dict[str, Any]:
-    judge, result = Judge(folder), {}
+    judge, found, right, cosine = Judge(folder), dict[str, Any](), dict[str, Any](), dict[str, Any]()
     for size, groups in GROUPS.items():
-        scenes = unseen_scenes(size, groups * GROUP)
-        texts = [caption_of(index, scene) for index, scene in enumerate(scenes)]
-        images, captions = judge.images(scenes), judge.texts(texts)
-        result[f"image_to_caption {size}"] = recall(images, captions)
-        result[f"caption_to_image {size}"] = recall(captions, images)
-        if size == "256x256":
-            prefixed = judge.texts([PREFIX + text for text in texts])
-            result[f"image_to_caption {size}, {PREFIX.strip()!r} before the caption"] = recall(images, prefixed)
-            cosines = images[:GROUP] @ captions[:GROUP].T
-            others = cosines[~torch.eye(GROUP, dtype=torch.bool)]
-            pairs = {"own caption": cosines.diagonal(), "another caption": others}
-            extra = {
-                "attributes": attributes(judge, scenes, images, captions),
-                "cosine": {
-                    name: {"mean": round(float(values.mean()), 3), "sd": round(float(values.std()), 3)}
-                    for name, values in pairs.items()
-                },
-            }
+        for language, name in LANGUAGES.items():
+            posters = unseen_posters(size, language, groups * GROUP)
+            said = [poster.caption for poster in posters]
+            images, captions = judge.images(posters), judge.texts(said)
+            found[f"image_to_caption {size} {name}"] = recall(images, captions)
+            found[f"caption_to_image {size} {name}"] = recall(captions, images)
+            if size == "256x256":
+                prefixed = judge.texts([PREFIX + text for text in said])
+                found[f"image_to_caption {size} {name}, {PREFIX.strip()!r} before it"] = recall(images, prefixed)
+                right[name] = attributes(judge, posters, images, captions)
+                cosine[name] = cosines(images, captions)
+    plain = plain_posters(GROUPS["256x256"] * GROUP)
+    images, captions = judge.images(plain), judge.texts([poster.caption for poster in plain])
+    found["image_to_caption 256x256 plain grammar"] = recall(images, captions)
+    found["caption_to_image 256x256 plain grammar"] = recall(captions, images)
     parameters = sum(parameter.numel() for parameter in judge.model.parameters())
-    return {"recall_at_1_among_64": result, **extra, "parameters": parameters}
+    return {"recall_at_1_among_64": found, "attributes": right, "cosine": cosine, "parameters": parameters}
 
 
 def main() -> None:
@@ -150,7 +208,8 @@ def main() -> None:
         "command": "python benchmarks/clip_retrieval.py",
     }
     write_json(Path(__file__).parent / "results" / "clip.json", result)
-    for name, row in [*result["recall_at_1_among_64"].items(), *result["attributes"].items()]:
+    rows = {f"{name}: {what}": row for name, table in result["attributes"].items() for what, row in table.items()}
+    for name, row in {**result["recall_at_1_among_64"], **rows}.items():
         print(f"{name:80} {row}")
 
 

@@ -47,12 +47,19 @@ def wrong_caption(caption: str, rng: random.Random) -> str | None:
     Words are exchanged wherever they stand: an image could look as the wrong caption says, so that no caption can be
     refused without a look at the image.
     """
+    return exchanged(caption, PAIRS, KINDS, rng)
+
+
+def exchanged(
+    caption: str, pairs: Sequence[tuple[str, str]], kinds: Sequence[Sequence[str]], rng: random.Random
+) -> str | None:
+    """Exchange one of `pairs`, or a shape for another of its list in `kinds`; None where a caption names none."""
     named = {match[1] for match in WORD.finditer(caption) if match[1]}
-    swaps = [{one: other, other: one} for one, other in PAIRS if named & {one, other}]
+    swaps = [{one: other, other: one} for one, other in pairs if named & {one, other}]
     swaps += [
-        {shape: rng.choice([kind for kind in kinds if kind != shape])}
-        for kinds in KINDS
-        for shape in kinds
+        {shape: rng.choice([kind for kind in shapes if kind != shape])}
+        for shapes in kinds
+        for shape in shapes
         if shape in named
     ]
     if not swaps:
