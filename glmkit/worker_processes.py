@@ -22,6 +22,7 @@ from glmkit import runs
 from glmkit.errors import UserError
 
 MIN_INPUTS, MIN_CORES = 64, 4  # with fewer at a time, starting costs more than it saves; with fewer, OCR has them all
+INPUTS_PER_PROCESS = 32  # fewer do not pay for its start
 MAX_PROCESSES = 32
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")  # of libraries: one per process is enough
 
@@ -36,14 +37,15 @@ def worth_it(inputs: int) -> bool:
 
 
 class WorkerProcesses:
-    """Hold one process per core; they start when needed, and end when this is closed.
+    """Hold one process per core, or fewer for few inputs; they start when needed, and end when this is closed.
 
     `make` is MODULE:FUNCTION. It is called with `arguments` once in each process, and returns what computes an input.
+    `inputs` says how many come at a time.
     """
 
-    def __init__(self, make: str, *arguments: str) -> None:
+    def __init__(self, make: str, *arguments: str, inputs: int) -> None:
         self._command = [sys.executable, "-m", __name__, make, *arguments]
-        count = min(MAX_PROCESSES, runs.cores())
+        count = max(1, min(MAX_PROCESSES, runs.cores(), inputs // INPUTS_PER_PROCESS))
         self._idle: queue.SimpleQueue[subprocess.Popen[bytes] | None] = queue.SimpleQueue()
         self._running: set[subprocess.Popen[bytes]] = set()
         for _ in range(count):

@@ -36,7 +36,7 @@ def rooter(name: str) -> Callable[[float], str]:
 def processes(monkeypatch: pytest.MonkeyPatch) -> Iterator[WorkerProcesses]:
     monkeypatch.setattr(runs, "cores", lambda: 2)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
-    with WorkerProcesses(MAKE, "root") as workers:
+    with WorkerProcesses(MAKE, "root", inputs=80) as workers:
         yield workers
 
 
@@ -72,7 +72,8 @@ def test_closing_ends_the_processes(processes: WorkerProcesses) -> None:
 def test_no_process_survives_a_killed_parent() -> None:
     code = (
         "import os; from glmkit.worker_processes import WorkerProcesses\n"
-        "workers = WorkerProcesses('operator:attrgetter', 'real'); assert workers.submit(3 + 1j).result() == 3\n"
+        "workers = WorkerProcesses('operator:attrgetter', 'real', inputs=1)\n"
+        "assert workers.submit(3 + 1j).result() == 3\n"
         "print(*(one.pid for one in workers._running), flush=True); os.kill(os.getpid(), 9)"
     )
     parent = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -90,6 +91,13 @@ def test_many_inputs_on_many_cores_are_worth_processes(monkeypatch: pytest.Monke
     assert [worker_processes.worth_it(count) for count in (63, 64)] == [False, True]
     monkeypatch.setattr(runs, "cores", lambda: 2)
     assert not worker_processes.worth_it(512)
+
+
+@pytest.mark.parametrize(("inputs", "cores", "count"), [(1, 16, 1), (64, 16, 2), (512, 8, 8), (6000, 64, 32)])
+def test_few_inputs_have_few_processes(inputs: int, cores: int, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "cores", lambda: cores)
+    with WorkerProcesses(MAKE, "root", inputs=inputs) as workers:
+        assert workers._idle.qsize() == count
 
 
 def _runs(pid: int) -> bool:

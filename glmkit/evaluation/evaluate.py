@@ -302,7 +302,8 @@ def _score_all(
 
     if not (suite.is_slow and worth_it(len(images))):
         return [score(suite, *given(one)) for one in images]
-    with WorkerProcesses(f"{__name__}:{scorer.__name__}", plan.suite) as processes, progress_bars() as progress:
+    make = f"{__name__}:{scorer.__name__}"
+    with WorkerProcesses(make, plan.suite, inputs=len(images)) as processes, progress_bars() as progress:
         waiting = [processes.submit(given(one)) for one in images]
         results = (one.result() for one in waiting)
         return list(progress.track(results, len(waiting), description="scoring images"))

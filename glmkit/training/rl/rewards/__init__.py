@@ -140,7 +140,7 @@ class Rewards:
         """Score images, in their order; each is scored as soon as it is read, while OCR reads the others."""
         if self._slow and self._processes is None and worker_processes.worth_it(len(samples)):
             slow = (f"{name}={where}" for name, where in self._slow.items())
-            self._processes = WorkerProcesses("glmkit.training.rl.scoring:scorer", *slow)
+            self._processes = WorkerProcesses("glmkit.training.rl.scoring:scorer", *slow, inputs=len(samples))
         read = {
             index: self._begin(samples[index], lines, base_lines) for index, lines, base_lines in self._read(samples)
         }

@@ -155,7 +155,8 @@ def test_processes_find_what_this_one_finds(noise: list[RewardSample]) -> None:
     where = {name: f"glmkit.training.rl.rewards.{name}" for name in ("attributes", "content")}
     score = scoring.scorer(*(f"{name}={module}" for name, module in where.items()))
     here = [score(sample) for sample in noise]
-    with WorkerProcesses("glmkit.training.rl.scoring:scorer", *(f"{k}={v}" for k, v in where.items())) as workers:
+    given = (f"{name}={module}" for name, module in where.items())
+    with WorkerProcesses("glmkit.training.rl.scoring:scorer", *given, inputs=1) as workers:
         assert [one.result() for one in [workers.submit(sample) for sample in noise]] == here
     assert len({str(one) for one in here}) > 2
 
