@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError, ValidationInfo, field_validator
 
 from glmkit.errors import UserError
 from glmkit.generation.requests import check_request, new_request
@@ -43,18 +43,32 @@ LORA = 'lora is a name, or a list of {"name": NAME, "weight": NUMBER}'
 Adapters = tuple[tuple[str, float], ...]
 
 
-class NamedLora(BaseModel):
-    """An adapter by the name that the server gave it, and its weight beside the one that the server gave it."""
+class Body(BaseModel):
+    """JSON of a client without unknown fields, and without true or false, which pydantic takes for the numbers 1 and 0.
+
+    `stream` and `vae_tiling` alone are true or false.
+    """
 
     model_config = ConfigDict(extra="forbid")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_value(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool) and info.field_name not in ("stream", "vae_tiling"):
+            raise ValueError("it is neither true nor false")
+        return value
+
+
+class NamedLora(Body):
+    """An adapter by the name that the server gave it, and its weight beside the one that the server gave it."""
+
     name: str
     weight: float = 1.0
 
 
-class Fields(BaseModel):
+class Fields(Body):
     """The fields of `/v1/images/generations`, and of `/v1/images/edits` but for its images."""
 
-    model_config = ConfigDict(extra="forbid")
     prompt: str
     model: str = MODEL
     n: int = Field(default=1, ge=1)

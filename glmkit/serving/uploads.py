@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from contextlib import ExitStack
 from dataclasses import replace
@@ -21,6 +20,7 @@ from glmkit.records import Request
 from glmkit.serving.fields import LORA, REFUSED
 from glmkit.serving.guard import too_large
 from glmkit.serving.settings import MODEL, ApiError, ServerSettings
+from glmkit.text import parse_json
 
 READ_SECONDS = 60  # in which a request must have arrived
 MAX_FIELDS = 32
@@ -40,9 +40,10 @@ async def read_json(request: HttpRequest, _: Path) -> tuple[dict[str, Any], list
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise ApiError(415, "send Content-Type: application/json")
     try:
-        values = json.loads(await request.body())
-    except (ValueError, RecursionError) as error:
-        raise ApiError(400, "the body is no JSON") from error
+        values = parse_json((await request.body()).decode("utf-8-sig"), "the body")
+    except (UnicodeDecodeError, UserError) as error:
+        found = f": {error.found}" if isinstance(error, UserError) and error.found else ""
+        raise ApiError(400, f"the body is no JSON{found}") from error
     if not isinstance(values, dict):
         raise ApiError(400, "the body must be a JSON object")
     return values, []
@@ -86,8 +87,8 @@ def _parsed_list(value: str) -> Any:
     if not value.startswith("["):
         return value
     try:
-        return json.loads(value)
-    except (ValueError, RecursionError) as error:
+        return parse_json(value, "lora")
+    except UserError as error:
         raise ApiError(400, LORA, param="lora") from error
 
 
