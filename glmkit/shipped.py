@@ -12,11 +12,12 @@ import re
 import shutil
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 import glmkit
-from glmkit.errors import UserError, unknown
+from glmkit.errors import UserError, nearest, unknown
 
 _PACKAGE = Path(glmkit.__file__).parent
 ROOT = _PACKAGE / "share" if (_PACKAGE / "share").is_dir() else _PACKAGE.parent
@@ -41,6 +42,32 @@ def find(path: str | Path) -> str:
 @cache
 def _say_shipped(path: str) -> None:
     print(f"{path} is not in this folder: that of glmkit is read, {ROOT / path}", file=sys.stderr)
+
+
+def did_you_mean(path: str | Path, otherwise: str) -> str:
+    """Return what to type for a path that leads nowhere: the nearest one, in a folder or shipped; else `otherwise`."""
+    wanted = Path(path).expanduser()
+    with suppress(OSError, ValueError):  # a folder without rights, a name that no file can have
+        if wanted.exists():
+            return otherwise
+        for root in (Path(), ROOT) if {*wanted.parts[:1]} & {*FOLDERS} else (Path(),):
+            if near := _nearest(root, wanted):
+                return f"did you mean {near if root == Path() else near.relative_to(root)}? Otherwise {otherwise}"
+    return otherwise
+
+
+def _nearest(root: Path, wanted: Path) -> Path | None:
+    """Follow a path from `root`, by the nearest folder, or file of the same kind, where a name is not there."""
+    found = root
+    for part in wanted.parts:
+        if not (found / part).exists():
+            entries = [one for one in found.iterdir() if one.is_dir() or one.suffix == wanted.suffix != ""]
+            guess = nearest(part, sorted(one.name for one in entries))
+            if guess is None:
+                return None
+            part = guess
+        found /= part
+    return found
 
 
 def recipes() -> dict[str, Path]:

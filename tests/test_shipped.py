@@ -7,6 +7,11 @@ from pathlib import Path
 import pytest
 
 from glmkit import shipped
+from glmkit.config import Columns
+from glmkit.errors import UserError
+from glmkit.evaluation.plan import EvaluationPlan
+from glmkit.evaluation.suites.shared.base import files_in
+from glmkit.inputs.datasets import read_captioned_images
 
 
 @pytest.fixture(autouse=True)
@@ -36,3 +41,40 @@ def test_nothing_else_of_the_repository_is_taken(path: str, capsys: pytest.Captu
     """The folder that someone meant is missing, which must not be an error of another folder."""
     assert shipped.find(path) == path
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("path", "near"),
+    [
+        ("data/postres/train", "data/posters/train"),
+        ("data/posters/traim", "data/posters/train"),
+        ("my_photos/traim", "my_photos/train"),
+        ("TMP/my_photo/train", "TMP/my_photos/train"),
+        ("my_photos/pairs.cvs/x", None),
+        ("my_photos/pars.csv", "my_photos/pairs.csv"),
+        ("my_photos/train", None),
+        ("elsewhere/train", None),
+        ("a\0b", None),
+        ("x" * 300, None),
+        ("", None),
+    ],
+)
+def test_a_typo_in_a_path_names_the_nearest(path: str, near: str | None, tmp_path: Path) -> None:
+    (tmp_path / "my_photos" / "train").mkdir(parents=True)
+    (tmp_path / "my_photos" / "pairs.csv").touch()
+    said = shipped.did_you_mean(path.replace("TMP", str(tmp_path)), "a folder")
+    meant = (near or "").replace("TMP", str(tmp_path))
+    assert said == (f"did you mean {meant}? Otherwise a folder" if near else "a folder")
+
+
+def test_folders_of_images_and_of_prompts_are_named(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    plan = EvaluationPlan("text-render", images=tmp_path / "phtos")
+    for use in (
+        lambda: read_captioned_images("phtos", Columns()),
+        lambda: plan.image_folder,
+        lambda: files_in("cvtg-2k", Path("phtos"), lambda data: [data / "prompts.json"], "download them"),
+    ):
+        with pytest.raises(UserError, match="does not exist") as caught:
+            use()
+        assert str(caught.value.fix).startswith("did you mean ")

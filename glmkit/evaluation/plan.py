@@ -22,6 +22,7 @@ from glmkit.evaluation.suites.shared.questions import QuestionSuite
 from glmkit.files import exists
 from glmkit.hashing import file_sha256, fingerprint, json_sha256
 from glmkit.records import SAMPLING, Prompt, Request
+from glmkit.shipped import did_you_mean
 from glmkit.shortcuts import EXACT, shortcuts
 from glmkit.sizes import parse_size
 
@@ -216,9 +217,9 @@ class EvaluationPlan:
     def image_folder(self) -> Path:
         """Return the absolute path of `images`; UserError when there is no such folder."""
         if self.images is None or not (exists(self.images) and self.images.is_dir()):
-            raise UserError(
-                f"image folder {self.images} does not exist", fix="--images FOLDER with <prompt id>.png files"
-            )
+            fix = "--images FOLDER with <prompt id>.png files"
+            fix = fix if self.images is None else did_you_mean(self.images, fix)
+            raise UserError(f"image folder {self.images} does not exist", fix=fix)
         return self.images.resolve()
 
     @cached_property

@@ -122,7 +122,7 @@ class _Reader:
             fix = "data.validation=FOLDER, or data.validation=0.1 to keep a tenth of the training images back"
         elif re.fullmatch(r"[\w.-]+/[\w.-]+", location):
             fix = f"data.train={location}:train for a data set of the hub"
-        raise UserError(f"image folder {location} does not exist", fix=fix)
+        raise UserError(f"image folder {location} does not exist", fix=shipped.did_you_mean(location, fix))
 
     def folder(self, folder: Path, split: str | None = None) -> Iterator[CaptionedImage]:
         """Read a folder of any layout; its own metadata and images come before those of its sub-folders."""

@@ -15,6 +15,7 @@ from glmkit.evaluation.suites.shared import layouts
 from glmkit.evaluation.suites.shared.layouts import GridTile, ImageFiles
 from glmkit.files import read_jsonl
 from glmkit.records import Prompt, Score
+from glmkit.shipped import did_you_mean
 from glmkit.text import some
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ def files_in(suite: str, data: Path | None, files: Callable[[Path], list[Path]],
     paths = files(data)
     missing = next((path for path in paths if not path.is_file()), None)
     if missing is not None:
-        raise UserError(f"{missing} does not exist", fix=fix)
+        raise UserError(f"{missing} does not exist", fix=did_you_mean(data, fix))
     return paths
 
 
