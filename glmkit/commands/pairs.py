@@ -69,7 +69,7 @@ def _check(arguments: argparse.Namespace) -> None:
         if not getattr(arguments, name):
             raise UserError(f"pairs need --{name}", fix="--images DIR --prompts FILE, or --votes FILE --runs RUN RUN")
     for name in refused:
-        if getattr(arguments, name):
+        if getattr(arguments, name) not in (None, []):  # --margin 0 is given, too
             flag = "--" + {"names": "name"}.get(name, name).replace("_", "-")
             raise UserError(f"pairs by {'votes' if by_votes else 'rewards'} take no {flag}", fix=f"leave out {flag}")
     # Before any reward is computed, which may take hours.

@@ -203,6 +203,7 @@ def test_votes_and_collected_pairs_train_dpo(
         (("--images", "x"), "pairs need --prompts"),
         (("--votes", "ann.json"), "pairs need --runs"),
         (("--votes", "ann.json", "--runs", "one", "--margin", "0.2"), "pairs by votes take no --margin"),
+        (("--votes", "ann.json", "--runs", "one", "other", "--margin", "0"), "pairs by votes take no --margin"),
         (("--images", "x", "--prompts", "y", "--name", "one"), "pairs by rewards take no --name"),
         (("--images", "x", "--prompts", "y", "--margin", "-1"), "a margin is at least 0"),
         (("--votes", "ann.json", "--runs", "one"), "the votes are on runs that are not there"),
