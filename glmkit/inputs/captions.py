@@ -13,6 +13,7 @@ from typing import Any
 from glmkit.config import Columns
 from glmkit.errors import UserError
 from glmkit.inputs.boxes import Box, read_boxes
+from glmkit.inputs.images import IMAGE_SUFFIXES
 from glmkit.inputs.tables import TableImage
 from glmkit.text import check_text
 
@@ -85,6 +86,26 @@ class Names:
 def same_name(name: str) -> str:
     """Return what names have in common that differ in capitals, or in how accents are composed (NFC, NFD)."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+def by_file_name(records: list[dict[str, Any]], names: Names) -> list[dict[str, Any]]:
+    """Return a record per image where the only one has images as its keys: {"a.png": "a red sign"}.
+
+    Kohya's scripts write their names without suffixes.
+    """
+    if len(records) != 1 or not records[0]:
+        return records
+    images = [path for path in names.folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
+    files = {path.stem: path.name for path in images} | {
+        name: name for name in records[0] if Path(name).suffix.lower() in IMAGE_SUFFIXES
+    }
+    missing = [name for name in records[0] if not os.path.exists(names.find(files.get(name, name)))]
+    if len(missing) == len(records[0]) or any(name not in files for name in missing):
+        return records
+    return [
+        {"file_name": files.get(name, name), **(value if isinstance(value, dict) else {"text": value})}
+        for name, value in records[0].items()
+    ]
 
 
 def column(wanted: str, default: str, others: Sequence[str], known: list[str], where: str, key: str) -> str:

@@ -6,7 +6,6 @@ comes with its error; what was chosen or passed over is a note for the report.
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +25,7 @@ from glmkit.inputs.captions import (
     REJECTED_NAMES,
     CaptionedImage,
     Names,
+    by_file_name,
     captions_of,
     checked,
     column,
@@ -51,7 +51,8 @@ METADATA = ("metadata.jsonl", "metadata.json", "metadata.csv", "metadata.tsv")
 RECORDS = (".jsonl", ".json", ".csv", ".tsv")
 CAPTION_SUFFIXES = (".txt", ".caption")
 OF_DATASETS = (*IMAGE_SUFFIXES, *RECORDS, *CAPTION_SUFFIXES, ".parquet", ".arrow", ".md", ".yaml", ".yml")
-REPEATED = re.compile(r"(\d+)_.+")  # kohya's folders
+PHOTOS = (".heic", ".heif")  # images of cameras that cannot be read, and are not passed over either
+REPEATED = re.compile(r"(\d+)_(.+)")  # kohya's folders: how often an epoch shows their images, and what they are
 PICK_A_PIC = ("jpg_0", "jpg_1", "label_0")  # two images of a caption, and whether the first is preferred: 1, 0, 0.5
 MAX_CAPTION_BYTES = 2**20
 
@@ -76,7 +77,7 @@ def read_captioned_images(location: str, columns: Columns, role: str = "train") 
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
         raise UserError(f"{location[:200]} cannot be read", found=error, fix="check the path") from error
     if not images:
-        fix = f"put images and a {METADATA[0]} (file_name, text) there, or a .txt file beside each"
+        fix = f"put images and a {METADATA[0]} (file_name, text) there, or a .txt file beside each; unpack archives"
         raise UserError(f"no images in {location}", found="; ".join(dict.fromkeys(reader.notes)) or None, fix=fix)
     return Found(images, tuple(dict.fromkeys(reader.notes)))
 
@@ -110,9 +111,10 @@ class _Reader:
             return self.records(path)
         if path.exists():
             kinds = ", ".join((*RECORDS, ".parquet"))
-            raise UserError(
-                f"{location} is no data set", fix=f"a folder, or a table ({kinds}); unpack an archive first"
-            )
+            fix = f"a folder, or a table ({kinds}); unpack an archive first"
+            if path.suffix == ".toml":
+                fix = f"data.{self.role}=FOLDER, with the image_dir that this file names"
+            raise UserError(f"{location} is no data set", fix=fix)
         if HUB_DATASET.fullmatch(location):
             files, notes = fetch(location, self.role)
             self.notes += notes
@@ -131,8 +133,11 @@ class _Reader:
         tables = [folder / name for name in METADATA if (folder / name) in entries]
         images = [path for path in entries if path.suffix.lower() in IMAGE_SUFFIXES]
         folders = [path for path in entries if path.is_dir()]
+        if not tables:
+            images += [path for path in entries if path.suffix.lower() in PHOTOS and _is_alone(path, images)]
         unknown = [path.name for path in entries if path.is_file() and path.suffix.lower() not in OF_DATASETS]
-        if unknown and (images or tables):
+        unknown = [name for name in unknown if folder / name not in images]
+        if unknown and (images or tables or not folders):
             self.notes.append(f"neither images nor captions in {folder}: {some(unknown)}")
         self._tables += [path for path in entries if path.suffix in RECORDS and path.name not in METADATA]
         if split is None and tables:
@@ -189,7 +194,7 @@ class _Reader:
     def records(self, table: Path) -> Iterator[CaptionedImage]:
         """Read records that name files beside their table."""
         names = Names(table.parent)
-        records = _by_file_name(read_records(table), names)
+        records = by_file_name(read_records(table), names)
         if not records:
             fix = "a first line of file_name,text, or one JSON object with these keys per line"
             raise UserError(f"{table} holds no records", fix=fix)
@@ -226,6 +231,9 @@ class _Reader:
             for forgotten in sorted(path for path in listed if not splits.is_foreign(path.name) and path not in named):
                 missing = UserError(f"image {forgotten} has no caption", fix=f"add it to {table.name}, or take it away")
                 yield CaptionedImage(str(forgotten), error=missing)
+            deeper = (path for path in table.parent.iterdir() if path.is_dir() and not splits.is_foreign(path.name))
+            if unnamed := [str(path) for one in sorted(deeper) for path in _images_below(one) if path not in named]:
+                self.notes.append(f"images that {table} does not name: {some(unnamed)}")
 
     def text_files(self, folder: Path, images: Sequence[Path], entries: Sequence[Path]) -> Iterator[CaptionedImage]:
         """Read images with a caption file of their name beside each."""
@@ -233,12 +241,16 @@ class _Reader:
         for path in entries:
             if path.suffix.lower() in CAPTION_SUFFIXES:
                 texts.setdefault(same_name(path.stem), []).append(path)
-        for path in images:
-            yield self._with_text_file(path, texts.get(same_name(path.stem), []))
+        named = REPEATED.fullmatch(folder.name)
+        if named and not texts and not self._tables:
+            self.notes.append(f"{folder} has no captions: its name, {named[2]}, is that of every image in it")
+            yield from (CaptionedImage(str(path), path, captions_of(named[2], str(path))) for path in images)
+        else:
+            yield from (self._with_text_file(path, texts.get(same_name(path.stem), [])) for path in images)
         with_image = {same_name(path.stem) for path in images}
         if alone := [path.name for stem, paths in texts.items() if stem not in with_image for path in paths]:
             self.notes.append(f"texts in {folder} without an image of their name: {some(alone)}")
-        if deeper := [path.name for path in entries if path.is_dir() and _has_images(path)]:
+        if deeper := [path.name for path in entries if path.is_dir() and any(_images_below(path))]:
             self.notes.append(f"folders in {folder} are not read, since it holds images itself: {some(deeper)}")
 
     def _with_text_file(self, image: Path, texts: Sequence[Path]) -> CaptionedImage:
@@ -338,16 +350,6 @@ class _Reader:
         return name
 
 
-def _by_file_name(records: list[dict[str, Any]], names: Names) -> list[dict[str, Any]]:
-    """Return a record per image where the only one has the names of images as its keys: {"a.png": "a red sign"}."""
-    if len(records) != 1 or not records[0] or not all(os.path.exists(names.find(name)) for name in records[0]):
-        return records
-    return [
-        {"file_name": name, **(value if isinstance(value, dict) else {"text": value})}
-        for name, value in records[0].items()
-    ]
-
-
 def _image(value: Any, table: Path, number: int, key: str, names: Names) -> Path | TableImage:
     """Return the file that a record names, or the one that it holds in base64."""
     if not isinstance(value, str) or not value.strip():
@@ -371,5 +373,13 @@ def _preferred(cells: Mapping[str, Any], where: str) -> tuple[str, str] | None:
     return (first, second) if label == 1 else (second, first)
 
 
-def _has_images(folder: Path) -> bool:
-    return any(path.suffix.lower() in IMAGE_SUFFIXES for path in folder.iterdir())
+def _is_alone(photo: Path, images: Sequence[Path]) -> bool:
+    """Tell whether an image that cannot be read lies there in no other form."""
+    return same_name(photo.stem) not in {same_name(path.stem) for path in images}
+
+
+def _images_below(folder: Path) -> Iterator[Path]:
+    """Yield the images in a folder and in the folders in it, but for foreign ones."""
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in IMAGE_SUFFIXES and not any(map(splits.is_foreign, path.relative_to(folder).parts)):
+            yield path

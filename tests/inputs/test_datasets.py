@@ -87,6 +87,18 @@ def test_captions_by_the_name_of_their_image(tmp_path: Path, indent: int | None,
     assert captions(read(tmp_path)) == ["a red sign", "a blue one"]
 
 
+def test_captions_by_names_as_the_scripts_of_kohya_write_them(tmp_path: Path) -> None:
+    """Without suffixes; an image that is gone is the error of its record."""
+    image(tmp_path / "a.1.png"), image(tmp_path / "b.png")
+    table = tmp_path / "meta_cap.json"
+    table.write_text(json.dumps({"a.1": {"caption": "a"}, "b": {"caption": "b", "tags": "x"}}))
+    assert captions(read(table)) == ["a", "b"]
+    table.write_text(json.dumps({"/gone/a.png": {"caption": "a"}, "b.png": {"caption": "b"}}))
+    gone, good = read(table).images
+    assert "/gone/a.png does not exist" in str(gone.error)
+    assert good.captions == ("b",)
+
+
 @pytest.mark.parametrize("name", ["x" * 300, "a\0b", "none.png"])
 def test_a_record_with_names_of_nothing_has_no_columns(tmp_path: Path, name: str) -> None:
     image(tmp_path / "a.png")
@@ -262,6 +274,40 @@ def test_folders_in_a_folder(tmp_path: Path) -> None:
     assert "10_style" in found.notes[0]
 
 
+def test_images_that_are_not_read_are_told_however_deep_they_lie(tmp_path: Path) -> None:
+    with_text(tmp_path / "a.png")
+    with_text(tmp_path / "sub" / "deeper" / "b.png")
+    assert any(note.endswith("since it holds images itself: sub") for note in read(tmp_path).notes)
+    image(tmp_path / "sub" / "@eaDir" / "b.png")
+    jsonl(tmp_path / "metadata.jsonl", [{"file_name": "a.png", "text": "a"}])
+    found = read(tmp_path)
+    assert captions(found) == ["a"]
+    unnamed = tmp_path / "sub" / "deeper" / "b.png"
+    assert found.notes[-1] == f"images that {tmp_path / 'metadata.jsonl'} does not name: {unnamed}"
+    jsonl(tmp_path / "metadata.jsonl", [{"file_name": f"{name}.png", "text": "a"} for name in ("a", "sub/deeper/b")])
+    assert not any("does not name" in note for note in read(tmp_path).notes)
+
+
+def test_photos_that_cannot_be_read_are_not_passed_over(tmp_path: Path) -> None:
+    with_text(tmp_path / "a.png")
+    with_text(tmp_path / "b.HEIC")
+    (tmp_path / "a.heic").write_bytes(b"")
+    assert [one.image for one in read(tmp_path).images] == [tmp_path / "a.png", tmp_path / "b.HEIC"]
+
+
+def test_a_folder_of_kohya_without_captions_names_what_it_shows(tmp_path: Path) -> None:
+    image(tmp_path / "10_sks dog" / "a.png"), image(tmp_path / "10_sks dog" / "b.png")
+    found = read(tmp_path)
+    assert captions(found) == ["sks dog", "sks dog"]
+    assert "its name, sks dog, is that of every image" in found.notes[0]
+    image(tmp_path / "10_sks dog" / "old" / "c.png")
+    assert any(note.endswith("since it holds images itself: old") for note in read(tmp_path).notes)
+    with_text(tmp_path / "10_sks dog" / "b.png")
+    forgotten, good = read(tmp_path).images
+    assert "has no caption" in str(forgotten.error)
+    assert good.captions == ("b",)
+
+
 def test_an_empty_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no images in"):
         read(tmp_path)
@@ -271,13 +317,17 @@ def test_an_empty_folder(tmp_path: Path) -> None:
     ("where", "said"),
     [
         ("pictures.zip", "is no data set[\\s\\S]*unpack an archive"),
+        ("dataset.toml", "is no data set[\\s\\S]*image_dir"),
+        ("shards", "no images in[\\s\\S]*0.tar[\\s\\S]*unpack archives"),
         ("x" * 300, "cannot be read"),
         ("a\0b", "does not exist"),
         ("none/*.parquet", "no images in"),
     ],
 )
 def test_locations_that_are_none(tmp_path: Path, where: str, said: str) -> None:
-    (tmp_path / "pictures.zip").write_bytes(b"PK")
+    (tmp_path / "shards").mkdir()
+    for name in ("pictures.zip", "dataset.toml", "shards/0.tar"):
+        (tmp_path / name).write_bytes(b"PK")
     with pytest.raises(UserError, match=said):
         read(tmp_path / where)
 
