@@ -11,6 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from glmkit import config
+from glmkit.config import recipe as recipe_keys
 from glmkit.config import values
 from glmkit.errors import UserError
 from glmkit.sizes import parse_size
@@ -62,6 +63,15 @@ def test_numbers_are_numbers(recipe: Path) -> None:
         ("autoregresive.steps=3", "autoregresive", "'autoregressive'"),
         ("steps=3", "steps", "'decoder.steps'?"),
         ("decoder.rank=3", "decoder.rank", "'decoder.lora.rank'?"),
+        ("lr=1e-4", "lr", "'decoder.learning_rate'?"),
+        ("decoder.lr=1e-4", "decoder.lr", "'decoder.learning_rate'?"),
+        (
+            "decoder.gradient_accumulation_steps=4",
+            "decoder.gradient_accumulation_steps",
+            "'decoder.global_batch_size'?",
+        ),
+        ("network_dim=8", "network_dim", "'decoder.lora.rank'?"),
+        ("output_dir=a", "output_dir", "'output'?"),
     ],
 )
 def test_unknown_keys_name_their_path_and_the_nearest(recipe: Path, assignment: str, path: str, guess: str) -> None:
@@ -104,6 +114,10 @@ def test_every_problem_is_listed(recipe: Path) -> None:
         (["decoder.train_glyph=true"], "without lora"),
         (["decoder.lora.targets=[]"], "decoder.lora.targets: "),
         (["decoder.lora.targets=to_q"], "decoder.lora.targets: must be a list, such as [to_q]"),
+        (
+            ['samples.prompts=a sign "到", red'],
+            'samples.prompts: must be a list, such as ["a sign \\"到\\", red"]',
+        ),
     ],
 )
 def test_contradictions(recipe: Path, assignments: list[str], said: str) -> None:
@@ -225,3 +239,9 @@ def test_sizes() -> None:
 def test_recipes_are_read_without_torch(recipe: Path) -> None:
     code = f"import sys; from glmkit import config; config.load({str(recipe)!r}); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_names_of_other_trainers_stand_for_keys_that_exist() -> None:
+    keys = {path.rsplit(".", 1)[-1] for path in recipe_keys._paths(config.Recipe)}
+    assert set(recipe_keys.OTHER_NAMES.values()) <= keys
+    assert not set(recipe_keys.OTHER_NAMES) & keys

@@ -5,6 +5,7 @@ Recipes hold values, never code. Duplicate and unknown keys are errors that name
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeVar, get_args, overload
@@ -23,6 +24,23 @@ STAGES: dict[str, type[Stage]] = {
     "autoregressive": AutoregressiveStage,
     "decoder": DecoderStage,
     "glyph": GlyphStage,
+}
+# What other trainers call a key: kohya's scripts, those of diffusers, ai-toolkit.
+OTHER_NAMES = {
+    **dict.fromkeys(("lr", "unet_lr"), "learning_rate"),
+    **dict.fromkeys(("batch_size", "train_batch_size"), "micro_batch_size"),
+    **dict.fromkeys(("gradient_accumulation_steps", "gradient_accumulation"), "global_batch_size"),
+    **dict.fromkeys(("max_train_steps", "train_steps"), "steps"),
+    **dict.fromkeys(("save_every_n_steps", "checkpointing_steps"), "save_every"),
+    **dict.fromkeys(("network_dim", "r"), "rank"),
+    **dict.fromkeys(("network_alpha", "lora_alpha"), "alpha"),
+    **dict.fromkeys(("train_data_dir", "instance_data_dir", "image_dir"), "train"),
+    "lr_warmup_steps": "warmup_steps",
+    "optimizer_type": "optimizer",
+    "resolution": "size",
+    "num_repeats": "repeats",
+    "output_dir": "output",
+    "pretrained_model_name_or_path": "model",
 }
 
 
@@ -166,8 +184,9 @@ def _explain(problem: Any, kind: type[Recipe], values: Mapping[str, Any]) -> str
     if problem["type"] == "extra_forbidden":
         known = _keys_of(kind, path[:-1])
         # The same key deeper down first: `steps` is one of every stage.
-        deeper = [at for at in _paths(kind) if at.startswith(".".join(path[:-1])) and at.endswith(f".{path[-1]}")]
-        guesses = [at for at in deeper if at.split(".")[0] in values] or [nearest(path[-1], known) or ""]
+        wanted = OTHER_NAMES.get(path[-1], path[-1])
+        deeper = [at for at in _paths(kind) if at.startswith(".".join(path[:-1])) and at.endswith(f".{wanted}")]
+        guesses = [at for at in deeper if at.split(".")[0] in values] or [nearest(wanted, known) or ""]
         hint = f"; did you mean {' or '.join(map(repr, guesses))}?" if any(guesses) else ""
         return f"{line}unknown key{hint} (known: {', '.join(known)})"
     if problem["type"] == "missing":
@@ -175,7 +194,8 @@ def _explain(problem: Any, kind: type[Recipe], values: Mapping[str, Any]) -> str
     if problem["type"] == "string_type" and not isinstance(problem["input"], Mapping | list):
         return f"{line}must be text; what YAML reads as something else needs quotes (found {problem['input']!r})"
     if problem["type"] == "tuple_type":
-        return f"{line}must be a list, such as [{problem['input']}]"
+        given = str(problem["input"])  # a sentence may have commas, which would make two of it
+        return f"{line}must be a list, such as [{json.dumps(given, ensure_ascii=False) if ' ' in given else given}]"
     message = problem["msg"].removeprefix("Value error, ")
     return line + message if isinstance(problem["input"], Mapping) else f"{line}{message} (found {problem['input']!r})"
 
