@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from glmkit.errors import UserError
-from glmkit.files import called
+from glmkit.files import called, check_writable
 from glmkit.shortcuts import EXACT, PRECISIONS
 
 if TYPE_CHECKING:
@@ -221,11 +221,12 @@ def run_by_parallel(arguments: argparse.Namespace, command: Callable[[], int]) -
 
 
 def check_png(path: Path) -> None:
-    """Raise UserError unless `path` can become a PNG file."""
+    """Raise UserError unless `path` can become a PNG file, before work is done for it."""
     check_name(path)
     if path.suffix.lower() != ".png" or path.is_dir():
         fix = f"--out {called(path, '.png', 'image')}"
         raise UserError("--out must be a PNG file", found=path, fix=fix)
+    check_writable(path)
 
 
 def check_name(path: Path) -> None:

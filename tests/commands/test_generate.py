@@ -53,6 +53,16 @@ def test_one_image(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert Image.open(out).tobytes() == first
 
 
+@pytest.mark.parametrize("command", [["generate", "a"], ["edit", "a.png", "a"]])
+def test_a_place_that_cannot_be_written_is_refused_before_any_work(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before the model is looked for, let alone loaded."""
+    (tmp_path / "file").touch()
+    assert main([*command, "--out", str(tmp_path / "file" / "b.png"), "--model", str(tmp_path / "none")]) == 2
+    assert "cannot write" in capsys.readouterr().err
+
+
 def test_defaults_come_from_the_model(tiny_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_json(tiny_copy / "glmkit.json", {"defaults": {"size": "96x64", "steps": 3, "guidance": 4.0}})
     assert main(["generate", "a", "--model", str(tiny_copy), "--out", str(tmp_path / "a.png"), "--json"]) == 0
