@@ -14,6 +14,7 @@ from glmkit.files import atomic_folder, write_jsonl
 
 if TYPE_CHECKING:
     from glmkit.api.rewards import RewardedImage, RewardReport
+    from glmkit.records import Generation
     from glmkit.reporting.load import EvalRun
 
 KINDS = ("chosen", "rejected")
@@ -81,6 +82,7 @@ def pairs_by_votes(votes: Sequence[Path], runs: Sequence[Path], names: Sequence[
 
     every, _ = read_votes(votes)
     loaded = {run.name: run for run in load_runs(runs, names)}
+    expected = {name: {score.id: score.expected for score in run.scores} for name, run in loaded.items()}
     cast: dict[tuple[str, int, str, str], list[int]] = {}
     seen: dict[tuple[str, int, str], str] = {}
     for vote in every:
@@ -108,23 +110,22 @@ def pairs_by_votes(votes: Sequence[Path], runs: Sequence[Path], names: Sequence[
             better, worse = (first, second) if total > 0 else (second, first)
             if seen[prompt_id, seed, better] == seen[prompt_id, seed, worse]:
                 continue  # the same image twice teaches nothing, whatever was voted
-            prompt, texts, chosen = _image_of(loaded[better], prompt_id, seed, seen[prompt_id, seed, better])
-            *_, rejected = _image_of(loaded[worse], prompt_id, seed, seen[prompt_id, seed, worse])
+            image, chosen = _image_of(loaded[better], prompt_id, seed, seen[prompt_id, seed, better])
+            _, rejected = _image_of(loaded[worse], prompt_id, seed, seen[prompt_id, seed, worse])
             ahead = 1 if total > 0 else -1
             about = {"votes_for": signs.count(ahead), "votes_against": signs.count(-ahead)}
             edited = tuple(sorted((loaded[better].folder / "references" / prompt_id).glob("condition_image*.png")))
-            pairs.append(ImagePair(prompt, texts, chosen, rejected, edited, about))
+            pairs.append(ImagePair(image.prompt, expected[better][image.id], chosen, rejected, edited, about))
     return pairs
 
 
-def _image_of(run: EvalRun, prompt_id: str, seed: int, seen: str) -> tuple[str, tuple[str, ...], Path]:
-    """Return the prompt of an image, its expected texts, and its file.
+def _image_of(run: EvalRun, prompt_id: str, seed: int, seen: str) -> tuple[Generation, Path]:
+    """Return the record of an image, and its file.
 
     UserError when the run has none, or when its content is not what people saw.
     """
     from glmkit.reporting.blind import content_id
 
-    expected = {score.id: score.expected for score in run.scores}
     for image in run.images:
         if (image.prompt_id, image.seed) == (prompt_id, seed) and image.file is not None:
             path = run.folder / image.file
@@ -133,7 +134,7 @@ def _image_of(run: EvalRun, prompt_id: str, seed: int, seen: str) -> tuple[str, 
                     f"{path} is not the image that the votes are on",
                     fix="the run folder that the page was made of, as it was then",
                 )
-            return image.prompt, expected[image.id], path
+            return image, path
     found = f"prompt {prompt_id}, seed {seed}"
     raise UserError(
         f"{run.folder} lacks an image that the votes compare", found=found, fix="the run that the page shows"

@@ -9,6 +9,8 @@ import json
 import math
 import re
 import shlex
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import pytest
 from PIL import Image
 from plain_runs import write_run
 
-from glmkit.api.pairs import pairs_by_rewards
+from glmkit.api.pairs import pairs_by_rewards, pairs_by_votes
 from glmkit.api.rewards import RewardedImage, RewardReport
 from glmkit.cli import main
 from glmkit.config import Columns
@@ -25,7 +27,9 @@ from glmkit.errors import UserError
 from glmkit.files import read_json, read_jsonl, write_jsonl
 from glmkit.inputs.datasets import read_captioned_images
 from glmkit.inputs.tables import RecordImage
+from glmkit.records import Score
 from glmkit.reporting.blind import decode
+from glmkit.reporting.load import EvalRun, load_runs
 
 
 def rewarded(prompt: str, seed: int, total: float | None, **more: Any) -> RewardedImage:
@@ -125,6 +129,27 @@ def test_votes_count_for_the_images_that_people_saw(
     assert main(["pairs", "--votes", file, second, "--runs", *runs, "--out", out]) == 2
     assert "the votes are on pages with other images of one name" in capsys.readouterr().err
     assert main(["pairs", "--votes", second, "--runs", *runs, "--out", out]) == 0
+
+
+def test_the_expected_texts_of_a_run_are_collected_once(
+    page: tuple[list[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not for each pair, of which there may be thousands."""
+    runs, exported = page
+    collected = []
+
+    class Scores(tuple[Score, ...]):
+        def __iter__(self) -> Iterator[Score]:
+            collected.append(self)
+            return super().__iter__()
+
+    def watched(*arguments: Any) -> list[EvalRun]:
+        return [replace(run, scores=Scores(run.scores)) for run in load_runs(*arguments)]
+
+    monkeypatch.setattr("glmkit.reporting.load.load_runs", watched)
+    file = vote(exported, tmp_path / "ann.json", "Ann", "one", "other", "one")
+    assert len(pairs_by_votes([Path(file)], list(map(Path, runs)))) == 3
+    assert len(collected) == len(runs)
 
 
 def test_the_same_image_twice_is_no_pair(tmp_path: Path) -> None:
