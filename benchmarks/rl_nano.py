@@ -12,19 +12,17 @@ has all arms that are done.
 from __future__ import annotations
 
 import argparse
-import gc
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import fields, replace
 from itertools import product
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import torch
-from rl_nano_parts import looks, pooled, run_for, table, write_posters
+from rl_nano_parts import Experiment, generate, generation, looks, result, run_for, table, write_posters
 
-from glmkit import config, runs
+from glmkit import config
 from glmkit.api.pairs import pairs_by_rewards, write_pairs
 from glmkit.api.rewards import reward_images
 from glmkit.errors import UserError, one_line
@@ -33,14 +31,9 @@ from glmkit.evaluation.evaluate import evaluate
 from glmkit.evaluation.ocr import engines
 from glmkit.evaluation.plan import EvaluationPlan, GenerationSettings
 from glmkit.files import read_json, read_jsonl, write_json, write_jsonl
-from glmkit.generation.images import save_png
-from glmkit.generation.loading import load_model
-from glmkit.generation.pipeline import generate_batch
-from glmkit.generation.requests import batch_settings
 from glmkit.models.devices import pick_device
-from glmkit.models.hybrid import HybridModel
 from glmkit.posters.prompt_set import sample_sets, write_prompts
-from glmkit.records import Prompt, Request, Score
+from glmkit.records import Prompt, Score
 from glmkit.training.finetune import finetune
 from glmkit.training.rl.rewards import text
 
@@ -52,42 +45,6 @@ MOST_STEPS = 100_000  # of a training that its minutes end
 MOST_EPOCHS = 10  # of images to learn from: 4,000 of the same 103 pairs cost 0.07 of the words
 VALIDATION = 64  # prompts
 NO_SETTINGS = ("out", "device", "loaded")  # of an experiment: it may go on in another folder, on another device
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """What all arms share."""
-
-    out: Path
-    model: str
-    device: torch.device
-    minutes: float
-    group: int
-    batch: int
-    micro_batch: int
-    at_once: int
-    steps: int
-    prompts: int
-    limit: int | None
-    splits: tuple[str | None, ...]
-    seeds: int
-    ocr: str
-    changes: tuple[str, ...] = ()
-    loaded: dict[tuple[str, ...], HybridModel] = field(default_factory=dict)
-
-    def model_with(self, adapters: Sequence[str]) -> HybridModel:
-        """Load nano in float32, so that merging loses nothing of small changes; the one before leaves."""
-        key = tuple(adapters)
-        if key not in self.loaded:
-            self.free()
-            self.loaded[key] = load_model(self.model, self.device, "float32", key)
-        return self.loaded[key]
-
-    def free(self) -> None:
-        """Leave the GPU's memory to the next."""
-        self.loaded.clear()
-        gc.collect()
-        torch.cuda.empty_cache()
 
 
 # Training
@@ -198,26 +155,6 @@ def own_pairs(e: Experiment) -> tuple[Path, float]:
 # Images to measure
 
 
-def generation(e: Experiment, model: HybridModel, count: int, **others: float) -> GenerationSettings:
-    """Return the settings of `count` images per prompt, those of the model but for `others`."""
-    settings = GenerationSettings.with_defaults(model, str(e.device), count=count, guidance=others.get("guidance"))
-    sampling = {name: value for name, value in others.items() if name == "temperature"}
-    return replace(settings, sampling={**settings.sampling, **sampling})
-
-
-def generate(e: Experiment, adapters: Sequence[str], requests: Sequence[Request], folder: Path) -> None:
-    """Generate the images that are not there yet, as many at once as the experiment says."""
-    batches: dict[tuple[object, ...], list[Request]] = {}
-    for request in requests:
-        if not (folder / f"{request.id}.png").exists():
-            batches.setdefault(batch_settings(request), []).append(request)
-    for alike in batches.values():
-        for start in range(0, len(alike), e.at_once):
-            batch = alike[start : start + e.at_once]
-            for request, image in zip(batch, generate_batch(e.model_with(adapters), batch), strict=True):
-                save_png(folder / f"{request.id}.png", image, {})
-
-
 def measure(e: Experiment, arm: str, adapters: Sequence[str], **others: float) -> list[Score]:
     """Score images of held-out prompts by a model with adapters; `others` are settings that are not the model's own."""
     folder, file = e.out / arm / "images", e.out / arm / "scores.jsonl"
@@ -241,17 +178,6 @@ def measure(e: Experiment, arm: str, adapters: Sequence[str], **others: float) -
         records = [record for one in waiting for record in one.result()]
     write_jsonl(file, records)
     return [Score.from_dict(record) for record in records]
-
-
-def result(e: Experiment, scores: Sequence[Score], base: Sequence[Score], about: Mapping[str, Any]) -> dict[str, Any]:
-    """Pool the scores of each split and of all, with the paired differences from the base."""
-    return {
-        **about,
-        "failed": sum(score.error is not None for score in scores),
-        "splits": pooled(scores, base),
-        "environment": runs.environment(str(e.device)),
-        "command": "python benchmarks/rl_nano.py OUT",
-    }
 
 
 # Arms

@@ -1,21 +1,31 @@
-"""What `rl_nano.py` takes its minutes and its posters from, and how it sums up."""
+"""What all arms of `rl_nano.py` share: settings, minutes, posters, images, and how they sum up."""
 
 from __future__ import annotations
 
+import gc
 import signal
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import torch
 from PIL import Image
 
+from glmkit import runs
 from glmkit.evaluation import stats
+from glmkit.evaluation.plan import GenerationSettings
 from glmkit.files import read_json, write_json, write_jsonl
+from glmkit.generation.images import save_png
+from glmkit.generation.loading import load_model
+from glmkit.generation.pipeline import generate_batch
+from glmkit.generation.requests import batch_settings
+from glmkit.models.hybrid import HybridModel
 from glmkit.posters.prompt_set import CaptionedScene
 from glmkit.posters.sets import save
-from glmkit.records import Score
+from glmkit.records import Request, Score
 from glmkit.training.rl import monitors
 
 TICK = 1.0  # seconds
@@ -60,6 +70,62 @@ def run_for(seconds: float, record: Path, work: Callable[[], object]) -> float:
     return spent
 
 
+@dataclass(frozen=True)
+class Experiment:
+    """What all arms share."""
+
+    out: Path
+    model: str
+    device: torch.device
+    minutes: float
+    group: int
+    batch: int
+    micro_batch: int
+    at_once: int
+    steps: int
+    prompts: int
+    limit: int | None
+    splits: tuple[str | None, ...]
+    seeds: int
+    ocr: str
+    changes: tuple[str, ...] = ()
+    loaded: dict[tuple[str, ...], HybridModel] = field(default_factory=dict)
+
+    def model_with(self, adapters: Sequence[str]) -> HybridModel:
+        """Load nano in float32, so that merging loses nothing of small changes; the one before leaves."""
+        key = tuple(adapters)
+        if key not in self.loaded:
+            self.free()
+            self.loaded[key] = load_model(self.model, self.device, "float32", key)
+        return self.loaded[key]
+
+    def free(self) -> None:
+        """Leave the GPU's memory to the next."""
+        self.loaded.clear()
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+def generation(e: Experiment, model: HybridModel, count: int, **others: float) -> GenerationSettings:
+    """Return the settings of `count` images per prompt, those of the model but for `others`."""
+    settings = GenerationSettings.with_defaults(model, str(e.device), count=count, guidance=others.get("guidance"))
+    sampling = {name: value for name, value in others.items() if name == "temperature"}
+    return replace(settings, sampling={**settings.sampling, **sampling})
+
+
+def generate(e: Experiment, adapters: Sequence[str], requests: Sequence[Request], folder: Path) -> None:
+    """Generate the images that are not there yet, as many at once as the experiment says."""
+    batches: dict[tuple[object, ...], list[Request]] = {}
+    for request in requests:
+        if not (folder / f"{request.id}.png").exists():
+            batches.setdefault(batch_settings(request), []).append(request)
+    for alike in batches.values():
+        for start in range(0, len(alike), e.at_once):
+            batch = alike[start : start + e.at_once]
+            for request, image in zip(batch, generate_batch(e.model_with(adapters), batch), strict=True):
+                save_png(folder / f"{request.id}.png", image, {})
+
+
 def write_posters(folder: Path, posters: Sequence[CaptionedScene]) -> None:
     """Write posters with their captions, to train on, if not done yet."""
     if (folder / "metadata.jsonl").exists():
@@ -98,6 +164,17 @@ def pooled(scores: Sequence[Score], base: Sequence[Score]) -> dict[str, dict[str
             for metric in METRICS
         }
         for name, (own, before) in splits.items()
+    }
+
+
+def result(e: Experiment, scores: Sequence[Score], base: Sequence[Score], about: Mapping[str, Any]) -> dict[str, Any]:
+    """Pool the scores of each split and of all, with the paired differences from the base."""
+    return {
+        **about,
+        "failed": sum(score.error is not None for score in scores),
+        "splits": pooled(scores, base),
+        "environment": runs.environment(str(e.device)),
+        "command": "python benchmarks/rl_nano.py OUT",
     }
 
 
