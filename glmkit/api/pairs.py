@@ -93,9 +93,9 @@ def pairs_by_votes(votes: Sequence[Path], runs: Sequence[Path], names: Sequence[
                 "the votes are on runs that are not there", found=found, fix="--runs, --name as the page has them"
             )
         for side in (vote.pair["left"], vote.pair["right"]):
-            image = vote.pair["prompt_id"], vote.pair["seed"], side["run"]
-            if seen.setdefault(image, side["image"]) != side["image"]:
-                found = f"{side['run']}: prompt {image[0]}, seed {image[1]}"
+            shown = vote.pair["prompt_id"], vote.pair["seed"], side["run"]
+            if seen.setdefault(shown, side["image"]) != side["image"]:
+                found = f"{side['run']}: prompt {shown[0]}, seed {shown[1]}"
                 raise UserError(
                     "the votes are on pages with other images of one name",
                     found=found,
