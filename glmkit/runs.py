@@ -17,7 +17,7 @@ from typing import Any, Never, NotRequired, TypedDict
 
 import glmkit
 from glmkit.errors import UserError
-from glmkit.files import explained, read_json, read_jsonl, write_json
+from glmkit.files import exists, explained, read_json, read_jsonl, write_json
 from glmkit.shapes import check_shape, fault
 
 PACKAGES = (
@@ -46,6 +46,15 @@ def cores() -> int:
 FOREIGN = re.compile(
     r"\..*|Thumbs\.db|desktop\.ini|log|stdout|stderr|typescript|.*\.(log|out|err|txt|pid)", re.IGNORECASE
 )
+
+
+def check_new(out: Path) -> None:
+    """Raise UserError when something is at `out`, where a folder will be renamed to, before work is done for it.
+
+    An empty folder counts: Windows does not rename onto one, and no system onto a link, a disk or `.`.
+    """
+    if exists(out) or out.is_symlink():
+        raise UserError(f"{out} exists", fix="--out with a folder that does not exist yet")
 
 
 Changes = Mapping[str, tuple[Any, Any]]  # of settings, each with its value before and now

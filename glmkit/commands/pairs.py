@@ -8,6 +8,7 @@ from pathlib import Path
 
 from glmkit.commands.reward import add_reward_options, report_of
 from glmkit.errors import UserError
+from glmkit.runs import check_new
 
 HELP = "Make a data set of better and rejected images, by rewards or by votes."
 MARGIN = 0.1
@@ -75,5 +76,4 @@ def _check(arguments: argparse.Namespace) -> None:
     # Before any reward is computed, which may take hours.
     if arguments.margin is not None:
         check_margin(arguments.margin)
-    if arguments.out.exists() and not (arguments.out.is_dir() and not any(arguments.out.iterdir())):
-        raise UserError(f"{arguments.out} exists", fix="--out with a folder that does not exist yet")
+    check_new(arguments.out)

@@ -251,13 +251,16 @@ def test_what_is_wrong_is_said(
     assert not (tmp_path / "pairs").exists()
 
 
-def test_a_folder_that_is_there_is_refused_before_anything_is_rewarded(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("command", ["pairs --images x --prompts y", "merge TINY --adapter x", "quantize TINY"])
+@pytest.mark.parametrize("kind", ["full", "empty", "link"])
+def test_what_is_there_is_refused_before_any_work(
+    command: str, kind: str, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """No folder can be renamed onto a link, nor onto an empty folder on Windows."""
     (tmp_path / "full").mkdir()
     (tmp_path / "full/1.png").write_text("a file of somebody")
-    assert main(["pairs", "--images", "x", "--prompts", "y", "--out", str(tmp_path / "full")]) == 2
-    assert f"{tmp_path / 'full'} exists" in capsys.readouterr().err
-    (tmp_path / "full/1.png").unlink()
-    assert main(["pairs", "--images", "x", "--prompts", "y", "--out", str(tmp_path / "full")]) == 2
-    assert "y does not exist" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to("nowhere")
+    words = command.replace("TINY", str(tiny_model)).split()
+    assert main([*words, "--out", str(tmp_path / kind)]) == 2
+    assert f"{tmp_path / kind} exists\n" in capsys.readouterr().err

@@ -41,6 +41,7 @@ from glmkit.models.checkpoint.adapter_files import (
     settings_of,
 )
 from glmkit.models.checkpoint.adapters import Adapter, check_adapter, check_weight, merge_adapter
+from glmkit.runs import check_new
 
 PREFIXES = {"diffusers": "transformer.", "comfyui": "diffusion_model."}
 # How PEFT's config says that a change is more than alpha / rank * B A; the ComfyUI style has no words for it.
@@ -70,8 +71,7 @@ def export_adapter(adapter: Adapter, style: str, out: Path) -> int:
 
 
 def _write_folders(components: Sequence[ComponentAdapter], out: Path, weight: float) -> int:
-    if out.exists():
-        raise UserError(f"{out} exists", fix="--out with a folder that does not exist yet")
+    check_new(out)
     with atomic_folder(out) as unfinished:
         for one in components:
             check_weight(one, weight)
@@ -170,8 +170,7 @@ def write_merged_model(model: str | Path, adapters: Sequence[Adapter], out: Path
     anything is written when `out` exists or an adapter is of another model.
     """
     base = checkpoint.resolve(model)
-    if out.exists():
-        raise UserError(f"{out} exists", fix="--out with a folder that does not exist yet")
+    check_new(out)
     for adapter in adapters:
         check_adapter(base, adapter.folder)
     components = sorted({component for adapter in adapters for component in read(adapter.folder)})

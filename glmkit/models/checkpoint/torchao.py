@@ -36,6 +36,7 @@ from glmkit.models.quantized import (
     group_size,
     to_words,
 )
+from glmkit.runs import check_new
 
 WEIGHT, QDATA, SCALE, ZERO = ".weight", "._weight_qdata", "._weight_scale", "._weight_zero_point"
 MADE_FROM = "quantized_from"  # key of glmkit.json: the exact weights behind those of each component
@@ -167,8 +168,7 @@ def write_quantized_model(model: str | Path, out: Path, progress: Callable[[str,
     UserError before anything is written when `out` exists, or the model is in 8 bits already.
     """
     base, formats = resolve(model), FORMATS["8bit"]
-    if out.exists():
-        raise UserError(f"{out} exists", fix="--out with a folder that does not exist yet")
+    check_new(out)
     about = _about(base)
     for component in formats:
         if is_quantized(base, component):
