@@ -1,9 +1,11 @@
-"""The errors that users see."""
+"""The errors that users see, and notes that they see once."""
 
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Iterable
+from functools import cache
 
 MAX_LETTERS = 500  # of each line of a message
 LESS_MEMORY = "a smaller size, fewer images at a time, --vae-tiling or --memory low, and nothing else on this device"
@@ -23,6 +25,12 @@ class UserError(Exception):
         if fix is not None:
             lines.append(f"  try:   {shorten(fix)}")
         super().__init__("\n".join(lines))
+
+
+@cache
+def note_once(line: str) -> None:
+    """Print a line on stderr, once per process."""
+    print(line, file=sys.stderr)
 
 
 class GenerationError(UserError):

@@ -10,14 +10,12 @@ import json
 import os
 import re
 import shutil
-import sys
 from collections.abc import Iterable
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
 
 import glmkit
-from glmkit.errors import UserError, nearest, unknown
+from glmkit.errors import UserError, nearest, note_once, unknown
 
 _PACKAGE = Path(glmkit.__file__).parent
 ROOT = _PACKAGE / "share" if (_PACKAGE / "share").is_dir() else _PACKAGE.parent
@@ -35,13 +33,8 @@ def find(path: str | Path) -> str:
     if not is_name or os.path.exists(path) or not os.path.exists(ROOT / path):
         return str(path)
     if parts[0] == "data":
-        _say_shipped(str(path))
+        note_once(f"{path} is not in this folder: that of glmkit is read, {ROOT / path}")
     return str(ROOT / path)
-
-
-@cache
-def _say_shipped(path: str) -> None:
-    print(f"{path} is not in this folder: that of glmkit is read, {ROOT / path}", file=sys.stderr)
 
 
 def did_you_mean(path: str | Path, otherwise: str) -> str:

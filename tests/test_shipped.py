@@ -8,7 +8,7 @@ import pytest
 
 from glmkit import shipped
 from glmkit.config import Columns
-from glmkit.errors import UserError
+from glmkit.errors import UserError, note_once
 from glmkit.evaluation.plan import EvaluationPlan
 from glmkit.evaluation.suites.shared.base import files_in
 from glmkit.inputs.datasets import read_captioned_images
@@ -17,7 +17,7 @@ from glmkit.inputs.datasets import read_captioned_images
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    shipped._say_shipped.cache_clear()
+    note_once.cache_clear()
 
 
 def test_shipped_data_are_named_once(capsys: pytest.CaptureFixture[str]) -> None:

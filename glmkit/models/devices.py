@@ -7,11 +7,10 @@ import os
 import shutil
 import sys
 from contextvars import ContextVar
-from functools import cache
 
 import torch
 
-from glmkit.errors import UserError
+from glmkit.errors import UserError, note_once
 
 AMPERE = (8, 0)  # compute capability
 HOPPER = 9  # the major compute capability for which plans of kernels were measured
@@ -49,18 +48,14 @@ def dtype_for(device: str | torch.device) -> torch.dtype:
         return torch.float32
     if has_bfloat16(device):
         return torch.bfloat16
-    _tell_float32(torch.cuda.get_device_name(device))
+    name = torch.cuda.get_device_name(device)
+    note_once(f"{name} has no bfloat16: computing in float32, which takes twice the memory")
     return torch.float32
 
 
 def has_bfloat16(device: torch.device) -> bool:
     """Return whether the device computes in bfloat16: GPUs do from Ampere on; before, torch emulates it."""
     return device.type != "cuda" or torch.cuda.get_device_capability(device) >= AMPERE
-
-
-@cache
-def _tell_float32(gpu: str) -> None:
-    print(f"{gpu} has no bfloat16: computing in float32, which takes twice the memory", file=sys.stderr)
 
 
 def check_bfloat16(what: str, device: torch.device, fix: str) -> None:

@@ -10,10 +10,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from glmkit.errors import UserError
+from glmkit.errors import UserError, note_once
 from glmkit.generation.loading import dtype_named, load_model
 from glmkit.generation.options import InferenceOptions
-from glmkit.models import devices
 from glmkit.models.devices import autocast, dtype_for, pick_device, triton_runs
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -24,9 +23,9 @@ def turing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A GPU of compute capability 7.5, the last without bfloat16."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla T4")
-    devices._tell_float32.cache_clear()
+    note_once.cache_clear()
     yield
-    devices._tell_float32.cache_clear()
+    note_once.cache_clear()
 
 
 @pytest.mark.parametrize("name", ["mps", "mps:0", "xpu", "meta"])

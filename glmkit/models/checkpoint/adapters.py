@@ -13,18 +13,16 @@ from __future__ import annotations
 import math
 import re
 import shlex
-import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 
 import glmkit
-from glmkit.errors import UserError
+from glmkit.errors import UserError, note_once
 from glmkit.files import write_json
 from glmkit.models import checkpoint
 from glmkit.models.checkpoint import weights
@@ -88,7 +86,7 @@ def check_adapter(model: Path, folder: Path) -> None:
     """
     for component, adapter in read(folder).items():
         if "base_weights" not in adapter.base:
-            _say(f"note: {adapter.file} does not say which model it was trained on; its layers fit {model}")
+            note_once(f"note: {adapter.file} does not say which model it was trained on; its layers fit {model}")
         elif adapter.base["base_weights"] not in (quantized_from(model, component), fingerprint(model, component)):
             raise UserError(
                 f"{adapter.file.parent} is an adapter of another model",
@@ -97,11 +95,6 @@ def check_adapter(model: Path, folder: Path) -> None:
             )
         with torch.device("meta"):
             inject(checkpoint.new_component(model, component), adapter)
-
-
-@cache
-def _say(line: str) -> None:
-    print(line, file=sys.stderr)
 
 
 def inject(module: torch.nn.Module, adapter: ComponentAdapter) -> Any:
