@@ -215,7 +215,7 @@ def measure_cases(
     """
     cases = list(cases)
     for case in cases:
-        distributed.check({case.name: case.stage}, group)
+        _check_sharing(case, group)
         if group.sharded:
             fsdp.check({case.name: case.stage})
     deadline = time.monotonic() + seconds
@@ -228,6 +228,18 @@ def measure_cases(
         measured = dtype_for(device) if same_model[0].full_finetuning else dtype
         measure = partial(_measure_on_one_model, same_model, partial(build, dtype), device, steps)
         yield from measure(rates_of(measured), deadline, group)
+
+
+def _check_sharing(case: TrainingCase, group: ProcessGroup) -> None:
+    """Raise UserError when processes cannot share one step; without a recipe, options stand in place of its keys."""
+    try:
+        distributed.check({case.name: case.stage}, group)
+    except UserError as error:
+        if case.recipe_stage is not None:
+            raise
+        batch = -(-case.batch // group.world_size) * group.world_size
+        fix = "leave out --pack" if case.pack else f"--batch {batch}"
+        raise UserError(error.what, found=f"--batch {case.batch}", fix=fix) from error
 
 
 def _measure_on_one_model(
