@@ -123,6 +123,8 @@ def test_adapters_change_the_image(model: glmkit.Model, tiny_model: Path, tmp_pa
     make_adapter(tiny_model, tmp_path / "adapter", "decoder")
     adapted = glmkit.load(tiny_model, device="cpu", adapters=[f"{tmp_path / 'adapter'}:0.5"])
     assert adapted.adapters == (f"{tmp_path / 'adapter'}:0.5",)
+    assert glmkit.load(tiny_model, device="cpu", adapters=f"{tmp_path / 'adapter'}:0.5").adapters == adapted.adapters
+    assert glmkit.load(tiny_model, device="cpu", adapters=tmp_path / "adapter").adapters == (f"{tmp_path / 'adapter'}",)
     assert pixels(adapted.generate(PROMPT, **QUICK)) != pixels(model.generate(PROMPT, **QUICK))
     with pytest.raises(glmkit.UserError, match="does not exist"):
         glmkit.load(tiny_model, adapters=[tmp_path / "none"])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from glmkit.errors import UserError
 from glmkit.extras import require
-from glmkit.generation.options import InferenceOptions
+from glmkit.generation.options import InferenceOptions, adapter_names
 from glmkit.inputs.prompts import MAX_COUNT
 from glmkit.records import Summary
 from glmkit.shortcuts import EXACT, shortcuts
@@ -41,7 +41,7 @@ def evaluate(
     prompts: str | Path | None = None,
     texts_from: Literal["quotes"] | None = None,
     model: Model | str | Path = "nano",
-    adapters: Sequence[str | Path] = (),
+    adapters: str | Path | Sequence[str | Path] = (),
     images: str | Path | None = None,
     data: str | Path | None = None,
     split: str | None = None,
@@ -112,7 +112,7 @@ def evaluate(
             hybrid or str(model),
             device,
             compile,
-            adapters=[str(adapter) for adapter in adapters],
+            adapters=list(adapter_names(adapters)),
             count=num_images_per_prompt or 1,
             seeds=seeds,
             size=None if height is None or width is None else f"{width}x{height}",

@@ -15,7 +15,7 @@ from glmkit.errors import GenerationError, UserError
 from glmkit.generation.batch import Result
 from glmkit.generation.hybrid_generator import HybridGenerator
 from glmkit.generation.loading import load_model
-from glmkit.generation.options import InferenceOptions
+from glmkit.generation.options import InferenceOptions, adapter_names
 from glmkit.generation.pipeline import generate_one
 from glmkit.generation.prior_tokens import Progress
 from glmkit.generation.requests import new_request
@@ -232,7 +232,7 @@ def load(
     *,
     device: str = "auto",
     dtype: str = "auto",
-    adapters: Sequence[str | Path] = (),
+    adapters: str | Path | Sequence[str | Path] = (),
     compile: str = "auto",
     memory: str = "high",
     precision: str = "exact",
@@ -246,6 +246,6 @@ def load(
     is not exact; adapters then stay beside the weights. Components are read when they are first needed. Raises
     UserError when the model or an adapter cannot be used.
     """
-    names = tuple(str(adapter) for adapter in adapters)
+    names = adapter_names(adapters)
     options = InferenceOptions(compile, memory)
     return Model(load_model(model, device, dtype, names, options=options, precision=precision))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from glmkit.api.evaluation import check_amounts, suite_of
 from glmkit.errors import UserError, unknown
 from glmkit.extras import require
-from glmkit.generation.options import InferenceOptions
+from glmkit.generation.options import InferenceOptions, adapter_names
 
 if TYPE_CHECKING:
     from glmkit.evaluation.sweep import SweepPlan
@@ -97,7 +97,7 @@ def plan_sweep(
     weights: Sequence[float | str] = (1,),
     checkpoints: Sequence[int | str] = ("last",),
     guidance: Sequence[float | str] = (),
-    adapters: Sequence[str | Path] = (),
+    adapters: str | Path | Sequence[str | Path] = (),
     data: str | Path | None = None,
     split: str | None = None,
     limit: int | None = None,
@@ -134,7 +134,7 @@ def plan_sweep(
     generation = GenerationSettings.with_defaults(
         str(model),
         used,
-        adapters=[str(one) for one in adapters],
+        adapters=list(adapter_names(adapters)),
         count=num_images_per_prompt or 1,
         seeds=seeds,
         size=size,

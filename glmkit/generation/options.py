@@ -220,6 +220,11 @@ def run_by_parallel(arguments: argparse.Namespace, command: Callable[[], int]) -
     return parallel_denoising.run(arguments, command, load)
 
 
+def adapter_names(adapters: str | Path | Sequence[str | Path]) -> tuple[str, ...]:
+    """Return adapters as texts; one may stand alone, without a list around it."""
+    return tuple(map(str, [adapters] if isinstance(adapters, (str, Path)) else adapters))
+
+
 def check_png(path: Path) -> None:
     """Raise UserError unless `path` can become a PNG file, before work is done for it."""
     check_name(path)
