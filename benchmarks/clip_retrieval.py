@@ -5,9 +5,8 @@
 Every poster is one of nano's everyday world, or of its plain grammar, whose words no training poster has. R@1: how
 often an image is closest to its own caption among 64 of its kind, or a caption to its own image; chance is 1/64.
 Attributes: how often an image is closer to its own caption than to the same caption that says one thing wrongly; chance
-is 1/2. The model is ours,
-trained on such posters alone: its cosines are not comparable with published CLIPScores, and say nothing about images of
-any other kind.
+is 1/2. The model is ours, trained on such posters alone: its cosines are not comparable with published CLIPScores, and
+say nothing about images of any other kind.
 """
 
 from __future__ import annotations
@@ -92,14 +91,14 @@ class Judge:
         return torch.cat([self.model.encode_text(batch, normalize=True) for batch in torch.split(ids, GROUP)])
 
 
-def unseen_posters(size: str, language: str, number: int, seed: int = SEED) -> list[Poster]:
+def unseen_posters(size: str, language: str, number: int) -> list[Poster]:
     """The first so many posters with texts of a language, no two with the same caption."""
     height, width = parse_size(size)
     found: dict[str, Poster] = {}
     for index in count():
-        scene = indexed_scene(seed, index, height=height, width=width, split="held-out")
+        scene = indexed_scene(SEED, index, height=height, width=width, split="held-out")
         if scene.language == language:
-            said = caption(scene, random.Random(f"{seed}-{index}"))
+            said = caption(scene, random.Random(f"{SEED}-{index}"))
             found.setdefault(said, Poster(scene, said))
         if len(found) == number:
             return list(found.values())
